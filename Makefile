@@ -1,0 +1,33 @@
+# `make demo` runs the whole way from pictures to the table, `make test` passes the tests.
+# Both first get what they need: the native libraries, into a cache of the user.
+
+CARGO ?= cargo
+TOOLKIT = $(CARGO) run --quiet --release --features train --bin toolkit --
+DEMO = examples/demo
+
+.PHONY: native build demo test lint
+
+# libtorch and libonnxruntime for the CPU; with CUDA=1 for NVIDIA GPUs.
+native:
+	@python3 native/install.py $(if $(CUDA),--cuda)
+
+build: native
+	$(CARGO) build --release --features train
+
+# Fine-tunes on the small data set in the repository, exports, and evaluates on two runtimes.
+demo: build
+	rm -rf runs/demo
+	$(TOOLKIT) train --known $(DEMO) --unknown textures=$(DEMO)/textures --unknown gaussian-noise:200 \
+	  --backbone $(DEMO)/backbone.safetensors --epochs 6 --held-out 0.1 --run runs/demo
+	$(TOOLKIT) export --run runs/demo runs/demo/model.onnx
+	$(TOOLKIT) eval runs/demo/model.onnx --provider cpu --provider onnxruntime
+
+# The optimised build, because tract and the test networks are slow without.
+test: native
+	$(CARGO) test --release --features train
+	$(CARGO) test --release --doc
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets --features train -- -D warnings

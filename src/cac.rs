@@ -1,0 +1,266 @@
+//! Class Anchor Clustering (Miller et al., WACV 2021, arXiv 2004.02434): anchors, distances, rejection
+//! scores, the decision, and the loss as a reference.
+//!
+//! Shapes: N pictures, C classes; logits, distances and their gradients are `[N, C]`, anchors `[C, C]` with
+//! one anchor a row. A larger rejection score means *more likely unknown*.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
+use serde::{Deserialize, Serialize};
+
+/// Which of the two published definitions of the loss and of its own score is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Variant {
+    /// The paper and its official code: Euclidean distances, anchors replaced by class means at test.
+    Paper,
+    /// pytorch-ood 0.4.0, bit-compatible: squared distances, fixed anchors, its tuplet term's quirks.
+    PytorchOod,
+}
+
+/// The loss: `tuplet + weight * anchor`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The definition of both terms.
+    pub variant: Variant,
+    /// The anchors are this multiple of the unit vectors; positive.
+    pub magnitude: f64,
+    /// The weight of the anchor term (the paper's lambda, pytorch-ood's alpha); not negative.
+    pub weight: f64,
+}
+
+impl Loss {
+    /// The variant with its own defaults: the paper's magnitude 10 and weight 0.1, or the pytorch-ood
+    /// tutorial's 5 and 2.
+    #[must_use]
+    pub fn new(variant: Variant) -> Self {
+        match variant {
+            Variant::Paper => Self { variant, magnitude: 10.0, weight: 0.1 },
+            Variant::PytorchOod => Self { variant, magnitude: 5.0, weight: 2.0 },
+        }
+    }
+
+    /// The mean loss over the samples of known classes; 0 where there is none. Negative labels mark unknown
+    /// training pictures and are ignored, as are labels of C and above.
+    ///
+    /// This is the reference in double precision for the differentiable one of `train`.
+    #[must_use]
+    pub fn value(&self, logits: ArrayView2<f64>, labels: &[i64], anchors: ArrayView2<f64>) -> f64 {
+        let classes = anchors.nrows();
+        let mut sum = 0.0;
+        let mut known = 0_u32;
+        for (z, &label) in logits.rows().into_iter().zip(labels) {
+            let Some(y) = usize::try_from(label).ok().filter(|&y| y < classes) else { continue };
+            let distance = |anchor: ArrayView1<f64>| {
+                let squared = Zip::from(z).and(anchor).fold(0.0, |sum, z, a| sum + (z - a) * (z - a));
+                if self.variant == Variant::Paper { squared.sqrt() } else { squared }
+            };
+            let d: Vec<f64> = anchors.rows().into_iter().map(distance).collect();
+            let others: f64 = match self.variant {
+                Variant::Paper => (0..classes).filter(|&j| j != y).map(|j| (d[y] - d[j]).exp()).sum(),
+                // The last class is never pushed away from, and y itself is: as published.
+                Variant::PytorchOod => (0..classes - 1).map(|j| (d[y] - d[j]).min(50.0).exp()).sum(),
+            };
+            sum += others.ln_1p() + self.weight * d[y];
+            known += 1;
+        }
+        if known == 0 { 0.0 } else { sum / f64::from(known) }
+    }
+}
+
+/// Where the anchors that ship with a model come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnchorKind {
+    /// Magnitude times the identity, as in training.
+    Fixed,
+    /// The mean logits of the correctly classified training pictures of each class (the paper, section 3.4).
+    ClassMeans,
+}
+
+impl Variant {
+    /// The anchors that the variant uses at test.
+    #[must_use]
+    pub fn anchor_kind(self) -> AnchorKind {
+        match self {
+            Self::Paper => AnchorKind::ClassMeans,
+            Self::PytorchOod => AnchorKind::Fixed,
+        }
+    }
+
+    /// The variant's own rejection score.
+    #[must_use]
+    pub fn score(self) -> Score {
+        match self {
+            Self::Paper => Score::Cac,
+            Self::PytorchOod => Score::PytorchOod,
+        }
+    }
+}
+
+/// A rejection score, computed from the Euclidean distances d. Larger = more likely unknown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Score {
+    /// The paper's: min over c of d_c (1 - softmin(d)_c), at least 0.
+    Cac,
+    /// The distance to the nearest anchor, at least 0.
+    MinDistance,
+    /// pytorch-ood's: -max over c of d_c² (1 - softmin(d²)_c), at most 0. Anything with large logits looks
+    /// known to it; offered for comparison.
+    PytorchOod,
+}
+
+impl Score {
+    /// The score of each row of Euclidean distances: `[N, C]` to `[N]`.
+    #[must_use]
+    pub fn rejection(self, distances: ArrayView2<f32>) -> Array1<f32> {
+        distances.map_axis(Axis(1), |d| match self {
+            Self::Cac => product(d.to_owned()).fold(f32::INFINITY, |least, &g| least.min(g)),
+            Self::MinDistance => d.fold(f32::INFINITY, |least, &d| least.min(d)),
+            Self::PytorchOod => -product(d.map(|d| d * d)).fold(f32::NEG_INFINITY, |most, &g| most.max(g)),
+        })
+    }
+}
+
+/// d_c (1 - softmin(d)_c) for every class c.
+fn product(d: Array1<f32>) -> Array1<f32> {
+    let least = d.fold(f32::INFINITY, |least, &d| least.min(d));
+    let exponentials = d.map(|d| (least - d).exp());
+    let sum = exponentials.sum();
+    Zip::from(&d).and(&exponentials).map_collect(|d, e| d * (1.0 - e / sum))
+}
+
+/// The anchors while training: `magnitude` times the identity, `[C, C]`.
+#[must_use]
+pub fn fixed_anchors(classes: usize, magnitude: f64) -> Array2<f32> {
+    Array2::from_diag_elem(classes, magnitude as f32)
+}
+
+/// Euclidean distances of logits `[N, D]` to anchors `[C, D]`: `[N, C]`, each at least 0.
+///
+/// # Panics
+/// Where the two disagree in D.
+#[must_use]
+pub fn distances(logits: ArrayView2<f32>, anchors: ArrayView2<f32>) -> Array2<f32> {
+    assert_eq!(logits.ncols(), anchors.ncols(), "logits and anchors must have the same width");
+    Array2::from_shape_fn((logits.nrows(), anchors.nrows()), |(n, c)| {
+        Zip::from(logits.row(n)).and(anchors.row(c)).fold(0.0, |sum, z, a| sum + (z - a) * (z - a)).sqrt()
+    })
+}
+
+/// The class of the nearest anchor for each row of distances `[N, C]`; the first of several equally near.
+#[must_use]
+pub fn labels(distances: ArrayView2<f32>) -> Vec<usize> {
+    let nearest = |d: ArrayView1<f32>| {
+        (1..d.len()).fold(0, |nearest, c| if d[c] < d[nearest] { c } else { nearest })
+    };
+    distances.rows().into_iter().map(nearest).collect()
+}
+
+/// The mean logits of the correctly classified pictures of each class, `[C, C]`; the given anchor of a class
+/// of which no picture is classified correctly.
+#[must_use]
+pub fn class_means(logits: ArrayView2<f32>, truth: &[i64], anchors: ArrayView2<f32>) -> Array2<f32> {
+    let mut sums = Array2::<f64>::zeros(anchors.dim());
+    let mut counts = vec![0_u32; anchors.nrows()];
+    for ((z, &truth), label) in
+        logits.rows().into_iter().zip(truth).zip(labels(distances(logits, anchors).view()))
+    {
+        if usize::try_from(truth) == Ok(label) {
+            counts[label] += 1;
+            sums.row_mut(label).zip_mut_with(&z, |sum, &z| *sum += f64::from(z));
+        }
+    }
+    let mut means = anchors.to_owned();
+    for (class, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
+        means.row_mut(class).assign(&sums.row(class).map(|sum| (sum / f64::from(count)) as f32));
+    }
+    means
+}
+
+/// The lowest threshold that keeps at least the share `keep` (0 to 1) of the known pictures, whose scores
+/// are given in ascending order: `unknown` is `score > threshold`. `None` without scores.
+#[must_use]
+pub fn threshold(ascending: &[f32], keep: f64) -> Option<f32> {
+    let kept = (keep.clamp(0.0, 1.0) * ascending.len() as f64).ceil() as usize;
+    ascending.get(kept.saturating_sub(1)).copied()
+}
+
+/// Whether a picture with this score is to be called unknown. A score that is no number is.
+#[must_use]
+pub fn is_unknown(score: f32, threshold: f32) -> bool {
+    score > threshold || score.is_nan()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{arr2, array};
+
+    #[test]
+    fn the_scores_of_a_known_point_on_its_anchor() {
+        let anchors = fixed_anchors(3, 10.0);
+        let d = distances(arr2(&[[10.0, 0.0, 0.0]]).view(), anchors.view());
+        assert_eq!(d, arr2(&[[0.0, 200_f32.sqrt(), 200_f32.sqrt()]]));
+        assert_eq!(labels(d.view()), [0]);
+        assert_eq!(Score::Cac.rejection(d.view()), array![0.0]);
+        assert_eq!(Score::MinDistance.rejection(d.view()), array![0.0]);
+        assert!((Score::PytorchOod.rejection(d.view())[0] + 200.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn the_weakness_of_the_paper_score_and_of_the_pytorch_ood_score() {
+        // z = 3 a_0 is far from every anchor, but only the minimum distance says so.
+        let d = distances(arr2(&[[30.0, 0.0, 0.0]]).view(), fixed_anchors(3, 10.0).view());
+        assert!(Score::Cac.rejection(d.view())[0] < 1e-3);
+        assert_eq!(Score::MinDistance.rejection(d.view())[0], 20.0);
+        let near = distances(arr2(&[[10.0, 0.0, 0.0]]).view(), fixed_anchors(3, 10.0).view());
+        assert!(Score::PytorchOod.rejection(d.view())[0] < Score::PytorchOod.rejection(near.view())[0]);
+    }
+
+    #[test]
+    fn loss_by_hand() {
+        // On its own anchor: tuplet = log(1 + 2 exp(-sqrt 2)), anchor term 0.
+        let anchors = Array2::from_diag_elem(3, 1.0);
+        let z = arr2(&[[1.0, 0.0, 0.0]]);
+        let paper = Loss { variant: Variant::Paper, magnitude: 1.0, weight: 0.1 };
+        let expected = (1.0 + 2.0 * (-2_f64.sqrt()).exp()).ln();
+        assert!((paper.value(z.view(), &[0], anchors.view()) - expected).abs() < 1e-12);
+        // pytorch-ood sums over classes 0 and 1 whatever the label: exp(0) + exp(-2), then exp(2) + exp(2).
+        let other = Loss { variant: Variant::PytorchOod, magnitude: 1.0, weight: 2.0 };
+        let expected = (1.0 + 1.0 + (-2_f64).exp()).ln();
+        assert!((other.value(z.view(), &[0], anchors.view()) - expected).abs() < 1e-12);
+        let expected = (1.0 + 2_f64.exp() + 1.0).ln() + 2.0 * 2.0;
+        assert!((other.value(z.view(), &[2], anchors.view()) - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn loss_ignores_unknown_labels() {
+        let anchors = Array2::from_diag_elem(2, 1.0);
+        let z = arr2(&[[1.0, 0.0], [7.0, 7.0], [9.0, 1.0]]);
+        let loss = Loss::new(Variant::Paper);
+        let alone = loss.value(z.slice_axis(Axis(0), (..1).into()), &[0], anchors.view());
+        assert_eq!(loss.value(z.view(), &[0, -1, 2], anchors.view()), alone);
+        assert_eq!(loss.value(z.view(), &[-1, -1, -7], anchors.view()), 0.0);
+    }
+
+    #[test]
+    fn class_means_take_the_correct_pictures_only() {
+        let anchors = fixed_anchors(3, 1.0);
+        let logits = arr2(&[[2.0, 0.0, 0.0], [4.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 1.0, 0.0]]);
+        let means = class_means(logits.view(), &[0, 0, 0, -1], anchors.view());
+        assert_eq!(means, arr2(&[[3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]));
+    }
+
+    #[test]
+    fn threshold_keeps_at_least_the_share() {
+        let scores: Vec<f32> = (1..=20).map(|i| i as f32).collect();
+        for (keep, expected) in [(0.95, 19.0), (0.951, 20.0), (1.0, 20.0), (0.0, 1.0), (0.05, 1.0)] {
+            assert_eq!(threshold(&scores, keep), Some(expected), "{keep}");
+        }
+        assert_eq!(threshold(&[], 0.95), None);
+        assert!(!is_unknown(19.0, 19.0) && is_unknown(19.1, 19.0) && is_unknown(f32::NAN, 19.0));
+    }
+}

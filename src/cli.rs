@@ -1,0 +1,213 @@
+//! What users can type. The doc comments are the help.
+
+use std::path::PathBuf;
+
+use cac::{
+    cac::{Score, Variant},
+    export::InputForm,
+    scorer::Provider,
+};
+use clap::{Args, Parser, Subcommand};
+
+/// Open-set image classifiers: networks that name what they know and say "unknown" to the rest.
+///
+/// Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Train a WideResNet with the CAC loss and test it after every epoch
+    Train(Box<TrainArgs>),
+    /// Write a trained network as one ONNX file with anchors, score, threshold and preprocessing inside
+    Export(ExportArgs),
+    /// Measure a model on known and unknown pictures
+    Eval(EvalArgs),
+    /// Say for each picture which class it is, or that it is unknown
+    Score(ScoreArgs),
+}
+
+/// `toolkit train`
+#[derive(Args)]
+pub struct TrainArgs {
+    /// Known classes: CIFAR-10's binary folder, or train/CLASS/*.png and test/CLASS/*.png
+    #[arg(long, value_name = "DIR")]
+    pub known: PathBuf,
+    /// Unknown test pictures: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable
+    #[arg(long, value_name = "NAME=DIR")]
+    pub unknown: Vec<String>,
+    /// Folder for the results; the next free runs/N by default
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Weights to start from (safetensors, pytorch-ood's names); the last layer is replaced. Random ones by
+    /// default
+    #[arg(long, value_name = "FILE")]
+    pub backbone: Option<PathBuf>,
+
+    /// Definition of the loss and of its score
+    #[arg(long, value_enum, default_value_t = Variant::Paper)]
+    pub variant: Variant,
+    /// Length of the anchors; 10 for paper, 5 for pytorch-ood by default
+    #[arg(long, value_name = "X")]
+    pub magnitude: Option<f64>,
+    /// Weight of the anchor term; 0.1 for paper, 2 for pytorch-ood by default
+    #[arg(long, value_name = "X")]
+    pub weight: Option<f64>,
+    /// Share of the known training pictures kept out of training, to choose the threshold and the best epoch
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
+    pub held_out: f64,
+    /// With `paper`, take the class means over this many training pictures, drawn at random; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    pub anchor_pictures: usize,
+
+    /// Depth of the WideResNet, 6n + 4
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub depth: usize,
+    /// Width of the WideResNet as a multiple of 16, 32 and 64 channels
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub widen_factor: usize,
+    /// Share of activations dropped in training
+    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
+    pub dropout: f64,
+    /// Height and width that pictures are resized to
+    #[arg(long, value_name = "PIXELS", default_value_t = 32)]
+    pub size: usize,
+    /// Mean of the red, green and blue values (0 to 1), subtracted
+    #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
+    pub mean: [f32; 3],
+    /// Standard deviation of the red, green and blue values, divided by
+    #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
+    pub std: [f32; 3],
+
+    /// Passes over the training pictures
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub epochs: usize,
+    /// Pictures in a step
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub batch_size: usize,
+    /// Adam's learning rate, lowered to 0 along a cosine
+    #[arg(long, value_name = "X", default_value_t = 1e-3)]
+    pub learning_rate: f64,
+    /// Seed of weights, data order, dropout and held-out pictures
+    #[arg(long, value_name = "N", default_value_t = 123)]
+    pub seed: u64,
+    /// cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Print what happens as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `toolkit export`
+#[derive(Args)]
+pub struct ExportArgs {
+    /// The file to write
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// The run folder; the newest in runs/ by default
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Take the weights of the last epoch in place of the best
+    #[arg(long)]
+    pub last: bool,
+    /// Rejection score of the file; the variant's own by default
+    #[arg(long, value_enum)]
+    pub score: Option<Score>,
+    /// Choose the threshold that keeps this share of the held-out known pictures
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    pub keep: f64,
+    /// Set the threshold on the score by hand
+    #[arg(long, value_name = "X", conflicts_with = "keep", allow_negative_numbers = true)]
+    pub threshold: Option<f32>,
+    /// Form of the input: f32 [N, 3, H, W] in 0 to 1, or u8 [N, H, W, 3]
+    #[arg(long, value_enum, default_value_t = InputForm::Float)]
+    pub input: InputForm,
+    /// Fix the number of pictures, for engines that want static shapes
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Print the file's manifest as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `toolkit eval`
+#[derive(Args)]
+pub struct EvalArgs {
+    /// The model and its threshold
+    #[command(flatten)]
+    pub scorer: ScorerArgs,
+    /// cpu (tract), onnxruntime, cuda or cuda:N; never replaced by another one. Given several times, each is
+    /// measured and compared with the first
+    #[arg(long, default_value = "cpu")]
+    pub provider: Vec<Provider>,
+    /// Known classes: CIFAR-10's binary folder, test/CLASS/*.png or CLASS/*.png; the training data by default
+    #[arg(long, value_name = "DIR")]
+    pub known: Option<PathBuf>,
+    /// Unknown pictures: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable; those of the
+    /// training by default
+    #[arg(long, value_name = "NAME=DIR")]
+    pub unknown: Vec<String>,
+}
+
+/// `toolkit score`
+#[derive(Args)]
+pub struct ScoreArgs {
+    /// The model and its threshold
+    #[command(flatten)]
+    pub scorer: ScorerArgs,
+    /// cpu (tract), onnxruntime, cuda or cuda:N; never replaced by another one
+    #[arg(long, default_value = "cpu")]
+    pub provider: Provider,
+    /// Pictures of any size
+    #[arg(required = true, value_name = "PICTURE")]
+    pub pictures: Vec<PathBuf>,
+}
+
+/// A model and how to decide with it.
+#[derive(Args)]
+pub struct ScorerArgs {
+    /// The model, as `toolkit export` writes it
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// Use the threshold that keeps this share of the held-out known pictures, in place of the file's
+    #[arg(long, value_name = "SHARE")]
+    pub keep: Option<f64>,
+    /// Use this threshold in place of the file's
+    #[arg(long, value_name = "X", conflicts_with = "keep", allow_negative_numbers = true)]
+    pub threshold: Option<f32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn triple(text: &str) -> Result<[f32; 3], String> {
+    let values: Vec<f32> = text.split(',').filter_map(|value| value.trim().parse().ok()).collect();
+    let finite = values.iter().all(|value| value.is_finite());
+    values.try_into().ok().filter(|_| finite).ok_or_else(|| "expected three numbers such as 0.5,0.5,0.5".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn triples() {
+        assert_eq!(triple("0.1, 0.2,0.3"), Ok([0.1, 0.2, 0.3]));
+        for wrong in ["", "1", "1,2", "1,2,3,4", "a,b,c", "1,2,nan"] {
+            assert!(triple(wrong).is_err(), "{wrong}");
+        }
+    }
+}

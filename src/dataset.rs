@@ -1,0 +1,291 @@
+//! Data sets of known and unknown pictures, in the layouts that users have.
+
+mod cifar;
+mod folder;
+mod noise;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
+use rayon::prelude::*;
+
+use crate::{
+    error::{Error, Result},
+    preprocess,
+};
+pub use noise::Noise;
+
+/// The label of pictures that belong to no known class.
+pub const UNKNOWN: i64 = -1;
+
+/// Which part of a data set of known classes is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// To learn from.
+    Train,
+    /// To measure on.
+    Test,
+}
+
+/// Pictures with labels, all brought to one size. Files are decoded when they are asked for, unless
+/// [loaded](Dataset::load).
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    origin: PathBuf,
+    classes: Vec<String>,
+    labels: Vec<i64>,
+    height: usize,
+    width: usize,
+    source: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    /// Bytes `[N, 3, height, width]`.
+    Memory(Vec<u8>),
+    Files(Vec<PathBuf>),
+    Noise(Noise),
+}
+
+/// A set of unknown pictures with the name of its row in the table.
+#[derive(Debug, Clone)]
+pub struct UnknownSet {
+    /// The row's name.
+    pub name: String,
+    /// The pictures, all labelled [`UNKNOWN`].
+    pub pictures: Dataset,
+}
+
+impl Dataset {
+    /// Opens a data set of known classes: CIFAR-10's binary files (`data_batch_*.bin`, `test_batch.bin`),
+    /// `train` and `test` folders with one folder of pictures for each class, or such class folders alone, as
+    /// the test split. Class folders are numbered in the order of their names.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Dataset`] where no layout is recognised, a file is truncated, or a class
+    /// is empty.
+    pub fn known(folder: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
+        let (classes, labels, source) = if let Some(root) = cifar::root(folder)? {
+            let (classes, labels, pixels) = cifar::read(&root, split, height, width)?;
+            (classes, labels, Source::Memory(pixels))
+        } else {
+            let (classes, labels, files) = folder::known(folder, split)?;
+            (classes, labels, Source::Files(files))
+        };
+        Ok(Self { origin: folder.to_owned(), classes, labels, height, width, source })
+    }
+
+    /// Opens pictures of no known class: CIFAR-10's test file, or all pictures in a folder and the folders
+    /// below it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Dataset`] where there is no picture.
+    pub fn unknown(folder: &Path, height: usize, width: usize) -> Result<Self> {
+        let source = if let Some(root) = cifar::root(folder)? {
+            Source::Memory(cifar::read(&root, Split::Test, height, width)?.2)
+        } else {
+            Source::Files(folder::pictures_below(folder)?)
+        };
+        let count = match &source {
+            Source::Memory(pixels) => pixels.len() / (3 * height * width),
+            Source::Files(files) => files.len(),
+            Source::Noise(noise) => noise.count,
+        };
+        Ok(Self::without_classes(folder.to_owned(), count, height, width, source))
+    }
+
+    /// Pictures of noise, as a set of unknown ones.
+    #[must_use]
+    pub fn noise(noise: Noise, height: usize, width: usize) -> Self {
+        Self::without_classes(noise.to_string().into(), noise.count, height, width, Source::Noise(noise))
+    }
+
+    fn without_classes(origin: PathBuf, count: usize, height: usize, width: usize, source: Source) -> Self {
+        Self { origin, classes: Vec::new(), labels: vec![UNKNOWN; count], height, width, source }
+    }
+
+    /// The number of pictures.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no picture.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The names of the classes; empty for unknown pictures.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// For each picture its index into [`classes`](Self::classes), or [`UNKNOWN`].
+    #[must_use]
+    pub fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
+    /// The number of bytes of a picture: 3 x height x width.
+    #[must_use]
+    pub fn picture_len(&self) -> usize {
+        3 * self.height * self.width
+    }
+
+    /// The bytes `[3, height, width]` of one picture.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Picture`] where its file cannot be read.
+    ///
+    /// # Panics
+    /// Where `index` is not below [`len`](Self::len).
+    pub fn pixels(&self, index: usize) -> Result<Vec<u8>> {
+        match &self.source {
+            Source::Memory(pixels) => Ok(pixels[index * self.picture_len()..][..self.picture_len()].to_vec()),
+            Source::Files(files) => {
+                Ok(preprocess::pixels(&preprocess::open(&files[index])?, self.height, self.width))
+            }
+            Source::Noise(noise) => Ok(noise.pixels(index, self.picture_len())),
+        }
+    }
+
+    /// The bytes `[N, 3, height, width]` of several pictures, decoded on all threads.
+    ///
+    /// # Errors
+    /// As [`pixels`](Self::pixels).
+    ///
+    /// # Panics
+    /// Where an index is not below [`len`](Self::len).
+    pub fn batch(&self, indices: &[usize]) -> Result<Vec<u8>> {
+        let length = self.picture_len();
+        let mut batch = vec![0; indices.len() * length];
+        if let Source::Memory(pixels) = &self.source {
+            for (picture, &index) in batch.chunks_exact_mut(length).zip(indices) {
+                picture.copy_from_slice(&pixels[index * length..][..length]);
+            }
+        } else {
+            batch.par_chunks_exact_mut(length).zip(indices).try_for_each(|(picture, &index)| {
+                picture.copy_from_slice(&self.pixels(index)?);
+                Ok(())
+            })?;
+        }
+        Ok(batch)
+    }
+
+    /// The same pictures, all decoded and in memory, for reading them many times.
+    ///
+    /// # Errors
+    /// As [`pixels`](Self::pixels).
+    pub fn load(mut self) -> Result<Self> {
+        if !matches!(self.source, Source::Memory(_)) {
+            let all: Vec<usize> = (0..self.len()).collect();
+            self.source = Source::Memory(self.batch(&all)?);
+        }
+        Ok(self)
+    }
+
+    /// Renumbers the labels for a model whose classes are named, perhaps in another order.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] where a class of the data set is not one of the model's.
+    pub fn align(mut self, classes: &[String]) -> Result<Self> {
+        let places: HashMap<&String, i64> = classes.iter().zip(0..).collect();
+        let place = |class| {
+            places.get(class).copied().ok_or_else(|| Error::Dataset {
+                path: self.origin.clone(),
+                reason: format!("its class `{class}` is not one of the model's: {}", classes.join(", ")),
+            })
+        };
+        let places = self.classes.iter().map(place).collect::<Result<Vec<i64>>>()?;
+        for label in &mut self.labels {
+            if let Ok(class) = usize::try_from(*label) {
+                *label = places[class];
+            }
+        }
+        self.classes = classes.to_vec();
+        Ok(self)
+    }
+
+    /// `count` pictures drawn at random with a seed, and the rest, as ascending indices.
+    #[must_use]
+    pub fn draw(&self, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+        let mut order = shuffled(self.len(), seed);
+        let mut rest = order.split_off(count.min(order.len()));
+        order.sort_unstable();
+        rest.sort_unstable();
+        (order, rest)
+    }
+}
+
+impl UnknownSet {
+    /// Opens what a user wrote: `NAME=FOLDER`, or `gaussian-noise` or `uniform-noise`, with `:COUNT` behind
+    /// it for another number of pictures than 1,000.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where it is neither, and those of [`Dataset::unknown`].
+    pub fn open(text: &str, height: usize, width: usize) -> Result<Self> {
+        if let Some((name, folder)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) {
+            let pictures = Dataset::unknown(Path::new(folder), height, width)?;
+            return Ok(Self { name: name.to_owned(), pictures });
+        }
+        let noise: Noise = text.parse()?;
+        Ok(Self { name: noise.name().to_owned(), pictures: Dataset::noise(noise, height, width) })
+    }
+}
+
+/// 0..count in an order that depends on the seed alone.
+#[must_use]
+pub fn shuffled(count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_follow_the_model_by_name() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let dataset = Dataset {
+            classes: names(&["a", "b"]),
+            labels: vec![0, 1, 1, UNKNOWN],
+            ..Dataset::noise(Noise::gaussian(4), 1, 1)
+        };
+        let aligned = dataset.clone().align(&names(&["b", "c", "a"])).unwrap();
+        assert_eq!(aligned.labels(), [2, 0, 0, UNKNOWN]);
+        let error = dataset.align(&names(&["b", "c"])).unwrap_err().to_string();
+        assert!(error.contains("class `a`") && error.contains("b, c"), "{error}");
+    }
+
+    #[test]
+    fn a_draw_is_seeded_and_complete() {
+        let dataset = Dataset::noise(Noise::uniform(100), 1, 1);
+        let (drawn, rest) = dataset.draw(30, 7);
+        assert_eq!((drawn.len(), rest.len()), (30, 70));
+        let mut all = [drawn.clone(), rest].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+        assert_eq!(dataset.draw(30, 7).0, drawn);
+        assert_ne!(dataset.draw(30, 8).0, drawn);
+        assert_eq!(dataset.draw(1000, 7).0.len(), 100);
+    }
+
+    #[test]
+    fn unknown_sets_as_users_write_them() {
+        let noise = UnknownSet::open("gaussian-noise:5", 2, 3).unwrap();
+        assert_eq!((noise.name.as_str(), noise.pictures.len()), ("gaussian-noise", 5));
+        assert_eq!(noise.pictures.pixels(4).unwrap().len(), 18);
+        assert_eq!(UnknownSet::open("uniform-noise", 2, 3).unwrap().pictures.len(), 1000);
+        for wrong in ["", "noise", "gaussian-noise:0", "gaussian-noise:-3", "=folder"] {
+            assert!(matches!(UnknownSet::open(wrong, 2, 3), Err(Error::Setting { .. })), "{wrong}");
+        }
+        assert!(matches!(UnknownSet::open("a=/no/such", 2, 3), Err(Error::Io { .. })));
+    }
+}

@@ -1,0 +1,114 @@
+//! Pictures in folders.
+
+use std::path::{Path, PathBuf};
+
+use super::Split;
+use crate::error::{Error, Result};
+
+/// What torchvision's `ImageFolder` takes, and GIF.
+const EXTENSIONS: [&str; 10] = ["bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
+
+/// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, or of `FOLDER/CLASS/...` as the test split.
+pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64>, Vec<PathBuf>)> {
+    let unusable = |reason: String| Error::Dataset { path: folder.to_owned(), reason };
+    let has_splits = folder.join("train").is_dir() || folder.join("test").is_dir();
+    let root = match split {
+        _ if has_splits => folder.join(if split == Split::Train { "train" } else { "test" }),
+        Split::Test => folder.to_owned(),
+        Split::Train => return Err(unusable("it has no folders `train` and `test`".to_owned())),
+    };
+    let mut classes = Vec::new();
+    let mut labels = Vec::new();
+    let mut files = Vec::new();
+    for class in entries(&root)?.into_iter().filter(|path| path.is_dir()) {
+        let pictures = pictures_below(&class)?;
+        labels.resize(labels.len() + pictures.len(), classes.len() as i64);
+        files.extend(pictures);
+        classes.push(class.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    }
+    if classes.len() < 2 {
+        let found = classes.len();
+        return Err(unusable(format!("`{}` has {found} class folders, needed are 2", root.display())));
+    }
+    Ok((classes, labels, files))
+}
+
+/// All pictures in a folder and the folders below it, by path. Hidden files and folders are passed over.
+pub(super) fn pictures_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+        for path in entries(folder)? {
+            if path.is_dir() {
+                collect(&path, files)?;
+            } else if is_picture(&path) {
+                files.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut files = Vec::new();
+    collect(folder, &mut files)?;
+    if files.is_empty() {
+        let reason = format!("it holds no picture ({})", EXTENSIONS.join(", "));
+        return Err(Error::Dataset { path: folder.to_owned(), reason });
+    }
+    Ok(files)
+}
+
+fn is_picture(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    EXTENSIONS.contains(&extension.as_str())
+}
+
+/// What a folder holds, by name.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = || {
+        let mut paths = std::fs::read_dir(folder)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        paths.retain(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.'));
+        paths.sort_unstable();
+        Ok(paths)
+    };
+    list().map_err(Error::io("read", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn touch(root: &Path, names: &[&str]) {
+        for name in names {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+    }
+
+    #[test]
+    fn class_folders_with_and_without_splits() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        touch(root, &["dog/b.PNG", "dog/deep/a.jpg", "cat/1.webp", "cat/notes.txt", ".hidden/x.png", "x.png"]);
+        let (classes, labels, files) = known(root, Split::Test).unwrap();
+        assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
+        assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
+        assert!(known(root, Split::Train).unwrap_err().to_string().contains("`train`"));
+
+        touch(root, &["train/a/1.png", "train/b/1.png", "test/b/1.png", "test/c/2.png"]);
+        assert_eq!(known(root, Split::Train).unwrap().0, ["a", "b"]);
+        assert_eq!(known(root, Split::Test).unwrap().0, ["b", "c"]);
+    }
+
+    #[test]
+    fn empty_folders_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        assert!(matches!(pictures_below(root), Err(Error::Dataset { .. })));
+        assert!(matches!(known(root, Split::Test), Err(Error::Dataset { .. })));
+        touch(root, &["a/1.png", "b/readme.txt"]);
+        let error = known(root, Split::Test).unwrap_err().to_string();
+        assert!(error.contains("b` is not a usable data set: it holds no picture"), "{error}");
+        assert!(matches!(pictures_below(&root.join("none")), Err(Error::Io { .. })));
+    }
+}

@@ -1,0 +1,79 @@
+//! Open-set image classifiers with Class Anchor Clustering (CAC): networks that name what they know and say
+//! "unknown" to the rest.
+//!
+//! The data flow, and where it lives:
+//!
+//! ```text
+//! pictures ─ dataset ─ preprocess ─┬─ train (arch on libtorch, cac's loss) ─ run folder (weights, manifest)
+//!                                  │                                              │
+//!                                  │                                           export (arch as ONNX)
+//!                                  │                                              │
+//!                                  └──────────── scorer ────────────────── model.onnx
+//!                                                   │
+//!                                        score, label, unknown ─ eval ─ metrics ─ report
+//! ```
+//!
+//! # Scoring pictures in a program
+//!
+//! ```no_run
+//! # #[cfg(feature = "tract")]
+//! # fn main() -> cac::Result<()> {
+//! use cac::{preprocess, scorer::{Provider, Scorer}};
+//!
+//! let scorer = Scorer::open("model.onnx".as_ref(), &Provider::Cpu)?;
+//! let picture = preprocess::open("picture.jpg".as_ref())?;
+//! let verdict = scorer.score_picture(&picture.into())?;
+//! println!("{} {}", if verdict.unknown { "unknown" } else { &verdict.class }, verdict.score);
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "tract"))]
+//! # fn main() {}
+//! ```
+//!
+//! # The method on its own
+//!
+//! ```
+//! use cac::cac::{Score, distances, fixed_anchors, labels};
+//!
+//! // Logits of two pictures: one near the anchor of class 0, one near none.
+//! let logits = ndarray::arr2(&[[9.0, 1.0, 0.0], [2.0, 3.0, 2.0]]);
+//! let distances = distances(logits.view(), fixed_anchors(3, 10.0).view());
+//! let scores = Score::Cac.rejection(distances.view());
+//! assert_eq!(labels(distances.view()), [0, 1]);
+//! assert!(scores[0] < 1.5 && scores[1] > 5.0, "larger = more likely unknown");
+//! ```
+//!
+//! # Features
+//!
+//! | feature | what it adds | native libraries |
+//! |---|---|---|
+//! | `tract` | [`scorer`] on the CPU in pure Rust, [`export`], [`eval`] | none |
+//! | `onnxruntime` | the scorer's other providers; includes `tract` | libonnxruntime, when it runs |
+//! | `cli` (default) | the program `toolkit`; includes `onnxruntime` | as above |
+//! | `train` | [`train`](crate::train) and `toolkit train` | libtorch, to build and to run |
+//!
+//! A program that only scores depends on it with `default-features = false, features = ["tract"]`.
+#![cfg_attr(not(feature = "tract"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(not(feature = "train"), allow(rustdoc::broken_intra_doc_links))]
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+
+pub mod arch;
+mod atomic;
+pub mod cac;
+pub mod dataset;
+mod error;
+#[cfg(feature = "tract")]
+pub mod eval;
+#[cfg(feature = "tract")]
+pub mod export;
+pub mod manifest;
+pub mod metrics;
+pub mod preprocess;
+pub mod report;
+#[cfg(feature = "tract")]
+pub mod scorer;
+#[cfg(feature = "train")]
+pub mod train;
+pub mod weights;
+
+pub use error::{Error, Result};

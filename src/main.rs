@@ -1,0 +1,322 @@
+//! The command line: parses, calls the library, prints. Every subcommand is one function here.
+
+mod cli;
+mod progress;
+
+use std::{
+    io::{ErrorKind, Write, stdout},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, bail};
+use cac::{
+    dataset::{Dataset, Split, UnknownSet},
+    eval::{self, Agreement, Evaluation},
+    export::{Checkpoint, Options, ThresholdRule},
+    preprocess,
+    scorer::{Provider, Scorer},
+};
+use clap::Parser;
+use cli::{Cli, Command, EvalArgs, ExportArgs, ScoreArgs, ScorerArgs, TrainArgs};
+use progress::Progress;
+
+/// Where runs lie unless told otherwise.
+const RUNS: &str = "runs";
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(args) => train(&args),
+        Command::Export(args) => export(&args),
+        Command::Eval(args) => evaluate(&args),
+        Command::Score(args) => score(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has had enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if let Some(hint) = error.downcast_ref::<cac::Error>().and_then(cac::Error::hint) {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+#[cfg(not(feature = "train"))]
+fn train(_: &TrainArgs) -> anyhow::Result<()> {
+    eprintln!("hint: `make native` and `cargo run --release --features train -- train ...`");
+    bail!("this toolkit was built without the feature `train`")
+}
+
+#[cfg(feature = "train")]
+fn train(args: &TrainArgs) -> anyhow::Result<()> {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use cac::{
+        arch::{Architecture, WideResNet},
+        cac::Loss,
+        manifest::{Input, Training},
+        train::{Event, Outcome, Settings, train},
+    };
+
+    let defaults = Loss::new(args.variant);
+    let settings = Settings {
+        loss: Loss {
+            variant: args.variant,
+            magnitude: args.magnitude.unwrap_or(defaults.magnitude),
+            weight: args.weight.unwrap_or(defaults.weight),
+        },
+        architecture: Architecture::WideResNet(WideResNet {
+            depth: args.depth,
+            widen_factor: args.widen_factor,
+            dropout: args.dropout,
+        }),
+        input: Input { height: args.size, width: args.size, mean: args.mean, std: args.std },
+        training: Training {
+            known: args.known.clone(),
+            unknown: args.unknown.clone(),
+            backbone: args.backbone.clone(),
+            epochs: args.epochs,
+            batch_size: args.batch_size,
+            learning_rate: args.learning_rate,
+            seed: args.seed,
+            held_out: args.held_out,
+            anchor_pictures: args.anchor_pictures,
+            device: args.device.clone(),
+            pictures: 0,
+            epoch: 0,
+        },
+    };
+    let run = match &args.run {
+        Some(run) => run.clone(),
+        None => next_run()?,
+    };
+    if run.join("log.jsonl").exists() {
+        bail!("`{}` already holds a run", run.display());
+    }
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(1);
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    })
+    .context("cannot handle Ctrl-C")?;
+
+    let (mut epochs, mut steps) = (0, 0);
+    let mut bar: Option<Progress> = None;
+    let outcome = train(&settings, &run, &stop, |event| {
+        if args.json {
+            let line = serde_json::to_string(event).expect("an event is plain data");
+            // Losing the reader must not end the run.
+            let _ = writeln!(stdout(), "{line}");
+        }
+        match event {
+            Event::Start { pictures, steps: in_epoch, epochs: all } => {
+                (epochs, steps) = (*all, *in_epoch);
+                eprintln!("training on {pictures} pictures, results in `{}`", run.display());
+            }
+            Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
+                let bar =
+                    bar.get_or_insert_with(|| Progress::new(format!("epoch {epoch}/{epochs}"), steps));
+                let message = format!(
+                    "loss {loss:.4}, learning rate {learning_rate:.3e}, {pictures_per_second:.1} pictures/s"
+                );
+                bar.update(*step, &message);
+            }
+            Event::Testing { epoch } => {
+                if let Some(bar) = bar.take() {
+                    bar.finish("");
+                }
+                eprintln!("epoch {epoch}/{epochs}: testing");
+            }
+            Event::Epoch { epoch, held_out_loss, best, seconds, report } => {
+                let held_out = held_out_loss.map(|loss| format!(", held-out loss {loss:.4}"));
+                let best = if *best { " (best)" } else { "" };
+                let held_out = held_out.unwrap_or_default();
+                eprintln!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report}");
+            }
+        }
+    })?;
+    if let Some(bar) = bar {
+        bar.finish("");
+    }
+    match outcome {
+        Outcome::Finished(report) if !args.json => {
+            writeln!(stdout(), "{report}run: {}", run.display())?;
+            Ok(())
+        }
+        Outcome::Finished(_) => Ok(()),
+        Outcome::Interrupted { epoch } => bail!(
+            "interrupted in epoch {epoch}; the weights of that moment are `weights-last.safetensors` in `{}`",
+            run.display()
+        ),
+    }
+}
+
+fn export(args: &ExportArgs) -> anyhow::Result<()> {
+    let run = match &args.run {
+        Some(run) => run.clone(),
+        None => newest_run()?,
+    };
+    let options = Options {
+        score: args.score,
+        threshold: args.threshold.map_or(ThresholdRule::Keep(args.keep), ThresholdRule::Value),
+        input: args.input,
+        batch: args.batch,
+    };
+    let exported = Checkpoint::open(&run, args.last)?.export(&options, &args.model)?;
+    if args.json {
+        return print_json(&exported.manifest);
+    }
+    let threshold = exported.manifest.threshold.as_ref().context("an exported model has a threshold")?;
+    let rule = threshold.keep.map_or("set by hand".to_owned(), |keep| {
+        format!("keeps {} % of {}", 100.0 * keep, threshold.data)
+    });
+    writeln!(
+        stdout(),
+        "{}: {:.1} MB from `{}`\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
+         trained network's",
+        args.model.display(),
+        exported.bytes as f64 / 1e6,
+        run.display(),
+        threshold.value,
+        exported.difference,
+    )?;
+    Ok(())
+}
+
+fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
+    // Whether every provider can be used is known before any picture is read.
+    let scorers =
+        args.provider.iter().map(|provider| open_scorer(&args.scorer, provider)).collect::<cac::Result<Vec<_>>>()?;
+    let manifest = scorers.first().context("no provider")?.manifest();
+    let (height, width) = (manifest.input.height, manifest.input.width);
+    let trained = manifest.training.as_ref();
+    let known = args.known.as_ref().or(trained.map(|training| &training.known));
+    let known = known.context("the model does not tell its training data; give --known")?;
+    let unknown = match trained {
+        Some(training) if args.known.is_none() && args.unknown.is_empty() => &training.unknown,
+        _ => &args.unknown,
+    };
+    let known = Dataset::known(known, Split::Test, height, width)?.align(&manifest.classes)?;
+    let unknown =
+        unknown.iter().map(|text| UnknownSet::open(text, height, width)).collect::<cac::Result<Vec<_>>>()?;
+    let total = known.len() + unknown.iter().map(|set| set.pictures.len()).sum::<usize>();
+
+    let mut first: Option<Evaluation> = None;
+    for (provider, scorer) in args.provider.iter().zip(&scorers) {
+        let start = Instant::now();
+        let mut bar = Progress::new(format!("scoring with {provider}"), total);
+        let evaluation = eval::evaluate(scorer, &known, &unknown, |done| {
+            let rate = done as f64 / start.elapsed().as_secs_f64();
+            bar.update(done, &format!("{rate:.0} pictures/s"));
+        });
+        bar.finish("");
+        let evaluation = evaluation?;
+        let agreement = first.as_ref().map(|first| Agreement::between(first, &evaluation));
+        if args.scorer.json {
+            let mut line = serde_json::to_value(&evaluation)?;
+            if let Some(agreement) = agreement {
+                line["agreement"] = serde_json::to_value(agreement)?;
+            }
+            print_json(&line)?;
+        } else {
+            print_evaluation(&evaluation, agreement, args.provider[0])?;
+        }
+        first.get_or_insert(evaluation);
+    }
+    Ok(())
+}
+
+fn print_evaluation(
+    evaluation: &Evaluation,
+    agreement: Option<Agreement>,
+    first: Provider,
+) -> anyhow::Result<()> {
+    let Evaluation { report, provider, threshold, pictures, seconds, .. } = evaluation;
+    let rate = *pictures as f64 / seconds;
+    let mut out = stdout();
+    writeln!(out, "{report}threshold {threshold}; {pictures} pictures in {seconds:.1} s, {rate:.0} pictures/s")?;
+    writeln!(out, "ran on {provider}")?;
+    if let Some(Agreement { greatest_score_difference, label_flips, unknown_flips, .. }) = agreement {
+        writeln!(
+            out,
+            "against {first}: scores differ by {greatest_score_difference:.1e} at most, {label_flips} other \
+             classes, {unknown_flips} other verdicts"
+        )?;
+    }
+    writeln!(out)?;
+    Ok(())
+}
+
+fn score(args: &ScoreArgs) -> anyhow::Result<()> {
+    let scorer = open_scorer(&args.scorer, &args.provider)?;
+    for path in &args.pictures {
+        let verdict = scorer.score_picture(&preprocess::open(path)?.into())?;
+        if args.scorer.json {
+            print_json(&serde_json::json!({ "picture": path, "verdict": verdict }))?;
+        } else {
+            let class = if verdict.unknown { "unknown" } else { &verdict.class };
+            let (path, score, threshold) = (path.display(), verdict.score, verdict.threshold);
+            writeln!(stdout(), "{path}\t{class}\t{score:.4}\t{threshold:.4}")?;
+        }
+    }
+    Ok(())
+}
+
+fn open_scorer(args: &ScorerArgs, provider: &Provider) -> cac::Result<Scorer> {
+    let scorer = Scorer::open(&args.model, provider)?;
+    match (args.keep, args.threshold) {
+        (Some(keep), _) => scorer.with_keep(keep),
+        (None, Some(threshold)) => Ok(scorer.with_threshold(threshold)),
+        (None, None) => Ok(scorer),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let text = serde_json::to_string(value)?;
+    writeln!(stdout(), "{text}")?;
+    Ok(())
+}
+
+/// The runs in [`RUNS`] by number.
+fn runs() -> anyhow::Result<Vec<(u32, PathBuf)>> {
+    let folder = Path::new(RUNS);
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let entries = folder.read_dir().with_context(|| format!("cannot read `{RUNS}`"))?;
+    let mut runs: Vec<(u32, PathBuf)> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            Some((entry.file_name().to_str()?.parse().ok()?, entry.path()))
+        })
+        .collect();
+    runs.sort_unstable();
+    Ok(runs)
+}
+
+#[cfg(feature = "train")]
+fn next_run() -> anyhow::Result<PathBuf> {
+    let next = runs()?.last().map_or(1, |(number, _)| number + 1);
+    Ok(Path::new(RUNS).join(next.to_string()))
+}
+
+fn newest_run() -> anyhow::Result<PathBuf> {
+    let newest = runs()?.pop().map(|(_, path)| path);
+    newest.with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))
+}

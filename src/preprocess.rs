@@ -1,0 +1,95 @@
+//! From a picture to the pixels that a network takes: the only pixel code, shared by training, evaluation and
+//! programs that embed the scorer.
+
+use std::path::Path;
+
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
+use image::{DynamicImage, ImageReader, RgbImage};
+
+use crate::error::{Error, Result};
+
+/// Reads a picture file, by its content and not by its name. Transparency is dropped and a rotation stated in
+/// EXIF is not applied, as in torchvision's loader.
+///
+/// # Errors
+/// [`Error::Io`] where the file cannot be read, [`Error::Picture`] where it is not a picture of a known
+/// format, is truncated, or would need more than 512 MiB.
+pub fn open(path: &Path) -> Result<RgbImage> {
+    let broken = |reason: String| Error::Picture { path: path.to_owned(), reason };
+    let io_error = Error::io("read", path);
+    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(io_error)?;
+    if reader.format().is_none() {
+        return Err(broken("its format is not known".to_owned()));
+    }
+    let picture = reader.decode().map_err(|error| broken(error.to_string()))?;
+    Ok(picture.into_rgb8())
+}
+
+/// Resizes a picture to `height` x `width` and lays it out as the network takes it: bytes `[3, height, width]`,
+/// red, green, blue. The aspect ratio is not kept, as in torchvision's `Resize((height, width))`.
+#[must_use]
+pub fn pixels(picture: &RgbImage, height: usize, width: usize) -> Vec<u8> {
+    let resized;
+    let picture = if (picture.height() as usize, picture.width() as usize) == (height, width) {
+        picture.as_raw()
+    } else {
+        resized = resize(picture, height, width);
+        &resized
+    };
+    let mut planes = vec![0; 3 * height * width];
+    for (channel, plane) in planes.chunks_exact_mut(height * width).enumerate() {
+        for (value, rgb) in plane.iter_mut().zip(picture.chunks_exact(3)) {
+            *value = rgb[channel];
+        }
+    }
+    planes
+}
+
+/// [`pixels`] of any picture in memory, as the scorer takes it: values 0..=1.
+#[must_use]
+pub fn tensor(picture: &DynamicImage, height: usize, width: usize) -> Vec<f32> {
+    pixels(&picture.to_rgb8(), height, width).into_iter().map(unit).collect()
+}
+
+/// A byte as a value in 0..=1.
+#[must_use]
+pub fn unit(byte: u8) -> f32 {
+    f32::from(byte) / 255.0
+}
+
+/// Bilinear with antialiasing: Pillow's filter, which torchvision uses. Bytes `[height, width, 3]`.
+fn resize(picture: &RgbImage, height: usize, width: usize) -> Vec<u8> {
+    let mut resized = Image::new(width as u32, height as u32, PixelType::U8x3);
+    // Only an empty picture is refused; it becomes black.
+    if let Ok(source) =
+        Image::from_vec_u8(picture.width(), picture.height(), picture.as_raw().clone(), PixelType::U8x3)
+    {
+        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
+        let _ = Resizer::new().resize(&source, &mut resized, &options);
+    }
+    resized.into_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layout_of_a_picture_that_is_not_square() {
+        let picture = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, (10 * y + x) as u8]));
+        assert_eq!(
+            pixels(&picture, 2, 3),
+            [[0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1], [0, 1, 2, 10, 11, 12]].concat()
+        );
+        let shrunk = pixels(&picture, 1, 3);
+        assert_eq!(shrunk[6..], [5, 6, 7], "height shrinks, width stays");
+    }
+
+    #[test]
+    fn transparency_is_dropped_and_grey_is_spread() {
+        let clear = DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(1, 1, image::Rgba([255, 51, 0, 0])));
+        assert_eq!(tensor(&clear, 1, 1), [1.0, 0.2, 0.0]);
+        let grey = DynamicImage::ImageLuma8(image::GrayImage::from_pixel(1, 1, image::Luma([51])));
+        assert_eq!(tensor(&grey, 1, 1), [0.2; 3]);
+    }
+}

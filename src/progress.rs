@@ -1,0 +1,52 @@
+//! Progress on stderr: a bar on a terminal, plain lines elsewhere.
+
+use std::{
+    io::{IsTerminal, stderr},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Plain lines come no closer together than this.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// One stretch of work with a known length.
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    total: usize,
+    label: String,
+    last_line: Instant,
+}
+
+impl Progress {
+    /// Shows that work on `total` things begins.
+    pub fn new(label: String, total: usize) -> Self {
+        let bar = stderr().is_terminal().then(|| {
+            let template = "{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed}<{eta}]";
+            let style = ProgressStyle::with_template(template).expect("a valid template");
+            ProgressBar::new(total as u64).with_style(style).with_prefix(label.clone())
+        });
+        Self { bar, total, label, last_line: Instant::now() }
+    }
+
+    /// Shows how many things are done, and what else is worth knowing.
+    pub fn update(&mut self, done: usize, message: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(message.to_owned());
+            bar.set_position(done as u64);
+        } else if self.last_line.elapsed() >= PLAIN_EVERY || done == self.total {
+            self.last_line = Instant::now();
+            eprintln!("{} {done}/{} {message}", self.label, self.total);
+        }
+    }
+
+    /// Takes the bar away and leaves a line in its place.
+    pub fn finish(self, line: &str) {
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+        if !line.is_empty() {
+            eprintln!("{line}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Scores pictures with an exported model.
+
+mod file;
+#[cfg(feature = "onnxruntime")]
+mod onnxruntime;
+mod tract;
+
+use std::{fmt, path::Path, str::FromStr};
+
+use image::DynamicImage;
+use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, Slice, concatenate};
+
+use crate::{
+    cac,
+    error::{Error, Result},
+    manifest::Manifest,
+    preprocess,
+};
+use file::ModelFile;
+
+/// What runs the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Provider {
+    /// tract: pure Rust, on all processor cores.
+    Cpu,
+    /// ONNX Runtime on the processor.
+    OnnxRuntime,
+    /// ONNX Runtime on the CUDA device with this number.
+    Cuda(u32),
+}
+
+/// A model, ready to score. It can be shared between threads.
+pub struct Scorer {
+    file: ModelFile,
+    threshold: f32,
+    provider: Provider,
+    runtime: Runtime,
+}
+
+enum Runtime {
+    Tract(tract::Tract),
+    #[cfg(feature = "onnxruntime")]
+    OnnxRuntime(onnxruntime::OnnxRuntime),
+}
+
+/// What a model says of N pictures, with C known classes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scores {
+    /// `[N, C]`.
+    pub logits: Array2<f32>,
+    /// Euclidean distances to the anchors, `[N, C]`, at least 0.
+    pub distances: Array2<f32>,
+    /// Rejection scores `[N]`; larger = more likely unknown.
+    pub score: Array1<f32>,
+    /// Indices of the nearest anchors, `[N]`, 0 to below C.
+    pub label: Array1<usize>,
+    /// Whether the score is above the threshold, `[N]`.
+    pub unknown: Array1<bool>,
+}
+
+/// What a model says of one picture.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Verdict {
+    /// The name of the nearest class, also where the picture is unknown.
+    pub class: String,
+    /// Whether the picture belongs to none of the known classes.
+    pub unknown: bool,
+    /// The rejection score; larger = more likely unknown.
+    pub score: f32,
+    /// The score above which a picture is unknown.
+    pub threshold: f32,
+}
+
+impl Scorer {
+    /// Opens a model file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], those of [`from_bytes`](Self::from_bytes), with the path in them.
+    pub fn open(path: &Path, provider: &Provider) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        Self::parse(&bytes, provider, &path.display().to_string())
+    }
+
+    /// Reads a model from memory.
+    ///
+    /// # Errors
+    /// [`Error::Model`] and [`Error::FormatVersion`] where it is no model of this toolkit or a damaged one,
+    /// [`Error::Provider`] where the provider cannot be used: another one is never taken in its place.
+    pub fn from_bytes(bytes: &[u8], provider: &Provider) -> Result<Self> {
+        Self::parse(bytes, provider, "memory")
+    }
+
+    fn parse(bytes: &[u8], provider: &Provider, origin: &str) -> Result<Self> {
+        let (file, proto) = ModelFile::parse(bytes, origin)?;
+        let runtime = match *provider {
+            Provider::Cpu => Runtime::Tract(tract::Tract::new(&proto, &file)?),
+            #[cfg(feature = "onnxruntime")]
+            Provider::OnnxRuntime | Provider::Cuda(_) => {
+                drop(proto);
+                Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, *provider)?)
+            }
+            #[cfg(not(feature = "onnxruntime"))]
+            Provider::OnnxRuntime | Provider::Cuda(_) => {
+                let reason = "this program was built without the feature `onnxruntime`".to_owned();
+                return Err(Error::Provider { provider: provider.to_string(), reason });
+            }
+        };
+        Ok(Self { threshold: file.threshold, file, provider: *provider, runtime })
+    }
+
+    /// Another threshold in place of the file's.
+    #[must_use]
+    pub fn with_threshold(mut self, threshold: f32) -> Self {
+        self.threshold = threshold;
+        self
+    }
+
+    /// The threshold that keeps another share (0 to 1) of the held-out known pictures whose scores travel in
+    /// the file.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where `keep` is no share, or the file has no such scores.
+    pub fn with_keep(self, keep: f64) -> Result<Self> {
+        let scores = self.file.manifest.threshold.iter().flat_map(|threshold| &threshold.held_out_scores);
+        let scores: Vec<f32> = scores.copied().collect();
+        let threshold = cac::threshold(&scores, keep).filter(|_| (0.0..=1.0).contains(&keep));
+        let threshold = threshold.ok_or_else(|| {
+            let reason = if scores.is_empty() {
+                "the model has no held-out scores to choose a threshold from"
+            } else {
+                "must be a share from 0 to 1"
+            };
+            Error::Setting { name: "keep", value: keep.to_string(), reason: reason.to_owned() }
+        })?;
+        Ok(self.with_threshold(threshold))
+    }
+
+    /// What travels in the file.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.file.manifest
+    }
+
+    /// The threshold in force.
+    #[must_use]
+    pub fn threshold(&self) -> f32 {
+        self.threshold
+    }
+
+    /// What runs the network, with the runtime's version where it is known.
+    #[must_use]
+    pub fn runtime(&self) -> String {
+        match &self.runtime {
+            Runtime::Tract(_) => format!("cpu: tract, {} threads", rayon::current_num_threads()),
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(runtime) => format!("{}: {}", self.provider, runtime.describe()),
+        }
+    }
+
+    /// The number of pictures that are best scored in one call.
+    #[must_use]
+    pub fn preferred_batch(&self) -> usize {
+        match &self.runtime {
+            // One picture a thread: a long batch keeps all threads busy to its end.
+            Runtime::Tract(_) => 256,
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(_) => 64,
+        }
+    }
+
+    /// Scores pictures `[N, 3, H, W]`, RGB in 0..=1.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the pictures do not have the model's size, [`Error::Runtime`] where the runtime
+    /// fails.
+    pub fn score(&self, images: ArrayView4<f32>) -> Result<Scores> {
+        let input = &self.file.manifest.input;
+        if images.shape()[1..] != [3, input.height, input.width] {
+            return Err(Error::Shape {
+                what: "the batch of pictures",
+                found: images.shape().to_vec(),
+                expected: format!("[N, 3, {}, {}]", input.height, input.width),
+            });
+        }
+        let mut scores = match self.file.batch {
+            Some(batch) => self.score_in_batches_of(batch, images)?,
+            None => self.run(images)?,
+        };
+        if self.threshold.to_bits() != self.file.threshold.to_bits() {
+            scores.unknown = scores.score.map(|&score| cac::is_unknown(score, self.threshold));
+        }
+        Ok(scores)
+    }
+
+    /// Scores one picture of any size.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where the runtime fails.
+    pub fn score_picture(&self, picture: &DynamicImage) -> Result<Verdict> {
+        let input = &self.file.manifest.input;
+        let values = preprocess::tensor(picture, input.height, input.width);
+        let shape = (1, 3, input.height, input.width);
+        let scores = self.score(ArrayView4::from_shape(shape, &values).expect("one picture"))?;
+        Ok(Verdict {
+            class: self.file.manifest.classes[scores.label[0]].clone(),
+            unknown: scores.unknown[0],
+            score: scores.score[0],
+            threshold: self.threshold,
+        })
+    }
+
+    fn run(&self, images: ArrayView4<f32>) -> Result<Scores> {
+        match &self.runtime {
+            Runtime::Tract(runtime) => runtime.run(images, &self.file),
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(runtime) => runtime.run(images, &self.file),
+        }
+    }
+
+    /// For files with a fixed batch: the last one is filled up with black pictures.
+    fn score_in_batches_of(&self, batch: usize, images: ArrayView4<f32>) -> Result<Scores> {
+        let mut parts = Vec::new();
+        for chunk in images.axis_chunks_iter(Axis(0), batch) {
+            let length = chunk.len_of(Axis(0));
+            let mut filled = Array4::zeros((batch, chunk.dim().1, chunk.dim().2, chunk.dim().3));
+            filled.slice_axis_mut(Axis(0), Slice::from(..length)).assign(&chunk);
+            parts.push(self.run(filled.view())?.first(length));
+        }
+        Ok(Scores::concatenate(&parts, self.file.manifest.classes.len()))
+    }
+}
+
+/// Pictures `[N, 3, H, W]` in 0..=1 as bytes `[N, H, W, 3]`, for models that take these.
+fn bytes(images: ArrayView4<f32>) -> Array4<u8> {
+    // `as` clips to 0..=255.
+    images.permuted_axes([0, 2, 3, 1]).as_standard_layout().map(|value| (value * 255.0).round() as u8)
+}
+
+impl fmt::Debug for Scorer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scorer")
+            .field("runtime", &self.runtime())
+            .field("threshold", &self.threshold)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Scores {
+    /// Joins what was computed in parts.
+    fn concatenate(parts: &[Self], classes: usize) -> Self {
+        fn join<D: ndarray::RemoveAxis, T: Clone>(
+            parts: Vec<ndarray::ArrayView<T, D>>,
+            empty: ndarray::Array<T, D>,
+        ) -> ndarray::Array<T, D> {
+            if parts.is_empty() { empty } else { concatenate(Axis(0), &parts).expect("equal widths") }
+        }
+        let none = || Array2::zeros((0, classes));
+        Self {
+            logits: join(parts.iter().map(|part| part.logits.view()).collect(), none()),
+            distances: join(parts.iter().map(|part| part.distances.view()).collect(), none()),
+            score: join(parts.iter().map(|part| part.score.view()).collect(), Array1::zeros(0)),
+            label: join(parts.iter().map(|part| part.label.view()).collect(), Array1::zeros(0)),
+            unknown: join(
+                parts.iter().map(|part| part.unknown.view()).collect(),
+                Array1::from_elem(0, false),
+            ),
+        }
+    }
+
+    fn first(mut self, count: usize) -> Self {
+        let first = Slice::from(..count);
+        self.logits.slice_axis_inplace(Axis(0), first);
+        self.distances.slice_axis_inplace(Axis(0), first);
+        self.score.slice_axis_inplace(Axis(0), first);
+        self.label.slice_axis_inplace(Axis(0), first);
+        self.unknown.slice_axis_inplace(Axis(0), first);
+        self
+    }
+
+    /// Checks what a runtime gave for N pictures and C classes.
+    fn from_outputs(
+        runtime: &'static str,
+        (n, classes): (usize, usize),
+        (logits, distances): (Vec<f32>, Vec<f32>),
+        score: Vec<f32>,
+        label: Vec<i64>,
+        unknown: Vec<bool>,
+    ) -> Result<Self> {
+        let failed = |reason: &str| Error::Runtime { runtime, reason: reason.to_owned() };
+        let in_range = |label: i64| usize::try_from(label).ok().filter(|&label| label < classes);
+        let label: Option<Vec<usize>> = label.into_iter().map(in_range).collect();
+        let label = label.ok_or_else(|| failed("the model gave a label that is no class"))?;
+        if [score.len(), label.len(), unknown.len()] != [n; 3] {
+            return Err(failed("the model gave outputs for another number of pictures"));
+        }
+        let matrix = |values| {
+            Array2::from_shape_vec((n, classes), values)
+                .map_err(|_| failed("the model gave outputs for another number of classes"))
+        };
+        Ok(Self {
+            logits: matrix(logits)?,
+            distances: matrix(distances)?,
+            score: score.into(),
+            label: label.into(),
+            unknown: unknown.into(),
+        })
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::OnnxRuntime => f.write_str("onnxruntime"),
+            Self::Cuda(device) => write!(f, "cuda:{device}"),
+        }
+    }
+}
+
+impl FromStr for Provider {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "cpu" => return Ok(Self::Cpu),
+            None if text == "onnxruntime" => return Ok(Self::OnnxRuntime),
+            None if text == "cuda" => return Ok(Self::Cuda(0)),
+            Some(("cuda", device)) => {
+                if let Ok(device) = device.parse() {
+                    return Ok(Self::Cuda(device));
+                }
+            }
+            _ => {}
+        }
+        let reason = "must be cpu, onnxruntime, cuda or cuda:N".to_owned();
+        Err(Error::Setting { name: "provider", value: format!("`{text}`"), reason })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn providers_by_name() {
+        for (text, provider) in [
+            ("cpu", Provider::Cpu),
+            ("onnxruntime", Provider::OnnxRuntime),
+            ("cuda", Provider::Cuda(0)),
+            ("cuda:3", Provider::Cuda(3)),
+        ] {
+            assert_eq!(text.parse::<Provider>().unwrap(), provider);
+        }
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
+            assert!(wrong.parse::<Provider>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Reads what travels in a model file and checks that it is one, before a runtime sees it.
+
+use std::collections::HashSet;
+
+use prost::Message;
+use tract_onnx::pb::{
+    GraphProto, ModelProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
+    tensor_shape_proto::dimension, type_proto,
+};
+
+use crate::{
+    error::{Error, Result},
+    manifest::Manifest,
+};
+
+/// The outputs of every model, in this order.
+pub(super) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
+
+/// The parts of a model file that scoring needs besides the graph.
+pub(super) struct ModelFile {
+    /// Names the file in errors.
+    pub origin: String,
+    pub manifest: Manifest,
+    /// The tensor `threshold`, which other tools may have edited.
+    pub threshold: f32,
+    /// The number of pictures that the graph takes, where it is fixed.
+    pub batch: Option<usize>,
+    /// Whether `images` are bytes `[N, H, W, 3]` in place of floats `[N, 3, H, W]`.
+    pub takes_bytes: bool,
+}
+
+impl ModelFile {
+    /// Reads a file; `origin` names it in errors.
+    pub fn parse(bytes: &[u8], origin: &str) -> Result<(Self, ModelProto)> {
+        let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
+        let proto = ModelProto::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
+        let graph = proto.graph.as_ref().ok_or_else(|| broken("it holds no graph".to_owned()))?;
+        let properties = proto.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
+        let manifest = Manifest::from_properties(properties, origin)?;
+        let (batch, takes_bytes) = check(graph, &manifest).map_err(broken)?;
+        let threshold = threshold(graph).map_err(broken)?;
+        Ok((Self { origin: origin.to_owned(), manifest, threshold, batch, takes_bytes }, proto))
+    }
+
+    /// An error that names this file.
+    pub fn error(&self, reason: impl ToString) -> Error {
+        Error::Model { origin: self.origin.clone(), reason: reason.to_string() }
+    }
+}
+
+/// Checks inputs and outputs; gives the fixed batch and whether the input is bytes.
+fn check(graph: &GraphProto, manifest: &Manifest) -> std::result::Result<(Option<usize>, bool), String> {
+    let [images] = &graph.input[..] else {
+        return Err(format!("it has {} inputs, expected `images` alone", graph.input.len()));
+    };
+    let (kind, shape) = tensor_type(images).ok_or("its input has no tensor type")?;
+    let takes_bytes = kind == DataType::Uint8 as i32;
+    let (height, width) = (Some(manifest.input.height), Some(manifest.input.width));
+    let expected = if takes_bytes { [height, width, Some(3)] } else { [Some(3), height, width] };
+    let is_known_kind = takes_bytes || kind == DataType::Float as i32;
+    if images.name != "images" || !is_known_kind || shape.get(1..) != Some(&expected[..]) {
+        return Err(format!("its input is `{}` {shape:?}, expected `images` [N, {expected:?}]", images.name));
+    }
+    let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
+    if outputs != OUTPUTS {
+        return Err(format!("its outputs are {outputs:?}, expected {OUTPUTS:?}"));
+    }
+    let computed: HashSet<&String> = graph.node.iter().flat_map(|node| &node.output).collect();
+    if let Some(missing) = graph.output.iter().find(|output| !computed.contains(&output.name)) {
+        return Err(format!("no node computes its output `{}`", missing.name));
+    }
+    Ok((shape[0], takes_bytes))
+}
+
+/// The element type and the shape of a value; `None` for a length that is not fixed.
+fn tensor_type(value: &ValueInfoProto) -> Option<(i32, Vec<Option<usize>>)> {
+    let type_proto::Value::TensorType(tensor) = value.r#type.as_ref()?.value.as_ref()?;
+    let length = |value: &Option<dimension::Value>| match value {
+        Some(dimension::Value::DimValue(length)) => usize::try_from(*length).ok().filter(|&l| l > 0),
+        _ => None,
+    };
+    let shape = tensor.shape.as_ref()?.dim.iter().map(|dimension| length(&dimension.value)).collect();
+    Some((tensor.elem_type, shape))
+}
+
+fn threshold(graph: &GraphProto) -> std::result::Result<f32, String> {
+    let tensor = graph.initializer.iter().find(|tensor| tensor.name == "threshold");
+    let value = |tensor: &TensorProto| match (&tensor.float_data[..], &tensor.raw_data[..]) {
+        (&[value], _) => Some(value),
+        (_, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d])),
+        _ => None,
+    };
+    tensor.and_then(value).ok_or_else(|| "it has no tensor `threshold` with one float32".to_owned())
+}

@@ -1,0 +1,85 @@
+//! The CAC loss on libtorch; [`Loss::value`] is its reference.
+
+use tch::{Kind, TchError, Tensor};
+
+use crate::cac::{Loss, Variant};
+
+/// The mean loss of logits `[N, C]` for labels `[N]` (int64, 0..C) and anchors `[C, C]`, as a scalar.
+pub(super) fn loss(
+    loss: &Loss,
+    logits: &Tensor,
+    labels: &Tensor,
+    anchors: &Tensor,
+) -> Result<Tensor, TchError> {
+    let classes = anchors.size()[0];
+    let distances = match loss.variant {
+        Variant::Paper => {
+            let offsets = logits.f_unsqueeze(1)?.f_sub(anchors)?;
+            let squared = offsets.f_square()?.f_sum_dim_intlist(2, false, None::<Kind>)?;
+            // The gradient of a square root at 0 is not finite: below the bound it is 0.
+            squared.f_clamp_min(1e-12)?.f_sqrt()?
+        }
+        // The order of operations is pytorch-ood's, for the same rounding.
+        Variant::PytorchOod => {
+            let norms = logits.f_square()?.f_sum_dim_intlist(1, true, None::<Kind>)?;
+            let anchor_norms = anchors.f_square()?.f_sum_dim_intlist(1, false, None::<Kind>)?;
+            let products = logits.f_mm(&anchors.f_transpose(0, 1)?)?;
+            norms.f_add(&anchor_norms)?.f_sub(&products.f_mul_scalar(2.0)?)?.f_clamp_min(0.0)?
+        }
+    };
+    let own = distances.f_gather(1, &labels.f_unsqueeze(1)?, false)?;
+    let tuplet = match loss.variant {
+        // The own class adds exp(0), the 1 of log(1 + ...).
+        Variant::Paper => own.f_sub(&distances)?.f_logsumexp(1, false)?,
+        Variant::PytorchOod => own
+            .f_sub(&distances.f_narrow(1, 0, classes - 1)?)?
+            .f_clamp_max(50.0)?
+            .f_exp()?
+            .f_sum_dim_intlist(1, false, None::<Kind>)?
+            .f_add_scalar(1.0)?
+            .f_log()?,
+    };
+    tuplet.f_mean(None::<Kind>)?.f_add(&own.f_mean(None::<Kind>)?.f_mul_scalar(loss.weight)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cac::fixed_anchors;
+    use ndarray::Array2;
+    use tch::Device;
+
+    fn on_both(settings: Loss, logits: &Array2<f32>, labels: &[i64]) -> (f64, f64, Tensor) {
+        let anchors = fixed_anchors(logits.ncols(), settings.magnitude);
+        let tensor = |array: &Array2<f32>| {
+            Tensor::from_slice(array.as_slice().unwrap()).view([array.nrows() as i64, array.ncols() as i64])
+        };
+        let z = tensor(logits).set_requires_grad(true);
+        let value = loss(&settings, &z, &Tensor::from_slice(labels), &tensor(&anchors)).unwrap();
+        value.backward();
+        let reference = settings.value(logits.mapv(f64::from).view(), labels, anchors.mapv(f64::from).view());
+        (value.to_device(Device::Cpu).double_value(&[]), reference, z.grad())
+    }
+
+    #[test]
+    fn agrees_with_the_reference() {
+        let logits = Array2::from_shape_fn((7, 4), |(n, c)| ((n * 31 + c * 17) % 13) as f32 - 5.0);
+        for variant in [Variant::Paper, Variant::PytorchOod] {
+            let (value, reference, _) = on_both(Loss::new(variant), &logits, &[0, 1, 2, 3, 0, 1, 2]);
+            assert!((value - reference).abs() < 1e-5 * reference.abs(), "{variant:?}: {value} {reference}");
+        }
+    }
+
+    #[test]
+    fn on_an_anchor_and_far_away_the_gradient_is_finite() {
+        for variant in [Variant::Paper, Variant::PytorchOod] {
+            let settings = Loss::new(variant);
+            let anchors = fixed_anchors(3, settings.magnitude);
+            for (logits, label) in [(anchors.clone(), 0), (anchors.clone(), 1), (anchors * 1e4, 2)] {
+                let (value, _, gradient) = on_both(settings, &logits, &[label; 3]);
+                let finite = gradient.isfinite().all().int64_value(&[]) == 1;
+                assert!(value.is_finite() && finite, "{variant:?}, label {label}");
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Named tensors in a safetensors file: trained networks, backbones, and what training leaves for export.
+
+use std::{collections::BTreeMap, path::Path, path::PathBuf};
+
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::{
+    atomic,
+    error::{Error, Result},
+};
+
+/// The anchors that a trained network is to be tested with, `[C, C]`.
+pub const ANCHORS: &str = "anchors";
+/// Logits of held-out known pictures, `[M, C]`, from which the threshold is chosen.
+pub const HELD_OUT_LOGITS: &str = "held_out.logits";
+/// A few pictures as the network takes them, `[N, 3, H, W]`, values 0..=1, for the self-check of an export.
+pub const CHECK_IMAGES: &str = "check.images";
+/// What the trained network computes for them, `[N, C]`.
+pub const CHECK_LOGITS: &str = "check.logits";
+
+/// A tensor in row-major order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// The length of each axis.
+    pub shape: Vec<usize>,
+    /// As many values as the product of the shape.
+    pub values: Vec<f32>,
+}
+
+/// The tensors of one file by name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    path: PathBuf,
+    tensors: BTreeMap<String, Tensor>,
+}
+
+impl Weights {
+    /// An empty set; `path` names it in errors.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), tensors: BTreeMap::new() }
+    }
+
+    /// Reads a safetensors file. Floating-point tensors of any width become `f32`; tensors of other types,
+    /// such as PyTorch's batch counters, are left out; a prefix `module.` is dropped from names.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Weights`] where the file is malformed.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let mut weights = Self::new(path);
+        let file = SafeTensors::deserialize(&bytes)
+            .map_err(|error| weights.error(format!("not a safetensors file: {error}")))?;
+        for (name, view) in file.tensors() {
+            if let Some(values) = floats(&view) {
+                let name = name.strip_prefix("module.").unwrap_or(&name);
+                weights.insert(name, view.shape(), values);
+            }
+        }
+        Ok(weights)
+    }
+
+    /// Writes a safetensors file atomically.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let bytes: Vec<(&String, &Tensor, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, tensor)| (name, tensor, tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .collect();
+        let views = bytes.iter().map(|(name, tensor, bytes)| {
+            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes);
+            (name, view.expect("values match the shape"))
+        });
+        let file = safetensors::serialize(views, None)
+            .map_err(|error| self.error(format!("cannot be written: {error}")))?;
+        atomic::write(path, &file)
+    }
+
+    /// Adds or replaces a tensor.
+    ///
+    /// # Panics
+    /// Where the number of values is not the product of the shape.
+    pub fn insert(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "values of `{name}`");
+        self.tensors.insert(name.to_owned(), Tensor { shape: shape.to_vec(), values });
+    }
+
+    /// The tensor with this name, if there is one.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// The values of a tensor that must be there.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming the tensor where it is missing, has another shape, or holds a value that is
+    /// not finite.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Result<&[f32]> {
+        let tensor =
+            self.get(name).ok_or_else(|| self.error(format!("tensor `{name}` {shape:?} is missing")))?;
+        if tensor.shape != shape {
+            let found = &tensor.shape;
+            return Err(self.error(format!("tensor `{name}` has shape {found:?}, expected {shape:?}")));
+        }
+        if let Some(value) = tensor.values.iter().find(|value| !value.is_finite()) {
+            return Err(self.error(format!("tensor `{name}` holds {value}")));
+        }
+        Ok(&tensor.values)
+    }
+
+    /// An error that names this file.
+    pub(crate) fn error(&self, reason: String) -> Error {
+        Error::Weights { path: self.path.clone(), reason }
+    }
+}
+
+/// The values of a floating-point tensor; `None` for other types.
+fn floats(view: &TensorView) -> Option<Vec<f32>> {
+    fn decode<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+        bytes.as_chunks().0.iter().map(|&chunk| decode(chunk)).collect()
+    }
+    let bytes = view.data();
+    match view.dtype() {
+        Dtype::F16 => Some(decode(bytes, |b| f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => Some(decode(bytes, |b| bf16::from_le_bytes(b).to_f32())),
+        Dtype::F32 => Some(decode(bytes, f32::from_le_bytes)),
+        Dtype::F64 => Some(decode(bytes, |b| f64::from_le_bytes(b) as f32)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_floating_point_type_is_read_and_others_are_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let half = f16::from_f32(1.5).to_le_bytes();
+        let brain = bf16::from_f32(-2.0).to_le_bytes();
+        let single = 0.25_f32.to_le_bytes();
+        let double = 8_f64.to_le_bytes();
+        let count = 7_i64.to_le_bytes();
+        let view = |dtype, bytes| TensorView::new(dtype, vec![1], bytes).unwrap();
+        let tensors = [
+            ("module.half", view(Dtype::F16, &half[..])),
+            ("brain", view(Dtype::BF16, &brain[..])),
+            ("single", view(Dtype::F32, &single[..])),
+            ("double", view(Dtype::F64, &double[..])),
+            ("bn1.num_batches_tracked", view(Dtype::I64, &count[..])),
+        ];
+        std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        let weights = Weights::read(&path).unwrap();
+        for (name, value) in [("half", 1.5), ("brain", -2.0), ("single", 0.25), ("double", 8.0)] {
+            assert_eq!(weights.values(name, &[1]).unwrap(), [value], "{name}");
+        }
+        assert!(weights.get("bn1.num_batches_tracked").is_none());
+
+        weights.write(&path).unwrap();
+        assert_eq!(Weights::read(&path).unwrap(), weights);
+    }
+
+    #[test]
+    fn errors_name_file_tensor_and_shapes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let mut weights = Weights::new(&path);
+        weights.insert("fc.bias", &[2], vec![0.0, f32::NAN]);
+        let message = |result: Result<&[f32]>| result.unwrap_err().to_string();
+        assert!(message(weights.values("fc.weight", &[2, 3])).contains("`fc.weight` [2, 3] is missing"));
+        assert!(message(weights.values("fc.bias", &[3])).contains("has shape [2], expected [3]"));
+        assert!(message(weights.values("fc.bias", &[2])).contains("holds NaN"));
+        assert!(message(weights.values("fc.bias", &[3])).contains("w.safetensors"));
+
+        weights.write(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        for length in [0, 7, 20, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            assert!(matches!(Weights::read(&path), Err(Error::Weights { .. })), "{length} bytes");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Make the golden data of the tests with PyTorch and Pillow.
+
+    python3 make.py PICTURE...
+
+network.safetensors  a small WideResNet (depth 10, widen factor 1 and 2) with random weights and random
+                     batch-norm statistics, four pictures, and the logits that PyTorch computes for them
+resize.safetensors   the pixels that Pillow makes of the pictures in pictures/ at several sizes
+pictures/            the PICTUREs given, copied
+
+Needs PyTorch, NumPy, Pillow, safetensors and pytorch-ood. versions.txt says which made what is here.
+"""
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_ood.model import WideResNet
+from safetensors.torch import save_file
+
+HERE = Path(__file__).resolve().parent
+SIZES = [(32, 32), (24, 40), (7, 5)]
+
+
+def network(widen_factor: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(widen_factor)
+    model = WideResNet(num_classes=3, depth=10, widen_factor=widen_factor, drop_rate=0.3).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias)
+            torch.nn.init.normal_(module.running_mean)
+            torch.nn.init.uniform_(module.running_var, 0.2, 3.0)
+    images = torch.randint(0, 256, (4, 3, 32, 32)) / 255
+    with torch.no_grad():
+        logits = model((images - 0.5) / 0.5)
+    state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    tensors = state | {
+        "check.images": images,
+        "check.logits": logits,
+        "held_out.logits": torch.randn(40, 3) * 4,
+        "anchors": torch.eye(3) * 10 + torch.randn(3, 3),
+    }
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def main(pictures: list[Path]) -> None:
+    for widen_factor in (1, 2):
+        save_file(network(widen_factor), HERE / f"wrn-10-{widen_factor}.safetensors")
+    (HERE / "pictures").mkdir(exist_ok=True)
+    resized = {}
+    for picture in pictures:
+        copy = HERE / "pictures" / picture.name
+        if copy != picture.resolve():
+            shutil.copyfile(picture, copy)
+        for height, width in SIZES:
+            image = Image.open(copy).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            planes = np.asarray(image).transpose(2, 0, 1).astype(np.float32)
+            resized[f"{picture.name}.{height}x{width}"] = torch.from_numpy(planes.copy())
+    save_file({name: tensor.half() for name, tensor in resized.items()}, HERE / "resize.safetensors")
+    packages = ["torch", "pillow", "numpy", "pytorch-ood", "safetensors"]
+    (HERE / "versions.txt").write_text("".join(f"{name} {version(name)}\n" for name in packages))
+
+
+if __name__ == "__main__":
+    main([Path(name) for name in sys.argv[1:]])

@@ -1,0 +1,183 @@
+//! The command line as users meet it: what it prints, where, and how it ends.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use cac::cac::Variant;
+use serde_json::Value;
+
+use crate::{checkpoint, golden};
+
+pub fn toolkit(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_toolkit")).args(args).current_dir(folder).output().unwrap()
+}
+
+pub fn stdout(output: &Output) -> &str {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+/// The one error line of a command that must fail with exit code 1 and print no result.
+fn error(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+    errors[0].to_owned()
+}
+
+/// A folder with `runs/1`, as if trained.
+fn trained() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("runs/1");
+    fs::create_dir_all(&run).unwrap();
+    checkpoint(2, Variant::Paper).write(&run, false).unwrap();
+    folder
+}
+
+/// Class folders of solid pictures, and a folder of unknown ones.
+fn pictures(folder: &Path) {
+    for (i, name) in ["known/test/ant/a.png", "known/test/bee/b.png", "known/test/cow/c.png", "other/d.png"]
+        .into_iter()
+        .enumerate()
+    {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let shade = 60 * i as u8;
+        image::RgbImage::from_pixel(40, 20 + i as u32, image::Rgb([shade, 200 - shade, 90])).save(path).unwrap();
+    }
+}
+
+#[test]
+fn export_eval_and_score() {
+    let folder = trained();
+    let at = folder.path();
+    pictures(at);
+    let text = toolkit(at, &["export", "model.onnx"]);
+    let text = stdout(&text);
+    assert!(text.contains("runs/1") && text.contains("self-check") && text.contains("keeps 95 %"), "{text}");
+
+    let data = ["--known", "known", "--unknown", "other=other", "--unknown", "uniform-noise:3"];
+    let mut reports = Vec::new();
+    for provider in ["cpu", "onnxruntime"] {
+        let args = [&["eval", "model.onnx", "--provider", provider], &data[..]].concat();
+        let table = toolkit(at, &args);
+        let table = stdout(&table);
+        for part in ["3 known pictures", "AUROC", "FPR95TPR", "other", "uniform-noise", "all", "pictures/s"] {
+            assert!(table.contains(part), "{part}: {table}");
+        }
+        let json = toolkit(at, &[&args[..], &["--json"]].concat());
+        let mut json: Value = serde_json::from_str(stdout(&json)).unwrap();
+        assert!(json["provider"].as_str().unwrap().starts_with(provider), "{json}");
+        assert_eq!((&json["pictures"], &json["rows"][2]["unknown"]), (&7.into(), &4.into()));
+        json.as_object_mut().unwrap().retain(|key, _| key != "seconds" && key != "provider");
+        reports.push(json);
+    }
+    assert_eq!(reports[0], reports[1]);
+
+    let lines = toolkit(at, &["score", "model.onnx", "other/d.png", "known/test/ant/a.png", "--threshold", "-1"]);
+    let lines: Vec<Vec<&str>> = stdout(&lines).lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!((lines.len(), lines[0][0], lines[0][1]), (2, "other/d.png", "unknown"));
+    let known = toolkit(at, &["score", "model.onnx", "other/d.png", "--threshold", "1e9", "--json"]);
+    let known: Value = serde_json::from_str(stdout(&known)).unwrap();
+    assert_eq!(known["verdict"]["unknown"], false);
+    assert!(["ant", "bee", "cow"].contains(&known["verdict"]["class"].as_str().unwrap()));
+}
+
+#[test]
+fn wrong_input_is_one_clear_line_and_exit_code_1() {
+    let folder = trained();
+    let at = folder.path();
+    pictures(at);
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    fs::create_dir(at.join("empty")).unwrap();
+    let bytes = fs::read(at.join("model.onnx")).unwrap();
+    fs::write(at.join("half.onnx"), &bytes[..bytes.len() / 2]).unwrap();
+    fs::write(at.join("text.png"), "no picture").unwrap();
+    let run = |args: &[&str]| error(&toolkit(at, args));
+
+    assert!(run(&["eval", "none.onnx"]).contains("cannot read `none.onnx`"));
+    assert!(run(&["eval", "half.onnx", "--known", "known"]).contains("`half.onnx` is not a usable model"));
+    assert!(run(&["eval", "model.onnx"]).contains("give --known"));
+    assert!(run(&["eval", "model.onnx", "--known", "nowhere"]).contains("`nowhere`"));
+    assert!(run(&["eval", "model.onnx", "--known", "empty"]).contains("`empty` is not a usable data set"));
+    let unknown_empty = ["eval", "model.onnx", "--known", "known", "--unknown", "x=empty"];
+    assert!(run(&unknown_empty).contains("`empty` is not a usable data set: it holds no picture"));
+    assert!(run(&["score", "model.onnx", "text.png"]).contains("`text.png` is not a picture"));
+    assert!(run(&["score", "model.onnx", "no.png"]).contains("cannot read `no.png`"));
+    assert!(run(&["score", "text.png", "text.png"]).contains("`text.png` is not a usable model"));
+    assert!(run(&["score", "model.onnx", "other/d.png", "--keep", "2"]).contains("keep = 2"));
+    assert!(run(&["export", "--run", "empty", "x.onnx"]).contains("cannot read `empty/manifest.json`"));
+    assert!(run(&["export", "no/folder/x.onnx"]).contains("cannot write `no/folder/x.onnx`"));
+    assert!(run(&["export", "--run", "nowhere", "x.onnx"]).contains("nowhere"));
+    let weights = at.join("runs/1/weights.safetensors");
+    let whole = fs::read(&weights).unwrap();
+    fs::write(&weights, &whole[..whole.len() - 100]).unwrap();
+    assert!(run(&["export", "x.onnx"]).contains("weights.safetensors` does not hold usable weights"));
+    assert!(!at.join("x.onnx").exists());
+
+    // A broken picture among good ones ends an evaluation too.
+    fs::copy(at.join("text.png"), at.join("known/test/bee/z.png")).unwrap();
+    assert!(run(&["eval", "model.onnx", "--known", "known"]).contains("z.png` is not a picture"));
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for args in [&["evaluate"][..], &["eval"], &["eval", "m", "--provider", "gpu"], &["score", "m"], &[]] {
+        assert_eq!(toolkit(folder.path(), args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn a_provider_that_is_not_there_is_an_error_with_a_hint() {
+    let folder = trained();
+    let at = folder.path();
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let picture = golden("pictures/bumpy_0176.jpg");
+    let args = ["score", "model.onnx", picture.to_str().unwrap(), "--provider"];
+    let output = toolkit(at, &[&args[..], &["cuda:99"]].concat());
+    assert!(error(&output).contains("provider `cuda:99` is not available"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: "));
+
+    let output = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .args(args)
+        .arg("onnxruntime")
+        .env("ORT_DYLIB_PATH", "/no/such/libonnxruntime.so")
+        .current_dir(at)
+        .output()
+        .unwrap();
+    assert!(error(&output).contains("/no/such/libonnxruntime.so"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: `make native`"));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let folder = trained();
+    let at = folder.path();
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let picture = golden("pictures/bumpy_0176.jpg");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .args(["score", "model.onnx"])
+        .args(vec![picture; 20])
+        .current_dir(at)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[cfg(not(feature = "train"))]
+#[test]
+fn a_toolkit_without_training_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = toolkit(folder.path(), &["train", "--known", "x"]);
+    assert!(error(&output).contains("built without the feature `train`"));
+}

@@ -1,0 +1,166 @@
+//! The same model on every runtime: the same cases, the tolerances written down here.
+
+use cac::{
+    cac::{Score, Variant, distances, is_unknown, labels},
+    export::{Checkpoint, InputForm, Options, ThresholdRule},
+    scorer::{Provider, Scorer, Scores},
+    weights::{CHECK_IMAGES, CHECK_LOGITS},
+};
+use ndarray::{Array2, Array4, Axis};
+
+use crate::checkpoint;
+
+const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
+
+/// Greatest difference of an output, relative where it is above 1.
+const TOLERANCE: f32 = 1e-4;
+
+fn close(a: f32, b: f32) -> bool {
+    (a - b).abs() <= TOLERANCE * b.abs().max(1.0)
+}
+
+fn all_close<'a>(a: impl IntoIterator<Item = &'a f32>, b: impl IntoIterator<Item = &'a f32>) -> bool {
+    a.into_iter().zip(b).all(|(&a, &b)| close(a, b))
+}
+
+/// The golden pictures, and extreme ones: black, white, one white pixel.
+fn images(checkpoint: &Checkpoint) -> Array4<f32> {
+    let golden = &checkpoint.weights.get(CHECK_IMAGES).unwrap().values;
+    let plane = 3 * 32 * 32;
+    let mut values = golden.clone();
+    values.extend(std::iter::repeat_n(0.0, plane));
+    values.extend(std::iter::repeat_n(1.0, plane));
+    values.extend((0..plane).map(|i| if i == 40 { 1.0 } else { 0.0 }));
+    Array4::from_shape_vec((values.len() / plane, 3, 32, 32), values).unwrap()
+}
+
+fn exported(checkpoint: &Checkpoint, options: &Options) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    checkpoint.export(options, &path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+fn score(bytes: &[u8], provider: &Provider, images: &Array4<f32>) -> Scores {
+    Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap()
+}
+
+#[test]
+fn logits_are_those_of_pytorch() {
+    // With widen factor 1 the first block has no convolution in its shortcut, so nothing folds into the stem.
+    for widen_factor in [1, 2] {
+        let checkpoint = checkpoint(widen_factor, Variant::Paper);
+        let bytes = exported(&checkpoint, &Options::default());
+        let expected = &checkpoint.weights.get(CHECK_LOGITS).unwrap().values;
+        for provider in PROVIDERS {
+            let scores = score(&bytes, &provider, &images(&checkpoint));
+            assert_eq!(scores.logits.dim(), (7, 3));
+            assert!(all_close(scores.logits.iter().take(12), expected), "{provider} {}", scores.logits);
+        }
+    }
+}
+
+#[test]
+fn every_score_in_the_graph_is_the_one_of_the_formulas() {
+    let checkpoint = checkpoint(2, Variant::Paper);
+    let anchors = &checkpoint.weights.get("anchors").unwrap().values;
+    let anchors = Array2::from_shape_vec((3, 3), anchors.clone()).unwrap();
+    for rule in [Score::Cac, Score::MinDistance, Score::PytorchOod] {
+        let options = Options { score: Some(rule), threshold: ThresholdRule::Keep(0.5), ..Options::default() };
+        let bytes = exported(&checkpoint, &options);
+        for provider in PROVIDERS {
+            let scorer = Scorer::from_bytes(&bytes, &provider).unwrap();
+            let threshold = scorer.manifest().threshold.as_ref().unwrap().value;
+            assert_eq!(scorer.threshold(), threshold);
+            let scores = scorer.score(images(&checkpoint).view()).unwrap();
+            let expected = distances(scores.logits.view(), anchors.view());
+            assert!(all_close(&scores.distances, &expected), "{provider} {rule:?}");
+            let expected = rule.rejection(scores.distances.view());
+            assert!(all_close(&scores.score, &expected), "{provider} {rule:?} {} {expected}", scores.score);
+            assert_eq!(scores.label.to_vec(), labels(scores.distances.view()), "{provider} {rule:?}");
+            let flags = scores.score.map(|&score| is_unknown(score, threshold));
+            assert_eq!(scores.unknown, flags, "{provider} {rule:?}");
+        }
+    }
+}
+
+#[test]
+fn runtimes_agree() {
+    for variant in [Variant::Paper, Variant::PytorchOod] {
+        let checkpoint = checkpoint(2, variant);
+        let options = Options { threshold: ThresholdRule::Keep(0.5), ..Options::default() };
+        let bytes = exported(&checkpoint, &options);
+        let images = images(&checkpoint);
+        let (a, b) = (score(&bytes, &PROVIDERS[0], &images), score(&bytes, &PROVIDERS[1], &images));
+        assert!(all_close(&a.score, &b.score), "{variant:?}");
+        assert_eq!((a.label, a.unknown), (b.label, b.unknown), "{variant:?}");
+    }
+}
+
+#[test]
+fn bytes_and_fixed_batches_change_nothing() {
+    let checkpoint = checkpoint(2, Variant::Paper);
+    let images = images(&checkpoint);
+    let expected = score(&exported(&checkpoint, &Options::default()), &Provider::Cpu, &images);
+    for input in [InputForm::Float, InputForm::Bytes] {
+        for batch in [None, Some(1), Some(4)] {
+            let bytes = exported(&checkpoint, &Options { input, batch, ..Options::default() });
+            for provider in PROVIDERS {
+                let scores = score(&bytes, &provider, &images);
+                assert!(all_close(&scores.score, &expected.score), "{provider} {input:?} {batch:?}");
+                assert_eq!(scores.label, expected.label);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_picture_scores_the_same_alone_and_among_others() {
+    let checkpoint = checkpoint(1, Variant::PytorchOod);
+    let bytes = exported(&checkpoint, &Options::default());
+    let images = images(&checkpoint);
+    for provider in PROVIDERS {
+        let scorer = Scorer::from_bytes(&bytes, &provider).unwrap();
+        let together = scorer.score(images.view()).unwrap();
+        for (i, image) in images.axis_chunks_iter(Axis(0), 1).enumerate() {
+            let alone = scorer.score(image).unwrap();
+            assert!(close(alone.score[0], together.score[i]), "{provider} {i}");
+        }
+        let none = scorer.score(images.slice_axis(Axis(0), (..0).into())).unwrap();
+        assert_eq!(none.logits.dim(), (0, 3));
+    }
+}
+
+#[test]
+fn the_threshold_can_be_changed_when_scoring() {
+    let checkpoint = checkpoint(2, Variant::Paper);
+    let bytes = exported(&checkpoint, &Options::default());
+    let images = images(&checkpoint);
+    for provider in PROVIDERS {
+        let open = || Scorer::from_bytes(&bytes, &provider).unwrap();
+        let strict = open().with_threshold(-1.0).score(images.view()).unwrap();
+        assert!(strict.unknown.iter().all(|&unknown| unknown));
+        let lenient = open().with_threshold(f32::MAX).score(images.view()).unwrap();
+        assert!(!lenient.unknown.iter().any(|&unknown| unknown));
+        let held_out = &open().manifest().threshold.as_ref().unwrap().held_out_scores.clone();
+        assert_eq!(open().with_keep(1.0).unwrap().threshold(), *held_out.last().unwrap());
+        assert_eq!(open().with_keep(0.5).unwrap().threshold(), held_out[held_out.len() / 2 - 1]);
+        assert!(open().with_keep(1.1).is_err());
+    }
+}
+
+#[test]
+fn many_threads_share_one_scorer() {
+    let checkpoint = checkpoint(1, Variant::Paper);
+    let bytes = exported(&checkpoint, &Options::default());
+    let images = images(&checkpoint);
+    for provider in PROVIDERS {
+        let scorer = Scorer::from_bytes(&bytes, &provider).unwrap();
+        let expected = scorer.score(images.view()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert_eq!(scorer.score(images.view()).unwrap(), expected));
+            }
+        });
+    }
+}

@@ -1,0 +1,171 @@
+//! Every error of the library, provoked.
+
+use std::{fs, path::Path};
+
+use cac::{
+    Error,
+    cac::Variant,
+    dataset::{Dataset, Split},
+    export::{Options, ThresholdRule},
+    metrics::Metrics,
+    preprocess,
+    scorer::{Provider, Scorer},
+    weights::{CHECK_LOGITS, Weights},
+};
+use ndarray::Array4;
+
+use crate::{checkpoint, golden};
+
+fn model() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    checkpoint(1, Variant::Paper).export(&Options::default(), &path).unwrap();
+    fs::read(path).unwrap()
+}
+
+#[test]
+fn io() {
+    let error = Scorer::open(Path::new("/no/such/model.onnx"), &Provider::Cpu).unwrap_err();
+    assert!(matches!(error, Error::Io { action: "read", .. }));
+    assert!(error.to_string().starts_with("cannot read `/no/such/model.onnx`: "), "{error}");
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_behind() {
+    // /dev/full takes every open and refuses every write; elsewhere a folder in the way does.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    fs::create_dir(&path).unwrap();
+    let error = checkpoint(1, Variant::Paper).export(&Options::default(), &path).unwrap_err();
+    assert!(matches!(error, Error::Io { action: "write", .. }), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn picture() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("picture.png");
+    let whole = fs::read(golden("pictures").read_dir().unwrap().next().unwrap().unwrap().path()).unwrap();
+    let cases: [&[u8]; 4] = [b"", b"no picture", b"\x89PNG\r\n\x1a\n\0\0", &whole[..whole.len() / 40]];
+    for bytes in cases {
+        fs::write(&path, bytes).unwrap();
+        let error = preprocess::open(&path).unwrap_err();
+        assert!(matches!(error, Error::Picture { .. }), "{error}");
+        assert!(error.to_string().contains("picture.png"), "{error}");
+    }
+}
+
+#[test]
+fn dataset() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Dataset::known(folder.path(), Split::Test, 32, 32).unwrap_err();
+    assert!(matches!(error, Error::Dataset { .. }) && error.hint().is_some(), "{error}");
+}
+
+#[test]
+fn weights() {
+    let error = Weights::read(&golden("make.py")).unwrap_err();
+    assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains("make.py"), "{error}");
+
+    let mut other = checkpoint(1, Variant::Paper);
+    other.weights.insert("fc.weight", &[2, 64], vec![0.0; 128]);
+    let error = other.export(&Options::default(), Path::new("never.onnx")).unwrap_err();
+    assert!(error.to_string().contains("`fc.weight` has shape [2, 64], expected [3, 64]"), "{error}");
+}
+
+#[test]
+fn a_foreign_or_damaged_model() {
+    let bytes = model();
+    let open = |bytes: &[u8]| Scorer::from_bytes(bytes, &Provider::Cpu).unwrap_err();
+    for length in [0, 1, 100, bytes.len() / 2, bytes.len() - 1] {
+        assert!(matches!(open(&bytes[..length]), Error::Model { .. }), "{length} bytes");
+    }
+    assert!(matches!(open(&vec![7; 4096]), Error::Model { .. }));
+    // An ONNX file of somebody else: this one with our metadata renamed.
+    let foreign = replace(&bytes, b"cac.", b"cab.");
+    assert!(open(&foreign).to_string().contains("did not write it"));
+    // A graph that does not fit its metadata.
+    assert!(matches!(open(&replace(&bytes, b"distances", b"distancez")), Error::Model { .. }));
+}
+
+#[test]
+fn single_flipped_bytes_never_panic() {
+    let bytes = model();
+    let step = bytes.len() / 150;
+    for at in (0..2000).step_by(31).chain((0..bytes.len()).step_by(step)) {
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 0x15;
+        // A changed weight is still a model; all else is an error.
+        if let Ok(scorer) = Scorer::from_bytes(&bytes, &Provider::Cpu) {
+            let _ = scorer.score(Array4::zeros((1, 3, 32, 32)).view());
+        }
+    }
+}
+
+#[test]
+fn format_version() {
+    let newer = replace(&model(), b"cac.format_version\x12\x011", b"cac.format_version\x12\x012");
+    let error = Scorer::from_bytes(&newer, &Provider::Cpu).unwrap_err();
+    assert!(matches!(error, Error::FormatVersion { found: 2, supported: 1, .. }), "{error}");
+}
+
+#[test]
+fn setting() {
+    let checkpoint = checkpoint(1, Variant::Paper);
+    for options in [
+        Options { threshold: ThresholdRule::Keep(1.5), ..Options::default() },
+        Options { threshold: ThresholdRule::Value(f32::NAN), ..Options::default() },
+        Options { batch: Some(0), ..Options::default() },
+    ] {
+        let error = checkpoint.export(&options, Path::new("never.onnx")).unwrap_err();
+        assert!(matches!(error, Error::Setting { .. }), "{error}");
+    }
+}
+
+#[test]
+fn shape() {
+    let scorer = Scorer::from_bytes(&model(), &Provider::Cpu).unwrap();
+    let error = scorer.score(Array4::zeros((2, 3, 32, 31)).view()).unwrap_err();
+    assert_eq!(error.to_string(), "the batch of pictures has shape [2, 3, 32, 31], expected [N, 3, 32, 32]");
+}
+
+#[test]
+fn scores() {
+    assert!(matches!(Metrics::new(&[], &[], &[1.0]), Err(Error::Scores(_))));
+}
+
+#[test]
+fn self_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    fs::write(&path, "what was there").unwrap();
+    let mut wrong = checkpoint(1, Variant::Paper);
+    let mut logits = wrong.weights.get(CHECK_LOGITS).unwrap().values.clone();
+    logits[5] += 0.01;
+    wrong.weights.insert(CHECK_LOGITS, &[4, 3], logits);
+    let error = wrong.export(&Options::default(), &path).unwrap_err();
+    assert!(matches!(error, Error::SelfCheck { what: "logits", .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), b"what was there");
+}
+
+#[test]
+fn provider() {
+    let error = Scorer::from_bytes(&model(), &Provider::Cuda(99)).unwrap_err();
+    assert!(matches!(error, Error::Provider { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("CUDA=1"));
+}
+
+/// Replaces every occurrence of a pattern by another of the same length.
+fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut bytes = bytes.to_vec();
+    let mut found = 0;
+    for at in 0..bytes.len() - from.len() {
+        if &bytes[at..at + from.len()] == from {
+            bytes[at..at + from.len()].copy_from_slice(to);
+            found += 1;
+        }
+    }
+    assert!(found > 0, "the pattern is not there");
+    bytes
+}

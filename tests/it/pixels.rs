@@ -1,0 +1,25 @@
+//! Our pixels against Pillow's.
+
+use cac::{preprocess, weights::Weights};
+
+use crate::golden;
+
+#[test]
+fn photographs_are_resized_as_pillow_does() {
+    let expected = Weights::read(&golden("resize.safetensors")).unwrap();
+    let mut compared = 0;
+    for entry in golden("pictures").read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        let picture = preprocess::open(&path).unwrap();
+        for (height, width) in [(32, 32), (24, 40), (7, 5)] {
+            let name = format!("{}.{height}x{width}", path.file_name().unwrap().to_str().unwrap());
+            let theirs = expected.values(&name, &[3, height, width]).unwrap();
+            let ours = preprocess::pixels(&picture, height, width);
+            let difference = |(&ours, &theirs): (&u8, &f32)| (f32::from(ours) - theirs).abs();
+            let greatest = ours.iter().zip(theirs).map(difference).fold(0.0, f32::max);
+            assert!(greatest <= 1.0, "{name}: {greatest} of 255");
+            compared += 1;
+        }
+    }
+    assert!(compared >= 12, "{compared}");
+}

@@ -1,0 +1,192 @@
+//! Training, from the command line to the model.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use cac::weights::Weights;
+use serde_json::Value;
+
+use crate::commands::{stdout, toolkit};
+
+fn demo() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo")
+}
+
+/// Two classes that differ in colour, 32 training and 8 test pictures each.
+fn two_colours(folder: &Path) {
+    for (class, colour) in [("red", [200, 30, 30]), ("blue", [30, 30, 200])] {
+        for (split, count) in [("train", 32), ("test", 8)] {
+            let at = folder.join(format!("colours/{split}/{class}"));
+            fs::create_dir_all(&at).unwrap();
+            for i in 0..count {
+                let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+                    image::Rgb(colour.map(|value| value + ((x * 7 + y * 3 + i * 11) % 40) as u8))
+                });
+                picture.save(at.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+const SMALL: [&str; 15] = [
+    "train", "--known", "colours", "--unknown", "gaussian-noise:16", "--depth", "10", "--widen-factor", "1",
+    "--batch-size", "8", "--held-out", "0.2", "--epochs", "3",
+];
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn from_pictures_to_verdicts() {
+    for variant in ["paper", "pytorch-ood"] {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        two_colours(at);
+        let output = toolkit(at, &[&SMALL[..], &["--variant", variant]].concat());
+        let text = stdout(&output);
+        assert!(text.contains("16 known pictures: accuracy 100.00 %"), "{variant}: {text}");
+        assert!(text.ends_with("run: runs/1\n"), "{text}");
+
+        let log = lines(&fs::read_to_string(at.join("runs/1/log.jsonl")).unwrap());
+        assert_eq!((&log[0]["event"], &log[0]["pictures"], &log[0]["steps"]), (&"start".into(), &51.into(), &7.into()));
+        let epochs: Vec<&Value> = log.iter().filter(|line| line["event"] == "epoch").collect();
+        assert_eq!(epochs.len(), 3);
+        assert_eq!(epochs[2]["report"]["rows"][0]["name"], "gaussian-noise");
+        let losses: Vec<f64> =
+            log.iter().filter(|line| line["event"] == "step").map(|line| line["loss"].as_f64().unwrap()).collect();
+        assert!(losses.len() == 3 && losses[2] < losses[0], "{losses:?}");
+        for file in ["weights.safetensors", "weights-last.safetensors", "manifest.json", "manifest-last.json"] {
+            assert!(at.join("runs/1").join(file).is_file(), "{file}");
+        }
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(at.join("runs/1/manifest.json")).unwrap()).unwrap();
+        assert_eq!(manifest["classes"], serde_json::json!(["blue", "red"]));
+        assert_eq!(manifest["loss"]["variant"], variant);
+        assert_eq!(manifest["training"]["seed"], 123);
+
+        stdout(&toolkit(at, &["export", "model.onnx"]));
+        let verdict = toolkit(at, &["score", "model.onnx", "colours/test/red/3.png", "--keep", "1", "--json"]);
+        let verdict: Value = serde_json::from_str(stdout(&verdict)).unwrap();
+        assert_eq!(verdict["verdict"]["class"], "red", "{variant}");
+        // Without data given, a model is measured on that of its training, and agrees with libtorch.
+        let evaluation = toolkit(at, &["eval", "model.onnx", "--json"]);
+        let evaluation: Value = serde_json::from_str(stdout(&evaluation)).unwrap();
+        assert_eq!(evaluation["accuracy"], 1.0);
+        for metric in ["auroc", "aupr_in", "fpr95_tpr", "oscr"] {
+            assert_eq!(evaluation["rows"][0][metric], manifest["metrics"]["rows"][0][metric], "{variant} {metric}");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    for (run, seed) in [("a", "1"), ("b", "1"), ("c", "2")] {
+        stdout(&toolkit(at, &[&SMALL[..], &["--epochs=1", "--run", run, "--seed", seed]].concat()));
+    }
+    let weights = |run: &str| fs::read(at.join(run).join("weights.safetensors")).unwrap();
+    assert!(weights("a") == weights("b"), "equal seeds");
+    assert!(weights("a") != weights("c"), "other seeds");
+}
+
+#[test]
+fn a_backbone_is_taken_but_for_its_last_layer() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (known, backbone) = (demo(), demo().join("backbone.safetensors"));
+    let (known, backbone) = (known.to_str().unwrap(), backbone.to_str().unwrap());
+    // One step with a learning rate of almost nothing leaves the backbone as it was.
+    let output = toolkit(
+        at,
+        &[
+            "train", "--known", known, "--backbone", backbone, "--epochs", "1", "--batch-size", "128",
+            "--held-out", "0.95", "--learning-rate", "1e-12", "--run", "run",
+        ],
+    );
+    assert!(stdout(&output).contains("600 known pictures"));
+    let before = Weights::read(Path::new(backbone)).unwrap();
+    let after = Weights::read(&at.join("run/weights.safetensors")).unwrap();
+    for name in ["conv1.weight", "block1.layer.0.convShortcut.weight", "block3.layer.5.bn2.weight"] {
+        let (before, after) = (before.get(name).unwrap(), after.get(name).unwrap());
+        let moved = before.values.iter().zip(&after.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(before.shape == after.shape && moved < 1e-6, "{name}: {moved}");
+    }
+    assert_eq!(after.get("fc.weight").unwrap().shape, [10, 128]);
+
+    let wrong = toolkit(
+        at,
+        &["train", "--known", known, "--backbone", backbone, "--widen-factor", "4", "--run", "other"],
+    );
+    let text = String::from_utf8_lossy(&wrong.stderr);
+    assert!(text.contains("backbone.safetensors` does not hold usable weights: tensor `block1."), "{text}");
+}
+
+#[test]
+fn wrong_settings_are_refused_before_anything_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    for (wrong, message) in [
+        (["--epochs", "0"], "epochs = 0"),
+        (["--batch-size", "0"], "batch size = 0"),
+        (["--learning-rate", "-1"], "learning rate = -1"),
+        (["--held-out", "1"], "held-out = 1"),
+        (["--depth", "11"], "depth = 11"),
+        (["--device", "tpu"], "device = `tpu`"),
+        (["--device", "cuda:99"], "provider `cuda:99` is not available"),
+        (["--unknown", "nothing"], "unknown set = `nothing`"),
+        (["--magnitude", "0"], "magnitude = 0"),
+        (["--std", "1,0,1"], "std ="),
+        (["--backbone", "none.safetensors"], "cannot read `none.safetensors`"),
+    ] {
+        let args: Vec<&str> =
+            ["train", "--known", "colours"].into_iter().chain(wrong).chain(["--run", "run"]).collect();
+        let output = toolkit(at, &args);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{wrong:?}: {text}");
+        assert!(text.contains(message), "{wrong:?}: {text}");
+        assert!(!at.join("run").exists(), "{wrong:?}");
+    }
+}
+
+#[test]
+fn divergence_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    two_colours(folder.path());
+    let output = toolkit(folder.path(), &[&SMALL[..], &["--learning-rate", "1e30"]].concat());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("error: training diverged: the loss is ") && text.contains("hint: "), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_the_weights_of_the_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let args = [&SMALL[..], &["--epochs=100000", "--json"]].concat();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .args(args)
+        .current_dir(at)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first event says that the handler is in place and the data is read.
+    let mut first = [0];
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("error: interrupted in epoch "), "{text}");
+    stdout(&toolkit(at, &["export", "model.onnx", "--last"]));
+}
