@@ -81,11 +81,11 @@ pub enum Op {
         /// Channels read and written.
         channels: usize,
     },
-    /// max(0, x).
+    /// max(0, x). It may overwrite its input, of which it is the only reader.
     Relu,
     /// Dropout with this probability; the identity outside training.
     Dropout(f64),
-    /// The sum of two layers.
+    /// The sum of two layers. It may overwrite the first, of which it is the only reader.
     Add,
     /// The mean over height and width: `[N, C, H, W]` to `[N, C]`.
     Pool,
@@ -200,11 +200,8 @@ impl Builder {
         y = self.push(&at("relu2"), Op::Relu, &[y]);
         y = self.push(&at("dropout"), Op::Dropout(dropout), &[y]);
         y = self.conv(&at("conv2"), y, outputs, outputs, 3, 1);
-        let shortcut = if inputs == outputs {
-            x
-        } else {
-            self.conv(&at("convShortcut"), a, inputs, outputs, 1, stride)
-        };
+        let shortcut =
+            if inputs == outputs { x } else { self.conv(&at("convShortcut"), a, inputs, outputs, 1, stride) };
         self.push(&at("add"), Op::Add, &[y, shortcut])
     }
 }
@@ -240,6 +237,20 @@ mod tests {
         }
         let names: std::collections::HashSet<_> = layers.iter().map(|layer| &layer.name).collect();
         assert_eq!(names.len(), layers.len());
+    }
+
+    #[test]
+    fn what_may_be_overwritten_has_one_reader() {
+        let layers = Architecture::WideResNet(WideResNet::default()).layers(10).unwrap();
+        for layer in layers.iter().filter(|layer| matches!(layer.op, Op::Relu | Op::Add)) {
+            let first = layer.inputs[0];
+            assert_eq!(
+                layers.iter().filter(|other| other.inputs.contains(&first)).count(),
+                1,
+                "{}",
+                layer.name
+            );
+        }
     }
 
     #[test]

@@ -153,9 +153,8 @@ pub fn distances(logits: ArrayView2<f32>, anchors: ArrayView2<f32>) -> Array2<f3
 /// The class of the nearest anchor for each row of distances `[N, C]`; the first of several equally near.
 #[must_use]
 pub fn labels(distances: ArrayView2<f32>) -> Vec<usize> {
-    let nearest = |d: ArrayView1<f32>| {
-        (1..d.len()).fold(0, |nearest, c| if d[c] < d[nearest] { c } else { nearest })
-    };
+    let nearest =
+        |d: ArrayView1<f32>| (1..d.len()).fold(0, |nearest, c| if d[c] < d[nearest] { c } else { nearest });
     distances.rows().into_iter().map(nearest).collect()
 }
 

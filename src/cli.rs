@@ -190,7 +190,11 @@ pub struct ScorerArgs {
 fn triple(text: &str) -> Result<[f32; 3], String> {
     let values: Vec<f32> = text.split(',').filter_map(|value| value.trim().parse().ok()).collect();
     let finite = values.iter().all(|value| value.is_finite());
-    values.try_into().ok().filter(|_| finite).ok_or_else(|| "expected three numbers such as 0.5,0.5,0.5".to_owned())
+    values
+        .try_into()
+        .ok()
+        .filter(|_| finite)
+        .ok_or_else(|| "expected three numbers such as 0.5,0.5,0.5".to_owned())
 }
 
 #[cfg(test)]

@@ -87,7 +87,9 @@ pub enum Error {
     #[error("no metrics for these scores: {0}")]
     Scores(String),
     /// A written model does not compute what the trained network computes.
-    #[error("self-check failed: {what} differs by {difference:e}, allowed {tolerance:e}; nothing was written")]
+    #[error(
+        "self-check failed: {what} differs by {difference:e}, allowed {tolerance:e}; nothing was written"
+    )]
     SelfCheck {
         /// The output that differs.
         what: &'static str,

@@ -55,7 +55,11 @@ impl Agreement {
         let pictures = |evaluation: &Evaluation| -> Vec<(f32, usize, bool)> {
             let of_set = |set: &Scored| -> Vec<(f32, usize, bool)> {
                 let unknown = |&score: &f32| cac::is_unknown(score, evaluation.threshold);
-                set.scores.iter().zip(&set.labels).map(|(score, &label)| (*score, label, unknown(score))).collect()
+                set.scores
+                    .iter()
+                    .zip(&set.labels)
+                    .map(|(score, &label)| (*score, label, unknown(score)))
+                    .collect()
             };
             evaluation.scored.iter().flat_map(of_set).collect()
         };

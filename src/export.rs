@@ -195,9 +195,10 @@ impl Checkpoint {
             opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
             producer_name: env!("CARGO_PKG_NAME").to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
-            doc_string: "Open-set image classifier trained with Class Anchor Clustering. `images` are RGB in \
+            doc_string:
+                "Open-set image classifier trained with Class Anchor Clustering. `images` are RGB in \
                          0..=1 (or bytes); `unknown` is `score` > `threshold`, `label` the nearest anchor."
-                .to_owned(),
+                    .to_owned(),
             graph: Some(graph.finish("cac")),
             metadata_props: manifest.to_properties().into_iter().map(entry).collect(),
             ..ModelProto::default()
@@ -214,7 +215,7 @@ impl Checkpoint {
         let images = Array4::from_shape_vec((n, channels, height, width), images.values.clone())
             .expect("a tensor's values match its shape");
         let expected = self.weights.values(CHECK_LOGITS, &[n, self.manifest.classes.len()])?;
-        let scores = Scorer::from_bytes(bytes, &Provider::Cpu)?.score(images.view())?;
+        let scores = Scorer::from_bytes(bytes, Provider::Cpu)?.score(images.view())?;
         let mut greatest = 0.0_f64;
         for (&found, &expected) in scores.logits.iter().zip(expected) {
             let difference = f64::from((found - expected).abs() / expected.abs().max(1.0));
@@ -301,7 +302,9 @@ fn network(graph: &mut Graph, layers: &[Layer], weights: &Weights) -> Result<()>
                     let scaled: Vec<f32> = values
                         .chunks_exact(kernel_len)
                         .zip(&scale)
-                        .flat_map(|(kernel, &scale)| kernel.iter().map(move |&w| (f64::from(w) * scale) as f32))
+                        .flat_map(|(kernel, &scale)| {
+                            kernel.iter().map(move |&w| (f64::from(w) * scale) as f32)
+                        })
                         .collect();
                     graph.floats(name, shape, &scaled);
                     graph.floats(&bias, &[channels], &shift.iter().map(|&b| b as f32).collect::<Vec<_>>());
@@ -321,7 +324,8 @@ fn network(graph: &mut Graph, layers: &[Layer], weights: &Weights) -> Result<()>
             Op::BatchNorm { .. } if folded_into == Some(layer.inputs[0]) => inputs[0].to_owned(),
             Op::BatchNorm { .. } => {
                 let names = add_parameters(graph);
-                let tensors: Vec<&str> = [inputs[0]].into_iter().chain(names.iter().map(String::as_str)).collect();
+                let tensors: Vec<&str> =
+                    [inputs[0]].into_iter().chain(names.iter().map(String::as_str)).collect();
                 let epsilon = Attribute::float("epsilon", BATCH_NORM_EPSILON as f32);
                 graph.node("BatchNormalization", output, &tensors, vec![epsilon])
             }

@@ -20,8 +20,8 @@
 //! # fn main() -> cac::Result<()> {
 //! use cac::{preprocess, scorer::{Provider, Scorer}};
 //!
-//! let scorer = Scorer::open("model.onnx".as_ref(), &Provider::Cpu)?;
-//! let picture = preprocess::open("picture.jpg".as_ref())?;
+//! let scorer = Scorer::open("model.onnx", Provider::Cpu)?;
+//! let picture = preprocess::open("picture.jpg")?;
 //! let verdict = scorer.score_picture(&picture.into())?;
 //! println!("{} {}", if verdict.unknown { "unknown" } else { &verdict.class }, verdict.score);
 //! # Ok(())

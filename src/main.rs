@@ -130,8 +130,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
                 eprintln!("training on {pictures} pictures, results in `{}`", run.display());
             }
             Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
-                let bar =
-                    bar.get_or_insert_with(|| Progress::new(format!("epoch {epoch}/{epochs}"), steps));
+                let bar = bar.get_or_insert_with(|| Progress::new(format!("epoch {epoch}/{epochs}"), steps));
                 let message = format!(
                     "loss {loss:.4}, learning rate {learning_rate:.3e}, {pictures_per_second:.1} pictures/s"
                 );
@@ -183,9 +182,9 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
         return print_json(&exported.manifest);
     }
     let threshold = exported.manifest.threshold.as_ref().context("an exported model has a threshold")?;
-    let rule = threshold.keep.map_or("set by hand".to_owned(), |keep| {
-        format!("keeps {} % of {}", 100.0 * keep, threshold.data)
-    });
+    let rule = threshold
+        .keep
+        .map_or("set by hand".to_owned(), |keep| format!("keeps {} % of {}", 100.0 * keep, threshold.data));
     writeln!(
         stdout(),
         "{}: {:.1} MB from `{}`\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
@@ -201,8 +200,11 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
 
 fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
     // Whether every provider can be used is known before any picture is read.
-    let scorers =
-        args.provider.iter().map(|provider| open_scorer(&args.scorer, provider)).collect::<cac::Result<Vec<_>>>()?;
+    let scorers = args
+        .provider
+        .iter()
+        .map(|&provider| open_scorer(&args.scorer, provider))
+        .collect::<cac::Result<Vec<_>>>()?;
     let manifest = scorers.first().context("no provider")?.manifest();
     let (height, width) = (manifest.input.height, manifest.input.width);
     let trained = manifest.training.as_ref();
@@ -250,7 +252,10 @@ fn print_evaluation(
     let Evaluation { report, provider, threshold, pictures, seconds, .. } = evaluation;
     let rate = *pictures as f64 / seconds;
     let mut out = stdout();
-    writeln!(out, "{report}threshold {threshold}; {pictures} pictures in {seconds:.1} s, {rate:.0} pictures/s")?;
+    writeln!(
+        out,
+        "{report}threshold {threshold}; {pictures} pictures in {seconds:.1} s, {rate:.0} pictures/s"
+    )?;
     writeln!(out, "ran on {provider}")?;
     if let Some(Agreement { greatest_score_difference, label_flips, unknown_flips, .. }) = agreement {
         writeln!(
@@ -264,7 +269,7 @@ fn print_evaluation(
 }
 
 fn score(args: &ScoreArgs) -> anyhow::Result<()> {
-    let scorer = open_scorer(&args.scorer, &args.provider)?;
+    let scorer = open_scorer(&args.scorer, args.provider)?;
     for path in &args.pictures {
         let verdict = scorer.score_picture(&preprocess::open(path)?.into())?;
         if args.scorer.json {
@@ -278,7 +283,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_scorer(args: &ScorerArgs, provider: &Provider) -> cac::Result<Scorer> {
+fn open_scorer(args: &ScorerArgs, provider: Provider) -> cac::Result<Scorer> {
     let scorer = Scorer::open(&args.model, provider)?;
     match (args.keep, args.threshold) {
         (Some(keep), _) => scorer.with_keep(keep),

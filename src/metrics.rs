@@ -77,8 +77,8 @@ impl Metrics {
             aupr_out += (after.unknown - before.unknown) as f64 / p / 2.0
                 * (precision(before.unknown, before.known) + precision(after.unknown, after.known));
             let kept_precision = |at: Flagged| precision(total.known - at.known, total.unknown - at.unknown);
-            aupr_in +=
-                (after.known - before.known) as f64 / n / 2.0 * (kept_precision(before) + kept_precision(after));
+            aupr_in += (after.known - before.known) as f64 / n / 2.0
+                * (kept_precision(before) + kept_precision(after));
             detection_accuracy =
                 detection_accuracy.max((after.unknown as f64 / p + 1.0 - after.known as f64 / n) / 2.0);
         }
@@ -180,7 +180,13 @@ mod tests {
         let mut pairs = 0.0;
         for k in &known {
             for u in &unknown {
-                pairs += if u > k { 1.0 } else if u == k { 0.5 } else { 0.0 };
+                pairs += if u > k {
+                    1.0
+                } else if u == k {
+                    0.5
+                } else {
+                    0.0
+                };
             }
         }
         let m = Metrics::new(&known, &vec![true; 150], &unknown).unwrap();

@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Io`] where the file cannot be read, [`Error::Picture`] where it is not a picture of a known
 /// format, is truncated, or would need more than 512 MiB.
-pub fn open(path: &Path) -> Result<RgbImage> {
+pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
+    let path = path.as_ref();
     let broken = |reason: String| Error::Picture { path: path.to_owned(), reason };
     let io_error = Error::io("read", path);
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(io_error)?;
@@ -87,7 +88,8 @@ mod tests {
 
     #[test]
     fn transparency_is_dropped_and_grey_is_spread() {
-        let clear = DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(1, 1, image::Rgba([255, 51, 0, 0])));
+        let clear =
+            DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(1, 1, image::Rgba([255, 51, 0, 0])));
         assert_eq!(tensor(&clear, 1, 1), [1.0, 0.2, 0.0]);
         let grey = DynamicImage::ImageLuma8(image::GrayImage::from_pixel(1, 1, image::Luma([51])));
         assert_eq!(tensor(&grey, 1, 1), [0.2; 3]);

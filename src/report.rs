@@ -60,8 +60,12 @@ impl Report {
         unknown: &[(&str, Scored)],
         threshold: Option<f32>,
     ) -> Result<Self> {
-        let right: Vec<bool> =
-            known.labels.iter().zip(truth).map(|(&label, &truth)| i64::try_from(label) == Ok(truth)).collect();
+        let right: Vec<bool> = known
+            .labels
+            .iter()
+            .zip(truth)
+            .map(|(&label, &truth)| i64::try_from(label) == Ok(truth))
+            .collect();
         let flagged = |scores: &[f32]| {
             threshold.map(|threshold| share(scores.iter().map(|&score| cac::is_unknown(score, threshold))))
         };
@@ -73,7 +77,8 @@ impl Report {
                 metrics: Metrics::new(&known.scores, &right, scores)?,
             })
         };
-        let mut rows = unknown.iter().map(|(name, set)| row(name, &set.scores)).collect::<Result<Vec<_>>>()?;
+        let mut rows =
+            unknown.iter().map(|(name, set)| row(name, &set.scores)).collect::<Result<Vec<_>>>()?;
         if unknown.len() > 1 {
             let all: Vec<f32> = unknown.iter().flat_map(|(_, set)| &set.scores).copied().collect();
             rows.push(row("all", &all)?);
@@ -100,8 +105,16 @@ impl fmt::Display for Report {
             return Ok(());
         }
         let heads = [
-            "unknown set", "pictures", "AUROC", "AUPR-IN", "AUPR-OUT", "FPR95TPR", "FPR@95%kept", "OSCR",
-            "det.acc.", "caught",
+            "unknown set",
+            "pictures",
+            "AUROC",
+            "AUPR-IN",
+            "AUPR-OUT",
+            "FPR95TPR",
+            "FPR@95%kept",
+            "OSCR",
+            "det.acc.",
+            "caught",
         ];
         let mut lines = vec![heads.map(str::to_owned)];
         for Row { name, unknown, unknown_caught, metrics: m } in &self.rows {
@@ -145,9 +158,8 @@ mod tests {
         let unknown = [("far", scored(&[9.0, 8.0])), ("near", scored(&[2.5, 0.5]))];
         let report = Report::new(&known, &[1, 1, 0, 1], &unknown, Some(2.5)).unwrap();
         assert_eq!((report.known, report.accuracy, report.known_kept), (4, 0.75, Some(0.75)));
-        let row = |i: usize| {
-            (report.rows[i].name.as_str(), report.rows[i].unknown, report.rows[i].unknown_caught)
-        };
+        let row =
+            |i: usize| (report.rows[i].name.as_str(), report.rows[i].unknown, report.rows[i].unknown_caught);
         assert_eq!([row(0), row(1)], [("far", 2, Some(1.0)), ("near", 2, Some(0.0))]);
         assert_eq!(row(2), ("all", 4, Some(0.5)));
         let aurocs: Vec<f64> = report.rows.iter().map(|row| row.metrics.auroc).collect();

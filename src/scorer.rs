@@ -77,7 +77,8 @@ impl Scorer {
     ///
     /// # Errors
     /// [`Error::Io`], those of [`from_bytes`](Self::from_bytes), with the path in them.
-    pub fn open(path: &Path, provider: &Provider) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>, provider: Provider) -> Result<Self> {
+        let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         Self::parse(&bytes, provider, &path.display().to_string())
     }
@@ -87,18 +88,18 @@ impl Scorer {
     /// # Errors
     /// [`Error::Model`] and [`Error::FormatVersion`] where it is no model of this toolkit or a damaged one,
     /// [`Error::Provider`] where the provider cannot be used: another one is never taken in its place.
-    pub fn from_bytes(bytes: &[u8], provider: &Provider) -> Result<Self> {
+    pub fn from_bytes(bytes: &[u8], provider: Provider) -> Result<Self> {
         Self::parse(bytes, provider, "memory")
     }
 
-    fn parse(bytes: &[u8], provider: &Provider, origin: &str) -> Result<Self> {
+    fn parse(bytes: &[u8], provider: Provider, origin: &str) -> Result<Self> {
         let (file, proto) = ModelFile::parse(bytes, origin)?;
-        let runtime = match *provider {
+        let runtime = match provider {
             Provider::Cpu => Runtime::Tract(tract::Tract::new(&proto, &file)?),
             #[cfg(feature = "onnxruntime")]
             Provider::OnnxRuntime | Provider::Cuda(_) => {
                 drop(proto);
-                Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, *provider)?)
+                Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, provider)?)
             }
             #[cfg(not(feature = "onnxruntime"))]
             Provider::OnnxRuntime | Provider::Cuda(_) => {
@@ -106,7 +107,7 @@ impl Scorer {
                 return Err(Error::Provider { provider: provider.to_string(), reason });
             }
         };
-        Ok(Self { threshold: file.threshold, file, provider: *provider, runtime })
+        Ok(Self { threshold: file.threshold, file, provider, runtime })
     }
 
     /// Another threshold in place of the file's.

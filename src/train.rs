@@ -34,7 +34,7 @@ const LOSS_MEMORY: f64 = 0.99;
 const REPORT_EVERY: usize = 10;
 const LOG_EVERY: usize = 50;
 /// Pictures in a batch where nothing is learned.
-const TEST_BATCH: usize = 256;
+const TEST_BATCH: usize = 64;
 /// Pictures for the self-check of an export.
 const CHECK_PICTURES: usize = 8;
 
@@ -246,9 +246,8 @@ pub fn train(
 }
 
 fn check(Settings { loss, input, training, .. }: &Settings) -> Result<()> {
-    let invalid = |name, value: String, reason: &str| {
-        Err(Error::Setting { name, value, reason: reason.to_owned() })
-    };
+    let invalid =
+        |name, value: String, reason: &str| Err(Error::Setting { name, value, reason: reason.to_owned() });
     if training.epochs == 0 {
         return invalid("epochs", "0".to_owned(), "must be at least 1");
     }
@@ -295,7 +294,8 @@ impl<'a> Run<'a> {
         let Settings { loss, architecture, input: Input { height, width, .. }, training } = settings;
         let known = Dataset::known(&training.known, Split::Train, *height, *width)?.load()?;
         let classes = known.classes().to_vec();
-        let known_test = Dataset::known(&training.known, Split::Test, *height, *width)?.align(&classes)?.load()?;
+        let known_test =
+            Dataset::known(&training.known, Split::Test, *height, *width)?.align(&classes)?.load()?;
         let unknown_tests = training
             .unknown
             .iter()
@@ -311,10 +311,21 @@ impl<'a> Run<'a> {
         let store = nn::VarStore::new(device);
         let mut network = Network::new(&store, layers, &settings.input).map_err(torch)?;
         if let Some(backbone) = &training.backbone {
-            network.load_backbone(&Weights::read(backbone)?)?;
+            network.load(&Weights::read(backbone)?, true)?;
         }
-        let fixed_anchors = matrix(&cac::fixed_anchors(classes.len(), loss.magnitude), device).map_err(torch)?;
-        Ok(Self { settings, store, network, fixed_anchors, known, order, held_out, known_test, unknown_tests })
+        let fixed_anchors =
+            matrix(&cac::fixed_anchors(classes.len(), loss.magnitude), device).map_err(torch)?;
+        Ok(Self {
+            settings,
+            store,
+            network,
+            fixed_anchors,
+            known,
+            order,
+            held_out,
+            known_test,
+            unknown_tests,
+        })
     }
 
     fn training_loss(&self, indices: &[usize]) -> Result<Tensor> {

@@ -69,7 +69,9 @@ impl Weights {
         let bytes: Vec<(&String, &Tensor, Vec<u8>)> = self
             .tensors
             .iter()
-            .map(|(name, tensor)| (name, tensor, tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+            .map(|(name, tensor)| {
+                (name, tensor, tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            })
             .collect();
         let views = bytes.iter().map(|(name, tensor, bytes)| {
             let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes);

@@ -24,9 +24,8 @@ const CLASSES: [&str; 10] =
 pub(super) fn root(folder: &Path) -> Result<Option<PathBuf>> {
     std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
     let nested = folder.join("cifar-10-batches-bin");
-    let has_files = |folder: &Path| {
-        folder.join("test_batch.bin").is_file() || folder.join("data_batch_1.bin").is_file()
-    };
+    let has_files =
+        |folder: &Path| folder.join("test_batch.bin").is_file() || folder.join("data_batch_1.bin").is_file();
     Ok([folder.to_owned(), nested].into_iter().find(|folder| has_files(folder)))
 }
 

@@ -89,7 +89,10 @@ mod tests {
     fn class_folders_with_and_without_splits() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        touch(root, &["dog/b.PNG", "dog/deep/a.jpg", "cat/1.webp", "cat/notes.txt", ".hidden/x.png", "x.png"]);
+        touch(
+            root,
+            &["dog/b.PNG", "dog/deep/a.jpg", "cat/1.webp", "cat/notes.txt", ".hidden/x.png", "x.png"],
+        );
         let (classes, labels, files) = known(root, Split::Test).unwrap();
         assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
         assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));

@@ -33,7 +33,8 @@ impl ModelFile {
     /// Reads a file; `origin` names it in errors.
     pub fn parse(bytes: &[u8], origin: &str) -> Result<(Self, ModelProto)> {
         let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
-        let proto = ModelProto::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
+        let proto =
+            ModelProto::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
         let graph = proto.graph.as_ref().ok_or_else(|| broken("it holds no graph".to_owned()))?;
         let properties = proto.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
         let manifest = Manifest::from_properties(properties, origin)?;

@@ -7,8 +7,8 @@ use std::{
 
 use ndarray::{ArrayView4, Axis};
 use ort::{
-    ep::{self, ExecutionProvider},
     environment::Environment,
+    ep::{self, ExecutionProvider},
     session::{Session, SessionInputValue, SessionOutputs},
     value::{PrimitiveTensorElementType, Tensor},
 };
@@ -30,8 +30,7 @@ pub(super) struct OnnxRuntime {
 
 impl OnnxRuntime {
     pub fn new(bytes: &[u8], file: &ModelFile, provider: Provider) -> Result<Self> {
-        let unavailable =
-            |reason: String| Error::Provider { provider: provider.to_string(), reason };
+        let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
         let (environment, library) = environment().map_err(unavailable)?;
         // An explicit provider also keeps ONNX Runtime from choosing a device of its own.
         let dispatch = match provider {
@@ -44,12 +43,13 @@ impl OnnxRuntime {
             }
             _ => ep::CPU::default().build(),
         };
-        let mut builder = Session::builder(&environment).map_err(|error| unavailable(error.to_string()))?
+        let mut builder = Session::builder(&environment)
+            .map_err(|error| unavailable(error.to_string()))?
             .with_execution_providers([dispatch.error_on_failure()])
             .map_err(|error| unavailable(one_line(&error.to_string())))?;
-        let session = builder
-            .commit_from_memory(bytes)
-            .map_err(|error| file.error(format!("ONNX Runtime cannot run it: {}", one_line(&error.to_string()))))?;
+        let session = builder.commit_from_memory(bytes).map_err(|error| {
+            file.error(format!("ONNX Runtime cannot run it: {}", one_line(&error.to_string())))
+        })?;
         Ok(Self { session: Mutex::new(session), library })
     }
 
@@ -58,8 +58,10 @@ impl OnnxRuntime {
     }
 
     pub fn run(&self, images: ArrayView4<f32>, file: &ModelFile) -> Result<Scores> {
-        let failed =
-            |error: ort::Error| Error::Runtime { runtime: "ONNX Runtime", reason: one_line(&error.to_string()) };
+        let failed = |error: ort::Error| Error::Runtime {
+            runtime: "ONNX Runtime",
+            reason: one_line(&error.to_string()),
+        };
         let n = images.len_of(Axis(0));
         let input: SessionInputValue = if file.takes_bytes {
             Tensor::from_array(super::bytes(images)).map_err(failed)?.into()

@@ -48,14 +48,10 @@ impl Tract {
     }
 
     fn run_plan(&self, images: ArrayView4<f32>, file: &ModelFile) -> Result<Scores> {
-        let failed =
-            |error: TractError| Error::Runtime { runtime: "tract", reason: format!("{error:#}") };
+        let failed = |error: TractError| Error::Runtime { runtime: "tract", reason: format!("{error:#}") };
         let n = images.len_of(Axis(0));
-        let input: Tensor = if file.takes_bytes {
-            super::bytes(images).into()
-        } else {
-            images.to_owned().into()
-        };
+        let input: Tensor =
+            if file.takes_bytes { super::bytes(images).into() } else { images.to_owned().into() };
         let outputs = self.plan.run(tvec!(input.into())).map_err(failed)?;
         let output = |name: &str| {
             let index = OUTPUTS.iter().position(|&output| output == name).expect("one of the five");

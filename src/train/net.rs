@@ -17,6 +17,8 @@ pub(super) struct Network {
     layers: Vec<Layer>,
     /// The tensors of each layer in the order of [`Layer::parameters`].
     tensors: Vec<Vec<Tensor>>,
+    /// The last layer that reads the output of each.
+    last_readers: Vec<usize>,
     mean: Tensor,
     std: Tensor,
 }
@@ -32,44 +34,55 @@ impl Network {
         let tensors = layers
             .iter()
             .map(|layer| {
-                layer.parameters().into_iter().map(|(name, shape)| {
-                    // tch joins the names of nested paths with dots again.
-                    let (folders, name) = name.rsplit_once('.').unwrap_or(("", &name));
-                    let path = folders.split('.').fold(store.root(), |path, part| path / part);
-                    let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
-                    match (layer.op, name) {
-                        (_, "running_mean") => path.f_zeros_no_train(name, &shape),
-                        (_, "running_var") => path.f_ones_no_train(name, &shape),
-                        (Op::BatchNorm { .. }, "weight") => path.f_ones(name, &shape),
-                        (Op::BatchNorm { .. }, _) => path.f_zeros(name, &shape),
-                        (Op::Conv { outputs, kernel, .. }, _) => {
-                            let stdev = (2.0 / (kernel * kernel * outputs) as f64).sqrt();
-                            path.f_var(name, &shape, nn::Init::Randn { mean: 0.0, stdev })
+                layer
+                    .parameters()
+                    .into_iter()
+                    .map(|(name, shape)| {
+                        // tch joins the names of nested paths with dots again.
+                        let (folders, name) = name.rsplit_once('.').unwrap_or(("", &name));
+                        let path = folders.split('.').fold(store.root(), |path, part| path / part);
+                        let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
+                        match (layer.op, name) {
+                            (_, "running_mean") => path.f_zeros_no_train(name, &shape),
+                            (_, "running_var") => path.f_ones_no_train(name, &shape),
+                            (Op::BatchNorm { .. }, "weight") => path.f_ones(name, &shape),
+                            (Op::BatchNorm { .. }, _) => path.f_zeros(name, &shape),
+                            (Op::Conv { outputs, kernel, .. }, _) => {
+                                let stdev = (2.0 / (kernel * kernel * outputs) as f64).sqrt();
+                                path.f_var(name, &shape, nn::Init::Randn { mean: 0.0, stdev })
+                            }
+                            (Op::Linear { inputs, .. }, _) => {
+                                let up = 1.0 / (inputs as f64).sqrt();
+                                path.f_var(name, &shape, nn::Init::Uniform { lo: -up, up })
+                            }
+                            _ => unreachable!("other layers have no parameters"),
                         }
-                        (Op::Linear { inputs, .. }, _) => {
-                            let up = 1.0 / (inputs as f64).sqrt();
-                            path.f_var(name, &shape, nn::Init::Uniform { lo: -up, up })
-                        }
-                        _ => unreachable!("other layers have no parameters"),
-                    }
-                })
-                .collect()
+                    })
+                    .collect()
             })
             .collect::<std::result::Result<_, _>>()?;
-        let channel =
-            |values: &[f32; 3]| Tensor::f_from_slice(values)?.f_view([1, 3, 1, 1])?.f_to_device(store.device());
-        Ok(Self { layers, tensors, mean: channel(&input.mean)?, std: channel(&input.std)? })
+        let channel = |values: &[f32; 3]| {
+            Tensor::f_from_slice(values)?.f_view([1, 3, 1, 1])?.f_to_device(store.device())
+        };
+        let mut last_readers = vec![layers.len(); layers.len()];
+        for (index, layer) in layers.iter().enumerate() {
+            for &input in &layer.inputs {
+                last_readers[input] = index;
+            }
+        }
+        Ok(Self { layers, tensors, last_readers, mean: channel(&input.mean)?, std: channel(&input.std)? })
     }
 
-    /// Takes all weights but those of the last layer, whose classes are others, from a backbone.
+    /// Takes weights from a file; those of the last layer stay as they are where `keep_last`, because the
+    /// classes of a backbone are others.
     ///
     /// # Errors
     /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
-    pub fn load_backbone(&mut self, backbone: &Weights) -> Result<()> {
-        let last = self.layers.len() - 1;
-        for (layer, tensors) in self.layers[..last].iter().zip(&mut self.tensors) {
+    pub fn load(&mut self, weights: &Weights, keep_last: bool) -> Result<()> {
+        let count = self.layers.len() - usize::from(keep_last);
+        for (layer, tensors) in self.layers[..count].iter().zip(&mut self.tensors) {
             for ((name, shape), tensor) in layer.parameters().into_iter().zip(tensors) {
-                let values = backbone.values(&name, &shape)?;
+                let values = weights.values(&name, &shape)?;
                 tch::no_grad(|| {
                     let source = Tensor::f_from_slice(values)?.f_view_as(tensor)?;
                     tensor.f_copy_(&source)
@@ -81,23 +94,39 @@ impl Network {
     }
 
     /// The logits `[N, C]` of pictures given as bytes `[N, 3, H, W]` on the network's device.
+    ///
+    /// An activation is freed, or overwritten, at its last reader: memory traffic is what a small network
+    /// spends its time on. None of the layers before a `Relu` or an `Add` needs its output for the gradient.
     pub fn forward(&self, pictures: &Tensor, training: bool) -> std::result::Result<Tensor, TchError> {
-        let mut outputs: Vec<Tensor> = Vec::with_capacity(self.layers.len());
-        for (layer, tensors) in self.layers.iter().zip(&self.tensors) {
-            let x = |i: usize| &outputs[layer.inputs[i]];
+        let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(self.layers.len());
+        for (index, (layer, tensors)) in self.layers.iter().zip(&self.tensors).enumerate() {
+            let mut inputs = layer.inputs.iter().map(|&input| {
+                let output = &mut outputs[input];
+                if self.last_readers[input] == index {
+                    output.take()
+                } else {
+                    output.as_ref().map(Tensor::shallow_clone)
+                }
+                .expect("an activation is kept up to its last reader")
+            });
+            let mut next = || inputs.next().expect("a layer has its inputs");
             let output = match layer.op {
+                // Channels last in memory, which all later layers keep: libtorch convolves faster that way.
                 Op::Input => pictures
+                    .f_permute([0, 2, 3, 1])?
+                    .f_contiguous()?
+                    .f_permute([0, 3, 1, 2])?
                     .f_to_kind(Kind::Float)?
                     .f_div_scalar(255.0)?
                     .f_sub(&self.mean)?
                     .f_div(&self.std)?,
                 Op::Conv { stride, padding, .. } => {
                     let (stride, padding) = (stride as i64, padding as i64);
-                    x(0).f_conv2d(&tensors[0], None::<&Tensor>, [stride; 2], [padding; 2], [1, 1], 1)?
+                    next().f_conv2d(&tensors[0], None::<&Tensor>, [stride; 2], [padding; 2], [1, 1], 1)?
                 }
                 Op::BatchNorm { .. } => {
                     let [weight, bias, mean, variance] = &tensors[..] else { unreachable!("four tensors") };
-                    x(0).f_batch_norm(
+                    next().f_batch_norm(
                         Some(weight),
                         Some(bias),
                         Some(mean),
@@ -108,16 +137,16 @@ impl Network {
                         true,
                     )?
                 }
-                Op::Relu => x(0).f_relu()?,
-                Op::Dropout(share) if training && share > 0.0 => x(0).f_dropout(share, true)?,
-                Op::Dropout(_) => x(0).shallow_clone(),
-                Op::Add => x(0).f_add(x(1))?,
-                Op::Pool => x(0).f_mean_dim(&[2_i64, 3][..], false, None::<Kind>)?,
-                Op::Linear { .. } => x(0).f_linear(&tensors[0], Some(&tensors[1]))?,
+                Op::Relu => next().f_relu_()?,
+                Op::Dropout(share) if training && share > 0.0 => next().f_dropout(share, true)?,
+                Op::Dropout(_) => next(),
+                Op::Add => next().f_add_(&next())?,
+                Op::Pool => next().f_mean_dim(&[2_i64, 3][..], false, None::<Kind>)?,
+                Op::Linear { .. } => next().f_linear(&tensors[0], Some(&tensors[1]))?,
             };
-            outputs.push(output);
+            outputs.push(Some(output));
         }
-        Ok(outputs.pop().expect("a network has layers"))
+        Ok(outputs.pop().flatten().expect("a network has layers"))
     }
 
     /// Copies the parameters and statistics.
@@ -135,4 +164,82 @@ impl Network {
 pub(super) fn floats(tensor: &Tensor) -> std::result::Result<Vec<f32>, TchError> {
     let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     Vec::<f32>::try_from(flat.f_view([-1])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        arch::{Architecture, WideResNet},
+        weights::{CHECK_IMAGES, CHECK_LOGITS},
+    };
+    use std::path::Path;
+
+    /// The network that PyTorch made, its pictures as bytes, and its logits.
+    fn golden(widen_factor: usize) -> (nn::VarStore, Network, Tensor, Vec<f32>) {
+        let file = format!("tests/golden/wrn-10-{widen_factor}.safetensors");
+        let weights = Weights::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let architecture = WideResNet { depth: 10, widen_factor, dropout: 0.3 };
+        let layers = Architecture::WideResNet(architecture).layers(3).unwrap();
+        let store = nn::VarStore::new(Device::Cpu);
+        let mut network = Network::new(&store, layers, &Input::default()).unwrap();
+        network.load(&weights, false).unwrap();
+        let bytes: Vec<u8> =
+            weights.get(CHECK_IMAGES).unwrap().values.iter().map(|v| (v * 255.0).round() as u8).collect();
+        let pictures = Tensor::from_slice(&bytes).view([4, 3, 32, 32]);
+        (store, network, pictures, weights.get(CHECK_LOGITS).unwrap().values.clone())
+    }
+
+    #[test]
+    fn logits_are_those_of_pytorch() {
+        for widen_factor in [1, 2] {
+            let (_store, network, pictures, expected) = golden(widen_factor);
+            let logits = floats(&network.forward(&pictures, false).unwrap()).unwrap();
+            for (found, expected) in logits.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn overwriting_activations_leaves_the_gradient_right() {
+        let (store, network, pictures, _) = golden(2);
+        // In evaluation the network is a plain function of its weights.
+        let loss = || network.forward(&pictures, false).unwrap().square().sum(None::<Kind>);
+        loss().backward();
+        for name in
+            ["conv1.weight", "block2.layer.0.bn2.bias", "block3.layer.0.convShortcut.weight", "bn1.weight"]
+        {
+            let variable = store.variables()[name].shallow_clone();
+            let gradient = variable.grad();
+            let direction = gradient.sign();
+            let step = 1e-3;
+            let at = |sign: f64| {
+                tch::no_grad(|| {
+                    let _ = variable.shallow_clone().g_add_(&(&direction * (sign * step)));
+                    let value = loss().double_value(&[]);
+                    let _ = variable.shallow_clone().g_sub_(&(&direction * (sign * step)));
+                    value
+                })
+            };
+            let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+            let expected = gradient.abs().sum(None::<Kind>).double_value(&[]);
+            assert!((slope / expected - 1.0).abs() < 0.05, "{name}: {slope} {expected}");
+        }
+    }
+
+    #[test]
+    fn random_weights_have_the_stated_deviations() {
+        tch::manual_seed(1);
+        let layers = Architecture::WideResNet(WideResNet::default()).layers(10).unwrap();
+        let store = nn::VarStore::new(Device::Cpu);
+        let _network = Network::new(&store, layers, &Input::default()).unwrap();
+        let variables = store.variables();
+        let deviation = |name: &str| variables[name].std(false).double_value(&[]);
+        assert!(
+            (deviation("block3.layer.1.conv1.weight") / (2.0 / (9.0 * 128.0_f64)).sqrt() - 1.0).abs() < 0.02
+        );
+        assert!((deviation("fc.weight") * 128_f64.sqrt() - 1.0 / 3_f64.sqrt()).abs() < 0.05);
+        assert_eq!((deviation("bn1.weight"), variables["bn1.weight"].double_value(&[0])), (0.0, 1.0));
+    }
 }

@@ -48,7 +48,9 @@ fn pictures(folder: &Path) {
         let path = folder.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let shade = 60 * i as u8;
-        image::RgbImage::from_pixel(40, 20 + i as u32, image::Rgb([shade, 200 - shade, 90])).save(path).unwrap();
+        image::RgbImage::from_pixel(40, 20 + i as u32, image::Rgb([shade, 200 - shade, 90]))
+            .save(path)
+            .unwrap();
     }
 }
 
@@ -79,7 +81,8 @@ fn export_eval_and_score() {
     }
     assert_eq!(reports[0], reports[1]);
 
-    let lines = toolkit(at, &["score", "model.onnx", "other/d.png", "known/test/ant/a.png", "--threshold", "-1"]);
+    let lines =
+        toolkit(at, &["score", "model.onnx", "other/d.png", "known/test/ant/a.png", "--threshold", "-1"]);
     let lines: Vec<Vec<&str>> = stdout(&lines).lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!((lines.len(), lines[0][0], lines[0][1]), (2, "other/d.png", "unknown"));
     let known = toolkit(at, &["score", "model.onnx", "other/d.png", "--threshold", "1e9", "--json"]);

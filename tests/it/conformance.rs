@@ -41,7 +41,7 @@ fn exported(checkpoint: &Checkpoint, options: &Options) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-fn score(bytes: &[u8], provider: &Provider, images: &Array4<f32>) -> Scores {
+fn score(bytes: &[u8], provider: Provider, images: &Array4<f32>) -> Scores {
     Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap()
 }
 
@@ -53,7 +53,7 @@ fn logits_are_those_of_pytorch() {
         let bytes = exported(&checkpoint, &Options::default());
         let expected = &checkpoint.weights.get(CHECK_LOGITS).unwrap().values;
         for provider in PROVIDERS {
-            let scores = score(&bytes, &provider, &images(&checkpoint));
+            let scores = score(&bytes, provider, &images(&checkpoint));
             assert_eq!(scores.logits.dim(), (7, 3));
             assert!(all_close(scores.logits.iter().take(12), expected), "{provider} {}", scores.logits);
         }
@@ -66,10 +66,11 @@ fn every_score_in_the_graph_is_the_one_of_the_formulas() {
     let anchors = &checkpoint.weights.get("anchors").unwrap().values;
     let anchors = Array2::from_shape_vec((3, 3), anchors.clone()).unwrap();
     for rule in [Score::Cac, Score::MinDistance, Score::PytorchOod] {
-        let options = Options { score: Some(rule), threshold: ThresholdRule::Keep(0.5), ..Options::default() };
+        let options =
+            Options { score: Some(rule), threshold: ThresholdRule::Keep(0.5), ..Options::default() };
         let bytes = exported(&checkpoint, &options);
         for provider in PROVIDERS {
-            let scorer = Scorer::from_bytes(&bytes, &provider).unwrap();
+            let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
             let threshold = scorer.manifest().threshold.as_ref().unwrap().value;
             assert_eq!(scorer.threshold(), threshold);
             let scores = scorer.score(images(&checkpoint).view()).unwrap();
@@ -91,7 +92,7 @@ fn runtimes_agree() {
         let options = Options { threshold: ThresholdRule::Keep(0.5), ..Options::default() };
         let bytes = exported(&checkpoint, &options);
         let images = images(&checkpoint);
-        let (a, b) = (score(&bytes, &PROVIDERS[0], &images), score(&bytes, &PROVIDERS[1], &images));
+        let (a, b) = (score(&bytes, PROVIDERS[0], &images), score(&bytes, PROVIDERS[1], &images));
         assert!(all_close(&a.score, &b.score), "{variant:?}");
         assert_eq!((a.label, a.unknown), (b.label, b.unknown), "{variant:?}");
     }
@@ -101,12 +102,12 @@ fn runtimes_agree() {
 fn bytes_and_fixed_batches_change_nothing() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let images = images(&checkpoint);
-    let expected = score(&exported(&checkpoint, &Options::default()), &Provider::Cpu, &images);
+    let expected = score(&exported(&checkpoint, &Options::default()), Provider::Cpu, &images);
     for input in [InputForm::Float, InputForm::Bytes] {
         for batch in [None, Some(1), Some(4)] {
             let bytes = exported(&checkpoint, &Options { input, batch, ..Options::default() });
             for provider in PROVIDERS {
-                let scores = score(&bytes, &provider, &images);
+                let scores = score(&bytes, provider, &images);
                 assert!(all_close(&scores.score, &expected.score), "{provider} {input:?} {batch:?}");
                 assert_eq!(scores.label, expected.label);
             }
@@ -120,7 +121,7 @@ fn a_picture_scores_the_same_alone_and_among_others() {
     let bytes = exported(&checkpoint, &Options::default());
     let images = images(&checkpoint);
     for provider in PROVIDERS {
-        let scorer = Scorer::from_bytes(&bytes, &provider).unwrap();
+        let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
         let together = scorer.score(images.view()).unwrap();
         for (i, image) in images.axis_chunks_iter(Axis(0), 1).enumerate() {
             let alone = scorer.score(image).unwrap();
@@ -137,7 +138,7 @@ fn the_threshold_can_be_changed_when_scoring() {
     let bytes = exported(&checkpoint, &Options::default());
     let images = images(&checkpoint);
     for provider in PROVIDERS {
-        let open = || Scorer::from_bytes(&bytes, &provider).unwrap();
+        let open = || Scorer::from_bytes(&bytes, provider).unwrap();
         let strict = open().with_threshold(-1.0).score(images.view()).unwrap();
         assert!(strict.unknown.iter().all(|&unknown| unknown));
         let lenient = open().with_threshold(f32::MAX).score(images.view()).unwrap();
@@ -155,7 +156,7 @@ fn many_threads_share_one_scorer() {
     let bytes = exported(&checkpoint, &Options::default());
     let images = images(&checkpoint);
     for provider in PROVIDERS {
-        let scorer = Scorer::from_bytes(&bytes, &provider).unwrap();
+        let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
         let expected = scorer.score(images.view()).unwrap();
         std::thread::scope(|scope| {
             for _ in 0..4 {

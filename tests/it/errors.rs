@@ -25,7 +25,7 @@ fn model() -> Vec<u8> {
 
 #[test]
 fn io() {
-    let error = Scorer::open(Path::new("/no/such/model.onnx"), &Provider::Cpu).unwrap_err();
+    let error = Scorer::open("/no/such/model.onnx", Provider::Cpu).unwrap_err();
     assert!(matches!(error, Error::Io { action: "read", .. }));
     assert!(error.to_string().starts_with("cannot read `/no/such/model.onnx`: "), "{error}");
 }
@@ -76,7 +76,7 @@ fn weights() {
 #[test]
 fn a_foreign_or_damaged_model() {
     let bytes = model();
-    let open = |bytes: &[u8]| Scorer::from_bytes(bytes, &Provider::Cpu).unwrap_err();
+    let open = |bytes: &[u8]| Scorer::from_bytes(bytes, Provider::Cpu).unwrap_err();
     for length in [0, 1, 100, bytes.len() / 2, bytes.len() - 1] {
         assert!(matches!(open(&bytes[..length]), Error::Model { .. }), "{length} bytes");
     }
@@ -96,7 +96,7 @@ fn single_flipped_bytes_never_panic() {
         let mut bytes = bytes.clone();
         bytes[at] ^= 0x15;
         // A changed weight is still a model; all else is an error.
-        if let Ok(scorer) = Scorer::from_bytes(&bytes, &Provider::Cpu) {
+        if let Ok(scorer) = Scorer::from_bytes(&bytes, Provider::Cpu) {
             let _ = scorer.score(Array4::zeros((1, 3, 32, 32)).view());
         }
     }
@@ -105,7 +105,7 @@ fn single_flipped_bytes_never_panic() {
 #[test]
 fn format_version() {
     let newer = replace(&model(), b"cac.format_version\x12\x011", b"cac.format_version\x12\x012");
-    let error = Scorer::from_bytes(&newer, &Provider::Cpu).unwrap_err();
+    let error = Scorer::from_bytes(&newer, Provider::Cpu).unwrap_err();
     assert!(matches!(error, Error::FormatVersion { found: 2, supported: 1, .. }), "{error}");
 }
 
@@ -124,7 +124,7 @@ fn setting() {
 
 #[test]
 fn shape() {
-    let scorer = Scorer::from_bytes(&model(), &Provider::Cpu).unwrap();
+    let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     let error = scorer.score(Array4::zeros((2, 3, 32, 31)).view()).unwrap_err();
     assert_eq!(error.to_string(), "the batch of pictures has shape [2, 3, 32, 31], expected [N, 3, 32, 32]");
 }
@@ -150,7 +150,7 @@ fn self_check() {
 
 #[test]
 fn provider() {
-    let error = Scorer::from_bytes(&model(), &Provider::Cuda(99)).unwrap_err();
+    let error = Scorer::from_bytes(&model(), Provider::Cuda(99)).unwrap_err();
     assert!(matches!(error, Error::Provider { .. }), "{error}");
     assert!(error.hint().unwrap().contains("CUDA=1"));
 }

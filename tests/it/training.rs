@@ -32,8 +32,21 @@ fn two_colours(folder: &Path) {
 }
 
 const SMALL: [&str; 15] = [
-    "train", "--known", "colours", "--unknown", "gaussian-noise:16", "--depth", "10", "--widen-factor", "1",
-    "--batch-size", "8", "--held-out", "0.2", "--epochs", "3",
+    "train",
+    "--known",
+    "colours",
+    "--unknown",
+    "gaussian-noise:16",
+    "--depth",
+    "10",
+    "--widen-factor",
+    "1",
+    "--batch-size",
+    "8",
+    "--held-out",
+    "0.2",
+    "--epochs",
+    "3",
 ];
 
 fn lines(text: &str) -> Vec<Value> {
@@ -52,14 +65,21 @@ fn from_pictures_to_verdicts() {
         assert!(text.ends_with("run: runs/1\n"), "{text}");
 
         let log = lines(&fs::read_to_string(at.join("runs/1/log.jsonl")).unwrap());
-        assert_eq!((&log[0]["event"], &log[0]["pictures"], &log[0]["steps"]), (&"start".into(), &51.into(), &7.into()));
+        assert_eq!(
+            (&log[0]["event"], &log[0]["pictures"], &log[0]["steps"]),
+            (&"start".into(), &51.into(), &7.into())
+        );
         let epochs: Vec<&Value> = log.iter().filter(|line| line["event"] == "epoch").collect();
         assert_eq!(epochs.len(), 3);
         assert_eq!(epochs[2]["report"]["rows"][0]["name"], "gaussian-noise");
-        let losses: Vec<f64> =
-            log.iter().filter(|line| line["event"] == "step").map(|line| line["loss"].as_f64().unwrap()).collect();
+        let losses: Vec<f64> = log
+            .iter()
+            .filter(|line| line["event"] == "step")
+            .map(|line| line["loss"].as_f64().unwrap())
+            .collect();
         assert!(losses.len() == 3 && losses[2] < losses[0], "{losses:?}");
-        for file in ["weights.safetensors", "weights-last.safetensors", "manifest.json", "manifest-last.json"] {
+        for file in ["weights.safetensors", "weights-last.safetensors", "manifest.json", "manifest-last.json"]
+        {
             assert!(at.join("runs/1").join(file).is_file(), "{file}");
         }
         let manifest: Value =
@@ -69,7 +89,8 @@ fn from_pictures_to_verdicts() {
         assert_eq!(manifest["training"]["seed"], 123);
 
         stdout(&toolkit(at, &["export", "model.onnx"]));
-        let verdict = toolkit(at, &["score", "model.onnx", "colours/test/red/3.png", "--keep", "1", "--json"]);
+        let verdict =
+            toolkit(at, &["score", "model.onnx", "colours/test/red/3.png", "--keep", "1", "--json"]);
         let verdict: Value = serde_json::from_str(stdout(&verdict)).unwrap();
         assert_eq!(verdict["verdict"]["class"], "red", "{variant}");
         // Without data given, a model is measured on that of its training, and agrees with libtorch.
@@ -77,7 +98,10 @@ fn from_pictures_to_verdicts() {
         let evaluation: Value = serde_json::from_str(stdout(&evaluation)).unwrap();
         assert_eq!(evaluation["accuracy"], 1.0);
         for metric in ["auroc", "aupr_in", "fpr95_tpr", "oscr"] {
-            assert_eq!(evaluation["rows"][0][metric], manifest["metrics"]["rows"][0][metric], "{variant} {metric}");
+            assert_eq!(
+                evaluation["rows"][0][metric], manifest["metrics"]["rows"][0][metric],
+                "{variant} {metric}"
+            );
         }
     }
 }
@@ -105,8 +129,21 @@ fn a_backbone_is_taken_but_for_its_last_layer() {
     let output = toolkit(
         at,
         &[
-            "train", "--known", known, "--backbone", backbone, "--epochs", "1", "--batch-size", "128",
-            "--held-out", "0.95", "--learning-rate", "1e-12", "--run", "run",
+            "train",
+            "--known",
+            known,
+            "--backbone",
+            backbone,
+            "--epochs",
+            "1",
+            "--batch-size",
+            "128",
+            "--held-out",
+            "0.95",
+            "--learning-rate",
+            "1e-12",
+            "--run",
+            "run",
         ],
     );
     assert!(stdout(&output).contains("600 known pictures"));
