@@ -5,7 +5,7 @@ CARGO ?= cargo
 TOOLKIT = $(CARGO) run --quiet --release --features train --bin toolkit --
 DEMO = examples/demo
 
-.PHONY: native build demo test lint
+.PHONY: native build demo test lint bench
 
 # libtorch and libonnxruntime for the CPU; with CUDA=1 for NVIDIA GPUs.
 native:
@@ -31,3 +31,12 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --all-targets --features train -- -D warnings
+
+# Training speed against PyTorch eager, in pairs. Sets PyTorch up in .venv (3 GB).
+bench: build .venv/ready
+	.venv/bin/python benches/training.py target/release/toolkit
+
+.venv/ready: benches/requirements.txt
+	python3 -m venv .venv
+	.venv/bin/python -m pip install --quiet --requirement $<
+	touch $@

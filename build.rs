@@ -1,14 +1,31 @@
-//! Lets the programs of this package find libtorch, which `torch-sys` links but whose link
-//! arguments reach only its own package. Nothing is to be done without the feature `train`.
+//! Lets the programs of this package find libtorch, which `torch-sys` links but whose link arguments reach
+//! only its own package, and tells them which commit they are built from.
 
-use std::env;
-use std::path::Path;
+use std::{env, path::Path, process::Command};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    if env::var_os("CARGO_FEATURE_TRAIN").is_none() {
+    commit();
+    if env::var_os("CARGO_FEATURE_TRAIN").is_some() {
+        link_libtorch();
+    }
+}
+
+/// Sets CAC_COMMIT for the compiler where this is a git checkout; models record it.
+fn commit() {
+    // Git appends to this file whenever the checkout moves to another commit.
+    let moves = ".git/logs/HEAD";
+    if !Path::new(moves).exists() {
         return;
     }
+    println!("cargo::rerun-if-changed={moves}");
+    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
+    if let Some(output) = output.ok().filter(|output| output.status.success()) {
+        println!("cargo::rustc-env=CAC_COMMIT={}", String::from_utf8_lossy(&output.stdout).trim());
+    }
+}
+
+fn link_libtorch() {
     // `make native` rewrites this file when it changes what is installed: link anew then. A file
     // that is not there would make cargo run this script, and link, every time.
     let installed = ".native/installed";

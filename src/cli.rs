@@ -24,12 +24,16 @@ pub struct Cli {
 #[derive(Subcommand)]
 pub enum Command {
     /// Train a WideResNet with the CAC loss and test it after every epoch
+    #[command(args_override_self = true, allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
     /// Write a trained network as one ONNX file with anchors, score, threshold and preprocessing inside
+    #[command(allow_negative_numbers = true)]
     Export(ExportArgs),
     /// Measure a model on known and unknown pictures
+    #[command(allow_negative_numbers = true)]
     Eval(EvalArgs),
     /// Say for each picture which class it is, or that it is unknown
+    #[command(allow_negative_numbers = true)]
     Score(ScoreArgs),
 }
 
@@ -124,7 +128,7 @@ pub struct ExportArgs {
     #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
     pub keep: f64,
     /// Set the threshold on the score by hand
-    #[arg(long, value_name = "X", conflicts_with = "keep", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", conflicts_with = "keep")]
     pub threshold: Option<f32>,
     /// Form of the input: f32 [N, 3, H, W] in 0 to 1, or u8 [N, H, W, 3]
     #[arg(long, value_enum, default_value_t = InputForm::Float)]
@@ -180,7 +184,7 @@ pub struct ScorerArgs {
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,
     /// Use this threshold in place of the file's
-    #[arg(long, value_name = "X", conflicts_with = "keep", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", conflicts_with = "keep")]
     pub threshold: Option<f32>,
     /// Print JSON
     #[arg(long)]

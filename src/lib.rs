@@ -60,6 +60,7 @@
 pub mod arch;
 mod atomic;
 pub mod cac;
+pub mod checkpoint;
 pub mod dataset;
 mod error;
 #[cfg(feature = "tract")]

@@ -12,9 +12,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
+    checkpoint::{Checkpoint, Which},
     dataset::{Dataset, Split, UnknownSet},
     eval::{self, Agreement, Evaluation},
-    export::{Checkpoint, Options, ThresholdRule},
+    export::{self, Options, ThresholdRule},
     preprocess,
     scorer::{Provider, Scorer},
 };
@@ -28,7 +29,7 @@ const RUNS: &str = "runs";
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train(&args),
-        Command::Export(args) => export(&args),
+        Command::Export(args) => export_model(&args),
         Command::Eval(args) => evaluate(&args),
         Command::Score(args) => score(&args),
     };
@@ -166,18 +167,19 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
     }
 }
 
-fn export(args: &ExportArgs) -> anyhow::Result<()> {
+fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
     let run = match &args.run {
         Some(run) => run.clone(),
         None => newest_run()?,
     };
+    let which = if args.last { Which::Last } else { Which::Best };
     let options = Options {
         score: args.score,
         threshold: args.threshold.map_or(ThresholdRule::Keep(args.keep), ThresholdRule::Value),
         input: args.input,
         batch: args.batch,
     };
-    let exported = Checkpoint::open(&run, args.last)?.export(&options, &args.model)?;
+    let exported = export::export(&Checkpoint::open(&run, which)?, &options, &args.model)?;
     if args.json {
         return print_json(&exported.manifest);
     }

@@ -1,10 +1,10 @@
 //! From a picture to the pixels that a network takes: the only pixel code, shared by training, evaluation and
 //! programs that embed the scorer.
 
-use std::path::Path;
+use std::{io::Cursor, path::Path};
 
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
-use image::{DynamicImage, ImageReader, RgbImage};
+use image::{DynamicImage, ImageFormat, ImageReader, RgbImage};
 
 use crate::error::{Error, Result};
 
@@ -16,14 +16,32 @@ use crate::error::{Error, Result};
 /// format, is truncated, or would need more than 512 MiB.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
-    let broken = |reason: String| Error::Picture { path: path.to_owned(), reason };
-    let io_error = Error::io("read", path);
-    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(io_error)?;
-    if reader.format().is_none() {
-        return Err(broken("its format is not known".to_owned()));
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    decode(&bytes).map_err(|reason| Error::Picture { path: path.to_owned(), reason })
+}
+
+fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
+    let format = image::guess_format(bytes).map_err(|_| "its format is not known".to_owned())?;
+    if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
+        return Err("it is truncated".to_owned());
     }
-    let picture = reader.decode().map_err(|error| broken(error.to_string()))?;
-    Ok(picture.into_rgb8())
+    let picture = ImageReader::with_format(Cursor::new(bytes), format).decode();
+    picture.map(DynamicImage::into_rgb8).map_err(|error| error.to_string())
+}
+
+/// Whether the compressed data of a JPEG has its end marker; the decoder would fill up what is missing.
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    // Segments of a marker, a length and that many bytes less two, up to the start of the compressed data.
+    let mut at = 2;
+    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
+        at += match marker {
+            0xff => 1,
+            0x01 | 0xd0..=0xd8 => 2,
+            0xda => return bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]),
+            _ => 2 + usize::from(u16::from_be_bytes([high, low])),
+        };
+    }
+    false
 }
 
 /// Resizes a picture to `height` x `width` and lays it out as the network takes it: bytes `[3, height, width]`,

@@ -149,7 +149,13 @@ impl Scorer {
         self.threshold
     }
 
-    /// What runs the network, with the runtime's version where it is known.
+    /// The provider that was asked for, which is the one that runs the network.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// The provider and the runtime behind it, for people.
     #[must_use]
     pub fn runtime(&self) -> String {
         match &self.runtime {

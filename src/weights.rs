@@ -10,15 +10,6 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The anchors that a trained network is to be tested with, `[C, C]`.
-pub const ANCHORS: &str = "anchors";
-/// Logits of held-out known pictures, `[M, C]`, from which the threshold is chosen.
-pub const HELD_OUT_LOGITS: &str = "held_out.logits";
-/// A few pictures as the network takes them, `[N, 3, H, W]`, values 0..=1, for the self-check of an export.
-pub const CHECK_IMAGES: &str = "check.images";
-/// What the trained network computes for them, `[N, C]`.
-pub const CHECK_LOGITS: &str = "check.logits";
-
 /// A tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {

@@ -1,6 +1,7 @@
 //! ONNX Runtime, from a library that is found when the program runs.
 
 use std::{
+    error::Error as _,
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -46,10 +47,10 @@ impl OnnxRuntime {
         let mut builder = Session::builder(&environment)
             .map_err(|error| unavailable(error.to_string()))?
             .with_execution_providers([dispatch.error_on_failure()])
-            .map_err(|error| unavailable(one_line(&error.to_string())))?;
-        let session = builder.commit_from_memory(bytes).map_err(|error| {
-            file.error(format!("ONNX Runtime cannot run it: {}", one_line(&error.to_string())))
-        })?;
+            .map_err(|error| unavailable(one_line(error)))?;
+        let session = builder
+            .commit_from_memory(bytes)
+            .map_err(|error| file.error(format!("ONNX Runtime cannot run it: {}", one_line(error))))?;
         Ok(Self { session: Mutex::new(session), library })
     }
 
@@ -58,10 +59,7 @@ impl OnnxRuntime {
     }
 
     pub fn run(&self, images: ArrayView4<f32>, file: &ModelFile) -> Result<Scores> {
-        let failed = |error: ort::Error| Error::Runtime {
-            runtime: "ONNX Runtime",
-            reason: one_line(&error.to_string()),
-        };
+        let failed = |error: ort::Error| Error::Runtime { runtime: "ONNX Runtime", reason: one_line(error) };
         let n = images.len_of(Axis(0));
         let input: SessionInputValue = if file.takes_bytes {
             Tensor::from_array(super::bytes(images)).map_err(failed)?.into()
@@ -95,11 +93,15 @@ fn environment() -> std::result::Result<(Environment, PathBuf), String> {
         return Ok(loaded.clone());
     }
     let library = library();
-    let load = || {
-        let builder = ort::init_from(&library).map_err(|error| one_line(&error.to_string()))?;
-        builder.build().map_err(|error| one_line(&error.to_string()))
-    };
-    let loaded = load().map_err(|reason| format!("cannot load `{}`: {reason}", library.display()))?;
+    let path = library.display();
+    let loaded = match ort::init_from(&library) {
+        Ok(builder) => builder.build().map_err(|error| format!("`{path}`: {}", one_line(error))),
+        Err(ort::LoadDynamicError::Dlopen { error, .. }) => {
+            let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Err(format!("cannot load `{path}`: {cause}"))
+        }
+        Err(error) => Err(one_line(error)),
+    }?;
     Ok(environment.insert((loaded, library)).clone())
 }
 
@@ -117,6 +119,6 @@ fn library() -> PathBuf {
     beside.into_iter().chain(installed).find(|path| path.is_file()).unwrap_or_else(|| name.into())
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+fn one_line(error: impl ToString) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use crate::{
         arch::{Architecture, WideResNet},
-        weights::{CHECK_IMAGES, CHECK_LOGITS},
+        checkpoint::{CHECK_IMAGES, CHECK_LOGITS},
     };
     use std::path::Path;
 

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use cac::cac::Variant;
+use cac::{cac::Variant, checkpoint::Which};
 use serde_json::Value;
 
 use crate::{checkpoint, golden};
@@ -35,7 +35,7 @@ fn trained() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path().join("runs/1");
     fs::create_dir_all(&run).unwrap();
-    checkpoint(2, Variant::Paper).write(&run, false).unwrap();
+    checkpoint(2, Variant::Paper).write(&run, Which::Best).unwrap();
     folder
 }
 

@@ -2,9 +2,9 @@
 
 use cac::{
     cac::{Score, Variant, distances, is_unknown, labels},
-    export::{Checkpoint, InputForm, Options, ThresholdRule},
+    checkpoint::{CHECK_IMAGES, CHECK_LOGITS, Checkpoint},
+    export::{self, InputForm, Options, ThresholdRule},
     scorer::{Provider, Scorer, Scores},
-    weights::{CHECK_IMAGES, CHECK_LOGITS},
 };
 use ndarray::{Array2, Array4, Axis};
 
@@ -37,7 +37,7 @@ fn images(checkpoint: &Checkpoint) -> Array4<f32> {
 fn exported(checkpoint: &Checkpoint, options: &Options) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
-    checkpoint.export(options, &path).unwrap();
+    export::export(checkpoint, options, &path).unwrap();
     std::fs::read(path).unwrap()
 }
 

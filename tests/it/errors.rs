@@ -5,12 +5,13 @@ use std::{fs, path::Path};
 use cac::{
     Error,
     cac::Variant,
+    checkpoint::CHECK_LOGITS,
     dataset::{Dataset, Split},
-    export::{Options, ThresholdRule},
+    export::{self, Options, ThresholdRule},
     metrics::Metrics,
     preprocess,
     scorer::{Provider, Scorer},
-    weights::{CHECK_LOGITS, Weights},
+    weights::Weights,
 };
 use ndarray::Array4;
 
@@ -19,7 +20,7 @@ use crate::{checkpoint, golden};
 fn model() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
-    checkpoint(1, Variant::Paper).export(&Options::default(), &path).unwrap();
+    export::export(&checkpoint(1, Variant::Paper), &Options::default(), &path).unwrap();
     fs::read(path).unwrap()
 }
 
@@ -36,7 +37,7 @@ fn a_full_disk_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     fs::create_dir(&path).unwrap();
-    let error = checkpoint(1, Variant::Paper).export(&Options::default(), &path).unwrap_err();
+    let error = export::export(&checkpoint(1, Variant::Paper), &Options::default(), &path).unwrap_err();
     assert!(matches!(error, Error::Io { action: "write", .. }), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
@@ -45,14 +46,22 @@ fn a_full_disk_leaves_nothing_behind() {
 fn picture() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("picture.png");
-    let whole = fs::read(golden("pictures").read_dir().unwrap().next().unwrap().unwrap().path()).unwrap();
-    let cases: [&[u8]; 4] = [b"", b"no picture", b"\x89PNG\r\n\x1a\n\0\0", &whole[..whole.len() / 40]];
+    let jpeg = fs::read(golden("pictures/bumpy_0176.jpg")).unwrap();
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::load_from_memory(&jpeg).unwrap().write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let png = png.into_inner();
+    let mut cases = vec![b"".to_vec(), b"no picture".to_vec()];
+    for whole in [&jpeg, &png] {
+        cases.extend([3, 20, 300, whole.len() / 2, whole.len() - 20].map(|length| whole[..length].to_vec()));
+    }
     for bytes in cases {
-        fs::write(&path, bytes).unwrap();
-        let error = preprocess::open(&path).unwrap_err();
+        fs::write(&path, &bytes).unwrap();
+        let Err(error) = preprocess::open(&path) else { panic!("{} bytes were taken", bytes.len()) };
         assert!(matches!(error, Error::Picture { .. }), "{error}");
         assert!(error.to_string().contains("picture.png"), "{error}");
     }
+    fs::write(&path, &jpeg).unwrap();
+    assert_eq!(preprocess::open(&path).unwrap().dimensions(), (300, 300), "the content counts, not the name");
 }
 
 #[test]
@@ -69,7 +78,7 @@ fn weights() {
 
     let mut other = checkpoint(1, Variant::Paper);
     other.weights.insert("fc.weight", &[2, 64], vec![0.0; 128]);
-    let error = other.export(&Options::default(), Path::new("never.onnx")).unwrap_err();
+    let error = export::export(&other, &Options::default(), Path::new("never.onnx")).unwrap_err();
     assert!(error.to_string().contains("`fc.weight` has shape [2, 64], expected [3, 64]"), "{error}");
 }
 
@@ -117,7 +126,7 @@ fn setting() {
         Options { threshold: ThresholdRule::Value(f32::NAN), ..Options::default() },
         Options { batch: Some(0), ..Options::default() },
     ] {
-        let error = checkpoint.export(&options, Path::new("never.onnx")).unwrap_err();
+        let error = export::export(&checkpoint, &options, Path::new("never.onnx")).unwrap_err();
         assert!(matches!(error, Error::Setting { .. }), "{error}");
     }
 }
@@ -143,7 +152,7 @@ fn self_check() {
     let mut logits = wrong.weights.get(CHECK_LOGITS).unwrap().values.clone();
     logits[5] += 0.01;
     wrong.weights.insert(CHECK_LOGITS, &[4, 3], logits);
-    let error = wrong.export(&Options::default(), &path).unwrap_err();
+    let error = export::export(&wrong, &Options::default(), &path).unwrap_err();
     assert!(matches!(error, Error::SelfCheck { what: "logits", .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), b"what was there");
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use cac::{
     arch::{Architecture, WideResNet},
     cac::{Loss, Variant},
-    export::Checkpoint,
+    checkpoint::Checkpoint,
     manifest::{FORMAT_VERSION, Input, Manifest},
     weights::Weights,
 };

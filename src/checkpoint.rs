@@ -1,0 +1,69 @@
+//! What training leaves in a run folder, and export reads: a network's weights with its manifest.
+
+use std::path::{Path, PathBuf};
+
+use crate::{error::Result, manifest::Manifest, weights::Weights};
+
+/// The anchors that a trained network is to be tested with, `[C, C]`.
+pub const ANCHORS: &str = "anchors";
+/// Logits of held-out known pictures, `[M, C]`, from which the threshold is chosen.
+pub const HELD_OUT_LOGITS: &str = "held_out.logits";
+/// A few pictures as the network takes them, `[N, 3, H, W]`, values 0..=1, for the self-check of an export.
+pub const CHECK_IMAGES: &str = "check.images";
+/// What the trained network computes for them, `[N, C]`.
+pub const CHECK_LOGITS: &str = "check.logits";
+
+/// A trained network with its manifest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checkpoint {
+    /// What is known about the network.
+    pub manifest: Manifest,
+    /// Its tensors, the anchors, the held-out logits and the check batch.
+    pub weights: Weights,
+}
+
+/// Which of a run's two checkpoints is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Of the best epoch: `weights.safetensors` and `manifest.json`.
+    Best,
+    /// Of the last epoch, or of the moment of an interruption: `weights-last.safetensors` and
+    /// `manifest-last.json`.
+    Last,
+}
+
+impl Checkpoint {
+    /// Opens one of a run's checkpoints.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::FormatVersion`], [`Error::Model`] and [`Error::Weights`].
+    ///
+    /// [`Error::Io`]: crate::Error::Io
+    /// [`Error::FormatVersion`]: crate::Error::FormatVersion
+    /// [`Error::Model`]: crate::Error::Model
+    /// [`Error::Weights`]: crate::Error::Weights
+    pub fn open(run: &Path, which: Which) -> Result<Self> {
+        let (manifest, weights) = which.files(run);
+        Ok(Self { manifest: Manifest::read(&manifest)?, weights: Weights::read(&weights)? })
+    }
+
+    /// Writes both files, each atomically.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io).
+    pub fn write(&self, run: &Path, which: Which) -> Result<()> {
+        let (manifest, weights) = which.files(run);
+        self.weights.write(&weights)?;
+        self.manifest.write(&manifest)
+    }
+}
+
+impl Which {
+    fn files(self, run: &Path) -> (PathBuf, PathBuf) {
+        let suffix = match self {
+            Self::Best => "",
+            Self::Last => "-last",
+        };
+        (run.join(format!("manifest{suffix}.json")), run.join(format!("weights{suffix}.safetensors")))
+    }
+}

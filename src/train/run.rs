@@ -1,0 +1,189 @@
+//! The network and the data of a run, and what is computed with both.
+
+use std::path::Path;
+
+use ndarray::Array2;
+use tch::{Device, TchError, Tensor, nn};
+
+use super::{Settings, loss, net, net::Network, torch};
+use crate::{
+    cac::{self, AnchorKind},
+    checkpoint::{ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS},
+    dataset::{Dataset, Split, UnknownSet, shuffled},
+    error::Result,
+    manifest::{FORMAT_VERSION, Input, Manifest, Training, producer},
+    preprocess,
+    report::{Report, Scored},
+    weights::Weights,
+};
+
+/// Pictures in a batch where nothing is learned.
+const TEST_BATCH: usize = 64;
+/// Pictures for the self-check of an export.
+const CHECK_PICTURES: usize = 8;
+
+/// The network with the data of a run.
+pub(super) struct Run<'a> {
+    settings: &'a Settings,
+    pub store: nn::VarStore,
+    network: Network,
+    /// The anchors while training.
+    fixed_anchors: Tensor,
+    known: Dataset,
+    /// The training pictures as indices into `known`.
+    pub order: Vec<usize>,
+    held_out: Vec<usize>,
+    known_test: Dataset,
+    unknown_tests: Vec<UnknownSet>,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(settings: &'a Settings, device: Device) -> Result<Self> {
+        let Settings { loss, architecture, input: Input { height, width, .. }, training } = settings;
+        let known = Dataset::known(&training.known, Split::Train, *height, *width)?.load()?;
+        let classes = known.classes().to_vec();
+        let known_test =
+            Dataset::known(&training.known, Split::Test, *height, *width)?.align(&classes)?.load()?;
+        let unknown_tests = training
+            .unknown
+            .iter()
+            .map(|text| {
+                let set = UnknownSet::open(text, *height, *width)?;
+                Ok(UnknownSet { pictures: set.pictures.load()?, ..set })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let held_out = (training.held_out * known.len() as f64).round() as usize;
+        let (held_out, order) = known.draw(held_out.min(known.len() - 1), training.seed);
+        let layers = architecture.layers(classes.len())?;
+        tch::manual_seed(training.seed as i64);
+        let store = nn::VarStore::new(device);
+        let mut network = Network::new(&store, layers, &settings.input).map_err(torch)?;
+        if let Some(backbone) = &training.backbone {
+            network.load(&Weights::read(backbone)?, true)?;
+        }
+        let fixed_anchors =
+            matrix(&cac::fixed_anchors(classes.len(), loss.magnitude), device).map_err(torch)?;
+        Ok(Self {
+            settings,
+            store,
+            network,
+            fixed_anchors,
+            known,
+            order,
+            held_out,
+            known_test,
+            unknown_tests,
+        })
+    }
+
+    pub fn training_loss(&self, indices: &[usize]) -> Result<Tensor> {
+        let labels: Vec<i64> = indices.iter().map(|&index| self.known.labels()[index]).collect();
+        let pictures = self.pictures(&self.known, indices)?;
+        let forward = || {
+            let labels = Tensor::f_from_slice(&labels)?.f_to_device(self.store.device())?;
+            let logits = self.network.forward(&pictures, true)?;
+            loss::loss(&self.settings.loss, &logits, &labels, &self.fixed_anchors)
+        };
+        forward().map_err(torch)
+    }
+
+    /// Pictures as bytes `[N, 3, H, W]` on the device.
+    fn pictures(&self, dataset: &Dataset, indices: &[usize]) -> Result<Tensor> {
+        let Input { height, width, .. } = self.settings.input;
+        let bytes = dataset.batch(indices)?;
+        let shape = [indices.len() as i64, 3, height as i64, width as i64];
+        let tensor = || Tensor::f_from_slice(&bytes)?.f_view(shape)?.f_to_device(self.store.device());
+        tensor().map_err(torch)
+    }
+
+    /// The logits `[N, C]` of pictures in evaluation.
+    fn logits(&self, dataset: &Dataset, indices: &[usize]) -> Result<Array2<f32>> {
+        let mut logits = Vec::new();
+        for batch in indices.chunks(TEST_BATCH) {
+            let pictures = self.pictures(dataset, batch)?;
+            let batch = tch::no_grad(|| net::floats(&self.network.forward(&pictures, false)?));
+            logits.extend(batch.map_err(torch)?);
+        }
+        let shape = (indices.len(), self.known.classes().len());
+        Ok(Array2::from_shape_vec(shape, logits).expect("one row a picture"))
+    }
+
+    /// The anchors to test with: fixed ones, or class means over training pictures drawn with the seed.
+    pub fn anchors(&self) -> Result<Array2<f32>> {
+        let Settings { loss, training, .. } = self.settings;
+        let fixed = cac::fixed_anchors(self.known.classes().len(), loss.magnitude);
+        if loss.variant.anchor_kind() == AnchorKind::Fixed {
+            return Ok(fixed);
+        }
+        let count = if training.anchor_pictures == 0 { usize::MAX } else { training.anchor_pictures };
+        let drawn = shuffled(self.order.len(), training.seed).into_iter().take(count);
+        let indices: Vec<usize> = drawn.map(|i| self.order[i]).collect();
+        let truth: Vec<i64> = indices.iter().map(|&index| self.known.labels()[index]).collect();
+        Ok(cac::class_means(self.logits(&self.known, &indices)?.view(), &truth, fixed.view()))
+    }
+
+    pub fn test(&self, anchors: &Array2<f32>) -> Result<Report> {
+        let score = |dataset: &Dataset| {
+            let all: Vec<usize> = (0..dataset.len()).collect();
+            let distances = cac::distances(self.logits(dataset, &all)?.view(), anchors.view());
+            let scores = self.settings.loss.variant.score().rejection(distances.view()).to_vec();
+            Ok(Scored { scores, labels: cac::labels(distances.view()) })
+        };
+        let unknown = self
+            .unknown_tests
+            .iter()
+            .map(|set| Ok((set.name.as_str(), score(&set.pictures)?)))
+            .collect::<Result<Vec<_>>>()?;
+        Report::new(&score(&self.known_test)?, self.known_test.labels(), &unknown, None)
+    }
+
+    /// The loss on held-out pictures with the anchors of training.
+    pub fn held_out_loss(&self) -> Result<Option<f64>> {
+        if self.held_out.is_empty() {
+            return Ok(None);
+        }
+        let logits = self.logits(&self.known, &self.held_out)?.mapv(f64::from);
+        let labels: Vec<i64> = self.held_out.iter().map(|&index| self.known.labels()[index]).collect();
+        let loss = &self.settings.loss;
+        let anchors = cac::fixed_anchors(self.known.classes().len(), loss.magnitude).mapv(f64::from);
+        Ok(Some(loss.value(logits.view(), &labels, anchors.view())))
+    }
+
+    /// What export needs; in the middle of an epoch anchors are computed and there is no report.
+    pub fn checkpoint(&self, epoch: usize, tested: Option<(&Array2<f32>, &Report)>) -> Result<Checkpoint> {
+        let Settings { loss, architecture, input, training } = self.settings;
+        let anchors = tested.map_or_else(|| self.anchors(), |(anchors, _)| Ok(anchors.clone()))?;
+        let mut weights = Weights::new(Path::new("checkpoint"));
+        self.network.save(&mut weights).map_err(torch)?;
+        let mut insert = |name: &str, array: &Array2<f32>| {
+            weights.insert(name, array.shape(), array.iter().copied().collect());
+        };
+        insert(ANCHORS, &anchors);
+        insert(HELD_OUT_LOGITS, &self.logits(&self.known, &self.held_out)?);
+        let check: Vec<usize> = (0..self.known_test.len().min(CHECK_PICTURES)).collect();
+        insert(CHECK_LOGITS, &self.logits(&self.known_test, &check)?);
+        let pixels = self.known_test.batch(&check)?.into_iter().map(preprocess::unit).collect();
+        weights.insert(CHECK_IMAGES, &[check.len(), 3, input.height, input.width], pixels);
+        let training = Training { pictures: self.order.len(), epoch, ..training.clone() };
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            producer: producer(),
+            classes: self.known.classes().to_vec(),
+            input: *input,
+            architecture: architecture.clone(),
+            loss: *loss,
+            anchors: loss.variant.anchor_kind(),
+            score: loss.variant.score(),
+            threshold: None,
+            training: Some(training),
+            metrics: tested.map(|(_, report)| report.clone()),
+        };
+        Ok(Checkpoint { manifest, weights })
+    }
+}
+
+fn matrix(array: &Array2<f32>, device: Device) -> std::result::Result<Tensor, TchError> {
+    let (rows, columns) = (array.nrows() as i64, array.ncols() as i64);
+    let values: Vec<f32> = array.iter().copied().collect();
+    Tensor::f_from_slice(&values)?.f_view([rows, columns])?.f_to_device(device)
+}
