@@ -7,9 +7,10 @@ DEMO = examples/demo
 
 .PHONY: native build demo test lint bench
 
-# libtorch and libonnxruntime for the CPU; with CUDA=1 for NVIDIA GPUs.
+# libtorch and libonnxruntime: with CUDA=1 for NVIDIA GPUs, with CUDA=0 for the CPU, else what is there already,
+# at first for the CPU.
 native:
-	@python3 native/install.py $(if $(CUDA),--cuda)
+	@python3 native/install.py $(if $(CUDA),$(if $(filter 0,$(CUDA)),--cpu,--cuda))
 
 build: native
 	$(CARGO) build --release --features train
@@ -18,17 +19,18 @@ build: native
 demo: build
 	rm -rf runs/demo
 	$(TOOLKIT) train --known $(DEMO) --unknown textures=$(DEMO)/textures --unknown gaussian-noise:200 \
-	  --backbone $(DEMO)/backbone.safetensors --epochs 6 --held-out 0.1 --run runs/demo
+	  --backbone $(DEMO)/backbone.safetensors --epochs 3 --held-out 0.1 --run runs/demo
 	$(TOOLKIT) export --run runs/demo runs/demo/model.onnx
 	$(TOOLKIT) eval runs/demo/model.onnx --provider cpu --provider onnxruntime
 
 # The optimised build, because tract and the test networks are slow without.
 test: native
+	$(CARGO) test --release
 	$(CARGO) test --release --features train
-	$(CARGO) test --release --doc
 
 lint:
 	$(CARGO) fmt --check
+	$(CARGO) clippy --no-default-features --features tract -- -D warnings
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --all-targets --features train -- -D warnings
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Install the native libraries: libtorch, for training, and libonnxruntime, for scoring.
 
-    python3 native/install.py           for the CPU
+    python3 native/install.py           what is there already, at first for the CPU
+    python3 native/install.py --cpu     for the CPU
     python3 native/install.py --cuda    for NVIDIA GPUs too (Linux)
 
 They come from Python wheels, the one place that has both for every platform: `pip` fetches what
@@ -88,8 +89,11 @@ class Failure(Exception):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Install libtorch and libonnxruntime.")
-    parser.add_argument("--cuda", action="store_true", help="the libraries for NVIDIA GPUs")
-    variant = "cuda" if parser.parse_args().cuda else "cpu"
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--cpu", action="store_true", help="the libraries for the CPU")
+    which.add_argument("--cuda", action="store_true", help="the libraries for NVIDIA GPUs")
+    choice = parser.parse_args()
+    variant = "cuda" if choice.cuda else "cpu" if choice.cpu else linked_variant() or "cpu"
 
     parts = [part for part in PARTS if not brought_by_user(part)]
     if not parts:
@@ -107,6 +111,12 @@ def main() -> None:
                 build(folder, pins, platforms, parts)
     link(folder, variant, parts)
     log(f"installed for {variant}: {', '.join(parts)} ({folder})")
+
+
+def linked_variant() -> str:
+    """The set that the checkout has now, if any."""
+    installed = LINKS / "installed"
+    return installed.read_text().split()[0] if installed.exists() else ""
 
 
 def brought_by_user(part: str) -> bool:

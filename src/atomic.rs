@@ -1,27 +1,37 @@
 //! Files that are there whole or not at all.
 
-use std::{io::Write, path::Path};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use crate::error::{Error, Result};
 
-/// Writes a file beside `path` and renames it into place once it is complete and on the disk.
+/// Writes a file beside `path` and renames it into place once it is complete and on the disk. A link stays,
+/// and its target is replaced.
 ///
 /// # Errors
-/// [`Error::Io`]; what was at `path` before is then untouched.
+/// [`Error::Io`], also where something that is no file is at `path`; it is then untouched, as is a file.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let save = || {
-        let mut file = tempfile::Builder::new().prefix(".unfinished-").tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        #[cfg(unix)]
-        {
-            // A temporary file is private; a result is as readable as the user's other files.
-            use std::os::unix::fs::PermissionsExt;
-            let mode = if folder.metadata()?.permissions().mode() & 0o055 == 0 { 0o600 } else { 0o644 };
-            file.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+        let existing = path.metadata().ok();
+        if existing.as_ref().is_some_and(|existing| !existing.is_file()) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no file"));
         }
-        file.persist(path).map_err(|error| error.error)?;
+        let path = if existing.is_some() { path.canonicalize()? } else { path.to_owned() };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".unfinished-");
+        // Temporary files are private; this one is to be as readable as any other.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        file.write_all(bytes)?;
+        if let Some(existing) = existing {
+            file.as_file().set_permissions(existing.permissions())?;
+        }
+        file.as_file().sync_all()?;
+        file.persist(&path).map_err(|error| error.error)?;
         Ok(())
     };
     save().map_err(Error::io("write", path))
@@ -39,6 +49,22 @@ mod tests {
         write(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_and_permissions_stay() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("a"), folder.path().join("link"));
+        write(&path, b"one").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        symlink("a", &link).unwrap();
+        write(&link, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert!(link.is_symlink());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(write(Path::new("/dev/null"), b"x").is_err());
     }
 
     #[test]

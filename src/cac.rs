@@ -43,7 +43,8 @@ impl Loss {
     /// The mean loss over the samples of known classes; 0 where there is none. Negative labels mark unknown
     /// training pictures and are ignored, as are labels of C and above.
     ///
-    /// This is the reference in double precision for the differentiable one of `train`.
+    /// This is the reference in double precision for the differentiable one of `train`, which is given known
+    /// pictures alone.
     #[must_use]
     pub fn value(&self, logits: ArrayView2<f64>, labels: &[i64], anchors: ArrayView2<f64>) -> f64 {
         let classes = anchors.nrows();
@@ -187,10 +188,12 @@ pub fn threshold(ascending: &[f32], keep: f64) -> Option<f32> {
     ascending.get(kept.saturating_sub(1)).copied()
 }
 
-/// Whether a picture with this score is to be called unknown. A score that is no number is.
+/// Whether a picture with this score is to be called unknown: where the score is above the threshold, or one
+/// of both is no number.
 #[must_use]
 pub fn is_unknown(score: f32, threshold: f32) -> bool {
-    score > threshold || score.is_nan()
+    let known = score <= threshold;
+    !known
 }
 
 #[cfg(test)]

@@ -13,6 +13,18 @@ pub const CHECK_IMAGES: &str = "check.images";
 /// What the trained network computes for them, `[N, C]`.
 pub const CHECK_LOGITS: &str = "check.logits";
 
+/// Logits of the known test pictures, `[M, C]`, from which export computes the table for its own score and
+/// threshold.
+pub const TEST_KNOWN_LOGITS: &str = "test.known.logits";
+/// Their labels, `[M]`.
+pub const TEST_KNOWN_LABELS: &str = "test.known.labels";
+
+/// The tensor with the logits of an unknown test set.
+#[must_use]
+pub fn test_unknown_logits(name: &str) -> String {
+    format!("test.unknown.{name}.logits")
+}
+
 /// A trained network with its manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checkpoint {

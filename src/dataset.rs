@@ -223,6 +223,24 @@ impl Dataset {
 }
 
 impl UnknownSet {
+    /// Opens all that a user wrote; the names are the rows of a table, so each must be given once, and `all`
+    /// is taken.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), and [`Error::Setting`] for a name that is taken.
+    pub fn open_all(texts: &[String], height: usize, width: usize) -> Result<Vec<Self>> {
+        let mut sets: Vec<Self> = Vec::with_capacity(texts.len());
+        for text in texts {
+            let set = Self::open(text, height, width)?;
+            if set.name == "all" || sets.iter().any(|other| other.name == set.name) {
+                let reason = format!("the name `{}` is taken", set.name);
+                return Err(Error::Setting { name: "unknown set", value: format!("`{text}`"), reason });
+            }
+            sets.push(set);
+        }
+        Ok(sets)
+    }
+
     /// Opens what a user wrote: `NAME=FOLDER`, or `gaussian-noise` or `uniform-noise`, with `:COUNT` behind
     /// it for another number of pictures than 1,000.
     ///
@@ -287,5 +305,10 @@ mod tests {
             assert!(matches!(UnknownSet::open(wrong, 2, 3), Err(Error::Setting { .. })), "{wrong}");
         }
         assert!(matches!(UnknownSet::open("a=/no/such", 2, 3), Err(Error::Io { .. })));
+        let all = |texts: &[&str]| {
+            UnknownSet::open_all(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), 2, 3)
+        };
+        assert_eq!(all(&["gaussian-noise:5", "uniform-noise:5"]).unwrap().len(), 2);
+        assert!(matches!(all(&["uniform-noise:5", "uniform-noise:6"]), Err(Error::Setting { .. })));
     }
 }

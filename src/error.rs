@@ -138,7 +138,9 @@ impl Error {
             Self::Provider { .. } => {
                 Some("`make native` gets the library, or set ORT_DYLIB_PATH to yours; `cpu` needs none")
             }
-            Self::Model { .. } => Some("`toolkit export` writes such a model from a training run"),
+            Self::Model { origin, .. } if !origin.ends_with(".json") => {
+                Some("`toolkit export` writes such a model from a training run")
+            }
             Self::FormatVersion { .. } => Some("update the toolkit"),
             Self::Dataset { .. } => Some(
                 "a data set is CIFAR-10's binary folder (data_batch_*.bin, test_batch.bin) or folders of \

@@ -8,17 +8,21 @@ mod graph;
 
 use std::path::Path;
 
-use ndarray::{Array2, Array4, ArrayView2};
+use ndarray::{Array2, Array4};
 use prost::Message;
 use tract_onnx::pb::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
 
 use crate::{
     atomic,
     cac::{self, Score},
-    checkpoint::{ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS},
+    checkpoint::{
+        ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS, TEST_KNOWN_LABELS,
+        TEST_KNOWN_LOGITS, test_unknown_logits,
+    },
     error::{Error, Result},
     manifest::{Manifest, Threshold},
-    scorer::{Provider, Scorer},
+    report::{Report, Scored},
+    scorer::{Provider, Scorer, file::MAX_BATCH},
     weights::Weights,
 };
 
@@ -98,15 +102,9 @@ pub fn export(checkpoint: &Checkpoint, options: &Options, path: &Path) -> Result
 fn decide(checkpoint: &Checkpoint, options: &Options, anchors: &Array2<f32>) -> Result<Manifest> {
     let mut manifest = checkpoint.manifest.clone();
     manifest.score = options.score.unwrap_or(manifest.loss.variant.score());
-    let mut scores = match checkpoint.weights.get(HELD_OUT_LOGITS) {
-        Some(tensor) => {
-            let shape = [tensor.shape.first().copied().unwrap_or(0), anchors.nrows()];
-            let logits = ArrayView2::from_shape(shape, checkpoint.weights.values(HELD_OUT_LOGITS, &shape)?)
-                .expect("the shape was checked");
-            manifest.score.rejection(cac::distances(logits, anchors.view()).view()).to_vec()
-        }
-        None => Vec::new(),
-    };
+    let held_out = logits(checkpoint, HELD_OUT_LOGITS)?;
+    let held_out = held_out.map(|logits| Scored::new(logits.view(), anchors.view(), manifest.score));
+    let mut scores = held_out.map(|held_out| held_out.scores).unwrap_or_default();
     scores.sort_unstable_by(f32::total_cmp);
     let (value, keep) = match options.threshold {
         ThresholdRule::Value(value) if value.is_finite() => (value, None),
@@ -136,7 +134,34 @@ fn decide(checkpoint: &Checkpoint, options: &Options, anchors: &Array2<f32>) -> 
         None => String::new(),
     };
     manifest.threshold = Some(Threshold { value, keep, data, held_out_scores: scores });
+    manifest.metrics = measured(checkpoint, &manifest, anchors)?;
     Ok(manifest)
+}
+
+/// The table of the test after training, for the score and the threshold of the file.
+fn measured(checkpoint: &Checkpoint, manifest: &Manifest, anchors: &Array2<f32>) -> Result<Option<Report>> {
+    let (Some(tested), Some(known)) = (&manifest.metrics, logits(checkpoint, TEST_KNOWN_LOGITS)?) else {
+        return Ok(None);
+    };
+    let scored = |logits: Array2<f32>| Scored::new(logits.view(), anchors.view(), manifest.score);
+    let labels = checkpoint.weights.values(TEST_KNOWN_LABELS, &[known.nrows()])?;
+    let truth: Vec<i64> = labels.iter().map(|&label| label as i64).collect();
+    let mut unknown = Vec::new();
+    for row in &tested.rows {
+        if let Some(logits) = logits(checkpoint, &test_unknown_logits(&row.name))? {
+            unknown.push((row.name.as_str(), scored(logits)));
+        }
+    }
+    let threshold = manifest.threshold.as_ref().map(|threshold| threshold.value);
+    Report::new(&scored(known), &truth, &unknown, threshold).map(Some)
+}
+
+/// A tensor of logits `[N, C]`, if there is one with this name.
+fn logits(checkpoint: &Checkpoint, name: &str) -> Result<Option<Array2<f32>>> {
+    let Some(tensor) = checkpoint.weights.get(name) else { return Ok(None) };
+    let shape = [tensor.shape.first().copied().unwrap_or(0), checkpoint.manifest.classes.len()];
+    let values = checkpoint.weights.values(name, &shape)?.to_vec();
+    Ok(Some(Array2::from_shape_vec(shape, values).expect("the shape was checked")))
 }
 
 fn anchors(checkpoint: &Checkpoint) -> Result<Array2<f32>> {
@@ -151,8 +176,8 @@ fn onnx(
     weights: &Weights,
     anchors: &Array2<f32>,
 ) -> Result<ModelProto> {
-    if options.batch == Some(0) {
-        let (value, reason) = ("0".to_owned(), "must be at least 1".to_owned());
+    if let Some(batch) = options.batch.filter(|batch| !(1..=MAX_BATCH).contains(batch)) {
+        let (value, reason) = (batch.to_string(), format!("must be 1 to {MAX_BATCH}"));
         return Err(Error::Setting { name: "batch", value, reason });
     }
     let entry = |(key, value)| StringStringEntryProto { key, value };
@@ -178,7 +203,7 @@ fn check(checkpoint: &Checkpoint, bytes: &[u8]) -> Result<f64> {
         return Err(checkpoint.weights.error(format!("tensor `{CHECK_IMAGES}` is not [N, 3, H, W]")));
     };
     let images = Array4::from_shape_vec((n, channels, height, width), images.values.clone())
-        .expect("a tensor's values match its shape");
+        .map_err(|error| checkpoint.weights.error(format!("tensor `{CHECK_IMAGES}`: {error}")))?;
     let expected = checkpoint.weights.values(CHECK_LOGITS, &[n, checkpoint.manifest.classes.len()])?;
     let scores = Scorer::from_bytes(bytes, Provider::Cpu)?.score(images.view())?;
     let mut greatest = 0.0_f64;

@@ -38,7 +38,11 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            match error.downcast_ref::<cac::Error>() {
+                // Its message tells the cause already.
+                Some(error) => eprintln!("error: {error}"),
+                None => eprintln!("error: {error:#}"),
+            }
             if let Some(hint) = error.downcast_ref::<cac::Error>().and_then(cac::Error::hint) {
                 eprintln!("hint: {hint}");
             }
@@ -53,8 +57,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 #[cfg(not(feature = "train"))]
 fn train(_: &TrainArgs) -> anyhow::Result<()> {
-    eprintln!("hint: `make native` and `cargo run --release --features train -- train ...`");
-    bail!("this toolkit was built without the feature `train`")
+    bail!(
+        "this toolkit was built without training; `make native`, then `cargo build --release --features train`"
+    )
 }
 
 #[cfg(feature = "train")]
@@ -113,7 +118,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
         if asked.swap(true, Ordering::Relaxed) {
             std::process::exit(1);
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        eprintln!("stopping after this step or test; once more to stop at once");
     })
     .context("cannot handle Ctrl-C")?;
 
@@ -173,6 +178,10 @@ fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
         None => newest_run()?,
     };
     let which = if args.last { Which::Last } else { Which::Best };
+    if which == Which::Best && !run.join("manifest.json").exists() && run.join("manifest-last.json").exists()
+    {
+        bail!("`{}` has no finished epoch; `--last` takes the weights of its interruption", run.display());
+    }
     let options = Options {
         score: args.score,
         threshold: args.threshold.map_or(ThresholdRule::Keep(args.keep), ThresholdRule::Value),
@@ -210,15 +219,20 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
     let manifest = scorers.first().context("no provider")?.manifest();
     let (height, width) = (manifest.input.height, manifest.input.width);
     let trained = manifest.training.as_ref();
-    let known = args.known.as_ref().or(trained.map(|training| &training.known));
-    let known = known.context("the model does not tell its training data; give --known")?;
+    let known = match (&args.known, trained) {
+        (Some(known), _) => known,
+        (None, Some(training)) if training.known.exists() => &training.known,
+        (None, Some(training)) => {
+            bail!("the data of its training, `{}`, is not here; give --known", training.known.display())
+        }
+        (None, None) => bail!("the model does not tell its training data; give --known"),
+    };
     let unknown = match trained {
         Some(training) if args.known.is_none() && args.unknown.is_empty() => &training.unknown,
         _ => &args.unknown,
     };
     let known = Dataset::known(known, Split::Test, height, width)?.align(&manifest.classes)?;
-    let unknown =
-        unknown.iter().map(|text| UnknownSet::open(text, height, width)).collect::<cac::Result<Vec<_>>>()?;
+    let unknown = UnknownSet::open_all(unknown, height, width)?;
     let total = known.len() + unknown.iter().map(|set| set.pictures.len()).sum::<usize>();
 
     let mut first: Option<Evaluation> = None;
@@ -275,7 +289,7 @@ fn score(args: &ScoreArgs) -> anyhow::Result<()> {
     for path in &args.pictures {
         let verdict = scorer.score_picture(&preprocess::open(path)?.into())?;
         if args.scorer.json {
-            print_json(&serde_json::json!({ "picture": path, "verdict": verdict }))?;
+            print_json(&serde_json::json!({ "picture": path.to_string_lossy(), "verdict": verdict }))?;
         } else {
             let class = if verdict.unknown { "unknown" } else { &verdict.class };
             let (path, score, threshold) = (path.display(), verdict.score, verdict.threshold);
@@ -289,7 +303,7 @@ fn open_scorer(args: &ScorerArgs, provider: Provider) -> cac::Result<Scorer> {
     let scorer = Scorer::open(&args.model, provider)?;
     match (args.keep, args.threshold) {
         (Some(keep), _) => scorer.with_keep(keep),
-        (None, Some(threshold)) => Ok(scorer.with_threshold(threshold)),
+        (None, Some(threshold)) => scorer.with_threshold(threshold),
         (None, None) => Ok(scorer),
     }
 }

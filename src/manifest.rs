@@ -45,7 +45,7 @@ pub struct Manifest {
     /// How it was trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
-    /// What the test after training gave.
+    /// What the test after training gave; in a model file for its score and threshold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Report>,
 }

@@ -3,8 +3,10 @@
 
 use std::{io::Cursor, path::Path};
 
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer, images::Image};
-use image::{DynamicImage, ImageFormat, ImageReader, RgbImage};
+use image::{
+    DynamicImage, ImageFormat, ImageReader, RgbImage,
+    imageops::{self, FilterType},
+};
 
 use crate::error::{Error, Result};
 
@@ -48,13 +50,8 @@ fn is_whole_jpeg(bytes: &[u8]) -> bool {
 /// red, green, blue. The aspect ratio is not kept, as in torchvision's `Resize((height, width))`.
 #[must_use]
 pub fn pixels(picture: &RgbImage, height: usize, width: usize) -> Vec<u8> {
-    let resized;
-    let picture = if (picture.height() as usize, picture.width() as usize) == (height, width) {
-        picture.as_raw()
-    } else {
-        resized = resize(picture, height, width);
-        &resized
-    };
+    // Triangle is bilinear with antialiasing: Pillow's filter, which torchvision uses.
+    let picture = imageops::resize(picture, width as u32, height as u32, FilterType::Triangle);
     let mut planes = vec![0; 3 * height * width];
     for (channel, plane) in planes.chunks_exact_mut(height * width).enumerate() {
         for (value, rgb) in plane.iter_mut().zip(picture.chunks_exact(3)) {
@@ -74,19 +71,6 @@ pub fn tensor(picture: &DynamicImage, height: usize, width: usize) -> Vec<f32> {
 #[must_use]
 pub fn unit(byte: u8) -> f32 {
     f32::from(byte) / 255.0
-}
-
-/// Bilinear with antialiasing: Pillow's filter, which torchvision uses. Bytes `[height, width, 3]`.
-fn resize(picture: &RgbImage, height: usize, width: usize) -> Vec<u8> {
-    let mut resized = Image::new(width as u32, height as u32, PixelType::U8x3);
-    // Only an empty picture is refused; it becomes black.
-    if let Ok(source) =
-        Image::from_vec_u8(picture.width(), picture.height(), picture.as_raw().clone(), PixelType::U8x3)
-    {
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        let _ = Resizer::new().resize(&source, &mut resized, &options);
-    }
-    resized.into_vec()
 }
 
 #[cfg(test)]

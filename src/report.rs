@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cac,
+    cac::{self, Score},
     error::Result,
     metrics::{Metrics, share},
 };
@@ -17,6 +18,15 @@ pub struct Scored {
     pub scores: Vec<f32>,
     /// Classes of the nearest anchors.
     pub labels: Vec<usize>,
+}
+
+impl Scored {
+    /// Scores logits `[N, C]` with anchors `[C, C]`.
+    #[must_use]
+    pub fn new(logits: ArrayView2<f32>, anchors: ArrayView2<f32>, score: Score) -> Self {
+        let distances = cac::distances(logits, anchors);
+        Self { scores: score.rejection(distances.view()).to_vec(), labels: cac::labels(distances.view()) }
+    }
 }
 
 /// The metrics of a model on one known set and any number of unknown ones.

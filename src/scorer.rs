@@ -1,6 +1,6 @@
 //! Scores pictures with an exported model.
 
-mod file;
+pub(crate) mod file;
 #[cfg(feature = "onnxruntime")]
 mod onnxruntime;
 mod tract;
@@ -111,10 +111,16 @@ impl Scorer {
     }
 
     /// Another threshold in place of the file's.
-    #[must_use]
-    pub fn with_threshold(mut self, threshold: f32) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where it is not a number.
+    pub fn with_threshold(mut self, threshold: f32) -> Result<Self> {
+        if threshold.is_nan() {
+            let (value, reason) = (threshold.to_string(), "must be a number".to_owned());
+            return Err(Error::Setting { name: "threshold", value, reason });
+        }
         self.threshold = threshold;
-        self
+        Ok(self)
     }
 
     /// The threshold that keeps another share (0 to 1) of the held-out known pictures whose scores travel in
@@ -134,7 +140,7 @@ impl Scorer {
             };
             Error::Setting { name: "keep", value: keep.to_string(), reason: reason.to_owned() }
         })?;
-        Ok(self.with_threshold(threshold))
+        self.with_threshold(threshold)
     }
 
     /// What travels in the file.

@@ -126,7 +126,7 @@ pub fn device(name: &str) -> Result<Device> {
     };
     let unavailable = |reason: String| Err(Error::Provider { provider: format!("cuda:{number}"), reason });
     match usize::try_from(tch::Cuda::device_count()).unwrap_or(0) {
-        0 if tch::utils::has_cuda() => unavailable("libtorch finds no CUDA device".to_owned()),
+        0 if tch::utils::has_cudart() => unavailable("libtorch finds no CUDA device".to_owned()),
         0 => unavailable("this libtorch is a build without CUDA".to_owned()),
         count if number < count => Ok(Device::Cuda(number)),
         count => unavailable(format!("there are {count} CUDA devices, counted from 0")),
@@ -217,14 +217,14 @@ pub fn train(
             }
         }
         observe(&Event::Testing { epoch });
-        let anchors = state.anchors()?;
-        let report = state.test(&anchors)?;
+        let tested = state.test()?;
         let held_out_loss = state.held_out_loss()?;
         let is_best = match (held_out_loss, &best) {
             (Some(loss), Some((least, _))) => loss < *least,
             _ => true,
         };
-        let checkpoint = state.checkpoint(epoch, Some((&anchors, &report)))?;
+        let checkpoint = state.checkpoint(epoch, Some(&tested))?;
+        let report = tested.report;
         checkpoint.write(run, Which::Last)?;
         if is_best {
             checkpoint.write(run, Which::Best)?;
@@ -242,6 +242,15 @@ pub fn train(
 fn check(Settings { loss, input, training, .. }: &Settings) -> Result<()> {
     let invalid =
         |name, value: String, reason: &str| Err(Error::Setting { name, value, reason: reason.to_owned() });
+    for path in [Some(&training.known), training.backbone.as_ref()].into_iter().flatten() {
+        if path.to_str().is_none() {
+            return invalid(
+                "path",
+                path.display().to_string(),
+                "must be UTF-8, because the model records it",
+            );
+        }
+    }
     if training.epochs == 0 {
         return invalid("epochs", "0".to_owned(), "must be at least 1");
     }

@@ -11,11 +11,12 @@ const EXTENSIONS: [&str; 10] = ["bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm"
 /// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, or of `FOLDER/CLASS/...` as the test split.
 pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64>, Vec<PathBuf>)> {
     let unusable = |reason: String| Error::Dataset { path: folder.to_owned(), reason };
-    let has_splits = folder.join("train").is_dir() || folder.join("test").is_dir();
+    let name = if split == Split::Train { "train" } else { "test" };
     let root = match split {
-        _ if has_splits => folder.join(if split == Split::Train { "train" } else { "test" }),
+        // A class may be called `train` or `test`: a split has folders in it.
+        _ if has_folders(&folder.join(name)) => folder.join(name),
         Split::Test => folder.to_owned(),
-        Split::Train => return Err(unusable("it has no folders `train` and `test`".to_owned())),
+        Split::Train => return Err(unusable("it has no folder `train` with class folders".to_owned())),
     };
     let mut classes = Vec::new();
     let mut labels = Vec::new();
@@ -35,23 +36,34 @@ pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64
 
 /// All pictures in a folder and the folders below it, by path. Hidden files and folders are passed over.
 pub(super) fn pictures_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    /// `above` holds the folders on the way here, because a link can lead back to one.
+    fn collect(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
+        let place = folder.canonicalize().map_err(Error::io("read", folder))?;
+        if above.contains(&place) {
+            return Ok(());
+        }
+        above.push(place);
         for path in entries(folder)? {
             if path.is_dir() {
-                collect(&path, files)?;
-            } else if is_picture(&path) {
+                collect(&path, above, files)?;
+            } else if path.is_file() && is_picture(&path) {
                 files.push(path);
             }
         }
+        above.pop();
         Ok(())
     }
     let mut files = Vec::new();
-    collect(folder, &mut files)?;
+    collect(folder, &mut Vec::new(), &mut files)?;
     if files.is_empty() {
         let reason = format!("it holds no picture ({})", EXTENSIONS.join(", "));
         return Err(Error::Dataset { path: folder.to_owned(), reason });
     }
     Ok(files)
+}
+
+fn has_folders(folder: &Path) -> bool {
+    entries(folder).is_ok_and(|paths| paths.iter().any(|path| path.is_dir()))
 }
 
 fn is_picture(path: &Path) -> bool {
@@ -96,11 +108,29 @@ mod tests {
         let (classes, labels, files) = known(root, Split::Test).unwrap();
         assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
         assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
-        assert!(known(root, Split::Train).unwrap_err().to_string().contains("`train`"));
+        assert!(known(root, Split::Train).unwrap_err().to_string().contains("folder `train`"));
 
         touch(root, &["train/a/1.png", "train/b/1.png", "test/b/1.png", "test/c/2.png"]);
         assert_eq!(known(root, Split::Train).unwrap().0, ["a", "b"]);
         assert_eq!(known(root, Split::Test).unwrap().0, ["b", "c"]);
+    }
+
+    #[test]
+    fn a_class_may_be_called_train() {
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["car/1.png", "test/1.png", "train/1.png"]);
+        assert_eq!(known(folder.path(), Split::Test).unwrap().0, ["car", "test", "train"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_that_lead_back_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["a/1.png", "a/b/2.png"]);
+        for link in ["a/here", "a/b/up", "a/b/further"] {
+            std::os::unix::fs::symlink("..", folder.path().join(link)).unwrap();
+        }
+        assert_eq!(pictures_below(folder.path()).unwrap().len(), 2);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::{
     manifest::Manifest,
 };
 
+/// The most pictures that a fixed batch may have.
+pub(crate) const MAX_BATCH: usize = 4096;
+
 /// The outputs of every model, in this order.
 pub(super) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
@@ -70,6 +73,9 @@ fn check(graph: &GraphProto, manifest: &Manifest) -> std::result::Result<(Option
     if let Some(missing) = graph.output.iter().find(|output| !computed.contains(&output.name)) {
         return Err(format!("no node computes its output `{}`", missing.name));
     }
+    if shape[0].is_some_and(|batch| batch > MAX_BATCH) {
+        return Err(format!("its batch is fixed to {shape:?}, more than {MAX_BATCH} pictures"));
+    }
     Ok((shape[0], takes_bytes))
 }
 
@@ -85,11 +91,14 @@ fn tensor_type(value: &ValueInfoProto) -> Option<(i32, Vec<Option<usize>>)> {
 }
 
 fn threshold(graph: &GraphProto) -> std::result::Result<f32, String> {
-    let tensor = graph.initializer.iter().find(|tensor| tensor.name == "threshold");
+    let is_threshold =
+        |tensor: &&TensorProto| tensor.name == "threshold" && tensor.data_type == DataType::Float as i32;
+    let tensor = graph.initializer.iter().find(is_threshold);
     let value = |tensor: &TensorProto| match (&tensor.float_data[..], &tensor.raw_data[..]) {
         (&[value], _) => Some(value),
         (_, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d])),
         _ => None,
     };
-    tensor.and_then(value).ok_or_else(|| "it has no tensor `threshold` with one float32".to_owned())
+    let value = tensor.and_then(value).filter(|value| !value.is_nan());
+    value.ok_or_else(|| "it has no tensor `threshold` with one float32".to_owned())
 }

@@ -10,6 +10,7 @@ use ndarray::{ArrayView4, Axis};
 use ort::{
     environment::Environment,
     ep::{self, ExecutionProvider},
+    logging::LogLevel,
     session::{Session, SessionInputValue, SessionOutputs},
     value::{PrimitiveTensorElementType, Tensor},
 };
@@ -46,6 +47,8 @@ impl OnnxRuntime {
         };
         let mut builder = Session::builder(&environment)
             .map_err(|error| unavailable(error.to_string()))?
+            .with_log_level(LogLevel::Fatal)
+            .map_err(|error| unavailable(one_line(error)))?
             .with_execution_providers([dispatch.error_on_failure()])
             .map_err(|error| unavailable(one_line(error)))?;
         let session = builder
@@ -95,7 +98,11 @@ fn environment() -> std::result::Result<(Environment, PathBuf), String> {
     let library = library();
     let path = library.display();
     let loaded = match ort::init_from(&library) {
-        Ok(builder) => builder.build().map_err(|error| format!("`{path}`: {}", one_line(error))),
+        Ok(builder) => builder
+            // What goes wrong comes back as an error; it need not be printed as well.
+            .with_logger(std::sync::Arc::new(|_, _, _, _, _| {}))
+            .build()
+            .map_err(|error| format!("`{path}`: {}", one_line(error))),
         Err(ort::LoadDynamicError::Dlopen { error, .. }) => {
             let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             Err(format!("cannot load `{path}`: {cause}"))

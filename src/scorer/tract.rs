@@ -1,6 +1,9 @@
 //! tract: one picture at a time on every thread, which is faster than batches.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use ndarray::{ArrayView4, Axis};
 use rayon::prelude::*;
@@ -27,14 +30,14 @@ impl Tract {
         } else {
             f32::fact([batch, 3, height, width])
         };
-        let plan = || {
+        let plan = unpanicked(|| {
             tract_onnx::onnx()
                 .model_for_proto_model(proto)?
                 .with_input_fact(0, input.into())?
                 .into_optimized()?
                 .into_runnable()
-        };
-        let plan = plan().map_err(|error| file.error(format!("tract cannot run it: {error:#}")))?;
+        });
+        let plan = plan.map_err(|error| file.error(format!("tract cannot run it: {error}")))?;
         Ok(Self { plan, batch })
     }
 
@@ -52,7 +55,8 @@ impl Tract {
         let n = images.len_of(Axis(0));
         let input: Tensor =
             if file.takes_bytes { super::bytes(images).into() } else { images.to_owned().into() };
-        let outputs = self.plan.run(tvec!(input.into())).map_err(failed)?;
+        let outputs = unpanicked(|| self.plan.run(tvec!(input.into())))
+            .map_err(|reason| Error::Runtime { runtime: "tract", reason })?;
         let output = |name: &str| {
             let index = OUTPUTS.iter().position(|&output| output == name).expect("one of the five");
             &outputs[index]
@@ -69,5 +73,13 @@ impl Tract {
             values::<i64>(output("label")).map_err(failed)?,
             values::<bool>(output("unknown")).map_err(failed)?,
         )
+    }
+}
+
+/// tract panics on some graphs that make no sense, which a hostile file may hold.
+fn unpanicked<T>(run: impl FnOnce() -> TractResult<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| format!("{error:#}")),
+        Err(_) => Err("the graph makes no sense to it".to_owned()),
     }
 }

@@ -8,7 +8,10 @@ use tch::{Device, TchError, Tensor, nn};
 use super::{Settings, loss, net, net::Network, torch};
 use crate::{
     cac::{self, AnchorKind},
-    checkpoint::{ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS},
+    checkpoint::{
+        ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS, TEST_KNOWN_LABELS,
+        TEST_KNOWN_LOGITS, test_unknown_logits,
+    },
     dataset::{Dataset, Split, UnknownSet, shuffled},
     error::Result,
     manifest::{FORMAT_VERSION, Input, Manifest, Training, producer},
@@ -37,6 +40,16 @@ pub(super) struct Run<'a> {
     unknown_tests: Vec<UnknownSet>,
 }
 
+/// What a test after an epoch gave.
+pub(super) struct Tested {
+    anchors: Array2<f32>,
+    /// The logits of the known pictures.
+    known: Array2<f32>,
+    /// The logits of each unknown set.
+    unknown: Vec<Array2<f32>>,
+    pub report: Report,
+}
+
 impl<'a> Run<'a> {
     pub fn new(settings: &'a Settings, device: Device) -> Result<Self> {
         let Settings { loss, architecture, input: Input { height, width, .. }, training } = settings;
@@ -44,15 +57,11 @@ impl<'a> Run<'a> {
         let classes = known.classes().to_vec();
         let known_test =
             Dataset::known(&training.known, Split::Test, *height, *width)?.align(&classes)?.load()?;
-        let unknown_tests = training
-            .unknown
-            .iter()
-            .map(|text| {
-                let set = UnknownSet::open(text, *height, *width)?;
-                Ok(UnknownSet { pictures: set.pictures.load()?, ..set })
-            })
+        let unknown_tests = UnknownSet::open_all(&training.unknown, *height, *width)?
+            .into_iter()
+            .map(|set| Ok(UnknownSet { pictures: set.pictures.load()?, ..set }))
             .collect::<Result<Vec<_>>>()?;
-        let held_out = (training.held_out * known.len() as f64).round() as usize;
+        let held_out = (training.held_out * known.len() as f64).ceil() as usize;
         let (held_out, order) = known.draw(held_out.min(known.len() - 1), training.seed);
         let layers = architecture.layers(classes.len())?;
         tch::manual_seed(training.seed as i64);
@@ -109,7 +118,7 @@ impl<'a> Run<'a> {
     }
 
     /// The anchors to test with: fixed ones, or class means over training pictures drawn with the seed.
-    pub fn anchors(&self) -> Result<Array2<f32>> {
+    fn anchors(&self) -> Result<Array2<f32>> {
         let Settings { loss, training, .. } = self.settings;
         let fixed = cac::fixed_anchors(self.known.classes().len(), loss.magnitude);
         if loss.variant.anchor_kind() == AnchorKind::Fixed {
@@ -122,19 +131,20 @@ impl<'a> Run<'a> {
         Ok(cac::class_means(self.logits(&self.known, &indices)?.view(), &truth, fixed.view()))
     }
 
-    pub fn test(&self, anchors: &Array2<f32>) -> Result<Report> {
-        let score = |dataset: &Dataset| {
-            let all: Vec<usize> = (0..dataset.len()).collect();
-            let distances = cac::distances(self.logits(dataset, &all)?.view(), anchors.view());
-            let scores = self.settings.loss.variant.score().rejection(distances.view()).to_vec();
-            Ok(Scored { scores, labels: cac::labels(distances.view()) })
-        };
-        let unknown = self
-            .unknown_tests
-            .iter()
-            .map(|set| Ok((set.name.as_str(), score(&set.pictures)?)))
-            .collect::<Result<Vec<_>>>()?;
-        Report::new(&score(&self.known_test)?, self.known_test.labels(), &unknown, None)
+    /// The test after an epoch.
+    pub fn test(&self) -> Result<Tested> {
+        let anchors = self.anchors()?;
+        let all = |dataset: &Dataset| self.logits(dataset, &(0..dataset.len()).collect::<Vec<_>>());
+        let known = all(&self.known_test)?;
+        let unknown = self.unknown_tests.iter().map(|set| all(&set.pictures)).collect::<Result<Vec<_>>>()?;
+        let score = self.settings.loss.variant.score();
+        let names = self.unknown_tests.iter().map(|set| set.name.as_str());
+        let scored: Vec<(&str, Scored)> = names
+            .zip(unknown.iter().map(|logits| Scored::new(logits.view(), anchors.view(), score)))
+            .collect();
+        let known_scored = Scored::new(known.view(), anchors.view(), score);
+        let report = Report::new(&known_scored, self.known_test.labels(), &scored, None)?;
+        Ok(Tested { anchors, known, unknown, report })
     }
 
     /// The loss on held-out pictures with the anchors of training.
@@ -150,9 +160,9 @@ impl<'a> Run<'a> {
     }
 
     /// What export needs; in the middle of an epoch anchors are computed and there is no report.
-    pub fn checkpoint(&self, epoch: usize, tested: Option<(&Array2<f32>, &Report)>) -> Result<Checkpoint> {
+    pub fn checkpoint(&self, epoch: usize, tested: Option<&Tested>) -> Result<Checkpoint> {
         let Settings { loss, architecture, input, training } = self.settings;
-        let anchors = tested.map_or_else(|| self.anchors(), |(anchors, _)| Ok(anchors.clone()))?;
+        let anchors = tested.map_or_else(|| self.anchors(), |tested| Ok(tested.anchors.clone()))?;
         let mut weights = Weights::new(Path::new("checkpoint"));
         self.network.save(&mut weights).map_err(torch)?;
         let mut insert = |name: &str, array: &Array2<f32>| {
@@ -160,10 +170,18 @@ impl<'a> Run<'a> {
         };
         insert(ANCHORS, &anchors);
         insert(HELD_OUT_LOGITS, &self.logits(&self.known, &self.held_out)?);
+        if let Some(tested) = tested {
+            insert(TEST_KNOWN_LOGITS, &tested.known);
+            for (set, logits) in self.unknown_tests.iter().zip(&tested.unknown) {
+                insert(&test_unknown_logits(&set.name), logits);
+            }
+        }
         let check: Vec<usize> = (0..self.known_test.len().min(CHECK_PICTURES)).collect();
         insert(CHECK_LOGITS, &self.logits(&self.known_test, &check)?);
         let pixels = self.known_test.batch(&check)?.into_iter().map(preprocess::unit).collect();
         weights.insert(CHECK_IMAGES, &[check.len(), 3, input.height, input.width], pixels);
+        let labels: Vec<f32> = self.known_test.labels().iter().map(|&label| label as f32).collect();
+        weights.insert(TEST_KNOWN_LABELS, &[labels.len()], labels);
         let training = Training { pictures: self.order.len(), epoch, ..training.clone() };
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
@@ -176,7 +194,7 @@ impl<'a> Run<'a> {
             score: loss.variant.score(),
             threshold: None,
             training: Some(training),
-            metrics: tested.map(|(_, report)| report.clone()),
+            metrics: tested.map(|tested| tested.report.clone()),
         };
         Ok(Checkpoint { manifest, weights })
     }

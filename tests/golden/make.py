@@ -3,10 +3,10 @@
 
     python3 make.py PICTURE...
 
-network.safetensors  a small WideResNet (depth 10, widen factor 1 and 2) with random weights and random
-                     batch-norm statistics, four pictures, and the logits that PyTorch computes for them
-resize.safetensors   the pixels that Pillow makes of the pictures in pictures/ at several sizes
-pictures/            the PICTUREs given, copied
+wrn-10-K.safetensors  small WideResNets (depth 10, widen factor K) with random weights and random batch-norm
+                      statistics, four pictures, and the logits that PyTorch computes for them
+resize.safetensors    the pixels that Pillow makes of the pictures in pictures/ at several sizes
+pictures/             the PICTUREs given, copied
 
 Needs PyTorch, NumPy, Pillow, safetensors and pytorch-ood. versions.txt says which made what is here.
 """

@@ -103,7 +103,11 @@ fn wrong_input_is_one_clear_line_and_exit_code_1() {
     fs::write(at.join("text.png"), "no picture").unwrap();
     let run = |args: &[&str]| error(&toolkit(at, args));
 
-    assert!(run(&["eval", "none.onnx"]).contains("cannot read `none.onnx`"));
+    let missing = "error: cannot read `none.onnx`: No such file or directory (os error 2)";
+    assert_eq!(run(&["eval", "none.onnx"]), missing);
+    assert!(run(&["score", "model.onnx", "other/d.png", "--threshold", "nan"]).contains("threshold = NaN"));
+    let twice = ["eval", "model.onnx", "--known", "known", "--unknown", "x=other", "--unknown", "x=known"];
+    assert!(run(&twice).contains("the name `x` is taken"));
     assert!(run(&["eval", "half.onnx", "--known", "known"]).contains("`half.onnx` is not a usable model"));
     assert!(run(&["eval", "model.onnx"]).contains("give --known"));
     assert!(run(&["eval", "model.onnx", "--known", "nowhere"]).contains("`nowhere`"));
@@ -126,6 +130,45 @@ fn wrong_input_is_one_clear_line_and_exit_code_1() {
     // A broken picture among good ones ends an evaluation too.
     fs::copy(at.join("text.png"), at.join("known/test/bee/z.png")).unwrap();
     assert!(run(&["eval", "model.onnx", "--known", "known"]).contains("z.png` is not a picture"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_keeps_what_was_there() {
+    let folder = trained();
+    let at = folder.path();
+    fs::write(at.join("model.onnx"), "what was there").unwrap();
+    // No file may grow beyond 100 blocks, which the model does.
+    let script = "trap '' XFSZ; ulimit -f 100; exec \"$0\" export model.onnx";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_toolkit")])
+        .current_dir(at)
+        .output()
+        .unwrap();
+    assert!(error(&output).starts_with("error: cannot write `model.onnx`: "));
+    assert_eq!(fs::read(at.join("model.onnx")).unwrap(), b"what was there");
+    assert_eq!(fs::read_dir(at).unwrap().count(), 2, "the runs and the model, nothing unfinished");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_unicode() {
+    use std::os::unix::ffi::OsStringExt;
+    let folder = trained();
+    let at = folder.path();
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let name = std::ffi::OsString::from_vec(b"b\xff.jpg".to_vec());
+    fs::copy(golden("pictures/bumpy_0176.jpg"), at.join(&name)).unwrap();
+    for json in [&[][..], &["--json"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+            .args(["score", "model.onnx"])
+            .arg(&name)
+            .args(json)
+            .current_dir(at)
+            .output()
+            .unwrap();
+        assert!(stdout(&output).contains("b\u{fffd}.jpg"));
+    }
 }
 
 #[test]
@@ -182,5 +225,5 @@ fn a_reader_that_leaves_early_is_no_failure() {
 fn a_toolkit_without_training_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let output = toolkit(folder.path(), &["train", "--known", "x"]);
-    assert!(error(&output).contains("built without the feature `train`"));
+    assert!(error(&output).contains("built without training"));
 }

@@ -139,14 +139,14 @@ fn the_threshold_can_be_changed_when_scoring() {
     let images = images(&checkpoint);
     for provider in PROVIDERS {
         let open = || Scorer::from_bytes(&bytes, provider).unwrap();
-        let strict = open().with_threshold(-1.0).score(images.view()).unwrap();
+        let strict = open().with_threshold(-1.0).unwrap().score(images.view()).unwrap();
         assert!(strict.unknown.iter().all(|&unknown| unknown));
-        let lenient = open().with_threshold(f32::MAX).score(images.view()).unwrap();
+        let lenient = open().with_threshold(f32::MAX).unwrap().score(images.view()).unwrap();
         assert!(!lenient.unknown.iter().any(|&unknown| unknown));
         let held_out = &open().manifest().threshold.as_ref().unwrap().held_out_scores.clone();
         assert_eq!(open().with_keep(1.0).unwrap().threshold(), *held_out.last().unwrap());
         assert_eq!(open().with_keep(0.5).unwrap().threshold(), held_out[held_out.len() / 2 - 1]);
-        assert!(open().with_keep(1.1).is_err());
+        assert!(open().with_keep(1.1).is_err() && open().with_threshold(f32::NAN).is_err());
     }
 }
 

@@ -32,8 +32,7 @@ fn io() {
 }
 
 #[test]
-fn a_full_disk_leaves_nothing_behind() {
-    // /dev/full takes every open and refuses every write; elsewhere a folder in the way does.
+fn a_folder_in_the_way_stays() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     fs::create_dir(&path).unwrap();
@@ -95,6 +94,62 @@ fn a_foreign_or_damaged_model() {
     assert!(open(&foreign).to_string().contains("did not write it"));
     // A graph that does not fit its metadata.
     assert!(matches!(open(&replace(&bytes, b"distances", b"distancez")), Error::Model { .. }));
+}
+
+#[test]
+fn graphs_that_make_no_sense_are_errors() {
+    use prost::Message;
+    use tract_onnx::pb::{ModelProto, NodeProto};
+
+    let bytes = model();
+    let open = |change: &dyn Fn(&mut ModelProto)| {
+        let mut proto = ModelProto::decode(&bytes[..]).unwrap();
+        change(&mut proto);
+        let bytes = proto.encode_to_vec();
+        Scorer::from_bytes(&bytes, Provider::Cpu)
+            .and_then(|scorer| scorer.score(Array4::zeros((1, 3, 32, 32)).view()).map(drop))
+    };
+    open(&|_| ()).unwrap();
+    let ints = |op: &'static str, name: &'static str, value: i64| {
+        move |proto: &mut ModelProto| {
+            let nodes: &mut Vec<NodeProto> = &mut proto.graph.as_mut().unwrap().node;
+            let node = nodes.iter_mut().find(|node| node.op_type == op).unwrap();
+            let attribute = node.attribute.iter_mut().find(|attribute| attribute.name == name).unwrap();
+            attribute.i = value;
+            attribute.ints.fill(value);
+        }
+    };
+    for (op, name, value) in [
+        ("Conv", "strides", 0),
+        ("Conv", "kernel_shape", 7),
+        ("ArgMin", "axis", 7),
+        ("Flatten", "axis", 9),
+        ("Softmax", "axis", 5),
+        ("ReduceMin", "axes", -9),
+    ] {
+        let error = open(&ints(op, name, value)).unwrap_err();
+        assert!(matches!(error, Error::Model { .. } | Error::Runtime { .. }), "{op} {name} {value}: {error}");
+    }
+    let changes: [&dyn Fn(&mut ModelProto); 4] = [
+        &|proto| proto.graph = None,
+        &|proto| proto.graph.as_mut().unwrap().node.clear(),
+        &|proto| proto.graph.as_mut().unwrap().node[9].input[0] = "nowhere".to_owned(),
+        &|proto| proto.graph.as_mut().unwrap().initializer.iter_mut().for_each(|tensor| tensor.data_type = 8),
+    ];
+    for change in changes {
+        let error = open(change).unwrap_err();
+        assert!(matches!(error, Error::Model { .. } | Error::Runtime { .. }), "{error}");
+    }
+}
+
+#[test]
+fn runtime() {
+    // Metadata with fewer classes than the graph computes.
+    let bytes = replace(&model(), br#"["ant","bee","cow"]"#, br#"["ant","bee---cow"]"#);
+    let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
+    let error = scorer.score(Array4::zeros((1, 3, 32, 32)).view()).unwrap_err();
+    assert!(matches!(error, Error::Runtime { runtime: "tract", .. }), "{error}");
+    assert!(error.to_string().contains("another number of classes"), "{error}");
 }
 
 #[test]

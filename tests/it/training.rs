@@ -103,6 +103,18 @@ fn from_pictures_to_verdicts() {
                 "{variant} {metric}"
             );
         }
+        // The file itself states the table for its own score and threshold.
+        for score in ["cac", "min-distance", "pytorch-ood"] {
+            let stated = toolkit(at, &["export", "other.onnx", "--json", "--score", score]);
+            let stated: Value = serde_json::from_str(stdout(&stated)).unwrap();
+            let measured = toolkit(at, &["eval", "other.onnx", "--json"]);
+            let measured: Value = serde_json::from_str(stdout(&measured)).unwrap();
+            for field in ["accuracy", "known_kept"] {
+                assert_eq!(stated["metrics"][field], measured[field], "{variant} {score} {field}");
+            }
+            let row = |report: &Value| (report["auroc"].clone(), report["unknown_caught"].clone());
+            assert_eq!(row(&stated["metrics"]["rows"][0]), row(&measured["rows"][0]), "{variant} {score}");
+        }
     }
 }
 
