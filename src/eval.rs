@@ -67,6 +67,7 @@ impl Agreement {
         for (a, b) in pictures(a).into_iter().zip(pictures(b)) {
             agreement.pictures += 1;
             let difference = (a.0 - b.0).abs() / a.0.abs().max(1.0);
+            let difference = if difference.is_nan() { f32::INFINITY } else { difference };
             agreement.greatest_score_difference = agreement.greatest_score_difference.max(difference);
             agreement.label_flips += usize::from(a.1 != b.1);
             agreement.unknown_flips += usize::from(a.2 != b.2);
@@ -124,13 +125,10 @@ pub fn score(scorer: &Scorer, pictures: &Dataset, mut progress: impl FnMut(usize
         let (sender, receiver) = mpsc::sync_channel(1);
         scope.spawn(move || {
             for batch in batches {
-                let failed = {
-                    let pixels = pictures.batch(batch);
-                    let failed = pixels.is_err();
-                    // The receiver is gone only after an error of its own.
-                    sender.send(pixels.map(|pixels| (batch.len(), pixels))).is_err() || failed
-                };
-                if failed {
+                let pixels = pictures.batch(batch).map(|pixels| (batch.len(), pixels));
+                let is_last = pixels.is_err();
+                // Nobody receives any more after an error of the scorer.
+                if sender.send(pixels).is_err() || is_last {
                     break;
                 }
             }

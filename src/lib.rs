@@ -50,7 +50,7 @@
 //! | `tract` | [`scorer`] on the CPU in pure Rust, [`export`], [`eval`] | none |
 //! | `onnxruntime` | the scorer's other providers; includes `tract` | libonnxruntime, when it runs |
 //! | `cli` (default) | the program `toolkit`; includes `onnxruntime` | as above |
-//! | `train` | [`train`](crate::train) and `toolkit train` | libtorch, to build and to run |
+//! | `train` | [`train`] and `toolkit train` | libtorch, to build and to run |
 //!
 //! A program that only scores depends on it with `default-features = false, features = ["tract"]`.
 #![cfg_attr(not(feature = "train"), allow(rustdoc::broken_intra_doc_links))]

@@ -189,7 +189,7 @@ mod tests {
                 };
             }
         }
-        let m = Metrics::new(&known, &vec![true; 150], &unknown).unwrap();
+        let m = Metrics::new(&known, &[true; 150], &unknown).unwrap();
         assert!(close(m.auroc, pairs / (150.0 * 90.0)));
         assert!(close(m.oscr, m.auroc), "all right: OSCR is the AUROC");
     }

@@ -2,7 +2,7 @@
 //! the names of the layers.
 
 use ndarray::Array2;
-use tract_onnx::pb::GraphProto;
+use tract_onnx::pb::{AttributeProto, GraphProto};
 
 use super::{
     InputForm, Options,
@@ -67,86 +67,97 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
     for &input in layers.iter().flat_map(|layer| &layer.inputs) {
         readers[input] += 1;
     }
+    let folded_norm = |index: usize| {
+        layers.get(index + 1).filter(|next| {
+            let is_norm = matches!(next.op, Op::BatchNorm { .. }) && next.inputs == [index];
+            is_norm && readers[index] == 1 && matches!(layers[index].op, Op::Conv { .. })
+        })
+    };
     // The tensor that holds each layer's output.
     let mut outputs: Vec<String> = Vec::with_capacity(layers.len());
-    let mut folded_into: Option<usize> = None;
     for (index, layer) in layers.iter().enumerate() {
-        let last = index + 1 == layers.len();
-        let output = if last { "logits" } else { &layer.name };
-        let inputs: Vec<String> = layer.inputs.iter().map(|&input| outputs[input].clone()).collect();
-        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-        let parameters = layer
-            .parameters()
-            .into_iter()
-            .map(|(name, shape)| {
-                let values = weights.values(&name, &shape)?;
-                Ok((name, shape, values))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let add_parameters = |graph: &mut Builder| -> Vec<String> {
-            for (name, shape, values) in &parameters {
-                graph.floats(name, shape, values);
-            }
-            parameters.iter().map(|(name, ..)| name.clone()).collect()
-        };
-        let holder = match layer.op {
+        let name = if index + 1 == layers.len() { "logits" } else { &layer.name };
+        let inputs: Vec<&str> = layer.inputs.iter().map(|&input| outputs[input].as_str()).collect();
+        let output = match layer.op {
             Op::Input => "normalized".to_owned(),
             Op::Dropout(_) => inputs[0].to_owned(),
-            Op::Conv { outputs: channels, kernel, stride, padding, .. } => {
-                let norm = layers.get(index + 1).filter(|next| {
-                    matches!(next.op, Op::BatchNorm { .. }) && next.inputs == [index] && readers[index] == 1
-                });
-                let [(name, shape, values)] = &parameters[..] else { unreachable!("a kernel") };
-                let bias = format!("{}.bias", layer.name);
-                let mut tensors = vec![inputs[0], name];
-                if let Some(norm) = norm {
-                    let (scale, shift) = affine(norm, channels, weights)?;
-                    let kernel_len = values.len() / channels;
-                    let scaled: Vec<f32> = values
-                        .chunks_exact(kernel_len)
-                        .zip(&scale)
-                        .flat_map(|(kernel, &scale)| {
-                            kernel.iter().map(move |&w| (f64::from(w) * scale) as f32)
-                        })
-                        .collect();
-                    graph.floats(name, shape, &scaled);
-                    graph.floats(&bias, &[channels], &shift.iter().map(|&b| b as f32).collect::<Vec<_>>());
-                    tensors.push(&bias);
-                    folded_into = Some(index);
-                } else {
-                    graph.floats(name, shape, values);
-                }
-                let [kernel, stride, padding] = [kernel, stride, padding].map(|size| size as i64);
-                let attributes = vec![
-                    Attribute::ints("kernel_shape", &[kernel; 2]),
-                    Attribute::ints("strides", &[stride; 2]),
-                    Attribute::ints("pads", &[padding; 4]),
-                ];
-                graph.node("Conv", output, &tensors, attributes)
-            }
-            Op::BatchNorm { .. } if folded_into == Some(layer.inputs[0]) => inputs[0].to_owned(),
+            Op::BatchNorm { .. } if folded_norm(layer.inputs[0]).is_some() => inputs[0].to_owned(),
+            Op::Conv { .. } => convolution(graph, name, layer, folded_norm(index), inputs[0], weights)?,
             Op::BatchNorm { .. } => {
-                let names = add_parameters(graph);
-                let tensors: Vec<&str> =
-                    [inputs[0]].into_iter().chain(names.iter().map(String::as_str)).collect();
                 let epsilon = Attribute::float("epsilon", BATCH_NORM_EPSILON as f32);
-                graph.node("BatchNormalization", output, &tensors, vec![epsilon])
-            }
-            Op::Relu => graph.node("Relu", output, &inputs, vec![]),
-            Op::Add => graph.node("Add", output, &inputs, vec![]),
-            Op::Pool => {
-                graph.node("GlobalAveragePool", "pool.mean", &inputs, vec![]);
-                graph.node("Flatten", output, &["pool.mean"], vec![Attribute::int("axis", 1)])
+                with_parameters(graph, "BatchNormalization", name, layer, inputs[0], weights, epsilon)?
             }
             Op::Linear { .. } => {
-                let names = add_parameters(graph);
-                let tensors = [inputs[0], &names[0], &names[1]];
-                graph.node("Gemm", output, &tensors, vec![Attribute::int("transB", 1)])
+                let transposed = Attribute::int("transB", 1);
+                with_parameters(graph, "Gemm", name, layer, inputs[0], weights, transposed)?
+            }
+            Op::Relu => graph.node("Relu", name, &inputs, vec![]),
+            Op::Add => graph.node("Add", name, &inputs, vec![]),
+            Op::Pool => {
+                let mean = graph.node("GlobalAveragePool", &format!("{name}.mean"), &inputs, vec![]);
+                graph.node("Flatten", name, &[&mean], vec![Attribute::int("axis", 1)])
             }
         };
-        outputs.push(holder);
+        outputs.push(output);
     }
     Ok(())
+}
+
+/// A node with the layer's parameters as its further inputs, in their order.
+fn with_parameters(
+    graph: &mut Builder,
+    op: &str,
+    name: &str,
+    layer: &Layer,
+    input: &str,
+    weights: &Weights,
+    attribute: AttributeProto,
+) -> Result<String> {
+    let parameters = layer.parameters();
+    for (name, shape) in &parameters {
+        graph.floats(name, shape, weights.values(name, shape)?);
+    }
+    let parameters = parameters.iter().map(|(name, _)| name.as_str());
+    let tensors: Vec<&str> = [input].into_iter().chain(parameters).collect();
+    Ok(graph.node(op, name, &tensors, vec![attribute]))
+}
+
+/// A convolution, scaled and shifted as the batch normalisation after it would do.
+fn convolution(
+    graph: &mut Builder,
+    name: &str,
+    layer: &Layer,
+    norm: Option<&Layer>,
+    input: &str,
+    weights: &Weights,
+) -> Result<String> {
+    let Op::Conv { inputs, outputs, kernel, stride, padding } = layer.op else {
+        unreachable!("called for convolutions")
+    };
+    let (weight, bias) = (format!("{}.weight", layer.name), format!("{}.bias", layer.name));
+    let shape = [outputs, inputs, kernel, kernel];
+    let values = weights.values(&weight, &shape)?;
+    let mut tensors = vec![input, &weight];
+    if let Some(norm) = norm {
+        let (scale, shift) = affine(norm, outputs, weights)?;
+        let kernels = values.chunks_exact(inputs * kernel * kernel).zip(&scale);
+        let scaled: Vec<f32> = kernels
+            .flat_map(|(kernel, scale)| kernel.iter().map(move |&w| (f64::from(w) * scale) as f32))
+            .collect();
+        let shift: Vec<f32> = shift.iter().map(|&b| b as f32).collect();
+        graph.floats(&weight, &shape, &scaled);
+        graph.floats(&bias, &[outputs], &shift);
+        tensors.push(&bias);
+    } else {
+        graph.floats(&weight, &shape, values);
+    }
+    let [kernel, stride, padding] = [kernel, stride, padding].map(|size| size as i64);
+    let attributes = vec![
+        Attribute::ints("kernel_shape", &[kernel; 2]),
+        Attribute::ints("strides", &[stride; 2]),
+        Attribute::ints("pads", &[padding; 4]),
+    ];
+    Ok(graph.node("Conv", name, &tensors, attributes))
 }
 
 /// A batch normalisation in evaluation as x * scale + shift, in double precision.
