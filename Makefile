@@ -33,7 +33,7 @@ lint:
 	$(CARGO) clippy --no-default-features --features tract -- -D warnings
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --all-targets --features train -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --features train
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --lib --no-deps --features train
 
 # Training speed against PyTorch eager, in pairs. Sets PyTorch up in .venv (3 GB).
 bench: build .venv/ready
