@@ -137,9 +137,8 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
             }
             Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
                 let bar = bar.get_or_insert_with(|| Progress::new(format!("epoch {epoch}/{epochs}"), steps));
-                let message = format!(
-                    "loss {loss:.4}, learning rate {learning_rate:.3e}, {pictures_per_second:.1} pictures/s"
-                );
+                let message =
+                    format!("loss {loss:.4}, lr {learning_rate:.2e}, {pictures_per_second:.1} pictures/s");
                 bar.update(*step, &message);
             }
             Event::Testing { epoch } => {
