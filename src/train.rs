@@ -218,7 +218,7 @@ pub fn train(
         }
         observe(&Event::Testing { epoch });
         let tested = state.test()?;
-        let held_out_loss = state.held_out_loss()?;
+        let held_out_loss = state.held_out_loss(&tested);
         let is_best = match (held_out_loss, &best) {
             (Some(loss), Some((least, _))) => loss < *least,
             _ => true,

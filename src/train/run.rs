@@ -47,6 +47,8 @@ pub(super) struct Tested {
     known: Array2<f32>,
     /// The logits of each unknown set.
     unknown: Vec<Array2<f32>>,
+    /// The logits of the held-out pictures.
+    held_out: Array2<f32>,
     pub report: Report,
 }
 
@@ -144,19 +146,20 @@ impl<'a> Run<'a> {
             .collect();
         let known_scored = Scored::new(known.view(), anchors.view(), score);
         let report = Report::new(&known_scored, self.known_test.labels(), &scored, None)?;
-        Ok(Tested { anchors, known, unknown, report })
+        let held_out = self.logits(&self.known, &self.held_out)?;
+        Ok(Tested { anchors, known, unknown, held_out, report })
     }
 
     /// The loss on held-out pictures with the anchors of training.
-    pub fn held_out_loss(&self) -> Result<Option<f64>> {
+    pub fn held_out_loss(&self, tested: &Tested) -> Option<f64> {
         if self.held_out.is_empty() {
-            return Ok(None);
+            return None;
         }
-        let logits = self.logits(&self.known, &self.held_out)?.mapv(f64::from);
+        let logits = tested.held_out.mapv(f64::from);
         let labels: Vec<i64> = self.held_out.iter().map(|&index| self.known.labels()[index]).collect();
         let loss = &self.settings.loss;
         let anchors = cac::fixed_anchors(self.known.classes().len(), loss.magnitude).mapv(f64::from);
-        Ok(Some(loss.value(logits.view(), &labels, anchors.view())))
+        Some(loss.value(logits.view(), &labels, anchors.view()))
     }
 
     /// What export needs; in the middle of an epoch anchors are computed and there is no report.
@@ -169,12 +172,14 @@ impl<'a> Run<'a> {
             weights.insert(name, array.shape(), array.iter().copied().collect());
         };
         insert(ANCHORS, &anchors);
-        insert(HELD_OUT_LOGITS, &self.logits(&self.known, &self.held_out)?);
         if let Some(tested) = tested {
+            insert(HELD_OUT_LOGITS, &tested.held_out);
             insert(TEST_KNOWN_LOGITS, &tested.known);
             for (set, logits) in self.unknown_tests.iter().zip(&tested.unknown) {
                 insert(&test_unknown_logits(&set.name), logits);
             }
+        } else {
+            insert(HELD_OUT_LOGITS, &self.logits(&self.known, &self.held_out)?);
         }
         let check: Vec<usize> = (0..self.known_test.len().min(CHECK_PICTURES)).collect();
         insert(CHECK_LOGITS, &self.logits(&self.known_test, &check)?);
