@@ -4,7 +4,7 @@
 //! Shapes: N pictures, C classes; logits, distances and their gradients are `[N, C]`, anchors `[C, C]` with
 //! one anchor a row. A larger rejection score means *more likely unknown*.
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
 use serde::{Deserialize, Serialize};
 
 /// Which of the two published definitions of the loss and of its own score is meant.
@@ -99,7 +99,8 @@ impl Variant {
     }
 }
 
-/// A rejection score, computed from the Euclidean distances d. Larger = more likely unknown.
+/// A rejection score, computed from the logits z and their Euclidean distances d to the anchors. Larger = more
+/// likely unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -111,16 +112,49 @@ pub enum Score {
     /// pytorch-ood's: -max over c of d_c² (1 - softmin(d²)_c), at most 0. Anything with large logits looks
     /// known to it; offered for comparison.
     PytorchOod,
+    /// -max softmax(z) (Hendrycks and Gimpel, arXiv 1610.02136), -1 to -1/C; offered for comparison.
+    Msp,
+    /// -max z (Hendrycks et al., arXiv 1911.11132); offered for comparison.
+    MaxLogit,
+    /// -log sum exp z, the energy at temperature 1 (Liu et al., arXiv 2010.03759); offered for comparison.
+    Energy,
+}
+
+impl std::fmt::Display for Score {
+    /// The name that users type.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cac => "cac",
+            Self::MinDistance => "min-distance",
+            Self::PytorchOod => "pytorch-ood",
+            Self::Msp => "msp",
+            Self::MaxLogit => "max-logit",
+            Self::Energy => "energy",
+        })
+    }
 }
 
 impl Score {
-    /// The score of each row of Euclidean distances: `[N, C]` to `[N]`.
+    /// The score of each row of logits and of their distances: `[N, C]` both, to `[N]`.
+    ///
+    /// # Panics
+    /// Where the two differ in N.
     #[must_use]
-    pub fn rejection(self, distances: ArrayView2<f32>) -> Array1<f32> {
-        distances.map_axis(Axis(1), |d| match self {
-            Self::Cac => product(d.to_owned()).fold(f32::INFINITY, |least, &g| least.min(g)),
-            Self::MinDistance => d.fold(f32::INFINITY, |least, &d| least.min(d)),
-            Self::PytorchOod => -product(d.map(|d| d * d)).fold(f32::NEG_INFINITY, |most, &g| most.max(g)),
+    pub fn rejection(self, logits: ArrayView2<f32>, distances: ArrayView2<f32>) -> Array1<f32> {
+        let greatest = |values: &ArrayView1<f32>| values.fold(f32::NEG_INFINITY, |most, &v| most.max(v));
+        let least = |values: &ArrayView1<f32>| values.fold(f32::INFINITY, |least, &v| least.min(v));
+        // The sum of exponentials relative to the greatest, which is at least 1.
+        let exponentials = |z: &ArrayView1<f32>, most: f32| z.fold(0.0, |sum, z| sum + (z - most).exp());
+        Zip::from(logits.rows()).and(distances.rows()).map_collect(|z, d| match self {
+            Self::Cac => least(&product(d.to_owned()).view()),
+            Self::MinDistance => least(&d),
+            Self::PytorchOod => -greatest(&product(d.map(|d| d * d)).view()),
+            Self::Msp => -1.0 / exponentials(&z, greatest(&z)),
+            Self::MaxLogit => -greatest(&z),
+            Self::Energy => {
+                let most = greatest(&z);
+                -(most + exponentials(&z, most).ln())
+            }
         })
     }
 }
@@ -131,6 +165,32 @@ fn product(d: Array1<f32>) -> Array1<f32> {
     let exponentials = d.map(|d| (least - d).exp());
     let sum = exponentials.sum();
     Zip::from(&d).and(&exponentials).map_collect(|d, e| d * (1.0 - e / sum))
+}
+
+/// What a model says of a set of pictures, one entry a picture.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Scored {
+    /// Rejection scores; larger = more likely unknown.
+    pub scores: Vec<f32>,
+    /// Classes of the nearest anchors.
+    pub labels: Vec<usize>,
+}
+
+impl Scored {
+    /// Scores logits `[N, C]` with anchors `[C, C]`.
+    #[must_use]
+    pub fn new(logits: ArrayView2<f32>, anchors: ArrayView2<f32>, score: Score) -> Self {
+        let distances = distances(logits, anchors);
+        let scores = score.rejection(logits, distances.view()).to_vec();
+        Self { scores, labels: labels(distances.view()) }
+    }
+
+    /// Whether each picture was given its true class.
+    #[must_use]
+    pub fn right(&self, truth: &[i64]) -> Vec<bool> {
+        let is_right = |(&label, &truth): (&usize, &i64)| i64::try_from(label) == Ok(truth);
+        self.labels.iter().zip(truth).map(is_right).collect()
+    }
 }
 
 /// The anchors while training: `magnitude` times the identity, `[C, C]`.
@@ -199,27 +259,39 @@ pub fn is_unknown(score: f32, threshold: f32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{arr2, array};
+    use ndarray::{Axis, arr2, array};
 
     #[test]
     fn the_scores_of_a_known_point_on_its_anchor() {
         let anchors = fixed_anchors(3, 10.0);
-        let d = distances(arr2(&[[10.0, 0.0, 0.0]]).view(), anchors.view());
+        let z = arr2(&[[10.0, 0.0, 0.0]]);
+        let d = distances(z.view(), anchors.view());
         assert_eq!(d, arr2(&[[0.0, 200_f32.sqrt(), 200_f32.sqrt()]]));
         assert_eq!(labels(d.view()), [0]);
-        assert_eq!(Score::Cac.rejection(d.view()), array![0.0]);
-        assert_eq!(Score::MinDistance.rejection(d.view()), array![0.0]);
-        assert!((Score::PytorchOod.rejection(d.view())[0] + 200.0).abs() < 1e-4);
+        assert_eq!(Score::Cac.rejection(z.view(), d.view()), array![0.0]);
+        assert_eq!(Score::MinDistance.rejection(z.view(), d.view()), array![0.0]);
+        assert!((Score::PytorchOod.rejection(z.view(), d.view())[0] + 200.0).abs() < 1e-4);
     }
 
     #[test]
     fn the_weakness_of_the_paper_score_and_of_the_pytorch_ood_score() {
         // z = 3 a_0 is far from every anchor, but only the minimum distance says so.
-        let d = distances(arr2(&[[30.0, 0.0, 0.0]]).view(), fixed_anchors(3, 10.0).view());
-        assert!(Score::Cac.rejection(d.view())[0] < 1e-3);
-        assert_eq!(Score::MinDistance.rejection(d.view())[0], 20.0);
-        let near = distances(arr2(&[[10.0, 0.0, 0.0]]).view(), fixed_anchors(3, 10.0).view());
-        assert!(Score::PytorchOod.rejection(d.view())[0] < Score::PytorchOod.rejection(near.view())[0]);
+        let (far, near) = (arr2(&[[30.0, 0.0, 0.0]]), arr2(&[[10.0, 0.0, 0.0]]));
+        let of = |score: Score, z: &Array2<f32>| {
+            score.rejection(z.view(), distances(z.view(), fixed_anchors(3, 10.0).view()).view())[0]
+        };
+        assert!(of(Score::Cac, &far) < 1e-3);
+        assert_eq!(of(Score::MinDistance, &far), 20.0);
+        assert!(of(Score::PytorchOod, &far) < of(Score::PytorchOod, &near));
+    }
+
+    #[test]
+    fn scores_of_logits_alone() {
+        let z = arr2(&[[0.0, 3_f32.ln()], [-200.0, 200.0]]);
+        let of = |score: Score| score.rejection(z.view(), z.view());
+        assert!((of(Score::Msp)[0] + 0.75).abs() < 1e-6 && of(Score::Msp)[1] == -1.0);
+        assert_eq!(of(Score::MaxLogit), array![-3_f32.ln(), -200.0]);
+        assert!((of(Score::Energy)[0] + 4_f32.ln()).abs() < 1e-6 && of(Score::Energy)[1] == -200.0);
     }
 
     #[test]

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use cac::{
     cac::{Score, Variant},
+    dataset::Protocol,
     export::InputForm,
+    metrics::Bootstrap,
+    report::{Group, Settings},
     scorer::Provider,
 };
 use clap::{Args, Parser, Subcommand};
@@ -32,6 +35,9 @@ pub enum Command {
     /// Measure a model on known and unknown pictures
     #[command(allow_negative_numbers = true)]
     Eval(EvalArgs),
+    /// Compute the table of `eval` from scores made elsewhere
+    #[command(allow_negative_numbers = true)]
+    Metrics(MetricsArgs),
     /// Say for each picture which class it is, or that it is unknown
     #[command(allow_negative_numbers = true)]
     Score(ScoreArgs),
@@ -46,6 +52,10 @@ pub struct TrainArgs {
     /// Unknown test pictures: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable
     #[arg(long, value_name = "NAME=DIR")]
     pub unknown: Vec<String>,
+    /// Take six of ten classes as known and test on the others as unknown: cac-2021/0 to cac-2021/4 or
+    /// arpl-2021/0 to arpl-2021/4
+    #[arg(long, value_name = "NAME/TRIAL")]
+    pub protocol: Option<Protocol>,
     /// Folder for the results; the next free runs/N by default
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
@@ -158,6 +168,67 @@ pub struct EvalArgs {
     /// training by default
     #[arg(long, value_name = "NAME=DIR")]
     pub unknown: Vec<String>,
+    /// Which classes are known: cac-2021/0 to cac-2021/4 or arpl-2021/0 to arpl-2021/4; that of the training
+    /// by default
+    #[arg(long, value_name = "NAME/TRIAL")]
+    pub protocol: Option<Protocol>,
+    /// Measure this rejection score; repeatable. The model's own by default
+    #[arg(long, value_enum)]
+    pub score: Vec<Score>,
+    /// Write the scores of all pictures, as CSV or, where the name ends in .npz, as NPZ
+    #[arg(long, value_name = "FILE")]
+    pub scores: Option<PathBuf>,
+    /// What the table says
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `toolkit metrics`
+#[derive(Args)]
+pub struct MetricsArgs {
+    /// CSV or NPZ with `score` (larger = more likely unknown), `label` (negative = unknown) and, for accuracy
+    /// and OSCR, `prediction`; a column `set` of a CSV file names the unknown sets
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The column or array of scores
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    pub column: String,
+    /// Measure what this threshold keeps and catches
+    #[arg(long, value_name = "X")]
+    pub threshold: Option<f32>,
+    /// What the table says
+    #[command(flatten)]
+    pub report: ReportArgs,
+    /// Read scores that do not fit in memory into so many bins at most, about 70 bytes each: all unknown sets
+    /// as one, with certain bounds in place of intervals
+    #[arg(long, value_name = "BINS", num_args = 0..=1, default_missing_value = "262144",
+          value_parser = clap::value_parser!(u32).range(4..), conflicts_with_all = ["group", "threshold"])]
+    pub stream: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a table says besides the metrics.
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Add a row with the mean over some unknown sets, such as near=cifar100,tin; repeatable
+    #[arg(long, value_name = "NAME=SET,SET")]
+    pub group: Vec<Group>,
+    /// Draw the pictures anew so often for the 95 % intervals; 0 for no intervals
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    pub resamples: u32,
+    /// Seed of these draws
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().seed)]
+    pub resample_seed: u64,
+}
+
+impl ReportArgs {
+    /// The settings of the report, with a threshold.
+    pub fn settings(&self, threshold: Option<f32>) -> Settings {
+        let bootstrap = Bootstrap { resamples: self.resamples, seed: self.resample_seed };
+        Settings { threshold, groups: self.group.clone(), bootstrap: Some(bootstrap) }
+    }
 }
 
 /// `toolkit score`

@@ -3,6 +3,7 @@
 mod cifar;
 mod folder;
 mod noise;
+mod protocol;
 
 use std::{
     collections::HashMap,
@@ -14,12 +15,16 @@ use rayon::prelude::*;
 
 use crate::{
     error::{Error, Result},
-    preprocess,
+    preprocess, report,
 };
 pub use noise::Noise;
+pub use protocol::Protocol;
 
 /// The label of pictures that belong to no known class.
 pub const UNKNOWN: i64 = -1;
+
+/// The name of the unknown set that a protocol leaves.
+const OTHER_CLASSES: &str = "other-classes";
 
 /// Which part of a data set of known classes is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +216,46 @@ impl Dataset {
         Ok(self)
     }
 
+    /// The pictures of a protocol's known classes, renumbered from 0, and those of the others as unknown ones.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where the data set does not have the ten classes that the protocol divides.
+    pub fn divide(&self, protocol: &Protocol) -> Result<(Self, Self)> {
+        if self.classes.len() != protocol::CLASSES {
+            let (found, wanted) = (self.classes.len(), protocol::CLASSES);
+            let reason = format!("divides {wanted} classes, and `{}` has {found}", self.origin.display());
+            return Err(Error::Setting { name: "protocol", value: protocol.to_string(), reason });
+        }
+        let place = |label: i64| protocol.known.iter().position(|&class| i64::try_from(class) == Ok(label));
+        let places: Vec<Option<usize>> = self.labels.iter().map(|&label| place(label)).collect();
+        let indices = |is_known: bool| -> Vec<usize> {
+            (0..self.len()).filter(|&index| places[index].is_some() == is_known).collect()
+        };
+        let mut known = self.pick(&indices(true));
+        known.labels = places.iter().flatten().map(|&place| place as i64).collect();
+        known.classes = protocol.known.iter().map(|&class| self.classes[class].clone()).collect();
+        let mut others = self.pick(&indices(false));
+        others.labels.fill(UNKNOWN);
+        others.classes.clear();
+        Ok((known, others))
+    }
+
+    /// Some of the pictures.
+    fn pick(&self, indices: &[usize]) -> Self {
+        let length = self.picture_len();
+        let source = match &self.source {
+            Source::Memory(pixels) => Source::Memory(
+                indices.iter().flat_map(|&index| &pixels[index * length..][..length]).copied().collect(),
+            ),
+            Source::Files(files) => {
+                Source::Files(indices.iter().map(|&index| files[index].clone()).collect())
+            }
+            Source::Noise(noise) => Source::Noise(*noise),
+        };
+        let labels = indices.iter().map(|&index| self.labels[index]).collect();
+        Self { origin: self.origin.clone(), classes: self.classes.clone(), labels, source, ..*self }
+    }
+
     /// `count` pictures drawn at random with a seed, and the rest, as ascending indices.
     #[must_use]
     pub fn draw(&self, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
@@ -223,8 +268,8 @@ impl Dataset {
 }
 
 impl UnknownSet {
-    /// Opens all that a user wrote; the names are the rows of a table, so each must be given once, and `all`
-    /// is taken.
+    /// Opens all that a user wrote; the names are the rows of a table, so each must be given once, and not be
+    /// that of a row which the table has anyway.
     ///
     /// # Errors
     /// Those of [`open`](Self::open), and [`Error::Setting`] for a name that is taken.
@@ -232,7 +277,8 @@ impl UnknownSet {
         let mut sets: Vec<Self> = Vec::with_capacity(texts.len());
         for text in texts {
             let set = Self::open(text, height, width)?;
-            if set.name == "all" || sets.iter().any(|other| other.name == set.name) {
+            let is_reserved = set.name == OTHER_CLASSES || report::RESERVED.contains(&set.name.as_str());
+            if is_reserved || sets.iter().any(|other| other.name == set.name) {
                 let reason = format!("the name `{}` is taken", set.name);
                 return Err(Error::Setting { name: "unknown set", value: format!("`{text}`"), reason });
             }
@@ -254,6 +300,29 @@ impl UnknownSet {
         let noise: Noise = text.parse()?;
         Ok(Self { name: noise.name().to_owned(), pictures: Dataset::noise(noise, height, width) })
     }
+}
+
+/// Opens what a model is tested on: the test split of the known classes, and the unknown sets. With a protocol
+/// only its known classes are known, and the others are the first unknown set, `other-classes`.
+///
+/// # Errors
+/// Those of [`Dataset::known`], [`Dataset::divide`] and [`UnknownSet::open_all`].
+pub fn open_test(
+    known: &Path,
+    unknown: &[String],
+    protocol: Option<&Protocol>,
+    height: usize,
+    width: usize,
+) -> Result<(Dataset, Vec<UnknownSet>)> {
+    let mut known = Dataset::known(known, Split::Test, height, width)?;
+    let mut sets = Vec::new();
+    if let Some(protocol) = protocol {
+        let (divided, pictures) = known.divide(protocol)?;
+        known = divided;
+        sets.push(UnknownSet { name: OTHER_CLASSES.to_owned(), pictures });
+    }
+    sets.extend(UnknownSet::open_all(unknown, height, width)?);
+    Ok((known, sets))
 }
 
 /// 0..count in an order that depends on the seed alone.
@@ -280,6 +349,26 @@ mod tests {
         assert_eq!(aligned.labels(), [2, 0, 0, UNKNOWN]);
         let error = dataset.align(&names(&["b", "c"])).unwrap_err().to_string();
         assert!(error.contains("class `a`") && error.contains("b, c"), "{error}");
+    }
+
+    #[test]
+    fn a_protocol_divides_ten_classes() {
+        let dataset = Dataset {
+            classes: (0..10).map(|class| format!("c{class}")).collect(),
+            labels: vec![9, 3, 0, 9, 8],
+            source: Source::Memory((0..15).collect()),
+            ..Dataset::noise(Noise::gaussian(5), 1, 1)
+        };
+        let protocol = "cac-2021/0".parse().unwrap();
+        let (known, others) = dataset.divide(&protocol).unwrap();
+        assert_eq!((known.labels(), known.classes()[5].as_str()), (&[5, 0, 5][..], "c9"));
+        assert_eq!(
+            (known.batch(&[2]).unwrap(), others.batch(&[0, 1]).unwrap()),
+            (vec![9, 10, 11], vec![3, 4, 5, 12, 13, 14])
+        );
+        assert_eq!((others.labels(), others.classes().len()), (&[UNKNOWN; 2][..], 0));
+        let error = known.divide(&protocol).unwrap_err().to_string();
+        assert!(error.contains("divides 10 classes") && error.contains("has 6"), "{error}");
     }
 
     #[test]

@@ -83,6 +83,14 @@ pub enum Error {
         /// The shape needed, such as `[N, 3, 32, 32]`.
         expected: String,
     },
+    /// A file of scores is malformed or lacks a column.
+    #[error("`{}` does not hold usable scores: {reason}", path.display())]
+    ScoreFile {
+        /// The CSV or NPZ file.
+        path: PathBuf,
+        /// What is missing or wrong, and where.
+        reason: String,
+    },
     /// Scores from which no metric can be computed.
     #[error("no metrics for these scores: {0}")]
     Scores(String),
@@ -141,6 +149,10 @@ impl Error {
             Self::Model { origin, .. } if !origin.ends_with(".json") => {
                 Some("`toolkit export` writes such a model from a training run")
             }
+            Self::ScoreFile { .. } => Some(
+                "needed are `score` (larger = more likely unknown) and `label` (negative = unknown), as columns \
+                 of a CSV file or arrays of an NPZ file; `prediction` gives accuracy and OSCR",
+            ),
             Self::FormatVersion { .. } => Some("update the toolkit"),
             Self::Dataset { .. } => Some(
                 "a data set is CIFAR-10's binary folder (data_batch_*.bin, test_batch.bin) or folders of \

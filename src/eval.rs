@@ -8,34 +8,44 @@ use std::{
 use ndarray::Array4;
 
 use crate::{
-    cac,
+    cac::{self, Score, Scored},
     dataset::{Dataset, UnknownSet},
     error::Result,
     preprocess,
-    report::{Report, Scored},
+    report::{self, Report},
     scorer::Scorer,
 };
 
-/// The table with how it was made.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+/// What a model said of known and unknown pictures, measured.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// The metrics.
-    #[serde(flatten)]
-    pub report: Report,
     /// What ran the network.
     pub provider: String,
-    /// The threshold on the rejection score.
-    pub threshold: f32,
     /// Pictures scored.
     pub pictures: usize,
     /// Reading, resizing and scoring them took this long.
     pub seconds: f64,
+    /// One table for each score that was asked for.
+    pub tables: Vec<Table>,
+}
+
+/// The metrics of one rejection score.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Table {
+    /// The score.
+    pub score: Score,
+    /// The threshold on it; only the model's own score has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f32>,
+    /// The metrics.
+    #[serde(flatten)]
+    pub report: Report,
     /// What the model said of the known pictures, then of each unknown set.
     #[serde(skip)]
     pub scored: Vec<Scored>,
 }
 
-/// How far two evaluations of the same pictures agree.
+/// How far two tables of the same pictures agree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Agreement {
     /// Pictures compared.
@@ -48,20 +58,23 @@ pub struct Agreement {
     pub unknown_flips: usize,
 }
 
-impl Agreement {
-    /// Compares two evaluations of the same pictures, each with its own threshold.
+impl Evaluation {
+    /// Compares with another evaluation of the same pictures, table by table.
     #[must_use]
-    pub fn between(a: &Evaluation, b: &Evaluation) -> Self {
-        let pictures = |evaluation: &Evaluation| -> Vec<(f32, usize, bool)> {
-            let of_set = |set: &Scored| -> Vec<(f32, usize, bool)> {
-                let unknown = |&score: &f32| cac::is_unknown(score, evaluation.threshold);
-                set.scores
-                    .iter()
-                    .zip(&set.labels)
-                    .map(|(score, &label)| (*score, label, unknown(score)))
-                    .collect()
-            };
-            evaluation.scored.iter().flat_map(of_set).collect()
+    pub fn agreement(&self, other: &Self) -> Vec<Agreement> {
+        self.tables.iter().zip(&other.tables).map(|(a, b)| Agreement::between(a, b)).collect()
+    }
+}
+
+impl Agreement {
+    /// Compares two tables of the same pictures, each with its own threshold.
+    #[must_use]
+    pub fn between(a: &Table, b: &Table) -> Self {
+        let pictures = |table: &Table| -> Vec<(f32, usize, bool)> {
+            let threshold = table.threshold.unwrap_or(f32::INFINITY);
+            let picture =
+                |(&score, &label): (&f32, &usize)| (score, label, cac::is_unknown(score, threshold));
+            table.scored.iter().flat_map(|set| set.scores.iter().zip(&set.labels)).map(picture).collect()
         };
         let mut agreement = Self::default();
         for (a, b) in pictures(a).into_iter().zip(pictures(b)) {
@@ -76,51 +89,73 @@ impl Agreement {
     }
 }
 
-/// Scores the known pictures, whose labels count in the order of the model's classes (see
-/// [`Dataset::align`]), and the unknown sets; `progress` is called with the number of pictures done.
+/// Runs the known pictures, whose labels count in the order of the model's classes (see
+/// [`Dataset::align`]), and the unknown sets through the model once, and measures every score asked for: the
+/// model's own where there is none. `progress` is called with the number of pictures done.
+///
+/// The threshold of the settings is not used: that of the scorer is, for the model's own score.
 ///
 /// # Errors
-/// Those of reading the pictures and of [`Scorer::score`].
+/// Those of reading the pictures, of [`Scorer::score`] and of [`Report::new`].
 pub fn evaluate(
     scorer: &Scorer,
     known: &Dataset,
     unknown: &[UnknownSet],
+    scores: &[Score],
+    settings: &report::Settings,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
+    let own = scorer.manifest().score;
+    let scores = if scores.is_empty() { &[own] } else { scores };
     let start = Instant::now();
     let mut done = 0;
     let mut run = |pictures: &Dataset| {
-        score(scorer, pictures, |more| {
+        score(scorer, pictures, scores, |more| {
             done += more;
             progress(done);
         })
     };
     let known_scored = run(known)?;
-    let unknown_scored =
-        unknown.iter().map(|set| Ok((set.name.as_str(), run(&set.pictures)?))).collect::<Result<Vec<_>>>()?;
+    let unknown_scored = unknown.iter().map(|set| run(&set.pictures)).collect::<Result<Vec<_>>>()?;
     let seconds = start.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
-    let report = Report::new(&known_scored, known.labels(), &unknown_scored, Some(scorer.threshold()))?;
-    let scored = [known_scored].into_iter().chain(unknown_scored.into_iter().map(|(_, set)| set)).collect();
+
+    let table = |(index, &score): (usize, &Score)| {
+        let known_scored = known_scored[index].clone();
+        let sets: Vec<(&str, Scored)> = unknown
+            .iter()
+            .zip(&unknown_scored)
+            .map(|(set, scored)| (&*set.name, scored[index].clone()))
+            .collect();
+        let threshold = (score == own).then(|| scorer.threshold());
+        let settings = report::Settings { threshold, ..settings.clone() };
+        let report = Report::of(&known_scored, known.labels(), &sets, &settings)?;
+        let scored = [known_scored].into_iter().chain(sets.into_iter().map(|(_, set)| set)).collect();
+        Ok(Table { score, threshold, report, scored })
+    };
     Ok(Evaluation {
-        report,
-        scored,
         provider: scorer.runtime(),
-        threshold: scorer.threshold(),
-        pictures: known.len() + unknown.iter().map(|set| set.pictures.len()).sum::<usize>(),
+        pictures: done,
         seconds,
+        tables: scores.iter().enumerate().map(table).collect::<Result<Vec<_>>>()?,
     })
 }
 
-/// Scores every picture of a data set in its order. Pictures are read and resized on another thread while
-/// the network runs. `progress` is called with the number of pictures of each finished batch.
+/// Scores every picture of a data set in its order, once for each of the scores. Pictures are read and resized
+/// on another thread while the network runs. `progress` is called with the number of pictures of each
+/// finished batch.
 ///
 /// # Errors
 /// Those of reading the pictures and of [`Scorer::score`].
-pub fn score(scorer: &Scorer, pictures: &Dataset, mut progress: impl FnMut(usize)) -> Result<Scored> {
+pub fn score(
+    scorer: &Scorer,
+    pictures: &Dataset,
+    scores: &[Score],
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Scored>> {
     let input = scorer.manifest().input;
     let indices: Vec<usize> = (0..pictures.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
-    let mut scored = Scored::default();
+    let mut scored = vec![Scored::default(); scores.len()];
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(1);
         scope.spawn(move || {
@@ -138,9 +173,15 @@ pub fn score(scorer: &Scorer, pictures: &Dataset, mut progress: impl FnMut(usize
             let values = pixels.into_iter().map(preprocess::unit).collect();
             let images = Array4::from_shape_vec((length, 3, input.height, input.width), values)
                 .map_err(|_| shape_error(pictures, input.height, input.width))?;
-            let scores = scorer.score(images.view())?;
-            scored.scores.extend(scores.score);
-            scored.labels.extend(scores.label);
+            let said = scorer.score(images.view())?;
+            for (scored, &score) in scored.iter_mut().zip(scores) {
+                if score == scorer.manifest().score {
+                    scored.scores.extend(&said.score);
+                } else {
+                    scored.scores.extend(score.rejection(said.logits.view(), said.distances.view()));
+                }
+                scored.labels.extend(&said.label);
+            }
             progress(length);
         }
         Ok(scored)

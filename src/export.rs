@@ -14,14 +14,15 @@ use tract_onnx::pb::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
 
 use crate::{
     atomic,
-    cac::{self, Score},
+    cac::{self, Score, Scored},
     checkpoint::{
         ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS, TEST_KNOWN_LABELS,
         TEST_KNOWN_LOGITS, test_unknown_logits,
     },
     error::{Error, Result},
     manifest::{Manifest, Threshold},
-    report::{Report, Scored},
+    metrics::Bootstrap,
+    report::{self, Report},
     scorer::{Provider, Scorer, file::MAX_BATCH},
     weights::Weights,
 };
@@ -152,8 +153,12 @@ fn measured(checkpoint: &Checkpoint, manifest: &Manifest, anchors: &Array2<f32>)
             unknown.push((row.name.as_str(), scored(logits)));
         }
     }
-    let threshold = manifest.threshold.as_ref().map(|threshold| threshold.value);
-    Report::new(&scored(known), &truth, &unknown, threshold).map(Some)
+    let settings = report::Settings {
+        threshold: manifest.threshold.as_ref().map(|threshold| threshold.value),
+        bootstrap: Some(Bootstrap::default()),
+        ..report::Settings::default()
+    };
+    Report::of(&scored(known), &truth, &unknown, &settings).map(Some)
 }
 
 /// A tensor of logits `[N, C]`, if there is one with this name.

@@ -38,7 +38,7 @@
 //! // Logits of two pictures: one near the anchor of class 0, one near none.
 //! let logits = ndarray::arr2(&[[9.0, 1.0, 0.0], [2.0, 3.0, 2.0]]);
 //! let distances = distances(logits.view(), fixed_anchors(3, 10.0).view());
-//! let scores = Score::Cac.rejection(distances.view());
+//! let scores = Score::Cac.rejection(logits.view(), distances.view());
 //! assert_eq!(labels(distances.view()), [0, 1]);
 //! assert!(scores[0] < 0.1 && scores[1] > 2.5, "larger = more likely unknown");
 //! ```
@@ -49,8 +49,9 @@
 //! |---|---|---|
 //! | `tract` | [`scorer`] on the CPU in pure Rust, [`export`], [`eval`] | none |
 //! | `onnxruntime` | the scorer's other providers; includes `tract` | libonnxruntime, when it runs |
-//! | `cli` (default) | the program `toolkit`; includes `onnxruntime` | as above |
-//! | `train` | [`train`] and `toolkit train` | libtorch, to build and to run |
+//! | `files` | [`score_file`], weights in PyTorch's format, and published ones by name | none |
+//! | `cli` (default) | the program `toolkit`; includes `onnxruntime` and `files` | as above |
+//! | `train` | [`train`] and `toolkit train`; includes `files` | libtorch, to build and to run |
 //!
 //! A program that only scores depends on it with `default-features = false, features = ["tract"]`.
 #![cfg_attr(not(feature = "train"), allow(rustdoc::broken_intra_doc_links))]
@@ -70,6 +71,8 @@ pub mod manifest;
 pub mod metrics;
 pub mod preprocess;
 pub mod report;
+#[cfg(feature = "files")]
+pub mod score_file;
 #[cfg(feature = "tract")]
 pub mod scorer;
 #[cfg(feature = "train")]

@@ -13,14 +13,17 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     checkpoint::{Checkpoint, Which},
-    dataset::{Dataset, Split, UnknownSet},
+    dataset::{Dataset, UnknownSet, open_test},
     eval::{self, Agreement, Evaluation},
     export::{self, Options, ThresholdRule},
+    metrics::{Kind, Stream},
     preprocess,
+    report::Report,
+    score_file::{self, Entry},
     scorer::{Provider, Scorer},
 };
 use clap::Parser;
-use cli::{Cli, Command, EvalArgs, ExportArgs, ScoreArgs, ScorerArgs, TrainArgs};
+use cli::{Cli, Command, EvalArgs, ExportArgs, MetricsArgs, ScoreArgs, ScorerArgs, TrainArgs};
 use progress::Progress;
 
 /// Where runs lie unless told otherwise.
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
         Command::Train(args) => train(&args),
         Command::Export(args) => export_model(&args),
         Command::Eval(args) => evaluate(&args),
+        Command::Metrics(args) => metrics(&args),
         Command::Score(args) => score(&args),
     };
     match result {
@@ -38,12 +42,18 @@ fn main() -> ExitCode {
         // Whoever read our output has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            match error.downcast_ref::<cac::Error>() {
+            let hint = match error.downcast_ref::<cac::Error>() {
                 // Its message tells the cause already.
-                Some(error) => eprintln!("error: {error}"),
-                None => eprintln!("error: {error:#}"),
-            }
-            if let Some(hint) = error.downcast_ref::<cac::Error>().and_then(cac::Error::hint) {
+                Some(error) => {
+                    eprintln!("error: {error}");
+                    error.hint()
+                }
+                None => {
+                    eprintln!("error: {error:#}");
+                    None
+                }
+            };
+            if let Some(hint) = hint {
                 eprintln!("hint: {hint}");
             }
             ExitCode::FAILURE
@@ -92,6 +102,7 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
         training: Training {
             known: args.known.clone(),
             unknown: args.unknown.clone(),
+            protocol: args.protocol.map(|protocol| protocol.to_string()),
             backbone: args.backbone.clone(),
             epochs: args.epochs,
             batch_size: args.batch_size,
@@ -217,8 +228,9 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         .collect::<cac::Result<Vec<_>>>()?;
     let manifest = scorers.first().context("no provider")?.manifest();
     let (height, width) = (manifest.input.height, manifest.input.width);
-    let trained = manifest.training.as_ref();
-    let known = match (&args.known, trained) {
+    // Without data given it is that of the training.
+    let training = manifest.training.as_ref().filter(|_| args.known.is_none());
+    let known = match (&args.known, training) {
         (Some(known), _) => known,
         (None, Some(training)) if training.known.exists() => &training.known,
         (None, Some(training)) => {
@@ -226,61 +238,133 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         }
         (None, None) => bail!("the model does not tell its training data; give --known"),
     };
-    let unknown = match trained {
-        Some(training) if args.known.is_none() && args.unknown.is_empty() => &training.unknown,
+    let unknown = match training {
+        Some(training) if args.unknown.is_empty() => &training.unknown,
         _ => &args.unknown,
     };
-    let known = Dataset::known(known, Split::Test, height, width)?.align(&manifest.classes)?;
-    let unknown = UnknownSet::open_all(unknown, height, width)?;
+    let trained_protocol = training.and_then(|training| training.protocol.as_deref());
+    let protocol = match &args.protocol {
+        Some(protocol) => Some(*protocol),
+        None => trained_protocol.map(str::parse).transpose()?,
+    };
+    let (known, unknown) = open_test(known, unknown, protocol.as_ref(), height, width)?;
+    let known = known.align(&manifest.classes)?;
     let total = known.len() + unknown.iter().map(|set| set.pictures.len()).sum::<usize>();
 
     let mut first: Option<Evaluation> = None;
     for (provider, scorer) in args.provider.iter().zip(&scorers) {
         let start = Instant::now();
         let mut bar = Progress::new(format!("scoring with {provider}"), total);
-        let evaluation = eval::evaluate(scorer, &known, &unknown, |done| {
+        let settings = args.report.settings(None);
+        let evaluation = eval::evaluate(scorer, &known, &unknown, &args.score, &settings, |done| {
             let rate = done as f64 / start.elapsed().as_secs_f64();
             bar.update(done, &format!("{rate:.0} pictures/s"));
         });
         bar.finish("");
         let evaluation = evaluation?;
-        let agreement = first.as_ref().map(|first| Agreement::between(first, &evaluation));
+        let agreements: Vec<Agreement> =
+            first.iter().flat_map(|first| first.agreement(&evaluation)).collect();
         if args.scorer.json {
-            let mut line = serde_json::to_value(&evaluation)?;
-            if let Some(agreement) = agreement {
-                line["agreement"] = serde_json::to_value(agreement)?;
+            for (index, table) in evaluation.tables.iter().enumerate() {
+                let mut line = serde_json::to_value(table)?;
+                line["provider"] = evaluation.provider.clone().into();
+                line["pictures"] = evaluation.pictures.into();
+                line["seconds"] = evaluation.seconds.into();
+                if let Some(agreement) = agreements.get(index) {
+                    line["agreement"] = serde_json::to_value(agreement)?;
+                }
+                print_json(&line)?;
             }
-            print_json(&line)?;
         } else {
-            print_evaluation(&evaluation, agreement, args.provider[0])?;
+            print_evaluation(&evaluation, &agreements, args.provider[0])?;
         }
         first.get_or_insert(evaluation);
+    }
+    if let (Some(path), Some(evaluation)) = (&args.scores, &first) {
+        write_scores(path, evaluation, &known, &unknown)?;
     }
     Ok(())
 }
 
 fn print_evaluation(
     evaluation: &Evaluation,
-    agreement: Option<Agreement>,
+    agreements: &[Agreement],
     first: Provider,
 ) -> anyhow::Result<()> {
-    let Evaluation { report, provider, threshold, pictures, seconds, .. } = evaluation;
-    let rate = *pictures as f64 / seconds;
+    let Evaluation { provider, pictures, seconds, tables } = evaluation;
     let mut out = stdout();
-    writeln!(
-        out,
-        "{report}threshold {threshold}; {pictures} pictures in {seconds:.1} s, {rate:.0} pictures/s"
-    )?;
-    writeln!(out, "ran on {provider}")?;
-    if let Some(Agreement { greatest_score_difference, label_flips, unknown_flips, .. }) = agreement {
-        writeln!(
-            out,
-            "against {first}: scores differ by {greatest_score_difference:.1e} at most, {label_flips} other \
-             classes, {unknown_flips} other verdicts"
-        )?;
+    for (index, table) in tables.iter().enumerate() {
+        let threshold = table.threshold.map_or(String::new(), |threshold| format!(", threshold {threshold}"));
+        writeln!(out, "score {}{threshold}\n{}", table.score, table.report)?;
+        if let Some(agreement) = agreements.get(index) {
+            let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;
+            writeln!(
+                out,
+                "against {first}: scores differ by {greatest_score_difference:.1e} at most, {label_flips} \
+                 other classes, {unknown_flips} other verdicts"
+            )?;
+        }
     }
-    writeln!(out)?;
+    let rate = *pictures as f64 / seconds;
+    writeln!(out, "{pictures} pictures in {seconds:.1} s, {rate:.0} pictures/s, on {provider}\n")?;
     Ok(())
+}
+
+/// Writes the scores of all pictures that an evaluation has seen.
+fn write_scores(
+    path: &Path,
+    evaluation: &Evaluation,
+    known: &Dataset,
+    unknown: &[UnknownSet],
+) -> anyhow::Result<()> {
+    let scores: Vec<_> = evaluation.tables.iter().map(|table| table.score).collect();
+    let names = ["known"].into_iter().chain(unknown.iter().map(|set| set.name.as_str()));
+    let labels = [known].into_iter().chain(unknown.iter().map(|set| &set.pictures)).map(Dataset::labels);
+    let sets: Vec<score_file::Set> = names
+        .zip(labels)
+        .enumerate()
+        .map(|(index, (name, labels))| {
+            let scored = evaluation.tables.iter().map(|table| &table.scored[index]).collect();
+            score_file::Set { name, labels, scored }
+        })
+        .collect();
+    Ok(score_file::write(path, &scores, &sets)?)
+}
+
+fn metrics(args: &MetricsArgs) -> anyhow::Result<()> {
+    let right = |entry: &Entry| entry.prediction.map(|prediction| prediction == entry.label);
+    if let Some(bins) = args.stream {
+        let mut stream = Stream::new(bins as usize);
+        let mut is_judged = true;
+        score_file::read(&args.file, &args.column, |entry| {
+            let right = right(&entry);
+            is_judged &= right.is_some();
+            let known = Kind::Known { right: right.unwrap_or(true) };
+            stream.push(entry.score, if entry.label < 0 { Kind::Unknown } else { known })
+        })?;
+        let bounded = stream.finish(is_judged)?;
+        return if args.json { print_json(&bounded) } else { Ok(write!(stdout(), "{bounded}")?) };
+    }
+    let (mut known, mut verdicts): (Vec<f64>, Vec<bool>) = (Vec::new(), Vec::new());
+    let mut unknown: Vec<(String, Vec<f64>)> = Vec::new();
+    score_file::read(&args.file, &args.column, |entry| {
+        if entry.label >= 0 {
+            known.push(entry.score);
+            verdicts.extend(right(&entry));
+            return Ok(());
+        }
+        let name = if entry.set.is_empty() { "unknown" } else { entry.set };
+        match unknown.iter_mut().find(|(other, _)| other == name) {
+            Some((_, scores)) => scores.push(entry.score),
+            None => unknown.push((name.to_owned(), vec![entry.score])),
+        }
+        Ok(())
+    })?;
+    let right = (verdicts.len() == known.len()).then_some(&verdicts[..]);
+    let unknown: Vec<(&str, &[f64])> =
+        unknown.iter().map(|(name, scores)| (&name[..], &scores[..])).collect();
+    let report = Report::new(&known, right, &unknown, &args.report.settings(args.threshold))?;
+    if args.json { print_json(&report) } else { Ok(write!(stdout(), "{report}")?) }
 }
 
 fn score(args: &ScoreArgs) -> anyhow::Result<()> {

@@ -91,6 +91,9 @@ pub struct Training {
     pub known: PathBuf,
     /// The unknown test sets.
     pub unknown: Vec<String>,
+    /// The protocol that says which of the classes are known; absent where all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
     /// The weights that it started from; absent for random ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backbone: Option<PathBuf>,

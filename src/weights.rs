@@ -1,4 +1,8 @@
-//! Named tensors in a safetensors file: trained networks, backbones, and what training leaves for export.
+//! Named tensors in a file: trained networks, backbones, and what training leaves for export. They are written
+//! as safetensors, and read as these or, with the feature `files`, as PyTorch's `.pt` and `.pth`.
+
+#[cfg(feature = "files")]
+mod pytorch;
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf};
 
@@ -33,20 +37,30 @@ impl Weights {
         Self { path: path.to_owned(), tensors: BTreeMap::new() }
     }
 
-    /// Reads a safetensors file. Floating-point tensors of any width become `f32`; tensors of other types,
-    /// such as PyTorch's batch counters, are left out; a prefix `module.` is dropped from names.
+    /// Reads a safetensors file or, by its content, a PyTorch file of either format: a state dict, or a
+    /// dictionary with one under `state_dict`, `net` or `model`. Nothing in it is ever run.
+    ///
+    /// Floating-point tensors of any width become `f32`; tensors of other types, such as PyTorch's batch
+    /// counters, are left out. Names are brought to those of pytorch-ood: a prefix `module.` is dropped, and
+    /// `conv_shortcut` becomes `convShortcut`.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Weights`] where the file is malformed.
+    /// [`Error::Io`], and [`Error::Weights`] where the file is malformed or asks to run something.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let mut weights = Self::new(path);
+        #[cfg(feature = "files")]
+        if pytorch::is_pytorch(&bytes) {
+            for tensor in pytorch::read(&bytes).map_err(|reason| weights.error(reason))? {
+                weights.insert(&usual(&tensor.name), &tensor.shape, tensor.values);
+            }
+            return Ok(weights);
+        }
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| weights.error(format!("not a safetensors file: {error}")))?;
         for (name, view) in file.tensors() {
             if let Some(values) = floats(&view) {
-                let name = name.strip_prefix("module.").unwrap_or(&name);
-                weights.insert(name, view.shape(), values);
+                weights.insert(&usual(&name), view.shape(), values);
             }
         }
         Ok(weights)
@@ -110,6 +124,11 @@ impl Weights {
     pub(crate) fn error(&self, reason: String) -> Error {
         Error::Weights { path: self.path.clone(), reason }
     }
+}
+
+/// A tensor's name as pytorch-ood has it.
+fn usual(name: &str) -> String {
+    name.strip_prefix("module.").unwrap_or(name).replace("conv_shortcut", "convShortcut")
 }
 
 /// The values of a floating-point tensor; `None` for other types.

@@ -212,6 +212,22 @@ fn head(graph: &mut Builder, manifest: &Manifest, anchors: &Array2<f32>, batch: 
             graph.node("ReduceMax", "rejection.greatest", &["rejection"], reduced());
             graph.node("Neg", "score", &["rejection.greatest"], vec![]);
         }
+        Score::Msp => {
+            graph.node("Softmax", "softmax", &["logits"], vec![axis()]);
+            graph.node("ReduceMax", "softmax.greatest", &["softmax"], reduced());
+            graph.node("Neg", "score", &["softmax.greatest"], vec![]);
+        }
+        Score::MaxLogit => {
+            graph.node("ReduceMax", "logits.greatest", &["logits"], reduced());
+            graph.node("Neg", "score", &["logits.greatest"], vec![]);
+        }
+        Score::Energy => {
+            // The greatest log-softmax is the greatest logit less the log of the sum of exponentials.
+            graph.node("LogSoftmax", "softmax.log", &["logits"], vec![axis()]);
+            graph.node("ReduceMax", "softmax.log.greatest", &["softmax.log"], reduced());
+            graph.node("ReduceMax", "logits.greatest", &["logits"], reduced());
+            graph.node("Sub", "score", &["softmax.log.greatest", "logits.greatest"], vec![]);
+        }
     }
     graph.node("ArgMin", "label", &["distances"], vec![axis(), Attribute::int("keepdims", 0)]);
     // A score that is no number must come out as unknown, so the comparison is the negated one.

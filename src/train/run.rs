@@ -7,16 +7,17 @@ use tch::{Device, TchError, Tensor, nn};
 
 use super::{Settings, loss, net, net::Network, torch};
 use crate::{
-    cac::{self, AnchorKind},
+    cac::{self, AnchorKind, Scored},
     checkpoint::{
         ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS, TEST_KNOWN_LABELS,
         TEST_KNOWN_LOGITS, test_unknown_logits,
     },
-    dataset::{Dataset, Split, UnknownSet, shuffled},
+    dataset::{Dataset, Protocol, Split, UnknownSet, open_test, shuffled},
     error::Result,
     manifest::{FORMAT_VERSION, Input, Manifest, Training, producer},
+    metrics::Bootstrap,
     preprocess,
-    report::{Report, Scored},
+    report::{self, Report},
     weights::Weights,
 };
 
@@ -55,11 +56,18 @@ pub(super) struct Tested {
 impl<'a> Run<'a> {
     pub fn new(settings: &'a Settings, device: Device) -> Result<Self> {
         let Settings { loss, architecture, input: Input { height, width, .. }, training } = settings;
-        let known = Dataset::known(&training.known, Split::Train, *height, *width)?.load()?;
+        let protocol = training.protocol.as_deref().map(str::parse::<Protocol>).transpose()?;
+        let protocol = protocol.as_ref();
+        let mut known = Dataset::known(&training.known, Split::Train, *height, *width)?;
+        if let Some(protocol) = protocol {
+            known = known.divide(protocol)?.0;
+        }
+        let known = known.load()?;
         let classes = known.classes().to_vec();
-        let known_test =
-            Dataset::known(&training.known, Split::Test, *height, *width)?.align(&classes)?.load()?;
-        let unknown_tests = UnknownSet::open_all(&training.unknown, *height, *width)?
+        let (known_test, unknown_tests) =
+            open_test(&training.known, &training.unknown, protocol, *height, *width)?;
+        let known_test = known_test.align(&classes)?.load()?;
+        let unknown_tests = unknown_tests
             .into_iter()
             .map(|set| Ok(UnknownSet { pictures: set.pictures.load()?, ..set }))
             .collect::<Result<Vec<_>>>()?;
@@ -145,7 +153,9 @@ impl<'a> Run<'a> {
             .zip(unknown.iter().map(|logits| Scored::new(logits.view(), anchors.view(), score)))
             .collect();
         let known_scored = Scored::new(known.view(), anchors.view(), score);
-        let report = Report::new(&known_scored, self.known_test.labels(), &scored, None)?;
+        let settings =
+            report::Settings { bootstrap: Some(Bootstrap::default()), ..report::Settings::default() };
+        let report = Report::of(&known_scored, self.known_test.labels(), &scored, &settings)?;
         let held_out = self.logits(&self.known, &self.held_out)?;
         Ok(Tested { anchors, known, unknown, held_out, report })
     }

@@ -12,6 +12,9 @@ use crate::checkpoint;
 
 const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
+const SCORES: [Score; 6] =
+    [Score::Cac, Score::MinDistance, Score::PytorchOod, Score::Msp, Score::MaxLogit, Score::Energy];
+
 /// Greatest difference of an output, relative where it is above 1.
 const TOLERANCE: f32 = 1e-4;
 
@@ -65,7 +68,7 @@ fn every_score_in_the_graph_is_the_one_of_the_formulas() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let anchors = &checkpoint.weights.get("anchors").unwrap().values;
     let anchors = Array2::from_shape_vec((3, 3), anchors.clone()).unwrap();
-    for rule in [Score::Cac, Score::MinDistance, Score::PytorchOod] {
+    for rule in SCORES {
         let options =
             Options { score: Some(rule), threshold: ThresholdRule::Keep(0.5), ..Options::default() };
         let bytes = exported(&checkpoint, &options);
@@ -76,7 +79,7 @@ fn every_score_in_the_graph_is_the_one_of_the_formulas() {
             let scores = scorer.score(images(&checkpoint).view()).unwrap();
             let expected = distances(scores.logits.view(), anchors.view());
             assert!(all_close(&scores.distances, &expected), "{provider} {rule:?}");
-            let expected = rule.rejection(scores.distances.view());
+            let expected = rule.rejection(scores.logits.view(), scores.distances.view());
             assert!(all_close(&scores.score, &expected), "{provider} {rule:?} {} {expected}", scores.score);
             assert_eq!(scores.label.to_vec(), labels(scores.distances.view()), "{provider} {rule:?}");
             let flags = scores.score.map(|&score| is_unknown(score, threshold));

@@ -194,7 +194,7 @@ fn shape() {
 
 #[test]
 fn scores() {
-    assert!(matches!(Metrics::new(&[], &[], &[1.0]), Err(Error::Scores(_))));
+    assert!(matches!(Metrics::new::<f32>(&[], None, &[1.0]), Err(Error::Scores(_))));
 }
 
 #[test]

@@ -1,0 +1,76 @@
+//! Published open-set protocols: which classes of a data set of ten are known, the others being unknown.
+
+use std::{fmt, str::FromStr};
+
+use crate::error::{Error, Result};
+
+/// One trial of a protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocol {
+    name: &'static str,
+    trial: usize,
+    /// The known classes by number, ascending.
+    pub known: [usize; 6],
+}
+
+/// The protocols with the known classes of each trial. Each trial leaves four classes unknown.
+const PROTOCOLS: [(&str, [[usize; 6]; 5]); 2] = [
+    // cac-openset, datasets/{CIFAR10,MNIST,SVHN}/class_splits, the same for all three.
+    (
+        "cac-2021",
+        [[0, 1, 2, 4, 5, 9], [0, 3, 5, 7, 8, 9], [0, 1, 5, 6, 7, 8], [3, 4, 5, 7, 8, 9], [0, 1, 2, 3, 7, 8]],
+    ),
+    // ARPL, split.py, CIFAR-10.
+    (
+        "arpl-2021",
+        [[0, 1, 4, 6, 7, 9], [0, 1, 4, 6, 7, 9], [1, 3, 4, 5, 7, 9], [0, 1, 6, 7, 8, 9], [1, 2, 4, 6, 7, 9]],
+    ),
+];
+
+/// The number of classes that all protocols divide.
+pub(super) const CLASSES: usize = 10;
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.name, self.trial)
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = Error;
+
+    /// `cac-2021/0` to `cac-2021/4`, or `arpl-2021/0` to `arpl-2021/4`.
+    fn from_str(text: &str) -> Result<Self> {
+        let find = || {
+            let (name, trial) = text.split_once('/')?;
+            let &(name, trials) = PROTOCOLS.iter().find(|(other, _)| *other == name)?;
+            let trial: usize = trial.parse().ok()?;
+            Some(Self { name, trial, known: *trials.get(trial)? })
+        };
+        find().ok_or_else(|| {
+            let reason = "must be cac-2021/0 to cac-2021/4, or arpl-2021/0 to arpl-2021/4".to_owned();
+            Error::Setting { name: "protocol", value: format!("`{text}`"), reason }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_name() {
+        let protocol: Protocol = "cac-2021/3".parse().unwrap();
+        assert_eq!((protocol.to_string().as_str(), protocol.known), ("cac-2021/3", [3, 4, 5, 7, 8, 9]));
+        for wrong in ["", "cac-2021", "cac-2021/5", "cac-2021/-1", "cac-2020/0", "/0"] {
+            assert!(matches!(wrong.parse::<Protocol>(), Err(Error::Setting { .. })), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn trials_are_six_ascending_classes() {
+        for trial in PROTOCOLS.iter().flat_map(|(_, trials)| trials) {
+            assert!(trial.is_sorted_by(|a, b| a < b) && trial[5] < CLASSES, "{trial:?}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! How far metrics of so many pictures can be trusted: intervals at 95 % confidence.
+
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Counts, Metrics, Ranked, RankedKnown, steps};
+
+/// The standard normal quantile of 97.5 %.
+const Z: f64 = 1.959_963_984_540_054;
+
+/// An interval; in JSON `[low, high]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "[f64; 2]", into = "[f64; 2]")]
+pub struct Interval {
+    /// The lower end.
+    pub low: f64,
+    /// The upper end, not below the lower.
+    pub high: f64,
+}
+
+/// How intervals are resampled: pictures are drawn with replacement, the known and each unknown set on their
+/// own, and the middle 95 % of the results are kept (Efron's percentile interval).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// How often all pictures are drawn.
+    pub resamples: u32,
+    /// The same seed gives the same intervals, on any number of threads.
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self { resamples: 1000, seed: 0 }
+    }
+}
+
+impl From<[f64; 2]> for Interval {
+    fn from([low, high]: [f64; 2]) -> Self {
+        Self { low, high }
+    }
+}
+
+impl From<Interval> for [f64; 2] {
+    fn from(interval: Interval) -> Self {
+        [interval.low, interval.high]
+    }
+}
+
+impl Interval {
+    /// The middle 95 % of values, interpolated linearly.
+    fn middle(mut values: Vec<f64>) -> Self {
+        values.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = share * (values.len() - 1) as f64;
+            let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
+            below + (above - below) * place.fract()
+        };
+        Self { low: at(0.025), high: at(0.975) }
+    }
+}
+
+/// The pictures drawn once: how often each of the known ones, by rank, and each of every unknown set.
+pub(crate) struct Resample {
+    known: Vec<u32>,
+    unknown: Vec<Vec<u32>>,
+}
+
+impl Bootstrap {
+    /// Draws again and again, measures each draw, and gives an interval for every number measured. Empty
+    /// without resamples.
+    pub(crate) fn intervals(
+        self,
+        known: usize,
+        unknown: &[usize],
+        measure: impl Fn(&Resample) -> Vec<f64> + Sync,
+    ) -> Vec<Interval> {
+        let rows: Vec<Vec<f64>> = (0..self.resamples)
+            .into_par_iter()
+            .map(|resample| {
+                let mut random = ChaCha8Rng::seed_from_u64(self.seed);
+                random.set_stream(u64::from(resample));
+                let mut draw = |count: usize| {
+                    let mut times = vec![0_u32; count];
+                    for _ in 0..count {
+                        times[random.random_range(0..count)] += 1;
+                    }
+                    times
+                };
+                let known = draw(known);
+                measure(&Resample { known, unknown: unknown.iter().map(|&count| draw(count)).collect() })
+            })
+            .collect();
+        let numbers = rows.first().map_or(0, Vec::len);
+        (0..numbers).map(|i| Interval::middle(rows.iter().map(|row| row[i]).collect())).collect()
+    }
+}
+
+impl Resample {
+    /// The metrics of the drawn pictures of an unknown set.
+    pub(crate) fn metrics(&self, known: &RankedKnown, set: usize, unknown: &Ranked) -> Metrics {
+        let of = |times: &[u32]| times.iter().map(|&times| u64::from(times)).sum::<u64>();
+        let total = Counts {
+            unknown: unknown.0.len() as u64,
+            known: self.known.len() as u64,
+            right: of(&self.known[..known.right.0.len()]),
+        };
+        let times = &self.unknown[set];
+        let steps = steps(known, unknown, |i| u64::from(self.known[i]), |i| u64::from(times[i]));
+        Metrics::from_steps(steps, total).judged(known.is_judged)
+    }
+
+    /// The share of the drawn known pictures that were given their true class.
+    pub(crate) fn accuracy(&self, known: &RankedKnown) -> Option<f64> {
+        let right: u64 = self.known[..known.right.0.len()].iter().map(|&times| u64::from(times)).sum();
+        known.is_judged.then(|| right as f64 / self.known.len() as f64)
+    }
+
+    /// The share of the drawn known pictures above a threshold.
+    pub(crate) fn known_above(&self, known: &RankedKnown, threshold: f64) -> f64 {
+        let (right, wrong) = self.known.split_at(known.right.len());
+        let above = above(&known.right, right, threshold) + above(&known.wrong, wrong, threshold);
+        above as f64 / self.known.len() as f64
+    }
+
+    /// The share of the drawn pictures of an unknown set above a threshold.
+    pub(crate) fn unknown_above(&self, set: usize, unknown: &Ranked, threshold: f64) -> f64 {
+        above(unknown, &self.unknown[set], threshold) as f64 / unknown.len() as f64
+    }
+}
+
+/// How many of the drawn pictures are above a threshold.
+fn above(ranked: &Ranked, times: &[u32], threshold: f64) -> u64 {
+    times[..ranked.above(threshold)].iter().map(|&times| u64::from(times)).sum()
+}
+
+/// The interval of the mean AUROC over unknown sets that share their known pictures (DeLong et al., 1988),
+/// clipped to 0..=1. All of 0..=1 where a side has one picture, which says nothing of its spread.
+pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
+    let count = sets.len() as f64;
+    // Of each known picture the mean over the sets of the share that scores higher; a tie counts one half.
+    let mut known_placements = vec![0.0; known.len()];
+    let mut variance = 0.0;
+    for unknown in sets {
+        let mut unknown_placements = Vec::with_capacity(unknown.0.len());
+        let (n, p) = (known.len() as f64, unknown.0.len() as f64);
+        let (mut r, mut w) = (0, known.right.0.len());
+        let (mut flagged, mut caught) = (0, 0);
+        for step in steps(known, unknown, |_| 1, |_| 1) {
+            let placement = (caught as f64 + step.unknown as f64 / 2.0) / p / count;
+            let wrong = step.known - step.right;
+            for (next, more) in [(&mut r, step.right), (&mut w, wrong)] {
+                known_placements[*next..][..more as usize].iter_mut().for_each(|sum| *sum += placement);
+                *next += more as usize;
+            }
+            let placement = 1.0 - (flagged as f64 + step.known as f64 / 2.0) / n;
+            unknown_placements.extend(std::iter::repeat_n(placement, step.unknown as usize));
+            caught += step.unknown;
+            flagged += step.known;
+        }
+        variance += variance_of_mean(&unknown_placements) / (count * count);
+    }
+    variance += variance_of_mean(&known_placements);
+    let auroc = known_placements.iter().sum::<f64>() / known_placements.len() as f64;
+    let reach = Z * variance.sqrt();
+    if reach.is_nan() {
+        return Interval { low: 0.0, high: 1.0 };
+    }
+    Interval { low: (auroc - reach).max(0.0), high: (auroc + reach).min(1.0) }
+}
+
+/// The variance of the values' mean; NaN of a single value.
+fn variance_of_mean(values: &[f64]) -> f64 {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0) / count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranked(known: &[f64], unknown: &[f64]) -> (RankedKnown, Ranked) {
+        let right: Vec<bool> = (0..known.len()).map(|i| i % 4 != 0).collect();
+        (RankedKnown::new(known, Some(&right)).unwrap(), Ranked::new(unknown).unwrap())
+    }
+
+    /// Scores with ties, unknown ones higher by a half on average.
+    fn example(known: usize, unknown: usize, seed: u64) -> (RankedKnown, Ranked) {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut side = |count: usize, shift: f64| -> Vec<f64> {
+            (0..count).map(|_| ((random.random::<f64>() + shift) * 50.0).floor()).collect()
+        };
+        let (known, unknown) = (side(known, 0.0), side(unknown, 0.5));
+        ranked(&known, &unknown)
+    }
+
+    #[test]
+    fn drawing_each_picture_once_changes_nothing() {
+        let (known, unknown) = example(300, 200, 1);
+        let once = Resample { known: vec![1; 300], unknown: vec![vec![1; 200]] };
+        assert_eq!(once.metrics(&known, 0, &unknown), Metrics::of(&known, &unknown));
+        assert_eq!(once.accuracy(&known), Some(0.75));
+        assert_eq!(once.known_above(&known, 40.0), known.share_above(40.0));
+    }
+
+    #[test]
+    fn drawing_a_picture_twice_is_having_it_twice() {
+        let known = [3.0, 1.0, 0.0, 2.0];
+        let right = [true, false, true, true];
+        let ranked_known = RankedKnown::new(&known, Some(&right)).unwrap();
+        let unknown = Ranked::new(&[4.0, 2.0]).unwrap();
+        // By rank: right 3, 2, 0 and wrong 1.
+        let drawn = Resample { known: vec![2, 0, 1, 1], unknown: vec![vec![0, 2]] };
+        let same =
+            Metrics::new(&[3.0, 3.0, 0.0, 1.0], Some(&[true, true, true, false]), &[2.0, 2.0]).unwrap();
+        assert_eq!(drawn.metrics(&ranked_known, 0, &unknown), same);
+        assert_eq!(drawn.accuracy(&ranked_known), Some(0.75));
+        assert_eq!(drawn.known_above(&ranked_known, 2.5), 0.5);
+        assert_eq!(drawn.unknown_above(0, &unknown, 2.0), 0.0);
+    }
+
+    #[test]
+    fn delong_and_the_bootstrap_agree() {
+        let (known, unknown) = example(400, 300, 2);
+        let delong = auroc_interval(&known, &[&unknown]);
+        let bootstrap = Bootstrap { resamples: 2000, seed: 3 };
+        let drawn = bootstrap.intervals(400, &[300], |drawn| vec![drawn.metrics(&known, 0, &unknown).auroc]);
+        let width = delong.high - delong.low;
+        assert!((delong.low - drawn[0].low).abs() < width / 10.0, "{delong:?} {drawn:?}");
+        assert!((delong.high - drawn[0].high).abs() < width / 10.0, "{delong:?} {drawn:?}");
+        let auroc = Metrics::of(&known, &unknown).auroc;
+        assert!(((delong.low + delong.high) / 2.0 - auroc).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_mean_over_sets_knows_that_they_share_their_known_pictures() {
+        let (known, a) = example(100, 5000, 4);
+        let (_, b) = example(100, 5000, 5);
+        let width = |sets: &[&Ranked]| {
+            let interval = auroc_interval(&known, sets);
+            interval.high - interval.low
+        };
+        // Few known pictures make the interval, so a second set does not help.
+        assert!((width(&[&a, &b]) / width(&[&a]) - 1.0).abs() < 0.05);
+        // With few unknown pictures it does.
+        let (known, a) = example(5000, 100, 4);
+        let (_, b) = example(5000, 100, 5);
+        let width = |sets: &[&Ranked]| {
+            let interval = auroc_interval(&known, sets);
+            interval.high - interval.low
+        };
+        assert!(width(&[&a, &b]) / width(&[&a]) < 0.8);
+    }
+
+    #[test]
+    fn intervals_hold_the_truth_about_as_often_as_they_say() {
+        // P(x < y + 1/2) for x, y uniform on 0..1 is 7/8.
+        let mut held = 0;
+        for seed in 0..400 {
+            let mut random = ChaCha8Rng::seed_from_u64(1000 + seed);
+            let mut side =
+                |shift: f64| -> Vec<f64> { (0..80).map(|_| random.random::<f64>() + shift).collect() };
+            let (known, unknown) = (side(0.0), side(0.5));
+            let (known, unknown) = ranked(&known, &unknown);
+            let interval = auroc_interval(&known, &[&unknown]);
+            held += u32::from(interval.low <= 0.875 && 0.875 <= interval.high);
+        }
+        assert!((364..=392).contains(&held), "{held} of 400");
+    }
+
+    #[test]
+    fn the_seed_decides() {
+        let (known, unknown) = example(50, 40, 6);
+        let of = |seed| {
+            let bootstrap = Bootstrap { resamples: 50, seed };
+            bootstrap.intervals(50, &[40], |drawn| vec![drawn.metrics(&known, 0, &unknown).aupr_in])
+        };
+        assert_eq!(of(1), of(1));
+        assert_ne!(of(1), of(2));
+        assert!(Bootstrap { resamples: 0, seed: 1 }.intervals(50, &[40], |_| vec![0.0]).is_empty());
+    }
+
+    #[test]
+    fn one_picture_says_nothing_of_the_spread() {
+        let (known, unknown) = ranked(&[1.0], &[2.0, 3.0]);
+        assert_eq!(auroc_interval(&known, &[&unknown]), Interval { low: 0.0, high: 1.0 });
+    }
+}

@@ -1,0 +1,313 @@
+//! Metrics of more scores than fit in memory.
+
+use std::fmt;
+
+use super::{AT, Counts, Interval, Kind, Metrics, not_a_number, precision};
+use crate::error::{Error, Result};
+
+/// Takes scores one by one in any order and computes the metrics in bounded memory.
+///
+/// Neighbouring scores are put together into at most `capacity` bins of about as many pictures each, so that
+/// the curve is known exactly at the edges of the bins, and within a bin only as far as its edges say. Every
+/// metric comes with the bounds that follow. While the scores take no more different values than there are
+/// bins, nothing is put together and the metrics are exact.
+#[derive(Debug, Clone)]
+pub struct Stream {
+    capacity: usize,
+    /// Ascending and disjoint.
+    bins: Vec<Bin>,
+    /// New scores, not yet in a bin.
+    buffer: Vec<(f64, Kind)>,
+}
+
+/// Metrics with what is known for certain of them.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Bounded {
+    /// Pictures of known classes.
+    pub known: u64,
+    /// Pictures of no known class.
+    pub unknown: u64,
+    /// The share of known pictures given their true class; exact. Absent where that is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// The metrics where the pictures of a bin count as ties.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// The exact metrics lie in here, for certain.
+    pub bounds: Metrics<Interval>,
+}
+
+impl fmt::Display for Bounded {
+    /// The metrics in percent, one a line, with their bounds.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} known pictures, {} unknown", self.known, self.unknown)?;
+        if let Some(accuracy) = self.accuracy {
+            writeln!(f, "{:<20} {:>9.4}", "accuracy", 100.0 * accuracy)?;
+        }
+        for ((name, value), (_, Interval { low, high })) in self.metrics.named().zip(self.bounds.named()) {
+            let [value, low, high] = [value, low, high].map(|share| 100.0 * share);
+            writeln!(f, "{name:<20} {value:>9.4}  certainly {low:.4} to {high:.4}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The pictures with scores from `low` to `high`.
+#[derive(Debug, Clone, Copy)]
+struct Bin {
+    low: f64,
+    high: f64,
+    counts: Counts,
+}
+
+impl Counts {
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Unknown => Self { unknown: 1, ..Self::default() },
+            Kind::Known { right } => Self { known: 1, right: right.into(), ..Self::default() },
+        }
+    }
+
+    fn pictures(self) -> u64 {
+        self.known + self.unknown
+    }
+}
+
+impl Stream {
+    /// A stream with at most this many bins, 4 or more; memory is about 70 bytes for each.
+    ///
+    /// For scores in random order the bounds of the AUROC are less than 8 / `capacity` apart.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let capacity = capacity.max(4);
+        Self { capacity, bins: Vec::new(), buffer: Vec::with_capacity(capacity) }
+    }
+
+    /// Takes a picture's score.
+    ///
+    /// # Errors
+    /// [`Error::Scores`] where it is NaN.
+    pub fn push(&mut self, score: f64, kind: Kind) -> Result<()> {
+        if score.is_nan() {
+            return Err(not_a_number());
+        }
+        self.buffer.push((score, kind));
+        if self.buffer.len() == self.capacity {
+            self.absorb();
+        }
+        Ok(())
+    }
+
+    /// The metrics of all scores taken; without accuracy and OSCR unless the kinds of the known pictures were
+    /// `judged`.
+    ///
+    /// # Errors
+    /// [`Error::Scores`] where no picture was known, or none unknown.
+    pub fn finish(mut self, judged: bool) -> Result<Bounded> {
+        self.absorb();
+        let total = self.bins.iter().fold(Counts::default(), |total, bin| total.plus(bin.counts));
+        let Counts { known, unknown, right } = total;
+        if known == 0 || unknown == 0 {
+            return Err(Error::Scores(format!("{known} known and {unknown} unknown pictures")));
+        }
+        let descending = || self.bins.iter().rev();
+        Ok(Bounded {
+            known,
+            unknown,
+            accuracy: judged.then(|| right as f64 / known as f64),
+            metrics: Metrics::from_steps(descending().map(|bin| bin.counts), total).judged(judged),
+            bounds: bounds(descending(), total).judged(judged),
+        })
+    }
+
+    /// Moves the new scores into bins.
+    fn absorb(&mut self) {
+        self.buffer.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let mut bins: Vec<Bin> = Vec::with_capacity(self.bins.len() + self.buffer.len());
+        let mut old = self.bins.drain(..).peekable();
+        for (score, kind) in self.buffer.drain(..) {
+            while let Some(bin) = old.next_if(|bin| bin.low <= score) {
+                bins.push(bin);
+            }
+            match bins.last_mut().filter(|bin| score <= bin.high) {
+                Some(bin) => bin.counts = bin.counts.plus(Counts::of(kind)),
+                None => bins.push(Bin { low: score, high: score, counts: Counts::of(kind) }),
+            }
+        }
+        bins.extend(old);
+        self.bins = bins;
+        if self.bins.len() > self.capacity {
+            self.merge();
+        }
+    }
+
+    /// Halves the number of bins: joins neighbours up to an equal share of the pictures. Any two that stay
+    /// apart hold more than that share together, so that few are left.
+    fn merge(&mut self) {
+        let total: u64 = self.bins.iter().map(|bin| bin.counts.pictures()).sum();
+        let share = total.div_ceil(self.capacity as u64 / 4);
+        self.bins.dedup_by(|next, bin| {
+            let counts = bin.counts.plus(next.counts);
+            let join = counts.pictures() <= share;
+            if join {
+                *bin = Bin { low: bin.low, high: next.high, counts };
+            }
+            join
+        });
+    }
+}
+
+/// What is certain of the metrics of a curve of which only the edges of bins, in descending order, are known:
+/// within a bin the numbers of flagged pictures lie between those at its edges.
+fn bounds<'a>(bins: impl Iterator<Item = &'a Bin>, total: Counts) -> Metrics<Interval> {
+    let (p, n) = (total.unknown as f64, total.known as f64);
+    let exactly = |value: f64| Interval { low: value, high: value };
+    let add = |sum: &mut Interval, weight: f64, low: f64, high: f64| {
+        sum.low += weight * low;
+        sum.high += weight * high;
+    };
+    let mut sums = Metrics {
+        fpr95_tpr: exactly(1.0),
+        fpr_at_95_known_kept: exactly(1.0),
+        detection_accuracy: exactly(0.5),
+        ..Metrics::default()
+    };
+    let (caught, flagged) = (|at: Counts| at.unknown as f64 / p, |at: Counts| at.known as f64 / n);
+    let (accepted, kept) = (|at: Counts| 1.0 - caught(at), |at: Counts| (total.known - at.known) as f64 / n);
+    let right = |at: Counts| (total.right - at.right) as f64 / n;
+    let precision_out = |unknown: Counts, known: Counts| precision(unknown.unknown, known.known);
+    let precision_in = |known: Counts, unknown: Counts| {
+        precision(total.known - known.known, total.unknown - unknown.unknown)
+    };
+    let mut oscr = Interval::default();
+    let mut at = Counts::default();
+    for bin in bins {
+        let before = at;
+        at = at.plus(bin.counts);
+        let (known, unknown) = (bin.counts.known as f64 / n, bin.counts.unknown as f64 / p);
+        if bin.low == bin.high {
+            // A tie: a straight line between the edges.
+            let line = |sum: &mut Interval, weight: f64, ends: f64| add(sum, weight, ends / 2.0, ends / 2.0);
+            line(&mut sums.auroc, known, caught(before) + caught(at));
+            line(&mut oscr, unknown, right(before) + right(at));
+            line(&mut sums.aupr_out, unknown, precision_out(before, before) + precision_out(at, at));
+            line(&mut sums.aupr_in, known, precision_in(before, before) + precision_in(at, at));
+        } else {
+            add(&mut sums.auroc, known, caught(before), caught(at));
+            add(&mut oscr, unknown, right(at), right(before));
+            add(&mut sums.aupr_out, unknown, precision_out(before, at), precision_out(at, before));
+            add(&mut sums.aupr_in, known, precision_in(at, before), precision_in(before, at));
+        }
+        // The first point of the curve that the bin may hold.
+        let first = if bin.low == bin.high { at } else { before };
+        if caught(before) < AT && caught(at) >= AT {
+            sums.fpr95_tpr = Interval { low: flagged(first), high: flagged(at) };
+        }
+        if kept(at) >= AT {
+            sums.fpr_at_95_known_kept = exactly(accepted(at));
+        } else if kept(before) >= AT && bin.low != bin.high {
+            sums.fpr_at_95_known_kept = Interval { low: accepted(at), high: accepted(before) };
+        }
+        let balance = |caught: f64, flagged: f64| (caught + 1.0 - flagged) / 2.0;
+        let best = &mut sums.detection_accuracy;
+        best.low = best.low.max(balance(caught(at), flagged(at)));
+        best.high = best.high.max(balance(caught(at), flagged(first)));
+    }
+    Metrics { oscr: Some(oscr), ..sums }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
+
+    /// Scores with kinds in random order, and their exact metrics.
+    fn example(round: impl Fn(f64) -> f64) -> (Vec<(f64, Kind)>, Metrics) {
+        let mut random = ChaCha8Rng::seed_from_u64(9);
+        let mut scores: Vec<(f64, Kind)> = (0..40_000)
+            .map(|i| match i % 3 {
+                0 => (round(random.random::<f64>().sqrt()), Kind::Unknown),
+                _ => (round(random.random()), Kind::Known { right: random.random_bool(0.9) }),
+            })
+            .collect();
+        scores.shuffle(&mut random);
+        let of = |wanted: fn(Kind) -> bool| {
+            scores.iter().filter(move |(_, kind)| wanted(*kind)).map(|(score, _)| *score)
+        };
+        let known: Vec<f64> = of(|kind| kind != Kind::Unknown).collect();
+        let unknown: Vec<f64> = of(|kind| kind == Kind::Unknown).collect();
+        let right: Vec<bool> = scores
+            .iter()
+            .filter_map(|(_, kind)| match kind {
+                Kind::Known { right } => Some(*right),
+                Kind::Unknown => None,
+            })
+            .collect();
+        let exact = Metrics::new(&known, Some(&right), &unknown).unwrap();
+        (scores, exact)
+    }
+
+    fn measured(scores: &[(f64, Kind)], capacity: usize) -> Bounded {
+        let mut stream = Stream::new(capacity);
+        for &(score, kind) in scores {
+            stream.push(score, kind).unwrap();
+            assert!(stream.bins.len() <= capacity && stream.buffer.len() < capacity, "memory is bounded");
+        }
+        stream.finish(true).unwrap()
+    }
+
+    #[test]
+    fn bounds_hold_the_exact_metrics_and_are_narrow() {
+        let (mut scores, exact) = example(|score| score);
+        let by_score = |a: &(f64, Kind), b: &(f64, Kind)| a.0.total_cmp(&b.0);
+        for order in ["random", "ascending", "descending"] {
+            match order {
+                "ascending" => scores.sort_by(by_score),
+                "descending" => scores.reverse(),
+                _ => {}
+            }
+            for capacity in [16, 100, 1000] {
+                let Bounded { metrics, bounds, known, unknown, .. } = measured(&scores, capacity);
+                assert_eq!((known, unknown), (26_666, 13_334));
+                let all = exact.named().zip(metrics.named()).zip(bounds.named());
+                for (((name, exact), (_, value)), (_, Interval { low, high })) in all {
+                    let what = format!("{order} {capacity} {name}: {low} <= {exact}, {value} <= {high}");
+                    let holds = |value: f64| low - 1e-12 <= value && value <= high + 1e-12;
+                    assert!(holds(exact) && holds(value), "{what}");
+                    // An AUPR starts from few flagged pictures, of which a bin is a large part.
+                    assert!(high - low < 32.0 / capacity as f64, "{what}");
+                }
+                if order == "random" {
+                    assert!(bounds.auroc.high - bounds.auroc.low < 8.0 / capacity as f64);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_different_scores_are_exact() {
+        let (scores, exact) = example(|score| (score * 90.0).floor());
+        let Bounded { metrics, bounds, .. } = measured(&scores, 100);
+        assert_eq!(metrics, exact);
+        for ((name, value), (_, Interval { low, high })) in exact.named().zip(bounds.named()) {
+            assert!(
+                (low - value).abs() < 1e-12 && (high - value).abs() < 1e-12,
+                "{name} {low} {value} {high}"
+            );
+        }
+    }
+
+    #[test]
+    fn infinite_scores_and_useless_ones() {
+        let known = Kind::Known { right: true };
+        let mut stream = Stream::new(8);
+        for (score, kind) in
+            [(f64::NEG_INFINITY, known), (-0.0, known), (0.0, Kind::Unknown), (f64::INFINITY, Kind::Unknown)]
+        {
+            stream.push(score, kind).unwrap();
+        }
+        assert!(stream.push(f64::NAN, known).is_err());
+        assert_eq!(stream.finish(true).unwrap().metrics.auroc, 3.5 / 4.0);
+        assert!(Stream::new(8).finish(true).is_err());
+    }
+}
