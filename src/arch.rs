@@ -15,6 +15,8 @@ pub const BATCH_NORM_EPSILON: f64 = 1e-5;
 pub enum Architecture {
     /// A wide residual network.
     WideResNet(WideResNet),
+    /// The network of the official CAC code.
+    CacNet(CacNet),
 }
 
 impl Architecture {
@@ -25,6 +27,16 @@ impl Architecture {
     pub fn layers(&self, classes: usize) -> Result<Vec<Layer>> {
         match self {
             Self::WideResNet(network) => network.layers(classes),
+            Self::CacNet(network) => network.layers(classes),
+        }
+    }
+
+    /// The height and width that pictures must have; any where the network pools them away.
+    #[must_use]
+    pub fn fixed_size(&self) -> Option<usize> {
+        match self {
+            Self::WideResNet(_) => None,
+            Self::CacNet(network) => Some(network.size),
         }
     }
 }
@@ -44,6 +56,25 @@ pub struct WideResNet {
 impl Default for WideResNet {
     fn default() -> Self {
         Self { depth: 40, widen_factor: 2, dropout: 0.3 }
+    }
+}
+
+/// The open-set classifier of `cac-openset` (Miller et al., WACV 2021) with its parameter names: nine 3x3
+/// convolutions in groups of three, each followed by batch normalisation and LeakyReLU(0.2), the last of a
+/// group with stride 2 and followed by dropout of whole channels; then a linear layer of all values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CacNet {
+    /// Channels of the first two convolutions; the others have twice as many.
+    pub channels: usize,
+    /// The height and width of the pictures, a multiple of 8.
+    pub size: usize,
+    /// The share of channels dropped behind each group while training, 0 to below 1.
+    pub dropout: f64,
+}
+
+impl Default for CacNet {
+    fn default() -> Self {
+        Self { channels: 64, size: 32, dropout: 0.2 }
     }
 }
 
@@ -83,12 +114,18 @@ pub enum Op {
     },
     /// max(0, x). It may overwrite its input, of which it is the only reader.
     Relu,
+    /// max(x, slope * x) with a slope below 1.
+    LeakyRelu(f64),
     /// Dropout with this probability; the identity outside training.
     Dropout(f64),
+    /// The same of whole channels.
+    DropoutChannels(f64),
     /// The sum of two layers. It may overwrite the first, of which it is the only reader.
     Add,
     /// The mean over height and width: `[N, C, H, W]` to `[N, C]`.
     Pool,
+    /// All values in one row, channel by channel: `[N, C, H, W]` to `[N, C H W]`.
+    Flatten,
     /// A fully connected layer with bias.
     Linear {
         /// Features read.
@@ -113,7 +150,14 @@ impl Layer {
             Op::Linear { inputs, outputs } => {
                 vec![named("weight", vec![outputs, inputs]), named("bias", vec![outputs])]
             }
-            Op::Input | Op::Relu | Op::Dropout(_) | Op::Add | Op::Pool => Vec::new(),
+            Op::Input
+            | Op::Relu
+            | Op::LeakyRelu(_)
+            | Op::Dropout(_)
+            | Op::DropoutChannels(_)
+            | Op::Add
+            | Op::Pool
+            | Op::Flatten => Vec::new(),
         }
     }
 }
@@ -121,20 +165,13 @@ impl Layer {
 impl WideResNet {
     fn layers(&self, classes: usize) -> Result<Vec<Layer>> {
         let &Self { depth, widen_factor, dropout } = self;
-        let invalid =
-            |name, value, reason: &str| Err(Error::Setting { name, value, reason: reason.to_owned() });
         if !(10..=1000).contains(&depth) || depth % 6 != 4 {
             return invalid("depth", depth.to_string(), "must be 10, 16, 22, ... (6n + 4), at most 1000");
         }
         if !(1..=64).contains(&widen_factor) {
             return invalid("widen factor", widen_factor.to_string(), "must be 1 to 64");
         }
-        if !(0.0..1.0).contains(&dropout) {
-            return invalid("dropout", dropout.to_string(), "must be at least 0 and below 1");
-        }
-        if classes < 2 {
-            return invalid("classes", classes.to_string(), "must be at least 2");
-        }
+        check(dropout, classes)?;
 
         let mut net = Builder::default();
         let input = net.push("images", Op::Input, &[]);
@@ -155,6 +192,55 @@ impl WideResNet {
         net.push("fc", Op::Linear { inputs: width, outputs: classes }, &[x]);
         Ok(net.layers)
     }
+}
+
+impl CacNet {
+    fn layers(&self, classes: usize) -> Result<Vec<Layer>> {
+        let &Self { channels, size, dropout } = self;
+        if !(1..=1024).contains(&channels) {
+            return invalid("channels", channels.to_string(), "must be 1 to 1024");
+        }
+        if !(8..=4096).contains(&size) || !size.is_multiple_of(8) {
+            return invalid(
+                "size",
+                size.to_string(),
+                "must be a multiple of 8, at most 4096, for this network",
+            );
+        }
+        check(dropout, classes)?;
+
+        let mut net = Builder::default();
+        let mut x = net.push("images", Op::Input, &[]);
+        let mut inputs = 3;
+        for number in 1..=9 {
+            let outputs = if number < 3 { channels } else { 2 * channels };
+            let stride = if number % 3 == 0 { 2 } else { 1 };
+            x = net.conv(&format!("encoder.conv{number}"), x, inputs, outputs, 3, stride);
+            x = net.push(&format!("encoder.bn{number}"), Op::BatchNorm { channels: outputs }, &[x]);
+            x = net.push(&format!("encoder.relu{number}"), Op::LeakyRelu(0.2), &[x]);
+            if number % 3 == 0 {
+                x = net.push(&format!("encoder.dropout{}", number / 3), Op::DropoutChannels(dropout), &[x]);
+            }
+            inputs = outputs;
+        }
+        x = net.push("flatten", Op::Flatten, &[x]);
+        net.push("classify", Op::Linear { inputs: inputs * (size / 8).pow(2), outputs: classes }, &[x]);
+        Ok(net.layers)
+    }
+}
+
+fn check(dropout: f64, classes: usize) -> Result<()> {
+    if !(0.0..1.0).contains(&dropout) {
+        return invalid("dropout", dropout.to_string(), "must be at least 0 and below 1");
+    }
+    if classes < 2 {
+        return invalid("classes", classes.to_string(), "must be at least 2");
+    }
+    Ok(())
+}
+
+fn invalid<T>(name: &'static str, value: String, reason: &str) -> Result<T> {
+    Err(Error::Setting { name, value, reason: reason.to_owned() })
 }
 
 /// Appends layers and hands out their indices.
@@ -210,8 +296,12 @@ impl Builder {
 mod tests {
     use super::*;
 
-    fn parameter_count(network: WideResNet, classes: usize) -> usize {
-        let layers = Architecture::WideResNet(network).layers(classes).unwrap();
+    fn all() -> [Architecture; 2] {
+        [Architecture::WideResNet(WideResNet::default()), Architecture::CacNet(CacNet::default())]
+    }
+
+    fn parameter_count(network: Architecture, classes: usize) -> usize {
+        let layers = network.layers(classes).unwrap();
         layers
             .iter()
             .flat_map(Layer::parameters)
@@ -223,20 +313,24 @@ mod tests {
     #[test]
     fn published_sizes() {
         // The paper's table: WRN-40-2 has 2.2 M parameters, WRN-28-10 36.5 M, WRN-16-8 11.0 M.
-        assert_eq!(parameter_count(WideResNet::default(), 10), 2_243_546);
-        let wrn = |depth, widen_factor| WideResNet { depth, widen_factor, dropout: 0.0 };
+        let wrn =
+            |depth, widen_factor| Architecture::WideResNet(WideResNet { depth, widen_factor, dropout: 0.0 });
+        assert_eq!(parameter_count(wrn(40, 2), 10), 2_243_546);
         assert_eq!(parameter_count(wrn(28, 10), 10) / 100_000, 364);
         assert_eq!(parameter_count(wrn(16, 8), 10) / 100_000, 109);
+        // The official checkpoints with six classes.
+        assert_eq!(parameter_count(Architecture::CacNet(CacNet::default()), 6), 1_011_398);
     }
 
     #[test]
     fn layers_read_earlier_layers_and_have_unique_names() {
-        let layers = Architecture::WideResNet(WideResNet::default()).layers(10).unwrap();
-        for (index, layer) in layers.iter().enumerate() {
-            assert!(layer.inputs.iter().all(|&input| input < index), "{}", layer.name);
+        for layers in all().map(|network| network.layers(10).unwrap()) {
+            for (index, layer) in layers.iter().enumerate() {
+                assert!(layer.inputs.iter().all(|&input| input < index), "{}", layer.name);
+            }
+            let names: std::collections::HashSet<_> = layers.iter().map(|layer| &layer.name).collect();
+            assert_eq!(names.len(), layers.len());
         }
-        let names: std::collections::HashSet<_> = layers.iter().map(|layer| &layer.name).collect();
-        assert_eq!(names.len(), layers.len());
     }
 
     #[test]
@@ -267,5 +361,11 @@ mod tests {
             assert!(Architecture::WideResNet(bad.clone()).layers(10).is_err(), "{bad:?}");
         }
         assert!(Architecture::WideResNet(good).layers(1).is_err());
+        let good = CacNet::default();
+        for bad in
+            [CacNet { size: 36, ..good }, CacNet { channels: 0, ..good }, CacNet { dropout: -0.1, ..good }]
+        {
+            assert!(Architecture::CacNet(bad.clone()).layers(10).is_err(), "{bad:?}");
+        }
     }
 }

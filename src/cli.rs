@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use cac::{
     cac::{Score, Variant},
     dataset::Protocol,
-    export::InputForm,
+    export::{InputForm, Options, ThresholdRule},
     metrics::Bootstrap,
     report::{Group, Settings},
     scorer::Provider,
+    weights::PUBLISHED,
 };
 use clap::{Args, Parser, Subcommand};
 
@@ -29,6 +30,9 @@ pub enum Command {
     /// Train a WideResNet with the CAC loss and test it after every epoch
     #[command(args_override_self = true, allow_negative_numbers = true)]
     Train(Box<TrainArgs>),
+    /// Turn weights that others have trained into a model file
+    #[command(allow_negative_numbers = true)]
+    Import(ImportArgs),
     /// Write a trained network as one ONNX file with anchors, score, threshold and preprocessing inside
     #[command(allow_negative_numbers = true)]
     Export(ExportArgs),
@@ -52,16 +56,16 @@ pub struct TrainArgs {
     /// Unknown test pictures: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable
     #[arg(long, value_name = "NAME=DIR")]
     pub unknown: Vec<String>,
-    /// Take six of ten classes as known and test on the others as unknown: cac-2021/0 to cac-2021/4 or
-    /// arpl-2021/0 to arpl-2021/4
+    /// Take six of ten classes as known and test on the others as unknown: cac-2020, cac-2021 or arpl-2021,
+    /// each /0 to /4
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
     /// Folder for the results; the next free runs/N by default
     #[arg(long, value_name = "DIR")]
     pub run: Option<PathBuf>,
-    /// Weights to start from (safetensors, pytorch-ood's names); the last layer is replaced. Random ones by
-    /// default
-    #[arg(long, value_name = "FILE")]
+    /// Weights to start from: a file (safetensors, .pt or .pth) or the name of published ones (see `toolkit
+    /// import --help`); the last layer is replaced. Random ones by default
+    #[arg(long, value_name = "FILE|NAME")]
     pub backbone: Option<PathBuf>,
 
     /// Definition of the loss and of its score
@@ -80,15 +84,20 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", default_value_t = 5000)]
     pub anchor_pictures: usize,
 
-    /// Depth of the WideResNet, 6n + 4
-    #[arg(long, value_name = "N", default_value_t = 40)]
-    pub depth: usize,
-    /// Width of the WideResNet as a multiple of 16, 32 and 64 channels
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub widen_factor: usize,
-    /// Share of activations dropped in training
-    #[arg(long, value_name = "SHARE", default_value_t = 0.3)]
-    pub dropout: f64,
+    /// The network; that of the backbone by default, or else wide-resnet
+    #[arg(long, value_enum)]
+    pub arch: Option<Family>,
+    /// Depth of a WideResNet, 6n + 4; that of the backbone by default, or else 40
+    #[arg(long, value_name = "N")]
+    pub depth: Option<usize>,
+    /// Width of a WideResNet as a multiple of 16, 32 and 64 channels; that of the backbone by default, or else
+    /// 2
+    #[arg(long, value_name = "N")]
+    pub widen_factor: Option<usize>,
+    /// Share of activations (wide-resnet, by default 0.3) or channels (cac-net, by default 0.2) dropped in
+    /// training
+    #[arg(long, value_name = "SHARE")]
+    pub dropout: Option<f64>,
     /// Height and width that pictures are resized to
     #[arg(long, value_name = "PIXELS", default_value_t = 32)]
     pub size: usize,
@@ -119,6 +128,76 @@ pub struct TrainArgs {
     pub json: bool,
 }
 
+/// The networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Family {
+    /// WideResNet, 40-2 unless told otherwise
+    WideResnet,
+    /// The nine convolutions of the official CAC code
+    CacNet,
+}
+
+/// `toolkit import`
+#[derive(Args)]
+#[command(after_help = published_names())]
+pub struct ImportArgs {
+    /// Weights of a WideResNet or of the official CAC network (.pt, .pth or safetensors), or the name of
+    /// published ones
+    #[arg(value_name = "FILE|NAME")]
+    pub weights: PathBuf,
+    /// The file to write
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// Known classes with training pictures, as for `train`: they name the classes, give the class means that
+    /// become the anchors (with `paper`), and the threshold
+    #[arg(long, value_name = "DIR")]
+    pub known: Option<PathBuf>,
+    /// Which of the classes are known: cac-2020 (the authors' published weights), cac-2021 or arpl-2021, each
+    /// /0 to /4
+    #[arg(long, value_name = "NAME/TRIAL", requires = "known")]
+    pub protocol: Option<Protocol>,
+    /// Names of the classes in the order of the network's outputs; those of --known, or else numbers, by
+    /// default
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub classes: Vec<String>,
+    /// Use this many training pictures, drawn at random; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    pub pictures: usize,
+    /// Keep the anchors of the file, or fixed ones, in place of class means
+    #[arg(long)]
+    pub keep_anchors: bool,
+    /// Leave the mirror images of the training pictures out of the class means, as for digits
+    #[arg(long)]
+    pub no_mirror: bool,
+    /// What runs the network over the training pictures
+    #[arg(long, default_value = "cpu")]
+    pub provider: Provider,
+
+    /// Definition of the loss that it was trained with
+    #[arg(long, value_enum, default_value_t = Variant::Paper)]
+    pub variant: Variant,
+    /// Length of the anchors where the file has none; 10 for paper, 5 for pytorch-ood by default
+    #[arg(long, value_name = "X")]
+    pub magnitude: Option<f64>,
+    /// Height and width of the pictures; the official network fixes it
+    #[arg(long, value_name = "PIXELS", default_value_t = 32)]
+    pub size: usize,
+    /// Mean of the red, green and blue values (0 to 1), subtracted
+    #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
+    pub mean: [f32; 3],
+    /// Standard deviation of the red, green and blue values, divided by
+    #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
+    pub std: [f32; 3],
+    /// The file's score, threshold and form
+    #[command(flatten)]
+    pub file: FileArgs,
+}
+
+fn published_names() -> String {
+    let names: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();
+    format!("Published weights: {}", names.join(", "))
+}
+
 /// `toolkit export`
 #[derive(Args)]
 pub struct ExportArgs {
@@ -131,10 +210,18 @@ pub struct ExportArgs {
     /// Take the weights of the last epoch in place of the best
     #[arg(long)]
     pub last: bool,
+    /// The file's score, threshold and form
+    #[command(flatten)]
+    pub file: FileArgs,
+}
+
+/// What a model file can be made of the same network.
+#[derive(Args)]
+pub struct FileArgs {
     /// Rejection score of the file; the variant's own by default
     #[arg(long, value_enum)]
     pub score: Option<Score>,
-    /// Choose the threshold that keeps this share of the held-out known pictures
+    /// Choose the threshold that keeps this share of the held-out known pictures, or of those of an import
     #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
     pub keep: f64,
     /// Set the threshold on the score by hand
@@ -149,6 +236,18 @@ pub struct ExportArgs {
     /// Print the file's manifest as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+impl FileArgs {
+    /// The options of the export.
+    pub fn options(&self) -> Options {
+        Options {
+            score: self.score,
+            threshold: self.threshold.map_or(ThresholdRule::Keep(self.keep), ThresholdRule::Value),
+            input: self.input,
+            batch: self.batch,
+        }
+    }
 }
 
 /// `toolkit eval`
@@ -168,8 +267,8 @@ pub struct EvalArgs {
     /// training by default
     #[arg(long, value_name = "NAME=DIR")]
     pub unknown: Vec<String>,
-    /// Which classes are known: cac-2021/0 to cac-2021/4 or arpl-2021/0 to arpl-2021/4; that of the training
-    /// by default
+    /// Which classes are known, the others being unknown: cac-2020, cac-2021 or arpl-2021, each /0 to /4; that
+    /// of the training by default
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
     /// Measure this rejection score; repeatable. The model's own by default

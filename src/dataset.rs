@@ -44,6 +44,7 @@ pub struct Dataset {
     labels: Vec<i64>,
     height: usize,
     width: usize,
+    is_mirrored: bool,
     source: Source,
 }
 
@@ -80,7 +81,8 @@ impl Dataset {
             let (classes, labels, files) = folder::known(folder, split)?;
             (classes, labels, Source::Files(files))
         };
-        Ok(Self { origin: folder.to_owned(), classes, labels, height, width, source })
+        let origin = folder.to_owned();
+        Ok(Self { origin, classes, labels, height, width, is_mirrored: false, source })
     }
 
     /// Opens pictures of no known class: CIFAR-10's test file, or all pictures in a folder and the folders
@@ -109,7 +111,8 @@ impl Dataset {
     }
 
     fn without_classes(origin: PathBuf, count: usize, height: usize, width: usize, source: Source) -> Self {
-        Self { origin, classes: Vec::new(), labels: vec![UNKNOWN; count], height, width, source }
+        let labels = vec![UNKNOWN; count];
+        Self { origin, classes: Vec::new(), labels, height, width, is_mirrored: false, source }
     }
 
     /// The number of pictures.
@@ -150,13 +153,17 @@ impl Dataset {
     /// # Panics
     /// Where `index` is not below [`len`](Self::len).
     pub fn pixels(&self, index: usize) -> Result<Vec<u8>> {
-        match &self.source {
-            Source::Memory(pixels) => Ok(pixels[index * self.picture_len()..][..self.picture_len()].to_vec()),
+        let mut pixels = match &self.source {
+            Source::Memory(pixels) => pixels[index * self.picture_len()..][..self.picture_len()].to_vec(),
             Source::Files(files) => {
-                Ok(preprocess::pixels(&preprocess::open(&files[index])?, self.height, self.width))
+                preprocess::pixels(&preprocess::open(&files[index])?, self.height, self.width)
             }
-            Source::Noise(noise) => Ok(noise.pixels(index, self.picture_len())),
+            Source::Noise(noise) => noise.pixels(index, self.picture_len()),
+        };
+        if self.is_mirrored {
+            pixels.chunks_exact_mut(self.width).for_each(<[u8]>::reverse);
         }
+        Ok(pixels)
     }
 
     /// The bytes `[N, 3, height, width]` of several pictures, decoded on all threads.
@@ -169,7 +176,7 @@ impl Dataset {
     pub fn batch(&self, indices: &[usize]) -> Result<Vec<u8>> {
         let length = self.picture_len();
         let mut batch = vec![0; indices.len() * length];
-        if let Source::Memory(pixels) = &self.source {
+        if let (Source::Memory(pixels), false) = (&self.source, self.is_mirrored) {
             for (picture, &index) in batch.chunks_exact_mut(length).zip(indices) {
                 picture.copy_from_slice(&pixels[index * length..][..length]);
             }
@@ -190,8 +197,16 @@ impl Dataset {
         if !matches!(self.source, Source::Memory(_)) {
             let all: Vec<usize> = (0..self.len()).collect();
             self.source = Source::Memory(self.batch(&all)?);
+            self.is_mirrored = false;
         }
         Ok(self)
+    }
+
+    /// The same pictures, each left to right.
+    #[must_use]
+    pub fn mirrored(mut self) -> Self {
+        self.is_mirrored = !self.is_mirrored;
+        self
     }
 
     /// Renumbers the labels for a model whose classes are named, perhaps in another order.
@@ -219,7 +234,8 @@ impl Dataset {
     /// The pictures of a protocol's known classes, renumbered from 0, and those of the others as unknown ones.
     ///
     /// # Errors
-    /// [`Error::Setting`] where the data set does not have the ten classes that the protocol divides.
+    /// [`Error::Setting`] where the data set does not have the ten classes that the protocol divides, and those
+    /// of [`pick`](Self::pick).
     pub fn divide(&self, protocol: &Protocol) -> Result<(Self, Self)> {
         if self.classes.len() != protocol::CLASSES {
             let (found, wanted) = (self.classes.len(), protocol::CLASSES);
@@ -231,29 +247,33 @@ impl Dataset {
         let indices = |is_known: bool| -> Vec<usize> {
             (0..self.len()).filter(|&index| places[index].is_some() == is_known).collect()
         };
-        let mut known = self.pick(&indices(true));
+        let mut known = self.pick(&indices(true))?;
         known.labels = places.iter().flatten().map(|&place| place as i64).collect();
         known.classes = protocol.known.iter().map(|&class| self.classes[class].clone()).collect();
-        let mut others = self.pick(&indices(false));
+        let mut others = self.pick(&indices(false))?;
         others.labels.fill(UNKNOWN);
         others.classes.clear();
         Ok((known, others))
     }
 
-    /// Some of the pictures.
-    fn pick(&self, indices: &[usize]) -> Self {
-        let length = self.picture_len();
-        let source = match &self.source {
-            Source::Memory(pixels) => Source::Memory(
-                indices.iter().flat_map(|&index| &pixels[index * length..][..length]).copied().collect(),
-            ),
+    /// Some of the pictures, in the order of the indices.
+    ///
+    /// # Errors
+    /// As [`pixels`](Self::pixels).
+    ///
+    /// # Panics
+    /// Where an index is not below [`len`](Self::len).
+    pub fn pick(&self, indices: &[usize]) -> Result<Self> {
+        let (source, is_mirrored) = match &self.source {
             Source::Files(files) => {
-                Source::Files(indices.iter().map(|&index| files[index].clone()).collect())
+                let picked = indices.iter().map(|&index| files[index].clone()).collect();
+                (Source::Files(picked), self.is_mirrored)
             }
-            Source::Noise(noise) => Source::Noise(*noise),
+            _ => (Source::Memory(self.batch(indices)?), false),
         };
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
-        Self { origin: self.origin.clone(), classes: self.classes.clone(), labels, source, ..*self }
+        let (origin, classes) = (self.origin.clone(), self.classes.clone());
+        Ok(Self { origin, classes, labels, source, is_mirrored, ..*self })
     }
 
     /// `count` pictures drawn at random with a seed, and the rest, as ascending indices.
@@ -369,6 +389,16 @@ mod tests {
         assert_eq!((others.labels(), others.classes().len()), (&[UNKNOWN; 2][..], 0));
         let error = known.divide(&protocol).unwrap_err().to_string();
         assert!(error.contains("divides 10 classes") && error.contains("has 6"), "{error}");
+    }
+
+    #[test]
+    fn mirrored_pictures_run_from_right_to_left() {
+        let dataset =
+            Dataset { source: Source::Memory((0..12).collect()), ..Dataset::noise(Noise::gaussian(2), 1, 2) };
+        let mirrored = dataset.clone().mirrored();
+        assert_eq!(mirrored.batch(&[1]).unwrap(), [7, 6, 9, 8, 11, 10]);
+        assert_eq!(mirrored.pick(&[1]).unwrap().batch(&[0]).unwrap(), [7, 6, 9, 8, 11, 10]);
+        assert_eq!(mirrored.mirrored().batch(&[0, 1]).unwrap(), dataset.batch(&[0, 1]).unwrap());
     }
 
     #[test]

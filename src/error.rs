@@ -45,6 +45,16 @@ pub enum Error {
         /// Which tensor is missing or wrong, and how.
         reason: String,
     },
+    /// A file cannot be fetched, or is not the one that was recorded.
+    #[error("cannot fetch `{url}`: {reason}")]
+    Download {
+        /// Where it should come from.
+        url: String,
+        /// Where it is to lie.
+        path: PathBuf,
+        /// What happened.
+        reason: String,
+    },
     /// A file is not an ONNX model of this toolkit, or is damaged.
     #[error("`{origin}` is not a usable model: {reason}")]
     Model {
@@ -137,30 +147,37 @@ pub enum Error {
 impl Error {
     /// What a user may do about it, where there is something to say.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Provider { provider, .. } if provider.starts_with("cuda") => Some(
-                "`make native CUDA=1` gets the CUDA libraries; the machine needs an NVIDIA driver; \
-                 `cpu` works everywhere",
-            ),
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Download { path, .. } => {
+                let path = path.display();
+                return Some(format!(
+                    "another try goes on from what has come; where there is no network, put the file at `{path}`"
+                ));
+            }
+            Self::Provider { provider, .. } if provider.starts_with("cuda") => {
+                "`make native CUDA=1` gets the CUDA libraries; the machine needs an NVIDIA driver; `cpu` works \
+                 everywhere"
+            }
             Self::Provider { .. } => {
-                Some("`make native` gets the library, or set ORT_DYLIB_PATH to yours; `cpu` needs none")
+                "`make native` gets the library, or set ORT_DYLIB_PATH to yours; `cpu` needs none"
             }
             Self::Model { origin, .. } if !origin.ends_with(".json") => {
-                Some("`toolkit export` writes such a model from a training run")
+                "`toolkit export` writes such a model from a training run"
             }
-            Self::ScoreFile { .. } => Some(
+            Self::ScoreFile { .. } => {
                 "needed are `score` (larger = more likely unknown) and `label` (negative = unknown), as columns \
-                 of a CSV file or arrays of an NPZ file; `prediction` gives accuracy and OSCR",
-            ),
-            Self::FormatVersion { .. } => Some("update the toolkit"),
-            Self::Dataset { .. } => Some(
+                 of a CSV file or arrays of an NPZ file; `prediction` gives accuracy and OSCR"
+            }
+            Self::FormatVersion { .. } => "update the toolkit",
+            Self::Dataset { .. } => {
                 "a data set is CIFAR-10's binary folder (data_batch_*.bin, test_batch.bin) or folders of \
-                 pictures: CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png",
-            ),
-            Self::Diverged { .. } => Some("a lower --learning-rate may help"),
-            _ => None,
-        }
+                 pictures: CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"
+            }
+            Self::Diverged { .. } => "a lower --learning-rate may help",
+            _ => return None,
+        };
+        Some(hint.to_owned())
     }
 
     /// Wraps an operating system error with what was tried on which path.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ndarray::Array4;
+use ndarray::{Array2, Array4, Axis};
 
 use crate::{
     cac::{self, Score, Scored},
@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     preprocess,
     report::{self, Report},
-    scorer::Scorer,
+    scorer::{Scorer, Scores},
 };
 
 /// What a model said of known and unknown pictures, measured.
@@ -109,14 +109,14 @@ pub fn evaluate(
     let scores = if scores.is_empty() { &[own] } else { scores };
     let start = Instant::now();
     let mut done = 0;
-    let mut run = |pictures: &Dataset| {
+    let mut score_all = |pictures: &Dataset| {
         score(scorer, pictures, scores, |more| {
             done += more;
             progress(done);
         })
     };
-    let known_scored = run(known)?;
-    let unknown_scored = unknown.iter().map(|set| run(&set.pictures)).collect::<Result<Vec<_>>>()?;
+    let known_scored = score_all(known)?;
+    let unknown_scored = unknown.iter().map(|set| score_all(&set.pictures)).collect::<Result<Vec<_>>>()?;
     let seconds = start.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
 
     let table = |(index, &score): (usize, &Score)| {
@@ -140,9 +140,8 @@ pub fn evaluate(
     })
 }
 
-/// Scores every picture of a data set in its order, once for each of the scores. Pictures are read and resized
-/// on another thread while the network runs. `progress` is called with the number of pictures of each
-/// finished batch.
+/// Scores every picture of a data set in its order, once for each of the scores. `progress` is called with the
+/// number of pictures of each finished batch.
 ///
 /// # Errors
 /// Those of reading the pictures and of [`Scorer::score`].
@@ -152,10 +151,40 @@ pub fn score(
     scores: &[Score],
     mut progress: impl FnMut(usize),
 ) -> Result<Vec<Scored>> {
+    let mut scored = vec![Scored::default(); scores.len()];
+    run(scorer, pictures, |said| {
+        for (scored, &score) in scored.iter_mut().zip(scores) {
+            if score == scorer.manifest().score {
+                scored.scores.extend(&said.score);
+            } else {
+                scored.scores.extend(score.rejection(said.logits.view(), said.distances.view()));
+            }
+            scored.labels.extend(&said.label);
+        }
+        progress(said.label.len());
+    })?;
+    Ok(scored)
+}
+
+/// The logits `[N, C]` of every picture of a data set in its order; `progress` as for [`score`].
+///
+/// # Errors
+/// Those of reading the pictures and of [`Scorer::score`].
+pub fn logits(scorer: &Scorer, pictures: &Dataset, mut progress: impl FnMut(usize)) -> Result<Array2<f32>> {
+    let mut logits = Array2::zeros((0, scorer.manifest().classes.len()));
+    run(scorer, pictures, |said| {
+        logits.append(Axis(0), said.logits.view()).expect("one row a picture");
+        progress(said.label.len());
+    })?;
+    Ok(logits)
+}
+
+/// Runs all pictures through a model, batch by batch. They are read and resized on another thread while the
+/// network runs.
+fn run(scorer: &Scorer, pictures: &Dataset, mut take: impl FnMut(&Scores)) -> Result<()> {
     let input = scorer.manifest().input;
     let indices: Vec<usize> = (0..pictures.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
-    let mut scored = vec![Scored::default(); scores.len()];
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(1);
         scope.spawn(move || {
@@ -173,18 +202,9 @@ pub fn score(
             let values = pixels.into_iter().map(preprocess::unit).collect();
             let images = Array4::from_shape_vec((length, 3, input.height, input.width), values)
                 .map_err(|_| shape_error(pictures, input.height, input.width))?;
-            let said = scorer.score(images.view())?;
-            for (scored, &score) in scored.iter_mut().zip(scores) {
-                if score == scorer.manifest().score {
-                    scored.scores.extend(&said.score);
-                } else {
-                    scored.scores.extend(score.rejection(said.logits.view(), said.distances.view()));
-                }
-                scored.labels.extend(&said.label);
-            }
-            progress(length);
+            take(&scorer.score(images.view())?);
         }
-        Ok(scored)
+        Ok(())
     })
 }
 

@@ -91,12 +91,18 @@ pub struct Exported {
 /// [`Error::Weights`] and [`Error::Setting`] where the checkpoint or the options are not usable,
 /// [`Error::SelfCheck`] where the check fails, [`Error::Io`] where the file cannot be written.
 pub fn export(checkpoint: &Checkpoint, options: &Options, path: &Path) -> Result<Exported> {
+    let (exported, bytes) = build(checkpoint, options)?;
+    atomic::write(path, &bytes)?;
+    Ok(exported)
+}
+
+/// The checked file in memory.
+pub(crate) fn build(checkpoint: &Checkpoint, options: &Options) -> Result<(Exported, Vec<u8>)> {
     let anchors = anchors(checkpoint)?;
     let manifest = decide(checkpoint, options, &anchors)?;
     let bytes = onnx(&manifest, options, &checkpoint.weights, &anchors)?.encode_to_vec();
     let difference = check(checkpoint, &bytes)?;
-    atomic::write(path, &bytes)?;
-    Ok(Exported { manifest, bytes: bytes.len(), difference })
+    Ok((Exported { manifest, bytes: bytes.len(), difference }, bytes))
 }
 
 /// The manifest with the score and the threshold that go into the file.
@@ -113,9 +119,10 @@ fn decide(checkpoint: &Checkpoint, options: &Options, anchors: &Array2<f32>) -> 
             let value = cac::threshold(&scores, keep).ok_or_else(|| Error::Setting {
                 name: "keep",
                 value: keep.to_string(),
-                reason: "the run held out no known picture to choose a threshold from; train with \
-                         --held-out, or give --threshold"
-                    .to_owned(),
+                reason:
+                    "there are no known pictures to choose a threshold from; train with --held-out, import \
+                         with --known, or give --threshold"
+                        .to_owned(),
             })?;
             (value, Some(keep))
         }
@@ -132,7 +139,7 @@ fn decide(checkpoint: &Checkpoint, options: &Options, anchors: &Array2<f32>) -> 
         Some(training) => {
             format!("{} held-out training pictures of {}", scores.len(), training.known.display())
         }
-        None => String::new(),
+        None => format!("{} known pictures given at the import", scores.len()),
     };
     manifest.threshold = Some(Threshold { value, keep, data, held_out_scores: scores });
     manifest.metrics = measured(checkpoint, &manifest, anchors)?;
@@ -169,7 +176,8 @@ fn logits(checkpoint: &Checkpoint, name: &str) -> Result<Option<Array2<f32>>> {
     Ok(Some(Array2::from_shape_vec(shape, values).expect("the shape was checked")))
 }
 
-fn anchors(checkpoint: &Checkpoint) -> Result<Array2<f32>> {
+/// The anchors `[C, C]` of a checkpoint.
+pub(crate) fn anchors(checkpoint: &Checkpoint) -> Result<Array2<f32>> {
     let classes = checkpoint.manifest.classes.len();
     let values = checkpoint.weights.values(ANCHORS, &[classes, classes])?;
     Ok(Array2::from_shape_vec((classes, classes), values.to_vec()).expect("the shape was checked"))

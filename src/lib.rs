@@ -67,6 +67,8 @@ mod error;
 pub mod eval;
 #[cfg(feature = "tract")]
 pub mod export;
+#[cfg(all(feature = "files", feature = "tract"))]
+pub mod import;
 pub mod manifest;
 pub mod metrics;
 pub mod preprocess;

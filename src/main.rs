@@ -11,19 +11,29 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+#[cfg(feature = "train")]
+use cac::arch::{Architecture, CacNet, WideResNet};
 use cac::{
+    cac::{AnchorKind, Loss},
     checkpoint::{Checkpoint, Which},
-    dataset::{Dataset, UnknownSet, open_test},
+    dataset::{Dataset, Split, UnknownSet, open_test},
     eval::{self, Agreement, Evaluation},
-    export::{self, Options, ThresholdRule},
+    export,
+    import::{self, Calibration},
+    manifest::Input,
     metrics::{Kind, Stream},
     preprocess,
     report::Report,
     score_file::{self, Entry},
     scorer::{Provider, Scorer},
+    weights::{Published, Weights},
 };
 use clap::Parser;
-use cli::{Cli, Command, EvalArgs, ExportArgs, MetricsArgs, ScoreArgs, ScorerArgs, TrainArgs};
+#[cfg(feature = "train")]
+use cli::Family;
+use cli::{
+    Cli, Command, EvalArgs, ExportArgs, FileArgs, ImportArgs, MetricsArgs, ScoreArgs, ScorerArgs, TrainArgs,
+};
 use progress::Progress;
 
 /// Where runs lie unless told otherwise.
@@ -32,6 +42,7 @@ const RUNS: &str = "runs";
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => train(&args),
+        Command::Import(args) => import_weights(&args),
         Command::Export(args) => export_model(&args),
         Command::Eval(args) => evaluate(&args),
         Command::Metrics(args) => metrics(&args),
@@ -80,30 +91,25 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
     };
 
     use cac::{
-        arch::{Architecture, WideResNet},
-        cac::Loss,
-        manifest::{Input, Training},
+        manifest::Training,
         train::{Event, Outcome, Settings, train},
     };
 
     let defaults = Loss::new(args.variant);
+    let backbone = args.backbone.as_deref().map(weights_file).transpose()?;
     let settings = Settings {
         loss: Loss {
             variant: args.variant,
             magnitude: args.magnitude.unwrap_or(defaults.magnitude),
             weight: args.weight.unwrap_or(defaults.weight),
         },
-        architecture: Architecture::WideResNet(WideResNet {
-            depth: args.depth,
-            widen_factor: args.widen_factor,
-            dropout: args.dropout,
-        }),
+        architecture: architecture(args, backbone.as_deref())?,
         input: Input { height: args.size, width: args.size, mean: args.mean, std: args.std },
         training: Training {
             known: args.known.clone(),
             unknown: args.unknown.clone(),
             protocol: args.protocol.map(|protocol| protocol.to_string()),
-            backbone: args.backbone.clone(),
+            backbone,
             epochs: args.epochs,
             batch_size: args.batch_size,
             learning_rate: args.learning_rate,
@@ -182,6 +188,104 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
     }
 }
 
+/// The network of the flags; what they leave open is that of the backbone.
+#[cfg(feature = "train")]
+fn architecture(args: &TrainArgs, backbone: Option<&Path>) -> anyhow::Result<Architecture> {
+    let found = backbone.map(|file| Weights::read(file)?.recognize()).transpose()?.map(|(found, _)| found);
+    let family = args.arch.unwrap_or(match &found {
+        Some(Architecture::CacNet(_)) => Family::CacNet,
+        _ => Family::WideResnet,
+    });
+    Ok(match family {
+        Family::WideResnet => {
+            let found = match found {
+                Some(Architecture::WideResNet(found)) => found,
+                _ => WideResNet::default(),
+            };
+            Architecture::WideResNet(WideResNet {
+                depth: args.depth.unwrap_or(found.depth),
+                widen_factor: args.widen_factor.unwrap_or(found.widen_factor),
+                dropout: args.dropout.unwrap_or(found.dropout),
+            })
+        }
+        Family::CacNet => {
+            if args.depth.is_some() || args.widen_factor.is_some() {
+                bail!("--depth and --widen-factor are settings of wide-resnet");
+            }
+            let found = match found {
+                Some(Architecture::CacNet(found)) => found,
+                _ => CacNet::default(),
+            };
+            let dropout = args.dropout.unwrap_or(found.dropout);
+            Architecture::CacNet(CacNet { size: args.size, dropout, ..found })
+        }
+    })
+}
+
+/// The file of weights that a user means: this one or, where there is none, the published ones of this name,
+/// which are fetched once.
+fn weights_file(text: &Path) -> anyhow::Result<PathBuf> {
+    let published = text.to_str().filter(|_| !text.exists()).and_then(Published::named);
+    let Some(published) = published else { return Ok(text.to_owned()) };
+    let mut bar: Option<Progress> = None;
+    let file = published.fetch(|done, total| {
+        let bar = bar.get_or_insert_with(|| Progress::new(format!("fetching {}", published.name), total));
+        bar.update(done, "bytes");
+    })?;
+    if let Some(bar) = bar {
+        bar.finish("");
+    }
+    Ok(file)
+}
+
+fn import_weights(args: &ImportArgs) -> anyhow::Result<()> {
+    let file = weights_file(&args.weights)?;
+    let weights = Weights::read(&file)?;
+    let defaults = Loss::new(args.variant);
+    let input = Input { height: args.size, width: args.size, mean: args.mean, std: args.std };
+    let known = match &args.known {
+        Some(known) => {
+            let (height, width) =
+                weights.recognize()?.0.fixed_size().map_or((args.size, args.size), |size| (size, size));
+            let known = Dataset::known(known, Split::Train, height, width)?;
+            let known = args
+                .protocol
+                .map(|protocol| known.divide(&protocol))
+                .transpose()?
+                .map_or(known, |(known, _)| known);
+            Some(if args.classes.is_empty() { known } else { known.align(&args.classes)? })
+        }
+        None => None,
+    };
+    let classes = known.as_ref().map(|known| known.classes().to_vec()).filter(|_| args.classes.is_empty());
+    let settings = import::Settings {
+        file: args.weights.clone(),
+        classes: classes.or_else(|| (!args.classes.is_empty()).then(|| args.classes.clone())),
+        input,
+        loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
+    };
+    let mut checkpoint = import::checkpoint(weights, &settings)?;
+    if let Some(known) = known {
+        let count = if args.pictures == 0 { known.len() } else { args.pictures };
+        let known = known.pick(&known.draw(count, 0).0)?;
+        let calibration = Calibration {
+            pictures: &known,
+            class_means: args.variant.anchor_kind() == AnchorKind::ClassMeans && !args.keep_anchors,
+            mirrored: !args.no_mirror,
+            provider: args.provider,
+        };
+        let passes = if calibration.class_means && calibration.mirrored { 2 } else { 1 };
+        let mut bar = Progress::new("calibrating".to_owned(), passes * known.len());
+        let mut done = 0;
+        import::calibrate(&mut checkpoint, &calibration, |more| {
+            done += more;
+            bar.update(done, "pictures");
+        })?;
+        bar.finish("");
+    }
+    write_model(&checkpoint, &args.file, &args.model, &args.weights)
+}
+
 fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
     let run = match &args.run {
         Some(run) => run.clone(),
@@ -192,13 +296,12 @@ fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
     {
         bail!("`{}` has no finished epoch; `--last` takes the weights of its interruption", run.display());
     }
-    let options = Options {
-        score: args.score,
-        threshold: args.threshold.map_or(ThresholdRule::Keep(args.keep), ThresholdRule::Value),
-        input: args.input,
-        batch: args.batch,
-    };
-    let exported = export::export(&Checkpoint::open(&run, which)?, &options, &args.model)?;
+    write_model(&Checkpoint::open(&run, which)?, &args.file, &args.model, &run)
+}
+
+/// Exports a checkpoint and says what came of it.
+fn write_model(checkpoint: &Checkpoint, args: &FileArgs, model: &Path, from: &Path) -> anyhow::Result<()> {
+    let exported = export::export(checkpoint, &args.options(), model)?;
     if args.json {
         return print_json(&exported.manifest);
     }
@@ -209,10 +312,10 @@ fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
     writeln!(
         stdout(),
         "{}: {:.1} MB from `{}`\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
-         trained network's",
-        args.model.display(),
+         original's",
+        model.display(),
         exported.bytes as f64 / 1e6,
-        run.display(),
+        from.display(),
         threshold.value,
         exported.difference,
     )?;

@@ -42,6 +42,9 @@ pub struct Manifest {
     /// The decision threshold; absent before export.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<Threshold>,
+    /// The file of weights that it was imported from, where it was not trained here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<String>,
     /// How it was trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
@@ -233,6 +236,7 @@ pub(crate) mod tests {
                 data: "somewhere".to_owned(),
                 held_out_scores: vec![-1.5e-7, 0.1, f32::MAX],
             }),
+            imported: None,
             training: None,
             metrics: None,
         }

@@ -182,10 +182,8 @@ pub fn train(
                 state.checkpoint(epoch, None)?.write(run, Which::Last)?;
                 return Ok(Outcome::Interrupted { epoch });
             }
-            // Cosine annealing to 0 over all steps of the run.
-            let progress = ((epoch - 1) * steps + step) as f64 / (epochs * steps) as f64;
             let learning_rate =
-                settings.training.learning_rate * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0;
+                learning_rate(settings.training.learning_rate, (epoch - 1) * steps + step, epochs * steps);
             optimizer.set_lr(learning_rate);
             let indices: Vec<usize> = batch.iter().map(|&i| state.order[i]).collect();
             let loss = state.training_loss(&indices)?;
@@ -239,7 +237,13 @@ pub fn train(
     Ok(Outcome::Finished(report))
 }
 
-fn check(Settings { loss, input, training, .. }: &Settings) -> Result<()> {
+/// The rate of a step, counted from 0, of a run: along a cosine from the first rate down to 0.
+fn learning_rate(first: f64, step: usize, steps: usize) -> f64 {
+    let progress = step as f64 / steps as f64;
+    first * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
+}
+
+fn check(Settings { loss, architecture, input, training }: &Settings) -> Result<()> {
     let invalid =
         |name, value: String, reason: &str| Err(Error::Setting { name, value, reason: reason.to_owned() });
     for path in [Some(&training.known), training.backbone.as_ref()].into_iter().flatten() {
@@ -270,6 +274,10 @@ fn check(Settings { loss, input, training, .. }: &Settings) -> Result<()> {
     }
     if input.std.iter().any(|&std| std <= 0.0) {
         return invalid("std", format!("{:?}", input.std), "must be positive");
+    }
+    if let Some(size) = architecture.fixed_size().filter(|&size| (input.height, input.width) != (size, size))
+    {
+        return invalid("size", input.height.to_string(), &format!("must be {size} for this network"));
     }
     if !(8..=4096).contains(&input.height) || !(8..=4096).contains(&input.width) {
         return invalid("size", input.height.to_string(), "must be 8 to 4096 pixels");

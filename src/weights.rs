@@ -2,6 +2,8 @@
 //! as safetensors, and read as these or, with the feature `files`, as PyTorch's `.pt` and `.pth`.
 
 #[cfg(feature = "files")]
+mod published;
+#[cfg(feature = "files")]
 mod pytorch;
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf};
@@ -10,9 +12,13 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
+    arch::{Architecture, CacNet, WideResNet},
     atomic,
     error::{Error, Result},
 };
+
+#[cfg(feature = "files")]
+pub use published::{PUBLISHED, Published};
 
 /// A tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +126,33 @@ impl Weights {
         Ok(&tensor.values)
     }
 
+    /// The architecture that the weights are for, from names and shapes, and the number of classes, where the
+    /// last layer is there too.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] where they are for no network known here.
+    pub fn recognize(&self) -> Result<(Architecture, Option<usize>)> {
+        let shape = |name: &str| self.get(name).map(|tensor| &tensor.shape[..]);
+        if let Some(&[channels, ..]) = shape("encoder.conv1.weight") {
+            let (classes, size) = match shape("classify.weight") {
+                Some(&[classes, features]) => (Some(classes), 8 * (features / (2 * channels).max(1)).isqrt()),
+                _ => (None, CacNet::default().size),
+            };
+            return Ok((Architecture::CacNet(CacNet { channels, size, ..CacNet::default() }), classes));
+        }
+        if let Some(&[width, ..]) = shape("block1.layer.0.conv1.weight") {
+            let is_block = |i: &usize| shape(&format!("block1.layer.{i}.conv1.weight")).is_some();
+            let blocks = (0..).take_while(is_block).count();
+            let network =
+                WideResNet { depth: 6 * blocks + 4, widen_factor: width / 16, ..WideResNet::default() };
+            let classes = shape("fc.weight").and_then(|shape| shape.first().copied());
+            return Ok((Architecture::WideResNet(network), classes));
+        }
+        let reason = "they are of neither network known here: a WideResNet has `block1.layer.0.conv1.weight`, \
+                      the official CAC network `encoder.conv1.weight`";
+        Err(self.error(reason.to_owned()))
+    }
+
     /// An error that names this file.
     pub(crate) fn error(&self, reason: String) -> Error {
         Error::Weights { path: self.path.clone(), reason }
@@ -176,6 +209,22 @@ mod tests {
 
         weights.write(&path).unwrap();
         assert_eq!(Weights::read(&path).unwrap(), weights);
+    }
+
+    #[test]
+    fn networks_are_recognized_by_names_and_shapes() {
+        let wide = WideResNet { depth: 16, widen_factor: 3, ..WideResNet::default() };
+        let plain = CacNet { channels: 5, size: 24, ..CacNet::default() };
+        for network in [Architecture::WideResNet(wide), Architecture::CacNet(plain)] {
+            let mut weights = Weights::new(Path::new("w"));
+            for (name, shape) in network.layers(7).unwrap().iter().flat_map(|layer| layer.parameters()) {
+                weights.insert(&name, &shape, vec![0.0; shape.iter().product()]);
+            }
+            assert_eq!(weights.recognize().unwrap(), (network, Some(7)));
+        }
+        assert!(
+            Weights::new(Path::new("w")).recognize().unwrap_err().to_string().contains("neither network")
+        );
     }
 
     #[test]

@@ -14,8 +14,14 @@ pub struct Protocol {
 }
 
 /// The protocols with the known classes of each trial. Each trial leaves four classes unknown.
-const PROTOCOLS: [(&str, [[usize; 6]; 5]); 2] = [
-    // cac-openset, datasets/{CIFAR10,MNIST,SVHN}/class_splits, the same for all three.
+const PROTOCOLS: [(&str, [[usize; 6]; 5]); 3] = [
+    // cac-openset up to its commit 6b43b4e, datasets/CIFAR10/class_splits: what its published weights were
+    // trained on.
+    (
+        "cac-2020",
+        [[2, 3, 4, 6, 8, 9], [1, 3, 4, 5, 6, 7], [0, 1, 4, 5, 6, 8], [1, 2, 4, 7, 8, 9], [0, 1, 2, 3, 6, 9]],
+    ),
+    // cac-openset since then, datasets/{CIFAR10,MNIST,SVHN}/class_splits, the same for all three.
     (
         "cac-2021",
         [[0, 1, 2, 4, 5, 9], [0, 3, 5, 7, 8, 9], [0, 1, 5, 6, 7, 8], [3, 4, 5, 7, 8, 9], [0, 1, 2, 3, 7, 8]],
@@ -39,7 +45,7 @@ impl fmt::Display for Protocol {
 impl FromStr for Protocol {
     type Err = Error;
 
-    /// `cac-2021/0` to `cac-2021/4`, or `arpl-2021/0` to `arpl-2021/4`.
+    /// `NAME/TRIAL` with the names `cac-2020`, `cac-2021` and `arpl-2021` and the trials 0 to 4.
     fn from_str(text: &str) -> Result<Self> {
         let find = || {
             let (name, trial) = text.split_once('/')?;
@@ -48,7 +54,7 @@ impl FromStr for Protocol {
             Some(Self { name, trial, known: *trials.get(trial)? })
         };
         find().ok_or_else(|| {
-            let reason = "must be cac-2021/0 to cac-2021/4, or arpl-2021/0 to arpl-2021/4".to_owned();
+            let reason = "must be cac-2020, cac-2021 or arpl-2021, and a trial from /0 to /4".to_owned();
             Error::Setting { name: "protocol", value: format!("`{text}`"), reason }
         })
     }
@@ -62,7 +68,7 @@ mod tests {
     fn by_name() {
         let protocol: Protocol = "cac-2021/3".parse().unwrap();
         assert_eq!((protocol.to_string().as_str(), protocol.known), ("cac-2021/3", [3, 4, 5, 7, 8, 9]));
-        for wrong in ["", "cac-2021", "cac-2021/5", "cac-2021/-1", "cac-2020/0", "/0"] {
+        for wrong in ["", "cac-2021", "cac-2021/5", "cac-2021/-1", "cac-2019/0", "/0"] {
             assert!(matches!(wrong.parse::<Protocol>(), Err(Error::Setting { .. })), "{wrong}");
         }
     }

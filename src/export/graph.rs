@@ -80,7 +80,7 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
         let inputs: Vec<&str> = layer.inputs.iter().map(|&input| outputs[input].as_str()).collect();
         let output = match layer.op {
             Op::Input => "normalized".to_owned(),
-            Op::Dropout(_) => inputs[0].to_owned(),
+            Op::Dropout(_) | Op::DropoutChannels(_) => inputs[0].to_owned(),
             Op::BatchNorm { .. } if folded_norm(layer.inputs[0]).is_some() => inputs[0].to_owned(),
             Op::Conv { .. } => convolution(graph, name, layer, folded_norm(index), inputs[0], weights)?,
             Op::BatchNorm { .. } => {
@@ -92,7 +92,11 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
                 with_parameters(graph, "Gemm", name, layer, inputs[0], weights, transposed)?
             }
             Op::Relu => graph.node("Relu", name, &inputs, vec![]),
+            Op::LeakyRelu(slope) => {
+                graph.node("LeakyRelu", name, &inputs, vec![Attribute::float("alpha", slope as f32)])
+            }
             Op::Add => graph.node("Add", name, &inputs, vec![]),
+            Op::Flatten => graph.node("Flatten", name, &inputs, vec![Attribute::int("axis", 1)]),
             Op::Pool => {
                 let mean = graph.node("GlobalAveragePool", &format!("{name}.mean"), &inputs, vec![]);
                 graph.node("Flatten", name, &[&mean], vec![Attribute::int("axis", 1)])

@@ -47,6 +47,7 @@ mod tests {
     use super::*;
     use crate::cac::fixed_anchors;
     use ndarray::Array2;
+    use std::path::Path;
     use tch::Device;
 
     fn on_both(settings: Loss, logits: &Array2<f32>, labels: &[i64]) -> (f64, f64, Tensor) {
@@ -67,6 +68,37 @@ mod tests {
         for variant in [Variant::Paper, Variant::PytorchOod] {
             let (value, reference, _) = on_both(Loss::new(variant), &logits, &[0, 1, 2, 3, 0, 1, 2]);
             assert!((value - reference).abs() < 1e-5 * reference.abs(), "{variant:?}: {value} {reference}");
+        }
+    }
+
+    #[test]
+    fn values_and_gradients_are_those_of_pytorch() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/method.safetensors");
+        let tensors = Tensor::read_safetensors(path).unwrap();
+        let tensor = |name: String| {
+            &tensors.iter().find(|(other, _)| *other == name).unwrap_or_else(|| panic!("{name}")).1
+        };
+        for classes in [2, 5] {
+            let labels = tensor(format!("c{classes}.labels"));
+            // The loop gives the loss known pictures alone.
+            let known = labels.ge(0).nonzero().squeeze_dim(1);
+            let labels = labels.index_select(0, &known);
+            for (variant, name) in [(Variant::Paper, "paper"), (Variant::PytorchOod, "pytorch_ood")] {
+                let settings = Loss::new(variant);
+                let golden = |what: &str| tensor(format!("c{classes}.{name}.{what}"));
+                let logits =
+                    tensor(format!("c{classes}.logits")).index_select(0, &known).set_requires_grad(true);
+                let anchors = Tensor::eye(classes, (Kind::Double, Device::Cpu)) * settings.magnitude;
+                let value = loss(&settings, &logits, &labels, &anchors).unwrap();
+                value.backward();
+                let relative = |found: &Tensor, expected: &Tensor| {
+                    ((found - expected).abs() / expected.abs().clamp_min(1.0)).max().double_value(&[])
+                };
+                let difference = relative(&value, golden("loss"));
+                assert!(difference < 1e-6, "c{classes} {name}: {difference}");
+                let difference = relative(&logits.grad(), &golden("gradient").index_select(0, &known));
+                assert!(difference < 1e-6, "gradient, c{classes} {name}: {difference}");
+            }
         }
     }
 

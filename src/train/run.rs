@@ -208,6 +208,7 @@ impl<'a> Run<'a> {
             anchors: loss.variant.anchor_kind(),
             score: loss.variant.score(),
             threshold: None,
+            imported: None,
             training: Some(training),
             metrics: tested.map(|tested| tested.report.clone()),
         };

@@ -85,9 +85,9 @@ def pictures(count: int) -> Tensor:
     return torch.from_numpy((random("pictures", count * 3072) % 256).astype(np.uint8)).reshape(-1, 3, 32, 32)
 
 
-def normalised(images: Tensor) -> Tensor:
-    """What a network takes, float32."""
-    return (images / 255 - 0.5) / 0.5
+def normalised(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What a network takes."""
+    return (images.to(dtype) / 255 - 0.5) / 0.5
 
 
 def distances(logits: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def network(dtype: torch.dtype) -> nn.Module:
 
 @torch.no_grad()
 def forward(dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    model, images = network(dtype), normalised(pictures(4)).to(dtype)
+    model, images = network(dtype), normalised(pictures(4), dtype)
     yield "logits.eval", model.eval()(images)
     yield "logits.train", model.train()(images)
     yield "running_mean.after", model.block1.layer[0].bn1.running_mean
@@ -165,7 +165,7 @@ def forward(dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 def trajectory(loss, dtype=torch.float32, memory_format=torch.contiguous_format) -> tuple[Tensor, Tensor]:
     """The losses before each step, and the learning rates."""
     model = network(dtype).to(memory_format=memory_format).train()
-    images = normalised(pictures(STEPS * BATCH)).to(dtype).contiguous(memory_format=memory_format)
+    images = normalised(pictures(STEPS * BATCH), dtype).contiguous(memory_format=memory_format)
     labels = torch.arange(STEPS * BATCH) % CLASSES
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=STEPS)

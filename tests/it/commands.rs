@@ -21,7 +21,7 @@ pub fn stdout(output: &Output) -> &str {
 }
 
 /// The one error line of a command that must fail with exit code 1 and print no result.
-fn error(output: &Output) -> String {
+pub fn error(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{text}");
     let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
@@ -89,6 +89,59 @@ fn export_eval_and_score() {
     let known: Value = serde_json::from_str(stdout(&known)).unwrap();
     assert_eq!(known["verdict"]["unknown"], false);
     assert!(["ant", "bee", "cow"].contains(&known["verdict"]["class"].as_str().unwrap()));
+}
+
+#[test]
+fn several_scores_in_one_pass_and_their_files() {
+    let folder = trained();
+    let at = folder.path();
+    pictures(at);
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let data = [
+        "eval",
+        "model.onnx",
+        "--known",
+        "known",
+        "--unknown",
+        "other=other",
+        "--unknown",
+        "uniform-noise:9",
+    ];
+    let scores = ["--score", "cac", "--score", "energy", "--group", "far=uniform-noise", "--json"];
+    let mut tables = Vec::new();
+    for file in ["scores.csv", "scores.npz"] {
+        let output = toolkit(at, &[&data[..], &scores, &["--scores", file]].concat());
+        let lines: Vec<Value> =
+            stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let of = |field: &str| [&lines[0][field], &lines[1][field]].map(Value::clone);
+        assert_eq!((lines.len(), of("score")), (2, ["cac".into(), "energy".into()]));
+        // Only the model's own score has a threshold; the classes do not depend on the score.
+        assert!(lines[0]["threshold"].is_number() && lines[1].get("threshold").is_none());
+        assert_eq!(lines[0]["accuracy"], lines[1]["accuracy"]);
+        tables = lines;
+        for (table, column) in tables.iter().zip(["score", "energy"]) {
+            let again = toolkit(at, &["metrics", file, "--column", column, "--json"]);
+            let again: Value = serde_json::from_str(stdout(&again)).unwrap();
+            let (rows, again_rows) = (table["rows"].as_array().unwrap(), again["rows"].as_array().unwrap());
+            assert_eq!(table["accuracy"], again["accuracy"], "{file}");
+            let all = |rows: &[Value]| {
+                let row = rows.last().unwrap();
+                ["auroc", "aupr_in", "aupr_out", "fpr95_tpr", "oscr"].map(|metric| row[metric].clone())
+            };
+            assert_eq!(all(rows), all(again_rows), "{file} {column}");
+            if file == "scores.csv" {
+                // It names the sets too.
+                assert_eq!(rows[0]["intervals"]["auroc"], again_rows[0]["intervals"]["auroc"]);
+            }
+        }
+    }
+    let names: Vec<&Value> = tables[0]["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
+    assert_eq!(names, ["other", "uniform-noise", "far", "mean", "all"]);
+    // A score of the command is what the file computes that was exported for it.
+    stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
+    let own = toolkit(at, &[&["eval", "energy.onnx"], &data[2..], &["--json"]].concat());
+    let own: Value = serde_json::from_str(stdout(&own)).unwrap();
+    assert_eq!(own["rows"][0]["auroc"], tables[1]["rows"][0]["auroc"]);
 }
 
 #[test]

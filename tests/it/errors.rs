@@ -9,7 +9,7 @@ use cac::{
     dataset::{Dataset, Split},
     export::{self, Options, ThresholdRule},
     metrics::Metrics,
-    preprocess,
+    preprocess, score_file,
     scorer::{Provider, Scorer},
     weights::Weights,
 };
@@ -190,6 +190,13 @@ fn shape() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     let error = scorer.score(Array4::zeros((2, 3, 32, 31)).view()).unwrap_err();
     assert_eq!(error.to_string(), "the batch of pictures has shape [2, 3, 32, 31], expected [N, 3, 32, 32]");
+}
+
+#[test]
+fn score_file() {
+    let error = score_file::read(&golden("metrics.py"), "score", |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::ScoreFile { .. }) && error.to_string().contains("metrics.py"), "{error}");
+    assert!(error.hint().unwrap().contains("`label`"));
 }
 
 #[test]

@@ -4,6 +4,11 @@ mod commands;
 mod conformance;
 mod dependencies;
 mod errors;
+#[path = "../golden/fill.rs"]
+mod fill;
+mod import;
+mod metrics;
+mod numbers;
 mod pixels;
 #[cfg(feature = "train")]
 mod training;
@@ -35,6 +40,7 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
         anchors: variant.anchor_kind(),
         score: variant.score(),
         threshold: None,
+        imported: None,
         training: None,
         metrics: None,
     };

@@ -119,6 +119,30 @@ fn from_pictures_to_verdicts() {
 }
 
 #[test]
+fn the_official_network_on_a_protocol() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let known = demo();
+    let args =
+        ["train", "--known", known.to_str().unwrap(), "--protocol", "arpl-2021/2", "--arch", "cac-net"];
+    let short = ["--epochs", "1", "--held-out", "0.9", "--run", "run", "--json"];
+    let log = toolkit(at, &[&args[..], &short].concat());
+    let report = lines(stdout(&log)).pop().unwrap();
+    let row = &report["report"]["rows"][0];
+    // 600 test pictures of ten classes, six of which are known.
+    assert_eq!((&report["report"]["known"], &row["unknown"]), (&360.into(), &240.into()));
+    assert_eq!(row["name"], "other-classes");
+    stdout(&toolkit(at, &["export", "--run", "run", "model.onnx"]));
+    // The model knows its protocol.
+    let evaluation = toolkit(at, &["eval", "model.onnx", "--provider", "onnxruntime", "--json"]);
+    let evaluation: Value = serde_json::from_str(stdout(&evaluation)).unwrap();
+    assert_eq!((&evaluation["known"], &evaluation["accuracy"]), (&360.into(), &report["report"]["accuracy"]));
+    let other =
+        toolkit(at, &["train", "--known", known.to_str().unwrap(), "--arch", "cac-net", "--size", "36"]);
+    assert!(crate::commands::error(&other).contains("must be a multiple of 8"));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_network() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -1,0 +1,136 @@
+//! From weights that others have trained to a checkpoint that [`export`] turns into one file.
+
+mod reference;
+
+use std::path::PathBuf;
+
+use ndarray::{Array2, Array4, Axis};
+
+use crate::{
+    cac::{self, AnchorKind, Loss},
+    checkpoint::{ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS},
+    dataset::{Dataset, Noise},
+    error::{Error, Result},
+    eval,
+    export::{self, Options, ThresholdRule},
+    manifest::{FORMAT_VERSION, Input, Manifest, producer},
+    preprocess,
+    scorer::{Provider, Scorer},
+    weights::Weights,
+};
+
+/// What the weights do not tell.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The file, for the manifest.
+    pub file: PathBuf,
+    /// The names of the classes in the order of the logits; numbers where there are none.
+    pub classes: Option<Vec<String>>,
+    /// The pictures that the network takes. Where the weights fix a size, theirs wins.
+    pub input: Input,
+    /// The loss of the training; its magnitude gives the anchors where the file has none.
+    pub loss: Loss,
+}
+
+/// Known pictures, from which class means and the threshold are taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Calibration<'a> {
+    /// Pictures of all known classes, with labels in the order of the logits.
+    pub pictures: &'a Dataset,
+    /// Whether the anchors become the class means of their logits, as the paper's code does before a test.
+    pub class_means: bool,
+    /// Whether their mirror images count for the class means too, as the paper's code has it for objects.
+    pub mirrored: bool,
+    /// What runs the network over them.
+    pub provider: Provider,
+}
+
+/// A checkpoint of imported weights, with the anchors of the file (`anchors`, or `means` in the paper's own) or,
+/// where it has none or only zeros, fixed ones.
+///
+/// # Errors
+/// [`Error::Weights`] where a tensor is missing, misshaped or not finite, [`Error::Setting`] where the classes
+/// or the input do not fit the weights.
+pub fn checkpoint(mut weights: Weights, settings: &Settings) -> Result<Checkpoint> {
+    let (architecture, count) = weights.recognize()?;
+    let count = count.ok_or_else(|| weights.error("the last layer is missing".to_owned()))?;
+    let layers = architecture.layers(count)?;
+    let classes = match &settings.classes {
+        Some(classes) if classes.len() == count => classes.clone(),
+        Some(classes) => {
+            let reason = format!("the weights are for {count} classes");
+            return Err(Error::Setting { name: "classes", value: classes.join(","), reason });
+        }
+        None => (0..count).map(|class| class.to_string()).collect(),
+    };
+    let mut input = settings.input;
+    if let Some(size) = architecture.fixed_size() {
+        (input.height, input.width) = (size, size);
+    }
+    let square = [count, count];
+    let given = ["anchors", "means"].into_iter().find(|name| weights.get(name).is_some());
+    let given = given.map(|name| weights.values(name, &square)).transpose()?;
+    let anchors = match given.filter(|anchors| anchors.iter().any(|&value| value != 0.0)) {
+        Some(anchors) => Array2::from_shape_vec(square, anchors.to_vec()).expect("the shape was checked"),
+        None => cac::fixed_anchors(count, settings.loss.magnitude),
+    };
+    let fixed = cac::fixed_anchors(count, settings.loss.magnitude);
+    let kind = if anchors == fixed { AnchorKind::Fixed } else { AnchorKind::ClassMeans };
+
+    let noise = Dataset::noise(Noise::uniform(2), input.height, input.width);
+    let pixels: Vec<f32> = noise.batch(&[0, 1])?.into_iter().map(preprocess::unit).collect();
+    let images = Array4::from_shape_vec((2, 3, input.height, input.width), pixels).expect("two pictures");
+    let logits = reference::logits(&layers, &weights, &input, images.view())?;
+    weights.insert(CHECK_IMAGES, images.shape(), images.iter().copied().collect());
+    insert(&mut weights, CHECK_LOGITS, &logits);
+    insert(&mut weights, ANCHORS, &anchors);
+    let manifest = Manifest {
+        format_version: FORMAT_VERSION,
+        producer: producer(),
+        classes,
+        input,
+        architecture,
+        loss: settings.loss,
+        anchors: kind,
+        score: settings.loss.variant.score(),
+        threshold: None,
+        imported: Some(settings.file.display().to_string()),
+        training: None,
+        metrics: None,
+    };
+    Ok(Checkpoint { manifest, weights })
+}
+
+/// Runs known pictures through the network: their logits become those that the threshold is chosen from, and
+/// their class means the anchors. `progress` is called with the number of pictures of each finished batch.
+///
+/// # Errors
+/// Those of [`export::export`] and of [`eval::logits`].
+pub fn calibrate(
+    checkpoint: &mut Checkpoint,
+    calibration: &Calibration,
+    mut progress: impl FnMut(usize),
+) -> Result<()> {
+    let any = Options { threshold: ThresholdRule::Value(f32::MAX), ..Options::default() };
+    let (_, bytes) = export::build(checkpoint, &any)?;
+    let scorer = Scorer::from_bytes(&bytes, calibration.provider)?;
+    let pictures = calibration.pictures;
+    let logits = eval::logits(&scorer, pictures, &mut progress)?;
+    if calibration.class_means {
+        let (mut all, mut truth) = (logits.clone(), pictures.labels().to_vec());
+        if calibration.mirrored {
+            let mirrored = eval::logits(&scorer, &pictures.clone().mirrored(), &mut progress)?;
+            all.append(Axis(0), mirrored.view()).expect("one row a picture");
+            truth.extend(pictures.labels());
+        }
+        let means = cac::class_means(all.view(), &truth, export::anchors(checkpoint)?.view());
+        insert(&mut checkpoint.weights, ANCHORS, &means);
+        checkpoint.manifest.anchors = AnchorKind::ClassMeans;
+    }
+    insert(&mut checkpoint.weights, HELD_OUT_LOGITS, &logits);
+    Ok(())
+}
+
+fn insert(weights: &mut Weights, name: &str, array: &Array2<f32>) {
+    weights.insert(name, array.shape(), array.iter().copied().collect());
+}

@@ -1,0 +1,194 @@
+//! Weights of others, from the command line to scores.
+
+use std::fs;
+
+use cac::{
+    scorer::{Provider, Scorer},
+    weights::Weights,
+};
+use ndarray::Array4;
+use serde_json::Value;
+
+use crate::{
+    commands::{error, stdout, toolkit},
+    fill, golden,
+};
+
+fn expected(name: &str, classes: usize) -> (Array4<f32>, Vec<f32>) {
+    let expected = Weights::read(&golden("checkpoints/expected.safetensors")).unwrap();
+    let pictures = expected.values("pictures", &[4, 3, 32, 32]).unwrap().to_vec();
+    let logits = expected.values(name, &[4, classes]).unwrap().to_vec();
+    (Array4::from_shape_vec((4, 3, 32, 32), pictures).unwrap(), logits)
+}
+
+#[test]
+fn checkpoints_of_every_layout_become_models_that_compute_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, logits, classes) in [
+        ("cac-zip.pth", "cac.logits", 6),
+        ("cac-legacy.pth", "cac.logits", 6),
+        ("cac-zero.pth", "cac.logits", 6),
+        ("wrn.pt", "wrn.logits", 3),
+        ("wrn-module.pt", "wrn.logits", 3),
+        ("wrn-pixmix.pt", "wrn-pixmix.logits", 3),
+    ] {
+        let path = golden("checkpoints").join(file);
+        let args = ["import", path.to_str().unwrap(), "model.onnx", "--threshold", "3.5"];
+        let output = toolkit(folder.path(), &args);
+        assert!(stdout(&output).contains("threshold 3.5 (set by hand)"), "{file}");
+        let (pictures, logits) = expected(logits, classes);
+        for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+            let scorer = Scorer::open(folder.path().join("model.onnx"), provider).unwrap();
+            let scores = scorer.score(pictures.view()).unwrap();
+            for (found, expected) in scores.logits.iter().zip(&logits) {
+                let difference = (found - expected).abs() / expected.abs().max(1.0);
+                assert!(difference < 1e-5, "{file} {provider}: {found}, {expected}");
+            }
+            let manifest = scorer.manifest();
+            assert_eq!((manifest.classes.len(), manifest.classes[2].as_str()), (classes, "2"));
+            assert!(manifest.imported.as_ref().unwrap().ends_with(file));
+        }
+    }
+}
+
+#[test]
+fn anchors_are_those_of_the_file_or_fixed_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let nearest = |file: &str, magnitude: &str| {
+        let path = golden("checkpoints").join(file);
+        let path = path.to_str().unwrap();
+        let args = ["import", path, "model.onnx", "--threshold", "1", "--magnitude", magnitude];
+        stdout(&toolkit(folder.path(), &args));
+        let scorer = Scorer::open(folder.path().join("model.onnx"), Provider::Cpu).unwrap();
+        let (pictures, _) = expected("cac.logits", 6);
+        scorer.score(pictures.view()).unwrap().distances
+    };
+    // The noise on the anchors of cac-zip.pth is up to 1 a value; magnitudes matter where there are none.
+    let (given, legacy) = (nearest("cac-zip.pth", "10"), nearest("cac-legacy.pth", "10"));
+    assert_ne!(given, legacy);
+    assert_eq!(given, nearest("cac-zip.pth", "3"));
+    assert_eq!(legacy, nearest("cac-zero.pth", "10"));
+    assert_ne!(legacy, nearest("cac-zero.pth", "3"));
+}
+
+/// CIFAR-10's layout with pictures of the formula: 40 to train on and 20 to test on.
+fn small_cifar(folder: &std::path::Path) {
+    let pictures = fill::pictures(60);
+    let record = |i: usize| [&[(i % 10) as u8][..], &pictures[i * 3072..][..3072]].concat();
+    let records = |range: std::ops::Range<usize>| range.flat_map(record).collect::<Vec<u8>>();
+    fs::write(folder.join("data_batch_1.bin"), records(0..40)).unwrap();
+    fs::write(folder.join("test_batch.bin"), records(40..60)).unwrap();
+}
+
+#[test]
+fn known_pictures_give_names_class_means_and_threshold() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    small_cifar(at);
+    let path = golden("checkpoints/cac-legacy.pth");
+    let import = |more: &[&str]| {
+        let args = [
+            "import",
+            path.to_str().unwrap(),
+            "model.onnx",
+            "--known",
+            ".",
+            "--protocol",
+            "cac-2021/0",
+            "--json",
+        ];
+        let manifest: Value =
+            serde_json::from_str(stdout(&toolkit(at, &[&args[..], more].concat()))).unwrap();
+        manifest
+    };
+    let manifest = import(&["--pictures", "0"]);
+    assert_eq!(
+        manifest["classes"],
+        serde_json::json!(["airplane", "automobile", "bird", "deer", "dog", "truck"])
+    );
+    assert_eq!((&manifest["anchors"], &manifest["threshold"]["keep"]), (&"class-means".into(), &0.95.into()));
+    assert_eq!(manifest["threshold"]["held_out_scores"].as_array().unwrap().len(), 24);
+    assert_eq!(manifest["threshold"]["data"], "24 known pictures given at the import");
+    let anchors = || fs::read(at.join("model.onnx")).unwrap();
+    let mirrored = anchors();
+    assert_eq!(import(&["--pictures", "0", "--keep-anchors"])["anchors"], "fixed");
+    assert!(anchors() != mirrored);
+    import(&["--pictures", "0", "--no-mirror"]);
+    assert!(anchors() != mirrored);
+
+    // The other four classes are the first unknown set.
+    let evaluation =
+        stdout(&toolkit(at, &["eval", "model.onnx", "--known", ".", "--protocol", "cac-2021/0", "--json"]))
+            .to_owned();
+    let evaluation: Value = serde_json::from_str(&evaluation).unwrap();
+    assert_eq!((&evaluation["known"], &evaluation["rows"][0]["unknown"]), (&12.into(), &8.into()));
+    assert_eq!(evaluation["rows"][0]["name"], "other-classes");
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    small_cifar(at);
+    let run = |args: &[&str]| {
+        let output = toolkit(at, &[&["import"], args].concat());
+        error(&output)
+    };
+    let file = |name: &str| golden("checkpoints").join(name).to_str().unwrap().to_owned();
+    let (legacy, evil, strided) = (file("cac-legacy.pth"), file("evil.pt"), file("strided.pt"));
+    assert!(run(&[&legacy, "m.onnx"]).contains("give --threshold"));
+    assert!(run(&[&evil, "m.onnx", "--threshold", "1"]).contains("asks to run `posix.system`"));
+    assert!(run(&[&strided, "m.onnx", "--threshold", "1"]).contains("of neither network known here"));
+    assert!(
+        run(&[&legacy, "m.onnx", "--threshold", "1", "--classes", "a,b"])
+            .contains("the weights are for 6 classes")
+    );
+    // Ten classes in the data, six in the network.
+    assert!(run(&[&legacy, "m.onnx", "--known", "."]).contains("the weights are for 6 classes"));
+    assert!(run(&["no.pt", "m.onnx"]).contains("cannot read `no.pt`"));
+    let cut = fs::read(&legacy).unwrap();
+    fs::write(at.join("cut.pth"), &cut[..cut.len() / 2]).unwrap();
+    assert!(run(&["cut.pth", "m.onnx", "--threshold", "1"]).contains("is truncated"));
+    assert!(!at.join("m.onnx").exists());
+}
+
+#[test]
+fn published_weights_are_asked_for_by_name() {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        process::Command,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let import = || {
+        Command::new(env!("CARGO_BIN_EXE_toolkit"))
+            .args(["import", "cifar10-pixmix", "model.onnx", "--score", "msp", "--threshold", "-0.5"])
+            .env("CAC_WEIGHTS_MIRROR", &url)
+            .env("XDG_CACHE_HOME", at.join("cache"))
+            .current_dir(at)
+            .output()
+            .unwrap()
+    };
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let read = stream.read(&mut [0; 4096]).unwrap();
+        assert!(read > 0);
+        let file = fs::read(golden("checkpoints/wrn-pixmix.pt")).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", file.len());
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&file).unwrap();
+    });
+    stdout(&import());
+    server.join().unwrap();
+    let model = fs::read(at.join("model.onnx")).unwrap();
+    // The second time nobody is asked.
+    stdout(&import());
+    assert!(fs::read(at.join("model.onnx")).unwrap() == model);
+    fs::remove_dir_all(at.join("cache")).unwrap();
+    let output = import();
+    assert!(error(&output).contains(&format!("cannot fetch `{url}/cifar10-pixmix.pt`")));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: another try goes on"));
+}

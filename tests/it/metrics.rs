@@ -1,0 +1,111 @@
+//! Tables from scores made elsewhere.
+
+use std::{fmt::Write, fs, path::Path};
+
+use serde_json::Value;
+
+use crate::{
+    commands::{error, stdout, toolkit},
+    fill,
+};
+
+fn json(folder: &Path, args: &[&str]) -> Value {
+    serde_json::from_str(stdout(&toolkit(folder, &[args, &["--json"]].concat()))).unwrap()
+}
+
+/// Scores of 3,000 known pictures and of two unknown sets of 500.
+fn scores(folder: &Path) {
+    let mut text = "set,label,prediction,score,other\n".to_owned();
+    let unit = |i: u64| fill::unit(fill::splitmix64(i));
+    for i in 0..3000 {
+        writeln!(text, "known,{},{},{},{}", i % 7, if i % 5 == 0 { 0 } else { i % 7 }, unit(i), -unit(i))
+            .unwrap();
+    }
+    for i in 3000..4000 {
+        let name = if i % 2 == 0 { "near" } else { "far" };
+        let score = unit(i).sqrt() + f64::from(u8::from(name == "far"));
+        writeln!(text, "{name},-1,3,{score},{}", -score).unwrap();
+    }
+    fs::write(folder.join("scores.csv"), text).unwrap();
+}
+
+#[test]
+fn a_table_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    scores(at);
+    let table = json(at, &["metrics", "scores.csv", "--threshold", "0.95", "--group", "both=near,far"]);
+    let names: Vec<&str> =
+        table["rows"].as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["near", "far", "both", "mean", "all"]);
+    assert_eq!((&table["known"], &table["rows"][0]["unknown"]), (&3000.into(), &500.into()));
+    assert!((table["known_kept"].as_f64().unwrap() - 0.95).abs() < 0.02);
+    let far = &table["rows"][1];
+    assert_eq!((&far["auroc"], &far["unknown_caught"]), (&1.0.into(), &1.0.into()));
+    for row in table["rows"].as_array().unwrap() {
+        for (name, interval) in row["intervals"].as_object().unwrap() {
+            let [low, value, high] =
+                [&interval[0], &row[name], &interval[1]].map(|value| value.as_f64().unwrap());
+            assert!(low <= value && value <= high, "{name}: {low} {value} {high}");
+        }
+    }
+    // The other way round, everything is the other way round.
+    let other = json(at, &["metrics", "scores.csv", "--column", "other", "--resamples", "0"]);
+    let auroc = |table: &Value, row: usize| table["rows"][row]["auroc"].as_f64().unwrap();
+    assert!((auroc(&table, 0) + auroc(&other, 0) - 1.0).abs() < 1e-12);
+    assert!(other["rows"][0].get("intervals").is_none());
+
+    let text = stdout(&toolkit(at, &["metrics", "scores.csv"])).to_owned();
+    assert!(text.starts_with("3000 known pictures: accuracy 82.87 % ("), "{text}");
+    assert_eq!(text, stdout(&toolkit(at, &["metrics", "scores.csv"])), "the seed decides");
+    assert_ne!(text, stdout(&toolkit(at, &["metrics", "scores.csv", "--resample-seed", "1"])));
+}
+
+#[test]
+fn a_stream_bounds_what_the_table_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    scores(at);
+    let table = json(at, &["metrics", "scores.csv", "--resamples", "0"]);
+    let exact = &table["rows"].as_array().unwrap().last().unwrap();
+    for (bins, width) in [("100", 0.3), ("5000", 1e-9)] {
+        let bounded = json(at, &["metrics", "scores.csv", "--stream", bins]);
+        assert_eq!((&bounded["known"], &bounded["accuracy"]), (&table["known"], &table["accuracy"]));
+        for (name, bounds) in bounded["bounds"].as_object().unwrap() {
+            let [low, value, high] =
+                [&bounds[0], &exact[name], &bounds[1]].map(|value| value.as_f64().unwrap());
+            assert!(low - 1e-12 <= value && value <= high + 1e-12, "{name}: {low} {value} {high}");
+            assert!(high - low < width, "{name}: {low} {high}");
+        }
+    }
+    let text = stdout(&toolkit(at, &["metrics", "scores.csv", "--stream"])).to_owned();
+    assert!(text.starts_with("3000 known pictures, 1000 unknown\naccuracy "), "{text}");
+}
+
+#[test]
+fn faults_of_a_file_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let message = |text: &str, more: &[&str]| {
+        fs::write(at.join("a.csv"), text).unwrap();
+        error(&toolkit(at, &[&["metrics", "a.csv"], more].concat()))
+    };
+    assert!(
+        message("label,msp\n", &[]).contains("`a.csv` does not hold usable scores: it has no column `score`")
+    );
+    assert!(message("label,score\n1,2\n", &["--column", "msp"]).contains("no column `msp`"));
+    for stream in [&[][..], &["--stream"]] {
+        assert!(message("label,score\n-1,2\n", stream).contains("no metrics for these scores"));
+        assert!(message("label,score\n1,nan\n-1,2\n", stream).contains("not a number"));
+    }
+    assert!(
+        message("label,score\n1,2\n-1,3\n", &["--group", "g=far"])
+            .contains("`far` is not one of the unknown sets")
+    );
+    assert!(error(&toolkit(at, &["metrics", "none.npz"])).contains("cannot read `none.npz`"));
+    // Without predictions the rest is there.
+    fs::write(at.join("a.csv"), "label,score\n1,2\n-1,3\n").unwrap();
+    let table = json(at, &["metrics", "a.csv"]);
+    assert!(table.get("accuracy").is_none() && table["rows"][0].get("oscr").is_none());
+    assert_eq!(table["rows"][0]["auroc"], 1.0);
+}

@@ -1,0 +1,276 @@
+//! The numbers of other toolkits: `tests/golden/metrics.py` and `method.py` made them, and say with which versions.
+
+use std::{fs, path::Path};
+
+use cac::{
+    arch::{Architecture, WideResNet},
+    cac::{Loss, Score, Variant, distances, fixed_anchors},
+    checkpoint::{CHECK_IMAGES, CHECK_LOGITS, Checkpoint},
+    export::{self, Options, ThresholdRule},
+    manifest::Manifest,
+    metrics::{Bootstrap, Metrics},
+    report::{Report, Settings},
+    scorer::{Provider, Scorer},
+    weights::Weights,
+};
+use ndarray::{Array2, Array4, ArrayView2};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::{checkpoint, fill, golden};
+
+/// One side's scores; infinite ones are written as text.
+fn scores(value: &Value) -> Vec<f64> {
+    let score = |value: &Value| value.as_f64().unwrap_or_else(|| value.as_str().unwrap().parse().unwrap());
+    value.as_array().unwrap().iter().map(score).collect()
+}
+
+fn flags(value: &Value) -> Vec<bool> {
+    value.as_array().unwrap().iter().map(|value| value.as_bool().unwrap()).collect()
+}
+
+/// Scores, verdicts and unknown scores of a case, which may be a formula.
+fn case(case: &Value) -> (Vec<f64>, Vec<bool>, Vec<f64>) {
+    let Some(generated) = case.get("generated") else {
+        return (scores(&case["known"]), flags(&case["right"]), scores(&case["unknown"]));
+    };
+    let count = |side: &str| generated[side].as_u64().unwrap();
+    let (known, unknown) = (count("known"), count("unknown"));
+    let uniform = |i: u64| fill::unit(fill::splitmix64(i));
+    let single = |value: f64| f64::from(value as f32);
+    (
+        (0..known).map(|i| single(uniform(i))).collect(),
+        (0..known).map(|i| !fill::splitmix64(i).is_multiple_of(10)).collect(),
+        (0..unknown).map(|j| single(uniform(known + j).sqrt())).collect(),
+    )
+}
+
+fn metrics_file() -> Value {
+    serde_json::from_slice(&fs::read(golden("metrics.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn every_metric_to_the_last_digit() {
+    for golden in metrics_file()["cases"].as_array().unwrap() {
+        let (known, right, unknown) = case(golden);
+        let settings =
+            Settings { bootstrap: Some(Bootstrap { resamples: 2, seed: 0 }), ..Settings::default() };
+        let report = Report::new(&known, Some(&right), &[("unknown", &unknown)], &settings).unwrap();
+        let expected = |name: &str| golden["expected"][name].as_f64().unwrap();
+        let metrics = report.rows[0].metrics;
+        for (name, value) in metrics.named().chain([("accuracy", report.accuracy.unwrap())]) {
+            let expected = expected(name);
+            assert!((value - expected).abs() <= 1e-12, "{}, {name}: {value}, {expected}", golden["name"]);
+        }
+        // Without a spread of its side's scores an interval is everything.
+        let interval = report.rows[0].intervals.unwrap().metrics.auroc;
+        let ends = golden["expected"]["delong"].as_array();
+        let [low, high] = ends.map_or([0.0, 1.0], |ends| [0, 1].map(|end| ends[end].as_f64().unwrap()));
+        let difference = (interval.low - low.max(0.0)).abs().max((interval.high - high.min(1.0)).abs());
+        assert!(difference <= 1e-12, "{}: {interval:?}, {low} to {high}", golden["name"]);
+    }
+}
+
+/// The faults that the README lists: what the toolkit says, and what is right.
+#[test]
+fn where_other_toolkits_differ() {
+    let file = metrics_file();
+    let mut seen = 0;
+    for fault in file["faults"].as_array().unwrap() {
+        let name = fault["metric"].as_str().unwrap();
+        let (theirs, exact) = (&fault["theirs"], &fault["exact"]);
+        let ours = if let "cac loss" | "score" = name {
+            let logits: Vec<Vec<f64>> = serde_json::from_value(fault["case"]["logits"].clone()).unwrap();
+            let (rows, classes) = (logits.len(), logits[0].len());
+            let logits = Array2::from_shape_vec((rows, classes), logits.concat()).unwrap();
+            let magnitude = fault["case"]["magnitude"].as_f64().unwrap();
+            let single = logits.mapv(|z| z as f32);
+            let distances = distances(single.view(), fixed_anchors(classes, magnitude).view());
+            if name == "score" {
+                // Both definitions are offered; theirs calls what is further out more known.
+                let of = |score: Score| -> Vec<f64> {
+                    score
+                        .rejection(single.view(), distances.view())
+                        .iter()
+                        .map(|&score| score.into())
+                        .collect()
+                };
+                let numbers = |value: &Value| serde_json::from_value::<Vec<f64>>(value.clone()).unwrap();
+                let close = |a: &[f64], b: &[f64]| {
+                    a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0))
+                };
+                assert!(close(&of(Score::PytorchOod), &numbers(theirs)));
+                assert!(close(&of(Score::Cac), &numbers(exact)));
+                assert!(of(Score::PytorchOod)[1] < of(Score::PytorchOod)[0]);
+                assert!(of(Score::MinDistance)[1] > of(Score::MinDistance)[0]);
+                seen += 1;
+                continue;
+            }
+            let labels: Vec<i64> = serde_json::from_value(fault["case"]["labels"].clone()).unwrap();
+            let weight = fault["case"]["weight"].as_f64().unwrap();
+            let loss = Loss { variant: Variant::PytorchOod, magnitude, weight };
+            let anchors = Array2::from_diag_elem(classes, magnitude);
+            let value = loss.value(logits.view(), &labels, anchors.view());
+            assert!((value - theirs.as_f64().unwrap()).abs() < 1e-12, "pytorch-ood's loss as it is");
+            // The tuplet term as the paper has it, on the same squared distances.
+            tuplet_of_squares(logits.view(), &labels, magnitude)
+        } else {
+            let (known, right, unknown) = case(&fault["case"]);
+            let metrics = Metrics::new(&known, Some(&right), &unknown).unwrap();
+            metrics.named().find(|(other, _)| *other == name).unwrap().1
+        };
+        let (theirs, exact) = (theirs.as_f64().unwrap(), exact.as_f64().unwrap());
+        assert!((ours - exact).abs() <= 1e-12, "{} {name}: {ours}, {exact}", fault["toolkit"]);
+        assert!((theirs - exact).abs() > 1e-3, "{} {name} is no fault", fault["toolkit"]);
+        seen += 1;
+    }
+    assert!(seen >= 16, "{seen} faults");
+}
+
+fn tuplet_of_squares(logits: ArrayView2<f64>, labels: &[i64], magnitude: f64) -> f64 {
+    let classes = logits.ncols();
+    let rows = logits.rows().into_iter().zip(labels).map(|(z, &label)| {
+        let square = |c: usize| {
+            let parts = z.iter().enumerate().map(|(j, z)| (z - if j == c { magnitude } else { 0.0 }).powi(2));
+            parts.sum::<f64>()
+        };
+        let own = label as usize;
+        (0..classes).filter(|&c| c != own).map(|c| (square(own) - square(c)).exp()).sum::<f64>().ln_1p()
+    });
+    rows.sum::<f64>() / labels.len() as f64
+}
+
+/// The tensors of method.safetensors in their own precision.
+struct Method(Vec<u8>);
+
+impl Method {
+    fn open() -> Self {
+        Self(fs::read(golden("method.safetensors")).unwrap())
+    }
+
+    fn values(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let tensor = file.tensor(name).unwrap();
+        let bytes = tensor.data();
+        match tensor.dtype() {
+            safetensors::Dtype::F64 => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b)).collect(),
+            safetensors::Dtype::F32 => {
+                bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b).into()).collect()
+            }
+            safetensors::Dtype::I64 => {
+                bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b) as f64).collect()
+            }
+            other => panic!("{name} has type {other:?}"),
+        }
+    }
+
+    fn matrix(&self, name: &str, columns: usize) -> Array2<f64> {
+        let values = self.values(name);
+        Array2::from_shape_vec((values.len() / columns, columns), values).unwrap()
+    }
+}
+
+/// The weights of a network, filled by the formula.
+fn filled(architecture: &Architecture, classes: usize) -> Weights {
+    let mut weights = Weights::new(Path::new("filled"));
+    for (name, shape) in architecture.layers(classes).unwrap().iter().flat_map(|layer| layer.parameters()) {
+        weights.insert(&name, &shape, fill::values(&name, &shape));
+    }
+    weights
+}
+
+fn all_close(what: &str, found: impl IntoIterator<Item = f64>, expected: &[f64], tolerance: f64) {
+    let found: Vec<f64> = found.into_iter().collect();
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let difference = (found - expected).abs() / expected.abs().max(1.0);
+        assert!(difference <= tolerance, "{what} {index}: {found}, {expected}");
+    }
+}
+
+#[test]
+fn losses_distances_and_scores_are_those_of_pytorch() {
+    let method = Method::open();
+    for classes in [2, 5] {
+        let of = |name: &str| format!("c{classes}.{name}");
+        let logits = method.matrix(&of("logits"), classes);
+        let labels: Vec<i64> = method.values(&of("labels")).iter().map(|&label| label as i64).collect();
+        for (variant, name) in [(Variant::Paper, "paper"), (Variant::PytorchOod, "pytorch_ood")] {
+            let loss = Loss::new(variant);
+            let anchors = Array2::from_diag_elem(classes, loss.magnitude);
+            let value = loss.value(logits.view(), &labels, anchors.view());
+            all_close(&of(name), [value], &method.values(&of(&format!("{name}.loss"))), 1e-12);
+            let rows =
+                logits.rows().into_iter().zip(&labels).map(|(row, &label)| {
+                    loss.value(row.insert_axis(ndarray::Axis(0)), &[label], anchors.view())
+                });
+            all_close(&of(name), rows, &method.values(&of(&format!("{name}.losses"))), 1e-12);
+        }
+        let single = logits.mapv(|z| z as f32);
+        let found = distances(single.view(), fixed_anchors(classes, 10.0).view());
+        all_close(&of("distances"), found.iter().map(|&d| d.into()), &method.values(&of("distances")), 1e-6);
+        for (score, name, magnitude) in [
+            (Score::Cac, "cac", 10.0),
+            (Score::MinDistance, "min_distance", 10.0),
+            (Score::PytorchOod, "pytorch_ood", 5.0),
+            (Score::Msp, "msp", 1.0),
+            (Score::MaxLogit, "max_logit", 1.0),
+            (Score::Energy, "energy", 1.0),
+        ] {
+            let distances = distances(single.view(), fixed_anchors(classes, magnitude).view());
+            let found = score.rejection(single.view(), distances.view());
+            let expected = method.values(&of(&format!("score.{name}")));
+            for (index, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+                let d = distances.row(index).fold(0.0_f32, |most, &d| most.max(d));
+                // A distance has seven digits. Far away their errors decide the softmin of two that are near
+                // each other, which is multiplied with the distance.
+                let d = f64::from(if score == Score::PytorchOod { d * d } else { d });
+                let tolerance = if d < 100.0 { 1e-5 * expected.abs().max(1.0) } else { 1e-7 * d * d };
+                let difference = (f64::from(found) - expected).abs();
+                assert!(difference <= tolerance, "{} {index}: {found}, {expected}", of(name));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
+    let method = Method::open();
+    let architecture = Architecture::WideResNet(WideResNet::default());
+    let classes = (0..10).map(|class| class.to_string()).collect();
+    let manifest = Manifest { architecture, classes, ..checkpoint(1, Variant::Paper).manifest };
+    let mut weights = filled(&manifest.architecture, 10);
+    let pixels: Vec<f32> = fill::pictures(4).into_iter().map(cac::preprocess::unit).collect();
+    let single = |name: &str| method.values(name).iter().map(|&value| value as f32).collect::<Vec<_>>();
+    weights.insert("anchors", &[10, 10], fixed_anchors(10, 10.0).into_raw_vec_and_offset().0);
+    weights.insert(CHECK_IMAGES, &[4, 3, 32, 32], pixels.clone());
+    weights.insert(CHECK_LOGITS, &[4, 10], single("wrn.logits.eval"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let options = Options { threshold: ThresholdRule::Value(1.0), ..Options::default() };
+    export::export(&Checkpoint { manifest, weights }, &options, &path).unwrap();
+    let images = Array4::from_shape_vec((4, 3, 32, 32), pixels).unwrap();
+    for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        let logits = Scorer::open(&path, provider).unwrap().score(images.view()).unwrap().logits;
+        let found = logits.iter().map(|&logit| f64::from(logit));
+        all_close(&provider.to_string(), found, &method.values("wrn.logits.eval64"), 1e-5);
+    }
+}
+
+#[test]
+fn files_of_others_and_ours_are_the_same_network() {
+    let checkpoints = golden("checkpoints");
+    let wrn = Weights::read(&checkpoints.join("wrn.pt")).unwrap();
+    let (architecture, classes) = wrn.recognize().unwrap();
+    let classes = classes.unwrap();
+    assert_eq!(classes, 3);
+    assert_eq!(
+        architecture,
+        Architecture::WideResNet(WideResNet { depth: 10, widen_factor: 1, dropout: 0.3 })
+    );
+    let ours = filled(&architecture, classes);
+    for (name, shape) in architecture.layers(classes).unwrap().iter().flat_map(|layer| layer.parameters()) {
+        assert_eq!(wrn.values(&name, &shape).unwrap(), ours.values(&name, &shape).unwrap(), "{name}");
+    }
+}
