@@ -5,7 +5,7 @@ CARGO ?= cargo
 TOOLKIT = $(CARGO) run --quiet --release --features train --bin toolkit --
 DEMO = examples/demo
 
-.PHONY: native build demo test lint bench
+.PHONY: native build demo test lint bench bench-train bench-metrics
 
 # libtorch and libonnxruntime: with CUDA=1 for NVIDIA GPUs, with CUDA=0 for the CPU, else what is there already,
 # at first for the CPU.
@@ -35,9 +35,16 @@ lint:
 	$(CARGO) clippy --all-targets --features train -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --lib --no-deps --features train
 
-# Training speed against PyTorch eager, in pairs. Sets PyTorch up in .venv (3 GB).
-bench: build .venv/ready
+# Against PyTorch and its toolkits, in pairs of one run each; both set them up in .venv (3 GB). Training speed,
+# and time and memory of the metrics.
+bench: bench-train bench-metrics
+
+bench-train: build .venv/ready
 	.venv/bin/python benches/training.py target/release/toolkit
+
+bench-metrics: .venv/ready
+	$(CARGO) build --release --no-default-features --bench metrics
+	.venv/bin/python benches/metrics.py "$$(ls -t target/release/deps/metrics-* | grep -v '\.d$$' | head -1)"
 
 .venv/ready: benches/requirements.txt
 	python3 -m venv .venv

@@ -322,6 +322,24 @@ impl UnknownSet {
     }
 }
 
+/// Opens what a model is trained on: the training split of the known classes, with a protocol of its known
+/// classes alone.
+///
+/// # Errors
+/// Those of [`Dataset::known`] and [`Dataset::divide`].
+pub fn open_training(
+    known: &Path,
+    protocol: Option<&Protocol>,
+    height: usize,
+    width: usize,
+) -> Result<Dataset> {
+    let known = Dataset::known(known, Split::Train, height, width)?;
+    match protocol {
+        Some(protocol) => Ok(known.divide(protocol)?.0),
+        None => Ok(known),
+    }
+}
+
 /// Opens what a model is tested on: the test split of the known classes, and the unknown sets. With a protocol
 /// only its known classes are known, and the others are the first unknown set, `other-classes`.
 ///

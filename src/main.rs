@@ -16,7 +16,7 @@ use cac::arch::{Architecture, CacNet, WideResNet};
 use cac::{
     cac::{AnchorKind, Loss},
     checkpoint::{Checkpoint, Which},
-    dataset::{Dataset, Split, UnknownSet, open_test},
+    dataset::{Dataset, UnknownSet, open_test, open_training},
     eval::{self, Agreement, Evaluation},
     export,
     import::{self, Calibration},
@@ -239,29 +239,22 @@ fn weights_file(text: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn import_weights(args: &ImportArgs) -> anyhow::Result<()> {
-    let file = weights_file(&args.weights)?;
-    let weights = Weights::read(&file)?;
+    let weights = Weights::read(&weights_file(&args.weights)?)?;
+    let size = weights.recognize()?.0.fixed_size().unwrap_or(args.size);
+    let named = (!args.classes.is_empty()).then_some(&args.classes);
+    let mut known = None;
+    if let Some(folder) = &args.known {
+        let pictures = open_training(folder, args.protocol.as_ref(), size, size)?;
+        known = Some(match named {
+            Some(classes) => pictures.align(classes)?,
+            None => pictures,
+        });
+    }
     let defaults = Loss::new(args.variant);
-    let input = Input { height: args.size, width: args.size, mean: args.mean, std: args.std };
-    let known = match &args.known {
-        Some(known) => {
-            let (height, width) =
-                weights.recognize()?.0.fixed_size().map_or((args.size, args.size), |size| (size, size));
-            let known = Dataset::known(known, Split::Train, height, width)?;
-            let known = args
-                .protocol
-                .map(|protocol| known.divide(&protocol))
-                .transpose()?
-                .map_or(known, |(known, _)| known);
-            Some(if args.classes.is_empty() { known } else { known.align(&args.classes)? })
-        }
-        None => None,
-    };
-    let classes = known.as_ref().map(|known| known.classes().to_vec()).filter(|_| args.classes.is_empty());
     let settings = import::Settings {
         file: args.weights.clone(),
-        classes: classes.or_else(|| (!args.classes.is_empty()).then(|| args.classes.clone())),
-        input,
+        classes: known.as_ref().map(Dataset::classes).or(named.map(Vec::as_slice)).map(<[String]>::to_vec),
+        input: Input { height: size, width: size, mean: args.mean, std: args.std },
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
     let mut checkpoint = import::checkpoint(weights, &settings)?;

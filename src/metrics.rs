@@ -68,9 +68,20 @@ pub(crate) struct Counts {
     right: u64,
 }
 
-/// Scores in descending order.
+/// Scores in descending order, as their [`rank`]s in ascending order.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Ranked(Vec<f64>);
+pub(crate) struct Ranked(Vec<u64>);
+
+/// A whole number that is less for a higher score, and equal for equal ones. Whole numbers sort faster.
+fn rank(score: f64) -> u64 {
+    // Adding zero makes -0 the same as 0.
+    let bits = (score + 0.0).to_bits();
+    // The bits of negative scores rise as the score falls, those of positive ones have the sign bit unset.
+    if bits >> 63 == 1 { bits } else { !(bits | 1 << 63) }
+}
+
+/// Comes after the rank of every score.
+const NO_RANK: u64 = u64::MAX;
 
 /// Scores of known pictures in descending order: of those given their true class, and of the others.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,8 +121,11 @@ impl Metrics {
         let (p, n) = (total.unknown as f64, total.known as f64);
         let (mut auroc, mut oscr) = (0_u128, 0_u128);
         let (mut aupr_in, mut aupr_out) = (0.0, 0.0);
-        let (mut fpr95_tpr, mut fpr_at_95_known_kept) = (None, 1.0);
-        let mut detection_accuracy = 0.5_f64;
+        // The loop is run once for each score, so what can be divided afterwards is.
+        let (caught, kept) = (enough(total.unknown), enough(total.known));
+        let (mut at_caught, mut at_kept, mut at_best) = (None, Counts::default(), Counts::default());
+        let balance = |at: Counts| at.unknown as f64 * n - at.known as f64 * p;
+        let mut best = 0.0;
         let mut at = Counts::default();
         for step in steps {
             let before = at;
@@ -123,28 +137,29 @@ impl Metrics {
                 oscr += u128::from(step.unknown) * u128::from(heights);
                 aupr_out += step.unknown as f64
                     * (precision(before.unknown, before.known) + precision(at.unknown, at.known));
+                if at_caught.is_none() && at.unknown >= caught {
+                    at_caught = Some(at);
+                }
+                if balance(at) > best {
+                    (best, at_best) = (balance(at), at);
+                }
             }
             if step.known > 0 {
                 let kept = |at: Counts| precision(total.known - at.known, total.unknown - at.unknown);
                 aupr_in += step.known as f64 * (kept(before) + kept(at));
             }
-            let (caught, flagged) = (at.unknown as f64 / p, at.known as f64 / n);
-            detection_accuracy = detection_accuracy.max((caught + 1.0 - flagged) / 2.0);
-            if fpr95_tpr.is_none() && caught >= AT {
-                fpr95_tpr = Some(flagged);
-            }
-            if (total.known - at.known) as f64 / n >= AT {
-                fpr_at_95_known_kept = (total.unknown - at.unknown) as f64 / p;
+            if total.known - at.known >= kept {
+                at_kept = at;
             }
         }
         Self {
             auroc: auroc as f64 / (2.0 * p * n),
             aupr_in: aupr_in / (2.0 * n),
             aupr_out: aupr_out / (2.0 * p),
-            fpr95_tpr: fpr95_tpr.unwrap_or(1.0),
-            fpr_at_95_known_kept,
+            fpr95_tpr: at_caught.unwrap_or(total).known as f64 / n,
+            fpr_at_95_known_kept: (total.unknown - at_kept.unknown) as f64 / p,
             oscr: Some(oscr as f64 / (2.0 * p * n)),
-            detection_accuracy,
+            detection_accuracy: (at_best.unknown as f64 / p + 1.0 - at_best.known as f64 / n) / 2.0,
         }
     }
 }
@@ -208,6 +223,12 @@ impl Counts {
     }
 }
 
+/// The least number of pictures that are a share of at least 95 % of all.
+fn enough(all: u64) -> u64 {
+    let about = (AT * all as f64) as u64;
+    (about.saturating_sub(1)..=all).find(|&count| count as f64 / all as f64 >= AT).unwrap_or(all)
+}
+
 /// The share of hits among what was taken; 1 of nothing, where the curve ends.
 fn precision(hits: u64, misses: u64) -> f64 {
     if hits + misses == 0 { 1.0 } else { hits as f64 / (hits + misses) as f64 }
@@ -219,7 +240,7 @@ impl Ranked {
         if scores.is_empty() {
             return Err(Error::Scores("there is no unknown picture".to_owned()));
         }
-        Self::sort(scores.iter().map(|&score| score.into()).collect())
+        Self::sort(scores.iter().map(|&score| score.into()))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -233,15 +254,20 @@ impl Ranked {
 
     /// The number of scores above a threshold, which come first.
     fn above(&self, threshold: f64) -> usize {
-        self.0.partition_point(|&score| score > threshold)
+        self.0.partition_point(|&place| place < rank(threshold))
     }
 
-    fn sort(mut scores: Vec<f64>) -> Result<Self> {
-        if scores.iter().any(|score| score.is_nan()) {
-            return Err(not_a_number());
+    fn sort(scores: impl Iterator<Item = f64>) -> Result<Self> {
+        // Memory that is not used in the end is never touched.
+        let mut ranks = Vec::with_capacity(scores.size_hint().1.unwrap_or(0));
+        for score in scores {
+            if score.is_nan() {
+                return Err(not_a_number());
+            }
+            ranks.push(rank(score));
         }
-        scores.par_sort_unstable_by(|a, b| b.total_cmp(a));
-        Ok(Self(scores))
+        ranks.par_sort_unstable();
+        Ok(Self(ranks))
     }
 }
 
@@ -258,7 +284,7 @@ impl RankedKnown {
         }
         let of = |wanted: bool| {
             let chosen = scores.iter().zip(right).filter(|&(_, &right)| right == wanted);
-            Ranked::sort(chosen.map(|(&score, _)| score.into()).collect())
+            Ranked::sort(chosen.map(|(&score, _)| score.into()))
         };
         Ok(Self { right: of(true)?, wrong: of(false)?, is_judged: true })
     }
@@ -293,20 +319,22 @@ fn steps(
     let (right, wrong, unknown) = (&known.right.0[..], &known.wrong.0[..], &unknown.0[..]);
     let (mut r, mut w, mut u) = (0, 0, 0);
     std::iter::from_fn(move || {
-        let head = |side: &[f64], at: usize| side.get(at).copied();
-        let heads = [head(right, r), head(wrong, w), head(unknown, u)];
-        let threshold = heads.into_iter().flatten().reduce(f64::max)?;
+        let head = |side: &[u64], at: usize| side.get(at).copied().unwrap_or(NO_RANK);
+        let threshold = head(right, r).min(head(wrong, w)).min(head(unknown, u));
+        if threshold == NO_RANK {
+            return None;
+        }
         let mut step = Counts::default();
-        while head(unknown, u) == Some(threshold) {
+        while head(unknown, u) == threshold {
             step.unknown += unknown_weight(u);
             u += 1;
         }
-        while head(right, r) == Some(threshold) {
+        while head(right, r) == threshold {
             step.right += known_weight(r);
             r += 1;
         }
         step.known = step.right;
-        while head(wrong, w) == Some(threshold) {
+        while head(wrong, w) == threshold {
             step.known += known_weight(right.len() + w);
             w += 1;
         }
@@ -384,6 +412,14 @@ mod tests {
         let m = Metrics::new(&known, Some(&[true; 150]), &unknown).unwrap();
         assert!(close(m.auroc, pairs / (150.0 * 90.0)));
         assert!(close(m.oscr.unwrap(), m.auroc), "all right: OSCR is the AUROC");
+    }
+
+    #[test]
+    fn ranks_are_in_the_order_of_the_scores() {
+        let ascending = [f64::NEG_INFINITY, -1e300, -2.0, -1e-310, 0.0, 1e-310, 1.0, 1e300, f64::INFINITY];
+        let ranks = ascending.map(rank);
+        assert!(ranks.is_sorted_by(|a, b| a > b) && ranks[0] < NO_RANK, "{ranks:x?}");
+        assert_eq!(rank(-0.0), rank(0.0));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::{
         ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS, TEST_KNOWN_LABELS,
         TEST_KNOWN_LOGITS, test_unknown_logits,
     },
-    dataset::{Dataset, Protocol, Split, UnknownSet, open_test, shuffled},
+    dataset::{Dataset, Protocol, UnknownSet, open_test, open_training, shuffled},
     error::Result,
     manifest::{FORMAT_VERSION, Input, Manifest, Training, producer},
     metrics::Bootstrap,
@@ -31,8 +31,9 @@ pub(super) struct Run<'a> {
     settings: &'a Settings,
     pub store: nn::VarStore,
     network: Network,
-    /// The anchors while training.
-    fixed_anchors: Tensor,
+    /// The anchors while training, for libtorch and for us.
+    anchor_tensor: Tensor,
+    fixed_anchors: Array2<f32>,
     known: Dataset,
     /// The training pictures as indices into `known`.
     pub order: Vec<usize>,
@@ -58,11 +59,7 @@ impl<'a> Run<'a> {
         let Settings { loss, architecture, input: Input { height, width, .. }, training } = settings;
         let protocol = training.protocol.as_deref().map(str::parse::<Protocol>).transpose()?;
         let protocol = protocol.as_ref();
-        let mut known = Dataset::known(&training.known, Split::Train, *height, *width)?;
-        if let Some(protocol) = protocol {
-            known = known.divide(protocol)?.0;
-        }
-        let known = known.load()?;
+        let known = open_training(&training.known, protocol, *height, *width)?.load()?;
         let classes = known.classes().to_vec();
         let (known_test, unknown_tests) =
             open_test(&training.known, &training.unknown, protocol, *height, *width)?;
@@ -80,12 +77,13 @@ impl<'a> Run<'a> {
         if let Some(backbone) = &training.backbone {
             network.load(&Weights::read(backbone)?, true)?;
         }
-        let fixed_anchors =
-            matrix(&cac::fixed_anchors(classes.len(), loss.magnitude), device).map_err(torch)?;
+        let fixed_anchors = cac::fixed_anchors(classes.len(), loss.magnitude);
+        let anchor_tensor = matrix(&fixed_anchors, device).map_err(torch)?;
         Ok(Self {
             settings,
             store,
             network,
+            anchor_tensor,
             fixed_anchors,
             known,
             order,
@@ -96,14 +94,19 @@ impl<'a> Run<'a> {
     }
 
     pub fn training_loss(&self, indices: &[usize]) -> Result<Tensor> {
-        let labels: Vec<i64> = indices.iter().map(|&index| self.known.labels()[index]).collect();
+        let labels = self.labels(indices);
         let pictures = self.pictures(&self.known, indices)?;
         let forward = || {
             let labels = Tensor::f_from_slice(&labels)?.f_to_device(self.store.device())?;
             let logits = self.network.forward(&pictures, true)?;
-            loss::loss(&self.settings.loss, &logits, &labels, &self.fixed_anchors)
+            loss::loss(&self.settings.loss, &logits, &labels, &self.anchor_tensor)
         };
         forward().map_err(torch)
+    }
+
+    /// The labels of known pictures.
+    fn labels(&self, indices: &[usize]) -> Vec<i64> {
+        indices.iter().map(|&index| self.known.labels()[index]).collect()
     }
 
     /// Pictures as bytes `[N, 3, H, W]` on the device.
@@ -130,15 +133,14 @@ impl<'a> Run<'a> {
     /// The anchors to test with: fixed ones, or class means over training pictures drawn with the seed.
     fn anchors(&self) -> Result<Array2<f32>> {
         let Settings { loss, training, .. } = self.settings;
-        let fixed = cac::fixed_anchors(self.known.classes().len(), loss.magnitude);
         if loss.variant.anchor_kind() == AnchorKind::Fixed {
-            return Ok(fixed);
+            return Ok(self.fixed_anchors.clone());
         }
         let count = if training.anchor_pictures == 0 { usize::MAX } else { training.anchor_pictures };
         let drawn = shuffled(self.order.len(), training.seed).into_iter().take(count);
         let indices: Vec<usize> = drawn.map(|i| self.order[i]).collect();
-        let truth: Vec<i64> = indices.iter().map(|&index| self.known.labels()[index]).collect();
-        Ok(cac::class_means(self.logits(&self.known, &indices)?.view(), &truth, fixed.view()))
+        let logits = self.logits(&self.known, &indices)?;
+        Ok(cac::class_means(logits.view(), &self.labels(&indices), self.fixed_anchors.view()))
     }
 
     /// The test after an epoch.
@@ -166,10 +168,8 @@ impl<'a> Run<'a> {
             return None;
         }
         let logits = tested.held_out.mapv(f64::from);
-        let labels: Vec<i64> = self.held_out.iter().map(|&index| self.known.labels()[index]).collect();
-        let loss = &self.settings.loss;
-        let anchors = cac::fixed_anchors(self.known.classes().len(), loss.magnitude).mapv(f64::from);
-        Some(loss.value(logits.view(), &labels, anchors.view()))
+        let anchors = self.fixed_anchors.mapv(f64::from);
+        Some(self.settings.loss.value(logits.view(), &self.labels(&self.held_out), anchors.view()))
     }
 
     /// What export needs; in the middle of an epoch anchors are computed and there is no report.
