@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Compare the training speed of the toolkit with PyTorch eager running pytorch-ood's tutorial.
+"""Compare the training speed of the toolkit with PyTorch.
 
-    python3 benches/training.py TOOLKIT [PAIRS]
+    python3 benches/training.py TOOLKIT [ROUNDS]
 
-Both train a WideResNet-40-2 with the CAC loss in float32 on the demo's pictures for one epoch, batch 64, on
-the processor with all threads, data loading included, in turn: A B A B ... Prints pictures per second of
-each run and the ratio of each pair. Needs PyTorch and pytorch-ood (`make bench` sets both up).
+All train a WideResNet-40-2 with pytorch-ood's CAC loss on the demo's pictures for one epoch, batch 64, on the
+processor with all threads, data loading included, one after the other in every round: the toolkit in float32
+and in bfloat16, pytorch-ood's tutorial as it is (PyTorch eager), and the tutorial tuned with channels-last and
+autocast to bfloat16. Prints pictures per second of each, and the toolkit's ratios to both in the same round.
+Needs PyTorch and pytorch-ood (`make bench-train` sets both up).
 """
 import json
 import os
@@ -44,18 +46,24 @@ class Cifar(Dataset):
         return self.transform(Image.fromarray(self.pixels[index])), int(self.labels[index])
 
 
-def pytorch() -> float:
+def pytorch(tuned: bool) -> float:
     torch.manual_seed(123)
     data = Cifar()
     loader = DataLoader(data, batch_size=BATCH, shuffle=True)
     model = WideResNet(num_classes=10, depth=40, widen_factor=2, drop_rate=0.3).train()
+    if tuned:
+        model = model.to(memory_format=torch.channels_last)
     criterion = CACLoss(n_classes=10, magnitude=5, alpha=2)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(loader))
     average = None
     start = time.perf_counter()
     for x, y in loader:
-        loss = criterion(criterion.distance(model(x)), y)
+        if tuned:
+            x = x.to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
+            z = model(x)
+        loss = criterion(criterion.distance(z.float()), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -64,24 +72,33 @@ def pytorch() -> float:
     return len(data) / (time.perf_counter() - start)
 
 
-def toolkit(program: Path) -> float:
+def toolkit(program: Path, precision: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [program, "train", "--known", DEMO, "--variant", "pytorch-ood", "--epochs", "1"]
         command += ["--batch-size", str(BATCH), "--held-out", "0", "--run", f"{folder}/run", "--json"]
+        command += ["--precision", precision]
         output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     events = map(json.loads, output.stdout.splitlines())
     return [event for event in events if event["event"] == "step"][-1]["pictures_per_second"]
 
 
-def main(program: Path, pairs: int) -> None:
+def main(program: Path, rounds: int) -> None:
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {os.cpu_count()} processors")
-    ratios = []
-    for _ in range(pairs):
-        ours, theirs = toolkit(program), pytorch()
-        ratios.append(ours / theirs)
-        print(f"toolkit {ours:.1f} pictures/s, pytorch {theirs:.1f} pictures/s, ratio {ratios[-1]:.3f}")
-    print(f"ratio: median {median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")
+    runs = {
+        "f32": lambda: toolkit(program, "f32"),
+        "bf16": lambda: toolkit(program, "bf16"),
+        "tutorial": lambda: pytorch(tuned=False),
+        "tuned": lambda: pytorch(tuned=True),
+    }
+    speeds = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            speeds[name].append(run())
+        print("pictures/s: " + ", ".join(f"{name} {of[-1]:.1f}" for name, of in speeds.items()), flush=True)
+    for ours, theirs in [("f32", "tutorial"), ("bf16", "tutorial"), ("bf16", "tuned")]:
+        ratios = [a / b for a, b in zip(speeds[ours], speeds[theirs])]
+        print(f"{ours} against {theirs}: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    main(Path(sys.argv[1]).resolve(), int(sys.argv[2]) if len(sys.argv) > 2 else 4)

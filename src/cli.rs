@@ -1,7 +1,13 @@
 //! What users can type. The doc comments are the help.
 
-use std::path::PathBuf;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
+use anyhow::{Context, bail};
+#[cfg(feature = "train")]
+use cac::train::Precision;
 use cac::{
     cac::{Score, Variant},
     dataset::Protocol,
@@ -12,6 +18,7 @@ use cac::{
     weights::PUBLISHED,
 };
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 /// Open-set image classifiers: networks that name what they know and say "unknown" to the rest.
 ///
@@ -50,6 +57,30 @@ pub enum Command {
 /// `toolkit train`
 #[derive(Args)]
 pub struct TrainArgs {
+    /// Take settings from a TOML file, by the names of the flags below; flags win over it
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub config: Option<PathBuf>,
+    /// Go on with the run in this folder, exactly where it stopped
+    #[arg(long, value_name = "DIR", conflicts_with = "SettingsArgs", required_unless_present = "known")]
+    pub resume: Option<PathBuf>,
+    /// What to train
+    #[command(flatten)]
+    pub settings: Option<SettingsArgs>,
+    /// Folder for the results; the next free runs/N by default
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    pub run: Option<PathBuf>,
+    /// Save the state to resume from whenever so much time has passed, and after every epoch
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    pub save_every: f64,
+    /// Print what happens as JSON lines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a training is told to do; what `--config` reads and a run keeps as `settings.toml`.
+#[derive(Debug, Clone, Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SettingsArgs {
     /// Known classes: CIFAR-10's binary folder, or train/CLASS/*.png and test/CLASS/*.png
     #[arg(long, value_name = "DIR")]
     pub known: PathBuf,
@@ -60,9 +91,6 @@ pub struct TrainArgs {
     /// each /0 to /4
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
-    /// Folder for the results; the next free runs/N by default
-    #[arg(long, value_name = "DIR")]
-    pub run: Option<PathBuf>,
     /// Weights to start from: a file (safetensors, .pt or .pth) or the name of published ones (see `toolkit
     /// import --help`); the last layer is replaced. Random ones by default
     #[arg(long, value_name = "FILE|NAME")]
@@ -94,6 +122,9 @@ pub struct TrainArgs {
     /// 2
     #[arg(long, value_name = "N")]
     pub widen_factor: Option<usize>,
+    /// Channels of the first two convolutions of a cac-net; those of the backbone by default, or else 64
+    #[arg(long, value_name = "N")]
+    pub channels: Option<usize>,
     /// Share of activations (wide-resnet, by default 0.3) or channels (cac-net, by default 0.2) dropped in
     /// training
     #[arg(long, value_name = "SHARE")]
@@ -103,9 +134,11 @@ pub struct TrainArgs {
     pub size: usize,
     /// Mean of the red, green and blue values (0 to 1), subtracted
     #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
+    #[serde(serialize_with = "joined")]
     pub mean: [f32; 3],
     /// Standard deviation of the red, green and blue values, divided by
     #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
+    #[serde(serialize_with = "joined")]
     pub std: [f32; 3],
 
     /// Passes over the training pictures
@@ -123,13 +156,75 @@ pub struct TrainArgs {
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub device: String,
-    /// Print what happens as JSON lines
-    #[arg(long)]
-    pub json: bool,
+    /// Numbers to train with
+    #[cfg(feature = "train")]
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    pub precision: Precision,
+}
+
+impl TrainArgs {
+    /// The command line with the settings of `--config FILE` written out as flags, but for those that stand on
+    /// it already.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, is no TOML, or has a key that is no setting.
+    pub fn expand(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
+        fn is_flag(arg: &OsString, name: &str) -> bool {
+            let text = arg.to_string_lossy();
+            text.strip_prefix("--").is_some_and(|text| text.split('=').next() == Some(name))
+        }
+        let place = args.iter().position(|arg| is_flag(arg, "config"));
+        let Some(place) = place.filter(|_| args.get(1).is_some_and(|command| command == "train")) else {
+            return Ok(args);
+        };
+        let text = args[place].to_string_lossy().into_owned();
+        let file = match text.split_once('=') {
+            Some((_, file)) => file.into(),
+            None => args.get(place + 1).cloned().unwrap_or_default(),
+        };
+        let file = Path::new(&file);
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+        let table: toml::Table = text.parse().with_context(|| format!("`{}` is not TOML", file.display()))?;
+        let command = SettingsArgs::augment_args(clap::Command::new("train"));
+        let mut expanded = args[..2].to_vec();
+        for (key, value) in &table {
+            if !command.get_arguments().any(|arg| arg.get_long() == Some(key)) {
+                bail!("`{}`: `{key}` is no setting; see `toolkit train --help`", file.display());
+            }
+            if args.iter().any(|arg| is_flag(arg, key)) {
+                continue;
+            }
+            let values = match value {
+                toml::Value::Array(values) => values.iter().collect(),
+                value => vec![value],
+            };
+            for value in values {
+                let text = match value {
+                    toml::Value::String(text) => text.clone(),
+                    toml::Value::Integer(_) | toml::Value::Float(_) => value.to_string(),
+                    _ => bail!("`{}`: `{key}` is neither text nor a number nor a list", file.display()),
+                };
+                expanded.push(format!("--{key}={text}").into());
+            }
+        }
+        expanded.extend_from_slice(&args[2..]);
+        Ok(expanded)
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.parse().ok().filter(|value| (0.0..=1e9).contains(value));
+    value.ok_or_else(|| "expected seconds, 0 or more".to_owned())
+}
+
+fn joined<S: serde::Serializer>(values: &[f32; 3], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&values.map(|value| value.to_string()).join(","))
 }
 
 /// The networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Family {
     /// WideResNet, 40-2 unless told otherwise
     WideResnet,

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context, bail};
 #[cfg(feature = "train")]
-use cac::arch::{Architecture, CacNet, WideResNet};
+use cac::{
+    arch::{Architecture, CacNet, WideResNet},
+    manifest::Training,
+};
 use cac::{
     cac::{AnchorKind, Loss},
     checkpoint::{Checkpoint, Which},
@@ -29,25 +32,18 @@ use cac::{
     weights::{Published, Weights},
 };
 use clap::Parser;
-#[cfg(feature = "train")]
-use cli::Family;
 use cli::{
     Cli, Command, EvalArgs, ExportArgs, FileArgs, ImportArgs, MetricsArgs, ScoreArgs, ScorerArgs, TrainArgs,
 };
+#[cfg(feature = "train")]
+use cli::{Family, SettingsArgs};
 use progress::Progress;
 
 /// Where runs lie unless told otherwise.
 const RUNS: &str = "runs";
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Train(args) => train(&args),
-        Command::Import(args) => import_weights(&args),
-        Command::Export(args) => export_model(&args),
-        Command::Eval(args) => evaluate(&args),
-        Command::Metrics(args) => metrics(&args),
-        Command::Score(args) => score(&args),
-    };
+    let result = TrainArgs::expand(std::env::args_os().collect()).and_then(|args| run(Cli::parse_from(args)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has had enough.
@@ -72,6 +68,17 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Train(args) => train(&args),
+        Command::Import(args) => import_weights(&args),
+        Command::Export(args) => export_model(&args),
+        Command::Eval(args) => evaluate(&args),
+        Command::Metrics(args) => metrics(&args),
+        Command::Score(args) => score(&args),
+    }
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
@@ -85,63 +92,54 @@ fn train(_: &TrainArgs) -> anyhow::Result<()> {
 
 #[cfg(feature = "train")]
 fn train(args: &TrainArgs) -> anyhow::Result<()> {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+        time::Duration,
     };
 
-    use cac::{
-        manifest::Training,
-        train::{Event, Outcome, Settings, train},
+    use cac::train::{Event, Outcome, Start, train};
+    use signal_hook::{
+        consts::{SIGINT, SIGTERM},
+        iterator::Signals,
     };
 
-    let defaults = Loss::new(args.variant);
-    let backbone = args.backbone.as_deref().map(weights_file).transpose()?;
-    let settings = Settings {
-        loss: Loss {
-            variant: args.variant,
-            magnitude: args.magnitude.unwrap_or(defaults.magnitude),
-            weight: args.weight.unwrap_or(defaults.weight),
-        },
-        architecture: architecture(args, backbone.as_deref())?,
-        input: Input { height: args.size, width: args.size, mean: args.mean, std: args.std },
-        training: Training {
-            known: args.known.clone(),
-            unknown: args.unknown.clone(),
-            protocol: args.protocol.map(|protocol| protocol.to_string()),
-            backbone,
-            epochs: args.epochs,
-            batch_size: args.batch_size,
-            learning_rate: args.learning_rate,
-            seed: args.seed,
-            held_out: args.held_out,
-            anchor_pictures: args.anchor_pictures,
-            device: args.device.clone(),
-            pictures: 0,
-            epoch: 0,
-        },
+    let (settings, run, start, file) = match (&args.resume, &args.settings) {
+        (Some(run), _) => (cac::train::settings(run)?, run.clone(), Start::Resume, None),
+        (None, None) => bail!("give --known, or --resume"),
+        (None, Some(settings)) => {
+            let settings = resolved(settings)?;
+            let run = match &args.run {
+                Some(run) => run.clone(),
+                None => next_run()?,
+            };
+            if run.join("log.jsonl").exists() {
+                bail!("`{}` already holds a run; --resume goes on with it", run.display());
+            }
+            let file = toml::to_string(&settings)?;
+            (training_settings(&settings)?, run, Start::New, Some(file))
+        }
     };
-    let run = match &args.run {
-        Some(run) => run.clone(),
-        None => next_run()?,
-    };
-    if run.join("log.jsonl").exists() {
-        bail!("`{}` already holds a run", run.display());
-    }
 
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(1);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle Ctrl-C")?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if asked.swap(true, Ordering::Relaxed) {
+                std::process::exit(1);
+            }
+            eprintln!("stopping after this step or test; once more to stop at once");
         }
-        eprintln!("stopping after this step or test; once more to stop at once");
-    })
-    .context("cannot handle Ctrl-C")?;
+    });
 
     let (mut epochs, mut steps) = (0, 0);
     let mut bar: Option<Progress> = None;
-    let outcome = train(&settings, &run, &stop, |event| {
+    let save_every = Duration::from_secs_f64(args.save_every);
+    let mut unwritten = None;
+    let outcome = train(&settings, &run, start, save_every, &stop, |event| {
         if args.json {
             let line = serde_json::to_string(event).expect("an event is plain data");
             // Losing the reader must not end the run.
@@ -150,6 +148,11 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
         match event {
             Event::Start { pictures, steps: in_epoch, epochs: all } => {
                 (epochs, steps) = (*all, *in_epoch);
+                if let Some(file) = &file {
+                    unwritten = std::fs::write(run.join("settings.toml"), file).err();
+                    // Better now than after hours.
+                    stop.fetch_or(unwritten.is_some(), Ordering::Relaxed);
+                }
                 eprintln!("training on {pictures} pictures, results in `{}`", run.display());
             }
             Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
@@ -175,6 +178,9 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
     if let Some(bar) = bar {
         bar.finish("");
     }
+    if let Some(error) = unwritten {
+        return Err(error).with_context(|| format!("cannot write `settings.toml` in `{}`", run.display()));
+    }
     match outcome {
         Outcome::Finished(report) if !args.json => {
             writeln!(stdout(), "{report}run: {}", run.display())?;
@@ -182,43 +188,95 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
         }
         Outcome::Finished(_) => Ok(()),
         Outcome::Interrupted { epoch } => bail!(
-            "interrupted in epoch {epoch}; the weights of that moment are `weights-last.safetensors` in `{}`",
+            "interrupted in epoch {epoch}; `toolkit train --resume {}` goes on from there, and the weights of that \
+             moment are `weights-last.safetensors` in it",
             run.display()
         ),
     }
 }
 
-/// The network of the flags; what they leave open is that of the backbone.
+/// The settings with what they leave open: the variant's own loss, the backbone's file and network.
 #[cfg(feature = "train")]
-fn architecture(args: &TrainArgs, backbone: Option<&Path>) -> anyhow::Result<Architecture> {
-    let found = backbone.map(|file| Weights::read(file)?.recognize()).transpose()?.map(|(found, _)| found);
-    let family = args.arch.unwrap_or(match &found {
-        Some(Architecture::CacNet(_)) => Family::CacNet,
+fn resolved(args: &SettingsArgs) -> anyhow::Result<SettingsArgs> {
+    let mut args = args.clone();
+    let loss = Loss::new(args.variant);
+    args.magnitude.get_or_insert(loss.magnitude);
+    args.weight.get_or_insert(loss.weight);
+    args.backbone = args.backbone.as_deref().map(weights_file).transpose()?;
+    let found = match &args.backbone {
+        Some(file) => Some(Weights::read(file)?.recognize()?.0),
+        None => None,
+    };
+    let (mut wide, mut plain) = (WideResNet::default(), CacNet::default());
+    let family = match found {
+        Some(Architecture::WideResNet(found)) => {
+            wide = found;
+            Family::WideResnet
+        }
+        Some(Architecture::CacNet(found)) => {
+            plain = found;
+            Family::CacNet
+        }
         _ => Family::WideResnet,
-    });
-    Ok(match family {
+    };
+    match args.arch.get_or_insert(family) {
         Family::WideResnet => {
-            let found = match found {
-                Some(Architecture::WideResNet(found)) => found,
-                _ => WideResNet::default(),
-            };
-            Architecture::WideResNet(WideResNet {
-                depth: args.depth.unwrap_or(found.depth),
-                widen_factor: args.widen_factor.unwrap_or(found.widen_factor),
-                dropout: args.dropout.unwrap_or(found.dropout),
-            })
+            args.depth.get_or_insert(wide.depth);
+            args.widen_factor.get_or_insert(wide.widen_factor);
+            args.dropout.get_or_insert(wide.dropout);
+        }
+        Family::CacNet if args.depth.is_some() || args.widen_factor.is_some() => {
+            bail!("--depth and --widen-factor are settings of wide-resnet")
         }
         Family::CacNet => {
-            if args.depth.is_some() || args.widen_factor.is_some() {
-                bail!("--depth and --widen-factor are settings of wide-resnet");
-            }
-            let found = match found {
-                Some(Architecture::CacNet(found)) => found,
-                _ => CacNet::default(),
-            };
-            let dropout = args.dropout.unwrap_or(found.dropout);
-            Architecture::CacNet(CacNet { size: args.size, dropout, ..found })
+            args.channels.get_or_insert(plain.channels);
+            args.dropout.get_or_insert(plain.dropout);
         }
+    }
+    Ok(args)
+}
+
+/// What resolved settings mean to the library.
+#[cfg(feature = "train")]
+fn training_settings(args: &SettingsArgs) -> anyhow::Result<cac::train::Settings> {
+    let (wide, plain) = (WideResNet::default(), CacNet::default());
+    let architecture = match args.arch {
+        Some(Family::CacNet) => Architecture::CacNet(CacNet {
+            channels: args.channels.unwrap_or(plain.channels),
+            size: args.size,
+            dropout: args.dropout.unwrap_or(plain.dropout),
+        }),
+        _ => Architecture::WideResNet(WideResNet {
+            depth: args.depth.unwrap_or(wide.depth),
+            widen_factor: args.widen_factor.unwrap_or(wide.widen_factor),
+            dropout: args.dropout.unwrap_or(wide.dropout),
+        }),
+    };
+    let loss = Loss::new(args.variant);
+    Ok(cac::train::Settings {
+        loss: Loss {
+            variant: args.variant,
+            magnitude: args.magnitude.unwrap_or(loss.magnitude),
+            weight: args.weight.unwrap_or(loss.weight),
+        },
+        architecture,
+        input: Input { height: args.size, width: args.size, mean: args.mean, std: args.std },
+        training: Training {
+            known: args.known.clone(),
+            unknown: args.unknown.clone(),
+            protocol: args.protocol.map(|protocol| protocol.to_string()),
+            backbone: args.backbone.clone(),
+            epochs: args.epochs,
+            batch_size: args.batch_size,
+            learning_rate: args.learning_rate,
+            seed: args.seed,
+            held_out: args.held_out,
+            anchor_pictures: args.anchor_pictures,
+            device: args.device.clone(),
+            pictures: 0,
+            epoch: 0,
+        },
+        precision: args.precision,
     })
 }
 

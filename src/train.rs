@@ -1,19 +1,21 @@
 //! Training on libtorch: the loop, its test after every epoch, and the run folder.
 
+mod adam;
 mod loss;
 mod net;
 mod run;
+mod state;
 
 use std::{
-    fs::File,
-    io::Write,
-    path::Path,
+    fs::{File, OpenOptions},
+    io::{Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use serde::Serialize;
-use tch::{Device, TchError, Tensor, nn, nn::OptimizerConfig};
+use serde::{Deserialize, Serialize};
+use tch::{Device, TchError, Tensor};
 
 use crate::{
     arch::Architecture,
@@ -23,8 +25,11 @@ use crate::{
     error::{Error, Result},
     manifest::{Input, Training},
     report::Report,
+    weights::Weights,
 };
+use adam::Adam;
 use run::Run;
+use state::State;
 
 /// The weight of the past in the moving average of the loss, as in pytorch-ood's tutorial.
 const LOSS_MEMORY: f64 = 0.99;
@@ -33,7 +38,7 @@ const REPORT_EVERY: usize = 10;
 const LOG_EVERY: usize = 50;
 
 /// All that a run is asked to do.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
     /// The loss.
     pub loss: Loss,
@@ -43,6 +48,46 @@ pub struct Settings {
     pub input: Input,
     /// Data, schedule and device; `pictures` and `epoch` are filled in.
     pub training: Training,
+    /// The numbers to train with.
+    pub precision: Precision,
+}
+
+/// The numbers that activations are computed with in training. Weights, their optimiser and all tests are in
+/// single precision in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Precision {
+    /// bf16 where the processor has instructions for it, f32 elsewhere and on CUDA.
+    Auto,
+    /// Single precision.
+    F32,
+    /// Eight bits of mantissa: half the memory traffic.
+    Bf16,
+}
+
+impl Precision {
+    /// Whether activations are in bf16 on this machine.
+    fn is_bf16(self, device: Device) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let is_fast = std::arch::is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        let is_fast = false;
+        match self {
+            Self::Auto => device == Device::Cpu && is_fast,
+            Self::F32 => false,
+            Self::Bf16 => true,
+        }
+    }
+}
+
+/// How a run begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// From the settings.
+    New,
+    /// From the state that a run in the folder has saved.
+    Resume,
 }
 
 /// What happens during a run; also the lines of `log.jsonl`.
@@ -96,7 +141,7 @@ pub enum Event {
 pub enum Outcome {
     /// All epochs are done; the report is that of the best one.
     Finished(Report),
-    /// It was asked to stop; the weights of that moment are saved as the last.
+    /// It was asked to stop; the weights of that moment are saved as the last, and the state to go on from.
     Interrupted {
         /// The epoch that was not finished, from 1.
         epoch: usize,
@@ -134,62 +179,89 @@ pub fn device(name: &str) -> Result<Device> {
 }
 
 /// Trains a network and writes the run folder: `weights.safetensors` and `manifest.json` of the best epoch,
-/// `weights-last.safetensors` and `manifest-last.json` of the last, and `log.jsonl`.
+/// `weights-last.safetensors` and `manifest-last.json` of the last, `log.jsonl`, and in `state-*.safetensors` the
+/// last two states to resume from.
 ///
 /// The best epoch is the one with the lowest loss on the held-out known pictures; test sets have no say.
-/// `stop` is looked at before every step.
+/// `stop` is looked at before every step. The state is saved after every epoch and `save_every` so much time; a
+/// run that is resumed gives, on the processor and with as many threads, the very weights of one that was never
+/// interrupted.
 ///
 /// # Errors
-/// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device,
-/// [`Error::Diverged`], [`Error::Runtime`] where libtorch fails, [`Error::Io`] where the folder cannot be
-/// written.
+/// Those of reading data and weights, [`Error::Setting`], also where a run is resumed with other settings,
+/// [`Error::Provider`] for the device, [`Error::Diverged`], [`Error::Runtime`] where libtorch fails,
+/// [`Error::Io`] where the folder cannot be written.
 pub fn train(
     settings: &Settings,
     run: &Path,
+    start: Start,
+    save_every: Duration,
     stop: &AtomicBool,
     mut observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
     check(settings)?;
-    let state = Run::new(settings, device(&settings.training.device)?)?;
-    std::fs::create_dir_all(run).map_err(Error::io("create", run))?;
-    let log_path = run.join("log.jsonl");
-    let mut log = File::create(&log_path).map_err(Error::io("write", &log_path))?;
-    let mut record = |event: &Event| {
-        let mut line = serde_json::to_vec(event).expect("an event is plain data");
-        line.push(b'\n');
-        log.write_all(&line).map_err(Error::io("write", &log_path))
+    let saved = match start {
+        Start::New => None,
+        Start::Resume => Some(State::open(run)?),
     };
+    let mut training = Run::new(settings, device(&settings.training.device)?)?;
+    let mut optimizer = Adam::new(&training.store).map_err(torch)?;
+    let mut state = match saved {
+        Some((state, weights)) => {
+            if state.settings != *settings {
+                let (value, reason) = (format!("`{}`", run.display()), "was started with other settings");
+                return Err(Error::Setting { name: "resume", value, reason: reason.to_owned() });
+            }
+            training.load(&weights)?;
+            optimizer.load(&weights)?;
+            state
+        }
+        None => {
+            let settings = settings.clone();
+            State { settings, epoch: 1, step: 0, average: None, best: None, log_bytes: 0 }
+        }
+    };
+    std::fs::create_dir_all(run).map_err(Error::io("create", run))?;
+    let mut log = Log::open(run, state.log_bytes)?;
 
     let epochs = settings.training.epochs;
     let batch_size = settings.training.batch_size;
-    let pictures = state.order.len();
+    let pictures = training.order.len();
     let steps = pictures.div_ceil(batch_size);
-    let start = Event::Start { pictures, steps, epochs };
-    record(&start)?;
-    observe(&start);
+    let begun = Event::Start { pictures, steps, epochs };
+    if start == Start::New {
+        log.record(&begun)?;
+    }
+    observe(&begun);
 
-    let mut optimizer =
-        nn::Adam::default().build(&state.store, settings.training.learning_rate).map_err(torch)?;
     // The average stays on the device: reading it waits for the device to finish.
-    let mut average: Option<Tensor> = None;
-    let mut best: Option<(f64, Report)> = None;
-    for epoch in 1..=epochs {
+    let mut average =
+        state.average.map(|average| Tensor::from(average as f32).to_device(training.store.device()));
+    let mut last_saved = Instant::now();
+    while state.epoch <= epochs {
+        let epoch = state.epoch;
         let epoch_start = Instant::now();
-        let seed = settings.training.seed.wrapping_mul(1_000_003).wrapping_add(epoch as u64);
-        let order = shuffled(pictures, seed);
-        for (step, batch) in order.chunks(batch_size).enumerate() {
-            if stop.load(Ordering::Relaxed) {
-                state.checkpoint(epoch, None)?.write(run, Which::Last)?;
+        let first_step = state.step;
+        let order = shuffled(pictures, seed_of(settings, epoch, 0));
+        for (step, batch) in order.chunks(batch_size).enumerate().skip(first_step) {
+            let is_asked_to_stop = stop.load(Ordering::Relaxed);
+            if is_asked_to_stop || (step > first_step && last_saved.elapsed() >= save_every) {
+                state.step = step;
+                state.average = average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
+                save(&state, &training, &optimizer, &log, run)?;
+                last_saved = Instant::now();
+            }
+            if is_asked_to_stop {
+                training.checkpoint(epoch, None)?.write(run, Which::Last)?;
                 return Ok(Outcome::Interrupted { epoch });
             }
             let learning_rate =
                 learning_rate(settings.training.learning_rate, (epoch - 1) * steps + step, epochs * steps);
-            optimizer.set_lr(learning_rate);
-            let indices: Vec<usize> = batch.iter().map(|&i| state.order[i]).collect();
-            let loss = state.training_loss(&indices)?;
-            optimizer.zero_grad();
-            loss.f_backward().map_err(torch)?;
-            optimizer.step();
+            let indices: Vec<usize> = batch.iter().map(|&i| training.order[i]).collect();
+            // What is random in a step depends on nothing before it.
+            tch::manual_seed(seed_of(settings, epoch, step + 1) as i64);
+            let loss = training.training_loss(&indices)?;
+            optimizer.step(&loss, learning_rate).map_err(torch)?;
 
             let loss = loss.f_detach().map_err(torch)?;
             let averaged = match &average {
@@ -205,36 +277,93 @@ pub fn train(
                 if !loss.is_finite() {
                     return Err(Error::Diverged { epoch, step, loss });
                 }
-                let done = (step * batch_size).min(pictures);
+                let done = (step * batch_size).min(pictures) - first_step * batch_size;
                 let pictures_per_second = done as f64 / epoch_start.elapsed().as_secs_f64();
                 let event = Event::Step { epoch, step, loss, learning_rate, pictures_per_second };
                 if step % LOG_EVERY == 0 || step == steps {
-                    record(&event)?;
+                    log.record(&event)?;
                 }
                 observe(&event);
             }
         }
         observe(&Event::Testing { epoch });
-        let tested = state.test()?;
-        let held_out_loss = state.held_out_loss(&tested);
-        let is_best = match (held_out_loss, &best) {
+        let tested = training.test()?;
+        let held_out_loss = training.held_out_loss(&tested);
+        let is_best = match (held_out_loss, &state.best) {
             (Some(loss), Some((least, _))) => loss < *least,
             _ => true,
         };
-        let checkpoint = state.checkpoint(epoch, Some(&tested))?;
+        let checkpoint = training.checkpoint(epoch, Some(&tested))?;
         let report = tested.report;
         checkpoint.write(run, Which::Last)?;
         if is_best {
             checkpoint.write(run, Which::Best)?;
-            best = Some((held_out_loss.unwrap_or(0.0), report.clone()));
+            state.best = Some((held_out_loss.unwrap_or(0.0), report.clone()));
         }
         let seconds = epoch_start.elapsed().as_secs_f64();
         let event = Event::Epoch { epoch, held_out_loss, best: is_best, seconds, report };
-        record(&event)?;
+        log.record(&event)?;
+        (state.epoch, state.step) = (epoch + 1, 0);
+        state.average = average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
+        save(&state, &training, &optimizer, &log, run)?;
+        last_saved = Instant::now();
         observe(&event);
     }
-    let (_, report) = best.expect("there is at least one epoch");
+    let (_, report) = state.best.expect("there is at least one epoch");
     Ok(Outcome::Finished(report))
+}
+
+/// What a run in a folder was asked to do, from the state that it has saved.
+///
+/// # Errors
+/// [`Error::Io`] where the folder cannot be read, [`Error::Setting`] where it holds no state,
+/// [`Error::Weights`] where none can be read.
+pub fn settings(run: &Path) -> Result<Settings> {
+    Ok(State::open(run)?.0.settings)
+}
+
+/// Saves all that the run needs to go on.
+fn save(state: &State, training: &Run, optimizer: &Adam, log: &Log, run: &Path) -> Result<()> {
+    let mut weights = Weights::new(run);
+    training.save(&mut weights)?;
+    optimizer.save(&mut weights).map_err(torch)?;
+    State { log_bytes: log.bytes, ..state.clone() }.save(weights, run)
+}
+
+/// The seed of a step of an epoch, or with step 0 of the epoch's order.
+fn seed_of(settings: &Settings, epoch: usize, step: usize) -> u64 {
+    let seed = settings.training.seed.wrapping_mul(1_000_003).wrapping_add(epoch as u64);
+    seed.wrapping_add((step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+}
+
+/// `log.jsonl`, one event a line.
+struct Log {
+    path: PathBuf,
+    file: File,
+    /// The bytes that belong to what the run has done.
+    bytes: u64,
+}
+
+impl Log {
+    /// Goes on after so many bytes; what stands behind them will be done again.
+    fn open(run: &Path, bytes: u64) -> Result<Self> {
+        let path = run.join("log.jsonl");
+        let open = || {
+            let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
+            file.set_len(bytes)?;
+            file.seek(SeekFrom::End(0))?;
+            Ok(file)
+        };
+        let file = open().map_err(Error::io("write", &path))?;
+        Ok(Self { path, file, bytes })
+    }
+
+    fn record(&mut self, event: &Event) -> Result<()> {
+        let mut line = serde_json::to_vec(event).expect("an event is plain data");
+        line.push(b'\n');
+        self.bytes += line.len() as u64;
+        self.file.write_all(&line).map_err(Error::io("write", &self.path))
+    }
 }
 
 /// The rate of a step, counted from 0, of a run: along a cosine from the first rate down to 0.
@@ -243,7 +372,7 @@ fn learning_rate(first: f64, step: usize, steps: usize) -> f64 {
     first * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
 }
 
-fn check(Settings { loss, architecture, input, training }: &Settings) -> Result<()> {
+fn check(Settings { loss, architecture, input, training, .. }: &Settings) -> Result<()> {
     let invalid =
         |name, value: String, reason: &str| Err(Error::Setting { name, value, reason: reason.to_owned() });
     for path in [Some(&training.known), training.backbone.as_ref()].into_iter().flatten() {

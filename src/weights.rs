@@ -6,7 +6,10 @@ mod published;
 #[cfg(feature = "files")]
 mod pytorch;
 
-use std::{collections::BTreeMap, path::Path, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+};
 
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -34,13 +37,18 @@ pub struct Tensor {
 pub struct Weights {
     path: PathBuf,
     tensors: BTreeMap<String, Tensor>,
+    /// Text that travels with the tensors.
+    pub note: Option<String>,
 }
+
+/// The note in a safetensors file's metadata.
+const NOTE: &str = "note";
 
 impl Weights {
     /// An empty set; `path` names it in errors.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), tensors: BTreeMap::new() }
+        Self { path: path.to_owned(), tensors: BTreeMap::new(), note: None }
     }
 
     /// Reads a safetensors file or, by its content, a PyTorch file of either format: a state dict, or a
@@ -62,8 +70,10 @@ impl Weights {
             }
             return Ok(weights);
         }
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| weights.error(format!("not a safetensors file: {error}")))?;
+        let broken = |error| weights.error(format!("not a safetensors file: {error}"));
+        let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
+        let (_, head) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
+        weights.note = head.metadata().as_ref().and_then(|metadata| metadata.get(NOTE).cloned());
         for (name, view) in file.tensors() {
             if let Some(values) = floats(&view) {
                 weights.insert(&usual(&name), view.shape(), values);
@@ -88,7 +98,8 @@ impl Weights {
             let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes);
             (name, view.expect("values match the shape"))
         });
-        let file = safetensors::serialize(views, None)
+        let metadata = self.note.as_ref().map(|note| HashMap::from([(NOTE.to_owned(), note.clone())]));
+        let file = safetensors::serialize(views, metadata)
             .map_err(|error| self.error(format!("cannot be written: {error}")))?;
         atomic::write(path, &file)
     }
@@ -207,6 +218,7 @@ mod tests {
         }
         assert!(weights.get("bn1.num_batches_tracked").is_none());
 
+        let weights = Weights { note: Some("a note".to_owned()), ..weights };
         weights.write(&path).unwrap();
         assert_eq!(Weights::read(&path).unwrap(), weights);
     }

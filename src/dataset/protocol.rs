@@ -42,6 +42,13 @@ impl fmt::Display for Protocol {
     }
 }
 
+impl serde::Serialize for Protocol {
+    /// As its name.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl FromStr for Protocol {
     type Err = Error;
 

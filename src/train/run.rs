@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ndarray::Array2;
-use tch::{Device, TchError, Tensor, nn};
+use tch::{Device, Kind, TchError, Tensor, nn};
 
 use super::{Settings, loss, net, net::Network, torch};
 use crate::{
@@ -56,7 +56,8 @@ pub(super) struct Tested {
 
 impl<'a> Run<'a> {
     pub fn new(settings: &'a Settings, device: Device) -> Result<Self> {
-        let Settings { loss, architecture, input: Input { height, width, .. }, training } = settings;
+        let Settings { loss, architecture, input: Input { height, width, .. }, training, precision } =
+            settings;
         let protocol = training.protocol.as_deref().map(str::parse::<Protocol>).transpose()?;
         let protocol = protocol.as_ref();
         let known = open_training(&training.known, protocol, *height, *width)?.load()?;
@@ -74,6 +75,9 @@ impl<'a> Run<'a> {
         tch::manual_seed(training.seed as i64);
         let store = nn::VarStore::new(device);
         let mut network = Network::new(&store, layers, &settings.input).map_err(torch)?;
+        if precision.is_bf16(device) {
+            network.training_kind = Kind::BFloat16;
+        }
         if let Some(backbone) = &training.backbone {
             network.load(&Weights::read(backbone)?, true)?;
         }
@@ -172,9 +176,19 @@ impl<'a> Run<'a> {
         Some(self.settings.loss.value(logits.view(), &self.labels(&self.held_out), anchors.view()))
     }
 
+    /// Copies the network's tensors into a state.
+    pub fn save(&self, weights: &mut Weights) -> Result<()> {
+        self.network.save(weights).map_err(torch)
+    }
+
+    /// Goes on with the network of a state.
+    pub fn load(&mut self, weights: &Weights) -> Result<()> {
+        self.network.load(weights, false)
+    }
+
     /// What export needs; in the middle of an epoch anchors are computed and there is no report.
     pub fn checkpoint(&self, epoch: usize, tested: Option<&Tested>) -> Result<Checkpoint> {
-        let Settings { loss, architecture, input, training } = self.settings;
+        let Settings { loss, architecture, input, training, .. } = self.settings;
         let anchors = tested.map_or_else(|| self.anchors(), |tested| Ok(tested.anchors.clone()))?;
         let mut weights = Weights::new(Path::new("checkpoint"));
         self.network.save(&mut weights).map_err(torch)?;

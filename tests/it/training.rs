@@ -118,6 +118,135 @@ fn from_pictures_to_verdicts() {
     }
 }
 
+/// The events of a log without what a clock says.
+fn timeless(log: &Path) -> Vec<Value> {
+    let mut events = lines(&fs::read_to_string(log).unwrap());
+    for event in &mut events {
+        event.as_object_mut().unwrap().retain(|key, _| key != "seconds" && key != "pictures_per_second");
+    }
+    events
+}
+
+#[test]
+fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
+    use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+    use std::io::{BufRead, BufReader};
+
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let args = [&SMALL[..], &["--batch-size=2", "--json"]].concat();
+    stdout(&toolkit(at, &[&args[..], &["--run", "whole"]].concat()));
+
+    let mut random = ChaCha8Rng::seed_from_u64(u64::from(std::process::id()));
+    let mut kills = 0;
+    let mut args = [&args[..], &["--run", "killed", "--save-every", "0"]].concat();
+    loop {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+            .args(&args)
+            .current_dir(at)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // Some lines come first, and then a moment in the middle of something.
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let count = random.random_range(2..6);
+        let read = lines.by_ref().take(count).count();
+        if read == count && kills < 8 {
+            std::thread::sleep(std::time::Duration::from_millis(random.random_range(0..40)));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
+            args = vec!["train", "--resume", "killed", "--json", "--save-every", "0"];
+        } else {
+            assert!(lines.all(|line| line.is_ok()) && child.wait().unwrap().success());
+            break;
+        }
+    }
+    assert!(kills >= 3, "{kills} kills");
+    for file in ["weights.safetensors", "weights-last.safetensors"] {
+        let read = |run: &str| fs::read(at.join(run).join(file)).unwrap();
+        assert!(read("whole") == read("killed"), "{file} after {kills} kills");
+    }
+    assert_eq!(timeless(&at.join("whole/log.jsonl")), timeless(&at.join("killed/log.jsonl")));
+    let states = fs::read_dir(at.join("killed")).unwrap();
+    let is_state = |name: &str| name.starts_with("state-");
+    assert_eq!(
+        states.filter(|file| is_state(file.as_ref().unwrap().file_name().to_str().unwrap())).count(),
+        2
+    );
+    // A finished run has nothing left to do.
+    let again = toolkit(at, &["train", "--resume", "killed"]);
+    assert!(stdout(&again).contains("accuracy"));
+}
+
+#[test]
+fn a_damaged_state_falls_back_on_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    stdout(&toolkit(at, &[&SMALL[..], &["--run", "run"]].concat()));
+    let expected = fs::read(at.join("run/weights-last.safetensors")).unwrap();
+    // The last epoch is to be done again.
+    let mut states: Vec<PathBuf> = fs::read_dir(at.join("run"))
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("state-"))
+        .collect();
+    states.sort();
+    let whole = fs::read(&states[1]).unwrap();
+    fs::write(&states[1], &whole[..whole.len() / 2]).unwrap();
+    fs::remove_file(at.join("run/weights-last.safetensors")).unwrap();
+    stdout(&toolkit(at, &["train", "--resume", "run"]));
+    assert!(fs::read(at.join("run/weights-last.safetensors")).unwrap() == expected);
+
+    let resume = |folder: &str| crate::commands::error(&toolkit(at, &["train", "--resume", folder]));
+    assert!(resume("colours").contains("must be the folder of a run"));
+    assert!(resume("nowhere").contains("cannot read `nowhere`"));
+    assert_eq!(toolkit(at, &["train", "--resume", "run", "--epochs", "9"]).status.code(), Some(2));
+}
+
+#[test]
+fn settings_come_from_a_file_and_flags_win() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let config = "known = 'colours'\nunknown = ['gaussian-noise:16', 'uniform-noise:4']\ndepth = 10\nwiden-factor = 1\n\
+                  epochs = 7\nheld-out = 0.2\nvariant = 'pytorch-ood'\nmean = '0.4,0.5,0.6'\n";
+    fs::write(at.join("run.toml"), config).unwrap();
+    let flags = ["--epochs", "1", "--batch-size=8", "--unknown", "uniform-noise:9"];
+    stdout(&toolkit(at, &[&["train", "--config", "run.toml", "--run", "a"], &flags[..]].concat()));
+    let manifest: Value = serde_json::from_slice(&fs::read(at.join("a/manifest.json")).unwrap()).unwrap();
+    assert_eq!(
+        (&manifest["loss"]["variant"], &manifest["loss"]["magnitude"]),
+        (&"pytorch-ood".into(), &5.0.into())
+    );
+    assert_eq!(manifest["input"]["mean"], serde_json::json!([0.4, 0.5, 0.6]));
+    let training = &manifest["training"];
+    assert_eq!(
+        (&training["epochs"], &training["unknown"]),
+        (&1.into(), &serde_json::json!(["uniform-noise:9"]))
+    );
+
+    // The run keeps all settings, from which it can be repeated.
+    stdout(&toolkit(at, &["train", "--config=a/settings.toml", "--run", "b"]));
+    let weights = |run: &str| fs::read(at.join(run).join("weights.safetensors")).unwrap();
+    assert!(weights("a") == weights("b"));
+
+    let refused = |text: &str| {
+        fs::write(at.join("run.toml"), text).unwrap();
+        crate::commands::error(&toolkit(at, &["train", "--config", "run.toml"]))
+    };
+    assert!(refused("known = 'colours'\nepoch = 3\n").contains("`run.toml`: `epoch` is no setting"));
+    assert!(refused("known = \n").contains("`run.toml` is not TOML"));
+    assert!(refused("epochs = true\n").contains("`epochs` is neither text nor a number"));
+    assert!(
+        crate::commands::error(&toolkit(at, &["train", "--config", "no.toml"]))
+            .contains("cannot read `no.toml`")
+    );
+}
+
 #[test]
 fn the_official_network_on_a_protocol() {
     let folder = tempfile::tempdir().unwrap();
