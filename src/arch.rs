@@ -233,8 +233,8 @@ fn check(dropout: f64, classes: usize) -> Result<()> {
     if !(0.0..1.0).contains(&dropout) {
         return invalid("dropout", dropout.to_string(), "must be at least 0 and below 1");
     }
-    if classes < 2 {
-        return invalid("classes", classes.to_string(), "must be at least 2");
+    if !(2..=4096).contains(&classes) {
+        return invalid("classes", classes.to_string(), "must be 2 to 4096");
     }
     Ok(())
 }

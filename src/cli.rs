@@ -130,7 +130,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "SHARE")]
     pub dropout: Option<f64>,
     /// Height and width that pictures are resized to
-    #[arg(long, value_name = "PIXELS", default_value_t = 32)]
+    #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = pixels)]
     pub size: usize,
     /// Mean of the red, green and blue values (0 to 1), subtracted
     #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
@@ -213,6 +213,11 @@ impl TrainArgs {
     }
 }
 
+fn pixels(text: &str) -> Result<usize, String> {
+    let value: Option<usize> = text.parse().ok().filter(|value| (8..=4096).contains(value));
+    value.ok_or_else(|| "expected 8 to 4096 pixels".to_owned())
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     let value: Option<f64> = text.parse().ok().filter(|value| (0.0..=1e9).contains(value));
     value.ok_or_else(|| "expected seconds, 0 or more".to_owned())
@@ -275,7 +280,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "X")]
     pub magnitude: Option<f64>,
     /// Height and width of the pictures; the official network fixes it
-    #[arg(long, value_name = "PIXELS", default_value_t = 32)]
+    #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = pixels)]
     pub size: usize,
     /// Mean of the red, green and blue values (0 to 1), subtracted
     #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
@@ -362,8 +367,8 @@ pub struct EvalArgs {
     /// training by default
     #[arg(long, value_name = "NAME=DIR")]
     pub unknown: Vec<String>,
-    /// Which classes are known, the others being unknown: cac-2020, cac-2021 or arpl-2021, each /0 to /4; that
-    /// of the training by default
+    /// Which classes are known, the others being unknown: cac-2020, cac-2021 or arpl-2021, each /0 to /4; by
+    /// default that of the training, where its data is taken
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
     /// Measure this rejection score; repeatable. The model's own by default
@@ -389,13 +394,13 @@ pub struct MetricsArgs {
     pub column: String,
     /// Measure what this threshold keeps and catches
     #[arg(long, value_name = "X")]
-    pub threshold: Option<f32>,
+    pub threshold: Option<f64>,
     /// What the table says
     #[command(flatten)]
     pub report: ReportArgs,
-    /// Read scores that do not fit in memory into so many bins at most, about 70 bytes each: all unknown sets
+    /// Read scores that do not fit in memory into so many bins at most, about 250 bytes each: all unknown sets
     /// as one, with certain bounds in place of intervals
-    #[arg(long, value_name = "BINS", num_args = 0..=1, default_missing_value = "262144",
+    #[arg(long, value_name = "BINS", num_args = 0..=1, require_equals = true, default_missing_value = "262144",
           value_parser = clap::value_parser!(u32).range(4..), conflicts_with_all = ["group", "threshold"])]
     pub stream: Option<u32>,
     /// Print JSON
@@ -419,7 +424,7 @@ pub struct ReportArgs {
 
 impl ReportArgs {
     /// The settings of the report, with a threshold.
-    pub fn settings(&self, threshold: Option<f32>) -> Settings {
+    pub fn settings(&self, threshold: Option<f64>) -> Settings {
         let bootstrap = Bootstrap { resamples: self.resamples, seed: self.resample_seed };
         Settings { threshold, groups: self.group.clone(), bootstrap: Some(bootstrap) }
     }

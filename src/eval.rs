@@ -127,7 +127,7 @@ pub fn evaluate(
             .map(|(set, scored)| (&*set.name, scored[index].clone()))
             .collect();
         let threshold = (score == own).then(|| scorer.threshold());
-        let settings = report::Settings { threshold, ..settings.clone() };
+        let settings = report::Settings { threshold: threshold.map(f64::from), ..settings.clone() };
         let report = Report::of(&known_scored, known.labels(), &sets, &settings)?;
         let scored = [known_scored].into_iter().chain(sets.into_iter().map(|(_, set)| set)).collect();
         Ok(Table { score, threshold, report, scored })

@@ -161,7 +161,7 @@ fn measured(checkpoint: &Checkpoint, manifest: &Manifest, anchors: &Array2<f32>)
         }
     }
     let settings = report::Settings {
-        threshold: manifest.threshold.as_ref().map(|threshold| threshold.value),
+        threshold: manifest.threshold.as_ref().map(|threshold| threshold.value.into()),
         bootstrap: Some(Bootstrap::default()),
         ..report::Settings::default()
     };

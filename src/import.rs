@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ndarray::{Array2, Array4, Axis};
 
 use crate::{
+    arch::Layer,
     cac::{self, AnchorKind, Loss},
     checkpoint::{ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS},
     dataset::{Dataset, Noise},
@@ -51,10 +52,15 @@ pub struct Calibration<'a> {
 /// # Errors
 /// [`Error::Weights`] where a tensor is missing, misshaped or not finite, [`Error::Setting`] where the classes
 /// or the input do not fit the weights.
-pub fn checkpoint(mut weights: Weights, settings: &Settings) -> Result<Checkpoint> {
+pub fn checkpoint(weights: &Weights, settings: &Settings) -> Result<Checkpoint> {
     let (architecture, count) = weights.recognize()?;
     let count = count.ok_or_else(|| weights.error("the last layer is missing".to_owned()))?;
     let layers = architecture.layers(count)?;
+    // The network's own tensors, so that nothing else in the file is taken for what a training left.
+    let mut network = Weights::new(&settings.file);
+    for (name, shape) in layers.iter().flat_map(Layer::parameters) {
+        network.insert(&name, &shape, weights.values(&name, &shape)?.to_vec());
+    }
     let classes = match &settings.classes {
         Some(classes) if classes.len() == count => classes.clone(),
         Some(classes) => {
@@ -80,10 +86,10 @@ pub fn checkpoint(mut weights: Weights, settings: &Settings) -> Result<Checkpoin
     let noise = Dataset::noise(Noise::uniform(2), input.height, input.width);
     let pixels: Vec<f32> = noise.batch(&[0, 1])?.into_iter().map(preprocess::unit).collect();
     let images = Array4::from_shape_vec((2, 3, input.height, input.width), pixels).expect("two pictures");
-    let logits = reference::logits(&layers, &weights, &input, images.view())?;
-    weights.insert(CHECK_IMAGES, images.shape(), images.iter().copied().collect());
-    insert(&mut weights, CHECK_LOGITS, &logits);
-    insert(&mut weights, ANCHORS, &anchors);
+    let logits = reference::logits(&layers, &network, &input, images.view())?;
+    network.insert(CHECK_IMAGES, images.shape(), images.iter().copied().collect());
+    insert(&mut network, CHECK_LOGITS, &logits);
+    insert(&mut network, ANCHORS, &anchors);
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         producer: producer(),
@@ -98,7 +104,7 @@ pub fn checkpoint(mut weights: Weights, settings: &Settings) -> Result<Checkpoin
         training: None,
         metrics: None,
     };
-    Ok(Checkpoint { manifest, weights })
+    Ok(Checkpoint { manifest, weights: network })
 }
 
 /// Runs known pictures through the network: their logits become those that the threshold is chosen from, and

@@ -202,6 +202,7 @@ fn resolved(args: &SettingsArgs) -> anyhow::Result<SettingsArgs> {
     let loss = Loss::new(args.variant);
     args.magnitude.get_or_insert(loss.magnitude);
     args.weight.get_or_insert(loss.weight);
+    args.precision = args.precision.resolved(&args.device);
     args.backbone = args.backbone.as_deref().map(weights_file).transpose()?;
     let found = match &args.backbone {
         Some(file) => Some(Weights::read(file)?.recognize()?.0),
@@ -220,6 +221,7 @@ fn resolved(args: &SettingsArgs) -> anyhow::Result<SettingsArgs> {
         _ => Family::WideResnet,
     };
     match args.arch.get_or_insert(family) {
+        Family::WideResnet if args.channels.is_some() => bail!("--channels is a setting of cac-net"),
         Family::WideResnet => {
             args.depth.get_or_insert(wide.depth);
             args.widen_factor.get_or_insert(wide.widen_factor);
@@ -315,7 +317,7 @@ fn import_weights(args: &ImportArgs) -> anyhow::Result<()> {
         input: Input { height: size, width: size, mean: args.mean, std: args.std },
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
-    let mut checkpoint = import::checkpoint(weights, &settings)?;
+    let mut checkpoint = import::checkpoint(&weights, &settings)?;
     if let Some(known) = known {
         let count = if args.pictures == 0 { known.len() } else { args.pictures };
         let known = known.pick(&known.draw(count, 0).0)?;
@@ -401,6 +403,14 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         Some(protocol) => Some(*protocol),
         None => trained_protocol.map(str::parse).transpose()?,
     };
+    let own = manifest.score;
+    let is_threshold_used = args.score.is_empty() || args.score.contains(&own);
+    if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_threshold_used {
+        bail!("a threshold is for the model's own score, `{own}`, which is not among those of --score");
+    }
+    if (1..args.score.len()).any(|index| args.score[..index].contains(&args.score[index])) {
+        bail!("--score names a score twice");
+    }
     let (known, unknown) = open_test(known, unknown, protocol.as_ref(), height, width)?;
     let known = known.align(&manifest.classes)?;
     let total = known.len() + unknown.iter().map(|set| set.pictures.len()).sum::<usize>();
@@ -507,7 +517,7 @@ fn metrics(args: &MetricsArgs) -> anyhow::Result<()> {
             verdicts.extend(right(&entry));
             return Ok(());
         }
-        let name = if entry.set.is_empty() { "unknown" } else { entry.set };
+        let name = if ["", "mean", "all"].contains(&entry.set) { "unknown" } else { entry.set };
         match unknown.iter_mut().find(|(other, _)| other == name) {
             Some((_, scores)) => scores.push(entry.score),
             None => unknown.push((name.to_owned(), vec![entry.score])),

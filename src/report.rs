@@ -17,7 +17,7 @@ pub(crate) const RESERVED: [&str; 2] = ["mean", "all"];
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Settings {
     /// The threshold whose behaviour is measured: a picture is unknown where its score is larger.
-    pub threshold: Option<f32>,
+    pub threshold: Option<f64>,
     /// Groups of unknown sets over which a mean is wanted.
     pub groups: Vec<Group>,
     /// How intervals are found; no intervals without it.
@@ -124,7 +124,11 @@ impl Report {
             let all: Vec<S> = unknown.iter().flat_map(|(_, scores)| scores.iter().copied()).collect();
             sets.push(Ranked::new(&all)?);
         }
-        let threshold = settings.threshold.map(f64::from);
+        let threshold = settings.threshold;
+        if threshold.is_some_and(f64::is_nan) {
+            let (value, reason) = ("NaN".to_owned(), "must be a number".to_owned());
+            return Err(Error::Setting { name: "threshold", value, reason });
+        }
 
         let measured: Vec<Measured> = sets
             .iter()

@@ -78,8 +78,13 @@ fn read_csv(path: &Path, file: File, column: &str, mut take: impl FnMut(Entry) -
             let line = record.position().map_or(0, csv::Position::line);
             broken(path, format!("line {line}: `{text}` is not a {what}"))
         };
-        let whole =
-            |column: usize| record[column].parse().map_err(|_| wrong("whole number", &record[column]));
+        let whole = |column: usize| {
+            let number: Option<f64> = record[column].parse().ok();
+            let number = number.filter(|number| number.fract() == 0.0 && number.abs() < 9e15);
+            number.map(|number| number as i64).ok_or_else(|| wrong("whole number", &record[column]))
+        };
+        // Nobody predicts a class of unknown pictures.
+        let prediction = prediction.filter(|&prediction| !record[prediction].is_empty());
         take(Entry {
             set: set.map_or("", |set| &record[set]),
             label: whole(label)?,
@@ -130,11 +135,16 @@ fn array<'a>(
     archive: &'a mut ZipArchive<BufReader<File>>,
     name: &str,
 ) -> Result<Option<Numbers<'a>>> {
-    let entry = match archive.by_name(&format!("{name}.npy")) {
+    let mut entry = match archive.by_name(&format!("{name}.npy")) {
         Err(ZipError::FileNotFound) => return Ok(None),
         entry => entry.map_err(|error| broken(path, error))?,
     };
-    let file = NpyFile::new(entry).map_err(|error| broken(path, error))?;
+    let head = npy_head(&mut entry).map_err(|error| broken(path, error))?;
+    // A parser of Python's literals takes for ever over nested lists, which no array of numbers has.
+    if head.contains(&b'[') {
+        return Err(broken(path, format!("array `{name}` is not one of numbers")));
+    }
+    let file = NpyFile::new(Cursor::new(head).chain(entry)).map_err(|error| broken(path, error))?;
     let kind = match file.dtype() {
         npyz::DType::Plain(kind) => (kind.type_char().to_str(), kind.size_field()),
         _ => ("", 0),
@@ -157,6 +167,26 @@ fn array<'a>(
         }
     }
     .map(Some)
+}
+
+/// The start of an array's file up to its numbers: a magic text, the version, a length, and so much text.
+fn npy_head(file: &mut impl Read) -> std::io::Result<Vec<u8>> {
+    let mut head = vec![0; 10];
+    file.read_exact(&mut head)?;
+    let mut length = usize::from(u16::from_le_bytes([head[8], head[9]]));
+    if head[6] > 1 {
+        let mut high = [0; 2];
+        file.read_exact(&mut high)?;
+        head.extend(high);
+        length += usize::from(u16::from_le_bytes(high)) << 16;
+    }
+    if length > 1 << 16 {
+        return Err(std::io::Error::other("its head is too long"));
+    }
+    let start = head.len();
+    head.resize(start + length, 0);
+    file.read_exact(&mut head[start..])?;
+    Ok(head)
 }
 
 fn numbers<'a, T: npyz::Deserialize + 'a>(

@@ -67,16 +67,17 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Whether activations are in bf16 on this machine.
-    fn is_bf16(self, device: Device) -> bool {
+    /// What it means on this machine, never `Auto`: a run is resumed with the same numbers everywhere.
+    #[must_use]
+    pub fn resolved(self, device: &str) -> Self {
         #[cfg(target_arch = "x86_64")]
         let is_fast = std::arch::is_x86_feature_detected!("avx512bf16");
         #[cfg(not(target_arch = "x86_64"))]
         let is_fast = false;
         match self {
-            Self::Auto => device == Device::Cpu && is_fast,
-            Self::F32 => false,
-            Self::Bf16 => true,
+            Self::Auto if device == "cpu" && is_fast => Self::Bf16,
+            Self::Auto => Self::F32,
+            chosen => chosen,
         }
     }
 }
@@ -204,12 +205,13 @@ pub fn train(
         Start::New => None,
         Start::Resume => Some(State::open(run)?),
     };
-    let mut training = Run::new(settings, device(&settings.training.device)?)?;
+    let mut training = Run::new(settings, device(&settings.training.device)?, start)?;
     let mut optimizer = Adam::new(&training.store).map_err(torch)?;
     let mut state = match saved {
         Some((state, weights)) => {
-            if state.settings != *settings {
-                let (value, reason) = (format!("`{}`", run.display()), "was started with other settings");
+            if state.settings != *settings || state.pictures != training.order.len() {
+                let (value, reason) =
+                    (format!("`{}`", run.display()), "was started with other settings or data");
                 return Err(Error::Setting { name: "resume", value, reason: reason.to_owned() });
             }
             training.load(&weights)?;
@@ -218,7 +220,8 @@ pub fn train(
         }
         None => {
             let settings = settings.clone();
-            State { settings, epoch: 1, step: 0, average: None, best: None, log_bytes: 0 }
+            let pictures = training.order.len();
+            State { settings, pictures, epoch: 1, step: 0, average: None, best: None, log_bytes: 0 }
         }
     };
     std::fs::create_dir_all(run).map_err(Error::io("create", run))?;
@@ -230,7 +233,9 @@ pub fn train(
     let steps = pictures.div_ceil(batch_size);
     let begun = Event::Start { pictures, steps, epochs };
     if start == Start::New {
+        state::clear(run)?;
         log.record(&begun)?;
+        save(&state, &training, &optimizer, &log, run)?;
     }
     observe(&begun);
 
@@ -289,6 +294,9 @@ pub fn train(
         observe(&Event::Testing { epoch });
         let tested = training.test()?;
         let held_out_loss = training.held_out_loss(&tested);
+        if let Some(loss) = held_out_loss.filter(|loss| !loss.is_finite()) {
+            return Err(Error::Diverged { epoch, step: steps, loss });
+        }
         let is_best = match (held_out_loss, &state.best) {
             (Some(loss), Some((least, _))) => loss < *least,
             _ => true,

@@ -74,7 +74,7 @@ impl Counts {
 }
 
 impl Stream {
-    /// A stream with at most this many bins, 4 or more; memory is about 70 bytes for each.
+    /// A stream with at most this many bins, 4 or more; memory is about 250 bytes for each.
     ///
     /// For scores in random order the bounds of the AUROC are less than 8 / `capacity` apart.
     #[must_use]

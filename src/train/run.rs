@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::Array2;
 use tch::{Device, Kind, TchError, Tensor, nn};
 
-use super::{Settings, loss, net, net::Network, torch};
+use super::{Precision, Settings, Start, loss, net, net::Network, torch};
 use crate::{
     cac::{self, AnchorKind, Scored},
     checkpoint::{
@@ -55,7 +55,8 @@ pub(super) struct Tested {
 }
 
 impl<'a> Run<'a> {
-    pub fn new(settings: &'a Settings, device: Device) -> Result<Self> {
+    /// Reads the data and makes the network; one that is resumed gets its weights later.
+    pub fn new(settings: &'a Settings, device: Device, start: Start) -> Result<Self> {
         let Settings { loss, architecture, input: Input { height, width, .. }, training, precision } =
             settings;
         let protocol = training.protocol.as_deref().map(str::parse::<Protocol>).transpose()?;
@@ -75,10 +76,10 @@ impl<'a> Run<'a> {
         tch::manual_seed(training.seed as i64);
         let store = nn::VarStore::new(device);
         let mut network = Network::new(&store, layers, &settings.input).map_err(torch)?;
-        if precision.is_bf16(device) {
+        if precision.resolved(&training.device) == Precision::Bf16 {
             network.training_kind = Kind::BFloat16;
         }
-        if let Some(backbone) = &training.backbone {
+        if let Some(backbone) = training.backbone.as_ref().filter(|_| start == Start::New) {
             network.load(&Weights::read(backbone)?, true)?;
         }
         let fixed_anchors = cac::fixed_anchors(classes.len(), loss.magnitude);

@@ -20,6 +20,8 @@ const KEPT: usize = 2;
 pub(super) struct State {
     /// What the run was asked to do.
     pub settings: Settings,
+    /// Training pictures, by which it is seen whether the data is the same.
+    pub pictures: usize,
     /// The epoch to go on with, from 1.
     pub epoch: usize,
     /// Steps of it that are done.
@@ -72,6 +74,14 @@ impl State {
             None => Err(weights.error("it is no state of a run".to_owned())),
         }
     }
+}
+
+/// Removes the states of another run in the same folder.
+pub(super) fn clear(run: &Path) -> Result<()> {
+    for outdated in saved(run)? {
+        std::fs::remove_file(&outdated).map_err(Error::io("remove", &outdated))?;
+    }
+    Ok(())
 }
 
 /// The states in a run's folder, the newest last.

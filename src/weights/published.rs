@@ -167,6 +167,7 @@ fn transfer(
         .http_status_as_error(false)
         .timeout_connect(Some(PATIENCE))
         .timeout_recv_response(Some(PATIENCE))
+        .timeout_per_read(Some(PATIENCE))
         .build()
         .into();
     let mut file = OpenOptions::new().create(true).append(true).open(part).map_err(Broken::Disk)?;
@@ -180,7 +181,8 @@ fn transfer(
     // A part that the server cannot go on from, because it ignores ranges or has another file by now.
     let goes_on =
         response.status() == 206 && header(&response, "content-range").starts_with(&format!("bytes {done}-"));
-    if done > 0 && !goes_on {
+    let is_refused = !response.status().is_success() && response.status() != 416;
+    if done > 0 && !goes_on && !is_refused {
         file.set_len(0).map_err(Broken::Disk)?;
         done = 0;
         if response.status() != 200 {

@@ -3,7 +3,11 @@
 //! A pickle is a program that may call anything. This reader calls nothing: it knows the few functions that
 //! rebuild tensors by name, does their work itself, and refuses a file that asks for any other.
 
-use std::{collections::HashMap, io::Cursor, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::Cursor,
+    ops::Range,
+};
 
 use half::{bf16, f16};
 use zip::{CompressionMethod, ZipArchive};
@@ -16,6 +20,11 @@ pub(super) struct Tensor {
 }
 
 type Result<T> = std::result::Result<T, String>;
+
+/// Longer texts name neither a tensor nor a storage.
+const LONGEST_NAME: usize = 256;
+/// No tensor of a network has more axes.
+const MOST_AXES: usize = 8;
 
 /// The start of a file in the format before PyTorch 1.6: a pickled number of ten bytes.
 const LEGACY_MAGIC: [u8; 14] =
@@ -32,7 +41,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Tensor>> {
     let (pickle, storages) = if bytes.starts_with(&LEGACY_MAGIC) { legacy(bytes)? } else { zip(bytes)? };
     let tensors = pickle.tensors();
     // Tensors may share storages, as those of the official CAC checkpoints do, but not without end.
-    let count = tensors.iter().try_fold(0_usize, |sum, (_, tensor)| sum.checked_add(tensor.count()?));
+    let count = tensors.values().try_fold(0_usize, |sum, tensor| sum.checked_add(tensor.count()?));
     if count.is_none_or(|count| count > 4 * bytes.len()) {
         return Err("its tensors claim more numbers than the file can hold".to_owned());
     }
@@ -242,7 +251,7 @@ impl Pickle {
     }
 
     /// The tensors of the state dict by name.
-    fn tensors(&self) -> Vec<(&str, &View)> {
+    fn tensors(&self) -> BTreeMap<&str, &View> {
         let entries = |node: &Node| -> Vec<(&str, usize)> {
             let Node::Dict(entries) = node else { return Vec::new() };
             let named = entries.iter().filter_map(|&(key, value)| match &self.nodes[key] {
@@ -337,8 +346,14 @@ impl<'a> Machine<'a> {
             }
             b'X' | 0x8c | b'T' | b'U' => {
                 let length = self.number(if matches!(code, b'X' | b'T') { 4 } else { 1 })?;
-                let text = String::from_utf8_lossy(self.take(length)?).into_owned();
-                self.push(Node::Text(text));
+                let text = self.take(length)?;
+                // What is longer is no name, and must not be copied each time that it is recalled.
+                let is_name = text.len() <= LONGEST_NAME;
+                self.push(if is_name {
+                    Node::Text(String::from_utf8_lossy(text).into_owned())
+                } else {
+                    Node::Other
+                });
             }
             b'B' | b'C' => {
                 let length = self.number(if code == b'B' { 4 } else { 1 })?;
@@ -462,11 +477,13 @@ impl<'a> Machine<'a> {
             _ => None,
         };
         let sizes = |&node: &usize| match &self.nodes[node] {
-            Node::Tuple(items) => items.iter().map(size).collect::<Option<Vec<usize>>>(),
+            Node::Tuple(items) if items.len() <= MOST_AXES => {
+                items.iter().map(size).collect::<Option<Vec<usize>>>()
+            }
             _ => None,
         };
         let (shape, strides) = (sizes(arguments.get(2)?)?, sizes(arguments.get(3)?)?);
-        let is_consistent = shape.len() == strides.len();
+        let is_consistent = shape.len() == strides.len() && shape.len() <= MOST_AXES;
         let offset = size(arguments.get(1)?)?;
         is_consistent.then(|| View { storage: storage.clone(), offset, shape, strides })
     }
@@ -529,6 +546,9 @@ mod tests {
     fn golden(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints").join(name)
     }
+
+    /// A storage of one number.
+    const STORAGE: &[u8] = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ";
 
     fn error(bytes: &[u8]) -> String {
         read(bytes).err().expect("refused")
@@ -600,6 +620,17 @@ mod tests {
         // Nested a million deep, recalled before stored, popped from nothing, a dictionary in itself.
         let deep = [&b")"[..], &[0x85; 1_000_000]].concat();
         assert_eq!(read(&legacy(&deep)).unwrap().len(), 0);
+        // Shapes with many axes and long names are copied for each tensor, so there are none.
+        let axes = [&b"("[..], &b"K\x01".repeat(9), b"t"].concat();
+        let many = [
+            &b"}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n("[..],
+            STORAGE,
+            b"K\0",
+            &axes,
+            &axes,
+            b"tRs",
+        ];
+        assert!(error(&legacy(&many.concat())).contains("in an unknown way"));
         assert!(error(&legacy(b"h\x07")).contains("recalls"));
         assert!(error(&legacy(b"0")).contains("stack is empty"));
         assert!(error(&legacy(b"(1t")).contains("lacks a mark"));
@@ -607,10 +638,9 @@ mod tests {
         assert!(error(&legacy(b"X\xff\xff\xff\x7fabc")).contains("truncated"));
         assert!(error(&legacy(b"\xf0")).contains("unknown instruction 0xf0"));
         // A tensor of 2^60 zeros, spread from one by a stride of 0.
-        let key = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ";
         let huge = [
             &b"}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n("[..],
-            key,
+            STORAGE,
             b"K\0J\0\0\0\x40J\0\0\0\x40\x86K\0K\0\x86tRs",
         ];
         assert!(error(&legacy(&huge.concat())).contains("more numbers than the file can hold"));

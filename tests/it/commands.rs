@@ -137,6 +137,10 @@ fn several_scores_in_one_pass_and_their_files() {
     }
     let names: Vec<&Value> = tables[0]["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
     assert_eq!(names, ["other", "uniform-noise", "far", "mean", "all"]);
+    let unused = toolkit(at, &[&data[..], &["--score", "msp", "--threshold", "1"]].concat());
+    assert!(error(&unused).contains("for the model's own score, `cac`"));
+    let twice = toolkit(at, &[&data[..], &["--score", "msp", "--score", "msp"]].concat());
+    assert!(error(&twice).contains("names a score twice"));
     // A score of the command is what the file computes that was exported for it.
     stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
     let own = toolkit(at, &[&["eval", "energy.onnx"], &data[2..], &["--json"]].concat());

@@ -69,7 +69,7 @@ fn a_stream_bounds_what_the_table_says() {
     let table = json(at, &["metrics", "scores.csv", "--resamples", "0"]);
     let exact = &table["rows"].as_array().unwrap().last().unwrap();
     for (bins, width) in [("100", 0.3), ("5000", 1e-9)] {
-        let bounded = json(at, &["metrics", "scores.csv", "--stream", bins]);
+        let bounded = json(at, &["metrics", &format!("--stream={bins}"), "scores.csv"]);
         assert_eq!((&bounded["known"], &bounded["accuracy"]), (&table["known"], &table["accuracy"]));
         for (name, bounds) in bounded["bounds"].as_object().unwrap() {
             let [low, value, high] =
@@ -78,7 +78,7 @@ fn a_stream_bounds_what_the_table_says() {
             assert!(high - low < width, "{name}: {low} {high}");
         }
     }
-    let text = stdout(&toolkit(at, &["metrics", "scores.csv", "--stream"])).to_owned();
+    let text = stdout(&toolkit(at, &["metrics", "--stream", "scores.csv"])).to_owned();
     assert!(text.starts_with("3000 known pictures, 1000 unknown\naccuracy "), "{text}");
 }
 
@@ -103,6 +103,10 @@ fn faults_of_a_file_are_named() {
             .contains("`far` is not one of the unknown sets")
     );
     assert!(error(&toolkit(at, &["metrics", "none.npz"])).contains("cannot read `none.npz`"));
+    assert!(message("label,score\n1,2\n-1,3\n", &["--threshold", "nan"]).contains("threshold = NaN"));
+    // A threshold is compared as it is written.
+    fs::write(at.join("a.csv"), "label,score,prediction\n1.0,0.7,1\n-1.0,0.8,\n").unwrap();
+    assert_eq!(json(at, &["metrics", "a.csv", "--threshold", "0.7"])["known_kept"], 1.0);
     // Without predictions the rest is there.
     fs::write(at.join("a.csv"), "label,score\n1,2\n-1,3\n").unwrap();
     let table = json(at, &["metrics", "a.csv"]);
