@@ -517,7 +517,7 @@ fn metrics(args: &MetricsArgs) -> anyhow::Result<()> {
             verdicts.extend(right(&entry));
             return Ok(());
         }
-        let name = if ["", "mean", "all"].contains(&entry.set) { "unknown" } else { entry.set };
+        let name = if entry.set.is_empty() { "unknown" } else { entry.set };
         match unknown.iter_mut().find(|(other, _)| other == name) {
             Some((_, scores)) => scores.push(entry.score),
             None => unknown.push((name.to_owned(), vec![entry.score])),

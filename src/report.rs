@@ -108,8 +108,8 @@ impl Report {
     /// accuracy nor OSCR.
     ///
     /// # Errors
-    /// [`Error::Scores`] where a set is empty or a score is NaN, [`Error::Setting`] where a group has an
-    /// unknown set that is not there, or a name that another row has.
+    /// [`Error::Scores`] where a set is empty or a score is NaN, [`Error::Setting`] where the threshold is NaN,
+    /// where a set or a group has the name of another row, or a group an unknown set that is not there.
     pub fn new<S: Copy + Into<f64>>(
         known: &[S],
         right: Option<&[bool]>,
@@ -217,6 +217,10 @@ impl Member<'_> {
 /// The rows of a table: the sets, the groups, and where there are several sets their mean and all together,
 /// which is the set behind the others.
 fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>> {
+    if let Some(name) = names.iter().find(|name| RESERVED.contains(name)) {
+        let (value, reason) = (format!("`{name}`"), "is the name of a row that every table has".to_owned());
+        return Err(Error::Setting { name: "unknown set", value, reason });
+    }
     let mut members: Vec<Member> =
         names.iter().enumerate().map(|(index, name)| Member { name, sets: vec![index] }).collect();
     let setting =
