@@ -1,6 +1,7 @@
 //! Training on libtorch: the loop, its test after every epoch, and the run folder.
 
 mod adam;
+mod dropout;
 mod loss;
 mod net;
 mod run;
@@ -264,8 +265,7 @@ pub fn train(
                 learning_rate(settings.training.learning_rate, (epoch - 1) * steps + step, epochs * steps);
             let indices: Vec<usize> = batch.iter().map(|&i| training.order[i]).collect();
             // What is random in a step depends on nothing before it.
-            tch::manual_seed(seed_of(settings, epoch, step + 1) as i64);
-            let loss = training.training_loss(&indices)?;
+            let loss = training.training_loss(&indices, seed_of(settings, epoch, step + 1))?;
             optimizer.step(&loss, learning_rate).map_err(torch)?;
 
             let loss = loss.f_detach().map_err(torch)?;

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, TchError, Tensor, nn};
 
+use super::dropout::{Unit, dropout};
 use crate::{
     arch::{BATCH_NORM_EPSILON, Layer, Op},
     error::Result,
@@ -92,13 +93,14 @@ impl Network {
         Ok(())
     }
 
-    /// The logits `[N, C]` of pictures given as bytes `[N, 3, H, W]` on the network's device.
+    /// The logits `[N, C]` of pictures given as bytes `[N, 3, H, W]` on the network's device, in training with the
+    /// seed of what is dropped.
     ///
     /// An activation is freed, or overwritten, at its last reader: memory traffic is what a small network
     /// spends its time on. None of the layers before a `Relu` or an `Add` needs its output for the gradient.
-    pub fn forward(&self, pictures: &Tensor, training: bool) -> std::result::Result<Tensor, TchError> {
+    pub fn forward(&self, pictures: &Tensor, training: Option<u64>) -> std::result::Result<Tensor, TchError> {
         let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(self.layers.len());
-        let kind = if training { self.training_kind } else { self.mean.kind() };
+        let kind = if training.is_some() { self.training_kind } else { self.mean.kind() };
         for (index, (layer, tensors)) in self.layers.iter().zip(&self.tensors).enumerate() {
             let mut inputs = layer.inputs.iter().map(|&input| {
                 let output = &mut outputs[input];
@@ -133,7 +135,7 @@ impl Network {
                         Some(bias),
                         Some(mean),
                         Some(variance),
-                        training,
+                        training.is_some(),
                         BATCH_NORM_MOMENTUM,
                         BATCH_NORM_EPSILON,
                         true,
@@ -144,11 +146,14 @@ impl Network {
                     let x = next();
                     x.f_maximum(&x.f_mul_scalar(slope)?)?
                 }
-                Op::Dropout(share) if training && share > 0.0 => next().f_dropout(share, true)?,
-                Op::DropoutChannels(share) if training && share > 0.0 => {
-                    next().f_feature_dropout(share, true)?
-                }
-                Op::Dropout(_) | Op::DropoutChannels(_) => next(),
+                Op::Dropout(share) | Op::DropoutChannels(share) => match training {
+                    Some(seed) if share > 0.0 => {
+                        let is_channels = matches!(layer.op, Op::DropoutChannels(_));
+                        let unit = if is_channels { Unit::Channel } else { Unit::Activation };
+                        dropout(&next(), share, unit, seed.wrapping_add(index as u64))?
+                    }
+                    _ => next(),
+                },
                 Op::Flatten => next().f_flatten(1, -1)?,
                 Op::Add => next().f_add_(&next())?,
                 Op::Pool => next().f_mean_dim(&[2_i64, 3][..], false, None::<Kind>)?,
@@ -220,7 +225,7 @@ mod tests {
     fn logits_are_those_of_pytorch() {
         for widen_factor in [1, 2] {
             let (_store, network, pictures, expected) = golden(widen_factor);
-            let logits = floats(&network.forward(&pictures, false).unwrap()).unwrap();
+            let logits = floats(&network.forward(&pictures, None).unwrap()).unwrap();
             for (found, expected) in logits.iter().zip(&expected) {
                 assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{found} {expected}");
             }
@@ -266,10 +271,10 @@ mod tests {
         for (kind, suffix, tolerance) in [(Kind::Float, "", 1e-5), (Kind::Double, "64", 1e-12)] {
             let (store, network) = filled(kind);
             let pictures = pictures(0..4);
-            let logits = tch::no_grad(|| network.forward(&pictures, false).unwrap());
+            let logits = tch::no_grad(|| network.forward(&pictures, None).unwrap());
             let found = difference(&logits, &method(&format!("wrn.logits.eval{suffix}")));
             assert!(found < tolerance, "eval {kind:?}: {found}");
-            let logits = tch::no_grad(|| network.forward(&pictures, true).unwrap());
+            let logits = tch::no_grad(|| network.forward(&pictures, Some(0)).unwrap());
             let found = difference(&logits, &method(&format!("wrn.logits.train{suffix}")));
             assert!(found < tolerance, "train {kind:?}: {found}");
             let variables = store.variables();
@@ -289,7 +294,7 @@ mod tests {
             for (_, mut variable) in store.variables() {
                 variable.zero_grad();
             }
-            let logits = network.forward(&pictures, true).unwrap();
+            let logits = network.forward(&pictures, Some(0)).unwrap();
             logits.square().sum(None::<Kind>).backward();
             (logits.detach(), store.variables()["block2.layer.0.conv1.weight"].grad().copy())
         };
@@ -303,10 +308,10 @@ mod tests {
         let cosine = (&slope * &found_slope).sum(None::<Kind>) / (slope.norm() * found_slope.norm());
         // PyTorch's autocast has 0.80 here: so many layers of random weights make noise of a gradient.
         assert!(cosine.double_value(&[]) > 0.75, "{cosine}");
-        let evaluated = tch::no_grad(|| network.forward(&pictures, false).unwrap());
+        let evaluated = tch::no_grad(|| network.forward(&pictures, None).unwrap());
         network.training_kind = Kind::Float;
         assert!(
-            evaluated == tch::no_grad(|| network.forward(&pictures, false).unwrap()),
+            evaluated == tch::no_grad(|| network.forward(&pictures, None).unwrap()),
             "tests are not in bf16"
         );
     }
@@ -335,7 +340,7 @@ mod tests {
                         (Kind::Int64, Device::Cpu),
                     )
                     .remainder(10);
-                    let logits = network.forward(&pictures(8 * step..8 * step + 8), true).unwrap();
+                    let logits = network.forward(&pictures(8 * step..8 * step + 8), Some(0)).unwrap();
                     let loss = loss(&settings, &logits, &labels, &anchors).unwrap();
                     let (found, expected) = (loss.double_value(&[]), losses.double_value(&[step as i64]));
                     let tolerance = if step == 0 { f64::min(tolerance, 1e-6) } else { tolerance };
@@ -358,7 +363,7 @@ mod tests {
         network.load(&weights, false).unwrap();
         let expected = Weights::read(&folder.join("expected.safetensors")).unwrap();
         let expected = Tensor::from_slice(expected.values("cac.logits", &[4, 6]).unwrap()).view([4, 6]);
-        let found = tch::no_grad(|| network.forward(&pictures(0..4), false).unwrap());
+        let found = tch::no_grad(|| network.forward(&pictures(0..4), None).unwrap());
         assert!(difference(&found, &expected) < 1e-5);
     }
 
@@ -366,7 +371,7 @@ mod tests {
     fn overwriting_activations_leaves_the_gradient_right() {
         let (store, network, pictures, _) = golden(2);
         // In evaluation the network is a plain function of its weights.
-        let loss = || network.forward(&pictures, false).unwrap().square().sum(None::<Kind>);
+        let loss = || network.forward(&pictures, None).unwrap().square().sum(None::<Kind>);
         loss().backward();
         for name in
             ["conv1.weight", "block2.layer.0.bn2.bias", "block3.layer.0.convShortcut.weight", "bn1.weight"]

@@ -98,12 +98,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    pub fn training_loss(&self, indices: &[usize]) -> Result<Tensor> {
+    /// The loss of some pictures, with the seed of all that is random in it.
+    pub fn training_loss(&self, indices: &[usize], seed: u64) -> Result<Tensor> {
         let labels = self.labels(indices);
         let pictures = self.pictures(&self.known, indices)?;
         let forward = || {
             let labels = Tensor::f_from_slice(&labels)?.f_to_device(self.store.device())?;
-            let logits = self.network.forward(&pictures, true)?;
+            let logits = self.network.forward(&pictures, Some(seed))?;
             loss::loss(&self.settings.loss, &logits, &labels, &self.anchor_tensor)
         };
         forward().map_err(torch)
@@ -128,7 +129,7 @@ impl<'a> Run<'a> {
         let mut logits = Vec::new();
         for batch in indices.chunks(TEST_BATCH) {
             let pictures = self.pictures(dataset, batch)?;
-            let batch = tch::no_grad(|| net::floats(&self.network.forward(&pictures, false)?));
+            let batch = tch::no_grad(|| net::floats(&self.network.forward(&pictures, None)?));
             logits.extend(batch.map_err(torch)?);
         }
         let shape = (indices.len(), self.known.classes().len());
