@@ -7,7 +7,7 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
 use serde::{Deserialize, Serialize};
 
-/// Which of the two published definitions of the loss and of its own score is meant.
+/// Which definition of the loss and of its own score is meant: one of the two that are published, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -16,9 +16,13 @@ pub enum Variant {
     Paper,
     /// pytorch-ood 0.4.0, bit-compatible: squared distances, fixed anchors, its tuplet term's quirks.
     PytorchOod,
+    /// The cross-entropy of the softmax of the logits, to make a backbone: no clustering. The anchors are fixed,
+    /// so the nearest is that of the greatest logit.
+    #[cfg_attr(feature = "cli", value(skip))]
+    CrossEntropy,
 }
 
-/// The loss: `tuplet + weight * anchor`.
+/// The loss: `tuplet + weight * anchor`, or the cross-entropy.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Loss {
     /// The definition of both terms.
@@ -37,6 +41,7 @@ impl Loss {
         match variant {
             Variant::Paper => Self { variant, magnitude: 10.0, weight: 0.1 },
             Variant::PytorchOod => Self { variant, magnitude: 5.0, weight: 2.0 },
+            Variant::CrossEntropy => Self { variant, magnitude: 10.0, weight: 0.0 },
         }
     }
 
@@ -54,13 +59,14 @@ impl Loss {
             let Some(y) = usize::try_from(label).ok().filter(|&y| y < classes) else { continue };
             let distance = |anchor: ArrayView1<f64>| {
                 let squared = Zip::from(z).and(anchor).fold(0.0, |sum, z, a| sum + (z - a) * (z - a));
-                if self.variant == Variant::Paper { squared.sqrt() } else { squared }
+                if self.variant == Variant::PytorchOod { squared } else { squared.sqrt() }
             };
             let d: Vec<f64> = anchors.rows().into_iter().map(distance).collect();
             let others: f64 = match self.variant {
                 Variant::Paper => (0..classes).filter(|&j| j != y).map(|j| (d[y] - d[j]).exp()).sum(),
                 // The last class is never pushed away from, and y itself is: as published.
                 Variant::PytorchOod => (0..classes - 1).map(|j| (d[y] - d[j]).min(50.0).exp()).sum(),
+                Variant::CrossEntropy => (0..classes).filter(|&j| j != y).map(|j| (z[j] - z[y]).exp()).sum(),
             };
             sum += others.ln_1p() + self.weight * d[y];
             known += 1;
@@ -85,7 +91,7 @@ impl Variant {
     pub fn anchor_kind(self) -> AnchorKind {
         match self {
             Self::Paper => AnchorKind::ClassMeans,
-            Self::PytorchOod => AnchorKind::Fixed,
+            Self::PytorchOod | Self::CrossEntropy => AnchorKind::Fixed,
         }
     }
 
@@ -95,6 +101,7 @@ impl Variant {
         match self {
             Self::Paper => Score::Cac,
             Self::PytorchOod => Score::PytorchOod,
+            Self::CrossEntropy => Score::Energy,
         }
     }
 }

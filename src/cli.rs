@@ -13,6 +13,7 @@ use cac::{
     dataset::Protocol,
     export::{InputForm, Options, ThresholdRule},
     metrics::Bootstrap,
+    recipe::{Augment, Optimizer, Recipe, Schedule},
     report::{Group, Settings},
     scorer::Provider,
     weights::PUBLISHED,
@@ -96,7 +97,10 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "FILE|NAME")]
     pub backbone: Option<PathBuf>,
 
-    /// Definition of the loss and of its score
+    /// What is learned
+    #[arg(long, value_enum, default_value_t = Objective::Cac)]
+    pub loss: Objective,
+    /// Definition of the CAC loss and of its score
     #[arg(long, value_enum, default_value_t = Variant::Paper)]
     pub variant: Variant,
     /// Length of the anchors; 10 for paper, 5 for pytorch-ood by default
@@ -105,6 +109,15 @@ pub struct SettingsArgs {
     /// Weight of the anchor term; 0.1 for paper, 2 for pytorch-ood by default
     #[arg(long, value_name = "X")]
     pub weight: Option<f64>,
+    /// Unknown pictures to be kept away from all anchors in training
+    #[arg(long, value_name = "DIR")]
+    pub outliers: Option<PathBuf>,
+    /// Outliers in a step for each known picture
+    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().outlier_share)]
+    pub outlier_share: f64,
+    /// Weight of the outliers' term
+    #[arg(long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
+    pub outlier_weight: f64,
     /// Share of the known training pictures kept out of training, to choose the threshold and the best epoch
     #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     pub held_out: f64,
@@ -147,9 +160,33 @@ pub struct SettingsArgs {
     /// Pictures in a step
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub batch_size: usize,
-    /// Adam's learning rate, lowered to 0 along a cosine
-    #[arg(long, value_name = "X", default_value_t = 1e-3)]
-    pub learning_rate: f64,
+    /// Who moves the weights
+    #[arg(long, value_enum, default_value_t = Recipe::default().optimizer)]
+    pub optimizer: Optimizer,
+    /// The learning rate at its height; 0.001 for adam, 0.1 for sgd by default
+    #[arg(long, value_name = "X")]
+    pub learning_rate: Option<f64>,
+    /// The course of the learning rate
+    #[arg(long, value_enum, default_value_t = Recipe::default().schedule)]
+    pub schedule: Schedule,
+    /// Epochs over which the learning rate rises to its height
+    #[arg(long, value_name = "EPOCHS", default_value_t = Recipe::default().warm_up)]
+    pub warm_up: f64,
+    /// Share of the weights, times the learning rate, that a step takes off them
+    #[arg(long, value_name = "X", default_value_t = Recipe::default().weight_decay)]
+    pub weight_decay: f64,
+    /// What is done at random to training pictures
+    #[arg(long, value_enum, default_value_t = Recipe::default().augment)]
+    pub augment: Augment,
+    /// Share of each step, the pictures of the greatest loss, to pass over as mislabelled
+    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
+    pub trim: f64,
+    /// Weight of the past in a moving average of the weights, which is tested and kept; 0 for none
+    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().average)]
+    pub average: f64,
+    /// Test, and choose the best weights, after every so many epochs and after the last
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub test_every: usize,
     /// Seed of weights, data order, dropout and held-out pictures
     #[arg(long, value_name = "N", default_value_t = 123)]
     pub seed: u64,
@@ -225,6 +262,16 @@ fn seconds(text: &str) -> Result<f64, String> {
 
 fn joined<S: serde::Serializer>(values: &[f32; 3], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&values.map(|value| value.to_string()).join(","))
+}
+
+/// What a training can learn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// Class Anchor Clustering
+    Cac,
+    /// Plain classification, to make a backbone
+    CrossEntropy,
 }
 
 /// The networks.

@@ -88,8 +88,8 @@ pub fn checkpoint(weights: &Weights, settings: &Settings) -> Result<Checkpoint> 
     let images = Array4::from_shape_vec((2, 3, input.height, input.width), pixels).expect("two pictures");
     let logits = reference::logits(&layers, &network, &input, images.view())?;
     network.insert(CHECK_IMAGES, images.shape(), images.iter().copied().collect());
-    insert(&mut network, CHECK_LOGITS, &logits);
-    insert(&mut network, ANCHORS, &anchors);
+    network.insert_matrix(CHECK_LOGITS, &logits);
+    network.insert_matrix(ANCHORS, &anchors);
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
         producer: producer(),
@@ -130,13 +130,9 @@ pub fn calibrate(
             truth.extend(pictures.labels());
         }
         let means = cac::class_means(all.view(), &truth, export::anchors(checkpoint)?.view());
-        insert(&mut checkpoint.weights, ANCHORS, &means);
+        checkpoint.weights.insert_matrix(ANCHORS, &means);
         checkpoint.manifest.anchors = AnchorKind::ClassMeans;
     }
-    insert(&mut checkpoint.weights, HELD_OUT_LOGITS, &logits);
+    checkpoint.weights.insert_matrix(HELD_OUT_LOGITS, &logits);
     Ok(())
-}
-
-fn insert(weights: &mut Weights, name: &str, array: &Array2<f32>) {
-    weights.insert(name, array.shape(), array.iter().copied().collect());
 }

@@ -72,6 +72,7 @@ pub mod import;
 pub mod manifest;
 pub mod metrics;
 pub mod preprocess;
+pub mod recipe;
 pub mod report;
 #[cfg(feature = "files")]
 pub mod score_file;

@@ -14,7 +14,9 @@ use anyhow::{Context, bail};
 #[cfg(feature = "train")]
 use cac::{
     arch::{Architecture, CacNet, WideResNet},
+    cac::Variant,
     manifest::Training,
+    recipe::Recipe,
 };
 use cac::{
     cac::{AnchorKind, Loss},
@@ -36,7 +38,7 @@ use cli::{
     Cli, Command, EvalArgs, ExportArgs, FileArgs, ImportArgs, MetricsArgs, ScoreArgs, ScorerArgs, TrainArgs,
 };
 #[cfg(feature = "train")]
-use cli::{Family, SettingsArgs};
+use cli::{Family, Objective, SettingsArgs};
 use progress::Progress;
 
 /// Where runs lie unless told otherwise.
@@ -109,8 +111,9 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
     let (settings, run, start, file) = match (&args.resume, &args.settings) {
         (Some(run), _) => (cac::train::settings(run)?, run.clone(), Start::Resume, None),
         (None, None) => bail!("give --known, or --resume"),
-        (None, Some(settings)) => {
-            let settings = resolved(settings)?;
+        (None, Some(given)) => {
+            let mut filled = given.clone();
+            let settings = resolve(&mut filled)?;
             let run = match &args.run {
                 Some(run) => run.clone(),
                 None => next_run()?,
@@ -118,8 +121,8 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
             if run.join("log.jsonl").exists() {
                 bail!("`{}` already holds a run; --resume goes on with it", run.display());
             }
-            let file = toml::to_string(&settings)?;
-            (training_settings(&settings)?, run, Start::New, Some(file))
+            let file = toml::to_string(&filled)?;
+            (settings, run, Start::New, Some(file))
         }
     };
 
@@ -195,13 +198,19 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The settings with what they leave open: the variant's own loss, the backbone's file and network.
+/// What the settings mean to the library; what they leave open is filled in.
 #[cfg(feature = "train")]
-fn resolved(args: &SettingsArgs) -> anyhow::Result<SettingsArgs> {
-    let mut args = args.clone();
-    let loss = Loss::new(args.variant);
-    args.magnitude.get_or_insert(loss.magnitude);
-    args.weight.get_or_insert(loss.weight);
+fn resolve(args: &mut SettingsArgs) -> anyhow::Result<cac::train::Settings> {
+    let variant = match args.loss {
+        Objective::Cac => args.variant,
+        Objective::CrossEntropy => Variant::CrossEntropy,
+    };
+    let loss = Loss::new(variant);
+    let loss = Loss {
+        variant,
+        magnitude: *args.magnitude.get_or_insert(loss.magnitude),
+        weight: *args.weight.get_or_insert(loss.weight),
+    };
     args.precision = args.precision.resolved(&args.device);
     args.backbone = args.backbone.as_deref().map(weights_file).transpose()?;
     let found = match &args.backbone {
@@ -220,66 +229,52 @@ fn resolved(args: &SettingsArgs) -> anyhow::Result<SettingsArgs> {
         }
         _ => Family::WideResnet,
     };
-    match args.arch.get_or_insert(family) {
+    let architecture = match args.arch.get_or_insert(family) {
         Family::WideResnet if args.channels.is_some() => bail!("--channels is a setting of cac-net"),
-        Family::WideResnet => {
-            args.depth.get_or_insert(wide.depth);
-            args.widen_factor.get_or_insert(wide.widen_factor);
-            args.dropout.get_or_insert(wide.dropout);
-        }
+        Family::WideResnet => Architecture::WideResNet(WideResNet {
+            depth: *args.depth.get_or_insert(wide.depth),
+            widen_factor: *args.widen_factor.get_or_insert(wide.widen_factor),
+            dropout: *args.dropout.get_or_insert(wide.dropout),
+        }),
         Family::CacNet if args.depth.is_some() || args.widen_factor.is_some() => {
             bail!("--depth and --widen-factor are settings of wide-resnet")
         }
-        Family::CacNet => {
-            args.channels.get_or_insert(plain.channels);
-            args.dropout.get_or_insert(plain.dropout);
-        }
-    }
-    Ok(args)
-}
-
-/// What resolved settings mean to the library.
-#[cfg(feature = "train")]
-fn training_settings(args: &SettingsArgs) -> anyhow::Result<cac::train::Settings> {
-    let (wide, plain) = (WideResNet::default(), CacNet::default());
-    let architecture = match args.arch {
-        Some(Family::CacNet) => Architecture::CacNet(CacNet {
-            channels: args.channels.unwrap_or(plain.channels),
+        Family::CacNet => Architecture::CacNet(CacNet {
+            channels: *args.channels.get_or_insert(plain.channels),
             size: args.size,
-            dropout: args.dropout.unwrap_or(plain.dropout),
-        }),
-        _ => Architecture::WideResNet(WideResNet {
-            depth: args.depth.unwrap_or(wide.depth),
-            widen_factor: args.widen_factor.unwrap_or(wide.widen_factor),
-            dropout: args.dropout.unwrap_or(wide.dropout),
+            dropout: *args.dropout.get_or_insert(plain.dropout),
         }),
     };
-    let loss = Loss::new(args.variant);
-    Ok(cac::train::Settings {
-        loss: Loss {
-            variant: args.variant,
-            magnitude: args.magnitude.unwrap_or(loss.magnitude),
-            weight: args.weight.unwrap_or(loss.weight),
+    let training = Training {
+        known: args.known.clone(),
+        unknown: args.unknown.clone(),
+        protocol: args.protocol.map(|protocol| protocol.to_string()),
+        backbone: args.backbone.clone(),
+        epochs: args.epochs,
+        batch_size: args.batch_size,
+        learning_rate: *args.learning_rate.get_or_insert(args.optimizer.learning_rate()),
+        seed: args.seed,
+        held_out: args.held_out,
+        anchor_pictures: args.anchor_pictures,
+        device: args.device.clone(),
+        recipe: Recipe {
+            optimizer: args.optimizer,
+            schedule: args.schedule,
+            warm_up: args.warm_up,
+            weight_decay: args.weight_decay,
+            augment: args.augment,
+            trim: args.trim,
+            average: args.average,
+            outliers: args.outliers.clone(),
+            outlier_share: args.outlier_share,
+            outlier_weight: args.outlier_weight,
         },
-        architecture,
-        input: Input { height: args.size, width: args.size, mean: args.mean, std: args.std },
-        training: Training {
-            known: args.known.clone(),
-            unknown: args.unknown.clone(),
-            protocol: args.protocol.map(|protocol| protocol.to_string()),
-            backbone: args.backbone.clone(),
-            epochs: args.epochs,
-            batch_size: args.batch_size,
-            learning_rate: args.learning_rate,
-            seed: args.seed,
-            held_out: args.held_out,
-            anchor_pictures: args.anchor_pictures,
-            device: args.device.clone(),
-            pictures: 0,
-            epoch: 0,
-        },
-        precision: args.precision,
-    })
+        pictures: 0,
+        epoch: 0,
+    };
+    let input = Input { height: args.size, width: args.size, mean: args.mean, std: args.std };
+    let (precision, test_every) = (args.precision, args.test_every);
+    Ok(cac::train::Settings { loss, architecture, input, training, precision, test_every })
 }
 
 /// The file of weights that a user means: this one or, where there is none, the published ones of this name,

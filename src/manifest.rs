@@ -11,6 +11,7 @@ use crate::{
     atomic,
     cac::{AnchorKind, Loss, Score},
     error::{Error, Result},
+    recipe::Recipe,
     report::Report,
 };
 
@@ -104,7 +105,7 @@ pub struct Training {
     pub epochs: usize,
     /// Pictures in a step.
     pub batch_size: usize,
-    /// Adam's learning rate at the start of the cosine schedule.
+    /// The learning rate at its height.
     pub learning_rate: f64,
     /// Of the initial weights, the data order, dropout and the choice of held-out pictures.
     pub seed: u64,
@@ -114,6 +115,9 @@ pub struct Training {
     pub anchor_pictures: usize,
     /// `cpu` or `cuda:n`.
     pub device: String,
+    /// How the weights are learned.
+    #[serde(default)]
+    pub recipe: Recipe,
     /// Pictures trained on.
     #[serde(default)]
     pub pictures: usize,

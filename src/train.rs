@@ -1,16 +1,18 @@
 //! Training on libtorch: the loop, its test after every epoch, and the run folder.
 
-mod adam;
+mod augment;
+mod data;
 mod dropout;
+mod log;
 mod loss;
 mod net;
+mod optimizer;
 mod run;
 mod state;
+mod tensorboard;
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{Seek, SeekFrom, Write},
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -22,13 +24,14 @@ use crate::{
     arch::Architecture,
     cac::Loss,
     checkpoint::Which,
-    dataset::shuffled,
     error::{Error, Result},
     manifest::{Input, Training},
     report::Report,
     weights::Weights,
 };
-use adam::Adam;
+use data::{Batch, Data};
+use log::{Lengths, Log};
+use optimizer::Optimizer;
 use run::Run;
 use state::State;
 
@@ -51,6 +54,8 @@ pub struct Settings {
     pub training: Training,
     /// The numbers to train with.
     pub precision: Precision,
+    /// The test sets are measured, and the best weights chosen, after every so many epochs and after the last.
+    pub test_every: usize,
 }
 
 /// The numbers that activations are computed with in training. Weights, their optimiser and all tests are in
@@ -181,8 +186,8 @@ pub fn device(name: &str) -> Result<Device> {
 }
 
 /// Trains a network and writes the run folder: `weights.safetensors` and `manifest.json` of the best epoch,
-/// `weights-last.safetensors` and `manifest-last.json` of the last, `log.jsonl`, and in `state-*.safetensors` the
-/// last two states to resume from.
+/// `weights-last.safetensors` and `manifest-last.json` of the last, `log.jsonl` and the same for TensorBoard, and in
+/// `state-*.safetensors` the last two states to resume from.
 ///
 /// The best epoch is the one with the lowest loss on the held-out known pictures; test sets have no say.
 /// `stop` is looked at before every step. The state is saved after every epoch and `save_every` so much time; a
@@ -202,122 +207,37 @@ pub fn train(
     mut observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
     check(settings)?;
+    let device = device(&settings.training.device)?;
     let saved = match start {
         Start::New => None,
         Start::Resume => Some(State::open(run)?),
     };
-    let mut training = Run::new(settings, device(&settings.training.device)?, start)?;
-    let mut optimizer = Adam::new(&training.store).map_err(torch)?;
-    let mut state = match saved {
-        Some((state, weights)) => {
-            if state.settings != *settings || state.pictures != training.order.len() {
-                let (value, reason) =
-                    (format!("`{}`", run.display()), "was started with other settings or data");
-                return Err(Error::Setting { name: "resume", value, reason: reason.to_owned() });
-            }
-            training.load(&weights)?;
-            optimizer.load(&weights)?;
-            state
-        }
-        None => {
-            let settings = settings.clone();
-            let pictures = training.order.len();
-            State { settings, pictures, epoch: 1, step: 0, average: None, best: None, log_bytes: 0 }
-        }
-    };
-    std::fs::create_dir_all(run).map_err(Error::io("create", run))?;
-    let mut log = Log::open(run, state.log_bytes)?;
-
+    let data = Data::open(settings)?;
+    let mut session = Session::begin(settings, &data, device, run, saved)?;
+    observe(&session.begun());
     let epochs = settings.training.epochs;
-    let batch_size = settings.training.batch_size;
-    let pictures = training.order.len();
-    let steps = pictures.div_ceil(batch_size);
-    let begun = Event::Start { pictures, steps, epochs };
-    if start == Start::New {
-        state::clear(run)?;
-        log.record(&begun)?;
-        save(&state, &training, &optimizer, &log, run)?;
-    }
-    observe(&begun);
-
-    // The average stays on the device: reading it waits for the device to finish.
-    let mut average =
-        state.average.map(|average| Tensor::from(average as f32).to_device(training.store.device()));
-    let mut last_saved = Instant::now();
-    while state.epoch <= epochs {
-        let epoch = state.epoch;
-        let epoch_start = Instant::now();
-        let first_step = state.step;
-        let order = shuffled(pictures, seed_of(settings, epoch, 0));
-        for (step, batch) in order.chunks(batch_size).enumerate().skip(first_step) {
-            let is_asked_to_stop = stop.load(Ordering::Relaxed);
-            if is_asked_to_stop || (step > first_step && last_saved.elapsed() >= save_every) {
-                state.step = step;
-                state.average = average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
-                save(&state, &training, &optimizer, &log, run)?;
-                last_saved = Instant::now();
-            }
-            if is_asked_to_stop {
-                training.checkpoint(epoch, None)?.write(run, Which::Last)?;
-                return Ok(Outcome::Interrupted { epoch });
-            }
-            let learning_rate =
-                learning_rate(settings.training.learning_rate, (epoch - 1) * steps + step, epochs * steps);
-            let indices: Vec<usize> = batch.iter().map(|&i| training.order[i]).collect();
-            // What is random in a step depends on nothing before it.
-            let loss = training.training_loss(&indices, seed_of(settings, epoch, step + 1))?;
-            optimizer.step(&loss, learning_rate).map_err(torch)?;
-
-            let loss = loss.f_detach().map_err(torch)?;
-            let averaged = match &average {
-                Some(average) => average.f_mul_scalar(LOSS_MEMORY).and_then(|past| {
-                    loss.f_mul_scalar(1.0 - LOSS_MEMORY).and_then(|present| past.f_add(&present))
-                }),
-                None => Ok(loss),
-            };
-            let averaged = &*average.insert(averaged.map_err(torch)?);
-            let step = step + 1;
-            if step % REPORT_EVERY == 0 || step == steps {
-                let loss = f64::try_from(averaged).map_err(torch)?;
-                if !loss.is_finite() {
-                    return Err(Error::Diverged { epoch, step, loss });
-                }
-                let done = (step * batch_size).min(pictures) - first_step * batch_size;
-                let pictures_per_second = done as f64 / epoch_start.elapsed().as_secs_f64();
-                let event = Event::Step { epoch, step, loss, learning_rate, pictures_per_second };
-                if step % LOG_EVERY == 0 || step == steps {
-                    log.record(&event)?;
-                }
-                observe(&event);
-            }
+    while session.state.epoch <= epochs {
+        let (epoch, first_step) = (session.state.epoch, session.state.step);
+        let begun = Instant::now();
+        let is_done = data.for_each_batch(epoch, first_step, |batches| {
+            session.epoch(batches, save_every, stop, &mut observe)
+        })?;
+        if !is_done {
+            return Ok(Outcome::Interrupted { epoch });
         }
-        observe(&Event::Testing { epoch });
-        let tested = training.test()?;
-        let held_out_loss = training.held_out_loss(&tested);
-        if let Some(loss) = held_out_loss.filter(|loss| !loss.is_finite()) {
-            return Err(Error::Diverged { epoch, step: steps, loss });
-        }
-        let is_best = match (held_out_loss, &state.best) {
-            (Some(loss), Some((least, _))) => loss < *least,
-            _ => true,
+        let tested = if epoch % settings.test_every == 0 || epoch == epochs {
+            observe(&Event::Testing { epoch });
+            Some(session.test(begun)?)
+        } else {
+            None
         };
-        let checkpoint = training.checkpoint(epoch, Some(&tested))?;
-        let report = tested.report;
-        checkpoint.write(run, Which::Last)?;
-        if is_best {
-            checkpoint.write(run, Which::Best)?;
-            state.best = Some((held_out_loss.unwrap_or(0.0), report.clone()));
+        (session.state.epoch, session.state.step) = (epoch + 1, 0);
+        session.save()?;
+        if let Some(event) = tested {
+            observe(&event);
         }
-        let seconds = epoch_start.elapsed().as_secs_f64();
-        let event = Event::Epoch { epoch, held_out_loss, best: is_best, seconds, report };
-        log.record(&event)?;
-        (state.epoch, state.step) = (epoch + 1, 0);
-        state.average = average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
-        save(&state, &training, &optimizer, &log, run)?;
-        last_saved = Instant::now();
-        observe(&event);
     }
-    let (_, report) = state.best.expect("there is at least one epoch");
+    let (_, report) = session.state.best.expect("the last epoch is tested");
     Ok(Outcome::Finished(report))
 }
 
@@ -330,60 +250,181 @@ pub fn settings(run: &Path) -> Result<Settings> {
     Ok(State::open(run)?.0.settings)
 }
 
-/// Saves all that the run needs to go on.
-fn save(state: &State, training: &Run, optimizer: &Adam, log: &Log, run: &Path) -> Result<()> {
-    let mut weights = Weights::new(run);
-    training.save(&mut weights)?;
-    optimizer.save(&mut weights).map_err(torch)?;
-    State { log_bytes: log.bytes, ..state.clone() }.save(weights, run)
+/// A run while it is going on.
+struct Session<'a> {
+    settings: &'a Settings,
+    data: &'a Data<'a>,
+    folder: &'a Path,
+    run: Run<'a>,
+    optimizer: Optimizer,
+    state: State,
+    /// The moving average of the loss. It stays on the device: reading it waits for the device to finish.
+    average: Option<Tensor>,
+    log: Log,
+    saved: Instant,
 }
 
-/// The seed of a step of an epoch, or with step 0 of the epoch's order.
-fn seed_of(settings: &Settings, epoch: usize, step: usize) -> u64 {
-    let seed = settings.training.seed.wrapping_mul(1_000_003).wrapping_add(epoch as u64);
-    seed.wrapping_add((step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-}
-
-/// `log.jsonl`, one event a line.
-struct Log {
-    path: PathBuf,
-    file: File,
-    /// The bytes that belong to what the run has done.
-    bytes: u64,
-}
-
-impl Log {
-    /// Goes on after so many bytes; what stands behind them will be done again.
-    fn open(run: &Path, bytes: u64) -> Result<Self> {
-        let path = run.join("log.jsonl");
-        let open = || {
-            let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
-            file.set_len(bytes)?;
-            file.seek(SeekFrom::End(0))?;
-            Ok(file)
+impl<'a> Session<'a> {
+    /// Begins a new run, or goes on with a saved one.
+    fn begin(
+        settings: &'a Settings,
+        data: &'a Data<'a>,
+        device: Device,
+        folder: &'a Path,
+        saved: Option<(State, Weights)>,
+    ) -> Result<Self> {
+        let start = if saved.is_some() { Start::Resume } else { Start::New };
+        let mut run = Run::new(settings, data, device, start)?;
+        let recipe = &settings.training.recipe;
+        let mut optimizer =
+            Optimizer::new(&run.store, recipe.optimizer, recipe.weight_decay).map_err(torch)?;
+        let pictures = data.training.len();
+        let state = match saved {
+            Some((state, weights)) => {
+                if state.settings != *settings || state.pictures != pictures {
+                    let value = format!("`{}`", folder.display());
+                    let reason = "was started with other settings or data".to_owned();
+                    return Err(Error::Setting { name: "resume", value, reason });
+                }
+                run.load(&weights)?;
+                optimizer.load(&weights)?;
+                state
+            }
+            None => {
+                let settings = settings.clone();
+                State {
+                    settings,
+                    pictures,
+                    epoch: 1,
+                    step: 0,
+                    average: None,
+                    best: None,
+                    log: Lengths::default(),
+                }
+            }
         };
-        let file = open().map_err(Error::io("write", &path))?;
-        Ok(Self { path, file, bytes })
+        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let log = Log::open(folder, state.log, data.steps())?;
+        let average = state.average.map(|average| Tensor::from(average as f32).to_device(device));
+        let saved = Instant::now();
+        let mut session = Self { settings, data, folder, run, optimizer, state, average, log, saved };
+        if start == Start::New {
+            // Those of another run in the same folder.
+            state::remove_all_but(0, folder)?;
+            session.log.record(&session.begun())?;
+            session.save()?;
+        }
+        Ok(session)
     }
 
-    fn record(&mut self, event: &Event) -> Result<()> {
-        let mut line = serde_json::to_vec(event).expect("an event is plain data");
-        line.push(b'\n');
-        self.bytes += line.len() as u64;
-        self.file.write_all(&line).map_err(Error::io("write", &self.path))
+    fn begun(&self) -> Event {
+        let (pictures, steps) = (self.data.training.len(), self.data.steps());
+        Event::Start { pictures, steps, epochs: self.settings.training.epochs }
+    }
+
+    /// Saves all that the run needs to go on.
+    fn save(&mut self) -> Result<()> {
+        self.state.average = self.average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
+        self.state.log = self.log.lengths();
+        let mut weights = Weights::new(self.folder);
+        self.run.save(&mut weights)?;
+        self.optimizer.save(&mut weights).map_err(torch)?;
+        self.state.save(weights, self.folder)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    /// Learns from the batches of the rest of an epoch; false where it was asked to stop.
+    fn epoch(
+        &mut self,
+        batches: impl IntoIterator<Item = Result<Batch>>,
+        save_every: Duration,
+        stop: &AtomicBool,
+        observe: &mut impl FnMut(&Event),
+    ) -> Result<bool> {
+        let Training { epochs, learning_rate, recipe, .. } = &self.settings.training;
+        let (epoch, steps) = (self.state.epoch, self.data.steps());
+        let begun = Instant::now();
+        let mut done = 0;
+        for batch in batches {
+            if stop.load(Ordering::Relaxed) {
+                self.save()?;
+                self.run.checkpoint(epoch, None)?.write(self.folder, Which::Last)?;
+                return Ok(false);
+            }
+            if done > 0 && self.saved.elapsed() >= save_every {
+                self.save()?;
+            }
+            let batch = batch?;
+            let step = (epoch - 1) * steps + self.state.step;
+            let pace = recipe.pace(*learning_rate, step, epochs * steps, steps);
+            let loss = self.run.training_loss(&batch)?;
+            self.optimizer.step(&loss, pace).map_err(torch)?;
+            self.run.follow(step)?;
+            self.remember(&loss).map_err(torch)?;
+            self.state.step += 1;
+            done += batch.labels.len();
+            let step = self.state.step;
+            if step.is_multiple_of(REPORT_EVERY) || step == steps {
+                let loss = self.average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
+                let loss = loss.expect("there was a step");
+                if !loss.is_finite() {
+                    return Err(Error::Diverged { epoch, step, loss });
+                }
+                let pictures_per_second = done as f64 / begun.elapsed().as_secs_f64();
+                let event = Event::Step { epoch, step, loss, learning_rate: pace.rate, pictures_per_second };
+                if step.is_multiple_of(LOG_EVERY) || step == steps {
+                    self.log.record(&event)?;
+                }
+                observe(&event);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes a loss into the moving average.
+    fn remember(&mut self, loss: &Tensor) -> std::result::Result<(), TchError> {
+        let loss = loss.f_detach()?;
+        let averaged = match &self.average {
+            Some(average) => average.f_lerp(&loss, 1.0 - LOSS_MEMORY)?,
+            None => loss,
+        };
+        self.average = Some(averaged);
+        Ok(())
+    }
+
+    /// Measures the network after an epoch that has begun then, and keeps its weights.
+    fn test(&mut self, begun: Instant) -> Result<Event> {
+        let epoch = self.state.epoch;
+        let tested = self.run.test()?;
+        let held_out_loss = self.run.held_out_loss(&tested);
+        if let Some(loss) = held_out_loss.filter(|loss| !loss.is_finite()) {
+            return Err(Error::Diverged { epoch, step: self.data.steps(), loss });
+        }
+        let is_best = match (held_out_loss, &self.state.best) {
+            (Some(loss), Some((least, _))) => loss < *least,
+            _ => true,
+        };
+        let checkpoint = self.run.checkpoint(epoch, Some(&tested))?;
+        let report = tested.report;
+        checkpoint.write(self.folder, Which::Last)?;
+        if is_best {
+            checkpoint.write(self.folder, Which::Best)?;
+            self.state.best = Some((held_out_loss.unwrap_or(0.0), report.clone()));
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let event = Event::Epoch { epoch, held_out_loss, best: is_best, seconds, report };
+        self.log.record(&event)?;
+        Ok(event)
     }
 }
 
-/// The rate of a step, counted from 0, of a run: along a cosine from the first rate down to 0.
-fn learning_rate(first: f64, step: usize, steps: usize) -> f64 {
-    let progress = step as f64 / steps as f64;
-    first * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
-}
-
-fn check(Settings { loss, architecture, input, training, .. }: &Settings) -> Result<()> {
+fn check(Settings { loss, architecture, input, training, test_every, .. }: &Settings) -> Result<()> {
     let invalid =
         |name, value: String, reason: &str| Err(Error::Setting { name, value, reason: reason.to_owned() });
-    for path in [Some(&training.known), training.backbone.as_ref()].into_iter().flatten() {
+    let recipe = &training.recipe;
+    let paths = [Some(&training.known), training.backbone.as_ref(), recipe.outliers.as_ref()];
+    for path in paths.into_iter().flatten() {
         if path.to_str().is_none() {
             return invalid(
                 "path",
@@ -398,16 +439,37 @@ fn check(Settings { loss, architecture, input, training, .. }: &Settings) -> Res
     if training.batch_size == 0 {
         return invalid("batch size", "0".to_owned(), "must be at least 1");
     }
-    if !(0.0..1.0).contains(&training.held_out) {
-        return invalid("held-out", training.held_out.to_string(), "must be a share from 0 to below 1");
+    if *test_every == 0 {
+        return invalid("test every", "0".to_owned(), "must be at least 1");
+    }
+    for (name, value) in [("held-out", training.held_out), ("trim", recipe.trim), ("average", recipe.average)]
+    {
+        if !(0.0..1.0).contains(&value) {
+            return invalid(name, value.to_string(), "must be a share from 0 to below 1");
+        }
+    }
+    // The rise of one cycle leaves room for its fall.
+    if !(0.0..training.epochs as f64).contains(&recipe.warm_up) {
+        return invalid(
+            "warm-up",
+            recipe.warm_up.to_string(),
+            "must be less than the epochs, and not negative",
+        );
     }
     for (name, value) in [("learning rate", training.learning_rate), ("magnitude", loss.magnitude)] {
         if !(value.is_finite() && value > 0.0) {
             return invalid(name, value.to_string(), "must be positive");
         }
     }
-    if !(loss.weight.is_finite() && loss.weight >= 0.0) {
-        return invalid("weight", loss.weight.to_string(), "must not be negative");
+    for (name, value) in [
+        ("weight", loss.weight),
+        ("weight decay", recipe.weight_decay),
+        ("outlier share", recipe.outlier_share),
+        ("outlier weight", recipe.outlier_weight),
+    ] {
+        if !(value.is_finite() && value >= 0.0) {
+            return invalid(name, value.to_string(), "must not be negative");
+        }
     }
     if input.std.iter().any(|&std| std <= 0.0) {
         return invalid("std", format!("{:?}", input.std), "must be positive");

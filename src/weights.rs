@@ -12,6 +12,7 @@ use std::{
 };
 
 use half::{bf16, f16};
+use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
@@ -111,6 +112,11 @@ impl Weights {
     pub fn insert(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "values of `{name}`");
         self.tensors.insert(name.to_owned(), Tensor { shape: shape.to_vec(), values });
+    }
+
+    /// Adds or replaces a matrix.
+    pub fn insert_matrix(&mut self, name: &str, matrix: &Array2<f32>) {
+        self.insert(name, matrix.shape(), matrix.iter().copied().collect());
     }
 
     /// The tensor with this name, if there is one.

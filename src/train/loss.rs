@@ -1,11 +1,11 @@
-//! The CAC loss on libtorch; [`Loss::value`] is its reference.
+//! The loss on libtorch; [`Loss::value`] is its reference.
 
-use tch::{Kind, TchError, Tensor};
+use tch::{Kind, Reduction, TchError, Tensor};
 
 use crate::cac::{Loss, Variant};
 
-/// The mean loss of logits `[N, C]` for labels `[N]` (int64, 0..C) and anchors `[C, C]`, as a scalar.
-pub(super) fn loss(
+/// The loss of each row of logits `[N, C]` for labels `[N]` (int64, 0..C) and anchors `[C, C]`: `[N]`.
+pub(super) fn losses(
     loss: &Loss,
     logits: &Tensor,
     labels: &Tensor,
@@ -13,12 +13,10 @@ pub(super) fn loss(
 ) -> Result<Tensor, TchError> {
     let classes = anchors.size()[0];
     let distances = match loss.variant {
-        Variant::Paper => {
-            let offsets = logits.f_unsqueeze(1)?.f_sub(anchors)?;
-            let squared = offsets.f_square()?.f_sum_dim_intlist(2, false, None::<Kind>)?;
-            // The gradient of a square root at 0 is not finite: below the bound it is 0.
-            squared.f_clamp_min(1e-12)?.f_sqrt()?
+        Variant::CrossEntropy => {
+            return logits.f_cross_entropy_loss(labels, None::<&Tensor>, Reduction::None, -100, 0.0);
         }
+        Variant::Paper => euclidean(logits, anchors)?,
         // The order of operations is pytorch-ood's, for the same rounding.
         Variant::PytorchOod => {
             let norms = logits.f_square()?.f_sum_dim_intlist(1, true, None::<Kind>)?;
@@ -29,8 +27,6 @@ pub(super) fn loss(
     };
     let own = distances.f_gather(1, &labels.f_unsqueeze(1)?, false)?;
     let tuplet = match loss.variant {
-        // The own class adds exp(0), the 1 of log(1 + ...).
-        Variant::Paper => own.f_sub(&distances)?.f_logsumexp(1, false)?,
         Variant::PytorchOod => own
             .f_sub(&distances.f_narrow(1, 0, classes - 1)?)?
             .f_clamp_max(50.0)?
@@ -38,8 +34,43 @@ pub(super) fn loss(
             .f_sum_dim_intlist(1, false, None::<Kind>)?
             .f_add_scalar(1.0)?
             .f_log()?,
+        // The own class adds exp(0), the 1 of log(1 + ...).
+        _ => own.f_sub(&distances)?.f_logsumexp(1, false)?,
     };
-    tuplet.f_mean(None::<Kind>)?.f_add(&own.f_mean(None::<Kind>)?.f_mul_scalar(loss.weight)?)
+    tuplet.f_add(&own.f_squeeze_dim(1)?.f_mul_scalar(loss.weight)?)
+}
+
+/// The mean of losses `[N]`, of which the share of the greatest is passed over.
+pub(super) fn trimmed_mean(losses: &Tensor, share: f64) -> Result<Tensor, TchError> {
+    let count = losses.size()[0];
+    match (share * count as f64) as i64 {
+        0 => losses.f_mean(None::<Kind>),
+        outliers => losses.f_topk(count - outliers, 0, false, false)?.0.f_mean(None::<Kind>),
+    }
+}
+
+/// How far the logits `[N, C]` of unknown pictures are from where they belong, as a scalar. CAC: by how much each
+/// is nearer to an anchor than the origin is, which is as far from all of them, summed over the anchors.
+/// Cross-entropy: that to equal shares for all classes (Hendrycks et al., arXiv 1812.04606).
+pub(super) fn outlier_loss(loss: &Loss, logits: &Tensor, anchors: &Tensor) -> Result<Tensor, TchError> {
+    let losses = match loss.variant {
+        Variant::CrossEntropy => {
+            logits.f_logsumexp(1, false)?.f_sub(&logits.f_mean_dim(1, false, None::<Kind>)?)?
+        }
+        _ => {
+            let missing = euclidean(logits, anchors)?.f_neg()?.f_add_scalar(loss.magnitude)?.f_relu()?;
+            missing.f_sum_dim_intlist(1, false, None::<Kind>)?
+        }
+    };
+    losses.f_mean(None::<Kind>)
+}
+
+/// Distances `[N, C]` of logits `[N, D]` to anchors `[C, D]`.
+fn euclidean(logits: &Tensor, anchors: &Tensor) -> Result<Tensor, TchError> {
+    let offsets = logits.f_unsqueeze(1)?.f_sub(anchors)?;
+    let squared = offsets.f_square()?.f_sum_dim_intlist(2, false, None::<Kind>)?;
+    // The gradient of a square root at 0 is not finite: below the bound it is 0.
+    squared.f_clamp_min(1e-12)?.f_sqrt()
 }
 
 #[cfg(test)]
@@ -56,7 +87,8 @@ mod tests {
             Tensor::from_slice(array.as_slice().unwrap()).view([array.nrows() as i64, array.ncols() as i64])
         };
         let z = tensor(logits).set_requires_grad(true);
-        let value = loss(&settings, &z, &Tensor::from_slice(labels), &tensor(&anchors)).unwrap();
+        let losses = losses(&settings, &z, &Tensor::from_slice(labels), &tensor(&anchors)).unwrap();
+        let value = losses.mean(None::<Kind>);
         value.backward();
         let reference = settings.value(logits.mapv(f64::from).view(), labels, anchors.mapv(f64::from).view());
         (value.to_device(Device::Cpu).double_value(&[]), reference, z.grad())
@@ -65,7 +97,7 @@ mod tests {
     #[test]
     fn agrees_with_the_reference() {
         let logits = Array2::from_shape_fn((7, 4), |(n, c)| ((n * 31 + c * 17) % 13) as f32 - 5.0);
-        for variant in [Variant::Paper, Variant::PytorchOod] {
+        for variant in [Variant::Paper, Variant::PytorchOod, Variant::CrossEntropy] {
             let (value, reference, _) = on_both(Loss::new(variant), &logits, &[0, 1, 2, 3, 0, 1, 2]);
             assert!((value - reference).abs() < 1e-5 * reference.abs(), "{variant:?}: {value} {reference}");
         }
@@ -89,7 +121,7 @@ mod tests {
                 let logits =
                     tensor(format!("c{classes}.logits")).index_select(0, &known).set_requires_grad(true);
                 let anchors = Tensor::eye(classes, (Kind::Double, Device::Cpu)) * settings.magnitude;
-                let value = loss(&settings, &logits, &labels, &anchors).unwrap();
+                let value = losses(&settings, &logits, &labels, &anchors).unwrap().mean(None::<Kind>);
                 value.backward();
                 let relative = |found: &Tensor, expected: &Tensor| {
                     ((found - expected).abs() / expected.abs().clamp_min(1.0)).max().double_value(&[])
@@ -104,7 +136,7 @@ mod tests {
 
     #[test]
     fn on_an_anchor_and_far_away_the_gradient_is_finite() {
-        for variant in [Variant::Paper, Variant::PytorchOod] {
+        for variant in [Variant::Paper, Variant::PytorchOod, Variant::CrossEntropy] {
             let settings = Loss::new(variant);
             let anchors = fixed_anchors(3, settings.magnitude);
             for (logits, label) in [(anchors.clone(), 0), (anchors.clone(), 1), (anchors * 1e4, 2)] {
@@ -113,5 +145,33 @@ mod tests {
                 assert!(value.is_finite() && finite, "{variant:?}, label {label}");
             }
         }
+    }
+
+    #[test]
+    fn the_greatest_losses_are_passed_over() {
+        let losses = Tensor::from_slice(&[3.0, 1.0, 9.0, 2.0]).set_requires_grad(true);
+        assert_eq!(trimmed_mean(&losses, 0.0).unwrap().double_value(&[]), 3.75);
+        let mean = trimmed_mean(&losses, 0.25).unwrap();
+        mean.backward();
+        assert_eq!(mean.double_value(&[]), 2.0);
+        assert_eq!(Vec::<f64>::try_from(losses.grad() * 3.0).unwrap(), [1.0, 1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn outliers_belong_at_the_origin_or_further_from_every_anchor() {
+        let anchors = Tensor::eye(3, (Kind::Double, Device::Cpu)) * 10.0;
+        let outliers = Tensor::from_slice(&[0.0, 0.0, 0.0, -4.0, -4.0, 1.0, 8.0, 1.0, 0.0]).view([3, 3]);
+        let value = |variant, row| {
+            let loss = Loss { magnitude: 10.0, ..Loss::new(variant) };
+            outlier_loss(&loss, &outliers.narrow(0, row, 1), &anchors).unwrap().double_value(&[])
+        };
+        for variant in [Variant::Paper, Variant::PytorchOod] {
+            assert_eq!((value(variant, 0), value(variant, 1)), (0.0, 0.0));
+            // The nearest anchor is the root of 5 away, the others more than 10.
+            assert!((value(variant, 2) - (10.0 - 5_f64.sqrt())).abs() < 1e-12);
+        }
+        let at_best = 3_f64.ln();
+        assert!((value(Variant::CrossEntropy, 0) - at_best).abs() < 1e-12);
+        assert!(value(Variant::CrossEntropy, 2) > at_best + 3.5);
     }
 }

@@ -78,16 +78,17 @@ impl Network {
         Ok(Self { layers, tensors, last_readers, training_kind: mean.kind(), mean, std })
     }
 
-    /// Takes weights from a file; those of the last layer stay as they are where `keep_last`, because the
-    /// classes of a backbone are others.
+    /// Takes weights from a file, where their names have a prefix; those of the last layer stay as they are where
+    /// `keep_last`, because the classes of a backbone are others.
     ///
     /// # Errors
     /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
-    pub fn load(&mut self, weights: &Weights, keep_last: bool) -> Result<()> {
+    pub fn load(&mut self, weights: &Weights, prefix: &str, keep_last: bool) -> Result<()> {
         let count = self.layers.len() - usize::from(keep_last);
         for (layer, tensors) in self.layers[..count].iter().zip(&mut self.tensors) {
             for ((name, shape), tensor) in layer.parameters().into_iter().zip(tensors) {
-                copy(weights.values(&name, &shape)?, tensor).map_err(super::torch)?;
+                let values = weights.values(&format!("{prefix}{name}"), &shape)?;
+                copy(values, tensor).map_err(super::torch)?;
             }
         }
         Ok(())
@@ -166,11 +167,21 @@ impl Network {
         Ok(outputs.pop().flatten().expect("a network has layers"))
     }
 
-    /// Copies the parameters and statistics.
-    pub fn save(&self, weights: &mut Weights) -> std::result::Result<(), TchError> {
+    /// Moves the parameters and statistics towards another network's by a share of what lies between.
+    pub fn approach(&mut self, other: &Self, share: f64) -> std::result::Result<(), TchError> {
+        tch::no_grad(|| {
+            for (tensor, other) in self.tensors.iter_mut().flatten().zip(other.tensors.iter().flatten()) {
+                let _ = tensor.f_lerp_(other, share)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Copies the parameters and statistics, with a prefix to their names.
+    pub fn save(&self, weights: &mut Weights, prefix: &str) -> std::result::Result<(), TchError> {
         for (layer, tensors) in self.layers.iter().zip(&self.tensors) {
             for ((name, shape), tensor) in layer.parameters().into_iter().zip(tensors) {
-                weights.insert(&name, &shape, floats(tensor)?);
+                weights.insert(&format!("{prefix}{name}"), &shape, floats(tensor)?);
             }
         }
         Ok(())
@@ -197,12 +208,13 @@ mod fill;
 
 #[cfg(test)]
 mod tests {
-    use super::super::{adam::Adam, learning_rate, loss::loss};
+    use super::super::{loss, optimizer::Optimizer};
     use super::*;
     use crate::{
         arch::{Architecture, WideResNet},
         cac::{Loss, Variant},
         checkpoint::{CHECK_IMAGES, CHECK_LOGITS},
+        recipe::Recipe,
     };
     use std::path::Path;
 
@@ -214,7 +226,7 @@ mod tests {
         let layers = Architecture::WideResNet(architecture).layers(3).unwrap();
         let store = nn::VarStore::new(Device::Cpu);
         let mut network = Network::new(&store, layers, &Input::default()).unwrap();
-        network.load(&weights, false).unwrap();
+        network.load(&weights, "", false).unwrap();
         let bytes: Vec<u8> =
             weights.get(CHECK_IMAGES).unwrap().values.iter().map(|v| (v * 255.0).round() as u8).collect();
         let pictures = Tensor::from_slice(&bytes).view([4, 3, 32, 32]);
@@ -242,7 +254,7 @@ mod tests {
         }
         let mut store = nn::VarStore::new(Device::Cpu);
         let mut network = Network::new(&store, layers, &Input::default()).unwrap();
-        network.load(&weights, false).unwrap();
+        network.load(&weights, "", false).unwrap();
         store.set_kind(kind);
         network.mean = network.mean.to_kind(kind);
         network.std = network.std.to_kind(kind);
@@ -325,15 +337,16 @@ mod tests {
                 let (store, network) = filled(kind);
                 let settings = Loss::new(variant);
                 let anchors = Tensor::eye(10, (kind, Device::Cpu)) * settings.magnitude;
-                let mut optimizer = Adam::new(&store).unwrap();
+                let recipe = Recipe::default();
+                let mut optimizer = Optimizer::new(&store, recipe.optimizer, 0.0).unwrap();
                 let (losses, rates) = (
                     method(&format!("trajectory.{name}.losses{suffix}")),
                     method("trajectory.learning_rates"),
                 );
                 for step in 0..20 {
-                    let rate = learning_rate(1e-3, step, 20);
+                    let pace = recipe.pace(1e-3, step, 20, 20);
                     let expected = rates.double_value(&[step as i64]);
-                    assert!((rate - expected).abs() < 1e-15, "step {step}: {rate}, {expected}");
+                    assert!((pace.rate - expected).abs() < 1e-15, "step {step}: {pace:?}, {expected}");
                     let labels = Tensor::arange_start(
                         8 * step as i64,
                         8 * step as i64 + 8,
@@ -341,12 +354,13 @@ mod tests {
                     )
                     .remainder(10);
                     let logits = network.forward(&pictures(8 * step..8 * step + 8), Some(0)).unwrap();
-                    let loss = loss(&settings, &logits, &labels, &anchors).unwrap();
+                    let loss =
+                        loss::losses(&settings, &logits, &labels, &anchors).unwrap().mean(None::<Kind>);
                     let (found, expected) = (loss.double_value(&[]), losses.double_value(&[step as i64]));
                     let tolerance = if step == 0 { f64::min(tolerance, 1e-6) } else { tolerance };
                     let difference = (found - expected).abs() / expected;
                     assert!(difference < tolerance, "{name} {kind:?} step {step}: {found}, {expected}");
-                    optimizer.step(&loss, rate).unwrap();
+                    optimizer.step(&loss, pace).unwrap();
                 }
             }
         }
@@ -360,7 +374,7 @@ mod tests {
         let store = nn::VarStore::new(Device::Cpu);
         let layers = architecture.layers(classes.unwrap()).unwrap();
         let mut network = Network::new(&store, layers, &Input::default()).unwrap();
-        network.load(&weights, false).unwrap();
+        network.load(&weights, "", false).unwrap();
         let expected = Weights::read(&folder.join("expected.safetensors")).unwrap();
         let expected = Tensor::from_slice(expected.values("cac.logits", &[4, 6]).unwrap()).view([4, 6]);
         let found = tch::no_grad(|| network.forward(&pictures(0..4), None).unwrap());

@@ -1,18 +1,24 @@
-//! The network and the data of a run, and what is computed with both.
+//! The network of a run, and what is computed with it and the run's pictures.
 
 use std::path::Path;
 
 use ndarray::Array2;
 use tch::{Device, Kind, TchError, Tensor, nn};
 
-use super::{Precision, Settings, Start, loss, net, net::Network, torch};
+use super::{
+    Precision, Settings, Start,
+    data::{Batch, Data},
+    loss, net,
+    net::Network,
+    torch,
+};
 use crate::{
     cac::{self, AnchorKind, Scored},
     checkpoint::{
         ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS, TEST_KNOWN_LABELS,
         TEST_KNOWN_LOGITS, test_unknown_logits,
     },
-    dataset::{Dataset, Protocol, UnknownSet, open_test, open_training, shuffled},
+    dataset::{Dataset, shuffled},
     error::Result,
     manifest::{FORMAT_VERSION, Input, Manifest, Training, producer},
     metrics::Bootstrap,
@@ -25,21 +31,20 @@ use crate::{
 const TEST_BATCH: usize = 64;
 /// Pictures for the self-check of an export.
 const CHECK_PICTURES: usize = 8;
+/// What the names of the average's tensors begin with in a state.
+const AVERAGE: &str = "average.";
 
-/// The network with the data of a run.
+/// The network of a run with what is computed with it.
 pub(super) struct Run<'a> {
     settings: &'a Settings,
+    data: &'a Data<'a>,
     pub store: nn::VarStore,
     network: Network,
+    /// The moving average of the network's weights and statistics, and the store that owns them.
+    average: Option<(nn::VarStore, Network)>,
     /// The anchors while training, for libtorch and for us.
     anchor_tensor: Tensor,
     fixed_anchors: Array2<f32>,
-    known: Dataset,
-    /// The training pictures as indices into `known`.
-    pub order: Vec<usize>,
-    held_out: Vec<usize>,
-    known_test: Dataset,
-    unknown_tests: Vec<UnknownSet>,
 }
 
 /// What a test after an epoch gave.
@@ -55,84 +60,81 @@ pub(super) struct Tested {
 }
 
 impl<'a> Run<'a> {
-    /// Reads the data and makes the network; one that is resumed gets its weights later.
-    pub fn new(settings: &'a Settings, device: Device, start: Start) -> Result<Self> {
-        let Settings { loss, architecture, input: Input { height, width, .. }, training, precision } =
-            settings;
-        let protocol = training.protocol.as_deref().map(str::parse::<Protocol>).transpose()?;
-        let protocol = protocol.as_ref();
-        let known = open_training(&training.known, protocol, *height, *width)?.load()?;
-        let classes = known.classes().to_vec();
-        let (known_test, unknown_tests) =
-            open_test(&training.known, &training.unknown, protocol, *height, *width)?;
-        let known_test = known_test.align(&classes)?.load()?;
-        let unknown_tests = unknown_tests
-            .into_iter()
-            .map(|set| Ok(UnknownSet { pictures: set.pictures.load()?, ..set }))
-            .collect::<Result<Vec<_>>>()?;
-        let held_out = (training.held_out * known.len() as f64).ceil() as usize;
-        let (held_out, order) = known.draw(held_out.min(known.len() - 1), training.seed);
-        let layers = architecture.layers(classes.len())?;
+    /// Makes the network; one that is resumed gets its weights later.
+    pub fn new(settings: &'a Settings, data: &'a Data<'a>, device: Device, start: Start) -> Result<Self> {
+        let Settings { loss, architecture, input, training, precision, .. } = settings;
+        let classes = data.known.classes().len();
+        let layers = architecture.layers(classes)?;
         tch::manual_seed(training.seed as i64);
         let store = nn::VarStore::new(device);
-        let mut network = Network::new(&store, layers, &settings.input).map_err(torch)?;
+        let mut network = Network::new(&store, layers.clone(), input).map_err(torch)?;
         if precision.resolved(&training.device) == Precision::Bf16 {
             network.training_kind = Kind::BFloat16;
         }
         if let Some(backbone) = training.backbone.as_ref().filter(|_| start == Start::New) {
-            network.load(&Weights::read(backbone)?, true)?;
+            network.load(&Weights::read(backbone)?, "", true)?;
         }
-        let fixed_anchors = cac::fixed_anchors(classes.len(), loss.magnitude);
+        let average = (training.recipe.average > 0.0)
+            .then(|| {
+                let store = nn::VarStore::new(device);
+                let mut average = Network::new(&store, layers, input)?;
+                average.approach(&network, 1.0)?;
+                Ok((store, average))
+            })
+            .transpose()
+            .map_err(torch)?;
+        let fixed_anchors = cac::fixed_anchors(classes, loss.magnitude);
         let anchor_tensor = matrix(&fixed_anchors, device).map_err(torch)?;
-        Ok(Self {
-            settings,
-            store,
-            network,
-            anchor_tensor,
-            fixed_anchors,
-            known,
-            order,
-            held_out,
-            known_test,
-            unknown_tests,
-        })
+        Ok(Self { settings, data, store, network, average, anchor_tensor, fixed_anchors })
     }
 
-    /// The loss of some pictures, with the seed of all that is random in it.
-    pub fn training_loss(&self, indices: &[usize], seed: u64) -> Result<Tensor> {
-        let labels = self.labels(indices);
-        let pictures = self.pictures(&self.known, indices)?;
+    /// The loss of a batch.
+    pub fn training_loss(&self, batch: &Batch) -> Result<Tensor> {
+        let Settings { loss, training: Training { recipe, .. }, .. } = self.settings;
         let forward = || {
-            let labels = Tensor::f_from_slice(&labels)?.f_to_device(self.store.device())?;
-            let logits = self.network.forward(&pictures, Some(seed))?;
-            loss::loss(&self.settings.loss, &logits, &labels, &self.anchor_tensor)
+            let labels = Tensor::f_from_slice(&batch.labels)?.f_to_device(self.store.device())?;
+            let logits = self.network.forward(&self.pictures(&batch.pixels)?, Some(batch.seed))?;
+            let (known, all) = (labels.size()[0], logits.size()[0]);
+            let losses = loss::losses(loss, &logits.f_narrow(0, 0, known)?, &labels, &self.anchor_tensor)?;
+            let mean = loss::trimmed_mean(&losses, recipe.trim)?;
+            if all == known {
+                return Ok(mean);
+            }
+            let outliers = logits.f_narrow(0, known, all - known)?;
+            let outliers = loss::outlier_loss(loss, &outliers, &self.anchor_tensor)?;
+            mean.f_add(&outliers.f_mul_scalar(recipe.outlier_weight)?)
         };
         forward().map_err(torch)
     }
 
-    /// The labels of known pictures.
-    fn labels(&self, indices: &[usize]) -> Vec<i64> {
-        indices.iter().map(|&index| self.known.labels()[index]).collect()
+    /// Follows the weights with their average after a step, counted from 0 in the run: at first fast.
+    pub fn follow(&mut self, step: usize) -> Result<()> {
+        let Some((_, average)) = &mut self.average else { return Ok(()) };
+        let past = self.settings.training.recipe.average.min((1.0 + step as f64) / (10.0 + step as f64));
+        average.approach(&self.network, 1.0 - past).map_err(torch)
     }
 
-    /// Pictures as bytes `[N, 3, H, W]` on the device.
-    fn pictures(&self, dataset: &Dataset, indices: &[usize]) -> Result<Tensor> {
+    /// The network that is tested and kept.
+    fn kept(&self) -> &Network {
+        self.average.as_ref().map_or(&self.network, |(_, average)| average)
+    }
+
+    /// Pictures given as bytes `[N, 3, H, W]`, on the device.
+    fn pictures(&self, pixels: &[u8]) -> std::result::Result<Tensor, TchError> {
         let Input { height, width, .. } = self.settings.input;
-        let bytes = dataset.batch(indices)?;
-        let shape = [indices.len() as i64, 3, height as i64, width as i64];
-        let tensor = || Tensor::f_from_slice(&bytes)?.f_view(shape)?.f_to_device(self.store.device());
-        tensor().map_err(torch)
+        let shape = [-1, 3, height as i64, width as i64];
+        Tensor::f_from_slice(pixels)?.f_view(shape)?.f_to_device(self.store.device())
     }
 
     /// The logits `[N, C]` of pictures in evaluation.
     fn logits(&self, dataset: &Dataset, indices: &[usize]) -> Result<Array2<f32>> {
         let mut logits = Vec::new();
         for batch in indices.chunks(TEST_BATCH) {
-            let pictures = self.pictures(dataset, batch)?;
-            let batch = tch::no_grad(|| net::floats(&self.network.forward(&pictures, None)?));
+            let pixels = dataset.batch(batch)?;
+            let batch = tch::no_grad(|| net::floats(&self.kept().forward(&self.pictures(&pixels)?, None)?));
             logits.extend(batch.map_err(torch)?);
         }
-        let shape = (indices.len(), self.known.classes().len());
+        let shape = (indices.len(), self.data.known.classes().len());
         Ok(Array2::from_shape_vec(shape, logits).expect("one row a picture"))
     }
 
@@ -143,49 +145,58 @@ impl<'a> Run<'a> {
             return Ok(self.fixed_anchors.clone());
         }
         let count = if training.anchor_pictures == 0 { usize::MAX } else { training.anchor_pictures };
-        let drawn = shuffled(self.order.len(), training.seed).into_iter().take(count);
-        let indices: Vec<usize> = drawn.map(|i| self.order[i]).collect();
-        let logits = self.logits(&self.known, &indices)?;
-        Ok(cac::class_means(logits.view(), &self.labels(&indices), self.fixed_anchors.view()))
+        let drawn = shuffled(self.data.training.len(), training.seed).into_iter().take(count);
+        let indices: Vec<usize> = drawn.map(|i| self.data.training[i]).collect();
+        let logits = self.logits(&self.data.known, &indices)?;
+        Ok(cac::class_means(logits.view(), &self.data.labels(&indices), self.fixed_anchors.view()))
     }
 
     /// The test after an epoch.
     pub fn test(&self) -> Result<Tested> {
         let anchors = self.anchors()?;
         let all = |dataset: &Dataset| self.logits(dataset, &(0..dataset.len()).collect::<Vec<_>>());
-        let known = all(&self.known_test)?;
-        let unknown = self.unknown_tests.iter().map(|set| all(&set.pictures)).collect::<Result<Vec<_>>>()?;
+        let known = all(&self.data.known_test)?;
+        let unknown =
+            self.data.unknown_tests.iter().map(|set| all(&set.pictures)).collect::<Result<Vec<_>>>()?;
         let score = self.settings.loss.variant.score();
-        let names = self.unknown_tests.iter().map(|set| set.name.as_str());
+        let names = self.data.unknown_tests.iter().map(|set| set.name.as_str());
         let scored: Vec<(&str, Scored)> = names
             .zip(unknown.iter().map(|logits| Scored::new(logits.view(), anchors.view(), score)))
             .collect();
         let known_scored = Scored::new(known.view(), anchors.view(), score);
         let settings =
             report::Settings { bootstrap: Some(Bootstrap::default()), ..report::Settings::default() };
-        let report = Report::of(&known_scored, self.known_test.labels(), &scored, &settings)?;
-        let held_out = self.logits(&self.known, &self.held_out)?;
+        let report = Report::of(&known_scored, self.data.known_test.labels(), &scored, &settings)?;
+        let held_out = self.logits(&self.data.known, &self.data.held_out)?;
         Ok(Tested { anchors, known, unknown, held_out, report })
     }
 
     /// The loss on held-out pictures with the anchors of training.
     pub fn held_out_loss(&self, tested: &Tested) -> Option<f64> {
-        if self.held_out.is_empty() {
+        if self.data.held_out.is_empty() {
             return None;
         }
         let logits = tested.held_out.mapv(f64::from);
         let anchors = self.fixed_anchors.mapv(f64::from);
-        Some(self.settings.loss.value(logits.view(), &self.labels(&self.held_out), anchors.view()))
+        Some(self.settings.loss.value(logits.view(), &self.data.labels(&self.data.held_out), anchors.view()))
     }
 
-    /// Copies the network's tensors into a state.
+    /// Copies the network's tensors into a state, and those of its average.
     pub fn save(&self, weights: &mut Weights) -> Result<()> {
-        self.network.save(weights).map_err(torch)
+        self.network.save(weights, "").map_err(torch)?;
+        match &self.average {
+            Some((_, average)) => average.save(weights, AVERAGE).map_err(torch),
+            None => Ok(()),
+        }
     }
 
     /// Goes on with the network of a state.
     pub fn load(&mut self, weights: &Weights) -> Result<()> {
-        self.network.load(weights, false)
+        self.network.load(weights, "", false)?;
+        match &mut self.average {
+            Some((_, average)) => average.load(weights, AVERAGE, false),
+            None => Ok(()),
+        }
     }
 
     /// What export needs; in the middle of an epoch anchors are computed and there is no report.
@@ -193,31 +204,28 @@ impl<'a> Run<'a> {
         let Settings { loss, architecture, input, training, .. } = self.settings;
         let anchors = tested.map_or_else(|| self.anchors(), |tested| Ok(tested.anchors.clone()))?;
         let mut weights = Weights::new(Path::new("checkpoint"));
-        self.network.save(&mut weights).map_err(torch)?;
-        let mut insert = |name: &str, array: &Array2<f32>| {
-            weights.insert(name, array.shape(), array.iter().copied().collect());
-        };
-        insert(ANCHORS, &anchors);
+        self.kept().save(&mut weights, "").map_err(torch)?;
+        weights.insert_matrix(ANCHORS, &anchors);
         if let Some(tested) = tested {
-            insert(HELD_OUT_LOGITS, &tested.held_out);
-            insert(TEST_KNOWN_LOGITS, &tested.known);
-            for (set, logits) in self.unknown_tests.iter().zip(&tested.unknown) {
-                insert(&test_unknown_logits(&set.name), logits);
+            weights.insert_matrix(HELD_OUT_LOGITS, &tested.held_out);
+            weights.insert_matrix(TEST_KNOWN_LOGITS, &tested.known);
+            for (set, logits) in self.data.unknown_tests.iter().zip(&tested.unknown) {
+                weights.insert_matrix(&test_unknown_logits(&set.name), logits);
             }
         } else {
-            insert(HELD_OUT_LOGITS, &self.logits(&self.known, &self.held_out)?);
+            weights.insert_matrix(HELD_OUT_LOGITS, &self.logits(&self.data.known, &self.data.held_out)?);
         }
-        let check: Vec<usize> = (0..self.known_test.len().min(CHECK_PICTURES)).collect();
-        insert(CHECK_LOGITS, &self.logits(&self.known_test, &check)?);
-        let pixels = self.known_test.batch(&check)?.into_iter().map(preprocess::unit).collect();
+        let check: Vec<usize> = (0..self.data.known_test.len().min(CHECK_PICTURES)).collect();
+        weights.insert_matrix(CHECK_LOGITS, &self.logits(&self.data.known_test, &check)?);
+        let pixels = self.data.known_test.batch(&check)?.into_iter().map(preprocess::unit).collect();
         weights.insert(CHECK_IMAGES, &[check.len(), 3, input.height, input.width], pixels);
-        let labels: Vec<f32> = self.known_test.labels().iter().map(|&label| label as f32).collect();
+        let labels: Vec<f32> = self.data.known_test.labels().iter().map(|&label| label as f32).collect();
         weights.insert(TEST_KNOWN_LABELS, &[labels.len()], labels);
-        let training = Training { pictures: self.order.len(), epoch, ..training.clone() };
+        let training = Training { pictures: self.data.training.len(), epoch, ..training.clone() };
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             producer: producer(),
-            classes: self.known.classes().to_vec(),
+            classes: self.data.known.classes().to_vec(),
             input: *input,
             architecture: architecture.clone(),
             loss: *loss,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Settings;
+use super::{Settings, log::Lengths};
 use crate::{
     error::{Error, Result},
     report::Report,
@@ -30,8 +30,8 @@ pub(super) struct State {
     pub average: Option<f64>,
     /// The lowest loss on held-out pictures and the report of its epoch.
     pub best: Option<(f64, Report)>,
-    /// The length of the log in bytes.
-    pub log_bytes: u64,
+    /// The length of the log.
+    pub log: Lengths,
 }
 
 impl State {
@@ -39,10 +39,7 @@ impl State {
     pub fn save(&self, mut weights: Weights, run: &Path) -> Result<()> {
         weights.note = Some(serde_json::to_string(self).expect("a state is plain data"));
         weights.write(&run.join(format!("state-{:06}-{:08}.safetensors", self.epoch, self.step)))?;
-        for outdated in saved(run)?.into_iter().rev().skip(KEPT) {
-            std::fs::remove_file(&outdated).map_err(Error::io("remove", &outdated))?;
-        }
-        Ok(())
+        remove_all_but(KEPT, run)
     }
 
     /// The newest state of a run that can be read, with its tensors.
@@ -76,9 +73,9 @@ impl State {
     }
 }
 
-/// Removes the states of another run in the same folder.
-pub(super) fn clear(run: &Path) -> Result<()> {
-    for outdated in saved(run)? {
+/// Removes all states but so many of the newest.
+pub(super) fn remove_all_but(count: usize, run: &Path) -> Result<()> {
+    for outdated in saved(run)?.into_iter().rev().skip(count) {
         std::fs::remove_file(&outdated).map_err(Error::io("remove", &outdated))?;
     }
     Ok(())

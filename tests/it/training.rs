@@ -78,8 +78,13 @@ fn from_pictures_to_verdicts() {
             .map(|line| line["loss"].as_f64().unwrap())
             .collect();
         assert!(losses.len() == 3 && losses[2] < losses[0], "{losses:?}");
-        for file in ["weights.safetensors", "weights-last.safetensors", "manifest.json", "manifest-last.json"]
-        {
+        for file in [
+            "weights.safetensors",
+            "weights-last.safetensors",
+            "manifest.json",
+            "manifest-last.json",
+            "events.out.tfevents.0.toolkit",
+        ] {
             assert!(at.join("runs/1").join(file).is_file(), "{file}");
         }
         let manifest: Value =
@@ -135,7 +140,10 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    let args = [&SMALL[..], &["--batch-size=2", "--json"]].concat();
+    // All that has a state or is random.
+    let recipe = "--average=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
+                  --outliers=colours/test --batch-size=2 --json";
+    let args = [&SMALL[..], &recipe.split_whitespace().collect::<Vec<_>>()].concat();
     stdout(&toolkit(at, &[&args[..], &["--run", "whole"]].concat()));
 
     let mut random = ChaCha8Rng::seed_from_u64(u64::from(std::process::id()));
@@ -249,6 +257,66 @@ fn settings_come_from_a_file_and_flags_win() {
 }
 
 #[test]
+fn a_backbone_is_made_with_cross_entropy() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let plain =
+        ["--loss", "cross-entropy", "--augment", "crop", "--test-every", "2", "--run", "plain", "--json"];
+    let events = toolkit(at, &[&SMALL[..], &plain].concat());
+    let events = lines(stdout(&events));
+    let tests: Vec<u64> = events
+        .iter()
+        .filter(|event| event["event"] == "epoch")
+        .map(|event| event["epoch"].as_u64().unwrap())
+        .collect();
+    assert_eq!(tests, [2, 3]);
+    assert_eq!(events.last().unwrap()["report"]["accuracy"], 1.0);
+    // It is a model in itself, with a score of the logits, and a backbone.
+    let exported = toolkit(at, &["export", "plain.onnx", "--run", "plain", "--json"]);
+    let exported: Value = serde_json::from_str(stdout(&exported)).unwrap();
+    assert_eq!(
+        (&exported["loss"]["variant"], &exported["score"]),
+        (&"cross-entropy".into(), &"energy".into())
+    );
+    let verdict = toolkit(at, &["score", "plain.onnx", "colours/test/red/3.png", "--keep", "1", "--json"]);
+    let verdict: Value = serde_json::from_str(stdout(&verdict)).unwrap();
+    assert_eq!(verdict["verdict"]["class"], "red");
+    let fine = ["train", "--known", "colours", "--backbone", "plain/weights.safetensors", "--epochs", "1"];
+    let fine =
+        toolkit(at, &[&fine[..], &["--held-out", "0.2", "--batch-size", "8", "--run", "fine"]].concat());
+    assert!(stdout(&fine).contains("16 known pictures"));
+    let manifest: Value = serde_json::from_slice(&fs::read(at.join("fine/manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["architecture"]["depth"], 10);
+}
+
+#[test]
+fn outliers_are_kept_away_from_the_anchors() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    // Green pictures, of which the training pictures say nothing.
+    for (part, count) in [("seen", 16), ("unseen", 16)] {
+        fs::create_dir_all(at.join(part)).unwrap();
+        for i in 0..count {
+            let green = image::RgbImage::from_fn(32, 32, |x, y| {
+                image::Rgb([30, 200, 30].map(|value: u8| value + ((x * 5 + y * 9 + i * 13) % 40) as u8))
+            });
+            green.save(at.join(part).join(format!("{i}.png"))).unwrap();
+        }
+    }
+    let auroc = |more: &[&str]| {
+        let args = ["--unknown", "green=unseen", "--epochs", "6", "--json"];
+        let events = toolkit(at, &[&SMALL[..], &args, more].concat());
+        lines(stdout(&events)).pop().unwrap()["report"]["rows"][0]["auroc"].as_f64().unwrap()
+    };
+    let with = auroc(&["--outliers", "seen", "--run", "with"]);
+    assert!(with > 0.95, "{with}");
+    let manifest: Value = serde_json::from_slice(&fs::read(at.join("with/manifest.json")).unwrap()).unwrap();
+    assert_eq!(manifest["training"]["recipe"]["outliers"], "seen");
+}
+
+#[test]
 fn the_official_network_on_a_protocol() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -340,6 +408,13 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--batch-size", "0"], "batch size = 0"),
         (["--learning-rate", "-1"], "learning rate = -1"),
         (["--held-out", "1"], "held-out = 1"),
+        (["--test-every", "0"], "test every = 0"),
+        (["--trim", "1"], "trim = 1"),
+        (["--average", "-0.1"], "average = -0.1"),
+        (["--warm-up", "10"], "warm-up = 10"),
+        (["--weight-decay", "-1"], "weight decay = -1"),
+        (["--outlier-weight", "nan"], "outlier weight = NaN"),
+        (["--outliers", "none"], "cannot read `none`"),
         (["--depth", "11"], "depth = 11"),
         (["--device", "tpu"], "device = `tpu`"),
         (["--device", "cuda:99"], "provider `cuda:99` is not available"),

@@ -1,0 +1,191 @@
+//! How weights are learned, as pure data: what a run is told, what a model file records, and the schedule that
+//! follows from it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The recipe of a training. The default is that of pytorch-ood's tutorial, Adam along a cosine and nothing
+/// else; it is also what files of before this was recorded were trained with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recipe {
+    /// Who moves the weights.
+    pub optimizer: Optimizer,
+    /// The course of the learning rate.
+    pub schedule: Schedule,
+    /// Over so many epochs the rate rises linearly to its height. With [`Schedule::OneCycle`] over so many as
+    /// are given, or over three tenths of the run where 0 are.
+    pub warm_up: f64,
+    /// A step shrinks convolutions and the last layer by this share times the learning rate, decoupled from
+    /// the gradient (Loshchilov and Hutter, arXiv 1711.05101); not negative.
+    pub weight_decay: f64,
+    /// What is done to training pictures.
+    pub augment: Augment,
+    /// This share of a step, the pictures of the greatest loss, is passed over as mislabelled; 0 to below 1.
+    pub trim: f64,
+    /// The weight of the past in a moving average of the weights, which is what is tested and kept; 0 for none.
+    pub average: f64,
+    /// Unknown pictures to be kept away from the anchors in training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<PathBuf>,
+    /// Outliers in a step for each known picture.
+    pub outlier_share: f64,
+    /// The weight of their term in the loss.
+    pub outlier_weight: f64,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            optimizer: Optimizer::Adam,
+            schedule: Schedule::Cosine,
+            warm_up: 0.0,
+            weight_decay: 0.0,
+            augment: Augment::None,
+            trim: 0.0,
+            average: 0.0,
+            outliers: None,
+            outlier_share: 0.25,
+            outlier_weight: 0.5,
+        }
+    }
+}
+
+/// Who moves the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Optimizer {
+    /// Adam with PyTorch's defaults (Kingma and Ba, arXiv 1412.6980).
+    Adam,
+    /// Stochastic gradient descent with Nesterov's momentum, 0.9.
+    Sgd,
+}
+
+impl Optimizer {
+    /// The learning rate at its height unless told otherwise.
+    #[must_use]
+    pub fn learning_rate(self) -> f64 {
+        match self {
+            Self::Adam => 1e-3,
+            Self::Sgd => 0.1,
+        }
+    }
+
+    /// The weight of past gradients, where the schedule does not say.
+    fn momentum(self) -> f64 {
+        0.9
+    }
+}
+
+/// The course of the learning rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Schedule {
+    /// Down to 0 along a cosine.
+    Cosine,
+    /// Up along a cosine from 1/25 and down to 1/250000 along another, the momentum in the opposite direction
+    /// between 0.95 and 0.85 (Smith and Topin, arXiv 1708.07120; PyTorch's `OneCycleLR`).
+    OneCycle,
+}
+
+/// What is done at random to training pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Augment {
+    /// Nothing.
+    None,
+    /// Mirrored, and shifted by up to an eighth of the size, black behind the edge.
+    Crop,
+    /// As in the official CAC code: a part of 80 to 100 % of the area, mirrored, turned by up to 10 degrees.
+    Affine,
+}
+
+/// What the optimiser is to do in a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    /// The learning rate.
+    pub rate: f64,
+    /// The weight of past gradients.
+    pub momentum: f64,
+}
+
+impl Recipe {
+    /// The pace of a step, counted from 0, of a run of so many, where an epoch has `steps_per_epoch` and the
+    /// learning rate is `height` at its height.
+    #[must_use]
+    pub fn pace(&self, height: f64, step: usize, steps: usize, steps_per_epoch: usize) -> Pace {
+        /// Half a cosine from one value to the other.
+        fn between(from: f64, to: f64, progress: f64) -> f64 {
+            to + (from - to) * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
+        }
+        let warm_up = self.warm_up * steps_per_epoch as f64;
+        let momentum = self.optimizer.momentum();
+        let (step, steps) = (step as f64, steps as f64);
+        match self.schedule {
+            Schedule::Cosine if step < warm_up => {
+                Pace { rate: height * (step + 1.0) / (warm_up + 1.0), momentum }
+            }
+            Schedule::Cosine => {
+                Pace { rate: between(height, 0.0, (step - warm_up) / (steps - warm_up)), momentum }
+            }
+            Schedule::OneCycle => {
+                let top = if self.warm_up > 0.0 { warm_up } else { 0.3 * steps } - 1.0;
+                let least = height / 25.0;
+                if step <= top {
+                    let progress = step / top;
+                    let rate = between(least, height, progress);
+                    Pace { rate, momentum: between(0.95, 0.85, progress) }
+                } else {
+                    let progress = (step - top) / (steps - 1.0 - top);
+                    let rate = between(height, least / 1e4, progress);
+                    Pace { rate, momentum: between(0.85, 0.95, progress) }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cosine_after_warming_up() {
+        let recipe = Recipe { warm_up: 2.0, ..Recipe::default() };
+        let rates: Vec<f64> = (0..20).map(|step| recipe.pace(1.0, step, 20, 4).rate).collect();
+        for (step, rate) in rates[..8].iter().enumerate() {
+            assert!((rate - (step + 1) as f64 / 9.0).abs() < 1e-15, "{rate}");
+        }
+        assert!((rates[8] - 1.0).abs() < 1e-15 && (rates[14] - 0.5).abs() < 1e-15, "{rates:?}");
+        assert!(rates[8..].windows(2).all(|pair| pair[1] < pair[0]) && rates[19] > 0.0);
+    }
+
+    /// `torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)` of PyTorch 2.13: the rate
+    /// and `momentum` of each step.
+    #[test]
+    fn one_cycle_is_that_of_pytorch() {
+        let recipe = Recipe { optimizer: Optimizer::Sgd, schedule: Schedule::OneCycle, ..Recipe::default() };
+        for (step, (rate, momentum)) in ONE_CYCLE.into_iter().enumerate() {
+            let found = recipe.pace(0.1, step, 10, 5);
+            assert!((found.rate - rate).abs() < 1e-12, "step {step}: {found:?}");
+            assert!((found.momentum - momentum).abs() < 1e-12, "step {step}: {found:?}");
+        }
+    }
+
+    const ONE_CYCLE: [(f64, f64); 10] = [
+        (0.0040000000000000036, 0.95),
+        (0.052000000000000005, 0.8999999999999999),
+        (0.1, 0.85),
+        (0.09504846320134738, 0.854951556604879),
+        (0.0811745653949763, 0.8688255099070633),
+        (0.06112620219362893, 0.8888739533021842),
+        (0.03887419780637107, 0.9111260466978157),
+        (0.0188258346050237, 0.9311744900929366),
+        (0.004951936798652629, 0.945048443395121),
+        (4e-07, 0.95),
+    ];
+}

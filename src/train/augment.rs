@@ -1,0 +1,161 @@
+//! What is done at random to training pictures, on bytes `[3, height, width]`.
+
+use rand::{Rng, RngExt};
+
+use crate::recipe::Augment;
+
+/// Changes a picture as a recipe says.
+pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
+    match how {
+        Augment::None => {}
+        Augment::Crop => {
+            let mut shift = |size: usize| {
+                let most = (size / 8) as i32;
+                random.random_range(-most..=most) as f32
+            };
+            let (down, right) = (shift(height), shift(width));
+            let view = View { matrix: [[1.0, 0.0], [0.0, 1.0]], offset: [right, down] };
+            view.mirrored(random.random()).take(pixels, height, width);
+        }
+        Augment::Affine => {
+            let (height_f, width_f) = (height as f32, width as f32);
+            let share: f32 = random.random_range(0.8..=1.0);
+            let aspect = random.random_range((0.75_f32).ln()..=(4.0_f32 / 3.0).ln()).exp();
+            // Of the whole height and width.
+            let across = (share * aspect).sqrt().min(1.0);
+            let along = (share / aspect).sqrt().min(1.0);
+            let right = random.random_range(-0.5..=0.5) * (1.0 - across) * width_f;
+            let down = random.random_range(-0.5..=0.5) * (1.0 - along) * height_f;
+            let (sine, cosine) = random.random_range(-10.0_f32..=10.0).to_radians().sin_cos();
+            let matrix = [[across * cosine, -across * sine], [along * sine, along * cosine]];
+            View { matrix, offset: [right, down] }.mirrored(random.random()).take(pixels, height, width);
+        }
+    }
+}
+
+/// Where a new picture's pixels lie in the old one: a place (x, y), relative to the middle, is taken from
+/// `matrix` (x, y) + `offset`.
+struct View {
+    matrix: [[f32; 2]; 2],
+    offset: [f32; 2],
+}
+
+impl View {
+    fn mirrored(mut self, really: bool) -> Self {
+        if really {
+            for row in &mut self.matrix {
+                row[0] = -row[0];
+            }
+        }
+        self
+    }
+
+    /// Replaces the picture by what is seen, between pixels in proportion; black behind the edge.
+    fn take(&self, pixels: &mut [u8], height: usize, width: usize) {
+        let old = pixels.to_vec();
+        let (middle_x, middle_y) = ((width - 1) as f32 / 2.0, (height - 1) as f32 / 2.0);
+        let plane = height * width;
+        for row in 0..height {
+            for column in 0..width {
+                let (x, y) = (column as f32 - middle_x, row as f32 - middle_y);
+                let place = |[a, b]: [f32; 2], offset, middle| a * x + b * y + offset + middle;
+                let x = place(self.matrix[0], self.offset[0], middle_x);
+                let y = place(self.matrix[1], self.offset[1], middle_y);
+                let (left, top) = (x.floor(), y.floor());
+                let corners = [
+                    (left, top, (left + 1.0 - x) * (top + 1.0 - y)),
+                    (left + 1.0, top, (x - left) * (top + 1.0 - y)),
+                    (left, top + 1.0, (left + 1.0 - x) * (y - top)),
+                    (left + 1.0, top + 1.0, (x - left) * (y - top)),
+                ];
+                let mut sums = [0.0; 3];
+                for (x, y, weight) in corners {
+                    let is_inside = x >= 0.0 && y >= 0.0 && x < width as f32 && y < height as f32;
+                    if is_inside && weight > 0.0 {
+                        let at = y as usize * width + x as usize;
+                        for (channel, sum) in sums.iter_mut().enumerate() {
+                            *sum += weight * f32::from(old[channel * plane + at]);
+                        }
+                    }
+                }
+                for (channel, sum) in sums.into_iter().enumerate() {
+                    pixels[channel * plane + row * width + column] = sum.round() as u8;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{SeedableRng, rngs::ChaCha8Rng};
+
+    /// Three channels that differ, of a picture that is not square.
+    fn picture() -> Vec<u8> {
+        (0..3 * 16 * 24).map(|i| (i * 7 % 251 + 1) as u8).collect()
+    }
+
+    fn seen(matrix: [[f32; 2]; 2], offset: [f32; 2]) -> Vec<u8> {
+        let mut pixels = picture();
+        View { matrix, offset }.take(&mut pixels, 16, 24);
+        pixels
+    }
+
+    fn at(pixels: &[u8], channel: usize, row: usize, column: usize) -> u8 {
+        pixels[(channel * 16 + row) * 24 + column]
+    }
+
+    #[test]
+    fn views_of_a_picture() {
+        let old = picture();
+        assert_eq!(seen([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]), old);
+        let mirrored = seen([[-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]);
+        assert_eq!(at(&mirrored, 2, 5, 3), at(&old, 2, 5, 20));
+        let shifted = seen([[1.0, 0.0], [0.0, 1.0]], [2.0, -1.0]);
+        assert_eq!((at(&shifted, 1, 5, 3), at(&shifted, 1, 0, 3)), (at(&old, 1, 4, 5), 0));
+        assert_eq!((at(&shifted, 1, 5, 22), at(&shifted, 1, 5, 21)), (0, at(&old, 1, 4, 23)));
+        // A quarter turn, about the middle, and half way between two pixels.
+        let turned = seen([[0.0, -1.0], [1.0, 0.0]], [0.0, 0.0]);
+        assert_eq!(at(&turned, 0, 7, 12), at(&old, 0, 8, 12));
+        let between = seen([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.0]);
+        let mean = (f32::from(at(&old, 2, 5, 3)) + f32::from(at(&old, 2, 5, 4))) / 2.0;
+        assert_eq!(at(&between, 2, 5, 3), mean.round() as u8);
+    }
+
+    #[test]
+    fn crops_are_shifts_by_an_eighth_at_most_and_half_of_them_mirrored() {
+        let old = picture();
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let mut mirrored = 0;
+        for _ in 0..200 {
+            let mut pixels = old.clone();
+            augment(Augment::Crop, &mut pixels, 16, 24, &mut random);
+            let is_view = |mirror: f32| {
+                (-3..=3).any(|right| {
+                    (-2..=2)
+                        .any(|down| pixels == seen([[mirror, 0.0], [0.0, 1.0]], [right as f32, down as f32]))
+                })
+            };
+            assert!(is_view(1.0) || is_view(-1.0));
+            mirrored += u32::from(is_view(-1.0));
+        }
+        assert!((70..130).contains(&mirrored), "{mirrored}");
+    }
+
+    #[test]
+    fn turning_and_scaling_keeps_most_of_a_picture() {
+        let mut random = ChaCha8Rng::seed_from_u64(2);
+        for _ in 0..100 {
+            // A field of one colour in which only the corners can become dark.
+            let mut pixels = vec![200; 3 * 16 * 24];
+            augment(Augment::Affine, &mut pixels, 16, 24, &mut random);
+            let dark = pixels.iter().filter(|&&value| value < 200).count();
+            assert!(dark < pixels.len() / 5, "{dark}");
+            assert_eq!(at(&pixels, 0, 8, 12), 200);
+        }
+        let mut pixels = picture();
+        augment(Augment::None, &mut pixels, 16, 24, &mut random);
+        assert_eq!(pixels, picture());
+    }
+}

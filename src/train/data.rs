@@ -1,0 +1,119 @@
+//! The pictures of a run, and its batches, which are made while the network is busy with the one before.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+
+use super::{Settings, augment::augment};
+use crate::{
+    dataset::{Dataset, Protocol, UNKNOWN, UnknownSet, open_test, open_training, shuffled},
+    error::Result,
+    manifest::Input,
+};
+
+/// So many batches are ready at most.
+const AHEAD: usize = 2;
+
+/// All pictures of a run, in memory.
+pub(super) struct Data<'a> {
+    settings: &'a Settings,
+    pub known: Dataset,
+    /// The training pictures as indices into `known`, and those kept out of training.
+    pub training: Vec<usize>,
+    pub held_out: Vec<usize>,
+    pub known_test: Dataset,
+    pub unknown_tests: Vec<UnknownSet>,
+    outliers: Option<Dataset>,
+}
+
+/// The pictures of a step.
+pub(super) struct Batch {
+    /// `[N, 3, H, W]`, known pictures first.
+    pub pixels: Vec<u8>,
+    /// Of the known pictures; the others are outliers.
+    pub labels: Vec<i64>,
+    /// Of all else that is random in the step.
+    pub seed: u64,
+}
+
+impl<'a> Data<'a> {
+    /// Reads all pictures.
+    pub fn open(settings: &'a Settings) -> Result<Self> {
+        let Settings { input: Input { height, width, .. }, training, .. } = settings;
+        let protocol = training.protocol.as_deref().map(str::parse::<Protocol>).transpose()?;
+        let protocol = protocol.as_ref();
+        let known = open_training(&training.known, protocol, *height, *width)?.load()?;
+        let (known_test, unknown_tests) =
+            open_test(&training.known, &training.unknown, protocol, *height, *width)?;
+        let known_test = known_test.align(known.classes())?.load()?;
+        let unknown_tests = unknown_tests
+            .into_iter()
+            .map(|set| Ok(UnknownSet { pictures: set.pictures.load()?, ..set }))
+            .collect::<Result<Vec<_>>>()?;
+        let outliers = match &training.recipe.outliers {
+            Some(folder) => Some(Dataset::unknown(folder, *height, *width)?.load()?),
+            None => None,
+        };
+        let held_out = (training.held_out * known.len() as f64).ceil() as usize;
+        let (held_out, training) = known.draw(held_out.min(known.len() - 1), training.seed);
+        Ok(Self { settings, known, training, held_out, known_test, unknown_tests, outliers })
+    }
+
+    /// The labels of known pictures.
+    pub fn labels(&self, indices: &[usize]) -> Vec<i64> {
+        indices.iter().map(|&index| self.known.labels()[index]).collect()
+    }
+
+    /// Steps in an epoch.
+    pub fn steps(&self) -> usize {
+        self.training.len().div_ceil(self.settings.training.batch_size)
+    }
+
+    /// Calls for every batch of an epoch from a step on, until told to stop or an error.
+    pub fn for_each_batch(
+        &self,
+        epoch: usize,
+        first_step: usize,
+        each: impl FnOnce(Receiver<Result<Batch>>) -> Result<bool>,
+    ) -> Result<bool> {
+        let order = shuffled(self.training.len(), self.seed(epoch, 0));
+        std::thread::scope(|scope| {
+            let (send, batches) = sync_channel(AHEAD);
+            scope.spawn(move || {
+                let drawn = order.chunks(self.settings.training.batch_size);
+                for (step, drawn) in drawn.enumerate().skip(first_step) {
+                    // Whoever takes them may have had enough.
+                    if send.send(self.batch(drawn, self.seed(epoch, step + 1))).is_err() {
+                        break;
+                    }
+                }
+            });
+            each(batches)
+        })
+    }
+
+    fn batch(&self, drawn: &[usize], seed: u64) -> Result<Batch> {
+        let Input { height, width, .. } = self.settings.input;
+        let recipe = &self.settings.training.recipe;
+        let known: Vec<usize> = drawn.iter().map(|&place| self.training[place]).collect();
+        let mut pixels = self.known.batch(&known)?;
+        if let Some(outliers) = &self.outliers {
+            let count = (recipe.outlier_share * known.len() as f64).round() as usize;
+            let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ UNKNOWN as u64);
+            let drawn: Vec<usize> = (0..count).map(|_| random.random_range(0..outliers.len())).collect();
+            pixels.extend(outliers.batch(&drawn)?);
+        }
+        for (place, picture) in pixels.chunks_exact_mut(3 * height * width).enumerate() {
+            let mut random = Xoshiro256PlusPlus::seed_from_u64(seed.wrapping_add(place as u64));
+            augment(recipe.augment, picture, height, width, &mut random);
+        }
+        Ok(Batch { pixels, labels: self.labels(&known), seed })
+    }
+
+    /// The seed of a step of an epoch, or with step 0 of the epoch's order: what is random in a step depends on
+    /// nothing before it.
+    fn seed(&self, epoch: usize, step: usize) -> u64 {
+        let seed = self.settings.training.seed.wrapping_mul(1_000_003).wrapping_add(epoch as u64);
+        seed.wrapping_add((step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+}
