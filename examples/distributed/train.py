@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""Train the toolkit's network on several GPUs or machines with PyTorch's DistributedDataParallel.
+
+    torchrun --nproc-per-node 8 train.py --known DIR --backbone FILE --results DIR
+    toolkit import DIR/weights.pt model.onnx --known DIR
+
+The same data, weights, loss (`--variant paper`) and recipe (SGD, one cycle, crops) as `toolkit train`. After
+every epoch the run folder holds all that a restarted job needs to go on, which is how torchrun's
+`--max-restarts` recovers from a lost machine; `weights.pt` is there at the end.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from pytorch_ood.model import WideResNet
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+SIZE = 32
+
+
+def read(folder: Path) -> TensorDataset:
+    """Bytes [N, 3, 32, 32] and labels [N] of CIFAR-10's binary files or of train/CLASS/ folders."""
+    batches = sorted(folder.glob("data_batch_*.bin")) or sorted(folder.glob("*/data_batch_*.bin"))
+    if batches:
+        rows = np.concatenate([np.fromfile(batch, np.uint8).reshape(-1, 3073) for batch in batches])
+        return TensorDataset(
+            torch.from_numpy(rows[:, 1:].reshape(-1, 3, SIZE, SIZE)), torch.from_numpy(rows[:, 0].astype(np.int64))
+        )
+    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir())
+    pictures, labels = [], []
+    for label, path in enumerate(classes):
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            picture = Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            pictures.append(torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()))
+            labels.append(label)
+    return TensorDataset(torch.stack(pictures), torch.tensor(labels))
+
+
+def augment(pictures: Tensor) -> Tensor:
+    """Each shifted by up to four pixels, black behind the edge, and half of them mirrored."""
+    count = len(pictures)
+    padded = pad(pictures, (4, 4, 4, 4))
+    right, down = torch.randint(0, 9, (2, count, 1, 1))
+    columns = torch.arange(SIZE).expand(count, SIZE, SIZE)
+    columns = torch.where(torch.rand(count, 1, 1) < 0.5, columns, columns.flip(2)) + right
+    rows = torch.arange(SIZE)[:, None].expand(count, SIZE, SIZE) + down
+    picture = torch.arange(count)[:, None, None]
+    return padded[picture, :, rows, columns].permute(0, 3, 1, 2)
+
+
+def cac_loss(logits: Tensor, labels: Tensor, magnitude: float = 10.0, weight: float = 0.1) -> Tensor:
+    """The loss of the paper: logits [N, C], labels [N]."""
+    anchors = magnitude * torch.eye(logits.shape[1], device=logits.device)
+    distances = (logits[:, None] - anchors).square().sum(2).clamp_min(1e-12).sqrt()
+    own = distances.gather(1, labels[:, None])
+    return (own - distances).logsumexp(1).mean() + weight * own.mean()
+
+
+def train(args: argparse.Namespace) -> None:
+    """One process of the training; the process group is there."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    torch.manual_seed(args.seed + rank)
+    data = read(args.known)
+    classes = int(data.tensors[1].max()) + 1
+    network = WideResNet(num_classes=classes, depth=40, widen_factor=2, drop_rate=0.0)
+    if args.backbone:
+        tensors = {name: tensor.float() for name, tensor in load_file(args.backbone).items()}
+        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+        assert not unexpected and all(name.startswith("fc.") or name.endswith("tracked") for name in missing), missing
+    network = network.to(device, memory_format=torch.channels_last)
+    if cuda:
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    network = DistributedDataParallel(network, device_ids=[device.index] if cuda else None)
+
+    sampler = DistributedSampler(data, seed=args.seed)
+    loader = DataLoader(data, args.batch_size // world, sampler=sampler, pin_memory=cuda, drop_last=True)
+    optimizer = torch.optim.SGD(network.parameters(), args.learning_rate, 0.9, weight_decay=5e-4, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, args.epochs * len(loader))
+    parts = {"network": network.module, "optimizer": optimizer, "schedule": schedule}
+    args.results.mkdir(parents=True, exist_ok=True)
+    first, state = 0, args.results / "state.pt"
+    if state.exists():
+        saved = torch.load(state, map_location=device)
+        first = saved["epochs"]
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+
+    for epoch in range(first, args.epochs):
+        sampler.set_epoch(epoch)
+        total = torch.zeros(1, device=device)
+        for pictures, labels in loader:
+            pictures = augment(pictures).to(device, memory_format=torch.channels_last, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16):
+                logits = network((pictures.float() / 255 - 0.5) / 0.5)
+            loss = cac_loss(logits.float(), labels.to(device, non_blocking=True))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        dist.all_reduce(total)
+        if rank == 0:
+            print(f"epoch {epoch + 1}/{args.epochs}: loss {total.item() / world / len(loader):.4f}", flush=True)
+            save({name: part.state_dict() for name, part in parts.items()} | {"epochs": epoch + 1}, state)
+        dist.barrier()
+    if rank == 0:
+        save(network.module.state_dict(), args.results / "weights.pt")
+
+
+def save(what: dict, path: Path) -> None:
+    """There whole or not at all."""
+    beside = path.with_suffix(".unfinished")
+    torch.save(what, beside)
+    beside.replace(path)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--known", type=Path, required=True, help="CIFAR-10's binary folder, or one with train/CLASS/ folders"
+    )
+    parser.add_argument("--backbone", type=Path, help="safetensors; the last layer is replaced")
+    parser.add_argument("--results", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
+    parser.add_argument("--learning-rate", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=123)
+    return parser
+
+
+if __name__ == "__main__":
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    train(arguments().parse_args())
+    dist.destroy_process_group()
