@@ -5,7 +5,7 @@ CARGO ?= cargo
 TOOLKIT = $(CARGO) run --quiet --release --features train --bin toolkit --
 DEMO = examples/demo
 
-.PHONY: native build demo test lint bench bench-train bench-metrics
+.PHONY: native build demo test lint bench bench-train bench-metrics conformance
 
 # libtorch and libonnxruntime: with CUDA=1 for NVIDIA GPUs, with CUDA=0 for the CPU, else what is there already,
 # at first for the CPU.
@@ -31,6 +31,7 @@ test: native
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --no-default-features --features tract -- -D warnings
+	$(CARGO) clippy --no-default-features --features onnxruntime -- -D warnings
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --all-targets --features train -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --lib --no-deps --features train
@@ -49,4 +50,22 @@ bench-metrics: .venv/ready
 .venv/ready: benches/requirements.txt
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+# The built-in model in every runtime that a user may have, on the same pictures. Needs Node.js and Chromium (or
+# CHROMIUM, its path); sets up the rest beside the tests.
+conformance: native tests/conformance/.venv/ready tests/conformance/node_modules/ready examples/web/node_modules/ready
+	$(CARGO) build --release --bin toolkit --example score_raw
+	tests/conformance/.venv/bin/python tests/conformance/run.py exported/cifar10-wrn-40-2.onnx \
+	  target/release/examples/score_raw
+	node tests/conformance/page.mjs target/release/toolkit target/page.png \
+	  $$(ls examples/demo/textures/*/*.png tests/golden/pictures/*.jpg | sed -n '1~40p')
+
+tests/conformance/.venv/ready: tests/conformance/requirements.txt
+	python3 -m venv tests/conformance/.venv
+	tests/conformance/.venv/bin/python -m pip install --quiet --requirement $<
+	touch $@
+
+%/node_modules/ready: %/package.json
+	npm install --prefix $* --ignore-scripts --no-audit --no-fund --no-package-lock
 	touch $@

@@ -53,6 +53,10 @@ pub enum Command {
     /// Say for each picture which class it is, or that it is unknown
     #[command(allow_negative_numbers = true)]
     Score(ScoreArgs),
+    /// Say what a model file holds
+    Inspect(InspectArgs),
+    /// List what can run a model here, and why the rest cannot
+    Providers(ProvidersArgs),
 }
 
 /// `toolkit train`
@@ -400,10 +404,13 @@ impl FileArgs {
 /// `toolkit eval`
 #[derive(Args)]
 pub struct EvalArgs {
-    /// The model and its threshold
+    /// The model, as `toolkit export` writes it; by default the one for CIFAR-10's classes that is built in
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: Option<PathBuf>,
+    /// The threshold, and the form of the output
     #[command(flatten)]
     pub scorer: ScorerArgs,
-    /// cpu (tract), onnxruntime, cuda or cuda:N; never replaced by another one. Given several times, each is
+    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; never replaced by another one. Given several times, each is
     /// measured and compared with the first
     #[arg(long, default_value = "cpu")]
     pub provider: Vec<Provider>,
@@ -480,23 +487,52 @@ impl ReportArgs {
 /// `toolkit score`
 #[derive(Args)]
 pub struct ScoreArgs {
-    /// The model and its threshold
+    /// The threshold, and the form of the output
     #[command(flatten)]
     pub scorer: ScorerArgs,
-    /// cpu (tract), onnxruntime, cuda or cuda:N; never replaced by another one
+    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; never replaced by another one
     #[arg(long, default_value = "cpu")]
     pub provider: Provider,
-    /// Pictures of any size
-    #[arg(required = true, value_name = "PICTURE")]
-    pub pictures: Vec<PathBuf>,
+    /// Pictures of any size, behind a model where the first name ends in .onnx; without one it is the model for
+    /// CIFAR-10's classes that is built in
+    #[arg(required = true, value_name = "[MODEL.onnx] PICTURE")]
+    files: Vec<PathBuf>,
 }
 
-/// A model and how to decide with it.
+impl ScoreArgs {
+    /// The model, if one is named, and the pictures.
+    pub fn model_and_pictures(&self) -> (Option<&PathBuf>, &[PathBuf]) {
+        match &self.files[..] {
+            [model, pictures @ ..] if model.extension().is_some_and(|extension| extension == "onnx") => {
+                (Some(model), pictures)
+            }
+            pictures => (None, pictures),
+        }
+    }
+}
+
+/// `toolkit inspect`
+#[derive(Args)]
+pub struct InspectArgs {
+    /// The model, as `toolkit export` writes it; by default the one for CIFAR-10's classes that is built in
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `toolkit providers`
+#[derive(Args)]
+pub struct ProvidersArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How to decide with a model.
 #[derive(Args)]
 pub struct ScorerArgs {
-    /// The model, as `toolkit export` writes it
-    #[arg(value_name = "MODEL.onnx")]
-    pub model: PathBuf,
     /// Use the threshold that keeps this share of the held-out known pictures, in place of the file's
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,

@@ -10,7 +10,6 @@ use std::path::Path;
 
 use ndarray::{Array2, Array4};
 use prost::Message;
-use tract_onnx::pb::{ModelProto, OperatorSetIdProto, StringStringEntryProto};
 
 use crate::{
     atomic,
@@ -22,6 +21,7 @@ use crate::{
     error::{Error, Result},
     manifest::{Manifest, Threshold},
     metrics::Bootstrap,
+    onnx::{Model, OperatorSet, Property},
     report::{self, Report},
     scorer::{Provider, Scorer, file::MAX_BATCH},
     weights::Weights,
@@ -183,20 +183,15 @@ pub(crate) fn anchors(checkpoint: &Checkpoint) -> Result<Array2<f32>> {
     Ok(Array2::from_shape_vec((classes, classes), values.to_vec()).expect("the shape was checked"))
 }
 
-fn onnx(
-    manifest: &Manifest,
-    options: &Options,
-    weights: &Weights,
-    anchors: &Array2<f32>,
-) -> Result<ModelProto> {
+fn onnx(manifest: &Manifest, options: &Options, weights: &Weights, anchors: &Array2<f32>) -> Result<Model> {
     if let Some(batch) = options.batch.filter(|batch| !(1..=MAX_BATCH).contains(batch)) {
         let (value, reason) = (batch.to_string(), format!("must be 1 to {MAX_BATCH}"));
         return Err(Error::Setting { name: "batch", value, reason });
     }
-    let entry = |(key, value)| StringStringEntryProto { key, value };
-    Ok(ModelProto {
+    let entry = |(key, value)| Property { key, value };
+    Ok(Model {
         ir_version: IR_VERSION,
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+        opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
         doc_string: "Open-set image classifier trained with Class Anchor Clustering. `images` are RGB in \
@@ -204,7 +199,6 @@ fn onnx(
             .to_owned(),
         graph: Some(graph::graph(manifest, options, weights, anchors)?),
         metadata_props: manifest.to_properties().into_iter().map(entry).collect(),
-        ..ModelProto::default()
     })
 }
 

@@ -47,13 +47,13 @@
 //!
 //! | feature | what it adds | native libraries |
 //! |---|---|---|
-//! | `tract` | [`scorer`] on the CPU in pure Rust, [`export`], [`eval`] | none |
-//! | `onnxruntime` | the scorer's other providers; includes `tract` | libonnxruntime, when it runs |
+//! | `tract` | [`scorer`] and [`eval`] on the CPU in pure Rust; [`export`] | none |
+//! | `onnxruntime` | [`scorer`] and [`eval`] with the other providers | libonnxruntime, when it runs |
 //! | `files` | [`score_file`], weights in PyTorch's format, and published ones by name | none |
-//! | `cli` (default) | the program `toolkit`; includes `onnxruntime` and `files` | as above |
+//! | `cli` (default) | the program `toolkit`; includes `tract`, `onnxruntime` and `files` | as above |
 //! | `train` | [`train`] and `toolkit train`; includes `files` | libtorch, to build and to run |
 //!
-//! A program that only scores depends on it with `default-features = false, features = ["tract"]`.
+//! A program that only scores depends on it with `default-features = false, features = ["tract"]` or `["onnxruntime"]`.
 #![cfg_attr(not(feature = "train"), allow(rustdoc::broken_intra_doc_links))]
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
@@ -63,20 +63,25 @@ pub mod cac;
 pub mod checkpoint;
 pub mod dataset;
 mod error;
-#[cfg(feature = "tract")]
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub mod eval;
 #[cfg(feature = "tract")]
 pub mod export;
 #[cfg(all(feature = "files", feature = "tract"))]
 pub mod import;
+#[cfg(all(feature = "files", feature = "tract"))]
+pub mod inspect;
 pub mod manifest;
 pub mod metrics;
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+#[cfg_attr(not(feature = "tract"), allow(dead_code, reason = "only `export` writes whole models"))]
+mod onnx;
 pub mod preprocess;
 pub mod recipe;
 pub mod report;
 #[cfg(feature = "files")]
 pub mod score_file;
-#[cfg(feature = "tract")]
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub mod scorer;
 #[cfg(feature = "train")]
 pub mod train;

@@ -4,6 +4,8 @@ mod cli;
 mod progress;
 
 use std::{
+    borrow::Cow,
+    collections::BTreeMap,
     io::{ErrorKind, Write, stdout},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -25,6 +27,7 @@ use cac::{
     eval::{self, Agreement, Evaluation},
     export,
     import::{self, Calibration},
+    inspect::Inspection,
     manifest::Input,
     metrics::{Kind, Stream},
     preprocess,
@@ -35,11 +38,15 @@ use cac::{
 };
 use clap::Parser;
 use cli::{
-    Cli, Command, EvalArgs, ExportArgs, FileArgs, ImportArgs, MetricsArgs, ScoreArgs, ScorerArgs, TrainArgs,
+    Cli, Command, EvalArgs, ExportArgs, FileArgs, ImportArgs, InspectArgs, MetricsArgs, ProvidersArgs,
+    ScoreArgs, ScorerArgs, TrainArgs,
 };
 #[cfg(feature = "train")]
 use cli::{Family, Objective, SettingsArgs};
 use progress::Progress;
+
+/// The model that is used where none is named.
+const MODEL: &[u8] = include_bytes!("../exported/cifar10-wrn-40-2.onnx");
 
 /// Where runs lie unless told otherwise.
 const RUNS: &str = "runs";
@@ -78,6 +85,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Eval(args) => evaluate(&args),
         Command::Metrics(args) => metrics(&args),
         Command::Score(args) => score(&args),
+        Command::Inspect(args) => inspect(&args),
+        Command::Providers(args) => providers(&args),
     }
 }
 
@@ -375,8 +384,14 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
     let scorers = args
         .provider
         .iter()
-        .map(|&provider| open_scorer(&args.scorer, provider))
+        .map(|&provider| open_scorer(args.model.as_deref(), &args.scorer, provider))
         .collect::<cac::Result<Vec<_>>>()?;
+    let bytes = match &args.model {
+        Some(model) => {
+            Cow::Owned(std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?)
+        }
+        None => Cow::Borrowed(MODEL),
+    };
     let manifest = scorers.first().context("no provider")?.manifest();
     let (height, width) = (manifest.input.height, manifest.input.width);
     // Without data given it is that of the training.
@@ -421,6 +436,10 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         });
         bar.finish("");
         let evaluation = evaluation?;
+        let placement = provider.placement(&bytes).unwrap_or_else(|error| {
+            eprintln!("it is not known where the operators ran: {error}");
+            BTreeMap::new()
+        });
         let agreements: Vec<Agreement> =
             first.iter().flat_map(|first| first.agreement(&evaluation)).collect();
         if args.scorer.json {
@@ -429,13 +448,14 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
                 line["provider"] = evaluation.provider.clone().into();
                 line["pictures"] = evaluation.pictures.into();
                 line["seconds"] = evaluation.seconds.into();
+                line["operators"] = serde_json::to_value(&placement)?;
                 if let Some(agreement) = agreements.get(index) {
                     line["agreement"] = serde_json::to_value(agreement)?;
                 }
                 print_json(&line)?;
             }
         } else {
-            print_evaluation(&evaluation, &agreements, args.provider[0])?;
+            print_evaluation(&evaluation, &agreements, args.provider[0], &placement)?;
         }
         first.get_or_insert(evaluation);
     }
@@ -449,6 +469,7 @@ fn print_evaluation(
     evaluation: &Evaluation,
     agreements: &[Agreement],
     first: Provider,
+    placement: &BTreeMap<String, usize>,
 ) -> anyhow::Result<()> {
     let Evaluation { provider, pictures, seconds, tables } = evaluation;
     let mut out = stdout();
@@ -465,7 +486,11 @@ fn print_evaluation(
         }
     }
     let rate = *pictures as f64 / seconds;
-    writeln!(out, "{pictures} pictures in {seconds:.1} s, {rate:.0} pictures/s, on {provider}\n")?;
+    writeln!(out, "{pictures} pictures in {seconds:.1} s, {rate:.0} pictures/s, on {provider}")?;
+    for (provider, count) in placement {
+        writeln!(out, "operators on {provider}: {count}")?;
+    }
+    writeln!(out)?;
     Ok(())
 }
 
@@ -527,8 +552,12 @@ fn metrics(args: &MetricsArgs) -> anyhow::Result<()> {
 }
 
 fn score(args: &ScoreArgs) -> anyhow::Result<()> {
-    let scorer = open_scorer(&args.scorer, args.provider)?;
-    for path in &args.pictures {
+    let (model, pictures) = args.model_and_pictures();
+    if pictures.is_empty() {
+        bail!("give pictures behind the model");
+    }
+    let scorer = open_scorer(model.map(PathBuf::as_path), &args.scorer, args.provider)?;
+    for path in pictures {
         let verdict = scorer.score_picture(&preprocess::open(path)?.into())?;
         if args.scorer.json {
             print_json(&serde_json::json!({ "picture": path.to_string_lossy(), "verdict": verdict }))?;
@@ -541,8 +570,49 @@ fn score(args: &ScoreArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_scorer(args: &ScorerArgs, provider: Provider) -> cac::Result<Scorer> {
-    let scorer = Scorer::open(&args.model, provider)?;
+fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    let inspection = match &args.model {
+        Some(model) => Inspection::open(model)?,
+        None => Inspection::of(MODEL, "the model that is built in")?,
+    };
+    if args.json {
+        return print_json(&inspection);
+    }
+    write!(stdout(), "{inspection}")?;
+    Ok(())
+}
+
+fn providers(args: &ProvidersArgs) -> anyhow::Result<()> {
+    for provider in Provider::ALL {
+        let checked = provider.check();
+        if args.json {
+            let reason = match &checked {
+                Err(cac::Error::Provider { reason, .. }) => Some(reason.clone()),
+                Err(error) => Some(error.to_string()),
+                Ok(_) => None,
+            };
+            let (available, runtime) = (checked.is_ok(), checked.ok());
+            let provider = provider.to_string();
+            print_json(&serde_json::json!({
+                "provider": provider, "available": available, "runtime": runtime, "reason": reason
+            }))?;
+        } else {
+            let (mark, text) = match checked {
+                Ok(runtime) => ("yes", runtime),
+                Err(cac::Error::Provider { reason, .. }) => ("no", reason),
+                Err(error) => ("no", error.to_string()),
+            };
+            writeln!(stdout(), "{:<12} {mark:<3}  {text}", provider.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+fn open_scorer(model: Option<&Path>, args: &ScorerArgs, provider: Provider) -> cac::Result<Scorer> {
+    let scorer = match model {
+        Some(model) => Scorer::open(model, provider)?,
+        None => Scorer::from_bytes(MODEL, provider)?,
+    };
     match (args.keep, args.threshold) {
         (Some(keep), _) => scorer.with_keep(keep),
         (None, Some(threshold)) => scorer.with_threshold(threshold),

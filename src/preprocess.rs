@@ -22,6 +22,14 @@ pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     decode(&bytes).map_err(|reason| Error::Picture { path: path.to_owned(), reason })
 }
 
+/// [`open`] for a picture file in memory.
+///
+/// # Errors
+/// [`Error::Picture`], with the path `memory`.
+pub fn from_bytes(bytes: &[u8]) -> Result<RgbImage> {
+    decode(bytes).map_err(|reason| Error::Picture { path: "memory".into(), reason })
+}
+
 fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
     let format = image::guess_format(bytes).map_err(|_| "its format is not known".to_owned())?;
     if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {

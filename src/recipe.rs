@@ -1,7 +1,7 @@
 //! How weights are learned, as pure data: what a run is told, what a model file records, and the schedule that
 //! follows from it.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -149,9 +149,56 @@ impl Recipe {
     }
 }
 
+impl fmt::Display for Recipe {
+    /// What is done, in a line; not what is left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.optimizer {
+            Optimizer::Adam => "adam",
+            Optimizer::Sgd => "sgd",
+        })?;
+        f.write_str(match self.schedule {
+            Schedule::Cosine => ", cosine",
+            Schedule::OneCycle => ", one-cycle",
+        })?;
+        f.write_str(match self.augment {
+            Augment::None => "",
+            Augment::Crop => ", crop",
+            Augment::Affine => ", affine",
+        })?;
+        let numbers = [
+            ("warm-up", self.warm_up),
+            ("weight decay", self.weight_decay),
+            ("trim", self.trim),
+            ("average", self.average),
+        ];
+        for (name, value) in numbers.into_iter().filter(|&(_, value)| value > 0.0) {
+            write!(f, ", {name} {value}")?;
+        }
+        if let Some(outliers) = &self.outliers {
+            let (share, weight) = (self.outlier_share, self.outlier_weight);
+            write!(f, ", outliers {} (share {share}, weight {weight})", outliers.display())?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn recipes_in_words() {
+        assert_eq!(Recipe::default().to_string(), "adam, cosine");
+        let all = Recipe {
+            schedule: Schedule::OneCycle,
+            augment: Augment::Affine,
+            trim: 0.1,
+            outliers: Some("there".into()),
+            ..Recipe::default()
+        };
+        let words = "adam, one-cycle, affine, trim 0.1, outliers there (share 0.25, weight 0.5)";
+        assert_eq!(all.to_string(), words);
+    }
 
     #[test]
     fn a_cosine_after_warming_up() {

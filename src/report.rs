@@ -187,9 +187,7 @@ impl Report {
         report.rows = rows;
         Ok(report)
     }
-}
 
-impl Report {
     /// [`new`](Self::new) for what a model said; `truth` holds the true class of each known picture.
     ///
     /// # Errors

@@ -3,8 +3,11 @@
 pub(crate) mod file;
 #[cfg(feature = "onnxruntime")]
 mod onnxruntime;
+#[cfg(feature = "tract")]
 mod tract;
 
+#[cfg(feature = "onnxruntime")]
+use std::collections::BTreeMap;
 use std::{fmt, path::Path, str::FromStr};
 
 use image::DynamicImage;
@@ -28,9 +31,71 @@ pub enum Provider {
     OnnxRuntime,
     /// ONNX Runtime on the CUDA device with this number.
     Cuda(u32),
+    /// ONNX Runtime with TensorRT on the CUDA device with this number.
+    TensorRt(u32),
+    /// ONNX Runtime with Intel's OpenVINO, on the device that it chooses.
+    OpenVino,
+    /// ONNX Runtime with Apple's Core ML.
+    CoreMl,
+    /// ONNX Runtime with Microsoft's DirectML on the adapter with this number.
+    DirectMl(u32),
+    /// ONNX Runtime with WebGPU.
+    WebGpu,
 }
 
-/// A model, ready to score. It can be shared between threads.
+impl Provider {
+    /// All of them; those that have a device with the first.
+    pub const ALL: [Self; 8] = [
+        Self::Cpu,
+        Self::OnnxRuntime,
+        Self::Cuda(0),
+        Self::TensorRt(0),
+        Self::OpenVino,
+        Self::CoreMl,
+        Self::DirectMl(0),
+        Self::WebGpu,
+    ];
+
+    /// Tries whether this program can use it on this machine, by running a network of one operator; says what
+    /// would run a model.
+    ///
+    /// # Errors
+    /// [`Error::Provider`] with the reason why not.
+    pub fn check(self) -> Result<String> {
+        match self {
+            #[cfg(feature = "tract")]
+            Self::Cpu => Ok(format!("tract, {} threads", rayon::current_num_threads())),
+            #[cfg(not(feature = "tract"))]
+            Self::Cpu => Err(self.is_without("tract")),
+            #[cfg(feature = "onnxruntime")]
+            _ => onnxruntime::check(self),
+            #[cfg(not(feature = "onnxruntime"))]
+            _ => Err(self.is_without("onnxruntime")),
+        }
+    }
+
+    /// Where this provider really runs the operators of a model, as their number by the name of the execution
+    /// provider: ONNX Runtime gives those that one cannot run to another. tract runs all itself, and its map is
+    /// empty.
+    ///
+    /// # Errors
+    /// Those of [`Scorer::from_bytes`], [`Error::Runtime`], and [`Error::Io`] for the profile, a temporary file.
+    #[cfg(feature = "onnxruntime")]
+    pub fn placement(self, model: &[u8]) -> Result<BTreeMap<String, usize>> {
+        match self {
+            Self::Cpu => Ok(BTreeMap::new()),
+            _ => onnxruntime::placement(model, &ModelFile::parse(model, "memory")?.0, self),
+        }
+    }
+
+    #[cfg(not(all(feature = "tract", feature = "onnxruntime")))]
+    fn is_without(self, feature: &str) -> Error {
+        let reason = format!("this program was built without the feature `{feature}`");
+        Error::Provider { provider: self.to_string(), reason }
+    }
+}
+
+/// A model, ready to score. Threads that share it score at once: no lock is held while a network runs.
 pub struct Scorer {
     file: ModelFile,
     threshold: f32,
@@ -39,6 +104,7 @@ pub struct Scorer {
 }
 
 enum Runtime {
+    #[cfg(feature = "tract")]
     Tract(tract::Tract),
     #[cfg(feature = "onnxruntime")]
     OnnxRuntime(onnxruntime::OnnxRuntime),
@@ -93,19 +159,16 @@ impl Scorer {
     }
 
     fn parse(bytes: &[u8], provider: Provider, origin: &str) -> Result<Self> {
-        let (file, proto) = ModelFile::parse(bytes, origin)?;
+        let (file, _) = ModelFile::parse(bytes, origin)?;
         let runtime = match provider {
-            Provider::Cpu => Runtime::Tract(tract::Tract::new(&proto, &file)?),
+            #[cfg(feature = "tract")]
+            Provider::Cpu => Runtime::Tract(tract::Tract::new(bytes, &file)?),
+            #[cfg(not(feature = "tract"))]
+            Provider::Cpu => return Err(provider.is_without("tract")),
             #[cfg(feature = "onnxruntime")]
-            Provider::OnnxRuntime | Provider::Cuda(_) => {
-                drop(proto);
-                Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, provider)?)
-            }
+            _ => Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, provider)?),
             #[cfg(not(feature = "onnxruntime"))]
-            Provider::OnnxRuntime | Provider::Cuda(_) => {
-                let reason = "this program was built without the feature `onnxruntime`".to_owned();
-                return Err(Error::Provider { provider: provider.to_string(), reason });
-            }
+            _ => return Err(provider.is_without("onnxruntime")),
         };
         Ok(Self { threshold: file.threshold, file, provider, runtime })
     }
@@ -165,6 +228,7 @@ impl Scorer {
     #[must_use]
     pub fn runtime(&self) -> String {
         match &self.runtime {
+            #[cfg(feature = "tract")]
             Runtime::Tract(_) => format!("cpu: tract, {} threads", rayon::current_num_threads()),
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(runtime) => format!("{}: {}", self.provider, runtime.describe()),
@@ -175,11 +239,22 @@ impl Scorer {
     #[must_use]
     pub fn preferred_batch(&self) -> usize {
         match &self.runtime {
+            #[cfg(feature = "tract")]
             // One picture a thread: a long batch keeps all threads busy to its end.
             Runtime::Tract(_) => 256,
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(_) => 64,
         }
+    }
+
+    /// Scores black pictures, so that the first real ones need not wait for what a runtime does once: choosing
+    /// kernels, reserving memory, with some providers compiling the network for batches of this size.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] where the runtime fails.
+    pub fn warm_up(&self, batch: usize) -> Result<()> {
+        let input = &self.file.manifest.input;
+        self.score(Array4::zeros((batch, 3, input.height, input.width)).view()).map(drop)
     }
 
     /// Scores pictures `[N, 3, H, W]`, RGB in 0..=1.
@@ -215,16 +290,25 @@ impl Scorer {
         let values = preprocess::tensor(picture, input.height, input.width);
         let shape = (1, 3, input.height, input.width);
         let scores = self.score(ArrayView4::from_shape(shape, &values).expect("one picture"))?;
-        Ok(Verdict {
-            class: self.file.manifest.classes[scores.label[0]].clone(),
-            unknown: scores.unknown[0],
-            score: scores.score[0],
+        Ok(self.verdicts(&scores).remove(0))
+    }
+
+    /// What this model's scores say of each picture.
+    #[must_use]
+    pub fn verdicts(&self, scores: &Scores) -> Vec<Verdict> {
+        let classes = &self.file.manifest.classes;
+        let verdict = |((&label, &unknown), &score): ((&usize, &bool), &f32)| Verdict {
+            class: classes.get(label).cloned().unwrap_or_default(),
+            unknown,
+            score,
             threshold: self.threshold,
-        })
+        };
+        scores.label.iter().zip(&scores.unknown).zip(&scores.score).map(verdict).collect()
     }
 
     fn run(&self, images: ArrayView4<f32>) -> Result<Scores> {
         match &self.runtime {
+            #[cfg(feature = "tract")]
             Runtime::Tract(runtime) => runtime.run(images, &self.file),
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(runtime) => runtime.run(images, &self.file),
@@ -327,6 +411,11 @@ impl fmt::Display for Provider {
             Self::Cpu => f.write_str("cpu"),
             Self::OnnxRuntime => f.write_str("onnxruntime"),
             Self::Cuda(device) => write!(f, "cuda:{device}"),
+            Self::TensorRt(device) => write!(f, "tensorrt:{device}"),
+            Self::OpenVino => f.write_str("openvino"),
+            Self::CoreMl => f.write_str("coreml"),
+            Self::DirectMl(device) => write!(f, "directml:{device}"),
+            Self::WebGpu => f.write_str("webgpu"),
         }
     }
 }
@@ -334,20 +423,28 @@ impl fmt::Display for Provider {
 impl FromStr for Provider {
     type Err = Error;
 
+    /// As it is displayed; device 0 where none is named.
     fn from_str(text: &str) -> Result<Self> {
-        match text.split_once(':') {
-            None if text == "cpu" => return Ok(Self::Cpu),
-            None if text == "onnxruntime" => return Ok(Self::OnnxRuntime),
-            None if text == "cuda" => return Ok(Self::Cuda(0)),
-            Some(("cuda", device)) => {
-                if let Ok(device) = device.parse() {
-                    return Ok(Self::Cuda(device));
-                }
+        let (name, device) = match text.split_once(':') {
+            Some((name, device)) => (name, Some(device.parse::<u32>())),
+            None => (text, None),
+        };
+        match (name, device.transpose()) {
+            ("cpu", Ok(None)) => Ok(Self::Cpu),
+            ("onnxruntime", Ok(None)) => Ok(Self::OnnxRuntime),
+            ("cuda", Ok(device)) => Ok(Self::Cuda(device.unwrap_or(0))),
+            ("tensorrt", Ok(device)) => Ok(Self::TensorRt(device.unwrap_or(0))),
+            ("openvino", Ok(None)) => Ok(Self::OpenVino),
+            ("coreml", Ok(None)) => Ok(Self::CoreMl),
+            ("directml", Ok(device)) => Ok(Self::DirectMl(device.unwrap_or(0))),
+            ("webgpu", Ok(None)) => Ok(Self::WebGpu),
+            _ => {
+                let reason = "must be cpu, onnxruntime, cuda, tensorrt, openvino, coreml, directml or webgpu; \
+                              behind cuda, tensorrt and directml may stand :N for a device";
+                let value = format!("`{text}`");
+                Err(Error::Setting { name: "provider", value, reason: reason.to_owned() })
             }
-            _ => {}
         }
-        let reason = "must be cpu, onnxruntime, cuda or cuda:N".to_owned();
-        Err(Error::Setting { name: "provider", value: format!("`{text}`"), reason })
     }
 }
 
@@ -362,10 +459,15 @@ mod tests {
             ("onnxruntime", Provider::OnnxRuntime),
             ("cuda", Provider::Cuda(0)),
             ("cuda:3", Provider::Cuda(3)),
+            ("tensorrt", Provider::TensorRt(0)),
+            ("directml:1", Provider::DirectMl(1)),
         ] {
             assert_eq!(text.parse::<Provider>().unwrap(), provider);
         }
-        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
+        for provider in Provider::ALL {
+            assert_eq!(provider.to_string().parse::<Provider>().unwrap(), provider);
+        }
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "openvino:1"] {
             assert!(wrong.parse::<Provider>().is_err(), "{wrong}");
         }
     }

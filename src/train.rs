@@ -219,7 +219,7 @@ pub fn train(
     while session.state.epoch <= epochs {
         let (epoch, first_step) = (session.state.epoch, session.state.step);
         let begun = Instant::now();
-        let is_done = data.for_each_batch(epoch, first_step, |batches| {
+        let is_done = data.with_batches(epoch, first_step, |batches| {
             session.epoch(batches, save_every, stop, &mut observe)
         })?;
         if !is_done {

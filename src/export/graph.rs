@@ -2,17 +2,14 @@
 //! the names of the layers.
 
 use ndarray::Array2;
-use tract_onnx::pb::{AttributeProto, GraphProto};
 
-use super::{
-    InputForm, Options,
-    builder::{self, Attribute, Builder},
-};
+use super::{InputForm, Options, builder::Builder};
 use crate::{
     arch::{BATCH_NORM_EPSILON, Layer, Op},
     cac::Score,
     error::Result,
     manifest::Manifest,
+    onnx::{Attribute, Graph, element},
     weights::Weights,
 };
 
@@ -22,7 +19,7 @@ pub(super) fn graph(
     options: &Options,
     weights: &Weights,
     anchors: &Array2<f32>,
-) -> Result<GraphProto> {
+) -> Result<Graph> {
     let mut graph = Builder::default();
     let layers = manifest.architecture.layers(manifest.classes.len())?;
     input(&mut graph, manifest, options);
@@ -37,12 +34,17 @@ fn input(graph: &mut Builder, manifest: &Manifest, options: &Options) {
     let (height, width) = (Some(input.height), Some(input.width));
     let images = match options.input {
         InputForm::Float => {
-            graph.input_floats("images", &[options.batch, Some(3), height, width]);
+            graph.input("images", element::FLOAT, &[options.batch, Some(3), height, width]);
             "images"
         }
         InputForm::Bytes => {
-            graph.input_bytes("images", &[options.batch, height, width, Some(3)]);
-            graph.node("Cast", "images.float", &["images"], vec![Attribute::int("to", builder::FLOAT)]);
+            graph.input("images", element::UINT8, &[options.batch, height, width, Some(3)]);
+            graph.node(
+                "Cast",
+                "images.float",
+                &["images"],
+                vec![Attribute::int("to", element::FLOAT.into())],
+            );
             graph.node(
                 "Transpose",
                 "images.planes",
@@ -115,7 +117,7 @@ fn with_parameters(
     layer: &Layer,
     input: &str,
     weights: &Weights,
-    attribute: AttributeProto,
+    attribute: Attribute,
 ) -> Result<String> {
     let parameters = layer.parameters();
     for (name, shape) in &parameters {
@@ -239,9 +241,9 @@ fn head(graph: &mut Builder, manifest: &Manifest, anchors: &Array2<f32>, batch: 
     graph.floats("threshold", &[], &[threshold]);
     graph.node("LessOrEqual", "known", &["score", "threshold"], vec![]);
     graph.node("Not", "unknown", &["known"], vec![]);
-    graph.output("logits", builder::FLOAT, &[batch, Some(classes)]);
-    graph.output("distances", builder::FLOAT, &[batch, Some(classes)]);
-    graph.output("score", builder::FLOAT, &[batch]);
-    graph.output("label", builder::INT64, &[batch]);
-    graph.output("unknown", builder::BOOL, &[batch]);
+    graph.output("logits", element::FLOAT, &[batch, Some(classes)]);
+    graph.output("distances", element::FLOAT, &[batch, Some(classes)]);
+    graph.output("score", element::FLOAT, &[batch]);
+    graph.output("label", element::INT64, &[batch]);
+    graph.output("unknown", element::BOOL, &[batch]);
 }

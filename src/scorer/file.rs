@@ -3,24 +3,21 @@
 use std::collections::HashSet;
 
 use prost::Message;
-use tract_onnx::pb::{
-    GraphProto, ModelProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
-    tensor_shape_proto::dimension, type_proto,
-};
 
 use crate::{
     error::{Error, Result},
     manifest::Manifest,
+    onnx::{Graph, Model, Tensor, element},
 };
 
 /// The most pictures that a fixed batch may have.
 pub(crate) const MAX_BATCH: usize = 4096;
 
 /// The outputs of every model, in this order.
-pub(super) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
+pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
 /// The parts of a model file that scoring needs besides the graph.
-pub(super) struct ModelFile {
+pub(crate) struct ModelFile {
     /// Names the file in errors.
     pub origin: String,
     pub manifest: Manifest,
@@ -34,16 +31,15 @@ pub(super) struct ModelFile {
 
 impl ModelFile {
     /// Reads a file; `origin` names it in errors.
-    pub fn parse(bytes: &[u8], origin: &str) -> Result<(Self, ModelProto)> {
+    pub fn parse(bytes: &[u8], origin: &str) -> Result<(Self, Model)> {
         let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
-        let proto =
-            ModelProto::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
-        let graph = proto.graph.as_ref().ok_or_else(|| broken("it holds no graph".to_owned()))?;
-        let properties = proto.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
+        let model = Model::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
+        let graph = model.graph.as_ref().ok_or_else(|| broken("it holds no graph".to_owned()))?;
+        let properties = model.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
         let manifest = Manifest::from_properties(properties, origin)?;
         let (batch, takes_bytes) = check(graph, &manifest).map_err(broken)?;
         let threshold = threshold(graph).map_err(broken)?;
-        Ok((Self { origin: origin.to_owned(), manifest, threshold, batch, takes_bytes }, proto))
+        Ok((Self { origin: origin.to_owned(), manifest, threshold, batch, takes_bytes }, model))
     }
 
     /// An error that names this file.
@@ -53,15 +49,15 @@ impl ModelFile {
 }
 
 /// Checks inputs and outputs; gives the fixed batch and whether the input is bytes.
-fn check(graph: &GraphProto, manifest: &Manifest) -> std::result::Result<(Option<usize>, bool), String> {
+fn check(graph: &Graph, manifest: &Manifest) -> std::result::Result<(Option<usize>, bool), String> {
     let [images] = &graph.input[..] else {
         return Err(format!("it has {} inputs, expected `images` alone", graph.input.len()));
     };
-    let (kind, shape) = tensor_type(images).ok_or("its input has no tensor type")?;
-    let takes_bytes = kind == DataType::Uint8 as i32;
+    let (kind, shape) = images.tensor().ok_or("its input has no tensor type")?;
+    let takes_bytes = kind == element::UINT8;
     let (height, width) = (Some(manifest.input.height), Some(manifest.input.width));
     let expected = if takes_bytes { [height, width, Some(3)] } else { [Some(3), height, width] };
-    let is_known_kind = takes_bytes || kind == DataType::Float as i32;
+    let is_known_kind = takes_bytes || kind == element::FLOAT;
     if images.name != "images" || !is_known_kind || shape.get(1..) != Some(&expected[..]) {
         return Err(format!("its input is `{}` {shape:?}, expected `images` [N, {expected:?}]", images.name));
     }
@@ -79,22 +75,10 @@ fn check(graph: &GraphProto, manifest: &Manifest) -> std::result::Result<(Option
     Ok((shape[0], takes_bytes))
 }
 
-/// The element type and the shape of a value; `None` for a length that is not fixed.
-fn tensor_type(value: &ValueInfoProto) -> Option<(i32, Vec<Option<usize>>)> {
-    let type_proto::Value::TensorType(tensor) = value.r#type.as_ref()?.value.as_ref()?;
-    let length = |value: &Option<dimension::Value>| match value {
-        Some(dimension::Value::DimValue(length)) => usize::try_from(*length).ok().filter(|&l| l > 0),
-        _ => None,
-    };
-    let shape = tensor.shape.as_ref()?.dim.iter().map(|dimension| length(&dimension.value)).collect();
-    Some((tensor.elem_type, shape))
-}
-
-fn threshold(graph: &GraphProto) -> std::result::Result<f32, String> {
-    let is_threshold =
-        |tensor: &&TensorProto| tensor.name == "threshold" && tensor.data_type == DataType::Float as i32;
+fn threshold(graph: &Graph) -> std::result::Result<f32, String> {
+    let is_threshold = |tensor: &&Tensor| tensor.name == "threshold" && tensor.data_type == element::FLOAT;
     let tensor = graph.initializer.iter().find(is_threshold);
-    let value = |tensor: &TensorProto| match (&tensor.float_data[..], &tensor.raw_data[..]) {
+    let value = |tensor: &Tensor| match (&tensor.float_data[..], &tensor.raw_data[..]) {
         (&[value], _) => Some(value),
         (_, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d])),
         _ => None,

@@ -7,7 +7,7 @@ use std::{
 
 use ndarray::{ArrayView4, Axis};
 use rayon::prelude::*;
-use tract_onnx::{pb::ModelProto, prelude::*};
+use tract_onnx::prelude::*;
 
 use super::{
     Scores,
@@ -22,7 +22,7 @@ pub(super) struct Tract {
 }
 
 impl Tract {
-    pub fn new(proto: &ModelProto, file: &ModelFile) -> Result<Self> {
+    pub fn new(bytes: &[u8], file: &ModelFile) -> Result<Self> {
         let batch = file.batch.unwrap_or(1);
         let (height, width) = (file.manifest.input.height, file.manifest.input.width);
         let input = if file.takes_bytes {
@@ -32,7 +32,7 @@ impl Tract {
         };
         let plan = unpanicked(|| {
             tract_onnx::onnx()
-                .model_for_proto_model(proto)?
+                .model_for_read(&mut &bytes[..])?
                 .with_input_fact(0, input.into())?
                 .into_optimized()?
                 .into_runnable()

@@ -69,13 +69,13 @@ impl<'a> Data<'a> {
         self.training.len().div_ceil(self.settings.training.batch_size)
     }
 
-    /// Calls for every batch of an epoch from a step on, until told to stop or an error.
-    pub fn for_each_batch(
+    /// Gives a function the batches of an epoch from a step on, which another thread makes meanwhile.
+    pub fn with_batches<T>(
         &self,
         epoch: usize,
         first_step: usize,
-        each: impl FnOnce(Receiver<Result<Batch>>) -> Result<bool>,
-    ) -> Result<bool> {
+        take: impl FnOnce(Receiver<Result<Batch>>) -> T,
+    ) -> T {
         let order = shuffled(self.training.len(), self.seed(epoch, 0));
         std::thread::scope(|scope| {
             let (send, batches) = sync_channel(AHEAD);
@@ -88,7 +88,7 @@ impl<'a> Data<'a> {
                     }
                 }
             });
-            each(batches)
+            take(batches)
         })
     }
 

@@ -4,6 +4,7 @@ mod commands;
 mod conformance;
 mod dependencies;
 mod errors;
+mod exported;
 #[path = "../golden/fill.rs"]
 mod fill;
 mod import;

@@ -1,0 +1,45 @@
+//! Scores pictures that another program has prepared, and prints all that the model says of them as JSON.
+//!
+//!     cargo run --release --example score_raw MODEL.onnx PROVIDER PICTURES.f32 BATCH
+//!
+//! The pictures are 32-bit floats in the order of the machine, `[N, 3, H, W]`, RGB in 0..=1. `make conformance`
+//! compares what this prints with what other runtimes say.
+
+use std::{error::Error, fs};
+
+use cac::scorer::{Provider, Scorer};
+use ndarray::{Array4, Axis};
+use serde_json::json;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [model, provider, pictures, batch] = &args[..] else {
+        return Err("usage: score_raw MODEL.onnx PROVIDER PICTURES.f32 BATCH".into());
+    };
+    let scorer = Scorer::open(model, provider.parse::<Provider>()?)?;
+    let input = &scorer.manifest().input;
+    let bytes = fs::read(pictures)?;
+    let values: Vec<f32> = bytes.as_chunks().0.iter().map(|&value| f32::from_ne_bytes(value)).collect();
+    let count = values.len() / (3 * input.height * input.width);
+    let pictures = Array4::from_shape_vec((count, 3, input.height, input.width), values)?;
+    let mut said = json!({});
+    for batch in pictures.axis_chunks_iter(Axis(0), batch.parse()?) {
+        let scores = scorer.score(batch)?;
+        let part = json!({
+            "logits": scores.logits.iter().collect::<Vec<_>>(),
+            "distances": scores.distances.iter().collect::<Vec<_>>(),
+            "score": scores.score.to_vec(),
+            "label": scores.label.to_vec(),
+            "unknown": scores.unknown.to_vec(),
+        });
+        for (name, values) in part.as_object().into_iter().flatten() {
+            let values = values.as_array().cloned().unwrap_or_default();
+            match &mut said[name] {
+                serde_json::Value::Array(all) => all.extend(values),
+                none => *none = values.into(),
+            }
+        }
+    }
+    println!("{said}");
+    Ok(())
+}

@@ -1,0 +1,44 @@
+// What browsers' runtimes do not tell of a model file: its metadata and its threshold. An ONNX file is a protocol
+// buffer: numbered fields, of which a few are read here.
+
+// The fields [number, value] of a message; a value is a number, or the bytes of text, a message or floats.
+function* fields(bytes) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let at = 0;
+  const varint = () => {
+    let value = 0;
+    for (let scale = 1; ; scale *= 128) {
+      const byte = bytes[at++];
+      if (byte === undefined) throw new Error("the model file is cut");
+      value += (byte % 128) * scale;
+      if (byte < 128) return value;
+    }
+  };
+  while (at < bytes.length) {
+    const key = varint();
+    const [number, kind] = [Math.floor(key / 8), key % 8];
+    if (kind === 0) yield [number, varint()];
+    else if (kind === 1) at += 8;
+    else if (kind === 5) (yield [number, view.getFloat32(at, true)], (at += 4));
+    else {
+      const length = varint();
+      yield [number, bytes.subarray(at, (at += length))];
+    }
+  }
+}
+
+const text = (bytes) => new TextDecoder().decode(bytes);
+const all = (bytes, wanted) => [...fields(bytes)].filter(([number]) => number === wanted).map(([, value]) => value);
+
+// ModelProto.metadata_props = 14, StringStringEntryProto.key = 1 and value = 2.
+export function classNames(model) {
+  const property = all(model, 14).find((entry) => text(all(entry, 1)[0]) === "cac.classes");
+  return JSON.parse(text(all(property, 2)[0]));
+}
+
+// ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.name = 8 and raw_data = 9.
+export function threshold(model) {
+  const tensors = all(all(model, 7)[0], 5);
+  const raw = all(tensors.find((tensor) => text(all(tensor, 8)[0]) === "threshold"), 9)[0];
+  return new DataView(raw.buffer, raw.byteOffset).getFloat32(0, true);
+}

@@ -1,0 +1,29 @@
+// npm install && npm start [-- MODEL.onnx]: serves the page, on this machine alone.
+import { createServer } from "node:http";
+import { readFile } from "node:fs/promises";
+import { dirname, extname, join, resolve, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const model = process.argv[2] ?? join(here, "../../exported/cifar10-wrn-40-2.onnx");
+const types = {
+  ".css": "text/css",
+  ".html": "text/html; charset=utf-8",
+  ".mjs": "text/javascript",
+  ".wasm": "application/wasm",
+};
+
+const server = createServer(async (request, response) => {
+  const path = decodeURIComponent(new URL(request.url, "http://localhost").pathname);
+  const file = path === "/model.onnx" ? model : resolve(join(here, path === "/" ? "index.html" : path));
+  try {
+    if (file !== model && !file.startsWith(here + sep)) throw new Error("outside");
+    const body = await readFile(file);
+    response.setHeader("content-type", types[extname(file)] ?? "application/octet-stream").end(body);
+  } catch {
+    response.writeHead(404).end("not found");
+  }
+});
+server.listen(Number(process.env.PORT ?? 8080), "127.0.0.1", () =>
+  console.log(`http://127.0.0.1:${server.address().port}/`),
+);

@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""Score the same pictures with one model file in every runtime, and write the table of the README.
+
+    make conformance
+
+tract, in this toolkit, is what all are compared with. A runtime is run in batches of 1, 7 and 64 where it takes them.
+Fails where a runtime gives another class or another verdict for a picture that is not within 1e-4 of the
+threshold, or of two classes.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+from onnx.reference import ReferenceEvaluator
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+DEMO = ROOT / "examples" / "demo"
+SIZE = 32
+BATCHES = (1, 7, 64)
+NAMES = ("logits", "distances", "score", "label", "unknown")
+MARGIN = 1e-4
+
+Outputs = dict[str, np.ndarray]
+Score = Callable[[np.ndarray], Outputs]
+
+
+def pictures() -> np.ndarray:
+    """[134, 3, 32, 32]: black, white, single pixels, two kinds of noise, known and unknown pictures."""
+    random = np.random.default_rng(1)
+    flat = [np.zeros((3, SIZE, SIZE)), np.ones((3, SIZE, SIZE))]
+    pixels = np.zeros((16, 3, SIZE, SIZE))
+    for picture in pixels:
+        picture[tuple(random.integers(0, length) for length in picture.shape)] = 1
+    noise = random.uniform(size=(16, 3, SIZE, SIZE))
+    gaussian = random.normal(0.5, 0.25, (8, 3, SIZE, SIZE)).clip(0, 1)
+    rows = np.fromfile(DEMO / "cifar-10-batches-bin" / "test_batch.bin", np.uint8).reshape(-1, 3073)
+    known = rows[::13, 1:][:46].reshape(-1, 3, SIZE, SIZE) / 255
+    files = sorted((DEMO / "textures").rglob("*.png"))[::6][:46]
+    textures = [np.asarray(Image.open(file).convert("RGB")).transpose(2, 0, 1) / 255 for file in files]
+    return np.concatenate([flat, pixels, noise, gaussian, known, textures]).astype(np.float32)
+
+
+def in_batches(score: Score, images: np.ndarray, batch: int) -> Outputs:
+    parts = [score(images[at : at + batch]) for at in range(0, len(images), batch)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
+
+
+def with_onnxruntime(model: Path) -> Score:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return lambda images: dict(zip(NAMES, session.run(NAMES, {"images": images}), strict=True))
+
+
+def with_openvino(model: Path) -> Score:
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda images: {name: compiled([images])[name] for name in NAMES}
+
+
+def with_opencv(model: Path) -> Score:
+    network = cv2.dnn.readNetFromONNX(str(model))
+
+    def score(images: np.ndarray) -> Outputs:
+        network.setInput(images, "images")
+        outputs = dict(zip(NAMES, network.forward(NAMES), strict=True))
+        return {
+            name: np.asarray(output).reshape(len(images), *((-1,) if name in ("logits", "distances") else ()))
+            for name, output in outputs.items()
+        }
+
+    return score
+
+
+def with_reference(model: Path) -> Score:
+    proto = onnx.load(model)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    evaluator = ReferenceEvaluator(proto)
+    return lambda images: dict(zip(NAMES, evaluator.run(list(NAMES), {"images": images}), strict=True))
+
+
+def from_program(command: list[str], classes: int) -> Outputs:
+    """What a program prints as JSON."""
+    run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(run.stderr.strip().splitlines()[-1] if run.stderr.strip() else "failed")
+    said = {name: np.array(values) for name, values in json.loads(run.stdout).items()}
+    return said | {name: said[name].reshape(-1, classes) for name in ("logits", "distances")}
+
+
+def runtimes(
+    folder: Path, program: Path, model: Path, images: np.ndarray, classes: int
+) -> Iterator[tuple[str, tuple[int, ...], Callable[[int], Outputs]]]:
+    """The name, the batches, and what gives the outputs for a batch."""
+    raw = folder / "pictures.f32"
+    images.tofile(raw)
+    node = ["node", "{}", str(model), str(raw), str(SIZE)]
+
+    def programs(command: list[str]) -> Callable[[int], Outputs]:
+        return lambda batch: from_program([*command, str(batch)], classes)
+
+    def library(load: Callable[[Path], Score], images: np.ndarray = images) -> Callable[[int], Outputs]:
+        loaded: list[Score] = []
+
+        def outputs(batch: int) -> Outputs:
+            loaded or loaded.append(load(model))
+            return in_batches(loaded[0], images, batch)
+
+        return outputs
+
+    packages = json.loads((HERE / "package.json").read_text())["dependencies"]
+    yield "tract, in this toolkit", BATCHES, programs([str(program), str(model), "cpu", str(raw)])
+    yield "ONNX Runtime, in this toolkit", BATCHES, programs([str(program), str(model), "onnxruntime", str(raw)])
+    yield f"onnxruntime {version('onnxruntime')} (Python)", BATCHES, library(with_onnxruntime)
+    yield (
+        f"onnxruntime-node {packages['onnxruntime-node']}",
+        BATCHES,
+        programs([part.format("node.mjs") for part in node]),
+    )
+    yield (
+        f"onnxruntime-web {packages['onnxruntime-web']} (wasm, Chromium)",
+        BATCHES,
+        programs([part.format("web.mjs") for part in node]),
+    )
+    yield f"OpenVINO {openvino.__version__.split('-')[0]}", BATCHES, library(with_openvino)
+    yield f"OpenCV {cv2.__version__} DNN", BATCHES, library(with_opencv)
+    yield f"ONNX {onnx.__version__} reference, full check", (7,), library(with_reference, images[::10])
+
+
+def compare(expected: Outputs, found: Outputs, threshold: float) -> tuple[float, int, int, bool]:
+    """The greatest relative difference of a score, the flips, and whether one of them is not a close call."""
+    step = len(expected["score"]) // len(found["score"]) if len(found["score"]) < len(expected["score"]) else 1
+    expected = {name: values[::10] if step > 1 else values for name, values in expected.items()}
+    scores = expected["score"]
+    difference = np.abs(found["score"] - scores) / np.maximum(np.abs(scores), 1)
+    labels, verdicts = (
+        found["label"] != expected["label"],
+        found["unknown"].astype(bool) != expected["unknown"].astype(bool),
+    )
+    nearest = np.sort(expected["distances"], axis=1)
+    is_close = (nearest[:, 1] - nearest[:, 0] < MARGIN, np.abs(scores - threshold) < MARGIN)
+    is_wrong = (labels & ~is_close[0]).any() or (verdicts & ~is_close[1]).any() or not np.isfinite(difference).all()
+    return float(difference.max()), int(labels.sum()), int(verdicts.sum()), bool(is_wrong)
+
+
+def main(model: Path, program: Path) -> int:
+    images = pictures()
+    proto = onnx.load(model)
+    threshold = next(float(onnx.numpy_helper.to_array(t)) for t in proto.graph.initializer if t.name == "threshold")
+    classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    lines = [
+        "| runtime | batches | pictures | greatest difference of a score | other classes | other verdicts |",
+        "|---|---|---|---|---|---|",
+    ]
+    reference: Outputs | None = None
+    failed = 0
+    with TemporaryDirectory() as folder:
+        for name, batches, outputs in runtimes(Path(folder), program, model, images, classes):
+            print(name, file=sys.stderr, flush=True)
+            results, reasons = [], []
+            for batch in batches:
+                try:
+                    found = outputs(batch)
+                except Exception as error:  # a runtime that cannot take the file is a line of the table
+                    reasons.append(f"batch {batch}: {' '.join(str(error).split())[:160]}")
+                    continue
+                reference = reference or found
+                results.append(compare(reference, found, threshold))
+            taken = len(batches) - len(reasons)
+            if results:
+                difference, labels, verdicts, wrong = (max(column) for column in zip(*results, strict=True))
+                failed += wrong
+                count = len(found["score"])
+                lines.append(
+                    f"| {name} | {', '.join(map(str, batches[:taken]))} | {count} | {difference:.1e} | {labels} | {verdicts} |"
+                )
+            failed += bool(reasons)
+            lines.extend(f"| {name} | cannot: {reason.replace('|', '/')} | | | | |" for reason in reasons)
+    table = "\n".join(lines)
+    print(table)
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    begin, end = "<!-- conformance -->\n", "<!-- end -->"
+    head, _, rest = text.partition(begin)
+    _, _, tail = rest.partition(end)
+    if tail:
+        readme.write_text(f"{head}{begin}{table}\n{end}{tail}")
+    print(f"on {platform.machine()}, Python {platform.python_version()}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()))

@@ -1,0 +1,94 @@
+//! The model that ships in `exported/` and in the program.
+
+use std::{fs, path::Path};
+
+use cac::{
+    scorer::{Provider, Scorer},
+    weights::Weights,
+};
+use ndarray::Array4;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::commands::{stdout, toolkit};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const MODEL: &str = "exported/cifar10-wrn-40-2.onnx";
+
+#[test]
+fn the_card_is_of_the_committed_file() {
+    let card = fs::read_to_string(Path::new(ROOT).join("exported/README.md")).unwrap();
+    let bytes = fs::read(Path::new(ROOT).join(MODEL)).unwrap();
+    let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(card.contains(&sum), "{sum}");
+    let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
+    assert!(card.contains(&format!("threshold is {}", scorer.threshold())), "{}", scorer.threshold());
+    // What the file states of itself stands in the card.
+    let report = scorer.manifest().metrics.as_ref().unwrap();
+    for value in [report.accuracy.unwrap(), report.rows[0].metrics.auroc, report.rows[0].metrics.fpr95_tpr] {
+        assert!(card.contains(&format!("{:.2}", 100.0 * value)), "{value}");
+    }
+}
+
+#[test]
+fn the_committed_model_gives_its_stated_metrics_on_the_committed_pictures() {
+    let stated = fs::read_to_string(Path::new(ROOT).join("exported/demo.json")).unwrap();
+    let stated: Value = serde_json::from_str(&stated).unwrap();
+    for (provider, model) in [("cpu", None), ("onnxruntime", Some(MODEL))] {
+        let data = ["--known", "examples/demo", "--unknown", "textures=examples/demo/textures"];
+        let args = [&["eval"], model.as_slice(), &data, &["--provider", provider, "--json"]].concat();
+        let found: Value = serde_json::from_str(stdout(&toolkit(Path::new(ROOT), &args))).unwrap();
+        assert_eq!((&found["known"], &found["rows"][0]["unknown"]), (&600.into(), &300.into()));
+        let compare = |place: &str| {
+            let value = |report: &Value| report.pointer(place).and_then(Value::as_f64).unwrap_or(f64::NAN);
+            // Runtimes may order scores that nearly tie differently: no more than one picture of 300.
+            assert!((value(&found) - value(&stated)).abs() < 0.0034, "{provider}: {place}");
+        };
+        for place in ["/accuracy", "/known_kept", "/rows/0/unknown_caught"] {
+            compare(place);
+        }
+        for metric in ["auroc", "aupr_in", "aupr_out", "fpr95_tpr", "fpr_at_95_known_kept", "oscr"] {
+            compare(&format!("/rows/0/{metric}"));
+        }
+    }
+}
+
+#[test]
+fn the_golden_batch_of_the_committed_model() {
+    let golden = Weights::read(&Path::new(ROOT).join("exported/golden.safetensors")).unwrap();
+    let values = |name: &str, shape: &[usize]| golden.values(name, shape).unwrap();
+    let images = Array4::from_shape_vec((8, 3, 32, 32), values("images", &[8, 3, 32, 32]).to_vec()).unwrap();
+    for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        let scores =
+            Scorer::open(Path::new(ROOT).join(MODEL), provider).unwrap().score(images.view()).unwrap();
+        let near = |found: &mut dyn Iterator<Item = &f32>, expected: &[f32]| {
+            found.zip(expected).all(|(found, expected)| (found - expected).abs() < 1e-4)
+        };
+        assert!(near(&mut scores.logits.iter(), values("logits", &[8, 10])), "{provider}");
+        assert!(near(&mut scores.distances.iter(), values("distances", &[8, 10])), "{provider}");
+        assert!(near(&mut scores.score.iter(), values("score", &[8])), "{provider}");
+        let labels: Vec<f32> = scores.label.iter().map(|&label| label as f32).collect();
+        let unknown: Vec<f32> = scores.unknown.iter().map(|&unknown| f32::from(u8::from(unknown))).collect();
+        assert_eq!(
+            (&labels[..], &unknown[..]),
+            (values("label", &[8]), values("unknown", &[8])),
+            "{provider}"
+        );
+    }
+}
+
+#[test]
+fn pictures_are_scored_without_naming_a_model() {
+    let picture = Path::new(ROOT).join("examples/demo/textures/banded/banded_0011.png");
+    let folder = tempfile::tempdir().unwrap();
+    let model = Path::new(ROOT).join(MODEL);
+    let (picture, model) = (picture.to_str().unwrap(), model.to_str().unwrap());
+    let built_in = toolkit(folder.path(), &["score", picture, "--json"]);
+    let named = toolkit(folder.path(), &["score", model, picture, "--json"]);
+    assert_eq!(stdout(&built_in), stdout(&named));
+    let none = crate::commands::error(&toolkit(folder.path(), &["score", model]));
+    assert!(none.contains("give pictures behind the model"), "{none}");
+    // Its training data is not where this is called.
+    let missing = crate::commands::error(&toolkit(folder.path(), &["eval"]));
+    assert!(missing.contains("is not here; give --known"), "{missing}");
+}
