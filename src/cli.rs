@@ -12,6 +12,7 @@ use cac::{
     cac::{Score, Variant},
     dataset::Protocol,
     export::{InputForm, Options, ThresholdRule},
+    manifest,
     metrics::Bootstrap,
     recipe::{Augment, Optimizer, Recipe, Schedule},
     report::{Group, Settings},
@@ -19,6 +20,7 @@ use cac::{
     weights::PUBLISHED,
 };
 use clap::{Args, Parser, Subcommand};
+use ndarray::Array4;
 use serde::Serialize;
 
 /// Open-set image classifiers: networks that name what they know and say "unknown" to the rest.
@@ -384,19 +386,31 @@ pub struct FileArgs {
     /// Fix the number of pictures, for engines that want static shapes
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
+    /// Numbers of the network: f16 stores weights in half the bytes; int8 computes convolutions in eight bits
+    #[arg(long, value_enum, default_value_t)]
+    pub precision: manifest::Precision,
+    /// Known training pictures, as for `train`, to measure activations on for int8, and how far f16 and int8 agree with
+    /// f32; those of the training by default
+    #[arg(long, value_name = "DIR")]
+    pub calibrate: Option<PathBuf>,
+    /// Draw this many of them at random
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub calibration_pictures: usize,
     /// Print the file's manifest as JSON
     #[arg(long)]
     pub json: bool,
 }
 
 impl FileArgs {
-    /// The options of the export.
-    pub fn options(&self) -> Options {
+    /// The options of the export, with the pictures to calibrate with.
+    pub fn options(&self, calibration: Option<Array4<f32>>) -> Options {
         Options {
             score: self.score,
             threshold: self.threshold.map_or(ThresholdRule::Keep(self.keep), ThresholdRule::Value),
             input: self.input,
             batch: self.batch,
+            precision: self.precision,
+            calibration,
         }
     }
 }
@@ -404,14 +418,15 @@ impl FileArgs {
 /// `toolkit eval`
 #[derive(Args)]
 pub struct EvalArgs {
-    /// The model, as `toolkit export` writes it; by default the one for CIFAR-10's classes that is built in
+    /// The model, as `toolkit export` writes it; by default the one for CIFAR-10's classes that is built in. Given several
+    /// times, each is measured and compared with the first
     #[arg(value_name = "MODEL.onnx")]
-    pub model: Option<PathBuf>,
+    pub model: Vec<PathBuf>,
     /// The threshold, and the form of the output
     #[command(flatten)]
     pub scorer: ScorerArgs,
-    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; never replaced by another one. Given several times, each is
-    /// measured and compared with the first
+    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; never replaced by another one. Given
+    /// several times, each is measured and compared with the first
     #[arg(long, default_value = "cpu")]
     pub provider: Vec<Provider>,
     /// Known classes: CIFAR-10's binary folder, test/CLASS/*.png or CLASS/*.png; the training data by default

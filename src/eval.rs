@@ -70,23 +70,47 @@ impl Agreement {
     /// Compares two tables of the same pictures, each with its own threshold.
     #[must_use]
     pub fn between(a: &Table, b: &Table) -> Self {
-        let pictures = |table: &Table| -> Vec<(f32, usize, bool)> {
+        fn pictures(table: &Table) -> impl Iterator<Item = Judgement> {
             let threshold = table.threshold.unwrap_or(f32::INFINITY);
-            let picture =
-                |(&score, &label): (&f32, &usize)| (score, label, cac::is_unknown(score, threshold));
-            table.scored.iter().flat_map(|set| set.scores.iter().zip(&set.labels)).map(picture).collect()
-        };
+            let picture = move |(&score, &label)| Judgement {
+                score,
+                label,
+                unknown: cac::is_unknown(score, threshold),
+            };
+            table.scored.iter().flat_map(|set| set.scores.iter().zip(&set.labels)).map(picture)
+        }
+        Self::count(pictures(a), pictures(b))
+    }
+
+    /// Compares what two models say of the same pictures.
+    #[must_use]
+    pub fn between_scores(a: &Scores, b: &Scores) -> Self {
+        fn pictures(scores: &Scores) -> impl Iterator<Item = Judgement> {
+            let picture = |((&score, &label), &unknown)| Judgement { score, label, unknown };
+            scores.score.iter().zip(&scores.label).zip(&scores.unknown).map(picture)
+        }
+        Self::count(pictures(a), pictures(b))
+    }
+
+    fn count(a: impl Iterator<Item = Judgement>, b: impl Iterator<Item = Judgement>) -> Self {
         let mut agreement = Self::default();
-        for (a, b) in pictures(a).into_iter().zip(pictures(b)) {
+        for (a, b) in a.zip(b) {
             agreement.pictures += 1;
-            let difference = (a.0 - b.0).abs() / a.0.abs().max(1.0);
+            let difference = (a.score - b.score).abs() / a.score.abs().max(1.0);
             let difference = if difference.is_nan() { f32::INFINITY } else { difference };
             agreement.greatest_score_difference = agreement.greatest_score_difference.max(difference);
-            agreement.label_flips += usize::from(a.1 != b.1);
-            agreement.unknown_flips += usize::from(a.2 != b.2);
+            agreement.label_flips += usize::from(a.label != b.label);
+            agreement.unknown_flips += usize::from(a.unknown != b.unknown);
         }
         agreement
     }
+}
+
+/// What is compared of a picture.
+struct Judgement {
+    score: f32,
+    label: usize,
+    unknown: bool,
 }
 
 /// Runs the known pictures, whose labels count in the order of the model's classes (see

@@ -1,15 +1,18 @@
 //! From a training run to one self-contained ONNX file: network, anchors, score, threshold and manifest.
 //!
-//! The graph uses opset 17 of `ai.onnx` alone, in float32, without functions or control flow, so that every
-//! common runtime takes it. Nodes and tensors carry the names of the layers.
+//! The graph uses opset 17 of `ai.onnx` alone, without functions or control flow, so that every common runtime
+//! takes it. Nodes and tensors carry the names of the layers.
 
 mod builder;
 mod graph;
+mod quantize;
 
 use std::path::Path;
 
 use ndarray::{Array2, Array4};
 use prost::Message;
+
+use builder::Numbers;
 
 use crate::{
     atomic,
@@ -19,9 +22,10 @@ use crate::{
         TEST_KNOWN_LOGITS, test_unknown_logits,
     },
     error::{Error, Result},
-    manifest::{Manifest, Threshold},
+    eval::Agreement,
+    manifest::{Manifest, Precision, Threshold},
     metrics::Bootstrap,
-    onnx::{Model, OperatorSet, Property},
+    onnx::{Graph, Model, OperatorSet, Property},
     report::{self, Report},
     scorer::{Provider, Scorer, file::MAX_BATCH},
     weights::Weights,
@@ -31,7 +35,13 @@ const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 
 /// The greatest relative difference of a logit that the self-check lets pass; below 1 it is absolute.
-const TOLERANCE: f64 = 1e-4;
+const fn tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::Float32 => 1e-4,
+        Precision::Float16 => 1e-2,
+        Precision::Int8 => 0.5,
+    }
+}
 
 /// What a file can be made of the same network.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,11 +54,23 @@ pub struct Options {
     pub input: InputForm,
     /// A fixed number of pictures for engines that want static shapes; any number by default.
     pub batch: Option<usize>,
+    /// The numbers of the network.
+    pub precision: Precision,
+    /// Known pictures `[N, 3, H, W]` in 0..=1, on which [`Precision::Int8`] measures the range of activations, and
+    /// smaller files are compared with the one of float32; some hundred will do.
+    pub calibration: Option<Array4<f32>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { score: None, threshold: ThresholdRule::Keep(0.95), input: InputForm::Float, batch: None }
+        Self {
+            score: None,
+            threshold: ThresholdRule::Keep(0.95),
+            input: InputForm::Float,
+            batch: None,
+            precision: Precision::default(),
+            calibration: None,
+        }
     }
 }
 
@@ -82,6 +104,8 @@ pub struct Exported {
     pub bytes: usize,
     /// The greatest difference of a logit to the trained network's on the check batch, relative above 1.
     pub difference: f64,
+    /// How far a file of another precision agrees with that of float32 on the calibration pictures.
+    pub agreement: Option<Agreement>,
 }
 
 /// Writes the ONNX file, after tract has read it back and computed the same logits for the check batch as
@@ -100,15 +124,41 @@ pub fn export(checkpoint: &Checkpoint, options: &Options, path: &Path) -> Result
 pub(crate) fn build(checkpoint: &Checkpoint, options: &Options) -> Result<(Exported, Vec<u8>)> {
     let anchors = anchors(checkpoint)?;
     let manifest = decide(checkpoint, options, &anchors)?;
-    let bytes = onnx(&manifest, options, &checkpoint.weights, &anchors)?.encode_to_vec();
-    let difference = check(checkpoint, &bytes)?;
-    Ok((Exported { manifest, bytes: bytes.len(), difference }, bytes))
+    let file = |numbers| onnx(&manifest, options, &checkpoint.weights, &anchors, numbers);
+    let bytes = file(numbers(checkpoint, options)?)?;
+    let difference = check(checkpoint, &bytes, options.precision)?;
+    let mut agreement = None;
+    if let Some(pictures) = options.calibration.as_ref().filter(|_| options.precision != Precision::Float32) {
+        let score = |bytes: &[u8]| Scorer::from_bytes(bytes, Provider::Cpu)?.score(pictures.view());
+        agreement = Some(Agreement::between_scores(&score(&file(Numbers::Float32)?)?, &score(&bytes)?));
+    }
+    Ok((Exported { manifest, bytes: bytes.len(), difference, agreement }, bytes))
+}
+
+/// What the network computes with.
+fn numbers(checkpoint: &Checkpoint, options: &Options) -> Result<Numbers> {
+    match options.precision {
+        Precision::Float32 => Ok(Numbers::Float32),
+        Precision::Float16 => Ok(Numbers::Float16),
+        Precision::Int8 => {
+            let pictures = options.calibration.as_ref().filter(|pictures| !pictures.is_empty());
+            let pictures = pictures.ok_or_else(|| Error::Setting {
+                name: "precision",
+                value: options.precision.to_string(),
+                reason: "needs known pictures to measure activations on; give --calibrate".to_owned(),
+            })?;
+            let (observer, tensors) = graph::observer(&checkpoint.manifest, &checkpoint.weights)?;
+            let observer = model(observer, Vec::new()).encode_to_vec();
+            Ok(Numbers::Int8(quantize::ranges(&observer, &tensors, pictures.view())?))
+        }
+    }
 }
 
 /// The manifest with the score and the threshold that go into the file.
 fn decide(checkpoint: &Checkpoint, options: &Options, anchors: &Array2<f32>) -> Result<Manifest> {
     let mut manifest = checkpoint.manifest.clone();
     manifest.score = options.score.unwrap_or(manifest.loss.variant.score());
+    manifest.precision = options.precision;
     let held_out = logits(checkpoint, HELD_OUT_LOGITS)?;
     let held_out = held_out.map(|logits| Scored::new(logits.view(), anchors.view(), manifest.score));
     let mut scores = held_out.map(|held_out| held_out.scores).unwrap_or_default();
@@ -183,13 +233,25 @@ pub(crate) fn anchors(checkpoint: &Checkpoint) -> Result<Array2<f32>> {
     Ok(Array2::from_shape_vec((classes, classes), values.to_vec()).expect("the shape was checked"))
 }
 
-fn onnx(manifest: &Manifest, options: &Options, weights: &Weights, anchors: &Array2<f32>) -> Result<Model> {
+/// The file.
+fn onnx(
+    manifest: &Manifest,
+    options: &Options,
+    weights: &Weights,
+    anchors: &Array2<f32>,
+    numbers: Numbers,
+) -> Result<Vec<u8>> {
     if let Some(batch) = options.batch.filter(|batch| !(1..=MAX_BATCH).contains(batch)) {
         let (value, reason) = (batch.to_string(), format!("must be 1 to {MAX_BATCH}"));
         return Err(Error::Setting { name: "batch", value, reason });
     }
-    let entry = |(key, value)| Property { key, value };
-    Ok(Model {
+    let graph = graph::graph(manifest, options, weights, anchors, numbers)?;
+    let property = |(key, value)| Property { key, value };
+    Ok(model(graph, manifest.to_properties().into_iter().map(property).collect()).encode_to_vec())
+}
+
+fn model(graph: Graph, metadata_props: Vec<Property>) -> Model {
+    Model {
         ir_version: IR_VERSION,
         opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
         producer_name: env!("CARGO_PKG_NAME").to_owned(),
@@ -197,13 +259,13 @@ fn onnx(manifest: &Manifest, options: &Options, weights: &Weights, anchors: &Arr
         doc_string: "Open-set image classifier trained with Class Anchor Clustering. `images` are RGB in \
                      0..=1 (or bytes); `unknown` is `score` > `threshold`, `label` the nearest anchor."
             .to_owned(),
-        graph: Some(graph::graph(manifest, options, weights, anchors)?),
-        metadata_props: manifest.to_properties().into_iter().map(entry).collect(),
-    })
+        graph: Some(graph),
+        metadata_props,
+    }
 }
 
 /// The greatest difference between tract's logits and the trained network's on the check batch.
-fn check(checkpoint: &Checkpoint, bytes: &[u8]) -> Result<f64> {
+fn check(checkpoint: &Checkpoint, bytes: &[u8], precision: Precision) -> Result<f64> {
     let missing = || checkpoint.weights.error(format!("tensor `{CHECK_IMAGES}` is missing"));
     let images = checkpoint.weights.get(CHECK_IMAGES).ok_or_else(missing)?;
     let &[n, channels, height, width] = &images.shape[..] else {
@@ -218,8 +280,9 @@ fn check(checkpoint: &Checkpoint, bytes: &[u8]) -> Result<f64> {
         let difference = f64::from((found - expected).abs() / expected.abs().max(1.0));
         greatest = if difference.is_nan() { f64::INFINITY } else { greatest.max(difference) };
     }
-    if n == 0 || greatest > TOLERANCE {
-        return Err(Error::SelfCheck { what: "logits", difference: greatest, tolerance: TOLERANCE });
+    let tolerance = tolerance(precision);
+    if n == 0 || greatest > tolerance {
+        return Err(Error::SelfCheck { what: "logits", difference: greatest, tolerance });
     }
     Ok(greatest)
 }

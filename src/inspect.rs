@@ -9,7 +9,7 @@ use crate::{
     arch::Architecture,
     cac::{AnchorKind, Variant},
     error::{Error, Result},
-    manifest::{Manifest, Training},
+    manifest::{Manifest, Precision, Training},
     scorer::file::{ModelFile, OUTPUTS},
 };
 
@@ -83,7 +83,11 @@ impl fmt::Display for Inspection {
         let (version, producer) = (self.manifest.format_version, &self.manifest.producer);
         writeln!(f, "format     {version}, written by {producer}")?;
         let (ir, opset, nodes, parameters) = (self.ir_version, self.opset, self.nodes, self.parameters);
-        writeln!(f, "graph      ONNX IR {ir}, opset {opset}, {nodes} nodes, {parameters} parameters")?;
+        let precision = self.manifest.precision;
+        writeln!(
+            f,
+            "graph      ONNX IR {ir}, opset {opset}, {nodes} nodes, {parameters} numbers, {precision}"
+        )?;
         let batch = self.batch.map_or("N".to_owned(), |batch| batch.to_string());
         let (height, width) = (input.height, input.width);
         if self.takes_bytes {
@@ -153,7 +157,8 @@ impl fmt::Display for Inspection {
             writeln!(f, "recipe     batch {batch_size}, learning rate {learning_rate}, {recipe}")?;
         }
         match &self.manifest.metrics {
-            Some(report) => write!(f, "\n{report}"),
+            Some(report) if self.manifest.precision == Precision::Float32 => write!(f, "\n{report}"),
+            Some(report) => write!(f, "\nbefore the weights became {}:\n{report}", self.manifest.precision),
             None => Ok(()),
         }
     }

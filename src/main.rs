@@ -23,12 +23,12 @@ use cac::{
 use cac::{
     cac::{AnchorKind, Loss},
     checkpoint::{Checkpoint, Which},
-    dataset::{Dataset, UnknownSet, open_test, open_training},
+    dataset::{Dataset, Protocol, UnknownSet, open_test, open_training},
     eval::{self, Agreement, Evaluation},
     export,
     import::{self, Calibration},
     inspect::Inspection,
-    manifest::Input,
+    manifest::{Input, Manifest, Precision},
     metrics::{Kind, Stream},
     preprocess,
     report::Report,
@@ -43,6 +43,7 @@ use cli::{
 };
 #[cfg(feature = "train")]
 use cli::{Family, Objective, SettingsArgs};
+use ndarray::Array4;
 use progress::Progress;
 
 /// The model that is used where none is named.
@@ -168,17 +169,17 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
                 eprintln!("training on {pictures} pictures, results in `{}`", run.display());
             }
             Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
-                let bar = bar.get_or_insert_with(|| Progress::new(format!("epoch {epoch}/{epochs}"), steps));
+                let current =
+                    bar.get_or_insert_with(|| Progress::new(format!("epoch {epoch}/{epochs}"), steps));
                 let message =
                     format!("loss {loss:.4}, lr {learning_rate:.2e}, {pictures_per_second:.1} pictures/s");
-                bar.update(*step, &message);
-            }
-            Event::Testing { epoch } => {
-                if let Some(bar) = bar.take() {
+                current.update(*step, &message);
+                // Not every epoch is tested.
+                if let Some(bar) = bar.take_if(|_| *step == steps) {
                     bar.finish("");
                 }
-                eprintln!("epoch {epoch}/{epochs}: testing");
             }
+            Event::Testing { epoch } => eprintln!("epoch {epoch}/{epochs}: testing"),
             Event::Epoch { epoch, held_out_loss, best, seconds, report } => {
                 let held_out = held_out_loss.map(|loss| format!(", held-out loss {loss:.4}"));
                 let best = if *best { " (best)" } else { "" };
@@ -340,7 +341,13 @@ fn import_weights(args: &ImportArgs) -> anyhow::Result<()> {
         })?;
         bar.finish("");
     }
-    write_model(&checkpoint, &args.file, &args.model, &args.weights)
+    let calibration = match (&args.file.calibrate, &args.known) {
+        (Some(folder), _) | (None, Some(folder)) => {
+            calibration(&args.file, folder, args.protocol, &checkpoint.manifest)?
+        }
+        (None, None) => None,
+    };
+    write_model(&checkpoint, &args.file, calibration, &args.model, &args.weights)
 }
 
 fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
@@ -353,12 +360,45 @@ fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
     {
         bail!("`{}` has no finished epoch; `--last` takes the weights of its interruption", run.display());
     }
-    write_model(&Checkpoint::open(&run, which)?, &args.file, &args.model, &run)
+    let checkpoint = Checkpoint::open(&run, which)?;
+    let training = checkpoint.manifest.training.as_ref();
+    let protocol = training.and_then(|training| training.protocol.as_deref()).map(str::parse).transpose()?;
+    let calibration = match (&args.file.calibrate, training.map(|training| &training.known)) {
+        (Some(folder), _) => calibration(&args.file, folder, None, &checkpoint.manifest)?,
+        (None, Some(folder)) if folder.exists() => {
+            calibration(&args.file, folder, protocol, &checkpoint.manifest)?
+        }
+        _ => None,
+    };
+    write_model(&checkpoint, &args.file, calibration, &args.model, &run)
+}
+
+/// The known pictures with which a file of another precision is calibrated.
+fn calibration(
+    args: &FileArgs,
+    folder: &Path,
+    protocol: Option<Protocol>,
+    manifest: &Manifest,
+) -> anyhow::Result<Option<Array4<f32>>> {
+    if args.precision == Precision::Float32 {
+        return Ok(None);
+    }
+    let (height, width) = (manifest.input.height, manifest.input.width);
+    let pictures = open_training(folder, protocol.as_ref(), height, width)?;
+    let drawn = pictures.draw(args.calibration_pictures, 0).0;
+    let values: Vec<f32> = pictures.batch(&drawn)?.into_iter().map(preprocess::unit).collect();
+    Ok(Some(Array4::from_shape_vec((drawn.len(), 3, height, width), values)?))
 }
 
 /// Exports a checkpoint and says what came of it.
-fn write_model(checkpoint: &Checkpoint, args: &FileArgs, model: &Path, from: &Path) -> anyhow::Result<()> {
-    let exported = export::export(checkpoint, &args.options(), model)?;
+fn write_model(
+    checkpoint: &Checkpoint,
+    args: &FileArgs,
+    calibration: Option<Array4<f32>>,
+    model: &Path,
+    from: &Path,
+) -> anyhow::Result<()> {
+    let exported = export::export(checkpoint, &args.options(calibration), model)?;
     if args.json {
         return print_json(&exported.manifest);
     }
@@ -376,23 +416,41 @@ fn write_model(checkpoint: &Checkpoint, args: &FileArgs, model: &Path, from: &Pa
         threshold.value,
         exported.difference,
     )?;
+    if let Some(Agreement { pictures, label_flips, unknown_flips, .. }) = exported.agreement {
+        writeln!(
+            stdout(),
+            "against f32 on {pictures} training pictures: {label_flips} other classes, {unknown_flips} other verdicts"
+        )?;
+    }
     Ok(())
 }
 
 fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
-    // Whether every provider can be used is known before any picture is read.
-    let scorers = args
-        .provider
-        .iter()
-        .map(|&provider| open_scorer(args.model.as_deref(), &args.scorer, provider))
-        .collect::<cac::Result<Vec<_>>>()?;
-    let bytes = match &args.model {
-        Some(model) => {
-            Cow::Owned(std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?)
-        }
-        None => Cow::Borrowed(MODEL),
+    let models: Vec<Option<&Path>> = match &args.model[..] {
+        [] => vec![None],
+        models => models.iter().map(|model| Some(model.as_path())).collect(),
     };
-    let manifest = scorers.first().context("no provider")?.manifest();
+    // Whether every model can be read and every provider be used is known before any picture is read.
+    let mut runs = Vec::new();
+    for &model in &models {
+        for &provider in &args.provider {
+            let name = match model {
+                Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
+                _ => provider.to_string(),
+            };
+            runs.push((name, model, open_scorer(model, &args.scorer, provider)?));
+        }
+    }
+    let (first_name, _, scorer) = runs.first().context("no provider")?;
+    let manifest = scorer.manifest();
+    for (name, _, scorer) in &runs {
+        let other = scorer.manifest();
+        let size = |manifest: &Manifest| (manifest.input.height, manifest.input.width);
+        if other.classes != manifest.classes || size(other) != size(manifest) || other.score != manifest.score
+        {
+            bail!("{name} has other classes, another size or another score than {first_name}");
+        }
+    }
     let (height, width) = (manifest.input.height, manifest.input.width);
     // Without data given it is that of the training.
     let training = manifest.training.as_ref().filter(|_| args.known.is_none());
@@ -426,9 +484,9 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
     let total = known.len() + unknown.iter().map(|set| set.pictures.len()).sum::<usize>();
 
     let mut first: Option<Evaluation> = None;
-    for (provider, scorer) in args.provider.iter().zip(&scorers) {
+    for (name, model, scorer) in &runs {
         let start = Instant::now();
-        let mut bar = Progress::new(format!("scoring with {provider}"), total);
+        let mut bar = Progress::new(format!("scoring with {name}"), total);
         let settings = args.report.settings(None);
         let evaluation = eval::evaluate(scorer, &known, &unknown, &args.score, &settings, |done| {
             let rate = done as f64 / start.elapsed().as_secs_f64();
@@ -436,7 +494,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         });
         bar.finish("");
         let evaluation = evaluation?;
-        let placement = provider.placement(&bytes).unwrap_or_else(|error| {
+        let placement = scorer.provider().placement(&model_bytes(*model)?).unwrap_or_else(|error| {
             eprintln!("it is not known where the operators ran: {error}");
             BTreeMap::new()
         });
@@ -445,6 +503,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         if args.scorer.json {
             for (index, table) in evaluation.tables.iter().enumerate() {
                 let mut line = serde_json::to_value(table)?;
+                line["model"] = serde_json::to_value(model)?;
                 line["provider"] = evaluation.provider.clone().into();
                 line["pictures"] = evaluation.pictures.into();
                 line["seconds"] = evaluation.seconds.into();
@@ -455,7 +514,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
                 print_json(&line)?;
             }
         } else {
-            print_evaluation(&evaluation, &agreements, args.provider[0], &placement)?;
+            print_evaluation(&evaluation, &agreements, first_name, &placement)?;
         }
         first.get_or_insert(evaluation);
     }
@@ -468,7 +527,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
 fn print_evaluation(
     evaluation: &Evaluation,
     agreements: &[Agreement],
-    first: Provider,
+    first: &str,
     placement: &BTreeMap<String, usize>,
 ) -> anyhow::Result<()> {
     let Evaluation { provider, pictures, seconds, tables } = evaluation;
@@ -606,6 +665,16 @@ fn providers(args: &ProvidersArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The bytes of a model file, or of the model that is built in.
+fn model_bytes(model: Option<&Path>) -> anyhow::Result<Cow<'static, [u8]>> {
+    match model {
+        Some(model) => {
+            Ok(std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?.into())
+        }
+        None => Ok(MODEL.into()),
+    }
 }
 
 fn open_scorer(model: Option<&Path>, args: &ScorerArgs, provider: Provider) -> cac::Result<Scorer> {

@@ -1,7 +1,10 @@
 //! What travels with the weights: in a training run as `manifest.json`, in an ONNX file as metadata, one
 //! property `cac.FIELD` for each field of [`Manifest`] with its JSON as the value.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -40,6 +43,9 @@ pub struct Manifest {
     pub anchors: AnchorKind,
     /// The rejection score that the file computes.
     pub score: Score,
+    /// The numbers of the file's network.
+    #[serde(default)]
+    pub precision: Precision,
     /// The decision threshold; absent before export.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<Threshold>,
@@ -49,7 +55,7 @@ pub struct Manifest {
     /// How it was trained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
-    /// What the test after training gave; in a model file for its score and threshold.
+    /// What the test after training gave, in float32; in a model file for its score and threshold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Report>,
 }
@@ -70,6 +76,35 @@ pub struct Input {
 impl Default for Input {
     fn default() -> Self {
         Self { height: 32, width: 32, mean: [0.5; 3], std: [0.5; 3] }
+    }
+}
+
+/// The numbers of a network in a file. Anchors, distances and scores are always computed in float32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Precision {
+    /// As trained.
+    #[default]
+    #[serde(rename = "f32")]
+    #[cfg_attr(feature = "cli", value(name = "f32"))]
+    Float32,
+    /// Weights lie in the file in float16, in half the bytes; it computes in float32.
+    #[serde(rename = "f16")]
+    #[cfg_attr(feature = "cli", value(name = "f16"))]
+    Float16,
+    /// Convolutions in whole numbers of eight bits, in a quarter of the bytes and faster.
+    #[serde(rename = "int8")]
+    #[cfg_attr(feature = "cli", value(name = "int8"))]
+    Int8,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Float32 => "f32",
+            Self::Float16 => "f16",
+            Self::Int8 => "int8",
+        })
     }
 }
 
@@ -234,6 +269,7 @@ pub(crate) mod tests {
             loss: Loss::new(Variant::Paper),
             anchors: AnchorKind::ClassMeans,
             score: Score::Cac,
+            precision: Precision::Float16,
             threshold: Some(Threshold {
                 value: 0.1,
                 keep: Some(0.95),

@@ -8,8 +8,11 @@ use prost::Message;
 pub(crate) mod element {
     pub(crate) const FLOAT: i32 = 1;
     pub(crate) const UINT8: i32 = 2;
+    pub(crate) const INT8: i32 = 3;
+    pub(crate) const INT32: i32 = 6;
     pub(crate) const INT64: i32 = 7;
     pub(crate) const BOOL: i32 = 9;
+    pub(crate) const FLOAT16: i32 = 10;
 }
 
 #[derive(Clone, PartialEq, Message)]

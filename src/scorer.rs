@@ -4,7 +4,7 @@ pub(crate) mod file;
 #[cfg(feature = "onnxruntime")]
 mod onnxruntime;
 #[cfg(feature = "tract")]
-mod tract;
+pub(crate) mod tract;
 
 #[cfg(feature = "onnxruntime")]
 use std::collections::BTreeMap;

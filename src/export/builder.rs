@@ -1,14 +1,30 @@
 //! Puts an ONNX graph together in order. A node is named after its one output.
 
+use super::quantize::{Quantization, Ranges, by_channel};
 use crate::onnx::{Attribute, Graph, Node, Tensor, Value, element};
 
+/// The numbers that a graph holds and computes with.
+pub(super) enum Numbers {
+    Float32,
+    /// Weights lie in the file as float16; all is computed in float32.
+    Float16,
+    /// As float32, and notes which tensors would be [`Int8`](Self::Int8).
+    Observe(Vec<String>),
+    /// Convolutions take and give bytes, and have weights of eight bits, in QDQ form.
+    Int8(Ranges),
+}
+
 /// A graph under construction.
-#[derive(Default)]
 pub(super) struct Builder {
     graph: Graph,
+    numbers: Numbers,
 }
 
 impl Builder {
+    pub(super) fn new(numbers: Numbers) -> Self {
+        Self { graph: Graph::default(), numbers }
+    }
+
     /// Adds a node and returns the name of its output, which is its own.
     pub(super) fn node(
         &mut self,
@@ -29,24 +45,124 @@ impl Builder {
 
     /// Adds a constant tensor of float32.
     pub(super) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.initializer(name, shape, element::FLOAT, bytes);
+        self.constant(name, shape, element::FLOAT, values, |value| value.to_le_bytes());
     }
 
     /// Adds a constant vector of int64.
     pub(super) fn ints(&mut self, name: &str, values: &[i64]) {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        self.initializer(name, &[values.len()], element::INT64, bytes);
+        self.constant(name, &[values.len()], element::INT64, values, |value| value.to_le_bytes());
     }
 
-    fn initializer(&mut self, name: &str, shape: &[usize], data_type: i32, raw_data: Vec<u8>) {
+    fn constant<T: Copy, const SIZE: usize>(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        data_type: i32,
+        values: &[T],
+        bytes: impl Fn(T) -> [u8; SIZE],
+    ) {
         self.graph.initializer.push(Tensor {
             name: name.to_owned(),
             dims: shape.iter().map(|&length| length as i64).collect(),
             data_type,
-            raw_data,
+            raw_data: values.iter().flat_map(|&value| bytes(value)).collect(),
             ..Tensor::default()
         });
+    }
+
+    /// Adds the weights of a layer; the tensor of float32 that comes of them has this name.
+    pub(super) fn weights(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        if !matches!(self.numbers, Numbers::Float16) {
+            return self.floats(name, shape, values);
+        }
+        let stored = format!("{name}.half");
+        self.constant(&stored, shape, element::FLOAT16, values, |value| {
+            half::f16::from_f32(value).to_le_bytes()
+        });
+        self.node("Cast", name, &[&stored], vec![Attribute::int("to", element::FLOAT.into())]);
+    }
+
+    /// Adds a convolution by kernels `[outputs, inputs, k, k]`.
+    pub(super) fn convolution(
+        &mut self,
+        name: &str,
+        input: &str,
+        (weight, shape, kernels): (&str, &[usize], &[f32]),
+        bias: Option<(&str, &[f32])>,
+        attributes: Vec<Attribute>,
+    ) -> String {
+        let input_scale = match &self.numbers {
+            Numbers::Int8(ranges) => ranges.get(input).map(|&range| Quantization::of(range).scale),
+            _ => None,
+        };
+        let input = self.narrow(input);
+        if let Some(input_scale) = input_scale {
+            let (scales, bytes) = by_channel(kernels, shape[0]);
+            self.constant(&format!("{weight}.int8"), shape, element::INT8, &bytes, i8::to_le_bytes);
+            self.restored(weight, "int8", &scales, element::INT8);
+            if let Some((bias, values)) = bias {
+                let scales: Vec<f32> = scales.iter().map(|scale| scale * input_scale).collect();
+                let whole: Vec<i32> =
+                    values.iter().zip(&scales).map(|(value, scale)| (value / scale).round() as i32).collect();
+                self.constant(
+                    &format!("{bias}.int32"),
+                    &[whole.len()],
+                    element::INT32,
+                    &whole,
+                    i32::to_le_bytes,
+                );
+                self.restored(bias, "int32", &scales, element::INT32);
+            }
+        } else {
+            self.weights(weight, shape, kernels);
+            if let Some((bias, values)) = bias {
+                self.floats(bias, &[values.len()], values);
+            }
+        }
+        let tensors: Vec<&str> = [&input, weight].into_iter().chain(bias.map(|(name, _)| name)).collect();
+        self.node("Conv", name, &tensors, attributes)
+    }
+
+    /// The float32 tensor `name` out of the whole numbers `name.suffix`, with a scale for each of axis 0.
+    fn restored(&mut self, name: &str, suffix: &str, scales: &[f32], data_type: i32) {
+        let [stored, scale, zero] = [suffix, "scale", "zero"].map(|part| format!("{name}.{part}"));
+        self.floats(&scale, &[scales.len()], scales);
+        let size = if data_type == element::INT8 { 1 } else { 4 };
+        self.constant(&zero, &[scales.len()], data_type, &vec![0; scales.len() * size], |byte: u8| [byte]);
+        self.node("DequantizeLinear", name, &[&stored, &scale, &zero], vec![Attribute::int("axis", 0)]);
+    }
+
+    /// A tensor that goes into a convolution, or comes out of one: as bytes and back where these are the numbers.
+    pub(super) fn narrow(&mut self, tensor: &str) -> String {
+        let range = match &mut self.numbers {
+            Numbers::Observe(tensors) => {
+                if !tensors.iter().any(|known| known == tensor) {
+                    tensors.push(tensor.to_owned());
+                }
+                None
+            }
+            Numbers::Int8(ranges) => ranges.get(tensor).copied(),
+            Numbers::Float32 | Numbers::Float16 => None,
+        };
+        let Some(range) = range else { return tensor.to_owned() };
+        let [scale, zero, bytes, restored] =
+            ["scale", "zero", "bytes", "restored"].map(|part| format!("{tensor}.{part}"));
+        if self.graph.node.iter().all(|node| node.name != restored) {
+            let quantization = Quantization::of(range);
+            self.floats(&scale, &[], &[quantization.scale]);
+            self.constant(&zero, &[], element::UINT8, &[quantization.zero_point], u8::to_le_bytes);
+            self.node("QuantizeLinear", &bytes, &[tensor, &scale, &zero], vec![]);
+            self.node("DequantizeLinear", &restored, &[&bytes, &scale, &zero], vec![]);
+        }
+        restored
+    }
+
+    /// The tensors that [`Numbers::Observe`] has noted.
+    pub(super) fn observed(&self) -> &[String] {
+        match &self.numbers {
+            Numbers::Observe(tensors) => tensors,
+            _ => &[],
+        }
     }
 
     /// Declares an input; `None` stands for any number N.

@@ -3,7 +3,10 @@
 
 use ndarray::Array2;
 
-use super::{InputForm, Options, builder::Builder};
+use super::{
+    InputForm, Options,
+    builder::{Builder, Numbers},
+};
 use crate::{
     arch::{BATCH_NORM_EPSILON, Layer, Op},
     cac::Score,
@@ -19,13 +22,32 @@ pub(super) fn graph(
     options: &Options,
     weights: &Weights,
     anchors: &Array2<f32>,
+    numbers: Numbers,
 ) -> Result<Graph> {
-    let mut graph = Builder::default();
+    let mut graph = Builder::new(numbers);
     let layers = manifest.architecture.layers(manifest.classes.len())?;
     input(&mut graph, manifest, options);
     network(&mut graph, &layers, weights)?;
     head(&mut graph, manifest, anchors, options.batch);
     Ok(graph.finish("cac"))
+}
+
+/// A graph that takes one picture, and gives the least value of each tensor that would become bytes, then the
+/// greatest; and the names of these tensors.
+pub(super) fn observer(manifest: &Manifest, weights: &Weights) -> Result<(Graph, Vec<String>)> {
+    let mut graph = Builder::new(Numbers::Observe(Vec::new()));
+    let options = Options { batch: Some(1), ..Options::default() };
+    input(&mut graph, manifest, &options);
+    network(&mut graph, &manifest.architecture.layers(manifest.classes.len())?, weights)?;
+    let tensors = graph.observed().to_vec();
+    for op in ["ReduceMin", "ReduceMax"] {
+        for tensor in &tensors {
+            let name =
+                graph.node(op, &format!("{tensor}.{op}"), &[tensor], vec![Attribute::int("keepdims", 0)]);
+            graph.output(&name, element::FLOAT, &[]);
+        }
+    }
+    Ok((graph.finish("observer"), tensors))
 }
 
 /// The input in its form, and the normalised pictures as `normalized`.
@@ -84,7 +106,15 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
             Op::Input => "normalized".to_owned(),
             Op::Dropout(_) | Op::DropoutChannels(_) => inputs[0].to_owned(),
             Op::BatchNorm { .. } if folded_norm(layer.inputs[0]).is_some() => inputs[0].to_owned(),
-            Op::Conv { .. } => convolution(graph, name, layer, folded_norm(index), inputs[0], weights)?,
+            Op::Conv { .. } => {
+                let norm = folded_norm(index);
+                let output = convolution(graph, name, layer, norm, inputs[0], weights)?;
+                // A rectifier that follows makes no difference to what bytes can hold: its output becomes bytes.
+                let last = index + usize::from(norm.is_some());
+                let is_rectified =
+                    layers.iter().any(|next| next.inputs == [last] && matches!(next.op, Op::Relu));
+                if is_rectified && readers[last] == 1 { output } else { graph.narrow(&output) }
+            }
             Op::BatchNorm { .. } => {
                 let epsilon = Attribute::float("epsilon", BATCH_NORM_EPSILON as f32);
                 with_parameters(graph, "BatchNormalization", name, layer, inputs[0], weights, epsilon)?
@@ -121,7 +151,8 @@ fn with_parameters(
 ) -> Result<String> {
     let parameters = layer.parameters();
     for (name, shape) in &parameters {
-        graph.floats(name, shape, weights.values(name, shape)?);
+        let values = weights.values(name, shape)?;
+        if shape.len() > 1 { graph.weights(name, shape, values) } else { graph.floats(name, shape, values) }
     }
     let parameters = parameters.iter().map(|(name, _)| name.as_str());
     let tensors: Vec<&str> = [input].into_iter().chain(parameters).collect();
@@ -142,28 +173,23 @@ fn convolution(
     };
     let (weight, bias) = (format!("{}.weight", layer.name), format!("{}.bias", layer.name));
     let shape = [outputs, inputs, kernel, kernel];
-    let values = weights.values(&weight, &shape)?;
-    let mut tensors = vec![input, &weight];
+    let mut kernels = weights.values(&weight, &shape)?.to_vec();
+    let mut shift = None;
     if let Some(norm) = norm {
-        let (scale, shift) = affine(norm, outputs, weights)?;
-        let kernels = values.chunks_exact(inputs * kernel * kernel).zip(&scale);
-        let scaled: Vec<f32> = kernels
-            .flat_map(|(kernel, scale)| kernel.iter().map(move |&w| (f64::from(w) * scale) as f32))
-            .collect();
-        let shift: Vec<f32> = shift.iter().map(|&b| b as f32).collect();
-        graph.floats(&weight, &shape, &scaled);
-        graph.floats(&bias, &[outputs], &shift);
-        tensors.push(&bias);
-    } else {
-        graph.floats(&weight, &shape, values);
+        let (scales, shifts) = affine(norm, outputs, weights)?;
+        for (kernel, scale) in kernels.chunks_exact_mut(inputs * kernel * kernel).zip(scales) {
+            kernel.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * scale) as f32);
+        }
+        shift = Some(shifts.into_iter().map(|shift| shift as f32).collect::<Vec<_>>());
     }
+    let shift = shift.as_deref().map(|shift| (bias.as_str(), shift));
     let [kernel, stride, padding] = [kernel, stride, padding].map(|size| size as i64);
     let attributes = vec![
         Attribute::ints("kernel_shape", &[kernel; 2]),
         Attribute::ints("strides", &[stride; 2]),
         Attribute::ints("pads", &[padding; 4]),
     ];
-    Ok(graph.node("Conv", name, &tensors, attributes))
+    Ok(graph.convolution(name, input, (&weight, &shape, &kernels), shift, attributes))
 }
 
 /// A batch normalisation in evaluation as x * scale + shift, in double precision.

@@ -15,8 +15,34 @@ use super::{
 };
 use crate::error::{Error, Result};
 
+/// A network that is ready to run.
+pub(crate) struct Plan(Arc<TypedRunnableModel>);
+
+impl Plan {
+    /// Of a model that takes float32.
+    pub(crate) fn of_floats(bytes: &[u8], shape: [usize; 4]) -> std::result::Result<Self, String> {
+        Self::new(bytes, f32::fact(shape))
+    }
+
+    fn new(bytes: &[u8], input: TypedFact) -> std::result::Result<Self, String> {
+        let plan = unpanicked(|| {
+            tract_onnx::onnx()
+                .model_for_read(&mut &bytes[..])?
+                .with_input_fact(0, input.into())?
+                .into_optimized()?
+                .into_runnable()
+        });
+        Ok(Self(plan?))
+    }
+
+    /// The outputs in their order.
+    pub(crate) fn run(&self, input: Tensor) -> std::result::Result<TVec<TValue>, String> {
+        unpanicked(|| self.0.run(tvec!(input.into())))
+    }
+}
+
 pub(super) struct Tract {
-    plan: Arc<TypedRunnableModel>,
+    plan: Plan,
     /// The number of pictures that the plan takes: the file's fixed batch, or 1.
     batch: usize,
 }
@@ -30,14 +56,8 @@ impl Tract {
         } else {
             f32::fact([batch, 3, height, width])
         };
-        let plan = unpanicked(|| {
-            tract_onnx::onnx()
-                .model_for_read(&mut &bytes[..])?
-                .with_input_fact(0, input.into())?
-                .into_optimized()?
-                .into_runnable()
-        });
-        let plan = plan.map_err(|error| file.error(format!("tract cannot run it: {error}")))?;
+        let plan =
+            Plan::new(bytes, input).map_err(|error| file.error(format!("tract cannot run it: {error}")))?;
         Ok(Self { plan, batch })
     }
 
@@ -55,8 +75,7 @@ impl Tract {
         let n = images.len_of(Axis(0));
         let input: Tensor =
             if file.takes_bytes { super::bytes(images).into() } else { images.to_owned().into() };
-        let outputs = unpanicked(|| self.plan.run(tvec!(input.into())))
-            .map_err(|reason| Error::Runtime { runtime: "tract", reason })?;
+        let outputs = self.plan.run(input).map_err(|reason| Error::Runtime { runtime: "tract", reason })?;
         let output = |name: &str| {
             let index = OUTPUTS.iter().position(|&output| output == name).expect("one of the five");
             &outputs[index]

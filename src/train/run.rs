@@ -231,6 +231,7 @@ impl<'a> Run<'a> {
             loss: *loss,
             anchors: loss.variant.anchor_kind(),
             score: loss.variant.score(),
+            precision: crate::manifest::Precision::Float32,
             threshold: None,
             imported: None,
             training: Some(training),

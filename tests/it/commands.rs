@@ -215,6 +215,44 @@ fn several_scores_in_one_pass_and_their_files() {
 }
 
 #[test]
+fn smaller_files_are_compared_with_the_exact_one() {
+    let folder = trained();
+    let at = folder.path();
+    pictures(at);
+    // Training pictures to calibrate on.
+    fs::rename(at.join("known/test"), at.join("known/train")).unwrap();
+    stdout(&toolkit(at, &["export", "f32.onnx"]));
+    for precision in ["f16", "int8"] {
+        let file = format!("{precision}.onnx");
+        let export = ["export", &file, "--precision", precision, "--calibrate", "known"];
+        let said = toolkit(at, &export);
+        assert!(
+            stdout(&said).contains("against f32 on 3 training pictures: 0 other classes"),
+            "{}",
+            stdout(&said)
+        );
+        assert!(stdout(&toolkit(at, &["inspect", &file])).contains(&format!(" numbers, {precision}\n")));
+    }
+    assert!(error(&toolkit(at, &["export", "x.onnx", "--precision", "int8"])).contains("give --calibrate"));
+    fs::rename(at.join("known/train"), at.join("known/test")).unwrap();
+    let data = ["--known", "known", "--unknown", "other=other", "--json"];
+    let models =
+        ["eval", "f32.onnx", "f16.onnx", "int8.onnx", "--provider", "cpu", "--provider", "onnxruntime"];
+    let said = toolkit(at, &[&models[..], &data].concat());
+    let lines: Vec<Value> = stdout(&said).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let models: Vec<&str> = lines.iter().map(|line| line["model"].as_str().unwrap()).collect();
+    assert_eq!(models, ["f32.onnx", "f32.onnx", "f16.onnx", "f16.onnx", "int8.onnx", "int8.onnx"]);
+    let differences: Vec<f64> = lines[1..]
+        .iter()
+        .map(|line| line["agreement"]["greatest_score_difference"].as_f64().unwrap())
+        .collect();
+    assert!(differences[0] < 1e-4 && differences[1] > differences[0] && differences[3] > differences[1]);
+    stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
+    let others = toolkit(at, &[&["eval", "f32.onnx", "energy.onnx"], &data[..]].concat());
+    assert!(error(&others).contains("another score than f32.onnx on cpu"));
+}
+
+#[test]
 fn wrong_input_is_one_clear_line_and_exit_code_1() {
     let folder = trained();
     let at = folder.path();

@@ -4,6 +4,7 @@ use cac::{
     cac::{Score, Variant, distances, is_unknown, labels},
     checkpoint::{CHECK_IMAGES, CHECK_LOGITS, Checkpoint},
     export::{self, InputForm, Options, ThresholdRule},
+    manifest::Precision,
     scorer::{Provider, Scorer, Scores},
 };
 use ndarray::{Array2, Array4, Axis};
@@ -150,6 +151,33 @@ fn the_threshold_can_be_changed_when_scoring() {
         assert_eq!(open().with_keep(1.0).unwrap().threshold(), *held_out.last().unwrap());
         assert_eq!(open().with_keep(0.5).unwrap().threshold(), held_out[held_out.len() / 2 - 1]);
         assert!(open().with_keep(1.1).is_err() && open().with_threshold(f32::NAN).is_err());
+    }
+}
+
+#[test]
+fn smaller_files_say_nearly_the_same() {
+    let checkpoint = checkpoint(2, Variant::Paper);
+    let images = images(&checkpoint);
+    let exact = exported(&checkpoint, &Options::default());
+    let expected = score(&exact, Provider::Cpu, &images);
+    for (precision, share, tolerance) in [(Precision::Float16, 0.6, 0.01), (Precision::Int8, 0.4, 0.2)] {
+        for input in [InputForm::Float, InputForm::Bytes] {
+            let calibration = Some(images.clone());
+            let bytes = exported(
+                &checkpoint,
+                &Options { precision, calibration, input, batch: Some(2), ..Options::default() },
+            );
+            assert!((bytes.len() as f64) < share * exact.len() as f64, "{precision}: {}", bytes.len());
+            for provider in PROVIDERS {
+                let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
+                assert_eq!(scorer.manifest().precision, precision);
+                let found = scorer.score(images.view()).unwrap();
+                assert_eq!(found.label, expected.label, "{precision} {provider}");
+                let greatest =
+                    found.logits.iter().zip(&expected.logits).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                assert!(greatest > 0.0 && greatest < tolerance, "{precision} {provider}: {greatest}");
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use cac::{
     checkpoint::CHECK_LOGITS,
     dataset::{Dataset, Split},
     export::{self, Options, ThresholdRule},
+    manifest::Precision,
     metrics::Metrics,
     preprocess, score_file,
     scorer::{Provider, Scorer},
@@ -179,6 +180,7 @@ fn setting() {
         Options { threshold: ThresholdRule::Keep(1.5), ..Options::default() },
         Options { threshold: ThresholdRule::Value(f32::NAN), ..Options::default() },
         Options { batch: Some(0), ..Options::default() },
+        Options { precision: Precision::Int8, ..Options::default() },
     ] {
         let error = export::export(&checkpoint, &options, Path::new("never.onnx")).unwrap_err();
         assert!(matches!(error, Error::Setting { .. }), "{error}");

@@ -20,7 +20,7 @@ use cac::{
     arch::{Architecture, WideResNet},
     cac::{Loss, Variant},
     checkpoint::Checkpoint,
-    manifest::{FORMAT_VERSION, Input, Manifest},
+    manifest::{FORMAT_VERSION, Input, Manifest, Precision},
     weights::Weights,
 };
 
@@ -40,6 +40,7 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
         loss: Loss::new(variant),
         anchors: variant.anchor_kind(),
         score: variant.score(),
+        precision: Precision::Float32,
         threshold: None,
         imported: None,
         training: None,

@@ -263,8 +263,13 @@ fn a_backbone_is_made_with_cross_entropy() {
     two_colours(at);
     let plain =
         ["--loss", "cross-entropy", "--augment", "crop", "--test-every", "2", "--run", "plain", "--json"];
-    let events = toolkit(at, &[&SMALL[..], &plain].concat());
-    let events = lines(stdout(&events));
+    let output = toolkit(at, &[&SMALL[..], &plain].concat());
+    let progress = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        ["1/3 ", "2/3 ", "3/3 "].iter().all(|epoch| progress.contains(&format!("epoch {epoch}"))),
+        "{progress}"
+    );
+    let events = lines(stdout(&output));
     let tests: Vec<u64> = events
         .iter()
         .filter(|event| event["event"] == "epoch")

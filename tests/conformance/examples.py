@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Score the same pictures with the toolkit and with the examples that are no Rust, and compare what they say.
+
+    python tests/conformance/examples.py TOOLKIT MODEL.onnx
+
+The batch jobs get a broken picture more, which must be a row with an error. C needs the folder of
+onnxruntime_c_api.h in ORT_INCLUDE, Spark needs Java: without them they are left out, and a line says so. Fails where an
+example gives another class or another verdict, or a score that is further off than TOLERANCE.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pyarrow.parquet
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+LIBRARY = ROOT / ".native" / "onnxruntime" / "lib"
+BROKEN = "broken.jpg"
+# The PNG pictures have the model's size. JPEG pictures are decoded and resized, and between two programs some values come
+# out a step of 255 apart. That moves the score of the last one most: a step on a tenth of its values, by 0.09 on average.
+TOLERANCE = {".png": 1e-4, ".jpg": 0.05, "crystalline_0160.jpg": 0.2}
+# Everything stays on this machine.
+ENVIRONMENT = {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "SPARK_LOCAL_IP": "127.0.0.1"}
+
+
+class Verdict(NamedTuple):
+    name: str | None  # of the class; None where the example prints "unknown" in its place
+    score: float
+    unknown: bool
+
+
+Verdicts = dict[str, Verdict]
+
+
+class LeftOut(Exception):
+    pass
+
+
+def output(*command: str | Path) -> str:
+    run = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | ENVIRONMENT)
+    if run.returncode:
+        raise RuntimeError(run.stderr.strip()[-2000:] or f"exit status {run.returncode}")
+    return run.stdout
+
+
+def from_toolkit(toolkit: Path, model: Path, pictures: list[Path]) -> Verdicts:
+    said = map(json.loads, output(toolkit, "score", "--json", model, *pictures).splitlines())
+    verdicts = ((line["picture"], line["verdict"]) for line in said)
+    return {Path(path).stem: Verdict(found["class"], found["score"], found["unknown"]) for path, found in verdicts}
+
+
+def from_lines(text: str) -> Verdicts:
+    """What python/score.py and c/score.c print."""
+    rows = (line.split("\t") for line in text.splitlines())
+    return {
+        Path(path).stem: Verdict(None if name == "unknown" else name, float(score), name == "unknown")
+        for path, name, score in rows
+    }
+
+
+def from_job(script: str, model: Path, folder: Path, out: Path) -> Verdicts:
+    """What batch/on_ray.py and batch/on_spark.py write."""
+    output(sys.executable, EXAMPLES / "batch" / script, model, folder, out, "--batch-size", "4")
+    rows = {row.pop("path"): row for row in pyarrow.parquet.read_table(out).to_pylist()}
+    broken = rows.pop(str(folder / BROKEN))
+    if not broken.pop("error") or any(value is not None for value in broken.values()):
+        raise RuntimeError(f"the broken picture is {broken}")
+    if errors := [row["error"] for row in rows.values() if row["error"]]:
+        raise RuntimeError(errors[0])
+    return {Path(path).stem: Verdict(row["class"], row["score"], row["unknown"]) for path, row in rows.items()}
+
+
+def with_spark(model: Path, folder: Path, out: Path) -> Verdicts:
+    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        raise LeftOut("there is no Java")
+    return from_job("on_spark.py", model, folder, out)
+
+
+def with_c(model: Path, pictures: list[Path], folder: Path) -> Verdicts:
+    include = os.environ.get("ORT_INCLUDE")
+    if not include:
+        raise LeftOut("ORT_INCLUDE does not name the folder of onnxruntime_c_api.h")
+    folder.mkdir()
+    # Programs ask for the library by the name with its major version, which a wheel does not have.
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / name).symlink_to((LIBRARY / "libonnxruntime.so").resolve(strict=True))
+    strict = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-isystem", include]
+    link = ["-L", folder, "-lonnxruntime", f"-Wl,-rpath,{folder}"]
+    output(os.environ.get("CC", "cc"), *strict, EXAMPLES / "c" / "score.c", "-o", folder / "score", *link)
+    converted = [folder / f"{picture.stem}.ppm" for picture in pictures]
+    for picture, path in zip(pictures, converted, strict=True):
+        Image.open(picture).convert("RGB").save(path)
+    return from_lines(output(folder / "score", model, *converted))
+
+
+def examples(
+    folder: Path, model: Path, pictures: list[Path]
+) -> Iterator[tuple[str, list[Path], Callable[[], Verdicts]]]:
+    """The name, the pictures that it is about, and what scores them."""
+    given, script = pictures[0].parent, EXAMPLES / "python" / "score.py"
+    small = [picture for picture in pictures if picture.suffix == ".png"]
+    yield "python/score.py", pictures, lambda: from_lines(output(sys.executable, script, model, *pictures))
+    yield "batch/on_ray.py", pictures, lambda: from_job("on_ray.py", model, given, folder / "ray")
+    yield "batch/on_spark.py", pictures, lambda: with_spark(model, given, folder / "spark")
+    yield "c/score.c", small, lambda: with_c(model, small, folder / "c")
+
+
+def compare(expected: Verdicts, found: Verdicts, pictures: list[Path]) -> str:
+    """The greatest difference of a score for each kind of picture; an error where the two do not agree."""
+    if found.keys() != {picture.stem for picture in pictures}:
+        raise RuntimeError(f"{len(found)} pictures scored, not {len(pictures)}")
+    greatest: dict[str, float] = {}
+    for picture in pictures:
+        one, other = expected[picture.stem], found[picture.stem]
+        difference = abs(one.score - other.score)
+        is_same = one.unknown == other.unknown and other.name in (one.name, None)
+        if not is_same or not difference <= TOLERANCE.get(picture.name, TOLERANCE[picture.suffix]):
+            raise RuntimeError(f"{picture.name}: {other}, expected {one}")
+        greatest[picture.suffix] = max(difference, greatest.get(picture.suffix, 0))
+    return ", ".join(f"{suffix} scores within {difference:.1e}" for suffix, difference in greatest.items())
+
+
+def main(toolkit: Path, model: Path) -> int:
+    failed = 0
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        given = folder / "pictures"
+        given.mkdir()
+        textures = sorted((EXAMPLES / "demo" / "textures").rglob("*.png"))[::20]
+        photographs = sorted((ROOT / "tests" / "golden" / "pictures").glob("*.jpg"))
+        pictures = [Path(shutil.copy(path, given)) for path in textures + photographs]
+        whole = photographs[0].read_bytes()
+        (given / BROKEN).write_bytes(whole[: len(whole) // 2])
+        expected = from_toolkit(toolkit, model, pictures)
+        for name, about, score in examples(folder, model, pictures):
+            try:
+                differences = compare(expected, score(), about)
+            except LeftOut as reason:
+                print(f"{name}: left out, {reason}", flush=True)
+            except Exception as error:  # an example that fails is a line, and the others are run
+                failed += 1
+                print(f"{name}: FAILED, {error}", flush=True)
+            else:
+                count = f"{len(about)} pictures{' and a broken one' if name.startswith('batch') else ''}"
+                print(f"{name}: {count}, same classes and verdicts, {differences}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()))
