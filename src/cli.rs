@@ -396,6 +396,9 @@ pub struct FileArgs {
     /// Draw this many of them at random
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration_pictures: usize,
+    /// Also put the file into this Triton model repository, as its next version, with a KServe InferenceService beside it
+    #[arg(long, value_name = "DIR")]
+    pub triton: Option<PathBuf>,
     /// Print the file's manifest as JSON
     #[arg(long)]
     pub json: bool,

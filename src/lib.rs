@@ -85,6 +85,8 @@ pub mod score_file;
 pub mod scorer;
 #[cfg(feature = "train")]
 pub mod train;
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+pub mod triton;
 pub mod weights;
 
 pub use error::{Error, Result};

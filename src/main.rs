@@ -34,6 +34,7 @@ use cac::{
     report::Report,
     score_file::{self, Entry},
     scorer::{Provider, Scorer},
+    triton,
     weights::{Published, Weights},
 };
 use clap::Parser;
@@ -399,6 +400,10 @@ fn write_model(
     from: &Path,
 ) -> anyhow::Result<()> {
     let exported = export::export(checkpoint, &args.options(calibration), model)?;
+    let published = match &args.triton {
+        Some(repository) => Some(triton::publish(model, repository)?),
+        None => None,
+    };
     if args.json {
         return print_json(&exported.manifest);
     }
@@ -420,6 +425,14 @@ fn write_model(
         writeln!(
             stdout(),
             "against f32 on {pictures} training pictures: {label_flips} other classes, {unknown_flips} other verdicts"
+        )?;
+    }
+    if let Some(triton::Published { folder, version, service }) = published {
+        writeln!(
+            stdout(),
+            "for Triton: version {version} in `{}`\nfor KServe: `{}`, whose storageUri must be set",
+            folder.display(),
+            service.display()
         )?;
     }
     Ok(())

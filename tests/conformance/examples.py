@@ -46,9 +46,11 @@ class LeftOut(Exception):
 
 
 def output(*command: str | Path) -> str:
-    run = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | ENVIRONMENT)
+    environment = os.environ | ENVIRONMENT
+    run = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
     if run.returncode:
-        raise RuntimeError(run.stderr.strip()[-2000:] or f"exit status {run.returncode}")
+        print(run.stderr, file=sys.stderr, flush=True)
+        raise RuntimeError(f"{Path(command[0]).name} ended with status {run.returncode}")
     return run.stdout
 
 

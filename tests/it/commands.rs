@@ -253,6 +253,39 @@ fn smaller_files_are_compared_with_the_exact_one() {
 }
 
 #[test]
+fn a_model_repository_for_triton() {
+    let folder = trained();
+    let at = folder.path();
+    let export = ["export", "My model.onnx", "--triton", "models"];
+    assert!(stdout(&toolkit(at, &export)).contains("for Triton: version 1 in `models/my-model`"));
+    let read = |path: &str| fs::read_to_string(at.join("models").join(path)).unwrap();
+    let config = read("my-model/config.pbtxt");
+    assert!(config.contains(r#"name: "my-model""#) && config.contains("max_batch_size: 64"), "{config}");
+    assert!(config.contains(r#"{ name: "images" data_type: TYPE_FP32 dims: [ 3, 32, 32 ] }"#), "{config}");
+    assert!(
+        config.contains(r#"name: "score" data_type: TYPE_FP32 dims: [ 1 ] reshape: { shape: [ ] }"#),
+        "{config}"
+    );
+    assert_eq!(read("my-model/labels.txt"), "ant\nbee\ncow\n");
+    assert!(read("my-model.yaml").contains("kind: InferenceService\nmetadata:\n  name: my-model\n"));
+    let model =
+        |version: &str| fs::read(at.join("models/my-model").join(version).join("model.onnx")).unwrap();
+    let first = model("1");
+    assert_eq!(first, fs::read(at.join("My model.onnx")).unwrap());
+    // Another form is the next version, and the first one stays.
+    let again = toolkit(at, &[&export[..], &["--input", "u8", "--batch", "4"]].concat());
+    assert!(stdout(&again).contains("version 2"));
+    assert!(model("1") == first && model("2") != first);
+    let config = read("my-model/config.pbtxt");
+    assert!(config.contains("max_batch_size: 0") && !config.contains("dynamic_batching"), "{config}");
+    assert!(config.contains("data_type: TYPE_UINT8 dims: [ 4, 32, 32, 3 ]"), "{config}");
+    assert!(config.contains(r#"name: "unknown" data_type: TYPE_BOOL dims: [ 4 ] }"#), "{config}");
+    fs::write(at.join("file"), "").unwrap();
+    let failed = error(&toolkit(at, &["export", "x.onnx", "--triton", "file"]));
+    assert!(failed.contains("cannot create `file/x/1`"), "{failed}");
+}
+
+#[test]
 fn wrong_input_is_one_clear_line_and_exit_code_1() {
     let folder = trained();
     let at = folder.path();

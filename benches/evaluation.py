@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Compare evaluation, and the way to a first score, with PyTorch and with ONNX Runtime in Python.
+
+    python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...]
+
+KNOWN is a folder with CIFAR-10's test_batch.bin, UNKNOWN a folder of pictures. In every round, one after the other, on
+the processor with all threads: pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2 in float32, DataLoader,
+OODMetrics), and `toolkit eval` with each model on tract and on ONNX Runtime. The toolkit's time is that of the whole
+process, PyTorch's is without its imports. Then one picture: `toolkit score` and examples/python/score.py as whole
+processes. Prints pictures per second, seconds, and ratios within a round. Needs PyTorch, pytorch-ood and onnxruntime
+(`make bench-eval` sets them up).
+"""
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnxruntime
+import torch
+from PIL import Image
+from pytorch_ood.loss import CACLoss
+from pytorch_ood.model import WideResNet
+from pytorch_ood.metrics import OODMetrics
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPORTED = ROOT / "exported/cifar10-wrn-40-2.onnx"
+ROUNDS = 2
+TRANSFORM = Compose([Resize((32, 32)), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
+
+
+class Known(Dataset):
+    """As torchvision's CIFAR10: pixels in memory, a PIL picture and its transform for each item."""
+
+    def __init__(self, folder: Path):
+        records = np.fromfile(folder / "test_batch.bin", np.uint8).reshape(-1, 3073)
+        self.labels = records[:, 0].astype(int)
+        self.pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return TRANSFORM(Image.fromarray(self.pixels[index])), int(self.labels[index])
+
+
+class Unknown(Dataset):
+    """As pytorch-ood's Textures: a file opened for each item."""
+
+    def __init__(self, folder: Path):
+        self.files = sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".jpg"))
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, index):
+        return TRANSFORM(Image.open(self.files[index]).convert("RGB")), -1
+
+
+def pytorch(known: Path, unknown: Path) -> float:
+    model = WideResNet(num_classes=10, depth=40, widen_factor=2, drop_rate=0.3).eval()
+    criterion = CACLoss(n_classes=10, magnitude=5, alpha=2)
+    start = time.perf_counter()
+    loader = DataLoader(ConcatDataset([Known(known), Unknown(unknown)]), batch_size=64)
+    metrics = OODMetrics()
+    with torch.no_grad():
+        for x, y in loader:
+            metrics.update(CACLoss.score(criterion.distance(model(x))), y)
+    metrics.compute()
+    return time.perf_counter() - start
+
+
+def seconds(command: list) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def compare(runs: dict, base: str, show) -> None:
+    """Times every run in every round; shows them and their ratios to the base."""
+    times = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, run in runs.items():
+            times[name].append(run())
+    for name, of in times.items():
+        ratios = [theirs / ours for theirs, ours in zip(times[base], of)]
+        ratio = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"{name:40} {show(median(of)):>20}   {ratio} times {base}", flush=True)
+
+
+def main(program: Path, known: Path, unknown: Path, models: list[Path]) -> None:
+    count = len(Known(known)) + len(Unknown(unknown))
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}")
+    evaluate = [program, "eval", "--known", known, "--unknown", f"unknown={unknown}", "--resamples", "0"]
+    runs = {"pytorch-ood": lambda: pytorch(known, unknown)}
+    for model in models:
+        for provider in ("cpu", "onnxruntime"):
+            command = [*evaluate, "--provider", provider, model]
+            runs[f"{model.stem} on {provider}"] = lambda command=command: seconds(command)
+    compare(runs, "pytorch-ood", lambda time: f"{count / time:.0f} pictures/s")
+
+    picture = next(iter(Unknown(unknown).files))
+    score = [program, "score", picture]
+    runs = {
+        "Python": lambda: seconds([sys.executable, ROOT / "examples/python/score.py", EXPORTED, picture]),
+        "toolkit on cpu": lambda: seconds([*score, "--provider", "cpu"]),
+        "toolkit on onnxruntime": lambda: seconds([*score, "--provider", "onnxruntime"]),
+    }
+    compare(runs, "Python", lambda time: f"{1000 * time:.0f} ms")
+
+
+if __name__ == "__main__":
+    toolkit, known, unknown, *models = (Path(argument).resolve() for argument in sys.argv[1:])
+    main(toolkit, known, unknown, models or [EXPORTED])

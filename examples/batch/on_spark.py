@@ -1,0 +1,41 @@
+#!/usr/bin/env python3
+"""Score a folder of pictures with Spark, into Parquet files with path, class, score, unknown and error.
+
+pip install numpy onnxruntime 'pandas<3' pillow pyarrow pyspark
+python3 on_spark.py MODEL.onnx PICTURES OUT [--workers N] [--batch-size N]
+
+Needs Java 17 or later. Runs on this machine, or with `spark-submit --master URL on_spark.py ...` and the same arguments
+on a cluster. MODEL and PICTURES (a folder, or a URL such as s3a://...) must be readable on every machine of it, OUT
+writable and new. A file that is no picture becomes a row with an error and nothing else; one of no bytes is passed
+over by Spark itself.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pandas as pd
+import scoring
+from pyspark.sql import SparkSession
+
+SCHEMA = "path string, class string, score float, unknown boolean, error string"
+
+if __name__ == "__main__":
+    args = scoring.arguments("Score a folder of pictures with Spark.")
+
+    def score(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        """Runs once for each partition, and so opens the model once."""
+        scorer = scoring.Scorer(args.model)
+        for batch in batches:
+            yield pd.DataFrame(scorer.rows(batch["path"], batch["bytes"]))
+
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    spark = (
+        SparkSession.builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", args.batch_size)
+        .config("spark.sql.files.openCostInBytes", 4096)  # of 4 MB a partition would have room for 32 pictures
+        .getOrCreate()
+    )
+    spark.sparkContext.addPyFile(scoring.__file__)
+    pictures = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(args.pictures)
+    pictures = pictures.selectExpr("regexp_replace(path, '^file:', '') AS path", "content AS bytes")
+    pictures.coalesce(args.workers).mapInPandas(score, SCHEMA).write.parquet(args.out)

@@ -1,0 +1,162 @@
+// Score pictures with a model file and nothing of this toolkit, through ONNX Runtime's C API.
+//
+// cc -std=c11 -O2 -I ORT/include score.c -o score -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib
+// ./score MODEL.onnx PICTURE.ppm...
+//
+// ORT is the folder of an ONNX Runtime release. Pictures are binary PPM (P6) of the size that the model takes.
+
+#include <ctype.h>
+#include <onnxruntime_c_api.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const OrtApi *ort;
+
+#define FAIL(...) (fprintf(stderr, __VA_ARGS__), fputc('\n', stderr), exit(1))
+
+static void check(OrtStatus *status, const char *what) {
+  if (!status) return;
+  fprintf(stderr, "%s: %s\n", what, ort->GetErrorMessage(status));
+  ort->ReleaseStatus(status);
+  exit(1);
+}
+
+// Makes ["a", "b"] into a\0b\0 and returns how many there are, 0 if it is no such list. Escapes lose their backslash,
+// which is right for those that a printable name has.
+static int64_t unpack(char *text) {
+  static const char space[] = " \t\r\n";
+  char *out = text;
+  text += strspn(text, space);
+  if (*text++ != '[') return 0;
+  for (int64_t count = 1;; count++) {
+    text += strspn(text, space);
+    if (*text++ != '"') return 0;
+    while (*text != '"') {
+      if (*text == '\\') text++;
+      if (!*text) return 0;
+      *out++ = *text++;
+    }
+    *out++ = '\0';
+    text++;
+    text += strspn(text, space);
+    if (*text == ']') return count;
+    if (*text++ != ',') return 0;
+  }
+}
+
+// A number of a PPM's header and the one character after it; -1 if there is none.
+static long number(FILE *file) {
+  int c = getc(file);
+  for (bool comment = false; isspace(c) || c == '#' || (comment && c != EOF); c = getc(file)) {
+    if (c == '#' || c == '\n') comment = c == '#';
+  }
+  long value = isdigit(c) ? 0 : -1;
+  for (; isdigit(c) && value < 100000; c = getc(file)) value = value * 10 + c - '0';
+  return isspace(c) ? value : -1;
+}
+
+// Fills [3, height, width] with the picture's red, green and blue in 0..=1.
+static void read_picture(const char *path, int64_t height, int64_t width, float *planes) {
+  FILE *file = fopen(path, "rb");
+  if (!file) FAIL("%s: cannot be opened", path);
+  if (getc(file) != 'P' || getc(file) != '6') FAIL("%s: no binary PPM", path);
+  long columns = number(file), rows = number(file), maximum = number(file);
+  if (columns < 1 || rows < 1 || maximum != 255) FAIL("%s: no binary PPM with values to 255", path);
+  if (columns != width || rows != height) {
+    FAIL("%s: %ldx%ld pixels, the model takes %dx%d", path, columns, rows, (int)width, (int)height);
+  }
+  for (int64_t pixel = 0; pixel < height * width; pixel++) {
+    for (int64_t colour = 0; colour < 3; colour++) {
+      int value = getc(file);
+      if (value == EOF) FAIL("%s: ends too early", path);
+      planes[colour * height * width + pixel] = (float)value / 255;
+    }
+  }
+  fclose(file);
+}
+
+// The one value of an output.
+static const void *value_of(OrtValue *output, ONNXTensorElementDataType expected) {
+  OrtTensorTypeAndShapeInfo *info;
+  ONNXTensorElementDataType type;
+  size_t count;
+  void *data;
+  check(ort->GetTensorTypeAndShape(output, &info), "outputs");
+  check(ort->GetTensorElementType(info, &type), "outputs");
+  check(ort->GetTensorShapeElementCount(info, &count), "outputs");
+  ort->ReleaseTensorTypeAndShapeInfo(info);
+  if (type != expected || count != 1) FAIL("score, label or unknown is no number, or several");
+  check(ort->GetTensorMutableData(output, &data), "outputs");
+  return data;
+}
+
+int main(int argc, char **argv) {
+  if (argc < 3) FAIL("usage: %s MODEL.onnx PICTURE.ppm...", argv[0]);
+  const char *path = argv[1];
+  ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
+  if (!ort) FAIL("ONNX Runtime %s is older than the header", OrtGetApiBase()->GetVersionString());
+  OrtEnv *env;
+  OrtSessionOptions *options;
+  OrtSession *session;
+  OrtAllocator *allocator;
+  check(ort->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "score", &env), "ONNX Runtime");
+  check(ort->CreateSessionOptions(&options), "ONNX Runtime");
+  check(ort->GetAllocatorWithDefaultOptions(&allocator), "ONNX Runtime");
+  check(ort->CreateSession(env, path, options, &session), path);
+
+  OrtModelMetadata *metadata;
+  char *classes;
+  check(ort->SessionGetModelMetadata(session, &metadata), path);
+  check(ort->ModelMetadataLookupCustomMetadataMap(metadata, allocator, "cac.classes", &classes), path);
+  int64_t class_count = classes ? unpack(classes) : 0;
+  if (!class_count) FAIL("%s: no list of classes in its metadata", path);
+
+  OrtTypeInfo *type;
+  const OrtTensorTypeAndShapeInfo *info;
+  ONNXTensorElementDataType element = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+  size_t rank = 0;
+  int64_t shape[4] = {0};
+  check(ort->SessionGetInputTypeInfo(session, 0, &type), path);
+  check(ort->CastTypeInfoToTensorInfo(type, &info), path);
+  if (info) check(ort->GetTensorElementType(info, &element), path);
+  if (info) check(ort->GetDimensionsCount(info, &rank), path);
+  if (rank == 4) check(ort->GetDimensions(info, shape, rank), path);
+  ort->ReleaseTypeInfo(type);
+  int64_t height = shape[2], width = shape[3];
+  bool has_size = shape[1] == 3 && height > 0 && height < 10000 && width > 0 && width < 10000;
+  if (element != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || !has_size) FAIL("%s: takes no float32 [N, 3, H, W]", path);
+  shape[0] = 1;
+
+  const char *inputs[] = {"images"}, *outputs[] = {"score", "label", "unknown"};
+  size_t size = (size_t)(3 * height * width) * sizeof(float);
+  float *planes = malloc(size);
+  if (!planes) FAIL("no memory left");
+  OrtMemoryInfo *memory;
+  OrtValue *images, *results[3] = {NULL};
+  check(ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime");
+  check(ort->CreateTensorWithDataAsOrtValue(memory, planes, size, shape, 4, element, &images), "images");
+  for (int i = 2; i < argc; i++) {
+    read_picture(argv[i], height, width, planes);
+    check(ort->Run(session, NULL, inputs, (const OrtValue *const *)&images, 1, outputs, 3, results), argv[i]);
+    float score = *(const float *)value_of(results[0], ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
+    int64_t label = *(const int64_t *)value_of(results[1], ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
+    bool unknown = *(const bool *)value_of(results[2], ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL);
+    if (label < 0 || label >= class_count) FAIL("%s: class %lld has no name", argv[i], (long long)label);
+    const char *name = classes;
+    while (label--) name += strlen(name) + 1;
+    printf("%s\t%s\t%.4f\n", argv[i], unknown ? "unknown" : name, score);
+    for (int k = 0; k < 3; results[k++] = NULL) ort->ReleaseValue(results[k]);
+  }
+
+  ort->ReleaseValue(images);
+  ort->ReleaseMemoryInfo(memory);
+  free(planes);
+  check(ort->AllocatorFree(allocator, classes), "ONNX Runtime");
+  ort->ReleaseModelMetadata(metadata);
+  ort->ReleaseSession(session);
+  ort->ReleaseSessionOptions(options);
+  ort->ReleaseEnv(env);
+}

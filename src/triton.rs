@@ -1,0 +1,149 @@
+//! A model as Triton Inference Server and KServe want it: a model repository, and the service that serves it.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    atomic,
+    error::{Error, Result},
+    scorer::file::ModelFile,
+};
+
+/// The most pictures that Triton may score at once.
+const MAX_BATCH: usize = 64;
+
+/// What [`publish`] wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The model's folder in the repository.
+    pub folder: PathBuf,
+    /// The version, from 1; Triton serves the greatest.
+    pub version: u64,
+    /// The KServe InferenceService.
+    pub service: PathBuf,
+}
+
+/// Puts a model file into a model repository under the name of the file, as its next version: `NAME/config.pbtxt`,
+/// `NAME/labels.txt` and `NAME/VERSION/model.onnx`, and beside it `NAME.yaml`, a KServe InferenceService for the whole
+/// repository. Folders are made; other models and versions stay.
+///
+/// # Errors
+/// [`Error::Io`], and those of [`Scorer::from_bytes`](crate::scorer::Scorer::from_bytes) where it is no model of this
+/// toolkit.
+pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
+    let bytes = fs::read(model).map_err(Error::io("read", model))?;
+    let (file, _) = ModelFile::parse(&bytes, &model.display().to_string())?;
+    let name = name(model);
+    let folder = repository.join(&name);
+    let version = next_version(&folder)?;
+    let target = folder.join(version.to_string());
+    fs::create_dir_all(&target).map_err(Error::io("create", &target))?;
+    atomic::write(&folder.join("config.pbtxt"), config(&name, &file).as_bytes())?;
+    atomic::write(&folder.join("labels.txt"), (file.manifest.classes.join("\n") + "\n").as_bytes())?;
+    atomic::write(&target.join("model.onnx"), &bytes)?;
+    let service_file = repository.join(format!("{name}.yaml"));
+    atomic::write(&service_file, service(&name).as_bytes())?;
+    Ok(Published { folder, version, service: service_file })
+}
+
+/// The file's name in the letters that Kubernetes allows.
+fn name(model: &Path) -> String {
+    let stem = model.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let name: String = stem
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+        .take(63)
+        .collect();
+    let name = name.trim_matches('-');
+    // It must begin with a letter.
+    if name.starts_with(|letter: char| letter.is_ascii_alphabetic()) {
+        name.to_owned()
+    } else {
+        format!("model-{name}").trim_end_matches('-').to_owned()
+    }
+}
+
+/// One more than the greatest version that is there.
+fn next_version(folder: &Path) -> Result<u64> {
+    if !folder.exists() {
+        return Ok(1);
+    }
+    let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    let versions = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    Ok(versions.max().unwrap_or(0).saturating_add(1))
+}
+
+/// The configuration in protobuf's text form, of message `inference.ModelConfig`.
+fn config(name: &str, file: &ModelFile) -> String {
+    let input = &file.manifest.input;
+    let (height, width, classes) = (input.height, input.width, file.manifest.classes.len());
+    // A fixed batch is an axis like another to Triton.
+    let (max_batch, batch) = match file.batch {
+        Some(batch) => (0, format!("{batch}, ")),
+        None => (MAX_BATCH, String::new()),
+    };
+    let (kind, image) = if file.takes_bytes {
+        ("UINT8", format!("{height}, {width}, 3"))
+    } else {
+        ("FP32", format!("3, {height}, {width}"))
+    };
+    // Triton's tensors have an axis behind the batch; these have none.
+    let column = match file.batch {
+        Some(batch) => format!("dims: [ {batch} ]"),
+        None => "dims: [ 1 ] reshape: { shape: [ ] }".to_owned(),
+    };
+    let batching =
+        if max_batch > 0 { "dynamic_batching { max_queue_delay_microseconds: 1000 }\n" } else { "" };
+    format!(
+        r#"name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {max_batch}
+input [
+  {{ name: "images" data_type: TYPE_{kind} dims: [ {batch}{image} ] }}
+]
+output [
+  {{ name: "logits" data_type: TYPE_FP32 dims: [ {batch}{classes} ] label_filename: "labels.txt" }},
+  {{ name: "distances" data_type: TYPE_FP32 dims: [ {batch}{classes} ] }},
+  {{ name: "score" data_type: TYPE_FP32 {column} }},
+  {{ name: "label" data_type: TYPE_INT64 {column} }},
+  {{ name: "unknown" data_type: TYPE_BOOL {column} }}
+]
+{batching}"#
+    )
+}
+
+fn service(name: &str) -> String {
+    format!(
+        "apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: {name}
+spec:
+  predictor:
+    model:
+      runtime: kserve-tritonserver
+      protocolVersion: v2
+      modelFormat:
+        name: onnx
+      # Where the cluster finds the folder that this file lies in: pvc://, s3://, gs://, ...
+      storageUri: pvc://models
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_kubernetes_allows() {
+        let named = |path: &str| name(Path::new(path));
+        assert_eq!(named("a/cifar10-wrn-40-2.onnx"), "cifar10-wrn-40-2");
+        assert_eq!(named("My Model_1.onnx"), "my-model-1");
+        assert_eq!(named("10.onnx"), "model-10");
+        assert_eq!(named("_.onnx"), "model");
+        assert_eq!(named("häschen.onnx"), "h-schen");
+    }
+}

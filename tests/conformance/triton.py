@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Check the model repositories that the toolkit writes against Triton's own schema, and the KServe service beside them.
+
+    python tests/conformance/triton.py TOOLKIT WEIGHTS
+
+WEIGHTS is a checkpoint that `toolkit import` takes. Every tensor of the configuration must be one of the file, with its
+type, and with its shape once Triton's batch axis is put in front. Nothing is served here.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import onnx
+import yaml
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+
+TYPES = {
+    "FLOAT": DataType.TYPE_FP32,
+    "UINT8": DataType.TYPE_UINT8,
+    "INT64": DataType.TYPE_INT64,
+    "BOOL": DataType.TYPE_BOOL,
+}
+
+
+def tensors(values: list[onnx.ValueInfoProto]) -> dict[str, tuple[int, list[int | None]]]:
+    """The type and the shape of each, with None for the number of pictures."""
+    found = {}
+    for value in values:
+        tensor = value.type.tensor_type
+        shape = [axis.dim_value if axis.HasField("dim_value") else None for axis in tensor.shape.dim]
+        found[value.name] = (TYPES[onnx.TensorProto.DataType.Name(tensor.elem_type)], shape)
+    return found
+
+
+def check(folder: Path) -> None:
+    config = text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig())
+    assert config.name == folder.name and config.backend == "onnxruntime", config
+    versions = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    model = onnx.load(folder / versions[-1] / "model.onnx")
+    labels = (folder / "labels.txt").read_text().splitlines()
+    batch = [None] if config.max_batch_size else []
+    for stated, held in ((config.input, tensors(model.graph.input)), (config.output, tensors(model.graph.output))):
+        assert [tensor.name for tensor in stated] == list(held), stated
+        for tensor in stated:
+            dims = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
+            assert (tensor.data_type, [*batch, *dims]) == held[tensor.name], tensor
+    logits = next(tensor for tensor in config.output if tensor.name == "logits")
+    assert logits.label_filename == "labels.txt" and logits.dims[-1] == len(labels), labels
+    assert bool(config.max_batch_size) == config.HasField("dynamic_batching"), config
+
+    service = yaml.safe_load(folder.with_suffix(".yaml").read_text())
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService"), service
+    assert service["metadata"]["name"] == folder.name, service
+    predictor = service["spec"]["predictor"]["model"]
+    assert predictor["runtime"] == "kserve-tritonserver" and predictor["storageUri"], predictor
+
+
+def main(toolkit: Path, weights: Path) -> None:
+    forms: list[list[str]] = [[], ["--input", "u8"], ["--batch", "4"], ["--input", "u8", "--batch", "2"]]
+    with TemporaryDirectory() as temporary:
+        for number, form in enumerate(forms):
+            repository = Path(temporary) / "models"
+            file = Path(temporary) / f"form-{number}.onnx"
+            command = [toolkit, "import", weights, file, "--threshold", "1", "--triton", repository, *form]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            check(repository / file.stem)
+    print(f"{len(forms)} model repositories fit Triton's schema and their files")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
