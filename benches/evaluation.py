@@ -4,12 +4,13 @@
     python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...]
 
 KNOWN is a folder with CIFAR-10's test_batch.bin, UNKNOWN a folder of pictures. In every round, one after the other, on
-the processor with all threads: pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2 in float32, DataLoader,
+the processor with all threads: pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2, float32, DataLoader,
 OODMetrics), and `toolkit eval` with each model on tract and on ONNX Runtime. The toolkit's time is that of the whole
 process, PyTorch's is without its imports. Then one picture: `toolkit score` and examples/python/score.py as whole
 processes. Prints pictures per second, seconds, and ratios within a round. Needs PyTorch, pytorch-ood and onnxruntime
 (`make bench-eval` sets them up).
 """
+
 import subprocess
 import sys
 import time
@@ -21,8 +22,8 @@ import onnxruntime
 import torch
 from PIL import Image
 from pytorch_ood.loss import CACLoss
-from pytorch_ood.model import WideResNet
 from pytorch_ood.metrics import OODMetrics
+from pytorch_ood.model import WideResNet
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 

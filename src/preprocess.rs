@@ -1,12 +1,11 @@
 //! From a picture to the pixels that a network takes: the only pixel code, shared by training, evaluation and
 //! programs that embed the scorer.
 
+mod resize;
+
 use std::{io::Cursor, path::Path};
 
-use image::{
-    DynamicImage, ImageFormat, ImageReader, RgbImage,
-    imageops::{self, FilterType},
-};
+use image::{DynamicImage, ImageFormat, ImageReader, RgbImage};
 
 use crate::error::{Error, Result};
 
@@ -54,19 +53,12 @@ fn is_whole_jpeg(bytes: &[u8]) -> bool {
     false
 }
 
-/// Resizes a picture to `height` x `width` and lays it out as the network takes it: bytes `[3, height, width]`,
-/// red, green, blue. The aspect ratio is not kept, as in torchvision's `Resize((height, width))`.
+/// Resizes a picture to `height` x `width`, to the byte as torchvision's `Resize((height, width))` does with a PIL
+/// picture: bilinear, antialiased, whatever the shape. Lays it out as the network takes it: bytes `[3, height, width]`,
+/// red, green, blue.
 #[must_use]
 pub fn pixels(picture: &RgbImage, height: usize, width: usize) -> Vec<u8> {
-    // Triangle is bilinear with antialiasing: Pillow's filter, which torchvision uses.
-    let picture = imageops::resize(picture, width as u32, height as u32, FilterType::Triangle);
-    let mut planes = vec![0; 3 * height * width];
-    for (channel, plane) in planes.chunks_exact_mut(height * width).enumerate() {
-        for (value, rgb) in plane.iter_mut().zip(picture.chunks_exact(3)) {
-            *value = rgb[channel];
-        }
-    }
-    planes
+    resize::planes(picture, height, width)
 }
 
 /// [`pixels`] of any picture in memory, as the scorer takes it: values 0..=1.
@@ -94,6 +86,7 @@ mod tests {
         );
         let shrunk = pixels(&picture, 1, 3);
         assert_eq!(shrunk[6..], [5, 6, 7], "height shrinks, width stays");
+        assert_eq!(pixels(&RgbImage::new(0, 5), 1, 2), [0; 6]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 wrn-10-K.safetensors  small WideResNets (depth 10, widen factor K) with random weights and random batch-norm
                       statistics, four pictures, and the logits that PyTorch computes for them
 resize.safetensors    the pixels that Pillow makes of the pictures in pictures/ at several sizes
+resize-exact.safetensors  those that it makes of a picture that is computed
 pictures/             the PICTUREs given, copied
 
 Needs PyTorch, NumPy, Pillow, safetensors and pytorch-ood. versions.txt says which made what is here.
@@ -23,6 +24,7 @@ from safetensors.torch import save_file
 
 HERE = Path(__file__).resolve().parent
 SIZES = [(32, 32), (24, 40), (7, 5)]
+EXACT_SIZES = [(32, 32), (61, 97), (61, 40), (1, 1), (7, 5), (70, 120)]
 
 
 def network(widen_factor: int) -> dict[str, torch.Tensor]:
@@ -47,6 +49,17 @@ def network(widen_factor: int) -> dict[str, torch.Tensor]:
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
+def exact() -> dict[str, torch.Tensor]:
+    """Of 97 x 61 pixels that no decoder has a say in."""
+    y, x, channel = np.ogrid[:61, :97, :3]
+    picture = Image.fromarray(((7 * x * x + 13 * y * y + 5 * x * y + 101 * channel) % 256).astype(np.uint8))
+    resized = {}
+    for height, width in EXACT_SIZES:
+        planes = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        resized[f"{height}x{width}"] = torch.from_numpy(planes.astype(np.float32)).half().contiguous()
+    return resized
+
+
 def main(pictures: list[Path]) -> None:
     for widen_factor in (1, 2):
         save_file(network(widen_factor), HERE / f"wrn-10-{widen_factor}.safetensors")
@@ -61,6 +74,7 @@ def main(pictures: list[Path]) -> None:
             planes = np.asarray(image).transpose(2, 0, 1).astype(np.float32)
             resized[f"{picture.name}.{height}x{width}"] = torch.from_numpy(planes.copy())
     save_file({name: tensor.half() for name, tensor in resized.items()}, HERE / "resize.safetensors")
+    save_file(exact(), HERE / "resize-exact.safetensors")
     packages = ["torch", "pillow", "numpy", "pytorch-ood", "safetensors"]
     (HERE / "versions.txt").write_text("".join(f"{name} {version(name)}\n" for name in packages))
 

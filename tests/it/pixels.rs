@@ -23,3 +23,21 @@ fn photographs_are_resized_as_pillow_does() {
     }
     assert!(compared >= 12, "{compared}");
 }
+
+#[test]
+fn a_picture_is_resized_to_the_byte_as_pillow_does() {
+    let expected = Weights::read(&golden("resize-exact.safetensors")).unwrap();
+    let picture = image::RgbImage::from_fn(97, 61, |x, y| {
+        image::Rgb(
+            [0, 1, 2].map(|channel| ((7 * x * x + 13 * y * y + 5 * x * y + 101 * channel) % 256) as u8),
+        )
+    });
+    for (height, width) in [(32, 32), (61, 97), (61, 40), (1, 1), (7, 5), (70, 120)] {
+        let theirs = expected.values(&format!("{height}x{width}"), &[3, height, width]).unwrap();
+        let ours = preprocess::pixels(&picture, height, width);
+        assert!(
+            ours.iter().zip(theirs).all(|(&ours, &theirs)| f32::from(ours) == theirs),
+            "{height}x{width}"
+        );
+    }
+}
