@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare evaluation, and the way to a first score, with PyTorch and with ONNX Runtime in Python.
 
-    python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...]
+    python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...] [--rounds N]
 
 KNOWN is a folder with CIFAR-10's test_batch.bin, UNKNOWN a folder of pictures. In every round, one after the other, on
 the processor with all threads: pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2, float32, DataLoader,
@@ -14,6 +14,7 @@ processes. Prints pictures per second, seconds, and ratios within a round. Needs
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +30,6 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTED = ROOT / "exported/cifar10-wrn-40-2.onnx"
-ROUNDS = 2
 TRANSFORM = Compose([Resize((32, 32)), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
 
 
@@ -80,19 +80,20 @@ def seconds(command: list) -> float:
     return time.perf_counter() - start
 
 
-def compare(runs: dict, base: str, show) -> None:
+def compare(runs: dict, base: str, rounds: int, show) -> None:
     """Times every run in every round; shows them and their ratios to the base."""
     times = {name: [] for name in runs}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, run in runs.items():
             times[name].append(run())
+            print(f"{name}: {show(times[name][-1])}", file=sys.stderr, flush=True)
     for name, of in times.items():
         ratios = [theirs / ours for theirs, ours in zip(times[base], of)]
         ratio = f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"{name:40} {show(median(of)):>20}   {ratio} times {base}", flush=True)
 
 
-def main(program: Path, known: Path, unknown: Path, models: list[Path]) -> None:
+def main(program: Path, known: Path, unknown: Path, models: list[Path], rounds: int) -> None:
     count = len(Known(known)) + len(Unknown(unknown))
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}")
     evaluate = [program, "eval", "--known", known, "--unknown", f"unknown={unknown}", "--resamples", "0"]
@@ -101,7 +102,7 @@ def main(program: Path, known: Path, unknown: Path, models: list[Path]) -> None:
         for provider in ("cpu", "onnxruntime"):
             command = [*evaluate, "--provider", provider, model]
             runs[f"{model.stem} on {provider}"] = lambda command=command: seconds(command)
-    compare(runs, "pytorch-ood", lambda time: f"{count / time:.0f} pictures/s")
+    compare(runs, "pytorch-ood", rounds, lambda time: f"{count / time:.0f} pictures/s")
 
     picture = next(iter(Unknown(unknown).files))
     score = [program, "score", picture]
@@ -110,9 +111,14 @@ def main(program: Path, known: Path, unknown: Path, models: list[Path]) -> None:
         "toolkit on cpu": lambda: seconds([*score, "--provider", "cpu"]),
         "toolkit on onnxruntime": lambda: seconds([*score, "--provider", "onnxruntime"]),
     }
-    compare(runs, "Python", lambda time: f"{1000 * time:.0f} ms")
+    compare(runs, "Python", rounds, lambda time: f"{1000 * time:.0f} ms")
 
 
 if __name__ == "__main__":
-    toolkit, known, unknown, *models = (Path(argument).resolve() for argument in sys.argv[1:])
-    main(toolkit, known, unknown, models or [EXPORTED])
+    parser = ArgumentParser()
+    for name in ("toolkit", "known", "unknown"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("models", type=Path, nargs="*", default=[EXPORTED])
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    main(args.toolkit.resolve(), args.known, args.unknown, args.models, args.rounds)
