@@ -96,8 +96,8 @@ mod tests {
 
     #[test]
     fn each_channel_has_its_scale() {
-        let (scales, whole) = by_channel(&[0.5, -1.0, 0.0, 0.0, 12.6, 6.3], 3);
-        assert_eq!(whole, [32, -63, 0, 0, 63, 32]);
+        let (scales, whole) = by_channel(&[0.4, -1.0, 0.0, 0.0, 12.6, 6.0], 3);
+        assert_eq!(whole, [25, -63, 0, 0, 63, 30]);
         assert_eq!(scales, [1.0 / 63.0, 1.0, 12.6 / 63.0]);
     }
 }
