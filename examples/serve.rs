@@ -82,6 +82,8 @@ async fn health(State(service): State<Service>) -> Response {
 }
 
 async fn score(State(service): State<Service>, body: Bytes) -> Result<Response, Failure> {
+    // Its place in the queue comes first, so that no more is decoded than may wait.
+    let place = service.queue.try_reserve_owned().map_err(|_| Failure::busy())?;
     let input = service.scorer.manifest().input;
     let decode = move || {
         let picture = preprocess::from_bytes(&body)?;
@@ -89,7 +91,7 @@ async fn score(State(service): State<Service>, body: Bytes) -> Result<Response, 
     };
     let values = tokio::task::spawn_blocking(decode).await.map_err(|_| Failure::stopped())??;
     let (answer, verdict) = oneshot::channel();
-    service.queue.try_send(Request { values, answer }).map_err(|_| Failure::busy())?;
+    place.send(Request { values, answer });
     let verdict = verdict.await.map_err(|_| Failure::stopped())??;
     Ok(answer_with(StatusCode::OK, json!(verdict)))
 }
@@ -108,6 +110,11 @@ async fn score_all(scorer: Arc<Scorer>, mut requests: mpsc::Receiver<Request>) {
                 Ok(Some(request)) => batch.push(request),
                 Ok(None) | Err(_) => break,
             }
+        }
+        // Who has gone away needs no verdict.
+        batch.retain(|request| !request.answer.is_closed());
+        if batch.is_empty() {
+            continue;
         }
         let scorer = Arc::clone(&scorer);
         // A model that fails has told those who wait; the next batch gets its chance.

@@ -386,7 +386,8 @@ pub struct FileArgs {
     /// Fix the number of pictures, for engines that want static shapes
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
-    /// Numbers of the network: f16 stores weights in half the bytes; int8 computes convolutions in eight bits
+    /// Numbers of the network: f16 stores weights in half the bytes; int8 computes convolutions in
+    /// eight bits
     #[arg(long, value_enum, default_value_t)]
     pub precision: manifest::Precision,
     /// Known training pictures, as for `train`, to measure activations on for int8, and how far f16 and int8 agree with

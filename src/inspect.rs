@@ -56,8 +56,9 @@ impl Inspection {
     pub fn of(bytes: &[u8], origin: &str) -> Result<Self> {
         let (file, model) = ModelFile::parse(bytes, origin)?;
         let graph = model.graph.unwrap_or_default();
-        let length =
-            |dims: &[i64]| dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).product::<usize>();
+        let length = |dims: &[i64]| {
+            dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).fold(1, usize::saturating_mul)
+        };
         let own = model.opset_import.iter().find(|opset| opset.domain.is_empty());
         Ok(Self {
             bytes: bytes.len(),
@@ -65,7 +66,11 @@ impl Inspection {
             ir_version: model.ir_version,
             opset: own.map_or(0, |opset| opset.version),
             nodes: graph.node.len(),
-            parameters: graph.initializer.iter().map(|tensor| length(&tensor.dims)).sum(),
+            parameters: graph
+                .initializer
+                .iter()
+                .map(|tensor| length(&tensor.dims))
+                .fold(0, usize::saturating_add),
             batch: file.batch,
             takes_bytes: file.takes_bytes,
             threshold: file.threshold,

@@ -4,7 +4,6 @@ mod cli;
 mod progress;
 
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     io::{ErrorKind, Write, stdout},
     path::{Path, PathBuf},
@@ -365,7 +364,7 @@ fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
     let training = checkpoint.manifest.training.as_ref();
     let protocol = training.and_then(|training| training.protocol.as_deref()).map(str::parse).transpose()?;
     let calibration = match (&args.file.calibrate, training.map(|training| &training.known)) {
-        (Some(folder), _) => calibration(&args.file, folder, None, &checkpoint.manifest)?,
+        (Some(folder), _) => calibration(&args.file, folder, protocol, &checkpoint.manifest)?,
         (None, Some(folder)) if folder.exists() => {
             calibration(&args.file, folder, protocol, &checkpoint.manifest)?
         }
@@ -507,7 +506,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         });
         bar.finish("");
         let evaluation = evaluation?;
-        let placement = scorer.provider().placement(&model_bytes(*model)?).unwrap_or_else(|error| {
+        let placement = scorer.placement().unwrap_or_else(|error| {
             eprintln!("it is not known where the operators ran: {error}");
             BTreeMap::new()
         });
@@ -516,7 +515,7 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         if args.scorer.json {
             for (index, table) in evaluation.tables.iter().enumerate() {
                 let mut line = serde_json::to_value(table)?;
-                line["model"] = serde_json::to_value(model)?;
+                line["model"] = model.map(Path::to_string_lossy).into();
                 line["provider"] = evaluation.provider.clone().into();
                 line["pictures"] = evaluation.pictures.into();
                 line["seconds"] = evaluation.seconds.into();
@@ -678,16 +677,6 @@ fn providers(args: &ProvidersArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The bytes of a model file, or of the model that is built in.
-fn model_bytes(model: Option<&Path>) -> anyhow::Result<Cow<'static, [u8]>> {
-    match model {
-        Some(model) => {
-            Ok(std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?.into())
-        }
-        None => Ok(MODEL.into()),
-    }
 }
 
 fn open_scorer(model: Option<&Path>, args: &ScorerArgs, provider: Provider) -> cac::Result<Scorer> {

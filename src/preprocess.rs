@@ -5,7 +5,7 @@ mod resize;
 
 use std::{io::Cursor, path::Path};
 
-use image::{DynamicImage, ImageFormat, ImageReader, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::error::{Error, Result};
 
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Io`] where the file cannot be read, [`Error::Picture`] where it is not a picture of a known
-/// format, is truncated, or would need more than 512 MiB.
+/// format, is truncated, would need more than 512 MiB, or has more than 65,535 pixels in a row or a column.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
@@ -29,13 +29,29 @@ pub fn from_bytes(bytes: &[u8]) -> Result<RgbImage> {
     decode(bytes).map_err(|reason| Error::Picture { path: "memory".into(), reason })
 }
 
+/// The most pixels in a row or a column.
+const MAX_SIDE: u32 = 65_535;
+
+/// The most memory for a picture.
+const MAX_BYTES: u64 = 512 << 20;
+
 fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
     let format = image::guess_format(bytes).map_err(|_| "its format is not known".to_owned())?;
     if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
         return Err("it is truncated".to_owned());
     }
-    let picture = ImageReader::with_format(Cursor::new(bytes), format).decode();
-    picture.map(DynamicImage::into_rgb8).map_err(|error| error.to_string())
+    let mut limits = Limits::default();
+    (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
+    limits.max_alloc = Some(MAX_BYTES);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let (width, height) = decoder.dimensions();
+    if 3 * u64::from(width) * u64::from(height) > MAX_BYTES {
+        return Err(format!("it has {width} x {height} pixels, too many"));
+    }
+    let picture = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+    Ok(picture.into_rgb8())
 }
 
 /// Whether the compressed data of a JPEG has its end marker; the decoder would fill up what is missing.

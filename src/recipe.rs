@@ -136,7 +136,8 @@ impl Recipe {
                 let top = if self.warm_up > 0.0 { warm_up } else { 0.3 * steps } - 1.0;
                 let least = height / 25.0;
                 if step <= top {
-                    let progress = step / top;
+                    // Of a warm-up of one step that step is the top.
+                    let progress = if top > 0.0 { step / top } else { 1.0 };
                     let rate = between(least, height, progress);
                     Pace { rate, momentum: between(0.95, 0.85, progress) }
                 } else {
@@ -209,6 +210,13 @@ mod tests {
         }
         assert!((rates[8] - 1.0).abs() < 1e-15 && (rates[14] - 0.5).abs() < 1e-15, "{rates:?}");
         assert!(rates[8..].windows(2).all(|pair| pair[1] < pair[0]) && rates[19] > 0.0);
+    }
+
+    #[test]
+    fn a_cycle_may_warm_up_in_a_single_step() {
+        let recipe = Recipe { schedule: Schedule::OneCycle, warm_up: 1.0, ..Recipe::default() };
+        let rates: Vec<f64> = (0..3).map(|step| recipe.pace(1.0, step, 3, 1).rate).collect();
+        assert!(rates[0] == 1.0 && rates[0] > rates[1] && rates[1] > rates[2], "{rates:?}");
     }
 
     /// `torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)` of PyTorch 2.13: the rate

@@ -6,9 +6,7 @@ mod onnxruntime;
 #[cfg(feature = "tract")]
 pub(crate) mod tract;
 
-#[cfg(feature = "onnxruntime")]
-use std::collections::BTreeMap;
-use std::{fmt, path::Path, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::Path, str::FromStr};
 
 use image::DynamicImage;
 use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, Slice, concatenate};
@@ -71,20 +69,6 @@ impl Provider {
             _ => onnxruntime::check(self),
             #[cfg(not(feature = "onnxruntime"))]
             _ => Err(self.is_without("onnxruntime")),
-        }
-    }
-
-    /// Where this provider really runs the operators of a model, as their number by the name of the execution
-    /// provider: ONNX Runtime gives those that one cannot run to another. tract runs all itself, and its map is
-    /// empty.
-    ///
-    /// # Errors
-    /// Those of [`Scorer::from_bytes`], [`Error::Runtime`], and [`Error::Io`] for the profile, a temporary file.
-    #[cfg(feature = "onnxruntime")]
-    pub fn placement(self, model: &[u8]) -> Result<BTreeMap<String, usize>> {
-        match self {
-            Self::Cpu => Ok(BTreeMap::new()),
-            _ => onnxruntime::placement(model, &ModelFile::parse(model, "memory")?.0, self),
         }
     }
 
@@ -235,6 +219,21 @@ impl Scorer {
         }
     }
 
+    /// Where the operators of the model really run, as their number by the name of the execution provider: ONNX Runtime
+    /// gives those that one cannot run to another. Found by running them once more. tract runs all itself, and its map
+    /// is empty.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`], and [`Error::Io`] for the profile, a temporary file.
+    pub fn placement(&self) -> Result<BTreeMap<String, usize>> {
+        match &self.runtime {
+            #[cfg(feature = "tract")]
+            Runtime::Tract(_) => Ok(BTreeMap::new()),
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(runtime) => runtime.placement(&self.file),
+        }
+    }
+
     /// The number of pictures that are best scored in one call.
     #[must_use]
     pub fn preferred_batch(&self) -> usize {
@@ -248,7 +247,8 @@ impl Scorer {
     }
 
     /// Scores black pictures, so that the first real ones need not wait for what a runtime does once: choosing
-    /// kernels, reserving memory, with some providers compiling the network for batches of this size.
+    /// kernels, reserving memory, with some providers compiling the network for batches of this size. Of threads that
+    /// score at once on ONNX Runtime each does that for itself, the first time that so many do.
     ///
     /// # Errors
     /// [`Error::Runtime`] where the runtime fails.
@@ -317,14 +317,10 @@ impl Scorer {
 
     /// For files with a fixed batch: the last one is filled up with black pictures.
     fn score_in_batches_of(&self, batch: usize, images: ArrayView4<f32>) -> Result<Scores> {
-        let mut parts = Vec::new();
-        for chunk in images.axis_chunks_iter(Axis(0), batch) {
-            let length = chunk.len_of(Axis(0));
-            let mut filled = Array4::zeros((batch, chunk.dim().1, chunk.dim().2, chunk.dim().3));
-            filled.slice_axis_mut(Axis(0), Slice::from(..length)).assign(&chunk);
-            parts.push(self.run(filled.view())?.first(length));
-        }
-        Ok(Scores::concatenate(&parts, self.file.manifest.classes.len()))
+        let (count, channels, height, width) = images.dim();
+        let mut filled = Array4::zeros((count.next_multiple_of(batch), channels, height, width));
+        filled.slice_axis_mut(Axis(0), Slice::from(..count)).assign(&images);
+        Ok(self.run(filled.view())?.first(count))
     }
 }
 
@@ -429,6 +425,9 @@ impl FromStr for Provider {
             Some((name, device)) => (name, Some(device.parse::<u32>())),
             None => (text, None),
         };
+        // Runtimes number devices with signed integers.
+        let device =
+            device.map(|device| device.ok().filter(|&device| i32::try_from(device).is_ok()).ok_or(()));
         match (name, device.transpose()) {
             ("cpu", Ok(None)) => Ok(Self::Cpu),
             ("onnxruntime", Ok(None)) => Ok(Self::OnnxRuntime),
@@ -467,7 +466,7 @@ mod tests {
         for provider in Provider::ALL {
             assert_eq!(provider.to_string().parse::<Provider>().unwrap(), provider);
         }
-        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "openvino:1"] {
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:4294967295", "cpu:0", "openvino:1"] {
             assert!(wrong.parse::<Provider>().is_err(), "{wrong}");
         }
     }

@@ -26,8 +26,9 @@ pub struct Published {
 }
 
 /// Puts a model file into a model repository under the name of the file, as its next version: `NAME/config.pbtxt`,
-/// `NAME/labels.txt` and `NAME/VERSION/model.onnx`, and beside it `NAME.yaml`, a KServe InferenceService for the whole
-/// repository. Folders are made; other models and versions stay.
+/// `NAME/labels.txt` and `NAME/VERSION/model.onnx`, a version that is there whole or not at all. Beside it goes
+/// `NAME.yaml`, a KServe InferenceService for the whole repository, unless there is one already. Folders are made; other
+/// models and versions stay.
 ///
 /// # Errors
 /// [`Error::Io`], and those of [`Scorer::from_bytes`](crate::scorer::Scorer::from_bytes) where it is no model of this
@@ -37,32 +38,44 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
     let (file, _) = ModelFile::parse(&bytes, &model.display().to_string())?;
     let name = name(model);
     let folder = repository.join(&name);
-    let version = next_version(&folder)?;
-    let target = folder.join(version.to_string());
-    fs::create_dir_all(&target).map_err(Error::io("create", &target))?;
+    fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    let service_file = repository.join(format!("{name}.yaml"));
+    if !service_file.exists() {
+        atomic::write(&service_file, service(&name).as_bytes())?;
+    }
+    let new = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(&folder)
+        .map_err(Error::io("create a folder in", &folder))?;
+    atomic::write(&new.path().join("model.onnx"), &bytes)?;
     atomic::write(&folder.join("config.pbtxt"), config(&name, &file).as_bytes())?;
     atomic::write(&folder.join("labels.txt"), (file.manifest.classes.join("\n") + "\n").as_bytes())?;
-    atomic::write(&target.join("model.onnx"), &bytes)?;
-    let service_file = repository.join(format!("{name}.yaml"));
-    atomic::write(&service_file, service(&name).as_bytes())?;
-    Ok(Published { folder, version, service: service_file })
+    // The server runs as somebody else.
+    #[cfg(unix)]
+    fs::set_permissions(new.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(Error::io("open to others", new.path()))?;
+    let mut version = next_version(&folder)?;
+    loop {
+        let target = folder.join(version.to_string());
+        match fs::rename(new.path(), &target) {
+            Ok(()) => return Ok(Published { folder, version, service: service_file }),
+            // Somebody else has just published this version.
+            Err(_) if target.exists() => version += 1,
+            Err(error) => return Err(Error::io("create", &target)(error)),
+        }
+    }
 }
 
-/// The file's name in the letters that Kubernetes allows.
+/// The file's name in the letters that Kubernetes allows, the first of which must be none of the digits.
 fn name(model: &Path) -> String {
     let stem = model.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    let name: String = stem
-        .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
-        .take(63)
-        .collect();
-    let name = name.trim_matches('-');
-    // It must begin with a letter.
-    if name.starts_with(|letter: char| letter.is_ascii_alphabetic()) {
-        name.to_owned()
-    } else {
-        format!("model-{name}").trim_end_matches('-').to_owned()
+    let name = stem.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+    let mut name = name.trim_matches('-').to_owned();
+    if !name.starts_with(|letter: char| letter.is_ascii_alphabetic()) {
+        name.insert_str(0, "model-");
     }
+    name.truncate(63);
+    name.trim_end_matches('-').to_owned()
 }
 
 /// One more than the greatest version that is there.
@@ -145,5 +158,6 @@ mod tests {
         assert_eq!(named("10.onnx"), "model-10");
         assert_eq!(named("_.onnx"), "model");
         assert_eq!(named("häschen.onnx"), "h-schen");
+        assert_eq!(named(&"1".repeat(80)).len(), 63);
     }
 }

@@ -3,6 +3,9 @@
 use super::quantize::{Quantization, Ranges, by_channel};
 use crate::onnx::{Attribute, Graph, Node, Tensor, Value, element};
 
+/// The greatest bias of a convolution in eight bits, whose accumulators have 32.
+const BIAS_MAX: f32 = (1 << 30) as f32;
+
 /// The numbers that a graph holds and computes with.
 pub(super) enum Numbers {
     Float32,
@@ -97,7 +100,11 @@ impl Builder {
         };
         let input = self.narrow(input);
         if let Some(input_scale) = input_scale {
-            let (scales, bytes) = by_channel(kernels, shape[0]);
+            // A channel of almost no weight may have a shift all the same, which must fit into its 32 bits.
+            let floor = |channel: usize| {
+                bias.map_or(0.0, |(_, shifts)| shifts[channel].abs() / input_scale / BIAS_MAX)
+            };
+            let (scales, bytes) = by_channel(kernels, shape[0], floor);
             self.constant(&format!("{weight}.int8"), shape, element::INT8, &bytes, i8::to_le_bytes);
             self.restored(weight, "int8", &scales, element::INT8);
             if let Some((bias, values)) = bias {

@@ -41,13 +41,18 @@ impl Quantization {
     }
 }
 
-/// Weights `[channels, ...]` as a scale for each channel and whole numbers.
-pub(super) fn by_channel(weights: &[f32], channels: usize) -> (Vec<f32>, Vec<i8>) {
+/// Weights `[channels, ...]` as a scale for each channel, at least as large as `floor` says, and whole numbers.
+pub(super) fn by_channel(
+    weights: &[f32],
+    channels: usize,
+    floor: impl Fn(usize) -> f32,
+) -> (Vec<f32>, Vec<i8>) {
     let mut scales = Vec::with_capacity(channels);
     let mut whole = Vec::with_capacity(weights.len());
-    for channel in weights.chunks_exact(weights.len() / channels) {
+    for (index, channel) in weights.chunks_exact(weights.len() / channels).enumerate() {
         let greatest = channel.iter().fold(0.0_f32, |greatest, weight| greatest.max(weight.abs()));
-        let scale = Some(greatest / WEIGHT_MAX).filter(|scale| scale.is_normal()).unwrap_or(1.0);
+        let scale = (greatest / WEIGHT_MAX).max(floor(index));
+        let scale = Some(scale).filter(|scale| scale.is_normal()).unwrap_or(1.0);
         scales.push(scale);
         whole.extend(channel.iter().map(|weight| (weight / scale).round() as i8));
     }
@@ -96,8 +101,10 @@ mod tests {
 
     #[test]
     fn each_channel_has_its_scale() {
-        let (scales, whole) = by_channel(&[0.4, -1.0, 0.0, 0.0, 12.6, 6.0], 3);
+        let (scales, whole) = by_channel(&[0.4, -1.0, 0.0, 0.0, 12.6, 6.0], 3, |_| 0.0);
         assert_eq!(whole, [25, -63, 0, 0, 63, 30]);
         assert_eq!(scales, [1.0 / 63.0, 1.0, 12.6 / 63.0]);
+        let (scales, whole) = by_channel(&[1e-9, 1.0], 2, |channel| [1e-3, 0.0][channel]);
+        assert_eq!((scales[0], &whole[..]), (1e-3, &[0, 63][..]));
     }
 }

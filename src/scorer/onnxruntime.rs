@@ -57,9 +57,38 @@ impl OnnxRuntime {
             Some(session) => session,
             None => session(&self.model, file, self.provider)?.0,
         };
-        let scores = run(&mut session, images, file);
+        // Of a fixed batch come whole ones.
+        let batch = file.batch.unwrap_or(images.len_of(Axis(0)).max(1));
+        let chunks = images.axis_chunks_iter(Axis(0), batch);
+        let parts: Result<Vec<Scores>> = chunks.map(|images| run(&mut session, images, file)).collect();
         idle().push(session);
-        scores
+        Ok(Scores::concatenate(&parts?, file.manifest.classes.len()))
+    }
+
+    /// The number of operators that each execution provider has run, from the profile of one run.
+    pub fn placement(&self, file: &ModelFile) -> Result<BTreeMap<String, usize>> {
+        let failed = |reason: String| Error::Runtime { runtime: "ONNX Runtime", reason };
+        let folder = tempfile::tempdir().map_err(Error::io("create", &std::env::temp_dir()))?;
+        let (builder, _) = builder(self.provider)?;
+        let mut session = builder
+            .with_profiling(folder.path().join("profile"))
+            .map_err(|error| failed(one_line(error)))?
+            .commit_from_memory(&self.model)
+            .map_err(|error| cannot_run(file, error))?;
+        let input = &file.manifest.input;
+        let black = Array4::zeros((file.batch.unwrap_or(1), 3, input.height, input.width));
+        run(&mut session, black.view(), file)?;
+        let profile = PathBuf::from(session.end_profiling().map_err(|error| failed(one_line(error)))?);
+        let text = std::fs::read(&profile).map_err(Error::io("read", &profile))?;
+        let events: Vec<ProfileEvent> = serde_json::from_slice(&text)
+            .map_err(|error| failed(format!("its profile is no JSON: {error}")))?;
+        let mut counts = BTreeMap::new();
+        for provider in
+            events.into_iter().filter(|event| event.cat == "Node").filter_map(|event| event.args.provider)
+        {
+            *counts.entry(provider).or_insert(0) += 1;
+        }
+        Ok(counts)
     }
 }
 
@@ -157,36 +186,6 @@ pub(super) fn check(provider: Provider) -> Result<String> {
     let input = Tensor::from_array(([1], vec![1.0_f32])).map_err(unavailable)?;
     session.run(ort::inputs!["x" => input]).map_err(unavailable)?;
     Ok(format!("ONNX Runtime, `{}`", library.display()))
-}
-
-/// The number of operators of a model that each execution provider has run, from the profile of one run.
-pub(super) fn placement(
-    bytes: &[u8],
-    file: &ModelFile,
-    provider: Provider,
-) -> Result<BTreeMap<String, usize>> {
-    let failed = |reason: String| Error::Runtime { runtime: "ONNX Runtime", reason };
-    let folder = tempfile::tempdir().map_err(Error::io("create", &std::env::temp_dir()))?;
-    let (builder, _) = builder(provider)?;
-    let mut session = builder
-        .with_profiling(folder.path().join("profile"))
-        .map_err(|error| failed(one_line(error)))?
-        .commit_from_memory(bytes)
-        .map_err(|error| cannot_run(file, error))?;
-    let input = &file.manifest.input;
-    let black = Array4::zeros((file.batch.unwrap_or(1), 3, input.height, input.width));
-    run(&mut session, black.view(), file)?;
-    let profile = PathBuf::from(session.end_profiling().map_err(|error| failed(one_line(error)))?);
-    let text = std::fs::read(&profile).map_err(Error::io("read", &profile))?;
-    let events: Vec<ProfileEvent> =
-        serde_json::from_slice(&text).map_err(|error| failed(format!("its profile is no JSON: {error}")))?;
-    let mut counts = BTreeMap::new();
-    for provider in
-        events.into_iter().filter(|event| event.cat == "Node").filter_map(|event| event.args.provider)
-    {
-        *counts.entry(provider).or_insert(0) += 1;
-    }
-    Ok(counts)
 }
 
 /// A line of ONNX Runtime's profile.

@@ -8,6 +8,7 @@ use cac::{
     checkpoint::CHECK_LOGITS,
     dataset::{Dataset, Split},
     export::{self, Options, ThresholdRule},
+    inspect::Inspection,
     manifest::Precision,
     metrics::Metrics,
     preprocess, score_file,
@@ -60,6 +61,9 @@ fn picture() {
         assert!(matches!(error, Error::Picture { .. }), "{error}");
         assert!(error.to_string().contains("picture.png"), "{error}");
     }
+    // A small file that would become very large.
+    image::RgbImage::new(1, 70_000).save(&path).unwrap();
+    assert!(matches!(preprocess::open(&path).unwrap_err(), Error::Picture { .. }));
     fs::write(&path, &jpeg).unwrap();
     assert_eq!(preprocess::open(&path).unwrap().dimensions(), (300, 300), "the content counts, not the name");
 }
@@ -136,6 +140,10 @@ fn graphs_that_make_no_sense_are_errors() {
         &|proto| proto.graph.as_mut().unwrap().node[9].input[0] = "nowhere".to_owned(),
         &|proto| proto.graph.as_mut().unwrap().initializer.iter_mut().for_each(|tensor| tensor.data_type = 8),
     ];
+    // Lengths whose product is no number are looked at all the same.
+    let mut endless = ModelProto::decode(&bytes[..]).unwrap();
+    endless.graph.as_mut().unwrap().initializer[0].dims = vec![i64::MAX; 3];
+    assert_eq!(Inspection::of(&endless.encode_to_vec(), "x").unwrap().parameters, usize::MAX);
     for change in changes {
         let error = open(change).unwrap_err();
         assert!(matches!(error, Error::Model { .. } | Error::Runtime { .. }), "{error}");
