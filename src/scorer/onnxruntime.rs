@@ -168,8 +168,12 @@ fn cannot_run(file: &ModelFile, error: impl ToString) -> Error {
 /// Makes a session of one operator on a provider; says what it runs on.
 pub(super) fn check(provider: Provider) -> Result<String> {
     let (mut builder, library) = builder(provider)?;
-    let unavailable =
-        |error: ort::Error| Error::Provider { provider: provider.to_string(), reason: one_line(error) };
+    let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
+    if provider != Provider::OnnxRuntime {
+        // Else ONNX Runtime's own code would run what the provider does not.
+        builder = builder.with_disable_cpu_fallback().map_err(|error| unavailable(one_line(error)))?;
+    }
+    let unavailable = |error: ort::Error| unavailable(one_line(error));
     let value = |name| vec![Value::new(name, element::FLOAT, &[Some(1)])];
     let names = |name: &str| vec![name.to_owned()];
     let node = Node { op_type: "Relu".to_owned(), input: names("x"), output: names("y"), ..Node::default() };
