@@ -18,54 +18,23 @@ from argparse import ArgumentParser
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import onnxruntime
 import torch
-from PIL import Image
+from pictures import Known, Unknown
 from pytorch_ood.loss import CACLoss
 from pytorch_ood.metrics import OODMetrics
 from pytorch_ood.model import WideResNet
-from torch.utils.data import ConcatDataset, DataLoader, Dataset
-from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+from torch.utils.data import ConcatDataset, DataLoader
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPORTED = ROOT / "exported/cifar10-wrn-40-2.onnx"
-TRANSFORM = Compose([Resize((32, 32)), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
-
-
-class Known(Dataset):
-    """As torchvision's CIFAR10: pixels in memory, a PIL picture and its transform for each item."""
-
-    def __init__(self, folder: Path):
-        records = np.fromfile(folder / "test_batch.bin", np.uint8).reshape(-1, 3073)
-        self.labels = records[:, 0].astype(int)
-        self.pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        return TRANSFORM(Image.fromarray(self.pixels[index])), int(self.labels[index])
-
-
-class Unknown(Dataset):
-    """As pytorch-ood's Textures: a file opened for each item."""
-
-    def __init__(self, folder: Path):
-        self.files = sorted(path for path in folder.rglob("*") if path.suffix in (".png", ".jpg"))
-
-    def __len__(self):
-        return len(self.files)
-
-    def __getitem__(self, index):
-        return TRANSFORM(Image.open(self.files[index]).convert("RGB")), -1
 
 
 def pytorch(known: Path, unknown: Path) -> float:
     model = WideResNet(num_classes=10, depth=40, widen_factor=2, drop_rate=0.3).eval()
     criterion = CACLoss(n_classes=10, magnitude=5, alpha=2)
     start = time.perf_counter()
-    loader = DataLoader(ConcatDataset([Known(known), Unknown(unknown)]), batch_size=64)
+    loader = DataLoader(ConcatDataset([Known(known / "test_batch.bin"), Unknown(unknown)]), batch_size=64)
     metrics = OODMetrics()
     with torch.no_grad():
         for x, y in loader:

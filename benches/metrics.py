@@ -10,6 +10,7 @@ the other FPR and detection accuracy too. Prints median seconds, the most memory
 own, and the ratios to ours. Needs scikit-learn, torchmetrics and pytorch-ood (`make bench-metrics` sets them
 up).
 """
+
 import json
 import subprocess
 import sys

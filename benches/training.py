@@ -9,6 +9,7 @@ and in bfloat16, pytorch-ood's tutorial as it is (PyTorch eager), and the tutori
 autocast to bfloat16. Prints pictures per second of each, and the toolkit's ratios to both in the same round.
 Needs PyTorch and pytorch-ood (`make bench-train` sets both up).
 """
+
 import json
 import os
 import subprocess
@@ -18,37 +19,19 @@ import time
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
-from PIL import Image
+from pictures import Known
 from pytorch_ood.loss import CACLoss
 from pytorch_ood.model import WideResNet
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import Compose, Normalize, Resize, ToTensor
+from torch.utils.data import DataLoader
 
 DEMO = Path(__file__).resolve().parent.parent / "examples/demo"
 BATCH = 64
 
 
-class Cifar(Dataset):
-    """As torchvision's CIFAR10: pixels in memory, a PIL picture and its transform for each item."""
-
-    def __init__(self):
-        records = np.fromfile(DEMO / "cifar-10-batches-bin/data_batch_1.bin", np.uint8).reshape(-1, 3073)
-        self.labels = records[:, 0].astype(int)
-        self.pixels = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        self.transform = Compose([Resize((32, 32)), ToTensor(), Normalize([0.5] * 3, [0.5] * 3)])
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        return self.transform(Image.fromarray(self.pixels[index])), int(self.labels[index])
-
-
 def pytorch(tuned: bool) -> float:
     torch.manual_seed(123)
-    data = Cifar()
+    data = Known(DEMO / "cifar-10-batches-bin/data_batch_1.bin")
     loader = DataLoader(data, batch_size=BATCH, shuffle=True)
     model = WideResNet(num_classes=10, depth=40, widen_factor=2, drop_rate=0.3).train()
     if tuned:

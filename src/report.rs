@@ -134,7 +134,7 @@ impl Report {
             .iter()
             .map(|set| (Metrics::of(&known, set), threshold.map(|threshold| set.share_above(threshold))))
             .collect();
-        let mut rows: Vec<Row> = members
+        let rows = members
             .iter()
             .map(|member| {
                 let (metrics, unknown_caught) = member.mean(&measured);
@@ -142,50 +142,60 @@ impl Report {
                 Row { name: member.name.to_owned(), unknown, unknown_caught, metrics, intervals: None }
             })
             .collect();
-        let known_kept = threshold.map(|threshold| 1.0 - known.share_above(threshold));
         let mut report = Self {
             known: known.len(),
             accuracy: known.accuracy(),
-            known_kept,
+            known_kept: threshold.map(|threshold| 1.0 - known.share_above(threshold)),
             intervals: None,
-            rows: Vec::new(),
+            rows,
         };
         if let Some(bootstrap) = settings.bootstrap.filter(|bootstrap| bootstrap.resamples > 0) {
-            let counts: Vec<usize> = sets.iter().map(Ranked::len).collect();
-            let measure = |drawn: &Resample| {
-                let kept = threshold.map(|threshold| 1.0 - drawn.known_above(&known, threshold));
-                let measured: Vec<Measured> = sets
-                    .iter()
-                    .enumerate()
-                    .map(|(index, set)| {
-                        let caught = threshold.map(|threshold| drawn.unknown_above(index, set, threshold));
-                        (drawn.metrics(&known, index, set), caught)
-                    })
-                    .collect();
-                let mut numbers: Vec<f64> = drawn.accuracy(&known).into_iter().chain(kept).collect();
-                for member in &members {
-                    let (metrics, caught) = member.mean(&measured);
-                    numbers.extend(caught);
-                    numbers.extend(metrics.named().map(|(_, value)| value));
-                }
-                numbers
-            };
-            // The intervals come in the order of the numbers.
-            let mut intervals = bootstrap.intervals(known.len(), &counts, measure).into_iter();
-            let mut next = || intervals.next().expect("an interval for each number");
-            let accuracy = report.accuracy.map(|_| next());
-            let known_kept = report.known_kept.map(|_| next());
-            report.intervals = Some(KnownIntervals { accuracy, known_kept });
-            for (row, member) in rows.iter_mut().zip(&members) {
-                let unknown_caught = row.unknown_caught.map(|_| next());
-                let metrics = row.metrics.map(|_| next());
-                let of: Vec<&Ranked> = member.sets.iter().map(|&set| &sets[set]).collect();
-                let metrics = Metrics { auroc: auroc_interval(&known, &of), ..metrics };
-                row.intervals = Some(RowIntervals { unknown_caught, metrics });
-            }
+            report.find_intervals(&bootstrap, threshold, &known, &sets, &members);
         }
-        report.rows = rows;
         Ok(report)
+    }
+
+    /// Fills in the intervals of what has been measured.
+    fn find_intervals(
+        &mut self,
+        bootstrap: &Bootstrap,
+        threshold: Option<f64>,
+        known: &RankedKnown,
+        sets: &[Ranked],
+        members: &[Member],
+    ) {
+        let counts: Vec<usize> = sets.iter().map(Ranked::len).collect();
+        let measure = |drawn: &Resample| {
+            let kept = threshold.map(|threshold| 1.0 - drawn.known_above(known, threshold));
+            let measured: Vec<Measured> = sets
+                .iter()
+                .enumerate()
+                .map(|(index, set)| {
+                    let caught = threshold.map(|threshold| drawn.unknown_above(index, set, threshold));
+                    (drawn.metrics(known, index, set), caught)
+                })
+                .collect();
+            let mut numbers: Vec<f64> = drawn.accuracy(known).into_iter().chain(kept).collect();
+            for member in members {
+                let (metrics, caught) = member.mean(&measured);
+                numbers.extend(caught);
+                numbers.extend(metrics.named().map(|(_, value)| value));
+            }
+            numbers
+        };
+        // The intervals come in the order of the numbers.
+        let mut intervals = bootstrap.intervals(known.len(), &counts, measure).into_iter();
+        let mut next = || intervals.next().expect("an interval for each number");
+        let accuracy = self.accuracy.map(|_| next());
+        let known_kept = self.known_kept.map(|_| next());
+        self.intervals = Some(KnownIntervals { accuracy, known_kept });
+        for (row, member) in self.rows.iter_mut().zip(members) {
+            let unknown_caught = row.unknown_caught.map(|_| next());
+            let metrics = row.metrics.map(|_| next());
+            let of: Vec<&Ranked> = member.sets.iter().map(|&set| &sets[set]).collect();
+            let metrics = Metrics { auroc: auroc_interval(known, &of), ..metrics };
+            row.intervals = Some(RowIntervals { unknown_caught, metrics });
+        }
     }
 
     /// [`new`](Self::new) for what a model said; `truth` holds the true class of each known picture.

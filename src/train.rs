@@ -66,7 +66,8 @@ pub struct Settings {
 pub enum Precision {
     /// bf16 where the processor has instructions for it, f32 elsewhere and on CUDA.
     Auto,
-    /// Single precision.
+    /// Single precision; on CUDA cuDNN computes convolutions with TF32's ten bits of mantissa, as it does for
+    /// PyTorch (`NVIDIA_TF32_OVERRIDE=0` in the environment for all 23).
     F32,
     /// Eight bits of mantissa: half the memory traffic.
     Bf16,
@@ -325,7 +326,7 @@ impl<'a> Session<'a> {
     /// Saves all that the run needs to go on.
     fn save(&mut self) -> Result<()> {
         self.state.average = self.average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
-        self.state.log = self.log.lengths();
+        self.state.log = self.log.sync()?;
         let mut weights = Weights::new(self.folder);
         self.run.save(&mut weights)?;
         self.optimizer.save(&mut weights).map_err(torch)?;

@@ -38,8 +38,9 @@ impl Log {
         Ok(Self { lines, tensorboard, steps })
     }
 
-    pub fn lengths(&self) -> Lengths {
-        Lengths { lines: self.lines.bytes, tensorboard: self.tensorboard.bytes }
+    /// Makes sure that all of it is on the disk, and says how much it is.
+    pub fn sync(&self) -> Result<Lengths> {
+        Ok(Lengths { lines: self.lines.sync()?, tensorboard: self.tensorboard.sync()? })
     }
 
     /// Writes an event down.
@@ -100,6 +101,11 @@ impl Appended {
         self.bytes += bytes.len() as u64;
         Ok(())
     }
+
+    fn sync(&self) -> Result<u64> {
+        self.file.sync_data().map_err(Error::io("write", &self.path))?;
+        Ok(self.bytes)
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +120,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = Log::open(folder.path(), Lengths::default(), 10).unwrap();
         log.record(&step(3, 1.5)).unwrap();
-        let lengths = log.lengths();
+        let lengths = log.sync().unwrap();
         log.record(&step(4, 1.25)).unwrap();
         // A run that was killed does step 4 again.
         let mut log = Log::open(folder.path(), lengths, 10).unwrap();

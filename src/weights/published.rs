@@ -1,7 +1,7 @@
 //! Weights that others have published, by name: fetched once, checked, and kept in a cache of the user.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{Read, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -130,7 +130,12 @@ impl Published {
         };
         if !file.exists() {
             fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
-            transfer(&url, &part, progress).map_err(|reason| match reason {
+            let mut open = open_alone(&part).map_err(Error::io("write", &part))?;
+            if file.exists() {
+                // Another process was fetching it, and is done.
+                return check(&file).map(|_| file.clone());
+            }
+            transfer(&url, &mut open, progress).map_err(|reason| match reason {
                 Broken::Server(reason) => failed(reason),
                 Broken::Disk(source) => Error::Io { action: "write", path: part.clone(), source },
             })?;
@@ -156,10 +161,17 @@ enum Broken {
     Disk(std::io::Error),
 }
 
+/// Opens a file to append to it, as the only process that does: waits for others.
+fn open_alone(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
 /// Gets the rest of a file that lies in part here.
 fn transfer(
     url: &str,
-    part: &Path,
+    file: &mut File,
     mut progress: impl FnMut(usize, usize),
 ) -> std::result::Result<(), Broken> {
     let server = |error: &dyn std::fmt::Display| Broken::Server(error.to_string());
@@ -170,7 +182,6 @@ fn transfer(
         .timeout_per_read(Some(PATIENCE))
         .build()
         .into();
-    let mut file = OpenOptions::new().create(true).append(true).open(part).map_err(Broken::Disk)?;
     let mut done = file.metadata().map_err(Broken::Disk)?.len();
     let ask = |from: u64| {
         let request = agent.get(url);
@@ -325,6 +336,18 @@ mod tests {
             matches!(&error, Error::Download { reason, .. } if reason.contains(record.trim())),
             "{error}"
         );
+    }
+
+    #[test]
+    fn two_that_fetch_at_once_fetch_it_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let (url, served) = server(file(), vec![Answer::Properly]);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| assert_eq!(fs::read(fetch(cache.path(), &url).unwrap()).unwrap(), file()));
+            }
+        });
+        assert_eq!(served.join().unwrap(), [""]);
     }
 
     #[test]
