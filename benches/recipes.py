@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Measure what each switch of `toolkit train` does on its own, and some of them together.
+
+    python3 benches/recipes.py TOOLKIT OUT --known DIR --unknown NAME=DIR --backbone FILE [--outliers DIR]
+        [--pictures 5000] [--epochs 10] [--seed 123] [RECIPE...]
+
+Trains once with every recipe below (or those that are named), on the first so many pictures of CIFAR-10's binary
+files in DIR, and tests on all of its test pictures against the unknown ones after the last epoch. What is done stays
+in OUT: a second call with the same settings goes on where the first stopped. Prints a table of the last epochs, in per
+cent with 95 % intervals over pictures.
+"""
+
+import json
+import shutil
+import subprocess
+from argparse import ArgumentParser
+from pathlib import Path
+
+RECORD = 1 + 3 * 32 * 32
+TOGETHER = "--optimizer sgd --schedule one-cycle --augment crop --weight-decay 5e-4 --dropout 0"
+RECIPES = {
+    "none": "",
+    "pytorch-ood": "--variant pytorch-ood",
+    "crop": "--augment crop",
+    "affine": "--augment affine",
+    "sgd": "--optimizer sgd",
+    "one-cycle": "--schedule one-cycle",
+    "warm-up": "--warm-up 1",
+    "weight-decay": "--weight-decay 0.05",
+    "average": "--average 0.99",
+    "trim": "--trim 0.05",
+    "batch": "--batch-size 128 --learning-rate 0.002",
+    "dropout": "--dropout 0",
+    "outliers": "--outliers {outliers}",
+    "together": TOGETHER,
+    "together+decay": TOGETHER.replace("5e-4", "5e-3"),
+    "together+average": f"{TOGETHER} --average 0.99",
+    "together+outliers": f"{TOGETHER} --outliers {{outliers}}",
+}
+
+
+def subset(known: Path, out: Path, pictures: int) -> Path:
+    """CIFAR-10's files with the first so many training pictures, and all test pictures."""
+    if not (out / "test_batch.bin").exists():
+        out.mkdir(parents=True, exist_ok=True)
+        records = b"".join((known / f"data_batch_{i}.bin").read_bytes() for i in range(1, 6))
+        per_file = pictures // 5 * RECORD
+        for i in range(5):
+            (out / f"data_batch_{i + 1}.bin").write_bytes(records[i * per_file : (i + 1) * per_file])
+        for name in ("batches.meta.txt", "test_batch.bin"):
+            shutil.copy(known / name, out / name)
+    return out
+
+
+def last_epoch(run: Path, epochs: int) -> dict | None:
+    log = run / "log.jsonl"
+    events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    tested = [event for event in events if event["event"] == "epoch"]
+    return tested[-1] if tested and tested[-1]["epoch"] == epochs else None
+
+
+def cell(value: float, interval: list) -> str:
+    return f"{100 * value:.1f} ({100 * interval[0]:.1f}-{100 * interval[1]:.1f})"
+
+
+def main():
+    parser = ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("toolkit")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("recipes", nargs="*", metavar="RECIPE", help=", ".join(RECIPES))
+    parser.add_argument("--known", type=Path, required=True)
+    parser.add_argument("--unknown", required=True)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--outliers")
+    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=123)
+    args = parser.parse_intermixed_args()
+    if unheard := set(args.recipes) - set(RECIPES):
+        parser.error(f"no such recipe: {', '.join(sorted(unheard))}")
+
+    # Recipes can only be compared where all else is the same.
+    given = vars(args)
+    settings = {
+        name: str(given[name]) for name in ("known", "unknown", "backbone", "outliers", "pictures", "epochs", "seed")
+    }
+    noted = args.out / "settings.json"
+    args.out.mkdir(parents=True, exist_ok=True)
+    if noted.exists() and json.loads(noted.read_text()) != settings:
+        parser.error(f"{args.out} holds the results of other settings: {noted.read_text()}")
+    noted.write_text(json.dumps(settings))
+    known = subset(args.known, args.out / "pictures", args.pictures)
+    print("| recipe | flags | accuracy | AUROC | AUPR-OUT | FPR95TPR | OSCR |", "|---" * 7 + "|", sep="\n", flush=True)
+    for name in args.recipes or RECIPES:
+        flags = RECIPES[name].replace("{outliers}", args.outliers or "")
+        if "{outliers}" in RECIPES[name] and not args.outliers:
+            continue
+        run = args.out / name
+        if last_epoch(run, args.epochs) is None:
+            command = ["--resume", run] if any(run.glob("state-*")) else [
+                "--known", known, "--unknown", args.unknown, "--backbone", args.backbone, "--held-out", "0.04",
+                "--epochs", str(args.epochs), "--test-every", str(args.epochs), "--seed", str(args.seed),
+                "--run", run, *flags.split(),
+            ]  # fmt: skip
+            with open(args.out / f"{name}.log", "a") as log:
+                done = subprocess.run([args.toolkit, "train", *command], check=False, stdout=log, stderr=log)
+            if done.returncode != 0:
+                print(f"| {name} | `{flags}` | failed: {log.name} |", flush=True)
+                continue
+        report = last_epoch(run, args.epochs)["report"]
+        row = report["rows"][0]
+        cells = [cell(report["accuracy"], report["intervals"]["accuracy"])]
+        cells += [cell(row[key], row["intervals"][key]) for key in ("auroc", "aupr_out", "fpr95_tpr", "oscr")]
+        print(f"| {name} | `{RECIPES[name]}` | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
