@@ -9,8 +9,9 @@ use cac::{
 
 fn main() -> cac::Result<()> {
     let mut args = std::env::args().skip(1);
+    let model = args.next().expect("usage: score MODEL.onnx PICTURE...");
     let provider = if cfg!(feature = "tract") { Provider::Cpu } else { Provider::OnnxRuntime };
-    let scorer = Scorer::open(args.next().unwrap_or_default(), provider)?;
+    let scorer = Scorer::open(model, provider)?;
     for path in args {
         let verdict = scorer.score_picture(&preprocess::open(&path)?.into())?;
         println!("{path}\t{}\t{}", if verdict.unknown { "unknown" } else { &verdict.class }, verdict.score);

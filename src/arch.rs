@@ -200,11 +200,12 @@ impl CacNet {
         if !(1..=1024).contains(&channels) {
             return invalid("channels", channels.to_string(), "must be 1 to 1024");
         }
-        if !(8..=4096).contains(&size) || !size.is_multiple_of(8) {
+        // Of 8 pixels one would be left, of which batch normalisation learns nothing from a single picture.
+        if !(16..=4096).contains(&size) || !size.is_multiple_of(8) {
             return invalid(
                 "size",
                 size.to_string(),
-                "must be a multiple of 8, at most 4096, for this network",
+                "must be a multiple of 8, from 16 to 4096, for this network",
             );
         }
         check(dropout, classes)?;

@@ -29,7 +29,7 @@ pub struct Loss {
     pub variant: Variant,
     /// The anchors are this multiple of the unit vectors; positive.
     pub magnitude: f64,
-    /// The weight of the anchor term (the paper's lambda, pytorch-ood's alpha); not negative.
+    /// The weight of the anchor term (the paper's lambda, pytorch-ood's alpha); not negative. Cross-entropy has none.
     pub weight: f64,
 }
 
@@ -62,17 +62,32 @@ impl Loss {
                 if self.variant == Variant::PytorchOod { squared } else { squared.sqrt() }
             };
             let d: Vec<f64> = anchors.rows().into_iter().map(distance).collect();
-            let others: f64 = match self.variant {
-                Variant::Paper => (0..classes).filter(|&j| j != y).map(|j| (d[y] - d[j]).exp()).sum(),
+            sum += match self.variant {
+                Variant::Paper => log_one_plus_sum_exp((0..classes).filter(|&j| j != y).map(|j| d[y] - d[j])),
                 // The last class is never pushed away from, and y itself is: as published.
-                Variant::PytorchOod => (0..classes - 1).map(|j| (d[y] - d[j]).min(50.0).exp()).sum(),
-                Variant::CrossEntropy => (0..classes).filter(|&j| j != y).map(|j| (z[j] - z[y]).exp()).sum(),
+                Variant::PytorchOod => {
+                    log_one_plus_sum_exp((0..classes - 1).map(|j| (d[y] - d[j]).min(50.0)))
+                }
+                Variant::CrossEntropy => {
+                    log_one_plus_sum_exp((0..classes).filter(|&j| j != y).map(|j| z[j] - z[y]))
+                }
             };
-            sum += others.ln_1p() + self.weight * d[y];
+            if self.variant != Variant::CrossEntropy {
+                sum += self.weight * d[y];
+            }
             known += 1;
         }
         if known == 0 { 0.0 } else { sum / f64::from(known) }
     }
+}
+
+/// log(1 + sum of exp x), also where an exp alone would be infinite.
+fn log_one_plus_sum_exp(xs: impl Iterator<Item = f64> + Clone) -> f64 {
+    let greatest = xs.clone().fold(0.0, f64::max);
+    if greatest == 0.0 {
+        return xs.map(f64::exp).sum::<f64>().ln_1p();
+    }
+    greatest + (xs.map(|x| (x - greatest).exp()).sum::<f64>() + (-greatest).exp()).ln()
 }
 
 /// Where the anchors that ship with a model come from.

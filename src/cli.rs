@@ -34,11 +34,15 @@ pub struct Cli {
     pub command: Command,
 }
 
+const TRAIN_USAGE: &str = "toolkit train --known <DIR> [OPTIONS]
+       toolkit train --config <FILE> [OPTIONS]
+       toolkit train --resume <DIR>";
+
 /// The subcommands.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Train a WideResNet with the CAC loss and test it after every epoch
-    #[command(args_override_self = true, allow_negative_numbers = true)]
+    /// Train a network with the CAC loss and test it after every epoch
+    #[command(args_override_self = true, allow_negative_numbers = true, override_usage = TRAIN_USAGE)]
     Train(Box<TrainArgs>),
     /// Turn weights that others have trained into a model file
     #[command(allow_negative_numbers = true)]
@@ -64,11 +68,14 @@ pub enum Command {
 /// `toolkit train`
 #[derive(Args)]
 pub struct TrainArgs {
-    /// Take settings from a TOML file, by the names of the flags below; flags win over it
+    /// Take settings from a TOML file, by the names of the flags below. Flags win over it: another --optimizer also
+    /// over its learning rate, another --loss or --variant over magnitude and weight, another --arch over the
+    /// network's sizes and dropout, another --backbone over network, mean and deviation, another --device over the
+    /// precision
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     /// Go on with the run in this folder, exactly where it stopped
-    #[arg(long, value_name = "DIR", conflicts_with = "SettingsArgs", required_unless_present = "known")]
+    #[arg(long, value_name = "DIR", conflicts_with = "SettingsArgs")]
     pub resume: Option<PathBuf>,
     /// What to train
     #[command(flatten)]
@@ -103,7 +110,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "FILE|NAME")]
     pub backbone: Option<PathBuf>,
 
-    /// What is learned
+    /// The loss
     #[arg(long, value_enum, default_value_t = Objective::Cac)]
     pub loss: Objective,
     /// Definition of the CAC loss and of its score
@@ -115,7 +122,7 @@ pub struct SettingsArgs {
     /// Weight of the anchor term; 0.1 for paper, 2 for pytorch-ood by default
     #[arg(long, value_name = "X")]
     pub weight: Option<f64>,
-    /// Unknown pictures to be kept away from all anchors in training
+    /// Unknown pictures to be kept away from all anchors in training: a folder, or CIFAR-10's training files
     #[arg(long, value_name = "DIR")]
     pub outliers: Option<PathBuf>,
     /// Outliers in a step for each known picture
@@ -124,7 +131,8 @@ pub struct SettingsArgs {
     /// Weight of the outliers' term
     #[arg(long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     pub outlier_weight: f64,
-    /// Share of the known training pictures kept out of training, to choose the threshold and the best epoch
+    /// Share of the known training pictures kept out of training, to choose the threshold and the best epoch; with
+    /// 0 the last epoch is the best
     #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     pub held_out: f64,
     /// With `paper`, take the class means over this many training pictures, drawn at random; 0 for all
@@ -151,14 +159,16 @@ pub struct SettingsArgs {
     /// Height and width that pictures are resized to
     #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = pixels)]
     pub size: usize,
-    /// Mean of the red, green and blue values (0 to 1), subtracted
-    #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
+    /// Mean of the red, green and blue values (0 to 1), subtracted; that of published weights, or else 0.5, by
+    /// default
+    #[arg(long, value_name = "R,G,B", value_parser = triple)]
     #[serde(serialize_with = "joined")]
-    pub mean: [f32; 3],
-    /// Standard deviation of the red, green and blue values, divided by
-    #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of the red, green and blue values, divided by; that of published weights, or else 0.5,
+    /// by default
+    #[arg(long, value_name = "R,G,B", value_parser = triple)]
     #[serde(serialize_with = "joined")]
-    pub std: [f32; 3],
+    pub std: Option<[f32; 3]>,
 
     /// Passes over the training pictures
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -166,7 +176,7 @@ pub struct SettingsArgs {
     /// Pictures in a step
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub batch_size: usize,
-    /// Who moves the weights
+    /// The optimiser
     #[arg(long, value_enum, default_value_t = Recipe::default().optimizer)]
     pub optimizer: Optimizer,
     /// The learning rate at its height; 0.001 for adam, 0.1 for sgd by default
@@ -175,7 +185,7 @@ pub struct SettingsArgs {
     /// The course of the learning rate
     #[arg(long, value_enum, default_value_t = Recipe::default().schedule)]
     pub schedule: Schedule,
-    /// Epochs over which the learning rate rises to its height
+    /// Epochs over which the learning rate rises to its height; with one-cycle 0 means three tenths of all
     #[arg(long, value_name = "EPOCHS", default_value_t = Recipe::default().warm_up)]
     pub warm_up: f64,
     /// Share of the weights, times the learning rate, that a step takes off them
@@ -199,43 +209,63 @@ pub struct SettingsArgs {
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub device: String,
-    /// Numbers to train with
+    /// The precision of activations in training
     #[cfg(feature = "train")]
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     pub precision: Precision,
 }
 
+/// Where a flag on the command line is not what a file of settings says, these keys of the file are void: they
+/// may be what followed from the other value, because a run saves its settings with all defaults filled in.
+const FOLLOWING: [(&[&str], &[&str]); 5] = [
+    (&["optimizer"], &["learning-rate"]),
+    (&["loss", "variant"], &["magnitude", "weight"]),
+    (&["arch"], &["depth", "widen-factor", "channels", "dropout"]),
+    (&["backbone"], &["arch", "depth", "widen-factor", "channels", "mean", "std"]),
+    (&["device"], &["precision"]),
+];
+
 impl TrainArgs {
     /// The command line with the settings of `--config FILE` written out as flags, but for those that stand on
-    /// it already.
+    /// it already, and what followed from them.
     ///
     /// # Errors
     /// Where the file cannot be read, is no TOML, or has a key that is no setting.
     pub fn expand(args: Vec<OsString>) -> anyhow::Result<Vec<OsString>> {
-        fn is_flag(arg: &OsString, name: &str) -> bool {
-            let text = arg.to_string_lossy();
-            text.strip_prefix("--").is_some_and(|text| text.split('=').next() == Some(name))
-        }
-        let place = args.iter().position(|arg| is_flag(arg, "config"));
-        let Some(place) = place.filter(|_| args.get(1).is_some_and(|command| command == "train")) else {
-            return Ok(args);
+        // What the command line gives a flag, the last time.
+        let given = |name: &str| -> Option<OsString> {
+            args.iter().enumerate().rev().find_map(|(place, arg)| {
+                let text = arg.to_string_lossy();
+                let flag = text.strip_prefix("--")?;
+                match flag.split_once('=') {
+                    Some((flag, value)) => (flag == name).then(|| value.into()),
+                    None => (flag == name).then(|| args.get(place + 1).cloned().unwrap_or_default()),
+                }
+            })
         };
-        let text = args[place].to_string_lossy().into_owned();
-        let file = match text.split_once('=') {
-            Some((_, file)) => file.into(),
-            None => args.get(place + 1).cloned().unwrap_or_default(),
-        };
+        let is_train = args.get(1).is_some_and(|command| command == "train");
+        let Some(file) = given("config").filter(|_| is_train) else { return Ok(args) };
         let file = Path::new(&file);
         let text =
             std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         let table: toml::Table = text.parse().with_context(|| format!("`{}` is not TOML", file.display()))?;
         let command = SettingsArgs::augment_args(clap::Command::new("train"));
+        // A flag that says something else than the file.
+        let is_changed = |flag: &&str| {
+            let written = table.get(*flag).and_then(toml::Value::as_str);
+            given(flag).is_some_and(|given| Some(&*given.to_string_lossy()) != written)
+        };
+        let dropped: Vec<&str> = FOLLOWING
+            .iter()
+            .filter(|(flags, _)| flags.iter().any(is_changed))
+            .flat_map(|(_, following)| following.iter().copied())
+            .collect();
         let mut expanded = args[..2].to_vec();
         for (key, value) in &table {
             if !command.get_arguments().any(|arg| arg.get_long() == Some(key)) {
                 bail!("`{}`: `{key}` is no setting; see `toolkit train --help`", file.display());
             }
-            if args.iter().any(|arg| is_flag(arg, key)) {
+            if given(key).is_some() || dropped.contains(&key.as_str()) {
                 continue;
             }
             let values = match value {
@@ -266,8 +296,8 @@ fn seconds(text: &str) -> Result<f64, String> {
     value.ok_or_else(|| "expected seconds, 0 or more".to_owned())
 }
 
-fn joined<S: serde::Serializer>(values: &[f32; 3], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&values.map(|value| value.to_string()).join(","))
+fn joined<S: serde::Serializer>(values: &Option<[f32; 3]>, serializer: S) -> Result<S::Ok, S::Error> {
+    values.map(|values| values.map(|value| value.to_string()).join(",")).serialize(serializer)
 }
 
 /// What a training can learn.
@@ -292,7 +322,7 @@ pub enum Family {
 
 /// `toolkit import`
 #[derive(Args)]
-#[command(after_help = published_names())]
+#[command(after_help = format!("Published weights: {}", published_names()))]
 pub struct ImportArgs {
     /// Weights of a WideResNet or of the official CAC network (.pt, .pth or safetensors), or the name of
     /// published ones
@@ -335,20 +365,22 @@ pub struct ImportArgs {
     /// Height and width of the pictures; the official network fixes it
     #[arg(long, value_name = "PIXELS", default_value_t = 32, value_parser = pixels)]
     pub size: usize,
-    /// Mean of the red, green and blue values (0 to 1), subtracted
-    #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
-    pub mean: [f32; 3],
-    /// Standard deviation of the red, green and blue values, divided by
-    #[arg(long, value_name = "R,G,B", value_parser = triple, default_value = "0.5,0.5,0.5")]
-    pub std: [f32; 3],
+    /// Mean of the red, green and blue values (0 to 1), subtracted; that of published weights, or else 0.5, by
+    /// default
+    #[arg(long, value_name = "R,G,B", value_parser = triple)]
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of the red, green and blue values, divided by; that of published weights, or else 0.5,
+    /// by default
+    #[arg(long, value_name = "R,G,B", value_parser = triple)]
+    pub std: Option<[f32; 3]>,
     /// The file's score, threshold and form
     #[command(flatten)]
     pub file: FileArgs,
 }
 
-fn published_names() -> String {
-    let names: Vec<&str> = PUBLISHED.iter().map(|published| published.name).collect();
-    format!("Published weights: {}", names.join(", "))
+/// The names of all published weights.
+pub fn published_names() -> String {
+    PUBLISHED.map(|published| published.name).join(", ")
 }
 
 /// `toolkit export`
@@ -436,8 +468,8 @@ pub struct EvalArgs {
     /// Known classes: CIFAR-10's binary folder, test/CLASS/*.png or CLASS/*.png; the training data by default
     #[arg(long, value_name = "DIR")]
     pub known: Option<PathBuf>,
-    /// Unknown pictures: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable; those of the
-    /// training by default
+    /// Unknown pictures: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable. Those of the
+    /// training where --known is not given either
     #[arg(long, value_name = "NAME=DIR")]
     pub unknown: Vec<String>,
     /// Which classes are known, the others being unknown: cac-2020, cac-2021 or arpl-2021, each /0 to /4; by

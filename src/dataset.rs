@@ -6,7 +6,7 @@ mod noise;
 mod protocol;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -85,14 +85,14 @@ impl Dataset {
         Ok(Self { origin, classes, labels, height, width, is_mirrored: false, source })
     }
 
-    /// Opens pictures of no known class: CIFAR-10's test file, or all pictures in a folder and the folders
-    /// below it.
+    /// Opens pictures of no known class: CIFAR-10's files of a split, or all pictures in a folder and the
+    /// folders below it.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Dataset`] where there is no picture.
-    pub fn unknown(folder: &Path, height: usize, width: usize) -> Result<Self> {
+    pub fn unknown(folder: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
         let source = if let Some(root) = cifar::root(folder)? {
-            Source::Memory(cifar::read(&root, Split::Test, height, width)?.2)
+            Source::Memory(cifar::read(&root, split, height, width)?.2)
         } else {
             Source::Files(folder::pictures_below(folder)?)
         };
@@ -137,6 +137,17 @@ impl Dataset {
     #[must_use]
     pub fn labels(&self) -> &[i64] {
         &self.labels
+    }
+
+    /// Whether both take pictures out of one folder, as long as they are not [loaded](Self::load).
+    #[must_use]
+    pub fn shares_folders_with(&self, other: &Self) -> bool {
+        let folders = |dataset: &Self| -> HashSet<PathBuf> {
+            let Source::Files(files) = &dataset.source else { return HashSet::new() };
+            let named: HashSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
+            named.into_iter().filter_map(|folder| folder.canonicalize().ok()).collect()
+        };
+        !folders(self).is_disjoint(&folders(other))
     }
 
     /// The number of bytes of a picture: 3 x height x width.
@@ -314,7 +325,7 @@ impl UnknownSet {
     /// [`Error::Setting`] where it is neither, and those of [`Dataset::unknown`].
     pub fn open(text: &str, height: usize, width: usize) -> Result<Self> {
         if let Some((name, folder)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) {
-            let pictures = Dataset::unknown(Path::new(folder), height, width)?;
+            let pictures = Dataset::unknown(Path::new(folder), Split::Test, height, width)?;
             return Ok(Self { name: name.to_owned(), pictures });
         }
         let noise: Noise = text.parse()?;

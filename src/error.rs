@@ -159,8 +159,12 @@ impl Error {
                 "`make native CUDA=1` gets the CUDA libraries; the machine needs an NVIDIA driver; `cpu` works \
                  everywhere"
             }
-            Self::Provider { .. } => {
+            Self::Provider { provider, .. } if provider == "onnxruntime" => {
                 "`make native` gets the library, or set ORT_DYLIB_PATH to yours; `cpu` needs none"
+            }
+            Self::Provider { .. } => {
+                "it needs an ONNX Runtime built with it: name the library in ORT_DYLIB_PATH; `toolkit providers` says \
+                 what is there"
             }
             Self::Model { origin, .. } if !origin.ends_with(".json") => {
                 "`toolkit export` writes such a model from a training run"

@@ -120,13 +120,13 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
 
     let (settings, run, start, file) = match (&args.resume, &args.settings) {
         (Some(run), _) => (cac::train::settings(run)?, run.clone(), Start::Resume, None),
-        (None, None) => bail!("give --known, or --resume"),
+        (None, None) => bail!("give --known, --config or --resume"),
         (None, Some(given)) => {
             let mut filled = given.clone();
             let settings = resolve(&mut filled)?;
             let run = match &args.run {
                 Some(run) => run.clone(),
-                None => next_run()?,
+                None => next_run(),
             };
             if run.join("log.jsonl").exists() {
                 bail!("`{}` already holds a run; --resume goes on with it", run.display());
@@ -211,22 +211,26 @@ fn train(args: &TrainArgs) -> anyhow::Result<()> {
 /// What the settings mean to the library; what they leave open is filled in.
 #[cfg(feature = "train")]
 fn resolve(args: &mut SettingsArgs) -> anyhow::Result<cac::train::Settings> {
-    let variant = match args.loss {
-        Objective::Cac => args.variant,
-        Objective::CrossEntropy => Variant::CrossEntropy,
-    };
-    let loss = Loss::new(variant);
-    let loss = Loss {
-        variant,
-        magnitude: *args.magnitude.get_or_insert(loss.magnitude),
-        weight: *args.weight.get_or_insert(loss.weight),
+    let loss = match args.loss {
+        Objective::Cac => {
+            let Loss { variant, magnitude, weight } = Loss::new(args.variant);
+            let magnitude = *args.magnitude.get_or_insert(magnitude);
+            Loss { variant, magnitude, weight: *args.weight.get_or_insert(weight) }
+        }
+        Objective::CrossEntropy if args.magnitude.is_some() || args.weight.is_some() => {
+            bail!("--magnitude and --weight are settings of --loss cac")
+        }
+        Objective::CrossEntropy => Loss::new(Variant::CrossEntropy),
     };
     args.precision = args.precision.resolved(&args.device);
-    args.backbone = args.backbone.as_deref().map(weights_file).transpose()?;
-    let found = match &args.backbone {
-        Some(file) => Some(Weights::read(file)?.recognize()?.0),
-        None => None,
-    };
+    let mut input = Input { height: args.size, width: args.size, ..Input::default() };
+    let mut found = None;
+    if let Some(backbone) = &mut args.backbone {
+        (*backbone, input.mean, input.std) = weights_file(backbone)?;
+        found = Some(Weights::read(backbone)?.recognize()?.0);
+    }
+    input.mean = *args.mean.get_or_insert(input.mean);
+    input.std = *args.std.get_or_insert(input.std);
     let (mut wide, mut plain) = (WideResNet::default(), CacNet::default());
     let family = match found {
         Some(Architecture::WideResNet(found)) => {
@@ -282,16 +286,25 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<cac::train::Settings> {
         pictures: 0,
         epoch: 0,
     };
-    let input = Input { height: args.size, width: args.size, mean: args.mean, std: args.std };
     let (precision, test_every) = (args.precision, args.test_every);
     Ok(cac::train::Settings { loss, architecture, input, training, precision, test_every })
 }
 
-/// The file of weights that a user means: this one or, where there is none, the published ones of this name,
-/// which are fetched once.
-fn weights_file(text: &Path) -> anyhow::Result<PathBuf> {
+/// The file of weights that a user means, with the mean and the standard deviation of their pictures: this one with
+/// the usual ones or, where there is no such file, the published ones of this name, which are fetched once.
+fn weights_file(text: &Path) -> anyhow::Result<(PathBuf, [f32; 3], [f32; 3])> {
+    let Input { mean, std, .. } = Input::default();
     let published = text.to_str().filter(|_| !text.exists()).and_then(Published::named);
-    let Some(published) = published else { return Ok(text.to_owned()) };
+    let Some(published) = published else {
+        if !text.exists() && text.extension().is_none() {
+            bail!(
+                "`{}` is neither a file nor the name of published weights: {}",
+                text.display(),
+                cli::published_names()
+            );
+        }
+        return Ok((text.to_owned(), mean, std));
+    };
     let mut bar: Option<Progress> = None;
     let file = published.fetch(|done, total| {
         let bar = bar.get_or_insert_with(|| Progress::new(format!("fetching {}", published.name), total));
@@ -300,11 +313,12 @@ fn weights_file(text: &Path) -> anyhow::Result<PathBuf> {
     if let Some(bar) = bar {
         bar.finish("");
     }
-    Ok(file)
+    Ok((file, published.mean, published.std))
 }
 
 fn import_weights(args: &ImportArgs) -> anyhow::Result<()> {
-    let weights = Weights::read(&weights_file(&args.weights)?)?;
+    let (file, mean, std) = weights_file(&args.weights)?;
+    let weights = Weights::read(&file)?;
     let size = weights.recognize()?.0.fixed_size().unwrap_or(args.size);
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
@@ -319,7 +333,12 @@ fn import_weights(args: &ImportArgs) -> anyhow::Result<()> {
     let settings = import::Settings {
         file: args.weights.clone(),
         classes: known.as_ref().map(Dataset::classes).or(named.map(Vec::as_slice)).map(<[String]>::to_vec),
-        input: Input { height: size, width: size, mean: args.mean, std: args.std },
+        input: Input {
+            height: size,
+            width: size,
+            mean: args.mean.unwrap_or(mean),
+            std: args.std.unwrap_or(std),
+        },
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
     let mut checkpoint = import::checkpoint(&weights, &settings)?;
@@ -470,7 +489,10 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
         (Some(known), _) => known,
         (None, Some(training)) if training.known.exists() => &training.known,
         (None, Some(training)) => {
-            bail!("the data of its training, `{}`, is not here; give --known", training.known.display())
+            bail!(
+                "the pictures that it was trained on, `{}`, are not here; give --known DIR and --unknown NAME=DIR",
+                training.known.display()
+            )
         }
         (None, None) => bail!("the model does not tell its training data; give --known"),
     };
@@ -493,6 +515,9 @@ fn evaluate(args: &EvalArgs) -> anyhow::Result<()> {
     }
     let (known, unknown) = open_test(known, unknown, protocol.as_ref(), height, width)?;
     let known = known.align(&manifest.classes)?;
+    if unknown.is_empty() {
+        eprintln!("without --unknown NAME=DIR only the known pictures are measured");
+    }
     let total = known.len() + unknown.iter().map(|set| set.pictures.len()).sum::<usize>();
 
     let mut first: Option<Evaluation> = None;
@@ -697,30 +722,19 @@ fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The runs in [`RUNS`] by number.
-fn runs() -> anyhow::Result<Vec<(u32, PathBuf)>> {
-    let folder = Path::new(RUNS);
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let entries = folder.read_dir().with_context(|| format!("cannot read `{RUNS}`"))?;
-    let mut runs: Vec<(u32, PathBuf)> = entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            Some((entry.file_name().to_str()?.parse().ok()?, entry.path()))
-        })
-        .collect();
-    runs.sort_unstable();
-    Ok(runs)
-}
-
+/// The folder in [`RUNS`] with the next free number.
 #[cfg(feature = "train")]
-fn next_run() -> anyhow::Result<PathBuf> {
-    let next = runs()?.last().map_or(1, |(number, _)| number + 1);
-    Ok(Path::new(RUNS).join(next.to_string()))
+fn next_run() -> PathBuf {
+    let runs = Path::new(RUNS);
+    let names = runs.read_dir().into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+    let last = names.filter_map(|name| name.to_str()?.parse::<u32>().ok()).max();
+    runs.join(last.map_or(1, |last| last + 1).to_string())
 }
 
+/// The run in [`RUNS`] whose weights were written last, interrupted or not.
 fn newest_run() -> anyhow::Result<PathBuf> {
-    let newest = runs()?.pop().map(|(_, path)| path);
-    newest.with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))
+    let written = |run: &PathBuf| run.join("manifest-last.json").metadata().ok()?.modified().ok();
+    let runs = Path::new(RUNS).read_dir().into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let newest = runs.filter_map(|run| Some((written(&run)?, run))).max();
+    Ok(newest.with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?.1)
 }

@@ -36,7 +36,8 @@ const MAX_SIDE: u32 = 65_535;
 const MAX_BYTES: u64 = 512 << 20;
 
 fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
-    let format = image::guess_format(bytes).map_err(|_| "its format is not known".to_owned())?;
+    let format = image::guess_format(bytes)
+        .map_err(|_| "it is none of BMP, GIF, JPEG, PNG, PNM, TIFF and WebP".to_owned())?;
     if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
         return Err("it is truncated".to_owned());
     }

@@ -114,6 +114,18 @@ pub struct Pace {
 }
 
 impl Recipe {
+    /// Outliers in a step of so many known pictures.
+    #[must_use]
+    pub fn outliers_beside(&self, known: usize) -> usize {
+        if self.outliers.is_some() { (self.outlier_share * known as f64).round() as usize } else { 0 }
+    }
+
+    /// Pictures that are passed over in a step of so many.
+    #[must_use]
+    pub fn trimmed_of(&self, known: usize) -> usize {
+        (self.trim * known as f64) as usize
+    }
+
     /// The pace of a step, counted from 0, of a run of so many, where an epoch has `steps_per_epoch` and the
     /// learning rate is `height` at its height.
     #[must_use]

@@ -135,9 +135,10 @@ pub enum Event {
         epoch: usize,
         /// The loss on the held-out pictures; absent without any.
         held_out_loss: Option<f64>,
-        /// Whether these are the best weights so far: those with the lowest loss on held-out pictures.
+        /// Whether these are the best weights so far: those with the lowest loss on held-out pictures, or without
+        /// any the newest.
         best: bool,
-        /// Of training and test.
+        /// Of training and test, since the run was resumed at most.
         seconds: f64,
         /// The test.
         report: Report,
@@ -209,6 +210,8 @@ pub fn train(
 ) -> Result<Outcome> {
     check(settings)?;
     let device = device(&settings.training.device)?;
+    let precision = settings.precision.resolved(&settings.training.device);
+    let settings = &Settings { precision, ..settings.clone() };
     let saved = match start {
         Start::New => None,
         Start::Resume => Some(State::open(run)?),
@@ -226,7 +229,7 @@ pub fn train(
         if !is_done {
             return Ok(Outcome::Interrupted { epoch });
         }
-        let tested = if epoch % settings.test_every == 0 || epoch == epochs {
+        let tested = if session.is_tested(epoch) {
             observe(&Event::Testing { epoch });
             Some(session.test(begun)?)
         } else {
@@ -350,7 +353,11 @@ impl<'a> Session<'a> {
         for batch in batches {
             if stop.load(Ordering::Relaxed) {
                 self.save()?;
-                self.run.checkpoint(epoch, None)?.write(self.folder, Which::Last)?;
+                // Between two epochs there may be those of the first, with their test.
+                let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
+                if !is_kept {
+                    self.run.checkpoint(epoch, None)?.write(self.folder, Which::Last)?;
+                }
                 return Ok(false);
             }
             if done > 0 && self.saved.elapsed() >= save_every {
@@ -383,6 +390,11 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
+    /// Whether the network is tested after this epoch.
+    fn is_tested(&self, epoch: usize) -> bool {
+        epoch.is_multiple_of(self.settings.test_every) || epoch == self.settings.training.epochs
+    }
+
     /// Takes a loss into the moving average.
     fn remember(&mut self, loss: &Tensor) -> std::result::Result<(), TchError> {
         let loss = loss.f_detach()?;
@@ -403,7 +415,7 @@ impl<'a> Session<'a> {
             return Err(Error::Diverged { epoch, step: self.data.steps(), loss });
         }
         let is_best = match (held_out_loss, &self.state.best) {
-            (Some(loss), Some((least, _))) => loss < *least,
+            (Some(loss), Some((Some(least), _))) => loss < *least,
             _ => true,
         };
         let checkpoint = self.run.checkpoint(epoch, Some(&tested))?;
@@ -411,7 +423,7 @@ impl<'a> Session<'a> {
         checkpoint.write(self.folder, Which::Last)?;
         if is_best {
             checkpoint.write(self.folder, Which::Best)?;
-            self.state.best = Some((held_out_loss.unwrap_or(0.0), report.clone()));
+            self.state.best = Some((held_out_loss, report.clone()));
         }
         let seconds = begun.elapsed().as_secs_f64();
         let event = Event::Epoch { epoch, held_out_loss, best: is_best, seconds, report };
@@ -449,6 +461,14 @@ fn check(Settings { loss, architecture, input, training, test_every, .. }: &Sett
             return invalid(name, value.to_string(), "must be a share from 0 to below 1");
         }
     }
+    if recipe.trim > 0.0 && recipe.trimmed_of(training.batch_size) == 0 {
+        let reason = format!("is no picture of a step of {}", training.batch_size);
+        return invalid("trim", recipe.trim.to_string(), &reason);
+    }
+    if recipe.outliers.is_some() && recipe.outliers_beside(training.batch_size) == 0 {
+        let reason = format!("is no picture beside a step of {}", training.batch_size);
+        return invalid("outlier share", recipe.outlier_share.to_string(), &reason);
+    }
     // The rise of one cycle leaves room for its fall.
     if !(0.0..training.epochs as f64).contains(&recipe.warm_up) {
         return invalid(
@@ -472,15 +492,20 @@ fn check(Settings { loss, architecture, input, training, test_every, .. }: &Sett
             return invalid(name, value.to_string(), "must not be negative");
         }
     }
-    if input.std.iter().any(|&std| std <= 0.0) {
+    if !input.mean.iter().all(|mean| mean.is_finite()) {
+        return invalid("mean", format!("{:?}", input.mean), "must be numbers");
+    }
+    if !input.std.iter().all(|&std| std.is_finite() && std > 0.0) {
         return invalid("std", format!("{:?}", input.std), "must be positive");
     }
+    // Better now than after reading all pictures.
+    architecture.layers(2)?;
     if let Some(size) = architecture.fixed_size().filter(|&size| (input.height, input.width) != (size, size))
     {
         return invalid("size", input.height.to_string(), &format!("must be {size} for this network"));
     }
-    if !(8..=4096).contains(&input.height) || !(8..=4096).contains(&input.width) {
-        return invalid("size", input.height.to_string(), "must be 8 to 4096 pixels");
+    if let Some(size) = [input.height, input.width].into_iter().find(|size| !(8..=4096).contains(size)) {
+        return invalid("size", size.to_string(), "must be 8 to 4096 pixels");
     }
     Ok(())
 }

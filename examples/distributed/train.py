@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 train.py --known DIR --backbone FILE --results DIR
     toolkit import DIR/weights.pt model.onnx --known DIR
 
-The same data, weights, loss (`--variant paper`) and recipe (SGD, one cycle, crops) as `toolkit train`. After
-every epoch the run folder holds all that a restarted job needs to go on, which is how torchrun's
+The same data, weights, loss and recipe as `toolkit train --optimizer sgd --schedule one-cycle --augment crop
+--weight-decay 5e-4 --dropout 0 --held-out 0`, but that the last, smaller batch is left out. After every epoch the run folder holds all that a restarted job needs to go on, which is how torchrun's
 `--max-restarts` recovers from a lost machine; `weights.pt` is there at the end.
 """
 
@@ -25,6 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 SIZE = 32
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+DECAY = 5e-4
 
 
 def read(folder: Path) -> TensorDataset:
@@ -35,10 +37,10 @@ def read(folder: Path) -> TensorDataset:
         return TensorDataset(
             torch.from_numpy(rows[:, 1:].reshape(-1, 3, SIZE, SIZE)), torch.from_numpy(rows[:, 0].astype(np.int64))
         )
-    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir())
+    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir() and path.name[0] != ".")
     pictures, labels = [], []
     for label, path in enumerate(classes):
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+        for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES):
             picture = Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
             pictures.append(torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()))
             labels.append(label)
@@ -86,7 +88,7 @@ def train(args: argparse.Namespace) -> None:
 
     sampler = DistributedSampler(data, seed=args.seed)
     loader = DataLoader(data, args.batch_size // world, sampler=sampler, pin_memory=cuda, drop_last=True)
-    optimizer = torch.optim.SGD(network.parameters(), args.learning_rate, 0.9, weight_decay=5e-4, nesterov=True)
+    optimizer = torch.optim.SGD(network.parameters(), args.learning_rate, 0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, args.epochs * len(loader))
     parts = {"network": network.module, "optimizer": optimizer, "schedule": schedule}
     args.results.mkdir(parents=True, exist_ok=True)
@@ -107,6 +109,11 @@ def train(args: argparse.Namespace) -> None:
             loss = cac_loss(logits.float(), labels.to(device, non_blocking=True))
             optimizer.zero_grad()
             loss.backward()
+            # Decoupled from the gradient, and on convolutions and the last layer alone.
+            with torch.no_grad():
+                for weight in network.parameters():
+                    if weight.dim() > 1:
+                        weight *= 1 - schedule.get_last_lr()[0] * DECAY
             optimizer.step()
             schedule.step()
             total += loss.detach()

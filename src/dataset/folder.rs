@@ -8,15 +8,24 @@ use crate::error::{Error, Result};
 /// What torchvision's `ImageFolder` takes, and GIF.
 const EXTENSIONS: [&str; 10] = ["bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
-/// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, or of `FOLDER/CLASS/...` as the test split.
+/// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, where the test split may be called `val`, or of
+/// `FOLDER/CLASS/...` as the test split.
 pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64>, Vec<PathBuf>)> {
     let unusable = |reason: String| Error::Dataset { path: folder.to_owned(), reason };
-    let name = if split == Split::Train { "train" } else { "test" };
-    let root = match split {
-        // A class may be called `train` or `test`: a split has folders in it.
-        _ if has_folders(&folder.join(name)) => folder.join(name),
-        Split::Test => folder.to_owned(),
-        Split::Train => return Err(unusable("it has no folder `train` with class folders".to_owned())),
+    // A class may be called `train` or `test`: a split has folders in it.
+    let part = |name: &str| Some(folder.join(name)).filter(|part| has_folders(part));
+    let root = match (split, part("train")) {
+        (Split::Train, Some(train)) => train,
+        (Split::Train, None) => {
+            return Err(unusable("it has no folder `train` with class folders".to_owned()));
+        }
+        (Split::Test, train) => match part("test").or_else(|| part("val")) {
+            Some(test) => test,
+            None if train.is_some() => {
+                return Err(unusable("it has no folder `test` or `val` with class folders".to_owned()));
+            }
+            None => folder.to_owned(),
+        },
     };
     let mut classes = Vec::new();
     let mut labels = Vec::new();

@@ -1,13 +1,16 @@
 //! The pictures of a run, and its batches, which are made while the network is busy with the one before.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::{
+    collections::HashSet,
+    sync::mpsc::{Receiver, sync_channel},
+};
 
-use rand::{RngExt, SeedableRng, rngs::Xoshiro256PlusPlus};
+use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use super::{Settings, augment::augment};
 use crate::{
-    dataset::{Dataset, Protocol, UNKNOWN, UnknownSet, open_test, open_training, shuffled},
-    error::Result,
+    dataset::{Dataset, Protocol, Split, UnknownSet, open_test, open_training, shuffled},
+    error::{Error, Result},
     manifest::Input,
 };
 
@@ -42,20 +45,37 @@ impl<'a> Data<'a> {
         let Settings { input: Input { height, width, .. }, training, .. } = settings;
         let protocol = training.protocol.as_deref().map(str::parse::<Protocol>).transpose()?;
         let protocol = protocol.as_ref();
-        let known = open_training(&training.known, protocol, *height, *width)?.load()?;
+        let known = open_training(&training.known, protocol, *height, *width)?;
         let (known_test, unknown_tests) =
             open_test(&training.known, &training.unknown, protocol, *height, *width)?;
-        let known_test = known_test.align(known.classes())?.load()?;
+        let known_test = known_test.align(known.classes())?;
+        let outliers = match &training.recipe.outliers {
+            Some(folder) => {
+                let outliers = Dataset::unknown(folder, Split::Train, *height, *width)?;
+                let tests = unknown_tests.iter().map(|set| &set.pictures);
+                if tests.chain([&known, &known_test]).any(|other| outliers.shares_folders_with(other)) {
+                    let value = format!("`{}`", folder.display());
+                    let reason = "holds known or test pictures".to_owned();
+                    return Err(Error::Setting { name: "outliers", value, reason });
+                }
+                Some(outliers.load()?)
+            }
+            None => None,
+        };
+        let held_out = (training.held_out * known.len() as f64).ceil() as usize;
+        let (held_out, training) = known.draw(held_out.min(known.len().saturating_sub(1)), training.seed);
+        let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
+        if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
+            let path = settings.training.known.clone();
+            let reason =
+                format!("class `{name}` has no picture to train on, {} are held out", held_out.len());
+            return Err(Error::Dataset { path, reason });
+        }
+        let (known, known_test) = (known.load()?, known_test.load()?);
         let unknown_tests = unknown_tests
             .into_iter()
             .map(|set| Ok(UnknownSet { pictures: set.pictures.load()?, ..set }))
             .collect::<Result<Vec<_>>>()?;
-        let outliers = match &training.recipe.outliers {
-            Some(folder) => Some(Dataset::unknown(folder, *height, *width)?.load()?),
-            None => None,
-        };
-        let held_out = (training.held_out * known.len() as f64).ceil() as usize;
-        let (held_out, training) = known.draw(held_out.min(known.len() - 1), training.seed);
         Ok(Self { settings, known, training, held_out, known_test, unknown_tests, outliers })
     }
 
@@ -76,14 +96,14 @@ impl<'a> Data<'a> {
         first_step: usize,
         take: impl FnOnce(Receiver<Result<Batch>>) -> T,
     ) -> T {
-        let order = shuffled(self.training.len(), self.seed(epoch, 0));
+        let order = shuffled(self.training.len(), self.random(epoch, 0).random());
         std::thread::scope(|scope| {
             let (send, batches) = sync_channel(AHEAD);
             scope.spawn(move || {
                 let drawn = order.chunks(self.settings.training.batch_size);
                 for (step, drawn) in drawn.enumerate().skip(first_step) {
                     // Whoever takes them may have had enough.
-                    if send.send(self.batch(drawn, self.seed(epoch, step + 1))).is_err() {
+                    if send.send(self.batch(drawn, self.random(epoch, step + 1))).is_err() {
                         break;
                     }
                 }
@@ -92,28 +112,28 @@ impl<'a> Data<'a> {
         })
     }
 
-    fn batch(&self, drawn: &[usize], seed: u64) -> Result<Batch> {
+    fn batch(&self, drawn: &[usize], mut random: impl Rng) -> Result<Batch> {
         let Input { height, width, .. } = self.settings.input;
         let recipe = &self.settings.training.recipe;
         let known: Vec<usize> = drawn.iter().map(|&place| self.training[place]).collect();
         let mut pixels = self.known.batch(&known)?;
         if let Some(outliers) = &self.outliers {
-            let count = (recipe.outlier_share * known.len() as f64).round() as usize;
-            let mut random = Xoshiro256PlusPlus::seed_from_u64(seed ^ UNKNOWN as u64);
+            let count = recipe.outliers_beside(known.len());
             let drawn: Vec<usize> = (0..count).map(|_| random.random_range(0..outliers.len())).collect();
             pixels.extend(outliers.batch(&drawn)?);
         }
-        for (place, picture) in pixels.chunks_exact_mut(3 * height * width).enumerate() {
-            let mut random = Xoshiro256PlusPlus::seed_from_u64(seed.wrapping_add(place as u64));
+        for picture in pixels.chunks_exact_mut(3 * height * width) {
             augment(recipe.augment, picture, height, width, &mut random);
         }
-        Ok(Batch { pixels, labels: self.labels(&known), seed })
+        Ok(Batch { pixels, labels: self.labels(&known), seed: random.random() })
     }
 
-    /// The seed of a step of an epoch, or with step 0 of the epoch's order: what is random in a step depends on
-    /// nothing before it.
-    fn seed(&self, epoch: usize, step: usize) -> u64 {
-        let seed = self.settings.training.seed.wrapping_mul(1_000_003).wrapping_add(epoch as u64);
-        seed.wrapping_add((step as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    /// The random numbers of a step of an epoch, or with step 0 of the epoch's order: what is random in a step
+    /// depends on nothing before it.
+    fn random(&self, epoch: usize, step: usize) -> impl Rng + use<> {
+        // Blocks of a cipher: no two runs, epochs or steps have any in common.
+        let mut random = ChaCha8Rng::seed_from_u64(self.settings.training.seed);
+        random.set_stream(((epoch as u64) << 32) + step as u64);
+        random
     }
 }

@@ -88,11 +88,13 @@ impl Appended {
     fn open(path: PathBuf, bytes: u64) -> Result<Self> {
         let open = || {
             let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
+            // There are fewer where somebody has removed the file.
+            let bytes = bytes.min(file.metadata()?.len());
             file.set_len(bytes)?;
             file.seek(SeekFrom::End(0))?;
-            Ok(file)
+            Ok((file, bytes))
         };
-        let file = open().map_err(Error::io("write", &path))?;
+        let (file, bytes) = open().map_err(Error::io("write", &path))?;
         Ok(Self { path, file, bytes })
     }
 
@@ -130,7 +132,13 @@ mod tests {
         let scalars = tensorboard::tests::scalars(&bytes);
         let losses: Vec<_> = scalars.iter().filter(|(tag, ..)| tag == "training/loss").collect();
         assert_eq!(losses, [&("training/loss".to_owned(), 13, 1.5), &("training/loss".to_owned(), 14, 1.0)]);
-        let lines = std::fs::read_to_string(folder.path().join(LINES)).unwrap();
-        assert_eq!(lines.lines().count(), 2);
+        let lines = folder.path().join(LINES);
+        assert_eq!(std::fs::read_to_string(&lines).unwrap().lines().count(), 2);
+
+        // Whoever removes a log goes on with a new one.
+        std::fs::remove_file(&lines).unwrap();
+        let mut log = Log::open(folder.path(), lengths, 10).unwrap();
+        log.record(&step(5, 1.0)).unwrap();
+        assert!(std::fs::read(&lines).unwrap().starts_with(b"{"));
     }
 }

@@ -40,12 +40,11 @@ pub(super) fn losses(
     tuplet.f_add(&own.f_squeeze_dim(1)?.f_mul_scalar(loss.weight)?)
 }
 
-/// The mean of losses `[N]`, of which the share of the greatest is passed over.
-pub(super) fn trimmed_mean(losses: &Tensor, share: f64) -> Result<Tensor, TchError> {
-    let count = losses.size()[0];
-    match (share * count as f64) as i64 {
+/// The mean of losses `[N]`, of which so many of the greatest are passed over.
+pub(super) fn trimmed_mean(losses: &Tensor, trimmed: usize) -> Result<Tensor, TchError> {
+    match trimmed as i64 {
         0 => losses.f_mean(None::<Kind>),
-        outliers => losses.f_topk(count - outliers, 0, false, false)?.0.f_mean(None::<Kind>),
+        trimmed => losses.f_topk(losses.size()[0] - trimmed, 0, false, false)?.0.f_mean(None::<Kind>),
     }
 }
 
@@ -150,8 +149,8 @@ mod tests {
     #[test]
     fn the_greatest_losses_are_passed_over() {
         let losses = Tensor::from_slice(&[3.0, 1.0, 9.0, 2.0]).set_requires_grad(true);
-        assert_eq!(trimmed_mean(&losses, 0.0).unwrap().double_value(&[]), 3.75);
-        let mean = trimmed_mean(&losses, 0.25).unwrap();
+        assert_eq!(trimmed_mean(&losses, 0).unwrap().double_value(&[]), 3.75);
+        let mean = trimmed_mean(&losses, 1).unwrap();
         mean.backward();
         assert_eq!(mean.double_value(&[]), 2.0);
         assert_eq!(Vec::<f64>::try_from(losses.grad() * 3.0).unwrap(), [1.0, 1.0, 0.0, 1.0]);

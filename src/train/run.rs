@@ -62,13 +62,13 @@ pub(super) struct Tested {
 impl<'a> Run<'a> {
     /// Makes the network; one that is resumed gets its weights later.
     pub fn new(settings: &'a Settings, data: &'a Data<'a>, device: Device, start: Start) -> Result<Self> {
-        let Settings { loss, architecture, input, training, precision, .. } = settings;
+        let Settings { architecture, input, training, precision, loss, .. } = settings;
         let classes = data.known.classes().len();
         let layers = architecture.layers(classes)?;
         tch::manual_seed(training.seed as i64);
         let store = nn::VarStore::new(device);
         let mut network = Network::new(&store, layers.clone(), input).map_err(torch)?;
-        if precision.resolved(&training.device) == Precision::Bf16 {
+        if *precision == Precision::Bf16 {
             network.training_kind = Kind::BFloat16;
         }
         if let Some(backbone) = training.backbone.as_ref().filter(|_| start == Start::New) {
@@ -96,7 +96,7 @@ impl<'a> Run<'a> {
             let logits = self.network.forward(&self.pictures(&batch.pixels)?, Some(batch.seed))?;
             let (known, all) = (labels.size()[0], logits.size()[0]);
             let losses = loss::losses(loss, &logits.f_narrow(0, 0, known)?, &labels, &self.anchor_tensor)?;
-            let mean = loss::trimmed_mean(&losses, recipe.trim)?;
+            let mean = loss::trimmed_mean(&losses, recipe.trimmed_of(batch.labels.len()))?;
             if all == known {
                 return Ok(mean);
             }

@@ -28,8 +28,8 @@ pub(super) struct State {
     pub step: usize,
     /// The moving average of the loss.
     pub average: Option<f64>,
-    /// The lowest loss on held-out pictures and the report of its epoch.
-    pub best: Option<(f64, Report)>,
+    /// The lowest loss on held-out pictures, where there are any, and the report of its epoch.
+    pub best: Option<(Option<f64>, Report)>,
     /// The length of the log.
     pub log: Lengths,
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use cac::weights::Weights;
+use ndarray::ArrayView2;
 use serde_json::Value;
 
 use crate::commands::{stdout, toolkit};
@@ -19,15 +20,20 @@ fn demo() -> PathBuf {
 fn two_colours(folder: &Path) {
     for (class, colour) in [("red", [200, 30, 30]), ("blue", [30, 30, 200])] {
         for (split, count) in [("train", 32), ("test", 8)] {
-            let at = folder.join(format!("colours/{split}/{class}"));
-            fs::create_dir_all(&at).unwrap();
-            for i in 0..count {
-                let picture = image::RgbImage::from_fn(32, 32, |x, y| {
-                    image::Rgb(colour.map(|value| value + ((x * 7 + y * 3 + i * 11) % 40) as u8))
-                });
-                picture.save(at.join(format!("{i}.png"))).unwrap();
-            }
+            pictures(&folder.join(format!("colours/{split}")), class, colour, count);
         }
+    }
+}
+
+/// Stripes of about one colour, in a new folder.
+fn pictures(at: &Path, folder: &str, colour: [u8; 3], count: u32) {
+    let at = at.join(folder);
+    fs::create_dir_all(&at).unwrap();
+    for i in 0..count {
+        let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+            image::Rgb(colour.map(|value| value + ((x * 7 + y * 3 + i * 11) % 40) as u8))
+        });
+        picture.save(at.join(format!("{i}.png"))).unwrap();
     }
 }
 
@@ -140,9 +146,10 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
+    pictures(at, "green", [30, 200, 30], 16);
     // All that has a state or is random.
     let recipe = "--average=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
-                  --outliers=colours/test --batch-size=2 --json";
+                  --outliers=green --batch-size=2 --json";
     let args = [&SMALL[..], &recipe.split_whitespace().collect::<Vec<_>>()].concat();
     stdout(&toolkit(at, &[&args[..], &["--run", "whole"]].concat()));
 
@@ -243,6 +250,16 @@ fn settings_come_from_a_file_and_flags_win() {
     let weights = |run: &str| fs::read(at.join(run).join("weights.safetensors")).unwrap();
     assert!(weights("a") == weights("b"));
 
+    // What followed from a setting goes with it.
+    let flags =
+        ["--variant", "paper", "--optimizer", "sgd", "--batch-size", "16", "--unknown", "uniform-noise:9"];
+    stdout(&toolkit(at, &[&["train", "--config", "a/settings.toml", "--run", "c"], &flags[..]].concat()));
+    let manifest: Value = serde_json::from_slice(&fs::read(at.join("c/manifest.json")).unwrap()).unwrap();
+    let (loss, training) = (&manifest["loss"], &manifest["training"]);
+    assert_eq!((&loss["magnitude"], &loss["weight"]), (&10.0.into(), &0.1.into()));
+    assert_eq!((&training["learning_rate"], &training["batch_size"]), (&0.1.into(), &16.into()));
+    assert_eq!(manifest["input"]["mean"], serde_json::json!([0.4, 0.5, 0.6]));
+
     let refused = |text: &str| {
         fs::write(at.join("run.toml"), text).unwrap();
         crate::commands::error(&toolkit(at, &["train", "--config", "run.toml"]))
@@ -300,23 +317,22 @@ fn outliers_are_kept_away_from_the_anchors() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    // Green pictures, of which the training pictures say nothing.
-    for (part, count) in [("seen", 16), ("unseen", 16)] {
-        fs::create_dir_all(at.join(part)).unwrap();
-        for i in 0..count {
-            let green = image::RgbImage::from_fn(32, 32, |x, y| {
-                image::Rgb([30, 200, 30].map(|value: u8| value + ((x * 5 + y * 9 + i * 13) % 40) as u8))
-            });
-            green.save(at.join(part).join(format!("{i}.png"))).unwrap();
-        }
-    }
-    let auroc = |more: &[&str]| {
-        let args = ["--unknown", "green=unseen", "--epochs", "6", "--json"];
-        let events = toolkit(at, &[&SMALL[..], &args, more].concat());
-        lines(stdout(&events)).pop().unwrap()["report"]["rows"][0]["auroc"].as_f64().unwrap()
+    // Orange pictures, which only outliers tell from red ones.
+    pictures(at, "seen", [200, 90, 30], 32);
+    pictures(at, "unseen", [205, 85, 25], 16);
+    // How far the unseen ones are from the nearest anchor; the origin is 10 away from all.
+    let distance = |run: &str, more: &[&str]| {
+        let args = ["--unknown", "orange=unseen", "--epochs", "6", "--run", run];
+        stdout(&toolkit(at, &[&SMALL[..], &args, more].concat()));
+        let weights = Weights::read(&at.join(run).join("weights.safetensors")).unwrap();
+        let logits = &weights.get("test.unknown.orange.logits").unwrap().values;
+        let logits = ArrayView2::from_shape((16, 2), logits).unwrap();
+        let distances = cac::cac::distances(logits, cac::cac::fixed_anchors(2, 10.0).view());
+        distances.rows().into_iter().map(|row| row[0].min(row[1])).sum::<f32>() / 16.0
     };
-    let with = auroc(&["--outliers", "seen", "--run", "with"]);
-    assert!(with > 0.95, "{with}");
+    let with = distance("with", &["--outliers", "seen"]);
+    let without = distance("without", &[]);
+    assert!(with > without + 1.0, "{with}, without {without}");
     let manifest: Value = serde_json::from_slice(&fs::read(at.join("with/manifest.json")).unwrap()).unwrap();
     assert_eq!(manifest["training"]["recipe"]["outliers"], "seen");
 }
@@ -415,11 +431,16 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--held-out", "1"], "held-out = 1"),
         (["--test-every", "0"], "test every = 0"),
         (["--trim", "1"], "trim = 1"),
+        (["--trim", "0.01"], "trim = 0.01: is no picture of a step of 64"),
         (["--average", "-0.1"], "average = -0.1"),
         (["--warm-up", "10"], "warm-up = 10"),
         (["--weight-decay", "-1"], "weight decay = -1"),
         (["--outlier-weight", "nan"], "outlier weight = NaN"),
         (["--outliers", "none"], "cannot read `none`"),
+        (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test pictures"),
+        (["--outlier-share=0.001", "--outliers=colours"], "outlier share = 0.001: is no picture beside"),
+        (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
+        (["--held-out", "0.99"], "has no picture to train on, 63 are held out"),
         (["--depth", "11"], "depth = 11"),
         (["--device", "tpu"], "device = `tpu`"),
         (["--device", "cuda:99"], "provider `cuda:99` is not available"),
@@ -427,6 +448,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--magnitude", "0"], "magnitude = 0"),
         (["--std", "1,0,1"], "std ="),
         (["--backbone", "none.safetensors"], "cannot read `none.safetensors`"),
+        (["--backbone", "imagenet23"], "neither a file nor the name of published weights: imagenet32, "),
     ] {
         let args: Vec<&str> =
             ["train", "--known", "colours"].into_iter().chain(wrong).chain(["--run", "run"]).collect();
