@@ -18,6 +18,8 @@ from pathlib import Path
 
 RECORD = 1 + 3 * 32 * 32
 TOGETHER = "--optimizer sgd --schedule one-cycle --augment crop --weight-decay 5e-4 --dropout 0"
+# What a recipe leaves as it is.
+NONE = "--optimizer adam --schedule cosine --weight-decay 0 --augment none --dropout 0.3"
 RECIPES = {
     "none": "",
     "pytorch-ood": "--variant pytorch-ood",
@@ -34,7 +36,7 @@ RECIPES = {
     "outliers": "--outliers {outliers}",
     "together": TOGETHER,
     "together+decay": TOGETHER.replace("5e-4", "5e-3"),
-    "together+average": f"{TOGETHER} --average 0.99",
+    "together-crop": TOGETHER.replace("crop", "none"),
     "together+outliers": f"{TOGETHER} --outliers {{outliers}}",
 }
 
@@ -100,7 +102,7 @@ def main():
             command = ["--resume", run] if any(run.glob("state-*")) else [
                 "--known", known, "--unknown", args.unknown, "--backbone", args.backbone, "--held-out", "0.04",
                 "--epochs", str(args.epochs), "--test-every", str(args.epochs), "--seed", str(args.seed),
-                "--run", run, *flags.split(),
+                "--run", run, *NONE.split(), *flags.split(),
             ]  # fmt: skip
             with open(args.out / f"{name}.log", "a") as log:
                 done = subprocess.run([args.toolkit, "train", *command], check=False, stdout=log, stderr=log)

@@ -26,6 +26,7 @@ from pytorch_ood.model import WideResNet
 from torch.utils.data import DataLoader
 
 DEMO = Path(__file__).resolve().parent.parent / "examples/demo"
+TUTORIAL = DEMO.parent / "tutorial.toml"
 BATCH = 64
 
 
@@ -57,8 +58,8 @@ def pytorch(tuned: bool) -> float:
 
 def toolkit(program: Path, precision: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        command = [program, "train", "--known", DEMO, "--variant", "pytorch-ood", "--epochs", "1"]
-        command += ["--batch-size", str(BATCH), "--held-out", "0", "--run", f"{folder}/run", "--json"]
+        command = [program, "train", "--config", TUTORIAL, "--known", DEMO, "--epochs", "1"]
+        command += ["--batch-size", str(BATCH), "--run", f"{folder}/run", "--json"]
         command += ["--precision", precision]
         output = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
     events = map(json.loads, output.stdout.splitlines())

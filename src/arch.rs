@@ -55,7 +55,7 @@ pub struct WideResNet {
 
 impl Default for WideResNet {
     fn default() -> Self {
-        Self { depth: 40, widen_factor: 2, dropout: 0.3 }
+        Self { depth: 40, widen_factor: 2, dropout: 0.0 }
     }
 }
 

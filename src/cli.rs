@@ -69,9 +69,9 @@ pub enum Command {
 #[derive(Args)]
 pub struct TrainArgs {
     /// Take settings from a TOML file, by the names of the flags below. Flags win over it: another --optimizer also
-    /// over its learning rate, another --loss or --variant over magnitude and weight, another --arch over the
-    /// network's sizes and dropout, another --backbone over network, mean and deviation, another --device over the
-    /// precision
+    /// over its learning rate, another --loss or --variant over learning rate, magnitude and weight, another --arch
+    /// over the network's sizes and dropout, another --backbone over network, mean and deviation, another --device
+    /// over the precision
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     /// Go on with the run in this folder, exactly where it stopped
@@ -152,8 +152,7 @@ pub struct SettingsArgs {
     /// Channels of the first two convolutions of a cac-net; those of the backbone by default, or else 64
     #[arg(long, value_name = "N")]
     pub channels: Option<usize>,
-    /// Share of activations (wide-resnet, by default 0.3) or channels (cac-net, by default 0.2) dropped in
-    /// training
+    /// Share of activations (wide-resnet, by default 0) or channels (cac-net, by default 0.2) dropped in training
     #[arg(long, value_name = "SHARE")]
     pub dropout: Option<f64>,
     /// Height and width that pictures are resized to
@@ -179,7 +178,7 @@ pub struct SettingsArgs {
     /// The optimiser
     #[arg(long, value_enum, default_value_t = Recipe::default().optimizer)]
     pub optimizer: Optimizer,
-    /// The learning rate at its height; 0.001 for adam, 0.1 for sgd by default
+    /// The learning rate at its height; by default 0.001 for adam, and for sgd 0.1 or, with pytorch-ood, 0.002
     #[arg(long, value_name = "X")]
     pub learning_rate: Option<f64>,
     /// The course of the learning rate
@@ -219,7 +218,7 @@ pub struct SettingsArgs {
 /// may be what followed from the other value, because a run saves its settings with all defaults filled in.
 const FOLLOWING: [(&[&str], &[&str]); 5] = [
     (&["optimizer"], &["learning-rate"]),
-    (&["loss", "variant"], &["magnitude", "weight"]),
+    (&["loss", "variant"], &["learning-rate", "magnitude", "weight"]),
     (&["arch"], &["depth", "widen-factor", "channels", "dropout"]),
     (&["backbone"], &["arch", "depth", "widen-factor", "channels", "mean", "std"]),
     (&["device"], &["precision"]),

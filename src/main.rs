@@ -266,7 +266,7 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<cac::train::Settings> {
         backbone: args.backbone.clone(),
         epochs: args.epochs,
         batch_size: args.batch_size,
-        learning_rate: *args.learning_rate.get_or_insert(args.optimizer.learning_rate()),
+        learning_rate: *args.learning_rate.get_or_insert(args.optimizer.learning_rate(loss.variant)),
         seed: args.seed,
         held_out: args.held_out,
         anchor_pictures: args.anchor_pictures,
@@ -733,7 +733,10 @@ fn next_run() -> PathBuf {
 
 /// The run in [`RUNS`] whose weights were written last, interrupted or not.
 fn newest_run() -> anyhow::Result<PathBuf> {
-    let written = |run: &PathBuf| run.join("manifest-last.json").metadata().ok()?.modified().ok();
+    let written = |run: &PathBuf| {
+        let manifests = ["manifest.json", "manifest-last.json"].map(|name| run.join(name));
+        manifests.iter().filter_map(|file| file.metadata().ok()?.modified().ok()).max()
+    };
     let runs = Path::new(RUNS).read_dir().into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let newest = runs.filter_map(|run| Some((written(&run)?, run))).max();
     Ok(newest.with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?.1)

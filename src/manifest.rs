@@ -151,13 +151,10 @@ pub struct Training {
     /// `cpu` or `cuda:n`.
     pub device: String,
     /// How the weights are learned.
-    #[serde(default)]
     pub recipe: Recipe,
     /// Pictures trained on.
-    #[serde(default)]
     pub pictures: usize,
     /// The epoch after which the weights were taken, from 1.
-    #[serde(default)]
     pub epoch: usize,
 }
 

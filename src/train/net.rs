@@ -214,7 +214,7 @@ mod tests {
         arch::{Architecture, WideResNet},
         cac::{Loss, Variant},
         checkpoint::{CHECK_IMAGES, CHECK_LOGITS},
-        recipe::Recipe,
+        recipe::{self, Recipe, Schedule},
     };
     use std::path::Path;
 
@@ -244,9 +244,9 @@ mod tests {
         }
     }
 
-    /// A WideResNet-40-2 without dropout, filled by the formula of the golden data, in one of both precisions.
+    /// A WideResNet-40-2 filled by the formula of the golden data, in one of both precisions.
     fn filled(kind: Kind) -> (nn::VarStore, Network) {
-        let architecture = Architecture::WideResNet(WideResNet { dropout: 0.0, ..WideResNet::default() });
+        let architecture = Architecture::WideResNet(WideResNet::default());
         let layers = architecture.layers(10).unwrap();
         let mut weights = Weights::new(Path::new("filled"));
         for (name, shape) in layers.iter().flat_map(Layer::parameters) {
@@ -337,7 +337,11 @@ mod tests {
                 let (store, network) = filled(kind);
                 let settings = Loss::new(variant);
                 let anchors = Tensor::eye(10, (kind, Device::Cpu)) * settings.magnitude;
-                let recipe = Recipe::default();
+                let recipe = Recipe {
+                    optimizer: recipe::Optimizer::Adam,
+                    schedule: Schedule::Cosine,
+                    ..Recipe::default()
+                };
                 let mut optimizer = Optimizer::new(&store, recipe.optimizer, 0.0).unwrap();
                 let (losses, rates) = (
                     method(&format!("trajectory.{name}.losses{suffix}")),

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 LIBRARY = ROOT / ".native" / "onnxruntime" / "lib"
 BROKEN = "broken.jpg"
-# Decoders of JPEG come out a step of 255 apart here and there, which moves the scores of this model.
+# Decoders of JPEG differ by 1 of 255 in some pixels, which moves the scores of this model.
 TOLERANCE = {".png": 1e-4, ".jpg": 0.3}
 # Everything stays on this machine.
 ENVIRONMENT = {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "SPARK_LOCAL_IP": "127.0.0.1"}

@@ -22,7 +22,7 @@ fn the_card_is_of_the_committed_file() {
     let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(card.contains(&sum), "{sum}");
     let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
-    assert!(card.contains(&format!("threshold is {}", scorer.threshold())), "{}", scorer.threshold());
+    assert!(card.contains(&format!("| threshold | {},", scorer.threshold())), "{}", scorer.threshold());
     // What the file states of itself stands in the card.
     let report = scorer.manifest().metrics.as_ref().unwrap();
     for value in [report.accuracy.unwrap(), report.rows[0].metrics.auroc, report.rows[0].metrics.fpr95_tpr] {
@@ -90,5 +90,5 @@ fn pictures_are_scored_without_naming_a_model() {
     assert!(none.contains("give pictures behind the model"), "{none}");
     // Its training data is not where this is called.
     let missing = crate::commands::error(&toolkit(folder.path(), &["eval"]));
-    assert!(missing.contains("is not here; give --known"), "{missing}");
+    assert!(missing.contains("are not here; give --known"), "{missing}");
 }

@@ -251,8 +251,7 @@ fn settings_come_from_a_file_and_flags_win() {
     assert!(weights("a") == weights("b"));
 
     // What followed from a setting goes with it.
-    let flags =
-        ["--variant", "paper", "--optimizer", "sgd", "--batch-size", "16", "--unknown", "uniform-noise:9"];
+    let flags = ["--variant", "paper", "--batch-size", "16", "--unknown", "uniform-noise:9"];
     stdout(&toolkit(at, &[&["train", "--config", "a/settings.toml", "--run", "c"], &flags[..]].concat()));
     let manifest: Value = serde_json::from_slice(&fs::read(at.join("c/manifest.json")).unwrap()).unwrap();
     let (loss, training) = (&manifest["loss"], &manifest["training"]);
