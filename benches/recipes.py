@@ -37,6 +37,7 @@ RECIPES = {
     "together": TOGETHER,
     "together+decay": TOGETHER.replace("5e-4", "5e-3"),
     "together-crop": TOGETHER.replace("crop", "none"),
+    "together+dropout": TOGETHER.replace("--dropout 0", "--dropout 0.3"),
     "together+outliers": f"{TOGETHER} --outliers {{outliers}}",
 }
 
