@@ -84,10 +84,7 @@ impl Loss {
 /// log(1 + sum of exp x), also where an exp alone would be infinite.
 fn log_one_plus_sum_exp(xs: impl Iterator<Item = f64> + Clone) -> f64 {
     let greatest = xs.clone().fold(0.0, f64::max);
-    if greatest == 0.0 {
-        return xs.map(f64::exp).sum::<f64>().ln_1p();
-    }
-    greatest + (xs.map(|x| (x - greatest).exp()).sum::<f64>() + (-greatest).exp()).ln()
+    greatest + (xs.map(|x| (x - greatest).exp()).sum::<f64>() + (-greatest).exp_m1()).ln_1p()
 }
 
 /// Where the anchors that ship with a model come from.

@@ -55,8 +55,10 @@ impl Checkpoint {
     /// [`Error::Model`]: crate::Error::Model
     /// [`Error::Weights`]: crate::Error::Weights
     pub fn open(run: &Path, which: Which) -> Result<Self> {
-        let (manifest, weights) = which.files(run);
-        Ok(Self { manifest: Manifest::read(&manifest)?, weights: Weights::read(&weights)? })
+        Ok(Self {
+            manifest: Manifest::read(&which.manifest(run))?,
+            weights: Weights::read(&which.weights(run))?,
+        })
     }
 
     /// Writes both files, each atomically.
@@ -64,18 +66,26 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).
     pub fn write(&self, run: &Path, which: Which) -> Result<()> {
-        let (manifest, weights) = which.files(run);
-        self.weights.write(&weights)?;
-        self.manifest.write(&manifest)
+        self.weights.write(&which.weights(run))?;
+        self.manifest.write(&which.manifest(run))
     }
 }
 
 impl Which {
-    fn files(self, run: &Path) -> (PathBuf, PathBuf) {
-        let suffix = match self {
+    /// The manifest's file in a run folder, there from the first time that the checkpoint is written.
+    #[must_use]
+    pub fn manifest(self, run: &Path) -> PathBuf {
+        run.join(format!("manifest{}.json", self.suffix()))
+    }
+
+    fn weights(self, run: &Path) -> PathBuf {
+        run.join(format!("weights{}.safetensors", self.suffix()))
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
             Self::Best => "",
             Self::Last => "-last",
-        };
-        (run.join(format!("manifest{suffix}.json")), run.join(format!("weights{suffix}.safetensors")))
+        }
     }
 }

@@ -375,8 +375,7 @@ fn export_model(args: &ExportArgs) -> anyhow::Result<()> {
         None => newest_run()?,
     };
     let which = if args.last { Which::Last } else { Which::Best };
-    if which == Which::Best && !run.join("manifest.json").exists() && run.join("manifest-last.json").exists()
-    {
+    if which == Which::Best && !which.manifest(&run).exists() && Which::Last.manifest(&run).exists() {
         bail!("`{}` has no finished epoch; `--last` takes the weights of its interruption", run.display());
     }
     let checkpoint = Checkpoint::open(&run, which)?;
@@ -734,7 +733,7 @@ fn next_run() -> PathBuf {
 /// The run in [`RUNS`] whose weights were written last, interrupted or not.
 fn newest_run() -> anyhow::Result<PathBuf> {
     let written = |run: &PathBuf| {
-        let manifests = ["manifest.json", "manifest-last.json"].map(|name| run.join(name));
+        let manifests = [Which::Best, Which::Last].map(|which| which.manifest(run));
         manifests.iter().filter_map(|file| file.metadata().ok()?.modified().ok()).max()
     };
     let runs = Path::new(RUNS).read_dir().into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));

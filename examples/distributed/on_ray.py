@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The same training as workers of a Ray cluster: python3 on_ray.py --workers N, then the flags of train.py.
 
-Paths must be readable on every machine of the cluster, and train.py must lie beside this file on each. Needs `pip install 'ray[train]'` besides.
+Paths must be readable on every machine of the cluster, and train.py must lie beside this file on each. Needs
+`pip install 'ray[train]'` besides.
 """
 
 import torch
