@@ -4,10 +4,10 @@
     python3 benches/recipes.py TOOLKIT OUT --known DIR --unknown NAME=DIR --backbone FILE [--outliers DIR]
         [--pictures 5000] [--epochs 10] [--seed 123] [RECIPE...]
 
-Trains once with every recipe below (or those that are named), on the first so many pictures of CIFAR-10's binary
-files in DIR, and tests on all of its test pictures against the unknown ones after the last epoch. What is done stays
-in OUT: a second call with the same settings goes on where the first stopped. Prints a table of the last epochs, in per
-cent with 95 % intervals over pictures.
+Trains once with every recipe below (or those that are named), in float32, on the first so many pictures of CIFAR-10's
+binary files in DIR, and tests on all of its test pictures against the unknown ones after the last epoch. What is done
+stays in OUT: a second call with the same settings goes on where the first stopped. Prints a table of the last epochs,
+in per cent with 95 % intervals over pictures.
 """
 
 import json
@@ -101,7 +101,8 @@ def main():
         run = args.out / name
         if last_epoch(run, args.epochs) is None:
             command = ["--resume", run] if any(run.glob("state-*")) else [
-                "--known", known, "--unknown", args.unknown, "--backbone", args.backbone, "--held-out", "0.04",
+                "--known", known, "--unknown", args.unknown, "--backbone", args.backbone,
+                "--held-out", "0.04", "--precision", "f32",
                 "--epochs", str(args.epochs), "--test-every", str(args.epochs), "--seed", str(args.seed),
                 "--run", run, *NONE.split(), *flags.split(),
             ]  # fmt: skip

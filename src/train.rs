@@ -89,15 +89,6 @@ impl Precision {
     }
 }
 
-/// How a run begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// From the settings.
-    New,
-    /// From the state that a run in the folder has saved.
-    Resume,
-}
-
 /// What happens during a run; also the lines of `log.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -192,30 +183,51 @@ pub fn device(name: &str) -> Result<Device> {
 /// `state-*.safetensors` the last two states to resume from.
 ///
 /// The best epoch is the one with the lowest loss on the held-out known pictures; test sets have no say.
-/// `stop` is looked at before every step. The state is saved after every epoch and `save_every` so much time; a
-/// run that is resumed gives, on the processor and with as many threads, the very weights of one that was never
-/// interrupted.
+/// `stop` is looked at before every step. The state is saved after every epoch and `save_every` so much time.
 ///
 /// # Errors
-/// Those of reading data and weights, [`Error::Setting`], also where a run is resumed with other settings,
-/// [`Error::Provider`] for the device, [`Error::Diverged`], [`Error::Runtime`] where libtorch fails,
-/// [`Error::Io`] where the folder cannot be written.
+/// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device, [`Error::Diverged`],
+/// [`Error::Runtime`] where libtorch fails, [`Error::Io`] where the folder cannot be written.
 pub fn train(
     settings: &Settings,
     run: &Path,
-    start: Start,
+    save_every: Duration,
+    stop: &AtomicBool,
+    observe: impl FnMut(&Event),
+) -> Result<Outcome> {
+    let precision = settings.precision.resolved(&settings.training.device);
+    let settings = Settings { precision, ..settings.clone() };
+    go_on(&settings, None, run, save_every, stop, observe)
+}
+
+/// Goes on with the run in a folder from the state that it has saved: on the processor and with as many threads to
+/// the very weights of a run that was never interrupted.
+///
+/// # Errors
+/// Those of [`train`], [`Error::Setting`] also where the folder holds no state or the data has changed,
+/// [`Error::Weights`] where no state can be read.
+pub fn resume(
+    run: &Path,
+    save_every: Duration,
+    stop: &AtomicBool,
+    observe: impl FnMut(&Event),
+) -> Result<Outcome> {
+    let (state, weights) = State::open(run)?;
+    let settings = state.settings.clone();
+    go_on(&settings, Some((state, weights)), run, save_every, stop, observe)
+}
+
+/// Trains from the settings or a saved state to the end.
+fn go_on(
+    settings: &Settings,
+    saved: Option<(State, Weights)>,
+    run: &Path,
     save_every: Duration,
     stop: &AtomicBool,
     mut observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
     check(settings)?;
     let device = device(&settings.training.device)?;
-    let precision = settings.precision.resolved(&settings.training.device);
-    let settings = &Settings { precision, ..settings.clone() };
-    let saved = match start {
-        Start::New => None,
-        Start::Resume => Some(State::open(run)?),
-    };
     let data = Data::open(settings)?;
     let mut session = Session::begin(settings, &data, device, run, saved)?;
     observe(&session.begun());
@@ -245,15 +257,6 @@ pub fn train(
     Ok(Outcome::Finished(report))
 }
 
-/// What a run in a folder was asked to do, from the state that it has saved.
-///
-/// # Errors
-/// [`Error::Io`] where the folder cannot be read, [`Error::Setting`] where it holds no state,
-/// [`Error::Weights`] where none can be read.
-pub fn settings(run: &Path) -> Result<Settings> {
-    Ok(State::open(run)?.0.settings)
-}
-
 /// A run while it is going on.
 struct Session<'a> {
     settings: &'a Settings,
@@ -277,17 +280,20 @@ impl<'a> Session<'a> {
         folder: &'a Path,
         saved: Option<(State, Weights)>,
     ) -> Result<Self> {
-        let start = if saved.is_some() { Start::Resume } else { Start::New };
-        let mut run = Run::new(settings, data, device, start)?;
+        let mut run = Run::new(settings, data, device)?;
         let recipe = &settings.training.recipe;
         let mut optimizer =
             Optimizer::new(&run.store, recipe.optimizer, recipe.weight_decay).map_err(torch)?;
         let pictures = data.training.len();
+        let is_new = saved.is_none();
         let state = match saved {
             Some((state, weights)) => {
-                if state.settings != *settings || state.pictures != pictures {
+                if state.pictures != pictures {
                     let value = format!("`{}`", folder.display());
-                    let reason = "was started with other settings or data".to_owned();
+                    let reason = format!(
+                        "was started with {} training pictures, now there are {pictures}",
+                        state.pictures
+                    );
                     return Err(Error::Setting { name: "resume", value, reason });
                 }
                 run.load(&weights)?;
@@ -295,6 +301,7 @@ impl<'a> Session<'a> {
                 state
             }
             None => {
+                run.begin()?;
                 let settings = settings.clone();
                 State {
                     settings,
@@ -312,7 +319,7 @@ impl<'a> Session<'a> {
         let average = state.average.map(|average| Tensor::from(average as f32).to_device(device));
         let saved = Instant::now();
         let mut session = Self { settings, data, folder, run, optimizer, state, average, log, saved };
-        if start == Start::New {
+        if is_new {
             // Those of another run in the same folder.
             state::remove_all_but(0, folder)?;
             session.log.record(&session.begun())?;

@@ -6,7 +6,7 @@ use ndarray::Array2;
 use tch::{Device, Kind, TchError, Tensor, nn};
 
 use super::{
-    Precision, Settings, Start,
+    Precision, Settings,
     data::{Batch, Data},
     loss, net,
     net::Network,
@@ -60,8 +60,8 @@ pub(super) struct Tested {
 }
 
 impl<'a> Run<'a> {
-    /// Makes the network; one that is resumed gets its weights later.
-    pub fn new(settings: &'a Settings, data: &'a Data<'a>, device: Device, start: Start) -> Result<Self> {
+    /// Makes the network with random weights.
+    pub fn new(settings: &'a Settings, data: &'a Data<'a>, device: Device) -> Result<Self> {
         let Settings { architecture, input, training, precision, loss, .. } = settings;
         let classes = data.known.classes().len();
         let layers = architecture.layers(classes)?;
@@ -71,21 +71,27 @@ impl<'a> Run<'a> {
         if *precision == Precision::Bf16 {
             network.training_kind = Kind::BFloat16;
         }
-        if let Some(backbone) = training.backbone.as_ref().filter(|_| start == Start::New) {
-            network.load(&Weights::read(backbone)?, "", true)?;
-        }
         let average = (training.recipe.average > 0.0)
             .then(|| {
                 let store = nn::VarStore::new(device);
-                let mut average = Network::new(&store, layers, input)?;
-                average.approach(&network, 1.0)?;
-                Ok((store, average))
+                Network::new(&store, layers, input).map(|network| (store, network))
             })
             .transpose()
             .map_err(torch)?;
         let fixed_anchors = cac::fixed_anchors(classes, loss.magnitude);
         let anchor_tensor = matrix(&fixed_anchors, device).map_err(torch)?;
         Ok(Self { settings, data, store, network, average, anchor_tensor, fixed_anchors })
+    }
+
+    /// Begins with the backbone, if there is one.
+    pub fn begin(&mut self) -> Result<()> {
+        if let Some(backbone) = &self.settings.training.backbone {
+            self.network.load(&Weights::read(backbone)?, "", true)?;
+        }
+        match &mut self.average {
+            Some((_, average)) => average.approach(&self.network, 1.0).map_err(torch),
+            None => Ok(()),
+        }
     }
 
     /// The loss of a batch.

@@ -221,6 +221,8 @@ fn a_damaged_state_falls_back_on_the_one_before() {
     assert!(resume("colours").contains("must be the folder of a run"));
     assert!(resume("nowhere").contains("cannot read `nowhere`"));
     assert_eq!(toolkit(at, &["train", "--resume", "run", "--epochs", "9"]).status.code(), Some(2));
+    pictures(&at.join("colours/train"), "red", [200, 30, 30], 37);
+    assert!(resume("run").contains("was started with 51 training pictures, now there are 55"));
 }
 
 #[test]

@@ -1,0 +1,233 @@
+//! `toolkit train`
+
+use std::{
+    io::{Write, stdout},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use cac::{
+    arch::{Architecture, CacNet, WideResNet},
+    cac::{Loss, Variant},
+    manifest::{Input, Training},
+    recipe::Recipe,
+    train::{Event, Outcome, Settings, resume, train},
+    weights::Weights,
+};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use super::{RUNS, import::StartingWeights};
+use crate::{
+    cli::{Family, Objective, SettingsArgs, TrainArgs},
+    progress::Progress,
+};
+
+/// Trains, and shows how it goes.
+pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    let (run, new) = match (&args.resume, &args.settings) {
+        (Some(run), _) => (run.clone(), None),
+        (None, None) => bail!("give --known, --config or --resume"),
+        (None, Some(given)) => {
+            let mut filled = given.clone();
+            let settings = resolve(&mut filled)?;
+            let run = args.run.clone().unwrap_or_else(next_run);
+            if run.join("log.jsonl").exists() {
+                bail!("`{}` already holds a run; --resume goes on with it", run.display());
+            }
+            (run, Some((settings, toml::to_string(&filled)?)))
+        }
+    };
+    let stop = stop_on_signals()?;
+    let mut unwritten = None;
+    let mut display = Display { json: args.json, run: &run, epochs: 0, steps: 0, bar: None };
+    let observe = |event: &Event| {
+        if let (Event::Start { .. }, Some((_, file))) = (event, &new) {
+            unwritten = std::fs::write(run.join("settings.toml"), file).err();
+            // Better now than after hours.
+            stop.fetch_or(unwritten.is_some(), Ordering::Relaxed);
+        }
+        display.show(event);
+    };
+    let save_every = Duration::from_secs_f64(args.save_every);
+    let outcome = match &new {
+        Some((settings, _)) => train(settings, &run, save_every, &stop, observe),
+        None => resume(&run, save_every, &stop, observe),
+    }?;
+    if let Some(bar) = display.bar {
+        bar.finish("");
+    }
+    if let Some(error) = unwritten {
+        return Err(error).with_context(|| format!("cannot write `settings.toml` in `{}`", run.display()));
+    }
+    match outcome {
+        Outcome::Finished(report) if !args.json => {
+            writeln!(stdout(), "{report}run: {}", run.display())?;
+            Ok(())
+        }
+        Outcome::Finished(_) => Ok(()),
+        Outcome::Interrupted { epoch } => bail!(
+            "interrupted in epoch {epoch}; `toolkit train --resume {}` goes on from there, and the weights of that \
+             moment are `weights-last.safetensors` in it",
+            run.display()
+        ),
+    }
+}
+
+/// What Ctrl-C and a polite kill set; a second one ends the program at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle Ctrl-C")?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if asked.swap(true, Ordering::Relaxed) {
+                std::process::exit(1);
+            }
+            eprintln!("stopping after this step or test; once more to stop at once");
+        }
+    });
+    Ok(stop)
+}
+
+/// Shows a run while it is going on.
+struct Display<'a> {
+    json: bool,
+    run: &'a Path,
+    epochs: usize,
+    /// In an epoch.
+    steps: usize,
+    bar: Option<Progress>,
+}
+
+impl Display<'_> {
+    fn show(&mut self, event: &Event) {
+        if self.json {
+            let line = serde_json::to_string(event).expect("an event is plain data");
+            // Losing the reader must not end the run.
+            let _ = writeln!(stdout(), "{line}");
+        }
+        let epochs = self.epochs;
+        match event {
+            Event::Start { pictures, steps, epochs } => {
+                (self.epochs, self.steps) = (*epochs, *steps);
+                eprintln!("training on {pictures} pictures, results in `{}`", self.run.display());
+            }
+            Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
+                let new = || Progress::new(format!("epoch {epoch}/{epochs}"), self.steps);
+                let message =
+                    format!("loss {loss:.4}, lr {learning_rate:.2e}, {pictures_per_second:.1} pictures/s");
+                self.bar.get_or_insert_with(new).update(*step, &message);
+                // Not every epoch is tested.
+                if let Some(bar) = self.bar.take_if(|_| *step == self.steps) {
+                    bar.finish("");
+                }
+            }
+            Event::Testing { epoch } => eprintln!("epoch {epoch}/{epochs}: testing"),
+            Event::Epoch { epoch, held_out_loss, best, seconds, report } => {
+                let held_out = held_out_loss.map(|loss| format!(", held-out loss {loss:.4}"));
+                let best = if *best { " (best)" } else { "" };
+                let held_out = held_out.unwrap_or_default();
+                eprintln!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report}");
+            }
+        }
+    }
+}
+
+/// What the settings mean to the library; what they leave open is filled in.
+fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
+    let loss = match args.loss {
+        Objective::Cac => {
+            let Loss { variant, magnitude, weight } = Loss::new(args.variant);
+            let magnitude = *args.magnitude.get_or_insert(magnitude);
+            Loss { variant, magnitude, weight: *args.weight.get_or_insert(weight) }
+        }
+        Objective::CrossEntropy if args.magnitude.is_some() || args.weight.is_some() => {
+            bail!("--magnitude and --weight are settings of --loss cac")
+        }
+        Objective::CrossEntropy => Loss::new(Variant::CrossEntropy),
+    };
+    args.precision = args.precision.resolved(&args.device);
+    let mut input = Input { height: args.size, width: args.size, ..Input::default() };
+    let mut found = None;
+    if let Some(backbone) = &mut args.backbone {
+        let start = StartingWeights::find(backbone)?;
+        found = Some(Weights::read(&start.file)?.recognize()?.0);
+        (input.mean, input.std) = (start.mean, start.std);
+        *backbone = start.file;
+    }
+    input.mean = *args.mean.get_or_insert(input.mean);
+    input.std = *args.std.get_or_insert(input.std);
+    let (mut wide, mut plain) = (WideResNet::default(), CacNet::default());
+    let family = match found {
+        Some(Architecture::WideResNet(found)) => {
+            wide = found;
+            Family::WideResnet
+        }
+        Some(Architecture::CacNet(found)) => {
+            plain = found;
+            Family::CacNet
+        }
+        _ => Family::WideResnet,
+    };
+    let architecture = match args.arch.get_or_insert(family) {
+        Family::WideResnet if args.channels.is_some() => bail!("--channels is a setting of cac-net"),
+        Family::WideResnet => Architecture::WideResNet(WideResNet {
+            depth: *args.depth.get_or_insert(wide.depth),
+            widen_factor: *args.widen_factor.get_or_insert(wide.widen_factor),
+            dropout: *args.dropout.get_or_insert(wide.dropout),
+        }),
+        Family::CacNet if args.depth.is_some() || args.widen_factor.is_some() => {
+            bail!("--depth and --widen-factor are settings of wide-resnet")
+        }
+        Family::CacNet => Architecture::CacNet(CacNet {
+            channels: *args.channels.get_or_insert(plain.channels),
+            size: args.size,
+            dropout: *args.dropout.get_or_insert(plain.dropout),
+        }),
+    };
+    let training = Training {
+        known: args.known.clone(),
+        unknown: args.unknown.clone(),
+        protocol: args.protocol.map(|protocol| protocol.to_string()),
+        backbone: args.backbone.clone(),
+        epochs: args.epochs,
+        batch_size: args.batch_size,
+        learning_rate: *args.learning_rate.get_or_insert(args.optimizer.learning_rate(loss.variant)),
+        seed: args.seed,
+        held_out: args.held_out,
+        anchor_pictures: args.anchor_pictures,
+        device: args.device.clone(),
+        recipe: Recipe {
+            optimizer: args.optimizer,
+            schedule: args.schedule,
+            warm_up: args.warm_up,
+            weight_decay: args.weight_decay,
+            augment: args.augment,
+            trim: args.trim,
+            average: args.average,
+            outliers: args.outliers.clone(),
+            outlier_share: args.outlier_share,
+            outlier_weight: args.outlier_weight,
+        },
+        pictures: 0,
+        epoch: 0,
+    };
+    let (precision, test_every) = (args.precision, args.test_every);
+    Ok(Settings { loss, architecture, input, training, precision, test_every })
+}
+
+/// The folder in [`RUNS`] with the next free number.
+fn next_run() -> PathBuf {
+    let runs = Path::new(RUNS);
+    let names = runs.read_dir().into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
+    let last = names.filter_map(|name| name.to_str()?.parse::<u32>().ok()).max();
+    runs.join(last.map_or(1, |last| last + 1).to_string())
+}
