@@ -10,7 +10,7 @@ DEMO = examples/demo
 # libtorch and libonnxruntime: with CUDA=1 for NVIDIA GPUs, with CUDA=0 for the CPU, else what is there already,
 # at first for the CPU.
 native:
-	@python3 native/install.py $(if $(CUDA),$(if $(filter 0,$(CUDA)),--cpu,--cuda))
+	@python3 native/install.py $(if $(filter 1,$(CUDA)),--cuda) $(if $(filter 0,$(CUDA)),--cpu)
 
 build: native
 	$(CARGO) build --release --features train

@@ -13,7 +13,7 @@ fn main() -> cac::Result<()> {
     let provider = if cfg!(feature = "tract") { Provider::Cpu } else { Provider::OnnxRuntime };
     let scorer = Scorer::open(model, provider)?;
     for path in args {
-        let verdict = scorer.score_picture(&preprocess::open(&path)?.into())?;
+        let verdict = scorer.score_picture(&preprocess::open(&path)?)?;
         println!("{path}\t{}\t{}", if verdict.unknown { "unknown" } else { &verdict.class }, verdict.score);
     }
     Ok(())

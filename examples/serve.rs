@@ -87,7 +87,7 @@ async fn score(State(service): State<Service>, body: Bytes) -> Result<Response, 
     let input = service.scorer.manifest().input;
     let decode = move || {
         let picture = preprocess::from_bytes(&body)?;
-        Ok::<_, cac::Error>(preprocess::tensor(&picture.into(), input.height, input.width))
+        Ok::<_, cac::Error>(preprocess::tensor(&picture, input.height, input.width))
     };
     let values = tokio::task::spawn_blocking(decode).await.map_err(|_| Failure::stopped())??;
     let (answer, verdict) = oneshot::channel();
@@ -223,7 +223,7 @@ mod tests {
             .collect();
         for (path, answer) in asked {
             let (status, found) = answer.await.unwrap();
-            let expected = alone.score_picture(&preprocess::open(path).unwrap().into()).unwrap();
+            let expected = alone.score_picture(&preprocess::open(path).unwrap()).unwrap();
             assert_eq!(status, 200, "{found}");
             assert_eq!(
                 (&found["class"], &found["unknown"]),

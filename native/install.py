@@ -116,7 +116,7 @@ def main() -> None:
 def linked_variant() -> str:
     """The set that the checkout has now, if any."""
     installed = LINKS / "installed"
-    return installed.read_text().split()[0] if installed.exists() else ""
+    return "".join(installed.read_text().split()[:1]) if installed.exists() else ""
 
 
 def brought_by_user(part: str) -> bool:

@@ -241,7 +241,7 @@ fn check(dropout: f64, classes: usize) -> Result<()> {
 }
 
 fn invalid<T>(name: &'static str, value: String, reason: &str) -> Result<T> {
-    Err(Error::Setting { name, value, reason: reason.to_owned() })
+    Err(Error::setting(name, value, reason))
 }
 
 /// Appends layers and hands out their indices.

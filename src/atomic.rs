@@ -7,6 +7,9 @@ use std::{
 
 use crate::error::{Error, Result};
 
+/// What the names of files begin with that are not complete yet.
+pub const UNFINISHED: &str = ".unfinished-";
+
 /// Writes a file beside `path` and renames it into place once it is complete and on the disk. A link stays,
 /// and its target is replaced.
 ///
@@ -21,7 +24,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         let path = if existing.is_some() { path.canonicalize()? } else { path.to_owned() };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".unfinished-");
+        builder.prefix(UNFINISHED);
         // Temporary files are private; this one is to be as readable as any other.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

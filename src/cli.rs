@@ -2,7 +2,7 @@
 
 mod train;
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use cac::{
     cac::{Score, Variant},
@@ -89,7 +89,7 @@ pub struct ImportArgs {
     #[arg(long)]
     pub keep_anchors: bool,
     /// Leave the mirror images of the training pictures out of the class means, as for digits
-    #[arg(long)]
+    #[arg(long, requires = "known")]
     pub no_mirror: bool,
     /// What runs the network over the training pictures
     #[arg(long, default_value = "cpu")]
@@ -166,8 +166,8 @@ pub struct FileArgs {
     #[arg(long, value_name = "DIR")]
     pub calibrate: Option<PathBuf>,
     /// Draw this many of them at random
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub calibration_pictures: usize,
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(512).expect("not 0"))]
+    pub calibration_pictures: NonZeroUsize,
     /// Also put the file into this Triton model repository, as its next version, with a KServe InferenceService beside it
     #[arg(long, value_name = "DIR")]
     pub triton: Option<PathBuf>,
@@ -245,7 +245,7 @@ pub struct MetricsArgs {
     /// Read scores that do not fit in memory into so many bins at most, about 250 bytes each: all unknown sets
     /// as one, with certain bounds in place of intervals
     #[arg(long, value_name = "BINS", num_args = 0..=1, require_equals = true, default_missing_value = "262144",
-          value_parser = clap::value_parser!(u32).range(4..), conflicts_with_all = ["group", "threshold"])]
+          value_parser = clap::value_parser!(u32).range(4..), conflicts_with_all = ["group", "threshold", "resamples", "resample_seed"])]
     pub stream: Option<u32>,
     /// Print JSON
     #[arg(long)]
@@ -340,12 +340,10 @@ fn pixels(text: &str) -> Result<usize, String> {
 }
 
 fn triple(text: &str) -> Result<[f32; 3], String> {
-    let values: Vec<f32> = text.split(',').filter_map(|value| value.trim().parse().ok()).collect();
-    let finite = values.iter().all(|value| value.is_finite());
+    let values: Option<Vec<f32>> = text.split(',').map(|value| value.trim().parse().ok()).collect();
+    let values: Option<[f32; 3]> = values.and_then(|values| values.try_into().ok());
     values
-        .try_into()
-        .ok()
-        .filter(|_| finite)
+        .filter(|values| values.iter().all(|value| value.is_finite()))
         .ok_or_else(|| "expected three numbers such as 0.5,0.5,0.5".to_owned())
 }
 
@@ -362,7 +360,7 @@ mod tests {
     #[test]
     fn triples() {
         assert_eq!(triple("0.1, 0.2,0.3"), Ok([0.1, 0.2, 0.3]));
-        for wrong in ["", "1", "1,2", "1,2,3,4", "a,b,c", "1,2,nan"] {
+        for wrong in ["", "1", "1,2", "1,2,3,4", "a,b,c", "1,x,2,3", "1,2,nan"] {
             assert!(triple(wrong).is_err(), "{wrong}");
         }
     }

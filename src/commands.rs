@@ -15,6 +15,7 @@ use std::{
     path::Path,
 };
 
+use anyhow::bail;
 use cac::scorer::{Provider, Scorer};
 
 use crate::cli::ScorerArgs;
@@ -35,6 +36,15 @@ fn open_scorer(model: Option<&Path>, args: &ScorerArgs, provider: Provider) -> c
         (None, Some(threshold)) => scorer.with_threshold(threshold),
         (None, None) => Ok(scorer),
     }
+}
+
+/// Whether a file can lie there, which is better known before there is anything to write.
+fn check_folder(file: &Path) -> anyhow::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        bail!("cannot write `{}`: there is no folder `{}`", file.display(), folder.display());
+    }
+    Ok(())
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

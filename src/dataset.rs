@@ -40,6 +40,8 @@ pub enum Split {
 #[derive(Debug, Clone)]
 pub struct Dataset {
     origin: PathBuf,
+    /// Which part of the origin, where it has parts.
+    split: Option<Split>,
     classes: Vec<String>,
     labels: Vec<i64>,
     height: usize,
@@ -81,8 +83,8 @@ impl Dataset {
             let (classes, labels, files) = folder::known(folder, split)?;
             (classes, labels, Source::Files(files))
         };
-        let origin = folder.to_owned();
-        Ok(Self { origin, classes, labels, height, width, is_mirrored: false, source })
+        let (origin, split) = (folder.to_owned(), Some(split));
+        Ok(Self { origin, split, classes, labels, height, width, is_mirrored: false, source })
     }
 
     /// Opens pictures of no known class: CIFAR-10's files of a split, or all pictures in a folder and the
@@ -101,18 +103,26 @@ impl Dataset {
             Source::Files(files) => files.len(),
             Source::Noise(noise) => noise.count,
         };
-        Ok(Self::without_classes(folder.to_owned(), count, height, width, source))
+        Ok(Self::without_classes(folder.to_owned(), Some(split), count, height, width, source))
     }
 
     /// Pictures of noise, as a set of unknown ones.
     #[must_use]
     pub fn noise(noise: Noise, height: usize, width: usize) -> Self {
-        Self::without_classes(noise.to_string().into(), noise.count, height, width, Source::Noise(noise))
+        let origin = noise.to_string().into();
+        Self::without_classes(origin, None, noise.count, height, width, Source::Noise(noise))
     }
 
-    fn without_classes(origin: PathBuf, count: usize, height: usize, width: usize, source: Source) -> Self {
+    fn without_classes(
+        origin: PathBuf,
+        split: Option<Split>,
+        count: usize,
+        height: usize,
+        width: usize,
+        source: Source,
+    ) -> Self {
         let labels = vec![UNKNOWN; count];
-        Self { origin, classes: Vec::new(), labels, height, width, is_mirrored: false, source }
+        Self { origin, split, classes: Vec::new(), labels, height, width, is_mirrored: false, source }
     }
 
     /// The number of pictures.
@@ -139,20 +149,27 @@ impl Dataset {
         &self.labels
     }
 
-    /// Whether both take pictures out of one folder, as long as they are not [loaded](Self::load).
-    #[must_use]
-    pub fn shares_folders_with(&self, other: &Self) -> bool {
+    /// Whether both take pictures out of one folder, or the same split of CIFAR-10's files; folders are only known as
+    /// long as the pictures are not [loaded](Self::load).
+    #[cfg(feature = "train")]
+    pub(crate) fn shares_pictures_with(&self, other: &Self) -> bool {
         let folders = |dataset: &Self| -> HashSet<PathBuf> {
             let Source::Files(files) = &dataset.source else { return HashSet::new() };
             let named: HashSet<&Path> = files.iter().filter_map(|file| file.parent()).collect();
             named.into_iter().filter_map(|folder| folder.canonicalize().ok()).collect()
         };
-        !folders(self).is_disjoint(&folders(other))
+        let files = |dataset: &Self| match &dataset.source {
+            Source::Memory(_) => {
+                Some((cifar::root(&dataset.origin).ok()??.canonicalize().ok()?, dataset.split))
+            }
+            _ => None,
+        };
+        files(self).is_some_and(|own| files(other) == Some(own))
+            || !folders(self).is_disjoint(&folders(other))
     }
 
     /// The number of bytes of a picture: 3 x height x width.
-    #[must_use]
-    pub fn picture_len(&self) -> usize {
+    pub(crate) fn picture_len(&self) -> usize {
         3 * self.height * self.width
     }
 
@@ -213,7 +230,7 @@ impl Dataset {
         Ok(self)
     }
 
-    /// The same pictures, each left to right.
+    /// The same pictures, each mirrored left to right; twice gives them back.
     #[must_use]
     pub fn mirrored(mut self) -> Self {
         self.is_mirrored = !self.is_mirrored;
@@ -251,7 +268,7 @@ impl Dataset {
         if self.classes.len() != protocol::CLASSES {
             let (found, wanted) = (self.classes.len(), protocol::CLASSES);
             let reason = format!("divides {wanted} classes, and `{}` has {found}", self.origin.display());
-            return Err(Error::Setting { name: "protocol", value: protocol.to_string(), reason });
+            return Err(Error::setting("protocol", protocol, reason));
         }
         let place = |label: i64| protocol.known.iter().position(|&class| i64::try_from(class) == Ok(label));
         let places: Vec<Option<usize>> = self.labels.iter().map(|&label| place(label)).collect();
@@ -311,7 +328,7 @@ impl UnknownSet {
             let is_reserved = set.name == OTHER_CLASSES || report::RESERVED.contains(&set.name.as_str());
             if is_reserved || sets.iter().any(|other| other.name == set.name) {
                 let reason = format!("the name `{}` is taken", set.name);
-                return Err(Error::Setting { name: "unknown set", value: format!("`{text}`"), reason });
+                return Err(Error::setting("unknown set", format!("`{text}`"), reason));
             }
             sets.push(set);
         }

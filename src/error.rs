@@ -40,7 +40,7 @@ pub enum Error {
     /// A weights file is malformed or does not fit the network.
     #[error("`{}` does not hold usable weights: {reason}", path.display())]
     Weights {
-        /// The safetensors file.
+        /// The safetensors or PyTorch file.
         path: PathBuf,
         /// Which tensor is missing or wrong, and how.
         reason: String,
@@ -182,6 +182,11 @@ impl Error {
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+
+    /// A setting that cannot be, as the user wrote it, and what could.
+    pub(crate) fn setting(name: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
+        Self::Setting { name, value: value.to_string(), reason: reason.into() }
     }
 
     /// Wraps an operating system error with what was tried on which path.

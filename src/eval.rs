@@ -129,6 +129,8 @@ pub fn evaluate(
     settings: &report::Settings,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
+    let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
+    Report::check(&names, settings)?;
     let own = scorer.manifest().score;
     let scores = if scores.is_empty() { &[own] } else { scores };
     let start = Instant::now();

@@ -142,11 +142,8 @@ fn numbers(checkpoint: &Checkpoint, options: &Options) -> Result<Numbers> {
         Precision::Float16 => Ok(Numbers::Float16),
         Precision::Int8 => {
             let pictures = options.calibration.as_ref().filter(|pictures| !pictures.is_empty());
-            let pictures = pictures.ok_or_else(|| Error::Setting {
-                name: "precision",
-                value: options.precision.to_string(),
-                reason: "needs known pictures to measure activations on; give --calibrate".to_owned(),
-            })?;
+            let reason = "needs known pictures to measure activations on; give --calibrate";
+            let pictures = pictures.ok_or_else(|| Error::setting("precision", options.precision, reason))?;
             let (observer, tensors) = graph::observer(&checkpoint.manifest, &checkpoint.weights)?;
             let observer = model(observer, Vec::new()).encode_to_vec();
             Ok(Numbers::Int8(quantize::ranges(&observer, &tensors, pictures.view())?))
@@ -166,23 +163,16 @@ fn decide(checkpoint: &Checkpoint, options: &Options, anchors: &Array2<f32>) -> 
     let (value, keep) = match options.threshold {
         ThresholdRule::Value(value) if value.is_finite() => (value, None),
         ThresholdRule::Keep(keep) if (0.0..=1.0).contains(&keep) => {
-            let value = cac::threshold(&scores, keep).ok_or_else(|| Error::Setting {
-                name: "keep",
-                value: keep.to_string(),
-                reason:
-                    "there are no known pictures to choose a threshold from; train with --held-out, import \
-                         with --known, or give --threshold"
-                        .to_owned(),
-            })?;
+            let reason = "there are no known pictures to choose a threshold from; train with --held-out, import \
+                          with --known, or give --threshold";
+            let value = cac::threshold(&scores, keep).ok_or_else(|| Error::setting("keep", keep, reason))?;
             (value, Some(keep))
         }
         ThresholdRule::Value(value) => {
-            let (value, reason) = (value.to_string(), "must be finite".to_owned());
-            return Err(Error::Setting { name: "threshold", value, reason });
+            return Err(Error::setting("threshold", value, "must be finite"));
         }
         ThresholdRule::Keep(keep) => {
-            let (value, reason) = (keep.to_string(), "must be a share from 0 to 1".to_owned());
-            return Err(Error::Setting { name: "keep", value, reason });
+            return Err(Error::setting("keep", keep, "must be a share from 0 to 1"));
         }
     };
     let data = match &manifest.training {
@@ -222,15 +212,13 @@ fn measured(checkpoint: &Checkpoint, manifest: &Manifest, anchors: &Array2<f32>)
 fn logits(checkpoint: &Checkpoint, name: &str) -> Result<Option<Array2<f32>>> {
     let Some(tensor) = checkpoint.weights.get(name) else { return Ok(None) };
     let shape = [tensor.shape.first().copied().unwrap_or(0), checkpoint.manifest.classes.len()];
-    let values = checkpoint.weights.values(name, &shape)?.to_vec();
-    Ok(Some(Array2::from_shape_vec(shape, values).expect("the shape was checked")))
+    checkpoint.weights.matrix(name, shape).map(Some)
 }
 
 /// The anchors `[C, C]` of a checkpoint.
 pub(crate) fn anchors(checkpoint: &Checkpoint) -> Result<Array2<f32>> {
     let classes = checkpoint.manifest.classes.len();
-    let values = checkpoint.weights.values(ANCHORS, &[classes, classes])?;
-    Ok(Array2::from_shape_vec((classes, classes), values.to_vec()).expect("the shape was checked"))
+    checkpoint.weights.matrix(ANCHORS, [classes, classes])
 }
 
 /// The file.
@@ -242,8 +230,7 @@ fn onnx(
     numbers: Numbers,
 ) -> Result<Vec<u8>> {
     if let Some(batch) = options.batch.filter(|batch| !(1..=MAX_BATCH).contains(batch)) {
-        let (value, reason) = (batch.to_string(), format!("must be 1 to {MAX_BATCH}"));
-        return Err(Error::Setting { name: "batch", value, reason });
+        return Err(Error::setting("batch", batch, format!("must be 1 to {MAX_BATCH}")));
     }
     let graph = graph::graph(manifest, options, weights, anchors, numbers)?;
     let property = |(key, value)| Property { key, value };

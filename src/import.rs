@@ -62,25 +62,32 @@ pub fn checkpoint(weights: &Weights, settings: &Settings) -> Result<Checkpoint> 
         network.insert(&name, &shape, weights.values(&name, &shape)?.to_vec());
     }
     let classes = match &settings.classes {
-        Some(classes) if classes.len() == count => classes.clone(),
+        Some(classes) if classes.len() == count => {
+            if let Some(twice) = (1..count).find(|&place| classes[..place].contains(&classes[place])) {
+                return Err(Error::setting(
+                    "classes",
+                    classes.join(","),
+                    format!("names `{}` twice", classes[twice]),
+                ));
+            }
+            classes.clone()
+        }
         Some(classes) => {
             let reason = format!("the weights are for {count} classes");
-            return Err(Error::Setting { name: "classes", value: classes.join(","), reason });
+            return Err(Error::setting("classes", classes.join(","), reason));
         }
         None => (0..count).map(|class| class.to_string()).collect(),
     };
     let mut input = settings.input;
+    input.check()?;
     if let Some(size) = architecture.fixed_size() {
         (input.height, input.width) = (size, size);
     }
-    let square = [count, count];
-    let given = ["anchors", "means"].into_iter().find(|name| weights.get(name).is_some());
-    let given = given.map(|name| weights.values(name, &square)).transpose()?;
-    let anchors = match given.filter(|anchors| anchors.iter().any(|&value| value != 0.0)) {
-        Some(anchors) => Array2::from_shape_vec(square, anchors.to_vec()).expect("the shape was checked"),
-        None => cac::fixed_anchors(count, settings.loss.magnitude),
-    };
     let fixed = cac::fixed_anchors(count, settings.loss.magnitude);
+    let given = ["anchors", "means"].into_iter().find(|name| weights.get(name).is_some());
+    let given = given.map(|name| weights.matrix(name, [count, count])).transpose()?;
+    let is_set = |anchors: &Array2<f32>| anchors.iter().any(|&value| value != 0.0);
+    let anchors = given.filter(is_set).unwrap_or_else(|| fixed.clone());
     let kind = if anchors == fixed { AnchorKind::Fixed } else { AnchorKind::ClassMeans };
 
     let noise = Dataset::noise(Noise::uniform(2), input.height, input.width);
@@ -109,7 +116,9 @@ pub fn checkpoint(weights: &Weights, settings: &Settings) -> Result<Checkpoint> 
 }
 
 /// Runs known pictures through the network: their logits become those that the threshold is chosen from, and
-/// their class means the anchors. `progress` is called with the number of pictures of each finished batch.
+/// their class means the anchors. Gives the share of them, 0 to 1, that are then nearest to their own class's anchor:
+/// a low one tells of classes in another order. `progress` is called with the number of pictures of each finished
+/// batch.
 ///
 /// # Errors
 /// Those of [`export::export`] and of [`eval::logits`].
@@ -117,7 +126,7 @@ pub fn calibrate(
     checkpoint: &mut Checkpoint,
     calibration: &Calibration,
     mut progress: impl FnMut(usize),
-) -> Result<()> {
+) -> Result<f64> {
     let any = Options { threshold: ThresholdRule::Value(f32::MAX), ..Options::default() };
     let (_, bytes) = export::build(checkpoint, &any)?;
     let scorer = Scorer::from_bytes(&bytes, calibration.provider)?;
@@ -135,5 +144,8 @@ pub fn calibrate(
         checkpoint.manifest.anchors = AnchorKind::ClassMeans;
     }
     checkpoint.weights.insert_matrix(HELD_OUT_LOGITS, &logits);
-    Ok(())
+    let labels = cac::labels(cac::distances(logits.view(), export::anchors(checkpoint)?.view()).view());
+    let right =
+        labels.iter().zip(pictures.labels()).filter(|&(&found, &label)| i64::try_from(found) == Ok(label));
+    Ok(right.count() as f64 / pictures.len() as f64)
 }

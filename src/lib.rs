@@ -22,7 +22,7 @@
 //!
 //! let scorer = Scorer::open("model.onnx", Provider::Cpu)?;
 //! let picture = preprocess::open("picture.jpg")?;
-//! let verdict = scorer.score_picture(&picture.into())?;
+//! let verdict = scorer.score_picture(&picture)?;
 //! println!("{} {}", if verdict.unknown { "unknown" } else { &verdict.class }, verdict.score);
 //! # Ok(())
 //! # }

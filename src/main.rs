@@ -8,6 +8,7 @@ use std::{io::ErrorKind, process::ExitCode};
 
 use clap::Parser;
 use cli::{Cli, Command, TrainArgs};
+use progress::say;
 
 fn main() -> ExitCode {
     let result = TrainArgs::expand(std::env::args_os().collect()).and_then(|args| run(Cli::parse_from(args)));
@@ -19,16 +20,16 @@ fn main() -> ExitCode {
             let hint = match error.downcast_ref::<cac::Error>() {
                 // Its message tells the cause already.
                 Some(error) => {
-                    eprintln!("error: {error}");
+                    say(format_args!("error: {error}"));
                     error.hint()
                 }
                 None => {
-                    eprintln!("error: {error:#}");
+                    say(format_args!("error: {error:#}"));
                     None
                 }
             };
             if let Some(hint) = hint {
-                eprintln!("hint: {hint}");
+                say(format_args!("hint: {hint}"));
             }
             ExitCode::FAILURE
         }

@@ -13,6 +13,7 @@ use crate::{
     arch::Architecture,
     atomic,
     cac::{AnchorKind, Loss, Score},
+    dataset::Protocol,
     error::{Error, Result},
     recipe::Recipe,
     report::Report,
@@ -79,6 +80,22 @@ impl Default for Input {
     }
 }
 
+impl Input {
+    /// Whether pictures can be normalised so.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where a mean is not finite, or a deviation not positive.
+    pub(crate) fn check(&self) -> Result<()> {
+        if !self.mean.iter().all(|mean| mean.is_finite()) {
+            return Err(Error::setting("mean", format!("{:?}", self.mean), "must be numbers"));
+        }
+        if !self.std.iter().all(|&std| std.is_finite() && std > 0.0) {
+            return Err(Error::setting("std", format!("{:?}", self.std), "must be positive"));
+        }
+        Ok(())
+    }
+}
+
 /// The numbers of a network in a file. Anchors, distances and scores are always computed in float32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -132,7 +149,7 @@ pub struct Training {
     pub unknown: Vec<String>,
     /// The protocol that says which of the classes are known; absent where all are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<String>,
+    pub protocol: Option<Protocol>,
     /// The weights that it started from; absent for random ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backbone: Option<PathBuf>,
@@ -237,13 +254,11 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_value(Value::Object(fields))
             .map_err(|error| broken(format!("its manifest is damaged: {error}")))?;
-        let Input { height, width, std, .. } = manifest.input;
+        let Input { height, width, .. } = manifest.input;
         if !(1..=4096).contains(&height) || !(1..=4096).contains(&width) {
             return Err(broken(format!("it states an input of {height} x {width} pixels")));
         }
-        if std.iter().any(|&std| !std.is_finite() || std <= 0.0) {
-            return Err(broken(format!("it states the standard deviations {std:?}")));
-        }
+        manifest.input.check().map_err(|error| broken(format!("it states {error}")))?;
         if manifest.classes.len() < 2 {
             return Err(broken(format!("it names {} classes", manifest.classes.len())));
         }
@@ -314,5 +329,9 @@ pub(crate) mod tests {
         assert!(broken_input(Input { height: 0, ..Input::default() }));
         assert!(broken_input(Input { width: usize::MAX, ..Input::default() }));
         assert!(broken_input(Input { std: [1.0, 0.0, 1.0], ..Input::default() }));
+        let one_class = Manifest { classes: vec!["cat".to_owned()], ..example() }.to_properties();
+        let borrowed: Vec<_> =
+            one_class.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert!(read(&borrowed).to_string().contains("names 1 classes"));
     }
 }

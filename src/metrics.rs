@@ -342,16 +342,6 @@ fn steps(
     })
 }
 
-/// The share of `true`, 0 to 1; 0 of none.
-#[must_use]
-pub fn share(flags: impl IntoIterator<Item = bool>) -> f64 {
-    let (mut hits, mut total) = (0_u64, 0_u64);
-    for flag in flags {
-        hits += u64::from(flag);
-        total += 1;
-    }
-    if total == 0 { 0.0 } else { hits as f64 / total as f64 }
-}
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -48,7 +48,8 @@ fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
     let (width, height) = decoder.dimensions();
-    if 3 * u64::from(width) * u64::from(height) > MAX_BYTES {
+    // The decoder's own limit does not count what it decodes to.
+    if decoder.total_bytes().max(3 * u64::from(width) * u64::from(height)) > MAX_BYTES {
         return Err(format!("it has {width} x {height} pixels, too many"));
     }
     let picture = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
@@ -78,10 +79,10 @@ pub fn pixels(picture: &RgbImage, height: usize, width: usize) -> Vec<u8> {
     resize::planes(picture, height, width)
 }
 
-/// [`pixels`] of any picture in memory, as the scorer takes it: values 0..=1.
+/// [`pixels`] as the scorer takes them: values `[3, height, width]` in 0..=1.
 #[must_use]
-pub fn tensor(picture: &DynamicImage, height: usize, width: usize) -> Vec<f32> {
-    pixels(&picture.to_rgb8(), height, width).into_iter().map(unit).collect()
+pub fn tensor(picture: &RgbImage, height: usize, width: usize) -> Vec<f32> {
+    pixels(picture, height, width).into_iter().map(unit).collect()
 }
 
 /// A byte as a value in 0..=1.
@@ -108,10 +109,14 @@ mod tests {
 
     #[test]
     fn transparency_is_dropped_and_grey_is_spread() {
-        let clear =
-            DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(1, 1, image::Rgba([255, 51, 0, 0])));
-        assert_eq!(tensor(&clear, 1, 1), [1.0, 0.2, 0.0]);
-        let grey = DynamicImage::ImageLuma8(image::GrayImage::from_pixel(1, 1, image::Luma([51])));
-        assert_eq!(tensor(&grey, 1, 1), [0.2; 3]);
+        let read = |picture: DynamicImage| {
+            let mut bytes = Cursor::new(Vec::new());
+            picture.write_to(&mut bytes, ImageFormat::Png).unwrap();
+            tensor(&from_bytes(bytes.get_ref()).unwrap(), 1, 1)
+        };
+        let clear = image::RgbaImage::from_pixel(1, 1, image::Rgba([255, 51, 0, 0]));
+        assert_eq!(read(clear.into()), [1.0, 0.2, 0.0]);
+        let grey = image::GrayImage::from_pixel(1, 1, image::Luma([51]));
+        assert_eq!(read(grey.into()), [0.2; 3]);
     }
 }

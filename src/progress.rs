@@ -1,11 +1,17 @@
 //! Progress on stderr: a bar on a terminal, plain lines elsewhere.
 
 use std::{
-    io::{IsTerminal, stderr},
+    fmt::Display,
+    io::{IsTerminal, Write, stderr},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Writes a line to stderr. Losing its reader ends nothing.
+pub fn say(line: impl Display) {
+    let _ = writeln!(stderr(), "{line}");
+}
 
 /// Plain lines come no closer together than this.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -36,17 +42,14 @@ impl Progress {
             bar.set_position(done as u64);
         } else if self.last_line.elapsed() >= PLAIN_EVERY || done == self.total {
             self.last_line = Instant::now();
-            eprintln!("{} {done}/{} {message}", self.label, self.total);
+            say(format_args!("{} {done}/{} {message}", self.label, self.total));
         }
     }
 
-    /// Takes the bar away and leaves a line in its place.
-    pub fn finish(self, line: &str) {
+    /// Takes the bar away.
+    pub fn finish(self) {
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
-        }
-        if !line.is_empty() {
-            eprintln!("{line}");
         }
     }
 }

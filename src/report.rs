@@ -126,8 +126,7 @@ impl Report {
         }
         let threshold = settings.threshold;
         if threshold.is_some_and(f64::is_nan) {
-            let (value, reason) = ("NaN".to_owned(), "must be a number".to_owned());
-            return Err(Error::Setting { name: "threshold", value, reason });
+            return Err(Error::setting("threshold", "NaN", "must be a number"));
         }
 
         let measured: Vec<Measured> = sets
@@ -153,6 +152,14 @@ impl Report {
             report.find_intervals(&bootstrap, threshold, &known, &sets, &members);
         }
         Ok(report)
+    }
+
+    /// Whether a table can be made of sets with these names, which is better known before they are scored.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] as for [`new`](Self::new).
+    pub(crate) fn check(names: &[&str], settings: &Settings) -> Result<()> {
+        members(names, &settings.groups).map(drop)
     }
 
     /// Fills in the intervals of what has been measured.
@@ -226,13 +233,12 @@ impl Member<'_> {
 /// which is the set behind the others.
 fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>> {
     if let Some(name) = names.iter().find(|name| RESERVED.contains(name)) {
-        let (value, reason) = (format!("`{name}`"), "is the name of a row that every table has".to_owned());
-        return Err(Error::Setting { name: "unknown set", value, reason });
+        let reason = "is the name of a row that every table has";
+        return Err(Error::setting("unknown set", format!("`{name}`"), reason));
     }
     let mut members: Vec<Member> =
         names.iter().enumerate().map(|(index, name)| Member { name, sets: vec![index] }).collect();
-    let setting =
-        |value: &str, reason: String| Error::Setting { name: "group", value: value.to_owned(), reason };
+    let setting = |value: &str, reason: String| Error::setting("group", value, reason);
     for Group { name, sets } in groups {
         if name.is_empty() || RESERVED.contains(&name.as_str()) || members.iter().any(|row| row.name == name)
         {
@@ -263,11 +269,8 @@ impl std::str::FromStr for Group {
     /// `NAME=SET,SET,...`
     fn from_str(text: &str) -> Result<Self> {
         let parts = text.split_once('=').filter(|(name, sets)| !name.is_empty() && !sets.is_empty());
-        let (name, sets) = parts.ok_or_else(|| Error::Setting {
-            name: "group",
-            value: format!("`{text}`"),
-            reason: "must be NAME=SET,SET,...".to_owned(),
-        })?;
+        let (name, sets) =
+            parts.ok_or_else(|| Error::setting("group", format!("`{text}`"), "must be NAME=SET,SET,..."))?;
         Ok(Self { name: name.to_owned(), sets: sets.split(',').map(|set| set.trim().to_owned()).collect() })
     }
 }

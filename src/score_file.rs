@@ -140,8 +140,11 @@ fn array<'a>(
         entry => entry.map_err(|error| broken(path, error))?,
     };
     let head = npy_head(&mut entry).map_err(|error| broken(path, error))?;
-    // A parser of Python's literals takes for ever over nested lists, which no array of numbers has.
-    if head.contains(&b'[') {
+    // A parser of Python's literals takes for ever over nested ones, which no array of numbers has: its text is a
+    // dictionary with a tuple in it.
+    let text = &head[if head[6] > 1 { 12 } else { 10 }..];
+    let count = |byte: u8| text.iter().filter(|&&other| other == byte).count();
+    if count(b'[') > 0 || count(b'{') > 1 || count(b'(') > 1 {
         return Err(broken(path, format!("array `{name}` is not one of numbers")));
     }
     let file = NpyFile::new(Cursor::new(head).chain(entry)).map_err(|error| broken(path, error))?;
@@ -324,6 +327,17 @@ mod tests {
         assert!(matches!(all(&folder.path().join("none.csv"), "score"), Err(Error::Io { .. })));
 
         let path = folder.path().join("a.npz");
+        // Heads over which a parser of literals would sit for ever.
+        for head in ["{".repeat(40), format!("{{'shape': {}1{}}}", "(1,".repeat(40), ")".repeat(40))] {
+            let mut archive = ZipWriter::new(File::create(&path).unwrap());
+            for name in ["score.npy", "label.npy"] {
+                archive.start_file(name, SimpleFileOptions::default()).unwrap();
+                let length = u16::try_from(head.len()).unwrap().to_le_bytes();
+                archive.write_all(&[b"\x93NUMPY\x01\x00", &length[..], head.as_bytes()].concat()).unwrap();
+            }
+            archive.finish().unwrap();
+            assert!(all(&path, "score").unwrap_err().to_string().contains("is not one of numbers"));
+        }
         let known = Scored { scores: vec![1.0; 50], labels: vec![0; 50] };
         write(&path, &[Score::Cac], &[Set { name: "known", labels: &[0; 50], scored: vec![&known] }])
             .unwrap();

@@ -8,7 +8,7 @@ pub(crate) mod tract;
 
 use std::{collections::BTreeMap, fmt, path::Path, str::FromStr};
 
-use image::DynamicImage;
+use image::RgbImage;
 use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, Slice, concatenate};
 
 use crate::{
@@ -163,8 +163,7 @@ impl Scorer {
     /// [`Error::Setting`] where it is not a number.
     pub fn with_threshold(mut self, threshold: f32) -> Result<Self> {
         if threshold.is_nan() {
-            let (value, reason) = (threshold.to_string(), "must be a number".to_owned());
-            return Err(Error::Setting { name: "threshold", value, reason });
+            return Err(Error::setting("threshold", threshold, "must be a number"));
         }
         self.threshold = threshold;
         Ok(self)
@@ -185,7 +184,7 @@ impl Scorer {
             } else {
                 "must be a share from 0 to 1"
             };
-            Error::Setting { name: "keep", value: keep.to_string(), reason: reason.to_owned() }
+            Error::setting("keep", keep, reason)
         })?;
         self.with_threshold(threshold)
     }
@@ -200,12 +199,6 @@ impl Scorer {
     #[must_use]
     pub fn threshold(&self) -> f32 {
         self.threshold
-    }
-
-    /// The provider that was asked for, which is the one that runs the network.
-    #[must_use]
-    pub fn provider(&self) -> Provider {
-        self.provider
     }
 
     /// The provider and the runtime behind it, for people.
@@ -260,8 +253,8 @@ impl Scorer {
     /// Scores pictures `[N, 3, H, W]`, RGB in 0..=1.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the pictures do not have the model's size, [`Error::Runtime`] where the runtime
-    /// fails.
+    /// [`Error::Shape`] where the pictures do not have the model's size, [`Error::Setting`] where a value is not
+    /// finite, [`Error::Runtime`] where the runtime fails.
     pub fn score(&self, images: ArrayView4<f32>) -> Result<Scores> {
         let input = &self.file.manifest.input;
         if images.shape()[1..] != [3, input.height, input.width] {
@@ -270,6 +263,10 @@ impl Scorer {
                 found: images.shape().to_vec(),
                 expected: format!("[N, 3, {}, {}]", input.height, input.width),
             });
+        }
+        // Some runtimes take the greater of 0 and no number for 0, and would call such a picture known.
+        if let Some(value) = images.iter().find(|value| !value.is_finite()) {
+            return Err(Error::setting("picture", value, "must have values from 0 to 1"));
         }
         let mut scores = match self.file.batch {
             Some(batch) => self.score_in_batches_of(batch, images)?,
@@ -281,11 +278,11 @@ impl Scorer {
         Ok(scores)
     }
 
-    /// Scores one picture of any size.
+    /// Scores one picture of any size; what is no RGB yet becomes it with `DynamicImage::to_rgb8`.
     ///
     /// # Errors
     /// [`Error::Runtime`] where the runtime fails.
-    pub fn score_picture(&self, picture: &DynamicImage) -> Result<Verdict> {
+    pub fn score_picture(&self, picture: &RgbImage) -> Result<Verdict> {
         let input = &self.file.manifest.input;
         let values = preprocess::tensor(picture, input.height, input.width);
         let shape = (1, 3, input.height, input.width);
@@ -440,8 +437,7 @@ impl FromStr for Provider {
             _ => {
                 let reason = "must be cpu, onnxruntime, cuda, tensorrt, openvino, coreml, directml or webgpu; \
                               behind cuda, tensorrt and directml may stand :N for a device";
-                let value = format!("`{text}`");
-                Err(Error::Setting { name: "provider", value, reason: reason.to_owned() })
+                Err(Error::setting("provider", format!("`{text}`"), reason))
             }
         }
     }

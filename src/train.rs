@@ -166,8 +166,7 @@ pub fn device(name: &str) -> Result<Device> {
         _ => None,
     };
     let Some(number) = number else {
-        let reason = "must be cpu, cuda or cuda:N".to_owned();
-        return Err(Error::Setting { name: "device", value: format!("`{name}`"), reason });
+        return Err(Error::setting("device", format!("`{name}`"), "must be cpu, cuda or cuda:N"));
     };
     let unavailable = |reason: String| Err(Error::Provider { provider: format!("cuda:{number}"), reason });
     match usize::try_from(tch::Cuda::device_count()).unwrap_or(0) {
@@ -183,7 +182,7 @@ pub fn device(name: &str) -> Result<Device> {
 /// `state-*.safetensors` the last two states to resume from.
 ///
 /// The best epoch is the one with the lowest loss on the held-out known pictures; test sets have no say.
-/// `stop` is looked at before every step. The state is saved after every epoch and `save_every` so much time.
+/// `stop` is looked at before every step. The state is saved after every epoch and whenever `save_every` has passed.
 ///
 /// # Errors
 /// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device, [`Error::Diverged`],
@@ -215,6 +214,12 @@ pub fn resume(
     let (state, weights) = State::open(run)?;
     let settings = state.settings.clone();
     go_on(&settings, Some((state, weights)), run, save_every, stop, observe)
+}
+
+/// Whether a folder holds a run to go on with.
+#[must_use]
+pub fn is_run(folder: &Path) -> bool {
+    state::saved(folder).is_ok_and(|states| !states.is_empty())
 }
 
 /// Trains from the settings or a saved state to the end.
@@ -289,12 +294,11 @@ impl<'a> Session<'a> {
         let state = match saved {
             Some((state, weights)) => {
                 if state.pictures != pictures {
-                    let value = format!("`{}`", folder.display());
                     let reason = format!(
                         "was started with {} training pictures, now there are {pictures}",
                         state.pictures
                     );
-                    return Err(Error::Setting { name: "resume", value, reason });
+                    return Err(Error::setting("resume", format!("`{}`", folder.display()), reason));
                 }
                 run.load(&weights)?;
                 optimizer.load(&weights)?;
@@ -316,6 +320,7 @@ impl<'a> Session<'a> {
         };
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let log = Log::open(folder, state.log, data.steps())?;
+        state::remove_unfinished(folder)?;
         let average = state.average.map(|average| Tensor::from(average as f32).to_device(device));
         let saved = Instant::now();
         let mut session = Self { settings, data, folder, run, optimizer, state, average, log, saved };
@@ -440,8 +445,7 @@ impl<'a> Session<'a> {
 }
 
 fn check(Settings { loss, architecture, input, training, test_every, .. }: &Settings) -> Result<()> {
-    let invalid =
-        |name, value: String, reason: &str| Err(Error::Setting { name, value, reason: reason.to_owned() });
+    let invalid = |name, value: String, reason: &str| Err(Error::setting(name, value, reason));
     let recipe = &training.recipe;
     let paths = [Some(&training.known), training.backbone.as_ref(), recipe.outliers.as_ref()];
     for path in paths.into_iter().flatten() {
@@ -499,12 +503,7 @@ fn check(Settings { loss, architecture, input, training, test_every, .. }: &Sett
             return invalid(name, value.to_string(), "must not be negative");
         }
     }
-    if !input.mean.iter().all(|mean| mean.is_finite()) {
-        return invalid("mean", format!("{:?}", input.mean), "must be numbers");
-    }
-    if !input.std.iter().all(|&std| std.is_finite() && std > 0.0) {
-        return invalid("std", format!("{:?}", input.std), "must be positive");
-    }
+    input.check()?;
     // Better now than after reading all pictures.
     architecture.layers(2)?;
     if let Some(size) = architecture.fixed_size().filter(|&size| (input.height, input.width) != (size, size))

@@ -80,9 +80,6 @@ fn name(model: &Path) -> String {
 
 /// One more than the greatest version that is there.
 fn next_version(folder: &Path) -> Result<u64> {
-    if !folder.exists() {
-        return Ok(1);
-    }
     let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
     let versions = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
     Ok(versions.max().unwrap_or(0).saturating_add(1))

@@ -143,6 +143,15 @@ impl Weights {
         Ok(&tensor.values)
     }
 
+    /// [`values`](Self::values) of a matrix.
+    ///
+    /// # Errors
+    /// Those of [`values`](Self::values).
+    pub fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Array2<f32>> {
+        let values = self.values(name, &shape)?.to_vec();
+        Ok(Array2::from_shape_vec(shape, values).expect("the shape was checked"))
+    }
+
     /// The architecture that the weights are for, from names and shapes, and the number of classes, where the
     /// last layer is there too.
     ///

@@ -161,7 +161,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub test_every: usize,
     /// Seed of weights, data order, dropout and held-out pictures
-    #[arg(long, value_name = "N", default_value_t = 123)]
+    #[arg(long, value_name = "N", default_value_t = 123, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]
     pub seed: u64,
     /// cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
@@ -178,7 +178,7 @@ const FOLLOWING: [(&[&str], &[&str]); 5] = [
     (&["optimizer"], &["learning-rate"]),
     (&["loss", "variant"], &["learning-rate", "magnitude", "weight"]),
     (&["arch"], &["depth", "widen-factor", "channels", "dropout"]),
-    (&["backbone"], &["arch", "depth", "widen-factor", "channels", "mean", "std"]),
+    (&["backbone"], &["arch", "depth", "widen-factor", "channels", "dropout", "mean", "std"]),
     (&["device"], &["precision"]),
 ];
 
@@ -207,9 +207,13 @@ impl TrainArgs {
             std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
         let table: toml::Table = text.parse().with_context(|| format!("`{}` is not TOML", file.display()))?;
         let command = SettingsArgs::augment_args(clap::Command::new("train"));
-        // A flag that says something else than the file.
+        let default = |flag: &str| {
+            let arg = command.get_arguments().find(|arg| arg.get_long() == Some(flag))?;
+            arg.get_default_values().first()?.to_str()
+        };
+        // A flag that says something else than the file, or than the default where the file says nothing.
         let is_changed = |flag: &&str| {
-            let written = table.get(*flag).and_then(toml::Value::as_str);
+            let written = table.get(*flag).map_or_else(|| default(flag), toml::Value::as_str);
             given(flag).is_some_and(|given| Some(&*given.to_string_lossy()) != written)
         };
         let dropped: Vec<&str> = FOLLOWING

@@ -16,8 +16,11 @@ use cac::{
     scorer::Scorer,
 };
 
-use super::{open_scorer, print_json};
-use crate::{cli::EvalArgs, progress::Progress};
+use super::{check_folder, open_scorer, print_json};
+use crate::{
+    cli::EvalArgs,
+    progress::{Progress, say},
+};
 
 /// A model on a provider.
 struct Run<'a> {
@@ -29,7 +32,11 @@ struct Run<'a> {
 
 /// Measures every model on every provider, and compares each with the first.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
-    // Whether every model can be read and every provider be used is known before any picture is read.
+    // Whether every model can be read, every provider be used and the file be written is known before any picture is
+    // read.
+    if let Some(path) = &args.scores {
+        check_folder(path)?;
+    }
     let runs = open_runs(args)?;
     let first_run = runs.first().context("no provider")?;
     let manifest = first_run.scorer.manifest();
@@ -43,7 +50,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     }
     let (known, unknown) = test_pictures(args, manifest)?;
     if unknown.is_empty() {
-        eprintln!("without --unknown NAME=DIR only the known pictures are measured");
+        say("without --unknown NAME=DIR only the known pictures are measured");
     }
     let total = known.len() + unknown.iter().map(|set| set.pictures.len()).sum::<usize>();
 
@@ -56,10 +63,10 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
             let rate = done as f64 / start.elapsed().as_secs_f64();
             bar.update(done, &format!("{rate:.0} pictures/s"));
         });
-        bar.finish("");
+        bar.finish();
         let evaluation = evaluation?;
         let placement = scorer.placement().unwrap_or_else(|error| {
-            eprintln!("it is not known where the operators ran: {error}");
+            say(format_args!("it is not known where the operators ran: {error}"));
             BTreeMap::new()
         });
         let agreements: Vec<Agreement> =
@@ -134,11 +141,7 @@ fn test_pictures(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Datase
         Some(training) if args.unknown.is_empty() => &training.unknown,
         _ => &args.unknown,
     };
-    let trained_protocol = training.and_then(|training| training.protocol.as_deref());
-    let protocol = match &args.protocol {
-        Some(protocol) => Some(*protocol),
-        None => trained_protocol.map(str::parse).transpose()?,
-    };
+    let protocol = args.protocol.or(training.and_then(|training| training.protocol));
     let (known, unknown) = open_test(known, unknown, protocol.as_ref(), height, width)?;
     Ok((known.align(&manifest.classes)?, unknown))
 }

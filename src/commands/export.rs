@@ -31,7 +31,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     }
     let checkpoint = Checkpoint::open(&run, which)?;
     let training = checkpoint.manifest.training.as_ref();
-    let protocol = training.and_then(|training| training.protocol.as_deref()).map(str::parse).transpose()?;
+    let protocol = training.and_then(|training| training.protocol);
     let calibration = match (&args.file.calibrate, training.map(|training| &training.known)) {
         (Some(folder), _) => calibration(&args.file, folder, protocol, &checkpoint.manifest)?,
         (None, Some(folder)) if folder.exists() => {
@@ -50,11 +50,14 @@ pub fn calibration(
     manifest: &Manifest,
 ) -> anyhow::Result<Option<Array4<f32>>> {
     if args.precision == Precision::Float32 {
+        if args.calibrate.is_some() {
+            bail!("--calibrate is for --precision f16 and int8");
+        }
         return Ok(None);
     }
     let (height, width) = (manifest.input.height, manifest.input.width);
     let pictures = open_training(folder, protocol.as_ref(), height, width)?;
-    let drawn = pictures.draw(args.calibration_pictures, 0).0;
+    let drawn = pictures.draw(args.calibration_pictures.get(), 0).0;
     let values: Vec<f32> = pictures.batch(&drawn)?.into_iter().map(preprocess::unit).collect();
     Ok(Some(Array4::from_shape_vec((drawn.len(), 3, height, width), values)?))
 }

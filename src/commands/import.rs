@@ -14,7 +14,7 @@ use cac::{
 use super::export;
 use crate::{
     cli::{ImportArgs, published_names},
-    progress::Progress,
+    progress::{Progress, say},
 };
 
 /// Writes the model of weights that others have trained.
@@ -56,11 +56,16 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         let passes = if calibration.class_means && calibration.mirrored { 2 } else { 1 };
         let mut bar = Progress::new("calibrating".to_owned(), passes * known.len());
         let mut done = 0;
-        import::calibrate(&mut checkpoint, &calibration, |more| {
+        let right = import::calibrate(&mut checkpoint, &calibration, |more| {
             done += more;
             bar.update(done, "pictures");
         })?;
-        bar.finish("");
+        bar.finish();
+        say(format_args!(
+            "{:.2} % of {} training pictures are given their class",
+            100.0 * right,
+            known.len()
+        ));
     }
     let calibration = match (&args.file.calibrate, &args.known) {
         (Some(folder), _) | (None, Some(folder)) => {
@@ -82,7 +87,7 @@ impl StartingWeights {
     /// The file at a path, with the usual mean and deviation or, where there is none, the published weights of this
     /// name, which are fetched once.
     pub fn find(text: &Path) -> anyhow::Result<Self> {
-        let published = text.to_str().filter(|_| !text.exists()).and_then(Published::named);
+        let published = text.to_str().filter(|_| !text.is_file()).and_then(Published::named);
         let Some(published) = published else {
             if !text.exists() && text.extension().is_none() {
                 bail!(
@@ -101,7 +106,7 @@ impl StartingWeights {
             bar.update(done, "bytes");
         })?;
         if let Some(bar) = bar {
-            bar.finish("");
+            bar.finish();
         }
         Ok(Self { file, mean, std })
     }

@@ -19,7 +19,7 @@ pub fn run(args: &MetricsArgs) -> anyhow::Result<()> {
         let mut is_judged = true;
         score_file::read(&args.file, &args.column, |entry| {
             let right = right(&entry);
-            is_judged &= right.is_some();
+            is_judged &= entry.label < 0 || right.is_some();
             let known = Kind::Known { right: right.unwrap_or(true) };
             stream.push(entry.score, if entry.label < 0 { Kind::Unknown } else { known })
         })?;

@@ -19,7 +19,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     }
     let scorer = open_scorer(model.map(PathBuf::as_path), &args.scorer, args.provider)?;
     for path in pictures {
-        let verdict = scorer.score_picture(&preprocess::open(path)?.into())?;
+        let verdict = scorer.score_picture(&preprocess::open(path)?)?;
         if args.scorer.json {
             print_json(&serde_json::json!({ "picture": path.to_string_lossy(), "verdict": verdict }))?;
         } else {

@@ -16,7 +16,7 @@ use cac::{
     cac::{Loss, Variant},
     manifest::{Input, Training},
     recipe::Recipe,
-    train::{Event, Outcome, Settings, resume, train},
+    train::{Event, Outcome, Settings, is_run, resume, train},
     weights::Weights,
 };
 use signal_hook::{
@@ -27,7 +27,7 @@ use signal_hook::{
 use super::{RUNS, import::StartingWeights};
 use crate::{
     cli::{Family, Objective, SettingsArgs, TrainArgs},
-    progress::Progress,
+    progress::{Progress, say},
 };
 
 /// Trains, and shows how it goes.
@@ -39,7 +39,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
             let mut filled = given.clone();
             let settings = resolve(&mut filled)?;
             let run = args.run.clone().unwrap_or_else(next_run);
-            if run.join("log.jsonl").exists() {
+            if is_run(&run) {
                 bail!("`{}` already holds a run; --resume goes on with it", run.display());
             }
             (run, Some((settings, toml::to_string(&filled)?)))
@@ -62,7 +62,7 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         None => resume(&run, save_every, &stop, observe),
     }?;
     if let Some(bar) = display.bar {
-        bar.finish("");
+        bar.finish();
     }
     if let Some(error) = unwritten {
         return Err(error).with_context(|| format!("cannot write `settings.toml` in `{}`", run.display()));
@@ -91,7 +91,7 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
             if asked.swap(true, Ordering::Relaxed) {
                 std::process::exit(1);
             }
-            eprintln!("stopping after this step or test; once more to stop at once");
+            say("stopping after this step or test; once more to stop at once");
         }
     });
     Ok(stop)
@@ -118,7 +118,7 @@ impl Display<'_> {
         match event {
             Event::Start { pictures, steps, epochs } => {
                 (self.epochs, self.steps) = (*epochs, *steps);
-                eprintln!("training on {pictures} pictures, results in `{}`", self.run.display());
+                say(format_args!("training on {pictures} pictures, results in `{}`", self.run.display()));
             }
             Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
                 let new = || Progress::new(format!("epoch {epoch}/{epochs}"), self.steps);
@@ -127,15 +127,15 @@ impl Display<'_> {
                 self.bar.get_or_insert_with(new).update(*step, &message);
                 // Not every epoch is tested.
                 if let Some(bar) = self.bar.take_if(|_| *step == self.steps) {
-                    bar.finish("");
+                    bar.finish();
                 }
             }
-            Event::Testing { epoch } => eprintln!("epoch {epoch}/{epochs}: testing"),
+            Event::Testing { epoch } => say(format_args!("epoch {epoch}/{epochs}: testing")),
             Event::Epoch { epoch, held_out_loss, best, seconds, report } => {
                 let held_out = held_out_loss.map(|loss| format!(", held-out loss {loss:.4}"));
                 let best = if *best { " (best)" } else { "" };
                 let held_out = held_out.unwrap_or_default();
-                eprintln!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report}");
+                say(format_args!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report}"));
             }
         }
     }
@@ -196,7 +196,7 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
     let training = Training {
         known: args.known.clone(),
         unknown: args.unknown.clone(),
-        protocol: args.protocol.map(|protocol| protocol.to_string()),
+        protocol: args.protocol,
         backbone: args.backbone.clone(),
         epochs: args.epochs,
         batch_size: args.batch_size,

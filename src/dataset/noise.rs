@@ -79,13 +79,11 @@ impl FromStr for Noise {
         match (name, count) {
             ("gaussian-noise", Some(count)) => Ok(Self::gaussian(count)),
             ("uniform-noise", Some(count)) => Ok(Self::uniform(count)),
-            _ => Err(Error::Setting {
-                name: "unknown set",
-                value: format!("`{text}`"),
-                reason: "must be NAME=FOLDER, gaussian-noise[:COUNT] or uniform-noise[:COUNT], \
-                         with at most 1000000 pictures"
-                    .to_owned(),
-            }),
+            _ => {
+                let reason = "must be NAME=FOLDER, gaussian-noise[:COUNT] or uniform-noise[:COUNT], with at most \
+                              1000000 pictures";
+                Err(Error::setting("unknown set", format!("`{text}`"), reason))
+            }
         }
     }
 }

@@ -49,6 +49,12 @@ impl serde::Serialize for Protocol {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Protocol {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 impl FromStr for Protocol {
     type Err = Error;
 
@@ -61,8 +67,8 @@ impl FromStr for Protocol {
             Some(Self { name, trial, known: *trials.get(trial)? })
         };
         find().ok_or_else(|| {
-            let reason = "must be cac-2020, cac-2021 or arpl-2021, and a trial from /0 to /4".to_owned();
-            Error::Setting { name: "protocol", value: format!("`{text}`"), reason }
+            let reason = "must be cac-2020, cac-2021 or arpl-2021, and a trial from /0 to /4";
+            Error::setting("protocol", format!("`{text}`"), reason)
         })
     }
 }

@@ -80,7 +80,7 @@ impl Stream {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(4);
-        Self { capacity, bins: Vec::new(), buffer: Vec::with_capacity(capacity) }
+        Self { capacity, bins: Vec::new(), buffer: Vec::new() }
     }
 
     /// Takes a picture's score.
@@ -254,6 +254,14 @@ mod tests {
             assert!(stream.bins.len() <= capacity && stream.buffer.len() < capacity, "memory is bounded");
         }
         stream.finish(true).unwrap()
+    }
+
+    #[test]
+    fn memory_is_taken_when_it_is_needed() {
+        let mut stream = Stream::new(usize::MAX);
+        stream.push(0.0, Kind::Known { right: true }).unwrap();
+        stream.push(1.0, Kind::Unknown).unwrap();
+        assert_eq!(stream.finish(true).unwrap().metrics.auroc, 1.0);
     }
 
     #[test]

@@ -7,11 +7,17 @@ use prost::Message;
 use crate::{
     error::{Error, Result},
     manifest::Manifest,
-    onnx::{Graph, Model, Tensor, element},
+    onnx::{Attribute, Graph, Model, Tensor, element},
 };
 
 /// The most pictures that a fixed batch may have.
 pub(crate) const MAX_BATCH: usize = 4096;
+
+/// The most values in a batch: 1 GiB of float32.
+const MAX_VALUES: usize = 1 << 28;
+
+/// The greatest size, stride and padding of a convolution.
+const MAX_WINDOW: i64 = 64;
 
 /// The outputs of every model, in this order.
 pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
@@ -71,6 +77,18 @@ fn check(graph: &Graph, manifest: &Manifest) -> std::result::Result<(Option<usiz
     }
     if shape[0].is_some_and(|batch| batch > MAX_BATCH) {
         return Err(format!("its batch is fixed to {shape:?}, more than {MAX_BATCH} pictures"));
+    }
+    if 3 * shape[0].unwrap_or(1) * manifest.input.height * manifest.input.width > MAX_VALUES {
+        return Err(format!("its input {shape:?} has more than {MAX_VALUES} values"));
+    }
+    let mut windows =
+        graph.node.iter().filter(|node| node.op_type == "Conv").flat_map(|node| &node.attribute);
+    let is_odd = |attribute: &&Attribute| {
+        let least = if attribute.name == "pads" { 0 } else { 1 };
+        attribute.ints.iter().any(|size| !(least..=MAX_WINDOW).contains(size))
+    };
+    if let Some(odd) = windows.find(is_odd) {
+        return Err(format!("it has a convolution with `{}` {:?}", odd.name, odd.ints));
     }
     Ok((shape[0], takes_bytes))
 }

@@ -9,7 +9,7 @@ use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use super::{Settings, augment::augment};
 use crate::{
-    dataset::{Dataset, Protocol, Split, UnknownSet, open_test, open_training, shuffled},
+    dataset::{Dataset, Split, UnknownSet, open_test, open_training, shuffled},
     error::{Error, Result},
     manifest::Input,
 };
@@ -43,8 +43,7 @@ impl<'a> Data<'a> {
     /// Reads all pictures.
     pub fn open(settings: &'a Settings) -> Result<Self> {
         let Settings { input: Input { height, width, .. }, training, .. } = settings;
-        let protocol = training.protocol.as_deref().map(str::parse::<Protocol>).transpose()?;
-        let protocol = protocol.as_ref();
+        let protocol = training.protocol.as_ref();
         let known = open_training(&training.known, protocol, *height, *width)?;
         let (known_test, unknown_tests) =
             open_test(&training.known, &training.unknown, protocol, *height, *width)?;
@@ -53,10 +52,9 @@ impl<'a> Data<'a> {
             Some(folder) => {
                 let outliers = Dataset::unknown(folder, Split::Train, *height, *width)?;
                 let tests = unknown_tests.iter().map(|set| &set.pictures);
-                if tests.chain([&known, &known_test]).any(|other| outliers.shares_folders_with(other)) {
-                    let value = format!("`{}`", folder.display());
-                    let reason = "holds known or test pictures".to_owned();
-                    return Err(Error::Setting { name: "outliers", value, reason });
+                if tests.chain([&known, &known_test]).any(|other| outliers.shares_pictures_with(other)) {
+                    let reason = "holds known or test pictures";
+                    return Err(Error::setting("outliers", format!("`{}`", folder.display()), reason));
                 }
                 Some(outliers.load()?)
             }

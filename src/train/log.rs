@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{Seek, SeekFrom, Write},
+    io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -31,7 +31,11 @@ pub(super) struct Lengths {
 }
 
 impl Log {
-    /// Goes on after so many bytes; what stands behind them will be done again.
+    /// Goes on after so many bytes; what stands behind them will be done again. As long as it is open no other process
+    /// can open it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Setting`] where another process has it open.
     pub fn open(run: &Path, lengths: Lengths, steps: usize) -> Result<Self> {
         let lines = Appended::open(run.join(LINES), lengths.lines)?;
         let tensorboard = Appended::open(run.join(TENSORBOARD), lengths.tensorboard)?;
@@ -88,13 +92,19 @@ impl Appended {
     fn open(path: PathBuf, bytes: u64) -> Result<Self> {
         let open = || {
             let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
+            file.try_lock()?;
             // There are fewer where somebody has removed the file.
             let bytes = bytes.min(file.metadata()?.len());
             file.set_len(bytes)?;
             file.seek(SeekFrom::End(0))?;
             Ok((file, bytes))
         };
-        let (file, bytes) = open().map_err(Error::io("write", &path))?;
+        let (file, bytes) = open().map_err(|error: io::Error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                Error::setting("run", format!("`{}`", path.display()), "another process is writing it")
+            }
+            _ => Error::io("write", &path)(error),
+        })?;
         Ok(Self { path, file, bytes })
     }
 
@@ -124,6 +134,10 @@ mod tests {
         log.record(&step(3, 1.5)).unwrap();
         let lengths = log.sync().unwrap();
         log.record(&step(4, 1.25)).unwrap();
+        // Nobody else may write meanwhile.
+        let error = Log::open(folder.path(), lengths, 10).err().unwrap();
+        assert!(matches!(error, Error::Setting { name: "run", .. }), "{error}");
+        drop(log);
         // A run that was killed does step 4 again.
         let mut log = Log::open(folder.path(), lengths, 10).unwrap();
         log.record(&step(4, 1.0)).unwrap();
@@ -135,6 +149,7 @@ mod tests {
         let lines = folder.path().join(LINES);
         assert_eq!(std::fs::read_to_string(&lines).unwrap().lines().count(), 2);
 
+        drop(log);
         // Whoever removes a log goes on with a new one.
         std::fs::remove_file(&lines).unwrap();
         let mut log = Log::open(folder.path(), lengths, 10).unwrap();

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Settings, log::Lengths};
 use crate::{
+    atomic,
     error::{Error, Result},
     report::Report,
     weights::Weights,
@@ -55,10 +56,9 @@ impl State {
                 Err(error) => fault = fault.or(Some(error)),
             }
         }
-        Err(fault.unwrap_or_else(|| Error::Setting {
-            name: "resume",
-            value: format!("`{}`", run.display()),
-            reason: "must be the folder of a run that has saved its state".to_owned(),
+        Err(fault.unwrap_or_else(|| {
+            let reason = "must be the folder of a run that has saved its state";
+            Error::setting("resume", format!("`{}`", run.display()), reason)
         }))
     }
 
@@ -81,15 +81,25 @@ pub(super) fn remove_all_but(count: usize, run: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Removes what writes that were killed have left.
+pub(super) fn remove_unfinished(run: &Path) -> Result<()> {
+    for path in files(run, |name| name.starts_with(atomic::UNFINISHED))? {
+        std::fs::remove_file(&path).map_err(Error::io("remove", &path))?;
+    }
+    Ok(())
+}
+
 /// The states in a run's folder, the newest last.
-fn saved(run: &Path) -> Result<Vec<PathBuf>> {
-    let entries = std::fs::read_dir(run).map_err(Error::io("read", run))?;
-    let is_state = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name.starts_with("state-") && name.ends_with(".safetensors")
-    };
+pub(super) fn saved(run: &Path) -> Result<Vec<PathBuf>> {
+    files(run, |name| name.starts_with("state-") && name.ends_with(".safetensors"))
+}
+
+/// The files in a folder with such a name, in the order of their names.
+fn files(folder: &Path, is_meant: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    let is_meant = |path: &PathBuf| is_meant(&path.file_name().unwrap_or_default().to_string_lossy());
     let mut paths: Vec<PathBuf> =
-        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_state).collect();
+        entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_meant).collect();
     paths.sort_unstable();
     Ok(paths)
 }

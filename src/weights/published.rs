@@ -118,8 +118,8 @@ impl Published {
     /// `progress` is called with the bytes done and all bytes.
     ///
     /// # Errors
-    /// [`Error::Download`] where the server cannot be reached or breaks off, or where the file is not the one
-    /// recorded; [`Error::Io`] where the cache cannot be written.
+    /// [`Error::Download`] where the server cannot be reached or breaks off, or sends another file than the one
+    /// recorded; [`Error::Weights`] where the cache has another one; [`Error::Io`] where it cannot be written.
     pub fn fetch(&self, progress: impl FnMut(usize, usize)) -> Result<PathBuf> {
         self.fetch_into(&cache()?, std::env::var(MIRROR).ok().as_deref(), progress)
     }
@@ -142,38 +142,43 @@ impl Published {
             Some(sha256) => Some(sha256.to_owned()),
             None => fs::read_to_string(&record).ok().map(|text| text.trim().to_owned()),
         };
-        let check = |path: &Path| {
-            let found = sha256(path)?;
-            match &recorded {
-                Some(recorded) if *recorded != found => {
-                    Err(failed(format!("`{}` has SHA-256 {found}, recorded is {recorded}", path.display())))
-                }
-                _ => Ok(found),
-            }
+        let is_recorded = |found: &String| recorded.as_ref().is_none_or(|recorded| recorded == found);
+        let wrong = |found: &str| {
+            format!("it has SHA-256 {found}, recorded is {}", recorded.as_deref().unwrap_or("none"))
         };
-        if !file.exists() {
-            fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
-            let mut open = open_alone(&part).map_err(Error::io("write", &part))?;
-            if file.exists() {
-                // Another process was fetching it, and is done.
-                return check(&file).map(|_| file.clone());
+        // A file that was there before.
+        let check = || {
+            let found = sha256(&file)?;
+            if !is_recorded(&found) {
+                let reason = format!("{}; remove it to fetch it again", wrong(&found));
+                return Err(Error::Weights { path: file.clone(), reason });
             }
-            transfer(&url, &mut open, progress).map_err(|reason| match reason {
-                Broken::Server(reason) => failed(reason),
-                Broken::Disk(source) => Error::Io { action: "write", path: part.clone(), source },
-            })?;
-            let found = match check(&part) {
-                Ok(found) => found,
-                Err(error) => {
-                    // Going on with it would not make it right.
-                    fs::remove_file(&part).map_err(Error::io("remove", &part))?;
-                    return Err(error);
-                }
-            };
-            atomic::write(&record, format!("{found}\n").as_bytes())?;
-            fs::rename(&part, &file).map_err(Error::io("write", &file))?;
+            if recorded.is_none() {
+                atomic::write(&record, format!("{found}\n").as_bytes())?;
+            }
+            Ok(file.clone())
+        };
+        if file.exists() {
+            return check();
         }
-        check(&file)?;
+        fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
+        let mut open = open_alone(&part).map_err(Error::io("write", &part))?;
+        if file.exists() {
+            // Another process was fetching it, and is done.
+            return check();
+        }
+        transfer(&url, &mut open, progress).map_err(|reason| match reason {
+            Broken::Server(reason) => failed(reason),
+            Broken::Disk(source) => Error::Io { action: "write", path: part.clone(), source },
+        })?;
+        let found = sha256(&part)?;
+        if !is_recorded(&found) {
+            // Going on with it would not make it right.
+            fs::remove_file(&part).map_err(Error::io("remove", &part))?;
+            return Err(failed(wrong(&found)));
+        }
+        atomic::write(&record, format!("{found}\n").as_bytes())?;
+        fs::rename(&part, &file).map_err(Error::io("write", &file))?;
         Ok(file)
     }
 }
@@ -258,11 +263,8 @@ fn sha256(path: &Path) -> Result<String> {
 fn cache() -> Result<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let root = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    let root = root.ok_or_else(|| Error::Setting {
-        name: "XDG_CACHE_HOME",
-        value: "not set".to_owned(),
-        reason: "must be a folder for downloads, because HOME is not set either".to_owned(),
-    })?;
+    let reason = "must be a folder for downloads, because HOME is not set either";
+    let root = root.ok_or_else(|| Error::setting("XDG_CACHE_HOME", "not set", reason))?;
     Ok(root.join("cac-toolkit/weights"))
 }
 
@@ -355,10 +357,17 @@ mod tests {
         assert_eq!(fetch(&cache.path().join("new"), &url).unwrap(), path);
         fs::write(&path, "something else").unwrap();
         let error = fetch(&cache.path().join("new"), &url).unwrap_err();
-        assert!(
-            matches!(&error, Error::Download { reason, .. } if reason.contains(record.trim())),
-            "{error}"
-        );
+        assert!(matches!(&error, Error::Weights { reason, .. } if reason.contains(record.trim())), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_was_put_there_must_stay_the_same_too() {
+        let cache = tempfile::tempdir().unwrap();
+        let path = cache.path().join(format!("{NAME}.pt"));
+        fs::write(&path, file()).unwrap();
+        assert_eq!(fetch(cache.path(), "http://127.0.0.1:1").unwrap(), path);
+        fs::write(&path, "something else").unwrap();
+        assert!(matches!(fetch(cache.path(), "http://127.0.0.1:1"), Err(Error::Weights { .. })));
     }
 
     #[test]

@@ -316,11 +316,25 @@ fn wrong_input_is_one_clear_line_and_exit_code_1() {
     assert!(run(&["export", "--run", "empty", "x.onnx"]).contains("cannot read `empty/manifest.json`"));
     assert!(run(&["export", "no/folder/x.onnx"]).contains("cannot write `no/folder/x.onnx`"));
     assert!(run(&["export", "--run", "nowhere", "x.onnx"]).contains("nowhere"));
+    assert!(run(&["export", "x.onnx", "--calibrate", "known"]).contains("for --precision f16 and int8"));
     let weights = at.join("runs/1/weights.safetensors");
     let whole = fs::read(&weights).unwrap();
     fs::write(&weights, &whole[..whole.len() - 100]).unwrap();
     assert!(run(&["export", "x.onnx"]).contains("weights.safetensors` does not hold usable weights"));
     assert!(!at.join("x.onnx").exists());
+
+    // What can be known before anything is scored is said before.
+    for (more, message) in [
+        (["--group", "near=nowhere"], "`nowhere` is not one of the unknown sets"),
+        (["--scores", "no/folder/scores.csv"], "there is no folder `no/folder`"),
+    ] {
+        let output = toolkit(
+            at,
+            &[&["eval", "model.onnx", "--known", "known", "--unknown", "x=other"], &more[..]].concat(),
+        );
+        assert!(error(&output).contains(message));
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("scoring"));
+    }
 
     // A broken picture among good ones ends an evaluation too.
     fs::copy(at.join("text.png"), at.join("known/test/bee/z.png")).unwrap();
@@ -419,6 +433,19 @@ fn a_reader_that_leaves_early_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_lost_terminal_is_no_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .args(["inspect", "none.onnx"])
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
 #[cfg(not(feature = "train"))]

@@ -1,4 +1,4 @@
-//! Every error of the library, provoked.
+//! The errors of the library, provoked; downloads and divergence stand with what they belong to.
 
 use std::{fs, path::Path};
 
@@ -126,6 +126,7 @@ fn graphs_that_make_no_sense_are_errors() {
     };
     for (op, name, value) in [
         ("Conv", "strides", 0),
+        ("Conv", "pads", 100_000),
         ("Conv", "kernel_shape", 7),
         ("ArgMin", "axis", 7),
         ("Flatten", "axis", 9),
@@ -140,6 +141,22 @@ fn graphs_that_make_no_sense_are_errors() {
         &|proto| proto.graph.as_mut().unwrap().node[9].input[0] = "nowhere".to_owned(),
         &|proto| proto.graph.as_mut().unwrap().initializer.iter_mut().for_each(|tensor| tensor.data_type = 8),
     ];
+    // What would need hundreds of gigabytes.
+    let error = open(&|proto| {
+        use tract_onnx::pb::{
+            tensor_shape_proto::{Dimension, dimension::Value},
+            type_proto,
+        };
+        let input = &mut proto.graph.as_mut().unwrap().input[0];
+        let Some(type_proto::Value::TensorType(tensor)) = &mut input.r#type.as_mut().unwrap().value else {
+            panic!()
+        };
+        let length = |length| Dimension { value: Some(Value::DimValue(length)), ..Dimension::default() };
+        tensor.shape.as_mut().unwrap().dim = [4096, 3, 4096, 4096].map(length).to_vec();
+        let stated = proto.metadata_props.iter_mut().find(|entry| entry.key == "cac.input").unwrap();
+        stated.value = stated.value.replace("32", "4096");
+    });
+    assert!(error.unwrap_err().to_string().contains("more than 268435456 values"));
     // Lengths whose product is no number are looked at all the same.
     let mut endless = ModelProto::decode(&bytes[..]).unwrap();
     endless.graph.as_mut().unwrap().initializer[0].dims = vec![i64::MAX; 3];
@@ -196,8 +213,13 @@ fn setting() {
 }
 
 #[test]
-fn shape() {
+fn shape_and_values() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
+    // tract's Relu makes 0 of what is no number, and a verdict of that.
+    for value in [f32::NAN, f32::INFINITY] {
+        let error = scorer.score(Array4::from_elem((1, 3, 32, 32), value).view()).unwrap_err();
+        assert!(matches!(error, Error::Setting { name: "picture", .. }), "{error}");
+    }
     let error = scorer.score(Array4::zeros((2, 3, 32, 31)).view()).unwrap_err();
     assert_eq!(error.to_string(), "the batch of pictures has shape [2, 3, 32, 31], expected [N, 3, 32, 32]");
 }

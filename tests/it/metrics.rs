@@ -108,6 +108,10 @@ fn faults_of_a_file_are_named() {
     // A threshold is compared as it is written.
     fs::write(at.join("a.csv"), "label,score,prediction\n1.0,0.7,1\n-1.0,0.8,\n").unwrap();
     assert_eq!(json(at, &["metrics", "a.csv", "--threshold", "0.7"])["known_kept"], 1.0);
+    // Nobody predicts a class of unknown pictures.
+    let [table, stream] =
+        [&[][..], &["--stream"]].map(|more| json(at, &[&["metrics", "a.csv"], more].concat()));
+    assert_eq!((&table["accuracy"], &stream["accuracy"]), (&1.0.into(), &1.0.into()));
     // Without predictions the rest is there.
     fs::write(at.join("a.csv"), "label,score\n1,2\n-1,3\n").unwrap();
     let table = json(at, &["metrics", "a.csv"]);

@@ -261,6 +261,21 @@ fn settings_come_from_a_file_and_flags_win() {
     assert_eq!((&training["learning_rate"], &training["batch_size"]), (&0.1.into(), &16.into()));
     assert_eq!(manifest["input"]["mean"], serde_json::json!([0.4, 0.5, 0.6]));
 
+    // But not with a flag that only says what holds anyway; a backbone of the other kind has its own dropout.
+    let with = |text: &str, flags: &[&str]| {
+        fs::write(at.join("run.toml"), text).unwrap();
+        crate::commands::error(&toolkit(
+            at,
+            &[&["train", "--config", "run.toml", "--known", "colours"], flags].concat(),
+        ))
+    };
+    let rate = "learning-rate = -1\n";
+    assert!(with(rate, &["--optimizer", "sgd"]).contains("learning rate = -1"));
+    assert!(with(&format!("{rate}depth = 11\n"), &["--optimizer", "adam"]).contains("depth = 11"));
+    let backbone = crate::golden("checkpoints/wrn.pt");
+    let flags = ["--backbone", backbone.to_str().unwrap(), "--epochs", "0"];
+    assert!(with("dropout = 7\n", &flags).contains("epochs = 0"));
+
     let refused = |text: &str| {
         fs::write(at.join("run.toml"), text).unwrap();
         crate::commands::error(&toolkit(at, &["train", "--config", "run.toml"]))
@@ -439,6 +454,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--outlier-weight", "nan"], "outlier weight = NaN"),
         (["--outliers", "none"], "cannot read `none`"),
         (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test pictures"),
+        (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test pictures"),
         (["--outlier-share=0.001", "--outliers=colours"], "outlier share = 0.001: is no picture beside"),
         (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
         (["--held-out", "0.99"], "has no picture to train on, 63 are held out"),
@@ -453,6 +469,9 @@ fn wrong_settings_are_refused_before_anything_is_written() {
     ] {
         let args: Vec<&str> =
             ["train", "--known", "colours"].into_iter().chain(wrong).chain(["--run", "run"]).collect();
+        let cifar = demo().display().to_string();
+        let args: Vec<String> = args.iter().map(|arg| arg.replace("CIFAR", &cifar)).collect();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let output = toolkit(at, &args);
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{wrong:?}: {text}");
