@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score the same pictures with one model file in every runtime, and write the table of the README.
+"""Score the same pictures with one model file in every runtime, and write the table of docs/results.md.
 
     make conformance
 
@@ -189,13 +189,13 @@ def main(model: Path, program: Path) -> int:
             lines.extend(f"| {name} | cannot: {reason.replace('|', '/')} | | | | |" for reason in reasons)
     table = "\n".join(lines)
     print(table)
-    readme = ROOT / "README.md"
-    text = readme.read_text()
+    page = ROOT / "docs/results.md"
+    text = page.read_text()
     begin, end = "<!-- conformance -->\n", "<!-- end -->"
     head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(end)
     if tail:
-        readme.write_text(f"{head}{begin}{table}\n{end}{tail}")
+        page.write_text(f"{head}{begin}{table}\n{end}{tail}")
     print(f"on {platform.machine()}, Python {platform.python_version()}", file=sys.stderr)
     return 1 if failed else 0
 

@@ -71,7 +71,7 @@ fn every_metric_to_the_last_digit() {
     }
 }
 
-/// The faults that the README lists: what the toolkit says, and what is right.
+/// The faults that `docs/numbers.md` lists: what the toolkit says, and what is right.
 #[test]
 fn where_other_toolkits_differ() {
     let file = metrics_file();
