@@ -139,7 +139,7 @@ pub struct ExportArgs {
     pub file: FileArgs,
 }
 
-/// What a model file can be made of the same network.
+/// How a model file is written.
 #[derive(Args)]
 pub struct FileArgs {
     /// Rejection score of the file; the variant's own by default

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ndarray::Array4;
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 use rayon::prelude::*;
 
@@ -215,6 +216,19 @@ impl Dataset {
             })?;
         }
         Ok(batch)
+    }
+
+    /// Several pictures as a network takes them, `[N, 3, height, width]` in 0..=1, decoded on all threads.
+    ///
+    /// # Errors
+    /// As [`pixels`](Self::pixels).
+    ///
+    /// # Panics
+    /// Where an index is not below [`len`](Self::len).
+    pub fn images(&self, indices: &[usize]) -> Result<Array4<f32>> {
+        let values = self.batch(indices)?.into_iter().map(preprocess::unit).collect();
+        let shape = (indices.len(), 3, self.height, self.width);
+        Ok(Array4::from_shape_vec(shape, values).expect("as many values"))
     }
 
     /// The same pictures, all decoded and in memory, for reading them many times.

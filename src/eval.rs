@@ -5,13 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ndarray::{Array2, Array4, Axis};
+use ndarray::{Array2, Axis};
 
 use crate::{
     cac::{self, Score, Scored},
     dataset::{Dataset, UnknownSet},
     error::Result,
-    preprocess,
     report::{self, Report},
     scorer::{Scorer, Scores},
 };
@@ -208,36 +207,23 @@ pub fn logits(scorer: &Scorer, pictures: &Dataset, mut progress: impl FnMut(usiz
 /// Runs all pictures through a model, batch by batch. They are read and resized on another thread while the
 /// network runs.
 fn run(scorer: &Scorer, pictures: &Dataset, mut take: impl FnMut(&Scores)) -> Result<()> {
-    let input = scorer.manifest().input;
     let indices: Vec<usize> = (0..pictures.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
     std::thread::scope(|scope| {
         let (sender, receiver) = mpsc::sync_channel(1);
         scope.spawn(move || {
             for batch in batches {
-                let pixels = pictures.batch(batch).map(|pixels| (batch.len(), pixels));
-                let is_last = pixels.is_err();
+                let images = pictures.images(batch);
+                let is_last = images.is_err();
                 // Nobody receives any more after an error of the scorer.
-                if sender.send(pixels).is_err() || is_last {
+                if sender.send(images).is_err() || is_last {
                     break;
                 }
             }
         });
-        for batch in receiver {
-            let (length, pixels) = batch?;
-            let values = pixels.into_iter().map(preprocess::unit).collect();
-            let images = Array4::from_shape_vec((length, 3, input.height, input.width), values)
-                .map_err(|_| shape_error(pictures, input.height, input.width))?;
-            take(&scorer.score(images.view())?);
+        for images in receiver {
+            take(&scorer.score(images?.view())?);
         }
         Ok(())
     })
-}
-
-fn shape_error(pictures: &Dataset, height: usize, width: usize) -> crate::Error {
-    crate::Error::Shape {
-        what: "a picture of the data set",
-        found: vec![pictures.picture_len()],
-        expected: format!("3 x {height} x {width}"),
-    }
 }

@@ -43,7 +43,7 @@ const fn tolerance(precision: Precision) -> f64 {
     }
 }
 
-/// What a file can be made of the same network.
+/// How the file is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// The rejection score; the variant's own by default.

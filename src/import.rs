@@ -4,7 +4,7 @@ mod reference;
 
 use std::path::PathBuf;
 
-use ndarray::{Array2, Array4, Axis};
+use ndarray::{Array2, Axis};
 
 use crate::{
     arch::Layer,
@@ -14,8 +14,7 @@ use crate::{
     error::{Error, Result},
     eval,
     export::{self, Options, ThresholdRule},
-    manifest::{FORMAT_VERSION, Input, Manifest, Precision, producer},
-    preprocess,
+    manifest::{Input, Manifest},
     scorer::{Provider, Scorer},
     weights::Weights,
 };
@@ -90,27 +89,15 @@ pub fn checkpoint(weights: &Weights, settings: &Settings) -> Result<Checkpoint> 
     let anchors = given.filter(is_set).unwrap_or_else(|| fixed.clone());
     let kind = if anchors == fixed { AnchorKind::Fixed } else { AnchorKind::ClassMeans };
 
-    let noise = Dataset::noise(Noise::uniform(2), input.height, input.width);
-    let pixels: Vec<f32> = noise.batch(&[0, 1])?.into_iter().map(preprocess::unit).collect();
-    let images = Array4::from_shape_vec((2, 3, input.height, input.width), pixels).expect("two pictures");
+    let images = Dataset::noise(Noise::uniform(2), input.height, input.width).images(&[0, 1])?;
     let logits = reference::logits(&layers, &network, &input, images.view())?;
     network.insert(CHECK_IMAGES, images.shape(), images.iter().copied().collect());
     network.insert_matrix(CHECK_LOGITS, &logits);
     network.insert_matrix(ANCHORS, &anchors);
     let manifest = Manifest {
-        format_version: FORMAT_VERSION,
-        producer: producer(),
-        classes,
-        input,
-        architecture,
-        loss: settings.loss,
         anchors: kind,
-        score: settings.loss.variant.score(),
-        precision: Precision::default(),
-        threshold: None,
         imported: Some(settings.file.display().to_string()),
-        training: None,
-        metrics: None,
+        ..Manifest::new(classes, input, architecture, settings.loss)
     };
     Ok(Checkpoint { manifest, weights: network })
 }

@@ -3,7 +3,6 @@
 use std::{fmt, path::Path};
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::{
     arch::Architecture,
@@ -11,6 +10,7 @@ use crate::{
     error::{Error, Result},
     manifest::{Manifest, Precision, Training},
     scorer::file::{ModelFile, OUTPUTS},
+    weights,
 };
 
 /// What a model file holds.
@@ -62,7 +62,7 @@ impl Inspection {
         let own = model.opset_import.iter().find(|opset| opset.domain.is_empty());
         Ok(Self {
             bytes: bytes.len(),
-            sha256: Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: weights::sha256(bytes),
             ir_version: model.ir_version,
             opset: own.map_or(0, |opset| opset.version),
             nodes: graph.node.len(),

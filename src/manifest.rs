@@ -157,7 +157,7 @@ pub struct Training {
     pub epochs: usize,
     /// Pictures in a step.
     pub batch_size: usize,
-    /// The learning rate at its height.
+    /// The peak learning rate.
     pub learning_rate: f64,
     /// Of the initial weights, the data order, dropout and the choice of held-out pictures.
     pub seed: u64,
@@ -176,13 +176,33 @@ pub struct Training {
 }
 
 /// This toolkit with its version, and with the commit where it was built in a git checkout.
-#[must_use]
-pub fn producer() -> String {
+fn producer() -> String {
     let commit = option_env!("CAC_COMMIT").map(|commit| format!(" ({commit})")).unwrap_or_default();
     format!("{} {}{commit}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
 }
 
 impl Manifest {
+    /// That of a network as this toolkit makes it: with the score and the kind of anchors that the loss goes with, in
+    /// float32, and nothing else known.
+    #[must_use]
+    pub fn new(classes: Vec<String>, input: Input, architecture: Architecture, loss: Loss) -> Self {
+        Self {
+            format_version: FORMAT_VERSION,
+            producer: producer(),
+            classes,
+            input,
+            architecture,
+            anchors: loss.variant.anchor_kind(),
+            score: loss.variant.score(),
+            loss,
+            precision: Precision::default(),
+            threshold: None,
+            imported: None,
+            training: None,
+            metrics: None,
+        }
+    }
+
     /// Reads `manifest.json` of a training run.
     ///
     /// # Errors

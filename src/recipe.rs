@@ -10,11 +10,11 @@ use crate::cac::Variant;
 /// The recipe of a training. The default has what helped in `benches/recipes.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// Who moves the weights.
+    /// The optimiser.
     pub optimizer: Optimizer,
-    /// The course of the learning rate.
+    /// The learning-rate schedule.
     pub schedule: Schedule,
-    /// Over so many epochs the rate rises linearly to its height. With [`Schedule::OneCycle`] over so many as
+    /// Over so many epochs the rate rises linearly to its peak. With [`Schedule::OneCycle`] over so many as
     /// are given, or over three tenths of the run where 0 are.
     pub warm_up: f64,
     /// A step shrinks convolutions and the last layer by this share times the learning rate, decoupled from
@@ -52,7 +52,7 @@ impl Default for Recipe {
     }
 }
 
-/// Who moves the weights.
+/// The optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -64,7 +64,7 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// The learning rate at its height unless told otherwise. The gradients of pytorch-ood's squared distances
+    /// The peak learning rate unless told otherwise. The gradients of pytorch-ood's squared distances
     /// are some fifty times those of the others, which only Adam does not mind.
     #[must_use]
     pub fn learning_rate(self, variant: Variant) -> f64 {
@@ -81,7 +81,7 @@ impl Optimizer {
     }
 }
 
-/// The course of the learning rate.
+/// The learning-rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
@@ -129,9 +129,9 @@ impl Recipe {
     }
 
     /// The pace of a step, counted from 0, of a run of so many, where an epoch has `steps_per_epoch` and the
-    /// learning rate is `height` at its height.
+    /// learning rate peaks at `peak`.
     #[must_use]
-    pub fn pace(&self, height: f64, step: usize, steps: usize, steps_per_epoch: usize) -> Pace {
+    pub fn pace(&self, peak: f64, step: usize, steps: usize, steps_per_epoch: usize) -> Pace {
         /// Half a cosine from one value to the other.
         fn between(from: f64, to: f64, progress: f64) -> f64 {
             to + (from - to) * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
@@ -141,22 +141,22 @@ impl Recipe {
         let (step, steps) = (step as f64, steps as f64);
         match self.schedule {
             Schedule::Cosine if step < warm_up => {
-                Pace { rate: height * (step + 1.0) / (warm_up + 1.0), momentum }
+                Pace { rate: peak * (step + 1.0) / (warm_up + 1.0), momentum }
             }
             Schedule::Cosine => {
-                Pace { rate: between(height, 0.0, (step - warm_up) / (steps - warm_up)), momentum }
+                Pace { rate: between(peak, 0.0, (step - warm_up) / (steps - warm_up)), momentum }
             }
             Schedule::OneCycle => {
                 let top = if self.warm_up > 0.0 { warm_up } else { 0.3 * steps } - 1.0;
-                let least = height / 25.0;
+                let least = peak / 25.0;
                 if step <= top {
                     // Of a warm-up of one step that step is the top.
                     let progress = if top > 0.0 { step / top } else { 1.0 };
-                    let rate = between(least, height, progress);
+                    let rate = between(least, peak, progress);
                     Pace { rate, momentum: between(0.95, 0.85, progress) }
                 } else {
                     let progress = (step - top) / (steps - 1.0 - top);
-                    let rate = between(height, least / 1e4, progress);
+                    let rate = between(peak, least / 1e4, progress);
                     Pace { rate, momentum: between(0.85, 0.95, progress) }
                 }
             }

@@ -78,17 +78,16 @@ fn read_csv(path: &Path, file: File, column: &str, mut take: impl FnMut(Entry) -
             let line = record.position().map_or(0, csv::Position::line);
             broken(path, format!("line {line}: `{text}` is not a {what}"))
         };
-        let whole = |column: usize| {
-            let number: Option<f64> = record[column].parse().ok();
-            let number = number.filter(|number| number.fract() == 0.0 && number.abs() < 9e15);
-            number.map(|number| number as i64).ok_or_else(|| wrong("whole number", &record[column]))
+        let class = |column: usize| {
+            let number = record[column].parse().ok().and_then(whole);
+            number.ok_or_else(|| wrong("whole number", &record[column]))
         };
         // Nobody predicts a class of unknown pictures.
         let prediction = prediction.filter(|&prediction| !record[prediction].is_empty());
         take(Entry {
             set: set.map_or("", |set| &record[set]),
-            label: whole(label)?,
-            prediction: prediction.map(whole).transpose()?,
+            label: class(label)?,
+            prediction: prediction.map(class).transpose()?,
             score: record[score].parse().map_err(|_| wrong("number", &record[score]))?,
         })?;
     }
@@ -107,14 +106,8 @@ fn read_npz(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
     let mut scores = array(path, scores, column)?.ok_or_else(|| missing(column))?;
     let mut labels = array(path, labels, "label")?.ok_or_else(|| missing("label"))?;
     let mut predictions = array(path, predictions, "prediction")?;
-    let whole = |value: f64| {
-        let is_whole = value.fract() == 0.0 && value.abs() < 9e15;
-        if is_whole {
-            Ok(value as i64)
-        } else {
-            Err(broken(path, format!("`{value}` is not a whole number")))
-        }
-    };
+    let class =
+        |value: f64| whole(value).ok_or_else(|| broken(path, format!("`{value}` is not a whole number")));
     loop {
         let prediction = predictions.as_mut().map(Iterator::next);
         let (score, label, prediction) = match (scores.next(), labels.next(), prediction) {
@@ -123,8 +116,13 @@ fn read_npz(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
             (Some(score), Some(label), Some(Some(prediction))) => (score?, label?, Some(prediction?)),
             _ => return Err(broken(path, "its arrays differ in length")),
         };
-        take(Entry { set: "", label: whole(label)?, prediction: prediction.map(whole).transpose()?, score })?;
+        take(Entry { set: "", label: class(label)?, prediction: prediction.map(class).transpose()?, score })?;
     }
+}
+
+/// A whole number that is written as a number of any kind.
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
 }
 
 type Numbers<'a> = Box<dyn Iterator<Item = Result<f64>> + 'a>;

@@ -271,7 +271,7 @@ struct Session<'a> {
     optimizer: Optimizer,
     state: State,
     /// The moving average of the loss. It stays on the device: reading it waits for the device to finish.
-    average: Option<Tensor>,
+    smoothed_loss: Option<Tensor>,
     log: Log,
     saved: Instant,
 }
@@ -312,7 +312,7 @@ impl<'a> Session<'a> {
                     pictures,
                     epoch: 1,
                     step: 0,
-                    average: None,
+                    smoothed_loss: None,
                     best: None,
                     log: Lengths::default(),
                 }
@@ -321,9 +321,9 @@ impl<'a> Session<'a> {
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let log = Log::open(folder, state.log, data.steps())?;
         state::remove_unfinished(folder)?;
-        let average = state.average.map(|average| Tensor::from(average as f32).to_device(device));
+        let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).to_device(device));
         let saved = Instant::now();
-        let mut session = Self { settings, data, folder, run, optimizer, state, average, log, saved };
+        let mut session = Self { settings, data, folder, run, optimizer, state, smoothed_loss, log, saved };
         if is_new {
             // Those of another run in the same folder.
             state::remove_all_but(0, folder)?;
@@ -340,7 +340,8 @@ impl<'a> Session<'a> {
 
     /// Saves all that the run needs to go on.
     fn save(&mut self) -> Result<()> {
-        self.state.average = self.average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
+        self.state.smoothed_loss =
+            self.smoothed_loss.as_ref().map(f64::try_from).transpose().map_err(torch)?;
         self.state.log = self.log.sync()?;
         let mut weights = Weights::new(self.folder);
         self.run.save(&mut weights)?;
@@ -386,7 +387,7 @@ impl<'a> Session<'a> {
             done += batch.labels.len();
             let step = self.state.step;
             if step.is_multiple_of(REPORT_EVERY) || step == steps {
-                let loss = self.average.as_ref().map(f64::try_from).transpose().map_err(torch)?;
+                let loss = self.smoothed_loss.as_ref().map(f64::try_from).transpose().map_err(torch)?;
                 let loss = loss.expect("there was a step");
                 if !loss.is_finite() {
                     return Err(Error::Diverged { epoch, step, loss });
@@ -410,11 +411,11 @@ impl<'a> Session<'a> {
     /// Takes a loss into the moving average.
     fn remember(&mut self, loss: &Tensor) -> std::result::Result<(), TchError> {
         let loss = loss.f_detach()?;
-        let averaged = match &self.average {
-            Some(average) => average.f_lerp(&loss, 1.0 - LOSS_MEMORY)?,
+        let smoothed = match &self.smoothed_loss {
+            Some(past) => past.f_lerp(&loss, 1.0 - LOSS_MEMORY)?,
             None => loss,
         };
-        self.average = Some(averaged);
+        self.smoothed_loss = Some(smoothed);
         Ok(())
     }
 

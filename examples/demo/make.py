@@ -1,21 +1,20 @@
 #!/usr/bin/env python3
 """Make the demo's data: a small part of CIFAR-10, some textures, and the backbone as float16.
 
-    python3 make.py CIFAR_DIR TEXTURES_DIR BACKBONE.pt
+    python3 make.py CIFAR_DIR TEXTURES_DIR BACKBONE
 
 CIFAR_DIR     CIFAR-10 in its official binary layout
 TEXTURES_DIR  pictures of the Describable Textures Dataset at 32x32, in class folders
-BACKBONE.pt   a PyTorch state dict of a WideResNet-40-2 with pytorch-ood's parameter names
+BACKBONE      weights.safetensors of a WideResNet-40-2 that `toolkit train` made
 
-Needs NumPy, PyTorch and safetensors. What it writes lies beside it.
+Needs NumPy and safetensors. What it writes lies beside it.
 """
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
+from safetensors.numpy import load_file, save_file
 
 HERE = Path(__file__).resolve().parent
 RECORD = 3073
@@ -43,13 +42,10 @@ def main(cifar: Path, textures: Path, backbone: Path) -> None:
         for picture in sorted(folder.iterdir())[:TEXTURES_PER_CLASS]:
             shutil.copyfile(picture, copy / picture.name)
 
-    state = torch.load(backbone, weights_only=True, map_location="cpu")
-    kept = {
-        name: tensor.half().contiguous()
-        for name, tensor in state.items()
-        if tensor.is_floating_point() and not name.startswith("fc.")
-    }
-    save_file(kept, HERE / "backbone.safetensors")
+    # The last layer stays behind, and what a run keeps beside the network.
+    network = ("conv1.", "block", "bn1.")
+    state = {name: tensor for name, tensor in load_file(backbone).items() if name.startswith(network)}
+    save_file({name: tensor.astype(np.float16) for name, tensor in state.items()}, HERE / "backbone.safetensors")
 
 
 if __name__ == "__main__":

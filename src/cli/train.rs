@@ -136,13 +136,13 @@ pub struct SettingsArgs {
     /// The optimiser
     #[arg(long, value_enum, default_value_t = Recipe::default().optimizer)]
     pub optimizer: Optimizer,
-    /// The learning rate at its height; by default 0.001 for adam, and for sgd 0.1 or, with pytorch-ood, 0.002
+    /// The peak learning rate; by default 0.001 for adam, and for sgd 0.1 or, with pytorch-ood, 0.002
     #[arg(long, value_name = "X")]
     pub learning_rate: Option<f64>,
-    /// The course of the learning rate
+    /// The learning-rate schedule
     #[arg(long, value_enum, default_value_t = Recipe::default().schedule)]
     pub schedule: Schedule,
-    /// Epochs over which the learning rate rises to its height; with one-cycle 0 means three tenths of all
+    /// Epochs over which the learning rate rises to its peak; with one-cycle 0 means three tenths of all
     #[arg(long, value_name = "EPOCHS", default_value_t = Recipe::default().warm_up)]
     pub warm_up: f64,
     /// Share of the weights, times the learning rate, that a step takes off them
@@ -247,7 +247,7 @@ impl TrainArgs {
     }
 }
 
-/// What a training can learn.
+/// The objective of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Objective {

@@ -12,7 +12,7 @@ use cac::{
     eval::Agreement,
     export,
     manifest::{Manifest, Precision},
-    preprocess, triton,
+    triton,
 };
 use ndarray::Array4;
 
@@ -58,8 +58,7 @@ pub fn calibration(
     let (height, width) = (manifest.input.height, manifest.input.width);
     let pictures = open_training(folder, protocol.as_ref(), height, width)?;
     let drawn = pictures.draw(args.calibration_pictures.get(), 0).0;
-    let values: Vec<f32> = pictures.batch(&drawn)?.into_iter().map(preprocess::unit).collect();
-    Ok(Some(Array4::from_shape_vec((drawn.len(), 3, height, width), values)?))
+    Ok(Some(pictures.images(&drawn)?))
 }
 
 /// Exports a checkpoint and says what came of it.

@@ -143,17 +143,7 @@ impl Display<'_> {
 
 /// What the settings mean to the library; what they leave open is filled in.
 fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
-    let loss = match args.loss {
-        Objective::Cac => {
-            let Loss { variant, magnitude, weight } = Loss::new(args.variant);
-            let magnitude = *args.magnitude.get_or_insert(magnitude);
-            Loss { variant, magnitude, weight: *args.weight.get_or_insert(weight) }
-        }
-        Objective::CrossEntropy if args.magnitude.is_some() || args.weight.is_some() => {
-            bail!("--magnitude and --weight are settings of --loss cac")
-        }
-        Objective::CrossEntropy => Loss::new(Variant::CrossEntropy),
-    };
+    let loss = loss(args)?;
     args.precision = args.precision.resolved(&args.device);
     let mut input = Input { height: args.size, width: args.size, ..Input::default() };
     let mut found = None;
@@ -165,34 +155,7 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
     }
     input.mean = *args.mean.get_or_insert(input.mean);
     input.std = *args.std.get_or_insert(input.std);
-    let (mut wide, mut plain) = (WideResNet::default(), CacNet::default());
-    let family = match found {
-        Some(Architecture::WideResNet(found)) => {
-            wide = found;
-            Family::WideResnet
-        }
-        Some(Architecture::CacNet(found)) => {
-            plain = found;
-            Family::CacNet
-        }
-        _ => Family::WideResnet,
-    };
-    let architecture = match args.arch.get_or_insert(family) {
-        Family::WideResnet if args.channels.is_some() => bail!("--channels is a setting of cac-net"),
-        Family::WideResnet => Architecture::WideResNet(WideResNet {
-            depth: *args.depth.get_or_insert(wide.depth),
-            widen_factor: *args.widen_factor.get_or_insert(wide.widen_factor),
-            dropout: *args.dropout.get_or_insert(wide.dropout),
-        }),
-        Family::CacNet if args.depth.is_some() || args.widen_factor.is_some() => {
-            bail!("--depth and --widen-factor are settings of wide-resnet")
-        }
-        Family::CacNet => Architecture::CacNet(CacNet {
-            channels: *args.channels.get_or_insert(plain.channels),
-            size: args.size,
-            dropout: *args.dropout.get_or_insert(plain.dropout),
-        }),
-    };
+    let architecture = architecture(args, found)?;
     let training = Training {
         known: args.known.clone(),
         unknown: args.unknown.clone(),
@@ -222,6 +185,53 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
     };
     let (precision, test_every) = (args.precision, args.test_every);
     Ok(Settings { loss, architecture, input, training, precision, test_every })
+}
+
+/// The loss, with the variant's own magnitude and weight where none are given.
+fn loss(args: &mut SettingsArgs) -> anyhow::Result<Loss> {
+    match args.loss {
+        Objective::Cac => {
+            let Loss { variant, magnitude, weight } = Loss::new(args.variant);
+            let magnitude = *args.magnitude.get_or_insert(magnitude);
+            Ok(Loss { variant, magnitude, weight: *args.weight.get_or_insert(weight) })
+        }
+        Objective::CrossEntropy if args.magnitude.is_some() || args.weight.is_some() => {
+            bail!("--magnitude and --weight are settings of --loss cac")
+        }
+        Objective::CrossEntropy => Ok(Loss::new(Variant::CrossEntropy)),
+    }
+}
+
+/// The network, as the backbone's is where nothing else is said.
+fn architecture(args: &mut SettingsArgs, backbone: Option<Architecture>) -> anyhow::Result<Architecture> {
+    let (mut wide, mut plain) = (WideResNet::default(), CacNet::default());
+    let family = match backbone {
+        Some(Architecture::CacNet(found)) => {
+            plain = found;
+            Family::CacNet
+        }
+        Some(Architecture::WideResNet(found)) => {
+            wide = found;
+            Family::WideResnet
+        }
+        _ => Family::WideResnet,
+    };
+    Ok(match args.arch.get_or_insert(family) {
+        Family::WideResnet if args.channels.is_some() => bail!("--channels is a setting of cac-net"),
+        Family::WideResnet => Architecture::WideResNet(WideResNet {
+            depth: *args.depth.get_or_insert(wide.depth),
+            widen_factor: *args.widen_factor.get_or_insert(wide.widen_factor),
+            dropout: *args.dropout.get_or_insert(wide.dropout),
+        }),
+        Family::CacNet if args.depth.is_some() || args.widen_factor.is_some() => {
+            bail!("--depth and --widen-factor are settings of wide-resnet")
+        }
+        Family::CacNet => Architecture::CacNet(CacNet {
+            channels: *args.channels.get_or_insert(plain.channels),
+            size: args.size,
+            dropout: *args.dropout.get_or_insert(plain.dropout),
+        }),
+    })
 }
 
 /// The folder in [`RUNS`] with the next free number.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    recipe::{Optimizer as Kind, Pace},
+    recipe::{self, Pace},
     weights::Weights,
 };
 
@@ -38,10 +38,14 @@ struct Parameter {
 
 impl Optimizer {
     /// Begins with the trainable parameters of a store.
-    pub fn new(store: &nn::VarStore, kind: Kind, weight_decay: f64) -> std::result::Result<Self, TchError> {
-        let count = match kind {
-            Kind::Adam => 2,
-            Kind::Sgd => 1,
+    pub fn new(
+        store: &nn::VarStore,
+        algorithm: recipe::Optimizer,
+        weight_decay: f64,
+    ) -> std::result::Result<Self, TchError> {
+        let count = match algorithm {
+            recipe::Optimizer::Adam => 2,
+            recipe::Optimizer::Sgd => 1,
         };
         let mut parameters = store
             .variables()
@@ -84,13 +88,12 @@ impl Optimizer {
                         let step = first.f_mul_scalar(-pace.rate / corrections.0)?;
                         let _ = value.f_addcdiv_(&step, &divisor)?;
                     }
-                    velocity => {
-                        for velocity in velocity {
-                            let _ = velocity.f_mul_scalar_(pace.momentum)?.f_add_(&gradient)?;
-                            let ahead = velocity.f_mul_scalar(pace.momentum)?.f_add_(&gradient)?;
-                            let _ = value.f_sub_(&ahead.f_mul_scalar(pace.rate)?)?;
-                        }
+                    [velocity] => {
+                        let _ = velocity.f_mul_scalar_(pace.momentum)?.f_add_(&gradient)?;
+                        let ahead = velocity.f_mul_scalar(pace.momentum)?.f_add_(&gradient)?;
+                        let _ = value.f_sub_(&ahead.f_mul_scalar(pace.rate)?)?;
                     }
+                    _ => unreachable!("one moment or two"),
                 }
             }
             Ok(())

@@ -20,9 +20,8 @@ use crate::{
     },
     dataset::{Dataset, shuffled},
     error::Result,
-    manifest::{FORMAT_VERSION, Input, Manifest, Training, producer},
+    manifest::{Input, Manifest, Training},
     metrics::Bootstrap,
-    preprocess,
     report::{self, Report},
     weights::Weights,
 };
@@ -223,25 +222,16 @@ impl<'a> Run<'a> {
         }
         let check: Vec<usize> = (0..self.data.known_test.len().min(CHECK_PICTURES)).collect();
         weights.insert_matrix(CHECK_LOGITS, &self.logits(&self.data.known_test, &check)?);
-        let pixels = self.data.known_test.batch(&check)?.into_iter().map(preprocess::unit).collect();
-        weights.insert(CHECK_IMAGES, &[check.len(), 3, input.height, input.width], pixels);
+        let images = self.data.known_test.images(&check)?;
+        weights.insert(CHECK_IMAGES, images.shape(), images.iter().copied().collect());
         let labels: Vec<f32> = self.data.known_test.labels().iter().map(|&label| label as f32).collect();
         weights.insert(TEST_KNOWN_LABELS, &[labels.len()], labels);
         let training = Training { pictures: self.data.training.len(), epoch, ..training.clone() };
+        let classes = self.data.known.classes().to_vec();
         let manifest = Manifest {
-            format_version: FORMAT_VERSION,
-            producer: producer(),
-            classes: self.data.known.classes().to_vec(),
-            input: *input,
-            architecture: architecture.clone(),
-            loss: *loss,
-            anchors: loss.variant.anchor_kind(),
-            score: loss.variant.score(),
-            precision: crate::manifest::Precision::Float32,
-            threshold: None,
-            imported: None,
             training: Some(training),
             metrics: tested.map(|tested| tested.report.clone()),
+            ..Manifest::new(classes, *input, architecture.clone(), *loss)
         };
         Ok(Checkpoint { manifest, weights })
     }

@@ -28,7 +28,7 @@ pub(super) struct State {
     /// Steps of it that are done.
     pub step: usize,
     /// The moving average of the loss.
-    pub average: Option<f64>,
+    pub smoothed_loss: Option<f64>,
     /// The lowest loss on held-out pictures, where there are any, and the report of its epoch.
     pub best: Option<(Option<f64>, Report)>,
     /// The length of the log.

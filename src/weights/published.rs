@@ -148,7 +148,7 @@ impl Published {
         };
         // A file that was there before.
         let check = || {
-            let found = sha256(&file)?;
+            let found = sha256_of(&file)?;
             if !is_recorded(&found) {
                 let reason = format!("{}; remove it to fetch it again", wrong(&found));
                 return Err(Error::Weights { path: file.clone(), reason });
@@ -171,7 +171,7 @@ impl Published {
             Broken::Server(reason) => failed(reason),
             Broken::Disk(source) => Error::Io { action: "write", path: part.clone(), source },
         })?;
-        let found = sha256(&part)?;
+        let found = sha256_of(&part)?;
         if !is_recorded(&found) {
             // Going on with it would not make it right.
             fs::remove_file(&part).map_err(Error::io("remove", &part))?;
@@ -254,9 +254,13 @@ fn header<'a, B>(response: &'a Response<B>, name: &str) -> &'a str {
     response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn sha256(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(Error::io("read", path))?;
-    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+fn sha256_of(path: &Path) -> Result<String> {
+    Ok(sha256(&fs::read(path).map_err(Error::io("read", path))?))
+}
+
+/// The SHA-256 in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `$XDG_CACHE_HOME/cac-toolkit/weights`, or else in `.cache` of the home folder.
@@ -351,7 +355,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), file());
         assert_eq!(served.join().unwrap(), [""]);
         let record = fs::read_to_string(path.with_extension("pt.sha256")).unwrap();
-        assert_eq!(record.trim(), sha256(&path).unwrap());
+        assert_eq!(record.trim(), sha256_of(&path).unwrap());
 
         // From now on without a server, as long as the file is the same.
         assert_eq!(fetch(&cache.path().join("new"), &url).unwrap(), path);

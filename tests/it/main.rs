@@ -20,7 +20,7 @@ use cac::{
     arch::{Architecture, WideResNet},
     cac::{Loss, Variant},
     checkpoint::Checkpoint,
-    manifest::{FORMAT_VERSION, Input, Manifest, Precision},
+    manifest::{Input, Manifest},
     weights::Weights,
 };
 
@@ -31,21 +31,9 @@ fn golden(name: &str) -> PathBuf {
 
 /// The WideResNet-10-k that PyTorch made, as if it had been trained here.
 fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
-    let manifest = Manifest {
-        format_version: FORMAT_VERSION,
-        producer: "test".to_owned(),
-        classes: ["ant", "bee", "cow"].map(str::to_owned).to_vec(),
-        input: Input::default(),
-        architecture: Architecture::WideResNet(WideResNet { depth: 10, widen_factor, dropout: 0.3 }),
-        loss: Loss::new(variant),
-        anchors: variant.anchor_kind(),
-        score: variant.score(),
-        precision: Precision::Float32,
-        threshold: None,
-        imported: None,
-        training: None,
-        metrics: None,
-    };
+    let classes = ["ant", "bee", "cow"].map(str::to_owned).to_vec();
+    let architecture = Architecture::WideResNet(WideResNet { depth: 10, widen_factor, dropout: 0.3 });
+    let manifest = Manifest::new(classes, Input::default(), architecture, Loss::new(variant));
     let weights = Weights::read(&golden(&format!("wrn-10-{widen_factor}.safetensors"))).unwrap();
     Checkpoint { manifest, weights }
 }

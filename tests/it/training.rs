@@ -153,7 +153,8 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let args = [&SMALL[..], &recipe.split_whitespace().collect::<Vec<_>>()].concat();
     stdout(&toolkit(at, &[&args[..], &["--run", "whole"]].concat()));
 
-    let mut random = ChaCha8Rng::seed_from_u64(u64::from(std::process::id()));
+    let seed = std::process::id();
+    let mut random = ChaCha8Rng::seed_from_u64(seed.into());
     let mut kills = 0;
     let mut args = [&args[..], &["--run", "killed", "--save-every", "0"]].concat();
     loop {
@@ -180,10 +181,10 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
             break;
         }
     }
-    assert!(kills >= 3, "{kills} kills");
+    assert!(kills >= 3, "seed {seed}: {kills} kills");
     for file in ["weights.safetensors", "weights-last.safetensors"] {
         let read = |run: &str| fs::read(at.join(run).join(file)).unwrap();
-        assert!(read("whole") == read("killed"), "{file} after {kills} kills");
+        assert!(read("whole") == read("killed"), "seed {seed}: {file} after {kills} kills");
     }
     assert_eq!(timeless(&at.join("whole/log.jsonl")), timeless(&at.join("killed/log.jsonl")));
     let states = fs::read_dir(at.join("killed")).unwrap();
