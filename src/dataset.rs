@@ -152,7 +152,7 @@ impl Dataset {
 
     /// Whether both take pictures out of one folder, or the same split of CIFAR-10's files; folders are only known as
     /// long as the pictures are not [loaded](Self::load).
-    #[cfg(feature = "train")]
+    #[cfg_attr(not(feature = "train"), allow(dead_code, reason = "only training asks"))]
     pub(crate) fn shares_pictures_with(&self, other: &Self) -> bool {
         let folders = |dataset: &Self| -> HashSet<PathBuf> {
             let Source::Files(files) = &dataset.source else { return HashSet::new() };

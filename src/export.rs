@@ -23,11 +23,14 @@ use crate::{
     },
     error::{Error, Result},
     eval::Agreement,
-    manifest::{Manifest, Precision, Threshold},
+    manifest::{Input, Manifest, Precision, Threshold},
     metrics::Bootstrap,
     onnx::{Graph, Model, OperatorSet, Property},
     report::{self, Report},
-    scorer::{Provider, Scorer, file::MAX_BATCH},
+    scorer::{
+        Provider, Scorer,
+        file::{MAX_BATCH, MAX_VALUES},
+    },
     weights::Weights,
 };
 
@@ -122,6 +125,11 @@ pub fn export(checkpoint: &Checkpoint, options: &Options, path: &Path) -> Result
 
 /// The checked file in memory.
 pub(crate) fn build(checkpoint: &Checkpoint, options: &Options) -> Result<(Exported, Vec<u8>)> {
+    let Input { height, width, .. } = checkpoint.manifest.input;
+    let most = MAX_BATCH.min(MAX_VALUES / (3 * height * width).max(1));
+    if let Some(batch) = options.batch.filter(|batch| !(1..=most).contains(batch)) {
+        return Err(Error::setting("batch", batch, format!("must be 1 to {most}")));
+    }
     let anchors = anchors(checkpoint)?;
     let manifest = decide(checkpoint, options, &anchors)?;
     let file = |numbers| onnx(&manifest, options, &checkpoint.weights, &anchors, numbers);
@@ -229,9 +237,6 @@ fn onnx(
     anchors: &Array2<f32>,
     numbers: Numbers,
 ) -> Result<Vec<u8>> {
-    if let Some(batch) = options.batch.filter(|batch| !(1..=MAX_BATCH).contains(batch)) {
-        return Err(Error::setting("batch", batch, format!("must be 1 to {MAX_BATCH}")));
-    }
     let graph = graph::graph(manifest, options, weights, anchors, numbers)?;
     let property = |(key, value)| Property { key, value };
     Ok(model(graph, manifest.to_properties().into_iter().map(property).collect()).encode_to_vec())

@@ -158,6 +158,7 @@ impl Report {
     ///
     /// # Errors
     /// [`Error::Setting`] as for [`new`](Self::new).
+    #[cfg(any(feature = "tract", feature = "onnxruntime"))]
     pub(crate) fn check(names: &[&str], settings: &Settings) -> Result<()> {
         members(names, &settings.groups).map(drop)
     }

@@ -201,6 +201,12 @@ impl Scorer {
         self.threshold
     }
 
+    /// The provider that was asked for, which is the one that runs the network.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
     /// The provider and the runtime behind it, for people.
     #[must_use]
     pub fn runtime(&self) -> String {

@@ -216,10 +216,11 @@ pub fn resume(
     go_on(&settings, Some((state, weights)), run, save_every, stop, observe)
 }
 
-/// Whether a folder holds a run to go on with.
+/// Whether a folder holds a run: a state to go on from, or weights.
 #[must_use]
 pub fn is_run(folder: &Path) -> bool {
-    state::saved(folder).is_ok_and(|states| !states.is_empty())
+    let has_weights = [Which::Best, Which::Last].iter().any(|which| which.manifest(folder).exists());
+    has_weights || state::saved(folder).is_ok_and(|states| !states.is_empty())
 }
 
 /// Trains from the settings or a saved state to the end.
@@ -320,6 +321,14 @@ impl<'a> Session<'a> {
         };
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let log = Log::open(folder, state.log, data.steps())?;
+        // From here on no other process writes into the folder, but one may have since the state was read.
+        if !is_new {
+            let newest = State::open(folder)?.0;
+            if (newest.epoch, newest.step) != (state.epoch, state.step) {
+                let reason = "another process has gone on with it";
+                return Err(Error::setting("resume", format!("`{}`", folder.display()), reason));
+            }
+        }
         state::remove_unfinished(folder)?;
         let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).to_device(device));
         let saved = Instant::now();

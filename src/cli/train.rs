@@ -178,7 +178,7 @@ const FOLLOWING: [(&[&str], &[&str]); 5] = [
     (&["optimizer"], &["learning-rate"]),
     (&["loss", "variant"], &["learning-rate", "magnitude", "weight"]),
     (&["arch"], &["depth", "widen-factor", "channels", "dropout"]),
-    (&["backbone"], &["arch", "depth", "widen-factor", "channels", "dropout", "mean", "std"]),
+    (&["backbone"], &["arch", "depth", "widen-factor", "channels", "mean", "std"]),
     (&["device"], &["precision"]),
 ];
 
@@ -216,11 +216,15 @@ impl TrainArgs {
             let written = table.get(*flag).map_or_else(|| default(flag), toml::Value::as_str);
             given(flag).is_some_and(|given| Some(&*given.to_string_lossy()) != written)
         };
-        let dropped: Vec<&str> = FOLLOWING
+        let mut dropped: Vec<&str> = FOLLOWING
             .iter()
             .filter(|(flags, _)| flags.iter().any(is_changed))
             .flat_map(|(_, following)| following.iter().copied())
             .collect();
+        // A network that goes takes along what fitted it.
+        if dropped.contains(&"arch") && table.contains_key("arch") {
+            dropped.push("dropout");
+        }
         let mut expanded = args[..2].to_vec();
         for (key, value) in &table {
             if !command.get_arguments().any(|arg| arg.get_long() == Some(key)) {

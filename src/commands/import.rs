@@ -44,19 +44,25 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
     let mut checkpoint = import::checkpoint(&weights, &settings)?;
+    let calibration = match (&args.file.calibrate, &args.known) {
+        (Some(folder), _) | (None, Some(folder)) => {
+            export::calibration(&args.file, folder, args.protocol, &checkpoint.manifest)?
+        }
+        (None, None) => None,
+    };
     if let Some(known) = known {
         let count = if args.pictures == 0 { known.len() } else { args.pictures };
         let known = known.pick(&known.draw(count, 0).0)?;
-        let calibration = Calibration {
+        let means = Calibration {
             pictures: &known,
             class_means: args.variant.anchor_kind() == AnchorKind::ClassMeans && !args.keep_anchors,
             mirrored: !args.no_mirror,
             provider: args.provider,
         };
-        let passes = if calibration.class_means && calibration.mirrored { 2 } else { 1 };
+        let passes = if means.class_means && means.mirrored { 2 } else { 1 };
         let mut bar = Progress::new("calibrating".to_owned(), passes * known.len());
         let mut done = 0;
-        let right = import::calibrate(&mut checkpoint, &calibration, |more| {
+        let right = import::calibrate(&mut checkpoint, &means, |more| {
             done += more;
             bar.update(done, "pictures");
         })?;
@@ -67,12 +73,6 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             known.len()
         ));
     }
-    let calibration = match (&args.file.calibrate, &args.known) {
-        (Some(folder), _) | (None, Some(folder)) => {
-            export::calibration(&args.file, folder, args.protocol, &checkpoint.manifest)?
-        }
-        (None, None) => None,
-    };
     export::write(&checkpoint, &args.file, calibration, &args.model, &args.weights)
 }
 

@@ -14,7 +14,7 @@ use crate::{
 pub(crate) const MAX_BATCH: usize = 4096;
 
 /// The most values in a batch: 1 GiB of float32.
-const MAX_VALUES: usize = 1 << 28;
+pub(crate) const MAX_VALUES: usize = 1 << 28;
 
 /// The greatest size, stride and padding of a convolution.
 const MAX_WINDOW: i64 = 64;

@@ -1,8 +1,8 @@
 //! What a run writes down of what happens: JSON lines, and the same for TensorBoard.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Seek, SeekFrom, Write},
+    fs::{File, OpenOptions, TryLockError},
+    io::{Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -92,19 +92,23 @@ impl Appended {
     fn open(path: PathBuf, bytes: u64) -> Result<Self> {
         let open = || {
             let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
-            file.try_lock()?;
+            // A file system that knows no locks keeps nobody out.
+            if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                return Ok(None);
+            }
             // There are fewer where somebody has removed the file.
             let bytes = bytes.min(file.metadata()?.len());
             file.set_len(bytes)?;
             file.seek(SeekFrom::End(0))?;
-            Ok((file, bytes))
+            Ok(Some((file, bytes)))
         };
-        let (file, bytes) = open().map_err(|error: io::Error| match error.kind() {
-            io::ErrorKind::WouldBlock => {
-                Error::setting("run", format!("`{}`", path.display()), "another process is writing it")
-            }
-            _ => Error::io("write", &path)(error),
-        })?;
+        let Some((file, bytes)) = open().map_err(Error::io("write", &path))? else {
+            return Err(Error::setting(
+                "run",
+                format!("`{}`", path.display()),
+                "another process is writing it",
+            ));
+        };
         Ok(Self { path, file, bytes })
     }
 

@@ -154,7 +154,8 @@ impl Published {
                 return Err(Error::Weights { path: file.clone(), reason });
             }
             if recorded.is_none() {
-                atomic::write(&record, format!("{found}\n").as_bytes())?;
+                // A cache that cannot be written to can still be read.
+                let _ = atomic::write(&record, format!("{found}\n").as_bytes());
             }
             Ok(file.clone())
         };

@@ -274,8 +274,9 @@ fn settings_come_from_a_file_and_flags_win() {
     assert!(with(rate, &["--optimizer", "sgd"]).contains("learning rate = -1"));
     assert!(with(&format!("{rate}depth = 11\n"), &["--optimizer", "adam"]).contains("depth = 11"));
     let backbone = crate::golden("checkpoints/wrn.pt");
-    let flags = ["--backbone", backbone.to_str().unwrap(), "--epochs", "0"];
-    assert!(with("dropout = 7\n", &flags).contains("epochs = 0"));
+    let flags = ["--backbone", backbone.to_str().unwrap(), "--device", "tpu"];
+    assert!(with("dropout = 7\n", &flags).contains("dropout = 7"));
+    assert!(with("dropout = 7\narch = 'cac-net'\n", &flags).contains("device = `tpu`"));
 
     let refused = |text: &str| {
         fs::write(at.join("run.toml"), text).unwrap();
