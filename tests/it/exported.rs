@@ -15,12 +15,15 @@ use crate::commands::{stdout, toolkit};
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MODEL: &str = "exported/cifar10-wrn-40-2.onnx";
 
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn the_card_is_of_the_committed_file() {
     let card = fs::read_to_string(Path::new(ROOT).join("exported/README.md")).unwrap();
     let bytes = fs::read(Path::new(ROOT).join(MODEL)).unwrap();
-    let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    assert!(card.contains(&sum), "{sum}");
+    assert!(card.contains(&sha256(&bytes)), "{}", sha256(&bytes));
     let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
     assert!(card.contains(&format!("| threshold | {},", scorer.threshold())), "{}", scorer.threshold());
     // What the file states of itself stands in the card.
@@ -28,6 +31,13 @@ fn the_card_is_of_the_committed_file() {
     for value in [report.accuracy.unwrap(), report.rows[0].metrics.auroc, report.rows[0].metrics.fpr95_tpr] {
         assert!(card.contains(&format!("{:.2}", 100.0 * value)), "{value}");
     }
+}
+
+#[test]
+fn the_card_of_the_backbone_is_of_the_committed_file() {
+    let demo = Path::new(ROOT).join("examples/demo");
+    let sum = sha256(&fs::read(demo.join("backbone.safetensors")).unwrap());
+    assert!(fs::read_to_string(demo.join("README.md")).unwrap().contains(&sum), "{sum}");
 }
 
 #[test]
