@@ -2,12 +2,12 @@
 """Measure what each switch of `toolkit train` does on its own, and some of them together.
 
     python3 benches/recipes.py TOOLKIT OUT --known DIR --unknown NAME=DIR --backbone FILE [--outliers DIR]
-        [--pictures 5000] [--epochs 10] [--seed 123] [RECIPE...]
+        [--pictures 5000] [--epochs 10] [--seed 123] [--precision f32] [RECIPE...]
 
-Trains once with every recipe below (or those that are named), in float32, on the first so many pictures of CIFAR-10's
-binary files in DIR, and tests on all of its test pictures against the unknown ones after the last epoch. What is done
-stays in OUT: a second call with the same settings goes on where the first stopped. Prints a table of the last epochs,
-in per cent with 95 % intervals over pictures.
+Trains once with every recipe below (or those that are named), on the first so many pictures of CIFAR-10's binary
+files in DIR, and tests on all of its test pictures against the unknown ones after the last epoch. What is done stays
+in OUT: a second call with the same settings goes on where the first stopped. Prints a table of the last epochs, in per
+cent with 95 % intervals over pictures.
 """
 
 import json
@@ -38,6 +38,8 @@ RECIPES = {
     "together+decay": TOGETHER.replace("5e-4", "5e-3"),
     "together-crop": TOGETHER.replace("crop", "none"),
     "together+dropout": TOGETHER.replace("--dropout 0", "--dropout 0.3"),
+    "together+weight": f"{TOGETHER} --weight 1",
+    "together+pytorch-ood": f"{TOGETHER} --variant pytorch-ood",
     "together+outliers": f"{TOGETHER} --outliers {{outliers}}",
 }
 
@@ -78,15 +80,15 @@ def main():
     parser.add_argument("--pictures", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=123)
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     args = parser.parse_intermixed_args()
     if unheard := set(args.recipes) - set(RECIPES):
         parser.error(f"no such recipe: {', '.join(sorted(unheard))}")
 
     # Recipes can only be compared where all else is the same.
     given = vars(args)
-    settings = {
-        name: str(given[name]) for name in ("known", "unknown", "backbone", "outliers", "pictures", "epochs", "seed")
-    }
+    same = ("known", "unknown", "backbone", "outliers", "pictures", "epochs", "seed", "precision")
+    settings = {name: str(given[name]) for name in same}
     noted = args.out / "settings.json"
     args.out.mkdir(parents=True, exist_ok=True)
     if noted.exists() and json.loads(noted.read_text()) != settings:
@@ -102,7 +104,7 @@ def main():
         if last_epoch(run, args.epochs) is None:
             command = ["--resume", run] if any(run.glob("state-*")) else [
                 "--known", known, "--unknown", args.unknown, "--backbone", args.backbone,
-                "--held-out", "0.04", "--precision", "f32",
+                "--held-out", "0.04", "--precision", args.precision,
                 "--epochs", str(args.epochs), "--test-every", str(args.epochs), "--seed", str(args.seed),
                 "--run", run, *NONE.split(), *flags.split(),
             ]  # fmt: skip
