@@ -142,15 +142,15 @@ impl Published {
             Some(sha256) => Some(sha256.to_owned()),
             None => fs::read_to_string(&record).ok().map(|text| text.trim().to_owned()),
         };
-        let is_recorded = |found: &String| recorded.as_ref().is_none_or(|recorded| recorded == found);
-        let wrong = |found: &str| {
-            format!("it has SHA-256 {found}, recorded is {}", recorded.as_deref().unwrap_or("none"))
+        let fault = |found: &String| {
+            let recorded = recorded.as_ref().filter(|&recorded| recorded != found)?;
+            Some(format!("it has SHA-256 {found}, recorded is {recorded}"))
         };
         // A file that was there before.
         let check = || {
             let found = sha256_of(&file)?;
-            if !is_recorded(&found) {
-                let reason = format!("{}; remove it to fetch it again", wrong(&found));
+            if let Some(fault) = fault(&found) {
+                let reason = format!("{fault}; remove it to fetch it again");
                 return Err(Error::Weights { path: file.clone(), reason });
             }
             if recorded.is_none() {
@@ -173,10 +173,10 @@ impl Published {
             Broken::Disk(source) => Error::Io { action: "write", path: part.clone(), source },
         })?;
         let found = sha256_of(&part)?;
-        if !is_recorded(&found) {
+        if let Some(fault) = fault(&found) {
             // Going on with it would not make it right.
             fs::remove_file(&part).map_err(Error::io("remove", &part))?;
-            return Err(failed(wrong(&found)));
+            return Err(failed(fault));
         }
         atomic::write(&record, format!("{found}\n").as_bytes())?;
         fs::rename(&part, &file).map_err(Error::io("write", &file))?;
