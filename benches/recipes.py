@@ -19,7 +19,7 @@ from pathlib import Path
 RECORD = 1 + 3 * 32 * 32
 TOGETHER = "--optimizer sgd --schedule one-cycle --augment crop --weight-decay 5e-4 --dropout 0"
 # What a recipe leaves as it is.
-NONE = "--optimizer adam --schedule cosine --weight-decay 0 --augment none --dropout 0.3"
+NONE = "--optimizer adam --schedule cosine --weight-decay 0 --augment none --dropout 0.3 --outliers none"
 RECIPES = {
     "none": "",
     "pytorch-ood": "--variant pytorch-ood",
@@ -40,6 +40,7 @@ RECIPES = {
     "together+dropout": TOGETHER.replace("--dropout 0", "--dropout 0.3"),
     "together+weight": f"{TOGETHER} --weight 1",
     "together+pytorch-ood": f"{TOGETHER} --variant pytorch-ood",
+    "together+scrambled": f"{TOGETHER} --outliers scrambled",
     "together+outliers": f"{TOGETHER} --outliers {{outliers}}",
 }
 

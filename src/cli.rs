@@ -142,7 +142,7 @@ pub struct ExportArgs {
 /// How a model file is written.
 #[derive(Args)]
 pub struct FileArgs {
-    /// Rejection score of the file; the variant's own by default
+    /// Rejection score of the file; that of the training by default
     #[arg(long, value_enum)]
     pub score: Option<Score>,
     /// Choose the threshold that keeps this share of the held-out known pictures, or of those of an import

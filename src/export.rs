@@ -23,14 +23,11 @@ use crate::{
     },
     error::{Error, Result},
     eval::Agreement,
-    manifest::{Input, Manifest, Precision, Threshold},
+    manifest::{Manifest, Precision, Threshold},
     metrics::Bootstrap,
     onnx::{Graph, Model, OperatorSet, Property},
     report::{self, Report},
-    scorer::{
-        Provider, Scorer,
-        file::{MAX_BATCH, MAX_VALUES},
-    },
+    scorer::{Provider, Scorer, file::max_batch},
     weights::Weights,
 };
 
@@ -49,7 +46,7 @@ const fn tolerance(precision: Precision) -> f64 {
 /// How the file is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// The rejection score; the variant's own by default.
+    /// The rejection score; that of the training by default.
     pub score: Option<Score>,
     /// The rule for the threshold.
     pub threshold: ThresholdRule,
@@ -125,8 +122,7 @@ pub fn export(checkpoint: &Checkpoint, options: &Options, path: &Path) -> Result
 
 /// The checked file in memory.
 pub(crate) fn build(checkpoint: &Checkpoint, options: &Options) -> Result<(Exported, Vec<u8>)> {
-    let Input { height, width, .. } = checkpoint.manifest.input;
-    let most = MAX_BATCH.min(MAX_VALUES / (3 * height * width).max(1));
+    let most = max_batch(&checkpoint.manifest.input);
     if let Some(batch) = options.batch.filter(|batch| !(1..=most).contains(batch)) {
         return Err(Error::setting("batch", batch, format!("must be 1 to {most}")));
     }
@@ -162,7 +158,7 @@ fn numbers(checkpoint: &Checkpoint, options: &Options) -> Result<Numbers> {
 /// The manifest with the score and the threshold that go into the file.
 fn decide(checkpoint: &Checkpoint, options: &Options, anchors: &Array2<f32>) -> Result<Manifest> {
     let mut manifest = checkpoint.manifest.clone();
-    manifest.score = options.score.unwrap_or(manifest.loss.variant.score());
+    manifest.score = options.score.unwrap_or(manifest.score);
     manifest.precision = options.precision;
     let held_out = logits(checkpoint, HELD_OUT_LOGITS)?;
     let held_out = held_out.map(|logits| Scored::new(logits.view(), anchors.view(), manifest.score));

@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cac::Variant;
+use crate::cac::{Score, Variant};
 
 /// The recipe of a training. The default has what helped in `benches/recipes.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,8 +27,8 @@ pub struct Recipe {
     /// The weight of the past in a moving average of the weights, which is what is tested and kept; 0 for none.
     pub average: f64,
     /// Unknown pictures to be kept away from the anchors in training.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub outliers: Option<PathBuf>,
+    #[serde(default)]
+    pub outliers: Outliers,
     /// Outliers in a step for each known picture.
     pub outlier_share: f64,
     /// The weight of their term in the loss.
@@ -45,7 +45,7 @@ impl Default for Recipe {
             augment: Augment::Crop,
             trim: 0.0,
             average: 0.0,
-            outliers: None,
+            outliers: Outliers::Scrambled,
             outlier_share: 0.25,
             outlier_weight: 0.5,
         }
@@ -106,6 +106,53 @@ pub enum Augment {
     Affine,
 }
 
+/// Unknown pictures to learn from; as text `none`, `scrambled` or the folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Outliers {
+    /// None.
+    #[default]
+    None,
+    /// The known training pictures, each time scrambled anew: their pieces shuffled, one piece repeated, or made a
+    /// texture of (negative data augmentation; Sinha et al., arXiv 2102.05113). For classes that are known by their
+    /// shapes.
+    Scrambled,
+    /// The pictures of a folder, or CIFAR-10's training files.
+    Folder(PathBuf),
+}
+
+impl From<&str> for Outliers {
+    fn from(text: &str) -> Self {
+        match text {
+            "none" => Self::None,
+            "scrambled" => Self::Scrambled,
+            folder => Self::Folder(folder.into()),
+        }
+    }
+}
+
+impl From<String> for Outliers {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<Outliers> for String {
+    fn from(outliers: Outliers) -> Self {
+        outliers.to_string()
+    }
+}
+
+impl fmt::Display for Outliers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Scrambled => f.write_str("scrambled"),
+            Self::Folder(folder) => folder.display().fmt(f),
+        }
+    }
+}
+
 /// What the optimiser is to do in a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
@@ -119,7 +166,17 @@ impl Recipe {
     /// Outliers in a step of so many known pictures.
     #[must_use]
     pub fn outliers_beside(&self, known: usize) -> usize {
-        if self.outliers.is_some() { (self.outlier_share * known as f64).round() as usize } else { 0 }
+        if self.outliers == Outliers::None { 0 } else { (self.outlier_share * known as f64).round() as usize }
+    }
+
+    /// The rejection score that goes with what was learned: with outliers that were kept at a distance from all
+    /// anchors it is the distance, otherwise the variant's own.
+    #[must_use]
+    pub fn score(&self, variant: Variant) -> Score {
+        match variant {
+            Variant::Paper | Variant::PytorchOod if self.outliers != Outliers::None => Score::MinDistance,
+            _ => variant.score(),
+        }
     }
 
     /// Pictures that are passed over in a step of so many.
@@ -189,9 +246,9 @@ impl fmt::Display for Recipe {
         for (name, value) in numbers.into_iter().filter(|&(_, value)| value > 0.0) {
             write!(f, ", {name} {value}")?;
         }
-        if let Some(outliers) = &self.outliers {
+        if self.outliers != Outliers::None {
             let (share, weight) = (self.outlier_share, self.outlier_weight);
-            write!(f, ", outliers {} (share {share}, weight {weight})", outliers.display())?;
+            write!(f, ", outliers {} (share {share}, weight {weight})", self.outliers)?;
         }
         Ok(())
     }
@@ -203,17 +260,35 @@ mod tests {
 
     #[test]
     fn recipes_in_words() {
-        assert_eq!(Recipe::default().to_string(), "sgd, one-cycle, crop, weight decay 0.0005");
+        let plain = Recipe { outliers: Outliers::None, ..Recipe::default() };
+        assert_eq!(plain.to_string(), "sgd, one-cycle, crop, weight decay 0.0005");
         let all = Recipe {
             optimizer: Optimizer::Adam,
             weight_decay: 0.0,
             augment: Augment::Affine,
             trim: 0.1,
-            outliers: Some("there".into()),
+            outliers: "there".into(),
             ..Recipe::default()
         };
         let words = "adam, one-cycle, affine, trim 0.1, outliers there (share 0.25, weight 0.5)";
         assert_eq!(all.to_string(), words);
+    }
+
+    #[test]
+    fn outliers_as_text() {
+        for text in ["none", "scrambled", "./scrambled"] {
+            let outliers = Outliers::from(text);
+            assert_eq!(outliers.to_string(), text);
+            assert_eq!(
+                serde_json::from_str::<Outliers>(&serde_json::to_string(&outliers).unwrap()).unwrap(),
+                outliers
+            );
+        }
+        assert_eq!(Outliers::from("./scrambled"), Outliers::Folder("./scrambled".into()));
+        // A file from before there were scrambled ones.
+        let mut recipe = serde_json::to_value(Recipe::default()).unwrap();
+        recipe.as_object_mut().unwrap().remove("outliers");
+        assert_eq!(serde_json::from_value::<Recipe>(recipe).unwrap().outliers, Outliers::None);
     }
 
     #[test]

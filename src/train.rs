@@ -8,6 +8,7 @@ mod loss;
 mod net;
 mod optimizer;
 mod run;
+mod scramble;
 mod state;
 mod tensorboard;
 
@@ -26,6 +27,7 @@ use crate::{
     checkpoint::Which,
     error::{Error, Result},
     manifest::{Input, Training},
+    recipe::Outliers,
     report::Report,
     weights::Weights,
 };
@@ -457,7 +459,11 @@ impl<'a> Session<'a> {
 fn check(Settings { loss, architecture, input, training, test_every, .. }: &Settings) -> Result<()> {
     let invalid = |name, value: String, reason: &str| Err(Error::setting(name, value, reason));
     let recipe = &training.recipe;
-    let paths = [Some(&training.known), training.backbone.as_ref(), recipe.outliers.as_ref()];
+    let outliers = match &recipe.outliers {
+        Outliers::Folder(folder) => Some(folder),
+        Outliers::None | Outliers::Scrambled => None,
+    };
+    let paths = [Some(&training.known), training.backbone.as_ref(), outliers];
     for path in paths.into_iter().flatten() {
         if path.to_str().is_none() {
             return invalid(
@@ -486,7 +492,7 @@ fn check(Settings { loss, architecture, input, training, test_every, .. }: &Sett
         let reason = format!("is no picture of a step of {}", training.batch_size);
         return invalid("trim", recipe.trim.to_string(), &reason);
     }
-    if recipe.outliers.is_some() && recipe.outliers_beside(training.batch_size) == 0 {
+    if recipe.outliers != Outliers::None && recipe.outliers_beside(training.batch_size) == 0 {
         let reason = format!("is no picture beside a step of {}", training.batch_size);
         return invalid("outlier share", recipe.outlier_share.to_string(), &reason);
     }

@@ -4,7 +4,8 @@
     torchrun --nproc-per-node 8 train.py --known DIR --backbone FILE --results DIR
     toolkit import DIR/weights.pt model.onnx --known DIR
 
-The same data, weights, loss and recipe as `toolkit train --held-out 0`, but that the last, smaller batch is left out.
+The same data, weights, loss and recipe as `toolkit train --held-out 0 --outliers none`, but that the last, smaller
+batch is left out.
 After every epoch the run folder holds all that a restarted job needs to go on, which is how torchrun's
 `--max-restarts` recovers from a lost machine; `weights.pt` is there at the end.
 """

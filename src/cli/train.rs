@@ -11,7 +11,7 @@ use cac::train::Precision;
 use cac::{
     cac::Variant,
     dataset::Protocol,
-    recipe::{Augment, Optimizer, Recipe, Schedule},
+    recipe::{Augment, Optimizer, Outliers, Recipe, Schedule},
 };
 use clap::Args;
 use serde::Serialize;
@@ -27,9 +27,9 @@ pub(super) const USAGE: &str = "toolkit train --known <DIR> [OPTIONS]
 #[derive(Args)]
 pub struct TrainArgs {
     /// Take settings from a TOML file, by the names of the flags below. Flags win over it: another --optimizer also
-    /// over its learning rate, another --loss or --variant over learning rate, magnitude and weight, another --arch
-    /// over the network's sizes and dropout, another --backbone over network, mean and deviation, another --device
-    /// over the precision
+    /// over its learning rate, another --loss or --variant over learning rate, magnitude and weight, another --loss
+    /// over outliers, another --arch over the network's sizes and dropout, another --backbone over network, mean and
+    /// deviation, another --device over the precision
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     /// Go on with the run in this folder, exactly where it stopped
@@ -80,9 +80,11 @@ pub struct SettingsArgs {
     /// Weight of the anchor term; 0.1 for paper, 2 for pytorch-ood by default
     #[arg(long, value_name = "X")]
     pub weight: Option<f64>,
-    /// Unknown pictures to be kept away from all anchors in training: a folder, or CIFAR-10's training files
-    #[arg(long, value_name = "DIR")]
-    pub outliers: Option<PathBuf>,
+    /// Unknown pictures to be kept away from all anchors in training: a folder, CIFAR-10's training files, or the
+    /// known training pictures `scrambled`, where classes are known by their shapes; by default scrambled for cac,
+    /// none for cross-entropy
+    #[arg(long, value_name = "DIR|scrambled|none")]
+    pub outliers: Option<Outliers>,
     /// Outliers in a step for each known picture
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().outlier_share)]
     pub outlier_share: f64,
@@ -174,9 +176,10 @@ pub struct SettingsArgs {
 
 /// Where a flag on the command line is not what a file of settings says, these keys of the file are void: they
 /// may be what followed from the other value, because a run saves its settings with all defaults filled in.
-const FOLLOWING: [(&[&str], &[&str]); 5] = [
+const FOLLOWING: [(&[&str], &[&str]); 6] = [
     (&["optimizer"], &["learning-rate"]),
     (&["loss", "variant"], &["learning-rate", "magnitude", "weight"]),
+    (&["loss"], &["outliers"]),
     (&["arch"], &["depth", "widen-factor", "channels", "dropout"]),
     (&["backbone"], &["arch", "depth", "widen-factor", "channels", "mean", "std"]),
     (&["device"], &["precision"]),

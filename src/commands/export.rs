@@ -16,11 +16,12 @@ use cac::{
 };
 use ndarray::Array4;
 
-use super::{RUNS, print_json};
+use super::{RUNS, check_folder, print_json};
 use crate::cli::{ExportArgs, FileArgs};
 
 /// Writes the model of a run.
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
+    check_folder(&args.model)?;
     let run = match &args.run {
         Some(run) => run.clone(),
         None => newest_run()?,

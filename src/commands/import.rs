@@ -11,7 +11,7 @@ use cac::{
     weights::{Published, Weights},
 };
 
-use super::export;
+use super::{check_folder, export};
 use crate::{
     cli::{ImportArgs, published_names},
     progress::{Progress, say},
@@ -19,6 +19,7 @@ use crate::{
 
 /// Writes the model of weights that others have trained.
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
+    check_folder(&args.model)?;
     let start = StartingWeights::find(&args.weights)?;
     let weights = Weights::read(&start.file)?;
     let size = weights.recognize()?.0.fixed_size().unwrap_or(args.size);

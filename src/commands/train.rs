@@ -15,7 +15,7 @@ use cac::{
     arch::{Architecture, CacNet, WideResNet},
     cac::{Loss, Variant},
     manifest::{Input, Training},
-    recipe::Recipe,
+    recipe::{Outliers, Recipe},
     train::{Event, Outcome, Settings, is_run, resume, train},
     weights::Weights,
 };
@@ -156,6 +156,11 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
     input.mean = *args.mean.get_or_insert(input.mean);
     input.std = *args.std.get_or_insert(input.std);
     let architecture = architecture(args, found)?;
+    let outliers = match args.loss {
+        Objective::Cac => Recipe::default().outliers,
+        Objective::CrossEntropy => Outliers::None,
+    };
+    let outliers = args.outliers.get_or_insert(outliers).clone();
     let training = Training {
         known: args.known.clone(),
         unknown: args.unknown.clone(),
@@ -176,7 +181,7 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
             augment: args.augment,
             trim: args.trim,
             average: args.average,
-            outliers: args.outliers.clone(),
+            outliers,
             outlier_share: args.outlier_share,
             outlier_weight: args.outlier_weight,
         },

@@ -6,21 +6,20 @@ use prost::Message;
 
 use crate::{
     error::{Error, Result},
-    manifest::Manifest,
+    manifest::{Input, Manifest},
     onnx::{Attribute, Graph, Model, Tensor, element},
 };
-
-/// The most pictures that a fixed batch may have.
-pub(crate) const MAX_BATCH: usize = 4096;
-
-/// The most values in a batch: 1 GiB of float32.
-pub(crate) const MAX_VALUES: usize = 1 << 28;
 
 /// The greatest size, stride and padding of a convolution.
 const MAX_WINDOW: i64 = 64;
 
 /// The outputs of every model, in this order.
 pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
+
+/// The most pictures that a fixed batch may have: 4,096, and 1 GiB of float32.
+pub(crate) fn max_batch(input: &Input) -> usize {
+    4096.min((1 << 28) / (3 * input.height * input.width).max(1))
+}
 
 /// The parts of a model file that scoring needs besides the graph.
 pub(crate) struct ModelFile {
@@ -75,11 +74,9 @@ fn check(graph: &Graph, manifest: &Manifest) -> std::result::Result<(Option<usiz
     if let Some(missing) = graph.output.iter().find(|output| !computed.contains(&output.name)) {
         return Err(format!("no node computes its output `{}`", missing.name));
     }
-    if shape[0].is_some_and(|batch| batch > MAX_BATCH) {
-        return Err(format!("its batch is fixed to {shape:?}, more than {MAX_BATCH} pictures"));
-    }
-    if 3 * shape[0].unwrap_or(1) * manifest.input.height * manifest.input.width > MAX_VALUES {
-        return Err(format!("its input {shape:?} has more than {MAX_VALUES} values"));
+    let most = max_batch(&manifest.input);
+    if shape[0].is_some_and(|batch| batch > most) {
+        return Err(format!("its batch is fixed to {shape:?}, more than {most} pictures"));
     }
     let mut windows =
         graph.node.iter().filter(|node| node.op_type == "Conv").flat_map(|node| &node.attribute);

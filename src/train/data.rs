@@ -7,11 +7,12 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 
-use super::{Settings, augment::augment};
+use super::{Settings, augment::augment, scramble::scramble};
 use crate::{
     dataset::{Dataset, Split, UnknownSet, open_test, open_training, shuffled},
     error::{Error, Result},
     manifest::Input,
+    recipe::Outliers,
 };
 
 /// So many batches are ready at most.
@@ -26,6 +27,7 @@ pub(super) struct Data<'a> {
     pub held_out: Vec<usize>,
     pub known_test: Dataset,
     pub unknown_tests: Vec<UnknownSet>,
+    /// The outliers that come from a folder.
     outliers: Option<Dataset>,
 }
 
@@ -49,7 +51,7 @@ impl<'a> Data<'a> {
             open_test(&training.known, &training.unknown, protocol, *height, *width)?;
         let known_test = known_test.align(known.classes())?;
         let outliers = match &training.recipe.outliers {
-            Some(folder) => {
+            Outliers::Folder(folder) => {
                 let outliers = Dataset::unknown(folder, Split::Train, *height, *width)?;
                 let tests = unknown_tests.iter().map(|set| &set.pictures);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_pictures_with(other)) {
@@ -58,7 +60,7 @@ impl<'a> Data<'a> {
                 }
                 Some(outliers.load()?)
             }
-            None => None,
+            Outliers::None | Outliers::Scrambled => None,
         };
         let held_out = (training.held_out * known.len() as f64).ceil() as usize;
         let (held_out, training) = known.draw(held_out.min(known.len().saturating_sub(1)), training.seed);
@@ -115,10 +117,15 @@ impl<'a> Data<'a> {
         let recipe = &self.settings.training.recipe;
         let known: Vec<usize> = drawn.iter().map(|&place| self.training[place]).collect();
         let mut pixels = self.known.batch(&known)?;
-        if let Some(outliers) = &self.outliers {
-            let count = recipe.outliers_beside(known.len());
-            let drawn: Vec<usize> = (0..count).map(|_| random.random_range(0..outliers.len())).collect();
-            pixels.extend(outliers.batch(&drawn)?);
+        for _ in 0..recipe.outliers_beside(known.len()) {
+            if let Some(outliers) = &self.outliers {
+                pixels.extend(outliers.batch(&[random.random_range(0..outliers.len())])?);
+            } else {
+                let drawn = self.training[random.random_range(0..self.training.len())];
+                let mut picture = self.known.batch(&[drawn])?;
+                scramble(&mut picture, height, width, &mut random);
+                pixels.extend(picture);
+            }
         }
         for picture in pixels.chunks_exact_mut(3 * height * width) {
             augment(recipe.augment, picture, height, width, &mut random);

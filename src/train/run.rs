@@ -13,7 +13,7 @@ use super::{
     torch,
 };
 use crate::{
-    cac::{self, AnchorKind, Scored},
+    cac::{self, AnchorKind, Score, Scored},
     checkpoint::{
         ANCHORS, CHECK_IMAGES, CHECK_LOGITS, Checkpoint, HELD_OUT_LOGITS, TEST_KNOWN_LABELS,
         TEST_KNOWN_LOGITS, test_unknown_logits,
@@ -156,6 +156,11 @@ impl<'a> Run<'a> {
         Ok(cac::class_means(logits.view(), &self.data.labels(&indices), self.fixed_anchors.view()))
     }
 
+    /// The rejection score that is tested and recorded.
+    fn score(&self) -> Score {
+        self.settings.training.recipe.score(self.settings.loss.variant)
+    }
+
     /// The test after an epoch.
     pub fn test(&self) -> Result<Tested> {
         let anchors = self.anchors()?;
@@ -163,7 +168,7 @@ impl<'a> Run<'a> {
         let known = all(&self.data.known_test)?;
         let unknown =
             self.data.unknown_tests.iter().map(|set| all(&set.pictures)).collect::<Result<Vec<_>>>()?;
-        let score = self.settings.loss.variant.score();
+        let score = self.score();
         let names = self.data.unknown_tests.iter().map(|set| set.name.as_str());
         let scored: Vec<(&str, Scored)> = names
             .zip(unknown.iter().map(|logits| Scored::new(logits.view(), anchors.view(), score)))
@@ -229,6 +234,7 @@ impl<'a> Run<'a> {
         let training = Training { pictures: self.data.training.len(), epoch, ..training.clone() };
         let classes = self.data.known.classes().to_vec();
         let manifest = Manifest {
+            score: self.score(),
             training: Some(training),
             metrics: tested.map(|tested| tested.report.clone()),
             ..Manifest::new(classes, *input, architecture.clone(), *loss)

@@ -314,7 +314,13 @@ fn wrong_input_is_one_clear_line_and_exit_code_1() {
     assert!(run(&["score", "text.onnx", "text.png"]).contains("`text.onnx` is not a usable model"));
     assert!(run(&["score", "model.onnx", "other/d.png", "--keep", "2"]).contains("keep = 2"));
     assert!(run(&["export", "--run", "empty", "x.onnx"]).contains("cannot read `empty/manifest.json`"));
-    assert!(run(&["export", "no/folder/x.onnx"]).contains("cannot write `no/folder/x.onnx`"));
+    for command in [&["export"][..], &["import", "no.pt"]] {
+        let message = run(&[command, &["no/folder/x.onnx"]].concat());
+        assert!(
+            message.contains("cannot write `no/folder/x.onnx`: there is no folder `no/folder`"),
+            "{message}"
+        );
+    }
     assert!(run(&["export", "--run", "nowhere", "x.onnx"]).contains("nowhere"));
     assert!(run(&["export", "x.onnx", "--calibrate", "known"]).contains("for --precision f16 and int8"));
     let weights = at.join("runs/1/weights.safetensors");

@@ -146,10 +146,9 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    pictures(at, "green", [30, 200, 30], 16);
     // All that has a state or is random.
     let recipe = "--average=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
-                  --outliers=green --batch-size=2 --json";
+                  --outliers=scrambled --batch-size=2 --json";
     let args = [&SMALL[..], &recipe.split_whitespace().collect::<Vec<_>>()].concat();
     stdout(&toolkit(at, &[&args[..], &["--run", "whole"]].concat()));
 
@@ -330,6 +329,48 @@ fn a_backbone_is_made_with_cross_entropy() {
     assert_eq!(manifest["architecture"]["depth"], 10);
 }
 
+/// How far 16 pictures in `unseen` are from the nearest of two anchors after a training; the origin is 10 away
+/// from both.
+fn distance_of_unseen(at: &Path, run: &str, outliers: &str) -> f32 {
+    let args = ["--unknown", "other=unseen", "--epochs", "6", "--run", run, "--outliers", outliers];
+    stdout(&toolkit(at, &[&SMALL[..], &args].concat()));
+    let weights = Weights::read(&at.join(run).join("weights.safetensors")).unwrap();
+    let logits = &weights.get("test.unknown.other.logits").unwrap().values;
+    let logits = ArrayView2::from_shape((16, 2), logits).unwrap();
+    let distances = cac::cac::distances(logits, cac::cac::fixed_anchors(2, 10.0).view());
+    distances.rows().into_iter().map(|row| row[0].min(row[1])).sum::<f32>() / 16.0
+}
+
+#[test]
+fn scrambled_known_pictures_stand_for_unknown_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let save = |folder: &str, count: u32, is_bright: &dyn Fn(u32, u32, u32) -> bool| {
+        fs::create_dir_all(at.join(folder)).unwrap();
+        for i in 0..count {
+            let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+                image::Rgb(
+                    [if is_bright(x, y, i) { 200 } else { 60 } + ((x * 7 + y * 3 + i * 11) % 40) as u8; 3],
+                )
+            });
+            picture.save(at.join(folder).join(format!("{i}.png"))).unwrap();
+        }
+    };
+    for (split, count) in [("train", 32), ("test", 8)] {
+        save(&format!("colours/{split}/beam"), count, &|_, y, _| (12..20).contains(&y));
+        save(&format!("colours/{split}/post"), count, &|x, _, _| (12..20).contains(&x));
+    }
+    // A beam whose pieces lie about.
+    save("unseen", 16, &|x, y, i| match (x / 8 * 5 + y / 8 * 3 + i) % 4 {
+        0 => y % 8 < 4,
+        1 => y % 8 >= 4,
+        _ => false,
+    });
+    let with = distance_of_unseen(at, "with", "scrambled");
+    let without = distance_of_unseen(at, "without", "none");
+    assert!(with > without + 1.0, "{with}, without {without}");
+}
+
 #[test]
 fn outliers_are_kept_away_from_the_anchors() {
     let folder = tempfile::tempdir().unwrap();
@@ -338,21 +379,18 @@ fn outliers_are_kept_away_from_the_anchors() {
     // Orange pictures, which only outliers tell from red ones.
     pictures(at, "seen", [200, 90, 30], 32);
     pictures(at, "unseen", [205, 85, 25], 16);
-    // How far the unseen ones are from the nearest anchor; the origin is 10 away from all.
-    let distance = |run: &str, more: &[&str]| {
-        let args = ["--unknown", "orange=unseen", "--epochs", "6", "--run", run];
-        stdout(&toolkit(at, &[&SMALL[..], &args, more].concat()));
-        let weights = Weights::read(&at.join(run).join("weights.safetensors")).unwrap();
-        let logits = &weights.get("test.unknown.orange.logits").unwrap().values;
-        let logits = ArrayView2::from_shape((16, 2), logits).unwrap();
-        let distances = cac::cac::distances(logits, cac::cac::fixed_anchors(2, 10.0).view());
-        distances.rows().into_iter().map(|row| row[0].min(row[1])).sum::<f32>() / 16.0
-    };
-    let with = distance("with", &["--outliers", "seen"]);
-    let without = distance("without", &[]);
+    let with = distance_of_unseen(at, "with", "seen");
+    let without = distance_of_unseen(at, "without", "none");
     assert!(with > without + 1.0, "{with}, without {without}");
-    let manifest: Value = serde_json::from_slice(&fs::read(at.join("with/manifest.json")).unwrap()).unwrap();
-    assert_eq!(manifest["training"]["recipe"]["outliers"], "seen");
+    // The score goes with what was learned.
+    for (run, outliers, score) in [("with", "seen", "min-distance"), ("without", "none", "cac")] {
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(at.join(run).join("manifest.json")).unwrap()).unwrap();
+        assert_eq!(manifest["training"]["recipe"]["outliers"], outliers);
+        assert_eq!(manifest["score"], score);
+        let exported = toolkit(at, &["export", "model.onnx", "--run", run, "--json"]);
+        assert_eq!(serde_json::from_str::<Value>(stdout(&exported)).unwrap()["score"], score);
+    }
 }
 
 #[test]
@@ -454,7 +492,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--warm-up", "10"], "warm-up = 10"),
         (["--weight-decay", "-1"], "weight decay = -1"),
         (["--outlier-weight", "nan"], "outlier weight = NaN"),
-        (["--outliers", "none"], "cannot read `none`"),
+        (["--outliers", "missing"], "cannot read `missing`"),
         (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test pictures"),
         (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test pictures"),
         (["--outlier-share=0.001", "--outliers=colours"], "outlier share = 0.001: is no picture beside"),
