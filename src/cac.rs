@@ -4,8 +4,12 @@
 //! Shapes: N pictures, C classes; logits, distances and their gradients are `[N, C]`, anchors `[C, C]` with
 //! one anchor a row. A larger rejection score means *more likely unknown*.
 
+use std::{fmt, str::FromStr};
+
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
 use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
 
 /// Which definition of the loss and of its own score is meant: one of the two that are published, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,16 +117,16 @@ impl Variant {
         match self {
             Self::Paper => Score::Cac,
             Self::PytorchOod => Score::PytorchOod,
-            Self::CrossEntropy => Score::Energy,
+            Self::CrossEntropy => Score::ENERGY,
         }
     }
 }
 
 /// A rejection score, computed from the logits z and their Euclidean distances d to the anchors. Larger = more
-/// likely unknown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+/// likely unknown. As text `cac`, `min-distance`, `pytorch-ood`, `msp`, `max-logit`, `energy` or, with another
+/// temperature than 1, `energy:T`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Score {
     /// The paper's: min over c of d_c (1 - softmin(d)_c), at least 0.
     Cac,
@@ -135,25 +139,70 @@ pub enum Score {
     Msp,
     /// -max z (Hendrycks et al., arXiv 1911.11132); offered for comparison.
     MaxLogit,
-    /// -log sum exp z, the energy at temperature 1 (Liu et al., arXiv 2010.03759); offered for comparison.
-    Energy,
+    /// -T log sum exp z/T, the energy (Liu et al., arXiv 2010.03759). A large temperature weighs all logits, a
+    /// small one the greatest.
+    Energy {
+        /// T; positive.
+        temperature: f32,
+    },
 }
 
-impl std::fmt::Display for Score {
-    /// The name that users type.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Cac => "cac",
-            Self::MinDistance => "min-distance",
-            Self::PytorchOod => "pytorch-ood",
-            Self::Msp => "msp",
-            Self::MaxLogit => "max-logit",
-            Self::Energy => "energy",
+impl fmt::Display for Score {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cac => f.write_str("cac"),
+            Self::MinDistance => f.write_str("min-distance"),
+            Self::PytorchOod => f.write_str("pytorch-ood"),
+            Self::Msp => f.write_str("msp"),
+            Self::MaxLogit => f.write_str("max-logit"),
+            &Self::ENERGY => f.write_str("energy"),
+            Self::Energy { temperature } => write!(f, "energy:{temperature}"),
+        }
+    }
+}
+
+impl FromStr for Score {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let temperature = |text: &str| text.parse().ok().filter(|t: &f32| t.is_finite() && *t > 0.0);
+        Ok(match text {
+            "cac" => Self::Cac,
+            "min-distance" => Self::MinDistance,
+            "pytorch-ood" => Self::PytorchOod,
+            "msp" => Self::Msp,
+            "max-logit" => Self::MaxLogit,
+            "energy" => Self::ENERGY,
+            _ => match text.strip_prefix("energy:").and_then(temperature) {
+                Some(temperature) => Self::Energy { temperature },
+                None => {
+                    let reason = "must be cac, min-distance, pytorch-ood, msp, max-logit, energy or energy:T with a \
+                                  positive temperature";
+                    return Err(Error::setting("score", format!("`{text}`"), reason));
+                }
+            },
         })
     }
 }
 
+impl TryFrom<String> for Score {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Score> for String {
+    fn from(score: Score) -> Self {
+        score.to_string()
+    }
+}
+
 impl Score {
+    /// The energy at temperature 1.
+    pub const ENERGY: Self = Self::Energy { temperature: 1.0 };
+
     /// The score of each row of logits and of their distances: `[N, C]` both, to `[N]`.
     ///
     /// # Panics
@@ -170,9 +219,10 @@ impl Score {
             Self::PytorchOod => -greatest(&product(d.map(|d| d * d)).view()),
             Self::Msp => -1.0 / exponentials(&z, greatest(&z)),
             Self::MaxLogit => -greatest(&z),
-            Self::Energy => {
-                let most = greatest(&z);
-                -(most + exponentials(&z, most).ln())
+            Self::Energy { temperature } => {
+                let z = &z / temperature;
+                let most = greatest(&z.view());
+                -temperature * (most + exponentials(&z.view(), most).ln())
             }
         })
     }
@@ -293,6 +343,24 @@ mod tests {
     }
 
     #[test]
+    fn scores_as_text() {
+        for text in
+            ["cac", "min-distance", "pytorch-ood", "msp", "max-logit", "energy", "energy:5", "energy:0.25"]
+        {
+            let score: Score = text.parse().unwrap();
+            assert_eq!(score.to_string(), text);
+            let json = serde_json::to_string(&score).unwrap();
+            assert_eq!(json, format!("\"{text}\""));
+            assert_eq!(serde_json::from_str::<Score>(&json).unwrap(), score);
+        }
+        assert_eq!("energy:1".parse::<Score>().unwrap(), Score::ENERGY);
+        for text in ["", "CAC", "energy:", "energy:0", "energy:-1", "energy:nan", "energy:inf", "msp:2"] {
+            let error = text.parse::<Score>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("score = `{text}`: must be cac, ")), "{error}");
+        }
+    }
+
+    #[test]
     fn the_weakness_of_the_paper_score_and_of_the_pytorch_ood_score() {
         // z = 3 a_0 is far from every anchor, but only the minimum distance says so.
         let (far, near) = (arr2(&[[30.0, 0.0, 0.0]]), arr2(&[[10.0, 0.0, 0.0]]));
@@ -310,7 +378,7 @@ mod tests {
         let of = |score: Score| score.rejection(z.view(), z.view());
         assert!((of(Score::Msp)[0] + 0.75).abs() < 1e-6 && of(Score::Msp)[1] == -1.0);
         assert_eq!(of(Score::MaxLogit), array![-3_f32.ln(), -200.0]);
-        assert!((of(Score::Energy)[0] + 4_f32.ln()).abs() < 1e-6 && of(Score::Energy)[1] == -200.0);
+        assert!((of(Score::ENERGY)[0] + 4_f32.ln()).abs() < 1e-6 && of(Score::ENERGY)[1] == -200.0);
     }
 
     #[test]

@@ -142,8 +142,9 @@ pub struct ExportArgs {
 /// How a model file is written.
 #[derive(Args)]
 pub struct FileArgs {
-    /// Rejection score of the file; that of the training by default
-    #[arg(long, value_enum)]
+    /// Rejection score of the file: cac, min-distance, pytorch-ood, msp, max-logit, energy or, at another temperature
+    /// than 1, energy:T; that of the training by default
+    #[arg(long, value_name = "NAME")]
     pub score: Option<Score>,
     /// Choose the threshold that keeps this share of the held-out known pictures, or of those of an import
     #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
@@ -215,8 +216,9 @@ pub struct EvalArgs {
     /// default that of the training, where its data is taken
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
-    /// Measure this rejection score; repeatable. The model's own by default
-    #[arg(long, value_enum)]
+    /// Measure this rejection score: cac, min-distance, pytorch-ood, msp, max-logit, energy or energy:T; repeatable.
+    /// The model's own by default
+    #[arg(long, value_name = "NAME")]
     pub score: Vec<Score>,
     /// Write the scores of all pictures, as CSV or, where the name ends in .npz, as NPZ
     #[arg(long, value_name = "FILE")]

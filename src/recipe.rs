@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cac::{Score, Variant};
+use crate::cac::{Loss, Score, Variant};
 
 /// The recipe of a training. The default has what helped in `benches/recipes.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -169,13 +169,16 @@ impl Recipe {
         if self.outliers == Outliers::None { 0 } else { (self.outlier_share * known as f64).round() as usize }
     }
 
-    /// The rejection score that goes with what was learned: with outliers that were kept at a distance from all
-    /// anchors it is the distance, otherwise the variant's own.
+    /// The rejection score that goes with what was learned: the variant's own, or where outliers were kept away from
+    /// all anchors, which makes all their logits low and not only the greatest, the energy at a temperature of half
+    /// the anchors' length.
     #[must_use]
-    pub fn score(&self, variant: Variant) -> Score {
-        match variant {
-            Variant::Paper | Variant::PytorchOod if self.outliers != Outliers::None => Score::MinDistance,
-            _ => variant.score(),
+    pub fn score(&self, loss: &Loss) -> Score {
+        match loss.variant {
+            Variant::Paper | Variant::PytorchOod if self.outliers != Outliers::None => {
+                Score::Energy { temperature: (loss.magnitude / 2.0) as f32 }
+            }
+            variant => variant.score(),
         }
     }
 

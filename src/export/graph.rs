@@ -253,12 +253,15 @@ fn head(graph: &mut Builder, manifest: &Manifest, anchors: &Array2<f32>, batch: 
             graph.node("ReduceMax", "logits.greatest", &["logits"], reduced());
             graph.node("Neg", "score", &["logits.greatest"], vec![]);
         }
-        Score::Energy => {
+        Score::Energy { temperature } => {
+            graph.floats("temperature", &[], &[temperature]);
+            graph.node("Div", "logits.cooled", &["logits", "temperature"], vec![]);
             // The greatest log-softmax is the greatest logit less the log of the sum of exponentials.
-            graph.node("LogSoftmax", "softmax.log", &["logits"], vec![axis()]);
+            graph.node("LogSoftmax", "softmax.log", &["logits.cooled"], vec![axis()]);
             graph.node("ReduceMax", "softmax.log.greatest", &["softmax.log"], reduced());
-            graph.node("ReduceMax", "logits.greatest", &["logits"], reduced());
-            graph.node("Sub", "score", &["softmax.log.greatest", "logits.greatest"], vec![]);
+            graph.node("ReduceMax", "logits.greatest", &["logits.cooled"], reduced());
+            graph.node("Sub", "energy", &["softmax.log.greatest", "logits.greatest"], vec![]);
+            graph.node("Mul", "score", &["energy", "temperature"], vec![]);
         }
     }
     graph.node("ArgMin", "label", &["distances"], vec![axis(), Attribute::int("keepdims", 0)]);

@@ -158,7 +158,7 @@ impl<'a> Run<'a> {
 
     /// The rejection score that is tested and recorded.
     fn score(&self) -> Score {
-        self.settings.training.recipe.score(self.settings.loss.variant)
+        self.settings.training.recipe.score(&self.settings.loss)
     }
 
     /// The test after an epoch.

@@ -12,6 +12,7 @@ cC.V.loss, .losses [N], .gradient [N, C] of the batch; of each row alone (unknow
 cC.score.cac, .min_distance [N]          rejection scores with the anchors of magnitude 10
 cC.score.pytorch_ood [N]                 the same of pytorch-ood, with the anchors of magnitude 5
 cC.score.msp, .max_logit, .energy [N]    rejection scores of the logits alone, temperature 1
+cC.score.energy_5 [N]                    the energy at temperature 5
 wrn.logits.eval, .train [4, 10]          float32, of the filled WideResNet-40-2 for 4 pictures with running and
                                          with batch statistics; the names ending in 64 are computed in float64
 wrn.running_mean.after, _var.after [16]  of block1.layer.0.bn1 after that one pass in train mode, alike
@@ -147,6 +148,7 @@ def method(classes: int) -> Iterator[tuple[str, Tensor]]:
     yield "score.msp", MaxSoftmax.score(logits)
     yield "score.max_logit", MaxLogit.score(logits)
     yield "score.energy", EnergyBased.score(logits)
+    yield "score.energy_5", EnergyBased.score(logits, t=5.0)
 
 
 def network(dtype: torch.dtype) -> nn.Module:

@@ -13,8 +13,15 @@ use crate::checkpoint;
 
 const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
-const SCORES: [Score; 6] =
-    [Score::Cac, Score::MinDistance, Score::PytorchOod, Score::Msp, Score::MaxLogit, Score::Energy];
+const SCORES: [Score; 7] = [
+    Score::Cac,
+    Score::MinDistance,
+    Score::PytorchOod,
+    Score::Msp,
+    Score::MaxLogit,
+    Score::ENERGY,
+    Score::Energy { temperature: 5.0 },
+];
 
 /// Greatest difference of an output, relative where it is above 1.
 const TOLERANCE: f32 = 1e-4;

@@ -215,7 +215,8 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
             (Score::PytorchOod, "pytorch_ood", 5.0),
             (Score::Msp, "msp", 1.0),
             (Score::MaxLogit, "max_logit", 1.0),
-            (Score::Energy, "energy", 1.0),
+            (Score::ENERGY, "energy", 1.0),
+            (Score::Energy { temperature: 5.0 }, "energy_5", 1.0),
         ] {
             let distances = distances(single.view(), fixed_anchors(classes, magnitude).view());
             let found = score.rejection(single.view(), distances.view());
