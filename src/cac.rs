@@ -142,7 +142,7 @@ pub enum Score {
     /// -T log sum exp z/T, the energy (Liu et al., arXiv 2010.03759). A large temperature weighs all logits, a
     /// small one the greatest.
     Energy {
-        /// T; positive.
+        /// T; 0.001 to 1,000,000.
         temperature: f32,
     },
 }
@@ -165,7 +165,7 @@ impl FromStr for Score {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let temperature = |text: &str| text.parse().ok().filter(|t: &f32| t.is_finite() && *t > 0.0);
+        let temperature = |text: &str| text.parse().ok().filter(|t| (1e-3..=1e6).contains(t));
         Ok(match text {
             "cac" => Self::Cac,
             "min-distance" => Self::MinDistance,
@@ -177,7 +177,7 @@ impl FromStr for Score {
                 Some(temperature) => Self::Energy { temperature },
                 None => {
                     let reason = "must be cac, min-distance, pytorch-ood, msp, max-logit, energy or energy:T with a \
-                                  positive temperature";
+                                  temperature from 0.001 to 1000000";
                     return Err(Error::setting("score", format!("`{text}`"), reason));
                 }
             },
@@ -354,7 +354,18 @@ mod tests {
             assert_eq!(serde_json::from_str::<Score>(&json).unwrap(), score);
         }
         assert_eq!("energy:1".parse::<Score>().unwrap(), Score::ENERGY);
-        for text in ["", "CAC", "energy:", "energy:0", "energy:-1", "energy:nan", "energy:inf", "msp:2"] {
+        for text in [
+            "",
+            "CAC",
+            "energy:",
+            "energy:0",
+            "energy:1e-9",
+            "energy:1e9",
+            "energy:-1",
+            "energy:nan",
+            "energy:inf",
+            "msp:2",
+        ] {
             let error = text.parse::<Score>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("score = `{text}`: must be cac, ")), "{error}");
         }

@@ -143,7 +143,7 @@ pub struct ExportArgs {
 #[derive(Args)]
 pub struct FileArgs {
     /// Rejection score of the file: cac, min-distance, pytorch-ood, msp, max-logit, energy or, at another temperature
-    /// than 1, energy:T; that of the training by default
+    /// than 1, energy:T; by default that of the training, or for an import that of the variant
     #[arg(long, value_name = "NAME")]
     pub score: Option<Score>,
     /// Choose the threshold that keeps this share of the held-out known pictures, or of those of an import

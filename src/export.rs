@@ -46,7 +46,7 @@ const fn tolerance(precision: Precision) -> f64 {
 /// How the file is written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// The rejection score; that of the training by default.
+    /// The rejection score; by default that of the checkpoint.
     pub score: Option<Score>,
     /// The rule for the threshold.
     pub threshold: ThresholdRule,

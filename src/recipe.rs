@@ -295,6 +295,19 @@ mod tests {
     }
 
     #[test]
+    fn the_score_goes_with_the_outliers() {
+        let score = |outliers, variant| {
+            let recipe = Recipe { outliers, ..Recipe::default() };
+            recipe.score(&Loss::new(variant)).to_string()
+        };
+        assert_eq!(score(Outliers::Scrambled, Variant::Paper), "energy:5");
+        assert_eq!(score("somewhere".into(), Variant::PytorchOod), "energy:2.5");
+        assert_eq!(score(Outliers::Scrambled, Variant::CrossEntropy), "energy");
+        assert_eq!(score(Outliers::None, Variant::Paper), "cac");
+        assert_eq!(score(Outliers::None, Variant::PytorchOod), "pytorch-ood");
+    }
+
+    #[test]
     fn a_cosine_after_warming_up() {
         let recipe = Recipe { schedule: Schedule::Cosine, warm_up: 2.0, ..Recipe::default() };
         let rates: Vec<f64> = (0..20).map(|step| recipe.pace(1.0, step, 20, 4).rate).collect();

@@ -492,9 +492,14 @@ fn check(Settings { loss, architecture, input, training, test_every, .. }: &Sett
         let reason = format!("is no picture of a step of {}", training.batch_size);
         return invalid("trim", recipe.trim.to_string(), &reason);
     }
-    if recipe.outliers != Outliers::None && recipe.outliers_beside(training.batch_size) == 0 {
-        let reason = format!("is no picture beside a step of {}", training.batch_size);
-        return invalid("outlier share", recipe.outlier_share.to_string(), &reason);
+    if recipe.outliers != Outliers::None {
+        if recipe.outliers_beside(training.batch_size) == 0 {
+            let reason = format!("is no picture beside a step of {}", training.batch_size);
+            return invalid("outlier share", recipe.outlier_share.to_string(), &reason);
+        }
+        if recipe.outlier_weight == 0.0 {
+            return invalid("outlier weight", "0".to_owned(), "must be positive where there are outliers");
+        }
     }
     // The rise of one cycle leaves room for its fall.
     if !(0.0..training.epochs as f64).contains(&recipe.warm_up) {
@@ -504,10 +509,11 @@ fn check(Settings { loss, architecture, input, training, test_every, .. }: &Sett
             "must be less than the epochs, and not negative",
         );
     }
-    for (name, value) in [("learning rate", training.learning_rate), ("magnitude", loss.magnitude)] {
-        if !(value.is_finite() && value > 0.0) {
-            return invalid(name, value.to_string(), "must be positive");
-        }
+    if !(training.learning_rate.is_finite() && training.learning_rate > 0.0) {
+        return invalid("learning rate", training.learning_rate.to_string(), "must be positive");
+    }
+    if !(0.01..=1e6).contains(&loss.magnitude) {
+        return invalid("magnitude", loss.magnitude.to_string(), "must be 0.01 to 1000000");
     }
     for (name, value) in [
         ("weight", loss.weight),

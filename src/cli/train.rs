@@ -71,7 +71,7 @@ pub struct SettingsArgs {
     /// The loss
     #[arg(long, value_enum, default_value_t = Objective::Cac)]
     pub loss: Objective,
-    /// Definition of the CAC loss and of its score
+    /// Definition of the CAC loss, and without outliers of the score
     #[arg(long, value_enum, default_value_t = Variant::Paper)]
     pub variant: Variant,
     /// Length of the anchors; 10 for paper, 5 for pytorch-ood by default
@@ -82,7 +82,7 @@ pub struct SettingsArgs {
     pub weight: Option<f64>,
     /// Unknown pictures to be kept away from all anchors in training: a folder, CIFAR-10's training files, or the
     /// known training pictures `scrambled`, where classes are known by their shapes; by default scrambled for cac,
-    /// none for cross-entropy
+    /// none for cross-entropy and where the share is no picture of a step
     #[arg(long, value_name = "DIR|scrambled|none")]
     pub outliers: Option<Outliers>,
     /// Outliers in a step for each known picture

@@ -156,11 +156,23 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
     input.mean = *args.mean.get_or_insert(input.mean);
     input.std = *args.std.get_or_insert(input.std);
     let architecture = architecture(args, found)?;
-    let outliers = match args.loss {
-        Objective::Cac => Recipe::default().outliers,
-        Objective::CrossEntropy => Outliers::None,
+    let mut recipe = Recipe {
+        optimizer: args.optimizer,
+        schedule: args.schedule,
+        warm_up: args.warm_up,
+        weight_decay: args.weight_decay,
+        augment: args.augment,
+        trim: args.trim,
+        average: args.average,
+        outliers: Recipe::default().outliers,
+        outlier_share: args.outlier_share,
+        outlier_weight: args.outlier_weight,
     };
-    let outliers = args.outliers.get_or_insert(outliers).clone();
+    // A backbone has no use for them.
+    if args.loss == Objective::CrossEntropy || recipe.outliers_beside(args.batch_size) == 0 {
+        recipe.outliers = Outliers::None;
+    }
+    recipe.outliers = args.outliers.get_or_insert(recipe.outliers).clone();
     let training = Training {
         known: args.known.clone(),
         unknown: args.unknown.clone(),
@@ -173,18 +185,7 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
         held_out: args.held_out,
         anchor_pictures: args.anchor_pictures,
         device: args.device.clone(),
-        recipe: Recipe {
-            optimizer: args.optimizer,
-            schedule: args.schedule,
-            warm_up: args.warm_up,
-            weight_decay: args.weight_decay,
-            augment: args.augment,
-            trim: args.trim,
-            average: args.average,
-            outliers,
-            outlier_share: args.outlier_share,
-            outlier_weight: args.outlier_weight,
-        },
+        recipe,
         pictures: 0,
         epoch: 0,
     };

@@ -16,7 +16,7 @@ const MAX_WINDOW: i64 = 64;
 /// The outputs of every model, in this order.
 pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
-/// The most pictures that a fixed batch may have: 4,096, and 1 GiB of float32.
+/// The most pictures that a fixed batch may have: 4,096, or as many as fit into 1 GiB of float32.
 pub(crate) fn max_batch(input: &Input) -> usize {
     4096.min((1 << 28) / (3 * input.height * input.width).max(1))
 }

@@ -118,14 +118,16 @@ impl<'a> Data<'a> {
         let known: Vec<usize> = drawn.iter().map(|&place| self.training[place]).collect();
         let mut pixels = self.known.batch(&known)?;
         for _ in 0..recipe.outliers_beside(known.len()) {
-            if let Some(outliers) = &self.outliers {
-                pixels.extend(outliers.batch(&[random.random_range(0..outliers.len())])?);
-            } else {
-                let drawn = self.training[random.random_range(0..self.training.len())];
-                let mut picture = self.known.batch(&[drawn])?;
-                scramble(&mut picture, height, width, &mut random);
-                pixels.extend(picture);
-            }
+            pixels.extend(match &self.outliers {
+                Some(outliers) => outliers.batch(&[random.random_range(0..outliers.len())])?,
+                // Scrambled ones, since without any there is none to draw.
+                None => {
+                    let drawn = self.training[random.random_range(0..self.training.len())];
+                    let mut picture = self.known.batch(&[drawn])?;
+                    scramble(&mut picture, height, width, &mut random);
+                    picture
+                }
+            });
         }
         for picture in pixels.chunks_exact_mut(3 * height * width) {
             augment(recipe.augment, picture, height, width, &mut random);

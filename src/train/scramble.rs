@@ -17,7 +17,7 @@ pub(super) fn scramble(pixels: &mut [u8], height: usize, width: usize, random: &
     }
 }
 
-/// Cuts the picture into pieces and puts them together in another order.
+/// Cuts the picture into pieces and puts them together in another order; the rest below and beside them stays.
 fn shuffle(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     let (piece_height, piece_width) = (height / PIECES, width / PIECES);
     let mut order: Vec<usize> = (0..PIECES * PIECES).collect();
@@ -111,6 +111,32 @@ mod tests {
     }
 
     #[test]
+    fn all_three_ways_are_taken_on_the_smallest_pictures_too() {
+        let old: Vec<u8> = (0..3 * 8 * 8).collect();
+        let mut ways: Vec<&str> = (0..30)
+            .map(|seed| {
+                let mut new = old.clone();
+                scramble(&mut new, 8, 8, &mut ChaCha8Rng::seed_from_u64(seed));
+                assert_ne!(new, old);
+                let is_of = |channel: usize| {
+                    let plane = channel * 64..(channel + 1) * 64;
+                    new[plane.clone()].iter().all(|&value| plane.contains(&usize::from(value)))
+                };
+                let is_mere = (0..3).all(is_of);
+                new.sort_unstable();
+                match (new == old, is_mere) {
+                    (true, _) => "shuffled",
+                    (_, true) => "repeated",
+                    _ => "blended",
+                }
+            })
+            .collect();
+        ways.sort_unstable();
+        ways.dedup();
+        assert_eq!(ways, ["blended", "repeated", "shuffled"]);
+    }
+
+    #[test]
     fn shuffled_pieces_are_all_there_and_whole() {
         let sources = sources(shuffle, 1);
         let mut pieces = Vec::new();
@@ -162,6 +188,7 @@ mod tests {
         sizes.dedup();
         assert_eq!(sizes, [(4, 6), (8, 13)]);
     }
+
     #[test]
     fn a_blend_keeps_colours_and_contrast_and_nothing_of_the_place() {
         let side = 32;

@@ -261,6 +261,19 @@ fn settings_come_from_a_file_and_flags_win() {
     assert_eq!((&training["learning_rate"], &training["batch_size"]), (&0.1.into(), &16.into()));
     assert_eq!(manifest["input"]["mean"], serde_json::json!([0.4, 0.5, 0.6]));
 
+    let outliers = |run: &str, flags: &[&str]| {
+        stdout(&toolkit(at, &[flags, &["--epochs", "1", "--run", run]].concat()));
+        let manifest: Value =
+            serde_json::from_slice(&fs::read(at.join(run).join("manifest.json")).unwrap()).unwrap();
+        manifest["training"]["recipe"]["outliers"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(training["recipe"]["outliers"], "scrambled");
+    let config = ["train", "--config=a/settings.toml", "--loss=cross-entropy", "--outliers=scrambled"];
+    assert_eq!(outliers("d", &config[..3]), "none");
+    assert_eq!(outliers("e", &config), "scrambled");
+    // None fits beside a step of one picture.
+    assert_eq!(outliers("f", &[&SMALL[..], &["--batch-size", "1"]].concat()), "none");
+
     // But not with a flag that only says what holds anyway; a backbone of the other kind has its own dropout.
     let with = |text: &str, flags: &[&str]| {
         fs::write(at.join("run.toml"), text).unwrap();
@@ -492,6 +505,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--warm-up", "10"], "warm-up = 10"),
         (["--weight-decay", "-1"], "weight decay = -1"),
         (["--outlier-weight", "nan"], "outlier weight = NaN"),
+        (["--outlier-weight", "0"], "outlier weight = 0: must be positive where there are outliers"),
         (["--outliers", "missing"], "cannot read `missing`"),
         (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test pictures"),
         (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test pictures"),
