@@ -1,7 +1,10 @@
 //! How weights are learned, as pure data: what a run is told, what a model file records, and the schedule that
 //! follows from it.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +122,17 @@ pub enum Outliers {
     Scrambled,
     /// The pictures of a folder, or CIFAR-10's training files.
     Folder(PathBuf),
+}
+
+impl Outliers {
+    /// Where they are read from, if they are not made.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(folder) => Some(folder),
+            Self::None | Self::Scrambled => None,
+        }
+    }
 }
 
 impl From<&str> for Outliers {

@@ -459,11 +459,7 @@ impl<'a> Session<'a> {
 fn check(Settings { loss, architecture, input, training, test_every, .. }: &Settings) -> Result<()> {
     let invalid = |name, value: String, reason: &str| Err(Error::setting(name, value, reason));
     let recipe = &training.recipe;
-    let outliers = match &recipe.outliers {
-        Outliers::Folder(folder) => Some(folder),
-        Outliers::None | Outliers::Scrambled => None,
-    };
-    let paths = [Some(&training.known), training.backbone.as_ref(), outliers];
+    let paths = [Some(&*training.known), training.backbone.as_deref(), recipe.outliers.folder()];
     for path in paths.into_iter().flatten() {
         if path.to_str().is_none() {
             return invalid(

@@ -12,7 +12,6 @@ use crate::{
     dataset::{Dataset, Split, UnknownSet, open_test, open_training, shuffled},
     error::{Error, Result},
     manifest::Input,
-    recipe::Outliers,
 };
 
 /// So many batches are ready at most.
@@ -50,8 +49,8 @@ impl<'a> Data<'a> {
         let (known_test, unknown_tests) =
             open_test(&training.known, &training.unknown, protocol, *height, *width)?;
         let known_test = known_test.align(known.classes())?;
-        let outliers = match &training.recipe.outliers {
-            Outliers::Folder(folder) => {
+        let outliers = match training.recipe.outliers.folder() {
+            Some(folder) => {
                 let outliers = Dataset::unknown(folder, Split::Train, *height, *width)?;
                 let tests = unknown_tests.iter().map(|set| &set.pictures);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_pictures_with(other)) {
@@ -60,7 +59,7 @@ impl<'a> Data<'a> {
                 }
                 Some(outliers.load()?)
             }
-            Outliers::None | Outliers::Scrambled => None,
+            None => None,
         };
         let held_out = (training.held_out * known.len() as f64).ceil() as usize;
         let (held_out, training) = known.draw(held_out.min(known.len().saturating_sub(1)), training.seed);

@@ -122,9 +122,9 @@ mod tests {
                     let plane = channel * 64..(channel + 1) * 64;
                     new[plane.clone()].iter().all(|&value| plane.contains(&usize::from(value)))
                 };
-                let is_mere = (0..3).all(is_of);
+                let is_part = (0..3).all(is_of);
                 new.sort_unstable();
-                match (new == old, is_mere) {
+                match (new == old, is_part) {
                     (true, _) => "shuffled",
                     (_, true) => "repeated",
                     _ => "blended",

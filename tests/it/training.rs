@@ -55,6 +55,10 @@ const SMALL: [&str; 15] = [
     "3",
 ];
 
+fn manifest_of(run: &Path) -> Value {
+    serde_json::from_slice(&fs::read(run.join("manifest.json")).unwrap()).unwrap()
+}
+
 fn lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -93,8 +97,7 @@ fn from_pictures_to_verdicts() {
         ] {
             assert!(at.join("runs/1").join(file).is_file(), "{file}");
         }
-        let manifest: Value =
-            serde_json::from_slice(&fs::read(at.join("runs/1/manifest.json")).unwrap()).unwrap();
+        let manifest = manifest_of(&at.join("runs/1"));
         assert_eq!(manifest["classes"], serde_json::json!(["blue", "red"]));
         assert_eq!(manifest["loss"]["variant"], variant);
         assert_eq!(manifest["training"]["seed"], 123);
@@ -235,7 +238,7 @@ fn settings_come_from_a_file_and_flags_win() {
     fs::write(at.join("run.toml"), config).unwrap();
     let flags = ["--epochs", "1", "--batch-size=8", "--unknown", "uniform-noise:9"];
     stdout(&toolkit(at, &[&["train", "--config", "run.toml", "--run", "a"], &flags[..]].concat()));
-    let manifest: Value = serde_json::from_slice(&fs::read(at.join("a/manifest.json")).unwrap()).unwrap();
+    let manifest = manifest_of(&at.join("a"));
     assert_eq!(
         (&manifest["loss"]["variant"], &manifest["loss"]["magnitude"]),
         (&"pytorch-ood".into(), &5.0.into())
@@ -255,7 +258,7 @@ fn settings_come_from_a_file_and_flags_win() {
     // What followed from a setting goes with it.
     let flags = ["--variant", "paper", "--batch-size", "16", "--unknown", "uniform-noise:9"];
     stdout(&toolkit(at, &[&["train", "--config", "a/settings.toml", "--run", "c"], &flags[..]].concat()));
-    let manifest: Value = serde_json::from_slice(&fs::read(at.join("c/manifest.json")).unwrap()).unwrap();
+    let manifest = manifest_of(&at.join("c"));
     let (loss, training) = (&manifest["loss"], &manifest["training"]);
     assert_eq!((&loss["magnitude"], &loss["weight"]), (&10.0.into(), &0.1.into()));
     assert_eq!((&training["learning_rate"], &training["batch_size"]), (&0.1.into(), &16.into()));
@@ -263,9 +266,7 @@ fn settings_come_from_a_file_and_flags_win() {
 
     let outliers = |run: &str, flags: &[&str]| {
         stdout(&toolkit(at, &[flags, &["--epochs", "1", "--run", run]].concat()));
-        let manifest: Value =
-            serde_json::from_slice(&fs::read(at.join(run).join("manifest.json")).unwrap()).unwrap();
-        manifest["training"]["recipe"]["outliers"].as_str().unwrap().to_owned()
+        manifest_of(&at.join(run))["training"]["recipe"]["outliers"].as_str().unwrap().to_owned()
     };
     assert_eq!(training["recipe"]["outliers"], "scrambled");
     let config = ["train", "--config=a/settings.toml", "--loss=cross-entropy", "--outliers=scrambled"];
@@ -338,7 +339,7 @@ fn a_backbone_is_made_with_cross_entropy() {
     let fine =
         toolkit(at, &[&fine[..], &["--held-out", "0.2", "--batch-size", "8", "--run", "fine"]].concat());
     assert!(stdout(&fine).contains("16 known pictures"));
-    let manifest: Value = serde_json::from_slice(&fs::read(at.join("fine/manifest.json")).unwrap()).unwrap();
+    let manifest = manifest_of(&at.join("fine"));
     assert_eq!(manifest["architecture"]["depth"], 10);
 }
 
@@ -397,8 +398,7 @@ fn outliers_are_kept_away_from_the_anchors() {
     assert!(with > without + 1.0, "{with}, without {without}");
     // The score goes with what was learned.
     for (run, outliers, score) in [("with", "seen", "energy:5"), ("without", "none", "cac")] {
-        let manifest: Value =
-            serde_json::from_slice(&fs::read(at.join(run).join("manifest.json")).unwrap()).unwrap();
+        let manifest = manifest_of(&at.join(run));
         assert_eq!(manifest["training"]["recipe"]["outliers"], outliers);
         assert_eq!(manifest["score"], score);
         let exported = toolkit(at, &["export", "model.onnx", "--run", run, "--json"]);
