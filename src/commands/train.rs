@@ -1,7 +1,7 @@
 //! `toolkit train`
 
 use std::{
-    io::{Write, stdout},
+    io::{ErrorKind, Write, stdout},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -38,10 +38,13 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
         (None, Some(given)) => {
             let mut filled = given.clone();
             let settings = resolve(&mut filled)?;
-            let run = args.run.clone().unwrap_or_else(next_run);
-            if is_run(&run) {
-                bail!("`{}` already holds a run; --resume goes on with it", run.display());
-            }
+            let run = match &args.run {
+                Some(run) if is_run(run) => {
+                    bail!("`{}` already holds a run; --resume goes on with it", run.display())
+                }
+                Some(run) => run.clone(),
+                None => new_run()?,
+            };
             (run, Some((settings, toml::to_string(&filled)?)))
         }
     };
@@ -60,7 +63,12 @@ pub fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let outcome = match &new {
         Some((settings, _)) => train(settings, &run, save_every, &stop, observe),
         None => resume(&run, save_every, &stop, observe),
-    }?;
+    };
+    if outcome.is_err() && new.is_some() && args.run.is_none() {
+        // It stays where anything was written into it.
+        let _ = std::fs::remove_dir(&run);
+    }
+    let outcome = outcome?;
     if let Some(bar) = display.bar {
         bar.finish();
     }
@@ -240,10 +248,21 @@ fn architecture(args: &mut SettingsArgs, backbone: Option<Architecture>) -> anyh
     })
 }
 
-/// The folder in [`RUNS`] with the next free number.
-fn next_run() -> PathBuf {
-    let runs = Path::new(RUNS);
-    let names = runs.read_dir().into_iter().flatten().filter_map(|entry| Some(entry.ok()?.file_name()));
-    let last = names.filter_map(|name| name.to_str()?.parse::<u32>().ok()).max();
-    runs.join(last.map_or(1, |last| last + 1).to_string())
+/// Makes the folder in [`RUNS`] with the next free number, which no other training takes then.
+fn new_run() -> anyhow::Result<PathBuf> {
+    let make = || {
+        std::fs::create_dir_all(RUNS)?;
+        let names = Path::new(RUNS).read_dir()?.filter_map(|entry| Some(entry.ok()?.file_name()));
+        let last = names.filter_map(|name| name.to_str()?.parse::<u32>().ok()).max();
+        let mut number = last.unwrap_or(0);
+        loop {
+            number = number.saturating_add(1);
+            let run = Path::new(RUNS).join(number.to_string());
+            match std::fs::create_dir(&run) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && number < u32::MAX => {}
+                made => return made.map(|()| run),
+            }
+        }
+    };
+    make().with_context(|| format!("cannot make a folder in `{RUNS}`"))
 }

@@ -444,6 +444,26 @@ fn the_same_seed_gives_the_same_network() {
 }
 
 #[test]
+fn trainings_at_once_take_a_folder_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let args = [&SMALL[..], &["--epochs", "1"]].concat();
+    let runs: Vec<String> = std::thread::scope(|scope| {
+        let trainings: Vec<_> = (0..3).map(|_| scope.spawn(|| toolkit(at, &args))).collect();
+        let outputs = trainings.into_iter().map(|training| training.join().unwrap());
+        outputs.map(|output| stdout(&output).lines().last().unwrap().to_owned()).collect()
+    });
+    for number in 1..=3 {
+        assert!(runs.contains(&format!("run: runs/{number}")), "{runs:?}");
+    }
+    // One that cannot begin takes none.
+    let missing = toolkit(at, &["train", "--known", "missing"]);
+    assert!(crate::commands::error(&missing).contains("missing"));
+    assert!(!at.join("runs/4").exists());
+}
+
+#[test]
 fn a_backbone_is_taken_but_for_its_last_layer() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
