@@ -184,7 +184,7 @@ pub fn device(name: &str) -> Result<Device> {
 /// `state-*.safetensors` the last two states to resume from.
 ///
 /// The best epoch is the one with the lowest loss on the held-out known pictures; test sets have no say.
-/// `stop` is looked at before every step. The state is saved after every epoch and whenever `save_every` has passed.
+/// `stop` is looked at before every step. The state is saved whenever `save_every` has passed, and at the end.
 ///
 /// # Errors
 /// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device, [`Error::Diverged`],
@@ -205,17 +205,23 @@ pub fn train(
 /// the very weights of a run that was never interrupted.
 ///
 /// # Errors
-/// Those of [`train`], [`Error::Setting`] also where the folder holds no state or the data has changed,
-/// [`Error::Weights`] where no state can be read.
+/// Those of [`train`], [`Error::Setting`] also where the folder holds no state, what it learns from has changed or
+/// another process is writing it, [`Error::Weights`] where no state can be read.
 pub fn resume(
     run: &Path,
     save_every: Duration,
     stop: &AtomicBool,
     observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
+    // Only a run is to get a log.
+    if state::saved(run)?.is_empty() {
+        return Err(state::none_saved(run));
+    }
+    // From here on no other process saves a state.
+    let log = Log::open(run)?;
     let (state, weights) = State::open(run)?;
     let settings = state.settings.clone();
-    go_on(&settings, Some((state, weights)), run, save_every, stop, observe)
+    go_on(&settings, Some(Saved { log, state, weights }), run, save_every, stop, observe)
 }
 
 /// Whether a folder holds a run: a state to go on from, or weights.
@@ -225,10 +231,17 @@ pub fn is_run(folder: &Path) -> bool {
     has_weights || state::saved(folder).is_ok_and(|states| !states.is_empty())
 }
 
-/// Trains from the settings or a saved state to the end.
+/// What a run goes on from, with its log open.
+struct Saved {
+    log: Log,
+    state: State,
+    weights: Weights,
+}
+
+/// Trains from the settings or what is saved to the end.
 fn go_on(
     settings: &Settings,
-    saved: Option<(State, Weights)>,
+    saved: Option<Saved>,
     run: &Path,
     save_every: Duration,
     stop: &AtomicBool,
@@ -237,8 +250,15 @@ fn go_on(
     check(settings)?;
     let device = device(&settings.training.device)?;
     let data = Data::open(settings)?;
+    let is_new = saved.is_none();
     let mut session = Session::begin(settings, &data, device, run, saved)?;
-    observe(&session.begun());
+    let start =
+        Event::Start { pictures: data.training.len(), steps: data.steps(), epochs: settings.training.epochs };
+    if is_new {
+        session.record(&start)?;
+        session.save()?;
+    }
+    observe(&start);
     let epochs = settings.training.epochs;
     while session.state.epoch <= epochs {
         let (epoch, first_step) = (session.state.epoch, session.state.step);
@@ -256,7 +276,9 @@ fn go_on(
             None
         };
         (session.state.epoch, session.state.step) = (epoch + 1, 0);
-        session.save()?;
+        if epoch == epochs || session.saved.elapsed() >= save_every {
+            session.save()?;
+        }
         if let Some(event) = tested {
             observe(&event);
         }
@@ -286,67 +308,52 @@ impl<'a> Session<'a> {
         data: &'a Data<'a>,
         device: Device,
         folder: &'a Path,
-        saved: Option<(State, Weights)>,
+        saved: Option<Saved>,
     ) -> Result<Self> {
         let mut run = Run::new(settings, data, device)?;
         let recipe = &settings.training.recipe;
         let mut optimizer =
             Optimizer::new(&run.store, recipe.optimizer, recipe.weight_decay).map_err(torch)?;
-        let pictures = data.training.len();
-        let is_new = saved.is_none();
-        let state = match saved {
-            Some((state, weights)) => {
-                if state.pictures != pictures {
-                    let reason = format!(
-                        "was started with {} training pictures, now there are {pictures}",
-                        state.pictures
-                    );
+        let checksum = data.checksum()?;
+        let (mut log, state) = match saved {
+            Some(Saved { log, state, weights }) => {
+                if state.data != checksum {
+                    let reason = "began with other pictures, classes or outliers than there are now";
                     return Err(Error::setting("resume", format!("`{}`", folder.display()), reason));
                 }
                 run.load(&weights)?;
                 optimizer.load(&weights)?;
-                state
+                (log, state)
             }
             None => {
                 run.begin()?;
+                std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+                let log = Log::open(folder)?;
+                // Those of another run in the same folder.
+                state::remove_all_but(0, folder)?;
                 let settings = settings.clone();
-                State {
+                let state = State {
                     settings,
-                    pictures,
+                    data: checksum,
                     epoch: 1,
                     step: 0,
                     smoothed_loss: None,
                     best: None,
                     log: Lengths::default(),
-                }
+                };
+                (log, state)
             }
         };
-        std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let log = Log::open(folder, state.log, data.steps())?;
-        // From here on no other process writes into the folder, but one may have since the state was read.
-        if !is_new {
-            let newest = State::open(folder)?.0;
-            if (newest.epoch, newest.step) != (state.epoch, state.step) {
-                let reason = "another process has gone on with it";
-                return Err(Error::setting("resume", format!("`{}`", folder.display()), reason));
-            }
-        }
+        log.rewind(state.log)?;
         state::remove_unfinished(folder)?;
         let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).to_device(device));
         let saved = Instant::now();
-        let mut session = Self { settings, data, folder, run, optimizer, state, smoothed_loss, log, saved };
-        if is_new {
-            // Those of another run in the same folder.
-            state::remove_all_but(0, folder)?;
-            session.log.record(&session.begun())?;
-            session.save()?;
-        }
-        Ok(session)
+        Ok(Self { settings, data, folder, run, optimizer, state, smoothed_loss, log, saved })
     }
 
-    fn begun(&self) -> Event {
-        let (pictures, steps) = (self.data.training.len(), self.data.steps());
-        Event::Start { pictures, steps, epochs: self.settings.training.epochs }
+    /// Writes an event down.
+    fn record(&mut self, event: &Event) -> Result<()> {
+        self.log.record(event, self.data.steps())
     }
 
     /// Saves all that the run needs to go on.
@@ -406,7 +413,7 @@ impl<'a> Session<'a> {
                 let pictures_per_second = done as f64 / begun.elapsed().as_secs_f64();
                 let event = Event::Step { epoch, step, loss, learning_rate: pace.rate, pictures_per_second };
                 if step.is_multiple_of(LOG_EVERY) || step == steps {
-                    self.log.record(&event)?;
+                    self.record(&event)?;
                 }
                 observe(&event);
             }
@@ -451,7 +458,7 @@ impl<'a> Session<'a> {
         }
         let seconds = begun.elapsed().as_secs_f64();
         let event = Event::Epoch { epoch, held_out_loss, best: is_best, seconds, report };
-        self.log.record(&event)?;
+        self.record(&event)?;
         Ok(event)
     }
 }
@@ -514,12 +521,14 @@ fn check(Settings { loss, architecture, input, training, test_every, .. }: &Sett
     for (name, value) in [
         ("weight", loss.weight),
         ("weight decay", recipe.weight_decay),
-        ("outlier share", recipe.outlier_share),
         ("outlier weight", recipe.outlier_weight),
     ] {
         if !(value.is_finite() && value >= 0.0) {
             return invalid(name, value.to_string(), "must not be negative");
         }
+    }
+    if !(0.0..=16.0).contains(&recipe.outlier_share) {
+        return invalid("outlier share", recipe.outlier_share.to_string(), "must be 0 to 16");
     }
     input.check()?;
     // Better now than after reading all pictures.

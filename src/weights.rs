@@ -21,6 +21,8 @@ use crate::{
     error::{Error, Result},
 };
 
+#[cfg(feature = "train")]
+pub(crate) use published::hexadecimal;
 #[cfg(all(feature = "files", feature = "tract"))]
 pub(crate) use published::sha256;
 #[cfg(feature = "files")]

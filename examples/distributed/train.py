@@ -5,9 +5,8 @@
     toolkit import DIR/weights.pt model.onnx --known DIR
 
 The same data, weights, loss and recipe as `toolkit train --held-out 0 --outliers none`, but that the last, smaller
-batch is left out.
-After every epoch the run folder holds all that a restarted job needs to go on, which is how torchrun's
-`--max-restarts` recovers from a lost machine; `weights.pt` is there at the end.
+batch is left out. After every epoch the run folder holds all that a restarted job of as many processes needs to go on,
+which is how torchrun's `--max-restarts` recovers from a lost machine; `weights.pt` is there at the end.
 """
 
 import argparse
@@ -87,6 +86,8 @@ def train(args: argparse.Namespace) -> None:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network = DistributedDataParallel(network, device_ids=[device.index] if cuda else None)
 
+    if args.batch_size % world:
+        raise SystemExit(f"--batch-size {args.batch_size} cannot be shared by {world} processes")
     sampler = DistributedSampler(data, seed=args.seed)
     loader = DataLoader(data, args.batch_size // world, sampler=sampler, pin_memory=cuda, drop_last=True)
     optimizer = torch.optim.SGD(network.parameters(), args.learning_rate, 0.9, nesterov=True)

@@ -41,7 +41,7 @@ pub struct TrainArgs {
     /// Folder for the results; the next free runs/N by default
     #[arg(long, value_name = "DIR", conflicts_with = "resume")]
     pub run: Option<PathBuf>,
-    /// Save the state to resume from whenever so much time has passed, and after every epoch
+    /// Save the state to resume from whenever so much time has passed
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
     pub save_every: f64,
     /// Print what happens as JSON lines

@@ -6,12 +6,14 @@ use std::{
 };
 
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
+use sha2::{Digest, Sha256};
 
 use super::{Settings, augment::augment, scramble::scramble};
 use crate::{
     dataset::{Dataset, Split, UnknownSet, open_test, open_training, shuffled},
     error::{Error, Result},
     manifest::Input,
+    weights::hexadecimal,
 };
 
 /// So many batches are ready at most.
@@ -81,6 +83,19 @@ impl<'a> Data<'a> {
     /// The labels of known pictures.
     pub fn labels(&self, indices: &[usize]) -> Vec<i64> {
         indices.iter().map(|&index| self.known.labels()[index]).collect()
+    }
+
+    /// The SHA-256 of all that is learned from, in hexadecimal: pictures, classes and outliers.
+    pub fn checksum(&self) -> Result<String> {
+        let mut sum = Sha256::new();
+        for dataset in [Some(&self.known), self.outliers.as_ref()].into_iter().flatten() {
+            sum.update(dataset.classes().join("\0"));
+            for index in 0..dataset.len() {
+                sum.update(dataset.labels()[index].to_le_bytes());
+                sum.update(dataset.batch(&[index])?);
+            }
+        }
+        Ok(hexadecimal(sum))
     }
 
     /// Steps in an epoch.

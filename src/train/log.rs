@@ -19,8 +19,6 @@ const TENSORBOARD: &str = "events.out.tfevents.0.toolkit";
 pub(super) struct Log {
     lines: Appended,
     tensorboard: Appended,
-    /// Steps in an epoch.
-    steps: usize,
 }
 
 /// The bytes of each file that belong to what a run has done.
@@ -31,15 +29,19 @@ pub(super) struct Lengths {
 }
 
 impl Log {
-    /// Goes on after so many bytes; what stands behind them will be done again. As long as it is open no other process
-    /// can open it.
+    /// Opens the log of a run; as long as it is open no other process can.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Setting`] where another process has it open.
-    pub fn open(run: &Path, lengths: Lengths, steps: usize) -> Result<Self> {
-        let lines = Appended::open(run.join(LINES), lengths.lines)?;
-        let tensorboard = Appended::open(run.join(TENSORBOARD), lengths.tensorboard)?;
-        Ok(Self { lines, tensorboard, steps })
+    pub fn open(run: &Path) -> Result<Self> {
+        let open = |name| Appended::open(run.join(name));
+        Ok(Self { lines: open(LINES)?, tensorboard: open(TENSORBOARD)? })
+    }
+
+    /// Goes on after so many bytes; what stands behind them will be done again.
+    pub fn rewind(&mut self, to: Lengths) -> Result<()> {
+        self.lines.rewind(to.lines)?;
+        self.tensorboard.rewind(to.tensorboard)
     }
 
     /// Makes sure that all of it is on the disk, and says how much it is.
@@ -47,8 +49,8 @@ impl Log {
         Ok(Lengths { lines: self.lines.sync()?, tensorboard: self.tensorboard.sync()? })
     }
 
-    /// Writes an event down.
-    pub fn record(&mut self, event: &Event) -> Result<()> {
+    /// Writes an event down, of a run with so many steps in an epoch.
+    pub fn record(&mut self, event: &Event, steps: usize) -> Result<()> {
         let mut line = serde_json::to_vec(event).expect("an event is plain data");
         line.push(b'\n');
         self.lines.write(&line)?;
@@ -58,21 +60,22 @@ impl Log {
             |tag: &str, step: usize, value: f64| records.extend(tensorboard::scalar(tag, step, value));
         match event {
             Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
-                let step = (epoch - 1) * self.steps + step;
+                let step = (epoch - 1) * steps + step;
                 scalar("training/loss", step, *loss);
                 scalar("training/learning rate", step, *learning_rate);
                 scalar("training/pictures per second", step, *pictures_per_second);
             }
             Event::Epoch { epoch, held_out_loss, report, .. } => {
-                let step = epoch * self.steps;
+                let step = epoch * steps;
                 for (name, value) in [("held-out loss", held_out_loss), ("accuracy", &report.accuracy)] {
                     if let Some(value) = value {
                         scalar(&format!("test/{name}"), step, *value);
                     }
                 }
                 for row in &report.rows {
-                    scalar(&format!("{}/AUROC", row.name), step, row.metrics.auroc);
-                    scalar(&format!("{}/FPR95TPR", row.name), step, row.metrics.fpr95_tpr);
+                    for (name, value) in row.metrics.named() {
+                        scalar(&format!("{}/{name}", row.name), step, value);
+                    }
                 }
             }
             Event::Start { .. } | Event::Testing { .. } => {}
@@ -89,27 +92,29 @@ struct Appended {
 }
 
 impl Appended {
-    fn open(path: PathBuf, bytes: u64) -> Result<Self> {
-        let open = || {
-            let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
-            // A file system that knows no locks keeps nobody out.
-            if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-                return Ok(None);
-            }
-            // There are fewer where somebody has removed the file.
-            let bytes = bytes.min(file.metadata()?.len());
-            file.set_len(bytes)?;
-            file.seek(SeekFrom::End(0))?;
-            Ok(Some((file, bytes)))
-        };
-        let Some((file, bytes)) = open().map_err(Error::io("write", &path))? else {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
+        let file = file.map_err(Error::io("write", &path))?;
+        // A file system that knows no locks keeps nobody out.
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             return Err(Error::setting(
                 "run",
                 format!("`{}`", path.display()),
                 "another process is writing it",
             ));
+        }
+        Ok(Self { path, file, bytes: 0 })
+    }
+
+    fn rewind(&mut self, bytes: u64) -> Result<()> {
+        let mut rewind = || {
+            // There are fewer where somebody has removed the file.
+            let bytes = bytes.min(self.file.metadata()?.len());
+            self.file.set_len(bytes)?;
+            self.file.seek(SeekFrom::End(0))
         };
-        Ok(Self { path, file, bytes })
+        self.bytes = rewind().map_err(Error::io("write", &self.path))?;
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -131,33 +136,39 @@ mod tests {
         Event::Step { epoch: 2, step, loss, learning_rate: 0.5, pictures_per_second: 7.0 }
     }
 
+    fn resumed(run: &Path, to: Lengths) -> Log {
+        let mut log = Log::open(run).unwrap();
+        log.rewind(to).unwrap();
+        log
+    }
+
     #[test]
     fn tensorboard_reads_what_was_done_and_nothing_twice() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = Log::open(folder.path(), Lengths::default(), 10).unwrap();
-        log.record(&step(3, 1.5)).unwrap();
+        let run = folder.path();
+        let mut log = resumed(run, Lengths::default());
+        log.record(&step(3, 1.5), 10).unwrap();
         let lengths = log.sync().unwrap();
-        log.record(&step(4, 1.25)).unwrap();
+        log.record(&step(4, 1.25), 10).unwrap();
         // Nobody else may write meanwhile.
-        let error = Log::open(folder.path(), lengths, 10).err().unwrap();
+        let error = Log::open(run).err().unwrap();
         assert!(matches!(error, Error::Setting { name: "run", .. }), "{error}");
         drop(log);
         // A run that was killed does step 4 again.
-        let mut log = Log::open(folder.path(), lengths, 10).unwrap();
-        log.record(&step(4, 1.0)).unwrap();
+        let mut log = resumed(run, lengths);
+        log.record(&step(4, 1.0), 10).unwrap();
 
-        let bytes = std::fs::read(folder.path().join(TENSORBOARD)).unwrap();
+        let bytes = std::fs::read(run.join(TENSORBOARD)).unwrap();
         let scalars = tensorboard::tests::scalars(&bytes);
         let losses: Vec<_> = scalars.iter().filter(|(tag, ..)| tag == "training/loss").collect();
         assert_eq!(losses, [&("training/loss".to_owned(), 13, 1.5), &("training/loss".to_owned(), 14, 1.0)]);
-        let lines = folder.path().join(LINES);
+        let lines = run.join(LINES);
         assert_eq!(std::fs::read_to_string(&lines).unwrap().lines().count(), 2);
 
         drop(log);
         // Whoever removes a log goes on with a new one.
         std::fs::remove_file(&lines).unwrap();
-        let mut log = Log::open(folder.path(), lengths, 10).unwrap();
-        log.record(&step(5, 1.0)).unwrap();
+        resumed(run, lengths).record(&step(5, 1.0), 10).unwrap();
         assert!(std::fs::read(&lines).unwrap().starts_with(b"{"));
     }
 }

@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
     pub fn training_loss(&self, batch: &Batch) -> Result<Tensor> {
         let Settings { loss, training: Training { recipe, .. }, .. } = self.settings;
         let forward = || {
-            let labels = Tensor::f_from_slice(&batch.labels)?.f_to_device(self.store.device())?;
+            let labels = self.on_device(Tensor::f_from_slice(&batch.labels)?)?;
             let logits = self.network.forward(&self.pictures(&batch.pixels)?, Some(batch.seed))?;
             let (known, all) = (labels.size()[0], logits.size()[0]);
             let losses = loss::losses(loss, &logits.f_narrow(0, 0, known)?, &labels, &self.anchor_tensor)?;
@@ -128,7 +128,17 @@ impl<'a> Run<'a> {
     fn pictures(&self, pixels: &[u8]) -> std::result::Result<Tensor, TchError> {
         let Input { height, width, .. } = self.settings.input;
         let shape = [-1, 3, height as i64, width as i64];
-        Tensor::f_from_slice(pixels)?.f_view(shape)?.f_to_device(self.store.device())
+        self.on_device(Tensor::f_from_slice(pixels)?.f_view(shape)?)
+    }
+
+    /// Brings a tensor to the device, without waiting for what a GPU is busy with.
+    fn on_device(&self, tensor: Tensor) -> std::result::Result<Tensor, TchError> {
+        let device = self.store.device();
+        if !device.is_cuda() {
+            return Ok(tensor);
+        }
+        // From pageable memory the copy would wait.
+        tensor.f_pin_memory(device)?.f_to_device_(device, tensor.kind(), true, false)
     }
 
     /// The logits `[N, C]` of pictures in evaluation.

@@ -21,8 +21,8 @@ const KEPT: usize = 2;
 pub(super) struct State {
     /// What the run was asked to do.
     pub settings: Settings,
-    /// Training pictures, by which it is seen whether the data is the same.
-    pub pictures: usize,
+    /// The checksum of what it learns from.
+    pub data: String,
     /// The epoch to go on with, from 1.
     pub epoch: usize,
     /// Steps of it that are done.
@@ -56,10 +56,7 @@ impl State {
                 Err(error) => fault = fault.or(Some(error)),
             }
         }
-        Err(fault.unwrap_or_else(|| {
-            let reason = "must be the folder of a run that has saved its state";
-            Error::setting("resume", format!("`{}`", run.display()), reason)
-        }))
+        Err(fault.unwrap_or_else(|| none_saved(run)))
     }
 
     fn read(path: &Path) -> Result<(Self, Weights)> {
@@ -71,6 +68,12 @@ impl State {
             None => Err(weights.error("it is no state of a run".to_owned())),
         }
     }
+}
+
+/// The fault of a folder that holds no state.
+pub(super) fn none_saved(run: &Path) -> Error {
+    let reason = "must be the folder of a run that has saved its state";
+    Error::setting("resume", format!("`{}`", run.display()), reason)
 }
 
 /// Removes all states but so many of the newest.

@@ -261,7 +261,12 @@ fn sha256_of(path: &Path) -> Result<String> {
 
 /// The SHA-256 in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(Sha256::new_with_prefix(bytes))
+}
+
+/// A finished SHA-256 in hexadecimal.
+pub(crate) fn hexadecimal(sum: Sha256) -> String {
+    sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `$XDG_CACHE_HOME/cac-toolkit/weights`, or else in `.cache` of the home folder.

@@ -141,17 +141,30 @@ fn timeless(log: &Path) -> Vec<Value> {
     events
 }
 
+// Together all that has a state or is random.
+
 #[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
+    goes_on_to_the_same_weights(
+        "--average=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
+         --outliers=scrambled --batch-size=2 --json",
+    );
+}
+
+#[test]
+fn so_does_one_with_adam_and_dropout() {
+    goes_on_to_the_same_weights(
+        "--optimizer=adam --schedule=cosine --dropout=0.3 --trim=0.3 --outliers=none --batch-size=4 --json",
+    );
+}
+
+fn goes_on_to_the_same_weights(recipe: &str) {
     use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
     use std::io::{BufRead, BufReader};
 
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    // All that has a state or is random.
-    let recipe = "--average=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
-                  --outliers=scrambled --batch-size=2 --json";
     let args = [&SMALL[..], &recipe.split_whitespace().collect::<Vec<_>>()].concat();
     stdout(&toolkit(at, &[&args[..], &["--run", "whole"]].concat()));
 
@@ -205,7 +218,7 @@ fn a_damaged_state_falls_back_on_the_one_before() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    stdout(&toolkit(at, &[&SMALL[..], &["--run", "run"]].concat()));
+    stdout(&toolkit(at, &[&SMALL[..], &["--run", "run", "--save-every", "0"]].concat()));
     let expected = fs::read(at.join("run/weights-last.safetensors")).unwrap();
     // The last epoch is to be done again.
     let mut states: Vec<PathBuf> = fs::read_dir(at.join("run"))
@@ -224,8 +237,9 @@ fn a_damaged_state_falls_back_on_the_one_before() {
     assert!(resume("colours").contains("must be the folder of a run"));
     assert!(resume("nowhere").contains("cannot read `nowhere`"));
     assert_eq!(toolkit(at, &["train", "--resume", "run", "--epochs", "9"]).status.code(), Some(2));
-    pictures(&at.join("colours/train"), "red", [200, 30, 30], 37);
-    assert!(resume("run").contains("was started with 51 training pictures, now there are 55"));
+    // As many pictures, but one is another.
+    pictures(&at.join("colours/train"), "red", [201, 30, 30], 1);
+    assert!(resume("run").contains("began with other pictures, classes or outliers"));
 }
 
 #[test]
@@ -530,6 +544,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test pictures"),
         (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test pictures"),
         (["--outlier-share=0.001", "--outliers=colours"], "outlier share = 0.001: is no picture beside"),
+        (["--outlier-share=1e300", "--outliers=colours"], "must be 0 to 16"),
         (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
         (["--held-out", "0.99"], "has no picture to train on, 63 are held out"),
         (["--depth", "11"], "depth = 11"),
