@@ -94,6 +94,7 @@ fn log_one_plus_sum_exp(xs: impl Iterator<Item = f64> + Clone) -> f64 {
 /// Where the anchors that ship with a model come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum AnchorKind {
     /// Magnitude times the identity, as in training.
     Fixed,

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::cac::{Loss, Score, Variant};
+use crate::cac::{AnchorKind, Loss, Score, Variant};
 
 /// The recipe of a training. The default has what helped in `benches/recipes.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -196,6 +196,13 @@ impl Recipe {
         }
     }
 
+    /// The anchors that go with that score: the variant's own where the score is, or else fixed ones, which the energy
+    /// does not look at and which name the class as often.
+    #[must_use]
+    pub fn anchors(&self, loss: &Loss) -> AnchorKind {
+        if self.score(loss) == loss.variant.score() { loss.variant.anchor_kind() } else { AnchorKind::Fixed }
+    }
+
     /// Pictures that are passed over in a step of so many.
     #[must_use]
     pub fn trimmed_of(&self, known: usize) -> usize {
@@ -309,16 +316,22 @@ mod tests {
     }
 
     #[test]
-    fn the_score_goes_with_the_outliers() {
-        let score = |outliers, variant| {
-            let recipe = Recipe { outliers, ..Recipe::default() };
-            recipe.score(&Loss::new(variant)).to_string()
-        };
-        assert_eq!(score(Outliers::Scrambled, Variant::Paper), "energy:5");
-        assert_eq!(score("somewhere".into(), Variant::PytorchOod), "energy:2.5");
-        assert_eq!(score(Outliers::Scrambled, Variant::CrossEntropy), "energy");
-        assert_eq!(score(Outliers::None, Variant::Paper), "cac");
-        assert_eq!(score(Outliers::None, Variant::PytorchOod), "pytorch-ood");
+    fn score_and_anchors_go_with_the_outliers() {
+        use AnchorKind::{ClassMeans, Fixed};
+        for (outliers, variant, score, anchors) in [
+            (Outliers::Scrambled, Variant::Paper, "energy:5", Fixed),
+            ("somewhere".into(), Variant::PytorchOod, "energy:2.5", Fixed),
+            (Outliers::Scrambled, Variant::CrossEntropy, "energy", Fixed),
+            (Outliers::None, Variant::Paper, "cac", ClassMeans),
+            (Outliers::None, Variant::PytorchOod, "pytorch-ood", Fixed),
+        ] {
+            let (recipe, loss) = (Recipe { outliers, ..Recipe::default() }, Loss::new(variant));
+            assert_eq!(
+                (&*recipe.score(&loss).to_string(), recipe.anchors(&loss)),
+                (score, anchors),
+                "{variant:?}"
+            );
+        }
     }
 
     #[test]

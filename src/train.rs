@@ -23,7 +23,7 @@ use tch::{Device, TchError, Tensor};
 
 use crate::{
     arch::Architecture,
-    cac::Loss,
+    cac::{AnchorKind, Loss},
     checkpoint::Which,
     error::{Error, Result},
     manifest::{Input, Training},
@@ -48,6 +48,8 @@ const LOG_EVERY: usize = 50;
 pub struct Settings {
     /// The loss.
     pub loss: Loss,
+    /// The anchors that the network is tested with and keeps; in training they are fixed.
+    pub anchors: AnchorKind,
     /// The network.
     pub architecture: Architecture,
     /// The pictures that it takes.

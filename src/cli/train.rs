@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 #[cfg(feature = "train")]
 use cac::train::Precision;
 use cac::{
-    cac::Variant,
+    cac::{AnchorKind, Variant},
     dataset::Protocol,
     recipe::{Augment, Optimizer, Outliers, Recipe, Schedule},
 };
@@ -27,9 +27,9 @@ pub(super) const USAGE: &str = "toolkit train --known <DIR> [OPTIONS]
 #[derive(Args)]
 pub struct TrainArgs {
     /// Take settings from a TOML file, by the names of the flags below. Flags win over it: another --optimizer also
-    /// over its learning rate, another --loss or --variant over learning rate, magnitude and weight, another --loss
-    /// over outliers, another --arch over the network's sizes and dropout, another --backbone over network, mean and
-    /// deviation, another --device over the precision
+    /// over its learning rate, another --loss or --variant over learning rate, magnitude and weight, these and other
+    /// --outliers over anchors, another --loss over outliers, another --arch over the network's sizes and dropout,
+    /// another --backbone over network, mean and deviation, another --device over the precision
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     /// Go on with the run in this folder, exactly where it stopped
@@ -95,7 +95,10 @@ pub struct SettingsArgs {
     /// 0 the last epoch is the best
     #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
     pub held_out: f64,
-    /// With `paper`, take the class means over this many training pictures, drawn at random; 0 for all
+    /// The anchors that the trained network keeps; by default class-means for paper without outliers, or else fixed
+    #[arg(long, value_enum)]
+    pub anchors: Option<AnchorKind>,
+    /// Take class means over this many training pictures, drawn at random; 0 for all
     #[arg(long, value_name = "N", default_value_t = 5000)]
     pub anchor_pictures: usize,
 
@@ -176,9 +179,10 @@ pub struct SettingsArgs {
 
 /// Where a flag on the command line is not what a file of settings says, these keys of the file are void: they
 /// may be what followed from the other value, because a run saves its settings with all defaults filled in.
-const FOLLOWING: [(&[&str], &[&str]); 6] = [
+const FOLLOWING: [(&[&str], &[&str]); 7] = [
     (&["optimizer"], &["learning-rate"]),
     (&["loss", "variant"], &["learning-rate", "magnitude", "weight"]),
+    (&["loss", "variant", "outliers"], &["anchors"]),
     (&["loss"], &["outliers"]),
     (&["arch"], &["depth", "widen-factor", "channels", "dropout"]),
     (&["backbone"], &["arch", "depth", "widen-factor", "channels", "mean", "std"]),

@@ -197,8 +197,9 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
         pictures: 0,
         epoch: 0,
     };
+    let anchors = *args.anchors.get_or_insert(training.recipe.anchors(&loss));
     let (precision, test_every) = (args.precision, args.test_every);
-    Ok(Settings { loss, architecture, input, training, precision, test_every })
+    Ok(Settings { loss, anchors, architecture, input, training, precision, test_every })
 }
 
 /// The loss, with the variant's own magnitude and weight where none are given.

@@ -155,8 +155,8 @@ impl<'a> Run<'a> {
 
     /// The anchors to test with: fixed ones, or class means over training pictures drawn with the seed.
     fn anchors(&self) -> Result<Array2<f32>> {
-        let Settings { loss, training, .. } = self.settings;
-        if loss.variant.anchor_kind() == AnchorKind::Fixed {
+        let Settings { anchors, training, .. } = self.settings;
+        if *anchors == AnchorKind::Fixed {
             return Ok(self.fixed_anchors.clone());
         }
         let count = if training.anchor_pictures == 0 { usize::MAX } else { training.anchor_pictures };
@@ -221,7 +221,7 @@ impl<'a> Run<'a> {
 
     /// What export needs; in the middle of an epoch anchors are computed and there is no report.
     pub fn checkpoint(&self, epoch: usize, tested: Option<&Tested>) -> Result<Checkpoint> {
-        let Settings { loss, architecture, input, training, .. } = self.settings;
+        let Settings { loss, anchors: anchor_kind, architecture, input, training, .. } = self.settings;
         let anchors = tested.map_or_else(|| self.anchors(), |tested| Ok(tested.anchors.clone()))?;
         let mut weights = Weights::new(Path::new("checkpoint"));
         self.kept().save(&mut weights, "").map_err(torch)?;
@@ -244,6 +244,7 @@ impl<'a> Run<'a> {
         let training = Training { pictures: self.data.training.len(), epoch, ..training.clone() };
         let classes = self.data.known.classes().to_vec();
         let manifest = Manifest {
+            anchors: *anchor_kind,
             score: self.score(),
             training: Some(training),
             metrics: tested.map(|tested| tested.report.clone()),

@@ -286,6 +286,15 @@ fn settings_come_from_a_file_and_flags_win() {
     let config = ["train", "--config=a/settings.toml", "--loss=cross-entropy", "--outliers=scrambled"];
     assert_eq!(outliers("d", &config[..3]), "none");
     assert_eq!(outliers("e", &config), "scrambled");
+    // Anchors that followed from outliers go with them; those that are asked for are kept.
+    let anchors = |run: &str, flags: &[&str]| {
+        let flags = [&["train", "--config=c/settings.toml", "--epochs=1", "--run", run], flags].concat();
+        stdout(&toolkit(at, &flags));
+        manifest_of(&at.join(run))["anchors"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(manifest["anchors"], "fixed");
+    assert_eq!(anchors("g", &["--outliers=none"]), "class-means");
+    assert_eq!(anchors("h", &["--outliers=none", "--anchors=fixed"]), "fixed");
     // None fits beside a step of one picture.
     assert_eq!(outliers("f", &[&SMALL[..], &["--batch-size", "1"]].concat()), "none");
 
@@ -410,11 +419,16 @@ fn outliers_are_kept_away_from_the_anchors() {
     let with = distance_of_unseen(at, "with", "seen");
     let without = distance_of_unseen(at, "without", "none");
     assert!(with > without + 1.0, "{with}, without {without}");
-    // The score goes with what was learned.
-    for (run, outliers, score) in [("with", "seen", "energy:5"), ("without", "none", "cac")] {
+    // Score and anchors go with what was learned.
+    let fixed = cac::cac::fixed_anchors(2, 10.0).into_raw_vec_and_offset().0;
+    for (run, outliers, score, anchors) in
+        [("with", "seen", "energy:5", "fixed"), ("without", "none", "cac", "class-means")]
+    {
         let manifest = manifest_of(&at.join(run));
         assert_eq!(manifest["training"]["recipe"]["outliers"], outliers);
-        assert_eq!(manifest["score"], score);
+        assert_eq!((&manifest["score"], &manifest["anchors"]), (&score.into(), &anchors.into()));
+        let weights = Weights::read(&at.join(run).join("weights.safetensors")).unwrap();
+        assert_eq!(weights.get("anchors").unwrap().values == fixed, anchors == "fixed");
         let exported = toolkit(at, &["export", "model.onnx", "--run", run, "--json"]);
         assert_eq!(serde_json::from_str::<Value>(stdout(&exported)).unwrap()["score"], score);
     }
