@@ -197,7 +197,7 @@ impl Recipe {
     }
 
     /// The anchors that go with that score: the variant's own where the score is, or else fixed ones, which the energy
-    /// does not look at and which name the class as often.
+    /// does not look at and which name the class at least as often.
     #[must_use]
     pub fn anchors(&self, loss: &Loss) -> AnchorKind {
         if self.score(loss) == loss.variant.score() { loss.variant.anchor_kind() } else { AnchorKind::Fixed }

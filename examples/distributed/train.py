@@ -70,6 +70,8 @@ def cac_loss(logits: Tensor, labels: Tensor, magnitude: float = 10.0, weight: fl
 def train(args: argparse.Namespace) -> None:
     """One process of the training; the process group is there."""
     rank, world = dist.get_rank(), dist.get_world_size()
+    if args.batch_size % world:
+        raise SystemExit(f"--batch-size {args.batch_size} cannot be shared by {world} processes")
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     torch.manual_seed(args.seed + rank)
@@ -86,8 +88,6 @@ def train(args: argparse.Namespace) -> None:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network = DistributedDataParallel(network, device_ids=[device.index] if cuda else None)
 
-    if args.batch_size % world:
-        raise SystemExit(f"--batch-size {args.batch_size} cannot be shared by {world} processes")
     sampler = DistributedSampler(data, seed=args.seed)
     loader = DataLoader(data, args.batch_size // world, sampler=sampler, pin_memory=cuda, drop_last=True)
     optimizer = torch.optim.SGD(network.parameters(), args.learning_rate, 0.9, nesterov=True)

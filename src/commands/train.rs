@@ -176,7 +176,7 @@ fn resolve(args: &mut SettingsArgs) -> anyhow::Result<Settings> {
         outlier_share: args.outlier_share,
         outlier_weight: args.outlier_weight,
     };
-    // A backbone has no use for them.
+    // A backbone has no use for them, and a step of few pictures has no place.
     if args.loss == Objective::CrossEntropy || recipe.outliers_beside(args.batch_size) == 0 {
         recipe.outliers = Outliers::None;
     }
@@ -255,12 +255,12 @@ fn new_run() -> anyhow::Result<PathBuf> {
         std::fs::create_dir_all(RUNS)?;
         let names = Path::new(RUNS).read_dir()?.filter_map(|entry| Some(entry.ok()?.file_name()));
         let last = names.filter_map(|name| name.to_str()?.parse::<u32>().ok()).max();
-        let mut number = last.unwrap_or(0);
+        let mut number = last.map_or(0, u64::from);
         loop {
-            number = number.saturating_add(1);
+            number += 1;
             let run = Path::new(RUNS).join(number.to_string());
             match std::fs::create_dir(&run) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists && number < u32::MAX => {}
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 made => return made.map(|()| run),
             }
         }

@@ -29,7 +29,7 @@ pub(super) struct Lengths {
 }
 
 impl Log {
-    /// Opens the log of a run; as long as it is open no other process can.
+    /// Opens the log of a run, to be rewound before anything is recorded; as long as it is open no other process can.
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::Setting`] where another process has it open.
