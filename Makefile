@@ -1,34 +1,41 @@
-# `make demo` runs the whole way from pictures to the table, `make test` passes the tests.
-# Both first get what they need: the native libraries, into a cache of the user.
+# `make demo` trains, exports and evaluates; `make test` runs the tests. Both first install the native
+# libraries into a user cache.
 
 CARGO ?= cargo
-TOOLKIT = $(CARGO) run --quiet --release --features train --bin toolkit --
+TARGET = $(or $(CARGO_TARGET_DIR),target)/release
+TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
+LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: native build demo test lint bench bench-train bench-eval bench-metrics conformance
+.PHONY: help native build demo test lint check deny bench bench-train bench-loader bench-eval bench-metrics conformance
 
-# libtorch and libonnxruntime: with CUDA=1 for NVIDIA GPUs, with CUDA=0 for the CPU, else what is there already,
-# at first for the CPU.
-native:
+help: ## lists the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
+
+native: ## installs libtorch and libonnxruntime; CUDA=1 those for NVIDIA GPUs, CUDA=0 those for the CPU
 	@python3 native/install.py $(if $(filter 1,$(CUDA)),--cuda) $(if $(filter 0,$(CUDA)),--cpu)
 
-build: native
-	$(CARGO) build --release --features train
+# Two builds, because features apply to a whole build, and a toolkit built with training loads libtorch. The
+# toolkit finds ONNX Runtime beside itself.
+build: native ## builds both programs, toolkit and toolkit-train
+	$(CARGO) build --release --features train --bin toolkit-train
+	$(CARGO) build --release --bin toolkit
+	@! test -e .native/onnxruntime || ln -sf "$(CURDIR)/.native/onnxruntime/lib/libonnxruntime.so" $(TARGET)/$(LIBRARY)
 
-# Fine-tunes on the small data set in the repository, exports, and evaluates on two runtimes.
-demo: build
+demo: build ## trains on the small data set in the repository, exports, and evaluates on two runtimes
 	rm -rf runs/demo
 	$(TOOLKIT) train --known $(DEMO) --unknown textures=$(DEMO)/textures \
 	  --backbone $(DEMO)/backbone.safetensors --epochs 4 --held-out 0.1 --run runs/demo
 	$(TOOLKIT) export --run runs/demo runs/demo/model.onnx
 	$(TOOLKIT) eval runs/demo/model.onnx --provider cpu --provider onnxruntime
 
-# The optimised build, because tract and the test networks are slow without.
-test: native
-	$(CARGO) test --release
+# Optimised, because tract and the test networks are slow otherwise. The build without training comes last, so
+# that its toolkit stays.
+test: native ## runs the tests
 	$(CARGO) test --release --features train
+	$(CARGO) test --release
 
-lint:
+lint: ## checks format, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy --no-default-features --features tract -- -D warnings
 	$(CARGO) clippy --no-default-features --features onnxruntime -- -D warnings
@@ -36,42 +43,52 @@ lint:
 	$(CARGO) clippy --all-targets --features train -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --lib --no-deps --features train
 
-# Against PyTorch and its toolkits, in pairs of one run each; they are set up in .venv (3 GB). Training speed, evaluation
-# speed, and time and memory of the metrics.
-bench: bench-train bench-eval bench-metrics
+check: native ## checks that everything compiles; CI runs it with the declared Rust version
+	$(CARGO) check --locked --all-targets
+	$(CARGO) check --locked --all-targets --features train
 
-bench-train: build .venv/ready
-	.venv/bin/python benches/training.py target/release/toolkit
+deny: ## checks licences, advisories and sources of the dependencies; needs cargo-deny
+	$(CARGO) deny check
 
-# With other data: KNOWN=data/cifar-10-batches-bin UNKNOWN=data/textures, and MODELS to compare.
+# Compares with PyTorch and its toolkits, which are installed in .venv (3 GB), in alternating runs.
+bench: bench-train bench-loader bench-eval bench-metrics ## compares with PyTorch and its toolkits
+
+bench-train: build .venv/ready ## speed of training
+	.venv/bin/python benches/training.py $(TOOLKIT)
+
+# Cargo builds the programs for a bench, with training: build the toolkit without it again.
+bench-loader: native ## speed of the loader alone; PHOTOGRAPHS=DIR for full-size images
+	$(CARGO) bench --features train --bench loader -- $(PHOTOGRAPHS)
+	$(CARGO) build --release --bin toolkit
+
+# For other data: KNOWN=data/cifar-10-batches-bin UNKNOWN=data/textures. MODELS lists other models to compare.
 KNOWN ?= $(DEMO)/cifar-10-batches-bin
 UNKNOWN ?= $(DEMO)/textures
-bench-eval: native .venv/ready
-	$(CARGO) build --release
-	.venv/bin/python benches/evaluation.py target/release/toolkit $(KNOWN) $(UNKNOWN) $(MODELS)
+bench-eval: build .venv/ready ## speed of evaluation
+	.venv/bin/python benches/evaluation.py $(TOOLKIT) $(KNOWN) $(UNKNOWN) $(MODELS)
 
-bench-metrics: .venv/ready
+bench-metrics: .venv/ready ## time and memory of the metrics
 	$(CARGO) build --release --no-default-features --bench metrics
-	.venv/bin/python benches/metrics.py "$$(ls -t target/release/deps/metrics-* | grep -v '\.d$$' | head -1)"
+	.venv/bin/python benches/metrics.py "$$(ls -t $(TARGET)/deps/metrics-* | grep -v '\.d$$' | head -1)"
 
 .venv/ready: benches/requirements.txt
 	python3 -m venv .venv
 	.venv/bin/python -m pip install --quiet --requirement $<
 	touch $@
 
-# The built-in model in every runtime that a user may have, on the same pictures, and in every example. Needs Node.js and
-# Chromium (or CHROMIUM, its path); the C example ORT_INCLUDE, the folder of onnxruntime_c_api.h, and the one on Spark
-# Java, without which these are left out. Sets up the rest beside the tests.
-conformance: native tests/conformance/.venv/ready tests/conformance/node_modules/ready examples/web/node_modules/ready
-	$(CARGO) build --release --bin toolkit --example score_raw
+# Runs the built-in model on the same images in every runtime and every example. Needs Node.js and Chromium
+# (CHROMIUM is its path). The C example needs ORT_INCLUDE, the folder of onnxruntime_c_api.h, and the Spark
+# example Java; without these they are skipped. The rest is installed beside the tests.
+conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/ready examples/web/node_modules/ready ## compares all runtimes and examples
+	$(CARGO) build --release --example score_raw
 	tests/conformance/.venv/bin/python tests/conformance/run.py exported/cifar10-wrn-40-2.onnx \
-	  target/release/examples/score_raw
-	tests/conformance/.venv/bin/python tests/conformance/triton.py target/release/toolkit \
+	  $(TARGET)/examples/score_raw
+	tests/conformance/.venv/bin/python tests/conformance/triton.py $(TOOLKIT) \
 	  tests/golden/checkpoints/wrn.pt
-	tests/conformance/.venv/bin/python tests/conformance/examples.py target/release/toolkit \
+	tests/conformance/.venv/bin/python tests/conformance/examples.py $(TOOLKIT) \
 	  exported/cifar10-wrn-40-2.onnx
-	node tests/conformance/page.mjs target/release/toolkit target/page.png \
-	  $$(ls examples/demo/textures/*/*.png tests/golden/pictures/*.jpg | sed -n '1~40p')
+	node tests/conformance/page.mjs $(TOOLKIT) target/page.png \
+	  $$(ls examples/demo/textures/*/*.png tests/golden/images/*.jpg | sed -n '1~40p')
 
 tests/conformance/.venv/ready: tests/conformance/requirements.txt
 	python3 -m venv tests/conformance/.venv

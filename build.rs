@@ -1,5 +1,5 @@
-//! Lets the programs of this package find libtorch, which `torch-sys` links but whose link arguments reach
-//! only its own package, and tells them which commit they are built from.
+//! Links the programs to libtorch, because the link arguments of `torch-sys` reach only its own package, and
+//! records the commit they are built from.
 
 use std::{env, path::Path, process::Command};
 
@@ -11,9 +11,9 @@ fn main() {
     }
 }
 
-/// Sets CAC_COMMIT for the compiler where this is a git checkout; models record it.
+/// Sets CAC_COMMIT in a git checkout; models record it.
 fn commit() {
-    // Git appends to this file whenever the checkout moves to another commit.
+    // Git appends to this file whenever HEAD moves.
     let moves = ".git/logs/HEAD";
     if !Path::new(moves).exists() {
         return;
@@ -26,19 +26,19 @@ fn commit() {
 }
 
 fn link_libtorch() {
-    // `make native` rewrites this file when it changes what is installed: link anew then. A file
-    // that is not there would make cargo run this script, and link, every time.
+    // `make native` rewrites this file when the installed libraries change: relink then. A missing file would
+    // make cargo rerun this script, and relink, every time.
     let installed = ".native/installed";
     if Path::new(installed).exists() {
         println!("cargo::rerun-if-changed={installed}");
     }
-    // Told by torch-sys (its `links` key is `tch`), on Linux and macOS only.
+    // Set by torch-sys (its `links` key is `tch`), on Linux and macOS only.
     let Ok(lib) = env::var("DEP_TCH_LIBTORCH_LIB") else {
         return;
     };
     println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
-    // Nothing refers to a symbol of libtorch_cuda, so the linker would drop it: it makes itself
-    // known to libtorch when it is loaded.
+    // libtorch_cuda registers itself when it is loaded. None of its symbols is referenced, so the linker
+    // would drop it.
     if Path::new(&lib).join("libtorch_cuda.so").exists() {
         println!("cargo::rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
     }

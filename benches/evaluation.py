@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Compare evaluation, and the way to a first score, with PyTorch and with ONNX Runtime in Python.
+"""Compare the speed of evaluation, and the time to a first score, with PyTorch and ONNX Runtime in Python.
 
     python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...] [--rounds N]
 
-KNOWN is a folder with CIFAR-10's test_batch.bin, UNKNOWN a folder of pictures. In every round, one after the other, on
-the processor with all threads: pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2, float32, DataLoader,
-OODMetrics), and `toolkit eval` with each model on tract and on ONNX Runtime. The toolkit's time is that of the whole
-process, PyTorch's is without its imports. Then one picture: `toolkit score` and examples/python/score.py as whole
-processes. Prints pictures per second, seconds, and ratios within a round. Needs PyTorch, pytorch-ood and onnxruntime
-(`make bench-eval` sets them up).
+KNOWN is a folder with CIFAR-10's test_batch.bin, UNKNOWN a folder of images. Each round runs, one after the other on
+all CPU threads, pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2, float32, DataLoader, OODMetrics),
+and `toolkit eval` with each model on tract and on ONNX Runtime. The toolkit's time includes process start; PyTorch's
+excludes its imports. Then it scores one image with `toolkit score` and examples/python/score.py, each as a whole
+process. Prints images per second, milliseconds, and ratios within a round. Needs PyTorch, pytorch-ood and onnxruntime
+(`make bench-eval` installs them).
 """
 
 import subprocess
@@ -20,7 +20,7 @@ from statistics import median
 
 import onnxruntime
 import torch
-from pictures import Known, Unknown
+from images import Known, Unknown
 from pytorch_ood.loss import CACLoss
 from pytorch_ood.metrics import OODMetrics
 from pytorch_ood.model import WideResNet
@@ -50,7 +50,7 @@ def seconds(command: list) -> float:
 
 
 def compare(runs: dict, base: str, rounds: int, show) -> None:
-    """Times every run in every round; shows them and their ratios to the base."""
+    """Time every run in every round; print the medians and their ratios to the base."""
     times = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -71,12 +71,12 @@ def main(program: Path, known: Path, unknown: Path, models: list[Path], rounds: 
         for provider in ("cpu", "onnxruntime"):
             command = [*evaluate, "--provider", provider, model]
             runs[f"{model.stem} on {provider}"] = lambda command=command: seconds(command)
-    compare(runs, "pytorch-ood", rounds, lambda time: f"{count / time:.0f} pictures/s")
+    compare(runs, "pytorch-ood", rounds, lambda time: f"{count / time:.0f} images/s")
 
-    picture = next(iter(Unknown(unknown).files))
-    score = [program, "score", picture]
+    image = next(iter(Unknown(unknown).files))
+    score = [program, "score", image]
     runs = {
-        "Python": lambda: seconds([sys.executable, ROOT / "examples/python/score.py", EXPORTED, picture]),
+        "Python": lambda: seconds([sys.executable, ROOT / "examples/python/score.py", EXPORTED, image]),
         "toolkit on cpu": lambda: seconds([*score, "--provider", "cpu"]),
         "toolkit on onnxruntime": lambda: seconds([*score, "--provider", "onnxruntime"]),
     }

@@ -3,12 +3,11 @@
 
     python3 benches/metrics.py BENCH [ROUNDS] [COUNT...]
 
-BENCH is the program made of metrics.rs. For each number of scores (1e4, 1e6, 1e8 by default) every toolkit
-runs in a process of its own, in turn, for so many rounds. The scores are the same, nine in ten known. The
-others compute what pytorch-ood's table has: AUROC, AUPR-IN, AUPR-OUT and FPR at 95 % TPR; ours computes OSCR,
-the other FPR and detection accuracy too. Prints median seconds, the most memory taken on top of the scores'
-own, and the ratios to ours. Needs scikit-learn, torchmetrics and pytorch-ood (`make bench-metrics` sets them
-up).
+BENCH is the program built from metrics.rs. For each number of scores (1e4, 1e6, 1e8 by default), the toolkits
+run in turn, each in its own process, for ROUNDS rounds. All get the same scores, nine in ten known. The other
+toolkits compute AUROC, AUPR-IN, AUPR-OUT and FPR at 95 % TPR; ours also computes OSCR, the other FPR and
+detection accuracy. Prints median seconds, peak memory beyond that of the scores, and the ratios to ours. Needs
+scikit-learn, torchmetrics and pytorch-ood (`make bench-metrics` installs them).
 """
 
 import json
@@ -82,9 +81,9 @@ def pytorch_ood(values, unknown):
 
 
 def other(toolkit: str, count: int) -> None:
-    """One measurement, as a line of JSON."""
+    """Print one measurement as a line of JSON."""
     measure = globals()[toolkit.replace("-", "_")]
-    measure(*scores(1000))  # imports, and threads that start up
+    measure(*scores(1000))  # warm up imports and threads
     values, unknown = scores(count)
     Path("/proc/self/clear_refs").write_text("5")
     before = memory("VmRSS")

@@ -1,4 +1,5 @@
-//! Time and memory of the metrics: `metrics COUNT` prints one line of JSON. `metrics.py` runs it beside others.
+//! Time and memory of the metrics: `metrics COUNT` prints one line of JSON. `metrics.py` compares it with
+//! other toolkits.
 
 use std::time::Instant;
 
@@ -8,16 +9,16 @@ use cac::metrics::{Kind, Metrics, Stream};
 #[allow(dead_code, reason = "the tests use the rest")]
 mod fill;
 
-/// A figure of this process in bytes: `VmRSS`, its memory now, or `VmHWM`, the most so far.
+/// A memory figure of this process in bytes: `VmRSS`, the current, or `VmHWM`, the peak.
 fn memory(figure: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(figure)?.strip_prefix(':'))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
-/// Seconds, and the most memory taken meanwhile on top of what was taken before.
+/// Runs `work` and returns its result, its seconds, and the peak of its additional memory in bytes.
 fn measured<T>(work: impl FnOnce() -> T) -> (T, f64, u64) {
-    // Makes the most so far what it is now.
+    // Resets the peak to the current memory.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let before = memory("VmRSS").unwrap_or(0);
     let start = Instant::now();
@@ -31,13 +32,14 @@ fn main() {
     let unit = |i: u64| fill::unit(fill::splitmix64(i));
     let known: Vec<f32> = (0..count / 10 * 9).map(|i| unit(i) as f32).collect();
     let unknown: Vec<f32> = (count / 10 * 9..count).map(|i| unit(i).sqrt() as f32).collect();
-    let right: Vec<bool> = (0..known.len() as u64).map(|i| !fill::splitmix64(i).is_multiple_of(10)).collect();
-    let (metrics, seconds, bytes) = measured(|| Metrics::new(&known, Some(&right), &unknown));
+    let correct: Vec<bool> =
+        (0..known.len() as u64).map(|i| !fill::splitmix64(i).is_multiple_of(10)).collect();
+    let (metrics, seconds, bytes) = measured(|| Metrics::new(&known, Some(&correct), &unknown));
     let metrics = metrics.expect("scores of both sides");
     let (streamed, stream_seconds, stream_bytes) = measured(|| {
         let mut stream = Stream::new(1 << 18);
-        for (&score, &right) in known.iter().zip(&right) {
-            stream.push(score.into(), Kind::Known { right }).expect("a number");
+        for (&score, &correct) in known.iter().zip(&correct) {
+            stream.push(score.into(), Kind::Known { correct }).expect("a number");
         }
         for &score in &unknown {
             stream.push(score.into(), Kind::Unknown).expect("a number");

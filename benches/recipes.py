@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Measure what each switch of `toolkit train` does on its own, and some of them together.
+"""Measure the effect of each switch of `toolkit train`, alone and in some combinations.
 
     python3 benches/recipes.py TOOLKIT OUT --known DIR --unknown NAME=DIR --backbone FILE [--outliers DIR]
-        [--pictures 5000] [--epochs 10] [--seed 123] [--precision f32] [RECIPE...]
+        [--images 5000] [--epochs 10] [--seed 123] [--precision f32] [RECIPE...]
 
-Trains once with every recipe below (or those that are named), on the first so many pictures of CIFAR-10's binary
-files in DIR, and tests on all of its test pictures against the unknown ones after the last epoch. What is done stays
-in OUT: a second call with the same settings goes on where the first stopped. Prints a table of the last epochs, in per
-cent with 95 % intervals over pictures.
+Trains each recipe below, or each RECIPE given, on the first --images images of CIFAR-10's binary files in DIR, and
+tests after the last epoch on all of its test images against the unknown images. Results stay in OUT: a second call
+with the same settings resumes. Prints the final metrics as one table, in percent with 95 % intervals over images.
 """
 
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 
 RECORD = 1 + 3 * 32 * 32
 TOGETHER = "--optimizer sgd --schedule one-cycle --augment crop --weight-decay 5e-4 --dropout 0"
-# What a recipe leaves as it is.
+# The settings that a recipe starts from.
 NONE = "--optimizer adam --schedule cosine --weight-decay 0 --augment none --dropout 0.3 --outliers none"
 RECIPES = {
     "none": "",
@@ -29,7 +28,7 @@ RECIPES = {
     "one-cycle": "--schedule one-cycle",
     "warm-up": "--warm-up 1",
     "weight-decay": "--weight-decay 0.05",
-    "average": "--average 0.99",
+    "ema": "--ema 0.99",
     "trim": "--trim 0.05",
     "batch": "--batch-size 128 --learning-rate 0.002",
     "dropout": "--dropout 0",
@@ -45,12 +44,12 @@ RECIPES = {
 }
 
 
-def subset(known: Path, out: Path, pictures: int) -> Path:
-    """CIFAR-10's files with the first so many training pictures, and all test pictures."""
+def subset(known: Path, out: Path, images: int) -> Path:
+    """CIFAR-10's files with the first `images` training images and all test images."""
     if not (out / "test_batch.bin").exists():
         out.mkdir(parents=True, exist_ok=True)
         records = b"".join((known / f"data_batch_{i}.bin").read_bytes() for i in range(1, 6))
-        per_file = pictures // 5 * RECORD
+        per_file = images // 5 * RECORD
         for i in range(5):
             (out / f"data_batch_{i + 1}.bin").write_bytes(records[i * per_file : (i + 1) * per_file])
         for name in ("batches.meta.txt", "test_batch.bin"):
@@ -58,11 +57,11 @@ def subset(known: Path, out: Path, pictures: int) -> Path:
     return out
 
 
-def last_epoch(run: Path, epochs: int) -> dict | None:
+def result(run: Path) -> dict | None:
+    """The final report of a finished run."""
     log = run / "log.jsonl"
     events = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    tested = [event for event in events if event["event"] == "epoch"]
-    return tested[-1] if tested and tested[-1]["epoch"] == epochs else None
+    return events[-1]["report"] if events and events[-1]["event"] == "finished" else None
 
 
 def cell(value: float, interval: list) -> str:
@@ -78,7 +77,7 @@ def main():
     parser.add_argument("--unknown", required=True)
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--outliers")
-    parser.add_argument("--pictures", type=int, default=5000)
+    parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=123)
     parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
@@ -86,23 +85,23 @@ def main():
     if unheard := set(args.recipes) - set(RECIPES):
         parser.error(f"no such recipe: {', '.join(sorted(unheard))}")
 
-    # Recipes can only be compared where all else is the same.
+    # Recipes are comparable only with the same settings.
     given = vars(args)
-    same = ("known", "unknown", "backbone", "outliers", "pictures", "epochs", "seed", "precision")
+    same = ("known", "unknown", "backbone", "outliers", "images", "epochs", "seed", "precision")
     settings = {name: str(given[name]) for name in same}
     noted = args.out / "settings.json"
     args.out.mkdir(parents=True, exist_ok=True)
     if noted.exists() and json.loads(noted.read_text()) != settings:
         parser.error(f"{args.out} holds the results of other settings: {noted.read_text()}")
     noted.write_text(json.dumps(settings))
-    known = subset(args.known, args.out / "pictures", args.pictures)
+    known = subset(args.known, args.out / "images", args.images)
     print("| recipe | flags | accuracy | AUROC | AUPR-OUT | FPR95TPR | OSCR |", "|---" * 7 + "|", sep="\n", flush=True)
     for name in args.recipes or RECIPES:
         flags = RECIPES[name].replace("{outliers}", args.outliers or "")
         if "{outliers}" in RECIPES[name] and not args.outliers:
             continue
         run = args.out / name
-        if last_epoch(run, args.epochs) is None:
+        if result(run) is None:
             command = ["--resume", run] if any(run.glob("state-*")) else [
                 "--known", known, "--unknown", args.unknown, "--backbone", args.backbone,
                 "--held-out", "0.04", "--precision", args.precision,
@@ -114,7 +113,7 @@ def main():
             if done.returncode != 0:
                 print(f"| {name} | `{flags}` | failed: {log.name} |", flush=True)
                 continue
-        report = last_epoch(run, args.epochs)["report"]
+        report = result(run)
         row = report["rows"][0]
         cells = [cell(report["accuracy"], report["intervals"]["accuracy"])]
         cells += [cell(row[key], row["intervals"][key]) for key in ("auroc", "aupr_out", "fpr95_tpr", "oscr")]

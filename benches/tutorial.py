@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Run pytorch-ood's CAC tutorial as it is, on any pictures and from any backbone.
+"""Run pytorch-ood's CAC tutorial unchanged, on any images and from any backbone.
 
     python3 benches/tutorial.py KNOWN UNKNOWN BACKBONE.pt OUT [--epochs 10] [--seed 123] [--tuned]
 
-KNOWN has CIFAR-10's binary files, UNKNOWN pictures in any folders, BACKBONE is the state of a WideResNet-40-2. Trains
-on the processor with all threads: batch 64, Adam along a cosine, magnitude 5, alpha 2, dropout 0.3, no augmentation;
-in float32, or with --tuned in bfloat16, under autocast and channels-last. Writes OUT/scores.csv, for `toolkit
-metrics`. The state is saved every few minutes, and a second call goes on from there, in the same order of pictures.
+KNOWN has CIFAR-10's binary files, UNKNOWN images in any folders. BACKBONE is the state dict of a WideResNet-40-2.
+Trains on all CPU threads: batch 64, Adam with cosine annealing, magnitude 5, alpha 2, dropout 0.3, no augmentation; in
+float32, or with --tuned in bfloat16 autocast and channels-last. Writes OUT/scores.csv for `toolkit metrics`. Saves its
+state every few minutes; a second call resumes from there, with the same order of images.
 Needs PyTorch and pytorch-ood (benches/requirements.txt).
 """
 
@@ -16,7 +16,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
-from pictures import Known, Unknown
+from images import Known, Unknown
 from pytorch_ood.loss import CACLoss
 from pytorch_ood.model import WideResNet
 from torch.utils.data import ConcatDataset, DataLoader
@@ -78,7 +78,7 @@ def main():
             scheduler.step()
             average = loss.item() if average is None else 0.99 * average + 0.01 * loss.item()
             if number % 50 == 0:
-                print(f"epoch {epoch + 1} {number} steps, {len(order)} pictures, loss {average:.4f}", file=log)
+                print(f"epoch {epoch + 1} {number} steps, {len(order)} images, loss {average:.4f}", file=log)
             if time.monotonic() > last_save + SAVE_EVERY:
                 save(epoch, order[number * BATCH :])
                 last_save = time.monotonic()

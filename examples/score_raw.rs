@@ -1,29 +1,29 @@
-//! Scores pictures that another program has prepared, and prints all that the model says of them as JSON.
+//! Scores images prepared by another program, and prints all outputs of the model as JSON.
 //!
-//!     cargo run --release --example score_raw MODEL.onnx PROVIDER PICTURES.f32 BATCH
+//!     cargo run --release --example score_raw MODEL.onnx PROVIDER IMAGES.f32 BATCH
 //!
-//! The pictures are 32-bit floats in the order of the machine, `[N, 3, H, W]`, RGB in 0..=1. `make conformance`
-//! compares what this prints with what other runtimes say.
+//! The images are float32 in native byte order, `[N, 3, H, W]`, RGB in 0..=1. `make conformance` compares the
+//! output with that of other runtimes.
 
 use std::{error::Error, fs};
 
-use cac::scorer::{Provider, Scorer};
+use cac::{Provider, Scorer};
 use ndarray::{Array4, Axis};
 use serde_json::json;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [model, provider, pictures, batch] = &args[..] else {
-        return Err("usage: score_raw MODEL.onnx PROVIDER PICTURES.f32 BATCH".into());
+    let [model, provider, images, batch] = &args[..] else {
+        return Err("usage: score_raw MODEL.onnx PROVIDER IMAGES.f32 BATCH".into());
     };
     let scorer = Scorer::open(model, provider.parse::<Provider>()?)?;
-    let input = &scorer.manifest().input;
-    let bytes = fs::read(pictures)?;
+    let input = &scorer.decision().input;
+    let bytes = fs::read(images)?;
     let values: Vec<f32> = bytes.as_chunks().0.iter().map(|&value| f32::from_ne_bytes(value)).collect();
     let count = values.len() / (3 * input.height * input.width);
-    let pictures = Array4::from_shape_vec((count, 3, input.height, input.width), values)?;
+    let images = Array4::from_shape_vec((count, 3, input.height, input.width), values)?;
     let mut said = json!({});
-    for batch in pictures.axis_chunks_iter(Axis(0), batch.parse()?) {
+    for batch in images.axis_chunks_iter(Axis(0), batch.parse()?) {
         let scores = scorer.score(batch)?;
         let part = json!({
             "logits": scores.logits.iter().collect::<Vec<_>>(),

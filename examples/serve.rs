@@ -1,10 +1,10 @@
-//! Serves a model over HTTP; requests that come together are scored together.
+//! Serves a model over HTTP and scores concurrent requests in batches.
 //!
 //!     cargo run --release --example serve MODEL.onnx [PROVIDER [ADDRESS]]
-//!     curl --data-binary @picture.jpg http://127.0.0.1:8080/score
+//!     curl --data-binary @image.jpg http://127.0.0.1:8080/score
 //!
-//! `POST /score` takes a picture of at most 8 MiB and answers with class, verdict, score and threshold as JSON;
-//! `GET /health` tells what runs the model.
+//! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score and threshold as
+//! JSON; `GET /health` answers with provider, classes and threshold.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -16,10 +16,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use cac::{
-    preprocess,
-    scorer::{Provider, Scorer, Verdict},
-};
+use cac::{Provider, Scorer, Verdict, image};
 use ndarray::Array4;
 use serde_json::{Value, json};
 use tokio::{
@@ -28,16 +25,16 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// The longest body of a request.
+/// The maximum size of a request body, in bytes.
 const BODY_LIMIT: usize = 8 << 20;
-/// So many pictures may wait; who comes then is told to come again.
+/// The maximum number of waiting images; further requests get 503.
 const QUEUE: usize = 256;
-/// A batch waits so long for more pictures.
+/// How long a batch waits for more images.
 const WAIT: Duration = Duration::from_millis(2);
 
 type Answer = cac::Result<Verdict>;
 
-/// A picture's values `[3, H, W]` and who waits for its verdict.
+/// An image's values `[3, H, W]` and the channel for its verdict.
 struct Request {
     values: Vec<f32>,
     answer: oneshot::Sender<Answer>,
@@ -63,7 +60,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The routes of a model, with a task that scores for them.
+/// The routes of a model, with a task that scores their images.
 fn app(scorer: Scorer) -> Router {
     let scorer = Arc::new(scorer);
     let (queue, requests) = mpsc::channel(QUEUE);
@@ -77,17 +74,17 @@ fn app(scorer: Scorer) -> Router {
 
 async fn health(State(service): State<Service>) -> Response {
     let (runtime, threshold) = (service.scorer.runtime(), service.scorer.threshold());
-    let classes = &service.scorer.manifest().classes;
+    let classes = &service.scorer.decision().classes;
     answer_with(StatusCode::OK, json!({ "provider": runtime, "classes": classes, "threshold": threshold }))
 }
 
 async fn score(State(service): State<Service>, body: Bytes) -> Result<Response, Failure> {
-    // Its place in the queue comes first, so that no more is decoded than may wait.
+    // A place in the queue is reserved before decoding, so that decoded images are bounded too.
     let place = service.queue.try_reserve_owned().map_err(|_| Failure::busy())?;
-    let input = service.scorer.manifest().input;
+    let input = service.scorer.decision().input;
     let decode = move || {
-        let picture = preprocess::from_bytes(&body)?;
-        Ok::<_, cac::Error>(preprocess::tensor(&picture, input.height, input.width))
+        let image = image::from_bytes(&body)?;
+        Ok::<_, cac::Error>(image::tensor(&image, input.height, input.width))
     };
     let values = tokio::task::spawn_blocking(decode).await.map_err(|_| Failure::stopped())??;
     let (answer, verdict) = oneshot::channel();
@@ -100,7 +97,7 @@ fn answer_with(status: StatusCode, json: Value) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], json.to_string()).into_response()
 }
 
-/// Scores what waits, in batches, until nobody can ask any more.
+/// Scores waiting images in batches until the queue is closed.
 async fn score_all(scorer: Arc<Scorer>, mut requests: mpsc::Receiver<Request>) {
     while let Some(first) = requests.recv().await {
         let mut batch = vec![first];
@@ -111,28 +108,28 @@ async fn score_all(scorer: Arc<Scorer>, mut requests: mpsc::Receiver<Request>) {
                 Ok(None) | Err(_) => break,
             }
         }
-        // Who has gone away needs no verdict.
+        // Skip clients that disconnected.
         batch.retain(|request| !request.answer.is_closed());
         if batch.is_empty() {
             continue;
         }
         let scorer = Arc::clone(&scorer);
-        // A model that fails has told those who wait; the next batch gets its chance.
+        // A failure ends only this batch; its clients have been told.
         let _ = tokio::task::spawn_blocking(move || answer(&scorer, batch)).await;
     }
 }
 
 fn answer(scorer: &Scorer, batch: Vec<Request>) {
-    let input = &scorer.manifest().input;
+    let input = &scorer.decision().input;
     let (all, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|request| (request.values, request.answer)).unzip();
     let images = Array4::from_shape_vec((all.len(), 3, input.height, input.width), all.concat())
-        .expect("every picture has the model's size");
-    // Where this fails, those who wait are told by the loss of their channel.
+        .expect("every image has the model's size");
+    // On failure, clients notice that their channel is closed.
     match scorer.score(images.view()) {
         Ok(scores) => {
             for (verdict, waiting) in scorer.verdicts(&scores).into_iter().zip(waiting) {
-                // Who has gone away needs no answer.
+                // The client may have disconnected.
                 let _ = waiting.send(Ok(verdict));
             }
         }
@@ -143,23 +140,23 @@ fn answer(scorer: &Scorer, batch: Vec<Request>) {
     }
 }
 
-/// What a request that cannot be answered gets.
+/// The response to a failed request.
 struct Failure(StatusCode, String);
 
 impl Failure {
     fn busy() -> Self {
-        Self(StatusCode::SERVICE_UNAVAILABLE, "too many pictures are waiting".to_owned())
+        Self(StatusCode::SERVICE_UNAVAILABLE, "too many images are waiting".to_owned())
     }
 
     fn stopped() -> Self {
-        Self(StatusCode::INTERNAL_SERVER_ERROR, "the picture could not be scored".to_owned())
+        Self(StatusCode::INTERNAL_SERVER_ERROR, "the image could not be scored".to_owned())
     }
 }
 
 impl From<cac::Error> for Failure {
     fn from(error: cac::Error) -> Self {
         let status = match error {
-            cac::Error::Picture { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            cac::Error::Image { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self(status, error.to_string())
@@ -187,7 +184,7 @@ mod tests {
         Scorer::open(Path::new(ROOT).join("exported/cifar10-wrn-40-2.onnx"), Provider::Cpu).unwrap()
     }
 
-    /// The status and the JSON of an answer.
+    /// Sends a request and returns the status and JSON of the response.
     async fn ask(address: std::net::SocketAddr, request: &str, body: &[u8]) -> (u16, Value) {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let head = format!(
@@ -206,24 +203,23 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn concurrent_pictures_get_their_own_verdicts() {
+    async fn concurrent_images_get_their_own_verdicts() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async { axum::serve(listener, app(scorer())).await });
         let alone = scorer();
-        let folder = Path::new(ROOT).join("tests/golden/pictures");
-        let pictures: Vec<_> =
-            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let folder = Path::new(ROOT).join("tests/golden/images");
+        let images: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         let asked: Vec<_> = (0..24)
             .map(|index| {
-                let path = pictures[index % pictures.len()].clone();
+                let path = images[index % images.len()].clone();
                 let body = std::fs::read(&path).unwrap();
                 (path, tokio::spawn(async move { ask(address, "POST /score", &body).await }))
             })
             .collect();
         for (path, answer) in asked {
             let (status, found) = answer.await.unwrap();
-            let expected = alone.score_picture(&preprocess::open(path).unwrap()).unwrap();
+            let expected = alone.score_image(&image::open(path).unwrap()).unwrap();
             assert_eq!(status, 200, "{found}");
             assert_eq!(
                 (&found["class"], &found["unknown"]),
@@ -235,9 +231,9 @@ mod tests {
         let (status, health) = ask(address, "GET /health", b"").await;
         assert_eq!((status, health["classes"][3].as_str()), (200, Some("cat")));
         assert!(health["provider"].as_str().unwrap().starts_with("cpu: tract"));
-        let (status, error) = ask(address, "POST /score", b"no picture").await;
+        let (status, error) = ask(address, "POST /score", b"no image").await;
         assert_eq!(status, 422);
-        assert!(error["error"].as_str().unwrap().contains("it is none of BMP, "), "{error}");
+        assert!(error["error"].as_str().unwrap().contains("it is not BMP, "), "{error}");
         assert_eq!(ask(address, "POST /score", &vec![0; BODY_LIMIT + 1]).await.0, 413);
         assert_eq!(ask(address, "GET /nothing", b"").await.0, 404);
     }

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make golden.safetensors: eight pictures, and what ONNX Runtime makes of them with the model beside.
+"""Make golden.safetensors: eight images, and what ONNX Runtime makes of them with the model beside.
 
     pip install numpy onnxruntime pillow safetensors && python3 golden.py
 
-Half of the pictures are of known classes (CIFAR-10's test pictures 0, 5, 10 and 15 of the demo), half are
+Half of the images are of known classes (CIFAR-10's test images 0, 5, 10 and 15 of the demo), half are
 textures. Any runtime can be checked with them: images [8, 3, 32, 32] go in, all else comes out, here all as float32.
 """
 

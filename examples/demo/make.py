@@ -4,10 +4,10 @@
     python3 make.py CIFAR_DIR TEXTURES_DIR BACKBONE
 
 CIFAR_DIR     CIFAR-10 in its official binary layout
-TEXTURES_DIR  pictures of the Describable Textures Dataset at 32x32, in class folders
-BACKBONE      weights.safetensors of a WideResNet-40-2 that `toolkit train` made
+TEXTURES_DIR  images of the Describable Textures Dataset at 32x32, in class folders
+BACKBONE      a WideResNet-40-2 as `toolkit export weights.safetensors` writes it
 
-Needs NumPy and safetensors. What it writes lies beside it.
+Needs NumPy and safetensors. Writes its output beside this file.
 """
 import shutil
 import sys
@@ -39,10 +39,10 @@ def main(cifar: Path, textures: Path, backbone: Path) -> None:
     for folder in sorted(path for path in textures.iterdir() if path.is_dir()):
         copy = HERE / "textures" / folder.name
         copy.mkdir(parents=True, exist_ok=True)
-        for picture in sorted(folder.iterdir())[:TEXTURES_PER_CLASS]:
-            shutil.copyfile(picture, copy / picture.name)
+        for image in sorted(folder.iterdir())[:TEXTURES_PER_CLASS]:
+            shutil.copyfile(image, copy / image.name)
 
-    # The last layer stays behind, and what a run keeps beside the network.
+    # Leave out the last layer, and what a run stores beside the network.
     network = ("conv1.", "block", "bn1.")
     state = {name: tensor for name, tensor in load_file(backbone).items() if name.startswith(network)}
     save_file({name: tensor.astype(np.float16) for name, tensor in state.items()}, HERE / "backbone.safetensors")

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The same training as workers of a Ray cluster: python3 on_ray.py --workers N, then the flags of train.py.
+"""Run train.py on the workers of a Ray cluster: python3 on_ray.py --workers N, then the flags of train.py.
 
-Paths must be readable on every machine of the cluster, and train.py must lie beside this file on each. Needs
-`pip install 'ray[train]'` besides.
+Paths must be readable on every node, and train.py must be beside this file on each. Also needs
+`pip install 'ray[train]'`.
 """
 
 import torch
@@ -19,6 +19,6 @@ if __name__ == "__main__":
         if path := getattr(args, name):
             setattr(args, name, path.resolve())
     scaling = ScalingConfig(num_workers=args.workers, use_gpu=torch.cuda.is_available())
-    # Ray makes the process group; a worker that is lost is replaced, and goes on from the last epoch.
+    # Ray creates the process group. It replaces a lost worker, and training resumes from the last epoch.
     run = RunConfig(failure_config=FailureConfig(max_failures=3))
     TorchTrainer(train.train, train_loop_config=args, scaling_config=scaling, run_config=run).fit()

@@ -4,9 +4,9 @@
     torchrun --nproc-per-node 8 train.py --known DIR --backbone FILE --results DIR
     toolkit import DIR/weights.pt model.onnx --known DIR
 
-The same data, weights, loss and recipe as `toolkit train --held-out 0 --outliers none`, but that the last, smaller
-batch is left out. After every epoch the run folder holds all that a restarted job of as many processes needs to go on,
-which is how torchrun's `--max-restarts` recovers from a lost machine; `weights.pt` is there at the end.
+Data, weights, loss and recipe are those of `toolkit train --held-out 0 --outliers none`, except that the last, smaller
+batch is dropped. After every epoch the results folder holds all that a job needs to resume with the same number of
+processes, so torchrun's `--max-restarts` recovers from a lost machine. `weights.pt` is written at the end.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 SIZE = 32
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 DECAY = 5e-4
 
 
@@ -38,25 +38,25 @@ def read(folder: Path) -> TensorDataset:
             torch.from_numpy(rows[:, 1:].reshape(-1, 3, SIZE, SIZE)), torch.from_numpy(rows[:, 0].astype(np.int64))
         )
     classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir() and path.name[0] != ".")
-    pictures, labels = [], []
+    images, labels = [], []
     for label, path in enumerate(classes):
-        for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES):
-            picture = Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-            pictures.append(torch.from_numpy(np.asarray(picture).transpose(2, 0, 1).copy()))
+        for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES):
+            image = Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+            images.append(torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()))
             labels.append(label)
-    return TensorDataset(torch.stack(pictures), torch.tensor(labels))
+    return TensorDataset(torch.stack(images), torch.tensor(labels))
 
 
-def augment(pictures: Tensor) -> Tensor:
-    """Each shifted by up to four pixels, black behind the edge, and half of them mirrored."""
-    count = len(pictures)
-    padded = pad(pictures, (4, 4, 4, 4))
+def augment(images: Tensor) -> Tensor:
+    """Shift each image by up to four pixels, with black padding, and flip half of them horizontally."""
+    count = len(images)
+    padded = pad(images, (4, 4, 4, 4))
     right, down = torch.randint(0, 9, (2, count, 1, 1))
     columns = torch.arange(SIZE).expand(count, SIZE, SIZE)
     columns = torch.where(torch.rand(count, 1, 1) < 0.5, columns, columns.flip(2)) + right
     rows = torch.arange(SIZE)[:, None].expand(count, SIZE, SIZE) + down
-    picture = torch.arange(count)[:, None, None]
-    return padded[picture, :, rows, columns].permute(0, 3, 1, 2)
+    image = torch.arange(count)[:, None, None]
+    return padded[image, :, rows, columns].permute(0, 3, 1, 2)
 
 
 def cac_loss(logits: Tensor, labels: Tensor, magnitude: float = 10.0, weight: float = 0.1) -> Tensor:
@@ -68,10 +68,10 @@ def cac_loss(logits: Tensor, labels: Tensor, magnitude: float = 10.0, weight: fl
 
 
 def train(args: argparse.Namespace) -> None:
-    """One process of the training; the process group is there."""
+    """One process of the training; the process group must exist."""
     rank, world = dist.get_rank(), dist.get_world_size()
     if args.batch_size % world:
-        raise SystemExit(f"--batch-size {args.batch_size} cannot be shared by {world} processes")
+        raise SystemExit(f"--batch-size {args.batch_size} cannot be divided among {world} processes")
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     torch.manual_seed(args.seed + rank)
@@ -104,14 +104,14 @@ def train(args: argparse.Namespace) -> None:
     for epoch in range(first, args.epochs):
         sampler.set_epoch(epoch)
         total = torch.zeros(1, device=device)
-        for pictures, labels in loader:
-            pictures = augment(pictures).to(device, memory_format=torch.channels_last, non_blocking=True)
+        for images, labels in loader:
+            images = augment(images).to(device, memory_format=torch.channels_last, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16):
-                logits = network((pictures.float() / 255 - 0.5) / 0.5)
+                logits = network((images.float() / 255 - 0.5) / 0.5)
             loss = cac_loss(logits.float(), labels.to(device, non_blocking=True))
             optimizer.zero_grad()
             loss.backward()
-            # Decoupled from the gradient, and on convolutions and the last layer alone.
+            # Decoupled weight decay, on convolutions and the last layer only.
             with torch.no_grad():
                 for weight in network.parameters():
                     if weight.dim() > 1:
@@ -129,7 +129,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def save(what: dict, path: Path) -> None:
-    """There whole or not at all."""
+    """Save atomically."""
     beside = path.with_suffix(".unfinished")
     torch.save(what, beside)
     beside.replace(path)
@@ -143,7 +143,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--backbone", type=Path, help="safetensors; the last layer is replaced")
     parser.add_argument("--results", type=Path, required=True, help="folder for the results")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=64, help="of all processes together")
+    parser.add_argument("--batch-size", type=int, default=64, help="over all processes")
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=123)
     return parser

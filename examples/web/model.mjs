@@ -1,7 +1,8 @@
-// What browsers' runtimes do not tell of a model file: its metadata and its threshold. An ONNX file is a protocol
-// buffer: numbered fields, of which a few are read here.
+// Reads the class names and the threshold of a model file, which runtimes in browsers do not expose. An ONNX
+// file is a protocol buffer of numbered fields, of which a few are read here.
 
-// The fields [number, value] of a message; a value is a number, or the bytes of text, a message or floats.
+// Yields the fields [number, value] of a message. A value is a number, or the bytes of text, a message or
+// floats.
 function* fields(bytes) {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   let at = 0;
@@ -9,7 +10,7 @@ function* fields(bytes) {
     let value = 0;
     for (let scale = 1; ; scale *= 128) {
       const byte = bytes[at++];
-      if (byte === undefined) throw new Error("the model file is cut");
+      if (byte === undefined) throw new Error("the model file is truncated");
       value += (byte % 128) * scale;
       if (byte < 128) return value;
     }

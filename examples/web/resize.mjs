@@ -1,6 +1,6 @@
-// Resizes as the toolkit and torchvision do: bilinear, antialiased, rows after columns, rounded after each.
+// Resizes like the toolkit and torchvision: bilinear, antialiased, in two passes, rounded after each.
 
-// For each place of a line the first source pixel and the weights of the ones from it on.
+// For each pixel of a line, the first source pixel and the weights from there on.
 function weights(from, to) {
   const scale = from / to;
   const reach = Math.max(scale, 1);
@@ -17,8 +17,8 @@ function weights(from, to) {
 
 const byte = (value) => Math.max(0, Math.min(255, Math.round(value)));
 
-// The red, green and blue values of a canvas's ImageData as floats [1, 3, height, width] in 0..=1. Where it is
-// transparent the colour counts as it is, as in the toolkit.
+// The red, green and blue values of a canvas's ImageData as floats [1, 3, height, width] in 0..=1.
+// Transparency is dropped, as in the toolkit.
 export function tensor({ data, width: oldWidth, height: oldHeight }, width, height) {
   const across = new Float32Array(oldHeight * width * 3);
   weights(oldWidth, width).forEach(({ first, parts }, x) => {

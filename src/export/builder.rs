@@ -1,19 +1,19 @@
-//! Puts an ONNX graph together in order. A node is named after its one output.
+//! Builds an ONNX graph node by node. A node has one output, and both have the same name.
 
 use super::quantize::{Quantization, Ranges, by_channel};
-use crate::onnx::{Attribute, Graph, Node, Tensor, Value, element};
+use crate::model::proto::{Attribute, Graph, Node, Tensor, Value, element};
 
-/// The greatest bias of a convolution in eight bits, whose accumulators have 32.
+/// The largest quantised bias of an int8 convolution, which accumulates in 32 bits.
 const BIAS_MAX: f32 = (1 << 30) as f32;
 
-/// The numbers that a graph holds and computes with.
+/// The number format of a graph.
 pub(super) enum Numbers {
     Float32,
-    /// Weights lie in the file as float16; all is computed in float32.
+    /// Weights are stored as float16; all computation is in float32.
     Float16,
-    /// As float32, and notes which tensors would be [`Int8`](Self::Int8).
+    /// As float32, and records which tensors [`Int8`](Self::Int8) would quantise.
     Observe(Vec<String>),
-    /// Convolutions take and give bytes, and have weights of eight bits, in QDQ form.
+    /// Convolutions have 8-bit inputs, weights and outputs, in QDQ form.
     Int8(Ranges),
 }
 
@@ -28,7 +28,7 @@ impl Builder {
         Self { graph: Graph::default(), numbers }
     }
 
-    /// Adds a node and returns the name of its output, which is its own.
+    /// Adds a node and returns its name, which is also that of its output.
     pub(super) fn node(
         &mut self,
         op: &str,
@@ -46,12 +46,12 @@ impl Builder {
         name.to_owned()
     }
 
-    /// Adds a constant tensor of float32.
+    /// Adds a float32 initializer.
     pub(super) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         self.constant(name, shape, element::FLOAT, values, |value| value.to_le_bytes());
     }
 
-    /// Adds a constant vector of int64.
+    /// Adds an int64 vector as an initializer.
     pub(super) fn ints(&mut self, name: &str, values: &[i64]) {
         self.constant(name, &[values.len()], element::INT64, values, |value| value.to_le_bytes());
     }
@@ -73,7 +73,7 @@ impl Builder {
         });
     }
 
-    /// Adds the weights of a layer; the tensor of float32 that comes of them has this name.
+    /// Adds the weights of a layer as the float32 tensor `name`.
     pub(super) fn weights(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         if !matches!(self.numbers, Numbers::Float16) {
             return self.floats(name, shape, values);
@@ -85,7 +85,7 @@ impl Builder {
         self.node("Cast", name, &[&stored], vec![Attribute::int("to", element::FLOAT.into())]);
     }
 
-    /// Adds a convolution by kernels `[outputs, inputs, k, k]`.
+    /// Adds a convolution with kernels `[outputs, inputs, k, k]`.
     pub(super) fn convolution(
         &mut self,
         name: &str,
@@ -100,7 +100,7 @@ impl Builder {
         };
         let input = self.narrow(input);
         if let Some(input_scale) = input_scale {
-            // A channel of almost no weight may have a shift all the same, which must fit into its 32 bits.
+            // A channel with tiny weights can still have a large bias, which must fit into 32 bits.
             let floor = |channel: usize| {
                 bias.map_or(0.0, |(_, shifts)| shifts[channel].abs() / input_scale / BIAS_MAX)
             };
@@ -130,7 +130,7 @@ impl Builder {
         self.node("Conv", name, &tensors, attributes)
     }
 
-    /// The float32 tensor `name` out of the whole numbers `name.suffix`, with a scale for each of axis 0.
+    /// Dequantises the integers `name.suffix` to the float32 tensor `name`, with a scale per index of axis 0.
     fn restored(&mut self, name: &str, suffix: &str, scales: &[f32], data_type: i32) {
         let [stored, scale, zero] = [suffix, "scale", "zero"].map(|part| format!("{name}.{part}"));
         self.floats(&scale, &[scales.len()], scales);
@@ -139,7 +139,8 @@ impl Builder {
         self.node("DequantizeLinear", name, &[&stored, &scale, &zero], vec![Attribute::int("axis", 0)]);
     }
 
-    /// A tensor that goes into a convolution, or comes out of one: as bytes and back where these are the numbers.
+    /// Quantises and dequantises an input or output of a convolution if the format is int8. Returns the name
+    /// of the result.
     pub(super) fn narrow(&mut self, tensor: &str) -> String {
         let range = match &mut self.numbers {
             Numbers::Observe(tensors) => {
@@ -164,7 +165,7 @@ impl Builder {
         restored
     }
 
-    /// The tensors that [`Numbers::Observe`] has noted.
+    /// The tensors that [`Numbers::Observe`] has recorded.
     pub(super) fn observed(&self) -> &[String] {
         match &self.numbers {
             Numbers::Observe(tensors) => tensors,
@@ -172,7 +173,7 @@ impl Builder {
         }
     }
 
-    /// Declares an input; `None` stands for any number N.
+    /// Declares an input; `None` is a dynamic axis.
     pub(super) fn input(&mut self, name: &str, element: i32, shape: &[Option<usize>]) {
         self.graph.input.push(Value::new(name, element, shape));
     }

@@ -1,44 +1,45 @@
-//! The graph: preprocessing, the layers of [`arch`](crate::arch), and the CAC head, as ONNX nodes that carry
-//! the names of the layers.
+//! The ONNX graph: preprocessing, the layers of [`arch`](crate::arch) under their own names, and the CAC
+//! head.
 
 use ndarray::Array2;
 
 use super::{
-    InputForm, Options,
+    ExportOptions, InputForm,
     builder::{Builder, Numbers},
 };
 use crate::{
-    arch::{BATCH_NORM_EPSILON, Layer, Op},
-    cac::Score,
+    arch::{Conv, Layer, Op},
     error::Result,
-    manifest::Manifest,
-    onnx::{Attribute, Graph, element},
+    image::Input,
+    method::RejectionScore,
+    model::{
+        Decision,
+        proto::{Attribute, Graph, element},
+    },
+    run::Checkpoint,
     weights::Weights,
 };
 
 /// The whole graph of a model.
 pub(super) fn graph(
-    manifest: &Manifest,
-    options: &Options,
-    weights: &Weights,
-    anchors: &Array2<f32>,
+    checkpoint: &Checkpoint,
+    decision: &Decision,
+    options: &ExportOptions,
     numbers: Numbers,
 ) -> Result<Graph> {
     let mut graph = Builder::new(numbers);
-    let layers = manifest.architecture.layers(manifest.classes.len())?;
-    input(&mut graph, manifest, options);
-    network(&mut graph, &layers, weights)?;
-    head(&mut graph, manifest, anchors, options.batch);
+    input(&mut graph, &decision.input, options);
+    network(&mut graph, &checkpoint.layers()?, &checkpoint.network)?;
+    head(&mut graph, decision, &checkpoint.anchors, options.batch);
     Ok(graph.finish("cac"))
 }
 
-/// A graph that takes one picture, and gives the least value of each tensor that would become bytes, then the
-/// greatest; and the names of these tensors.
-pub(super) fn observer(manifest: &Manifest, weights: &Weights) -> Result<(Graph, Vec<String>)> {
+/// A graph that maps one image to the minima, then the maxima, of the tensors that int8 would quantise; and
+/// the names of these tensors.
+pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> {
     let mut graph = Builder::new(Numbers::Observe(Vec::new()));
-    let options = Options { batch: Some(1), ..Options::default() };
-    input(&mut graph, manifest, &options);
-    network(&mut graph, &manifest.architecture.layers(manifest.classes.len())?, weights)?;
+    input(&mut graph, &checkpoint.facts.input, &ExportOptions { batch: Some(1), ..ExportOptions::default() });
+    network(&mut graph, &checkpoint.layers()?, &checkpoint.network)?;
     let tensors = graph.observed().to_vec();
     for op in ["ReduceMin", "ReduceMax"] {
         for tensor in &tensors {
@@ -50,42 +51,36 @@ pub(super) fn observer(manifest: &Manifest, weights: &Weights) -> Result<(Graph,
     Ok((graph.finish("observer"), tensors))
 }
 
-/// The input in its form, and the normalised pictures as `normalized`.
-fn input(graph: &mut Builder, manifest: &Manifest, options: &Options) {
-    let input = &manifest.input;
+/// Adds the input and its normalisation.
+fn input(graph: &mut Builder, input: &Input, options: &ExportOptions) {
     let (height, width) = (Some(input.height), Some(input.width));
     let images = match options.input {
-        InputForm::Float => {
+        InputForm::Floats => {
             graph.input("images", element::FLOAT, &[options.batch, Some(3), height, width]);
             "images"
         }
         InputForm::Bytes => {
             graph.input("images", element::UINT8, &[options.batch, height, width, Some(3)]);
-            graph.node(
-                "Cast",
-                "images.float",
-                &["images"],
-                vec![Attribute::int("to", element::FLOAT.into())],
-            );
-            graph.node(
-                "Transpose",
-                "images.planes",
-                &["images.float"],
-                vec![Attribute::ints("perm", &[0, 3, 1, 2])],
-            );
-            graph.floats("images.range", &[], &[255.0]);
-            graph.node("Div", "images.unit", &["images.planes", "images.range"], vec![]);
-            "images.unit"
+            let to_float = vec![Attribute::int("to", element::FLOAT.into())];
+            graph.node("Cast", "cac/input/float", &["images"], to_float);
+            let order = vec![Attribute::ints("perm", &[0, 3, 1, 2])];
+            graph.node("Transpose", "cac/input/planes", &["cac/input/float"], order);
+            graph.floats("cac/input/range", &[], &[255.0]);
+            graph.node("Div", "cac/input/unit", &["cac/input/planes", "cac/input/range"], vec![]);
+            "cac/input/unit"
         }
     };
-    graph.floats("mean", &[1, 3, 1, 1], &input.mean);
-    graph.floats("std", &[1, 3, 1, 1], &input.std);
-    graph.node("Sub", "centered", &[images, "mean"], vec![]);
-    graph.node("Div", "normalized", &["centered", "std"], vec![]);
+    graph.floats("cac/input/mean", &[1, 3, 1, 1], &input.mean);
+    graph.floats("cac/input/std", &[1, 3, 1, 1], &input.std);
+    graph.node("Sub", "cac/input/centered", &[images, "cac/input/mean"], vec![]);
+    graph.node("Div", NORMALIZED, &["cac/input/centered", "cac/input/std"], vec![]);
 }
 
-/// The layers from `normalized` to `logits`. A batch normalisation that is the only reader of a convolution
-/// is folded into it.
+/// The name of the normalised images.
+const NORMALIZED: &str = "cac/input/normalized";
+
+/// Adds the layers from the normalised images to `logits`. A batch normalisation that is the only reader of a
+/// convolution is folded into it.
 fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<()> {
     let mut readers = vec![0; layers.len()];
     for &input in layers.iter().flat_map(|layer| &layer.inputs) {
@@ -94,7 +89,7 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
     let folded_norm = |index: usize| {
         layers.get(index + 1).filter(|next| {
             let is_norm = matches!(next.op, Op::BatchNorm { .. }) && next.inputs == [index];
-            is_norm && readers[index] == 1 && matches!(layers[index].op, Op::Conv { .. })
+            is_norm && readers[index] == 1 && matches!(layers[index].op, Op::Conv(_))
         })
     };
     // The tensor that holds each layer's output.
@@ -103,20 +98,20 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
         let name = if index + 1 == layers.len() { "logits" } else { &layer.name };
         let inputs: Vec<&str> = layer.inputs.iter().map(|&input| outputs[input].as_str()).collect();
         let output = match layer.op {
-            Op::Input => "normalized".to_owned(),
+            Op::Input => NORMALIZED.to_owned(),
             Op::Dropout(_) | Op::DropoutChannels(_) => inputs[0].to_owned(),
             Op::BatchNorm { .. } if folded_norm(layer.inputs[0]).is_some() => inputs[0].to_owned(),
-            Op::Conv { .. } => {
+            Op::Conv(conv) => {
                 let norm = folded_norm(index);
-                let output = convolution(graph, name, layer, norm, inputs[0], weights)?;
-                // A rectifier that follows makes no difference to what bytes can hold: its output becomes bytes.
+                let output = convolution(graph, name, &conv, norm, inputs[0], weights)?;
+                // If only a ReLU follows, the output of the ReLU is quantised instead.
                 let last = index + usize::from(norm.is_some());
                 let is_rectified =
                     layers.iter().any(|next| next.inputs == [last] && matches!(next.op, Op::Relu));
                 if is_rectified && readers[last] == 1 { output } else { graph.narrow(&output) }
             }
-            Op::BatchNorm { .. } => {
-                let epsilon = Attribute::float("epsilon", BATCH_NORM_EPSILON as f32);
+            Op::BatchNorm { epsilon, .. } => {
+                let epsilon = Attribute::float("epsilon", epsilon as f32);
                 with_parameters(graph, "BatchNormalization", name, layer, inputs[0], weights, epsilon)?
             }
             Op::Linear { .. } => {
@@ -129,7 +124,7 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
             }
             Op::Add => graph.node("Add", name, &inputs, vec![]),
             Op::Flatten => graph.node("Flatten", name, &inputs, vec![Attribute::int("axis", 1)]),
-            Op::Pool => {
+            Op::GlobalAveragePool => {
                 let mean = graph.node("GlobalAveragePool", &format!("{name}.mean"), &inputs, vec![]);
                 graph.node("Flatten", name, &[&mean], vec![Attribute::int("axis", 1)])
             }
@@ -139,7 +134,7 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
     Ok(())
 }
 
-/// A node with the layer's parameters as its further inputs, in their order.
+/// Adds a node that reads `input` and the layer's parameters, in order.
 fn with_parameters(
     graph: &mut Builder,
     op: &str,
@@ -159,117 +154,121 @@ fn with_parameters(
     Ok(graph.node(op, name, &tensors, vec![attribute]))
 }
 
-/// A convolution, scaled and shifted as the batch normalisation after it would do.
+/// Adds a convolution with the batch normalisation `norm` folded in. `name` names its output and prefixes its
+/// weights.
 fn convolution(
     graph: &mut Builder,
     name: &str,
-    layer: &Layer,
+    conv: &Conv,
     norm: Option<&Layer>,
     input: &str,
     weights: &Weights,
 ) -> Result<String> {
-    let Op::Conv { inputs, outputs, kernel, stride, padding } = layer.op else {
-        unreachable!("called for convolutions")
-    };
-    let (weight, bias) = (format!("{}.weight", layer.name), format!("{}.bias", layer.name));
-    let shape = [outputs, inputs, kernel, kernel];
+    let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+    let shape = conv.shape();
     let mut kernels = weights.values(&weight, &shape)?.to_vec();
-    let mut shift = None;
+    let mut shifts = if conv.bias { Some(weights.values(&bias, &[conv.outputs])?.to_vec()) } else { None };
     if let Some(norm) = norm {
-        let (scales, shifts) = affine(norm, outputs, weights)?;
-        for (kernel, scale) in kernels.chunks_exact_mut(inputs * kernel * kernel).zip(scales) {
+        let norm = affine(norm, weights)?;
+        for (kernel, (scale, _)) in kernels.chunks_exact_mut(shape[1] * shape[2] * shape[3]).zip(&norm) {
             kernel.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * scale) as f32);
         }
-        shift = Some(shifts.into_iter().map(|shift| shift as f32).collect::<Vec<_>>());
+        let before = shifts.unwrap_or_else(|| vec![0.0; conv.outputs]);
+        let shifted =
+            before.iter().zip(&norm).map(|(&x, (scale, shift))| (f64::from(x) * scale + shift) as f32);
+        shifts = Some(shifted.collect());
     }
-    let shift = shift.as_deref().map(|shift| (bias.as_str(), shift));
-    let [kernel, stride, padding] = [kernel, stride, padding].map(|size| size as i64);
-    let attributes = vec![
-        Attribute::ints("kernel_shape", &[kernel; 2]),
-        Attribute::ints("strides", &[stride; 2]),
-        Attribute::ints("pads", &[padding; 4]),
+    let shifts = shifts.as_deref().map(|shifts| (bias.as_str(), shifts));
+    let mut attributes = vec![
+        Attribute::ints("kernel_shape", &[conv.kernel as i64; 2]),
+        Attribute::ints("strides", &[conv.stride as i64; 2]),
+        Attribute::ints("pads", &conv.padding.map(|size| size as i64)),
     ];
-    Ok(graph.convolution(name, input, (&weight, &shape, &kernels), shift, attributes))
+    if conv.groups > 1 {
+        attributes.push(Attribute::int("group", conv.groups as i64));
+    }
+    Ok(graph.convolution(name, input, (&weight, &shape, &kernels), shifts, attributes))
 }
 
-/// A batch normalisation in evaluation as x * scale + shift, in double precision.
-fn affine(norm: &Layer, channels: usize, weights: &Weights) -> Result<(Vec<f64>, Vec<f64>)> {
+/// The (scale, shift) of each channel of a batch normalisation in evaluation mode, in double precision.
+fn affine(norm: &Layer, weights: &Weights) -> Result<Vec<(f64, f64)>> {
+    let Op::BatchNorm { channels, epsilon, .. } = norm.op else {
+        unreachable!("only called for batch normalisation")
+    };
     let values = |suffix: &str| weights.values(&format!("{}.{suffix}", norm.name), &[channels]);
     let (weight, bias) = (values("weight")?, values("bias")?);
     let (mean, variance) = (values("running_mean")?, values("running_var")?);
     Ok((0..channels)
         .map(|c| {
-            let scale = f64::from(weight[c]) / (f64::from(variance[c]) + BATCH_NORM_EPSILON).sqrt();
+            let scale = f64::from(weight[c]) / (f64::from(variance[c]) + epsilon).sqrt();
             (scale, f64::from(bias[c]) - f64::from(mean[c]) * scale)
         })
-        .unzip())
+        .collect())
 }
 
-/// Distances, score, label and verdict from `logits`.
-fn head(graph: &mut Builder, manifest: &Manifest, anchors: &Array2<f32>, batch: Option<usize>) {
+/// Adds distances, score, label and verdict. The outputs and the tensors that other tools may edit have plain
+/// names. All other names start with [`HEAD`](crate::arch::HEAD), so that no layer can clash with them.
+fn head(graph: &mut Builder, decision: &Decision, anchors: &Array2<f32>, batch: Option<usize>) {
     let classes = anchors.nrows();
     let anchors: Vec<f32> = anchors.iter().copied().collect();
     let axis = || Attribute::int("axis", 1);
     let reduced = || vec![Attribute::ints("axes", &[1]), Attribute::int("keepdims", 0)];
     graph.floats("anchors", &[classes, classes], &anchors);
-    graph.ints("distances.row", &[1]);
-    graph.ints("distances.sum", &[2]);
-    graph.node("Unsqueeze", "logits.row", &["logits", "distances.row"], vec![]);
-    graph.node("Sub", "offsets", &["logits.row", "anchors"], vec![]);
-    graph.node("Mul", "offsets.squared", &["offsets", "offsets"], vec![]);
-    graph.node(
-        "ReduceSum",
-        "distances.squared",
-        &["offsets.squared", "distances.sum"],
-        vec![Attribute::int("keepdims", 0)],
-    );
-    graph.node("Sqrt", "distances", &["distances.squared"], vec![]);
+    graph.ints("cac/row", &[1]);
+    graph.ints("cac/last", &[2]);
+    graph.node("Unsqueeze", "cac/logits", &["logits", "cac/row"], vec![]);
+    graph.node("Sub", "cac/offsets", &["cac/logits", "anchors"], vec![]);
+    graph.node("Mul", "cac/offsets/squared", &["cac/offsets", "cac/offsets"], vec![]);
+    let sum = vec![Attribute::int("keepdims", 0)];
+    graph.node("ReduceSum", "cac/distances/squared", &["cac/offsets/squared", "cac/last"], sum);
+    graph.node("Sqrt", "distances", &["cac/distances/squared"], vec![]);
     let products = |graph: &mut Builder, distances: &str| {
-        graph.floats("one", &[], &[1.0]);
-        graph.node("Neg", "closeness", &[distances], vec![]);
-        graph.node("Softmax", "softmin", &["closeness"], vec![axis()]);
-        graph.node("Sub", "softmin.others", &["one", "softmin"], vec![]);
-        graph.node("Mul", "rejection", &[distances, "softmin.others"], vec![]);
+        graph.floats("cac/one", &[], &[1.0]);
+        graph.node("Neg", "cac/closeness", &[distances], vec![]);
+        graph.node("Softmax", "cac/softmin", &["cac/closeness"], vec![axis()]);
+        graph.node("Sub", "cac/softmin/others", &["cac/one", "cac/softmin"], vec![]);
+        graph.node("Mul", "cac/rejection", &[distances, "cac/softmin/others"], vec![]);
     };
-    match manifest.score {
-        Score::Cac => {
+    match decision.score {
+        RejectionScore::Cac => {
             products(graph, "distances");
-            graph.node("ReduceMin", "score", &["rejection"], reduced());
+            graph.node("ReduceMin", "score", &["cac/rejection"], reduced());
         }
-        Score::MinDistance => {
+        RejectionScore::MinDistance => {
             graph.node("ReduceMin", "score", &["distances"], reduced());
         }
-        Score::PytorchOod => {
-            products(graph, "distances.squared");
-            graph.node("ReduceMax", "rejection.greatest", &["rejection"], reduced());
-            graph.node("Neg", "score", &["rejection.greatest"], vec![]);
+        RejectionScore::PytorchOod => {
+            products(graph, "cac/distances/squared");
+            graph.node("ReduceMax", "cac/rejection/greatest", &["cac/rejection"], reduced());
+            graph.node("Neg", "score", &["cac/rejection/greatest"], vec![]);
         }
-        Score::Msp => {
-            graph.node("Softmax", "softmax", &["logits"], vec![axis()]);
-            graph.node("ReduceMax", "softmax.greatest", &["softmax"], reduced());
-            graph.node("Neg", "score", &["softmax.greatest"], vec![]);
+        RejectionScore::Msp => {
+            graph.node("Softmax", "cac/softmax", &["logits"], vec![axis()]);
+            graph.node("ReduceMax", "cac/softmax/greatest", &["cac/softmax"], reduced());
+            graph.node("Neg", "score", &["cac/softmax/greatest"], vec![]);
         }
-        Score::MaxLogit => {
-            graph.node("ReduceMax", "logits.greatest", &["logits"], reduced());
-            graph.node("Neg", "score", &["logits.greatest"], vec![]);
+        RejectionScore::MaxLogit => {
+            graph.node("ReduceMax", "cac/logits/greatest", &["logits"], reduced());
+            graph.node("Neg", "score", &["cac/logits/greatest"], vec![]);
         }
-        Score::Energy { temperature } => {
-            graph.floats("temperature", &[], &[temperature]);
-            graph.node("Div", "logits.cooled", &["logits", "temperature"], vec![]);
-            // The greatest log-softmax is the greatest logit less the log of the sum of exponentials.
-            graph.node("LogSoftmax", "softmax.log", &["logits.cooled"], vec![axis()]);
-            graph.node("ReduceMax", "softmax.log.greatest", &["softmax.log"], reduced());
-            graph.node("ReduceMax", "logits.greatest", &["logits.cooled"], reduced());
-            graph.node("Sub", "energy", &["softmax.log.greatest", "logits.greatest"], vec![]);
-            graph.node("Mul", "score", &["energy", "temperature"], vec![]);
+        RejectionScore::Energy { temperature } => {
+            graph.floats("cac/temperature", &[], &[temperature]);
+            graph.node("Div", "cac/logits/cooled", &["logits", "cac/temperature"], vec![]);
+            // max log_softmax(z) = max z - log sum exp z.
+            graph.node("LogSoftmax", "cac/softmax/log", &["cac/logits/cooled"], vec![axis()]);
+            graph.node("ReduceMax", "cac/softmax/log/greatest", &["cac/softmax/log"], reduced());
+            graph.node("ReduceMax", "cac/logits/greatest", &["cac/logits/cooled"], reduced());
+            let parts = ["cac/softmax/log/greatest", "cac/logits/greatest"];
+            graph.node("Sub", "cac/energy", &parts, vec![]);
+            graph.node("Mul", "score", &["cac/energy", "cac/temperature"], vec![]);
         }
     }
     graph.node("ArgMin", "label", &["distances"], vec![axis(), Attribute::int("keepdims", 0)]);
-    // A score that is no number must come out as unknown, so the comparison is the negated one.
-    let threshold = manifest.threshold.as_ref().map_or(f32::INFINITY, |threshold| threshold.value);
+    // A NaN score must be unknown, so the comparison is negated.
+    let threshold = decision.threshold.as_ref().map_or(f32::INFINITY, |threshold| threshold.value);
     graph.floats("threshold", &[], &[threshold]);
-    graph.node("LessOrEqual", "known", &["score", "threshold"], vec![]);
-    graph.node("Not", "unknown", &["known"], vec![]);
+    graph.node("LessOrEqual", "cac/known", &["score", "threshold"], vec![]);
+    graph.node("Not", "unknown", &["cac/known"], vec![]);
     graph.output("logits", element::FLOAT, &[batch, Some(classes)]);
     graph.output("distances", element::FLOAT, &[batch, Some(classes)]);
     graph.output("score", element::FLOAT, &[batch]);

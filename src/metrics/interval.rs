@@ -1,4 +1,4 @@
-//! How far metrics of so many pictures can be trusted: intervals at 95 % confidence.
+//! 95 % confidence intervals of the metrics.
 
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Counts, Metrics, Ranked, RankedKnown, steps};
 
-/// The standard normal quantile of 97.5 %.
+/// The 97.5 % quantile of the standard normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
 
 /// An interval; in JSON `[low, high]`.
@@ -15,15 +15,15 @@ const Z: f64 = 1.959_963_984_540_054;
 pub struct Interval {
     /// The lower end.
     pub low: f64,
-    /// The upper end, not below the lower.
+    /// The upper end, at least `low`.
     pub high: f64,
 }
 
-/// How intervals are resampled: pictures are drawn with replacement, the known and each unknown set on their
-/// own, and the middle 95 % of the results are kept (Efron's percentile interval).
+/// The bootstrap: the known images and each unknown set are resampled with replacement, and the middle 95 %
+/// of the results form the interval (Efron's percentile interval).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// How often all pictures are drawn.
+    /// The number of resamples.
     pub resamples: u32,
     /// The same seed gives the same intervals, on any number of threads.
     pub seed: u64,
@@ -60,15 +60,14 @@ impl Interval {
     }
 }
 
-/// The pictures drawn once: how often each of the known ones, by rank, and each of every unknown set.
+/// One resample: how often each known image and each image of every unknown set was drawn, by rank.
 pub(crate) struct Resample {
     known: Vec<u32>,
     unknown: Vec<Vec<u32>>,
 }
 
 impl Bootstrap {
-    /// Draws again and again, measures each draw, and gives an interval for every number measured. Empty
-    /// without resamples.
+    /// Measures every resample and returns an interval for each measured number; empty without resamples.
     pub(crate) fn intervals(
         self,
         known: usize,
@@ -97,59 +96,60 @@ impl Bootstrap {
 }
 
 impl Resample {
-    /// The metrics of the drawn pictures of an unknown set.
+    /// The metrics of the drawn images for one unknown set.
     pub(crate) fn metrics(&self, known: &RankedKnown, set: usize, unknown: &Ranked) -> Metrics {
         let of = |times: &[u32]| times.iter().map(|&times| u64::from(times)).sum::<u64>();
         let total = Counts {
             unknown: unknown.0.len() as u64,
             known: self.known.len() as u64,
-            right: of(&self.known[..known.right.0.len()]),
+            correct: of(&self.known[..known.correct.0.len()]),
         };
         let times = &self.unknown[set];
         let steps = steps(known, unknown, |i| u64::from(self.known[i]), |i| u64::from(times[i]));
         Metrics::from_steps(steps, total).judged(known.is_judged)
     }
 
-    /// The share of the drawn known pictures that were given their true class.
+    /// The share of the drawn known images that were classified correctly.
     pub(crate) fn accuracy(&self, known: &RankedKnown) -> Option<f64> {
-        let right: u64 = self.known[..known.right.0.len()].iter().map(|&times| u64::from(times)).sum();
-        known.is_judged.then(|| right as f64 / self.known.len() as f64)
+        let correct: u64 = self.known[..known.correct.0.len()].iter().map(|&times| u64::from(times)).sum();
+        known.is_judged.then(|| correct as f64 / self.known.len() as f64)
     }
 
-    /// The share of the drawn known pictures above a threshold.
+    /// The share of the drawn known images above a threshold.
     pub(crate) fn known_above(&self, known: &RankedKnown, threshold: f64) -> f64 {
-        let (right, wrong) = self.known.split_at(known.right.len());
-        let above = above(&known.right, right, threshold) + above(&known.wrong, wrong, threshold);
+        let (correct, wrong) = self.known.split_at(known.correct.len());
+        let above = above(&known.correct, correct, threshold) + above(&known.wrong, wrong, threshold);
         above as f64 / self.known.len() as f64
     }
 
-    /// The share of the drawn pictures of an unknown set above a threshold.
+    /// The share of the drawn images of an unknown set above a threshold.
     pub(crate) fn unknown_above(&self, set: usize, unknown: &Ranked, threshold: f64) -> f64 {
         above(unknown, &self.unknown[set], threshold) as f64 / unknown.len() as f64
     }
 }
 
-/// How many of the drawn pictures are above a threshold.
+/// The number of drawn images above a threshold.
 fn above(ranked: &Ranked, times: &[u32], threshold: f64) -> u64 {
     times[..ranked.above(threshold)].iter().map(|&times| u64::from(times)).sum()
 }
 
-/// The interval of the mean AUROC over unknown sets that share their known pictures (DeLong et al., 1988),
-/// clipped to 0..=1. All of 0..=1 where a side has one picture, which says nothing of its spread.
+/// The interval of the mean AUROC over unknown sets that share their known images (DeLong et al., 1988),
+/// clipped to 0..=1. It is 0..=1 if a side has a single image, because its variance is undefined.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
     let count = sets.len() as f64;
-    // Of each known picture the mean over the sets of the share that scores higher; a tie counts one half.
+    // Per known image, the share of unknown images that score higher, averaged over the sets; a tie counts
+    // one half.
     let mut known_placements = vec![0.0; known.len()];
     let mut variance = 0.0;
     for unknown in sets {
         let mut unknown_placements = Vec::with_capacity(unknown.0.len());
         let (n, p) = (known.len() as f64, unknown.0.len() as f64);
-        let (mut r, mut w) = (0, known.right.0.len());
+        let (mut r, mut w) = (0, known.correct.0.len());
         let (mut flagged, mut caught) = (0, 0);
         for step in steps(known, unknown, |_| 1, |_| 1) {
             let placement = (caught as f64 + step.unknown as f64 / 2.0) / p / count;
-            let wrong = step.known - step.right;
-            for (next, more) in [(&mut r, step.right), (&mut w, wrong)] {
+            let wrong = step.known - step.correct;
+            for (next, more) in [(&mut r, step.correct), (&mut w, wrong)] {
                 known_placements[*next..][..more as usize].iter_mut().for_each(|sum| *sum += placement);
                 *next += more as usize;
             }
@@ -169,7 +169,7 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
     Interval { low: (auroc - reach).max(0.0), high: (auroc + reach).min(1.0) }
 }
 
-/// The variance of the values' mean; NaN of a single value.
+/// The variance of the values' mean; NaN for a single value.
 fn variance_of_mean(values: &[f64]) -> f64 {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -181,8 +181,8 @@ mod tests {
     use super::*;
 
     fn ranked(known: &[f64], unknown: &[f64]) -> (RankedKnown, Ranked) {
-        let right: Vec<bool> = (0..known.len()).map(|i| i % 4 != 0).collect();
-        (RankedKnown::new(known, Some(&right)).unwrap(), Ranked::new(unknown).unwrap())
+        let correct: Vec<bool> = (0..known.len()).map(|i| i % 4 != 0).collect();
+        (RankedKnown::new(known, Some(&correct)).unwrap(), Ranked::new(unknown).unwrap())
     }
 
     /// Scores with ties, unknown ones higher by a half on average.
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn drawing_each_picture_once_changes_nothing() {
+    fn drawing_each_image_once_changes_nothing() {
         let (known, unknown) = example(300, 200, 1);
         let once = Resample { known: vec![1; 300], unknown: vec![vec![1; 200]] };
         assert_eq!(once.metrics(&known, 0, &unknown), Metrics::of(&known, &unknown));
@@ -205,12 +205,12 @@ mod tests {
     }
 
     #[test]
-    fn drawing_a_picture_twice_is_having_it_twice() {
+    fn drawing_an_image_twice_counts_it_twice() {
         let known = [3.0, 1.0, 0.0, 2.0];
-        let right = [true, false, true, true];
-        let ranked_known = RankedKnown::new(&known, Some(&right)).unwrap();
+        let correct = [true, false, true, true];
+        let ranked_known = RankedKnown::new(&known, Some(&correct)).unwrap();
         let unknown = Ranked::new(&[4.0, 2.0]).unwrap();
-        // By rank: right 3, 2, 0 and wrong 1.
+        // By rank: correct 3, 2, 0 and wrong 1.
         let drawn = Resample { known: vec![2, 0, 1, 1], unknown: vec![vec![0, 2]] };
         let same =
             Metrics::new(&[3.0, 3.0, 0.0, 1.0], Some(&[true, true, true, false]), &[2.0, 2.0]).unwrap();
@@ -234,16 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_over_sets_knows_that_they_share_their_known_pictures() {
+    fn the_mean_over_sets_accounts_for_shared_known_images() {
         let (known, a) = example(100, 5000, 4);
         let (_, b) = example(100, 5000, 5);
         let width = |sets: &[&Ranked]| {
             let interval = auroc_interval(&known, sets);
             interval.high - interval.low
         };
-        // Few known pictures make the interval, so a second set does not help.
+        // Few known images dominate the variance, so a second set does not help.
         assert!((width(&[&a, &b]) / width(&[&a]) - 1.0).abs() < 0.05);
-        // With few unknown pictures it does.
+        // With few unknown images it does.
         let (known, a) = example(5000, 100, 4);
         let (_, b) = example(5000, 100, 5);
         let width = |sets: &[&Ranked]| {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_hold_the_truth_about_as_often_as_they_say() {
+    fn coverage_is_about_95_percent() {
         // P(x < y + 1/2) for x, y uniform on 0..1 is 7/8.
         let mut held = 0;
         for seed in 0..400 {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seed_decides() {
+    fn intervals_depend_on_the_seed() {
         let (known, unknown) = example(50, 40, 6);
         let of = |seed| {
             let bootstrap = Bootstrap { resamples: 50, seed };
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn one_picture_says_nothing_of_the_spread() {
+    fn a_single_image_gives_the_full_interval() {
         let (known, unknown) = ranked(&[1.0], &[2.0, 3.0]);
         assert_eq!(auroc_interval(&known, &[&unknown]), Interval { low: 0.0, high: 1.0 });
     }

@@ -1,58 +1,57 @@
-//! Metrics of more scores than fit in memory.
+//! Metrics of scores that do not fit in memory.
 
 use std::fmt;
 
 use super::{AT, Counts, Interval, Kind, Metrics, not_a_number, precision};
 use crate::error::{Error, Result};
 
-/// Takes scores one by one in any order and computes the metrics in bounded memory.
+/// Computes the metrics of scores that arrive one by one in any order, in bounded memory.
 ///
-/// Neighbouring scores are put together into at most `capacity` bins of about as many pictures each, so that
-/// the curve is known exactly at the edges of the bins, and within a bin only as far as its edges say. Every
-/// metric comes with the bounds that follow. While the scores take no more different values than there are
-/// bins, nothing is put together and the metrics are exact.
+/// Neighbouring scores are merged into at most `capacity` bins with similar numbers of images. The curve is
+/// exact at the edges of a bin and bounded by them within it. Every metric comes with the bounds that follow.
+/// With at most `capacity` distinct scores, nothing is merged and the metrics are exact.
 #[derive(Debug, Clone)]
 pub struct Stream {
     capacity: usize,
-    /// Ascending and disjoint.
+    /// Disjoint bins in ascending order.
     bins: Vec<Bin>,
     /// New scores, not yet in a bin.
     buffer: Vec<(f64, Kind)>,
 }
 
-/// Metrics with what is known for certain of them.
+/// Metrics with guaranteed bounds.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
 pub struct Bounded {
-    /// Pictures of known classes.
+    /// Images of known classes.
     pub known: u64,
-    /// Pictures of no known class.
+    /// Images of no known class.
     pub unknown: u64,
-    /// The share of known pictures given their true class; exact. Absent where that is not known.
+    /// The share of known images classified correctly; exact. Absent if correctness is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// The metrics where the pictures of a bin count as ties.
+    /// The metrics, with the images of a bin counted as ties.
     #[serde(flatten)]
     pub metrics: Metrics,
-    /// The exact metrics lie in here, for certain.
+    /// Intervals that contain the exact metrics.
     pub bounds: Metrics<Interval>,
 }
 
 impl fmt::Display for Bounded {
-    /// The metrics in percent, one a line, with their bounds.
+    /// The metrics in percent, one per line, with their bounds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} known pictures, {} unknown", self.known, self.unknown)?;
+        writeln!(f, "{} known images, {} unknown", self.known, self.unknown)?;
         if let Some(accuracy) = self.accuracy {
             writeln!(f, "{:<20} {:>9.4}", "accuracy", 100.0 * accuracy)?;
         }
         for ((name, value), (_, Interval { low, high })) in self.metrics.named().zip(self.bounds.named()) {
             let [value, low, high] = [value, low, high].map(|share| 100.0 * share);
-            writeln!(f, "{name:<20} {value:>9.4}  certainly {low:.4} to {high:.4}")?;
+            writeln!(f, "{name:<20} {value:>9.4}  bounds {low:.4} to {high:.4}")?;
         }
         Ok(())
     }
 }
 
-/// The pictures with scores from `low` to `high`.
+/// The images with scores from `low` to `high`.
 #[derive(Debug, Clone, Copy)]
 struct Bin {
     low: f64,
@@ -64,17 +63,17 @@ impl Counts {
     fn of(kind: Kind) -> Self {
         match kind {
             Kind::Unknown => Self { unknown: 1, ..Self::default() },
-            Kind::Known { right } => Self { known: 1, right: right.into(), ..Self::default() },
+            Kind::Known { correct } => Self { known: 1, correct: correct.into(), ..Self::default() },
         }
     }
 
-    fn pictures(self) -> u64 {
+    fn images(self) -> u64 {
         self.known + self.unknown
     }
 }
 
 impl Stream {
-    /// A stream with at most this many bins, 4 or more; memory is about 250 bytes for each.
+    /// A stream with at most `capacity` bins, at least 4, of about 250 bytes each.
     ///
     /// For scores in random order the bounds of the AUROC are less than 8 / `capacity` apart.
     #[must_use]
@@ -83,10 +82,10 @@ impl Stream {
         Self { capacity, bins: Vec::new(), buffer: Vec::new() }
     }
 
-    /// Takes a picture's score.
+    /// Adds an image's score.
     ///
     /// # Errors
-    /// [`Error::Scores`] where it is NaN.
+    /// [`Error::Scores`] if it is NaN.
     pub fn push(&mut self, score: f64, kind: Kind) -> Result<()> {
         if score.is_nan() {
             return Err(not_a_number());
@@ -98,23 +97,22 @@ impl Stream {
         Ok(())
     }
 
-    /// The metrics of all scores taken; without accuracy and OSCR unless the kinds of the known pictures were
-    /// `judged`.
+    /// The metrics of all scores; accuracy and OSCR only if `judged`, that is, if correctness is known.
     ///
     /// # Errors
-    /// [`Error::Scores`] where no picture was known, or none unknown.
+    /// [`Error::Scores`] if there are no known or no unknown images.
     pub fn finish(mut self, judged: bool) -> Result<Bounded> {
         self.absorb();
         let total = self.bins.iter().fold(Counts::default(), |total, bin| total.plus(bin.counts));
-        let Counts { known, unknown, right } = total;
+        let Counts { known, unknown, correct } = total;
         if known == 0 || unknown == 0 {
-            return Err(Error::Scores(format!("{known} known and {unknown} unknown pictures")));
+            return Err(Error::Scores(format!("{known} known and {unknown} unknown images")));
         }
         let descending = || self.bins.iter().rev();
         Ok(Bounded {
             known,
             unknown,
-            accuracy: judged.then(|| right as f64 / known as f64),
+            accuracy: judged.then(|| correct as f64 / known as f64),
             metrics: Metrics::from_steps(descending().map(|bin| bin.counts), total).judged(judged),
             bounds: bounds(descending(), total).judged(judged),
         })
@@ -141,14 +139,14 @@ impl Stream {
         }
     }
 
-    /// Halves the number of bins: joins neighbours up to an equal share of the pictures. Any two that stay
-    /// apart hold more than that share together, so that few are left.
+    /// Merges neighbours up to an equal share of the images. Any two that remain apart hold more than that
+    /// share together, which limits the number of bins to about half the capacity.
     fn merge(&mut self) {
-        let total: u64 = self.bins.iter().map(|bin| bin.counts.pictures()).sum();
+        let total: u64 = self.bins.iter().map(|bin| bin.counts.images()).sum();
         let share = total.div_ceil(self.capacity as u64 / 4);
         self.bins.dedup_by(|next, bin| {
             let counts = bin.counts.plus(next.counts);
-            let join = counts.pictures() <= share;
+            let join = counts.images() <= share;
             if join {
                 *bin = Bin { low: bin.low, high: next.high, counts };
             }
@@ -157,8 +155,8 @@ impl Stream {
     }
 }
 
-/// What is certain of the metrics of a curve of which only the edges of bins, in descending order, are known:
-/// within a bin the numbers of flagged pictures lie between those at its edges.
+/// The bounds of the metrics of a curve that is known only at the edges of bins, given in descending order.
+/// Within a bin, the numbers of flagged images are between those at its edges.
 fn bounds<'a>(bins: impl Iterator<Item = &'a Bin>, total: Counts) -> Metrics<Interval> {
     let (p, n) = (total.unknown as f64, total.known as f64);
     let exactly = |value: f64| Interval { low: value, high: value };
@@ -174,7 +172,7 @@ fn bounds<'a>(bins: impl Iterator<Item = &'a Bin>, total: Counts) -> Metrics<Int
     };
     let (caught, flagged) = (|at: Counts| at.unknown as f64 / p, |at: Counts| at.known as f64 / n);
     let (accepted, kept) = (|at: Counts| 1.0 - caught(at), |at: Counts| (total.known - at.known) as f64 / n);
-    let right = |at: Counts| (total.right - at.right) as f64 / n;
+    let correct = |at: Counts| (total.correct - at.correct) as f64 / n;
     let precision_out = |unknown: Counts, known: Counts| precision(unknown.unknown, known.known);
     let precision_in = |known: Counts, unknown: Counts| {
         precision(total.known - known.known, total.unknown - unknown.unknown)
@@ -189,16 +187,16 @@ fn bounds<'a>(bins: impl Iterator<Item = &'a Bin>, total: Counts) -> Metrics<Int
             // A tie: a straight line between the edges.
             let line = |sum: &mut Interval, weight: f64, ends: f64| add(sum, weight, ends / 2.0, ends / 2.0);
             line(&mut sums.auroc, known, caught(before) + caught(at));
-            line(&mut oscr, unknown, right(before) + right(at));
+            line(&mut oscr, unknown, correct(before) + correct(at));
             line(&mut sums.aupr_out, unknown, precision_out(before, before) + precision_out(at, at));
             line(&mut sums.aupr_in, known, precision_in(before, before) + precision_in(at, at));
         } else {
             add(&mut sums.auroc, known, caught(before), caught(at));
-            add(&mut oscr, unknown, right(at), right(before));
+            add(&mut oscr, unknown, correct(at), correct(before));
             add(&mut sums.aupr_out, unknown, precision_out(before, at), precision_out(at, before));
             add(&mut sums.aupr_in, known, precision_in(at, before), precision_in(before, at));
         }
-        // The first point of the curve that the bin may hold.
+        // The first point of the curve that the bin may contain.
         let first = if bin.low == bin.high { at } else { before };
         if caught(before) < AT && caught(at) >= AT {
             sums.fpr95_tpr = Interval { low: flagged(first), high: flagged(at) };
@@ -227,7 +225,7 @@ mod tests {
         let mut scores: Vec<(f64, Kind)> = (0..40_000)
             .map(|i| match i % 3 {
                 0 => (round(random.random::<f64>().sqrt()), Kind::Unknown),
-                _ => (round(random.random()), Kind::Known { right: random.random_bool(0.9) }),
+                _ => (round(random.random()), Kind::Known { correct: random.random_bool(0.9) }),
             })
             .collect();
         scores.shuffle(&mut random);
@@ -236,14 +234,14 @@ mod tests {
         };
         let known: Vec<f64> = of(|kind| kind != Kind::Unknown).collect();
         let unknown: Vec<f64> = of(|kind| kind == Kind::Unknown).collect();
-        let right: Vec<bool> = scores
+        let correct: Vec<bool> = scores
             .iter()
             .filter_map(|(_, kind)| match kind {
-                Kind::Known { right } => Some(*right),
+                Kind::Known { correct } => Some(*correct),
                 Kind::Unknown => None,
             })
             .collect();
-        let exact = Metrics::new(&known, Some(&right), &unknown).unwrap();
+        let exact = Metrics::new(&known, Some(&correct), &unknown).unwrap();
         (scores, exact)
     }
 
@@ -257,15 +255,15 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_taken_when_it_is_needed() {
+    fn memory_is_allocated_on_demand() {
         let mut stream = Stream::new(usize::MAX);
-        stream.push(0.0, Kind::Known { right: true }).unwrap();
+        stream.push(0.0, Kind::Known { correct: true }).unwrap();
         stream.push(1.0, Kind::Unknown).unwrap();
         assert_eq!(stream.finish(true).unwrap().metrics.auroc, 1.0);
     }
 
     #[test]
-    fn bounds_hold_the_exact_metrics_and_are_narrow() {
+    fn bounds_contain_the_exact_metrics_and_are_narrow() {
         let (mut scores, exact) = example(|score| score);
         let by_score = |a: &(f64, Kind), b: &(f64, Kind)| a.0.total_cmp(&b.0);
         for order in ["random", "ascending", "descending"] {
@@ -282,7 +280,7 @@ mod tests {
                     let what = format!("{order} {capacity} {name}: {low} <= {exact}, {value} <= {high}");
                     let holds = |value: f64| low - 1e-12 <= value && value <= high + 1e-12;
                     assert!(holds(exact) && holds(value), "{what}");
-                    // An AUPR starts from few flagged pictures, of which a bin is a large part.
+                    // An AUPR starts from few flagged images, of which a bin is a large part.
                     assert!(high - low < 32.0 / capacity as f64, "{what}");
                 }
                 if order == "random" {
@@ -293,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn few_different_scores_are_exact() {
+    fn few_distinct_scores_are_exact() {
         let (scores, exact) = example(|score| (score * 90.0).floor());
         let Bounded { metrics, bounds, .. } = measured(&scores, 100);
         assert_eq!(metrics, exact);
@@ -306,8 +304,8 @@ mod tests {
     }
 
     #[test]
-    fn infinite_scores_and_useless_ones() {
-        let known = Kind::Known { right: true };
+    fn infinite_and_invalid_scores() {
+        let known = Kind::Known { correct: true };
         let mut stream = Stream::new(8);
         for (score, kind) in
             [(f64::NEG_INFINITY, known), (-0.0, known), (0.0, Kind::Unknown), (f64::INFINITY, Kind::Unknown)]

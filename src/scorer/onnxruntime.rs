@@ -1,13 +1,12 @@
-//! ONNX Runtime, from a library that is found when the program runs.
+//! ONNX Runtime, from a shared library that is loaded at run time.
 
 use std::{
     collections::BTreeMap,
     error::Error as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use ndarray::{Array4, ArrayView4, Axis};
 use ort::{
     environment::{Environment, GlobalThreadPoolOptions},
     ep::{self, ExecutionProvider},
@@ -17,95 +16,202 @@ use ort::{
 };
 use prost::Message;
 use serde::Deserialize;
+use tempfile::TempDir;
 
-use super::{Provider, Scores, file::ModelFile};
+use super::{Images, Outputs, Provider};
 use crate::{
     error::{Error, Result},
-    onnx::{Graph, Model, Node, OperatorSet, Value, element},
+    model::{
+        file::ModelFile,
+        proto::{Graph, Model, Node, Value, element},
+    },
 };
+
+const NAME: &str = "ONNX Runtime";
 
 /// The environment variable that names the library.
 const LIBRARY: &str = "ORT_DYLIB_PATH";
 
-/// One for the process; the library is never unloaded.
+/// Maximum number of sessions per model. ort needs a session for each concurrent run, and each session holds
+/// the weights. All sessions share ONNX Runtime's thread pool, so more would not be faster.
+const MAX_SESSIONS: usize = 4;
+
+/// One per process; the library is never unloaded.
 static ENVIRONMENT: Mutex<Option<(Environment, PathBuf)>> = Mutex::new(None);
 
 pub(super) struct OnnxRuntime {
-    /// Those that are not running. ort wants a session for each thread that runs one; all of them share ONNX
-    /// Runtime's threads.
-    idle: Mutex<Vec<Session>>,
-    /// To make more of them.
+    pool: Mutex<Pool>,
+    /// Notified when a session becomes idle.
+    idle: Condvar,
+    /// The model file, for further sessions.
     model: Vec<u8>,
     provider: Provider,
     library: PathBuf,
+    placement: OnceLock<std::result::Result<BTreeMap<String, usize>, String>>,
+}
+
+/// The idle sessions, the number of all sessions, and its maximum.
+struct Pool {
+    idle: Vec<ModelSession>,
+    count: usize,
+    limit: usize,
+}
+
+struct ModelSession {
+    session: Session,
+    /// Folder of the profile, until the first run ends.
+    profile: Option<TempDir>,
+}
+
+/// A session in use. Dropping it makes the session idle again, or after a panic makes room for a new one.
+struct Lease<'a> {
+    runtime: &'a OnnxRuntime,
+    session: Option<ModelSession>,
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        let mut pool = self.runtime.pool();
+        match self.session.take() {
+            Some(session) if !std::thread::panicking() => pool.idle.push(session),
+            _ => pool.count -= 1,
+        }
+        drop(pool);
+        self.runtime.idle.notify_one();
+    }
 }
 
 impl OnnxRuntime {
-    pub fn new(bytes: &[u8], file: &ModelFile, provider: Provider) -> Result<Self> {
-        let (session, library) = session(bytes, file, provider)?;
-        Ok(Self { idle: Mutex::new(vec![session]), model: bytes.to_owned(), provider, library })
+    pub fn new(bytes: &[u8], file: &ModelFile, provider: Provider, is_profiled: bool) -> Result<Self> {
+        let placement = OnceLock::new();
+        let profile = match is_profiled.then(tempfile::tempdir).transpose() {
+            Ok(folder) => folder,
+            Err(error) => {
+                let _ = placement.set(Err(format!("cannot create a folder for the profile: {error}")));
+                None
+            }
+        };
+        let (session, library) = session(bytes, file, provider, profile.as_ref().map(TempDir::path))?;
+        let pool = Pool { idle: vec![ModelSession { session, profile }], count: 1, limit: MAX_SESSIONS };
+        Ok(Self {
+            pool: Mutex::new(pool),
+            idle: Condvar::new(),
+            model: bytes.to_owned(),
+            provider,
+            library,
+            placement,
+        })
     }
 
     pub fn describe(&self) -> String {
-        format!("ONNX Runtime, `{}`", self.library.display())
+        format!("{NAME}, `{}`", self.library.display())
     }
 
-    pub fn run(&self, images: ArrayView4<f32>, file: &ModelFile) -> Result<Scores> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = idle().pop();
-        let mut session = match taken {
-            Some(session) => session,
-            None => session(&self.model, file, self.provider)?.0,
-        };
-        // Of a fixed batch come whole ones.
-        let batch = file.batch.unwrap_or(images.len_of(Axis(0)).max(1));
-        let chunks = images.axis_chunks_iter(Axis(0), batch);
-        let parts: Result<Vec<Scores>> = chunks.map(|images| run(&mut session, images, file)).collect();
-        idle().push(session);
-        Ok(Scores::concatenate(&parts?, file.manifest.classes.len()))
+    pub fn run(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
+        let mut lease = self.take(file)?;
+        let ModelSession { session, profile } = lease.session.as_mut().expect("a lease has a session");
+        // With a fixed batch the images are already padded to whole batches.
+        let batch = file.batch.unwrap_or(images.len().max(1));
+        let parts = (0..images.len()).step_by(batch).map(|start| images.part(start, batch));
+        let outputs = parts.map(|part| {
+            let outputs = run(session, part, file);
+            if let Some(folder) = profile.take() {
+                let _ = self.placement.set(count_operators(session, folder));
+            }
+            outputs
+        });
+        let outputs = outputs.collect::<Result<Vec<Outputs>>>()?;
+        Ok(Outputs::concatenate(&outputs, file.manifest.decision.classes.len()))
     }
 
-    /// The number of operators that each execution provider has run, from the profile of one run.
-    pub fn placement(&self, file: &ModelFile) -> Result<BTreeMap<String, usize>> {
-        let failed = |reason: String| Error::Runtime { runtime: "ONNX Runtime", reason };
-        let folder = tempfile::tempdir().map_err(Error::io("create", &std::env::temp_dir()))?;
-        let (builder, _) = builder(self.provider)?;
-        let mut session = builder
-            .with_profiling(folder.path().join("profile"))
-            .map_err(|error| failed(one_line(error)))?
-            .commit_from_memory(&self.model)
-            .map_err(|error| cannot_run(file, error))?;
-        let input = &file.manifest.input;
-        let black = Array4::zeros((file.batch.unwrap_or(1), 3, input.height, input.width));
-        run(&mut session, black.view(), file)?;
-        let profile = PathBuf::from(session.end_profiling().map_err(|error| failed(one_line(error)))?);
-        let text = std::fs::read(&profile).map_err(Error::io("read", &profile))?;
-        let events: Vec<ProfileEvent> = serde_json::from_slice(&text)
-            .map_err(|error| failed(format!("its profile is no JSON: {error}")))?;
-        let mut counts = BTreeMap::new();
-        for provider in
-            events.into_iter().filter(|event| event.cat == "Node").filter_map(|event| event.args.provider)
-        {
-            *counts.entry(provider).or_insert(0) += 1;
+    /// Takes an idle session, creates one below the limit, or waits for the next idle one. The limit drops to
+    /// the sessions that there are if no further one can be created, for example because memory is full.
+    fn take(&self, file: &ModelFile) -> Result<Lease<'_>> {
+        let mut pool = self.pool();
+        loop {
+            if let Some(session) = pool.idle.pop() {
+                return Ok(Lease { runtime: self, session: Some(session) });
+            }
+            if pool.count < pool.limit {
+                pool.count += 1;
+                drop(pool);
+                let mut lease = Lease { runtime: self, session: None };
+                match session(&self.model, file, self.provider, None) {
+                    Ok((session, _)) => {
+                        lease.session = Some(ModelSession { session, profile: None });
+                        return Ok(lease);
+                    }
+                    Err(error) => {
+                        drop(lease);
+                        pool = self.pool();
+                        if pool.count == 0 {
+                            return Err(error);
+                        }
+                        pool.limit = pool.count;
+                        continue;
+                    }
+                }
+            }
+            pool = self.idle.wait(pool).unwrap_or_else(PoisonError::into_inner);
         }
-        Ok(counts)
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of operators that each execution provider has run.
+    pub fn placement(&self) -> Result<BTreeMap<String, usize>> {
+        match self.placement.get() {
+            Some(Ok(counts)) => Ok(counts.clone()),
+            Some(Err(reason)) => Err(Error::Runtime { runtime: NAME, reason: reason.clone() }),
+            None => Ok(BTreeMap::new()),
+        }
     }
 }
 
-/// A session with a model, and the library that it is from.
-fn session(bytes: &[u8], file: &ModelFile, provider: Provider) -> Result<(Session, PathBuf)> {
+/// Ends a session's profile and counts the operators in it by execution provider.
+fn count_operators(
+    session: &mut Session,
+    folder: TempDir,
+) -> std::result::Result<BTreeMap<String, usize>, String> {
+    let file = session.end_profiling().map_err(one_line)?;
+    let text = std::fs::read(folder.path().join(file))
+        .map_err(|error| format!("cannot read the profile: {error}"))?;
+    let events: Vec<ProfileEvent> =
+        serde_json::from_slice(&text).map_err(|error| format!("the profile is not valid JSON: {error}"))?;
+    let mut counts = BTreeMap::new();
+    for event in events.into_iter().filter(|event| event.cat == "Node") {
+        if let Some(provider) = event.args.provider {
+            *counts.entry(provider).or_insert(0) += 1;
+        }
+    }
+    Ok(counts)
+}
+
+/// A session with a model, and the path of the library.
+fn session(
+    bytes: &[u8],
+    file: &ModelFile,
+    provider: Provider,
+    profile: Option<&Path>,
+) -> Result<(Session, PathBuf)> {
     let (mut builder, library) = builder(provider)?;
-    let session = builder.commit_from_memory(bytes).map_err(|error| cannot_run(file, error))?;
+    let refused = |error: ort::Error| file.unsupported(NAME, one_line(error));
+    if let Some(folder) = profile {
+        builder = builder.with_profiling(folder.join("profile")).map_err(|error| refused(error.into()))?;
+    }
+    let session = builder.commit_from_memory(bytes).map_err(refused)?;
     Ok((session, library))
 }
 
-fn run(session: &mut Session, images: ArrayView4<f32>, file: &ModelFile) -> Result<Scores> {
-    let failed = |error: ort::Error| Error::Runtime { runtime: "ONNX Runtime", reason: one_line(error) };
-    let n = images.len_of(Axis(0));
+fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Outputs> {
+    let failed = |error: ort::Error| Error::Runtime { runtime: NAME, reason: one_line(error) };
+    let n = images.len();
     let input: SessionInputValue = if file.takes_bytes {
-        Tensor::from_array(super::bytes(images)).map_err(failed)?.into()
+        Tensor::from_array(images.to_bytes()).map_err(failed)?.into()
     } else {
-        Tensor::from_array(images.as_standard_layout().into_owned()).map_err(failed)?.into()
+        Tensor::from_array(images.to_floats()).map_err(failed)?.into()
     };
     let outputs = session.run(ort::inputs!["images" => input]).map_err(failed)?;
     fn values<T: PrimitiveTensorElementType + Clone>(
@@ -115,9 +221,9 @@ fn run(session: &mut Session, images: ArrayView4<f32>, file: &ModelFile) -> Resu
         Ok(outputs[name].try_extract_tensor::<T>()?.1.to_vec())
     }
     let floats = |name| values::<f32>(&outputs, name).map_err(failed);
-    Scores::from_outputs(
-        "ONNX Runtime",
-        (n, file.manifest.classes.len()),
+    Outputs::new(
+        NAME,
+        (n, file.manifest.decision.classes.len()),
         (floats("logits")?, floats("distances")?),
         floats("score")?,
         values::<i64>(&outputs, "label").map_err(failed)?,
@@ -125,12 +231,12 @@ fn run(session: &mut Session, images: ArrayView4<f32>, file: &ModelFile) -> Resu
     )
 }
 
-/// What makes sessions that run on a provider, and the library that it is from.
+/// A builder of sessions on a provider, and the path of the library.
 fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
     let (environment, library) = environment().map_err(unavailable)?;
     let (is_built_in, dispatch) = match provider {
-        // Named, to keep ONNX Runtime from choosing a device of its own.
+        // Named, so that ONNX Runtime does not choose a device itself.
         Provider::Cpu | Provider::OnnxRuntime => offer(ep::CPU::default()),
         Provider::Cuda(device) => offer(ep::CUDA::default().with_device_id(device as i32)),
         Provider::TensorRt(device) => offer(ep::TensorRT::default().with_device_id(device as i32)),
@@ -142,7 +248,7 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     if !is_built_in {
         let (library, provider) = (library.display(), provider.to_string());
         let name = provider.split(':').next().unwrap_or_default();
-        return Err(unavailable(format!("`{library}` is a build without {name}")));
+        return Err(unavailable(format!("`{library}` was built without {name}")));
     }
     let builder = Session::builder(&environment)
         .map_err(|error| unavailable(error.to_string()))?
@@ -153,7 +259,7 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     Ok((builder, library))
 }
 
-/// Whether the library has an execution provider, and what puts it into a session.
+/// Whether the library has an execution provider, and the provider in the form that a session takes.
 fn offer<P: ExecutionProvider + 'static>(provider: P) -> (bool, ep::ExecutionProviderDispatch)
 where
     ep::ExecutionProviderDispatch: From<P>,
@@ -161,16 +267,12 @@ where
     (P::is_available().unwrap_or(false), provider.into())
 }
 
-fn cannot_run(file: &ModelFile, error: impl ToString) -> Error {
-    file.error(format!("ONNX Runtime cannot run it: {}", one_line(error)))
-}
-
-/// Makes a session of one operator on a provider; says what it runs on.
+/// Runs a network of one operator on a provider; returns the name of the runtime.
 pub(super) fn check(provider: Provider) -> Result<String> {
     let (mut builder, library) = builder(provider)?;
     let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
     if provider != Provider::OnnxRuntime {
-        // Else ONNX Runtime's own code would run what the provider does not.
+        // Otherwise ONNX Runtime would fall back to its CPU provider for unsupported operators.
         builder = builder.with_disable_cpu_fallback().map_err(|error| unavailable(one_line(error)))?;
     }
     let unavailable = |error: ort::Error| unavailable(one_line(error));
@@ -184,15 +286,14 @@ pub(super) fn check(provider: Provider) -> Result<String> {
         output: value("y"),
         ..Graph::default()
     };
-    let opset_import = vec![OperatorSet { version: 17, ..OperatorSet::default() }];
-    let model = Model { ir_version: 8, opset_import, graph: Some(graph), ..Model::default() };
+    let model = Model::new(graph, Vec::new());
     let mut session = builder.commit_from_memory(&model.encode_to_vec()).map_err(unavailable)?;
     let input = Tensor::from_array(([1], vec![1.0_f32])).map_err(unavailable)?;
     session.run(ort::inputs!["x" => input]).map_err(unavailable)?;
-    Ok(format!("ONNX Runtime, `{}`", library.display()))
+    Ok(format!("{NAME}, `{}`", library.display()))
 }
 
-/// A line of ONNX Runtime's profile.
+/// An event of ONNX Runtime's profile.
 #[derive(Deserialize)]
 struct ProfileEvent {
     cat: String,
@@ -202,11 +303,11 @@ struct ProfileEvent {
 
 #[derive(Default, Deserialize)]
 struct ProfileArgs {
-    /// Of those that ran an operator.
+    /// The execution provider, for events that ran an operator.
     provider: Option<String>,
 }
 
-/// Loads the library on first use; a later use tries again where that failed.
+/// Loads the library on first use; after a failure the next use tries again.
 fn environment() -> std::result::Result<(Environment, PathBuf), String> {
     let mut environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = &*environment {
@@ -216,7 +317,7 @@ fn environment() -> std::result::Result<(Environment, PathBuf), String> {
     let path = library.display();
     let loaded = match ort::init_from(&library) {
         Ok(builder) => builder
-            // What goes wrong comes back as an error; it need not be printed as well.
+            // Failures are returned as errors; do not print them as well.
             .with_logger(std::sync::Arc::new(|_, _, _, _, _| {}))
             .with_global_thread_pool(GlobalThreadPoolOptions::default())
             .build()
@@ -230,18 +331,17 @@ fn environment() -> std::result::Result<(Environment, PathBuf), String> {
     Ok(environment.insert((loaded, library)).clone())
 }
 
-/// Where the library is: what the environment names; else beside the program; else where `make native` puts
-/// it in the checkout that the program was built in; else wherever the system's loader finds it.
+/// Path of the library: the environment variable, else the file beside the program, else the bare name for
+/// the system's loader.
 fn library() -> PathBuf {
     if let Some(path) = std::env::var_os(LIBRARY).filter(|path| !path.is_empty()) {
         return path.into();
     }
     let name = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    let program = std::env::current_exe().unwrap_or_default();
-    let folders: Vec<&Path> = program.ancestors().skip(1).collect();
-    let beside = folders.first().map(|folder| folder.join(&name));
-    let installed = folders.iter().map(|folder| folder.join(".native/onnxruntime/lib/libonnxruntime.so"));
-    beside.into_iter().chain(installed).find(|path| path.is_file()).unwrap_or_else(|| name.into())
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(&name)));
+    // ONNX Runtime looks for provider libraries beside its real path, not beside a symlink.
+    let file = beside.and_then(|path| path.canonicalize().ok());
+    file.filter(|path| path.is_file()).unwrap_or_else(|| name.into())
 }
 
 fn one_line(error: impl ToString) -> String {

@@ -1,25 +1,26 @@
-//! tract: one picture at a time on every thread, which is faster than batches.
+//! tract: one image at a time on every thread, which is faster than batches.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
-use ndarray::{ArrayView4, Axis};
 use rayon::prelude::*;
 use tract_onnx::prelude::*;
 
-use super::{
-    Scores,
-    file::{ModelFile, OUTPUTS},
+use super::{Images, Outputs};
+use crate::{
+    error::{Error, Result},
+    model::file::{ModelFile, OUTPUTS},
 };
-use crate::error::{Error, Result};
+
+const NAME: &str = "tract";
 
 /// A network that is ready to run.
 pub(crate) struct Plan(Arc<TypedRunnableModel>);
 
 impl Plan {
-    /// Of a model that takes float32.
+    /// Optimises a model that takes float32.
     pub(crate) fn of_floats(bytes: &[u8], shape: [usize; 4]) -> std::result::Result<Self, String> {
         Self::new(bytes, f32::fact(shape))
     }
@@ -35,7 +36,7 @@ impl Plan {
         Ok(Self(plan?))
     }
 
-    /// The outputs in their order.
+    /// Runs the network; the outputs are in the order of the graph.
     pub(crate) fn run(&self, input: Tensor) -> std::result::Result<TVec<TValue>, String> {
         unpanicked(|| self.0.run(tvec!(input.into())))
     }
@@ -43,39 +44,38 @@ impl Plan {
 
 pub(super) struct Tract {
     plan: Plan,
-    /// The number of pictures that the plan takes: the file's fixed batch, or 1.
+    /// The number of images that the plan takes: the file's fixed batch, or 1.
     batch: usize,
 }
 
 impl Tract {
     pub fn new(bytes: &[u8], file: &ModelFile) -> Result<Self> {
         let batch = file.batch.unwrap_or(1);
-        let (height, width) = (file.manifest.input.height, file.manifest.input.width);
+        let (height, width) = (file.manifest.decision.input.height, file.manifest.decision.input.width);
         let input = if file.takes_bytes {
             u8::fact([batch, height, width, 3])
         } else {
             f32::fact([batch, 3, height, width])
         };
-        let plan =
-            Plan::new(bytes, input).map_err(|error| file.error(format!("tract cannot run it: {error}")))?;
+        let plan = Plan::new(bytes, input).map_err(|reason| file.unsupported(NAME, reason))?;
         Ok(Self { plan, batch })
     }
 
-    pub fn run(&self, images: ArrayView4<f32>, file: &ModelFile) -> Result<Scores> {
-        let parts: Vec<Scores> = images
-            .axis_chunks_iter(Axis(0), self.batch)
+    pub fn run(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
+        let parts: Vec<Outputs> = (0..images.len().div_ceil(self.batch))
             .into_par_iter()
-            .map(|images| self.run_plan(images, file))
+            .map(|number| self.run_plan(images.part(number * self.batch, self.batch), file))
             .collect::<Result<_>>()?;
-        Ok(Scores::concatenate(&parts, file.manifest.classes.len()))
+        Ok(Outputs::concatenate(&parts, file.manifest.decision.classes.len()))
     }
 
-    fn run_plan(&self, images: ArrayView4<f32>, file: &ModelFile) -> Result<Scores> {
-        let failed = |error: TractError| Error::Runtime { runtime: "tract", reason: format!("{error:#}") };
-        let n = images.len_of(Axis(0));
+    fn run_plan(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
+        let failed = |reason: String| Error::Runtime { runtime: NAME, reason };
+        let n = images.len();
         let input: Tensor =
-            if file.takes_bytes { super::bytes(images).into() } else { images.to_owned().into() };
-        let outputs = self.plan.run(input).map_err(|reason| Error::Runtime { runtime: "tract", reason })?;
+            if file.takes_bytes { images.to_bytes().into() } else { images.to_floats().into() };
+        let outputs = self.plan.run(input).map_err(failed)?;
+        let failed = |error: TractError| failed(format!("{error:#}"));
         let output = |name: &str| {
             let index = OUTPUTS.iter().position(|&output| output == name).expect("one of the five");
             &outputs[index]
@@ -84,9 +84,9 @@ impl Tract {
             Ok(output.to_plain_array_view::<T>()?.iter().copied().collect())
         }
         let floats = |name| values::<f32>(output(name)).map_err(failed);
-        Scores::from_outputs(
-            "tract",
-            (n, file.manifest.classes.len()),
+        Outputs::new(
+            NAME,
+            (n, file.manifest.decision.classes.len()),
             (floats("logits")?, floats("distances")?),
             floats("score")?,
             values::<i64>(output("label")).map_err(failed)?,
@@ -95,10 +95,10 @@ impl Tract {
     }
 }
 
-/// tract panics on some graphs that make no sense, which a hostile file may hold.
+/// Turns a panic into an error: tract panics on some malformed graphs, which a hostile file may hold.
 fn unpanicked<T>(run: impl FnOnce() -> TractResult<T>) -> std::result::Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.map_err(|error| format!("{error:#}")),
-        Err(_) => Err("the graph makes no sense to it".to_owned()),
+        Err(_) => Err("it panicked on the graph".to_owned()),
     }
 }

@@ -1,10 +1,10 @@
-//! What is done at random to training pictures, on bytes `[3, height, width]`.
+//! Random augmentation of training images, on bytes `[3, height, width]`.
 
 use rand::{Rng, RngExt};
 
-use crate::recipe::Augment;
+use crate::run::Augment;
 
-/// Changes a picture as a recipe says.
+/// Augments an image in place.
 pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     match how {
         Augment::None => {}
@@ -21,7 +21,7 @@ pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usi
             let (height_f, width_f) = (height as f32, width as f32);
             let share: f32 = random.random_range(0.8..=1.0);
             let aspect = random.random_range((0.75_f32).ln()..=(4.0_f32 / 3.0).ln()).exp();
-            // Of the whole height and width.
+            // Size of the crop, relative to the width and height of the image.
             let across = (share * aspect).sqrt().min(1.0);
             let along = (share / aspect).sqrt().min(1.0);
             let right = random.random_range(-0.5..=0.5) * (1.0 - across) * width_f;
@@ -33,7 +33,7 @@ pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usi
     }
 }
 
-/// Where a new picture's pixels lie in the old one: a place (x, y), relative to the middle, is taken from
+/// An affine map from new to old coordinates, relative to the centre: the new pixel (x, y) is sampled at
 /// `matrix` (x, y) + `offset`.
 struct View {
     matrix: [[f32; 2]; 2],
@@ -50,7 +50,7 @@ impl View {
         self
     }
 
-    /// Replaces the picture by what is seen, between pixels in proportion; black behind the edge.
+    /// Resamples the image: bilinear, black outside.
     fn take(&self, pixels: &mut [u8], height: usize, width: usize) {
         let old = pixels.to_vec();
         let (middle_x, middle_y) = ((width - 1) as f32 / 2.0, (height - 1) as f32 / 2.0);
@@ -91,13 +91,13 @@ mod tests {
     use super::*;
     use rand::{SeedableRng, rngs::ChaCha8Rng};
 
-    /// Three channels that differ, of a picture that is not square.
-    fn picture() -> Vec<u8> {
+    /// An image that is not square, with three different channels.
+    fn image() -> Vec<u8> {
         (0..3 * 16 * 24).map(|i| (i * 7 % 251 + 1) as u8).collect()
     }
 
     fn seen(matrix: [[f32; 2]; 2], offset: [f32; 2]) -> Vec<u8> {
-        let mut pixels = picture();
+        let mut pixels = image();
         View { matrix, offset }.take(&mut pixels, 16, 24);
         pixels
     }
@@ -107,15 +107,15 @@ mod tests {
     }
 
     #[test]
-    fn views_of_a_picture() {
-        let old = picture();
+    fn views_mirror_shift_rotate_and_interpolate() {
+        let old = image();
         assert_eq!(seen([[1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]), old);
         let mirrored = seen([[-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]);
         assert_eq!(at(&mirrored, 2, 5, 3), at(&old, 2, 5, 20));
         let shifted = seen([[1.0, 0.0], [0.0, 1.0]], [2.0, -1.0]);
         assert_eq!((at(&shifted, 1, 5, 3), at(&shifted, 1, 0, 3)), (at(&old, 1, 4, 5), 0));
         assert_eq!((at(&shifted, 1, 5, 22), at(&shifted, 1, 5, 21)), (0, at(&old, 1, 4, 23)));
-        // A quarter turn, about the middle, and half way between two pixels.
+        // A rotation by 90 degrees about the centre, and a shift by half a pixel.
         let turned = seen([[0.0, -1.0], [1.0, 0.0]], [0.0, 0.0]);
         assert_eq!(at(&turned, 0, 7, 12), at(&old, 0, 8, 12));
         let between = seen([[1.0, 0.0], [0.0, 1.0]], [0.5, 0.0]);
@@ -124,8 +124,8 @@ mod tests {
     }
 
     #[test]
-    fn crops_are_shifts_by_an_eighth_at_most_and_half_of_them_mirrored() {
-        let old = picture();
+    fn crops_shift_by_at_most_an_eighth_and_half_of_them_are_mirrored() {
+        let old = image();
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let mut mirrored = 0;
         for _ in 0..200 {
@@ -144,18 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn turning_and_scaling_keeps_most_of_a_picture() {
+    fn affine_augmentation_keeps_most_of_an_image() {
         let mut random = ChaCha8Rng::seed_from_u64(2);
         for _ in 0..100 {
-            // A field of one colour in which only the corners can become dark.
+            // In an image of one colour only the corners can become dark.
             let mut pixels = vec![200; 3 * 16 * 24];
             augment(Augment::Affine, &mut pixels, 16, 24, &mut random);
             let dark = pixels.iter().filter(|&&value| value < 200).count();
             assert!(dark < pixels.len() / 5, "{dark}");
             assert_eq!(at(&pixels, 0, 8, 12), 200);
         }
-        let mut pixels = picture();
+        let mut pixels = image();
         augment(Augment::None, &mut pixels, 16, 24, &mut random);
-        assert_eq!(pixels, picture());
+        assert_eq!(pixels, image());
     }
 }

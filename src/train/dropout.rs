@@ -1,31 +1,31 @@
-//! Dropout. On the processor libtorch draws one random number after the other, which takes a third of the time
-//! of a training; here sixteen bits are drawn for each activation, on all threads.
+//! Dropout. On the CPU libtorch draws random numbers on a single thread, which takes a third of the training
+//! time; this implementation draws 16 bits per activation, on all threads.
 
 use half::bf16;
 use rand::{Rng, SeedableRng, rngs::Xoshiro256PlusPlus};
 use rayon::prelude::*;
 use tch::{Device, Kind, TchError, Tensor, kind::Element};
 
-/// So many activations are drawn from one stream, whatever the number of threads.
+/// Activations per random stream, independent of the number of threads.
 const STREAM: usize = 1 << 15;
 
-/// What is dropped together.
+/// The unit that is dropped as a whole.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
     Activation,
-    /// All activations of a channel of a picture.
+    /// All activations of a channel of an image.
     Channel,
 }
 
-/// Activations `[N, C, H, W]` with a share of them at 0, and the others divided by what is kept.
+/// Sets a share of the activations `[N, C, H, W]` to 0, and divides the rest by 1 - `share`.
 ///
-/// On the processor the seed says which, and the share is rounded to 1 / 65536.
+/// The seed determines the mask. On the CPU the share is rounded to a multiple of 1 / 65536.
 pub(super) fn dropout(input: &Tensor, share: f64, unit: Unit, seed: u64) -> Result<Tensor, TchError> {
     let kept = 1.0 / (1.0 - share);
     match (input.device(), input.kind(), unit) {
         (Device::Cpu, Kind::Float, _) => input.f_mul(&mask(input, share, unit, seed, kept as f32)?),
         (Device::Cpu, Kind::BFloat16, _) => {
-            // tch takes a slice of bf16 for one of f16.
+            // tch would treat a slice of bf16 as f16.
             let kept = bf16::from_f64(kept).to_bits() as i16;
             input.f_mul(&mask(input, share, unit, seed, kept)?.f_view_dtype(Kind::BFloat16)?)
         }
@@ -40,7 +40,7 @@ pub(super) fn dropout(input: &Tensor, share: f64, unit: Unit, seed: u64) -> Resu
     }
 }
 
-/// The factors to multiply activations by, 0 or what is given, channels last in memory as they are.
+/// Factors of the activations, 0 or `kept`, channels last in memory like the activations.
 fn mask<T: Element + Copy + Send + Sync>(
     input: &Tensor,
     share: f64,
@@ -48,12 +48,12 @@ fn mask<T: Element + Copy + Send + Sync>(
     seed: u64,
     kept: T,
 ) -> Result<Tensor, TchError> {
-    let (pictures, channels, height, width) = input.size4()?;
+    let (images, channels, height, width) = input.size4()?;
     let (height, width) = if unit == Unit::Channel { (1, 1) } else { (height, width) };
     let least = (share * f64::from(1 << 16)).round() as u64;
-    // A table, because a branch would be mispredicted every third time.
+    // A table, because a branch would often be mispredicted.
     let choice = [T::ZERO, kept];
-    let mut factors = vec![T::ZERO; (pictures * channels * height * width) as usize];
+    let mut factors = vec![T::ZERO; (images * channels * height * width) as usize];
     factors.par_chunks_mut(STREAM).enumerate().for_each(|(stream, factors)| {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed.wrapping_add((stream as u64) << 32));
         for factors in factors.chunks_mut(4) {
@@ -64,7 +64,7 @@ fn mask<T: Element + Copy + Send + Sync>(
             }
         }
     });
-    Tensor::f_from_slice(&factors)?.f_view([pictures, height, width, channels])?.f_permute([0, 3, 1, 2])
+    Tensor::f_from_slice(&factors)?.f_view([images, height, width, channels])?.f_permute([0, 3, 1, 2])
 }
 
 #[cfg(test)]
@@ -72,17 +72,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_are_dropped_and_the_mean_stays() {
+    fn the_share_is_dropped_and_the_mean_is_kept() {
         for kind in [Kind::Float, Kind::BFloat16] {
             let input = Tensor::ones([64, 32, 16, 16], (kind, Device::Cpu));
             let output = dropout(&input, 0.3, Unit::Activation, 7).unwrap();
             assert_eq!(output.kind(), kind);
-            // Of half a million the standard deviation is 0.0006.
+            // Over half a million activations the standard deviation is 0.0006.
             let dropped = output.eq(0.0).to_kind(Kind::Double).mean(None::<Kind>).double_value(&[]);
             assert!((dropped - 0.3).abs() < 0.003, "{dropped}");
             let mean = output.to_kind(Kind::Double).mean(None::<Kind>).double_value(&[]);
             assert!((mean - 1.0).abs() < 0.006, "{mean}");
-            // No picture, channel or place is dropped more than others.
+            // Every image, channel and row is dropped equally often.
             for dims in [[1, 2, 3], [0, 2, 3], [0, 1, 3]] {
                 let shares = output.eq(0.0).to_kind(Kind::Double).mean_dim(&dims[..], false, None::<Kind>);
                 let deviation = shares.std(false).double_value(&[]);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gradient_passes_where_nothing_was_dropped() {
+    fn gradients_pass_through_kept_activations() {
         let input = Tensor::rand([4, 8, 4, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
         let output = dropout(&input, 0.5, Unit::Activation, 3).unwrap();
         output.sum(None::<Kind>).backward();

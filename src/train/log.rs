@@ -1,4 +1,4 @@
-//! What a run writes down of what happens: JSON lines, and the same for TensorBoard.
+//! The log of a run: events as JSON lines, and their scalars for TensorBoard.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -9,19 +9,18 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Event, tensorboard};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    run::RunFolder,
+};
 
-/// The files; TensorBoard knows its own by the middle of the name.
-const LINES: &str = "log.jsonl";
-const TENSORBOARD: &str = "events.out.tfevents.0.toolkit";
-
-/// Two open files of a run.
+/// The two open log files of a run.
 pub(super) struct Log {
     lines: Appended,
     tensorboard: Appended,
 }
 
-/// The bytes of each file that belong to what a run has done.
+/// The lengths of the log files in bytes, as a state records them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lengths {
     lines: u64,
@@ -29,27 +28,28 @@ pub(super) struct Lengths {
 }
 
 impl Log {
-    /// Opens the log of a run, to be rewound before anything is recorded; as long as it is open no other process can.
+    /// Opens the log of a run and locks it against other processes. It must be rewound before anything is
+    /// recorded.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Setting`] where another process has it open.
-    pub fn open(run: &Path) -> Result<Self> {
-        let open = |name| Appended::open(run.join(name));
-        Ok(Self { lines: open(LINES)?, tensorboard: open(TENSORBOARD)? })
+    /// [`Error::Io`], [`Error::Locked`] if another process has it open.
+    pub fn open(run: &RunFolder) -> Result<Self> {
+        let open = |file| Appended::open(file, run.path());
+        Ok(Self { lines: open(run.log())?, tensorboard: open(run.tensorboard())? })
     }
 
-    /// Goes on after so many bytes; what stands behind them will be done again.
+    /// Truncates the files to these lengths: a resumed run repeats the later events.
     pub fn rewind(&mut self, to: Lengths) -> Result<()> {
         self.lines.rewind(to.lines)?;
         self.tensorboard.rewind(to.tensorboard)
     }
 
-    /// Makes sure that all of it is on the disk, and says how much it is.
+    /// Syncs the files to disk and returns their lengths.
     pub fn sync(&self) -> Result<Lengths> {
         Ok(Lengths { lines: self.lines.sync()?, tensorboard: self.tensorboard.sync()? })
     }
 
-    /// Writes an event down, of a run with so many steps in an epoch.
+    /// Writes an event; `steps` is the number of steps per epoch.
     pub fn record(&mut self, event: &Event, steps: usize) -> Result<()> {
         let mut line = serde_json::to_vec(event).expect("an event is plain data");
         line.push(b'\n');
@@ -59,11 +59,11 @@ impl Log {
         let mut scalar =
             |tag: &str, step: usize, value: f64| records.extend(tensorboard::scalar(tag, step, value));
         match event {
-            Event::Step { epoch, step, loss, learning_rate, pictures_per_second } => {
+            Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
                 let step = (epoch - 1) * steps + step;
                 scalar("training/loss", step, *loss);
                 scalar("training/learning rate", step, *learning_rate);
-                scalar("training/pictures per second", step, *pictures_per_second);
+                scalar("training/images per second", step, *images_per_second);
             }
             Event::Epoch { epoch, held_out_loss, report, .. } => {
                 let step = epoch * steps;
@@ -78,13 +78,13 @@ impl Log {
                     }
                 }
             }
-            Event::Start { .. } | Event::Testing { .. } => {}
+            Event::Start { .. } | Event::Testing { .. } | Event::Finished { .. } => {}
         }
         self.tensorboard.write(&records)
     }
 }
 
-/// A file that grows.
+/// A file opened for appending.
 struct Appended {
     path: PathBuf,
     file: File,
@@ -92,23 +92,19 @@ struct Appended {
 }
 
 impl Appended {
-    fn open(path: PathBuf) -> Result<Self> {
+    fn open(path: PathBuf, run: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path);
         let file = file.map_err(Error::io("write", &path))?;
-        // A file system that knows no locks keeps nobody out.
+        // A file system without locks is not an error.
         if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-            return Err(Error::setting(
-                "run",
-                format!("`{}`", path.display()),
-                "another process is writing it",
-            ));
+            return Err(Error::Locked { path: run.to_owned() });
         }
         Ok(Self { path, file, bytes: 0 })
     }
 
     fn rewind(&mut self, bytes: u64) -> Result<()> {
         let mut rewind = || {
-            // There are fewer where somebody has removed the file.
+            // The file is shorter if it was removed.
             let bytes = bytes.min(self.file.metadata()?.len());
             self.file.set_len(bytes)?;
             self.file.seek(SeekFrom::End(0))
@@ -133,40 +129,40 @@ impl Appended {
 mod tests {
     use super::*;
     fn step(step: usize, loss: f64) -> Event {
-        Event::Step { epoch: 2, step, loss, learning_rate: 0.5, pictures_per_second: 7.0 }
+        Event::Step { epoch: 2, step, loss, learning_rate: 0.5, images_per_second: 7.0 }
     }
 
-    fn resumed(run: &Path, to: Lengths) -> Log {
+    fn resumed(run: &RunFolder, to: Lengths) -> Log {
         let mut log = Log::open(run).unwrap();
         log.rewind(to).unwrap();
         log
     }
 
     #[test]
-    fn tensorboard_reads_what_was_done_and_nothing_twice() {
+    fn a_resumed_log_has_every_event_once() {
         let folder = tempfile::tempdir().unwrap();
-        let run = folder.path();
+        let run = &RunFolder::new(folder.path());
         let mut log = resumed(run, Lengths::default());
         log.record(&step(3, 1.5), 10).unwrap();
         let lengths = log.sync().unwrap();
         log.record(&step(4, 1.25), 10).unwrap();
-        // Nobody else may write meanwhile.
+        // The open log is locked.
         let error = Log::open(run).err().unwrap();
-        assert!(matches!(error, Error::Setting { name: "run", .. }), "{error}");
+        assert!(matches!(error, Error::Locked { .. }), "{error}");
         drop(log);
-        // A run that was killed does step 4 again.
+        // A killed run repeats step 4.
         let mut log = resumed(run, lengths);
         log.record(&step(4, 1.0), 10).unwrap();
 
-        let bytes = std::fs::read(run.join(TENSORBOARD)).unwrap();
+        let bytes = std::fs::read(run.tensorboard()).unwrap();
         let scalars = tensorboard::tests::scalars(&bytes);
         let losses: Vec<_> = scalars.iter().filter(|(tag, ..)| tag == "training/loss").collect();
         assert_eq!(losses, [&("training/loss".to_owned(), 13, 1.5), &("training/loss".to_owned(), 14, 1.0)]);
-        let lines = run.join(LINES);
+        let lines = run.log();
         assert_eq!(std::fs::read_to_string(&lines).unwrap().lines().count(), 2);
 
         drop(log);
-        // Whoever removes a log goes on with a new one.
+        // A removed log is started anew.
         std::fs::remove_file(&lines).unwrap();
         resumed(run, lengths).record(&step(5, 1.0), 10).unwrap();
         assert!(std::fs::read(&lines).unwrap().starts_with(b"{"));

@@ -1,8 +1,8 @@
-//! The loss on libtorch; [`Loss::value`] is its reference.
+//! The loss on libtorch; [`Loss::value`] is its reference implementation.
 
 use tch::{Kind, Reduction, TchError, Tensor};
 
-use crate::cac::{Loss, Variant};
+use crate::method::{Loss, Variant};
 
 /// The loss of each row of logits `[N, C]` for labels `[N]` (int64, 0..C) and anchors `[C, C]`: `[N]`.
 pub(super) fn losses(
@@ -34,13 +34,13 @@ pub(super) fn losses(
             .f_sum_dim_intlist(1, false, None::<Kind>)?
             .f_add_scalar(1.0)?
             .f_log()?,
-        // The own class adds exp(0), the 1 of log(1 + ...).
+        // The own class contributes exp(0), the 1 in log(1 + ...).
         _ => own.f_sub(&distances)?.f_logsumexp(1, false)?,
     };
     tuplet.f_add(&own.f_squeeze_dim(1)?.f_mul_scalar(loss.weight)?)
 }
 
-/// The mean of losses `[N]`, of which so many of the greatest are passed over.
+/// The mean of losses `[N]` without the `trimmed` largest.
 pub(super) fn trimmed_mean(losses: &Tensor, trimmed: usize) -> Result<Tensor, TchError> {
     match trimmed as i64 {
         0 => losses.f_mean(None::<Kind>),
@@ -48,9 +48,9 @@ pub(super) fn trimmed_mean(losses: &Tensor, trimmed: usize) -> Result<Tensor, Tc
     }
 }
 
-/// How far the logits `[N, C]` of unknown pictures are from where they belong, as a scalar. CAC: by how much each
-/// is nearer to an anchor than the origin is, which is as far from all of them, summed over the anchors.
-/// Cross-entropy: that to equal shares for all classes (Hendrycks et al., arXiv 1812.04606).
+/// The mean loss of the logits `[N, C]` of unknown images, a scalar. CAC: relu(magnitude - distance), summed
+/// over the anchors, which is 0 at the origin. Cross-entropy: the cross-entropy to the uniform distribution
+/// (Hendrycks et al., arXiv 1812.04606).
 pub(super) fn outlier_loss(loss: &Loss, logits: &Tensor, anchors: &Tensor) -> Result<Tensor, TchError> {
     let losses = match loss.variant {
         Variant::CrossEntropy => {
@@ -64,18 +64,18 @@ pub(super) fn outlier_loss(loss: &Loss, logits: &Tensor, anchors: &Tensor) -> Re
     losses.f_mean(None::<Kind>)
 }
 
-/// Distances `[N, C]` of logits `[N, D]` to anchors `[C, D]`.
+/// Euclidean distances `[N, C]` of logits `[N, D]` to anchors `[C, D]`.
 fn euclidean(logits: &Tensor, anchors: &Tensor) -> Result<Tensor, TchError> {
     let offsets = logits.f_unsqueeze(1)?.f_sub(anchors)?;
     let squared = offsets.f_square()?.f_sum_dim_intlist(2, false, None::<Kind>)?;
-    // The gradient of a square root at 0 is not finite: below the bound it is 0.
+    // The gradient of a square root at 0 is not finite; the clamp makes it 0.
     squared.f_clamp_min(1e-12)?.f_sqrt()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cac::fixed_anchors;
+    use crate::method::fixed_anchors;
     use ndarray::Array2;
     use std::path::Path;
     use tch::Device;
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_the_reference() {
+    fn losses_agree_with_the_reference() {
         let logits = Array2::from_shape_fn((7, 4), |(n, c)| ((n * 31 + c * 17) % 13) as f32 - 5.0);
         for variant in [Variant::Paper, Variant::PytorchOod, Variant::CrossEntropy] {
             let (value, reference, _) = on_both(Loss::new(variant), &logits, &[0, 1, 2, 3, 0, 1, 2]);
@@ -111,7 +111,7 @@ mod tests {
         };
         for classes in [2, 5] {
             let labels = tensor(format!("c{classes}.labels"));
-            // The loop gives the loss known pictures alone.
+            // The training loop calls the loss with known images only.
             let known = labels.ge(0).nonzero().squeeze_dim(1);
             let labels = labels.index_select(0, &known);
             for (variant, name) in [(Variant::Paper, "paper"), (Variant::PytorchOod, "pytorch_ood")] {
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn on_an_anchor_and_far_away_the_gradient_is_finite() {
+    fn gradients_are_finite_on_an_anchor_and_far_away() {
         for variant in [Variant::Paper, Variant::PytorchOod, Variant::CrossEntropy] {
             let settings = Loss::new(variant);
             let anchors = fixed_anchors(3, settings.magnitude);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_losses_are_passed_over() {
+    fn the_largest_losses_are_trimmed() {
         let losses = Tensor::from_slice(&[3.0, 1.0, 9.0, 2.0]).set_requires_grad(true);
         assert_eq!(trimmed_mean(&losses, 0).unwrap().double_value(&[]), 3.75);
         let mean = trimmed_mean(&losses, 1).unwrap();
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn outliers_belong_at_the_origin_or_further_from_every_anchor() {
+    fn outliers_at_the_origin_or_further_from_every_anchor_have_no_loss() {
         let anchors = Tensor::eye(3, (Kind::Double, Device::Cpu)) * 10.0;
         let outliers = Tensor::from_slice(&[0.0, 0.0, 0.0, -4.0, -4.0, 1.0, 8.0, 1.0, 0.0]).view([3, 3]);
         let value = |variant, row| {
@@ -166,7 +166,7 @@ mod tests {
         };
         for variant in [Variant::Paper, Variant::PytorchOod] {
             assert_eq!((value(variant, 0), value(variant, 1)), (0.0, 0.0));
-            // The nearest anchor is the root of 5 away, the others more than 10.
+            // The nearest anchor is sqrt(5) away, the other two more than 10.
             assert!((value(variant, 2) - (10.0 - 5_f64.sqrt())).abs() < 1e-12);
         }
         let at_best = 3_f64.ln();

@@ -1,30 +1,31 @@
-//! Adam and stochastic gradient descent with a state that can be saved; those of tch keep it to themselves.
+//! Adam and stochastic gradient descent with a state that can be saved; tch does not expose the state of its
+//! own.
 
 use tch::{TchError, Tensor, nn};
 
 use super::{
-    net::{copy, floats},
+    network::{copy, floats},
     torch,
 };
 use crate::{
     error::Result,
-    recipe::{self, Pace},
+    run::{self, ScheduledRates},
     weights::Weights,
 };
 
-/// Adam's share of the past in the second moment, and what is added to the divisor (PyTorch's defaults).
+/// Adam's beta2 and epsilon (PyTorch's defaults).
 const BETA: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// The names of the moments and of the number of steps in a file.
+/// Names of the moments and of the number of steps in a state.
 const ORDERS: [&str; 2] = ["first", "second"];
 const STEPS: &str = "optimizer.steps";
 
-/// The optimiser of the parameters of a network.
+/// The optimizer of a network's parameters.
 pub(super) struct Optimizer {
     parameters: Vec<Parameter>,
     weight_decay: f64,
-    /// Steps done.
+    /// Number of finished steps.
     steps: i32,
 }
 
@@ -32,20 +33,20 @@ struct Parameter {
     name: String,
     value: Tensor,
     shape: Vec<usize>,
-    /// The moving average of the gradient and, for Adam, of its square; for SGD the velocity.
+    /// Adam: the moving averages of the gradient and of its square. SGD: the velocity.
     moments: Vec<Tensor>,
 }
 
 impl Optimizer {
-    /// Begins with the trainable parameters of a store.
+    /// Creates an optimizer of the trainable parameters of a store.
     pub fn new(
         store: &nn::VarStore,
-        algorithm: recipe::Optimizer,
+        algorithm: run::Optimizer,
         weight_decay: f64,
     ) -> std::result::Result<Self, TchError> {
         let count = match algorithm {
-            recipe::Optimizer::Adam => 2,
-            recipe::Optimizer::Sgd => 1,
+            run::Optimizer::Adam => 2,
+            run::Optimizer::Sgd => 1,
         };
         let mut parameters = store
             .variables()
@@ -63,35 +64,35 @@ impl Optimizer {
         Ok(Self { parameters, weight_decay, steps: 0 })
     }
 
-    /// Moves the parameters along the gradients of a loss.
-    pub fn step(&mut self, loss: &Tensor, pace: Pace) -> std::result::Result<(), TchError> {
+    /// Computes the gradients of a loss and updates the parameters.
+    pub fn step(&mut self, loss: &Tensor, rates: ScheduledRates) -> std::result::Result<(), TchError> {
         for parameter in &mut self.parameters {
             parameter.value.zero_grad();
         }
         loss.f_backward()?;
         self.steps += 1;
-        let corrections = (1.0 - pace.momentum.powi(self.steps), 1.0 - BETA.powi(self.steps));
+        let corrections = (1.0 - rates.momentum.powi(self.steps), 1.0 - BETA.powi(self.steps));
         tch::no_grad(|| {
             for Parameter { value, shape, moments, .. } in &mut self.parameters {
                 let gradient = value.f_grad()?;
-                // Scales, shifts and biases are left alone.
+                // No weight decay on scales, shifts and biases.
                 if self.weight_decay > 0.0 && shape.len() > 1 {
-                    let _ = value.f_mul_scalar_(1.0 - pace.rate * self.weight_decay)?;
+                    let _ = value.f_mul_scalar_(1.0 - rates.learning_rate * self.weight_decay)?;
                 }
                 match &mut moments[..] {
                     [first, second] => {
-                        let _ = first.f_lerp_(&gradient, 1.0 - pace.momentum)?;
+                        let _ = first.f_lerp_(&gradient, 1.0 - rates.momentum)?;
                         let square = gradient.f_square()?.f_mul_scalar_(1.0 - BETA)?;
                         let _ = second.f_mul_scalar_(BETA)?.f_add_(&square)?;
                         let divisor =
                             second.f_sqrt()?.f_div_scalar_(corrections.1.sqrt())?.f_add_scalar_(EPSILON)?;
-                        let step = first.f_mul_scalar(-pace.rate / corrections.0)?;
+                        let step = first.f_mul_scalar(-rates.learning_rate / corrections.0)?;
                         let _ = value.f_addcdiv_(&step, &divisor)?;
                     }
                     [velocity] => {
-                        let _ = velocity.f_mul_scalar_(pace.momentum)?.f_add_(&gradient)?;
-                        let ahead = velocity.f_mul_scalar(pace.momentum)?.f_add_(&gradient)?;
-                        let _ = value.f_sub_(&ahead.f_mul_scalar(pace.rate)?)?;
+                        let _ = velocity.f_mul_scalar_(rates.momentum)?.f_add_(&gradient)?;
+                        let ahead = velocity.f_mul_scalar(rates.momentum)?.f_add_(&gradient)?;
+                        let _ = value.f_sub_(&ahead.f_mul_scalar(rates.learning_rate)?)?;
                     }
                     _ => unreachable!("one moment or two"),
                 }
@@ -100,7 +101,7 @@ impl Optimizer {
         })
     }
 
-    /// Copies the state into a file's tensors.
+    /// Copies the optimizer state into the tensors of a file.
     pub fn save(&self, weights: &mut Weights) -> std::result::Result<(), TchError> {
         for Parameter { name, shape, moments, .. } in &self.parameters {
             for (moment, order) in moments.iter().zip(ORDERS) {
@@ -111,7 +112,7 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Goes on from a saved state.
+    /// Restores a saved state.
     ///
     /// # Errors
     /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.

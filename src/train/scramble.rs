@@ -1,14 +1,14 @@
-//! Outliers made of known pictures, on bytes `[3, height, width]`: what classes are known by at close range is still
-//! there, what they are is not (negative data augmentation; Sinha et al., arXiv 2102.05113).
+//! Outliers made of known images, on bytes `[3, height, width]`: local texture is kept, global shape is
+//! destroyed (negative data augmentation; Sinha et al., arXiv 2102.05113).
 
 use rand::{Rng, RngExt, seq::SliceRandom};
 
-/// Pieces of a shuffled picture along each side.
+/// Pieces along each side of a shuffled image.
 const PIECES: usize = 4;
-/// Copies of a picture that a texture is the sum of.
+/// Number of copies of an image that a texture sums.
 const COPIES: usize = 16;
 
-/// Scrambles a picture in one of three ways, each as likely.
+/// Scrambles an image in one of three equally likely ways.
 pub(super) fn scramble(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     match random.random_range(0..3) {
         0 => shuffle(pixels, height, width, random),
@@ -17,7 +17,7 @@ pub(super) fn scramble(pixels: &mut [u8], height: usize, width: usize, random: &
     }
 }
 
-/// Cuts the picture into pieces and puts them together in another order; the rest below and beside them stays.
+/// Cuts the image into pieces and shuffles them; a remainder below and beside them stays in place.
 fn shuffle(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     let (piece_height, piece_width) = (height / PIECES, width / PIECES);
     let mut order: Vec<usize> = (0..PIECES * PIECES).collect();
@@ -35,7 +35,7 @@ fn shuffle(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng
     });
 }
 
-/// Repeats a piece of a quarter or half of the size from anywhere in the picture, mirrored at each of its edges.
+/// Repeats a random piece of a quarter or half of the height and width, mirrored at each of its edges.
 fn repeat(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     let parts = if random.random() { 2 } else { 4 };
     let (piece_height, piece_width) = (height / parts, width / parts);
@@ -50,8 +50,8 @@ fn repeat(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng)
     });
 }
 
-/// Makes a texture of the picture's colours and of much of its spectrum: the sum of copies of it, shifted at random
-/// around the edges and half of them inverted, about the mean of each channel (spot noise; van Wijk, SIGGRAPH 1991).
+/// Makes a texture with the image's colours and much of its spectrum: the sum of copies that are shifted
+/// cyclically and inverted about the mean of each channel at random (spot noise; van Wijk, SIGGRAPH 1991).
 fn blend(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     let copies: [(usize, usize, f32); COPIES] = std::array::from_fn(|_| {
         let sign = if random.random() { 1.0 } else { -1.0 };
@@ -70,13 +70,13 @@ fn blend(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) 
             }
         }
         for (value, sum) in channel.iter_mut().zip(sums) {
-            // `as` clips to 0..=255.
+            // `as` saturates to 0..=255.
             *value = (mean + sum / (COPIES as f32).sqrt()).round() as u8;
         }
     }
 }
 
-/// Takes each pixel from another place, (row, column).
+/// Fills each pixel from the (row, column) that `from` maps it to.
 fn take(pixels: &mut [u8], height: usize, width: usize, from: impl Fn(usize, usize) -> (usize, usize)) {
     for channel in pixels.chunks_exact_mut(height * width) {
         let old = channel.to_vec();
@@ -92,11 +92,11 @@ mod tests {
     use super::*;
     use rand::{SeedableRng, rngs::ChaCha8Rng};
 
-    // Not square, and with a rest beside the pieces.
+    // Not square, and with a remainder beside the pieces.
     const HEIGHT: usize = 17;
     const WIDTH: usize = 26;
 
-    /// Where each pixel (row, column) of a scrambled picture comes from.
+    /// Where each pixel (row, column) of a scrambled image comes from.
     fn sources(how: fn(&mut [u8], usize, usize, &mut ChaCha8Rng), seed: u64) -> Vec<Vec<(usize, usize)>> {
         let places = (0..HEIGHT).flat_map(|row| (0..WIDTH).map(move |column| (row as u8, column as u8)));
         let (rows, columns): (Vec<u8>, Vec<u8>) = places.unzip();
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn all_three_ways_are_taken_on_the_smallest_pictures_too() {
+    fn all_three_ways_occur_on_the_smallest_images() {
         let old: Vec<u8> = (0..3 * 8 * 8).collect();
         let mut ways: Vec<&str> = (0..30)
             .map(|seed| {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn shuffled_pieces_are_all_there_and_whole() {
+    fn shuffling_keeps_all_pieces_whole() {
         let sources = sources(shuffle, 1);
         let mut pieces = Vec::new();
         for (row, sources_of_row) in sources.iter().enumerate() {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_repeated_in_mirrors() {
+    fn repeated_pieces_are_mirrored() {
         let mut sizes = Vec::new();
         for seed in 0..20 {
             let sources = sources(repeat, seed);
@@ -190,17 +190,17 @@ mod tests {
     }
 
     #[test]
-    fn a_blend_keeps_colours_and_contrast_and_nothing_of_the_place() {
+    fn a_blend_keeps_colours_and_contrast_but_no_position() {
         let side = 32;
         // Grey, with a bright square in a corner.
-        let mut picture = vec![40; 3 * side * side];
-        for channel in picture.chunks_exact_mut(side * side) {
+        let mut image = vec![40; 3 * side * side];
+        for channel in image.chunks_exact_mut(side * side) {
             (0..8).for_each(|row| channel[row * side..][..8].fill(200));
         }
         let mut random = ChaCha8Rng::seed_from_u64(1);
         let (mut corner, mut rest, mut square) = (0.0, 0.0, 0.0);
         for _ in 0..500 {
-            let mut pixels = picture.clone();
+            let mut pixels = image.clone();
             blend(&mut pixels, side, side, &mut random);
             let (red, others) = pixels.split_at(side * side);
             assert!(others.chunks_exact(side * side).all(|channel| channel == red));
@@ -208,7 +208,7 @@ mod tests {
             rest += f64::from(red[20 * side + 20]) / 500.0;
             square += (f64::from(red[20 * side + 20]) - 50.0).powi(2) / 500.0;
         }
-        // The mean is 50 and the deviation 38.7, of which what falls below 0 is cut off.
+        // The mean is 50 and the standard deviation 38.7; values below 0 are clipped.
         assert!((corner - rest).abs() < 8.0 && (rest - 50.0).abs() < 8.0, "{corner} {rest}");
         assert!((square.sqrt() - 38.7).abs() < 8.0, "{}", square.sqrt());
         let mut even = vec![77; 3 * side * side];

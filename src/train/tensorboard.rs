@@ -1,5 +1,5 @@
-//! Scalars as TensorBoard reads them: records of TensorFlow's `event.proto`, of which this is a part. The crates
-//! for it need protoc to build, or old versions of half of ours.
+//! Scalars for TensorBoard: records of TensorFlow's `event.proto`, of which this is a subset. Existing crates
+//! need protoc to build, or old versions of our dependencies.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -35,7 +35,7 @@ struct Value {
 
 /// A record with one scalar, measured now.
 pub(super) fn scalar(tag: &str, step: usize, value: f64) -> Vec<u8> {
-    // A clock before 1970 is no reason to stop.
+    // A clock before 1970 is not an error.
     let wall_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     record(wall_time, tag, step, value)
 }
@@ -48,7 +48,7 @@ fn record(wall_time: f64, tag: &str, step: usize, value: f64) -> Vec<u8> {
     [&length[..], &checksum(&length), &event, &checksum(&event)].concat()
 }
 
-/// TensorFlow turns and shifts the sum, because files of sums would have sums of themselves.
+/// The masked CRC of TFRecord files: rotated and offset, because data may itself contain CRCs.
 fn checksum(bytes: &[u8]) -> [u8; 4] {
     CRC.checksum(bytes).rotate_right(15).wrapping_add(0xA282_EAD8).to_le_bytes()
 }
@@ -57,7 +57,7 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
 pub(super) mod tests {
     use super::*;
 
-    /// The scalars of a file with tag and step.
+    /// Tag, step and value of each scalar in a file.
     pub fn scalars(mut bytes: &[u8]) -> Vec<(String, i64, f32)> {
         let mut found = Vec::new();
         while !bytes.is_empty() {
@@ -73,10 +73,10 @@ pub(super) mod tests {
         found
     }
 
-    /// What TensorBoard 2.21's `RecordWriter` makes of `Event(wall_time=1.0, step=7,
+    /// The output of TensorBoard 2.21's `RecordWriter` for `Event(wall_time=1.0, step=7,
     /// summary=Summary(value=[Summary.Value(tag="loss", simple_value=1.5)]))`.
     #[test]
-    fn a_record_is_that_of_tensorboard() {
+    fn a_record_matches_tensorboard() {
         let golden = [
             26, 0, 0, 0, 0, 0, 0, 0, 18, 155, 216, 45, 9, 0, 0, 0, 0, 0, 0, 240, 63, 16, 7, 42, 13, 10, 11,
             10, 4, 108, 111, 115, 115, 21, 0, 0, 192, 63, 222, 50, 112, 151,

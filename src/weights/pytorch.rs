@@ -1,7 +1,7 @@
-//! Reads what `torch.save` writes: a pickle that describes tensors, and their storages.
+//! Reads files of `torch.save`: a pickle that describes tensors, and their storages.
 //!
-//! A pickle is a program that may call anything. This reader calls nothing: it knows the few functions that
-//! rebuild tensors by name, does their work itself, and refuses a file that asks for any other.
+//! A pickle is a program that may call any function. This reader never executes it: it recognises the
+//! functions that rebuild tensors, does their work itself, and refuses a file that names any other.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,7 +12,7 @@ use std::{
 use half::{bf16, f16};
 use zip::{CompressionMethod, ZipArchive};
 
-/// A tensor of numbers in row-major order.
+/// A tensor in row-major order.
 pub(super) struct Tensor {
     pub name: String,
     pub shape: Vec<usize>,
@@ -21,29 +21,29 @@ pub(super) struct Tensor {
 
 type Result<T> = std::result::Result<T, String>;
 
-/// Longer texts name neither a tensor nor a storage.
+/// The maximum length of the name of a tensor or a storage, in bytes.
 const LONGEST_NAME: usize = 256;
-/// No tensor of a network has more axes.
+/// The maximum number of axes of a tensor.
 const MOST_AXES: usize = 8;
 
-/// The start of a file in the format before PyTorch 1.6: a pickled number of ten bytes.
+/// The start of a file in the format before PyTorch 1.6: a pickled ten-byte integer.
 const LEGACY_MAGIC: [u8; 14] =
     [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// Whether the bytes are a file of PyTorch, in either of its formats.
+/// Whether the bytes are a PyTorch file in either format.
 pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(&LEGACY_MAGIC)
 }
 
-/// The floating-point tensors of a state dict, which may lie in the file's dictionary under `state_dict`,
-/// `net` or `model`. All else in it is left out.
+/// The floating-point tensors of a state dict, which may be nested under `state_dict`, `net` or `model`.
+/// Everything else is skipped.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<Tensor>> {
     let (pickle, storages) = if bytes.starts_with(&LEGACY_MAGIC) { legacy(bytes)? } else { zip(bytes)? };
     let tensors = pickle.tensors();
-    // Tensors may share storages, as those of the official CAC checkpoints do, but not without end.
+    // Tensors may share storages, as in the official CAC checkpoints, but only up to a limit.
     let count = tensors.values().try_fold(0_usize, |sum, tensor| sum.checked_add(tensor.count()?));
     if count.is_none_or(|count| count > 4 * bytes.len()) {
-        return Err("its tensors claim more numbers than the file can hold".to_owned());
+        return Err("its tensors claim more values than the file can hold".to_owned());
     }
     let mut read = Vec::new();
     for (name, tensor) in tensors {
@@ -52,13 +52,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<Tensor>> {
         let at =
             at.ok_or_else(|| format!("the storage `{}` of tensor `{name}` is missing", tensor.storage.key))?;
         let values = tensor.values(kind, &bytes[at.clone()]);
-        let values = values.ok_or_else(|| format!("tensor `{name}` does not fit into its storage"))?;
+        let values = values.ok_or_else(|| format!("tensor `{name}` exceeds its storage"))?;
         read.push(Tensor { name: name.to_owned(), shape: tensor.shape.clone(), values });
     }
     Ok(read)
 }
 
-/// Where the bytes of each storage lie in the file.
+/// The range of each storage's bytes in the file, by key.
 type Storages = HashMap<String, Range<usize>>;
 
 /// The format since PyTorch 1.6: a ZIP archive of `NAME/data.pkl` and `NAME/data/KEY`, uncompressed.
@@ -77,7 +77,7 @@ fn zip(bytes: &[u8]) -> Result<(Pickle, Storages)> {
         match name {
             "data.pkl" => pickle = Some(range),
             "byteorder" if bytes[range.clone()] != *b"little" => {
-                return Err("its numbers are not little-endian".to_owned());
+                return Err("its values are not little-endian".to_owned());
             }
             _ => {
                 if let Some(key) = name.strip_prefix("data/") {
@@ -90,8 +90,8 @@ fn zip(bytes: &[u8]) -> Result<(Pickle, Storages)> {
     Ok((Pickle::parse(&bytes[pickle])?.0, storages))
 }
 
-/// The format before: pickles of a magic number, a version, the machine, the object and the storages' keys,
-/// then for each storage its length and its numbers.
+/// The format before PyTorch 1.6: pickles of a magic number, a version, the machine, the object and the
+/// storages' keys, then the length and the values of each storage.
 fn legacy(bytes: &[u8]) -> Result<(Pickle, Storages)> {
     let mut at = 0;
     let mut pickles = Vec::new();
@@ -109,7 +109,7 @@ fn legacy(bytes: &[u8]) -> Result<(Pickle, Storages)> {
         let Node::Text(key) = &keys.nodes[key] else { return Err("a storage has no name".to_owned()) };
         let truncated = || format!("the storage `{key}` is truncated");
         let (count, rest) = bytes[at..].split_first_chunk().ok_or_else(truncated)?;
-        let item = items.get(key.as_str()).ok_or_else(|| format!("nothing uses the storage `{key}`"))?;
+        let item = items.get(key.as_str()).ok_or_else(|| format!("the storage `{key}` is not used"))?;
         let length =
             usize::try_from(i64::from_le_bytes(*count)).ok().and_then(|count| count.checked_mul(*item));
         let length = length.filter(|&length| length <= rest.len()).ok_or_else(truncated)?;
@@ -119,7 +119,7 @@ fn legacy(bytes: &[u8]) -> Result<(Pickle, Storages)> {
     Ok((object, storages))
 }
 
-/// What a pickle made, as nodes that name each other by index, so that no chain of them is ever followed by
+/// The result of a pickle, as nodes that refer to each other by index, so that deep nesting needs no
 /// recursion.
 struct Pickle {
     nodes: Vec<Node>,
@@ -127,7 +127,7 @@ struct Pickle {
 }
 
 enum Node {
-    /// None, a number that is not whole, or anything that holds no tensor.
+    /// `None`, a boolean, a float, or anything else without tensors.
     Other,
     Int(i64),
     Text(String),
@@ -139,19 +139,19 @@ enum Node {
     Tensor(View),
 }
 
-/// What a pickle may ask for by name.
+/// What a pickle may refer to by name.
 #[derive(Clone, Copy)]
 enum Function {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
-    /// A type of storage.
+    /// A storage type, with the size of an item in bytes.
     Storage(Option<Kind>, usize),
-    /// NumPy's scalars and types, which hold no tensor.
+    /// NumPy's scalars and types, which contain no tensors.
     Scalar,
 }
 
-/// The types of numbers that are read.
+/// The floating-point types.
 #[derive(Clone, Copy)]
 enum Kind {
     Half,
@@ -163,7 +163,7 @@ enum Kind {
 #[derive(Clone)]
 struct Storage {
     key: String,
-    /// Absent for types that are left out.
+    /// Absent for types that are skipped.
     kind: Option<Kind>,
     item_bytes: usize,
 }
@@ -182,7 +182,7 @@ impl View {
         self.shape.iter().try_fold(1_usize, |count, &length| count.checked_mul(length))
     }
 
-    /// The numbers in row-major order; `None` where one lies outside the storage.
+    /// The values in row-major order; `None` if one is outside the storage.
     fn values(&self, kind: Kind, bytes: &[u8]) -> Option<Vec<f32>> {
         let number = |at: usize| -> Option<f32> {
             let start = at.checked_mul(self.storage.item_bytes)?;
@@ -200,7 +200,7 @@ impl View {
             let steps = index.iter().zip(&self.strides).map(|(&i, &stride)| i.checked_mul(stride));
             let at = steps.into_iter().try_fold(self.offset, |at: usize, step| at.checked_add(step?))?;
             values.push(number(at)?);
-            // The last axis runs fastest.
+            // The last axis varies fastest.
             for (i, &length) in index.iter_mut().zip(&self.shape).rev() {
                 *i += 1;
                 if *i < length {
@@ -232,7 +232,7 @@ impl Function {
             | ("_codecs", "encode") => Self::Scalar,
             _ => {
                 return Err(format!(
-                    "it asks to run `{module}.{name}`; only tensors are read, and nothing is ever run"
+                    "it asks to run `{module}.{name}`; only tensors are read, and no code is executed"
                 ));
             }
         })
@@ -274,7 +274,7 @@ impl Pickle {
         dict.into_iter().filter_map(tensor).collect()
     }
 
-    /// Reads one pickle; also gives its length.
+    /// Parses one pickle and returns its length as well.
     fn parse(bytes: &[u8]) -> Result<(Self, usize)> {
         let mut machine = Machine {
             bytes,
@@ -292,24 +292,24 @@ impl Pickle {
     }
 }
 
-/// The pickle machine, of which torch.save uses a part (protocols 2 to 4).
+/// The pickle machine, limited to the instructions that torch.save uses (protocols 2 to 4).
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     nodes: Vec<Node>,
     stack: Vec<usize>,
-    /// The heights of the stack at the open marks.
+    /// The stack heights at the open marks.
     marks: Vec<usize>,
     memo: HashMap<u64, usize>,
 }
 
 impl<'a> Machine<'a> {
-    /// Runs one instruction; gives the result at the end.
+    /// Interprets one instruction; returns the result at the end.
     fn step(&mut self) -> Result<Option<usize>> {
         let start = self.at;
         let code = self.take(1)?[0];
         match code {
-            // The protocol, and the length of what follows.
+            // The protocol version, and the length of a frame.
             0x80 => drop(self.take(1)?),
             0x95 => drop(self.take(8)?),
             b'.' => return self.pop().map(Some),
@@ -333,7 +333,7 @@ impl<'a> Machine<'a> {
             0x8a => {
                 let length = self.number(1)?;
                 let digits = self.take(length)?;
-                // Little-endian two's complement; longer ones than 64 bits are no length of anything.
+                // Little-endian two's complement. No length or offset needs more than 64 bits.
                 let node = if digits.len() > 8 {
                     Node::Other
                 } else {
@@ -347,7 +347,7 @@ impl<'a> Machine<'a> {
             b'X' | 0x8c | b'T' | b'U' => {
                 let length = self.number(if matches!(code, b'X' | b'T') { 4 } else { 1 })?;
                 let text = self.take(length)?;
-                // What is longer is no name, and must not be copied each time that it is recalled.
+                // A longer text is not a name, and must not be copied each time it is recalled.
                 let is_name = text.len() <= LONGEST_NAME;
                 self.push(if is_name {
                     Node::Text(String::from_utf8_lossy(text).into_owned())
@@ -398,7 +398,7 @@ impl<'a> Machine<'a> {
             }
             b'h' | b'j' => {
                 let key = self.number(if code == b'h' { 1 } else { 4 })? as u64;
-                let node = *self.memo.get(&key).ok_or("it recalls what it has not stored")?;
+                let node = *self.memo.get(&key).ok_or("it recalls a value that it has not stored")?;
                 self.stack.push(node);
             }
 
@@ -409,7 +409,7 @@ impl<'a> Machine<'a> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let (Node::Text(module), Node::Text(name)) = (&self.nodes[module], &self.nodes[name]) else {
-                    return Err("it names a function by something else than text".to_owned());
+                    return Err("the name of a function is not text".to_owned());
                 };
                 let function = Function::named(module, name)?;
                 self.push(Node::Function(function));
@@ -418,11 +418,11 @@ impl<'a> Machine<'a> {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.call(function, arguments)?;
             }
-            // The state of an object: of what is read here, nothing that matters to a tensor.
+            // The state of an object, which no tensor needs.
             b'b' => drop(self.pop()?),
             b'Q' => {
                 let id = self.pop()?;
-                let storage = self.storage(id).ok_or("it refers to something else than a storage")?;
+                let storage = self.storage(id).ok_or("a persistent id is not a storage")?;
                 self.push(Node::Storage(storage));
             }
             _ => return Err(format!("its pickle has the unknown instruction {code:#04x} at byte {start}")),
@@ -434,26 +434,26 @@ impl<'a> Machine<'a> {
         let (Node::Function(function), Node::Tuple(arguments)) =
             (&self.nodes[function], &self.nodes[arguments])
         else {
-            return Err("it calls something that is no function".to_owned());
+            return Err("it calls something that is not a function".to_owned());
         };
         match *function {
             Function::OrderedDict => {
-                // Empty, or of a list of pairs, which torch.save does not write.
+                // torch.save only writes empty ones, and fills them later.
                 if !arguments.is_empty() {
-                    return Err("it fills a dictionary in an unknown way".to_owned());
+                    return Err("it creates a dictionary in an unsupported way".to_owned());
                 }
                 self.push(Node::Dict(Vec::new()));
             }
             Function::RebuildTensor => {
-                let tensor = self.view(arguments).ok_or("it describes a tensor in an unknown way")?;
+                let tensor = self.view(arguments).ok_or("it describes a tensor in an unsupported way")?;
                 self.push(Node::Tensor(tensor));
             }
             Function::RebuildParameter => {
-                let tensor = *arguments.first().ok_or("it describes a parameter in an unknown way")?;
+                let tensor = *arguments.first().ok_or("it describes a parameter in an unsupported way")?;
                 self.stack.push(tensor);
             }
             Function::Scalar => self.push(Node::Other),
-            Function::Storage(..) => return Err("it holds a storage without its numbers".to_owned()),
+            Function::Storage(..) => return Err("it creates a storage without data".to_owned()),
         }
         Ok(())
     }
@@ -496,7 +496,7 @@ impl<'a> Machine<'a> {
             Node::Dict(dict) if items.len().is_multiple_of(2) => {
                 dict.extend(items.as_chunks().0.iter().map(|&[k, v]| (k, v)))
             }
-            _ => return Err("it adds items to what takes none".to_owned()),
+            _ => return Err("it adds items to something that is not a list or a dictionary".to_owned()),
         }
         Ok(())
     }
@@ -510,7 +510,7 @@ impl<'a> Machine<'a> {
         self.stack.pop().ok_or_else(|| "its stack is empty".to_owned())
     }
 
-    /// What was pushed since the last mark.
+    /// Pops the items since the last mark.
     fn pop_mark(&mut self) -> Result<Vec<usize>> {
         let height = self.marks.pop().filter(|&height| height <= self.stack.len());
         Ok(self.stack.split_off(height.ok_or("it lacks a mark")?))
@@ -524,7 +524,7 @@ impl<'a> Machine<'a> {
         Ok(bytes)
     }
 
-    /// An unsigned number of up to four bytes.
+    /// A little-endian unsigned integer of up to four bytes.
     fn number(&mut self, length: usize) -> Result<usize> {
         Ok(self.take(length)?.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte)))
     }
@@ -533,7 +533,7 @@ impl<'a> Machine<'a> {
         let rest = &self.bytes[self.at..];
         let length = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle is truncated")?;
         let line = self.take(length + 1)?;
-        std::str::from_utf8(&line[..length]).map_err(|_| "it names a function in no text".to_owned())
+        std::str::from_utf8(&line[..length]).map_err(|_| "the name of a function is not UTF-8".to_owned())
     }
 }
 
@@ -547,7 +547,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints").join(name)
     }
 
-    /// A storage of one number.
+    /// A storage of one value.
     const STORAGE: &[u8] = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x01tQ";
 
     fn error(bytes: &[u8]) -> String {
@@ -562,7 +562,7 @@ mod tests {
             assert_eq!(read.get(name), expected.get(name), "{name}");
             assert!(read.get(name).is_some(), "{name}");
         }
-        assert!(read.get("e").is_none(), "whole numbers are left out");
+        assert!(read.get("e").is_none(), "integers are skipped");
     }
 
     #[test]
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_to_run_something_is_refused() {
+    fn function_calls_are_refused() {
         for name in ["evil.pt", "evil-legacy.pt"] {
             let error = error(&std::fs::read(golden(name)).unwrap());
             assert!(error.contains("it asks to run `posix.system`"), "{error}");
@@ -589,13 +589,13 @@ mod tests {
     }
 
     #[test]
-    fn cut_and_damaged_files_are_errors() {
+    fn truncated_and_damaged_files_are_errors() {
         for name in ["strided.pt", "cac-legacy.pth"] {
             let bytes = std::fs::read(golden(name)).unwrap();
             for length in (14..bytes.len() - 1).step_by(bytes.len() / 50) {
                 assert!(read(&bytes[..length]).is_err(), "{name}, {length} bytes");
             }
-            // Whatever a flipped byte does, it is no panic and no long wait.
+            // A flipped byte must not cause a panic or a long wait.
             for at in (0..bytes.len().min(6000)).step_by(7) {
                 for flip in [0x01, 0x80, 0xff] {
                     let mut bytes = bytes.clone();
@@ -617,10 +617,10 @@ mod tests {
             file
         };
         assert_eq!(read(&legacy(b"}")).unwrap().len(), 0);
-        // Nested a million deep, recalled before stored, popped from nothing, a dictionary in itself.
+        // A million levels of nesting.
         let deep = [&b")"[..], &[0x85; 1_000_000]].concat();
         assert_eq!(read(&legacy(&deep)).unwrap().len(), 0);
-        // Shapes with many axes and long names are copied for each tensor, so there are none.
+        // Shapes are copied for each tensor, so their number of axes is limited.
         let axes = [&b"("[..], &b"K\x01".repeat(9), b"t"].concat();
         let many = [
             &b"}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n("[..],
@@ -630,19 +630,19 @@ mod tests {
             &axes,
             b"tRs",
         ];
-        assert!(error(&legacy(&many.concat())).contains("in an unknown way"));
+        assert!(error(&legacy(&many.concat())).contains("in an unsupported way"));
         assert!(error(&legacy(b"h\x07")).contains("recalls"));
         assert!(error(&legacy(b"0")).contains("stack is empty"));
         assert!(error(&legacy(b"(1t")).contains("lacks a mark"));
         assert_eq!(read(&legacy(b"}q\x01X\x01\0\0\0ah\x01s")).unwrap().len(), 0);
         assert!(error(&legacy(b"X\xff\xff\xff\x7fabc")).contains("truncated"));
         assert!(error(&legacy(b"\xf0")).contains("unknown instruction 0xf0"));
-        // A tensor of 2^60 zeros, spread from one by a stride of 0.
+        // A tensor of 2^60 values, expanded from one by strides of 0.
         let huge = [
             &b"}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n("[..],
             STORAGE,
             b"K\0J\0\0\0\x40J\0\0\0\x40\x86K\0K\0\x86tRs",
         ];
-        assert!(error(&legacy(&huge.concat())).contains("more numbers than the file can hold"));
+        assert!(error(&legacy(&huge.concat())).contains("more values than the file can hold"));
     }
 }

@@ -1,4 +1,4 @@
-// Starts Chromium without a window, with a profile of its own, and without what it fetches of itself.
+// Starts headless Chromium with its own profile and without background requests.
 export function launch(chromium, profile) {
   const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
   const quiet = ["--disable-background-networking", "--disable-sync", "--disable-quic", "--disable-gpu"];

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Score the same pictures with the toolkit and with the examples that are no Rust, and compare what they say.
+"""Score the same images with the toolkit and with the examples in other languages than Rust, and compare the results.
 
     python tests/conformance/examples.py TOOLKIT MODEL.onnx
 
-The batch jobs get a broken picture more, which must be a row with an error. C needs the folder of
-onnxruntime_c_api.h in ORT_INCLUDE, Spark needs Java: without them they are left out, and a line says so. Fails where an
-example gives another class or another verdict, or a score that is further off than TOLERANCE.
+The batch jobs also get a broken image, which must become a row with an error. C needs the folder of
+onnxruntime_c_api.h in ORT_INCLUDE, Spark needs Java; an example is skipped, with a message, if its requirement is
+missing. Fails if an example gives a different class or verdict, or a score that differs by more than TOLERANCE.
 """
 
 import json
@@ -25,14 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 LIBRARY = ROOT / ".native" / "onnxruntime" / "lib"
 BROKEN = "broken.jpg"
-# Decoders of JPEG differ by 1 of 255 in some pixels, which moves the scores of this model.
+# JPEG decoders differ by 1 of 255 in some pixels, which changes the scores of this model.
 TOLERANCE = {".png": 1e-4, ".jpg": 0.3}
 # Everything stays on this machine.
 ENVIRONMENT = {"RAY_ADDRESS": "local", "RAY_USAGE_STATS_ENABLED": "0", "SPARK_LOCAL_IP": "127.0.0.1"}
 
 
 class Verdict(NamedTuple):
-    name: str | None  # of the class; None where the example prints "unknown" in its place
+    name: str | None  # of the class; None if the example prints "unknown" instead
     score: float
     unknown: bool
 
@@ -49,18 +49,18 @@ def output(*command: str | Path) -> str:
     run = subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=300)
     if run.returncode:
         print(run.stderr, file=sys.stderr, flush=True)
-        raise RuntimeError(f"{Path(command[0]).name} ended with status {run.returncode}")
+        raise RuntimeError(f"{Path(command[0]).name} exited with status {run.returncode}")
     return run.stdout
 
 
-def from_toolkit(toolkit: Path, model: Path, pictures: list[Path]) -> Verdicts:
-    said = map(json.loads, output(toolkit, "score", "--json", model, *pictures).splitlines())
-    verdicts = ((line["picture"], line["verdict"]) for line in said)
+def from_toolkit(toolkit: Path, model: Path, images: list[Path]) -> Verdicts:
+    said = map(json.loads, output(toolkit, "score", "--json", model, *images).splitlines())
+    verdicts = ((line["image"], line["verdict"]) for line in said)
     return {Path(path).stem: Verdict(found["class"], found["score"], found["unknown"]) for path, found in verdicts}
 
 
 def from_lines(text: str) -> Verdicts:
-    """What python/score.py and c/score.c print."""
+    """Parse the output of python/score.py and c/score.c."""
     rows = (line.split("\t") for line in text.splitlines())
     return {
         Path(path).stem: Verdict(None if name == "unknown" else name, float(score), name == "unknown")
@@ -69,12 +69,12 @@ def from_lines(text: str) -> Verdicts:
 
 
 def from_job(script: str, model: Path, folder: Path, out: Path) -> Verdicts:
-    """What batch/on_ray.py and batch/on_spark.py write."""
+    """Run batch/on_ray.py or batch/on_spark.py, and read the rows that it writes."""
     output(sys.executable, EXAMPLES / "batch" / script, model, folder, out, "--batch-size", "4")
     rows = {row.pop("path"): row for row in pyarrow.parquet.read_table(out).to_pylist()}
     broken = rows.pop(str(folder / BROKEN))
     if not broken.pop("error") or any(value is not None for value in broken.values()):
-        raise RuntimeError(f"the broken picture is {broken}")
+        raise RuntimeError(f"the broken image gave {broken}")
     if errors := [row["error"] for row in rows.values() if row["error"]]:
         raise RuntimeError(errors[0])
     return {Path(path).stem: Verdict(row["class"], row["score"], row["unknown"]) for path, row in rows.items()}
@@ -82,51 +82,51 @@ def from_job(script: str, model: Path, folder: Path, out: Path) -> Verdicts:
 
 def with_spark(model: Path, folder: Path, out: Path) -> Verdicts:
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-        raise LeftOut("there is no Java")
+        raise LeftOut("Java is not installed")
     return from_job("on_spark.py", model, folder, out)
 
 
-def with_c(model: Path, pictures: list[Path], folder: Path) -> Verdicts:
+def with_c(model: Path, images: list[Path], folder: Path) -> Verdicts:
     include = os.environ.get("ORT_INCLUDE")
     if not include:
         raise LeftOut("ORT_INCLUDE does not name the folder of onnxruntime_c_api.h")
     folder.mkdir()
-    # Programs ask for the library by the name with its major version, which a wheel does not have.
+    # Programs load the library by the name with its major version, which a wheel does not have.
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (folder / name).symlink_to((LIBRARY / "libonnxruntime.so").resolve(strict=True))
     strict = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-isystem", include]
     link = ["-L", folder, "-lonnxruntime", f"-Wl,-rpath,{folder}"]
     output(os.environ.get("CC", "cc"), *strict, EXAMPLES / "c" / "score.c", "-o", folder / "score", *link)
-    converted = [folder / f"{picture.stem}.ppm" for picture in pictures]
-    for picture, path in zip(pictures, converted, strict=True):
-        Image.open(picture).convert("RGB").save(path)
+    converted = [folder / f"{image.stem}.ppm" for image in images]
+    for image, path in zip(images, converted, strict=True):
+        Image.open(image).convert("RGB").save(path)
     return from_lines(output(folder / "score", model, *converted))
 
 
 def examples(
-    folder: Path, model: Path, pictures: list[Path]
+    folder: Path, model: Path, images: list[Path]
 ) -> Iterator[tuple[str, list[Path], Callable[[], Verdicts]]]:
-    """The name, the pictures that it is about, and what scores them."""
-    given, script = pictures[0].parent, EXAMPLES / "python" / "score.py"
-    small = [picture for picture in pictures if picture.suffix == ".png"]
-    yield "python/score.py", pictures, lambda: from_lines(output(sys.executable, script, model, *pictures))
-    yield "batch/on_ray.py", pictures, lambda: from_job("on_ray.py", model, given, folder / "ray")
-    yield "batch/on_spark.py", pictures, lambda: with_spark(model, given, folder / "spark")
+    """The name, the images and the scoring function of each example."""
+    given, script = images[0].parent, EXAMPLES / "python" / "score.py"
+    small = [image for image in images if image.suffix == ".png"]
+    yield "python/score.py", images, lambda: from_lines(output(sys.executable, script, model, *images))
+    yield "batch/on_ray.py", images, lambda: from_job("on_ray.py", model, given, folder / "ray")
+    yield "batch/on_spark.py", images, lambda: with_spark(model, given, folder / "spark")
     yield "c/score.c", small, lambda: with_c(model, small, folder / "c")
 
 
-def compare(expected: Verdicts, found: Verdicts, pictures: list[Path]) -> str:
-    """The greatest difference of a score for each kind of picture; an error where the two do not agree."""
-    if found.keys() != {picture.stem for picture in pictures}:
-        raise RuntimeError(f"{len(found)} pictures scored, not {len(pictures)}")
+def compare(expected: Verdicts, found: Verdicts, images: list[Path]) -> str:
+    """The largest difference of a score for each image format; raises an error if the results differ."""
+    if found.keys() != {image.stem for image in images}:
+        raise RuntimeError(f"{len(found)} images scored, expected {len(images)}")
     greatest: dict[str, float] = {}
-    for picture in pictures:
-        one, other = expected[picture.stem], found[picture.stem]
+    for image in images:
+        one, other = expected[image.stem], found[image.stem]
         difference = abs(one.score - other.score)
         is_same = one.unknown == other.unknown and other.name in (one.name, None)
-        if not is_same or not difference <= TOLERANCE[picture.suffix]:
-            raise RuntimeError(f"{picture.name}: {other}, expected {one}")
-        greatest[picture.suffix] = max(difference, greatest.get(picture.suffix, 0))
+        if not is_same or not difference <= TOLERANCE[image.suffix]:
+            raise RuntimeError(f"{image.name}: {other}, expected {one}")
+        greatest[image.suffix] = max(difference, greatest.get(image.suffix, 0))
     return ", ".join(f"{suffix} scores within {difference:.1e}" for suffix, difference in greatest.items())
 
 
@@ -134,24 +134,24 @@ def main(toolkit: Path, model: Path) -> int:
     failed = 0
     with TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
-        given = folder / "pictures"
+        given = folder / "images"
         given.mkdir()
         textures = sorted((EXAMPLES / "demo" / "textures").rglob("*.png"))[::20]
-        photographs = sorted((ROOT / "tests" / "golden" / "pictures").glob("*.jpg"))
-        pictures = [Path(shutil.copy(path, given)) for path in textures + photographs]
+        photographs = sorted((ROOT / "tests" / "golden" / "images").glob("*.jpg"))
+        images = [Path(shutil.copy(path, given)) for path in textures + photographs]
         whole = photographs[0].read_bytes()
         (given / BROKEN).write_bytes(whole[: len(whole) // 2])
-        expected = from_toolkit(toolkit, model, pictures)
-        for name, about, score in examples(folder, model, pictures):
+        expected = from_toolkit(toolkit, model, images)
+        for name, about, score in examples(folder, model, images):
             try:
                 differences = compare(expected, score(), about)
             except LeftOut as reason:
-                print(f"{name}: left out, {reason}", flush=True)
-            except Exception as error:  # an example that fails is a line, and the others are run
+                print(f"{name}: skipped, {reason}", flush=True)
+            except Exception as error:  # report the failure and run the other examples
                 failed += 1
                 print(f"{name}: FAILED, {error}", flush=True)
             else:
-                count = f"{len(about)} pictures{' and a broken one' if name.startswith('batch') else ''}"
+                count = f"{len(about)} images{' and a broken one' if name.startswith('batch') else ''}"
                 print(f"{name}: {count}, same classes and verdicts, {differences}", flush=True)
     return 1 if failed else 0
 

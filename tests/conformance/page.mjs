@@ -1,5 +1,5 @@
-// node page.mjs TOOLKIT SCREENSHOT.png PICTURE...: gives pictures to the page of examples/web, and fails unless it
-// says what the toolkit says.
+// node page.mjs TOOLKIT SCREENSHOT.png IMAGE...: loads images into the page of examples/web, and fails unless
+// its verdicts are those of the toolkit.
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -8,9 +8,9 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { launch } from "./browser.mjs";
 
-const [toolkit, screenshot, ...pictures] = process.argv.slice(2).map((path) => resolve(path));
+const [toolkit, screenshot, ...images] = process.argv.slice(2).map((path) => resolve(path));
 const example = join(dirname(fileURLToPath(import.meta.url)), "../../examples/web");
-const lines = execFileSync(toolkit, ["score", "--json", ...pictures], { encoding: "utf8" }).trim().split("\n");
+const lines = execFileSync(toolkit, ["score", "--json", ...images], { encoding: "utf8" }).trim().split("\n");
 const expected = lines.map((line) => JSON.parse(line).verdict);
 
 const server = spawn("node", ["serve.mjs"], { cwd: example, env: { ...process.env, PORT: "0" } });
@@ -23,20 +23,20 @@ try {
   tab.on("pageerror", (error) => console.error(error.message));
   await tab.goto(address);
   await tab.waitForSelector("body[data-ready]");
-  await tab.setInputFiles("#choose", pictures);
+  await tab.setInputFiles("#choose", images);
   const isDone = (count) => document.querySelectorAll("#verdicts .known, #verdicts .unknown").length === count;
-  await tab.waitForFunction(isDone, pictures.length);
+  await tab.waitForFunction(isDone, images.length);
   await tab.screenshot({ path: screenshot });
   const texts = (rows) => rows.map((row) => [...row.cells].slice(1).map((cell) => cell.textContent));
   const rows = await tab.$$eval("#verdicts tr", texts);
   rows.forEach(([label, score, verdict], index) => {
     const { class: name, score: value, unknown } = expected[index];
-    // Decoders of JPEG differ by a step of brightness here and there.
+    // JPEG decoders differ by 1 of 255 in some pixels.
     if (label !== name || Math.abs(Number(score) - value) > 0.05 || (verdict === "unknown") !== unknown) {
-      throw new Error(`${pictures[index]}: ${label} ${score} ${verdict}, expected ${name} ${value} ${unknown}`);
+      throw new Error(`${images[index]}: ${label} ${score} ${verdict}, expected ${name} ${value} ${unknown}`);
     }
   });
-  console.log(`${rows.length} pictures on the page, the same verdicts`);
+  console.log(`${rows.length} images on the page, the same verdicts`);
 } finally {
   await context.close();
   server.kill();

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Score the same pictures with one model file in every runtime, and write the table of docs/results.md.
+"""Score the same images with one model file in every runtime, and write the table of docs/results.md.
 
     make conformance
 
-tract, in this toolkit, is what all are compared with. A runtime is run in batches of 1, 7 and 64 where it takes them.
-Fails where a runtime gives another class or another verdict for a picture that is not within 1e-4 of the
-threshold, or of two classes.
+tract, in this toolkit, is the reference. The other runtimes run in batches of 1, 7 and 64, ONNX's reference evaluator
+in batches of 7. Fails if a runtime cannot run the model, or gives a different class or verdict for an image that is not
+within 1e-4 of the threshold, or of a tie between two classes.
 """
 
 import json
@@ -37,13 +37,13 @@ Outputs = dict[str, np.ndarray]
 Score = Callable[[np.ndarray], Outputs]
 
 
-def pictures() -> np.ndarray:
-    """[134, 3, 32, 32]: black, white, single pixels, two kinds of noise, known and unknown pictures."""
+def test_images() -> np.ndarray:
+    """[134, 3, 32, 32]: black, white, single pixels, two kinds of noise, known and unknown images."""
     random = np.random.default_rng(1)
     flat = [np.zeros((3, SIZE, SIZE)), np.ones((3, SIZE, SIZE))]
     pixels = np.zeros((16, 3, SIZE, SIZE))
-    for picture in pixels:
-        picture[tuple(random.integers(0, length) for length in picture.shape)] = 1
+    for image in pixels:
+        image[tuple(random.integers(0, length) for length in image.shape)] = 1
     noise = random.uniform(size=(16, 3, SIZE, SIZE))
     gaussian = random.normal(0.5, 0.25, (8, 3, SIZE, SIZE)).clip(0, 1)
     rows = np.fromfile(DEMO / "cifar-10-batches-bin" / "test_batch.bin", np.uint8).reshape(-1, 3073)
@@ -91,7 +91,7 @@ def with_reference(model: Path) -> Score:
 
 
 def from_program(command: list[str], classes: int) -> Outputs:
-    """What a program prints as JSON."""
+    """Run a program and parse the outputs that it prints as JSON."""
     run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError(run.stderr.strip().splitlines()[-1] if run.stderr.strip() else "failed")
@@ -102,8 +102,8 @@ def from_program(command: list[str], classes: int) -> Outputs:
 def runtimes(
     folder: Path, program: Path, model: Path, images: np.ndarray, classes: int
 ) -> Iterator[tuple[str, tuple[int, ...], Callable[[int], Outputs]]]:
-    """The name, the batches, and what gives the outputs for a batch."""
-    raw = folder / "pictures.f32"
+    """The name, the batch sizes and the scoring function of each runtime."""
+    raw = folder / "images.f32"
     images.tofile(raw)
     node = ["node", "{}", str(model), str(raw), str(SIZE)]
 
@@ -139,7 +139,7 @@ def runtimes(
 
 
 def compare(expected: Outputs, found: Outputs, threshold: float) -> tuple[float, int, int, bool]:
-    """The greatest relative difference of a score, the flips, and whether one of them is not a close call."""
+    """The largest relative difference of a score, the numbers of flips, and whether a flip is outside the margin."""
     step = len(expected["score"]) // len(found["score"]) if len(found["score"]) < len(expected["score"]) else 1
     expected = {name: values[::10] if step > 1 else values for name, values in expected.items()}
     scores = expected["score"]
@@ -155,12 +155,12 @@ def compare(expected: Outputs, found: Outputs, threshold: float) -> tuple[float,
 
 
 def main(model: Path, program: Path) -> int:
-    images = pictures()
+    images = test_images()
     proto = onnx.load(model)
     threshold = next(float(onnx.numpy_helper.to_array(t)) for t in proto.graph.initializer if t.name == "threshold")
     classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     lines = [
-        "| runtime | batches | pictures | greatest difference of a score | other classes | other verdicts |",
+        "| runtime | batches | images | largest score difference | different classes | different verdicts |",
         "|---|---|---|---|---|---|",
     ]
     reference: Outputs | None = None
@@ -172,7 +172,7 @@ def main(model: Path, program: Path) -> int:
             for batch in batches:
                 try:
                     found = outputs(batch)
-                except Exception as error:  # a runtime that cannot take the file is a line of the table
+                except Exception as error:  # report the failure in the table
                     reasons.append(f"batch {batch}: {' '.join(str(error).split())[:160]}")
                     continue
                 reference = reference or found
@@ -186,7 +186,7 @@ def main(model: Path, program: Path) -> int:
                     f"| {name} | {', '.join(map(str, batches[:taken]))} | {count} | {difference:.1e} | {labels} | {verdicts} |"
                 )
             failed += bool(reasons)
-            lines.extend(f"| {name} | cannot: {reason.replace('|', '/')} | | | | |" for reason in reasons)
+            lines.extend(f"| {name} | failed: {reason.replace('|', '/')} | | | | |" for reason in reasons)
     table = "\n".join(lines)
     print(table)
     page = ROOT / "docs/results.md"

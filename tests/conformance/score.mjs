@@ -1,4 +1,4 @@
-// What a session of either JavaScript runtime says of pictures [N, 3, size, size], in batches.
+// Scores images [N, 3, size, size] in batches, with a session of either JavaScript runtime.
 export async function score(ort, session, values, size, batch) {
   const said = { logits: [], distances: [], score: [], label: [], unknown: [] };
   const length = 3 * size * size;

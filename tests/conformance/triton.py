@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Check the model repositories that the toolkit writes against Triton's own schema, and the KServe service beside them.
+"""Check the model repositories that the toolkit writes, and their KServe services, against Triton's own schema.
 
     python tests/conformance/triton.py TOOLKIT WEIGHTS
 
-WEIGHTS is a checkpoint that `toolkit import` takes. Every tensor of the configuration must be one of the file, with its
-type, and with its shape once Triton's batch axis is put in front. Nothing is served here.
+WEIGHTS is a checkpoint for `toolkit import`. Every tensor of the configuration must match the model file in name, type
+and, with Triton's batch axis in front, shape. No server is started.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ TYPES = {
 
 
 def tensors(values: list[onnx.ValueInfoProto]) -> dict[str, tuple[int, list[int | None]]]:
-    """The type and the shape of each, with None for the number of pictures."""
+    """The type and shape of each value; None stands for a dynamic axis."""
     found = {}
     for value in values:
         tensor = value.type.tensor_type
@@ -67,7 +67,7 @@ def main(toolkit: Path, weights: Path) -> None:
             command = [toolkit, "import", weights, file, "--threshold", "1", "--triton", repository, *form]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             check(repository / file.stem)
-    print(f"{len(forms)} model repositories fit Triton's schema and their files")
+    print(f"{len(forms)} model repositories match Triton's schema and their files")
 
 
 if __name__ == "__main__":

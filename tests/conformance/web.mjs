@@ -1,4 +1,5 @@
-// node web.mjs MODEL.onnx PICTURES.f32 SIZE BATCH: what onnxruntime-web (wasm) says in headless Chromium, as JSON.
+// node web.mjs MODEL.onnx IMAGES.f32 SIZE BATCH: prints the outputs of onnxruntime-web (wasm) in headless
+// Chromium as JSON.
 import { createServer } from "node:http";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -7,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { launch } from "./browser.mjs";
 
-const [model, pictures, size, batch] = process.argv.slice(2);
+const [model, images, size, batch] = process.argv.slice(2);
 const here = dirname(fileURLToPath(import.meta.url));
 const types = { ".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm" };
 const page = `<!doctype html><script type="module">
@@ -18,14 +19,14 @@ const page = `<!doctype html><script type="module">
   const fetched = async (path) => (await fetch(path)).arrayBuffer();
   window.said = (async () => {
     const session = await ort.InferenceSession.create(await fetched("/model"), { executionProviders: ["wasm"] });
-    return score(ort, session, new Float32Array(await fetched("/pictures")), ${Number(size)}, ${Number(batch)});
+    return score(ort, session, new Float32Array(await fetched("/images")), ${Number(size)}, ${Number(batch)});
   })();
 </script>`;
 
 const server = createServer(async (request, response) => {
   const path = new URL(request.url, "http://localhost").pathname;
   try {
-    const named = { "/model": model, "/pictures": pictures }[path];
+    const named = { "/model": model, "/images": images }[path];
     const file = named ?? resolve(join(here, path));
     if (path === "/") return response.setHeader("content-type", "text/html").end(page);
     if (!named && !file.startsWith(here + sep)) throw new Error("outside");

@@ -7,17 +7,17 @@ cac-zip.pth       the official CAC network, narrow, 6 classes: {net, acc, epoch}
 cac-legacy.pth    the same network before PyTorch 1.6: `means` 10 I, `covars` and `invcovars` for `anchors`
 cac-zero.pth      the same network, whose anchors were never set
 wrn.pt            the state dict of a WideResNet-10-1 with 3 classes
-wrn-module.pt     the same as of DataParallel in {state_dict}, before PyTorch 1.6
+wrn-module.pt     the same from DataParallel, in {state_dict}, before PyTorch 1.6
 wrn-pixmix.pt     the same in half precision with the shortcut's other name
 strided.pt        tensors of many types, two of them views of one storage; strided.safetensors has their values
                   as contiguous float32
-evil.pt           would run a command where pickles are trusted; evil-legacy.pt alike, before PyTorch 1.6
+evil.pt           runs a command if its pickle is executed; evil-legacy.pt: the same, before PyTorch 1.6
 expected.safetensors
-    pictures [4, 3, 32, 32]              float32, 0..=1, still to be normalised with mean = std = 0.5
+    pictures [4, 3, 32, 32]            float32, 0..=1, before normalisation with mean = std = 0.5
     cac.logits [4, 6], wrn.logits, wrn-pixmix.logits [4, 3]
-                                         float32, in evaluation; the last with the weights rounded to half
+                                         float32, in evaluation mode; the last with weights rounded to half
 
-Weights are `fill`ed from their names. All tensors say that they were saved from cuda:0, as published ones do.
+Weights are `fill`ed from their names. All tensors are marked as saved from cuda:0, like published ones.
 """
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ import torch
 from pytorch_ood.model import WideResNet
 from torch import Tensor, nn
 
-from method import fill, normalised, pictures, save, signed
+from method import fill, image_bytes, normalised, save, signed
 
 HERE = Path(__file__).resolve().parent / "checkpoints"
 CLASSES = 6
@@ -35,7 +35,7 @@ WIDTHS = [3, 8, 8, 16, 16, 16, 16, 16, 16, 16]
 
 
 class Encoder(nn.Module):
-    """Names every layer twice, as the official one does."""
+    """Registers every layer under two names, like the official one."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,11 +82,11 @@ def write(content: object, name: str, legacy: bool = False) -> None:
 @torch.no_grad()
 def main() -> None:
     HERE.mkdir(exist_ok=True)
-    images = pictures(4) / 255
+    images = image_bytes(4) / 255
     expected = {"pictures": images}
 
     def logits(model: nn.Module) -> Tensor:
-        return model.eval()(normalised(pictures(4)))
+        return model.eval()(normalised(image_bytes(4)))
 
     identity = 10 * torch.eye(CLASSES, dtype=torch.float64)
     anchors = identity + signed("anchors", identity.shape)

@@ -1,4 +1,4 @@
-//! Weights and pictures from a formula, the same as in `method.py`, so that no file needs to hold them.
+//! Weights and images from a formula, the same as in `method.py`, so that no file needs to hold them.
 
 /// The step from one state to the next random number of splitmix64.
 pub fn splitmix64(x: u64) -> u64 {
@@ -37,7 +37,7 @@ pub fn values(name: &str, shape: &[usize]) -> Vec<f32> {
     (0..shape.iter().product()).map(|i| value(i) as f32).collect()
 }
 
-/// Pictures of 32 x 32 as bytes `[count, 3, 32, 32]`.
-pub fn pictures(count: usize) -> Vec<u8> {
+/// Images of 32 x 32 as bytes `[count, 3, 32, 32]`.
+pub fn images(count: usize) -> Vec<u8> {
     (0..count * 3 * 32 * 32).map(|i| (random("pictures", i) % 256) as u8).collect()
 }

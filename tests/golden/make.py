@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Make the golden data of the tests with PyTorch and Pillow.
 
-    python3 make.py PICTURE...
+    python3 make.py IMAGE...
 
 wrn-10-K.safetensors  small WideResNets (depth 10, widen factor K) with random weights and random batch-norm
-                      statistics, four pictures, and the logits that PyTorch computes for them
-resize.safetensors    the pixels that Pillow makes of the pictures in pictures/ at several sizes
-resize-exact.safetensors  those that it makes of a picture that is computed
-pictures/             the PICTUREs given, copied
+                      statistics, four images, and the logits that PyTorch computes for them
+resize.safetensors    the images in images/, resized by Pillow to several sizes
+resize-exact.safetensors  a computed image, resized by Pillow to several sizes
+images/             the IMAGEs given, copied
 
-Needs PyTorch, NumPy, Pillow, safetensors and pytorch-ood. versions.txt says which made what is here.
+Needs PyTorch, NumPy, Pillow, safetensors and pytorch-ood. versions.txt lists the versions used.
 """
 import shutil
 import sys
@@ -50,29 +50,29 @@ def network(widen_factor: int) -> dict[str, torch.Tensor]:
 
 
 def exact() -> dict[str, torch.Tensor]:
-    """Of 97 x 61 pixels that no decoder has a say in."""
+    """A computed image of 97 x 61 pixels, independent of decoders, at several sizes."""
     y, x, channel = np.ogrid[:61, :97, :3]
-    picture = Image.fromarray(((7 * x * x + 13 * y * y + 5 * x * y + 101 * channel) % 256).astype(np.uint8))
+    image = Image.fromarray(((7 * x * x + 13 * y * y + 5 * x * y + 101 * channel) % 256).astype(np.uint8))
     resized = {}
     for height, width in EXACT_SIZES:
-        planes = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        planes = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         resized[f"{height}x{width}"] = torch.from_numpy(planes.astype(np.float32)).half().contiguous()
     return resized
 
 
-def main(pictures: list[Path]) -> None:
+def main(images: list[Path]) -> None:
     for widen_factor in (1, 2):
         save_file(network(widen_factor), HERE / f"wrn-10-{widen_factor}.safetensors")
-    (HERE / "pictures").mkdir(exist_ok=True)
+    (HERE / "images").mkdir(exist_ok=True)
     resized = {}
-    for picture in pictures:
-        copy = HERE / "pictures" / picture.name
-        if copy != picture.resolve():
-            shutil.copyfile(picture, copy)
+    for path in images:
+        copy = HERE / "images" / path.name
+        if copy != path.resolve():
+            shutil.copyfile(path, copy)
         for height, width in SIZES:
             image = Image.open(copy).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
             planes = np.asarray(image).transpose(2, 0, 1).astype(np.float32)
-            resized[f"{picture.name}.{height}x{width}"] = torch.from_numpy(planes.copy())
+            resized[f"{path.name}.{height}x{width}"] = torch.from_numpy(planes.copy())
     save_file({name: tensor.half() for name, tensor in resized.items()}, HERE / "resize.safetensors")
     save_file(exact(), HERE / "resize-exact.safetensors")
     packages = ["torch", "pillow", "numpy", "pytorch-ood", "safetensors"]

@@ -3,7 +3,7 @@
 
     python3 method.py
 
-float64 unless said. C is 2 or 5. V is `paper` (magnitude 10, lambda 0.1) or `pytorch_ood` (magnitude 5,
+float64 unless stated. C is 2 or 5. V is `paper` (magnitude 10, lambda 0.1) or `pytorch_ood` (magnitude 5,
 alpha 2).
 
 cC.logits [N, C], cC.labels [N] int64    values that float32 can represent; negative labels are unknown
@@ -13,15 +13,15 @@ cC.score.cac, .min_distance [N]          rejection scores with the anchors of ma
 cC.score.pytorch_ood [N]                 the same of pytorch-ood, with the anchors of magnitude 5
 cC.score.msp, .max_logit, .energy [N]    rejection scores of the logits alone, temperature 1
 cC.score.energy_5 [N]                    the energy at temperature 5
-wrn.logits.eval, .train [4, 10]          float32, of the filled WideResNet-40-2 for 4 pictures with running and
+wrn.logits.eval, .train [4, 10]          float32, of the filled WideResNet-40-2 for 4 images with running and
                                          with batch statistics; the names ending in 64 are computed in float64
-wrn.running_mean.after, _var.after [16]  of block1.layer.0.bn1 after that one pass in train mode, alike
-trajectory.V.losses [20]                 float32, before each of 20 steps of 8 pictures with Adam and a cosine;
+wrn.running_mean.after, _var.after [16]  of block1.layer.0.bn1 after that one pass in train mode, likewise
+trajectory.V.losses [20]                 float32, before each of 20 steps of 8 images with Adam and cosine annealing;
                                          trajectory.V.losses64 computed in float64
 trajectory.learning_rates [20]           of each step
 
-No weights are stored: `fill` makes them from names. The script prints how far apart rounding alone drives the
-float32 trajectories; in float64 the order of summation changes the losses by 1e-14.
+No weights are stored: `fill` makes them from names. The script prints how far rounding alone drives the float32
+trajectories apart; in float64 the order of summation changes the losses by 1e-14.
 """
 import math
 from collections.abc import Iterator
@@ -81,13 +81,13 @@ def fill(model: nn.Module) -> nn.Module:
     return model
 
 
-def pictures(count: int) -> Tensor:
+def image_bytes(count: int) -> Tensor:
     """Bytes [N, 3, 32, 32]."""
     return torch.from_numpy((random("pictures", count * 3072) % 256).astype(np.uint8)).reshape(-1, 3, 32, 32)
 
 
 def normalised(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What a network takes."""
+    """The input of a network."""
     return (images.to(dtype) / 255 - 0.5) / 0.5
 
 
@@ -119,7 +119,7 @@ def cases(classes: int) -> tuple[Tensor, Tensor]:
     last, ends = classes - 1, (0, classes - 1)
     rows = [
         *((8 * noise[i], i % classes) for i in range(5)),
-        *((magnitude * unit[c], c) for magnitude in (5, 10) for c in ends),  # on the own anchor
+        *((magnitude * unit[c], c) for magnitude in (5, 10) for c in ends),  # on their own anchor
         *((magnitude * unit[c], last - c) for magnitude in (5, 10) for c in ends),  # on a wrong one
         *((norm * noise[5 + i] / noise[5 + i].norm(), i % classes) for i, norm in enumerate((1e2, 1e3, 1e4))),
         *((scale * unit[0], c) for scale in (30, 1e4, -1e4) for c in ends),
@@ -157,7 +157,7 @@ def network(dtype: torch.dtype) -> nn.Module:
 
 @torch.no_grad()
 def forward(dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    model, images = network(dtype), normalised(pictures(4), dtype)
+    model, images = network(dtype), normalised(image_bytes(4), dtype)
     yield "logits.eval", model.eval()(images)
     yield "logits.train", model.train()(images)
     yield "running_mean.after", model.block1.layer[0].bn1.running_mean
@@ -167,24 +167,24 @@ def forward(dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
 def trajectory(loss, dtype=torch.float32, memory_format=torch.contiguous_format) -> tuple[Tensor, Tensor]:
     """The losses before each step, and the learning rates."""
     model = network(dtype).to(memory_format=memory_format).train()
-    images = normalised(pictures(STEPS * BATCH), dtype).contiguous(memory_format=memory_format)
+    images = normalised(image_bytes(STEPS * BATCH), dtype).contiguous(memory_format=memory_format)
     labels = torch.arange(STEPS * BATCH) % CLASSES
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=STEPS)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=STEPS)
     losses, rates = [], []
     for batch in zip(images.split(BATCH), labels.split(BATCH)):
         value = loss(model(batch[0]), batch[1])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
         losses.append(value.detach())
         rates += schedule.get_last_lr()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     return torch.stack(losses), torch.tensor(rates, dtype=torch.float64)
 
 
 def save(tensors: dict[str, Tensor], path: Path) -> None:
-    """With the versions that made them, under one key because the order of several varies."""
+    """Save with the package versions, under one key because the order of several varies."""
     packages = ["torch", "numpy", "pytorch-ood", "safetensors"]
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, {"versions": versions})

@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
-"""Make the golden numbers of the metrics with the field's toolkits and with exact fractions: metrics.json.
+"""Make the golden numbers of the metrics with other toolkits and with exact fractions: metrics.json.
 
     python3 metrics.py ARPL
 
 ARPL is a git directory of github.com/iCGY96/ARPL. Unknown is positive, a larger score is more likely unknown,
 flagged is score >= t. Infinities are the strings "inf" and "-inf".
 
-versions  of what made it
-cases     scores, float32 numbers all, and their metrics: fractions, rounded. `delong` is the normal 95 % interval
+versions  of the packages used
+cases     scores, all float32, and their metrics, rounded from fractions. `delong` is the normal 95 % interval
           [low, high] of the AUROC, not clipped; it and `auroc_variance` are null where a side has one score. The
           case with `generated` is made by formula, see `cases`, and scikit-learn
-faults    scores or logits of which a toolkit, run here, makes something else than the exact value
+faults    scores or logits for which the result of a toolkit, run here, is not the exact value
 
-Toolkits that share a definition have to agree, relatively to EXACT, or FLOAT32 where they compute in float32.
+Toolkits that share a definition must agree to a relative EXACT, or FLOAT32 if they compute in float32.
 Needs PyTorch, NumPy, scikit-learn, torchmetrics, pytorch-ood, MLstatkit, oodeel and detectors.
 """
 import json
@@ -96,7 +96,7 @@ def area(points: list[tuple]) -> Fraction:
 
 
 def brute_force(known: list[float], right: list[bool], unknown: list[float]) -> dict[str, float]:
-    """Every metric as it is defined, in fractions."""
+    """Every metric by its definition, in fractions."""
     n, p = len(known), len(unknown)
     correct = [score for score, good in zip(known, right) if good]
     # From nothing flagged, not even inf, to everything.
@@ -125,7 +125,7 @@ def at_95(fpr: np.ndarray, tpr: np.ndarray, *_) -> float:
 
 
 def toolkits(known: np.ndarray, right: np.ndarray, unknown: np.ndarray) -> Iterator[tuple[str, float, float]]:
-    """Each metric, what a toolkit makes of it, and how exactly; the first of a metric in float64."""
+    """Each metric, the result of a toolkit, and its tolerance; the first result of a metric is float64."""
     scores, is_unknown = np.concatenate([known, unknown]), np.repeat([0, 1], [len(known), len(unknown)])
     chosen = np.concatenate([right, np.ones_like(unknown, bool)])
     rank = np.unique(scores, return_inverse=True)[1]  # scikit-learn, torchmetrics and MLstatkit refuse infinities
@@ -136,7 +136,7 @@ def toolkits(known: np.ndarray, right: np.ndarray, unknown: np.ndarray) -> Itera
     yield "aupr_out", aupr(precision_recall_curve(is_unknown, rank)), EXACT
     yield "fpr95_tpr", at_95(fpr, tpr), EXACT
     yield "fpr_at_95_known_kept", at_95(*roc_curve(1 - is_unknown, -rank, drop_intermediate=False)), EXACT
-    # The AUROC of the known pictures that are right, times their share.
+    # The AUROC of the correct known images, times their share.
     yield "oscr", right.mean() * roc_auc_score(is_unknown[chosen], rank[chosen]) if right.any() else 0.0, EXACT
     yield "detection_accuracy", ((tpr + 1 - fpr) / 2).max(), EXACT
     yield "accuracy", right.mean(), EXACT
@@ -154,7 +154,7 @@ def toolkits(known: np.ndarray, right: np.ndarray, unknown: np.ndarray) -> Itera
     yield "aupr_out", aupr(tm.binary_precision_recall_curve(s, labels)), FLOAT32
     yield "fpr95_tpr", 1 - tm.binary_specificity_at_sensitivity(s, labels, 0.95)[0].item(), FLOAT32
     if min(len(known), len(unknown)) > 1:
-        # Of the difference to a constant score, whose AUROC has no variance; None where there is none at all.
+        # Of the difference from a constant score, whose AUROC has no variance; None stands for 0.
         difference = Delong_test(is_unknown, rank, 0 * rank, n_boot=100, random_state=0)[-1]
         yield "auroc_variance", difference["var_diff"] or 0.0, EXACT
 
@@ -182,7 +182,7 @@ def cases() -> Iterator[dict]:
 
 
 def metric_faults(arpl: dict, detectors: dict) -> Iterator[tuple]:
-    """Toolkit, metric, case, what it makes of it, what is exact, why."""
+    """Toolkit, metric, case, its result, the exact value, and why they differ."""
     logits = lambda confidence: np.stack([confidence, confidence - 1], axis=1)
     oscr = lambda known, unknown: arpl["compute_oscr"](logits(-known), logits(-unknown), np.zeros(len(known)))
     metric_ood = lambda key: lambda *sides: arpl["metric_ood"](*map(np.negative, sides), ["s"], False)["s"][key] / 100

@@ -1,4 +1,4 @@
-//! What comes along with each feature.
+//! The dependencies of each feature.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -17,7 +17,7 @@ fn packages(features: &str) -> Vec<String> {
 }
 
 #[test]
-fn an_embedded_scorer_brings_no_native_library() {
+fn an_embedded_scorer_has_no_heavy_dependency() {
     let has = |features: &str, name: &str| packages(features).iter().any(|package| package == name);
     for heavy in ["torch-sys", "tch", "ort", "ort-sys", "clap", "indicatif"] {
         assert!(!has("tract", heavy), "{heavy}");
@@ -32,10 +32,10 @@ fn an_embedded_scorer_brings_no_native_library() {
 }
 
 #[test]
-fn the_readme_counts_the_packages_of_an_embedding() {
-    let readme = include_str!("../../README.md");
+fn the_documentation_counts_the_packages_of_an_embedding() {
+    let page = include_str!("../../docs/embedding.md");
     for features in ["tract", "onnxruntime"] {
         let others = packages(features).len() - 1;
-        assert!(readme.contains(&format!("`{features}` brings {others} packages")), "{features}: {others}");
+        assert!(page.contains(&format!("`{features}` brings {others} packages")), "{features}: {others}");
     }
 }

@@ -1,18 +1,18 @@
-//! The errors of the library, provoked; downloads and divergence stand with what they belong to.
+//! The errors of the library, each provoked by a test; downloads and divergence are tested with their
+//! features.
 
 use std::{fs, path::Path};
 
 use cac::{
-    Error,
-    cac::Variant,
-    checkpoint::CHECK_LOGITS,
-    dataset::{Dataset, Split},
-    export::{self, Options, ThresholdRule},
-    inspect::Inspection,
-    manifest::Precision,
+    Error, Provider, Scorer,
+    data::{Dataset, Split},
+    export::{self, ExportOptions, ThresholdRule},
+    files::scores,
+    image,
+    method::Variant,
     metrics::Metrics,
-    preprocess, score_file,
-    scorer::{Provider, Scorer},
+    model::{Inspection, ModelPrecision},
+    run::{Checkpoint, RunFolder, Which},
     weights::Weights,
 };
 use ndarray::Array4;
@@ -22,7 +22,7 @@ use crate::{checkpoint, golden};
 fn model() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
-    export::export(&checkpoint(1, Variant::Paper), &Options::default(), &path).unwrap();
+    export::export(&checkpoint(1, Variant::Paper), &ExportOptions::default(), &path).unwrap();
     fs::read(path).unwrap()
 }
 
@@ -34,45 +34,49 @@ fn io() {
 }
 
 #[test]
-fn a_folder_in_the_way_stays() {
+fn a_folder_at_the_output_path_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     fs::create_dir(&path).unwrap();
-    let error = export::export(&checkpoint(1, Variant::Paper), &Options::default(), &path).unwrap_err();
+    let error = export::export(&checkpoint(1, Variant::Paper), &ExportOptions::default(), &path).unwrap_err();
     assert!(matches!(error, Error::Io { action: "write", .. }), "{error}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
-fn picture() {
+fn image() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("picture.png");
-    let jpeg = fs::read(golden("pictures/bumpy_0176.jpg")).unwrap();
+    let path = folder.path().join("image.png");
+    let jpeg = fs::read(golden("images/bumpy_0176.jpg")).unwrap();
     let mut png = std::io::Cursor::new(Vec::new());
-    image::load_from_memory(&jpeg).unwrap().write_to(&mut png, image::ImageFormat::Png).unwrap();
+    ::image::load_from_memory(&jpeg).unwrap().write_to(&mut png, ::image::ImageFormat::Png).unwrap();
     let png = png.into_inner();
-    let mut cases = vec![b"".to_vec(), b"no picture".to_vec()];
+    let mut cases = vec![b"".to_vec(), b"no image".to_vec()];
     for whole in [&jpeg, &png] {
         cases.extend([3, 20, 300, whole.len() / 2, whole.len() - 20].map(|length| whole[..length].to_vec()));
     }
     for bytes in cases {
         fs::write(&path, &bytes).unwrap();
-        let Err(error) = preprocess::open(&path) else { panic!("{} bytes were taken", bytes.len()) };
-        assert!(matches!(error, Error::Picture { .. }), "{error}");
-        assert!(error.to_string().contains("picture.png"), "{error}");
+        let Err(error) = image::open(&path) else { panic!("{} bytes were accepted", bytes.len()) };
+        assert!(matches!(error, Error::Image { .. }), "{error}");
+        assert!(error.to_string().contains("image.png"), "{error}");
     }
-    // A small file that would become very large.
-    image::RgbImage::new(1, 70_000).save(&path).unwrap();
-    assert!(matches!(preprocess::open(&path).unwrap_err(), Error::Picture { .. }));
+    // A small file whose image exceeds the size limit.
+    ::image::RgbImage::new(1, 70_000).save(&path).unwrap();
+    assert!(matches!(image::open(&path).unwrap_err(), Error::Image { .. }));
     fs::write(&path, &jpeg).unwrap();
-    assert_eq!(preprocess::open(&path).unwrap().dimensions(), (300, 300), "the content counts, not the name");
+    assert_eq!(
+        image::open(&path).unwrap().dimensions(),
+        (300, 300),
+        "the content determines the format, not the name"
+    );
 }
 
 #[test]
 fn dataset() {
     let folder = tempfile::tempdir().unwrap();
     let error = Dataset::known(folder.path(), Split::Test, 32, 32).unwrap_err();
-    assert!(matches!(error, Error::Dataset { .. }) && error.hint().is_some(), "{error}");
+    assert!(matches!(error, Error::Dataset { .. }), "{error}");
 }
 
 #[test]
@@ -81,8 +85,8 @@ fn weights() {
     assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains("make.py"), "{error}");
 
     let mut other = checkpoint(1, Variant::Paper);
-    other.weights.insert("fc.weight", &[2, 64], vec![0.0; 128]);
-    let error = export::export(&other, &Options::default(), Path::new("never.onnx")).unwrap_err();
+    other.network.insert("fc.weight", &[2, 64], vec![0.0; 128]);
+    let error = export::export(&other, &ExportOptions::default(), Path::new("never.onnx")).unwrap_err();
     assert!(error.to_string().contains("`fc.weight` has shape [2, 64], expected [3, 64]"), "{error}");
 }
 
@@ -94,15 +98,15 @@ fn a_foreign_or_damaged_model() {
         assert!(matches!(open(&bytes[..length]), Error::Model { .. }), "{length} bytes");
     }
     assert!(matches!(open(&vec![7; 4096]), Error::Model { .. }));
-    // An ONNX file of somebody else: this one with our metadata renamed.
+    // A foreign ONNX file: this one with our metadata renamed.
     let foreign = replace(&bytes, b"cac.", b"cab.");
-    assert!(open(&foreign).to_string().contains("did not write it"));
+    assert!(open(&foreign).to_string().contains("not a model of this toolkit"));
     // A graph that does not fit its metadata.
     assert!(matches!(open(&replace(&bytes, b"distances", b"distancez")), Error::Model { .. }));
 }
 
 #[test]
-fn graphs_that_make_no_sense_are_errors() {
+fn malformed_graphs_are_errors() {
     use prost::Message;
     use tract_onnx::pb::{ModelProto, NodeProto};
 
@@ -133,7 +137,10 @@ fn graphs_that_make_no_sense_are_errors() {
         ("ReduceMin", "axes", -9),
     ] {
         let error = open(&ints(op, name, value)).unwrap_err();
-        assert!(matches!(error, Error::Model { .. } | Error::Runtime { .. }), "{op} {name} {value}: {error}");
+        assert!(
+            matches!(error, Error::Model { .. } | Error::Unsupported { .. } | Error::Runtime { .. }),
+            "{op} {name} {value}: {error}"
+        );
     }
     let changes: [&dyn Fn(&mut ModelProto); 4] = [
         &|proto| proto.graph = None,
@@ -141,7 +148,7 @@ fn graphs_that_make_no_sense_are_errors() {
         &|proto| proto.graph.as_mut().unwrap().node[9].input[0] = "nowhere".to_owned(),
         &|proto| proto.graph.as_mut().unwrap().initializer.iter_mut().for_each(|tensor| tensor.data_type = 8),
     ];
-    // What would need hundreds of gigabytes.
+    // An input that would need hundreds of gigabytes.
     let error = open(&|proto| {
         use tract_onnx::pb::{
             tensor_shape_proto::{Dimension, dimension::Value},
@@ -156,15 +163,54 @@ fn graphs_that_make_no_sense_are_errors() {
         let stated = proto.metadata_props.iter_mut().find(|entry| entry.key == "cac.input").unwrap();
         stated.value = stated.value.replace("32", "4096");
     });
-    assert!(error.unwrap_err().to_string().contains("more than 5 pictures"));
-    // Lengths whose product is no number are looked at all the same.
+    assert!(error.unwrap_err().to_string().contains("more than 5 images"));
+    // Dimensions whose product overflows can still be inspected.
     let mut endless = ModelProto::decode(&bytes[..]).unwrap();
     endless.graph.as_mut().unwrap().initializer[0].dims = vec![i64::MAX; 3];
     assert_eq!(Inspection::of(&endless.encode_to_vec(), "x").unwrap().parameters, usize::MAX);
     for change in changes {
         let error = open(change).unwrap_err();
-        assert!(matches!(error, Error::Model { .. } | Error::Runtime { .. }), "{error}");
+        assert!(
+            matches!(error, Error::Model { .. } | Error::Unsupported { .. } | Error::Runtime { .. }),
+            "{error}"
+        );
     }
+}
+
+#[test]
+fn a_model_that_names_other_files_is_refused() {
+    use prost::Message;
+    use tract_onnx::pb::{
+        AttributeProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto,
+        tensor_proto::DataLocation,
+    };
+
+    let bytes = model();
+    let open = |change: &dyn Fn(&mut ModelProto, TensorProto)| {
+        let mut proto = ModelProto::decode(&bytes[..]).unwrap();
+        let mut outside = proto.graph.as_ref().unwrap().initializer[0].clone();
+        outside.raw_data.clear();
+        outside.data_location = Some(DataLocation::External.into());
+        let entry =
+            |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
+        outside.external_data = vec![entry("location", "Cargo.toml"), entry("offset", "0")];
+        change(&mut proto, outside);
+        for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+            let error = Scorer::from_bytes(&proto.encode_to_vec(), provider).unwrap_err();
+            assert!(matches!(error, Error::Model { .. }), "{error}");
+        }
+    };
+    open(&|proto, outside| proto.graph.as_mut().unwrap().initializer[0] = outside);
+    let with = |proto: &mut ModelProto, attribute: AttributeProto| {
+        proto.graph.as_mut().unwrap().node[0].attribute.push(attribute);
+    };
+    open(&|proto, outside| with(proto, AttributeProto { t: Some(outside), ..AttributeProto::default() }));
+    open(&|proto, outside| {
+        with(proto, AttributeProto { tensors: vec![outside], ..AttributeProto::default() })
+    });
+    let graph = || GraphProto::default();
+    open(&|proto, _| with(proto, AttributeProto { g: Some(graph()), ..AttributeProto::default() }));
+    open(&|proto, _| with(proto, AttributeProto { graphs: vec![graph()], ..AttributeProto::default() }));
 }
 
 #[test]
@@ -174,7 +220,7 @@ fn runtime() {
     let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
     let error = scorer.score(Array4::zeros((1, 3, 32, 32)).view()).unwrap_err();
     assert!(matches!(error, Error::Runtime { runtime: "tract", .. }), "{error}");
-    assert!(error.to_string().contains("another number of classes"), "{error}");
+    assert!(error.to_string().contains("a different number of classes"), "{error}");
 }
 
 #[test]
@@ -184,7 +230,7 @@ fn single_flipped_bytes_never_panic() {
     for at in (0..2000).step_by(31).chain((0..bytes.len()).step_by(step)) {
         let mut bytes = bytes.clone();
         bytes[at] ^= 0x15;
-        // A changed weight is still a model; all else is an error.
+        // A changed weight is still a valid model; anything else is an error.
         if let Ok(scorer) = Scorer::from_bytes(&bytes, Provider::Cpu) {
             let _ = scorer.score(Array4::zeros((1, 3, 32, 32)).view());
         }
@@ -193,19 +239,18 @@ fn single_flipped_bytes_never_panic() {
 
 #[test]
 fn format_version() {
-    let newer = replace(&model(), b"cac.format_version\x12\x011", b"cac.format_version\x12\x012");
+    let newer = replace(&model(), b"cac.format_version\x12\x012", b"cac.format_version\x12\x013");
     let error = Scorer::from_bytes(&newer, Provider::Cpu).unwrap_err();
-    assert!(matches!(error, Error::FormatVersion { found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, Error::FormatVersion { found: 3, supported: 2, .. }), "{error}");
 }
 
 #[test]
 fn setting() {
     let checkpoint = checkpoint(1, Variant::Paper);
     for options in [
-        Options { threshold: ThresholdRule::Keep(1.5), ..Options::default() },
-        Options { threshold: ThresholdRule::Value(f32::NAN), ..Options::default() },
-        Options { batch: Some(0), ..Options::default() },
-        Options { precision: Precision::Int8, ..Options::default() },
+        ExportOptions { threshold: ThresholdRule::Keep(1.5), ..ExportOptions::default() },
+        ExportOptions { batch: Some(0), ..ExportOptions::default() },
+        ExportOptions { precision: ModelPrecision::Int8, ..ExportOptions::default() },
     ] {
         let error = export::export(&checkpoint, &options, Path::new("never.onnx")).unwrap_err();
         assert!(matches!(error, Error::Setting { .. }), "{error}");
@@ -215,24 +260,23 @@ fn setting() {
 #[test]
 fn shape_and_values() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
-    // tract's Relu makes 0 of what is no number, and a verdict of that.
+    // tract's Relu turns NaN into 0, which would give a verdict.
     for value in [f32::NAN, f32::INFINITY] {
         let error = scorer.score(Array4::from_elem((1, 3, 32, 32), value).view()).unwrap_err();
-        assert!(matches!(error, Error::Setting { name: "picture", .. }), "{error}");
+        assert!(matches!(error, Error::NotFinite { what: "a value of an image", .. }), "{error}");
     }
     let error = scorer.score(Array4::zeros((2, 3, 32, 31)).view()).unwrap_err();
-    assert_eq!(error.to_string(), "the batch of pictures has shape [2, 3, 32, 31], expected [N, 3, 32, 32]");
+    assert_eq!(error.to_string(), "the batch of images has shape [2, 3, 32, 31], expected [N, 3, 32, 32]");
 }
 
 #[test]
 fn score_file() {
-    let error = score_file::read(&golden("metrics.py"), "score", |_| Ok(())).unwrap_err();
+    let error = scores::read(&golden("metrics.py"), "score", |_| Ok(())).unwrap_err();
     assert!(matches!(error, Error::ScoreFile { .. }) && error.to_string().contains("metrics.py"), "{error}");
-    assert!(error.hint().unwrap().contains("`label`"));
 }
 
 #[test]
-fn scores() {
+fn scores_without_images() {
     assert!(matches!(Metrics::new::<f32>(&[], None, &[1.0]), Err(Error::Scores(_))));
 }
 
@@ -242,10 +286,8 @@ fn self_check() {
     let path = folder.path().join("model.onnx");
     fs::write(&path, "what was there").unwrap();
     let mut wrong = checkpoint(1, Variant::Paper);
-    let mut logits = wrong.weights.get(CHECK_LOGITS).unwrap().values.clone();
-    logits[5] += 0.01;
-    wrong.weights.insert(CHECK_LOGITS, &[4, 3], logits);
-    let error = export::export(&wrong, &Options::default(), &path).unwrap_err();
+    wrong.check.logits[[1, 2]] += 0.01;
+    let error = export::export(&wrong, &ExportOptions::default(), &path).unwrap_err();
     assert!(matches!(error, Error::SelfCheck { what: "logits", .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), b"what was there");
 }
@@ -254,7 +296,37 @@ fn self_check() {
 fn provider() {
     let error = Scorer::from_bytes(&model(), Provider::Cuda(99)).unwrap_err();
     assert!(matches!(error, Error::Provider { .. }), "{error}");
-    assert!(error.hint().unwrap().contains("CUDA=1"));
+}
+
+#[test]
+fn not_finite() {
+    let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
+    let error = scorer.with_threshold(f32::NAN).unwrap_err();
+    assert_eq!(error.to_string(), "the threshold is NaN, expected a finite number");
+    let options =
+        ExportOptions { threshold: ThresholdRule::Value(f32::INFINITY), ..ExportOptions::default() };
+    let error =
+        export::export(&checkpoint(1, Variant::Paper), &options, Path::new("never.onnx")).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { what: "the threshold", .. }), "{error}");
+}
+
+#[test]
+fn classes() {
+    let folder = golden("../../examples/demo");
+    let demo = Dataset::known(&folder, Split::Test, 32, 32).unwrap();
+    let error = demo.align(&["cat".to_owned(), "dog".to_owned()]).unwrap_err();
+    assert!(matches!(error, Error::Classes { .. }), "{error}");
+    assert!(error.to_string().contains("`airplane` is not one of the known classes: cat, dog"), "{error}");
+}
+
+#[test]
+fn a_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = RunFolder::new(folder.path()).checkpoint(Which::Best);
+    fs::copy(golden("wrn-10-1.safetensors"), &path).unwrap();
+    let error = Checkpoint::read(&path).unwrap_err();
+    assert!(matches!(error, Error::Checkpoint { .. }), "{error}");
+    assert!(error.to_string().contains("it holds only weights"), "{error}");
 }
 
 /// Replaces every occurrence of a pattern by another of the same length.
@@ -268,6 +340,6 @@ fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
             found += 1;
         }
     }
-    assert!(found > 0, "the pattern is not there");
+    assert!(found > 0, "the pattern does not occur");
     bytes
 }

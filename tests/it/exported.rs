@@ -1,11 +1,8 @@
-//! The model that ships in `exported/` and in the program.
+//! The built-in model, which also ships in `exported/`.
 
 use std::{fs, path::Path};
 
-use cac::{
-    scorer::{Provider, Scorer},
-    weights::Weights,
-};
+use cac::{Provider, Scorer, weights::Weights};
 use ndarray::Array4;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -20,28 +17,28 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn the_card_is_of_the_committed_file() {
+fn the_card_matches_the_committed_file() {
     let card = fs::read_to_string(Path::new(ROOT).join("exported/README.md")).unwrap();
     let bytes = fs::read(Path::new(ROOT).join(MODEL)).unwrap();
     assert!(card.contains(&sha256(&bytes)), "{}", sha256(&bytes));
     let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
     assert!(card.contains(&format!("| threshold | {},", scorer.threshold())), "{}", scorer.threshold());
-    // What the file states of itself stands in the card.
-    let report = scorer.manifest().metrics.as_ref().unwrap();
+    // The card quotes the metrics in the file.
+    let report = scorer.manifest().history.metrics.as_ref().unwrap();
     for value in [report.accuracy.unwrap(), report.rows[0].metrics.auroc, report.rows[0].metrics.fpr95_tpr] {
         assert!(card.contains(&format!("{:.2}", 100.0 * value)), "{value}");
     }
 }
 
 #[test]
-fn the_card_of_the_backbone_is_of_the_committed_file() {
+fn the_card_of_the_backbone_matches_the_committed_file() {
     let demo = Path::new(ROOT).join("examples/demo");
     let sum = sha256(&fs::read(demo.join("backbone.safetensors")).unwrap());
     assert!(fs::read_to_string(demo.join("README.md")).unwrap().contains(&sum), "{sum}");
 }
 
 #[test]
-fn the_committed_model_gives_its_stated_metrics_on_the_committed_pictures() {
+fn the_committed_model_reproduces_its_metrics_on_the_committed_images() {
     let stated = fs::read_to_string(Path::new(ROOT).join("exported/demo.json")).unwrap();
     let stated: Value = serde_json::from_str(&stated).unwrap();
     for (provider, model) in [("cpu", None), ("onnxruntime", Some(MODEL))] {
@@ -51,7 +48,7 @@ fn the_committed_model_gives_its_stated_metrics_on_the_committed_pictures() {
         assert_eq!((&found["known"], &found["rows"][0]["unknown"]), (&600.into(), &300.into()));
         let compare = |place: &str| {
             let value = |report: &Value| report.pointer(place).and_then(Value::as_f64).unwrap_or(f64::NAN);
-            // Runtimes may order scores that nearly tie differently: no more than one picture of 300.
+            // Runtimes may order near ties differently: at most one image of 300.
             assert!((value(&found) - value(&stated)).abs() < 0.0034, "{provider}: {place}");
         };
         for place in ["/accuracy", "/known_kept", "/rows/0/unknown_caught"] {
@@ -64,7 +61,7 @@ fn the_committed_model_gives_its_stated_metrics_on_the_committed_pictures() {
 }
 
 #[test]
-fn the_golden_batch_of_the_committed_model() {
+fn the_committed_model_reproduces_its_golden_batch() {
     let golden = Weights::read(&Path::new(ROOT).join("exported/golden.safetensors")).unwrap();
     let values = |name: &str, shape: &[usize]| golden.values(name, shape).unwrap();
     let images = Array4::from_shape_vec((8, 3, 32, 32), values("images", &[8, 3, 32, 32]).to_vec()).unwrap();
@@ -88,17 +85,22 @@ fn the_golden_batch_of_the_committed_model() {
 }
 
 #[test]
-fn pictures_are_scored_without_naming_a_model() {
-    let picture = Path::new(ROOT).join("examples/demo/textures/banded/banded_0011.png");
+fn the_built_in_model_is_the_default() {
+    let image = Path::new(ROOT).join("examples/demo/textures/banded/banded_0011.png");
     let folder = tempfile::tempdir().unwrap();
     let model = Path::new(ROOT).join(MODEL);
-    let (picture, model) = (picture.to_str().unwrap(), model.to_str().unwrap());
-    let built_in = toolkit(folder.path(), &["score", picture, "--json"]);
-    let named = toolkit(folder.path(), &["score", model, picture, "--json"]);
+    let (image, model) = (image.to_str().unwrap(), model.to_str().unwrap());
+    let built_in = toolkit(folder.path(), &["score", image, "--json"]);
+    let named = toolkit(folder.path(), &["score", model, image, "--json"]);
     assert_eq!(stdout(&built_in), stdout(&named));
     let none = crate::commands::error(&toolkit(folder.path(), &["score", model]));
-    assert!(none.contains("give pictures behind the model"), "{none}");
-    // Its training data is not where this is called.
+    assert!(none.contains("give images after the model"), "{none}");
+    // Its training data is not in this folder.
     let missing = crate::commands::error(&toolkit(folder.path(), &["eval"]));
-    assert!(missing.contains("are not here; give --known"), "{missing}");
+    assert!(
+        missing.contains(
+            "cannot find the training data of the model, `data/cifar-10-batches-bin`; give --known"
+        ),
+        "{missing}"
+    );
 }

@@ -1,11 +1,8 @@
-//! Weights of others, from the command line to scores.
+//! Imported weights, from the command line to scores.
 
 use std::fs;
 
-use cac::{
-    scorer::{Provider, Scorer},
-    weights::Weights,
-};
+use cac::{Provider, Scorer, weights::Weights};
 use ndarray::Array4;
 use serde_json::Value;
 
@@ -16,13 +13,13 @@ use crate::{
 
 fn expected(name: &str, classes: usize) -> (Array4<f32>, Vec<f32>) {
     let expected = Weights::read(&golden("checkpoints/expected.safetensors")).unwrap();
-    let pictures = expected.values("pictures", &[4, 3, 32, 32]).unwrap().to_vec();
+    let images = expected.values("pictures", &[4, 3, 32, 32]).unwrap().to_vec();
     let logits = expected.values(name, &[4, classes]).unwrap().to_vec();
-    (Array4::from_shape_vec((4, 3, 32, 32), pictures).unwrap(), logits)
+    (Array4::from_shape_vec((4, 3, 32, 32), images).unwrap(), logits)
 }
 
 #[test]
-fn checkpoints_of_every_layout_become_models_that_compute_the_same() {
+fn checkpoints_of_every_layout_become_equivalent_models() {
     let folder = tempfile::tempdir().unwrap();
     for (file, logits, classes) in [
         ("cac-zip.pth", "cac.logits", 6),
@@ -36,23 +33,24 @@ fn checkpoints_of_every_layout_become_models_that_compute_the_same() {
         let args = ["import", path.to_str().unwrap(), "model.onnx", "--threshold", "3.5"];
         let output = toolkit(folder.path(), &args);
         assert!(stdout(&output).contains("threshold 3.5 (set by hand)"), "{file}");
-        let (pictures, logits) = expected(logits, classes);
+        let (images, logits) = expected(logits, classes);
         for provider in [Provider::Cpu, Provider::OnnxRuntime] {
             let scorer = Scorer::open(folder.path().join("model.onnx"), provider).unwrap();
-            let scores = scorer.score(pictures.view()).unwrap();
+            let scores = scorer.score(images.view()).unwrap();
             for (found, expected) in scores.logits.iter().zip(&logits) {
                 let difference = (found - expected).abs() / expected.abs().max(1.0);
                 assert!(difference < 1e-5, "{file} {provider}: {found}, {expected}");
             }
             let manifest = scorer.manifest();
-            assert_eq!((manifest.classes.len(), manifest.classes[2].as_str()), (classes, "2"));
-            assert!(manifest.imported.as_ref().unwrap().ends_with(file));
+            let names = &manifest.decision.classes;
+            assert_eq!((names.len(), names[2].as_str()), (classes, "2"));
+            assert_eq!(manifest.history.imported.as_deref(), Some(file));
         }
     }
 }
 
 #[test]
-fn anchors_are_those_of_the_file_or_fixed_ones() {
+fn anchors_come_from_the_file_or_are_fixed() {
     let folder = tempfile::tempdir().unwrap();
     let nearest = |file: &str, magnitude: &str| {
         let path = golden("checkpoints").join(file);
@@ -60,10 +58,10 @@ fn anchors_are_those_of_the_file_or_fixed_ones() {
         let args = ["import", path, "model.onnx", "--threshold", "1", "--magnitude", magnitude];
         stdout(&toolkit(folder.path(), &args));
         let scorer = Scorer::open(folder.path().join("model.onnx"), Provider::Cpu).unwrap();
-        let (pictures, _) = expected("cac.logits", 6);
-        scorer.score(pictures.view()).unwrap().distances
+        let (images, _) = expected("cac.logits", 6);
+        scorer.score(images.view()).unwrap().distances
     };
-    // The noise on the anchors of cac-zip.pth is up to 1 a value; magnitudes matter where there are none.
+    // The anchors of cac-zip.pth have noise of up to 1 per value; the magnitude matters only without anchors.
     let (given, legacy) = (nearest("cac-zip.pth", "10"), nearest("cac-legacy.pth", "10"));
     assert_ne!(given, legacy);
     assert_eq!(given, nearest("cac-zip.pth", "3"));
@@ -71,17 +69,17 @@ fn anchors_are_those_of_the_file_or_fixed_ones() {
     assert_ne!(legacy, nearest("cac-zero.pth", "3"));
 }
 
-/// CIFAR-10's layout with pictures of the formula: 40 to train on and 20 to test on.
+/// CIFAR-10's layout with images of the formula: 40 for training and 20 for testing.
 fn small_cifar(folder: &std::path::Path) {
-    let pictures = fill::pictures(60);
-    let record = |i: usize| [&[(i % 10) as u8][..], &pictures[i * 3072..][..3072]].concat();
+    let images = fill::images(60);
+    let record = |i: usize| [&[(i % 10) as u8][..], &images[i * 3072..][..3072]].concat();
     let records = |range: std::ops::Range<usize>| range.flat_map(record).collect::<Vec<u8>>();
     fs::write(folder.join("data_batch_1.bin"), records(0..40)).unwrap();
     fs::write(folder.join("test_batch.bin"), records(40..60)).unwrap();
 }
 
 #[test]
-fn known_pictures_give_names_class_means_and_threshold() {
+fn known_images_give_names_class_means_and_threshold() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     small_cifar(at);
@@ -101,19 +99,19 @@ fn known_pictures_give_names_class_means_and_threshold() {
             serde_json::from_str(stdout(&toolkit(at, &[&args[..], more].concat()))).unwrap();
         manifest
     };
-    let manifest = import(&["--pictures", "0"]);
+    let manifest = import(&["--images", "0"]);
     assert_eq!(
         manifest["classes"],
         serde_json::json!(["airplane", "automobile", "bird", "deer", "dog", "truck"])
     );
     assert_eq!((&manifest["anchors"], &manifest["threshold"]["keep"]), (&"class-means".into(), &0.95.into()));
     assert_eq!(manifest["threshold"]["held_out_scores"].as_array().unwrap().len(), 24);
-    assert_eq!(manifest["threshold"]["data"], "24 known pictures given at the import");
+    assert_eq!(manifest["threshold"]["data"], "24 known images given at the import");
     let anchors = || fs::read(at.join("model.onnx")).unwrap();
     let mirrored = anchors();
-    assert_eq!(import(&["--pictures", "0", "--keep-anchors"])["anchors"], "fixed");
+    assert_eq!(import(&["--images", "0", "--keep-anchors"])["anchors"], "fixed");
     assert!(anchors() != mirrored);
-    import(&["--pictures", "0", "--no-mirror"]);
+    import(&["--images", "0", "--no-mirror"]);
     assert!(anchors() != mirrored);
 
     // The other four classes are the first unknown set.
@@ -126,7 +124,7 @@ fn known_pictures_give_names_class_means_and_threshold() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn unusable_weights_and_data_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     small_cifar(at);
@@ -136,9 +134,9 @@ fn what_does_not_fit_is_named() {
     };
     let file = |name: &str| golden("checkpoints").join(name).to_str().unwrap().to_owned();
     let (legacy, evil, strided) = (file("cac-legacy.pth"), file("evil.pt"), file("strided.pt"));
-    assert!(run(&[&legacy, "m.onnx"]).contains("give --threshold"));
+    assert!(run(&[&legacy, "m.onnx"]).contains("no held-out known images"));
     assert!(run(&[&evil, "m.onnx", "--threshold", "1"]).contains("asks to run `posix.system`"));
-    assert!(run(&[&strided, "m.onnx", "--threshold", "1"]).contains("of neither network known here"));
+    assert!(run(&[&strided, "m.onnx", "--threshold", "1"]).contains("they match no known network"));
     assert!(
         run(&[&legacy, "m.onnx", "--threshold", "1", "--classes", "a,b"])
             .contains("the weights are for 6 classes")
@@ -153,7 +151,7 @@ fn what_does_not_fit_is_named() {
 }
 
 #[test]
-fn published_weights_are_asked_for_by_name() {
+fn published_weights_are_downloaded_once() {
     use std::{
         io::{Read, Write},
         net::TcpListener,
@@ -184,11 +182,11 @@ fn published_weights_are_asked_for_by_name() {
     stdout(&import());
     server.join().unwrap();
     let model = fs::read(at.join("model.onnx")).unwrap();
-    // The second time nobody is asked.
+    // The second import uses the cache.
     stdout(&import());
     assert!(fs::read(at.join("model.onnx")).unwrap() == model);
     fs::remove_dir_all(at.join("cache")).unwrap();
     let output = import();
     assert!(error(&output).contains(&format!("cannot fetch `{url}/cifar10-pixmix.pt`")));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: another try goes on"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: run the command again"));
 }

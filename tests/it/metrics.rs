@@ -1,4 +1,4 @@
-//! Tables from scores made elsewhere.
+//! Tables from files of scores.
 
 use std::{fmt::Write, fs, path::Path};
 
@@ -13,7 +13,7 @@ fn json(folder: &Path, args: &[&str]) -> Value {
     serde_json::from_str(stdout(&toolkit(folder, &[args, &["--json"]].concat()))).unwrap()
 }
 
-/// Scores of 3,000 known pictures and of two unknown sets of 500.
+/// Scores of 3,000 known images and of two unknown sets of 500.
 fn scores(folder: &Path) {
     let mut text = "set,label,prediction,score,other\n".to_owned();
     let unit = |i: u64| fill::unit(fill::splitmix64(i));
@@ -49,20 +49,20 @@ fn a_table_from_a_file() {
             assert!(low <= value && value <= high, "{name}: {low} {value} {high}");
         }
     }
-    // The other way round, everything is the other way round.
+    // Negated scores give the complement of the AUROC.
     let other = json(at, &["metrics", "scores.csv", "--column", "other", "--resamples", "0"]);
     let auroc = |table: &Value, row: usize| table["rows"][row]["auroc"].as_f64().unwrap();
     assert!((auroc(&table, 0) + auroc(&other, 0) - 1.0).abs() < 1e-12);
     assert!(other["rows"][0].get("intervals").is_none());
 
     let text = stdout(&toolkit(at, &["metrics", "scores.csv"])).to_owned();
-    assert!(text.starts_with("3000 known pictures: accuracy 82.87 % ("), "{text}");
-    assert_eq!(text, stdout(&toolkit(at, &["metrics", "scores.csv"])), "the seed decides");
+    assert!(text.starts_with("3000 known images: accuracy 82.87 % ("), "{text}");
+    assert_eq!(text, stdout(&toolkit(at, &["metrics", "scores.csv"])), "the same seed gives the same table");
     assert_ne!(text, stdout(&toolkit(at, &["metrics", "scores.csv", "--resample-seed", "1"])));
 }
 
 #[test]
-fn a_stream_bounds_what_the_table_says() {
+fn the_bounds_of_a_stream_hold_the_exact_metrics() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     scores(at);
@@ -79,11 +79,11 @@ fn a_stream_bounds_what_the_table_says() {
         }
     }
     let text = stdout(&toolkit(at, &["metrics", "--stream", "scores.csv"])).to_owned();
-    assert!(text.starts_with("3000 known pictures, 1000 unknown\naccuracy "), "{text}");
+    assert!(text.starts_with("3000 known images, 1000 unknown\naccuracy "), "{text}");
 }
 
 #[test]
-fn faults_of_a_file_are_named() {
+fn errors_in_a_file_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let message = |text: &str, more: &[&str]| {
@@ -96,23 +96,23 @@ fn faults_of_a_file_are_named() {
     assert!(message("label,score\n1,2\n", &["--column", "msp"]).contains("no column `msp`"));
     for stream in [&[][..], &["--stream"]] {
         assert!(message("label,score\n-1,2\n", stream).contains("no metrics for these scores"));
-        assert!(message("label,score\n1,nan\n-1,2\n", stream).contains("not a number"));
+        assert!(message("label,score\n1,nan\n-1,2\n", stream).contains("a score is NaN"));
     }
     assert!(
         message("label,score\n1,2\n-1,3\n", &["--group", "g=far"])
             .contains("`far` is not one of the unknown sets")
     );
     assert!(error(&toolkit(at, &["metrics", "none.npz"])).contains("cannot read `none.npz`"));
-    assert!(message("label,score\n1,2\n-1,3\n", &["--threshold", "nan"]).contains("threshold = NaN"));
+    assert!(message("label,score\n1,2\n-1,3\n", &["--threshold", "nan"]).contains("the threshold is NaN"));
     assert!(message("label,score,set\n1,2,\n-1,3,mean\n", &[]).contains("unknown set = `mean`"));
-    // A threshold is compared as it is written.
+    // A threshold is compared in double precision, as it is written.
     fs::write(at.join("a.csv"), "label,score,prediction\n1.0,0.7,1\n-1.0,0.8,\n").unwrap();
     assert_eq!(json(at, &["metrics", "a.csv", "--threshold", "0.7"])["known_kept"], 1.0);
-    // Nobody predicts a class of unknown pictures.
+    // Unknown images need no prediction.
     let [table, stream] =
         [&[][..], &["--stream"]].map(|more| json(at, &[&["metrics", "a.csv"], more].concat()));
     assert_eq!((&table["accuracy"], &stream["accuracy"]), (&1.0.into(), &1.0.into()));
-    // Without predictions the rest is there.
+    // Without predictions the other metrics are computed.
     fs::write(at.join("a.csv"), "label,score\n1,2\n-1,3\n").unwrap();
     let table = json(at, &["metrics", "a.csv"]);
     assert!(table.get("accuracy").is_none() && table["rows"][0].get("oscr").is_none());

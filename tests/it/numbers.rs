@@ -1,16 +1,17 @@
-//! The numbers of other toolkits: `tests/golden/metrics.py` and `method.py` made them, and say with which versions.
+//! Agreement with other toolkits: `tests/golden/metrics.py` and `method.py` made the numbers, and state the
+//! versions.
 
 use std::{fs, path::Path};
 
 use cac::{
-    arch::{Architecture, WideResNet},
-    cac::{Loss, Score, Variant, distances, fixed_anchors},
-    checkpoint::{CHECK_IMAGES, CHECK_LOGITS, Checkpoint},
-    export::{self, Options, ThresholdRule},
-    manifest::Manifest,
+    Provider, Scorer,
+    arch::Architecture,
+    export::{self, ExportOptions, ThresholdRule},
+    image,
+    method::{Loss, RejectionScore, Variant, distances, fixed_anchors},
     metrics::{Bootstrap, Metrics},
-    report::{Report, Settings},
-    scorer::{Provider, Scorer},
+    report::{Report, ReportOptions},
+    run::{CheckBatch, Checkpoint, Facts},
     weights::Weights,
 };
 use ndarray::{Array2, Array4, ArrayView2};
@@ -19,7 +20,7 @@ use serde_json::Value;
 
 use crate::{checkpoint, fill, golden};
 
-/// One side's scores; infinite ones are written as text.
+/// The scores of known or of unknown images; infinite ones are written as text.
 fn scores(value: &Value) -> Vec<f64> {
     let score = |value: &Value| value.as_f64().unwrap_or_else(|| value.as_str().unwrap().parse().unwrap());
     value.as_array().unwrap().iter().map(score).collect()
@@ -29,7 +30,7 @@ fn flags(value: &Value) -> Vec<bool> {
     value.as_array().unwrap().iter().map(|value| value.as_bool().unwrap()).collect()
 }
 
-/// Scores, verdicts and unknown scores of a case, which may be a formula.
+/// Known scores, correct flags and unknown scores of a case, which may be a formula.
 fn case(case: &Value) -> (Vec<f64>, Vec<bool>, Vec<f64>) {
     let Some(generated) = case.get("generated") else {
         return (scores(&case["known"]), flags(&case["right"]), scores(&case["unknown"]));
@@ -53,16 +54,18 @@ fn metrics_file() -> Value {
 fn every_metric_to_the_last_digit() {
     for golden in metrics_file()["cases"].as_array().unwrap() {
         let (known, right, unknown) = case(golden);
-        let settings =
-            Settings { bootstrap: Some(Bootstrap { resamples: 2, seed: 0 }), ..Settings::default() };
-        let report = Report::new(&known, Some(&right), &[("unknown", &unknown)], &settings).unwrap();
+        let options = ReportOptions {
+            bootstrap: Some(Bootstrap { resamples: 2, seed: 0 }),
+            ..ReportOptions::default()
+        };
+        let report = Report::new(&known, Some(&right), &[("unknown", &unknown)], &options).unwrap();
         let expected = |name: &str| golden["expected"][name].as_f64().unwrap();
         let metrics = report.rows[0].metrics;
         for (name, value) in metrics.named().chain([("accuracy", report.accuracy.unwrap())]) {
             let expected = expected(name);
             assert!((value - expected).abs() <= 1e-12, "{}, {name}: {value}, {expected}", golden["name"]);
         }
-        // Without a spread of its side's scores an interval is everything.
+        // Without a variance of the scores the interval is 0 to 1.
         let interval = report.rows[0].intervals.unwrap().metrics.auroc;
         let ends = golden["expected"]["delong"].as_array();
         let [low, high] = ends.map_or([0.0, 1.0], |ends| [0, 1].map(|end| ends[end].as_f64().unwrap()));
@@ -71,7 +74,7 @@ fn every_metric_to_the_last_digit() {
     }
 }
 
-/// The faults that `docs/numbers.md` lists: what the toolkit says, and what is right.
+/// The faults that `docs/metrics.md` lists: the toolkit's number and the exact one.
 #[test]
 fn where_other_toolkits_differ() {
     let file = metrics_file();
@@ -87,8 +90,8 @@ fn where_other_toolkits_differ() {
             let single = logits.mapv(|z| z as f32);
             let distances = distances(single.view(), fixed_anchors(classes, magnitude).view());
             if name == "score" {
-                // Both definitions are offered; theirs calls what is further out more known.
-                let of = |score: Score| -> Vec<f64> {
+                // Both definitions are available; theirs scores an image further out as more known.
+                let of = |score: RejectionScore| -> Vec<f64> {
                     score
                         .rejection(single.view(), distances.view())
                         .iter()
@@ -99,10 +102,10 @@ fn where_other_toolkits_differ() {
                 let close = |a: &[f64], b: &[f64]| {
                     a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0))
                 };
-                assert!(close(&of(Score::PytorchOod), &numbers(theirs)));
-                assert!(close(&of(Score::Cac), &numbers(exact)));
-                assert!(of(Score::PytorchOod)[1] < of(Score::PytorchOod)[0]);
-                assert!(of(Score::MinDistance)[1] > of(Score::MinDistance)[0]);
+                assert!(close(&of(RejectionScore::PytorchOod), &numbers(theirs)));
+                assert!(close(&of(RejectionScore::Cac), &numbers(exact)));
+                assert!(of(RejectionScore::PytorchOod)[1] < of(RejectionScore::PytorchOod)[0]);
+                assert!(of(RejectionScore::MinDistance)[1] > of(RejectionScore::MinDistance)[0]);
                 seen += 1;
                 continue;
             }
@@ -111,8 +114,8 @@ fn where_other_toolkits_differ() {
             let loss = Loss { variant: Variant::PytorchOod, magnitude, weight };
             let anchors = Array2::from_diag_elem(classes, magnitude);
             let value = loss.value(logits.view(), &labels, anchors.view());
-            assert!((value - theirs.as_f64().unwrap()).abs() < 1e-12, "pytorch-ood's loss as it is");
-            // The tuplet term as the paper has it, on the same squared distances.
+            assert!((value - theirs.as_f64().unwrap()).abs() < 1e-12, "pytorch-ood's loss");
+            // The tuplet term of the paper, on the same squared distances.
             tuplet_of_squares(logits.view(), &labels, magnitude)
         } else {
             let (known, right, unknown) = case(&fault["case"]);
@@ -121,7 +124,7 @@ fn where_other_toolkits_differ() {
         };
         let (theirs, exact) = (theirs.as_f64().unwrap(), exact.as_f64().unwrap());
         assert!((ours - exact).abs() <= 1e-12, "{} {name}: {ours}, {exact}", fault["toolkit"]);
-        assert!((theirs - exact).abs() > 1e-3, "{} {name} is no fault", fault["toolkit"]);
+        assert!((theirs - exact).abs() > 1e-3, "{} {name} is not a fault", fault["toolkit"]);
         seen += 1;
     }
     assert!(seen >= 16, "{seen} faults");
@@ -170,10 +173,12 @@ impl Method {
     }
 }
 
-/// The weights of a network, filled by the formula.
+/// The weights of a network, filled by the formula of the golden data.
 fn filled(architecture: &Architecture, classes: usize) -> Weights {
     let mut weights = Weights::new(Path::new("filled"));
-    for (name, shape) in architecture.layers(classes).unwrap().iter().flat_map(|layer| layer.parameters()) {
+    for (name, shape) in
+        architecture.layers(classes, 32, 32).unwrap().iter().flat_map(|layer| layer.parameters())
+    {
         weights.insert(&name, &shape, fill::values(&name, &shape));
     }
     weights
@@ -210,22 +215,22 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
         let found = distances(single.view(), fixed_anchors(classes, 10.0).view());
         all_close(&of("distances"), found.iter().map(|&d| d.into()), &method.values(&of("distances")), 1e-6);
         for (score, name, magnitude) in [
-            (Score::Cac, "cac", 10.0),
-            (Score::MinDistance, "min_distance", 10.0),
-            (Score::PytorchOod, "pytorch_ood", 5.0),
-            (Score::Msp, "msp", 1.0),
-            (Score::MaxLogit, "max_logit", 1.0),
-            (Score::ENERGY, "energy", 1.0),
-            (Score::Energy { temperature: 5.0 }, "energy_5", 1.0),
+            (RejectionScore::Cac, "cac", 10.0),
+            (RejectionScore::MinDistance, "min_distance", 10.0),
+            (RejectionScore::PytorchOod, "pytorch_ood", 5.0),
+            (RejectionScore::Msp, "msp", 1.0),
+            (RejectionScore::MaxLogit, "max_logit", 1.0),
+            (RejectionScore::ENERGY, "energy", 1.0),
+            (RejectionScore::Energy { temperature: 5.0 }, "energy_5", 1.0),
         ] {
             let distances = distances(single.view(), fixed_anchors(classes, magnitude).view());
             let found = score.rejection(single.view(), distances.view());
             let expected = method.values(&of(&format!("score.{name}")));
             for (index, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
                 let d = distances.row(index).fold(0.0_f32, |most, &d| most.max(d));
-                // A distance has seven digits. Far away their errors decide the softmin of two that are near
-                // each other, which is multiplied with the distance.
-                let d = f64::from(if score == Score::PytorchOod { d * d } else { d });
+                // A distance has seven digits. Far away its error dominates the softmin of two close
+                // distances, which is multiplied by the distance.
+                let d = f64::from(if score == RejectionScore::PytorchOod { d * d } else { d });
                 let tolerance = if d < 100.0 { 1e-5 * expected.abs().max(1.0) } else { 1e-7 * d * d };
                 let difference = (f64::from(found) - expected).abs();
                 assert!(difference <= tolerance, "{} {index}: {found}, {expected}", of(name));
@@ -237,20 +242,27 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
 #[test]
 fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
     let method = Method::open();
-    let architecture = Architecture::WideResNet(WideResNet::default());
-    let classes = (0..10).map(|class| class.to_string()).collect();
-    let manifest = Manifest { architecture, classes, ..checkpoint(1, Variant::Paper).manifest };
-    let mut weights = filled(&manifest.architecture, 10);
-    let pixels: Vec<f32> = fill::pictures(4).into_iter().map(cac::preprocess::unit).collect();
-    let single = |name: &str| method.values(name).iter().map(|&value| value as f32).collect::<Vec<_>>();
-    weights.insert("anchors", &[10, 10], fixed_anchors(10, 10.0).into_raw_vec_and_offset().0);
-    weights.insert(CHECK_IMAGES, &[4, 3, 32, 32], pixels.clone());
-    weights.insert(CHECK_LOGITS, &[4, 10], single("wrn.logits.eval"));
+    let architecture = Architecture::new("wide-resnet", &[]).unwrap();
+    let pixels: Vec<f32> = fill::images(4).into_iter().map(image::unit).collect();
+    let logits = method.matrix("wrn.logits.eval", 10).mapv(|value| value as f32);
+    let small = checkpoint(1, Variant::Paper);
+    let checkpoint = Checkpoint {
+        network: filled(&architecture, 10),
+        facts: Facts {
+            architecture,
+            classes: (0..10).map(|class| class.to_string()).collect(),
+            ..small.facts
+        },
+        anchors: fixed_anchors(10, 10.0),
+        held_out: Array2::zeros((0, 10)),
+        test: None,
+        check: CheckBatch { images: Array4::from_shape_vec((4, 3, 32, 32), pixels.clone()).unwrap(), logits },
+    };
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
-    let options = Options { threshold: ThresholdRule::Value(1.0), ..Options::default() };
-    export::export(&Checkpoint { manifest, weights }, &options, &path).unwrap();
+    let options = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };
+    export::export(&checkpoint, &options, &path).unwrap();
     let images = Array4::from_shape_vec((4, 3, 32, 32), pixels).unwrap();
     for provider in [Provider::Cpu, Provider::OnnxRuntime] {
         let logits = Scorer::open(&path, provider).unwrap().score(images.view()).unwrap().logits;
@@ -260,18 +272,18 @@ fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
 }
 
 #[test]
-fn files_of_others_and_ours_are_the_same_network() {
+fn a_pytorch_file_gives_the_same_network() {
     let checkpoints = golden("checkpoints");
     let wrn = Weights::read(&checkpoints.join("wrn.pt")).unwrap();
-    let (architecture, classes) = wrn.recognize().unwrap();
-    let classes = classes.unwrap();
+    let found = wrn.recognize().unwrap();
+    let (architecture, classes) = (found.architecture, found.classes.unwrap());
     assert_eq!(classes, 3);
-    assert_eq!(
-        architecture,
-        Architecture::WideResNet(WideResNet { depth: 10, widen_factor: 1, dropout: 0.0 })
-    );
+    let settings = [("depth", 10.0), ("widen_factor", 1.0)];
+    assert_eq!(architecture, Architecture::new("wide-resnet", &settings).unwrap());
     let ours = filled(&architecture, classes);
-    for (name, shape) in architecture.layers(classes).unwrap().iter().flat_map(|layer| layer.parameters()) {
+    for (name, shape) in
+        architecture.layers(classes, 32, 32).unwrap().iter().flat_map(|layer| layer.parameters())
+    {
         assert_eq!(wrn.values(&name, &shape).unwrap(), ours.values(&name, &shape).unwrap(), "{name}");
     }
 }

@@ -6,9 +6,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use cac::weights::Weights;
-use ndarray::ArrayView2;
-use serde_json::Value;
+use cac::{
+    method::{distances, fixed_anchors},
+    run::{Checkpoint, RunFolder, Which},
+    weights::Weights,
+};
+use serde_json::{Value, json};
 
 use crate::commands::{stdout, toolkit};
 
@@ -16,24 +19,24 @@ fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo")
 }
 
-/// Two classes that differ in colour, 32 training and 8 test pictures each.
+/// Two classes that differ in colour, 32 training and 8 test images each.
 fn two_colours(folder: &Path) {
     for (class, colour) in [("red", [200, 30, 30]), ("blue", [30, 30, 200])] {
         for (split, count) in [("train", 32), ("test", 8)] {
-            pictures(&folder.join(format!("colours/{split}")), class, colour, count);
+            images(&folder.join(format!("colours/{split}")), class, colour, count);
         }
     }
 }
 
-/// Stripes of about one colour, in a new folder.
-fn pictures(at: &Path, folder: &str, colour: [u8; 3], count: u32) {
+/// Writes striped images of about one colour to a new folder.
+fn images(at: &Path, folder: &str, colour: [u8; 3], count: u32) {
     let at = at.join(folder);
     fs::create_dir_all(&at).unwrap();
     for i in 0..count {
-        let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+        let image = image::RgbImage::from_fn(32, 32, |x, y| {
             image::Rgb(colour.map(|value| value + ((x * 7 + y * 3 + i * 11) % 40) as u8))
         });
-        picture.save(at.join(format!("{i}.png"))).unwrap();
+        image.save(at.join(format!("{i}.png"))).unwrap();
     }
 }
 
@@ -55,8 +58,13 @@ const SMALL: [&str; 15] = [
     "3",
 ];
 
-fn manifest_of(run: &Path) -> Value {
-    serde_json::from_slice(&fs::read(run.join("manifest.json")).unwrap()).unwrap()
+fn checkpoint_of(run: &Path) -> Checkpoint {
+    Checkpoint::read(&RunFolder::new(run).checkpoint(Which::Best)).unwrap()
+}
+
+/// The facts in the best checkpoint of a run.
+fn facts_of(run: &Path) -> Value {
+    serde_json::from_str(&serde_json::to_string(&checkpoint_of(run).facts).unwrap()).unwrap()
 }
 
 fn lines(text: &str) -> Vec<Value> {
@@ -64,19 +72,19 @@ fn lines(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn from_pictures_to_verdicts() {
+fn from_images_to_verdicts() {
     for variant in ["paper", "pytorch-ood"] {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
         two_colours(at);
         let output = toolkit(at, &[&SMALL[..], &["--variant", variant]].concat());
         let text = stdout(&output);
-        assert!(text.contains("16 known pictures: accuracy 100.00 %"), "{variant}: {text}");
+        assert!(text.contains("16 known images: accuracy 100.00 %"), "{variant}: {text}");
         assert!(text.ends_with("run: runs/1\n"), "{text}");
 
         let log = lines(&fs::read_to_string(at.join("runs/1/log.jsonl")).unwrap());
         assert_eq!(
-            (&log[0]["event"], &log[0]["pictures"], &log[0]["steps"]),
+            (&log[0]["event"], &log[0]["images"], &log[0]["steps"]),
             (&"start".into(), &51.into(), &7.into())
         );
         let epochs: Vec<&Value> = log.iter().filter(|line| line["event"] == "epoch").collect();
@@ -89,35 +97,38 @@ fn from_pictures_to_verdicts() {
             .collect();
         assert!(losses.len() == 3 && losses[2] < losses[0], "{losses:?}");
         for file in [
-            "weights.safetensors",
-            "weights-last.safetensors",
-            "manifest.json",
-            "manifest-last.json",
+            "checkpoint.safetensors",
+            "checkpoint-last.safetensors",
+            "settings.toml",
+            "resolved.json",
             "events.out.tfevents.0.toolkit",
         ] {
             assert!(at.join("runs/1").join(file).is_file(), "{file}");
         }
-        let manifest = manifest_of(&at.join("runs/1"));
-        assert_eq!(manifest["classes"], serde_json::json!(["blue", "red"]));
-        assert_eq!(manifest["loss"]["variant"], variant);
-        assert_eq!(manifest["training"]["seed"], 123);
+        let facts = facts_of(&at.join("runs/1"));
+        assert_eq!(facts["classes"], json!(["blue", "red"]));
+        assert_eq!((&facts["loss"]["variant"], &facts["training"]["seed"]), (&variant.into(), &123.into()));
+        assert_eq!(
+            (&facts["training"]["images"], &facts["training"]["known"]),
+            (&51.into(), &"colours".into())
+        );
+        let tested = &epochs.iter().rfind(|epoch| epoch["best"] == true).unwrap()["report"]["rows"][0];
+        // The table of an epoch has no intervals, the final one has.
+        assert!(tested.get("intervals").is_none() && text.contains("95 % interval"), "{text}");
 
         stdout(&toolkit(at, &["export", "model.onnx"]));
         let verdict =
             toolkit(at, &["score", "model.onnx", "colours/test/red/3.png", "--keep", "1", "--json"]);
         let verdict: Value = serde_json::from_str(stdout(&verdict)).unwrap();
         assert_eq!(verdict["verdict"]["class"], "red", "{variant}");
-        // Without data given, a model is measured on that of its training, and agrees with libtorch.
+        // Without data flags a model is evaluated on the data of its training, and agrees with libtorch.
         let evaluation = toolkit(at, &["eval", "model.onnx", "--json"]);
         let evaluation: Value = serde_json::from_str(stdout(&evaluation)).unwrap();
         assert_eq!(evaluation["accuracy"], 1.0);
         for metric in ["auroc", "aupr_in", "fpr95_tpr", "oscr"] {
-            assert_eq!(
-                evaluation["rows"][0][metric], manifest["metrics"]["rows"][0][metric],
-                "{variant} {metric}"
-            );
+            assert_eq!(evaluation["rows"][0][metric], tested[metric], "{variant} {metric}");
         }
-        // The file itself states the table for its own score and threshold.
+        // The file holds the table for its own score and threshold.
         for score in ["cac", "min-distance", "pytorch-ood"] {
             let stated = toolkit(at, &["export", "other.onnx", "--json", "--score", score]);
             let stated: Value = serde_json::from_str(stdout(&stated)).unwrap();
@@ -132,27 +143,27 @@ fn from_pictures_to_verdicts() {
     }
 }
 
-/// The events of a log without what a clock says.
+/// The events of a log without timings.
 fn timeless(log: &Path) -> Vec<Value> {
     let mut events = lines(&fs::read_to_string(log).unwrap());
     for event in &mut events {
-        event.as_object_mut().unwrap().retain(|key, _| key != "seconds" && key != "pictures_per_second");
+        event.as_object_mut().unwrap().retain(|key, _| key != "seconds" && key != "images_per_second");
     }
     events
 }
 
-// Together all that has a state or is random.
+// Together these settings cover everything that has a state or is random.
 
 #[test]
-fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
+fn a_run_killed_at_any_moment_resumes_to_the_same_weights() {
     goes_on_to_the_same_weights(
-        "--average=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
+        "--ema=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
          --outliers=scrambled --batch-size=2 --json",
     );
 }
 
 #[test]
-fn so_does_one_with_adam_and_dropout() {
+fn a_killed_run_with_adam_and_dropout_resumes_to_the_same_weights() {
     goes_on_to_the_same_weights(
         "--optimizer=adam --schedule=cosine --dropout=0.3 --trim=0.3 --outliers=none --batch-size=4 --json",
     );
@@ -180,7 +191,7 @@ fn goes_on_to_the_same_weights(recipe: &str) {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // Some lines come first, and then a moment in the middle of something.
+        // The run is killed some lines later, at a random moment.
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         // The first run may be killed before its first step.
         let count = random.random_range(if kills == 0 { 1..2 } else { 2..6 });
@@ -190,6 +201,10 @@ fn goes_on_to_the_same_weights(recipe: &str) {
             child.kill().unwrap();
             child.wait().unwrap();
             kills += 1;
+            // A checkpoint is the old or the new one, never a mixture.
+            for file in Which::ALL.map(|which| RunFolder::new(at.join("killed")).checkpoint(which)) {
+                assert!(!file.exists() || Checkpoint::read(&file).is_ok(), "seed {seed}: {}", file.display());
+            }
             args = vec!["train", "--resume", "killed", "--json", "--save-every", "0"];
         } else {
             assert!(lines.all(|line| line.is_ok()) && child.wait().unwrap().success());
@@ -197,7 +212,7 @@ fn goes_on_to_the_same_weights(recipe: &str) {
         }
     }
     assert!(kills >= 3, "seed {seed}: {kills} kills");
-    for file in ["weights.safetensors", "weights-last.safetensors"] {
+    for file in ["checkpoint.safetensors", "checkpoint-last.safetensors"] {
         let read = |run: &str| fs::read(at.join(run).join(file)).unwrap();
         assert!(read("whole") == read("killed"), "seed {seed}: {file} after {kills} kills");
     }
@@ -219,8 +234,8 @@ fn a_damaged_state_falls_back_on_the_one_before() {
     let at = folder.path();
     two_colours(at);
     stdout(&toolkit(at, &[&SMALL[..], &["--run", "run", "--save-every", "0"]].concat()));
-    let expected = fs::read(at.join("run/weights-last.safetensors")).unwrap();
-    // The last epoch is to be done again.
+    let expected = fs::read(at.join("run/checkpoint-last.safetensors")).unwrap();
+    // The last epoch has to be repeated.
     let mut states: Vec<PathBuf> = fs::read_dir(at.join("run"))
         .unwrap()
         .map(|file| file.unwrap().path())
@@ -229,17 +244,17 @@ fn a_damaged_state_falls_back_on_the_one_before() {
     states.sort();
     let whole = fs::read(&states[1]).unwrap();
     fs::write(&states[1], &whole[..whole.len() / 2]).unwrap();
-    fs::remove_file(at.join("run/weights-last.safetensors")).unwrap();
+    fs::remove_file(at.join("run/checkpoint-last.safetensors")).unwrap();
     stdout(&toolkit(at, &["train", "--resume", "run"]));
-    assert!(fs::read(at.join("run/weights-last.safetensors")).unwrap() == expected);
+    assert!(fs::read(at.join("run/checkpoint-last.safetensors")).unwrap() == expected);
 
     let resume = |folder: &str| crate::commands::error(&toolkit(at, &["train", "--resume", folder]));
-    assert!(resume("colours").contains("must be the folder of a run"));
+    assert!(resume("colours").contains("holds no run that can be resumed"));
     assert!(resume("nowhere").contains("cannot read `nowhere`"));
     assert_eq!(toolkit(at, &["train", "--resume", "run", "--epochs", "9"]).status.code(), Some(2));
-    // As many pictures, but one is another.
-    pictures(&at.join("colours/train"), "red", [201, 30, 30], 1);
-    assert!(resume("run").contains("began with other pictures, classes or outliers"));
+    // The same number of images, but one has changed.
+    images(&at.join("colours/train"), "red", [201, 30, 30], 1);
+    assert!(resume("run").contains("its images, classes or outliers have changed"));
 }
 
 #[test]
@@ -248,57 +263,67 @@ fn settings_come_from_a_file_and_flags_win() {
     let at = folder.path();
     two_colours(at);
     let config = "known = 'colours'\nunknown = ['gaussian-noise:16', 'uniform-noise:4']\ndepth = 10\nwiden-factor = 1\n\
-                  epochs = 7\nheld-out = 0.2\nvariant = 'pytorch-ood'\nmean = '0.4,0.5,0.6'\n";
+                  epochs = 7\nheld-out = 0.2\nvariant = 'pytorch-ood'\nmean = '0.4,0.5,0.6'\nstd = [0.25, 0.25, 0.25]\n";
     fs::write(at.join("run.toml"), config).unwrap();
     let flags = ["--epochs", "1", "--batch-size=8", "--unknown", "uniform-noise:9"];
     stdout(&toolkit(at, &[&["train", "--config", "run.toml", "--run", "a"], &flags[..]].concat()));
-    let manifest = manifest_of(&at.join("a"));
+    let facts = facts_of(&at.join("a"));
     assert_eq!(
-        (&manifest["loss"]["variant"], &manifest["loss"]["magnitude"]),
+        (&facts["loss"]["variant"], &facts["loss"]["magnitude"]),
         (&"pytorch-ood".into(), &5.0.into())
     );
-    assert_eq!(manifest["input"]["mean"], serde_json::json!([0.4, 0.5, 0.6]));
-    let training = &manifest["training"];
+    assert_eq!(facts["input"]["mean"], json!([0.4, 0.5, 0.6]));
+    assert_eq!(facts["input"]["std"], json!([0.25, 0.25, 0.25]));
+    let training = &facts["training"];
+    assert_eq!((&training["epochs"], &training["unknown"]), (&1.into(), &json!(["uniform-noise:9"])));
+
+    // The run folder holds the settings as given, to repeat the run, and the resolved settings.
+    let kept: toml::Table = fs::read_to_string(at.join("a/settings.toml")).unwrap().parse().unwrap();
+    let given: toml::Table =
+        "known = 'colours'\nunknown = ['uniform-noise:9']\ndepth = 10\nwiden-factor = 1\nepochs = 1\n\
+                              batch-size = 8\nheld-out = 0.2\nvariant = 'pytorch-ood'\nmean = '0.4,0.5,0.6'\n\
+                              std = [0.25, 0.25, 0.25]\n"
+            .parse()
+            .unwrap();
+    assert_eq!(kept, given);
+    let resolved: Value = serde_json::from_slice(&fs::read(at.join("a/resolved.json")).unwrap()).unwrap();
     assert_eq!(
-        (&training["epochs"], &training["unknown"]),
-        (&1.into(), &serde_json::json!(["uniform-noise:9"]))
+        (&resolved["recipe"]["learning_rate"], &resolved["loss"]["weight"]),
+        (&0.002.into(), &2.0.into())
     );
-
-    // The run keeps all settings, from which it can be repeated.
     stdout(&toolkit(at, &["train", "--config=a/settings.toml", "--run", "b"]));
-    let weights = |run: &str| fs::read(at.join(run).join("weights.safetensors")).unwrap();
-    assert!(weights("a") == weights("b"));
+    let bytes = |run: &str| fs::read(at.join(run).join("checkpoint.safetensors")).unwrap();
+    assert!(bytes("a") == bytes("b"));
 
-    // What followed from a setting goes with it.
+    // Derived defaults follow a changed setting.
     let flags = ["--variant", "paper", "--batch-size", "16", "--unknown", "uniform-noise:9"];
     stdout(&toolkit(at, &[&["train", "--config", "a/settings.toml", "--run", "c"], &flags[..]].concat()));
-    let manifest = manifest_of(&at.join("c"));
-    let (loss, training) = (&manifest["loss"], &manifest["training"]);
+    let facts = facts_of(&at.join("c"));
+    let (loss, training) = (&facts["loss"], &facts["training"]);
     assert_eq!((&loss["magnitude"], &loss["weight"]), (&10.0.into(), &0.1.into()));
     assert_eq!((&training["learning_rate"], &training["batch_size"]), (&0.1.into(), &16.into()));
-    assert_eq!(manifest["input"]["mean"], serde_json::json!([0.4, 0.5, 0.6]));
+    assert_eq!(facts["input"]["mean"], json!([0.4, 0.5, 0.6]));
 
     let outliers = |run: &str, flags: &[&str]| {
         stdout(&toolkit(at, &[flags, &["--epochs", "1", "--run", run]].concat()));
-        manifest_of(&at.join(run))["training"]["recipe"]["outliers"].as_str().unwrap().to_owned()
+        facts_of(&at.join(run))["training"]["outliers"].as_str().unwrap().to_owned()
     };
-    assert_eq!(training["recipe"]["outliers"], "scrambled");
+    assert_eq!(training["outliers"], "scrambled");
     let config = ["train", "--config=a/settings.toml", "--loss=cross-entropy", "--outliers=scrambled"];
     assert_eq!(outliers("d", &config[..3]), "none");
     assert_eq!(outliers("e", &config), "scrambled");
-    // Anchors that followed from outliers go with them; those that are asked for are kept.
+    // The default anchors depend on the outliers.
     let anchors = |run: &str, flags: &[&str]| {
         let flags = [&["train", "--config=c/settings.toml", "--epochs=1", "--run", run], flags].concat();
         stdout(&toolkit(at, &flags));
-        manifest_of(&at.join(run))["anchors"].as_str().unwrap().to_owned()
+        facts_of(&at.join(run))["anchors"].as_str().unwrap().to_owned()
     };
-    assert_eq!(manifest["anchors"], "fixed");
+    assert_eq!(facts["anchors"], "fixed");
     assert_eq!(anchors("g", &["--outliers=none"]), "class-means");
     assert_eq!(anchors("h", &["--outliers=none", "--anchors=fixed"]), "fixed");
-    // None fits beside a step of one picture.
+    // A step of one image has no room for an outlier.
     assert_eq!(outliers("f", &[&SMALL[..], &["--batch-size", "1"]].concat()), "none");
 
-    // But not with a flag that only says what holds anyway; a backbone of the other kind has its own dropout.
     let with = |text: &str, flags: &[&str]| {
         fs::write(at.join("run.toml"), text).unwrap();
         crate::commands::error(&toolkit(
@@ -306,21 +331,23 @@ fn settings_come_from_a_file_and_flags_win() {
             &[&["train", "--config", "run.toml", "--known", "colours"], flags].concat(),
         ))
     };
-    let rate = "learning-rate = -1\n";
-    assert!(with(rate, &["--optimizer", "sgd"]).contains("learning rate = -1"));
-    assert!(with(&format!("{rate}depth = 11\n"), &["--optimizer", "adam"]).contains("depth = 11"));
-    let backbone = crate::golden("checkpoints/wrn.pt");
-    let flags = ["--backbone", backbone.to_str().unwrap(), "--device", "tpu"];
-    assert!(with("dropout = 7\n", &flags).contains("dropout = 7"));
-    assert!(with("dropout = 7\narch = 'cac-net'\n", &flags).contains("device = `tpu`"));
+    // A given setting is kept when another one changes.
+    assert!(with("learning-rate = -1\n", &["--optimizer", "adam"]).contains("learning rate = -1"));
+    assert!(with("dropout = 7\narch = 'cac-net'\n", &[]).contains("dropout = 7"));
+    let other = with("depth = 10\n", &["--arch", "cac-net"]);
+    assert!(other.contains("--depth is a setting of wide-resnet, but the network is a cac-net"), "{other}");
 
     let refused = |text: &str| {
         fs::write(at.join("run.toml"), text).unwrap();
         crate::commands::error(&toolkit(at, &["train", "--config", "run.toml"]))
     };
-    assert!(refused("known = 'colours'\nepoch = 3\n").contains("`run.toml`: `epoch` is no setting"));
+    assert!(refused("known = 'colours'\nepoch = 3\n").contains("`run.toml`: `epoch` is not a setting"));
     assert!(refused("known = \n").contains("`run.toml` is not TOML"));
-    assert!(refused("epochs = true\n").contains("`epochs` is neither text nor a number"));
+    assert!(
+        refused("epochs = true\n")
+            .contains("`run.toml` does not hold usable settings: invalid type: boolean")
+    );
+    assert!(refused("optimizer = 'sdg'\n").contains("unknown variant `sdg`, expected `adam` or `sgd`"));
     assert!(
         crate::commands::error(&toolkit(at, &["train", "--config", "no.toml"]))
             .contains("cannot read `no.toml`")
@@ -328,12 +355,56 @@ fn settings_come_from_a_file_and_flags_win() {
 }
 
 #[test]
-fn a_backbone_is_made_with_cross_entropy() {
+fn the_settings_files_in_the_repository_are_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["examples/tutorial.toml", "exported/cifar10-wrn-40-2.toml"] {
+        let config = root.join(file);
+        let backbone = demo().join("backbone.safetensors");
+        let args = ["--config", config.to_str().unwrap(), "--backbone", backbone.to_str().unwrap()];
+        let output = toolkit(folder.path(), &[&["train", "--known", "missing"], &args[..]].concat());
+        assert!(crate::commands::error(&output).contains("cannot read `missing`"), "{file}");
+    }
+}
+
+#[test]
+fn exported_files_do_not_reveal_where_the_data_was() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    let plain =
-        ["--loss", "cross-entropy", "--augment", "crop", "--test-every", "2", "--run", "plain", "--json"];
+    images(at, "seen", [200, 90, 30], 8);
+    let path = |name: &str| at.join(name).to_str().unwrap().to_owned();
+    let (known, unknown, seen) =
+        (path("colours"), format!("other={}", path("colours/test/red")), path("seen"));
+    let args = ["train", "--known", &known, "--unknown", &unknown, "--outliers", &seen];
+    stdout(&toolkit(at, &[&args, &SMALL[5..], &["--epochs=1"]].concat()));
+    for file in ["model.onnx", "weights.safetensors"] {
+        stdout(&toolkit(at, &["export", file]));
+        let bytes = fs::read(at.join(file)).unwrap();
+        let home = at.to_str().unwrap().as_bytes();
+        assert!(!bytes.windows(home.len()).any(|window| window == home), "{file}");
+    }
+    let text = toolkit(at, &["inspect", "model.onnx"]);
+    let text = stdout(&text);
+    assert!(
+        text.contains("known colours,")
+            && text.contains("unknown other=red")
+            && text.contains("outliers seen,"),
+        "{text}"
+    );
+    // The run folder has the paths.
+    assert!(
+        stdout(&toolkit(at, &["export", "small.onnx", "--precision", "int8"]))
+            .contains("compared with f32 on 64")
+    );
+}
+
+#[test]
+fn cross_entropy_makes_a_backbone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let plain = ["--loss=cross-entropy", "--mean=0.25,0.5,0.75", "--test-every=2", "--run=plain", "--json"];
     let output = toolkit(at, &[&SMALL[..], &plain].concat());
     let progress = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -347,8 +418,10 @@ fn a_backbone_is_made_with_cross_entropy() {
         .map(|event| event["epoch"].as_u64().unwrap())
         .collect();
     assert_eq!(tests, [2, 3]);
-    assert_eq!(events.last().unwrap()["report"]["accuracy"], 1.0);
-    // It is a model in itself, with a score of the logits, and a backbone.
+    let last = events.last().unwrap();
+    assert_eq!((&last["event"], &last["report"]["accuracy"]), (&"finished".into(), &1.0.into()));
+    assert!(last["report"]["intervals"]["accuracy"].is_array());
+    // The run gives a model, with a score of the logits, and a backbone.
     let exported = toolkit(at, &["export", "plain.onnx", "--run", "plain", "--json"]);
     let exported: Value = serde_json::from_str(stdout(&exported)).unwrap();
     assert_eq!(
@@ -358,46 +431,50 @@ fn a_backbone_is_made_with_cross_entropy() {
     let verdict = toolkit(at, &["score", "plain.onnx", "colours/test/red/3.png", "--keep", "1", "--json"]);
     let verdict: Value = serde_json::from_str(stdout(&verdict)).unwrap();
     assert_eq!(verdict["verdict"]["class"], "red");
-    let fine = ["train", "--known", "colours", "--backbone", "plain/weights.safetensors", "--epochs", "1"];
+    // The backbone is only the weights and their normalisation.
+    stdout(&toolkit(at, &["export", "weights.safetensors", "--run", "plain"]));
+    let fine = ["train", "--known", "colours", "--backbone", "weights.safetensors", "--epochs", "1"];
     let fine =
         toolkit(at, &[&fine[..], &["--held-out", "0.2", "--batch-size", "8", "--run", "fine"]].concat());
-    assert!(stdout(&fine).contains("16 known pictures"));
-    let manifest = manifest_of(&at.join("fine"));
-    assert_eq!(manifest["architecture"]["depth"], 10);
+    assert!(stdout(&fine).contains("16 known images"));
+    let facts = facts_of(&at.join("fine"));
+    assert_eq!(
+        (&facts["architecture"]["depth"], &facts["input"]["mean"]),
+        (&10.into(), &json!([0.25, 0.5, 0.75]))
+    );
+    assert_eq!(facts["training"]["backbone"], "weights.safetensors");
 }
 
-/// How far 16 pictures in `unseen` are from the nearest of two anchors after a training; the origin is 10 away
-/// from both.
+/// The mean distance of 16 images in `unseen` to the nearest of two anchors after training; the origin is 10
+/// away from both.
 fn distance_of_unseen(at: &Path, run: &str, outliers: &str) -> f32 {
     let args = ["--unknown", "other=unseen", "--epochs", "6", "--run", run, "--outliers", outliers];
     stdout(&toolkit(at, &[&SMALL[..], &args].concat()));
-    let weights = Weights::read(&at.join(run).join("weights.safetensors")).unwrap();
-    let logits = &weights.get("test.unknown.other.logits").unwrap().values;
-    let logits = ArrayView2::from_shape((16, 2), logits).unwrap();
-    let distances = cac::cac::distances(logits, cac::cac::fixed_anchors(2, 10.0).view());
+    let logits = &checkpoint_of(&at.join(run)).test.unwrap().unknown[0].1;
+    let distances = distances(logits.view(), fixed_anchors(2, 10.0).view());
     distances.rows().into_iter().map(|row| row[0].min(row[1])).sum::<f32>() / 16.0
 }
 
 #[test]
-fn scrambled_known_pictures_stand_for_unknown_ones() {
+fn scrambled_known_images_keep_unknown_ones_away_from_the_anchors() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let save = |folder: &str, count: u32, is_bright: &dyn Fn(u32, u32, u32) -> bool| {
         fs::create_dir_all(at.join(folder)).unwrap();
         for i in 0..count {
-            let picture = image::RgbImage::from_fn(32, 32, |x, y| {
+            let image = image::RgbImage::from_fn(32, 32, |x, y| {
                 image::Rgb(
                     [if is_bright(x, y, i) { 200 } else { 60 } + ((x * 7 + y * 3 + i * 11) % 40) as u8; 3],
                 )
             });
-            picture.save(at.join(folder).join(format!("{i}.png"))).unwrap();
+            image.save(at.join(folder).join(format!("{i}.png"))).unwrap();
         }
     };
     for (split, count) in [("train", 32), ("test", 8)] {
         save(&format!("colours/{split}/beam"), count, &|_, y, _| (12..20).contains(&y));
         save(&format!("colours/{split}/post"), count, &|x, _, _| (12..20).contains(&x));
     }
-    // A beam whose pieces lie about.
+    // A beam in scattered pieces.
     save("unseen", 16, &|x, y, i| match (x / 8 * 5 + y / 8 * 3 + i) % 4 {
         0 => y % 8 < 4,
         1 => y % 8 >= 4,
@@ -413,29 +490,28 @@ fn outliers_are_kept_away_from_the_anchors() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    // Orange pictures, which only outliers tell from red ones.
-    pictures(at, "seen", [200, 90, 30], 32);
-    pictures(at, "unseen", [205, 85, 25], 16);
+    // Orange images, which only training with outliers separates from red ones.
+    images(at, "seen", [200, 90, 30], 32);
+    images(at, "unseen", [205, 85, 25], 16);
     let with = distance_of_unseen(at, "with", "seen");
     let without = distance_of_unseen(at, "without", "none");
     assert!(with > without + 1.0, "{with}, without {without}");
-    // Score and anchors go with what was learned.
-    let fixed = cac::cac::fixed_anchors(2, 10.0).into_raw_vec_and_offset().0;
+    // The default score and anchors depend on the outliers.
+    let fixed = fixed_anchors(2, 10.0);
     for (run, outliers, score, anchors) in
         [("with", "seen", "energy:5", "fixed"), ("without", "none", "cac", "class-means")]
     {
-        let manifest = manifest_of(&at.join(run));
-        assert_eq!(manifest["training"]["recipe"]["outliers"], outliers);
-        assert_eq!((&manifest["score"], &manifest["anchors"]), (&score.into(), &anchors.into()));
-        let weights = Weights::read(&at.join(run).join("weights.safetensors")).unwrap();
-        assert_eq!(weights.get("anchors").unwrap().values == fixed, anchors == "fixed");
+        let facts = facts_of(&at.join(run));
+        assert_eq!(facts["training"]["outliers"], outliers);
+        assert_eq!((&facts["score"], &facts["anchors"]), (&score.into(), &anchors.into()));
+        assert_eq!(checkpoint_of(&at.join(run)).anchors == fixed, anchors == "fixed");
         let exported = toolkit(at, &["export", "model.onnx", "--run", run, "--json"]);
         assert_eq!(serde_json::from_str::<Value>(stdout(&exported)).unwrap()["score"], score);
     }
 }
 
 #[test]
-fn the_official_network_on_a_protocol() {
+fn the_official_network_trains_on_a_protocol() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let known = demo();
@@ -445,11 +521,17 @@ fn the_official_network_on_a_protocol() {
     let log = toolkit(at, &[&args[..], &short].concat());
     let report = lines(stdout(&log)).pop().unwrap();
     let row = &report["report"]["rows"][0];
-    // 600 test pictures of ten classes, six of which are known.
+    // 600 test images of ten classes, six of which are known.
     assert_eq!((&report["report"]["known"], &row["unknown"]), (&360.into(), &240.into()));
     assert_eq!(row["name"], "other-classes");
     stdout(&toolkit(at, &["export", "--run", "run", "model.onnx"]));
-    // The model knows its protocol.
+    // The model records the name of its data, not the path on this machine.
+    let elsewhere = crate::commands::error(&toolkit(at, &["eval", "model.onnx"]));
+    assert!(
+        elsewhere.contains("cannot find the training data of the model, `demo`; give --known"),
+        "{elsewhere}"
+    );
+    std::os::unix::fs::symlink(&known, at.join("demo")).unwrap();
     let evaluation = toolkit(at, &["eval", "model.onnx", "--provider", "onnxruntime", "--json"]);
     let evaluation: Value = serde_json::from_str(stdout(&evaluation)).unwrap();
     assert_eq!((&evaluation["known"], &evaluation["accuracy"]), (&360.into(), &report["report"]["accuracy"]));
@@ -466,13 +548,13 @@ fn the_same_seed_gives_the_same_network() {
     for (run, seed) in [("a", "1"), ("b", "1"), ("c", "2")] {
         stdout(&toolkit(at, &[&SMALL[..], &["--epochs=1", "--run", run, "--seed", seed]].concat()));
     }
-    let weights = |run: &str| fs::read(at.join(run).join("weights.safetensors")).unwrap();
+    let weights = |run: &str| fs::read(at.join(run).join("checkpoint.safetensors")).unwrap();
     assert!(weights("a") == weights("b"), "equal seeds");
-    assert!(weights("a") != weights("c"), "other seeds");
+    assert!(weights("a") != weights("c"), "different seeds");
 }
 
 #[test]
-fn trainings_at_once_take_a_folder_each() {
+fn concurrent_runs_take_different_folders() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -485,19 +567,19 @@ fn trainings_at_once_take_a_folder_each() {
     for number in 1..=3 {
         assert!(runs.contains(&format!("run: runs/{number}")), "{runs:?}");
     }
-    // One that cannot begin takes none.
+    // A run that cannot start leaves no folder.
     let missing = toolkit(at, &["train", "--known", "missing"]);
     assert!(crate::commands::error(&missing).contains("missing"));
     assert!(!at.join("runs/4").exists());
 }
 
 #[test]
-fn a_backbone_is_taken_but_for_its_last_layer() {
+fn a_backbone_is_loaded_except_for_its_last_layer() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let (known, backbone) = (demo(), demo().join("backbone.safetensors"));
     let (known, backbone) = (known.to_str().unwrap(), backbone.to_str().unwrap());
-    // One step with a learning rate of almost nothing leaves the backbone as it was.
+    // One step with a tiny learning rate leaves the backbone unchanged.
     let output = toolkit(
         at,
         &[
@@ -518,9 +600,9 @@ fn a_backbone_is_taken_but_for_its_last_layer() {
             "run",
         ],
     );
-    assert!(stdout(&output).contains("600 known pictures"));
+    assert!(stdout(&output).contains("600 known images"));
     let before = Weights::read(Path::new(backbone)).unwrap();
-    let after = Weights::read(&at.join("run/weights.safetensors")).unwrap();
+    let after = checkpoint_of(&at.join("run")).network;
     for name in ["conv1.weight", "block1.layer.0.convShortcut.weight", "block3.layer.5.bn2.weight"] {
         let (before, after) = (before.get(name).unwrap(), after.get(name).unwrap());
         let moved = before.values.iter().zip(&after.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -548,27 +630,32 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--held-out", "1"], "held-out = 1"),
         (["--test-every", "0"], "test every = 0"),
         (["--trim", "1"], "trim = 1"),
-        (["--trim", "0.01"], "trim = 0.01: is no picture of a step of 64"),
-        (["--average", "-0.1"], "average = -0.1"),
+        (["--trim", "0.01"], "trim = 0.01: removes less than one of the 64 images in a step"),
+        (["--ema", "-0.1"], "EMA = -0.1"),
         (["--warm-up", "10"], "warm-up = 10"),
         (["--weight-decay", "-1"], "weight decay = -1"),
         (["--outlier-weight", "nan"], "outlier weight = NaN"),
-        (["--outlier-weight", "0"], "outlier weight = 0: must be positive where there are outliers"),
+        (["--outlier-weight", "0"], "outlier weight = 0: must be positive if there are outliers"),
         (["--outliers", "missing"], "cannot read `missing`"),
-        (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test pictures"),
-        (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test pictures"),
-        (["--outlier-share=0.001", "--outliers=colours"], "outlier share = 0.001: is no picture beside"),
+        (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test images"),
+        (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test images"),
+        (
+            ["--outlier-share=0.001", "--outliers=colours"],
+            "outlier share = 0.001: adds less than one outlier to a step of 64",
+        ),
         (["--outlier-share=1e300", "--outliers=colours"], "must be 0 to 16"),
         (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
-        (["--held-out", "0.99"], "has no picture to train on, 63 are held out"),
+        (["--held-out", "0.99"], "has no training image left, 63 are held out"),
         (["--depth", "11"], "depth = 11"),
-        (["--device", "tpu"], "device = `tpu`"),
         (["--device", "cuda:99"], "provider `cuda:99` is not available"),
         (["--unknown", "nothing"], "unknown set = `nothing`"),
         (["--magnitude", "0"], "magnitude = 0"),
         (["--std", "1,0,1"], "std ="),
         (["--backbone", "none.safetensors"], "cannot read `none.safetensors`"),
-        (["--backbone", "imagenet23"], "neither a file nor the name of published weights: imagenet32, "),
+        (
+            ["--backbone", "imagenet23"],
+            "neither a file, a run folder nor the name of published weights: imagenet32, ",
+        ),
     ] {
         let args: Vec<&str> =
             ["train", "--known", "colours"].into_iter().chain(wrong).chain(["--run", "run"]).collect();
@@ -595,7 +682,7 @@ fn divergence_ends_the_run() {
 
 #[cfg(unix)]
 #[test]
-fn ctrl_c_saves_the_weights_of_the_moment() {
+fn ctrl_c_saves_the_current_weights() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -607,7 +694,7 @@ fn ctrl_c_saves_the_weights_of_the_moment() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // The first event says that the handler is in place and the data is read.
+    // After the first event the handler is installed and the data is open.
     let mut first = [0];
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
     let pid = child.id().to_string();
@@ -615,6 +702,10 @@ fn ctrl_c_saves_the_weights_of_the_moment() {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("error: interrupted in epoch "), "{text}");
+    assert!(
+        text.contains("error: interrupted in epoch ")
+            && text.contains("hint: resume with `toolkit train --resume runs/1`"),
+        "{text}"
+    );
     stdout(&toolkit(at, &["export", "model.onnx", "--last"]));
 }

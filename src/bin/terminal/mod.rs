@@ -1,0 +1,65 @@
+//! The terminal code of both programs: flags, progress, errors with hints, and starting weights.
+
+mod hint;
+mod parsers;
+mod progress;
+mod weights;
+
+use std::{fmt, io::ErrorKind, process::ExitCode};
+
+pub use parsers::{Rgb, by_variant, name_of, one_of, pixels};
+pub use progress::{Progress, say};
+pub use weights::{StartingWeights, published_names};
+
+/// The environment variable in which `toolkit` passes its version to `toolkit-train`.
+pub const VERSION_VARIABLE: &str = "CAC_TOOLKIT_VERSION";
+
+/// An error of the program, with a hint.
+#[derive(Debug)]
+pub struct Advice {
+    message: String,
+    hint: String,
+}
+
+impl Advice {
+    /// `message` is printed after `error: `, `hint` after `hint: `.
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: hint.into() }
+    }
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Advice {}
+
+/// Prints the error of a command, if any, and returns the exit code.
+pub fn finish(result: anyhow::Result<()>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    if is_broken_pipe(&error) {
+        // The reader closed the pipe: it has what it wanted.
+        return ExitCode::SUCCESS;
+    }
+    let hint = match error.downcast_ref::<cac::Error>() {
+        // Its message already contains the cause.
+        Some(error) => {
+            say(format_args!("error: {error}"));
+            hint::of(error)
+        }
+        None => {
+            say(format_args!("error: {error:#}"));
+            error.downcast_ref::<Advice>().map(|advice| advice.hint.clone())
+        }
+    };
+    if let Some(hint) = hint {
+        say(format_args!("hint: {hint}"));
+    }
+    ExitCode::FAILURE
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}

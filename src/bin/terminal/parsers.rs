@@ -1,0 +1,93 @@
+//! Parsers of flag values.
+
+use std::str::FromStr;
+
+use cac::method::{Loss, Variant};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// Parses one of several values, by the names that serde gives them.
+pub fn one_of<T>(values: &[T]) -> impl TypedValueParser<Value = T> + use<T>
+where
+    T: Clone + Send + Sync + Serialize + DeserializeOwned + 'static,
+{
+    PossibleValuesParser::new(values.iter().map(name_of)).try_map(|name| serde_json::from_value(name.into()))
+}
+
+/// The name that serde gives a value.
+pub fn name_of(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(name)) => name,
+        other => unreachable!("a value without a name: {other:?}"),
+    }
+}
+
+/// The help of a flag whose default depends on the variant of the loss.
+pub fn by_variant(what: &str, default: impl Fn(&Loss) -> f64) -> String {
+    let [paper, pytorch_ood] =
+        [Variant::Paper, Variant::PytorchOod].map(|variant| default(&Loss::new(variant)));
+    format!("{what}; by default {paper} for paper, {pytorch_ood} for pytorch-ood")
+}
+
+/// Parses a height or width.
+pub fn pixels(text: &str) -> Result<usize, String> {
+    let sizes = cac::image::SIZES;
+    let value: Option<usize> = text.parse().ok().filter(|value| sizes.contains(value));
+    value.ok_or_else(|| format!("expected {} to {} pixels", sizes.start(), sizes.end()))
+}
+
+/// Values for red, green and blue; `R,G,B` on the command line, the same or an array in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(from = "RgbInFile", into = "[f32; 3]")]
+pub struct Rgb(pub [f32; 3]);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RgbInFile {
+    Values([f32; 3]),
+    Text(String),
+}
+
+impl From<RgbInFile> for Rgb {
+    fn from(values: RgbInFile) -> Self {
+        match values {
+            RgbInFile::Values(values) => Self(values),
+            // Invalid text becomes NaN, which is refused where the values are used.
+            RgbInFile::Text(text) => text.parse().unwrap_or(Self([f32::NAN; 3])),
+        }
+    }
+}
+
+impl From<Rgb> for [f32; 3] {
+    fn from(Rgb(values): Rgb) -> Self {
+        values
+    }
+}
+
+impl FromStr for Rgb {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let values: Option<Vec<f32>> = text.split(',').map(|value| value.trim().parse().ok()).collect();
+        let values: Option<[f32; 3]> = values.and_then(|values| values.try_into().ok());
+        let values = values.filter(|values| values.iter().all(|value| value.is_finite()));
+        values.map(Self).ok_or_else(|| "expected three numbers such as 0.5,0.5,0.5".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_values_are_parsed() {
+        assert_eq!("0.1, 0.2,0.3".parse(), Ok(Rgb([0.1, 0.2, 0.3])));
+        for wrong in ["", "1", "1,2", "1,2,3,4", "a,b,c", "1,x,2,3", "1,2,nan"] {
+            assert!(wrong.parse::<Rgb>().is_err(), "{wrong}");
+        }
+        for text in ["[0.5,0.25,1.0]", "\"0.5,0.25,1\""] {
+            assert_eq!(serde_json::from_str::<Rgb>(text).unwrap(), Rgb([0.5, 0.25, 1.0]));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Starting weights, by file, run folder or published name.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use cac::{
+    image::Input,
+    run::{RunFolder, Which},
+    weights::{PUBLISHED, Published, Weights},
+};
+
+use super::Progress;
+
+/// The names of all published weights.
+pub fn published_names() -> String {
+    PUBLISHED.map(|published| published.name).join(", ")
+}
+
+/// Starting weights, with the input that they were trained on.
+pub struct StartingWeights {
+    pub weights: Weights,
+    pub input: Input,
+}
+
+impl StartingWeights {
+    /// Reads a file, the published weights of this name, which are downloaded once, or the best checkpoint of
+    /// a run folder, in this order.
+    pub fn read(text: &Path) -> anyhow::Result<Self> {
+        let published = text.to_str().filter(|_| !text.is_file()).and_then(Published::named);
+        let (file, input) = match published {
+            Some(published) => (fetch(published)?, published.input()),
+            None if !text.exists() && text.extension().is_none() => bail!(
+                "`{}` is neither a file, a run folder nor the name of published weights: {}",
+                text.display(),
+                published_names()
+            ),
+            None if text.is_dir() => (RunFolder::new(text).checkpoint(Which::Best), Input::default()),
+            None => (text.to_owned(), Input::default()),
+        };
+        let weights = Weights::read(&file)?;
+        let input = weights.input().unwrap_or(input);
+        Ok(Self { weights, input })
+    }
+}
+
+fn fetch(published: &Published) -> anyhow::Result<PathBuf> {
+    let mut bar: Option<Progress> = None;
+    let file = published.fetch(|done, total| {
+        let bar = bar.get_or_insert_with(|| Progress::new(format!("fetching {}", published.name), total));
+        bar.update(done, "bytes");
+    })?;
+    if let Some(bar) = bar {
+        bar.finish();
+    }
+    Ok(file)
+}

@@ -1,0 +1,71 @@
+//! Shows the progress of a run.
+
+use std::{
+    io::{Error, ErrorKind, Write, stdout},
+    path::PathBuf,
+};
+
+use cac::{run::RunFolder, train::Event};
+
+use crate::terminal::{Progress, say};
+
+/// Lines and a bar on stderr, and with `--json` the events on stdout.
+pub struct Display {
+    json: bool,
+    folder: PathBuf,
+    epochs: usize,
+    /// Steps per epoch.
+    steps: usize,
+    bar: Option<Progress>,
+    /// Why an event could not be written to stdout, unless the reader closed it.
+    pub unwritten: Option<Error>,
+}
+
+impl Display {
+    pub fn new(json: bool, run: &RunFolder) -> Self {
+        Self { json, folder: run.path().to_owned(), epochs: 0, steps: 0, bar: None, unwritten: None }
+    }
+
+    pub fn show(&mut self, event: &Event) {
+        if self.json {
+            let line = serde_json::to_string(event).expect("an event is plain data");
+            // A closed or full stdout must not end the run.
+            let written = writeln!(stdout(), "{line}");
+            let lost = written.err().filter(|error| error.kind() != ErrorKind::BrokenPipe);
+            self.unwritten = self.unwritten.take().or(lost);
+        }
+        let epochs = self.epochs;
+        match event {
+            Event::Start { images, steps, epochs } => {
+                (self.epochs, self.steps) = (*epochs, *steps);
+                say(format_args!("training on {images} images, results in `{}`", self.folder.display()));
+            }
+            Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
+                let new = || Progress::new(format!("epoch {epoch}/{epochs}"), self.steps);
+                let message =
+                    format!("loss {loss:.4}, lr {learning_rate:.2e}, {images_per_second:.1} images/s");
+                self.bar.get_or_insert_with(new).update(*step, &message);
+                // Not every epoch is tested.
+                if *step == self.steps {
+                    self.finish();
+                }
+            }
+            Event::Testing { epoch } => say(format_args!("epoch {epoch}/{epochs}: testing")),
+            Event::Epoch { epoch, held_out_loss, best, seconds, report } => {
+                let held_out = held_out_loss.map(|loss| format!(", held-out loss {loss:.4}"));
+                let best = if *best { " (best)" } else { "" };
+                let held_out = held_out.unwrap_or_default();
+                say(format_args!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report}"));
+            }
+            // The table is printed by `main`.
+            Event::Finished { .. } => self.finish(),
+        }
+    }
+
+    /// Removes the bar.
+    pub fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish();
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! `toolkit-train`: trains networks on libtorch. `toolkit train` runs this program.
+
+mod display;
+mod settings;
+#[path = "../terminal/mod.rs"]
+mod terminal;
+
+use std::{
+    io::{Write, stdout},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use cac::{
+    run::{RUNS, RunFolder},
+    train::{Event, Outcome, TrainSettings, resume, train},
+};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use display::Display;
+use settings::Settings;
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use terminal::{Advice, VERSION_VARIABLE, say};
+
+const USAGE: &str = "toolkit train --known <DIR> [OPTIONS]
+       toolkit train --config <FILE> [OPTIONS]
+       toolkit train --resume <DIR>";
+
+/// Train a network with the CAC loss and test it after every epoch.
+///
+/// Progress goes to stderr, the table of the best epoch to stdout. Exit codes: 0 success, 1 failure or
+/// interruption, 2 wrong usage.
+#[derive(Parser)]
+#[command(name = "toolkit train", bin_name = "toolkit train", version, max_term_width = 100, override_usage = USAGE,
+          args_override_self = true, allow_negative_numbers = true)]
+struct Cli {
+    /// Read settings from a TOML file, with the names of the flags below; flags take precedence
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    config: Option<PathBuf>,
+    /// Resume the run in this folder exactly where it stopped
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    /// The settings of the run
+    #[command(flatten)]
+    settings: Settings,
+    /// Run folder for the results; by default the next free runs/N
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    run: Option<PathBuf>,
+    /// Seconds between saves of the state to resume from
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    save_every: f64,
+    /// Print events as JSON lines
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> ExitCode {
+    terminal::finish(run())
+}
+
+fn run() -> anyhow::Result<()> {
+    check_version()?;
+    let matches = settings::command::<Cli>().get_matches();
+    let cli = <Cli as clap::FromArgMatches>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let save_every = Duration::from_secs_f64(cli.save_every);
+    if let Some(folder) = &cli.resume {
+        if let Some(name) = settings::given(&matches, None)?.names().next() {
+            let message = format!("the argument '--{name}' cannot be used with '--resume <DIR>'\n");
+            Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
+        }
+        let run = RunFolder::new(folder);
+        let stop = stop_on_signals()?;
+        let mut display = Display::new(cli.json, &run);
+        let outcome = resume(&run, save_every, &stop, |event| display.show(event))?;
+        display.finish();
+        return report(outcome, &run, cli.json);
+    }
+    let given = settings::given(&matches, cli.config.as_deref())?;
+    let settings = given.resolve()?;
+    let run = match &cli.run {
+        Some(folder) => RunFolder::new(folder),
+        None => RunFolder::create_next(Path::new(RUNS))?,
+    };
+    if run.holds_run() {
+        let folder = run.path().display();
+        return Err(Advice::new(
+            format!("`{folder}` already holds a run"),
+            format!("resume it with `toolkit train --resume {folder}`, or choose another folder with --run"),
+        )
+        .into());
+    }
+    let outcome = begin(&settings, &given, &run, save_every, cli.json);
+    if outcome.is_err() && cli.run.is_none() {
+        // Fails on purpose if anything was written into it.
+        let _ = std::fs::remove_dir(run.path());
+    }
+    report(outcome?, &run, cli.json)
+}
+
+/// Trains with the settings, and saves them in the folder as given.
+fn begin(
+    settings: &TrainSettings,
+    given: &settings::Given,
+    run: &RunFolder,
+    save_every: Duration,
+    json: bool,
+) -> anyhow::Result<Outcome> {
+    let stop = stop_on_signals()?;
+    let mut display = Display::new(json, run);
+    let mut unwritten = None;
+    let outcome = train(settings, run, save_every, &stop, |event| {
+        if matches!(event, Event::Start { .. }) {
+            unwritten = run.write_settings(&given.to_string()).err();
+            // Fail now, not after hours.
+            stop.fetch_or(unwritten.is_some(), Ordering::Relaxed);
+        }
+        display.show(event);
+    })?;
+    display.finish();
+    if let Some(error) = display.unwritten {
+        return Err(error).context("cannot write the events to stdout");
+    }
+    match unwritten {
+        Some(error) => Err(error.into()),
+        None => Ok(outcome),
+    }
+}
+
+fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
+    let folder = run.path().display();
+    match outcome {
+        Outcome::Finished(report) if !json => Ok(writeln!(stdout(), "{report}run: {folder}")?),
+        Outcome::Finished(_) => Ok(()),
+        Outcome::Interrupted { epoch } => Err(Advice::new(
+            format!("interrupted in epoch {epoch}"),
+            format!(
+                "resume with `toolkit train --resume {folder}`, or export the current weights with \
+                 `toolkit export --run {folder} --last`"
+            ),
+        )
+        .into()),
+    }
+}
+
+/// Refuses to run for a `toolkit` of another version, whose flags and files may differ.
+fn check_version() -> anyhow::Result<()> {
+    let own = env!("CARGO_PKG_VERSION");
+    match std::env::var(VERSION_VARIABLE) {
+        Ok(version) if version != own => Err(Advice::new(
+            format!("toolkit {version} cannot use toolkit-train {own}"),
+            "build both with `make build`; `toolkit-train` beside `toolkit` takes precedence over the PATH",
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
+/// A flag that SIGINT and SIGTERM set; a second signal ends the program at once.
+fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&stop);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle Ctrl-C")?;
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if asked.swap(true, Ordering::Relaxed) {
+                // Without libtorch's destructors, which would crash the computation that is going on.
+                signal_hook::low_level::exit(1);
+            }
+            say("stopping after this step or test; press Ctrl-C again to stop at once");
+        }
+    });
+    Ok(stop)
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let value: Option<f64> = text.parse().ok().filter(|value| (0.0..=1e9).contains(value));
+    value.ok_or_else(|| "expected seconds, 0 to 1e9".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        settings::command::<Cli>().debug_assert();
+    }
+}

@@ -1,0 +1,419 @@
+//! The settings of a run: one definition for flags, file and help, and the conversion to the library's
+//! settings.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use cac::{
+    arch::{Architecture, FAMILIES, Family},
+    data::Protocol,
+    image::Input,
+    method::{AnchorKind, Loss, Variant},
+    run::{Augment, Device, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
+    train::{Backbone, TrainSettings},
+};
+use clap::{
+    Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, parser::ValueSource, value_parser,
+};
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use crate::terminal::{Rgb, StartingWeights, by_variant, name_of, one_of, pixels, published_names};
+
+/// The settings of a run.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
+    /// Known classes: CIFAR-10's binary folder, or train/CLASS/*.png and test/CLASS/*.png
+    #[arg(long, value_name = "DIR")]
+    known: Option<PathBuf>,
+    /// Unknown test images: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable
+    #[arg(long, value_name = "NAME=DIR")]
+    #[serde(default)]
+    unknown: Vec<String>,
+    /// Published split of ten classes, to train on six and test on the other four as unknown: cac-2020,
+    /// cac-2021 or arpl-2021, each /0 to /4
+    #[arg(long, value_name = "NAME/TRIAL")]
+    protocol: Option<Protocol>,
+    /// Starting weights: a file (safetensors, .pt or .pth), a run folder (its best checkpoint) or the name of
+    /// published weights (see below); the last layer is replaced. By default random
+    #[arg(long, value_name = "FILE|NAME")]
+    backbone: Option<PathBuf>,
+
+    /// The loss: cac (Class Anchor Clustering), or cross-entropy (plain classification, to make a backbone)
+    #[arg(long, value_enum, default_value_t = Objective::Cac)]
+    loss: Objective,
+    /// Definition of the CAC loss and, without outliers, of the rejection score
+    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
+    variant: Variant,
+    #[arg(long, value_name = "X", help = by_variant("Length of the anchors", |loss| loss.magnitude))]
+    magnitude: Option<f64>,
+    #[arg(long, value_name = "X", help = by_variant("Weight of the anchor term", |loss| loss.weight))]
+    weight: Option<f64>,
+    /// Unknown images that training keeps away from all anchors: a folder, CIFAR-10's training files, or the
+    /// known training images `scrambled`, for classes that differ in shape; by default scrambled for cac,
+    /// none for cross-entropy or if a step is too small for one outlier
+    #[arg(long, value_name = "DIR|scrambled|none")]
+    outliers: Option<Outliers>,
+    /// Outliers per known image in a step, 0 to 16
+    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().outlier_share)]
+    outlier_share: f64,
+    /// Weight of the outlier term in the loss
+    #[arg(long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
+    outlier_weight: f64,
+    /// Share of the known training images held out to choose the threshold and the best epoch, 0 to below 1;
+    /// with 0 the last epoch is the best
+    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
+    held_out: f64,
+    /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
+    #[arg(long, value_parser = one_of(&AnchorKind::ALL))]
+    anchors: Option<AnchorKind>,
+    /// Number of training images for class means, drawn at random; 0 for all
+    #[arg(long, value_name = "N", default_value_t = Recipe::default().anchor_images)]
+    anchor_images: usize,
+
+    /// The network and its sizes
+    #[command(flatten)]
+    #[serde(flatten)]
+    network: Network,
+    /// Height and width that images are resized to; by default those of the network family
+    #[arg(long, value_name = "PIXELS", value_parser = pixels)]
+    size: Option<usize>,
+    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the backbone, else 0.5
+    #[arg(long, value_name = "R,G,B")]
+    mean: Option<Rgb>,
+    /// Standard deviation of red, green and blue for normalisation; by default that of the backbone, else 0.5
+    #[arg(long, value_name = "R,G,B")]
+    std: Option<Rgb>,
+
+    /// Passes over the training images
+    #[arg(long, value_name = "N", default_value_t = Recipe::default().epochs)]
+    epochs: usize,
+    /// Known images per step
+    #[arg(long, value_name = "N", default_value_t = Recipe::default().batch_size)]
+    batch_size: usize,
+    /// The optimizer
+    #[arg(long, value_parser = one_of(&Optimizer::ALL), default_value = name_of(&Recipe::default().optimizer))]
+    optimizer: Optimizer,
+    #[arg(long, value_name = "X", help = learning_rates())]
+    learning_rate: Option<f64>,
+    /// The learning-rate schedule
+    #[arg(long, value_parser = one_of(&Schedule::ALL), default_value = name_of(&Recipe::default().schedule))]
+    schedule: Schedule,
+    /// Warm-up length in epochs; with one-cycle 0 means 30 % of the run
+    #[arg(long, value_name = "EPOCHS", default_value_t = Recipe::default().warm_up)]
+    warm_up: f64,
+    /// Decoupled weight decay of convolutions and the last layer
+    #[arg(long, value_name = "X", default_value_t = Recipe::default().weight_decay)]
+    weight_decay: f64,
+    /// The augmentation of training images
+    #[arg(long, value_parser = one_of(&Augment::ALL), default_value = name_of(&Recipe::default().augment))]
+    augment: Augment,
+    /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
+    /// below 1
+    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
+    trim: f64,
+    /// Decay of the exponential moving average (EMA) of the weights, which is tested and saved; 0 for no EMA
+    #[arg(long, value_name = "DECAY", default_value_t = Recipe::default().ema)]
+    ema: f64,
+    /// Epochs between tests, which choose the best weights; the last epoch is always tested
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    test_every: usize,
+    /// Seed of initial weights, data order, augmentation, dropout and held-out images
+    #[arg(long, value_name = "N", default_value_t = Recipe::default().seed, value_parser = value_parser!(u64).range(..=i64::MAX as u64))]
+    seed: u64,
+    /// Training device: cpu, cuda or cuda:N
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    /// The precision of activations in training; auto is bf16 on a CPU with AVX512-BF16, else f32
+    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    precision: Precision,
+    /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are
+    /// needed
+    #[arg(long, value_name = "MiB", default_value_t = 1024)]
+    memory: u64,
+}
+
+/// The help of the learning rate, whose default depends on the optimizer and the variant of the loss.
+fn learning_rates() -> String {
+    let [adam, sgd] = [Optimizer::Adam, Optimizer::Sgd].map(|optimizer| {
+        by_variant("", |loss| optimizer.learning_rate(loss.variant)).replace("; by default ", "")
+    });
+    format!("The peak learning rate; by default with adam {adam}; with sgd {sgd}")
+}
+
+/// The objective of a training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Objective {
+    Cac,
+    CrossEntropy,
+}
+
+/// The precision of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Precision {
+    Auto,
+    F32,
+    Bf16,
+}
+
+/// The network family, and the settings of all families by flag name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Network {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arch: Option<String>,
+    #[serde(flatten)]
+    settings: BTreeMap<String, Number>,
+}
+
+/// Writes whole numbers as integers in a file.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Number {
+    Whole(i64),
+    Real(f64),
+}
+
+/// The settings as given by flags and file.
+#[derive(Debug, Clone)]
+pub struct Given {
+    table: Table,
+}
+
+/// The command of a program with these settings.
+pub fn command<Cli: CommandFactory>() -> Command {
+    Cli::command().after_help(format!("Published weights: {}", published_names()))
+}
+
+/// The settings of a file, overridden by those of the command line.
+pub fn given(matches: &ArgMatches, file: Option<&Path>) -> anyhow::Result<Given> {
+    let typed = Settings::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let mut typed = Table::try_from(&typed).context("settings must be UTF-8")?;
+    typed.retain(|name, _| matches.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine));
+    let mut table = match file {
+        Some(file) => read(file)?,
+        None => Table::new(),
+    };
+    table.extend(typed);
+    Ok(Given { table })
+}
+
+/// Reads and checks the settings in a file.
+fn read(file: &Path) -> anyhow::Result<Table> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+    let table: Table = text.parse().with_context(|| format!("`{}` is not TOML", file.display()))?;
+    let command = Settings::augment_args(Command::new("settings"));
+    for name in table.keys() {
+        if !command.get_arguments().any(|arg| arg.get_long() == Some(name)) {
+            bail!("`{}`: `{name}` is not a setting; see `toolkit train --help`", file.display());
+        }
+    }
+    // Check the values here, so that an error names the file.
+    with_defaults(&table).with_context(|| format!("`{}` does not hold usable settings", file.display()))?;
+    Ok(table)
+}
+
+/// All settings: those given, and defaults.
+fn with_defaults(given: &Table) -> anyhow::Result<Settings> {
+    let matches = Settings::augment_args(Command::new("settings")).get_matches_from([""]);
+    let defaults = Settings::from_arg_matches(&matches).expect("every setting is optional");
+    let mut all = Table::try_from(&defaults).expect("defaults are UTF-8");
+    all.extend(given.clone());
+    Ok(all.try_into()?)
+}
+
+impl Given {
+    /// The names of the given settings.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.table.keys().map(String::as_str)
+    }
+
+    /// Converts the settings to the library's.
+    pub fn resolve(&self) -> anyhow::Result<TrainSettings> {
+        with_defaults(&self.table)?.resolve()
+    }
+}
+
+impl fmt::Display for Given {
+    /// As TOML that `--config` reads.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.table.fmt(f)
+    }
+}
+
+impl Settings {
+    fn resolve(&self) -> anyhow::Result<TrainSettings> {
+        let Some(known) = self.known.clone() else { bail!("give --known, --config or --resume") };
+        let loss = self.loss()?;
+        let mut input = Input::default();
+        let mut found = None;
+        let mut backbone = None;
+        if let Some(name) = &self.backbone {
+            let start = StartingWeights::read(name)?;
+            found = Some(start.weights.recognize()?.architecture);
+            (input.mean, input.std) = (start.input.mean, start.input.std);
+            let (name, file) = (name.to_string_lossy().into_owned(), start.weights.path().to_owned());
+            backbone = Some(Backbone { name, file });
+        }
+        let architecture = self.network.resolve(found)?;
+        input.height = self.size.unwrap_or(architecture.family().default_size);
+        input.width = input.height;
+        input.mean = self.mean.map_or(input.mean, Rgb::into);
+        input.std = self.std.map_or(input.std, Rgb::into);
+        let mut recipe = Recipe {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            optimizer: self.optimizer,
+            learning_rate: self.learning_rate.unwrap_or(self.optimizer.learning_rate(loss.variant)),
+            schedule: self.schedule,
+            warm_up: self.warm_up,
+            weight_decay: self.weight_decay,
+            augment: self.augment,
+            trim: self.trim,
+            ema: self.ema,
+            outliers: Recipe::default().outliers,
+            outlier_share: self.outlier_share,
+            outlier_weight: self.outlier_weight,
+            held_out: self.held_out,
+            anchor_images: self.anchor_images,
+            seed: self.seed,
+            precision: match self.precision {
+                Precision::Auto => TrainingPrecision::fastest_on(self.device),
+                Precision::F32 => TrainingPrecision::F32,
+                Precision::Bf16 => TrainingPrecision::Bf16,
+            },
+        };
+        // Cross-entropy needs no outliers, and a small step has no room for one.
+        let is_without = self.loss == Objective::CrossEntropy || recipe.outliers_beside(self.batch_size) == 0;
+        let default = if is_without { Outliers::None } else { recipe.outliers };
+        recipe.outliers = self.outliers.clone().unwrap_or(default);
+        Ok(TrainSettings {
+            known,
+            unknown: self.unknown.clone(),
+            protocol: self.protocol,
+            backbone,
+            architecture,
+            input,
+            loss,
+            anchors: self.anchors.unwrap_or(loss.anchor_kind(recipe.has_outliers())),
+            recipe,
+            device: self.device,
+            test_every: self.test_every,
+            memory: self.memory.saturating_mul(1 << 20),
+        })
+    }
+
+    /// The loss; magnitude and weight are by default those of the variant.
+    fn loss(&self) -> anyhow::Result<Loss> {
+        match self.loss {
+            Objective::Cac => {
+                let Loss { variant, magnitude, weight } = Loss::new(self.variant);
+                let magnitude = self.magnitude.unwrap_or(magnitude);
+                Ok(Loss { variant, magnitude, weight: self.weight.unwrap_or(weight) })
+            }
+            Objective::CrossEntropy if self.magnitude.is_some() || self.weight.is_some() => {
+                bail!("--magnitude and --weight are settings of --loss cac")
+            }
+            Objective::CrossEntropy => Ok(Loss::new(Variant::CrossEntropy)),
+        }
+    }
+}
+
+impl Network {
+    /// The network: by default that of the backbone, if there is one.
+    fn resolve(&self, backbone: Option<Architecture>) -> anyhow::Result<Architecture> {
+        let family = self.arch.as_deref().or(backbone.as_ref().map(|found| found.family().name));
+        let family = family.unwrap_or(FAMILIES[0].name);
+        let start = match backbone {
+            Some(found) if found.family().name == family => found,
+            _ => Architecture::new(family, &[])?,
+        };
+        self.settings.iter().try_fold(start, |network, (flag, &value)| {
+            let name = flag.replace('-', "_");
+            if !network.family().settings.iter().any(|setting| setting.name == name) {
+                let owners = owners(&name).map(|(family, _)| family.name).collect::<Vec<_>>().join(" and ");
+                bail!("--{flag} is a setting of {owners}, but the network is a {family}");
+            }
+            let value = match value {
+                Number::Whole(value) => value as f64,
+                Number::Real(value) => value,
+            };
+            Ok(network.with(&name, value)?)
+        })
+    }
+}
+
+/// The families that have a setting, with its definition.
+fn owners(setting: &str) -> impl Iterator<Item = (&'static Family, &'static cac::arch::Setting)> {
+    let of = move |family: &'static Family| {
+        family.settings.iter().find(|other| other.name == setting).map(|setting| (family, setting))
+    };
+    FAMILIES.iter().filter_map(of)
+}
+
+/// The names of all settings of families, without duplicates.
+fn setting_names() -> Vec<&'static str> {
+    let mut names: Vec<&str> = Vec::new();
+    for setting in FAMILIES.iter().flat_map(|family| family.settings) {
+        if !names.contains(&setting.name) {
+            names.push(setting.name);
+        }
+    }
+    names
+}
+
+impl Args for Network {
+    /// A flag for the family, and one for each setting of any family.
+    fn augment_args(command: Command) -> Command {
+        let names: Vec<&str> = FAMILIES.iter().map(|family| family.name).collect();
+        let families: Vec<String> =
+            FAMILIES.iter().map(|family| format!("{} ({})", family.name, family.about)).collect();
+        let arch = Arg::new("arch").long("arch").value_name("NAME").value_parser(names).help(format!(
+            "Network family; by default that of the backbone, else {}: {}",
+            FAMILIES[0].name,
+            families.join(", ")
+        ));
+        let settings = setting_names().into_iter().map(|name| {
+            let meanings = owners(name).map(|(family, setting)| {
+                format!("{} (by default {} for {})", setting.about, setting.default, family.name)
+            });
+            let help =
+                format!("{}; with a backbone by default its own", meanings.collect::<Vec<_>>().join(". "));
+            let flag = name.replace('_', "-");
+            Arg::new(name).long(flag).value_name("X").value_parser(value_parser!(f64)).help(help)
+        });
+        command
+            .group(clap::ArgGroup::new("Network").multiple(true))
+            .args([arch].into_iter().chain(settings).map(|arg| arg.group("Network")))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Network {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let number = |name: &&'static str| {
+            let value = *matches.get_one::<f64>(name)?;
+            let is_whole = value.fract() == 0.0 && value.abs() < 1e15;
+            Some((
+                name.replace('_', "-"),
+                if is_whole { Number::Whole(value as i64) } else { Number::Real(value) },
+            ))
+        };
+        let settings = setting_names().iter().filter_map(number).collect();
+        Ok(Self { arch: matches.get_one::<String>("arch").cloned(), settings })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,358 @@
+//! The command line. The doc comments are the help.
+
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
+
+use cac::{
+    Provider,
+    data::Protocol,
+    export::{ExportOptions, InputForm, KEEP, ThresholdRule},
+    method::{RejectionScore, Variant},
+    metrics::Bootstrap,
+    model::ModelPrecision,
+    report::{Group, ReportOptions},
+};
+use clap::{Args, Parser, Subcommand};
+use ndarray::Array4;
+
+use crate::terminal::{Rgb, by_variant, name_of, one_of, pixels, published_names};
+
+/// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
+///
+/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// The subcommand.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Train a network with the CAC loss and test it after every epoch
+    #[command(disable_help_flag = true, override_usage = "toolkit train [OPTIONS]")]
+    Train(TrainArgs),
+    /// Convert weights that were trained elsewhere to a model file
+    #[command(allow_negative_numbers = true)]
+    Import(ImportArgs),
+    /// Write a trained network as one ONNX file with anchors, score, threshold and preprocessing inside
+    #[command(allow_negative_numbers = true)]
+    Export(ExportArgs),
+    /// Evaluate models on known and unknown images
+    #[command(allow_negative_numbers = true)]
+    Eval(EvalArgs),
+    /// Compute the table of `eval` from a file of scores
+    #[command(allow_negative_numbers = true)]
+    Metrics(MetricsArgs),
+    /// Classify images, or reject them as unknown
+    #[command(allow_negative_numbers = true)]
+    Score(ScoreArgs),
+    /// Show the contents of a model file
+    Inspect(InspectArgs),
+    /// List the providers that can run a model here, and why the others cannot
+    Providers(ProvidersArgs),
+}
+
+/// `toolkit train`
+#[derive(Args)]
+pub struct TrainArgs {
+    /// Options that `toolkit train --help` lists, passed to the program toolkit-train
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+    pub args: Vec<OsString>,
+}
+
+/// `toolkit import`
+#[derive(Args)]
+#[command(after_help = format!("Published weights: {}", published_names()))]
+pub struct ImportArgs {
+    /// Weights of a WideResNet or of the official CAC network: a file (.pt, .pth or safetensors), a run
+    /// folder (its best checkpoint) or the name of published weights (see below)
+    #[arg(value_name = "FILE|NAME")]
+    pub weights: PathBuf,
+    /// The file to write
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// Training images of the known classes, as for `train`; they give the class names, the threshold and,
+    /// for `paper`, the class means as anchors
+    #[arg(long, value_name = "DIR")]
+    pub known: Option<PathBuf>,
+    /// Published split that selects the known classes: cac-2020 (that of the authors' weights), cac-2021 or
+    /// arpl-2021, each /0 to /4
+    #[arg(long, value_name = "NAME/TRIAL", requires = "known")]
+    pub protocol: Option<Protocol>,
+    /// Names of the classes in the order of the network's outputs; by default those of --known, else numbers
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    pub classes: Vec<String>,
+    /// Number of training images to use, drawn at random; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    pub images: usize,
+    /// Keep the anchors of the file, or fixed ones, instead of class means
+    #[arg(long)]
+    pub keep_anchors: bool,
+    /// Leave mirrored training images out of the class means, as for digits
+    #[arg(long, requires = "known")]
+    pub no_mirror: bool,
+    /// Provider that runs the network on the training images, as for `eval`
+    #[arg(long, default_value = "cpu")]
+    pub provider: Provider,
+
+    /// Definition of the CAC loss that the network was trained with
+    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
+    pub variant: Variant,
+    #[arg(long, value_name = "X", help = by_variant("Length of the anchors if the file has none", |loss| loss.magnitude))]
+    pub magnitude: Option<f64>,
+    /// Height and width of the images; by default those of the network family, and fixed by the weights of the
+    /// official network
+    #[arg(long, value_name = "PIXELS", value_parser = pixels)]
+    pub size: Option<usize>,
+    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else 0.5
+    #[arg(long, value_name = "R,G,B")]
+    pub mean: Option<Rgb>,
+    /// Standard deviation of red, green and blue for normalisation; by default that of the weights, else 0.5
+    #[arg(long, value_name = "R,G,B")]
+    pub std: Option<Rgb>,
+    /// Score, threshold and form of the file
+    #[command(flatten)]
+    pub file: FileArgs,
+}
+
+/// `toolkit export`
+#[derive(Args)]
+pub struct ExportArgs {
+    /// The file to write; with the extension .safetensors only the weights, as a backbone
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// Run folder; by default the one in runs/ that was written last
+    #[arg(long, value_name = "DIR")]
+    pub run: Option<PathBuf>,
+    /// Export the last epoch instead of the best
+    #[arg(long)]
+    pub last: bool,
+    /// Score, threshold and form of the file
+    #[command(flatten)]
+    pub file: FileArgs,
+}
+
+/// How a model file is written.
+#[derive(Args)]
+pub struct FileArgs {
+    #[arg(long, value_name = "NAME", help = format!("Rejection score: {}; by default that of the training, for an import that of the variant", RejectionScore::NAMES))]
+    pub score: Option<RejectionScore>,
+    /// Choose the threshold that keeps this share of the held-out known images, 0 to 1; an import uses the
+    /// images of --known
+    #[arg(long, value_name = "SHARE", default_value_t = KEEP)]
+    pub keep: f64,
+    /// Set the threshold by hand; images with a larger score are unknown
+    #[arg(long, value_name = "X", conflicts_with = "keep")]
+    pub threshold: Option<f32>,
+    /// Type and shape of the input: f32 [N, 3, H, W] in 0 to 1, or u8 [N, H, W, 3]
+    #[arg(long, value_parser = one_of(&InputForm::ALL), default_value = name_of(&ExportOptions::default().input))]
+    pub input: InputForm,
+    /// Fix the batch size, for engines that need static shapes; by default any size
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Precision of the network: f16 stores weights in half the bytes; int8 computes convolutions in eight
+    /// bits
+    #[arg(long, value_parser = one_of(&ModelPrecision::ALL), default_value = name_of(&ModelPrecision::default()))]
+    pub precision: ModelPrecision,
+    /// Known training images, as for `train`, to calibrate int8 and to compare f16 and int8 with f32; by
+    /// default those of the training, for an import those of --known
+    #[arg(long, value_name = "DIR")]
+    pub calibrate: Option<PathBuf>,
+    /// Number of calibration images, drawn at random
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(512).expect("not 0"))]
+    pub calibration_images: NonZeroUsize,
+    /// Also add the file to this Triton model repository as the next version, with a KServe InferenceService
+    /// beside it
+    #[arg(long, value_name = "DIR")]
+    pub triton: Option<PathBuf>,
+    /// Print the file's manifest as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl FileArgs {
+    /// The first flag that is set, for a file to which none of them applies.
+    pub fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--score", self.score.is_some()),
+            ("--threshold", self.threshold.is_some()),
+            ("--input", self.input != InputForm::Floats),
+            ("--batch", self.batch.is_some()),
+            ("--precision", self.precision != ModelPrecision::Float32),
+            ("--calibrate", self.calibrate.is_some()),
+            ("--triton", self.triton.is_some()),
+            ("--json", self.json),
+        ];
+        flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    /// The options of the export, with the calibration images.
+    pub fn options(&self, calibration: Option<Array4<f32>>) -> ExportOptions {
+        ExportOptions {
+            score: self.score,
+            threshold: self.threshold.map_or(ThresholdRule::Keep(self.keep), ThresholdRule::Value),
+            input: self.input,
+            batch: self.batch,
+            precision: self.precision,
+            calibration,
+        }
+    }
+}
+
+/// `toolkit eval`
+#[derive(Args)]
+pub struct EvalArgs {
+    /// Model file; by default the built-in model of CIFAR-10's classes. Repeatable; each further model is
+    /// compared with the first
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: Vec<PathBuf>,
+    /// Threshold and form of the output
+    #[command(flatten)]
+    pub scorer: ScorerArgs,
+    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback.
+    /// Repeatable; each further provider is compared with the first
+    #[arg(long, default_value = "cpu")]
+    pub provider: Vec<Provider>,
+    /// Known classes: CIFAR-10's binary folder, test/CLASS/*.png or CLASS/*.png; by default the data of the
+    /// training
+    #[arg(long, value_name = "DIR")]
+    pub known: Option<PathBuf>,
+    /// Unknown images: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable. By default
+    /// those of the training, if --known is not given either
+    #[arg(long, value_name = "NAME=DIR")]
+    pub unknown: Vec<String>,
+    /// Published split into known and unknown classes: cac-2020, cac-2021 or arpl-2021, each /0 to /4; by
+    /// default that of the training, if its data is used
+    #[arg(long, value_name = "NAME/TRIAL")]
+    pub protocol: Option<Protocol>,
+    #[arg(long, value_name = "NAME", help = format!("Rejection score to evaluate: {}; repeatable. By default the model's own", RejectionScore::NAMES))]
+    pub score: Vec<RejectionScore>,
+    /// Write the scores of all images as CSV, or as NPZ if the name ends in .npz
+    #[arg(long, value_name = "FILE")]
+    pub scores: Option<PathBuf>,
+    /// Options of the table
+    #[command(flatten)]
+    pub report: ReportArgs,
+}
+
+/// `toolkit metrics`
+#[derive(Args)]
+pub struct MetricsArgs {
+    /// CSV or NPZ file with `score` (larger = more likely unknown), `label` (negative = unknown) and, for
+    /// accuracy and OSCR, `prediction`; a column `set` of a CSV file names the unknown sets
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The column or array of scores
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    pub column: String,
+    /// Add the shares of images that this threshold keeps and catches
+    #[arg(long, value_name = "X")]
+    pub threshold: Option<f64>,
+    /// Options of the table
+    #[command(flatten)]
+    pub report: ReportArgs,
+    /// Read scores that do not fit in memory into this many bins at most (262144 without a number), about 250
+    /// bytes each: all unknown sets as one, with guaranteed bounds instead of intervals
+    #[arg(long, value_name = "BINS", num_args = 0..=1, require_equals = true, default_missing_value = "262144",
+          value_parser = clap::value_parser!(u32).range(4..), conflicts_with_all = ["group", "threshold", "resamples", "resample_seed"])]
+    pub stream: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What a table contains besides the metrics.
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Add a row with the mean over some unknown sets, such as near=cifar100,tin; repeatable
+    #[arg(long, value_name = "NAME=SET,SET")]
+    pub group: Vec<Group>,
+    /// Number of bootstrap resamples for the 95 % intervals; 0 for no intervals
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    pub resamples: u32,
+    /// Seed of the bootstrap
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().seed)]
+    pub resample_seed: u64,
+}
+
+impl ReportArgs {
+    /// The options of the report, with a threshold.
+    pub fn options(&self, threshold: Option<f64>) -> ReportOptions {
+        let bootstrap = Bootstrap { resamples: self.resamples, seed: self.resample_seed };
+        ReportOptions { threshold, groups: self.group.clone(), bootstrap: Some(bootstrap) }
+    }
+}
+
+/// `toolkit score`
+#[derive(Args)]
+pub struct ScoreArgs {
+    /// Threshold and form of the output
+    #[command(flatten)]
+    pub scorer: ScorerArgs,
+    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback
+    #[arg(long, default_value = "cpu")]
+    pub provider: Provider,
+    /// Images of any size, after the model file if the first name ends in .onnx; by default the built-in
+    /// model of CIFAR-10's classes
+    #[arg(required = true, value_name = "[MODEL.onnx] IMAGE")]
+    files: Vec<PathBuf>,
+}
+
+impl ScoreArgs {
+    /// The model, if one is named, and the images.
+    pub fn model_and_images(&self) -> (Option<&PathBuf>, &[PathBuf]) {
+        match &self.files[..] {
+            [model, images @ ..] if model.extension().is_some_and(|extension| extension == "onnx") => {
+                (Some(model), images)
+            }
+            images => (None, images),
+        }
+    }
+}
+
+/// `toolkit inspect`
+#[derive(Args)]
+pub struct InspectArgs {
+    /// Model file; by default the built-in model of CIFAR-10's classes
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `toolkit providers`
+#[derive(Args)]
+pub struct ProvidersArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Threshold and form of the output.
+#[derive(Args)]
+pub struct ScorerArgs {
+    /// Use the threshold that keeps this share of the held-out known images, 0 to 1; by default that of the
+    /// file
+    #[arg(long, value_name = "SHARE")]
+    pub keep: Option<f64>,
+    /// Threshold on the score; by default that of the file
+    #[arg(long, value_name = "X", conflicts_with = "keep")]
+    pub threshold: Option<f32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

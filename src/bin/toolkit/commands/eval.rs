@@ -1,0 +1,218 @@
+//! `toolkit eval`
+
+use std::{
+    collections::BTreeMap,
+    io::{Write, stdout},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::bail;
+use cac::{
+    Error, Scorer,
+    data::{Dataset, Protocol, UnknownSet, open_test},
+    eval::{Agreement, Evaluation, evaluate},
+    files::scores,
+    model::Manifest,
+    report::{Report, ReportOptions},
+};
+
+use super::{MODEL, check_output, print_json, with_threshold};
+use crate::{
+    cli::EvalArgs,
+    terminal::{Progress, say},
+};
+
+/// A model on a provider.
+struct Contender<'a> {
+    name: String,
+    /// `None` for the built-in model.
+    model: Option<&'a Path>,
+    scorer: Scorer,
+}
+
+/// Evaluates every model on every provider, and compares each with the first.
+pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    // Report wrong usage before any image is read.
+    if let Some(path) = &args.scores {
+        check_output(path)?;
+    }
+    let contenders = open_contenders(args)?;
+    let first = contenders.first().expect("--provider has a default");
+    let manifest = first.scorer.manifest();
+    let own = manifest.decision.score;
+    let is_threshold_used = args.score.is_empty() || args.score.contains(&own);
+    if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_threshold_used {
+        bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
+    }
+    if (1..args.score.len()).any(|index| args.score[..index].contains(&args.score[index])) {
+        bail!("--score names a score twice");
+    }
+    let (known, unknown) = test_images(args, manifest)?;
+    let options = args.report.options(None);
+    let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
+    Report::check(&names, &options)?;
+    if unknown.is_empty() {
+        say("without --unknown NAME=DIR only known images are evaluated");
+    }
+    let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
+
+    let mut of_first: Option<Evaluation> = None;
+    for Contender { name, model, scorer } in &contenders {
+        let start = Instant::now();
+        let mut bar = Progress::new(format!("scoring with {name}"), total);
+        let evaluation = evaluate(scorer, &known, &unknown, &args.score, |done| {
+            let rate = done as f64 / start.elapsed().as_secs_f64();
+            bar.update(done, &format!("{rate:.0} images/s"));
+        });
+        bar.finish();
+        let evaluation = evaluation?;
+        if let (Some(path), None) = (&args.scores, &of_first) {
+            scores::write(path, &evaluation)?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let operators = scorer.placement().unwrap_or_else(|error| {
+            say(format_args!("cannot tell where the operators ran: {error}"));
+            BTreeMap::new()
+        });
+        let result = Measured {
+            evaluation: &evaluation,
+            model: *model,
+            runtime: scorer.runtime(),
+            seconds,
+            operators,
+            against: of_first.as_ref().map(|of_first| (first.name.as_str(), of_first)),
+        };
+        if args.scorer.json {
+            result.print_json(&options)?
+        } else {
+            result.print(&options)?
+        }
+        of_first.get_or_insert(evaluation);
+    }
+    Ok(())
+}
+
+/// Opens every model on every provider, and checks that they can be compared.
+fn open_contenders(args: &EvalArgs) -> anyhow::Result<Vec<Contender<'_>>> {
+    let models: Vec<Option<&Path>> = match &args.model[..] {
+        [] => vec![None],
+        models => models.iter().map(|model| Some(model.as_path())).collect(),
+    };
+    let mut contenders: Vec<Contender> = Vec::new();
+    for &model in &models {
+        let (bytes, origin) = match model {
+            Some(path) => {
+                let read = std::fs::read(path);
+                let read = read.map_err(|source| Error::Io { action: "read", path: path.to_owned(), source });
+                (read?, path.display().to_string())
+            }
+            None => (MODEL.to_vec(), "the built-in model".to_owned()),
+        };
+        for &provider in &args.provider {
+            let name = match model {
+                Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
+                _ => provider.to_string(),
+            };
+            let scorer = with_threshold(Scorer::profiled(&bytes, &origin, provider)?, &args.scorer)?;
+            if let Some(first) = contenders.first() {
+                let (one, other) = (first.scorer.decision(), scorer.decision());
+                let size = (one.input.height, one.input.width) == (other.input.height, other.input.width);
+                if one.classes != other.classes || !size || one.score != other.score {
+                    bail!("{name} and {} differ in classes, image size or rejection score", first.name);
+                }
+            }
+            contenders.push(Contender { name, model, scorer });
+        }
+    }
+    Ok(contenders)
+}
+
+/// The known and unknown test images; by default those of the training.
+fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
+    let (height, width) = (manifest.decision.input.height, manifest.decision.input.width);
+    let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
+    let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
+    let known = match (&args.known, recorded) {
+        (Some(known), _) => known.clone(),
+        (None, Some(known)) if known.exists() => {
+            say(format_args!("known images: `{}`, as recorded in the model", known.display()));
+            known
+        }
+        (None, Some(known)) => bail!(
+            "cannot find the training data of the model, `{}`; give --known DIR and --unknown NAME=DIR",
+            known.display()
+        ),
+        (None, None) => bail!("the model does not record its training data; give --known DIR"),
+    };
+    let unknown = match training.and_then(|training| training.get("unknown")) {
+        Some(recorded) if args.unknown.is_empty() => recorded,
+        _ => args.unknown.clone(),
+    };
+    let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
+    let protocol = args.protocol.or(recorded);
+    let (known, unknown) = open_test(&known, &unknown, protocol.as_ref(), height, width)?;
+    Ok((known.align(&manifest.decision.classes)?, unknown))
+}
+
+/// The result of a model on a provider.
+struct Measured<'a> {
+    evaluation: &'a Evaluation,
+    model: Option<&'a Path>,
+    runtime: String,
+    seconds: f64,
+    operators: BTreeMap<String, usize>,
+    /// Name and result of the first contender.
+    against: Option<(&'a str, &'a Evaluation)>,
+}
+
+impl Measured<'_> {
+    /// The agreement with the first contender on one of the scores.
+    fn agreement(&self, score: usize) -> Option<(&str, Agreement)> {
+        self.against.map(|(name, first)| (name, first.agreement(self.evaluation, score)))
+    }
+
+    fn print_json(&self, options: &ReportOptions) -> anyhow::Result<()> {
+        for (index, score) in self.evaluation.scores.iter().enumerate() {
+            let mut line = serde_json::to_value(self.evaluation.report(index, options)?)?;
+            line["score"] = serde_json::to_value(score)?;
+            if let Some(threshold) = self.evaluation.threshold(index) {
+                line["threshold"] = serde_json::to_value(threshold)?;
+            }
+            line["model"] = self.model.map(Path::to_string_lossy).into();
+            line["provider"] = self.runtime.clone().into();
+            line["images"] = self.evaluation.images().into();
+            line["seconds"] = self.seconds.into();
+            line["operators"] = serde_json::to_value(&self.operators)?;
+            if let Some((_, agreement)) = self.agreement(index) {
+                line["agreement"] = serde_json::to_value(agreement)?;
+            }
+            print_json(&line)?;
+        }
+        Ok(())
+    }
+
+    fn print(&self, options: &ReportOptions) -> anyhow::Result<()> {
+        let mut out = stdout();
+        for (index, score) in self.evaluation.scores.iter().enumerate() {
+            let threshold = self.evaluation.threshold(index);
+            let threshold = threshold.map_or(String::new(), |threshold| format!(", threshold {threshold}"));
+            writeln!(out, "score {score}{threshold}\n{}", self.evaluation.report(index, options)?)?;
+            if let Some((first, agreement)) = self.agreement(index) {
+                let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;
+                writeln!(
+                    out,
+                    "compared with {first}: scores differ by at most {greatest_score_difference:.1e}, {label_flips} \
+                     classes and {unknown_flips} verdicts differ"
+                )?;
+            }
+        }
+        let (images, seconds, runtime) = (self.evaluation.images(), self.seconds, &self.runtime);
+        let rate = images as f64 / seconds.max(1e-9);
+        writeln!(out, "{images} images in {seconds:.1} s, {rate:.0} images/s, on {runtime}")?;
+        for (provider, count) in &self.operators {
+            writeln!(out, "operators on {provider}: {count}")?;
+        }
+        Ok(writeln!(out)?)
+    }
+}

@@ -1,0 +1,124 @@
+//! `toolkit export`, and the file that `toolkit import` writes.
+
+use std::{
+    io::{Write, stdout},
+    path::Path,
+};
+
+use anyhow::{Context, bail};
+use cac::{
+    data::{Protocol, open_training},
+    eval::Agreement,
+    export::{self, triton},
+    image::Input,
+    model::ModelPrecision,
+    run::{Checkpoint, RUNS, RunFolder, TrainingData, Which},
+};
+use ndarray::Array4;
+
+use super::{check_output, print_json};
+use crate::cli::{ExportArgs, FileArgs};
+
+/// Writes the model of a run, or its weights.
+pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
+    check_output(&args.model)?;
+    let run = match &args.run {
+        Some(run) => RunFolder::new(run),
+        None => RunFolder::newest(Path::new(RUNS))
+            .with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?,
+    };
+    let which = if args.last { Which::Last } else { Which::Best };
+    let file = run.checkpoint(which);
+    if which == Which::Best && !file.exists() && run.checkpoint(Which::Last).exists() {
+        bail!("`{}` has no finished epoch; export its last weights with --last", run.path().display());
+    }
+    if !file.exists() && run.is_of_version_0_1() {
+        bail!("`{}` is a run of version 0.1; only that version can export it", run.path().display());
+    }
+    let checkpoint = Checkpoint::read(&file)?;
+    if args.model.extension().is_some_and(|extension| extension == "safetensors") {
+        if let Some(flag) = args.file.given() {
+            bail!("{flag} is for a model file; `{}` gets bare weights", args.model.display());
+        }
+        checkpoint.write_weights(&args.model)?;
+        writeln!(stdout(), "{}: weights from `{}`", args.model.display(), run.path().display())?;
+        return Ok(());
+    }
+    let data = checkpoint.facts.data.as_ref();
+    let protocol = data.and_then(|data| data.protocol);
+    let input = &checkpoint.facts.input;
+    let calibration = match (&args.file.calibrate, data) {
+        (Some(folder), _) => calibration(&args.file, folder, protocol, input)?,
+        (None, Some(TrainingData { known, .. })) if known.exists() => {
+            calibration(&args.file, known, protocol, input)?
+        }
+        _ => None,
+    };
+    write(&checkpoint, &args.file, calibration, &args.model, run.path())
+}
+
+/// The calibration images of f16 and int8; `None` for f32.
+pub fn calibration(
+    args: &FileArgs,
+    folder: &Path,
+    protocol: Option<Protocol>,
+    input: &Input,
+) -> anyhow::Result<Option<Array4<f32>>> {
+    if args.precision == ModelPrecision::Float32 {
+        if args.calibrate.is_some() {
+            bail!("--calibrate is for --precision f16 and int8");
+        }
+        return Ok(None);
+    }
+    let images = open_training(folder, protocol.as_ref(), input.height, input.width)?;
+    let drawn = images.draw(args.calibration_images.get(), 0).0;
+    Ok(Some(images.images(&drawn)?))
+}
+
+/// Exports a checkpoint and prints a summary.
+pub fn write(
+    checkpoint: &Checkpoint,
+    args: &FileArgs,
+    calibration: Option<Array4<f32>>,
+    model: &Path,
+    from: &Path,
+) -> anyhow::Result<()> {
+    let exported = export::export(checkpoint, &args.options(calibration), model)?;
+    let published = match &args.triton {
+        Some(repository) => Some(triton::publish(model, repository)?),
+        None => None,
+    };
+    if args.json {
+        return print_json(&exported.manifest);
+    }
+    let threshold =
+        exported.manifest.decision.threshold.as_ref().context("an exported model has a threshold")?;
+    let rule = threshold
+        .keep
+        .map_or("set by hand".to_owned(), |keep| format!("keeps {} % of {}", 100.0 * keep, threshold.data));
+    writeln!(
+        stdout(),
+        "{}: {:.1} MB from `{}`\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
+         original's; scores, classes and verdicts follow from them",
+        model.display(),
+        exported.bytes as f64 / 1e6,
+        from.display(),
+        threshold.value,
+        exported.difference,
+    )?;
+    if let Some(Agreement { images, label_flips, unknown_flips, .. }) = exported.agreement {
+        writeln!(
+            stdout(),
+            "compared with f32 on {images} training images: {label_flips} classes and {unknown_flips} verdicts differ"
+        )?;
+    }
+    if let Some(triton::Published { folder, version, service }) = published {
+        writeln!(
+            stdout(),
+            "for Triton: version {version} in `{}`\nfor KServe: `{}`, whose storageUri must be set",
+            folder.display(),
+            service.display()
+        )?;
+    }
+    Ok(())
+}

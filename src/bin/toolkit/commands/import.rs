@@ -1,0 +1,69 @@
+//! `toolkit import`
+
+use cac::{
+    data::{Dataset, open_training},
+    image::Input,
+    import::{self, Calibration, ImportOptions},
+    method::{AnchorKind, Loss},
+};
+
+use super::{check_output, export};
+use crate::{
+    cli::ImportArgs,
+    terminal::{Progress, Rgb, StartingWeights, say},
+};
+
+/// Converts weights that were trained elsewhere to a model file.
+pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
+    check_output(&args.model)?;
+    let start = StartingWeights::read(&args.weights)?;
+    let network = start.weights.recognize()?;
+    let size = network.size.or(args.size).unwrap_or(network.architecture.family().default_size);
+    let named = (!args.classes.is_empty()).then_some(&args.classes);
+    let mut known = None;
+    if let Some(folder) = &args.known {
+        let images = open_training(folder, args.protocol.as_ref(), size, size)?;
+        known = Some(match named {
+            Some(classes) => images.align(classes)?,
+            None => images,
+        });
+    }
+    let defaults = Loss::new(args.variant);
+    let options = ImportOptions {
+        name: args.weights.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        classes: known.as_ref().map(Dataset::classes).or(named.map(Vec::as_slice)).map(<[String]>::to_vec),
+        input: Input {
+            height: size,
+            width: size,
+            mean: args.mean.map_or(start.input.mean, Rgb::into),
+            std: args.std.map_or(start.input.std, Rgb::into),
+        },
+        loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
+    };
+    let mut checkpoint = import::checkpoint(&start.weights, &options)?;
+    let calibration = match args.file.calibrate.as_ref().or(args.known.as_ref()) {
+        Some(folder) => export::calibration(&args.file, folder, args.protocol, &checkpoint.facts.input)?,
+        None => None,
+    };
+    if let Some(known) = known {
+        let count = if args.images == 0 { known.len() } else { args.images };
+        let known = known.pick(&known.draw(count, 0).0);
+        let calibration = Calibration {
+            images: &known,
+            class_means: options.loss.anchor_kind(false) == AnchorKind::ClassMeans && !args.keep_anchors,
+            mirrored: !args.no_mirror,
+            provider: args.provider,
+        };
+        let passes = if calibration.class_means && calibration.mirrored { 2 } else { 1 };
+        let mut bar = Progress::new("calibrating".to_owned(), passes * known.len());
+        let mut done = 0;
+        let correct = import::calibrate(&mut checkpoint, &calibration, |more| {
+            done += more;
+            bar.update(done, "images");
+        })?;
+        bar.finish();
+        let count = known.len();
+        say(format_args!("{:.2} % of {count} training images are classified correctly", 100.0 * correct));
+    }
+    export::write(&checkpoint, &args.file, calibration, &args.model, &args.weights)
+}

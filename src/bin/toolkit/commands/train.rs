@@ -1,0 +1,60 @@
+//! `toolkit train`: runs `toolkit-train` with the same arguments.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    cli::TrainArgs,
+    terminal::{Advice, VERSION_VARIABLE},
+};
+
+/// Runs `toolkit-train` in place of this program, with its terminal, signals and exit code.
+pub fn run(TrainArgs { args }: &TrainArgs) -> anyhow::Result<()> {
+    let name = format!("toolkit-train{}", std::env::consts::EXE_SUFFIX);
+    let program = find(&name).ok_or_else(|| {
+        Advice::new(
+            format!("`{name}` is neither beside this program nor on the PATH"),
+            "run `make build` in a checkout: it builds this program with libtorch, which training needs",
+        )
+    })?;
+    become_program(&program, args)
+}
+
+/// The program beside this one, else on the PATH.
+fn find(name: &str) -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(name)));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join(name));
+    beside.into_iter().chain(on_path).find(|path| is_program(path))
+}
+
+#[cfg(unix)]
+fn is_program(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_program(path: &Path) -> bool {
+    path.is_file()
+}
+
+#[cfg(unix)]
+fn become_program(program: &Path, args: &[OsString]) -> anyhow::Result<()> {
+    use anyhow::Context;
+    use std::os::unix::process::CommandExt;
+    let error = Command::new(program).args(args).env(VERSION_VARIABLE, env!("CARGO_PKG_VERSION")).exec();
+    Err(error).with_context(|| format!("cannot run `{}`", program.display()))
+}
+
+#[cfg(not(unix))]
+fn become_program(program: &Path, args: &[OsString]) -> anyhow::Result<()> {
+    use anyhow::Context;
+    // Ctrl-C reaches both processes; `toolkit-train` decides when to end.
+    let status = Command::new(program).args(args).env(VERSION_VARIABLE, env!("CARGO_PKG_VERSION")).status();
+    let status = status.with_context(|| format!("cannot run `{}`", program.display()))?;
+    std::process::exit(status.code().unwrap_or(1))
+}

@@ -1,0 +1,25 @@
+//! `toolkit`: scores, evaluates, exports and imports models. A separate program, `toolkit-train`, trains, so
+//! that this one never loads libtorch.
+
+mod cli;
+mod commands;
+#[path = "../terminal/mod.rs"]
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    terminal::finish(match Cli::parse().command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Import(args) => commands::import::run(&args),
+        Command::Export(args) => commands::export::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Metrics(args) => commands::metrics::run(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Providers(args) => commands::providers::run(&args),
+    })
+}

@@ -1,0 +1,156 @@
+//! Data sets in image folders.
+
+use std::path::{Path, PathBuf};
+
+use super::Split;
+use crate::{
+    error::{Error, Result},
+    image::EXTENSIONS,
+};
+
+/// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, where the test split may be called `val`, or of
+/// `FOLDER/CLASS/...` as the test split.
+pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64>, Vec<PathBuf>)> {
+    let unusable = |reason: String| Error::Dataset { path: folder.to_owned(), reason };
+    // A class may be called `train` or `test`; only a split contains folders.
+    let part = |name: &str| Some(folder.join(name)).filter(|part| has_folders(part));
+    let root = match (split, part("train")) {
+        (Split::Train, Some(train)) => train,
+        (Split::Train, None) => {
+            return Err(unusable("it has no folder `train` with class folders".to_owned()));
+        }
+        (Split::Test, train) => match part("test").or_else(|| part("val")) {
+            Some(test) => test,
+            None if train.is_some() => {
+                return Err(unusable("it has no folder `test` or `val` with class folders".to_owned()));
+            }
+            None => folder.to_owned(),
+        },
+    };
+    let mut classes = Vec::new();
+    let mut labels = Vec::new();
+    let mut files = Vec::new();
+    for class in entries(&root)?.into_iter().filter(|path| path.is_dir()) {
+        let images = images_below(&class)?;
+        labels.resize(labels.len() + images.len(), classes.len() as i64);
+        files.extend(images);
+        classes.push(class.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    }
+    if classes.len() < 2 {
+        let found = classes.len();
+        return Err(unusable(format!("`{}` has {found} class folders, expected at least 2", root.display())));
+    }
+    Ok((classes, labels, files))
+}
+
+/// All images in a folder and its subfolders, sorted by path. Hidden files and folders are skipped.
+pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
+    /// `above` holds the parent folders, because a link can lead back to one of them.
+    fn collect(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
+        let place = folder.canonicalize().map_err(Error::io("read", folder))?;
+        if above.contains(&place) {
+            return Ok(());
+        }
+        above.push(place);
+        for path in entries(folder)? {
+            if path.is_dir() {
+                collect(&path, above, files)?;
+            } else if path.is_file() && is_image(&path) {
+                files.push(path);
+            }
+        }
+        above.pop();
+        Ok(())
+    }
+    let mut files = Vec::new();
+    collect(folder, &mut Vec::new(), &mut files)?;
+    if files.is_empty() {
+        let reason = format!("it holds no images ({})", EXTENSIONS.join(", "));
+        return Err(Error::Dataset { path: folder.to_owned(), reason });
+    }
+    Ok(files)
+}
+
+fn has_folders(folder: &Path) -> bool {
+    entries(folder).is_ok_and(|paths| paths.iter().any(|path| path.is_dir()))
+}
+
+fn is_image(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    EXTENSIONS.contains(&extension.as_str())
+}
+
+/// The entries of a folder, sorted by name, without hidden ones.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = || {
+        let mut paths = std::fs::read_dir(folder)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<Vec<_>>>()?;
+        paths.retain(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.'));
+        paths.sort_unstable();
+        Ok(paths)
+    };
+    list().map_err(Error::io("read", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn touch(root: &Path, names: &[&str]) {
+        for name in names {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+    }
+
+    #[test]
+    fn class_folders_with_and_without_splits() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        touch(
+            root,
+            &["dog/b.PNG", "dog/deep/a.jpg", "cat/1.webp", "cat/notes.txt", ".hidden/x.png", "x.png"],
+        );
+        let (classes, labels, files) = known(root, Split::Test).unwrap();
+        assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
+        assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
+        assert!(known(root, Split::Train).unwrap_err().to_string().contains("folder `train`"));
+
+        touch(root, &["train/a/1.png", "train/b/1.png", "test/b/1.png", "test/c/2.png"]);
+        assert_eq!(known(root, Split::Train).unwrap().0, ["a", "b"]);
+        assert_eq!(known(root, Split::Test).unwrap().0, ["b", "c"]);
+    }
+
+    #[test]
+    fn a_class_may_be_called_train() {
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["car/1.png", "test/1.png", "train/1.png"]);
+        assert_eq!(known(folder.path(), Split::Test).unwrap().0, ["car", "test", "train"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn cyclic_links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["a/1.png", "a/b/2.png"]);
+        for link in ["a/here", "a/b/up", "a/b/further"] {
+            std::os::unix::fs::symlink("..", folder.path().join(link)).unwrap();
+        }
+        assert_eq!(images_below(folder.path()).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn empty_folders_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        assert!(matches!(images_below(root), Err(Error::Dataset { .. })));
+        assert!(matches!(known(root, Split::Test), Err(Error::Dataset { .. })));
+        touch(root, &["a/1.png", "b/readme.txt"]);
+        let error = known(root, Split::Test).unwrap_err().to_string();
+        assert!(error.contains("b` is not a usable data set: it holds no images"), "{error}");
+        assert!(matches!(images_below(&root.join("none")), Err(Error::Io { .. })));
+    }
+}

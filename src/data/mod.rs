@@ -1,0 +1,558 @@
+//! Data sets of known and unknown images.
+
+mod cifar;
+mod folder;
+mod loader;
+mod noise;
+mod protocol;
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use ndarray::Array4;
+use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
+use rayon::prelude::*;
+
+use crate::{
+    error::{Error, Result},
+    image, report,
+};
+use cifar::Cifar;
+pub use loader::prefetch;
+pub use noise::Noise;
+pub use protocol::Protocol;
+
+/// The label of images that belong to no known class.
+pub const UNKNOWN: i64 = -1;
+
+/// The name of the unknown set made of the classes that a protocol leaves out.
+const OTHER_CLASSES: &str = "other-classes";
+
+/// A split of a data set of known classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// The training images.
+    Train,
+    /// The test images.
+    Test,
+}
+
+/// Labelled images, all resized to one size. An image is decoded at every access unless it is
+/// [kept](Dataset::keep).
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    origin: PathBuf,
+    classes: Vec<String>,
+    labels: Vec<i64>,
+    height: usize,
+    width: usize,
+    is_mirrored: bool,
+    source: Arc<Source>,
+    /// The index of each image in the source.
+    places: Vec<usize>,
+    /// The decoded pixels of the first images, filled at first access.
+    kept: Arc<[OnceLock<Box<[u8]>>]>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Cifar(Cifar),
+    Files(Vec<PathBuf>),
+    Noise(Noise),
+}
+
+/// A set of unknown images and the name of its row in the report.
+#[derive(Debug, Clone)]
+pub struct UnknownSet {
+    /// The row's name.
+    pub name: String,
+    /// The images, all labelled [`UNKNOWN`].
+    pub images: Dataset,
+}
+
+impl Dataset {
+    /// Opens a data set of known classes: CIFAR-10's binary files (`data_batch_*.bin`, `test_batch.bin`),
+    /// `train` and `test` folders with one folder of images per class, or class folders alone as the test
+    /// split. Classes are numbered in the order of their folders' names.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Dataset`] if no layout is recognised, a file is truncated, or a class is
+    /// empty.
+    pub fn known(folder: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
+        if let Some(root) = cifar::root(folder)? {
+            let (classes, labels, cifar) = Cifar::read(&root, split)?;
+            return Ok(Self::new(folder, classes, labels, height, width, Source::Cifar(cifar)));
+        }
+        let (classes, labels, files) = folder::known(folder, split)?;
+        Ok(Self::new(folder, classes, labels, height, width, Source::Files(files)))
+    }
+
+    /// Opens unknown images: one split of CIFAR-10's binary files, or all images in a folder and its
+    /// subfolders.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Dataset`] if there are no images.
+    pub fn unknown(folder: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
+        if let Some(root) = cifar::root(folder)? {
+            let (_, labels, cifar) = Cifar::read(&root, split)?;
+            return Ok(Self::without_classes(folder, labels.len(), height, width, Source::Cifar(cifar)));
+        }
+        let files = folder::images_below(folder)?;
+        Ok(Self::without_classes(folder, files.len(), height, width, Source::Files(files)))
+    }
+
+    /// Generated noise as unknown images.
+    #[must_use]
+    pub fn noise(noise: Noise, height: usize, width: usize) -> Self {
+        let origin = noise.to_string();
+        Self::without_classes(Path::new(&origin), noise.count, height, width, Source::Noise(noise))
+    }
+
+    fn without_classes(origin: &Path, count: usize, height: usize, width: usize, source: Source) -> Self {
+        Self::new(origin, Vec::new(), vec![UNKNOWN; count], height, width, source)
+    }
+
+    fn new(
+        origin: &Path,
+        classes: Vec<String>,
+        labels: Vec<i64>,
+        height: usize,
+        width: usize,
+        source: Source,
+    ) -> Self {
+        let (origin, places) = (origin.to_owned(), (0..labels.len()).collect());
+        let (source, kept) = (Arc::new(source), Arc::from([]));
+        Self { origin, classes, labels, height, width, is_mirrored: false, source, places, kept }
+    }
+
+    /// The number of images.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no images.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The names of the classes; empty for unknown images.
+    #[must_use]
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The label of each image: an index into [`classes`](Self::classes), or [`UNKNOWN`].
+    #[must_use]
+    pub fn labels(&self) -> &[i64] {
+        &self.labels
+    }
+
+    /// The name of an image: its path, `FILE#NUMBER` in a binary file, or `gaussian-noise#NUMBER`.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    #[must_use]
+    pub fn name(&self, index: usize) -> String {
+        let place = self.places[index];
+        match &*self.source {
+            Source::Cifar(cifar) => cifar.name(place),
+            Source::Files(files) => files[place].to_string_lossy().into_owned(),
+            Source::Noise(noise) => format!("{}#{place}", noise.name()),
+        }
+    }
+
+    /// Whether the two have images from the same folder or file.
+    #[must_use]
+    pub fn shares_images_with(&self, other: &Self) -> bool {
+        let places = |dataset: &Self| -> HashSet<PathBuf> {
+            let named: HashSet<&Path> = match &*dataset.source {
+                Source::Cifar(cifar) => cifar.files().collect(),
+                Source::Files(files) => {
+                    dataset.places.iter().filter_map(|&place| files[place].parent()).collect()
+                }
+                Source::Noise(_) => HashSet::new(),
+            };
+            named.into_iter().filter_map(|path| path.canonicalize().ok()).collect()
+        };
+        !places(self).is_disjoint(&places(other))
+    }
+
+    /// The number of bytes of an image: 3 x height x width.
+    #[must_use]
+    pub fn image_len(&self) -> usize {
+        3 * self.height * self.width
+    }
+
+    /// The bytes `[3, height, width]` of one image.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Image`] if its file cannot be read.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn pixels(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        let Some(kept) = self.kept.get(index) else { return self.decode(index) };
+        if let Some(pixels) = kept.get() {
+            return Ok(Cow::Borrowed(pixels));
+        }
+        let pixels = self.decode(index)?.into_owned().into_boxed_slice();
+        Ok(Cow::Borrowed(kept.get_or_init(|| pixels)))
+    }
+
+    fn decode(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        let (place, height, width) = (self.places[index], self.height, self.width);
+        let mut pixels = match &*self.source {
+            Source::Cifar(cifar) => cifar.pixels(place, height, width),
+            Source::Files(files) => Cow::Owned(image::pixels(&image::open(&files[place])?, height, width)),
+            Source::Noise(noise) => Cow::Owned(noise.pixels(place, self.image_len())),
+        };
+        if self.is_mirrored {
+            pixels.to_mut().chunks_exact_mut(width).for_each(<[u8]>::reverse);
+        }
+        Ok(pixels)
+    }
+
+    /// The encoded image: the bytes of its file or record, or the name of generated noise.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if its file cannot be read.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len).
+    pub fn encoded(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        let place = self.places[index];
+        Ok(match &*self.source {
+            Source::Cifar(cifar) => Cow::Borrowed(cifar.record(place)),
+            Source::Files(files) => {
+                let file = &files[place];
+                Cow::Owned(std::fs::read(file).map_err(Error::io("read", file))?)
+            }
+            Source::Noise(_) => Cow::Owned(self.name(index).into_bytes()),
+        })
+    }
+
+    /// The bytes `[N, 3, height, width]` of several images, decoded on all threads.
+    ///
+    /// # Errors
+    /// Those of [`pixels`](Self::pixels).
+    ///
+    /// # Panics
+    /// If an index is not below [`len`](Self::len).
+    pub fn batch(&self, indices: &[usize]) -> Result<Array4<u8>> {
+        let mut batch = vec![0; indices.len() * self.image_len()];
+        batch.par_chunks_exact_mut(self.image_len()).zip(indices).try_for_each(|(image, &index)| {
+            image.copy_from_slice(&self.pixels(index)?);
+            Ok(())
+        })?;
+        let shape = (indices.len(), 3, self.height, self.width);
+        Ok(Array4::from_shape_vec(shape, batch).expect("the values match the shape"))
+    }
+
+    /// Several images as the network's input, `[N, 3, height, width]` in 0..=1, decoded on all threads.
+    ///
+    /// # Errors
+    /// Those of [`pixels`](Self::pixels).
+    ///
+    /// # Panics
+    /// If an index is not below [`len`](Self::len).
+    pub fn images(&self, indices: &[usize]) -> Result<Array4<f32>> {
+        Ok(self.batch(indices)?.mapv(image::unit))
+    }
+
+    /// Keeps the first images in memory once they are decoded, as far as a budget in bytes allows. Their size
+    /// is subtracted from the budget.
+    #[must_use]
+    pub fn keep(mut self, budget: &mut u64) -> Self {
+        // CIFAR-10 is in memory already.
+        if matches!(&*self.source, Source::Cifar(cifar) if cifar.has_size(self.height, self.width)) {
+            return self;
+        }
+        let each = (self.image_len() + size_of::<OnceLock<Box<[u8]>>>()) as u64;
+        let count = (*budget / each).min(self.len() as u64);
+        *budget -= count * each;
+        self.kept = (0..count).map(|_| OnceLock::new()).collect();
+        self
+    }
+
+    /// The same images, flipped horizontally; flipping twice restores them. No decoded image is kept.
+    #[must_use]
+    pub fn mirrored(mut self) -> Self {
+        self.is_mirrored = !self.is_mirrored;
+        self.kept = Arc::from([]);
+        self
+    }
+
+    /// Renumbers the labels to index `classes`, the class names of a model.
+    ///
+    /// # Errors
+    /// [`Error::Classes`] if the model lacks a class of the data set.
+    pub fn align(mut self, classes: &[String]) -> Result<Self> {
+        let places: HashMap<&String, i64> = classes.iter().zip(0..).collect();
+        let place = |class| {
+            places.get(class).copied().ok_or_else(|| Error::Classes {
+                path: self.origin.clone(),
+                reason: format!("`{class}` is not one of the known classes: {}", classes.join(", ")),
+            })
+        };
+        let places = self.classes.iter().map(place).collect::<Result<Vec<i64>>>()?;
+        for label in &mut self.labels {
+            if let Ok(class) = usize::try_from(*label) {
+                *label = places[class];
+            }
+        }
+        self.classes = classes.to_vec();
+        Ok(self)
+    }
+
+    /// Divides the images by a protocol: those of its known classes, renumbered from 0, and the rest as
+    /// unknown images.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the data set does not have ten classes.
+    pub fn divide(&self, protocol: &Protocol) -> Result<(Self, Self)> {
+        if self.classes.len() != protocol::CLASSES {
+            let (found, wanted) = (self.classes.len(), protocol::CLASSES);
+            let reason = format!("needs {wanted} classes, `{}` has {found}", self.origin.display());
+            return Err(Error::setting("protocol", protocol, reason));
+        }
+        let place = |label: i64| protocol.known.iter().position(|&class| i64::try_from(class) == Ok(label));
+        let places: Vec<Option<usize>> = self.labels.iter().map(|&label| place(label)).collect();
+        let indices = |is_known: bool| -> Vec<usize> {
+            (0..self.len()).filter(|&index| places[index].is_some() == is_known).collect()
+        };
+        let mut known = self.pick(&indices(true));
+        known.labels = places.iter().flatten().map(|&place| place as i64).collect();
+        known.classes = protocol.known.iter().map(|&class| self.classes[class].clone()).collect();
+        let mut others = self.pick(&indices(false));
+        others.labels.fill(UNKNOWN);
+        others.classes.clear();
+        Ok((known, others))
+    }
+
+    /// The images at these indices, in their order. No decoded image is kept.
+    ///
+    /// # Panics
+    /// If an index is not below [`len`](Self::len).
+    #[must_use]
+    pub fn pick(&self, indices: &[usize]) -> Self {
+        let (labels, places) = indices.iter().map(|&index| (self.labels[index], self.places[index])).unzip();
+        Self { labels, places, kept: Arc::from([]), ..self.clone() }
+    }
+
+    /// Draws `count` images at random with a seed. Returns their indices and those of the rest, both
+    /// ascending.
+    #[must_use]
+    pub fn draw(&self, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+        let mut order = shuffled(self.len(), seed);
+        let mut rest = order.split_off(count.min(order.len()));
+        order.sort_unstable();
+        rest.sort_unstable();
+        (order, rest)
+    }
+}
+
+impl UnknownSet {
+    /// Opens unknown sets as a user wrote them. Their names are rows of the report, so they must be unique
+    /// and not reserved.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), and [`Error::Setting`] if a name is taken.
+    pub fn open_all(texts: &[String], height: usize, width: usize) -> Result<Vec<Self>> {
+        let mut sets: Vec<Self> = Vec::with_capacity(texts.len());
+        for text in texts {
+            let set = Self::open(text, height, width)?;
+            let is_reserved = set.name == OTHER_CLASSES || report::RESERVED.contains(&set.name.as_str());
+            if is_reserved || sets.iter().any(|other| other.name == set.name) {
+                let reason = format!("the name `{}` is taken", set.name);
+                return Err(Error::setting("unknown set", format!("`{text}`"), reason));
+            }
+            sets.push(set);
+        }
+        Ok(sets)
+    }
+
+    /// Opens an unknown set as a user wrote it: `NAME=FOLDER`, `gaussian-noise[:COUNT]` or
+    /// `uniform-noise[:COUNT]`, with 1,000 images by default.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for any other text, and those of [`Dataset::unknown`].
+    pub fn open(text: &str, height: usize, width: usize) -> Result<Self> {
+        if let Some((name, folder)) = Self::folder(text) {
+            let images = Dataset::unknown(Path::new(folder), Split::Test, height, width)?;
+            return Ok(Self { name: name.to_owned(), images });
+        }
+        let noise: Noise = text.parse()?;
+        Ok(Self { name: noise.name().to_owned(), images: Dataset::noise(noise, height, width) })
+    }
+
+    /// Name and folder, if the text is `NAME=FOLDER`.
+    pub(crate) fn folder(text: &str) -> Option<(&str, &str)> {
+        text.split_once('=').filter(|(name, _)| !name.is_empty())
+    }
+}
+
+/// Opens the training split of the known classes, limited to the known classes of a protocol if there is one.
+///
+/// # Errors
+/// Those of [`Dataset::known`] and [`Dataset::divide`].
+pub fn open_training(
+    known: &Path,
+    protocol: Option<&Protocol>,
+    height: usize,
+    width: usize,
+) -> Result<Dataset> {
+    let known = Dataset::known(known, Split::Train, height, width)?;
+    match protocol {
+        Some(protocol) => Ok(known.divide(protocol)?.0),
+        None => Ok(known),
+    }
+}
+
+/// Opens the test split of the known classes, and the unknown sets. With a protocol, only its known classes
+/// are known; the rest are the first unknown set, `other-classes`.
+///
+/// # Errors
+/// Those of [`Dataset::known`], [`Dataset::divide`] and [`UnknownSet::open_all`].
+pub fn open_test(
+    known: &Path,
+    unknown: &[String],
+    protocol: Option<&Protocol>,
+    height: usize,
+    width: usize,
+) -> Result<(Dataset, Vec<UnknownSet>)> {
+    let mut known = Dataset::known(known, Split::Test, height, width)?;
+    let mut sets = Vec::new();
+    if let Some(protocol) = protocol {
+        let (divided, images) = known.divide(protocol)?;
+        known = divided;
+        sets.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
+    }
+    sets.extend(UnknownSet::open_all(unknown, height, width)?);
+    Ok((known, sets))
+}
+
+/// A permutation of 0..count that depends only on the seed.
+#[must_use]
+pub fn shuffled(count: usize, seed: u64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..count).collect();
+    order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 32x32 images whose bytes are all the image's index.
+    fn numbered(labels: &[i64], classes: &[&str]) -> Dataset {
+        let records = (0..labels.len()).flat_map(|index| vec![index as u8; 3072]).collect();
+        let classes = classes.iter().map(|&name| name.to_owned()).collect();
+        let source = Source::Cifar(Cifar::of(vec![("a.bin".into(), labels.len())], records));
+        Dataset::new(Path::new("numbered"), classes, labels.to_vec(), 32, 32, source)
+    }
+
+    fn first_bytes(dataset: &Dataset) -> Vec<u8> {
+        (0..dataset.len()).map(|index| dataset.pixels(index).unwrap()[0]).collect()
+    }
+
+    #[test]
+    fn labels_are_aligned_by_class_name() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let dataset = numbered(&[0, 1, 1, UNKNOWN], &["a", "b"]);
+        let aligned = dataset.clone().align(&names(&["b", "c", "a"])).unwrap();
+        assert_eq!(aligned.labels(), [2, 0, 0, UNKNOWN]);
+        let error = dataset.align(&names(&["b", "c"])).unwrap_err();
+        assert!(matches!(error, Error::Classes { .. }), "{error}");
+        assert!(error.to_string().contains("`a` is not one of the known classes: b, c"), "{error}");
+    }
+
+    #[test]
+    fn a_protocol_divides_ten_classes() {
+        let dataset = numbered(&[9, 3, 0, 9, 8], &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        let protocol = "cac-2021/0".parse().unwrap();
+        let (known, others) = dataset.divide(&protocol).unwrap();
+        assert_eq!((known.labels(), known.classes()[5].as_str()), (&[5, 0, 5][..], "9"));
+        assert_eq!((first_bytes(&known), first_bytes(&others)), (vec![0, 2, 3], vec![1, 4]));
+        assert_eq!((others.labels(), others.classes().len()), (&[UNKNOWN; 2][..], 0));
+        let error = known.divide(&protocol).unwrap_err().to_string();
+        assert!(error.contains("needs 10 classes, `numbered` has 6"), "{error}");
+    }
+
+    #[test]
+    fn picked_images_keep_their_names_and_pixels() {
+        let dataset = numbered(&[0; 5], &["a"]).pick(&[4, 1, 3]).pick(&[2, 0]);
+        assert_eq!((dataset.name(0), dataset.name(1)), ("a.bin#3".to_owned(), "a.bin#4".to_owned()));
+        assert_eq!((first_bytes(&dataset), dataset.encoded(1).unwrap()[0]), (vec![3, 4], 4));
+        let noise = Dataset::noise(Noise::uniform(9), 2, 2);
+        let picked = noise.pick(&[7]);
+        assert_eq!(
+            (picked.name(0).as_str(), picked.pixels(0).unwrap()),
+            ("uniform-noise#7", noise.pixels(7).unwrap())
+        );
+    }
+
+    #[test]
+    fn mirrored_images_are_flipped_horizontally() {
+        let dataset = Dataset::noise(Noise::uniform(2), 1, 2);
+        let mirrored = dataset.clone().mirrored();
+        let bytes = dataset.pixels(1).unwrap();
+        let reversed = [1, 0, 3, 2, 5, 4].map(|place| bytes[place]);
+        assert_eq!(*mirrored.pixels(1).unwrap(), reversed);
+        assert_eq!(*mirrored.pick(&[1]).pixels(0).unwrap(), reversed);
+        assert_eq!(mirrored.mirrored().batch(&[0, 1]).unwrap(), dataset.batch(&[0, 1]).unwrap());
+    }
+
+    #[test]
+    fn images_are_kept_up_to_the_budget() {
+        let folder = tempfile::tempdir().unwrap();
+        for index in 0..4 {
+            let path = folder.path().join(format!("{index}.png"));
+            ::image::RgbImage::from_pixel(8, 8, ::image::Rgb([index; 3])).save(path).unwrap();
+        }
+        let each = 3 * 8 * 8 + size_of::<OnceLock<Box<[u8]>>>() as u64;
+        let mut budget = 2 * each + 5;
+        let dataset = Dataset::unknown(folder.path(), Split::Test, 8, 8).unwrap().keep(&mut budget);
+        assert_eq!(budget, 5);
+        assert_eq!(first_bytes(&dataset), [0, 1, 2, 3]);
+        std::fs::remove_file(folder.path().join("1.png")).unwrap();
+        std::fs::remove_file(folder.path().join("3.png")).unwrap();
+        assert_eq!(dataset.pixels(1).unwrap()[0], 1, "kept");
+        assert!(dataset.pixels(3).is_err(), "not kept");
+    }
+
+    #[test]
+    fn a_draw_is_seeded_and_complete() {
+        let dataset = Dataset::noise(Noise::uniform(100), 1, 1);
+        let (drawn, rest) = dataset.draw(30, 7);
+        assert_eq!((drawn.len(), rest.len()), (30, 70));
+        let mut all = [drawn.clone(), rest].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+        assert_eq!(dataset.draw(30, 7).0, drawn);
+        assert_ne!(dataset.draw(30, 8).0, drawn);
+        assert_eq!(dataset.draw(1000, 7).0.len(), 100);
+    }
+
+    #[test]
+    fn unknown_sets_are_parsed() {
+        let noise = UnknownSet::open("gaussian-noise:5", 2, 3).unwrap();
+        assert_eq!((noise.name.as_str(), noise.images.len()), ("gaussian-noise", 5));
+        assert_eq!(noise.images.pixels(4).unwrap().len(), 18);
+        assert_eq!(UnknownSet::open("uniform-noise", 2, 3).unwrap().images.len(), 1000);
+        for wrong in ["", "noise", "gaussian-noise:0", "gaussian-noise:-3", "=folder"] {
+            assert!(matches!(UnknownSet::open(wrong, 2, 3), Err(Error::Setting { .. })), "{wrong}");
+        }
+        assert!(matches!(UnknownSet::open("a=/no/such", 2, 3), Err(Error::Io { .. })));
+        let all = |texts: &[&str]| {
+            UnknownSet::open_all(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), 2, 3)
+        };
+        assert_eq!(all(&["gaussian-noise:5", "uniform-noise:5"]).unwrap().len(), 2);
+        assert!(matches!(all(&["uniform-noise:5", "uniform-noise:6"]), Err(Error::Setting { .. })));
+    }
+}

@@ -1,0 +1,160 @@
+//! Publishes a model for Triton Inference Server and KServe: a model repository and an InferenceService.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    error::{Error, Result},
+    files::atomic,
+    model::file::ModelFile,
+};
+
+/// The maximum batch size on Triton.
+const MAX_BATCH: usize = 64;
+
+/// The result of [`publish`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The model's folder in the repository.
+    pub folder: PathBuf,
+    /// The version, from 1; Triton serves the highest.
+    pub version: u64,
+    /// The KServe InferenceService.
+    pub service: PathBuf,
+}
+
+/// Adds a model file to a model repository, as the next version under the file's name: `NAME/config.pbtxt`,
+/// `NAME/labels.txt` and `NAME/VERSION/model.onnx`. The version's folder appears atomically. Also writes
+/// `NAME.yaml`, a KServe InferenceService for the whole repository, unless it exists. Missing folders are
+/// created; other models and versions are unchanged.
+///
+/// # Errors
+/// [`Error::Io`], and those of [`Scorer::from_bytes`](crate::scorer::Scorer::from_bytes) if it is not a model
+/// of this toolkit.
+pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
+    let bytes = fs::read(model).map_err(Error::io("read", model))?;
+    let (file, _) = ModelFile::parse(&bytes, &model.display().to_string())?;
+    let name = name(model);
+    let folder = repository.join(&name);
+    fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    let service_file = repository.join(format!("{name}.yaml"));
+    if !service_file.exists() {
+        atomic::write(&service_file, service(&name).as_bytes())?;
+    }
+    let new = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempdir_in(&folder)
+        .map_err(Error::io("create a folder in", &folder))?;
+    atomic::write(&new.path().join("model.onnx"), &bytes)?;
+    atomic::write(&folder.join("config.pbtxt"), config(&name, &file).as_bytes())?;
+    atomic::write(&folder.join("labels.txt"), (file.manifest.decision.classes.join("\n") + "\n").as_bytes())?;
+    // The server runs as another user.
+    #[cfg(unix)]
+    fs::set_permissions(new.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .map_err(Error::io("set the permissions of", new.path()))?;
+    let mut version = next_version(&folder)?;
+    loop {
+        let target = folder.join(version.to_string());
+        match fs::rename(new.path(), &target) {
+            Ok(()) => return Ok(Published { folder, version, service: service_file }),
+            // Another process has just published this version.
+            Err(_) if target.exists() => version += 1,
+            Err(error) => return Err(Error::io("create", &target)(error)),
+        }
+    }
+}
+
+/// The file's name in the characters that Kubernetes allows, starting with a letter.
+fn name(model: &Path) -> String {
+    let stem = model.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
+    let name = stem.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+    let mut name = name.trim_matches('-').to_owned();
+    if !name.starts_with(|letter: char| letter.is_ascii_alphabetic()) {
+        name.insert_str(0, "model-");
+    }
+    name.truncate(63);
+    name.trim_end_matches('-').to_owned()
+}
+
+/// One more than the highest existing version.
+fn next_version(folder: &Path) -> Result<u64> {
+    let entries = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    let versions = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u64>().ok());
+    Ok(versions.max().unwrap_or(0).saturating_add(1))
+}
+
+/// The configuration, an `inference.ModelConfig` in protobuf's text format.
+fn config(name: &str, file: &ModelFile) -> String {
+    let input = &file.manifest.decision.input;
+    let (height, width, classes) = (input.height, input.width, file.manifest.decision.classes.len());
+    // To Triton, a fixed batch is an ordinary axis.
+    let (max_batch, batch) = match file.batch {
+        Some(batch) => (0, format!("{batch}, ")),
+        None => (MAX_BATCH, String::new()),
+    };
+    let (kind, image) = if file.takes_bytes {
+        ("UINT8", format!("{height}, {width}, 3"))
+    } else {
+        ("FP32", format!("3, {height}, {width}"))
+    };
+    // Triton's tensors need an axis after the batch; these have none.
+    let column = match file.batch {
+        Some(batch) => format!("dims: [ {batch} ]"),
+        None => "dims: [ 1 ] reshape: { shape: [ ] }".to_owned(),
+    };
+    let batching =
+        if max_batch > 0 { "dynamic_batching { max_queue_delay_microseconds: 1000 }\n" } else { "" };
+    format!(
+        r#"name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {max_batch}
+input [
+  {{ name: "images" data_type: TYPE_{kind} dims: [ {batch}{image} ] }}
+]
+output [
+  {{ name: "logits" data_type: TYPE_FP32 dims: [ {batch}{classes} ] label_filename: "labels.txt" }},
+  {{ name: "distances" data_type: TYPE_FP32 dims: [ {batch}{classes} ] }},
+  {{ name: "score" data_type: TYPE_FP32 {column} }},
+  {{ name: "label" data_type: TYPE_INT64 {column} }},
+  {{ name: "unknown" data_type: TYPE_BOOL {column} }}
+]
+{batching}"#
+    )
+}
+
+fn service(name: &str) -> String {
+    format!(
+        "apiVersion: serving.kserve.io/v1beta1
+kind: InferenceService
+metadata:
+  name: {name}
+spec:
+  predictor:
+    model:
+      runtime: kserve-tritonserver
+      protocolVersion: v2
+      modelFormat:
+        name: onnx
+      # The folder of this file, as the cluster reaches it: pvc://, s3://, gs://, ...
+      storageUri: pvc://models
+"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_valid_in_kubernetes() {
+        let named = |path: &str| name(Path::new(path));
+        assert_eq!(named("a/cifar10-wrn-40-2.onnx"), "cifar10-wrn-40-2");
+        assert_eq!(named("My Model_1.onnx"), "my-model-1");
+        assert_eq!(named("10.onnx"), "model-10");
+        assert_eq!(named("_.onnx"), "model");
+        assert_eq!(named("häschen.onnx"), "h-schen");
+        assert_eq!(named(&"1".repeat(80)).len(), 63);
+    }
+}

@@ -1,0 +1,9 @@
+//! Files: atomic writes, downloads, checksums and score files.
+
+pub(crate) mod atomic;
+#[cfg(feature = "files")]
+pub(crate) mod download;
+#[cfg(feature = "files")]
+pub mod scores;
+#[cfg(feature = "files")]
+pub(crate) mod sha256;

@@ -1,0 +1,101 @@
+//! Decodes image files and resizes them to a network's input. Training, evaluation and embedding programs
+//! share this code.
+
+mod decode;
+mod resize;
+
+pub use image::RgbImage;
+use serde::{Deserialize, Serialize};
+use std::ops::RangeInclusive;
+
+use crate::error::{Error, Result};
+pub use decode::{from_bytes, open};
+
+/// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, and GIF.
+pub const EXTENSIONS: [&str; 10] = ["bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
+
+/// The heights and widths that a network's input may have, in pixels.
+pub const SIZES: RangeInclusive<usize> = 8..=4096;
+
+/// The input of a network: RGB in 0..=1, which the network normalises to (x - mean) / std.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
+    /// The mean of each channel.
+    pub mean: [f32; 3],
+    /// The standard deviation of each channel.
+    pub std: [f32; 3],
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self { height: 32, width: 32, mean: [0.5; 3], std: [0.5; 3] }
+    }
+}
+
+impl Input {
+    /// Checks the size and the normalisation.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the size is out of range, a mean is not finite, or a standard deviation is not
+    /// positive.
+    pub(crate) fn check(&self, sizes: &RangeInclusive<usize>) -> Result<()> {
+        if let Some(size) = [self.height, self.width].into_iter().find(|size| !sizes.contains(size)) {
+            let (least, most) = (sizes.start(), sizes.end());
+            return Err(Error::setting("size", size, format!("must be {least} to {most} pixels")));
+        }
+        if !self.mean.iter().all(|mean| mean.is_finite()) {
+            return Err(Error::setting("mean", format!("{:?}", self.mean), "must be finite"));
+        }
+        if !self.std.iter().all(|&std| std.is_finite() && std > 0.0) {
+            return Err(Error::setting("std", format!("{:?}", self.std), "must be positive and finite"));
+        }
+        Ok(())
+    }
+
+    /// The number of values of an image: 3 x height x width.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        3 * self.height * self.width
+    }
+}
+
+/// Resizes an image to RGB bytes `[3, height, width]`. The result is byte-identical to torchvision's
+/// `Resize((height, width))` on a PIL image: bilinear, antialiased, without keeping the aspect ratio.
+#[must_use]
+pub fn pixels(image: &RgbImage, height: usize, width: usize) -> Vec<u8> {
+    resize::planes(image, height, width)
+}
+
+/// [`pixels`] as the scorer's input: values `[3, height, width]` in 0..=1.
+#[must_use]
+pub fn tensor(image: &RgbImage, height: usize, width: usize) -> Vec<f32> {
+    pixels(image, height, width).into_iter().map(unit).collect()
+}
+
+/// A byte as a value in 0..=1.
+#[must_use]
+pub fn unit(byte: u8) -> f32 {
+    f32::from(byte) / 255.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_are_not_square_keep_their_layout() {
+        let image = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, (10 * y + x) as u8]));
+        assert_eq!(
+            pixels(&image, 2, 3),
+            [[0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1], [0, 1, 2, 10, 11, 12]].concat()
+        );
+        let shrunk = pixels(&image, 1, 3);
+        assert_eq!(shrunk[6..], [5, 6, 7], "height shrinks, width stays");
+        assert_eq!(pixels(&RgbImage::new(0, 5), 1, 2), [0; 6]);
+        assert_eq!(tensor(&image, 2, 3)[12 + 3], 10.0 / 255.0);
+    }
+}

@@ -1,0 +1,129 @@
+//! Turns weights trained elsewhere into a checkpoint for [`export`].
+
+mod reference;
+
+use ndarray::{Array2, Axis};
+
+use crate::{
+    data::{Dataset, Noise},
+    error::{Error, Result},
+    eval,
+    export::{self, ExportOptions, ThresholdRule},
+    image::{Input, SIZES},
+    method::{self, AnchorKind, Loss},
+    run::{CheckBatch, Checkpoint, Facts},
+    scorer::{Provider, Scorer},
+    weights::Weights,
+};
+
+/// The facts that weights do not contain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImportOptions {
+    /// The name of the weights in the model file.
+    pub name: String,
+    /// The names of the classes in the order of the logits; numbers by default.
+    pub classes: Option<Vec<String>>,
+    /// The input of the network. A size that the weights fix takes precedence.
+    pub input: Input,
+    /// The training loss; its magnitude gives the anchors if the file has none.
+    pub loss: Loss,
+}
+
+/// Known images for the class means and the threshold.
+#[derive(Debug, Clone, Copy)]
+pub struct Calibration<'a> {
+    /// Images of all known classes, with labels in the order of the logits.
+    pub images: &'a Dataset,
+    /// Whether the class means of the logits become the anchors, as in the paper's code before a test.
+    pub class_means: bool,
+    /// Whether flipped images also count for the class means, as in the paper's code for objects.
+    pub mirrored: bool,
+    /// The provider that runs the network.
+    pub provider: Provider,
+}
+
+/// Builds a checkpoint from weights. Its anchors are those of the file (`anchors`, or `means` in files of the
+/// paper's code), or fixed ones if the file has none or only zeros.
+///
+/// # Errors
+/// [`Error::Weights`] if a tensor is missing, misshaped or not finite, [`Error::Setting`] if the classes or
+/// the input do not match the weights.
+pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoint> {
+    let found = weights.recognize()?;
+    let count = found.classes.ok_or_else(|| weights.error("the last layer is missing".to_owned()))?;
+    let mut input = options.input;
+    if let Some(size) = found.size {
+        (input.height, input.width) = (size, size);
+    }
+    input.check(&SIZES)?;
+    let layers = found.architecture.layers(count, input.height, input.width)?;
+    let network = weights.of_layers(&layers)?;
+    let classes = class_names(options.classes.as_deref(), count)?;
+    let fixed = method::fixed_anchors(count, options.loss.magnitude);
+    let given = ["anchors", "means"].into_iter().find(|name| weights.get(name).is_some());
+    let given = given.map(|name| weights.matrix(name, [count, count])).transpose()?;
+    let is_set = |anchors: &Array2<f32>| anchors.iter().any(|&value| value != 0.0);
+    let anchors = given.filter(is_set).unwrap_or_else(|| fixed.clone());
+
+    let images = Dataset::noise(Noise::uniform(2), input.height, input.width).images(&[0, 1])?;
+    let logits = reference::logits(&layers, &network, &input, images.view())?;
+    let facts = Facts {
+        classes,
+        input,
+        architecture: found.architecture,
+        loss: options.loss,
+        anchors: if anchors == fixed { AnchorKind::Fixed } else { AnchorKind::ClassMeans },
+        score: options.loss.rejection_score(false),
+        imported: Some(options.name.clone()),
+        training: None,
+        data: None,
+    };
+    let held_out = Array2::zeros((0, count));
+    Ok(Checkpoint { facts, network, anchors, held_out, test: None, check: CheckBatch { images, logits } })
+}
+
+/// The names of `count` classes: those given, or numbers.
+fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
+    let Some(classes) = given else { return Ok((0..count).map(|class| class.to_string()).collect()) };
+    let refused = |reason: String| Err(Error::setting("classes", classes.join(","), reason));
+    if classes.len() != count {
+        return refused(format!("the weights are for {count} classes"));
+    }
+    if let Some(twice) = (1..count).find(|&place| classes[..place].contains(&classes[place])) {
+        return refused(format!("`{}` occurs twice", classes[twice]));
+    }
+    Ok(classes.to_vec())
+}
+
+/// Runs known images through the network. Their logits become the held-out logits, and their class means the
+/// anchors if requested. Returns the accuracy, 0 to 1; a low one suggests classes in another order.
+/// `progress` receives the number of images of each finished batch.
+///
+/// # Errors
+/// Those of [`export::export`] and of [`eval::logits`].
+pub fn calibrate(
+    checkpoint: &mut Checkpoint,
+    calibration: &Calibration,
+    mut progress: impl FnMut(usize),
+) -> Result<f64> {
+    let any = ExportOptions { threshold: ThresholdRule::Value(f32::MAX), ..ExportOptions::default() };
+    let (_, bytes) = export::build(checkpoint, &any)?;
+    let scorer = Scorer::from_bytes(&bytes, calibration.provider)?;
+    let images = calibration.images;
+    let logits = eval::logits(&scorer, images, &mut progress)?;
+    if calibration.class_means {
+        let (mut all, mut truth) = (logits.clone(), images.labels().to_vec());
+        if calibration.mirrored {
+            let mirrored = eval::logits(&scorer, &images.clone().mirrored(), &mut progress)?;
+            all.append(Axis(0), mirrored.view()).expect("one row per image");
+            truth.extend(images.labels());
+        }
+        checkpoint.anchors = method::class_means(all.view(), &truth, checkpoint.anchors.view());
+        checkpoint.facts.anchors = AnchorKind::ClassMeans;
+    }
+    let nearest = method::nearest(method::distances(logits.view(), checkpoint.anchors.view()).view());
+    checkpoint.held_out = logits;
+    let is_correct = |(found, label): &(usize, &i64)| i64::try_from(*found) == Ok(**label);
+    let correct = nearest.into_iter().zip(images.labels()).filter(is_correct).count();
+    Ok(correct as f64 / images.len() as f64)
+}

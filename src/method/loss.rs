@@ -1,0 +1,162 @@
+//! The loss: its definition, its defaults, and its value in double precision.
+
+use ndarray::{ArrayView1, ArrayView2, Zip};
+use serde::{Deserialize, Serialize};
+
+use super::{AnchorKind, RejectionScore};
+
+/// The definition of the loss and of its rejection score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// The paper and its official code: Euclidean distances, anchors replaced by class means at test time.
+    Paper,
+    /// pytorch-ood 0.4.0, bit-compatible: squared distances, fixed anchors, its tuplet term's quirks.
+    PytorchOod,
+    /// Cross-entropy, to train a backbone without clustering. The anchors are fixed, so the nearest is that
+    /// of the largest logit.
+    CrossEntropy,
+}
+
+/// The loss: `tuplet + weight * anchor`, or the cross-entropy.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The definition.
+    pub variant: Variant,
+    /// The length of the anchors, which are multiples of the unit vectors; positive.
+    pub magnitude: f64,
+    /// The weight of the anchor term (the paper's lambda, pytorch-ood's alpha); at least 0. Cross-entropy has
+    /// none.
+    pub weight: f64,
+}
+
+impl Loss {
+    /// The variant with its defaults: magnitude 10 and weight 0.1 as in the paper, or 5 and 2 as in
+    /// pytorch-ood's tutorial.
+    #[must_use]
+    pub fn new(variant: Variant) -> Self {
+        match variant {
+            Variant::Paper => Self { variant, magnitude: 10.0, weight: 0.1 },
+            Variant::PytorchOod => Self { variant, magnitude: 5.0, weight: 2.0 },
+            Variant::CrossEntropy => Self { variant, magnitude: 10.0, weight: 0.0 },
+        }
+    }
+
+    /// The default rejection score. Training with outliers lowers all of their logits, not only the largest;
+    /// the energy at half the length of the anchors detects this best. Without outliers, it is the variant's
+    /// own score.
+    #[must_use]
+    pub fn rejection_score(&self, with_outliers: bool) -> RejectionScore {
+        match self.variant {
+            Variant::Paper | Variant::PytorchOod if with_outliers => {
+                RejectionScore::Energy { temperature: (self.magnitude / 2.0) as f32 }
+            }
+            Variant::Paper => RejectionScore::Cac,
+            Variant::PytorchOod => RejectionScore::PytorchOod,
+            Variant::CrossEntropy => RejectionScore::ENERGY,
+        }
+    }
+
+    /// The default anchors for that score. Class means are for the paper's score. The others ignore the
+    /// anchors or are defined with fixed ones, whose accuracy is at least as high.
+    #[must_use]
+    pub fn anchor_kind(&self, with_outliers: bool) -> AnchorKind {
+        match self.rejection_score(with_outliers) {
+            RejectionScore::Cac => AnchorKind::ClassMeans,
+            _ => AnchorKind::Fixed,
+        }
+    }
+
+    /// The mean loss over the known images; 0 if there are none. Images with negative labels (unknown), or
+    /// labels of C and above, are ignored.
+    ///
+    /// This is the double-precision reference for the differentiable loss of `train`, which receives only
+    /// known images.
+    #[must_use]
+    pub fn value(&self, logits: ArrayView2<f64>, labels: &[i64], anchors: ArrayView2<f64>) -> f64 {
+        let classes = anchors.nrows();
+        let mut sum = 0.0;
+        let mut known = 0_u32;
+        for (z, &label) in logits.rows().into_iter().zip(labels) {
+            let Some(y) = usize::try_from(label).ok().filter(|&y| y < classes) else { continue };
+            let distance = |anchor: ArrayView1<f64>| {
+                let squared = Zip::from(z).and(anchor).fold(0.0, |sum, z, a| sum + (z - a) * (z - a));
+                if self.variant == Variant::PytorchOod { squared } else { squared.sqrt() }
+            };
+            let d: Vec<f64> = anchors.rows().into_iter().map(distance).collect();
+            sum += match self.variant {
+                Variant::Paper => log_one_plus_sum_exp((0..classes).filter(|&j| j != y).map(|j| d[y] - d[j])),
+                // As published: the sum includes y and leaves out the last class.
+                Variant::PytorchOod => {
+                    log_one_plus_sum_exp((0..classes - 1).map(|j| (d[y] - d[j]).min(50.0)))
+                }
+                Variant::CrossEntropy => {
+                    log_one_plus_sum_exp((0..classes).filter(|&j| j != y).map(|j| z[j] - z[y]))
+                }
+            };
+            if self.variant != Variant::CrossEntropy {
+                sum += self.weight * d[y];
+            }
+            known += 1;
+        }
+        if known == 0 { 0.0 } else { sum / f64::from(known) }
+    }
+}
+
+/// log(1 + sum of exp x) without overflow.
+fn log_one_plus_sum_exp(xs: impl Iterator<Item = f64> + Clone) -> f64 {
+    let greatest = xs.clone().fold(0.0, f64::max);
+    greatest + (xs.map(|x| (x - greatest).exp()).sum::<f64>() + (-greatest).exp_m1()).ln_1p()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::fixed_anchors;
+    use ndarray::{Array2, Axis, arr2};
+
+    #[test]
+    fn loss_by_hand() {
+        // On its own anchor: tuplet = log(1 + 2 exp(-sqrt 2)), anchor term 0.
+        let anchors = Array2::from_diag_elem(3, 1.0);
+        let z = arr2(&[[1.0, 0.0, 0.0]]);
+        let paper = Loss { variant: Variant::Paper, magnitude: 1.0, weight: 0.1 };
+        let expected = (1.0 + 2.0 * (-2_f64.sqrt()).exp()).ln();
+        assert!((paper.value(z.view(), &[0], anchors.view()) - expected).abs() < 1e-12);
+        // pytorch-ood sums over classes 0 and 1 whatever the label: exp(0) + exp(-2), then exp(2) + exp(2).
+        let other = Loss { variant: Variant::PytorchOod, magnitude: 1.0, weight: 2.0 };
+        let expected = (1.0 + 1.0 + (-2_f64).exp()).ln();
+        assert!((other.value(z.view(), &[0], anchors.view()) - expected).abs() < 1e-12);
+        let expected = (1.0 + 2_f64.exp() + 1.0).ln() + 2.0 * 2.0;
+        assert!((other.value(z.view(), &[2], anchors.view()) - expected).abs() < 1e-12);
+    }
+
+    #[test]
+    fn loss_ignores_unknown_labels() {
+        let anchors = fixed_anchors(2, 1.0).mapv(f64::from);
+        let z = arr2(&[[1.0, 0.0], [7.0, 7.0], [9.0, 1.0]]);
+        let loss = Loss::new(Variant::Paper);
+        let alone = loss.value(z.slice_axis(Axis(0), (..1).into()), &[0], anchors.view());
+        assert_eq!(loss.value(z.view(), &[0, -1, 2], anchors.view()), alone);
+        assert_eq!(loss.value(z.view(), &[-1, -1, -7], anchors.view()), 0.0);
+    }
+
+    #[test]
+    fn default_scores_and_anchors() {
+        use AnchorKind::{ClassMeans, Fixed};
+        for (variant, with_outliers, score, anchors) in [
+            (Variant::Paper, true, "energy:5", Fixed),
+            (Variant::PytorchOod, true, "energy:2.5", Fixed),
+            (Variant::CrossEntropy, true, "energy", Fixed),
+            (Variant::Paper, false, "cac", ClassMeans),
+            (Variant::PytorchOod, false, "pytorch-ood", Fixed),
+        ] {
+            let loss = Loss::new(variant);
+            assert_eq!(
+                (&*loss.rejection_score(with_outliers).to_string(), loss.anchor_kind(with_outliers)),
+                (score, anchors),
+                "{variant:?}"
+            );
+        }
+    }
+}

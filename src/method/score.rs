@@ -1,0 +1,194 @@
+//! Rejection scores.
+
+use std::{fmt, str::FromStr};
+
+use ndarray::{Array1, ArrayView1, ArrayView2, Zip};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// A rejection score, computed from the logits z and their Euclidean distances d to the anchors. Larger =
+/// more likely unknown. As text `cac`, `min-distance`, `pytorch-ood`, `msp`, `max-logit`, `energy` or, for a
+/// temperature other than 1, `energy:T`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum RejectionScore {
+    /// The paper's score: min over c of d_c (1 - softmin(d)_c), at least 0.
+    Cac,
+    /// The distance to the nearest anchor, at least 0.
+    MinDistance,
+    /// pytorch-ood's score: -max over c of d_c² (1 - softmin(d²)_c), at most 0. It takes any image with large
+    /// logits for known; offered for comparison.
+    PytorchOod,
+    /// -max softmax(z) (Hendrycks and Gimpel, arXiv 1610.02136), -1 to -1/C; offered for comparison.
+    Msp,
+    /// -max z (Hendrycks et al., arXiv 1911.11132); offered for comparison.
+    MaxLogit,
+    /// The energy: -T log sum exp z/T (Liu et al., arXiv 2010.03759). A high temperature weighs all logits, a
+    /// low one the largest.
+    Energy {
+        /// T, 0.001 to 1,000,000.
+        temperature: f32,
+    },
+}
+
+impl fmt::Display for RejectionScore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cac => f.write_str("cac"),
+            Self::MinDistance => f.write_str("min-distance"),
+            Self::PytorchOod => f.write_str("pytorch-ood"),
+            Self::Msp => f.write_str("msp"),
+            Self::MaxLogit => f.write_str("max-logit"),
+            &Self::ENERGY => f.write_str("energy"),
+            Self::Energy { temperature } => write!(f, "energy:{temperature}"),
+        }
+    }
+}
+
+impl FromStr for RejectionScore {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let temperature = |text: &str| text.parse().ok().filter(|t| (1e-3..=1e6).contains(t));
+        Ok(match text {
+            "cac" => Self::Cac,
+            "min-distance" => Self::MinDistance,
+            "pytorch-ood" => Self::PytorchOod,
+            "msp" => Self::Msp,
+            "max-logit" => Self::MaxLogit,
+            "energy" => Self::ENERGY,
+            _ => match text.strip_prefix("energy:").and_then(temperature) {
+                Some(temperature) => Self::Energy { temperature },
+                None => {
+                    let reason = format!("must be {}, T from 0.001 to 1000000", Self::NAMES);
+                    return Err(Error::setting("score", format!("`{text}`"), reason));
+                }
+            },
+        })
+    }
+}
+
+impl TryFrom<String> for RejectionScore {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<RejectionScore> for String {
+    fn from(score: RejectionScore) -> Self {
+        score.to_string()
+    }
+}
+
+impl RejectionScore {
+    /// The texts that [`FromStr`] accepts, for messages and help texts.
+    pub const NAMES: &'static str = "cac, min-distance, pytorch-ood, msp, max-logit, energy or energy:T";
+
+    /// The energy at temperature 1.
+    pub const ENERGY: Self = Self::Energy { temperature: 1.0 };
+
+    /// The scores `[N]` of logits and distances, both `[N, C]`.
+    ///
+    /// # Panics
+    /// If the two differ in N.
+    #[must_use]
+    pub fn rejection(self, logits: ArrayView2<f32>, distances: ArrayView2<f32>) -> Array1<f32> {
+        let greatest = |values: &ArrayView1<f32>| values.fold(f32::NEG_INFINITY, |most, &v| most.max(v));
+        let least = |values: &ArrayView1<f32>| values.fold(f32::INFINITY, |least, &v| least.min(v));
+        // The sum of exponentials relative to the largest; at least 1.
+        let exponentials = |z: &ArrayView1<f32>, most: f32| z.fold(0.0, |sum, z| sum + (z - most).exp());
+        Zip::from(logits.rows()).and(distances.rows()).map_collect(|z, d| match self {
+            Self::Cac => least(&product(d.to_owned()).view()),
+            Self::MinDistance => least(&d),
+            Self::PytorchOod => -greatest(&product(d.map(|d| d * d)).view()),
+            Self::Msp => -1.0 / exponentials(&z, greatest(&z)),
+            Self::MaxLogit => -greatest(&z),
+            Self::Energy { temperature } => {
+                let z = &z / temperature;
+                let most = greatest(&z.view());
+                -temperature * (most + exponentials(&z.view(), most).ln())
+            }
+        })
+    }
+}
+
+/// d_c (1 - softmin(d)_c) for every class c.
+fn product(d: Array1<f32>) -> Array1<f32> {
+    let least = d.fold(f32::INFINITY, |least, &d| least.min(d));
+    let exponentials = d.map(|d| (least - d).exp());
+    let sum = exponentials.sum();
+    Zip::from(&d).and(&exponentials).map_collect(|d, e| d * (1.0 - e / sum))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::{distances, fixed_anchors, nearest};
+    use ndarray::{Array2, arr2, array};
+
+    #[test]
+    fn scores_of_a_point_on_its_anchor() {
+        let anchors = fixed_anchors(3, 10.0);
+        let z = arr2(&[[10.0, 0.0, 0.0]]);
+        let d = distances(z.view(), anchors.view());
+        assert_eq!(d, arr2(&[[0.0, 200_f32.sqrt(), 200_f32.sqrt()]]));
+        assert_eq!(nearest(d.view()), [0]);
+        assert_eq!(RejectionScore::Cac.rejection(z.view(), d.view()), array![0.0]);
+        assert_eq!(RejectionScore::MinDistance.rejection(z.view(), d.view()), array![0.0]);
+        assert!((RejectionScore::PytorchOod.rejection(z.view(), d.view())[0] + 200.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn scores_round_trip_through_text() {
+        for text in
+            ["cac", "min-distance", "pytorch-ood", "msp", "max-logit", "energy", "energy:5", "energy:0.25"]
+        {
+            let score: RejectionScore = text.parse().unwrap();
+            assert_eq!(score.to_string(), text);
+            let json = serde_json::to_string(&score).unwrap();
+            assert_eq!(json, format!("\"{text}\""));
+            assert_eq!(serde_json::from_str::<RejectionScore>(&json).unwrap(), score);
+        }
+        assert_eq!("energy:1".parse::<RejectionScore>().unwrap(), RejectionScore::ENERGY);
+        for text in [
+            "",
+            "CAC",
+            "energy:",
+            "energy:0",
+            "energy:1e-9",
+            "energy:1e9",
+            "energy:-1",
+            "energy:nan",
+            "energy:inf",
+            "msp:2",
+        ] {
+            let error = text.parse::<RejectionScore>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("score = `{text}`: must be cac, ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn weaknesses_of_the_cac_and_pytorch_ood_scores() {
+        // z = 3 a_0 is far from every anchor, but only the minimum distance shows it.
+        let (far, near) = (arr2(&[[30.0, 0.0, 0.0]]), arr2(&[[10.0, 0.0, 0.0]]));
+        let of = |score: RejectionScore, z: &Array2<f32>| {
+            score.rejection(z.view(), distances(z.view(), fixed_anchors(3, 10.0).view()).view())[0]
+        };
+        assert!(of(RejectionScore::Cac, &far) < 1e-3);
+        assert_eq!(of(RejectionScore::MinDistance, &far), 20.0);
+        assert!(of(RejectionScore::PytorchOod, &far) < of(RejectionScore::PytorchOod, &near));
+    }
+
+    #[test]
+    fn scores_of_logits_alone() {
+        let z = arr2(&[[0.0, 3_f32.ln()], [-200.0, 200.0]]);
+        let of = |score: RejectionScore| score.rejection(z.view(), z.view());
+        assert!((of(RejectionScore::Msp)[0] + 0.75).abs() < 1e-6 && of(RejectionScore::Msp)[1] == -1.0);
+        assert_eq!(of(RejectionScore::MaxLogit), array![-3_f32.ln(), -200.0]);
+        let energy = of(RejectionScore::ENERGY);
+        assert!((energy[0] + 4_f32.ln()).abs() < 1e-6 && energy[1] == -200.0);
+    }
+}

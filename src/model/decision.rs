@@ -1,0 +1,84 @@
+//! The part of the metadata that scoring needs. It is read strictly: a missing or damaged field is an error.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
+
+use super::{FORMAT_VERSION, Fault, PREFIX};
+use crate::{
+    image::{Input, SIZES},
+    method::RejectionScore,
+};
+
+/// Everything that scoring needs besides the graph.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Decision {
+    /// The format version of the file, at most [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The names of the known classes, in the order of the logits; two or more.
+    pub classes: Vec<String>,
+    /// Image size and normalisation.
+    pub input: Input,
+    /// The rejection score that the graph computes.
+    pub score: RejectionScore,
+    /// The decision threshold and the rule behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<Threshold>,
+}
+
+/// The decision threshold on the rejection score and the rule behind it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Threshold {
+    /// An image is unknown if its score is larger.
+    pub value: f32,
+    /// The share of held-out known images that the threshold keeps, 0 to 1; `None` if the value was set by
+    /// hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<f64>,
+    /// Description of the held-out images.
+    pub data: String,
+    /// The scores of the held-out known images in ascending order, so that another share can be chosen.
+    pub held_out_scores: Vec<f32>,
+}
+
+impl Decision {
+    /// Removes the fields of the decision from all fields. The version is checked first: a newer file may
+    /// have fields of another form.
+    pub(super) fn take(fields: &mut Map<String, Value>) -> Result<Self, Fault> {
+        let version =
+            fields.remove("format_version").and_then(|version| u32::try_from(version.as_u64()?).ok());
+        let version = version.ok_or_else(|| {
+            Fault::Broken(format!(
+                "its metadata has no `{PREFIX}format_version`: it is not a model of this toolkit"
+            ))
+        })?;
+        if version > FORMAT_VERSION {
+            return Err(Fault::Newer(version));
+        }
+        let classes: Vec<String> = needed(fields, "classes")?;
+        if classes.len() < 2 {
+            return Err(Fault::Broken(format!(
+                "`{PREFIX}classes` has {} names, expected at least 2",
+                classes.len()
+            )));
+        }
+        let input: Input = needed(fields, "input")?;
+        // Files of version 1 may have fewer pixels than networks of today.
+        input
+            .check(&(1..=*SIZES.end()))
+            .map_err(|error| Fault::Broken(format!("`{PREFIX}input`: {error}")))?;
+        let score = needed(fields, "score")?;
+        let threshold = optional(fields, "threshold")?;
+        Ok(Self { format_version: version, classes, input, score, threshold })
+    }
+}
+
+fn needed<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Result<T, Fault> {
+    optional(fields, name)?.ok_or_else(|| Fault::Broken(format!("its metadata `{PREFIX}{name}` is missing")))
+}
+
+fn optional<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Result<Option<T>, Fault> {
+    let Some(value) = fields.remove(name) else { return Ok(None) };
+    let read = serde_json::from_value(value);
+    read.map(Some)
+        .map_err(|error| Fault::Broken(format!("its metadata `{PREFIX}{name}` is damaged: {error}")))
+}

@@ -1,0 +1,121 @@
+//! Reads what travels in a model file and checks that it is one, before a runtime sees it.
+
+use std::collections::HashSet;
+
+use prost::Message;
+
+use super::{
+    Decision, Manifest,
+    proto::{Attribute, Graph, Model, Tensor, element},
+};
+use crate::{
+    error::{Error, Result},
+    image::Input,
+};
+
+/// The greatest size, stride and padding of a convolution.
+const MAX_WINDOW: i64 = 64;
+
+/// The outputs of every model, in this order.
+pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
+
+/// The most images that a fixed batch may have: 4,096, or as many as fit into 1 GiB of float32.
+pub(crate) fn max_batch(input: &Input) -> usize {
+    4096.min((1 << 28) / (3 * input.height * input.width).max(1))
+}
+
+/// The parts of a model file that scoring needs besides the graph.
+pub(crate) struct ModelFile {
+    /// Names the file in errors.
+    pub origin: String,
+    pub manifest: Manifest,
+    /// The tensor `threshold`, which other tools may have edited.
+    pub threshold: f32,
+    /// The number of images that the graph takes, where it is fixed.
+    pub batch: Option<usize>,
+    /// Whether `images` are bytes `[N, H, W, 3]` in place of floats `[N, 3, H, W]`.
+    pub takes_bytes: bool,
+}
+
+impl ModelFile {
+    /// Reads a file; `origin` names it in errors.
+    pub fn parse(bytes: &[u8], origin: &str) -> Result<(Self, Model)> {
+        let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
+        let model = Model::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
+        let graph = model.graph.as_ref().ok_or_else(|| broken("it holds no graph".to_owned()))?;
+        let properties = model.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
+        let manifest = Manifest::from_properties(properties, origin)?;
+        check_closed(&model, graph).map_err(broken)?;
+        let (batch, takes_bytes) = check(graph, &manifest.decision).map_err(broken)?;
+        let threshold = threshold(graph).map_err(broken)?;
+        Ok((Self { origin: origin.to_owned(), manifest, threshold, batch, takes_bytes }, model))
+    }
+
+    /// The error of a runtime that refuses this file.
+    pub fn unsupported(&self, runtime: &'static str, reason: String) -> Error {
+        Error::Unsupported { origin: self.origin.clone(), runtime, reason }
+    }
+}
+
+/// Checks that the file is all of the model. ONNX Runtime would read tensors from other files that a model names.
+fn check_closed(model: &Model, graph: &Graph) -> std::result::Result<(), String> {
+    let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
+    let has_graphs = attributes().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty());
+    if has_graphs || !model.functions.is_empty() || !graph.sparse_initializer.is_empty() {
+        return Err("it has functions, control flow or sparse tensors".to_owned());
+    }
+    let in_attributes = attributes().flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
+    match graph.initializer.iter().chain(in_attributes).find(|tensor| tensor.data_location != 0) {
+        Some(tensor) => Err(format!("its tensor `{}` is in another file", tensor.name)),
+        None => Ok(()),
+    }
+}
+
+/// Checks inputs and outputs; gives the fixed batch and whether the input is bytes.
+fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usize>, bool), String> {
+    let [images] = &graph.input[..] else {
+        return Err(format!("it has {} inputs, expected `images` alone", graph.input.len()));
+    };
+    let (kind, shape) = images.tensor().ok_or("its input has no tensor type")?;
+    let takes_bytes = kind == element::UINT8;
+    let (height, width) = (Some(decision.input.height), Some(decision.input.width));
+    let expected = if takes_bytes { [height, width, Some(3)] } else { [Some(3), height, width] };
+    let is_known_kind = takes_bytes || kind == element::FLOAT;
+    if images.name != "images" || !is_known_kind || shape.get(1..) != Some(&expected[..]) {
+        return Err(format!("its input is `{}` {shape:?}, expected `images` [N, {expected:?}]", images.name));
+    }
+    let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
+    if outputs != OUTPUTS {
+        return Err(format!("its outputs are {outputs:?}, expected {OUTPUTS:?}"));
+    }
+    let computed: HashSet<&String> = graph.node.iter().flat_map(|node| &node.output).collect();
+    if let Some(missing) = graph.output.iter().find(|output| !computed.contains(&output.name)) {
+        return Err(format!("no node computes its output `{}`", missing.name));
+    }
+    let most = max_batch(&decision.input);
+    if shape[0].is_some_and(|batch| batch > most) {
+        return Err(format!("its batch is fixed to {shape:?}, more than {most} images"));
+    }
+    let mut windows =
+        graph.node.iter().filter(|node| node.op_type == "Conv").flat_map(|node| &node.attribute);
+    let is_odd = |attribute: &&Attribute| {
+        let least = if attribute.name == "pads" { 0 } else { 1 };
+        attribute.ints.iter().any(|size| !(least..=MAX_WINDOW).contains(size))
+    };
+    if let Some(odd) = windows.find(is_odd) {
+        return Err(format!("it has a convolution with `{}` {:?}", odd.name, odd.ints));
+    }
+    Ok((shape[0], takes_bytes))
+}
+
+fn threshold(graph: &Graph) -> std::result::Result<f32, String> {
+    let is_threshold = |tensor: &&Tensor| tensor.name == "threshold" && tensor.data_type == element::FLOAT;
+    let tensor = graph.initializer.iter().find(is_threshold);
+    let value = |tensor: &Tensor| match (&tensor.float_data[..], &tensor.raw_data[..]) {
+        (&[value], _) => Some(value),
+        (_, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d])),
+        _ => None,
+    };
+    let value = tensor.and_then(value).filter(|value| !value.is_nan());
+    value.ok_or_else(|| "it has no tensor `threshold` with one float32".to_owned())
+}

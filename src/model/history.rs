@@ -1,0 +1,145 @@
+//! The origin of a model, for people. It is read field by field: a field that cannot be parsed is kept as it
+//! is, and never prevents scoring.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    arch::Architecture,
+    method::{AnchorKind, Loss},
+    model::ModelPrecision,
+    report::Report,
+};
+
+/// How a model was made. A field is `None` if it is missing, or if this version cannot parse it; then `other`
+/// has it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct History {
+    /// Name and version of the toolkit that wrote the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub producer: Option<String>,
+    /// The network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// The loss that the network was trained with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+    /// How the anchors were obtained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchors: Option<AnchorKind>,
+    /// The precision of the network in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<ModelPrecision>,
+    /// Name of the weights file, if the network was imported.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imported: Option<String>,
+    /// The training record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<Training>,
+    /// Metrics of the test after training, for the file's score and threshold, in float32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Report>,
+    /// Fields that this version does not know or cannot parse.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+/// The record of a training run: data, device and recipe, by name.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Training(Map<String, Value>);
+
+impl History {
+    /// Parses the fields that the decision leaves, of a file of format version `version`.
+    pub(super) fn take(mut fields: Map<String, Value>, version: u32) -> Self {
+        if version == 1 {
+            translate_version_1(&mut fields);
+        }
+        Self {
+            producer: understood(&mut fields, "producer"),
+            architecture: understood(&mut fields, "architecture"),
+            loss: understood(&mut fields, "loss"),
+            anchors: understood(&mut fields, "anchors"),
+            precision: understood(&mut fields, "precision"),
+            imported: understood(&mut fields, "imported"),
+            training: understood(&mut fields, "training"),
+            metrics: understood(&mut fields, "metrics"),
+            other: fields.into_iter().collect(),
+        }
+    }
+}
+
+/// Removes and returns a field if it can be parsed.
+fn understood<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Option<T> {
+    let read = T::deserialize(fields.get(name)?).ok()?;
+    fields.remove(name);
+    Some(read)
+}
+
+/// Renames the fields of format version 1 to the current names.
+fn translate_version_1(fields: &mut Map<String, Value>) {
+    if let Some(architecture) = fields.get_mut("architecture").and_then(Value::as_object_mut) {
+        if architecture.get("family") == Some(&json!("wide-res-net")) {
+            architecture.insert("family".to_owned(), json!("wide-resnet"));
+        }
+        // The input has it.
+        architecture.remove("size");
+    }
+    if let Some(training) = fields.get_mut("training").and_then(Value::as_object_mut) {
+        if let Some(Value::Object(recipe)) = training.remove("recipe") {
+            training.extend(recipe);
+        }
+        for (old, new) in [("pictures", "images"), ("anchor_pictures", "anchor_images"), ("average", "ema")] {
+            if let Some(value) = training.remove(old) {
+                training.insert(new.to_owned(), value);
+            }
+        }
+    }
+}
+
+impl Training {
+    /// The record with these fields.
+    #[must_use]
+    pub fn new(fields: Map<String, Value>) -> Self {
+        Self(fields)
+    }
+
+    /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
+    /// `backbone`, `device`, `images` (the number of training images) or `epoch` (the epoch after which the
+    /// weights were taken, from 1).
+    #[must_use]
+    pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
+        T::deserialize(self.0.get(name)?).ok()
+    }
+}
+
+impl fmt::Display for Training {
+    /// All fields with their values in two lines: first the data, then the recipe.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_data = |name: &str| DATA.contains(&name);
+        let (data, recipe): (Vec<_>, Vec<_>) = self.0.iter().partition(|(name, _)| is_data(name));
+        for (line, fields) in [data, recipe].into_iter().enumerate() {
+            if line > 0 {
+                writeln!(f)?;
+            }
+            for (index, (name, value)) in fields.into_iter().enumerate() {
+                let separator = if index > 0 { ", " } else { "" };
+                write!(f, "{separator}{} ", name.replace('_', " "))?;
+                match value {
+                    Value::String(text) => f.write_str(text)?,
+                    Value::Array(texts) if texts.iter().all(Value::is_string) => {
+                        let texts: Vec<&str> = texts.iter().filter_map(Value::as_str).collect();
+                        f.write_str(&texts.join(" "))?;
+                    }
+                    value => write!(f, "{value}")?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The fields that do not belong to the recipe.
+const DATA: [&str; 7] = ["backbone", "device", "epoch", "images", "known", "protocol", "unknown"];

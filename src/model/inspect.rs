@@ -1,0 +1,161 @@
+//! The contents of a model file, as text and JSON.
+
+use std::{fmt, path::Path};
+
+use serde::Serialize;
+
+use super::{
+    Manifest, ModelPrecision,
+    file::{ModelFile, OUTPUTS},
+};
+use crate::{
+    error::{Error, Result},
+    files::sha256,
+    method::{AnchorKind, Loss, Variant},
+};
+
+/// The contents of a model file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// Length of the file in bytes.
+    pub bytes: usize,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
+    /// ONNX IR version.
+    pub ir_version: i64,
+    /// Version of the ONNX operator set.
+    pub opset: i64,
+    /// Number of nodes in the graph.
+    pub nodes: usize,
+    /// Number of values in the initializers.
+    pub parameters: usize,
+    /// Number of images in a batch, if it is fixed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub batch: Option<usize>,
+    /// Whether the input is bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`.
+    pub takes_bytes: bool,
+    /// Threshold in the graph; other tools may have edited it.
+    pub threshold: f32,
+    /// Metadata of the file.
+    pub manifest: Manifest,
+}
+
+impl Inspection {
+    /// Reads a model file without running it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Model`] and [`Error::FormatVersion`] if it is not a valid model of this
+    /// toolkit.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        Self::of(&bytes, &path.display().to_string())
+    }
+
+    /// Inspects a model in memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open), without [`Error::Io`].
+    pub fn of(bytes: &[u8], origin: &str) -> Result<Self> {
+        let (file, model) = ModelFile::parse(bytes, origin)?;
+        let graph = model.graph.unwrap_or_default();
+        let length = |dims: &[i64]| {
+            dims.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).fold(1, usize::saturating_mul)
+        };
+        let own = model.opset_import.iter().find(|opset| opset.domain.is_empty());
+        Ok(Self {
+            bytes: bytes.len(),
+            sha256: sha256::of(bytes),
+            ir_version: model.ir_version,
+            opset: own.map_or(0, |opset| opset.version),
+            nodes: graph.node.len(),
+            parameters: graph
+                .initializer
+                .iter()
+                .map(|tensor| length(&tensor.dims))
+                .fold(0, usize::saturating_add),
+            batch: file.batch,
+            takes_bytes: file.takes_bytes,
+            threshold: file.threshold,
+            manifest: file.manifest,
+        })
+    }
+}
+
+impl fmt::Display for Inspection {
+    /// One line per part, then fields that could not be parsed, as they are, then the metrics.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Manifest { decision, history } = &self.manifest;
+        let input = &decision.input;
+        let mut line = |name: &str, text: &dyn fmt::Display| writeln!(f, "{name:<10} {text}");
+        line("file", &format_args!("{:.1} MB, SHA-256 {}", self.bytes as f64 / 1e6, self.sha256))?;
+        let producer = history.producer.as_deref().unwrap_or("an unknown program");
+        line("format", &format_args!("{}, written by {producer}", decision.format_version))?;
+        let (ir, opset, nodes, parameters) = (self.ir_version, self.opset, self.nodes, self.parameters);
+        let precision = history.precision.map(|precision| format!(", {precision}")).unwrap_or_default();
+        line(
+            "graph",
+            &format_args!("ONNX IR {ir}, opset {opset}, {nodes} nodes, {parameters} parameters{precision}"),
+        )?;
+        let batch = self.batch.map_or("N".to_owned(), |batch| batch.to_string());
+        let (height, width) = (input.height, input.width);
+        if self.takes_bytes {
+            line("input", &format_args!("images uint8 [{batch}, {height}, {width}, 3], RGB"))?;
+        } else {
+            line("input", &format_args!("images float32 [{batch}, 3, {height}, {width}], RGB in 0..=1"))?;
+        }
+        line("normalise", &format_args!("subtract {:?}, divide by {:?}", input.mean, input.std))?;
+        line("outputs", &OUTPUTS.join(", "))?;
+        line("classes", &format_args!("{}: {}", decision.classes.len(), decision.classes.join(", ")))?;
+        if let Some(architecture) = &history.architecture {
+            line("network", architecture)?;
+        }
+        if let Some(Loss { variant, magnitude, weight }) = &history.loss {
+            match variant {
+                Variant::Paper => {
+                    line("loss", &format_args!("CAC of the paper, magnitude {magnitude}, lambda {weight}"))?;
+                }
+                Variant::PytorchOod => {
+                    line("loss", &format_args!("CAC of pytorch-ood, magnitude {magnitude}, alpha {weight}"))?;
+                }
+                Variant::CrossEntropy => line("loss", &"cross-entropy")?,
+            }
+        }
+        match history.anchors {
+            Some(AnchorKind::Fixed) => line("anchors", &"fixed, as in training")?,
+            Some(AnchorKind::ClassMeans) => {
+                line("anchors", &"mean logits of the correctly classified training images of each class")?;
+            }
+            None => {}
+        }
+        line("score", &format_args!("{}; larger = more likely unknown", decision.score))?;
+        let rule = match &decision.threshold {
+            Some(rule) if rule.value.to_bits() != self.threshold.to_bits() => {
+                format!(", edited; originally {}", rule.value)
+            }
+            Some(rule) => match rule.keep {
+                Some(keep) => format!(", keeps {} % of {}", 100.0 * keep, rule.data),
+                None => ", set by hand".to_owned(),
+            },
+            None => String::new(),
+        };
+        line("threshold", &format_args!("{}{rule}", self.threshold))?;
+        if let Some(file) = &history.imported {
+            line("imported", &format_args!("from {file}"))?;
+        }
+        if let Some(training) = &history.training {
+            for (name, text) in ["training", "recipe"].iter().zip(training.to_string().lines()) {
+                line(name, &text)?;
+            }
+        }
+        for (name, value) in &history.other {
+            line(name, value)?;
+        }
+        match (&history.metrics, history.precision) {
+            (Some(report), None | Some(ModelPrecision::Float32)) => write!(f, "\n{report}"),
+            (Some(report), Some(precision)) => {
+                write!(f, "\nmetrics before conversion to {precision}:\n{report}")
+            }
+            (None, _) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A model file: an ONNX graph with metadata in two parts. The [decision](Decision) is all that scoring
+//! needs; it is read strictly. The [history](History) is the origin of the model; it is read field by field,
+//! and fields that cannot be parsed are kept and shown.
+
+mod decision;
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+pub(crate) mod file;
+mod history;
+#[cfg(all(feature = "files", feature = "tract"))]
+mod inspect;
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+#[cfg_attr(not(feature = "tract"), allow(dead_code, reason = "only `export` writes whole models"))]
+pub(crate) mod proto;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+pub use decision::{Decision, Threshold};
+pub use history::{History, Training};
+#[cfg(all(feature = "files", feature = "tract"))]
+pub use inspect::Inspection;
+
+/// The format version that this toolkit writes, and the newest that it reads.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The prefix of the metadata properties in an ONNX file, one for each field, with JSON as the value.
+const PREFIX: &str = "cac.";
+
+/// The precision of the network in a model file. Anchors, distances and scores are always computed in
+/// float32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelPrecision {
+    /// float32, as trained.
+    #[default]
+    #[serde(rename = "f32")]
+    Float32,
+    /// Weights are stored as float16, half the size; computation is in float32.
+    #[serde(rename = "f16")]
+    Float16,
+    /// Convolutions are quantised to int8, a quarter of the size; faster on ONNX Runtime.
+    #[serde(rename = "int8")]
+    Int8,
+}
+
+impl ModelPrecision {
+    /// All precisions.
+    pub const ALL: [Self; 3] = [Self::Float32, Self::Float16, Self::Int8];
+}
+
+impl std::fmt::Display for ModelPrecision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Float32 => "f32",
+            Self::Float16 => "f16",
+            Self::Int8 => "int8",
+        })
+    }
+}
+
+/// The metadata of a model file; in JSON one object with the fields of both parts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Manifest {
+    /// The part that scoring needs.
+    #[serde(flatten)]
+    pub decision: Decision,
+    /// The origin of the model.
+    #[serde(flatten)]
+    pub history: History,
+}
+
+impl Manifest {
+    /// The ONNX metadata properties, `cac.format_version` first.
+    #[must_use]
+    pub fn to_properties(&self) -> Vec<(String, String)> {
+        let Ok(Value::Object(mut fields)) = serde_json::to_value(self) else {
+            unreachable!("a manifest is a JSON object")
+        };
+        let version = fields.remove_entry("format_version");
+        let all = version.into_iter().chain(fields);
+        all.map(|(name, value)| (format!("{PREFIX}{name}"), value.to_string())).collect()
+    }
+
+    /// Parses ONNX metadata properties. Those without the prefix `cac.` are ignored.
+    ///
+    /// # Errors
+    /// [`Error::FormatVersion`] for a newer file, and [`Error::Model`] if a field of the decision is missing
+    /// or damaged; `origin` names the file in them.
+    pub fn from_properties<'a>(
+        properties: impl IntoIterator<Item = (&'a str, &'a str)>,
+        origin: &str,
+    ) -> Result<Self> {
+        // Text that is not JSON becomes a string: an error in the decision, kept in the history.
+        let value =
+            |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
+        let named =
+            properties.into_iter().filter_map(|(name, text)| Some((name.strip_prefix(PREFIX)?, text)));
+        let mut fields: Map<String, Value> =
+            named.map(|(name, text)| (name.to_owned(), value(text))).collect();
+        let decision = Decision::take(&mut fields).map_err(|fault| fault.of(origin))?;
+        let history = History::take(fields, decision.format_version);
+        Ok(Self { decision, history })
+    }
+}
+
+/// Why a decision cannot be read.
+enum Fault {
+    Newer(u32),
+    Broken(String),
+}
+
+impl Fault {
+    fn of(self, origin: &str) -> Error {
+        let origin = origin.to_owned();
+        match self {
+            Self::Newer(found) => Error::FormatVersion { origin, found, supported: FORMAT_VERSION },
+            Self::Broken(reason) => Error::Model { origin, reason },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        image::Input,
+        method::{Loss, RejectionScore, Variant},
+    };
+
+    fn example() -> Manifest {
+        let decision = Decision {
+            format_version: FORMAT_VERSION,
+            classes: vec!["cat".to_owned(), "dog \"rex\"".to_owned(), "häschen".to_owned()],
+            input: Input::default(),
+            score: RejectionScore::Cac,
+            threshold: Some(Threshold {
+                value: 0.1,
+                keep: Some(0.95),
+                data: "somewhere".to_owned(),
+                held_out_scores: vec![-1.5e-7, 0.1, f32::MAX],
+            }),
+        };
+        let history = History {
+            producer: Some("test".to_owned()),
+            loss: Some(Loss::new(Variant::Paper)),
+            precision: Some(ModelPrecision::Float16),
+            ..History::default()
+        };
+        Manifest { decision, history }
+    }
+
+    fn read(properties: &[(String, String)]) -> Result<Manifest> {
+        let borrowed = properties.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Manifest::from_properties(borrowed, "x.onnx")
+    }
+
+    /// The example with one property replaced or added.
+    fn with(name: &str, value: &str) -> Result<Manifest> {
+        let mut properties = example().to_properties();
+        properties.retain(|(other, _)| other != name);
+        properties.push((name.to_owned(), value.to_owned()));
+        read(&properties)
+    }
+
+    #[test]
+    fn manifests_survive_a_round_trip_through_properties() {
+        let properties = example().to_properties();
+        assert_eq!(properties[0], ("cac.format_version".to_owned(), "2".to_owned()));
+        assert_eq!(read(&properties).unwrap(), example());
+        assert_eq!(with("author", "somebody").unwrap(), example());
+    }
+
+    #[test]
+    fn newer_and_damaged_decisions_are_refused() {
+        assert!(matches!(
+            read(&[
+                ("cac.format_version".into(), "3".into()),
+                ("cac.classes".into(), "\"of another form\"".into())
+            ]),
+            Err(Error::FormatVersion { found: 3, supported: FORMAT_VERSION, .. })
+        ));
+        let error = |result: Result<Manifest>| result.unwrap_err().to_string();
+        assert!(error(read(&[("author".into(), "somebody".into())])).contains("not a model of this toolkit"));
+        assert!(error(with("cac.format_version", "{")).contains("not a model of this toolkit"));
+        assert!(
+            error(read(&[("cac.format_version".into(), "1".into())])).contains("`cac.classes` is missing")
+        );
+        for (name, value) in [
+            ("cac.classes", "{"),
+            ("cac.classes", "[\"cat\"]"),
+            ("cac.classes", "[1, 2]"),
+            ("cac.score", "\"of tomorrow\""),
+            ("cac.input", r#"{"height":0,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
+            ("cac.input", r#"{"height":32,"width":1e99,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
+            ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.0,0.5]}"#),
+            ("cac.threshold", r#"{"value":"low"}"#),
+        ] {
+            let error = error(with(name, value));
+            assert!(error.contains(&format!("`{name}`")), "{name} {value}: {error}");
+        }
+    }
+
+    #[test]
+    fn history_that_cannot_be_parsed_is_kept() {
+        for (name, value) in [
+            ("cac.architecture", r#"{"family":"transformer","heads":8}"#),
+            ("cac.loss", r#"{"variant":"of tomorrow"}"#),
+            ("cac.weather", r#"["rain"]"#),
+            ("cac.note", "no JSON"),
+        ] {
+            let manifest = with(name, value).unwrap();
+            assert_eq!(manifest.decision, example().decision);
+            let kept = &manifest.history.other[&name[PREFIX.len()..]];
+            let expected = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+            assert_eq!(*kept, expected, "{name}");
+            // It survives another round trip.
+            assert_eq!(read(&manifest.to_properties()).unwrap(), manifest);
+        }
+    }
+
+    #[test]
+    fn field_names_of_version_1_are_translated() {
+        let training = r#"{"known":"data/cifar","pictures":49000,"anchor_pictures":5000,"epoch":10,
+            "recipe":{"optimizer":"sgd","average":0.5}}"#;
+        let architecture = r#"{"depth":40,"dropout":0.0,"family":"wide-res-net","widen_factor":2}"#;
+        let mut properties = example().to_properties();
+        properties[0].1 = "1".to_owned();
+        properties.extend(
+            [("cac.training", training), ("cac.architecture", architecture)]
+                .map(|(name, value)| (name.to_owned(), value.to_owned())),
+        );
+        let history = read(&properties).unwrap().history;
+        assert_eq!(history.architecture.unwrap().to_string(), "WideResNet-40-2");
+        let training = history.training.unwrap();
+        assert_eq!(training.get::<usize>("images"), Some(49_000));
+        assert_eq!(
+            (training.get::<String>("optimizer").as_deref(), training.get::<f64>("ema")),
+            (Some("sgd"), Some(0.5))
+        );
+        assert_eq!(
+            (training.get::<usize>("anchor_images"), training.get::<String>("precision")),
+            (Some(5000), None)
+        );
+        assert!(history.other.is_empty());
+    }
+}

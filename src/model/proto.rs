@@ -1,0 +1,225 @@
+//! The messages of an ONNX file (`onnx.proto`, IR version 8), with the fields that are written or looked at here;
+//! others are passed over. Every scalar of an attribute is written, also where it is 0: some readers take an absent
+//! one for a mistake.
+
+use prost::Message;
+
+/// The version of ONNX's operators that is written: the newest that all common runtimes take.
+pub(crate) const OPSET: i64 = 17;
+/// The version of ONNX's own format that is written.
+pub(crate) const IR_VERSION: i64 = 8;
+
+/// Element types of tensors.
+pub(crate) mod element {
+    pub(crate) const FLOAT: i32 = 1;
+    pub(crate) const UINT8: i32 = 2;
+    pub(crate) const INT8: i32 = 3;
+    pub(crate) const INT32: i32 = 6;
+    pub(crate) const INT64: i32 = 7;
+    pub(crate) const BOOL: i32 = 9;
+    pub(crate) const FLOAT16: i32 = 10;
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Model {
+    #[prost(int64, tag = "1")]
+    pub ir_version: i64,
+    #[prost(string, tag = "2")]
+    pub producer_name: String,
+    #[prost(string, tag = "3")]
+    pub producer_version: String,
+    #[prost(string, tag = "6")]
+    pub doc_string: String,
+    #[prost(message, optional, tag = "7")]
+    pub graph: Option<Graph>,
+    #[prost(message, repeated, tag = "8")]
+    pub opset_import: Vec<OperatorSet>,
+    #[prost(message, repeated, tag = "14")]
+    pub metadata_props: Vec<Property>,
+    /// Undecoded.
+    #[prost(bytes = "vec", repeated, tag = "25")]
+    pub functions: Vec<Vec<u8>>,
+}
+
+impl Model {
+    /// A file with a graph and properties, of this toolkit.
+    pub(crate) fn new(graph: Graph, metadata_props: Vec<Property>) -> Self {
+        Self {
+            ir_version: IR_VERSION,
+            opset_import: vec![OperatorSet { domain: String::new(), version: OPSET }],
+            producer_name: env!("CARGO_PKG_NAME").to_owned(),
+            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            doc_string: String::new(),
+            graph: Some(graph),
+            metadata_props,
+            functions: Vec::new(),
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct OperatorSet {
+    /// Empty for ONNX's own.
+    #[prost(string, tag = "1")]
+    pub domain: String,
+    #[prost(int64, tag = "2")]
+    pub version: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Property {
+    #[prost(string, tag = "1")]
+    pub key: String,
+    #[prost(string, tag = "2")]
+    pub value: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Graph {
+    #[prost(message, repeated, tag = "1")]
+    pub node: Vec<Node>,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(message, repeated, tag = "5")]
+    pub initializer: Vec<Tensor>,
+    #[prost(message, repeated, tag = "11")]
+    pub input: Vec<Value>,
+    #[prost(message, repeated, tag = "12")]
+    pub output: Vec<Value>,
+    /// Undecoded.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub sparse_initializer: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Node {
+    #[prost(string, repeated, tag = "1")]
+    pub input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    pub output: Vec<String>,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    #[prost(string, tag = "4")]
+    pub op_type: String,
+    #[prost(message, repeated, tag = "5")]
+    pub attribute: Vec<Attribute>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Attribute {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(float, optional, tag = "2")]
+    pub f: Option<f32>,
+    #[prost(int64, optional, tag = "3")]
+    pub i: Option<i64>,
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<Tensor>,
+    /// Undecoded, because a model of this toolkit has none.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub g: Option<Vec<u8>>,
+    #[prost(int64, repeated, packed = "false", tag = "8")]
+    pub ints: Vec<i64>,
+    #[prost(message, repeated, tag = "10")]
+    pub tensors: Vec<Tensor>,
+    /// Undecoded.
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    pub graphs: Vec<Vec<u8>>,
+    /// Which of the fields holds the value.
+    #[prost(int32, tag = "20")]
+    pub kind: i32,
+}
+
+impl Attribute {
+    pub(crate) fn float(name: &str, value: f32) -> Self {
+        Self { f: Some(value), ..Self::named(name, 1) }
+    }
+
+    pub(crate) fn int(name: &str, value: i64) -> Self {
+        Self { i: Some(value), ..Self::named(name, 2) }
+    }
+
+    pub(crate) fn ints(name: &str, values: &[i64]) -> Self {
+        Self { ints: values.to_vec(), ..Self::named(name, 7) }
+    }
+
+    fn named(name: &str, kind: i32) -> Self {
+        Self { name: name.to_owned(), kind, ..Self::default() }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Tensor {
+    #[prost(int64, repeated, packed = "false", tag = "1")]
+    pub dims: Vec<i64>,
+    #[prost(int32, tag = "2")]
+    pub data_type: i32,
+    #[prost(float, repeated, tag = "4")]
+    pub float_data: Vec<f32>,
+    #[prost(string, tag = "8")]
+    pub name: String,
+    /// The values, little-endian, in place of `float_data`.
+    #[prost(bytes = "vec", tag = "9")]
+    pub raw_data: Vec<u8>,
+    /// Not 0 where the values are in another file.
+    #[prost(int32, tag = "14")]
+    pub data_location: i32,
+}
+
+/// An input or output.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Value {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(message, optional, tag = "2")]
+    pub r#type: Option<Type>,
+}
+
+impl Value {
+    /// `None` stands for the number of images, N.
+    pub(crate) fn new(name: &str, element: i32, shape: &[Option<usize>]) -> Self {
+        let dimension = |length: &Option<usize>| Dimension {
+            length: length.map(|length| length as i64),
+            name: length.is_none().then(|| "N".to_owned()),
+        };
+        let shape = Shape { dim: shape.iter().map(dimension).collect() };
+        let tensor = TensorType { element, shape: Some(shape) };
+        Self { name: name.to_owned(), r#type: Some(Type { tensor: Some(tensor) }) }
+    }
+
+    /// Element type and shape; `None` for a length that is not fixed.
+    pub(crate) fn tensor(&self) -> Option<(i32, Vec<Option<usize>>)> {
+        let tensor = self.r#type.as_ref()?.tensor.as_ref()?;
+        let length = |dimension: &Dimension| usize::try_from(dimension.length?).ok().filter(|&l| l > 0);
+        Some((tensor.element, tensor.shape.as_ref()?.dim.iter().map(length).collect()))
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Type {
+    #[prost(message, optional, tag = "1")]
+    pub tensor: Option<TensorType>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct TensorType {
+    #[prost(int32, tag = "1")]
+    pub element: i32,
+    #[prost(message, optional, tag = "2")]
+    pub shape: Option<Shape>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Shape {
+    #[prost(message, repeated, tag = "1")]
+    pub dim: Vec<Dimension>,
+}
+
+/// The length of an axis, or a name where it is not fixed.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Dimension {
+    #[prost(int64, optional, tag = "1")]
+    pub length: Option<i64>,
+    #[prost(string, optional, tag = "2")]
+    pub name: Option<String>,
+}

@@ -1,0 +1,384 @@
+//! The report: a table of metrics with their intervals.
+
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    metrics::{Bootstrap, Interval, Metrics, Ranked, RankedKnown, Resample, auroc_interval},
+};
+
+/// The names of the rows for the mean over the unknown sets and for all unknown images together.
+pub(crate) const RESERVED: [&str; 2] = ["mean", "all"];
+
+/// The options of a report.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ReportOptions {
+    /// The threshold to measure: an image is unknown if its score is above it.
+    pub threshold: Option<f64>,
+    /// Groups of unknown sets to average.
+    pub groups: Vec<Group>,
+    /// The bootstrap for intervals; no intervals without it.
+    pub bootstrap: Option<Bootstrap>,
+}
+
+/// A group of unknown sets, such as OpenOOD's `near` and `far`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The name of its row.
+    pub name: String,
+    /// The names of its sets.
+    pub sets: Vec<String>,
+}
+
+/// The metrics of a model on known images and any number of unknown sets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The number of known images.
+    pub known: usize,
+    /// The share of known images classified correctly, accepted or not; absent if correctness is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// The share of known images that the threshold keeps; absent without a threshold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_kept: Option<f64>,
+    /// 95 % intervals of `accuracy` and `known_kept`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intervals: Option<KnownIntervals>,
+    /// One row per unknown set and per group. With several sets, also their mean (`mean`) and all images
+    /// together (`all`).
+    pub rows: Vec<Row>,
+}
+
+/// 95 % bootstrap intervals of the metrics of the known images alone.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct KnownIntervals {
+    /// The interval of [`Report::accuracy`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<Interval>,
+    /// The interval of [`Report::known_kept`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known_kept: Option<Interval>,
+}
+
+/// A row of the report: one unknown set, or several.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The set's name, the group's, `mean` or `all`.
+    pub name: String,
+    /// The number of unknown images.
+    pub unknown: usize,
+    /// The share of unknown images that the threshold catches; absent without a threshold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_caught: Option<f64>,
+    /// The metrics against the known images.
+    #[serde(flatten)]
+    pub metrics: Metrics,
+    /// 95 % intervals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intervals: Option<RowIntervals>,
+}
+
+/// 95 % intervals of a row: DeLong's for the AUROC, bootstrap for the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RowIntervals {
+    /// The interval of [`Row::unknown_caught`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_caught: Option<Interval>,
+    /// The intervals of [`Row::metrics`].
+    #[serde(flatten)]
+    pub metrics: Metrics<Interval>,
+}
+
+/// The sets that a row averages.
+struct Member<'a> {
+    name: &'a str,
+    /// Indices of sets, one or more.
+    sets: Vec<usize>,
+}
+
+/// The metrics of a row, and the share of unknown images caught.
+type Measured = (Metrics, Option<f64>);
+
+impl Report {
+    /// Computes the report from the scores of the known images and of the named unknown sets, each in any
+    /// order. `correct[i]` says whether known image `i` was classified correctly; without it there is no
+    /// accuracy or OSCR.
+    ///
+    /// # Errors
+    /// [`Error::Scores`] if a set is empty or a score is NaN, [`Error::NotFinite`] if the threshold is NaN,
+    /// [`Error::Setting`] if a row's name is reserved or taken, or a group lists a missing set.
+    pub fn new<S: Copy + Into<f64>>(
+        known: &[S],
+        correct: Option<&[bool]>,
+        unknown: &[(&str, &[S])],
+        options: &ReportOptions,
+    ) -> Result<Self> {
+        let known = RankedKnown::new(known, correct)?;
+        let names: Vec<&str> = unknown.iter().map(|(name, _)| *name).collect();
+        let mut sets = unknown.iter().map(|(_, scores)| Ranked::new(scores)).collect::<Result<Vec<_>>>()?;
+        let members = members(&names, &options.groups)?;
+        if sets.len() > 1 {
+            let all: Vec<S> = unknown.iter().flat_map(|(_, scores)| scores.iter().copied()).collect();
+            sets.push(Ranked::new(&all)?);
+        }
+        let threshold = options.threshold;
+        if threshold.is_some_and(f64::is_nan) {
+            return Err(Error::NotFinite { what: "the threshold", value: f32::NAN });
+        }
+
+        let measured: Vec<Measured> = sets
+            .iter()
+            .map(|set| (Metrics::of(&known, set), threshold.map(|threshold| set.share_above(threshold))))
+            .collect();
+        let rows = members
+            .iter()
+            .map(|member| {
+                let (metrics, unknown_caught) = member.mean(&measured);
+                let unknown = member.sets.iter().map(|&set| sets[set].len()).sum();
+                Row { name: member.name.to_owned(), unknown, unknown_caught, metrics, intervals: None }
+            })
+            .collect();
+        let mut report = Self {
+            known: known.len(),
+            accuracy: known.accuracy(),
+            known_kept: threshold.map(|threshold| 1.0 - known.share_above(threshold)),
+            intervals: None,
+            rows,
+        };
+        if let Some(bootstrap) = options.bootstrap.filter(|bootstrap| bootstrap.resamples > 0) {
+            report.find_intervals(&bootstrap, threshold, &known, &sets, &members);
+        }
+        Ok(report)
+    }
+
+    /// Checks the names of sets and groups, so that an error comes before anything is scored.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] as for [`new`](Self::new).
+    pub fn check(names: &[&str], options: &ReportOptions) -> Result<()> {
+        members(names, &options.groups).map(drop)
+    }
+
+    /// Fills in the intervals of the report.
+    fn find_intervals(
+        &mut self,
+        bootstrap: &Bootstrap,
+        threshold: Option<f64>,
+        known: &RankedKnown,
+        sets: &[Ranked],
+        members: &[Member],
+    ) {
+        let counts: Vec<usize> = sets.iter().map(Ranked::len).collect();
+        let measure = |drawn: &Resample| {
+            let kept = threshold.map(|threshold| 1.0 - drawn.known_above(known, threshold));
+            let measured: Vec<Measured> = sets
+                .iter()
+                .enumerate()
+                .map(|(index, set)| {
+                    let caught = threshold.map(|threshold| drawn.unknown_above(index, set, threshold));
+                    (drawn.metrics(known, index, set), caught)
+                })
+                .collect();
+            let mut numbers: Vec<f64> = drawn.accuracy(known).into_iter().chain(kept).collect();
+            for member in members {
+                let (metrics, caught) = member.mean(&measured);
+                numbers.extend(caught);
+                numbers.extend(metrics.named().map(|(_, value)| value));
+            }
+            numbers
+        };
+        // The intervals come in the order of the numbers.
+        let mut intervals = bootstrap.intervals(known.len(), &counts, measure).into_iter();
+        let mut next = || intervals.next().expect("an interval for each number");
+        let accuracy = self.accuracy.map(|_| next());
+        let known_kept = self.known_kept.map(|_| next());
+        self.intervals = Some(KnownIntervals { accuracy, known_kept });
+        for (row, member) in self.rows.iter_mut().zip(members) {
+            let unknown_caught = row.unknown_caught.map(|_| next());
+            let metrics = row.metrics.map(|_| next());
+            let of: Vec<&Ranked> = member.sets.iter().map(|&set| &sets[set]).collect();
+            let metrics = Metrics { auroc: auroc_interval(known, &of), ..metrics };
+            row.intervals = Some(RowIntervals { unknown_caught, metrics });
+        }
+    }
+}
+
+impl Member<'_> {
+    fn mean(&self, measured: &[Measured]) -> Measured {
+        let metrics: Vec<Metrics> = self.sets.iter().map(|&set| measured[set].0).collect();
+        let caught: Option<f64> = self.sets.iter().map(|&set| measured[set].1).sum();
+        (Metrics::mean(&metrics), caught.map(|sum| sum / self.sets.len() as f64))
+    }
+}
+
+/// The rows of a report: the sets, the groups and, with several sets, `mean` and `all`. The set of `all`
+/// comes after the others.
+fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>> {
+    let is_free = |index: usize| !RESERVED.contains(&names[index]) && !names[..index].contains(&names[index]);
+    if let Some(index) = (0..names.len()).find(|&index| !is_free(index)) {
+        return Err(Error::setting(
+            "unknown set",
+            format!("`{}`", names[index]),
+            "the name is reserved or taken",
+        ));
+    }
+    let mut members: Vec<Member> =
+        names.iter().enumerate().map(|(index, name)| Member { name, sets: vec![index] }).collect();
+    let setting = |value: &str, reason: String| Error::setting("group", value, reason);
+    for Group { name, sets } in groups {
+        if name.is_empty() || RESERVED.contains(&name.as_str()) || members.iter().any(|row| row.name == name)
+        {
+            return Err(setting(name, "the name is empty, reserved or taken".to_owned()));
+        }
+        let place = |set: &String| {
+            let missing =
+                || setting(name, format!("`{set}` is not one of the unknown sets: {}", names.join(", ")));
+            names.iter().position(|other| other == set).ok_or_else(missing)
+        };
+        let sets = sets.iter().map(place).collect::<Result<Vec<usize>>>()?;
+        if sets.is_empty() {
+            return Err(setting(name, "must list an unknown set".to_owned()));
+        }
+        members.push(Member { name, sets });
+    }
+    if names.len() > 1 {
+        let [mean, all] = RESERVED;
+        members.push(Member { name: mean, sets: (0..names.len()).collect() });
+        members.push(Member { name: all, sets: vec![names.len()] });
+    }
+    Ok(members)
+}
+
+impl std::str::FromStr for Group {
+    type Err = Error;
+
+    /// `NAME=SET,SET,...`
+    fn from_str(text: &str) -> Result<Self> {
+        let parts = text.split_once('=').filter(|(name, sets)| !name.is_empty() && !sets.is_empty());
+        let (name, sets) =
+            parts.ok_or_else(|| Error::setting("group", format!("`{text}`"), "must be NAME=SET,SET,..."))?;
+        Ok(Self { name: name.to_owned(), sets: sets.split(',').map(|set| set.trim().to_owned()).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: [f32; 4] = [0.0, 1.0, 2.0, 3.0];
+    const CORRECT: [bool; 4] = [true, true, false, true];
+    const FAR: [f32; 2] = [9.0, 8.0];
+    const NEAR: [f32; 2] = [2.5, 0.5];
+
+    fn report(options: &ReportOptions) -> Result<Report> {
+        Report::new(&KNOWN, Some(&CORRECT), &[("far", &FAR), ("near", &NEAR)], options)
+    }
+
+    fn group(text: &str) -> Vec<Group> {
+        vec![text.parse().unwrap()]
+    }
+
+    #[test]
+    fn rows_for_sets_groups_mean_and_all() {
+        let options =
+            ReportOptions { threshold: Some(2.5), groups: group("both=near, far"), bootstrap: None };
+        let report = report(&options).unwrap();
+        assert_eq!((report.known, report.accuracy, report.known_kept), (4, Some(0.75), Some(0.75)));
+        let rows: Vec<_> = report
+            .rows
+            .iter()
+            .map(|row| (row.name.as_str(), row.unknown, row.unknown_caught.unwrap(), row.metrics.auroc))
+            .collect();
+        assert_eq!(
+            rows,
+            [
+                ("far", 2, 1.0, 1.0),
+                ("near", 2, 0.0, 0.5),
+                ("both", 4, 0.5, 0.75),
+                ("mean", 4, 0.5, 0.75),
+                ("all", 4, 0.5, 0.75)
+            ]
+        );
+        let of = |index: usize| report.rows[index].metrics;
+        assert_eq!(of(3).aupr_out, (of(0).aupr_out + of(1).aupr_out) / 2.0);
+        assert_ne!(of(3).aupr_out, of(4).aupr_out);
+        assert_eq!(of(3).oscr, Some((of(0).oscr.unwrap() + of(1).oscr.unwrap()) / 2.0));
+
+        let text = report.to_string();
+        assert!(text.starts_with("4 known images: accuracy 75.00 %, kept by the threshold 75.00 %\n"));
+        let lengths: Vec<usize> = text.lines().skip(1).take(6).map(str::len).collect();
+        assert!(lengths.len() == 6 && lengths.iter().all(|&length| length == lengths[0]), "{text}");
+    }
+
+    #[test]
+    fn intervals_contain_their_values() {
+        let spread = |count: usize, shift: f64| -> Vec<f64> {
+            (0..count).map(|i| (i * 37 % 101) as f64 / 101.0 + shift).collect()
+        };
+        let correct: Vec<bool> = (0..300).map(|i| i % 10 != 0).collect();
+        let (known, near, far) = (spread(300, 0.0), spread(150, 0.3), spread(200, 0.6));
+        let options = ReportOptions {
+            threshold: Some(0.9),
+            groups: group("both=near,far"),
+            bootstrap: Some(Bootstrap { resamples: 400, seed: 1 }),
+        };
+        let report =
+            Report::new(&known, Some(&correct), &[("near", &near), ("far", &far)], &options).unwrap();
+        let is_in = |value: f64, Interval { low, high }: Interval| {
+            low <= value && value <= high && low < high && high - low < 0.3
+        };
+        let known = report.intervals.unwrap();
+        assert!(is_in(report.accuracy.unwrap(), known.accuracy.unwrap()));
+        assert!(is_in(report.known_kept.unwrap(), known.known_kept.unwrap()));
+        for row in &report.rows {
+            let RowIntervals { unknown_caught, metrics } = row.intervals.unwrap();
+            assert!(is_in(row.unknown_caught.unwrap(), unknown_caught.unwrap()), "{}", row.name);
+            for ((name, value), (_, interval)) in row.metrics.named().zip(metrics.named()) {
+                assert!(is_in(value, interval), "{} {name}: {value} {interval:?}", row.name);
+            }
+        }
+        let text = report.to_string();
+        assert!(text.lines().filter(|line| line.starts_with("  95 % interval ")).count() == 5, "{text}");
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn accuracy_and_oscr_need_correctness() {
+        let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
+        let report = Report::new(&KNOWN, None, &[("far", &FAR)], &options).unwrap();
+        assert_eq!((report.accuracy, report.rows[0].metrics.oscr), (None, None));
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(!json.contains("oscr") && !json.contains("accuracy\":null"), "{json}");
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+    }
+
+    #[test]
+    fn accuracy_without_unknown_sets() {
+        let report = Report::new::<f32>(&[0.0], Some(&[true]), &[], &ReportOptions::default()).unwrap();
+        assert_eq!(report.to_string(), "1 known images: accuracy 100.00 %\n");
+    }
+
+    #[test]
+    fn names_of_sets_are_unique() {
+        for names in [["far", "far"], ["far", "all"], ["mean", "far"]] {
+            let sets = names.map(|name| (name, &[1.0][..]));
+            let error = Report::new(&[0.0], None, &sets, &ReportOptions::default()).unwrap_err();
+            assert!(matches!(error, Error::Setting { name: "unknown set", .. }), "{names:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn invalid_groups_are_refused() {
+        for wrong in ["", "near", "=far", "g="] {
+            assert!(matches!(wrong.parse::<Group>(), Err(Error::Setting { name: "group", .. })), "{wrong}");
+        }
+        for wrong in ["far=near", "all=near", "mean=near", "g=nowhere", "g=near,,far"] {
+            let error =
+                report(&ReportOptions { groups: group(wrong), ..ReportOptions::default() }).unwrap_err();
+            assert!(matches!(error, Error::Setting { name: "group", .. }), "{wrong}: {error}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Training devices.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// The device that a network is trained on; as text `cpu`, `cuda` or `cuda:N`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Device {
+    /// The CPU.
+    #[default]
+    Cpu,
+    /// The CUDA device with this number.
+    Cuda(u32),
+}
+
+/// Splits a text such as `cuda:1` into the name and the device number; `None` if the number is invalid.
+pub(crate) fn numbered(text: &str) -> Option<(&str, Option<u32>)> {
+    let Some((name, number)) = text.split_once(':') else { return Some((text, None)) };
+    // Runtimes take the number as a signed integer.
+    let number = number.parse().ok().filter(|&number| i32::try_from(number).is_ok())?;
+    Some((name, Some(number)))
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match numbered(text) {
+            Some(("cpu", None)) => Ok(Self::Cpu),
+            Some(("cuda", number)) => Ok(Self::Cuda(number.unwrap_or(0))),
+            _ => Err(Error::setting("device", format!("`{text}`"), "must be cpu, cuda or cuda:N")),
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> Self {
+        device.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_survive_a_round_trip_through_text() {
+        for (text, device) in [("cpu", Device::Cpu), ("cuda", Device::Cuda(0)), ("cuda:3", Device::Cuda(3))] {
+            assert_eq!(text.parse::<Device>().unwrap(), device);
+            assert_eq!(device.to_string().parse::<Device>().unwrap(), device);
+        }
+        for wrong in ["", "tpu", "cpu:0", "cuda:", "cuda:x", "cuda:-1", "cuda:4294967295"] {
+            let error = wrong.parse::<Device>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("device = `{wrong}`")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Run folders and their files.
+
+use std::path::{Path, PathBuf};
+
+use super::Which;
+use crate::{
+    error::{Error, Result},
+    files::atomic,
+};
+
+/// Default parent folder of run folders.
+pub const RUNS: &str = "runs";
+
+/// Prefix and suffix of the names of resume states.
+const STATE: [&str; 2] = ["state-", ".safetensors"];
+
+/// The folder of a run. It need not exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder(PathBuf);
+
+impl RunFolder {
+    /// The run in this folder.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Creates the folder with the next free number in `runs`. Concurrent calls create different folders.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn create_next(runs: &Path) -> Result<Self> {
+        std::fs::create_dir_all(runs).map_err(Error::io("create", runs))?;
+        let names =
+            entries(runs)?.into_iter().filter_map(|path| path.file_name()?.to_str()?.parse::<u32>().ok());
+        let mut number = names.max().map_or(0, u64::from);
+        loop {
+            number += 1;
+            let path = runs.join(number.to_string());
+            match std::fs::create_dir(&path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| Self(path.clone())).map_err(Error::io("create", &path)),
+            }
+        }
+    }
+
+    /// The run in `runs` whose checkpoint was written last.
+    #[must_use]
+    pub fn newest(runs: &Path) -> Option<Self> {
+        let written = |run: &Self| {
+            let checkpoints = Which::ALL.map(|which| run.checkpoint(which));
+            checkpoints.iter().filter_map(|file| file.metadata().ok()?.modified().ok()).max()
+        };
+        let all = entries(runs).ok()?.into_iter().map(Self);
+        all.filter_map(|run| Some((written(&run)?, run)))
+            .max_by_key(|(time, run)| (*time, run.0.clone()))
+            .map(|(_, run)| run)
+    }
+
+    /// Path of the folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Whether the folder holds a checkpoint or a resume state.
+    #[must_use]
+    pub fn holds_run(&self) -> bool {
+        let has_checkpoint = Which::ALL.iter().any(|&which| self.checkpoint(which).exists());
+        has_checkpoint || self.states().is_ok_and(|states| !states.is_empty())
+    }
+
+    /// Whether the folder holds a run of version 0.1, which this version cannot read.
+    #[must_use]
+    pub fn is_of_version_0_1(&self) -> bool {
+        self.0.join("manifest.json").exists()
+    }
+
+    /// Path of a checkpoint.
+    #[must_use]
+    pub fn checkpoint(&self, which: Which) -> PathBuf {
+        self.0.join(match which {
+            Which::Best => "checkpoint.safetensors",
+            Which::Last => "checkpoint-last.safetensors",
+        })
+    }
+
+    /// Path of the settings as given by the user.
+    #[must_use]
+    pub fn settings(&self) -> PathBuf {
+        self.0.join("settings.toml")
+    }
+
+    /// Writes the settings as given by the user.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_settings(&self, text: &str) -> Result<()> {
+        atomic::write(&self.settings(), text.as_bytes())
+    }
+
+    /// Path of the resolved settings, with all defaults.
+    #[must_use]
+    pub fn resolved(&self) -> PathBuf {
+        self.0.join("resolved.json")
+    }
+
+    /// Path of the log: events as JSON lines.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.0.join("log.jsonl")
+    }
+
+    /// Path of the scalars for TensorBoard, which recognises its files by `tfevents` in the name.
+    #[must_use]
+    pub fn tensorboard(&self) -> PathBuf {
+        self.0.join("events.out.tfevents.0.toolkit")
+    }
+
+    /// Path of the state after `step` steps of an epoch. Sorted by name, the newest is last.
+    #[must_use]
+    pub fn state(&self, epoch: usize, step: usize) -> PathBuf {
+        let [start, end] = STATE;
+        self.0.join(format!("{start}{epoch:06}-{step:08}{end}"))
+    }
+
+    /// Paths of the resume states, the newest last.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be read.
+    pub fn states(&self) -> Result<Vec<PathBuf>> {
+        self.files(|name| {
+            let place = name.strip_prefix(STATE[0]).and_then(|name| name.strip_suffix(STATE[1]));
+            let numbers = place.and_then(|place| place.split_once('-'));
+            numbers.is_some_and(|(epoch, step)| epoch.parse::<u64>().is_ok() && step.parse::<u64>().is_ok())
+        })
+    }
+
+    /// Removes all states but the newest `count`.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove_states_but(&self, count: usize) -> Result<()> {
+        remove(self.states()?.iter().rev().skip(count))
+    }
+
+    /// Removes the temporary files of interrupted writes.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove_unfinished(&self) -> Result<()> {
+        remove(&self.files(|name| name.starts_with(atomic::UNFINISHED))?)
+    }
+
+    /// Paths of the files whose names match, sorted by name.
+    fn files(&self, is_meant: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+        let mut paths = entries(&self.0)?;
+        paths.retain(|path| {
+            path.is_file() && is_meant(&path.file_name().unwrap_or_default().to_string_lossy())
+        });
+        paths.sort_unstable();
+        Ok(paths)
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    Ok(entries.filter_map(|entry| Some(entry.ok()?.path())).collect())
+}
+
+fn remove<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    files.into_iter().try_for_each(|file| std::fs::remove_file(file).map_err(Error::io("remove", file)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_run_is_the_one_whose_checkpoint_was_written_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let runs = folder.path().join("runs");
+        assert_eq!(RunFolder::newest(&runs), None);
+        let [first, second] = [1, 2].map(|number| {
+            let run = RunFolder::create_next(&runs).unwrap();
+            assert_eq!(run.path(), runs.join(number.to_string()));
+            assert!(!run.holds_run());
+            run
+        });
+        assert_eq!(RunFolder::newest(&runs), None, "no checkpoint yet");
+        std::fs::write(second.checkpoint(Which::Last), "").unwrap();
+        assert_eq!(RunFolder::newest(&runs).as_ref(), Some(&second));
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(first.checkpoint(Which::Best), "").unwrap();
+        assert_eq!(RunFolder::newest(&runs).as_ref(), Some(&first));
+        assert!(first.holds_run() && second.holds_run());
+    }
+
+    #[test]
+    fn states_are_listed_in_order_and_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::new(folder.path());
+        for (epoch, step) in [(10, 0), (9, 7), (9, 100)] {
+            std::fs::write(run.state(epoch, step), "").unwrap();
+        }
+        std::fs::write(folder.path().join("state-of-mind.safetensors"), "").unwrap();
+        assert_eq!(run.states().unwrap(), [run.state(9, 7), run.state(9, 100), run.state(10, 0)]);
+        run.remove_states_but(1).unwrap();
+        assert_eq!(run.states().unwrap(), [run.state(10, 0)]);
+        assert!(folder.path().join("state-of-mind.safetensors").exists());
+    }
+}

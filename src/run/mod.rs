@@ -1,0 +1,12 @@
+//! A training run: its recipe, device, folder and checkpoints.
+
+mod checkpoint;
+mod device;
+mod folder;
+mod recipe;
+
+pub use checkpoint::{CheckBatch, Checkpoint, Facts, TestLogits, TrainingData, Which};
+pub use device::Device;
+pub(crate) use device::numbered;
+pub use folder::{RUNS, RunFolder};
+pub use recipe::{Augment, Optimizer, Outliers, Recipe, Schedule, ScheduledRates, TrainingPrecision};

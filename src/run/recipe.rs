@@ -1,0 +1,412 @@
+//! The training recipe as plain data, which a model file records, and the schedule that follows from it.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::Device;
+use crate::{
+    error::{Error, Result},
+    method::Variant,
+};
+
+/// A training recipe. `benches/recipes.py` measured the choice of the defaults.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Passes over the training images, at least 1.
+    pub epochs: usize,
+    /// Known images per step, at least 1.
+    pub batch_size: usize,
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// The peak learning rate, positive.
+    pub learning_rate: f64,
+    /// The learning-rate schedule.
+    pub schedule: Schedule,
+    /// Warm-up length in epochs, 0 to below `epochs`. With [`Schedule::OneCycle`] 0 means 30 % of the run.
+    pub warm_up: f64,
+    /// Decoupled weight decay of convolutions and the last layer (Loshchilov and Hutter, arXiv 1711.05101),
+    /// at least 0. A step multiplies them by 1 - learning rate * weight decay.
+    pub weight_decay: f64,
+    /// The augmentation of training images.
+    pub augment: Augment,
+    /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
+    /// below 1.
+    pub trim: f64,
+    /// Decay of the exponential moving average (EMA) of the weights, which is tested and saved; 0 to below 1,
+    /// 0 for no EMA.
+    pub ema: f64,
+    /// Unknown images that training keeps away from the anchors.
+    pub outliers: Outliers,
+    /// Outliers per known image in a step, 0 to 16.
+    pub outlier_share: f64,
+    /// Weight of the outlier term in the loss; positive if there are outliers.
+    pub outlier_weight: f64,
+    /// Share of the known training images held out to choose the threshold and the best epoch, 0 to below 1.
+    pub held_out: f64,
+    /// Maximum number of training images for the class means; 0 for all.
+    pub anchor_images: usize,
+    /// Seed of the initial weights, the data order, augmentation, dropout and the choice of held-out images.
+    pub seed: u64,
+    /// The precision of activations in training.
+    pub precision: TrainingPrecision,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 64,
+            optimizer: Optimizer::Sgd,
+            learning_rate: Optimizer::Sgd.learning_rate(Variant::Paper),
+            schedule: Schedule::OneCycle,
+            warm_up: 0.0,
+            weight_decay: 5e-4,
+            augment: Augment::Crop,
+            trim: 0.0,
+            ema: 0.0,
+            outliers: Outliers::Scrambled,
+            outlier_share: 0.25,
+            outlier_weight: 0.5,
+            held_out: 0.02,
+            anchor_images: 5000,
+            seed: 123,
+            precision: TrainingPrecision::F32,
+        }
+    }
+}
+
+/// The precision of activations in training. Weights, optimizer state and evaluation are in single precision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainingPrecision {
+    /// Single precision. On CUDA cuDNN computes convolutions in TF32 (10-bit mantissa), as in PyTorch; the
+    /// environment variable `NVIDIA_TF32_OVERRIDE=0` turns TF32 off.
+    F32,
+    /// bfloat16 (7-bit mantissa): half the memory traffic.
+    Bf16,
+}
+
+impl TrainingPrecision {
+    /// All precisions.
+    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+
+    /// The faster precision: bf16 on a CPU with AVX512-BF16, f32 on other CPUs and on CUDA.
+    #[must_use]
+    pub fn fastest_on(device: Device) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        let is_fast = std::arch::is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        let is_fast = false;
+        if device == Device::Cpu && is_fast { Self::Bf16 } else { Self::F32 }
+    }
+}
+
+/// The optimizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// Adam with PyTorch's defaults (Kingma and Ba, arXiv 1412.6980).
+    Adam,
+    /// Stochastic gradient descent with Nesterov momentum, 0.9 unless the schedule sets it.
+    Sgd,
+}
+
+impl Optimizer {
+    /// All optimizers.
+    pub const ALL: [Self; 2] = [Self::Adam, Self::Sgd];
+
+    /// Default peak learning rate. Gradients of pytorch-ood's squared distances are about 50 times as large,
+    /// which matters to SGD; Adam is invariant to their scale.
+    #[must_use]
+    pub fn learning_rate(self, variant: Variant) -> f64 {
+        match (self, variant) {
+            (Self::Adam, _) => 1e-3,
+            (Self::Sgd, Variant::PytorchOod) => 2e-3,
+            (Self::Sgd, _) => 0.1,
+        }
+    }
+
+    /// Momentum if the schedule does not set it.
+    fn momentum(self) -> f64 {
+        0.9
+    }
+}
+
+/// The learning-rate schedule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Cosine decay to 0.
+    Cosine,
+    /// Cosine rise from 1/25 of the peak, then cosine decay to 1/250000; the momentum goes from 0.95 to 0.85
+    /// and back (Smith and Topin, arXiv 1708.07120; PyTorch's `OneCycleLR`).
+    OneCycle,
+}
+
+impl Schedule {
+    /// All schedules.
+    pub const ALL: [Self; 2] = [Self::Cosine, Self::OneCycle];
+}
+
+/// Random augmentation of training images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Augment {
+    /// No augmentation.
+    None,
+    /// Random horizontal flip, and a shift by up to an eighth of the size with black padding.
+    Crop,
+    /// As in the official CAC code: random crop of 80 to 100 % of the area, horizontal flip, rotation by up
+    /// to 10 degrees.
+    Affine,
+}
+
+impl Augment {
+    /// All augmentations.
+    pub const ALL: [Self; 3] = [Self::None, Self::Crop, Self::Affine];
+}
+
+/// Unknown images for training; as text `none`, `scrambled` or the folder.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Outliers {
+    /// No outliers.
+    #[default]
+    None,
+    /// Known training images, scrambled anew for every step: pieces shuffled, one piece repeated, or blended
+    /// into a texture (negative data augmentation; Sinha et al., arXiv 2102.05113). For classes that differ
+    /// in shape.
+    Scrambled,
+    /// The images of a folder, or CIFAR-10's training files.
+    Folder(PathBuf),
+}
+
+impl Outliers {
+    /// The folder that the outliers are read from, if any.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Folder(folder) => Some(folder),
+            Self::None | Self::Scrambled => None,
+        }
+    }
+}
+
+impl From<&str> for Outliers {
+    fn from(text: &str) -> Self {
+        match text {
+            "none" => Self::None,
+            "scrambled" => Self::Scrambled,
+            folder => Self::Folder(folder.into()),
+        }
+    }
+}
+
+impl From<String> for Outliers {
+    fn from(text: String) -> Self {
+        text.as_str().into()
+    }
+}
+
+impl From<Outliers> for String {
+    fn from(outliers: Outliers) -> Self {
+        outliers.to_string()
+    }
+}
+
+impl fmt::Display for Outliers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Scrambled => f.write_str("scrambled"),
+            Self::Folder(folder) => folder.display().fmt(f),
+        }
+    }
+}
+
+/// Learning rate and momentum of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScheduledRates {
+    /// The learning rate.
+    pub learning_rate: f64,
+    /// The momentum of SGD, the beta1 of Adam.
+    pub momentum: f64,
+}
+
+impl Recipe {
+    /// Number of outliers in a step of `known` known images.
+    #[must_use]
+    pub fn outliers_beside(&self, known: usize) -> usize {
+        if self.has_outliers() { (self.outlier_share * known as f64).round() as usize } else { 0 }
+    }
+
+    /// Whether training uses outliers.
+    #[must_use]
+    pub fn has_outliers(&self) -> bool {
+        self.outliers != Outliers::None
+    }
+
+    /// Checks that all values are in range and fit each other.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a value out of range, or one that does not fit another.
+    pub fn check(&self) -> Result<()> {
+        let at_least_1 = |name, value: usize| match value {
+            0 => Err(Error::setting(name, value, "must be at least 1")),
+            _ => Ok(()),
+        };
+        at_least_1("epochs", self.epochs)?;
+        at_least_1("batch size", self.batch_size)?;
+        for (name, value) in [("held-out", self.held_out), ("trim", self.trim), ("EMA", self.ema)] {
+            if !(0.0..1.0).contains(&value) {
+                return Err(Error::setting(name, value, "must be a share from 0 to below 1"));
+            }
+        }
+        if self.trim > 0.0 && self.trimmed_of(self.batch_size) == 0 {
+            let reason = format!("removes less than one of the {} images in a step", self.batch_size);
+            return Err(Error::setting("trim", self.trim, reason));
+        }
+        if !(0.0..=16.0).contains(&self.outlier_share) {
+            return Err(Error::setting("outlier share", self.outlier_share, "must be 0 to 16"));
+        }
+        if self.has_outliers() {
+            if self.outliers_beside(self.batch_size) == 0 {
+                let reason = format!("adds less than one outlier to a step of {} images", self.batch_size);
+                return Err(Error::setting("outlier share", self.outlier_share, reason));
+            }
+            if self.outlier_weight == 0.0 {
+                return Err(Error::setting("outlier weight", 0, "must be positive if there are outliers"));
+            }
+        }
+        // The warm-up must leave room for the decay.
+        if !(0.0..self.epochs as f64).contains(&self.warm_up) {
+            return Err(Error::setting(
+                "warm-up",
+                self.warm_up,
+                "must be at least 0 and less than the epochs",
+            ));
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return Err(Error::setting("learning rate", self.learning_rate, "must be positive"));
+        }
+        for (name, value) in [("weight decay", self.weight_decay), ("outlier weight", self.outlier_weight)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(Error::setting(name, value, "must not be negative"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of images to leave out of a step of `known` known images.
+    #[must_use]
+    pub fn trimmed_of(&self, known: usize) -> usize {
+        (self.trim * known as f64) as usize
+    }
+
+    /// Learning rate and momentum of a step, counted from 0 over the whole run.
+    #[must_use]
+    pub fn rates(&self, step: usize, steps_per_epoch: usize) -> ScheduledRates {
+        /// Interpolates along half a cosine; `progress` is 0 to 1.
+        fn between(from: f64, to: f64, progress: f64) -> f64 {
+            to + (from - to) * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
+        }
+        let warm_up = self.warm_up * steps_per_epoch as f64;
+        let momentum = self.optimizer.momentum();
+        let (step, steps) = (step as f64, (self.epochs * steps_per_epoch) as f64);
+        let peak = self.learning_rate;
+        match self.schedule {
+            Schedule::Cosine if step < warm_up => {
+                ScheduledRates { learning_rate: peak * (step + 1.0) / (warm_up + 1.0), momentum }
+            }
+            Schedule::Cosine => {
+                let progress = (step - warm_up) / (steps - warm_up);
+                ScheduledRates { learning_rate: between(peak, 0.0, progress), momentum }
+            }
+            Schedule::OneCycle => {
+                let top = if self.warm_up > 0.0 { warm_up } else { 0.3 * steps } - 1.0;
+                let least = peak / 25.0;
+                if step <= top {
+                    // A warm-up of one step starts at the peak.
+                    let progress = if top > 0.0 { step / top } else { 1.0 };
+                    let learning_rate = between(least, peak, progress);
+                    ScheduledRates { learning_rate, momentum: between(0.95, 0.85, progress) }
+                } else {
+                    let progress = (step - top) / (steps - 1.0 - top);
+                    let learning_rate = between(peak, least / 1e4, progress);
+                    ScheduledRates { learning_rate, momentum: between(0.85, 0.95, progress) }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outliers_survive_a_round_trip_through_text() {
+        for text in ["none", "scrambled", "./scrambled"] {
+            let outliers = Outliers::from(text);
+            assert_eq!(outliers.to_string(), text);
+            assert_eq!(
+                serde_json::from_str::<Outliers>(&serde_json::to_string(&outliers).unwrap()).unwrap(),
+                outliers
+            );
+        }
+        assert_eq!(Outliers::from("./scrambled"), Outliers::Folder("./scrambled".into()));
+    }
+
+    #[test]
+    fn the_cosine_decays_after_the_warm_up() {
+        let recipe = Recipe {
+            schedule: Schedule::Cosine,
+            warm_up: 2.0,
+            epochs: 5,
+            learning_rate: 1.0,
+            ..Recipe::default()
+        };
+        let rates: Vec<f64> = (0..20).map(|step| recipe.rates(step, 4).learning_rate).collect();
+        for (step, rate) in rates[..8].iter().enumerate() {
+            assert!((rate - (step + 1) as f64 / 9.0).abs() < 1e-15, "{rate}");
+        }
+        assert!((rates[8] - 1.0).abs() < 1e-15 && (rates[14] - 0.5).abs() < 1e-15, "{rates:?}");
+        assert!(rates[8..].windows(2).all(|pair| pair[1] < pair[0]) && rates[19] > 0.0);
+    }
+
+    #[test]
+    fn one_cycle_can_warm_up_in_a_single_step() {
+        let recipe = Recipe { warm_up: 1.0, epochs: 3, learning_rate: 1.0, ..Recipe::default() };
+        let rates: Vec<f64> = (0..3).map(|step| recipe.rates(step, 1).learning_rate).collect();
+        assert!(rates[0] == 1.0 && rates[0] > rates[1] && rates[1] > rates[2], "{rates:?}");
+    }
+
+    /// `torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)` of PyTorch 2.13: learning
+    /// rate and momentum of each step.
+    #[test]
+    fn one_cycle_matches_pytorch() {
+        let recipe = Recipe { epochs: 2, learning_rate: 0.1, ..Recipe::default() };
+        for (step, (rate, momentum)) in ONE_CYCLE.into_iter().enumerate() {
+            let found = recipe.rates(step, 5);
+            assert!((found.learning_rate - rate).abs() < 1e-12, "step {step}: {found:?}");
+            assert!((found.momentum - momentum).abs() < 1e-12, "step {step}: {found:?}");
+        }
+    }
+
+    const ONE_CYCLE: [(f64, f64); 10] = [
+        (0.0040000000000000036, 0.95),
+        (0.052000000000000005, 0.8999999999999999),
+        (0.1, 0.85),
+        (0.09504846320134738, 0.854951556604879),
+        (0.0811745653949763, 0.8688255099070633),
+        (0.06112620219362893, 0.8888739533021842),
+        (0.03887419780637107, 0.9111260466978157),
+        (0.0188258346050237, 0.9311744900929366),
+        (0.004951936798652629, 0.945048443395121),
+        (4e-07, 0.95),
+    ];
+}

@@ -1,0 +1,419 @@
+//! Scores images with an exported model.
+
+#[cfg(feature = "onnxruntime")]
+mod onnxruntime;
+mod provider;
+#[cfg(feature = "tract")]
+pub(crate) mod tract;
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, Slice, concatenate};
+
+use crate::{
+    error::{Error, Result},
+    image::{self, RgbImage},
+    method,
+    model::{Decision, Manifest, file::ModelFile},
+};
+pub use provider::Provider;
+
+/// A model that is ready to score. Threads that share it run concurrently: no lock is held while the network
+/// runs.
+pub struct Scorer {
+    file: ModelFile,
+    threshold: f32,
+    provider: Provider,
+    runtime: Runtime,
+}
+
+enum Runtime {
+    #[cfg(feature = "tract")]
+    Tract(tract::Tract),
+    #[cfg(feature = "onnxruntime")]
+    OnnxRuntime(onnxruntime::OnnxRuntime),
+}
+
+/// The outputs of a model for N images and C known classes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outputs {
+    /// Logits `[N, C]`.
+    pub logits: Array2<f32>,
+    /// Euclidean distances to the anchors, `[N, C]`, at least 0.
+    pub distances: Array2<f32>,
+    /// Rejection scores `[N]`; larger = more likely unknown.
+    pub score: Array1<f32>,
+    /// Indices of the nearest anchors, `[N]`, 0 to below C.
+    pub label: Array1<usize>,
+    /// Whether the score is above the threshold, `[N]`.
+    pub unknown: Array1<bool>,
+}
+
+/// The decision of a model on one image.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Verdict {
+    /// The name of the class with the nearest anchor, even if the image is unknown.
+    pub class: String,
+    /// Whether the image belongs to none of the known classes.
+    pub unknown: bool,
+    /// The rejection score; larger = more likely unknown.
+    pub score: f32,
+    /// The score above which an image is unknown.
+    pub threshold: f32,
+}
+
+impl Scorer {
+    /// Opens a model file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and those of [`from_bytes`](Self::from_bytes), with the path.
+    pub fn open(path: impl AsRef<Path>, provider: Provider) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        Self::new(&bytes, &path.display().to_string(), provider, false)
+    }
+
+    /// Reads a model from memory.
+    ///
+    /// # Errors
+    /// [`Error::Model`] and [`Error::FormatVersion`] if it is not a valid model of this toolkit,
+    /// [`Error::Unsupported`] if the runtime refuses it, [`Error::Provider`] if the provider is not
+    /// available: there is no fallback to another one.
+    pub fn from_bytes(bytes: &[u8], provider: Provider) -> Result<Self> {
+        Self::new(bytes, "memory", provider, false)
+    }
+
+    /// Reads a model from memory and profiles its first run, so that [`placement`](Self::placement) is known;
+    /// `origin` names the model in errors.
+    ///
+    /// # Errors
+    /// Those of [`from_bytes`](Self::from_bytes), and [`Error::Io`] for the temporary file of the profile.
+    pub fn profiled(bytes: &[u8], origin: &str, provider: Provider) -> Result<Self> {
+        Self::new(bytes, origin, provider, true)
+    }
+
+    #[cfg_attr(not(feature = "onnxruntime"), allow(unused_variables))]
+    fn new(bytes: &[u8], origin: &str, provider: Provider, is_profiled: bool) -> Result<Self> {
+        let (file, _) = ModelFile::parse(bytes, origin)?;
+        let runtime = match provider {
+            #[cfg(feature = "tract")]
+            Provider::Cpu => Runtime::Tract(tract::Tract::new(bytes, &file)?),
+            #[cfg(not(feature = "tract"))]
+            Provider::Cpu => return Err(provider.is_without("tract")),
+            #[cfg(feature = "onnxruntime")]
+            _ => Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, provider, is_profiled)?),
+            #[cfg(not(feature = "onnxruntime"))]
+            _ => return Err(provider.is_without("onnxruntime")),
+        };
+        Ok(Self { threshold: file.threshold, file, provider, runtime })
+    }
+
+    /// Replaces the threshold of the file.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if it is NaN.
+    pub fn with_threshold(mut self, threshold: f32) -> Result<Self> {
+        if threshold.is_nan() {
+            return Err(Error::NotFinite { what: "the threshold", value: threshold });
+        }
+        self.threshold = threshold;
+        Ok(self)
+    }
+
+    /// Replaces the threshold by the one that keeps a share (0 to 1) of the held-out known images, whose
+    /// scores are in the file.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if `keep` is out of range, [`Error::NoHeldOut`] if the file has no held-out scores.
+    pub fn with_keep(self, keep: f64) -> Result<Self> {
+        let scores =
+            self.decision().threshold.as_ref().map_or(&[][..], |threshold| &threshold.held_out_scores);
+        let threshold = method::threshold(scores, keep)?;
+        self.with_threshold(threshold)
+    }
+
+    /// The metadata of the file.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.file.manifest
+    }
+
+    /// The part of the metadata that scoring needs: classes, input, score, and the rule of the threshold.
+    #[must_use]
+    pub fn decision(&self) -> &Decision {
+        &self.file.manifest.decision
+    }
+
+    /// The current threshold.
+    #[must_use]
+    pub fn threshold(&self) -> f32 {
+        self.threshold
+    }
+
+    /// The provider that runs the network, which is the requested one.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        self.provider
+    }
+
+    /// Human-readable name of the provider and its runtime.
+    #[must_use]
+    pub fn runtime(&self) -> String {
+        match &self.runtime {
+            #[cfg(feature = "tract")]
+            Runtime::Tract(_) => format!("cpu: tract, {} threads", rayon::current_num_threads()),
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(runtime) => format!("{}: {}", self.provider, runtime.describe()),
+        }
+    }
+
+    /// The number of operators that each of ONNX Runtime's execution providers ran: operators that one does
+    /// not support run on another. Empty before the first run of a [profiled](Self::profiled) scorer, and
+    /// with tract.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] if the profile cannot be read.
+    pub fn placement(&self) -> Result<BTreeMap<String, usize>> {
+        match &self.runtime {
+            #[cfg(feature = "tract")]
+            Runtime::Tract(_) => Ok(BTreeMap::new()),
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(runtime) => runtime.placement(),
+        }
+    }
+
+    /// The recommended number of images per call.
+    #[must_use]
+    pub fn preferred_batch(&self) -> usize {
+        match &self.runtime {
+            #[cfg(feature = "tract")]
+            // Each thread runs one image at a time: a large batch keeps all threads busy.
+            Runtime::Tract(_) => 256,
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(_) => 64,
+        }
+    }
+
+    /// Scores a batch of black images, so that the first real batch does not wait for one-time work: choosing
+    /// kernels, allocating memory, and with some providers compiling the network for this batch size. ONNX
+    /// Runtime repeats this work in each session of the pool that threads share.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] if the runtime fails.
+    pub fn warm_up(&self, batch: usize) -> Result<()> {
+        let input = &self.decision().input;
+        self.score_u8(Array4::zeros((batch, 3, input.height, input.width)).view()).map(drop)
+    }
+
+    /// Scores images `[N, 3, H, W]`, RGB in 0..=1.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the images do not have the model's size, [`Error::NotFinite`] if a value is not
+    /// finite, [`Error::Runtime`] if the runtime fails.
+    pub fn score(&self, images: ArrayView4<f32>) -> Result<Outputs> {
+        // In some runtimes max(0, NaN) is 0, which could make such an image known.
+        if let Some(&value) = images.iter().find(|value| !value.is_finite()) {
+            return Err(Error::NotFinite { what: "a value of an image", value });
+        }
+        self.score_images(Images::Floats(images))
+    }
+
+    /// Scores images given as bytes `[N, 3, H, W]`, the layout of [`image::pixels`]. A model that takes bytes
+    /// gets the same values.
+    ///
+    /// # Errors
+    /// Those of [`score`](Self::score).
+    pub fn score_u8(&self, images: ArrayView4<u8>) -> Result<Outputs> {
+        self.score_images(Images::Bytes(images))
+    }
+
+    /// Scores one image of any size. `DynamicImage::to_rgb8` converts other colour types.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] if the runtime fails.
+    pub fn score_image(&self, image: &RgbImage) -> Result<Verdict> {
+        let input = &self.decision().input;
+        let pixels = image::pixels(image, input.height, input.width);
+        let shape = (1, 3, input.height, input.width);
+        let outputs = self.score_u8(ArrayView4::from_shape(shape, &pixels).expect("one image"))?;
+        Ok(self.verdicts(&outputs).remove(0))
+    }
+
+    /// The verdict on each image, from outputs of this model.
+    #[must_use]
+    pub fn verdicts(&self, outputs: &Outputs) -> Vec<Verdict> {
+        let classes = &self.decision().classes;
+        let verdict = |((&label, &unknown), &score): ((&usize, &bool), &f32)| Verdict {
+            class: classes.get(label).cloned().unwrap_or_default(),
+            unknown,
+            score,
+            threshold: self.threshold,
+        };
+        outputs.label.iter().zip(&outputs.unknown).zip(&outputs.score).map(verdict).collect()
+    }
+
+    fn score_images(&self, images: Images) -> Result<Outputs> {
+        let input = &self.decision().input;
+        if images.shape()[1..] != [3, input.height, input.width] {
+            return Err(Error::Shape {
+                what: "the batch of images",
+                found: images.shape().to_vec(),
+                expected: format!("[N, 3, {}, {}]", input.height, input.width),
+            });
+        }
+        let count = images.len();
+        let mut outputs = match self.file.batch.filter(|&batch| !count.is_multiple_of(batch)) {
+            None => self.run(images)?,
+            Some(batch) => match images {
+                Images::Floats(images) => self.run(Images::Floats(filled(images, batch).view()))?,
+                Images::Bytes(images) => self.run(Images::Bytes(filled(images, batch).view()))?,
+            }
+            .first(count),
+        };
+        if self.threshold.to_bits() != self.file.threshold.to_bits() {
+            outputs.unknown = outputs.score.map(|&score| method::is_unknown(score, self.threshold));
+        }
+        Ok(outputs)
+    }
+
+    fn run(&self, images: Images) -> Result<Outputs> {
+        match &self.runtime {
+            #[cfg(feature = "tract")]
+            Runtime::Tract(runtime) => runtime.run(images, &self.file),
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(runtime) => runtime.run(images, &self.file),
+        }
+    }
+}
+
+impl fmt::Debug for Scorer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scorer")
+            .field("runtime", &self.runtime())
+            .field("threshold", &self.threshold)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Images `[N, 3, H, W]` as floats or bytes.
+#[derive(Clone, Copy)]
+enum Images<'a> {
+    /// Values in 0..=1.
+    Floats(ArrayView4<'a, f32>),
+    Bytes(ArrayView4<'a, u8>),
+}
+
+impl Images<'_> {
+    fn shape(&self) -> &[usize] {
+        match self {
+            Self::Floats(images) => images.shape(),
+            Self::Bytes(images) => images.shape(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.shape()[0]
+    }
+
+    /// Up to `count` images from `start` on.
+    fn part(&self, start: usize, count: usize) -> Images<'_> {
+        let part = Slice::from(start..(start + count).min(self.len()));
+        match self {
+            Self::Floats(images) => Images::Floats(images.slice_axis(Axis(0), part)),
+            Self::Bytes(images) => Images::Bytes(images.slice_axis(Axis(0), part)),
+        }
+    }
+
+    /// The input of a model that takes floats, `[N, 3, H, W]` in 0..=1.
+    fn to_floats(self) -> Array4<f32> {
+        match self {
+            Self::Floats(images) => images.as_standard_layout().into_owned(),
+            Self::Bytes(images) => images.as_standard_layout().map(|&byte| image::unit(byte)),
+        }
+    }
+
+    /// The input of a model that takes bytes, `[N, H, W, 3]`.
+    fn to_bytes(self) -> Array4<u8> {
+        match self {
+            Self::Floats(images) => {
+                // `as` saturates to 0..=255.
+                images
+                    .permuted_axes([0, 2, 3, 1])
+                    .as_standard_layout()
+                    .map(|value| (value * 255.0).round() as u8)
+            }
+            Self::Bytes(images) => images.permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned(),
+        }
+    }
+}
+
+/// Pads images with black ones to whole batches.
+fn filled<T: Clone + Default>(images: ArrayView4<T>, batch: usize) -> Array4<T> {
+    let (count, channels, height, width) = images.dim();
+    let shape = (count.next_multiple_of(batch), channels, height, width);
+    let mut filled = Array4::from_elem(shape, T::default());
+    filled.slice_axis_mut(Axis(0), Slice::from(..count)).assign(&images);
+    filled
+}
+
+impl Outputs {
+    /// Concatenates the outputs of consecutive parts.
+    fn concatenate(parts: &[Self], classes: usize) -> Self {
+        fn join<D: ndarray::RemoveAxis, T: Clone>(
+            parts: Vec<ndarray::ArrayView<T, D>>,
+            empty: ndarray::Array<T, D>,
+        ) -> ndarray::Array<T, D> {
+            if parts.is_empty() { empty } else { concatenate(Axis(0), &parts).expect("equal widths") }
+        }
+        let none = || Array2::zeros((0, classes));
+        Self {
+            logits: join(parts.iter().map(|part| part.logits.view()).collect(), none()),
+            distances: join(parts.iter().map(|part| part.distances.view()).collect(), none()),
+            score: join(parts.iter().map(|part| part.score.view()).collect(), Array1::zeros(0)),
+            label: join(parts.iter().map(|part| part.label.view()).collect(), Array1::zeros(0)),
+            unknown: join(
+                parts.iter().map(|part| part.unknown.view()).collect(),
+                Array1::from_elem(0, false),
+            ),
+        }
+    }
+
+    fn first(mut self, count: usize) -> Self {
+        let first = Slice::from(..count);
+        self.logits.slice_axis_inplace(Axis(0), first);
+        self.distances.slice_axis_inplace(Axis(0), first);
+        self.score.slice_axis_inplace(Axis(0), first);
+        self.label.slice_axis_inplace(Axis(0), first);
+        self.unknown.slice_axis_inplace(Axis(0), first);
+        self
+    }
+
+    /// Checks the outputs of a runtime for N images and C classes.
+    fn new(
+        runtime: &'static str,
+        (n, classes): (usize, usize),
+        (logits, distances): (Vec<f32>, Vec<f32>),
+        score: Vec<f32>,
+        label: Vec<i64>,
+        unknown: Vec<bool>,
+    ) -> Result<Self> {
+        let failed = |reason: &str| Error::Runtime { runtime, reason: reason.to_owned() };
+        let in_range = |label: i64| usize::try_from(label).ok().filter(|&label| label < classes);
+        let label: Option<Vec<usize>> = label.into_iter().map(in_range).collect();
+        let label = label.ok_or_else(|| failed("the model returned a label out of range"))?;
+        if [score.len(), label.len(), unknown.len()] != [n; 3] {
+            return Err(failed("the model returned outputs for a different number of images"));
+        }
+        let matrix = |values| {
+            Array2::from_shape_vec((n, classes), values)
+                .map_err(|_| failed("the model returned outputs for a different number of classes"))
+        };
+        Ok(Self {
+            logits: matrix(logits)?,
+            distances: matrix(distances)?,
+            score: score.into(),
+            label: label.into(),
+            unknown: unknown.into(),
+        })
+    }
+}

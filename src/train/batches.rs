@@ -1,0 +1,289 @@
+//! The images of a run, and its batches. Random choices for an image depend only on the seed, the epoch and
+//! the image, so that any number of threads makes the same batches.
+
+use std::collections::HashSet;
+
+use ndarray::Array4;
+use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{TrainSettings, augment::augment, scramble::scramble};
+use crate::{
+    data::{Dataset, Split, UnknownSet, open_test, open_training, prefetch, shuffled},
+    error::{Error, Result},
+    files::sha256,
+    image::Input,
+    run::Outliers,
+};
+
+/// The images of a run.
+pub struct Batches<'a> {
+    settings: &'a TrainSettings,
+    pub(super) known: Dataset,
+    /// Training and held-out images, as indices into `known`.
+    pub(super) training: Vec<usize>,
+    pub(super) held_out: Vec<usize>,
+    pub(super) known_test: Dataset,
+    pub(super) unknown_tests: Vec<UnknownSet>,
+    /// Outliers from a folder.
+    outliers: Option<Dataset>,
+}
+
+/// The images of a step.
+pub struct Batch {
+    /// Images `[N, 3, H, W]`, known images first.
+    pub pixels: Array4<u8>,
+    /// Labels of the known images; the remaining images are outliers.
+    pub labels: Vec<i64>,
+    /// Seed of dropout.
+    pub seed: u64,
+}
+
+/// The purpose of random numbers; each has its own stream.
+enum Purpose {
+    /// The order of the images in an epoch.
+    Order,
+    /// Dropout in a step.
+    Network(usize),
+    /// The augmentation of a known image, by its index in the data set.
+    Known(usize),
+    /// An outlier, by its number in the epoch.
+    Outlier(usize),
+}
+
+impl<'a> Batches<'a> {
+    /// Opens all data sets of a run.
+    ///
+    /// # Errors
+    /// Those of opening the data sets; [`Error::Setting`] if outliers are known or test images, or
+    /// a class has no training image left.
+    pub fn open(settings: &'a TrainSettings) -> Result<Self> {
+        let TrainSettings { input: Input { height, width, .. }, recipe, .. } = settings;
+        let protocol = settings.protocol.as_ref();
+        let known = open_training(&settings.known, protocol, *height, *width)?;
+        let (known_test, unknown_tests) =
+            open_test(&settings.known, &settings.unknown, protocol, *height, *width)?;
+        let known_test = known_test.align(known.classes())?;
+        let outliers = match recipe.outliers.folder() {
+            Some(folder) => {
+                let outliers = Dataset::unknown(folder, Split::Train, *height, *width)?;
+                let tests = unknown_tests.iter().map(|set| &set.images);
+                if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
+                    let reason = "holds known or test images";
+                    return Err(Error::setting("outliers", format!("`{}`", folder.display()), reason));
+                }
+                Some(outliers)
+            }
+            None => None,
+        };
+        let held_out = (recipe.held_out * known.len() as f64).ceil() as usize;
+        let (held_out, training) = known.draw(held_out.min(known.len().saturating_sub(1)), recipe.seed);
+        let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
+        if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
+            let reason =
+                format!("class `{name}` has no training image left, {} are held out", held_out.len());
+            return Err(Error::setting("held-out", recipe.held_out, reason));
+        }
+        // The most frequently used images come first.
+        let mut memory = settings.memory;
+        let known = known.keep(&mut memory);
+        let outliers = outliers.map(|outliers| outliers.keep(&mut memory));
+        let known_test = known_test.keep(&mut memory);
+        let keep = |set: UnknownSet, memory: &mut u64| UnknownSet { images: set.images.keep(memory), ..set };
+        let unknown_tests = unknown_tests.into_iter().map(|set| keep(set, &mut memory)).collect();
+        Ok(Self { settings, known, training, held_out, known_test, unknown_tests, outliers })
+    }
+
+    /// The number of training images per epoch.
+    #[must_use]
+    pub fn images(&self) -> usize {
+        self.training.len()
+    }
+
+    /// The number of steps per epoch.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.training.len().div_ceil(self.settings.recipe.batch_size)
+    }
+
+    /// The labels of known images.
+    pub(super) fn labels(&self, indices: &[usize]) -> Vec<i64> {
+        indices.iter().map(|&index| self.known.labels()[index]).collect()
+    }
+
+    /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
+    /// outliers.
+    pub(super) fn checksum(&self) -> Result<String> {
+        let mut sum = Sha256::new();
+        for dataset in [Some(&self.known), self.outliers.as_ref()].into_iter().flatten() {
+            sum.update(dataset.classes().join("\0"));
+            let of_image = |index| Ok(Sha256::digest(dataset.encoded(index)?));
+            let images = (0..dataset.len()).into_par_iter().map(of_image).collect::<Result<Vec<_>>>()?;
+            for (label, image) in dataset.labels().iter().zip(images) {
+                sum.update(label.to_le_bytes());
+                sum.update(image);
+            }
+        }
+        Ok(sha256::hexadecimal(sum))
+    }
+
+    /// Calls `take` with the batches of an epoch from `first_step` on, which are prepared in the background.
+    pub fn of_epoch<R>(
+        &self,
+        epoch: usize,
+        first_step: usize,
+        take: impl FnOnce(&mut dyn Iterator<Item = Result<Batch>>) -> R,
+    ) -> R {
+        let order = shuffled(self.training.len(), self.random(epoch, &Purpose::Order).random());
+        let make = |step| self.batch(epoch, step, &order);
+        prefetch(first_step..self.steps(), make, take)
+    }
+
+    fn batch(&self, epoch: usize, step: usize, order: &[usize]) -> Result<Batch> {
+        let Input { height, width, .. } = self.settings.input;
+        let recipe = &self.settings.recipe;
+        let start = step * recipe.batch_size;
+        let drawn = &order[start..(start + recipe.batch_size).min(order.len())];
+        let known: Vec<usize> = drawn.iter().map(|&place| self.training[place]).collect();
+        let first_outlier = step * recipe.outliers_beside(recipe.batch_size);
+        let count = known.len() + recipe.outliers_beside(known.len());
+        let mut pixels = Array4::zeros((count, 3, height, width));
+        let images = pixels.as_slice_mut().expect("a new array is contiguous");
+        images.par_chunks_exact_mut(self.known.image_len()).enumerate().try_for_each(|(place, image)| {
+            let mut random = match known.get(place) {
+                Some(&index) => {
+                    image.copy_from_slice(&self.known.pixels(index)?);
+                    self.random(epoch, &Purpose::Known(index))
+                }
+                None => {
+                    let mut random =
+                        self.random(epoch, &Purpose::Outlier(first_outlier + place - known.len()));
+                    self.draw_outlier(image, &mut random)?;
+                    random
+                }
+            };
+            augment(recipe.augment, image, height, width, &mut random);
+            Ok(())
+        })?;
+        let seed = self.random(epoch, &Purpose::Network(step)).random();
+        Ok(Batch { pixels, labels: self.labels(&known), seed })
+    }
+
+    /// Fills `image` with an outlier, before augmentation.
+    fn draw_outlier(&self, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
+        let Input { height, width, .. } = self.settings.input;
+        match &self.outliers {
+            Some(outliers) => {
+                image.copy_from_slice(&outliers.pixels(random.random_range(0..outliers.len()))?)
+            }
+            None => {
+                debug_assert_eq!(self.settings.recipe.outliers, Outliers::Scrambled);
+                let drawn = self.training[random.random_range(0..self.training.len())];
+                image.copy_from_slice(&self.known.pixels(drawn)?);
+                scramble(image, height, width, random);
+            }
+        }
+        Ok(())
+    }
+
+    /// The random numbers of an epoch for a purpose.
+    fn random(&self, epoch: usize, purpose: &Purpose) -> ChaCha8Rng {
+        // Streams of ChaCha with different seeds or numbers do not overlap.
+        let (kind, number) = match *purpose {
+            Purpose::Order => (0, 0),
+            Purpose::Network(step) => (1, step),
+            Purpose::Known(index) => (2, index),
+            Purpose::Outlier(number) => (3, number),
+        };
+        let mut random = ChaCha8Rng::seed_from_u64(self.settings.recipe.seed);
+        random.set_stream(((epoch as u64) << 42) + ((number as u64) << 2) + kind);
+        random
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        arch::Architecture,
+        method::{AnchorKind, Loss, Variant},
+        run::{Device, Recipe},
+    };
+    use std::path::Path;
+
+    fn settings(memory: u64) -> TrainSettings {
+        TrainSettings {
+            known: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo"),
+            unknown: Vec::new(),
+            protocol: None,
+            backbone: None,
+            architecture: Architecture::new("wide-resnet", &[]).unwrap(),
+            // Not the native size of the images, so that resized copies are kept or made again.
+            input: Input { height: 16, width: 16, ..Input::default() },
+            loss: Loss::new(Variant::Paper),
+            anchors: AnchorKind::Fixed,
+            recipe: Recipe::default(),
+            device: Device::Cpu,
+            test_every: 1,
+            memory,
+        }
+    }
+
+    /// The batches of two steps of an epoch.
+    fn made(settings: &TrainSettings) -> Vec<(Array4<u8>, Vec<i64>, u64)> {
+        let batches = Batches::open(settings).unwrap();
+        let order = shuffled(batches.images(), 7);
+        let batch =
+            |step| batches.batch(2, step, &order).map(|batch| (batch.pixels, batch.labels, batch.seed));
+        [3, 4].map(|step| batch(step).unwrap()).into()
+    }
+
+    #[test]
+    fn any_number_of_threads_and_any_memory_make_the_same_batches() {
+        let on_threads = |count, memory| {
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+            threads.install(|| made(&settings(memory)))
+        };
+        let expected = on_threads(1, 0);
+        assert_eq!((expected[0].0.dim(), expected[0].1.len()), ((80, 3, 16, 16), 64));
+        for (threads, memory) in [(4, 0), (4, 1 << 30), (3, 100_000)] {
+            assert!(on_threads(threads, memory) == expected, "{threads} threads, {memory} bytes");
+        }
+    }
+
+    #[test]
+    fn a_step_does_not_depend_on_earlier_steps() {
+        let settings = settings(0);
+        let batches = Batches::open(&settings).unwrap();
+        let pixels = |first_step, skipped: usize| {
+            batches.of_epoch(1, first_step, |made| made.nth(skipped).unwrap().unwrap().pixels)
+        };
+        assert!(pixels(0, 2) == pixels(2, 0));
+        assert!(pixels(0, 2) != pixels(0, 1));
+    }
+
+    #[test]
+    fn an_epoch_has_each_training_image_once() {
+        let settings = settings(0);
+        let batches = Batches::open(&settings).unwrap();
+        assert_eq!((batches.images(), batches.held_out.len(), batches.steps()), (1568, 32, 25));
+        let (mut labels, mut counts) = (Vec::new(), Vec::new());
+        batches.of_epoch(1, 0, |batches| {
+            for batch in batches {
+                let batch = batch.unwrap();
+                counts.push(batch.pixels.dim().0);
+                labels.extend(batch.labels);
+            }
+        });
+        assert_eq!(
+            (counts.len(), counts[0], counts[24]),
+            (25, 80, 40),
+            "the last step has 32 known images and 8 outliers"
+        );
+        let mut expected = batches.labels(&batches.training);
+        expected.sort_unstable();
+        labels.sort_unstable();
+        assert_eq!(labels, expected);
+    }
+}

@@ -1,0 +1,243 @@
+//! The network of a run: its loss, EMA, tests and checkpoints.
+
+use std::path::Path;
+
+use ndarray::{Array2, ArrayView4};
+use tch::{Kind, TchError, Tensor, nn};
+
+use super::{
+    Batch, Batches, TrainSettings, loss,
+    network::{self, Network},
+    torch, torch_device,
+};
+use crate::{
+    data::{Dataset, prefetch, shuffled},
+    error::Result,
+    image,
+    method::{self, AnchorKind},
+    run::{CheckBatch, Checkpoint, Facts, TestLogits, TrainingData, TrainingPrecision},
+    weights::Weights,
+};
+
+/// Batch size of evaluation.
+const TEST_BATCH: usize = 64;
+/// Number of images for the self-check of an export.
+const CHECK_IMAGES: usize = 8;
+/// Prefix of the EMA's tensors in a state.
+const EMA: &str = "ema.";
+
+/// The network of a run.
+pub(super) struct Learner<'a> {
+    settings: &'a TrainSettings,
+    batches: &'a Batches<'a>,
+    pub store: nn::VarStore,
+    network: Network,
+    /// EMA of the network's parameters and statistics, with the store that owns it.
+    ema: Option<(nn::VarStore, Network)>,
+    /// The anchors of training, as a tensor and as an array.
+    anchor_tensor: Tensor,
+    fixed_anchors: Array2<f32>,
+}
+
+/// The result of a test after an epoch.
+pub(super) struct Tested {
+    anchors: Array2<f32>,
+    logits: TestLogits,
+    held_out: Array2<f32>,
+}
+
+impl<'a> Learner<'a> {
+    /// Creates the network with random weights.
+    pub fn new(settings: &'a TrainSettings, batches: &'a Batches<'a>) -> Result<Self> {
+        let TrainSettings { architecture, input, recipe, loss, .. } = settings;
+        let device = torch_device(settings.device)?;
+        let classes = batches.known.classes().len();
+        let layers = architecture.layers(classes, input.height, input.width)?;
+        tch::manual_seed(recipe.seed as i64);
+        let store = nn::VarStore::new(device);
+        let mut network = Network::new(&store, layers.clone(), input).map_err(torch)?;
+        if recipe.precision == TrainingPrecision::Bf16 {
+            network.training_kind = Kind::BFloat16;
+        }
+        let ema = (recipe.ema > 0.0)
+            .then(|| {
+                let store = nn::VarStore::new(device);
+                Network::new(&store, layers, input).map(|network| (store, network))
+            })
+            .transpose()
+            .map_err(torch)?;
+        let fixed_anchors = method::fixed_anchors(classes, loss.magnitude);
+        let anchor_tensor = matrix(&fixed_anchors, device).map_err(torch)?;
+        Ok(Self { settings, batches, store, network, ema, anchor_tensor, fixed_anchors })
+    }
+
+    /// Loads the backbone, if there is one.
+    pub fn begin(&mut self) -> Result<()> {
+        if let Some(backbone) = &self.settings.backbone {
+            self.network.load(&Weights::read(&backbone.file)?, "", true)?;
+        }
+        match &mut self.ema {
+            Some((_, ema)) => ema.approach(&self.network, 1.0).map_err(torch),
+            None => Ok(()),
+        }
+    }
+
+    /// The loss of a batch.
+    pub fn training_loss(&self, batch: &Batch) -> Result<Tensor> {
+        let TrainSettings { loss, recipe, .. } = self.settings;
+        let forward = || {
+            let labels = self.on_device(Tensor::f_from_slice(&batch.labels)?)?;
+            let images = self.to_tensor(batch.pixels.view())?;
+            let logits = self.network.forward(&images, Some(batch.seed))?;
+            let (known, all) = (labels.size()[0], logits.size()[0]);
+            let losses = loss::losses(loss, &logits.f_narrow(0, 0, known)?, &labels, &self.anchor_tensor)?;
+            let mean = loss::trimmed_mean(&losses, recipe.trimmed_of(batch.labels.len()))?;
+            if all == known {
+                return Ok(mean);
+            }
+            let outliers = logits.f_narrow(0, known, all - known)?;
+            let outliers = loss::outlier_loss(loss, &outliers, &self.anchor_tensor)?;
+            mean.f_add(&outliers.f_mul_scalar(recipe.outlier_weight)?)
+        };
+        forward().map_err(torch)
+    }
+
+    /// Updates the EMA after a step, counted from 0 over the whole run. The decay is smaller in early steps.
+    pub fn follow(&mut self, step: usize) -> Result<()> {
+        let Some((_, ema)) = &mut self.ema else { return Ok(()) };
+        let past = self.settings.recipe.ema.min((1.0 + step as f64) / (10.0 + step as f64));
+        ema.approach(&self.network, 1.0 - past).map_err(torch)
+    }
+
+    /// The network to test and save: the EMA, if there is one.
+    fn kept(&self) -> &Network {
+        self.ema.as_ref().map_or(&self.network, |(_, ema)| ema)
+    }
+
+    /// Copies images given as bytes `[N, 3, H, W]` to the device.
+    fn to_tensor(&self, images: ArrayView4<u8>) -> std::result::Result<Tensor, TchError> {
+        let shape: Vec<i64> = images.shape().iter().map(|&length| length as i64).collect();
+        let bytes = images.as_slice().expect("batches are contiguous");
+        self.on_device(Tensor::f_from_slice(bytes)?.f_view(&shape[..])?)
+    }
+
+    /// Copies a tensor to the device, without waiting for pending work of a GPU.
+    fn on_device(&self, tensor: Tensor) -> std::result::Result<Tensor, TchError> {
+        let device = self.store.device();
+        if !device.is_cuda() {
+            return Ok(tensor);
+        }
+        // A copy from pageable memory would wait.
+        tensor.f_pin_memory(device)?.f_to_device_(device, tensor.kind(), true, false)
+    }
+
+    /// The logits `[N, C]` of images in evaluation mode.
+    fn logits(&self, dataset: &Dataset, indices: &[usize]) -> Result<Array2<f32>> {
+        let mut logits = Vec::new();
+        prefetch(
+            indices.chunks(TEST_BATCH),
+            |batch| dataset.batch(batch),
+            |decoded| {
+                for images in decoded {
+                    let images = images?;
+                    let forward =
+                        || network::floats(&self.kept().forward(&self.to_tensor(images.view())?, None)?);
+                    logits.extend(tch::no_grad(forward).map_err(torch)?);
+                }
+                Ok(())
+            },
+        )?;
+        let shape = (indices.len(), self.batches.known.classes().len());
+        Ok(Array2::from_shape_vec(shape, logits).expect("one row per image"))
+    }
+
+    /// The anchors for testing: fixed, or class means over training images drawn with the seed.
+    fn anchors(&self) -> Result<Array2<f32>> {
+        let TrainSettings { anchors, recipe, .. } = self.settings;
+        if *anchors == AnchorKind::Fixed {
+            return Ok(self.fixed_anchors.clone());
+        }
+        let training = &self.batches.training;
+        let count = if recipe.anchor_images == 0 { usize::MAX } else { recipe.anchor_images };
+        let drawn = shuffled(training.len(), recipe.seed).into_iter().take(count);
+        let indices: Vec<usize> = drawn.map(|place| training[place]).collect();
+        let logits = self.logits(&self.batches.known, &indices)?;
+        Ok(method::class_means(logits.view(), &self.batches.labels(&indices), self.fixed_anchors.view()))
+    }
+
+    /// Computes the logits of all test sets and held-out images, and the anchors.
+    pub fn test(&self) -> Result<Tested> {
+        let Batches { known, known_test, unknown_tests, held_out, .. } = self.batches;
+        let all = |dataset: &Dataset| self.logits(dataset, &(0..dataset.len()).collect::<Vec<_>>());
+        let unknown = unknown_tests.iter().map(|set| Ok((set.name.clone(), all(&set.images)?)));
+        let logits = TestLogits {
+            known: all(known_test)?,
+            labels: known_test.labels().to_vec(),
+            unknown: unknown.collect::<Result<Vec<_>>>()?,
+        };
+        Ok(Tested { anchors: self.anchors()?, logits, held_out: self.logits(known, held_out)? })
+    }
+
+    /// The loss on held-out images with the anchors of training; `None` without any.
+    pub fn held_out_loss(&self, tested: &Tested) -> Option<f64> {
+        let held_out = &self.batches.held_out;
+        if held_out.is_empty() {
+            return None;
+        }
+        let logits = tested.held_out.mapv(f64::from);
+        let anchors = self.fixed_anchors.mapv(f64::from);
+        Some(self.settings.loss.value(logits.view(), &self.batches.labels(held_out), anchors.view()))
+    }
+
+    /// Copies the tensors of the network and of its EMA into a state.
+    pub fn save(&self, tensors: &mut Weights) -> Result<()> {
+        self.network.save(tensors, "").map_err(torch)?;
+        match &self.ema {
+            Some((_, ema)) => ema.save(tensors, EMA).map_err(torch),
+            None => Ok(()),
+        }
+    }
+
+    /// Restores the network and its EMA from a state.
+    pub fn load(&mut self, tensors: &Weights) -> Result<()> {
+        self.network.load(tensors, "", false)?;
+        match &mut self.ema {
+            Some((_, ema)) => ema.load(tensors, EMA, false),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a checkpoint; in the middle of an epoch there is no test.
+    pub fn checkpoint(&self, epoch: usize, tested: Option<Tested>) -> Result<Checkpoint> {
+        let settings = self.settings;
+        let Batches { known, known_test, held_out, .. } = self.batches;
+        let (anchors, held_out, test) = match tested {
+            Some(Tested { anchors, logits, held_out }) => (anchors, held_out, Some(logits)),
+            None => (self.anchors()?, self.logits(known, held_out)?, None),
+        };
+        let mut network = Weights::new(Path::new("checkpoint"));
+        self.kept().save(&mut network, "").map_err(torch)?;
+        let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
+        let check_images = known_test.batch(&check)?.mapv(image::unit);
+        let check = CheckBatch { images: check_images, logits: self.logits(known_test, &check)? };
+        let training = settings.record(self.batches.images(), epoch);
+        let facts = Facts {
+            classes: known.classes().to_vec(),
+            input: settings.input,
+            architecture: settings.architecture.clone(),
+            loss: settings.loss,
+            anchors: settings.anchors,
+            score: settings.loss.rejection_score(settings.recipe.has_outliers()),
+            imported: None,
+            training: Some(training),
+            data: Some(TrainingData { known: settings.known.clone(), protocol: settings.protocol }),
+        };
+        Ok(Checkpoint { facts, network, anchors, held_out, test, check })
+    }
+}
+
+fn matrix(array: &Array2<f32>, device: tch::Device) -> std::result::Result<Tensor, TchError> {
+    let (rows, columns) = (array.nrows() as i64, array.ncols() as i64);
+    let values: Vec<f32> = array.iter().copied().collect();
+    Tensor::f_from_slice(&values)?.f_view([rows, columns])?.f_to_device(device)
+}

@@ -1,0 +1,189 @@
+//! Training on libtorch: the settings, events and outcome of a run. The loop is in `session.rs`.
+
+mod augment;
+mod batches;
+mod dropout;
+mod learner;
+mod log;
+mod loss;
+mod network;
+mod optimizer;
+mod record;
+mod scramble;
+mod session;
+mod state;
+mod tensorboard;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tch::TchError;
+
+use crate::{
+    arch::Architecture,
+    data::Protocol,
+    error::{Error, Result},
+    image::{Input, SIZES},
+    method::{AnchorKind, Loss},
+    report::Report,
+    run::{Device, Recipe},
+};
+pub use batches::{Batch, Batches};
+pub use session::{resume, train};
+
+/// The settings of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    /// The data set of the known classes.
+    pub known: PathBuf,
+    /// The unknown test sets, in the form that [`UnknownSet::open`](crate::data::UnknownSet::open) parses.
+    pub unknown: Vec<String>,
+    /// The protocol that selects the known classes; `None` if all classes are known.
+    pub protocol: Option<Protocol>,
+    /// The starting weights; `None` for random ones.
+    pub backbone: Option<Backbone>,
+    /// The network.
+    pub architecture: Architecture,
+    /// Image size and normalisation.
+    pub input: Input,
+    /// The loss.
+    pub loss: Loss,
+    /// The anchors for testing and export; in training they are always fixed.
+    pub anchors: AnchorKind,
+    /// The training recipe.
+    pub recipe: Recipe,
+    /// The training device.
+    pub device: Device,
+    /// Epochs between tests, at least 1; the last epoch is always tested. The best weights are chosen among
+    /// tested epochs.
+    pub test_every: usize,
+    /// Memory for decoded images, in bytes; images that do not fit are decoded whenever they are needed.
+    /// CIFAR-10's files are always in memory.
+    pub memory: u64,
+}
+
+/// Starting weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backbone {
+    /// Their name in a model file.
+    pub name: String,
+    /// The safetensors or PyTorch file.
+    pub file: PathBuf,
+}
+
+/// An event of a run; the lines of `log.jsonl` are events.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The data is open and training starts.
+    Start {
+        /// Images per epoch.
+        images: usize,
+        /// Steps per epoch.
+        steps: usize,
+        /// Number of epochs.
+        epochs: usize,
+    },
+    /// Progress within an epoch.
+    Step {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The step in the epoch, from 1.
+        step: usize,
+        /// The moving average of the loss.
+        loss: f64,
+        /// Learning rate of this step.
+        learning_rate: f64,
+        /// Known images per second since the start of the epoch.
+        images_per_second: f64,
+    },
+    /// An epoch is trained and its test starts.
+    Testing {
+        /// The epoch, from 1.
+        epoch: usize,
+    },
+    /// An epoch is tested and its weights are saved.
+    Epoch {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The loss on the held-out images; `None` without any.
+        held_out_loss: Option<f64>,
+        /// Whether these are the best weights so far: those with the lowest held-out loss, or the newest
+        /// without held-out images.
+        best: bool,
+        /// Seconds of training and test, counted from the resume if the run was resumed in this epoch.
+        seconds: f64,
+        /// The metrics, without intervals.
+        report: Report,
+    },
+    /// All epochs are done.
+    Finished {
+        /// The metrics of the best epoch, with intervals.
+        report: Report,
+    },
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All epochs are done; the metrics of the best epoch, with intervals.
+    Finished(Report),
+    /// The run was asked to stop; its current weights are saved as the last checkpoint, and its state to
+    /// resume from.
+    Interrupted {
+        /// The epoch that was not finished, from 1.
+        epoch: usize,
+    },
+}
+
+/// Wraps libtorch's error, shortened to its first line.
+fn torch(error: TchError) -> Error {
+    let reason = error.to_string().lines().next().unwrap_or_default().to_owned();
+    Error::Runtime { runtime: "libtorch", reason }
+}
+
+/// The device of libtorch.
+///
+/// # Errors
+/// [`Error::Provider`] if it is not available.
+fn torch_device(device: Device) -> Result<tch::Device> {
+    let Device::Cuda(number) = device else { return Ok(tch::Device::Cpu) };
+    let unavailable = |reason: String| Err(Error::Provider { provider: device.to_string(), reason });
+    match u32::try_from(tch::Cuda::device_count()).unwrap_or(0) {
+        0 if tch::utils::has_cudart() => unavailable("libtorch finds no CUDA device".to_owned()),
+        0 => unavailable("this libtorch was built without CUDA".to_owned()),
+        count if number < count => Ok(tch::Device::Cuda(number as usize)),
+        count => unavailable(format!("there are {count} CUDA devices, numbered from 0")),
+    }
+}
+
+impl TrainSettings {
+    /// Checks the settings, as far as that is possible without the data.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a value out of range, or one that does not fit another.
+    pub fn check(&self) -> Result<()> {
+        self.recipe.check()?;
+        if self.test_every == 0 {
+            return Err(Error::setting("test every", 0, "must be at least 1"));
+        }
+        let Loss { magnitude, weight, .. } = self.loss;
+        if !(0.01..=1e6).contains(&magnitude) {
+            return Err(Error::setting("magnitude", magnitude, "must be 0.01 to 1000000"));
+        }
+        if !(weight.is_finite() && weight >= 0.0) {
+            return Err(Error::setting("weight", weight, "must not be negative"));
+        }
+        self.input.check(&SIZES)?;
+        let paths = [Some(self.known.as_path()), self.recipe.outliers.folder()];
+        if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
+            return Err(Error::setting(
+                "path",
+                path.display(),
+                "must be UTF-8, because the model records it",
+            ));
+        }
+        // The number of classes does not affect the check.
+        self.architecture.layers(2, self.input.height, self.input.width).map(drop)
+    }
+}

@@ -1,0 +1,436 @@
+//! Runs the layers of [`arch`](crate::arch) on libtorch.
+
+use tch::{Device, Kind, TchError, Tensor, nn};
+
+use super::dropout::{Unit, dropout};
+use crate::{
+    arch::{Conv, Init, Layer, Op},
+    error::Result,
+    image::Input,
+    weights::Weights,
+};
+
+/// A network with its parameters in a [`nn::VarStore`].
+pub(super) struct Network {
+    layers: Vec<Layer>,
+    /// The tensors of each layer in the order of [`Layer::parameters`].
+    tensors: Vec<Vec<Tensor>>,
+    /// For each layer, the last layer that reads its output.
+    last_readers: Vec<usize>,
+    mean: Tensor,
+    std: Tensor,
+    /// The type of activations and convolution weights in training. Stored parameters, normalisation
+    /// statistics, the last layer and evaluation keep their own type.
+    pub training_kind: Kind,
+}
+
+impl Network {
+    /// A network with initial weights.
+    pub fn new(
+        store: &nn::VarStore,
+        layers: Vec<Layer>,
+        input: &Input,
+    ) -> std::result::Result<Self, TchError> {
+        let tensors = layers
+            .iter()
+            .map(|layer| {
+                layer
+                    .parameters()
+                    .into_iter()
+                    .map(|(name, shape)| {
+                        // tch joins the names of nested paths with dots.
+                        let (folders, name) = name.rsplit_once('.').unwrap_or(("", &name));
+                        let path = folders.split('.').fold(store.root(), |path, part| path / part);
+                        let shape: Vec<i64> = shape.iter().map(|&length| length as i64).collect();
+                        match (layer.init, name) {
+                            (_, "running_mean") => path.f_zeros_no_train(name, &shape),
+                            (_, "running_var") => path.f_ones_no_train(name, &shape),
+                            (Init::None, "weight") => path.f_ones(name, &shape),
+                            (Init::None, _) | (Init::Normal { .. }, "bias") => path.f_zeros(name, &shape),
+                            (Init::Normal { deviation }, _) => {
+                                path.f_var(name, &shape, nn::Init::Randn { mean: 0.0, stdev: deviation })
+                            }
+                            (Init::Uniform { bound }, _) => {
+                                path.f_var(name, &shape, nn::Init::Uniform { lo: -bound, up: bound })
+                            }
+                        }
+                    })
+                    .collect()
+            })
+            .collect::<std::result::Result<_, _>>()?;
+        let channel = |values: &[f32; 3]| {
+            Tensor::f_from_slice(values)?.f_view([1, 3, 1, 1])?.f_to_device(store.device())
+        };
+        let mut last_readers = vec![layers.len(); layers.len()];
+        for (index, layer) in layers.iter().enumerate() {
+            for &input in &layer.inputs {
+                last_readers[input] = index;
+            }
+        }
+        let (mean, std) = (channel(&input.mean)?, channel(&input.std)?);
+        Ok(Self { layers, tensors, last_readers, training_kind: mean.kind(), mean, std })
+    }
+
+    /// Loads weights, whose names have a prefix. `keep_last` leaves the last layer unchanged: a backbone has
+    /// different classes.
+    ///
+    /// # Errors
+    /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
+    pub fn load(&mut self, weights: &Weights, prefix: &str, keep_last: bool) -> Result<()> {
+        let count = self.layers.len() - usize::from(keep_last);
+        for (layer, tensors) in self.layers[..count].iter().zip(&mut self.tensors) {
+            for ((name, shape), tensor) in layer.parameters().into_iter().zip(tensors) {
+                let values = weights.values(&format!("{prefix}{name}"), &shape)?;
+                copy(values, tensor).map_err(super::torch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device. `training` is the
+    /// seed of dropout, `None` in evaluation.
+    ///
+    /// An activation is freed or overwritten by its last reader: small networks are bound by memory traffic.
+    pub fn forward(&self, images: &Tensor, training: Option<u64>) -> std::result::Result<Tensor, TchError> {
+        let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(self.layers.len());
+        let kind = if training.is_some() { self.training_kind } else { self.mean.kind() };
+        for (index, (layer, tensors)) in self.layers.iter().zip(&self.tensors).enumerate() {
+            let mut inputs = layer.inputs.iter().map(|&input| {
+                let output = &mut outputs[input];
+                if self.last_readers[input] == index {
+                    output.take()
+                } else {
+                    output.as_ref().map(Tensor::shallow_clone)
+                }
+                .expect("an activation is kept up to its last reader")
+            });
+            let mut next = || inputs.next().expect("a layer has its inputs");
+            let output = match layer.op {
+                // Channels last in memory, which all later layers keep: convolutions are faster.
+                Op::Input => images
+                    .f_permute([0, 2, 3, 1])?
+                    .f_contiguous()?
+                    .f_permute([0, 3, 1, 2])?
+                    .f_to_kind(self.mean.kind())?
+                    .f_div_scalar(255.0)?
+                    .f_sub(&self.mean)?
+                    .f_div(&self.std)?
+                    .f_to_kind(kind)?,
+                Op::Conv(conv) => convolution(next(), &conv, tensors, kind)?,
+                Op::BatchNorm { epsilon, momentum, .. } => {
+                    let [weight, bias, mean, variance] = &tensors[..] else { unreachable!("four tensors") };
+                    let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(Some);
+                    let is_training = training.is_some();
+                    next().f_batch_norm(weight, bias, mean, variance, is_training, momentum, epsilon, true)?
+                }
+                Op::Relu if layer.in_place => next().f_relu_()?,
+                Op::Relu => next().f_relu()?,
+                Op::LeakyRelu(slope) => {
+                    let x = next();
+                    x.f_maximum(&x.f_mul_scalar(slope)?)?
+                }
+                Op::Dropout(share) | Op::DropoutChannels(share) => match training {
+                    Some(seed) if share > 0.0 => {
+                        let is_channels = matches!(layer.op, Op::DropoutChannels(_));
+                        let unit = if is_channels { Unit::Channel } else { Unit::Activation };
+                        dropout(&next(), share, unit, seed.wrapping_add(index as u64))?
+                    }
+                    _ => next(),
+                },
+                Op::Flatten => next().f_flatten(1, -1)?,
+                Op::Add if layer.in_place => next().f_add_(&next())?,
+                Op::Add => next().f_add(&next())?,
+                Op::GlobalAveragePool => next().f_mean_dim(&[2_i64, 3][..], false, None::<Kind>)?,
+                Op::Linear { .. } => {
+                    next().f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))?
+                }
+            };
+            outputs.push(Some(output));
+        }
+        Ok(outputs.pop().flatten().expect("a network has layers"))
+    }
+
+    /// Interpolates the parameters and statistics towards another network's by a share, 0 to 1.
+    pub fn approach(&mut self, other: &Self, share: f64) -> std::result::Result<(), TchError> {
+        tch::no_grad(|| {
+            for (tensor, other) in self.tensors.iter_mut().flatten().zip(other.tensors.iter().flatten()) {
+                let _ = tensor.f_lerp_(other, share)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Copies the parameters and statistics, with a prefix before their names.
+    pub fn save(&self, weights: &mut Weights, prefix: &str) -> std::result::Result<(), TchError> {
+        for (layer, tensors) in self.layers.iter().zip(&self.tensors) {
+            for ((name, shape), tensor) in layer.parameters().into_iter().zip(tensors) {
+                weights.insert(&format!("{prefix}{name}"), &shape, floats(tensor)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A convolution, with the weights cast to `kind`.
+fn convolution(
+    x: Tensor,
+    conv: &Conv,
+    tensors: &[Tensor],
+    kind: Kind,
+) -> std::result::Result<Tensor, TchError> {
+    let Conv { stride, padding: [top, left, bottom, right], groups, .. } = *conv;
+    let [top, left, bottom, right] = [top, left, bottom, right].map(|size| size as i64);
+    // libtorch pads symmetrically; asymmetric padding is applied before.
+    let (x, padding) = if (top, left) == (bottom, right) {
+        (x, [top, left])
+    } else {
+        (x.f_constant_pad_nd([left, right, top, bottom])?, [0, 0])
+    };
+    let weight = tensors[0].f_to_kind(kind)?;
+    let bias = tensors.get(1).map(|bias| bias.f_to_kind(kind)).transpose()?;
+    x.f_conv2d(&weight, bias.as_ref(), [stride as i64; 2], padding, [1, 1], groups as i64)
+}
+
+/// Overwrites the values of a tensor.
+pub(super) fn copy(values: &[f32], tensor: &mut Tensor) -> std::result::Result<(), TchError> {
+    tch::no_grad(|| {
+        let source = Tensor::f_from_slice(values)?.f_view_as(tensor)?;
+        tensor.f_copy_(&source)
+    })
+}
+
+/// Copies the values of a tensor from its device.
+pub(super) fn floats(tensor: &Tensor) -> std::result::Result<Vec<f32>, TchError> {
+    let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
+    Vec::<f32>::try_from(flat.f_view([-1])?)
+}
+
+#[cfg(test)]
+#[path = "../../tests/golden/fill.rs"]
+mod fill;
+
+#[cfg(test)]
+mod tests {
+    use super::super::{loss, optimizer::Optimizer};
+    use super::*;
+    use crate::{
+        arch::Architecture,
+        method::{Loss, Variant},
+        run::{self, Recipe, Schedule},
+    };
+    use std::path::Path;
+
+    /// The network that PyTorch made, its images as bytes, and its logits.
+    fn golden(widen_factor: usize) -> (nn::VarStore, Network, Tensor, Vec<f32>) {
+        let file = format!("tests/golden/wrn-10-{widen_factor}.safetensors");
+        let weights = Weights::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let settings = [("depth", 10.0), ("widen_factor", widen_factor as f64), ("dropout", 0.3)];
+        let layers = Architecture::new("wide-resnet", &settings).unwrap().layers(3, 32, 32).unwrap();
+        let store = nn::VarStore::new(Device::Cpu);
+        let mut network = Network::new(&store, layers, &Input::default()).unwrap();
+        network.load(&weights, "", false).unwrap();
+        let bytes: Vec<u8> =
+            weights.get("check.images").unwrap().values.iter().map(|v| (v * 255.0).round() as u8).collect();
+        let images = Tensor::from_slice(&bytes).view([4, 3, 32, 32]);
+        (store, network, images, weights.get("check.logits").unwrap().values.clone())
+    }
+
+    #[test]
+    fn logits_match_pytorch() {
+        for widen_factor in [1, 2] {
+            let (_store, network, images, expected) = golden(widen_factor);
+            let logits = floats(&network.forward(&images, None).unwrap()).unwrap();
+            for (found, expected) in logits.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{found} {expected}");
+            }
+        }
+    }
+
+    fn wide_resnet_40_2() -> Vec<Layer> {
+        Architecture::new("wide-resnet", &[]).unwrap().layers(10, 32, 32).unwrap()
+    }
+
+    /// A WideResNet-40-2 filled by the formula of the golden data, in single or double precision.
+    fn filled(kind: Kind) -> (nn::VarStore, Network) {
+        let layers = wide_resnet_40_2();
+        let mut weights = Weights::new(Path::new("filled"));
+        for (name, shape) in layers.iter().flat_map(Layer::parameters) {
+            weights.insert(&name, &shape, fill::values(&name, &shape));
+        }
+        let mut store = nn::VarStore::new(Device::Cpu);
+        let mut network = Network::new(&store, layers, &Input::default()).unwrap();
+        network.load(&weights, "", false).unwrap();
+        store.set_kind(kind);
+        network.mean = network.mean.to_kind(kind);
+        network.std = network.std.to_kind(kind);
+        network.training_kind = kind;
+        (store, network)
+    }
+
+    fn images(range: std::ops::Range<usize>) -> Tensor {
+        let bytes = fill::images(range.end)[range.start * 3072..].to_vec();
+        Tensor::from_slice(&bytes).view([range.len() as i64, 3, 32, 32])
+    }
+
+    fn method(name: &str) -> Tensor {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/method.safetensors");
+        let tensors = Tensor::read_safetensors(path).unwrap();
+        tensors.into_iter().find(|(other, _)| other == name).unwrap().1
+    }
+
+    /// The largest difference, relative to the largest value.
+    fn difference(found: &Tensor, expected: &Tensor) -> f64 {
+        ((found - expected).abs().max() / expected.abs().max()).double_value(&[])
+    }
+
+    #[test]
+    fn wide_resnet_40_2_computes_what_pytorch_computes_in_training_and_after() {
+        for (kind, suffix, tolerance) in [(Kind::Float, "", 1e-5), (Kind::Double, "64", 1e-12)] {
+            let (store, network) = filled(kind);
+            let images = images(0..4);
+            let logits = tch::no_grad(|| network.forward(&images, None).unwrap());
+            let found = difference(&logits, &method(&format!("wrn.logits.eval{suffix}")));
+            assert!(found < tolerance, "eval {kind:?}: {found}");
+            let logits = tch::no_grad(|| network.forward(&images, Some(0)).unwrap());
+            let found = difference(&logits, &method(&format!("wrn.logits.train{suffix}")));
+            assert!(found < tolerance, "train {kind:?}: {found}");
+            let variables = store.variables();
+            for statistic in ["running_mean", "running_var"] {
+                let found = &variables[&format!("block1.layer.0.bn1.{statistic}")];
+                let found = difference(found, &method(&format!("wrn.{statistic}.after{suffix}")));
+                assert!(found < tolerance, "{statistic} {kind:?}: {found}");
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_is_close_and_keeps_the_parameters_in_single_precision() {
+        let (store, mut network) = filled(Kind::Float);
+        let images = images(0..8);
+        let gradient = |network: &Network| {
+            for (_, mut variable) in store.variables() {
+                variable.zero_grad();
+            }
+            let logits = network.forward(&images, Some(0)).unwrap();
+            logits.square().sum(None::<Kind>).backward();
+            (logits.detach(), store.variables()["block2.layer.0.conv1.weight"].grad().copy())
+        };
+        let (expected, slope) = gradient(&network);
+        network.training_kind = Kind::BFloat16;
+        let (found, found_slope) = gradient(&network);
+        assert_eq!((found.kind(), found_slope.kind()), (Kind::Float, Kind::Float));
+        let apart = difference(&found, &expected);
+        // Each of forty layers rounds to eight significant bits.
+        assert!(apart > 1e-6 && apart < 0.1, "{apart}");
+        let cosine = (&slope * &found_slope).sum(None::<Kind>) / (slope.norm() * found_slope.norm());
+        // PyTorch's autocast reaches 0.80 here: forty layers of random weights make the gradient noisy.
+        assert!(cosine.double_value(&[]) > 0.75, "{cosine}");
+        let evaluated = tch::no_grad(|| network.forward(&images, None).unwrap());
+        network.training_kind = Kind::Float;
+        assert!(
+            evaluated == tch::no_grad(|| network.forward(&images, None).unwrap()),
+            "evaluation is not in bf16"
+        );
+    }
+
+    #[test]
+    fn adam_and_the_cosine_follow_pytorch() {
+        for (variant, name) in [(Variant::Paper, "paper"), (Variant::PytorchOod, "pytorch_ood")] {
+            // In single precision rounding separates runs by a percent within 20 steps, PyTorch's own too,
+            // because Adam's first steps are the signs of the gradients. Double precision is not affected.
+            for (kind, suffix, tolerance) in [(Kind::Double, "64", 1e-9), (Kind::Float, "", 3e-2)] {
+                let (store, network) = filled(kind);
+                let settings = Loss::new(variant);
+                let anchors = Tensor::eye(10, (kind, Device::Cpu)) * settings.magnitude;
+                let recipe = Recipe {
+                    optimizer: run::Optimizer::Adam,
+                    schedule: Schedule::Cosine,
+                    learning_rate: 1e-3,
+                    epochs: 1,
+                    ..Recipe::default()
+                };
+                let mut optimizer = Optimizer::new(&store, recipe.optimizer, 0.0).unwrap();
+                let (losses, rates) = (
+                    method(&format!("trajectory.{name}.losses{suffix}")),
+                    method("trajectory.learning_rates"),
+                );
+                for step in 0..20 {
+                    let scheduled = recipe.rates(step, 20);
+                    let expected = rates.double_value(&[step as i64]);
+                    assert!((scheduled.learning_rate - expected).abs() < 1e-15, "step {step}: {scheduled:?}");
+                    let labels = Tensor::arange_start(
+                        8 * step as i64,
+                        8 * step as i64 + 8,
+                        (Kind::Int64, Device::Cpu),
+                    )
+                    .remainder(10);
+                    let logits = network.forward(&images(8 * step..8 * step + 8), Some(0)).unwrap();
+                    let loss =
+                        loss::losses(&settings, &logits, &labels, &anchors).unwrap().mean(None::<Kind>);
+                    let (found, expected) = (loss.double_value(&[]), losses.double_value(&[step as i64]));
+                    let tolerance = if step == 0 { f64::min(tolerance, 1e-6) } else { tolerance };
+                    let difference = (found - expected).abs() / expected;
+                    assert!(difference < tolerance, "{name} {kind:?} step {step}: {found}, {expected}");
+                    optimizer.step(&loss, scheduled).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_official_network_matches_pytorch() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints");
+        let weights = Weights::read(&folder.join("cac-legacy.pth")).unwrap();
+        let found = weights.recognize().unwrap();
+        let store = nn::VarStore::new(Device::Cpu);
+        let layers = found.architecture.layers(found.classes.unwrap(), 32, 32).unwrap();
+        let mut network = Network::new(&store, layers, &Input::default()).unwrap();
+        network.load(&weights, "", false).unwrap();
+        let expected = Weights::read(&folder.join("expected.safetensors")).unwrap();
+        let expected = Tensor::from_slice(expected.values("cac.logits", &[4, 6]).unwrap()).view([4, 6]);
+        let found = tch::no_grad(|| network.forward(&images(0..4), None).unwrap());
+        assert!(difference(&found, &expected) < 1e-5);
+    }
+
+    #[test]
+    fn gradients_are_right_although_activations_are_overwritten() {
+        let (store, network, images, _) = golden(2);
+        // In evaluation the network is a plain function of its weights.
+        let loss = || network.forward(&images, None).unwrap().square().sum(None::<Kind>);
+        loss().backward();
+        for name in
+            ["conv1.weight", "block2.layer.0.bn2.bias", "block3.layer.0.convShortcut.weight", "bn1.weight"]
+        {
+            let variable = store.variables()[name].shallow_clone();
+            let gradient = variable.grad();
+            let direction = gradient.sign();
+            let step = 1e-3;
+            let at = |sign: f64| {
+                tch::no_grad(|| {
+                    let _ = variable.shallow_clone().g_add_(&(&direction * (sign * step)));
+                    let value = loss().double_value(&[]);
+                    let _ = variable.shallow_clone().g_sub_(&(&direction * (sign * step)));
+                    value
+                })
+            };
+            let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
+            let expected = gradient.abs().sum(None::<Kind>).double_value(&[]);
+            assert!((slope / expected - 1.0).abs() < 0.05, "{name}: {slope} {expected}");
+        }
+    }
+
+    #[test]
+    fn random_weights_have_the_stated_standard_deviations() {
+        tch::manual_seed(1);
+        let layers = wide_resnet_40_2();
+        let store = nn::VarStore::new(Device::Cpu);
+        let _network = Network::new(&store, layers, &Input::default()).unwrap();
+        let variables = store.variables();
+        let deviation = |name: &str| variables[name].std(false).double_value(&[]);
+        assert!(
+            (deviation("block3.layer.1.conv1.weight") / (2.0 / (9.0 * 128.0_f64)).sqrt() - 1.0).abs() < 0.02
+        );
+        assert!((deviation("fc.weight") * 128_f64.sqrt() - 1.0 / 3_f64.sqrt()).abs() < 0.05);
+        assert_eq!((deviation("bn1.weight"), variables["bn1.weight"].double_value(&[0])), (0.0, 1.0));
+    }
+}

@@ -1,0 +1,101 @@
+//! The training record of a model file.
+
+use std::path::{Component, Path};
+
+use serde_json::{Value, json};
+
+use super::TrainSettings;
+use crate::{data::UnknownSet, model::Training};
+
+impl TrainSettings {
+    /// Records the run: its settings, the number of training images, and the epoch after which the weights were
+    /// taken. Data sets, outliers and backbones are named by their path if it stays below the current folder, else
+    /// by its last component: a record reveals no folder of this machine or user.
+    pub(super) fn record(&self, images: usize, epoch: usize) -> Training {
+        let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
+            Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
+            None => text.clone(),
+        });
+        let Value::Object(mut fields) = json!(self.recipe) else { unreachable!("a recipe is an object") };
+        let mut insert = |name: &str, value: Value| fields.insert(name.to_owned(), value);
+        if let Some(folder) = self.recipe.outliers.folder() {
+            insert("outliers", portable(folder).into());
+        }
+        insert("known", portable(&self.known).into());
+        insert("unknown", unknown.collect());
+        insert("device", json!(self.device));
+        insert("images", images.into());
+        insert("epoch", epoch.into());
+        if let Some(protocol) = self.protocol {
+            insert("protocol", json!(protocol));
+        }
+        if let Some(backbone) = &self.backbone {
+            insert("backbone", portable(Path::new(&backbone.name)).into());
+        }
+        Training::new(fields)
+    }
+}
+
+/// A path as a model file records it: unchanged if it stays below the current folder, else its last
+/// component, so that a file reveals no home folder, cache or user.
+fn portable(path: &Path) -> String {
+    let is_below = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let last = || path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
+    if is_below { path.display().to_string() } else { last().into_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        arch::Architecture,
+        image::Input,
+        method::{AnchorKind, Loss, Variant},
+        run::{Device, Recipe},
+        train::Backbone,
+    };
+
+    #[test]
+    fn records_reveal_no_path_of_this_machine() {
+        for (path, name) in [
+            ("data/cifar-10", "data/cifar-10"),
+            ("./cats", "./cats"),
+            ("/home/bob/cats", "cats"),
+            ("../bob/cats/", "cats"),
+            ("data/../../bob/cats", "cats"),
+            ("..", "data"),
+            ("/", "data"),
+        ] {
+            assert_eq!(portable(Path::new(path)), name, "{path}");
+        }
+        let settings = TrainSettings {
+            known: "/home/bob/cats".into(),
+            unknown: vec!["dogs=/home/bob/dogs".to_owned(), "gaussian-noise:5".to_owned()],
+            protocol: None,
+            backbone: Some(Backbone { name: "/home/bob/w.pt".to_owned(), file: "/home/bob/w.pt".into() }),
+            architecture: Architecture::new("wide-resnet", &[]).unwrap(),
+            input: Input::default(),
+            loss: Loss::new(Variant::Paper),
+            anchors: AnchorKind::Fixed,
+            recipe: Recipe { outliers: "/home/bob/others".into(), ..Recipe::default() },
+            device: Device::Cpu,
+            test_every: 1,
+            memory: 0,
+        };
+        let record = settings.record(7, 3);
+        let text = record.to_string();
+        assert!(!text.contains("bob"), "{text}");
+        for part in [
+            "known cats",
+            "unknown dogs=dogs gaussian-noise:5",
+            "outliers others",
+            "backbone w.pt",
+            "images 7",
+            "precision f32",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(record.get::<usize>("epoch"), Some(3));
+        assert_eq!(record.get::<usize>("unknown"), None);
+    }
+}

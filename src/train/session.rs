@@ -1,0 +1,311 @@
+//! The training loop, its tests, and the files that it writes to the run folder.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use tch::{TchError, Tensor};
+
+use super::{
+    Batch, Batches, Event, Outcome, TrainSettings, learner::Learner, log::Log, optimizer::Optimizer,
+    state::State, torch, torch_device,
+};
+use crate::{
+    error::{Error, Result},
+    eval::Evaluation,
+    files::atomic,
+    metrics::Bootstrap,
+    report::{Report, ReportOptions},
+    run::{Checkpoint, RunFolder, Which},
+    weights::Weights,
+};
+
+/// Decay of the moving average of the loss, as in pytorch-ood's tutorial.
+const LOSS_MEMORY: f64 = 0.99;
+/// Steps between progress events. Reading the loss waits for the device.
+const REPORT_EVERY: usize = 10;
+/// Steps between logged events.
+const LOG_EVERY: usize = 50;
+/// States kept on disk: if the newest is damaged, the one before it is used.
+const STATES_KEPT: usize = 2;
+
+/// Trains a network and writes the [run folder](RunFolder): the checkpoints of the best and of the last
+/// epoch, the log, the resolved settings, and the two newest states to resume from.
+///
+/// The best epoch is the one with the lowest loss on the held-out known images; test sets do not influence
+/// the choice. `stop` is checked before every step. The state is saved every `save_every`, and at the end.
+///
+/// # Errors
+/// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device,
+/// [`Error::Locked`] if another process trains in the folder, [`Error::Diverged`], [`Error::Runtime`] if
+/// libtorch fails, [`Error::Io`] if the folder cannot be written.
+pub fn train(
+    settings: &TrainSettings,
+    run: &RunFolder,
+    save_every: Duration,
+    stop: &AtomicBool,
+    observe: impl FnMut(&Event),
+) -> Result<Outcome> {
+    run_to_the_end(settings, None, run, save_every, stop, observe)
+}
+
+/// Resumes the run in a folder from its newest state. On the CPU, with the same number of threads, the
+/// weights are bit-identical to those of an uninterrupted run.
+///
+/// # Errors
+/// Those of [`train`], [`Error::NoState`] if the folder holds no state, [`Error::DataChanged`] if the
+/// training data has changed since the run started, [`Error::Checkpoint`] if no state can be read.
+pub fn resume(
+    run: &RunFolder,
+    save_every: Duration,
+    stop: &AtomicBool,
+    observe: impl FnMut(&Event),
+) -> Result<Outcome> {
+    // Do not create a log in a folder without a run.
+    if run.states()?.is_empty() {
+        return Err(Error::NoState { path: run.path().to_owned() });
+    }
+    // The log is a lock: no other process saves a state from here on.
+    let log = Log::open(run)?;
+    let (state, tensors) = State::open(run)?;
+    let settings = state.settings.clone();
+    run_to_the_end(&settings, Some(Saved { log, state, tensors }), run, save_every, stop, observe)
+}
+
+/// A saved state, with the open log.
+struct Saved {
+    log: Log,
+    state: State,
+    tensors: Weights,
+}
+
+/// Trains from the settings, or from a saved state, to the end.
+fn run_to_the_end(
+    settings: &TrainSettings,
+    saved: Option<Saved>,
+    run: &RunFolder,
+    save_every: Duration,
+    stop: &AtomicBool,
+    mut observe: impl FnMut(&Event),
+) -> Result<Outcome> {
+    settings.check()?;
+    torch_device(settings.device)?;
+    let batches = Batches::open(settings)?;
+    let is_new = saved.is_none();
+    let mut session = Session::begin(settings, &batches, run, saved)?;
+    let epochs = settings.recipe.epochs;
+    let start = Event::Start { images: batches.images(), steps: batches.steps(), epochs };
+    if is_new {
+        session.record(&start)?;
+        session.save()?;
+    }
+    // From here on the run can be resumed.
+    observe(&start);
+    while session.state.epoch <= epochs {
+        let (epoch, first_step) = (session.state.epoch, session.state.step);
+        let begun = Instant::now();
+        let is_done = batches
+            .of_epoch(epoch, first_step, |batches| session.epoch(batches, save_every, stop, &mut observe))?;
+        if !is_done {
+            return Ok(Outcome::Interrupted { epoch });
+        }
+        let tested = if session.is_tested(epoch) {
+            observe(&Event::Testing { epoch });
+            Some(session.test(begun)?)
+        } else {
+            None
+        };
+        (session.state.epoch, session.state.step) = (epoch + 1, 0);
+        if epoch == epochs || session.saved.elapsed() >= save_every {
+            session.save()?;
+        }
+        if let Some(event) = tested {
+            observe(&event);
+        }
+    }
+    let best = Checkpoint::read(&run.checkpoint(Which::Best))?;
+    let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
+    let report = report(&best, &options)?;
+    let finished = Event::Finished { report: report.clone() };
+    session.record(&finished)?;
+    observe(&finished);
+    Ok(Outcome::Finished(report))
+}
+
+/// The metrics of a tested network, for its default rejection score.
+fn report(checkpoint: &Checkpoint, options: &ReportOptions) -> Result<Report> {
+    let evaluation =
+        Evaluation::of_checkpoint(checkpoint, checkpoint.facts.score, None).expect("the network is tested");
+    evaluation.report(0, options)
+}
+
+/// A run in progress.
+struct Session<'a> {
+    settings: &'a TrainSettings,
+    batches: &'a Batches<'a>,
+    folder: &'a RunFolder,
+    learner: Learner<'a>,
+    optimizer: Optimizer,
+    state: State,
+    /// The moving average of the loss. It stays on the device: reading it waits for the device to finish.
+    smoothed_loss: Option<Tensor>,
+    log: Log,
+    saved: Instant,
+}
+
+impl<'a> Session<'a> {
+    /// Starts a new run, or resumes a saved one.
+    fn begin(
+        settings: &'a TrainSettings,
+        batches: &'a Batches<'a>,
+        folder: &'a RunFolder,
+        saved: Option<Saved>,
+    ) -> Result<Self> {
+        let mut learner = Learner::new(settings, batches)?;
+        let recipe = &settings.recipe;
+        let mut optimizer =
+            Optimizer::new(&learner.store, recipe.optimizer, recipe.weight_decay).map_err(torch)?;
+        let checksum = batches.checksum()?;
+        let (mut log, state) = match saved {
+            Some(Saved { log, state, tensors }) => {
+                if state.data != checksum {
+                    return Err(Error::DataChanged { path: folder.path().to_owned() });
+                }
+                learner.load(&tensors)?;
+                optimizer.load(&tensors)?;
+                (log, state)
+            }
+            None => {
+                learner.begin()?;
+                let path = folder.path();
+                std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
+                let log = Log::open(folder)?;
+                // States of an earlier run in the same folder.
+                folder.remove_states_but(0)?;
+                let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
+                atomic::write(&folder.resolved(), &resolved)?;
+                (log, State::new(settings.clone(), checksum))
+            }
+        };
+        log.rewind(state.log)?;
+        folder.remove_unfinished()?;
+        let device = learner.store.device();
+        let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).to_device(device));
+        let saved = Instant::now();
+        Ok(Self { settings, batches, folder, learner, optimizer, state, smoothed_loss, log, saved })
+    }
+
+    /// Writes an event to the log.
+    fn record(&mut self, event: &Event) -> Result<()> {
+        self.log.record(event, self.batches.steps())
+    }
+
+    /// Saves the state to resume from.
+    fn save(&mut self) -> Result<()> {
+        self.state.smoothed_loss =
+            self.smoothed_loss.as_ref().map(f64::try_from).transpose().map_err(torch)?;
+        self.state.log = self.log.sync()?;
+        let mut tensors = Weights::new(self.folder.path());
+        self.learner.save(&mut tensors)?;
+        self.optimizer.save(&mut tensors).map_err(torch)?;
+        self.state.save(tensors, self.folder)?;
+        self.folder.remove_states_but(STATES_KEPT)?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    /// Trains on the remaining batches of an epoch; returns false if it was asked to stop.
+    fn epoch(
+        &mut self,
+        batches: impl IntoIterator<Item = Result<Batch>>,
+        save_every: Duration,
+        stop: &AtomicBool,
+        observe: &mut impl FnMut(&Event),
+    ) -> Result<bool> {
+        let recipe = &self.settings.recipe;
+        let (epoch, steps) = (self.state.epoch, self.batches.steps());
+        let begun = Instant::now();
+        let mut done = 0;
+        for batch in batches {
+            if stop.load(Ordering::Relaxed) {
+                self.save()?;
+                // Between two epochs the checkpoint of a tested epoch is current, and has its test.
+                let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
+                if !is_kept {
+                    self.learner.checkpoint(epoch, None)?.write(&self.folder.checkpoint(Which::Last))?;
+                }
+                return Ok(false);
+            }
+            if done > 0 && self.saved.elapsed() >= save_every {
+                self.save()?;
+            }
+            let batch = batch?;
+            let step = (epoch - 1) * steps + self.state.step;
+            let rates = recipe.rates(step, steps);
+            let loss = self.learner.training_loss(&batch)?;
+            self.optimizer.step(&loss, rates).map_err(torch)?;
+            self.learner.follow(step)?;
+            self.smooth(&loss).map_err(torch)?;
+            self.state.step += 1;
+            done += batch.labels.len();
+            let step = self.state.step;
+            if step.is_multiple_of(REPORT_EVERY) || step == steps {
+                let loss = self.smoothed_loss.as_ref().map(f64::try_from).transpose().map_err(torch)?;
+                let loss = loss.expect("there was a step");
+                if !loss.is_finite() {
+                    return Err(Error::Diverged { epoch, step, loss });
+                }
+                let images_per_second = done as f64 / begun.elapsed().as_secs_f64();
+                let learning_rate = rates.learning_rate;
+                let event = Event::Step { epoch, step, loss, learning_rate, images_per_second };
+                if step.is_multiple_of(LOG_EVERY) || step == steps {
+                    self.record(&event)?;
+                }
+                observe(&event);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the network is tested after this epoch.
+    fn is_tested(&self, epoch: usize) -> bool {
+        epoch.is_multiple_of(self.settings.test_every) || epoch == self.settings.recipe.epochs
+    }
+
+    /// Updates the moving average of the loss.
+    fn smooth(&mut self, loss: &Tensor) -> std::result::Result<(), TchError> {
+        let loss = loss.f_detach()?;
+        let smoothed = match &self.smoothed_loss {
+            Some(past) => past.f_lerp(&loss, 1.0 - LOSS_MEMORY)?,
+            None => loss,
+        };
+        self.smoothed_loss = Some(smoothed);
+        Ok(())
+    }
+
+    /// Tests the network after an epoch that started at `begun`, and writes its checkpoints.
+    fn test(&mut self, begun: Instant) -> Result<Event> {
+        let epoch = self.state.epoch;
+        let tested = self.learner.test()?;
+        let held_out_loss = self.learner.held_out_loss(&tested);
+        if let Some(loss) = held_out_loss.filter(|loss| !loss.is_finite()) {
+            return Err(Error::Diverged { epoch, step: self.batches.steps(), loss });
+        }
+        let is_best = match (held_out_loss, self.state.least_loss) {
+            (Some(loss), Some(least)) => loss < least,
+            _ => true,
+        };
+        let checkpoint = self.learner.checkpoint(epoch, Some(tested))?;
+        let report = report(&checkpoint, &ReportOptions::default())?;
+        checkpoint.write(&self.folder.checkpoint(Which::Last))?;
+        if is_best {
+            checkpoint.write(&self.folder.checkpoint(Which::Best))?;
+            self.state.least_loss = held_out_loss;
+        }
+        let seconds = begun.elapsed().as_secs_f64();
+        let event = Event::Epoch { epoch, held_out_loss, best: is_best, seconds, report };
+        self.record(&event)?;
+        Ok(event)
+    }
+}

@@ -1,0 +1,108 @@
+//! Model files of every format version, and files with a history that this version cannot parse.
+
+use std::fs;
+
+use cac::{Error, Provider, Scorer, image, model::FORMAT_VERSION};
+use prost::Message;
+use serde_json::Value;
+use tract_onnx::pb::{ModelProto, StringStringEntryProto};
+
+use crate::{
+    commands::{stdout, toolkit},
+    golden,
+};
+
+/// A model scores the golden images as its own version of the toolkit did.
+fn says_what_it_said(bytes: &[u8], version: u32) {
+    let said = fs::read(golden(&format!("models/v{version}.json"))).unwrap();
+    let said: serde_json::Map<String, Value> = serde_json::from_slice(&said).unwrap();
+    assert_eq!(said.len(), 4);
+    for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        let scorer = Scorer::from_bytes(bytes, provider).unwrap();
+        assert_eq!(scorer.decision().format_version, version);
+        for (name, expected) in &said {
+            let found = scorer.score_image(&image::open(golden("images").join(name)).unwrap()).unwrap();
+            let near =
+                |found: f32, expected: &Value| (f64::from(found) - expected.as_f64().unwrap()).abs() < 1e-4;
+            assert!(
+                near(found.score, &expected["score"]) && near(found.threshold, &expected["threshold"]),
+                "{name}"
+            );
+            assert_eq!(found.class, expected["class"], "v{version} {provider} {name}");
+            assert_eq!(found.unknown, expected["unknown"], "v{version} {provider} {name}");
+        }
+        let lenient = Scorer::from_bytes(bytes, provider).unwrap().with_keep(1.0).unwrap();
+        assert!(lenient.threshold() > scorer.threshold());
+    }
+}
+
+fn file(version: u32) -> Vec<u8> {
+    fs::read(golden(&format!("models/v{version}.onnx"))).unwrap()
+}
+
+#[test]
+fn a_file_of_every_version_scores_as_it_did() {
+    for version in 1..=FORMAT_VERSION {
+        says_what_it_said(&file(version), version);
+    }
+}
+
+#[test]
+fn a_file_of_every_version_can_be_inspected() {
+    let folder = tempfile::tempdir().unwrap();
+    for version in 1..=FORMAT_VERSION {
+        let path = golden(&format!("models/v{version}.onnx"));
+        let text = toolkit(folder.path(), &["inspect", path.to_str().unwrap()]);
+        let text = stdout(&text);
+        for part in [
+            &format!("format     {version}, written by cac 0."),
+            "network    CAC network with 4 channels\n",
+            "loss       CAC of the paper, magnitude 10, lambda 0.1\n",
+            "score      energy:5; larger = more likely unknown\n",
+            "known examples/demo",
+            "images 1440,",
+            "textures",
+            "gaussian-noise",
+            "95 % interval",
+        ] {
+            assert!(text.contains(part), "v{version}, {part}: {text}");
+        }
+        // Every field is parsed.
+        assert_eq!(text.matches('{').count(), 0, "{text}");
+    }
+}
+
+/// The file with one metadata property replaced.
+fn with(version: u32, name: &str, value: &str) -> Vec<u8> {
+    let mut proto = ModelProto::decode(&file(version)[..]).unwrap();
+    proto.metadata_props.retain(|entry| entry.key != name);
+    proto.metadata_props.push(StringStringEntryProto { key: name.to_owned(), value: value.to_owned() });
+    proto.encode_to_vec()
+}
+
+#[test]
+fn a_model_with_a_history_that_cannot_be_parsed_scores_and_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("strange.onnx");
+    for version in 1..=FORMAT_VERSION {
+        for (name, value) in [
+            ("architecture", r#"{"family":"transformer","heads":8}"#),
+            ("loss", r#"{"variant":"of tomorrow"}"#),
+            ("training", r#"["three","days"]"#),
+            ("weather", r#"{"rain":true}"#),
+        ] {
+            let bytes = with(version, &format!("cac.{name}"), value);
+            says_what_it_said(&bytes, version);
+            fs::write(&path, bytes).unwrap();
+            let text = toolkit(folder.path(), &["inspect", "strange.onnx"]);
+            assert!(stdout(&text).contains(&format!("{name:<10} {value}\n")), "{name}: {}", stdout(&text));
+        }
+        // The decision is read strictly.
+        for (name, value) in [("classes", "[]"), ("score", r#""of tomorrow""#), ("input", "{}")] {
+            let error =
+                Scorer::from_bytes(&with(version, &format!("cac.{name}"), value), Provider::Cpu).unwrap_err();
+            assert!(matches!(&error, Error::Model { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("`cac.{name}`")), "{error}");
+        }
+    }
+}
