@@ -29,7 +29,7 @@ pub(super) fn graph(
 ) -> Result<Graph> {
     let mut graph = Builder::new(numbers);
     input(&mut graph, &decision.input, options);
-    network(&mut graph, &checkpoint.layers()?, &checkpoint.network)?;
+    network(&mut graph, &checkpoint.facts.layers()?, &checkpoint.network)?;
     head(&mut graph, decision, &checkpoint.anchors, options.batch);
     Ok(graph.finish("cac"))
 }
@@ -39,7 +39,7 @@ pub(super) fn graph(
 pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> {
     let mut graph = Builder::new(Numbers::Observe(Vec::new()));
     input(&mut graph, &checkpoint.facts.input, &ExportOptions { batch: Some(1), ..ExportOptions::default() });
-    network(&mut graph, &checkpoint.layers()?, &checkpoint.network)?;
+    network(&mut graph, &checkpoint.facts.layers()?, &checkpoint.network)?;
     let tensors = graph.observed().to_vec();
     for op in ["ReduceMin", "ReduceMax"] {
         for tensor in &tensors {

@@ -10,12 +10,15 @@ use crate::error::{Error, Result};
 /// The prefix of the names of incomplete files.
 pub const UNFINISHED: &str = ".unfinished-";
 
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Syncs a file's folder, so that its new name is on disk as well as its content. Errors are ignored: the
 /// file is complete.
 pub fn sync_folder(file: &Path) {
     if cfg!(unix) {
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
+        let _ = std::fs::File::open(folder_of(file)).and_then(|folder| folder.sync_all());
     }
 }
 
@@ -30,13 +33,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a file"));
         }
         let path = if existing.is_some() { path.canonicalize()? } else { path.to_owned() };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut builder = tempfile::Builder::new();
         builder.prefix(UNFINISHED);
         // Temporary files are private; this one gets the usual permissions.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder.unwrap_or(Path::new(".")))?;
+        let mut file = builder.tempfile_in(folder_of(&path))?;
         file.write_all(bytes)?;
         if let Some(existing) = existing {
             file.as_file().set_permissions(existing.permissions())?;

@@ -61,6 +61,16 @@ pub struct Facts {
     pub data: Option<TrainingData>,
 }
 
+impl Facts {
+    /// The layers of the network.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the facts do not describe a valid network.
+    pub fn layers(&self) -> Result<Vec<Layer>> {
+        self.architecture.layers(self.classes.len(), self.input.height, self.input.width)
+    }
+}
+
 /// Location of training data on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainingData {
@@ -124,7 +134,7 @@ impl Checkpoint {
         let broken = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
         let note = file.note.take().ok_or_else(|| broken("it holds only weights".to_owned()))?;
         let facts: Facts = serde_json::from_str(&note).map_err(|error| broken(error.to_string()))?;
-        let layers = facts.architecture.layers(facts.classes.len(), facts.input.height, facts.input.width)?;
+        let layers = facts.layers()?;
         let rows = |name: &str| file.get(name).and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
         let logits = |name: &str| file.matrix(name, [rows(name), facts.classes.len()]);
         let test = match file.get(TEST_KNOWN) {
@@ -180,15 +190,6 @@ impl Checkpoint {
         }
         debug_assert!(self.network.names().all(|name| !name.starts_with(HEAD)));
         file.write(path)
-    }
-
-    /// The layers of the network.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] if the facts do not describe a valid network.
-    pub fn layers(&self) -> Result<Vec<Layer>> {
-        let Facts { architecture, classes, input, .. } = &self.facts;
-        architecture.layers(classes.len(), input.height, input.width)
     }
 
     /// Writes only the network's weights, as a backbone: no logits, no images and no path. The metadata holds

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     data::{Dataset, prefetch, shuffled},
     error::Result,
-    image,
     method::{self, AnchorKind},
     run::{CheckBatch, Checkpoint, Facts, TestLogits, TrainingData, TrainingPrecision},
     weights::Weights,
@@ -218,8 +217,8 @@ impl<'a> Learner<'a> {
         let mut network = Weights::new(Path::new("checkpoint"));
         self.kept().save(&mut network, "").map_err(torch)?;
         let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
-        let check_images = known_test.batch(&check)?.mapv(image::unit);
-        let check = CheckBatch { images: check_images, logits: self.logits(known_test, &check)? };
+        let check =
+            CheckBatch { images: known_test.images(&check)?, logits: self.logits(known_test, &check)? };
         let training = settings.record(self.batches.images(), epoch);
         let facts = Facts {
             classes: known.classes().to_vec(),

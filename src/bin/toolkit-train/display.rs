@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
 };
 
+use anyhow::Context;
 use cac::{run::RunFolder, train::Event};
 
 use crate::terminal::{Progress, say};
@@ -18,7 +19,7 @@ pub struct Display {
     steps: usize,
     bar: Option<Progress>,
     /// Why an event could not be written to stdout, unless the reader closed it.
-    pub unwritten: Option<Error>,
+    unwritten: Option<Error>,
 }
 
 impl Display {
@@ -47,7 +48,7 @@ impl Display {
                 self.bar.get_or_insert_with(new).update(*step, &message);
                 // Not every epoch is tested.
                 if *step == self.steps {
-                    self.finish();
+                    self.clear();
                 }
             }
             Event::Testing { epoch } => say(format_args!("epoch {epoch}/{epochs}: testing")),
@@ -58,12 +59,18 @@ impl Display {
                 say(format_args!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report}"));
             }
             // The table is printed by `main`.
-            Event::Finished { .. } => self.finish(),
+            Event::Finished { .. } => self.clear(),
         }
     }
 
+    /// Removes the bar; fails if events were lost.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        self.clear();
+        self.unwritten.map_or(Ok(()), Err).context("cannot write the events to stdout")
+    }
+
     /// Removes the bar.
-    pub fn finish(&mut self) {
+    fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish();
         }

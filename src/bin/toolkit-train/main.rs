@@ -80,7 +80,7 @@ fn run() -> anyhow::Result<()> {
         let stop = stop_on_signals()?;
         let mut display = Display::new(cli.json, &run);
         let outcome = resume(&run, save_every, &stop, |event| display.show(event))?;
-        display.finish();
+        display.finish()?;
         return report(outcome, &run, cli.json);
     }
     let given = settings::given(&matches, cli.config.as_deref())?;
@@ -124,10 +124,7 @@ fn begin(
         }
         display.show(event);
     })?;
-    display.finish();
-    if let Some(error) = display.unwritten {
-        return Err(error).context("cannot write the events to stdout");
-    }
+    display.finish()?;
     match unwritten {
         Some(error) => Err(error.into()),
         None => Ok(outcome),

@@ -12,7 +12,7 @@ use cac::{
     export::{self, triton},
     image::Input,
     model::ModelPrecision,
-    run::{Checkpoint, RUNS, RunFolder, TrainingData, Which},
+    run::{Checkpoint, RUNS, RunFolder, Which},
 };
 use ndarray::Array4;
 
@@ -46,21 +46,15 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     }
     let data = checkpoint.facts.data.as_ref();
     let protocol = data.and_then(|data| data.protocol);
-    let input = &checkpoint.facts.input;
-    let calibration = match (&args.file.calibrate, data) {
-        (Some(folder), _) => calibration(&args.file, folder, protocol, input)?,
-        (None, Some(TrainingData { known, .. })) if known.exists() => {
-            calibration(&args.file, known, protocol, input)?
-        }
-        _ => None,
-    };
+    let known = data.map(|data| data.known.as_path()).filter(|known| known.exists());
+    let calibration = calibration(&args.file, known, protocol, &checkpoint.facts.input)?;
     write(&checkpoint, &args.file, calibration, &args.model, run.path())
 }
 
-/// The calibration images of f16 and int8; `None` for f32.
+/// The calibration images of f16 and int8, from --calibrate or else from `known`; `None` for f32 or without both.
 pub fn calibration(
     args: &FileArgs,
-    folder: &Path,
+    known: Option<&Path>,
     protocol: Option<Protocol>,
     input: &Input,
 ) -> anyhow::Result<Option<Array4<f32>>> {
@@ -70,6 +64,7 @@ pub fn calibration(
         }
         return Ok(None);
     }
+    let Some(folder) = args.calibrate.as_deref().or(known) else { return Ok(None) };
     let images = open_training(folder, protocol.as_ref(), input.height, input.width)?;
     let drawn = images.draw(args.calibration_images.get(), 0).0;
     Ok(Some(images.images(&drawn)?))

@@ -41,10 +41,8 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
     let mut checkpoint = import::checkpoint(&start.weights, &options)?;
-    let calibration = match args.file.calibrate.as_ref().or(args.known.as_ref()) {
-        Some(folder) => export::calibration(&args.file, folder, args.protocol, &checkpoint.facts.input)?,
-        None => None,
-    };
+    let calibration =
+        export::calibration(&args.file, args.known.as_deref(), args.protocol, &checkpoint.facts.input)?;
     if let Some(known) = known {
         let count = if args.images == 0 { known.len() } else { args.images };
         let known = known.pick(&known.draw(count, 0).0);

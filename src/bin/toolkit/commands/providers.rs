@@ -10,14 +10,13 @@ use crate::cli::ProvidersArgs;
 /// Checks every provider and prints the result.
 pub fn run(args: &ProvidersArgs) -> anyhow::Result<()> {
     for provider in Provider::ALL {
-        let checked = provider.check();
+        let checked = provider.check().map_err(|error| match error {
+            cac::Error::Provider { reason, .. } => reason,
+            error => error.to_string(),
+        });
         if args.json {
-            let reason = match &checked {
-                Err(cac::Error::Provider { reason, .. }) => Some(reason.clone()),
-                Err(error) => Some(error.to_string()),
-                Ok(_) => None,
-            };
-            let (available, runtime) = (checked.is_ok(), checked.ok());
+            let (available, reason, runtime) =
+                (checked.is_ok(), checked.as_ref().err().cloned(), checked.ok());
             let provider = provider.to_string();
             print_json(&serde_json::json!({
                 "provider": provider, "available": available, "runtime": runtime, "reason": reason
@@ -25,8 +24,7 @@ pub fn run(args: &ProvidersArgs) -> anyhow::Result<()> {
         } else {
             let (mark, text) = match checked {
                 Ok(runtime) => ("yes", runtime),
-                Err(cac::Error::Provider { reason, .. }) => ("no", reason),
-                Err(error) => ("no", error.to_string()),
+                Err(reason) => ("no", reason),
             };
             writeln!(stdout(), "{:<12} {mark:<3}  {text}", provider.to_string())?;
         }
