@@ -81,7 +81,8 @@ bench-metrics: .venv/ready ## time and memory of the metrics
 # example Java; without these they are skipped. The rest is installed beside the tests.
 conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/ready examples/web/node_modules/ready ## compares all runtimes and examples
 	$(CARGO) build --release --example score_raw
-	tests/conformance/.venv/bin/python tests/conformance/run.py exported/cifar10-wrn-40-2.onnx \
+	ORT_DYLIB_PATH=$(abspath $(TARGET)/$(LIBRARY)) \
+	  tests/conformance/.venv/bin/python tests/conformance/run.py exported/cifar10-wrn-40-2.onnx \
 	  $(TARGET)/examples/score_raw
 	tests/conformance/.venv/bin/python tests/conformance/triton.py $(TOOLKIT) \
 	  tests/golden/checkpoints/wrn.pt

@@ -1,4 +1,4 @@
-//! Reads what travels in a model file and checks that it is one, before a runtime sees it.
+//! The metadata and the interface of a model file, checked before a runtime sees the file.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,13 @@ use crate::{
     image::Input,
 };
 
-/// The greatest size, stride and padding of a convolution.
+/// The maximum size, stride and padding of a convolution.
 const MAX_WINDOW: i64 = 64;
 
 /// The outputs of every model, in this order.
 pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
-/// The most images that a fixed batch may have: 4,096, or as many as fit into 1 GiB of float32.
+/// The maximum size of a fixed batch: 4,096 images, or as many as fit into 1 GiB of float32.
 pub(crate) fn max_batch(input: &Input) -> usize {
     4096.min((1 << 28) / (3 * input.height * input.width).max(1))
 }
@@ -31,14 +31,14 @@ pub(crate) struct ModelFile {
     pub manifest: Manifest,
     /// The tensor `threshold`, which other tools may have edited.
     pub threshold: f32,
-    /// The number of images that the graph takes, where it is fixed.
+    /// The batch size of the graph, if it is fixed.
     pub batch: Option<usize>,
-    /// Whether `images` are bytes `[N, H, W, 3]` in place of floats `[N, 3, H, W]`.
+    /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`.
     pub takes_bytes: bool,
 }
 
 impl ModelFile {
-    /// Reads a file; `origin` names it in errors.
+    /// Parses a file; `origin` names it in errors.
     pub fn parse(bytes: &[u8], origin: &str) -> Result<(Self, Model)> {
         let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
         let model = Model::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
@@ -57,7 +57,7 @@ impl ModelFile {
     }
 }
 
-/// Checks that the file is all of the model. ONNX Runtime would read tensors from other files that a model names.
+/// Checks that the model is self-contained: ONNX Runtime would open other files that a model names.
 fn check_closed(model: &Model, graph: &Graph) -> std::result::Result<(), String> {
     let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
     let has_graphs = attributes().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty());
@@ -71,7 +71,7 @@ fn check_closed(model: &Model, graph: &Graph) -> std::result::Result<(), String>
     }
 }
 
-/// Checks inputs and outputs; gives the fixed batch and whether the input is bytes.
+/// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.
 fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usize>, bool), String> {
     let [images] = &graph.input[..] else {
         return Err(format!("it has {} inputs, expected `images` alone", graph.input.len()));

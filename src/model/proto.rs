@@ -1,12 +1,11 @@
-//! The messages of an ONNX file (`onnx.proto`, IR version 8), with the fields that are written or looked at here;
-//! others are passed over. Every scalar of an attribute is written, also where it is 0: some readers take an absent
-//! one for a mistake.
+//! The messages of an ONNX file (`onnx.proto`, IR version 8) with the fields that this toolkit reads or writes;
+//! others are skipped. A scalar attribute is written even if it is 0, because some readers reject an absent one.
 
 use prost::Message;
 
-/// The version of ONNX's operators that is written: the newest that all common runtimes take.
+/// The version of the operator set that is written: the newest that all common runtimes accept.
 pub(crate) const OPSET: i64 = 17;
-/// The version of ONNX's own format that is written.
+/// The IR version that is written.
 pub(crate) const IR_VERSION: i64 = 8;
 
 /// Element types of tensors.
@@ -42,7 +41,7 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    /// A file with a graph and properties, of this toolkit.
+    /// A model with a graph and properties, produced by this toolkit.
     pub(crate) fn new(graph: Graph, metadata_props: Vec<Property>) -> Self {
         Self {
             ir_version: IR_VERSION,
@@ -125,7 +124,7 @@ pub(crate) struct Attribute {
     /// Undecoded.
     #[prost(bytes = "vec", repeated, tag = "11")]
     pub graphs: Vec<Vec<u8>>,
-    /// Which of the fields holds the value.
+    /// The field that holds the value.
     #[prost(int32, tag = "20")]
     pub kind: i32,
 }
@@ -158,10 +157,10 @@ pub(crate) struct Tensor {
     pub float_data: Vec<f32>,
     #[prost(string, tag = "8")]
     pub name: String,
-    /// The values, little-endian, in place of `float_data`.
+    /// The values, little-endian, instead of `float_data`.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
-    /// Not 0 where the values are in another file.
+    /// Not 0 if the values are in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
 }
@@ -176,7 +175,7 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    /// `None` stands for the number of images, N.
+    /// `None` is a dynamic axis, N.
     pub(crate) fn new(name: &str, element: i32, shape: &[Option<usize>]) -> Self {
         let dimension = |length: &Option<usize>| Dimension {
             length: length.map(|length| length as i64),
@@ -187,7 +186,7 @@ impl Value {
         Self { name: name.to_owned(), r#type: Some(Type { tensor: Some(tensor) }) }
     }
 
-    /// Element type and shape; `None` for a length that is not fixed.
+    /// The element type and shape; `None` for a dynamic axis.
     pub(crate) fn tensor(&self) -> Option<(i32, Vec<Option<usize>>)> {
         let tensor = self.r#type.as_ref()?.tensor.as_ref()?;
         let length = |dimension: &Dimension| usize::try_from(dimension.length?).ok().filter(|&l| l > 0);
@@ -215,7 +214,7 @@ pub(crate) struct Shape {
     pub dim: Vec<Dimension>,
 }
 
-/// The length of an axis, or a name where it is not fixed.
+/// The length of an axis, or the name of a dynamic one.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Dimension {
     #[prost(int64, optional, tag = "1")]
