@@ -76,7 +76,7 @@ impl Evaluation {
     ) -> Option<Self> {
         let TestLogits { known, labels, unknown } = checkpoint.test.as_ref()?;
         let set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
-            let distances = method::distances(logits.view(), checkpoint.anchors.view());
+            let distances = checkpoint.anchors.distances(logits.view());
             ScoredSet {
                 name: name.to_owned(),
                 images: Vec::new(),

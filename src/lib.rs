@@ -32,11 +32,11 @@
 //! # The method on its own
 //!
 //! ```
-//! use cac::method::{RejectionScore, distances, fixed_anchors, nearest};
+//! use cac::method::{Anchors, RejectionScore, nearest};
 //!
 //! // Logits of two images: one near the anchor of class 0, one near no anchor.
 //! let logits = ndarray::arr2(&[[9.0, 1.0, 0.0], [2.0, 3.0, 2.0]]);
-//! let distances = distances(logits.view(), fixed_anchors(3, 10.0).view());
+//! let distances = Anchors::fixed(3, 10.0).distances(logits.view());
 //! let scores = RejectionScore::Cac.rejection(logits.view(), distances.view());
 //! assert_eq!(nearest(distances.view()), [0, 1]);
 //! assert!(scores[0] < 0.1 && scores[1] > 2.5, "larger = more likely unknown");

@@ -22,7 +22,7 @@ pub use builder::{HEAD, RESERVED};
 pub static FAMILIES: [Family; 2] = [wide_resnet::FAMILY, cac_net::FAMILY];
 
 /// The maximum number of classes.
-const MAX_CLASSES: usize = 4096;
+const MAX_CLASSES: usize = 65_536;
 
 /// A family of networks.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! Builds an ONNX graph node by node. A node has one output, and both have the same name.
+//! Builds an ONNX graph node by node. A node has one output of the same name; only a split has several.
 
 use super::quantize::{Quantization, Ranges, by_channel};
 use crate::model::proto::{Attribute, Graph, Node, Tensor, Value, element};
@@ -46,6 +46,12 @@ impl Builder {
         name.to_owned()
     }
 
+    /// Adds a node that splits its first input along axis 0 into parts of the lengths in the second.
+    pub(super) fn split(&mut self, name: &str, inputs: &[&str; 2], outputs: &[String]) {
+        self.node("Split", name, inputs, vec![Attribute::int("axis", 0)]);
+        self.graph.node.last_mut().expect("just added").output = outputs.to_vec();
+    }
+
     /// Adds a float32 initializer.
     pub(super) fn floats(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         self.constant(name, shape, element::FLOAT, values, |value| value.to_le_bytes());
@@ -54,6 +60,11 @@ impl Builder {
     /// Adds an int64 vector as an initializer.
     pub(super) fn ints(&mut self, name: &str, values: &[i64]) {
         self.constant(name, &[values.len()], element::INT64, values, |value| value.to_le_bytes());
+    }
+
+    /// Adds an int64 scalar as an initializer.
+    pub(super) fn scalar(&mut self, name: &str, value: i64) {
+        self.constant(name, &[], element::INT64, &[value], |value| value.to_le_bytes());
     }
 
     fn constant<T: Copy, const SIZE: usize>(

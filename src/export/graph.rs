@@ -11,7 +11,7 @@ use crate::{
     arch::{Conv, Layer, Op},
     error::Result,
     image::Input,
-    method::RejectionScore,
+    method::{Anchors, RejectionScore},
     model::{
         Decision,
         proto::{Attribute, Graph, element},
@@ -208,19 +208,14 @@ fn affine(norm: &Layer, weights: &Weights) -> Result<Vec<(f64, f64)>> {
 
 /// Adds distances, score, label and verdict. The outputs and the tensors that other tools may edit have plain
 /// names. All other names start with [`HEAD`](crate::arch::HEAD), so that no layer can clash with them.
-fn head(graph: &mut Builder, decision: &Decision, anchors: &Array2<f32>, batch: Option<usize>) {
-    let classes = anchors.nrows();
-    let anchors: Vec<f32> = anchors.iter().copied().collect();
+fn head(graph: &mut Builder, decision: &Decision, anchors: &Anchors, batch: Option<usize>) {
+    let classes = anchors.classes();
     let axis = || Attribute::int("axis", 1);
     let reduced = || vec![Attribute::ints("axes", &[1]), Attribute::int("keepdims", 0)];
-    graph.floats("anchors", &[classes, classes], &anchors);
-    graph.ints("cac/row", &[1]);
-    graph.ints("cac/last", &[2]);
-    graph.node("Unsqueeze", "cac/logits", &["logits", "cac/row"], vec![]);
-    graph.node("Sub", "cac/offsets", &["cac/logits", "anchors"], vec![]);
-    graph.node("Mul", "cac/offsets/squared", &["cac/offsets", "cac/offsets"], vec![]);
-    let sum = vec![Attribute::int("keepdims", 0)];
-    graph.node("ReduceSum", "cac/distances/squared", &["cac/offsets/squared", "cac/last"], sum);
+    match anchors {
+        &Anchors::Fixed { magnitude, .. } if classes > MATRIX_CLASSES => distances_to_fixed(graph, magnitude),
+        anchors => distances_to_rows(graph, &anchors.to_rows()),
+    }
     graph.node("Sqrt", "distances", &["cac/distances/squared"], vec![]);
     let products = |graph: &mut Builder, distances: &str| {
         graph.floats("cac/one", &[], &[1.0]);
@@ -274,4 +269,59 @@ fn head(graph: &mut Builder, decision: &Decision, anchors: &Array2<f32>, batch: 
     graph.output("score", element::FLOAT, &[batch]);
     graph.output("label", element::INT64, &[batch]);
     graph.output("unknown", element::BOOL, &[batch]);
+}
+
+/// The largest number of classes for which fixed anchors are written as a matrix.
+const MATRIX_CLASSES: usize = 256;
+
+/// The number of anchors whose offsets to the logits are in memory at the same time.
+const BLOCK: usize = 256;
+
+/// Adds the squared distances to fixed anchors, in time and memory linear in the number of classes: the sum of
+/// z² before and behind class c, plus (z_c - magnitude)².
+fn distances_to_fixed(graph: &mut Builder, magnitude: f32) {
+    graph.floats("magnitude", &[], &[magnitude]);
+    graph.scalar("cac/axis", 1);
+    graph.node("Mul", "cac/logits/squared", &["logits", "logits"], vec![]);
+    let sums = [("cac/logits/before", 0), ("cac/logits/behind", 1)].map(|(name, reverse)| {
+        let attributes = vec![Attribute::int("exclusive", 1), Attribute::int("reverse", reverse)];
+        graph.node("CumSum", name, &["cac/logits/squared", "cac/axis"], attributes)
+    });
+    graph.node("Sub", "cac/offsets", &["logits", "magnitude"], vec![]);
+    graph.node("Mul", "cac/offsets/squared", &["cac/offsets", "cac/offsets"], vec![]);
+    graph.node("Add", "cac/distances/others", &[&sums[0], &sums[1]], vec![]);
+    graph.node("Add", "cac/distances/squared", &["cac/distances/others", "cac/offsets/squared"], vec![]);
+}
+
+/// Adds the squared distances to anchors given as rows.
+fn distances_to_rows(graph: &mut Builder, rows: &Array2<f32>) {
+    let classes = rows.nrows();
+    graph.floats("anchors", &[classes, classes], &rows.iter().copied().collect::<Vec<_>>());
+    graph.ints("cac/row", &[1]);
+    graph.ints("cac/last", &[2]);
+    graph.node("Unsqueeze", "cac/logits", &["logits", "cac/row"], vec![]);
+    let squared = |graph: &mut Builder, suffix: &str, anchors: &str| {
+        let [offsets, squares] = ["offsets", "offsets/squared"].map(|part| format!("cac/{part}{suffix}"));
+        graph.node("Sub", &offsets, &["cac/logits", anchors], vec![]);
+        graph.node("Mul", &squares, &[&offsets, &offsets], vec![]);
+        let sum = vec![Attribute::int("keepdims", 0)];
+        graph.node("ReduceSum", &format!("cac/distances/squared{suffix}"), &[&squares, "cac/last"], sum)
+    };
+    if classes <= BLOCK {
+        squared(graph, "", "anchors");
+        return;
+    }
+    // All offsets at once would be [N, C, C].
+    let lengths: Vec<i64> =
+        (0..classes).step_by(BLOCK).map(|from| BLOCK.min(classes - from) as i64).collect();
+    let blocks: Vec<String> = (0..lengths.len()).map(|block| format!("cac/anchors/{block}")).collect();
+    graph.ints("cac/anchors/lengths", &lengths);
+    graph.split("cac/anchors", &["anchors", "cac/anchors/lengths"], &blocks);
+    let parts: Vec<String> = blocks
+        .iter()
+        .enumerate()
+        .map(|(block, anchors)| squared(graph, &format!("/{block}"), anchors))
+        .collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    graph.node("Concat", "cac/distances/squared", &parts, vec![Attribute::int("axis", 1)]);
 }

@@ -207,7 +207,7 @@ fn producer() -> String {
 /// Chooses the threshold of a score by a rule.
 fn threshold(checkpoint: &Checkpoint, rule: ThresholdRule, score: RejectionScore) -> Result<Threshold> {
     let held_out = &checkpoint.held_out;
-    let distances = method::distances(held_out.view(), checkpoint.anchors.view());
+    let distances = checkpoint.anchors.distances(held_out.view());
     let mut scores = score.rejection(held_out.view(), distances.view()).to_vec();
     scores.sort_unstable_by(f32::total_cmp);
     let (value, keep) = match rule {
@@ -251,7 +251,7 @@ fn check(
 
 /// Compares the outputs that follow from the logits with the method's functions.
 fn check_head(checkpoint: &Checkpoint, decision: &Decision, found: &Outputs) -> Result<()> {
-    let distances = method::distances(found.logits.view(), checkpoint.anchors.view());
+    let distances = checkpoint.anchors.distances(found.logits.view());
     within("distances", greatest_difference(&found.distances, &distances), HEAD_TOLERANCE)?;
     let scores = decision.score.rejection(found.logits.view(), found.distances.view());
     let is_of_squares = decision.score == RejectionScore::PytorchOod;

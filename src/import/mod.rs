@@ -10,7 +10,7 @@ use crate::{
     eval,
     export::{self, ExportOptions, ThresholdRule},
     image::{Input, SIZES},
-    method::{self, AnchorKind, Loss},
+    method::{self, AnchorKind, Anchors, Loss},
     run::{CheckBatch, Checkpoint, Facts},
     scorer::{Provider, Scorer},
     weights::Weights,
@@ -59,11 +59,13 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
     let layers = found.architecture.layers(count, input.height, input.width)?;
     let network = weights.of_layers(&layers)?;
     let classes = class_names(options.classes.as_deref(), count)?;
-    let fixed = method::fixed_anchors(count, options.loss.magnitude);
     let given = ["anchors", "means"].into_iter().find(|name| weights.get(name).is_some());
     let given = given.map(|name| weights.matrix(name, [count, count])).transpose()?;
     let is_set = |anchors: &Array2<f32>| anchors.iter().any(|&value| value != 0.0);
-    let anchors = given.filter(is_set).unwrap_or_else(|| fixed.clone());
+    let anchors = match given.filter(is_set) {
+        Some(rows) => Anchors::from_rows(rows),
+        None => Anchors::fixed(count, options.loss.magnitude),
+    };
 
     let images = Dataset::noise(Noise::uniform(2), input.height, input.width).images(&[0, 1])?;
     let logits = reference::logits(&layers, &network, &input, images.view())?;
@@ -72,7 +74,7 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         input,
         architecture: found.architecture,
         loss: options.loss,
-        anchors: if anchors == fixed { AnchorKind::Fixed } else { AnchorKind::ClassMeans },
+        anchors: anchors.kind(),
         score: options.loss.rejection_score(false),
         imported: Some(options.name.clone()),
         training: None,
@@ -118,10 +120,10 @@ pub fn calibrate(
             all.append(Axis(0), mirrored.view()).expect("one row per image");
             truth.extend(images.labels());
         }
-        checkpoint.anchors = method::class_means(all.view(), &truth, checkpoint.anchors.view());
+        checkpoint.anchors = checkpoint.anchors.class_means(all.view(), &truth);
         checkpoint.facts.anchors = AnchorKind::ClassMeans;
     }
-    let nearest = method::nearest(method::distances(logits.view(), checkpoint.anchors.view()).view());
+    let nearest = method::nearest(checkpoint.anchors.distances(logits.view()).view());
     checkpoint.held_out = logits;
     let is_correct = |(found, label): &(usize, &i64)| i64::try_from(*found) == Ok(**label);
     let correct = nearest.into_iter().zip(images.labels()).filter(is_correct).count();

@@ -1,6 +1,6 @@
 //! Anchors, one per class, and the distances to them.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, Zip};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
 use serde::{Deserialize, Serialize};
 
 /// The origin of a model's anchors.
@@ -18,22 +18,135 @@ impl AnchorKind {
     pub const ALL: [Self; 2] = [Self::Fixed, Self::ClassMeans];
 }
 
-/// The anchors in training: `magnitude` times the identity, `[C, C]`.
-#[must_use]
-pub fn fixed_anchors(classes: usize, magnitude: f64) -> Array2<f32> {
-    Array2::from_diag_elem(classes, magnitude as f32)
+/// The anchors of C classes, one per class, as long as the logits.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Anchors {
+    /// The unit vectors times a magnitude, as in training. Distances take O(C) time per image.
+    Fixed {
+        /// C.
+        classes: usize,
+        /// The length of an anchor.
+        magnitude: f32,
+    },
+    /// Any anchors, one per row: `[C, C]`. Distances take O(C²) time per image.
+    Rows(Array2<f32>),
 }
 
-/// Euclidean distances of logits `[N, D]` to anchors `[C, D]`: `[N, C]`, each at least 0.
-///
-/// # Panics
-/// If the two differ in D.
-#[must_use]
-pub fn distances(logits: ArrayView2<f32>, anchors: ArrayView2<f32>) -> Array2<f32> {
-    assert_eq!(logits.ncols(), anchors.ncols(), "logits and anchors must have the same width");
-    Array2::from_shape_fn((logits.nrows(), anchors.nrows()), |(n, c)| {
-        Zip::from(logits.row(n)).and(anchors.row(c)).fold(0.0, |sum, z, a| sum + (z - a) * (z - a)).sqrt()
-    })
+impl Anchors {
+    /// The unit vectors times `magnitude`.
+    #[must_use]
+    pub fn fixed(classes: usize, magnitude: f64) -> Self {
+        Self::Fixed { classes, magnitude: magnitude as f32 }
+    }
+
+    /// Anchors given as rows, `[C, C]`: fixed ones if they are the unit vectors times a positive magnitude.
+    #[must_use]
+    pub fn from_rows(rows: Array2<f32>) -> Self {
+        let magnitude = rows.first().copied().unwrap_or_default();
+        let is_fixed = rows.indexed_iter().all(|((c, i), &a)| a == if c == i { magnitude } else { 0.0 });
+        if is_fixed && magnitude > 0.0 {
+            return Self::Fixed { classes: rows.nrows(), magnitude };
+        }
+        Self::Rows(rows)
+    }
+
+    /// The anchors as rows, `[C, C]`.
+    #[must_use]
+    pub fn to_rows(&self) -> Array2<f32> {
+        match self {
+            &Self::Fixed { classes, magnitude } => Array2::from_diag_elem(classes, magnitude),
+            Self::Rows(rows) => rows.clone(),
+        }
+    }
+
+    /// Whether they are fixed or of another origin, which for a network of this toolkit are class means.
+    #[must_use]
+    pub fn kind(&self) -> AnchorKind {
+        match self {
+            Self::Fixed { .. } => AnchorKind::Fixed,
+            Self::Rows(_) => AnchorKind::ClassMeans,
+        }
+    }
+
+    /// The number of classes, C.
+    #[must_use]
+    pub fn classes(&self) -> usize {
+        match self {
+            Self::Fixed { classes, .. } => *classes,
+            Self::Rows(rows) => rows.nrows(),
+        }
+    }
+
+    /// The Euclidean distances of logits `[N, C]`: `[N, C]`, each at least 0.
+    ///
+    /// # Panics
+    /// If the logits have another width.
+    #[must_use]
+    pub fn distances(&self, logits: ArrayView2<f32>) -> Array2<f32> {
+        assert_eq!(logits.ncols(), self.classes(), "logits and anchors must have the same width");
+        let mut distances = Array2::zeros(logits.raw_dim());
+        Zip::from(distances.rows_mut()).and(logits.rows()).par_for_each(|mut distances, z| match self {
+            Self::Fixed { magnitude, .. } => {
+                let squared = squared_to_fixed(z.iter().copied().map(f64::from), (*magnitude).into());
+                distances.iter_mut().zip(squared).for_each(|(d, squared)| *d = squared.sqrt() as f32);
+            }
+            Self::Rows(rows) => {
+                let to = |anchor| Zip::from(z).and(anchor).fold(0.0, |sum, z, a| sum + (z - a) * (z - a));
+                Zip::from(&mut distances).and(rows.rows()).for_each(|d, anchor| *d = f32::sqrt(to(anchor)));
+            }
+        });
+        distances
+    }
+
+    /// The mean logits of the correctly classified images of each class, for logits `[N, C]` and their true
+    /// classes `[N]` (the paper, section 3.4). A class without such images keeps its anchor.
+    ///
+    /// # Panics
+    /// If the logits have another width.
+    #[must_use]
+    pub fn class_means(&self, logits: ArrayView2<f32>, truth: &[i64]) -> Self {
+        let mut members = vec![Vec::new(); self.classes()];
+        for (row, (label, &truth)) in
+            nearest(self.distances(logits).view()).into_iter().zip(truth).enumerate()
+        {
+            if usize::try_from(truth) == Ok(label) {
+                members[label].push(row);
+            }
+        }
+        let mut means = self.to_rows();
+        for (mut mean, members) in means.rows_mut().into_iter().zip(members) {
+            if members.is_empty() {
+                continue;
+            }
+            let mut sum = Array1::<f64>::zeros(mean.len());
+            for &row in &members {
+                sum.zip_mut_with(&logits.row(row), |sum, &z| *sum += f64::from(z));
+            }
+            mean.zip_mut_with(&sum, |mean, sum| *mean = (sum / members.len() as f64) as f32);
+        }
+        Self::Rows(means)
+    }
+}
+
+/// The squared distance of the logits z to each fixed anchor: the sum of z² without z_c², plus (z_c - m)².
+pub(super) fn squared_to_fixed(
+    z: impl DoubleEndedIterator<Item = f64> + ExactSizeIterator + Clone,
+    magnitude: f64,
+) -> Vec<f64> {
+    let mut squared = vec![0.0; z.len()];
+    // Subtracting z_c² from the sum of all squares would cancel near an anchor; the sums of those before and
+    // behind c do not.
+    let mut before = 0.0;
+    for (squared, z) in squared.iter_mut().zip(z.clone()) {
+        *squared = before;
+        before += z * z;
+    }
+    let mut behind = 0.0;
+    for (squared, z) in squared.iter_mut().zip(z).rev() {
+        *squared += behind + (z - magnitude) * (z - magnitude);
+        behind += z * z;
+    }
+    squared
 }
 
 /// The class of the nearest anchor for each row of distances `[N, C]`; the first on a tie.
@@ -43,27 +156,6 @@ pub fn nearest(distances: ArrayView2<f32>) -> Vec<usize> {
     distances.rows().into_iter().map(least).collect()
 }
 
-/// The mean logits of the correctly classified images of each class, `[C, C]`. A class without such images
-/// keeps its anchor.
-#[must_use]
-pub fn class_means(logits: ArrayView2<f32>, truth: &[i64], anchors: ArrayView2<f32>) -> Array2<f32> {
-    let mut sums = Array2::<f64>::zeros(anchors.dim());
-    let mut counts = vec![0_u32; anchors.nrows()];
-    for ((z, &truth), label) in
-        logits.rows().into_iter().zip(truth).zip(nearest(distances(logits, anchors).view()))
-    {
-        if usize::try_from(truth) == Ok(label) {
-            counts[label] += 1;
-            sums.row_mut(label).zip_mut_with(&z, |sum, &z| *sum += f64::from(z));
-        }
-    }
-    let mut means = anchors.to_owned();
-    for (class, &count) in counts.iter().enumerate().filter(|&(_, &count)| count > 0) {
-        means.row_mut(class).assign(&sums.row(class).map(|sum| (sum / f64::from(count)) as f32));
-    }
-    means
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,9 +163,35 @@ mod tests {
 
     #[test]
     fn class_means_use_only_correct_images() {
-        let anchors = fixed_anchors(3, 1.0);
-        let logits = arr2(&[[2.0, 0.0, 0.0], [4.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 1.0, 0.0]]);
-        let means = class_means(logits.view(), &[0, 0, 0, -1], anchors.view());
-        assert_eq!(means, arr2(&[[3.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]));
+        let logits = arr2(&[[2.0, 0.0, 1.0], [4.0, 0.0, 1.0], [0.0, 9.0, 0.0], [0.0, 1.0, 0.0]]);
+        let means = Anchors::fixed(3, 1.0).class_means(logits.view(), &[0, 0, 0, -1]);
+        assert_eq!(means, Anchors::Rows(arr2(&[[3.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])));
+    }
+
+    #[test]
+    fn distances_to_fixed_anchors_are_those_to_their_rows() {
+        let fixed = Anchors::fixed(50, 10.0);
+        let rows = Anchors::Rows(fixed.to_rows());
+        assert_eq!(Anchors::from_rows(fixed.to_rows()), fixed);
+        let mut logits = Array2::from_shape_fn((4, 50), |(n, c)| ((n * 31 + c * 17) % 13) as f32 - 5.0);
+        // Near an anchor: the difference of sums in single precision would be 0.
+        logits.row_mut(3).fill(1e-4);
+        logits[[3, 7]] = 10.0;
+        let (found, expected) = (fixed.distances(logits.view()), rows.distances(logits.view()));
+        assert!((expected[[3, 7]] - 7e-4).abs() < 1e-8);
+        Zip::from(&found).and(&expected).for_each(|found, expected| {
+            assert!((found - expected).abs() <= 1e-6 * expected, "{found} {expected}");
+        });
+    }
+
+    #[test]
+    fn only_positive_multiples_of_the_unit_vectors_are_fixed() {
+        for rows in [
+            arr2(&[[1.0, 0.0], [0.0, 2.0]]),
+            arr2(&[[1.0, 0.5], [0.0, 1.0]]),
+            arr2(&[[-1.0, 0.0], [0.0, -1.0]]),
+        ] {
+            assert_eq!(Anchors::from_rows(rows.clone()), Anchors::Rows(rows));
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! The loss: its definition, its defaults, and its value in double precision.
 
-use ndarray::{ArrayView1, ArrayView2, Zip};
+use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
-use super::{AnchorKind, RejectionScore};
+use super::{AnchorKind, RejectionScore, anchors::squared_to_fixed};
 
 /// The definition of the loss and of its rejection score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,23 +67,22 @@ impl Loss {
         }
     }
 
-    /// The mean loss over the known images; 0 if there are none. Images with negative labels (unknown), or
-    /// labels of C and above, are ignored.
+    /// The mean loss over the known images, with fixed anchors; 0 if there are none. Images with negative labels
+    /// (unknown), or labels of C and above, are ignored.
     ///
     /// This is the double-precision reference for the differentiable loss of `train`, which receives only
     /// known images.
     #[must_use]
-    pub fn value(&self, logits: ArrayView2<f64>, labels: &[i64], anchors: ArrayView2<f64>) -> f64 {
-        let classes = anchors.nrows();
+    pub fn value(&self, logits: ArrayView2<f64>, labels: &[i64]) -> f64 {
+        let classes = logits.ncols();
         let mut sum = 0.0;
         let mut known = 0_u32;
         for (z, &label) in logits.rows().into_iter().zip(labels) {
             let Some(y) = usize::try_from(label).ok().filter(|&y| y < classes) else { continue };
-            let distance = |anchor: ArrayView1<f64>| {
-                let squared = Zip::from(z).and(anchor).fold(0.0, |sum, z, a| sum + (z - a) * (z - a));
-                if self.variant == Variant::PytorchOod { squared } else { squared.sqrt() }
-            };
-            let d: Vec<f64> = anchors.rows().into_iter().map(distance).collect();
+            let mut d = squared_to_fixed(z.iter().copied(), self.magnitude);
+            if self.variant != Variant::PytorchOod {
+                d.iter_mut().for_each(|d| *d = d.sqrt());
+            }
             sum += match self.variant {
                 Variant::Paper => log_one_plus_sum_exp((0..classes).filter(|&j| j != y).map(|j| d[y] - d[j])),
                 // As published: the sum includes y and leaves out the last class.
@@ -112,33 +111,30 @@ fn log_one_plus_sum_exp(xs: impl Iterator<Item = f64> + Clone) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::fixed_anchors;
-    use ndarray::{Array2, Axis, arr2};
+    use ndarray::{Axis, arr2};
 
     #[test]
     fn loss_by_hand() {
         // On its own anchor: tuplet = log(1 + 2 exp(-sqrt 2)), anchor term 0.
-        let anchors = Array2::from_diag_elem(3, 1.0);
         let z = arr2(&[[1.0, 0.0, 0.0]]);
         let paper = Loss { variant: Variant::Paper, magnitude: 1.0, weight: 0.1 };
         let expected = (1.0 + 2.0 * (-2_f64.sqrt()).exp()).ln();
-        assert!((paper.value(z.view(), &[0], anchors.view()) - expected).abs() < 1e-12);
+        assert!((paper.value(z.view(), &[0]) - expected).abs() < 1e-12);
         // pytorch-ood sums over classes 0 and 1 whatever the label: exp(0) + exp(-2), then exp(2) + exp(2).
         let other = Loss { variant: Variant::PytorchOod, magnitude: 1.0, weight: 2.0 };
         let expected = (1.0 + 1.0 + (-2_f64).exp()).ln();
-        assert!((other.value(z.view(), &[0], anchors.view()) - expected).abs() < 1e-12);
+        assert!((other.value(z.view(), &[0]) - expected).abs() < 1e-12);
         let expected = (1.0 + 2_f64.exp() + 1.0).ln() + 2.0 * 2.0;
-        assert!((other.value(z.view(), &[2], anchors.view()) - expected).abs() < 1e-12);
+        assert!((other.value(z.view(), &[2]) - expected).abs() < 1e-12);
     }
 
     #[test]
     fn loss_ignores_unknown_labels() {
-        let anchors = fixed_anchors(2, 1.0).mapv(f64::from);
         let z = arr2(&[[1.0, 0.0], [7.0, 7.0], [9.0, 1.0]]);
-        let loss = Loss::new(Variant::Paper);
-        let alone = loss.value(z.slice_axis(Axis(0), (..1).into()), &[0], anchors.view());
-        assert_eq!(loss.value(z.view(), &[0, -1, 2], anchors.view()), alone);
-        assert_eq!(loss.value(z.view(), &[-1, -1, -7], anchors.view()), 0.0);
+        let loss = Loss { magnitude: 1.0, ..Loss::new(Variant::Paper) };
+        let alone = loss.value(z.slice_axis(Axis(0), (..1).into()), &[0]);
+        assert_eq!(loss.value(z.view(), &[0, -1, 2]), alone);
+        assert_eq!(loss.value(z.view(), &[-1, -1, -7]), 0.0);
     }
 
     #[test]

@@ -126,14 +126,14 @@ fn product(d: Array1<f32>) -> Array1<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::{distances, fixed_anchors, nearest};
+    use crate::method::{Anchors, nearest};
     use ndarray::{Array2, arr2, array};
 
     #[test]
     fn scores_of_a_point_on_its_anchor() {
-        let anchors = fixed_anchors(3, 10.0);
+        let anchors = Anchors::fixed(3, 10.0);
         let z = arr2(&[[10.0, 0.0, 0.0]]);
-        let d = distances(z.view(), anchors.view());
+        let d = anchors.distances(z.view());
         assert_eq!(d, arr2(&[[0.0, 200_f32.sqrt(), 200_f32.sqrt()]]));
         assert_eq!(nearest(d.view()), [0]);
         assert_eq!(RejectionScore::Cac.rejection(z.view(), d.view()), array![0.0]);
@@ -175,7 +175,7 @@ mod tests {
         // z = 3 a_0 is far from every anchor, but only the minimum distance shows it.
         let (far, near) = (arr2(&[[30.0, 0.0, 0.0]]), arr2(&[[10.0, 0.0, 0.0]]));
         let of = |score: RejectionScore, z: &Array2<f32>| {
-            score.rejection(z.view(), distances(z.view(), fixed_anchors(3, 10.0).view()).view())[0]
+            score.rejection(z.view(), Anchors::fixed(3, 10.0).distances(z.view()).view())[0]
         };
         assert!(of(RejectionScore::Cac, &far) < 1e-3);
         assert_eq!(of(RejectionScore::MinDistance, &far), 20.0);

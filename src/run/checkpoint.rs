@@ -13,7 +13,7 @@ use crate::{
     data::Protocol,
     error::{Error, Result},
     image::Input,
-    method::{AnchorKind, Loss, RejectionScore},
+    method::{AnchorKind, Anchors, Loss, RejectionScore},
     model::Training,
     weights::Weights,
 };
@@ -25,8 +25,8 @@ pub struct Checkpoint {
     pub facts: Facts,
     /// The network's parameters and normalisation statistics.
     pub network: Weights,
-    /// Anchors for testing and export, `[C, C]`.
-    pub anchors: Array2<f32>,
+    /// Anchors for testing and export.
+    pub anchors: Anchors,
     /// Logits of held-out known images, `[M, C]`, from which the threshold is chosen; M may be 0.
     pub held_out: Array2<f32>,
     /// Logits of the test after training; `None` without a test.
@@ -115,6 +115,7 @@ impl Which {
     pub const ALL: [Self; 2] = [Self::Best, Self::Last];
 }
 
+/// Anchors as rows `[C, C]`, or the magnitude `[1]` of fixed ones.
 const ANCHORS: &str = "cac/anchors";
 const HELD_OUT: &str = "cac/held-out";
 const CHECK_IMAGES: &str = "cac/check/images";
@@ -160,8 +161,13 @@ impl Checkpoint {
             images: Array4::from_shape_vec(check_shape, images).expect("the shape was checked"),
             logits: file.matrix(CHECK_LOGITS, [check_shape[0], facts.classes.len()])?,
         };
+        let classes = facts.classes.len();
+        let anchors = match file.get(ANCHORS).map(|tensor| &tensor.shape[..]) {
+            Some([1]) => Anchors::Fixed { classes, magnitude: file.values(ANCHORS, &[1])?[0] },
+            _ => Anchors::Rows(file.matrix(ANCHORS, [classes; 2])?),
+        };
         Ok(Self {
-            anchors: file.matrix(ANCHORS, [facts.classes.len(); 2])?,
+            anchors,
             held_out: logits(HELD_OUT)?,
             test,
             check,
@@ -177,7 +183,10 @@ impl Checkpoint {
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut file = self.network.clone();
         file.note = Some(serde_json::to_string(&self.facts).expect("facts are plain data"));
-        file.insert_matrix(ANCHORS, &self.anchors);
+        match &self.anchors {
+            Anchors::Fixed { magnitude, .. } => file.insert(ANCHORS, &[1], vec![*magnitude]),
+            Anchors::Rows(rows) => file.insert_matrix(ANCHORS, rows),
+        }
         file.insert_matrix(HELD_OUT, &self.held_out);
         file.insert(CHECK_IMAGES, self.check.images.shape(), self.check.images.iter().copied().collect());
         file.insert_matrix(CHECK_LOGITS, &self.check.logits);
@@ -208,7 +217,7 @@ impl Checkpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::{Variant, fixed_anchors};
+    use crate::method::Variant;
 
     fn example() -> Checkpoint {
         let architecture =
@@ -232,7 +241,7 @@ mod tests {
                 data: Some(TrainingData { known: "/somewhere".into(), protocol: None }),
             },
             network,
-            anchors: fixed_anchors(2, 10.0),
+            anchors: Anchors::fixed(2, 10.0),
             held_out: Array2::zeros((0, 2)),
             test: Some(TestLogits {
                 known: Array2::from_elem((3, 2), 1.5),
@@ -258,9 +267,11 @@ mod tests {
         assert_eq!((&read.anchors, &read.held_out), (&checkpoint.anchors, &checkpoint.held_out));
         assert_eq!((&read.test, &read.check), (&checkpoint.test, &checkpoint.check));
         assert_eq!(read.network.get("fc.bias"), checkpoint.network.get("fc.bias"));
-        let untested = Checkpoint { test: None, ..checkpoint };
+        let means = Anchors::Rows(Array2::from_elem((2, 2), 0.5));
+        let untested = Checkpoint { test: None, anchors: means.clone(), ..checkpoint };
         untested.write(&path).unwrap();
-        assert_eq!(Checkpoint::read(&path).unwrap().test, None);
+        let read = Checkpoint::read(&path).unwrap();
+        assert_eq!((read.test, read.anchors), (None, means));
     }
 
     #[test]
@@ -285,7 +296,10 @@ mod tests {
             checkpoint.write(&path).unwrap();
             Checkpoint::read(&path).unwrap_err().to_string()
         };
-        assert!(read_with(&|c| c.anchors = fixed_anchors(3, 1.0)).contains("`cac/anchors` has shape [3, 3]"));
+        assert!(
+            read_with(&|c| c.anchors = Anchors::Rows(Array2::ones((3, 3))))
+                .contains("`cac/anchors` has shape [3, 3]")
+        );
         assert!(read_with(&|c| c.check.logits[[0, 0]] = f32::NAN).contains("`cac/check/logits` holds NaN"));
         assert!(read_with(&|c| c.facts.classes.push("cow".to_owned())).contains("expected"));
         assert!(

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     data::{Dataset, prefetch, shuffled},
     error::Result,
-    method::{self, AnchorKind},
+    method::{AnchorKind, Anchors},
     run::{CheckBatch, Checkpoint, Facts, TestLogits, TrainingData, TrainingPrecision},
     weights::Weights,
 };
@@ -33,14 +33,11 @@ pub(super) struct Learner<'a> {
     network: Network,
     /// EMA of the network's parameters and statistics, with the store that owns it.
     ema: Option<(nn::VarStore, Network)>,
-    /// The anchors of training, as a tensor and as an array.
-    anchor_tensor: Tensor,
-    fixed_anchors: Array2<f32>,
 }
 
 /// The result of a test after an epoch.
 pub(super) struct Tested {
-    anchors: Array2<f32>,
+    anchors: Anchors,
     logits: TestLogits,
     held_out: Array2<f32>,
 }
@@ -48,7 +45,7 @@ pub(super) struct Tested {
 impl<'a> Learner<'a> {
     /// Creates the network with random weights.
     pub fn new(settings: &'a TrainSettings, batches: &'a Batches<'a>) -> Result<Self> {
-        let TrainSettings { architecture, input, recipe, loss, .. } = settings;
+        let TrainSettings { architecture, input, recipe, .. } = settings;
         let device = torch_device(settings.device)?;
         let classes = batches.known.classes().len();
         let layers = architecture.layers(classes, input.height, input.width)?;
@@ -65,9 +62,7 @@ impl<'a> Learner<'a> {
             })
             .transpose()
             .map_err(torch)?;
-        let fixed_anchors = method::fixed_anchors(classes, loss.magnitude);
-        let anchor_tensor = matrix(&fixed_anchors, device).map_err(torch)?;
-        Ok(Self { settings, batches, store, network, ema, anchor_tensor, fixed_anchors })
+        Ok(Self { settings, batches, store, network, ema })
     }
 
     /// Loads the backbone, if there is one.
@@ -89,13 +84,13 @@ impl<'a> Learner<'a> {
             let images = self.to_tensor(batch.pixels.view())?;
             let logits = self.network.forward(&images, Some(batch.seed))?;
             let (known, all) = (labels.size()[0], logits.size()[0]);
-            let losses = loss::losses(loss, &logits.f_narrow(0, 0, known)?, &labels, &self.anchor_tensor)?;
+            let losses = loss::losses(loss, &logits.f_narrow(0, 0, known)?, &labels)?;
             let mean = loss::trimmed_mean(&losses, recipe.trimmed_of(batch.labels.len()))?;
             if all == known {
                 return Ok(mean);
             }
             let outliers = logits.f_narrow(0, known, all - known)?;
-            let outliers = loss::outlier_loss(loss, &outliers, &self.anchor_tensor)?;
+            let outliers = loss::outlier_loss(loss, &outliers)?;
             mean.f_add(&outliers.f_mul_scalar(recipe.outlier_weight)?)
         };
         forward().map_err(torch)
@@ -151,17 +146,18 @@ impl<'a> Learner<'a> {
     }
 
     /// The anchors for testing: fixed, or class means over training images drawn with the seed.
-    fn anchors(&self) -> Result<Array2<f32>> {
-        let TrainSettings { anchors, recipe, .. } = self.settings;
+    fn anchors(&self) -> Result<Anchors> {
+        let TrainSettings { anchors, recipe, loss, .. } = self.settings;
+        let fixed = Anchors::fixed(self.batches.known.classes().len(), loss.magnitude);
         if *anchors == AnchorKind::Fixed {
-            return Ok(self.fixed_anchors.clone());
+            return Ok(fixed);
         }
         let training = &self.batches.training;
         let count = if recipe.anchor_images == 0 { usize::MAX } else { recipe.anchor_images };
         let drawn = shuffled(training.len(), recipe.seed).into_iter().take(count);
         let indices: Vec<usize> = drawn.map(|place| training[place]).collect();
         let logits = self.logits(&self.batches.known, &indices)?;
-        Ok(method::class_means(logits.view(), &self.batches.labels(&indices), self.fixed_anchors.view()))
+        Ok(fixed.class_means(logits.view(), &self.batches.labels(&indices)))
     }
 
     /// Computes the logits of all test sets and held-out images, and the anchors.
@@ -184,8 +180,7 @@ impl<'a> Learner<'a> {
             return None;
         }
         let logits = tested.held_out.mapv(f64::from);
-        let anchors = self.fixed_anchors.mapv(f64::from);
-        Some(self.settings.loss.value(logits.view(), &self.batches.labels(held_out), anchors.view()))
+        Some(self.settings.loss.value(logits.view(), &self.batches.labels(held_out)))
     }
 
     /// Copies the tensors of the network and of its EMA into a state.
@@ -233,10 +228,4 @@ impl<'a> Learner<'a> {
         };
         Ok(Checkpoint { facts, network, anchors, held_out, test, check })
     }
-}
-
-fn matrix(array: &Array2<f32>, device: tch::Device) -> std::result::Result<Tensor, TchError> {
-    let (rows, columns) = (array.nrows() as i64, array.ncols() as i64);
-    let values: Vec<f32> = array.iter().copied().collect();
-    Tensor::f_from_slice(&values)?.f_view([rows, columns])?.f_to_device(device)
 }

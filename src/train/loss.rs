@@ -4,25 +4,20 @@ use tch::{Kind, Reduction, TchError, Tensor};
 
 use crate::method::{Loss, Variant};
 
-/// The loss of each row of logits `[N, C]` for labels `[N]` (int64, 0..C) and anchors `[C, C]`: `[N]`.
-pub(super) fn losses(
-    loss: &Loss,
-    logits: &Tensor,
-    labels: &Tensor,
-    anchors: &Tensor,
-) -> Result<Tensor, TchError> {
-    let classes = anchors.size()[0];
+/// The loss of each row of logits `[N, C]` for labels `[N]` (int64, 0..C), with fixed anchors: `[N]`.
+pub(super) fn losses(loss: &Loss, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
+    let classes = logits.size()[1];
     let distances = match loss.variant {
         Variant::CrossEntropy => {
             return logits.f_cross_entropy_loss(labels, None::<&Tensor>, Reduction::None, -100, 0.0);
         }
-        Variant::Paper => euclidean(logits, anchors)?,
+        Variant::Paper => distances(logits, loss.magnitude)?,
         // The order of operations is pytorch-ood's, for the same rounding.
         Variant::PytorchOod => {
             let norms = logits.f_square()?.f_sum_dim_intlist(1, true, None::<Kind>)?;
-            let anchor_norms = anchors.f_square()?.f_sum_dim_intlist(1, false, None::<Kind>)?;
-            let products = logits.f_mm(&anchors.f_transpose(0, 1)?)?;
-            norms.f_add(&anchor_norms)?.f_sub(&products.f_mul_scalar(2.0)?)?.f_clamp_min(0.0)?
+            let products = logits.f_mul_scalar(loss.magnitude)?;
+            let anchor_norm = loss.magnitude * loss.magnitude;
+            norms.f_add_scalar(anchor_norm)?.f_sub(&products.f_mul_scalar(2.0)?)?.f_clamp_min(0.0)?
         }
     };
     let own = distances.f_gather(1, &labels.f_unsqueeze(1)?, false)?;
@@ -51,45 +46,49 @@ pub(super) fn trimmed_mean(losses: &Tensor, trimmed: usize) -> Result<Tensor, Tc
 /// The mean loss of the logits `[N, C]` of unknown images, a scalar. CAC: relu(magnitude - distance), summed
 /// over the anchors, which is 0 at the origin. Cross-entropy: the cross-entropy to the uniform distribution
 /// (Hendrycks et al., arXiv 1812.04606).
-pub(super) fn outlier_loss(loss: &Loss, logits: &Tensor, anchors: &Tensor) -> Result<Tensor, TchError> {
+pub(super) fn outlier_loss(loss: &Loss, logits: &Tensor) -> Result<Tensor, TchError> {
     let losses = match loss.variant {
         Variant::CrossEntropy => {
             logits.f_logsumexp(1, false)?.f_sub(&logits.f_mean_dim(1, false, None::<Kind>)?)?
         }
         _ => {
-            let missing = euclidean(logits, anchors)?.f_neg()?.f_add_scalar(loss.magnitude)?.f_relu()?;
+            let missing =
+                distances(logits, loss.magnitude)?.f_neg()?.f_add_scalar(loss.magnitude)?.f_relu()?;
             missing.f_sum_dim_intlist(1, false, None::<Kind>)?
         }
     };
     losses.f_mean(None::<Kind>)
 }
 
-/// Euclidean distances `[N, C]` of logits `[N, D]` to anchors `[C, D]`.
-fn euclidean(logits: &Tensor, anchors: &Tensor) -> Result<Tensor, TchError> {
-    let offsets = logits.f_unsqueeze(1)?.f_sub(anchors)?;
-    let squared = offsets.f_square()?.f_sum_dim_intlist(2, false, None::<Kind>)?;
+/// Euclidean distances `[N, C]` of logits `[N, C]` to fixed anchors, in O(N C): the squared distance is the sum
+/// of z² without z_c², plus (z_c - m)².
+fn distances(logits: &Tensor, magnitude: f64) -> Result<Tensor, TchError> {
+    // Near an anchor the subtraction cancels; double precision leaves enough digits.
+    let z = logits.f_to_kind(Kind::Double)?;
+    let squares = z.f_square()?;
+    let others = squares.f_sum_dim_intlist(1, true, None::<Kind>)?.f_sub(&squares)?;
+    let squared = others.f_add(&z.f_sub_scalar(magnitude)?.f_square()?)?;
     // The gradient of a square root at 0 is not finite; the clamp makes it 0.
-    squared.f_clamp_min(1e-12)?.f_sqrt()
+    squared.f_clamp_min(1e-12)?.f_sqrt()?.f_to_kind(logits.kind())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::fixed_anchors;
+    use crate::method::Anchors;
     use ndarray::Array2;
     use std::path::Path;
     use tch::Device;
 
     fn on_both(settings: Loss, logits: &Array2<f32>, labels: &[i64]) -> (f64, f64, Tensor) {
-        let anchors = fixed_anchors(logits.ncols(), settings.magnitude);
         let tensor = |array: &Array2<f32>| {
             Tensor::from_slice(array.as_slice().unwrap()).view([array.nrows() as i64, array.ncols() as i64])
         };
         let z = tensor(logits).set_requires_grad(true);
-        let losses = losses(&settings, &z, &Tensor::from_slice(labels), &tensor(&anchors)).unwrap();
+        let losses = losses(&settings, &z, &Tensor::from_slice(labels)).unwrap();
         let value = losses.mean(None::<Kind>);
         value.backward();
-        let reference = settings.value(logits.mapv(f64::from).view(), labels, anchors.mapv(f64::from).view());
+        let reference = settings.value(logits.mapv(f64::from).view(), labels);
         (value.to_device(Device::Cpu).double_value(&[]), reference, z.grad())
     }
 
@@ -119,8 +118,7 @@ mod tests {
                 let golden = |what: &str| tensor(format!("c{classes}.{name}.{what}"));
                 let logits =
                     tensor(format!("c{classes}.logits")).index_select(0, &known).set_requires_grad(true);
-                let anchors = Tensor::eye(classes, (Kind::Double, Device::Cpu)) * settings.magnitude;
-                let value = losses(&settings, &logits, &labels, &anchors).unwrap().mean(None::<Kind>);
+                let value = losses(&settings, &logits, &labels).unwrap().mean(None::<Kind>);
                 value.backward();
                 let relative = |found: &Tensor, expected: &Tensor| {
                     ((found - expected).abs() / expected.abs().clamp_min(1.0)).max().double_value(&[])
@@ -137,7 +135,7 @@ mod tests {
     fn gradients_are_finite_on_an_anchor_and_far_away() {
         for variant in [Variant::Paper, Variant::PytorchOod, Variant::CrossEntropy] {
             let settings = Loss::new(variant);
-            let anchors = fixed_anchors(3, settings.magnitude);
+            let anchors = Anchors::fixed(3, settings.magnitude).to_rows();
             for (logits, label) in [(anchors.clone(), 0), (anchors.clone(), 1), (anchors * 1e4, 2)] {
                 let (value, _, gradient) = on_both(settings, &logits, &[label; 3]);
                 let finite = gradient.isfinite().all().int64_value(&[]) == 1;
@@ -158,11 +156,10 @@ mod tests {
 
     #[test]
     fn outliers_at_the_origin_or_further_from_every_anchor_have_no_loss() {
-        let anchors = Tensor::eye(3, (Kind::Double, Device::Cpu)) * 10.0;
         let outliers = Tensor::from_slice(&[0.0, 0.0, 0.0, -4.0, -4.0, 1.0, 8.0, 1.0, 0.0]).view([3, 3]);
         let value = |variant, row| {
             let loss = Loss { magnitude: 10.0, ..Loss::new(variant) };
-            outlier_loss(&loss, &outliers.narrow(0, row, 1), &anchors).unwrap().double_value(&[])
+            outlier_loss(&loss, &outliers.narrow(0, row, 1)).unwrap().double_value(&[])
         };
         for variant in [Variant::Paper, Variant::PytorchOod] {
             assert_eq!((value(variant, 0), value(variant, 1)), (0.0, 0.0));

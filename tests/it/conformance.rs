@@ -2,14 +2,17 @@
 
 use cac::{
     Outputs, Provider, Scorer,
+    arch::Architecture,
     export::{self, ExportOptions, InputForm, ThresholdRule},
-    method::{RejectionScore, Variant, distances, is_unknown, nearest},
+    image::Input,
+    import::{self, ImportOptions},
+    method::{Anchors, Loss, RejectionScore, Variant, is_unknown, nearest},
     model::ModelPrecision,
     run::Checkpoint,
 };
-use ndarray::{Array4, Axis};
+use ndarray::{Array2, Array4, Axis};
 
-use crate::checkpoint;
+use crate::{checkpoint, filled};
 
 const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
@@ -86,7 +89,7 @@ fn every_score_in_the_graph_matches_its_formula() {
             let threshold = scorer.decision().threshold.as_ref().unwrap().value;
             assert_eq!(scorer.threshold(), threshold);
             let scores = scorer.score(images(&checkpoint).view()).unwrap();
-            let expected = distances(scores.logits.view(), anchors.view());
+            let expected = anchors.distances(scores.logits.view());
             assert!(all_close(&scores.distances, &expected), "{provider} {rule:?}");
             let expected = rule.rejection(scores.logits.view(), scores.distances.view());
             assert!(all_close(&scores.score, &expected), "{provider} {rule:?} {} {expected}", scores.score);
@@ -95,6 +98,36 @@ fn every_score_in_the_graph_matches_its_formula() {
             assert_eq!(scores.unknown, flags, "{provider} {rule:?}");
         }
     }
+}
+
+#[test]
+fn distances_to_many_anchors_match_their_formula() {
+    let classes = 300;
+    let architecture = Architecture::new("wide-resnet", &[("depth", 10.0), ("widen_factor", 1.0)]).unwrap();
+    let options = ImportOptions {
+        name: "filled".to_owned(),
+        classes: None,
+        input: Input::default(),
+        loss: Loss::new(Variant::Paper),
+    };
+    let fixed = import::checkpoint(&filled(&architecture, classes), &options).unwrap();
+    let means = Array2::from_shape_fn((classes, classes), |(c, i)| {
+        (if c == i { 10.0 } else { 0.0 }) + ((c * 7 + i * 3) % 11) as f32 / 100.0
+    });
+    let rows = Checkpoint { anchors: Anchors::Rows(means), ..fixed.clone() };
+    let mut sizes = Vec::new();
+    for checkpoint in [fixed, rows] {
+        let options = ExportOptions { threshold: ThresholdRule::Value(5.0), ..ExportOptions::default() };
+        let bytes = exported(&checkpoint, &options);
+        sizes.push(bytes.len());
+        for provider in PROVIDERS {
+            let found = score(&bytes, provider, &checkpoint.check.images);
+            let expected = checkpoint.anchors.distances(found.logits.view());
+            assert!(all_close(&found.distances, &expected), "{provider}");
+            assert_eq!(found.label.to_vec(), nearest(found.distances.view()), "{provider}");
+        }
+    }
+    assert!(sizes[1] >= sizes[0] + 4 * classes * classes, "fixed anchors need no matrix: {sizes:?}");
 }
 
 #[test]

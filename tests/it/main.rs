@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use cac::{
     arch::Architecture,
     image::Input,
-    method::{Loss, Variant},
+    method::{Anchors, Loss, Variant},
     run::{CheckBatch, Checkpoint, Facts},
     weights::Weights,
 };
@@ -30,6 +30,17 @@ use ndarray::Array4;
 /// A file of the golden data.
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// The weights of a network, filled by the formula of the golden data.
+fn filled(architecture: &Architecture, classes: usize) -> Weights {
+    let mut weights = Weights::new(Path::new("filled"));
+    for (name, shape) in
+        architecture.layers(classes, 32, 32).unwrap().iter().flat_map(|layer| layer.parameters())
+    {
+        weights.insert(&name, &shape, fill::values(&name, &shape));
+    }
+    weights
 }
 
 /// A checkpoint of the golden WideResNet-10-k, which PyTorch made.
@@ -54,7 +65,7 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
             data: None,
         },
         network: weights.of_layers(&layers).unwrap(),
-        anchors: weights.matrix("anchors", [3, 3]).unwrap(),
+        anchors: Anchors::Rows(weights.matrix("anchors", [3, 3]).unwrap()),
         held_out: weights.matrix("held_out.logits", [held_out, 3]).unwrap(),
         test: None,
         check: CheckBatch {

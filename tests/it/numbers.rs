@@ -1,14 +1,14 @@
 //! Agreement with other toolkits: `tests/golden/metrics.py` and `method.py` made the numbers, and state the
 //! versions.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use cac::{
     Provider, Scorer,
     arch::Architecture,
     export::{self, ExportOptions, ThresholdRule},
     image,
-    method::{Loss, RejectionScore, Variant, distances, fixed_anchors},
+    method::{Anchors, Loss, RejectionScore, Variant},
     metrics::{Bootstrap, Metrics},
     report::{Report, ReportOptions},
     run::{CheckBatch, Checkpoint, Facts},
@@ -18,7 +18,7 @@ use ndarray::{Array2, Array4, ArrayView2};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::{checkpoint, fill, golden};
+use crate::{checkpoint, fill, filled, golden};
 
 /// The scores of known or of unknown images; infinite ones are written as text.
 fn scores(value: &Value) -> Vec<f64> {
@@ -88,7 +88,7 @@ fn where_other_toolkits_differ() {
             let logits = Array2::from_shape_vec((rows, classes), logits.concat()).unwrap();
             let magnitude = fault["case"]["magnitude"].as_f64().unwrap();
             let single = logits.mapv(|z| z as f32);
-            let distances = distances(single.view(), fixed_anchors(classes, magnitude).view());
+            let distances = Anchors::fixed(classes, magnitude).distances(single.view());
             if name == "score" {
                 // Both definitions are available; theirs scores an image further out as more known.
                 let of = |score: RejectionScore| -> Vec<f64> {
@@ -112,8 +112,7 @@ fn where_other_toolkits_differ() {
             let labels: Vec<i64> = serde_json::from_value(fault["case"]["labels"].clone()).unwrap();
             let weight = fault["case"]["weight"].as_f64().unwrap();
             let loss = Loss { variant: Variant::PytorchOod, magnitude, weight };
-            let anchors = Array2::from_diag_elem(classes, magnitude);
-            let value = loss.value(logits.view(), &labels, anchors.view());
+            let value = loss.value(logits.view(), &labels);
             assert!((value - theirs.as_f64().unwrap()).abs() < 1e-12, "pytorch-ood's loss");
             // The tuplet term of the paper, on the same squared distances.
             tuplet_of_squares(logits.view(), &labels, magnitude)
@@ -173,17 +172,6 @@ impl Method {
     }
 }
 
-/// The weights of a network, filled by the formula of the golden data.
-fn filled(architecture: &Architecture, classes: usize) -> Weights {
-    let mut weights = Weights::new(Path::new("filled"));
-    for (name, shape) in
-        architecture.layers(classes, 32, 32).unwrap().iter().flat_map(|layer| layer.parameters())
-    {
-        weights.insert(&name, &shape, fill::values(&name, &shape));
-    }
-    weights
-}
-
 fn all_close(what: &str, found: impl IntoIterator<Item = f64>, expected: &[f64], tolerance: f64) {
     let found: Vec<f64> = found.into_iter().collect();
     assert_eq!(found.len(), expected.len(), "{what}");
@@ -202,17 +190,17 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
         let labels: Vec<i64> = method.values(&of("labels")).iter().map(|&label| label as i64).collect();
         for (variant, name) in [(Variant::Paper, "paper"), (Variant::PytorchOod, "pytorch_ood")] {
             let loss = Loss::new(variant);
-            let anchors = Array2::from_diag_elem(classes, loss.magnitude);
-            let value = loss.value(logits.view(), &labels, anchors.view());
+            let value = loss.value(logits.view(), &labels);
             all_close(&of(name), [value], &method.values(&of(&format!("{name}.loss"))), 1e-12);
-            let rows =
-                logits.rows().into_iter().zip(&labels).map(|(row, &label)| {
-                    loss.value(row.insert_axis(ndarray::Axis(0)), &[label], anchors.view())
-                });
+            let rows = logits
+                .rows()
+                .into_iter()
+                .zip(&labels)
+                .map(|(row, &label)| loss.value(row.insert_axis(ndarray::Axis(0)), &[label]));
             all_close(&of(name), rows, &method.values(&of(&format!("{name}.losses"))), 1e-12);
         }
         let single = logits.mapv(|z| z as f32);
-        let found = distances(single.view(), fixed_anchors(classes, 10.0).view());
+        let found = Anchors::fixed(classes, 10.0).distances(single.view());
         all_close(&of("distances"), found.iter().map(|&d| d.into()), &method.values(&of("distances")), 1e-6);
         for (score, name, magnitude) in [
             (RejectionScore::Cac, "cac", 10.0),
@@ -223,7 +211,7 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
             (RejectionScore::ENERGY, "energy", 1.0),
             (RejectionScore::Energy { temperature: 5.0 }, "energy_5", 1.0),
         ] {
-            let distances = distances(single.view(), fixed_anchors(classes, magnitude).view());
+            let distances = Anchors::fixed(classes, magnitude).distances(single.view());
             let found = score.rejection(single.view(), distances.view());
             let expected = method.values(&of(&format!("score.{name}")));
             for (index, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
@@ -253,7 +241,7 @@ fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
             classes: (0..10).map(|class| class.to_string()).collect(),
             ..small.facts
         },
-        anchors: fixed_anchors(10, 10.0),
+        anchors: Anchors::fixed(10, 10.0),
         held_out: Array2::zeros((0, 10)),
         test: None,
         check: CheckBatch { images: Array4::from_shape_vec((4, 3, 32, 32), pixels.clone()).unwrap(), logits },

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cac::{
-    method::{distances, fixed_anchors},
+    method::Anchors,
     run::{Checkpoint, RunFolder, Which},
     weights::Weights,
 };
@@ -451,7 +451,7 @@ fn distance_of_unseen(at: &Path, run: &str, outliers: &str) -> f32 {
     let args = ["--unknown", "other=unseen", "--epochs", "6", "--run", run, "--outliers", outliers];
     stdout(&toolkit(at, &[&SMALL[..], &args].concat()));
     let logits = &checkpoint_of(&at.join(run)).test.unwrap().unknown[0].1;
-    let distances = distances(logits.view(), fixed_anchors(2, 10.0).view());
+    let distances = Anchors::fixed(2, 10.0).distances(logits.view());
     distances.rows().into_iter().map(|row| row[0].min(row[1])).sum::<f32>() / 16.0
 }
 
@@ -497,7 +497,7 @@ fn outliers_are_kept_away_from_the_anchors() {
     let without = distance_of_unseen(at, "without", "none");
     assert!(with > without + 1.0, "{with}, without {without}");
     // The default score and anchors depend on the outliers.
-    let fixed = fixed_anchors(2, 10.0);
+    let fixed = Anchors::fixed(2, 10.0);
     for (run, outliers, score, anchors) in
         [("with", "seen", "energy:5", "fixed"), ("without", "none", "cac", "class-means")]
     {
