@@ -65,6 +65,7 @@ fn settings(known: PathBuf, size: usize, batch_size: usize) -> TrainSettings {
         device: Device::Cpu,
         test_every: 1,
         memory: 0,
+        skip_broken: false,
     }
 }
 

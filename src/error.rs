@@ -115,9 +115,22 @@ pub enum Error {
         /// NaN or an infinity.
         value: f32,
     },
-    /// There are no held-out known images to choose a threshold from.
-    #[error("there are no held-out known images to choose a threshold from")]
-    NoHeldOut,
+    /// There are too few held-out known images for a threshold that keeps a share of known images.
+    #[error("a threshold that keeps {} % of known images needs {needed} held-out ones, there are {found}", 100.0 * keep)]
+    TooFewHeldOut {
+        /// The held-out images.
+        found: usize,
+        /// The number needed.
+        needed: usize,
+        /// The share, 0 to below 1.
+        keep: f64,
+    },
+    /// Images of a data set cannot be read.
+    #[error("{}", list(.errors))]
+    BrokenImages {
+        /// The error of each image, one or more.
+        errors: Vec<Error>,
+    },
     /// An array has the wrong shape.
     #[error("{what} has shape {found:?}, expected {expected}")]
     Shape {
@@ -195,6 +208,13 @@ pub enum Error {
         /// The run folder.
         path: PathBuf,
     },
+}
+
+/// The number of errors, and each on a line.
+fn list(errors: &[Error]) -> String {
+    let lines = errors.iter().map(|error| format!("\n  {error}"));
+    let images = if errors.len() == 1 { "image" } else { "images" };
+    format!("{} {images} cannot be read:{}", errors.len(), lines.collect::<String>())
 }
 
 impl Error {

@@ -4,6 +4,8 @@ use ndarray::Array2;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use ndarray::Axis;
 
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+use crate::error::Error;
 use crate::{
     data::UNKNOWN,
     error::Result,
@@ -29,6 +31,8 @@ pub struct Evaluation {
     pub decision: Option<(RejectionScore, f32)>,
     /// The known images, then each unknown set.
     pub sets: Vec<ScoredSet>,
+    /// The number of images that could not be read and are in no set.
+    pub skipped: usize,
 }
 
 /// The predictions and scores of a model on one set of images.
@@ -74,7 +78,7 @@ impl Evaluation {
         score: RejectionScore,
         threshold: Option<f32>,
     ) -> Option<Self> {
-        let TestLogits { known, labels, unknown } = checkpoint.test.as_ref()?;
+        let TestLogits { known, labels, unknown, skipped } = checkpoint.test.as_ref()?;
         let set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
             let distances = checkpoint.anchors.distances(logits.view());
             ScoredSet {
@@ -88,7 +92,8 @@ impl Evaluation {
         let known = set(KNOWN, known, labels.clone());
         let unknown = unknown.iter().map(|(name, logits)| set(name, logits, vec![UNKNOWN; logits.nrows()]));
         let sets = [known].into_iter().chain(unknown).collect();
-        Some(Self { scores: vec![score], decision: threshold.map(|threshold| (score, threshold)), sets })
+        let decision = threshold.map(|threshold| (score, threshold));
+        Some(Self { scores: vec![score], decision, sets, skipped: *skipped })
     }
 
     /// The number of images in all sets.
@@ -116,7 +121,8 @@ impl Evaluation {
         let unknown: Vec<(&str, &[f32])> =
             unknown.iter().map(|set| (set.name.as_str(), &set.scores[score][..])).collect();
         let options = ReportOptions { threshold: self.threshold(score).map(f64::from), ..options.clone() };
-        Report::new(&known.scores[score], Some(&correct), &unknown, &options)
+        let report = Report::new(&known.scores[score], Some(&correct), &unknown, &options)?;
+        Ok(Report { skipped: self.skipped, ..report })
     }
 
     /// Compares one score with another evaluation of the same images. Each keeps its own threshold.
@@ -175,40 +181,43 @@ impl Agreement {
 }
 
 /// Runs the known images and the unknown sets through the model and computes `scores`, or the model's own
-/// score if that is empty. Labels must index the model's classes (see [`Dataset::align`]). `progress`
-/// receives the number of images done.
+/// score if that is empty. Labels must index the model's classes (see [`Dataset::align`]). Images that cannot be
+/// read are left out if `skip_broken` is set. `progress` receives the number of images done.
 ///
 /// # Errors
-/// Those of reading the images and of [`Scorer::score`].
+/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out; those of [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn evaluate(
     scorer: &Scorer,
     known: &Dataset,
     unknown: &[UnknownSet],
     scores: &[RejectionScore],
+    skip_broken: bool,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let own = scorer.decision().score;
     let scores = if scores.is_empty() { vec![own] } else { scores.to_vec() };
-    let mut done = 0;
+    let (mut done, mut errors) = (0, Vec::new());
     let mut score_all = |name: &str, images: &Dataset| {
         let mut set = ScoredSet {
             name: name.to_owned(),
-            images: (0..images.len()).map(|index| images.name(index)).collect(),
-            truth: images.labels().to_vec(),
-            predicted: Vec::with_capacity(images.len()),
             scores: vec![Vec::with_capacity(images.len()); scores.len()],
+            ..ScoredSet::default()
         };
-        run(scorer, images, |outputs| {
+        run(scorer, images, |batch| {
             for (values, &score) in set.scores.iter_mut().zip(&scores) {
                 if score == own {
-                    values.extend(&outputs.score);
+                    values.extend(&batch.outputs.score);
                 } else {
-                    values.extend(score.rejection(outputs.logits.view(), outputs.distances.view()));
+                    values
+                        .extend(score.rejection(batch.outputs.logits.view(), batch.outputs.distances.view()));
                 }
             }
-            set.predicted.extend(&outputs.label);
-            done += outputs.label.len();
+            set.predicted.extend(&batch.outputs.label);
+            set.images.extend(batch.indices.iter().map(|&index| images.name(index)));
+            set.truth.extend(batch.indices.iter().map(|&index| images.labels()[index]));
+            done += batch.indices.len() + batch.errors.len();
+            errors.extend(batch.errors);
             progress(done);
         })?;
         Ok(set)
@@ -217,35 +226,51 @@ pub fn evaluate(
     for set in unknown {
         sets.push(score_all(&set.name, &set.images)?);
     }
-    Ok(Evaluation { scores, decision: Some((own, scorer.threshold())), sets })
+    if !errors.is_empty() && !skip_broken {
+        return Err(Error::BrokenImages { errors });
+    }
+    Ok(Evaluation { scores, decision: Some((own, scorer.threshold())), sets, skipped: errors.len() })
 }
 
 /// The logits `[N, C]` of a data set's images, in order. `progress` receives the number of images of each
 /// finished batch.
 ///
 /// # Errors
-/// Those of reading the images and of [`Scorer::score`].
+/// [`Error::BrokenImages`], with all images that cannot be read, and those of [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn logits(scorer: &Scorer, images: &Dataset, mut progress: impl FnMut(usize)) -> Result<Array2<f32>> {
     let mut logits = Array2::zeros((0, scorer.decision().classes.len()));
-    run(scorer, images, |outputs| {
-        logits.append(Axis(0), outputs.logits.view()).expect("one row per image");
-        progress(outputs.label.len());
+    let mut errors = Vec::new();
+    run(scorer, images, |batch| {
+        logits.append(Axis(0), batch.outputs.logits.view()).expect("one row per image");
+        progress(batch.indices.len());
+        errors.extend(batch.errors);
     })?;
-    Ok(logits)
+    if errors.is_empty() { Ok(logits) } else { Err(Error::BrokenImages { errors }) }
+}
+
+/// The outputs for the images of a batch that can be read.
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+struct ScoredBatch {
+    /// The indices of these images in the data set.
+    indices: Vec<usize>,
+    outputs: Outputs,
+    /// The errors of the other images.
+    errors: Vec<Error>,
 }
 
 /// Runs all images through a model in batches. Images are decoded while the network runs.
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
-fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(&Outputs)) -> Result<()> {
+fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> Result<()> {
     let indices: Vec<usize> = (0..images.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
     prefetch(
         batches,
-        |batch| images.batch(batch),
+        |batch| (batch, images.readable_batch(batch)),
         |decoded| {
-            for batch in decoded {
-                take(&scorer.score_u8(batch?.view())?);
+            for (batch, (places, pixels, errors)) in decoded {
+                let indices = places.into_iter().map(|place| batch[place]).collect();
+                take(ScoredBatch { indices, outputs: scorer.score_u8(pixels.view())?, errors });
             }
             Ok(())
         },

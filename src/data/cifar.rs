@@ -13,6 +13,8 @@ use crate::{
 
 const SIDE: usize = 32;
 const RECORD: usize = 1 + 3 * SIDE * SIDE;
+/// The length of each file of the official data set, in bytes.
+const OFFICIAL: u64 = 10_000 * RECORD as u64;
 /// The official class names, for folders without `batches.meta.txt`.
 const CLASSES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
@@ -47,7 +49,7 @@ impl Cifar {
         };
         let classes = class_names(root)?;
         let (mut labels, mut pixels, mut files) = (Vec::new(), Vec::new(), Vec::new());
-        for path in names.iter().map(|name| root.join(name)).filter(|path| path.is_file()) {
+        for path in present(root, &names)? {
             let broken = |reason| Error::Dataset { path: path.clone(), reason };
             let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
             if bytes.is_empty() || bytes.len() % RECORD != 0 {
@@ -67,10 +69,6 @@ impl Cifar {
                 pixels.extend_from_slice(&record[1..]);
             }
             files.push((path, bytes.len() / RECORD));
-        }
-        if files.is_empty() {
-            let reason = format!("it has no {}", names.join(", "));
-            return Err(Error::Dataset { path: root.to_owned(), reason });
         }
         Ok((classes, labels, Self { files, pixels }))
     }
@@ -122,6 +120,22 @@ impl Cifar {
     }
 }
 
+/// The paths of a split's files. A smaller set of the same form may have fewer of them, but none is missing before
+/// the last, and none of the official data set.
+fn present(root: &Path, names: &[String]) -> Result<Vec<PathBuf>> {
+    let paths: Vec<PathBuf> = names.iter().map(|name| root.join(name)).collect();
+    let last = paths.iter().rposition(|path| path.is_file());
+    let is_official = |path: &PathBuf| path.metadata().is_ok_and(|file| file.len() == OFFICIAL);
+    let count = if paths.iter().any(is_official) { paths.len() } else { last.map_or(1, |last| last + 1) };
+    let missing: Vec<&str> =
+        (0..count).filter(|&index| !paths[index].is_file()).map(|index| names[index].as_str()).collect();
+    if !missing.is_empty() {
+        let reason = format!("it has no {}", missing.join(", "));
+        return Err(Error::Dataset { path: root.to_owned(), reason });
+    }
+    Ok(paths[..count].to_vec())
+}
+
 fn class_names(root: &Path) -> Result<Vec<String>> {
     let path = root.join("batches.meta.txt");
     if !path.is_file() {
@@ -164,6 +178,26 @@ mod tests {
 
         let error = Cifar::read(&root, Split::Test).unwrap_err().to_string();
         assert!(error.contains("it has no test_batch.bin"), "{error}");
+    }
+
+    #[test]
+    fn missing_files_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let batch = |number: usize| folder.path().join(format!("data_batch_{number}.bin"));
+        let error = || Cifar::read(folder.path(), Split::Train).unwrap_err().to_string();
+        assert!(error().contains("it has no data_batch_1.bin"), "{}", error());
+        for number in [1, 2, 4] {
+            fs::write(batch(number), record(1)).unwrap();
+        }
+        assert!(error().contains("it has no data_batch_3.bin"), "{}", error());
+        fs::remove_file(batch(4)).unwrap();
+        assert_eq!(Cifar::read(folder.path(), Split::Train).unwrap().1, [1, 1]);
+        fs::write(batch(1), vec![0; OFFICIAL as usize]).unwrap();
+        assert!(
+            error().contains("it has no data_batch_3.bin, data_batch_4.bin, data_batch_5.bin"),
+            "{}",
+            error()
+        );
     }
 
     #[test]

@@ -8,8 +8,10 @@ use crate::{
     image::EXTENSIONS,
 };
 
-/// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, where the test split may be called `val`, or of
-/// `FOLDER/CLASS/...` as the test split.
+/// The names of a test split, in order of preference.
+const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
+
+/// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, or of `FOLDER/CLASS/...` as the test split.
 pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64>, Vec<PathBuf>)> {
     let unusable = |reason: String| Error::Dataset { path: folder.to_owned(), reason };
     // A class may be called `train` or `test`; only a split contains folders.
@@ -19,10 +21,11 @@ pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64
         (Split::Train, None) => {
             return Err(unusable("it has no folder `train` with class folders".to_owned()));
         }
-        (Split::Test, train) => match part("test").or_else(|| part("val")) {
+        (Split::Test, train) => match TEST.iter().find_map(|name| part(name)) {
             Some(test) => test,
             None if train.is_some() => {
-                return Err(unusable("it has no folder `test` or `val` with class folders".to_owned()));
+                let names = TEST.map(|name| format!("`{name}`")).join(", ");
+                return Err(unusable(format!("it has none of the folders {names} with class folders")));
             }
             None => folder.to_owned(),
         },
@@ -31,10 +34,15 @@ pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64
     let mut labels = Vec::new();
     let mut files = Vec::new();
     for class in entries(&root)?.into_iter().filter(|path| path.is_dir()) {
+        // Names that are not UTF-8 would become equal if they were converted.
+        let Some(name) = class.file_name().and_then(|name| name.to_str()) else {
+            let reason = "its name, which is that of a class, is not UTF-8".to_owned();
+            return Err(Error::Dataset { path: class, reason });
+        };
+        classes.push(name.to_owned());
         let images = images_below(&class)?;
-        labels.resize(labels.len() + images.len(), classes.len() as i64);
+        labels.resize(labels.len() + images.len(), classes.len() as i64 - 1);
         files.extend(images);
-        classes.push(class.file_name().unwrap_or_default().to_string_lossy().into_owned());
     }
     if classes.len() < 2 {
         let found = classes.len();
@@ -129,6 +137,35 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), &["car/1.png", "test/1.png", "train/1.png"]);
         assert_eq!(known(folder.path(), Split::Test).unwrap().0, ["car", "test", "train"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn class_names_that_are_not_utf_8_are_refused() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+        let folder = tempfile::tempdir().unwrap();
+        // Two names of three Cyrillic letters in Windows-1251, which would become the same name.
+        for name in [b"\xea\xee\xf2", b"\xef\xb8\xf1"] {
+            let class = folder.path().join(OsStr::from_bytes(name));
+            fs::create_dir(&class).unwrap();
+            fs::write(class.join("1.png"), "").unwrap();
+        }
+        let error = known(folder.path(), Split::Test).unwrap_err();
+        assert!(
+            matches!(&error, Error::Dataset { path, .. } if path.parent() == Some(folder.path())),
+            "{error}"
+        );
+        assert!(error.to_string().contains("is not UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn the_test_split_has_several_names() {
+        for name in TEST {
+            let folder = tempfile::tempdir().unwrap();
+            let files = ["train/a/1.png".to_owned(), format!("{name}/a/1.png"), format!("{name}/b/1.png")];
+            touch(folder.path(), &files.each_ref().map(String::as_str));
+            assert_eq!(known(folder.path(), Split::Test).unwrap().0, ["a", "b"], "{name}");
+        }
     }
 
     #[cfg(unix)]

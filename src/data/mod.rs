@@ -30,7 +30,7 @@ pub use protocol::Protocol;
 pub const UNKNOWN: i64 = -1;
 
 /// The name of the unknown set made of the classes that a protocol leaves out.
-const OTHER_CLASSES: &str = "other-classes";
+pub(crate) const OTHER_CLASSES: &str = "other-classes";
 
 /// A split of a data set of known classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,7 +162,7 @@ impl Dataset {
         let place = self.places[index];
         match &*self.source {
             Source::Cifar(cifar) => cifar.name(place),
-            Source::Files(files) => files[place].to_string_lossy().into_owned(),
+            Source::Files(files) => path_text(&files[place]),
             Source::Noise(noise) => format!("{}#{place}", noise.name()),
         }
     }
@@ -254,6 +254,42 @@ impl Dataset {
         Ok(Array4::from_shape_vec(shape, batch).expect("the values match the shape"))
     }
 
+    /// The images of a batch that can be read: their places in `indices`, and their bytes `[M, 3, height, width]`;
+    /// then the errors of the others. Decodes on all threads.
+    ///
+    /// # Panics
+    /// If an index is not below [`len`](Self::len).
+    #[must_use]
+    pub fn readable_batch(&self, indices: &[usize]) -> (Vec<usize>, Array4<u8>, Vec<Error>) {
+        let decoded: Vec<Result<Cow<[u8]>>> = indices.par_iter().map(|&index| self.pixels(index)).collect();
+        let (mut places, mut bytes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, image) in decoded.into_iter().enumerate() {
+            match image {
+                Ok(pixels) => {
+                    places.push(place);
+                    bytes.extend_from_slice(&pixels);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        let shape = (places.len(), 3, self.height, self.width);
+        (places, Array4::from_shape_vec(shape, bytes).expect("the values match the shape"), errors)
+    }
+
+    /// Decodes every image once, on all threads. Returns the indices of those that can be read, ascending, and
+    /// the errors of the others.
+    #[must_use]
+    pub fn readable(&self) -> (Vec<usize>, Vec<Error>) {
+        if !matches!(&*self.source, Source::Files(_)) {
+            return ((0..self.len()).collect(), Vec::new());
+        }
+        let errors: Vec<Option<Error>> =
+            (0..self.len()).into_par_iter().map(|index| self.pixels(index).err()).collect();
+        let indices =
+            errors.iter().enumerate().filter(|(_, error)| error.is_none()).map(|(index, _)| index).collect();
+        (indices, errors.into_iter().flatten().collect())
+    }
+
     /// Several images as the network's input, `[N, 3, height, width]` in 0..=1, decoded on all threads.
     ///
     /// # Errors
@@ -297,7 +333,7 @@ impl Dataset {
         let place = |class| {
             places.get(class).copied().ok_or_else(|| Error::Classes {
                 path: self.origin.clone(),
-                reason: format!("`{class}` is not one of the known classes: {}", classes.join(", ")),
+                reason: format!("`{class}` is not one of the known classes: {}", abridged(classes)),
             })
         };
         let places = self.classes.iter().map(place).collect::<Result<Vec<i64>>>()?;
@@ -343,6 +379,38 @@ impl Dataset {
     pub fn pick(&self, indices: &[usize]) -> Self {
         let (labels, places) = indices.iter().map(|&index| (self.labels[index], self.places[index])).unzip();
         Self { labels, places, kept: Arc::from([]), ..self.clone() }
+    }
+
+    /// Holds out `count` images, drawn at random with a seed in proportion to the classes; a class keeps at least
+    /// one image. Returns their indices and those of the rest, both ascending.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the classes do not have so many images.
+    pub fn hold_out(&self, count: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
+        let mut sizes: HashMap<i64, usize> = HashMap::new();
+        for &label in &self.labels {
+            *sizes.entry(label).or_default() += 1;
+        }
+        // The images of each class, but one, at equal distances in 0..1; the first `count` of all are held out.
+        let mut drawn: HashMap<i64, usize> = HashMap::new();
+        let mut order: Vec<(f64, usize)> = Vec::with_capacity(self.len());
+        for index in shuffled(self.len(), seed) {
+            let label = self.labels[index];
+            let rank = drawn.entry(label).or_default();
+            *rank += 1;
+            if *rank < sizes[&label] {
+                order.push(((*rank as f64 - 0.5) / sizes[&label] as f64, index));
+            }
+        }
+        if count > order.len() {
+            let (images, classes) = (self.len(), sizes.len());
+            let reason =
+                format!("of {images} images leaves one of the {classes} classes without a training image");
+            return Err(Error::setting("held-out", format!("{count} images"), reason));
+        }
+        order.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+        let is_held_out: HashSet<usize> = order[..count].iter().map(|&(_, index)| index).collect();
+        Ok((0..self.len()).partition(|index| is_held_out.contains(index)))
     }
 
     /// Draws `count` images at random with a seed. Returns their indices and those of the rest, both
@@ -391,6 +459,22 @@ impl UnknownSet {
         Ok(Self { name: noise.name().to_owned(), images: Dataset::noise(noise, height, width) })
     }
 
+    /// Checks that no image of the set comes from a folder or file of known images.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if one does.
+    pub(crate) fn check_apart_from(&self, known: &Dataset) -> Result<()> {
+        if self.images.shares_images_with(known) {
+            let origin = self.images.origin.display();
+            return Err(Error::setting(
+                "unknown set",
+                format!("`{}={origin}`", self.name),
+                "holds known images",
+            ));
+        }
+        Ok(())
+    }
+
     /// Name and folder, if the text is `NAME=FOLDER`.
     pub(crate) fn folder(text: &str) -> Option<(&str, &str)> {
         text.split_once('=').filter(|(name, _)| !name.is_empty())
@@ -433,8 +517,32 @@ pub fn open_test(
         known = divided;
         sets.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
     }
-    sets.extend(UnknownSet::open_all(unknown, height, width)?);
+    for set in UnknownSet::open_all(unknown, height, width)? {
+        set.check_apart_from(&known)?;
+        sets.push(set);
+    }
     Ok((known, sets))
+}
+
+/// The first of many names.
+fn abridged(names: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// A path as text. Bytes that are not UTF-8 become `\xNN`, so that different paths stay different.
+#[must_use]
+pub fn path_text(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
 }
 
 /// A permutation of 0..count that depends only on the seed.
@@ -537,6 +645,73 @@ mod tests {
         assert_eq!(dataset.draw(30, 7).0, drawn);
         assert_ne!(dataset.draw(30, 8).0, drawn);
         assert_eq!(dataset.draw(1000, 7).0.len(), 100);
+    }
+
+    #[test]
+    fn held_out_images_are_in_proportion_to_the_classes() {
+        let labels: Vec<i64> = (0..100)
+            .map(|i| {
+                if i < 60 {
+                    0
+                } else if i < 90 {
+                    1
+                } else {
+                    2
+                }
+            })
+            .collect();
+        let dataset = numbered(&labels, &["a", "b", "c"]);
+        for seed in 0..10 {
+            let (held_out, rest) = dataset.hold_out(20, seed).unwrap();
+            let of_class = |class| held_out.iter().filter(|&&index| labels[index] == class).count();
+            assert_eq!([0, 1, 2].map(of_class), [12, 6, 2], "seed {seed}");
+            let mut all = [held_out, rest].concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..100).collect::<Vec<_>>());
+        }
+        assert_eq!(dataset.hold_out(20, 7).unwrap(), dataset.hold_out(20, 7).unwrap());
+        assert_ne!(dataset.hold_out(20, 7).unwrap(), dataset.hold_out(20, 8).unwrap());
+    }
+
+    #[test]
+    fn no_class_loses_its_last_image() {
+        // Forty classes of one image each, and one of ten.
+        let labels: Vec<i64> = (0..50).map(|i| if i < 40 { i } else { 40 }).collect();
+        let dataset = numbered(&labels, &["a"; 41]);
+        for seed in 0..6 {
+            let (held_out, rest) = dataset.hold_out(9, seed).unwrap();
+            assert!(held_out.iter().all(|&index| labels[index] == 40) && rest.len() == 41);
+            let error = dataset.hold_out(10, seed).unwrap_err().to_string();
+            assert!(
+                error.contains("held-out = 10 images: of 50 images leaves one of the 41 classes"),
+                "{error}"
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn paths_that_are_not_utf_8_stay_different() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+        let text = |bytes: &[u8]| path_text(Path::new(OsStr::from_bytes(bytes)));
+        assert_eq!([text(b"a/\xea\xee.png"), text("ü\n".as_bytes())], [r"a/\xea\xee.png", "ü\n"]);
+    }
+
+    #[test]
+    fn images_that_cannot_be_read_are_told_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        for index in 0..4 {
+            let path = folder.path().join(format!("{index}.png"));
+            ::image::RgbImage::from_pixel(8, 8, ::image::Rgb([index; 3])).save(path).unwrap();
+        }
+        std::fs::write(folder.path().join("1.png"), "no image").unwrap();
+        let dataset = Dataset::unknown(folder.path(), Split::Test, 8, 8).unwrap();
+        let (indices, errors) = dataset.readable();
+        assert_eq!((indices, errors.len()), (vec![0, 2, 3], 1));
+        assert!(errors[0].to_string().contains("1.png"), "{}", errors[0]);
+        let (places, pixels, errors) = dataset.readable_batch(&[3, 1, 2]);
+        assert_eq!((places, errors.len()), (vec![0, 2], 1));
+        assert_eq!((pixels[[0, 0, 0, 0]], pixels[[1, 0, 0, 0]]), (3, 2));
     }
 
     #[test]

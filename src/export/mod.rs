@@ -62,14 +62,11 @@ pub struct ExportOptions {
     pub calibration: Option<Array4<f32>>,
 }
 
-/// The default share of held-out known images that a threshold keeps.
-pub const KEEP: f64 = 0.95;
-
 impl Default for ExportOptions {
     fn default() -> Self {
         Self {
             score: None,
-            threshold: ThresholdRule::Keep(KEEP),
+            threshold: ThresholdRule::Keep(method::KEEP),
             input: InputForm::Floats,
             batch: None,
             precision: ModelPrecision::default(),
@@ -81,7 +78,7 @@ impl Default for ExportOptions {
 /// How the threshold is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ThresholdRule {
-    /// The lowest threshold that keeps this share, 0 to 1, of the held-out known images.
+    /// The lowest threshold that keeps this share, 0 to below 1, of the held-out known images.
     Keep(f64),
     /// This value.
     Value(f32),

@@ -291,7 +291,7 @@ mod tests {
     }
 
     fn evaluation(scores: &[RejectionScore], sets: Vec<ScoredSet>) -> Evaluation {
-        Evaluation { scores: scores.to_vec(), decision: None, sets }
+        Evaluation { scores: scores.to_vec(), decision: None, sets, skipped: 0 }
     }
 
     #[test]

@@ -11,4 +11,4 @@ mod threshold;
 pub use anchors::{AnchorKind, Anchors, nearest};
 pub use loss::{Loss, Variant};
 pub use score::RejectionScore;
-pub use threshold::{is_unknown, threshold};
+pub use threshold::{KEEP, is_unknown, needed, threshold};

@@ -107,7 +107,8 @@ impl Training {
     }
 
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
-    /// `backbone`, `device`, `images` (the number of training images) or `epoch` (the epoch after which the
+    /// `backbone`, `device`, `images` (the number of training images), `skipped` (the number of images
+    /// that could not be read) or `epoch` (the epoch after which the
     /// weights were taken, from 1).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
@@ -142,4 +143,4 @@ impl fmt::Display for Training {
 }
 
 /// The fields that do not belong to the recipe.
-const DATA: [&str; 7] = ["backbone", "device", "epoch", "images", "known", "protocol", "unknown"];
+const DATA: [&str; 8] = ["backbone", "device", "epoch", "images", "known", "protocol", "skipped", "unknown"];

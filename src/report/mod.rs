@@ -46,9 +46,16 @@ pub struct Report {
     /// 95 % intervals of `accuracy` and `known_kept`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intervals: Option<KnownIntervals>,
+    /// The number of images that could not be read and are not counted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: usize,
     /// One row per unknown set and per group. With several sets, also their mean (`mean`) and all images
     /// together (`all`).
     pub rows: Vec<Row>,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// 95 % bootstrap intervals of the metrics of the known images alone.
@@ -145,6 +152,7 @@ impl Report {
             accuracy: known.accuracy(),
             known_kept: threshold.map(|threshold| 1.0 - known.share_above(threshold)),
             intervals: None,
+            skipped: 0,
             rows,
         };
         if let Some(bootstrap) = options.bootstrap.filter(|bootstrap| bootstrap.resamples > 0) {
@@ -359,6 +367,11 @@ mod tests {
     fn accuracy_without_unknown_sets() {
         let report = Report::new::<f32>(&[0.0], Some(&[true]), &[], &ReportOptions::default()).unwrap();
         assert_eq!(report.to_string(), "1 known images: accuracy 100.00 %\n");
+        let skipped = Report { skipped: 2, ..report };
+        assert_eq!(
+            skipped.to_string(),
+            "1 known images: accuracy 100.00 %\n2 images cannot be read and are not counted\n"
+        );
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl fmt::Display for Report {
             separator = ", ";
         }
         writeln!(f)?;
+        match self.skipped {
+            0 => {}
+            1 => writeln!(f, "1 image cannot be read and is not counted")?,
+            skipped => writeln!(f, "{skipped} images cannot be read and are not counted")?,
+        }
         if self.rows.is_empty() {
             return Ok(());
         }

@@ -90,6 +90,8 @@ pub struct TestLogits {
     pub labels: Vec<i64>,
     /// Name and logits `[M, C]` of each unknown test set.
     pub unknown: Vec<(String, Array2<f32>)>,
+    /// The number of test images that could not be read.
+    pub skipped: usize,
 }
 
 /// A few images and the trained network's logits for them.
@@ -123,6 +125,7 @@ const CHECK_LOGITS: &str = "cac/check/logits";
 const TEST_KNOWN: &str = "cac/test/known";
 const TEST_LABELS: &str = "cac/test/labels";
 const TEST_UNKNOWN: &str = "cac/test/unknown/";
+const TEST_SKIPPED: &str = "cac/test/skipped";
 
 impl Checkpoint {
     /// Reads a checkpoint and checks that it is complete.
@@ -152,7 +155,11 @@ impl Checkpoint {
                     .collect::<Result<Vec<_>>>()?;
                 unknown.retain(|(name, _)| !name.is_empty());
                 let labels = labels.iter().map(|&label| label as i64).collect();
-                Some(TestLogits { known: logits(TEST_KNOWN)?, labels, unknown })
+                let skipped = match file.get(TEST_SKIPPED) {
+                    Some(_) => file.values(TEST_SKIPPED, &[1])?[0] as usize,
+                    None => 0,
+                };
+                Some(TestLogits { known: logits(TEST_KNOWN)?, labels, unknown, skipped })
             }
         };
         let check_shape = [rows(CHECK_IMAGES), 3, facts.input.height, facts.input.width];
@@ -190,7 +197,8 @@ impl Checkpoint {
         file.insert_matrix(HELD_OUT, &self.held_out);
         file.insert(CHECK_IMAGES, self.check.images.shape(), self.check.images.iter().copied().collect());
         file.insert_matrix(CHECK_LOGITS, &self.check.logits);
-        if let Some(TestLogits { known, labels, unknown }) = &self.test {
+        if let Some(TestLogits { known, labels, unknown, skipped }) = &self.test {
+            file.insert(TEST_SKIPPED, &[1], vec![*skipped as f32]);
             file.insert_matrix(TEST_KNOWN, known);
             file.insert(TEST_LABELS, &[labels.len()], labels.iter().map(|&label| label as f32).collect());
             for (number, (name, logits)) in unknown.iter().enumerate() {
@@ -251,6 +259,7 @@ mod tests {
                     ("b/c".to_owned(), Array2::zeros((1, 2))),
                     ("a".to_owned(), Array2::ones((2, 2))),
                 ],
+                skipped: 3,
             }),
             check: CheckBatch { images: Array4::ones((1, 3, 8, 16)), logits: Array2::zeros((1, 2)) },
         }

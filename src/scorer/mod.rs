@@ -120,11 +120,11 @@ impl Scorer {
         Ok(self)
     }
 
-    /// Replaces the threshold by the one that keeps a share (0 to 1) of the held-out known images, whose
+    /// Replaces the threshold by the one that keeps a share (0 to below 1) of the held-out known images, whose
     /// scores are in the file.
     ///
     /// # Errors
-    /// [`Error::Setting`] if `keep` is out of range, [`Error::NoHeldOut`] if the file has no held-out scores.
+    /// Those of [`method::threshold`].
     pub fn with_keep(self, keep: f64) -> Result<Self> {
         let scores =
             self.decision().threshold.as_ref().map_or(&[][..], |threshold| &threshold.held_out_scores);

@@ -10,10 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainSettings, augment::augment, scramble::scramble};
 use crate::{
-    data::{Dataset, Split, UnknownSet, open_test, open_training, prefetch, shuffled},
+    data::{Dataset, OTHER_CLASSES, Split, UnknownSet, open_test, open_training, prefetch, shuffled},
     error::{Error, Result},
     files::sha256,
     image::Input,
+    method::{KEEP, needed},
     run::Outliers,
 };
 
@@ -27,6 +28,17 @@ pub struct Batches<'a> {
     pub(super) known_test: Dataset,
     pub(super) unknown_tests: Vec<UnknownSet>,
     /// Outliers from a folder.
+    outliers: Option<Dataset>,
+    /// The number of images that cannot be read, in all sets and in the test sets.
+    pub(super) skipped: usize,
+    pub(super) skipped_in_tests: usize,
+}
+
+/// The data sets of a run.
+struct Sets {
+    known: Dataset,
+    known_test: Dataset,
+    unknown_tests: Vec<UnknownSet>,
     outliers: Option<Dataset>,
 }
 
@@ -52,19 +64,18 @@ enum Purpose {
     Outlier(usize),
 }
 
-impl<'a> Batches<'a> {
-    /// Opens all data sets of a run.
-    ///
-    /// # Errors
-    /// Those of opening the data sets; [`Error::Setting`] if outliers are known or test images, or
-    /// a class has no training image left.
-    pub fn open(settings: &'a TrainSettings) -> Result<Self> {
+impl Sets {
+    fn open(settings: &TrainSettings) -> Result<Self> {
         let TrainSettings { input: Input { height, width, .. }, recipe, .. } = settings;
         let protocol = settings.protocol.as_ref();
         let known = open_training(&settings.known, protocol, *height, *width)?;
         let (known_test, unknown_tests) =
             open_test(&settings.known, &settings.unknown, protocol, *height, *width)?;
         let known_test = known_test.align(known.classes())?;
+        // With a protocol, the other classes of the training files are unknown.
+        for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
+            set.check_apart_from(&known)?;
+        }
         let outliers = match recipe.outliers.folder() {
             Some(folder) => {
                 let outliers = Dataset::unknown(folder, Split::Train, *height, *width)?;
@@ -77,22 +88,95 @@ impl<'a> Batches<'a> {
             }
             None => None,
         };
-        let held_out = (recipe.held_out * known.len() as f64).ceil() as usize;
-        let (held_out, training) = known.draw(held_out.min(known.len().saturating_sub(1)), recipe.seed);
+        Ok(Self { known, known_test, unknown_tests, outliers })
+    }
+
+    /// The data sets, the most frequently used first, with a flag for test sets.
+    fn each(&mut self) -> impl Iterator<Item = (&mut Dataset, bool)> {
+        let training = [Some(&mut self.known), self.outliers.as_mut()].into_iter().flatten();
+        let unknown = self.unknown_tests.iter_mut().map(|set| &mut set.images);
+        training
+            .map(|set| (set, false))
+            .chain([&mut self.known_test].into_iter().chain(unknown).map(|set| (set, true)))
+    }
+
+    /// Keeps decoded images up to a number of bytes.
+    fn keep(&mut self, mut memory: u64) {
+        for (set, _) in self.each() {
+            *set = set.clone().keep(&mut memory);
+        }
+    }
+
+    /// Decodes every image, and leaves out those that cannot be read if `skip` is set. Returns their number, in all
+    /// sets and in the test sets.
+    fn leave_out_broken(&mut self, skip: bool) -> Result<[usize; 2]> {
+        let (mut all, mut in_tests) = (Vec::new(), 0);
+        for (set, is_test) in self.each() {
+            let (indices, errors) = set.readable();
+            if !errors.is_empty() {
+                *set = set.pick(&indices);
+                in_tests += if is_test { errors.len() } else { 0 };
+                all.extend(errors);
+            }
+        }
+        if all.is_empty() || skip {
+            Ok([all.len(), in_tests])
+        } else {
+            Err(Error::BrokenImages { errors: all })
+        }
+    }
+}
+
+/// The number of held-out images for a share of the training images: none, or enough for the default threshold.
+/// A small share is raised to that number if it is at most a fifth of the images.
+fn held_out(share: f64, images: usize) -> Result<usize> {
+    let (count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
+    if count == 0 || count >= needed {
+        return Ok(count);
+    }
+    if 5 * needed <= images {
+        return Ok(needed);
+    }
+    let reason = format!(
+        "holds out {count} of {images} images; a threshold that keeps {} % of known images needs {needed}",
+        100.0 * KEEP
+    );
+    Err(Error::setting("held-out", share, reason))
+}
+
+impl<'a> Batches<'a> {
+    /// Opens all data sets of a run and decodes every image once.
+    ///
+    /// # Errors
+    /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless they
+    /// are left out; [`Error::Setting`] if an image belongs to two sets that must be apart, or the held-out
+    /// images are too few or too many.
+    pub fn open(settings: &'a TrainSettings) -> Result<Self> {
+        let mut sets = Sets::open(settings)?;
+        sets.keep(settings.memory);
+        let [skipped, skipped_in_tests] = sets.leave_out_broken(settings.skip_broken)?;
+        if skipped > 0 {
+            sets.keep(settings.memory);
+        }
+        let Sets { known, known_test, unknown_tests, outliers } = sets;
+        let count = held_out(settings.recipe.held_out, known.len())?;
+        let (held_out, training) = known.hold_out(count, settings.recipe.seed)?;
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
-            let reason =
-                format!("class `{name}` has no training image left, {} are held out", held_out.len());
-            return Err(Error::setting("held-out", recipe.held_out, reason));
+            let reason = format!("class `{name}` has no image that can be read");
+            return Err(Error::Dataset { path: settings.known.clone(), reason });
         }
-        // The most frequently used images come first.
-        let mut memory = settings.memory;
-        let known = known.keep(&mut memory);
-        let outliers = outliers.map(|outliers| outliers.keep(&mut memory));
-        let known_test = known_test.keep(&mut memory);
-        let keep = |set: UnknownSet, memory: &mut u64| UnknownSet { images: set.images.keep(memory), ..set };
-        let unknown_tests = unknown_tests.into_iter().map(|set| keep(set, &mut memory)).collect();
-        Ok(Self { settings, known, training, held_out, known_test, unknown_tests, outliers })
+        Ok(Self {
+            settings,
+            known,
+            training,
+            held_out,
+            known_test,
+            unknown_tests,
+            outliers,
+            skipped,
+            skipped_in_tests,
+        })
     }
 
     /// The number of training images per epoch.
@@ -227,7 +311,22 @@ mod tests {
             device: Device::Cpu,
             test_every: 1,
             memory,
+            skip_broken: false,
         }
+    }
+
+    #[test]
+    fn held_out_images_suffice_for_a_threshold_or_are_refused() {
+        for (share, images, expected) in
+            [(0.0, 5, 0), (0.02, 5000, 100), (0.02, 500, 19), (0.02, 95, 19), (0.6, 36, 22)]
+        {
+            assert_eq!(held_out(share, images).unwrap(), expected, "{share} of {images}");
+        }
+        let error = held_out(0.02, 36).unwrap_err().to_string();
+        assert!(
+            error.contains("held-out = 0.02: holds out 1 of 36 images") && error.ends_with("needs 19"),
+            "{error}"
+        );
     }
 
     /// The batches of two steps of an epoch.

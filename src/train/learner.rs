@@ -169,6 +169,7 @@ impl<'a> Learner<'a> {
             known: all(known_test)?,
             labels: known_test.labels().to_vec(),
             unknown: unknown.collect::<Result<Vec<_>>>()?,
+            skipped: self.batches.skipped_in_tests,
         };
         Ok(Tested { anchors: self.anchors()?, logits, held_out: self.logits(known, held_out)? })
     }
@@ -214,7 +215,7 @@ impl<'a> Learner<'a> {
         let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
         let check =
             CheckBatch { images: known_test.images(&check)?, logits: self.logits(known_test, &check)? };
-        let training = settings.record(self.batches.images(), epoch);
+        let training = settings.record(self.batches.images(), self.batches.skipped, epoch);
         let facts = Facts {
             classes: known.classes().to_vec(),
             input: settings.input,

@@ -60,6 +60,9 @@ pub struct TrainSettings {
     /// Memory for decoded images, in bytes; images that do not fit are decoded whenever they are needed.
     /// CIFAR-10's files are always in memory.
     pub memory: u64,
+    /// Whether images that cannot be read are left out; otherwise they are an error.
+    #[serde(default)]
+    pub skip_broken: bool,
 }
 
 /// Starting weights.

@@ -8,10 +8,10 @@ use super::TrainSettings;
 use crate::{data::UnknownSet, model::Training};
 
 impl TrainSettings {
-    /// Records the run: its settings, the number of training images, and the epoch after which the weights were
-    /// taken. Data sets, outliers and backbones are named by their path if it stays below the current folder, else
+    /// Records the run: its settings, the numbers of training images and of images that cannot be read, and the epoch after
+    /// which the weights were taken. Data sets, outliers and backbones are named by their path if it stays below the current folder, else
     /// by its last component: a record reveals no folder of this machine or user.
-    pub(super) fn record(&self, images: usize, epoch: usize) -> Training {
+    pub(super) fn record(&self, images: usize, skipped: usize, epoch: usize) -> Training {
         let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
             Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
             None => text.clone(),
@@ -25,6 +25,9 @@ impl TrainSettings {
         insert("unknown", unknown.collect());
         insert("device", json!(self.device));
         insert("images", images.into());
+        if skipped > 0 {
+            insert("skipped", skipped.into());
+        }
         insert("epoch", epoch.into());
         if let Some(protocol) = self.protocol {
             insert("protocol", json!(protocol));
@@ -81,8 +84,9 @@ mod tests {
             device: Device::Cpu,
             test_every: 1,
             memory: 0,
+            skip_broken: true,
         };
-        let record = settings.record(7, 3);
+        let record = settings.record(7, 2, 3);
         let text = record.to_string();
         assert!(!text.contains("bob"), "{text}");
         for part in [
@@ -91,6 +95,7 @@ mod tests {
             "outliers others",
             "backbone w.pt",
             "images 7",
+            "skipped 2",
             "precision f32",
         ] {
             assert!(text.contains(part), "{part}: {text}");

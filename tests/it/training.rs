@@ -53,7 +53,7 @@ const SMALL: [&str; 15] = [
     "--batch-size",
     "8",
     "--held-out",
-    "0.2",
+    "0.3",
     "--epochs",
     "3",
 ];

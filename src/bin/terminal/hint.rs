@@ -46,9 +46,13 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Diverged { .. } => "try a lower --learning-rate",
         Error::Locked { .. } => "wait until that run ends, or choose another folder with --run",
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
-        Error::NoHeldOut => {
-            "hold out images with `train --held-out`, give images to `import --known`, or set the threshold by hand \
-             with --threshold"
+        Error::TooFewHeldOut { .. } => {
+            "hold out more images with `train --held-out`, give more to `import --known`, keep a smaller share with \
+             --keep, or set the threshold by hand with --threshold"
+        }
+        Error::BrokenImages { .. } => "repair or remove the files, or leave them out with --skip-broken",
+        Error::Setting { name: "held-out", .. } => {
+            "change --held-out, or give `--held-out 0` and set the threshold with `export --threshold`"
         }
         Error::Setting { name: "precision", .. } => "give known images with --calibrate",
         _ => return None,

@@ -65,8 +65,8 @@ pub struct Settings {
     /// Weight of the outlier term in the loss
     #[arg(long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     outlier_weight: f64,
-    /// Share of the known training images held out to choose the threshold and the best epoch, 0 to below 1;
-    /// with 0 the last epoch is the best
+    /// Share of the known training images held out to choose the threshold and the best epoch, 0 to below 1; at
+    /// least 19 images; with 0 the last epoch is the best
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
     held_out: f64,
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
@@ -136,6 +136,9 @@ pub struct Settings {
     /// needed
     #[arg(long, value_name = "MiB", default_value_t = 1024)]
     memory: u64,
+    /// Leave out images that cannot be read; otherwise the run ends with a list of them
+    #[arg(long)]
+    skip_broken: bool,
 }
 
 /// The help of the learning rate, whose default depends on the optimizer and the variant of the loss.
@@ -306,6 +309,7 @@ impl Settings {
             device: self.device,
             test_every: self.test_every,
             memory: self.memory.saturating_mul(1 << 20),
+            skip_broken: self.skip_broken,
         })
     }
 

@@ -5,8 +5,8 @@ use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
 use cac::{
     Provider,
     data::Protocol,
-    export::{ExportOptions, InputForm, KEEP, ThresholdRule},
-    method::{RejectionScore, Variant},
+    export::{ExportOptions, InputForm, ThresholdRule},
+    method::{KEEP, RejectionScore, Variant},
     metrics::Bootstrap,
     model::ModelPrecision,
     report::{Group, ReportOptions},
@@ -139,8 +139,8 @@ pub struct ExportArgs {
 pub struct FileArgs {
     #[arg(long, value_name = "NAME", help = format!("Rejection score: {}; by default that of the training, for an import that of the variant", RejectionScore::NAMES))]
     pub score: Option<RejectionScore>,
-    /// Choose the threshold that keeps this share of the held-out known images, 0 to 1; an import uses the
-    /// images of --known
+    /// Choose the threshold that keeps this share of the held-out known images, 0 to below 1; an import uses
+    /// the images of --known
     #[arg(long, value_name = "SHARE", default_value_t = KEEP)]
     pub keep: f64,
     /// Set the threshold by hand; images with a larger score are unknown
@@ -232,6 +232,9 @@ pub struct EvalArgs {
     /// Write the scores of all images as CSV, or as NPZ if the name ends in .npz
     #[arg(long, value_name = "FILE")]
     pub scores: Option<PathBuf>,
+    /// Leave out images that cannot be read; otherwise the evaluation ends with a list of them
+    #[arg(long)]
+    pub skip_broken: bool,
     /// Options of the table
     #[command(flatten)]
     pub report: ReportArgs,
@@ -334,8 +337,8 @@ pub struct ProvidersArgs {
 /// Threshold and form of the output.
 #[derive(Args)]
 pub struct ScorerArgs {
-    /// Use the threshold that keeps this share of the held-out known images, 0 to 1; by default that of the
-    /// file
+    /// Use the threshold that keeps this share of the held-out known images, 0 to below 1; by default that of
+    /// the file
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,
     /// Threshold on the score; by default that of the file

@@ -61,7 +61,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     for Contender { name, model, scorer } in &contenders {
         let start = Instant::now();
         let mut bar = Progress::new(format!("scoring with {name}"), total);
-        let evaluation = evaluate(scorer, &known, &unknown, &args.score, |done| {
+        let evaluation = evaluate(scorer, &known, &unknown, &args.score, args.skip_broken, |done| {
             let rate = done as f64 / start.elapsed().as_secs_f64();
             bar.update(done, &format!("{rate:.0} images/s"));
         });

@@ -7,17 +7,17 @@ use std::{
 
 use anyhow::bail;
 use cac::{
-    Error, Verdict,
-    data::prefetch,
+    Error, Scorer, Verdict,
+    data::{path_text, prefetch},
     image::{self, Input},
 };
 use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::{open_scorer, print_json};
-use crate::cli::ScoreArgs;
+use crate::{cli::ScoreArgs, terminal::say};
 
-/// Prints the verdict on each image.
+/// Prints the verdict on each image. An image that cannot be read does not end the work.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let (model, images) = args.model_and_images();
     if images.is_empty() {
@@ -26,49 +26,66 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let scorer = open_scorer(model.map(PathBuf::as_path), &args.scorer, args.provider)?;
     let input = scorer.decision().input;
     let batches = images.chunks(scorer.preferred_batch());
-    prefetch(
+    let broken = prefetch(
         batches,
         |files| (files, decode(files, &input)),
         |decoded| {
-            for (files, (pixels, error)) in decoded {
-                let verdicts = scorer.verdicts(&scorer.score_u8(pixels.view())?);
-                for (file, verdict) in files.iter().zip(&verdicts) {
-                    print(file, verdict, args.scorer.json)?;
-                }
-                if let Some(error) = error {
-                    return Err(error.into());
-                }
+            let mut broken = 0;
+            for (files, images) in decoded {
+                broken += show(&scorer, files, images, args.scorer.json)?;
             }
-            Ok(())
+            anyhow::Ok(broken)
         },
-    )
+    )?;
+    match broken {
+        0 => Ok(()),
+        1 => bail!("1 of {} images cannot be read", images.len()),
+        _ => bail!("{broken} of {} images cannot be read", images.len()),
+    }
 }
 
-/// Decodes files on all threads: the bytes `[N, 3, H, W]` of the images before the first that cannot be read,
-/// and its error.
-fn decode(files: &[PathBuf], input: &Input) -> (Array4<u8>, Option<Error>) {
+/// Decodes files on all threads to bytes `[3, H, W]`.
+fn decode(files: &[PathBuf], input: &Input) -> Vec<Result<Vec<u8>, Error>> {
     let pixels = |file: &PathBuf| Ok(image::pixels(&image::open(file)?, input.height, input.width));
-    let decoded: Vec<Result<Vec<u8>, Error>> = files.par_iter().map(pixels).collect();
-    let (mut bytes, mut count, mut fault) = (Vec::with_capacity(files.len() * input.values()), 0, None);
-    for image in decoded {
+    files.par_iter().map(pixels).collect()
+}
+
+/// Prints the verdicts of a batch, and the errors of images that cannot be read in their places. Returns the number
+/// of the latter.
+fn show(
+    scorer: &Scorer,
+    files: &[PathBuf],
+    images: Vec<Result<Vec<u8>, Error>>,
+    json: bool,
+) -> anyhow::Result<usize> {
+    let input = scorer.decision().input;
+    let readable: Vec<u8> = images.iter().flatten().flatten().copied().collect();
+    let shape = (readable.len() / input.values(), 3, input.height, input.width);
+    let pixels = Array4::from_shape_vec(shape, readable).expect("whole images");
+    let mut verdicts = scorer.verdicts(&scorer.score_u8(pixels.view())?).into_iter();
+    let mut broken = 0;
+    for (file, image) in files.iter().zip(images) {
         match image {
-            Ok(pixels) => bytes.extend(pixels),
+            Ok(_) => print(file, &verdicts.next().expect("a verdict for each image"), json)?,
             Err(error) => {
-                fault = Some(error);
-                break;
+                broken += 1;
+                say(format_args!("error: {error}"));
             }
         }
-        count += 1;
     }
-    let shape = (count, 3, input.height, input.width);
-    (Array4::from_shape_vec(shape, bytes).expect("one image per file"), fault)
+    Ok(broken)
 }
 
 fn print(file: &Path, verdict: &Verdict, json: bool) -> anyhow::Result<()> {
+    let mut name = path_text(file);
     if json {
-        return print_json(&serde_json::json!({ "image": file.to_string_lossy(), "verdict": verdict }));
+        return print_json(&serde_json::json!({ "image": name, "verdict": verdict }));
+    }
+    // A tab or a newline would look like the next column or line.
+    if name.contains(char::is_control) {
+        name = name.escape_debug().to_string();
     }
     let class = if verdict.unknown { "unknown" } else { &verdict.class };
-    let (file, score, threshold) = (file.display(), verdict.score, verdict.threshold);
-    Ok(writeln!(stdout(), "{file}\t{class}\t{score:.4}\t{threshold:.4}")?)
+    let (score, threshold) = (verdict.score, verdict.threshold);
+    Ok(writeln!(stdout(), "{name}\t{class}\t{score:.4}\t{threshold:.4}")?)
 }
