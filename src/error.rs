@@ -164,6 +164,18 @@ pub enum Error {
         /// The largest difference allowed.
         tolerance: f64,
     },
+    /// A runtime gives other outputs for a model's golden images than its export did.
+    #[error("`{origin}` fails its check on {runtime}: {what} of its golden images differ by {difference:e}")]
+    Differs {
+        /// The path, or `memory` for bytes.
+        origin: String,
+        /// The provider and its runtime.
+        runtime: String,
+        /// The outputs that differ.
+        what: &'static str,
+        /// The largest difference, relative above 1; for classes, the number of images that differ.
+        difference: f64,
+    },
     /// The requested provider is not available.
     #[error("provider `{provider}` is not available: {reason}")]
     Provider {
@@ -180,15 +192,21 @@ pub enum Error {
         /// What it reported.
         reason: String,
     },
-    /// The loss became NaN or infinite.
-    #[error("training diverged: the loss is {loss} at step {step} of epoch {epoch}")]
+    /// The loss or a weight became NaN or infinite.
+    #[error(
+        "training diverged: {what} is {value} after step {step} of epoch {epoch}, at learning rate {learning_rate:e}"
+    )]
     Diverged {
+        /// The loss, or the name of a tensor.
+        what: String,
+        /// NaN or an infinity.
+        value: f64,
         /// The epoch, from 1.
         epoch: usize,
-        /// The step within the epoch, from 1.
+        /// The step within the epoch, from 1; 0 before the first.
         step: usize,
-        /// The value of the loss.
-        loss: f64,
+        /// The learning rate of the step.
+        learning_rate: f64,
     },
     /// Another process is training in the run folder.
     #[error("`{}` is in use: another process is training in it", path.display())]

@@ -132,19 +132,23 @@ pub(crate) fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<
     if let Some(batch) = options.batch.filter(|batch| !(1..=most).contains(batch)) {
         return Err(Error::setting("batch", batch, format!("must be 1 to {most}")));
     }
-    let manifest = describe(checkpoint, options)?;
-    let file = |numbers| -> Result<Vec<u8>> {
-        let graph = graph::graph(checkpoint, &manifest.decision, options, numbers)?;
-        Ok(model(graph, &manifest).encode_to_vec())
+    let mut manifest = describe(checkpoint, options)?;
+    let file = |numbers| -> Result<Model> {
+        Ok(model(graph::graph(checkpoint, &manifest.decision, options, numbers)?, &manifest))
     };
-    let bytes = file(numbers(checkpoint, options)?)?;
-    let difference = check(checkpoint, &manifest.decision, &bytes, options.precision)?;
+    let open = |model: &Model| Scorer::from_bytes(&model.encode_to_vec(), Provider::Cpu);
+    let mut model = file(numbers(checkpoint, options)?)?;
+    let scorer = open(&model)?;
+    let difference = check(checkpoint, &manifest.decision, &scorer, options.precision)?;
     let mut agreement = None;
     let is_exact = options.precision == ModelPrecision::Float32;
     if let Some(images) = options.calibration.as_ref().filter(|_| !is_exact) {
-        let score = |bytes: &[u8]| Scorer::from_bytes(bytes, Provider::Cpu)?.score(images.view());
-        agreement = Some(Agreement::between(&score(&file(Numbers::Float32)?)?, &score(&bytes)?));
+        let exact = open(&file(Numbers::Float32)?)?.score(images.view())?;
+        agreement = Some(Agreement::between(&exact, &scorer.score(images.view())?));
     }
+    manifest.history.golden = Some(scorer.golden_batch()?);
+    model.metadata_props = properties(&manifest);
+    let bytes = model.encode_to_vec();
     Ok((Exported { manifest, bytes: bytes.len(), difference, agreement }, bytes))
 }
 
@@ -221,13 +225,16 @@ fn threshold(checkpoint: &Checkpoint, rule: ThresholdRule, score: RejectionScore
 }
 
 fn model(graph: Graph, manifest: &Manifest) -> Model {
-    let property = |(key, value)| Property { key, value };
     Model {
         doc_string: "Open-set image classifier trained with Class Anchor Clustering. `images` are RGB in \
                      0..=1 (or bytes); `unknown` is `score` > `threshold`, `label` the nearest anchor."
             .to_owned(),
-        ..Model::new(graph, manifest.to_properties().into_iter().map(property).collect())
+        ..Model::new(graph, properties(manifest))
     }
+}
+
+fn properties(manifest: &Manifest) -> Vec<Property> {
+    manifest.to_properties().into_iter().map(|(key, value)| Property { key, value }).collect()
 }
 
 /// Runs the file on tract and compares its logits with the trained network's, and its other outputs with the
@@ -235,11 +242,11 @@ fn model(graph: Graph, manifest: &Manifest) -> Model {
 fn check(
     checkpoint: &Checkpoint,
     decision: &Decision,
-    bytes: &[u8],
+    scorer: &Scorer,
     precision: ModelPrecision,
 ) -> Result<f64> {
     let CheckBatch { images, logits } = &checkpoint.check;
-    let found = Scorer::from_bytes(bytes, Provider::Cpu)?.score(images.view())?;
+    let found = scorer.score(images.view())?;
     let difference = greatest_difference(&found.logits, logits);
     within("logits", if images.is_empty() { f64::INFINITY } else { difference }, tolerance(precision))?;
     check_head(checkpoint, decision, &found)?;

@@ -1,5 +1,7 @@
 //! The part of the metadata that scoring needs. It is read strictly: a missing or damaged field is an error.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -14,7 +16,7 @@ use crate::{
 pub struct Decision {
     /// The format version of the file, at most [`FORMAT_VERSION`].
     pub format_version: u32,
-    /// The names of the known classes, in the order of the logits; two or more.
+    /// The names of the known classes, in the order of the logits; two or more, each once.
     pub classes: Vec<String>,
     /// Image size and normalisation.
     pub input: Input,
@@ -60,6 +62,10 @@ impl Decision {
                 "`{PREFIX}classes` has {} names, expected at least 2",
                 classes.len()
             )));
+        }
+        let mut names = HashSet::new();
+        if let Some(twice) = classes.iter().find(|name| !names.insert(*name)) {
+            return Err(Fault::Broken(format!("`{PREFIX}classes` has `{twice}` twice")));
         }
         let input: Input = needed(fields, "input")?;
         // Files of version 1 may have fewer pixels than networks of today.

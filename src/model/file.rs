@@ -45,7 +45,7 @@ impl ModelFile {
         let graph = model.graph.as_ref().ok_or_else(|| broken("it holds no graph".to_owned()))?;
         let properties = model.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
         let manifest = Manifest::from_properties(properties, origin)?;
-        check_closed(&model, graph).map_err(broken)?;
+        check_tensors(&model, graph).map_err(broken)?;
         let (batch, takes_bytes) = check(graph, &manifest.decision).map_err(broken)?;
         let threshold = threshold(graph).map_err(broken)?;
         Ok((Self { origin: origin.to_owned(), manifest, threshold, batch, takes_bytes }, model))
@@ -57,18 +57,25 @@ impl ModelFile {
     }
 }
 
-/// Checks that the model is self-contained: ONNX Runtime would open other files that a model names.
-fn check_closed(model: &Model, graph: &Graph) -> std::result::Result<(), String> {
+/// Checks that the model is self-contained, because ONNX Runtime would open other files that a model names, and
+/// that its numbers are finite, because runtimes differ in what they make of NaN: max(0, NaN) may be 0.
+fn check_tensors(model: &Model, graph: &Graph) -> std::result::Result<(), String> {
     let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
     let has_graphs = attributes().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty());
     if has_graphs || !model.functions.is_empty() || !graph.sparse_initializer.is_empty() {
         return Err("it has functions, control flow or sparse tensors".to_owned());
     }
     let in_attributes = attributes().flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
-    match graph.initializer.iter().chain(in_attributes).find(|tensor| tensor.data_location != 0) {
-        Some(tensor) => Err(format!("its tensor `{}` is in another file", tensor.name)),
-        None => Ok(()),
+    for tensor in graph.initializer.iter().chain(in_attributes) {
+        if tensor.data_location != 0 {
+            return Err(format!("its tensor `{}` is in another file", tensor.name));
+        }
+        // A threshold that keeps every image is infinite.
+        if tensor.name != "threshold" && tensor.has_non_finite() {
+            return Err(format!("its tensor `{}` holds NaN or an infinity", tensor.name));
+        }
     }
+    Ok(())
 }
 
 /// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.

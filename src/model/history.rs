@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     arch::Architecture,
     method::{AnchorKind, Loss},
-    model::ModelPrecision,
+    model::{ModelPrecision, golden::GoldenBatch},
     report::Report,
 };
 
@@ -38,6 +38,9 @@ pub struct History {
     /// The training record.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub training: Option<Training>,
+    /// The outputs for the [golden images](super::golden::images).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub golden: Option<GoldenBatch>,
     /// Metrics of the test after training, for the file's score and threshold, in float32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Report>,
@@ -65,6 +68,7 @@ impl History {
             precision: understood(&mut fields, "precision"),
             imported: understood(&mut fields, "imported"),
             training: understood(&mut fields, "training"),
+            golden: understood(&mut fields, "golden"),
             metrics: understood(&mut fields, "metrics"),
             other: fields.into_iter().collect(),
         }

@@ -147,6 +147,9 @@ impl fmt::Display for Inspection {
                 line(name, &text)?;
             }
         }
+        if let Some(golden) = &history.golden {
+            line("golden", &format_args!("scores of {} images from a formula", golden.score.len()))?;
+        }
         for (name, value) in &history.other {
             line(name, value)?;
         }

@@ -5,6 +5,7 @@
 mod decision;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub(crate) mod file;
+pub mod golden;
 mod history;
 #[cfg(all(feature = "files", feature = "tract"))]
 mod inspect;
@@ -189,6 +190,7 @@ mod tests {
             ("cac.classes", "{"),
             ("cac.classes", "[\"cat\"]"),
             ("cac.classes", "[1, 2]"),
+            ("cac.classes", r#"["cat", "dog", "cat"]"#),
             ("cac.score", "\"of tomorrow\""),
             ("cac.input", r#"{"height":0,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
             ("cac.input", r#"{"height":32,"width":1e99,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),

@@ -17,6 +17,8 @@ pub(crate) mod element {
     pub(crate) const INT64: i32 = 7;
     pub(crate) const BOOL: i32 = 9;
     pub(crate) const FLOAT16: i32 = 10;
+    pub(crate) const DOUBLE: i32 = 11;
+    pub(crate) const BFLOAT16: i32 = 16;
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -155,14 +157,48 @@ pub(crate) struct Tensor {
     pub data_type: i32,
     #[prost(float, repeated, tag = "4")]
     pub float_data: Vec<f32>,
+    /// Integers, and the bits of 16-bit numbers.
+    #[prost(int32, repeated, tag = "5")]
+    pub int32_data: Vec<i32>,
     #[prost(string, tag = "8")]
     pub name: String,
     /// The values, little-endian, instead of `float_data`.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
+    #[prost(double, repeated, tag = "10")]
+    pub double_data: Vec<f64>,
     /// Not 0 if the values are in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
+}
+
+impl Tensor {
+    /// Whether a floating-point value is NaN or infinite.
+    pub(crate) fn has_non_finite(&self) -> bool {
+        fn any<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bool {
+            bytes.as_chunks().0.iter().any(|&value| !is_finite(value))
+        }
+        // The bits of an exponent that only infinity and NaN have.
+        let half = |bits: u16| bits & 0x7c00 != 0x7c00;
+        let brain = |bits: u16| bits & 0x7f80 != 0x7f80;
+        let bits = |is_finite: &dyn Fn(u16) -> bool| {
+            any(&self.raw_data, |bytes| is_finite(u16::from_le_bytes(bytes)))
+                || self.int32_data.iter().any(|&bits| !is_finite(bits as u16))
+        };
+        match self.data_type {
+            element::FLOAT => {
+                any(&self.raw_data, |bytes| f32::from_le_bytes(bytes).is_finite())
+                    || self.float_data.iter().any(|value| !value.is_finite())
+            }
+            element::DOUBLE => {
+                any(&self.raw_data, |bytes| f64::from_le_bytes(bytes).is_finite())
+                    || self.double_data.iter().any(|value| !value.is_finite())
+            }
+            element::FLOAT16 => bits(&half),
+            element::BFLOAT16 => bits(&brain),
+            _ => false,
+        }
+    }
 }
 
 /// An input or output.

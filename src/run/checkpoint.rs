@@ -188,6 +188,11 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
+        self.tensors().write(path)
+    }
+
+    /// The tensors of the file.
+    pub(crate) fn tensors(&self) -> Weights {
         let mut file = self.network.clone();
         file.note = Some(serde_json::to_string(&self.facts).expect("facts are plain data"));
         match &self.anchors {
@@ -206,7 +211,7 @@ impl Checkpoint {
             }
         }
         debug_assert!(self.network.names().all(|name| !name.starts_with(HEAD)));
-        file.write(path)
+        file
     }
 
     /// Writes only the network's weights, as a backbone: no logits, no images and no path. The metadata holds

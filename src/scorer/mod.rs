@@ -14,7 +14,11 @@ use crate::{
     error::{Error, Result},
     image::{self, RgbImage},
     method,
-    model::{Decision, Manifest, file::ModelFile},
+    model::{
+        Decision, Manifest, ModelPrecision,
+        file::ModelFile,
+        golden::{self, GoldenBatch},
+    },
 };
 pub use provider::Provider;
 
@@ -203,6 +207,56 @@ impl Scorer {
     pub fn warm_up(&self, batch: usize) -> Result<()> {
         let input = &self.decision().input;
         self.score_u8(Array4::zeros((batch, 3, input.height, input.width)).view()).map(drop)
+    }
+
+    /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in the
+    /// file. Returns the largest difference of a logit or score, relative above 1.
+    ///
+    /// # Errors
+    /// [`Error::Model`] if the file has no golden batch, [`Error::Differs`] if an output differs, and those of
+    /// [`score`](Self::score).
+    pub fn verify(&self) -> Result<f64> {
+        let Some(expected) = &self.manifest().history.golden else {
+            let reason = "it has no golden batch to compare with".to_owned();
+            return Err(Error::Model { origin: self.file.origin.clone(), reason });
+        };
+        let found = self.golden_batch()?;
+        let differs = |what, difference| Error::Differs {
+            origin: self.file.origin.clone(),
+            runtime: self.runtime(),
+            what,
+            difference,
+        };
+        let tolerance = match self.manifest().history.precision {
+            Some(ModelPrecision::Int8) => 0.2,
+            _ => 1e-3,
+        };
+        let mut greatest = 0.0_f64;
+        for (what, found, expected) in
+            [("logits", &found.max_logit, &expected.max_logit), ("scores", &found.score, &expected.score)]
+        {
+            let is_whole = found.len() == expected.len();
+            let pairs = found.iter().zip(expected);
+            let differences = pairs.map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
+            // NaN differs.
+            let difference = differences.fold(0.0, |most, d| if d <= most { most } else { d });
+            if !is_whole || !(difference <= tolerance) {
+                return Err(differs(what, difference));
+            }
+            greatest = greatest.max(difference);
+        }
+        let flips =
+            found.label.iter().zip(&expected.label).filter(|(found, expected)| found != expected).count();
+        if flips > 0 || found.label.len() != expected.label.len() {
+            return Err(differs("classes", flips as f64));
+        }
+        Ok(greatest)
+    }
+
+    /// The outputs for the golden images.
+    pub(crate) fn golden_batch(&self) -> Result<GoldenBatch> {
+        let outputs = self.score_u8(golden::images(&self.decision().input).view())?;
+        Ok(GoldenBatch::new(outputs.logits.view(), &outputs.score, &outputs.label))
     }
 
     /// Scores images `[N, 3, H, W]`, RGB in 0..=1.

@@ -209,6 +209,7 @@ impl<'a> Session<'a> {
         let mut tensors = Weights::new(self.folder.path());
         self.learner.save(&mut tensors)?;
         self.optimizer.save(&mut tensors).map_err(torch)?;
+        self.check_finite(&tensors)?;
         self.state.save(tensors, self.folder)?;
         self.folder.remove_states_but(STATES_KEPT)?;
         self.saved = Instant::now();
@@ -233,6 +234,7 @@ impl<'a> Session<'a> {
                 // Between two epochs the checkpoint of a tested epoch is current, and has its test.
                 let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
                 if !is_kept {
+                    // `save` has checked the weights.
                     self.learner.checkpoint(epoch, None)?.write(&self.folder.checkpoint(Which::Last))?;
                 }
                 return Ok(false);
@@ -254,7 +256,7 @@ impl<'a> Session<'a> {
                 let loss = self.smoothed_loss.as_ref().map(f64::try_from).transpose().map_err(torch)?;
                 let loss = loss.expect("there was a step");
                 if !loss.is_finite() {
-                    return Err(Error::Diverged { epoch, step, loss });
+                    return Err(self.diverged("the loss", loss));
                 }
                 let images_per_second = done as f64 / begun.elapsed().as_secs_f64();
                 let learning_rate = rates.learning_rate;
@@ -266,6 +268,22 @@ impl<'a> Session<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Checks tensors before they replace good ones on disk.
+    fn check_finite(&self, tensors: &Weights) -> Result<()> {
+        match tensors.not_finite() {
+            Some((name, value)) => Err(self.diverged(&format!("`{name}`"), value.into())),
+            None => Ok(()),
+        }
+    }
+
+    /// The error of a loss or tensor that is not finite.
+    fn diverged(&self, what: &str, value: f64) -> Error {
+        let (epoch, step, steps) = (self.state.epoch, self.state.step, self.batches.steps());
+        let last = ((epoch - 1) * steps + step).saturating_sub(1);
+        let learning_rate = self.settings.recipe.rates(last, steps).learning_rate;
+        Error::Diverged { what: what.to_owned(), value, epoch, step, learning_rate }
     }
 
     /// Whether the network is tested after this epoch.
@@ -290,13 +308,14 @@ impl<'a> Session<'a> {
         let tested = self.learner.test()?;
         let held_out_loss = self.learner.held_out_loss(&tested);
         if let Some(loss) = held_out_loss.filter(|loss| !loss.is_finite()) {
-            return Err(Error::Diverged { epoch, step: self.batches.steps(), loss });
+            return Err(self.diverged("the loss of held-out images", loss));
         }
         let is_best = match (held_out_loss, self.state.least_loss) {
             (Some(loss), Some(least)) => loss < least,
             _ => true,
         };
         let checkpoint = self.learner.checkpoint(epoch, Some(tested))?;
+        self.check_finite(&checkpoint.tensors())?;
         let report = report(&checkpoint, &ReportOptions::default())?;
         checkpoint.write(&self.folder.checkpoint(Which::Last))?;
         if is_best {

@@ -167,6 +167,14 @@ impl Weights {
         Ok(&tensor.values)
     }
 
+    /// The first tensor with a value that is NaN or infinite, and that value.
+    #[must_use]
+    pub fn not_finite(&self) -> Option<(&str, f32)> {
+        self.tensors.iter().find_map(|(name, tensor)| {
+            Some((name.as_str(), *tensor.values.iter().find(|value| !value.is_finite())?))
+        })
+    }
+
     /// [`values`](Self::values) of a matrix.
     ///
     /// # Errors

@@ -206,9 +206,8 @@ fn the_threshold_can_be_changed_when_scoring() {
         let lenient = open().with_threshold(f32::MAX).unwrap().score(images.view()).unwrap();
         assert!(!lenient.unknown.iter().any(|&unknown| unknown));
         let held_out = &open().decision().threshold.as_ref().unwrap().held_out_scores.clone();
-        assert_eq!(open().with_keep(1.0).unwrap().threshold(), *held_out.last().unwrap());
         assert_eq!(open().with_keep(0.5).unwrap().threshold(), held_out[held_out.len() / 2 - 1]);
-        assert!(open().with_keep(1.1).is_err() && open().with_threshold(f32::NAN).is_err());
+        assert!(open().with_keep(1.0).is_err() && open().with_threshold(f32::NAN).is_err());
     }
 }
 

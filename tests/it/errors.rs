@@ -178,6 +178,52 @@ fn malformed_graphs_are_errors() {
 }
 
 #[test]
+fn a_model_with_numbers_that_are_not_finite_is_refused() {
+    use half::{bf16, f16};
+    use prost::Message;
+    use tract_onnx::pb::{AttributeProto, ModelProto, TensorProto, tensor_proto::DataType};
+
+    let tensor = |kind: DataType, raw_data: &[u8]| TensorProto {
+        dims: vec![1],
+        data_type: kind.into(),
+        name: "odd".to_owned(),
+        raw_data: raw_data.to_owned(),
+        ..TensorProto::default()
+    };
+    let bytes = model();
+    let refused = |tensor: TensorProto, in_attribute: bool| {
+        let mut proto = ModelProto::decode(&bytes[..]).unwrap();
+        let graph = proto.graph.as_mut().unwrap();
+        if in_attribute {
+            graph.node[0].attribute.push(AttributeProto { t: Some(tensor), ..AttributeProto::default() });
+        } else {
+            graph.initializer.push(tensor);
+        }
+        for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+            let error = Scorer::from_bytes(&proto.encode_to_vec(), provider).unwrap_err();
+            assert!(matches!(error, Error::Model { .. }), "{error}");
+            assert!(error.to_string().contains("its tensor `odd` holds NaN or an infinity"), "{error}");
+        }
+    };
+    refused(tensor(DataType::Float, &f32::NAN.to_le_bytes()), false);
+    refused(tensor(DataType::Float, &f32::INFINITY.to_le_bytes()), true);
+    refused(tensor(DataType::Double, &f64::NEG_INFINITY.to_le_bytes()), false);
+    refused(tensor(DataType::Float16, &f16::NAN.to_le_bytes()), false);
+    refused(tensor(DataType::Bfloat16, &bf16::INFINITY.to_le_bytes()), false);
+    refused(TensorProto { float_data: vec![1.0, f32::NAN], ..tensor(DataType::Float, &[]) }, false);
+    refused(TensorProto { double_data: vec![f64::NAN], ..tensor(DataType::Double, &[]) }, false);
+    let infinite = i32::from(f16::INFINITY.to_bits());
+    refused(TensorProto { int32_data: vec![infinite], ..tensor(DataType::Float16, &[]) }, false);
+    // The largest float16 is finite, and integers may have any bits.
+    let mut proto = ModelProto::decode(&bytes[..]).unwrap();
+    let initializers = &mut proto.graph.as_mut().unwrap().initializer;
+    initializers.push(tensor(DataType::Float16, &f16::MAX.to_le_bytes()));
+    initializers
+        .push(TensorProto { name: "bits".to_owned(), ..tensor(DataType::Int32, &f32::NAN.to_le_bytes()) });
+    Scorer::from_bytes(&proto.encode_to_vec(), Provider::OnnxRuntime).unwrap();
+}
+
+#[test]
 fn a_model_that_names_other_files_is_refused() {
     use prost::Message;
     use tract_onnx::pb::{

@@ -85,7 +85,7 @@ fn from_images_to_verdicts() {
         let log = lines(&fs::read_to_string(at.join("runs/1/log.jsonl")).unwrap());
         assert_eq!(
             (&log[0]["event"], &log[0]["images"], &log[0]["steps"]),
-            (&"start".into(), &51.into(), &7.into())
+            (&"start".into(), &44.into(), &6.into())
         );
         let epochs: Vec<&Value> = log.iter().filter(|line| line["event"] == "epoch").collect();
         assert_eq!(epochs.len(), 3);
@@ -110,7 +110,7 @@ fn from_images_to_verdicts() {
         assert_eq!((&facts["loss"]["variant"], &facts["training"]["seed"]), (&variant.into(), &123.into()));
         assert_eq!(
             (&facts["training"]["images"], &facts["training"]["known"]),
-            (&51.into(), &"colours".into())
+            (&44.into(), &"colours".into())
         );
         let tested = &epochs.iter().rfind(|epoch| epoch["best"] == true).unwrap()["report"]["rows"][0];
         // The table of an epoch has no intervals, the final one has.
@@ -118,7 +118,7 @@ fn from_images_to_verdicts() {
 
         stdout(&toolkit(at, &["export", "model.onnx"]));
         let verdict =
-            toolkit(at, &["score", "model.onnx", "colours/test/red/3.png", "--keep", "1", "--json"]);
+            toolkit(at, &["score", "model.onnx", "colours/test/red/3.png", "--threshold", "1e9", "--json"]);
         let verdict: Value = serde_json::from_str(stdout(&verdict)).unwrap();
         assert_eq!(verdict["verdict"]["class"], "red", "{variant}");
         // Without data flags a model is evaluated on the data of its training, and agrees with libtorch.
@@ -263,7 +263,7 @@ fn settings_come_from_a_file_and_flags_win() {
     let at = folder.path();
     two_colours(at);
     let config = "known = 'colours'\nunknown = ['gaussian-noise:16', 'uniform-noise:4']\ndepth = 10\nwiden-factor = 1\n\
-                  epochs = 7\nheld-out = 0.2\nvariant = 'pytorch-ood'\nmean = '0.4,0.5,0.6'\nstd = [0.25, 0.25, 0.25]\n";
+                  epochs = 7\nheld-out = 0.3\nvariant = 'pytorch-ood'\nmean = '0.4,0.5,0.6'\nstd = [0.25, 0.25, 0.25]\n";
     fs::write(at.join("run.toml"), config).unwrap();
     let flags = ["--epochs", "1", "--batch-size=8", "--unknown", "uniform-noise:9"];
     stdout(&toolkit(at, &[&["train", "--config", "run.toml", "--run", "a"], &flags[..]].concat()));
@@ -281,7 +281,7 @@ fn settings_come_from_a_file_and_flags_win() {
     let kept: toml::Table = fs::read_to_string(at.join("a/settings.toml")).unwrap().parse().unwrap();
     let given: toml::Table =
         "known = 'colours'\nunknown = ['uniform-noise:9']\ndepth = 10\nwiden-factor = 1\nepochs = 1\n\
-                              batch-size = 8\nheld-out = 0.2\nvariant = 'pytorch-ood'\nmean = '0.4,0.5,0.6'\n\
+                              batch-size = 8\nheld-out = 0.3\nvariant = 'pytorch-ood'\nmean = '0.4,0.5,0.6'\n\
                               std = [0.25, 0.25, 0.25]\n"
             .parse()
             .unwrap();
@@ -373,9 +373,9 @@ fn exported_files_do_not_reveal_where_the_data_was() {
     let at = folder.path();
     two_colours(at);
     images(at, "seen", [200, 90, 30], 8);
+    images(at, "others/green", [30, 200, 30], 8);
     let path = |name: &str| at.join(name).to_str().unwrap().to_owned();
-    let (known, unknown, seen) =
-        (path("colours"), format!("other={}", path("colours/test/red")), path("seen"));
+    let (known, unknown, seen) = (path("colours"), format!("other={}", path("others/green")), path("seen"));
     let args = ["train", "--known", &known, "--unknown", &unknown, "--outliers", &seen];
     stdout(&toolkit(at, &[&args, &SMALL[5..], &["--epochs=1"]].concat()));
     for file in ["model.onnx", "weights.safetensors"] {
@@ -388,7 +388,7 @@ fn exported_files_do_not_reveal_where_the_data_was() {
     let text = stdout(&text);
     assert!(
         text.contains("known colours,")
-            && text.contains("unknown other=red")
+            && text.contains("unknown other=green")
             && text.contains("outliers seen,"),
         "{text}"
     );
@@ -428,14 +428,15 @@ fn cross_entropy_makes_a_backbone() {
         (&exported["loss"]["variant"], &exported["score"]),
         (&"cross-entropy".into(), &"energy".into())
     );
-    let verdict = toolkit(at, &["score", "plain.onnx", "colours/test/red/3.png", "--keep", "1", "--json"]);
+    let verdict =
+        toolkit(at, &["score", "plain.onnx", "colours/test/red/3.png", "--threshold", "1e9", "--json"]);
     let verdict: Value = serde_json::from_str(stdout(&verdict)).unwrap();
     assert_eq!(verdict["verdict"]["class"], "red");
     // The backbone is only the weights and their normalisation.
     stdout(&toolkit(at, &["export", "weights.safetensors", "--run", "plain"]));
     let fine = ["train", "--known", "colours", "--backbone", "weights.safetensors", "--epochs", "1"];
     let fine =
-        toolkit(at, &[&fine[..], &["--held-out", "0.2", "--batch-size", "8", "--run", "fine"]].concat());
+        toolkit(at, &[&fine[..], &["--held-out", "0.3", "--batch-size", "8", "--run", "fine"]].concat());
     assert!(stdout(&fine).contains("16 known images"));
     let facts = facts_of(&at.join("fine"));
     assert_eq!(
@@ -645,7 +646,9 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         ),
         (["--outlier-share=1e300", "--outliers=colours"], "must be 0 to 16"),
         (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
-        (["--held-out", "0.99"], "has no training image left, 63 are held out"),
+        (["--held-out", "0.99"], "held-out = 64 images: of 64 images leaves one of the 2 classes without"),
+        (["--held-out", "0.02"], "held-out = 0.02: holds out 2 of 64 images; a threshold that keeps 95 % of"),
+        (["--unknown", "red=colours/train/red"], "unknown set = `red=colours/train/red`: holds known images"),
         (["--depth", "11"], "depth = 11"),
         (["--device", "cuda:99"], "provider `cuda:99` is not available"),
         (["--unknown", "nothing"], "unknown set = `nothing`"),
@@ -657,8 +660,11 @@ fn wrong_settings_are_refused_before_anything_is_written() {
             "neither a file, a run folder nor the name of published weights: imagenet32, ",
         ),
     ] {
-        let args: Vec<&str> =
-            ["train", "--known", "colours"].into_iter().chain(wrong).chain(["--run", "run"]).collect();
+        let args: Vec<&str> = ["train", "--known", "colours", "--held-out", "0.3"]
+            .into_iter()
+            .chain(wrong)
+            .chain(["--run", "run"])
+            .collect();
         let cifar = demo().display().to_string();
         let args: Vec<String> = args.iter().map(|arg| arg.replace("CIFAR", &cifar)).collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
@@ -671,13 +677,53 @@ fn wrong_settings_are_refused_before_anything_is_written() {
 }
 
 #[test]
+fn images_that_cannot_be_read_are_listed_before_training_or_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let bad = ["train/red/bad.png", "train/blue/bad.png", "test/red/bad.png"];
+    for name in bad {
+        fs::write(at.join("colours").join(name), "no image").unwrap();
+    }
+    let args = [&SMALL[..], &["--epochs", "1", "--run", "run"]].concat();
+    let output = toolkit(at, &args);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("error: 3 images cannot be read:") && text.contains("--skip-broken"), "{text}");
+    assert!(bad.iter().all(|name| text.contains(&format!("{name}` is not an image"))), "{text}");
+    assert!(!at.join("run").exists());
+
+    let table = toolkit(at, &[&args[..], &["--skip-broken"]].concat());
+    let table = stdout(&table);
+    assert!(
+        table.contains("16 known images: ") && table.contains("1 image cannot be read and is not"),
+        "{table}"
+    );
+    assert_eq!(facts_of(&at.join("run"))["training"]["skipped"], 3);
+    assert_eq!(facts_of(&at.join("run"))["training"]["images"], 44);
+}
+
+#[test]
 fn divergence_ends_the_run() {
     let folder = tempfile::tempdir().unwrap();
     two_colours(folder.path());
-    let output = toolkit(folder.path(), &[&SMALL[..], &["--learning-rate", "1e30"]].concat());
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("error: training diverged: the loss is ") && text.contains("hint: "), "{text}");
+    // Without held-out images there is no loss of theirs, and few steps leave the loss of training finite.
+    for (run, settings) in [
+        ("loss", &["--learning-rate", "1e30"][..]),
+        ("weights", &["--learning-rate", "1e38", "--held-out", "0", "--epochs", "1", "--batch-size", "64"]),
+    ] {
+        let output = toolkit(folder.path(), &[&SMALL[..], settings, &["--run", run]].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{run}: {text}");
+        assert!(text.contains("error: training diverged: ") && text.contains("hint: "), "{run}: {text}");
+        assert!(text.contains("of epoch 1, at learning rate "), "{run}: {text}");
+        // What was written before is finite.
+        let run = RunFolder::new(folder.path().join(run));
+        assert!(!run.checkpoint(Which::Last).exists());
+        for state in run.states().unwrap() {
+            assert_eq!(Weights::read(&state).unwrap().not_finite(), None, "{}", state.display());
+        }
+    }
 }
 
 #[cfg(unix)]

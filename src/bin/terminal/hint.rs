@@ -43,7 +43,9 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Classes { .. } => {
             "name the folders after the known classes; `toolkit inspect` lists those of a model"
         }
-        Error::Diverged { .. } => "try a lower --learning-rate",
+        Error::Diverged { .. } => {
+            "start again with a lower --learning-rate; the checkpoints and states written before are intact"
+        }
         Error::Locked { .. } => "wait until that run ends, or choose another folder with --run",
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
         Error::TooFewHeldOut { .. } => {

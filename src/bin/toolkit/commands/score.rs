@@ -69,7 +69,7 @@ fn show(
             Ok(_) => print(file, &verdicts.next().expect("a verdict for each image"), json)?,
             Err(error) => {
                 broken += 1;
-                say(format_args!("error: {error}"));
+                say(error);
             }
         }
     }
