@@ -74,7 +74,7 @@ pub(super) fn check_length((width, height): (u32, u32), length: usize) -> std::r
 
 fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, Reason> {
     let format = format::of(bytes)?;
-    let decoded = caught(|| match format {
+    let (image, orientation) = unpanicked(|| match format {
         ImageFormat::Gif => Ok((gif::decode(bytes)?, 1)),
         ImageFormat::Tiff => tiff::decode(bytes),
         ImageFormat::Jpeg => {
@@ -93,9 +93,13 @@ fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, Reason> {
             let orientation = of_exif.or_else(of_xmp).unwrap_or(1);
             Ok((rgb(decoder)?, orientation))
         }
-    });
-    let (image, orientation) = decoded.unwrap_or_else(|| Err("its decoder panicked".to_owned()))?;
+    })?;
     Ok(orientation::apply(image, orientation))
+}
+
+/// Turns a panic into an error: decoders panic on some damaged files.
+fn unpanicked<T>(decode: impl FnOnce() -> std::result::Result<T, Reason>) -> std::result::Result<T, Reason> {
+    caught(decode).unwrap_or_else(|| Err("its decoder panicked".to_owned()))
 }
 
 /// The decoder of a format, which knows the size of the image.
@@ -139,6 +143,15 @@ fn upper_bytes<P: Pixel<Subpixel = u16>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_of_a_decoder_is_a_reason() {
+        assert_eq!(
+            unpanicked(|| -> std::result::Result<(), Reason> { panic!("out of bounds") }),
+            Err("its decoder panicked".to_owned())
+        );
+        assert_eq!(unpanicked(|| Ok(1)), Ok(1));
+    }
 
     #[test]
     fn transparency_is_dropped_and_grey_becomes_rgb() {

@@ -39,6 +39,7 @@ pub(super) fn of_xmp(xmp: &[u8]) -> Option<u16> {
 }
 
 /// Formats of a value.
+pub(super) const TEXT: u16 = 2;
 const SHORT: u16 = 3;
 const LONG: u16 = 4;
 const SIGNED_SHORT: u16 = 8;
@@ -54,8 +55,8 @@ pub(super) struct Directory<'a> {
 /// An entry of a [`Directory`].
 pub(super) struct Entry {
     pub tag: u16,
-    format: u16,
-    count: u64,
+    pub format: u16,
+    pub count: u64,
     /// The offset of the value, or of its own offset if it is long.
     pub value: usize,
 }

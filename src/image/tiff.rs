@@ -27,6 +27,9 @@ const ASSOCIATED_ALPHA: u16 = 1;
 
 /// Decodes the first image and its EXIF orientation.
 pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
+    if has_endless_text(bytes) {
+        return Err("it is truncated".to_owned());
+    }
     let indexes = palette_as_grey(bytes);
     let mut decoder = Decoder::new(Cursor::new(indexes.as_deref().unwrap_or(bytes))).map_err(reason)?;
     let (width, height) = decoder.dimensions().map_err(reason)?;
@@ -58,7 +61,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
         _ => return Err(unsupported()),
     };
     let values = interleave(values, &layout);
-    let pixels = values.chunks_exact(colour.num_samples().into());
+    let samples = usize::from(colour.num_samples());
+    let pixels = values.chunks_exact(samples);
     let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(reason)?;
     let is_multiplied = extra.is_some_and(|extra| extra.first() == Some(&ASSOCIATED_ALPHA));
     let rgb: Vec<u8> = match colour {
@@ -66,7 +70,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
             let palette = palette(&decoder.get_tag_u16_vec(Tag::ColorMap).map_err(reason)?);
             pixels.flat_map(|pixel| palette.get(usize::from(pixel[0])).copied().unwrap_or_default()).collect()
         }
-        ColorType::Gray(_) | ColorType::Multiband { .. } => match is_multiplied {
+        ColorType::Gray(_) | ColorType::Multiband { .. } => match is_multiplied && samples > 1 {
             true => pixels.flat_map(|pixel| [divided(pixel[0], pixel[1]); 3]).collect(),
             false => pixels.flat_map(|pixel| [pixel[0]; 3]).collect(),
         },
@@ -85,6 +89,17 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
     let xmp = || decoder.get_tag_u8_vec(XMP).ok().and_then(|xmp| orientation::of_xmp(&xmp));
     let orientation = stated.or_else(xmp).unwrap_or(1);
     Ok((RgbImage::from_raw(width, height, rgb).ok_or("it is truncated")?, orientation))
+}
+
+/// Whether a number that the decoder needs is a text longer than the file. The decoder prints to stderr when it
+/// refuses one.
+fn has_endless_text(bytes: &[u8]) -> bool {
+    let is_needed = |tag| matches!(tag, 256..=268 | 273..=284 | 317..=347 | 530 | 700);
+    Directory::of_tiff(bytes).is_some_and(|directory| {
+        directory.entries().any(|entry| {
+            entry.format == orientation::TEXT && entry.count > bytes.len() as u64 && is_needed(entry.tag)
+        })
+    })
 }
 
 /// Checks JPEGs in a TIFF, whose sizes the decoder believes.
