@@ -72,6 +72,7 @@ pub mod import;
 pub mod method;
 pub mod metrics;
 pub mod model;
+mod panics;
 pub mod report;
 pub mod run;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
@@ -81,6 +82,7 @@ pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
+pub use panics::panic_is_caught;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub use scorer::{Outputs, Provider, Scorer, Verdict};
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 class Scorer:
@@ -23,7 +23,7 @@ class Scorer:
         self.height, self.width = self.session.get_inputs()[0].shape[2:]
 
     def decode(self, content: bytes) -> np.ndarray:
-        image = Image.open(BytesIO(content)).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(BytesIO(content))).convert("RGB")
         image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
         return np.asarray(image, np.float32).transpose(2, 0, 1) / 255
 

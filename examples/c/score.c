@@ -3,7 +3,7 @@
 // cc -std=c11 -O2 -I ORT/include score.c -o score -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib
 // ./score MODEL.onnx IMAGE.ppm...
 //
-// ORT is the folder of an ONNX Runtime release. Images are binary PPM (P6) of the size that the model takes.
+// ORT is the folder of an ONNX Runtime release. Images are binary PPM (P6) of the size that the model takes, turned upright.
 
 #include <ctype.h>
 #include <onnxruntime_c_api.h>

@@ -1,16 +1,21 @@
 //! Decodes image files to RGB.
 
-use std::{io::Cursor, path::Path};
+use std::{borrow::Cow, fmt::Display, io::Cursor, path::Path};
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Pixel, RgbImage};
 
-use crate::error::{Error, Result};
+use super::{format, gif, jpeg, orientation, png, tiff};
+use crate::{
+    error::{Error, Result},
+    panics::caught,
+};
 
-/// Reads an image file in the format of its content, whatever its name. Transparency is dropped and EXIF
-/// rotation is not applied, as in torchvision's loader.
+/// Reads an image file in the format of its content, whatever its name, and turns it as its EXIF or XMP
+/// orientation says. The result is that of Pillow's `ImageOps.exif_transpose(image).convert("RGB")`:
+/// transparency is dropped, and of several images the first is read.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read, [`Error::Image`] if its format is unknown, it is truncated, it
+/// [`Error::Io`] if the file cannot be read, [`Error::Image`] if its format is not supported, it is damaged, it
 /// needs more than 512 MiB, or its width or height exceeds 65,535 pixels.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
@@ -30,47 +35,123 @@ pub fn from_bytes(bytes: &[u8]) -> Result<RgbImage> {
 const MAX_SIDE: u32 = 65_535;
 
 /// The maximum memory for an image in bytes.
-const MAX_BYTES: u64 = 512 << 20;
+pub(super) const MAX_BYTES: u64 = 512 << 20;
 
-fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
-    let format = image::guess_format(bytes)
-        .map_err(|_| "it is not BMP, GIF, JPEG, PNG, PNM, TIFF or WebP".to_owned())?;
-    if format == ImageFormat::Jpeg && !is_whole_jpeg(bytes) {
-        return Err("it is truncated".to_owned());
+/// Why an image cannot be read.
+pub(super) type Reason = String;
+
+/// What a decoder reports.
+pub(super) fn reason(error: impl Display) -> Reason {
+    error.to_string()
+}
+
+/// Checks the size of an image before memory is reserved for it.
+pub(super) fn check_size(
+    (width, height): (u32, u32),
+    bytes_per_pixel: u64,
+) -> std::result::Result<(), Reason> {
+    match u64::from(width) * u64::from(height) * bytes_per_pixel {
+        0 => Err("it has no pixels".to_owned()),
+        size if width > MAX_SIDE || height > MAX_SIDE || size > MAX_BYTES => {
+            Err(format!("its {width} x {height} pixels need too much memory"))
+        }
+        _ => Ok(()),
     }
+}
+
+/// The pixels that a file of any length may hold, and those for each of its bytes. Deflate, the best compression
+/// but for single-coloured images, makes 1,032 bytes of one: 8,256 pixels of one bit.
+const FREE_PIXELS: u64 = 1 << 24;
+const PIXELS_PER_BYTE: u64 = 8192;
+
+/// Checks that a file is long enough for its pixels, where the decoder would fill in what is missing.
+pub(super) fn check_length((width, height): (u32, u32), length: usize) -> std::result::Result<(), Reason> {
+    if u64::from(width) * u64::from(height) > FREE_PIXELS + PIXELS_PER_BYTE * length as u64 {
+        return Err(format!("it claims {width} x {height} pixels in {length} bytes"));
+    }
+    Ok(())
+}
+
+fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, Reason> {
+    let format = format::of(bytes)?;
+    let (image, orientation) = unpanicked(|| match format {
+        ImageFormat::Gif => Ok((gif::decode(bytes)?, 1)),
+        ImageFormat::Tiff => tiff::decode(bytes),
+        ImageFormat::Jpeg => {
+            let header = jpeg::Header::read(bytes)?;
+            Ok((rgb(decoder(format, bytes)?)?, header.orientation()))
+        }
+        _ => {
+            let mut decoder = decoder(format, bytes)?;
+            // Damaged metadata are no reason to refuse an image.
+            let exif = match format {
+                ImageFormat::Png => png::exif(bytes),
+                _ => decoder.exif_metadata().ok().flatten().map(Cow::from),
+            };
+            let of_exif = exif.and_then(|exif| orientation::of_exif(&exif));
+            let of_xmp = || orientation::of_xmp(&decoder.xmp_metadata().ok()??);
+            let orientation = of_exif.or_else(of_xmp).unwrap_or(1);
+            Ok((rgb(decoder)?, orientation))
+        }
+    })?;
+    Ok(orientation::apply(image, orientation))
+}
+
+/// Turns a panic into an error: decoders panic on some damaged files.
+fn unpanicked<T>(decode: impl FnOnce() -> std::result::Result<T, Reason>) -> std::result::Result<T, Reason> {
+    caught(decode).unwrap_or_else(|| Err("its decoder panicked".to_owned()))
+}
+
+/// The decoder of a format, which knows the size of the image.
+fn decoder(format: ImageFormat, bytes: &[u8]) -> std::result::Result<impl ImageDecoder, Reason> {
     let mut limits = Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
     limits.max_alloc = Some(MAX_BYTES);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    let (width, height) = decoder.dimensions();
+    let decoder = reader.into_decoder().map_err(reason)?;
     // The decoder's own limit does not count its output.
-    if decoder.total_bytes().max(3 * u64::from(width) * u64::from(height)) > MAX_BYTES {
-        return Err(format!("its {width} x {height} pixels need too much memory"));
-    }
-    let image = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
-    Ok(image.into_rgb8())
+    let bytes_per_pixel = u64::from(decoder.color_type().bytes_per_pixel()).max(3);
+    check_size(decoder.dimensions(), bytes_per_pixel)?;
+    check_length(decoder.dimensions(), bytes.len())?;
+    Ok(decoder)
 }
 
-/// Whether the compressed data of a JPEG has its end marker; the decoder would fill in missing data.
-fn is_whole_jpeg(bytes: &[u8]) -> bool {
-    // Skips the segments up to the compressed data. A segment is a marker and a length, which counts itself.
-    let mut at = 2;
-    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
-        at += match marker {
-            0xff => 1,
-            0x01 | 0xd0..=0xd8 => 2,
-            0xda => return bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]),
-            _ => 2 + usize::from(u16::from_be_bytes([high, low])),
-        };
+fn rgb(decoder: impl ImageDecoder) -> std::result::Result<RgbImage, Reason> {
+    let image = DynamicImage::from_decoder(decoder).map_err(reason)?;
+    // The crate would round 16-bit values, where Pillow and browsers' decoders keep the upper byte.
+    Ok(match image {
+        DynamicImage::ImageLuma16(image) => upper_bytes(&image, |pixel| [pixel[0]; 3]),
+        DynamicImage::ImageLumaA16(image) => upper_bytes(&image, |pixel| [pixel[0]; 3]),
+        DynamicImage::ImageRgb16(image) => upper_bytes(&image, |pixel| [pixel[0], pixel[1], pixel[2]]),
+        DynamicImage::ImageRgba16(image) => upper_bytes(&image, |pixel| [pixel[0], pixel[1], pixel[2]]),
+        image => image.into_rgb8(),
+    })
+}
+
+fn upper_bytes<P: Pixel<Subpixel = u16>>(
+    image: &ImageBuffer<P, Vec<u16>>,
+    colours: impl Fn(&[u16]) -> [u16; 3],
+) -> RgbImage {
+    let mut upper = RgbImage::new(image.width(), image.height());
+    for (pixel, to) in image.pixels().zip(upper.pixels_mut()) {
+        to.0 = colours(pixel.channels()).map(|value| (value >> 8) as u8);
     }
-    false
+    upper
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_of_a_decoder_is_a_reason() {
+        assert_eq!(
+            unpanicked(|| -> std::result::Result<(), Reason> { panic!("out of bounds") }),
+            Err("its decoder panicked".to_owned())
+        );
+        assert_eq!(unpanicked(|| Ok(1)), Ok(1));
+    }
 
     #[test]
     fn transparency_is_dropped_and_grey_becomes_rgb() {

@@ -2,7 +2,13 @@
 //! share this code.
 
 mod decode;
+mod format;
+mod gif;
+mod jpeg;
+mod orientation;
+mod png;
 mod resize;
+mod tiff;
 
 pub use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -24,9 +30,9 @@ pub struct Input {
     pub height: usize,
     /// Width in pixels.
     pub width: usize,
-    /// The mean of each channel.
+    /// The mean of each channel, 0 to 1.
     pub mean: [f32; 3],
-    /// The standard deviation of each channel.
+    /// The standard deviation of each channel, above 0 and at most 1.
     pub std: [f32; 3],
 }
 
@@ -40,18 +46,21 @@ impl Input {
     /// Checks the size and the normalisation.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the size is out of range, a mean is not finite, or a standard deviation is not
-    /// positive.
+    /// [`Error::Setting`] if the size is out of range, a mean is not in 0..=1, or a standard deviation is not
+    /// above 0 and at most 1: those of bytes are no values of an input.
     pub(crate) fn check(&self, sizes: &RangeInclusive<usize>) -> Result<()> {
         if let Some(size) = [self.height, self.width].into_iter().find(|size| !sizes.contains(size)) {
             let (least, most) = (sizes.start(), sizes.end());
             return Err(Error::setting("size", size, format!("must be {least} to {most} pixels")));
         }
-        if !self.mean.iter().all(|mean| mean.is_finite()) {
-            return Err(Error::setting("mean", format!("{:?}", self.mean), "must be finite"));
+        let refused = |name, values: [f32; 3], bounds| {
+            Err(Error::setting(name, format!("{values:?}"), format!("must be {bounds}: values are in 0..=1")))
+        };
+        if !self.mean.iter().all(|mean| (0.0..=1.0).contains(mean)) {
+            return refused("mean", self.mean, "0 to 1");
         }
-        if !self.std.iter().all(|&std| std.is_finite() && std > 0.0) {
-            return Err(Error::setting("std", format!("{:?}", self.std), "must be positive and finite"));
+        if !self.std.iter().all(|&std| std > 0.0 && std <= 1.0) {
+            return refused("std", self.std, "above 0 and at most 1");
         }
         Ok(())
     }
@@ -85,6 +94,23 @@ pub fn unit(byte: u8) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn means_and_deviations_of_bytes_are_refused() {
+        let check = |mean: [f32; 3], std: [f32; 3]| Input { mean, std, ..Input::default() }.check(&SIZES);
+        assert!(check([0.0, 0.485, 1.0], [1.0, 0.229, 1.0 / 255.0]).is_ok());
+        for (mean, std, at_fault) in [
+            ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], "mean = [123.675, 116.28, 103.53]"),
+            ([0.5, f32::NAN, 0.5], [0.5; 3], "mean"),
+            ([0.5, -0.1, 0.5], [0.5; 3], "mean"),
+            ([0.5; 3], [58.395, 0.5, 0.5], "std"),
+            ([0.5; 3], [0.5, 0.0, 0.5], "std"),
+            ([0.5; 3], [0.5, 0.5, f32::NAN], "std"),
+        ] {
+            let error = check(mean, std).unwrap_err().to_string();
+            assert!(error.starts_with(at_fault) && error.ends_with("values are in 0..=1"), "{error}");
+        }
+    }
 
     #[test]
     fn images_that_are_not_square_keep_their_layout() {

@@ -1,5 +1,5 @@
 //! Antialiased bilinear resizing, byte-identical to Pillow and therefore to torchvision: integer arithmetic,
-//! rounded after each of the two passes. Other rounding changes a model's scores.
+//! rounded after each of the two passes, in Pillow's order. Other rounding changes a model's scores.
 
 use image::RgbImage;
 
@@ -20,35 +20,59 @@ pub(super) fn planes(image: &RgbImage, height: usize, width: usize) -> Vec<u8> {
         return vec![0; 3 * height * width];
     }
     let (old_width, old_height) = (image.width() as usize, image.height() as usize);
-    let across = windows(old_width, width);
-    let mut narrowed = Vec::with_capacity(old_height * width * 3);
-    for row in image.as_raw().chunks_exact(3 * old_width) {
-        for Window { first, weights } in &across {
+    let pixels = if is_vertical_first((old_height, old_width), (height, width)) {
+        across(&down(image.as_raw(), 3 * old_width, old_height, height), old_width, width)
+    } else {
+        down(&across(image.as_raw(), old_width, width), 3 * width, old_height, height)
+    };
+    let mut planes = vec![0; 3 * height * width];
+    for (at, pixel) in pixels.chunks_exact(3).enumerate() {
+        for (channel, &value) in pixel.iter().enumerate() {
+            planes[channel * height * width + at] = value;
+        }
+    }
+    planes
+}
+
+/// Whether Pillow 13 changes the height first: where it shrinks by more than twice as many pixels as the width.
+/// Earlier versions always change the width first.
+fn is_vertical_first((old_height, old_width): (usize, usize), (height, width): (usize, usize)) -> bool {
+    let shrinks = |old: usize, new: usize| old as i64 - new as i64;
+    shrinks(old_height, height) > (2 * shrinks(old_width, width)).max(0)
+}
+
+/// Changes the width of rows of pixels.
+fn across(pixels: &[u8], old_width: usize, width: usize) -> Vec<u8> {
+    let windows = windows(old_width, width);
+    let mut resized = Vec::with_capacity(pixels.len() / old_width * width);
+    for row in pixels.chunks_exact(3 * old_width) {
+        for Window { first, weights } in &windows {
             let mut sums = [HALF; 3];
             for (pixel, weight) in row[3 * first..].chunks_exact(3).zip(weights) {
                 for (sum, &value) in sums.iter_mut().zip(pixel) {
                     *sum += i32::from(value) * weight;
                 }
             }
-            narrowed.extend(sums.map(byte));
+            resized.extend(sums.map(byte));
         }
     }
-    let mut planes = vec![0; 3 * height * width];
-    let mut sums = vec![0; 3 * width];
-    for (y, Window { first, weights }) in windows(old_height, height).iter().enumerate() {
+    resized
+}
+
+/// Changes the number of rows, each of `length` bytes.
+fn down(rows: &[u8], length: usize, old_height: usize, height: usize) -> Vec<u8> {
+    let mut resized = Vec::with_capacity(length * height);
+    let mut sums = vec![0; length];
+    for Window { first, weights } in windows(old_height, height) {
         sums.fill(HALF);
-        for (row, weight) in narrowed[3 * width * first..].chunks_exact(3 * width).zip(weights) {
+        for (row, weight) in rows[length * first..].chunks_exact(length).zip(weights) {
             for (sum, &value) in sums.iter_mut().zip(row) {
                 *sum += i32::from(value) * weight;
             }
         }
-        for (x, pixel) in sums.chunks_exact(3).enumerate() {
-            for (channel, &sum) in pixel.iter().enumerate() {
-                planes[(channel * height + y) * width + x] = byte(sum);
-            }
-        }
+        resized.extend(sums.iter().copied().map(byte));
     }
-    planes
+    resized
 }
 
 const HALF: i32 = 1 << (BITS - 1);

@@ -1,9 +1,6 @@
 //! tract: one image at a time on every thread, which is faster than batches.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use tract_onnx::prelude::*;
@@ -12,6 +9,7 @@ use super::{Images, Outputs};
 use crate::{
     error::{Error, Result},
     model::file::{ModelFile, OUTPUTS},
+    panics::caught,
 };
 
 const NAME: &str = "tract";
@@ -97,8 +95,8 @@ impl Tract {
 
 /// Turns a panic into an error: tract panics on some malformed graphs, which a hostile file may hold.
 fn unpanicked<T>(run: impl FnOnce() -> TractResult<T>) -> std::result::Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(|error| format!("{error:#}")),
-        Err(_) => Err("it panicked on the graph".to_owned()),
+    match caught(run) {
+        Some(result) => result.map_err(|error| format!("{error:#}")),
+        None => Err("it panicked on the graph".to_owned()),
     }
 }

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pyarrow.parquet
-from PIL import Image
+from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -99,7 +99,7 @@ def with_c(model: Path, images: list[Path], folder: Path) -> Verdicts:
     output(os.environ.get("CC", "cc"), *strict, EXAMPLES / "c" / "score.c", "-o", folder / "score", *link)
     converted = [folder / f"{image.stem}.ppm" for image in images]
     for image, path in zip(images, converted, strict=True):
-        Image.open(image).convert("RGB").save(path)
+        ImageOps.exif_transpose(Image.open(image)).convert("RGB").save(path)
     return from_lines(output(folder / "score", model, *converted))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from pytorch_ood.model import WideResNet
 from safetensors.torch import save_file
 
@@ -70,7 +70,8 @@ def main(images: list[Path]) -> None:
         if copy != path.resolve():
             shutil.copyfile(path, copy)
         for height, width in SIZES:
-            image = Image.open(copy).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            image = ImageOps.exif_transpose(Image.open(copy)).convert("RGB")
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
             planes = np.asarray(image).transpose(2, 0, 1).astype(np.float32)
             resized[f"{path.name}.{height}x{width}"] = torch.from_numpy(planes.copy())
     save_file({name: tensor.half() for name, tensor in resized.items()}, HERE / "resize.safetensors")

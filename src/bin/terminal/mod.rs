@@ -36,6 +36,16 @@ impl fmt::Display for Advice {
 
 impl std::error::Error for Advice {}
 
+/// Keeps silent about panics that the library returns as errors; others are reported.
+pub fn hide_caught_panics() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !cac::panic_is_caught() {
+            report(panic);
+        }
+    }));
+}
+
 /// Prints the error of a command, if any, and returns the exit code.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };

@@ -63,6 +63,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    terminal::hide_caught_panics();
     terminal::finish(run())
 }
 

@@ -12,6 +12,7 @@ use clap::Parser;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    terminal::hide_caught_panics();
     terminal::finish(match Cli::parse().command {
         Command::Train(args) => commands::train::run(&args),
         Command::Import(args) => commands::import::run(&args),

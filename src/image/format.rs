@@ -1,0 +1,76 @@
+//! Recognises formats by the first bytes of a file.
+
+use image::ImageFormat;
+
+/// The format of a file.
+///
+/// # Errors
+/// What the file is instead of an image that can be read.
+pub(super) fn of(bytes: &[u8]) -> Result<ImageFormat, String> {
+    let supported = [
+        ImageFormat::Bmp,
+        ImageFormat::Gif,
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::Pnm,
+        ImageFormat::Tiff,
+        ImageFormat::WebP,
+    ];
+    match image::guess_format(bytes) {
+        Ok(format) if supported.contains(&format) => Ok(format),
+        _ if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") => Ok(ImageFormat::Tiff),
+        _ if bytes.is_empty() => Err("it is empty".to_owned()),
+        _ => Err(match other(bytes) {
+            Some(name) => format!("{name} is not supported"),
+            None => "it is not BMP, GIF, JPEG, PNG, PNM, TIFF or WebP".to_owned(),
+        }),
+    }
+}
+
+/// The name of another format that is often met among images.
+fn other(bytes: &[u8]) -> Option<&'static str> {
+    let start = &bytes[..bytes.len().min(1024)];
+    let contains = |text: &[u8]| start.windows(text.len()).any(|part| part.eq_ignore_ascii_case(text));
+    if start.get(4..8) == Some(b"ftyp") {
+        // Major brand, version, compatible brands.
+        let length = start.first_chunk().map_or(0, |&size| u32::from_be_bytes(size) as usize);
+        let brands = &start[8..length.clamp(8, start.len())];
+        let has = |brand: &[u8]| brands.chunks_exact(4).any(|other| other == brand);
+        return Some(match () {
+            () if has(b"avif") || has(b"avis") => "AVIF",
+            () if has(b"mif1") || brands.starts_with(b"hei") || brands.starts_with(b"hev") => "HEIC",
+            () => "MP4",
+        });
+    }
+    let magics: [(&[u8], &str); 19] = [
+        (b"\xff\x0a", "JPEG XL"),
+        (b"\0\0\0\x0cJXL ", "JPEG XL"),
+        (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+        (b"\xff\x4f\xff\x51", "JPEG 2000"),
+        (b"II\xbc", "JPEG XR"),
+        (b"%PDF", "PDF"),
+        (b"%!PS", "PostScript"),
+        (b"8BPS", "Photoshop's PSD"),
+        (b"\0\0\x01\0", "ICO"),
+        (b"DDS ", "DDS"),
+        (b"qoif", "QOI"),
+        (b"\x76\x2f\x31\x01", "OpenEXR"),
+        (b"#?RADIANCE", "Radiance HDR"),
+        (b"Pf", "PFM"),
+        (b"PF", "PFM"),
+        (b"farbfeld", "farbfeld"),
+        (b"\x1f\x8b", "gzip"),
+        (b"PK\x03\x04", "ZIP"),
+        (b"version https://git-lfs", "a Git LFS pointer"),
+    ];
+    let magic = magics.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name);
+    magic.or_else(|| {
+        let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+        let is_text = text.trim_ascii_start().starts_with(b"<");
+        match () {
+            () if is_text && contains(b"<svg") => Some("SVG"),
+            () if is_text && (contains(b"<html") || contains(b"<!doctype html")) => Some("HTML"),
+            () => None,
+        }
+    })
+}
