@@ -441,6 +441,10 @@ mod tests {
         ] {
             assert!(message(bytes).contains(reason), "{} {reason}", message(bytes));
         }
+        // What a build without the feature says.
+        for bytes in [&b"PK\x03\x04"[..], b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."] {
+            assert_eq!(what(bytes).unwrap(), "it is a PyTorch file, which needs the feature `files`");
+        }
         let error = Weights::read(folder.path()).unwrap_err().to_string();
         assert!(error.contains("it is a folder"), "{error}");
     }

@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn error(bytes: &[u8]) -> String {
-        read(bytes).err().expect("refused")
+        read(bytes).expect_err("refused")
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Unsupported { runtime: "tract", .. } => "try another runtime: `--provider onnxruntime`",
         Error::Unsupported { .. } => "try a newer ONNX Runtime, or `--provider cpu`",
         Error::Checkpoint { .. } => "use a checkpoint that `toolkit train` of the same version wrote",
-        Error::ScoreFile { .. } | Error::Scores(_) => {
+        Error::ScoreFile { .. } => {
             "provide `score` (larger = more likely unknown) and `label` (negative = unknown) as columns of a CSV file \
              or arrays of an NPZ file, and `prediction` for accuracy and OSCR"
         }
