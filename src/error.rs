@@ -235,6 +235,18 @@ fn list(errors: &[Error]) -> String {
     format!("{} {images} cannot be read:{}", errors.len(), lines.collect::<String>())
 }
 
+/// The first few names, and how many more there are.
+pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const FEW: usize = 8;
+    let mut names = names.map(|name| format!("`{}`", name.escape_debug()));
+    let first: Vec<String> = names.by_ref().take(FEW).collect();
+    match (first.len(), names.count()) {
+        (0, _) => "nothing".to_owned(),
+        (_, 0) => first.join(", "),
+        (_, more) => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
 impl Error {
     /// An invalid setting: its name, its value as the user wrote it, and the accepted values.
     pub(crate) fn setting(name: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {

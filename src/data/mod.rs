@@ -18,7 +18,7 @@ use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 use rayon::prelude::*;
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, few},
     image, report,
 };
 use cifar::Cifar;
@@ -333,7 +333,10 @@ impl Dataset {
         let place = |class| {
             places.get(class).copied().ok_or_else(|| Error::Classes {
                 path: self.origin.clone(),
-                reason: format!("`{class}` is not one of the known classes: {}", abridged(classes)),
+                reason: format!(
+                    "`{class}` is not one of the known classes: {}",
+                    few(classes.iter().map(String::as_str))
+                ),
             })
         };
         let places = self.classes.iter().map(place).collect::<Result<Vec<i64>>>()?;
@@ -524,16 +527,6 @@ pub fn open_test(
     Ok((known, sets))
 }
 
-/// The first of many names.
-fn abridged(names: &[String]) -> String {
-    const SHOWN: usize = 20;
-    let shown = names[..names.len().min(SHOWN)].join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
 /// A path as text. Bytes that are not UTF-8 become `\xNN`, so that different paths stay different.
 #[must_use]
 pub fn path_text(path: &Path) -> String {
@@ -577,7 +570,7 @@ mod tests {
         assert_eq!(aligned.labels(), [2, 0, 0, UNKNOWN]);
         let error = dataset.align(&names(&["b", "c"])).unwrap_err();
         assert!(matches!(error, Error::Classes { .. }), "{error}");
-        assert!(error.to_string().contains("`a` is not one of the known classes: b, c"), "{error}");
+        assert!(error.to_string().contains("`a` is not one of the known classes: `b`, `c`"), "{error}");
     }
 
     #[test]

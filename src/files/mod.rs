@@ -3,6 +3,7 @@
 pub(crate) mod atomic;
 #[cfg(feature = "files")]
 pub(crate) mod download;
+pub(crate) mod kind;
 #[cfg(feature = "files")]
 pub mod scores;
 #[cfg(feature = "files")]

@@ -1,22 +1,24 @@
 //! Score files in CSV and NPZ, to exchange with other programs.
 //!
 //! One entry per image: `score` (larger = more likely unknown), `label` (the true class, negative for unknown
-//! images) and, optionally, `prediction` (the predicted class). CSV has these as columns with a header, and
-//! may name the unknown set of an image in a column `set`. NPZ (`numpy.savez`) has them as arrays of any
-//! numeric type. Files written here also have the name of each image as `image`, in NPZ as UTF-8 bytes.
+//! images) and, optionally, `prediction` (the predicted class). CSV has these as columns with a header,
+//! separated by commas, semicolons or tabs, and may name the unknown set of an image in a column `set`. NPZ
+//! (`numpy.savez`) has them as arrays of one shape and any numeric type. Files written here also have the name
+//! of each image as `image`, in NPZ as UTF-8 bytes.
 
 use std::{
     fs::File,
-    io::{BufReader, Cursor, Read, Write},
+    io::{BufRead, BufReader, Cursor, Read, Write},
     path::Path,
 };
 
-use npyz::{NpyFile, WriterBuilder};
+use ndarray::{ArrayD, IxDyn, ShapeBuilder};
+use npyz::{NpyFile, Order, WriterBuilder};
 use zip::{ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
-use super::atomic;
+use super::{atomic, kind};
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, few},
     eval::{Evaluation, ScoredSet},
 };
 
@@ -29,18 +31,45 @@ pub struct Entry<'a> {
     pub label: i64,
     /// The predicted class, if the file has it.
     pub prediction: Option<i64>,
-    /// The rejection score; larger = more likely unknown. May be infinite or NaN.
+    /// The rejection score; larger = more likely unknown. May be infinite.
     pub score: f64,
 }
 
-/// Reads a file entry by entry, in constant memory. A name ending in `.npz` means NPZ, any other CSV.
-/// `column` names the column or array of scores.
+/// The longest header of CSV, in bytes.
+const LONGEST_HEADER: u64 = 1 << 16;
+/// The maximum number of values of an array that is read into memory, 1 GiB.
+const MOST_IN_MEMORY: u64 = 1 << 27;
+
+/// Reads a file entry by entry, in constant memory unless arrays of several axes differ in their order in
+/// memory. The content tells NPZ from CSV. `column` names the column or array of scores.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::ScoreFile`] if the file is malformed or lacks a column, and those of `take`.
-pub fn read(path: &Path, column: &str, take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+/// [`Error::Io`], those of `take`, and [`Error::ScoreFile`] if the file is malformed or something else, lacks a
+/// column or has it twice, or if a score is NaN or a class not an integer. [`Error::Scores`] after the last
+/// entry if no label is negative or every label is.
+pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
     let file = File::open(path).map_err(Error::io("read", path))?;
-    if is_npz(path) { read_npz(path, column, take) } else { read_csv(path, file, column, take) }
+    let mut file = BufReader::with_capacity(LONGEST_HEADER as usize, file);
+    let start = file.fill_buf().map_err(Error::io("read", path))?;
+    let (mut known, mut unknown) = (false, false);
+    let count = |entry: Entry| {
+        *if entry.label < 0 { &mut unknown } else { &mut known } = true;
+        take(entry)
+    };
+    if kind::is_zip(start) {
+        read_npz(path, column, count)?;
+    } else if let Some(what) = kind::of(start) {
+        return Err(broken(path, format!("it is {what}, expected CSV or NPZ")));
+    } else {
+        read_csv(path, file, column, count)?;
+    }
+    let missing = match (known, unknown) {
+        (true, true) => return Ok(()),
+        (true, false) => "no label is negative: no unknown images",
+        (false, true) => "every label is negative: no known images",
+        (false, false) => "the file has no entries",
+    };
+    Err(Error::Scores(missing.to_owned()))
 }
 
 fn is_npz(path: &Path) -> bool {
@@ -51,33 +80,64 @@ fn broken(path: &Path, reason: impl ToString) -> Error {
     Error::ScoreFile { path: path.to_owned(), reason: reason.to_string() }
 }
 
-fn read_csv(path: &Path, file: File, column: &str, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(BufReader::new(file));
-    let heads = reader.headers().map_err(|error| broken(path, error))?.clone();
-    let place = |name: &str| heads.iter().position(|head| head == name);
+fn read_csv(
+    path: &Path,
+    mut file: impl BufRead,
+    column: &str,
+    mut take: impl FnMut(Entry) -> Result<()>,
+) -> Result<()> {
+    let mut header = Vec::new();
+    file.by_ref().take(LONGEST_HEADER).read_until(b'\n', &mut header).map_err(Error::io("read", path))?;
+    let delimiter = [b',', b';', b'\t'].into_iter().find(|delimiter| header.contains(delimiter));
+    let mut reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter.unwrap_or(b','))
+        .trim(csv::Trim::All)
+        .from_reader(Cursor::new(header).chain(file));
+    let heads = reader.byte_headers().map_err(|error| broken(path, error))?;
+    let heads: Vec<String> = heads.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect();
+    let place = |name: &str| {
+        let mut places = (0..heads.len()).filter(|&place| heads[place] == name);
+        match (places.next(), places.next()) {
+            (_, Some(_)) => Err(broken(path, format!("it has several columns `{name}`"))),
+            (place, None) => Ok(place),
+        }
+    };
     let needed = |name: &str| {
-        let heads = || heads.iter().collect::<Vec<_>>().join(", ");
-        place(name).ok_or_else(|| broken(path, format!("it has no column `{name}`, only {}", heads())))
+        place(name)?.ok_or_else(|| {
+            let found = if heads.iter().all(|head| head.parse::<f64>().is_ok()) {
+                "numbers: the line of names is missing".to_owned()
+            } else {
+                few(heads.iter().map(String::as_str))
+            };
+            broken(path, format!("it has no column `{name}`, only {found}"))
+        })
     };
     let (score, label) = (needed(column)?, needed("label")?);
-    let (prediction, set) = (place("prediction"), place("set"));
-    let mut record = csv::StringRecord::new();
-    while reader.read_record(&mut record).map_err(|error| broken(path, error))? {
-        let wrong = |what: &str, text: &str| {
+    let (prediction, set) = (place("prediction")?, place("set")?);
+    let mut record = csv::ByteRecord::new();
+    while reader.read_byte_record(&mut record).map_err(|error| broken(path, error))? {
+        let at = |reason: &str| {
             let line = record.position().map_or(0, csv::Position::line);
-            broken(path, format!("line {line}: `{text}` is not {what}"))
+            broken(path, format!("line {line}: {reason}"))
         };
-        let class = |column: usize| {
-            let number = record[column].parse().ok().and_then(whole);
-            number.ok_or_else(|| wrong("an integer", &record[column]))
+        let wrong = |column: usize, what: &str| {
+            let text = String::from_utf8_lossy(&record[column]);
+            at(&format!("`{}` is not {what}", text.escape_debug()))
         };
+        let text = |column: usize| str::from_utf8(&record[column]).map_err(|_| wrong(column, "UTF-8"));
+        let number = |column: usize| text(column).ok()?.parse::<f64>().ok();
+        let class = |column: usize| number(column).and_then(whole).ok_or_else(|| wrong(column, "an integer"));
+        let value = number(score).ok_or_else(|| wrong(score, "a number"))?;
+        if value.is_nan() {
+            return Err(at("a score is NaN"));
+        }
         // Unknown images may have no prediction.
         let prediction = prediction.filter(|&prediction| !record[prediction].is_empty());
         take(Entry {
-            set: set.map_or("", |set| &record[set]),
+            set: set.map(text).transpose()?.unwrap_or_default(),
             label: class(label)?,
             prediction: prediction.map(class).transpose()?,
-            score: record[score].parse().map_err(|_| wrong("a number", &record[score]))?,
+            score: value,
         })?;
     }
     Ok(())
@@ -90,22 +150,41 @@ fn read_npz(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
         ZipArchive::new(BufReader::new(file)).map_err(|error| broken(path, error))
     };
     let mut archives = [open()?, open()?, open()?];
-    let [scores, labels, predictions] = &mut archives;
-    let missing = |name: &str| broken(path, format!("it has no array `{name}`"));
-    let mut scores = array(path, scores, column)?.ok_or_else(|| missing(column))?;
-    let mut labels = array(path, labels, "label")?.ok_or_else(|| missing("label"))?;
-    let mut predictions = array(path, predictions, "prediction")?;
-    let class = |value: f64| whole(value).ok_or_else(|| broken(path, format!("`{value}` is not an integer")));
-    loop {
-        let prediction = predictions.as_mut().map(Iterator::next);
-        let (score, label, prediction) = match (scores.next(), labels.next(), prediction) {
-            (None, None, None | Some(None)) => return Ok(()),
-            (Some(score), Some(label), None) => (score?, label?, None),
-            (Some(score), Some(label), Some(Some(prediction))) => (score?, label?, Some(prediction?)),
-            _ => return Err(broken(path, "its arrays differ in length")),
-        };
-        take(Entry { set: "", label: class(label)?, prediction: prediction.map(class).transpose()?, score })?;
+    let names: Vec<&str> = archives[0].file_names().collect();
+    let mut arrays: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".npy")).collect();
+    if arrays.is_empty() {
+        return Err(broken(path, format!("it is {}, expected CSV or NPZ", kind::of_archive(&names))));
     }
+    arrays.sort_unstable();
+    let missing = |name: &str, found: &str| broken(path, format!("it has no array `{name}`, only {found}"));
+    let found = few(arrays.into_iter());
+    let [scores, labels, predictions] = &mut archives;
+    let scores = array(path, scores, column)?.ok_or_else(|| missing(column, &found))?;
+    let labels = array(path, labels, "label")?.ok_or_else(|| missing("label", &found))?;
+    let predictions = array(path, predictions, "prediction")?;
+    let others = || [&labels].into_iter().chain(&predictions);
+    if let Some(other) = others().find(|other| other.shape != scores.shape) {
+        let shapes = format!("`{column}` {:?}, `{}` {:?}", scores.shape, other.name, other.shape);
+        return Err(broken(path, format!("its arrays differ in shape: {shapes}")));
+    }
+    // In one order all arrays have the values of an image at the same place.
+    let is_mixed = others().any(|other| other.order != scores.order);
+    let (scores, labels) = (scores.in_order(is_mixed, path)?, labels.in_order(is_mixed, path)?);
+    let mut predictions = predictions.map(|array| array.in_order(is_mixed, path)).transpose()?;
+    for (index, (score, label)) in scores.zip(labels).enumerate() {
+        let class = |name: &str, value: f64| {
+            let wrong = || broken(path, format!("value {index} of `{name}`: `{value}` is not an integer"));
+            whole(value).ok_or_else(wrong)
+        };
+        let (score, label) = (score?, label?);
+        if score.is_nan() {
+            return Err(broken(path, format!("value {index} of `{column}`: a score is NaN")));
+        }
+        let prediction = predictions.as_mut().and_then(Iterator::next).transpose()?;
+        let prediction = prediction.map(|prediction| class("prediction", prediction)).transpose()?;
+        take(Entry { set: "", label: class("label", label)?, prediction, score })?;
+    }
+    Ok(())
 }
 
 /// The number as an integer, if it is one.
@@ -115,30 +194,64 @@ fn whole(number: f64) -> Option<i64> {
 
 type Numbers<'a> = Box<dyn Iterator<Item = Result<f64>> + 'a>;
 
-/// The numbers of the array with this name, if there is one.
+/// An array, whose values are read one by one in the order in memory.
+struct Array<'a> {
+    name: &'a str,
+    shape: Vec<u64>,
+    order: Order,
+    values: Numbers<'a>,
+}
+
+impl<'a> Array<'a> {
+    /// The values, in C order if it is asked for: the last axis is fastest. Then an array in Fortran order is
+    /// read into memory.
+    fn in_order(self, is_c: bool, path: &Path) -> Result<Numbers<'a>> {
+        if !is_c || self.order == Order::C {
+            return Ok(self.values);
+        }
+        if self.shape.iter().product::<u64>() > MOST_IN_MEMORY {
+            let reason = "is in Fortran order, unlike others, and too large to be read into memory";
+            return Err(broken(path, format!("array `{}` {reason}", self.name)));
+        }
+        let values = self.values.collect::<Result<Vec<f64>>>()?;
+        let shape: Vec<usize> = self.shape.iter().map(|&length| length as usize).collect();
+        let array = ArrayD::from_shape_vec(IxDyn(&shape).f(), values).map_err(|error| broken(path, error))?;
+        Ok(Box::new(array.into_iter().map(Ok)))
+    }
+}
+
+/// The array with this name, if there is one.
 fn array<'a>(
     path: &'a Path,
     archive: &'a mut ZipArchive<BufReader<File>>,
-    name: &str,
-) -> Result<Option<Numbers<'a>>> {
+    name: &'a str,
+) -> Result<Option<Array<'a>>> {
     let mut entry = match archive.by_name(&format!("{name}.npy")) {
         Err(ZipError::FileNotFound) => return Ok(None),
         entry => entry.map_err(|error| broken(path, error))?,
     };
+    let wrong = |reason: &str| broken(path, format!("array `{name}` {reason}"));
     let head = npy_head(&mut entry).map_err(|error| broken(path, error))?;
-    // npyz's parser of Python literals hangs on nested ones. The header of a numeric array is one dictionary
-    // with one tuple.
-    let text = &head[if head[6] > 1 { 12 } else { 10 }..];
-    let count = |byte: u8| text.iter().filter(|&&other| other == byte).count();
-    if count(b'[') > 0 || count(b'{') > 1 || count(b'(') > 1 {
-        return Err(broken(path, format!("array `{name}` is not numeric")));
+    // npyz's parser of Python literals hangs on nested ones, and it multiplies the lengths without a check. The
+    // header of a numeric array is one dictionary with one tuple.
+    let text = String::from_utf8_lossy(&head[if head[6] > 1 { 12 } else { 10 }..]);
+    let count = |bracket: char| text.matches(bracket).count();
+    if count('[') > 0 || count('{') > 1 || count('(') > 1 {
+        return Err(wrong("is not numeric"));
+    }
+    let lengths =
+        text.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map_or("", |(shape, _)| shape);
+    let lengths = lengths.split(',').filter_map(|length| length.trim().parse::<u64>().ok());
+    if lengths.fold(1, |count: u64, length| count.saturating_mul(length.max(1))) > 1 << 48 {
+        return Err(wrong("is larger than any file"));
     }
     let file = NpyFile::new(Cursor::new(head).chain(entry)).map_err(|error| broken(path, error))?;
     let kind = match file.dtype() {
         npyz::DType::Plain(kind) => (kind.type_char().to_str(), kind.size_field()),
         _ => ("", 0),
     };
-    match kind {
+    let (shape, order) = (file.shape().to_vec(), file.order());
+    let values = match kind {
         ("f", 8) => numbers(path, file, |value: f64| value),
         ("f", 4) => numbers(path, file, |value: f32| value.into()),
         ("f", 2) => numbers(path, file, |value: npyz::half::f16| value.into()),
@@ -150,12 +263,15 @@ fn array<'a>(
         ("u", 4) => numbers(path, file, |value: u32| value.into()),
         ("u", 2) => numbers(path, file, |value: u16| value.into()),
         ("u", 1) => numbers(path, file, |value: u8| value.into()),
+        ("b", 1) => numbers(path, file, |value: bool| u8::from(value).into()),
         _ => {
             let kind = file.dtype().descr();
-            Err(broken(path, format!("array `{name}` has type {kind}, which is not numeric")))
+            Err(wrong(&format!(
+                "has type {kind}, expected integers, booleans, or numbers of 2, 4 or 8 bytes"
+            )))
         }
-    }
-    .map(Some)
+    };
+    Ok(Some(Array { name, shape, order, values: values? }))
 }
 
 /// The header of an NPY file: a magic string, the version, the length of the text, and the text.
@@ -336,24 +452,73 @@ mod tests {
     fn foreign_csv_files_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.txt");
-        std::fs::write(&path, "label, score, note\n-1, 1e3, x\n 4, inf,\"y, z\"\n").unwrap();
-        let entries = all(&path, "score").unwrap();
-        assert_eq!(entries, [(String::new(), -1, None, 1000.0), (String::new(), 4, None, f64::INFINITY)]);
+        let entries = [(String::new(), -1, None, 1000.0), (String::new(), 4, None, f64::INFINITY)];
+        for text in [
+            &b"label, score, note\n-1, 1e3, x\n 4, inf,\"y, z\"\n"[..],
+            b"\xef\xbb\xbflabel,score\r\n-1,1e3\r\n4,inf\r\n",
+            b"\xef\xbb\xbf\"label\";\"score\"\n\"-1\";\"1e3\"\n4;inf",
+            b"score\tlabel\n1e3\t-1.0\ninf\t4.0\n",
+            b"label,score\r-1,1e3\r4,inf\r",
+            // Other columns may be anything, in any encoding.
+            b"note,label,score,note\nK\xf6ln,-1,1e3,\n,4,inf,\n\n",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(all(&path, "score").unwrap(), entries, "{}", String::from_utf8_lossy(text));
+        }
+    }
+
+    #[test]
+    fn labels_that_allow_no_metrics_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        for (text, reason) in [
+            ("label,score\n0,1\n1,2\n", "no label is negative: no unknown images"),
+            ("label,score\n-1,1\n-2,2\n", "every label is negative: no known images"),
+            ("label,score\n", "the file has no entries"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert!(all(&path, "score").unwrap_err().to_string().ends_with(reason), "{reason}");
+        }
     }
 
     #[test]
     fn errors_name_the_fault() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.csv");
-        let message = |text: &str| {
+        let message = |text: &[u8]| {
             std::fs::write(&path, text).unwrap();
             all(&path, "score").unwrap_err().to_string()
         };
-        assert!(message("").contains("no column `score`"));
-        assert!(message("label,msp\n1,2\n").contains("no column `score`, only label, msp"));
-        assert!(message("label,score\n1,2\n1,high\n").contains("line 3: `high` is not a number"));
-        assert!(message("label,score\n1.5,2\n").contains("line 2: `1.5` is not an integer"));
-        assert!(message("label,score\n1\n").contains("line: 2"));
+        for (text, reason) in [
+            (&b""[..], "it is empty"),
+            (b"label,msp\n1,2\n", "it has no column `score`, only `label`, `msp`"),
+            (b"score label\n1 2\n", "it has no column `score`, only `score label`"),
+            (b"0.5,1\n0.7,-1\n", "it has no column `score`, only numbers: the line of names is missing"),
+            (b"label,score,score\n1,2,3\n", "it has several columns `score`"),
+            (b"label,score,set,set\n1,2,a,b\n", "it has several columns `set`"),
+            (b"label,score\n1,2\n1,high\n", "line 3: `high` is not a number"),
+            (b"label;score\n1;0,5\n", "line 2: `0,5` is not a number"),
+            (b"label,score\n1,nan\n", "line 2: a score is NaN"),
+            (b"label,score\n1.5,2\n", "line 2: `1.5` is not an integer"),
+            (b"label,score\nnan,2\n", "line 2: `nan` is not an integer"),
+            (b"label,score,prediction\n1,2,0.5\n", "line 2: `0.5` is not an integer"),
+            (b"label,score,set\n1,2,K\xf6ln\n", "line 2: `K\u{fffd}ln` is not UTF-8"),
+            (b"label,score\n1\n", "line: 2"),
+            (b"\x1f\x8b\x08\0\0", "it is compressed with gzip"),
+            (b"\x93NUMPY\x01\0", "it is a NumPy array (.npy), expected CSV or NPZ"),
+            (b"\xff\xfel\0a\0b\0e\0l\0", "it is text in UTF-16, not UTF-8"),
+            (b"l\0a\0b\0e\0l\0", "it is text in UTF-16, not UTF-8"),
+            (b"<!DOCTYPE html>", "it is an HTML page"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "it is a Git LFS pointer"),
+            (b"PAR1\0\0", "it is a Parquet file"),
+            (b"{\"score\": [1]}", "it is a JSON document"),
+        ] {
+            assert!(message(text).contains(reason), "{}, {reason}", message(text));
+        }
+        let mut workbook = ZipWriter::new(File::create(&path).unwrap());
+        workbook.start_file("xl/workbook.xml", SimpleFileOptions::default()).unwrap();
+        workbook.finish().unwrap();
+        assert!(all(&path, "score").unwrap_err().to_string().contains("it is an Excel workbook (.xlsx)"));
         assert!(matches!(all(&folder.path().join("none.csv"), "score"), Err(Error::Io { .. })));
 
         let path = folder.path().join("a.npz");
@@ -370,7 +535,8 @@ mod tests {
         }
         let mut known = set("known", &[0; 50], &[&[1.0; 50]]);
         write(&path, &evaluation(&[RejectionScore::Cac], vec![known.clone()])).unwrap();
-        assert!(all(&path, "msp").unwrap_err().to_string().contains("no array `msp`"));
+        let error = all(&path, "msp").unwrap_err().to_string();
+        assert!(error.contains("no array `msp`, only `image`, `label`, `prediction`, `score`"), "{error}");
         let bytes = std::fs::read(&path).unwrap();
         for length in [0, 10, bytes.len() / 2, bytes.len() - 1] {
             std::fs::write(&path, &bytes[..length]).unwrap();
@@ -378,6 +544,100 @@ mod tests {
         }
         known.truth.pop();
         write(&path, &evaluation(&[RejectionScore::Cac], vec![known])).unwrap();
-        assert!(all(&path, "score").unwrap_err().to_string().contains("differ in length"));
+        let error = all(&path, "score").unwrap_err().to_string();
+        assert!(error.contains("its arrays differ in shape: `score` [50], `label` [49]"), "{error}");
+    }
+
+    /// An NPZ file with these arrays: name, type, order, shape and bytes.
+    fn save(path: &Path, arrays: &[(&str, &str, bool, &str, &[u8])]) {
+        let mut archive = ZipWriter::new(File::create(path).unwrap());
+        for (name, kind, is_fortran, shape, bytes) in arrays {
+            archive.start_file(format!("{name}.npy"), SimpleFileOptions::default()).unwrap();
+            let order = if *is_fortran { "True" } else { "False" };
+            let head = format!("{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}\n");
+            let length = u16::try_from(head.len()).unwrap().to_le_bytes();
+            archive.write_all(&[b"\x93NUMPY\x01\x00", &length[..], head.as_bytes(), bytes].concat()).unwrap();
+        }
+        archive.finish().unwrap();
+    }
+
+    #[test]
+    fn arrays_of_every_order_and_type_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.npz");
+        let pairs = |label: (&str, bool, &[u8]), score: (&str, bool, &[u8]), shape: &str| {
+            let arrays = [("label", label), ("score", score)];
+            save(&path, &arrays.map(|(name, (kind, order, bytes))| (name, kind, order, shape, bytes)));
+            let entries = all(&path, "score").unwrap();
+            entries.iter().map(|&(_, label, _, score)| (label, score)).collect::<Vec<_>>()
+        };
+        // [[0, 1, -1], [-2, 3, 4]] in both orders, in row and column, and the scores 0 to 5.
+        let (c, fortran): (&[u8], &[u8]) = (&[0, 1, 255, 254, 3, 4], &[0, 254, 1, 3, 255, 4]);
+        let (rising, columns): (&[u8], &[u8]) = (&[0, 1, 2, 3, 4, 5], &[0, 3, 1, 4, 2, 5]);
+        let right = [(0, 0.0), (1, 1.0), (-1, 2.0), (-2, 3.0), (3, 4.0), (4, 5.0)];
+        assert_eq!(pairs(("|i1", false, c), ("|u1", false, rising), "(2, 3)"), right);
+        assert_eq!(pairs(("|i1", false, c), ("|u1", true, columns), "(2, 3)"), right);
+        assert_eq!(pairs(("|i1", true, fortran), ("|u1", false, rising), "(2, 3)"), right);
+        let mut same = pairs(("|i1", true, fortran), ("|u1", true, columns), "(2, 3)");
+        same.sort_by(|a, b| a.1.total_cmp(&b.1));
+        assert_eq!(same, right);
+        for shape in ["(6,)", "(6, 1)", "(1, 6)", "(1, 6, 1)"] {
+            for (one, other) in [(false, false), (false, true), (true, false), (true, true)] {
+                assert_eq!(pairs(("|i1", one, c), ("|u1", other, rising), shape), right, "{shape}");
+            }
+        }
+        let labels: (&str, bool, &[u8]) = (">i2", false, &[0, 5, 255, 255]);
+        for (kind, bytes) in [
+            (">f8", [1.5_f64, -2.0].map(f64::to_be_bytes).concat()),
+            ("<f8", [1.5_f64, -2.0].map(f64::to_le_bytes).concat()),
+            (">f4", [1.5_f32, -2.0].map(f32::to_be_bytes).concat()),
+            ("<f2", vec![0x00, 0x3e, 0x00, 0xc0]),
+            (">f2", vec![0x3e, 0x00, 0xc0, 0x00]),
+        ] {
+            assert_eq!(pairs(labels, (kind, false, &bytes), "(2,)"), [(5, 1.5), (-1, -2.0)], "{kind}");
+        }
+        assert_eq!(pairs(labels, ("|b1", false, &[1, 0]), "(2,)"), [(5, 1.0), (-1, 0.0)]);
+    }
+
+    #[test]
+    fn arrays_that_do_not_fit_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.npz");
+        let message = |label: (&str, &str, &[u8]), score: (&str, bool, &str, &[u8])| {
+            let label = ("label", label.0, false, label.1, label.2);
+            save(&path, &[label, ("score", score.0, score.1, score.2, score.3)]);
+            all(&path, "score").unwrap_err().to_string()
+        };
+        let one = ("|i1", "(1,)", &[1][..]);
+        for (label, score, reason) in [
+            (one, ("|u1", false, "(1, 1)", &[1][..]), "differ in shape: `score` [1, 1], `label` [1]"),
+            (one, ("|u1", false, "()", &[1]), "differ in shape: `score` [], `label` [1]"),
+            (("|i1", "()", &[1]), ("|u1", false, "()", &[1]), "no label is negative: no unknown images"),
+            (("|i1", "(0,)", &[]), ("|u1", false, "(0,)", &[]), "the file has no entries"),
+            (("|b1", "(1,)", &[1]), ("|u1", false, "(1,)", &[1]), "no label is negative: no unknown images"),
+            (one, ("<f2", false, "(1,)", &[0, 0x7e]), "value 0 of `score`: a score is NaN"),
+            (
+                ("<f2", "(1,)", &[0, 0x3e]),
+                ("|u1", false, "(1,)", &[1]),
+                "value 0 of `label`: `1.5` is not an integer",
+            ),
+            (one, ("<U1", false, "(1,)", &[65, 0, 0, 0]), "array `score` has type '<U1', expected integers"),
+            (one, ("|O", false, "(1,)", &[]), "array `score` has type '|O', expected integers"),
+            (one, ("<c8", false, "(1,)", &[0; 8]), "array `score` has type '<c8', expected integers"),
+            (
+                ("|i1", "(4294967296, 4294967296)", &[1]),
+                ("|u1", false, "(4294967296, 4294967296)", &[1]),
+                "is larger than any file",
+            ),
+            (
+                ("|i1", "(1048576, 1048576)", &[1]),
+                ("|u1", true, "(1048576, 1048576)", &[1]),
+                "array `score` is in Fortran order, unlike others, and too large",
+            ),
+            (("|i1", "(2, 4096)", &[1]), ("|u1", true, "(2, 4096)", &[1]), "failed to fill whole buffer"),
+        ] {
+            let message = message(label, score);
+            assert!(message.contains(reason), "{message}, {reason}");
+        }
     }
 }

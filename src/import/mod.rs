@@ -42,13 +42,14 @@ pub struct Calibration<'a> {
     pub provider: Provider,
 }
 
-/// Builds a checkpoint from weights. Its anchors are those of the file (`anchors`, or `means` in files of the
-/// paper's code), or fixed ones if the file has none or only zeros.
+/// Builds a checkpoint from the [network](Weights::network) of weights. Its anchors are those of the file
+/// (`anchors`, or `means` in files of the paper's code), or fixed ones if the file has none or only zeros.
 ///
 /// # Errors
 /// [`Error::Weights`] if a tensor is missing, misshaped or not finite, [`Error::Setting`] if the classes or
 /// the input do not match the weights.
 pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoint> {
+    let weights = weights.network()?;
     let found = weights.recognize()?;
     let count = found.classes.ok_or_else(|| weights.error("the last layer is missing".to_owned()))?;
     let mut input = options.input;

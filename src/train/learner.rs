@@ -68,7 +68,7 @@ impl<'a> Learner<'a> {
     /// Loads the backbone, if there is one.
     pub fn begin(&mut self) -> Result<()> {
         if let Some(backbone) = &self.settings.backbone {
-            self.network.load(&Weights::read(&backbone.file)?, "", true)?;
+            self.network.load(&Weights::read(&backbone.file)?.network()?, "", true)?;
         }
         match &mut self.ema {
             Some((_, ema)) => ema.approach(&self.network, 1.0).map_err(torch),

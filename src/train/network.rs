@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn the_official_network_matches_pytorch() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints");
-        let weights = Weights::read(&folder.join("cac-legacy.pth")).unwrap();
+        let weights = Weights::read(&folder.join("cac-legacy.pth")).unwrap().network().unwrap();
         let found = weights.recognize().unwrap();
         let store = nn::VarStore::new(Device::Cpu);
         let layers = found.architecture.layers(found.classes.unwrap(), 32, 32).unwrap();

@@ -1,6 +1,9 @@
 //! Named tensors in a file: trained networks, backbones and checkpoints. They are written as safetensors, and
 //! read as safetensors or, with the feature `files`, as PyTorch's `.pt` and `.pth`.
 
+mod find;
+#[cfg(feature = "files")]
+mod pickle;
 #[cfg(feature = "files")]
 mod published;
 #[cfg(feature = "files")]
@@ -16,9 +19,9 @@ use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
-    arch::{Architecture, FAMILIES, Layer, Recognized},
+    arch::{Layer, Recognized},
     error::{Error, Result},
-    files::atomic,
+    files::{atomic, kind},
     image::Input,
 };
 
@@ -39,6 +42,8 @@ pub struct Tensor {
 pub struct Weights {
     path: PathBuf,
     tensors: BTreeMap<String, Tensor>,
+    /// Dropped before their names.
+    prefix: String,
     /// Text stored with the tensors.
     pub note: Option<String>,
 }
@@ -50,39 +55,53 @@ impl Weights {
     /// An empty set; `path` names it in errors.
     #[must_use]
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), tensors: BTreeMap::new(), note: None }
+        Self { path: path.to_owned(), tensors: BTreeMap::new(), prefix: String::new(), note: None }
     }
 
-    /// Reads a safetensors file or a PyTorch file, recognised by its content. A PyTorch file of either format
-    /// holds a state dict, or a dictionary with one under `state_dict`, `net` or `model`. No code in it is
-    /// executed.
+    /// Reads all tensors of a safetensors file or a PyTorch file, recognised by its content. No code in a
+    /// PyTorch file is executed. [`network`](Self::network) finds the network among the tensors.
     ///
     /// Floating-point tensors of any width become `f32`; tensors of other types, such as PyTorch's batch
-    /// counters, are skipped. Names become those of pytorch-ood: a prefix `module.` is dropped, and
-    /// `conv_shortcut` becomes `convShortcut`.
+    /// counters, are skipped, and so is everything that is not a tensor. The name of a tensor in nested
+    /// dictionaries, or in a module that was saved whole, has the keys of all of them, joined by dots. Parts
+    /// of a name that a wrapper of PyTorch puts in, such as `module` and `_orig_mod`, are dropped, and
+    /// `conv_shortcut` becomes `convShortcut`, as in pytorch-ood.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or asks to run code.
+    /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or something else, which is named.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let mut weights = Self::new(path);
+        if path.is_dir() {
+            return Err(weights.error("it is a folder, not a file".to_owned()));
+        }
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         #[cfg(feature = "files")]
         if pytorch::is_pytorch(&bytes) {
-            for tensor in pytorch::read(&bytes).map_err(|reason| weights.error(reason))? {
-                weights.insert(&usual(&tensor.name), &tensor.shape, tensor.values);
-            }
+            let tensors = pytorch::read(&bytes).map_err(|reason| weights.error(reason))?;
+            weights.insert_all(tensors);
             return Ok(weights);
         }
-        let broken = |error| weights.error(format!("not a safetensors file: {error}"));
+        let broken =
+            |error| weights.error(what(&bytes).unwrap_or(format!("not a safetensors file: {error}")));
         let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
         let (_, head) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
         weights.note = head.metadata().as_ref().and_then(|metadata| metadata.get(NOTE).cloned());
-        for (name, view) in file.tensors() {
-            if let Some(values) = floats(&view) {
-                weights.insert(&usual(&name), view.shape(), values);
-            }
-        }
+        let tensor = |view: &TensorView| Some(Tensor { shape: view.shape().to_vec(), values: floats(view)? });
+        let tensors = file.tensors().into_iter().filter_map(|(name, view)| Some((name, tensor(&view)?)));
+        weights.insert_all(tensors.collect());
         Ok(weights)
+    }
+
+    /// Adds tensors by their usual names. A tensor whose usual name is taken keeps its own.
+    fn insert_all(&mut self, tensors: Vec<(String, Tensor)>) {
+        let (plain, wrapped): (Vec<_>, Vec<_>) =
+            tensors.into_iter().partition(|(name, _)| usual(name) == *name);
+        self.tensors.extend(plain);
+        for (name, tensor) in wrapped {
+            let usual = usual(&name);
+            let name = if self.tensors.contains_key(&usual) { name } else { usual };
+            self.tensors.insert(name, tensor);
+        }
     }
 
     /// Writes a safetensors file atomically.
@@ -191,17 +210,39 @@ impl Weights {
         serde_json::from_value(note.get("input")?.clone()).ok()
     }
 
-    /// Recognises the network from the names and shapes of its tensors.
+    /// Recognises the network from the names and shapes of its tensors, behind any prefix, as
+    /// [`network`](Self::network) does.
     ///
     /// # Errors
     /// [`Error::Weights`] if they match no known network.
     pub fn recognize(&self) -> Result<Recognized> {
-        let shapes = |name: &str| self.get(name).map(|tensor| &tensor.shape[..]);
-        Architecture::recognize(&shapes).ok_or_else(|| {
-            let marks = FAMILIES.iter().map(|family| format!("{} has `{}`", family.name, family.mark));
-            let marks: Vec<String> = marks.collect();
-            self.error(format!("they match no known network: {}", marks.join(", ")))
-        })
+        find::network(self).map(|(_, found)| found)
+    }
+
+    /// The tensors of the network by pytorch-ood's names, without the prefix before them: `state_dict.model.`
+    /// in a checkpoint of Lightning, for example. The other tensors with this prefix stay too, as the anchors
+    /// of a CAC network.
+    ///
+    /// If the file holds several networks, complete ones come before incomplete ones, plain weights before
+    /// averaged ones (`ema`, `swa`, `teacher`), fewer keys before more, and then the first in alphabetical
+    /// order.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if the tensors match no known network.
+    pub fn network(&self) -> Result<Self> {
+        let (prefix, _) = find::network(self)?;
+        let stripped = |(name, tensor): (&String, &Tensor)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+        };
+        let tensors = self.tensors.iter().filter_map(stripped).collect();
+        let prefix = format!("{}{prefix}", self.prefix);
+        Ok(Self { path: self.path.clone(), tensors, prefix, note: self.note.clone() })
+    }
+
+    /// What [`network`](Self::network) dropped before the names of the tensors.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// An error that names this file.
@@ -210,9 +251,28 @@ impl Weights {
     }
 }
 
-/// A tensor's name in pytorch-ood.
+/// The parts that PyTorch's wrappers put into names: DataParallel, torch.compile, FullyShardedDataParallel,
+/// activation checkpointing and Opacus.
+const WRAPPERS: [&str; 5] =
+    ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_module"];
+
+/// A tensor's name without wrappers, in pytorch-ood's spelling.
 fn usual(name: &str) -> String {
-    name.strip_prefix("module.").unwrap_or(name).replace("conv_shortcut", "convShortcut")
+    let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
+    parts.join(".").replace("conv_shortcut", "convShortcut")
+}
+
+/// What bytes are that are not weights, if they tell.
+fn what(bytes: &[u8]) -> Option<String> {
+    if kind::is_zip(bytes) || kind::is_legacy_pytorch(bytes) {
+        return Some("it is a PyTorch file, which needs the feature `files`".to_owned());
+    }
+    let line = || {
+        let text = str::from_utf8(bytes).ok()?.lines().next()?;
+        let is_text = !text.contains(|c: char| c.is_control() && c != '\t');
+        is_text.then(|| format!("it is plain text: `{}`", text.chars().take(60).collect::<String>()))
+    };
+    kind::of(bytes).map(|what| format!("it is {what}")).or_else(line)
 }
 
 /// The values of a floating-point tensor; `None` for other types.
@@ -233,6 +293,7 @@ fn floats(view: &TensorView) -> Option<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Architecture;
 
     #[test]
     fn all_floating_point_types_are_read_and_others_skipped() {
@@ -277,8 +338,150 @@ mod tests {
             let found = weights.recognize().unwrap();
             assert_eq!(found, Recognized { architecture: network, classes: Some(7), size });
         }
-        let error = Weights::new(Path::new("w")).recognize().unwrap_err().to_string();
+        let mut weights = Weights::new(Path::new("w"));
+        let message = |weights: &Weights| weights.recognize().unwrap_err().to_string();
+        assert!(message(&weights).contains("it holds no floating-point tensors"));
+        for name in ('a'..='j').map(String::from) {
+            weights.insert(&name, &[0], Vec::new());
+        }
+        weights.insert("a\x1b[31m", &[0], Vec::new());
+        let error = message(&weights);
         assert!(error.contains("they match no known network: wide-resnet has `block1."), "{error}");
+        assert!(error.contains("found `a`, `a\\u{1b}[31m`, `b`, "), "{error}");
+        assert!(error.ends_with("`g` and 3 more"), "{error}");
+    }
+
+    /// A network of this family whose first tensor begins with `value`, behind a prefix.
+    fn add(weights: &mut Weights, family: &str, prefix: &str, value: f32) {
+        let network = Architecture::new(family, &[]).unwrap();
+        for (name, shape) in network.layers(2, 32, 32).unwrap().iter().flat_map(Layer::parameters) {
+            let values = vec![value; shape.iter().product()];
+            weights.insert_all(vec![(format!("{prefix}{name}"), Tensor { shape, values })]);
+        }
+    }
+
+    #[test]
+    fn a_network_is_found_behind_any_prefix() {
+        for (family, mark) in [("wide-resnet", "conv1.weight"), ("cac-net", "encoder.conv1.weight")] {
+            for (prefix, dropped) in [
+                ("", ""),
+                ("encoder.", "encoder."),
+                ("backbone.", "backbone."),
+                ("_orig_mod.module.", ""),
+                ("state_dict.model._orig_mod.net.", "state_dict.model.net."),
+                ("0.", "0."),
+                ("models/best/", "models/best/"),
+            ] {
+                let mut weights = Weights::new(Path::new("w"));
+                add(&mut weights, family, prefix, 1.0);
+                let anchors = Tensor { shape: vec![1], values: vec![3.0] };
+                weights.insert_all(vec![(format!("{prefix}anchors"), anchors.clone())]);
+                weights.insert("optimizer.encoder.conv1.weight", &[64, 3, 3, 3], vec![0.0; 64 * 27]);
+                let found = weights.recognize().unwrap();
+                assert_eq!((found.architecture.family().name, found.classes), (family, Some(2)), "{prefix}");
+                let network = weights.network().unwrap();
+                assert_eq!(network.prefix(), dropped);
+                assert_eq!(network.get(mark).unwrap().values[0], 1.0);
+                assert_eq!(network.network().unwrap().prefix(), dropped);
+                assert_eq!(network.get("anchors"), Some(&anchors));
+            }
+        }
+    }
+
+    #[test]
+    fn of_several_networks_the_plain_one_is_taken() {
+        for (taken, other) in [
+            ("", "ema."),
+            ("state_dict.", "state_dict_ema."),
+            ("params.", "params_ema."),
+            ("model.", "ema_model.module."),
+            ("student.", "teacher."),
+            ("model.net.", "EMA."),
+            ("state_dict.online.", "state_dict.momentum_encoder."),
+            ("a.", "b."),
+            ("z.", "a.a."),
+        ] {
+            let mut weights = Weights::new(Path::new("w"));
+            add(&mut weights, "wide-resnet", other, 2.0);
+            add(&mut weights, "wide-resnet", taken, 1.0);
+            let network = weights.network().unwrap();
+            assert_eq!((network.prefix(), network.get("conv1.weight").unwrap().values[0]), (taken, 1.0));
+        }
+        // A network without a tensor or without its last layer comes after a complete one.
+        for missing in ["bn1.weight", "fc.weight"] {
+            let mut weights = Weights::new(Path::new("w"));
+            add(&mut weights, "wide-resnet", "ema.", 2.0);
+            add(&mut weights, "wide-resnet", "", 1.0);
+            weights.tensors.remove(missing);
+            assert_eq!(weights.network().unwrap().prefix(), "ema.", "{missing}");
+        }
+        // Names that differ by a wrapper stay apart.
+        let mut weights = Weights::new(Path::new("w"));
+        let tensor = |value: f32| Tensor { shape: vec![], values: vec![value] };
+        weights.insert_all(vec![("module.a".to_owned(), tensor(2.0)), ("a".to_owned(), tensor(1.0))]);
+        assert_eq!(
+            (&weights.get("a").unwrap().values, weights.get("module.a")),
+            (&vec![1.0], Some(&tensor(2.0)))
+        );
+    }
+
+    #[test]
+    fn files_that_are_no_weights_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.pt");
+        let message = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            Weights::read(&path).unwrap_err().to_string()
+        };
+        for (bytes, reason) in [
+            (&b""[..], "it is empty"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:4a72\nsize 9\n",
+                "it is a Git LFS pointer",
+            ),
+            (b"<!DOCTYPE html><html>Not Found</html>", "it is an HTML page"),
+            (b"{\"message\": \"Not Found\"}", "it is a JSON document"),
+            (b"404: Not Found", "it is plain text: `404: Not Found`"),
+            (b"\x89HDF\r\n\x1a\n\0\0\0\0\0\0\0\0", "it is an HDF5 file"),
+            (b"\x1f\x8b\x08\0\0\0\0\0\0", "it is compressed with gzip"),
+            (b"\x80\x04\x95\x0b\0\0\0\0\0\0\0}", "it is a pickle that torch.save did not write"),
+            (b"\0\x01\x02\x03\x04\x05\x06\x07\x08", "not a safetensors file"),
+        ] {
+            assert!(message(bytes).contains(reason), "{} {reason}", message(bytes));
+        }
+        // What a build without the feature says.
+        for bytes in [&b"PK\x03\x04"[..], b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."] {
+            assert_eq!(what(bytes).unwrap(), "it is a PyTorch file, which needs the feature `files`");
+        }
+        let error = Weights::read(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("it is a folder"), "{error}");
+    }
+
+    #[test]
+    #[cfg(feature = "files")]
+    fn archives_that_are_no_weights_are_named() {
+        use std::io::{Cursor, Write};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.pt");
+        for (names, reason) in [
+            (&["m/data.pkl", "m/constants.pkl"][..], "it is a TorchScript archive"),
+            (&["m/archive_format", "m/models/model.json"], "it is a program that torch.export wrote"),
+            (&["config.json", "model.weights.h5"], "it is a Keras model"),
+            (&["score.npy"], "it is a NumPy archive"),
+            (&["a/model.pt"], "it is a ZIP archive of `a/model.pt`"),
+        ] {
+            let mut archive = zip::ZipWriter::new(Cursor::new(Vec::new()));
+            for name in names {
+                archive.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+                archive.write_all(b"some content").unwrap();
+            }
+            std::fs::write(&path, archive.finish().unwrap().into_inner()).unwrap();
+            let error = Weights::read(&path).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+        std::fs::write(&path, b"PK\x03\x04 and so on").unwrap();
+        let error = Weights::read(&path).unwrap_err().to_string();
+        assert!(error.contains("its ZIP archive is damaged or truncated"), "{error}");
     }
 
     #[test]

@@ -49,6 +49,50 @@ fn checkpoints_of_every_layout_become_equivalent_models() {
     }
 }
 
+/// The files of `tests/golden/layouts.py`.
+#[test]
+fn a_network_is_found_in_every_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    let layouts = golden("checkpoints/layouts");
+    let logits = Weights::read(&layouts.join("expected.safetensors")).unwrap();
+    let (images, _) = expected("cac.logits", 6);
+    for (file, prefix) in [
+        ("plain.pt", ""),
+        ("compiled.pt", ""),
+        ("parallel.pt", ""),
+        ("submodule.pt", ""),
+        ("lightning.ckpt", "state_dict.model."),
+        ("tutorial.pt", "model_state_dict."),
+        ("timm.pth.tar", "state_dict."),
+        ("averaged.pt", "ema."),
+        ("params.pth", "params."),
+        ("deep.pt", "trainer.learner.student.backbone."),
+        ("objects.pt", "state_dict."),
+        ("whole.pt", ""),
+        ("whole-legacy.pt", ""),
+        ("pair.pt", "0."),
+        ("protocol-1.pt", "state_dict."),
+        ("protocol-5.pt", "saved.weights."),
+        ("malicious.pt", "state_dict."),
+        ("encoder.pt", "encoder."),
+    ] {
+        let path = layouts.join(file);
+        let args = ["import", path.to_str().unwrap(), "model.onnx", "--threshold", "1"];
+        let output = toolkit(folder.path(), &args);
+        stdout(&output);
+        let said = String::from_utf8(output.stderr).unwrap();
+        let named = format!("the weights are those of `{prefix}`");
+        assert_eq!(said.contains(&named), !prefix.is_empty(), "{file}: {said}");
+        let (name, classes) = if file == "encoder.pt" { ("encoder.logits", 3) } else { ("logits", 6) };
+        let scorer = Scorer::open(folder.path().join("model.onnx"), Provider::Cpu).unwrap();
+        let found = scorer.score(images.view()).unwrap().logits;
+        for (found, expected) in found.iter().zip(logits.values(name, &[4, classes]).unwrap()) {
+            let difference = (found - expected).abs() / expected.abs().max(1.0);
+            assert!(difference < 1e-5, "{file}: {found}, {expected}");
+        }
+    }
+}
+
 #[test]
 fn anchors_come_from_the_file_or_are_fixed() {
     let folder = tempfile::tempdir().unwrap();
@@ -135,7 +179,22 @@ fn unusable_weights_and_data_are_named() {
     let file = |name: &str| golden("checkpoints").join(name).to_str().unwrap().to_owned();
     let (legacy, evil, strided) = (file("cac-legacy.pth"), file("evil.pt"), file("strided.pt"));
     assert!(run(&[&legacy, "m.onnx"]).contains("needs 19 held-out ones, there are 0"));
-    assert!(run(&[&evil, "m.onnx", "--threshold", "1"]).contains("asks to run `posix.system`"));
+    let refused = run(&[&evil, "m.onnx", "--threshold", "1"]);
+    assert!(refused.contains("it holds no tensors, only what `posix.system` would make"), "{refused}");
+    let refused = run(&[&file("layouts/script.pt"), "m.onnx", "--threshold", "1"]);
+    assert!(refused.contains("it is a TorchScript archive"), "{refused}");
+    let refused = run(&[&file("layouts/resnet.pt"), "m.onnx", "--threshold", "1"]);
+    assert!(refused.contains("they match no known network"), "{refused}");
+    assert!(refused.contains("found `state_dict.encoder.bn1.weight`, "), "{refused}");
+    fs::create_dir(at.join("empty")).unwrap();
+    assert!(run(&["empty", "m.onnx"]).contains("`empty` is a folder without `checkpoint.safetensors`"));
+    // Weights that are not finite.
+    let mut weights = Weights::read(&golden("checkpoints/wrn.pt")).unwrap();
+    let shape = weights.get("bn1.bias").unwrap().shape.clone();
+    weights.insert("bn1.bias", &shape, vec![f32::INFINITY; shape[0]]);
+    weights.write(&at.join("infinite.safetensors")).unwrap();
+    let refused = run(&["infinite.safetensors", "m.onnx", "--threshold", "1"]);
+    assert!(refused.contains("tensor `bn1.bias` holds inf"), "{refused}");
     assert!(run(&[&strided, "m.onnx", "--threshold", "1"]).contains("they match no known network"));
     assert!(
         run(&[&legacy, "m.onnx", "--threshold", "1", "--classes", "a,b"])

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     commands::{error, stdout, toolkit},
-    fill,
+    fill, golden,
 };
 
 fn json(folder: &Path, args: &[&str]) -> Value {
@@ -82,6 +82,26 @@ fn the_bounds_of_a_stream_hold_the_exact_metrics() {
     assert!(text.starts_with("3000 known images, 1000 unknown\naccuracy "), "{text}");
 }
 
+/// The files of `tests/golden/scores.py`, which NumPy wrote, with the AUROC of scikit-learn.
+#[test]
+fn files_of_numpy_give_the_area_of_scikit_learn() {
+    let folder = golden("scores");
+    let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let expected = expected.as_object().unwrap();
+    assert_eq!(expected.len(), 6);
+    for (file, expected) in expected {
+        let table = json(&folder, &["metrics", file, "--resamples", "0"]);
+        let stream = json(&folder, &["metrics", file, "--stream"]);
+        for (name, expected) in expected.as_object().unwrap() {
+            let found = table["rows"][0].get(name).unwrap_or(&table[name]);
+            for found in [found, &stream[name]] {
+                let difference = found.as_f64().unwrap() - expected.as_f64().unwrap();
+                assert!(difference.abs() < 1e-12, "{file} {name}: {found}, {expected}");
+            }
+        }
+    }
+}
+
 #[test]
 fn errors_in_a_file_are_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -95,8 +115,20 @@ fn errors_in_a_file_are_named() {
     );
     assert!(message("label,score\n1,2\n", &["--column", "msp"]).contains("no column `msp`"));
     for stream in [&[][..], &["--stream"]] {
-        assert!(message("label,score\n-1,2\n", stream).contains("no metrics for these scores"));
-        assert!(message("label,score\n1,nan\n-1,2\n", stream).contains("a score is NaN"));
+        for (text, reason) in [
+            ("label,score\n-1,2\n", "no metrics for these scores: every label is negative: no known images"),
+            (
+                "label,score\n0,2\n1,3\n",
+                "no metrics for these scores: no label is negative: no unknown images",
+            ),
+            ("label,score\n", "no metrics for these scores: the file has no entries"),
+            ("label,score\n1,nan\n-1,2\n", "line 2: a score is NaN"),
+            ("label,score\n1,nan\n1,2\n", "line 2: a score is NaN"),
+            ("label,score\n1,2\n0.5,2\n", "line 3: `0.5` is not an integer"),
+        ] {
+            let message = message(text, stream);
+            assert!(message.contains(reason), "{message}");
+        }
     }
     assert!(
         message("label,score\n1,2\n-1,3\n", &["--group", "g=far"])
@@ -112,6 +144,9 @@ fn errors_in_a_file_are_named() {
     let [table, stream] =
         [&[][..], &["--stream"]].map(|more| json(at, &[&["metrics", "a.csv"], more].concat()));
     assert_eq!((&table["accuracy"], &stream["accuracy"]), (&1.0.into(), &1.0.into()));
+    // A class that is predicted need not be the label of an image.
+    fs::write(at.join("a.csv"), "label,score,prediction\n1,2,7\n-1,3,-1\n").unwrap();
+    assert_eq!(json(at, &["metrics", "a.csv"])["accuracy"], 0.0);
     // Without predictions the other metrics are computed.
     fs::write(at.join("a.csv"), "label,score\n1,2\n-1,3\n").unwrap();
     let table = json(at, &["metrics", "a.csv"]);

@@ -580,6 +580,14 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
     let at = folder.path();
     let (known, backbone) = (demo(), demo().join("backbone.safetensors"));
     let (known, backbone) = (known.to_str().unwrap(), backbone.to_str().unwrap());
+    let before = Weights::read(Path::new(backbone)).unwrap();
+    let mut prefixed = Weights::new(Path::new("prefixed"));
+    prefixed.note = before.note.clone();
+    for name in before.names() {
+        let tensor = before.get(name).unwrap();
+        prefixed.insert(&format!("state_dict.model.{name}"), &tensor.shape, tensor.values.clone());
+    }
+    prefixed.write(&at.join("lightning.safetensors")).unwrap();
     // One step with a tiny learning rate leaves the backbone unchanged.
     let output = toolkit(
         at,
@@ -588,7 +596,7 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
             "--known",
             known,
             "--backbone",
-            backbone,
+            "lightning.safetensors",
             "--epochs",
             "1",
             "--batch-size",
@@ -602,7 +610,6 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
         ],
     );
     assert!(stdout(&output).contains("600 known images"));
-    let before = Weights::read(Path::new(backbone)).unwrap();
     let after = checkpoint_of(&at.join("run")).network;
     for name in ["conv1.weight", "block1.layer.0.convShortcut.weight", "block3.layer.5.bn2.weight"] {
         let (before, after) = (before.get(name).unwrap(), after.get(name).unwrap());
@@ -617,6 +624,17 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
     );
     let text = String::from_utf8_lossy(&wrong.stderr);
     assert!(text.contains("backbone.safetensors` does not hold usable weights: tensor `block1."), "{text}");
+
+    let mut infinite = before.clone();
+    infinite.insert("bn1.bias", &[128], vec![f32::NAN; 128]);
+    infinite.write(&at.join("nan.safetensors")).unwrap();
+    let wrong =
+        toolkit(at, &["train", "--known", known, "--backbone", "nan.safetensors", "--run", "another"]);
+    let text = String::from_utf8_lossy(&wrong.stderr);
+    assert!(
+        text.contains("`nan.safetensors` does not hold usable weights: tensor `bn1.bias` holds NaN"),
+        "{text}"
+    );
 }
 
 #[test]

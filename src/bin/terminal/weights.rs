@@ -34,7 +34,14 @@ impl StartingWeights {
                 text.display(),
                 published_names()
             ),
-            None if text.is_dir() => (RunFolder::new(text).checkpoint(Which::Best), Input::default()),
+            None if text.is_dir() => {
+                let file = RunFolder::new(text).checkpoint(Which::Best);
+                if !file.is_file() {
+                    let name = file.file_name().unwrap_or_default().display();
+                    bail!("`{}` is a folder without `{name}`; give a file of weights", text.display());
+                }
+                (file, Input::default())
+            }
             None => (text.to_owned(), Input::default()),
         };
         let weights = Weights::read(&file)?;

@@ -17,7 +17,11 @@ use crate::{
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     check_output(&args.model)?;
     let start = StartingWeights::read(&args.weights)?;
-    let network = start.weights.recognize()?;
+    let weights = start.weights.network()?;
+    if !weights.prefix().is_empty() {
+        say(format_args!("the weights are those of `{}`", weights.prefix().escape_debug()));
+    }
+    let network = weights.recognize()?;
     let size = network.size.or(args.size).unwrap_or(network.architecture.family().default_size);
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
@@ -40,7 +44,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         },
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
-    let mut checkpoint = import::checkpoint(&start.weights, &options)?;
+    let mut checkpoint = import::checkpoint(&weights, &options)?;
     let calibration =
         export::calibration(&args.file, args.known.as_deref(), args.protocol, &checkpoint.facts.input)?;
     if let Some(known) = known {

@@ -1,0 +1,588 @@
+//! Reads a pickle as data.
+//!
+//! A pickle is a program that may call any function. This reader never executes it: it recognises the functions
+//! that rebuild tensors and mappings, and does their work itself. What any other function would make becomes an
+//! object that has only the items and the state that the pickle gives it.
+
+use std::{
+    borrow::Cow,
+    collections::{HashMap, VecDeque},
+};
+
+pub(super) type Result<T> = std::result::Result<T, String>;
+
+/// The maximum length of the name of a tensor or a storage, in bytes.
+const LONGEST_NAME: usize = 256;
+/// The maximum number of axes of a tensor.
+const MOST_AXES: usize = 8;
+
+/// The result of a pickle, as nodes that refer to each other by index, so that deep nesting needs no recursion.
+pub(super) struct Pickle {
+    nodes: Vec<Node>,
+    root: usize,
+    /// The first name that is neither a tensor's nor a mapping's.
+    pub unknown: Option<String>,
+}
+
+enum Node {
+    /// `None`, a boolean, a float, or anything else without tensors.
+    Other,
+    Int(i64),
+    Text(String),
+    /// A list or a tuple.
+    List(Vec<usize>),
+    Dict(Vec<(usize, usize)>),
+    /// What an unknown function made: its items and its state.
+    Object(Vec<usize>),
+    Function(Function),
+    Storage(Storage),
+    Tensor(Box<View>),
+}
+
+/// The node of everything without tensors.
+const OTHER: usize = 0;
+
+/// What a pickle may refer to by name.
+#[derive(Clone, Copy)]
+enum Function {
+    /// A mapping, made of another one or of pairs.
+    Mapping,
+    RebuildTensor,
+    RebuildParameter,
+    /// Another function with a type, its arguments and a state.
+    RebuildFromType,
+    /// A storage type, with the size of an item in bytes.
+    Storage(Option<Kind>, usize),
+    Unknown,
+}
+
+/// The floating-point types.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Half,
+    Brain,
+    Single,
+    Double,
+}
+
+/// The values of one or more tensors.
+#[derive(Clone, Copy)]
+pub(super) struct Storage {
+    /// The node of its key.
+    key: usize,
+    /// Absent for types that are skipped.
+    pub kind: Option<Kind>,
+    /// 0 if the type is unknown.
+    pub item_bytes: usize,
+}
+
+/// A tensor as a view into a storage.
+pub(super) struct View {
+    pub storage: Storage,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub strides: Vec<usize>,
+}
+
+impl View {
+    /// The number of values, if it can be counted.
+    pub fn count(&self) -> Option<usize> {
+        self.shape.iter().try_fold(1_usize, |count, &length| count.checked_mul(length))
+    }
+}
+
+impl Function {
+    fn named(module: &str, name: &str) -> Self {
+        match (module, name) {
+            ("collections", "OrderedDict") | ("builtins" | "__builtin__", "dict") => Self::Mapping,
+            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Self::RebuildTensor,
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state")
+            | ("torch.nn.parameter", "Parameter") => Self::RebuildParameter,
+            ("torch._tensor", "_rebuild_from_type" | "_rebuild_from_type_v2") => Self::RebuildFromType,
+            ("torch", "HalfStorage") => Self::Storage(Some(Kind::Half), 2),
+            ("torch", "BFloat16Storage") => Self::Storage(Some(Kind::Brain), 2),
+            ("torch", "FloatStorage") => Self::Storage(Some(Kind::Single), 4),
+            ("torch", "DoubleStorage") => Self::Storage(Some(Kind::Double), 8),
+            ("torch", "BoolStorage" | "ByteStorage" | "CharStorage" | "QInt8Storage" | "QUInt8Storage") => {
+                Self::Storage(None, 1)
+            }
+            ("torch.storage" | "torch", "UntypedStorage") => Self::Storage(None, 1),
+            ("torch", "ShortStorage") => Self::Storage(None, 2),
+            ("torch", "IntStorage" | "QInt32Storage") => Self::Storage(None, 4),
+            ("torch", "LongStorage" | "ComplexFloatStorage") => Self::Storage(None, 8),
+            ("torch", "ComplexDoubleStorage") => Self::Storage(None, 16),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Pickle {
+    /// Parses one pickle and returns its length as well.
+    pub fn parse(bytes: &[u8]) -> Result<(Self, usize)> {
+        let mut machine = Machine {
+            bytes,
+            at: 0,
+            nodes: vec![Node::Other],
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+            unknown: None,
+        };
+        loop {
+            if let Some(root) = machine.step()? {
+                let Machine { nodes, unknown, at, .. } = machine;
+                return Ok((Self { nodes, root, unknown }, at));
+            }
+        }
+    }
+
+    /// The texts of a list, if it is one.
+    pub fn texts(&self) -> Option<Vec<&str>> {
+        let Node::List(items) = &self.nodes[self.root] else { return None };
+        items.iter().map(|&item| self.text(item)).collect()
+    }
+
+    /// All storages.
+    pub fn storages(&self) -> impl Iterator<Item = Storage> {
+        self.nodes
+            .iter()
+            .filter_map(|node| if let Node::Storage(storage) = node { Some(*storage) } else { None })
+    }
+
+    /// The key of a storage.
+    pub fn key(&self, storage: Storage) -> &str {
+        self.text(storage.key).unwrap_or_default()
+    }
+
+    /// The tensors by their path: the keys that lead to them from the root, joined by dots. Modules that were
+    /// pickled whole have the paths of their state dict.
+    ///
+    /// Each container is entered once, by its shortest path, so that neither a cycle nor a container that is
+    /// shared many times takes long.
+    pub fn tensors(&self) -> Vec<(String, &View)> {
+        let mut tensors = Vec::new();
+        let mut entered = vec![false; self.nodes.len()];
+        let mut queue = VecDeque::from([(String::new(), self.root)]);
+        while let Some((path, container)) = queue.pop_front() {
+            if std::mem::replace(&mut entered[container], true) {
+                continue;
+            }
+            self.visit(container, &mut |key, child| {
+                let path = match key {
+                    "" | "_modules" | "_parameters" | "_buffers" => path.clone(),
+                    _ if path.is_empty() => key.to_owned(),
+                    _ => format!("{path}.{key}"),
+                };
+                match &self.nodes[child] {
+                    _ if path.len() > LONGEST_NAME => (),
+                    Node::Tensor(view) if !key.is_empty() => tensors.push((path, &**view)),
+                    Node::Dict(_) | Node::List(_) | Node::Object(_) if !entered[child] => {
+                        queue.push_back((path, child));
+                    }
+                    _ => (),
+                }
+            });
+        }
+        tensors
+    }
+
+    /// Calls `take` with the key and the node of each child. A child without a key is a part of the container.
+    fn visit(&self, container: usize, take: &mut dyn FnMut(&str, usize)) {
+        match &self.nodes[container] {
+            Node::Dict(entries) => {
+                for &(key, child) in entries {
+                    match &self.nodes[key] {
+                        Node::Text(key) => take(key, child),
+                        Node::Int(key) => take(&key.to_string(), child),
+                        _ => (),
+                    }
+                }
+            }
+            Node::List(items) => {
+                for (index, &child) in items.iter().enumerate() {
+                    take(&index.to_string(), child);
+                }
+            }
+            Node::Object(parts) => {
+                for &part in parts {
+                    let Node::List(items) = &self.nodes[part] else {
+                        take("", part);
+                        continue;
+                    };
+                    // The pairs of a mapping, or the state of an object with slots.
+                    for &item in items {
+                        match &self.nodes[item] {
+                            Node::List(pair) if pair.len() == 2 => {
+                                if let Some(key) = self.text(pair[0]) {
+                                    take(key, pair[1]);
+                                }
+                            }
+                            _ => take("", item),
+                        }
+                    }
+                }
+            }
+            _ => (),
+        }
+    }
+
+    fn text(&self, node: usize) -> Option<&str> {
+        if let Node::Text(text) = &self.nodes[node] { Some(text) } else { None }
+    }
+}
+
+/// The pickle machine, protocols 0 to 5.
+struct Machine<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    nodes: Vec<Node>,
+    stack: Vec<usize>,
+    /// The stack heights at the open marks.
+    marks: Vec<usize>,
+    memo: HashMap<u64, usize>,
+    unknown: Option<String>,
+}
+
+impl<'a> Machine<'a> {
+    /// Interprets one instruction; returns the result at the end.
+    fn step(&mut self) -> Result<Option<usize>> {
+        let start = self.at;
+        let code = self.take(1)?[0];
+        match code {
+            // The protocol version, and the length of a frame.
+            0x80 => drop(self.take(1)?),
+            0x95 => drop(self.take(8)?),
+            b'.' => return self.pop().map(Some),
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_mark()?),
+            b'2' => self.stack.push(self.top()?),
+
+            // None, True, False and a float.
+            b'N' | 0x88 | 0x89 => self.stack.push(OTHER),
+            b'G' => self.skip(8)?,
+            b'F' => {
+                self.line()?;
+                self.stack.push(OTHER);
+            }
+            b'I' | b'L' => {
+                let digits = self.line()?;
+                let value = digits.trim_end_matches('L').parse();
+                self.push(value.map_or(Node::Other, Node::Int));
+            }
+            b'J' => {
+                let bytes = self.take(4)?.try_into().expect("four bytes");
+                self.push(Node::Int(i32::from_le_bytes(bytes).into()));
+            }
+            b'K' | b'M' => {
+                let value = self.number(if code == b'K' { 1 } else { 2 })?;
+                self.push(Node::Int(value as i64));
+            }
+            0x8a | 0x8b => {
+                let length = self.number(if code == 0x8a { 1 } else { 4 })?;
+                let digits = self.take(length)?;
+                // Little-endian two's complement. No length or offset needs more than 64 bits.
+                let node = if digits.len() > 8 {
+                    Node::Other
+                } else {
+                    let fill = if digits.last().is_some_and(|last| last & 0x80 != 0) { 0xff } else { 0 };
+                    let mut value = [fill; 8];
+                    value[..digits.len()].copy_from_slice(digits);
+                    Node::Int(i64::from_le_bytes(value))
+                };
+                self.push(node);
+            }
+            b'S' | b'V' => {
+                let text = self.line()?;
+                self.push_text(text.trim_matches(['\'', '"']).as_bytes());
+            }
+            b'X' | 0x8c | 0x8d | b'T' | b'U' => {
+                let length = self.number(match code {
+                    b'X' | b'T' => 4,
+                    0x8d => 8,
+                    _ => 1,
+                })?;
+                let text = self.take(length)?;
+                self.push_text(text);
+            }
+            // Bytes, and arrays of bytes.
+            b'B' | b'C' | 0x8e | 0x96 => {
+                let length = self.number(match code {
+                    b'B' => 4,
+                    b'C' => 1,
+                    _ => 8,
+                })?;
+                self.skip(length)?;
+            }
+            // A buffer outside the file, and one that is read-only.
+            0x97 => self.stack.push(OTHER),
+            0x98 => (),
+            // A registered extension.
+            0x82..=0x84 => self.skip([1, 2, 4][usize::from(code - 0x82)])?,
+
+            b')' | b']' => self.push(Node::List(Vec::new())),
+            b'}' => self.push(Node::Dict(Vec::new())),
+            b't' | b'l' => {
+                let items = self.pop_mark()?;
+                self.push(Node::List(items));
+            }
+            b'd' => {
+                let items = self.pop_mark()?;
+                self.push(Node::Dict(pairs(&items)));
+            }
+            0x85..=0x87 => {
+                let length = usize::from(code - 0x84);
+                let height = self.stack.len().checked_sub(length).ok_or("its stack is empty")?;
+                let items = self.stack.split_off(height);
+                self.push(Node::List(items));
+            }
+            b'a' | b'e' => {
+                let items = if code == b'a' { vec![self.pop()?] } else { self.pop_mark()? };
+                let top = self.top()?;
+                if let Node::List(list) = &mut self.nodes[top] {
+                    list.extend(items);
+                }
+            }
+            b's' | b'u' => {
+                let items = if code == b's' {
+                    let (value, key) = (self.pop()?, self.pop()?);
+                    vec![key, value]
+                } else {
+                    self.pop_mark()?
+                };
+                let (top, entries) = (self.top()?, pairs(&items));
+                match &mut self.nodes[top] {
+                    Node::Dict(dict) => dict.extend(entries),
+                    Node::Object(_) => {
+                        self.nodes.push(Node::Dict(entries));
+                        self.add_part(top, self.nodes.len() - 1);
+                    }
+                    _ => (),
+                }
+            }
+            // Sets.
+            0x8f => self.stack.push(OTHER),
+            0x90 => drop(self.pop_mark()?),
+            0x91 => {
+                self.pop_mark()?;
+                self.stack.push(OTHER);
+            }
+
+            b'q' | b'r' | 0x94 | b'p' => {
+                let key = match code {
+                    b'q' => self.number(1)? as u64,
+                    b'r' => self.number(4)? as u64,
+                    b'p' => self.memo_key()?,
+                    _ => self.memo.len() as u64,
+                };
+                self.memo.insert(key, self.top()?);
+            }
+            b'h' | b'j' | b'g' => {
+                let key = match code {
+                    b'h' => self.number(1)? as u64,
+                    b'j' => self.number(4)? as u64,
+                    _ => self.memo_key()?,
+                };
+                let node = *self.memo.get(&key).ok_or("it recalls a value that it has not stored")?;
+                self.stack.push(node);
+            }
+
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.push_function(&module, &name);
+            }
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?);
+                match (&self.nodes[module], &self.nodes[name]) {
+                    (Node::Text(module), Node::Text(name)) => {
+                        let (module, name) = (module.clone(), name.clone());
+                        self.push_function(&module, &name);
+                    }
+                    _ => self.push(Node::Function(Function::Unknown)),
+                }
+            }
+            b'R' => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.call(function, arguments);
+            }
+            // Objects of a class, with arguments.
+            0x81 | 0x92 => {
+                for _ in 0..if code == 0x81 { 2 } else { 3 } {
+                    self.pop()?;
+                }
+                self.push(Node::Object(Vec::new()));
+            }
+            b'i' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.pop_mark()?;
+                self.push_function(&module, &name);
+                self.pop()?;
+                self.push(Node::Object(Vec::new()));
+            }
+            b'o' => {
+                self.pop_mark()?;
+                self.push(Node::Object(Vec::new()));
+            }
+            // The state of an object.
+            b'b' => {
+                let state = self.pop()?;
+                self.add_part(self.top()?, state);
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                // A module's class had an id too, before PyTorch 1.6.
+                self.push(self.storage(id).map_or(Node::Other, Node::Storage));
+            }
+            b'P' => {
+                self.line()?;
+                self.stack.push(OTHER);
+            }
+            _ => return Err(format!("its pickle has the unknown instruction {code:#04x} at byte {start}")),
+        }
+        Ok(None)
+    }
+
+    /// Does the work of a known function on the node of its arguments.
+    fn call(&mut self, function: usize, arguments: usize) {
+        let (Node::Function(function), Node::List(given)) = (&self.nodes[function], &self.nodes[arguments])
+        else {
+            return self.push(Node::Object(Vec::new()));
+        };
+        let first = given.first().copied();
+        let node = match (function, first) {
+            (Function::Mapping, None) => Node::Dict(Vec::new()),
+            (Function::Mapping, Some(content)) => Node::Object(vec![content]),
+            (Function::RebuildTensor, _) => match self.view(given) {
+                Some(view) => Node::Tensor(Box::new(view)),
+                None => Node::Other,
+            },
+            (Function::RebuildParameter, Some(tensor)) => return self.stack.push(tensor),
+            (Function::RebuildFromType, Some(inner)) => match given.get(2) {
+                // One level is all that torch.save writes.
+                Some(&arguments) if !self.is_from_type(inner) => return self.call(inner, arguments),
+                _ => Node::Other,
+            },
+            _ => Node::Object(Vec::new()),
+        };
+        self.push(node);
+    }
+
+    fn is_from_type(&self, function: usize) -> bool {
+        matches!(self.nodes[function], Node::Function(Function::RebuildFromType))
+    }
+
+    /// The storage of a persistent id `("storage", type, key, device, count, ...)`.
+    fn storage(&self, id: usize) -> Option<Storage> {
+        let Node::List(parts) = &self.nodes[id] else { return None };
+        let &[what, kind, key, ..] = &parts[..] else { return None };
+        let (Node::Text(what), Node::Function(kind), Node::Text(_)) =
+            (&self.nodes[what], &self.nodes[kind], &self.nodes[key])
+        else {
+            return None;
+        };
+        let (kind, item_bytes) = match *kind {
+            Function::Storage(kind, item_bytes) => (kind, item_bytes),
+            _ => (None, 0),
+        };
+        (what == "storage").then_some(Storage { key, kind, item_bytes })
+    }
+
+    /// The tensor of `(storage, offset, shape, strides, ...)`.
+    fn view(&self, arguments: &[usize]) -> Option<View> {
+        let &[storage, offset, shape, strides, ..] = arguments else { return None };
+        let Node::Storage(storage) = self.nodes[storage] else { return None };
+        let size = |&node: &usize| match self.nodes[node] {
+            Node::Int(value) => usize::try_from(value).ok(),
+            _ => None,
+        };
+        let sizes = |node: usize| match &self.nodes[node] {
+            // Each tensor has a copy of its shape, so the number of axes is limited.
+            Node::List(items) if items.len() <= MOST_AXES => {
+                items.iter().map(size).collect::<Option<Vec<usize>>>()
+            }
+            _ => None,
+        };
+        let (offset, shape, strides) = (size(&offset)?, sizes(shape)?, sizes(strides)?);
+        (shape.len() == strides.len()).then_some(View { storage, offset, shape, strides })
+    }
+
+    /// Adds a part to an object; other nodes have none.
+    fn add_part(&mut self, object: usize, part: usize) {
+        if let Node::Object(parts) = &mut self.nodes[object] {
+            parts.push(part);
+        }
+    }
+
+    fn push(&mut self, node: Node) {
+        self.stack.push(self.nodes.len());
+        self.nodes.push(node);
+    }
+
+    /// A longer text is not a name.
+    fn push_text(&mut self, text: &[u8]) {
+        if text.len() <= LONGEST_NAME {
+            self.push(Node::Text(String::from_utf8_lossy(text).into_owned()));
+        } else {
+            self.stack.push(OTHER);
+        }
+    }
+
+    fn push_function(&mut self, module: &str, name: &str) {
+        let function = Function::named(module, name);
+        if let Function::Unknown = function
+            && self.unknown.is_none()
+        {
+            self.unknown = Some(format!("{module}.{name}").chars().take(LONGEST_NAME).collect());
+        }
+        self.push(Node::Function(function));
+    }
+
+    /// Passes over a value.
+    fn skip(&mut self, length: usize) -> Result<()> {
+        self.take(length)?;
+        self.stack.push(OTHER);
+        Ok(())
+    }
+
+    fn top(&self) -> Result<usize> {
+        self.stack.last().copied().ok_or_else(|| "its stack is empty".to_owned())
+    }
+
+    fn pop(&mut self) -> Result<usize> {
+        self.stack.pop().ok_or_else(|| "its stack is empty".to_owned())
+    }
+
+    /// Pops the items since the last mark.
+    fn pop_mark(&mut self) -> Result<Vec<usize>> {
+        let height = self.marks.pop().filter(|&height| height <= self.stack.len());
+        Ok(self.stack.split_off(height.ok_or("it lacks a mark")?))
+    }
+
+    fn take(&mut self, length: usize) -> Result<&'a [u8]> {
+        let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len());
+        let end = end.ok_or("its pickle is truncated")?;
+        let bytes = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(bytes)
+    }
+
+    /// A little-endian unsigned integer of up to eight bytes.
+    fn number(&mut self, length: usize) -> Result<usize> {
+        Ok(self.take(length)?.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte)))
+    }
+
+    fn memo_key(&mut self) -> Result<u64> {
+        self.line()?.parse().map_err(|_| "a place in its memo is not a number".to_owned())
+    }
+
+    fn line(&mut self) -> Result<Cow<'a, str>> {
+        let rest = &self.bytes[self.at..];
+        let length = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle is truncated")?;
+        Ok(String::from_utf8_lossy(&self.take(length + 1)?[..length]))
+    }
+}
+
+/// Items as keys and values in turn.
+fn pairs(items: &[usize]) -> Vec<(usize, usize)> {
+    items.as_chunks().0.iter().map(|&[key, value]| (key, value)).collect()
+}
