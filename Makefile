@@ -7,7 +7,7 @@ TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help native build demo test lint check deny bench bench-train bench-loader bench-eval bench-metrics conformance
+.PHONY: help native build demo test lint check deny bench bench-train bench-loader bench-eval bench-metrics bench-serve conformance
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -70,6 +70,15 @@ bench-eval: build .venv/ready ## speed of evaluation
 bench-metrics: .venv/ready ## time and memory of the metrics
 	$(CARGO) build --release --no-default-features --bench metrics
 	.venv/bin/python benches/metrics.py "$$(ls -t $(TARGET)/deps/metrics-* | grep -v '\.d$$' | head -1)"
+
+# For ONNX Runtime: PROVIDER=onnxruntime. Needs Linux and Python 3.11.
+PROVIDER ?= cpu
+REQUESTS ?= 20000
+bench-serve: native ## load test of the HTTP example; PROVIDER=onnxruntime, REQUESTS=N
+	$(CARGO) build --release --example serve
+	ORT_DYLIB_PATH=.native/onnxruntime/lib/$(LIBRARY) \
+	  python3 benches/serve.py $(TARGET)/examples/serve exported/cifar10-wrn-40-2.onnx \
+	  --provider $(PROVIDER) --requests $(REQUESTS)
 
 .venv/ready: benches/requirements.txt
 	python3 -m venv .venv

@@ -4,72 +4,149 @@
 //!     curl --data-binary @image.jpg http://127.0.0.1:8080/score
 //!
 //! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score and threshold as
-//! JSON; `GET /health` answers with provider, classes and threshold.
+//! JSON; `GET /health` answers with provider, classes and threshold. SIGTERM and Ctrl-C end the service after
+//! it has answered the requests that it accepted; a second signal ends it at once.
 
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{error::Error, pin::pin, sync::Arc, thread::available_parallelism, time::Duration};
 
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
+    body::Body,
+    extract::State,
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use cac::{Provider, Scorer, Verdict, image};
+use http_body_util::BodyExt;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use ndarray::Array4;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, oneshot},
-    time::{Instant, timeout_at},
+    signal,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::spawn_blocking,
+    time::{sleep, timeout},
 };
 
+/// The maximum number of connections; further ones wait until one is closed.
+const CONNECTIONS: usize = 512;
+/// The maximum size of a connection's buffer, in bytes.
+const BUFFER: usize = 64 << 10;
+/// The maximum time to read the head of a request, and its body. A connection may be idle for as long.
+const READ_TIME: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 10 });
 /// The maximum size of a request body, in bytes.
 const BODY_LIMIT: usize = 8 << 20;
+/// The maximum size of all request bodies in memory, in bytes; further requests get 503.
+const BODIES_LIMIT: usize = 64 << 20;
 /// The maximum number of waiting images; further requests get 503.
 const QUEUE: usize = 256;
-/// How long a batch waits for more images.
-const WAIT: Duration = Duration::from_millis(2);
 
-type Answer = cac::Result<Verdict>;
-
-/// An image's values `[3, H, W]` and the channel for its verdict.
+/// An image's pixels `[3, H, W]` and the channel for its verdict.
 struct Request {
-    values: Vec<f32>,
-    answer: oneshot::Sender<Answer>,
+    pixels: Vec<u8>,
+    answer: oneshot::Sender<Verdict>,
 }
 
 #[derive(Clone)]
 struct Service {
     scorer: Arc<Scorer>,
     queue: mpsc::Sender<Request>,
+    /// Has a permit for each byte of [`BODIES_LIMIT`].
+    memory: Arc<Semaphore>,
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let model = args.first().ok_or("usage: serve MODEL.onnx [PROVIDER [ADDRESS]]")?;
     let provider = args.get(1).map_or(Ok(Provider::Cpu), |name| name.parse())?;
     let address = args.get(2).map_or("127.0.0.1:8080", String::as_str);
     let scorer = Scorer::open(model, provider)?;
     scorer.warm_up(1)?;
-    let listener = TcpListener::bind(address).await?;
-    println!("http://{}/ on {}", listener.local_addr()?, scorer.runtime());
-    axum::serve(listener, app(scorer)).await?;
-    Ok(())
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // One thread scores. The others decode, one per core, because a decoded image may take 512 MiB.
+        .max_blocking_threads(1 + available_parallelism()?.get())
+        .build()?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(address).await?;
+        println!("http://{}/ on {}", listener.local_addr()?, scorer.runtime());
+        serve(listener, scorer, first_signal()).await;
+        Ok(())
+    })
 }
 
-/// The routes of a model, with a task that scores their images.
-fn app(scorer: Scorer) -> Router {
+/// Completes on SIGTERM or Ctrl-C. The next such signal ends the program.
+async fn first_signal() {
+    next_signal().await;
+    tokio::spawn(async {
+        next_signal().await;
+        std::process::exit(1);
+    });
+}
+
+async fn next_signal() {
+    #[cfg(unix)]
+    {
+        let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate()).expect("a handler");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            pressed = signal::ctrl_c() => pressed.expect("a handler"),
+        }
+    }
+    #[cfg(not(unix))]
+    signal::ctrl_c().await.expect("a handler");
+}
+
+/// Accepts connections until `stop` completes, then answers the requests that it has accepted.
+async fn serve(listener: TcpListener, scorer: Scorer, stop: impl Future<Output = ()>) {
     let scorer = Arc::new(scorer);
     let (queue, requests) = mpsc::channel(QUEUE);
-    tokio::spawn(score_all(Arc::clone(&scorer), requests));
-    Router::new()
-        .route("/score", post(score))
-        .route("/health", get(health))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .with_state(Service { scorer, queue })
+    let scoring = spawn_blocking({
+        let scorer = Arc::clone(&scorer);
+        move || score_all(&scorer, requests)
+    });
+    let state = Service { scorer, queue, memory: Arc::new(Semaphore::new(BODIES_LIMIT)) };
+    let app = Router::new().route("/score", post(score)).route("/health", get(health)).with_state(state);
+    let service = TowerToHyperService::new(app);
+
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(READ_TIME).max_buf_size(BUFFER);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = GracefulShutdown::new();
+    let mut stop = pin!(stop);
+    loop {
+        let accept = async {
+            let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            accepted = accept => accepted,
+            () = &mut stop => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            // For example, too many files are open.
+            sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        tokio::spawn(async move {
+            // A failure concerns only this connection's client.
+            let _ = connection.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.shutdown().await;
+    // Closes the queue.
+    drop(service);
+    let _ = scoring.await;
 }
 
 async fn health(State(service): State<Service>) -> Response {
@@ -78,65 +155,75 @@ async fn health(State(service): State<Service>) -> Response {
     answer_with(StatusCode::OK, json!({ "provider": runtime, "classes": classes, "threshold": threshold }))
 }
 
-async fn score(State(service): State<Service>, body: Bytes) -> Result<Response, Failure> {
+async fn score(State(service): State<Service>, body: Body) -> Result<Response, Failure> {
+    let (bytes, memory) =
+        timeout(READ_TIME, read(body, service.memory)).await.map_err(|_| Failure::slow())??;
     // A place in the queue is reserved before decoding, so that decoded images are bounded too.
     let place = service.queue.try_reserve_owned().map_err(|_| Failure::busy())?;
     let input = service.scorer.decision().input;
     let decode = move || {
-        let image = image::from_bytes(&body)?;
-        Ok::<_, cac::Error>(image::tensor(&image, input.height, input.width))
+        let image = image::from_bytes(&bytes)?;
+        drop((bytes, memory));
+        Ok::<_, cac::Error>(image::pixels(&image, input.height, input.width))
     };
-    let values = tokio::task::spawn_blocking(decode).await.map_err(|_| Failure::stopped())??;
+    let pixels = spawn_blocking(decode).await.map_err(|_| Failure::stopped())??;
     let (answer, verdict) = oneshot::channel();
-    place.send(Request { values, answer });
-    let verdict = verdict.await.map_err(|_| Failure::stopped())??;
+    place.send(Request { pixels, answer });
+    let verdict = verdict.await.map_err(|_| Failure::stopped())?;
     Ok(answer_with(StatusCode::OK, json!(verdict)))
+}
+
+/// Reads a body, with a permit for each byte. The rest of a refused body is read too, and dropped: a client
+/// reads its answer only after it has sent its request.
+async fn read(mut body: Body, memory: Arc<Semaphore>) -> Result<(Vec<u8>, OwnedSemaphorePermit), Failure> {
+    let permits = |count: usize| Arc::clone(&memory).try_acquire_many_owned(count as u32);
+    let mut whole = Ok((Vec::new(), permits(0).map_err(|_| Failure::busy())?));
+    while let Some(frame) = body.frame().await {
+        let Ok(part) = frame.map_err(|_| Failure::cut())?.into_data() else { continue };
+        if let Ok((bytes, held)) = &mut whole {
+            if bytes.len() + part.len() > BODY_LIMIT {
+                whole = Err(Failure::large());
+            } else if let Ok(permits) = permits(part.len()) {
+                bytes.extend_from_slice(&part);
+                held.merge(permits);
+            } else {
+                whole = Err(Failure::busy());
+            }
+        }
+    }
+    whole
 }
 
 fn answer_with(status: StatusCode, json: Value) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], json.to_string()).into_response()
 }
 
-/// Scores waiting images in batches until the queue is closed.
-async fn score_all(scorer: Arc<Scorer>, mut requests: mpsc::Receiver<Request>) {
-    while let Some(first) = requests.recv().await {
-        let mut batch = vec![first];
-        let end = Instant::now() + WAIT;
-        while batch.len() < scorer.preferred_batch() {
-            match timeout_at(end, requests.recv()).await {
-                Ok(Some(request)) => batch.push(request),
-                Ok(None) | Err(_) => break,
-            }
-        }
+/// Scores the images that wait, in batches, until the queue is closed. While a batch runs, the next one
+/// gathers.
+fn score_all(scorer: &Scorer, mut requests: mpsc::Receiver<Request>) {
+    let mut batch = Vec::new();
+    while requests.blocking_recv_many(&mut batch, scorer.preferred_batch()) > 0 {
         // Skip clients that disconnected.
         batch.retain(|request| !request.answer.is_closed());
-        if batch.is_empty() {
-            continue;
-        }
-        let scorer = Arc::clone(&scorer);
-        // A failure ends only this batch; its clients have been told.
-        let _ = tokio::task::spawn_blocking(move || answer(&scorer, batch)).await;
+        answer(scorer, std::mem::take(&mut batch));
     }
 }
 
 fn answer(scorer: &Scorer, batch: Vec<Request>) {
     let input = &scorer.decision().input;
-    let (all, waiting): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|request| (request.values, request.answer)).unzip();
-    let images = Array4::from_shape_vec((all.len(), 3, input.height, input.width), all.concat())
+    let (pixels, waiting): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|request| (request.pixels, request.answer)).unzip();
+    let images = Array4::from_shape_vec((pixels.len(), 3, input.height, input.width), pixels.concat())
         .expect("every image has the model's size");
-    // On failure, clients notice that their channel is closed.
-    match scorer.score(images.view()) {
+    match scorer.score_u8(images.view()) {
         Ok(scores) => {
             for (verdict, waiting) in scorer.verdicts(&scores).into_iter().zip(waiting) {
                 // The client may have disconnected.
-                let _ = waiting.send(Ok(verdict));
+                let _ = waiting.send(verdict);
             }
         }
-        Err(error) => {
-            eprintln!("{error}");
-            drop(waiting);
-        }
+        // The clients notice that their channels are closed.
+        Err(error) => eprintln!("{error}"),
     }
 }
 
@@ -144,6 +231,18 @@ fn answer(scorer: &Scorer, batch: Vec<Request>) {
 struct Failure(StatusCode, String);
 
 impl Failure {
+    fn cut() -> Self {
+        Self(StatusCode::BAD_REQUEST, "the body is incomplete".to_owned())
+    }
+
+    fn slow() -> Self {
+        Self(StatusCode::REQUEST_TIMEOUT, format!("the body took more than {} s", READ_TIME.as_secs()))
+    }
+
+    fn large() -> Self {
+        Self(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {BODY_LIMIT} bytes"))
+    }
+
     fn busy() -> Self {
         Self(StatusCode::SERVICE_UNAVAILABLE, "too many images are waiting".to_owned())
     }
@@ -172,10 +271,11 @@ impl IntoResponse for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
+    use std::{net::SocketAddr, path::Path};
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
+        task::JoinHandle,
     };
 
     const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -184,57 +284,133 @@ mod tests {
         Scorer::open(Path::new(ROOT).join("exported/cifar10-wrn-40-2.onnx"), Provider::Cpu).unwrap()
     }
 
+    /// The address of a service, what stops it, and its end.
+    async fn start() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async { stopped.await.unwrap_or(()) };
+        (address, stop, tokio::spawn(serve(listener, scorer(), stopped)))
+    }
+
+    fn head(request: &str, length: usize) -> String {
+        format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n")
+    }
+
     /// Sends a request and returns the status and JSON of the response.
-    async fn ask(address: std::net::SocketAddr, request: &str, body: &[u8]) -> (u16, Value) {
+    async fn ask(address: SocketAddr, request: &str, body: &[u8]) -> (u16, Value) {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let head = format!(
-            "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        // The server may refuse a body without reading it.
-        let _ = stream.write_all(body).await;
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        let answer = String::from_utf8(answer).unwrap();
+        stream.write_all(format!("{}\r\n", head(request, body.len())).as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        answer_from(stream).await
+    }
+
+    async fn answer_from(mut stream: TcpStream) -> (u16, Value) {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         (status, serde_json::from_str(body).unwrap_or(Value::Null))
     }
 
+    /// Each golden image, as a file and with its verdict.
+    fn images() -> Vec<(Vec<u8>, Verdict)> {
+        let scorer = scorer();
+        let verdict = |path| {
+            let bytes = std::fs::read(path).unwrap();
+            let verdict = scorer.score_image(&image::from_bytes(&bytes).unwrap()).unwrap();
+            (bytes, verdict)
+        };
+        let folder = Path::new(ROOT).join("tests/golden/images");
+        std::fs::read_dir(folder).unwrap().map(|entry| verdict(entry.unwrap().path())).collect()
+    }
+
+    fn is_verdict(found: &Value, expected: &Verdict) -> bool {
+        (&found["class"], &found["unknown"]) == (&json!(expected.class), &json!(expected.unknown))
+            && (found["score"].as_f64().unwrap() - f64::from(expected.score)).abs() < 1e-4
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn concurrent_images_get_their_own_verdicts() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async { axum::serve(listener, app(scorer())).await });
-        let alone = scorer();
-        let folder = Path::new(ROOT).join("tests/golden/images");
-        let images: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let (address, _stop, _) = start().await;
+        let images = images();
         let asked: Vec<_> = (0..24)
-            .map(|index| {
-                let path = images[index % images.len()].clone();
-                let body = std::fs::read(&path).unwrap();
-                (path, tokio::spawn(async move { ask(address, "POST /score", &body).await }))
+            .map(|number| {
+                let (bytes, expected) = images[number % images.len()].clone();
+                (expected, tokio::spawn(async move { ask(address, "POST /score", &bytes).await }))
             })
             .collect();
-        for (path, answer) in asked {
+        for (expected, answer) in asked {
             let (status, found) = answer.await.unwrap();
-            let expected = alone.score_image(&image::open(path).unwrap()).unwrap();
             assert_eq!(status, 200, "{found}");
-            assert_eq!(
-                (&found["class"], &found["unknown"]),
-                (&expected.class.into(), &expected.unknown.into())
-            );
-            assert!((found["score"].as_f64().unwrap() - f64::from(expected.score)).abs() < 1e-4);
+            assert!(is_verdict(&found, &expected), "{found}, not {expected:?}");
         }
+    }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_cannot_be_scored_is_refused() {
+        let (address, _stop, _) = start().await;
         let (status, health) = ask(address, "GET /health", b"").await;
         assert_eq!((status, health["classes"][3].as_str()), (200, Some("cat")));
         assert!(health["provider"].as_str().unwrap().starts_with("cpu: tract"));
         let (status, error) = ask(address, "POST /score", b"no image").await;
         assert_eq!(status, 422);
         assert!(error["error"].as_str().unwrap().contains("it is not BMP, "), "{error}");
-        assert_eq!(ask(address, "POST /score", &vec![0; BODY_LIMIT + 1]).await.0, 413);
+        // The client sends the whole body before it reads the answer.
+        let (status, error) = ask(address, "POST /score", &vec![0; BODY_LIMIT + 1]).await;
+        assert_eq!((status, &error["error"]), (413, &json!("the body has more than 8388608 bytes")));
         assert_eq!(ask(address, "GET /nothing", b"").await.0, 404);
+    }
+
+    #[tokio::test]
+    async fn bodies_share_a_limit() {
+        let memory = Arc::new(Semaphore::new(5));
+        let first = read(Body::from("123"), Arc::clone(&memory)).await.ok().unwrap();
+        assert_eq!(first.0, b"123");
+        let refused = read(Body::from("456"), Arc::clone(&memory)).await.err().unwrap();
+        assert_eq!(refused.0, StatusCode::SERVICE_UNAVAILABLE);
+        drop(first);
+        assert!(read(Body::from("456"), Arc::clone(&memory)).await.is_ok());
+        assert_eq!(memory.available_permits(), 5);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn slow_clients_are_cut_off() {
+        let (address, _stop, _) = start().await;
+        let connect = async |sent: String| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(sent.as_bytes()).await.unwrap();
+            stream
+        };
+        let idle = connect(String::new()).await;
+        let slow_head = connect(head("POST /score", 9)).await;
+        let slow_body = connect(format!("{}\r\nhalf", head("POST /score", 9))).await;
+        for mut stream in [idle, slow_head] {
+            assert_eq!(stream.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+        }
+        assert_eq!(answer_from(slow_body).await, (408, json!({ "error": "the body took more than 5 s" })));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_accepted_is_answered_before_the_end() {
+        let (address, stop, end) = start().await;
+        let mut accepted = Vec::new();
+        for (bytes, verdict) in images() {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head = format!("{}expect: 100-continue\r\n\r\n", head("POST /score", bytes.len()));
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut go_on = [0; 25];
+            stream.read_exact(&mut go_on).await.unwrap();
+            assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+            accepted.push((stream, bytes, verdict));
+        }
+        stop.send(()).unwrap();
+        for (mut stream, bytes, verdict) in accepted {
+            stream.write_all(&bytes).await.unwrap();
+            let (status, found) = answer_from(stream).await;
+            assert_eq!(status, 200, "{found}");
+            assert!(is_verdict(&found, &verdict), "{found}, not {verdict:?}");
+        }
+        end.await.unwrap();
     }
 }

@@ -236,8 +236,9 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
     let (environment, library) = environment().map_err(unavailable)?;
     let (is_built_in, dispatch) = match provider {
-        // Named, so that ONNX Runtime does not choose a device itself.
-        Provider::Cpu | Provider::OnnxRuntime => offer(ep::CPU::default()),
+        // Named, so that ONNX Runtime does not choose a device itself. With an arena, the memory of a run belongs
+        // to its session; malloc would keep it for each thread that ran one.
+        Provider::Cpu | Provider::OnnxRuntime => offer(ep::CPU::default().with_arena_allocator(true)),
         Provider::Cuda(device) => offer(ep::CUDA::default().with_device_id(device as i32)),
         Provider::TensorRt(device) => offer(ep::TensorRT::default().with_device_id(device as i32)),
         Provider::OpenVino => offer(ep::OpenVINO::default()),
@@ -252,6 +253,9 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     }
     let builder = Session::builder(&environment)
         .map_err(|error| unavailable(error.to_string()))?
+        // A pattern allocates the memory of a run as one block, which has another size for each batch size.
+        .with_memory_pattern(provider != Provider::OnnxRuntime)
+        .map_err(|error| unavailable(one_line(error)))?
         .with_log_level(LogLevel::Fatal)
         .map_err(|error| unavailable(one_line(error)))?
         .with_execution_providers([dispatch.error_on_failure()])
