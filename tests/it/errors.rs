@@ -362,7 +362,10 @@ fn classes() {
     let demo = Dataset::known(&folder, Split::Test, 32, 32).unwrap();
     let error = demo.align(&["cat".to_owned(), "dog".to_owned()]).unwrap_err();
     assert!(matches!(error, Error::Classes { .. }), "{error}");
-    assert!(error.to_string().contains("`airplane` is not one of the known classes: `cat`, `dog`"), "{error}");
+    assert!(
+        error.to_string().contains("`airplane` is not one of the known classes: `cat`, `dog`"),
+        "{error}"
+    );
 }
 
 #[test]
