@@ -164,6 +164,20 @@ pub enum Error {
         /// The largest difference allowed.
         tolerance: f64,
     },
+    /// A file's signature is not that of the key.
+    #[error("the signature `{}` is refused: {reason}", path.display())]
+    Signature {
+        /// The signature file.
+        path: PathBuf,
+        /// Why it is refused.
+        reason: String,
+    },
+    /// A model has no golden batch to compare with.
+    #[error("`{origin}` has no golden batch: an older version exported it")]
+    NoGoldenBatch {
+        /// The path, or `memory` for bytes.
+        origin: String,
+    },
     /// A runtime gives other outputs for a model's golden images than its export did.
     #[error("`{origin}` fails its check on {runtime}: {what} of its golden images differ by {difference:e}")]
     Differs {

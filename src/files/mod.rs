@@ -1,4 +1,4 @@
-//! Files: atomic writes, downloads, checksums and score files.
+//! Files: atomic writes, downloads, checksums, signatures and score files.
 
 pub(crate) mod atomic;
 #[cfg(feature = "files")]
@@ -8,3 +8,8 @@ pub(crate) mod kind;
 pub mod scores;
 #[cfg(feature = "files")]
 pub(crate) mod sha256;
+#[cfg(feature = "files")]
+pub mod signature;
+
+#[cfg(feature = "files")]
+pub use sha256::of as sha256;

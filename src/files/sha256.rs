@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 
 /// The SHA-256 in hexadecimal.
-pub(crate) fn of(bytes: &[u8]) -> String {
+#[must_use]
+pub fn of(bytes: &[u8]) -> String {
     hexadecimal(Sha256::new_with_prefix(bytes))
 }
 

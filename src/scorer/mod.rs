@@ -84,7 +84,15 @@ impl Scorer {
     /// [`Error::Unsupported`] if the runtime refuses it, [`Error::Provider`] if the provider is not
     /// available: there is no fallback to another one.
     pub fn from_bytes(bytes: &[u8], provider: Provider) -> Result<Self> {
-        Self::new(bytes, "memory", provider, false)
+        Self::named(bytes, "memory", provider)
+    }
+
+    /// Reads a model from memory; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// Those of [`from_bytes`](Self::from_bytes).
+    pub fn named(bytes: &[u8], origin: &str, provider: Provider) -> Result<Self> {
+        Self::new(bytes, origin, provider, false)
     }
 
     /// Reads a model from memory and profiles its first run, so that [`placement`](Self::placement) is known;
@@ -213,12 +221,11 @@ impl Scorer {
     /// file. Returns the largest difference of a logit or score, relative above 1.
     ///
     /// # Errors
-    /// [`Error::Model`] if the file has no golden batch, [`Error::Differs`] if an output differs, and those of
+    /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Differs`] if an output differs, and those of
     /// [`score`](Self::score).
     pub fn verify(&self) -> Result<f64> {
         let Some(expected) = &self.manifest().history.golden else {
-            let reason = "it has no golden batch to compare with".to_owned();
-            return Err(Error::Model { origin: self.file.origin.clone(), reason });
+            return Err(Error::NoGoldenBatch { origin: self.file.origin.clone() });
         };
         let found = self.golden_batch()?;
         let differs = |what, difference| Error::Differs {

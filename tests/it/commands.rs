@@ -352,6 +352,39 @@ fn wrong_input_gives_one_error_line_and_exit_code_1() {
 }
 
 #[test]
+fn a_model_is_verified_with_its_golden_batch_and_its_signature() {
+    let folder = trained();
+    let at = folder.path();
+    for precision in ["f32", "f16"] {
+        stdout(&toolkit(at, &["export", "model.onnx", "--precision", precision]));
+        let text = toolkit(at, &["verify", "model.onnx", "--provider", "cpu", "--provider", "onnxruntime"]);
+        let lines: Vec<&str> = stdout(&text).lines().collect();
+        let sum =
+            format!("model.onnx: SHA-256 {}", cac::files::sha256(&fs::read(at.join("model.onnx")).unwrap()));
+        assert_eq!((lines.len(), lines[0]), (3, &*sum));
+        assert!(lines[1].starts_with("cpu: tract") && lines[2].starts_with("onnxruntime: "), "{lines:?}");
+    }
+    let file = |name: &str| golden(name).to_str().unwrap().to_owned();
+    let (model, signature) = (file("models/v2.onnx"), file("signature/v2.onnx.minisig"));
+    let image = file("images/bumpy_0176.jpg");
+    for (key, message) in
+        [("signature/key.pub", ""), ("signature/other.pub", "v2.onnx.minisig` is refused: ")]
+    {
+        let key = file(key);
+        let signed = ["--signature", &signature, "--public-key", &key];
+        let score = toolkit(at, &[&["score"], &signed[..], &[&model, &image]].concat());
+        // The model is of before the golden batch.
+        let verify = toolkit(at, &[&["verify"], &signed[..], &[&model]].concat());
+        if message.is_empty() {
+            assert!(stdout(&score).contains("bumpy_0176.jpg"));
+            assert!(String::from_utf8_lossy(&verify.stderr).contains("has no golden batch"));
+        } else {
+            assert!(error(&score).contains(message) && error(&verify).contains(message));
+        }
+    }
+}
+
+#[test]
 fn one_bad_image_does_not_end_the_work() {
     let folder = trained();
     let at = folder.path();

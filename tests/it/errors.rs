@@ -1,4 +1,4 @@
-//! The errors of the library, each provoked by a test; downloads and divergence are tested with their
+//! The errors of the library, each provoked by a test; downloads, divergence and signatures are tested with their
 //! features.
 
 use std::{fs, path::Path};
@@ -6,6 +6,7 @@ use std::{fs, path::Path};
 use cac::{
     Error, Provider, Scorer,
     data::{Dataset, Split},
+    eval,
     export::{self, ExportOptions, ThresholdRule},
     files::scores,
     image,
@@ -336,6 +337,64 @@ fn self_check() {
     let error = export::export(&wrong, &ExportOptions::default(), &path).unwrap_err();
     assert!(matches!(error, Error::SelfCheck { what: "logits", .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), b"what was there");
+}
+
+#[test]
+fn differs() {
+    let bytes = model();
+    for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        assert!(Scorer::from_bytes(&bytes, provider).unwrap().verify().unwrap() < 1e-4);
+    }
+    use prost::Message;
+    let mut proto = tract_onnx::pb::ModelProto::decode(&bytes[..]).unwrap();
+    let weights = &mut proto.graph.as_mut().unwrap().initializer;
+    let weights = weights.iter_mut().find(|tensor| tensor.name == "fc.weight").unwrap();
+    weights.raw_data[..4].copy_from_slice(&2.5_f32.to_le_bytes());
+    let error = Scorer::from_bytes(&proto.encode_to_vec(), Provider::Cpu).unwrap().verify().unwrap_err();
+    assert!(matches!(error, Error::Differs { what: "logits", .. }), "{error}");
+}
+
+#[test]
+fn no_golden_batch() {
+    let old = fs::read(golden("models/v1.onnx")).unwrap();
+    let error = Scorer::from_bytes(&old, Provider::Cpu).unwrap().verify().unwrap_err();
+    assert!(matches!(error, Error::NoGoldenBatch { .. }), "{error}");
+}
+
+#[test]
+fn broken_images() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a/1.png", "a/2.png", "b/1.png"] {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        ::image::RgbImage::new(8, 8).save(path).unwrap();
+    }
+    for name in ["a/2.png", "b/1.png"] {
+        fs::write(folder.path().join(name), "no image").unwrap();
+    }
+    let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
+    let images = Dataset::known(folder.path(), Split::Test, 32, 32).unwrap();
+    let error = eval::logits(&scorer, &images, |_| ()).unwrap_err();
+    assert!(matches!(&error, Error::BrokenImages { errors } if errors.len() == 2), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("2 images cannot be read:\n  `") && text.contains("a/2.png` is not an image"),
+        "{text}"
+    );
+}
+
+#[test]
+fn too_few_held_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut few = checkpoint(1, Variant::Paper);
+    few.held_out = few.held_out.slice_axis(ndarray::Axis(0), (..18).into()).to_owned();
+    let error = export::export(&few, &ExportOptions::default(), &folder.path().join("m.onnx")).unwrap_err();
+    assert!(matches!(error, Error::TooFewHeldOut { found: 18, needed: 19, .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "a threshold that keeps 95 % of known images needs 19 held-out ones, there are 18"
+    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]

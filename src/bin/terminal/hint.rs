@@ -36,6 +36,13 @@ pub fn of(error: &Error) -> Option<String> {
              or arrays of an NPZ file, and `prediction` for accuracy and OSCR"
         }
         Error::FormatVersion { .. } => "update the toolkit",
+        Error::NoGoldenBatch { .. } => "export the model again",
+        Error::Differs { .. } => {
+            "compare its SHA-256 with that of the original; a provider that computes in less precision differs too"
+        }
+        Error::Signature { .. } => {
+            "do not use the file; ask its author for the file, the signature and the public key"
+        }
         Error::Dataset { path, .. } if path.is_dir() => {
             "use CIFAR-10's binary folder (data_batch_*.bin, test_batch.bin) or folders of images: \
              CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"

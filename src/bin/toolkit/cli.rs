@@ -50,6 +50,8 @@ pub enum Command {
     Score(ScoreArgs),
     /// Show the contents of a model file
     Inspect(InspectArgs),
+    /// Check that a model file computes here what it computed when it was exported
+    Verify(VerifyArgs),
     /// List the providers that can run a model here, and why the others cannot
     Providers(ProvidersArgs),
 }
@@ -297,6 +299,9 @@ pub struct ScoreArgs {
     /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback
     #[arg(long, default_value = "cpu")]
     pub provider: Provider,
+    /// The signature of the model file
+    #[command(flatten)]
+    pub signature: SignatureArgs,
     /// Images of any size, after the model file if the first name ends in .onnx; by default the built-in
     /// model of CIFAR-10's classes
     #[arg(required = true, value_name = "[MODEL.onnx] IMAGE")]
@@ -307,7 +312,7 @@ impl ScoreArgs {
     /// The model, if one is named, and the images.
     pub fn model_and_images(&self) -> (Option<&PathBuf>, &[PathBuf]) {
         match &self.files[..] {
-            [model, images @ ..] if model.extension().is_some_and(|extension| extension == "onnx") => {
+            [model, images @ ..] if model.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) => {
                 (Some(model), images)
             }
             images => (None, images),
@@ -324,6 +329,34 @@ pub struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `toolkit verify`
+#[derive(Args)]
+pub struct VerifyArgs {
+    /// Model file; by default the built-in model of CIFAR-10's classes
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: Option<PathBuf>,
+    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; repeatable
+    #[arg(long, default_value = "cpu")]
+    pub provider: Vec<Provider>,
+    /// The signature of the file
+    #[command(flatten)]
+    pub signature: SignatureArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The signature that a model file must have.
+#[derive(Default, Args)]
+pub struct SignatureArgs {
+    /// Refuse the model file unless this file of minisign is its signature
+    #[arg(long, value_name = "FILE", requires = "public_key")]
+    pub signature: Option<PathBuf>,
+    /// The public key of the signature: minisign's file, or the key in base64
+    #[arg(long, value_name = "FILE|KEY", requires = "signature")]
+    pub public_key: Option<String>,
 }
 
 /// `toolkit providers`

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Metrics(args) => commands::metrics::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Verify(args) => commands::verify::run(&args),
         Command::Providers(args) => commands::providers::run(&args),
     })
 }

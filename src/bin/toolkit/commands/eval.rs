@@ -9,17 +9,17 @@ use std::{
 
 use anyhow::bail;
 use cac::{
-    Error, Scorer,
+    Scorer,
     data::{Dataset, Protocol, UnknownSet, open_test},
     eval::{Agreement, Evaluation, evaluate},
-    files::scores,
+    files::{scores, sha256},
     model::Manifest,
     report::{Report, ReportOptions},
 };
 
-use super::{MODEL, check_output, print_json, with_threshold};
+use super::{check_output, print_json, read_model, with_threshold};
 use crate::{
-    cli::EvalArgs,
+    cli::{EvalArgs, SignatureArgs},
     terminal::{Progress, say},
 };
 
@@ -28,6 +28,8 @@ struct Contender<'a> {
     name: String,
     /// `None` for the built-in model.
     model: Option<&'a Path>,
+    /// SHA-256 of the model file.
+    sha256: String,
     scorer: Scorer,
 }
 
@@ -58,7 +60,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
 
     let mut of_first: Option<Evaluation> = None;
-    for Contender { name, model, scorer } in &contenders {
+    for Contender { name, model, sha256, scorer } in &contenders {
         let start = Instant::now();
         let mut bar = Progress::new(format!("scoring with {name}"), total);
         let evaluation = evaluate(scorer, &known, &unknown, &args.score, args.skip_broken, |done| {
@@ -78,6 +80,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         let result = Measured {
             evaluation: &evaluation,
             model: *model,
+            sha256,
             runtime: scorer.runtime(),
             seconds,
             operators,
@@ -101,14 +104,8 @@ fn open_contenders(args: &EvalArgs) -> anyhow::Result<Vec<Contender<'_>>> {
     };
     let mut contenders: Vec<Contender> = Vec::new();
     for &model in &models {
-        let (bytes, origin) = match model {
-            Some(path) => {
-                let read = std::fs::read(path);
-                let read = read.map_err(|source| Error::Io { action: "read", path: path.to_owned(), source });
-                (read?, path.display().to_string())
-            }
-            None => (MODEL.to_vec(), "the built-in model".to_owned()),
-        };
+        let (bytes, origin) = read_model(model, &SignatureArgs::default())?;
+        let sha256 = sha256(&bytes);
         for &provider in &args.provider {
             let name = match model {
                 Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
@@ -122,7 +119,7 @@ fn open_contenders(args: &EvalArgs) -> anyhow::Result<Vec<Contender<'_>>> {
                     bail!("{name} and {} differ in classes, image size or rejection score", first.name);
                 }
             }
-            contenders.push(Contender { name, model, scorer });
+            contenders.push(Contender { name, model, sha256: sha256.clone(), scorer });
         }
     }
     Ok(contenders)
@@ -159,6 +156,7 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
 struct Measured<'a> {
     evaluation: &'a Evaluation,
     model: Option<&'a Path>,
+    sha256: &'a str,
     runtime: String,
     seconds: f64,
     operators: BTreeMap<String, usize>,
@@ -180,6 +178,7 @@ impl Measured<'_> {
                 line["threshold"] = serde_json::to_value(threshold)?;
             }
             line["model"] = self.model.map(Path::to_string_lossy).into();
+            line["sha256"] = self.sha256.into();
             line["provider"] = self.runtime.clone().into();
             line["images"] = self.evaluation.images().into();
             line["seconds"] = self.seconds.into();
@@ -210,6 +209,7 @@ impl Measured<'_> {
         let (images, seconds, runtime) = (self.evaluation.images(), self.seconds, &self.runtime);
         let rate = images as f64 / seconds.max(1e-9);
         writeln!(out, "{images} images in {seconds:.1} s, {rate:.0} images/s, on {runtime}")?;
+        writeln!(out, "model with SHA-256 {}", self.sha256)?;
         for (provider, count) in &self.operators {
             writeln!(out, "operators on {provider}: {count}")?;
         }

@@ -10,6 +10,7 @@ use cac::{
     data::{Protocol, open_training},
     eval::Agreement,
     export::{self, triton},
+    files::sha256,
     image::Input,
     model::ModelPrecision,
     run::{Checkpoint, RUNS, RunFolder, Which},
@@ -91,9 +92,10 @@ pub fn write(
     let rule = threshold
         .keep
         .map_or("set by hand".to_owned(), |keep| format!("keeps {} % of {}", 100.0 * keep, threshold.data));
+    let sha256 = sha256(&std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?);
     writeln!(
         stdout(),
-        "{}: {:.1} MB from `{}`\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
+        "{}: {:.1} MB from `{}`\nSHA-256 {sha256}\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
          original's; scores, classes and verdicts follow from them",
         model.display(),
         exported.bytes as f64 / 1e6,

@@ -8,26 +8,39 @@ pub mod metrics;
 pub mod providers;
 pub mod score;
 pub mod train;
+pub mod verify;
 
 use std::{
+    borrow::Cow,
     io::{Write, stdout},
     path::Path,
 };
 
 use anyhow::bail;
-use cac::{Provider, Scorer};
+use cac::{Error, Scorer, files::signature};
 
-use crate::cli::ScorerArgs;
+use crate::cli::{ScorerArgs, SignatureArgs};
 
 /// The built-in model.
 const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-wrn-40-2.onnx");
 
-fn open_scorer(model: Option<&Path>, args: &ScorerArgs, provider: Provider) -> cac::Result<Scorer> {
-    let scorer = match model {
-        Some(model) => Scorer::open(model, provider)?,
-        None => Scorer::from_bytes(MODEL, provider)?,
+/// The bytes of a model file, whose signature is checked if there is one, and its name in errors; by default those
+/// of the built-in model.
+fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Cow<'static, [u8]>, String)> {
+    let (bytes, origin) = match model {
+        Some(path) => {
+            let read = std::fs::read(path);
+            let read = read.map_err(|source| Error::Io { action: "read", path: path.to_owned(), source });
+            (Cow::Owned(read?), path.display().to_string())
+        }
+        None => (Cow::Borrowed(MODEL), "the built-in model".to_owned()),
     };
-    with_threshold(scorer, args)
+    if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {
+        // A key in base64 is not the name of a file.
+        let key = std::fs::read_to_string(key).unwrap_or_else(|_| key.clone());
+        signature::check(&bytes, file, &key)?;
+    }
+    Ok((bytes, origin))
 }
 
 /// The scorer with the threshold of the flags.

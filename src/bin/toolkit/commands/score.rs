@@ -14,7 +14,7 @@ use cac::{
 use ndarray::Array4;
 use rayon::prelude::*;
 
-use super::{open_scorer, print_json};
+use super::{print_json, read_model, with_threshold};
 use crate::{cli::ScoreArgs, terminal::say};
 
 /// Prints the verdict on each image. An image that cannot be read does not end the work.
@@ -23,7 +23,8 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     if images.is_empty() {
         bail!("give images after the model");
     }
-    let scorer = open_scorer(model.map(PathBuf::as_path), &args.scorer, args.provider)?;
+    let (bytes, origin) = read_model(model.map(PathBuf::as_path), &args.signature)?;
+    let scorer = with_threshold(Scorer::named(&bytes, &origin, args.provider)?, &args.scorer)?;
     let input = scorer.decision().input;
     let batches = images.chunks(scorer.preferred_batch());
     let broken = prefetch(

@@ -1,0 +1,41 @@
+//! `toolkit verify`
+
+use std::io::{Write, stdout};
+
+use cac::{Scorer, files::sha256, model::golden};
+use serde_json::json;
+
+use super::{print_json, read_model};
+use crate::cli::VerifyArgs;
+
+/// Runs the golden batch of a model file on each provider, and compares.
+pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
+    let (bytes, origin) = read_model(args.model.as_deref(), &args.signature)?;
+    let sha256 = sha256(&bytes);
+    let is_signed = args.signature.signature.is_some();
+    if !args.json {
+        let signed = if is_signed { ", the signature is right" } else { "" };
+        writeln!(stdout(), "{origin}: SHA-256 {sha256}{signed}")?;
+    }
+    for &provider in &args.provider {
+        let scorer = Scorer::named(&bytes, &origin, provider)?;
+        let difference = scorer.verify()?;
+        let (runtime, images) = (scorer.runtime(), golden::images(&scorer.decision().input).dim().0);
+        if args.json {
+            print_json(&json!({
+                "model": args.model.as_ref().map(|model| model.to_string_lossy()),
+                "sha256": sha256,
+                "signed": is_signed,
+                "provider": runtime,
+                "images": images,
+                "difference": difference,
+            }))?;
+        } else {
+            writeln!(
+                stdout(),
+                "{runtime}: {images} golden images get the same classes, and logits and scores within {difference:.1e}"
+            )?;
+        }
+    }
+    Ok(())
+}
