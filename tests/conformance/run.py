@@ -53,6 +53,37 @@ def test_images() -> np.ndarray:
     return np.concatenate([flat, pixels, noise, gaussian, known, textures]).astype(np.float32)
 
 
+def golden_images() -> np.ndarray:
+    """[6, 3, 32, 32]: the images of a model's golden batch, by the formula in docs/formats.md."""
+
+    def byte(n: int, c: int, y: int, x: int, square: int) -> int:
+        z = ((n << 48) + (c << 40) + (y // square << 20) + x // square + 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return (z ^ z >> 31) >> 56
+
+    squares = (4096, 16, 8, 4, 2, 1)
+    pixels = [
+        [[[byte(n, c, y, x, square) for x in range(SIZE)] for y in range(SIZE)] for c in range(3)]
+        for n, square in enumerate(squares)
+    ]
+    return np.array(pixels, np.float32) / 255
+
+
+def check_golden(model: Path) -> None:
+    """Compare a model's golden batch with its outputs on ONNX Runtime, as `toolkit verify` does on tract."""
+    properties = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
+    if "cac.golden" not in properties:
+        print("the model has no golden batch", file=sys.stderr)
+        return
+    golden = json.loads(properties["cac.golden"])
+    found = with_onnxruntime(model)(golden_images())
+    np.testing.assert_allclose(found["logits"].max(axis=1), golden["max_logit"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(found["score"], golden["score"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(found["label"], golden["label"])
+    print("the golden batch is that of ONNX Runtime", file=sys.stderr)
+
+
 def in_batches(score: Score, images: np.ndarray, batch: int) -> Outputs:
     parts = [score(images[at : at + batch]) for at in range(0, len(images), batch)]
     return {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
@@ -155,6 +186,7 @@ def compare(expected: Outputs, found: Outputs, threshold: float) -> tuple[float,
 
 
 def main(model: Path, program: Path) -> int:
+    check_golden(model)
     images = test_images()
     proto = onnx.load(model)
     threshold = next(float(onnx.numpy_helper.to_array(t)) for t in proto.graph.initializer if t.name == "threshold")
