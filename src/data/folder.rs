@@ -1,10 +1,13 @@
 //! Data sets in image folders.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::Split;
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, few},
     image::EXTENSIONS,
 };
 
@@ -12,7 +15,7 @@ use crate::{
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
 
 /// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, or of `FOLDER/CLASS/...` as the test split.
-pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64>, Vec<PathBuf>)> {
+pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64>, Listing)> {
     let unusable = |reason: String| Error::Dataset { path: folder.to_owned(), reason };
     // A class may be called `train` or `test`; only a split contains folders.
     let part = |name: &str| Some(folder.join(name)).filter(|part| has_folders(part));
@@ -32,7 +35,7 @@ pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64
     };
     let mut classes = Vec::new();
     let mut labels = Vec::new();
-    let mut files = Vec::new();
+    let mut listing = Listing::default();
     for class in entries(&root)?.into_iter().filter(|path| path.is_dir()) {
         // Names that are not UTF-8 would become equal if they were converted.
         let Some(name) = class.file_name().and_then(|name| name.to_str()) else {
@@ -41,20 +44,40 @@ pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64
         };
         classes.push(name.to_owned());
         let images = images_below(&class)?;
-        labels.resize(labels.len() + images.len(), classes.len() as i64 - 1);
-        files.extend(images);
+        labels.resize(labels.len() + images.files.len(), classes.len() as i64 - 1);
+        listing.files.extend(images.files);
+        add_counts(&mut listing.left_out, &images.left_out);
     }
     if classes.len() < 2 {
         let found = classes.len();
         return Err(unusable(format!("`{}` has {found} class folders, expected at least 2", root.display())));
     }
-    Ok((classes, labels, files))
+    Ok((classes, labels, listing))
 }
 
-/// All images in a folder and its subfolders, sorted by path. Hidden files and folders are skipped.
-pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a folder, sorted by path.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// The files with the extension of an image.
+    pub files: Vec<PathBuf>,
+    /// The number of other files by their extension.
+    pub left_out: LeftOut,
+}
+
+/// Numbers of files by their extension in lower case, which is empty for files without one.
+pub type LeftOut = BTreeMap<String, usize>;
+
+/// Adds numbers of files to others.
+pub(crate) fn add_counts(to: &mut LeftOut, more: &LeftOut) {
+    for (extension, count) in more {
+        *to.entry(extension.clone()).or_default() += count;
+    }
+}
+
+/// All images in a folder and its subfolders. Hidden files and folders are skipped.
+pub(super) fn images_below(folder: &Path) -> Result<Listing> {
     /// `above` holds the parent folders, because a link can lead back to one of them.
-    fn collect(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<()> {
+    fn collect(folder: &Path, above: &mut Vec<PathBuf>, listing: &mut Listing) -> Result<()> {
         let place = folder.canonicalize().map_err(Error::io("read", folder))?;
         if above.contains(&place) {
             return Ok(());
@@ -62,30 +85,33 @@ pub(super) fn images_below(folder: &Path) -> Result<Vec<PathBuf>> {
         above.push(place);
         for path in entries(folder)? {
             if path.is_dir() {
-                collect(&path, above, files)?;
-            } else if path.is_file() && is_image(&path) {
-                files.push(path);
+                collect(&path, above, listing)?;
+            } else if path.is_file() {
+                let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+                if EXTENSIONS.contains(&extension.as_str()) {
+                    listing.files.push(path);
+                } else {
+                    *listing.left_out.entry(extension).or_default() += 1;
+                }
             }
         }
         above.pop();
         Ok(())
     }
-    let mut files = Vec::new();
-    collect(folder, &mut Vec::new(), &mut files)?;
-    if files.is_empty() {
-        let reason = format!("it holds no images ({})", EXTENSIONS.join(", "));
+    let mut listing = Listing::default();
+    collect(folder, &mut Vec::new(), &mut listing)?;
+    if listing.files.is_empty() {
+        let others = few(listing.left_out.keys().map(String::as_str));
+        let others =
+            if listing.left_out.is_empty() { String::new() } else { format!(", only files with {others}") };
+        let reason = format!("it holds no images ({}){others}", EXTENSIONS.join(", "));
         return Err(Error::Dataset { path: folder.to_owned(), reason });
     }
-    Ok(files)
+    Ok(listing)
 }
 
 fn has_folders(folder: &Path) -> bool {
     entries(folder).is_ok_and(|paths| paths.iter().any(|path| path.is_dir()))
-}
-
-fn is_image(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    EXTENSIONS.contains(&extension.as_str())
 }
 
 /// The entries of a folder, sorted by name, without hidden ones.
@@ -122,7 +148,8 @@ mod tests {
             root,
             &["dog/b.PNG", "dog/deep/a.jpg", "cat/1.webp", "cat/notes.txt", ".hidden/x.png", "x.png"],
         );
-        let (classes, labels, files) = known(root, Split::Test).unwrap();
+        let (classes, labels, Listing { files, left_out }) = known(root, Split::Test).unwrap();
+        assert_eq!(left_out, LeftOut::from([("txt".to_owned(), 1)]));
         assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
         assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
         assert!(known(root, Split::Train).unwrap_err().to_string().contains("folder `train`"));
@@ -176,7 +203,7 @@ mod tests {
         for link in ["a/here", "a/b/up", "a/b/further"] {
             std::os::unix::fs::symlink("..", folder.path().join(link)).unwrap();
         }
-        assert_eq!(images_below(folder.path()).unwrap().len(), 2);
+        assert_eq!(images_below(folder.path()).unwrap().files.len(), 2);
     }
 
     #[test]

@@ -22,6 +22,10 @@ use crate::{
     image, report,
 };
 use cifar::Cifar;
+pub use folder::LeftOut;
+use folder::Listing;
+#[cfg(feature = "train")]
+pub(crate) use folder::add_counts;
 pub use loader::prefetch;
 pub use noise::Noise;
 pub use protocol::Protocol;
@@ -52,6 +56,7 @@ pub struct Dataset {
     width: usize,
     is_mirrored: bool,
     source: Arc<Source>,
+    left_out: Arc<LeftOut>,
     /// The index of each image in the source.
     places: Vec<usize>,
     /// The decoded pixels of the first images, filled at first access.
@@ -87,8 +92,9 @@ impl Dataset {
             let (classes, labels, cifar) = Cifar::read(&root, split)?;
             return Ok(Self::new(folder, classes, labels, height, width, Source::Cifar(cifar)));
         }
-        let (classes, labels, files) = folder::known(folder, split)?;
-        Ok(Self::new(folder, classes, labels, height, width, Source::Files(files)))
+        let (classes, labels, Listing { files, left_out }) = folder::known(folder, split)?;
+        let dataset = Self::new(folder, classes, labels, height, width, Source::Files(files));
+        Ok(Self { left_out: Arc::new(left_out), ..dataset })
     }
 
     /// Opens unknown images: one split of CIFAR-10's binary files, or all images in a folder and its
@@ -101,8 +107,9 @@ impl Dataset {
             let (_, labels, cifar) = Cifar::read(&root, split)?;
             return Ok(Self::without_classes(folder, labels.len(), height, width, Source::Cifar(cifar)));
         }
-        let files = folder::images_below(folder)?;
-        Ok(Self::without_classes(folder, files.len(), height, width, Source::Files(files)))
+        let Listing { files, left_out } = folder::images_below(folder)?;
+        let dataset = Self::without_classes(folder, files.len(), height, width, Source::Files(files));
+        Ok(Self { left_out: Arc::new(left_out), ..dataset })
     }
 
     /// Generated noise as unknown images.
@@ -125,8 +132,8 @@ impl Dataset {
         source: Source,
     ) -> Self {
         let (origin, places) = (origin.to_owned(), (0..labels.len()).collect());
-        let (source, kept) = (Arc::new(source), Arc::from([]));
-        Self { origin, classes, labels, height, width, is_mirrored: false, source, places, kept }
+        let (source, left_out, kept) = (Arc::new(source), Arc::default(), Arc::from([]));
+        Self { origin, classes, labels, height, width, is_mirrored: false, source, left_out, places, kept }
     }
 
     /// The number of images.
@@ -151,6 +158,12 @@ impl Dataset {
     #[must_use]
     pub fn labels(&self) -> &[i64] {
         &self.labels
+    }
+
+    /// The numbers of files in its folders that are no images by their extension.
+    #[must_use]
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 
     /// The name of an image: its path, `FILE#NUMBER` in a binary file, or `gaussian-noise#NUMBER`.

@@ -17,8 +17,9 @@ use std::ops::RangeInclusive;
 use crate::error::{Error, Result};
 pub use decode::{from_bytes, open};
 
-/// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, and GIF.
-pub const EXTENSIONS: [&str; 10] = ["bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
+/// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, GIF, and further ones of JPEG.
+pub const EXTENSIONS: [&str; 12] =
+    ["bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
 /// The heights and widths that a network's input may have, in pixels.
 pub const SIZES: RangeInclusive<usize> = 8..=4096;

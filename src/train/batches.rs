@@ -10,7 +10,10 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainSettings, augment::augment, scramble::scramble};
 use crate::{
-    data::{Dataset, OTHER_CLASSES, Split, UnknownSet, open_test, open_training, prefetch, shuffled},
+    data::{
+        Dataset, LeftOut, OTHER_CLASSES, Split, UnknownSet, add_counts, open_test, open_training, prefetch,
+        shuffled,
+    },
     error::{Error, Result},
     files::sha256,
     image::Input,
@@ -183,6 +186,17 @@ impl<'a> Batches<'a> {
     #[must_use]
     pub fn images(&self) -> usize {
         self.training.len()
+    }
+
+    /// Files in the folders of all sets that are no images by their extension.
+    #[must_use]
+    pub fn left_out(&self) -> LeftOut {
+        let unknown = self.unknown_tests.iter().map(|set| &set.images);
+        let sets = [&self.known, &self.known_test].into_iter().chain(unknown).chain(&self.outliers);
+        sets.fold(LeftOut::new(), |mut all, set| {
+            add_counts(&mut all, set.left_out());
+            all
+        })
     }
 
     /// The number of steps per epoch.

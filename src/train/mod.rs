@@ -21,7 +21,7 @@ use tch::TchError;
 
 use crate::{
     arch::Architecture,
-    data::Protocol,
+    data::{LeftOut, Protocol},
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, Loss},
@@ -86,6 +86,9 @@ pub enum Event {
         steps: usize,
         /// Number of epochs.
         epochs: usize,
+        /// Files in the folders of all sets that are no images by their extension.
+        #[serde(skip_serializing_if = "LeftOut::is_empty")]
+        left_out: LeftOut,
     },
     /// Progress within an epoch.
     Step {

@@ -95,7 +95,8 @@ fn run_to_the_end(
     let is_new = saved.is_none();
     let mut session = Session::begin(settings, &batches, run, saved)?;
     let epochs = settings.recipe.epochs;
-    let start = Event::Start { images: batches.images(), steps: batches.steps(), epochs };
+    let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
+    let start = Event::Start { images, steps, epochs, left_out };
     if is_new {
         session.record(&start)?;
         session.save()?;

@@ -390,7 +390,7 @@ fn one_bad_image_does_not_end_the_work() {
     let at = folder.path();
     images(at);
     stdout(&toolkit(at, &["export", "model.onnx"]));
-    for bad in ["known/test/bee/z.png", "other/y.png"] {
+    for bad in ["known/test/bee/z.png", "other/y.png", "other/photograph.HEIC", "other/README"] {
         fs::write(at.join(bad), "no image").unwrap();
     }
     let names = ["other/y.png", "other/d.png", "none.png", "known/test/ant/a.png"];
@@ -414,6 +414,8 @@ fn one_bad_image_does_not_end_the_work() {
     }
     let skipping = [&data[..], &["--skip-broken", "--scores", "scores.csv"]].concat();
     let table = toolkit(at, &skipping);
+    let said = String::from_utf8_lossy(&table.stderr);
+    assert!(said.contains("left out files by their extension: 1 without an extension, 1 .heic\n"), "{said}");
     let table = stdout(&table);
     assert!(table.contains("2 images cannot be read and are not counted\n"), "{table}");
     let json: Value =

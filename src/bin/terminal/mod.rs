@@ -7,6 +7,7 @@ mod weights;
 
 use std::{fmt, io::ErrorKind, process::ExitCode};
 
+use cac::data::LeftOut;
 pub use parsers::{Rgb, by_variant, name_of, one_of, pixels};
 pub use progress::{Progress, say};
 pub use weights::{StartingWeights, published_names};
@@ -44,6 +45,19 @@ pub fn hide_caught_panics() {
             report(panic);
         }
     }));
+}
+
+/// Says which files were left out by their extension, if any.
+pub fn say_left_out(left_out: &LeftOut) {
+    if left_out.is_empty() {
+        return;
+    }
+    let of = |(extension, count): (&String, &usize)| match extension.as_str() {
+        "" => format!("{count} without an extension"),
+        extension => format!("{count} .{extension}"),
+    };
+    let list: Vec<String> = left_out.iter().map(of).collect();
+    say(format_args!("left out files by their extension: {}", list.join(", ")));
 }
 
 /// Prints the error of a command, if any, and returns the exit code.

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use cac::{run::RunFolder, train::Event};
 
-use crate::terminal::{Progress, say};
+use crate::terminal::{Progress, say, say_left_out};
 
 /// Lines and a bar on stderr, and with `--json` the events on stdout.
 pub struct Display {
@@ -37,8 +37,9 @@ impl Display {
         }
         let epochs = self.epochs;
         match event {
-            Event::Start { images, steps, epochs } => {
+            Event::Start { images, steps, epochs, left_out } => {
                 (self.epochs, self.steps) = (*epochs, *steps);
+                say_left_out(left_out);
                 say(format_args!("training on {images} images, results in `{}`", self.folder.display()));
             }
             Event::Step { epoch, step, loss, learning_rate, images_per_second } => {

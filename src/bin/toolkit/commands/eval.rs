@@ -20,7 +20,7 @@ use cac::{
 use super::{check_output, print_json, read_model, with_threshold};
 use crate::{
     cli::{EvalArgs, SignatureArgs},
-    terminal::{Progress, say},
+    terminal::{Progress, say, say_left_out},
 };
 
 /// A model on a provider.
@@ -51,6 +51,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         bail!("--score names a score twice");
     }
     let (known, unknown) = test_images(args, manifest)?;
+    for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
+        say_left_out(set.left_out());
+    }
     let options = args.report.options(None);
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
     Report::check(&names, &options)?;

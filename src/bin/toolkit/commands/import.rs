@@ -10,7 +10,7 @@ use cac::{
 use super::{check_output, export};
 use crate::{
     cli::ImportArgs,
-    terminal::{Progress, Rgb, StartingWeights, say},
+    terminal::{Progress, Rgb, StartingWeights, say, say_left_out},
 };
 
 /// Converts weights that were trained elsewhere to a model file.
@@ -27,6 +27,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let mut known = None;
     if let Some(folder) = &args.known {
         let images = open_training(folder, args.protocol.as_ref(), size, size)?;
+        say_left_out(images.left_out());
         known = Some(match named {
             Some(classes) => images.align(classes)?,
             None => images,
