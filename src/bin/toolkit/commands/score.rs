@@ -60,7 +60,8 @@ fn show(
     json: bool,
 ) -> anyhow::Result<usize> {
     let input = scorer.decision().input;
-    let readable: Vec<u8> = images.iter().flatten().flatten().copied().collect();
+    let mut readable = Vec::with_capacity(images.len() * input.values());
+    images.iter().flatten().for_each(|image| readable.extend_from_slice(image));
     let shape = (readable.len() / input.values(), 3, input.height, input.width);
     let pixels = Array4::from_shape_vec(shape, readable).expect("whole images");
     let mut verdicts = scorer.verdicts(&scorer.score_u8(pixels.view())?).into_iter();
