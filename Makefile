@@ -7,7 +7,7 @@ TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help native build demo test lint check deny bench bench-train bench-loader bench-eval bench-metrics bench-serve conformance
+.PHONY: help native build demo test lint check deny bench bench-train bench-loader bench-eval bench-metrics bench-serve conformance pins
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -80,9 +80,12 @@ bench-serve: native ## load test of the HTTP example; PROVIDER=onnxruntime, REQU
 	  python3 benches/serve.py $(TARGET)/examples/serve exported/cifar10-wrn-40-2.onnx \
 	  --provider $(PROVIDER) --requests $(REQUESTS)
 
+# Installs exactly the files whose hashes the requirements list.
+PIP_INSTALL = -m pip install --quiet --require-hashes --no-deps --only-binary :all:
+
 .venv/ready: benches/requirements.txt
 	python3 -m venv .venv
-	.venv/bin/python -m pip install --quiet --requirement $<
+	.venv/bin/python $(PIP_INSTALL) --requirement $<
 	touch $@
 
 # Runs the built-in model on the same images in every runtime and every example. Needs Node.js and Chromium
@@ -100,11 +103,25 @@ conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/
 	node tests/conformance/page.mjs $(TOOLKIT) target/page.png \
 	  $$(ls examples/demo/textures/*/*.png tests/golden/images/*.jpg | sed -n '1~40p')
 
-tests/conformance/.venv/ready: tests/conformance/requirements.txt
+# pyspark has no wheel. pip checks no hash of what builds one, so that is installed first.
+tests/conformance/.venv/ready: tests/conformance/requirements.txt examples/batch/build.txt
 	python3 -m venv tests/conformance/.venv
-	tests/conformance/.venv/bin/python -m pip install --quiet --requirement $<
+	tests/conformance/.venv/bin/python $(PIP_INSTALL) --requirement examples/batch/build.txt
+	tests/conformance/.venv/bin/python $(PIP_INSTALL) --no-binary pyspark --no-build-isolation --requirement $<
 	touch $@
 
-%/node_modules/ready: %/package.json
-	npm install --prefix $* --ignore-scripts --no-audit --no-fund --no-package-lock
+%/node_modules/ready: %/package.json %/package-lock.json
+	npm ci --prefix $* --ignore-scripts --no-audit --no-fund
 	touch $@
+
+# From the versions in requirements.in and package.json: the versions and hashes of all that these need. Versions that
+# are pinned already stay, unless their file is removed.
+PINNED = benches/requirements examples/batch/build examples/batch/requirements examples/distributed/requirements tests/conformance/requirements
+pins: ## writes the hashes of what Python and Node.js install; needs uv and npm
+	for list in $(PINNED); do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --custom-compile-command "make pins" $$list.in --output-file $$list.txt || exit; \
+	done
+	for folder in examples/web tests/conformance; do \
+	  npm install --prefix $$folder --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --no-audit --no-fund || exit; \
+	done

@@ -1,4 +1,4 @@
-// npm install && npm start [-- MODEL.onnx]: serves the page on localhost.
+// npm ci --ignore-scripts && npm start [-- MODEL.onnx]: serves the page on localhost.
 import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
 import { dirname, extname, join, resolve, sep } from "node:path";

@@ -15,8 +15,8 @@ use crate::{
 /// transparency is dropped, and of several images the first is read.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read, [`Error::Image`] if its format is not supported, it is damaged, it
-/// needs more than 512 MiB, or its width or height exceeds 65,535 pixels.
+/// [`Error::Io`] if the file cannot be read, [`Error::Image`] if its format is not supported, it is damaged, its
+/// pixels need more than 512 MiB, or its width or height exceeds 65,535 pixels.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
@@ -34,7 +34,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<RgbImage> {
 /// The maximum width and height in pixels.
 const MAX_SIDE: u32 = 65_535;
 
-/// The maximum memory for an image in bytes.
+/// The maximum memory for the pixels of an image, in bytes. A decoder's buffers and copies come on top.
 pub(super) const MAX_BYTES: u64 = 512 << 20;
 
 /// Why an image cannot be read.
