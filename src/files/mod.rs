@@ -8,3 +8,5 @@ pub(crate) mod kind;
 pub mod scores;
 #[cfg(feature = "files")]
 pub(crate) mod sha256;
+
+pub use atomic::{check_writable, check_writable_folder};
