@@ -9,19 +9,23 @@ must be absent, as it was before, or byte for byte that of the whole run. Then t
 bytes of the whole run, and leave no temporary file. A training is killed, resumed and killed again, and resumed to the
 end.
 
-Disks: a full tmpfs, a read-only mount, a folder that takes no file, and a mount point in place of a file, onto which no
-file can be renamed. These need a mount namespace (`unshare --map-root-user --mount`). A command that must fail before
-its work is given an input that does not exist: the error must be that of the disk.
+Disks: a full tmpfs, a read-only mount, a folder that takes no file, a mount point in place of a file, onto which no file
+can be renamed, and a system on which every rename fails (seccomp). These need a mount namespace (`unshare
+--map-root-user --mount`). A command that must fail before its work is given an input that does not exist: the error must
+be that of the disk.
 
 Fails on any other result. Needs Linux and Python 3.11.
 """
 
+import ctypes
+import errno
 import json
 import os
 import platform
 import random
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import threading
@@ -99,9 +103,26 @@ class Task:
     whole: dict[str, bytes] = field(default_factory=dict)
 
 
+def refuse_renames():
+    """Lets every rename of this process fail."""
+    numbers = {"x86_64": (82, 264, 316), "aarch64": (38, 276)}[platform.machine()]
+    # A program in BPF: load the number of the call; jump to the last line if it is one of these; allow; refuse.
+    lines = [(0x20, 0, 0, 0)]
+    lines += [(0x15, len(numbers) - index, 0, number) for index, number in enumerate(numbers)]
+    lines += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno.EPERM)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
+    program = ctypes.create_string_buffer(struct.pack("HP", len(lines), ctypes.addressof(code)))
+    no_new_privileges, set_seccomp, filtered = 38, 22, 2
+    call = ctypes.CDLL(None, use_errno=True).prctl
+    if call(no_new_privileges, 1, 0, 0, 0) or call(set_seccomp, filtered, program, 0, 0):
+        raise OSError(ctypes.get_errno(), "no seccomp")
+
+
 class Toolkit:
     def __init__(self, program: Path, folder: Path, mirror: str):
         self.program, self.folder = program, folder
+        # Runs in each process before the program.
+        self.prepare = None
         self.environment = os.environ | THREADS | {"CAC_WEIGHTS_MIRROR": mirror}
 
     def start(self, arguments: list[str], folder: Path) -> subprocess.Popen:
@@ -111,6 +132,7 @@ class Toolkit:
             env=self.environment | {"XDG_CACHE_HOME": str(folder / "cache")},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            preexec_fn=self.prepare,
         )
 
     def run(self, arguments: list[str], folder: Path) -> bytes:
@@ -187,7 +209,7 @@ class Kills:
                 found = tree(folder)
                 counts["leftovers"] += any(is_unfinished(name) for name in found)
                 for name, content in found.items():
-                    is_right = is_unfinished(name) or content in (task.whole[name], task.before.get(name))
+                    is_right = is_unfinished(name) or content in (task.whole.get(name), task.before.get(name))
                     assert is_right, f"`{name}` is damaged"
                 for name in task.whole:
                     content = found.get(name)
@@ -195,7 +217,8 @@ class Kills:
                 stdout = self.toolkit.run(task.arguments, folder)
                 assert told(stdout) == told(task.stdout), "the next call prints other lines"
                 left = tree(folder)
-                assert left == task.whole, f"the next call leaves {[n for n in left if left[n] != task.whole.get(n)]}"
+                wrong = [name for name in left.keys() | task.whole.keys() if left.get(name) != task.whole.get(name)]
+                assert not wrong, f"the next call leaves {wrong}"
 
     def of_training(self, arguments: list[str], whole: Path, duration: float, kills: int):
         """Half of the kills hit a new run, half a resumed one."""
@@ -421,6 +444,18 @@ class Disks:
         self.cannot_write(Path("/proc"))
         return "error before the work"
 
+    def no_renames(self):
+        folder = self.toolkit.folder / "renamed"
+        folder.mkdir()
+        (folder / "old").write_bytes(OLD)
+        self.toolkit.prepare = refuse_renames
+        try:
+            self.cannot_write(folder, "Operation not permitted")
+        finally:
+            self.toolkit.prepare = None
+        self.check_old(folder)
+        return "error before the work; the old file is intact, no temporary file"
+
     def rename(self):
         folder = self.toolkit.folder / "renamed"
         for usual, _ in self.commands.values():
@@ -439,7 +474,7 @@ class Disks:
         folder = self.toolkit.folder / "renamed"
         (folder / "run").mkdir(parents=True)
         checkpoint = folder / "run/checkpoint-last.safetensors"
-        # Not empty, so that the folder holds no run only if nobody counts it: made after the first state.
+        # A folder with a checkpoint holds a run already: the file is made after the first state.
         process = self.toolkit.start([*self.arguments, "--run", "run", "--save-every", "0"], folder)
         while not (any((folder / "run").glob("state-*")) or process.poll() is not None):
             time.sleep(0.001)
@@ -462,6 +497,7 @@ class Disks:
         "disk that fills up while training": fills_while_training,
         "read-only mount: export, import, eval --scores, train, train --resume": read_only,
         "folder that takes no file (/proc): export, import, eval --scores, train": no_files,
+        "every rename fails (seccomp): export, import, eval --scores, train": no_renames,
         "file that cannot be renamed onto (a mount point): export, import, eval --scores": rename,
         "checkpoint that cannot be renamed onto: train": rename_train,
     }

@@ -68,7 +68,14 @@ pub fn check_writable(path: &Path) -> Result<()> {
 pub fn check_writable_folder(folder: &Path) -> Result<()> {
     let existing = folder.ancestors().find(|folder| folder.exists());
     let existing = existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    try_out(existing).map_err(Error::io("write", folder))
+    let check = || {
+        if !existing.is_dir() {
+            let reason = format!("`{}` is not a folder", existing.display());
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, reason));
+        }
+        try_out(existing)
+    };
+    check().map_err(Error::io("write", folder))
 }
 
 fn try_out(folder: &Path) -> io::Result<()> {
@@ -233,7 +240,8 @@ mod tests {
             assert!(error.starts_with(&format!("cannot write `{}`", wrong.display())), "{error}");
         }
         let error = check_writable_folder(&path.join("run")).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("cannot write `{}`", path.join("run").display())), "{error}");
+        let path = path.display();
+        assert_eq!(error, format!("cannot write `{path}/run`: `{path}` is not a folder"));
     }
 
     // Nobody can make a file there, not even root.

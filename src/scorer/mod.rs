@@ -240,7 +240,7 @@ impl Scorer {
             let differences = pairs.map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
             // NaN differs.
             let difference = differences.fold(0.0, |most, d| if d <= most { most } else { d });
-            if !is_whole || !(difference <= tolerance) {
+            if !is_whole || difference.is_nan() || difference > tolerance {
                 return Err(differs(what, difference));
             }
             greatest = greatest.max(difference);
