@@ -7,7 +7,8 @@ TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help native build demo test lint check deny bench bench-train bench-loader bench-eval bench-metrics bench-serve conformance pins
+.PHONY: help native build demo test lint check deny bench bench-train bench-loader bench-eval bench-metrics bench-serve reliability \
+  conformance pins
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -79,6 +80,12 @@ bench-serve: native ## load test of the HTTP example; PROVIDER=onnxruntime, REQU
 	ORT_DYLIB_PATH=.native/onnxruntime/lib/$(LIBRARY) \
 	  python3 benches/serve.py $(TARGET)/examples/serve exported/cifar10-wrn-40-2.onnx \
 	  --provider $(PROVIDER) --requests $(REQUESTS)
+
+# Writes the tables of docs/reliability.md. Needs Linux and Python 3.11; the disks need `unshare`.
+KILLS ?= 200
+SEED ?= 1
+reliability: build ## kills the programs and fills their disks; KILLS=N, SEED=N
+	python3 benches/reliability.py $(TOOLKIT) --kills $(KILLS) --seed $(SEED)
 
 # Installs exactly the files whose hashes the requirements list.
 PIP_INSTALL = -m pip install --quiet --require-hashes --no-deps --only-binary :all:

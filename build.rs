@@ -1,7 +1,7 @@
 //! Links the programs to libtorch, because the link arguments of `torch-sys` reach only its own package, and
-//! records the commit they are built from.
+//! records the commit and the libtorch that they are built from.
 
-use std::{env, path::Path, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
@@ -37,9 +37,25 @@ fn link_libtorch() {
         return;
     };
     println!("cargo::rustc-link-arg=-Wl,-rpath,{lib}");
+    if let Some(version) = libtorch_version(Path::new(&lib)) {
+        println!("cargo::rustc-env=CAC_LIBTORCH={version}");
+    }
     // libtorch_cuda registers itself when it is loaded. None of its symbols is referenced, so the linker
     // would drop it.
     if Path::new(&lib).join("libtorch_cuda.so").exists() {
         println!("cargo::rustc-link-arg=-Wl,--push-state,--no-as-needed,-ltorch_cuda,--pop-state");
     }
+}
+
+/// The version in libtorch's headers, which a model records. PyTorch moved them in 2.9.
+fn libtorch_version(lib: &Path) -> Option<String> {
+    let headers = ["torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"];
+    let header =
+        headers.iter().find_map(|header| fs::read_to_string(lib.join("../include").join(header)).ok())?;
+    let number = |name: &str| {
+        let line =
+            header.lines().find_map(|line| line.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(name));
+        line?.trim().parse::<u32>().ok()
+    };
+    Some(format!("{}.{}.{}", number("MAJOR")?, number("MINOR")?, number("PATCH")?))
 }

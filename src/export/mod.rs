@@ -28,7 +28,7 @@ use crate::{
     },
     report::ReportOptions,
     run::{CheckBatch, Checkpoint},
-    scorer::{Outputs, Provider, Scorer},
+    scorer::{Outputs, Provider, Scorer, tract::TRACT},
 };
 
 /// The largest difference of a logit from the trained network's that the self-check allows, relative above 1
@@ -191,6 +191,7 @@ fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Manifest
         loss: Some(facts.loss),
         anchors: Some(facts.anchors),
         precision: Some(options.precision),
+        checked_with: Some(TRACT.to_owned()),
         imported: facts.imported.clone(),
         training: facts.training.clone(),
         metrics: evaluation.map(|evaluation| evaluation.report(0, &report_options)).transpose()?,

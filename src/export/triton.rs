@@ -43,10 +43,9 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
     if !service_file.exists() {
         atomic::write(&service_file, service(&name).as_bytes())?;
     }
-    let new = tempfile::Builder::new()
-        .prefix(".new-")
-        .tempdir_in(&folder)
-        .map_err(Error::io("create a folder in", &folder))?;
+    atomic::remove_unfinished(&folder);
+    let (new, _lock) =
+        atomic::unfinished_folder(&folder).map_err(Error::io("create a folder in", &folder))?;
     atomic::write(&new.path().join("model.onnx"), &bytes)?;
     atomic::write(&folder.join("config.pbtxt"), config(&name, &file).as_bytes())?;
     atomic::write(&folder.join("labels.txt"), (file.manifest.decision.classes.join("\n") + "\n").as_bytes())?;

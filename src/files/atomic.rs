@@ -1,14 +1,21 @@
 //! Atomic file writes.
 
 use std::{
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+use tempfile::{Builder, NamedTempFile};
 
 use crate::error::{Error, Result};
 
-/// The prefix of the names of incomplete files.
-pub const UNFINISHED: &str = ".unfinished-";
+/// The prefix of the names of incomplete files and folders.
+const UNFINISHED: &str = ".unfinished-";
+/// The number of random letters and digits after the prefix.
+const RANDOM: usize = 6;
+/// The length of the file that a check writes: a full disk has no room for a block.
+const BLOCK: usize = 4096;
 
 fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -18,27 +25,20 @@ fn folder_of(file: &Path) -> &Path {
 /// file is complete.
 pub fn sync_folder(file: &Path) {
     if cfg!(unix) {
-        let _ = std::fs::File::open(folder_of(file)).and_then(|folder| folder.sync_all());
+        let _ = File::open(folder_of(file)).and_then(|folder| folder.sync_all());
     }
 }
 
 /// Writes a file beside `path`, syncs it, and renames it into place. A link is kept and its target replaced.
+/// What a killed writer has left in the folder is removed.
 ///
 /// # Errors
 /// [`Error::Io`], also if `path` is something other than a file. After an error `path` is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let save = || {
-        let existing = path.metadata().ok();
-        if existing.as_ref().is_some_and(|existing| !existing.is_file()) {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a file"));
-        }
-        let path = if existing.is_some() { path.canonicalize()? } else { path.to_owned() };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(UNFINISHED);
-        // Temporary files are private; this one gets the usual permissions.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder_of(&path))?;
+        let (path, existing) = target(path)?;
+        remove_unfinished(folder_of(&path));
+        let mut file = unfinished(folder_of(&path))?;
         file.write_all(bytes)?;
         if let Some(existing) = existing {
             file.as_file().set_permissions(existing.permissions())?;
@@ -49,6 +49,107 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         Ok(())
     };
     save().map_err(Error::io("write", path))
+}
+
+/// Checks that a file can be written to `path`, as far as that is known before: its folder takes a small
+/// file, and another can be renamed over it. Nothing remains, and `path` is unchanged.
+///
+/// # Errors
+/// [`Error::Io`], also if `path` is something other than a file.
+pub fn check_writable(path: &Path) -> Result<()> {
+    let check = || try_out(folder_of(&target(path)?.0));
+    check().map_err(Error::io("write", path))
+}
+
+/// Checks that files can be written to a folder, which need not exist, as [`check_writable`] does.
+///
+/// # Errors
+/// [`Error::Io`], also if `folder` is something other than a folder.
+pub fn check_writable_folder(folder: &Path) -> Result<()> {
+    let existing = folder.ancestors().find(|folder| folder.exists());
+    let existing = existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let check = || {
+        if !existing.is_dir() {
+            let reason = format!("`{}` is not a folder", existing.display());
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, reason));
+        }
+        try_out(existing)
+    };
+    check().map_err(Error::io("write", folder))
+}
+
+fn try_out(folder: &Path) -> io::Result<()> {
+    let old = unfinished(folder)?.into_temp_path();
+    let mut new = unfinished(folder)?;
+    new.write_all(&[0; BLOCK])?;
+    new.as_file().sync_all()?;
+    // Open, and so locked, until it is removed.
+    let _new = new.persist(&old)?;
+    old.close()
+}
+
+/// The file that a path leads to, with its metadata if it exists.
+fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
+    match path.metadata() {
+        Ok(existing) if !existing.is_file() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a file"))
+        }
+        Ok(existing) => Ok((path.canonicalize()?, Some(existing))),
+        Err(_) => Ok((path.to_owned(), None)),
+    }
+}
+
+/// A new file with a temporary name. It is locked, so that nobody takes it for what a killed writer left.
+fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = Builder::new();
+    builder.prefix(UNFINISHED).rand_bytes(RANDOM);
+    // Temporary files are private; this one gets the usual permissions.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    loop {
+        let file = builder.tempfile_in(folder)?;
+        // A file system without locks is not an error.
+        let _ = file.as_file().lock();
+        // Another process may have removed it before it was locked.
+        if file.path().exists() {
+            return Ok(file);
+        }
+    }
+}
+
+/// A new folder with a temporary name, which is removed unless it is renamed. The file is its lock.
+#[cfg(feature = "tract")]
+pub fn unfinished_folder(within: &Path) -> io::Result<(tempfile::TempDir, Option<File>)> {
+    loop {
+        let folder = Builder::new().prefix(UNFINISHED).rand_bytes(RANDOM).tempdir_in(within)?;
+        // Only Unix opens folders.
+        let lock = File::open(folder.path()).ok();
+        let _ = lock.as_ref().map(File::lock);
+        if folder.path().exists() {
+            return Ok((folder, lock));
+        }
+    }
+}
+
+/// Removes the files and folders that killed writers have left in a folder: those whose lock is free. Errors
+/// are ignored: what is left takes space, and nothing else.
+pub fn remove_unfinished(folder: &Path) {
+    let is_ours = |name: &str| {
+        let random = name.strip_prefix(UNFINISHED).unwrap_or_default();
+        random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+        // A pipe would block.
+        if !(kind.is_file() || kind.is_dir()) || !entry.file_name().to_str().is_some_and(is_ours) {
+            continue;
+        }
+        // NFS locks only what is open for writing.
+        let open = OpenOptions::new().read(true).write(kind.is_file()).open(&path);
+        if open.as_ref().is_ok_and(|open| open.try_lock().is_ok()) {
+            let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
 }
 
 #[cfg(test)]
@@ -90,5 +191,64 @@ mod tests {
         assert!(error.starts_with(&format!("cannot write `{}`", path.display())), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(write(&folder.path().join("no/such"), b"x").is_err());
+    }
+
+    #[test]
+    fn what_killed_writers_left_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for left in [".unfinished-a1B2c3", ".unfinished-notes.txt", ".unfinished-"] {
+            fs::write(at(left), "half").unwrap();
+        }
+        fs::create_dir(at(".unfinished-FOLDER")).unwrap();
+        fs::write(at(".unfinished-FOLDER/a"), "half").unwrap();
+        let others = unfinished(folder.path()).unwrap();
+        write(&at("a"), b"one").unwrap();
+        let mut names: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        names.sort();
+        let mut expected =
+            [at(".unfinished-"), at(".unfinished-notes.txt"), others.path().to_owned(), at("a")];
+        expected.sort();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn concurrent_writers_do_not_take_each_other_for_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let path = folder.path().join(writer.to_string());
+                scope.spawn(move || (0..100).for_each(|_| write(&path, b"x").unwrap()));
+            }
+        });
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 8);
+    }
+
+    #[test]
+    fn a_check_leaves_nothing_and_fails_where_a_write_would() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        check_writable(&path).unwrap();
+        write(&path, b"one").unwrap();
+        check_writable(&path).unwrap();
+        check_writable_folder(&folder.path().join("new/folder")).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        for wrong in [folder.path(), &folder.path().join("no/such"), &path.join("b")] {
+            let error = check_writable(wrong).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("cannot write `{}`", wrong.display())), "{error}");
+        }
+        let error = check_writable_folder(&path.join("run")).unwrap_err().to_string();
+        let path = path.display();
+        assert_eq!(error, format!("cannot write `{path}/run`: `{path}` is not a folder"));
+    }
+
+    // Nobody can make a file there, not even root.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_that_takes_no_file_is_found_before_the_work() {
+        assert!(check_writable(Path::new("/proc/model.onnx")).is_err());
+        assert!(check_writable_folder(Path::new("/proc/runs/1")).is_err());
     }
 }

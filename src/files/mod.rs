@@ -11,5 +11,6 @@ pub(crate) mod sha256;
 #[cfg(feature = "files")]
 pub mod signature;
 
+pub use atomic::{check_writable, check_writable_folder};
 #[cfg(feature = "files")]
 pub use sha256::of as sha256;

@@ -32,6 +32,9 @@ pub struct History {
     /// The precision of the network in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<ModelPrecision>,
+    /// Name and version of the runtime that the file was checked with when it was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checked_with: Option<String>,
     /// Name of the weights file, if the network was imported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imported: Option<String>,
@@ -66,6 +69,7 @@ impl History {
             loss: understood(&mut fields, "loss"),
             anchors: understood(&mut fields, "anchors"),
             precision: understood(&mut fields, "precision"),
+            checked_with: understood(&mut fields, "checked_with"),
             imported: understood(&mut fields, "imported"),
             training: understood(&mut fields, "training"),
             golden: understood(&mut fields, "golden"),
@@ -111,9 +115,9 @@ impl Training {
     }
 
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
-    /// `backbone`, `device`, `images` (the number of training images), `skipped` (the number of images
-    /// that could not be read) or `epoch` (the epoch after which the
-    /// weights were taken, from 1).
+    /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images` (the
+    /// number of training images), `skipped` (the number of images that could not be read) or `epoch` (the
+    /// epoch after which the weights were taken, from 1).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()
@@ -147,4 +151,16 @@ impl fmt::Display for Training {
 }
 
 /// The fields that do not belong to the recipe.
-const DATA: [&str; 8] = ["backbone", "device", "epoch", "images", "known", "protocol", "skipped", "unknown"];
+const DATA: [&str; 11] = [
+    "backbone",
+    "device",
+    "epoch",
+    "images",
+    "known",
+    "libtorch",
+    "loader_threads",
+    "protocol",
+    "skipped",
+    "threads",
+    "unknown",
+];

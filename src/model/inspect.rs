@@ -147,6 +147,9 @@ impl fmt::Display for Inspection {
                 line(name, &text)?;
             }
         }
+        if let Some(runtime) = &history.checked_with {
+            line("checked", &format_args!("with {runtime}, when it was written"))?;
+        }
         if let Some(golden) = &history.golden {
             line("golden", &format_args!("scores of {} images from a formula", golden.score.len()))?;
         }

@@ -143,14 +143,6 @@ impl RunFolder {
         remove(self.states()?.iter().rev().skip(count))
     }
 
-    /// Removes the temporary files of interrupted writes.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn remove_unfinished(&self) -> Result<()> {
-        remove(&self.files(|name| name.starts_with(atomic::UNFINISHED))?)
-    }
-
     /// Paths of the files whose names match, sorted by name.
     fn files(&self, is_meant: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
         let mut paths = entries(&self.0)?;

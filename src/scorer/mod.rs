@@ -245,9 +245,10 @@ impl Scorer {
             let is_whole = found.len() == expected.len();
             let pairs = found.iter().zip(expected);
             let differences = pairs.map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
-            // NaN differs.
-            let difference = differences.fold(0.0, |most, d| if d <= most { most } else { d });
-            if !is_whole || !(difference <= tolerance) {
+            // NaN differs from every number.
+            let finite = |d: f64| if d.is_nan() { f64::INFINITY } else { d };
+            let difference = differences.map(finite).fold(0.0, f64::max);
+            if !is_whole || difference > tolerance {
                 return Err(differs(what, difference));
             }
             greatest = greatest.max(difference);

@@ -13,6 +13,8 @@ use crate::{
 };
 
 const NAME: &str = "tract";
+/// Name and version, for the history of a model.
+pub(crate) const TRACT: &str = "tract 0.23.9";
 
 /// A network that is ready to run.
 pub(crate) struct Plan(Arc<TypedRunnableModel>);
@@ -98,5 +100,15 @@ fn unpanicked<T>(run: impl FnOnce() -> TractResult<T>) -> std::result::Result<T,
     match caught(run) {
         Some(result) => result.map_err(|error| format!("{error:#}")),
         None => Err("it panicked on the graph".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_of_tract_is_the_one_that_is_built() {
+        let (name, version) = super::TRACT.split_once(' ').unwrap();
+        let entry = format!("name = \"{name}-onnx\"\nversion = \"{version}\"\n");
+        assert!(include_str!("../../Cargo.lock").contains(&entry), "{entry}");
     }
 }

@@ -114,7 +114,11 @@ impl Appended {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::io("write", &self.path))?;
+        if let Err(error) = self.file.write_all(bytes) {
+            // A full disk may have taken a part of the line.
+            let _ = self.file.set_len(self.bytes);
+            return Err(Error::io("write", &self.path)(error));
+        }
         self.bytes += bytes.len() as u64;
         Ok(())
     }

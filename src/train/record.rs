@@ -8,9 +8,10 @@ use super::TrainSettings;
 use crate::{data::UnknownSet, model::Training};
 
 impl TrainSettings {
-    /// Records the run: its settings, the numbers of training images and of images that cannot be read, and the epoch after
-    /// which the weights were taken. Data sets, outliers and backbones are named by their path if it stays below the current folder, else
-    /// by its last component: a record reveals no folder of this machine or user.
+    /// Records the run: its settings, the numbers of training images and of images that cannot be read, the epoch
+    /// after which the weights were taken, and what else decides about the bits of the weights: libtorch's version
+    /// and number of threads. Data sets, outliers and backbones are named by their path if it stays below the
+    /// current folder, else by its last component: a record reveals no folder of this machine or user.
     pub(super) fn record(&self, images: usize, skipped: usize, epoch: usize) -> Training {
         let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
             Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
@@ -24,6 +25,11 @@ impl TrainSettings {
         insert("known", portable(&self.known).into());
         insert("unknown", unknown.collect());
         insert("device", json!(self.device));
+        insert("threads", tch::get_num_threads().into());
+        insert("loader_threads", rayon::current_num_threads().into());
+        if let Some(version) = option_env!("CAC_LIBTORCH") {
+            insert("libtorch", version.into());
+        }
         insert("images", images.into());
         if skipped > 0 {
             insert("skipped", skipped.into());
@@ -97,10 +103,17 @@ mod tests {
             "images 7",
             "skipped 2",
             "precision f32",
+            &format!("threads {}", tch::get_num_threads()),
+            &format!("loader threads {}", rayon::current_num_threads()),
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert_eq!(record.get::<usize>("epoch"), Some(3));
         assert_eq!(record.get::<usize>("unknown"), None);
+        let libtorch = record.get::<String>("libtorch").unwrap();
+        assert!(
+            libtorch.split('.').filter(|number| number.parse::<u32>().is_ok()).count() == 3,
+            "{libtorch}"
+        );
     }
 }

@@ -35,6 +35,7 @@ const STATES_KEPT: usize = 2;
 ///
 /// The best epoch is the one with the lowest loss on the held-out known images; test sets do not influence
 /// the choice. `stop` is checked before every step. The state is saved every `save_every`, and at the end.
+/// `given` is the text of the settings as the user gave them, for [`RunFolder::settings`].
 ///
 /// # Errors
 /// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device,
@@ -42,12 +43,13 @@ const STATES_KEPT: usize = 2;
 /// libtorch fails, [`Error::Io`] if the folder cannot be written.
 pub fn train(
     settings: &TrainSettings,
+    given: &str,
     run: &RunFolder,
     save_every: Duration,
     stop: &AtomicBool,
     observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
-    run_to_the_end(settings, None, run, save_every, stop, observe)
+    run_to_the_end(settings, Start::New { given }, run, save_every, stop, observe)
 }
 
 /// Resumes the run in a folder from its newest state. On the CPU, with the same number of threads, the
@@ -70,20 +72,22 @@ pub fn resume(
     let log = Log::open(run)?;
     let (state, tensors) = State::open(run)?;
     let settings = state.settings.clone();
-    run_to_the_end(&settings, Some(Saved { log, state, tensors }), run, save_every, stop, observe)
+    let start = Start::Saved { log, state: Box::new(state), tensors };
+    run_to_the_end(&settings, start, run, save_every, stop, observe)
 }
 
-/// A saved state, with the open log.
-struct Saved {
-    log: Log,
-    state: State,
-    tensors: Weights,
+/// Where a run starts.
+enum Start<'a> {
+    /// From the settings; `given` is their text.
+    New { given: &'a str },
+    /// From a saved state, with the open log.
+    Saved { log: Log, state: Box<State>, tensors: Weights },
 }
 
-/// Trains from the settings, or from a saved state, to the end.
+/// Trains from its start to the end.
 fn run_to_the_end(
     settings: &TrainSettings,
-    saved: Option<Saved>,
+    start: Start,
     run: &RunFolder,
     save_every: Duration,
     stop: &AtomicBool,
@@ -91,9 +95,11 @@ fn run_to_the_end(
 ) -> Result<Outcome> {
     settings.check()?;
     torch_device(settings.device)?;
+    // Data may take hours to read.
+    atomic::check_writable_folder(run.path())?;
     let batches = Batches::open(settings)?;
-    let is_new = saved.is_none();
-    let mut session = Session::begin(settings, &batches, run, saved)?;
+    let is_new = matches!(start, Start::New { .. });
+    let mut session = Session::begin(settings, &batches, run, start)?;
     let epochs = settings.recipe.epochs;
     let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
     let start = Event::Start { images, steps, epochs, left_out };
@@ -161,23 +167,23 @@ impl<'a> Session<'a> {
         settings: &'a TrainSettings,
         batches: &'a Batches<'a>,
         folder: &'a RunFolder,
-        saved: Option<Saved>,
+        start: Start,
     ) -> Result<Self> {
         let mut learner = Learner::new(settings, batches)?;
         let recipe = &settings.recipe;
         let mut optimizer =
             Optimizer::new(&learner.store, recipe.optimizer, recipe.weight_decay).map_err(torch)?;
         let checksum = batches.checksum()?;
-        let (mut log, state) = match saved {
-            Some(Saved { log, state, tensors }) => {
+        let (mut log, state) = match start {
+            Start::Saved { log, state, tensors } => {
                 if state.data != checksum {
                     return Err(Error::DataChanged { path: folder.path().to_owned() });
                 }
                 learner.load(&tensors)?;
                 optimizer.load(&tensors)?;
-                (log, state)
+                (log, *state)
             }
-            None => {
+            Start::New { given } => {
                 learner.begin()?;
                 let path = folder.path();
                 std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
@@ -186,11 +192,12 @@ impl<'a> Session<'a> {
                 folder.remove_states_but(0)?;
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
+                folder.write_settings(given)?;
                 (log, State::new(settings.clone(), checksum))
             }
         };
         log.rewind(state.log)?;
-        folder.remove_unfinished()?;
+        atomic::remove_unfinished(folder.path());
         let device = learner.store.device();
         let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).to_device(device));
         let saved = Instant::now();

@@ -288,7 +288,8 @@ fn export_writes_a_model_repository_for_triton() {
     assert!(config.contains(r#"name: "unknown" data_type: TYPE_BOOL dims: [ 4 ] }"#), "{config}");
     fs::write(at.join("file"), "").unwrap();
     let failed = error(&toolkit(at, &["export", "x.onnx", "--triton", "file"]));
-    assert!(failed.contains("cannot create `file/x`"), "{failed}");
+    assert_eq!(failed, "error: cannot write `file`: `file` is not a folder");
+    assert!(!at.join("x.onnx").exists());
 }
 
 #[test]
@@ -468,6 +469,44 @@ fn a_full_disk_keeps_the_old_file() {
     assert!(error(&output).starts_with("error: cannot write `model.onnx`: "));
     assert_eq!(fs::read(at.join("model.onnx")).unwrap(), b"what was there");
     assert_eq!(fs::read_dir(at).unwrap().count(), 2, "the runs and the model, no temporary file");
+}
+
+// Nobody can make a file in /proc, not even root.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_place_that_takes_no_file_is_found_before_the_work() {
+    let folder = tempfile::tempdir().unwrap();
+    // The inputs do not exist either, which would be found later.
+    for (args, place) in [
+        (&["export", "--run", "missing", "/proc/file"][..], "/proc/file"),
+        (&["export", "--run", "missing", "model.onnx", "--triton", "/proc/models"], "/proc/models"),
+        (&["import", "missing.pt", "/proc/file"], "/proc/file"),
+        (&["import", "missing.pt", "model.onnx", "--triton", "/proc/models"], "/proc/models"),
+        (&["eval", "missing.onnx", "--scores", "/proc/file"], "/proc/file"),
+    ] {
+        let text = error(&toolkit(folder.path(), args));
+        assert!(text.starts_with(&format!("error: cannot write `{place}`: ")), "{args:?}: {text}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_killed_calls_left_is_removed_by_the_next_one() {
+    let folder = trained();
+    let at = folder.path();
+    fs::write(at.join(".unfinished-a1B2c3"), "half a model").unwrap();
+    fs::create_dir_all(at.join("models/model/.unfinished-d4E5f6")).unwrap();
+    fs::write(at.join("models/model/.unfinished-d4E5f6/model.onnx"), "half a model").unwrap();
+    stdout(&toolkit(at, &["export", "model.onnx", "--triton", "models"]));
+    let names = |folder: &str| {
+        let entries = fs::read_dir(at.join(folder)).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("."), ["model.onnx", "models", "runs"]);
+    assert_eq!(names("models/model"), ["1", "config.pbtxt", "labels.txt"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -258,6 +258,56 @@ fn a_damaged_state_falls_back_on_the_one_before() {
 }
 
 #[test]
+fn a_checkpoint_that_cannot_be_written_ends_the_run_and_its_states_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    stdout(&toolkit(at, &[&SMALL[..], &["--run", "run", "--save-every", "0"]].concat()));
+    let run = RunFolder::new(at.join("run"));
+    let last = run.checkpoint(Which::Last);
+    let expected = fs::read(&last).unwrap();
+    // The last epoch is to be tested again, and its checkpoint cannot replace a folder.
+    let newest = run.states().unwrap().pop().unwrap();
+    fs::remove_file(newest).unwrap();
+    fs::remove_file(&last).unwrap();
+    fs::create_dir(&last).unwrap();
+    let states = run.states().unwrap();
+    let output = toolkit(at, &["train", "--resume", "run"]);
+    let message = "error: cannot write `run/checkpoint-last.safetensors`: it exists and is not a file";
+    assert_eq!(crate::commands::error(&output), message);
+    assert!(!states.is_empty() && run.states().unwrap() == states);
+    fs::remove_dir(&last).unwrap();
+    stdout(&toolkit(at, &["train", "--resume", "run"]));
+    assert!(fs::read(&last).unwrap() == expected);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_that_cannot_be_saved_ends_before_it_trains() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // Nobody can make a folder there, not even root. The data does not exist either, which is found later.
+    let error = crate::commands::error(&toolkit(at, &["train", "--known", "missing", "--run", "/proc/run"]));
+    assert!(error.starts_with("error: cannot write `/proc/run`: "), "{error}");
+
+    two_colours(at);
+    // Files are limited to 100 blocks, which is less than a state needs.
+    let script = "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_toolkit")])
+        .args(SMALL)
+        .args(["--run", "run"])
+        .current_dir(at)
+        .output()
+        .unwrap();
+    let error = crate::commands::error(&output);
+    assert!(error.starts_with("error: cannot write `run/state-000001-00000000.safetensors`: "), "{error}");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("training on"));
+    // With space, the same call trains.
+    stdout(&toolkit(at, &[&SMALL[..], &["--epochs=1", "--run", "run"]].concat()));
+}
+
+#[test]
 fn settings_come_from_a_file_and_flags_win() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -542,16 +592,27 @@ fn the_official_network_trains_on_a_protocol() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_network() {
+fn the_same_seed_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
     for (run, seed) in [("a", "1"), ("b", "1"), ("c", "2")] {
         stdout(&toolkit(at, &[&SMALL[..], &["--epochs=1", "--run", run, "--seed", seed]].concat()));
+        stdout(&toolkit(at, &["export", "--run", run, &format!("{run}.onnx")]));
     }
-    let weights = |run: &str| fs::read(at.join(run).join("checkpoint.safetensors")).unwrap();
-    assert!(weights("a") == weights("b"), "equal seeds");
-    assert!(weights("a") != weights("c"), "different seeds");
+    for file in [".onnx", "/checkpoint.safetensors", "/checkpoint-last.safetensors"] {
+        let bytes = |run: &str| fs::read(at.join(format!("{run}{file}"))).unwrap();
+        assert!(bytes("a") == bytes("b"), "{file}: equal seeds");
+        assert!(bytes("a") != bytes("c"), "{file}: different seeds");
+    }
+    // The model states what else decides about the bits.
+    let inspected = toolkit(at, &["inspect", "a.onnx", "--json"]);
+    let manifest = &serde_json::from_str::<Value>(stdout(&inspected)).unwrap()["manifest"];
+    assert!(manifest["checked_with"].as_str().unwrap().starts_with("tract "), "{manifest}");
+    let training = &manifest["training"];
+    assert_eq!((&training["seed"], &training["precision"]), (&1.into(), &"f32".into()));
+    assert!(training["threads"].as_u64() >= Some(1) && training["loader_threads"].as_u64() >= Some(1));
+    assert!(training["libtorch"].is_string(), "{training}");
 }
 
 #[test]

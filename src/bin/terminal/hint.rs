@@ -1,5 +1,7 @@
 //! Hints: what a user can do about an error of the library.
 
+use std::io::ErrorKind;
+
 use cac::Error;
 
 /// The hint for an error, if there is one.
@@ -16,6 +18,9 @@ pub fn of(error: &Error) -> Option<String> {
                 "restore the data, or start a new run with `--config {}`",
                 path.join("settings.toml").display()
             ));
+        }
+        Error::Io { action: "write", source, .. } if source.kind() == ErrorKind::StorageFull => {
+            "free some disk space; earlier files are intact, and `toolkit train --resume` goes on with a run"
         }
         Error::Provider { provider, .. } if provider.starts_with("cuda") => {
             "install the CUDA libraries with `make native CUDA=1` and an NVIDIA driver, or use `cpu`"

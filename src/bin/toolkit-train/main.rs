@@ -19,7 +19,7 @@ use std::{
 use anyhow::Context;
 use cac::{
     run::{RUNS, RunFolder},
-    train::{Event, Outcome, TrainSettings, resume, train},
+    train::{Outcome, TrainSettings, resume, train},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use display::Display;
@@ -116,20 +116,9 @@ fn begin(
 ) -> anyhow::Result<Outcome> {
     let stop = stop_on_signals()?;
     let mut display = Display::new(json, run);
-    let mut unwritten = None;
-    let outcome = train(settings, run, save_every, &stop, |event| {
-        if matches!(event, Event::Start { .. }) {
-            unwritten = run.write_settings(&given.to_string()).err();
-            // Fail now, not after hours.
-            stop.fetch_or(unwritten.is_some(), Ordering::Relaxed);
-        }
-        display.show(event);
-    })?;
+    let outcome = train(settings, &given.to_string(), run, save_every, &stop, |event| display.show(event))?;
     display.finish()?;
-    match unwritten {
-        Some(error) => Err(error.into()),
-        None => Ok(outcome),
-    }
+    Ok(outcome)
 }
 
 fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {

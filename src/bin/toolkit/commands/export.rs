@@ -10,7 +10,7 @@ use cac::{
     data::{Protocol, open_training},
     eval::Agreement,
     export::{self, triton},
-    files::sha256,
+    files::{check_writable_folder, sha256},
     image::Input,
     model::ModelPrecision,
     run::{Checkpoint, RUNS, RunFolder, Which},
@@ -22,7 +22,7 @@ use crate::cli::{ExportArgs, FileArgs};
 
 /// Writes the model of a run, or its weights.
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
-    check_output(&args.model)?;
+    check_outputs(&args.model, &args.file)?;
     let run = match &args.run {
         Some(run) => RunFolder::new(run),
         None => RunFolder::newest(Path::new(RUNS))
@@ -50,6 +50,15 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let known = data.map(|data| data.known.as_path()).filter(|known| known.exists());
     let calibration = calibration(&args.file, known, protocol, &checkpoint.facts.input)?;
     write(&checkpoint, &args.file, calibration, &args.model, run.path())
+}
+
+/// Checks that the model, and the repository for Triton, can be written, before the work begins.
+pub fn check_outputs(model: &Path, args: &FileArgs) -> anyhow::Result<()> {
+    check_output(model)?;
+    match &args.triton {
+        Some(repository) => Ok(check_writable_folder(repository)?),
+        None => Ok(()),
+    }
 }
 
 /// The calibration images of f16 and int8, from --calibrate or else from `known`; `None` for f32 or without both.

@@ -7,7 +7,7 @@ use cac::{
     method::{AnchorKind, Loss},
 };
 
-use super::{check_output, export};
+use super::export;
 use crate::{
     cli::ImportArgs,
     terminal::{Progress, Rgb, StartingWeights, say, say_left_out},
@@ -15,7 +15,7 @@ use crate::{
 
 /// Converts weights that were trained elsewhere to a model file.
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
-    check_output(&args.model)?;
+    export::check_outputs(&args.model, &args.file)?;
     let start = StartingWeights::read(&args.weights)?;
     let weights = start.weights.network()?;
     if !weights.prefix().is_empty() {

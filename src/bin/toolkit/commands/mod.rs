@@ -61,7 +61,7 @@ fn check_output(file: &Path) -> anyhow::Result<()> {
     if file.is_dir() {
         bail!("cannot write `{}`: it is a folder", file.display());
     }
-    Ok(())
+    Ok(cac::files::check_writable(file)?)
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
