@@ -12,8 +12,8 @@ const SQUARES: [usize; 6] = [4096, 16, 8, 4, 2, 1];
 /// The outputs of a model for the [golden images](images).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GoldenBatch {
-    /// The largest logit of each image.
-    pub max_logit: Vec<f32>,
+    /// The Euclidean norm of the logits of each image.
+    pub norm: Vec<f32>,
     /// The rejection score of each image.
     pub score: Vec<f32>,
     /// The class of each image.
@@ -27,9 +27,11 @@ impl GoldenBatch {
         score: impl IntoIterator<Item = &'a f32>,
         label: impl IntoIterator<Item = &'a usize>,
     ) -> Self {
-        let max_logit = |z: ndarray::ArrayView1<f32>| z.fold(f32::NEG_INFINITY, |most, &z| most.max(z));
+        let norm = |z: ndarray::ArrayView1<f32>| {
+            z.fold(0.0, |sum, &z| sum + f64::from(z) * f64::from(z)).sqrt() as f32
+        };
         Self {
-            max_logit: logits.rows().into_iter().map(max_logit).collect(),
+            norm: logits.rows().into_iter().map(norm).collect(),
             score: score.into_iter().copied().collect(),
             label: label.into_iter().copied().collect(),
         }

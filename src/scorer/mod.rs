@@ -240,7 +240,7 @@ impl Scorer {
         };
         let mut greatest = 0.0_f64;
         for (what, found, expected) in
-            [("logits", &found.max_logit, &expected.max_logit), ("scores", &found.score, &expected.score)]
+            [("logits", &found.norm, &expected.norm), ("scores", &found.score, &expected.score)]
         {
             let is_whole = found.len() == expected.len();
             let pairs = found.iter().zip(expected);

@@ -348,7 +348,7 @@ fn differs() {
     use prost::Message;
     let mut proto = tract_onnx::pb::ModelProto::decode(&bytes[..]).unwrap();
     let weights = &mut proto.graph.as_mut().unwrap().initializer;
-    let weights = weights.iter_mut().find(|tensor| tensor.name == "fc.weight").unwrap();
+    let weights = weights.iter_mut().find(|tensor| tensor.name == "fc.bias").unwrap();
     weights.raw_data[..4].copy_from_slice(&2.5_f32.to_le_bytes());
     let error = Scorer::from_bytes(&proto.encode_to_vec(), Provider::Cpu).unwrap().verify().unwrap_err();
     assert!(matches!(error, Error::Differs { what: "logits", .. }), "{error}");
