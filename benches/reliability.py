@@ -51,7 +51,7 @@ PUBLISHED = "cifar10-pixmix"
 PATIENCE = 300
 # More than one thread of libtorch makes a network of this size slower.
 THREADS = {"OMP_NUM_THREADS": "1"}
-NETWORK = "--arch wide-resnet --depth 10 --widen-factor 1 --size 16 --batch-size 32 --epochs 2 --held-out 0.3".split()
+NETWORK = "--arch wide-resnet --depth 10 --widen-factor 1 --size 16 --batch-size 32 --epochs 6 --held-out 0.3".split()
 
 
 class Mirror(BaseHTTPRequestHandler):
@@ -221,22 +221,26 @@ class Kills:
                 assert not wrong, f"the next call leaves {wrong}"
 
     def of_training(self, arguments: list[str], whole: Path, duration: float, kills: int):
-        """Half of the kills hit a new run, half a resumed one."""
+        """Each training is killed up to three times, then resumed to its end."""
         names = ("train", "train --resume")
         new, resumed = (self.counts.setdefault(name, Counter()) for name in names)
-        while new["kills"] + resumed["kills"] < kills:
+
+        def is_enough() -> bool:
+            return new["kills"] + resumed["kills"] >= kills
+
+        while not is_enough():
             folder, run = self.folder({}), self.toolkit.folder / "killed/run"
-            chain = 0
-            while chain < 2:
+            for _ in range(3):
                 can_resume = any(run.glob("state-*"))
                 name = names[can_resume]
                 call = ["train", "--resume", "run"] if can_resume else [*arguments, "--run", "run"]
                 if not self.toolkit.kill([*call, "--save-every", "0"], folder, duration, self.chance):
                     break
-                chain += 1
                 self.counts[name]["kills"] += 1
                 with self.judged(name, self.counts[name]["kills"]):
                     self.check_run(run, name)
+                if is_enough():
+                    break
             with self.judged(name, self.counts[name]["kills"]):
                 can_resume = any(run.glob("state-*"))
                 call = ["train", "--resume", "run"] if can_resume else [*arguments, "--run", "run"]

@@ -131,6 +131,8 @@ fn run_to_the_end(
             observe(&event);
         }
     }
+    // A run that was killed right after its last save has one more.
+    run.remove_states_but(STATES_KEPT)?;
     let best = Checkpoint::read(&run.checkpoint(Which::Best))?;
     let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
     let report = report(&best, &options)?;

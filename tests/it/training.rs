@@ -279,6 +279,10 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run_and_its_states_stay() {
     fs::remove_dir(&last).unwrap();
     stdout(&toolkit(at, &["train", "--resume", "run"]));
     assert!(fs::read(&last).unwrap() == expected);
+    // As after a kill between the last save and the removal of older states.
+    fs::copy(run.states().unwrap().pop().unwrap(), run.state(1, 1)).unwrap();
+    stdout(&toolkit(at, &["train", "--resume", "run"]));
+    assert_eq!(run.states().unwrap().len(), 2);
 }
 
 #[cfg(target_os = "linux")]
