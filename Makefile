@@ -7,8 +7,8 @@ TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help native build demo test lint check deny bench bench-train bench-loader bench-eval bench-metrics bench-serve reliability \
-  conformance pins
+.PHONY: help native build demo test lint check fuzz deny bench bench-train bench-loader bench-eval bench-metrics \
+  bench-serve reliability conformance pins
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -47,6 +47,18 @@ lint: ## checks format, lints and documentation
 check: native ## checks that everything compiles; CI runs it with the declared Rust version
 	$(CARGO) check --locked --all-targets
 	$(CARGO) check --locked --all-targets --features train
+
+# libFuzzer, where cargo-fuzz and the nightly toolchain are; else the mutations of `make test` with a new seed.
+SECONDS ?= 60
+FUZZED = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
+fuzz: ## feeds each reader of files with damaged ones; SECONDS=60 for each reader
+	@if $(CARGO) fuzz --version > /dev/null 2>&1 && $(CARGO) +nightly --version > /dev/null 2>&1; then \
+	  set -ex; $(CARGO) test --release --test mutations -- --corpus fuzz/corpus; \
+	  for reader in $(FUZZED); do $(CARGO) +nightly fuzz run $$reader -- -max_total_time=$(SECONDS) -timeout=60 \
+	    -rss_limit_mb=4096 -malloc_limit_mb=1100 -max_len=65536; done; \
+	else \
+	  set -ex; MUTATION_SECONDS=$(SECONDS) MUTATION_SEED=$$(date +%s) $(CARGO) test --release --test mutations; \
+	fi
 
 deny: ## checks licences, advisories and sources of the dependencies; needs cargo-deny
 	$(CARGO) deny check

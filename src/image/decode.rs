@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Display, io::Cursor, path::Path};
 
 use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, Limits, Pixel, RgbImage};
 
-use super::{format, gif, jpeg, orientation, png, tiff};
+use super::{format, gif, jpeg, orientation, png, tiff, webp};
 use crate::{
     error::{Error, Result},
     panics::caught,
@@ -84,12 +84,16 @@ fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, Reason> {
         _ => {
             let mut decoder = decoder(format, bytes)?;
             // Damaged metadata are no reason to refuse an image.
-            let exif = match format {
-                ImageFormat::Png => png::exif(bytes),
-                _ => decoder.exif_metadata().ok().flatten().map(Cow::from),
+            let (exif, xmp) = match format {
+                ImageFormat::Png => (png::exif(bytes), decoder.xmp_metadata().ok().flatten().map(Cow::from)),
+                ImageFormat::WebP => {
+                    (webp::chunk(bytes, b"EXIF").map(Cow::from), webp::chunk(bytes, b"XMP ").map(Cow::from))
+                }
+                // The others have none.
+                _ => (None, None),
             };
             let of_exif = exif.and_then(|exif| orientation::of_exif(&exif));
-            let of_xmp = || orientation::of_xmp(&decoder.xmp_metadata().ok()??);
+            let of_xmp = || orientation::of_xmp(&xmp?);
             let orientation = of_exif.or_else(of_xmp).unwrap_or(1);
             Ok((rgb(decoder)?, orientation))
         }

@@ -1,6 +1,6 @@
 //! What a JPEG says about itself before its compressed data.
 
-use super::orientation;
+use super::{decode::MAX_BYTES, orientation};
 
 /// The metadata of a JPEG that can be decoded.
 #[derive(Default)]
@@ -78,6 +78,11 @@ fn check_frame(marker: u8, body: &[u8], file_length: usize) -> Result<(), String
     // Each block takes a bit at least.
     if (width / across) * (height / down) * blocks > 8 * file_length as u64 {
         return Err(format!("it claims {width} x {height} pixels in {file_length} bytes"));
+    }
+    // A progressive JPEG is kept as 64 coefficients of 16 bits for each block, until its last scan.
+    let coefficients = 128 * blocks * width.div_ceil(across) * height.div_ceil(down);
+    if marker == 0xc2 && coefficients > MAX_BYTES {
+        return Err(format!("its {width} x {height} pixels need too much memory"));
     }
     Ok(())
 }

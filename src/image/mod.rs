@@ -9,6 +9,7 @@ mod orientation;
 mod png;
 mod resize;
 mod tiff;
+mod webp;
 
 pub use image::RgbImage;
 use serde::{Deserialize, Serialize};

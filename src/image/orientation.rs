@@ -49,7 +49,7 @@ const SIGNED_LONG: u16 = 9;
 pub(super) struct Directory<'a> {
     bytes: &'a [u8],
     is_little_endian: bool,
-    is_big_tiff: bool,
+    pub is_big_tiff: bool,
 }
 
 /// An entry of a [`Directory`].

@@ -6,7 +6,7 @@ use image::RgbImage;
 use tiff::{
     ColorType,
     decoder::{BufferLayoutPreference, ChunkType, Decoder, DecodingResult, Limits},
-    tags::Tag,
+    tags::{Tag, Type},
 };
 
 use super::{
@@ -27,9 +27,7 @@ const ASSOCIATED_ALPHA: u16 = 1;
 
 /// Decodes the first image and its EXIF orientation.
 pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
-    if has_endless_text(bytes) {
-        return Err("it is truncated".to_owned());
-    }
+    check_directory(bytes)?;
     let indexes = palette_as_grey(bytes);
     let mut decoder = Decoder::new(Cursor::new(indexes.as_deref().unwrap_or(bytes))).map_err(reason)?;
     let (width, height) = decoder.dimensions().map_err(reason)?;
@@ -91,15 +89,20 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
     Ok((RgbImage::from_raw(width, height, rgb).ok_or("it is truncated")?, orientation))
 }
 
-/// Whether a number that the decoder needs is a text longer than the file. The decoder prints to stderr when it
-/// refuses one.
-fn has_endless_text(bytes: &[u8]) -> bool {
+/// Checks that the decoder reads the directory as it is. It prints to stderr when it refuses a text longer than the
+/// file, in place of a number that it needs. In a BigTIFF it loses its place after a value of an unknown type.
+fn check_directory(bytes: &[u8]) -> Result<(), Reason> {
+    let Some(directory) = Directory::of_tiff(bytes) else { return Ok(()) };
     let is_needed = |tag| matches!(tag, 256..=268 | 273..=284 | 317..=347 | 530 | 700);
-    Directory::of_tiff(bytes).is_some_and(|directory| {
-        directory.entries().any(|entry| {
-            entry.format == orientation::TEXT && entry.count > bytes.len() as u64 && is_needed(entry.tag)
-        })
-    })
+    for entry in directory.entries() {
+        if entry.format == orientation::TEXT && entry.count > bytes.len() as u64 && is_needed(entry.tag) {
+            return Err("it is truncated".to_owned());
+        }
+        if directory.is_big_tiff && Type::from_u16(entry.format).is_none() {
+            return Err(format!("its tag {} is of the unknown type {}", entry.tag, entry.format));
+        }
+    }
+    Ok(())
 }
 
 /// Checks JPEGs in a TIFF, whose sizes the decoder believes.

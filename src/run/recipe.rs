@@ -316,7 +316,7 @@ impl Recipe {
         }
         let warm_up = self.warm_up * steps_per_epoch as f64;
         let momentum = self.optimizer.momentum();
-        let (step, steps) = (step as f64, (self.epochs * steps_per_epoch) as f64);
+        let (step, steps) = (step as f64, self.epochs as f64 * steps_per_epoch as f64);
         let peak = self.learning_rate;
         match self.schedule {
             Schedule::Cosine if step < warm_up => {
@@ -387,6 +387,12 @@ mod tests {
 
     /// `torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)` of PyTorch 2.13: learning
     /// rate and momentum of each step.
+    #[test]
+    fn a_run_that_never_ends_keeps_its_first_rates() {
+        let least = |epochs| Recipe { epochs, ..Recipe::default() }.rates(0, 10).learning_rate;
+        assert!((least(usize::MAX) - least(10)).abs() < 1e-9);
+    }
+
     #[test]
     fn one_cycle_matches_pytorch() {
         let recipe = Recipe { epochs: 2, learning_rate: 0.1, ..Recipe::default() };

@@ -243,12 +243,8 @@ impl Scorer {
             [("logits", &found.norm, &expected.norm), ("scores", &found.score, &expected.score)]
         {
             let is_whole = found.len() == expected.len();
-            let pairs = found.iter().zip(expected);
-            let differences = pairs.map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
-            // NaN differs from every number.
-            let finite = |d: f64| if d.is_nan() { f64::INFINITY } else { d };
-            let difference = differences.map(finite).fold(0.0, f64::max);
-            if !is_whole || difference > tolerance {
+            let difference = greatest_difference(found, expected);
+            if !is_whole || difference.is_nan() || difference > tolerance {
                 return Err(differs(what, difference));
             }
             greatest = greatest.max(difference);
@@ -477,5 +473,24 @@ impl Outputs {
             label: label.into(),
             unknown: unknown.into(),
         })
+    }
+}
+
+/// The largest difference, relative above 1; NaN if a value is NaN.
+fn greatest_difference(found: &[f32], expected: &[f32]) -> f64 {
+    let differences = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
+    differences.fold(0.0, |most: f64, d| if most.is_nan() || d <= most { most } else { d })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nan_is_the_greatest_difference_wherever_it_is() {
+        assert_eq!(greatest_difference(&[1.5, 30.0], &[1.0, 20.0]), 0.5);
+        for found in [[f32::NAN, 1.0, 9.0], [1.0, f32::NAN, 1.0], [1.0, 1.0, f32::NAN]] {
+            assert!(greatest_difference(&found, &[1.0; 3]).is_nan());
+        }
     }
 }

@@ -109,7 +109,10 @@ fn what_cannot_be_read_is_named() {
         .concat()
     };
     let brands = |brands: &[u8]| [&[0, 0, 0, 8 + brands.len() as u8], b"ftyp", brands].concat();
-    let cases: [(Vec<u8>, &str); 21] = [
+    // A BigTIFF with an entry of 20 bytes.
+    let tiff = [&b"II+\0\x08\0\0\0\x10\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\x01\x01\x03"[..], &[0; 16]].concat();
+    let cases: [(Vec<u8>, &str); 22] = [
+        (tiff, "its tag 256 is of the unknown type 769"),
         (jpeg(0xc2, 8, 2), "JPEG with 2 components is not supported"),
         (jpeg(0xc0, 12, 3), "JPEG of 12 bits is not supported"),
         (jpeg(0xc3, 8, 3), "lossless JPEG is not supported"),
@@ -176,6 +179,11 @@ fn a_short_file_cannot_claim_a_large_image() {
         let error = image::from_bytes(&file).expect_err(name).to_string();
         assert!(error.contains("13000 x 13000") || error.contains("13001 x 13001"), "{name}: {error}");
     }
+    // Long enough, but the coefficients of a progressive JPEG need 6 bytes for each pixel.
+    let mut long = jpeg(0xc2);
+    long.splice(long.len() - 2..long.len() - 2, vec![0; 1 << 20]);
+    let error = image::from_bytes(&long).unwrap_err().to_string();
+    assert!(error.contains("13000 x 13000 pixels need too much memory"), "{error}");
     assert_eq!(image::from_bytes(&rle(10)).unwrap().dimensions(), (10, 10));
     assert_eq!(image::from_bytes(&gif([2, 2, 1, 1], 5)).unwrap().dimensions(), (5, 5));
 }

@@ -1,0 +1,21 @@
+//! What all targets of libFuzzer share.
+
+#[path = "targets.rs"]
+mod targets;
+
+/// Lets the library catch the panics of decoders, and aborts at any other.
+pub fn begin() {
+    let _ = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|panic| {
+        if !cac::panic_is_caught() {
+            eprintln!("{panic}");
+            std::process::abort();
+        }
+    }));
+}
+
+/// Gives an input to the reader of this name.
+pub fn read(name: &str, bytes: &[u8]) {
+    let (_, read) = targets::TARGETS.iter().find(|(other, _)| *other == name).expect("a reader");
+    read(bytes);
+}

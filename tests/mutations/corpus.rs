@@ -1,0 +1,170 @@
+//! The files that are mutated, for each reader: small golden files, and smaller ones of this library's writers.
+
+use std::{fs, path::Path};
+
+use cac::{
+    arch::{Architecture, Layer},
+    eval::{Evaluation, ScoredSet},
+    export::{ExportOptions, InputForm, ThresholdRule, export},
+    files::scores,
+    image::Input,
+    import::{self, ImportOptions},
+    method::{Loss, RejectionScore, Variant},
+    model::{Inspection, ModelPrecision},
+    run::{Checkpoint, Recipe, TestLogits},
+    weights::Weights,
+};
+use ndarray::{Array2, Array4};
+
+/// The longest golden file that is mutated: short files are mutated fast, and in the places that matter.
+const LONGEST: u64 = 40_000;
+
+/// The files that a reader must accept, or at least one of them, and files that once were at fault.
+pub fn of(target: &str) -> Vec<Vec<u8>> {
+    let mut files = match target {
+        "checkpoint" => vec![written(|path| checkpoint().write(path))],
+        "cifar" => vec![[0; 3073].to_vec(), [[1; 3073], [0; 3073]].concat()],
+        "class-names" => vec![b"airplane\nautomobile\n\nbird\n".to_vec(), "häschen\r\nhund".into()],
+        "image" => images(),
+        "manifest" => vec![manifest("tests/golden/models/v1.onnx"), manifest("tests/golden/models/v2.onnx")],
+        "model" => [golden("models"), models()].concat(),
+        "model-on-tract" => models(),
+        "names" => ["cac-2021/3", "gaussian-noise:20", "cuda:1", "near=a,b", "neg-max-logit", "scrambled"]
+            .map(|text| text.as_bytes().to_vec())
+            .to_vec(),
+        "pytorch" => [golden("checkpoints"), golden("checkpoints/layouts")].concat(),
+        "safetensors" => vec![
+            read("tests/golden/checkpoints/strided.safetensors"),
+            written(|path| checkpoint().write_weights(path)),
+        ],
+        "scores-csv" => vec![
+            written_as("scores.csv", |path| scores::write(path, &evaluation())),
+            b"score;label;prediction\n0.25;1;1\n-1e9;-1;\ninf;0;2\n".to_vec(),
+            b"label\tscore\n1\t0.5\n-1\t2\n".to_vec(),
+        ],
+        "scores-npz" => vec![
+            written_as("scores.npz", |path| scores::write(path, &evaluation())),
+            read("tests/golden/scores/column.npz"),
+        ],
+        "settings" => settings(),
+        _ => panic!("`{target}` has no corpus"),
+    };
+    files.extend(folder(&format!("fuzz/seeds/{target}"), u64::MAX));
+    files
+}
+
+/// The bytes of a file of the repository.
+fn read(path: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The files of a folder of the repository that are not longer than this, sorted by name.
+fn folder(path: &str, longest: u64) -> Vec<Vec<u8>> {
+    let Ok(entries) = Path::new(env!("CARGO_MANIFEST_DIR")).join(path).read_dir() else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.is_file() && path.metadata().unwrap().len() <= longest);
+    paths.sort_unstable();
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+/// The golden files of a folder that are models or weights of PyTorch.
+fn golden(name: &str) -> Vec<Vec<u8>> {
+    let mut files = folder(&format!("tests/golden/{name}"), LONGEST);
+    let is_meant =
+        |bytes: &Vec<u8>| [&b"PK"[..], &[0x80], &[0x08]].iter().any(|start| bytes.starts_with(start));
+    files.retain(is_meant);
+    files
+}
+
+/// What a writer of files writes.
+fn written(write: impl FnOnce(&Path) -> cac::Result<()>) -> Vec<u8> {
+    written_as("file", write)
+}
+
+fn written_as(name: &str, write: impl FnOnce(&Path) -> cac::Result<()>) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    write(&path).unwrap();
+    fs::read(&path).unwrap()
+}
+
+/// A network of 5,000 weights.
+fn checkpoint() -> Checkpoint {
+    let architecture = Architecture::new("cac-net", &[("channels", 2.0)]).unwrap();
+    let mut weights = Weights::new(Path::new("tiny"));
+    for (name, shape) in architecture.layers(2, 16, 16).unwrap().iter().flat_map(Layer::parameters) {
+        let count = shape.iter().product();
+        let values = (0..count).map(|at| ((at * 7 + name.len()) % 11) as f32 / 11.0 - 0.4);
+        // Variances are positive.
+        let values = values.map(|value| if name.ends_with("var") { 1.0 } else { value }).collect();
+        weights.insert(&name, &shape, values);
+    }
+    let options = ImportOptions {
+        name: "tiny".to_owned(),
+        classes: Some(vec!["cat".to_owned(), "dog".to_owned()]),
+        input: Input { height: 16, width: 16, ..Input::default() },
+        loss: Loss::new(Variant::Paper),
+    };
+    let mut checkpoint = import::checkpoint(&weights, &options).unwrap();
+    checkpoint.held_out = Array2::from_shape_fn((20, 2), |(row, column)| (row * column) as f32);
+    checkpoint.test = Some(TestLogits {
+        known: Array2::ones((3, 2)),
+        labels: vec![0, 1, 1],
+        unknown: vec![("noise".to_owned(), Array2::zeros((2, 2)))],
+        skipped: 0,
+    });
+    checkpoint
+}
+
+/// Models of every precision and form of input.
+fn models() -> Vec<Vec<u8>> {
+    let images = || Some(Array4::from_elem((2, 3, 16, 16), 0.5));
+    let plain = ExportOptions { threshold: ThresholdRule::Value(1.5), ..ExportOptions::default() };
+    let options = [
+        ExportOptions { input: InputForm::Bytes, batch: Some(2), ..plain.clone() },
+        ExportOptions { precision: ModelPrecision::Float16, ..plain.clone() },
+        ExportOptions { precision: ModelPrecision::Int8, calibration: images(), ..plain.clone() },
+        plain,
+    ];
+    let checkpoint = checkpoint();
+    options.map(|options| written(|path| export(&checkpoint, &options, path).map(drop))).to_vec()
+}
+
+fn manifest(model: &str) -> Vec<u8> {
+    let properties = Inspection::of(&read(model), model).unwrap().manifest.to_properties();
+    properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<String>().into_bytes()
+}
+
+/// The files of `tests/golden/decode.json`, of every format.
+fn images() -> Vec<Vec<u8>> {
+    let entries: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&read("tests/golden/decode.json")).unwrap();
+    let bytes = |entry: serde_json::Value| -> Vec<u8> {
+        let digits = entry["file"].as_str().unwrap();
+        let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        (0..digits.len()).step_by(2).map(byte).collect()
+    };
+    entries.into_iter().map(|(_, entry)| bytes(entry)).collect()
+}
+
+fn evaluation() -> Evaluation {
+    let set = |name: &str, truth: &[i64]| ScoredSet {
+        name: name.to_owned(),
+        images: (0..truth.len()).map(|index| format!("{name}/{index}.jpg")).collect(),
+        truth: truth.to_vec(),
+        predicted: vec![1; truth.len()],
+        scores: vec![(0..truth.len()).map(|index| index as f32 / 7.0).collect()],
+    };
+    let sets = vec![set("known", &[0, 1, 1, 0]), set("a \"b\"", &[-1; 3])];
+    Evaluation { scores: vec![RejectionScore::Cac], decision: None, sets, skipped: 0 }
+}
+
+fn settings() -> Vec<Vec<u8>> {
+    let recipe = Recipe::default();
+    vec![
+        serde_json::to_vec(&recipe).unwrap(),
+        toml::to_string(&recipe).unwrap().into_bytes(),
+        serde_json::to_vec(&checkpoint().facts).unwrap(),
+        serde_json::to_vec(&checkpoint().facts.architecture).unwrap(),
+    ]
+}
