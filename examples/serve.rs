@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     scorer.warm_up(1)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // One thread scores. The others decode, one per core, because a decoder may take 2 GiB.
+        // One thread scores. The others decode, one per core, because a decoder may take 1 GiB.
         .max_blocking_threads(1 + available_parallelism()?.get())
         .build()?;
     runtime.block_on(async {
