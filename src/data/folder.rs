@@ -86,7 +86,11 @@ pub(super) fn images_below(folder: &Path) -> Result<Listing> {
         for path in entries(folder)? {
             if path.is_dir() {
                 collect(&path, above, listing)?;
-            } else if path.is_file() {
+            } else if path.metadata().is_ok_and(|file| !file.is_file()) {
+                // A pipe or a device.
+                continue;
+            } else {
+                // A link to nowhere counts too: its image cannot be read.
                 let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
                 if EXTENSIONS.contains(&extension.as_str()) {
                     listing.files.push(path);
@@ -203,6 +207,15 @@ mod tests {
         for link in ["a/here", "a/b/up", "a/b/further"] {
             std::os::unix::fs::symlink("..", folder.path().join(link)).unwrap();
         }
+        assert_eq!(images_below(folder.path()).unwrap().files.len(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_nowhere_are_images_that_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["1.png"]);
+        std::os::unix::fs::symlink("nowhere.png", folder.path().join("2.png")).unwrap();
         assert_eq!(images_below(folder.path()).unwrap().files.len(), 2);
     }
 

@@ -419,10 +419,8 @@ impl Dataset {
             }
         }
         if count > order.len() {
-            let (images, classes) = (self.len(), sizes.len());
-            let reason =
-                format!("of {images} images leaves one of the {classes} classes without a training image");
-            return Err(Error::setting("held-out", format!("{count} images"), reason));
+            let value = format!("{count} of {} images", self.len());
+            return Err(Error::setting("held-out", value, "leaves a class without a training image"));
         }
         order.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let is_held_out: HashSet<usize> = order[..count].iter().map(|&(_, index)| index).collect();
@@ -689,7 +687,7 @@ mod tests {
             assert!(held_out.iter().all(|&index| labels[index] == 40) && rest.len() == 41);
             let error = dataset.hold_out(10, seed).unwrap_err().to_string();
             assert!(
-                error.contains("held-out = 10 images: of 50 images leaves one of the 41 classes"),
+                error.contains("held-out = 10 of 50 images: leaves a class without a training image"),
                 "{error}"
             );
         }

@@ -226,10 +226,11 @@ fn array<'a>(
     archive: &'a mut ZipArchive<BufReader<File>>,
     name: &'a str,
 ) -> Result<Option<Array<'a>>> {
-    let mut entry = match archive.by_name(&format!("{name}.npy")) {
+    let entry = match archive.by_name(&format!("{name}.npy")) {
         Err(ZipError::FileNotFound) => return Ok(None),
         entry => entry.map_err(|error| broken(path, error))?,
     };
+    let mut entry = ToEnd { left: entry.size(), entry };
     let wrong = |reason: &str| broken(path, format!("array `{name}` {reason}"));
     let head = npy_head(&mut entry).map_err(|error| broken(path, error))?;
     // npyz's parser of Python literals hangs on nested ones, and it multiplies the lengths without a check. The
@@ -301,6 +302,27 @@ fn numbers<'a, T: npyz::Deserialize + 'a>(
 ) -> Result<Numbers<'a>> {
     let values = file.data::<T>().map_err(|error| broken(path, error))?;
     Ok(Box::new(values.map(move |value| value.map(number).map_err(|error| broken(path, error)))))
+}
+
+/// An entry of an archive whose end is read with its last byte: only then is its checksum compared.
+struct ToEnd<R> {
+    entry: R,
+    /// The number of bytes that have not been read.
+    left: u64,
+}
+
+impl<R: Read> Read for ToEnd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.entry.read(buffer)?;
+        self.left = self.left.saturating_sub(count as u64);
+        if self.left == 0 && count > 0 {
+            self.entry.read_exact(&mut [0]).or_else(|error| match error.kind() {
+                std::io::ErrorKind::UnexpectedEof => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+        Ok(count)
+    }
 }
 
 /// Writes an evaluation as NPZ if the name ends in `.npz`, otherwise as CSV. The first score is the column or
@@ -446,6 +468,26 @@ mod tests {
                 assert_eq!(images, [&b"known/0.jpg"[..], b"known/1.jpg", b"far, out/0.jpg"]);
             }
         }
+    }
+
+    #[test]
+    fn a_changed_byte_of_an_archive_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.npz");
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        for (name, array) in [("score", npy(vec![0.25, 0.5, 0.75])), ("label", npy(vec![0_i64, 1, -1]))] {
+            archive.start_file(format!("{name}.npy"), stored).unwrap();
+            archive.write_all(&array.unwrap()).unwrap();
+        }
+        let mut bytes = archive.finish().unwrap().into_inner();
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(all(&path, "score").unwrap().len(), 3);
+        let place = bytes.windows(8).position(|window| window == 0.5_f64.to_le_bytes()).unwrap();
+        bytes[place + 6] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let error = all(&path, "score").unwrap_err().to_string();
+        assert!(error.contains("checksum"), "{error}");
     }
 
     #[test]

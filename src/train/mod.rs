@@ -89,6 +89,9 @@ pub enum Event {
         /// Files in the folders of all sets that are no images by their extension.
         #[serde(skip_serializing_if = "LeftOut::is_empty")]
         left_out: LeftOut,
+        /// Images of all sets that cannot be read and are left out.
+        #[serde(skip_serializing_if = "is_zero")]
+        skipped: usize,
     },
     /// Progress within an epoch.
     Step {
@@ -127,6 +130,10 @@ pub enum Event {
         /// The metrics of the best epoch, with intervals.
         report: Report,
     },
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// How a run ended.

@@ -102,7 +102,7 @@ fn run_to_the_end(
     let mut session = Session::begin(settings, &batches, run, start)?;
     let epochs = settings.recipe.epochs;
     let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
-    let start = Event::Start { images, steps, epochs, left_out };
+    let start = Event::Start { images, steps, epochs, left_out, skipped: batches.skipped };
     if is_new {
         session.record(&start)?;
         session.save()?;

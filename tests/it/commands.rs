@@ -338,6 +338,13 @@ fn wrong_input_gives_one_error_line_and_exit_code_1() {
     assert!(run(&["export", "x.onnx"]).contains("checkpoint.safetensors` does not hold usable weights"));
     assert!(!at.join("x.onnx").exists());
 
+    // An output must not replace an input.
+    let checkpoint = "runs/1/checkpoint.safetensors";
+    assert!(run(&["export", checkpoint]).contains("checkpoint.safetensors`: it is read, too"));
+    let onto = ["eval", "model.onnx", "--known", "known", "--scores", "model.onnx"];
+    assert!(run(&onto).contains("cannot write `model.onnx`: it is read, too"));
+    assert_eq!(fs::read(at.join("model.onnx")).unwrap(), bytes);
+
     // Wrong usage is reported before anything is scored.
     for (more, message) in [
         (["--group", "near=nowhere"], "`nowhere` is not one of the unknown sets"),

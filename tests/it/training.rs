@@ -729,7 +729,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         ),
         (["--outlier-share=1e300", "--outliers=colours"], "must be 0 to 16"),
         (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
-        (["--held-out", "0.99"], "held-out = 64 images: of 64 images leaves one of the 2 classes without"),
+        (["--held-out", "0.99"], "held-out = 64 of 64 images: leaves a class without a training image"),
         (["--held-out", "0.02"], "held-out = 0.02: holds out 2 of 64 images; a threshold that keeps 95 % of"),
         (["--unknown", "red=colours/train/red"], "unknown set = `red=colours/train/red`: holds known images"),
         (["--depth", "11"], "depth = 11"),

@@ -37,9 +37,12 @@ impl Display {
         }
         let epochs = self.epochs;
         match event {
-            Event::Start { images, steps, epochs, left_out } => {
+            Event::Start { images, steps, epochs, left_out, skipped } => {
                 (self.epochs, self.steps) = (*epochs, *steps);
                 say_left_out(left_out);
+                if *skipped > 0 {
+                    say(format_args!("images that cannot be read and are left out: {skipped}"));
+                }
                 say(format_args!("training on {images} images, results in `{}`", self.folder.display()));
             }
             Event::Step { epoch, step, loss, learning_rate, images_per_second } => {

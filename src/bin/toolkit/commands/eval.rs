@@ -37,7 +37,7 @@ struct Contender<'a> {
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     // Report wrong usage before any image is read.
     if let Some(path) = &args.scores {
-        check_output(path)?;
+        check_output(path, args.model.iter().map(PathBuf::as_path))?;
     }
     let contenders = open_contenders(args)?;
     let first = contenders.first().expect("--provider has a default");

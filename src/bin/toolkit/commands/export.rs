@@ -2,7 +2,7 @@
 
 use std::{
     io::{Write, stdout},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, bail};
@@ -22,12 +22,16 @@ use crate::cli::{ExportArgs, FileArgs};
 
 /// Writes the model of a run, or its weights.
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
-    check_outputs(&args.model, &args.file)?;
     let run = match &args.run {
         Some(run) => RunFolder::new(run),
         None => RunFolder::newest(Path::new(RUNS))
             .with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?,
     };
+    let files =
+        Which::ALL.map(|which| run.checkpoint(which)).into_iter().chain(run.states().unwrap_or_default());
+    let others = [run.log(), run.settings(), run.resolved(), run.tensorboard()];
+    let inputs: Vec<PathBuf> = files.chain(others).collect();
+    check_outputs(&args.model, &args.file, inputs.iter().map(PathBuf::as_path))?;
     let which = if args.last { Which::Last } else { Which::Best };
     let file = run.checkpoint(which);
     if which == Which::Best && !file.exists() && run.checkpoint(Which::Last).exists() {
@@ -37,7 +41,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         bail!("`{}` is a run of version 0.1; only that version can export it", run.path().display());
     }
     let checkpoint = Checkpoint::read(&file)?;
-    if args.model.extension().is_some_and(|extension| extension == "safetensors") {
+    if args.model.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) {
         if let Some(flag) = args.file.given() {
             bail!("{flag} is for a model file; `{}` gets bare weights", args.model.display());
         }
@@ -53,8 +57,12 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
 }
 
 /// Checks that the model, and the repository for Triton, can be written, before the work begins.
-pub fn check_outputs(model: &Path, args: &FileArgs) -> anyhow::Result<()> {
-    check_output(model)?;
+pub fn check_outputs<'a>(
+    model: &Path,
+    args: &FileArgs,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> anyhow::Result<()> {
+    check_output(model, inputs)?;
     match &args.triton {
         Some(repository) => Ok(check_writable_folder(repository)?),
         None => Ok(()),

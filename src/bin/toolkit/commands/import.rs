@@ -15,7 +15,7 @@ use crate::{
 
 /// Converts weights that were trained elsewhere to a model file.
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
-    export::check_outputs(&args.model, &args.file)?;
+    export::check_outputs(&args.model, &args.file, [args.weights.as_path()])?;
     let start = StartingWeights::read(&args.weights)?;
     let weights = start.weights.network()?;
     if !weights.prefix().is_empty() {

@@ -24,6 +24,17 @@ use crate::cli::{ScorerArgs, SignatureArgs};
 /// The built-in model.
 const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-wrn-40-2.onnx");
 
+/// The length of a public key in base64.
+const KEY_LENGTH: usize = 56;
+
+fn read_text(path: &Path) -> cac::Result<String> {
+    std::fs::read_to_string(path).map_err(|source| Error::Io {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })
+}
+
 /// The bytes of a model file, whose signature is checked if there is one, and its name in errors; by default those
 /// of the built-in model.
 fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Cow<'static, [u8]>, String)> {
@@ -36,8 +47,8 @@ fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(C
         None => (Cow::Borrowed(MODEL), "the built-in model".to_owned()),
     };
     if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {
-        // A key in base64 is not the name of a file.
-        let key = std::fs::read_to_string(key).unwrap_or_else(|_| key.clone());
+        let is_key = key.len() == KEY_LENGTH && !Path::new(key).exists();
+        let key = if is_key { key.clone() } else { read_text(Path::new(key))? };
         signature::check(&bytes, file, &key)?;
     }
     Ok((bytes, origin))
@@ -52,8 +63,13 @@ fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
     }
 }
 
-/// Checks that an output file can be written, before the work begins.
-fn check_output(file: &Path) -> anyhow::Result<()> {
+/// Checks that an output file is none of the inputs and can be written, before the work begins.
+fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
+    let place = file.canonicalize().ok();
+    let is_same = |input: &Path| place.is_some() && input.canonicalize().ok() == place;
+    if inputs.into_iter().any(is_same) {
+        bail!("cannot write `{}`: it is read, too", file.display());
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         bail!("cannot write `{}`: there is no folder `{}`", file.display(), folder.display());
