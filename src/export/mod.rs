@@ -28,7 +28,7 @@ use crate::{
     },
     report::ReportOptions,
     run::{CheckBatch, Checkpoint},
-    scorer::{Outputs, Provider, Scorer, tract::TRACT},
+    scorer::{Outputs, Provider, Scorer, greatest_difference, tract::TRACT},
 };
 
 /// The largest difference of a logit from the trained network's that the self-check allows, relative above 1
@@ -280,18 +280,7 @@ fn within(what: &'static str, difference: f64, tolerance: f64) -> Result<()> {
     if difference <= tolerance {
         return Ok(());
     }
-    Err(Error::SelfCheck { what, difference, tolerance })
-}
-
-/// The largest difference of two values, relative where the expected one is above 1.
-fn greatest_difference<'a>(
-    found: impl IntoIterator<Item = &'a f32>,
-    expected: impl IntoIterator<Item = &'a f32>,
-) -> f64 {
-    let pairs = found.into_iter().zip(expected);
-    pairs
-        .map(|(found, expected)| f64::from((found - expected).abs() / expected.abs().max(1.0)))
-        .fold(0.0, greater)
+    Err(Error::SelfCheck { what, difference: greater(0.0, difference), tolerance })
 }
 
 /// The larger of two differences; NaN counts as infinite.

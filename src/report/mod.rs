@@ -54,7 +54,8 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-fn is_zero(count: &usize) -> bool {
+/// Whether a count is left out of JSON.
+pub(crate) fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 

@@ -128,11 +128,20 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
     pub fn states(&self) -> Result<Vec<PathBuf>> {
-        self.files(|name| {
+        self.named(|name| {
             let place = name.strip_prefix(STATE[0]).and_then(|name| name.strip_suffix(STATE[1]));
             let numbers = place.and_then(|place| place.split_once('-'));
             numbers.is_some_and(|(epoch, step)| epoch.parse::<u64>().is_ok() && step.parse::<u64>().is_ok())
         })
+    }
+
+    /// Paths of all files that a run writes: states that are there, and the others whether they are or not.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.settings(), self.resolved(), self.log(), self.tensorboard()];
+        files.extend(Which::ALL.map(|which| self.checkpoint(which)));
+        files.extend(self.states().unwrap_or_default());
+        files
     }
 
     /// Removes all states but the newest `count`.
@@ -144,7 +153,7 @@ impl RunFolder {
     }
 
     /// Paths of the files whose names match, sorted by name.
-    fn files(&self, is_meant: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    fn named(&self, is_meant: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
         let mut paths = entries(&self.0)?;
         paths.retain(|path| {
             path.is_file() && is_meant(&path.file_name().unwrap_or_default().to_string_lossy())

@@ -477,8 +477,12 @@ impl Outputs {
 }
 
 /// The largest difference, relative above 1; NaN if a value is NaN.
-fn greatest_difference(found: &[f32], expected: &[f32]) -> f64 {
-    let differences = found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
+pub(crate) fn greatest_difference<'a>(
+    found: impl IntoIterator<Item = &'a f32>,
+    expected: impl IntoIterator<Item = &'a f32>,
+) -> f64 {
+    let pairs = found.into_iter().zip(expected);
+    let differences = pairs.map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
     differences.fold(0.0, |most: f64, d| if most.is_nan() || d <= most { most } else { d })
 }
 

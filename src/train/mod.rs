@@ -25,7 +25,7 @@ use crate::{
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, Loss},
-    report::Report,
+    report::{Report, is_zero},
     run::{Device, Recipe},
 };
 pub use batches::{Batch, Batches};
@@ -130,10 +130,6 @@ pub enum Event {
         /// The metrics of the best epoch, with intervals.
         report: Report,
     },
-}
-
-fn is_zero(count: &usize) -> bool {
-    *count == 0
 }
 
 /// How a run ended.

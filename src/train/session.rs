@@ -325,11 +325,12 @@ impl<'a> Session<'a> {
             _ => true,
         };
         let checkpoint = self.learner.checkpoint(epoch, Some(tested))?;
-        self.check_finite(&checkpoint.tensors())?;
+        let tensors = checkpoint.tensors();
+        self.check_finite(&tensors)?;
         let report = report(&checkpoint, &ReportOptions::default())?;
-        checkpoint.write(&self.folder.checkpoint(Which::Last))?;
+        tensors.write(&self.folder.checkpoint(Which::Last))?;
         if is_best {
-            checkpoint.write(&self.folder.checkpoint(Which::Best))?;
+            tensors.write(&self.folder.checkpoint(Which::Best))?;
             self.state.least_loss = held_out_loss;
         }
         let seconds = begun.elapsed().as_secs_f64();

@@ -27,11 +27,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         None => RunFolder::newest(Path::new(RUNS))
             .with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?,
     };
-    let files =
-        Which::ALL.map(|which| run.checkpoint(which)).into_iter().chain(run.states().unwrap_or_default());
-    let others = [run.log(), run.settings(), run.resolved(), run.tensorboard()];
-    let inputs: Vec<PathBuf> = files.chain(others).collect();
-    check_outputs(&args.model, &args.file, inputs.iter().map(PathBuf::as_path))?;
+    check_outputs(&args.model, &args.file, run.files().iter().map(PathBuf::as_path))?;
     let which = if args.last { Which::Last } else { Which::Best };
     let file = run.checkpoint(which);
     if which == Which::Best && !file.exists() && run.checkpoint(Which::Last).exists() {

@@ -12,7 +12,7 @@ pub mod verify;
 
 use std::{
     borrow::Cow,
-    io::{Write, stdout},
+    io::{self, Write, stdout},
     path::Path,
 };
 
@@ -27,12 +27,10 @@ const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-wrn-40-2.onnx"
 /// The length of a public key in base64.
 const KEY_LENGTH: usize = 56;
 
-fn read_text(path: &Path) -> cac::Result<String> {
-    std::fs::read_to_string(path).map_err(|source| Error::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })
+/// The error of a file that cannot be read.
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { action: "read", path, source }
 }
 
 /// The bytes of a model file, whose signature is checked if there is one, and its name in errors; by default those
@@ -40,16 +38,17 @@ fn read_text(path: &Path) -> cac::Result<String> {
 fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Cow<'static, [u8]>, String)> {
     let (bytes, origin) = match model {
         Some(path) => {
-            let read = std::fs::read(path);
-            let read = read.map_err(|source| Error::Io { action: "read", path: path.to_owned(), source });
-            (Cow::Owned(read?), path.display().to_string())
+            let bytes = std::fs::read(path).map_err(unreadable(path))?;
+            (Cow::Owned(bytes), path.display().to_string())
         }
         None => (Cow::Borrowed(MODEL), "the built-in model".to_owned()),
     };
     if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {
-        let is_key = key.len() == KEY_LENGTH && !Path::new(key).exists();
-        let key = if is_key { key.clone() } else { read_text(Path::new(key))? };
-        signature::check(&bytes, file, &key)?;
+        let path = Path::new(key);
+        let is_key = key.len() == KEY_LENGTH && !path.exists();
+        let text =
+            if is_key { key.clone() } else { std::fs::read_to_string(path).map_err(unreadable(path))? };
+        signature::check(&bytes, file, &text)?;
     }
     Ok((bytes, origin))
 }

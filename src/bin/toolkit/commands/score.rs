@@ -40,7 +40,6 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     )?;
     match broken {
         0 => Ok(()),
-        1 => bail!("1 of {} images cannot be read", images.len()),
         _ => bail!("{broken} of {} images cannot be read", images.len()),
     }
 }
