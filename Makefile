@@ -66,8 +66,10 @@ deny: ## checks licences, advisories and sources of the dependencies; needs carg
 # Compares with PyTorch and its toolkits, which are installed in .venv (3 GB), in alternating runs.
 bench: bench-train bench-loader bench-eval bench-metrics ## compares with PyTorch and its toolkits
 
-bench-train: build .venv/ready ## speed of training
-	.venv/bin/python benches/training.py $(TOOLKIT)
+# Other data: KNOWN=data/cifar-10-batches-bin.
+DEVICE ?= cpu
+bench-train: build .venv/ready ## speed of training; DEVICE=cuda
+	.venv/bin/python benches/training.py $(TOOLKIT) --known $(KNOWN) --device $(DEVICE)
 
 # Cargo builds the programs for a bench, with training: build the toolkit without it again.
 bench-loader: native ## speed of the loader alone; PHOTOGRAPHS=DIR for full-size images

@@ -78,7 +78,8 @@ impl Default for ExportOptions {
 /// How the threshold is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ThresholdRule {
-    /// The lowest threshold that keeps this share, 0 to below 1, of the held-out known images.
+    /// The lowest threshold that keeps this share, 0 to below 1, of the held-out known images; of the known test
+    /// images if the training held none out.
     Keep(f64),
     /// This value.
     Value(f32),
@@ -208,9 +209,11 @@ fn producer() -> String {
 
 /// Chooses the threshold of a score by a rule.
 fn threshold(checkpoint: &Checkpoint, rule: ThresholdRule, score: RejectionScore) -> Result<Threshold> {
-    let held_out = &checkpoint.held_out;
-    let distances = checkpoint.anchors.distances(held_out.view());
-    let mut scores = score.rejection(held_out.view(), distances.view()).to_vec();
+    // A recipe that trains on all images, such as the tutorial's, leaves only those of the test.
+    let test = checkpoint.test.as_ref().map(|test| &test.known).filter(|_| checkpoint.held_out.is_empty());
+    let logits = test.unwrap_or(&checkpoint.held_out);
+    let distances = checkpoint.anchors.distances(logits.view());
+    let mut scores = score.rejection(logits.view(), distances.view()).to_vec();
     scores.sort_unstable_by(f32::total_cmp);
     let (value, keep) = match rule {
         ThresholdRule::Value(value) if value.is_finite() => (value, None),
@@ -219,6 +222,7 @@ fn threshold(checkpoint: &Checkpoint, rule: ThresholdRule, score: RejectionScore
     };
     let known = checkpoint.facts.training.as_ref().and_then(|training| training.get::<String>("known"));
     let data = match known {
+        Some(known) if test.is_some() => format!("{} test images of {known}", scores.len()),
         Some(known) => format!("{} held-out training images of {known}", scores.len()),
         None => format!("{} known images given at the import", scores.len()),
     };

@@ -83,8 +83,8 @@ impl Default for Recipe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrainingPrecision {
-    /// Single precision. On CUDA cuDNN computes convolutions in TF32 (10-bit mantissa), as in PyTorch; the
-    /// environment variable `NVIDIA_TF32_OVERRIDE=0` turns TF32 off.
+    /// Single precision. On CUDA cuDNN computes the convolutions of a training in TF32 (10-bit mantissa), as in
+    /// PyTorch; the environment variable `NVIDIA_TF32_OVERRIDE=0` turns TF32 off.
     F32,
     /// bfloat16 (7-bit mantissa): half the memory traffic.
     Bf16,

@@ -202,7 +202,7 @@ impl Scorer {
             // Each thread runs one image at a time: a large batch keeps all threads busy.
             Runtime::Tract(_) => 256,
             #[cfg(feature = "onnxruntime")]
-            Runtime::OnnxRuntime(_) => 64,
+            Runtime::OnnxRuntime(runtime) => runtime.preferred_batch(),
         }
     }
 

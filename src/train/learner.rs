@@ -30,7 +30,7 @@ pub(super) struct Learner<'a> {
     settings: &'a TrainSettings,
     batches: &'a Batches<'a>,
     pub store: nn::VarStore,
-    network: Network,
+    pub network: Network,
     /// EMA of the network's parameters and statistics, with the store that owns it.
     ema: Option<(nn::VarStore, Network)>,
 }
@@ -122,7 +122,7 @@ impl<'a> Learner<'a> {
             return Ok(tensor);
         }
         // A copy from pageable memory would wait.
-        tensor.f_pin_memory(device)?.f_to_device_(device, tensor.kind(), true, false)
+        tensor.f_internal_pin_memory(device)?.f_to_device_(device, tensor.kind(), true, false)
     }
 
     /// The logits `[N, C]` of images in evaluation mode.

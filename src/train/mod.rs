@@ -154,7 +154,7 @@ fn torch(error: TchError) -> Error {
 /// The device of libtorch.
 ///
 /// # Errors
-/// [`Error::Provider`] if it is not available.
+/// [`Error::Provider`] if there is none, [`Error::Setting`] if its number is too large.
 fn torch_device(device: Device) -> Result<tch::Device> {
     let Device::Cuda(number) = device else { return Ok(tch::Device::Cpu) };
     let unavailable = |reason: String| Err(Error::Provider { provider: device.to_string(), reason });
@@ -162,7 +162,7 @@ fn torch_device(device: Device) -> Result<tch::Device> {
         0 if tch::utils::has_cudart() => unavailable("libtorch finds no CUDA device".to_owned()),
         0 => unavailable("this libtorch was built without CUDA".to_owned()),
         count if number < count => Ok(tch::Device::Cuda(number as usize)),
-        count => unavailable(format!("there are {count} CUDA devices, numbered from 0")),
+        count => Err(Error::setting("device", device, format!("the last CUDA device is cuda:{}", count - 1))),
     }
 }
 

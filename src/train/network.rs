@@ -10,11 +10,17 @@ use crate::{
     weights::Weights,
 };
 
+/// The kernels of cuDNN read several values at once, from addresses that are multiples of 16 bytes.
+const ALIGNMENT: usize = 64;
+
 /// A network with its parameters in a [`nn::VarStore`].
 pub(super) struct Network {
     layers: Vec<Layer>,
-    /// The tensors of each layer in the order of [`Layer::parameters`].
+    /// The tensors of each layer in the order of [`Layer::parameters`], as views of `all`.
     tensors: Vec<Vec<Tensor>>,
+    /// All tensors, [concatenated], so that an operation on them is one kernel instead of hundreds: parameters of
+    /// several dimensions, other parameters, statistics.
+    all: Tensor,
     /// For each layer, the last layer that reads its output.
     last_readers: Vec<usize>,
     mean: Tensor,
@@ -31,7 +37,7 @@ impl Network {
         layers: Vec<Layer>,
         input: &Input,
     ) -> std::result::Result<Self, TchError> {
-        let tensors = layers
+        let mut tensors: Vec<Vec<Tensor>> = layers
             .iter()
             .map(|layer| {
                 layer
@@ -58,6 +64,7 @@ impl Network {
                     .collect()
             })
             .collect::<std::result::Result<_, _>>()?;
+        let all = join(tensors.iter_mut().flatten().collect())?;
         let channel = |values: &[f32; 3]| {
             Tensor::f_from_slice(values)?.f_view([1, 3, 1, 1])?.f_to_device(store.device())
         };
@@ -68,7 +75,7 @@ impl Network {
             }
         }
         let (mean, std) = (channel(&input.mean)?, channel(&input.std)?);
-        Ok(Self { layers, tensors, last_readers, training_kind: mean.kind(), mean, std })
+        Ok(Self { layers, tensors, all, last_readers, training_kind: mean.kind(), mean, std })
     }
 
     /// Loads weights, whose names have a prefix. `keep_last` leaves the last layer unchanged: a backbone has
@@ -116,7 +123,7 @@ impl Network {
                     .f_sub(&self.mean)?
                     .f_div(&self.std)?
                     .f_to_kind(kind)?,
-                Op::Conv(conv) => convolution(next(), &conv, tensors, kind)?,
+                Op::Conv(conv) => convolution(next(), &conv, tensors, kind, training.is_some())?,
                 Op::BatchNorm { epsilon, momentum, .. } => {
                     let [weight, bias, mean, variance] = &tensors[..] else { unreachable!("four tensors") };
                     let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(Some);
@@ -152,12 +159,24 @@ impl Network {
 
     /// Interpolates the parameters and statistics towards another network's by a share, 0 to 1.
     pub fn approach(&mut self, other: &Self, share: f64) -> std::result::Result<(), TchError> {
-        tch::no_grad(|| {
-            for (tensor, other) in self.tensors.iter_mut().flatten().zip(other.tensors.iter().flatten()) {
-                let _ = tensor.f_lerp_(other, share)?;
-            }
-            Ok(())
-        })
+        self.all.f_lerp_(&other.all, share).map(drop)
+    }
+
+    /// The names and shapes of the parameters, and the parameters, those of several dimensions first.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>, &Tensor)> {
+        let named = self.layers.iter().flat_map(Layer::parameters).zip(self.tensors.iter().flatten());
+        let mut parameters: Vec<_> = named
+            .filter(|(_, tensor)| tensor.requires_grad())
+            .map(|((name, shape), tensor)| (name, shape, tensor))
+            .collect();
+        parameters.sort_by_key(|(.., tensor)| place(tensor));
+        parameters
+    }
+
+    /// The first `length` values of all parameters, [concatenated] in the order of
+    /// [`parameters`](Self::parameters), without their gradients.
+    pub fn values(&self, length: usize) -> std::result::Result<Tensor, TchError> {
+        self.all.f_narrow(0, 0, length as i64)
     }
 
     /// Copies the parameters and statistics, with a prefix before their names.
@@ -171,12 +190,52 @@ impl Network {
     }
 }
 
-/// A convolution, with the weights cast to `kind`.
+/// The place of a tensor in [`Network::all`]; equal ones keep their order.
+fn place(tensor: &Tensor) -> (bool, bool) {
+    (!tensor.requires_grad(), tensor.dim() < 2)
+}
+
+/// Moves tensors into one, of which they become views.
+fn join(mut tensors: Vec<&mut Tensor>) -> std::result::Result<Tensor, TchError> {
+    tensors.sort_by_key(|tensor| place(tensor));
+    let detached: Vec<Tensor> =
+        tensors.iter().map(|tensor| tensor.f_detach()).collect::<std::result::Result<_, _>>()?;
+    let all = concatenated(&detached)?;
+    let mut start = 0;
+    for tensor in tensors {
+        let length = tensor.numel();
+        tensor.f_set_data(&all.f_narrow(0, start as i64, length as i64)?.f_view_as(&*tensor)?)?;
+        start += padded(length);
+    }
+    Ok(all)
+}
+
+/// The values of tensors one after the other. Zeros follow a tensor up to a multiple of [`ALIGNMENT`].
+pub(super) fn concatenated(tensors: &[Tensor]) -> std::result::Result<Tensor, TchError> {
+    let mut parts = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let length = tensor.numel();
+        parts.push(tensor.f_reshape([-1])?);
+        if padded(length) > length {
+            let missing = (padded(length) - length) as i64;
+            parts.push(Tensor::f_zeros([missing], (tensor.kind(), tensor.device()))?);
+        }
+    }
+    Tensor::f_cat(&parts, 0)
+}
+
+/// The length of a tensor in [`concatenated`].
+pub(super) fn padded(length: usize) -> usize {
+    length.next_multiple_of(ALIGNMENT)
+}
+
+/// A convolution, with the weights cast to `kind`. In training on CUDA, cuDNN may compute in TF32.
 fn convolution(
     x: Tensor,
     conv: &Conv,
     tensors: &[Tensor],
     kind: Kind,
+    is_training: bool,
 ) -> std::result::Result<Tensor, TchError> {
     let Conv { stride, padding: [top, left, bottom, right], groups, .. } = *conv;
     let [top, left, bottom, right] = [top, left, bottom, right].map(|size| size as i64);
@@ -188,7 +247,27 @@ fn convolution(
     };
     let weight = tensors[0].f_to_kind(kind)?;
     let bias = tensors.get(1).map(|bias| bias.f_to_kind(kind)).transpose()?;
-    x.f_conv2d(&weight, bias.as_ref(), [stride as i64; 2], padding, [1, 1], groups as i64)
+    let (bias, stride, groups) = (bias.as_ref(), [stride as i64; 2], groups as i64);
+    if is_training || !x.device().is_cuda() {
+        return x.f_conv2d(&weight, bias, stride, padding, [1, 1], groups);
+    }
+    // TF32 would round logits to three digits, and every other runtime would differ.
+    let (benchmark, deterministic, cudnn, tf32) = (false, true, true, false);
+    let (dilation, transposed, output_padding) = ([1, 1], false, [0, 0]);
+    x.f_internal_convolution(
+        &weight,
+        bias,
+        stride,
+        padding,
+        dilation,
+        transposed,
+        output_padding,
+        groups,
+        benchmark,
+        deterministic,
+        cudnn,
+        tf32,
+    )
 }
 
 /// Overwrites the values of a tensor.
@@ -246,6 +325,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn all_tensors_are_aligned_views_of_one() {
+        // A last layer of three classes, whose bias is no multiple of the alignment.
+        let (_store, network, ..) = golden(1);
+        let (start, end) = (network.all.data_ptr() as usize, network.all.numel() * 4);
+        for tensor in network.tensors.iter().flatten() {
+            let place = tensor.data_ptr() as usize - start;
+            assert!(place < end && place.is_multiple_of(4 * ALIGNMENT), "{place}");
+        }
+    }
+
     fn wide_resnet_40_2() -> Vec<Layer> {
         Architecture::new("wide-resnet", &[]).unwrap().layers(10, 32, 32).unwrap()
     }
@@ -261,6 +351,7 @@ mod tests {
         let mut network = Network::new(&store, layers, &Input::default()).unwrap();
         network.load(&weights, "", false).unwrap();
         store.set_kind(kind);
+        network.all = join(network.tensors.iter_mut().flatten().collect()).unwrap();
         network.mean = network.mean.to_kind(kind);
         network.std = network.std.to_kind(kind);
         network.training_kind = kind;
@@ -339,7 +430,7 @@ mod tests {
             // In single precision rounding separates runs by a percent within 20 steps, PyTorch's own too,
             // because Adam's first steps are the signs of the gradients. Double precision is not affected.
             for (kind, suffix, tolerance) in [(Kind::Double, "64", 1e-9), (Kind::Float, "", 3e-2)] {
-                let (store, network) = filled(kind);
+                let (_store, network) = filled(kind);
                 let settings = Loss::new(variant);
                 let recipe = Recipe {
                     optimizer: run::Optimizer::Adam,
@@ -348,7 +439,7 @@ mod tests {
                     epochs: 1,
                     ..Recipe::default()
                 };
-                let mut optimizer = Optimizer::new(&store, recipe.optimizer, 0.0).unwrap();
+                let mut optimizer = Optimizer::new(&network, recipe.optimizer, 0.0).unwrap();
                 let (losses, rates) = (
                     method(&format!("trajectory.{name}.losses{suffix}")),
                     method("trajectory.learning_rates"),

@@ -1,10 +1,10 @@
 //! Adam and stochastic gradient descent with a state that can be saved; tch does not expose the state of its
 //! own.
 
-use tch::{TchError, Tensor, nn};
+use tch::{TchError, Tensor};
 
 use super::{
-    network::{copy, floats},
+    network::{Network, concatenated, copy, floats, padded},
     torch,
 };
 use crate::{
@@ -21,9 +21,15 @@ const EPSILON: f64 = 1e-8;
 const ORDERS: [&str; 2] = ["first", "second"];
 const STEPS: &str = "optimizer.steps";
 
-/// The optimizer of a network's parameters.
+/// The optimizer of a network's parameters. Parameters, gradients and moments are one tensor each, so that a step
+/// takes a dozen kernels.
 pub(super) struct Optimizer {
     parameters: Vec<Parameter>,
+    values: Tensor,
+    /// Those of several dimensions: the weights of convolutions and of the last layer.
+    decayed: Tensor,
+    /// Adam: the moving averages of the gradient and of its square. SGD: the velocity.
+    moments: Vec<Tensor>,
     weight_decay: f64,
     /// Number of finished steps.
     steps: i32,
@@ -31,81 +37,83 @@ pub(super) struct Optimizer {
 
 struct Parameter {
     name: String,
-    value: Tensor,
     shape: Vec<usize>,
-    /// Adam: the moving averages of the gradient and of its square. SGD: the velocity.
-    moments: Vec<Tensor>,
+    tensor: Tensor,
 }
 
 impl Optimizer {
-    /// Creates an optimizer of the trainable parameters of a store.
+    /// Creates an optimizer of the parameters of a network.
     pub fn new(
-        store: &nn::VarStore,
+        network: &Network,
         algorithm: run::Optimizer,
         weight_decay: f64,
     ) -> std::result::Result<Self, TchError> {
+        let parameters: Vec<Parameter> = network
+            .parameters()
+            .into_iter()
+            .map(|(name, shape, tensor)| Parameter { name, shape, tensor: tensor.shallow_clone() })
+            .collect();
+        let length = |parameter: &Parameter| padded(parameter.tensor.numel());
+        let matrices = parameters.iter().take_while(|parameter| parameter.shape.len() > 1);
+        let decayed = network.values(matrices.map(length).sum())?;
+        let values = network.values(parameters.iter().map(length).sum())?;
         let count = match algorithm {
             run::Optimizer::Adam => 2,
             run::Optimizer::Sgd => 1,
         };
-        let mut parameters = store
-            .variables()
-            .into_iter()
-            .filter(|(_, value)| value.requires_grad())
-            .map(|(name, value)| {
-                let moments = (0..count)
-                    .map(|_| value.f_detach()?.f_zeros_like())
-                    .collect::<std::result::Result<_, TchError>>()?;
-                let shape = value.size().iter().map(|&length| length as usize).collect();
-                Ok(Parameter { name, value, shape, moments })
-            })
-            .collect::<std::result::Result<Vec<_>, TchError>>()?;
-        parameters.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { parameters, weight_decay, steps: 0 })
+        let moments =
+            (0..count).map(|_| values.f_zeros_like()).collect::<std::result::Result<_, TchError>>()?;
+        Ok(Self { parameters, values, decayed, moments, weight_decay, steps: 0 })
     }
 
     /// Computes the gradients of a loss and updates the parameters.
     pub fn step(&mut self, loss: &Tensor, rates: ScheduledRates) -> std::result::Result<(), TchError> {
-        for parameter in &mut self.parameters {
-            parameter.value.zero_grad();
-        }
-        loss.f_backward()?;
+        let tensors: Vec<&Tensor> = self.parameters.iter().map(|parameter| &parameter.tensor).collect();
+        let gradient = concatenated(&Tensor::f_run_backward(&[loss], &tensors, false, false)?)?;
         self.steps += 1;
-        let corrections = (1.0 - rates.momentum.powi(self.steps), 1.0 - BETA.powi(self.steps));
-        tch::no_grad(|| {
-            for Parameter { value, shape, moments, .. } in &mut self.parameters {
-                let gradient = value.f_grad()?;
-                // No weight decay on scales, shifts and biases.
-                if self.weight_decay > 0.0 && shape.len() > 1 {
-                    let _ = value.f_mul_scalar_(1.0 - rates.learning_rate * self.weight_decay)?;
-                }
-                match &mut moments[..] {
-                    [first, second] => {
-                        let _ = first.f_lerp_(&gradient, 1.0 - rates.momentum)?;
-                        let square = gradient.f_square()?.f_mul_scalar_(1.0 - BETA)?;
-                        let _ = second.f_mul_scalar_(BETA)?.f_add_(&square)?;
-                        let divisor =
-                            second.f_sqrt()?.f_div_scalar_(corrections.1.sqrt())?.f_add_scalar_(EPSILON)?;
-                        let step = first.f_mul_scalar(-rates.learning_rate / corrections.0)?;
-                        let _ = value.f_addcdiv_(&step, &divisor)?;
-                    }
-                    [velocity] => {
-                        let _ = velocity.f_mul_scalar_(rates.momentum)?.f_add_(&gradient)?;
-                        let ahead = velocity.f_mul_scalar(rates.momentum)?.f_add_(&gradient)?;
-                        let _ = value.f_sub_(&ahead.f_mul_scalar(rates.learning_rate)?)?;
-                    }
-                    _ => unreachable!("one moment or two"),
-                }
+        if self.weight_decay > 0.0 {
+            let _ = self.decayed.f_mul_scalar_(1.0 - rates.learning_rate * self.weight_decay)?;
+        }
+        match &mut self.moments[..] {
+            [first, second] => {
+                let corrections = (1.0 - rates.momentum.powi(self.steps), 1.0 - BETA.powi(self.steps));
+                let _ = first.f_lerp_(&gradient, 1.0 - rates.momentum)?;
+                let square = gradient.f_square()?.f_mul_scalar_(1.0 - BETA)?;
+                let _ = second.f_mul_scalar_(BETA)?.f_add_(&square)?;
+                let divisor = second.f_sqrt()?.f_div_scalar_(corrections.1.sqrt())?.f_add_scalar_(EPSILON)?;
+                let step = first.f_mul_scalar(-rates.learning_rate / corrections.0)?;
+                let _ = self.values.f_addcdiv_(&step, &divisor)?;
             }
-            Ok(())
+            [velocity] => {
+                let _ = velocity.f_mul_scalar_(rates.momentum)?.f_add_(&gradient)?;
+                let ahead = velocity.f_mul_scalar(rates.momentum)?.f_add_(&gradient)?;
+                let _ = self.values.f_sub_(&ahead.f_mul_scalar(rates.learning_rate)?)?;
+            }
+            _ => unreachable!("one moment or two"),
+        }
+        Ok(())
+    }
+
+    /// The part of each parameter in a moment, with the parameter's name and shape.
+    fn parts<'a>(
+        &'a self,
+        moment: &'a Tensor,
+    ) -> impl Iterator<Item = std::result::Result<(&'a str, &'a [usize], Tensor), TchError>> {
+        let mut start = 0;
+        self.parameters.iter().map(move |parameter| {
+            let length = parameter.tensor.numel();
+            let part = moment.f_narrow(0, start as i64, length as i64)?;
+            start += padded(length);
+            Ok((&*parameter.name, &*parameter.shape, part))
         })
     }
 
     /// Copies the optimizer state into the tensors of a file.
     pub fn save(&self, weights: &mut Weights) -> std::result::Result<(), TchError> {
-        for Parameter { name, shape, moments, .. } in &self.parameters {
-            for (moment, order) in moments.iter().zip(ORDERS) {
-                weights.insert(&format!("optimizer.{order}.{name}"), shape, floats(moment)?);
+        for (moment, order) in self.moments.iter().zip(ORDERS) {
+            for part in self.parts(moment) {
+                let (name, shape, part) = part?;
+                weights.insert(&format!("optimizer.{order}.{name}"), shape, floats(&part)?);
             }
         }
         weights.insert(STEPS, &[], vec![self.steps as f32]);
@@ -117,10 +125,11 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
     pub fn load(&mut self, weights: &Weights) -> Result<()> {
-        for Parameter { name, shape, moments, .. } in &mut self.parameters {
-            for (moment, order) in moments.iter_mut().zip(ORDERS) {
+        for (moment, order) in self.moments.iter().zip(ORDERS) {
+            for part in self.parts(moment) {
+                let (name, shape, mut part) = part.map_err(torch)?;
                 let values = weights.values(&format!("optimizer.{order}.{name}"), shape)?;
-                copy(values, moment).map_err(torch)?;
+                copy(values, &mut part).map_err(torch)?;
             }
         }
         self.steps = weights.values(STEPS, &[])?[0] as i32;

@@ -174,7 +174,7 @@ impl<'a> Session<'a> {
         let mut learner = Learner::new(settings, batches)?;
         let recipe = &settings.recipe;
         let mut optimizer =
-            Optimizer::new(&learner.store, recipe.optimizer, recipe.weight_decay).map_err(torch)?;
+            Optimizer::new(&learner.network, recipe.optimizer, recipe.weight_decay).map_err(torch)?;
         let checksum = batches.checksum()?;
         let (mut log, state) = match start {
             Start::Saved { log, state, tensors } => {

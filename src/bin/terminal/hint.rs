@@ -32,6 +32,9 @@ pub fn of(error: &Error) -> Option<String> {
             "set ORT_DYLIB_PATH to an ONNX Runtime that was built with this provider; `toolkit providers` lists the \
              providers that work here"
         }
+        Error::Runtime { runtime: "libtorch", reason } if reason.contains("out of memory") => {
+            "train with a smaller --batch-size, --size or network"
+        }
         Error::Model { .. } => "write a model from a run with `toolkit export`",
         Error::Unsupported { runtime: "tract", .. } => "try another runtime: `--provider onnxruntime`",
         Error::Unsupported { .. } => "try a newer ONNX Runtime, or `--provider cpu`",
@@ -66,7 +69,7 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::BrokenImages { .. } => "repair or remove the files, or leave them out with --skip-broken",
         Error::Setting { name: "held-out", .. } => {
-            "change --held-out, or give `--held-out 0` and set the threshold with `export --threshold`"
+            "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"
         }
         Error::Setting { name: "precision", .. } => "give known images with --calibrate",
         _ => return None,

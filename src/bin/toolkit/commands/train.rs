@@ -11,6 +11,9 @@ use crate::{
     terminal::{Advice, VERSION_VARIABLE},
 };
 
+/// The environment variable of the least level of libtorch's messages, which it reads when it is loaded.
+const LIBTORCH_LOG: &str = "TORCH_CPP_LOG_LEVEL";
+
 /// Runs `toolkit-train` in place of this program, with its terminal, signals and exit code.
 pub fn run(TrainArgs { args }: &TrainArgs) -> anyhow::Result<()> {
     let name = format!("toolkit-train{}", std::env::consts::EXE_SUFFIX);
@@ -42,11 +45,21 @@ fn is_program(path: &Path) -> bool {
     path.is_file()
 }
 
+/// The call of `toolkit-train`. libtorch is told to keep its warnings to itself, unless the user has set that.
+fn command(program: &Path, args: &[OsString]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).env(VERSION_VARIABLE, env!("CARGO_PKG_VERSION"));
+    if std::env::var_os(LIBTORCH_LOG).is_none() {
+        command.env(LIBTORCH_LOG, "ERROR");
+    }
+    command
+}
+
 #[cfg(unix)]
 fn become_program(program: &Path, args: &[OsString]) -> anyhow::Result<()> {
     use anyhow::Context;
     use std::os::unix::process::CommandExt;
-    let error = Command::new(program).args(args).env(VERSION_VARIABLE, env!("CARGO_PKG_VERSION")).exec();
+    let error = command(program, args).exec();
     Err(error).with_context(|| format!("cannot run `{}`", program.display()))
 }
 
@@ -54,7 +67,7 @@ fn become_program(program: &Path, args: &[OsString]) -> anyhow::Result<()> {
 fn become_program(program: &Path, args: &[OsString]) -> anyhow::Result<()> {
     use anyhow::Context;
     // Ctrl-C reaches both processes; `toolkit-train` decides when to end.
-    let status = Command::new(program).args(args).env(VERSION_VARIABLE, env!("CARGO_PKG_VERSION")).status();
+    let status = command(program, args).status();
     let status = status.with_context(|| format!("cannot run `{}`", program.display()))?;
     std::process::exit(status.code().unwrap_or(1))
 }
