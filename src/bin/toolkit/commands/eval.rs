@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use cac::{
     Scorer,
-    data::{Dataset, Protocol, UnknownSet, open_test},
+    data::{Dataset, Protocol, UnknownSet, exists, open_test},
     eval::{Agreement, Evaluation, evaluate},
     files::{scores, sha256},
     model::Manifest,
@@ -135,7 +135,7 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
     let known = match (&args.known, recorded) {
         (Some(known), _) => known.clone(),
-        (None, Some(known)) if known.exists() => {
+        (None, Some(known)) if exists(&known) => {
             say(format_args!("known images: `{}`, as recorded in the model", known.display()));
             known
         }
@@ -151,8 +151,29 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     };
     let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
     let protocol = args.protocol.or(recorded);
-    let (known, unknown) = open_test(&known, &unknown, protocol.as_ref(), height, width)?;
+    let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
+    if share.is_none() && is_of_training(&known, manifest) {
+        say("the model was trained on a part of these images; `--held-out-test` leaves that part out");
+    }
+    let folder = known;
+    let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), height, width)?;
+    let tested = training.filter(|training| training.get::<usize>("skipped").is_none());
+    let tested: Option<usize> = tested.and_then(|training| training.get("test_images"));
+    if tested.is_some_and(|tested| tested != known.len()) && args.held_out_test.is_none() {
+        say(format_args!(
+            "`{}` has changed since the training; the model may have been trained on some of its test images",
+            folder.display()
+        ));
+    }
     Ok((known.align(&manifest.decision.classes)?, unknown))
+}
+
+/// Whether this may be the data set from which the test images of the training were held out.
+fn is_of_training(known: &Path, manifest: &Manifest) -> bool {
+    let training = manifest.history.training.as_ref();
+    let held_out = training.filter(|training| training.get::<f64>("held_out_test").is_some());
+    let recorded: Option<PathBuf> = held_out.and_then(|training| training.get("known"));
+    recorded.is_some_and(|recorded| recorded.file_name() == known.file_name())
 }
 
 /// The result of a model on a provider.

@@ -1,0 +1,384 @@
+//! Arrays of NumPy: archives (`.npz`) with images and labels, and arrays (`.npy`) with `labels.npy` beside them, as
+//! CIFAR-10-C's.
+
+use std::path::{Path, PathBuf};
+
+use super::layout::Layout;
+
+pub(super) const LAYOUT: Layout = Layout {
+    about: "NumPy's arrays (FILE.npz with `x_train`, `y_train`, `x_test`, `y_test`, or with `images`, `labels`; FILE.npy with `labels.npy`)",
+    nested: &[],
+    is_here: |path| file(path).is_some(),
+    #[cfg(feature = "files")]
+    open: with_files::open,
+    #[cfg(not(feature = "files"))]
+    open: |path, _| {
+        let reason = "it holds arrays of NumPy, which need the feature `files`".to_owned();
+        Err(crate::Error::Dataset { path: path.to_owned(), reason })
+    },
+};
+
+/// Where arrays are.
+#[cfg_attr(
+    not(feature = "files"),
+    expect(dead_code, reason = "without the feature they are only recognised")
+)]
+enum Place {
+    Archive(PathBuf),
+    /// An array and the severity of its corruption, from 1 to 5, if one was asked for.
+    Array(PathBuf, Option<usize>),
+}
+
+/// The file that a path stands for: an archive, the only one of a folder, or an array, which may be followed by `:`
+/// and a severity.
+fn file(path: &Path) -> Option<Place> {
+    let has = |path: &Path, extension: &str| {
+        path.extension().is_some_and(|end| end.eq_ignore_ascii_case(extension))
+    };
+    if path.is_dir() {
+        let entries = super::folder::entries(path).ok()?;
+        let mut archives = entries.iter().filter(|path| has(path, "npz"));
+        let (only, None) = (archives.next()?, archives.next()) else { return None };
+        let is_alone = only.is_file() && !entries.iter().any(|path| path.is_dir());
+        return is_alone.then(|| Place::Archive(only.clone()));
+    }
+    match path.is_file() {
+        true if has(path, "npz") => Some(Place::Archive(path.to_owned())),
+        true if has(path, "npy") => Some(Place::Array(path.to_owned(), None)),
+        true => None,
+        false => {
+            let (file, severity) = path.to_str()?.rsplit_once(':')?;
+            let (file, severity) = (Path::new(file), severity.parse().ok()?);
+            let is_severity = (1..=5).contains(&severity) && has(file, "npy") && file.is_file();
+            is_severity.then(|| Place::Array(file.to_owned(), Some(severity)))
+        }
+    }
+}
+
+#[cfg(feature = "files")]
+mod with_files {
+    use std::{
+        fs::File,
+        io::{BufReader, Read},
+        path::Path,
+    };
+
+    use npyz::{NpyFile, NpyHeader, Order};
+    use zip::ZipArchive;
+
+    use super::Place;
+    use crate::{
+        data::{
+            LeftOut, Source, Split,
+            arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
+            cifar,
+            layout::{Part, Wanted, classified, named_classes},
+        },
+        error::{Error, Result, few},
+        files::{
+            kind,
+            npy::{self, Refusal},
+        },
+    };
+
+    /// The names of images and labels in archives with splits: those of Keras, and of MedMNIST.
+    const TRAIN: [[&str; 2]; 3] =
+        [["x_train", "y_train"], ["train_images", "train_labels"], ["X_train", "y_train"]];
+    const TEST: [[&str; 2]; 3] = [["x_test", "y_test"], ["test_images", "test_labels"], ["X_test", "y_test"]];
+    /// Those in archives without splits.
+    const ALL: [[&str; 2]; 7] = [
+        ["images", "labels"],
+        ["x", "y"],
+        ["X", "y"],
+        ["data", "labels"],
+        ["images", "y"],
+        ["x", "labels"],
+        ["data", "y"],
+    ];
+    /// An array of the names of the classes.
+    const NAMES: [&str; 3] = ["class_names", "label_names", "classes"];
+    /// The number of images of a severity in CIFAR-10-C.
+    const OF_SEVERITY: usize = 10_000;
+    /// The most bytes of labels or names that are read.
+    const MOST_LABELS: u64 = 1 << 30;
+
+    pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
+        match super::file(path) {
+            Some(Place::Archive(file)) => archive(&file, wanted),
+            Some(Place::Array(file, severity)) => array(&file, severity, wanted),
+            None => Err(broken(path, "its file has vanished")),
+        }
+    }
+
+    fn broken(path: &Path, reason: impl ToString) -> Error {
+        Error::Dataset { path: path.to_owned(), reason: reason.to_string() }
+    }
+
+    fn archive(path: &Path, wanted: Wanted) -> Result<Part> {
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| broken(path, error))?;
+        let names: Vec<String> = archive.file_names().map(str::to_owned).collect();
+        let mut arrays: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".npy")).collect();
+        arrays.sort_unstable();
+        if arrays.is_empty() {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            return Err(broken(path, format!("it is {}, expected arrays", kind::of_archive(&names))));
+        }
+        let has = |name: &&str| arrays.contains(name);
+        // Where several names would do, the labels decide.
+        let find = |pairs: &[[&'static str; 2]]| -> Option<[&'static str; 2]> {
+            let whole = pairs.iter().find(|[images, labels]| has(images) && has(labels));
+            whole.or_else(|| pairs.iter().find(|[images, _]| has(images))).copied()
+        };
+        let (train, test, all) = (find(&TRAIN), find(&TEST), find(&ALL));
+        let undivided = |found: &str| Error::Undivided { path: path.to_owned(), found: found.to_owned() };
+        let [images, labels] = match (wanted, train, test, all) {
+            (Wanted::Known(Split::Train) | Wanted::Unknown(Split::Train), Some(train), _, _) => train,
+            (Wanted::Known(Split::Test) | Wanted::Unknown(Split::Test), _, Some(test), _) => test,
+            (Wanted::Known(Split::Train), _, _, Some([images, _])) => {
+                return Err(undivided(&format!("an array `{images}`, no `x_train` or `train_images`")));
+            }
+            (_, None, None, Some(all)) => all,
+            (Wanted::Known(Split::Test), Some([images, _]), None, _) => {
+                return Err(undivided(&format!("an array `{images}`, no `x_test` or `test_images`")));
+            }
+            _ => {
+                let found = few(arrays.into_iter());
+                let split = wanted.split();
+                return Err(broken(path, format!("its arrays are {found}: none has {split} images")));
+            }
+        };
+        let (form, bytes) = {
+            let mut array = NpzArray::open(path, &mut archive, images)?;
+            let (form, count) = array.form()?;
+            (form, array.values(count)?)
+        };
+        let piece =
+            Piece { file: path.to_owned(), array: Some(images.to_owned()), first: 0, count: form.count };
+        let mut part = part(Arrays::new(vec![piece], form, bytes));
+        if wanted.is_known() {
+            if !has(&labels) {
+                let found = few(arrays.into_iter());
+                return Err(broken(
+                    path,
+                    format!("its arrays are {found}: none has the labels of `{images}`"),
+                ));
+            }
+            let own = NpzArray::open(path, &mut archive, labels)?.integers()?;
+            if own.len() != form.count {
+                let (labels_found, images_found) = (own.len(), form.count);
+                let reason =
+                    format!("`{labels}` has {labels_found} values for {images_found} images in `{images}`");
+                return Err(broken(path, reason));
+            }
+            let other = [train, test].into_iter().flatten().find(|pair| pair[1] != labels);
+            let others = match other.filter(|pair| has(&pair[1])) {
+                Some([_, labels]) => NpzArray::open(path, &mut archive, labels)?.integers()?,
+                None => Vec::new(),
+            };
+            let named = match NAMES.iter().find(|name| has(name)) {
+                Some(name) => {
+                    let names = NpzArray::open(path, &mut archive, name)?.texts()?;
+                    Some((0..).zip(names).collect())
+                }
+                None => named_classes(path.parent().unwrap_or(path))?,
+            };
+            let all = own.iter().chain(&others).copied();
+            let result = classified(&own, all, named);
+            (part.classes, part.labels) =
+                result.map_err(|reason| broken(path, format!("array `{labels}`: {reason}")))?;
+        }
+        Ok(part)
+    }
+
+    fn part(arrays: Arrays) -> Part {
+        let source = Source::Arrays(arrays);
+        Part { classes: Vec::new(), labels: Vec::new(), source, left_out: LeftOut::new() }
+    }
+
+    /// An array beside its labels.
+    fn array(path: &Path, severity: Option<usize>, wanted: Wanted) -> Result<Part> {
+        if wanted == Wanted::Known(Split::Train) {
+            return Err(Error::Undivided { path: path.to_owned(), found: "one array of images".to_owned() });
+        }
+        let mut array = NpyArray::open(path)?;
+        let (whole, count) = array.form()?;
+        let mut form = whole;
+        let mut first = 0;
+        if let Some(severity) = severity {
+            first = OF_SEVERITY * (severity - 1);
+            if whole.count != 5 * OF_SEVERITY || array.header.order() != Order::C {
+                let reason =
+                    format!("it has {} images, expected {OF_SEVERITY} of each severity", whole.count);
+                return Err(broken(path, reason));
+            }
+            form.count = OF_SEVERITY;
+            let skipped = first as i64 * whole.image as i64;
+            array.reader.seek_relative(skipped).map_err(Error::io("read", path))?;
+        }
+        let bytes = match severity {
+            Some(_) => arrays::read(&mut array.reader, form.bytes(), array.most)
+                .map_err(|reason| broken(path, reason))?,
+            None => array.values(count)?,
+        };
+        let piece = Piece { file: path.to_owned(), array: None, first, count: form.count };
+        let mut part = part(Arrays::new(vec![piece], form, bytes));
+        if wanted.is_known() {
+            let folder = path.parent().unwrap_or(path);
+            let file = folder.join("labels.npy");
+            let labels = NpyArray::open(&file)?.integers()?;
+            if labels.len() != whole.count {
+                let (found, images) = (labels.len(), whole.count);
+                return Err(broken(
+                    &file,
+                    format!("it has {found} labels for {images} images in `{}`", path.display()),
+                ));
+            }
+            let of_archive: Option<&[&str]> = match folder.file_name().and_then(|name| name.to_str()) {
+                Some("CIFAR-10-C") => Some(&cifar::CLASSES),
+                Some("CIFAR-100-C") => Some(&cifar::FINE_CLASSES),
+                _ => None,
+            };
+            let names = match (named_classes(folder)?, of_archive) {
+                (None, Some(names)) => Some((0..).zip(names.iter().map(|&name| name.to_owned())).collect()),
+                (names, _) => names,
+            };
+            let own = &labels[first..first + form.count];
+            (part.classes, part.labels) =
+                classified(own, labels.iter().copied(), names).map_err(|reason| broken(&file, reason))?;
+        }
+        Ok(part)
+    }
+
+    /// An array whose header is read.
+    struct Array<'a, R> {
+        path: &'a Path,
+        /// The array's name in messages.
+        name: String,
+        header: NpyHeader,
+        /// Its values.
+        reader: R,
+        /// An upper bound of the bytes of its values.
+        most: u64,
+    }
+
+    type NpzArray<'a> = Array<'a, Box<dyn Read + 'a>>;
+    type NpyArray<'a> = Array<'a, BufReader<File>>;
+
+    impl<'a> NpzArray<'a> {
+        fn open(path: &'a Path, archive: &'a mut ZipArchive<BufReader<File>>, name: &str) -> Result<Self> {
+            let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| broken(path, error))?;
+            let most = entry.size().min(entry.compressed_size().saturating_mul(MOST_INFLATED));
+            let reader: Box<dyn Read> = Box::new(entry);
+            Self::new(path, format!("array `{name}`"), reader, most)
+        }
+    }
+
+    impl<'a> NpyArray<'a> {
+        fn open(path: &'a Path) -> Result<Self> {
+            let file = File::open(path).map_err(Error::io("read", path))?;
+            let most = file.metadata().map_err(Error::io("read", path))?.len();
+            Self::new(path, "its array".to_owned(), BufReader::new(file), most)
+        }
+    }
+
+    impl<'a, R: Read> Array<'a, R> {
+        fn new(path: &'a Path, name: String, reader: R, most: u64) -> Result<Self> {
+            let file: NpyFile<R> = npy::open(reader).map_err(|refusal| match refusal {
+                Refusal::Broken(error) => broken(path, format!("{name} cannot be read: {error}")),
+                Refusal::Unfit(reason) => broken(path, format!("{name} {reason}")),
+            })?;
+            let header = file.header().clone();
+            Ok(Self { path, name, header, reader: file.into_inner(), most })
+        }
+
+        fn broken(&self, reason: impl ToString) -> Error {
+            broken(self.path, format!("{} {}", self.name, reason.to_string()))
+        }
+
+        /// The lengths of the axes.
+        fn shape(&self) -> Result<Vec<usize>> {
+            let lengths = self.header.shape().iter().map(|&length| usize::try_from(length).ok());
+            lengths.collect::<Option<Vec<usize>>>().ok_or_else(|| self.broken("is larger than any file"))
+        }
+
+        /// The number of values.
+        fn count(&self) -> Result<usize> {
+            let shape = self.shape()?;
+            let count = shape.iter().try_fold(1_usize, |count, &length| count.checked_mul(length));
+            count.ok_or_else(|| self.broken("is larger than any file"))
+        }
+
+        /// The images of an array of bytes, and the number of their bytes.
+        fn form(&self) -> Result<(Form, usize)> {
+            if npy::kind(&self.header.dtype()) != ("u", 1) {
+                let found = self.header.dtype().descr();
+                return Err(self.broken(format!("has values of type {found}, expected bytes ('|u1')")));
+            }
+            let form = Form::of(&self.shape()?, self.header.order() == Order::Fortran);
+            let form = form.map_err(|reason| self.broken(format!("holds no images: {reason}")))?;
+            Ok((form, self.count()?))
+        }
+
+        /// All values, as bytes of this number.
+        fn values(&mut self, count: usize) -> Result<Vec<u8>> {
+            let bytes = arrays::read(&mut self.reader, count, self.most);
+            let bytes = bytes.and_then(|bytes| arrays::check_end(&mut self.reader).map(|()| bytes));
+            bytes.map_err(|reason| self.broken(format!("cannot be read: {reason}")))
+        }
+
+        /// The values of an array of labels: integers `[N]` or `[N, 1]`.
+        fn integers(mut self) -> Result<Vec<i64>> {
+            let ((kind, size), count, shape) =
+                (npy::kind(&self.header.dtype()), self.count()?, self.shape()?);
+            if !matches!(shape[..], [_] | [_, 1] | [1, _]) {
+                return Err(
+                    self.broken(format!("has shape {shape:?}, expected one label an image, [N] or [N, 1]"))
+                );
+            }
+            let bytes = count.checked_mul(size as usize).filter(|&bytes| bytes as u64 <= MOST_LABELS);
+            let bytes = bytes.ok_or_else(|| self.broken("has too many values for labels"))?;
+            let bytes = self.values(bytes)?;
+            let is_big_endian = self.is_big_endian();
+            arrays::integers(&bytes, kind, size as usize, is_big_endian).ok_or_else(|| {
+                let kind = self.header.dtype().descr();
+                self.broken(format!("has values of type {kind} that are no labels"))
+            })
+        }
+
+        /// The values of an array of texts `[N]`, padded with zeros.
+        fn texts(mut self) -> Result<Vec<String>> {
+            let ((kind, size), count) = (npy::kind(&self.header.dtype()), self.count()?);
+            let width = match kind {
+                "U" => size.checked_mul(4),
+                "S" => Some(size),
+                _ => None,
+            };
+            let width = width.and_then(|width| usize::try_from(width).ok()).filter(|&width| width > 0);
+            let width = width.ok_or_else(|| self.broken("has the name of the classes, but no texts"))?;
+            let bytes = count.checked_mul(width).filter(|&bytes| bytes as u64 <= MOST_LABELS);
+            let bytes = bytes.ok_or_else(|| self.broken("has too many values for names"))?;
+            let bytes = self.values(bytes)?;
+            let is_big_endian = self.is_big_endian();
+            let text = |item: &[u8]| match kind {
+                "U" => {
+                    let code = |word: &[u8; 4]| match is_big_endian {
+                        true => u32::from_be_bytes(*word),
+                        false => u32::from_le_bytes(*word),
+                    };
+                    let characters: Option<String> =
+                        item.as_chunks().0.iter().map(|word| char::from_u32(code(word))).collect();
+                    characters
+                }
+                _ => String::from_utf8(item.to_vec()).ok(),
+            };
+            let texts =
+                bytes.chunks_exact(width).map(|item| Some(text(item)?.trim_end_matches('\0').to_owned()));
+            texts.collect::<Option<Vec<String>>>().ok_or_else(|| self.broken("has bytes that are no text"))
+        }
+
+        fn is_big_endian(&self) -> bool {
+            self.header.dtype().descr().contains('>')
+        }
+    }
+}
