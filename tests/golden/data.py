@@ -4,7 +4,7 @@ Image n has at channel c, row y and column x the byte (37 n + 61 c + 5 (y // 2) 
 to 9 are for tests, 10 to 19 for training; the class of an image is the last digit of n. tests/it/layouts.rs knows the
 same formula.
 
-Writes tests/golden/data. Every file is compressed with gzip, which the test undoes: whole images would take 30 kB.
+The files in `one` have one or two images, for the mutation test. Writes tests/golden/data. Every file is compressed with gzip, which the test undoes: whole images would take 30 kB.
 
   python2 tests/golden/data.py   the pickles of CIFAR as they are published: Python 2, protocol 2
   python3 tests/golden/data.py   the rest: pickles of Python 3, MAT-files, NPZ and NPY, Parquet
@@ -68,6 +68,9 @@ def python_2():
         write("python2/cifar-100-python/" + name, pickle.dumps(batch, 2))
     meta = {"fine_label_names": digits, "coarse_label_names": ["a", "b", "c", "d", "e"]}
     write("python2/cifar-100-python/meta", pickle.dumps(meta, 2))
+    one = {"labels": [7], "data": images([7]).reshape(1, 3072)}
+    write("one/pickle/python2", pickle.dumps(one, 2))
+    write("one/pickle-of-names/python2", pickle.dumps({"label_names": ["cat", "dog"]}, 2))
 
 
 def python_3():
@@ -90,6 +93,8 @@ def python_3():
             batch = {b"labels": np.array(both) if protocol > 3 else both, b"data": images(numbers).reshape(10, 3072)}
             write(folder + name, pickle.dumps(batch, protocol))
         write(folder + "batches.meta", pickle.dumps({b"label_names": digits}, protocol))
+        one = {b"labels": np.array([7]), b"data": images([7]).reshape(1, 3072)}
+        write("one/pickle/python3-protocol-%d" % protocol, pickle.dumps(one, protocol))
 
     for is_compressed in False, True:
         folder = "svhn-compressed/" if is_compressed else "svhn/"
@@ -101,6 +106,8 @@ def python_3():
             # The header holds the time.
             header = b"MATLAB 5.0 MAT-file, written by SciPy".ljust(116) + content[116:128]
             write(folder + name + "_32x32.mat", header + content[128:])
+        content = saved(savemat, {"X": x[:4, :5, :, :2], "y": y[:2]}, do_compression=is_compressed)
+        write("one/mat/%s.mat" % folder[:-1], header + content[128:])
 
     last, first = (images(range(20)).transpose(0, 2, 3, 1), images(range(20)))
     y = np.array(labels(range(20)))
@@ -121,6 +128,11 @@ def python_3():
     write("npz/grey.npz", saved(np.savez, data=first[:10, 0], labels=y[:10].astype(np.float32)))
     write("npy/corruption.npy", saved(np.save, last[:10]))
     write("npy/labels.npy", saved(np.save, y[:10]))
+    two, names = last[:2, :4, :5], np.array(["cat", "dog"])
+    write("one/npz/split.npz", saved(np.savez, x_train=two, y_train=y[:2], x_test=two, y_test=y[:2]))
+    write("one/npz/names.npz", saved(np.savez_compressed, images=two, labels=y[:2, None], class_names=names))
+    write("one/npy/last.npy", saved(np.save, two))
+    write("one/npy/grey.npy", saved(np.save, np.asfortranarray(two[..., 0])))
 
     features = datasets.Features({
         "image": datasets.Image(),
@@ -137,6 +149,8 @@ def python_3():
             }
             table = datasets.Dataset.from_dict(content, features=features)
             write("parquet/data/%s-0000%d-of-00002.parquet" % (split, shard), saved(table.to_parquet))
+    content = {"image": [Image.fromarray(image) for image in two], "caption": ["a", "b"], "label": [0, 1]}
+    write("one/parquet/two.parquet", saved(datasets.Dataset.from_dict(content, features=features).to_parquet))
 
 
 if __name__ == "__main__":
