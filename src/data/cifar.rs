@@ -334,4 +334,51 @@ mod tests {
         fs::write(folder.path().join("batches.meta.txt"), "left\nright\n\n").unwrap();
         assert!(message(&record(2)).contains("label 2, but there are 2 classes"));
     }
+
+    #[cfg(feature = "files")]
+    #[test]
+    fn pickles_that_hold_no_images_are_errors_and_never_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let array = |kind: &str, shape: &[u8], order: &str, length: usize| {
+            let start = &b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85U\x01btR(K\x01"[..];
+            let kind = [b"cnumpy\ndtype\nU\x02", kind.as_bytes(), b"\x85R"].concat();
+            let data = [&b"T"[..], &(length as u32).to_le_bytes(), &vec![7; length]].concat();
+            [start, shape, &kind, order.as_bytes(), &data, b"tb"].concat()
+        };
+        let error = |data: &[u8], labels: &[u8]| {
+            let parts = [&b"\x80\x02}(U\x04data"[..], data, b"U\x06labels", labels, b"u."];
+            fs::write(folder.path().join("test_batch"), parts.concat()).unwrap();
+            error(folder.path(), Split::Test)
+        };
+        // [1, 3072], and the list [5].
+        let (shape, five) = (b"K\x01M\x00\x0c\x86", b"]K\x05a");
+        let image = || array("u1", shape, "I00\n", PIXELS);
+        let wrong = error(&image(), b"]K\x0aa");
+        assert!(
+            wrong.contains("test_batch` is not a usable data set: record 0 has label 10, but"),
+            "{wrong}"
+        );
+        assert!(error(&image(), b"](K\x05K\x05e").contains("it has 1 images, but 2 `labels`"));
+        assert!(error(&image(), b"]Na").contains("the `labels` of its pickle are no integers"));
+        assert!(
+            error(&array("u1", shape, "I00\n", 9), five)
+                .contains("its `data` has 9 bytes for shape [1, 3072]")
+        );
+        assert!(
+            error(&array("u1", shape, "I01\n", PIXELS), five)
+                .contains("in Fortran order, expected u1 [N, 3072]")
+        );
+        assert!(error(&array("f4", shape, "I00\n", PIXELS), five).contains("is f4 [1, 3072], expected"));
+        assert!(error(&array("u1", b"K\x02\x85", "I00\n", 2), five).contains("is u1 [2], expected"));
+        let ran = folder.path().join("ran");
+        let run = format!("cos\nsystem\n(S'touch {}'\ntR", ran.display());
+        assert!(error(run.as_bytes(), five).contains("the `data` of its pickle is not an array"));
+        assert!(!ran.exists());
+        fs::write(folder.path().join("test_batch"), b"\x80\x02}.").unwrap();
+        assert!(super::tests::error(folder.path(), Split::Test).contains("its pickle has no `data`"));
+        fs::write(folder.path().join("batches.meta"), b"\x80\x02}.").unwrap();
+        assert!(
+            super::tests::error(folder.path(), Split::Test).contains("has no list of texts `label_names`")
+        );
+    }
 }

@@ -382,3 +382,132 @@ mod with_files {
         }
     }
 }
+
+#[cfg(all(test, feature = "files"))]
+mod tests {
+    use crate::{
+        data::{Dataset, Split},
+        error::Error,
+    };
+    use std::{
+        fs,
+        io::{Cursor, Write},
+    };
+    use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
+
+    /// An array of this type and shape.
+    fn npy(kind: &str, shape: &str, values: &[u8]) -> Vec<u8> {
+        let text = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}\n");
+        [b"\x93NUMPY\x01\0", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), values].concat()
+    }
+
+    fn npz(arrays: &[(&str, Vec<u8>)]) -> Vec<u8> {
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        for (name, array) in arrays {
+            let options = SimpleFileOptions::default().compression_method(CompressionMethod::Deflated);
+            archive.start_file(*name, options).unwrap();
+            archive.write_all(array).unwrap();
+        }
+        archive.finish().unwrap().into_inner()
+    }
+
+    #[test]
+    fn archives_that_do_not_fit_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.npz");
+        let images = || ("images.npy", npy("|u1", "2, 2, 2", &[7; 8]));
+        let error = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            let error = Dataset::known(&path, Split::Test, 2, 2).unwrap_err();
+            assert!(matches!(&error, Error::Dataset { path, .. } if path.ends_with("data.npz")), "{error}");
+            error.to_string()
+        };
+        let with_labels = |labels: Vec<u8>| error(&npz(&[images(), ("labels.npy", labels)]));
+        let with_images = |images: Vec<u8>| {
+            error(&npz(&[("images.npy", images), ("labels.npy", npy("|u1", "2,", &[0, 1]))]))
+        };
+        assert!(error(b"no archive").contains("data.npz"));
+        assert!(
+            error(&npz(&[("a.txt", b"a".to_vec())]))
+                .contains("it is a ZIP archive of `a.txt`, expected arrays")
+        );
+        let others = npz(&[("weights.npy", npy("<f4", "1,", &[0; 4]))]);
+        assert!(error(&others).contains("its arrays are `weights`: none has test images"));
+        assert!(
+            error(&npz(&[images()])).contains("its arrays are `images`: none has the labels of `images`")
+        );
+        assert!(
+            with_labels(npy("|u1", "3,", &[0, 1, 2]))
+                .contains("`labels` has 3 values for 2 images in `images`")
+        );
+        assert!(
+            with_labels(npy("|u1", "2, 3", &[0; 6]))
+                .contains("`labels` has shape [2, 3], expected one label an image")
+        );
+        assert!(
+            with_labels(npy("<f4", "2,", &[0, 0, 0, 0, 0, 0, 0, 0x3f]))
+                .contains("type '<f4' that are no labels")
+        );
+        assert!(with_labels(npy("|i1", "2,", &[0, 255])).contains("image 1 has label -1"));
+        assert!(with_labels(npy("|u1", "2,", &[0, 0])).contains("it has 1 classes, expected at least 2"));
+        assert!(
+            with_images(npy("<f4", "2, 2, 2", &[0; 32]))
+                .contains("has values of type '<f4', expected bytes ('|u1')")
+        );
+        assert!(
+            with_images(npy("|O", "2, 2, 2", &[0; 32])).contains("array `images` has values of type '|O'")
+        );
+        assert!(
+            with_images(npy("|u1", "2, 2, 2, 4", &[0; 32]))
+                .contains("holds no images: it has shape [2, 2, 2, 4]")
+        );
+        assert!(with_images(npy("|u1", "2, 2, 2", &[0; 7])).contains("truncated: it has 7 of 8 bytes"));
+        assert!(with_images(npy("|u1", "2, 2, 2", &[0; 9])).contains("longer than its header says"));
+        assert!(
+            with_images(npy("|u1", "2, 2000, 2000", &[0; 9]))
+                .contains("it claims 8000000 bytes of values, its size")
+        );
+        let endless = npy("|u1", "4294967296, 4294967296, 4294967296", &[0; 9]);
+        assert!(with_images(endless).contains("is larger than any file"));
+        let named = |names: Vec<u8>| {
+            error(&npz(&[images(), ("labels.npy", npy("|u1", "2,", &[0, 1])), ("class_names.npy", names)]))
+        };
+        assert!(named(npy("|S1", "2,", b"aa")).contains("its classes 0 and 1 are both called `a`"));
+        assert!(named(npy("|S2", "2,", b"a\0\xff\xff")).contains("has bytes that are no text"));
+        assert!(named(npy("<i8", "2,", &[0; 16])).contains("has the name of the classes, but no texts"));
+        // A changed byte is found by the checksum of the archive.
+        let stored = {
+            let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+            let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
+            archive.start_file("images.npy", options).unwrap();
+            archive.write_all(&images().1).unwrap();
+            archive.finish().unwrap().into_inner()
+        };
+        let mut changed = stored.clone();
+        let place = stored.windows(8).position(|window| window == [7; 8]).unwrap();
+        changed[place] ^= 1;
+        fs::write(&path, stored).unwrap();
+        assert_eq!(Dataset::unknown(&path, Split::Test, 2, 2).unwrap().len(), 2);
+        fs::write(&path, changed).unwrap();
+        let error = Dataset::unknown(&path, Split::Test, 2, 2).unwrap_err().to_string();
+        assert!(error.contains("hecksum"), "{error}");
+    }
+
+    #[test]
+    fn an_archive_lacks_a_split() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.npz");
+        let images = npy("|u1", "2, 2, 2", &[7; 8]);
+        let labels = npy("|u1", "2,", &[0, 1]);
+        let open = |split| Dataset::known(&path, split, 2, 2);
+        fs::write(&path, npz(&[("x_train.npy", images.clone()), ("y_train.npy", labels.clone())])).unwrap();
+        assert_eq!(open(Split::Train).unwrap().len(), 2);
+        let error = open(Split::Test).unwrap_err().to_string();
+        assert!(error.contains("it has an array `x_train`, no `x_test` or `test_images`"), "{error}");
+        fs::write(&path, npz(&[("x.npy", images), ("y.npy", labels)])).unwrap();
+        let error = open(Split::Train).unwrap_err().to_string();
+        assert!(error.contains("it has an array `x`, no `x_train` or `train_images`"), "{error}");
+        let unknown = Dataset::unknown(&path, Split::Train, 2, 2).unwrap();
+        assert!(unknown.shares_images_with(&open(Split::Test).unwrap()));
+    }
+}

@@ -113,13 +113,18 @@ use with_parquet::read;
 mod with_parquet {
     use std::{
         fs::File,
+        io::{self, BufReader, Read, Seek, SeekFrom},
         path::{Path, PathBuf},
         sync::Arc,
     };
 
     use parquet::{
-        file::reader::{FileReader, SerializedFileReader},
-        record::{Field, Row},
+        data_type::ByteArray,
+        file::{
+            metadata::ColumnChunkMetaData,
+            reader::{FileReader, SerializedFileReader},
+        },
+        record::Field,
         schema::types::Type,
     };
 
@@ -134,12 +139,16 @@ mod with_parquet {
         panics::caught,
     };
 
+    /// The most bytes that Snappy makes of one, rounded up: a copy of 64 bytes takes three.
+    const MOST_UNPACKED: i64 = 24;
+
     /// Images as they were encoded, in memory.
     #[derive(Debug)]
     pub(in crate::data) struct Rows {
         /// The files with their numbers of images.
         files: Vec<(PathBuf, usize)>,
-        images: Vec<Box<[u8]>>,
+        /// Parts of the pages that were read, so that an image that a page refers to often is there once.
+        images: Vec<ByteArray>,
     }
 
     impl Rows {
@@ -165,12 +174,12 @@ mod with_parquet {
 
         /// The bytes of an image as a file of its own.
         pub fn encoded(&self, index: usize) -> &[u8] {
-            &self.images[index]
+            self.images[index].data()
         }
 
         /// An image.
         pub fn image(&self, index: usize) -> Result<RgbImage> {
-            image::from_bytes(&self.images[index]).map_err(|error| match error {
+            image::from_bytes(self.encoded(index)).map_err(|error| match error {
                 Error::Image { reason, .. } => Error::Image { path: self.name(index).into(), reason },
                 error => error,
             })
@@ -216,14 +225,94 @@ mod with_parquet {
         Ok(Part { classes, labels: indices, source: Source::Rows(rows), left_out: LeftOut::new() })
     }
 
+    /// Checks the sizes that the pages of a column claim, because the reader takes as much memory.
+    fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Reasoned<()> {
+        let (start, length) = column.byte_range();
+        let end = start.saturating_add(length);
+        let mut file = BufReader::new(file);
+        let mut at = start;
+        while at < end {
+            let mut sizes = [None; 2];
+            let header = file.seek(SeekFrom::Start(at)).and_then(|_| page_header(&mut file, &mut sizes, 0));
+            header.map_err(|error| format!("the header of a page at byte {at} cannot be read: {error}"))?;
+            let (Some(unpacked), Some(packed)) = (sizes[0], sizes[1]) else {
+                return Err(format!("the header of a page at byte {at} has no sizes"));
+            };
+            if packed < 0 || unpacked > packed.saturating_mul(MOST_UNPACKED) {
+                return Err(format!("a page at byte {at} claims {unpacked} bytes, packed into {packed}"));
+            }
+            let begin = file.stream_position().map_err(|error| error.to_string())?;
+            at = begin.saturating_add(packed.unsigned_abs());
+        }
+        Ok(())
+    }
+
+    /// Reads a structure of Thrift's compact protocol. The outermost is the header of a page, whose fields 2 and 3 are
+    /// its sizes unpacked and packed.
+    fn page_header(file: &mut impl Read, sizes: &mut [Option<i64>; 2], depth: usize) -> io::Result<()> {
+        let mut id = 0;
+        loop {
+            let head = byte(file)?;
+            let kind = head & 15;
+            id = match head >> 4 {
+                0 if kind != 0 => varint(file)?,
+                more => id.saturating_add(u64::from(more)),
+            };
+            match kind {
+                0 => return Ok(()),
+                // True, false, a byte, and integers.
+                1 | 2 => (),
+                3 => drop(byte(file)?),
+                4..=6 => {
+                    let value = varint(file)?;
+                    if let (0, 2 | 3) = (depth, id) {
+                        sizes[id as usize - 2] = Some((value >> 1) as i64 ^ -((value & 1) as i64));
+                    }
+                }
+                8 => {
+                    let length = varint(file)?;
+                    io::copy(&mut file.take(length), &mut io::sink())?;
+                }
+                12 if depth < 4 => page_header(file, sizes, depth + 1)?,
+                _ => return Err(io::Error::other(format!("a field has type {kind}"))),
+            }
+        }
+    }
+
+    fn varint(file: &mut impl Read) -> io::Result<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = byte(file)?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(io::Error::other("a number is too long"))
+    }
+
+    fn byte(file: &mut impl Read) -> io::Result<u8> {
+        let mut byte = [0];
+        file.read_exact(&mut byte)?;
+        Ok(byte[0])
+    }
+
     /// Appends the images and labels of a file. Returns the names of its classes, if it has them.
     fn read_file(
         file: File,
         is_known: bool,
-        images: &mut Vec<Box<[u8]>>,
+        images: &mut Vec<ByteArray>,
         labels: &mut Vec<i64>,
     ) -> Reasoned<Option<Vec<String>>> {
+        let size = file.metadata().map_err(|error| error.to_string())?.len();
+        let pages = file.try_clone().map_err(|error| error.to_string())?;
         let reader = SerializedFileReader::new(file).map_err(|error| error.to_string())?;
+        let mut rows =
+            reader.metadata().row_groups().iter().map(|group| u64::try_from(group.num_rows()).ok());
+        let rows = rows.try_fold(0_u64, |all, rows| all.checked_add(rows?));
+        if rows.is_none_or(|rows| rows > size) {
+            return Err(format!("it claims more rows than its {size} bytes can hold"));
+        }
         let Columns { image, label } = columns(&reader, is_known)?;
         let (label, names) = label.map_or((None, None), |(column, names)| (Some(column), names));
         let schema = reader.metadata().file_metadata().schema();
@@ -231,6 +320,12 @@ mod with_parquet {
         let fields = schema.get_fields().iter().filter(is_read).cloned().collect();
         let projection = Type::group_type_builder(schema.name()).with_fields(fields).build();
         let projection = projection.map_err(|error| error.to_string())?;
+        for column in reader.metadata().row_groups().iter().flat_map(|group| group.columns()) {
+            let root = column.column_path().parts().first();
+            if root.is_some_and(|root| *root == image || Some(root) == label.as_ref()) {
+                check_pages(&pages, column)?;
+            }
+        }
         for row in reader.get_row_iter(Some(projection)).map_err(|error| error.to_string())? {
             let row = row.map_err(|error| error.to_string())?;
             let number = images.len();
@@ -285,16 +380,13 @@ mod with_parquet {
     }
 
     /// The bytes of an image: binary, or a struct with `bytes`.
-    fn encoded(field: &Field) -> Option<Box<[u8]>> {
-        let in_row = |row: &Row| {
-            row.get_column_iter().find(|(name, _)| *name == "bytes").and_then(|(_, field)| match field {
-                Field::Bytes(bytes) => Some(bytes.data().into()),
-                _ => None,
-            })
-        };
+    fn encoded(field: &Field) -> Option<ByteArray> {
         match field {
-            Field::Bytes(bytes) => Some(bytes.data().into()),
-            Field::Group(row) => in_row(row),
+            Field::Bytes(bytes) => Some(bytes.clone()),
+            Field::Group(row) => match row.get_column_iter().find(|(name, _)| *name == "bytes")?.1 {
+                Field::Bytes(bytes) => Some(bytes.clone()),
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -254,3 +254,128 @@ impl<R: Read> Element<'_, R> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Dataset;
+    use std::{fs, io::Write};
+
+    /// An element of this type.
+    fn element(kind: u32, bytes: &[u8]) -> Vec<u8> {
+        let padding = bytes.len().next_multiple_of(8) - bytes.len();
+        [&kind.to_le_bytes()[..], &(bytes.len() as u32).to_le_bytes(), bytes, &vec![0; padding]].concat()
+    }
+
+    /// A matrix of this name and shape, whose values are an element.
+    fn matrix(name: &str, shape: &[i32], values: &[u8]) -> Vec<u8> {
+        let lengths: Vec<u8> = shape.iter().flat_map(|length| length.to_le_bytes()).collect();
+        let parts = [
+            element(UINT_32, &[9, 0, 0, 0, 0, 0, 0, 0]),
+            element(INT_32, &lengths),
+            element(INT_8, name.as_bytes()),
+            values.to_vec(),
+        ];
+        element(MATRIX, &parts.concat())
+    }
+
+    fn compressed(element: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(element).unwrap();
+        let bytes = encoder.finish().unwrap();
+        [&COMPRESSED.to_le_bytes()[..], &(bytes.len() as u32).to_le_bytes(), &bytes].concat()
+    }
+
+    fn header() -> Vec<u8> {
+        let mut header = b"MATLAB 5.0 MAT-file, by hand".to_vec();
+        header.resize(VERSION.start, b' ');
+        [&header, &[0, 1, b'I', b'M'][..]].concat()
+    }
+
+    fn images() -> Vec<u8> {
+        matrix("X", &[2, 2, 3, 2], &element(UINT_8, &(0..24).collect::<Vec<u8>>()))
+    }
+
+    fn read(elements: &[&[u8]]) -> Result<Dataset> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(TEST), [&header(), &elements.concat()[..]].concat()).unwrap();
+        Dataset::known(folder.path(), Split::Test, 2, 2)
+    }
+
+    #[test]
+    fn the_label_10_is_the_digit_0_in_numbers_of_every_type() {
+        let labels = |values: &[u8]| matrix("y", &[2, 1], values);
+        for values in [
+            element(UINT_8, &[10, 3]),
+            // A small element.
+            [&UINT_8.to_le_bytes()[..2], &[2, 0, 10, 3, 0, 0]].concat(),
+            element(9, &[10_f64.to_le_bytes(), 3_f64.to_le_bytes()].concat()),
+            element(3, &[10, 0, 3, 0]),
+        ] {
+            let data = read(&[&labels(&values), &images()]).unwrap();
+            assert_eq!((data.labels(), data.classes()[9].as_str()), (&[0, 3][..], "9"));
+            // The rows of an image are next to each other.
+            assert_eq!(*data.pixels(1).unwrap(), [12, 14, 13, 15, 16, 18, 17, 19, 20, 22, 21, 23]);
+        }
+        // MATLAB writes no length for one image.
+        let one = matrix("X", &[2, 2, 3], &element(UINT_8, &[7; 12]));
+        assert_eq!(read(&[&matrix("y", &[1, 1], &element(UINT_8, &[1])), &one]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let labels = |values: &[u8]| matrix("y", &[2, 1], &element(UINT_8, values));
+        let error = |elements: &[&[u8]]| {
+            let error = read(elements).unwrap_err();
+            assert!(matches!(&error, Error::Dataset { path, .. } if path.ends_with(TEST)), "{error}");
+            error.to_string()
+        };
+        assert!(error(&[&images()]).contains("no matrix `y`"));
+        assert!(error(&[&labels(&[1, 2])]).contains("no matrix `X`"));
+        assert!(
+            error(&[&images(), &labels(&[1, 11])]).contains("image 1 has label 11, but there are 10 classes")
+        );
+        assert!(error(&[&images(), &labels(&[1])]).contains("matrix `y` has 1 values for shape [2, 1]"));
+        let three = matrix("y", &[3, 1], &element(UINT_8, &[1, 2, 3]));
+        assert!(error(&[&images(), &three]).contains("3 labels for 2 images"));
+        assert!(error(&[&images()[..60]]).contains("truncated: an element of"));
+        for (shape, reason) in [
+            ([2, 2, 1, 2], "matrix `X` has shape [2, 2, 1, 2], expected [32, 32, 3, N]"),
+            ([2, 2, 3, 0], "matrix `X` has shape"),
+            ([2, 2, 3, 3], "matrix `X` has 24 bytes of type 2, expected 36"),
+            ([2, 2, 3, -1], "a matrix has lengths [2, 2, 3, -1]"),
+            ([i32::MAX, i32::MAX, 3, i32::MAX], "larger than any file"),
+        ] {
+            let values = element(UINT_8, &(0..24).collect::<Vec<u8>>());
+            for is_compressed in [false, true] {
+                let images = matrix("X", &shape, &values);
+                let images = if is_compressed { compressed(&images) } else { images };
+                let text = error(&[&labels(&[1, 2]), &images]);
+                assert!(text.contains(reason), "{text}");
+            }
+        }
+        // A short file that claims a large array, and deflated zeros.
+        let claim = [&UINT_8.to_le_bytes()[..], &(4_u32 * 3 << 20).to_le_bytes()].concat();
+        let small = compressed(&matrix("X", &[2, 2, 3, 1 << 20], &claim));
+        assert!(error(&[&small]).contains("it claims 12582912 bytes of values"), "{}", error(&[&small]));
+        let zeros = compressed(&matrix("X", &[2, 2, 3, 2], &element(UINT_8, &vec![0; 12 << 20])));
+        assert!(error(&[&zeros]).contains("an element has 12582912 bytes, expected at most 24"));
+        let text = matrix("y", &[2, 1], &element(16, b"ab"));
+        assert!(error(&[&text, &images()]).contains("an element has type 16, expected numbers"));
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("extra_32x32.mat");
+        let error = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            Dataset::unknown(&path, Split::Test, 2, 2).unwrap_err().to_string()
+        };
+        assert!(error(b"<html>").contains("it is an HTML page, expected a MAT-file of version 5"));
+        let mut hdf5 = header();
+        hdf5[VERSION].copy_from_slice(&[0, 2]);
+        assert!(error(&hdf5).contains("HDF5"));
+        assert!(error(&header()).contains("no matrix `X`"));
+    }
+}

@@ -352,6 +352,14 @@ fn parquet() {
     is_divided(config.path(), false);
     let one = config.path().join("plain_text/test-00001-of-00002.parquet");
     assert_eq!(known(&one, Split::Test).unwrap().labels(), [5, 6, 7, 8, 9]);
+    // The header of the first page: its type, and its unpacked size in bytes of seven bits.
+    let mut bytes = fs::read(&one).unwrap();
+    assert_eq!((bytes[4], bytes[6]), (0x15, 0x15));
+    let size = bytes[7..].iter().take_while(|byte| **byte >= 0x80).count() + 1;
+    bytes[7..7 + size].iter_mut().for_each(|byte| *byte |= 0x7e);
+    fs::write(&one, bytes).unwrap();
+    let error = known(&one, Split::Test).unwrap_err().to_string();
+    assert!(error.contains("a page at byte 4 claims"), "{error}");
 }
 
 #[cfg(not(feature = "parquet"))]
