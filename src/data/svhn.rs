@@ -99,18 +99,18 @@ fn read(path: &Path) -> Result<Matrices> {
 }
 
 fn read_from(mut file: BufReader<File>, size: u64) -> Reasoned<Matrices> {
-    let mut header = [0; HEADER];
+    let mut header = Vec::new();
     let failed = |error: std::io::Error| format!("it cannot be read: {error}");
-    let length = file.by_ref().take(HEADER as u64).read(&mut header).map_err(failed)?;
-    let is_big_endian = match (&header[VERSION], &header[BYTE_ORDER]) {
-        ([0, 1], b"IM") if length == HEADER => false,
-        ([1, 0], b"MI") if length == HEADER => true,
+    file.by_ref().take(HEADER as u64).read_to_end(&mut header).map_err(failed)?;
+    let is_big_endian = match (header.get(VERSION), header.get(BYTE_ORDER)) {
+        (Some([0, 1]), Some(b"IM")) => false,
+        (Some([1, 0]), Some(b"MI")) => true,
         // MATLAB 7.3 writes such files with the same first words.
-        ([0, 2], b"IM") => {
+        (Some([0, 2]), Some(b"IM")) => {
             return Err("it is an HDF5 file, as MATLAB 7.3 writes; save it with `-v7`".to_owned());
         }
         _ => {
-            let what = kind::of(&header[..length]).unwrap_or("something else");
+            let what = kind::of(&header).unwrap_or("something else");
             return Err(format!("it is {what}, expected a MAT-file of version 5"));
         }
     };

@@ -352,14 +352,17 @@ fn parquet() {
     is_divided(config.path(), false);
     let one = config.path().join("plain_text/test-00001-of-00002.parquet");
     assert_eq!(known(&one, Split::Test).unwrap().labels(), [5, 6, 7, 8, 9]);
-    // The header of the first page: its type, and its unpacked size in bytes of seven bits.
+    // The header of the first page has its type, its unpacked and its packed size, two bytes of seven bits each. The
+    // last becomes 1.
     let mut bytes = fs::read(&one).unwrap();
-    assert_eq!((bytes[4], bytes[6]), (0x15, 0x15));
-    let size = bytes[7..].iter().take_while(|byte| **byte >= 0x80).count() + 1;
-    bytes[7..7 + size].iter_mut().for_each(|byte| *byte |= 0x7e);
+    assert_eq!(
+        [bytes[4], bytes[6], bytes[9], bytes[7] & bytes[10]].map(|byte| byte & 0x95),
+        [0x15, 0x15, 0x15, 0x80]
+    );
+    bytes[10..12].copy_from_slice(&[0x82, 0]);
     fs::write(&one, bytes).unwrap();
     let error = known(&one, Split::Test).unwrap_err().to_string();
-    assert!(error.contains("a page at byte 4 claims"), "{error}");
+    assert!(error.contains("a page at byte 4 claims") && error.contains("packed into 1"), "{error}");
 }
 
 #[cfg(not(feature = "parquet"))]

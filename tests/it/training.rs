@@ -846,7 +846,7 @@ fn test_images_are_held_out_of_class_folders() {
     let (_, _, again) = tested(&["--known", "colours", "--held-out-test", "0.2"]);
     assert_eq!(images_of(&scores), images_of(&again));
     let (count, said, _) = tested(&["--known", "colours"]);
-    assert!(count == 80 && said.contains("trained on a part of these images; `--held-out-test`"), "{said}");
+    assert!(count == 80 && said.contains("trained on some of these images; `--held-out-test 0.2`"), "{said}");
 
     // Weights of others are calibrated on the other images.
     stdout(&toolkit(at, &["export", "--run", "run", "w.safetensors"]));

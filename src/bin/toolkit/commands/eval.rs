@@ -152,8 +152,10 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
     let protocol = args.protocol.or(recorded);
     let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
-    if share.is_none() && is_of_training(&known, manifest) {
-        say("the model was trained on a part of these images; `--held-out-test` leaves that part out");
+    if let Some(share) = trained_without(&known, manifest).filter(|_| share.is_none()) {
+        say(format_args!(
+            "the model may have been trained on some of these images; `--held-out-test {share}` leaves them out"
+        ));
     }
     let folder = known;
     let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), height, width)?;
@@ -168,12 +170,11 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     Ok((known.align(&manifest.decision.classes)?, unknown))
 }
 
-/// Whether this may be the data set from which the test images of the training were held out.
-fn is_of_training(known: &Path, manifest: &Manifest) -> bool {
-    let training = manifest.history.training.as_ref();
-    let held_out = training.filter(|training| training.get::<f64>("held_out_test").is_some());
-    let recorded: Option<PathBuf> = held_out.and_then(|training| training.get("known"));
-    recorded.is_some_and(|recorded| recorded.file_name() == known.file_name())
+/// The share of test images that the training held out of a data set of this name.
+fn trained_without(known: &Path, manifest: &Manifest) -> Option<f64> {
+    let training = manifest.history.training.as_ref()?;
+    let recorded: PathBuf = training.get("known")?;
+    training.get("held_out_test").filter(|_| recorded.file_name() == known.file_name())
 }
 
 /// The result of a model on a provider.
