@@ -63,7 +63,9 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     let (folder, prefixes) = place(path).ok_or_else(|| unusable("its files have vanished".to_owned()))?;
     let Some(prefix) = prefixes.first().filter(|_| prefixes.len() == 1) else {
         let names = few(prefixes.iter().map(|prefix| prefix.trim_end_matches('-')));
-        return Err(unusable(format!("it holds several: {names}; append one of these names to the path")));
+        return Err(unusable(format!(
+            "it holds several data sets: {names}; append one of these names to the path"
+        )));
     };
     let file = |split: Split, what: &str| {
         let splits: &[&str] = if split == Split::Train { &TRAIN } else { &TEST };
@@ -208,7 +210,7 @@ mod tests {
         }
         write("emnist-letters-mapping.txt", b"1 65 97\n26 90 122\n\n");
         let error = Dataset::known(folder.path(), Split::Test, 3, 2).unwrap_err().to_string();
-        assert!(error.contains("several: `emnist-digits`, `emnist-letters`; append"), "{error}");
+        assert!(error.contains("several data sets: `emnist-digits`, `emnist-letters`; append"), "{error}");
         let letters = Dataset::known(&folder.path().join("emnist-letters"), Split::Test, 3, 2).unwrap();
         assert_eq!((letters.classes(), letters.labels()), (&["A".to_owned(), "Z".to_owned()][..], &[1][..]));
         assert_eq!(*letters.pixels(0).unwrap(), [1, 4, 2, 5, 3, 6].repeat(3));

@@ -43,6 +43,36 @@ pub(super) struct Part {
     pub left_out: LeftOut,
 }
 
+/// What a data set has for each split, or for all images where it has no splits.
+pub(super) struct Splits<T> {
+    pub train: Option<T>,
+    pub test: Option<T>,
+    pub all: Option<T>,
+}
+
+impl<T> Splits<T> {
+    /// What has the images that are wanted; `found` says what there is.
+    pub fn choose(self, wanted: Wanted, path: &Path, found: impl FnOnce() -> String) -> Result<T> {
+        let (own, other) = match wanted.split() {
+            Split::Train => (self.train, self.test),
+            Split::Test => (self.test, self.train),
+        };
+        let path = path.to_owned();
+        match (wanted, own, other, self.all) {
+            (_, Some(own), _, _) => Ok(own),
+            (Wanted::Known(Split::Train), None, None, Some(_)) => {
+                Err(Error::Undivided { path, found: found() })
+            }
+            (_, None, None, Some(all)) => Ok(all),
+            (Wanted::Known(Split::Test), None, Some(_), _) => Err(Error::Undivided { path, found: found() }),
+            _ => {
+                let reason = format!("it has {}, no {} images", found(), wanted.split());
+                Err(Error::Dataset { path, reason })
+            }
+        }
+    }
+}
+
 /// The layouts with marks of their own.
 const MARKED: [&Layout; 10] = [
     &cifar::TEN_BINARY,
@@ -109,7 +139,10 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
                 _ => layout.about.to_owned(),
             };
             let names: Vec<String> = several.iter().map(name).collect();
-            return Err(unusable(format!("it holds several: {}", few(names.iter().map(String::as_str)))));
+            return Err(unusable(format!(
+                "it holds several data sets: {}",
+                few(names.iter().map(String::as_str))
+            )));
         }
     };
     (layout.open)(root, wanted)

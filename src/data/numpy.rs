@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 
 use super::layout::Layout;
+use crate::image::EXTENSIONS;
 
 pub(super) const LAYOUT: Layout = Layout {
     about: "NumPy's arrays (FILE.npz with `x_train`, `y_train`, `x_test`, `y_test`, or with `images`, `labels`; FILE.npy with `labels.npy`)",
     nested: &[],
-    is_here: |path| file(path).is_some(),
+    is_here: |path| place(path).is_some(),
     #[cfg(feature = "files")]
     open: with_files::open,
     #[cfg(not(feature = "files"))]
@@ -17,6 +18,9 @@ pub(super) const LAYOUT: Layout = Layout {
         Err(crate::Error::Dataset { path: path.to_owned(), reason })
     },
 };
+
+/// The labels of the arrays beside them.
+const LABELS: &str = "labels.npy";
 
 /// Where arrays are.
 #[cfg_attr(
@@ -27,29 +31,41 @@ enum Place {
     Archive(PathBuf),
     /// An array and the severity of its corruption, from 1 to 5, if one was asked for.
     Array(PathBuf, Option<usize>),
+    /// Several files in a folder, of which one must be named.
+    Several(Vec<PathBuf>),
 }
 
-/// The file that a path stands for: an archive, the only one of a folder, or an array, which may be followed by `:`
-/// and a severity.
-fn file(path: &Path) -> Option<Place> {
-    let has = |path: &Path, extension: &str| {
-        path.extension().is_some_and(|end| end.eq_ignore_ascii_case(extension))
-    };
+fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().is_some_and(|end| extensions.iter().any(|extension| end.eq_ignore_ascii_case(extension)))
+}
+
+/// What a path stands for: an archive, the only one of a folder, or an array, which may be followed by `:` and a
+/// severity. A folder with images of other kinds, or with folders, is none of arrays.
+fn place(path: &Path) -> Option<Place> {
     if path.is_dir() {
         let entries = super::folder::entries(path).ok()?;
-        let mut archives = entries.iter().filter(|path| has(path, "npz"));
-        let (only, None) = (archives.next()?, archives.next()) else { return None };
-        let is_alone = only.is_file() && !entries.iter().any(|path| path.is_dir());
-        return is_alone.then(|| Place::Archive(only.clone()));
+        let mut files: Vec<&PathBuf> =
+            entries.iter().filter(|path| has_extension(path, &["npz", "npy"])).collect();
+        let is_other = |path: &PathBuf| has_extension(path, &EXTENSIONS) || path.is_dir();
+        if files.is_empty() || entries.iter().any(is_other) {
+            return None;
+        }
+        return Some(match &files[..] {
+            [only] if has_extension(only, &["npz"]) => Place::Archive((*only).clone()),
+            _ => {
+                files.retain(|file| !file.ends_with(LABELS));
+                Place::Several(files.into_iter().cloned().collect())
+            }
+        });
     }
     match path.is_file() {
-        true if has(path, "npz") => Some(Place::Archive(path.to_owned())),
-        true if has(path, "npy") => Some(Place::Array(path.to_owned(), None)),
+        true if has_extension(path, &["npz"]) => Some(Place::Archive(path.to_owned())),
+        true if has_extension(path, &["npy"]) => Some(Place::Array(path.to_owned(), None)),
         true => None,
         false => {
             let (file, severity) = path.to_str()?.rsplit_once(':')?;
             let (file, severity) = (Path::new(file), severity.parse().ok()?);
-            let is_severity = (1..=5).contains(&severity) && has(file, "npy") && file.is_file();
+            let is_severity = (1..=5).contains(&severity) && has_extension(file, &["npy"]) && file.is_file();
             is_severity.then(|| Place::Array(file.to_owned(), Some(severity)))
         }
     }
@@ -66,13 +82,13 @@ mod with_files {
     use npyz::{NpyFile, NpyHeader, Order};
     use zip::ZipArchive;
 
-    use super::Place;
+    use super::{LABELS, Place};
     use crate::{
         data::{
             LeftOut, Source, Split,
             arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
             cifar,
-            layout::{Part, Wanted, classified, named_classes},
+            layout::{Part, Splits, Wanted, classified, named_classes},
         },
         error::{Error, Result, few},
         files::{
@@ -103,9 +119,13 @@ mod with_files {
     const MOST_LABELS: u64 = 1 << 30;
 
     pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
-        match super::file(path) {
+        match super::place(path) {
             Some(Place::Archive(file)) => archive(&file, wanted),
             Some(Place::Array(file, severity)) => array(&file, severity, wanted),
+            Some(Place::Several(files)) => {
+                let names: Vec<_> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
+                Err(broken(path, format!("one of its files must be named: {}", few(names.into_iter()))))
+            }
             None => Err(broken(path, "its file has vanished")),
         }
     }
@@ -130,24 +150,10 @@ mod with_files {
             let whole = pairs.iter().find(|[images, labels]| has(images) && has(labels));
             whole.or_else(|| pairs.iter().find(|[images, _]| has(images))).copied()
         };
-        let (train, test, all) = (find(&TRAIN), find(&TEST), find(&ALL));
-        let undivided = |found: &str| Error::Undivided { path: path.to_owned(), found: found.to_owned() };
-        let [images, labels] = match (wanted, train, test, all) {
-            (Wanted::Known(Split::Train) | Wanted::Unknown(Split::Train), Some(train), _, _) => train,
-            (Wanted::Known(Split::Test) | Wanted::Unknown(Split::Test), _, Some(test), _) => test,
-            (Wanted::Known(Split::Train), _, _, Some([images, _])) => {
-                return Err(undivided(&format!("an array `{images}`, no `x_train` or `train_images`")));
-            }
-            (_, None, None, Some(all)) => all,
-            (Wanted::Known(Split::Test), Some([images, _]), None, _) => {
-                return Err(undivided(&format!("an array `{images}`, no `x_test` or `test_images`")));
-            }
-            _ => {
-                let found = few(arrays.into_iter());
-                let split = wanted.split();
-                return Err(broken(path, format!("its arrays are {found}: none has {split} images")));
-            }
-        };
+        let splits = Splits { train: find(&TRAIN), test: find(&TEST), all: find(&ALL) };
+        let pairs = [splits.train, splits.test];
+        let found = || format!("the arrays {}", few(arrays.iter().copied()));
+        let [images, labels] = splits.choose(wanted, path, found)?;
         let (form, bytes) = {
             let mut array = NpzArray::open(path, &mut archive, images)?;
             let (form, count) = array.form()?;
@@ -158,11 +164,7 @@ mod with_files {
         let mut part = part(Arrays::new(vec![piece], form, bytes));
         if wanted.is_known() {
             if !has(&labels) {
-                let found = few(arrays.into_iter());
-                return Err(broken(
-                    path,
-                    format!("its arrays are {found}: none has the labels of `{images}`"),
-                ));
+                return Err(broken(path, format!("it has {}, none with the labels of `{images}`", found())));
             }
             let own = NpzArray::open(path, &mut archive, labels)?.integers()?;
             if own.len() != form.count {
@@ -171,7 +173,7 @@ mod with_files {
                     format!("`{labels}` has {labels_found} values for {images_found} images in `{images}`");
                 return Err(broken(path, reason));
             }
-            let other = [train, test].into_iter().flatten().find(|pair| pair[1] != labels);
+            let other = pairs.into_iter().flatten().find(|pair| pair[1] != labels);
             let others = match other.filter(|pair| has(&pair[1])) {
                 Some([_, labels]) => NpzArray::open(path, &mut archive, labels)?.integers()?,
                 None => Vec::new(),
@@ -225,7 +227,7 @@ mod with_files {
         let mut part = part(Arrays::new(vec![piece], form, bytes));
         if wanted.is_known() {
             let folder = path.parent().unwrap_or(path);
-            let file = folder.join("labels.npy");
+            let file = folder.join(LABELS);
             let labels = NpyArray::open(&file)?.integers()?;
             if labels.len() != whole.count {
                 let (found, images) = (labels.len(), whole.count);
@@ -432,9 +434,9 @@ mod tests {
                 .contains("it is a ZIP archive of `a.txt`, expected arrays")
         );
         let others = npz(&[("weights.npy", npy("<f4", "1,", &[0; 4]))]);
-        assert!(error(&others).contains("its arrays are `weights`: none has test images"));
+        assert!(error(&others).contains("it has the arrays `weights`, no test images"));
         assert!(
-            error(&npz(&[images()])).contains("its arrays are `images`: none has the labels of `images`")
+            error(&npz(&[images()])).contains("it has the arrays `images`, none with the labels of `images`")
         );
         assert!(
             with_labels(npy("|u1", "3,", &[0, 1, 2]))
@@ -503,10 +505,10 @@ mod tests {
         fs::write(&path, npz(&[("x_train.npy", images.clone()), ("y_train.npy", labels.clone())])).unwrap();
         assert_eq!(open(Split::Train).unwrap().len(), 2);
         let error = open(Split::Test).unwrap_err().to_string();
-        assert!(error.contains("it has an array `x_train`, no `x_test` or `test_images`"), "{error}");
+        assert!(error.contains("it has the arrays `x_train`, `y_train`"), "{error}");
         fs::write(&path, npz(&[("x.npy", images), ("y.npy", labels)])).unwrap();
         let error = open(Split::Train).unwrap_err().to_string();
-        assert!(error.contains("it has an array `x`, no `x_train` or `train_images`"), "{error}");
+        assert!(error.contains("it has the arrays `x`, `y`"), "{error}");
         let unknown = Dataset::unknown(&path, Split::Train, 2, 2).unwrap();
         assert!(unknown.shares_images_with(&open(Split::Test).unwrap()));
     }

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::{
     folder::entries,
-    layout::{Layout, Part, Wanted},
+    layout::{Layout, Part, Splits, Wanted},
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, few};
 
 pub(super) const LAYOUT: Layout = Layout {
     about: "Hugging Face's Parquet (`train-*.parquet`, `test-*.parquet`)",
@@ -24,8 +24,10 @@ const MOST_FOLDERS: usize = 64;
 /// A file, and the name of its split if it has one.
 type Shard = (Option<&'static str>, PathBuf);
 
+/// Whether this is a file of images. `metadata.parquet` describes image files beside it.
 fn is_parquet(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "parquet") && path.is_file()
+    let is_other = path.file_name().is_some_and(|name| name == "metadata.parquet");
+    !is_other && path.extension().is_some_and(|extension| extension == "parquet") && path.is_file()
 }
 
 /// The split that a name begins with.
@@ -70,31 +72,19 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     let places = places(path);
     let [(_, shards)] = &places[..] else {
         let names: Vec<String> = places.iter().map(|(folder, _)| folder.display().to_string()).collect();
-        let names = crate::error::few(names.iter().map(String::as_str));
-        return Err(unusable(format!("it has several configurations: {names}")));
+        let names = few(names.iter().map(String::as_str));
+        return Err(unusable(format!("it holds several data sets: {names}")));
     };
     let of = |splits: &[&'static str]| {
         let split = splits.iter().find(|split| shards.iter().any(|shard| shard.0 == Some(**split)))?;
         let files = shards.iter().filter(|shard| shard.0 == Some(*split));
         Some(files.map(|(_, file)| file.as_path()).collect::<Vec<&Path>>())
     };
-    let undivided = |found: &str| Error::Undivided { path: path.to_owned(), found: found.to_owned() };
-    let (train, test) = (of(&TRAIN), of(&TEST));
-    let files = match (wanted, train, test) {
-        (Wanted::Known(super::Split::Train) | Wanted::Unknown(super::Split::Train), Some(train), _) => train,
-        (Wanted::Known(super::Split::Test) | Wanted::Unknown(super::Split::Test), _, Some(test)) => test,
-        (Wanted::Known(super::Split::Test), Some(_), None) => {
-            return Err(undivided("`train-*.parquet`, no `test-*.parquet`"));
-        }
-        (Wanted::Known(super::Split::Train), None, Some(_)) => {
-            return Err(unusable("it has no `train-*.parquet`".to_owned()));
-        }
-        (Wanted::Known(super::Split::Train), None, None) => {
-            return Err(undivided("Parquet files without a split in their names"));
-        }
-        (_, None, None) => shards.iter().map(|(_, file)| file.as_path()).collect(),
-        (Wanted::Unknown(split), _, _) => return Err(unusable(format!("it has no {split} images"))),
-    };
+    let all = shards.iter().all(|(split, _)| split.is_none());
+    let all = all.then(|| shards.iter().map(|(_, file)| file.as_path()).collect());
+    let names = || shards.iter().filter_map(|(_, file)| file.file_name()?.to_str());
+    let found = || format!("the files {}", few(names()));
+    let files = Splits { train: of(&TRAIN), test: of(&TEST), all }.choose(wanted, path, found)?;
     read(path, &files, wanted)
 }
 

@@ -163,7 +163,10 @@ fn cifar() {
         match written_by {
             "python2" => {
                 let error = above.unwrap_err().to_string();
-                assert!(error.contains("several: `cifar-10-batches-py`, `cifar-100-python`"), "{error}");
+                assert!(
+                    error.contains("several data sets: `cifar-10-batches-py`, `cifar-100-python`"),
+                    "{error}"
+                );
             }
             _ => check(&above.unwrap(), TEST, false, folder.path()),
         }
@@ -285,6 +288,8 @@ fn arrays_of_numpy() {
     assert_eq!(known(alone.path(), Split::Train).unwrap().classes()[9], "j");
 
     let folder = unpacked("npy");
+    let error = known(folder.path(), Split::Test).unwrap_err().to_string();
+    assert!(error.contains("one of its files must be named: `corruption.npy`"), "{error}");
     is_undivided(&folder.path().join("corruption.npy"), false);
     assert!(
         known(&folder.path().join("corruption.npy"), Split::Test)
@@ -355,10 +360,7 @@ fn parquet() {
     // The header of the first page has its type, its unpacked and its packed size, two bytes of seven bits each. The
     // last becomes 1.
     let mut bytes = fs::read(&one).unwrap();
-    assert_eq!(
-        [bytes[4], bytes[6], bytes[9], bytes[7] & bytes[10]].map(|byte| byte & 0x95),
-        [0x15, 0x15, 0x15, 0x80]
-    );
+    assert_eq!([bytes[4], bytes[6], bytes[9]], [0x15; 3]);
     bytes[10..12].copy_from_slice(&[0x82, 0]);
     fs::write(&one, bytes).unwrap();
     let error = known(&one, Split::Test).unwrap_err().to_string();

@@ -800,7 +800,10 @@ fn test_images_are_held_out_of_class_folders() {
     };
     let text = refused(&[]);
     assert!(text.contains("it has class folders `blue`, `red`, no folder `train`"), "{text}");
-    assert!(text.contains("hint: hold out a share") && text.contains("`--held-out-test 0.2`"), "{text}");
+    assert!(
+        text.contains("hint: hold out a share of each class") && text.contains("`--held-out-test 0.2`"),
+        "{text}"
+    );
     assert!(
         refused(&["--held-out-test", "0"]).contains("held-out test = 0: must be a share above 0 and below 1")
     );

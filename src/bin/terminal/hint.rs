@@ -53,8 +53,8 @@ pub fn of(error: &Error) -> Option<String> {
             return Some(format!("these data sets are read: {}", layouts.join("; ")));
         }
         Error::Undivided { .. } => {
-            "hold out a share of the images of each class to test on, such as `--held-out-test 0.2`, or sort the \
-             images into the folders train/CLASS and test/CLASS"
+            "hold out a share of each class to test on with `--held-out-test 0.2` of `train`, `eval` and `import`, or \
+             sort the images into the folders train/CLASS and test/CLASS"
         }
         Error::Classes { .. } => {
             "name the folders after the known classes; `toolkit inspect` lists those of a model"
