@@ -31,9 +31,9 @@ demo: build ## trains on the small data set in the repository, exports, and eval
 	$(TOOLKIT) eval runs/demo/model.onnx --provider cpu --provider onnxruntime
 
 # Optimised, because tract and the test networks are slow otherwise. The build without training comes last, so
-# that its toolkit stays. It reads all damaged files; with training the readers are the same.
+# that its toolkit stays. It reads all damaged files; with training the readers are the same, and that of Parquet.
 test: native ## runs the tests
-	MUTATIONS=100 $(CARGO) test --release --features train
+	MUTATIONS=100 $(CARGO) test --release --features train,parquet
 	$(CARGO) test --release
 
 lint: ## checks format, lints and documentation
@@ -41,12 +41,12 @@ lint: ## checks format, lints and documentation
 	$(CARGO) clippy --no-default-features --features tract -- -D warnings
 	$(CARGO) clippy --no-default-features --features onnxruntime -- -D warnings
 	$(CARGO) clippy --all-targets -- -D warnings
-	$(CARGO) clippy --all-targets --features train -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --lib --no-deps --features train
+	$(CARGO) clippy --all-targets --features train,parquet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --lib --no-deps --features train,parquet
 
 check: native ## checks that everything compiles; CI runs it with the declared Rust version
 	$(CARGO) check --locked --all-targets
-	$(CARGO) check --locked --all-targets --features train
+	$(CARGO) check --locked --all-targets --features train,parquet
 
 # libFuzzer, where cargo-fuzz and the nightly toolchain are; else the mutations of `make test` with a new seed.
 SECONDS ?= 60

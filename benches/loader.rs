@@ -50,6 +50,7 @@ fn settings(known: PathBuf, size: usize, batch_size: usize) -> TrainSettings {
     let loss = Loss::new(Variant::Paper);
     TrainSettings {
         known,
+        held_out_test: None,
         unknown: Vec::new(),
         protocol: None,
         backbone: None,

@@ -25,17 +25,54 @@ pub const TARGETS: &[Target] = &[
     ("model-on-tract", model_on_tract),
     ("checkpoint", |bytes| in_file(bytes, checkpoint)),
     ("cifar", cifar),
+    ("cifar-names", |bytes| data_set(&[("batches.meta", bytes), ("test_batch", PICKLE)], "")),
+    ("cifar-pickle", |bytes| data_set(&[("test_batch", bytes)], "")),
     ("class-names", class_names),
+    ("idx", |bytes| data_set(&[("t10k-images-idx3-ubyte", bytes), ("t10k-labels-idx1-ubyte", LABELS)], "")),
+    ("idx-gz", |bytes| {
+        data_set(&[("t10k-images-idx3-ubyte.gz", bytes), ("t10k-labels-idx1-ubyte", LABELS)], "")
+    }),
     ("image", image),
     ("manifest", manifest),
     ("model", model),
     ("names", names),
+    ("npy", |bytes| data_set(&[("a.npy", bytes), ("labels.npy", ARRAY)], "a.npy")),
+    ("npy-labels", |bytes| data_set(&[("a.npy", ARRAY_OF_IMAGES), ("labels.npy", bytes)], "a.npy")),
+    ("npz", |bytes| data_set(&[("a.npz", bytes)], "a.npz")),
+    #[cfg(feature = "parquet")]
+    ("parquet", |bytes| data_set(&[("a.parquet", bytes)], "")),
     ("pytorch", |bytes| in_file(bytes, weights)),
     ("safetensors", |bytes| in_file(bytes, weights)),
     ("scores-csv", |bytes| in_file(bytes, scores)),
     ("scores-npz", |bytes| in_file(bytes, scores)),
     ("settings", settings),
+    ("svhn", |bytes| data_set(&[("test_32x32.mat", bytes)], "")),
+    ("tiny-imagenet", tiny_imagenet),
 ];
+
+/// A pickle of a dictionary with one image, whose class is 0.
+const PICKLE: &[u8] = &pickle();
+/// A file of IDX with the labels 0 and 1.
+const LABELS: &[u8] = b"\0\0\x08\x01\0\0\0\x02\0\x01";
+/// NumPy's array of the labels 0 and 1.
+const ARRAY: &[u8] =
+    b"\x93NUMPY\x01\0\x3a\0{'descr': '|u1', 'fortran_order': False, 'shape': (2,), }\n\0\x01";
+/// NumPy's array of two grey images of 2x2 pixels.
+const ARRAY_OF_IMAGES: &[u8] =
+    b"\x93NUMPY\x01\0\x3f\0{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2, 2), }\nabcdefgh";
+
+const fn pickle() -> [u8; START.len() + 3072 + END.len()] {
+    let mut bytes = [0; START.len() + 3072 + END.len()];
+    let (start, rest) = bytes.split_at_mut(START.len());
+    start.copy_from_slice(START);
+    rest.split_at_mut(3072).1.copy_from_slice(END);
+    bytes
+}
+
+/// What comes before and after the pixels: an array of `[1, 3072]` bytes, and the list of one label.
+const START: &[u8] = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85U\x01btR\
+    (K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\0K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T\x00\x0c\0\0";
+const END: &[u8] = b"tbU\x06labels]K\0au.";
 
 /// The result of a reader of files on a file of these bytes.
 fn in_file(bytes: &[u8], read: fn(&Path) -> Result<()>) -> bool {
@@ -75,13 +112,41 @@ fn class_names(bytes: &[u8]) -> bool {
 
 /// The test split of CIFAR-10's binary layout, with the names of the classes and the records.
 fn cifar_folder(classes: &[u8], records: &[u8]) -> bool {
+    data_set(&[("batches.meta.txt", classes), ("test_batch.bin", records)], "")
+}
+
+/// The table of the test split of Tiny ImageNet, beside two images.
+fn tiny_imagenet(annotations: &[u8]) -> bool {
+    let image = b"P5 1 1 255 a".as_slice();
+    data_set(
+        &[
+            ("wnids.txt", b"n1\nn2\n"),
+            ("words.txt", annotations),
+            ("val/images/a.JPEG", image),
+            ("val/images/b.JPEG", image),
+            ("val/val_annotations.txt", annotations),
+        ],
+        "",
+    )
+}
+
+/// The test split of a data set of these files, at a place among them: as known classes and as unknown images.
+fn data_set(files: &[(&str, &[u8])], place: &str) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes);
-    write("batches.meta.txt", classes).and(write("test_batch.bin", records)).expect("space for the files");
-    let Ok(images) = Dataset::known(folder.path(), Split::Test, 16, 16) else { return false };
-    let last = images.len() - 1;
-    let _ = (images.name(last), images.encoded(last), images.classes(), images.labels());
-    images.pixels(last).is_ok()
+    for (name, bytes) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("space for a folder");
+        std::fs::write(path, bytes).expect("space for the files");
+    }
+    let place = folder.path().join(place);
+    let use_all = |images: Dataset| {
+        let last = images.len() - 1;
+        let _ = (images.name(last), images.encoded(last), images.classes(), images.labels());
+        images.pixels(0).is_ok() & images.pixels(last).is_ok()
+    };
+    let unknown = Dataset::unknown(&place, Split::Test, 16, 16).map(use_all);
+    let known = Dataset::known(&place, Split::Test, 16, 16).map(use_all);
+    known.is_ok_and(|is_whole| is_whole) && unknown.is_ok()
 }
 
 fn image(bytes: &[u8]) -> bool {

@@ -35,6 +35,14 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
+    /// A data set is not divided into training and test images, or has only one of the two.
+    #[error("`{}` is not divided into training and test images: it has {found}", path.display())]
+    Undivided {
+        /// The file or folder.
+        path: PathBuf,
+        /// What there is.
+        found: String,
+    },
     /// The classes of a data set do not match the model or the protocol.
     #[error("the classes of `{}` do not match: {reason}", path.display())]
     Classes {

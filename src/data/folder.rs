@@ -5,54 +5,103 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Split;
+use super::{
+    Source, Split,
+    layout::{Layout, Part, Wanted},
+};
 use crate::{
     error::{Error, Result, few},
     image::EXTENSIONS,
 };
 
+/// Image folders without other marks. Unknown images may lie in any folder.
+pub(super) const CLASSES: Layout = Layout {
+    about: "folders of images (`train/CLASS/...` and `test/CLASS/...`, or `CLASS/...`)",
+    nested: &[],
+    is_here: Path::is_dir,
+    open: |folder, wanted| match wanted {
+        Wanted::Known(split) => known(folder, split),
+        Wanted::Unknown(_) => Ok(unlabelled(images_below(folder)?)),
+    },
+};
+
+/// The Describable Textures Dataset: beside the images lie folders of labels and splits.
+pub(super) const TEXTURES: Layout = Layout {
+    about: "the Describable Textures Dataset (`images/CLASS/...` with `labels` or `imdb`)",
+    nested: &["dtd"],
+    is_here: |folder| {
+        let marks = ["labels/labels_joint_anno.txt", "imdb/imdb.mat"];
+        folder.join("images").is_dir() && marks.iter().any(|mark| folder.join(mark).is_file())
+    },
+    open: |folder, wanted| (CLASSES.open)(&folder.join("images"), wanted),
+};
+
 /// The names of a test split, in order of preference.
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
 
-/// Class names, labels and files of `FOLDER/SPLIT/CLASS/...`, or of `FOLDER/CLASS/...` as the test split.
-pub(super) fn known(folder: &Path, split: Split) -> Result<(Vec<String>, Vec<i64>, Listing)> {
-    let unusable = |reason: String| Error::Dataset { path: folder.to_owned(), reason };
+/// `FOLDER/SPLIT/CLASS/...`, or `FOLDER/CLASS/...` as the test split.
+fn known(folder: &Path, split: Split) -> Result<Part> {
+    let undivided = |found| Error::Undivided { path: folder.to_owned(), found };
     // A class may be called `train` or `test`; only a split contains folders.
     let part = |name: &str| Some(folder.join(name)).filter(|part| has_folders(part));
     let root = match (split, part("train")) {
         (Split::Train, Some(train)) => train,
         (Split::Train, None) => {
-            return Err(unusable("it has no folder `train` with class folders".to_owned()));
+            let classes = class_folders(folder)?;
+            let names = few(classes.iter().map(|(name, _)| name.as_str()));
+            return Err(undivided(format!("class folders {names}, no folder `train` with class folders")));
         }
         (Split::Test, train) => match TEST.iter().find_map(|name| part(name)) {
             Some(test) => test,
             None if train.is_some() => {
-                let names = TEST.map(|name| format!("`{name}`")).join(", ");
-                return Err(unusable(format!("it has none of the folders {names} with class folders")));
+                let names = few(TEST.into_iter());
+                return Err(undivided(format!("a folder `train`, none of {names} with class folders")));
             }
             None => folder.to_owned(),
         },
     };
+    let mut part = Part { classes: Vec::new(), labels: Vec::new(), ..unlabelled(Listing::default()) };
+    let mut files = Vec::new();
+    for (name, class) in class_folders(&root)? {
+        part.classes.push(name);
+        let images = images_below(&class)?;
+        part.labels.resize(part.labels.len() + images.files.len(), part.classes.len() as i64 - 1);
+        files.extend(images.files);
+        add_counts(&mut part.left_out, &images.left_out);
+    }
+    part.source = Source::Files(files);
+    Ok(part)
+}
+
+/// Images without classes.
+pub(super) fn unlabelled(images: Listing) -> Part {
+    let Listing { files, left_out } = images;
+    Part { classes: Vec::new(), labels: Vec::new(), source: Source::Files(files), left_out }
+}
+
+/// The names and paths of class folders, sorted by name: two or more.
+pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let entries = entries(root)?;
     let mut classes = Vec::new();
-    let mut labels = Vec::new();
-    let mut listing = Listing::default();
-    for class in entries(&root)?.into_iter().filter(|path| path.is_dir()) {
+    for class in entries.iter().filter(|path| path.is_dir()) {
         // Names that are not UTF-8 would become equal if they were converted.
         let Some(name) = class.file_name().and_then(|name| name.to_str()) else {
             let reason = "its name, which is that of a class, is not UTF-8".to_owned();
-            return Err(Error::Dataset { path: class, reason });
+            return Err(Error::Dataset { path: class.clone(), reason });
         };
-        classes.push(name.to_owned());
-        let images = images_below(&class)?;
-        labels.resize(labels.len() + images.files.len(), classes.len() as i64 - 1);
-        listing.files.extend(images.files);
-        add_counts(&mut listing.left_out, &images.left_out);
+        classes.push((name.to_owned(), class.clone()));
     }
     if classes.len() < 2 {
-        let found = classes.len();
-        return Err(unusable(format!("`{}` has {found} class folders, expected at least 2", root.display())));
+        let names: Vec<String> = entries
+            .iter()
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        let (found, holds) = (classes.len(), few(names.iter().map(String::as_str)));
+        let reason =
+            format!("it holds {holds}: {found} class folders, expected at least 2, and no other layout");
+        return Err(Error::Dataset { path: root.to_owned(), reason });
     }
-    Ok((classes, labels, listing))
+    Ok(classes)
 }
 
 /// The files of a folder, sorted by path.
@@ -119,7 +168,7 @@ fn has_folders(folder: &Path) -> bool {
 }
 
 /// The entries of a folder, sorted by name, without hidden ones.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = || {
         let mut paths = std::fs::read_dir(folder)?
             .map(|entry| entry.map(|entry| entry.path()))
@@ -135,6 +184,15 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
     use std::fs;
+
+    /// The classes, labels, files and other files of a split.
+    fn read(folder: &Path, split: Split) -> (Vec<String>, Vec<i64>, Vec<PathBuf>, LeftOut) {
+        let Part { classes, labels, source: Source::Files(files), left_out } = known(folder, split).unwrap()
+        else {
+            panic!("no files")
+        };
+        (classes, labels, files, left_out)
+    }
 
     fn touch(root: &Path, names: &[&str]) {
         for name in names {
@@ -152,22 +210,24 @@ mod tests {
             root,
             &["dog/b.PNG", "dog/deep/a.jpg", "cat/1.webp", "cat/notes.txt", ".hidden/x.png", "x.png"],
         );
-        let (classes, labels, Listing { files, left_out }) = known(root, Split::Test).unwrap();
+        let (classes, labels, files, left_out) = read(root, Split::Test);
         assert_eq!(left_out, LeftOut::from([("txt".to_owned(), 1)]));
         assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
         assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
-        assert!(known(root, Split::Train).unwrap_err().to_string().contains("folder `train`"));
+        let error = known(root, Split::Train).unwrap_err();
+        assert!(matches!(error, Error::Undivided { .. }), "{error}");
+        assert!(error.to_string().contains("class folders `cat`, `dog`, no folder `train`"), "{error}");
 
         touch(root, &["train/a/1.png", "train/b/1.png", "test/b/1.png", "test/c/2.png"]);
-        assert_eq!(known(root, Split::Train).unwrap().0, ["a", "b"]);
-        assert_eq!(known(root, Split::Test).unwrap().0, ["b", "c"]);
+        assert_eq!(read(root, Split::Train).0, ["a", "b"]);
+        assert_eq!(read(root, Split::Test).0, ["b", "c"]);
     }
 
     #[test]
     fn a_class_may_be_called_train() {
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), &["car/1.png", "test/1.png", "train/1.png"]);
-        assert_eq!(known(folder.path(), Split::Test).unwrap().0, ["car", "test", "train"]);
+        assert_eq!(read(folder.path(), Split::Test).0, ["car", "test", "train"]);
     }
 
     #[cfg(unix)]
@@ -195,7 +255,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let files = ["train/a/1.png".to_owned(), format!("{name}/a/1.png"), format!("{name}/b/1.png")];
             touch(folder.path(), &files.each_ref().map(String::as_str));
-            assert_eq!(known(folder.path(), Split::Test).unwrap().0, ["a", "b"], "{name}");
+            assert_eq!(read(folder.path(), Split::Test).0, ["a", "b"], "{name}");
         }
     }
 

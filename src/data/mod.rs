@@ -1,14 +1,22 @@
 //! Data sets of known and unknown images.
 
+mod arrays;
 mod cifar;
 mod folder;
+mod idx;
+mod layout;
 mod loader;
 mod noise;
+mod numpy;
+mod parquet;
 mod protocol;
+mod svhn;
+mod tiny_imagenet;
 
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -21,11 +29,12 @@ use crate::{
     error::{Error, Result, few},
     image, report,
 };
-use cifar::Cifar;
+use arrays::Arrays;
 pub use folder::LeftOut;
-use folder::Listing;
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
+use layout::{Part, Wanted};
+pub use layout::{exists, layouts};
 pub use loader::prefetch;
 pub use noise::Noise;
 pub use protocol::Protocol;
@@ -36,7 +45,7 @@ pub const UNKNOWN: i64 = -1;
 /// The name of the unknown set made of the classes that a protocol leaves out.
 pub(crate) const OTHER_CLASSES: &str = "other-classes";
 
-/// A split of a data set of known classes.
+/// A split of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
     /// The training images.
@@ -44,6 +53,28 @@ pub enum Split {
     /// The test images.
     Test,
 }
+
+impl Split {
+    /// The other split.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Train => Self::Test,
+            Self::Test => Self::Train,
+        }
+    }
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "training",
+            Self::Test => "test",
+        })
+    }
+}
+
+/// The seed by which test images are held out, the same for all trainings: they can be compared.
+const HELD_OUT_TEST_SEED: u64 = 0;
 
 /// Labelled images, all resized to one size. An image is decoded at every access unless it is
 /// [kept](Dataset::keep).
@@ -65,9 +96,24 @@ pub struct Dataset {
 
 #[derive(Debug)]
 enum Source {
-    Cifar(Cifar),
+    Arrays(Arrays),
     Files(Vec<PathBuf>),
+    #[cfg(feature = "parquet")]
+    Rows(parquet::Rows),
     Noise(Noise),
+}
+
+impl Source {
+    /// The number of images.
+    fn len(&self) -> usize {
+        match self {
+            Self::Arrays(arrays) => arrays.len(),
+            Self::Files(files) => files.len(),
+            #[cfg(feature = "parquet")]
+            Self::Rows(rows) => rows.len(),
+            Self::Noise(noise) => noise.count,
+        }
+    }
 }
 
 /// A set of unknown images and the name of its row in the report.
@@ -80,36 +126,69 @@ pub struct UnknownSet {
 }
 
 impl Dataset {
-    /// Opens a data set of known classes: CIFAR-10's binary files (`data_batch_*.bin`, `test_batch.bin`),
-    /// `train` and `test` folders with one folder of images per class, or class folders alone as the test
-    /// split. Classes are numbered in the order of their folders' names.
+    /// Opens a split of a data set of known classes, in one of the [`layouts`] that are recognised. Images of arrays
+    /// are read into memory; those of files are decoded when they are needed. Data without splits is a test split.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Dataset`] if no layout is recognised, a file is truncated, or a class is
-    /// empty.
-    pub fn known(folder: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
-        if let Some(root) = cifar::root(folder)? {
-            let (classes, labels, cifar) = Cifar::read(&root, split)?;
-            return Ok(Self::new(folder, classes, labels, height, width, Source::Cifar(cifar)));
+    /// [`Error::Io`]; [`Error::Dataset`] if no layout is recognised, a file is damaged, or a class is empty;
+    /// [`Error::Undivided`] if the data lacks the split and is in no other.
+    pub fn known(path: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
+        let Part { classes, labels, source, left_out } = layout::open(path, Wanted::Known(split))?;
+        let unusable = |reason| Err(Error::Dataset { path: path.to_owned(), reason });
+        if classes.len() < 2 {
+            return unusable(format!("it has {} classes, expected at least 2", classes.len()));
         }
-        let (classes, labels, Listing { files, left_out }) = folder::known(folder, split)?;
-        let dataset = Self::new(folder, classes, labels, height, width, Source::Files(files));
+        let mut places = HashMap::new();
+        for (place, name) in classes.iter().enumerate() {
+            if let Some(before) = places.insert(name, place) {
+                return unusable(format!(
+                    "its classes {before} and {place} are both called `{}`",
+                    name.escape_debug()
+                ));
+            }
+        }
+        let dataset = Self::new(path, classes, labels, height, width, source);
         Ok(Self { left_out: Arc::new(left_out), ..dataset })
     }
 
-    /// Opens unknown images: one split of CIFAR-10's binary files, or all images in a folder and its
-    /// subfolders.
+    /// Opens unknown images: a split of a data set in one of the [`layouts`] that have splits, or all images in a
+    /// folder and its subfolders.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Dataset`] if there are no images.
-    pub fn unknown(folder: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
-        if let Some(root) = cifar::root(folder)? {
-            let (_, labels, cifar) = Cifar::read(&root, split)?;
-            return Ok(Self::without_classes(folder, labels.len(), height, width, Source::Cifar(cifar)));
-        }
-        let Listing { files, left_out } = folder::images_below(folder)?;
-        let dataset = Self::without_classes(folder, files.len(), height, width, Source::Files(files));
+    /// [`Error::Io`], and [`Error::Dataset`] if there are no images or a file is damaged.
+    pub fn unknown(path: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
+        let Part { source, left_out, .. } = layout::open(path, Wanted::Unknown(split))?;
+        let dataset = Self::without_classes(path, source.len(), height, width, source);
         Ok(Self { left_out: Arc::new(left_out), ..dataset })
+    }
+
+    /// Opens a data set of known classes that has no test split, and divides it into training and test images. The
+    /// test images are a share of all, drawn at random in proportion to the classes, each of which keeps an image
+    /// for training. They are always the same as long as the data is.
+    ///
+    /// # Errors
+    /// Those of [`known`](Self::known), and [`Error::Setting`] if the data has a test split of its own, or the share
+    /// is not above 0 and below 1, or too large for the classes.
+    pub fn divided(path: &Path, share: f64, height: usize, width: usize) -> Result<(Self, Self)> {
+        let refused = |reason: &str| Err(Error::setting("held-out test", share, reason));
+        if !(share > 0.0 && share < 1.0) {
+            return refused("must be a share above 0 and below 1");
+        }
+        let open = |split| Self::known(path, split, height, width);
+        let whole = match open(Split::Test) {
+            Err(Error::Undivided { .. }) => open(Split::Train)?,
+            Err(error) => return Err(error),
+            Ok(test) => match open(Split::Train) {
+                Err(Error::Undivided { .. }) => test,
+                Err(error) => return Err(error),
+                Ok(_) => return refused(&format!("`{}` has a test split of its own", path.display())),
+            },
+        };
+        let count = ((share * whole.len() as f64).round() as usize).max(1);
+        match whole.hold_out(count, HELD_OUT_TEST_SEED) {
+            Ok((test, training)) => Ok((whole.pick(&training), whole.pick(&test))),
+            Err(_) => refused("leaves a class without a training image"),
+        }
     }
 
     /// Generated noise as unknown images.
@@ -166,7 +245,8 @@ impl Dataset {
         &self.left_out
     }
 
-    /// The name of an image: its path, `FILE#NUMBER` in a binary file, or `gaussian-noise#NUMBER`.
+    /// The name of an image: its path; `FILE#NUMBER` in a file of several, counted from 0, or `FILE/ARRAY#NUMBER` if
+    /// that has several arrays; or `gaussian-noise#NUMBER`.
     ///
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
@@ -174,26 +254,33 @@ impl Dataset {
     pub fn name(&self, index: usize) -> String {
         let place = self.places[index];
         match &*self.source {
-            Source::Cifar(cifar) => cifar.name(place),
+            Source::Arrays(arrays) => arrays.name(place),
             Source::Files(files) => path_text(&files[place]),
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.name(place),
             Source::Noise(noise) => format!("{}#{place}", noise.name()),
         }
     }
 
-    /// Whether the two have images from the same folder or file.
+    /// Whether the two have images from the same folder, file or array.
     #[must_use]
     pub fn shares_images_with(&self, other: &Self) -> bool {
-        let places = |dataset: &Self| -> HashSet<PathBuf> {
-            let named: HashSet<&Path> = match &*dataset.source {
-                Source::Cifar(cifar) => cifar.files().collect(),
-                Source::Files(files) => {
-                    dataset.places.iter().filter_map(|&place| files[place].parent()).collect()
-                }
-                Source::Noise(_) => HashSet::new(),
-            };
-            named.into_iter().filter_map(|path| path.canonicalize().ok()).collect()
+        !self.origins().is_disjoint(&other.origins())
+    }
+
+    /// The folders and files that the images come from, and the arrays in them.
+    fn origins(&self) -> HashSet<(PathBuf, Option<&str>)> {
+        let named: HashSet<(&Path, Option<&str>)> = match &*self.source {
+            Source::Arrays(arrays) => arrays.places().collect(),
+            Source::Files(files) => {
+                let folders = self.places.iter().filter_map(|&place| files[place].parent());
+                folders.map(|folder| (folder, None)).collect()
+            }
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.files().map(|file| (file, None)).collect(),
+            Source::Noise(_) => HashSet::new(),
         };
-        !places(self).is_disjoint(&places(other))
+        named.into_iter().filter_map(|(path, array)| Some((path.canonicalize().ok()?, array))).collect()
     }
 
     /// The number of bytes of an image: 3 x height x width.
@@ -221,8 +308,10 @@ impl Dataset {
     fn decode(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         let (place, height, width) = (self.places[index], self.height, self.width);
         let mut pixels = match &*self.source {
-            Source::Cifar(cifar) => cifar.pixels(place, height, width),
+            Source::Arrays(arrays) => arrays.pixels(place, height, width),
             Source::Files(files) => Cow::Owned(image::pixels(&image::open(&files[place])?, height, width)),
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => Cow::Owned(image::pixels(&rows.image(place)?, height, width)),
             Source::Noise(noise) => Cow::Owned(noise.pixels(place, self.image_len())),
         };
         if self.is_mirrored {
@@ -231,7 +320,7 @@ impl Dataset {
         Ok(pixels)
     }
 
-    /// The encoded image: the bytes of its file or record, or the name of generated noise.
+    /// The encoded image: the bytes of its file, its values in an array, or the name of generated noise.
     ///
     /// # Errors
     /// [`Error::Io`] if its file cannot be read.
@@ -241,7 +330,9 @@ impl Dataset {
     pub fn encoded(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         let place = self.places[index];
         Ok(match &*self.source {
-            Source::Cifar(cifar) => Cow::Borrowed(cifar.record(place)),
+            Source::Arrays(arrays) => arrays.record(place),
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => Cow::Borrowed(rows.encoded(place)),
             Source::Files(files) => {
                 let file = &files[place];
                 Cow::Owned(std::fs::read(file).map_err(Error::io("read", file))?)
@@ -293,7 +384,7 @@ impl Dataset {
     /// the errors of the others.
     #[must_use]
     pub fn readable(&self) -> (Vec<usize>, Vec<Error>) {
-        if !matches!(&*self.source, Source::Files(_)) {
+        if matches!(&*self.source, Source::Arrays(_) | Source::Noise(_)) {
             return ((0..self.len()).collect(), Vec::new());
         }
         let errors: Vec<Option<Error>> =
@@ -318,8 +409,8 @@ impl Dataset {
     /// is subtracted from the budget.
     #[must_use]
     pub fn keep(mut self, budget: &mut u64) -> Self {
-        // CIFAR-10 is in memory already.
-        if matches!(&*self.source, Source::Cifar(cifar) if cifar.has_size(self.height, self.width)) {
+        // Arrays are in memory already.
+        if matches!(&*self.source, Source::Arrays(arrays) if arrays.has_size(self.height, self.width)) {
             return self;
         }
         let each = (self.image_len() + size_of::<OnceLock<Box<[u8]>>>()) as u64;
@@ -495,36 +586,83 @@ impl UnknownSet {
     }
 }
 
-/// Opens the training split of the known classes, limited to the known classes of a protocol if there is one.
+/// Opens the training images of the known classes, limited to the known classes of a protocol if there is one. With
+/// `held_out_test` they are those that are not [held out](Dataset::divided).
 ///
 /// # Errors
-/// Those of [`Dataset::known`] and [`Dataset::divide`].
+/// Those of [`Dataset::known`], [`Dataset::divided`] and [`Dataset::divide`].
 pub fn open_training(
     known: &Path,
+    held_out_test: Option<f64>,
     protocol: Option<&Protocol>,
     height: usize,
     width: usize,
 ) -> Result<Dataset> {
-    let known = Dataset::known(known, Split::Train, height, width)?;
+    let known = match held_out_test {
+        Some(share) => Dataset::divided(known, share, height, width)?.0,
+        None => Dataset::known(known, Split::Train, height, width)?,
+    };
+    limited(known, protocol)
+}
+
+/// Opens the test images of the known classes, and the unknown sets. With `held_out_test` the former are those that
+/// are [held out](Dataset::divided). With a protocol, only its known classes are known; the rest are the first unknown
+/// set, `other-classes`.
+///
+/// # Errors
+/// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::divide`] and [`UnknownSet::open_all`].
+pub fn open_test(
+    known: &Path,
+    held_out_test: Option<f64>,
+    unknown: &[String],
+    protocol: Option<&Protocol>,
+    height: usize,
+    width: usize,
+) -> Result<(Dataset, Vec<UnknownSet>)> {
+    let known = match held_out_test {
+        Some(share) => Dataset::divided(known, share, height, width)?.1,
+        None => Dataset::known(known, Split::Test, height, width)?,
+    };
+    with_unknown(known, unknown, protocol, height, width)
+}
+
+/// Opens what [`open_training`] and [`open_test`] open. Data that is divided here is read once.
+///
+/// # Errors
+/// Those of [`open_training`] and [`open_test`].
+#[cfg(feature = "train")]
+pub(crate) fn open_both(
+    known: &Path,
+    held_out_test: Option<f64>,
+    unknown: &[String],
+    protocol: Option<&Protocol>,
+    height: usize,
+    width: usize,
+) -> Result<(Dataset, Dataset, Vec<UnknownSet>)> {
+    let Some(share) = held_out_test else {
+        let training = open_training(known, None, protocol, height, width)?;
+        let (test, unknown) = open_test(known, None, unknown, protocol, height, width)?;
+        return Ok((training, test, unknown));
+    };
+    let (training, test) = Dataset::divided(known, share, height, width)?;
+    let (test, unknown) = with_unknown(test, unknown, protocol, height, width)?;
+    Ok((limited(training, protocol)?, test, unknown))
+}
+
+fn limited(known: Dataset, protocol: Option<&Protocol>) -> Result<Dataset> {
     match protocol {
         Some(protocol) => Ok(known.divide(protocol)?.0),
         None => Ok(known),
     }
 }
 
-/// Opens the test split of the known classes, and the unknown sets. With a protocol, only its known classes
-/// are known; the rest are the first unknown set, `other-classes`.
-///
-/// # Errors
-/// Those of [`Dataset::known`], [`Dataset::divide`] and [`UnknownSet::open_all`].
-pub fn open_test(
-    known: &Path,
+fn with_unknown(
+    mut known: Dataset,
     unknown: &[String],
     protocol: Option<&Protocol>,
     height: usize,
     width: usize,
 ) -> Result<(Dataset, Vec<UnknownSet>)> {
-    let mut known = Dataset::known(known, Split::Test, height, width)?;
     let mut sets = Vec::new();
     if let Some(protocol) = protocol {
         let (divided, images) = known.divide(protocol)?;
@@ -559,13 +697,18 @@ pub fn shuffled(count: usize, seed: u64) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        arrays::{Form, Piece},
+        *,
+    };
 
     /// 32x32 images whose bytes are all the image's index.
     fn numbered(labels: &[i64], classes: &[&str]) -> Dataset {
         let records = (0..labels.len()).flat_map(|index| vec![index as u8; 3072]).collect();
         let classes = classes.iter().map(|&name| name.to_owned()).collect();
-        let source = Source::Cifar(Cifar::of(vec![("a.bin".into(), labels.len())], records));
+        let piece = Piece { file: "a.bin".into(), array: None, first: 0, count: labels.len() };
+        let form = Form::planes(labels.len(), 32, 32).unwrap();
+        let source = Source::Arrays(Arrays::new(vec![piece], form, records));
         Dataset::new(Path::new("numbered"), classes, labels.to_vec(), 32, 32, source)
     }
 

@@ -1,9 +1,13 @@
-//! Files: atomic writes, downloads, checksums, signatures and score files.
+//! Files: atomic writes, downloads, checksums, signatures, score files, and formats that several modules read.
 
 pub(crate) mod atomic;
 #[cfg(feature = "files")]
 pub(crate) mod download;
 pub(crate) mod kind;
+#[cfg(feature = "files")]
+pub(crate) mod npy;
+#[cfg(feature = "files")]
+pub(crate) mod pickle;
 #[cfg(feature = "files")]
 pub mod scores;
 #[cfg(feature = "files")]

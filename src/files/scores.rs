@@ -16,7 +16,10 @@ use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use npyz::{NpyFile, Order, WriterBuilder};
 use zip::{ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
-use super::{atomic, kind};
+use super::{
+    atomic, kind,
+    npy::{self, Refusal},
+};
 use crate::{
     error::{Error, Result, few},
     eval::{Evaluation, ScoredSet},
@@ -230,27 +233,13 @@ fn array<'a>(
         Err(ZipError::FileNotFound) => return Ok(None),
         entry => entry.map_err(|error| broken(path, error))?,
     };
-    let mut entry = ToEnd { left: entry.size(), entry };
+    let entry = ToEnd { left: entry.size(), entry };
     let wrong = |reason: &str| broken(path, format!("array `{name}` {reason}"));
-    let head = npy_head(&mut entry).map_err(|error| broken(path, error))?;
-    // npyz's parser of Python literals hangs on nested ones, and it multiplies the lengths without a check. The
-    // header of a numeric array is one dictionary with one tuple.
-    let text = String::from_utf8_lossy(&head[if head[6] > 1 { 12 } else { 10 }..]);
-    let count = |bracket: char| text.matches(bracket).count();
-    if count('[') > 0 || count('{') > 1 || count('(') > 1 {
-        return Err(wrong("is not numeric"));
-    }
-    let lengths =
-        text.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map_or("", |(shape, _)| shape);
-    let lengths = lengths.split(',').filter_map(|length| length.trim().parse::<u64>().ok());
-    if lengths.fold(1, |count: u64, length| count.saturating_mul(length.max(1))) > 1 << 48 {
-        return Err(wrong("is larger than any file"));
-    }
-    let file = NpyFile::new(Cursor::new(head).chain(entry)).map_err(|error| broken(path, error))?;
-    let kind = match file.dtype() {
-        npyz::DType::Plain(kind) => (kind.type_char().to_str(), kind.size_field()),
-        _ => ("", 0),
-    };
+    let file = npy::open(entry).map_err(|refusal| match refusal {
+        Refusal::Broken(error) => broken(path, error),
+        Refusal::Unfit(reason) => wrong(reason),
+    })?;
+    let kind = npy::kind(&file.dtype());
     let (shape, order) = (file.shape().to_vec(), file.order());
     let values = match kind {
         ("f", 8) => numbers(path, file, |value: f64| value),
@@ -273,26 +262,6 @@ fn array<'a>(
         }
     };
     Ok(Some(Array { name, shape, order, values: values? }))
-}
-
-/// The header of an NPY file: a magic string, the version, the length of the text, and the text.
-fn npy_head(file: &mut impl Read) -> std::io::Result<Vec<u8>> {
-    let mut head = vec![0; 10];
-    file.read_exact(&mut head)?;
-    let mut length = usize::from(u16::from_le_bytes([head[8], head[9]]));
-    if head[6] > 1 {
-        let mut high = [0; 2];
-        file.read_exact(&mut high)?;
-        head.extend(high);
-        length += usize::from(u16::from_le_bytes(high)) << 16;
-    }
-    if length > 1 << 16 {
-        return Err(std::io::Error::other("its header is too long"));
-    }
-    let start = head.len();
-    head.resize(start + length, 0);
-    file.read_exact(&mut head[start..])?;
-    Ok(head)
 }
 
 fn numbers<'a, T: npyz::Deserialize + 'a>(

@@ -32,10 +32,10 @@ pub fn from_bytes(bytes: &[u8]) -> Result<RgbImage> {
 }
 
 /// The maximum width and height in pixels.
-const MAX_SIDE: u32 = 65_535;
+pub(crate) const MAX_SIDE: u32 = 65_535;
 
 /// The maximum memory for the pixels of an image, in bytes. A decoder's buffers and copies come on top.
-pub(super) const MAX_BYTES: u64 = 512 << 20;
+pub(crate) const MAX_BYTES: u64 = 512 << 20;
 
 /// Why an image cannot be read.
 pub(super) type Reason = String;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
+pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
 pub use decode::{from_bytes, open};
 
 /// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, GIF, and further ones of JPEG.

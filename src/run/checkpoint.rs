@@ -72,10 +72,13 @@ impl Facts {
 }
 
 /// Location of training data on this machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingData {
     /// The data set of the known classes.
     pub known: std::path::PathBuf,
+    /// Share of its images that are test images, if it has no test split of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_test: Option<f64>,
     /// Protocol that selects the known classes; `None` if all classes are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
@@ -251,7 +254,11 @@ mod tests {
                 score: RejectionScore::Cac,
                 imported: None,
                 training: None,
-                data: Some(TrainingData { known: "/somewhere".into(), protocol: None }),
+                data: Some(TrainingData {
+                    known: "/somewhere".into(),
+                    held_out_test: Some(0.2),
+                    protocol: None,
+                }),
             },
             network,
             anchors: Anchors::fixed(2, 10.0),

@@ -181,7 +181,7 @@ pub enum Outliers {
     /// into a texture (negative data augmentation; Sinha et al., arXiv 2102.05113). For classes that differ
     /// in shape.
     Scrambled,
-    /// The images of a folder, or CIFAR-10's training files.
+    /// The images of a folder, or the training images of a data set with splits.
     Folder(PathBuf),
 }
 

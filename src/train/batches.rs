@@ -10,10 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainSettings, augment::augment, scramble::scramble};
 use crate::{
-    data::{
-        Dataset, LeftOut, OTHER_CLASSES, Split, UnknownSet, add_counts, open_test, open_training, prefetch,
-        shuffled,
-    },
+    data::{Dataset, LeftOut, OTHER_CLASSES, Split, UnknownSet, add_counts, open_both, prefetch, shuffled},
     error::{Error, Result},
     files::sha256,
     image::Input,
@@ -71,9 +68,9 @@ impl Sets {
     fn open(settings: &TrainSettings) -> Result<Self> {
         let TrainSettings { input: Input { height, width, .. }, recipe, .. } = settings;
         let protocol = settings.protocol.as_ref();
-        let known = open_training(&settings.known, protocol, *height, *width)?;
-        let (known_test, unknown_tests) =
-            open_test(&settings.known, &settings.unknown, protocol, *height, *width)?;
+        let TrainSettings { known, held_out_test, unknown, .. } = settings;
+        let (known, known_test, unknown_tests) =
+            open_both(known, *held_out_test, unknown, protocol, *height, *width)?;
         let known_test = known_test.align(known.classes())?;
         // With a protocol, the other classes of the training files are unknown.
         for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
@@ -313,6 +310,7 @@ mod tests {
     fn settings(memory: u64) -> TrainSettings {
         TrainSettings {
             known: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo"),
+            held_out_test: None,
             unknown: Vec::new(),
             protocol: None,
             backbone: None,

@@ -215,7 +215,7 @@ impl<'a> Learner<'a> {
         let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
         let check =
             CheckBatch { images: known_test.images(&check)?, logits: self.logits(known_test, &check)? };
-        let training = settings.record(self.batches.images(), self.batches.skipped, epoch);
+        let training = settings.record(self.batches.images(), known_test.len(), self.batches.skipped, epoch);
         let facts = Facts {
             classes: known.classes().to_vec(),
             input: settings.input,
@@ -225,7 +225,11 @@ impl<'a> Learner<'a> {
             score: settings.loss.rejection_score(settings.recipe.has_outliers()),
             imported: None,
             training: Some(training),
-            data: Some(TrainingData { known: settings.known.clone(), protocol: settings.protocol }),
+            data: Some(TrainingData {
+                known: settings.known.clone(),
+                held_out_test: settings.held_out_test,
+                protocol: settings.protocol,
+            }),
         };
         Ok(Checkpoint { facts, network, anchors, held_out, test, check })
     }

@@ -36,6 +36,10 @@ pub use session::{resume, train};
 pub struct TrainSettings {
     /// The data set of the known classes.
     pub known: PathBuf,
+    /// The share of known images that is the test split, for data without one; see
+    /// [`Dataset::divided`](crate::data::Dataset::divided).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out_test: Option<f64>,
     /// The unknown test sets, in the form that [`UnknownSet::open`](crate::data::UnknownSet::open) parses.
     pub unknown: Vec<String>,
     /// The protocol that selects the known classes; `None` if all classes are known.
@@ -58,7 +62,7 @@ pub struct TrainSettings {
     /// tested epochs.
     pub test_every: usize,
     /// Memory for decoded images, in bytes; images that do not fit are decoded whenever they are needed.
-    /// CIFAR-10's files are always in memory.
+    /// Data sets of arrays are always in memory.
     pub memory: u64,
     /// Whether images that cannot be read are left out; otherwise they are an error.
     #[serde(default)]

@@ -8,11 +8,12 @@ use super::TrainSettings;
 use crate::{data::UnknownSet, model::Training};
 
 impl TrainSettings {
-    /// Records the run: its settings, the numbers of training images and of images that cannot be read, the epoch
+    /// Records the run: its settings, the numbers of training images, of known test images if they are held out, and
+    /// of images that cannot be read, the epoch
     /// after which the weights were taken, and what else decides about the bits of the weights: libtorch's version
     /// and number of threads. Data sets, outliers and backbones are named by their path if it stays below the
     /// current folder, else by its last component: a record reveals no folder of this machine or user.
-    pub(super) fn record(&self, images: usize, skipped: usize, epoch: usize) -> Training {
+    pub(super) fn record(&self, images: usize, tested: usize, skipped: usize, epoch: usize) -> Training {
         let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
             Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
             None => text.clone(),
@@ -23,6 +24,10 @@ impl TrainSettings {
             insert("outliers", portable(folder).into());
         }
         insert("known", portable(&self.known).into());
+        if let Some(share) = self.held_out_test {
+            insert("held_out_test", share.into());
+            insert("test_images", tested.into());
+        }
         insert("unknown", unknown.collect());
         insert("device", json!(self.device));
         insert("threads", tch::get_num_threads().into());
@@ -79,6 +84,7 @@ mod tests {
         }
         let settings = TrainSettings {
             known: "/home/bob/cats".into(),
+            held_out_test: Some(0.25),
             unknown: vec!["dogs=/home/bob/dogs".to_owned(), "gaussian-noise:5".to_owned()],
             protocol: None,
             backbone: Some(Backbone { name: "/home/bob/w.pt".to_owned(), file: "/home/bob/w.pt".into() }),
@@ -92,7 +98,7 @@ mod tests {
             memory: 0,
             skip_broken: true,
         };
-        let record = settings.record(7, 2, 3);
+        let record = settings.record(7, 5, 2, 3);
         let text = record.to_string();
         assert!(!text.contains("bob"), "{text}");
         for part in [
@@ -101,6 +107,8 @@ mod tests {
             "outliers others",
             "backbone w.pt",
             "images 7",
+            "held out test 0.25",
+            "test images 5",
             "skipped 2",
             "precision f32",
             &format!("threads {}", tch::get_num_threads()),

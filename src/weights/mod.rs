@@ -3,8 +3,6 @@
 
 mod find;
 #[cfg(feature = "files")]
-mod pickle;
-#[cfg(feature = "files")]
 mod published;
 #[cfg(feature = "files")]
 mod pytorch;

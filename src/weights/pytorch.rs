@@ -5,11 +5,11 @@ use std::{collections::HashMap, io::Cursor, ops::Range};
 use half::{bf16, f16};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::{
-    Tensor,
+use super::Tensor;
+use crate::files::{
+    kind,
     pickle::{Kind, Pickle, Result, View},
 };
-use crate::files::kind;
 
 /// Whether the bytes are a PyTorch file in either format, or at least a ZIP archive.
 pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
@@ -48,7 +48,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
 type Storages = HashMap<String, Range<usize>>;
 
 /// The format since PyTorch 1.6: a ZIP archive of `NAME/data.pkl` and `NAME/data/KEY`, uncompressed.
-fn zip(bytes: &[u8]) -> Result<(Pickle, Storages)> {
+fn zip(bytes: &[u8]) -> Result<(Pickle<'_>, Storages)> {
     let damaged = |error| format!("its ZIP archive is damaged or truncated: {error}");
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
     let names: Vec<&str> = archive.file_names().collect();
@@ -86,7 +86,7 @@ fn zip(bytes: &[u8]) -> Result<(Pickle, Storages)> {
 
 /// The format before PyTorch 1.6: pickles of a magic number, a version, the machine, the object and the
 /// storages' keys, then the length and the values of each storage.
-fn legacy(bytes: &[u8]) -> Result<(Pickle, Storages)> {
+fn legacy(bytes: &[u8]) -> Result<(Pickle<'_>, Storages)> {
     let mut at = 0;
     let mut pickles = Vec::new();
     for _ in 0..5 {
@@ -98,7 +98,7 @@ fn legacy(bytes: &[u8]) -> Result<(Pickle, Storages)> {
     let items: HashMap<&str, usize> =
         object.storages().map(|storage| (object.key(storage), storage.item_bytes)).collect();
     let mut storages = Storages::new();
-    for key in keys.texts().ok_or("it lists no storages")? {
+    for key in keys.list_of_texts(keys.root()).ok_or("it lists no storages")? {
         let truncated = || format!("the storage `{key}` is truncated");
         let (count, rest) = bytes[at..].split_first_chunk().ok_or_else(truncated)?;
         let item = items.get(key).filter(|&&item| item > 0);

@@ -81,6 +81,17 @@ fn dataset() {
 }
 
 #[test]
+fn undivided() {
+    let folder = golden("../../examples/demo/textures");
+    let error = Dataset::known(&folder, Split::Train, 32, 32).unwrap_err();
+    assert!(matches!(error, Error::Undivided { .. }), "{error}");
+    assert!(
+        error.to_string().contains("is not divided into training and test images: it has class folders `"),
+        "{error}"
+    );
+}
+
+#[test]
 fn weights() {
     let error = Weights::read(&golden("make.py")).unwrap_err();
     assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains("make.py"), "{error}");

@@ -9,6 +9,7 @@ mod exported;
 mod fill;
 mod formats;
 mod import;
+mod layouts;
 mod metrics;
 mod numbers;
 mod pixels;

@@ -787,6 +787,90 @@ fn images_that_cannot_be_read_are_listed_before_training_or_left_out() {
 }
 
 #[test]
+fn test_images_are_held_out_of_class_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    images(at, "colours/red", [200, 30, 30], 40);
+    images(at, "colours/blue", [30, 30, 200], 40);
+    let run = |more: &[&str]| toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "run"], more].concat());
+    let refused = |more: &[&str]| {
+        let output = run(more);
+        assert!(!output.status.success() && !at.join("run").exists());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = refused(&[]);
+    assert!(text.contains("it has class folders `blue`, `red`, no folder `train`"), "{text}");
+    assert!(
+        text.contains("hint: hold out a share of each class") && text.contains("`--held-out-test 0.2`"),
+        "{text}"
+    );
+    assert!(
+        refused(&["--held-out-test", "0"]).contains("held-out test = 0: must be a share above 0 and below 1")
+    );
+    let demo = demo().display().to_string();
+    let text = refused(&["--known", &demo, "--held-out-test", "0.2"]);
+    assert!(
+        text.contains("held-out test = 0.2: `") && text.contains("has a test split of its own"),
+        "{text}"
+    );
+
+    let table = run(&["--held-out-test", "0.2"]);
+    assert!(stdout(&table).contains("16 known images: "), "{}", stdout(&table));
+    let facts = facts_of(&at.join("run"));
+    assert_eq!((&facts["training"]["images"], &facts["training"]["test_images"]), (&44.into(), &16.into()));
+    let recorded = [&facts["training"]["held_out_test"], &facts["data"]["held_out_test"]];
+    assert_eq!(recorded, [&json!(0.2); 2]);
+    let resumed = toolkit(at, &["train", "--resume", "run", "--held-out-test", "0.3"]);
+    assert_eq!(resumed.status.code(), Some(2));
+    stdout(&toolkit(at, &["train", "--resume", "run"]));
+
+    // Exactly the images that are not for tests calibrate an export.
+    stdout(&toolkit(
+        at,
+        &["export", "--run", "run", "m.onnx", "--precision", "f16", "--calibration-images", "64"],
+    ));
+    let eval =
+        |more: &[&str]| toolkit(at, &[&["eval", "m.onnx", "--scores", "s.csv", "--json"], more].concat());
+    let tested = |more: &[&str]| {
+        let output = eval(more);
+        let known: Value = serde_json::from_str(stdout(&output).lines().next().unwrap()).unwrap();
+        (
+            known["known"].as_u64().unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+            fs::read_to_string(at.join("s.csv")).unwrap(),
+        )
+    };
+    let (count, said, scores) = tested(&[]);
+    assert_eq!((count, said.contains("trained on")), (16, false), "{said}");
+    let images_of = |scores: &str| {
+        let known = scores.lines().filter(|line| line.starts_with("known,"));
+        known.map(|line| line.split(',').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (_, _, again) = tested(&["--known", "colours", "--held-out-test", "0.2"]);
+    assert_eq!(images_of(&scores), images_of(&again));
+    let (count, said, _) = tested(&["--known", "colours"]);
+    assert!(count == 80 && said.contains("trained on some of these images; `--held-out-test 0.2`"), "{said}");
+
+    // Weights of others are calibrated on the other images.
+    stdout(&toolkit(at, &["export", "--run", "run", "w.safetensors"]));
+    let import = |more: &[&str]| {
+        toolkit(at, &[&["import", "w.safetensors", "i.onnx", "--known", "colours"], more].concat())
+    };
+    assert!(!import(&[]).status.success());
+    let imported = import(&["--held-out-test", "0.2", "--precision", "f16", "--calibration-images", "99"]);
+    let text = stdout(&imported);
+    assert!(text.contains("compared with f32 on 64 training images"), "{text}");
+
+    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/new.png")).unwrap();
+    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newer.png")).unwrap();
+    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newest.png")).unwrap();
+    let (count, said, _) = tested(&[]);
+    assert!(count == 17 && said.contains("`colours` has changed since the training"), "{said}");
+    let changed = toolkit(at, &["train", "--resume", "run"]);
+    assert!(String::from_utf8_lossy(&changed.stderr).contains("cannot resume `run`"));
+}
+
+#[test]
 fn divergence_ends_the_run() {
     let folder = tempfile::tempdir().unwrap();
     two_colours(folder.path());

@@ -1,6 +1,6 @@
 //! The files that are mutated, for each reader: small golden files, and smaller ones of this library's writers.
 
-use std::{fs, path::Path};
+use std::{fs, io::Read, path::Path};
 
 use cac::{
     arch::{Architecture, Layer},
@@ -23,8 +23,12 @@ const LONGEST: u64 = 40_000;
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     let mut files = match target {
         "checkpoint" => vec![written(|path| checkpoint().write(path))],
+        "cifar-names" => unpacked("pickle-of-names"),
+        "cifar-pickle" => unpacked("pickle"),
         "cifar" => vec![[0; 3073].to_vec(), [[1; 3073], [0; 3073]].concat()],
         "class-names" => vec![b"airplane\nautomobile\n\nbird\n".to_vec(), "häschen\r\nhund".into()],
+        "idx" => idx(),
+        "idx-gz" => idx().into_iter().map(|file| gzip(&file)).collect(),
         "image" => images(),
         "manifest" => vec![manifest("tests/golden/models/v1.onnx"), manifest("tests/golden/models/v2.onnx")],
         "model" => [golden("models"), models()].concat(),
@@ -32,6 +36,14 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "names" => ["cac-2021/3", "gaussian-noise:20", "cuda:1", "near=a,b", "neg-max-logit", "scrambled"]
             .map(|text| text.as_bytes().to_vec())
             .to_vec(),
+        "npy" => unpacked("npy"),
+        "npy-labels" => vec![
+            npy("|u1", "2,", &[0, 1]),
+            npy("<i8", "2, 1", &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]),
+            npy(">f4", "2,", &[0, 0, 0, 0, 0x3f, 0x80, 0, 0]),
+        ],
+        "npz" => unpacked("npz"),
+        "parquet" => unpacked("parquet"),
         "pytorch" => [golden("checkpoints"), golden("checkpoints/layouts")].concat(),
         "safetensors" => vec![
             read("tests/golden/checkpoints/strided.safetensors"),
@@ -47,6 +59,8 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
             read("tests/golden/scores/column.npz"),
         ],
         "settings" => settings(),
+        "svhn" => unpacked("mat"),
+        "tiny-imagenet" => vec![b"a.JPEG\tn1\t0\t0\t9\t9\nb.JPEG\tn2\t0\t0\t9\t9\n".to_vec()],
         _ => panic!("`{target}` has no corpus"),
     };
     files.extend(folder(&format!("fuzz/seeds/{target}"), u64::MAX));
@@ -74,6 +88,33 @@ fn golden(name: &str) -> Vec<Vec<u8>> {
         |bytes: &Vec<u8>| [&b"PK"[..], &[0x80], &[0x08]].iter().any(|start| bytes.starts_with(start));
     files.retain(is_meant);
     files
+}
+
+/// The files of a folder of small data sets, which are compressed with gzip.
+fn unpacked(name: &str) -> Vec<Vec<u8>> {
+    let unpack = |packed: Vec<u8>| {
+        let mut bytes = Vec::new();
+        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    folder(&format!("tests/golden/data/one/{name}"), u64::MAX).into_iter().map(unpack).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = Vec::new();
+    flate2::read::GzEncoder::new(bytes, flate2::Compression::default()).read_to_end(&mut packed).unwrap();
+    packed
+}
+
+/// Two images of 3x4 pixels.
+fn idx() -> Vec<Vec<u8>> {
+    vec![[&b"\0\0\x08\x03\0\0\0\x02\0\0\0\x03\0\0\0\x04"[..], &[7; 24]].concat()]
+}
+
+/// An array of NumPy.
+fn npy(kind: &str, shape: &str, values: &[u8]) -> Vec<u8> {
+    let text = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}\n");
+    [b"\x93NUMPY\x01\0", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), values].concat()
 }
 
 /// What a writer of files writes.

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use cac::Error;
+use cac::{Error, data::layouts};
 
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
@@ -52,8 +52,12 @@ pub fn of(error: &Error) -> Option<String> {
             "do not use the file; ask its author for the file, the signature and the public key"
         }
         Error::Dataset { path, .. } if path.is_dir() => {
-            "use CIFAR-10's binary folder (data_batch_*.bin, test_batch.bin) or folders of images: \
-             CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"
+            let layouts: Vec<&str> = layouts().collect();
+            return Some(format!("these data sets are read: {}", layouts.join("; ")));
+        }
+        Error::Undivided { .. } => {
+            "hold out a share of each class to test on with `--held-out-test 0.2` of `train`, `eval` and `import`, or \
+             sort the images into the folders train/CLASS and test/CLASS"
         }
         Error::Classes { .. } => {
             "name the folders after the known classes; `toolkit inspect` lists those of a model"
@@ -71,6 +75,7 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Setting { name: "held-out", .. } => {
             "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"
         }
+        Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
         Error::Setting { name: "precision", .. } => "give known images with --calibrate",
         _ => return None,
     };

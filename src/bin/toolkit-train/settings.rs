@@ -28,9 +28,14 @@ use crate::terminal::{Rgb, StartingWeights, by_variant, name_of, one_of, pixels,
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
-    /// Known classes: CIFAR-10's binary folder, or train/CLASS/*.png and test/CLASS/*.png
+    /// Known classes: train/CLASS/*.png and test/CLASS/*.png, or a published data set as it is unpacked: CIFAR-10,
+    /// CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet, arrays of NumPy
     #[arg(long, value_name = "DIR")]
     known: Option<PathBuf>,
+    /// Share of the known images to test on, above 0 and below 1, where they have no test split, as CLASS/*.png;
+    /// they are drawn by class, the same ones in every run
+    #[arg(long, value_name = "SHARE")]
+    held_out_test: Option<f64>,
     /// Unknown test images: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable
     #[arg(long, value_name = "NAME=DIR")]
     #[serde(default)]
@@ -54,7 +59,7 @@ pub struct Settings {
     magnitude: Option<f64>,
     #[arg(long, value_name = "X", help = by_variant("Weight of the anchor term", |loss| loss.weight))]
     weight: Option<f64>,
-    /// Unknown images that training keeps away from all anchors: a folder, CIFAR-10's training files, or the
+    /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set, or the
     /// known training images `scrambled`, for classes that differ in shape; by default scrambled for cac,
     /// none for cross-entropy or if a step is too small for one outlier
     #[arg(long, value_name = "DIR|scrambled|none")]
@@ -298,6 +303,7 @@ impl Settings {
         recipe.outliers = self.outliers.clone().unwrap_or(default);
         Ok(TrainSettings {
             known,
+            held_out_test: self.held_out_test,
             unknown: self.unknown.clone(),
             protocol: self.protocol,
             backbone,

@@ -79,6 +79,9 @@ pub struct ImportArgs {
     /// for `paper`, the class means as anchors
     #[arg(long, value_name = "DIR")]
     pub known: Option<PathBuf>,
+    /// Share of the images of --known that are test images and are left out, where they have no test split
+    #[arg(long, value_name = "SHARE", requires = "known")]
+    pub held_out_test: Option<f64>,
     /// Published split that selects the known classes: cac-2020 (that of the authors' weights), cac-2021 or
     /// arpl-2021, each /0 to /4
     #[arg(long, value_name = "NAME/TRIAL", requires = "known")]
@@ -217,10 +220,14 @@ pub struct EvalArgs {
     /// Repeatable; each further provider is compared with the first
     #[arg(long, default_value = "cpu")]
     pub provider: Vec<Provider>,
-    /// Known classes: CIFAR-10's binary folder, test/CLASS/*.png or CLASS/*.png; by default the data of the
-    /// training
+    /// Known classes: test/CLASS/*.png or CLASS/*.png, or a published data set, as for `train`; by default the
+    /// data of the training
     #[arg(long, value_name = "DIR")]
     pub known: Option<PathBuf>,
+    /// Share of the known images that `train` held out to test on, where they have no test split; by default
+    /// that of the training, if its data is used
+    #[arg(long, value_name = "SHARE")]
+    pub held_out_test: Option<f64>,
     /// Unknown images: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable. By default
     /// those of the training, if --known is not given either
     #[arg(long, value_name = "NAME=DIR")]

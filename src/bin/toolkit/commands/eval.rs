@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use cac::{
     Scorer,
-    data::{Dataset, Protocol, UnknownSet, open_test},
+    data::{Dataset, Protocol, UnknownSet, exists, open_test},
     eval::{Agreement, Evaluation, evaluate},
     files::{scores, sha256},
     model::Manifest,
@@ -135,7 +135,7 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
     let known = match (&args.known, recorded) {
         (Some(known), _) => known.clone(),
-        (None, Some(known)) if known.exists() => {
+        (None, Some(known)) if exists(&known) => {
             say(format_args!("known images: `{}`, as recorded in the model", known.display()));
             known
         }
@@ -151,8 +151,30 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     };
     let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
     let protocol = args.protocol.or(recorded);
-    let (known, unknown) = open_test(&known, &unknown, protocol.as_ref(), height, width)?;
+    let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
+    if let Some(share) = trained_without(&known, manifest).filter(|_| share.is_none()) {
+        say(format_args!(
+            "the model may have been trained on some of these images; `--held-out-test {share}` leaves them out"
+        ));
+    }
+    let folder = known;
+    let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), height, width)?;
+    let tested = training.filter(|training| training.get::<usize>("skipped").is_none());
+    let tested: Option<usize> = tested.and_then(|training| training.get("test_images"));
+    if tested.is_some_and(|tested| tested != known.len()) && args.held_out_test.is_none() {
+        say(format_args!(
+            "`{}` has changed since the training; the model may have been trained on some of its test images",
+            folder.display()
+        ));
+    }
     Ok((known.align(&manifest.decision.classes)?, unknown))
+}
+
+/// The share of test images that the training held out of a data set of this name.
+fn trained_without(known: &Path, manifest: &Manifest) -> Option<f64> {
+    let training = manifest.history.training.as_ref()?;
+    let recorded: PathBuf = training.get("known")?;
+    training.get("held_out_test").filter(|_| recorded.file_name() == known.file_name())
 }
 
 /// The result of a model on a provider.

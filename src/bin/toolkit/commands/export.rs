@@ -7,13 +7,13 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
-    data::{Protocol, open_training},
+    data::{exists, open_training},
     eval::Agreement,
     export::{self, triton},
     files::{check_writable_folder, sha256},
     image::Input,
     model::ModelPrecision,
-    run::{Checkpoint, RUNS, RunFolder, Which},
+    run::{Checkpoint, RUNS, RunFolder, TrainingData, Which},
 };
 use ndarray::Array4;
 
@@ -45,10 +45,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         writeln!(stdout(), "{}: weights from `{}`", args.model.display(), run.path().display())?;
         return Ok(());
     }
-    let data = checkpoint.facts.data.as_ref();
-    let protocol = data.and_then(|data| data.protocol);
-    let known = data.map(|data| data.known.as_path()).filter(|known| known.exists());
-    let calibration = calibration(&args.file, known, protocol, &checkpoint.facts.input)?;
+    let calibration = calibration(&args.file, checkpoint.facts.data.as_ref(), &checkpoint.facts.input)?;
     write(&checkpoint, &args.file, calibration, &args.model, run.path())
 }
 
@@ -65,11 +62,11 @@ pub fn check_outputs<'a>(
     }
 }
 
-/// The calibration images of f16 and int8, from --calibrate or else from `known`; `None` for f32 or without both.
+/// The calibration images of f16 and int8, from --calibrate or else from the data of the training, without its test
+/// images; `None` for f32 or without both.
 pub fn calibration(
     args: &FileArgs,
-    known: Option<&Path>,
-    protocol: Option<Protocol>,
+    data: Option<&TrainingData>,
     input: &Input,
 ) -> anyhow::Result<Option<Array4<f32>>> {
     if args.precision == ModelPrecision::Float32 {
@@ -78,10 +75,19 @@ pub fn calibration(
         }
         return Ok(None);
     }
-    let Some(folder) = args.calibrate.as_deref().or(known) else { return Ok(None) };
-    let images = open_training(folder, protocol.as_ref(), input.height, input.width)?;
+    let known = data.map(|data| data.known.as_path());
+    let there = known.filter(|known| exists(known));
+    let Some(folder) = args.calibrate.as_deref().or(there) else { return Ok(None) };
+    let is_same = known.is_some_and(|known| known == folder || is_same_place(known, folder));
+    let held_out_test = data.filter(|_| is_same).and_then(|data| data.held_out_test);
+    let protocol = data.and_then(|data| data.protocol);
+    let images = open_training(folder, held_out_test, protocol.as_ref(), input.height, input.width)?;
     let drawn = images.draw(args.calibration_images.get(), 0).0;
     Ok(Some(images.images(&drawn)?))
+}
+
+fn is_same_place(a: &Path, b: &Path) -> bool {
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 /// Exports a checkpoint and prints a summary.

@@ -5,6 +5,7 @@ use cac::{
     image::Input,
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
+    run::TrainingData,
 };
 
 use super::export;
@@ -26,7 +27,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
     if let Some(folder) = &args.known {
-        let images = open_training(folder, args.protocol.as_ref(), size, size)?;
+        let images = open_training(folder, args.held_out_test, args.protocol.as_ref(), size, size)?;
         say_left_out(images.left_out());
         known = Some(match named {
             Some(classes) => images.align(classes)?,
@@ -46,8 +47,12 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
     let mut checkpoint = import::checkpoint(&weights, &options)?;
-    let calibration =
-        export::calibration(&args.file, args.known.as_deref(), args.protocol, &checkpoint.facts.input)?;
+    let data = args.known.clone().map(|known| TrainingData {
+        known,
+        held_out_test: args.held_out_test,
+        protocol: args.protocol,
+    });
+    let calibration = export::calibration(&args.file, data.as_ref(), &checkpoint.facts.input)?;
     if let Some(known) = known {
         let count = if args.images == 0 { known.len() } else { args.images };
         let known = known.pick(&known.draw(count, 0).0);

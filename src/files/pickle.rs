@@ -1,34 +1,39 @@
 //! Reads a pickle as data.
 //!
 //! A pickle is a program that may call any function. This reader never executes it: it recognises the functions
-//! that rebuild tensors and mappings, and does their work itself. What any other function would make becomes an
-//! object that has only the items and the state that the pickle gives it.
+//! that rebuild tensors of PyTorch, arrays of NumPy and mappings, and does their work itself. What any other function
+//! would make becomes an object that has only the items and the state that the pickle gives it.
 
 use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
 };
 
-pub(super) type Result<T> = std::result::Result<T, String>;
+pub(crate) type Result<T> = std::result::Result<T, String>;
 
-/// The maximum length of the name of a tensor or a storage, in bytes.
+/// The maximum length of a name, in bytes.
 const LONGEST_NAME: usize = 256;
-/// The maximum number of axes of a tensor.
+/// The maximum number of axes of a tensor or an array.
 const MOST_AXES: usize = 8;
 
 /// The result of a pickle, as nodes that refer to each other by index, so that deep nesting needs no recursion.
-pub(super) struct Pickle {
-    nodes: Vec<Node>,
+pub(crate) struct Pickle<'a> {
+    nodes: Vec<Node<'a>>,
     root: usize,
-    /// The first name that is neither a tensor's nor a mapping's.
+    /// The first name that is none of those recognised.
     pub unknown: Option<String>,
 }
 
-enum Node {
-    /// `None`, a boolean, a float, or anything else without tensors.
+enum Node<'a> {
+    /// `None`, a float, or anything else without tensors.
     Other,
+    Bool(bool),
     Int(i64),
-    Text(String),
+    /// A string: UTF-8, or any bytes where Python 2 wrote it.
+    Text(&'a [u8]),
+    Bytes(&'a [u8]),
+    /// Bytes as text, one character for each: how Python 3 writes bytes for Python 2.
+    Latin1(&'a [u8]),
     /// A list or a tuple.
     List(Vec<usize>),
     Dict(Vec<(usize, usize)>),
@@ -37,6 +42,12 @@ enum Node {
     Function(Function),
     Storage(Storage),
     Tensor(Box<View>),
+    /// The type of an array's values, by the nodes of its arguments and its state.
+    ArrayType(usize, usize),
+    /// An array, by the node of its state `(version, shape, type, is Fortran, values)`.
+    Array(usize),
+    /// An array, by the node of the arguments `(values, type, shape, order)`.
+    Buffer(usize),
 }
 
 /// The node of everything without tensors.
@@ -53,12 +64,33 @@ enum Function {
     RebuildFromType,
     /// A storage type, with the size of an item in bytes.
     Storage(Option<Kind>, usize),
+    ArrayType,
+    RebuildArray,
+    ArrayFromBuffer,
+    /// Text as bytes.
+    Encode,
     Unknown,
+}
+
+/// An array of NumPy.
+pub(crate) struct PickledArray<'a> {
+    /// The lengths of its axes.
+    pub shape: Vec<usize>,
+    /// Whether the first axis is fastest in memory, in place of the last.
+    pub is_fortran: bool,
+    /// The kind of its values: `u` unsigned and `i` signed integers, `b` booleans, and others.
+    pub kind: char,
+    /// The size of a value in bytes.
+    pub item_bytes: usize,
+    /// Whether the highest byte of a value comes first.
+    pub is_big_endian: bool,
+    /// The bytes of the values.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 /// The floating-point types.
 #[derive(Clone, Copy)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Half,
     Brain,
     Single,
@@ -67,7 +99,7 @@ pub(super) enum Kind {
 
 /// The values of one or more tensors.
 #[derive(Clone, Copy)]
-pub(super) struct Storage {
+pub(crate) struct Storage {
     /// The node of its key.
     key: usize,
     /// Absent for types that are skipped.
@@ -77,7 +109,7 @@ pub(super) struct Storage {
 }
 
 /// A tensor as a view into a storage.
-pub(super) struct View {
+pub(crate) struct View {
     pub storage: Storage,
     pub offset: usize,
     pub shape: Vec<usize>,
@@ -111,14 +143,18 @@ impl Function {
             ("torch", "IntStorage" | "QInt32Storage") => Self::Storage(None, 4),
             ("torch", "LongStorage" | "ComplexFloatStorage") => Self::Storage(None, 8),
             ("torch", "ComplexDoubleStorage") => Self::Storage(None, 16),
+            ("numpy", "dtype") => Self::ArrayType,
+            ("numpy.core.multiarray" | "numpy._core.multiarray", "_reconstruct") => Self::RebuildArray,
+            ("numpy.core.numeric" | "numpy._core.numeric", "_frombuffer") => Self::ArrayFromBuffer,
+            ("_codecs", "encode") => Self::Encode,
             _ => Self::Unknown,
         }
     }
 }
 
-impl Pickle {
+impl<'a> Pickle<'a> {
     /// Parses one pickle and returns its length as well.
-    pub fn parse(bytes: &[u8]) -> Result<(Self, usize)> {
+    pub fn parse(bytes: &'a [u8]) -> Result<(Self, usize)> {
         let mut machine = Machine {
             bytes,
             at: 0,
@@ -136,10 +172,9 @@ impl Pickle {
         }
     }
 
-    /// The texts of a list, if it is one.
-    pub fn texts(&self) -> Option<Vec<&str>> {
-        let Node::List(items) = &self.nodes[self.root] else { return None };
-        items.iter().map(|&item| self.text(item)).collect()
+    /// The node of the whole.
+    pub fn root(&self) -> usize {
+        self.root
     }
 
     /// All storages.
@@ -191,10 +226,10 @@ impl Pickle {
         match &self.nodes[container] {
             Node::Dict(entries) => {
                 for &(key, child) in entries {
-                    match &self.nodes[key] {
-                        Node::Text(key) => take(key, child),
-                        Node::Int(key) => take(&key.to_string(), child),
-                        _ => (),
+                    match (self.text(key), self.integer(key)) {
+                        (Some(key), _) => take(key, child),
+                        (None, Some(key)) => take(&key.to_string(), child),
+                        (None, None) => (),
                     }
                 }
             }
@@ -226,8 +261,85 @@ impl Pickle {
         }
     }
 
-    fn text(&self, node: usize) -> Option<&str> {
-        if let Node::Text(text) = &self.nodes[node] { Some(text) } else { None }
+    /// A text that is short enough to be a name.
+    fn text(&self, node: usize) -> Option<&'a str> {
+        match self.nodes[node] {
+            Node::Text(text) | Node::Bytes(text) | Node::Latin1(text) if text.len() <= LONGEST_NAME => {
+                str::from_utf8(text).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// The node of a key, text or bytes, if the result is a mapping that has it.
+    pub fn value(&self, key: &str) -> Option<usize> {
+        let Node::Dict(entries) = &self.nodes[self.root] else { return None };
+        entries.iter().rev().find(|(name, _)| self.text(*name) == Some(key)).map(|&(_, value)| value)
+    }
+
+    /// The texts of a list, if the node is one.
+    pub fn list_of_texts(&self, node: usize) -> Option<Vec<&'a str>> {
+        let Node::List(items) = &self.nodes[node] else { return None };
+        items.iter().map(|&item| self.text(item)).collect()
+    }
+
+    /// The integers of a list, if the node is one.
+    pub fn list_of_integers(&self, node: usize) -> Option<Vec<i64>> {
+        let Node::List(items) = &self.nodes[node] else { return None };
+        items.iter().map(|&item| self.integer(item)).collect()
+    }
+
+    fn integer(&self, node: usize) -> Option<i64> {
+        if let Node::Int(value) = self.nodes[node] { Some(value) } else { None }
+    }
+
+    /// An array of NumPy, if the node is one that can be understood.
+    pub fn array(&self, node: usize) -> Option<PickledArray<'a>> {
+        let parts =
+            |node: usize| if let Node::List(parts) = &self.nodes[node] { Some(&parts[..]) } else { None };
+        let (values, kind, shape, is_fortran) = match self.nodes[node] {
+            Node::Array(state) => match *parts(state)? {
+                [_, shape, kind, is_fortran, values, ..] => {
+                    // Protocols 0 and 1 have no booleans.
+                    let is_fortran = match self.nodes[is_fortran] {
+                        Node::Bool(is_fortran) => is_fortran,
+                        _ => self.integer(is_fortran)? != 0,
+                    };
+                    (values, kind, shape, is_fortran)
+                }
+                _ => return None,
+            },
+            Node::Buffer(arguments) => match *parts(arguments)? {
+                [values, kind, shape, order, ..] => (values, kind, shape, self.text(order)? == "F"),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let Node::ArrayType(arguments, state) = self.nodes[kind] else { return None };
+        let mut name = self.text(*parts(arguments)?.first()?)?.chars();
+        let (kind, item_bytes) = (name.next()?, name.as_str().parse().ok()?);
+        let order = parts(state).and_then(|state| self.text(*state.get(1)?));
+        let shape = parts(shape)?;
+        if shape.len() > MOST_AXES {
+            return None;
+        }
+        let length = |&node: &usize| usize::try_from(self.integer(node)?).ok();
+        let bytes = match self.nodes[values] {
+            Node::Bytes(bytes) | Node::Text(bytes) => Cow::Borrowed(bytes),
+            Node::Latin1(text) => {
+                let byte = |character: char| u8::try_from(character).ok();
+                Cow::Owned(str::from_utf8(text).ok()?.chars().map(byte).collect::<Option<Vec<u8>>>()?)
+            }
+            _ => return None,
+        };
+        Some(PickledArray {
+            shape: shape.iter().map(length).collect::<Option<Vec<usize>>>()?,
+            is_fortran,
+            kind,
+            item_bytes,
+            is_big_endian: order == Some(">"),
+            bytes,
+        })
     }
 }
 
@@ -235,7 +347,7 @@ impl Pickle {
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
-    nodes: Vec<Node>,
+    nodes: Vec<Node<'a>>,
     stack: Vec<usize>,
     /// The stack heights at the open marks.
     marks: Vec<usize>,
@@ -259,7 +371,8 @@ impl<'a> Machine<'a> {
             b'2' => self.stack.push(self.top()?),
 
             // None, True, False and a float.
-            b'N' | 0x88 | 0x89 => self.stack.push(OTHER),
+            b'N' => self.stack.push(OTHER),
+            0x88 | 0x89 => self.push(Node::Bool(code == 0x88)),
             b'G' => self.skip(8)?,
             b'F' => {
                 self.line()?;
@@ -293,8 +406,11 @@ impl<'a> Machine<'a> {
                 self.push(node);
             }
             b'S' | b'V' => {
-                let text = self.line()?;
-                self.push_text(text.trim_matches(['\'', '"']).as_bytes());
+                let mut text = self.bytes_of_line()?;
+                while let [b'\'' | b'"', rest @ ..] | [rest @ .., b'\'' | b'"'] = text {
+                    text = rest;
+                }
+                self.push(Node::Text(text));
             }
             b'X' | 0x8c | 0x8d | b'T' | b'U' => {
                 let length = self.number(match code {
@@ -303,7 +419,7 @@ impl<'a> Machine<'a> {
                     _ => 1,
                 })?;
                 let text = self.take(length)?;
-                self.push_text(text);
+                self.push(Node::Text(text));
             }
             // Bytes, and arrays of bytes.
             b'B' | b'C' | 0x8e | 0x96 => {
@@ -312,7 +428,8 @@ impl<'a> Machine<'a> {
                     b'C' => 1,
                     _ => 8,
                 })?;
-                self.skip(length)?;
+                let bytes = self.take(length)?;
+                self.push(Node::Bytes(bytes));
             }
             // A buffer outside the file, and one that is read-only.
             0x97 => self.stack.push(OTHER),
@@ -394,8 +511,8 @@ impl<'a> Machine<'a> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (&self.nodes[module], &self.nodes[name]) {
-                    (Node::Text(module), Node::Text(name)) => {
-                        let (module, name) = (module.clone(), name.clone());
+                    (&Node::Text(module), &Node::Text(name)) => {
+                        let (module, name) = (String::from_utf8_lossy(module), String::from_utf8_lossy(name));
                         self.push_function(&module, &name);
                     }
                     _ => self.push(Node::Function(Function::Unknown)),
@@ -457,6 +574,13 @@ impl<'a> Machine<'a> {
                 None => Node::Other,
             },
             (Function::RebuildParameter, Some(tensor)) => return self.stack.push(tensor),
+            (Function::ArrayType, _) => Node::ArrayType(arguments, OTHER),
+            (Function::RebuildArray, _) => Node::Array(OTHER),
+            (Function::ArrayFromBuffer, _) => Node::Buffer(arguments),
+            (Function::Encode, Some(text)) => match self.nodes[text] {
+                Node::Text(text) => Node::Latin1(text),
+                _ => Node::Other,
+            },
             (Function::RebuildFromType, Some(inner)) => match given.get(2) {
                 // One level is all that torch.save writes.
                 Some(&arguments) if !self.is_from_type(inner) => return self.call(inner, arguments),
@@ -484,7 +608,7 @@ impl<'a> Machine<'a> {
             Function::Storage(kind, item_bytes) => (kind, item_bytes),
             _ => (None, 0),
         };
-        (what == "storage").then_some(Storage { key, kind, item_bytes })
+        (what == b"storage").then_some(Storage { key, kind, item_bytes })
     }
 
     /// The tensor of `(storage, offset, shape, strides, ...)`.
@@ -506,25 +630,18 @@ impl<'a> Machine<'a> {
         (shape.len() == strides.len()).then_some(View { storage, offset, shape, strides })
     }
 
-    /// Adds a part to an object; other nodes have none.
+    /// Adds a part to an object, or its state to an array; other nodes have none.
     fn add_part(&mut self, object: usize, part: usize) {
-        if let Node::Object(parts) = &mut self.nodes[object] {
-            parts.push(part);
+        match &mut self.nodes[object] {
+            Node::Object(parts) => parts.push(part),
+            Node::Array(state) | Node::ArrayType(_, state) => *state = part,
+            _ => (),
         }
     }
 
-    fn push(&mut self, node: Node) {
+    fn push(&mut self, node: Node<'a>) {
         self.stack.push(self.nodes.len());
         self.nodes.push(node);
-    }
-
-    /// A longer text is not a name.
-    fn push_text(&mut self, text: &[u8]) {
-        if text.len() <= LONGEST_NAME {
-            self.push(Node::Text(String::from_utf8_lossy(text).into_owned()));
-        } else {
-            self.stack.push(OTHER);
-        }
     }
 
     fn push_function(&mut self, module: &str, name: &str) {
@@ -576,9 +693,13 @@ impl<'a> Machine<'a> {
     }
 
     fn line(&mut self) -> Result<Cow<'a, str>> {
+        Ok(String::from_utf8_lossy(self.bytes_of_line()?))
+    }
+
+    fn bytes_of_line(&mut self) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         let length = rest.iter().position(|&byte| byte == b'\n').ok_or("its pickle is truncated")?;
-        Ok(String::from_utf8_lossy(&self.take(length + 1)?[..length]))
+        Ok(&self.take(length + 1)?[..length])
     }
 }
 

@@ -1,0 +1,217 @@
+//! The layouts of data sets: one table, in which each layout says how it is recognised and read.
+
+use std::path::{Path, PathBuf};
+
+use super::{LeftOut, Source, Split, cifar, folder, idx, numpy, parquet, svhn, tiny_imagenet};
+use crate::{
+    error::{Error, Result, few},
+    files::kind,
+};
+
+/// A value, or the reason why there is none.
+pub(super) type Reasoned<T> = std::result::Result<T, String>;
+
+/// A layout of data sets.
+pub(super) struct Layout {
+    /// Its name, and what it is recognised by.
+    pub about: &'static str,
+    /// Where it may lie in the folder that is named.
+    pub nested: &'static [&'static str],
+    /// Whether a path has this layout.
+    pub is_here: fn(&Path) -> bool,
+    /// Reads images of a path that has this layout.
+    pub open: fn(&Path, Wanted) -> Result<Part>,
+}
+
+/// What is read of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The images of a split with their classes.
+    Known(Split),
+    /// The images of a split; without splits, all images.
+    Unknown(Split),
+}
+
+/// Images of a data set.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// The names of the classes. They may be missing where unknown images are wanted, as may the labels.
+    pub classes: Vec<String>,
+    /// An index into the classes for each image.
+    pub labels: Vec<i64>,
+    pub source: Source,
+    pub left_out: LeftOut,
+}
+
+/// What a data set has for each split, or for all images where it has no splits.
+pub(super) struct Splits<T> {
+    pub train: Option<T>,
+    pub test: Option<T>,
+    pub all: Option<T>,
+}
+
+impl<T> Splits<T> {
+    /// What has the images that are wanted; `found` says what there is.
+    pub fn choose(self, wanted: Wanted, path: &Path, found: impl FnOnce() -> String) -> Result<T> {
+        let (own, other) = match wanted.split() {
+            Split::Train => (self.train, self.test),
+            Split::Test => (self.test, self.train),
+        };
+        let path = path.to_owned();
+        match (wanted, own, other, self.all) {
+            (_, Some(own), _, _) => Ok(own),
+            (Wanted::Known(Split::Train), None, None, Some(_)) => {
+                Err(Error::Undivided { path, found: found() })
+            }
+            (_, None, None, Some(all)) => Ok(all),
+            (Wanted::Known(Split::Test), None, Some(_), _) => Err(Error::Undivided { path, found: found() }),
+            _ => {
+                let reason = format!("it has {}, no {} images", found(), wanted.split());
+                Err(Error::Dataset { path, reason })
+            }
+        }
+    }
+}
+
+/// The layouts with marks of their own.
+const MARKED: [&Layout; 10] = [
+    &cifar::TEN_BINARY,
+    &cifar::TEN_PICKLED,
+    &cifar::HUNDRED_BINARY,
+    &cifar::HUNDRED_PICKLED,
+    &svhn::LAYOUT,
+    &idx::LAYOUT,
+    &tiny_imagenet::LAYOUT,
+    &folder::TEXTURES,
+    &numpy::LAYOUT,
+    &parquet::LAYOUT,
+];
+
+/// The layouts that [`Dataset::known`](super::Dataset::known) reads, each as a name and what it is recognised by.
+pub fn layouts() -> impl Iterator<Item = &'static str> {
+    MARKED.into_iter().chain([&folder::CLASSES]).map(|layout| layout.about)
+}
+
+impl Wanted {
+    pub fn split(self) -> Split {
+        match self {
+            Self::Known(split) | Self::Unknown(split) => split,
+        }
+    }
+
+    pub fn is_known(self) -> bool {
+        matches!(self, Self::Known(_))
+    }
+}
+
+/// Whether there is a data set at a path, which may name a part of a folder or a file.
+#[must_use]
+pub fn exists(path: &Path) -> bool {
+    path.exists() || MARKED.iter().any(|layout| (layout.is_here)(path))
+}
+
+/// Reads a data set in the layout that it has.
+///
+/// # Errors
+/// [`Error::Io`] if there is nothing; [`Error::Dataset`] if no layout is recognised, or several, or a file is
+/// damaged; [`Error::Undivided`] if it lacks the split.
+pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
+    let here = MARKED.iter().filter(|layout| (layout.is_here)(path));
+    let mut found: Vec<(&Layout, PathBuf)> = here.map(|&layout| (layout, path.to_owned())).collect();
+    if found.is_empty() {
+        for &layout in &MARKED {
+            let places = layout.nested.iter().map(|name| path.join(name));
+            found.extend(places.filter(|place| (layout.is_here)(place)).map(|place| (layout, place)));
+        }
+    }
+    let unusable = |reason| Error::Dataset { path: path.to_owned(), reason };
+    let (layout, root) = match &found[..] {
+        [] if path.is_file() => {
+            let start = start(path)?;
+            let what = kind::of(&start).unwrap_or("a file of an unknown kind");
+            return Err(unusable(format!("it is {what}")));
+        }
+        [] => (&folder::CLASSES, path),
+        [(layout, root)] => (*layout, root.as_path()),
+        several => {
+            let name = |(layout, root): &(&Layout, PathBuf)| match root.strip_prefix(path) {
+                Ok(rest) if !rest.as_os_str().is_empty() => rest.display().to_string(),
+                _ => layout.about.to_owned(),
+            };
+            let names: Vec<String> = several.iter().map(name).collect();
+            return Err(unusable(format!(
+                "it holds several data sets: {}",
+                few(names.iter().map(String::as_str))
+            )));
+        }
+    };
+    (layout.open)(root, wanted)
+}
+
+/// The first bytes of a file.
+fn start(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let read = |file: std::fs::File| file.take(kind::START as u64).read_to_end(&mut bytes);
+    std::fs::File::open(path).and_then(read).map_err(Error::io("read", path))?;
+    Ok(bytes)
+}
+
+/// The names in a text file, one a line, if there is one.
+pub(super) fn names_in(path: &Path) -> Result<Option<Vec<String>>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    Ok(Some(text.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()))
+}
+
+/// The names of classes in the file `classes.txt` of a folder, if there is one, numbered from 0.
+pub(super) fn named_classes(folder: &Path) -> Result<Option<Vec<(i64, String)>>> {
+    let names = names_in(&folder.join("classes.txt"))?;
+    Ok(names.map(|names| (0..).zip(names).collect()))
+}
+
+/// The classes, and the labels as indexes into them. Without names, the classes are the numbers that occur in `all`,
+/// which has the labels of all splits.
+///
+/// # Errors
+/// The first label that is none of a class.
+pub(super) fn classified(
+    labels: &[i64],
+    all: impl Iterator<Item = i64>,
+    names: Option<Vec<(i64, String)>>,
+) -> Reasoned<(Vec<String>, Vec<i64>)> {
+    let mut classes = names.unwrap_or_else(|| all.map(|label| (label, label.to_string())).collect());
+    classes.sort_by_key(|(label, _)| *label);
+    classes.dedup_by_key(|(label, _)| *label);
+    let place = |(number, &label): (usize, &i64)| match classes.binary_search_by_key(&label, |class| class.0)
+    {
+        Ok(place) if label >= 0 => Ok(place as i64),
+        _ => Err(format!("image {number} has label {label}, but there are {} classes", classes.len())),
+    };
+    let labels = labels.iter().enumerate().map(place).collect::<Reasoned<Vec<i64>>>()?;
+    Ok((classes.into_iter().map(|(_, name)| name).collect(), labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_those_of_named_classes_or_numbers() {
+        let names =
+            |names: &[(i64, &str)]| names.iter().map(|&(label, name)| (label, name.to_owned())).collect();
+        let found = classified(&[3, 1], [1, 3, 7, 3].into_iter(), None).unwrap();
+        assert_eq!(found, (["1", "3", "7"].map(str::to_owned).to_vec(), vec![1, 0]));
+        let found = classified(&[2, 1, 2], [].into_iter(), Some(names(&[(2, "b"), (1, "a")]))).unwrap();
+        assert_eq!(found, (["a", "b"].map(str::to_owned).to_vec(), vec![1, 0, 1]));
+        for (labels, reason) in
+            [([0, 9], "image 1 has label 9, but there are 2"), ([-1, 0], "image 0 has label -1")]
+        {
+            let error = classified(&labels, [].into_iter(), Some(names(&[(0, "a"), (1, "b")]))).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+        assert!(classified(&[-1], [-1].into_iter(), None).is_err());
+    }
+}
