@@ -15,7 +15,7 @@ use crate::{
         shuffled,
     },
     error::{Error, Result},
-    files::sha256,
+    files::checksum,
     image::Input,
     method::{KEEP, needed},
     run::Outliers,
@@ -223,7 +223,7 @@ impl<'a> Batches<'a> {
                 sum.update(image);
             }
         }
-        Ok(sha256::hexadecimal(sum))
+        Ok(checksum::hexadecimal(sum))
     }
 
     /// Calls `take` with the batches of an epoch from `first_step` on, which are prepared in the background.
