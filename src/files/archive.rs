@@ -459,7 +459,8 @@ pub(crate) mod tests {
     #[test]
     fn every_format_gives_its_files_whatever_its_name() {
         let tar = tar_of_files(&FILES);
-        let mut with_folder = tar_of(&[(EntryType::Directory, b"set/", b""), (EntryType::Directory, b"./", b"")]);
+        let mut with_folder =
+            tar_of(&[(EntryType::Directory, b"set/", b""), (EntryType::Directory, b"./", b"")]);
         with_folder.truncate(2 * 512);
         with_folder.extend(&tar);
         // Two members of gzip are one stream.
@@ -600,8 +601,8 @@ pub(crate) mod tests {
         let bounded = "its contents are more than 16 times as long as it is";
         assert_eq!(reason("a.gz", &gzip(&long)), bounded);
         assert_eq!(reason("a.tar.gz", &gzip(&tar_of_files(&[("a", &long)]))), bounded);
-        let deflated = zip::write::SimpleFileOptions::default()
-            .compression_method(zip::CompressionMethod::Deflated);
+        let deflated =
+            zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
         let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
         for name in ["a", "b", "c"] {
             writer.start_file(name, deflated).unwrap();

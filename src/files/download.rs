@@ -75,8 +75,7 @@ fn fetch_within(
         Some(_) => None,
         None => fs::read_to_string(&record).ok().map(|text| text.trim().to_owned()),
     };
-    let expected =
-        Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
+    let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
     // Verifies an existing file.
     let check = || {
         let found = Checksums::of_file(file)?;
@@ -452,7 +451,10 @@ pub(crate) mod tests {
         assert_eq!(fetch_to(&cache.path().join("new"), &url).unwrap(), path);
         fs::write(&path, "something else").unwrap();
         let error = fetch_to(&cache.path().join("new"), &url).unwrap_err();
-        assert!(matches!(&error, Error::Checksum { reason, .. } if reason.contains(record.trim())), "{error}");
+        assert!(
+            matches!(&error, Error::Checksum { reason, .. } if reason.contains(record.trim())),
+            "{error}"
+        );
     }
 
     #[test]

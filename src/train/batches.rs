@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::{TrainSettings, augment::augment, scramble::scramble};
 use crate::{
     data::{
-        Dataset, LeftOut, OTHER_CLASSES, Split, UnknownSet, add_counts, open_test, open_training, prefetch,
-        shuffled,
+        Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, open_test, open_training,
+        prefetch, shuffled,
     },
     error::{Error, Result},
     files::checksum,
@@ -69,11 +69,11 @@ enum Purpose {
 
 impl Sets {
     fn open(settings: &TrainSettings) -> Result<Self> {
-        let TrainSettings { input: Input { height, width, .. }, recipe, .. } = settings;
+        let TrainSettings { input: Input { height, width, .. }, data, recipe, .. } = settings;
         let protocol = settings.protocol.as_ref();
-        let known = open_training(&settings.known, protocol, *height, *width)?;
+        let known = open_training(&settings.known, data, protocol, *height, *width)?;
         let (known_test, unknown_tests) =
-            open_test(&settings.known, &settings.unknown, protocol, *height, *width)?;
+            open_test(&settings.known, &settings.unknown, data, protocol, *height, *width)?;
         let known_test = known_test.align(known.classes())?;
         // With a protocol, the other classes of the training files are unknown.
         for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
@@ -81,7 +81,8 @@ impl Sets {
         }
         let outliers = match recipe.outliers.folder() {
             Some(folder) => {
-                let outliers = Dataset::unknown(folder, Split::Train, *height, *width)?;
+                let place = data.resolve(folder, Role::Unknown(Split::Train))?;
+                let outliers = Dataset::unknown(&place, Split::Train, *height, *width)?;
                 let tests = unknown_tests.iter().map(|set| &set.images);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
                     let reason = "holds known or test images";

@@ -21,7 +21,7 @@ use tch::TchError;
 
 use crate::{
     arch::Architecture,
-    data::{LeftOut, Protocol},
+    data::{DataFolder, LeftOut, Protocol},
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, Loss},
@@ -34,8 +34,11 @@ pub use session::{resume, train};
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
-    /// The data set of the known classes.
+    /// The data set of the known classes: a folder, or the name of a [published one](crate::data::PublishedSet).
     pub known: PathBuf,
+    /// The folder of the published data sets.
+    #[serde(default)]
+    pub data: DataFolder,
     /// The unknown test sets, in the form that [`UnknownSet::open`](crate::data::UnknownSet::open) parses.
     pub unknown: Vec<String>,
     /// The protocol that selects the known classes; `None` if all classes are known.

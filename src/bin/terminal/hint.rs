@@ -4,14 +4,32 @@ use std::io::ErrorKind;
 
 use cac::Error;
 
+use super::data::size;
+
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
     let hint = match error {
-        Error::Download { path, .. } => {
+        Error::Download { path, bytes, mirror, .. } => {
+            let size = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
             return Some(format!(
-                "run the command again to continue the download; without a network, put the file at `{}`",
+                "run the command again to continue the download; without a network, put the file{size} at `{}`, or set \
+                 {mirror} to the URL of a mirror",
                 path.display()
             ));
+        }
+        Error::NotFetched { name, downloads, .. } => {
+            let of = |(url, bytes): &(&str, Option<u64>)| match bytes {
+                Some(bytes) => format!("{url} ({})", size(*bytes)),
+                None => (*url).to_owned(),
+            };
+            let sources: Vec<String> = downloads.iter().map(of).collect();
+            return Some(format!(
+                "`toolkit data fetch {name}` downloads it from {}; if it is in another folder, give that with --data",
+                sources.join(", ")
+            ));
+        }
+        Error::Checksum { path, .. } => {
+            return Some(format!("remove `{}` to fetch it again", path.display()));
         }
         Error::DataChanged { path } => {
             return Some(format!(
@@ -49,8 +67,8 @@ pub fn of(error: &Error) -> Option<String> {
             "do not use the file; ask its author for the file, the signature and the public key"
         }
         Error::Dataset { path, .. } if path.is_dir() => {
-            "use CIFAR-10's binary folder (data_batch_*.bin, test_batch.bin) or folders of images: \
-             CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"
+            "use a published data set by name (`toolkit data list`), CIFAR-10's binary folder (data_batch_*.bin, \
+             test_batch.bin) or folders of images: CLASS/*.png, or train/CLASS/*.png and test/CLASS/*.png"
         }
         Error::Classes { .. } => {
             "name the folders after the known classes; `toolkit inspect` lists those of a model"

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::Protocol,
+    data::{DataFolder, Protocol, Role, Split},
     image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, Device, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
@@ -22,19 +22,28 @@ use clap::{
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use crate::terminal::{Rgb, StartingWeights, by_variant, name_of, one_of, pixels, published_names};
+use crate::terminal::{
+    Rgb, StartingWeights, by_variant,
+    data::{dataset, set_names, unknown_datasets},
+    name_of, one_of, pixels, published_names,
+};
 
 /// The settings of a run.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
-    /// Known classes: CIFAR-10's binary folder, or train/CLASS/*.png and test/CLASS/*.png
-    #[arg(long, value_name = "DIR")]
+    /// Known classes: the name of a published data set (see below), CIFAR-10's binary folder, or train/CLASS/*.png and
+    /// test/CLASS/*.png
+    #[arg(long, value_name = "DIR|NAME")]
     known: Option<PathBuf>,
-    /// Unknown test images: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable
-    #[arg(long, value_name = "NAME=DIR")]
+    /// Unknown test images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
+    /// uniform-noise[:COUNT]; repeatable
+    #[arg(long, value_name = "NAME=DIR|NAME")]
     #[serde(default)]
     unknown: Vec<String>,
+    /// Folder of the published data sets; by default that in CAC_DATA, else ~/.cache/cac-toolkit/data
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Published split of ten classes, to train on six and test on the other four as unknown: cac-2020,
     /// cac-2021 or arpl-2021, each /0 to /4
     #[arg(long, value_name = "NAME/TRIAL")]
@@ -54,10 +63,10 @@ pub struct Settings {
     magnitude: Option<f64>,
     #[arg(long, value_name = "X", help = by_variant("Weight of the anchor term", |loss| loss.weight))]
     weight: Option<f64>,
-    /// Unknown images that training keeps away from all anchors: a folder, CIFAR-10's training files, or the
-    /// known training images `scrambled`, for classes that differ in shape; by default scrambled for cac,
+    /// Unknown images that training keeps away from all anchors: a folder, CIFAR-10's training files, the name of a
+    /// published data set, or the known training images `scrambled`, for classes that differ in shape; by default scrambled for cac,
     /// none for cross-entropy or if a step is too small for one outlier
-    #[arg(long, value_name = "DIR|scrambled|none")]
+    #[arg(long, value_name = "DIR|NAME|scrambled|none")]
     outliers: Option<Outliers>,
     /// Outliers per known image in a step, 0 to 16
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().outlier_share)]
@@ -191,7 +200,8 @@ pub struct Given {
 
 /// The command of a program with these settings.
 pub fn command<Cli: CommandFactory>() -> Command {
-    Cli::command().after_help(format!("Published weights: {}", published_names()))
+    let names = format!("Published weights: {}\nPublished data sets: {}", published_names(), set_names());
+    Cli::command().after_help(names)
 }
 
 /// The settings of a file, overridden by those of the command line.
@@ -296,8 +306,15 @@ impl Settings {
         let is_without = self.loss == Objective::CrossEntropy || recipe.outliers_beside(self.batch_size) == 0;
         let default = if is_without { Outliers::None } else { recipe.outliers };
         recipe.outliers = self.outliers.clone().unwrap_or(default);
+        let data = DataFolder::new(self.data.as_deref());
+        dataset(&known, &data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+        unknown_datasets(&self.unknown, &data)?;
+        if let Some(folder) = recipe.outliers.folder() {
+            dataset(folder, &data, &[Role::Unknown(Split::Train)])?;
+        }
         Ok(TrainSettings {
             known,
+            data,
             unknown: self.unknown.clone(),
             protocol: self.protocol,
             backbone,

@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use cac::{
     Scorer,
-    data::{Dataset, Protocol, UnknownSet, open_test},
+    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, open_test},
     eval::{Agreement, Evaluation, evaluate},
     files::{scores, sha256},
     model::Manifest,
@@ -20,7 +20,11 @@ use cac::{
 use super::{check_output, print_json, read_model, with_threshold};
 use crate::{
     cli::{EvalArgs, SignatureArgs},
-    terminal::{Progress, say, say_left_out},
+    terminal::{
+        Progress,
+        data::{dataset, unknown_datasets},
+        say, say_left_out,
+    },
 };
 
 /// A model on a provider.
@@ -135,7 +139,7 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
     let known = match (&args.known, recorded) {
         (Some(known), _) => known.clone(),
-        (None, Some(known)) if known.exists() => {
+        (None, Some(known)) if known.exists() || PublishedSet::meant_by(&known).is_some() => {
             say(format_args!("known images: `{}`, as recorded in the model", known.display()));
             known
         }
@@ -151,7 +155,10 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     };
     let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
     let protocol = args.protocol.or(recorded);
-    let (known, unknown) = open_test(&known, &unknown, protocol.as_ref(), height, width)?;
+    let data = args.data.folder();
+    dataset(&known, &data, &[Role::Known(Split::Test)])?;
+    unknown_datasets(&unknown, &data)?;
+    let (known, unknown) = open_test(&known, &unknown, &data, protocol.as_ref(), height, width)?;
     Ok((known.align(&manifest.decision.classes)?, unknown))
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
-    data::{Protocol, open_training},
+    data::{Protocol, Role, Split, open_training},
     eval::Agreement,
     export::{self, triton},
     files::{check_writable_folder, sha256},
@@ -18,7 +18,10 @@ use cac::{
 use ndarray::Array4;
 
 use super::{check_output, print_json};
-use crate::cli::{ExportArgs, FileArgs};
+use crate::{
+    cli::{ExportArgs, FileArgs},
+    terminal::data::dataset,
+};
 
 /// Writes the model of a run, or its weights.
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
@@ -47,7 +50,10 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     }
     let data = checkpoint.facts.data.as_ref();
     let protocol = data.and_then(|data| data.protocol);
-    let known = data.map(|data| data.known.as_path()).filter(|known| known.exists());
+    let sets = args.file.data.folder();
+    let is_here =
+        |known: &&Path| sets.resolve(known, Role::Known(Split::Train)).is_ok_and(|folder| folder.exists());
+    let known = data.map(|data| data.known.as_path()).filter(is_here);
     let calibration = calibration(&args.file, known, protocol, &checkpoint.facts.input)?;
     write(&checkpoint, &args.file, calibration, &args.model, run.path())
 }
@@ -79,7 +85,9 @@ pub fn calibration(
         return Ok(None);
     }
     let Some(folder) = args.calibrate.as_deref().or(known) else { return Ok(None) };
-    let images = open_training(folder, protocol.as_ref(), input.height, input.width)?;
+    let data = args.data.folder();
+    dataset(folder, &data, &[Role::Known(Split::Train)])?;
+    let images = open_training(folder, &data, protocol.as_ref(), input.height, input.width)?;
     let drawn = images.draw(args.calibration_images.get(), 0).0;
     Ok(Some(images.images(&drawn)?))
 }
