@@ -15,6 +15,7 @@ use std::{
 
 use cac::{
     arch::Architecture,
+    data::DataFolder,
     image::Input,
     method::{Loss, Variant},
     run::{Device, Recipe, RunFolder, TrainingPrecision},
@@ -50,6 +51,7 @@ fn settings(known: PathBuf, size: usize, batch_size: usize) -> TrainSettings {
     let loss = Loss::new(Variant::Paper);
     TrainSettings {
         known,
+        data: DataFolder::default(),
         unknown: Vec::new(),
         protocol: None,
         backbone: None,

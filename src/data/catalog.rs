@@ -139,7 +139,7 @@ const EASY: &str = "its resizing leaves traces, which make it easy to catch";
 /// The data sets, sorted by kind. Addresses and MD5 are those of torchvision 0.29.2 and pytorch-ood 0.4.0 (iSUN's:
 /// detectors 0.1.11; the MD5 of CIFAR-10's binary files: its page), lengths and SHA-256 those of
 /// tensorflow-datasets 4.9.10 and Keras 3, where they have them.
-pub const SETS: [PublishedSet; 16] = [
+pub static SETS: [PublishedSet; 16] = [
     PublishedSet {
         name: "cifar10",
         about: "objects in 10 classes, 32x32",
@@ -618,6 +618,18 @@ impl Layout {
     }
 }
 
+/// Where a data set may be: each layout below its own folder, and then below the folder of all data sets.
+pub(super) fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Layout)> {
+    let own = folder.join(set.name);
+    let below = |base: &Path| set.layouts.iter().map(|layout| (base.to_owned(), layout)).collect::<Vec<_>>();
+    let mut places = [below(&own), below(folder)].concat();
+    // Where its own folder has the name of a layout, that layout is not the one above the same in it.
+    places.retain(|(base, layout)| {
+        *base == own || base.join(layout.folder) != own || !own.join(layout.folder).exists()
+    });
+    places
+}
+
 /// `folder` itself for an empty path, without a separator at its end.
 pub(super) fn joined(folder: &Path, path: &str) -> PathBuf {
     if path.is_empty() { folder.to_owned() } else { folder.join(path) }
@@ -666,17 +678,13 @@ impl DataFolder {
     /// Those of [`path`](Self::path).
     pub fn find(&self, set: &PublishedSet, role: Role) -> Result<Option<PathBuf>> {
         let folder = self.path()?;
-        for base in [folder.join(set.name), folder.clone()] {
-            for layout in set.layouts.iter().filter(|layout| layout.is_whole(&base, role)) {
-                // In the folder of all data sets only the file itself tells which is meant.
-                let file = layout.parts.iter().find(|part| part.split == Some(role.split()));
-                return Ok(Some(match file.filter(|_| layout.folder.is_empty() && base == folder) {
-                    Some(part) => base.join(part.file),
-                    None => layout.of_role(&base, role),
-                }));
-            }
-        }
-        Ok(None)
+        let mut copies =
+            places(set, &folder).into_iter().filter(|(base, layout)| layout.is_whole(base, role));
+        let Some((base, layout)) = copies.next() else { return Ok(None) };
+        // In the folder of all data sets only the file itself tells which is meant.
+        let file = layout.parts.iter().find(|part| part.split == Some(role.split()));
+        let file = file.filter(|_| layout.folder.is_empty() && base == folder);
+        Ok(Some(file.map_or_else(|| layout.of_role(&base, role), |part| base.join(part.file))))
     }
 
     /// The path that a text means where a folder or the name of a published data set can stand; see
@@ -698,4 +706,159 @@ impl DataFolder {
 /// The published data sets, for an error about a text that names none.
 pub(super) fn names() -> String {
     PublishedSet::names().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+impl Layout {
+    /// That of the tests of downloads.
+    pub const TINY: Self = layout("tiny", &[]);
+
+    pub const fn of(folder: &'static str, parts: &'static [Part]) -> Self {
+        layout(folder, parts)
+    }
+}
+
+#[cfg(test)]
+impl Part {
+    pub const fn of(file: &'static str, split: Option<Split>) -> Self {
+        part(file, split)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    const ROLES: [Role; 4] = [
+        Role::Known(Split::Train),
+        Role::Known(Split::Test),
+        Role::Unknown(Split::Train),
+        Role::Unknown(Split::Test),
+    ];
+
+    #[test]
+    fn the_table_is_consistent() {
+        let names: HashSet<&str> = PublishedSet::names().collect();
+        assert_eq!(names.len(), SETS.len());
+        let is_hexadecimal = |sum: &str, digits| {
+            sum.len() == digits && sum.bytes().all(|byte| b"0123456789abcdef".contains(&byte))
+        };
+        let mut sums = HashSet::new();
+        for set in &SETS {
+            assert!(set.images[1] > 0 && !set.about.is_empty() && !set.terms.is_empty(), "{}", set.name);
+            for download in set.downloads {
+                assert!(is_hexadecimal(download.md5, 32) && sums.insert(download.md5), "{download:?}");
+                assert!(download.sha256.is_none_or(|sum| is_hexadecimal(sum, 64)), "{download:?}");
+                for url in download.urls {
+                    let (path, _) = url.split_once('?').unwrap_or((url, ""));
+                    assert!(
+                        url.starts_with("http") && path.ends_with(&format!("/{}", download.file)),
+                        "{url}"
+                    );
+                }
+                assert!(
+                    set.layouts[0].folder.starts_with(download.holds)
+                        || download.holds.starts_with(set.layouts[0].folder),
+                    "{download:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_bare_name_means_a_data_set() {
+        let meant = |text: &str| PublishedSet::meant_by(Path::new(text)).map(|set| set.name);
+        assert_eq!([meant("cifar10"), meant("lsun-crop")], [Some("cifar10"), Some("lsun-crop")]);
+        for text in ["./cifar10", "cifar10/", "data/cifar10", "/cifar10", "CIFAR10", "cifar-10", ""] {
+            assert_eq!(meant(text), None, "{text}");
+        }
+        let data = DataFolder::new(Some(Path::new("/no/such")));
+        for role in ROLES {
+            assert_eq!(data.resolve(Path::new("./cifar10"), role).unwrap(), Path::new("./cifar10"));
+        }
+    }
+
+    /// Makes everything that a layout needs below a folder.
+    fn make(base: &Path, layout: &Layout) {
+        let folder = joined(base, layout.folder);
+        let image = Part::of("a/1.png", None);
+        let parts = if layout.parts.is_empty() { &[image] } else { layout.parts };
+        for part in parts {
+            let path = folder.join(part.file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+    }
+
+    #[test]
+    fn copies_in_every_layout_are_found_where_they_are() {
+        for set in &SETS {
+            for (layout, is_own) in set.layouts.iter().flat_map(|layout| [(layout, true), (layout, false)]) {
+                let folder = tempfile::tempdir().unwrap();
+                let data = DataFolder::new(Some(folder.path()));
+                let base = if is_own { folder.path().join(set.name) } else { folder.path().to_owned() };
+                let find = |role| data.find(set, role).unwrap();
+                assert_eq!(ROLES.map(find), [const { None }; 4]);
+                let error = data.resolve(Path::new(set.name), ROLES[1]).unwrap_err();
+                assert!(matches!(&error, Error::NotFetched { name, .. } if *name == set.name), "{error}");
+                make(&base, layout);
+                // All other sets are absent.
+                for other in SETS.iter().filter(|other| other.name != set.name) {
+                    assert_eq!(data.find(other, ROLES[3]).unwrap(), None, "{} in {layout:?}", other.name);
+                }
+                let place = joined(&base, layout.folder);
+                for role in ROLES {
+                    let found = find(role).unwrap();
+                    assert!(found.starts_with(&place), "{found:?}");
+                    assert_eq!(data.resolve(Path::new(set.name), role).unwrap(), found);
+                    if matches!(role, Role::Known(_)) && !(layout.folder.is_empty() && !is_own) {
+                        assert_eq!(found, place);
+                    }
+                }
+                // Without one of its files it is not whole.
+                for part in layout.parts {
+                    let path = place.join(part.file);
+                    fs::remove_file(&path).unwrap();
+                    let is_found = |role: &Role| find(*role).is_some();
+                    let needed = |role: &Role| part.split.is_none_or(|split| split == role.split());
+                    assert!(ROLES.iter().all(|role| is_found(role) != needed(role)), "{part:?}");
+                    fs::write(path, "").unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn folders_of_unknown_images_leave_out_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::new(Some(folder.path()));
+        for name in ["textures", "tiny-imagenet", "svhn"] {
+            make(folder.path(), &PublishedSet::named(name).unwrap().layouts[0]);
+        }
+        let at = |name: &str, role| {
+            let found = data.find(PublishedSet::named(name).unwrap(), role).unwrap().unwrap();
+            found.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned()
+        };
+        assert_eq!(ROLES.map(|role| at("textures", role)), ["dtd", "dtd", "dtd/images", "dtd/images"]);
+        let tiny = "tiny-imagenet-200";
+        let expected = [tiny, tiny, "tiny-imagenet-200/train", "tiny-imagenet-200/val/images"];
+        assert_eq!(ROLES.map(|role| at("tiny-imagenet", role)), expected);
+        // Beside other data sets only the file tells which is meant.
+        let (train, test) = ("train_32x32.mat", "test_32x32.mat");
+        assert_eq!(ROLES.map(|role| at("svhn", role)), [train, test, train, test]);
+    }
+
+    #[test]
+    fn a_set_that_is_being_fetched_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("imagenet-o");
+        fs::create_dir_all(own.join(".unfinished-abcdef/imagenet-o/n01443537")).unwrap();
+        fs::write(own.join("imagenet-o.tar.part"), "").unwrap();
+        let data = DataFolder::new(Some(folder.path()));
+        let set = PublishedSet::named("imagenet-o").unwrap();
+        assert_eq!(data.find(set, ROLES[3]).unwrap(), None);
+        fs::create_dir_all(own.join("imagenet-o/n01443537")).unwrap();
+        assert_eq!(data.find(set, ROLES[3]).unwrap(), Some(own.join("imagenet-o")));
+    }
 }

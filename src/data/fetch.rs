@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     DataFolder, Download, PublishedSet, Role, Split,
-    catalog::{Layout, joined},
+    catalog::{Layout, joined, places},
     folder::images_below,
 };
 use crate::{
@@ -182,9 +182,8 @@ impl DataFolder {
             [Split::Train, Split::Test].into_iter().any(|split| layout.is_whole(base, Role::Unknown(split)))
         };
         // The first that is there is the one that is used.
-        let mut copies =
-            [&own, &folder].into_iter().flat_map(|base| set.layouts.iter().map(move |of| (base, of)));
-        if let Some((base, layout)) = copies.find(|(base, layout)| is_whole(base, layout)) {
+        let copy = places(set, &folder).into_iter().find(|(base, layout)| is_whole(base, layout));
+        if let Some((base, layout)) = &copy {
             check.compare_parts(layout, base)?;
             let images = layout.of_role(base, Role::Unknown(Split::Test));
             if layout.parts.is_empty() || images != joined(base, layout.folder) {
@@ -367,3 +366,332 @@ fn sync(folder: &Path) {
 
 #[cfg(not(target_os = "linux"))]
 fn sync(_folder: &Path) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::catalog::{Layout, Part},
+        files::{
+            archive::tests::{gzip, tar_of, tar_of_files, zip_of},
+            download::tests::{Answer, server},
+            sha256,
+        },
+    };
+    use std::{
+        env,
+        io::Read,
+        process::{Command, Stdio},
+        thread,
+    };
+
+    const FILES: [(&str, &[u8]); 4] =
+        [("tiny/a/1.png", b"one"), ("tiny/a/2.png", b"two"), ("tiny/b/3.png", &NOISE), ("readme.txt", b"x")];
+    /// Bytes that cannot be compressed.
+    const NOISE: [u8; 3000] = {
+        let (mut bytes, mut state, mut at) = ([0; 3000], 1_u32, 0);
+        while at < bytes.len() {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            bytes[at] = (state >> 24) as u8;
+            at += 1;
+        }
+        bytes
+    };
+
+    /// A data set of one download, which holds the folder `tiny`.
+    fn set_of(file: &'static str, content: &[u8], urls: Vec<&'static str>) -> PublishedSet {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(file);
+        fs::write(&path, content).unwrap();
+        let Checksums { bytes, md5, .. } = Checksums::of_file(&path).unwrap();
+        let download = Download {
+            urls: urls.leak(),
+            file,
+            bytes: Some(bytes),
+            md5: md5.leak(),
+            sha256: None,
+            holds: "tiny",
+            split: None,
+        };
+        PublishedSet {
+            name: "tiny",
+            about: "",
+            images: [0, 3],
+            terms: "",
+            note: "",
+            downloads: vec![download].leak(),
+            layouts: &[Layout::TINY],
+        }
+    }
+
+    fn tiny() -> (PublishedSet, Vec<u8>) {
+        let archive = gzip(&tar_of_files(&FILES));
+        (set_of("tiny.tar.gz", &archive, Vec::new()), archive)
+    }
+
+    fn fetch(folder: &Path, url: &str, set: &PublishedSet) -> Result<()> {
+        DataFolder::new(Some(folder)).fetch_from(Some(url), set, &[ROLE], false, &mut |_| ())
+    }
+
+    const ROLE: Role = Role::Unknown(Split::Test);
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name != LOCK);
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_set_is_downloaded_once_unpacked_and_verified() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join("tiny").join(name);
+        let data = DataFolder::new(Some(folder.path()));
+        for keep in [false, true] {
+            let (set, archive) = tiny();
+            let (url, served) = server(archive.clone(), vec![Answer::Properly]);
+            let mut events = Vec::new();
+            data.fetch_from(Some(&url), &set, &[ROLE], keep, &mut |event| match event {
+                FetchEvent::Downloading { url, file, bytes } => {
+                    events.push(format!("{url} {} {bytes:?}", file.display()));
+                }
+                FetchEvent::Received { done, total } => {
+                    events.truncate(1);
+                    events.push(format!("{done} {total:?}"));
+                }
+                FetchEvent::Unpacked { done, total, .. } => assert!(done <= total),
+                other => panic!("{other:?}"),
+            })
+            .unwrap();
+            let length = archive.len();
+            let first = format!("{url}/tiny/tiny.tar.gz {} Some({length})", at("tiny.tar.gz").display());
+            assert_eq!(events, [first, format!("{length} Some({length})")]);
+            assert_eq!(served.join().unwrap(), [["/tiny/tiny.tar.gz".to_owned(), String::new()]]);
+
+            let record = ["tiny.tar.gz.sha256", "tiny.tar.gz.sha256sums"];
+            let expected = [&["tiny"][..], if keep { &["tiny.tar.gz"] } else { &[] }, &record].concat();
+            assert_eq!(names(&folder.path().join("tiny")), expected);
+            assert_eq!(data.find(&set, ROLE).unwrap(), Some(at("tiny")));
+            assert_eq!(fs::read_to_string(at(record[0])).unwrap().trim(), sha256(&archive));
+            let list = fs::read_to_string(at(record[1])).unwrap();
+            let lines: Vec<String> =
+                FILES[..3].iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
+            assert_eq!(list, lines.concat());
+
+            // What is there needs no server.
+            fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+            let files = if keep { 4 } else { 3 };
+            let verified = data.verify(&set).unwrap().unwrap();
+            assert_eq!(verified, Verified { files, images: Some(3), faults: Vec::new() });
+            fs::write(at("tiny/a/1.png"), "two").unwrap();
+            fs::remove_file(at("tiny/b/3.png")).unwrap();
+            let faults = data.verify(&set).unwrap().unwrap().faults;
+            assert_eq!(faults.len(), 3, "{faults:?}");
+            for (fault, parts) in faults.iter().zip([
+                ["a/1.png`: it has SHA-256", "expected"],
+                ["b/3.png", "is missing"],
+                ["has 2 images", "expected 3"],
+            ]) {
+                assert!(parts.iter().all(|part| fault.contains(part)), "{fault}");
+            }
+            fs::remove_dir_all(folder.path().join("tiny")).unwrap();
+            assert_eq!(data.verify(&set).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn every_kind_of_archive_and_plain_files_are_taken() {
+        for (file, content) in
+            [("tiny.tar", tar_of_files(&FILES)), ("tiny.zip", zip_of(&FILES)), ("tiny.gz", gzip(&[7; 100]))]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let (url, _served) = server(content.clone(), vec![Answer::Properly]);
+            let url = format!("{url}/{file}").leak();
+            let mut set = set_of(file, &content, vec![url]);
+            if file.ends_with(".gz") {
+                set.layouts = vec![Layout::of("", vec![Part::of("tiny", None)].leak())].leak();
+            }
+            let data = DataFolder::new(Some(folder.path()));
+            data.fetch_from(None, &set, &[ROLE], false, &mut |_| ()).unwrap();
+            assert!(folder.path().join("tiny/tiny").exists() && data.verify(&set).unwrap().is_some());
+        }
+        // A file that is no archive, for one of the splits.
+        let folder = tempfile::tempdir().unwrap();
+        let (url, served) = server(b"MATLAB".to_vec(), vec![Answer::Properly]);
+        let mut set = set_of("test.mat", b"MATLAB", vec![format!("{url}/test.mat").leak()]);
+        let test = Download { holds: "test.mat", split: Some(Split::Test), ..set.downloads[0] };
+        let train = Download { holds: "train.mat", file: "train.mat", split: Some(Split::Train), ..test };
+        set.downloads = vec![train, test].leak();
+        let parts = [Part::of("train.mat", Some(Split::Train)), Part::of("test.mat", Some(Split::Test))];
+        set.layouts = vec![Layout::of("", parts.to_vec().leak())].leak();
+        let data = DataFolder::new(Some(folder.path()));
+        data.fetch_from(None, &set, &[ROLE], false, &mut |_| ()).unwrap();
+        assert_eq!(served.join().unwrap().len(), 1);
+        assert_eq!(data.find(&set, ROLE).unwrap(), Some(folder.path().join("tiny")));
+        assert_eq!(data.find(&set, Role::Known(Split::Train)).unwrap(), None);
+        assert_eq!(data.verify(&set).unwrap().unwrap().files, 1);
+    }
+
+    #[test]
+    fn broken_transfers_and_other_files_leave_nothing_but_the_part() {
+        let folder = tempfile::tempdir().unwrap();
+        let (set, archive) = tiny();
+        let answers = [
+            Answer::Status("404 Not Found"),
+            Answer::Page("text/html", "<html>"),
+            Answer::Redirect("/tiny/elsewhere"),
+            Answer::BreakOff(1000),
+            Answer::Properly,
+        ];
+        let (url, served) = server(archive.clone(), answers.to_vec());
+        for (part, left) in [("404", &[][..]), ("an HTML page", &[]), ("", &["tiny.tar.gz.part"])] {
+            let error = fetch(folder.path(), &url, &set).unwrap_err();
+            assert!(
+                matches!(&error, Error::Download { mirror: MIRROR, bytes: Some(_), reason, .. } if reason.contains(part)),
+                "{error}"
+            );
+            assert_eq!(names(&folder.path().join("tiny")), left);
+        }
+        fetch(folder.path(), &url, &set).unwrap();
+        assert_eq!(served.join().unwrap()[4], ["/tiny/tiny.tar.gz", "1000-"]);
+
+        let folder = tempfile::tempdir().unwrap();
+        let mut other = archive.clone();
+        *other.last_mut().unwrap() ^= 1;
+        let (url, _served) = server(other, vec![Answer::Properly]);
+        let error = fetch(folder.path(), &url, &set).unwrap_err().to_string();
+        assert!(error.contains("it has MD5 ") && error.contains("compressed with gzip"), "{error}");
+        assert!(names(&folder.path().join("tiny")).is_empty());
+
+        // Brought by hand: the right file, and another one.
+        fs::write(folder.path().join("tiny/tiny.tar.gz"), "something else").unwrap();
+        let error = fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap_err();
+        assert!(matches!(&error, Error::Checksum { .. }), "{error}");
+        fs::write(folder.path().join("tiny/tiny.tar.gz"), archive).unwrap();
+        fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+    }
+
+    #[test]
+    fn evil_archives_and_archives_of_something_else_are_not_put_in_place() {
+        let evil = [FILES[0], ("tiny/../../../x", b"1")];
+        for (content, part) in [
+            (gzip(&tar_of_files(&evil)), "leads out of the folder"),
+            (gzip(&tar_of_files(&FILES[3..])), "it holds no `tiny`"),
+            (gzip(&tar_of(&[(tar::EntryType::Symlink, b"tiny", b"/tmp")])), "it holds no `tiny`"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let set = set_of("tiny.tar.gz", &content, Vec::new());
+            let (url, _served) = server(content, vec![Answer::Properly]);
+            let error = fetch(folder.path(), &url, &set).unwrap_err();
+            assert!(matches!(&error, Error::Archive { reason, .. } if reason.contains(part)), "{error}");
+            assert_eq!(names(folder.path()), ["tiny"]);
+            assert_eq!(names(&folder.path().join("tiny")), ["tiny.tar.gz", "tiny.tar.gz.sha256"]);
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (set, _) = tiny();
+        let place = folder.path().join("tiny/tiny");
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("mine.txt"), "").unwrap();
+        let error = fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap_err();
+        assert!(matches!(&error, Error::Dataset { path, .. } if *path == place), "{error}");
+        assert_eq!(names(&place), ["mine.txt"]);
+        // Somebody's copy is taken as it is.
+        fs::write(place.join("1.png"), "").unwrap();
+        fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_found_before_the_download() {
+        let (set, _) = tiny();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = fetch(file.path(), "http://127.0.0.1:1", &set).unwrap_err();
+        assert!(matches!(&error, Error::Io { action: "write", .. }), "{error}");
+    }
+
+    /// What a child process is told: the folder of the data, the mirror, and whether it stops while it unpacks.
+    const JOB: &str = "CAC_TEST_FETCH";
+
+    /// Runs one of these tests in another process, with a job.
+    fn child(test: &str, folder: &Path, url: &str, stops: bool) -> std::process::Child {
+        Command::new(env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", &format!("data::fetch::tests::{test}")])
+            .env(JOB, format!("{}|{url}|{stops}", folder.display()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// In a child: does the job, and returns true.
+    fn did_job() -> bool {
+        let Ok(job) = env::var(JOB) else { return false };
+        let [folder, url, stops] = job.split('|').collect::<Vec<_>>()[..] else { panic!("{job}") };
+        let (set, _) = tiny();
+        let data = DataFolder::new(Some(Path::new(folder)));
+        data.fetch_from(Some(url), &set, &[ROLE], false, &mut |event| {
+            if let (FetchEvent::Unpacked { .. }, "true") = (event, stops) {
+                println!("unpacking!");
+                loop {
+                    thread::park();
+                }
+            }
+        })
+        .unwrap();
+        true
+    }
+
+    #[test]
+    fn after_a_kill_the_next_call_begins_with_what_is_whole() {
+        if did_job() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (set, archive) = tiny();
+        let (url, served) = server(archive, vec![Answer::Properly]);
+        let name = "after_a_kill_the_next_call_begins_with_what_is_whole";
+        let mut killed = child(name, folder.path(), &url, true);
+        let (mut said, mut byte) = (Vec::new(), [0]);
+        while !said.ends_with(b"unpacking!") && killed.stdout.as_mut().unwrap().read(&mut byte).unwrap() > 0 {
+            said.push(byte[0]);
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        served.join().unwrap();
+        let data = DataFolder::new(Some(folder.path()));
+        assert_eq!(data.find(&set, ROLE).unwrap(), None);
+        assert_eq!(
+            names(&folder.path().join("tiny")).len(),
+            3,
+            "the archive, its record and what was unpacked"
+        );
+
+        fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+        let expected = ["tiny", "tiny.tar.gz.sha256", "tiny.tar.gz.sha256sums"];
+        assert_eq!(names(&folder.path().join("tiny")), expected);
+        assert!(data.verify(&set).unwrap().unwrap().faults.is_empty());
+    }
+
+    #[test]
+    fn processes_that_fetch_at_once_download_once() {
+        if did_job() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (set, archive) = tiny();
+        let (url, served) = server(archive, vec![Answer::Properly]);
+        let name = "processes_that_fetch_at_once_download_once";
+        let children: Vec<_> = (0..3).map(|_| child(name, folder.path(), &url, false)).collect();
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+        assert_eq!(served.join().unwrap().len(), 1);
+        let verified = DataFolder::new(Some(folder.path())).verify(&set).unwrap().unwrap();
+        assert_eq!(verified, Verified { files: 3, images: Some(3), faults: Vec::new() });
+    }
+}

@@ -306,6 +306,7 @@ mod tests {
     use super::*;
     use crate::{
         arch::Architecture,
+        data::DataFolder,
         method::{AnchorKind, Loss, Variant},
         run::{Device, Recipe},
     };
@@ -314,6 +315,7 @@ mod tests {
     fn settings(memory: u64) -> TrainSettings {
         TrainSettings {
             known: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo"),
+            data: DataFolder::default(),
             unknown: Vec::new(),
             protocol: None,
             backbone: None,
