@@ -1,5 +1,5 @@
-//! The errors of the library, each provoked by a test; downloads, divergence and signatures are tested with their
-//! features.
+//! The errors of the library, each provoked by a test; downloads, data sets by name, divergence and signatures are
+//! tested with their features.
 
 use std::{fs, path::Path};
 
@@ -78,6 +78,15 @@ fn dataset() {
     let folder = tempfile::tempdir().unwrap();
     let error = Dataset::known(folder.path(), Split::Test, 32, 32).unwrap_err();
     assert!(matches!(error, Error::Dataset { .. }), "{error}");
+}
+
+#[test]
+fn archive() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.zip");
+    fs::write(&path, b"PK\x03\x04").unwrap();
+    let error = cac::files::archive::unpack(&path, folder.path(), &mut |_, _| ()).unwrap_err();
+    assert!(matches!(error, Error::Archive { .. }) && error.to_string().contains("a.zip"), "{error}");
 }
 
 #[test]
