@@ -170,11 +170,13 @@ fn torch_device(device: Device) -> Result<tch::Device> {
 }
 
 impl TrainSettings {
-    /// Checks the settings, as far as that is possible without the data.
+    /// Checks the settings and the device, as far as that is possible without the data.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a value out of range, or one that does not fit another.
+    /// [`Error::Setting`] for a value out of range, or one that does not fit another; [`Error::Provider`] if the device
+    /// is not available.
     pub fn check(&self) -> Result<()> {
+        torch_device(self.device)?;
         self.recipe.check()?;
         if self.test_every == 0 {
             return Err(Error::setting("test every", 0, "must be at least 1"));

@@ -275,3 +275,17 @@ fn a_model_names_its_data_so_that_other_machines_find_it() {
     let message = error(&toolkit(&there, &["eval", "model.onnx"]));
     assert!(message.contains("cannot fetch `http://127.0.0.1:1/cifar10/"), "{message}");
 }
+
+#[cfg(feature = "train")]
+#[test]
+fn nothing_is_downloaded_for_a_run_that_cannot_begin() {
+    let folder = tempfile::tempdir().unwrap();
+    for wrong in [["--device", "cuda:99"], ["--epochs", "0"], ["--run", "/proc/run"]] {
+        let output = toolkit(folder.path(), &[&["train", "--known", "cifar10"], &wrong[..]].concat());
+        assert!(!error(&output).contains("cannot fetch"), "{wrong:?}");
+        assert!(!stderr(&output).contains("downloading"), "{wrong:?}: {}", stderr(&output));
+    }
+    let output = toolkit(folder.path(), &["train", "--known", "cifar10"]);
+    assert!(error(&output).contains("cannot fetch"), "{}", stderr(&output));
+    assert!(!folder.path().join("runs/1").exists());
+}

@@ -204,6 +204,17 @@ pub fn command<Cli: CommandFactory>() -> Command {
     Cli::command().after_help(names)
 }
 
+/// Downloads the published data sets of a run, unless they are there.
+pub fn fetch_data(settings: &TrainSettings) -> anyhow::Result<()> {
+    let data = &settings.data;
+    dataset(&settings.known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+    unknown_datasets(&settings.unknown, data)?;
+    if let Some(folder) = settings.recipe.outliers.folder() {
+        dataset(folder, data, &[Role::Unknown(Split::Train)])?;
+    }
+    Ok(())
+}
+
 /// The settings of a file, overridden by those of the command line.
 pub fn given(matches: &ArgMatches, file: Option<&Path>) -> anyhow::Result<Given> {
     let typed = Settings::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
@@ -306,15 +317,9 @@ impl Settings {
         let is_without = self.loss == Objective::CrossEntropy || recipe.outliers_beside(self.batch_size) == 0;
         let default = if is_without { Outliers::None } else { recipe.outliers };
         recipe.outliers = self.outliers.clone().unwrap_or(default);
-        let data = DataFolder::new(self.data.as_deref());
-        dataset(&known, &data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
-        unknown_datasets(&self.unknown, &data)?;
-        if let Some(folder) = recipe.outliers.folder() {
-            dataset(folder, &data, &[Role::Unknown(Split::Train)])?;
-        }
         Ok(TrainSettings {
             known,
-            data,
+            data: DataFolder::new(self.data.as_deref()),
             unknown: self.unknown.clone(),
             protocol: self.protocol,
             backbone,
