@@ -30,6 +30,8 @@ pub struct PublishedSet {
     pub terms: &'static str,
     /// What to know about its use; may be empty.
     pub note: &'static str,
+    /// The names of its parts, of which a user takes one as `NAME:PART`; none for a set that is taken whole.
+    pub parts: &'static [&'static str],
     /// The files to download.
     pub downloads: &'static [Download],
     /// Where its images are, below the folder of the data sets or below its own folder there: the first layout is that
@@ -134,6 +136,29 @@ const fn of_split(download: Download, split: Option<Split>) -> Download {
     Download { split, ..download }
 }
 
+/// The corruptions of CIFAR-10-C, in pytorch-ood's order.
+const CORRUPTIONS: [&str; 19] = [
+    "brightness",
+    "contrast",
+    "defocus_blur",
+    "elastic_transform",
+    "fog",
+    "frost",
+    "gaussian_blur",
+    "gaussian_noise",
+    "glass_blur",
+    "impulse_noise",
+    "jpeg_compression",
+    "motion_blur",
+    "pixelate",
+    "saturate",
+    "shot_noise",
+    "snow",
+    "spatter",
+    "speckle_noise",
+    "zoom_blur",
+];
+
 const EASY: &str = "its resizing leaves traces, which make it easy to catch";
 
 /// The data sets, sorted by kind. Addresses and MD5 are those of torchvision 0.29.2 and pytorch-ood 0.4.0 (iSUN's:
@@ -146,6 +171,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [50_000, 10_000],
         terms: "none stated; cite Krizhevsky 2009",
         note: "",
+        parts: &[],
         downloads: &[archive(
             &["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"],
             "cifar-10-binary.tar.gz",
@@ -186,6 +212,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [50_000, 10_000],
         terms: "none stated; cite Krizhevsky 2009",
         note: "no class is one of CIFAR-10's, but some are close",
+        parts: &[],
         downloads: &[archive(
             &["https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"],
             "cifar-100-python.tar.gz",
@@ -212,6 +239,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [73_257, 26_032],
         terms: "for non-commercial use",
         note: "",
+        parts: &[],
         downloads: &[
             of_split(
                 archive(
@@ -250,6 +278,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [60_000, 10_000],
         terms: "CC BY-SA 3.0",
         note: "",
+        parts: &[],
         downloads: &[
             of_split(
                 archive(
@@ -320,6 +349,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [60_000, 10_000],
         terms: "MIT",
         note: "",
+        parts: &[],
         downloads: &[
             of_split(
                 archive(
@@ -378,6 +408,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [100_000, 10_000],
         terms: "ImageNet's: non-commercial research",
         note: "to test on: `val`; the labels of `test` are not published",
+        parts: &[],
         downloads: &[archive(
             &["http://cs231n.stanford.edu/tiny-imagenet-200.zip"],
             "tiny-imagenet-200.zip",
@@ -397,6 +428,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 5640],
         terms: "for research",
         note: "",
+        parts: &[],
         downloads: &[archive(
             &["https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz"],
             "dtd-r1.0.1.tar.gz",
@@ -416,6 +448,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 36_500],
         terms: "for research and education",
         note: "some scenes show objects of known classes",
+        parts: &[],
         downloads: &[archive(
             &["http://data.csail.mit.edu/places/places365/val_256.tar"],
             "val_256.tar",
@@ -432,6 +465,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 10_000],
         terms: "none stated; cite Liang et al. 2018",
         note: "",
+        parts: &[],
         downloads: &[archive(
             &["https://www.dropbox.com/s/fhtsw1m3qxlwj6h/LSUN.tar.gz?dl=1"],
             "LSUN.tar.gz",
@@ -448,6 +482,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 10_000],
         terms: "none stated; cite Liang et al. 2018",
         note: EASY,
+        parts: &[],
         downloads: &[archive(
             &["https://www.dropbox.com/s/moqh2wh8696c3yl/LSUN_resize.tar.gz?dl=1"],
             "LSUN_resize.tar.gz",
@@ -464,6 +499,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 10_000],
         terms: "none stated; cite Liang et al. 2018",
         note: "",
+        parts: &[],
         downloads: &[archive(
             &["https://www.dropbox.com/s/avgm2u562itwpkl/Imagenet.tar.gz?dl=1"],
             "Imagenet.tar.gz",
@@ -480,6 +516,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 10_000],
         terms: "none stated; cite Liang et al. 2018",
         note: EASY,
+        parts: &[],
         downloads: &[archive(
             &["https://www.dropbox.com/s/kp3my3412u5k9rl/Imagenet_resize.tar.gz?dl=1"],
             "Imagenet_resize.tar.gz",
@@ -496,6 +533,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 8925],
         terms: "none stated; cite Xu et al. 2015",
         note: EASY,
+        parts: &[],
         downloads: &[archive(
             &["https://www.dropbox.com/s/ssz7qxfqae0cca5/iSUN.tar.gz?dl=1"],
             "iSUN.tar.gz",
@@ -512,6 +550,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 2000],
         terms: "MIT; ImageNet's for the images",
         note: "for models of ImageNet's classes",
+        parts: &[],
         downloads: &[archive(
             &["https://people.eecs.berkeley.edu/~hendrycks/imagenet-o.tar"],
             "imagenet-o.tar",
@@ -528,6 +567,7 @@ pub static SETS: [PublishedSet; 16] = [
         images: [0, 5879],
         terms: "CC BY 4.0",
         note: "for models of ImageNet's classes at 224x224",
+        parts: &[],
         downloads: &[archive(
             &["https://zenodo.org/record/8013288/files/NINCO_all.tar.gz"],
             "NINCO_all.tar.gz",
@@ -543,7 +583,9 @@ pub static SETS: [PublishedSet; 16] = [
         about: "CIFAR-10's test images with 19 corruptions of 5 strengths, 32x32",
         images: [0, 950_000],
         terms: "CC BY 4.0",
-        note: "the same classes as `cifar10`, so that they are known, not unknown",
+        note: "taken by corruption, `cifar10-c:fog`, or `cifar10-c:fog:5` for the strongest; the classes are those of \
+               `cifar10`, so known ones",
+        parts: &CORRUPTIONS,
         downloads: &[archive(
             &["https://zenodo.org/record/2535967/files/CIFAR-10-C.tar"],
             "CIFAR-10-C.tar",
@@ -570,11 +612,41 @@ impl PublishedSet {
         SETS.iter().find(|set| set.name == name)
     }
 
-    /// The data set that a user means by a text where a folder or a name can stand. Only the name itself means the data
-    /// set, whether or not there is a folder of that name; `./NAME` and `NAME/` mean the folder.
+    /// The data set that a user means by a text where a folder or a name can stand: `NAME`, or `NAME:PART` of a set with
+    /// parts. Only the name itself means the data set, whether or not there is a folder of that name; `./NAME` and
+    /// `NAME/` mean the folder.
     #[must_use]
     pub fn meant_by(text: &Path) -> Option<&'static Self> {
-        Self::named(text.to_str()?)
+        let text = text.to_str()?;
+        match text.split_once(':') {
+            Some((name, _)) => Self::named(name).filter(|set| !set.parts.is_empty()),
+            None => Self::named(text),
+        }
+    }
+
+    /// The file of the part that a user means, with the strength after it as the reader of arrays takes it; `None` for
+    /// a set that is taken whole.
+    fn part_meant_by(&self, text: &Path) -> Result<Option<String>> {
+        if self.parts.is_empty() {
+            return Ok(None);
+        }
+        let text = text.to_str().unwrap_or_default();
+        let mut words = text.split(':').skip(1);
+        match (words.next(), words.next(), words.next()) {
+            (Some(part), None, None) if self.parts.contains(&part) => Ok(Some(format!("{part}.npy"))),
+            (Some(part), Some(strength @ ("1" | "2" | "3" | "4" | "5")), None)
+                if self.parts.contains(&part) =>
+            {
+                Ok(Some(format!("{part}.npy:{strength}")))
+            }
+            _ => {
+                let (name, parts) = (self.name, self.parts.join(", "));
+                let reason = format!(
+                    "must be {name}:PART or {name}:PART:STRENGTH, with STRENGTH 1 to 5 and PART {parts}"
+                );
+                Err(Error::setting("data set", format!("`{text}`"), reason))
+            }
+        }
     }
 
     /// The length of all downloads in bytes, if all are published.
@@ -681,25 +753,37 @@ impl DataFolder {
         let mut copies =
             places(set, &folder).into_iter().filter(|(base, layout)| layout.is_whole(base, role));
         let Some((base, layout)) = copies.next() else { return Ok(None) };
-        // In the folder of all data sets only the file itself tells which is meant.
+        // In the folder of all data sets the file itself tells which is meant. To train on, both files are needed.
         let file = layout.parts.iter().find(|part| part.split == Some(role.split()));
-        let file = file.filter(|_| layout.folder.is_empty() && base == folder);
+        let is_meant = layout.folder.is_empty() && base == folder && role != Role::Known(Split::Train);
+        let file = file.filter(|_| is_meant);
         Ok(Some(file.map_or_else(|| layout.of_role(&base, role), |part| base.join(part.file))))
     }
 
-    /// The path that a text means where a folder or the name of a published data set can stand; see
-    /// [`PublishedSet::meant_by`]. Nothing is downloaded.
+    /// What [`find`](Self::find) finds.
     ///
     /// # Errors
     /// [`Error::NotFetched`] if the data set is not there, and those of [`path`](Self::path).
-    pub fn resolve(&self, text: &Path, role: Role) -> Result<PathBuf> {
-        let Some(set) = PublishedSet::meant_by(text) else { return Ok(text.to_owned()) };
+    pub fn require(&self, set: &PublishedSet, role: Role) -> Result<PathBuf> {
         let downloads = set.downloads.iter().map(|download| (download.urls[0], download.bytes));
         self.find(set, role)?.ok_or(Error::NotFetched {
             name: set.name,
             folder: self.path()?,
             downloads: downloads.collect(),
         })
+    }
+
+    /// The path that a text means where a folder or the name of a published data set can stand; see
+    /// [`PublishedSet::meant_by`]. Nothing is downloaded.
+    ///
+    /// # Errors
+    /// [`Error::NotFetched`] if the data set is not there; [`Error::Setting`] if the set is taken by parts, and the text
+    /// names none; those of [`path`](Self::path).
+    pub fn resolve(&self, text: &Path, role: Role) -> Result<PathBuf> {
+        let Some(set) = PublishedSet::meant_by(text) else { return Ok(text.to_owned()) };
+        let part = set.part_meant_by(text)?;
+        let folder = self.require(set, role)?;
+        Ok(part.map_or_else(|| folder.clone(), |part| folder.join(part)))
     }
 }
 
@@ -800,7 +884,7 @@ mod tests {
                 let base = if is_own { folder.path().join(set.name) } else { folder.path().to_owned() };
                 let find = |role| data.find(set, role).unwrap();
                 assert_eq!(ROLES.map(find), [const { None }; 4]);
-                let error = data.resolve(Path::new(set.name), ROLES[1]).unwrap_err();
+                let error = data.require(set, ROLES[1]).unwrap_err();
                 assert!(matches!(&error, Error::NotFetched { name, .. } if *name == set.name), "{error}");
                 make(&base, layout);
                 // All other sets are absent.
@@ -811,7 +895,10 @@ mod tests {
                 for role in ROLES {
                     let found = find(role).unwrap();
                     assert!(found.starts_with(&place), "{found:?}");
-                    assert_eq!(data.resolve(Path::new(set.name), role).unwrap(), found);
+                    assert_eq!(data.require(set, role).unwrap(), found);
+                    if set.parts.is_empty() {
+                        assert_eq!(data.resolve(Path::new(set.name), role).unwrap(), found);
+                    }
                     if matches!(role, Role::Known(_)) && (is_own || !layout.folder.is_empty()) {
                         assert_eq!(found, place);
                     }
@@ -844,9 +931,26 @@ mod tests {
         let tiny = "tiny-imagenet-200";
         let expected = [tiny, tiny, "tiny-imagenet-200/train", "tiny-imagenet-200/val/images"];
         assert_eq!(ROLES.map(|role| at("tiny-imagenet", role)), expected);
-        // Beside other data sets only the file tells which is meant.
+        // Beside other data sets the file tells which is meant.
         let (train, test) = ("train_32x32.mat", "test_32x32.mat");
-        assert_eq!(ROLES.map(|role| at("svhn", role)), [train, test, train, test]);
+        assert_eq!(ROLES.map(|role| at("svhn", role)), ["", test, train, test]);
+    }
+
+    #[test]
+    fn sets_with_parts_are_taken_by_part() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::new(Some(folder.path()));
+        make(folder.path(), &PublishedSet::named("cifar10-c").unwrap().layouts[0]);
+        let resolve = |text: &str| data.resolve(Path::new(text), ROLES[1]);
+        for (text, file) in [("cifar10-c:fog", "fog.npy"), ("cifar10-c:zoom_blur:5", "zoom_blur.npy:5")] {
+            assert_eq!(resolve(text).unwrap(), folder.path().join("CIFAR-10-C").join(file));
+        }
+        for text in ["cifar10-c", "cifar10-c:", "cifar10-c:mist", "cifar10-c:fog:6", "cifar10-c:fog:5:5"] {
+            let error = resolve(text).unwrap_err();
+            assert!(matches!(&error, Error::Setting { name: "data set", .. }), "{text}: {error}");
+        }
+        // The others have no parts.
+        assert_eq!(resolve("cifar10:fog").unwrap(), Path::new("cifar10:fog"));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub enum FetchEvent<'a> {
         url: &'a str,
         /// To where.
         file: &'a Path,
+        /// The bytes that an interrupted download has left.
+        done: u64,
         /// Its length in bytes, if it is published.
         bytes: Option<u64>,
     },
@@ -314,8 +316,8 @@ fn bring(
     };
     let remote = download::Remote { urls, expected: download.expected(), most: MOST, mirror: MIRROR };
     download::fetch(&remote, &file, |step| match step {
-        download::Step::Asking { url, bytes } => {
-            observe(FetchEvent::Downloading { url, file: &file, bytes });
+        download::Step::Asking { url, done, bytes } => {
+            observe(FetchEvent::Downloading { url, file: &file, done, bytes });
         }
         download::Step::Received { done, total } => observe(FetchEvent::Received { done, total }),
     })?;
@@ -419,6 +421,7 @@ mod tests {
             images: [0, 3],
             terms: "",
             note: "",
+            parts: &[],
             downloads: vec![download].leak(),
             layouts: &[Layout::TINY],
         }
@@ -454,8 +457,8 @@ mod tests {
             let (url, served) = server(archive.clone(), vec![Answer::Properly]);
             let mut events = Vec::new();
             data.fetch_from(Some(&url), &set, &[ROLE], keep, &mut |event| match event {
-                FetchEvent::Downloading { url, file, bytes } => {
-                    events.push(format!("{url} {} {bytes:?}", file.display()));
+                FetchEvent::Downloading { url, file, done, bytes } => {
+                    events.push(format!("{url} {} {done} {bytes:?}", file.display()));
                 }
                 FetchEvent::Received { done, total } => {
                     events.truncate(1);
@@ -466,7 +469,7 @@ mod tests {
             })
             .unwrap();
             let length = archive.len();
-            let first = format!("{url}/tiny/tiny.tar.gz {} Some({length})", at("tiny.tar.gz").display());
+            let first = format!("{url}/tiny/tiny.tar.gz {} 0 Some({length})", at("tiny.tar.gz").display());
             assert_eq!(events, [first, format!("{length} Some({length})")]);
             assert_eq!(served.join().unwrap(), [["/tiny/tiny.tar.gz".to_owned(), String::new()]]);
 

@@ -501,7 +501,7 @@ impl UnknownSet {
     /// `NAME=SET` or `SET`.
     #[must_use]
     pub fn folder(text: &str) -> Option<(&str, &str)> {
-        match PublishedSet::named(text) {
+        match PublishedSet::meant_by(Path::new(text)) {
             Some(_) => Some((text, text)),
             None => text.split_once('=').filter(|(name, _)| !name.is_empty()),
         }

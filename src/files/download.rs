@@ -33,8 +33,8 @@ pub(crate) struct Remote<'a> {
 
 /// The progress of a download.
 pub(crate) enum Step<'a> {
-    /// A request is sent.
-    Asking { url: &'a str, bytes: Option<u64> },
+    /// A request is sent for what is left after the first `done` bytes.
+    Asking { url: &'a str, done: u64, bytes: Option<u64> },
     /// A part of the file is there.
     Received { done: u64, total: Option<u64> },
 }
@@ -207,7 +207,7 @@ fn transfer(
         // It was killed before the check.
         return Ok(());
     }
-    observe(Step::Asking { url, bytes: remote.expected.bytes });
+    observe(Step::Asking { url, done, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(MOST_REDIRECTS)
@@ -280,9 +280,11 @@ fn transfer(
             return Err(too_long(done + filled as u64));
         }
         file.write_all(piece).map_err(Broken::Disk)?;
-        done += filled as u64;
+        done += piece.len() as u64;
+        if !piece.is_empty() {
+            observe(Step::Received { done, total });
+        }
         filled = 0;
-        observe(Step::Received { done, total });
         if length == 0 {
             break;
         }
@@ -436,11 +438,11 @@ pub(crate) mod tests {
         let (mut asked, mut last) = (None, (0, None));
         let path = cache.path().join("new").join(NAME);
         let observe = |step: Step| match step {
-            Step::Asking { url, bytes } => asked = Some((url.to_owned(), bytes)),
+            Step::Asking { url, done, bytes } => asked = Some((url.to_owned(), done, bytes)),
             Step::Received { done, total } => last = (done, total),
         };
         let found = fetch(&remote(&url), &path, observe).unwrap();
-        assert_eq!(asked, Some((format!("{url}/{NAME}"), None)));
+        assert_eq!(asked, Some((format!("{url}/{NAME}"), 0, None)));
         assert_eq!(last, (100_000, Some(100_000)));
         assert_eq!(fs::read(&path).unwrap(), file());
         assert_eq!(ranges(served), [""]);

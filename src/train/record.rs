@@ -57,7 +57,7 @@ fn portable(path: &Path) -> String {
         return path.display().to_string();
     }
     let last = path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
-    if PublishedSet::named(&last).is_some() { format!("./{last}") } else { last.into_owned() }
+    if PublishedSet::meant_by(Path::new(&*last)).is_some() { format!("./{last}") } else { last.into_owned() }
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::bail;
-use cac::data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split, UnknownSet};
+use cac::{
+    Error,
+    data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split, UnknownSet},
+};
 
 use super::{Progress, say};
 
@@ -29,10 +32,18 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
         }
         return Ok(text.to_owned());
     };
-    fetch(set, data, roles, false)?;
+    let mut missing = Vec::new();
+    for &role in roles {
+        match data.resolve(text, role) {
+            Ok(_) => {}
+            Err(Error::NotFetched { .. }) => missing.push(role),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    fetch(set, data, &missing, false)?;
     let path = data.resolve(text, role)?;
-    let name = set.name;
-    if Path::new(name).exists() {
+    let name = text.display();
+    if text.exists() {
         say(format_args!("`{name}` is the data set in `{}`; the folder would be `./{name}`", path.display()));
     } else {
         say(format_args!("`{name}` is the data set in `{}`", path.display()));
@@ -61,10 +72,11 @@ pub fn fetch(
     let finish = |bar: &mut Option<Progress>| bar.take().into_iter().for_each(Progress::finish);
     data.fetch(set, roles, keep_archives, &mut |event| match event {
         FetchEvent::Waiting => say(format_args!("waiting for another process that fetches `{name}`")),
-        FetchEvent::Downloading { url, file, bytes } => {
+        FetchEvent::Downloading { url, file, done, bytes } => {
             finish(&mut bar);
-            let size = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
-            say(format_args!("downloading {name}{size} from {url} to `{}`", file.display()));
+            let length = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
+            let rest = if done > 0 { format!(", after the first {}", size(done)) } else { String::new() };
+            say(format_args!("downloading {name}{length} from {url} to `{}`{rest}", file.display()));
         }
         FetchEvent::Received { done, total } => {
             let new = || Progress::new(format!("downloading {name}"), total.unwrap_or(0) as usize);

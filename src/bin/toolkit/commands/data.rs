@@ -39,8 +39,7 @@ fn named<'a>(names: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item 
 
 /// The path of what is there of a data set: of both splits, or else of one.
 fn find(set: &PublishedSet, data: &DataFolder) -> cac::Result<std::path::PathBuf> {
-    let name = std::path::Path::new(set.name);
-    ALL.iter().rev().map(|&role| data.resolve(name, role)).reduce(Result::or).expect("a role")
+    ALL.iter().rev().map(|&role| data.require(set, role)).reduce(Result::or).expect("a role")
 }
 
 fn list(data: &DataFolder, json: bool) -> anyhow::Result<()> {
@@ -61,7 +60,8 @@ fn list(data: &DataFolder, json: bool) -> anyhow::Result<()> {
             let path = path.map(|path| path.display().to_string());
             print_json(&json!({
                 "name": name, "about": about, "training_images": training, "test_images": test,
-                "bytes": set.bytes(), "urls": urls, "terms": terms, "note": note, "path": path,
+                "bytes": set.bytes(), "urls": urls, "terms": terms, "note": note,
+                "parts": set.parts, "path": path,
             }))?;
         } else {
             let size = set.bytes().map_or("-".to_owned(), data::size);
