@@ -5,7 +5,7 @@ use std::{io::Write, path::Path};
 use cac::{
     Provider, Result, Scorer,
     arch::Architecture,
-    data::{Dataset, Noise, Protocol, Split},
+    data::{DataFolder, Dataset, Noise, Protocol, Role, Split},
     files::{archive, scores},
     image::{self, Input},
     import::{self, ImportOptions},
@@ -132,6 +132,9 @@ fn model_on_tract(bytes: &[u8]) -> bool {
 fn names(bytes: &[u8]) -> bool {
     let text = &*String::from_utf8_lossy(bytes);
     let _ = Outliers::from(text);
+    let data = DataFolder::new(Some(Path::new("/no/such/folder")));
+    let _ =
+        (data.resolve(Path::new(text), Role::Known(Split::Test)), data.resolve_unknown(&[text.to_owned()]));
     text.parse::<Device>().is_ok()
         | text.parse::<Group>().is_ok()
         | text.parse::<Noise>().is_ok()

@@ -624,6 +624,13 @@ impl PublishedSet {
         }
     }
 
+    /// The name of the row and that of the published data set, if an unknown set is given as `NAME=SET` or `SET`.
+    #[must_use]
+    pub fn unknown_in(text: &str) -> Option<(&str, &str)> {
+        let (name, set) = text.split_once('=').unwrap_or((text, text));
+        Self::meant_by(Path::new(set)).map(|_| (name, set))
+    }
+
     /// The file of the part that a user means, with the strength after it as the reader of arrays takes it; `None` for
     /// a set that is taken whole.
     fn part_meant_by(&self, text: &Path) -> Result<Option<String>> {
@@ -785,11 +792,23 @@ impl DataFolder {
         let folder = self.require(set, role)?;
         Ok(part.map_or_else(|| folder.clone(), |part| folder.join(part)))
     }
-}
 
-/// The published data sets, for an error about a text that names none.
-pub(super) fn names() -> String {
-    PublishedSet::names().collect::<Vec<_>>().join(", ")
+    /// Unknown sets as [`UnknownSet::open`](super::UnknownSet::open) parses them: `SET` and `NAME=SET`, with the name of
+    /// a published data set, become `SET=FOLDER` and `NAME=FOLDER`. Nothing is downloaded.
+    ///
+    /// # Errors
+    /// Those of [`resolve`](Self::resolve), and [`Error::Setting`] if a path is not UTF-8.
+    pub fn resolve_unknown(&self, texts: &[String]) -> Result<Vec<String>> {
+        let resolve = |text: &String| {
+            let Some((name, set)) = PublishedSet::unknown_in(text) else { return Ok(text.clone()) };
+            let path = self.resolve(Path::new(set), Role::Unknown(Split::Test))?;
+            match path.to_str() {
+                Some(path) => Ok(format!("{name}={path}")),
+                None => Err(Error::setting("path", path.display(), "must be UTF-8")),
+            }
+        };
+        texts.iter().map(resolve).collect()
+    }
 }
 
 #[cfg(test)]
@@ -934,6 +953,24 @@ mod tests {
         // Beside other data sets the file tells which is meant.
         let (train, test) = ("train_32x32.mat", "test_32x32.mat");
         assert_eq!(ROLES.map(|role| at("svhn", role)), ["", test, train, test]);
+    }
+
+    #[test]
+    fn unknown_sets_become_folders_with_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::new(Some(folder.path()));
+        let resolve = |texts: &[&str]| {
+            data.resolve_unknown(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+        };
+        let others = ["gaussian-noise:5", "a=b", "a=./textures", "texture", "textures/", ""];
+        assert_eq!(resolve(&others).unwrap(), others);
+        for text in ["textures", "a=textures"] {
+            assert!(matches!(resolve(&[text]), Err(Error::NotFetched { name: "textures", .. })), "{text}");
+        }
+        make(folder.path(), &PublishedSet::named("textures").unwrap().layouts[0]);
+        let images = folder.path().join("dtd/images");
+        let expected = ["textures", "a"].map(|name| format!("{name}={}", images.display()));
+        assert_eq!(resolve(&["textures", "a=textures"]).unwrap(), expected);
     }
 
     #[test]

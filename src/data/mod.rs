@@ -451,10 +451,10 @@ impl UnknownSet {
     ///
     /// # Errors
     /// Those of [`open`](Self::open), and [`Error::Setting`] if a name is taken.
-    pub fn open_all(texts: &[String], data: &DataFolder, height: usize, width: usize) -> Result<Vec<Self>> {
+    pub fn open_all(texts: &[String], height: usize, width: usize) -> Result<Vec<Self>> {
         let mut sets: Vec<Self> = Vec::with_capacity(texts.len());
         for text in texts {
-            let set = Self::open(text, data, height, width)?;
+            let set = Self::open(text, height, width)?;
             let is_reserved = set.name == OTHER_CLASSES || report::RESERVED.contains(&set.name.as_str());
             if is_reserved || sets.iter().any(|other| other.name == set.name) {
                 let reason = format!("the name `{}` is taken", set.name);
@@ -465,16 +465,14 @@ impl UnknownSet {
         Ok(sets)
     }
 
-    /// Opens an unknown set as a user wrote it: `NAME=FOLDER`, `NAME=SET` or `SET` with the name of a
-    /// [published data set](PublishedSet) in `data`, `gaussian-noise[:COUNT]` or `uniform-noise[:COUNT]`, with 1,000
-    /// images by default.
+    /// Opens an unknown set as a user wrote it: `NAME=FOLDER`, `gaussian-noise[:COUNT]` or
+    /// `uniform-noise[:COUNT]`, with 1,000 images by default.
     ///
     /// # Errors
-    /// [`Error::Setting`] for any other text, and those of [`DataFolder::resolve`] and [`Dataset::unknown`].
-    pub fn open(text: &str, data: &DataFolder, height: usize, width: usize) -> Result<Self> {
+    /// [`Error::Setting`] for any other text, and those of [`Dataset::unknown`].
+    pub fn open(text: &str, height: usize, width: usize) -> Result<Self> {
         if let Some((name, folder)) = Self::folder(text) {
-            let folder = data.resolve(Path::new(folder), Role::Unknown(Split::Test))?;
-            let images = Dataset::unknown(&folder, Split::Test, height, width)?;
+            let images = Dataset::unknown(Path::new(folder), Split::Test, height, width)?;
             return Ok(Self { name: name.to_owned(), images });
         }
         let noise: Noise = text.parse()?;
@@ -497,60 +495,49 @@ impl UnknownSet {
         Ok(())
     }
 
-    /// The name of the row, and the folder or the name of a published data set, if the text is `NAME=FOLDER`,
-    /// `NAME=SET` or `SET`.
-    #[must_use]
-    pub fn folder(text: &str) -> Option<(&str, &str)> {
-        match PublishedSet::meant_by(Path::new(text)) {
-            Some(_) => Some((text, text)),
-            None => text.split_once('=').filter(|(name, _)| !name.is_empty()),
-        }
+    /// Name and folder, if the text is `NAME=FOLDER`.
+    pub(crate) fn folder(text: &str) -> Option<(&str, &str)> {
+        text.split_once('=').filter(|(name, _)| !name.is_empty())
     }
 }
 
-/// Opens the training split of the known classes, a folder or a [published data set](PublishedSet) in `data`, limited to
-/// the known classes of a protocol if there is one.
+/// Opens the training split of the known classes, limited to the known classes of a protocol if there is one.
 ///
 /// # Errors
-/// Those of [`DataFolder::resolve`], [`Dataset::known`] and [`Dataset::divide`].
+/// Those of [`Dataset::known`] and [`Dataset::divide`].
 pub fn open_training(
     known: &Path,
-    data: &DataFolder,
     protocol: Option<&Protocol>,
     height: usize,
     width: usize,
 ) -> Result<Dataset> {
-    let known = data.resolve(known, Role::Known(Split::Train))?;
-    let known = Dataset::known(&known, Split::Train, height, width)?;
+    let known = Dataset::known(known, Split::Train, height, width)?;
     match protocol {
         Some(protocol) => Ok(known.divide(protocol)?.0),
         None => Ok(known),
     }
 }
 
-/// Opens the test split of the known classes, and the unknown sets, folders or [published data sets](PublishedSet) in
-/// `data`. With a protocol, only its known classes
+/// Opens the test split of the known classes, and the unknown sets. With a protocol, only its known classes
 /// are known; the rest are the first unknown set, `other-classes`.
 ///
 /// # Errors
-/// Those of [`DataFolder::resolve`], [`Dataset::known`], [`Dataset::divide`] and [`UnknownSet::open_all`].
+/// Those of [`Dataset::known`], [`Dataset::divide`] and [`UnknownSet::open_all`].
 pub fn open_test(
     known: &Path,
     unknown: &[String],
-    data: &DataFolder,
     protocol: Option<&Protocol>,
     height: usize,
     width: usize,
 ) -> Result<(Dataset, Vec<UnknownSet>)> {
-    let known = data.resolve(known, Role::Known(Split::Test))?;
-    let mut known = Dataset::known(&known, Split::Test, height, width)?;
+    let mut known = Dataset::known(known, Split::Test, height, width)?;
     let mut sets = Vec::new();
     if let Some(protocol) = protocol {
         let (divided, images) = known.divide(protocol)?;
         known = divided;
         sets.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
     }
-    for set in UnknownSet::open_all(unknown, data, height, width)? {
+    for set in UnknownSet::open_all(unknown, height, width)? {
         set.check_apart_from(&known)?;
         sets.push(set);
     }
@@ -739,22 +726,16 @@ mod tests {
 
     #[test]
     fn unknown_sets_are_parsed() {
-        let data = DataFolder::new(Some(Path::new("/no/such")));
-        let open = |text: &str| UnknownSet::open(text, &data, 2, 3);
-        let noise = open("gaussian-noise:5").unwrap();
+        let noise = UnknownSet::open("gaussian-noise:5", 2, 3).unwrap();
         assert_eq!((noise.name.as_str(), noise.images.len()), ("gaussian-noise", 5));
         assert_eq!(noise.images.pixels(4).unwrap().len(), 18);
-        assert_eq!(open("uniform-noise").unwrap().images.len(), 1000);
+        assert_eq!(UnknownSet::open("uniform-noise", 2, 3).unwrap().images.len(), 1000);
         for wrong in ["", "noise", "gaussian-noise:0", "gaussian-noise:-3", "=folder"] {
-            assert!(matches!(open(wrong), Err(Error::Setting { .. })), "{wrong}");
+            assert!(matches!(UnknownSet::open(wrong, 2, 3), Err(Error::Setting { .. })), "{wrong}");
         }
-        assert!(matches!(open("a=/no/such"), Err(Error::Io { .. })));
-        for set in ["textures", "a=textures"] {
-            assert!(matches!(open(set), Err(Error::NotFetched { name: "textures", .. })), "{set}");
-        }
+        assert!(matches!(UnknownSet::open("a=/no/such", 2, 3), Err(Error::Io { .. })));
         let all = |texts: &[&str]| {
-            let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
-            UnknownSet::open_all(&texts, &data, 2, 3)
+            UnknownSet::open_all(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), 2, 3)
         };
         assert_eq!(all(&["gaussian-noise:5", "uniform-noise:5"]).unwrap().len(), 2);
         assert!(matches!(all(&["uniform-noise:5", "uniform-noise:6"]), Err(Error::Setting { .. })));

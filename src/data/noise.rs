@@ -5,7 +5,6 @@ use std::{fmt, str::FromStr};
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 use rand_distr::Normal;
 
-use super::catalog;
 use crate::error::{Error, Result};
 
 /// Images of independent random bytes; image `i` is always the same.
@@ -81,11 +80,8 @@ impl FromStr for Noise {
             ("gaussian-noise", Some(count)) => Ok(Self::gaussian(count)),
             ("uniform-noise", Some(count)) => Ok(Self::uniform(count)),
             _ => {
-                let reason = format!(
-                    "must be NAME=FOLDER, gaussian-noise[:COUNT] or uniform-noise[:COUNT], with COUNT from 1 to \
-                     1000000, or a published data set: {}",
-                    catalog::names()
-                );
+                let reason = "must be NAME=FOLDER, gaussian-noise[:COUNT] or uniform-noise[:COUNT], with \
+                              COUNT from 1 to 1000000";
                 Err(Error::setting("unknown set", format!("`{text}`"), reason))
             }
         }

@@ -71,9 +71,10 @@ impl Sets {
     fn open(settings: &TrainSettings) -> Result<Self> {
         let TrainSettings { input: Input { height, width, .. }, data, recipe, .. } = settings;
         let protocol = settings.protocol.as_ref();
-        let known = open_training(&settings.known, data, protocol, *height, *width)?;
-        let (known_test, unknown_tests) =
-            open_test(&settings.known, &settings.unknown, data, protocol, *height, *width)?;
+        let folder = data.resolve(&settings.known, Role::Known(Split::Train))?;
+        let unknown = data.resolve_unknown(&settings.unknown)?;
+        let known = open_training(&folder, protocol, *height, *width)?;
+        let (known_test, unknown_tests) = open_test(&folder, &unknown, protocol, *height, *width)?;
         let known_test = known_test.align(known.classes())?;
         // With a protocol, the other classes of the training files are unknown.
         for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {

@@ -39,7 +39,8 @@ pub struct TrainSettings {
     /// The folder of the published data sets.
     #[serde(default)]
     pub data: DataFolder,
-    /// The unknown test sets, in the form that [`UnknownSet::open`](crate::data::UnknownSet::open) parses.
+    /// The unknown test sets, in the form that [`DataFolder::resolve_unknown`] and then
+    /// [`UnknownSet::open`](crate::data::UnknownSet::open) parse.
     pub unknown: Vec<String>,
     /// The protocol that selects the known classes; `None` if all classes are known.
     pub protocol: Option<Protocol>,

@@ -17,8 +17,8 @@ impl TrainSettings {
     /// if it stays below the current folder, else by its last component: a record reveals no folder of this machine or user.
     pub(super) fn record(&self, images: usize, skipped: usize, epoch: usize) -> Training {
         let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
-            Some((name, folder)) if name != text => format!("{name}={}", portable(Path::new(folder))),
-            _ => text.clone(),
+            Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
+            None => text.clone(),
         });
         let Value::Object(mut fields) = json!(self.recipe) else { unreachable!("a recipe is an object") };
         let mut insert = |name: &str, value: Value| fields.insert(name.to_owned(), value);

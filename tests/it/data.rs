@@ -116,8 +116,9 @@ fn what_is_neither_a_folder_nor_a_name_is_told() {
     assert!(message.starts_with(expected), "{message}");
     copies(&at.join("sets"));
     let data = ["eval", "--data", "sets", "--known", "cifar10", "--unknown"];
-    let message = error(&toolkit(at, &[&data[..], &["texture"]].concat()));
-    assert!(message.contains("or a published data set: cifar10,"), "{message}");
+    let output = toolkit(at, &[&data[..], &["texture"]].concat());
+    assert!(error(&output).contains("unknown set = `texture`: must be NAME=FOLDER"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hint: `toolkit data list` lists "), "{}", stderr(&output));
     assert_eq!(toolkit(at, &["data", "fetch", "cifar-10"]).status.code(), Some(2));
 }
 

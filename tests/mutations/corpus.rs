@@ -34,9 +34,17 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "manifest" => vec![manifest("tests/golden/models/v1.onnx"), manifest("tests/golden/models/v2.onnx")],
         "model" => [golden("models"), models()].concat(),
         "model-on-tract" => models(),
-        "names" => ["cac-2021/3", "gaussian-noise:20", "cuda:1", "near=a,b", "neg-max-logit", "scrambled"]
-            .map(|text| text.as_bytes().to_vec())
-            .to_vec(),
+        "names" => [
+            "cac-2021/3",
+            "gaussian-noise:20",
+            "cuda:1",
+            "near=a,b",
+            "neg-max-logit",
+            "scrambled",
+            "a=cifar10-c:fog:5",
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec(),
         "pytorch" => [golden("checkpoints"), golden("checkpoints/layouts")].concat(),
         "safetensors" => vec![
             read("tests/golden/checkpoints/strided.safetensors"),

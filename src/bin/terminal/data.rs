@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::bail;
 use cac::{
     Error,
-    data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split, UnknownSet},
+    data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split},
 };
 
 use super::{Progress, say};
@@ -51,12 +51,12 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
     Ok(path)
 }
 
-/// Downloads the published data sets among unknown sets.
-pub fn unknown_datasets(texts: &[String], data: &DataFolder) -> anyhow::Result<()> {
-    for (_, folder) in texts.iter().filter_map(|text| UnknownSet::folder(text)) {
-        dataset(Path::new(folder), data, &[Role::Unknown(Split::Test)])?;
+/// Unknown sets with the paths of the published data sets among them, which are downloaded.
+pub fn unknown_datasets(texts: &[String], data: &DataFolder) -> anyhow::Result<Vec<String>> {
+    for (_, set) in texts.iter().filter_map(|text| PublishedSet::unknown_in(text)) {
+        dataset(Path::new(set), data, &[Role::Unknown(Split::Test)])?;
     }
-    Ok(())
+    Ok(data.resolve_unknown(texts)?)
 }
 
 /// Downloads what some roles of a published data set need, unless it is there.

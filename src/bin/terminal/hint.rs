@@ -91,6 +91,9 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Setting { name: "held-out", .. } => {
             "change --held-out, or give `--held-out 0` and set the threshold with `export --threshold`"
         }
+        Error::Setting { name: "unknown set", .. } => {
+            "`toolkit data list` lists the data sets that have a name"
+        }
         Error::Setting { name: "precision", .. } => "give known images with --calibrate",
         _ => return None,
     };

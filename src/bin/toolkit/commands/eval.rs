@@ -156,9 +156,9 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
     let protocol = args.protocol.or(recorded);
     let data = args.data.folder();
-    dataset(&known, &data, &[Role::Known(Split::Test)])?;
-    unknown_datasets(&unknown, &data)?;
-    let (known, unknown) = open_test(&known, &unknown, &data, protocol.as_ref(), height, width)?;
+    let known = dataset(&known, &data, &[Role::Known(Split::Test)])?;
+    let unknown = unknown_datasets(&unknown, &data)?;
+    let (known, unknown) = open_test(&known, &unknown, protocol.as_ref(), height, width)?;
     Ok((known.align(&manifest.decision.classes)?, unknown))
 }
 

@@ -85,9 +85,8 @@ pub fn calibration(
         return Ok(None);
     }
     let Some(folder) = args.calibrate.as_deref().or(known) else { return Ok(None) };
-    let data = args.data.folder();
-    dataset(folder, &data, &[Role::Known(Split::Train)])?;
-    let images = open_training(folder, &data, protocol.as_ref(), input.height, input.width)?;
+    let folder = dataset(folder, &args.data.folder(), &[Role::Known(Split::Train)])?;
+    let images = open_training(&folder, protocol.as_ref(), input.height, input.width)?;
     let drawn = images.draw(args.calibration_images.get(), 0).0;
     Ok(Some(images.images(&drawn)?))
 }

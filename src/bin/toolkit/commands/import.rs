@@ -26,9 +26,8 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
     if let Some(folder) = &args.known {
-        let data = args.file.data.folder();
-        dataset(folder, &data, &[Role::Known(Split::Train)])?;
-        let images = open_training(folder, &data, args.protocol.as_ref(), size, size)?;
+        let folder = dataset(folder, &args.file.data.folder(), &[Role::Known(Split::Train)])?;
+        let images = open_training(&folder, args.protocol.as_ref(), size, size)?;
         say_left_out(images.left_out());
         known = Some(match named {
             Some(classes) => images.align(classes)?,
