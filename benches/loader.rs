@@ -15,6 +15,7 @@ use std::{
 
 use cac::{
     arch::Architecture,
+    data::DataFolder,
     image::Input,
     method::{Loss, Variant},
     run::{Device, Recipe, RunFolder, TrainingPrecision},
@@ -51,6 +52,7 @@ fn settings(known: PathBuf, size: usize, batch_size: usize) -> TrainSettings {
     TrainSettings {
         known,
         held_out_test: None,
+        data: DataFolder::default(),
         unknown: Vec::new(),
         protocol: None,
         backbone: None,

@@ -5,8 +5,8 @@ use std::{io::Write, path::Path};
 use cac::{
     Provider, Result, Scorer,
     arch::Architecture,
-    data::{Dataset, Noise, Protocol, Split},
-    files::scores,
+    data::{DataFolder, Dataset, Noise, Protocol, Role, Split},
+    files::{archive, scores},
     image::{self, Input},
     import::{self, ImportOptions},
     method::{Loss, RejectionScore, Variant},
@@ -23,6 +23,7 @@ pub type Target = (&'static str, fn(&[u8]) -> bool);
 /// All readers. The slowest comes first.
 pub const TARGETS: &[Target] = &[
     ("model-on-tract", model_on_tract),
+    ("archive", archive),
     ("checkpoint", |bytes| in_file(bytes, checkpoint)),
     ("cifar", cifar),
     ("cifar-names", |bytes| data_set(&[("batches.meta", bytes), ("test_batch", PICKLE)], "")),
@@ -79,6 +80,21 @@ fn in_file(bytes: &[u8], read: fn(&Path) -> Result<()>) -> bool {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(bytes).expect("space for the file");
     read(file.path()).is_ok()
+}
+
+/// Unpacks an archive, and checks that nothing else was written.
+fn archive(bytes: &[u8]) -> bool {
+    let outer = tempfile::tempdir().expect("a temporary folder");
+    let (file, folder) = (outer.path().join("archive"), outer.path().join("inside"));
+    let made = std::fs::write(&file, bytes).and_then(|()| std::fs::create_dir(&folder));
+    made.expect("space for the file");
+    let unpacked = archive::unpack(&file, &folder, &mut |_, _| ());
+    let entries = std::fs::read_dir(outer.path()).expect("the folder");
+    assert_eq!(entries.count(), 2, "something was written outside of the folder");
+    let Ok(contents) = unpacked else { return false };
+    let total: u64 = contents.files.iter().map(|file| file.bytes).sum();
+    assert!(total <= 16 * bytes.len() as u64 + (1 << 20), "{total} bytes were unpacked");
+    contents.files.iter().all(|file| folder.join(&file.path).is_file())
 }
 
 /// Everything from a model's weights to a network that is ready for export.
@@ -181,6 +197,9 @@ fn model_on_tract(bytes: &[u8]) -> bool {
 fn names(bytes: &[u8]) -> bool {
     let text = &*String::from_utf8_lossy(bytes);
     let _ = Outliers::from(text);
+    let data = DataFolder::new(Some(Path::new("/no/such/folder")));
+    let _ =
+        (data.resolve(Path::new(text), Role::Known(Split::Test)), data.resolve_unknown(&[text.to_owned()]));
     text.parse::<Device>().is_ok()
         | text.parse::<Group>().is_ok()
         | text.parse::<Noise>().is_ok()

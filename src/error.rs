@@ -67,15 +67,45 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
-    /// A file cannot be downloaded, or its checksum is not the recorded one.
+    /// A file cannot be downloaded, or what came is not the published file.
     #[error("cannot fetch `{url}`: {reason}")]
     Download {
         /// The source.
         url: String,
         /// The destination.
         path: PathBuf,
+        /// The length of the file in bytes, if it is published.
+        bytes: Option<u64>,
+        /// The environment variable that names another source.
+        mirror: &'static str,
         /// What went wrong.
         reason: String,
+    },
+    /// A downloaded file is not what it was, or not what was published.
+    #[error("`{}` has changed or is damaged: {reason}", path.display())]
+    Checksum {
+        /// The file.
+        path: PathBuf,
+        /// How it differs from what is expected.
+        reason: String,
+    },
+    /// An archive is damaged, or holds what must not be unpacked.
+    #[error("cannot unpack `{}`: {reason}", path.display())]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// The entry at fault, and why.
+        reason: String,
+    },
+    /// A published data set has not been downloaded.
+    #[error("the data set `{name}` is not in `{}`", folder.display())]
+    NotFetched {
+        /// Its name.
+        name: &'static str,
+        /// The folder of the data sets.
+        folder: PathBuf,
+        /// What is missing: the address and the length in bytes of each download, if it is published.
+        downloads: Vec<(&'static str, Option<u64>)>,
     },
     /// A file is not an ONNX model of this toolkit, or is damaged.
     #[error("`{origin}` is not a usable model: {reason}")]

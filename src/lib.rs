@@ -48,7 +48,7 @@
 //! |---|---|---|
 //! | `tract` | [`Scorer`] and [`eval`] on the CPU in pure Rust; [`export`] | none |
 //! | `onnxruntime` | [`Scorer`] and [`eval`] with the other providers | libonnxruntime, at run time |
-//! | `files` | [`files::scores`], weights in PyTorch's format, published weights by name, data sets in pickles and arrays of NumPy | none |
+//! | `files` | [`files::scores`], weights in PyTorch's format, published weights and data sets by name, data sets in pickles and arrays of NumPy | none |
 //! | `parquet` | data sets in Parquet | none |
 //! | `cli` (default) | the program `toolkit`; includes `tract`, `onnxruntime` and `files` | as above |
 //! | `train` | [`train`]; with `cli` the program `toolkit-train`; includes `files` | libtorch, at build and run time |

@@ -1,7 +1,10 @@
 //! Data sets of known and unknown images.
 
 mod arrays;
+mod catalog;
 mod cifar;
+#[cfg(feature = "files")]
+mod fetch;
 mod folder;
 mod idx;
 mod layout;
@@ -30,6 +33,9 @@ use crate::{
     image, report,
 };
 use arrays::Arrays;
+pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
+#[cfg(feature = "files")]
+pub use fetch::{FetchEvent, Verified};
 pub use folder::LeftOut;
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;

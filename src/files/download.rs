@@ -2,56 +2,91 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use ureq::{Agent, http::Response};
+use ureq::{Agent, Body, http::Response};
 
-use super::{atomic, sha256};
+use super::{
+    atomic,
+    checksum::{BUFFER, Checksums, Expected},
+    kind,
+};
 use crate::error::{Error, Result};
 
-/// The timeout for connecting, for a response and for each read.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The most redirects that are followed for a file.
+const MOST_REDIRECTS: u32 = 8;
 
-/// Downloads `url` to `file` unless it exists, and verifies its SHA-256: the given one, in hexadecimal, or
-/// the one that was recorded in `FILE.sha256` when the file was first seen. An interrupted transfer is
-/// resumed. `progress` receives the bytes done and the total, or 0 if the total is unknown.
+/// A file on servers.
+pub(crate) struct Remote<'a> {
+    /// Its addresses, one or more, which are tried in order.
+    pub urls: Vec<String>,
+    /// What is published about it.
+    pub expected: Expected<'a>,
+    /// The most bytes of a file whose length is not published.
+    pub most: u64,
+    /// The environment variable that names another source, for errors.
+    pub mirror: &'static str,
+}
+
+/// The progress of a download.
+pub(crate) enum Step<'a> {
+    /// A request is sent for what is left after the first `done` bytes.
+    Asking { url: &'a str, done: u64, bytes: Option<u64> },
+    /// A part of the file is there.
+    Received { done: u64, total: Option<u64> },
+}
+
+/// How long a server may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// The timeout for connecting, for a response and for each read.
+    answer: Duration,
+    /// The time in which at least `least` bytes must arrive.
+    window: Duration,
+    least: u64,
+}
+
+const PATIENCE: Patience =
+    Patience { answer: Duration::from_secs(30), window: Duration::from_secs(60), least: 60 * 1024 };
+
+/// Downloads a file unless it exists, and verifies what is published about it. Its SHA-256, where none is published, is
+/// recorded in `FILE.sha256` when the file is first seen, and must stay the same. An interrupted transfer is resumed.
 ///
 /// # Errors
-/// [`Error::Download`] if the server cannot be reached, closes the connection early, or sends a file with
-/// another checksum; [`Error::Weights`] if the existing file has another checksum; [`Error::Io`] if the file
-/// cannot be written.
-pub(crate) fn fetch(
-    url: &str,
+/// [`Error::Download`] if no server can be reached, the connection is closed early, or another file comes;
+/// [`Error::Checksum`] if the existing file has another checksum; [`Error::Io`] if the file cannot be written or the
+/// disk has no room for it.
+pub(crate) fn fetch(remote: &Remote, file: &Path, observe: impl FnMut(Step)) -> Result<Checksums> {
+    fetch_within(PATIENCE, remote, file, observe)
+}
+
+fn fetch_within(
+    patience: Patience,
+    remote: &Remote,
     file: &Path,
-    sha256: Option<&str>,
-    progress: impl FnMut(usize, usize),
-) -> Result<()> {
+    mut observe: impl FnMut(Step),
+) -> Result<Checksums> {
     let beside = |ending: &str| file.with_added_extension(ending);
     let (record, part) = (beside("sha256"), beside("part"));
-    let failed = |reason: String| Error::Download { url: url.to_owned(), path: file.to_owned(), reason };
-    let recorded = match sha256 {
-        Some(sha256) => Some(sha256.to_owned()),
+    let recorded = match remote.expected.sha256 {
+        Some(_) => None,
         None => fs::read_to_string(&record).ok().map(|text| text.trim().to_owned()),
     };
-    let fault = |found: &String| {
-        let recorded = recorded.as_ref().filter(|&recorded| recorded != found)?;
-        Some(format!("it has SHA-256 {found}, expected {recorded}"))
-    };
+    let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
     // Verifies an existing file.
     let check = || {
-        let found = sha256::of_file(file)?;
-        if let Some(fault) = fault(&found) {
-            let reason = format!("{fault}; remove it to fetch it again");
-            return Err(Error::Weights { path: file.to_owned(), reason });
+        let found = Checksums::of_file(file)?;
+        if let Some(fault) = expected.fault(&found) {
+            return Err(Error::Checksum { path: file.to_owned(), reason: fault });
         }
-        if recorded.is_none() {
+        if !record.exists() {
             // A read-only cache is still usable.
-            let _ = atomic::write(&record, format!("{found}\n").as_bytes());
+            let _ = atomic::write(&record, format!("{}\n", found.sha256).as_bytes());
         }
-        Ok(())
+        Ok(found)
     };
     if file.exists() {
         return check();
@@ -65,50 +100,122 @@ pub(crate) fn fetch(
         let _ = fs::remove_file(&part);
         return check();
     }
-    transfer(url, &mut open, progress).map_err(|reason| match reason {
-        Broken::Server(reason) => failed(reason),
-        Broken::Disk(source) => Error::Io { action: "write", path: part.clone(), source },
-    })?;
-    let found = sha256::of_file(&part)?;
-    if let Some(fault) = fault(&found) {
+    let mut faults: Vec<(&str, String)> = Vec::new();
+    for url in &remote.urls {
+        let disk = |source| Error::Io { action: "write", path: part.clone(), source };
+        match transfer(patience, url, remote, folder, &mut open, &mut observe) {
+            Ok(()) => {}
+            Err(Broken::Disk(source)) => return Err(disk(source)),
+            Err(Broken::Server(reason)) => {
+                faults.push((url, reason));
+                continue;
+            }
+        }
+        let found = Checksums::of_file(&part)?;
+        let Some(fault) = expected.fault(&found) else {
+            atomic::write(&record, format!("{}\n", found.sha256).as_bytes())?;
+            fs::rename(&part, file).map_err(Error::io("write", file))?;
+            atomic::sync_folder(file);
+            return Ok(found);
+        };
+        faults.push((url, format!("{fault}{}", described(&part)?)));
         // Resuming would not repair it.
-        fs::remove_file(&part).map_err(Error::io("remove", &part))?;
-        return Err(failed(fault));
+        open.set_len(0).map_err(disk)?;
     }
-    atomic::write(&record, format!("{found}\n").as_bytes())?;
-    fs::rename(&part, file).map_err(Error::io("write", file))?;
-    atomic::sync_folder(file);
-    Ok(())
+    if open.metadata().is_ok_and(|part| part.len() == 0) {
+        fs::remove_file(&part).map_err(Error::io("remove", &part))?;
+    }
+    let (url, reason) = faults.first().cloned().unwrap_or(("", "it has no address".to_owned()));
+    let others = faults.iter().skip(1).map(|(url, reason)| format!("; `{url}`: {reason}"));
+    Err(Error::Download {
+        url: url.to_owned(),
+        path: file.to_owned(),
+        bytes: expected.bytes,
+        mirror: remote.mirror,
+        reason: reason + &others.collect::<String>(),
+    })
+}
+
+/// `; it is ...`, if the start of a file tells what it is.
+fn described(path: &Path) -> Result<String> {
+    let mut start = Vec::new();
+    let file = File::open(path).and_then(|file| file.take(kind::START as u64).read_to_end(&mut start));
+    file.map_err(Error::io("read", path))?;
+    Ok(kind::of(&start).map_or(String::new(), |what| format!("; it is {what}")))
+}
+
+/// Checks that a folder's disk has room for so many bytes, where the system tells.
+///
+/// # Errors
+/// [`Error::Io`] of the kind [`StorageFull`](io::ErrorKind::StorageFull).
+pub(crate) fn check_room(folder: &Path, bytes: u64) -> Result<()> {
+    room(folder, bytes).map_err(Error::io("write", folder))
+}
+
+fn room(folder: &Path, bytes: u64) -> io::Result<()> {
+    match free(folder) {
+        Some(free) if free < bytes => {
+            let reason = format!("{bytes} bytes are needed, {free} are free");
+            Err(io::Error::new(io::ErrorKind::StorageFull, reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The bytes of a folder's disk that are free for this user.
+#[cfg(unix)]
+fn free(folder: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    disk.f_bavail.checked_mul(disk.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn free(_folder: &Path) -> Option<u64> {
+    None
 }
 
 /// Why a transfer ended early.
 enum Broken {
     Server(String),
-    Disk(std::io::Error),
+    Disk(io::Error),
 }
 
 /// Opens a file for appending under an exclusive lock; waits for other processes.
-fn open_alone(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new().create(true).append(true).open(path)?;
-    file.lock()?;
-    Ok(file)
+fn open_alone(path: &Path) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        file.lock()?;
+        // The process that had the lock may have renamed or removed it.
+        if path.exists() {
+            return Ok(file);
+        }
+    }
 }
 
 /// Downloads the rest of a partial file.
 fn transfer(
+    patience: Patience,
     url: &str,
+    remote: &Remote,
+    folder: &Path,
     file: &mut File,
-    mut progress: impl FnMut(usize, usize),
+    observe: &mut impl FnMut(Step),
 ) -> std::result::Result<(), Broken> {
     let server = |error: &dyn std::fmt::Display| Broken::Server(error.to_string());
+    let mut done = file.metadata().map_err(Broken::Disk)?.len();
+    if done > 0 && remote.expected.bytes == Some(done) {
+        // It was killed before the check.
+        return Ok(());
+    }
+    observe(Step::Asking { url, done, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_connect(Some(PATIENCE))
-        .timeout_recv_response(Some(PATIENCE))
-        .timeout_per_read(Some(PATIENCE))
+        .max_redirects(MOST_REDIRECTS)
+        .timeout_connect(Some(patience.answer))
+        .timeout_recv_response(Some(patience.answer))
+        .timeout_per_read(Some(patience.answer))
         .build()
         .into();
-    let mut done = file.metadata().map_err(Broken::Disk)?.len();
     let ask = |from: u64| {
         let request = agent.get(url);
         let request = if from > 0 { request.header("Range", format!("bytes={from}-")) } else { request };
@@ -129,32 +236,78 @@ fn transfer(
     if !response.status().is_success() {
         return Err(Broken::Server(format!("the server answered {}", response.status())));
     }
+    if header(&response, "content-type").starts_with("text/html") {
+        return Err(Broken::Server("the server sent an HTML page in place of the file".to_owned()));
+    }
     let rest: Option<u64> = header(&response, "content-length").parse().ok();
-    let total = rest.map_or(0, |rest| done + rest);
+    let total = rest.map(|rest| done.saturating_add(rest));
+    let most = remote.expected.bytes.unwrap_or(remote.most);
+    let too_long = |length: u64| match remote.expected.bytes {
+        Some(bytes) => Broken::Server(format!("the file has {length} bytes or more, expected {bytes}")),
+        None => Broken::Server(format!("the file has more than {most} bytes")),
+    };
+    if let Some(total) = total.filter(|&total| total > most) {
+        return Err(too_long(total));
+    }
+    if let Some(length) = total.or(remote.expected.bytes) {
+        room(folder, length - done).map_err(Broken::Disk)?;
+    }
     let mut body = response.into_body().into_reader();
-    let mut buffer = vec![0; 1 << 16];
+    let (mut buffer, mut filled) = (vec![0; BUFFER], 0);
+    let (mut since, mut in_window) = (Instant::now(), 0);
     loop {
-        let length = body.read(&mut buffer).map_err(|error| server(&error))?;
+        let length = body.read(&mut buffer[filled..]).map_err(|error| server(&error))?;
+        filled += length;
+        in_window += length as u64;
+        if since.elapsed() > patience.window {
+            if in_window < patience.least {
+                let rate = patience.least / patience.window.as_secs().max(1);
+                return Err(Broken::Server(format!("the server sends less than {rate} bytes a second")));
+            }
+            (since, in_window) = (Instant::now(), 0);
+        }
+        // The start tells whether a server sends a page.
+        if done == 0 && filled < kind::START && length > 0 {
+            continue;
+        }
+        let piece = &buffer[..filled];
+        if done == 0
+            && let Some(what) = kind::of(piece).filter(|what| is_page(what))
+        {
+            return Err(Broken::Server(format!("the server sent {what} in place of the file")));
+        }
+        if done + filled as u64 > most {
+            return Err(too_long(done + filled as u64));
+        }
+        file.write_all(piece).map_err(Broken::Disk)?;
+        done += piece.len() as u64;
+        if !piece.is_empty() {
+            observe(Step::Received { done, total });
+        }
+        filled = 0;
         if length == 0 {
             break;
         }
-        file.write_all(&buffer[..length]).map_err(Broken::Disk)?;
-        done += length as u64;
-        progress(done as usize, total as usize);
     }
-    if total > 0 && done < total {
+    if let Some(total) = total.filter(|&total| done < total) {
         return Err(Broken::Server(format!("the connection closed after {done} of {total} bytes")));
     }
     file.sync_all().map_err(Broken::Disk)
 }
 
-fn header<'a, B>(response: &'a Response<B>, name: &str) -> &'a str {
+/// Whether a phrase of [`kind::of`] is that of what servers send in place of a file.
+fn is_page(what: &str) -> bool {
+    ["HTML", "XML", "JSON", "empty"].iter().any(|kind| what.contains(kind))
+}
+
+fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
     response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::files::sha256;
     use std::{
         io::{BufRead, BufReader},
         net::TcpListener,
@@ -166,87 +319,144 @@ mod tests {
 
     /// How the server answers a request.
     #[derive(Clone, Copy)]
-    enum Answer {
+    pub(crate) enum Answer {
         /// With the requested range.
         Properly,
         /// With the whole file, ignoring ranges.
         Whole,
         /// With the head and only this many bytes of the file.
         BreakOff(usize),
+        /// With the head and this many bytes, and then with nothing until the client gives up.
+        Stall(usize),
+        /// With another address, relative to the server's.
+        Redirect(&'static str),
+        /// With a text of this type.
+        Page(&'static str, &'static str),
         Status(&'static str),
     }
 
-    /// Serves a file on loopback with these answers; returns the requested ranges.
-    fn server(file: Vec<u8>, answers: Vec<Answer>) -> (String, JoinHandle<Vec<String>>) {
+    /// Serves a file on loopback with these answers; returns the requested paths and ranges.
+    pub(crate) fn server(file: Vec<u8>, answers: Vec<Answer>) -> (String, JoinHandle<Vec<[String; 2]>>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serve = move || {
-            let mut ranges = Vec::new();
+            let mut asked = Vec::new();
             for answer in answers {
                 let (stream, _) = listener.accept().unwrap();
                 let lines = BufReader::new(&stream).lines().map(|line| line.unwrap());
                 let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
-                assert_eq!(head[0], format!("GET /{NAME} HTTP/1.1"));
+                let path = head[0].strip_prefix("GET ").and_then(|rest| rest.strip_suffix(" HTTP/1.1"));
                 let range = head
                     .iter()
                     .find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
                 let range = range.unwrap_or_default();
                 let from: usize = range.trim_end_matches('-').parse().unwrap_or(0);
-                let (status, from, sent) = match answer {
-                    Answer::Properly if from > 0 => ("206 Partial Content", from, file.len()),
-                    Answer::Properly | Answer::Whole => ("200 OK", 0, file.len()),
-                    Answer::BreakOff(sent) => ("200 OK", 0, sent),
-                    Answer::Status(status) => (status, 0, 0),
+                let mut more = String::new();
+                let (status, body, sent) = match answer {
+                    Answer::Properly if from > 0 => {
+                        let last = file.len() - 1;
+                        more = format!("Content-Range: bytes {from}-{last}/{}\r\n", file.len());
+                        ("206 Partial Content", &file[from..], file.len() - from)
+                    }
+                    Answer::Properly | Answer::Whole => ("200 OK", &file[..], file.len()),
+                    Answer::BreakOff(sent) | Answer::Stall(sent) => ("200 OK", &file[..], sent),
+                    Answer::Redirect(to) => {
+                        more = format!("Location: {to}\r\n");
+                        ("302 Found", &[][..], 0)
+                    }
+                    Answer::Page(kind, text) => {
+                        more = format!("Content-Type: {kind}\r\n");
+                        ("200 OK", text.as_bytes(), text.len())
+                    }
+                    Answer::Status(status) => (status, &[][..], 0),
                 };
-                let length = file.len() - from;
-                let last = file.len() - 1;
                 let head = format!(
-                    "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\
-                     Content-Range: bytes {from}-{last}/{}\r\n\r\n",
-                    file.len()
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{more}\r\n",
+                    body.len()
                 );
                 (&stream).write_all(head.as_bytes()).unwrap();
                 // The client may have disconnected on an error.
-                let _ = (&stream).write_all(&file[from..sent.max(from)]);
-                ranges.push(range);
+                let _ = (&stream).write_all(&body[..sent]);
+                if let Answer::Stall(_) = answer {
+                    let _ = (&stream).read(&mut [0]);
+                }
+                asked.push([path.expect("a request").to_owned(), range]);
             }
-            ranges
+            asked
         };
         (url, thread::spawn(serve))
+    }
+
+    /// The ranges of requests for the file.
+    fn ranges(served: JoinHandle<Vec<[String; 2]>>) -> Vec<String> {
+        let of = |[path, range]: [String; 2]| {
+            assert_eq!(path, format!("/{NAME}"));
+            range
+        };
+        served.join().unwrap().into_iter().map(of).collect()
     }
 
     fn file() -> Vec<u8> {
         (0..100_000_u32).map(|i| (i * 7 / 3) as u8).collect()
     }
 
-    /// Fetches the file into a folder, without a known SHA-256.
-    fn fetch_to(cache: &Path, url: &str) -> Result<PathBuf> {
-        fetch_checked(cache, url, None)
+    fn remote(url: &str) -> Remote<'static> {
+        let urls = vec![format!("{url}/{NAME}")];
+        Remote { urls, expected: Expected::default(), most: 1 << 20, mirror: "MIRROR" }
     }
 
-    fn fetch_checked(cache: &Path, url: &str, sha256: Option<&str>) -> Result<PathBuf> {
+    /// Fetches the file into a folder, without a known checksum.
+    fn fetch_to(cache: &Path, url: &str) -> Result<PathBuf> {
+        fetch_expected(cache, url, Expected::default())
+    }
+
+    fn fetch_expected(cache: &Path, url: &str, expected: Expected) -> Result<PathBuf> {
         let file = cache.join(NAME);
-        fetch(&format!("{url}/{NAME}"), &file, sha256, |_, _| ()).map(|()| file)
+        fetch(&Remote { expected, ..remote(url) }, &file, |_| ()).map(|_| file)
+    }
+
+    /// The reason of a failed download.
+    fn reason(result: Result<PathBuf>) -> String {
+        match result.unwrap_err() {
+            Error::Download { reason, .. } => reason,
+            other => panic!("{other}"),
+        }
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     #[test]
     fn a_file_is_fetched_once_and_its_checksum_recorded() {
         let cache = tempfile::tempdir().unwrap();
         let (url, served) = server(file(), vec![Answer::Properly]);
-        let mut last = (0, 0);
+        let (mut asked, mut last) = (None, (0, None));
         let path = cache.path().join("new").join(NAME);
-        fetch(&format!("{url}/{NAME}"), &path, None, |done, total| last = (done, total)).unwrap();
-        assert_eq!(last, (100_000, 100_000));
+        let observe = |step: Step| match step {
+            Step::Asking { url, done, bytes } => asked = Some((url.to_owned(), done, bytes)),
+            Step::Received { done, total } => last = (done, total),
+        };
+        let found = fetch(&remote(&url), &path, observe).unwrap();
+        assert_eq!(asked, Some((format!("{url}/{NAME}"), 0, None)));
+        assert_eq!(last, (100_000, Some(100_000)));
         assert_eq!(fs::read(&path).unwrap(), file());
-        assert_eq!(served.join().unwrap(), [""]);
+        assert_eq!(ranges(served), [""]);
         let record = fs::read_to_string(path.with_extension("pt.sha256")).unwrap();
-        assert_eq!(record.trim(), sha256::of_file(&path).unwrap());
+        assert_eq!((record.trim(), found.sha256), (sha256(&file()).as_str(), sha256(&file())));
 
         // An unchanged file needs no server.
         assert_eq!(fetch_to(&cache.path().join("new"), &url).unwrap(), path);
         fs::write(&path, "something else").unwrap();
         let error = fetch_to(&cache.path().join("new"), &url).unwrap_err();
-        assert!(matches!(&error, Error::Weights { reason, .. } if reason.contains(record.trim())), "{error}");
+        assert!(
+            matches!(&error, Error::Checksum { reason, .. } if reason.contains(record.trim())),
+            "{error}"
+        );
     }
 
     #[test]
@@ -256,7 +466,7 @@ mod tests {
         fs::write(&path, file()).unwrap();
         assert_eq!(fetch_to(cache.path(), "http://127.0.0.1:1").unwrap(), path);
         fs::write(&path, "something else").unwrap();
-        assert!(matches!(fetch_to(cache.path(), "http://127.0.0.1:1"), Err(Error::Weights { .. })));
+        assert!(matches!(fetch_to(cache.path(), "http://127.0.0.1:1"), Err(Error::Checksum { .. })));
     }
 
     #[test]
@@ -268,21 +478,30 @@ mod tests {
                 scope.spawn(|| assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file()));
             }
         });
-        assert_eq!(served.join().unwrap(), [""]);
+        assert_eq!(ranges(served), [""]);
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 2, "the file and its record");
     }
 
     #[test]
     fn interrupted_transfers_are_resumed() {
         let cache = tempfile::tempdir().unwrap();
-        let answers = vec![Answer::BreakOff(30_000), Answer::Properly];
+        let answers = vec![Answer::BreakOff(30_000), Answer::Redirect("/weights.pt"), Answer::Properly];
         let (url, served) = server(file(), answers);
-        let error = fetch_to(cache.path(), &url).unwrap_err();
-        assert!(matches!(error, Error::Download { .. }), "{error}");
+        let error = reason(fetch_to(cache.path(), &url));
+        assert!(error.contains("30000 of 100000 bytes") || error.contains("disconnected"), "{error}");
         let path = fetch_to(cache.path(), &url).unwrap();
         assert_eq!(fs::read(path).unwrap(), file());
-        assert_eq!(served.join().unwrap(), ["", "30000-"]);
-        assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 2, "the file and its record");
+        assert_eq!(ranges(served), ["", "30000-", "30000-"]);
+        assert_eq!(names(cache.path()), [NAME, "weights.pt.sha256"]);
+    }
+
+    #[test]
+    fn a_whole_part_needs_no_server() {
+        let cache = tempfile::tempdir().unwrap();
+        let expected = Expected { bytes: Some(100_000), ..Expected::default() };
+        fs::write(cache.path().join(format!("{NAME}.part")), file()).unwrap();
+        fetch_expected(cache.path(), "http://127.0.0.1:1", expected).unwrap();
+        assert_eq!(names(cache.path()), [NAME, "weights.pt.sha256"]);
     }
 
     #[test]
@@ -291,7 +510,7 @@ mod tests {
         fs::write(cache.path().join(format!("{NAME}.part")), "of another file").unwrap();
         let (url, served) = server(file(), vec![Answer::Whole]);
         assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file());
-        assert_eq!(served.join().unwrap(), ["15-"]);
+        assert_eq!(ranges(served), ["15-"]);
 
         let cache = tempfile::tempdir().unwrap();
         fs::write(cache.path().join(format!("{NAME}.part")), vec![0; 200_000]).unwrap();
@@ -303,11 +522,117 @@ mod tests {
     #[test]
     fn a_file_with_a_wrong_checksum_is_not_kept() {
         let cache = tempfile::tempdir().unwrap();
+        let (url, _served) = server(file(), vec![Answer::Properly; 2]);
+        let recorded = sha256(b"something else");
+        for expected in [
+            Expected { sha256: Some(&recorded), ..Expected::default() },
+            Expected { md5: Some("900150983cd24fb0d6963f7d28e17f72"), ..Expected::default() },
+        ] {
+            let reason = reason(fetch_expected(cache.path(), &url, expected));
+            assert!(reason.starts_with("it has ") && reason.contains(", expected "), "{reason}");
+            assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn pages_in_place_of_the_file_are_told() {
+        let cache = tempfile::tempdir().unwrap();
+        let (html, plain) = ("text/html; charset=utf-8", "application/octet-stream");
+        let answers = [
+            Answer::Page(html, "Sign in"),
+            Answer::Page(plain, "<!DOCTYPE html><html>Sign in</html>"),
+            Answer::Page(plain, "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>"),
+            Answer::Page(plain, "{\"error\": \"quota\"}"),
+            Answer::Page(plain, ""),
+        ];
+        let (url, served) = server(file(), answers.to_vec());
+        for kind in ["an HTML page", "an HTML page", "an XML document", "a JSON document", "empty"] {
+            let reason = reason(fetch_to(cache.path(), &url));
+            assert_eq!(reason, format!("the server sent {kind} in place of the file"));
+            assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
+        }
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn redirects_are_followed_up_to_a_number() {
+        let cache = tempfile::tempdir().unwrap();
+        let answers = vec![Answer::Redirect("/a"), Answer::Redirect("/b?dl=1"), Answer::Properly];
+        let (url, served) = server(file(), answers);
+        fetch_to(cache.path(), &url).unwrap();
+        let asked: Vec<String> = served.join().unwrap().into_iter().map(|[path, _]| path).collect();
+        assert_eq!(asked, ["/weights.pt", "/a", "/b?dl=1"]);
+
+        let cache = tempfile::tempdir().unwrap();
+        let count = MOST_REDIRECTS as usize + 1;
+        let (url, served) = server(file(), vec![Answer::Redirect("/weights.pt"); count]);
+        let reason = reason(fetch_to(cache.path(), &url));
+        assert!(reason.contains("redirect"), "{reason}");
+        assert_eq!(ranges(served).len(), count);
+    }
+
+    #[test]
+    fn servers_that_stall_or_trickle_are_given_up_and_what_came_is_kept() {
+        let cache = tempfile::tempdir().unwrap();
+        let (url, served) = server(file(), vec![Answer::Stall(50_000), Answer::Properly]);
+        let impatient = Patience { answer: Duration::from_millis(300), ..PATIENCE };
+        let path = cache.path().join(NAME);
+        let reason = reason(fetch_within(impatient, &remote(&url), &path, |_| ()).map(|_| path.clone()));
+        assert!(reason.contains("timeout"), "{reason}");
+        fetch_to(cache.path(), &url).unwrap();
+        assert_eq!(ranges(served), ["", "50000-"]);
+
+        let cache = tempfile::tempdir().unwrap();
+        let path = cache.path().join(NAME);
         let (url, _served) = server(file(), vec![Answer::Properly]);
-        let recorded = sha256::of(b"something else");
-        let error = fetch_checked(cache.path(), &url, Some(&recorded)).unwrap_err();
-        assert!(error.to_string().contains(&recorded), "{error}");
+        let greedy = Patience { window: Duration::ZERO, least: u64::MAX, ..PATIENCE };
+        let error = fetch_within(greedy, &remote(&url), &path, |_| ()).unwrap_err().to_string();
+        assert!(error.contains("the server sends less than"), "{error}");
+    }
+
+    #[test]
+    fn other_addresses_are_tried_in_order() {
+        let cache = tempfile::tempdir().unwrap();
+        let (first, _) = server(file(), vec![Answer::Status("404 Not Found")]);
+        let (second, _) = server(b"another file".to_vec(), vec![Answer::Properly]);
+        let (third, _) = server(file(), vec![Answer::Properly]);
+        let urls = [&first, &second, &third].map(|url| format!("{url}/{NAME}"));
+        let right = sha256(&file());
+        let expected = Expected { sha256: Some(&right), ..Expected::default() };
+        let path = cache.path().join(NAME);
+        let all = Remote { urls: urls.to_vec(), expected, ..remote("") };
+        fetch(&all, &path, |_| ()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), file());
+
+        fs::remove_file(&path).unwrap();
+        let (first, _) = server(file(), vec![Answer::Status("404 Not Found")]);
+        let (second, _) = server(b"another file".to_vec(), vec![Answer::Properly]);
+        let urls = [&first, &second].map(|url| format!("{url}/{NAME}"));
+        let some = Remote { urls: urls.to_vec(), ..all };
+        let error = fetch(&some, &path, |_| ()).unwrap_err().to_string();
+        let parts = [&format!("cannot fetch `{first}/"), "404", &second, "it has SHA-256"];
+        assert!(parts.iter().all(|part| error.contains(*part)), "{error}");
+    }
+
+    #[test]
+    fn files_that_are_longer_than_published_or_than_the_disk_are_refused_at_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let (url, _served) = server(file(), vec![Answer::Properly; 2]);
+        let short = Expected { bytes: Some(99_999), ..Expected::default() };
+        let error = reason(fetch_expected(cache.path(), &url, short));
+        assert_eq!(error, "the file has 100000 bytes or more, expected 99999");
+        let small = Remote { most: 5000, ..remote(&url) };
+        let error = fetch(&small, &cache.path().join(NAME), |_| ()).unwrap_err().to_string();
+        assert!(error.ends_with("the file has more than 5000 bytes"), "{error}");
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
+        check_room(cache.path(), 1).unwrap();
+        if cfg!(unix) {
+            let error = check_room(cache.path(), u64::MAX).unwrap_err();
+            assert!(
+                matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+                "{error}"
+            );
+        }
     }
 
     #[test]
@@ -319,5 +644,6 @@ mod tests {
         served.join().unwrap();
         let error = fetch_to(cache.path(), &url).unwrap_err();
         assert!(matches!(&error, Error::Download { path, .. } if path.ends_with(NAME)), "{error}");
+        assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
     }
 }

@@ -109,7 +109,7 @@ pub(crate) fn of_archive(names: &[&str]) -> String {
 }
 
 /// Whether the first block is the header of a tar archive, of any age: its checksum is right.
-fn is_tar(bytes: &[u8]) -> bool {
+pub(crate) fn is_tar(bytes: &[u8]) -> bool {
     const CHECKSUM: std::ops::Range<usize> = 148..156;
     let Some(header) = bytes.get(..512) else { return false };
     let digits = String::from_utf8_lossy(&header[CHECKSUM]);

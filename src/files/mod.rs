@@ -1,6 +1,11 @@
-//! Files: atomic writes, downloads, checksums, signatures, score files, and formats that several modules read.
+//! Files: atomic writes, downloads, archives, checksums, signatures, score files, and formats that several modules read.
 
+#[cfg(feature = "files")]
+pub mod archive;
 pub(crate) mod atomic;
+pub(crate) mod cache;
+#[cfg(feature = "files")]
+pub(crate) mod checksum;
 #[cfg(feature = "files")]
 pub(crate) mod download;
 pub(crate) mod kind;
@@ -11,10 +16,8 @@ pub(crate) mod pickle;
 #[cfg(feature = "files")]
 pub mod scores;
 #[cfg(feature = "files")]
-pub(crate) mod sha256;
-#[cfg(feature = "files")]
 pub mod signature;
 
 pub use atomic::{check_writable, check_writable_folder};
 #[cfg(feature = "files")]
-pub use sha256::of as sha256;
+pub use checksum::sha256;

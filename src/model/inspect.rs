@@ -64,7 +64,7 @@ impl Inspection {
         let own = model.opset_import.iter().find(|opset| opset.domain.is_empty());
         Ok(Self {
             bytes: bytes.len(),
-            sha256: sha256::of(bytes),
+            sha256: sha256(bytes),
             ir_version: model.ir_version,
             opset: own.map_or(0, |opset| opset.version),
             nodes: graph.node.len(),

@@ -74,7 +74,7 @@ impl Facts {
 /// Location of training data on this machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingData {
-    /// The data set of the known classes.
+    /// The data set of the known classes: a folder, or the name of a [published one](crate::data::PublishedSet).
     pub known: std::path::PathBuf,
     /// Share of its images that are test images, if it has no test split of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

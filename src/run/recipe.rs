@@ -170,7 +170,7 @@ impl Augment {
     pub const ALL: [Self; 3] = [Self::None, Self::Crop, Self::Affine];
 }
 
-/// Unknown images for training; as text `none`, `scrambled` or the folder.
+/// Unknown images for training; as text `none`, `scrambled`, the folder or the name of a published data set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Outliers {
@@ -181,12 +181,13 @@ pub enum Outliers {
     /// into a texture (negative data augmentation; Sinha et al., arXiv 2102.05113). For classes that differ
     /// in shape.
     Scrambled,
-    /// The images of a folder, or the training images of a data set with splits.
+    /// The images of a folder, or the training images of a data set with splits or of a
+    /// [published one](crate::data::PublishedSet) by name.
     Folder(PathBuf),
 }
 
 impl Outliers {
-    /// The folder that the outliers are read from, if any.
+    /// The folder that the outliers are read from, or the name of the published data set, if any.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         match self {

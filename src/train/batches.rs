@@ -10,9 +10,11 @@ use sha2::{Digest, Sha256};
 
 use super::{TrainSettings, augment::augment, scramble::scramble};
 use crate::{
-    data::{Dataset, LeftOut, OTHER_CLASSES, Split, UnknownSet, add_counts, open_both, prefetch, shuffled},
+    data::{
+        Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, open_both, prefetch, shuffled,
+    },
     error::{Error, Result},
-    files::sha256,
+    files::checksum,
     image::Input,
     method::{KEEP, needed},
     run::Outliers,
@@ -66,11 +68,12 @@ enum Purpose {
 
 impl Sets {
     fn open(settings: &TrainSettings) -> Result<Self> {
-        let TrainSettings { input: Input { height, width, .. }, recipe, .. } = settings;
+        let TrainSettings { input: Input { height, width, .. }, data, recipe, .. } = settings;
         let protocol = settings.protocol.as_ref();
-        let TrainSettings { known, held_out_test, unknown, .. } = settings;
+        let folder = data.resolve(&settings.known, Role::Known(Split::Train))?;
+        let unknown = data.resolve_unknown(&settings.unknown)?;
         let (known, known_test, unknown_tests) =
-            open_both(known, *held_out_test, unknown, protocol, *height, *width)?;
+            open_both(&folder, settings.held_out_test, &unknown, protocol, *height, *width)?;
         let known_test = known_test.align(known.classes())?;
         // With a protocol, the other classes of the training files are unknown.
         for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
@@ -78,7 +81,8 @@ impl Sets {
         }
         let outliers = match recipe.outliers.folder() {
             Some(folder) => {
-                let outliers = Dataset::unknown(folder, Split::Train, *height, *width)?;
+                let place = data.resolve(folder, Role::Unknown(Split::Train))?;
+                let outliers = Dataset::unknown(&place, Split::Train, *height, *width)?;
                 let tests = unknown_tests.iter().map(|set| &set.images);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
                     let reason = "holds known or test images";
@@ -220,7 +224,7 @@ impl<'a> Batches<'a> {
                 sum.update(image);
             }
         }
-        Ok(sha256::hexadecimal(sum))
+        Ok(checksum::hexadecimal(sum))
     }
 
     /// Calls `take` with the batches of an epoch from `first_step` on, which are prepared in the background.
@@ -302,6 +306,7 @@ mod tests {
     use super::*;
     use crate::{
         arch::Architecture,
+        data::DataFolder,
         method::{AnchorKind, Loss, Variant},
         run::{Device, Recipe},
     };
@@ -311,6 +316,7 @@ mod tests {
         TrainSettings {
             known: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo"),
             held_out_test: None,
+            data: DataFolder::default(),
             unknown: Vec::new(),
             protocol: None,
             backbone: None,

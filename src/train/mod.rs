@@ -21,7 +21,7 @@ use tch::TchError;
 
 use crate::{
     arch::Architecture,
-    data::{LeftOut, Protocol},
+    data::{DataFolder, LeftOut, Protocol},
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, Loss},
@@ -34,13 +34,17 @@ pub use session::{resume, train};
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
-    /// The data set of the known classes.
+    /// The data set of the known classes: a folder, or the name of a [published one](crate::data::PublishedSet).
     pub known: PathBuf,
     /// The share of known images that is the test split, for data without one; see
     /// [`Dataset::divided`](crate::data::Dataset::divided).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_test: Option<f64>,
-    /// The unknown test sets, in the form that [`UnknownSet::open`](crate::data::UnknownSet::open) parses.
+    /// The folder of the published data sets.
+    #[serde(default)]
+    pub data: DataFolder,
+    /// The unknown test sets, in the form that [`DataFolder::resolve_unknown`] and then
+    /// [`UnknownSet::open`](crate::data::UnknownSet::open) parse.
     pub unknown: Vec<String>,
     /// The protocol that selects the known classes; `None` if all classes are known.
     pub protocol: Option<Protocol>,
@@ -171,11 +175,13 @@ fn torch_device(device: Device) -> Result<tch::Device> {
 }
 
 impl TrainSettings {
-    /// Checks the settings, as far as that is possible without the data.
+    /// Checks the settings and the device, as far as that is possible without the data.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a value out of range, or one that does not fit another.
+    /// [`Error::Setting`] for a value out of range, or one that does not fit another; [`Error::Provider`] if the device
+    /// is not available.
     pub fn check(&self) -> Result<()> {
+        torch_device(self.device)?;
         self.recipe.check()?;
         if self.test_every == 0 {
             return Err(Error::setting("test every", 0, "must be at least 1"));

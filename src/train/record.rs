@@ -5,14 +5,17 @@ use std::path::{Component, Path};
 use serde_json::{Value, json};
 
 use super::TrainSettings;
-use crate::{data::UnknownSet, model::Training};
+use crate::{
+    data::{PublishedSet, UnknownSet},
+    model::Training,
+};
 
 impl TrainSettings {
     /// Records the run: its settings, the numbers of training images, of known test images if they are held out, and
     /// of images that cannot be read, the epoch
     /// after which the weights were taken, and what else decides about the bits of the weights: libtorch's version
-    /// and number of threads. Data sets, outliers and backbones are named by their path if it stays below the
-    /// current folder, else by its last component: a record reveals no folder of this machine or user.
+    /// and number of threads. Data sets, outliers and backbones are named by their name, by their path if it stays
+    /// below the current folder, else by its last component: a record reveals no folder of this machine or user.
     pub(super) fn record(&self, images: usize, tested: usize, skipped: usize, epoch: usize) -> Training {
         let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
             Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
@@ -51,11 +54,15 @@ impl TrainSettings {
 }
 
 /// A path as a model file records it: unchanged if it stays below the current folder, else its last
-/// component, so that a file reveals no home folder, cache or user.
+/// component, so that a file reveals no home folder, cache or user. A folder that is called like a published data set
+/// does not become that set: it is `./NAME`.
 fn portable(path: &Path) -> String {
     let is_below = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    let last = || path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
-    if is_below { path.display().to_string() } else { last().into_owned() }
+    if is_below {
+        return path.display().to_string();
+    }
+    let last = path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
+    if PublishedSet::meant_by(Path::new(&*last)).is_some() { format!("./{last}") } else { last.into_owned() }
 }
 
 #[cfg(test)]
@@ -63,6 +70,7 @@ mod tests {
     use super::*;
     use crate::{
         arch::Architecture,
+        data::DataFolder,
         image::Input,
         method::{AnchorKind, Loss, Variant},
         run::{Device, Recipe},
@@ -79,13 +87,19 @@ mod tests {
             ("data/../../bob/cats", "cats"),
             ("..", "data"),
             ("/", "data"),
+            ("cifar10", "cifar10"),
+            ("cifar10/", "cifar10/"),
+            ("/home/bob/cifar10", "./cifar10"),
         ] {
             assert_eq!(portable(Path::new(path)), name, "{path}");
         }
         let settings = TrainSettings {
             known: "/home/bob/cats".into(),
             held_out_test: Some(0.25),
-            unknown: vec!["dogs=/home/bob/dogs".to_owned(), "gaussian-noise:5".to_owned()],
+            unknown: ["dogs=/home/bob/dogs", "gaussian-noise:5", "textures", "a=textures", "b=/bob/textures"]
+                .map(str::to_owned)
+                .to_vec(),
+            data: DataFolder::new(Some(Path::new("/home/bob/data"))),
             protocol: None,
             backbone: Some(Backbone { name: "/home/bob/w.pt".to_owned(), file: "/home/bob/w.pt".into() }),
             architecture: Architecture::new("wide-resnet", &[]).unwrap(),
@@ -103,7 +117,7 @@ mod tests {
         assert!(!text.contains("bob"), "{text}");
         for part in [
             "known cats",
-            "unknown dogs=dogs gaussian-noise:5",
+            "unknown dogs=dogs gaussian-noise:5 textures a=textures b=./textures",
             "outliers others",
             "backbone w.pt",
             "images 7",

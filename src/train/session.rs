@@ -9,7 +9,7 @@ use tch::{TchError, Tensor};
 
 use super::{
     Batch, Batches, Event, Outcome, TrainSettings, learner::Learner, log::Log, optimizer::Optimizer,
-    state::State, torch, torch_device,
+    state::State, torch,
 };
 use crate::{
     error::{Error, Result},
@@ -94,7 +94,6 @@ fn run_to_the_end(
     mut observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
     settings.check()?;
-    torch_device(settings.device)?;
     // Data may take hours to read.
     atomic::check_writable_folder(run.path())?;
     let batches = Batches::open(settings)?;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::{
-    error::{Error, Result},
-    files::download,
+    error::Result,
+    files::{cache, checksum::Expected, download},
     image::Input,
 };
 
@@ -95,6 +95,8 @@ pub const PUBLISHED: [Published; 10] = [
 
 /// The environment variable with the URL of a mirror, which serves `URL/NAME.pt`.
 const MIRROR: &str = "CAC_WEIGHTS_MIRROR";
+/// The most bytes of a file of weights.
+const MOST: u64 = 1 << 30;
 
 impl Published {
     /// The published weights with this name.
@@ -109,17 +111,23 @@ impl Published {
     /// is unknown.
     ///
     /// # Errors
-    /// [`Error::Download`] if the server cannot be reached, closes the connection early, or sends a file with
-    /// another checksum; [`Error::Weights`] if the cached file has another checksum; [`Error::Io`] if the
+    /// [`Error::Download`](crate::Error::Download) if the server cannot be reached, closes the connection early, or sends a file with
+    /// another checksum; [`Error::Checksum`](crate::Error::Checksum) if the cached file has another checksum; [`Error::Io`](crate::Error::Io) if the
     /// cache cannot be written.
-    pub fn fetch(&self, progress: impl FnMut(usize, usize)) -> Result<PathBuf> {
+    pub fn fetch(&self, mut progress: impl FnMut(usize, usize)) -> Result<PathBuf> {
         let name = format!("{}.pt", self.name);
         let url = match std::env::var(MIRROR) {
             Ok(mirror) => format!("{}/{name}", mirror.trim_end_matches('/')),
             Err(_) => self.url.to_owned(),
         };
-        let file = cache()?.join(name);
-        download::fetch(&url, &file, self.sha256, progress)?;
+        let file = cache::folder()?.join("weights").join(name);
+        let expected = Expected { sha256: self.sha256, ..Expected::default() };
+        let remote = download::Remote { urls: vec![url], expected, most: MOST, mirror: MIRROR };
+        download::fetch(&remote, &file, |step| {
+            if let download::Step::Received { done, total } = step {
+                progress(done as usize, total.unwrap_or(0) as usize);
+            }
+        })?;
         Ok(file)
     }
 
@@ -128,13 +136,4 @@ impl Published {
     pub fn input(&self) -> Input {
         Input { mean: self.mean, std: self.std, ..Input::default() }
     }
-}
-
-/// `$XDG_CACHE_HOME/cac-toolkit/weights`, or else in `.cache` of the home folder.
-fn cache() -> Result<PathBuf> {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let root = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    let reason = "must be an absolute path for downloads, because HOME is not set either";
-    let root = root.ok_or_else(|| Error::setting("XDG_CACHE_HOME", "not set", reason))?;
-    Ok(root.join("cac-toolkit/weights"))
 }

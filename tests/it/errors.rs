@@ -1,5 +1,5 @@
-//! The errors of the library, each provoked by a test; downloads, divergence and signatures are tested with their
-//! features.
+//! The errors of the library, each provoked by a test; downloads, data sets by name, divergence and signatures are
+//! tested with their features.
 
 use std::{fs, path::Path};
 
@@ -89,6 +89,15 @@ fn undivided() {
         error.to_string().contains("is not divided into training and test images: it has class folders `"),
         "{error}"
     );
+}
+
+#[test]
+fn archive() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.zip");
+    fs::write(&path, b"PK\x03\x04").unwrap();
+    let error = cac::files::archive::unpack(&path, folder.path(), &mut |_, _| ()).unwrap_err();
+    assert!(matches!(error, Error::Archive { .. }) && error.to_string().contains("a.zip"), "{error}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod commands;
 mod conformance;
+mod data;
 mod dependencies;
 mod errors;
 mod exported;

@@ -1,6 +1,10 @@
 //! The files that are mutated, for each reader: small golden files, and smaller ones of this library's writers.
 
-use std::{fs, io::Read, path::Path};
+use std::{
+    fs,
+    io::{Cursor, Read, Write},
+    path::Path,
+};
 
 use cac::{
     arch::{Architecture, Layer},
@@ -22,6 +26,7 @@ const LONGEST: u64 = 40_000;
 /// The files that a reader must accept, or at least one of them, and files that once were at fault.
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     let mut files = match target {
+        "archive" => archives(),
         "checkpoint" => vec![written(|path| checkpoint().write(path))],
         "cifar-names" => unpacked("pickle-of-names"),
         "cifar-pickle" => unpacked("pickle"),
@@ -33,9 +38,17 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "manifest" => vec![manifest("tests/golden/models/v1.onnx"), manifest("tests/golden/models/v2.onnx")],
         "model" => [golden("models"), models()].concat(),
         "model-on-tract" => models(),
-        "names" => ["cac-2021/3", "gaussian-noise:20", "cuda:1", "near=a,b", "neg-max-logit", "scrambled"]
-            .map(|text| text.as_bytes().to_vec())
-            .to_vec(),
+        "names" => [
+            "cac-2021/3",
+            "gaussian-noise:20",
+            "cuda:1",
+            "near=a,b",
+            "neg-max-logit",
+            "scrambled",
+            "a=cifar10-c:fog:5",
+        ]
+        .map(|text| text.as_bytes().to_vec())
+        .to_vec(),
         "npy" => unpacked("npy"),
         "npy-labels" => vec![
             npy("|u1", "2,", &[0, 1]),
@@ -174,6 +187,42 @@ fn models() -> Vec<Vec<u8>> {
 fn manifest(model: &str) -> Vec<u8> {
     let properties = Inspection::of(&read(model), model).unwrap().manifest.to_properties();
     properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect::<String>().into_bytes()
+}
+
+/// Archives of every format, with long names, links and folders.
+fn archives() -> Vec<Vec<u8>> {
+    let long = format!("{}/file", "folder".repeat(20));
+    let contents: [(&str, &[u8]); 3] = [("set/a.txt", b"one"), ("set/deep/b", b""), (&long, &[7; 700])];
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in contents {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, name, content).unwrap();
+    }
+    builder.append_link(&mut tar::Header::new_gnu(), "set/link", "a.txt").unwrap();
+    let gnu = builder.into_inner().unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append_pax_extensions([("path", long.as_bytes()), ("mtime", b"1.5")]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_path("set/").unwrap();
+    header.set_size(0);
+    header.set_cksum();
+    builder.append(&header, &[][..]).unwrap();
+    let pax = builder.into_inner().unwrap();
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let methods = [zip::CompressionMethod::Deflated, zip::CompressionMethod::Stored];
+    for ((name, content), method) in contents.into_iter().zip(methods.into_iter().cycle()) {
+        let options = zip::write::SimpleFileOptions::default().compression_method(method);
+        writer.start_file(name, options).unwrap();
+        writer.write_all(content).unwrap();
+    }
+    let zip = writer.finish().unwrap().into_inner();
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    vec![gzip(&gnu), gzip(&[3; 300]), gzip(&pax), gnu, pax, zip]
 }
 
 /// The files of `tests/golden/decode.json`, of every format.

@@ -1,10 +1,15 @@
 //! Damages files: at random, and inside of what a checksum or a length protects.
 
-use std::io::{Cursor, Read, Write};
+use std::{
+    io::{Cursor, Read, Write},
+    ops::Range,
+};
 
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
+/// The place of the magic word in a header of tar.
+const USTAR: Range<usize> = 257..262;
 /// The longest repetition, which is for parsers that recurse.
 const MOST_REPEATED: usize = 20_000;
 /// The most bytes that are appended to a file.
@@ -55,6 +60,8 @@ fn inside(bytes: &[u8], corpus: &[Vec<u8>], random: &mut ChaCha8Rng) -> Vec<u8> 
     let mended = match bytes {
         _ if random.random_ratio(1, 4) => None,
         [b'P', b'K', 3, 4, ..] => archive(bytes, corpus, random),
+        [0x1f, 0x8b, ..] => gzip(bytes, corpus, random),
+        _ if bytes.get(USTAR).is_some_and(|magic| magic == b"ustar") => tar(bytes, corpus, random),
         [0x89, b'P', b'N', b'G', ..] => png(bytes, corpus, random),
         [0x93, b'N', b'U', b'M', b'P', b'Y', 1, ..] => with_header::<2>(bytes, 8, corpus, random),
         // A model begins with its version.
@@ -84,6 +91,34 @@ fn archive(bytes: &[u8], corpus: &[Vec<u8>], random: &mut ChaCha8Rng) -> Option<
         writer.write_all(&content).ok()?;
     }
     Some(writer.finish().ok()?.into_inner())
+}
+
+/// What was compressed with gzip, mutated, and compressed again.
+fn gzip(bytes: &[u8], corpus: &[Vec<u8>], random: &mut ChaCha8Rng) -> Option<Vec<u8>> {
+    let mut content = Vec::new();
+    flate2::read::GzDecoder::new(bytes).read_to_end(&mut content).ok()?;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(&inside(&content, corpus, random)).ok()?;
+    encoder.finish().ok()
+}
+
+/// A tar archive with one header mutated, whose checksum is right.
+fn tar(bytes: &[u8], corpus: &[Vec<u8>], random: &mut ChaCha8Rng) -> Option<Vec<u8>> {
+    const BLOCK: usize = 512;
+    const SUM: Range<usize> = 148..156;
+    let mut bytes = bytes.to_vec();
+    let headers: Vec<usize> = (0..bytes.len() / BLOCK)
+        .map(|block| block * BLOCK)
+        .filter(|&at| bytes[at..at + BLOCK].get(USTAR).is_some_and(|magic| magic == b"ustar"))
+        .collect();
+    let at = *headers.get(random.random_range(0..headers.len().max(1)))?;
+    let mut header = damaged(&bytes[at..at + BLOCK], corpus, random);
+    header.resize(BLOCK, 0);
+    header[SUM].fill(b' ');
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    header[SUM].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    bytes[at..at + BLOCK].copy_from_slice(&header);
+    Some(bytes)
 }
 
 /// A PNG with one chunk mutated. Lengths and checksums are right.

@@ -4,14 +4,37 @@ use std::io::ErrorKind;
 
 use cac::{Error, data::layouts};
 
+use super::data::size;
+
+/// The environment variable with the mirror of published data sets.
+const DATA_MIRROR: &str = "CAC_DATA_MIRROR";
+
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
     let hint = match error {
-        Error::Download { path, .. } => {
+        Error::Download { path, bytes, mirror, .. } => {
+            let size = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
+            let folder =
+                if *mirror == DATA_MIRROR { ", or give a folder that has it with --data" } else { "" };
             return Some(format!(
-                "run the command again to continue the download; without a network, put the file at `{}`",
+                "run the command again to continue the download; without a network, put the file{size} at `{}`, or set \
+                 {mirror} to the URL of a mirror{folder}",
                 path.display()
             ));
+        }
+        Error::NotFetched { name, downloads, .. } => {
+            let of = |(url, bytes): &(&str, Option<u64>)| match bytes {
+                Some(bytes) => format!("{url} ({})", size(*bytes)),
+                None => (*url).to_owned(),
+            };
+            let sources: Vec<String> = downloads.iter().map(of).collect();
+            return Some(format!(
+                "`toolkit data fetch {name}` downloads it from {}; if it is in another folder, give that with --data",
+                sources.join(", ")
+            ));
+        }
+        Error::Checksum { path, .. } => {
+            return Some(format!("remove `{}` to fetch it again", path.display()));
         }
         Error::DataChanged { path } => {
             return Some(format!(
@@ -53,7 +76,10 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::Dataset { path, .. } if path.is_dir() => {
             let layouts: Vec<&str> = layouts().collect();
-            return Some(format!("these data sets are read: {}", layouts.join("; ")));
+            return Some(format!(
+                "use a published data set by name (`toolkit data list`), or one of these: {}",
+                layouts.join("; ")
+            ));
         }
         Error::Undivided { .. } => {
             "hold out a share of each class to test on with `--held-out-test 0.2` of `train`, `eval` and `import`, or \
@@ -76,6 +102,9 @@ pub fn of(error: &Error) -> Option<String> {
             "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
+        Error::Setting { name: "unknown set", .. } => {
+            "`toolkit data list` lists the data sets that have a name"
+        }
         Error::Setting { name: "precision", .. } => "give known images with --calibrate",
         _ => return None,
     };

@@ -1,5 +1,7 @@
-//! The terminal code of both programs: flags, progress, errors with hints, and starting weights.
+//! The terminal code of both programs: flags, progress, errors with hints, data sets and
+//! starting weights by name.
 
+pub mod data;
 mod hint;
 mod parsers;
 mod progress;

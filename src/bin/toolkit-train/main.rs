@@ -18,6 +18,7 @@ use std::{
 
 use anyhow::Context;
 use cac::{
+    files::check_writable_folder,
     run::{RUNS, RunFolder},
     train::{Outcome, TrainSettings, resume, train},
 };
@@ -114,6 +115,10 @@ fn begin(
     save_every: Duration,
     json: bool,
 ) -> anyhow::Result<Outcome> {
+    // Before a download, which takes long.
+    settings.check()?;
+    check_writable_folder(run.path())?;
+    settings::fetch_data(settings)?;
     let stop = stop_on_signals()?;
     let mut display = Display::new(json, run);
     let outcome = train(settings, &given.to_string(), run, save_every, &stop, |event| display.show(event))?;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::Protocol,
+    data::{DataFolder, Protocol, Role, Split},
     image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, Device, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
@@ -22,24 +22,32 @@ use clap::{
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-use crate::terminal::{Rgb, StartingWeights, by_variant, name_of, one_of, pixels, published_names};
+use crate::terminal::{
+    Rgb, StartingWeights, by_variant,
+    data::{dataset, set_names, unknown_datasets},
+    name_of, one_of, pixels, published_names,
+};
 
 /// The settings of a run.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
-    /// Known classes: train/CLASS/*.png and test/CLASS/*.png, or a published data set as it is unpacked: CIFAR-10,
-    /// CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet, arrays of NumPy
-    #[arg(long, value_name = "DIR")]
+    /// Known classes: the name of a published data set (see below), train/CLASS/*.png and test/CLASS/*.png, or a data
+    /// set as it was unpacked: CIFAR-10, CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet, arrays of NumPy
+    #[arg(long, value_name = "DIR|NAME")]
     known: Option<PathBuf>,
     /// Share of the known images to test on, above 0 and below 1, where they have no test split, as CLASS/*.png;
     /// they are drawn by class, the same ones in every run
     #[arg(long, value_name = "SHARE")]
     held_out_test: Option<f64>,
-    /// Unknown test images: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable
-    #[arg(long, value_name = "NAME=DIR")]
+    /// Unknown test images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
+    /// uniform-noise[:COUNT]; repeatable
+    #[arg(long, value_name = "NAME=DIR|NAME")]
     #[serde(default)]
     unknown: Vec<String>,
+    /// Folder of the published data sets; by default that in CAC_DATA, else ~/.cache/cac-toolkit/data
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Published split of ten classes, to train on six and test on the other four as unknown: cac-2020,
     /// cac-2021 or arpl-2021, each /0 to /4
     #[arg(long, value_name = "NAME/TRIAL")]
@@ -59,10 +67,11 @@ pub struct Settings {
     magnitude: Option<f64>,
     #[arg(long, value_name = "X", help = by_variant("Weight of the anchor term", |loss| loss.weight))]
     weight: Option<f64>,
-    /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set, or the
-    /// known training images `scrambled`, for classes that differ in shape; by default scrambled for cac,
+    /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set, the name
+    /// of a published one, or the known training images `scrambled`, for classes that differ in shape; by default
+    /// scrambled for cac,
     /// none for cross-entropy or if a step is too small for one outlier
-    #[arg(long, value_name = "DIR|scrambled|none")]
+    #[arg(long, value_name = "DIR|NAME|scrambled|none")]
     outliers: Option<Outliers>,
     /// Outliers per known image in a step, 0 to 16
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().outlier_share)]
@@ -196,7 +205,19 @@ pub struct Given {
 
 /// The command of a program with these settings.
 pub fn command<Cli: CommandFactory>() -> Command {
-    Cli::command().after_help(format!("Published weights: {}", published_names()))
+    let names = format!("Published weights: {}\nPublished data sets: {}", published_names(), set_names());
+    Cli::command().after_help(names)
+}
+
+/// Downloads the published data sets of a run, unless they are there.
+pub fn fetch_data(settings: &TrainSettings) -> anyhow::Result<()> {
+    let data = &settings.data;
+    dataset(&settings.known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+    unknown_datasets(&settings.unknown, data)?;
+    if let Some(folder) = settings.recipe.outliers.folder() {
+        dataset(folder, data, &[Role::Unknown(Split::Train)])?;
+    }
+    Ok(())
 }
 
 /// The settings of a file, overridden by those of the command line.
@@ -304,6 +325,7 @@ impl Settings {
         Ok(TrainSettings {
             known,
             held_out_test: self.held_out_test,
+            data: DataFolder::new(self.data.as_deref()),
             unknown: self.unknown.clone(),
             protocol: self.protocol,
             backbone,

@@ -4,17 +4,17 @@ use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
 use cac::{
     Provider,
-    data::Protocol,
+    data::{DataFolder, Protocol, PublishedSet},
     export::{ExportOptions, InputForm, ThresholdRule},
     method::{KEEP, RejectionScore, Variant},
     metrics::Bootstrap,
     model::ModelPrecision,
     report::{Group, ReportOptions},
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use ndarray::Array4;
 
-use crate::terminal::{Rgb, by_variant, name_of, one_of, pixels, published_names};
+use crate::terminal::{Rgb, by_variant, data::set_names, name_of, one_of, pixels, published_names};
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
 ///
@@ -42,6 +42,9 @@ pub enum Command {
     /// Evaluate models on known and unknown images
     #[command(allow_negative_numbers = true)]
     Eval(EvalArgs),
+    /// List, download, find and check published data sets
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Compute the table of `eval` from a file of scores
     #[command(allow_negative_numbers = true)]
     Metrics(MetricsArgs),
@@ -66,7 +69,7 @@ pub struct TrainArgs {
 
 /// `toolkit import`
 #[derive(Args)]
-#[command(after_help = format!("Published weights: {}", published_names()))]
+#[command(after_help = format!("Published weights: {}\nPublished data sets: {}", published_names(), set_names()))]
 pub struct ImportArgs {
     /// Weights of a WideResNet or of the official CAC network: a file (.pt, .pth or safetensors), a run
     /// folder (its best checkpoint) or the name of published weights (see below)
@@ -77,7 +80,7 @@ pub struct ImportArgs {
     pub model: PathBuf,
     /// Training images of the known classes, as for `train`; they give the class names, the threshold and,
     /// for `paper`, the class means as anchors
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR|NAME")]
     pub known: Option<PathBuf>,
     /// Share of the images of --known that are test images and are left out, where they have no test split
     #[arg(long, value_name = "SHARE", requires = "known")]
@@ -163,8 +166,11 @@ pub struct FileArgs {
     pub precision: ModelPrecision,
     /// Known training images, as for `train`, to calibrate int8 and to compare f16 and int8 with f32; by
     /// default those of the training, for an import those of --known
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR|NAME")]
     pub calibrate: Option<PathBuf>,
+    /// Where published data sets are
+    #[command(flatten)]
+    pub data: FolderArgs,
     /// Number of calibration images, drawn at random
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(512).expect("not 0"))]
     pub calibration_images: NonZeroUsize,
@@ -208,6 +214,7 @@ impl FileArgs {
 
 /// `toolkit eval`
 #[derive(Args)]
+#[command(after_help = format!("Published data sets: {}", set_names()))]
 pub struct EvalArgs {
     /// Model file; by default the built-in model of CIFAR-10's classes. Repeatable; each further model is
     /// compared with the first
@@ -220,18 +227,21 @@ pub struct EvalArgs {
     /// Repeatable; each further provider is compared with the first
     #[arg(long, default_value = "cpu")]
     pub provider: Vec<Provider>,
-    /// Known classes: test/CLASS/*.png or CLASS/*.png, or a published data set, as for `train`; by default the
-    /// data of the training
-    #[arg(long, value_name = "DIR")]
+    /// Known classes: the name of a published data set (see below), test/CLASS/*.png, CLASS/*.png, or a data set as it
+    /// was unpacked, as for `train`; by default the data of the training
+    #[arg(long, value_name = "DIR|NAME")]
     pub known: Option<PathBuf>,
     /// Share of the known images that `train` held out to test on, where they have no test split; by default
     /// that of the training, if its data is used
     #[arg(long, value_name = "SHARE")]
     pub held_out_test: Option<f64>,
-    /// Unknown images: NAME=DIR, gaussian-noise[:COUNT] or uniform-noise[:COUNT]; repeatable. By default
-    /// those of the training, if --known is not given either
-    #[arg(long, value_name = "NAME=DIR")]
+    /// Unknown images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
+    /// uniform-noise[:COUNT]; repeatable. By default those of the training, if --known is not given either
+    #[arg(long, value_name = "NAME=DIR|NAME")]
     pub unknown: Vec<String>,
+    /// Where published data sets are
+    #[command(flatten)]
+    pub data: FolderArgs,
     /// Published split into known and unknown classes: cac-2020, cac-2021 or arpl-2021, each /0 to /4; by
     /// default that of the training, if its data is used
     #[arg(long, value_name = "NAME/TRIAL")]
@@ -247,6 +257,70 @@ pub struct EvalArgs {
     /// Options of the table
     #[command(flatten)]
     pub report: ReportArgs,
+}
+
+/// `toolkit data`
+#[derive(Subcommand)]
+pub enum DataCommand {
+    /// List the data sets that are known by name, and whether they are here
+    List {
+        /// Where they are
+        #[command(flatten)]
+        folder: FolderArgs,
+        /// Print a JSON line for each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download data sets, unless they are here, and print their paths
+    Fetch {
+        /// Their names
+        #[arg(required = true, value_name = "NAME", value_parser = set_name())]
+        names: Vec<String>,
+        /// Where they are
+        #[command(flatten)]
+        folder: FolderArgs,
+        /// Keep the archives after they are unpacked
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Print the path of a data set that is here
+    Path {
+        /// Its name
+        #[arg(value_name = "NAME", value_parser = set_name())]
+        name: String,
+        /// Where it is
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
+    /// Read data sets and compare them with their recorded or published checksums
+    Verify {
+        /// Their names; by default all that are here
+        #[arg(value_name = "NAME", value_parser = set_name())]
+        names: Vec<String>,
+        /// Where they are
+        #[command(flatten)]
+        folder: FolderArgs,
+    },
+}
+
+/// Parses the name of a published data set.
+fn set_name() -> PossibleValuesParser {
+    PossibleValuesParser::new(PublishedSet::names())
+}
+
+/// Where published data sets are.
+#[derive(Args)]
+pub struct FolderArgs {
+    /// Folder of the published data sets; by default that in CAC_DATA, else ~/.cache/cac-toolkit/data
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl FolderArgs {
+    /// The folder, or the default one.
+    pub fn folder(&self) -> DataFolder {
+        DataFolder::new(self.data.as_deref())
+    }
 }
 
 /// `toolkit metrics`

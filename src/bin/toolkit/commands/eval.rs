@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use cac::{
     Scorer,
-    data::{Dataset, Protocol, UnknownSet, exists, open_test},
+    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test},
     eval::{Agreement, Evaluation, evaluate},
     files::{scores, sha256},
     model::Manifest,
@@ -20,7 +20,11 @@ use cac::{
 use super::{check_output, print_json, read_model, with_threshold};
 use crate::{
     cli::{EvalArgs, SignatureArgs},
-    terminal::{Progress, say, say_left_out},
+    terminal::{
+        Progress,
+        data::{dataset, unknown_datasets},
+        say, say_left_out,
+    },
 };
 
 /// A model on a provider.
@@ -135,7 +139,7 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
     let known = match (&args.known, recorded) {
         (Some(known), _) => known.clone(),
-        (None, Some(known)) if exists(&known) => {
+        (None, Some(known)) if exists(&known) || PublishedSet::meant_by(&known).is_some() => {
             say(format_args!("known images: `{}`, as recorded in the model", known.display()));
             known
         }
@@ -151,13 +155,15 @@ fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset,
     };
     let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
     let protocol = args.protocol.or(recorded);
+    let data = args.data.folder();
+    let folder = dataset(&known, &data, &[Role::Known(Split::Test)])?;
+    let unknown = unknown_datasets(&unknown, &data)?;
     let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
     if let Some(share) = trained_without(&known, manifest).filter(|_| share.is_none()) {
         say(format_args!(
             "the model may have been trained on some of these images; `--held-out-test {share}` leaves them out"
         ));
     }
-    let folder = known;
     let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), height, width)?;
     let tested = training.filter(|training| training.get::<usize>("skipped").is_none());
     let tested: Option<usize> = tested.and_then(|training| training.get("test_images"));

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
-    data::{exists, open_training},
+    data::{Role, Split, exists, open_training},
     eval::Agreement,
     export::{self, triton},
     files::{check_writable_folder, sha256},
@@ -18,7 +18,10 @@ use cac::{
 use ndarray::Array4;
 
 use super::{check_output, print_json};
-use crate::cli::{ExportArgs, FileArgs};
+use crate::{
+    cli::{ExportArgs, FileArgs},
+    terminal::data::dataset,
+};
 
 /// Writes the model of a run, or its weights.
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
@@ -75,10 +78,11 @@ pub fn calibration(
         }
         return Ok(None);
     }
-    let known = data.map(|data| data.known.as_path());
-    let there = known.filter(|known| exists(known));
-    let Some(folder) = args.calibrate.as_deref().or(there) else { return Ok(None) };
-    let is_same = known.is_some_and(|known| known == folder || is_same_place(known, folder));
+    let (sets, role) = (args.data.folder(), Role::Known(Split::Train));
+    let known = data.and_then(|data| sets.resolve(&data.known, role).ok()).filter(|known| exists(known));
+    let given = args.calibrate.as_ref().map(|given| dataset(given, &sets, &[role])).transpose()?;
+    let Some(folder) = given.as_ref().or(known.as_ref()) else { return Ok(None) };
+    let is_same = known.as_ref().is_some_and(|known| known == folder || is_same_place(known, folder));
     let held_out_test = data.filter(|_| is_same).and_then(|data| data.held_out_test);
     let protocol = data.and_then(|data| data.protocol);
     let images = open_training(folder, held_out_test, protocol.as_ref(), input.height, input.width)?;

@@ -1,7 +1,7 @@
 //! `toolkit import`
 
 use cac::{
-    data::{Dataset, open_training},
+    data::{Dataset, Role, Split, open_training},
     image::Input,
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
@@ -11,7 +11,7 @@ use cac::{
 use super::export;
 use crate::{
     cli::ImportArgs,
-    terminal::{Progress, Rgb, StartingWeights, say, say_left_out},
+    terminal::{Progress, Rgb, StartingWeights, data::dataset, say, say_left_out},
 };
 
 /// Converts weights that were trained elsewhere to a model file.
@@ -27,7 +27,8 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
     if let Some(folder) = &args.known {
-        let images = open_training(folder, args.held_out_test, args.protocol.as_ref(), size, size)?;
+        let folder = dataset(folder, &args.file.data.folder(), &[Role::Known(Split::Train)])?;
+        let images = open_training(&folder, args.held_out_test, args.protocol.as_ref(), size, size)?;
         say_left_out(images.left_out());
         known = Some(match named {
             Some(classes) => images.align(classes)?,

@@ -1,5 +1,6 @@
 //! The subcommands: each calls the library and prints the result.
 
+pub mod data;
 pub mod eval;
 pub mod export;
 pub mod import;

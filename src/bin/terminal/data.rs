@@ -1,0 +1,124 @@
+//! Published data sets, by name.
+
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::bail;
+use cac::{
+    Error,
+    data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split},
+};
+
+use super::{Progress, say};
+
+/// The names of all published data sets.
+pub fn set_names() -> String {
+    SETS.map(|set| set.name).join(", ")
+}
+
+/// The path of a data set that a user gave: a folder, or the published data set of this name, of which is downloaded
+/// what the roles need. The path is that of the first role.
+///
+/// Only the bare name means the data set: `./cifar10` and `cifar10/` are folders. It is said which was taken.
+pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result<PathBuf> {
+    let role = *roles.first().expect("a role");
+    let Some(set) = PublishedSet::meant_by(text) else {
+        let is_word = text.components().eq([Component::Normal(text.as_os_str())]);
+        if is_word && !text.exists() {
+            bail!(
+                "`{}` is neither a folder nor the name of a published data set: {}",
+                text.display(),
+                set_names()
+            );
+        }
+        return Ok(text.to_owned());
+    };
+    let mut missing = Vec::new();
+    for &role in roles {
+        match data.resolve(text, role) {
+            Ok(_) => {}
+            Err(Error::NotFetched { .. }) => missing.push(role),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    fetch(set, data, &missing, false)?;
+    let path = data.resolve(text, role)?;
+    let name = text.display();
+    if text.exists() {
+        say(format_args!("`{name}` is the data set in `{}`; the folder would be `./{name}`", path.display()));
+    } else {
+        say(format_args!("`{name}` is the data set in `{}`", path.display()));
+    }
+    Ok(path)
+}
+
+/// Unknown sets with the paths of the published data sets among them, which are downloaded.
+pub fn unknown_datasets(texts: &[String], data: &DataFolder) -> anyhow::Result<Vec<String>> {
+    for (_, set) in texts.iter().filter_map(|text| PublishedSet::unknown_in(text)) {
+        dataset(Path::new(set), data, &[Role::Unknown(Split::Test)])?;
+    }
+    Ok(data.resolve_unknown(texts)?)
+}
+
+/// Downloads what some roles of a published data set need, unless it is there.
+pub fn fetch(
+    set: &PublishedSet,
+    data: &DataFolder,
+    roles: &[Role],
+    keep_archives: bool,
+) -> anyhow::Result<()> {
+    let name = set.name;
+    let mut bar: Option<Progress> = None;
+    let mut unpacking = None;
+    let finish = |bar: &mut Option<Progress>| bar.take().into_iter().for_each(Progress::finish);
+    data.fetch(set, roles, keep_archives, &mut |event| match event {
+        FetchEvent::Waiting => say(format_args!("waiting for another process that fetches `{name}`")),
+        FetchEvent::Downloading { url, file, done, bytes } => {
+            finish(&mut bar);
+            let length = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
+            let rest = if done > 0 { format!(", after the first {}", size(done)) } else { String::new() };
+            say(format_args!("downloading {name}{length} from {url} to `{}`{rest}", file.display()));
+        }
+        FetchEvent::Received { done, total } => {
+            let new = || Progress::new(format!("downloading {name}"), total.unwrap_or(0) as usize);
+            bar.get_or_insert_with(new).update(done as usize, "bytes");
+        }
+        FetchEvent::Unpacked { file, done, total } => {
+            if unpacking.as_deref() != Some(file) {
+                unpacking = Some(file.to_owned());
+                finish(&mut bar);
+            }
+            let file = file.file_name().unwrap_or_default().display();
+            let new = || Progress::new(format!("unpacking {file}"), total as usize);
+            bar.get_or_insert_with(new).update(done as usize, "bytes");
+        }
+        FetchEvent::LeftOut { file, entries } => {
+            finish(&mut bar);
+            say(format_args!("left out {entries} links and devices of `{}`", file.display()));
+        }
+        _ => {}
+    })?;
+    finish(&mut bar);
+    Ok(())
+}
+
+/// A number of bytes in the unit that suits it.
+pub fn size(bytes: u64) -> String {
+    let value = bytes as f64;
+    match bytes {
+        0..1_000 => format!("{bytes} bytes"),
+        1_000..1_000_000 => format!("{:.0} kB", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.0} MB", value / 1e6),
+        _ => format!("{:.1} GB", value / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_a_unit() {
+        let sizes = [4542, 64_275_384, 2_918_471_680, 7].map(size);
+        assert_eq!(sizes, ["5 kB", "64 MB", "2.9 GB", "7 bytes"]);
+    }
+}

@@ -1,0 +1,111 @@
+//! `toolkit data`
+
+use std::io::{Write, stdout};
+
+use cac::{
+    Error,
+    data::{DataFolder, PublishedSet, Role, SETS, Split},
+};
+use serde_json::json;
+
+use super::print_json;
+use crate::{
+    cli::DataCommand,
+    terminal::{Advice, data},
+};
+
+/// Everything of a data set.
+const ALL: [Role; 2] = [Role::Known(Split::Train), Role::Known(Split::Test)];
+
+/// Lists, downloads, finds and checks published data sets.
+pub fn run(command: &DataCommand) -> anyhow::Result<()> {
+    match command {
+        DataCommand::List { folder, json } => list(&folder.folder(), *json),
+        DataCommand::Fetch { names, folder, keep } => {
+            named(names).try_for_each(|set| fetch(set, &folder.folder(), *keep))
+        }
+        DataCommand::Path { name, folder } => named([name]).try_for_each(|set| {
+            let path = find(set, &folder.folder())?;
+            Ok(writeln!(stdout(), "{}", path.display())?)
+        }),
+        DataCommand::Verify { names, folder } => verify(names, &folder.folder()),
+    }
+}
+
+/// The data sets with these names, which the parser has checked.
+fn named<'a>(names: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = &'static PublishedSet> {
+    names.into_iter().filter_map(|name| PublishedSet::named(name))
+}
+
+/// The path of what is there of a data set: of both splits, or else of one.
+fn find(set: &PublishedSet, data: &DataFolder) -> cac::Result<std::path::PathBuf> {
+    ALL.iter().rev().map(|&role| data.require(set, role)).reduce(Result::or).expect("a role")
+}
+
+fn list(data: &DataFolder, json: bool) -> anyhow::Result<()> {
+    let mut out = stdout();
+    let number = |count: usize| if count == 0 { "-".to_owned() } else { count.to_string() };
+    if !json {
+        writeln!(out, "{:<14} {:>8} {:>7} {:>7}  here  about", "name", "training", "test", "size")?;
+    }
+    for set in &SETS {
+        let path = match find(set, data) {
+            Ok(path) => Some(path),
+            Err(Error::NotFetched { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let (PublishedSet { name, about, terms, note, .. }, [training, test]) = (set, set.images);
+        if json {
+            let urls: Vec<&str> = set.downloads.iter().map(|download| download.urls[0]).collect();
+            let path = path.map(|path| path.display().to_string());
+            print_json(&json!({
+                "name": name, "about": about, "training_images": training, "test_images": test,
+                "bytes": set.bytes(), "urls": urls, "terms": terms, "note": note,
+                "parts": set.parts, "path": path,
+            }))?;
+        } else {
+            let size = set.bytes().map_or("-".to_owned(), data::size);
+            let here = if path.is_some() { "yes" } else { "-" };
+            let (training, test) = (number(training), number(test));
+            writeln!(out, "{name:<14} {training:>8} {test:>7} {size:>7}  {here:<4}  {about}")?;
+        }
+    }
+    Ok(())
+}
+
+fn fetch(set: &PublishedSet, folder: &DataFolder, keep: bool) -> anyhow::Result<()> {
+    data::fetch(set, folder, &ALL, keep)?;
+    let path = find(set, folder)?;
+    Ok(writeln!(stdout(), "{}\t{}", set.name, path.display())?)
+}
+
+fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
+    let sets: Vec<&PublishedSet> =
+        if names.is_empty() { SETS.iter().collect() } else { named(names).collect() };
+    let mut out = stdout();
+    let (mut checked, mut damaged) = (0, 0);
+    for set in sets {
+        let Some(verified) = data.verify(set)? else {
+            if !names.is_empty() {
+                find(set, data)?;
+            }
+            continue;
+        };
+        checked += 1;
+        damaged += usize::from(!verified.faults.is_empty());
+        let images = verified.images.map_or(String::new(), |images| format!(", {images} images"));
+        writeln!(out, "{}: {} files with their checksum{images}", set.name, verified.files)?;
+        for fault in &verified.faults {
+            writeln!(out, "{}: {fault}", set.name)?;
+        }
+    }
+    if damaged > 0 {
+        let folder = data.path()?;
+        return Err(Advice::new(
+            format!("{damaged} of {checked} data sets are damaged or not whole"),
+            format!("remove their folders in `{}` and fetch them again", folder.display()),
+        )
+        .into());
+    }
+    Ok(())
+}

@@ -1,0 +1,700 @@
+//! Published data sets, downloaded, unpacked and checked.
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{self, BufRead, BufReader},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    DataFolder, Download, PublishedSet, Role, Split,
+    catalog::{Layout, joined, places},
+    folder::images_below,
+};
+use crate::{
+    error::{Error, Result},
+    files::{
+        archive, atomic,
+        checksum::{Checksums, Expected},
+        download,
+    },
+};
+
+/// The environment variable with the URL of a mirror, which serves `URL/NAME/FILE`.
+const MIRROR: &str = "CAC_DATA_MIRROR";
+/// The most bytes of a download whose length is not published.
+const MOST: u64 = 16 << 30;
+/// The file that is locked while a data set is fetched.
+const LOCK: &str = ".lock";
+/// The extension of the list of what was unpacked, in the form of `sha256sum`.
+const LIST: &str = "sha256sums";
+
+/// The progress of [`DataFolder::fetch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FetchEvent<'a> {
+    /// Another process fetches the same data set; it is waited for.
+    Waiting,
+    /// A file is about to be downloaded.
+    Downloading {
+        /// From where.
+        url: &'a str,
+        /// To where.
+        file: &'a Path,
+        /// The bytes that an interrupted download has left.
+        done: u64,
+        /// Its length in bytes, if it is published.
+        bytes: Option<u64>,
+    },
+    /// A part of the file is there.
+    Received {
+        /// The bytes that are there.
+        done: u64,
+        /// The bytes of the whole file, if the server tells.
+        total: Option<u64>,
+    },
+    /// A part of an archive is unpacked.
+    Unpacked {
+        /// The archive.
+        file: &'a Path,
+        /// The bytes of the archive that are unpacked.
+        done: u64,
+        /// The bytes of the archive.
+        total: u64,
+    },
+    /// Links and devices in an archive were left out.
+    LeftOut {
+        /// The archive.
+        file: &'a Path,
+        /// The number of entries.
+        entries: usize,
+    },
+}
+
+/// The result of [`DataFolder::verify`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// The number of files that have the recorded or published checksum.
+    pub files: usize,
+    /// The number of images, where they are in files of their own.
+    pub images: Option<usize>,
+    /// What is wrong, a line each.
+    pub faults: Vec<String>,
+}
+
+impl DataFolder {
+    /// Downloads and unpacks what some roles of a data set need, unless it is there, into its folder `NAME`. Each file
+    /// comes from the published address, or from `$CAC_DATA_MIRROR/NAME/FILE`, and must have the published length and
+    /// checksums. Interrupted downloads are resumed. An archive is unpacked beside its place and renamed, and then
+    /// removed unless it is kept. `FILE.sha256` records its SHA-256, and `FILE.sha256sums` those of what was in it.
+    ///
+    /// # Errors
+    /// [`Error::Download`] if no server can be reached, a connection is closed early, or another file comes;
+    /// [`Error::Checksum`] if a file that is already there is another one; [`Error::Archive`]; [`Error::Dataset`] if
+    /// something else is at its place; [`Error::Io`] if the folder cannot be written or the disk has no room;
+    /// [`Error::Setting`] if no folder is given and the environment names none.
+    pub fn fetch(
+        &self,
+        set: &PublishedSet,
+        roles: &[Role],
+        keep_archives: bool,
+        observe: &mut dyn FnMut(FetchEvent),
+    ) -> Result<()> {
+        let mirror = std::env::var(MIRROR).ok();
+        self.fetch_from(mirror.as_deref(), set, roles, keep_archives, observe)
+    }
+
+    fn fetch_from(
+        &self,
+        mirror: Option<&str>,
+        set: &PublishedSet,
+        roles: &[Role],
+        keep_archives: bool,
+        observe: &mut dyn FnMut(FetchEvent),
+    ) -> Result<()> {
+        let missing = || -> Result<Vec<Role>> {
+            let missing = |role: &&Role| match self.find(set, **role) {
+                Ok(found) => found.is_none(),
+                Err(_) => true,
+            };
+            self.path()?;
+            Ok(roles.iter().filter(missing).copied().collect())
+        };
+        if missing()?.is_empty() {
+            return Ok(());
+        }
+        let folder = self.path()?.join(set.name);
+        atomic::check_writable_folder(&folder)?;
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let _lock = lock(&folder, observe)?;
+        // Another process may have fetched it.
+        let missing = missing()?;
+        // What a killed process was unpacking.
+        atomic::remove_unfinished(&folder);
+        let is_needed =
+            |download: &&Download| missing.iter().any(|&role| PublishedSet::needs(download, role));
+        let needed: Vec<&Download> = set.downloads.iter().filter(is_needed).collect();
+        for download in &needed {
+            let place = folder.join(download.holds);
+            // Without the list it is not what was unpacked from the archive.
+            if place.exists() && !is_unpacked(&folder, download) && download.is_archive() {
+                let reason =
+                    format!("it is not a whole copy of `{}`; move it away to fetch the set", set.name);
+                return Err(Error::Dataset { path: place, reason });
+            }
+        }
+        let needed: Vec<&Download> =
+            needed.into_iter().filter(|download| !is_unpacked(&folder, download)).collect();
+        // An archive and about as much in it.
+        let room =
+            |download: &&Download| download.bytes.unwrap_or(0) * if download.is_archive() { 2 } else { 1 };
+        download::check_room(&folder, needed.iter().map(room).sum())?;
+        for download in needed {
+            bring(mirror, set, download, &folder, keep_archives, observe)?;
+        }
+        match missing.iter().find(|&&role| matches!(self.find(set, role), Ok(None))) {
+            None => Ok(()),
+            Some(_) => {
+                let reason =
+                    format!("it is not a whole copy of `{}`; move it away to fetch the set", set.name);
+                Err(Error::Dataset { path: folder, reason })
+            }
+        }
+    }
+
+    /// Reads everything of a data set that is there, and compares. Of what was downloaded every file must have the
+    /// recorded SHA-256, and a kept archive its published checksums; of other copies the files whose MD5 is published
+    /// are compared. Images that are files of their own are counted. Returns nothing if the data set is not there.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Setting`] if no folder is given and the environment names none.
+    pub fn verify(&self, set: &PublishedSet) -> Result<Option<Verified>> {
+        let folder = self.path()?;
+        let own = folder.join(set.name);
+        let mut check = Check::default();
+        for download in set.downloads {
+            let file = own.join(download.file);
+            if file.exists() {
+                check.compare(file, &download.expected())?;
+            }
+            check.compare_list(&list_of(&own, download), &own)?;
+        }
+        let is_whole = |base: &Path, layout: &Layout| {
+            [Split::Train, Split::Test].into_iter().any(|split| layout.is_whole(base, Role::Unknown(split)))
+        };
+        // The first that is there is the one that is used.
+        let copy = places(set, &folder).into_iter().find(|(base, layout)| is_whole(base, layout));
+        if let Some((base, layout)) = &copy {
+            check.compare_parts(layout, base)?;
+            let images = layout.of_role(base, Role::Unknown(Split::Test));
+            if layout.parts.is_empty() || images != joined(base, layout.folder) {
+                check.count(set, &images);
+            }
+        } else if check.seen.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(check.verified))
+    }
+}
+
+/// A comparison of files.
+#[derive(Default)]
+struct Check {
+    verified: Verified,
+    /// The files that were compared.
+    seen: HashSet<PathBuf>,
+}
+
+impl Check {
+    fn compare(&mut self, path: PathBuf, expected: &Expected) -> Result<()> {
+        match Checksums::of_file(&path) {
+            Ok(found) => match expected.fault(&found) {
+                None => self.verified.files += 1,
+                Some(fault) => self.verified.faults.push(format!("`{}`: {fault}", path.display())),
+            },
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.verified.faults.push(format!("`{}` is missing", path.display()));
+            }
+            Err(error) => return Err(error),
+        }
+        self.seen.insert(path);
+        Ok(())
+    }
+
+    /// Compares the files of a list.
+    fn compare_list(&mut self, list: &Path, own: &Path) -> Result<()> {
+        let file = match File::open(list) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("read", list)(error)),
+        };
+        for line in BufReader::new(file).lines() {
+            let line = line.map_err(Error::io("read", list))?;
+            match line.split_once("  ") {
+                Some((sum, path)) => {
+                    let expected = Expected { sha256: Some(sum), ..Expected::default() };
+                    self.compare(own.join(path), &expected)?;
+                }
+                None => self.verified.faults.push(format!("`{}` is damaged", list.display())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares the files of a layout whose MD5 is published, unless they are compared already.
+    fn compare_parts(&mut self, layout: &Layout, base: &Path) -> Result<()> {
+        for part in layout.parts.iter().filter(|part| part.md5.is_some()) {
+            let path = joined(base, layout.folder).join(part.file);
+            if path.exists() && !self.seen.contains(&path) {
+                self.compare(path, &Expected { md5: part.md5, ..Expected::default() })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts images, of which there must be as many as are published.
+    fn count(&mut self, set: &PublishedSet, folder: &Path) {
+        let found = images_below(folder).map_or(0, |listing| listing.files.len());
+        self.verified.images = Some(found);
+        if found != set.images[1] {
+            let expected = set.images[1];
+            let fault = format!("`{}` has {found} images, expected {expected}", folder.display());
+            self.verified.faults.push(fault);
+        }
+    }
+}
+
+impl Download {
+    /// Whether something is unpacked from it.
+    fn is_archive(&self) -> bool {
+        self.holds != self.file
+    }
+
+    fn expected(&self) -> Expected<'static> {
+        Expected { bytes: self.bytes, md5: Some(self.md5), sha256: self.sha256 }
+    }
+}
+
+/// The list of what was unpacked from a download.
+fn list_of(folder: &Path, download: &Download) -> PathBuf {
+    folder.join(download.file).with_added_extension(LIST)
+}
+
+/// Whether a download is there and unpacked.
+fn is_unpacked(folder: &Path, download: &Download) -> bool {
+    folder.join(download.holds).exists() && (!download.is_archive() || list_of(folder, download).exists())
+}
+
+/// Locks the folder of a data set; waits for other processes.
+fn lock(folder: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<File> {
+    let path = folder.join(LOCK);
+    let mut lock = || {
+        let file = File::create(&path)?;
+        if file.try_lock().is_err() {
+            observe(FetchEvent::Waiting);
+            file.lock()?;
+        }
+        Ok(file)
+    };
+    lock().map_err(Error::io("write", &path))
+}
+
+/// Downloads a file, and unpacks it if it is an archive.
+fn bring(
+    mirror: Option<&str>,
+    set: &PublishedSet,
+    download: &Download,
+    folder: &Path,
+    keep_archive: bool,
+    observe: &mut dyn FnMut(FetchEvent),
+) -> Result<()> {
+    let file = folder.join(download.file);
+    let urls = match mirror {
+        Some(mirror) => vec![format!("{}/{}/{}", mirror.trim_end_matches('/'), set.name, download.file)],
+        None => download.urls.iter().map(|&url| url.to_owned()).collect(),
+    };
+    let remote = download::Remote { urls, expected: download.expected(), most: MOST, mirror: MIRROR };
+    download::fetch(&remote, &file, |step| match step {
+        download::Step::Asking { url, done, bytes } => {
+            observe(FetchEvent::Downloading { url, file: &file, done, bytes });
+        }
+        download::Step::Received { done, total } => observe(FetchEvent::Received { done, total }),
+    })?;
+    if !download.is_archive() {
+        return Ok(());
+    }
+    // The folder is locked until it is removed.
+    let (unfinished, _lock) =
+        atomic::unfinished_folder(folder).map_err(Error::io("create a folder in", folder))?;
+    let mut progress = |done, total| observe(FetchEvent::Unpacked { file: &file, done, total });
+    let contents = archive::unpack(&file, unfinished.path(), &mut progress)?;
+    if contents.left_out > 0 {
+        observe(FetchEvent::LeftOut { file: &file, entries: contents.left_out });
+    }
+    let place = folder.join(download.holds);
+    let above = place.parent().unwrap_or(folder);
+    let name = Path::new(download.holds).file_name().unwrap_or_default();
+    let made = unfinished.path().join(name);
+    if !made.exists() {
+        let reason = format!("it holds no `{}`", name.display());
+        return Err(Error::Archive { path: file, reason });
+    }
+    // The rest of the archive, if there is any, is not kept.
+    let before = &download.holds[..download.holds.len() - name.len()];
+    let kept = contents.files.iter().filter(|unpacked| Path::new(&unpacked.path).starts_with(name));
+    let list: String =
+        kept.map(|unpacked| format!("{}  {before}{}\n", unpacked.sha256, unpacked.path)).collect();
+    // On disk before it gets its name.
+    sync(unfinished.path());
+    atomic::write(&list_of(folder, download), list.as_bytes())?;
+    fs::create_dir_all(above).map_err(Error::io("create", above))?;
+    fs::rename(&made, &place).map_err(Error::io("write", &place))?;
+    atomic::sync_folder(&place);
+    if !keep_archive {
+        fs::remove_file(&file).map_err(Error::io("remove", &file))?;
+    }
+    Ok(())
+}
+
+/// Writes the disk's caches, where the system can do it for one disk. Errors are ignored: `verify` finds what is lost
+/// with the power.
+#[cfg(target_os = "linux")]
+fn sync(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = rustix::fs::syncfs(folder);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sync(_folder: &Path) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::catalog::{Layout, Part},
+        files::{
+            archive::tests::{gzip, tar_of, tar_of_files, zip_of},
+            download::tests::{Answer, server},
+            sha256,
+        },
+    };
+    use std::{
+        env,
+        io::Read,
+        process::{Command, Stdio},
+        thread,
+    };
+
+    const FILES: [(&str, &[u8]); 4] =
+        [("tiny/a/1.png", b"one"), ("tiny/a/2.png", b"two"), ("tiny/b/3.png", &NOISE), ("readme.txt", b"x")];
+    /// Bytes that cannot be compressed.
+    const NOISE: [u8; 3000] = {
+        let (mut bytes, mut state, mut at) = ([0; 3000], 1_u32, 0);
+        while at < bytes.len() {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            bytes[at] = (state >> 24) as u8;
+            at += 1;
+        }
+        bytes
+    };
+
+    /// A data set of one download, which holds the folder `tiny`.
+    fn set_of(file: &'static str, content: &[u8], urls: Vec<&'static str>) -> PublishedSet {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(file);
+        fs::write(&path, content).unwrap();
+        let Checksums { bytes, md5, .. } = Checksums::of_file(&path).unwrap();
+        let download = Download {
+            urls: urls.leak(),
+            file,
+            bytes: Some(bytes),
+            md5: md5.leak(),
+            sha256: None,
+            holds: "tiny",
+            split: None,
+        };
+        PublishedSet {
+            name: "tiny",
+            about: "",
+            images: [0, 3],
+            terms: "",
+            note: "",
+            parts: &[],
+            downloads: vec![download].leak(),
+            layouts: &[Layout::TINY],
+        }
+    }
+
+    fn tiny() -> (PublishedSet, Vec<u8>) {
+        let archive = gzip(&tar_of_files(&FILES));
+        (set_of("tiny.tar.gz", &archive, Vec::new()), archive)
+    }
+
+    fn fetch(folder: &Path, url: &str, set: &PublishedSet) -> Result<()> {
+        DataFolder::new(Some(folder)).fetch_from(Some(url), set, &[ROLE], false, &mut |_| ())
+    }
+
+    const ROLE: Role = Role::Unknown(Split::Test);
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name != LOCK);
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_set_is_downloaded_once_unpacked_and_verified() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join("tiny").join(name);
+        let data = DataFolder::new(Some(folder.path()));
+        for keep in [false, true] {
+            let (set, archive) = tiny();
+            let (url, served) = server(archive.clone(), vec![Answer::Properly]);
+            let mut events = Vec::new();
+            data.fetch_from(Some(&url), &set, &[ROLE], keep, &mut |event| match event {
+                FetchEvent::Downloading { url, file, done, bytes } => {
+                    events.push(format!("{url} {} {done} {bytes:?}", file.display()));
+                }
+                FetchEvent::Received { done, total } => {
+                    events.truncate(1);
+                    events.push(format!("{done} {total:?}"));
+                }
+                FetchEvent::Unpacked { done, total, .. } => assert!(done <= total),
+                other => panic!("{other:?}"),
+            })
+            .unwrap();
+            let length = archive.len();
+            let first = format!("{url}/tiny/tiny.tar.gz {} 0 Some({length})", at("tiny.tar.gz").display());
+            assert_eq!(events, [first, format!("{length} Some({length})")]);
+            assert_eq!(served.join().unwrap(), [["/tiny/tiny.tar.gz".to_owned(), String::new()]]);
+
+            let record = ["tiny.tar.gz.sha256", "tiny.tar.gz.sha256sums"];
+            let expected = [&["tiny"][..], if keep { &["tiny.tar.gz"] } else { &[] }, &record].concat();
+            assert_eq!(names(&folder.path().join("tiny")), expected);
+            assert_eq!(data.find(&set, ROLE).unwrap(), Some(at("tiny")));
+            assert_eq!(fs::read_to_string(at(record[0])).unwrap().trim(), sha256(&archive));
+            let list = fs::read_to_string(at(record[1])).unwrap();
+            let lines: Vec<String> =
+                FILES[..3].iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
+            assert_eq!(list, lines.concat());
+
+            // What is there needs no server.
+            fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+            let files = if keep { 4 } else { 3 };
+            let verified = data.verify(&set).unwrap().unwrap();
+            assert_eq!(verified, Verified { files, images: Some(3), faults: Vec::new() });
+            fs::write(at("tiny/a/1.png"), "two").unwrap();
+            fs::remove_file(at("tiny/b/3.png")).unwrap();
+            let faults = data.verify(&set).unwrap().unwrap().faults;
+            assert_eq!(faults.len(), 3, "{faults:?}");
+            for (fault, parts) in faults.iter().zip([
+                ["a/1.png`: it has SHA-256", "expected"],
+                ["b/3.png", "is missing"],
+                ["has 2 images", "expected 3"],
+            ]) {
+                assert!(parts.iter().all(|part| fault.contains(part)), "{fault}");
+            }
+            fs::remove_dir_all(folder.path().join("tiny")).unwrap();
+            assert_eq!(data.verify(&set).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn every_kind_of_archive_and_plain_files_are_taken() {
+        for (file, content) in
+            [("tiny.tar", tar_of_files(&FILES)), ("tiny.zip", zip_of(&FILES)), ("tiny.gz", gzip(&[7; 100]))]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let (url, _served) = server(content.clone(), vec![Answer::Properly]);
+            let url = format!("{url}/{file}").leak();
+            let mut set = set_of(file, &content, vec![url]);
+            if file.ends_with(".gz") {
+                set.layouts = vec![Layout::of("", vec![Part::of("tiny", None)].leak())].leak();
+            }
+            let data = DataFolder::new(Some(folder.path()));
+            data.fetch_from(None, &set, &[ROLE], false, &mut |_| ()).unwrap();
+            assert!(folder.path().join("tiny/tiny").exists() && data.verify(&set).unwrap().is_some());
+        }
+        // A file that is no archive, for one of the splits.
+        let folder = tempfile::tempdir().unwrap();
+        let (url, served) = server(b"MATLAB".to_vec(), vec![Answer::Properly]);
+        let mut set = set_of("test.mat", b"MATLAB", vec![format!("{url}/test.mat").leak()]);
+        let test = Download { holds: "test.mat", split: Some(Split::Test), ..set.downloads[0] };
+        let train = Download { holds: "train.mat", file: "train.mat", split: Some(Split::Train), ..test };
+        set.downloads = vec![train, test].leak();
+        let parts = [Part::of("train.mat", Some(Split::Train)), Part::of("test.mat", Some(Split::Test))];
+        set.layouts = vec![Layout::of("", parts.to_vec().leak())].leak();
+        let data = DataFolder::new(Some(folder.path()));
+        data.fetch_from(None, &set, &[ROLE], false, &mut |_| ()).unwrap();
+        assert_eq!(served.join().unwrap().len(), 1);
+        assert_eq!(data.find(&set, ROLE).unwrap(), Some(folder.path().join("tiny")));
+        assert_eq!(data.find(&set, Role::Known(Split::Train)).unwrap(), None);
+        assert_eq!(data.verify(&set).unwrap().unwrap().files, 1);
+    }
+
+    #[test]
+    fn broken_transfers_and_other_files_leave_nothing_but_the_part() {
+        let folder = tempfile::tempdir().unwrap();
+        let (set, archive) = tiny();
+        let answers = [
+            Answer::Status("404 Not Found"),
+            Answer::Page("text/html", "<html>"),
+            Answer::Redirect("/tiny/elsewhere"),
+            Answer::BreakOff(1000),
+            Answer::Properly,
+        ];
+        let (url, served) = server(archive.clone(), answers.to_vec());
+        for (part, left) in [("404", &[][..]), ("an HTML page", &[]), ("", &["tiny.tar.gz.part"])] {
+            let error = fetch(folder.path(), &url, &set).unwrap_err();
+            assert!(
+                matches!(&error, Error::Download { mirror: MIRROR, bytes: Some(_), reason, .. } if reason.contains(part)),
+                "{error}"
+            );
+            assert_eq!(names(&folder.path().join("tiny")), left);
+        }
+        fetch(folder.path(), &url, &set).unwrap();
+        assert_eq!(served.join().unwrap()[4], ["/tiny/tiny.tar.gz", "1000-"]);
+
+        let folder = tempfile::tempdir().unwrap();
+        let mut other = archive.clone();
+        *other.last_mut().unwrap() ^= 1;
+        let (url, _served) = server(other, vec![Answer::Properly]);
+        let error = fetch(folder.path(), &url, &set).unwrap_err().to_string();
+        assert!(error.contains("it has MD5 ") && error.contains("compressed with gzip"), "{error}");
+        assert!(names(&folder.path().join("tiny")).is_empty());
+
+        // Brought by hand: the right file, and another one.
+        fs::write(folder.path().join("tiny/tiny.tar.gz"), "something else").unwrap();
+        let error = fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap_err();
+        assert!(matches!(&error, Error::Checksum { .. }), "{error}");
+        fs::write(folder.path().join("tiny/tiny.tar.gz"), archive).unwrap();
+        fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+    }
+
+    #[test]
+    fn evil_archives_and_archives_of_something_else_are_not_put_in_place() {
+        let evil = [FILES[0], ("tiny/../../../x", b"1")];
+        for (content, part) in [
+            (gzip(&tar_of_files(&evil)), "leads out of the folder"),
+            (gzip(&tar_of_files(&FILES[3..])), "it holds no `tiny`"),
+            (gzip(&tar_of(&[(tar::EntryType::Symlink, b"tiny", b"/tmp")])), "it holds no `tiny`"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let set = set_of("tiny.tar.gz", &content, Vec::new());
+            let (url, _served) = server(content, vec![Answer::Properly]);
+            let error = fetch(folder.path(), &url, &set).unwrap_err();
+            assert!(matches!(&error, Error::Archive { reason, .. } if reason.contains(part)), "{error}");
+            assert_eq!(names(folder.path()), ["tiny"]);
+            assert_eq!(names(&folder.path().join("tiny")), ["tiny.tar.gz", "tiny.tar.gz.sha256"]);
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (set, _) = tiny();
+        let place = folder.path().join("tiny/tiny");
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("mine.txt"), "").unwrap();
+        let error = fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap_err();
+        assert!(matches!(&error, Error::Dataset { path, .. } if *path == place), "{error}");
+        assert_eq!(names(&place), ["mine.txt"]);
+        // Somebody's copy is taken as it is.
+        fs::write(place.join("1.png"), "").unwrap();
+        fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_found_before_the_download() {
+        let (set, _) = tiny();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = fetch(file.path(), "http://127.0.0.1:1", &set).unwrap_err();
+        assert!(matches!(&error, Error::Io { action: "write", .. }), "{error}");
+    }
+
+    /// What a child process is told: the folder of the data, the mirror, and whether it stops while it unpacks.
+    const JOB: &str = "CAC_TEST_FETCH";
+
+    /// Runs one of these tests in another process, with a job.
+    fn child(test: &str, folder: &Path, url: &str, stops: bool) -> std::process::Child {
+        Command::new(env::current_exe().unwrap())
+            .args(["--exact", "--nocapture", &format!("data::fetch::tests::{test}")])
+            .env(JOB, format!("{}|{url}|{stops}", folder.display()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// In a child: does the job, and returns true.
+    fn did_job() -> bool {
+        let Ok(job) = env::var(JOB) else { return false };
+        let [folder, url, stops] = job.split('|').collect::<Vec<_>>()[..] else { panic!("{job}") };
+        let (set, _) = tiny();
+        let data = DataFolder::new(Some(Path::new(folder)));
+        data.fetch_from(Some(url), &set, &[ROLE], false, &mut |event| {
+            if let (FetchEvent::Unpacked { .. }, "true") = (event, stops) {
+                println!("unpacking!");
+                loop {
+                    thread::park();
+                }
+            }
+        })
+        .unwrap();
+        true
+    }
+
+    #[test]
+    fn after_a_kill_the_next_call_begins_with_what_is_whole() {
+        if did_job() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (set, archive) = tiny();
+        let (url, served) = server(archive, vec![Answer::Properly]);
+        let name = "after_a_kill_the_next_call_begins_with_what_is_whole";
+        let mut killed = child(name, folder.path(), &url, true);
+        let (mut said, mut byte) = (Vec::new(), [0]);
+        while !said.ends_with(b"unpacking!") && killed.stdout.as_mut().unwrap().read(&mut byte).unwrap() > 0 {
+            said.push(byte[0]);
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        served.join().unwrap();
+        let data = DataFolder::new(Some(folder.path()));
+        assert_eq!(data.find(&set, ROLE).unwrap(), None);
+        assert_eq!(
+            names(&folder.path().join("tiny")).len(),
+            3,
+            "the archive, its record and what was unpacked"
+        );
+
+        fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+        let expected = ["tiny", "tiny.tar.gz.sha256", "tiny.tar.gz.sha256sums"];
+        assert_eq!(names(&folder.path().join("tiny")), expected);
+        assert!(data.verify(&set).unwrap().unwrap().faults.is_empty());
+    }
+
+    #[test]
+    fn processes_that_fetch_at_once_download_once() {
+        if did_job() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (set, archive) = tiny();
+        let (url, served) = server(archive, vec![Answer::Properly]);
+        let name = "processes_that_fetch_at_once_download_once";
+        let children: Vec<_> = (0..3).map(|_| child(name, folder.path(), &url, false)).collect();
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+        assert_eq!(served.join().unwrap().len(), 1);
+        let verified = DataFolder::new(Some(folder.path())).verify(&set).unwrap().unwrap();
+        assert_eq!(verified, Verified { files: 3, images: Some(3), faults: Vec::new() });
+    }
+}

@@ -1,0 +1,17 @@
+//! The user's cache, where downloads are kept.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// `$XDG_CACHE_HOME/cac-toolkit`, or else in `.cache` of the home folder.
+///
+/// # Errors
+/// [`Error::Setting`] if neither is known.
+pub(crate) fn folder() -> Result<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let root = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    let reason = "must be an absolute path for downloads, because HOME is not set either";
+    let root = root.ok_or_else(|| Error::setting("XDG_CACHE_HOME", "not set", reason))?;
+    Ok(root.join("cac-toolkit"))
+}
