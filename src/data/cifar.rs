@@ -11,7 +11,8 @@ use crate::{
     image::{self, RgbImage},
 };
 
-const SIDE: usize = 32;
+/// The height and the width of an image, in pixels.
+pub(super) const SIDE: usize = 32;
 const RECORD: usize = 1 + 3 * SIDE * SIDE;
 /// The length of each file of the official data set, in bytes.
 const OFFICIAL: u64 = 10_000 * RECORD as u64;

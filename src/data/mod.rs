@@ -231,6 +231,36 @@ impl Dataset {
         Ok(pixels)
     }
 
+    /// One image to look at, upright and in its own proportions; made smaller, not larger, so that neither side has
+    /// more than `most` pixels.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Image`] if its file cannot be read.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len), or `most` is 0.
+    pub fn thumbnail(&self, index: usize, most: usize) -> Result<image::RgbImage> {
+        let place = self.places[index];
+        let (planes, height, width) = match &*self.source {
+            Source::Files(files) => {
+                let image = image::open(&files[place])?;
+                let (height, width) = (image.height() as usize, image.width() as usize);
+                let longest = height.max(width).max(most);
+                let short = |side: usize| (side * most / longest).max(1);
+                let (height, width) = (short(height), short(width));
+                (Cow::Owned(image::pixels(&image, height, width)), height, width)
+            }
+            Source::Cifar(cifar) => (Cow::Borrowed(cifar.record(place)), cifar::SIDE, cifar::SIDE),
+            Source::Noise(_) => (self.pixels(index)?, self.height, self.width),
+        };
+        let plane = height * width;
+        let pixel = |x, y| {
+            let at = y as usize * width + x as usize;
+            ::image::Rgb([planes[at], planes[plane + at], planes[2 * plane + at]])
+        };
+        Ok(image::RgbImage::from_fn(width as u32, height as u32, pixel))
+    }
+
     /// The encoded image: the bytes of its file or record, or the name of generated noise.
     ///
     /// # Errors

@@ -2,12 +2,16 @@
 
 use std::collections::HashSet;
 
+#[cfg(all(feature = "files", feature = "tract"))]
+use ndarray::Array2;
 use prost::Message;
 
 use super::{
     Decision, Manifest,
     proto::{Attribute, Graph, Model, Tensor, element},
 };
+#[cfg(all(feature = "files", feature = "tract"))]
+use crate::method::Anchors;
 use crate::{
     error::{Error, Result},
     image::Input,
@@ -113,6 +117,23 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
         return Err(format!("it has a convolution with `{}` {:?}", odd.name, odd.ints));
     }
     Ok((shape[0], takes_bytes))
+}
+
+/// The anchors of a graph for this many classes, if they are as the toolkit writes them.
+#[cfg(all(feature = "files", feature = "tract"))]
+pub(super) fn anchors(graph: &Graph, classes: usize) -> Option<Anchors> {
+    let values = |name: &str| -> Option<Vec<f32>> {
+        let tensor = graph.initializer.iter().find(|tensor| tensor.name == name)?;
+        let bytes = tensor.raw_data.as_chunks().0.iter();
+        let raw = || bytes.map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        (tensor.data_type == element::FLOAT)
+            .then(|| if tensor.raw_data.is_empty() { tensor.float_data.clone() } else { raw() })
+    };
+    if let Some(rows) = values("anchors") {
+        return Some(Anchors::from_rows(Array2::from_shape_vec((classes, classes), rows).ok()?));
+    }
+    let [magnitude] = values("magnitude")?[..] else { return None };
+    Some(Anchors::Fixed { classes, magnitude })
 }
 
 fn threshold(graph: &Graph) -> std::result::Result<f32, String> {

@@ -13,6 +13,7 @@ mod metrics;
 mod numbers;
 mod pixels;
 mod programs;
+mod report;
 #[cfg(feature = "train")]
 mod training;
 

@@ -154,6 +154,7 @@ fn evaluation() -> Evaluation {
         truth: truth.to_vec(),
         predicted: vec![1; truth.len()],
         scores: vec![(0..truth.len()).map(|index| index as f32 / 7.0).collect()],
+        ..ScoredSet::default()
     };
     let sets = vec![set("known", &[0, 1, 1, 0]), set("a \"b\"", &[-1; 3])];
     Evaluation { scores: vec![RejectionScore::Cac], decision: None, sets, skipped: 0 }
