@@ -6,7 +6,7 @@ use super::{
     name::{elided, isolated},
     page::{Curves, Map, RunLog, Scored, Section, Subject},
     plot::{Axis, Key, Mark, Plot, SERIES, Unit, coordinate},
-    words::{counted, number, percent, quoted, set_rows, with_interval},
+    words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };
 use crate::{
     metrics::curve::{Curve, places},
@@ -98,8 +98,7 @@ fn threshold_rule(subject: &Subject) -> Option<Mark> {
 fn bars(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
     let mut counts = [0_usize; BARS];
     for &score in &set.scores {
-        let place = (score / BARS as f64 - axis.from / BARS as f64)
-            / (axis.to / BARS as f64 - axis.from / BARS as f64);
+        let place = axis.place(score);
         let place = if place.is_nan() { BARS - 1 } else { (place * BARS as f64) as usize };
         counts[place.min(BARS - 1)] += 1;
     }
@@ -526,7 +525,7 @@ fn matrix(
                     }
                     text class={ (text_class) (if share > 0.5 { " turned" } else { "" }) } text-anchor="middle"
                         x=(coordinate(x(column) + side / 2.0)) y=(coordinate(y(place) + height / 2.0 + 4.0)) {
-                        @if share < 0.005 { "<1" } @else { (format!("{:.0}", 100.0 * share)) }
+                        @if share < 0.01 { "<1" } @else { (format!("{:.0}", 100.0 * share)) }
                     }
                 }
             }
@@ -581,12 +580,14 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     let mut caption = format!(
         "{} of {}, at equal distances in each set; the plane holds {} of the variance of the known images and the \
          anchors. Names stand at the anchors.",
-        shown,
+        grouped(shown),
         counted(*images, "image"),
         percent(*explained)
     );
     if shown < drawn {
-        caption += &format!(" {} outside or not shown.", counted(drawn - shown, "point"));
+        let out = drawn - shown;
+        let verb = if out == 1 { "lies" } else { "lie" };
+        caption += &format!(" {} {verb} outside.", counted(out, "image"));
     }
     if anchors.len() > NAMED_ANCHORS {
         caption += &format!(" The first {NAMED_ANCHORS} of {} anchors are named.", anchors.len());

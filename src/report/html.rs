@@ -13,7 +13,7 @@ use super::{
     name::{LONGEST, elided, name, visible},
     page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail},
     plot,
-    words::{counted, number, percent},
+    words::{counted, grouped, number, percent, with_interval},
 };
 use crate::{
     error::{Error, Result},
@@ -158,7 +158,7 @@ impl Page {
         let sections = &self.sections;
         html! {
             @if let [section] = &sections[..] {
-                p.verdict { (section.subject.verdict()) }
+                p.verdict { (sentence(&section.subject.verdict())) }
                 (cautions(&section.subject))
             }
             @if sections.len() > 1 {
@@ -171,7 +171,7 @@ impl Page {
                             } @else {
                                 (name(&title))
                             }
-                            ": " (section.subject.verdict())
+                            ": " (sentence(&section.subject.verdict()))
                         }
                     }
                 }
@@ -191,7 +191,7 @@ impl Page {
             section id={ "result-" (number) } {
                 @if is_one_of_several {
                     h2.result { (name(&figures::title(subject))) }
-                    p.verdict { (subject.verdict()) }
+                    p.verdict { (sentence(&subject.verdict())) }
                     (cautions(subject))
                 }
                 (metrics_table(subject, number))
@@ -230,12 +230,12 @@ impl Page {
                         (Kind::KnownMisnamed, false) => "Known images that are called by another name, the lowest scores first",
                     }
                 }
-                ul.sheet { @for mistake in mistakes { (self.card(section, *mistake)) } }
+                ul.sheet { @for mistake in mistakes { (self.card(section, *kind, *mistake)) } }
             }
         }
     }
 
-    fn card(&self, section: &Section, mistake: Mistake) -> Markup {
+    fn card(&self, section: &Section, kind: Kind, mistake: Mistake) -> Markup {
         let subject = &section.subject;
         let set = subject.set(mistake.set);
         let image = section.image(mistake);
@@ -250,13 +250,34 @@ impl Page {
                     None => span.placeholder { (elided(last_part(label), 24)) },
                 }
                 p {
-                    @if mistake.set == 0 { @if let Some(truth) = truth { (name(&elided(&truth, 24))) } }
-                    @else { (name(&elided(&set.name, 24))) }
-                    @if let Some(called) = called { " called " strong { (name(&elided(&called, 24))) } }
+                    @match (&truth, mistake.set) {
+                        (Some(truth), 0) => (name(&elided(truth, 24))),
+                        (None, 0) => "known",
+                        _ => (name(&elided(&set.name, 24))),
+                    }
+                    @if kind == Kind::KnownRejected && subject.threshold.is_some() {
+                        " called " strong { "unknown" }
+                        @if let Some(called) = called.filter(|called| Some(called) != truth.as_ref()) {
+                            ", nearest " (name(&elided(&called, 24)))
+                        }
+                    } @else if let Some(called) = called {
+                        " called " strong { (name(&elided(&called, 24))) }
+                    }
                 }
                 p.score { (number(set.scores[mistake.place])) }
-                p.file title=(elided(label, 10_000)) { bdi { (elided(last_part(label), 32)) } }
+                p.file title=(elided(label, 10_000)) { bdi { (elided(last_part(label), 28)) } }
             }
+        }
+    }
+}
+
+/// A sentence whose numbers stay on one line with their unit and their interval.
+fn sentence(text: &str) -> Markup {
+    let text = text.replace(" %", "\u{a0}%");
+    html! {
+        @for (place, word) in text.split(' ').enumerate() {
+            @if place > 0 { " " }
+            @if word.starts_with('(') && word.contains('–') { span.whole { (word) } } @else { (word) }
         }
     }
 }
@@ -269,7 +290,7 @@ fn last_part(path: &str) -> &str {
 fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
     let Thumbnail { kind, bytes, width, height } = thumbnail;
     // Small images are enlarged by whole pixels.
-    let scale = (64 / width.max(height)).max(1);
+    let scale = (96 / width.max(height)).max(1);
     html! {
         img src={ "data:image/" (kind) ";base64," (STANDARD.encode(bytes)) } width=(width * scale) height=(height * scale)
             class=[(scale > 1).then_some("pixels")] alt=(elided(label, LONGEST));
@@ -279,7 +300,7 @@ fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
 fn figure_element(figure: &Figure) -> Markup {
     html! {
         figure id=(figure.id) class=[figure.is_wide.then_some("wide")] {
-            figcaption { strong { (figure.title) } " " (figure.caption) }
+            figcaption { strong { (figure.title) } " " (sentence(&figure.caption)) }
             div.plot tabindex=[figure.is_wide.then_some("0")] { (figure.svg) }
         }
     }
@@ -301,7 +322,7 @@ fn cautions(subject: &Subject) -> Markup {
         @if !cautions.is_empty() {
             div.cautions role="note" {
                 p { strong { "Caution" } }
-                ul { @for caution in cautions { li { (caution) } } }
+                ul { @for caution in cautions { li { (sentence(&caution)) } } }
             }
         }
     }
@@ -324,18 +345,19 @@ fn cell(share: Option<f64>, interval: Option<Interval>) -> Markup {
     }
 }
 
-fn known_line(report: &Report) -> Markup {
+fn known_line(report: &Report) -> String {
     let intervals = report.intervals;
-    html! {
-        (counted(report.known, "known image"))
-        @if let Some(accuracy) = report.accuracy {
-            ", accuracy " (super::words::with_interval(accuracy, intervals.and_then(|of| of.accuracy)))
-        }
-        @if let Some(kept) = report.known_kept {
-            ", kept by the threshold " (super::words::with_interval(kept, intervals.and_then(|of| of.known_kept)))
-        }
-        "."
+    let mut line = counted(report.known, "known image");
+    if let Some(accuracy) = report.accuracy {
+        line += &format!(", accuracy {}", with_interval(accuracy, intervals.and_then(|of| of.accuracy)));
     }
+    if let Some(kept) = report.known_kept {
+        line += &format!(
+            ", kept by the threshold {}",
+            with_interval(kept, intervals.and_then(|of| of.known_kept))
+        );
+    }
+    line + "."
 }
 
 fn metrics_table(subject: &Subject, number: usize) -> Markup {
@@ -343,11 +365,11 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
     let has_threshold = report.known_kept.is_some();
     html! {
         h3 id={ "metrics-" (number) } { "Metrics" }
-        p { (known_line(report)) }
+        p { (sentence(&known_line(report))) }
         @if !report.rows.is_empty() {
             div.scroll tabindex="0" {
                 table {
-                    caption { "In per cent, with 95 % intervals" @if report.intervals.is_none() { " where there are any" } "." }
+                    caption { span { "In per cent" @if report.intervals.is_some() { ", with 95 % intervals" } "." } }
                     thead { tr {
                         th scope="col" { "unknown set" }
                         th scope="col" { "images" }
@@ -370,7 +392,7 @@ fn metrics_row(row: &Row, has_threshold: bool) -> Markup {
     html! {
         tr {
             th scope="row" { (name(&row.name)) }
-            td { (row.unknown) }
+            td { (grouped(row.unknown)) }
             @for (.., value, interval) in COLUMNS {
                 (cell(value(&row.metrics), row.intervals.and_then(|intervals| interval(&intervals.metrics))))
             }
@@ -390,7 +412,7 @@ fn comparison_table(sections: &[Section]) -> Markup {
         h2 { "Comparison" }
         div.scroll tabindex="0" {
             table {
-                caption { "In per cent, with 95 % intervals. Metrics of several unknown sets are their mean." }
+                caption { span { "In per cent, with 95 % intervals. Metrics of several unknown sets are their mean." } }
                 thead { tr {
                     th scope="col" { "result" }
                     th scope="col" { "accuracy" }
@@ -461,7 +483,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
         @if all > CLASSES { p.note { "The " (CLASSES) " weakest of " (all) " classes." } }
         div.scroll tabindex="0" {
             table.compact {
-                caption { "Known test images of each class, in per cent" @if has_strangers { "; and the number of unknown images that are accepted as this class" } "." }
+                caption { span { "Known test images of each class, in per cent" @if has_strangers { "; and the number of unknown images that are accepted as this class" } "." } }
                 thead { tr {
                     th scope="col" { "class" }
                     th scope="col" { "images" }
@@ -474,11 +496,11 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
                     @for (class, of) in &rows {
                         tr {
                             th scope="row" { (name(&subject.class(*class))) }
-                            td { (of.images) }
+                            td { (grouped(of.images)) }
                             @if is_judged { (cell(of.correct, of.images)) }
                             @if has_threshold { (cell(of.kept, of.images)) }
                             @if is_judged && has_threshold { (cell(of.kept_and_correct, of.images)) }
-                            @if has_strangers { td { (of.strangers) } }
+                            @if has_strangers { td { (grouped(of.strangers)) } }
                         }
                     }
                 }
@@ -508,7 +530,7 @@ fn set_table(subject: &Subject) -> Markup {
             h3 { "By unknown set" }
             div.scroll tabindex="0" {
                 table.compact {
-                    caption { "What the accepted images of each set are taken for." }
+                    caption { span { "What the accepted images of each set are taken for." } }
                     thead { tr {
                         th scope="col" { "unknown set" }
                         th scope="col" { "images" }
@@ -520,8 +542,8 @@ fn set_table(subject: &Subject) -> Markup {
                         @let accepted = counts.iter().map(|(_, count)| count).sum::<usize>();
                         tr {
                             th scope="row" { (name(&set.name)) }
-                            td { (set.scores.len()) }
-                            td { (accepted) }
+                            td { (grouped(set.scores.len())) }
+                            td { (grouped(accepted)) }
                             td.text {
                                 @for (place, (class, count)) in counts.iter().take(3).enumerate() {
                                     @if place > 0 { ", " }
@@ -650,6 +672,248 @@ fn run_section(run: &RunLog, number: usize) -> Markup {
                 @if run.others > 0 { " " (counted(run.others, "line")) " of the log cannot be read." }
             }
             @if !figures.is_empty() { div.figures { @for figure in &figures { (figure_element(figure)) } } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    use html5ever::tokenizer::{
+        BufferQueue, Tag, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
+        states::{RawKind, State},
+    };
+
+    use super::*;
+    use crate::{
+        metrics::{Bootstrap, curve::area},
+        report::{Origin, ReportOptions, Scored, Subject},
+    };
+
+    /// Collects what a browser's tokenizer finds in a page.
+    #[derive(Default)]
+    struct Found {
+        tags: RefCell<BTreeSet<String>>,
+        attributes: RefCell<BTreeSet<String>>,
+        errors: RefCell<Vec<String>>,
+    }
+
+    impl TokenSink for Found {
+        type Handle = ();
+
+        fn process_token(&self, token: Token, _: u64) -> TokenSinkResult<()> {
+            match token {
+                Token::TagToken(Tag { name, attrs, kind, .. }) => {
+                    self.tags.borrow_mut().insert(name.to_string());
+                    let names = attrs.iter().map(|attribute| attribute.name.local.to_string());
+                    self.attributes.borrow_mut().extend(names);
+                    // As a browser does within a style.
+                    if &*name == "style" && kind == html5ever::tokenizer::TagKind::StartTag {
+                        return TokenSinkResult::RawData(RawKind::Rawtext);
+                    }
+                }
+                Token::ParseError(error) => self.errors.borrow_mut().push(error.into_owned()),
+                _ => {}
+            }
+            TokenSinkResult::Continue
+        }
+    }
+
+    fn parsed(page: &str) -> Found {
+        let input = BufferQueue::default();
+        input.push_back(page.into());
+        let options =
+            TokenizerOpts { exact_errors: true, initial_state: Some(State::Data), ..Default::default() };
+        let tokenizer = Tokenizer::new(Found::default(), options);
+        let _ = tokenizer.feed(&input);
+        tokenizer.end();
+        tokenizer.sink
+    }
+
+    const TAGS: &str = "a bdi body caption circle code dd div dl dt figcaption figure footer h1 h2 h3 h4 head header \
+                        html img li main meta p path rect section span strong style svg table tbody td text th thead \
+                        title tr ul";
+    const ATTRIBUTES: &str = "alt aria-labelledby charset class content cx cy d fill-opacity height href id lang name r \
+                              role scope src tabindex text-anchor title transform viewBox width x xmlns y";
+
+    /// A set of `count` images with scores from `least` on.
+    fn scored(name: &str, count: usize, classes: i64, least: f64) -> Scored {
+        let score = |place: usize| least + (place * 7919 % 1000) as f64 / 250.0;
+        let class = |place: usize| if classes == 0 { -1 } else { place as i64 % classes };
+        Scored {
+            name: name.to_owned(),
+            images: (0..count).map(|place| format!("folder/{name}/{place}.png")).collect(),
+            truth: (0..count).map(class).collect(),
+            predicted: (0..count)
+                .map(|place| (class(place).max(0) + i64::from(place % 9 == 0)) % classes.max(3))
+                .collect(),
+            scores: (0..count).map(score).collect(),
+        }
+    }
+
+    fn subject(known: Scored, unknown: Vec<Scored>, threshold: Option<f64>, resamples: u32) -> Subject {
+        let bootstrap = Some(Bootstrap { resamples, seed: 0 });
+        let options = ReportOptions { threshold, bootstrap, ..ReportOptions::default() };
+        Subject::of_scores("scores.csv", "score", known, unknown, &options)
+    }
+
+    fn page(subjects: Vec<Subject>) -> Page {
+        Page::new(subjects, Vec::new(), Some(Bootstrap { resamples: 20, seed: 0 }))
+    }
+
+    /// The page, which must be of the tags and attributes of the templates alone.
+    fn html(page: &Page) -> String {
+        let text = page.html();
+        let Found { tags, attributes, errors } = parsed(&text);
+        let foreign = |found: BTreeSet<String>, known: &str| -> Vec<String> {
+            found.into_iter().filter(|name| !known.split_whitespace().any(|known| known == name)).collect()
+        };
+        assert_eq!(foreign(tags.into_inner(), TAGS), [""; 0]);
+        assert_eq!(foreign(attributes.into_inner(), &ATTRIBUTES.to_lowercase()), [""; 0]);
+        assert_eq!(errors.into_inner(), [""; 0]);
+        for plot in page.plots() {
+            resvg::usvg::roxmltree::Document::parse(&plot.svg).unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn hostile_names_are_text() {
+        let hostile = [
+            "<script>alert(1)</script>",
+            "\"><img src=x onerror=alert(1)>",
+            "' onload='alert(1)",
+            "</style><svg onload=alert(1)>",
+            "]]>-->&amp;&#0;",
+            "\u{202e}gnp.exe\u{0}\n\r\t\u{1b}[31m",
+            "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}",
+            &"long".repeat(2500),
+        ];
+        for name in hostile {
+            let mut known = scored(name, 90, 3, 0.0);
+            known.images = vec![name.to_owned(); 90];
+            let unknown = vec![scored(name, 30, 0, 1.0), scored("other", 30, 0, 3.0)];
+            let manifest = crate::model::Manifest::from_properties(
+                [
+                    ("cac.format_version", "2"),
+                    ("cac.classes", &*serde_json::to_string(&[name, "b", "c"]).unwrap()),
+                    ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
+                    ("cac.score", "\"cac\""),
+                    ("cac.producer", &*serde_json::to_string(name).unwrap()),
+                    ("cac.training", &*serde_json::json!({ "known": name, name: [name] }).to_string()),
+                    (&*format!("cac.{name}"), name),
+                ],
+                "x",
+            );
+            let subject = Subject {
+                name: name.to_owned(),
+                score: name.to_owned(),
+                classes: vec![name.to_owned(), "b".to_owned(), "c".to_owned()],
+                origin: Some(Origin { manifest: manifest.unwrap(), sha256: None, provider: None }),
+                ..subject(known, unknown, Some(2.5), 20)
+            };
+            let text = html(&page(vec![subject.clone(), subject]));
+            assert!(!text.contains(['\0', '\u{202e}', '\u{1b}']), "{name}");
+        }
+    }
+
+    #[test]
+    fn odd_scores_give_an_honest_page() {
+        let of = |known: &[f64], unknown: &[&[f64]], threshold| {
+            let set = |scores: &[f64], class: i64| Scored {
+                name: format!("set {class}"),
+                truth: vec![class; scores.len()],
+                predicted: vec![0; scores.len()],
+                scores: scores.to_vec(),
+                ..Scored::default()
+            };
+            let unknown = unknown.iter().zip(1..).map(|(scores, number)| set(scores, -number)).collect();
+            html(&page(vec![subject(set(known, 0), unknown, threshold, 20)]))
+        };
+        let infinite = f64::INFINITY;
+        for (text, said) in [
+            (of(&[1.0; 20], &[&[1.0; 9]], Some(1.0)), "All scores are equal"),
+            (of(&[infinite, -infinite, 1.0], &[&[infinite]], Some(infinite)), "3 scores are infinite"),
+            (of(&[infinite; 3], &[&[-infinite]], Some(-infinite)), "4 scores are infinite"),
+            (of(&[1.0, f64::NAN], &[&[f64::NAN]], Some(0.5)), "There are no curves: a score is NaN."),
+            (of(&[], &[&[1.0]], Some(0.5)), "There are no metrics: there are no known images."),
+            (of(&[1.0, 2.0], &[], None), "There are no unknown images"),
+            (of(&[1.0, 2.0], &[&[]], Some(1.5)), "There are no metrics: there are no unknown images."),
+            (of(&[f64::MAX, f64::MIN], &[&[0.0]], Some(0.0)), "only 2 known images"),
+            (of(&[1.0, 2.0], &[&[0.5], &[3.0]], Some(f64::MAX)), "The AUROC for set -1 is"),
+            (of(&[], &[], None), "There are no metrics"),
+        ] {
+            assert!(text.contains(said), "{said}");
+        }
+        html(&page(Vec::new()));
+    }
+
+    #[test]
+    fn classes_may_have_any_number() {
+        let mut known = scored("known", 60, 3, 0.0);
+        known.truth[7] = i64::MAX;
+        known.predicted[8] = i64::MIN;
+        let text = html(&page(vec![subject(known, vec![scored("far", 20, 0, 2.0)], Some(3.0), 0)]));
+        assert!(text.contains(&i64::MAX.to_string()));
+    }
+
+    #[test]
+    fn many_sets_and_results_are_bounded() {
+        let sets = |count: usize| (0..count).map(|set| scored(&format!("set {set}"), 150, 0, 1.0)).collect();
+        let text = html(&page(vec![subject(scored("known", 300, 10, 0.0), sets(15), Some(3.0), 20)]));
+        assert!(text.contains("The first 10 of 15 unknown sets."));
+        assert!(text.contains("Bands would hide each other"));
+        let one = || subject(scored("known", 300, 10, 0.0), sets(1), Some(3.0), 20);
+        let text = html(&page((0..12).map(|_| one()).collect()));
+        assert_eq!(text.matches("<section").count(), 6);
+        assert!(text.contains("Comparison"));
+    }
+
+    #[test]
+    fn a_large_page_is_small_and_always_the_same() {
+        let unknown = (0..10).map(|set| scored(&format!("set {set}"), 10_000, 0, 1.5)).collect();
+        let subject = subject(scored("known", 100_000, 1000, 0.0), unknown, Some(3.5), 0);
+        let mut page = Page::new(vec![subject], Vec::new(), None);
+        let wanted: Vec<String> = page.wanted().into_iter().map(str::to_owned).collect();
+        assert!(wanted.len() <= 48 && wanted.len() >= 40, "{}", wanted.len());
+        for name in wanted {
+            let noise =
+                |x: u32, y: u32| ::image::Rgb([(x * 77 + y * 31) as u8, (x * y) as u8, (x ^ y) as u8]);
+            page.add_thumbnail(&name, Thumbnail::new(&crate::image::RgbImage::from_fn(96, 96, noise)));
+        }
+        let text = html(&page);
+        assert!(text.len() < 2_000_000, "{} bytes", text.len());
+        assert!(text.contains("The 30 most confused of 1000 classes."));
+        assert!(text.contains("The 100 weakest of 1000 classes."));
+        assert_eq!(text, page.html());
+    }
+
+    #[test]
+    fn the_drawn_curves_have_the_areas_of_the_table() {
+        let subject = subject(scored("known", 30_000, 5, 0.0), vec![scored("far", 7_000, 0, 1.1)], None, 0);
+        let metrics = subject.report.as_ref().unwrap().rows[0].metrics;
+        let plots = Page::new(vec![subject], Vec::new(), None).plots();
+        for (name, metric) in [
+            ("roc-1", metrics.auroc),
+            ("precision-unknown-1", metrics.aupr_out),
+            ("precision-known-1", metrics.aupr_in),
+            ("oscr-1", metrics.oscr.unwrap()),
+        ] {
+            let svg = &plots.iter().find(|plot| plot.name == name).unwrap().svg;
+            let document = resvg::usvg::roxmltree::Document::parse(svg).unwrap();
+            let line =
+                document.descendants().find(|node| node.attribute("class") == Some("line l0")).unwrap();
+            let points: Vec<[f64; 2]> = line.attribute("d").unwrap()[1..]
+                .split('L')
+                .map(|point| {
+                    let (x, y) = point.split_once(' ').unwrap();
+                    // The area for the data is 380 wide and 250 high, from 48 and down to 272.
+                    [(x.parse::<f64>().unwrap() - 48.0) / 380.0, (272.0 - y.parse::<f64>().unwrap()) / 250.0]
+                })
+                .collect();
+            assert!((area(&points) - metric).abs() < 1e-3, "{name}: {} {metric}", area(&points));
+            assert!(points.len() < 1600, "{name}: {}", points.len());
         }
     }
 }

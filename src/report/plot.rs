@@ -18,7 +18,10 @@ pub(super) const SERIES: usize = 10;
 
 const LEFT: f64 = 48.0;
 const RIGHT: f64 = 12.0;
-const TOP: f64 = 22.0;
+/// The room for the label of the y axis.
+const HEAD: f64 = 22.0;
+/// The room for the label of a rule.
+const RULE_HEAD: f64 = 15.0;
 const BOTTOM: f64 = 40.0;
 /// The height of a line of the legend.
 const LEGEND: f64 = 18.0;
@@ -121,7 +124,6 @@ impl Axis {
         if from > to {
             [from, to] = [0.0, 1.0];
         }
-        // Halves, because the difference of two large numbers may be infinite.
         let margin = 0.04 * (to / 2.0 - from / 2.0);
         let margin = if margin > 0.0 { margin } else { 0.5 * from.abs().max(1.0) };
         let (from, to) = ((from - margin).max(f64::MIN / 4.0), (to + margin).min(f64::MAX / 4.0));
@@ -129,8 +131,9 @@ impl Axis {
     }
 
     /// The place of a value between the ends, 0 to 1.
-    fn place(&self, value: f64) -> f64 {
-        (value - self.from) / (self.to - self.from)
+    pub fn place(&self, value: f64) -> f64 {
+        // Halves, because the difference of two large numbers may be infinite.
+        (value / 2.0 - self.from / 2.0) / (self.to / 2.0 - self.from / 2.0)
     }
 
     /// Round values within the ends, with their text.
@@ -167,7 +170,8 @@ impl Axis {
 impl Plot {
     /// The plot as an element of a page. `id` is one that no other element has.
     pub fn svg(&self, id: &str) -> Markup {
-        let (right, bottom) = (WIDTH - RIGHT, TOP + self.height);
+        let (right, top) = (WIDTH - RIGHT, self.top());
+        let bottom = top + self.height;
         let height = bottom + BOTTOM + LEGEND * self.legend.len() as f64;
         html! {
             svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (coordinate(WIDTH)) " " (coordinate(height)) }
@@ -175,7 +179,7 @@ impl Plot {
                 title id=(id) { (self.description) }
                 @for (value, text) in self.x.ticks() {
                     @let x = coordinate(self.x_of(value));
-                    path.grid d={ "M" (x) " " (TOP) "V" (coordinate(bottom)) } {}
+                    path.grid d={ "M" (x) " " (coordinate(top)) "V" (coordinate(bottom)) } {}
                     text.tick x=(x) y=(coordinate(bottom + 15.0)) text-anchor="middle" { (text) }
                 }
                 @for (value, text) in self.y.ticks() {
@@ -189,10 +193,71 @@ impl Plot {
                 // Above the axis, where it is read without turning the head.
                 text.axis x="4" y="13" { (self.y.label) }
                 @for mark in &self.marks { (self.mark(mark)) }
-                path.frame d={ "M" (LEFT) " " (TOP) "V" (coordinate(bottom)) "H" (coordinate(right)) } {}
+                (self.labels())
+                path.frame d={ "M" (LEFT) " " (coordinate(top)) "V" (coordinate(bottom)) "H" (coordinate(right)) } {}
                 @for (line, (key, text)) in self.legend.iter().enumerate() {
                     (legend(*key, text, bottom + BOTTOM + LEGEND * line as f64 + 8.0))
                 }
+            }
+        }
+    }
+
+    /// The y of the upper end of the area for the data.
+    fn top(&self) -> f64 {
+        let has_rule = self.marks.iter().any(|mark| matches!(mark, Mark::Rule { .. }));
+        if has_rule { HEAD + RULE_HEAD } else { HEAD }
+    }
+
+    /// The labels of points: each where it hides the fewest others.
+    fn labels(&self) -> Markup {
+        let labels: Vec<([f64; 2], String)> = self
+            .marks
+            .iter()
+            .filter_map(|mark| match mark {
+                Mark::Label { at, text } => Some((self.at(*at), elided(text, 18))),
+                _ => None,
+            })
+            .collect();
+        // The area of a text: left, top, right, bottom.
+        let mut taken: Vec<[f64; 4]> =
+            labels.iter().map(|([x, y], _)| [x - 5.0, y - 5.0, x + 5.0, y + 5.0]).collect();
+        let shared = |a: &[f64; 4], b: &[f64; 4]| {
+            let width = a[2].min(b[2]) - a[0].max(b[0]);
+            let height = a[3].min(b[3]) - a[1].max(b[1]);
+            width.max(0.0) * height.max(0.0)
+        };
+        let inside = [LEFT, self.top(), WIDTH - RIGHT, self.top() + self.height];
+        let places = labels.iter().map(|([x, y], text)| {
+            let width = 7.2 * text.chars().count() as f64;
+            let [right, left] = [x + 7.0, x - 7.0 - width];
+            let middle = x - width / 2.0;
+            // Beside, above, below, and between these.
+            let starts = [
+                (right, y + 4.0),
+                (left, y + 4.0),
+                (middle, y - 8.0),
+                (middle, y + 16.0),
+                (right, y - 8.0),
+                (right, y + 16.0),
+                (left, y - 8.0),
+                (left, y + 16.0),
+            ];
+            let cost = |&(start, base): &(f64, f64)| -> f64 {
+                let area = [start, base - 10.0, start + width, base + 2.0];
+                let outside = width * 12.0 - shared(&area, &inside);
+                outside + taken.iter().map(|other| shared(&area, other)).sum::<f64>()
+            };
+            let costs = starts.map(|start| (cost(&start), start));
+            let (_, (start, base)) =
+                costs.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).expect("eight places");
+            taken.push([start, base - 10.0, start + width, base + 2.0]);
+            (start + width / 2.0, base)
+        });
+        let places: Vec<(f64, f64)> = places.collect();
+        html! {
+            @for ([x, y], _) in &labels { circle.anchor cx=(coordinate(*x)) cy=(coordinate(*y)) r="4" {} }
+            @for ((_, text), (middle, base)) in labels.iter().zip(places) {
+                text.label x=(coordinate(middle)) y=(coordinate(base)) text-anchor="middle" { (isolated(text)) }
             }
         }
     }
@@ -202,7 +267,7 @@ impl Plot {
     }
 
     fn y_of(&self, value: f64) -> f64 {
-        TOP + self.height * (1.0 - self.y.place(value))
+        self.top() + self.height * (1.0 - self.y.place(value))
     }
 
     fn at(&self, [x, y]: [f64; 2]) -> [f64; 2] {
@@ -260,21 +325,12 @@ impl Plot {
                 let is_left = x > (LEFT + WIDTH - RIGHT) / 2.0;
                 let (beside, anchor) = if is_left { (x - 5.0, "end") } else { (x + 5.0, "start") };
                 html! {
-                    path.rule d={ "M" (coordinate(x)) " " (TOP - 6.0) "V" (coordinate(TOP + self.height)) } {}
-                    text.rule-label x=(coordinate(beside)) y=(coordinate(TOP + 4.0)) text-anchor=(anchor) { (label) }
+                    path.rule d={ "M" (coordinate(x)) " " (coordinate(self.top() - 13.0)) "V" (coordinate(self.top() + self.height)) } {}
+                    text.rule-label x=(coordinate(beside)) y=(coordinate(self.top() - 5.0)) text-anchor=(anchor) { (label) }
                 }
             }
-            Mark::Label { at, text } => {
-                let [x, y] = self.at(*at);
-                let is_left = x > WIDTH - 90.0;
-                let (beside, anchor) = if is_left { (x - 7.0, "end") } else { (x + 7.0, "start") };
-                html! {
-                    circle.anchor cx=(coordinate(x)) cy=(coordinate(y)) r="4" {}
-                    text.label x=(coordinate(beside)) y=(coordinate(y + 4.0)) text-anchor=(anchor) {
-                        (isolated(&elided(text, 18)))
-                    }
-                }
-            }
+            // All labels are placed together.
+            Mark::Label { .. } => html! {},
         }
     }
 }
@@ -412,10 +468,9 @@ mod tests {
         // A curve of 100,000 random steps, 380 pixels wide.
         let mut points = vec![[0.0, 0.0]];
         for step in 0..100_000_u64 {
-            let random = step.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+            let is_up = step.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 63 == 1;
             let [x, y] = points[points.len() - 1];
-            let up = (f64::from(random as u32) / 2_f64.powi(32)) > x / 380.0;
-            points.push(if up { [x, (y + 0.005).min(260.0)] } else { [(x + 0.0076).min(380.0), y] });
+            points.push(if is_up { [x, y + 0.005] } else { [x + 0.0076, y] });
         }
         let thin = thinned(&points);
         assert!(thin.len() < 1600, "{}", thin.len());

@@ -29,3 +29,19 @@ impl PlotFile {
         pixels.encode_png().expect("memory can be written")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_drawn() {
+        let svg = r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 60 20"><style>text{font-family:"DejaVu Sans",Arial}</style>
+            <rect width="100%" height="100%" fill="#fff"/><text x="2" y="15">Añ“%”</text></svg>"##;
+        let png = PlotFile { name: "a".to_owned(), svg: svg.to_owned() }.png();
+        let image = ::image::load_from_memory(&png).unwrap().into_luma8();
+        assert_eq!(image.dimensions(), (120, 40));
+        let ink = image.pixels().filter(|pixel| pixel.0[0] < 128).count();
+        assert!((300..1500).contains(&ink), "{ink} dark pixels");
+    }
+}

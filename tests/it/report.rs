@@ -22,7 +22,9 @@ fn images(folder: &Path) {
         let path = folder.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         let shade = 60 * i as u8;
-        image::RgbImage::from_pixel(200, 100 + i as u32, image::Rgb([shade, 200 - shade, 90])).save(path).unwrap();
+        image::RgbImage::from_pixel(200, 100 + i as u32, image::Rgb([shade, 200 - shade, 90]))
+            .save(path)
+            .unwrap();
     }
 }
 
@@ -32,18 +34,27 @@ fn run(folder: &Path) -> RunFolder {
     let mut checkpoint = checkpoint(2, Variant::Paper);
     let logit = |seed: u64| (8.0 * fill::unit(fill::splitmix64(seed))) as f32;
     checkpoint.test = Some(TestLogits {
-        known: Array2::from_shape_fn((60, 3), |(i, c)| logit((3 * i + c) as u64) + if i % 3 == c { 9.0 } else { 0.0 }),
+        known: Array2::from_shape_fn((60, 3), |(i, c)| {
+            logit((3 * i + c) as u64) + if i % 3 == c { 9.0 } else { 0.0 }
+        }),
         labels: (0..60).map(|i| i % 3).collect(),
-        unknown: vec![("far".to_owned(), Array2::from_shape_fn((40, 3), |(i, c)| logit((900 + 3 * i + c) as u64)))],
+        unknown: vec![(
+            "far".to_owned(),
+            Array2::from_shape_fn((40, 3), |(i, c)| logit((900 + 3 * i + c) as u64)),
+        )],
         skipped: 2,
     });
     checkpoint.write(&run.checkpoint(Which::Best)).unwrap();
     let report = r#"{"known":60,"accuracy":0.9,"rows":[]}"#;
     let log = [
         r#"{"event":"start","images":128,"steps":2,"epochs":2}"#.to_owned(),
-        r#"{"event":"step","epoch":1,"step":1,"loss":2.5,"learning_rate":0.01,"images_per_second":90.0}"#.to_owned(),
-        r#"{"event":"step","epoch":1,"step":2,"loss":null,"learning_rate":0.1,"images_per_second":91.0}"#.to_owned(),
-        format!(r#"{{"event":"epoch","epoch":1,"held_out_loss":1.5,"best":true,"seconds":3,"report":{report}}}"#),
+        r#"{"event":"step","epoch":1,"step":1,"loss":2.5,"learning_rate":0.01,"images_per_second":90.0}"#
+            .to_owned(),
+        r#"{"event":"step","epoch":1,"step":2,"loss":null,"learning_rate":0.1,"images_per_second":91.0}"#
+            .to_owned(),
+        format!(
+            r#"{{"event":"epoch","epoch":1,"held_out_loss":1.5,"best":true,"seconds":3,"report":{report}}}"#
+        ),
         r#"{"event":"st"#.to_owned(),
     ];
     fs::write(run.log(), log.join("\n")).unwrap();
@@ -95,8 +106,10 @@ fn a_page_about_models() {
     assert!(!text.contains(at.to_str().unwrap()), "a page names no folder of this machine");
 
     // The plots are the same, with colours of their own.
-    let mut plots: Vec<String> =
-        fs::read_dir(at.join("plots")).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let mut plots: Vec<String> = fs::read_dir(at.join("plots"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
     plots.sort();
     assert_eq!(plots.len(), 2 * text.matches("<figure").count(), "{plots:?}");
     for plot in plots {
@@ -113,7 +126,8 @@ fn a_page_about_models() {
     let args = ["eval", "model.onnx", "--report", "b.html"];
     assert!(stdout(&toolkit(at, &[&args[..], &data].concat())).contains("AUROC"));
     assert_eq!(page(at, "b.html"), text);
-    let args = ["eval", "--report", "c.html", "model.onnx", "--score", "cac", "--score", "msp", "--provider", "cpu"];
+    let args =
+        ["eval", "--report", "c.html", "model.onnx", "--score", "cac", "--score", "msp", "--provider", "cpu"];
     stdout(&toolkit(at, &[&args[..], &["--provider", "onnxruntime"], &data].concat()));
     let several = page(at, "c.html");
     for part in ["Comparison", "model.onnx on cpu, cac", "model.onnx on onnxruntime, msp", "other verdicts"] {
@@ -158,18 +172,24 @@ fn a_page_about_scores() {
         let number = format!("{:.1} %", 100.0 * number.as_f64().unwrap());
         assert!(verdict.contains(&number), "{number}: {verdict}");
     }
-    for part in ["&lt;i&gt;far&lt;/i&gt;", "logits are not known here", "images themselves are not known", "u/4"] {
+    for part in
+        ["&lt;i&gt;far&lt;/i&gt;", "logits are not known here", "images themselves are not known", "u/4"]
+    {
         assert!(page_text.contains(part), "{part}");
     }
 
     // Without predictions, names and threshold the rest is there.
-    let bare: String = text.lines().map(|line| line.split(',').collect::<Vec<_>>()).fold(
-        String::new(),
-        |text, cells| text + &format!("{},{}\n", cells[2], cells[4]),
-    );
+    let bare: String = text
+        .lines()
+        .map(|line| line.split(',').collect::<Vec<_>>())
+        .fold(String::new(), |text, cells| text + &format!("{},{}\n", cells[2], cells[4]));
     fs::write(at.join("bare.csv"), bare).unwrap();
     let printed = toolkit(at, &["report", "bare.csv", "scores.csv", "-o", "bare.html", "--resamples", "0"]);
-    assert!(stdout(&printed).contains("bare.csv, score: Without a threshold it separates"), "{}", stdout(&printed));
+    assert!(
+        stdout(&printed).contains("bare.csv, score: Without a threshold it separates"),
+        "{}",
+        stdout(&printed)
+    );
     let bare = page(at, "bare.html");
     assert!(bare.contains("there is no confusion matrix") && bare.contains("OSCR needs the prediction"));
 
@@ -186,7 +206,10 @@ fn a_page_about_a_run() {
     let run = run(at);
     let printed = toolkit(at, &["report", "runs/1", "--score", "cac", "--score", "energy"]);
     let printed = stdout(&printed).to_owned();
-    assert!(printed.contains("1, energy: Names ") && printed.contains("2 images cannot be read"), "{printed}");
+    assert!(
+        printed.contains("1, energy: Names ") && printed.contains("2 images cannot be read"),
+        "{printed}"
+    );
     let text = page(at, "report.html");
     for part in [
         "Training of <bdi>1</bdi>",
