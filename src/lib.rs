@@ -49,7 +49,8 @@
 //! | `tract` | [`Scorer`] and [`eval`] on the CPU in pure Rust; [`export`] | none |
 //! | `onnxruntime` | [`Scorer`] and [`eval`] with the other providers | libonnxruntime, at run time |
 //! | `files` | [`files::scores`], weights in PyTorch's format, published weights by name | none |
-//! | `cli` (default) | the program `toolkit`; includes `tract`, `onnxruntime` and `files` | as above |
+//! | `report` | [`report::Page`]: results to look at, as HTML, SVG and PNG; includes `tract` and `files` | none |
+//! | `cli` (default) | the program `toolkit`; includes `onnxruntime` and `report` | as above |
 //! | `train` | [`train`]; with `cli` the program `toolkit-train`; includes `files` | libtorch, at build and run time |
 //!
 //! A program that only scores needs `default-features = false, features = ["tract"]` or `["onnxruntime"]`.

@@ -147,3 +147,34 @@ fn threshold(graph: &Graph) -> std::result::Result<f32, String> {
     let value = tensor.and_then(value).filter(|value| !value.is_nan());
     value.ok_or_else(|| "it has no tensor `threshold` with one float32".to_owned())
 }
+
+#[cfg(all(test, feature = "files", feature = "tract"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anchors_are_read_as_rows_or_as_a_magnitude() {
+        let graph = |name: &str, values: &[f32], is_raw: bool| {
+            let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let tensor = Tensor {
+                name: name.to_owned(),
+                data_type: element::FLOAT,
+                float_data: if is_raw { Vec::new() } else { values.to_vec() },
+                raw_data: if is_raw { raw_data } else { Vec::new() },
+                ..Tensor::default()
+            };
+            Graph { initializer: vec![tensor], ..Graph::default() }
+        };
+        let rows = [3.0, 1.0, 0.0, 2.0];
+        for is_raw in [false, true] {
+            let found = anchors(&graph("anchors", &rows, is_raw), 2).unwrap();
+            assert_eq!(found, Anchors::Rows(ndarray::arr2(&[[3.0, 1.0], [0.0, 2.0]])));
+            let found = anchors(&graph("magnitude", &[7.0], is_raw), 300).unwrap();
+            assert_eq!(found, Anchors::Fixed { classes: 300, magnitude: 7.0 });
+        }
+        for wrong in [graph("anchors", &rows, true), graph("magnitude", &rows, true), graph("x", &rows, true)]
+        {
+            assert_eq!(anchors(&wrong, 3), None);
+        }
+    }
+}

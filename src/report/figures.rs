@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{
     name::{elided, isolated},
-    page::{Curves, Map, RunLog, Scored, Section, Subject},
+    page::{BANDS, Curves, Map, RunLog, Scored, Section, Subject},
     plot::{Axis, Key, Mark, Plot, SERIES, Unit, coordinate},
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };
@@ -17,8 +17,6 @@ use crate::{
 const BARS: usize = 48;
 /// The maximum number of histograms.
 const HISTOGRAMS: usize = 12;
-/// The maximum number of curves that have a band: more would hide each other.
-const BANDS: usize = 3;
 /// The maximum number of classes of a confusion matrix.
 const CONFUSED: usize = 30;
 /// The maximum number of unknown sets of a confusion matrix.
@@ -178,7 +176,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
     }
     let has_bands =
         section.curves.iter().any(|Curves(curves)| curves.iter().any(|(.., band)| !band.is_empty()));
-    if has_bands && section.curves.len() > BANDS {
+    if section.curves.len() > BANDS {
         notes.push("Bands would hide each other, and are left out; the table has the intervals.".to_owned());
     }
     let kinds: Vec<Curve> = section.curves[0].0.iter().map(|(kind, ..)| *kind).collect();
@@ -215,7 +213,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
             marks.push(Mark::Guide { from: [0.0, 0.0], to: [1.0, 1.0] });
         }
         let shown = || section.curves.iter().take(SERIES).map(|Curves(curves)| &curves[place]).enumerate();
-        for (series, (.., band)) in shown().take(if section.curves.len() > BANDS { 0 } else { BANDS }) {
+        for (series, (.., band)) in shown().filter(|(_, (.., band))| !band.is_empty()) {
             let ends = places().zip(band).map(|(x, interval)| (x, interval.low, interval.high)).collect();
             marks.push(Mark::Band { ends, series });
         }
@@ -237,7 +235,13 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
                 Curve::Oscr => intervals.metrics.oscr.unwrap_or_default(),
             });
             let value = with_interval(of(row.metrics), interval);
-            legend.push((Key::Line(series), format!("{}  {value}", elided(&row.name, 22))));
+            // The names of many are short, to stand in two columns; the table has the intervals.
+            let text = if section.curves.len() > BANDS {
+                format!("{} {}", elided(&row.name, 14), percent(of(row.metrics)))
+            } else {
+                format!("{} {value}", elided(&row.name, 22))
+            };
+            legend.push((Key::Line(series), text));
             values.push(format!("{} for {}", percent(of(row.metrics)), quoted(&row.name)));
         }
         let more = values.len().saturating_sub(4);
@@ -255,7 +259,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         Figure::new(format!("{id}-{number}"), title, caption, plot)
     });
     let figures = figures.collect();
-    if has_bands && section.curves.len() <= BANDS {
+    if has_bands {
         notes.push("The bands hold 95 % of the bootstrap's curves at each place.".to_owned());
     }
     ((!notes.is_empty()).then(|| notes.join(" ")), figures)
@@ -284,11 +288,7 @@ fn threshold(subject: &Subject, number_of_section: usize) -> (Option<String>, Ve
     let mut legend = Vec::new();
     for (series, set) in subject.sets().take(SERIES).enumerate() {
         marks.push(Mark::Line { points: accepted(set, &x), series });
-        let name = if series == 0 {
-            "known images kept".to_owned()
-        } else {
-            format!("{} accepted", elided(&set.name, 30))
-        };
+        let name = if series == 0 { "known images".to_owned() } else { elided(&set.name, 30) };
         legend.push((Key::Line(series), name));
     }
     marks.extend(threshold_rule(subject));
@@ -320,10 +320,11 @@ fn threshold(subject: &Subject, number_of_section: usize) -> (Option<String>, Ve
         caption,
         plot,
     )];
-    let mut note = None;
+    let mut note = (subject.unknown.len() >= SERIES)
+        .then(|| format!("The first {} of {} unknown sets.", SERIES - 1, subject.unknown.len()));
     match promises(subject, number_of_section) {
         Ok(figure) => figures.push(figure),
-        Err(reason) => note = Some(reason.to_owned()),
+        Err(reason) => note = Some(note.into_iter().chain([reason.to_owned()]).collect::<Vec<_>>().join(" ")),
     }
     (note, figures)
 }

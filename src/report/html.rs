@@ -301,7 +301,8 @@ fn figure_element(figure: &Figure) -> Markup {
     html! {
         figure id=(figure.id) class=[figure.is_wide.then_some("wide")] {
             figcaption { strong { (figure.title) } " " (sentence(&figure.caption)) }
-            div.plot tabindex=[figure.is_wide.then_some("0")] { (figure.svg) }
+            div.plot tabindex=[figure.is_wide.then_some("0")] role=[figure.is_wide.then_some("region")]
+                aria-label=[figure.is_wide.then_some("plot")] { (figure.svg) }
         }
     }
 }
@@ -367,7 +368,7 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
         h3 id={ "metrics-" (number) } { "Metrics" }
         p { (sentence(&known_line(report))) }
         @if !report.rows.is_empty() {
-            div.scroll tabindex="0" {
+            div.scroll tabindex="0" role="region" aria-label="table" {
                 table {
                     caption { span { "In per cent" @if report.intervals.is_some() { ", with 95 % intervals" } "." } }
                     thead { tr {
@@ -410,7 +411,7 @@ fn comparison_table(sections: &[Section]) -> Markup {
     let has_agreement = sections.iter().any(|section| section.subject.agreement.is_some());
     html! {
         h2 { "Comparison" }
-        div.scroll tabindex="0" {
+        div.scroll tabindex="0" role="region" aria-label="table" {
             table {
                 caption { span { "In per cent, with 95 % intervals. Metrics of several unknown sets are their mean." } }
                 thead { tr {
@@ -481,7 +482,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
     html! {
         h3 id={ "classes-" (number) } { "By class" }
         @if all > CLASSES { p.note { "The " (CLASSES) " weakest of " (all) " classes." } }
-        div.scroll tabindex="0" {
+        div.scroll tabindex="0" role="region" aria-label="table" {
             table.compact {
                 caption { span { "Known test images of each class, in per cent" @if has_strangers { "; and the number of unknown images that are accepted as this class" } "." } }
                 thead { tr {
@@ -528,7 +529,7 @@ fn set_table(subject: &Subject) -> Markup {
     html! {
         @if !rows.is_empty() {
             h3 { "By unknown set" }
-            div.scroll tabindex="0" {
+            div.scroll tabindex="0" role="region" aria-label="table" {
                 table.compact {
                     caption { span { "What the accepted images of each set are taken for." } }
                     thead { tr {
@@ -734,7 +735,7 @@ mod tests {
     const TAGS: &str = "a bdi body caption circle code dd div dl dt figcaption figure footer h1 h2 h3 h4 head header \
                         html img li main meta p path rect section span strong style svg table tbody td text th thead \
                         title tr ul";
-    const ATTRIBUTES: &str = "alt aria-labelledby charset class content cx cy d fill-opacity height href id lang name r \
+    const ATTRIBUTES: &str = "alt aria-label aria-labelledby charset class content cx cy d fill-opacity height href id lang name r \
                               role scope src tabindex text-anchor title transform viewBox width x xmlns y";
 
     /// A set of `count` images with scores from `least` on.

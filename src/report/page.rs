@@ -22,6 +22,8 @@ use crate::{
 const THUMBNAILS: usize = 48;
 /// The greatest side of a thumbnail in pixels.
 pub const THUMBNAIL: usize = 96;
+/// The maximum number of unknown sets whose curves have bands: more would hide each other.
+pub(super) const BANDS: usize = 3;
 /// The maximum number of subjects that are shown in detail.
 pub(super) const DETAILED: usize = 6;
 /// The maximum number of classes whose anchors are drawn.
@@ -445,6 +447,7 @@ fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<(Vec<Curves
     let sets = subject.unknown.iter().map(|set| Ranked::new(&set.scores)).collect::<Result<Vec<_>>>()?;
     let kinds: Vec<Curve> =
         Curve::ALL.into_iter().filter(|&curve| is_judged || curve != Curve::Oscr).collect();
+    let bootstrap = bootstrap.filter(|_| sets.len() <= BANDS);
     let mut bands =
         bootstrap.map_or_else(Vec::new, |bootstrap| bands(&kinds, &known, &sets, bootstrap)).into_iter();
     let curves = sets.iter().map(|set| {

@@ -25,8 +25,10 @@ const RULE_HEAD: f64 = 15.0;
 const BOTTOM: f64 = 40.0;
 /// The height of a line of the legend.
 const LEGEND: f64 = 18.0;
-/// The maximum number of characters of a line of the legend.
-const LEGEND_CHARS: usize = 46;
+/// The maximum number of entries of a legend that stand below each other; more stand in two columns.
+const ONE_COLUMN: usize = 4;
+/// The maximum number of characters of an entry in one column and in two.
+const LEGEND_CHARS: [usize; 2] = [46, 22];
 
 /// The colours of both schemes by name: Okabe and Ito's, which colour-blind people tell apart, darker and lighter for
 /// contrast.
@@ -172,7 +174,9 @@ impl Plot {
     pub fn svg(&self, id: &str) -> Markup {
         let (right, top) = (WIDTH - RIGHT, self.top());
         let bottom = top + self.height;
-        let height = bottom + BOTTOM + LEGEND * self.legend.len() as f64;
+        let columns = if self.legend.len() > ONE_COLUMN { 2 } else { 1 };
+        let lines = self.legend.len().div_ceil(columns);
+        let height = bottom + BOTTOM + LEGEND * lines as f64;
         html! {
             svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (coordinate(WIDTH)) " " (coordinate(height)) }
                 role="img" aria-labelledby=(id) {
@@ -195,8 +199,10 @@ impl Plot {
                 @for mark in &self.marks { (self.mark(mark)) }
                 (self.labels())
                 path.frame d={ "M" (LEFT) " " (coordinate(top)) "V" (coordinate(bottom)) "H" (coordinate(right)) } {}
-                @for (line, (key, text)) in self.legend.iter().enumerate() {
-                    (legend(*key, text, bottom + BOTTOM + LEGEND * line as f64 + 8.0))
+                @for (place, (key, text)) in self.legend.iter().enumerate() {
+                    @let x = LEFT + (right - LEFT) / 2.0 * (place / lines) as f64;
+                    @let y = bottom + BOTTOM + LEGEND * (place % lines) as f64 + 8.0;
+                    (legend(*key, &elided(text, LEGEND_CHARS[columns - 1]), [x, y]))
                 }
             }
         }
@@ -336,23 +342,22 @@ impl Plot {
 }
 
 /// A line of the legend: the key and its text.
-fn legend(key: Key, text: &str, y: f64) -> Markup {
-    let text = isolated(&elided(text, LEGEND_CHARS));
+fn legend(key: Key, text: &str, [x, y]: [f64; 2]) -> Markup {
     let [top, bottom] = [coordinate(y - 5.0), coordinate(y + 5.0)];
     html! {
         @match key {
             Key::Line(series) => {
-                path class={ "line l" (series % SERIES) } d={ "M" (LEFT) " " (coordinate(y)) "h34" } {}
+                path class={ "line l" (series % SERIES) } d={ "M" (coordinate(x)) " " (coordinate(y)) "h34" } {}
             }
             Key::Bars(series) => {
                 path class={ "bars l" (series % SERIES) " f" (series % SERIES) }
-                    d={ "M" (LEFT) " " (bottom) "V" (top) "h34V" (bottom) "Z" } {}
+                    d={ "M" (coordinate(x)) " " (bottom) "V" (top) "h34V" (bottom) "Z" } {}
             }
             Key::Dots(series) => {
-                path class={ "dots d" (series % SERIES) } d=(shape(series, [LEFT + 17.0, y])) {}
+                path class={ "dots d" (series % SERIES) } d=(shape(series, [x + 17.0, y])) {}
             }
         }
-        text.key x=(coordinate(LEFT + 42.0)) y=(coordinate(y + 4.0)) { (text) }
+        text.key x=(coordinate(x + 42.0)) y=(coordinate(y + 4.0)) { (isolated(text)) }
     }
 }
 
