@@ -65,9 +65,8 @@ pub(super) fn of_section(section: &Section, number: usize) -> Vec<Group> {
     };
     let subject = &section.subject;
     vec![
-        group("scores", "Scores", histograms(subject, number)),
+        group("scores", "Scores and threshold", scores(subject, number)),
         group("curves", "Curves over all thresholds", curves(section, number)),
-        group("threshold", "The threshold", threshold(subject, number)),
         group("confusion", "Verdicts by class", confusion(subject, number)),
         group("logits", "Logits", logits(subject, number)),
     ]
@@ -109,7 +108,26 @@ fn bars(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
         .collect()
 }
 
-fn histograms(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
+/// Histograms, and what each threshold would do.
+fn scores(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
+    let mut notes = vec!["The outermost bars also hold all scores beyond them.".to_owned()];
+    let sets = subject.unknown.len();
+    let mut figures = histograms(subject, section);
+    figures.push(accepted_by_threshold(subject, section));
+    match promises(subject, section) {
+        Ok(figure) => figures.push(figure),
+        Err(reason) => notes.push(reason.to_owned()),
+    }
+    if sets > HISTOGRAMS {
+        notes.push(format!("Histograms are of the first {HISTOGRAMS} of {sets} unknown sets."));
+    }
+    if sets >= SERIES {
+        notes.push(format!("Thresholds are shown for the first {} unknown sets.", SERIES - 1));
+    }
+    (Some(notes.join(" ")), figures)
+}
+
+fn histograms(subject: &Subject, section: usize) -> Vec<Figure> {
     let x = score_axis(subject);
     let known = bars(&subject.known, &x);
     let highest = |bars: &[[f64; 2]]| bars.iter().fold(0.0, |most: f64, bar| most.max(bar[1]));
@@ -153,11 +171,9 @@ fn histograms(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>
     };
     let sets = &subject.unknown;
     if sets.is_empty() {
-        return (None, vec![of_set(0, None)]);
+        return vec![of_set(0, None)];
     }
-    let note =
-        (sets.len() > HISTOGRAMS).then(|| format!("The first {HISTOGRAMS} of {} unknown sets.", sets.len()));
-    (note, sets.iter().take(HISTOGRAMS).enumerate().map(|(index, set)| of_set(index, Some(set))).collect())
+    sets.iter().take(HISTOGRAMS).enumerate().map(|(index, set)| of_set(index, Some(set))).collect()
 }
 
 fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
@@ -282,7 +298,7 @@ fn accepted(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
     points
 }
 
-fn threshold(subject: &Subject, number_of_section: usize) -> (Option<String>, Vec<Figure>) {
+fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
     let x = Axis { label: "threshold on the score".to_owned(), ..score_axis(subject) };
     let mut marks: Vec<Mark> = Vec::new();
     let mut legend = Vec::new();
@@ -310,23 +326,11 @@ fn threshold(subject: &Subject, number_of_section: usize) -> (Option<String>, Ve
         description: String::new(),
         x,
         y: Axis::share("images accepted (%)"),
-        height: 220.0,
+        height: 190.0,
         marks,
         legend,
     };
-    let mut figures = vec![Figure::new(
-        format!("accepted-{number_of_section}"),
-        "Images accepted by each threshold",
-        caption,
-        plot,
-    )];
-    let mut note = (subject.unknown.len() >= SERIES)
-        .then(|| format!("The first {} of {} unknown sets.", SERIES - 1, subject.unknown.len()));
-    match promises(subject, number_of_section) {
-        Ok(figure) => figures.push(figure),
-        Err(reason) => note = Some(note.into_iter().chain([reason.to_owned()]).collect::<Vec<_>>().join(" ")),
-    }
-    (note, figures)
+    Figure::new(format!("accepted-{section}"), "Images accepted by each threshold", caption, plot)
 }
 
 /// The shares that thresholds were to keep, against the shares that they keep.
@@ -386,7 +390,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
         description: String::new(),
         x: Axis { from: LEAST_KEPT, ..Axis::share("share to keep of the held-out images (%)") },
         y: Axis { from, ..Axis::share("share kept of the known test images (%)") },
-        height: 220.0,
+        height: 190.0,
         marks,
         legend,
     };
