@@ -8,7 +8,7 @@ DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
 .PHONY: help native build demo test lint check fuzz deny bench bench-train bench-loader bench-eval bench-metrics \
-  bench-serve reliability conformance pins
+  bench-serve reliability conformance screenshots pins
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -130,6 +130,10 @@ tests/conformance/.venv/ready: tests/conformance/requirements.txt examples/batch
 	tests/conformance/.venv/bin/python $(PIP_INSTALL) --requirement examples/batch/build.txt
 	tests/conformance/.venv/bin/python $(PIP_INSTALL) --no-binary pyspark --no-build-isolation --requirement $<
 	touch $@
+
+# The report of the demo's images, as the README shows it. Needs Chromium (CHROMIUM is its path).
+screenshots: build tests/conformance/node_modules/ready ## writes the pictures of a report for the documentation
+	node tests/conformance/report.mjs $(TOOLKIT) docs/images
 
 %/node_modules/ready: %/package.json %/package-lock.json
 	npm ci --prefix $* --ignore-scripts --no-audit --no-fund

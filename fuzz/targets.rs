@@ -12,8 +12,8 @@ use cac::{
     method::{Loss, RejectionScore, Variant},
     metrics::{Kind, Stream},
     model::{Inspection, Manifest},
-    report::{Group, Report, ReportOptions},
-    run::{Checkpoint, Device, Facts, Outliers, Recipe},
+    report::{Group, Page, Report, ReportOptions, RunLog},
+    run::{Checkpoint, Device, Event, Facts, Outliers, Recipe},
     weights::Weights,
 };
 
@@ -34,6 +34,7 @@ pub const TARGETS: &[Target] = &[
         data_set(&[("t10k-images-idx3-ubyte.gz", bytes), ("t10k-labels-idx1-ubyte", LABELS)], "")
     }),
     ("image", image),
+    ("log", |bytes| in_file(bytes, log)),
     ("manifest", manifest),
     ("model", model),
     ("names", names),
@@ -168,6 +169,14 @@ fn data_set(files: &[(&str, &[u8])], place: &str) -> bool {
 fn image(bytes: &[u8]) -> bool {
     let Ok(image) = image::from_bytes(bytes) else { return false };
     image::tensor(&image, 8, 8).len() == 3 * 8 * 8
+}
+
+/// The log of a run, and a page about it.
+fn log(path: &Path) -> Result<()> {
+    let (events, others) = Event::read_log(path)?;
+    let run = RunLog { name: "fuzz".to_owned(), events, others };
+    let _ = Page::new(Vec::new(), vec![run], None).html();
+    Ok(())
 }
 
 /// The metadata of a model, as lines `NAME=VALUE`.

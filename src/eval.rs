@@ -1,8 +1,6 @@
 //! A model's outputs on whole data sets, from which reports, score files and comparisons are made.
 
-use ndarray::Array2;
-#[cfg(any(feature = "tract", feature = "onnxruntime"))]
-use ndarray::Axis;
+use ndarray::{Array2, Axis};
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::error::Error;
@@ -18,6 +16,11 @@ use crate::{
     data::{Dataset, UnknownSet, prefetch},
     scorer::{Outputs, Scorer},
 };
+
+/// The maximum number of images of an evaluation whose logits are kept, half of them known.
+const SAMPLED: usize = 2000;
+/// The maximum number of logits that are kept, 8 MiB.
+const KEPT_LOGITS: usize = 1 << 21;
 
 /// The name of the set of known images.
 pub const KNOWN: &str = "known";
@@ -48,6 +51,10 @@ pub struct ScoredSet {
     pub predicted: Vec<usize>,
     /// The values of each score; larger = more likely unknown.
     pub scores: Vec<Vec<f32>>,
+    /// The places of the images in the set whose logits are kept: at equal distances, ascending.
+    pub sampled: Vec<usize>,
+    /// The logits of these images, `[S, C]`.
+    pub logits: Array2<f32>,
 }
 
 /// The agreement of two models or runtimes on the same images.
@@ -79,14 +86,18 @@ impl Evaluation {
         threshold: Option<f32>,
     ) -> Option<Self> {
         let TestLogits { known, labels, unknown, skipped } = checkpoint.test.as_ref()?;
+        let sample = Sample::new(checkpoint.anchors.classes(), unknown.len());
         let set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
             let distances = checkpoint.anchors.distances(logits.view());
+            let sampled: Vec<usize> = sample.places(name, logits.nrows()).collect();
             ScoredSet {
                 name: name.to_owned(),
                 images: Vec::new(),
                 truth,
                 predicted: method::nearest(distances.view()),
                 scores: vec![score.rejection(logits.view(), distances.view()).to_vec()],
+                logits: logits.select(Axis(0), &sampled),
+                sampled,
             }
         };
         let known = set(KNOWN, known, labels.clone());
@@ -145,6 +156,26 @@ impl Evaluation {
     }
 }
 
+/// How many images of each set keep their logits.
+struct Sample {
+    known: usize,
+    /// In each unknown set.
+    unknown: usize,
+}
+
+impl Sample {
+    fn new(classes: usize, unknown_sets: usize) -> Self {
+        let all = SAMPLED.min(KEPT_LOGITS / classes.max(1));
+        Self { known: all / 2, unknown: all / 2 / unknown_sets.max(1) }
+    }
+
+    /// The places of the sampled ones of `count` images.
+    fn places(&self, set: &str, count: usize) -> impl Iterator<Item = usize> {
+        let sampled = if set == KNOWN { self.known } else { self.unknown }.min(count);
+        (0..count).filter(move |place| place * sampled / count != (place + 1) * sampled / count)
+    }
+}
+
 impl ScoredSet {
     /// Whether each image was classified correctly.
     #[must_use]
@@ -198,13 +229,25 @@ pub fn evaluate(
     let own = scorer.decision().score;
     let scores = if scores.is_empty() { vec![own] } else { scores.to_vec() };
     let (mut done, mut errors) = (0, Vec::new());
+    let classes = scorer.decision().classes.len();
+    let sample = Sample::new(classes, unknown.len());
     let mut score_all = |name: &str, images: &Dataset| {
         let mut set = ScoredSet {
             name: name.to_owned(),
             scores: vec![Vec::with_capacity(images.len()); scores.len()],
+            logits: Array2::zeros((0, classes)),
             ..ScoredSet::default()
         };
+        let mut sampled = sample.places(name, images.len()).peekable();
         run(scorer, images, |batch| {
+            for (row, &index) in batch.indices.iter().enumerate() {
+                // An image that cannot be read is passed over.
+                while sampled.next_if(|&place| place < index).is_some() {}
+                if sampled.next_if_eq(&index).is_some() {
+                    set.sampled.push(set.truth.len() + row);
+                    set.logits.push_row(batch.outputs.logits.row(row)).expect("one logit per class");
+                }
+            }
             for (values, &score) in set.scores.iter_mut().zip(&scores) {
                 if score == own {
                     values.extend(&batch.outputs.score);

@@ -50,7 +50,8 @@
 //! | `onnxruntime` | [`Scorer`] and [`eval`] with the other providers | libonnxruntime, at run time |
 //! | `files` | [`files::scores`], weights in PyTorch's format, published weights and data sets by name, data sets in pickles and arrays of NumPy | none |
 //! | `parquet` | data sets in Parquet | none |
-//! | `cli` (default) | the program `toolkit`; includes `tract`, `onnxruntime` and `files` | as above |
+//! | `report` | [`report::Page`]: results to look at, as HTML, SVG and PNG; includes `tract` and `files` | none |
+//! | `cli` (default) | the program `toolkit`; includes `onnxruntime` and `report` | as above |
 //! | `train` | [`train`]; with `cli` the program `toolkit-train`; includes `files` | libtorch, at build and run time |
 //!
 //! A program that only scores needs `default-features = false, features = ["tract"]` or `["onnxruntime"]`.

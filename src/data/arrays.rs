@@ -154,15 +154,19 @@ impl Arrays {
     pub fn pixels(&self, index: usize, height: usize, width: usize) -> Cow<'_, [u8]> {
         let Form { height: rows, width: columns, .. } = self.form;
         if !self.has_size(height, width) {
-            let image = RgbImage::from_fn(columns as u32, rows as u32, |x, y| {
-                ::image::Rgb([0, 1, 2].map(|channel| self.byte(index, channel, y as usize, x as usize)))
-            });
-            return Cow::Owned(image::pixels(&image, height, width));
+            return Cow::Owned(image::pixels(&self.image(index), height, width));
         }
         if Some(self.form) == Form::planes(self.form.count, rows, columns) {
             return Cow::Borrowed(&self.bytes[index * self.form.image..][..self.form.image]);
         }
         Cow::Owned(self.gathered(index, 3))
+    }
+
+    /// An image.
+    pub fn image(&self, index: usize) -> RgbImage {
+        RgbImage::from_fn(self.form.width as u32, self.form.height as u32, |x, y| {
+            ::image::Rgb([0, 1, 2].map(|channel| self.byte(index, channel, y as usize, x as usize)))
+        })
     }
 
     /// The bytes of an image without those of its repeated channels.

@@ -326,7 +326,30 @@ impl Dataset {
         Ok(pixels)
     }
 
-    /// The encoded image: the bytes of its file, its values in an array, or the name of generated noise.
+    /// One image to look at, upright and in its own proportions; made smaller, not larger, so that neither side has
+    /// more than `most` pixels.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Image`] if its file cannot be read.
+    ///
+    /// # Panics
+    /// If `index` is not below [`len`](Self::len), or `most` is 0.
+    pub fn thumbnail(&self, index: usize, most: usize) -> Result<image::RgbImage> {
+        let place = self.places[index];
+        let image = match &*self.source {
+            Source::Arrays(arrays) => arrays.image(place),
+            Source::Files(files) => image::open(&files[place])?,
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.image(place)?,
+            Source::Noise(_) => image::of_planes(&self.pixels(index)?, self.height, self.width),
+        };
+        let (height, width) = (image.height() as usize, image.width() as usize);
+        let longest = height.max(width).max(most);
+        let short = |side: usize| (side * most / longest).max(1);
+        let (height, width) = (short(height), short(width));
+        Ok(image::of_planes(&image::pixels(&image, height, width), height, width))
+    }
+
     ///
     /// # Errors
     /// [`Error::Io`] if its file cannot be read.

@@ -171,6 +171,21 @@ fn numbers(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Numbers> 
 
 /// The metadata of the file: decision and history.
 fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Manifest> {
+    let mut manifest = manifest(checkpoint, options)?;
+    let Decision { score, threshold, .. } = &manifest.decision;
+    let evaluation =
+        Evaluation::of_checkpoint(checkpoint, *score, threshold.as_ref().map(|threshold| threshold.value));
+    let report_options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
+    manifest.history.metrics =
+        evaluation.map(|evaluation| evaluation.report(0, &report_options)).transpose()?;
+    Ok(manifest)
+}
+
+/// The metadata that an export writes, without what it measures: metrics and golden batch.
+///
+/// # Errors
+/// [`Error::Setting`] and [`Error::TooFewHeldOut`] if the threshold cannot be chosen.
+pub fn manifest(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Manifest> {
     let facts = &checkpoint.facts;
     let score = options.score.unwrap_or(facts.score);
     let decision = Decision {
@@ -180,12 +195,6 @@ fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Manifest
         score,
         threshold: Some(threshold(checkpoint, options.threshold, score)?),
     };
-    let evaluation = Evaluation::of_checkpoint(
-        checkpoint,
-        score,
-        decision.threshold.as_ref().map(|threshold| threshold.value),
-    );
-    let report_options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
     let history = History {
         producer: Some(producer()),
         architecture: Some(facts.architecture.clone()),
@@ -195,7 +204,6 @@ fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Manifest
         checked_with: Some(TRACT.to_owned()),
         imported: facts.imported.clone(),
         training: facts.training.clone(),
-        metrics: evaluation.map(|evaluation| evaluation.report(0, &report_options)).transpose()?,
         ..History::default()
     };
     Ok(Manifest { decision, history })

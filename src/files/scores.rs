@@ -30,6 +30,8 @@ use crate::{
 pub struct Entry<'a> {
     /// The unknown set; empty if the file does not name it.
     pub set: &'a str,
+    /// The name of the image, from CSV; empty if the file does not have it.
+    pub image: &'a str,
     /// The true class; negative for unknown images.
     pub label: i64,
     /// The predicted class, if the file has it.
@@ -117,6 +119,8 @@ fn read_csv(
     };
     let (score, label) = (needed(column)?, needed("label")?);
     let (prediction, set) = (place("prediction")?, place("set")?);
+    // Names are for people: whatever is wrong with them, the scores are read.
+    let image = place("image").ok().flatten();
     let mut record = csv::ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(|error| broken(path, error))? {
         let at = |reason: &str| {
@@ -138,6 +142,7 @@ fn read_csv(
         let prediction = prediction.filter(|&prediction| !record[prediction].is_empty());
         take(Entry {
             set: set.map(text).transpose()?.unwrap_or_default(),
+            image: image.and_then(|image| text(image).ok()).unwrap_or_default(),
             label: class(label)?,
             prediction: prediction.map(class).transpose()?,
             score: value,
@@ -185,7 +190,7 @@ fn read_npz(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
         }
         let prediction = predictions.as_mut().and_then(Iterator::next).transpose()?;
         let prediction = prediction.map(|prediction| class("prediction", prediction)).transpose()?;
-        take(Entry { set: "", label: class("label", label)?, prediction, score })?;
+        take(Entry { set: "", image: "", label: class("label", label)?, prediction, score })?;
     }
     Ok(())
 }
@@ -380,7 +385,7 @@ mod tests {
 
     fn all(path: &Path, column: &str) -> Result<Vec<Owned>> {
         let mut entries = Vec::new();
-        read(path, column, |Entry { set, label, prediction, score }| {
+        read(path, column, |Entry { set, label, prediction, score, .. }| {
             entries.push((set.to_owned(), label, prediction, score));
             Ok(())
         })?;
@@ -394,6 +399,7 @@ mod tests {
             truth: truth.to_vec(),
             predicted: vec![2; truth.len()],
             scores: scores.iter().map(|scores| scores.to_vec()).collect(),
+            ..ScoredSet::default()
         }
     }
 

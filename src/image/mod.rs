@@ -82,6 +82,15 @@ pub fn pixels(image: &RgbImage, height: usize, width: usize) -> Vec<u8> {
     resize::planes(image, height, width)
 }
 
+/// The image of RGB bytes `[3, height, width]`.
+pub(crate) fn of_planes(bytes: &[u8], height: usize, width: usize) -> RgbImage {
+    let plane = height * width;
+    RgbImage::from_fn(width as u32, height as u32, |x, y| {
+        let at = y as usize * width + x as usize;
+        image::Rgb([bytes[at], bytes[plane + at], bytes[2 * plane + at]])
+    })
+}
+
 /// [`pixels`] as the scorer's input: values `[3, height, width]` in 0..=1.
 #[must_use]
 pub fn tensor(image: &RgbImage, height: usize, width: usize) -> Vec<f32> {

@@ -98,15 +98,25 @@ impl Bootstrap {
 impl Resample {
     /// The metrics of the drawn images for one unknown set.
     pub(crate) fn metrics(&self, known: &RankedKnown, set: usize, unknown: &Ranked) -> Metrics {
-        let of = |times: &[u32]| times.iter().map(|&times| u64::from(times)).sum::<u64>();
-        let total = Counts {
-            unknown: unknown.0.len() as u64,
-            known: self.known.len() as u64,
-            correct: of(&self.known[..known.correct.0.len()]),
-        };
+        Metrics::from_steps(self.steps(known, set, unknown), self.total(known, unknown))
+            .judged(known.is_judged)
+    }
+
+    /// The counts of drawn images that each unique threshold adds.
+    pub(super) fn steps(
+        &self,
+        known: &RankedKnown,
+        set: usize,
+        unknown: &Ranked,
+    ) -> impl Iterator<Item = Counts> {
         let times = &self.unknown[set];
-        let steps = steps(known, unknown, |i| u64::from(self.known[i]), |i| u64::from(times[i]));
-        Metrics::from_steps(steps, total).judged(known.is_judged)
+        steps(known, unknown, |i| u64::from(self.known[i]), |i| u64::from(times[i]))
+    }
+
+    /// The number of drawn images.
+    pub(super) fn total(&self, known: &RankedKnown, unknown: &Ranked) -> Counts {
+        let correct = self.known[..known.correct.0.len()].iter().map(|&times| u64::from(times)).sum();
+        Counts { unknown: unknown.0.len() as u64, known: self.known.len() as u64, correct }
     }
 
     /// The share of the drawn known images that were classified correctly.

@@ -2,12 +2,16 @@
 
 use std::collections::HashSet;
 
+#[cfg(all(feature = "files", feature = "tract"))]
+use ndarray::Array2;
 use prost::Message;
 
 use super::{
     Decision, Manifest,
     proto::{Attribute, Graph, Model, Tensor, element},
 };
+#[cfg(all(feature = "files", feature = "tract"))]
+use crate::method::Anchors;
 use crate::{
     error::{Error, Result},
     image::Input,
@@ -115,6 +119,23 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
     Ok((shape[0], takes_bytes))
 }
 
+/// The anchors of a graph for this many classes, if they are as the toolkit writes them.
+#[cfg(all(feature = "files", feature = "tract"))]
+pub(super) fn anchors(graph: &Graph, classes: usize) -> Option<Anchors> {
+    let values = |name: &str| -> Option<Vec<f32>> {
+        let tensor = graph.initializer.iter().find(|tensor| tensor.name == name)?;
+        let bytes = tensor.raw_data.as_chunks().0.iter();
+        let raw = || bytes.map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        (tensor.data_type == element::FLOAT)
+            .then(|| if tensor.raw_data.is_empty() { tensor.float_data.clone() } else { raw() })
+    };
+    if let Some(rows) = values("anchors") {
+        return Some(Anchors::from_rows(Array2::from_shape_vec((classes, classes), rows).ok()?));
+    }
+    let [magnitude] = values("magnitude")?[..] else { return None };
+    Some(Anchors::Fixed { classes, magnitude })
+}
+
 fn threshold(graph: &Graph) -> std::result::Result<f32, String> {
     let is_threshold = |tensor: &&Tensor| tensor.name == "threshold" && tensor.data_type == element::FLOAT;
     let tensor = graph.initializer.iter().find(is_threshold);
@@ -125,4 +146,35 @@ fn threshold(graph: &Graph) -> std::result::Result<f32, String> {
     };
     let value = tensor.and_then(value).filter(|value| !value.is_nan());
     value.ok_or_else(|| "it has no tensor `threshold` with one float32".to_owned())
+}
+
+#[cfg(all(test, feature = "files", feature = "tract"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anchors_are_read_as_rows_or_as_a_magnitude() {
+        let graph = |name: &str, values: &[f32], is_raw: bool| {
+            let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let tensor = Tensor {
+                name: name.to_owned(),
+                data_type: element::FLOAT,
+                float_data: if is_raw { Vec::new() } else { values.to_vec() },
+                raw_data: if is_raw { raw_data } else { Vec::new() },
+                ..Tensor::default()
+            };
+            Graph { initializer: vec![tensor], ..Graph::default() }
+        };
+        let rows = [3.0, 1.0, 0.0, 2.0];
+        for is_raw in [false, true] {
+            let found = anchors(&graph("anchors", &rows, is_raw), 2).unwrap();
+            assert_eq!(found, Anchors::Rows(ndarray::arr2(&[[3.0, 1.0], [0.0, 2.0]])));
+            let found = anchors(&graph("magnitude", &[7.0], is_raw), 300).unwrap();
+            assert_eq!(found, Anchors::Fixed { classes: 300, magnitude: 7.0 });
+        }
+        for wrong in [graph("anchors", &rows, true), graph("magnitude", &rows, true), graph("x", &rows, true)]
+        {
+            assert_eq!(anchors(&wrong, 3), None);
+        }
+    }
 }

@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::{
     Manifest, ModelPrecision,
-    file::{ModelFile, OUTPUTS},
+    file::{ModelFile, OUTPUTS, anchors},
 };
 use crate::{
     error::{Error, Result},
     files::sha256,
-    method::{AnchorKind, Loss, Variant},
+    method::{AnchorKind, Anchors, Loss, Variant},
 };
 
 /// The contents of a model file.
@@ -38,6 +38,9 @@ pub struct Inspection {
     pub threshold: f32,
     /// Metadata of the file.
     pub manifest: Manifest,
+    /// Anchors in the graph; `None` if they are not as this toolkit writes them. Not in JSON.
+    #[serde(skip)]
+    pub anchors: Option<Anchors>,
 }
 
 impl Inspection {
@@ -76,6 +79,7 @@ impl Inspection {
             batch: file.batch,
             takes_bytes: file.takes_bytes,
             threshold: file.threshold,
+            anchors: anchors(&graph, file.manifest.decision.classes.len()),
             manifest: file.manifest,
         })
     }

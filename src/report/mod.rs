@@ -1,6 +1,22 @@
-//! The report: a table of metrics with their intervals.
+//! The report: a table of metrics with their intervals, and a page to look at.
 
+#[cfg(feature = "report")]
+mod figures;
+#[cfg(feature = "report")]
+mod html;
+#[cfg(feature = "report")]
+mod name;
+#[cfg(feature = "report")]
+mod page;
+#[cfg(feature = "report")]
+mod pca;
+#[cfg(feature = "report")]
+mod plot;
+#[cfg(feature = "report")]
+mod raster;
 mod text;
+#[cfg(feature = "report")]
+mod words;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +24,10 @@ use crate::{
     error::{Error, Result},
     metrics::{Bootstrap, Interval, Metrics, Ranked, RankedKnown, Resample, auroc_interval},
 };
+#[cfg(feature = "report")]
+pub use html::PlotFile;
+#[cfg(feature = "report")]
+pub use page::{Map, Origin, Page, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
 
 /// The names of the rows for the mean over the unknown sets and for all unknown images together.
 pub(crate) const RESERVED: [&str; 2] = ["mean", "all"];

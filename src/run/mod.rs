@@ -2,11 +2,13 @@
 
 mod checkpoint;
 mod device;
+mod event;
 mod folder;
 mod recipe;
 
 pub use checkpoint::{CheckBatch, Checkpoint, Facts, TestLogits, TrainingData, Which};
 pub use device::Device;
 pub(crate) use device::numbered;
+pub use event::Event;
 pub use folder::{RUNS, RunFolder};
 pub use recipe::{Augment, Optimizer, Outliers, Recipe, Schedule, ScheduledRates, TrainingPrecision};

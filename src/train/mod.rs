@@ -19,13 +19,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tch::TchError;
 
+pub use crate::run::Event;
 use crate::{
     arch::Architecture,
-    data::{DataFolder, LeftOut, Protocol},
+    data::{DataFolder, Protocol},
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, Loss},
-    report::{Report, is_zero},
+    report::Report,
     run::{Device, Recipe},
 };
 pub use batches::{Batch, Batches};
@@ -80,64 +81,6 @@ pub struct Backbone {
     pub name: String,
     /// The safetensors or PyTorch file.
     pub file: PathBuf,
-}
-
-/// An event of a run; the lines of `log.jsonl` are events.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Event {
-    /// The data is open and training starts.
-    Start {
-        /// Images per epoch.
-        images: usize,
-        /// Steps per epoch.
-        steps: usize,
-        /// Number of epochs.
-        epochs: usize,
-        /// Files in the folders of all sets that are no images by their extension.
-        #[serde(skip_serializing_if = "LeftOut::is_empty")]
-        left_out: LeftOut,
-        /// Images of all sets that cannot be read and are left out.
-        #[serde(skip_serializing_if = "is_zero")]
-        skipped: usize,
-    },
-    /// Progress within an epoch.
-    Step {
-        /// The epoch, from 1.
-        epoch: usize,
-        /// The step in the epoch, from 1.
-        step: usize,
-        /// The moving average of the loss.
-        loss: f64,
-        /// Learning rate of this step.
-        learning_rate: f64,
-        /// Known images per second since the start of the epoch.
-        images_per_second: f64,
-    },
-    /// An epoch is trained and its test starts.
-    Testing {
-        /// The epoch, from 1.
-        epoch: usize,
-    },
-    /// An epoch is tested and its weights are saved.
-    Epoch {
-        /// The epoch, from 1.
-        epoch: usize,
-        /// The loss on the held-out images; `None` without any.
-        held_out_loss: Option<f64>,
-        /// Whether these are the best weights so far: those with the lowest held-out loss, or the newest
-        /// without held-out images.
-        best: bool,
-        /// Seconds of training and test, counted from the resume if the run was resumed in this epoch.
-        seconds: f64,
-        /// The metrics, without intervals.
-        report: Report,
-    },
-    /// All epochs are done.
-    Finished {
-        /// The metrics of the best epoch, with intervals.
-        report: Report,
-    },
 }
 
 /// How a run ended.

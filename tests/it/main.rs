@@ -15,6 +15,7 @@ mod metrics;
 mod numbers;
 mod pixels;
 mod programs;
+mod report;
 #[cfg(feature = "train")]
 mod training;
 

@@ -8,6 +8,7 @@ use std::{
 
 use cac::{
     arch::{Architecture, Layer},
+    data::LeftOut,
     eval::{Evaluation, ScoredSet},
     export::{ExportOptions, InputForm, ThresholdRule, export},
     files::scores,
@@ -15,7 +16,8 @@ use cac::{
     import::{self, ImportOptions},
     method::{Loss, RejectionScore, Variant},
     model::{Inspection, ModelPrecision},
-    run::{Checkpoint, Recipe, TestLogits},
+    report::{Report, ReportOptions},
+    run::{Checkpoint, Event, Recipe, TestLogits},
     weights::Weights,
 };
 use ndarray::{Array2, Array4};
@@ -35,6 +37,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "idx" => idx(),
         "idx-gz" => idx().into_iter().map(|file| gzip(&file)).collect(),
         "image" => images(),
+        "log" => vec![log()],
         "manifest" => vec![manifest("tests/golden/models/v1.onnx"), manifest("tests/golden/models/v2.onnx")],
         "model" => [golden("models"), models()].concat(),
         "model-on-tract" => models(),
@@ -237,6 +240,23 @@ fn images() -> Vec<Vec<u8>> {
     entries.into_iter().map(|(_, entry)| bytes(entry)).collect()
 }
 
+/// The log of a run of two epochs.
+fn log() -> Vec<u8> {
+    let known = [0.0, 1.0, 2.0];
+    let report =
+        Report::new(&known, Some(&[true, true, false]), &[("far", &[1.5, 3.0])], &ReportOptions::default());
+    let mut events =
+        vec![Event::Start { images: 9, steps: 1, epochs: 2, left_out: LeftOut::new(), skipped: 1 }];
+    for epoch in 1..3 {
+        let loss = 1.0 / epoch as f64;
+        events.push(Event::Step { epoch, step: 1, loss, learning_rate: 0.1, images_per_second: 50.0 });
+        let report = report.as_ref().unwrap().clone();
+        events.push(Event::Epoch { epoch, held_out_loss: Some(loss), best: true, seconds: 1.0, report });
+    }
+    let lines = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n");
+    lines.collect::<String>().into_bytes()
+}
+
 fn evaluation() -> Evaluation {
     let set = |name: &str, truth: &[i64]| ScoredSet {
         name: name.to_owned(),
@@ -244,6 +264,7 @@ fn evaluation() -> Evaluation {
         truth: truth.to_vec(),
         predicted: vec![1; truth.len()],
         scores: vec![(0..truth.len()).map(|index| index as f32 / 7.0).collect()],
+        ..ScoredSet::default()
     };
     let sets = vec![set("known", &[0, 1, 1, 0]), set("a \"b\"", &[-1; 3])];
     Evaluation { scores: vec![RejectionScore::Cac], decision: None, sets, skipped: 0 }

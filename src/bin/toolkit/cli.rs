@@ -42,6 +42,9 @@ pub enum Command {
     /// Evaluate models on known and unknown images
     #[command(allow_negative_numbers = true)]
     Eval(EvalArgs),
+    /// Write one HTML file to look at: verdict, tables, plots and mistakes
+    #[command(allow_negative_numbers = true)]
+    Report(PageArgs),
     /// List, download, find and check published data sets
     #[command(subcommand)]
     Data(DataCommand),
@@ -220,9 +223,41 @@ pub struct EvalArgs {
     /// compared with the first
     #[arg(value_name = "MODEL.onnx")]
     pub model: Vec<PathBuf>,
+    /// Also write a report to look at: one HTML file, as `toolkit report` does
+    #[arg(long = "report", value_name = "FILE.html")]
+    pub page: Option<PathBuf>,
+    /// What is measured, and how
+    #[command(flatten)]
+    pub options: EvaluationArgs,
+}
+
+/// `toolkit report`
+#[derive(Args)]
+pub struct PageArgs {
+    /// Model files, which are evaluated as by `eval`; files of scores, as for `metrics`; run folders, with the test
+    /// after training and its curves. By default the built-in model of CIFAR-10's classes
+    #[arg(value_name = "MODEL.onnx|SCORES.csv|RUN")]
+    pub inputs: Vec<PathBuf>,
+    /// The file to write
+    #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
+    pub output: PathBuf,
+    /// The column or array of scores in files of scores
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    pub column: String,
+    /// What is measured, and how
+    #[command(flatten)]
+    pub options: EvaluationArgs,
+}
+
+/// What `eval` and `report` measure.
+#[derive(Args)]
+pub struct EvaluationArgs {
     /// Threshold and form of the output
     #[command(flatten)]
     pub scorer: ScorerArgs,
+    /// Write the plots of the report as SVG and PNG files to this folder
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
     /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback.
     /// Repeatable; each further provider is compared with the first
     #[arg(long, default_value = "cpu")]
@@ -457,7 +492,7 @@ pub struct ScorerArgs {
     pub keep: Option<f64>,
     /// Threshold on the score; by default that of the file
     #[arg(long, value_name = "X", conflicts_with = "keep")]
-    pub threshold: Option<f32>,
+    pub threshold: Option<f64>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Metrics(args) => commands::metrics::run(&args),
         Command::Data(command) => commands::data::run(&command),
         Command::Score(args) => commands::score::run(&args),

@@ -10,16 +10,17 @@ use std::{
 use anyhow::bail;
 use cac::{
     Scorer,
-    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test},
+    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test, path_text},
     eval::{Agreement, Evaluation, evaluate},
-    files::{scores, sha256},
-    model::Manifest,
-    report::{Report, ReportOptions},
+    files::{check_writable_folder, scores, sha256},
+    method::Anchors,
+    model::{Inspection, Manifest},
+    report::{Map, Origin, Report, Subject},
 };
 
-use super::{check_output, print_json, read_model, with_threshold};
+use super::{check_output, print_json, read_model, report, with_threshold};
 use crate::{
-    cli::{EvalArgs, SignatureArgs},
+    cli::{EvalArgs, EvaluationArgs, SignatureArgs},
     terminal::{
         Progress,
         data::{dataset, unknown_datasets},
@@ -34,16 +35,54 @@ struct Contender<'a> {
     model: Option<&'a Path>,
     /// SHA-256 of the model file.
     sha256: String,
+    /// The anchors in the file, if a page is made.
+    anchors: Option<Anchors>,
     scorer: Scorer,
+}
+
+/// The images that models are measured on.
+pub struct TestImages {
+    pub known: Dataset,
+    pub unknown: Vec<UnknownSet>,
 }
 
 /// Evaluates every model on every provider, and compares each with the first.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let options = &args.options;
     // Report wrong usage before any image is read.
-    if let Some(path) = &args.scores {
-        check_output(path, args.model.iter().map(PathBuf::as_path))?;
+    let inputs = || args.model.iter().map(PathBuf::as_path);
+    if let Some(page) = &args.page {
+        check_output(page, inputs())?;
     }
-    let contenders = open_contenders(args)?;
+    let has_page = args.page.is_some() || options.plots.is_some();
+    let mut subjects = Vec::new();
+    let images = measure(&args.model, options, has_page, |measured| {
+        if has_page {
+            subjects.extend(measured.subjects(options));
+        }
+        if options.scorer.json { measured.print_json() } else { measured.print() }
+    })?;
+    if has_page {
+        report::write(subjects, Vec::new(), Some(&images), args.page.as_deref(), options)?;
+    }
+    Ok(())
+}
+
+/// Evaluates models on every provider, and hands each result over as it comes. Returns the images. The anchors are
+/// read if a page is made of the results.
+pub fn measure(
+    models: &[PathBuf],
+    args: &EvaluationArgs,
+    has_page: bool,
+    mut take: impl FnMut(Measured) -> anyhow::Result<()>,
+) -> anyhow::Result<TestImages> {
+    for file in args.scores.iter() {
+        check_output(file, models.iter().map(PathBuf::as_path))?;
+    }
+    if let Some(folder) = &args.plots {
+        check_writable_folder(folder)?;
+    }
+    let contenders = open_contenders(models, args, has_page)?;
     let first = contenders.first().expect("--provider has a default");
     let manifest = first.scorer.manifest();
     let own = manifest.decision.score;
@@ -67,7 +106,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
 
     let mut of_first: Option<Evaluation> = None;
-    for Contender { name, model, sha256, scorer } in &contenders {
+    for Contender { name, model, sha256, anchors, scorer } in &contenders {
         let start = Instant::now();
         let mut bar = Progress::new(format!("scoring with {name}"), total);
         let evaluation = evaluate(scorer, &known, &unknown, &args.score, args.skip_broken, |done| {
@@ -84,28 +123,29 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
             say(format_args!("cannot tell where the operators ran: {error}"));
             BTreeMap::new()
         });
-        let result = Measured {
+        take(Measured {
+            reports: (0..evaluation.scores.len()).map(|score| evaluation.report(score, &options)).collect(),
             evaluation: &evaluation,
             model: *model,
             sha256,
-            runtime: scorer.runtime(),
+            scorer,
+            anchors: anchors.as_ref(),
             seconds,
             operators,
             against: of_first.as_ref().map(|of_first| (first.name.as_str(), of_first)),
-        };
-        if args.scorer.json {
-            result.print_json(&options)?
-        } else {
-            result.print(&options)?
-        }
+        })?;
         of_first.get_or_insert(evaluation);
     }
-    Ok(())
+    Ok(TestImages { known, unknown })
 }
 
 /// Opens every model on every provider, and checks that they can be compared.
-fn open_contenders(args: &EvalArgs) -> anyhow::Result<Vec<Contender<'_>>> {
-    let models: Vec<Option<&Path>> = match &args.model[..] {
+fn open_contenders<'a>(
+    models: &'a [PathBuf],
+    args: &EvaluationArgs,
+    has_page: bool,
+) -> anyhow::Result<Vec<Contender<'a>>> {
+    let models: Vec<Option<&Path>> = match models {
         [] => vec![None],
         models => models.iter().map(|model| Some(model.as_path())).collect(),
     };
@@ -113,6 +153,7 @@ fn open_contenders(args: &EvalArgs) -> anyhow::Result<Vec<Contender<'_>>> {
     for &model in &models {
         let (bytes, origin) = read_model(model, &SignatureArgs::default())?;
         let sha256 = sha256(&bytes);
+        let anchors = if has_page { Inspection::of(&bytes, &origin)?.anchors } else { None };
         for &provider in &args.provider {
             let name = match model {
                 Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
@@ -126,14 +167,15 @@ fn open_contenders(args: &EvalArgs) -> anyhow::Result<Vec<Contender<'_>>> {
                     bail!("{name} and {} differ in classes, image size or rejection score", first.name);
                 }
             }
-            contenders.push(Contender { name, model, sha256: sha256.clone(), scorer });
+            let (sha256, anchors) = (sha256.clone(), anchors.clone());
+            contenders.push(Contender { name, model, sha256, anchors, scorer });
         }
     }
     Ok(contenders)
 }
 
 /// The known and unknown test images; by default those of the training.
-fn test_images(args: &EvalArgs, manifest: &Manifest) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
+fn test_images(args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
     let (height, width) = (manifest.decision.input.height, manifest.decision.input.width);
     let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
     let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
@@ -184,11 +226,14 @@ fn trained_without(known: &Path, manifest: &Manifest) -> Option<f64> {
 }
 
 /// The result of a model on a provider.
-struct Measured<'a> {
+pub struct Measured<'a> {
     evaluation: &'a Evaluation,
+    /// The report of each score.
+    reports: Vec<cac::Result<Report>>,
     model: Option<&'a Path>,
     sha256: &'a str,
-    runtime: String,
+    scorer: &'a Scorer,
+    anchors: Option<&'a Anchors>,
     seconds: f64,
     operators: BTreeMap<String, usize>,
     /// Name and result of the first contender.
@@ -196,21 +241,53 @@ struct Measured<'a> {
 }
 
 impl Measured<'_> {
+    /// What a page shows, for each score.
+    pub fn subjects(&self, args: &EvaluationArgs) -> Vec<Subject> {
+        let file =
+            self.model.map(|model| path_text(Path::new(model.file_name().unwrap_or(model.as_os_str()))));
+        let mut name = file.unwrap_or_else(|| "the built-in model".to_owned());
+        if args.provider.len() > 1 {
+            name = format!("{name} on {}", self.scorer.provider());
+        }
+        let manifest = self.scorer.manifest();
+        let rule = manifest
+            .decision
+            .threshold
+            .as_ref()
+            .filter(|threshold| threshold.value == self.scorer.threshold());
+        let keep = args.scorer.keep.or_else(|| rule?.keep);
+        let subject = |(score, report): (usize, &cac::Result<Report>)| Subject {
+            keep: self.evaluation.threshold(score).and(keep),
+            classes: manifest.decision.classes.clone(),
+            // The logits are the same for every score.
+            map: self.anchors.filter(|_| score == 0).and_then(|anchors| Map::new(self.evaluation, anchors)),
+            origin: Some(Origin {
+                manifest: manifest.clone(),
+                sha256: Some(self.sha256.to_owned()),
+                provider: Some(self.scorer.provider().to_string()),
+            }),
+            agreement: self.agreement(score).map(|(first, agreement)| (first.to_owned(), agreement)),
+            ..Subject::of_evaluation(&name, self.evaluation, score, report)
+        };
+        self.reports.iter().enumerate().map(subject).collect()
+    }
+
     /// The agreement with the first contender on one of the scores.
     fn agreement(&self, score: usize) -> Option<(&str, Agreement)> {
         self.against.map(|(name, first)| (name, first.agreement(self.evaluation, score)))
     }
 
-    fn print_json(&self, options: &ReportOptions) -> anyhow::Result<()> {
-        for (index, score) in self.evaluation.scores.iter().enumerate() {
-            let mut line = serde_json::to_value(self.evaluation.report(index, options)?)?;
+    fn print_json(mut self) -> anyhow::Result<()> {
+        for (index, report) in std::mem::take(&mut self.reports).into_iter().enumerate() {
+            let score = &self.evaluation.scores[index];
+            let mut line = serde_json::to_value(report?)?;
             line["score"] = serde_json::to_value(score)?;
             if let Some(threshold) = self.evaluation.threshold(index) {
                 line["threshold"] = serde_json::to_value(threshold)?;
             }
             line["model"] = self.model.map(Path::to_string_lossy).into();
             line["sha256"] = self.sha256.into();
-            line["provider"] = self.runtime.clone().into();
+            line["provider"] = self.scorer.runtime().into();
             line["images"] = self.evaluation.images().into();
             line["seconds"] = self.seconds.into();
             line["operators"] = serde_json::to_value(&self.operators)?;
@@ -222,12 +299,13 @@ impl Measured<'_> {
         Ok(())
     }
 
-    fn print(&self, options: &ReportOptions) -> anyhow::Result<()> {
+    fn print(mut self) -> anyhow::Result<()> {
         let mut out = stdout();
-        for (index, score) in self.evaluation.scores.iter().enumerate() {
+        for (index, report) in std::mem::take(&mut self.reports).into_iter().enumerate() {
+            let score = &self.evaluation.scores[index];
             let threshold = self.evaluation.threshold(index);
             let threshold = threshold.map_or(String::new(), |threshold| format!(", threshold {threshold}"));
-            writeln!(out, "score {score}{threshold}\n{}", self.evaluation.report(index, options)?)?;
+            writeln!(out, "score {score}{threshold}\n{}", report?)?;
             if let Some((first, agreement)) = self.agreement(index) {
                 let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;
                 writeln!(
@@ -237,7 +315,7 @@ impl Measured<'_> {
                 )?;
             }
         }
-        let (images, seconds, runtime) = (self.evaluation.images(), self.seconds, &self.runtime);
+        let (images, seconds, runtime) = (self.evaluation.images(), self.seconds, self.scorer.runtime());
         let rate = images as f64 / seconds.max(1e-9);
         writeln!(out, "{images} images in {seconds:.1} s, {rate:.0} images/s, on {runtime}")?;
         writeln!(out, "model with SHA-256 {}", self.sha256)?;

@@ -7,6 +7,7 @@ pub mod import;
 pub mod inspect;
 pub mod metrics;
 pub mod providers;
+pub mod report;
 pub mod score;
 pub mod train;
 pub mod verify;
@@ -58,7 +59,7 @@ fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(C
 fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
     match (args.keep, args.threshold) {
         (Some(keep), _) => scorer.with_keep(keep),
-        (None, Some(threshold)) => scorer.with_threshold(threshold),
+        (None, Some(threshold)) => scorer.with_threshold(threshold as f32),
         (None, None) => Ok(scorer),
     }
 }

@@ -1,0 +1,267 @@
+//! `toolkit report`, and the page that `toolkit eval` writes.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{Read, Write, stdout},
+    path::{Path, PathBuf},
+};
+
+use anyhow::bail;
+use cac::{
+    Error,
+    data::path_text,
+    eval::Evaluation,
+    export::{self, ExportOptions, ThresholdRule},
+    files::{check_writable_folder, scores},
+    method::KEEP,
+    report::{Map, Origin, Page, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
+    run::{Checkpoint, Event, RunFolder, Which},
+};
+use serde_json::json;
+
+use super::{
+    check_output,
+    eval::{TestImages, measure},
+    print_json, unreadable,
+};
+use crate::{
+    cli::{EvaluationArgs, PageArgs},
+    terminal::say,
+};
+
+/// What an input of the report is.
+enum Input {
+    Model(PathBuf),
+    Scores(PathBuf),
+    Run(PathBuf),
+}
+
+/// Writes a page about models, files of scores and runs.
+pub fn run(args: &PageArgs) -> anyhow::Result<()> {
+    check_output(&args.output, args.inputs.iter().map(PathBuf::as_path))?;
+    let options = &args.options;
+    if let Some(folder) = &options.plots {
+        check_writable_folder(folder)?;
+    }
+    let (mut models, mut files, mut runs) = (Vec::new(), Vec::new(), Vec::new());
+    for input in &args.inputs {
+        match kind(input)? {
+            Input::Model(path) => models.push(path),
+            Input::Scores(path) => files.push(path),
+            Input::Run(path) => runs.push(path),
+        }
+    }
+    let has_models = !models.is_empty() || args.inputs.is_empty();
+    if let Some(flag) = needs_models(options).filter(|_| !has_models) {
+        bail!("{flag} is for models, and none is given");
+    }
+    if options.scorer.keep.is_some() && !has_models && runs.is_empty() {
+        bail!("--keep needs held-out scores, which a file of scores does not have; give --threshold");
+    }
+    let mut subjects = Vec::new();
+    let mut images = None;
+    if has_models {
+        let gather = |measured: super::eval::Measured| {
+            subjects.extend(measured.subjects(options));
+            Ok(())
+        };
+        images = Some(measure(&models, options, true, gather)?);
+    }
+    for path in &files {
+        subjects.push(of_scores(path, args)?);
+    }
+    let mut logs = Vec::new();
+    for path in runs {
+        let (log, tests) = of_run(&path, options)?;
+        logs.push(log);
+        subjects.extend(tests);
+    }
+    let results: Vec<Outcome> = subjects.iter().map(Outcome::of).collect();
+    write(subjects, logs, images.as_ref(), Some(&args.output), options)?;
+    if options.scorer.json {
+        return print_json(&json!({ "report": path_text(&args.output), "results": results }));
+    }
+    let mut out = stdout();
+    for Outcome { name, score, verdict, cautions } in &results {
+        if results.len() > 1 {
+            write!(out, "{}, {score}: ", name.escape_debug())?;
+        }
+        writeln!(out, "{verdict}")?;
+        for caution in cautions {
+            writeln!(out, "caution: {caution}")?;
+        }
+    }
+    Ok(writeln!(out, "report: {}", args.output.display())?)
+}
+
+/// A result in words.
+#[derive(serde::Serialize)]
+struct Outcome {
+    name: String,
+    score: String,
+    verdict: String,
+    cautions: Vec<String>,
+}
+
+impl Outcome {
+    fn of(subject: &Subject) -> Self {
+        let (verdict, cautions) = (subject.verdict(), subject.cautions());
+        Self { name: subject.name.clone(), score: subject.score.clone(), verdict, cautions }
+    }
+}
+
+/// What an input is: a folder is a run, and a file of scores does not begin as an ONNX file does.
+fn kind(path: &Path) -> anyhow::Result<Input> {
+    if path.is_dir() {
+        return Ok(Input::Run(path.to_owned()));
+    }
+    if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) {
+        return Ok(Input::Model(path.to_owned()));
+    }
+    let mut start = [0];
+    let read = File::open(path).and_then(|mut file| file.read(&mut start)).map_err(unreadable(path))?;
+    // The field `ir_version`, by which every ONNX file begins.
+    let is_model = read == 1 && start[0] == 8;
+    Ok(if is_model { Input::Model(path.to_owned()) } else { Input::Scores(path.to_owned()) })
+}
+
+/// The first flag that only models understand.
+fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
+    let flags = [
+        ("--known", args.known.is_some()),
+        ("--unknown", !args.unknown.is_empty()),
+        ("--protocol", args.protocol.is_some()),
+        ("--scores", args.scores.is_some()),
+    ];
+    flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
+}
+
+/// The name of a file or folder without the folders above it.
+fn last_part(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path_text(path.file_name().map_or(path.as_path(), Path::new))
+}
+
+/// A file of scores.
+fn of_scores(path: &Path, args: &PageArgs) -> anyhow::Result<Subject> {
+    let mut known = Scored { name: "known".to_owned(), ..Scored::default() };
+    let mut unknown: Vec<Scored> = Vec::new();
+    scores::read(path, &args.column, |entry| {
+        let set = if entry.label >= 0 {
+            &mut known
+        } else {
+            let name = if entry.set.is_empty() { "unknown" } else { entry.set };
+            let place = unknown.iter().position(|set| set.name == name).unwrap_or_else(|| {
+                unknown.push(Scored { name: name.to_owned(), ..Scored::default() });
+                unknown.len() - 1
+            });
+            &mut unknown[place]
+        };
+        set.images.push(entry.image.to_owned());
+        set.truth.push(entry.label);
+        set.predicted.extend(entry.prediction);
+        set.scores.push(entry.score);
+        Ok(())
+    })?;
+    // Predictions of some images alone do not tell whose they are.
+    for set in std::iter::once(&mut known).chain(&mut unknown) {
+        if set.predicted.len() != set.scores.len() {
+            set.predicted.clear();
+        }
+    }
+    let options = args.options.report.options(args.options.scorer.threshold);
+    Ok(Subject::of_scores(&last_part(path), &args.column, known, unknown, &options))
+}
+
+/// The log of a run, and its test for each score.
+fn of_run(path: &Path, args: &EvaluationArgs) -> anyhow::Result<(RunLog, Vec<Subject>)> {
+    let run = RunFolder::new(path);
+    let name = last_part(path);
+    let has_log = run.log().exists();
+    let file = Which::ALL.into_iter().map(|which| run.checkpoint(which)).find(|file| file.exists());
+    if !has_log && file.is_none() {
+        bail!("`{}` is not a run folder: it has neither a log nor a checkpoint", path.display());
+    }
+    let (events, others) = if has_log { Event::read_log(&run.log())? } else { (Vec::new(), 0) };
+    let log = RunLog { name: name.clone(), events, others };
+    let Some(file) = file else { return Ok((log, Vec::new())) };
+    let checkpoint = Checkpoint::read(&file)?;
+    if checkpoint.test.is_none() {
+        say(format_args!("`{}` has no test: only the curves of the run are shown", file.display()));
+        return Ok((log, Vec::new()));
+    }
+    let scores = if args.score.is_empty() { vec![checkpoint.facts.score] } else { args.score.clone() };
+    let rule = match (args.scorer.keep, args.scorer.threshold) {
+        (Some(keep), _) => ThresholdRule::Keep(keep),
+        (None, Some(threshold)) => ThresholdRule::Value(threshold as f32),
+        (None, None) => ThresholdRule::Keep(KEEP),
+    };
+    let mut subjects = Vec::new();
+    for (index, &score) in scores.iter().enumerate() {
+        let export = |threshold| ExportOptions { score: Some(score), threshold, ..ExportOptions::default() };
+        // Without enough held-out images there is no threshold, unless one was asked for.
+        let is_asked_for = args.scorer.keep.is_some() || args.scorer.threshold.is_some();
+        let manifest = match export::manifest(&checkpoint, &export(rule)) {
+            Ok(manifest) => manifest,
+            Err(Error::TooFewHeldOut { .. }) if !is_asked_for => {
+                let mut manifest = export::manifest(&checkpoint, &export(ThresholdRule::Value(0.0)))?;
+                manifest.decision.threshold = None;
+                manifest
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let threshold = manifest.decision.threshold.as_ref();
+        let value = threshold.map(|threshold| threshold.value);
+        let Some(evaluation) = Evaluation::of_checkpoint(&checkpoint, score, value) else { continue };
+        let report = evaluation.report(0, &args.report.options(None));
+        subjects.push(Subject {
+            keep: threshold.and_then(|threshold| threshold.keep),
+            classes: checkpoint.facts.classes.clone(),
+            map: (index == 0).then(|| Map::new(&evaluation, &checkpoint.anchors)).flatten(),
+            origin: Some(Origin { manifest, sha256: None, provider: None }),
+            ..Subject::of_evaluation(&name, &evaluation, 0, &report)
+        });
+    }
+    Ok((log, subjects))
+}
+
+/// Writes the page and the plots of some results. Thumbnails are of the images that the models were measured on.
+pub fn write(
+    subjects: Vec<Subject>,
+    runs: Vec<RunLog>,
+    images: Option<&TestImages>,
+    file: Option<&Path>,
+    args: &EvaluationArgs,
+) -> anyhow::Result<()> {
+    let mut page = Page::new(subjects, runs, args.report.options(None).bootstrap);
+    for (name, thumbnail) in images.map_or_else(Vec::new, |images| thumbnails(images, &page)) {
+        page.add_thumbnail(&name, thumbnail);
+    }
+    if let Some(file) = file {
+        page.write(file)?;
+    }
+    if let Some(folder) = &args.plots {
+        let count = page.write_plots(folder)?;
+        say(format_args!("{count} plots as SVG and PNG: `{}`", folder.display()));
+    }
+    Ok(())
+}
+
+/// The thumbnails of the images that a page shows. One that cannot be read any more has none.
+fn thumbnails(images: &TestImages, page: &Page) -> Vec<(String, Thumbnail)> {
+    let wanted = page.wanted();
+    let sets = std::iter::once(&images.known).chain(images.unknown.iter().map(|set| &set.images));
+    let mut found = HashMap::new();
+    for set in sets {
+        for index in 0..set.len() {
+            let name = set.name(index);
+            if wanted.contains(name.as_str())
+                && let Ok(image) = set.thumbnail(index, THUMBNAIL)
+            {
+                found.insert(name, Thumbnail::new(&image));
+            }
+        }
+    }
+    found.into_iter().collect()
+}

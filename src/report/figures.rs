@@ -1,0 +1,776 @@
+//! The figures of a page: from scores to plots with captions.
+
+use maud::{Markup, html};
+
+use super::{
+    name::{elided, isolated},
+    page::{BANDS, Curves, Map, RunLog, Scored, Section, Subject},
+    plot::{Axis, Key, Mark, Plot, SERIES, Unit, coordinate},
+    words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
+};
+use crate::{
+    metrics::curve::{Curve, places},
+    run::Event,
+};
+
+/// The number of bars of a histogram.
+const BARS: usize = 48;
+/// The maximum number of histograms.
+const HISTOGRAMS: usize = 12;
+/// The maximum number of classes of a confusion matrix.
+const CONFUSED: usize = 30;
+/// The maximum number of unknown sets of a confusion matrix.
+const CONFUSED_SETS: usize = 12;
+/// The maximum number of classes whose anchors are named.
+const NAMED_ANCHORS: usize = 30;
+/// The smallest share that is shown of those kept.
+const LEAST_KEPT: f64 = 0.8;
+
+/// A figure: a plot with its caption.
+pub(super) struct Figure {
+    /// A name for files and links: letters, digits and dashes.
+    pub id: String,
+    pub title: String,
+    /// What it shows, with its most important number.
+    pub caption: String,
+    pub svg: Markup,
+    /// Whether it keeps its width on a narrow screen.
+    pub is_wide: bool,
+}
+
+impl Figure {
+    fn new(id: String, title: &str, caption: String, mut plot: Plot) -> Self {
+        plot.description = format!("{title}. {caption}");
+        let svg = plot.svg(&format!("{id}-title"));
+        Self { id, title: title.to_owned(), caption, svg, is_wide: false }
+    }
+}
+
+/// How the figures of a section are grouped.
+pub(super) struct Group {
+    pub id: String,
+    pub title: &'static str,
+    /// What is left out, and why.
+    pub note: Option<String>,
+    pub figures: Vec<Figure>,
+}
+
+/// All figures of a section; `number` is one that no other section has.
+pub(super) fn of_section(section: &Section, number: usize) -> Vec<Group> {
+    let group = |id: &str, title, (note, figures): (Option<String>, Vec<Figure>)| Group {
+        id: format!("{id}-{number}"),
+        title,
+        note,
+        figures,
+    };
+    let subject = &section.subject;
+    vec![
+        group("scores", "Scores and threshold", scores(subject, number)),
+        group("curves", "Curves over all thresholds", curves(section, number)),
+        group("confusion", "Verdicts by class", confusion(subject, number)),
+        group("logits", "Logits", logits(subject, number)),
+    ]
+}
+
+/// Ends of an axis for scores that leave out a thousandth on either side.
+fn score_axis(subject: &Subject) -> Axis {
+    let mut finite: Vec<f64> =
+        subject.sets().flat_map(|set| set.scores.iter().copied()).filter(|score| score.is_finite()).collect();
+    finite.sort_unstable_by(f64::total_cmp);
+    let at = |share: f64| finite.get(((finite.len().max(1) - 1) as f64 * share).round() as usize).copied();
+    let threshold = subject.threshold.filter(|threshold| threshold.is_finite());
+    Axis::around(
+        "score; larger = more likely unknown",
+        at(0.001).into_iter().chain(at(0.999)).chain(threshold),
+    )
+}
+
+fn threshold_rule(subject: &Subject) -> Option<Mark> {
+    let x = subject.threshold.filter(|threshold| threshold.is_finite())?;
+    Some(Mark::Rule { x, label: format!("threshold {}", number(x)) })
+}
+
+/// The shares of scores in bars of equal width. The outermost bars hold what lies beyond; NaN counts as beyond the
+/// right one.
+fn bars(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
+    let mut counts = [0_usize; BARS];
+    for &score in &set.scores {
+        let place = axis.place(score);
+        let place = if place.is_nan() { BARS - 1 } else { (place * BARS as f64) as usize };
+        counts[place.min(BARS - 1)] += 1;
+    }
+    let width = (axis.to - axis.from) / BARS as f64;
+    let all = set.scores.len().max(1) as f64;
+    counts
+        .into_iter()
+        .enumerate()
+        .map(|(place, count)| [axis.from + place as f64 * width, count as f64 / all])
+        .collect()
+}
+
+/// Histograms, and what each threshold would do.
+fn scores(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
+    let mut notes = vec!["The outermost bars also hold all scores beyond them.".to_owned()];
+    let sets = subject.unknown.len();
+    let mut figures = histograms(subject, section);
+    figures.push(accepted_by_threshold(subject, section));
+    match promises(subject, section) {
+        Ok(figure) => figures.push(figure),
+        Err(reason) => notes.push(reason.to_owned()),
+    }
+    if sets > HISTOGRAMS {
+        notes.push(format!("Histograms are of the first {HISTOGRAMS} of {sets} unknown sets."));
+    }
+    if sets >= SERIES {
+        notes.push(format!("Thresholds are shown for the first {} unknown sets.", SERIES - 1));
+    }
+    (Some(notes.join(" ")), figures)
+}
+
+fn histograms(subject: &Subject, section: usize) -> Vec<Figure> {
+    let x = score_axis(subject);
+    let known = bars(&subject.known, &x);
+    let highest = |bars: &[[f64; 2]]| bars.iter().fold(0.0, |most: f64, bar| most.max(bar[1]));
+    let rows = set_rows(subject);
+    let of_set = |index: usize, set: Option<&Scored>| {
+        let unknown = set.map(|set| bars(set, &x));
+        let top = highest(&known).max(unknown.as_deref().map_or(0.0, highest)).max(1e-3) * 1.08;
+        let y = Axis { to: top, ..Axis::share("share of images (%)") };
+        let mut marks = vec![Mark::Bars { heights: known.clone(), end: x.to, series: 0 }];
+        let mut legend = vec![(Key::Bars(0), counted(subject.known.scores.len(), "known image"))];
+        if let (Some(set), Some(heights)) = (set, unknown) {
+            marks.push(Mark::Bars { heights, end: x.to, series: 1 });
+            legend.push((
+                Key::Bars(1),
+                format!("{} of {}", counted(set.scores.len(), "image"), elided(&set.name, 24)),
+            ));
+        }
+        marks.extend(threshold_rule(subject));
+        let kept = subject.report.as_ref().ok().and_then(|report| report.known_kept);
+        let caught = rows.get(index).and_then(|row| row.unknown_caught);
+        let auroc = rows.get(index).map(|row| row.metrics.auroc);
+        let caption = match (set, kept, caught, auroc) {
+            (Some(set), Some(kept), Some(caught), _) => format!(
+                "The threshold keeps {} of the known images and catches {} of {}.",
+                percent(kept),
+                percent(caught),
+                quoted(&set.name)
+            ),
+            (Some(set), None, _, Some(auroc)) => format!(
+                "An image of {} has a higher score than a known image in {} of all pairs.",
+                quoted(&set.name),
+                percent(auroc)
+            ),
+            (None, Some(kept), ..) => format!("The threshold keeps {} of the known images.", percent(kept)),
+            _ => "The scores of the images.".to_owned(),
+        };
+        let title =
+            set.map_or("Known images".to_owned(), |set| format!("Known images and {}", quoted(&set.name)));
+        let plot = Plot { description: String::new(), x: x.clone(), y, height: 190.0, marks, legend };
+        Figure::new(format!("scores-{section}-{}", index + 1), &title, caption, plot)
+    };
+    let sets = &subject.unknown;
+    if sets.is_empty() {
+        return vec![of_set(0, None)];
+    }
+    sets.iter().take(HISTOGRAMS).enumerate().map(|(index, set)| of_set(index, Some(set))).collect()
+}
+
+fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
+    let subject = &section.subject;
+    let rows = set_rows(subject);
+    if section.curves.is_empty() {
+        let reason = match &subject.report {
+            Err(reason) => format!("There are no curves: {reason}."),
+            Ok(_) => "There are no curves without unknown images.".to_owned(),
+        };
+        return (Some(reason), Vec::new());
+    }
+    let mut notes = Vec::new();
+    if section.curves.len() > SERIES {
+        notes.push(format!("The first {SERIES} of {} unknown sets.", section.curves.len()));
+    }
+    let has_bands =
+        section.curves.iter().any(|Curves(curves)| curves.iter().any(|(.., band)| !band.is_empty()));
+    if section.curves.len() > BANDS {
+        notes.push("Bands would hide each other, and are left out; the table has the intervals.".to_owned());
+    }
+    let kinds: Vec<Curve> = section.curves[0].0.iter().map(|(kind, ..)| *kind).collect();
+    if !kinds.contains(&Curve::Oscr) {
+        notes.push("OSCR needs the prediction for every known image, and is left out.".to_owned());
+    }
+    let figures = kinds.iter().enumerate().map(|(place, &kind)| {
+        let (id, title, x, y, area) = match kind {
+            Curve::Roc => ("roc", "ROC", "known images flagged (%)", "unknown images caught (%)", "AUROC"),
+            Curve::PrecisionOfUnknown => (
+                "precision-unknown",
+                "Precision and recall of “unknown”",
+                "unknown images caught (%)",
+                "unknown among the flagged images (%)",
+                "AUPR-OUT",
+            ),
+            Curve::PrecisionOfKnown => (
+                "precision-known",
+                "Precision and recall of “known”",
+                "known images kept (%)",
+                "known among the accepted images (%)",
+                "AUPR-IN",
+            ),
+            Curve::Oscr => (
+                "oscr",
+                "OSCR",
+                "unknown images accepted (%)",
+                "known images accepted and named correctly (%)",
+                "OSCR",
+            ),
+        };
+        let mut marks = Vec::new();
+        if kind == Curve::Roc {
+            marks.push(Mark::Guide { from: [0.0, 0.0], to: [1.0, 1.0] });
+        }
+        let shown = || section.curves.iter().take(SERIES).map(|Curves(curves)| &curves[place]).enumerate();
+        for (series, (.., band)) in shown().filter(|(_, (.., band))| !band.is_empty()) {
+            let ends = places().zip(band).map(|(x, interval)| (x, interval.low, interval.high)).collect();
+            marks.push(Mark::Band { ends, series });
+        }
+        let mut legend = Vec::new();
+        let mut values = Vec::new();
+        for (series, (_, points, _)) in shown() {
+            marks.push(Mark::Line { points: points.clone(), series });
+            let Some(row) = rows.get(series) else { continue };
+            let of = |metrics: crate::metrics::Metrics| match kind {
+                Curve::Roc => metrics.auroc,
+                Curve::PrecisionOfUnknown => metrics.aupr_out,
+                Curve::PrecisionOfKnown => metrics.aupr_in,
+                Curve::Oscr => metrics.oscr.unwrap_or_default(),
+            };
+            let interval = row.intervals.map(|intervals| match kind {
+                Curve::Roc => intervals.metrics.auroc,
+                Curve::PrecisionOfUnknown => intervals.metrics.aupr_out,
+                Curve::PrecisionOfKnown => intervals.metrics.aupr_in,
+                Curve::Oscr => intervals.metrics.oscr.unwrap_or_default(),
+            });
+            let value = with_interval(of(row.metrics), interval);
+            // The names of many are short, to stand in two columns; the table has the intervals.
+            let text = if section.curves.len() > BANDS {
+                format!("{} {}", elided(&row.name, 14), percent(of(row.metrics)))
+            } else {
+                format!("{} {value}", elided(&row.name, 22))
+            };
+            legend.push((Key::Line(series), text));
+            values.push(format!("{} for {}", percent(of(row.metrics)), quoted(&row.name)));
+        }
+        let more = values.len().saturating_sub(4);
+        values.truncate(4);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let caption = format!("The area under the curve ({area}) is {}{more}.", values.join(", "));
+        let plot = Plot {
+            description: String::new(),
+            x: Axis::share(x),
+            y: Axis::share(y),
+            height: 250.0,
+            marks,
+            legend,
+        };
+        Figure::new(format!("{id}-{number}"), title, caption, plot)
+    });
+    let figures = figures.collect();
+    if has_bands {
+        notes.push("The bands hold 95 % of the bootstrap's curves at each place.".to_owned());
+    }
+    ((!notes.is_empty()).then(|| notes.join(" ")), figures)
+}
+
+/// The share of images at or below each score, as a line of steps.
+fn accepted(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
+    let mut scores: Vec<f64> = set.scores.iter().copied().filter(|score| !score.is_nan()).collect();
+    scores.sort_unstable_by(f64::total_cmp);
+    let all = set.scores.len().max(1) as f64;
+    let mut points = Vec::new();
+    let mut below = scores.partition_point(|&score| score < axis.from);
+    points.push([axis.from, below as f64 / all]);
+    for part in scores[below..].chunk_by(|a, b| a == b).take_while(|part| part[0] <= axis.to) {
+        points.push([part[0], below as f64 / all]);
+        below += part.len();
+        points.push([part[0], below as f64 / all]);
+    }
+    points.push([axis.to, below as f64 / all]);
+    points
+}
+
+fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
+    let x = Axis { label: "threshold on the score".to_owned(), ..score_axis(subject) };
+    let mut marks: Vec<Mark> = Vec::new();
+    let mut legend = Vec::new();
+    for (series, set) in subject.sets().take(SERIES).enumerate() {
+        marks.push(Mark::Line { points: accepted(set, &x), series });
+        let name = if series == 0 { "known images".to_owned() } else { elided(&set.name, 30) };
+        legend.push((Key::Line(series), name));
+    }
+    marks.extend(threshold_rule(subject));
+    let report = subject.report.as_ref().ok();
+    let kept = report.and_then(|report| report.known_kept);
+    let interval = report.and_then(|report| report.intervals).and_then(|intervals| intervals.known_kept);
+    let caption = match (subject.threshold, kept) {
+        (Some(threshold), Some(kept)) => {
+            format!(
+                "The threshold {} keeps {} of the known images.",
+                number(threshold),
+                with_interval(kept, interval)
+            )
+        }
+        (None, _) => "There is no threshold; each one would keep and accept these shares.".to_owned(),
+        _ => "What each threshold would keep and accept.".to_owned(),
+    };
+    let plot = Plot {
+        description: String::new(),
+        x,
+        y: Axis::share("images accepted (%)"),
+        height: 190.0,
+        marks,
+        legend,
+    };
+    Figure::new(format!("accepted-{section}"), "Images accepted by each threshold", caption, plot)
+}
+
+/// The shares that thresholds were to keep, against the shares that they keep.
+fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
+    let held_out = subject
+        .origin
+        .as_ref()
+        .and_then(|origin| origin.manifest.decision.threshold.as_ref())
+        .map_or(&[][..], |threshold| &threshold.held_out_scores);
+    if subject.threshold.is_none() || held_out.is_empty() {
+        return Err(
+            "The scores of held-out images, from which thresholds are chosen, are not known for this score: \
+                    promised and measured shares cannot be compared.",
+        );
+    }
+    let mut scores = subject.known.scores.clone();
+    scores.sort_unstable_by(f64::total_cmp);
+    let all = scores.len().max(1) as f64;
+    let measured =
+        |threshold: f32| scores.partition_point(|&score| score <= f64::from(threshold)) as f64 / all;
+    let points: Vec<[f64; 2]> = held_out
+        .iter()
+        .enumerate()
+        .map(|(place, &threshold)| [(place + 1) as f64 / held_out.len() as f64, measured(threshold)])
+        .filter(|[promised, _]| *promised >= LEAST_KEPT)
+        .collect();
+    let lowest = points.iter().fold(LEAST_KEPT, |least, point| least.min(point[1]));
+    let from = (lowest * 10.0).floor() / 10.0;
+    let mut marks = vec![
+        Mark::Guide { from: [LEAST_KEPT, LEAST_KEPT], to: [1.0, 1.0] },
+        Mark::Line { points, series: 0 },
+    ];
+    let report = subject.report.as_ref().ok();
+    let kept = report.and_then(|report| report.known_kept);
+    let interval = report.and_then(|report| report.intervals).and_then(|intervals| intervals.known_kept);
+    let caption = match (subject.keep, kept) {
+        (Some(keep), Some(kept)) => {
+            if let Some(interval) = interval.filter(|_| keep >= LEAST_KEPT) {
+                marks.push(Mark::Whisker {
+                    x: keep,
+                    low: interval.low.max(from),
+                    y: kept.max(from),
+                    high: interval.high,
+                });
+            }
+            format!(
+                "The threshold was to keep {} and keeps {}. It was chosen on {}.",
+                percent(keep),
+                with_interval(kept, interval),
+                counted(held_out.len(), "held-out image")
+            )
+        }
+        _ => format!("Thresholds are chosen on {}.", counted(held_out.len(), "held-out image")),
+    };
+    let legend = vec![(Key::Line(0), "share of the test images that is kept".to_owned())];
+    let plot = Plot {
+        description: String::new(),
+        x: Axis { from: LEAST_KEPT, ..Axis::share("share to keep of the held-out images (%)") },
+        y: Axis { from, ..Axis::share("share kept of the known test images (%)") },
+        height: 190.0,
+        marks,
+        legend,
+    };
+    Ok(Figure::new(format!("promises-{section}"), "Promised and measured", caption, plot))
+}
+
+/// A row of the confusion matrix: its name, whether its images are known, and the number of images by column.
+struct ConfusionRow {
+    name: String,
+    is_known: bool,
+    counts: Vec<usize>,
+}
+
+fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
+    if !subject.is_judged() || subject.known.scores.is_empty() {
+        return (
+            Some("Predictions are not known for every known image: there is no confusion matrix.".to_owned()),
+            vec![],
+        );
+    }
+    // How often each class is mistaken for another, or another for it.
+    let mut mistaken: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
+    for ((&truth, &class), &score) in
+        subject.known.truth.iter().zip(&subject.known.predicted).zip(&subject.known.scores)
+    {
+        let is_mistaken = usize::from(truth != class && !subject.rejects(score));
+        *mistaken.entry(truth).or_default() += is_mistaken;
+        *mistaken.entry(class).or_default() += is_mistaken;
+    }
+    for class in subject.unknown.iter().flat_map(|set| &set.predicted) {
+        mistaken.entry(*class).or_default();
+    }
+    let all = mistaken.len();
+    let mut classes: Vec<(i64, usize)> = mistaken.into_iter().collect();
+    classes.sort_by_key(|&(class, count)| (std::cmp::Reverse(count), class));
+    classes.truncate(CONFUSED);
+    classes.sort_unstable();
+    let classes: Vec<i64> = classes.into_iter().map(|(class, _)| class).collect();
+    let has_others = all > classes.len();
+    let mut columns: Vec<String> = classes.iter().map(|&class| subject.class(class)).collect();
+    if has_others {
+        columns.push(format!("{} others", all - classes.len()));
+    }
+    let unknown_column = subject.threshold.map(|_| columns.len());
+    columns.extend(unknown_column.map(|_| "“unknown”".to_owned()));
+    let others = classes.len();
+    let count = |images: &mut dyn Iterator<Item = (i64, f64)>| {
+        let mut counts = vec![0; columns.len()];
+        for (class, score) in images {
+            let place = match unknown_column {
+                Some(column) if subject.rejects(score) => column,
+                _ => classes.binary_search(&class).unwrap_or(others),
+            };
+            counts[place] += 1;
+        }
+        counts
+    };
+    let known = &subject.known;
+    let mut rows: Vec<ConfusionRow> = Vec::new();
+    for &class in &classes {
+        let places = (0..known.scores.len()).filter(|&place| known.truth[place] == class);
+        let counts = count(&mut places.map(|place| (known.predicted[place], known.scores[place])));
+        rows.push(ConfusionRow { name: subject.class(class), is_known: true, counts });
+    }
+    for set in
+        subject.unknown.iter().take(CONFUSED_SETS).filter(|set| set.predicted.len() == set.scores.len())
+    {
+        let counts = count(&mut set.predicted.iter().copied().zip(set.scores.iter().copied()));
+        rows.push(ConfusionRow { name: set.name.clone(), is_known: false, counts });
+    }
+    let mut caption = "The share of each row in per cent that gets each verdict.".to_owned();
+    let worst = rows
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| row.is_known)
+        .flat_map(|(place, row)| {
+            let all: usize = row.counts.iter().sum();
+            let other = (0..classes.len()).filter(move |&column| column != place);
+            other.map(move |column| (row.counts[column] as f64 / all.max(1) as f64, place, column))
+        })
+        .filter(|(share, ..)| *share > 0.0)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    if let Some((share, row, column)) = worst {
+        caption += &format!(
+            " The most common confusion: {} of {} is called {}.",
+            percent(share),
+            quoted(&rows[row].name),
+            quoted(&columns[column])
+        );
+    }
+    let note = has_others.then(|| format!("The {CONFUSED} most confused of {all} classes."));
+    let id = format!("confusion-matrix-{section}");
+    let title = "Confusion matrix";
+    let svg = matrix(&id, &format!("{title}. {caption}"), &rows, &columns, unknown_column);
+    (note, vec![Figure { id, title: title.to_owned(), caption, svg, is_wide: true }])
+}
+
+fn matrix(
+    id: &str,
+    description: &str,
+    rows: &[ConfusionRow],
+    columns: &[String],
+    unknown_column: Option<usize>,
+) -> Markup {
+    const NAMES: f64 = 128.0;
+    const HEADS: f64 = 96.0;
+    let side = if columns.len() > 16 { 24.0 } else { 36.0 };
+    let height = if columns.len() > 16 { 20.0 } else { 26.0 };
+    let known = rows.iter().filter(|row| row.is_known).count();
+    // A gap sets the unknown sets and the verdict apart.
+    let x =
+        |column: usize| NAMES + side * column as f64 + if Some(column) == unknown_column { 8.0 } else { 0.0 };
+    let y = |row: usize| HEADS + height * row as f64 + if row >= known { 8.0 } else { 0.0 };
+    let (width, bottom) = (x(columns.len() - 1) + side + 44.0, y(rows.len() - 1) + height + 4.0);
+    let text_class = if columns.len() > 16 { "small" } else { "cell-text" };
+    html! {
+        svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (coordinate(width)) " " (coordinate(bottom)) }
+            role="img" aria-labelledby={ (id) "-title" } {
+            title id={ (id) "-title" } { (description) }
+            text.axis x="4" y=(coordinate(HEADS - 8.0)) { "true class or set" }
+            @for (column, name) in columns.iter().enumerate() {
+                @let at = format!("translate({} {}) rotate(-50)", coordinate(x(column) + side / 2.0 + 3.0), coordinate(HEADS - 7.0));
+                text class=(text_class) transform=(at) { (isolated(&elided(name, 16))) }
+            }
+            @for (place, row) in rows.iter().enumerate() {
+                @let all = row.counts.iter().sum::<usize>();
+                text class=(text_class) x=(coordinate(NAMES - 6.0)) y=(coordinate(y(place) + height / 2.0 + 4.0))
+                    text-anchor="end" { (isolated(&elided(&row.name, 18))) }
+                @for (column, &count) in row.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                    @let share = count as f64 / all as f64;
+                    @let is_right = if row.is_known { place == column } else { Some(column) == unknown_column };
+                    rect class={ (if Some(column) == unknown_column { "cell-unknown" } else { "cell" }) (if is_right { " right" } else { "" }) }
+                        x=(coordinate(x(column) + 1.0)) y=(coordinate(y(place) + 1.0))
+                        width=(coordinate(side - 2.0)) height=(coordinate(height - 2.0))
+                        fill-opacity=(format!("{:.2}", 0.06 + 0.94 * share)) {
+                        title { (isolated(&elided(&row.name, 40))) " as " (isolated(&elided(&columns[column], 40))) ": " (count) " of " (all) }
+                    }
+                    text class={ (text_class) (if share > 0.5 { " turned" } else { "" }) } text-anchor="middle"
+                        x=(coordinate(x(column) + side / 2.0)) y=(coordinate(y(place) + height / 2.0 + 4.0)) {
+                        @if share < 0.01 { "<1" } @else { (format!("{:.0}", 100.0 * share)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
+    let Some(map) = &subject.map else {
+        return (
+            Some("The logits are not known here, or are those of the first score.".to_owned()),
+            Vec::new(),
+        );
+    };
+    let Map { known, unknown, anchors, explained, images } = map;
+    let drawn = known.len() + unknown.iter().map(Vec::len).sum::<usize>();
+    let all = || known.iter().chain(unknown.iter().flatten());
+    // A few points far away would make all others one dot.
+    let axis = |label: &str, coordinate: usize| {
+        let mut values: Vec<f64> = all().map(|point| point[coordinate]).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let at =
+            |share: f64| values.get(((values.len().max(1) - 1) as f64 * share).round() as usize).copied();
+        let ends = at(0.002).into_iter().chain(at(0.998));
+        Axis::around(label, ends.chain(anchors.iter().map(|point| point[coordinate])))
+    };
+    let (mut x, mut y) =
+        (axis("first principal component of the logits", 0), axis("second principal component", 1));
+    // One unit is as long on both axes.
+    let height = 330.0;
+    let per_unit = ((x.to - x.from) / 380.0).max((y.to - y.from) / height);
+    for (axis, pixels) in [(&mut x, 380.0), (&mut y, height)] {
+        let (middle, half) = ((axis.from + axis.to) / 2.0, per_unit * pixels / 2.0);
+        (axis.from, axis.to) = (middle - half, middle + half);
+    }
+    let within = |points: &[[f64; 2]]| -> Vec<[f64; 2]> {
+        let is_within =
+            |point: &&[f64; 2]| (x.from..=x.to).contains(&point[0]) && (y.from..=y.to).contains(&point[1]);
+        points.iter().filter(is_within).copied().collect()
+    };
+    let mut marks = vec![Mark::Dots { points: within(known), series: 0 }];
+    let mut legend = vec![(Key::Dots(0), "known images".to_owned())];
+    let mut shown = within(known).len();
+    for (series, (points, set)) in unknown.iter().zip(&subject.unknown).take(4).enumerate() {
+        shown += within(points).len();
+        marks.push(Mark::Dots { points: within(points), series: series + 1 });
+        legend.push((Key::Dots(series + 1), elided(&set.name, 30)));
+    }
+    for (class, &at) in anchors.iter().enumerate().take(NAMED_ANCHORS) {
+        marks.push(Mark::Label { at, text: subject.class(class as i64) });
+    }
+    let mut caption = format!(
+        "{} of {}, at equal distances in each set; the plane holds {} of the variance of the known images and the \
+         anchors. Names stand at the anchors.",
+        grouped(shown),
+        counted(*images, "image"),
+        percent(*explained)
+    );
+    if shown < drawn {
+        let out = drawn - shown;
+        let verb = if out == 1 { "lies" } else { "lie" };
+        caption += &format!(" {} {verb} outside.", counted(out, "image"));
+    }
+    if anchors.len() > NAMED_ANCHORS {
+        caption += &format!(" The first {NAMED_ANCHORS} of {} anchors are named.", anchors.len());
+    }
+    let plot = Plot { description: String::new(), x, y, height, marks, legend };
+    (None, vec![Figure::new(format!("logits-map-{section}"), "Logits in two dimensions", caption, plot)])
+}
+
+/// The ROC curves of several subjects against all unknown images.
+pub(super) fn comparison(sections: &[Section]) -> Option<Figure> {
+    let shown: Vec<&Section> =
+        sections.iter().filter(|section| !section.roc.is_empty()).take(SERIES).collect();
+    if shown.len() < 2 {
+        return None;
+    }
+    let mut marks = vec![Mark::Guide { from: [0.0, 0.0], to: [1.0, 1.0] }];
+    let mut legend = Vec::new();
+    let mut best: Option<(f64, &Subject)> = None;
+    for (series, section) in shown.iter().enumerate() {
+        marks.push(Mark::Line { points: section.roc.clone(), series });
+        let row = section.subject.report.as_ref().ok().and_then(|report| report.rows.last());
+        let auroc = row.map_or(0.0, |row| row.metrics.auroc);
+        legend.push((
+            Key::Line(series),
+            format!("{}  {}", elided(&title(&section.subject), 32), percent(auroc)),
+        ));
+        if best.is_none_or(|(most, _)| auroc > most) {
+            best = Some((auroc, &section.subject));
+        }
+    }
+    let caption = best.map_or_else(String::new, |(auroc, subject)| {
+        format!(
+            "The greatest AUROC against all unknown images is {}, of {}.",
+            percent(auroc),
+            quoted(&title(subject))
+        )
+    });
+    let plot = Plot {
+        description: String::new(),
+        x: Axis::share("known images flagged (%)"),
+        y: Axis::share("unknown images caught (%)"),
+        height: 250.0,
+        marks,
+        legend,
+    };
+    Some(Figure::new("roc-comparison".to_owned(), "ROC against all unknown images", caption, plot))
+}
+
+/// The name of a subject with its score.
+pub(super) fn title(subject: &Subject) -> String {
+    if subject.score.is_empty() {
+        subject.name.clone()
+    } else {
+        format!("{}, {}", subject.name, subject.score)
+    }
+}
+
+/// The curves of a run.
+pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
+    let steps = run.events.iter().find_map(|event| match event {
+        Event::Start { steps, .. } => Some(*steps),
+        _ => None,
+    });
+    // Steps as parts of an epoch; a log without its first event counts the steps that it has.
+    let steps = steps.or_else(|| {
+        run.events
+            .iter()
+            .filter_map(|event| if let Event::Step { step, .. } = event { Some(*step) } else { None })
+            .max()
+    });
+    let steps = steps.unwrap_or(1).max(1) as f64;
+    let mut loss = Vec::new();
+    let mut rate = Vec::new();
+    let mut speed = Vec::new();
+    let mut held_out = Vec::new();
+    let mut accuracy = Vec::new();
+    let mut sets: Vec<(String, Vec<[f64; 2]>)> = Vec::new();
+    let mut best = None;
+    for event in &run.events {
+        match event {
+            Event::Step { epoch, step, loss: of_step, learning_rate, images_per_second } => {
+                let at = epoch.saturating_sub(1) as f64 + *step as f64 / steps;
+                loss.push([at, *of_step]);
+                rate.push([at, *learning_rate]);
+                speed.push([at, *images_per_second]);
+            }
+            Event::Epoch { epoch, held_out_loss, best: is_best, report, .. } => {
+                let at = *epoch as f64;
+                held_out.extend(held_out_loss.map(|loss| [at, loss]));
+                accuracy.extend(report.accuracy.map(|accuracy| [at, accuracy]));
+                for row in report.rows.iter().filter(|row| !super::RESERVED.contains(&row.name.as_str())) {
+                    match sets.iter_mut().find(|(name, _)| *name == row.name) {
+                        Some((_, points)) => points.push([at, row.metrics.auroc]),
+                        None => sets.push((row.name.clone(), vec![[at, row.metrics.auroc]])),
+                    }
+                }
+                if *is_best {
+                    best = Some((*epoch, *held_out_loss));
+                }
+            }
+            _ => {}
+        }
+    }
+    let last = |points: &[[f64; 2]]| points.last().map(|point| point[1]);
+    let ends = loss.iter().chain(&held_out).chain(&accuracy).map(|point: &[f64; 2]| point[0]);
+    let end = ends.fold(1.0, |most: f64, at| if at.is_finite() { most.max(at) } else { most });
+    let x = Axis { label: "epoch".to_owned(), from: 0.0, to: end, unit: Unit::Number };
+    let plot = |y: Axis, marks, legend| Plot {
+        description: String::new(),
+        x: x.clone(),
+        y,
+        height: 200.0,
+        marks,
+        legend,
+    };
+    let id = |name: &str| format!("{name}-run-{number_of_run}");
+    let from_0 = |axis: Axis| if axis.from > 0.0 { Axis { from: 0.0, ..axis } } else { axis };
+    let mut figures = Vec::new();
+    if !loss.is_empty() || !held_out.is_empty() {
+        let values = loss.iter().chain(&held_out).map(|point| point[1]);
+        let y = from_0(Axis::around("loss", values));
+        let mut marks = vec![Mark::Line { points: loss.clone(), series: 0 }];
+        let mut legend = vec![(Key::Line(0), "training, moving average".to_owned())];
+        if !held_out.is_empty() {
+            marks.push(Mark::Line { points: held_out.clone(), series: 1 });
+            marks.push(Mark::Dots { points: held_out.clone(), series: 1 });
+            legend.push((Key::Line(1), "held-out images".to_owned()));
+        }
+        let mut caption =
+            last(&loss).map_or_else(String::new, |loss| format!("The loss ends at {}.", number(loss)));
+        if let Some((epoch, Some(loss))) = best {
+            marks.push(Mark::Rule { x: epoch as f64, label: "best".to_owned() });
+            caption += &format!(" On held-out images it is lowest, {}, after epoch {epoch}.", number(loss));
+        }
+        figures.push(Figure::new(
+            id("loss"),
+            "Loss",
+            caption.trim_start().to_owned(),
+            plot(y, marks, legend),
+        ));
+    }
+    if !accuracy.is_empty() || !sets.is_empty() {
+        let mut marks = Vec::new();
+        let mut legend = Vec::new();
+        let all = std::iter::once(("accuracy", &accuracy))
+            .chain(sets.iter().map(|(name, points)| (&name[..], points)));
+        for (series, (name, points)) in all.take(SERIES).enumerate() {
+            marks.push(Mark::Line { points: points.clone(), series });
+            marks.push(Mark::Dots { points: points.clone(), series });
+            let name = if series == 0 { name.to_owned() } else { format!("AUROC for {}", elided(name, 24)) };
+            let value = last(points).map_or_else(String::new, |value| format!("  {}", percent(value)));
+            legend.push((Key::Line(series), format!("{name}{value}")));
+        }
+        let values: Vec<f64> =
+            accuracy.iter().chain(sets.iter().flat_map(|(_, points)| points)).map(|p| p[1]).collect();
+        let lowest = values.iter().fold(1.0, |least: f64, &value| least.min(value));
+        let y = Axis {
+            from: ((lowest * 10.0 - 0.5).floor() / 10.0).max(0.0),
+            ..Axis::share("test after each epoch (%)")
+        };
+        let caption = last(&accuracy).map_or_else(String::new, |accuracy| {
+            format!("The last epoch names {} of the known test images correctly.", percent(accuracy))
+        });
+        figures.push(Figure::new(id("metrics"), "Metrics", caption, plot(y, marks, legend)));
+    }
+    if !rate.is_empty() {
+        let highest = rate.iter().fold(0.0, |most: f64, point| most.max(point[1]));
+        let y = from_0(Axis::around("learning rate", rate.iter().map(|point| point[1])));
+        let marks = vec![Mark::Line { points: rate, series: 0 }];
+        let caption = format!("The learning rate has its peak at {}.", number(highest));
+        figures.push(Figure::new(id("rate"), "Learning rate", caption, plot(y, marks, Vec::new())));
+    }
+    if !speed.is_empty() {
+        let y = from_0(Axis::around("images per second", speed.iter().map(|point| point[1])));
+        let caption =
+            format!("{} images per second at the end.", number(last(&speed).unwrap_or_default().round()));
+        let marks = vec![Mark::Line { points: speed, series: 0 }];
+        figures.push(Figure::new(id("speed"), "Speed of training", caption, plot(y, marks, Vec::new())));
+    }
+    figures
+}

@@ -1,0 +1,920 @@
+//! The page: one HTML file without scripts, whose images and styles are in it.
+//!
+//! `maud` makes it: its templates are checked when they are compiled, and everything that is put into them is escaped.
+
+use std::{fs, path::Path};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::{
+    Report, Row,
+    figures::{self, Figure, Group},
+    name::{LONGEST, elided, name, visible},
+    page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail},
+    plot,
+    words::{counted, grouped, number, percent, with_interval},
+};
+use crate::{
+    error::{Error, Result},
+    files::atomic,
+    method::RejectionScore,
+    metrics::{Interval, Metrics},
+    run::Event,
+};
+
+/// The maximum number of rows of the table of classes.
+const CLASSES: usize = 100;
+/// The maximum number of rows of a table of metrics.
+const ROWS: usize = 200;
+
+/// A plot as a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlotFile {
+    /// A name without an extension, of letters, digits and dashes.
+    pub name: String,
+    /// The plot as SVG, in light colours on white.
+    pub svg: String,
+}
+
+/// The columns of the table: the name, a note, and the value of a row.
+type Column = (
+    &'static str,
+    &'static str,
+    fn(&Metrics<f64>) -> Option<f64>,
+    fn(&Metrics<Interval>) -> Option<Interval>,
+);
+
+/// The metrics of the table, larger is better unless the note says otherwise.
+const COLUMNS: [Column; 7] = [
+    ("AUROC", "area under the ROC curve", |m| Some(m.auroc), |m| Some(m.auroc)),
+    ("AUPR-IN", "area under precision and recall, known positive", |m| Some(m.aupr_in), |m| Some(m.aupr_in)),
+    (
+        "AUPR-OUT",
+        "area under precision and recall, unknown positive",
+        |m| Some(m.aupr_out),
+        |m| Some(m.aupr_out),
+    ),
+    (
+        "FPR95TPR",
+        "share of known flagged where 95 % of the unknown are caught; smaller is better",
+        |m| Some(m.fpr95_tpr),
+        |m| Some(m.fpr95_tpr),
+    ),
+    (
+        "FPR@95%kept",
+        "share of unknown accepted where 95 % of the known are kept; smaller is better",
+        |m| Some(m.fpr_at_95_known_kept),
+        |m| Some(m.fpr_at_95_known_kept),
+    ),
+    ("OSCR", "open-set classification rate", |m| m.oscr, |m| m.oscr),
+    (
+        "det.acc.",
+        "the best mean of the shares caught and kept",
+        |m| Some(m.detection_accuracy),
+        |m| Some(m.detection_accuracy),
+    ),
+];
+
+impl Page {
+    /// The page as HTML. The same input gives the same bytes.
+    #[must_use]
+    pub fn html(&self) -> String {
+        let title = match (&self.sections[..], &self.runs[..]) {
+            ([one], _) => format!("Open-set report: {}", elided(&one.subject.name, LONGEST)),
+            ([], [run]) => format!("Training run: {}", elided(&run.name, LONGEST)),
+            ([], _) => "Training runs".to_owned(),
+            (several, _) => format!("Open-set report: {}", counted(several.len(), "result")),
+        };
+        let style = format!("{}{}", plot::page_style(), include_str!("page.css"));
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="generator" content={ "toolkit " (env!("CARGO_PKG_VERSION")) };
+                    title { (title) }
+                    style { (PreEscaped(style)) }
+                }
+                body {
+                    main {
+                        header {
+                            h1 { (title) }
+                            (self.summary())
+                        }
+                        @for (number, section) in self.sections.iter().enumerate() {
+                            (self.section(section, number + 1))
+                        }
+                        @for (number, run) in self.runs.iter().enumerate() { (run_section(run, number + 1)) }
+                    }
+                    footer { p { "Made by toolkit " (env!("CARGO_PKG_VERSION")) ". Every number is measured on the images that are counted here; intervals are 95 %." } }
+                }
+            }
+        }
+        .into_string()
+    }
+
+    /// All plots of the page as files.
+    #[must_use]
+    pub fn plots(&self) -> Vec<PlotFile> {
+        let of_sections =
+            self.sections.iter().take(super::page::DETAILED).enumerate().flat_map(|(number, section)| {
+                figures::of_section(section, number + 1).into_iter().flat_map(|group| group.figures)
+            });
+        let of_runs = self.runs.iter().enumerate().flat_map(|(number, run)| figures::of_run(run, number + 1));
+        figures::comparison(&self.sections)
+            .into_iter()
+            .chain(of_sections)
+            .chain(of_runs)
+            .map(|Figure { id, svg, .. }| PlotFile { name: id, svg: plot::standalone(svg) })
+            .collect()
+    }
+
+    /// Writes the page to a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        atomic::write(path, self.html().as_bytes())
+    }
+
+    /// Writes all plots to a folder, which is created, each as SVG and as PNG. Returns how many there are.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write_plots(&self, folder: &Path) -> Result<usize> {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let plots = self.plots();
+        for plot in &plots {
+            atomic::write(&folder.join(format!("{}.svg", plot.name)), plot.svg.as_bytes())?;
+            atomic::write(&folder.join(format!("{}.png", plot.name)), &plot.png())?;
+        }
+        Ok(plots.len())
+    }
+
+    /// What comes first: the verdict, and with several results their comparison.
+    fn summary(&self) -> Markup {
+        let sections = &self.sections;
+        html! {
+            @if let [section] = &sections[..] {
+                p.verdict { (sentence(&section.subject.verdict())) }
+                (cautions(&section.subject))
+            }
+            @if sections.len() > 1 {
+                ul.verdicts {
+                    @for (number, section) in sections.iter().enumerate() {
+                        li {
+                            @let title = figures::title(&section.subject);
+                            @if number < super::page::DETAILED {
+                                a href={ "#result-" (number + 1) } { (name(&title)) }
+                            } @else {
+                                (name(&title))
+                            }
+                            ": " (sentence(&section.subject.verdict()))
+                        }
+                    }
+                }
+                (comparison_table(sections))
+                @if let Some(figure) = figures::comparison(sections) { div.figures { (figure_element(&figure)) } }
+            }
+        }
+    }
+
+    fn section(&self, section: &Section, number: usize) -> Markup {
+        if number > super::page::DETAILED {
+            return html! {};
+        }
+        let subject = &section.subject;
+        let is_one_of_several = self.sections.len() > 1;
+        html! {
+            section id={ "result-" (number) } {
+                @if is_one_of_several {
+                    h2.result { (name(&figures::title(subject))) }
+                    p.verdict { (sentence(&subject.verdict())) }
+                    (cautions(subject))
+                }
+                (metrics_table(subject, number))
+                @for group in figures::of_section(section, number) { (group_element(&group)) }
+                (class_table(subject, number))
+                (self.contact_sheet(section, number))
+                (about(subject, number))
+            }
+        }
+    }
+
+    /// The most confident mistakes.
+    fn contact_sheet(&self, section: &Section, number: usize) -> Markup {
+        let subject = &section.subject;
+        let has_threshold = subject.threshold.is_some();
+        let all: usize = section.mistakes.iter().map(|(_, mistakes)| mistakes.len()).sum();
+        let with_image = section
+            .mistakes
+            .iter()
+            .flat_map(|(_, mistakes)| mistakes)
+            .any(|mistake| section.image(*mistake).is_some_and(|image| self.thumbnail(image).is_some()));
+        html! {
+            h3 id={ "mistakes-" (number) } { "The most confident mistakes" }
+            @if all == 0 { p { "There are none." } }
+            @else if !with_image {
+                p.note { "The images themselves are not known here; their names and scores are." }
+            }
+            @for (kind, mistakes) in section.mistakes.iter().filter(|(_, mistakes)| !mistakes.is_empty()) {
+                h4 {
+                    @match (kind, has_threshold) {
+                        (Kind::UnknownAccepted, true) => "Unknown images that are accepted, the lowest scores first",
+                        (Kind::UnknownAccepted, false) => "Unknown images with the lowest scores",
+                        (Kind::KnownRejected, true) => "Known images that are rejected, the highest scores first",
+                        (Kind::KnownRejected, false) => "Known images with the highest scores",
+                        (Kind::KnownMisnamed, true) => "Known images that are accepted and called by another name, the lowest scores first",
+                        (Kind::KnownMisnamed, false) => "Known images that are called by another name, the lowest scores first",
+                    }
+                }
+                ul.sheet { @for mistake in mistakes { (self.card(section, *kind, *mistake)) } }
+            }
+        }
+    }
+
+    fn card(&self, section: &Section, kind: Kind, mistake: Mistake) -> Markup {
+        let subject = &section.subject;
+        let set = subject.set(mistake.set);
+        let image = section.image(mistake);
+        let numbered = format!("image {}", mistake.place + 1);
+        let label = image.unwrap_or(&numbered);
+        let truth = set.truth.get(mistake.place).map(|&class| subject.class(class));
+        let called = set.predicted.get(mistake.place).map(|&class| subject.class(class));
+        html! {
+            li {
+                @match image.and_then(|image| self.thumbnail(image)) {
+                    Some(thumbnail) => (thumbnail_element(thumbnail, label)),
+                    None => span.placeholder { (elided(last_part(label), 24)) },
+                }
+                p {
+                    @match (&truth, mistake.set) {
+                        (Some(truth), 0) => (name(&elided(truth, 24))),
+                        (None, 0) => "known",
+                        _ => (name(&elided(&set.name, 24))),
+                    }
+                    @if kind == Kind::KnownRejected && subject.threshold.is_some() {
+                        " called " strong { "unknown" }
+                        @if let Some(called) = called.filter(|called| Some(called) != truth.as_ref()) {
+                            ", nearest " (name(&elided(&called, 24)))
+                        }
+                    } @else if let Some(called) = called {
+                        " called " strong { (name(&elided(&called, 24))) }
+                    }
+                }
+                p.score { (number(set.scores[mistake.place])) }
+                p.file title=(elided(label, 10_000)) { bdi { (elided(last_part(label), 28)) } }
+            }
+        }
+    }
+}
+
+/// A sentence whose numbers stay on one line with their unit and their interval.
+fn sentence(text: &str) -> Markup {
+    let text = text.replace(" %", "\u{a0}%");
+    html! {
+        @for (place, word) in text.split(' ').enumerate() {
+            @if place > 0 { " " }
+            @if word.starts_with('(') && word.contains('–') { span.whole { (word) } } @else { (word) }
+        }
+    }
+}
+
+/// The name of a file without its folders.
+fn last_part(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().filter(|part| !part.is_empty()).unwrap_or(path)
+}
+
+fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
+    let Thumbnail { kind, bytes, width, height } = thumbnail;
+    // Small images are enlarged by whole pixels.
+    let scale = (96 / width.max(height)).max(1);
+    html! {
+        img src={ "data:image/" (kind) ";base64," (STANDARD.encode(bytes)) } width=(width * scale) height=(height * scale)
+            class=[(scale > 1).then_some("pixels")] alt=(elided(label, LONGEST));
+    }
+}
+
+fn figure_element(figure: &Figure) -> Markup {
+    html! {
+        figure id=(figure.id) class=[figure.is_wide.then_some("wide")] {
+            figcaption { strong { (figure.title) } " " (sentence(&figure.caption)) }
+            div.plot tabindex=[figure.is_wide.then_some("0")] role=[figure.is_wide.then_some("region")]
+                aria-label=[figure.is_wide.then_some("plot")] { (figure.svg) }
+        }
+    }
+}
+
+fn group_element(group: &Group) -> Markup {
+    html! {
+        h3 id=(group.id) { (group.title) }
+        @if let Some(note) = &group.note { p.note { (note) } }
+        @if !group.figures.is_empty() {
+            div.figures { @for figure in &group.figures { (figure_element(figure)) } }
+        }
+    }
+}
+
+fn cautions(subject: &Subject) -> Markup {
+    let cautions = subject.cautions();
+    html! {
+        @if !cautions.is_empty() {
+            div.cautions role="note" {
+                p { strong { "Caution" } }
+                ul { @for caution in cautions { li { (sentence(&caution)) } } }
+            }
+        }
+    }
+}
+
+/// A cell: a share in per cent with its interval.
+fn cell(share: Option<f64>, interval: Option<Interval>) -> Markup {
+    html! {
+        td {
+            @match share {
+                None => "–",
+                Some(share) => {
+                    (format!("{:.2}", 100.0 * share))
+                    @if let Some(Interval { low, high }) = interval {
+                        " " span.interval { (format!("{:.1}–{:.1}", 100.0 * low, 100.0 * high)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn known_line(report: &Report) -> String {
+    let intervals = report.intervals;
+    let mut line = counted(report.known, "known image");
+    if let Some(accuracy) = report.accuracy {
+        line += &format!(", accuracy {}", with_interval(accuracy, intervals.and_then(|of| of.accuracy)));
+    }
+    if let Some(kept) = report.known_kept {
+        line += &format!(
+            ", kept by the threshold {}",
+            with_interval(kept, intervals.and_then(|of| of.known_kept))
+        );
+    }
+    line + "."
+}
+
+fn metrics_table(subject: &Subject, number: usize) -> Markup {
+    let Ok(report) = &subject.report else { return html! {} };
+    let has_threshold = report.known_kept.is_some();
+    html! {
+        h3 id={ "metrics-" (number) } { "Metrics" }
+        p { (sentence(&known_line(report))) }
+        @if !report.rows.is_empty() {
+            div.scroll tabindex="0" role="region" aria-label="table" {
+                table {
+                    caption { span { "In per cent" @if report.intervals.is_some() { ", with 95 % intervals" } "." } }
+                    thead { tr {
+                        th scope="col" { "unknown set" }
+                        th scope="col" { "images" }
+                        @for (head, note, ..) in COLUMNS { th scope="col" title=(note) { (head) } }
+                        @if has_threshold { th scope="col" title="share of unknown images that the threshold catches" { "caught" } }
+                    } }
+                    tbody { @for row in report.rows.iter().take(ROWS) { (metrics_row(row, has_threshold)) } }
+                }
+            }
+            @if report.rows.len() > ROWS { p.note { "The first " (ROWS) " of " (report.rows.len()) " rows." } }
+            p.note {
+                "FPR95TPR: share of known flagged where 95 % of the unknown are caught. FPR@95%kept: share of unknown \
+                 accepted where 95 % of the known are kept. For both smaller is better, for the others larger."
+            }
+        }
+    }
+}
+
+fn metrics_row(row: &Row, has_threshold: bool) -> Markup {
+    html! {
+        tr {
+            th scope="row" { (name(&row.name)) }
+            td { (grouped(row.unknown)) }
+            @for (.., value, interval) in COLUMNS {
+                (cell(value(&row.metrics), row.intervals.and_then(|intervals| interval(&intervals.metrics))))
+            }
+            @if has_threshold { (cell(row.unknown_caught, row.intervals.and_then(|intervals| intervals.unknown_caught))) }
+        }
+    }
+}
+
+/// The last row that stands for all unknown images: the mean of several sets, or the only one.
+fn overall(report: &Report) -> Option<&Row> {
+    report.rows.iter().find(|row| row.name == super::RESERVED[0]).or(report.rows.first())
+}
+
+fn comparison_table(sections: &[Section]) -> Markup {
+    let has_agreement = sections.iter().any(|section| section.subject.agreement.is_some());
+    html! {
+        h2 { "Comparison" }
+        div.scroll tabindex="0" role="region" aria-label="table" {
+            table {
+                caption { span { "In per cent, with 95 % intervals. Metrics of several unknown sets are their mean." } }
+                thead { tr {
+                    th scope="col" { "result" }
+                    th scope="col" { "accuracy" }
+                    th scope="col" { "kept" }
+                    th scope="col" { "caught" }
+                    @for (head, note, ..) in COLUMNS { th scope="col" title=(note) { (head) } }
+                    @if has_agreement {
+                        th scope="col" title="images given another class than by the first" { "other classes" }
+                        th scope="col" title="images given another verdict than by the first" { "other verdicts" }
+                        th scope="col" title="the greatest difference of a score from the first, relative above 1" { "difference" }
+                    }
+                } }
+                tbody {
+                    @for Section { subject, .. } in sections {
+                        tr {
+                            th scope="row" { (name(&figures::title(subject))) }
+                            @if let Ok(report) = &subject.report {
+                                @let row = overall(report);
+                                @let intervals = row.and_then(|row| row.intervals);
+                                (cell(report.accuracy, report.intervals.and_then(|of| of.accuracy)))
+                                (cell(report.known_kept, report.intervals.and_then(|of| of.known_kept)))
+                                (cell(row.and_then(|row| row.unknown_caught), intervals.and_then(|of| of.unknown_caught)))
+                                @for (.., value, interval) in COLUMNS {
+                                    (cell(row.and_then(|row| value(&row.metrics)), intervals.and_then(|of| interval(&of.metrics))))
+                                }
+                            } @else {
+                                @for _ in 0..COLUMNS.len() + 3 { td { "–" } }
+                            }
+                            @if has_agreement {
+                                @match &subject.agreement {
+                                    Some((_, agreement)) => {
+                                        td { (agreement.label_flips) }
+                                        td { (agreement.unknown_flips) }
+                                        td { (format!("{:.1e}", agreement.greatest_score_difference)) }
+                                    }
+                                    None => { td { "–" } td { "–" } td { "–" } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn class_table(subject: &Subject, number: usize) -> Markup {
+    let classes = subject.per_class();
+    let is_judged = subject.is_judged();
+    let has_threshold = subject.threshold.is_some();
+    let has_strangers = subject.unknown.iter().any(|set| !set.predicted.is_empty());
+    let mut rows: Vec<_> = classes.into_iter().collect();
+    let all = rows.len();
+    let share = |count: usize, of: usize| count as f64 / of.max(1) as f64;
+    if all > CLASSES {
+        // The weakest come first where not all are shown.
+        rows.sort_by(|(_, a), (_, b)| {
+            let quality = |of: &super::page::OfClass| {
+                if is_judged { share(of.kept_and_correct, of.images) } else { share(of.kept, of.images) }
+            };
+            quality(a).total_cmp(&quality(b))
+        });
+        rows.truncate(CLASSES);
+    }
+    let cell = |count: usize, of: usize| html! { td { @if of == 0 { "–" } @else { (format!("{:.1}", 100.0 * share(count, of))) } } };
+    html! {
+        h3 id={ "classes-" (number) } { "By class" }
+        @if all > CLASSES { p.note { "The " (CLASSES) " weakest of " (all) " classes." } }
+        div.scroll tabindex="0" role="region" aria-label="table" {
+            table.compact {
+                caption { span { "Known test images of each class, in per cent" @if has_strangers { "; and the number of unknown images that are accepted as this class" } "." } }
+                thead { tr {
+                    th scope="col" { "class" }
+                    th scope="col" { "images" }
+                    @if is_judged { th scope="col" { "named correctly" } }
+                    @if has_threshold { th scope="col" { "kept" } }
+                    @if is_judged && has_threshold { th scope="col" { "kept and correct" } }
+                    @if has_strangers { th scope="col" { "unknown accepted" } }
+                } }
+                tbody {
+                    @for (class, of) in &rows {
+                        tr {
+                            th scope="row" { (name(&subject.class(*class))) }
+                            td { (grouped(of.images)) }
+                            @if is_judged { (cell(of.correct, of.images)) }
+                            @if has_threshold { (cell(of.kept, of.images)) }
+                            @if is_judged && has_threshold { (cell(of.kept_and_correct, of.images)) }
+                            @if has_strangers { td { (grouped(of.strangers)) } }
+                        }
+                    }
+                }
+            }
+        }
+        (set_table(subject))
+    }
+}
+
+/// For each unknown set the classes that its accepted images are taken for.
+fn set_table(subject: &Subject) -> Markup {
+    let rows: Vec<_> =
+        subject.unknown.iter().filter(|set| set.predicted.len() == set.scores.len()).take(ROWS).collect();
+    let taken_for = |set: &super::page::Scored| {
+        let mut counts: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
+        for (&class, &score) in set.predicted.iter().zip(&set.scores) {
+            if !subject.rejects(score) {
+                *counts.entry(class).or_default() += 1;
+            }
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|&(class, count)| (std::cmp::Reverse(count), class));
+        counts
+    };
+    html! {
+        @if !rows.is_empty() {
+            h3 { "By unknown set" }
+            div.scroll tabindex="0" role="region" aria-label="table" {
+                table.compact {
+                    caption { span { "What the accepted images of each set are taken for." } }
+                    thead { tr {
+                        th scope="col" { "unknown set" }
+                        th scope="col" { "images" }
+                        th scope="col" { "accepted" }
+                        th.text scope="col" { "most often taken for" }
+                    } }
+                    tbody { @for set in rows {
+                        @let counts = taken_for(set);
+                        @let accepted = counts.iter().map(|(_, count)| count).sum::<usize>();
+                        tr {
+                            th scope="row" { (name(&set.name)) }
+                            td { (grouped(set.scores.len())) }
+                            td { (grouped(accepted)) }
+                            td.text {
+                                @for (place, (class, count)) in counts.iter().take(3).enumerate() {
+                                    @if place > 0 { ", " }
+                                    (name(&elided(&subject.class(*class), 24))) " (" (count) ")"
+                                }
+                            }
+                        }
+                    } }
+                }
+            }
+        }
+    }
+}
+
+/// The formula of a score, with logits z, distances to the anchors d, and a temperature T.
+fn formula(score: RejectionScore) -> String {
+    match score {
+        RejectionScore::Cac => "min over c of d_c (1 − softmin(d)_c)".to_owned(),
+        RejectionScore::MinDistance => "min d".to_owned(),
+        RejectionScore::PytorchOod => "−max over c of d_c² (1 − softmin(d²)_c)".to_owned(),
+        RejectionScore::Msp => "−max softmax(z)".to_owned(),
+        RejectionScore::MaxLogit => "−max z".to_owned(),
+        RejectionScore::Energy { temperature } => format!("−T log Σ exp(z / T), T = {temperature}"),
+    }
+}
+
+/// The decision and the history.
+fn about(subject: &Subject, number_of_section: usize) -> Markup {
+    let manifest = subject.origin.as_ref().map(|origin| &origin.manifest);
+    let row = |head: &str, text: Markup| html! { dt { (head) } dd { (text) } };
+    let text = |value: &dyn std::fmt::Display| html! { (visible(&value.to_string())) };
+    html! {
+        h3 id={ "decision-" (number_of_section) } { "The decision" }
+        dl {
+            @if let Some(manifest) = manifest {
+                @let decision = &manifest.decision;
+                @let (height, width) = (decision.input.height, decision.input.width);
+                (row("classes", html! {
+                    (decision.classes.len()) ": "
+                    @for (place, class) in decision.classes.iter().take(CLASSES).enumerate() {
+                        @if place > 0 { ", " }
+                        (name(class))
+                    }
+                    @if decision.classes.len() > CLASSES { ", and " (decision.classes.len() - CLASSES) " more" }
+                }))
+                (row("input", html! { "RGB, " (height) " × " (width) " pixels" }))
+                (row("resizing", html! { "to both sides, bilinear and antialiased, to the byte as Pillow 13; the proportions are not kept" }))
+                (row("normalisation", html! {
+                    "minus " (format!("{:?}", decision.input.mean)) ", divided by " (format!("{:?}", decision.input.std)) ", of values in 0 to 1"
+                }))
+            }
+            (row("score", html! {
+                (name(&subject.score))
+                @if let Ok(score) = subject.score.parse::<RejectionScore>() { ": " (formula(score)) }
+                "; larger means more likely unknown"
+            }))
+            (row("threshold", html! {
+                @match subject.threshold {
+                    Some(threshold) => { (number(threshold)) "; an image is unknown where its score is above it, or is not a number" }
+                    None => "none is known for this score",
+                }
+            }))
+            @if let Some(keep) = subject.keep {
+                (row("keep", html! {
+                    "the threshold was chosen to keep " (percent(keep))
+                    @if let Some(threshold) = manifest.and_then(|manifest| manifest.decision.threshold.as_ref()) {
+                        " of " (name(&threshold.data))
+                    }
+                }))
+            }
+        }
+        @if let Some(origin) = &subject.origin {
+            @let history = &origin.manifest.history;
+            h3 id={ "history-" (number_of_section) } { "The model" }
+            dl {
+                (row("name", name(&subject.name)))
+                @if let Some(sha256) = &origin.sha256 { (row("SHA-256", html! { code { (sha256) } })) }
+                @if let Some(provider) = &origin.provider { (row("run by", name(provider))) }
+                (row("format", html! { (origin.manifest.decision.format_version) }))
+                @if let Some(producer) = &history.producer { (row("written by", name(producer))) }
+                @if let Some(runtime) = &history.checked_with { (row("checked with", name(runtime))) }
+                @if let Some(architecture) = &history.architecture { (row("network", text(architecture))) }
+                @if let Some(precision) = &history.precision { (row("precision", text(precision))) }
+                @if let Some(loss) = &history.loss {
+                    (row("loss", html! { (variant_name(loss)) }))
+                }
+                @if let Some(anchors) = &history.anchors {
+                    (row("anchors", html! { @match anchors { crate::method::AnchorKind::Fixed => "fixed", crate::method::AnchorKind::ClassMeans => "class means" } }))
+                }
+                @if let Some(imported) = &history.imported { (row("imported from", name(imported))) }
+                @if let Some(training) = &history.training {
+                    @for (head, line) in ["trained on", "recipe"].into_iter().zip(training.to_string().lines()) {
+                        (row(head, html! { bdi { (elided(line, 4000)) } }))
+                    }
+                }
+                @for (field, value) in &history.other {
+                    dt { (name(field)) } dd { bdi { (elided(&value.to_string(), 400)) } }
+                }
+            }
+        }
+    }
+}
+
+fn variant_name(loss: &crate::method::Loss) -> String {
+    let variant = serde_json::to_value(loss.variant).ok().and_then(|name| name.as_str().map(str::to_owned));
+    format!("{}, magnitude {}, weight {}", variant.unwrap_or_default(), loss.magnitude, loss.weight)
+}
+
+fn run_section(run: &RunLog, number: usize) -> Markup {
+    let figures = figures::of_run(run, number);
+    let epochs = run.events.iter().filter(|event| matches!(event, Event::Epoch { .. })).count();
+    let planned = run.events.iter().find_map(|event| match event {
+        Event::Start { epochs, .. } => Some(*epochs),
+        _ => None,
+    });
+    let is_finished = run.events.iter().any(|event| matches!(event, Event::Finished { .. }));
+    html! {
+        section id={ "run-" (number) } {
+            h2 { "Training of " (name(&run.name)) }
+            p {
+                @if run.events.is_empty() { "There is no log of the training." } @else {
+                    (counted(epochs, "epoch")) " tested"
+                    @if let Some(planned) = planned { " of " (planned) }
+                    @if is_finished { "; the run is finished." } @else { "; the run is not finished." }
+                }
+                @if run.others > 0 { " " (counted(run.others, "line")) " of the log cannot be read." }
+            }
+            @if !figures.is_empty() { div.figures { @for figure in &figures { (figure_element(figure)) } } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, collections::BTreeSet};
+
+    use html5ever::tokenizer::{
+        BufferQueue, Tag, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts,
+        states::{RawKind, State},
+    };
+
+    use super::*;
+    use crate::{
+        metrics::{Bootstrap, curve::area},
+        report::{Origin, ReportOptions, Scored, Subject},
+    };
+
+    /// Collects what a browser's tokenizer finds in a page.
+    #[derive(Default)]
+    struct Found {
+        tags: RefCell<BTreeSet<String>>,
+        attributes: RefCell<BTreeSet<String>>,
+        errors: RefCell<Vec<String>>,
+    }
+
+    impl TokenSink for Found {
+        type Handle = ();
+
+        fn process_token(&self, token: Token, _: u64) -> TokenSinkResult<()> {
+            match token {
+                Token::TagToken(Tag { name, attrs, kind, .. }) => {
+                    self.tags.borrow_mut().insert(name.to_string());
+                    let names = attrs.iter().map(|attribute| attribute.name.local.to_string());
+                    self.attributes.borrow_mut().extend(names);
+                    // As a browser does within a style.
+                    if &*name == "style" && kind == html5ever::tokenizer::TagKind::StartTag {
+                        return TokenSinkResult::RawData(RawKind::Rawtext);
+                    }
+                }
+                Token::ParseError(error) => self.errors.borrow_mut().push(error.into_owned()),
+                _ => {}
+            }
+            TokenSinkResult::Continue
+        }
+    }
+
+    fn parsed(page: &str) -> Found {
+        let input = BufferQueue::default();
+        input.push_back(page.into());
+        let options =
+            TokenizerOpts { exact_errors: true, initial_state: Some(State::Data), ..Default::default() };
+        let tokenizer = Tokenizer::new(Found::default(), options);
+        let _ = tokenizer.feed(&input);
+        tokenizer.end();
+        tokenizer.sink
+    }
+
+    const TAGS: &str = "a bdi body caption circle code dd div dl dt figcaption figure footer h1 h2 h3 h4 head header \
+                        html img li main meta p path rect section span strong style svg table tbody td text th thead \
+                        title tr ul";
+    const ATTRIBUTES: &str = "alt aria-label aria-labelledby charset class content cx cy d fill-opacity height href id lang name r \
+                              role scope src tabindex text-anchor title transform viewBox width x xmlns y";
+
+    /// A set of `count` images with scores from `least` on.
+    fn scored(name: &str, count: usize, classes: i64, least: f64) -> Scored {
+        let score = |place: usize| least + (place * 7919 % 1000) as f64 / 250.0;
+        let class = |place: usize| if classes == 0 { -1 } else { place as i64 % classes };
+        Scored {
+            name: name.to_owned(),
+            images: (0..count).map(|place| format!("folder/{name}/{place}.png")).collect(),
+            truth: (0..count).map(class).collect(),
+            predicted: (0..count)
+                .map(|place| (class(place).max(0) + i64::from(place % 9 == 0)) % classes.max(3))
+                .collect(),
+            scores: (0..count).map(score).collect(),
+        }
+    }
+
+    fn subject(known: Scored, unknown: Vec<Scored>, threshold: Option<f64>, resamples: u32) -> Subject {
+        let bootstrap = Some(Bootstrap { resamples, seed: 0 });
+        let options = ReportOptions { threshold, bootstrap, ..ReportOptions::default() };
+        Subject::of_scores("scores.csv", "score", known, unknown, &options)
+    }
+
+    fn page(subjects: Vec<Subject>) -> Page {
+        Page::new(subjects, Vec::new(), Some(Bootstrap { resamples: 20, seed: 0 }))
+    }
+
+    /// The page, which must be of the tags and attributes of the templates alone.
+    fn html(page: &Page) -> String {
+        let text = page.html();
+        let Found { tags, attributes, errors } = parsed(&text);
+        let foreign = |found: BTreeSet<String>, known: &str| -> Vec<String> {
+            found.into_iter().filter(|name| !known.split_whitespace().any(|known| known == name)).collect()
+        };
+        assert_eq!(foreign(tags.into_inner(), TAGS), [""; 0]);
+        assert_eq!(foreign(attributes.into_inner(), &ATTRIBUTES.to_lowercase()), [""; 0]);
+        assert_eq!(errors.into_inner(), [""; 0]);
+        for plot in page.plots() {
+            resvg::usvg::roxmltree::Document::parse(&plot.svg).unwrap();
+        }
+        text
+    }
+
+    #[test]
+    fn hostile_names_are_text() {
+        let hostile = [
+            "<script>alert(1)</script>",
+            "\"><img src=x onerror=alert(1)>",
+            "' onload='alert(1)",
+            "</style><svg onload=alert(1)>",
+            "]]>-->&amp;&#0;",
+            "\u{202e}gnp.exe\u{0}\n\r\t\u{1b}[31m",
+            "\u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}",
+            &"long".repeat(2500),
+        ];
+        for name in hostile {
+            let mut known = scored(name, 90, 3, 0.0);
+            known.images = vec![name.to_owned(); 90];
+            let unknown = vec![scored(name, 30, 0, 1.0), scored("other", 30, 0, 3.0)];
+            let manifest = crate::model::Manifest::from_properties(
+                [
+                    ("cac.format_version", "2"),
+                    ("cac.classes", &*serde_json::to_string(&[name, "b", "c"]).unwrap()),
+                    ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
+                    ("cac.score", "\"cac\""),
+                    ("cac.producer", &*serde_json::to_string(name).unwrap()),
+                    ("cac.training", &*serde_json::json!({ "known": name, name: [name] }).to_string()),
+                    (&*format!("cac.{name}"), name),
+                ],
+                "x",
+            );
+            let subject = Subject {
+                name: name.to_owned(),
+                score: name.to_owned(),
+                classes: vec![name.to_owned(), "b".to_owned(), "c".to_owned()],
+                origin: Some(Origin { manifest: manifest.unwrap(), sha256: None, provider: None }),
+                ..subject(known, unknown, Some(2.5), 20)
+            };
+            let text = html(&page(vec![subject.clone(), subject]));
+            assert!(!text.contains(['\0', '\u{202e}', '\u{1b}']), "{name}");
+        }
+    }
+
+    #[test]
+    fn odd_scores_give_an_honest_page() {
+        let of = |known: &[f64], unknown: &[&[f64]], threshold| {
+            let set = |scores: &[f64], class: i64| Scored {
+                name: format!("set {class}"),
+                truth: vec![class; scores.len()],
+                predicted: vec![0; scores.len()],
+                scores: scores.to_vec(),
+                ..Scored::default()
+            };
+            let unknown = unknown.iter().zip(1..).map(|(scores, number)| set(scores, -number)).collect();
+            html(&page(vec![subject(set(known, 0), unknown, threshold, 20)]))
+        };
+        let infinite = f64::INFINITY;
+        for (text, said) in [
+            (of(&[1.0; 20], &[&[1.0; 9]], Some(1.0)), "All scores are equal"),
+            (of(&[infinite, -infinite, 1.0], &[&[infinite]], Some(infinite)), "3 scores are infinite"),
+            (of(&[infinite; 3], &[&[-infinite]], Some(-infinite)), "4 scores are infinite"),
+            (of(&[1.0, f64::NAN], &[&[f64::NAN]], Some(0.5)), "There are no curves: a score is NaN."),
+            (of(&[], &[&[1.0]], Some(0.5)), "There are no metrics: there are no known images."),
+            (of(&[1.0, 2.0], &[], None), "There are no unknown images"),
+            (of(&[1.0, 2.0], &[&[]], Some(1.5)), "There are no metrics: there are no unknown images."),
+            (of(&[f64::MAX, f64::MIN], &[&[0.0]], Some(0.0)), "only 2 known images"),
+            (of(&[1.0, 2.0], &[&[0.5], &[3.0]], Some(f64::MAX)), "The AUROC for set -1 is"),
+            (of(&[], &[], None), "There are no metrics"),
+        ] {
+            assert!(text.contains(said), "{said}");
+        }
+        html(&page(Vec::new()));
+    }
+
+    #[test]
+    fn classes_may_have_any_number() {
+        let mut known = scored("known", 60, 3, 0.0);
+        known.truth[7] = i64::MAX;
+        known.predicted[8] = i64::MIN;
+        let text = html(&page(vec![subject(known, vec![scored("far", 20, 0, 2.0)], Some(3.0), 0)]));
+        assert!(text.contains(&i64::MAX.to_string()));
+    }
+
+    #[test]
+    fn many_sets_and_results_are_bounded() {
+        let sets = |count: usize| (0..count).map(|set| scored(&format!("set {set}"), 150, 0, 1.0)).collect();
+        let text = html(&page(vec![subject(scored("known", 300, 10, 0.0), sets(15), Some(3.0), 20)]));
+        assert!(text.contains("The first 10 of 15 unknown sets."));
+        assert!(text.contains("Bands would hide each other"));
+        let one = || subject(scored("known", 300, 10, 0.0), sets(1), Some(3.0), 20);
+        let text = html(&page((0..12).map(|_| one()).collect()));
+        assert_eq!(text.matches("<section").count(), 6);
+        assert!(text.contains("Comparison"));
+    }
+
+    #[test]
+    fn a_large_page_is_small_and_always_the_same() {
+        let unknown = (0..10).map(|set| scored(&format!("set {set}"), 10_000, 0, 1.5)).collect();
+        let subject = subject(scored("known", 100_000, 1000, 0.0), unknown, Some(3.5), 0);
+        let mut page = Page::new(vec![subject], Vec::new(), None);
+        let wanted: Vec<String> = page.wanted().into_iter().map(str::to_owned).collect();
+        assert!(wanted.len() <= 48 && wanted.len() >= 40, "{}", wanted.len());
+        for name in wanted {
+            let noise =
+                |x: u32, y: u32| ::image::Rgb([(x * 77 + y * 31) as u8, (x * y) as u8, (x ^ y) as u8]);
+            page.add_thumbnail(&name, Thumbnail::new(&crate::image::RgbImage::from_fn(96, 96, noise)));
+        }
+        let text = html(&page);
+        assert!(text.len() < 2_000_000, "{} bytes", text.len());
+        assert!(text.contains("The 30 most confused of 1000 classes."));
+        assert!(text.contains("The 100 weakest of 1000 classes."));
+        assert_eq!(text, page.html());
+    }
+
+    #[test]
+    fn the_drawn_curves_have_the_areas_of_the_table() {
+        let subject = subject(scored("known", 30_000, 5, 0.0), vec![scored("far", 7_000, 0, 1.1)], None, 0);
+        let metrics = subject.report.as_ref().unwrap().rows[0].metrics;
+        let plots = Page::new(vec![subject], Vec::new(), None).plots();
+        for (name, metric) in [
+            ("roc-1", metrics.auroc),
+            ("precision-unknown-1", metrics.aupr_out),
+            ("precision-known-1", metrics.aupr_in),
+            ("oscr-1", metrics.oscr.unwrap()),
+        ] {
+            let svg = &plots.iter().find(|plot| plot.name == name).unwrap().svg;
+            let document = resvg::usvg::roxmltree::Document::parse(svg).unwrap();
+            let line =
+                document.descendants().find(|node| node.attribute("class") == Some("line l0")).unwrap();
+            let points: Vec<[f64; 2]> = line.attribute("d").unwrap()[1..]
+                .split('L')
+                .map(|point| {
+                    let (x, y) = point.split_once(' ').unwrap();
+                    // The area for the data is 380 wide and 250 high, from 48 and down to 272.
+                    [(x.parse::<f64>().unwrap() - 48.0) / 380.0, (272.0 - y.parse::<f64>().unwrap()) / 250.0]
+                })
+                .collect();
+            assert!((area(&points) - metric).abs() < 1e-3, "{name}: {} {metric}", area(&points));
+            assert!(points.len() < 1600, "{name}: {}", points.len());
+        }
+    }
+}

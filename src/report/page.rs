@@ -1,0 +1,462 @@
+//! What a page shows: the scores of models, of score files and of runs, and what follows from them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use ndarray::{Array2, Axis, concatenate};
+
+use super::{Report, ReportOptions, pca::Plane};
+use crate::{
+    error::{Error, Result},
+    eval::{Agreement, Evaluation, ScoredSet},
+    image::RgbImage,
+    method::Anchors,
+    metrics::{
+        Bootstrap, Interval, Ranked, RankedKnown,
+        curve::{Curve, bands},
+    },
+    model::Manifest,
+    run::Event,
+};
+
+/// The maximum number of thumbnails of a page.
+const THUMBNAILS: usize = 48;
+/// The greatest side of a thumbnail in pixels.
+pub const THUMBNAIL: usize = 96;
+/// The maximum number of unknown sets whose curves have bands: more would hide each other.
+pub(super) const BANDS: usize = 3;
+/// The maximum number of subjects that are shown in detail.
+pub(super) const DETAILED: usize = 6;
+/// The maximum number of classes whose anchors are drawn.
+const MOST_ANCHORS: usize = 1000;
+/// The maximum number of points of a map.
+const MOST_POINTS: usize = 2000;
+
+/// The images of one set, with what a model says of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Scored {
+    /// The set's name.
+    pub name: String,
+    /// The names of the images, or empty.
+    pub images: Vec<String>,
+    /// The true classes; negative for unknown images.
+    pub truth: Vec<i64>,
+    /// The predicted classes, or empty.
+    pub predicted: Vec<i64>,
+    /// The rejection scores; larger = more likely unknown. An image whose score is NaN counts as unknown.
+    pub scores: Vec<f64>,
+}
+
+/// A model with one of its scores, or a file of scores.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Subject {
+    /// The name of the model, run or file.
+    pub name: String,
+    /// The name of the score.
+    pub score: String,
+    /// The score above which an image is unknown, if there is one.
+    pub threshold: Option<f64>,
+    /// The share of known images that the threshold was chosen to keep, if it was chosen so.
+    pub keep: Option<f64>,
+    /// The names of the known classes; without them classes are numbers.
+    pub classes: Vec<String>,
+    /// The known images.
+    pub known: Scored,
+    /// The unknown sets.
+    pub unknown: Vec<Scored>,
+    /// The metrics, or why there are none.
+    pub report: std::result::Result<Report, String>,
+    /// The logits in two dimensions, if they are known.
+    pub map: Option<Map>,
+    /// What the model file or the checkpoint says.
+    pub origin: Option<Origin>,
+    /// The agreement with the first subject, by its name.
+    pub agreement: Option<(String, Agreement)>,
+}
+
+/// Where a subject comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin {
+    /// The decision and the history.
+    pub manifest: Manifest,
+    /// SHA-256 of the model file, in hexadecimal.
+    pub sha256: Option<String>,
+    /// What ran the model.
+    pub provider: Option<String>,
+}
+
+/// Logits in two dimensions: those of some images, at equal distances in each set, and the anchors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Map {
+    pub(super) known: Vec<[f64; 2]>,
+    pub(super) unknown: Vec<Vec<[f64; 2]>>,
+    pub(super) anchors: Vec<[f64; 2]>,
+    /// The share of the variance that the two dimensions hold.
+    pub(super) explained: f64,
+    /// The number of images, drawn or not.
+    pub(super) images: usize,
+}
+
+/// An image to look at, encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thumbnail {
+    pub(super) kind: &'static str,
+    pub(super) bytes: Vec<u8>,
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
+
+/// The log of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunLog {
+    /// The name of the run.
+    pub name: String,
+    /// Its events.
+    pub events: Vec<Event>,
+    /// The number of lines that are not understood.
+    pub others: usize,
+}
+
+/// Everything that a page shows.
+#[derive(Debug, Clone)]
+pub struct Page {
+    pub(super) sections: Vec<Section>,
+    pub(super) runs: Vec<RunLog>,
+    /// The thumbnails of images, by name.
+    thumbnails: HashMap<String, Thumbnail>,
+}
+
+/// A subject with what follows from its scores.
+#[derive(Debug, Clone)]
+pub(super) struct Section {
+    pub subject: Subject,
+    /// The curves of each unknown set; empty without metrics, or where the subject is not shown in detail.
+    pub curves: Vec<Curves>,
+    /// The ROC curve against all unknown images.
+    pub roc: Vec<[f64; 2]>,
+    /// The images that are judged wrongly, the most confident first.
+    pub mistakes: Vec<(Kind, Vec<Mistake>)>,
+}
+
+/// The curves of an unknown set, in the order of [`Curve::ALL`].
+#[derive(Debug, Clone)]
+pub(super) struct Curves(pub Vec<(Curve, Vec<[f64; 2]>, Vec<Interval>)>);
+
+/// A kind of wrong verdicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    UnknownAccepted,
+    KnownRejected,
+    KnownMisnamed,
+}
+
+/// An image that is judged wrongly: its set, 0 for the known images, and its place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mistake {
+    pub set: usize,
+    pub place: usize,
+}
+
+/// What a model says of the images of a class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct OfClass {
+    pub images: usize,
+    pub correct: usize,
+    pub kept: usize,
+    pub kept_and_correct: usize,
+    /// Unknown images that are accepted as this class.
+    pub strangers: usize,
+}
+
+impl Subject {
+    /// One score of an evaluation, with its report.
+    ///
+    /// # Panics
+    /// If there is no such score.
+    #[must_use]
+    pub fn of_evaluation(name: &str, evaluation: &Evaluation, score: usize, report: &Result<Report>) -> Self {
+        let scored = |set: &ScoredSet| Scored {
+            name: set.name.clone(),
+            images: set.images.clone(),
+            truth: set.truth.clone(),
+            predicted: set.predicted.iter().map(|&class| class as i64).collect(),
+            scores: set.scores[score].iter().map(|&score| score.into()).collect(),
+        };
+        let mut sets = evaluation.sets.iter().map(scored);
+        Self {
+            name: name.to_owned(),
+            score: evaluation.scores[score].to_string(),
+            threshold: evaluation.threshold(score).map(f64::from),
+            keep: None,
+            classes: Vec::new(),
+            known: sets.next().unwrap_or_default(),
+            unknown: sets.collect(),
+            report: match report {
+                Ok(report) => Ok(report.clone()),
+                Err(error) => Err(reason(error)),
+            },
+            map: None,
+            origin: None,
+            agreement: None,
+        }
+    }
+
+    /// The entries of a file of scores, with their report for these options.
+    #[must_use]
+    pub fn of_scores(
+        name: &str,
+        score: &str,
+        known: Scored,
+        unknown: Vec<Scored>,
+        options: &ReportOptions,
+    ) -> Self {
+        let correct: Vec<bool> =
+            known.predicted.iter().zip(&known.truth).map(|(class, truth)| class == truth).collect();
+        let correct = (correct.len() == known.scores.len()).then_some(&correct[..]);
+        let sets: Vec<(&str, &[f64])> =
+            unknown.iter().map(|set| (set.name.as_str(), &set.scores[..])).collect();
+        Self {
+            name: name.to_owned(),
+            score: score.to_owned(),
+            threshold: options.threshold,
+            keep: None,
+            classes: Vec::new(),
+            report: Report::new(&known.scores, correct, &sets, options).map_err(|error| reason(&error)),
+            known,
+            unknown,
+            map: None,
+            origin: None,
+            agreement: None,
+        }
+    }
+
+    /// The verdict on a score.
+    pub(super) fn rejects(&self, score: f64) -> bool {
+        self.threshold
+            .is_some_and(|threshold| !matches!(score.partial_cmp(&threshold), Some(order) if order.is_le()))
+    }
+
+    /// The name of a class.
+    pub(super) fn class(&self, class: i64) -> String {
+        let name = usize::try_from(class).ok().and_then(|class| self.classes.get(class));
+        name.cloned().unwrap_or_else(|| class.to_string())
+    }
+
+    /// Whether every known image has a prediction.
+    pub(super) fn is_judged(&self) -> bool {
+        self.known.predicted.len() == self.known.scores.len()
+    }
+
+    /// A set by its number, 0 for the known images.
+    pub(super) fn set(&self, set: usize) -> &Scored {
+        if set == 0 { &self.known } else { &self.unknown[set - 1] }
+    }
+
+    /// The known and the unknown images.
+    pub(super) fn sets(&self) -> impl Iterator<Item = &Scored> {
+        std::iter::once(&self.known).chain(&self.unknown)
+    }
+
+    /// What the model says of each class.
+    pub(super) fn per_class(&self) -> BTreeMap<i64, OfClass> {
+        let mut classes: BTreeMap<i64, OfClass> = BTreeMap::new();
+        for (place, (&truth, &score)) in self.known.truth.iter().zip(&self.known.scores).enumerate() {
+            let of_class = classes.entry(truth).or_default();
+            let is_correct = self.known.predicted.get(place) == Some(&truth);
+            let is_kept = !self.rejects(score);
+            of_class.images += 1;
+            of_class.correct += usize::from(is_correct);
+            of_class.kept += usize::from(is_kept);
+            of_class.kept_and_correct += usize::from(is_kept && is_correct);
+        }
+        for set in &self.unknown {
+            for (&class, &score) in set.predicted.iter().zip(&set.scores) {
+                if !self.rejects(score) {
+                    classes.entry(class).or_default().strangers += 1;
+                }
+            }
+        }
+        classes
+    }
+
+    /// The most confident mistakes of each kind, at most `most` of each. Without a threshold these are the unknown
+    /// images with the lowest scores, and the known ones with the highest.
+    fn mistakes(&self, most: usize) -> Vec<(Kind, Vec<Mistake>)> {
+        let has_threshold = self.threshold.is_some();
+        let is_wrong = |place: usize| {
+            self.known.predicted.get(place).is_some_and(|class| *class != self.known.truth[place])
+        };
+        let found = |kind: Kind| -> Vec<Mistake> {
+            let sets: Vec<usize> =
+                if kind == Kind::UnknownAccepted { (1..=self.unknown.len()).collect() } else { vec![0] };
+            let mut found: Vec<(f64, Mistake)> = Vec::new();
+            for set in sets {
+                for (place, &score) in self.set(set).scores.iter().enumerate() {
+                    let is_meant = match kind {
+                        Kind::UnknownAccepted => !self.rejects(score),
+                        Kind::KnownRejected => self.rejects(score) || !has_threshold,
+                        Kind::KnownMisnamed => is_wrong(place) && !self.rejects(score),
+                    };
+                    if is_meant {
+                        found.push((score, Mistake { set, place }));
+                    }
+                }
+            }
+            // The sort is stable: images of the same score keep the order of their sets.
+            match kind {
+                Kind::KnownRejected => found.sort_by(|(a, _), (b, _)| b.total_cmp(a)),
+                _ => found.sort_by(|(a, _), (b, _)| a.total_cmp(b)),
+            }
+            found.into_iter().take(most).map(|(_, mistake)| mistake).collect()
+        };
+        let kinds = [Kind::UnknownAccepted, Kind::KnownRejected, Kind::KnownMisnamed];
+        kinds.into_iter().map(|kind| (kind, found(kind))).collect()
+    }
+}
+
+impl Map {
+    /// The logits that an evaluation kept, in the plane of the known images and the anchors. `None` without logits.
+    #[must_use]
+    pub fn new(evaluation: &Evaluation, anchors: &Anchors) -> Option<Self> {
+        let finite = |set: &ScoredSet| -> Array2<f64> {
+            let is_finite = |row: &usize| set.logits.row(*row).iter().all(|value| value.is_finite());
+            let rows: Vec<usize> = (0..set.logits.nrows()).filter(is_finite).collect();
+            set.logits.select(Axis(0), &rows).mapv(f64::from)
+        };
+        let (known, unknown) = evaluation.sets.split_first()?;
+        let known = finite(known);
+        let has_anchors = anchors.classes() <= MOST_ANCHORS && known.ncols() == anchors.classes();
+        let anchors =
+            if has_anchors { anchors.to_rows().mapv(f64::from) } else { Array2::zeros((0, known.ncols())) };
+        if known.is_empty() {
+            return None;
+        }
+        let all = concatenate(Axis(0), &[known.view(), anchors.view()]).ok()?;
+        let plane = Plane::through(all.view())?;
+        let is_same_width = |set: &&ScoredSet| set.logits.ncols() == known.ncols();
+        let mut map = Self {
+            known: plane.project(known.view()),
+            unknown: unknown
+                .iter()
+                .map(|set| {
+                    Some(set)
+                        .filter(is_same_width)
+                        .map_or(Vec::new(), |set| plane.project(finite(set).view()))
+                })
+                .collect(),
+            anchors: plane.project(anchors.view()),
+            explained: plane.explained,
+            images: evaluation.images(),
+        };
+        // An evaluation keeps no more; this bounds what others make.
+        map.known.truncate(MOST_POINTS);
+        map.unknown.iter_mut().for_each(|set| set.truncate(MOST_POINTS));
+        Some(map)
+    }
+}
+
+impl Thumbnail {
+    /// Encodes an image: small ones without loss.
+    #[must_use]
+    pub fn new(image: &RgbImage) -> Self {
+        use ::image::{ExtendedColorType, ImageEncoder, codecs};
+        let (width, height) = image.dimensions();
+        let mut bytes = Vec::new();
+        let is_small = width.max(height) <= 40;
+        let kind = if is_small { "png" } else { "jpeg" };
+        let encoded = if is_small {
+            codecs::png::PngEncoder::new(&mut bytes).write_image(
+                image,
+                width,
+                height,
+                ExtendedColorType::Rgb8,
+            )
+        } else {
+            codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 82).write_image(
+                image,
+                width,
+                height,
+                ExtendedColorType::Rgb8,
+            )
+        };
+        encoded.expect("memory can be written");
+        Self { kind, bytes, width, height }
+    }
+}
+
+impl Page {
+    /// Computes what follows from the scores. Bands are as the intervals of the reports, if there is a bootstrap.
+    #[must_use]
+    pub fn new(subjects: Vec<Subject>, runs: Vec<RunLog>, bootstrap: Option<Bootstrap>) -> Self {
+        let each = THUMBNAILS / 3 / subjects.len().clamp(1, DETAILED);
+        let sections = subjects.into_iter().enumerate().map(|(index, subject)| {
+            let is_detailed = index < DETAILED;
+            let (curves, roc) = curves(&subject, bootstrap.filter(|_| is_detailed)).unwrap_or_default();
+            let mistakes = if is_detailed { subject.mistakes(each) } else { Vec::new() };
+            Section { subject, curves, roc, mistakes }
+        });
+        Self { sections: sections.collect(), runs, thumbnails: HashMap::new() }
+    }
+
+    /// The names of the images that the page would show, each once.
+    #[must_use]
+    pub fn wanted(&self) -> HashSet<&str> {
+        let mistakes = self.sections.iter().flat_map(|section| {
+            let all = section.mistakes.iter().flat_map(|(_, mistakes)| mistakes);
+            all.filter_map(|mistake| section.image(*mistake))
+        });
+        mistakes.collect()
+    }
+
+    /// Adds the thumbnail of an image.
+    pub fn add_thumbnail(&mut self, image: &str, thumbnail: Thumbnail) {
+        self.thumbnails.insert(image.to_owned(), thumbnail);
+    }
+
+    pub(super) fn thumbnail(&self, image: &str) -> Option<&Thumbnail> {
+        self.thumbnails.get(image)
+    }
+}
+
+impl Section {
+    /// The name of an image, if the set has names.
+    pub fn image(&self, mistake: Mistake) -> Option<&str> {
+        let names = &self.subject.set(mistake.set).images;
+        names.get(mistake.place).map(String::as_str).filter(|name| !name.is_empty())
+    }
+}
+
+/// The text of an error of the scores, without its first words.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Scores(reason) => reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The curves of each unknown set, with bands if there is a bootstrap, and the ROC curve against all unknown images.
+fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<(Vec<Curves>, Vec<[f64; 2]>)> {
+    let is_judged = subject.is_judged();
+    let correct: Vec<bool> = subject
+        .known
+        .predicted
+        .iter()
+        .zip(&subject.known.truth)
+        .map(|(class, truth)| class == truth)
+        .collect();
+    let known = RankedKnown::new(&subject.known.scores, is_judged.then_some(&correct[..]))?;
+    let sets = subject.unknown.iter().map(|set| Ranked::new(&set.scores)).collect::<Result<Vec<_>>>()?;
+    let kinds: Vec<Curve> =
+        Curve::ALL.into_iter().filter(|&curve| is_judged || curve != Curve::Oscr).collect();
+    let bootstrap = bootstrap.filter(|_| sets.len() <= BANDS);
+    let mut bands =
+        bootstrap.map_or_else(Vec::new, |bootstrap| bands(&kinds, &known, &sets, bootstrap)).into_iter();
+    let curves = sets.iter().map(|set| {
+        let mut bands = bands.next().unwrap_or_default().into_iter();
+        let of = |&kind: &Curve| (kind, kind.points(&known, set), bands.next().unwrap_or_default());
+        Curves(kinds.iter().map(of).collect())
+    });
+    let curves = curves.collect();
+    let all: Vec<f64> = subject.unknown.iter().flat_map(|set| set.scores.iter().copied()).collect();
+    let roc = if all.is_empty() { Vec::new() } else { Curve::Roc.points(&known, &Ranked::new(&all)?) };
+    Ok((curves, roc))
+}

@@ -1,0 +1,325 @@
+//! The result in words: the verdict, and what to be careful about.
+
+use super::{
+    Row,
+    name::{elided, isolated},
+    page::{Scored, Subject},
+};
+use crate::metrics::Interval;
+
+/// A share of a row with its interval.
+type ShareOf = fn(&Row) -> Option<(f64, Option<Interval>)>;
+
+/// With fewer images a share is known to within ten per cent at best.
+const FEW: usize = 100;
+/// The maximum number of unknown sets that the verdict names.
+const NAMED: usize = 3;
+
+/// A share in per cent.
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+/// A share in per cent with its interval.
+pub(super) fn with_interval(share: f64, interval: Option<Interval>) -> String {
+    match interval {
+        Some(Interval { low, high }) => {
+            format!("{} ({:.1}–{:.1})", percent(share), 100.0 * low, 100.0 * high)
+        }
+        None => percent(share),
+    }
+}
+
+/// A number for people to read and to copy.
+pub(super) fn number(value: f64) -> String {
+    if value != 0.0 && value.is_finite() && !(1e-3..1e7).contains(&value.abs()) {
+        return format!("{value:.4e}");
+    }
+    let text = format!("{value:.4}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+/// A count with its digits in groups of three.
+pub(super) fn grouped(count: usize) -> String {
+    let mut digits = count.to_string();
+    let mut place = digits.len();
+    while place > 3 {
+        place -= 3;
+        digits.insert(place, ',');
+    }
+    digits
+}
+
+/// A count with its noun, whose plural ends in `s`.
+pub(super) fn counted(count: usize, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+/// A name in a sentence.
+pub(super) fn quoted(name: &str) -> String {
+    isolated(&elided(name, 40))
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn listed(parts: &[String]) -> String {
+    match parts {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+/// The row of each unknown set.
+pub(super) fn set_rows(subject: &Subject) -> &[Row] {
+    subject.report.as_ref().map_or(&[], |report| &report.rows[..subject.unknown.len().min(report.rows.len())])
+}
+
+impl Subject {
+    /// The result in a sentence.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        let report = match &self.report {
+            Ok(report) => report,
+            Err(reason) => return format!("There are no metrics: {reason}."),
+        };
+        let intervals =
+            report.intervals.unwrap_or(super::KnownIntervals { accuracy: None, known_kept: None });
+        let named = report.accuracy.map(|accuracy| {
+            format!("names {} of the known images correctly", with_interval(accuracy, intervals.accuracy))
+        });
+        let kept = report.known_kept.map(|kept| with_interval(kept, intervals.known_kept));
+        let rows = set_rows(self);
+        let of_sets = |value: ShareOf, verb: &str, before: &str| -> Option<String> {
+            let texts = rows.iter().map(|row| {
+                let (share, interval) = value(row)?;
+                Some(format!("{}{before}{}", with_interval(share, interval), quoted(&row.name)))
+            });
+            if rows.is_empty() {
+                return None;
+            }
+            if rows.len() <= NAMED {
+                return Some(format!("{verb} {}", listed(&texts.collect::<Option<Vec<_>>>()?)));
+            }
+            let mut shares: Vec<(f64, &Row)> =
+                rows.iter().filter_map(|row| Some((value(row)?.0, row))).collect();
+            shares.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+            let (least, most) = (shares.first()?, shares.last()?);
+            let mean = shares.iter().map(|(share, _)| share).sum::<f64>() / shares.len() as f64;
+            Some(format!(
+                "{verb} {} on average over {} unknown sets, from {}{before}{} to {}{before}{}",
+                percent(mean),
+                rows.len(),
+                percent(least.0),
+                quoted(&least.1.name),
+                percent(most.0),
+                quoted(&most.1.name),
+            ))
+        };
+        let caught = of_sets(
+            |row| Some((row.unknown_caught?, row.intervals.and_then(|intervals| intervals.unknown_caught))),
+            "catches",
+            " of ",
+        );
+        let separated = of_sets(
+            |row| Some((row.metrics.auroc, row.intervals.map(|intervals| intervals.metrics.auroc))),
+            "separates known images from unknown ones with an AUROC of",
+            " for ",
+        );
+        let decided = match (kept, caught, separated) {
+            (Some(kept), Some(caught), _) => {
+                Some(format!("at a threshold that keeps {kept} of them it {caught}"))
+            }
+            (Some(kept), None, _) => Some(format!("its threshold keeps {kept} of them")),
+            (None, _, Some(separated)) => Some(format!("without a threshold it {separated}")),
+            (None, _, None) => None,
+        };
+        let mut sentence = match (named, decided) {
+            (Some(named), Some(decided)) => format!("{named}; {decided}"),
+            (Some(only), None) => only,
+            (None, Some(only)) => only.replacen("of them", "of the known images", 1),
+            (None, None) => format!(
+                "there are {}, and nothing to compare them with",
+                counted(report.known, "known image")
+            ),
+        };
+        sentence[..1].make_ascii_uppercase();
+        sentence + "."
+    }
+
+    /// What to be careful about, each in a sentence or two.
+    #[must_use]
+    pub fn cautions(&self) -> Vec<String> {
+        let mut cautions = Vec::new();
+        let count =
+            |set: &Scored, test: fn(f64) -> bool| set.scores.iter().filter(|&&score| test(score)).count();
+        let nan: usize = self.sets().map(|set| count(set, f64::is_nan)).sum();
+        if nan > 0 {
+            cautions.push(format!(
+                "{} not a number. Such images count as unknown, and no metric can be computed.",
+                if nan == 1 { "One score is".to_owned() } else { format!("{} are", counted(nan, "score")) }
+            ));
+        }
+        let infinite: usize = self.sets().map(|set| count(set, f64::is_infinite)).sum();
+        if infinite > 0 {
+            let verb = if infinite == 1 { "is" } else { "are" };
+            cautions.push(format!(
+                "{} {verb} infinite. The metrics include them; the histograms count them in the outermost bars.",
+                counted(infinite, "score")
+            ));
+        }
+        let mut all = self.sets().flat_map(|set| &set.scores);
+        if let Some(first) = all.next()
+            && all.all(|score| score == first)
+        {
+            cautions.push("All scores are equal: they tell nothing about any image.".to_owned());
+        }
+        for (set, what) in self.sets().zip(
+            std::iter::once("known images".to_owned())
+                .chain(self.unknown.iter().map(|set| format!("images of {}", quoted(&set.name)))),
+        ) {
+            if (1..FEW).contains(&set.scores.len()) {
+                cautions.push(format!(
+                    "There are only {} {what}: look at the intervals, not at the numbers alone.",
+                    set.scores.len()
+                ));
+            }
+        }
+        let Ok(report) = &self.report else { return cautions };
+        if report.skipped > 0 {
+            let verb = if report.skipped == 1 { "is" } else { "are" };
+            cautions
+                .push(format!("{} cannot be read and {verb} not counted.", counted(report.skipped, "image")));
+        }
+        if let (Some(kept), Some(keep)) = (report.known_kept, self.keep) {
+            let interval = report.intervals.and_then(|intervals| intervals.known_kept);
+            if interval.map_or(kept, |interval| interval.high) < keep {
+                cautions.push(format!(
+                    "The threshold was chosen to keep {} of the known images, but it keeps {}. These images may differ \
+                     from those that it was chosen on.",
+                    percent(keep),
+                    with_interval(kept, interval)
+                ));
+            }
+        }
+        for row in set_rows(self) {
+            if row.metrics.auroc < 0.5 {
+                cautions.push(format!(
+                    "The AUROC for {} is {}, below 50 %: its images look more known than the known ones. Is the score \
+                     the right way round? Larger must mean more likely unknown.",
+                    quoted(&row.name),
+                    with_interval(row.metrics.auroc, row.intervals.map(|intervals| intervals.metrics.auroc))
+                ));
+            }
+        }
+        if self.unknown.is_empty() {
+            cautions
+                .push("There are no unknown images: nothing says what the model does with them.".to_owned());
+        }
+        cautions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        metrics::Bootstrap,
+        report::{Report, ReportOptions},
+    };
+
+    fn subject(known: &[f64], unknown: &[(&str, &[f64])], threshold: Option<f64>) -> Subject {
+        let correct: Vec<bool> = (0..known.len()).map(|place| place % 4 != 3).collect();
+        let options = ReportOptions {
+            threshold,
+            bootstrap: Some(Bootstrap { resamples: 0, seed: 0 }),
+            ..ReportOptions::default()
+        };
+        let scored = |name: &str, scores: &[f64]| Scored {
+            name: name.to_owned(),
+            scores: scores.to_vec(),
+            ..Scored::default()
+        };
+        Subject {
+            name: "a.onnx".to_owned(),
+            score: "energy".to_owned(),
+            threshold,
+            keep: Some(0.95),
+            classes: Vec::new(),
+            known: scored("known", known),
+            unknown: unknown.iter().map(|(name, scores)| scored(name, scores)).collect(),
+            report: Report::new(known, Some(&correct), unknown, &options).map_err(|error| error.to_string()),
+            map: None,
+            origin: None,
+            agreement: None,
+        }
+    }
+
+    #[test]
+    fn the_verdict_says_what_was_measured() {
+        let known: Vec<f64> = (0..200).map(f64::from).collect();
+        let far: Vec<f64> = (100..300).map(f64::from).collect();
+        let both = subject(&known, &[("far", &far), ("near", &known)], Some(179.0));
+        assert_eq!(
+            both.verdict(),
+            "Names 75.0 % of the known images correctly; at a threshold that keeps 90.0 % of them it catches 60.0 % of \
+             far and 10.0 % of near."
+        );
+        assert_eq!(
+            both.cautions(),
+            [
+                "The threshold was chosen to keep 95.0 % of the known images, but it keeps 90.0 %. These images may differ \
+              from those that it was chosen on."
+            ]
+        );
+        let without = subject(&known, &[("far", &far)], None);
+        assert!(without.verdict().ends_with(
+            "without a threshold it separates known images from unknown ones with an AUROC of 87.5 % for far."
+        ));
+        let many: Vec<(&str, &[f64])> = ["a", "b", "c", "d"].map(|name| (name, &far[..])).to_vec();
+        assert!(
+            subject(&known, &many, Some(199.0))
+                .verdict()
+                .ends_with("catches 50.0 % on average over 4 unknown sets, from 50.0 % of a to 50.0 % of d.")
+        );
+        let alone = subject(&known, &[], Some(199.0));
+        assert!(alone.verdict().ends_with("its threshold keeps 100.0 % of them."), "{}", alone.verdict());
+        assert!(alone.cautions().iter().any(|caution| caution.contains("no unknown images")));
+    }
+
+    #[test]
+    fn odd_scores_call_for_caution() {
+        let caution = |known: &[f64], unknown: &[f64], text: &str| {
+            let subject = subject(known, &[("x", unknown)], Some(1.0));
+            let cautions = subject.cautions().join("\n");
+            assert!(cautions.contains(text), "{text}: {cautions}");
+        };
+        caution(&[1.0, f64::NAN], &[2.0], "One score is not a number");
+        caution(&[1.0, f64::INFINITY], &[f64::NEG_INFINITY], "2 scores are infinite");
+        caution(&[1.0; 3], &[1.0; 3], "All scores are equal");
+        caution(&[1.0, 2.0], &[0.0], "only 2 known images");
+        caution(&[1.0, 2.0], &[0.0], "The AUROC for x is 0.0 %");
+        assert_eq!(
+            subject(&[f64::NAN], &[("x", &[1.0])], None).verdict(),
+            "There are no metrics: no metrics for these scores: a score is NaN."
+        );
+    }
+
+    #[test]
+    fn numbers_are_short() {
+        for (value, text) in [
+            (-12.7374, "-12.7374"),
+            (0.0, "0"),
+            (200.0, "200"),
+            (0.5, "0.5"),
+            (1e-7, "1.0000e-7"),
+            (f64::INFINITY, "inf"),
+            (f64::NAN, "NaN"),
+        ] {
+            assert_eq!(number(value), text);
+        }
+        assert_eq!(
+            (counted(1, "image"), counted(1234567, "image")),
+            ("1 image".into(), "1,234,567 images".into())
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! The events of a run, and the log that holds them.
+
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::{
+    data::LeftOut,
+    error::{Error, Result},
+    report::{Report, is_zero},
+};
+
+/// An event of a run; the lines of `log.jsonl` are events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The data is open and training starts.
+    Start {
+        /// Images per epoch.
+        images: usize,
+        /// Steps per epoch.
+        steps: usize,
+        /// Number of epochs.
+        epochs: usize,
+        /// Files in the folders of all sets that are no images by their extension.
+        #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
+        left_out: LeftOut,
+        /// Images of all sets that cannot be read and are left out.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        skipped: usize,
+    },
+    /// Progress within an epoch.
+    Step {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The step in the epoch, from 1.
+        step: usize,
+        /// The moving average of the loss.
+        #[serde(deserialize_with = "number")]
+        loss: f64,
+        /// Learning rate of this step.
+        #[serde(deserialize_with = "number")]
+        learning_rate: f64,
+        /// Known images per second since the start of the epoch.
+        #[serde(deserialize_with = "number")]
+        images_per_second: f64,
+    },
+    /// An epoch is trained and its test starts.
+    Testing {
+        /// The epoch, from 1.
+        epoch: usize,
+    },
+    /// An epoch is tested and its weights are saved.
+    Epoch {
+        /// The epoch, from 1.
+        epoch: usize,
+        /// The loss on the held-out images; `None` without any.
+        held_out_loss: Option<f64>,
+        /// Whether these are the best weights so far: those with the lowest held-out loss, or the newest
+        /// without held-out images.
+        best: bool,
+        /// Seconds of training and test, counted from the resume if the run was resumed in this epoch.
+        seconds: f64,
+        /// The metrics, without intervals.
+        report: Report,
+    },
+    /// All epochs are done.
+    Finished {
+        /// The metrics of the best epoch, with intervals.
+        report: Report,
+    },
+}
+
+/// A number, which JSON writes as null where it is infinite or NaN.
+fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+impl Event {
+    /// Reads the log of a run: its events in their order, and the number of lines that hold no event of this
+    /// version. A line that a killed run did not finish is one of these.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read_log(path: &Path) -> Result<(Vec<Self>, usize)> {
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let (mut events, mut others) = (Vec::new(), 0);
+        for line in bytes.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty()) {
+            match serde_json::from_slice(line) {
+                Ok(event) => events.push(event),
+                Err(_) => others += 1,
+            }
+        }
+        Ok((events, others))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_read_as_far_as_they_are_understood() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let report = Report::new(&[0.0, 1.0], Some(&[true, false]), &[("far", &[2.0])], &Default::default());
+        let events = [
+            Event::Start { images: 7, steps: 2, epochs: 1, left_out: LeftOut::new(), skipped: 0 },
+            Event::Step { epoch: 1, step: 1, loss: 0.5, learning_rate: 1e-3, images_per_second: 9.0 },
+            Event::Epoch { epoch: 1, held_out_loss: None, best: true, seconds: 2.0, report: report.unwrap() },
+        ];
+        let lines: Vec<String> = events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+        std::fs::write(&path, format!("{}\n\n{{\"event\":\"later\"}}\n{{\"ev", lines.join("\n"))).unwrap();
+        assert_eq!(Event::read_log(&path).unwrap(), (events.to_vec(), 2));
+
+        let diverged = lines[1].replace("0.5", "null");
+        std::fs::write(&path, diverged).unwrap();
+        let (events, _) = Event::read_log(&path).unwrap();
+        assert!(matches!(events[..], [Event::Step { loss, step: 1, .. }] if loss.is_nan()), "{events:?}");
+        assert!(matches!(Event::read_log(folder.path()), Err(Error::Io { .. })));
+    }
+}

@@ -1,0 +1,232 @@
+//! Pages to look at: one test for each kind of input.
+
+use std::{fs, path::Path};
+
+use cac::{
+    method::Variant,
+    run::{RunFolder, TestLogits, Which},
+};
+use ndarray::Array2;
+use serde_json::Value;
+
+use crate::{
+    checkpoint,
+    commands::{error, stdout, toolkit},
+    fill,
+};
+
+/// Class folders of images of one colour, and a folder of unknown images.
+fn images(folder: &Path) {
+    let names = ["known/test/ant/a.png", "known/test/bee/b.png", "known/test/cow/c.png", "other/big <b>.png"];
+    for (i, name) in names.into_iter().enumerate() {
+        let path = folder.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let shade = 60 * i as u8;
+        image::RgbImage::from_pixel(200, 100 + i as u32, image::Rgb([shade, 200 - shade, 90]))
+            .save(path)
+            .unwrap();
+    }
+}
+
+/// A run with a test of 60 known and 40 unknown images, and a log.
+fn run(folder: &Path) -> RunFolder {
+    let run = RunFolder::create_next(&folder.join("runs")).unwrap();
+    let mut checkpoint = checkpoint(2, Variant::Paper);
+    let logit = |seed: u64| (8.0 * fill::unit(fill::splitmix64(seed))) as f32;
+    checkpoint.test = Some(TestLogits {
+        known: Array2::from_shape_fn((60, 3), |(i, c)| {
+            logit((3 * i + c) as u64) + if i % 3 == c { 9.0 } else { 0.0 }
+        }),
+        labels: (0..60).map(|i| i % 3).collect(),
+        unknown: vec![(
+            "far".to_owned(),
+            Array2::from_shape_fn((40, 3), |(i, c)| logit((900 + 3 * i + c) as u64)),
+        )],
+        skipped: 2,
+    });
+    checkpoint.write(&run.checkpoint(Which::Best)).unwrap();
+    let report = r#"{"known":60,"accuracy":0.9,"rows":[]}"#;
+    let log = [
+        r#"{"event":"start","images":128,"steps":2,"epochs":2}"#.to_owned(),
+        r#"{"event":"step","epoch":1,"step":1,"loss":2.5,"learning_rate":0.01,"images_per_second":90.0}"#
+            .to_owned(),
+        r#"{"event":"step","epoch":1,"step":2,"loss":null,"learning_rate":0.1,"images_per_second":91.0}"#
+            .to_owned(),
+        format!(
+            r#"{{"event":"epoch","epoch":1,"held_out_loss":1.5,"best":true,"seconds":3,"report":{report}}}"#
+        ),
+        r#"{"event":"st"#.to_owned(),
+    ];
+    fs::write(run.log(), log.join("\n")).unwrap();
+    run
+}
+
+fn page(folder: &Path, name: &str) -> String {
+    let text = fs::read_to_string(folder.join(name)).unwrap();
+    assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>"), "{name}");
+    for outside in ["http://", "https://", "<script", "<link", "@import"] {
+        // The name space of SVG is no address.
+        assert!(!text.replace("http://www.w3.org/2000/svg", "").contains(outside), "{name}: {outside}");
+    }
+    text
+}
+
+#[test]
+fn a_page_about_models() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    images(at);
+    run(at);
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let data = ["--known", "known", "--unknown", "other=other", "--unknown", "uniform-noise:3"];
+    let printed =
+        toolkit(at, &[&["report", "model.onnx", "-o", "a.html", "--plots", "plots"], &data[..]].concat());
+    let printed = stdout(&printed).to_owned();
+    let text = page(at, "a.html");
+    let verdict = printed.lines().next().unwrap();
+    assert!(verdict.starts_with("Names ") && verdict.contains(" of other and "), "{verdict}");
+    // On the page numbers stay together with their unit and their interval.
+    let words = text.replace("<span class=\"whole\">(", "(").replace(")</span>", ")").replace('\u{a0}', " ");
+    assert!(words.contains(&format!("<p class=\"verdict\">{verdict}</p>")), "{verdict}");
+    assert!(printed.contains("caution: There are only 3 known images"), "{printed}");
+    assert!(printed.ends_with("report: a.html\n"), "{printed}");
+    for part in [
+        "Open-set report: model.onnx",
+        "uniform-noise",
+        "Confusion matrix",
+        "Logits in two dimensions",
+        "data:image/jpeg;base64,",
+        "big &lt;b&gt;.png",
+        "<dt>SHA-256</dt>",
+        "WideResNet-10-2",
+        "color-scheme",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+    // A thumbnail of a wide image keeps its proportions.
+    assert!(text.contains("width=\"96\" height=\"49\""), "proportions");
+    assert!(!text.contains(at.to_str().unwrap()), "a page names no folder of this machine");
+
+    // The plots are the same, with colours of their own.
+    let mut plots: Vec<String> = fs::read_dir(at.join("plots"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
+    plots.sort();
+    assert_eq!(plots.len(), 2 * text.matches("<figure").count(), "{plots:?}");
+    for plot in plots {
+        let bytes = fs::read(at.join("plots").join(&plot)).unwrap();
+        if plot.ends_with(".png") {
+            assert!(image::load_from_memory(&bytes).unwrap().width() >= 600, "{plot}");
+        } else {
+            let text = String::from_utf8(bytes).unwrap();
+            assert!(text.starts_with("<svg ") && !text.contains("var("), "{plot}");
+        }
+    }
+
+    // `eval` writes the same page; several scores and providers are compared.
+    let args = ["eval", "model.onnx", "--report", "b.html"];
+    assert!(stdout(&toolkit(at, &[&args[..], &data].concat())).contains("AUROC"));
+    assert_eq!(page(at, "b.html"), text);
+    let args =
+        ["eval", "--report", "c.html", "model.onnx", "--score", "cac", "--score", "msp", "--provider", "cpu"];
+    stdout(&toolkit(at, &[&args[..], &["--provider", "onnxruntime"], &data].concat()));
+    let several = page(at, "c.html");
+    for part in ["Comparison", "model.onnx on cpu, cac", "model.onnx on onnxruntime, msp", "other verdicts"] {
+        assert!(several.contains(part), "{part}");
+    }
+
+    for (args, message) in [
+        (&["report", "model.onnx", "-o", "model.onnx"][..], "it is read, too"),
+        (&["report", "model.onnx", "-o", "no/such.html"], "there is no folder `no`"),
+        (&["report", "none.onnx", "-o", "d.html"], "cannot read `none.onnx`"),
+        (&["report", "known", "-o", "d.html"], "it has neither a log nor a checkpoint"),
+    ] {
+        let message_found = error(&toolkit(at, args));
+        assert!(message_found.contains(message), "{message_found}");
+        assert!(!at.join("d.html").exists());
+    }
+}
+
+#[test]
+fn a_page_about_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut text = "set,image,label,prediction,score\n".to_owned();
+    let unit = |i: u64| fill::unit(fill::splitmix64(i));
+    for i in 0..400 {
+        let prediction = if i % 10 == 0 { 8 } else { i % 7 };
+        text += &format!("known,k/{i}.png,{},{prediction},{}\n", i % 7, unit(i));
+    }
+    for i in 400..600 {
+        text += &format!("<i>far</i>,u/{i}.png,-1,3,{}\n", unit(i).sqrt() + 0.2);
+    }
+    fs::write(at.join("scores.csv"), &text).unwrap();
+    let json = toolkit(at, &["report", "scores.csv", "--threshold", "0.95", "--json"]);
+    let json: Value = serde_json::from_str(stdout(&json)).unwrap();
+    let page_text = page(at, "report.html");
+    let result = &json["results"][0];
+    assert_eq!((&json["report"], &result["name"]), (&"report.html".into(), &"scores.csv".into()));
+    let verdict = result["verdict"].as_str().unwrap();
+    let table = toolkit(at, &["metrics", "scores.csv", "--threshold", "0.95", "--json"]);
+    let table: Value = serde_json::from_str(stdout(&table)).unwrap();
+    for number in [&table["accuracy"], &table["known_kept"], &table["rows"][0]["unknown_caught"]] {
+        let number = format!("{:.1} %", 100.0 * number.as_f64().unwrap());
+        assert!(verdict.contains(&number), "{number}: {verdict}");
+    }
+    for part in
+        ["&lt;i&gt;far&lt;/i&gt;", "logits are not known here", "images themselves are not known", "u/4"]
+    {
+        assert!(page_text.contains(part), "{part}");
+    }
+
+    // Without predictions, names and threshold the rest is there.
+    let bare: String = text
+        .lines()
+        .map(|line| line.split(',').collect::<Vec<_>>())
+        .fold(String::new(), |text, cells| text + &format!("{},{}\n", cells[2], cells[4]));
+    fs::write(at.join("bare.csv"), bare).unwrap();
+    let printed = toolkit(at, &["report", "bare.csv", "scores.csv", "-o", "bare.html", "--resamples", "0"]);
+    assert!(
+        stdout(&printed).contains("bare.csv, score: Without a threshold it separates"),
+        "{}",
+        stdout(&printed)
+    );
+    let bare = page(at, "bare.html");
+    assert!(bare.contains("there is no confusion matrix") && bare.contains("OSCR needs the prediction"));
+
+    let wrong = error(&toolkit(at, &["report", "scores.csv", "--keep", "0.9"]));
+    assert!(wrong.contains("--keep needs held-out scores"), "{wrong}");
+    let wrong = error(&toolkit(at, &["report", "scores.csv", "--known", "data"]));
+    assert!(wrong.contains("--known is for models"), "{wrong}");
+}
+
+#[test]
+fn a_page_about_a_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let run = run(at);
+    let printed = toolkit(at, &["report", "runs/1", "--score", "cac", "--score", "energy"]);
+    let printed = stdout(&printed).to_owned();
+    assert!(
+        printed.contains("1, energy: Names ") && printed.contains("2 images cannot be read"),
+        "{printed}"
+    );
+    let text = page(at, "report.html");
+    for part in [
+        "Training of <bdi>1</bdi>",
+        "1 epoch tested of 2; the run is not finished.",
+        "1 line of the log cannot be read.",
+        "On held-out images it is lowest, 1.5, after epoch 1.",
+        "Learning rate",
+        "Promised and measured",
+        "Logits in two dimensions",
+    ] {
+        assert!(text.contains(part), "{part}");
+    }
+    // Only the log.
+    fs::remove_file(run.checkpoint(Which::Best)).unwrap();
+    stdout(&toolkit(at, &["report", "runs/1"]));
+    let text = page(at, "report.html");
+    assert!(text.contains("Training run: 1") && !text.contains("Confusion matrix"));
+}
