@@ -290,3 +290,88 @@ fn nothing_is_downloaded_for_a_run_that_cannot_begin() {
     assert!(error(&output).contains("cannot fetch"), "{}", stderr(&output));
     assert!(!folder.path().join("runs/1").exists());
 }
+
+/// The commands of the tutorial, without the starting weights, which cannot be had here.
+#[cfg(feature = "train")]
+#[test]
+fn three_commands_are_the_tutorial() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    copies(&at.join("cache/cac-toolkit/data"));
+    // One image in ten of each class is held out, and too few for a threshold.
+    let short = ["--arch", "cac-net", "--epochs", "1", "--batch-size", "10"];
+    for settings in [&["--held-out", "0.4"][..], &["--config", "tutorial", "--dropout", "0.2"]] {
+        let train = toolkit(at, &[&["train"], settings, &short].concat());
+        assert!(train.status.success(), "{}", stderr(&train));
+        assert!(stdout(&train).contains("10 known images") && stdout(&train).contains("textures"));
+        let export = toolkit(at, &["export", "model.onnx"]);
+        let held_out =
+            if settings[0] == "--config" { "10 test images" } else { "20 held-out training images" };
+        assert!(stdout(&export).contains(&format!("of {held_out} of cifar10")), "{}", stdout(&export));
+        let eval = toolkit(at, &["eval", "--resamples", "0"]);
+        assert!(eval.status.success(), "{}", stderr(&eval));
+        assert!(
+            stderr(&eval).starts_with("model: `model.onnx`, the last one exported here\n"),
+            "{}",
+            stderr(&eval)
+        );
+        assert!(stdout(&eval).contains("textures") && stdout(&eval).contains("10 known images"));
+    }
+    let settings = fs::read_to_string(at.join("runs/2/settings.toml")).unwrap();
+    assert!(settings.contains("magnitude = 5.0") && !settings.contains("known"), "{settings}");
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn training_without_the_starting_weights_says_how_to_bring_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    copies(&at.join("cache/cac-toolkit/data"));
+    let train = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .arg("train")
+        .current_dir(at)
+        .env("CAC_WEIGHTS_MIRROR", "http://127.0.0.1:1")
+        .env("XDG_CACHE_HOME", at.join("cache"))
+        .env_remove("CAC_DATA")
+        .output()
+        .unwrap();
+    let message = stderr(&train);
+    for part in ["imagenet32-nocifar.pt", "http://127.0.0.1:1", "hint: "] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    assert!(!at.join("runs").exists(), "nothing is begun");
+}
+
+#[test]
+fn eval_takes_the_model_that_was_exported_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let eval = |args: &[&str]| toolkit(at, &[&["eval", "--resamples", "0"], args].concat());
+    let first_line = |output: &Output| stderr(output).lines().next().unwrap_or_default().to_owned();
+    // Without the data, too, it is said which model would be measured.
+    let offline = eval(&[]);
+    assert_eq!(first_line(&offline), "model: the built-in one of CIFAR-10's classes");
+    for part in ["cifar10", "MB", "CAC_DATA_MIRROR"] {
+        assert!(stderr(&offline).contains(part), "{part}: {}", stderr(&offline));
+    }
+    copies(&at.join("sets"));
+    let built_in = eval(&["--data", "sets", "--json"]);
+    let built_in: Value = serde_json::from_str(stdout(&built_in)).unwrap();
+    assert_eq!((&built_in["known"], &built_in["model"]), (&10.into(), &Value::Null));
+    assert_eq!(built_in["rows"][0]["name"], "textures");
+
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("exported/cifar10-wrn-40-2.onnx");
+    let written = |name: &str, seconds: u64| {
+        let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+        fs::File::options().append(true).open(at.join(name)).unwrap().set_modified(time).unwrap();
+    };
+    for (name, seconds) in [("old.onnx", 1000), ("new.ONNX", 2000)] {
+        fs::copy(&model, at.join(name)).unwrap();
+        written(name, seconds);
+    }
+    // The newest file is a model of another tool.
+    fs::write(at.join("other.onnx"), "").unwrap();
+    let newest = eval(&["--known", "cifar10", "--data", "sets"]);
+    assert!(newest.status.success(), "{}", stderr(&newest));
+    assert_eq!(first_line(&newest), "model: `new.ONNX`, the last one exported here");
+}

@@ -95,12 +95,4 @@ fn the_built_in_model_is_the_default() {
     assert_eq!(stdout(&built_in), stdout(&named));
     let none = crate::commands::error(&toolkit(folder.path(), &["score", model]));
     assert!(none.contains("give images after the model"), "{none}");
-    // Its training data is not in this folder.
-    let missing = crate::commands::error(&toolkit(folder.path(), &["eval"]));
-    assert!(
-        missing.contains(
-            "cannot find the training data of the model, `data/cifar-10-batches-bin`; give --known"
-        ),
-        "{missing}"
-    );
 }

@@ -10,6 +10,10 @@ use cac::{
 
 use super::{Progress, say};
 
+/// The data of pytorch-ood's CAC tutorial, which is used where a user names none.
+pub const KNOWN: &str = "cifar10";
+pub const UNKNOWN: &str = "textures";
+
 /// The names of all published data sets.
 pub fn set_names() -> String {
     SETS.map(|set| set.name).join(", ")

@@ -31,7 +31,8 @@ use signal_hook::{
 };
 use terminal::{Advice, VERSION_VARIABLE, say};
 
-const USAGE: &str = "toolkit train --known <DIR> [OPTIONS]
+const USAGE: &str = "toolkit train [OPTIONS]
+       toolkit train --known <DIR|NAME> [OPTIONS]
        toolkit train --config <FILE> [OPTIONS]
        toolkit train --resume <DIR>";
 
@@ -43,8 +44,9 @@ const USAGE: &str = "toolkit train --known <DIR> [OPTIONS]
 #[command(name = "toolkit train", bin_name = "toolkit train", version, max_term_width = 100, override_usage = USAGE,
           args_override_self = true, allow_negative_numbers = true)]
 struct Cli {
-    /// Read settings from a TOML file, with the names of the flags below; flags take precedence
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    /// Read settings from a TOML file, with the names of the flags below, or take those of pytorch-ood's CAC tutorial;
+    /// flags take precedence
+    #[arg(long, value_name = "FILE|tutorial", conflicts_with = "resume")]
     config: Option<PathBuf>,
     /// Resume the run in this folder exactly where it stopped
     #[arg(long, value_name = "DIR")]

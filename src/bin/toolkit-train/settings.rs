@@ -24,7 +24,7 @@ use toml::Table;
 
 use crate::terminal::{
     Rgb, StartingWeights, by_variant,
-    data::{dataset, set_names, unknown_datasets},
+    data::{KNOWN, UNKNOWN, dataset, set_names, unknown_datasets},
     name_of, one_of, pixels, published_names,
 };
 
@@ -33,7 +33,8 @@ use crate::terminal::{
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
     /// Known classes: the name of a published data set (see below), train/CLASS/*.png and test/CLASS/*.png, or a data
-    /// set as it was unpacked: CIFAR-10, CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet, arrays of NumPy
+    /// set as it was unpacked: CIFAR-10, CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet, arrays of NumPy; by
+    /// default cifar10
     #[arg(long, value_name = "DIR|NAME")]
     known: Option<PathBuf>,
     /// Share of the known images to test on, above 0 and below 1, where they have no test split, as CLASS/*.png;
@@ -41,7 +42,7 @@ pub struct Settings {
     #[arg(long, value_name = "SHARE")]
     held_out_test: Option<f64>,
     /// Unknown test images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
-    /// uniform-noise[:COUNT]; repeatable
+    /// uniform-noise[:COUNT]; repeatable. By default textures, if --known is not given either
     #[arg(long, value_name = "NAME=DIR|NAME")]
     #[serde(default)]
     unknown: Vec<String>,
@@ -53,7 +54,8 @@ pub struct Settings {
     #[arg(long, value_name = "NAME/TRIAL")]
     protocol: Option<Protocol>,
     /// Starting weights: a file (safetensors, .pt or .pth), a run folder (its best checkpoint) or the name of
-    /// published weights (see below); the last layer is replaced. By default random
+    /// published weights (see below); the last layer is replaced. By default random, or imagenet32-nocifar if
+    /// neither --known nor --arch is given
     #[arg(long, value_name = "FILE|NAME")]
     backbone: Option<PathBuf>,
 
@@ -197,6 +199,11 @@ enum Number {
     Real(f64),
 }
 
+/// The starting weights of pytorch-ood's CAC tutorial, for runs on its data.
+const BACKBONE: &str = "imagenet32-nocifar";
+/// The name by which `--config` knows the settings of that tutorial, and these.
+const TUTORIAL: (&str, &str) = ("tutorial", include_str!("../../../examples/tutorial.toml"));
+
 /// The settings as given by flags and file.
 #[derive(Debug, Clone)]
 pub struct Given {
@@ -235,7 +242,11 @@ pub fn given(matches: &ArgMatches, file: Option<&Path>) -> anyhow::Result<Given>
 
 /// Reads and checks the settings in a file.
 fn read(file: &Path) -> anyhow::Result<Table> {
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?;
+    let text = if file == Path::new(TUTORIAL.0) {
+        TUTORIAL.1.to_owned()
+    } else {
+        std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?
+    };
     let table: Table = text.parse().with_context(|| format!("`{}` is not TOML", file.display()))?;
     let command = Settings::augment_args(Command::new("settings"));
     for name in table.keys() {
@@ -278,12 +289,19 @@ impl fmt::Display for Given {
 
 impl Settings {
     fn resolve(&self) -> anyhow::Result<TrainSettings> {
-        let Some(known) = self.known.clone() else { bail!("give --known, --config or --resume") };
+        let is_tutorial = self.known.is_none();
+        let known = self.known.clone().unwrap_or(KNOWN.into());
+        let unknown = match &self.unknown[..] {
+            [] if is_tutorial => vec![UNKNOWN.to_owned()],
+            given => given.to_vec(),
+        };
+        let default = (is_tutorial && self.network.arch.is_none()).then(|| PathBuf::from(BACKBONE));
+        let start = self.backbone.as_ref().or(default.as_ref());
         let loss = self.loss()?;
         let mut input = Input::default();
         let mut found = None;
         let mut backbone = None;
-        if let Some(name) = &self.backbone {
+        if let Some(name) = start {
             let start = StartingWeights::read(name)?;
             found = Some(start.weights.recognize()?.architecture);
             (input.mean, input.std) = (start.input.mean, start.input.std);
@@ -326,7 +344,7 @@ impl Settings {
             known,
             held_out_test: self.held_out_test,
             data: DataFolder::new(self.data.as_deref()),
-            unknown: self.unknown.clone(),
+            unknown,
             protocol: self.protocol,
             backbone,
             architecture,

@@ -18,12 +18,12 @@ use cac::{
     report::{Map, Origin, Report, Subject},
 };
 
-use super::{check_output, print_json, read_model, report, with_threshold};
+use super::{check_output, named_or_last_exported, print_json, read_model, report, with_threshold};
 use crate::{
     cli::{EvalArgs, EvaluationArgs, SignatureArgs},
     terminal::{
         Progress,
-        data::{dataset, unknown_datasets},
+        data::{KNOWN, UNKNOWN, dataset, unknown_datasets},
         say, say_left_out,
     },
 };
@@ -49,14 +49,15 @@ pub struct TestImages {
 /// Evaluates every model on every provider, and compares each with the first.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let options = &args.options;
+    let models = named_or_last_exported(&args.model);
     // Report wrong usage before any image is read.
-    let inputs = || args.model.iter().map(PathBuf::as_path);
+    let inputs = || models.iter().map(PathBuf::as_path);
     if let Some(page) = &args.page {
         check_output(page, inputs())?;
     }
     let has_page = args.page.is_some() || options.plots.is_some();
     let mut subjects = Vec::new();
-    let images = measure(&args.model, options, has_page, |measured| {
+    let images = measure(&models, options, has_page, |measured| {
         if has_page {
             subjects.extend(measured.subjects(options));
         }
@@ -93,7 +94,7 @@ pub fn measure(
     if (1..args.score.len()).any(|index| args.score[..index].contains(&args.score[index])) {
         bail!("--score names a score twice");
     }
-    let (known, unknown) = test_images(args, manifest)?;
+    let (known, unknown) = test_images(args, manifest, first.model.is_none())?;
     for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
         say_left_out(set.left_out());
     }
@@ -175,12 +176,19 @@ fn open_contenders<'a>(
 }
 
 /// The known and unknown test images; by default those of the training.
-fn test_images(args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
+fn test_images(
+    args: &EvaluationArgs,
+    manifest: &Manifest,
+    is_built_in: bool,
+) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
     let (height, width) = (manifest.decision.input.height, manifest.decision.input.width);
     let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
     let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
+    // The built-in model records the place of its data.
+    let is_tutorial = is_built_in && args.known.is_none() && !recorded.as_deref().is_some_and(exists);
     let known = match (&args.known, recorded) {
         (Some(known), _) => known.clone(),
+        (None, _) if is_tutorial => KNOWN.into(),
         (None, Some(known)) if exists(&known) || PublishedSet::meant_by(&known).is_some() => {
             say(format_args!("known images: `{}`, as recorded in the model", known.display()));
             known
@@ -191,9 +199,10 @@ fn test_images(args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<(Da
         ),
         (None, None) => bail!("the model does not record its training data; give --known DIR"),
     };
-    let unknown = match training.and_then(|training| training.get("unknown")) {
-        Some(recorded) if args.unknown.is_empty() => recorded,
-        _ => args.unknown.clone(),
+    let unknown = match &args.unknown[..] {
+        [] if is_tutorial => vec![UNKNOWN.to_owned()],
+        [] => training.and_then(|training| training.get("unknown")).unwrap_or_default(),
+        given => given.to_vec(),
     };
     let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
     let protocol = args.protocol.or(recorded);

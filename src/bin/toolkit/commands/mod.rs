@@ -15,13 +15,17 @@ pub mod verify;
 use std::{
     borrow::Cow,
     io::{self, Write, stdout},
-    path::Path,
+    path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use anyhow::bail;
-use cac::{Error, Scorer, files::signature};
+use cac::{Error, Scorer, files::signature, model::Inspection};
 
-use crate::cli::{ScorerArgs, SignatureArgs};
+use crate::{
+    cli::{ScorerArgs, SignatureArgs},
+    terminal::say,
+};
 
 /// The built-in model.
 const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-wrn-40-2.onnx");
@@ -53,6 +57,38 @@ fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(C
         signature::check(&bytes, file, &text)?;
     }
     Ok((bytes, origin))
+}
+
+/// The models that a user names, else the one in the current folder that was exported last; none for the built-in one.
+/// Says which is taken if none is named.
+fn named_or_last_exported(named: &[PathBuf]) -> Vec<PathBuf> {
+    if !named.is_empty() {
+        return named.to_vec();
+    }
+    let last = last_exported(Path::new("."));
+    match &last {
+        Some(model) => say(format_args!("model: `{}`, the last one exported here", model.display())),
+        None => say("model: the built-in one of CIFAR-10's classes"),
+    }
+    last.into_iter().collect()
+}
+
+/// The model file of this toolkit in a folder that was written last.
+fn last_exported(folder: &Path) -> Option<PathBuf> {
+    let mut files: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let name = PathBuf::from(entry.file_name());
+            let is_model = name.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"));
+            let written = is_model.then(|| entry.path().metadata().ok()?.modified().ok()).flatten()?;
+            Some((written, name))
+        })
+        .collect();
+    files.sort_unstable();
+    let is_ours =
+        |path: &Path| std::fs::read(folder.join(path)).is_ok_and(|bytes| Inspection::of(&bytes, "").is_ok());
+    files.into_iter().rev().map(|(_, path)| path).find(|path| is_ours(path))
 }
 
 /// The scorer with the threshold of the flags.

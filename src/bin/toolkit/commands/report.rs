@@ -23,7 +23,7 @@ use serde_json::json;
 use super::{
     check_output,
     eval::{TestImages, measure},
-    print_json, unreadable,
+    named_or_last_exported, print_json, unreadable,
 };
 use crate::{
     cli::{EvaluationArgs, PageArgs},
@@ -53,6 +53,9 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
         }
     }
     let has_models = !models.is_empty() || args.inputs.is_empty();
+    if has_models {
+        models = named_or_last_exported(&models);
+    }
     if let Some(flag) = needs_models(options).filter(|_| !has_models) {
         bail!("{flag} is for models, and none is given");
     }
