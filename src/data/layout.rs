@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{LeftOut, Source, Split, cifar, folder, idx, numpy, parquet, svhn, tiny_imagenet};
 use crate::{
-    error::{Error, Result, few},
+    error::{Error, Result},
     files::kind,
 };
 
@@ -135,14 +135,11 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         [(layout, root)] => (*layout, root.as_path()),
         several => {
             let name = |(layout, root): &(&Layout, PathBuf)| match root.strip_prefix(path) {
-                Ok(rest) if !rest.as_os_str().is_empty() => rest.display().to_string(),
+                Ok(rest) if !rest.as_os_str().is_empty() => format!("`{}`", rest.display()),
                 _ => layout.about.to_owned(),
             };
             let names: Vec<String> = several.iter().map(name).collect();
-            return Err(unusable(format!(
-                "it holds several data sets: {}",
-                few(names.iter().map(String::as_str))
-            )));
+            return Err(unusable(format!("it holds several data sets: {}", names.join(", "))));
         }
     };
     (layout.open)(root, wanted)
