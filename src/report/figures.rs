@@ -23,6 +23,8 @@ const CONFUSED: usize = 30;
 const CONFUSED_SETS: usize = 12;
 /// The maximum number of classes whose anchors are named.
 const NAMED_ANCHORS: usize = 30;
+/// The number of points from which on a line of a run has no dots.
+const DOTTED: usize = 30;
 /// The smallest share that is shown of those kept.
 const LEAST_KEPT: f64 = 0.8;
 
@@ -508,7 +510,7 @@ fn matrix(
     let text_class = if columns.len() > 16 { "small" } else { "cell-text" };
     html! {
         svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (coordinate(width)) " " (coordinate(bottom)) }
-            role="img" aria-labelledby={ (id) "-title" } {
+            role="img" class=[(columns.len() > 16).then_some("many")] aria-labelledby={ (id) "-title" } {
             title id={ (id) "-title" } { (description) }
             text.axis x="4" y=(coordinate(HEADS - 8.0)) { "true class or set" }
             @for (column, name) in columns.iter().enumerate() {
@@ -709,16 +711,27 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
         legend,
     };
     let id = |name: &str| format!("{name}-run-{number_of_run}");
-    let from_0 = |axis: Axis| if axis.from > 0.0 { Axis { from: 0.0, ..axis } } else { axis };
+    // What is not negative is shown from 0 on.
+    let from_0 = |label: &str, points: &mut dyn Iterator<Item = &[f64; 2]>| {
+        let values: Vec<f64> = points.map(|point| point[1]).collect();
+        let axis = Axis::around(label, values.iter().copied());
+        if values.iter().any(|&value| value < 0.0) { axis } else { Axis { from: 0.0, ..axis } }
+    };
+    // A line of a single point cannot be seen.
+    let line = |points: &[[f64; 2]], series: usize| {
+        let mut marks = vec![Mark::Line { points: points.to_vec(), series }];
+        if points.len() < DOTTED {
+            marks.push(Mark::Dots { points: points.to_vec(), series });
+        }
+        marks
+    };
     let mut figures = Vec::new();
     if !loss.is_empty() || !held_out.is_empty() {
-        let values = loss.iter().chain(&held_out).map(|point| point[1]);
-        let y = from_0(Axis::around("loss", values));
-        let mut marks = vec![Mark::Line { points: loss.clone(), series: 0 }];
+        let y = from_0("loss", &mut loss.iter().chain(&held_out));
+        let mut marks = line(&loss, 0);
         let mut legend = vec![(Key::Line(0), "training, moving average".to_owned())];
         if !held_out.is_empty() {
-            marks.push(Mark::Line { points: held_out.clone(), series: 1 });
-            marks.push(Mark::Dots { points: held_out.clone(), series: 1 });
+            marks.extend(line(&held_out, 1));
             legend.push((Key::Line(1), "held-out images".to_owned()));
         }
         let mut caption =
@@ -740,8 +753,7 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
         let all = std::iter::once(("accuracy", &accuracy))
             .chain(sets.iter().map(|(name, points)| (&name[..], points)));
         for (series, (name, points)) in all.take(SERIES).enumerate() {
-            marks.push(Mark::Line { points: points.clone(), series });
-            marks.push(Mark::Dots { points: points.clone(), series });
+            marks.extend(line(points, series));
             let name = if series == 0 { name.to_owned() } else { format!("AUROC for {}", elided(name, 24)) };
             let value = last(points).map_or_else(String::new, |value| format!("  {}", percent(value)));
             legend.push((Key::Line(series), format!("{name}{value}")));
@@ -760,17 +772,16 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
     }
     if !rate.is_empty() {
         let highest = rate.iter().fold(0.0, |most: f64, point| most.max(point[1]));
-        let y = from_0(Axis::around("learning rate", rate.iter().map(|point| point[1])));
-        let marks = vec![Mark::Line { points: rate, series: 0 }];
-        let caption = format!("The learning rate has its peak at {}.", number(highest));
-        figures.push(Figure::new(id("rate"), "Learning rate", caption, plot(y, marks, Vec::new())));
+        let y = from_0("learning rate", &mut rate.iter());
+        let caption = format!("The highest learning rate in the log is {}.", number(highest));
+        figures.push(Figure::new(id("rate"), "Learning rate", caption, plot(y, line(&rate, 0), Vec::new())));
     }
     if !speed.is_empty() {
-        let y = from_0(Axis::around("images per second", speed.iter().map(|point| point[1])));
+        let y = from_0("images per second", &mut speed.iter());
         let caption =
             format!("{} images per second at the end.", number(last(&speed).unwrap_or_default().round()));
-        let marks = vec![Mark::Line { points: speed, series: 0 }];
-        figures.push(Figure::new(id("speed"), "Speed of training", caption, plot(y, marks, Vec::new())));
+        let plot = plot(y, line(&speed, 0), Vec::new());
+        figures.push(Figure::new(id("speed"), "Speed of training", caption, plot));
     }
     figures
 }

@@ -127,7 +127,11 @@ impl Axis {
             [from, to] = [0.0, 1.0];
         }
         let margin = 0.04 * (to / 2.0 - from / 2.0);
-        let margin = if margin > 0.0 { margin } else { 0.5 * from.abs().max(1.0) };
+        let margin = match (margin > 0.0, from == 0.0) {
+            (true, _) => margin,
+            (false, true) => 0.5,
+            (false, false) => 0.5 * from.abs().max(1e-300),
+        };
         let (from, to) = ((from - margin).max(f64::MIN / 4.0), (to + margin).min(f64::MAX / 4.0));
         Self { label: label.into(), from, to, unit: Unit::Number }
     }
