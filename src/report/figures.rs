@@ -48,6 +48,11 @@ impl Figure {
     }
 }
 
+/// A name in a legend.
+fn short(name: &str, most: usize) -> String {
+    isolated(&elided(name, most))
+}
+
 /// How the figures of a section are grouped.
 pub(super) struct Group {
     pub id: String,
@@ -144,7 +149,7 @@ fn histograms(subject: &Subject, section: usize) -> Vec<Figure> {
             marks.push(Mark::Bars { heights, end: x.to, series: 1 });
             legend.push((
                 Key::Bars(1),
-                format!("{} of {}", counted(set.scores.len(), "image"), elided(&set.name, 24)),
+                format!("{} of {}", counted(set.scores.len(), "image"), short(&set.name, 24)),
             ));
         }
         marks.extend(threshold_rule(subject));
@@ -255,9 +260,9 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
             let value = with_interval(of(row.metrics), interval);
             // The names of many are short, to stand in two columns; the table has the intervals.
             let text = if section.curves.len() > BANDS {
-                format!("{} {}", elided(&row.name, 14), percent(of(row.metrics)))
+                format!("{} {}", short(&row.name, 12), percent(of(row.metrics)))
             } else {
-                format!("{} {value}", elided(&row.name, 22))
+                format!("{} {value}", short(&row.name, 22))
             };
             legend.push((Key::Line(series), text));
             values.push(format!("{} for {}", percent(of(row.metrics)), quoted(&row.name)));
@@ -306,7 +311,11 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
     let mut legend = Vec::new();
     for (series, set) in subject.sets().take(SERIES).enumerate() {
         marks.push(Mark::Line { points: accepted(set, &x), series });
-        let name = if series == 0 { "known images".to_owned() } else { elided(&set.name, 30) };
+        let name = if series == 0 {
+            "known images".to_owned()
+        } else {
+            short(&set.name, if subject.unknown.len() > BANDS { 18 } else { 30 })
+        };
         legend.push((Key::Line(series), name));
     }
     marks.extend(threshold_rule(subject));
@@ -579,7 +588,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     for (series, (points, set)) in unknown.iter().zip(&subject.unknown).take(4).enumerate() {
         shown += within(points).len();
         marks.push(Mark::Dots { points: within(points), series: series + 1 });
-        legend.push((Key::Dots(series + 1), elided(&set.name, 30)));
+        legend.push((Key::Dots(series + 1), short(&set.name, 30)));
     }
     for (class, &at) in anchors.iter().enumerate().take(NAMED_ANCHORS) {
         marks.push(Mark::Label { at, text: subject.class(class as i64) });
@@ -619,7 +628,11 @@ pub(super) fn comparison(sections: &[Section]) -> Option<Figure> {
         let auroc = row.map_or(0.0, |row| row.metrics.auroc);
         legend.push((
             Key::Line(series),
-            format!("{}  {}", elided(&title(&section.subject), 32), percent(auroc)),
+            format!(
+                "{}  {}",
+                short(&title(&section.subject), if shown.len() > 4 { 12 } else { 32 }),
+                percent(auroc)
+            ),
         ));
         if best.is_none_or(|(most, _)| auroc > most) {
             best = Some((auroc, &section.subject));
@@ -754,7 +767,11 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
             .chain(sets.iter().map(|(name, points)| (&name[..], points)));
         for (series, (name, points)) in all.take(SERIES).enumerate() {
             marks.extend(line(points, series));
-            let name = if series == 0 { name.to_owned() } else { format!("AUROC for {}", elided(name, 24)) };
+            let name = if series == 0 {
+                name.to_owned()
+            } else {
+                format!("AUROC for {}", short(name, if sets.len() > 3 { 8 } else { 24 }))
+            };
             let value = last(points).map_or_else(String::new, |value| format!("  {}", percent(value)));
             legend.push((Key::Line(series), format!("{name}{value}")));
         }
