@@ -23,6 +23,8 @@ const CONFUSED: usize = 30;
 const CONFUSED_SETS: usize = 12;
 /// The maximum number of classes whose anchors are named.
 const NAMED_ANCHORS: usize = 30;
+/// The number of points from which on a line of a run has no dots.
+const DOTTED: usize = 30;
 /// The smallest share that is shown of those kept.
 const LEAST_KEPT: f64 = 0.8;
 
@@ -44,6 +46,11 @@ impl Figure {
         let svg = plot.svg(&format!("{id}-title"));
         Self { id, title: title.to_owned(), caption, svg, is_wide: false }
     }
+}
+
+/// A name in a legend.
+fn short(name: &str, most: usize) -> String {
+    isolated(&elided(name, most))
 }
 
 /// How the figures of a section are grouped.
@@ -142,7 +149,7 @@ fn histograms(subject: &Subject, section: usize) -> Vec<Figure> {
             marks.push(Mark::Bars { heights, end: x.to, series: 1 });
             legend.push((
                 Key::Bars(1),
-                format!("{} of {}", counted(set.scores.len(), "image"), elided(&set.name, 24)),
+                format!("{} of {}", counted(set.scores.len(), "image"), short(&set.name, 24)),
             ));
         }
         marks.extend(threshold_rule(subject));
@@ -253,9 +260,9 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
             let value = with_interval(of(row.metrics), interval);
             // The names of many are short, to stand in two columns; the table has the intervals.
             let text = if section.curves.len() > BANDS {
-                format!("{} {}", elided(&row.name, 14), percent(of(row.metrics)))
+                format!("{} {}", short(&row.name, 12), percent(of(row.metrics)))
             } else {
-                format!("{} {value}", elided(&row.name, 22))
+                format!("{} {value}", short(&row.name, 22))
             };
             legend.push((Key::Line(series), text));
             values.push(format!("{} for {}", percent(of(row.metrics)), quoted(&row.name)));
@@ -304,7 +311,11 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
     let mut legend = Vec::new();
     for (series, set) in subject.sets().take(SERIES).enumerate() {
         marks.push(Mark::Line { points: accepted(set, &x), series });
-        let name = if series == 0 { "known images".to_owned() } else { elided(&set.name, 30) };
+        let name = if series == 0 {
+            "known images".to_owned()
+        } else {
+            short(&set.name, if subject.unknown.len() > BANDS { 18 } else { 30 })
+        };
         legend.push((Key::Line(series), name));
     }
     marks.extend(threshold_rule(subject));
@@ -508,7 +519,7 @@ fn matrix(
     let text_class = if columns.len() > 16 { "small" } else { "cell-text" };
     html! {
         svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (coordinate(width)) " " (coordinate(bottom)) }
-            role="img" aria-labelledby={ (id) "-title" } {
+            role="img" class=[(columns.len() > 16).then_some("many")] aria-labelledby={ (id) "-title" } {
             title id={ (id) "-title" } { (description) }
             text.axis x="4" y=(coordinate(HEADS - 8.0)) { "true class or set" }
             @for (column, name) in columns.iter().enumerate() {
@@ -577,7 +588,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     for (series, (points, set)) in unknown.iter().zip(&subject.unknown).take(4).enumerate() {
         shown += within(points).len();
         marks.push(Mark::Dots { points: within(points), series: series + 1 });
-        legend.push((Key::Dots(series + 1), elided(&set.name, 30)));
+        legend.push((Key::Dots(series + 1), short(&set.name, 30)));
     }
     for (class, &at) in anchors.iter().enumerate().take(NAMED_ANCHORS) {
         marks.push(Mark::Label { at, text: subject.class(class as i64) });
@@ -617,7 +628,11 @@ pub(super) fn comparison(sections: &[Section]) -> Option<Figure> {
         let auroc = row.map_or(0.0, |row| row.metrics.auroc);
         legend.push((
             Key::Line(series),
-            format!("{}  {}", elided(&title(&section.subject), 32), percent(auroc)),
+            format!(
+                "{}  {}",
+                short(&title(&section.subject), if shown.len() > 4 { 12 } else { 32 }),
+                percent(auroc)
+            ),
         ));
         if best.is_none_or(|(most, _)| auroc > most) {
             best = Some((auroc, &section.subject));
@@ -709,16 +724,27 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
         legend,
     };
     let id = |name: &str| format!("{name}-run-{number_of_run}");
-    let from_0 = |axis: Axis| if axis.from > 0.0 { Axis { from: 0.0, ..axis } } else { axis };
+    // What is not negative is shown from 0 on.
+    let from_0 = |label: &str, points: &mut dyn Iterator<Item = &[f64; 2]>| {
+        let values: Vec<f64> = points.map(|point| point[1]).collect();
+        let axis = Axis::around(label, values.iter().copied());
+        if values.iter().any(|&value| value < 0.0) { axis } else { Axis { from: 0.0, ..axis } }
+    };
+    // A line of a single point cannot be seen.
+    let line = |points: &[[f64; 2]], series: usize| {
+        let mut marks = vec![Mark::Line { points: points.to_vec(), series }];
+        if points.len() < DOTTED {
+            marks.push(Mark::Dots { points: points.to_vec(), series });
+        }
+        marks
+    };
     let mut figures = Vec::new();
     if !loss.is_empty() || !held_out.is_empty() {
-        let values = loss.iter().chain(&held_out).map(|point| point[1]);
-        let y = from_0(Axis::around("loss", values));
-        let mut marks = vec![Mark::Line { points: loss.clone(), series: 0 }];
+        let y = from_0("loss", &mut loss.iter().chain(&held_out));
+        let mut marks = line(&loss, 0);
         let mut legend = vec![(Key::Line(0), "training, moving average".to_owned())];
         if !held_out.is_empty() {
-            marks.push(Mark::Line { points: held_out.clone(), series: 1 });
-            marks.push(Mark::Dots { points: held_out.clone(), series: 1 });
+            marks.extend(line(&held_out, 1));
             legend.push((Key::Line(1), "held-out images".to_owned()));
         }
         let mut caption =
@@ -740,9 +766,12 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
         let all = std::iter::once(("accuracy", &accuracy))
             .chain(sets.iter().map(|(name, points)| (&name[..], points)));
         for (series, (name, points)) in all.take(SERIES).enumerate() {
-            marks.push(Mark::Line { points: points.clone(), series });
-            marks.push(Mark::Dots { points: points.clone(), series });
-            let name = if series == 0 { name.to_owned() } else { format!("AUROC for {}", elided(name, 24)) };
+            marks.extend(line(points, series));
+            let name = if series == 0 {
+                name.to_owned()
+            } else {
+                format!("AUROC for {}", short(name, if sets.len() > 3 { 8 } else { 24 }))
+            };
             let value = last(points).map_or_else(String::new, |value| format!("  {}", percent(value)));
             legend.push((Key::Line(series), format!("{name}{value}")));
         }
@@ -760,17 +789,16 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
     }
     if !rate.is_empty() {
         let highest = rate.iter().fold(0.0, |most: f64, point| most.max(point[1]));
-        let y = from_0(Axis::around("learning rate", rate.iter().map(|point| point[1])));
-        let marks = vec![Mark::Line { points: rate, series: 0 }];
-        let caption = format!("The learning rate has its peak at {}.", number(highest));
-        figures.push(Figure::new(id("rate"), "Learning rate", caption, plot(y, marks, Vec::new())));
+        let y = from_0("learning rate", &mut rate.iter());
+        let caption = format!("The highest learning rate in the log is {}.", number(highest));
+        figures.push(Figure::new(id("rate"), "Learning rate", caption, plot(y, line(&rate, 0), Vec::new())));
     }
     if !speed.is_empty() {
-        let y = from_0(Axis::around("images per second", speed.iter().map(|point| point[1])));
+        let y = from_0("images per second", &mut speed.iter());
         let caption =
             format!("{} images per second at the end.", number(last(&speed).unwrap_or_default().round()));
-        let marks = vec![Mark::Line { points: speed, series: 0 }];
-        figures.push(Figure::new(id("speed"), "Speed of training", caption, plot(y, marks, Vec::new())));
+        let plot = plot(y, line(&speed, 0), Vec::new());
+        figures.push(Figure::new(id("speed"), "Speed of training", caption, plot));
     }
     figures
 }

@@ -230,12 +230,12 @@ impl Page {
                         (Kind::KnownMisnamed, false) => "Known images that are called by another name, the lowest scores first",
                     }
                 }
-                ul.sheet { @for mistake in mistakes { (self.card(section, *kind, *mistake)) } }
+                ul.sheet { @for mistake in mistakes { (self.card(section, *kind, *mistake, with_image)) } }
             }
         }
     }
 
-    fn card(&self, section: &Section, kind: Kind, mistake: Mistake) -> Markup {
+    fn card(&self, section: &Section, kind: Kind, mistake: Mistake, with_image: bool) -> Markup {
         let subject = &section.subject;
         let set = subject.set(mistake.set);
         let image = section.image(mistake);
@@ -247,7 +247,8 @@ impl Page {
             li {
                 @match image.and_then(|image| self.thumbnail(image)) {
                     Some(thumbnail) => (thumbnail_element(thumbnail, label)),
-                    None => span.placeholder { (elided(last_part(label), 24)) },
+                    None if with_image => span.placeholder { "cannot be shown" },
+                    None => {},
                 }
                 p {
                     @match (&truth, mistake.set) {

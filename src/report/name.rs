@@ -41,9 +41,11 @@ pub(super) fn elided(text: &str, most: usize) -> String {
     format!("{head}…{tail}")
 }
 
-/// A text that does not change the direction of what stands around it, for SVG, which has no `bdi`.
+/// A text that does not change the direction of what stands around it, for SVG and plain text, which have no `bdi`.
 pub(super) fn isolated(text: &str) -> String {
-    if text.is_ascii() { text.to_owned() } else { format!("\u{2068}{text}\u{2069}") }
+    // The scripts before Hebrew are written from left to right.
+    let is_plain = text.chars().all(|c| c < '\u{590}' || c == '…');
+    if is_plain { text.to_owned() } else { format!("\u{2068}{text}\u{2069}") }
 }
 
 /// A name within a page: visible, shortened, and apart from the direction of its surroundings. A name that is
@@ -73,7 +75,7 @@ mod tests {
         assert_eq!(elided(&long, 60).chars().count(), 60);
         let shown = name(&long).into_string();
         assert!(shown.starts_with(&format!("<bdi title=\"{long}\">éé")) && shown.contains('…'), "{shown}");
-        assert_eq!(isolated("plain"), "plain");
+        assert_eq!(isolated("plain, häschen…"), "plain, häschen…");
         assert_eq!(isolated("שלום"), "\u{2068}שלום\u{2069}");
     }
 }

@@ -27,8 +27,6 @@ const BOTTOM: f64 = 40.0;
 const LEGEND: f64 = 18.0;
 /// The maximum number of entries of a legend that stand below each other; more stand in two columns.
 const ONE_COLUMN: usize = 4;
-/// The maximum number of characters of an entry in one column and in two.
-const LEGEND_CHARS: [usize; 2] = [46, 22];
 
 /// The colours of both schemes by name: Okabe and Ito's, which colour-blind people tell apart, darker and lighter for
 /// contrast.
@@ -108,6 +106,7 @@ pub(super) struct Plot {
     /// The height of the area for the data, in user units.
     pub height: f64,
     pub marks: Vec<Mark>,
+    /// The series; names in them are short.
     pub legend: Vec<(Key, String)>,
 }
 
@@ -127,7 +126,11 @@ impl Axis {
             [from, to] = [0.0, 1.0];
         }
         let margin = 0.04 * (to / 2.0 - from / 2.0);
-        let margin = if margin > 0.0 { margin } else { 0.5 * from.abs().max(1.0) };
+        let margin = match (margin > 0.0, from == 0.0) {
+            (true, _) => margin,
+            (false, true) => 0.5,
+            (false, false) => 0.5 * from.abs().max(1e-300),
+        };
         let (from, to) = ((from - margin).max(f64::MIN / 4.0), (to + margin).min(f64::MAX / 4.0));
         Self { label: label.into(), from, to, unit: Unit::Number }
     }
@@ -202,7 +205,7 @@ impl Plot {
                 @for (place, (key, text)) in self.legend.iter().enumerate() {
                     @let x = LEFT + (right - LEFT) / 2.0 * (place / lines) as f64;
                     @let y = bottom + BOTTOM + LEGEND * (place % lines) as f64 + 8.0;
-                    (legend(*key, &elided(text, LEGEND_CHARS[columns - 1]), [x, y]))
+                    (legend(*key, text, [x, y]))
                 }
             }
         }
@@ -357,7 +360,7 @@ fn legend(key: Key, text: &str, [x, y]: [f64; 2]) -> Markup {
                 path class={ "dots d" (series % SERIES) } d=(shape(series, [x + 17.0, y])) {}
             }
         }
-        text.key x=(coordinate(x + 42.0)) y=(coordinate(y + 4.0)) { (isolated(text)) }
+        text.key x=(coordinate(x + 42.0)) y=(coordinate(y + 4.0)) { (text) }
     }
 }
 

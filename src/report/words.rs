@@ -173,16 +173,26 @@ impl Subject {
         {
             cautions.push("All scores are equal: they tell nothing about any image.".to_owned());
         }
-        for (set, what) in self.sets().zip(
-            std::iter::once("known images".to_owned())
-                .chain(self.unknown.iter().map(|set| format!("images of {}", quoted(&set.name)))),
-        ) {
-            if (1..FEW).contains(&set.scores.len()) {
-                cautions.push(format!(
-                    "There are only {} {what}: look at the intervals, not at the numbers alone.",
-                    set.scores.len()
-                ));
-            }
+        let few: Vec<String> = self
+            .sets()
+            .enumerate()
+            .filter(|(_, set)| (1..FEW).contains(&set.scores.len()))
+            .map(|(place, set)| match place {
+                0 => counted(set.scores.len(), "known image"),
+                _ => format!("{} of {}", counted(set.scores.len(), "image"), quoted(&set.name)),
+            })
+            .collect();
+        if !few.is_empty() {
+            let (named, more) = few.split_at(few.len().min(NAMED));
+            let more = if more.is_empty() {
+                String::new()
+            } else {
+                format!(", and few of {} more", counted(more.len(), "set"))
+            };
+            cautions.push(format!(
+                "There are only {}{more}: look at the intervals, not at the numbers alone.",
+                listed(named)
+            ));
         }
         let Ok(report) = &self.report else { return cautions };
         if report.skipped > 0 {
