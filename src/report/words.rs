@@ -187,7 +187,7 @@ impl Subject {
             let more = if more.is_empty() {
                 String::new()
             } else {
-                format!(", and few of {} more", counted(more.len(), "set"))
+                format!(", and few images of {}", counted(more.len(), "more set"))
             };
             cautions.push(format!(
                 "There are only {}{more}: look at the intervals, not at the numbers alone.",

@@ -298,15 +298,17 @@ fn three_commands_are_the_tutorial() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     copies(&at.join("cache/cac-toolkit/data"));
-    // One image in ten of each class is held out, and too few for a threshold.
+    // A threshold needs at least 19 images.
+    let test = at.join("cache/cac-toolkit/data/cifar-10-batches-bin/test_batch.bin");
+    fs::write(&test, fs::read(&test).unwrap().repeat(2)).unwrap();
     let short = ["--arch", "cac-net", "--epochs", "1", "--batch-size", "10"];
     for settings in [&["--held-out", "0.4"][..], &["--config", "tutorial", "--dropout", "0.2"]] {
         let train = toolkit(at, &[&["train"], settings, &short].concat());
         assert!(train.status.success(), "{}", stderr(&train));
-        assert!(stdout(&train).contains("10 known images") && stdout(&train).contains("textures"));
+        assert!(stdout(&train).contains("20 known images") && stdout(&train).contains("textures"));
         let export = toolkit(at, &["export", "model.onnx"]);
         let held_out =
-            if settings[0] == "--config" { "10 test images" } else { "20 held-out training images" };
+            if settings[0] == "--config" { "20 test images" } else { "20 held-out training images" };
         assert!(stdout(&export).contains(&format!("of {held_out} of cifar10")), "{}", stdout(&export));
         let eval = toolkit(at, &["eval", "--resamples", "0"]);
         assert!(eval.status.success(), "{}", stderr(&eval));
@@ -315,7 +317,7 @@ fn three_commands_are_the_tutorial() {
             "{}",
             stderr(&eval)
         );
-        assert!(stdout(&eval).contains("textures") && stdout(&eval).contains("10 known images"));
+        assert!(stdout(&eval).contains("textures") && stdout(&eval).contains("20 known images"));
     }
     let settings = fs::read_to_string(at.join("runs/2/settings.toml")).unwrap();
     assert!(settings.contains("magnitude = 5.0") && !settings.contains("known"), "{settings}");
