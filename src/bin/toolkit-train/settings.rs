@@ -247,6 +247,11 @@ fn read(file: &Path) -> anyhow::Result<Table> {
     } else {
         std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?
     };
+    parse(&text, file)
+}
+
+/// The settings in a text that is named by its file.
+fn parse(text: &str, file: &Path) -> anyhow::Result<Table> {
     let table: Table = text.parse().with_context(|| format!("`{}` is not TOML", file.display()))?;
     let command = Settings::augment_args(Command::new("settings"));
     for name in table.keys() {
@@ -465,5 +470,39 @@ impl FromArgMatches for Network {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/mutations/mutate.rs"]
+mod mutate;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_files_of_settings_are_refused_or_resolved() {
+        let all = Table::try_from(with_defaults(&Table::new()).unwrap()).unwrap().to_string();
+        let corpus = [
+            TUTORIAL.1,
+            &all,
+            "known = \"animals\"\nunknown = [\"a=b\", \"gaussian-noise\"]\nmean = [0.5, 0.4, 0.3]",
+        ]
+        .map(|text| text.as_bytes().to_vec());
+        let mut accepted = 0;
+        for number in 0..2_000 {
+            let bytes = mutate::mutated(&corpus, 0, number);
+            let Ok(mut table) = parse(&String::from_utf8_lossy(&bytes), Path::new("settings.toml")) else {
+                continue;
+            };
+            // Weights would be downloaded.
+            table.insert("known".to_owned(), "animals".into());
+            table.remove("backbone");
+            if let Ok(settings) = (Given { table }).resolve() {
+                accepted += usize::from(settings.check().is_ok());
+            }
+        }
+        assert!((100..1_900).contains(&accepted), "{accepted}");
     }
 }
