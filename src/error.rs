@@ -153,10 +153,10 @@ pub enum Error {
         /// NaN or an infinity.
         value: f32,
     },
-    /// There are too few held-out known images for a threshold that keeps a share of known images.
-    #[error("a threshold that keeps {} % of known images needs {needed} held-out ones, there are {found}", 100.0 * keep)]
+    /// There are too few known images to choose a threshold that keeps a share of them.
+    #[error("a threshold that keeps {} % of known images is chosen from at least {needed} of them, there are {found}", 100.0 * keep)]
     TooFewHeldOut {
-        /// The held-out images.
+        /// The images that were held out to choose it.
         found: usize,
         /// The number needed.
         needed: usize,

@@ -234,7 +234,7 @@ fn threshold(checkpoint: &Checkpoint, rule: ThresholdRule, score: RejectionScore
         Some(known) => format!("{} held-out training images of {known}", scores.len()),
         None => format!("{} known images given at the import", scores.len()),
     };
-    Ok(Threshold { value, keep, data, held_out_scores: scores })
+    Ok(Threshold { value, keep, data, is_from_test: test.is_some(), held_out_scores: scores })
 }
 
 fn model(graph: Graph, manifest: &Manifest) -> Model {

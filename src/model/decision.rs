@@ -32,13 +32,17 @@ pub struct Decision {
 pub struct Threshold {
     /// An image is unknown if its score is larger.
     pub value: f32,
-    /// The share of held-out known images that the threshold keeps, 0 to 1; `None` if the value was set by
-    /// hand.
+    /// The share of these images that the threshold keeps, 0 to 1; `None` if the value was set by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<f64>,
-    /// Description of the held-out images.
+    /// Description of the known images from which thresholds are chosen: held-out ones, unless
+    /// [`is_from_test`](Self::is_from_test).
     pub data: String,
-    /// The scores of the held-out known images in ascending order, so that another share can be chosen.
+    /// Whether these are the test images, because the training held none out. What the threshold keeps of them is then
+    /// no estimate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_from_test: bool,
+    /// The scores of these images in ascending order, so that another share can be chosen.
     pub held_out_scores: Vec<f32>,
 }
 

@@ -138,6 +138,7 @@ mod tests {
                 value: 0.1,
                 keep: Some(0.95),
                 data: "somewhere".to_owned(),
+                is_from_test: false,
                 held_out_scores: vec![-1.5e-7, 0.1, f32::MAX],
             }),
         };

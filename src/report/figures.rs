@@ -346,11 +346,12 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
 
 /// The shares that thresholds were to keep, against the shares that they keep.
 fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
-    let held_out = subject
-        .origin
-        .as_ref()
-        .and_then(|origin| origin.manifest.decision.threshold.as_ref())
-        .map_or(&[][..], |threshold| &threshold.held_out_scores);
+    if subject.is_threshold_from_test() {
+        return Err(
+            "The threshold was chosen on the test images: there are no others to check its promise on.",
+        );
+    }
+    let held_out = subject.chosen().map_or(&[][..], |threshold| &threshold.held_out_scores);
     if subject.threshold.is_none() || held_out.is_empty() {
         return Err(
             "The scores of held-out images, from which thresholds are chosen, are not known for this score: \

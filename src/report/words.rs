@@ -5,7 +5,7 @@ use super::{
     name::{elided, isolated},
     page::{Scored, Subject},
 };
-use crate::metrics::Interval;
+use crate::{metrics::Interval, model::Threshold};
 
 /// A share of a row with its interval.
 type ShareOf = fn(&Row) -> Option<(f64, Option<Interval>)>;
@@ -75,6 +75,16 @@ pub(super) fn set_rows(subject: &Subject) -> &[Row] {
 }
 
 impl Subject {
+    /// The threshold of the model file.
+    pub(super) fn chosen(&self) -> Option<&Threshold> {
+        self.origin.as_ref()?.manifest.decision.threshold.as_ref()
+    }
+
+    /// Whether the threshold was chosen on the test images.
+    pub(super) fn is_threshold_from_test(&self) -> bool {
+        self.threshold.is_some() && self.chosen().is_some_and(|threshold| threshold.is_from_test)
+    }
+
     /// The result in a sentence.
     #[must_use]
     pub fn verdict(&self) -> String {
@@ -193,6 +203,13 @@ impl Subject {
                 "There are only {}{more}: look at the intervals, not at the numbers alone.",
                 listed(named)
             ));
+        }
+        if self.is_threshold_from_test() {
+            cautions.push(
+                "The threshold was chosen on the known test images, because the training held none out: the share \
+                 that it keeps of them is no estimate."
+                    .to_owned(),
+            );
         }
         let Ok(report) = &self.report else { return cautions };
         if report.skipped > 0 {

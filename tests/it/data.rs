@@ -310,10 +310,14 @@ fn three_commands_are_the_tutorial() {
         let held_out =
             if settings[0] == "--config" { "20 test images" } else { "20 held-out training images" };
         assert!(stdout(&export).contains(&format!("of {held_out} of cifar10")), "{}", stdout(&export));
-        let eval = toolkit(at, &["eval", "--resamples", "0"]);
+        let eval = toolkit(at, &["eval", "--resamples", "0", "--report", "page.html"]);
+        let is_from_test = settings[0] == "--config";
+        assert_eq!(stdout(&eval).contains(", chosen on test images"), is_from_test, "{}", stdout(&eval));
+        let page = fs::read_to_string(at.join("page.html")).unwrap();
+        assert_eq!(page.contains("chosen on the known test images"), is_from_test);
         assert!(eval.status.success(), "{}", stderr(&eval));
         assert!(
-            stderr(&eval).starts_with("model: `model.onnx`, the last one exported here\n"),
+            stderr(&eval).starts_with("model: `model.onnx`, the newest in this folder\n"),
             "{}",
             stderr(&eval)
         );
@@ -345,7 +349,7 @@ fn training_without_the_starting_weights_says_how_to_bring_them() {
 }
 
 #[test]
-fn eval_takes_the_model_that_was_exported_last() {
+fn eval_takes_the_newest_model() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let eval = |args: &[&str]| toolkit(at, &[&["eval", "--resamples", "0"], args].concat());
@@ -375,5 +379,5 @@ fn eval_takes_the_model_that_was_exported_last() {
     fs::write(at.join("other.onnx"), "").unwrap();
     let newest = eval(&["--known", "cifar10", "--data", "sets"]);
     assert!(newest.status.success(), "{}", stderr(&newest));
-    assert_eq!(first_line(&newest), "model: `new.ONNX`, the last one exported here");
+    assert_eq!(first_line(&newest), "model: `new.ONNX`, the newest in this folder");
 }

@@ -150,8 +150,8 @@ pub struct ExportArgs {
 pub struct FileArgs {
     #[arg(long, value_name = "NAME", help = format!("Rejection score: {}; by default that of the training, for an import that of the variant", RejectionScore::NAMES))]
     pub score: Option<RejectionScore>,
-    /// Choose the threshold that keeps this share of the held-out known images, 0 to below 1; an import uses
-    /// the images of --known
+    /// Choose the threshold that keeps this share of the held-out known images, 0 to below 1; of the known test images
+    /// if the training held none out. An import uses the images of --known
     #[arg(long, value_name = "SHARE", default_value_t = KEEP)]
     pub keep: f64,
     /// Set the threshold by hand; images with a larger score are unknown
@@ -219,8 +219,8 @@ impl FileArgs {
 #[derive(Args)]
 #[command(after_help = format!("Published data sets: {}", set_names()))]
 pub struct EvalArgs {
-    /// Model file; by default the one in the current folder that was exported last, else the built-in model of
-    /// CIFAR-10's classes, which is measured on cifar10 and textures. Repeatable; each further model is
+    /// Model file; by default the newest in the current folder, else the built-in model of CIFAR-10's classes, which
+    /// is measured on cifar10 and textures. Repeatable; each further model is
     /// compared with the first
     #[arg(value_name = "MODEL.onnx")]
     pub model: Vec<PathBuf>,
@@ -487,8 +487,8 @@ pub struct ProvidersArgs {
 /// Threshold and form of the output.
 #[derive(Args)]
 pub struct ScorerArgs {
-    /// Use the threshold that keeps this share of the held-out known images, 0 to below 1; by default that of
-    /// the file
+    /// Use the threshold that keeps this share of the images from which that of the file was chosen, 0 to below 1; by
+    /// default that of the file
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,
     /// Threshold on the score; by default that of the file

@@ -18,7 +18,7 @@ use cac::{
     report::{Map, Origin, Report, Subject},
 };
 
-use super::{check_output, named_or_last_exported, print_json, read_model, report, with_threshold};
+use super::{check_output, named_or_newest, print_json, read_model, report, with_threshold};
 use crate::{
     cli::{EvalArgs, EvaluationArgs, SignatureArgs},
     terminal::{
@@ -49,7 +49,7 @@ pub struct TestImages {
 /// Evaluates every model on every provider, and compares each with the first.
 pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let options = &args.options;
-    let models = named_or_last_exported(&args.model);
+    let models = named_or_newest(&args.model);
     // Report wrong usage before any image is read.
     let inputs = || models.iter().map(PathBuf::as_path);
     if let Some(page) = &args.page {
@@ -184,8 +184,7 @@ fn test_images(
     let (height, width) = (manifest.decision.input.height, manifest.decision.input.width);
     let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
     let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
-    // The built-in model records the place of its data.
-    let is_tutorial = is_built_in && args.known.is_none() && !recorded.as_deref().is_some_and(exists);
+    let is_tutorial = is_built_in && args.known.is_none();
     let known = match (&args.known, recorded) {
         (Some(known), _) => known.clone(),
         (None, _) if is_tutorial => KNOWN.into(),
@@ -210,7 +209,7 @@ fn test_images(
     let folder = dataset(&known, &data, &[Role::Known(Split::Test)])?;
     let unknown = unknown_datasets(&unknown, &data)?;
     let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
-    if let Some(share) = trained_without(&known, manifest).filter(|_| share.is_none()) {
+    if let Some(share) = trained_without(&known, manifest).filter(|&trained| share != Some(trained)) {
         say(format_args!(
             "the model may have been trained on some of these images; `--held-out-test {share}` leaves them out"
         ));
@@ -314,7 +313,12 @@ impl Measured<'_> {
             let score = &self.evaluation.scores[index];
             let threshold = self.evaluation.threshold(index);
             let threshold = threshold.map_or(String::new(), |threshold| format!(", threshold {threshold}"));
-            writeln!(out, "score {score}{threshold}\n{}", report?)?;
+            let chosen = self.scorer.decision().threshold.as_ref().filter(|_| !threshold.is_empty());
+            let caution = match chosen {
+                Some(chosen) if chosen.is_from_test => ", chosen on test images",
+                _ => "",
+            };
+            writeln!(out, "score {score}{threshold}{caution}\n{}", report?)?;
             if let Some((first, agreement)) = self.agreement(index) {
                 let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;
                 writeln!(

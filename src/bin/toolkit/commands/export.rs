@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
+    Error,
     data::{Role, Split, exists, open_training},
     eval::Agreement,
     export::{self, triton},
@@ -83,9 +84,14 @@ pub fn calibration(
     let given = args.calibrate.as_ref().map(|given| dataset(given, &sets, &[role])).transpose()?;
     let Some(folder) = given.as_ref().or(known.as_ref()) else { return Ok(None) };
     let is_same = known.as_ref().is_some_and(|known| known == folder || is_same_place(known, folder));
-    let held_out_test = data.filter(|_| is_same).and_then(|data| data.held_out_test);
+    let recorded = data.and_then(|data| data.held_out_test);
     let protocol = data.and_then(|data| data.protocol);
-    let images = open_training(folder, held_out_test, protocol.as_ref(), input.height, input.width)?;
+    let open = |share| open_training(folder, share, protocol.as_ref(), input.height, input.width);
+    let images = match open(recorded.filter(|_| is_same)) {
+        // The same data at another place.
+        Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),
+        opened => opened,
+    }?;
     let drawn = images.draw(args.calibration_images.get(), 0).0;
     Ok(Some(images.images(&drawn)?))
 }

@@ -59,30 +59,30 @@ fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(C
     Ok((bytes, origin))
 }
 
-/// The models that a user names, else the one in the current folder that was exported last; none for the built-in one.
-/// Says which is taken if none is named.
-fn named_or_last_exported(named: &[PathBuf]) -> Vec<PathBuf> {
+/// The models that a user names, else the newest one in the current folder; none for the built-in one. Says which is
+/// taken if none is named.
+fn named_or_newest(named: &[PathBuf]) -> Vec<PathBuf> {
     if !named.is_empty() {
         return named.to_vec();
     }
-    let last = last_exported(Path::new("."));
-    match &last {
-        Some(model) => say(format_args!("model: `{}`, the last one exported here", model.display())),
+    let newest = newest_model(Path::new("."));
+    match &newest {
+        Some(model) => say(format_args!("model: `{}`, the newest in this folder", model.display())),
         None => say("model: the built-in one of CIFAR-10's classes"),
     }
-    last.into_iter().collect()
+    newest.into_iter().collect()
 }
 
 /// The model file of this toolkit in a folder that was written last.
-fn last_exported(folder: &Path) -> Option<PathBuf> {
+fn newest_model(folder: &Path) -> Option<PathBuf> {
     let mut files: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(folder)
         .ok()?
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let name = PathBuf::from(entry.file_name());
             let is_model = name.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"));
-            let written = is_model.then(|| entry.path().metadata().ok()?.modified().ok()).flatten()?;
-            Some((written, name))
+            let file = entry.path().metadata().ok().filter(|file| is_model && file.is_file())?;
+            Some((file.modified().ok()?, name))
         })
         .collect();
     files.sort_unstable();

@@ -23,7 +23,7 @@ use serde_json::json;
 use super::{
     check_output,
     eval::{TestImages, measure},
-    named_or_last_exported, print_json, unreadable,
+    named_or_newest, print_json, unreadable,
 };
 use crate::{
     cli::{EvaluationArgs, PageArgs},
@@ -54,7 +54,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     }
     let has_models = !models.is_empty() || args.inputs.is_empty();
     if has_models {
-        models = named_or_last_exported(&models);
+        models = named_or_newest(&models);
     }
     if let Some(flag) = needs_models(options).filter(|_| !has_models) {
         bail!("{flag} is for models, and none is given");
