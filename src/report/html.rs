@@ -11,7 +11,7 @@ use super::{
     Report, Row,
     figures::{self, Figure, Group},
     name::{LONGEST, elided, name, visible},
-    page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail},
+    page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail, last_part},
     plot,
     words::{counted, grouped, number, percent, with_interval},
 };
@@ -240,7 +240,7 @@ impl Page {
         let set = subject.set(mistake.set);
         let image = section.image(mistake);
         let numbered = format!("image {}", mistake.place + 1);
-        let label = image.unwrap_or(&numbered);
+        let label = section.shown_image(mistake).unwrap_or(&numbered);
         let truth = set.truth.get(mistake.place).map(|&class| subject.class(class));
         let called = set.predicted.get(mistake.place).map(|&class| subject.class(class));
         html! {
@@ -281,11 +281,6 @@ fn sentence(text: &str) -> Markup {
             @if word.starts_with('(') && word.contains('–') { span.whole { (word) } } @else { (word) }
         }
     }
-}
-
-/// The name of a file without its folders.
-fn last_part(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().filter(|part| !part.is_empty()).unwrap_or(path)
 }
 
 fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
