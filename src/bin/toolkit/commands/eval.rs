@@ -1,7 +1,7 @@
 //! `toolkit eval`
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::{Write, stdout},
     path::{Path, PathBuf},
     time::Instant,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use cac::{
     Scorer,
-    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test, path_text},
+    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test},
     eval::{Agreement, Evaluation, evaluate},
     files::{check_writable_folder, scores, sha256},
     method::Anchors,
@@ -18,7 +18,9 @@ use cac::{
     report::{Map, Origin, Report, Subject},
 };
 
-use super::{check_output, named_or_last_exported, print_json, read_model, report, with_threshold};
+use super::{
+    check_output, named_or_last_exported, names_apart, print_json, read_model, report, with_threshold,
+};
 use crate::{
     cli::{EvalArgs, EvaluationArgs, SignatureArgs},
     terminal::{
@@ -56,10 +58,11 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         check_output(page, inputs())?;
     }
     let has_page = args.page.is_some() || options.plots.is_some();
+    let names = names_apart(&models);
     let mut subjects = Vec::new();
     let images = measure(&models, options, has_page, |measured| {
         if has_page {
-            subjects.extend(measured.subjects(options));
+            subjects.extend(measured.subjects(&names, options));
         }
         if options.scorer.json { measured.print_json() } else { measured.print() }
     })?;
@@ -250,11 +253,9 @@ pub struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// What a page shows, for each score.
-    pub fn subjects(&self, args: &EvaluationArgs) -> Vec<Subject> {
-        let file =
-            self.model.map(|model| path_text(Path::new(model.file_name().unwrap_or(model.as_os_str()))));
-        let mut name = file.unwrap_or_else(|| "the built-in model".to_owned());
+    /// What a page shows, for each score. Models have names.
+    pub fn subjects(&self, names: &HashMap<PathBuf, String>, args: &EvaluationArgs) -> Vec<Subject> {
+        let mut name = self.model.map_or("the built-in model".to_owned(), |model| names[model].clone());
         if args.provider.len() > 1 {
             name = format!("{name} on {}", self.scorer.provider());
         }
