@@ -12,14 +12,14 @@ use cac::{
     Scorer,
     data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test},
     eval::{Agreement, Evaluation, evaluate},
-    files::{check_writable_folder, scores, sha256},
+    files::{scores, sha256},
     method::Anchors,
     model::{Inspection, Manifest},
     report::{Map, Origin, Report, Subject},
 };
 
 use super::{
-    check_output, named_or_last_exported, names_apart, print_json, read_model, report, with_threshold,
+    check_result_files, named_or_last_exported, names_apart, print_json, read_model, report, with_threshold,
 };
 use crate::{
     cli::{EvalArgs, EvaluationArgs, SignatureArgs},
@@ -53,10 +53,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let options = &args.options;
     let models = named_or_last_exported(&args.model);
     // Report wrong usage before any image is read.
-    let inputs = || models.iter().map(PathBuf::as_path);
-    if let Some(page) = &args.page {
-        check_output(page, inputs())?;
-    }
+    check_result_files(args.page.as_deref(), options, &models)?;
     let has_page = args.page.is_some() || options.plots.is_some();
     let names = names_apart(&models);
     let mut subjects = Vec::new();
@@ -73,19 +70,13 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 }
 
 /// Evaluates models on every provider, and hands each result over as it comes. Returns the images. The anchors are
-/// read if a page is made of the results.
+/// read if a page is made of the results. The outputs have been checked.
 pub fn measure(
     models: &[PathBuf],
     args: &EvaluationArgs,
     has_page: bool,
     mut take: impl FnMut(Measured) -> anyhow::Result<()>,
 ) -> anyhow::Result<TestImages> {
-    for file in args.scores.iter() {
-        check_output(file, models.iter().map(PathBuf::as_path))?;
-    }
-    if let Some(folder) = &args.plots {
-        check_writable_folder(folder)?;
-    }
     let contenders = open_contenders(models, args, has_page)?;
     let first = contenders.first().expect("--provider has a default");
     let manifest = first.scorer.manifest();

@@ -21,10 +21,15 @@ use std::{
 };
 
 use anyhow::bail;
-use cac::{Error, Scorer, data::path_text, files::signature, model::Inspection};
+use cac::{
+    Error, Scorer,
+    data::path_text,
+    files::{check_writable, check_writable_folder, signature},
+    model::Inspection,
+};
 
 use crate::{
-    cli::{ScorerArgs, SignatureArgs},
+    cli::{EvaluationArgs, ScorerArgs, SignatureArgs},
     terminal::say,
 };
 
@@ -152,7 +157,40 @@ fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> 
     if file.is_dir() {
         bail!("cannot write `{}`: it is a folder", file.display());
     }
-    Ok(cac::files::check_writable(file)?)
+    Ok(check_writable(file)?)
+}
+
+/// Checks that a page, a file of scores and plots can be written, and that none of them replaces another or an input.
+fn check_result_files<'a>(
+    page: Option<&'a Path>,
+    args: &'a EvaluationArgs,
+    inputs: &[PathBuf],
+) -> anyhow::Result<()> {
+    let mut taken = Vec::new();
+    if let Some(folder) = &args.plots {
+        check_writable_folder(folder)?;
+        taken.push(place(folder));
+    }
+    for file in page.into_iter().chain(args.scores.as_deref()) {
+        check_output(file, inputs.iter().map(PathBuf::as_path))?;
+        let place = place(file);
+        if taken.contains(&place) {
+            bail!("cannot write `{}`: another output has this name", file.display());
+        }
+        let is_like_a_plot = file
+            .extension()
+            .is_some_and(|end| ["svg", "png"].iter().any(|plot| end.eq_ignore_ascii_case(plot)));
+        let is_among = |folder: &&PathBuf| place.parent().is_some_and(|above| is_same_place(above, folder));
+        if let Some(folder) = args.plots.as_ref().filter(is_among).filter(|_| is_like_a_plot) {
+            bail!("cannot write `{}`: a plot in `{}` may have this name", file.display(), folder.display());
+        }
+        taken.push(place);
+    }
+    Ok(())
+}
+
+fn is_same_place(a: &Path, b: &Path) -> bool {
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

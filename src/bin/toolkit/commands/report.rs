@@ -13,7 +13,7 @@ use cac::{
     data::path_text,
     eval::Evaluation,
     export::{self, ExportOptions, ThresholdRule},
-    files::{check_writable_folder, scores},
+    files::scores,
     method::KEEP,
     report::{Map, Origin, Page, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
     run::{Checkpoint, Event, RunFolder, Which},
@@ -21,7 +21,7 @@ use cac::{
 use serde_json::json;
 
 use super::{
-    check_output,
+    check_result_files,
     eval::{TestImages, measure},
     named_or_last_exported, names_apart, print_json, unreadable,
 };
@@ -39,11 +39,7 @@ enum Input {
 
 /// Writes a page about models, files of scores and runs.
 pub fn run(args: &PageArgs) -> anyhow::Result<()> {
-    check_output(&args.output, args.inputs.iter().map(PathBuf::as_path))?;
     let options = &args.options;
-    if let Some(folder) = &options.plots {
-        check_writable_folder(folder)?;
-    }
     let (mut models, mut files, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     for input in &args.inputs {
         match kind(input)? {
@@ -56,6 +52,9 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     if has_models {
         models = named_or_last_exported(&models);
     }
+    let of_runs = runs.iter().flat_map(|run| RunFolder::new(run).files());
+    let inputs: Vec<PathBuf> = models.iter().chain(&files).cloned().chain(of_runs).collect();
+    check_result_files(Some(&args.output), options, &inputs)?;
     if let Some(flag) = needs_models(options).filter(|_| !has_models) {
         bail!("{flag} is for models, and none is given");
     }
