@@ -207,6 +207,11 @@ fn transfer(
         // It was killed before the check.
         return Ok(());
     }
+    if remote.expected.bytes.is_some_and(|bytes| done > bytes) {
+        // It is of another file.
+        file.set_len(0).map_err(Broken::Disk)?;
+        done = 0;
+    }
     observe(Step::Asking { url, done, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
@@ -250,7 +255,7 @@ fn transfer(
         return Err(too_long(total));
     }
     if let Some(length) = total.or(remote.expected.bytes) {
-        room(folder, length - done).map_err(Broken::Disk)?;
+        room(folder, length.saturating_sub(done)).map_err(Broken::Disk)?;
     }
     let mut body = response.into_body().into_reader();
     let (mut buffer, mut filled) = (vec![0; BUFFER], 0);
@@ -517,6 +522,14 @@ pub(crate) mod tests {
         let (url, _served) =
             server(file(), vec![Answer::Status("416 Range Not Satisfiable"), Answer::Properly]);
         assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file());
+
+        // What is longer than the file is not asked to go on.
+        let cache = tempfile::tempdir().unwrap();
+        fs::write(cache.path().join(format!("{NAME}.part")), vec![0; 200_000]).unwrap();
+        let (url, served) = server(file(), vec![Answer::Whole]);
+        let expected = Expected { bytes: Some(100_000), ..Expected::default() };
+        assert_eq!(fs::read(fetch_expected(cache.path(), &url, expected).unwrap()).unwrap(), file());
+        assert_eq!(ranges(served), [""]);
     }
 
     #[test]
