@@ -314,7 +314,8 @@ fn bring(
         Some(mirror) => vec![format!("{}/{}/{}", mirror.trim_end_matches('/'), set.name, download.file)],
         None => download.urls.iter().map(|&url| url.to_owned()).collect(),
     };
-    let remote = download::Remote { urls, expected: download.expected(), most: MOST, mirror: MIRROR };
+    let (expected, name) = (download.expected(), Some(set.name));
+    let remote = download::Remote { urls, expected, most: MOST, mirror: MIRROR, set: name };
     download::fetch(&remote, &file, |step| match step {
         download::Step::Asking { url, done, bytes } => {
             observe(FetchEvent::Downloading { url, file: &file, done, bytes });

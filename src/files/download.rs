@@ -29,6 +29,8 @@ pub(crate) struct Remote<'a> {
     pub most: u64,
     /// The environment variable that names another source, for errors.
     pub mirror: &'static str,
+    /// The published data set that it belongs to, if any, for errors.
+    pub set: Option<&'static str>,
 }
 
 /// The progress of a download.
@@ -132,6 +134,7 @@ fn fetch_within(
         path: file.to_owned(),
         bytes: expected.bytes,
         mirror: remote.mirror,
+        set: remote.set,
         reason: reason + &others.collect::<String>(),
     })
 }
@@ -407,7 +410,7 @@ pub(crate) mod tests {
 
     fn remote(url: &str) -> Remote<'static> {
         let urls = vec![format!("{url}/{NAME}")];
-        Remote { urls, expected: Expected::default(), most: 1 << 20, mirror: "MIRROR" }
+        Remote { urls, expected: Expected::default(), most: 1 << 20, mirror: "MIRROR", set: None }
     }
 
     /// Fetches the file into a folder, without a known checksum.

@@ -135,7 +135,7 @@ fn without_a_network_the_error_says_how_to_bring_the_file() {
         for part in [
             format!("downloading cifar10 (170 MB) from {url} to `{}`\n", place.display()),
             format!("put the file (170 MB) at `{}`, or set CAC_DATA_MIRROR to the URL", place.display()),
-            "--data".to_owned(),
+            "or give a folder that has `cifar10` with --data".to_owned(),
         ] {
             assert!(said.contains(&part), "{part}: {said}");
         }
