@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -65,14 +65,18 @@ pub(crate) fn fetch(remote: &Remote, file: &Path, observe: impl FnMut(Step)) -> 
     fetch_within(PATIENCE, remote, file, observe)
 }
 
+/// Where the SHA-256 of a downloaded file is recorded.
+pub(crate) fn record_of(file: &Path) -> PathBuf {
+    file.with_added_extension("sha256")
+}
+
 fn fetch_within(
     patience: Patience,
     remote: &Remote,
     file: &Path,
     mut observe: impl FnMut(Step),
 ) -> Result<Checksums> {
-    let beside = |ending: &str| file.with_added_extension(ending);
-    let (record, part) = (beside("sha256"), beside("part"));
+    let (record, part) = (record_of(file), file.with_added_extension("part"));
     let recorded = match remote.expected.sha256 {
         Some(_) => None,
         None => fs::read_to_string(&record).ok().map(|text| text.trim().to_owned()),
@@ -319,7 +323,6 @@ pub(crate) mod tests {
     use std::{
         io::{BufRead, BufReader},
         net::TcpListener,
-        path::PathBuf,
         thread::{self, JoinHandle},
     };
 
