@@ -555,18 +555,6 @@ fn set_table(subject: &Subject) -> Markup {
     }
 }
 
-/// The formula of a score, with logits z, distances to the anchors d, and a temperature T.
-fn formula(score: RejectionScore) -> String {
-    match score {
-        RejectionScore::Cac => "min over c of d_c (1 − softmin(d)_c)".to_owned(),
-        RejectionScore::MinDistance => "min d".to_owned(),
-        RejectionScore::PytorchOod => "−max over c of d_c² (1 − softmin(d²)_c)".to_owned(),
-        RejectionScore::Msp => "−max softmax(z)".to_owned(),
-        RejectionScore::MaxLogit => "−max z".to_owned(),
-        RejectionScore::Energy { temperature } => format!("−T log Σ exp(z / T), T = {temperature}"),
-    }
-}
-
 /// The decision and the history.
 fn about(subject: &Subject, number_of_section: usize) -> Markup {
     let manifest = subject.origin.as_ref().map(|origin| &origin.manifest);
@@ -594,7 +582,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
             }
             (row("score", html! {
                 (name(&subject.score))
-                @if let Ok(score) = subject.score.parse::<RejectionScore>() { ": " (formula(score)) }
+                @if let Ok(score) = subject.score.parse::<RejectionScore>() { ": " (score.formula()) }
                 "; larger means more likely unknown"
             }))
             (row("threshold", html! {
