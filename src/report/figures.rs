@@ -194,8 +194,8 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         return (Some(reason), Vec::new());
     }
     let mut notes = Vec::new();
-    if section.curves.len() > SERIES {
-        notes.push(format!("The first {SERIES} of {} unknown sets.", section.curves.len()));
+    if subject.unknown.len() > SERIES {
+        notes.push(format!("The first {SERIES} of {} unknown sets.", subject.unknown.len()));
     }
     let has_bands =
         section.curves.iter().any(|Curves(curves)| curves.iter().any(|(.., band)| !band.is_empty()));

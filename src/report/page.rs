@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ndarray::{Array2, Axis, concatenate};
 
-use super::{Report, ReportOptions, pca::Plane};
+use super::{Report, ReportOptions, pca::Plane, plot::SERIES};
 use crate::{
     error::{Error, Result},
     eval::{Agreement, Evaluation, ScoredSet},
@@ -131,9 +131,10 @@ pub struct Page {
 #[derive(Debug, Clone)]
 pub(super) struct Section {
     pub subject: Subject,
-    /// The curves of each unknown set; empty without metrics, or where the subject is not shown in detail.
+    /// The curves of the first [`SERIES`] unknown sets; empty without metrics, or where the subject is not shown in
+    /// detail.
     pub curves: Vec<Curves>,
-    /// The ROC curve against all unknown images.
+    /// The ROC curve against all unknown images; empty without metrics, or where it is not compared with others.
     pub roc: Vec<[f64; 2]>,
     /// The images that are judged wrongly, the most confident first.
     pub mistakes: Vec<(Kind, Vec<Mistake>)>,
@@ -392,11 +393,21 @@ impl Page {
     #[must_use]
     pub fn new(subjects: Vec<Subject>, runs: Vec<RunLog>, bootstrap: Option<Bootstrap>) -> Self {
         let each = THUMBNAILS / 3 / subjects.len().clamp(1, DETAILED);
+        // One alone is not compared.
+        let mut left_to_compare = if subjects.len() > 1 { SERIES } else { 0 };
         let sections = subjects.into_iter().enumerate().map(|(index, subject)| {
             let is_detailed = index < DETAILED;
-            let (curves, roc) = curves(&subject, bootstrap.filter(|_| is_detailed)).unwrap_or_default();
+            let (mut curves_of_sets, mut roc) = (Vec::new(), Vec::new());
+            // Where one set is at fault, there is no plot of the others.
+            if subject.report.is_ok() && is_detailed {
+                curves_of_sets = curves(&subject, bootstrap).unwrap_or_default();
+            }
+            if subject.report.is_ok() && left_to_compare > 0 {
+                roc = overall_roc(&subject).unwrap_or_default();
+            }
+            left_to_compare -= usize::from(!roc.is_empty());
             let mistakes = if is_detailed { subject.mistakes(each) } else { Vec::new() };
-            Section::new(subject, curves, roc, mistakes)
+            Section::new(subject, curves_of_sets, roc, mistakes)
         });
         Self { sections: sections.collect(), runs, thumbnails: HashMap::new() }
     }
@@ -497,8 +508,8 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The curves of each unknown set, with bands if there is a bootstrap, and the ROC curve against all unknown images.
-fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<(Vec<Curves>, Vec<[f64; 2]>)> {
+/// The curves of the first [`SERIES`] unknown sets, with bands if there is a bootstrap and they are few.
+fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<Vec<Curves>> {
     let is_judged = subject.is_judged();
     let correct: Vec<bool> = subject
         .known
@@ -508,7 +519,8 @@ fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<(Vec<Curves
         .map(|(class, truth)| class == truth)
         .collect();
     let known = RankedKnown::new(&subject.known.scores, is_judged.then_some(&correct[..]))?;
-    let sets = subject.unknown.iter().map(|set| Ranked::new(&set.scores)).collect::<Result<Vec<_>>>()?;
+    let shown = subject.unknown.iter().take(SERIES);
+    let sets = shown.map(|set| Ranked::new(&set.scores)).collect::<Result<Vec<_>>>()?;
     let kinds: Vec<Curve> =
         Curve::ALL.into_iter().filter(|&curve| is_judged || curve != Curve::Oscr).collect();
     let bootstrap = bootstrap.filter(|_| sets.len() <= BANDS);
@@ -519,15 +531,49 @@ fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<(Vec<Curves
         let of = |&kind: &Curve| (kind, kind.points(&known, set), bands.next().unwrap_or_default());
         Curves(kinds.iter().map(of).collect())
     });
-    let curves = curves.collect();
+    Ok(curves.collect())
+}
+
+/// The ROC curve against all unknown images; empty without any.
+fn overall_roc(subject: &Subject) -> Result<Vec<[f64; 2]>> {
     let all: Vec<f64> = subject.unknown.iter().flat_map(|set| set.scores.iter().copied()).collect();
-    let roc = if all.is_empty() { Vec::new() } else { Curve::Roc.points(&known, &Ranked::new(&all)?) };
-    Ok((curves, roc))
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = RankedKnown::new(&subject.known.scores, None)?;
+    Ok(Curve::Roc.points(&known, &Ranked::new(&all)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_curves_that_are_drawn_are_kept() {
+        let set = |name: String, class: i64| Scored {
+            name,
+            truth: vec![class; 9],
+            predicted: vec![0; 9],
+            scores: (0..9).map(f64::from).collect(),
+            ..Scored::default()
+        };
+        let subject = |sets: usize| {
+            let unknown = (0..sets).map(|number| set(number.to_string(), -1)).collect();
+            let known = set("known".to_owned(), 0);
+            Subject::of_scores("a", "score", known, unknown, &ReportOptions::default())
+        };
+        let kept = |subjects: Vec<Subject>| -> Vec<[usize; 2]> {
+            let of = |section: &Section| [section.curves.len(), usize::from(!section.roc.is_empty())];
+            Page::new(subjects, Vec::new(), None).sections.iter().map(of).collect()
+        };
+        assert_eq!(kept(vec![subject(SERIES + 5)]), [[SERIES, 0]]);
+        let mut subjects = vec![subject(2); SERIES + DETAILED];
+        subjects[0] = subject(0);
+        let found = kept(subjects);
+        assert_eq!(found[..2], [[0, 0], [2, 1]]);
+        assert_eq!(found.iter().filter(|[curves, _]| *curves > 0).count(), DETAILED - 1);
+        assert_eq!(found.iter().filter(|[_, roc]| *roc > 0).count(), SERIES);
+    }
 
     #[test]
     fn images_are_shown_without_folders_of_a_machine() {
