@@ -509,8 +509,8 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
 
 /// For each unknown set the classes that its accepted images are taken for.
 fn set_table(subject: &Subject) -> Markup {
-    let rows: Vec<_> =
-        subject.unknown.iter().filter(|set| set.predicted.len() == set.scores.len()).take(ROWS).collect();
+    let judged = || subject.unknown.iter().filter(|set| set.predicted.len() == set.scores.len());
+    let (rows, all): (Vec<_>, usize) = (judged().take(ROWS).collect(), judged().count());
     let taken_for = |set: &super::page::Scored| {
         let mut counts: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
         for (&class, &score) in set.predicted.iter().zip(&set.scores) {
@@ -525,6 +525,7 @@ fn set_table(subject: &Subject) -> Markup {
     html! {
         @if !rows.is_empty() {
             h3 { "By unknown set" }
+            @if all > ROWS { p.note { "The first " (ROWS) " of " (all) " sets." } }
             div.scroll tabindex="0" role="region" aria-label="table" {
                 table.compact {
                     caption { span { "What the accepted images of each set are taken for." } }

@@ -144,12 +144,14 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
 fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject> {
     let mut known = Scored { name: "known".to_owned(), ..Scored::default() };
     let mut unknown: Vec<Scored> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     scores::read(path, &args.column, |entry| {
         let set = if entry.label >= 0 {
             &mut known
         } else {
             let name = if entry.set.is_empty() { "unknown" } else { entry.set };
-            let place = unknown.iter().position(|set| set.name == name).unwrap_or_else(|| {
+            let place = places.get(name).copied().unwrap_or_else(|| {
+                places.insert(name.to_owned(), unknown.len());
                 unknown.push(Scored { name: name.to_owned(), ..Scored::default() });
                 unknown.len() - 1
             });
