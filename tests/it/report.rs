@@ -302,6 +302,12 @@ fn outputs_replace_no_input_and_no_other_output() {
         assert!(message_found.contains(message), "{args:?}: {message_found}");
         assert!(!at.join("x").exists() && !at.join("a.png").exists());
     }
+    let help = toolkit(at, &["report", "--help"]);
+    let help = stdout(&help).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        help.contains("By default the model in the current folder that was exported last, else"),
+        "{help}"
+    );
     // Without a name, the model that is read is the last one exported.
     let found = error(&toolkit(at, &["report", "-o", "model.onnx"]));
     assert!(found.contains("cannot write `model.onnx`: it is read, too"), "{found}");
