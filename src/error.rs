@@ -78,6 +78,8 @@ pub enum Error {
         bytes: Option<u64>,
         /// The environment variable that names another source.
         mirror: &'static str,
+        /// The published data set that the file belongs to, if any.
+        set: Option<&'static str>,
         /// What went wrong.
         reason: String,
     },

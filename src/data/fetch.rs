@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     fs::{self, File},
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
@@ -79,8 +80,25 @@ pub struct Verified {
     pub files: usize,
     /// The number of images, where they are in files of their own.
     pub images: Option<usize>,
-    /// What is wrong, a line each.
-    pub faults: Vec<String>,
+    /// What is wrong.
+    pub faults: Vec<Fault>,
+    /// The data set's own folder, if [`fetch`](DataFolder::fetch) brought something into it.
+    pub fetched: Option<PathBuf>,
+}
+
+/// A file or folder that is not as it was or as it was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The file or folder.
+    pub path: PathBuf,
+    /// What is wrong with it, such as `is missing`.
+    pub reason: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.path.display(), self.reason)
+    }
 }
 
 impl DataFolder {
@@ -175,6 +193,9 @@ impl DataFolder {
         let mut check = Check::default();
         for download in set.downloads {
             let file = own.join(download.file);
+            if download::record_of(&file).exists() || list_of(&own, download).exists() {
+                check.verified.fetched = Some(own.clone());
+            }
             if file.exists() {
                 check.compare(file, &download.expected())?;
             }
@@ -207,14 +228,18 @@ struct Check {
 }
 
 impl Check {
+    fn fault(&mut self, path: &Path, reason: String) {
+        self.verified.faults.push(Fault { path: path.to_owned(), reason });
+    }
+
     fn compare(&mut self, path: PathBuf, expected: &Expected) -> Result<()> {
         match Checksums::of_file(&path) {
             Ok(found) => match expected.fault(&found) {
                 None => self.verified.files += 1,
-                Some(fault) => self.verified.faults.push(format!("`{}`: {fault}", path.display())),
+                Some(fault) => self.fault(&path, format!("is damaged: {fault}")),
             },
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                self.verified.faults.push(format!("`{}` is missing", path.display()));
+                self.fault(&path, "is missing".to_owned());
             }
             Err(error) => return Err(error),
         }
@@ -236,7 +261,7 @@ impl Check {
                     let expected = Expected { sha256: Some(sum), ..Expected::default() };
                     self.compare(own.join(path), &expected)?;
                 }
-                None => self.verified.faults.push(format!("`{}` is damaged", list.display())),
+                None => self.fault(list, "is damaged".to_owned()),
             }
         }
         Ok(())
@@ -259,8 +284,7 @@ impl Check {
         self.verified.images = Some(found);
         if found != set.images[1] {
             let expected = set.images[1];
-            let fault = format!("`{}` has {found} images, expected {expected}", folder.display());
-            self.verified.faults.push(fault);
+            self.fault(folder, format!("has {found} images, expected {expected}"));
         }
     }
 }
@@ -314,7 +338,8 @@ fn bring(
         Some(mirror) => vec![format!("{}/{}/{}", mirror.trim_end_matches('/'), set.name, download.file)],
         None => download.urls.iter().map(|&url| url.to_owned()).collect(),
     };
-    let remote = download::Remote { urls, expected: download.expected(), most: MOST, mirror: MIRROR };
+    let (expected, name) = (download.expected(), Some(set.name));
+    let remote = download::Remote { urls, expected, most: MOST, mirror: MIRROR, set: name };
     download::fetch(&remote, &file, |step| match step {
         download::Step::Asking { url, done, bytes } => {
             observe(FetchEvent::Downloading { url, file: &file, done, bytes });
@@ -487,13 +512,15 @@ mod tests {
             fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
             let files = if keep { 4 } else { 3 };
             let verified = data.verify(&set).unwrap().unwrap();
-            assert_eq!(verified, Verified { files, images: Some(3), faults: Vec::new() });
+            let fetched = Some(folder.path().join("tiny"));
+            assert_eq!(verified, Verified { files, images: Some(3), faults: Vec::new(), fetched });
             fs::write(at("tiny/a/1.png"), "two").unwrap();
             fs::remove_file(at("tiny/b/3.png")).unwrap();
             let faults = data.verify(&set).unwrap().unwrap().faults;
+            let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
             assert_eq!(faults.len(), 3, "{faults:?}");
             for (fault, parts) in faults.iter().zip([
-                ["a/1.png`: it has SHA-256", "expected"],
+                ["a/1.png` is damaged: it has SHA-256", "expected"],
                 ["b/3.png", "is missing"],
                 ["has 2 images", "expected 3"],
             ]) {
@@ -695,6 +722,7 @@ mod tests {
         }
         assert_eq!(served.join().unwrap().len(), 1);
         let verified = DataFolder::new(Some(folder.path())).verify(&set).unwrap().unwrap();
-        assert_eq!(verified, Verified { files: 3, images: Some(3), faults: Vec::new() });
+        let fetched = Some(folder.path().join("tiny"));
+        assert_eq!(verified, Verified { files: 3, images: Some(3), faults: Vec::new(), fetched });
     }
 }

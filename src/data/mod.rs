@@ -35,7 +35,7 @@ use crate::{
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
 #[cfg(feature = "files")]
-pub use fetch::{FetchEvent, Verified};
+pub use fetch::{Fault, FetchEvent, Verified};
 pub use folder::LeftOut;
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;

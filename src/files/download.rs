@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -29,6 +29,8 @@ pub(crate) struct Remote<'a> {
     pub most: u64,
     /// The environment variable that names another source, for errors.
     pub mirror: &'static str,
+    /// The published data set that it belongs to, if any, for errors.
+    pub set: Option<&'static str>,
 }
 
 /// The progress of a download.
@@ -63,14 +65,18 @@ pub(crate) fn fetch(remote: &Remote, file: &Path, observe: impl FnMut(Step)) -> 
     fetch_within(PATIENCE, remote, file, observe)
 }
 
+/// Where the SHA-256 of a downloaded file is recorded.
+pub(crate) fn record_of(file: &Path) -> PathBuf {
+    file.with_added_extension("sha256")
+}
+
 fn fetch_within(
     patience: Patience,
     remote: &Remote,
     file: &Path,
     mut observe: impl FnMut(Step),
 ) -> Result<Checksums> {
-    let beside = |ending: &str| file.with_added_extension(ending);
-    let (record, part) = (beside("sha256"), beside("part"));
+    let (record, part) = (record_of(file), file.with_added_extension("part"));
     let recorded = match remote.expected.sha256 {
         Some(_) => None,
         None => fs::read_to_string(&record).ok().map(|text| text.trim().to_owned()),
@@ -132,6 +138,7 @@ fn fetch_within(
         path: file.to_owned(),
         bytes: expected.bytes,
         mirror: remote.mirror,
+        set: remote.set,
         reason: reason + &others.collect::<String>(),
     })
 }
@@ -207,6 +214,11 @@ fn transfer(
         // It was killed before the check.
         return Ok(());
     }
+    if remote.expected.bytes.is_some_and(|bytes| done > bytes) {
+        // It is of another file.
+        file.set_len(0).map_err(Broken::Disk)?;
+        done = 0;
+    }
     observe(Step::Asking { url, done, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
@@ -250,7 +262,7 @@ fn transfer(
         return Err(too_long(total));
     }
     if let Some(length) = total.or(remote.expected.bytes) {
-        room(folder, length - done).map_err(Broken::Disk)?;
+        room(folder, length.saturating_sub(done)).map_err(Broken::Disk)?;
     }
     let mut body = response.into_body().into_reader();
     let (mut buffer, mut filled) = (vec![0; BUFFER], 0);
@@ -311,7 +323,6 @@ pub(crate) mod tests {
     use std::{
         io::{BufRead, BufReader},
         net::TcpListener,
-        path::PathBuf,
         thread::{self, JoinHandle},
     };
 
@@ -402,7 +413,7 @@ pub(crate) mod tests {
 
     fn remote(url: &str) -> Remote<'static> {
         let urls = vec![format!("{url}/{NAME}")];
-        Remote { urls, expected: Expected::default(), most: 1 << 20, mirror: "MIRROR" }
+        Remote { urls, expected: Expected::default(), most: 1 << 20, mirror: "MIRROR", set: None }
     }
 
     /// Fetches the file into a folder, without a known checksum.
@@ -517,6 +528,14 @@ pub(crate) mod tests {
         let (url, _served) =
             server(file(), vec![Answer::Status("416 Range Not Satisfiable"), Answer::Properly]);
         assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file());
+
+        // What is longer than the file is not asked to go on.
+        let cache = tempfile::tempdir().unwrap();
+        fs::write(cache.path().join(format!("{NAME}.part")), vec![0; 200_000]).unwrap();
+        let (url, served) = server(file(), vec![Answer::Whole]);
+        let expected = Expected { bytes: Some(100_000), ..Expected::default() };
+        assert_eq!(fs::read(fetch_expected(cache.path(), &url, expected).unwrap()).unwrap(), file());
+        assert_eq!(ranges(served), [""]);
     }
 
     #[test]

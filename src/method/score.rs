@@ -90,6 +90,19 @@ impl RejectionScore {
     /// The energy at temperature 1.
     pub const ENERGY: Self = Self::Energy { temperature: 1.0 };
 
+    /// The formula as text, of the logits z, their distances d to the anchors, and a temperature T.
+    #[must_use]
+    pub fn formula(self) -> String {
+        match self {
+            Self::Cac => "min over c of d_c (1 − softmin(d)_c)".to_owned(),
+            Self::MinDistance => "min d".to_owned(),
+            Self::PytorchOod => "−max over c of d_c² (1 − softmin(d²)_c)".to_owned(),
+            Self::Msp => "−max softmax(z)".to_owned(),
+            Self::MaxLogit => "−max z".to_owned(),
+            Self::Energy { temperature } => format!("−T log Σ exp(z / T), T = {temperature}"),
+        }
+    }
+
     /// The scores `[N]` of logits and distances, both `[N, C]`.
     ///
     /// # Panics
@@ -139,6 +152,13 @@ mod tests {
         assert_eq!(RejectionScore::Cac.rejection(z.view(), d.view()), array![0.0]);
         assert_eq!(RejectionScore::MinDistance.rejection(z.view(), d.view()), array![0.0]);
         assert!((RejectionScore::PytorchOod.rejection(z.view(), d.view())[0] + 200.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn formulas_name_the_temperature() {
+        assert_eq!(RejectionScore::MinDistance.formula(), "min d");
+        let energy: RejectionScore = "energy:0.25".parse().unwrap();
+        assert_eq!(energy.formula(), "−T log Σ exp(z / T), T = 0.25");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::{
     name::{elided, isolated},
     page::{BANDS, Curves, Map, RunLog, Scored, Section, Subject},
-    plot::{Axis, Key, Mark, Plot, SERIES, Unit, coordinate},
+    plot::{Axis, INNER, Key, Mark, Plot, SERIES, Unit, coordinate},
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };
 use crate::{
@@ -194,8 +194,8 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         return (Some(reason), Vec::new());
     }
     let mut notes = Vec::new();
-    if section.curves.len() > SERIES {
-        notes.push(format!("The first {SERIES} of {} unknown sets.", section.curves.len()));
+    if subject.unknown.len() > SERIES {
+        notes.push(format!("The first {SERIES} of {} unknown sets.", subject.unknown.len()));
     }
     let has_bands =
         section.curves.iter().any(|Curves(curves)| curves.iter().any(|(.., band)| !band.is_empty()));
@@ -573,8 +573,8 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
         (axis("first principal component of the logits", 0), axis("second principal component", 1));
     // One unit is as long on both axes.
     let height = 330.0;
-    let per_unit = ((x.to - x.from) / 380.0).max((y.to - y.from) / height);
-    for (axis, pixels) in [(&mut x, 380.0), (&mut y, height)] {
+    let per_unit = ((x.to - x.from) / INNER).max((y.to - y.from) / height);
+    for (axis, pixels) in [(&mut x, INNER), (&mut y, height)] {
         let (middle, half) = ((axis.from + axis.to) / 2.0, per_unit * pixels / 2.0);
         (axis.from, axis.to) = (middle - half, middle + half);
     }

@@ -11,7 +11,7 @@ use super::{
     Report, Row,
     figures::{self, Figure, Group},
     name::{LONGEST, elided, name, visible},
-    page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail},
+    page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail, last_part},
     plot,
     words::{counted, grouped, number, percent, with_interval},
 };
@@ -240,7 +240,7 @@ impl Page {
         let set = subject.set(mistake.set);
         let image = section.image(mistake);
         let numbered = format!("image {}", mistake.place + 1);
-        let label = image.unwrap_or(&numbered);
+        let label = section.shown_image(mistake).unwrap_or(&numbered);
         let truth = set.truth.get(mistake.place).map(|&class| subject.class(class));
         let called = set.predicted.get(mistake.place).map(|&class| subject.class(class));
         html! {
@@ -281,11 +281,6 @@ fn sentence(text: &str) -> Markup {
             @if word.starts_with('(') && word.contains('–') { span.whole { (word) } } @else { (word) }
         }
     }
-}
-
-/// The name of a file without its folders.
-fn last_part(path: &str) -> &str {
-    path.rsplit(['/', '\\']).next().filter(|part| !part.is_empty()).unwrap_or(path)
 }
 
 fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
@@ -514,8 +509,8 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
 
 /// For each unknown set the classes that its accepted images are taken for.
 fn set_table(subject: &Subject) -> Markup {
-    let rows: Vec<_> =
-        subject.unknown.iter().filter(|set| set.predicted.len() == set.scores.len()).take(ROWS).collect();
+    let judged = || subject.unknown.iter().filter(|set| set.predicted.len() == set.scores.len());
+    let (rows, all): (Vec<_>, usize) = (judged().take(ROWS).collect(), judged().count());
     let taken_for = |set: &super::page::Scored| {
         let mut counts: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
         for (&class, &score) in set.predicted.iter().zip(&set.scores) {
@@ -530,6 +525,7 @@ fn set_table(subject: &Subject) -> Markup {
     html! {
         @if !rows.is_empty() {
             h3 { "By unknown set" }
+            @if all > ROWS { p.note { "The first " (ROWS) " of " (all) " sets." } }
             div.scroll tabindex="0" role="region" aria-label="table" {
                 table.compact {
                     caption { span { "What the accepted images of each set are taken for." } }
@@ -560,18 +556,6 @@ fn set_table(subject: &Subject) -> Markup {
     }
 }
 
-/// The formula of a score, with logits z, distances to the anchors d, and a temperature T.
-fn formula(score: RejectionScore) -> String {
-    match score {
-        RejectionScore::Cac => "min over c of d_c (1 − softmin(d)_c)".to_owned(),
-        RejectionScore::MinDistance => "min d".to_owned(),
-        RejectionScore::PytorchOod => "−max over c of d_c² (1 − softmin(d²)_c)".to_owned(),
-        RejectionScore::Msp => "−max softmax(z)".to_owned(),
-        RejectionScore::MaxLogit => "−max z".to_owned(),
-        RejectionScore::Energy { temperature } => format!("−T log Σ exp(z / T), T = {temperature}"),
-    }
-}
-
 /// The decision and the history.
 fn about(subject: &Subject, number_of_section: usize) -> Markup {
     let manifest = subject.origin.as_ref().map(|origin| &origin.manifest);
@@ -599,7 +583,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
             }
             (row("score", html! {
                 (name(&subject.score))
-                @if let Ok(score) = subject.score.parse::<RejectionScore>() { ": " (formula(score)) }
+                @if let Ok(score) = subject.score.parse::<RejectionScore>() { ": " (score.formula()) }
                 "; larger means more likely unknown"
             }))
             (row("threshold", html! {

@@ -18,6 +18,8 @@ mod text;
 #[cfg(feature = "report")]
 mod words;
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -245,13 +247,9 @@ impl Member<'_> {
 /// The rows of a report: the sets, the groups and, with several sets, `mean` and `all`. The set of `all`
 /// comes after the others.
 fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>> {
-    let is_free = |index: usize| !RESERVED.contains(&names[index]) && !names[..index].contains(&names[index]);
-    if let Some(index) = (0..names.len()).find(|&index| !is_free(index)) {
-        return Err(Error::setting(
-            "unknown set",
-            format!("`{}`", names[index]),
-            "the name is reserved or taken",
-        ));
+    let mut taken = HashSet::from(RESERVED);
+    if let Some(name) = names.iter().find(|&&name| !taken.insert(name)) {
+        return Err(Error::setting("unknown set", format!("`{name}`"), "the name is reserved or taken"));
     }
     let mut members: Vec<Member> =
         names.iter().enumerate().map(|(index, name)| Member { name, sets: vec![index] }).collect();

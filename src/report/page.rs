@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ndarray::{Array2, Axis, concatenate};
 
-use super::{Report, ReportOptions, pca::Plane};
+use super::{Report, ReportOptions, pca::Plane, plot::SERIES};
 use crate::{
     error::{Error, Result},
     eval::{Agreement, Evaluation, ScoredSet},
@@ -28,6 +28,8 @@ pub(super) const BANDS: usize = 3;
 pub(super) const DETAILED: usize = 6;
 /// The maximum number of classes whose anchors are drawn.
 const MOST_ANCHORS: usize = 1000;
+/// What stands between the parts of a path, on this or on another system.
+const SEPARATORS: [char; 2] = ['/', '\\'];
 /// The maximum number of points of a map.
 const MOST_POINTS: usize = 2000;
 
@@ -129,12 +131,15 @@ pub struct Page {
 #[derive(Debug, Clone)]
 pub(super) struct Section {
     pub subject: Subject,
-    /// The curves of each unknown set; empty without metrics, or where the subject is not shown in detail.
+    /// The curves of the first [`SERIES`] unknown sets; empty without metrics, or where the subject is not shown in
+    /// detail.
     pub curves: Vec<Curves>,
-    /// The ROC curve against all unknown images.
+    /// The ROC curve against all unknown images; empty without metrics, or where it is not compared with others.
     pub roc: Vec<[f64; 2]>,
     /// The images that are judged wrongly, the most confident first.
     pub mistakes: Vec<(Kind, Vec<Mistake>)>,
+    /// For each set with such an image, the folder that is left out of the names of its images.
+    folders: HashMap<usize, String>,
 }
 
 /// The curves of an unknown set, in the order of [`Curve::ALL`].
@@ -388,11 +393,21 @@ impl Page {
     #[must_use]
     pub fn new(subjects: Vec<Subject>, runs: Vec<RunLog>, bootstrap: Option<Bootstrap>) -> Self {
         let each = THUMBNAILS / 3 / subjects.len().clamp(1, DETAILED);
+        // One alone is not compared.
+        let mut left_to_compare = if subjects.len() > 1 { SERIES } else { 0 };
         let sections = subjects.into_iter().enumerate().map(|(index, subject)| {
             let is_detailed = index < DETAILED;
-            let (curves, roc) = curves(&subject, bootstrap.filter(|_| is_detailed)).unwrap_or_default();
+            let (mut curves_of_sets, mut roc) = (Vec::new(), Vec::new());
+            // Where one set is at fault, there is no plot of the others.
+            if subject.report.is_ok() && is_detailed {
+                curves_of_sets = curves(&subject, bootstrap).unwrap_or_default();
+            }
+            if subject.report.is_ok() && left_to_compare > 0 {
+                roc = overall_roc(&subject).unwrap_or_default();
+            }
+            left_to_compare -= usize::from(!roc.is_empty());
             let mistakes = if is_detailed { subject.mistakes(each) } else { Vec::new() };
-            Section { subject, curves, roc, mistakes }
+            Section::new(subject, curves_of_sets, roc, mistakes)
         });
         Self { sections: sections.collect(), runs, thumbnails: HashMap::new() }
     }
@@ -418,11 +433,71 @@ impl Page {
 }
 
 impl Section {
+    fn new(
+        subject: Subject,
+        curves: Vec<Curves>,
+        roc: Vec<[f64; 2]>,
+        mistakes: Vec<(Kind, Vec<Mistake>)>,
+    ) -> Self {
+        let mut folders = HashMap::new();
+        for mistake in mistakes.iter().flat_map(|(_, mistakes)| mistakes) {
+            let folder = || common_folder(&subject.set(mistake.set).images).to_owned();
+            folders.entry(mistake.set).or_insert_with(folder);
+        }
+        Self { subject, curves, roc, mistakes, folders }
+    }
+
+    /// The name of an image as others may see it: unchanged if it stays below the current folder, else without the
+    /// folder that it shares with the images of its set.
+    pub fn shown_image(&self, mistake: Mistake) -> Option<&str> {
+        let name = self.image(mistake)?;
+        if !is_elsewhere(name) {
+            return Some(name);
+        }
+        let folder = self.folders.get(&mistake.set).map_or("", String::as_str);
+        match name.strip_prefix(folder) {
+            Some(rest) if !folder.is_empty() && !rest.is_empty() => Some(rest),
+            _ => Some(last_part(name)),
+        }
+    }
+
     /// The name of an image, if the set has names.
     pub fn image(&self, mistake: Mistake) -> Option<&str> {
         let names = &self.subject.set(mistake.set).images;
         names.get(mistake.place).map(String::as_str).filter(|name| !name.is_empty())
     }
+}
+
+/// Whether a path, of this or of another system, is absolute or leaves the current folder.
+fn is_elsewhere(path: &str) -> bool {
+    let has_root = path.starts_with(SEPARATORS) || path.starts_with("file:") || path.starts_with('~');
+    let has_drive = path.as_bytes().get(1) == Some(&b':');
+    has_root || has_drive || path.split(SEPARATORS).any(|part| part == "..")
+}
+
+/// The folder that all paths from elsewhere are in, with the separator at its end. Empty if it is a root or none.
+fn common_folder(paths: &[String]) -> &str {
+    let mut elsewhere = paths.iter().map(String::as_str).filter(|path| is_elsewhere(path));
+    let folder = |path: &str| path.rfind(SEPARATORS).map_or(0, |end| end + 1);
+    let Some(first) = elsewhere.next() else { return "" };
+    let mut common = &first[..folder(first)];
+    for path in elsewhere {
+        if !path.starts_with(common) {
+            let differs = common.bytes().zip(path.bytes()).position(|(a, b)| a != b);
+            // Before a byte that differs, a separator ends a character.
+            let same = differs.unwrap_or(common.len().min(path.len()));
+            let end = common.as_bytes()[..same].iter().rposition(|byte| b"/\\".contains(byte));
+            common = &common[..end.map_or(0, |end| end + 1)];
+        }
+    }
+    let has_name =
+        common.split(SEPARATORS).any(|part| !matches!(part, "" | "." | ".." | "~") && !part.ends_with(':'));
+    if has_name { common } else { "" }
+}
+
+/// The name of a file without its folders.
+pub(super) fn last_part(path: &str) -> &str {
+    path.rsplit(SEPARATORS).next().filter(|part| !part.is_empty()).unwrap_or(path)
 }
 
 /// The text of an error of the scores, without its first words.
@@ -433,8 +508,8 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The curves of each unknown set, with bands if there is a bootstrap, and the ROC curve against all unknown images.
-fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<(Vec<Curves>, Vec<[f64; 2]>)> {
+/// The curves of the first [`SERIES`] unknown sets, with bands if there is a bootstrap and they are few.
+fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<Vec<Curves>> {
     let is_judged = subject.is_judged();
     let correct: Vec<bool> = subject
         .known
@@ -444,7 +519,8 @@ fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<(Vec<Curves
         .map(|(class, truth)| class == truth)
         .collect();
     let known = RankedKnown::new(&subject.known.scores, is_judged.then_some(&correct[..]))?;
-    let sets = subject.unknown.iter().map(|set| Ranked::new(&set.scores)).collect::<Result<Vec<_>>>()?;
+    let shown = subject.unknown.iter().take(SERIES);
+    let sets = shown.map(|set| Ranked::new(&set.scores)).collect::<Result<Vec<_>>>()?;
     let kinds: Vec<Curve> =
         Curve::ALL.into_iter().filter(|&curve| is_judged || curve != Curve::Oscr).collect();
     let bootstrap = bootstrap.filter(|_| sets.len() <= BANDS);
@@ -455,8 +531,94 @@ fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<(Vec<Curves
         let of = |&kind: &Curve| (kind, kind.points(&known, set), bands.next().unwrap_or_default());
         Curves(kinds.iter().map(of).collect())
     });
-    let curves = curves.collect();
+    Ok(curves.collect())
+}
+
+/// The ROC curve against all unknown images; empty without any.
+fn overall_roc(subject: &Subject) -> Result<Vec<[f64; 2]>> {
     let all: Vec<f64> = subject.unknown.iter().flat_map(|set| set.scores.iter().copied()).collect();
-    let roc = if all.is_empty() { Vec::new() } else { Curve::Roc.points(&known, &Ranked::new(&all)?) };
-    Ok((curves, roc))
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let known = RankedKnown::new(&subject.known.scores, None)?;
+    Ok(Curve::Roc.points(&known, &Ranked::new(&all)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_curves_that_are_drawn_are_kept() {
+        let set = |name: String, class: i64| Scored {
+            name,
+            truth: vec![class; 9],
+            predicted: vec![0; 9],
+            scores: (0..9).map(f64::from).collect(),
+            ..Scored::default()
+        };
+        let subject = |sets: usize| {
+            let unknown = (0..sets).map(|number| set(number.to_string(), -1)).collect();
+            let known = set("known".to_owned(), 0);
+            Subject::of_scores("a", "score", known, unknown, &ReportOptions::default())
+        };
+        let kept = |subjects: Vec<Subject>| -> Vec<[usize; 2]> {
+            let of = |section: &Section| [section.curves.len(), usize::from(!section.roc.is_empty())];
+            Page::new(subjects, Vec::new(), None).sections.iter().map(of).collect()
+        };
+        assert_eq!(kept(vec![subject(SERIES + 5)]), [[SERIES, 0]]);
+        let mut subjects = vec![subject(2); SERIES + DETAILED];
+        subjects[0] = subject(0);
+        let found = kept(subjects);
+        assert_eq!(found[..2], [[0, 0], [2, 1]]);
+        assert_eq!(found.iter().filter(|[curves, _]| *curves > 0).count(), DETAILED - 1);
+        assert_eq!(found.iter().filter(|[_, roc]| *roc > 0).count(), SERIES);
+    }
+
+    #[test]
+    fn images_are_shown_without_folders_of_a_machine() {
+        let shown = |images: &[&str]| -> Vec<String> {
+            let images: Vec<String> = images.iter().map(|&image| image.to_owned()).collect();
+            let unknown = Scored {
+                truth: vec![-1; images.len()],
+                scores: vec![0.0; images.len()],
+                images,
+                ..Scored::default()
+            };
+            let known = Scored { truth: vec![0], scores: vec![1.0], ..Scored::default() };
+            let subject = Subject::of_scores("a", "score", known, vec![unknown], &ReportOptions::default());
+            let page = Page::new(vec![subject], Vec::new(), None);
+            let (_, mistakes) = &page.sections[0].mistakes[0];
+            mistakes
+                .iter()
+                .map(|&mistake| page.sections[0].shown_image(mistake).unwrap().to_owned())
+                .collect()
+        };
+        for (images, expected) in [
+            (
+                &["data/ant/a.png", "b.png", "gaussian-noise#3"][..],
+                &["data/ant/a.png", "b.png", "gaussian-noise#3"][..],
+            ),
+            (
+                &["/home/bob/x/ant/a.png", "/home/bob/x/ant/b.png", "/home/bob/x/bee/a.png"],
+                &["ant/a.png", "ant/b.png", "bee/a.png"],
+            ),
+            (
+                &["/home/bob/x/ant/a.png", "other/b.png", "/home/bob/x/antler/é.png"],
+                &["ant/a.png", "other/b.png", "antler/é.png"],
+            ),
+            (&["/home/bob/test.bin#7", "/home/bob/test.bin#17"], &["test.bin#7", "test.bin#17"]),
+            (&["/home/bob/x.npz/images#0"], &["images#0"]),
+            (&["../../bob/a/1.png", "../../bob/b/2.png"], &["a/1.png", "b/2.png"]),
+            (&["../1.png", "../bob/2.png"], &["1.png", "2.png"]),
+            (&["/home/bob/1.png", "/data/2.png"], &["1.png", "2.png"]),
+            (&["/home/b\u{e9}/1.png", "/home/b\u{e8}/2.png"], &["b\u{e9}/1.png", "b\u{e8}/2.png"]),
+            (&[r"C:\Users\bob\a\1.png", r"C:\Users\bob\b\2.png"], &[r"a\1.png", r"b\2.png"]),
+            (&[r"C:\1.png", r"D:\x\2.png"], &["1.png", "2.png"]),
+            (&["file:///home/bob/1.png"], &["1.png"]),
+            (&["data/../../bob/1.png"], &["1.png"]),
+        ] {
+            assert_eq!(shown(images), expected);
+        }
+    }
 }

@@ -18,6 +18,8 @@ pub(super) const SERIES: usize = 10;
 
 const LEFT: f64 = 48.0;
 const RIGHT: f64 = 12.0;
+/// The width of the area for the data.
+pub(super) const INNER: f64 = WIDTH - LEFT - RIGHT;
 /// The room for the label of the y axis.
 const HEAD: f64 = 22.0;
 /// The room for the label of a rule.
@@ -272,7 +274,7 @@ impl Plot {
     }
 
     fn x_of(&self, value: f64) -> f64 {
-        LEFT + (WIDTH - RIGHT - LEFT) * self.x.place(value)
+        LEFT + INNER * self.x.place(value)
     }
 
     fn y_of(&self, value: f64) -> f64 {

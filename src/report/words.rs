@@ -12,7 +12,7 @@ type ShareOf = fn(&Row) -> Option<(f64, Option<Interval>)>;
 
 /// With fewer images a share is known to within ten per cent at best.
 const FEW: usize = 100;
-/// The maximum number of unknown sets that the verdict names.
+/// The maximum number of unknown sets that the verdict or a kind of caution names.
 const NAMED: usize = 3;
 
 /// A share in per cent.
@@ -228,15 +228,18 @@ impl Subject {
                 ));
             }
         }
-        for row in set_rows(self) {
-            if row.metrics.auroc < 0.5 {
-                cautions.push(format!(
-                    "The AUROC for {} is {}, below 50 %: its images look more known than the known ones. Is the score \
-                     the right way round? Larger must mean more likely unknown.",
-                    quoted(&row.name),
-                    with_interval(row.metrics.auroc, row.intervals.map(|intervals| intervals.metrics.auroc))
-                ));
-            }
+        let reversed: Vec<&Row> = set_rows(self).iter().filter(|row| row.metrics.auroc < 0.5).collect();
+        let (named, more) = reversed.split_at(reversed.len().min(NAMED));
+        for row in named {
+            cautions.push(format!(
+                "The AUROC for {} is {}, below 50 %: its images look more known than the known ones. Is the score the \
+                 right way round? Larger must mean more likely unknown.",
+                quoted(&row.name),
+                with_interval(row.metrics.auroc, row.intervals.map(|intervals| intervals.metrics.auroc))
+            ));
+        }
+        if !more.is_empty() {
+            cautions.push(format!("The AUROC for {} is below 50 %, too.", counted(more.len(), "more set")));
         }
         if self.unknown.is_empty() {
             cautions
@@ -325,6 +328,14 @@ mod tests {
         caution(&[1.0; 3], &[1.0; 3], "All scores are equal");
         caution(&[1.0, 2.0], &[0.0], "only 2 known images");
         caution(&[1.0, 2.0], &[0.0], "The AUROC for x is 0.0 %");
+        let names: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
+        let many: Vec<(&str, &[f64])> = names.iter().map(|name| (&name[..], &[0.0][..])).collect();
+        let cautions = subject(&[1.0, 2.0], &many, None).cautions();
+        assert!(cautions.len() < 8, "{}", cautions.len());
+        assert!(
+            cautions.contains(&"The AUROC for 1,997 more sets is below 50 %, too.".to_owned()),
+            "{cautions:?}"
+        );
         assert_eq!(
             subject(&[f64::NAN], &[("x", &[1.0])], None).verdict(),
             "There are no metrics: no metrics for these scores: a score is NaN."

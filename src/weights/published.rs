@@ -122,7 +122,7 @@ impl Published {
         };
         let file = cache::folder()?.join("weights").join(name);
         let expected = Expected { sha256: self.sha256, ..Expected::default() };
-        let remote = download::Remote { urls: vec![url], expected, most: MOST, mirror: MIRROR };
+        let remote = download::Remote { urls: vec![url], expected, most: MOST, mirror: MIRROR, set: None };
         download::fetch(&remote, &file, |step| {
             if let download::Step::Received { done, total } = step {
                 progress(done as usize, total.unwrap_or(0) as usize);

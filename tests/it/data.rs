@@ -135,7 +135,7 @@ fn without_a_network_the_error_says_how_to_bring_the_file() {
         for part in [
             format!("downloading cifar10 (170 MB) from {url} to `{}`\n", place.display()),
             format!("put the file (170 MB) at `{}`, or set CAC_DATA_MIRROR to the URL", place.display()),
-            "--data".to_owned(),
+            "or give a folder that has `cifar10` with --data".to_owned(),
         ] {
             assert!(said.contains(&part), "{part}: {said}");
         }
@@ -206,11 +206,25 @@ fn data_is_listed_found_and_verified() {
     assert_eq!(error(&output), "error: 1 of 2 data sets are damaged or not whole");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("textures: `sets/dtd/dtd/images` has 3 images, expected 5640\n"), "{text}");
+    // Only what the toolkit fetched can go.
+    let hint = "hint: `sets/dtd/dtd/images` was not fetched by the toolkit: compare it with the original\n";
+    assert!(stderr(&output).ends_with(hint), "{}", stderr(&output));
     assert!(error(&verify(&["svhn"])).contains("the data set `svhn` is not in `sets`"));
     fs::write(at.join("sets/test_32x32.mat"), "no matrix").unwrap();
     let output = verify(&["svhn"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains("svhn: `sets/test_32x32.mat`: it has MD5 "), "{text}");
+    assert!(text.contains("svhn: `sets/test_32x32.mat` is damaged: it has MD5 "), "{text}");
+    assert!(!stderr(&output).contains("remove"), "{}", stderr(&output));
+
+    // As after a fetch.
+    let own = at.join("sets/svhn");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("train_32x32.mat"), "no matrix").unwrap();
+    fs::write(own.join("train_32x32.mat.sha256"), "0").unwrap();
+    let output = verify(&["svhn", "textures"]);
+    let hint = "hint: remove `sets/svhn` and run `toolkit data fetch svhn`; `sets/dtd/dtd/images` was not fetched by the \
+                toolkit: compare it with the original\n";
+    assert!(stderr(&output).ends_with(hint), "{}", stderr(&output));
 }
 
 #[test]

@@ -78,9 +78,10 @@ fn a_page_about_models() {
     images(at);
     run(at);
     stdout(&toolkit(at, &["export", "model.onnx"]));
-    let data = ["--known", "known", "--unknown", "other=other", "--unknown", "uniform-noise:3"];
-    let printed =
-        toolkit(at, &[&["report", "model.onnx", "-o", "a.html", "--plots", "plots"], &data[..]].concat());
+    let of = |name: &str| at.join(name).to_str().unwrap().to_owned();
+    let (model, known, other) = (of("model.onnx"), of("known"), format!("other={}", of("other")));
+    let data = ["--known", &known, "--unknown", &other, "--unknown", "uniform-noise:3"];
+    let printed = toolkit(at, &[&["report", &model, "-o", "a.html", "--plots", "plots"], &data[..]].concat());
     let printed = stdout(&printed).to_owned();
     let text = page(at, "a.html");
     let verdict = printed.lines().next().unwrap();
@@ -96,6 +97,7 @@ fn a_page_about_models() {
         "Confusion matrix",
         "Logits in two dimensions",
         "data:image/jpeg;base64,",
+        "title=\"ant/a.png\"",
         "big &lt;b&gt;.png",
         "<dt>SHA-256</dt>",
         "WideResNet-10-2",
@@ -125,7 +127,7 @@ fn a_page_about_models() {
     }
 
     // `eval` writes the same page; several scores and providers are compared.
-    let args = ["eval", "model.onnx", "--report", "b.html"];
+    let args = ["eval", &model, "--report", "b.html"];
     assert!(stdout(&toolkit(at, &[&args[..], &data].concat())).contains("AUROC"));
     assert_eq!(page(at, "b.html"), text);
     let args =
@@ -180,6 +182,13 @@ fn a_page_about_scores() {
         assert!(page_text.contains(part), "{part}");
     }
 
+    // Names from elsewhere are shown below the folder that all have in common.
+    let elsewhere = text.replace(",k/", ",/home/bob/data/k/").replace(",u/", r",C:\Users\bob\u\");
+    fs::write(at.join("elsewhere.csv"), elsewhere).unwrap();
+    stdout(&toolkit(at, &["report", "elsewhere.csv", "-o", "elsewhere.html", "--resamples", "0"]));
+    let elsewhere = page(at, "elsewhere.html");
+    assert!(!elsewhere.contains("bob") && elsewhere.contains("title=\"5"), "no folder of another machine");
+
     // Without predictions, names and threshold the rest is there.
     let bare: String = text
         .lines()
@@ -229,4 +238,99 @@ fn a_page_about_a_run() {
     stdout(&toolkit(at, &["report", "runs/1"]));
     let text = page(at, "report.html");
     assert!(text.contains("Training run: 1") && !text.contains("Confusion matrix"));
+}
+
+#[test]
+fn results_are_told_apart_by_as_many_folders_as_it_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    images(at);
+    run(at);
+    fs::create_dir_all(at.join("other/runs")).unwrap();
+    run(&at.join("other"));
+    for folder in ["a/x", "b/x"] {
+        fs::create_dir_all(at.join(folder)).unwrap();
+    }
+    stdout(&toolkit(at, &["export", "a/x/model.onnx"]));
+    fs::copy(at.join("a/x/model.onnx"), at.join("b/x/model.onnx")).unwrap();
+    fs::copy(at.join("a/x/model.onnx"), at.join("third.onnx")).unwrap();
+    let absolute = at.join("b/x/model.onnx");
+    let models = ["a/x/model.onnx", absolute.to_str().unwrap(), "third.onnx"];
+    let data = ["--known", "known", "--unknown", "uniform-noise:3", "--resamples", "0"];
+    stdout(&toolkit(at, &[&["eval", "--report", "a.html"], &models[..], &data[..]].concat()));
+    let text = page(at, "a.html");
+    assert!(!text.contains(at.to_str().unwrap()), "a page names no folder of this machine");
+    for name in ["a/x/model.onnx, cac", "b/x/model.onnx, cac", ">third.onnx, cac"] {
+        assert!(text.contains(name), "{name}");
+    }
+
+    let printed = toolkit(at, &["report", "runs/1", "./other/runs/1", "--resamples", "0"]);
+    let printed = stdout(&printed).to_owned();
+    let named = |line: &&str| line.contains(", cac: ");
+    let names: Vec<&str> =
+        printed.lines().filter(named).map(|line| line.split(',').next().unwrap()).collect();
+    assert_eq!(names, ["runs/1", "other/runs/1"], "{printed}");
+    assert!(page(at, "report.html").contains("Training of <bdi>other/runs/1</bdi>"));
+}
+
+#[test]
+fn outputs_replace_no_input_and_no_other_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    images(at);
+    let run = run(at);
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let files = || [run.log(), run.checkpoint(Which::Best)].map(|file| fs::read(file).unwrap());
+    let before = files();
+    let data = ["--known", "known", "--unknown", "other=other"];
+    let best = run.checkpoint(Which::Best);
+    for (args, message) in [
+        (
+            &["report", "runs/1", "-o", "runs/1/log.jsonl"][..],
+            "cannot write `runs/1/log.jsonl`: it is read, too",
+        ),
+        (&["report", "runs/1", "-o", best.to_str().unwrap()], "it is read, too"),
+        (&["eval", "model.onnx", "--report", "x", "--scores", "./x"], "`./x`: another output has this name"),
+        (&["report", "model.onnx", "-o", "x", "--scores", "x"], "`x`: another output has this name"),
+        (&["eval", "model.onnx", "--report", "x", "--plots", "x"], "`x`: another output has this name"),
+        (&["eval", "model.onnx", "--plots", "known", "--report", "known/roc-1.svg"], "a plot in `"),
+        (&["report", "model.onnx", "--plots", ".", "--scores", "a.png"], "a plot in `"),
+    ] {
+        let needs_data = args.contains(&"model.onnx");
+        let args = if needs_data { [args, &data].concat() } else { args.to_vec() };
+        let message_found = error(&toolkit(at, &args));
+        assert!(message_found.contains(message), "{args:?}: {message_found}");
+        assert!(!at.join("x").exists() && !at.join("a.png").exists());
+    }
+    let help = toolkit(at, &["report", "--help"]);
+    let help = stdout(&help).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        help.contains("By default the newest model in the current folder, else"),
+        "{help}"
+    );
+    // Without a name, the model that is read is the newest.
+    let found = error(&toolkit(at, &["report", "-o", "model.onnx"]));
+    assert!(found.contains("cannot write `model.onnx`: it is read, too"), "{found}");
+    assert!(files() == before);
+}
+
+#[test]
+fn a_page_about_many_sets_says_what_it_leaves_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let unit = |i: u64| fill::unit(fill::splitmix64(i));
+    let mut text = "set,label,prediction,score\n".to_owned();
+    for i in 0..30 {
+        text += &format!("known,{},{},{}\n", i % 3, i % 3, unit(i));
+    }
+    for i in 0..5000 {
+        text += &format!("far {},-1,0,{}\n", i % 2500, 0.4 + unit(100 + i));
+    }
+    fs::write(at.join("scores.csv"), text).unwrap();
+    stdout(&toolkit(at, &["report", "scores.csv", "--threshold", "0.9", "--resamples", "0"]));
+    let text = page(at, "report.html");
+    assert!(text.contains("The first 200 of 2502 rows."));
+    assert!(text.contains("The first 200 of 2500 sets."));
+    assert!(text.contains("The first 10 of 2500 unknown sets."));
+    assert!(text.len() < 1_000_000, "{}", text.len());
 }

@@ -6,16 +6,13 @@ use cac::{Error, data::layouts};
 
 use super::data::size;
 
-/// The environment variable with the mirror of published data sets.
-const DATA_MIRROR: &str = "CAC_DATA_MIRROR";
-
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
     let hint = match error {
-        Error::Download { path, bytes, mirror, .. } => {
+        Error::Download { path, bytes, mirror, set, .. } => {
             let size = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
             let folder =
-                if *mirror == DATA_MIRROR { ", or give a folder that has it with --data" } else { "" };
+                set.map_or(String::new(), |set| format!(", or give a folder that has `{set}` with --data"));
             return Some(format!(
                 "run the command again to continue the download; without a network, put the file{size} at `{}`, or set \
                  {mirror} to the URL of a mirror{folder}",

@@ -236,7 +236,8 @@ pub struct EvalArgs {
 #[derive(Args)]
 pub struct PageArgs {
     /// Model files, which are evaluated as by `eval`; files of scores, as for `metrics`; run folders, with the test
-    /// after training and its curves. By default the built-in model of CIFAR-10's classes
+    /// after training and its curves. By default the newest model in the current folder, else the
+    /// built-in one of CIFAR-10's classes
     #[arg(value_name = "MODEL.onnx|SCORES.csv|RUN")]
     pub inputs: Vec<PathBuf>,
     /// The file to write

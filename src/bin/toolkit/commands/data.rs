@@ -1,10 +1,13 @@
 //! `toolkit data`
 
-use std::io::{Write, stdout};
+use std::{
+    io::{Write, stdout},
+    path::PathBuf,
+};
 
 use cac::{
     Error,
-    data::{DataFolder, PublishedSet, Role, SETS, Split},
+    data::{DataFolder, Fault, PublishedSet, Role, SETS, Split},
 };
 use serde_json::json;
 
@@ -38,7 +41,7 @@ fn named<'a>(names: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item 
 }
 
 /// The path of what is there of a data set: of both splits, or else of one.
-fn find(set: &PublishedSet, data: &DataFolder) -> cac::Result<std::path::PathBuf> {
+fn find(set: &PublishedSet, data: &DataFolder) -> cac::Result<PathBuf> {
     ALL.iter().rev().map(|&role| data.require(set, role)).reduce(Result::or).expect("a role")
 }
 
@@ -84,6 +87,7 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
         if names.is_empty() { SETS.iter().collect() } else { named(names).collect() };
     let mut out = stdout();
     let (mut checked, mut damaged) = (0, 0);
+    let (mut to_fetch, mut foreign) = (Vec::new(), Vec::new());
     for set in sets {
         let Some(verified) = data.verify(set)? else {
             if !names.is_empty() {
@@ -98,14 +102,33 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
         for fault in &verified.faults {
             writeln!(out, "{}: {fault}", set.name)?;
         }
+        let is_fetched =
+            |fault: &Fault| verified.fetched.as_ref().is_some_and(|folder| fault.path.starts_with(folder));
+        let (fetched, others): (Vec<&Fault>, Vec<&Fault>) =
+            verified.faults.iter().partition(|fault| is_fetched(fault));
+        if let Some(folder) = verified.fetched.as_ref().filter(|_| !fetched.is_empty()) {
+            let name = set.name;
+            to_fetch.push(format!("remove `{}` and run `toolkit data fetch {name}`", folder.display()));
+        }
+        foreign.extend(others.into_iter().map(|fault| fault.path.clone()));
     }
     if damaged > 0 {
-        let folder = data.path()?;
         return Err(Advice::new(
             format!("{damaged} of {checked} data sets are damaged or not whole"),
-            format!("remove their folders in `{}` and fetch them again", folder.display()),
+            to_fetch.into_iter().chain(of_foreign(&foreign)).collect::<Vec<_>>().join("; "),
         )
         .into());
     }
     Ok(())
+}
+
+/// What to do about files that the toolkit did not fetch.
+fn of_foreign(paths: &[PathBuf]) -> Option<String> {
+    let all = match paths {
+        [] => return None,
+        [one] => format!("`{}` was", one.display()),
+        [first, others @ ..] => format!("`{}` and {} more were", first.display(), others.len()),
+    };
+    let original = if paths.len() == 1 { "it with the original" } else { "them with the originals" };
+    Some(format!("{all} not fetched by the toolkit: compare {original}"))
 }

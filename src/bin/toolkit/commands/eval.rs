@@ -1,7 +1,7 @@
 //! `toolkit eval`
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::{Write, stdout},
     path::{Path, PathBuf},
     time::Instant,
@@ -10,15 +10,17 @@ use std::{
 use anyhow::bail;
 use cac::{
     Scorer,
-    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test, path_text},
+    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test},
     eval::{Agreement, Evaluation, evaluate},
-    files::{check_writable_folder, scores, sha256},
+    files::{scores, sha256},
     method::Anchors,
     model::{Inspection, Manifest},
     report::{Map, Origin, Report, Subject},
 };
 
-use super::{check_output, named_or_newest, print_json, read_model, report, with_threshold};
+use super::{
+    check_result_files, named_or_newest, names_apart, print_json, read_model, report, with_threshold,
+};
 use crate::{
     cli::{EvalArgs, EvaluationArgs, SignatureArgs},
     terminal::{
@@ -51,15 +53,13 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let options = &args.options;
     let models = named_or_newest(&args.model);
     // Report wrong usage before any image is read.
-    let inputs = || models.iter().map(PathBuf::as_path);
-    if let Some(page) = &args.page {
-        check_output(page, inputs())?;
-    }
+    check_result_files(args.page.as_deref(), options, &models)?;
     let has_page = args.page.is_some() || options.plots.is_some();
+    let names = names_apart(&models);
     let mut subjects = Vec::new();
     let images = measure(&models, options, has_page, |measured| {
         if has_page {
-            subjects.extend(measured.subjects(options));
+            subjects.extend(measured.subjects(&names, options));
         }
         if options.scorer.json { measured.print_json() } else { measured.print() }
     })?;
@@ -70,19 +70,13 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 }
 
 /// Evaluates models on every provider, and hands each result over as it comes. Returns the images. The anchors are
-/// read if a page is made of the results.
+/// read if a page is made of the results. The outputs have been checked.
 pub fn measure(
     models: &[PathBuf],
     args: &EvaluationArgs,
     has_page: bool,
     mut take: impl FnMut(Measured) -> anyhow::Result<()>,
 ) -> anyhow::Result<TestImages> {
-    for file in args.scores.iter() {
-        check_output(file, models.iter().map(PathBuf::as_path))?;
-    }
-    if let Some(folder) = &args.plots {
-        check_writable_folder(folder)?;
-    }
     let contenders = open_contenders(models, args, has_page)?;
     let first = contenders.first().expect("--provider has a default");
     let manifest = first.scorer.manifest();
@@ -249,11 +243,9 @@ pub struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// What a page shows, for each score.
-    pub fn subjects(&self, args: &EvaluationArgs) -> Vec<Subject> {
-        let file =
-            self.model.map(|model| path_text(Path::new(model.file_name().unwrap_or(model.as_os_str()))));
-        let mut name = file.unwrap_or_else(|| "the built-in model".to_owned());
+    /// What a page shows, for each score. Models have names.
+    pub fn subjects(&self, names: &HashMap<PathBuf, String>, args: &EvaluationArgs) -> Vec<Subject> {
+        let mut name = self.model.map_or("the built-in model".to_owned(), |model| names[model].clone());
         if args.provider.len() > 1 {
             name = format!("{name} on {}", self.scorer.provider());
         }

@@ -18,7 +18,7 @@ use cac::{
 };
 use ndarray::Array4;
 
-use super::{check_output, print_json};
+use super::{check_output, is_same_place, print_json};
 use crate::{
     cli::{ExportArgs, FileArgs},
     terminal::data::dataset,
@@ -94,10 +94,6 @@ pub fn calibration(
     }?;
     let drawn = images.draw(args.calibration_images.get(), 0).0;
     Ok(Some(images.images(&drawn)?))
-}
-
-fn is_same_place(a: &Path, b: &Path) -> bool {
-    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 /// Exports a checkpoint and prints a summary.

@@ -1,6 +1,9 @@
 //! `toolkit metrics`
 
-use std::io::{Write, stdout};
+use std::{
+    collections::HashMap,
+    io::{Write, stdout},
+};
 
 use cac::{
     files::scores::{self, Entry},
@@ -28,6 +31,7 @@ pub fn run(args: &MetricsArgs) -> anyhow::Result<()> {
     }
     let (mut known, mut verdicts): (Vec<f64>, Vec<bool>) = (Vec::new(), Vec::new());
     let mut unknown: Vec<(String, Vec<f64>)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     scores::read(&args.file, &args.column, |entry| {
         if entry.label >= 0 {
             known.push(entry.score);
@@ -35,9 +39,12 @@ pub fn run(args: &MetricsArgs) -> anyhow::Result<()> {
             return Ok(());
         }
         let name = if entry.set.is_empty() { "unknown" } else { entry.set };
-        match unknown.iter_mut().find(|(other, _)| other == name) {
-            Some((_, scores)) => scores.push(entry.score),
-            None => unknown.push((name.to_owned(), vec![entry.score])),
+        match places.get(name) {
+            Some(&place) => unknown[place].1.push(entry.score),
+            None => {
+                places.insert(name.to_owned(), unknown.len());
+                unknown.push((name.to_owned(), vec![entry.score]));
+            }
         }
         Ok(())
     })?;

@@ -14,16 +14,22 @@ pub mod verify;
 
 use std::{
     borrow::Cow,
+    collections::HashMap,
     io::{self, Write, stdout},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     time::SystemTime,
 };
 
 use anyhow::bail;
-use cac::{Error, Scorer, files::signature, model::Inspection};
+use cac::{
+    Error, Scorer,
+    data::path_text,
+    files::{check_writable, check_writable_folder, signature},
+    model::Inspection,
+};
 
 use crate::{
-    cli::{ScorerArgs, SignatureArgs},
+    cli::{EvaluationArgs, ScorerArgs, SignatureArgs},
     terminal::say,
 };
 
@@ -100,6 +106,43 @@ fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
     }
 }
 
+/// The names of inputs as others may see them: the last part of each path, with as many of the folders above it as
+/// tell it from the others, and no absolute path.
+fn names_apart(paths: &[PathBuf]) -> HashMap<PathBuf, String> {
+    let parts: Vec<(PathBuf, Vec<String>)> =
+        paths.iter().map(|path| place(path)).map(|place| (place.clone(), parts_of(&place))).collect();
+    let last = |parts: &[String], count: usize| parts[parts.len().saturating_sub(count)..].join("/");
+    let name = |(place, own): &(PathBuf, Vec<String>)| {
+        let is_alone = |&count: &usize| {
+            let is_other = |(other, parts): &(PathBuf, Vec<String>)| {
+                other == place || last(parts, count) != last(own, count)
+            };
+            parts.iter().all(is_other)
+        };
+        last(own, (1..own.len()).find(is_alone).unwrap_or(own.len()))
+    };
+    paths.iter().cloned().zip(parts.iter().map(name)).collect()
+}
+
+/// The absolute path of a file that need not exist, in a folder that should. A link is not followed.
+fn place(path: &Path) -> PathBuf {
+    let whole =
+        || path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
+    let Some(name) = path.file_name() else { return whole() };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    folder.canonicalize().map_or_else(|_| whole(), |folder| folder.join(name))
+}
+
+/// The names of the folders on the way to a file, and its own: from the current folder on if it is there.
+fn parts_of(place: &Path) -> Vec<String> {
+    let current = std::env::current_dir().and_then(|folder| folder.canonicalize());
+    let path = current.ok().and_then(|current| place.strip_prefix(current).ok()).unwrap_or(place);
+    let path =
+        if path.as_os_str().is_empty() { Path::new(place.file_name().unwrap_or_default()) } else { path };
+    let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
+    names.map(|part| path_text(Path::new(&part))).collect()
+}
+
 /// Checks that an output file is none of the inputs and can be written, before the work begins.
 fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
     let place = file.canonicalize().ok();
@@ -114,11 +157,69 @@ fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> 
     if file.is_dir() {
         bail!("cannot write `{}`: it is a folder", file.display());
     }
-    Ok(cac::files::check_writable(file)?)
+    Ok(check_writable(file)?)
+}
+
+/// Checks that a page, a file of scores and plots can be written, and that none of them replaces another or an input.
+fn check_result_files<'a>(
+    page: Option<&'a Path>,
+    args: &'a EvaluationArgs,
+    inputs: &[PathBuf],
+) -> anyhow::Result<()> {
+    let mut taken = Vec::new();
+    if let Some(folder) = &args.plots {
+        check_writable_folder(folder)?;
+        taken.push(place(folder));
+    }
+    for file in page.into_iter().chain(args.scores.as_deref()) {
+        check_output(file, inputs.iter().map(PathBuf::as_path))?;
+        let place = place(file);
+        if taken.contains(&place) {
+            bail!("cannot write `{}`: another output has this name", file.display());
+        }
+        let is_like_a_plot = file
+            .extension()
+            .is_some_and(|end| ["svg", "png"].iter().any(|plot| end.eq_ignore_ascii_case(plot)));
+        let is_among = |folder: &&PathBuf| place.parent().is_some_and(|above| is_same_place(above, folder));
+        if let Some(folder) = args.plots.as_ref().filter(is_among).filter(|_| is_like_a_plot) {
+            bail!("cannot write `{}`: a plot in `{}` may have this name", file.display(), folder.display());
+        }
+        taken.push(place);
+    }
+    Ok(())
+}
+
+fn is_same_place(a: &Path, b: &Path) -> bool {
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string(value)?;
     writeln!(stdout(), "{text}")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_are_told_apart_by_as_many_folders_as_it_takes() {
+        for (paths, expected) in [
+            (&["a/model.onnx"][..], &["model.onnx"][..]),
+            (&["a/model.onnx", "b/model.onnx", "c/x.onnx"], &["a/model.onnx", "b/model.onnx", "x.onnx"]),
+            (&["runs/1", "other/runs/1", "runs/2/"], &["runs/1", "other/runs/1", "2"]),
+            (&["1", "runs/1"], &["1", "runs/1"]),
+            (&["model.onnx", "./model.onnx"], &["model.onnx", "model.onnx"]),
+            (&["/a/x/m", "/b/x/m", "/m"], &["a/x/m", "b/x/m", "m"]),
+            (&["/"], &[""]),
+        ] {
+            let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+            let names = names_apart(&paths);
+            assert_eq!(paths.iter().map(|path| names[path].as_str()).collect::<Vec<_>>(), expected);
+        }
+        let here = std::env::current_dir().unwrap();
+        let name = here.file_name().unwrap().to_str().unwrap();
+        assert_eq!(names_apart(&[".".into()])[Path::new(".")], name);
+    }
 }

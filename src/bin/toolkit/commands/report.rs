@@ -13,7 +13,7 @@ use cac::{
     data::path_text,
     eval::Evaluation,
     export::{self, ExportOptions, ThresholdRule},
-    files::{check_writable_folder, scores},
+    files::scores,
     method::KEEP,
     report::{Map, Origin, Page, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
     run::{Checkpoint, Event, RunFolder, Which},
@@ -21,9 +21,9 @@ use cac::{
 use serde_json::json;
 
 use super::{
-    check_output,
+    check_result_files,
     eval::{TestImages, measure},
-    named_or_newest, print_json, unreadable,
+    named_or_newest, names_apart, print_json, unreadable,
 };
 use crate::{
     cli::{EvaluationArgs, PageArgs},
@@ -39,11 +39,7 @@ enum Input {
 
 /// Writes a page about models, files of scores and runs.
 pub fn run(args: &PageArgs) -> anyhow::Result<()> {
-    check_output(&args.output, args.inputs.iter().map(PathBuf::as_path))?;
     let options = &args.options;
-    if let Some(folder) = &options.plots {
-        check_writable_folder(folder)?;
-    }
     let (mut models, mut files, mut runs) = (Vec::new(), Vec::new(), Vec::new());
     for input in &args.inputs {
         match kind(input)? {
@@ -56,27 +52,31 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     if has_models {
         models = named_or_newest(&models);
     }
+    let of_runs = runs.iter().flat_map(|run| RunFolder::new(run).files());
+    let inputs: Vec<PathBuf> = models.iter().chain(&files).cloned().chain(of_runs).collect();
+    check_result_files(Some(&args.output), options, &inputs)?;
     if let Some(flag) = needs_models(options).filter(|_| !has_models) {
         bail!("{flag} is for models, and none is given");
     }
     if options.scorer.keep.is_some() && !has_models && runs.is_empty() {
         bail!("--keep needs held-out scores, which a file of scores does not have; give --threshold");
     }
+    let names = names_apart(&[&models[..], &files, &runs].concat());
     let mut subjects = Vec::new();
     let mut images = None;
     if has_models {
         let gather = |measured: super::eval::Measured| {
-            subjects.extend(measured.subjects(options));
+            subjects.extend(measured.subjects(&names, options));
             Ok(())
         };
         images = Some(measure(&models, options, true, gather)?);
     }
     for path in &files {
-        subjects.push(of_scores(path, args)?);
+        subjects.push(of_scores(path, &names[path], args)?);
     }
     let mut logs = Vec::new();
-    for path in runs {
-        let (log, tests) = of_run(&path, options)?;
+    for path in &runs {
+        let (log, tests) = of_run(path, &names[path], options)?;
         logs.push(log);
         subjects.extend(tests);
     }
@@ -140,22 +140,18 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
     flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
 }
 
-/// The name of a file or folder without the folders above it.
-fn last_part(path: &Path) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    path_text(path.file_name().map_or(path.as_path(), Path::new))
-}
-
 /// A file of scores.
-fn of_scores(path: &Path, args: &PageArgs) -> anyhow::Result<Subject> {
+fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject> {
     let mut known = Scored { name: "known".to_owned(), ..Scored::default() };
     let mut unknown: Vec<Scored> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
     scores::read(path, &args.column, |entry| {
         let set = if entry.label >= 0 {
             &mut known
         } else {
             let name = if entry.set.is_empty() { "unknown" } else { entry.set };
-            let place = unknown.iter().position(|set| set.name == name).unwrap_or_else(|| {
+            let place = places.get(name).copied().unwrap_or_else(|| {
+                places.insert(name.to_owned(), unknown.len());
                 unknown.push(Scored { name: name.to_owned(), ..Scored::default() });
                 unknown.len() - 1
             });
@@ -174,20 +170,19 @@ fn of_scores(path: &Path, args: &PageArgs) -> anyhow::Result<Subject> {
         }
     }
     let options = args.options.report.options(args.options.scorer.threshold);
-    Ok(Subject::of_scores(&last_part(path), &args.column, known, unknown, &options))
+    Ok(Subject::of_scores(name, &args.column, known, unknown, &options))
 }
 
 /// The log of a run, and its test for each score.
-fn of_run(path: &Path, args: &EvaluationArgs) -> anyhow::Result<(RunLog, Vec<Subject>)> {
+fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(RunLog, Vec<Subject>)> {
     let run = RunFolder::new(path);
-    let name = last_part(path);
     let has_log = run.log().exists();
     let file = Which::ALL.into_iter().map(|which| run.checkpoint(which)).find(|file| file.exists());
     if !has_log && file.is_none() {
         bail!("`{}` is not a run folder: it has neither a log nor a checkpoint", path.display());
     }
     let (events, others) = if has_log { Event::read_log(&run.log())? } else { (Vec::new(), 0) };
-    let log = RunLog { name: name.clone(), events, others };
+    let log = RunLog { name: name.to_owned(), events, others };
     let Some(file) = file else { return Ok((log, Vec::new())) };
     let checkpoint = Checkpoint::read(&file)?;
     if checkpoint.test.is_none() {
@@ -223,7 +218,7 @@ fn of_run(path: &Path, args: &EvaluationArgs) -> anyhow::Result<(RunLog, Vec<Sub
             classes: checkpoint.facts.classes.clone(),
             map: (index == 0).then(|| Map::new(&evaluation, &checkpoint.anchors)).flatten(),
             origin: Some(Origin { manifest, sha256: None, provider: None }),
-            ..Subject::of_evaluation(&name, &evaluation, 0, &report)
+            ..Subject::of_evaluation(name, &evaluation, 0, &report)
         });
     }
     Ok((log, subjects))
