@@ -11,6 +11,8 @@ use crate::image::{self, MAX_BYTES, MAX_SIDE, RgbImage};
 
 /// The most bytes that deflate makes of one.
 pub(super) const MOST_INFLATED: u64 = 1032;
+/// The bytes of an array that are read first; then as many again as there are.
+const FIRST_PIECE: usize = 1 << 20;
 
 /// Images of one size, of bytes.
 #[derive(Debug)]
@@ -197,16 +199,23 @@ impl Arrays {
     }
 }
 
-/// Reads the bytes of an array. `most` is an upper bound of how many there can be, so that a small file that claims
-/// a large array takes no memory.
+/// Reads the bytes of an array. `most` is an upper bound of how many there can be. Memory is taken as the bytes come, so
+/// that a small file that claims a large array takes little.
 pub(super) fn read(reader: &mut impl Read, count: usize, most: u64) -> Reasoned<Vec<u8>> {
     if count as u64 > most {
         return Err(format!("it claims {count} bytes of values, its size allows at most {most}"));
     }
-    let mut bytes = Vec::with_capacity(count);
-    reader.take(count as u64).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() < count {
-        return Err(format!("it is truncated: it has {} of {count} bytes of values", bytes.len()));
+    let mut bytes = Vec::new();
+    while bytes.len() < count {
+        let piece = bytes.len().max(FIRST_PIECE).min(count - bytes.len());
+        bytes
+            .try_reserve_exact(piece)
+            .map_err(|_| format!("there is no memory for {count} bytes of values"))?;
+        let read =
+            reader.by_ref().take(piece as u64).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        if read < piece {
+            return Err(format!("it is truncated: it has {} of {count} bytes of values", bytes.len()));
+        }
     }
     Ok(bytes)
 }
@@ -325,11 +334,17 @@ mod tests {
             error.contains("claims 1099511627776 bytes of values, its size allows at most 3096"),
             "{error}"
         );
+        // More than any machine has, if the bound allows it.
+        let claimed = isize::MAX as usize / 2;
+        let error = read(&mut &b"abc"[..], claimed, u64::MAX).unwrap_err();
+        assert!(error.contains("truncated: it has 3 of"), "{error}");
         assert!(read(&mut &b"abc"[..], 4, 99).unwrap_err().contains("truncated: it has 3 of 4 bytes"));
         let mut whole = &b"abc"[..];
         assert_eq!(read(&mut whole, 2, 99).unwrap(), b"ab");
         assert!(check_end(&mut whole).unwrap_err().contains("longer"));
         check_end(&mut whole).unwrap();
+        let long: Vec<u8> = (0..3 * FIRST_PIECE + 7).map(|at| (at % 251) as u8).collect();
+        assert!(read(&mut &long[..], long.len(), u64::MAX).unwrap() == long);
     }
 
     #[test]

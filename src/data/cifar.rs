@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use super::{
     LeftOut, Source, Split,
     arrays::{Arrays, Form, Piece},
-    layout::{Layout, Part, Reasoned, Wanted, names_in},
+    layout::{Layout, Part, Reasoned, Splits, Wanted, names_in},
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, few};
 
 const SIDE: usize = 32;
 /// The number of bytes of an image.
@@ -123,11 +123,18 @@ impl Release {
         [self.train[0], self.test].iter().any(|name| folder.join(name).is_file())
     }
 
-    fn open(&self, folder: &Path, wanted: Wanted) -> Result<Part> {
-        let names = match wanted.split() {
+    fn files(&self, split: Split) -> &[&'static str] {
+        match split {
             Split::Train => self.train,
-            Split::Test => &[self.test],
-        };
+            Split::Test => std::slice::from_ref(&self.test),
+        }
+    }
+
+    fn open(&self, folder: &Path, wanted: Wanted) -> Result<Part> {
+        let is_file = |name: &&str| folder.join(name).is_file();
+        let found = || few(self.train.iter().chain([&self.test]).copied().filter(is_file));
+        let splits = Splits::of(|split| self.files(split).iter().any(|name| is_file(name)));
+        let names = self.files(splits.choose(wanted, folder, found)?);
         let classes = self.classes(folder)?;
         let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
         // A smaller set of the same form may have fewer files, but none is missing before the last, and none of
@@ -295,7 +302,7 @@ mod tests {
         assert!((15..=17).contains(&pixels[8 * 8]) && (79..=81).contains(&pixels[2 * 16 * 8 + 8 * 8]));
 
         let error = error(folder.path(), Split::Test);
-        assert!(error.contains("it has no test_batch.bin"), "{error}");
+        assert!(error.contains("it has `data_batch_1.bin`, `data_batch_2.bin`"), "{error}");
     }
 
     #[test]
@@ -304,6 +311,8 @@ mod tests {
         let batch = |number: usize| folder.path().join(format!("data_batch_{number}.bin"));
         let error = || error(folder.path(), Split::Train);
         fs::write(folder.path().join("test_batch.bin"), record(1)).unwrap();
+        assert!(error().contains("it has `test_batch.bin`, no training images"), "{}", error());
+        fs::write(batch(2), record(1)).unwrap();
         assert!(error().contains("it has no data_batch_1.bin"), "{}", error());
         for number in [1, 2, 4] {
             fs::write(batch(number), record(1)).unwrap();

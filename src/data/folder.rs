@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Source, Split,
-    layout::{Layout, Part, Wanted},
+    Source,
+    layout::{Layout, Part, Splits, Wanted},
 };
 use crate::{
     error::{Error, Result, few},
@@ -20,8 +20,8 @@ pub(super) const CLASSES: Layout = Layout {
     nested: &[],
     is_here: Path::is_dir,
     open: |folder, wanted| match wanted {
-        Wanted::Known(split) => known(folder, split),
         Wanted::Unknown(_) => Ok(unlabelled(images_below(folder)?)),
+        Wanted::Known(_) | Wanted::Divided(_) => known(folder, wanted),
     },
 };
 
@@ -36,30 +36,31 @@ pub(super) const TEXTURES: Layout = Layout {
     open: |folder, wanted| (CLASSES.open)(&folder.join("images"), wanted),
 };
 
+/// The name of a training split.
+const TRAIN: &str = "train";
 /// The names of a test split, in order of preference.
 const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
 
-/// `FOLDER/SPLIT/CLASS/...`, or `FOLDER/CLASS/...` as the test split.
-fn known(folder: &Path, split: Split) -> Result<Part> {
-    let undivided = |found| Error::Undivided { path: folder.to_owned(), found };
+/// `FOLDER/SPLIT/CLASS/...`, or `FOLDER/CLASS/...` without splits.
+fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     // A class may be called `train` or `test`; only a split contains folders.
-    let part = |name: &str| Some(folder.join(name)).filter(|part| has_folders(part));
-    let root = match (split, part("train")) {
-        (Split::Train, Some(train)) => train,
-        (Split::Train, None) => {
-            let classes = class_folders(folder)?;
+    let split = |name: &str| Some(folder.join(name)).filter(|split| has_folders(split));
+    let (train, test) = (split(TRAIN), TEST.into_iter().find_map(split));
+    let all = (train.is_none() && test.is_none()).then(|| folder.to_owned());
+    let classes = all.as_deref().map(class_folders).transpose()?;
+    let found = || match classes {
+        Some(classes) => {
             let names = few(classes.iter().map(|(name, _)| name.as_str()));
-            return Err(undivided(format!("class folders {names}, no folder `train` with class folders")));
+            format!("class folders {names}, no folder `{TRAIN}` with class folders")
         }
-        (Split::Test, train) => match TEST.iter().find_map(|name| part(name)) {
-            Some(test) => test,
-            None if train.is_some() => {
-                let names = few(TEST.into_iter());
-                return Err(undivided(format!("a folder `train`, none of {names} with class folders")));
-            }
-            None => folder.to_owned(),
-        },
+        None if split(TRAIN).is_some() => {
+            format!("a folder `{TRAIN}`, none of {} with class folders", few(TEST.into_iter()))
+        }
+        None => {
+            format!("the folders {}", few(TEST.into_iter().filter(|name| split(name).is_some())))
+        }
     };
+    let root = Splits { train, test, all }.choose(wanted, folder, found)?;
     let mut part = Part { classes: Vec::new(), labels: Vec::new(), ..unlabelled(Listing::default()) };
     let mut files = Vec::new();
     for (name, class) in class_folders(&root)? {
@@ -183,11 +184,13 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Split;
     use std::fs;
 
     /// The classes, labels, files and other files of a split.
     fn read(folder: &Path, split: Split) -> (Vec<String>, Vec<i64>, Vec<PathBuf>, LeftOut) {
-        let Part { classes, labels, source: Source::Files(files), left_out } = known(folder, split).unwrap()
+        let Part { classes, labels, source: Source::Files(files), left_out } =
+            known(folder, Wanted::Known(split)).unwrap()
         else {
             panic!("no files")
         };
@@ -214,7 +217,7 @@ mod tests {
         assert_eq!(left_out, LeftOut::from([("txt".to_owned(), 1)]));
         assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
         assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
-        let error = known(root, Split::Train).unwrap_err();
+        let error = known(root, Wanted::Known(Split::Train)).unwrap_err();
         assert!(matches!(error, Error::Undivided { .. }), "{error}");
         assert!(error.to_string().contains("class folders `cat`, `dog`, no folder `train`"), "{error}");
 
@@ -241,7 +244,7 @@ mod tests {
             fs::create_dir(&class).unwrap();
             fs::write(class.join("1.png"), "").unwrap();
         }
-        let error = known(folder.path(), Split::Test).unwrap_err();
+        let error = known(folder.path(), Wanted::Known(Split::Test)).unwrap_err();
         assert!(
             matches!(&error, Error::Dataset { path, .. } if path.parent() == Some(folder.path())),
             "{error}"
@@ -284,9 +287,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         assert!(matches!(images_below(root), Err(Error::Dataset { .. })));
-        assert!(matches!(known(root, Split::Test), Err(Error::Dataset { .. })));
+        assert!(matches!(known(root, Wanted::Known(Split::Test)), Err(Error::Dataset { .. })));
         touch(root, &["a/1.png", "b/readme.txt"]);
-        let error = known(root, Split::Test).unwrap_err().to_string();
+        let error = known(root, Wanted::Known(Split::Test)).unwrap_err().to_string();
         assert!(error.contains("b` is not a usable data set: it holds no images"), "{error}");
         assert!(matches!(images_below(&root.join("none")), Err(Error::Io { .. })));
     }

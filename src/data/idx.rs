@@ -12,7 +12,7 @@ use flate2::read::MultiGzDecoder;
 use super::{
     LeftOut, Source, Split,
     arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
-    layout::{Layout, Part, Reasoned, Wanted, classified, named_classes},
+    layout::{Layout, Part, Reasoned, Splits, Wanted, classified, named_classes},
 };
 use crate::error::{Error, Result, few};
 
@@ -78,14 +78,13 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
             .map(|name| folder.join(format!("{prefix}{name}")));
         paths.find(|path| path.is_file())
     };
-    let needed = |split: Split, what: &str| {
-        file(split, what).ok_or_else(|| {
-            let name = if split == Split::Train { TRAIN[0] } else { TEST[0] };
-            unusable(format!("it has no file `{prefix}{name}{what}-...` of its {split} {what}"))
-        })
+    let found = || {
+        let files = [Split::Train, Split::Test].into_iter().filter_map(|split| file(split, "images"));
+        let names: Vec<String> = files.map(|file| name_of(&file)).collect();
+        few(names.iter().map(String::as_str))
     };
-    let split = wanted.split();
-    let images_file = needed(split, "images")?;
+    let split = Splits::of(|split| file(split, "images").is_some()).choose(wanted, path, found)?;
+    let images_file = file(split, "images").ok_or_else(|| unusable("its files have vanished".to_owned()))?;
     let broken = |path: &Path| {
         let path = path.to_owned();
         move |reason| Error::Dataset { path, reason }
@@ -103,7 +102,9 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         left_out: LeftOut::new(),
     };
     if wanted.is_known() {
-        let labels_file = needed(split, "labels")?;
+        let labels_file = file(split, "labels").ok_or_else(|| {
+            unusable(format!("it has no file of the labels for `{}`", name_of(&images_file)))
+        })?;
         let labels = labels_of(&labels_file)?;
         if labels.len() != form.count {
             let (labels, images) = (labels.len(), form.count);
@@ -124,6 +125,10 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         (part.classes, part.labels) = classified(&labels, all, names).map_err(broken(&labels_file))?;
     }
     Ok(part)
+}
+
+fn name_of(file: &Path) -> String {
+    file.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn labels_of(file: &Path) -> Result<Vec<i64>> {

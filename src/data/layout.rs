@@ -24,12 +24,14 @@ pub(super) struct Layout {
 }
 
 /// What is read of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Wanted {
     /// The images of a split with their classes.
     Known(Split),
     /// The images of a split; without splits, all images.
     Unknown(Split),
+    /// All images of a data set without test images, with their classes: this share will be held out.
+    Divided(f64),
 }
 
 /// Images of a data set.
@@ -52,8 +54,20 @@ pub(super) struct Splits<T> {
 
 impl<T> Splits<T> {
     /// What has the images that are wanted; `found` says what there is.
+    ///
+    /// # Errors
+    /// [`Error::Undivided`] if known images are wanted that can be had by holding out a share; [`Error::Setting`] if a
+    /// share is to be held out where there are test images; [`Error::Dataset`] if the images are missing.
     pub fn choose(self, wanted: Wanted, path: &Path, found: impl FnOnce() -> String) -> Result<T> {
-        let (own, other) = match wanted.split() {
+        let split = match wanted {
+            Wanted::Known(split) | Wanted::Unknown(split) => split,
+            Wanted::Divided(share) if self.test.is_some() => {
+                let reason = format!("`{}` has a test split of its own", path.display());
+                return Err(Error::setting("held-out test", share, reason));
+            }
+            Wanted::Divided(_) => Split::Train,
+        };
+        let (own, other) = match split {
             Split::Train => (self.train, self.test),
             Split::Test => (self.test, self.train),
         };
@@ -66,10 +80,18 @@ impl<T> Splits<T> {
             (_, None, None, Some(all)) => Ok(all),
             (Wanted::Known(Split::Test), None, Some(_), _) => Err(Error::Undivided { path, found: found() }),
             _ => {
-                let reason = format!("it has {}, no {} images", found(), wanted.split());
+                let reason = format!("it has {}, no {split} images", found());
                 Err(Error::Dataset { path, reason })
             }
         }
+    }
+}
+
+impl Splits<Split> {
+    /// The splits of which there is something.
+    pub fn of(is_there: impl Fn(Split) -> bool) -> Self {
+        let of = |split| is_there(split).then_some(split);
+        Self { train: of(Split::Train), test: of(Split::Test), all: None }
     }
 }
 
@@ -93,14 +115,9 @@ pub fn layouts() -> impl Iterator<Item = &'static str> {
 }
 
 impl Wanted {
-    pub fn split(self) -> Split {
-        match self {
-            Self::Known(split) | Self::Unknown(split) => split,
-        }
-    }
-
+    /// Whether the classes are needed.
     pub fn is_known(self) -> bool {
-        matches!(self, Self::Known(_))
+        !matches!(self, Self::Unknown(_))
     }
 }
 

@@ -136,10 +136,15 @@ impl Dataset {
     /// are read into memory; those of files are decoded when they are needed. Data without splits is a test split.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Dataset`] if no layout is recognised, a file is damaged, or a class is empty;
-    /// [`Error::Undivided`] if the data lacks the split and is in no other.
+    /// [`Error::Io`]; [`Error::Dataset`] if no layout is recognised, a file is missing or damaged, or the folder of a
+    /// class has no images; [`Error::Undivided`] if training images are wanted of data without splits, or test images
+    /// of data with training images alone.
     pub fn known(path: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
-        let Part { classes, labels, source, left_out } = layout::open(path, Wanted::Known(split))?;
+        Self::with_classes(path, Wanted::Known(split), height, width)
+    }
+
+    fn with_classes(path: &Path, wanted: Wanted, height: usize, width: usize) -> Result<Self> {
+        let Part { classes, labels, source, left_out } = layout::open(path, wanted)?;
         let unusable = |reason| Err(Error::Dataset { path: path.to_owned(), reason });
         if classes.len() < 2 {
             return unusable(format!("it has {} classes, expected at least 2", classes.len()));
@@ -180,16 +185,7 @@ impl Dataset {
         if !(share > 0.0 && share < 1.0) {
             return refused("must be a share above 0 and below 1");
         }
-        let open = |split| Self::known(path, split, height, width);
-        let whole = match open(Split::Test) {
-            Err(Error::Undivided { .. }) => open(Split::Train)?,
-            Err(error) => return Err(error),
-            Ok(test) => match open(Split::Train) {
-                Err(Error::Undivided { .. }) => test,
-                Err(error) => return Err(error),
-                Ok(_) => return refused(&format!("`{}` has a test split of its own", path.display())),
-            },
-        };
+        let whole = Self::with_classes(path, Wanted::Divided(share), height, width)?;
         let count = ((share * whole.len() as f64).round() as usize).max(1);
         match whole.hold_out(count, HELD_OUT_TEST_SEED) {
             Ok((test, training)) => Ok((whole.pick(&training), whole.pick(&test))),
@@ -350,6 +346,8 @@ impl Dataset {
         Ok(image::of_planes(&image::pixels(&image, height, width), height, width))
     }
 
+    /// The bytes of one image as its file, its array or its row of Parquet has them; of noise its name. They are the
+    /// same as long as the image is.
     ///
     /// # Errors
     /// [`Error::Io`] if its file cannot be read.

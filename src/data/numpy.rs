@@ -85,7 +85,7 @@ mod with_files {
     use super::{LABELS, Place};
     use crate::{
         data::{
-            LeftOut, Source, Split,
+            LeftOut, Source,
             arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
             cifar,
             layout::{Part, Splits, Wanted, classified, named_classes},
@@ -200,9 +200,8 @@ mod with_files {
 
     /// An array beside its labels.
     fn array(path: &Path, severity: Option<usize>, wanted: Wanted) -> Result<Part> {
-        if wanted == Wanted::Known(Split::Train) {
-            return Err(Error::Undivided { path: path.to_owned(), found: "one array of images".to_owned() });
-        }
+        let whole = Splits { train: None, test: None, all: Some(()) };
+        whole.choose(wanted, path, || "one array of images".to_owned())?;
         let mut array = NpyArray::open(path)?;
         let (whole, count) = array.form()?;
         let mut form = whole;

@@ -1,12 +1,18 @@
 //! Hugging Face's data sets as Parquet: a column of encoded images and one of labels, whose names are in the metadata.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
 
 use super::{
     folder::entries,
     layout::{Layout, Part, Splits, Wanted},
 };
-use crate::error::{Error, Result, few};
+use crate::{
+    error::{Error, Result, few},
+    image::EXTENSIONS,
+};
 
 pub(super) const LAYOUT: Layout = Layout {
     about: "Hugging Face's Parquet (`train-*.parquet`, `test-*.parquet`)",
@@ -37,6 +43,49 @@ fn split_of(path: &Path) -> Option<&'static str> {
     TRAIN.into_iter().chain(TEST).find(|split| *split == word)
 }
 
+/// The beginning of a shard's name, its number and the number of shards: `train-00000-of-00005.parquet`, or with a hash
+/// before the extension.
+fn numbered(file: &Path) -> Option<(&str, usize, usize)> {
+    let (before, after) = file.file_stem()?.to_str()?.split_once("-of-")?;
+    let (beginning, number) = before.rsplit_once('-')?;
+    let value = |digits: &str| if digits.len() <= 6 { digits.parse().ok() } else { None };
+    Some((beginning, value(number)?, value(after.split('-').next()?)?))
+}
+
+/// Checks that every shard is there once.
+fn check_whole(files: &[&Path]) -> std::result::Result<(), String> {
+    let mut found: BTreeMap<&str, (usize, BTreeSet<usize>)> = BTreeMap::new();
+    for (beginning, number, count) in files.iter().filter_map(|file| numbered(file)) {
+        let (counted, numbers) = found.entry(beginning).or_insert((count, BTreeSet::new()));
+        if *counted != count {
+            return Err(format!("it has files `{beginning}-...` of {counted} and of {count}"));
+        }
+        if !numbers.insert(number) {
+            return Err(format!("it has several files `{beginning}-{number:05}-of-{count:05}`"));
+        }
+    }
+    let missing = found.iter().flat_map(|(beginning, (count, numbers))| {
+        let missing = (0..*count).filter(|number| !numbers.contains(number));
+        missing.map(move |number| format!("{beginning}-{number:05}-of-{count:05}.parquet"))
+    });
+    let missing: Vec<String> = missing.collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(format!("it lacks {}", few(missing.iter().map(String::as_str)))),
+    }
+}
+
+/// Whether a folder holds image files, or folders down to this depth do.
+fn holds_images(folder: &Path, depth: usize) -> bool {
+    let is_image = |path: &PathBuf| {
+        let extension = path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
+        EXTENSIONS.contains(&extension.as_str())
+    };
+    let entries = entries(folder).unwrap_or_default();
+    entries.iter().any(is_image)
+        || depth > 0 && entries.iter().any(|path| path.is_dir() && holds_images(path, depth - 1))
+}
+
 /// The files in a folder, and in the folders of splits below it.
 fn shards(folder: &Path) -> Vec<Shard> {
     let of_entry = |path: PathBuf| match split_of(&path) {
@@ -51,14 +100,18 @@ fn shards(folder: &Path) -> Vec<Shard> {
 }
 
 /// The files of a data set: one that is named, or those in a folder or in `data` in it, or else those of each
-/// configuration, which has a folder of its own.
+/// configuration, which has a folder of its own. Beside image files, in class folders or not, only numbered shards
+/// count: other files describe the images.
 fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     if is_parquet(path) {
         return vec![(path.to_owned(), vec![(None, path.to_owned())])];
     }
     let in_folder = |folder: PathBuf| {
         let shards = shards(&folder);
-        (!shards.is_empty()).then_some((folder, shards))
+        let is_meant = |shards: &[Shard]| {
+            shards.iter().any(|(_, file)| numbered(file).is_some()) || !holds_images(&folder, 2)
+        };
+        (!shards.is_empty() && is_meant(&shards)).then_some((folder, shards))
     };
     if let Some(place) = [path.to_owned(), path.join("data")].into_iter().find_map(in_folder) {
         return vec![place];
@@ -85,6 +138,9 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     let names = || shards.iter().filter_map(|(_, file)| file.file_name()?.to_str());
     let found = || format!("the files {}", few(names()));
     let files = Splits { train: of(&TRAIN), test: of(&TEST), all }.choose(wanted, path, found)?;
+    if path.is_dir() {
+        check_whole(&files).map_err(unusable)?;
+    }
     read(path, &files, wanted)
 }
 
@@ -316,9 +372,9 @@ mod with_parquet {
                 check_pages(&pages, column)?;
             }
         }
-        for row in reader.get_row_iter(Some(projection)).map_err(|error| error.to_string())? {
+        let rows = reader.get_row_iter(Some(projection)).map_err(|error| error.to_string())?;
+        for (number, row) in rows.enumerate() {
             let row = row.map_err(|error| error.to_string())?;
-            let number = images.len();
             let field = |name: &str| {
                 row.get_column_iter().find(|(column, _)| *column == name).map(|(_, field)| field)
             };
@@ -393,5 +449,59 @@ mod with_parquet {
             Field::ULong(value) => value.try_into().ok(),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Dataset, Split, exists};
+    use std::fs;
+
+    fn touch(root: &Path, names: &[&str]) {
+        for name in names {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+    }
+
+    #[test]
+    fn missing_shards_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = |names: &[&str]| {
+            touch(folder.path(), names);
+            Dataset::known(folder.path(), Split::Train, 8, 8).unwrap_err().to_string()
+        };
+        let lacks = error(&["data/train-00000-of-00005.parquet", "data/train-00003-of-00005.parquet"]);
+        let names = [1, 2, 4].map(|number| format!("`train-0000{number}-of-00005.parquet`")).join(", ");
+        assert!(lacks.ends_with(&format!("it lacks {names}")), "{lacks}");
+        let rest = [1, 2, 4].map(|number| format!("data/train-0000{number}-of-00005-0a1b.parquet"));
+        // All are there, but they are empty.
+        let whole = error(&rest.each_ref().map(String::as_str));
+        assert!(!whole.contains("lacks"), "{whole}");
+        let twice = error(&["data/train-00001-of-00005.parquet"]);
+        assert!(twice.contains("it has several files `train-00001-of-00005`"), "{twice}");
+        let other = error(&["data/train-00000-of-00001.parquet"]);
+        assert!(other.contains("it has files `train-...` of 5 and of 1"), "{other}");
+    }
+
+    #[test]
+    fn a_table_beside_images_makes_no_parquet_of_them() {
+        for table in
+            ["cats/annotations.parquet", "annotations.parquet", "val_boxes.parquet", "data/a.parquet"]
+        {
+            for split in ["", "train/"] {
+                let folder = tempfile::tempdir().unwrap();
+                let [cat, dog] = ["cats/1.jpg", "dogs/1.jpg"].map(|name| format!("{split}{name}"));
+                let table = format!("{split}{table}");
+                touch(folder.path(), &[&cat, &dog, "data/1.jpg", &table]);
+                assert!(places(folder.path()).is_empty(), "{table} beside {cat}");
+            }
+        }
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["assets/logo.png", "train-00000-of-00001.parquet"]);
+        assert_eq!(places(folder.path()).len(), 1);
+        assert!(exists(folder.path()));
     }
 }

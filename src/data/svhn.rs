@@ -9,12 +9,12 @@ use std::{
 use flate2::read::ZlibDecoder;
 
 use super::{
-    LeftOut, Source, Split,
+    LeftOut, Source,
     arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
-    layout::{Layout, Part, Reasoned, Wanted, classified},
+    layout::{Layout, Part, Reasoned, Splits, Wanted, classified},
 };
 use crate::{
-    error::{Error, Result},
+    error::{Error, Result, few},
     files::kind,
 };
 
@@ -36,18 +36,16 @@ const ZERO: i64 = 10;
 
 /// A file of a name of its own, such as `extra_32x32.mat`, is undivided.
 fn open(path: &Path, wanted: Wanted) -> Result<Part> {
-    let unusable = |reason| Error::Dataset { path: path.to_owned(), reason };
-    let name = if wanted.split() == Split::Train { TRAIN } else { TEST };
-    let file = match path.is_dir() {
-        true => path.join(name),
-        false if wanted == Wanted::Known(Split::Train) => {
-            return Err(Error::Undivided { path: path.to_owned(), found: "one set of images".to_owned() });
-        }
-        false => path.to_owned(),
+    let file = |name: &str| Some(path.join(name)).filter(|file| file.is_file());
+    let splits = match path.is_dir() {
+        true => Splits { train: file(TRAIN), test: file(TEST), all: None },
+        false => Splits { train: None, test: None, all: Some(path.to_owned()) },
     };
-    if !file.is_file() {
-        return Err(unusable(format!("it has no {name}")));
-    }
+    let found = || match path.is_dir() {
+        true => few([TRAIN, TEST].into_iter().filter(|name| file(name).is_some())),
+        false => "one set of images".to_owned(),
+    };
+    let file = splits.choose(wanted, path, found)?;
     let broken = |reason| Error::Dataset { path: file.clone(), reason };
     let Matrices { images, labels } = read(&file)?;
     let (form, bytes) = images.ok_or_else(|| broken("it has no matrix `X`".to_owned()))?;
@@ -258,7 +256,7 @@ impl<R: Read> Element<'_, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Dataset;
+    use crate::data::{Dataset, Split};
     use std::{fs, io::Write};
 
     /// An element of this type.

@@ -8,24 +8,37 @@ use std::{
 use super::{
     LeftOut, Source, Split,
     folder::{class_folders, images_below, unlabelled},
-    layout::{Layout, Part, Wanted, names_in},
+    layout::{Layout, Part, Splits, Wanted, names_in},
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, few};
 
 pub(super) const LAYOUT: Layout = Layout {
     about: "Tiny ImageNet (`train/WNID/images/...`, `val/images/...`, `wnids.txt`)",
     nested: &["tiny-imagenet-200"],
     is_here: |folder| {
-        let has_split = ["train", "val"].iter().any(|split| folder.join(split).is_dir());
-        has_split && folder.join("wnids.txt").is_file()
+        let has_split = |split| folder.join(name_of(split)).is_dir();
+        (has_split(Split::Train) || has_split(Split::Test)) && folder.join("wnids.txt").is_file()
     },
     open,
 };
 
 const ANNOTATIONS: &str = "val_annotations.txt";
 
+/// The folder of a split.
+fn name_of(split: Split) -> &'static str {
+    match split {
+        Split::Train => "train",
+        Split::Test => "val",
+    }
+}
+
 fn open(folder: &Path, wanted: Wanted) -> Result<Part> {
-    let root = folder.join(if wanted.split() == Split::Train { "train" } else { "val" });
+    let is_there = |split: &Split| folder.join(name_of(*split)).is_dir();
+    let found = || {
+        few([Split::Train, Split::Test].iter().filter(|split| is_there(split)).map(|&split| name_of(split)))
+    };
+    let split = Splits::of(|split| is_there(&split)).choose(wanted, folder, found)?;
+    let root = folder.join(name_of(split));
     if let Wanted::Unknown(_) = wanted {
         // Beside the images lie only tables.
         return Ok(Part { left_out: LeftOut::new(), ..unlabelled(images_below(&root)?) });
@@ -35,7 +48,7 @@ fn open(folder: &Path, wanted: Wanted) -> Result<Part> {
     ids.dedup();
     let places: HashMap<&str, i64> = ids.iter().map(String::as_str).zip(0..).collect();
     let (mut labels, mut files) = (Vec::new(), Vec::new());
-    if wanted.split() == Split::Test && root.join("images").is_dir() {
+    if split == Split::Test && root.join("images").is_dir() {
         let classes = annotations(&root.join(ANNOTATIONS), &places)?;
         for file in images_below(&root.join("images"))?.files {
             let label = file.file_name().and_then(|name| classes.get(name.to_str()?)).ok_or_else(|| {

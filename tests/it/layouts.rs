@@ -84,6 +84,25 @@ fn is_undivided(place: &Path, is_grey: bool) {
     assert!(matches!(error, Error::Undivided { .. }), "{error}");
 }
 
+/// Checks a place with the training images alone, which can be divided.
+fn is_training_alone(place: &Path, is_grey: bool, found: &str) {
+    check(&known(place, Split::Train).unwrap(), TRAIN, is_grey, place);
+    let error = known(place, Split::Test).unwrap_err();
+    assert!(matches!(&error, Error::Undivided { .. }) && error.to_string().ends_with(found), "{error}");
+    let error = Dataset::divided(place, 0.5, SIDE, SIDE).unwrap_err();
+    // Each class has one image.
+    assert!(error.to_string().contains("leaves a class without a training image"), "{error}");
+}
+
+/// Checks a place with test images alone, of which none are training images.
+fn is_test_alone(place: &Path, found: &str) {
+    let error = known(place, Split::Train).unwrap_err();
+    assert!(matches!(&error, Error::Dataset { .. }), "{error}");
+    assert!(error.to_string().ends_with(&format!("it has {found}, no training images")), "{error}");
+    let error = Dataset::divided(place, 0.5, SIDE, SIDE).unwrap_err();
+    assert!(error.to_string().contains("has a test split of its own"), "{error}");
+}
+
 /// Unpacks a folder of `tests/golden/data`.
 fn unpacked(name: &str) -> tempfile::TempDir {
     fn unpack(from: &Path, to: &Path) {
@@ -148,6 +167,12 @@ fn cifar() {
         }
         is_divided(&place, false);
         is_divided(folder.path(), false);
+        let [train, test] = files.map(|file| place.join(file));
+        fs::rename(&test, folder.path().join("aside")).unwrap();
+        is_training_alone(&place, false, &format!("it has `{}`", files[0]));
+        fs::rename(folder.path().join("aside"), test).unwrap();
+        fs::remove_file(train).unwrap();
+        is_test_alone(&place, &format!("`{}`", files[1]));
     }
     for (written_by, release) in [
         ("python2", "cifar-10-batches-py"),
@@ -181,8 +206,7 @@ fn svhn() {
         let extra = folder.path().join("extra_32x32.mat");
         fs::rename(folder.path().join("test_32x32.mat"), &extra).unwrap();
         is_undivided(&extra, false);
-        let error = known(folder.path(), Split::Test).unwrap_err().to_string();
-        assert!(error.contains("it has no test_32x32.mat"), "{error}");
+        is_training_alone(folder.path(), false, "it has `train_32x32.mat`");
     }
 }
 
@@ -210,7 +234,15 @@ fn idx_files() {
             }
         }
         is_divided(folder.path(), true);
-        is_divided(&folder.path().join(place), true);
+        let place = folder.path().join(place);
+        is_divided(&place, true);
+        let end = if is_packed { ".gz" } else { "" };
+        let images = |split: &str| format!("{split}-images{dot}idx3-ubyte{end}");
+        fs::rename(place.join(images(test)), folder.path().join("aside")).unwrap();
+        is_training_alone(&place, true, &format!("it has `{}`", images("train")));
+        fs::rename(folder.path().join("aside"), place.join(images(test))).unwrap();
+        fs::remove_file(place.join(images("train"))).unwrap();
+        is_test_alone(&place, &format!("`{}`", images(test)));
     }
 }
 
@@ -231,6 +263,9 @@ fn image_folders() {
     }
     // As unknown images all are meant.
     assert_eq!(Dataset::unknown(&divided, Split::Test, SIDE, SIDE).unwrap().len(), 20);
+    // Test images are no training images, whatever else there is.
+    fs::rename(divided.join("train"), divided.join("val")).unwrap();
+    is_test_alone(&divided, "the folders `test`, `val`");
 }
 
 #[test]
@@ -268,6 +303,11 @@ fn tiny_imagenet() {
     write(&root, "val/val_annotations.txt", annotations.as_bytes());
     is_divided(&root, false);
     is_divided(folder.path(), false);
+    fs::rename(root.join("val"), folder.path().join("aside")).unwrap();
+    is_training_alone(&root, false, "it has `train`");
+    fs::rename(folder.path().join("aside"), root.join("val")).unwrap();
+    fs::remove_dir_all(root.join("train")).unwrap();
+    is_test_alone(&root, "`val`");
 }
 
 #[test]
