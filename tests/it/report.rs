@@ -304,10 +304,7 @@ fn outputs_replace_no_input_and_no_other_output() {
     }
     let help = toolkit(at, &["report", "--help"]);
     let help = stdout(&help).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(
-        help.contains("By default the newest model in the current folder, else"),
-        "{help}"
-    );
+    assert!(help.contains("By default the newest model in the current folder, else"), "{help}");
     // Without a name, the model that is read is the newest.
     let found = error(&toolkit(at, &["report", "-o", "model.onnx"]));
     assert!(found.contains("cannot write `model.onnx`: it is read, too"), "{found}");
