@@ -11,7 +11,7 @@ use super::{
     Report, Row,
     figures::{self, Figure, Group},
     name::{LONGEST, elided, name, visible},
-    page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail, last_part},
+    page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail, last_part, shareable},
     plot,
     words::{counted, grouped, number, percent, with_interval},
 };
@@ -20,6 +20,7 @@ use crate::{
     files::atomic,
     method::RejectionScore,
     metrics::{Interval, Metrics},
+    model::Training,
     run::Event,
 };
 
@@ -619,18 +620,24 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 @if let Some(anchors) = &history.anchors {
                     (row("anchors", html! { @match anchors { crate::method::AnchorKind::Fixed => "fixed", crate::method::AnchorKind::ClassMeans => "class means" } }))
                 }
-                @if let Some(imported) = &history.imported { (row("imported from", name(imported))) }
-                @if let Some(training) = &history.training {
+                @if let Some(imported) = &history.imported { (row("imported from", name(shareable(imported.as_str().into()).as_str().unwrap_or_default()))) }
+                @if let Some(training) = history.training.as_ref().and_then(shareable_training) {
                     @for (head, line) in ["trained on", "recipe"].into_iter().zip(training.to_string().lines()) {
                         (row(head, html! { bdi { (elided(line, 4000)) } }))
                     }
                 }
                 @for (field, value) in &history.other {
-                    dt { (name(field)) } dd { bdi { (elided(&value.to_string(), 400)) } }
+                    dt { (name(field)) } dd { bdi { (elided(&shareable(value.clone()).to_string(), 400)) } }
                 }
             }
         }
     }
+}
+
+/// The record of a training without folders of the machine that it ran on: files of older versions have them.
+fn shareable_training(training: &Training) -> Option<Training> {
+    let record = serde_json::to_value(training).ok()?;
+    serde_json::from_value(shareable(record)).ok()
 }
 
 fn variant_name(loss: &crate::method::Loss) -> String {
@@ -801,6 +808,34 @@ mod tests {
             };
             let text = html(&page(vec![subject.clone(), subject]));
             assert!(!text.contains(['\0', '\u{202e}', '\u{1b}']), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_history_names_no_folder_of_a_machine() {
+        let training = serde_json::json!({
+            "known": "/home/bob/cats", "unknown": ["dogs=/home/bob/dogs/", "textures", "a=b/c"], "epochs": 3,
+        });
+        let manifest = crate::model::Manifest::from_properties(
+            [
+                ("cac.format_version", "2"),
+                ("cac.classes", r#"["a","b","c"]"#),
+                ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
+                ("cac.score", "\"cac\""),
+                ("cac.imported", r#""/home/bob/weights.pt""#),
+                ("cac.training", &*training.to_string()),
+                ("cac.later", r#"{"of":[["C:\\Users\\bob\\x.bin"]]}"#),
+            ],
+            "x",
+        );
+        let subject = Subject {
+            origin: Some(Origin { manifest: manifest.unwrap(), sha256: None, provider: None }),
+            ..subject(scored("known", 90, 3, 0.0), vec![scored("far", 30, 0, 1.0)], None, 0)
+        };
+        let text = html(&page(vec![subject]));
+        assert!(!text.contains("bob"), "a folder of the machine");
+        for part in ["known cats", "unknown dogs=dogs textures a=b/c", "weights.pt", "x.bin", "epochs 3"] {
+            assert!(text.contains(part), "{part}");
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ndarray::{Array2, Axis, concatenate};
+use serde_json::Value;
 
 use super::{Report, ReportOptions, pca::Plane, plot::SERIES};
 use crate::{
@@ -471,7 +472,7 @@ impl Section {
 /// Whether a path, of this or of another system, is absolute or leaves the current folder.
 fn is_elsewhere(path: &str) -> bool {
     let has_root = path.starts_with(SEPARATORS) || path.starts_with("file:") || path.starts_with('~');
-    let has_drive = path.as_bytes().get(1) == Some(&b':');
+    let has_drive = path.get(1..).is_some_and(|rest| rest.starts_with(":/") || rest.starts_with(":\\"));
     has_root || has_drive || path.split(SEPARATORS).any(|part| part == "..")
 }
 
@@ -498,6 +499,21 @@ fn common_folder(paths: &[String]) -> &str {
 /// The name of a file without its folders.
 pub(super) fn last_part(path: &str) -> &str {
     path.rsplit(SEPARATORS).next().filter(|part| !part.is_empty()).unwrap_or(path)
+}
+
+/// A value of a model's history as others may see it: of paths from elsewhere, also in `NAME=PATH`, the last part.
+pub(super) fn shareable(value: Value) -> Value {
+    match value {
+        Value::String(text) => {
+            let path = text.split_once('=').map_or(&text[..], |(_, path)| path);
+            let before = &text[..text.len() - path.len()];
+            let path = if is_elsewhere(path) { last_part(path.trim_end_matches(SEPARATORS)) } else { path };
+            format!("{before}{path}").into()
+        }
+        Value::Array(values) => values.into_iter().map(shareable).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, shareable(value))).collect(),
+        other => other,
+    }
 }
 
 /// The text of an error of the scores, without its first words.
