@@ -207,8 +207,10 @@ fn names(bytes: &[u8]) -> bool {
     let text = &*String::from_utf8_lossy(bytes);
     let _ = Outliers::from(text);
     let data = DataFolder::new(Some(Path::new("/no/such/folder")));
-    let _ =
-        (data.resolve(Path::new(text), Role::Known(Split::Test)), data.resolve_unknown(&[text.to_owned()]));
+    let _ = (
+        data.resolve(Path::new(text), &[Role::Known(Split::Test)]),
+        data.resolve_unknown(&[text.to_owned()]),
+    );
     text.parse::<Device>().is_ok()
         | text.parse::<Group>().is_ok()
         | text.parse::<Noise>().is_ok()

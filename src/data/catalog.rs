@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::Split;
+use super::{
+    Split,
+    folder::{TEXTURE_LABELS, images_below},
+};
 use crate::{
     error::{Error, Result},
     files::cache,
@@ -438,8 +441,8 @@ pub static SETS: [PublishedSet; 16] = [
             "dtd",
         )],
         layouts: &[
-            Layout { unknown: ["images"; 2], ..layout("dtd", &[part("labels/test1.txt", None)]) },
-            Layout { unknown: ["images"; 2], ..layout("dtd/dtd", &[part("labels/test1.txt", None)]) },
+            Layout { unknown: ["images"; 2], ..layout("dtd", &[part(TEXTURE_LABELS, None)]) },
+            Layout { unknown: ["images"; 2], ..layout("dtd/dtd", &[part(TEXTURE_LABELS, None)]) },
         ],
     },
     PublishedSet {
@@ -698,7 +701,7 @@ impl Layout {
 }
 
 /// Where a data set may be: each layout below its own folder, and then below the folder of all data sets.
-pub(super) fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Layout)> {
+fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Layout)> {
     let own = folder.join(set.name);
     let below = |base: &Path| set.layouts.iter().map(|layout| (base.to_owned(), layout)).collect::<Vec<_>>();
     let mut places = [below(&own), below(folder)].concat();
@@ -707,6 +710,23 @@ pub(super) fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'stati
         *base == own || base.join(layout.folder) != own || !own.join(layout.folder).exists()
     });
     places
+}
+
+/// The first copy of a data set that is whole for all of these roles; below `own`, or elsewhere. Without parts, a copy
+/// outside of the set's own folder is recognised by the number of its images: others may have the same names.
+pub(super) fn copy(set: &PublishedSet, folder: &Path, roles: &[Role]) -> Option<(PathBuf, &'static Layout)> {
+    let own = folder.join(set.name);
+    let is_copy = |(base, layout): &(PathBuf, &Layout)| {
+        let is_sure = *base == own || !layout.parts.is_empty();
+        roles.iter().all(|&role| layout.is_whole(base, role))
+            && (is_sure || count(&joined(base, layout.folder)) == set.images[1])
+    };
+    places(set, folder).into_iter().find(is_copy)
+}
+
+/// The number of images in a folder and below it.
+pub(super) fn count(folder: &Path) -> usize {
+    images_below(folder).map_or(0, |listing| listing.files.len())
 }
 
 /// `folder` itself for an empty path, without a separator at its end.
@@ -751,15 +771,18 @@ impl DataFolder {
     }
 
     /// The folder or file of a data set's images, if it is there: as it was downloaded, in `NAME`, or else as torchvision
-    /// and the authors' archives lay it out, in `NAME` or in the folder itself. Nothing is downloaded.
+    /// and the authors' archives lay it out, in `NAME` or in the folder itself. One copy has what all roles need; the
+    /// path is that of the first role. Nothing is downloaded.
     ///
     /// # Errors
     /// Those of [`path`](Self::path).
-    pub fn find(&self, set: &PublishedSet, role: Role) -> Result<Option<PathBuf>> {
+    ///
+    /// # Panics
+    /// If there is no role.
+    pub fn find(&self, set: &PublishedSet, roles: &[Role]) -> Result<Option<PathBuf>> {
         let folder = self.path()?;
-        let mut copies =
-            places(set, &folder).into_iter().filter(|(base, layout)| layout.is_whole(base, role));
-        let Some((base, layout)) = copies.next() else { return Ok(None) };
+        let Some((base, layout)) = copy(set, &folder, roles) else { return Ok(None) };
+        let role = roles[0];
         // In the folder of all data sets the file itself tells which is meant. To train on, both files are needed.
         let file = layout.parts.iter().find(|part| part.split == Some(role.split()));
         let is_meant = layout.folder.is_empty() && base == folder && role != Role::Known(Split::Train);
@@ -771,9 +794,9 @@ impl DataFolder {
     ///
     /// # Errors
     /// [`Error::NotFetched`] if the data set is not there, and those of [`path`](Self::path).
-    pub fn require(&self, set: &PublishedSet, role: Role) -> Result<PathBuf> {
+    pub fn require(&self, set: &PublishedSet, roles: &[Role]) -> Result<PathBuf> {
         let downloads = set.downloads.iter().map(|download| (download.urls[0], download.bytes));
-        self.find(set, role)?.ok_or(Error::NotFetched {
+        self.find(set, roles)?.ok_or(Error::NotFetched {
             name: set.name,
             folder: self.path()?,
             downloads: downloads.collect(),
@@ -786,10 +809,10 @@ impl DataFolder {
     /// # Errors
     /// [`Error::NotFetched`] if the data set is not there; [`Error::Setting`] if the set is taken by parts, and the text
     /// names none; those of [`path`](Self::path).
-    pub fn resolve(&self, text: &Path, role: Role) -> Result<PathBuf> {
+    pub fn resolve(&self, text: &Path, roles: &[Role]) -> Result<PathBuf> {
         let Some(set) = PublishedSet::meant_by(text) else { return Ok(text.to_owned()) };
         let part = set.part_meant_by(text)?;
-        let folder = self.require(set, role)?;
+        let folder = self.require(set, roles)?;
         Ok(part.map_or_else(|| folder.clone(), |part| folder.join(part)))
     }
 
@@ -801,7 +824,7 @@ impl DataFolder {
     pub fn resolve_unknown(&self, texts: &[String]) -> Result<Vec<String>> {
         let resolve = |text: &String| {
             let Some((name, set)) = PublishedSet::unknown_in(text) else { return Ok(text.clone()) };
-            let path = self.resolve(Path::new(set), Role::Unknown(Split::Test))?;
+            let path = self.resolve(Path::new(set), &[Role::Unknown(Split::Test)])?;
             match path.to_str() {
                 Some(path) => Ok(format!("{name}={path}")),
                 None => Err(Error::setting("path", path.display(), "must be UTF-8")),
@@ -878,7 +901,7 @@ mod tests {
         }
         let data = DataFolder::new(Some(Path::new("/no/such")));
         for role in ROLES {
-            assert_eq!(data.resolve(Path::new("./cifar10"), role).unwrap(), Path::new("./cifar10"));
+            assert_eq!(data.resolve(Path::new("./cifar10"), &[role]).unwrap(), Path::new("./cifar10"));
         }
     }
 
@@ -897,26 +920,28 @@ mod tests {
     #[test]
     fn copies_in_every_layout_are_found_where_they_are() {
         for set in &SETS {
-            for (layout, is_own) in set.layouts.iter().flat_map(|layout| [(layout, true), (layout, false)]) {
+            // Copies without parts are found elsewhere if they have all images.
+            let places = set.layouts.iter().flat_map(|layout| [(layout, true), (layout, false)]);
+            for (layout, is_own) in places.filter(|(layout, is_own)| *is_own || !layout.parts.is_empty()) {
                 let folder = tempfile::tempdir().unwrap();
                 let data = DataFolder::new(Some(folder.path()));
                 let base = if is_own { folder.path().join(set.name) } else { folder.path().to_owned() };
-                let find = |role| data.find(set, role).unwrap();
+                let find = |role| data.find(set, &[role]).unwrap();
                 assert_eq!(ROLES.map(find), [const { None }; 4]);
-                let error = data.require(set, ROLES[1]).unwrap_err();
+                let error = data.require(set, &[ROLES[1]]).unwrap_err();
                 assert!(matches!(&error, Error::NotFetched { name, .. } if *name == set.name), "{error}");
                 make(&base, layout);
                 // All other sets are absent.
                 for other in SETS.iter().filter(|other| other.name != set.name) {
-                    assert_eq!(data.find(other, ROLES[3]).unwrap(), None, "{} in {layout:?}", other.name);
+                    assert_eq!(data.find(other, &[ROLES[3]]).unwrap(), None, "{} in {layout:?}", other.name);
                 }
                 let place = joined(&base, layout.folder);
                 for role in ROLES {
                     let found = find(role).unwrap();
                     assert!(found.starts_with(&place), "{found:?}");
-                    assert_eq!(data.require(set, role).unwrap(), found);
+                    assert_eq!(data.require(set, &[role]).unwrap(), found);
                     if set.parts.is_empty() {
-                        assert_eq!(data.resolve(Path::new(set.name), role).unwrap(), found);
+                        assert_eq!(data.resolve(Path::new(set.name), &[role]).unwrap(), found);
                     }
                     if matches!(role, Role::Known(_)) && (is_own || !layout.folder.is_empty()) {
                         assert_eq!(found, place);
@@ -943,7 +968,7 @@ mod tests {
             make(folder.path(), &PublishedSet::named(name).unwrap().layouts[0]);
         }
         let at = |name: &str, role| {
-            let found = data.find(PublishedSet::named(name).unwrap(), role).unwrap().unwrap();
+            let found = data.find(PublishedSet::named(name).unwrap(), &[role]).unwrap().unwrap();
             found.strip_prefix(folder.path()).unwrap().to_str().unwrap().to_owned()
         };
         assert_eq!(ROLES.map(|role| at("textures", role)), ["dtd", "dtd", "dtd/images", "dtd/images"]);
@@ -978,7 +1003,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::new(Some(folder.path()));
         make(folder.path(), &PublishedSet::named("cifar10-c").unwrap().layouts[0]);
-        let resolve = |text: &str| data.resolve(Path::new(text), ROLES[1]);
+        let resolve = |text: &str| data.resolve(Path::new(text), &[ROLES[1]]);
         for (text, file) in [("cifar10-c:fog", "fog.npy"), ("cifar10-c:zoom_blur:5", "zoom_blur.npy:5")] {
             assert_eq!(resolve(text).unwrap(), folder.path().join("CIFAR-10-C").join(file));
         }
@@ -998,8 +1023,44 @@ mod tests {
         fs::write(own.join("imagenet-o.tar.part"), "").unwrap();
         let data = DataFolder::new(Some(folder.path()));
         let set = PublishedSet::named("imagenet-o").unwrap();
-        assert_eq!(data.find(set, ROLES[3]).unwrap(), None);
+        assert_eq!(data.find(set, &[ROLES[3]]).unwrap(), None);
         fs::create_dir_all(own.join("imagenet-o/n01443537")).unwrap();
-        assert_eq!(data.find(set, ROLES[3]).unwrap(), Some(own.join("imagenet-o")));
+        assert_eq!(data.find(set, &[ROLES[3]]).unwrap(), Some(own.join("imagenet-o")));
+    }
+
+    #[test]
+    fn elsewhere_a_set_without_parts_has_all_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::new(Some(folder.path()));
+        // Here somebody keeps ImageNet itself.
+        fs::create_dir_all(folder.path().join("Imagenet/test")).unwrap();
+        fs::write(folder.path().join("Imagenet/test/1.png"), "").unwrap();
+        assert_eq!(data.find(PublishedSet::named("tin-crop").unwrap(), &[ROLES[3]]).unwrap(), None);
+        let set = PublishedSet::named("lsun-resize").unwrap();
+        let place = folder.path().join("LSUN_resize/LSUN_resize");
+        fs::create_dir_all(&place).unwrap();
+        for number in 1..=set.images[1] {
+            assert!(number % 5000 != 1 || data.find(set, &[ROLES[3]]).unwrap().is_none());
+            fs::write(place.join(format!("{number}.jpg")), "").unwrap();
+        }
+        assert_eq!(data.find(set, &[ROLES[3]]).unwrap(), Some(place));
+    }
+
+    #[test]
+    fn one_copy_has_what_all_roles_need() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::new(Some(folder.path()));
+        let set = PublishedSet::named("svhn").unwrap();
+        let write = |name: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        write("train_32x32.mat");
+        write("svhn/test_32x32.mat");
+        assert!(ROLES.iter().all(|&role| data.find(set, &[role]).unwrap().is_some()));
+        assert_eq!(data.find(set, &ROLES[..2]).unwrap(), None);
+        write("svhn/train_32x32.mat");
+        assert_eq!(data.find(set, &ROLES[..2]).unwrap(), Some(folder.path().join("svhn")));
     }
 }

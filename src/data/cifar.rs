@@ -133,7 +133,7 @@ impl Release {
     fn open(&self, folder: &Path, wanted: Wanted) -> Result<Part> {
         let is_file = |name: &&str| folder.join(name).is_file();
         let found = || few(self.train.iter().chain([&self.test]).copied().filter(is_file));
-        let splits = Splits::of(|split| self.files(split).iter().any(|name| is_file(name)));
+        let splits = Splits::of(|split| self.files(split).iter().any(is_file));
         let names = self.files(splits.choose(wanted, folder, found)?);
         let classes = self.classes(folder)?;
         let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();

@@ -10,8 +10,7 @@ use std::{
 
 use super::{
     DataFolder, Download, PublishedSet, Role, Split,
-    catalog::{Layout, joined, places},
-    folder::images_below,
+    catalog::{self, Layout, joined},
 };
 use crate::{
     error::{Error, Result},
@@ -131,15 +130,7 @@ impl DataFolder {
         keep_archives: bool,
         observe: &mut dyn FnMut(FetchEvent),
     ) -> Result<()> {
-        let missing = || -> Result<Vec<Role>> {
-            let missing = |role: &&Role| match self.find(set, **role) {
-                Ok(found) => found.is_none(),
-                Err(_) => true,
-            };
-            self.path()?;
-            Ok(roles.iter().filter(missing).copied().collect())
-        };
-        if missing()?.is_empty() {
+        if roles.is_empty() || self.find(set, roles)?.is_some() {
             return Ok(());
         }
         let folder = self.path()?.join(set.name);
@@ -147,7 +138,13 @@ impl DataFolder {
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let _lock = lock(&folder, observe)?;
         // Another process may have fetched it.
-        let missing = missing()?;
+        if self.find(set, roles)?.is_some() {
+            return Ok(());
+        }
+        // A copy elsewhere that has a part of it is of no use.
+        let layout = &set.layouts[0];
+        let missing: Vec<Role> =
+            roles.iter().copied().filter(|&role| !layout.is_whole(&folder, role)).collect();
         // What a killed process was unpacking.
         atomic::remove_unfinished(&folder);
         let is_needed =
@@ -171,9 +168,9 @@ impl DataFolder {
         for download in needed {
             bring(mirror, set, download, &folder, keep_archives, observe)?;
         }
-        match missing.iter().find(|&&role| matches!(self.find(set, role), Ok(None))) {
-            None => Ok(()),
-            Some(_) => {
+        match self.find(set, roles)? {
+            Some(_) => Ok(()),
+            None => {
                 let reason =
                     format!("it is not a whole copy of `{}`; move it away to fetch the set", set.name);
                 Err(Error::Dataset { path: folder, reason })
@@ -201,11 +198,10 @@ impl DataFolder {
             }
             check.compare_list(&list_of(&own, download), &own)?;
         }
-        let is_whole = |base: &Path, layout: &Layout| {
-            [Split::Train, Split::Test].into_iter().any(|split| layout.is_whole(base, Role::Unknown(split)))
-        };
         // The first that is there is the one that is used.
-        let copy = places(set, &folder).into_iter().find(|(base, layout)| is_whole(base, layout));
+        let [train, test] = [Split::Train, Split::Test].map(Role::Unknown);
+        let of_roles: [&[Role]; 3] = [&[train, test], &[test], &[train]];
+        let copy = of_roles.into_iter().find_map(|roles| catalog::copy(set, &folder, roles));
         if let Some((base, layout)) = &copy {
             check.compare_parts(layout, base)?;
             let images = layout.of_role(base, Role::Unknown(Split::Test));
@@ -280,7 +276,7 @@ impl Check {
 
     /// Counts images, of which there must be as many as are published.
     fn count(&mut self, set: &PublishedSet, folder: &Path) {
-        let found = images_below(folder).map_or(0, |listing| listing.files.len());
+        let found = catalog::count(folder);
         self.verified.images = Some(found);
         if found != set.images[1] {
             let expected = set.images[1];
@@ -501,7 +497,7 @@ mod tests {
             let record = ["tiny.tar.gz.sha256", "tiny.tar.gz.sha256sums"];
             let expected = [&["tiny"][..], if keep { &["tiny.tar.gz"] } else { &[] }, &record].concat();
             assert_eq!(names(&folder.path().join("tiny")), expected);
-            assert_eq!(data.find(&set, ROLE).unwrap(), Some(at("tiny")));
+            assert_eq!(data.find(&set, &[ROLE]).unwrap(), Some(at("tiny")));
             assert_eq!(fs::read_to_string(at(record[0])).unwrap().trim(), sha256(&archive));
             let list = fs::read_to_string(at(record[1])).unwrap();
             let lines: Vec<String> =
@@ -559,8 +555,8 @@ mod tests {
         let data = DataFolder::new(Some(folder.path()));
         data.fetch_from(None, &set, &[ROLE], false, &mut |_| ()).unwrap();
         assert_eq!(served.join().unwrap().len(), 1);
-        assert_eq!(data.find(&set, ROLE).unwrap(), Some(folder.path().join("tiny")));
-        assert_eq!(data.find(&set, Role::Known(Split::Train)).unwrap(), None);
+        assert_eq!(data.find(&set, &[ROLE]).unwrap(), Some(folder.path().join("tiny")));
+        assert_eq!(data.find(&set, &[Role::Known(Split::Train)]).unwrap(), None);
         assert_eq!(data.verify(&set).unwrap().unwrap().files, 1);
     }
 
@@ -693,7 +689,7 @@ mod tests {
         killed.wait().unwrap();
         served.join().unwrap();
         let data = DataFolder::new(Some(folder.path()));
-        assert_eq!(data.find(&set, ROLE).unwrap(), None);
+        assert_eq!(data.find(&set, &[ROLE]).unwrap(), None);
         assert_eq!(
             names(&folder.path().join("tiny")).len(),
             3,

@@ -25,12 +25,15 @@ pub(super) const CLASSES: Layout = Layout {
     },
 };
 
+/// The labels of the Describable Textures Dataset.
+pub(super) const TEXTURE_LABELS: &str = "labels/labels_joint_anno.txt";
+
 /// The Describable Textures Dataset: beside the images lie folders of labels and splits.
 pub(super) const TEXTURES: Layout = Layout {
     about: "the Describable Textures Dataset (`images/CLASS/...` with `labels` or `imdb`)",
     nested: &["dtd"],
     is_here: |folder| {
-        let marks = ["labels/labels_joint_anno.txt", "imdb/imdb.mat"];
+        let marks = [TEXTURE_LABELS, "imdb/imdb.mat"];
         folder.join("images").is_dir() && marks.iter().any(|mark| folder.join(mark).is_file())
     },
     open: |folder, wanted| (CLASSES.open)(&folder.join("images"), wanted),

@@ -483,7 +483,7 @@ mod tests {
         let twice = error(&["data/train-00001-of-00005.parquet"]);
         assert!(twice.contains("it has several files `train-00001-of-00005`"), "{twice}");
         let other = error(&["data/train-00000-of-00001.parquet"]);
-        assert!(other.contains("it has files `train-...` of 5 and of 1"), "{other}");
+        assert!(other.contains("it has files `train-...` of 1 and of 5"), "{other}");
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl Sets {
     fn open(settings: &TrainSettings) -> Result<Self> {
         let TrainSettings { input: Input { height, width, .. }, data, recipe, .. } = settings;
         let protocol = settings.protocol.as_ref();
-        let folder = data.resolve(&settings.known, Role::Known(Split::Train))?;
+        let folder = data.resolve(&settings.known, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
         let unknown = data.resolve_unknown(&settings.unknown)?;
         let (known, known_test, unknown_tests) =
             open_both(&folder, settings.held_out_test, &unknown, protocol, *height, *width)?;
@@ -81,7 +81,7 @@ impl Sets {
         }
         let outliers = match recipe.outliers.folder() {
             Some(folder) => {
-                let place = data.resolve(folder, Role::Unknown(Split::Train))?;
+                let place = data.resolve(folder, &[Role::Unknown(Split::Train)])?;
                 let outliers = Dataset::unknown(&place, Split::Train, *height, *width)?;
                 let tests = unknown_tests.iter().map(|set| &set.images);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {

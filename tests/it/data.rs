@@ -31,7 +31,7 @@ fn copies(data: &Path) {
     }
     textures(&data.join("dtd/dtd/images"), 3);
     fs::create_dir_all(data.join("dtd/dtd/labels")).unwrap();
-    fs::write(data.join("dtd/dtd/labels/test1.txt"), "").unwrap();
+    fs::write(data.join("dtd/dtd/labels/labels_joint_anno.txt"), "").unwrap();
 }
 
 fn textures(folder: &Path, count: u8) {
@@ -112,8 +112,13 @@ fn what_is_neither_a_folder_nor_a_name_is_told() {
     let at = folder.path();
     let message = error(&toolkit(at, &["eval", "--known", "cifar-10"]));
     let expected =
-        "error: `cifar-10` is neither a folder nor the name of a published data set: cifar10, cifar100,";
+        "error: `cifar-10` is neither a data set here nor the name of a published one: cifar10, cifar100,";
     assert!(message.starts_with(expected), "{message}");
+    // A set in a folder of EMNIST has a path, but no file of its own.
+    fs::write(at.join("emnist-letters-test-images-idx3-ubyte"), "").unwrap();
+    let message =
+        error(&toolkit(at, &["eval", "--known", "emnist-letters", "--unknown", "gaussian-noise:5"]));
+    assert!(message.contains("emnist-letters-test-images-idx3-ubyte` is not a usable data set"), "{message}");
     copies(&at.join("sets"));
     let data = ["eval", "--data", "sets", "--known", "cifar10", "--unknown"];
     let output = toolkit(at, &[&data[..], &["texture"]].concat());
@@ -231,7 +236,7 @@ fn data_is_listed_found_and_verified() {
 fn a_missing_set_is_a_typed_error() {
     let folder = tempfile::tempdir().unwrap();
     let data = DataFolder::new(Some(folder.path()));
-    let found = data.resolve(Path::new("mnist"), Role::Known(Split::Train)).unwrap_err();
+    let found = data.resolve(Path::new("mnist"), &[Role::Known(Split::Train)]).unwrap_err();
     let Error::NotFetched { name: "mnist", folder: place, downloads } = &found else { panic!("{found}") };
     assert_eq!((place.as_path(), downloads.len()), (folder.path(), 4));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

@@ -418,7 +418,7 @@ fn the_settings_files_in_the_repository_are_valid() {
         let args = ["--config", config.to_str().unwrap(), "--backbone", backbone.to_str().unwrap()];
         let output = toolkit(folder.path(), &[&["train", "--known", "missing"], &args[..]].concat());
         assert!(
-            crate::commands::error(&output).contains("`missing` is neither a folder nor the name"),
+            crate::commands::error(&output).contains("`missing` is neither a data set here nor the name"),
             "{file}"
         );
     }
@@ -723,7 +723,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--weight-decay", "-1"], "weight decay = -1"),
         (["--outlier-weight", "nan"], "outlier weight = NaN"),
         (["--outlier-weight", "0"], "outlier weight = 0: must be positive if there are outliers"),
-        (["--outliers", "missing"], "`missing` is neither a folder nor the name of a published data set: "),
+        (["--outliers", "missing"], "`missing` is neither a data set here nor the name of a published one: "),
         (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test images"),
         (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test images"),
         (

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::bail;
 use cac::{
     Error,
-    data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split},
+    data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split, exists},
 };
 
 use super::{Progress, say};
@@ -19,33 +19,29 @@ pub fn set_names() -> String {
     SETS.map(|set| set.name).join(", ")
 }
 
-/// The path of a data set that a user gave: a folder, or the published data set of this name, of which is downloaded
+/// The path of a data set that a user gave: one that is here, or the published data set of this name, of which is downloaded
 /// what the roles need. The path is that of the first role.
 ///
 /// Only the bare name means the data set: `./cifar10` and `cifar10/` are folders. It is said which was taken.
 pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result<PathBuf> {
-    let role = *roles.first().expect("a role");
     let Some(set) = PublishedSet::meant_by(text) else {
         let is_word = text.components().eq([Component::Normal(text.as_os_str())]);
-        if is_word && !text.exists() {
+        if is_word && !exists(text) {
             bail!(
-                "`{}` is neither a folder nor the name of a published data set: {}",
+                "`{}` is neither a data set here nor the name of a published one: {}",
                 text.display(),
                 set_names()
             );
         }
         return Ok(text.to_owned());
     };
-    let mut missing = Vec::new();
-    for &role in roles {
-        match data.resolve(text, role) {
-            Ok(_) => {}
-            Err(Error::NotFetched { .. }) => missing.push(role),
-            Err(error) => return Err(error.into()),
+    let path = match data.resolve(text, roles) {
+        Err(Error::NotFetched { .. }) => {
+            fetch(set, data, roles, false)?;
+            data.resolve(text, roles)?
         }
-    }
-    fetch(set, data, &missing, false)?;
-    let path = data.resolve(text, role)?;
+        found => found?,
+    };
     let name = text.display();
     if text.exists() {
         say(format_args!("`{name}` is the data set in `{}`; the folder would be `./{name}`", path.display()));

@@ -42,7 +42,8 @@ fn named<'a>(names: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item 
 
 /// The path of what is there of a data set: of both splits, or else of one.
 fn find(set: &PublishedSet, data: &DataFolder) -> cac::Result<PathBuf> {
-    ALL.iter().rev().map(|&role| data.require(set, role)).reduce(Result::or).expect("a role")
+    let [train, test] = ALL;
+    data.require(set, &ALL).or_else(|_| data.require(set, &[test])).or_else(|_| data.require(set, &[train]))
 }
 
 fn list(data: &DataFolder, json: bool) -> anyhow::Result<()> {

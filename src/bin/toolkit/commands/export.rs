@@ -80,7 +80,7 @@ pub fn calibration(
         return Ok(None);
     }
     let (sets, role) = (args.data.folder(), Role::Known(Split::Train));
-    let known = data.and_then(|data| sets.resolve(&data.known, role).ok()).filter(|known| exists(known));
+    let known = data.and_then(|data| sets.resolve(&data.known, &[role]).ok()).filter(|known| exists(known));
     let given = args.calibrate.as_ref().map(|given| dataset(given, &sets, &[role])).transpose()?;
     let Some(folder) = given.as_ref().or(known.as_ref()) else { return Ok(None) };
     let is_same = known.as_ref().is_some_and(|known| known == folder || is_same_place(known, folder));
