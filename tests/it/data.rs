@@ -222,6 +222,7 @@ fn data_is_listed_found_and_verified() {
     assert!(!stderr(&output).contains("remove"), "{}", stderr(&output));
 
     // As after a fetch.
+    fs::remove_file(at.join("sets/test_32x32.mat")).unwrap();
     let own = at.join("sets/svhn");
     fs::create_dir(&own).unwrap();
     fs::write(own.join("train_32x32.mat"), "no matrix").unwrap();
