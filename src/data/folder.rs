@@ -80,7 +80,7 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
 /// Images without classes.
 pub(super) fn unlabelled(images: Listing) -> Part {
     let Listing { files, left_out } = images;
-    Part { classes: Vec::new(), labels: Vec::new(), source: Source::Files(files), left_out }
+    Part { left_out, ..Part::unlabelled(Source::Files(files)) }
 }
 
 /// The names and paths of class folders, sorted by name: two or more.
@@ -185,7 +185,7 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::data::Split;
     use std::fs;
@@ -200,7 +200,8 @@ mod tests {
         (classes, labels, files, left_out)
     }
 
-    fn touch(root: &Path, names: &[&str]) {
+    /// Makes empty files, with the folders above them.
+    pub fn touch(root: &Path, names: &[&str]) {
         for name in names {
             let path = root.join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -10,7 +10,7 @@ use std::{
 use flate2::read::MultiGzDecoder;
 
 use super::{
-    LeftOut, Source, Split,
+    Source, Split,
     arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
     layout::{Layout, Part, Reasoned, Splits, Wanted, classified, named_classes},
 };
@@ -95,12 +95,7 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         form = form.transposed();
     }
     let piece = Piece { file: images_file.clone(), array: None, first: 0, count: form.count };
-    let mut part = Part {
-        classes: Vec::new(),
-        labels: Vec::new(),
-        source: Source::Arrays(Arrays::new(vec![piece], form, bytes)),
-        left_out: LeftOut::new(),
-    };
+    let mut part = Part::unlabelled(Source::Arrays(Arrays::new(vec![piece], form, bytes)));
     if wanted.is_known() {
         let labels_file = file(split, "labels").ok_or_else(|| {
             unusable(format!("it has no file of the labels for `{}`", name_of(&images_file)))

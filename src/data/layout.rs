@@ -45,6 +45,13 @@ pub(super) struct Part {
     pub left_out: LeftOut,
 }
 
+impl Part {
+    /// Images without classes.
+    pub fn unlabelled(source: Source) -> Self {
+        Self { classes: Vec::new(), labels: Vec::new(), source, left_out: LeftOut::new() }
+    }
+}
+
 /// What a data set has for each split, or for all images where it has no splits.
 pub(super) struct Splits<T> {
     pub train: Option<T>,

@@ -85,7 +85,7 @@ mod with_files {
     use super::{LABELS, Place};
     use crate::{
         data::{
-            LeftOut, Source,
+            Source,
             arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
             cifar,
             layout::{Part, Splits, Wanted, classified, named_classes},
@@ -161,7 +161,7 @@ mod with_files {
         };
         let piece =
             Piece { file: path.to_owned(), array: Some(images.to_owned()), first: 0, count: form.count };
-        let mut part = part(Arrays::new(vec![piece], form, bytes));
+        let mut part = Part::unlabelled(Source::Arrays(Arrays::new(vec![piece], form, bytes)));
         if wanted.is_known() {
             if !has(&labels) {
                 return Err(broken(path, format!("it has {}, none with the labels of `{images}`", found())));
@@ -193,11 +193,6 @@ mod with_files {
         Ok(part)
     }
 
-    fn part(arrays: Arrays) -> Part {
-        let source = Source::Arrays(arrays);
-        Part { classes: Vec::new(), labels: Vec::new(), source, left_out: LeftOut::new() }
-    }
-
     /// An array beside its labels.
     fn array(path: &Path, severity: Option<usize>, wanted: Wanted) -> Result<Part> {
         let whole = Splits { train: None, test: None, all: Some(()) };
@@ -223,7 +218,7 @@ mod with_files {
             None => array.values(count)?,
         };
         let piece = Piece { file: path.to_owned(), array: None, first, count: form.count };
-        let mut part = part(Arrays::new(vec![piece], form, bytes));
+        let mut part = Part::unlabelled(Source::Arrays(Arrays::new(vec![piece], form, bytes)));
         if wanted.is_known() {
             let folder = path.parent().unwrap_or(path);
             let file = folder.join(LABELS);

@@ -455,16 +455,7 @@ mod with_parquet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Dataset, Split, exists};
-    use std::fs;
-
-    fn touch(root: &Path, names: &[&str]) {
-        for name in names {
-            let path = root.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
-        }
-    }
+    use crate::data::{Dataset, Split, exists, folder::tests::touch};
 
     #[test]
     fn missing_shards_are_named() {

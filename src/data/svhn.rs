@@ -9,7 +9,7 @@ use std::{
 use flate2::read::ZlibDecoder;
 
 use super::{
-    LeftOut, Source,
+    Source,
     arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
     layout::{Layout, Part, Reasoned, Splits, Wanted, classified},
 };
@@ -50,12 +50,7 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     let Matrices { images, labels } = read(&file)?;
     let (form, bytes) = images.ok_or_else(|| broken("it has no matrix `X`".to_owned()))?;
     let piece = Piece { file: file.clone(), array: None, first: 0, count: form.count };
-    let mut part = Part {
-        classes: Vec::new(),
-        labels: Vec::new(),
-        source: Source::Arrays(Arrays::new(vec![piece], form, bytes)),
-        left_out: LeftOut::new(),
-    };
+    let mut part = Part::unlabelled(Source::Arrays(Arrays::new(vec![piece], form, bytes)));
     if wanted.is_known() {
         let mut labels = labels.ok_or_else(|| broken("it has no matrix `y`".to_owned()))?;
         if labels.len() != form.count {

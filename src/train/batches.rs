@@ -304,32 +304,15 @@ impl<'a> Batches<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        arch::Architecture,
-        data::DataFolder,
-        method::{AnchorKind, Loss, Variant},
-        run::{Device, Recipe},
-    };
     use std::path::Path;
 
     fn settings(memory: u64) -> TrainSettings {
         TrainSettings {
             known: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo"),
-            held_out_test: None,
-            data: DataFolder::default(),
-            unknown: Vec::new(),
-            protocol: None,
-            backbone: None,
-            architecture: Architecture::new("wide-resnet", &[]).unwrap(),
             // Not the native size of the images, so that resized copies are kept or made again.
             input: Input { height: 16, width: 16, ..Input::default() },
-            loss: Loss::new(Variant::Paper),
-            anchors: AnchorKind::Fixed,
-            recipe: Recipe::default(),
-            device: Device::Cpu,
-            test_every: 1,
             memory,
-            skip_broken: false,
+            ..TrainSettings::example()
         }
     }
 

@@ -117,6 +117,30 @@ fn torch_device(device: Device) -> Result<tch::Device> {
     }
 }
 
+#[cfg(test)]
+impl TrainSettings {
+    /// Settings of tests.
+    fn example() -> Self {
+        Self {
+            known: "animals".into(),
+            held_out_test: None,
+            data: DataFolder::default(),
+            unknown: Vec::new(),
+            protocol: None,
+            backbone: None,
+            architecture: Architecture::new("wide-resnet", &[]).expect("the family exists"),
+            input: Input::default(),
+            loss: Loss::new(crate::method::Variant::Paper),
+            anchors: AnchorKind::Fixed,
+            recipe: Recipe::default(),
+            device: Device::Cpu,
+            test_every: 1,
+            memory: 0,
+            skip_broken: false,
+        }
+    }
+}
+
 impl TrainSettings {
     /// Checks the settings and the device, as far as that is possible without the data.
     ///

@@ -68,14 +68,7 @@ fn portable(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        arch::Architecture,
-        data::DataFolder,
-        image::Input,
-        method::{AnchorKind, Loss, Variant},
-        run::{Device, Recipe},
-        train::Backbone,
-    };
+    use crate::{data::DataFolder, run::Recipe, train::Backbone};
 
     #[test]
     fn records_reveal_no_path_of_this_machine() {
@@ -100,17 +93,10 @@ mod tests {
                 .map(str::to_owned)
                 .to_vec(),
             data: DataFolder::new(Some(Path::new("/home/bob/data"))),
-            protocol: None,
             backbone: Some(Backbone { name: "/home/bob/w.pt".to_owned(), file: "/home/bob/w.pt".into() }),
-            architecture: Architecture::new("wide-resnet", &[]).unwrap(),
-            input: Input::default(),
-            loss: Loss::new(Variant::Paper),
-            anchors: AnchorKind::Fixed,
             recipe: Recipe { outliers: "/home/bob/others".into(), ..Recipe::default() },
-            device: Device::Cpu,
-            test_every: 1,
-            memory: 0,
             skip_broken: true,
+            ..TrainSettings::example()
         };
         let record = settings.record(7, 5, 2, 3);
         let text = record.to_string();

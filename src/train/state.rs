@@ -79,35 +79,12 @@ mod mutate;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        arch::Architecture,
-        data::DataFolder,
-        image::Input,
-        method::{AnchorKind, Loss, Variant},
-        run::{Device, Recipe},
-    };
 
     #[test]
     fn damaged_states_are_refused_or_read() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::new(folder.path());
-        let settings = TrainSettings {
-            known: "animals".into(),
-            held_out_test: None,
-            data: DataFolder::default(),
-            unknown: vec!["others=birds".to_owned()],
-            protocol: None,
-            backbone: None,
-            architecture: Architecture::new("wide-resnet", &[]).unwrap(),
-            input: Input::default(),
-            loss: Loss::new(Variant::Paper),
-            anchors: AnchorKind::Fixed,
-            recipe: Recipe::default(),
-            device: Device::Cpu,
-            test_every: 1,
-            memory: 0,
-            skip_broken: false,
-        };
+        let settings = TrainSettings { unknown: vec!["others=birds".to_owned()], ..TrainSettings::example() };
         let state = State { smoothed_loss: Some(0.5), ..State::new(settings, "0".repeat(64)) };
         let mut tensors = Weights::new(folder.path());
         tensors.insert("fc.bias", &[10], vec![0.0; 10]);
