@@ -37,11 +37,60 @@ pub struct Input {
     pub mean: [f32; 3],
     /// The standard deviation of each channel, above 0 and at most 1.
     pub std: [f32; 3],
+    /// How images are brought to this size.
+    #[serde(default, skip_serializing_if = "Resize::is_default")]
+    pub resize: Resize,
 }
 
 impl Default for Input {
     fn default() -> Self {
-        Self { height: 32, width: 32, mean: [0.5; 3], std: [0.5; 3] }
+        Self { height: 32, width: 32, mean: [0.5; 3], std: [0.5; 3], resize: Resize::default() }
+    }
+}
+
+/// How an image of any size is brought to the size of a network's input; in JSON an object with `fit`, for a crop its
+/// `share`, and `filter`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Resize {
+    /// What becomes of the proportions.
+    #[serde(flatten)]
+    pub fit: Fit,
+    /// The filter, antialiased.
+    #[serde(default)]
+    pub filter: Filter,
+}
+
+/// What becomes of the proportions of an image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "fit", rename_all = "kebab-case")]
+pub enum Fit {
+    /// Each side is resized to that of the input; proportions are not kept.
+    #[default]
+    Stretch,
+    /// The image is resized until its short side has floor(side of the input / share) pixels, and cropped at the centre,
+    /// as timm and torchvision do.
+    Crop {
+        /// The share of the short side that is kept, above 0 and at most 1.
+        share: f64,
+    },
+    /// The image is resized until its long side fits, centred, and padded with the mean.
+    Pad,
+}
+
+/// The filter of a resize.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filter {
+    /// Pillow's `BILINEAR`.
+    #[default]
+    Bilinear,
+    /// Pillow's `BICUBIC`.
+    Bicubic,
+}
+
+impl Resize {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -122,6 +171,21 @@ mod tests {
             let error = check(mean, std).unwrap_err().to_string();
             assert!(error.starts_with(at_fault) && error.ends_with("values are in 0..=1"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_default_resize_is_not_written() {
+        let json = |input: Input| serde_json::to_string(&input).unwrap();
+        assert!(!json(Input::default()).contains("resize"));
+        let resize = Resize { fit: Fit::Crop { share: 0.875 }, filter: Filter::Bicubic };
+        let cropped = Input { resize, ..Input::default() };
+        let text = json(cropped);
+        assert!(text.ends_with(r#""resize":{"fit":"crop","share":0.875,"filter":"bicubic"}}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Input>(&text).unwrap(), cropped);
+        let padded = text.replace(r#""fit":"crop","share":0.875,"filter":"bicubic""#, r#""fit":"pad""#);
+        let resize = Resize { fit: Fit::Pad, filter: Filter::Bilinear };
+        assert_eq!(serde_json::from_str::<Input>(&padded).unwrap().resize, resize);
+        assert!(serde_json::from_str::<Input>(&text.replace("crop", "cut")).is_err());
     }
 
     #[test]

@@ -44,6 +44,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             width: size,
             mean: args.mean.map_or(start.input.mean, Rgb::into),
             std: args.std.map_or(start.input.std, Rgb::into),
+            resize: start.input.resize,
         },
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
