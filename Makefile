@@ -53,7 +53,7 @@ SECONDS ?= 60
 FUZZED = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 fuzz: ## feeds each reader of files with damaged ones; SECONDS=60 for each reader
 	@if $(CARGO) fuzz --version > /dev/null 2>&1 && $(CARGO) +nightly --version > /dev/null 2>&1; then \
-	  set -ex; $(CARGO) test --release --test mutations -- --corpus fuzz/corpus; \
+	  set -ex; $(CARGO) test --release --features parquet --test mutations -- --corpus fuzz/corpus; \
 	  for reader in $(FUZZED); do $(CARGO) +nightly fuzz run $$reader -- -max_total_time=$(SECONDS) -timeout=60 \
 	    -rss_limit_mb=4096 -malloc_limit_mb=1100 -max_len=65536; done; \
 	else \

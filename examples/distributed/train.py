@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Train the toolkit's network on several GPUs or machines with PyTorch's DistributedDataParallel.
+"""Train the toolkit's networks on several GPUs or machines with PyTorch's DistributedDataParallel.
 
     torchrun --nproc-per-node 8 train.py --known DIR --backbone FILE --results DIR
+    torchrun --nproc-per-node 8 train.py --known DIR --backbone FILE --results DIR --model tf_efficientnet_lite0
     toolkit import DIR/weights.pt model.onnx --known DIR
 
-Data, weights, loss and recipe are those of `toolkit train --held-out 0 --outliers none`, except that the last, smaller
-batch is dropped. After every epoch the results folder holds all that a job needs to resume with the same number of
+The network is a WideResNet-40-2 for images of 32 pixels, or one of timm's ResNets and EfficientNet-Lites for
+photographs. Data, weights, loss and recipe are those of `toolkit train --freeze=false --held-out 0 --outliers none`,
+except that the last, smaller batch is dropped. After every epoch the results folder holds all that a job needs to resume with the same number of
 processes, so torchrun's `--max-restarts` recovers from a lost machine. `weights.pt` is written at the end.
 """
 
@@ -14,22 +16,61 @@ import os
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 import torch.distributed as dist
-from PIL import Image
+from PIL import Image, ImageOps
 from pytorch_ood.model import WideResNet
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
+WIDE_RESNET = "wide-resnet-40-2"
 SIZE = 32
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 DECAY = 5e-4
 
 
-def read(folder: Path) -> TensorDataset:
+def files(folder: Path) -> tuple[list[Path], list[int]]:
+    """The images of train/CLASS/ folders, and their labels."""
+    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir() and path.name[0] != ".")
+    labelled = [
+        (file, label)
+        for label, path in enumerate(classes)
+        for file in sorted(path.rglob("*"))
+        if file.suffix.lower() in IMAGES
+    ]
+    return [file for file, _ in labelled], [label for _, label in labelled]
+
+
+def opened(file: Path) -> Image.Image:
+    return ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+
+
+def planes(image: Image.Image) -> Tensor:
+    """The bytes [3, height, width]."""
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+class Photographs(Dataset):
+    """Bytes of a random crop of half the area or more, mirrored or not, and the label; decoded at each access."""
+
+    def __init__(self, folder: Path, size: int, filter: str) -> None:
+        self.files, self.labels = files(folder)
+        self.crop = RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=InterpolationMode(filter))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = planes(self.crop(opened(self.files[index])))
+        return pixels.flip(2) if torch.rand(()) < 0.5 else pixels, self.labels[index]
+
+
+def small_images(folder: Path) -> TensorDataset:
     """Bytes [N, 3, 32, 32] and labels [N] of CIFAR-10's binary files or of train/CLASS/ folders."""
     batches = sorted(folder.glob("data_batch_*.bin")) or sorted(folder.glob("*/data_batch_*.bin"))
     if batches:
@@ -37,17 +78,12 @@ def read(folder: Path) -> TensorDataset:
         return TensorDataset(
             torch.from_numpy(rows[:, 1:].reshape(-1, 3, SIZE, SIZE)), torch.from_numpy(rows[:, 0].astype(np.int64))
         )
-    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir() and path.name[0] != ".")
-    images, labels = [], []
-    for label, path in enumerate(classes):
-        for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGES):
-            image = Image.open(file).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
-            images.append(torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()))
-            labels.append(label)
-    return TensorDataset(torch.stack(images), torch.tensor(labels))
+    images, labels = files(folder)
+    resized = [planes(opened(file).resize((SIZE, SIZE), Image.Resampling.BILINEAR)) for file in images]
+    return TensorDataset(torch.stack(resized), torch.tensor(labels))
 
 
-def augment(images: Tensor) -> Tensor:
+def shifted(images: Tensor) -> Tensor:
     """Shift each image by up to four pixels, with black padding, and flip half of them horizontally."""
     count = len(images)
     padded = pad(images, (4, 4, 4, 4))
@@ -70,28 +106,47 @@ def cac_loss(logits: Tensor, labels: Tensor, magnitude: float = 10.0, weight: fl
 def train(args: argparse.Namespace) -> None:
     """One process of the training; the process group must exist."""
     rank, world = dist.get_rank(), dist.get_world_size()
-    if args.batch_size % world:
-        raise SystemExit(f"--batch-size {args.batch_size} cannot be divided among {world} processes")
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     torch.manual_seed(args.seed + rank)
-    data = read(args.known)
-    classes = int(data.tensors[1].max()) + 1
-    network = WideResNet(num_classes=classes, depth=40, widen_factor=2, drop_rate=0.0)
+    if args.model == WIDE_RESNET:
+        data, mean, std = small_images(args.known), [0.5] * 3, [0.5] * 3
+        network = WideResNet(num_classes=len(data.tensors[1].unique()), depth=40, widen_factor=2, drop_rate=0.0)
+        augment, head, recipe = shifted, network.fc, {"batch_size": 64, "learning_rate": 0.1, "backbone_rate": 1.0}
+    else:
+        trained = timm.get_pretrained_cfg(args.model)
+        mean, std = trained.mean, trained.std
+        data = Photographs(args.known, args.size or trained.input_size[1], trained.interpolation)
+        network = timm.create_model(args.model, num_classes=len(set(data.labels)))
+        augment, head = Tensor.contiguous, network.get_classifier()
+        recipe = {"batch_size": 32, "learning_rate": 0.05, "backbone_rate": 0.2}
+    for name, value in recipe.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.batch_size % world:
+        raise SystemExit(f"--batch-size {args.batch_size} cannot be divided among {world} processes")
+    last = next(name for name, module in network.named_modules() if module is head)
     if args.backbone:
         tensors = {name: tensor.float() for name, tensor in load_file(args.backbone).items()}
-        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith("fc.")}
+        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{last}.")}
         missing, unexpected = network.load_state_dict(weights, strict=False)
-        assert not unexpected and all(name.startswith("fc.") or name.endswith("tracked") for name in missing), missing
+        assert not unexpected and all(name.startswith(f"{last}.") or name.endswith("tracked") for name in missing), missing
+    of_head = [parameter for name, parameter in network.named_parameters() if name.startswith(f"{last}.")]
+    of_backbone = [parameter for name, parameter in network.named_parameters() if not name.startswith(f"{last}.")]
+    rates = [args.backbone_rate * args.learning_rate, args.learning_rate]
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (mean, std))
     network = network.to(device, memory_format=torch.channels_last)
     if cuda:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     network = DistributedDataParallel(network, device_ids=[device.index] if cuda else None)
 
     sampler = DistributedSampler(data, seed=args.seed)
-    loader = DataLoader(data, args.batch_size // world, sampler=sampler, pin_memory=cuda, drop_last=True)
-    optimizer = torch.optim.SGD(network.parameters(), args.learning_rate, 0.9, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, args.epochs * len(loader))
+    loader = DataLoader(
+        data, args.batch_size // world, sampler=sampler, num_workers=args.loaders, pin_memory=cuda, drop_last=True
+    )
+    groups = [{"params": of_backbone}, {"params": of_head}]
+    optimizer = torch.optim.SGD(groups, args.learning_rate, 0.9, nesterov=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, args.epochs * len(loader))
     parts = {"network": network.module, "optimizer": optimizer, "schedule": schedule}
     args.results.mkdir(parents=True, exist_ok=True)
     first, state = 0, args.results / "state.pt"
@@ -107,15 +162,16 @@ def train(args: argparse.Namespace) -> None:
         for images, labels in loader:
             images = augment(images).to(device, memory_format=torch.channels_last, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16):
-                logits = network((images.float() / 255 - 0.5) / 0.5)
+                logits = network((images.float() / 255 - mean) / std)
             loss = cac_loss(logits.float(), labels.to(device, non_blocking=True))
             optimizer.zero_grad()
             loss.backward()
             # Decoupled weight decay, on convolutions and the last layer only.
             with torch.no_grad():
-                for weight in network.parameters():
-                    if weight.dim() > 1:
-                        weight *= 1 - schedule.get_last_lr()[0] * DECAY
+                for group in optimizer.param_groups:
+                    for weight in group["params"]:
+                        if weight.dim() > 1:
+                            weight *= 1 - group["lr"] * DECAY
             optimizer.step()
             schedule.step()
             total += loss.detach()
@@ -140,11 +196,17 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--known", type=Path, required=True, help="CIFAR-10's binary folder, or one with train/CLASS/ folders"
     )
+    parser.add_argument("--model", default=WIDE_RESNET, metavar="NAME", help=f"{WIDE_RESNET}, or a name of timm")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="of photographs; by default the model's")
     parser.add_argument("--backbone", type=Path, help="safetensors; the last layer is replaced")
     parser.add_argument("--results", type=Path, required=True, help="folder for the results")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch-size", type=int, default=64, help="over all processes")
-    parser.add_argument("--learning-rate", type=float, default=0.1)
+    parser.add_argument("--batch-size", type=int, help="over all processes; by default 64, for photographs 32")
+    parser.add_argument("--learning-rate", type=float, help="by default 0.1, for photographs 0.05")
+    parser.add_argument(
+        "--backbone-rate", type=float, metavar="SHARE", help="of the rate; by default 1, for photographs 0.2"
+    )
+    parser.add_argument("--loaders", type=int, default=0, metavar="N", help="processes that decode, for each process")
     parser.add_argument("--seed", type=int, default=123)
     return parser
 
