@@ -68,12 +68,12 @@ enum Purpose {
 
 impl Sets {
     fn open(settings: &TrainSettings) -> Result<Self> {
-        let TrainSettings { input: Input { height, width, .. }, data, recipe, .. } = settings;
+        let TrainSettings { input, data, recipe, .. } = settings;
         let protocol = settings.protocol.as_ref();
         let folder = data.resolve(&settings.known, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
         let unknown = data.resolve_unknown(&settings.unknown)?;
         let (known, known_test, unknown_tests) =
-            open_both(&folder, settings.held_out_test, &unknown, protocol, *height, *width)?;
+            open_both(&folder, settings.held_out_test, &unknown, protocol, input)?;
         let known_test = known_test.align(known.classes())?;
         // With a protocol, the other classes of the training files are unknown.
         for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
@@ -82,7 +82,7 @@ impl Sets {
         let outliers = match recipe.outliers.folder() {
             Some(folder) => {
                 let place = data.resolve(folder, &[Role::Unknown(Split::Train)])?;
-                let outliers = Dataset::unknown(&place, Split::Train, *height, *width)?;
+                let outliers = Dataset::unknown(&place, Split::Train, input)?;
                 let tests = unknown_tests.iter().map(|set| &set.images);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
                     let reason = "holds known or test images";
