@@ -1,13 +1,23 @@
 //! Random augmentation of training images, on bytes `[3, height, width]`.
 
+use std::ops::RangeInclusive;
+
 use rand::{Rng, RngExt};
 
-use crate::run::Augment;
+use crate::{
+    image::{self, RgbImage},
+    run::Augment,
+};
 
-/// Augments an image in place.
+/// Augments an image in place. What [`Augment::ResizedCrop`] does before is [`resized_crop`].
 pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     match how {
         Augment::None => {}
+        Augment::Flip | Augment::ResizedCrop => {
+            if random.random() {
+                pixels.chunks_exact_mut(width).for_each(<[u8]>::reverse);
+            }
+        }
         Augment::Crop => {
             let mut shift = |size: usize| {
                 let most = (size / 8) as i32;
@@ -31,6 +41,55 @@ pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usi
             View { matrix, offset: [right, down] }.mirrored(random.random()).take(pixels, height, width);
         }
     }
+}
+
+/// The shares of the area and the aspect ratios (width / height) of a random box.
+const AREAS: RangeInclusive<f64> = 0.5..=1.0;
+const RATIOS: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
+/// The number of boxes that are drawn until one fits.
+const TRIES: usize = 10;
+
+/// The bytes `[3, height, width]` of a random box of an image.
+pub(super) fn resized_crop(image: &RgbImage, height: usize, width: usize, random: &mut impl Rng) -> Vec<u8> {
+    let Area { left, top, width: across, height: along } = random_area(image.dimensions(), random);
+    let area = ::image::imageops::crop_imm(image, left, top, across, along).to_image();
+    image::pixels(&area, height, width)
+}
+
+/// A box in an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Area {
+    left: u32,
+    top: u32,
+    width: u32,
+    height: u32,
+}
+
+/// Draws a box as torchvision's `RandomResizedCrop` does: if none of ten fits, it is the largest one at the centre with
+/// an allowed aspect ratio.
+fn random_area((width, height): (u32, u32), random: &mut impl Rng) -> Area {
+    let area = f64::from(width) * f64::from(height);
+    let [least, most] = RATIOS.map(f64::ln);
+    for _ in 0..TRIES {
+        let target = area * random.random_range(AREAS);
+        let ratio = random.random_range(least..=most).exp();
+        let (across, along) =
+            ((target * ratio).sqrt().round() as u32, (target / ratio).sqrt().round() as u32);
+        if (1..=width).contains(&across) && (1..=height).contains(&along) {
+            let top = random.random_range(0..=height - along);
+            let left = random.random_range(0..=width - across);
+            return Area { left, top, width: across, height: along };
+        }
+    }
+    let ratio = f64::from(width) / f64::from(height);
+    let (across, along) = if ratio < RATIOS[0] {
+        (width, (f64::from(width) / RATIOS[0]).round() as u32)
+    } else if ratio > RATIOS[1] {
+        ((f64::from(height) * RATIOS[1]).round() as u32, height)
+    } else {
+        (width, height)
+    };
+    Area { left: (width - across) / 2, top: (height - along) / 2, width: across, height: along }
 }
 
 /// An affine map from new to old coordinates, relative to the centre: the new pixel (x, y) is sampled at
