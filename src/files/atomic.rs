@@ -194,6 +194,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_file_that_is_given_up_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write(&path, b"one").unwrap();
+        let fill = |is_done: bool| {
+            write_with(&path, |file| {
+                file.write_all(b"two").unwrap();
+                Ok(is_done)
+            })
+        };
+        assert!(!fill(false).unwrap() && std::fs::read(&path).unwrap() == b"one");
+        let refused = write_with(&path, |_| Err(Error::io("read", Path::new("b"))(io::Error::other("gone"))));
+        assert!(refused.is_err() && std::fs::read(&path).unwrap() == b"one");
+        assert!(fill(true).unwrap() && std::fs::read(&path).unwrap() == b"two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
     fn replaces_whole_files_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");

@@ -441,6 +441,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn frozen_layers_rule_out_what_needs_images() {
+        Recipe::of_last_layer().check().unwrap();
+        Recipe::fine_tuning().check().unwrap();
+        let refused = |recipe: Recipe| recipe.check().unwrap_err().to_string();
+        let frozen = Recipe::of_last_layer;
+        assert_eq!(
+            refused(Recipe { augment: Augment::ResizedCrop, ..frozen() }),
+            "augment = resized-crop: must be flip or none where only the last layer is trained"
+        );
+        assert!(refused(Recipe { backbone_rate: 0.1, ..frozen() }).starts_with("backbone rate = 0.1"));
+        assert!(
+            refused(Recipe { batch_norm: BatchNorm::Batch, ..frozen() }).starts_with("batch norm = batch")
+        );
+        assert!(refused(Recipe { precision: TrainingPrecision::Bf16, ..frozen() }).starts_with("precision"));
+        assert!(
+            refused(Recipe { backbone_rate: 1.5, ..Recipe::default() }).starts_with("backbone rate = 1.5")
+        );
+    }
+
+    #[test]
     fn outliers_survive_a_round_trip_through_text() {
         for text in ["none", "scrambled", "./scrambled"] {
             let outliers = Outliers::from(text);

@@ -217,4 +217,42 @@ mod tests {
         augment(Augment::None, &mut pixels, 16, 24, &mut random);
         assert_eq!(pixels, image());
     }
+
+    #[test]
+    fn boxes_are_those_of_torchvision() {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let (mut shares, mut places) = (Vec::new(), Vec::new());
+        for _ in 0..2_000 {
+            let area = random_area((400, 300), &mut random);
+            assert!(area.left + area.width <= 400 && area.top + area.height <= 300, "{area:?}");
+            let ratio = f64::from(area.width) / f64::from(area.height);
+            assert!(ratio > 0.745 && ratio < 1.343, "{area:?}");
+            shares.push(f64::from(area.width * area.height) / 120_000.0);
+            places.push(f64::from(area.left) / f64::from((400 - area.width).max(1)));
+        }
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let least = shares.iter().copied().fold(1.0, f64::min);
+        let most = shares.iter().copied().fold(0.0, f64::max);
+        assert!(least > 0.495 && least < 0.51 && most > 0.95, "{least} {most}");
+        assert!((mean(&places) - 0.5).abs() < 0.03, "{}", mean(&places));
+        // Where no box fits, it is the largest at the centre.
+        let area = |left, top, width, height| Area { left, top, width, height };
+        assert_eq!(random_area((1000, 30), &mut random), area(480, 0, 40, 30));
+        assert_eq!(random_area((30, 1000), &mut random), area(0, 480, 30, 40));
+        assert_eq!(random_area((1, 1), &mut random), area(0, 0, 1, 1));
+    }
+
+    #[test]
+    fn a_flip_mirrors_half_of_the_images() {
+        let mut random = ChaCha8Rng::seed_from_u64(4);
+        let (old, mirrored) = (image(), seen([[-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]));
+        let flipped = (0..200).filter(|_| {
+            let mut pixels = old.clone();
+            augment(Augment::Flip, &mut pixels, 16, 24, &mut random);
+            assert!(pixels == old || pixels == mirrored);
+            pixels == mirrored
+        });
+        let flipped = flipped.count();
+        assert!((70..130).contains(&flipped), "{flipped}");
+    }
 }

@@ -464,6 +464,7 @@ impl<'a> Batches<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::Recipe;
     use std::path::Path;
 
     fn settings(memory: u64) -> TrainSettings {
@@ -512,6 +513,42 @@ mod tests {
         assert_eq!((expected[0].0.dim(), expected[0].1.len()), ((80, 3, 16, 16), 64));
         for (threads, memory) in [(4, 0), (4, 1 << 30), (3, 100_000)] {
             assert!(on_threads(threads, memory) == expected, "{threads} threads, {memory} bytes");
+        }
+    }
+
+    #[test]
+    fn resized_crops_are_made_of_the_images_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        for (class, red) in [("a", 0), ("b", 200)] {
+            for split in ["train", "test"] {
+                let at = folder.path().join(split).join(class);
+                std::fs::create_dir_all(&at).unwrap();
+                for n in 0..24 {
+                    let image = image::RgbImage::from_fn(60 + n, 48, |x, y| {
+                        image::Rgb([red, (4 * x) as u8, (5 * y) as u8])
+                    });
+                    image.save(at.join(format!("{n}.png"))).unwrap();
+                }
+            }
+        }
+        let mut settings = settings(0);
+        settings.known = folder.path().to_owned();
+        settings.recipe =
+            Recipe { augment: Augment::ResizedCrop, held_out: 0.0, batch_size: 8, ..settings.recipe };
+        let on_threads = |count, memory| {
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+            threads.install(|| made(&TrainSettings { memory, ..settings.clone() }))
+        };
+        let expected = on_threads(1, 0);
+        for (threads, memory) in [(4, 0), (3, 1 << 30), (1, 10_000)] {
+            assert!(on_threads(threads, memory) == expected, "{threads} threads, {memory} bytes");
+        }
+        // The colours of a box change as slowly as its size says: less than in the whole image.
+        let (pixels, ..) = &expected[0];
+        for image in 0..8 {
+            let across = i32::from(pixels[[image, 1, 8, 15]]) - i32::from(pixels[[image, 1, 8, 0]]);
+            let along = i32::from(pixels[[image, 2, 15, 8]]) - i32::from(pixels[[image, 2, 0, 8]]);
+            assert!((110..=250).contains(&across.abs()) && (110..=240).contains(&along), "{across} {along}");
         }
     }
 

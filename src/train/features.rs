@@ -310,3 +310,30 @@ fn seen(batches: &Batches, block: &Block, indices: &[usize]) -> Result<Vec<Array
     };
     Ok(block.views.iter().map(in_view).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folded_layer_reads_features_as_they_are() {
+        let features = Features {
+            path: PathBuf::new(),
+            file: Mutex::new(tempfile::tempfile().unwrap()),
+            start: 0,
+            blocks: Vec::new(),
+            mean: vec![2.0, -1.0, 0.5],
+            deviation: vec![0.5, 4.0, 1.0],
+        };
+        let layer = |weight: &[f32], bias: &[f32], row: [f32; 3]| -> Vec<f32> {
+            let product = |weights: &[f32]| weights.iter().zip(row).map(|(w, x)| w * x).sum::<f32>();
+            weight.chunks_exact(3).zip(bias).map(|(weights, bias)| product(weights) + bias).collect()
+        };
+        let (mut weight, mut bias) = (vec![1.0, -2.0, 0.25, 0.5, 3.0, -1.0], vec![0.125, -4.0]);
+        let row = [3.0, 7.0, -1.5];
+        let standardised = [(3.0 - 2.0) / 0.5, (7.0 + 1.0) / 4.0, -1.5 - 0.5];
+        let expected = layer(&weight, &bias, standardised);
+        features.fold(&mut weight, &mut bias);
+        assert_eq!(layer(&weight, &bias, row), expected);
+    }
+}

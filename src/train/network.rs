@@ -537,6 +537,64 @@ mod tests {
         }
     }
 
+    /// The values of a network's parameters and statistics by name, after some steps.
+    fn after_steps(algorithm: run::Optimizer, backbone_rate: f64, keeps_statistics: bool) -> Values {
+        let (store, mut network) = filled(Kind::Float);
+        network.keeps_statistics = keeps_statistics;
+        network.keeps_backbone = backbone_rate == 0.0;
+        let mut optimizer = Optimizer::new(&network, algorithm, 0.1, backbone_rate).unwrap();
+        for _ in 0..2 {
+            let logits = network.forward(&images(0..4), Some(0)).unwrap();
+            let loss = logits.square().mean(None::<Kind>);
+            optimizer.step(&loss, run::ScheduledRates { learning_rate: 1e-4, momentum: 0.9 }).unwrap();
+        }
+        store.variables().into_iter().map(|(name, tensor)| (name, floats(&tensor).unwrap())).collect()
+    }
+
+    type Values = std::collections::BTreeMap<String, Vec<f32>>;
+
+    #[test]
+    fn all_layers_but_the_last_have_a_share_of_the_rate() {
+        let (store, _network) = filled(Kind::Float);
+        let before: Values =
+            store.variables().into_iter().map(|(name, tensor)| (name, floats(&tensor).unwrap())).collect();
+        // How far a tensor moves.
+        let moved = |after: &Values, name: &str| -> f64 {
+            let squares = after[name].iter().zip(&before[name]).map(|(a, b)| f64::from(a - b).powi(2));
+            squares.sum::<f64>().sqrt()
+        };
+        let (matrix, vector, last) = ("block2.layer.0.conv1.weight", "bn1.weight", ["fc.weight", "fc.bias"]);
+        for algorithm in run::Optimizer::ALL {
+            let [whole, part, none] = [1.0, 0.25, 0.0].map(|share| after_steps(algorithm, share, true));
+            for name in [matrix, vector] {
+                let share = moved(&part, name) / moved(&whole, name);
+                assert!((share - 0.25).abs() < 0.02, "{algorithm:?} {name}: {share}");
+                assert!(none[name] == before[name], "{algorithm:?} {name}");
+            }
+            for name in last {
+                let share = moved(&part, name) / moved(&whole, name);
+                assert!((share - 1.0).abs() < 0.02, "{algorithm:?} {name}: {share}");
+                assert!(moved(&none, name) > 0.0, "{algorithm:?} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn running_statistics_stay_and_scale_and_shift_are_trained() {
+        let [of_batch, running] = [false, true].map(|keeps| after_steps(run::Optimizer::Sgd, 1.0, keeps));
+        let (store, network) = filled(Kind::Float);
+        let variables = store.variables();
+        let before = |name: &str| floats(&variables[name]).unwrap();
+        for name in ["block1.layer.0.bn1.running_mean", "bn1.running_var"] {
+            assert!(running[name] == before(name) && of_batch[name] != before(name), "{name}");
+        }
+        assert!(running["bn1.weight"] != before("bn1.weight"));
+        // With running statistics a network computes the same in training as after it.
+        let network = Network { keeps_statistics: true, ..network };
+        let of = |training| tch::no_grad(|| network.forward(&images(0..2), training).unwrap());
+        assert!(of(Some(1)) == of(None));
+    }
+
     #[test]
     fn the_official_network_matches_pytorch() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints");

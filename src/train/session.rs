@@ -111,6 +111,7 @@ fn run_to_the_end(
     if !session.learner.find_features(run, stop, &mut observe)? {
         return Ok(Outcome::Interrupted { epoch: session.state.epoch });
     }
+    session.saved = Instant::now();
     let features = session.learner.features();
     while session.state.epoch <= epochs {
         let (epoch, first_step) = (session.state.epoch, session.state.step);

@@ -294,9 +294,13 @@ fn the_last_layer_is_trained_on_features_that_are_computed_once() {
     }
 
     // Other settings of the last layer need the same features.
-    let other = frozen("runs/other", &["--learning-rate", "0.05", "--loss", "cross-entropy", "--held-out", "0.4"]);
+    let other =
+        frozen("runs/other", &["--learning-rate", "0.05", "--loss", "cross-entropy", "--held-out", "0.4"]);
     let kinds_of_other = kinds(&other);
-    assert!(kinds_of_other.contains(&"features-found".to_owned()) && !kinds_of_other.contains(&"features".to_owned()));
+    assert!(
+        kinds_of_other.contains(&"features-found".to_owned())
+            && !kinds_of_other.contains(&"features".to_owned())
+    );
     let [own, shared] = ["runs/first", "runs/other"].map(|run| features_in(&at.join(run)));
     assert_eq!(own[0].file_name(), shared[0].file_name());
     // A damaged file is not used.
@@ -322,7 +326,17 @@ fn outliers_from_a_folder_have_features_too() {
     two_colours(at);
     images(at, "green", [30, 200, 30], 12);
     stdout(&toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "backbone"]].concat()));
-    let args = ["--freeze", "--backbone", "backbone", "--unknown", "others=elsewhere", "--outliers", "green", "--run", "run"];
+    let args = [
+        "--freeze",
+        "--backbone",
+        "backbone",
+        "--unknown",
+        "others=elsewhere",
+        "--outliers",
+        "green",
+        "--run",
+        "run",
+    ];
     images(at, "elsewhere", [40, 180, 40], 8);
     stdout(&toolkit(at, &[&SMALL[..], &args, &["--epochs", "30"]].concat()));
     let facts = facts_of(&at.join("run"));
@@ -345,9 +359,11 @@ fn a_backbone_moves_as_far_as_its_share_lets_it() {
         let after = backbone_of(&at.join("run"));
         fs::remove_dir_all(at.join("run")).unwrap();
         let changed = |is_statistic: bool| {
-            before.iter().zip(&after).filter(|(before, after)| {
-                before.0.contains("running_") == is_statistic && before != after
-            }).count()
+            before
+                .iter()
+                .zip(&after)
+                .filter(|(before, after)| before.0.contains("running_") == is_statistic && before != after)
+                .count()
         };
         [changed(false), changed(true)]
     };
@@ -373,7 +389,9 @@ fn settings_that_frozen_layers_rule_out_are_refused() {
         "error: freeze = true: needs starting weights for the layers that are not trained"
     );
     stdout(&toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "backbone"]].concat()));
-    for (setting, value) in [("augment", "crop"), ("batch-norm", "batch"), ("backbone-rate", "0.5"), ("precision", "bf16")] {
+    for (setting, value) in
+        [("augment", "crop"), ("batch-norm", "batch"), ("backbone-rate", "0.5"), ("precision", "bf16")]
+    {
         let error = refused(&["--freeze", "--backbone", "backbone", &format!("--{setting}"), value]);
         let start = format!("error: {} = {value}: must be ", setting.replace('-', " "));
         assert!(error.starts_with(&start), "{error}");
