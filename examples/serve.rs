@@ -164,7 +164,7 @@ async fn score(State(service): State<Service>, body: Body) -> Result<Response, F
     let decode = move || {
         let image = image::from_bytes(&bytes)?;
         drop((bytes, memory));
-        Ok::<_, cac::Error>(image::pixels(&image, input.height, input.width))
+        Ok::<_, cac::Error>(image::pixels(&image, &input))
     };
     let pixels = spawn_blocking(decode).await.map_err(|_| Failure::stopped())??;
     let (answer, verdict) = oneshot::channel();

@@ -161,14 +161,14 @@ fn data_set(files: &[(&str, &[u8])], place: &str) -> bool {
         let _ = (images.name(last), images.encoded(last), images.classes(), images.labels());
         images.pixels(0).is_ok() & images.pixels(last).is_ok()
     };
-    let unknown = Dataset::unknown(&place, Split::Test, 16, 16).map(use_all);
-    let known = Dataset::known(&place, Split::Test, 16, 16).map(use_all);
+    let unknown = Dataset::unknown(&place, Split::Test, &Input::of_size(16, 16)).map(use_all);
+    let known = Dataset::known(&place, Split::Test, &Input::of_size(16, 16)).map(use_all);
     known.is_ok_and(|is_whole| is_whole) && unknown.is_ok()
 }
 
 fn image(bytes: &[u8]) -> bool {
     let Ok(image) = image::from_bytes(bytes) else { return false };
-    image::tensor(&image, 8, 8).len() == 3 * 8 * 8
+    image::tensor(&image, &Input::of_size(8, 8)).len() == 3 * 8 * 8
 }
 
 /// The log of a run, and a page about it.

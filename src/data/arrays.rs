@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{layout::Reasoned, path_text};
-use crate::image::{self, MAX_BYTES, MAX_SIDE, RgbImage};
+use crate::image::{self, Input, MAX_BYTES, MAX_SIDE, RgbImage};
 
 /// The most bytes that deflate makes of one.
 pub(super) const MOST_INFLATED: u64 = 1032;
@@ -147,18 +147,17 @@ impl Arrays {
         format!("#{index}")
     }
 
-    /// Whether this is the images' own size.
-    pub fn has_size(&self, height: usize, width: usize) -> bool {
-        (height, width) == (self.form.height, self.form.width)
+    /// Whether the images are an input as they are.
+    pub fn is_unchanged(&self, input: &Input) -> bool {
+        image::is_unchanged((self.form.height, self.form.width), input)
     }
 
-    /// The bytes `[3, height, width]` of an image.
-    pub fn pixels(&self, index: usize, height: usize, width: usize) -> Cow<'_, [u8]> {
-        let Form { height: rows, width: columns, .. } = self.form;
-        if !self.has_size(height, width) {
-            return Cow::Owned(image::pixels(&self.image(index), height, width));
+    /// The bytes `[3, height, width]` of an image, brought to an input.
+    pub fn pixels(&self, index: usize, input: &Input) -> Cow<'_, [u8]> {
+        if !self.is_unchanged(input) {
+            return Cow::Owned(image::pixels(&self.image(index), input));
         }
-        if Some(self.form) == Form::planes(self.form.count, rows, columns) {
+        if Some(self.form) == Form::planes(self.form.count, input.height, input.width) {
             return Cow::Borrowed(&self.bytes[index * self.form.image..][..self.form.image]);
         }
         Cow::Owned(self.gathered(index, 3))
@@ -287,7 +286,7 @@ mod tests {
             let last = fill(&[count, height, width, 3], is_fortran, 3, &|i| byte(i[0], i[3], i[1], i[2]));
             let first = fill(&[count, 3, height, width], is_fortran, 3, &|i| byte(i[0], i[1], i[2], i[3]));
             for arrays in [last, first] {
-                assert_eq!(*arrays.pixels(1, height, width), expected);
+                assert_eq!(*arrays.pixels(1, &Input::of_size(height, width)), expected);
                 assert_eq!(arrays.record(1).len(), expected.len());
             }
             for shape in [&[count, height, width][..], &[count, height, width, 1], &[count, 1, height, width]]
@@ -302,7 +301,10 @@ mod tests {
                     byte(i[0], 0, sides[0], sides[1])
                 };
                 let arrays = fill(shape, is_fortran, 1, &grey);
-                assert_eq!(*arrays.pixels(1, height, width), expected[..height * width].repeat(3));
+                assert_eq!(
+                    *arrays.pixels(1, &Input::of_size(height, width)),
+                    expected[..height * width].repeat(3)
+                );
                 assert_eq!(*arrays.record(1), expected[..height * width]);
             }
         }

@@ -268,11 +268,11 @@ fn pickled_names(_: &Path, _: &str) -> Result<Option<Vec<String>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Dataset;
+    use crate::{data::Dataset, image::Input};
     use std::fs;
 
     fn error(folder: &Path, split: Split) -> String {
-        Dataset::known(folder, split, SIDE, SIDE).unwrap_err().to_string()
+        Dataset::known(folder, split, &Input::of_size(SIDE, SIDE)).unwrap_err().to_string()
     }
 
     fn record(label: u8) -> Vec<u8> {
@@ -288,7 +288,7 @@ mod tests {
         fs::create_dir(&root_folder).unwrap();
         fs::write(root_folder.join("data_batch_1.bin"), [record(3), record(9)].concat()).unwrap();
         fs::write(root_folder.join("data_batch_2.bin"), record(0)).unwrap();
-        let cifar = Dataset::known(folder.path(), Split::Train, SIDE, SIDE).unwrap();
+        let cifar = Dataset::known(folder.path(), Split::Train, &Input::of_size(SIDE, SIDE)).unwrap();
         assert_eq!((cifar.classes()[3].as_str(), cifar.labels()), ("cat", &[3, 9, 0][..]));
         assert_eq!(*cifar.pixels(1).unwrap(), record(9)[1..]);
         assert!(
@@ -296,7 +296,7 @@ mod tests {
         );
 
         // A row's value is its index plus 32 per channel. At half height, pairs of rows are averaged.
-        let small = Dataset::known(folder.path(), Split::Train, 16, 8).unwrap();
+        let small = Dataset::known(folder.path(), Split::Train, &Input::of_size(16, 8)).unwrap();
         let pixels = small.pixels(0).unwrap();
         assert_eq!(pixels.len(), 3 * 16 * 8);
         assert!((15..=17).contains(&pixels[8 * 8]) && (79..=81).contains(&pixels[2 * 16 * 8 + 8 * 8]));
@@ -319,7 +319,10 @@ mod tests {
         }
         assert!(error().contains("it has no data_batch_3.bin"), "{}", error());
         fs::remove_file(batch(4)).unwrap();
-        assert_eq!(Dataset::known(folder.path(), Split::Train, SIDE, SIDE).unwrap().labels(), [1, 1]);
+        assert_eq!(
+            Dataset::known(folder.path(), Split::Train, &Input::of_size(SIDE, SIDE)).unwrap().labels(),
+            [1, 1]
+        );
         fs::write(batch(1), record(0).repeat(OFFICIAL)).unwrap();
         assert!(
             error().contains("it has no data_batch_3.bin, data_batch_4.bin, data_batch_5.bin"),

@@ -186,7 +186,7 @@ fn mapping(path: &Path) -> Result<Option<Vec<(i64, String)>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Dataset;
+    use crate::{data::Dataset, image::Input};
     use std::{fs, io::Write};
 
     fn idx(shape: &[u32], bytes: &[u8]) -> Vec<u8> {
@@ -209,15 +209,22 @@ mod tests {
             write(&format!("{set}-test-labels-idx1-ubyte.gz"), &gzip(&idx(&[1], &[26])));
         }
         write("emnist-letters-mapping.txt", b"1 65 97\n26 90 122\n\n");
-        let error = Dataset::known(folder.path(), Split::Test, 3, 2).unwrap_err().to_string();
+        let error =
+            Dataset::known(folder.path(), Split::Test, &Input::of_size(3, 2)).unwrap_err().to_string();
         assert!(error.contains("several data sets: `emnist-digits`, `emnist-letters`; append"), "{error}");
-        let letters = Dataset::known(&folder.path().join("emnist-letters"), Split::Test, 3, 2).unwrap();
+        let letters =
+            Dataset::known(&folder.path().join("emnist-letters"), Split::Test, &Input::of_size(3, 2))
+                .unwrap();
         assert_eq!((letters.classes(), letters.labels()), (&["A".to_owned(), "Z".to_owned()][..], &[1][..]));
         assert_eq!(*letters.pixels(0).unwrap(), [1, 4, 2, 5, 3, 6].repeat(3));
-        assert!(Dataset::known(&folder.path().join("emnist-balanced"), Split::Test, 3, 2).is_err());
+        assert!(
+            Dataset::known(&folder.path().join("emnist-balanced"), Split::Test, &Input::of_size(3, 2))
+                .is_err()
+        );
         write("emnist-letters-mapping.txt", b"1 65\nx\n");
-        let error =
-            Dataset::known(&folder.path().join("emnist-letters"), Split::Test, 3, 2).unwrap_err().to_string();
+        let error = Dataset::known(&folder.path().join("emnist-letters"), Split::Test, &Input::of_size(3, 2))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("`x` is not a label"), "{error}");
     }
 
@@ -229,7 +236,8 @@ mod tests {
         fs::write(&labels, idx(&[2], &[0, 1])).unwrap();
         let error = |images: &[u8], name: &str| {
             fs::write(at(name), images).unwrap();
-            let error = Dataset::known(folder.path(), Split::Train, 8, 8).unwrap_err().to_string();
+            let error =
+                Dataset::known(folder.path(), Split::Train, &Input::of_size(8, 8)).unwrap_err().to_string();
             fs::remove_file(at(name)).unwrap();
             assert!(error.contains("-ubyte"), "{error}");
             error
@@ -247,7 +255,7 @@ mod tests {
         assert!(error(&bomb(3), "train-images-idx3-ubyte.gz").contains("longer than its header says"));
         assert!(error(&bomb(1 << 20), "train-images-idx3-ubyte.gz").contains("its size allows at most"));
         assert!(error(&bomb(4)[..2000], "train-images-idx3-ubyte.gz").contains("-ubyte.gz"));
-        let missing = Dataset::known(folder.path(), Split::Train, 8, 8).unwrap_err();
+        let missing = Dataset::known(folder.path(), Split::Train, &Input::of_size(8, 8)).unwrap_err();
         assert!(matches!(missing, Error::Dataset { .. }), "{missing}");
     }
 }

@@ -30,7 +30,8 @@ use rayon::prelude::*;
 
 use crate::{
     error::{Error, Result, few},
-    image, report,
+    image::{self, Input, Region},
+    report,
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
@@ -82,15 +83,14 @@ impl fmt::Display for Split {
 /// The seed by which test images are held out, the same for all trainings: they can be compared.
 const HELD_OUT_TEST_SEED: u64 = 0;
 
-/// Labelled images, all resized to one size. An image is decoded at every access unless it is
+/// Labelled images, all resized to one input. An image is decoded at every access unless it is
 /// [kept](Dataset::keep).
 #[derive(Debug, Clone)]
 pub struct Dataset {
     origin: PathBuf,
     classes: Vec<String>,
     labels: Vec<i64>,
-    height: usize,
-    width: usize,
+    input: Input,
     is_mirrored: bool,
     source: Arc<Source>,
     left_out: Arc<LeftOut>,
@@ -139,11 +139,11 @@ impl Dataset {
     /// [`Error::Io`]; [`Error::Dataset`] if no layout is recognised, a file is missing or damaged, or the folder of a
     /// class has no images; [`Error::Undivided`] if training images are wanted of data without splits, or test images
     /// of data with training images alone.
-    pub fn known(path: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
-        Self::with_classes(path, Wanted::Known(split), height, width)
+    pub fn known(path: &Path, split: Split, input: &Input) -> Result<Self> {
+        Self::with_classes(path, Wanted::Known(split), input)
     }
 
-    fn with_classes(path: &Path, wanted: Wanted, height: usize, width: usize) -> Result<Self> {
+    fn with_classes(path: &Path, wanted: Wanted, input: &Input) -> Result<Self> {
         let Part { classes, labels, source, left_out } = layout::open(path, wanted)?;
         let unusable = |reason| Err(Error::Dataset { path: path.to_owned(), reason });
         if classes.len() < 2 {
@@ -158,7 +158,7 @@ impl Dataset {
                 ));
             }
         }
-        let dataset = Self::new(path, classes, labels, height, width, source);
+        let dataset = Self::new(path, classes, labels, input, source);
         Ok(Self { left_out: Arc::new(left_out), ..dataset })
     }
 
@@ -167,9 +167,9 @@ impl Dataset {
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Dataset`] if there are no images or a file is damaged.
-    pub fn unknown(path: &Path, split: Split, height: usize, width: usize) -> Result<Self> {
+    pub fn unknown(path: &Path, split: Split, input: &Input) -> Result<Self> {
         let Part { source, left_out, .. } = layout::open(path, Wanted::Unknown(split))?;
-        let dataset = Self::without_classes(path, source.len(), height, width, source);
+        let dataset = Self::without_classes(path, source.len(), input, source);
         Ok(Self { left_out: Arc::new(left_out), ..dataset })
     }
 
@@ -180,12 +180,12 @@ impl Dataset {
     /// # Errors
     /// Those of [`known`](Self::known), and [`Error::Setting`] if the data has a test split of its own, or the share
     /// is not above 0 and below 1, or too large for the classes.
-    pub fn divided(path: &Path, share: f64, height: usize, width: usize) -> Result<(Self, Self)> {
+    pub fn divided(path: &Path, share: f64, input: &Input) -> Result<(Self, Self)> {
         let refused = |reason: &str| Err(Error::setting("held-out test", share, reason));
         if !(share > 0.0 && share < 1.0) {
             return refused("must be a share above 0 and below 1");
         }
-        let whole = Self::with_classes(path, Wanted::Divided(share), height, width)?;
+        let whole = Self::with_classes(path, Wanted::Divided(share), input)?;
         let count = ((share * whole.len() as f64).round() as usize).max(1);
         match whole.hold_out(count, HELD_OUT_TEST_SEED) {
             Ok((test, training)) => Ok((whole.pick(&training), whole.pick(&test))),
@@ -195,26 +195,19 @@ impl Dataset {
 
     /// Generated noise as unknown images.
     #[must_use]
-    pub fn noise(noise: Noise, height: usize, width: usize) -> Self {
+    pub fn noise(noise: Noise, input: &Input) -> Self {
         let origin = noise.to_string();
-        Self::without_classes(Path::new(&origin), noise.count, height, width, Source::Noise(noise))
+        Self::without_classes(Path::new(&origin), noise.count, input, Source::Noise(noise))
     }
 
-    fn without_classes(origin: &Path, count: usize, height: usize, width: usize, source: Source) -> Self {
-        Self::new(origin, Vec::new(), vec![UNKNOWN; count], height, width, source)
+    fn without_classes(origin: &Path, count: usize, input: &Input, source: Source) -> Self {
+        Self::new(origin, Vec::new(), vec![UNKNOWN; count], input, source)
     }
 
-    fn new(
-        origin: &Path,
-        classes: Vec<String>,
-        labels: Vec<i64>,
-        height: usize,
-        width: usize,
-        source: Source,
-    ) -> Self {
+    fn new(origin: &Path, classes: Vec<String>, labels: Vec<i64>, input: &Input, source: Source) -> Self {
         let (origin, places) = (origin.to_owned(), (0..labels.len()).collect());
         let (source, left_out, kept) = (Arc::new(source), Arc::default(), Arc::from([]));
-        Self { origin, classes, labels, height, width, is_mirrored: false, source, left_out, places, kept }
+        Self { origin, classes, labels, input: *input, is_mirrored: false, source, left_out, places, kept }
     }
 
     /// The number of images.
@@ -288,7 +281,7 @@ impl Dataset {
     /// The number of bytes of an image: 3 x height x width.
     #[must_use]
     pub fn image_len(&self) -> usize {
-        3 * self.height * self.width
+        self.input.values()
     }
 
     /// The bytes `[3, height, width]` of one image.
@@ -324,7 +317,7 @@ impl Dataset {
         };
         if let Some(kept) = self.kept.get(index) {
             kept.get_or_init(|| {
-                let mut pixels = image::pixels(&image, self.height, self.width);
+                let mut pixels = image::pixels(&image, &self.input);
                 self.mirror(&mut pixels);
                 pixels.into_boxed_slice()
             });
@@ -343,23 +336,25 @@ impl Dataset {
             Source::Files(files) => image::open(&files[place]),
             #[cfg(feature = "parquet")]
             Source::Rows(rows) => rows.image(place),
-            Source::Noise(_) => Ok(image::of_planes(&self.pixels(index)?, self.height, self.width)),
+            Source::Noise(_) => {
+                Ok(image::of_planes(&self.pixels(index)?, self.input.height, self.input.width))
+            }
         }
     }
 
     fn mirror(&self, pixels: &mut [u8]) {
         if self.is_mirrored {
-            pixels.chunks_exact_mut(self.width).for_each(<[u8]>::reverse);
+            pixels.chunks_exact_mut(self.input.width).for_each(<[u8]>::reverse);
         }
     }
 
     fn decode(&self, index: usize) -> Result<Cow<'_, [u8]>> {
-        let (place, height, width) = (self.places[index], self.height, self.width);
+        let (place, input) = (self.places[index], &self.input);
         let mut pixels = match &*self.source {
-            Source::Arrays(arrays) => arrays.pixels(place, height, width),
-            Source::Files(files) => Cow::Owned(image::pixels(&image::open(&files[place])?, height, width)),
+            Source::Arrays(arrays) => arrays.pixels(place, input),
+            Source::Files(files) => Cow::Owned(image::pixels(&image::open(&files[place])?, input)),
             #[cfg(feature = "parquet")]
-            Source::Rows(rows) => Cow::Owned(image::pixels(&rows.image(place)?, height, width)),
+            Source::Rows(rows) => Cow::Owned(image::pixels(&rows.image(place)?, input)),
             Source::Noise(noise) => Cow::Owned(noise.pixels(place, self.image_len())),
         };
         if self.is_mirrored {
@@ -382,7 +377,9 @@ impl Dataset {
         let longest = height.max(width).max(most);
         let short = |side: usize| (side * most / longest).max(1);
         let (height, width) = (short(height), short(width));
-        Ok(image::of_planes(&image::pixels(&image, height, width), height, width))
+        let filter = image::Filter::Bilinear;
+        let bytes = image::region(&image, Region::whole(&image), (height, width), filter);
+        Ok(image::of_planes(&bytes, height, width))
     }
 
     /// The bytes of one image as its file, its array or its row of Parquet has them; of noise its name. They are the
@@ -420,7 +417,7 @@ impl Dataset {
             image.copy_from_slice(&self.pixels(index)?);
             Ok(())
         })?;
-        let shape = (indices.len(), 3, self.height, self.width);
+        let shape = (indices.len(), 3, self.input.height, self.input.width);
         Ok(Array4::from_shape_vec(shape, batch).expect("the values match the shape"))
     }
 
@@ -442,7 +439,7 @@ impl Dataset {
                 Err(error) => errors.push(error),
             }
         }
-        let shape = (places.len(), 3, self.height, self.width);
+        let shape = (places.len(), 3, self.input.height, self.input.width);
         (places, Array4::from_shape_vec(shape, bytes).expect("the values match the shape"), errors)
     }
 
@@ -462,7 +459,7 @@ impl Dataset {
     #[must_use]
     pub fn keep(mut self, budget: &mut u64) -> Self {
         // Arrays are in memory already.
-        if matches!(&*self.source, Source::Arrays(arrays) if arrays.has_size(self.height, self.width)) {
+        if matches!(&*self.source, Source::Arrays(arrays) if arrays.is_unchanged(&self.input)) {
             return self;
         }
         let each = (self.image_len() + size_of::<OnceLock<Box<[u8]>>>()) as u64;
@@ -588,10 +585,10 @@ impl UnknownSet {
     ///
     /// # Errors
     /// Those of [`open`](Self::open), and [`Error::Setting`] if a name is taken.
-    pub fn open_all(texts: &[String], height: usize, width: usize) -> Result<Vec<Self>> {
+    pub fn open_all(texts: &[String], input: &Input) -> Result<Vec<Self>> {
         let mut sets: Vec<Self> = Vec::with_capacity(texts.len());
         for text in texts {
-            let set = Self::open(text, height, width)?;
+            let set = Self::open(text, input)?;
             let is_reserved = set.name == OTHER_CLASSES || report::RESERVED.contains(&set.name.as_str());
             if is_reserved || sets.iter().any(|other| other.name == set.name) {
                 let reason = format!("the name `{}` is taken", set.name);
@@ -607,13 +604,13 @@ impl UnknownSet {
     ///
     /// # Errors
     /// [`Error::Setting`] for any other text, and those of [`Dataset::unknown`].
-    pub fn open(text: &str, height: usize, width: usize) -> Result<Self> {
+    pub fn open(text: &str, input: &Input) -> Result<Self> {
         if let Some((name, folder)) = Self::folder(text) {
-            let images = Dataset::unknown(Path::new(folder), Split::Test, height, width)?;
+            let images = Dataset::unknown(Path::new(folder), Split::Test, input)?;
             return Ok(Self { name: name.to_owned(), images });
         }
         let noise: Noise = text.parse()?;
-        Ok(Self { name: noise.name().to_owned(), images: Dataset::noise(noise, height, width) })
+        Ok(Self { name: noise.name().to_owned(), images: Dataset::noise(noise, input) })
     }
 
     /// Checks that no image of the set comes from a folder or file of known images.
@@ -647,12 +644,11 @@ pub fn open_training(
     known: &Path,
     held_out_test: Option<f64>,
     protocol: Option<&Protocol>,
-    height: usize,
-    width: usize,
+    input: &Input,
 ) -> Result<Dataset> {
     let known = match held_out_test {
-        Some(share) => Dataset::divided(known, share, height, width)?.0,
-        None => Dataset::known(known, Split::Train, height, width)?,
+        Some(share) => Dataset::divided(known, share, input)?.0,
+        None => Dataset::known(known, Split::Train, input)?,
     };
     limited(known, protocol)
 }
@@ -668,14 +664,13 @@ pub fn open_test(
     held_out_test: Option<f64>,
     unknown: &[String],
     protocol: Option<&Protocol>,
-    height: usize,
-    width: usize,
+    input: &Input,
 ) -> Result<(Dataset, Vec<UnknownSet>)> {
     let known = match held_out_test {
-        Some(share) => Dataset::divided(known, share, height, width)?.1,
-        None => Dataset::known(known, Split::Test, height, width)?,
+        Some(share) => Dataset::divided(known, share, input)?.1,
+        None => Dataset::known(known, Split::Test, input)?,
     };
-    with_unknown(known, unknown, protocol, height, width)
+    with_unknown(known, unknown, protocol, input)
 }
 
 /// Opens what [`open_training`] and [`open_test`] open. Data that is divided here is read once.
@@ -688,16 +683,15 @@ pub(crate) fn open_both(
     held_out_test: Option<f64>,
     unknown: &[String],
     protocol: Option<&Protocol>,
-    height: usize,
-    width: usize,
+    input: &Input,
 ) -> Result<(Dataset, Dataset, Vec<UnknownSet>)> {
     let Some(share) = held_out_test else {
-        let training = open_training(known, None, protocol, height, width)?;
-        let (test, unknown) = open_test(known, None, unknown, protocol, height, width)?;
+        let training = open_training(known, None, protocol, input)?;
+        let (test, unknown) = open_test(known, None, unknown, protocol, input)?;
         return Ok((training, test, unknown));
     };
-    let (training, test) = Dataset::divided(known, share, height, width)?;
-    let (test, unknown) = with_unknown(test, unknown, protocol, height, width)?;
+    let (training, test) = Dataset::divided(known, share, input)?;
+    let (test, unknown) = with_unknown(test, unknown, protocol, input)?;
     Ok((limited(training, protocol)?, test, unknown))
 }
 
@@ -712,8 +706,7 @@ fn with_unknown(
     mut known: Dataset,
     unknown: &[String],
     protocol: Option<&Protocol>,
-    height: usize,
-    width: usize,
+    input: &Input,
 ) -> Result<(Dataset, Vec<UnknownSet>)> {
     let mut sets = Vec::new();
     if let Some(protocol) = protocol {
@@ -721,7 +714,7 @@ fn with_unknown(
         known = divided;
         sets.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
     }
-    for set in UnknownSet::open_all(unknown, height, width)? {
+    for set in UnknownSet::open_all(unknown, input)? {
         set.check_apart_from(&known)?;
         sets.push(set);
     }
@@ -761,7 +754,7 @@ mod tests {
         let piece = Piece { file: "a.bin".into(), array: None, first: 0, count: labels.len() };
         let form = Form::planes(labels.len(), 32, 32).unwrap();
         let source = Source::Arrays(Arrays::new(vec![piece], form, records));
-        Dataset::new(Path::new("numbered"), classes, labels.to_vec(), 32, 32, source)
+        Dataset::new(Path::new("numbered"), classes, labels.to_vec(), &Input::default(), source)
     }
 
     fn first_bytes(dataset: &Dataset) -> Vec<u8> {
@@ -796,7 +789,7 @@ mod tests {
         let dataset = numbered(&[0; 5], &["a"]).pick(&[4, 1, 3]).pick(&[2, 0]);
         assert_eq!((dataset.name(0), dataset.name(1)), ("a.bin#3".to_owned(), "a.bin#4".to_owned()));
         assert_eq!((first_bytes(&dataset), dataset.encoded(1).unwrap()[0]), (vec![3, 4], 4));
-        let noise = Dataset::noise(Noise::uniform(9), 2, 2);
+        let noise = Dataset::noise(Noise::uniform(9), &Input::of_size(2, 2));
         let picked = noise.pick(&[7]);
         assert_eq!(
             (picked.name(0).as_str(), picked.pixels(0).unwrap()),
@@ -806,7 +799,7 @@ mod tests {
 
     #[test]
     fn mirrored_images_are_flipped_horizontally() {
-        let dataset = Dataset::noise(Noise::uniform(2), 1, 2);
+        let dataset = Dataset::noise(Noise::uniform(2), &Input::of_size(1, 2));
         let mirrored = dataset.clone().mirrored();
         let bytes = dataset.pixels(1).unwrap();
         let reversed = [1, 0, 3, 2, 5, 4].map(|place| bytes[place]);
@@ -824,7 +817,8 @@ mod tests {
         }
         let each = 3 * 8 * 8 + size_of::<OnceLock<Box<[u8]>>>() as u64;
         let mut budget = 2 * each + 5;
-        let dataset = Dataset::unknown(folder.path(), Split::Test, 8, 8).unwrap().keep(&mut budget);
+        let dataset =
+            Dataset::unknown(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap().keep(&mut budget);
         assert_eq!(budget, 5);
         assert_eq!(first_bytes(&dataset), [0, 1, 2, 3]);
         std::fs::remove_file(folder.path().join("1.png")).unwrap();
@@ -835,7 +829,7 @@ mod tests {
 
     #[test]
     fn a_draw_is_seeded_and_complete() {
-        let dataset = Dataset::noise(Noise::uniform(100), 1, 1);
+        let dataset = Dataset::noise(Noise::uniform(100), &Input::of_size(1, 1));
         let (drawn, rest) = dataset.draw(30, 7);
         assert_eq!((drawn.len(), rest.len()), (30, 70));
         let mut all = [drawn.clone(), rest].concat();
@@ -904,7 +898,7 @@ mod tests {
             ::image::RgbImage::from_pixel(8, 8, ::image::Rgb([index; 3])).save(path).unwrap();
         }
         std::fs::write(folder.path().join("1.png"), "no image").unwrap();
-        let dataset = Dataset::unknown(folder.path(), Split::Test, 8, 8).unwrap();
+        let dataset = Dataset::unknown(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap();
         let (places, pixels, errors) = dataset.readable_batch(&[3, 1, 2]);
         assert_eq!((places, errors.len()), (vec![0, 2], 1));
         assert_eq!((pixels[[0, 0, 0, 0]], pixels[[1, 0, 0, 0]]), (3, 2));
@@ -912,16 +906,17 @@ mod tests {
 
     #[test]
     fn unknown_sets_are_parsed() {
-        let noise = UnknownSet::open("gaussian-noise:5", 2, 3).unwrap();
+        let input = Input::of_size(2, 3);
+        let noise = UnknownSet::open("gaussian-noise:5", &input).unwrap();
         assert_eq!((noise.name.as_str(), noise.images.len()), ("gaussian-noise", 5));
         assert_eq!(noise.images.pixels(4).unwrap().len(), 18);
-        assert_eq!(UnknownSet::open("uniform-noise", 2, 3).unwrap().images.len(), 1000);
+        assert_eq!(UnknownSet::open("uniform-noise", &input).unwrap().images.len(), 1000);
         for wrong in ["", "noise", "gaussian-noise:0", "gaussian-noise:-3", "=folder"] {
-            assert!(matches!(UnknownSet::open(wrong, 2, 3), Err(Error::Setting { .. })), "{wrong}");
+            assert!(matches!(UnknownSet::open(wrong, &input), Err(Error::Setting { .. })), "{wrong}");
         }
-        assert!(matches!(UnknownSet::open("a=/no/such", 2, 3), Err(Error::Io { .. })));
+        assert!(matches!(UnknownSet::open("a=/no/such", &input), Err(Error::Io { .. })));
         let all = |texts: &[&str]| {
-            UnknownSet::open_all(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), 2, 3)
+            UnknownSet::open_all(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>(), &input)
         };
         assert_eq!(all(&["gaussian-noise:5", "uniform-noise:5"]).unwrap().len(), 2);
         assert!(matches!(all(&["uniform-noise:5", "uniform-noise:6"]), Err(Error::Setting { .. })));

@@ -384,6 +384,7 @@ mod tests {
     use crate::{
         data::{Dataset, Split},
         error::Error,
+        image::Input,
     };
     use std::{
         fs,
@@ -414,7 +415,7 @@ mod tests {
         let images = || ("images.npy", npy("|u1", "2, 2, 2", &[7; 8]));
         let error = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            let error = Dataset::known(&path, Split::Test, 2, 2).unwrap_err();
+            let error = Dataset::known(&path, Split::Test, &Input::of_size(2, 2)).unwrap_err();
             assert!(matches!(&error, Error::Dataset { path, .. } if path.ends_with("data.npz")), "{error}");
             error.to_string()
         };
@@ -483,9 +484,9 @@ mod tests {
         let place = stored.windows(8).position(|window| window == [7; 8]).unwrap();
         changed[place] ^= 1;
         fs::write(&path, stored).unwrap();
-        assert_eq!(Dataset::unknown(&path, Split::Test, 2, 2).unwrap().len(), 2);
+        assert_eq!(Dataset::unknown(&path, Split::Test, &Input::of_size(2, 2)).unwrap().len(), 2);
         fs::write(&path, changed).unwrap();
-        let error = Dataset::unknown(&path, Split::Test, 2, 2).unwrap_err().to_string();
+        let error = Dataset::unknown(&path, Split::Test, &Input::of_size(2, 2)).unwrap_err().to_string();
         assert!(error.contains("hecksum"), "{error}");
     }
 
@@ -495,7 +496,7 @@ mod tests {
         let path = folder.path().join("data.npz");
         let images = npy("|u1", "2, 2, 2", &[7; 8]);
         let labels = npy("|u1", "2,", &[0, 1]);
-        let open = |split| Dataset::known(&path, split, 2, 2);
+        let open = |split| Dataset::known(&path, split, &Input::of_size(2, 2));
         fs::write(&path, npz(&[("x_train.npy", images.clone()), ("y_train.npy", labels.clone())])).unwrap();
         assert_eq!(open(Split::Train).unwrap().len(), 2);
         let error = open(Split::Test).unwrap_err().to_string();
@@ -503,7 +504,7 @@ mod tests {
         fs::write(&path, npz(&[("x.npy", images), ("y.npy", labels)])).unwrap();
         let error = open(Split::Train).unwrap_err().to_string();
         assert!(error.contains("it has the arrays `x`, `y`"), "{error}");
-        let unknown = Dataset::unknown(&path, Split::Train, 2, 2).unwrap();
+        let unknown = Dataset::unknown(&path, Split::Train, &Input::of_size(2, 2)).unwrap();
         assert!(unknown.shares_images_with(&open(Split::Test).unwrap()));
     }
 }

@@ -455,14 +455,17 @@ mod with_parquet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Dataset, Split, exists, folder::tests::touch};
+    use crate::{
+        data::{Dataset, Split, exists, folder::tests::touch},
+        image::Input,
+    };
 
     #[test]
     fn missing_shards_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let error = |names: &[&str]| {
             touch(folder.path(), names);
-            Dataset::known(folder.path(), Split::Train, 8, 8).unwrap_err().to_string()
+            Dataset::known(folder.path(), Split::Train, &Input::of_size(8, 8)).unwrap_err().to_string()
         };
         let lacks = error(&["data/train-00000-of-00005.parquet", "data/train-00003-of-00005.parquet"]);
         let names = [1, 2, 4].map(|number| format!("`train-0000{number}-of-00005.parquet`")).join(", ");

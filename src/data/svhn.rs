@@ -251,7 +251,10 @@ impl<R: Read> Element<'_, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Dataset, Split};
+    use crate::{
+        data::{Dataset, Split},
+        image::Input,
+    };
     use std::{fs, io::Write};
 
     /// An element of this type.
@@ -292,7 +295,7 @@ mod tests {
     fn read(elements: &[&[u8]]) -> Result<Dataset> {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(TEST), [&header(), &elements.concat()[..]].concat()).unwrap();
-        Dataset::known(folder.path(), Split::Test, 2, 2)
+        Dataset::known(folder.path(), Split::Test, &Input::of_size(2, 2))
     }
 
     #[test]
@@ -363,7 +366,7 @@ mod tests {
         let path = folder.path().join("extra_32x32.mat");
         let error = |bytes: &[u8]| {
             fs::write(&path, bytes).unwrap();
-            Dataset::unknown(&path, Split::Test, 2, 2).unwrap_err().to_string()
+            Dataset::unknown(&path, Split::Test, &Input::of_size(2, 2)).unwrap_err().to_string()
         };
         assert!(error(b"<html>").contains("it is an HTML page, expected a MAT-file of version 5"));
         let mut hdf5 = header();

@@ -120,7 +120,7 @@ fn names(path: &Path, ids: &[String]) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Dataset;
+    use crate::{data::Dataset, image::Input};
     use std::fs;
 
     fn write(root: &Path, files: &[(&str, &str)]) {
@@ -147,14 +147,14 @@ mod tests {
                 ("val/val_annotations.txt", "val_1.JPEG\tn1\t0\t0\t9\t9\nval_0.JPEG\tn3\t0\t0\t9\t9\n"),
             ],
         );
-        let train = Dataset::known(folder.path(), Split::Train, 8, 8).unwrap();
+        let train = Dataset::known(folder.path(), Split::Train, &Input::of_size(8, 8)).unwrap();
         assert_eq!(train.classes(), ["n1", "black stork", "n3", "n4"]);
         assert_eq!((train.labels(), train.left_out().len()), (&[0, 1][..], 0));
-        let test = Dataset::known(folder.path(), Split::Test, 8, 8).unwrap();
+        let test = Dataset::known(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap();
         assert_eq!((test.classes(), test.labels()), (train.classes(), &[2, 0][..]));
         assert!(test.name(0).ends_with("val_0.JPEG"));
         for (split, count) in [(Split::Train, 2), (Split::Test, 2)] {
-            assert_eq!(Dataset::unknown(folder.path(), split, 8, 8).unwrap().len(), count);
+            assert_eq!(Dataset::unknown(folder.path(), split, &Input::of_size(8, 8)).unwrap().len(), count);
         }
     }
 
@@ -164,9 +164,9 @@ mod tests {
         write(folder.path(), &[("wnids.txt", "n1\nn2\n"), ("val/images/val_0.JPEG", "")]);
         let error = |table: &str| {
             write(folder.path(), &[("val/val_annotations.txt", table)]);
-            Dataset::known(folder.path(), Split::Test, 8, 8).unwrap_err().to_string()
+            Dataset::known(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap_err().to_string()
         };
-        let missing = Dataset::known(folder.path(), Split::Test, 8, 8).unwrap_err();
+        let missing = Dataset::known(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap_err();
         assert!(matches!(&missing, Error::Io { path, .. } if path.ends_with(ANNOTATIONS)), "{missing}");
         assert!(
             error("val_1.JPEG\tn1\n")
@@ -175,10 +175,13 @@ mod tests {
         assert!(error("val_0.JPEG\n").contains("line 1: expected the name"));
         assert!(error("val_0.JPEG\tn1\nval_0.JPEG\tn9\n").contains("line 2: `n9` is not in `wnids.txt`"));
         assert!(error("val_0.JPEG\tn1\nval_0.JPEG\tn2\n").contains("line 2: `val_0.JPEG` has two classes"));
-        assert_eq!(Dataset::unknown(folder.path(), Split::Test, 8, 8).unwrap().len(), 1);
+        assert_eq!(Dataset::unknown(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap().len(), 1);
         // Images that a user has sorted into folders.
         fs::remove_dir_all(folder.path().join("val")).unwrap();
         write(folder.path(), &[("val/n1/a.JPEG", ""), ("val/n2/b.JPEG", ""), ("val/n2/images/c.JPEG", "")]);
-        assert_eq!(Dataset::known(folder.path(), Split::Test, 8, 8).unwrap().labels(), [0, 1]);
+        assert_eq!(
+            Dataset::known(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap().labels(),
+            [0, 1]
+        );
     }
 }

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 pub(crate) use decode::of_file;
 pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
 pub use decode::{from_bytes, open};
+pub(crate) use resize::{Region, is_unchanged, region};
 
 /// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, GIF, and further ones of JPEG.
 pub const EXTENSIONS: [&str; 12] =
@@ -69,13 +70,14 @@ pub enum Fit {
     /// Each side is resized to that of the input; proportions are not kept.
     #[default]
     Stretch,
-    /// The image is resized until its short side has floor(side of the input / share) pixels, and cropped at the centre,
-    /// as timm and torchvision do.
+    /// The image is resized until its short side has floor(side of the input / share) pixels, and cropped at the centre:
+    /// torchvision's `Resize(int)` and `CenterCrop`. For an input that is not square it is resized until both sides have
+    /// so many pixels of the input's, as timm's `ResizeKeepRatio` does.
     Crop {
         /// The share of the short side that is kept, above 0 and at most 1.
         share: f64,
     },
-    /// The image is resized until its long side fits, centred, and padded with the mean.
+    /// The image is resized until it fits, centred, and padded with the mean, rounded to a byte: Pillow's `ImageOps.pad`.
     Pad,
 }
 
@@ -97,11 +99,18 @@ impl Resize {
 }
 
 impl Input {
-    /// Checks the size and the normalisation.
+    /// The default input in another size.
+    #[must_use]
+    pub fn of_size(height: usize, width: usize) -> Self {
+        Self { height, width, ..Self::default() }
+    }
+
+    /// Checks the size, the normalisation and the resize.
     ///
     /// # Errors
     /// [`Error::Setting`] if the size is out of range, a mean is not in 0..=1, or a standard deviation is not
-    /// above 0 and at most 1: those of bytes are no values of an input.
+    /// above 0 and at most 1: those of bytes are no values of an input; or if the share of a crop is not above 0 and
+    /// at most 1.
     pub(crate) fn check(&self, sizes: &RangeInclusive<usize>) -> Result<()> {
         if let Some(size) = [self.height, self.width].into_iter().find(|size| !sizes.contains(size)) {
             let (least, most) = (sizes.start(), sizes.end());
@@ -116,6 +125,11 @@ impl Input {
         if !self.std.iter().all(|&std| std > 0.0 && std <= 1.0) {
             return refused("std", self.std, "above 0 and at most 1");
         }
+        if let Fit::Crop { share } = self.resize.fit
+            && !(share > 0.0 && share <= 1.0)
+        {
+            return Err(Error::setting("crop", share, "must be a share above 0 and at most 1"));
+        }
         Ok(())
     }
 
@@ -126,11 +140,11 @@ impl Input {
     }
 }
 
-/// Resizes an image to RGB bytes `[3, height, width]`. The result is byte-identical to torchvision's
-/// `Resize((height, width))` on a PIL image: bilinear, antialiased, without keeping the aspect ratio.
+/// Resizes an image to RGB bytes `[3, height, width]` of an input, as its [`Resize`] says. The result is byte-identical
+/// to that of Pillow 13, torchvision and timm on a PIL image. An empty image becomes black.
 #[must_use]
-pub fn pixels(image: &RgbImage, height: usize, width: usize) -> Vec<u8> {
-    resize::planes(image, height, width)
+pub fn pixels(image: &RgbImage, input: &Input) -> Vec<u8> {
+    resize::planes(image, input)
 }
 
 /// The image of RGB bytes `[3, height, width]`.
@@ -144,8 +158,8 @@ pub(crate) fn of_planes(bytes: &[u8], height: usize, width: usize) -> RgbImage {
 
 /// [`pixels`] as the scorer's input: values `[3, height, width]` in 0..=1.
 #[must_use]
-pub fn tensor(image: &RgbImage, height: usize, width: usize) -> Vec<f32> {
-    pixels(image, height, width).into_iter().map(unit).collect()
+pub fn tensor(image: &RgbImage, input: &Input) -> Vec<f32> {
+    pixels(image, input).into_iter().map(unit).collect()
 }
 
 /// A byte as a value in 0..=1.
@@ -194,12 +208,12 @@ mod tests {
     fn images_that_are_not_square_keep_their_layout() {
         let image = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, (10 * y + x) as u8]));
         assert_eq!(
-            pixels(&image, 2, 3),
+            pixels(&image, &Input::of_size(2, 3)),
             [[0, 1, 2, 0, 1, 2], [0, 0, 0, 1, 1, 1], [0, 1, 2, 10, 11, 12]].concat()
         );
-        let shrunk = pixels(&image, 1, 3);
+        let shrunk = pixels(&image, &Input::of_size(1, 3));
         assert_eq!(shrunk[6..], [5, 6, 7], "height shrinks, width stays");
-        assert_eq!(pixels(&RgbImage::new(0, 5), 1, 2), [0; 6]);
-        assert_eq!(tensor(&image, 2, 3)[12 + 3], 10.0 / 255.0);
+        assert_eq!(pixels(&RgbImage::new(0, 5), &Input::of_size(1, 2)), [0; 6]);
+        assert_eq!(tensor(&image, &Input::of_size(2, 3))[12 + 3], 10.0 / 255.0);
     }
 }

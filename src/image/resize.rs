@@ -1,7 +1,186 @@
-//! Antialiased bilinear resizing, byte-identical to Pillow and therefore to torchvision: integer arithmetic,
-//! rounded after each of the two passes, in Pillow's order. Other rounding changes a model's scores.
+//! Resizing, byte-identical to Pillow and therefore to torchvision and timm: antialiased, in integer arithmetic, rounded
+//! after each of the two passes, in Pillow's order. Other rounding changes a model's scores.
+
+use std::ops::Range;
 
 use image::RgbImage;
+
+use super::{Filter, Fit, Input};
+
+/// A rectangle of an image, in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Region {
+    /// The first column.
+    pub left: usize,
+    /// The first row.
+    pub top: usize,
+    /// The number of columns.
+    pub width: usize,
+    /// The number of rows.
+    pub height: usize,
+}
+
+impl Region {
+    /// All of an image.
+    pub fn whole(image: &RgbImage) -> Self {
+        Self { left: 0, top: 0, width: image.width() as usize, height: image.height() as usize }
+    }
+}
+
+/// What a resize does along one axis: `from` pixels become `to`. Those from `skipped` on are kept, as many as there is
+/// room for from `place` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Axis {
+    from: usize,
+    to: usize,
+    skipped: usize,
+    place: usize,
+}
+
+impl Axis {
+    fn stretched(from: usize, to: usize) -> Self {
+        Self { from, to, skipped: 0, place: 0 }
+    }
+
+    /// Keeps the centre where there is too little room, else leaves as much free on both sides.
+    fn centred(from: usize, to: usize, room: usize) -> Self {
+        Self { from, to, skipped: half(to.saturating_sub(room)), place: half(room.saturating_sub(to)) }
+    }
+
+    /// The resized pixels that are kept.
+    fn kept(&self, room: usize) -> Range<usize> {
+        self.skipped..self.to.min(self.skipped + room)
+    }
+}
+
+/// Half of a number, rounded to the even one, as Python's `round` does.
+fn half(spare: usize) -> usize {
+    let half = spare / 2;
+    half + (spare & half & 1)
+}
+
+/// How images of a height and width are brought to an input: what happens along both axes.
+fn axes((height, width): (usize, usize), input: &Input) -> [Axis; 2] {
+    let room = (input.height, input.width);
+    let centred = |(to_height, to_width)| {
+        [Axis::centred(height, to_height, room.0), Axis::centred(width, to_width, room.1)]
+    };
+    match input.resize.fit {
+        Fit::Stretch => [Axis::stretched(height, room.0), Axis::stretched(width, room.1)],
+        Fit::Crop { share } => centred(covering((height, width), room, share)),
+        Fit::Pad => centred(fitting((height, width), room)),
+    }
+}
+
+/// The height and width of an image that covers an input with a share of its sides. For a square that is torchvision's
+/// `Resize` of the short side; else timm's `ResizeKeepRatio`.
+fn covering((height, width): (usize, usize), room: (usize, usize), share: f64) -> (usize, usize) {
+    let enlarged = |side: usize| (side as f64 / share).floor();
+    let (to_height, to_width) = (enlarged(room.0), enlarged(room.1));
+    if to_height == to_width {
+        let (side, short) = (to_height as usize, height.min(width));
+        return (side.saturating_mul(height) / short, side.saturating_mul(width) / short);
+    }
+    let (height, width) = (height as f64, width as f64);
+    let ratio = (height / to_height).min(width / to_width);
+    ((height / ratio).round_ties_even() as usize, (width / ratio).round_ties_even() as usize)
+}
+
+/// The height and width of an image that fits into an input: those of Pillow's `ImageOps.contain`.
+fn fitting((height, width): (usize, usize), room: (usize, usize)) -> (usize, usize) {
+    let ratio = |a: usize, b: usize| a as f64 / b as f64;
+    let side = |ratio: f64, side: usize| (ratio * side as f64).round_ties_even() as usize;
+    if ratio(width, height) > ratio(room.1, room.0) {
+        (side(ratio(height, width), room.1), room.1)
+    } else {
+        (room.0, side(ratio(width, height), room.0))
+    }
+}
+
+/// Whether images of a height and width are an input as they are.
+pub(crate) fn is_unchanged((height, width): (usize, usize), input: &Input) -> bool {
+    let is_same = |axis: Axis, room| (axis.from, axis.to) == (room, room);
+    let [vertical, horizontal] = axes((height, width), input);
+    is_same(vertical, input.height) && is_same(horizontal, input.width)
+}
+
+/// The image as an input, in bytes `[3, height, width]`; black if the image is empty.
+pub(super) fn planes(image: &RgbImage, input: &Input) -> Vec<u8> {
+    let (height, width) = (input.height, input.width);
+    if image.is_empty() {
+        return vec![0; 3 * height * width];
+    }
+    let region = Region::whole(image);
+    let axes = axes((region.height, region.width), input);
+    // Only padding shows.
+    let fill = input.mean.map(|mean| (255.0 * mean).round_ties_even() as u8);
+    let mut planes = fill.map(|byte| vec![byte; height * width]).concat();
+    resample(image, region, axes, input.resize.filter, (height, width), &mut planes);
+    planes
+}
+
+/// A region of an image, resized in one resampling to bytes `[3, height, width]`; black if it is empty. The result is
+/// that of Pillow's `image.crop(box).resize((width, height), filter)`.
+///
+/// # Panics
+/// If the region is not inside the image.
+pub(crate) fn region(
+    image: &RgbImage,
+    region: Region,
+    (height, width): (usize, usize),
+    filter: Filter,
+) -> Vec<u8> {
+    let mut planes = vec![0; 3 * height * width];
+    if region.height * region.width * planes.len() > 0 {
+        let axes = [Axis::stretched(region.height, height), Axis::stretched(region.width, width)];
+        resample(image, region, axes, filter, (height, width), &mut planes);
+    }
+    planes
+}
+
+/// Resizes a region and writes what is kept of it into planes of a height and width.
+fn resample(
+    image: &RgbImage,
+    region: Region,
+    [vertical, horizontal]: [Axis; 2],
+    filter: Filter,
+    (height, width): (usize, usize),
+    planes: &mut [u8],
+) {
+    let (down, across) = (windows(vertical, height, filter), windows(horizontal, width, filter));
+    let (Some(source_rows), Some(source_columns)) = (span(&down), span(&across)) else { return };
+    let stride = 3 * image.width() as usize;
+    let row = |row: usize| {
+        let start = stride * (region.top + row) + 3 * (region.left + source_columns.start);
+        &image.as_raw()[start..start + 3 * source_columns.len()]
+    };
+    let rows: Vec<&[u8]> = source_rows.clone().map(row).collect();
+    let change_height = |rows: &[&[u8]]| resized_height(rows, &down, source_rows.start);
+    let change_width = |rows: &[&[u8]]| resized_width(rows, &across, source_columns.start);
+    let pixels = if is_vertical_first(vertical, horizontal) {
+        let low = change_height(&rows);
+        change_width(&low.chunks_exact(3 * source_columns.len()).collect::<Vec<_>>())
+    } else {
+        let narrow = change_width(&rows);
+        change_height(&narrow.chunks_exact(3 * across.len()).collect::<Vec<_>>())
+    };
+    let first = vertical.place * width + horizontal.place;
+    for (channel, plane) in planes.chunks_exact_mut(height * width).enumerate() {
+        let rows = pixels.chunks_exact(3 * across.len());
+        for (row, to) in rows.zip(plane[first..].chunks_mut(width)) {
+            for (pixel, to) in row.chunks_exact(3).zip(to) {
+                *to = pixel[channel];
+            }
+        }
+    }
+}
+
+/// Whether Pillow 13 changes the height first: where it shrinks by more than twice as many pixels as the width.
+/// Earlier versions always change the width first.
+fn is_vertical_first(vertical: Axis, horizontal: Axis) -> bool {
+    let shrinks = |axis: Axis| axis.from as i64 - axis.to as i64;
+    shrinks(vertical) > (2 * shrinks(horizontal)).max(0)
+}
 
 /// The number of fractional bits of a weight.
 const BITS: u32 = 22;
@@ -14,41 +193,59 @@ struct Window {
     weights: Vec<i32>,
 }
 
-/// The resized image as bytes `[3, height, width]`; black if the image is empty.
-pub(super) fn planes(image: &RgbImage, height: usize, width: usize) -> Vec<u8> {
-    if image.is_empty() || height * width == 0 {
-        return vec![0; 3 * height * width];
-    }
-    let (old_width, old_height) = (image.width() as usize, image.height() as usize);
-    let pixels = if is_vertical_first((old_height, old_width), (height, width)) {
-        across(&down(image.as_raw(), 3 * old_width, old_height, height), old_width, width)
-    } else {
-        down(&across(image.as_raw(), old_width, width), 3 * width, old_height, height)
+/// The windows of the pixels that are kept.
+fn windows(axis: Axis, room: usize, filter: Filter) -> Vec<Window> {
+    let scale = axis.from as f64 / axis.to as f64;
+    let stretch = scale.max(1.0);
+    let (kernel, radius): (fn(f64) -> f64, f64) = match filter {
+        Filter::Bilinear => (triangle, 1.0),
+        Filter::Bicubic => (cubic, 2.0),
     };
-    let mut planes = vec![0; 3 * height * width];
-    for (at, pixel) in pixels.chunks_exact(3).enumerate() {
-        for (channel, &value) in pixel.iter().enumerate() {
-            planes[channel * height * width + at] = value;
-        }
+    let reach = radius * stretch;
+    let window = |place| {
+        let middle = (place as f64 + 0.5) * scale;
+        // A negative number saturates to 0.
+        let first = (middle - reach + 0.5) as usize;
+        let last = ((middle + reach + 0.5) as usize).min(axis.from);
+        let distance = |x| (x as f64 - middle + 0.5) * stretch.recip();
+        let weights: Vec<f64> = (first..last).map(|x| kernel(distance(x))).collect();
+        let sum: f64 = weights.iter().sum();
+        let whole = |weight: f64| (weight / sum * f64::from(1 << BITS)).round() as i32;
+        Window { first, weights: weights.into_iter().map(whole).collect() }
+    };
+    axis.kept(room).map(window).collect()
+}
+
+/// The source pixels of all windows; `None` if there are none.
+fn span(windows: &[Window]) -> Option<Range<usize>> {
+    let (first, last) = (windows.first()?, windows.last()?);
+    Some(first.first..last.first + last.weights.len())
+}
+
+fn triangle(x: f64) -> f64 {
+    (1.0 - x.abs()).max(0.0)
+}
+
+/// The cubic convolution with a = -0.5, in Pillow's order of operations.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
     }
-    planes
 }
 
-/// Whether Pillow 13 changes the height first: where it shrinks by more than twice as many pixels as the width.
-/// Earlier versions always change the width first.
-fn is_vertical_first((old_height, old_width): (usize, usize), (height, width): (usize, usize)) -> bool {
-    let shrinks = |old: usize, new: usize| old as i64 - new as i64;
-    shrinks(old_height, height) > (2 * shrinks(old_width, width)).max(0)
-}
-
-/// Changes the width of rows of pixels.
-fn across(pixels: &[u8], old_width: usize, width: usize) -> Vec<u8> {
-    let windows = windows(old_width, width);
-    let mut resized = Vec::with_capacity(pixels.len() / old_width * width);
-    for row in pixels.chunks_exact(3 * old_width) {
-        for Window { first, weights } in &windows {
+/// Changes the width of rows of pixels, of which the first is that at `start`.
+fn resized_width(rows: &[&[u8]], windows: &[Window], start: usize) -> Vec<u8> {
+    let mut resized = Vec::with_capacity(3 * rows.len() * windows.len());
+    for row in rows {
+        for Window { first, weights } in windows {
             let mut sums = [HALF; 3];
-            for (pixel, weight) in row[3 * first..].chunks_exact(3).zip(weights) {
+            for (pixel, weight) in row[3 * (first - start)..].chunks_exact(3).zip(weights) {
                 for (sum, &value) in sums.iter_mut().zip(pixel) {
                     *sum += i32::from(value) * weight;
                 }
@@ -59,14 +256,15 @@ fn across(pixels: &[u8], old_width: usize, width: usize) -> Vec<u8> {
     resized
 }
 
-/// Changes the number of rows, each of `length` bytes.
-fn down(rows: &[u8], length: usize, old_height: usize, height: usize) -> Vec<u8> {
-    let mut resized = Vec::with_capacity(length * height);
+/// Changes the number of rows of pixels, of which the first is that at `start`.
+fn resized_height(rows: &[&[u8]], windows: &[Window], start: usize) -> Vec<u8> {
+    let length = rows.first().map_or(0, |row| row.len());
+    let mut resized = Vec::with_capacity(length * windows.len());
     let mut sums = vec![0; length];
-    for Window { first, weights } in windows(old_height, height) {
+    for Window { first, weights } in windows {
         sums.fill(HALF);
-        for (row, weight) in rows[length * first..].chunks_exact(length).zip(weights) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
+        for (row, weight) in rows[first - start..].iter().zip(weights) {
+            for (sum, &value) in sums.iter_mut().zip(*row) {
                 *sum += i32::from(value) * weight;
             }
         }
@@ -82,20 +280,83 @@ fn byte(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// The windows of `to` pixels over `from` pixels: triangle filters with a radius of at least one pixel.
-fn windows(from: usize, to: usize) -> Vec<Window> {
-    let scale = from as f64 / to as f64;
-    let reach = scale.max(1.0);
-    let window = |place| {
-        let middle = (place as f64 + 0.5) * scale;
-        // A negative number saturates to 0.
-        let first = (middle - reach + 0.5) as usize;
-        let last = ((middle + reach + 0.5) as usize).min(from);
-        let distance = |x| (x as f64 - middle + 0.5) * reach.recip();
-        let weights: Vec<f64> = (first..last).map(|x| (1.0 - f64::abs(distance(x))).max(0.0)).collect();
-        let sum: f64 = weights.iter().sum();
-        let whole = |weight: f64| (weight / sum * f64::from(1 << BITS)).round() as i32;
-        Window { first, weights: weights.into_iter().map(whole).collect() }
-    };
-    (0..to).map(window).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Resize;
+
+    #[test]
+    fn a_region_is_resized_like_an_image_of_its_own() {
+        let image = RgbImage::from_fn(61, 47, |x, y| {
+            image::Rgb([0, 1, 2].map(|channel| (7 * x * x + 13 * y * y + 5 * x * y + 101 * channel) as u8))
+        });
+        for part in [
+            Region::whole(&image),
+            Region { left: 10, top: 7, width: 40, height: 33 },
+            Region { left: 60, top: 0, width: 1, height: 47 },
+            Region { left: 0, top: 46, width: 61, height: 1 },
+        ] {
+            let [left, top, width, height] =
+                [part.left, part.top, part.width, part.height].map(|side| side as u32);
+            let cropped = image::imageops::crop_imm(&image, left, top, width, height).to_image();
+            for filter in [Filter::Bilinear, Filter::Bicubic] {
+                for (height, width) in [(32, 32), (5, 60), (47, 9), (33, 40)] {
+                    let resize = Resize { fit: Fit::Stretch, filter };
+                    let input = Input { resize, ..Input::of_size(height, width) };
+                    assert_eq!(
+                        region(&image, part, (height, width), filter),
+                        planes(&cropped, &input),
+                        "{part:?}"
+                    );
+                }
+            }
+        }
+        let empty = Region { left: 5, top: 5, width: 0, height: 3 };
+        assert_eq!(region(&image, empty, (1, 2), Filter::Bicubic), [0; 6]);
+    }
+
+    #[test]
+    fn the_bytes_of_an_image_of_the_right_size_are_unchanged() {
+        let crop = |share| Fit::Crop { share };
+        for (fit, size, expected) in [
+            (Fit::Stretch, (8, 9), true),
+            (Fit::Stretch, (9, 8), false),
+            (Fit::Pad, (8, 9), true),
+            (Fit::Pad, (8, 8), false),
+            (crop(1.0), (8, 9), true),
+            (crop(0.9), (8, 9), false),
+        ] {
+            let input = Input { resize: Resize { fit, filter: Filter::Bicubic }, ..Input::of_size(8, 9) };
+            assert_eq!(is_unchanged(size, &input), expected, "{fit:?} {size:?}");
+            let image = RgbImage::from_fn(size.1 as u32, size.0 as u32, |x, y| {
+                image::Rgb([x as u8, (9 * y) as u8, 255])
+            });
+            let bytes: Vec<u8> = (0..3).flat_map(|at| image.pixels().map(move |pixel| pixel[at])).collect();
+            assert_eq!(planes(&image, &input) == bytes, expected, "{fit:?} {size:?}");
+        }
+    }
+
+    #[test]
+    fn no_share_is_too_small_for_the_arithmetic() {
+        let image = RgbImage::from_pixel(3, 2, image::Rgb([7; 3]));
+        for share in [f64::MIN_POSITIVE, 1e-9, 0.0, -1.0, 2.0, f64::NAN] {
+            let input = Input {
+                resize: Resize { fit: Fit::Crop { share }, filter: Filter::Bicubic },
+                ..Input::of_size(4, 4)
+            };
+            assert_eq!(planes(&image, &input).len(), 48, "{share}");
+        }
+    }
+
+    #[test]
+    fn a_mean_is_rounded_to_a_byte_as_in_python() {
+        let image = RgbImage::from_pixel(1, 100, image::Rgb([7; 3]));
+        for (mean, byte) in
+            [(0.1, 26), (0.3, 76), (0.5, 128), (0.7, 178), (0.9, 230), (0.485, 124), (0.0, 0), (1.0, 255)]
+        {
+            let resize = Resize { fit: Fit::Pad, filter: Filter::Bilinear };
+            let input = Input { mean: [mean; 3], resize, ..Input::of_size(1, 5) };
+            assert_eq!(planes(&image, &input)[0], byte, "{mean}");
+        }
+    }
 }

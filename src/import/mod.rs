@@ -68,7 +68,7 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         None => Anchors::fixed(count, options.loss.magnitude),
     };
 
-    let images = Dataset::noise(Noise::uniform(2), input.height, input.width).images(&[0, 1])?;
+    let images = Dataset::noise(Noise::uniform(2), &input).images(&[0, 1])?;
     let logits = reference::logits(&layers, &network, &input, images.view())?;
     let facts = Facts {
         classes,

@@ -291,7 +291,7 @@ impl Scorer {
     /// [`Error::Runtime`] if the runtime fails.
     pub fn score_image(&self, image: &RgbImage) -> Result<Verdict> {
         let input = &self.decision().input;
-        let pixels = image::pixels(image, input.height, input.width);
+        let pixels = image::pixels(image, input);
         let shape = (1, 3, input.height, input.width);
         let outputs = self.score_u8(ArrayView4::from_shape(shape, &pixels).expect("one image"))?;
         Ok(self.verdicts(&outputs).remove(0))

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use rand::{Rng, RngExt};
 
 use crate::{
-    image::{self, RgbImage},
+    image::{self, Input, Region, RgbImage},
     run::Augment,
 };
 
@@ -50,46 +50,30 @@ const RATIOS: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
 const TRIES: usize = 10;
 
 /// The bytes `[3, height, width]` of a random box of an image.
-pub(super) fn resized_crop(image: &RgbImage, height: usize, width: usize, random: &mut impl Rng) -> Vec<u8> {
-    let Area { left, top, width: across, height: along } = random_area(image.dimensions(), random);
-    let area = ::image::imageops::crop_imm(image, left, top, across, along).to_image();
-    image::pixels(&area, height, width)
-}
-
-/// A box in an image, in pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Area {
-    left: u32,
-    top: u32,
-    width: u32,
-    height: u32,
+pub(super) fn resized_crop(image: &RgbImage, input: &Input, random: &mut impl Rng) -> Vec<u8> {
+    let drawn = random_region((image.height() as usize, image.width() as usize), random);
+    image::region(image, drawn, (input.height, input.width), input.resize.filter)
 }
 
 /// Draws a box as torchvision's `RandomResizedCrop` does: if none of ten fits, it is the largest one at the centre with
 /// an allowed aspect ratio.
-fn random_area((width, height): (u32, u32), random: &mut impl Rng) -> Area {
-    let area = f64::from(width) * f64::from(height);
+fn random_region((height, width): (usize, usize), random: &mut impl Rng) -> Region {
+    let area = height as f64 * width as f64;
     let [least, most] = RATIOS.map(f64::ln);
     for _ in 0..TRIES {
         let target = area * random.random_range(AREAS);
         let ratio = random.random_range(least..=most).exp();
-        let (across, along) =
-            ((target * ratio).sqrt().round() as u32, (target / ratio).sqrt().round() as u32);
+        let [across, along] = [target * ratio, target / ratio].map(|square| square.sqrt().round() as usize);
         if (1..=width).contains(&across) && (1..=height).contains(&along) {
             let top = random.random_range(0..=height - along);
             let left = random.random_range(0..=width - across);
-            return Area { left, top, width: across, height: along };
+            return Region { left, top, width: across, height: along };
         }
     }
-    let ratio = f64::from(width) / f64::from(height);
-    let (across, along) = if ratio < RATIOS[0] {
-        (width, (f64::from(width) / RATIOS[0]).round() as u32)
-    } else if ratio > RATIOS[1] {
-        ((f64::from(height) * RATIOS[1]).round() as u32, height)
-    } else {
-        (width, height)
-    };
-    Area { left: (width - across) / 2, top: (height - along) / 2, width: across, height: along }
+    let longest = |side: usize, ratio: f64| (side as f64 * ratio).round() as usize;
+    let (across, along) =
+        (width.min(longest(height, RATIOS[1])), height.min(longest(width, 1.0 / RATIOS[0])));
+    Region { left: (width - across) / 2, top: (height - along) / 2, width: across, height: along }
 }
 
 /// An affine map from new to old coordinates, relative to the centre: the new pixel (x, y) is sampled at
@@ -223,12 +207,12 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         let (mut shares, mut places) = (Vec::new(), Vec::new());
         for _ in 0..2_000 {
-            let area = random_area((400, 300), &mut random);
-            assert!(area.left + area.width <= 400 && area.top + area.height <= 300, "{area:?}");
-            let ratio = f64::from(area.width) / f64::from(area.height);
-            assert!(ratio > 0.745 && ratio < 1.343, "{area:?}");
-            shares.push(f64::from(area.width * area.height) / 120_000.0);
-            places.push(f64::from(area.left) / f64::from((400 - area.width).max(1)));
+            let Region { left, top, width, height } = random_region((300, 400), &mut random);
+            assert!(left + width <= 400 && top + height <= 300, "{left} {top} {width} {height}");
+            let ratio = width as f64 / height as f64;
+            assert!(ratio > 0.745 && ratio < 1.343, "{ratio}");
+            shares.push((width * height) as f64 / 120_000.0);
+            places.push(left as f64 / (400 - width).max(1) as f64);
         }
         let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
         let least = shares.iter().copied().fold(1.0, f64::min);
@@ -236,10 +220,10 @@ mod tests {
         assert!(least > 0.495 && least < 0.51 && most > 0.95, "{least} {most}");
         assert!((mean(&places) - 0.5).abs() < 0.03, "{}", mean(&places));
         // Where no box fits, it is the largest at the centre.
-        let area = |left, top, width, height| Area { left, top, width, height };
-        assert_eq!(random_area((1000, 30), &mut random), area(480, 0, 40, 30));
-        assert_eq!(random_area((30, 1000), &mut random), area(0, 480, 30, 40));
-        assert_eq!(random_area((1, 1), &mut random), area(0, 0, 1, 1));
+        let region = |left, top, width, height| Region { left, top, width, height };
+        assert_eq!(random_region((30, 1000), &mut random), region(480, 0, 40, 30));
+        assert_eq!(random_region((1000, 30), &mut random), region(0, 480, 30, 40));
+        assert_eq!(random_region((1, 1), &mut random), region(0, 0, 1, 1));
     }
 
     #[test]

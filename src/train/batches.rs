@@ -107,12 +107,12 @@ pub(super) enum Purpose {
 
 impl Sets {
     fn open(settings: &TrainSettings) -> Result<Self> {
-        let TrainSettings { input: Input { height, width, .. }, data, recipe, .. } = settings;
+        let TrainSettings { input, data, recipe, .. } = settings;
         let protocol = settings.protocol.as_ref();
         let folder = data.resolve(&settings.known, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
         let unknown = data.resolve_unknown(&settings.unknown)?;
         let (known, known_test, unknown_tests) =
-            open_both(&folder, settings.held_out_test, &unknown, protocol, *height, *width)?;
+            open_both(&folder, settings.held_out_test, &unknown, protocol, input)?;
         let known_test = known_test.align(known.classes())?;
         // With a protocol, the other classes of the training files are unknown.
         for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
@@ -121,7 +121,7 @@ impl Sets {
         let outliers = match recipe.outliers.folder() {
             Some(folder) => {
                 let place = data.resolve(folder, &[Role::Unknown(Split::Train)])?;
-                let outliers = Dataset::unknown(&place, Split::Train, *height, *width)?;
+                let outliers = Dataset::unknown(&place, Split::Train, input)?;
                 let tests = unknown_tests.iter().map(|set| &set.images);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
                     let reason = "holds known or test images";
@@ -398,13 +398,13 @@ impl<'a> Batches<'a> {
 
     /// Fills `image` with one of a data set, augmented.
     fn draw(&self, dataset: &Dataset, index: usize, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
-        let (Input { height, width, .. }, how) = (self.settings.input, self.settings.recipe.augment);
+        let (input, how) = (&self.settings.input, self.settings.recipe.augment);
         if how == Augment::ResizedCrop {
-            image.copy_from_slice(&resized_crop(&dataset.original(index)?, height, width, random));
+            image.copy_from_slice(&resized_crop(&dataset.original(index)?, input, random));
         } else {
             image.copy_from_slice(&dataset.pixels(index)?);
         }
-        augment(how, image, height, width, random);
+        augment(how, image, input.height, input.width, random);
         Ok(())
     }
 

@@ -5,27 +5,33 @@
 
 decode.json  small files of many kinds in hexadecimal, with the width, the height and the RGB bytes that Pillow makes
              of them: ImageOps.exif_transpose(image).convert("RGB")
-shapes.json  the SHA-256 of a computed image of each HEIGHTxWIDTH, resized to all TARGETS in turn, planes of a size
-             one after the other
+shapes.json  for a computed image of each HEIGHTxWIDTH and each way to resize it the first half of a SHA-256: of its
+             planes at all TARGETS, one after the other
 
-Needs NumPy and Pillow; versions.txt lists the versions used. Other versions of Pillow resize tall images in another
-order of passes.
+Needs NumPy, Pillow, timm and torchvision; versions.txt lists the versions used. Other versions of Pillow resize tall
+images in another order of passes.
 """
 import hashlib
 import io
 import json
+import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
+from timm.data.transforms import ResizeKeepRatio
+from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 HERE = Path(__file__).resolve().parent
-SIDES = [1, 2, 7, 31, 32, 33, 61, 200]
+SHAPES = [*product([1, 2, 7, 31, 32, 33, 61, 200], repeat=2), (1, 5000), (5000, 1), (3, 1999), (1999, 3), (300, 401)]
 TARGETS = [(1, 1), (32, 32), (7, 40), (40, 7), (24, 33), (224, 1)]
+MEAN = [0.485, 0.1, 0.5]
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WIDTH, HEIGHT = 5, 3
 Y, X = np.mgrid[:HEIGHT, :WIDTH]
 RGB = np.stack([X * 50, Y * 100, X * 20 + Y * 60], -1).astype(np.uint8)
@@ -215,14 +221,29 @@ def decoded(file: bytes) -> dict[str, str | int]:
     return {"width": image.width, "height": image.height, "rgb": image.tobytes().hex(), "file": file.hex()}
 
 
-def shape(height: int, width: int) -> str:
+def shape(height: int, width: int) -> dict[str, str]:
     y, x, channel = np.ogrid[:height, :width, :3]
     image = Image.fromarray(((7 * x * x + 13 * y * y + 5 * x * y + 101 * channel) % 256).astype(np.uint8))
-    resized = hashlib.sha256()
-    for to_height, to_width in TARGETS:
-        planes = np.asarray(image.resize((to_width, to_height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-        resized.update(planes.tobytes())
-    return resized.hexdigest()
+    ways = product(["stretch", "crop 1", "crop 0.875", "crop 0.6", "pad"], FILTERS)
+    return {f"{fit} {name}": hashed(resized(image, target, fit, name) for target in TARGETS) for fit, name in ways}
+
+
+def resized(image: Image.Image, target: tuple[int, int], fit: str, name: str) -> Image.Image:
+    match fit.split():
+        case ["stretch"]:
+            return image.resize(target[::-1], FILTERS[name])
+        case ["pad"]:
+            return ImageOps.pad(image, target[::-1], FILTERS[name], color=tuple(round(255 * mean) for mean in MEAN))
+        case ["crop", share]:
+            # As timm.data.create_transform does.
+            sides = [math.floor(side / float(share)) for side in target]
+            whole = Resize(sides[0], InterpolationMode(name)) if sides[0] == sides[1] else ResizeKeepRatio(sides, 0, name)
+            return CenterCrop(target)(whole(image))
+
+
+def hashed(images: Iterable[Image.Image]) -> str:
+    planes = (np.asarray(image).transpose(2, 0, 1).tobytes() for image in images)
+    return hashlib.sha256(b"".join(planes)).hexdigest()[:32]
 
 
 def write(name: str, entries: dict) -> None:
@@ -234,4 +255,4 @@ if __name__ == "__main__":
     # Pillow warns of the damaged files.
     warnings.simplefilter("ignore")
     write("decode.json", {name: decoded(file) for name, file in files()})
-    write("shapes.json", {f"{height}x{width}": shape(height, width) for height, width in product(SIDES, SIDES)})
+    write("shapes.json", {f"{height}x{width}": shape(height, width) for height, width in SHAPES})

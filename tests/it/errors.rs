@@ -9,7 +9,7 @@ use cac::{
     eval,
     export::{self, ExportOptions, ThresholdRule},
     files::scores,
-    image,
+    image::{self, Input},
     method::Variant,
     metrics::Metrics,
     model::{Inspection, ModelPrecision},
@@ -76,14 +76,14 @@ fn image() {
 #[test]
 fn dataset() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Dataset::known(folder.path(), Split::Test, 32, 32).unwrap_err();
+    let error = Dataset::known(folder.path(), Split::Test, &Input::default()).unwrap_err();
     assert!(matches!(error, Error::Dataset { .. }), "{error}");
 }
 
 #[test]
 fn undivided() {
     let folder = golden("../../examples/demo/textures");
-    let error = Dataset::known(&folder, Split::Train, 32, 32).unwrap_err();
+    let error = Dataset::known(&folder, Split::Train, &Input::default()).unwrap_err();
     assert!(matches!(error, Error::Undivided { .. }), "{error}");
     assert!(
         error.to_string().contains("is not divided into training and test images: it has class folders `"),
@@ -393,7 +393,7 @@ fn broken_images() {
         fs::write(folder.path().join(name), "no image").unwrap();
     }
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
-    let images = Dataset::known(folder.path(), Split::Test, 32, 32).unwrap();
+    let images = Dataset::known(folder.path(), Split::Test, &Input::default()).unwrap();
     let error = eval::logits(&scorer, &images, |_| ()).unwrap_err();
     assert!(matches!(&error, Error::BrokenImages { errors } if errors.len() == 2), "{error}");
     let text = error.to_string();
@@ -438,7 +438,7 @@ fn not_finite() {
 #[test]
 fn classes() {
     let folder = golden("../../examples/demo");
-    let demo = Dataset::known(&folder, Split::Test, 32, 32).unwrap();
+    let demo = Dataset::known(&folder, Split::Test, &Input::default()).unwrap();
     let error = demo.align(&["cat".to_owned(), "dog".to_owned()]).unwrap_err();
     assert!(matches!(error, Error::Classes { .. }), "{error}");
     assert!(

@@ -9,6 +9,7 @@ use std::{
 use cac::{
     Error, Result,
     data::{Dataset, Split, UNKNOWN},
+    image::Input,
 };
 use image::{Rgb, RgbImage};
 
@@ -59,27 +60,27 @@ fn check_pixels(data: &Dataset, numbers: std::ops::Range<usize>, is_grey: bool, 
 }
 
 fn known(place: &Path, split: Split) -> Result<Dataset> {
-    Dataset::known(place, split, SIDE, SIDE)
+    Dataset::known(place, split, &Input::of_size(SIDE, SIDE))
 }
 
 /// Checks both splits of a place, as known classes and as unknown images.
 fn is_divided(place: &Path, is_grey: bool) {
     for (split, numbers) in [(Split::Train, TRAIN), (Split::Test, TEST)] {
         check(&known(place, split).unwrap(), numbers.clone(), is_grey, place);
-        let unknown = Dataset::unknown(place, split, SIDE, SIDE).unwrap();
+        let unknown = Dataset::unknown(place, split, &Input::of_size(SIDE, SIDE)).unwrap();
         assert_eq!((unknown.labels(), unknown.classes().len()), (&[UNKNOWN; 10][..], 0));
         check_pixels(&unknown, numbers, is_grey, &place.display().to_string());
     }
     let [train, test] = [Split::Train, Split::Test].map(|split| known(place, split).unwrap());
     assert!(!train.shares_images_with(&test), "{}", place.display());
-    let error = Dataset::divided(place, 0.5, SIDE, SIDE).unwrap_err();
+    let error = Dataset::divided(place, 0.5, &Input::of_size(SIDE, SIDE)).unwrap_err();
     assert!(error.to_string().contains("has a test split of its own"), "{error}");
 }
 
 /// Checks a place without splits, which has the test images.
 fn is_undivided(place: &Path, is_grey: bool) {
     check(&known(place, Split::Test).unwrap(), TEST, is_grey, place);
-    let unknown = Dataset::unknown(place, Split::Test, SIDE, SIDE).unwrap();
+    let unknown = Dataset::unknown(place, Split::Test, &Input::of_size(SIDE, SIDE)).unwrap();
     check_pixels(&unknown, TEST, is_grey, &place.display().to_string());
     let error = known(place, Split::Train).unwrap_err();
     assert!(matches!(error, Error::Undivided { .. }), "{error}");
@@ -90,7 +91,7 @@ fn is_training_alone(place: &Path, is_grey: bool, found: &str) {
     check(&known(place, Split::Train).unwrap(), TRAIN, is_grey, place);
     let error = known(place, Split::Test).unwrap_err();
     assert!(matches!(&error, Error::Undivided { .. }) && error.to_string().ends_with(found), "{error}");
-    let error = Dataset::divided(place, 0.5, SIDE, SIDE).unwrap_err();
+    let error = Dataset::divided(place, 0.5, &Input::of_size(SIDE, SIDE)).unwrap_err();
     // Each class has one image.
     assert!(error.to_string().contains("leaves a class without a training image"), "{error}");
 }
@@ -100,7 +101,7 @@ fn is_test_alone(place: &Path, found: &str) {
     let error = known(place, Split::Train).unwrap_err();
     assert!(matches!(&error, Error::Dataset { .. }), "{error}");
     assert!(error.to_string().ends_with(&format!("it has {found}, no training images")), "{error}");
-    let error = Dataset::divided(place, 0.5, SIDE, SIDE).unwrap_err();
+    let error = Dataset::divided(place, 0.5, &Input::of_size(SIDE, SIDE)).unwrap_err();
     assert!(error.to_string().contains("has a test split of its own"), "{error}");
 }
 
@@ -263,7 +264,7 @@ fn image_folders() {
         check(&known(&divided, split).unwrap(), numbers, false, &divided);
     }
     // As unknown images all are meant.
-    assert_eq!(Dataset::unknown(&divided, Split::Test, SIDE, SIDE).unwrap().len(), 20);
+    assert_eq!(Dataset::unknown(&divided, Split::Test, &Input::of_size(SIDE, SIDE)).unwrap().len(), 20);
     // Test images are no training images, whatever else there is.
     fs::rename(divided.join("train"), divided.join("val")).unwrap();
     is_test_alone(&divided, "the folders `test`, `val`");
@@ -356,7 +357,7 @@ fn a_severity_of_a_corruption() {
     write(&place, "fog.npy", &npy("|u1", "50000, 1, 2, 3", &mut pixels));
     let mut labels = (0..50_000_u64).flat_map(|n| (n % 10).to_le_bytes());
     write(&place, "labels.npy", &npy("<i8", "50000,", &mut labels));
-    let open = |name: &str| Dataset::known(&place.join(name), Split::Test, 1, 2);
+    let open = |name: &str| Dataset::known(&place.join(name), Split::Test, &Input::of_size(1, 2));
     for (name, count, first) in
         [("fog.npy", 50_000, 0), ("fog.npy:1", 10_000, 0), ("fog.npy:5", 10_000, 40_000)]
     {
@@ -372,7 +373,10 @@ fn a_severity_of_a_corruption() {
             );
             assert!(images.name(index).ends_with(&format!("fog.npy#{}", first + index)));
         }
-        assert_eq!(Dataset::unknown(&place.join(name), Split::Test, 1, 2).unwrap().len(), count);
+        assert_eq!(
+            Dataset::unknown(&place.join(name), Split::Test, &Input::of_size(1, 2)).unwrap().len(),
+            count
+        );
     }
     for name in ["fog.npy:0", "fog.npy:6", "fog.npy:x", "snow.npy:1"] {
         assert!(matches!(open(name), Err(Error::Io { .. })), "{name}");
@@ -442,13 +446,13 @@ fn images_are_held_out_by_class_and_always_the_same() {
             write(folder.path(), &format!("{class}/{n:02}.png"), &png(n));
         }
     }
-    let (train, test) = Dataset::divided(folder.path(), 0.2, SIDE, SIDE).unwrap();
+    let (train, test) = Dataset::divided(folder.path(), 0.2, &Input::of_size(SIDE, SIDE)).unwrap();
     let of_class = |data: &Dataset, class| data.labels().iter().filter(|&&label| label == class).count();
     assert_eq!([0, 1, 2].map(|class| of_class(&test, class)), [4, 2, 0]);
     assert_eq!([0, 1, 2].map(|class| of_class(&train, class)), [16, 8, 1]);
     let names = |data: &Dataset| (0..data.len()).map(|index| data.name(index)).collect::<Vec<_>>();
     assert!(names(&test).iter().all(|name| !names(&train).contains(name)));
-    let again = Dataset::divided(folder.path(), 0.2, SIDE, SIDE).unwrap();
+    let again = Dataset::divided(folder.path(), 0.2, &Input::of_size(SIDE, SIDE)).unwrap();
     assert_eq!((names(&again.0), names(&again.1)), (names(&train), names(&test)));
     for (share, reason) in [
         (0.0, "must be a share above 0 and below 1"),
@@ -456,7 +460,7 @@ fn images_are_held_out_by_class_and_always_the_same() {
         (f64::NAN, "must be a share"),
         (0.95, "leaves a class without a training image"),
     ] {
-        let error = Dataset::divided(folder.path(), share, SIDE, SIDE).unwrap_err();
+        let error = Dataset::divided(folder.path(), share, &Input::of_size(SIDE, SIDE)).unwrap_err();
         assert!(matches!(&error, Error::Setting { name: "held-out test", .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
     }
@@ -468,5 +472,5 @@ fn images_are_held_out_by_class_and_always_the_same() {
     fs::rename(folder.path().join("b"), split.path().join("train/b")).unwrap();
     let error = known(split.path(), Split::Test).unwrap_err();
     assert!(error.to_string().contains("a folder `train`, none of `test`, `val`"), "{error}");
-    assert_eq!(Dataset::divided(split.path(), 0.1, SIDE, SIDE).unwrap().1.len(), 3);
+    assert_eq!(Dataset::divided(split.path(), 0.1, &Input::of_size(SIDE, SIDE)).unwrap().1.len(), 3);
 }

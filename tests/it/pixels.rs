@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use cac::{Error, image, weights::Weights};
+use cac::{
+    Error,
+    image::{self, Filter, Fit, Input, Resize},
+    weights::Weights,
+};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -18,7 +22,7 @@ fn photographs_are_resized_as_in_pillow() {
         for (height, width) in [(32, 32), (24, 40), (7, 5)] {
             let name = format!("{}.{height}x{width}", path.file_name().unwrap().to_str().unwrap());
             let theirs = expected.values(&name, &[3, height, width]).unwrap();
-            let ours = image::pixels(&image, height, width);
+            let ours = image::pixels(&image, &Input::of_size(height, width));
             let difference = |(&ours, &theirs): (&u8, &f32)| (f32::from(ours) - theirs).abs();
             let greatest = ours.iter().zip(theirs).map(difference).fold(0.0, f32::max);
             assert!(greatest <= 1.0, "{name}: {greatest} of 255");
@@ -34,7 +38,7 @@ fn an_image_is_resized_to_the_byte_as_in_pillow() {
     let image = ::image::RgbImage::from_fn(97, 61, computed);
     for (height, width) in [(32, 32), (61, 97), (61, 40), (1, 1), (7, 5), (70, 120)] {
         let theirs = expected.values(&format!("{height}x{width}"), &[3, height, width]).unwrap();
-        let ours = image::pixels(&image, height, width);
+        let ours = image::pixels(&image, &Input::of_size(height, width));
         assert!(
             ours.iter().zip(theirs).all(|(&ours, &theirs)| f32::from(ours) == theirs),
             "{height}x{width}"
@@ -81,16 +85,35 @@ fn every_kind_of_image_is_decoded_as_in_pillow() {
 
 #[test]
 fn images_of_every_shape_are_resized_to_the_byte_as_in_pillow() {
+    let mut compared = 0;
     for (shape, expected) in entries("shapes.json") {
         let (height, width) = shape.split_once('x').unwrap();
         let image = ::image::RgbImage::from_fn(width.parse().unwrap(), height.parse().unwrap(), computed);
-        let mut resized = Sha256::new();
-        for (height, width) in [(1, 1), (32, 32), (7, 40), (40, 7), (24, 33), (224, 1)] {
-            resized.update(image::pixels(&image, height, width));
+        for (way, expected) in expected.as_object().unwrap() {
+            let mut resized = Sha256::new();
+            for (height, width) in [(1, 1), (32, 32), (7, 40), (40, 7), (24, 33), (224, 1)] {
+                let input =
+                    Input { height, width, mean: [0.485, 0.1, 0.5], std: [0.5; 3], resize: resize(way) };
+                resized.update(image::pixels(&image, &input));
+            }
+            let hash = resized.finalize();
+            let ours: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(expected, &ours, "{shape}, {way}");
+            compared += 1;
         }
-        let ours: String = resized.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(expected, ours, "{shape}");
     }
+    assert!(compared >= 600, "{compared}");
+}
+
+/// A way to resize as images.py writes it: `stretch bilinear`, `crop 0.875 bicubic`.
+fn resize(way: &str) -> Resize {
+    let (fit, filter) = way.rsplit_once(' ').unwrap();
+    let fit = match fit.split_once(' ') {
+        Some((_, share)) => Fit::Crop { share: share.parse().unwrap() },
+        None if fit == "pad" => Fit::Pad,
+        None => Fit::Stretch,
+    };
+    Resize { fit, filter: if filter == "bicubic" { Filter::Bicubic } else { Filter::Bilinear } }
 }
 
 /// A pixel of the images that images.py and make.py compute.

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
     data::{DataFolder, Protocol, Role, Split, open_training},
-    image::{Input, SIZES},
+    image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     train::{Backbone, TrainSettings},
@@ -345,6 +345,7 @@ impl Settings {
             let start = StartingWeights::read(name)?;
             found = Some(start.weights.recognize()?.architecture);
             (input.mean, input.std) = (start.input.mean, start.input.std);
+            input.resize = start.input.resize;
             let (name, file) = (name.to_string_lossy().into_owned(), start.weights.path().to_owned());
             backbone = Some(Backbone { name, file });
         }
@@ -427,8 +428,9 @@ impl Settings {
     /// The recipe for a number of training images, with a word about the choice.
     fn choose_recipe(&self, known: &Path, data: &DataFolder) -> anyhow::Result<Recipe> {
         let folder = dataset(known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
-        let (size, protocol) = (*SIZES.start(), self.protocol.as_ref());
-        let images = open_training(&folder, self.held_out_test, protocol, size, size)?.len();
+        let protocol = self.protocol.as_ref();
+        // Images are counted, not read.
+        let images = open_training(&folder, self.held_out_test, protocol, &Input::default())?.len();
         if images <= FEW_IMAGES {
             say(format_args!(
                 "training only the last layer (--freeze): {images} images are few; --freeze=false trains all layers"

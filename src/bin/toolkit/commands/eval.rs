@@ -175,7 +175,7 @@ fn test_images(
     manifest: &Manifest,
     is_built_in: bool,
 ) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
-    let (height, width) = (manifest.decision.input.height, manifest.decision.input.width);
+    let input = &manifest.decision.input;
     let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
     let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
     let is_tutorial = is_built_in && args.known.is_none();
@@ -208,7 +208,7 @@ fn test_images(
             "the model may have been trained on some of these images; `--held-out-test {share}` leaves them out"
         ));
     }
-    let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), height, width)?;
+    let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), input)?;
     let tested = training.filter(|training| training.get::<usize>("skipped").is_none());
     let tested: Option<usize> = tested.and_then(|training| training.get("test_images"));
     if tested.is_some_and(|tested| tested != known.len()) && args.held_out_test.is_none() {

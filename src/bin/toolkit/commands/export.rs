@@ -86,7 +86,7 @@ pub fn calibration(
     let is_same = known.as_ref().is_some_and(|known| known == folder || is_same_place(known, folder));
     let recorded = data.and_then(|data| data.held_out_test);
     let protocol = data.and_then(|data| data.protocol);
-    let open = |share| open_training(folder, share, protocol.as_ref(), input.height, input.width);
+    let open = |share| open_training(folder, share, protocol.as_ref(), input);
     let images = match open(recorded.filter(|_| is_same)) {
         // The same data at another place.
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),

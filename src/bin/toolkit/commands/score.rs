@@ -46,7 +46,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
 
 /// Decodes files on all threads to bytes `[3, H, W]`.
 fn decode(files: &[PathBuf], input: &Input) -> Vec<Result<Vec<u8>, Error>> {
-    let pixels = |file: &PathBuf| Ok(image::pixels(&image::open(file)?, input.height, input.width));
+    let pixels = |file: &PathBuf| Ok(image::pixels(&image::open(file)?, input));
     files.par_iter().map(pixels).collect()
 }
 
