@@ -537,17 +537,15 @@ mod tests {
         }
     }
 
-    /// The values of a network's parameters and statistics by name, after some steps.
-    fn after_steps(algorithm: run::Optimizer, backbone_rate: f64, keeps_statistics: bool) -> Values {
+    /// The values of a network's parameters and statistics by name, after a step.
+    fn after_step(algorithm: run::Optimizer, backbone_rate: f64, keeps_statistics: bool) -> Values {
         let (store, mut network) = filled(Kind::Float);
         network.keeps_statistics = keeps_statistics;
         network.keeps_backbone = backbone_rate == 0.0;
         let mut optimizer = Optimizer::new(&network, algorithm, 0.1, backbone_rate).unwrap();
-        for _ in 0..2 {
-            let logits = network.forward(&images(0..4), Some(0)).unwrap();
-            let loss = logits.square().mean(None::<Kind>);
-            optimizer.step(&loss, run::ScheduledRates { learning_rate: 1e-4, momentum: 0.9 }).unwrap();
-        }
+        let logits = network.forward(&images(0..4), Some(0)).unwrap();
+        let loss = logits.square().mean(None::<Kind>);
+        optimizer.step(&loss, run::ScheduledRates { learning_rate: 1e-4, momentum: 0.9 }).unwrap();
         store.variables().into_iter().map(|(name, tensor)| (name, floats(&tensor).unwrap())).collect()
     }
 
@@ -565,7 +563,7 @@ mod tests {
         };
         let (matrix, vector, last) = ("block2.layer.0.conv1.weight", "bn1.weight", ["fc.weight", "fc.bias"]);
         for algorithm in run::Optimizer::ALL {
-            let [whole, part, none] = [1.0, 0.25, 0.0].map(|share| after_steps(algorithm, share, true));
+            let [whole, part, none] = [1.0, 0.25, 0.0].map(|share| after_step(algorithm, share, true));
             for name in [matrix, vector] {
                 let share = moved(&part, name) / moved(&whole, name);
                 assert!((share - 0.25).abs() < 0.02, "{algorithm:?} {name}: {share}");
@@ -581,7 +579,7 @@ mod tests {
 
     #[test]
     fn running_statistics_stay_and_scale_and_shift_are_trained() {
-        let [of_batch, running] = [false, true].map(|keeps| after_steps(run::Optimizer::Sgd, 1.0, keeps));
+        let [of_batch, running] = [false, true].map(|keeps| after_step(run::Optimizer::Sgd, 1.0, keeps));
         let (store, network) = filled(Kind::Float);
         let variables = store.variables();
         let before = |name: &str| floats(&variables[name]).unwrap();
