@@ -11,7 +11,6 @@ use anyhow::{Context, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
     data::{DataFolder, Protocol, Role, Split},
-    image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, Device, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     train::{Backbone, TrainSettings},
@@ -303,19 +302,21 @@ impl Settings {
         let default = (is_tutorial && self.network.arch.is_none()).then(|| PathBuf::from(BACKBONE));
         let start = self.backbone.as_ref().or(default.as_ref());
         let loss = self.loss()?;
-        let mut input = Input::default();
         let mut found = None;
+        let mut input = None;
         let mut backbone = None;
         if let Some(name) = start {
             let start = StartingWeights::read(name)?;
             found = Some(start.weights.recognize()?.architecture);
-            (input.mean, input.std) = (start.input.mean, start.input.std);
+            input = start.input;
             let (name, file) = (name.to_string_lossy().into_owned(), start.weights.path().to_owned());
             backbone = Some(Backbone { name, file });
         }
         let architecture = self.network.resolve(found)?;
-        input.height = self.size.unwrap_or(architecture.family().default_size);
-        input.width = input.height;
+        let mut input = input.unwrap_or(architecture.default_input());
+        if let Some(size) = self.size {
+            (input.height, input.width) = (size, size);
+        }
         input.mean = self.mean.map_or(input.mean, Rgb::into);
         input.std = self.std.map_or(input.std, Rgb::into);
         let mut recipe = Recipe {
