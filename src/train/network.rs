@@ -4,7 +4,7 @@ use tch::{Device, Kind, TchError, Tensor, nn};
 
 use super::dropout::{Unit, dropout};
 use crate::{
-    arch::{Conv, Init, Layer, Op},
+    arch::{self, Conv, Init, Layer, Op},
     error::Result,
     image::Input,
     weights::Weights,
@@ -111,12 +111,7 @@ impl Network {
         let channel = |values: &[f32; 3]| {
             Tensor::f_from_slice(values)?.f_view([1, 3, 1, 1])?.f_to_device(store.device())
         };
-        let mut last_readers = vec![layers.len(); layers.len()];
-        for (index, layer) in layers.iter().enumerate() {
-            for &input in &layer.inputs {
-                last_readers[input] = index;
-            }
-        }
+        let last_readers = arch::last_readers(&layers);
         let (mean, std) = (channel(&input.mean)?, channel(&input.std)?);
         Ok(Self {
             layers,
@@ -197,6 +192,8 @@ impl Network {
                 }
                 Op::Relu if layer.in_place => next().f_relu_()?,
                 Op::Relu => next().f_relu()?,
+                Op::Relu6 if layer.in_place => next().f_relu6_()?,
+                Op::Relu6 => next().f_relu6()?,
                 Op::LeakyRelu(slope) => {
                     let x = next();
                     x.f_maximum(&x.f_mul_scalar(slope)?)?
@@ -212,6 +209,11 @@ impl Network {
                 Op::Flatten => next().f_flatten(1, -1)?,
                 Op::Add if layer.in_place => next().f_add_(&next())?,
                 Op::Add => next().f_add(&next())?,
+                Op::MaxPool { kernel, stride, padding } => {
+                    let [kernel, stride, padding] =
+                        [kernel, stride, padding].map(|length| [length as i64; 2]);
+                    next().f_max_pool2d(kernel, stride, padding, [1, 1], false)?
+                }
                 Op::GlobalAveragePool => next().f_mean_dim(&[2_i64, 3][..], false, None::<Kind>)?,
                 Op::Linear { .. } => {
                     next().f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))?
@@ -356,15 +358,12 @@ pub(super) fn floats(tensor: &Tensor) -> std::result::Result<Vec<f32>, TchError>
 }
 
 #[cfg(test)]
-#[path = "../../tests/golden/fill.rs"]
-mod fill;
-
-#[cfg(test)]
 mod tests {
     use super::super::{loss, optimizer::Optimizer};
     use super::*;
     use crate::{
         arch::Architecture,
+        fill,
         method::{Loss, Variant},
         run::{self, Recipe, Schedule},
     };
@@ -462,6 +461,31 @@ mod tests {
                 let found = difference(found, &method(&format!("wrn.{statistic}.after{suffix}")));
                 assert!(found < tolerance, "{statistic} {kind:?}: {found}");
             }
+        }
+    }
+
+    #[test]
+    fn large_networks_compute_what_timm_computes() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families.safetensors");
+        let golden = Tensor::read_safetensors(path).unwrap();
+        for (name, family, settings, [height, width]) in fill::CASES {
+            let architecture = Architecture::new(family, settings).unwrap();
+            let layers = architecture.layers(5, height, width).unwrap();
+            let mut weights = Weights::new(Path::new(name));
+            for (name, shape) in layers.iter().flat_map(Layer::parameters) {
+                weights.insert(&name, &shape, fill::values_scaled(&name, &shape, fill::Scale::Inputs));
+            }
+            let input = Input { height, width, ..architecture.default_input() };
+            let store = nn::VarStore::new(Device::Cpu);
+            let mut network = Network::new(&store, layers, &input).unwrap();
+            network.load(&weights, "", false).unwrap();
+            let bytes = Tensor::from_slice(&fill::bytes(2 * input.values()));
+            let images = bytes.view([2, 3, height as i64, width as i64]);
+            let logits = tch::no_grad(|| network.forward(&images, None).unwrap());
+            let name = format!("{name}.{height}x{width}");
+            let expected = &golden.iter().find(|(other, _)| *other == name).unwrap().1;
+            let apart = difference(&logits, expected);
+            assert!(apart < 1e-4, "{name}: {apart}");
         }
     }
 

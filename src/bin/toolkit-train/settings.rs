@@ -338,22 +338,22 @@ impl Settings {
         let default = (is_tutorial && self.network.arch.is_none()).then(|| PathBuf::from(BACKBONE));
         let start = self.backbone.as_ref().or(default.as_ref());
         let loss = self.loss()?;
-        let mut input = Input::default();
         let mut found = None;
+        let mut input = None;
         let mut backbone = None;
         if let Some(name) = start {
             let start = StartingWeights::read(name)?;
             found = Some(start.weights.recognize()?.architecture);
-            (input.mean, input.std) = (start.input.mean, start.input.std);
-            input.resize = start.input.resize;
+            input = start.input;
             let (name, file) = (name.to_string_lossy().into_owned(), start.weights.path().to_owned());
             backbone = Some(Backbone { name, file });
         }
         let architecture = self.network.resolve(found)?;
-        let own_size = architecture.family().default_size;
-        let backbone_is_of_photographs = backbone.is_some() && own_size >= PHOTOGRAPHS;
-        input.height = self.size.unwrap_or(own_size);
-        input.width = input.height;
+        let mut input = input.unwrap_or(architecture.default_input());
+        let backbone_is_of_photographs = backbone.is_some() && input.height >= PHOTOGRAPHS;
+        if let Some(size) = self.size {
+            (input.height, input.width) = (size, size);
+        }
         input.mean = self.mean.map_or(input.mean, Rgb::into);
         input.std = self.std.map_or(input.std, Rgb::into);
         let data = DataFolder::new(self.data.as_deref());
