@@ -19,7 +19,7 @@ use cac::{
     image::Input,
     method::{Loss, Variant},
     run::{Device, Recipe, RunFolder, TrainingPrecision},
-    train::{Batches, Event, TrainSettings, train},
+    train::{Batch, Batches, Event, Images, TrainSettings, train},
 };
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
@@ -74,10 +74,14 @@ fn settings(known: PathBuf, size: usize, batch_size: usize) -> TrainSettings {
 
 /// The loader's images per second in an epoch, outliers included.
 fn loader(settings: &TrainSettings) -> cac::Result<f64> {
-    let batches = Batches::open(settings)?;
+    let batches = Batches::open(settings, |_| {})?;
     let start = Instant::now();
+    let count = |batch: Batch| match batch.images {
+        Images::Pixels(pixels) => pixels.dim().0,
+        Images::Features(features) => features.nrows(),
+    };
     let counts: cac::Result<Vec<usize>> =
-        batches.of_epoch(1, 0, |batches| batches.map(|batch| Ok(batch?.pixels.dim().0)).collect());
+        batches.of_epoch(1, 0, |batches| batches.map(|batch| Ok(count(batch?))).collect());
     let count: usize = counts?.into_iter().sum();
     Ok(count as f64 / start.elapsed().as_secs_f64())
 }

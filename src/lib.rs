@@ -88,6 +88,11 @@ pub use panics::panic_is_caught;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub use scorer::{Outputs, Provider, Scorer, Verdict};
 
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests of some features need less")]
+#[path = "../tests/golden/fill.rs"]
+mod fill;
+
 /// The README's examples as doc tests.
 #[cfg(all(doctest, feature = "tract"))]
 #[doc = include_str!("../README.md")]

@@ -30,9 +30,11 @@ impl Builder {
         self.layers.len() - 1
     }
 
-    /// Appends a convolution with weights from N(0, 2 / (k² outputs)), as in pytorch-ood.
+    /// Appends a convolution with weights from N(0, 2 / (k² outputs of a group)), as in pytorch-ood, torchvision and
+    /// timm.
     pub fn conv(&mut self, name: &str, x: usize, conv: Conv) -> usize {
-        let deviation = (2.0 / (conv.kernel * conv.kernel * conv.outputs) as f64).sqrt();
+        let reached = conv.kernel * conv.kernel * conv.outputs / conv.groups;
+        let deviation = (2.0 / reached as f64).sqrt();
         self.push_with(name, Op::Conv(conv), &[x], Init::Normal { deviation })
     }
 
@@ -60,7 +62,7 @@ impl Builder {
         }
         for index in 0..self.layers.len() {
             let layer = &self.layers[index];
-            let can_overwrite = matches!(layer.op, Op::Relu | Op::Add);
+            let can_overwrite = matches!(layer.op, Op::Relu | Op::Relu6 | Op::Add);
             self.layers[index].in_place = can_overwrite && self.is_free(layer.inputs[0], &readers);
         }
         self.layers
@@ -72,11 +74,14 @@ impl Builder {
         readers[index] == 1
             && match op {
                 // Their gradients need inputs and statistics, not the output.
-                Op::Conv(_) | Op::BatchNorm { .. } | Op::Add | Op::GlobalAveragePool | Op::Linear { .. } => {
-                    true
-                }
+                Op::Conv(_)
+                | Op::BatchNorm { .. }
+                | Op::Add
+                | Op::MaxPool { .. }
+                | Op::GlobalAveragePool
+                | Op::Linear { .. } => true,
                 // These compute their gradients from the output.
-                Op::Input | Op::Relu | Op::LeakyRelu(_) => false,
+                Op::Input | Op::Relu | Op::Relu6 | Op::LeakyRelu(_) => false,
                 // These may return their input itself.
                 Op::Dropout(_) | Op::DropoutChannels(_) | Op::Flatten => self.is_free(inputs[0], readers),
             }

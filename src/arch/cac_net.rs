@@ -3,7 +3,10 @@
 //! The last convolution of a group has stride 2 and is followed by channel dropout.
 
 use super::{Architecture, Builder, Conv, Family, Op, Recognized, Setting, Shapes};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    image::Input,
+};
 
 pub(super) const FAMILY: Family = Family {
     name: "cac-net",
@@ -16,21 +19,22 @@ pub(super) const FAMILY: Family = Family {
         },
         Setting { name: "dropout", about: "Probability of channel dropout after each group", default: 0.2 },
     ],
-    default_size: 32,
     mark: "encoder.conv1.weight",
     title: |network| format!("CAC network with {} channels", network.get("channels")),
+    default_input: |_| Input::default(),
     recognize,
     layers,
 };
 
-fn recognize(shapes: Shapes) -> Option<Recognized> {
-    let channels = *shapes(FAMILY.mark)?.first()?;
+fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
+    let channels = shapes(FAMILY.mark).and_then(|shape| shape.first()).map_or(0, |&channels| channels);
     let (classes, size) = match shapes("classify.weight") {
         Some(&[classes, features]) => (Some(classes), Some(8 * (features / (2 * channels).max(1)).isqrt())),
         _ => (None, None),
     };
-    let architecture = Architecture::new(FAMILY.name, &[("channels", channels as f64)]).ok()?;
-    Some(Recognized { architecture, classes, size })
+    let architecture =
+        Architecture::new(FAMILY.name, &[("channels", channels as f64)]).expect("settings of the family");
+    Ok(Recognized { architecture, classes, size })
 }
 
 fn layers(

@@ -7,6 +7,8 @@
 
 mod builder;
 mod cac_net;
+mod efficientnet_lite;
+mod resnet;
 mod wide_resnet;
 
 use std::fmt;
@@ -14,12 +16,16 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    image::Input,
+};
 use builder::Builder;
 pub use builder::{HEAD, RESERVED};
 
 /// All network families.
-pub static FAMILIES: [Family; 2] = [wide_resnet::FAMILY, cac_net::FAMILY];
+pub static FAMILIES: [Family; 4] =
+    [wide_resnet::FAMILY, resnet::FAMILY, efficientnet_lite::FAMILY, cac_net::FAMILY];
 
 /// The maximum number of classes.
 const MAX_CLASSES: usize = 65_536;
@@ -33,14 +39,14 @@ pub struct Family {
     pub about: &'static str,
     /// The settings of its members.
     pub settings: &'static [Setting],
-    /// The default height and width of the images, in pixels.
-    pub default_size: usize,
-    /// A tensor that only this family has, by which its weights are recognised.
+    /// A tensor that every member has, and no member of another family; by it weights are recognised.
     pub mark: &'static str,
     /// The title of a member, such as `WideResNet-40-2`.
     title: fn(&Architecture) -> String,
-    /// Recognises a member from the shapes of its tensors.
-    recognize: fn(Shapes) -> Option<Recognized>,
+    /// The input for which a member was published.
+    default_input: fn(&Architecture) -> Input,
+    /// Recognises a member from the shapes of its tensors, with the mark; the error says what is not supported.
+    recognize: fn(Shapes) -> std::result::Result<Recognized, String>,
     /// Appends the layers of a member for a number of classes and a (height, width).
     layers: fn(&Architecture, usize, (usize, usize), &mut Builder) -> Result<()>,
 }
@@ -111,6 +117,8 @@ pub enum Op {
     },
     /// max(0, x).
     Relu,
+    /// min(max(0, x), 6).
+    Relu6,
     /// max(x, slope * x) with a slope below 1.
     LeakyRelu(f64),
     /// Dropout with this probability; the identity outside training.
@@ -119,6 +127,15 @@ pub enum Op {
     DropoutChannels(f64),
     /// The sum of two layers.
     Add,
+    /// The maximum of each square window.
+    MaxPool {
+        /// Height and width of the window.
+        kernel: usize,
+        /// Stride in both directions.
+        stride: usize,
+        /// Padding on each side, at most half the kernel; it is never the maximum.
+        padding: usize,
+    },
     /// Global average pooling, the mean over height and width: `[N, C, H, W]` to `[N, C]`.
     GlobalAveragePool,
     /// Flattening, channel by channel: `[N, C, H, W]` to `[N, C H W]`.
@@ -208,10 +225,12 @@ impl Layer {
             }
             Op::Input
             | Op::Relu
+            | Op::Relu6
             | Op::LeakyRelu(_)
             | Op::Dropout(_)
             | Op::DropoutChannels(_)
             | Op::Add
+            | Op::MaxPool { .. }
             | Op::GlobalAveragePool
             | Op::Flatten => Vec::new(),
         }
@@ -269,19 +288,25 @@ impl Architecture {
         Ok(self)
     }
 
-    /// Recognises a network from the shapes of its tensors.
+    /// Recognises a network from the shapes of its tensors. `None` if they have no family's mark; the error says what
+    /// is not supported.
     #[must_use]
-    pub fn recognize(shapes: Shapes) -> Option<Recognized> {
-        FAMILIES
-            .iter()
-            .find(|family| shapes(family.mark).is_some())
-            .and_then(|family| (family.recognize)(shapes))
+    pub fn recognize(shapes: Shapes) -> Option<std::result::Result<Recognized, String>> {
+        let family = FAMILIES.iter().find(|family| shapes(family.mark).is_some())?;
+        Some((family.recognize)(shapes))
     }
 
     /// The family.
     #[must_use]
     pub fn family(&self) -> &'static Family {
         self.family
+    }
+
+    /// The input for which the network was published: size, normalisation and resizing where neither weights nor the
+    /// user state others.
+    #[must_use]
+    pub fn default_input(&self) -> Input {
+        (self.family.default_input)(self)
     }
 
     /// The settings by name.
@@ -329,6 +354,26 @@ impl Architecture {
         }
         Err(Error::setting("dropout", share, "must be at least 0 and below 1"))
     }
+}
+
+/// Checks a (height, width) for a network that divides it by 32.
+fn at_least_32((height, width): (usize, usize)) -> Result<()> {
+    if height.min(width) >= 32 {
+        return Ok(());
+    }
+    Err(Error::setting("size", format!("{height}x{width}"), "must be at least 32 for this network"))
+}
+
+/// The layers of a network in order of evaluation: for each, the last layer that reads its output, or the number of
+/// layers if none does.
+pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
+    let mut last = vec![layers.len(); layers.len()];
+    for (index, layer) in layers.iter().enumerate() {
+        for &input in &layer.inputs {
+            last[input] = index;
+        }
+    }
+    last
 }
 
 impl fmt::Display for Architecture {
@@ -406,6 +451,26 @@ mod tests {
         assert_eq!(parameter_count(&wrn(40.0, 2.0), 10), 2_243_546);
         assert_eq!(parameter_count(&wrn(28.0, 10.0), 10) / 100_000, 364);
         assert_eq!(parameter_count(&wrn(16.0, 8.0), 10) / 100_000, 109);
+        // torchvision's and timm's counts for ImageNet.
+        for (depth, widen_factor, count) in [
+            (18.0, 1.0, 11_689_512),
+            (34.0, 1.0, 21_797_672),
+            (50.0, 1.0, 25_557_032),
+            (101.0, 1.0, 44_549_160),
+            (152.0, 1.0, 60_192_808),
+            (50.0, 2.0, 68_883_240),
+            (101.0, 2.0, 126_886_696),
+        ] {
+            let settings = [("depth", depth), ("widen_factor", widen_factor)];
+            let network = Architecture::new("resnet", &settings).unwrap();
+            assert_eq!(parameter_count(&network, 1000), count, "{network}");
+        }
+        for (member, count) in
+            [4_652_008, 5_416_680, 6_092_072, 8_197_096, 13_006_568].into_iter().enumerate()
+        {
+            let network = Architecture::new("efficientnet-lite", &[("member", member as f64)]).unwrap();
+            assert_eq!(parameter_count(&network, 1000), count, "{network}");
+        }
         // The official checkpoints with six classes.
         assert_eq!(parameter_count(&Architecture::new("cac-net", &[]).unwrap(), 6), 1_011_398);
     }
@@ -414,7 +479,8 @@ mod tests {
     fn every_family_is_consistent() {
         for family in &FAMILIES {
             let network = family.default_member();
-            let layers = network.layers(7, family.default_size, family.default_size).unwrap();
+            let input = network.default_input();
+            let layers = network.layers(7, input.height, input.width).unwrap();
             for (index, layer) in layers.iter().enumerate() {
                 assert!(layer.inputs.iter().all(|&input| input < index), "{}", layer.name);
                 let has_weights = matches!(layer.op, Op::Conv(_) | Op::Linear { .. });
@@ -426,7 +492,7 @@ mod tests {
             let shapes = |name: &str| {
                 parameters.iter().find(|(other, _)| other == name).map(|(_, shape)| shape.as_slice())
             };
-            let found = Architecture::recognize(&shapes).unwrap();
+            let found = Architecture::recognize(&shapes).unwrap().unwrap();
             assert_eq!((found.classes, found.architecture.family.name), (Some(7), family.name));
             for ((name, found), (_, own)) in found.architecture.settings().zip(network.settings()) {
                 assert!(found == own || name == "dropout", "{name}: {found}");

@@ -2,7 +2,7 @@
 //! names of pytorch-ood's `WideResNet`.
 
 use super::{Architecture, Builder, Conv, Family, Op, Recognized, Setting, Shapes};
-use crate::error::Result;
+use crate::{error::Result, image::Input};
 
 pub(super) const FAMILY: Family = Family {
     name: "wide-resnet",
@@ -24,19 +24,20 @@ pub(super) const FAMILY: Family = Family {
             default: 0.0,
         },
     ],
-    default_size: 32,
     mark: "block1.layer.0.conv1.weight",
     title: |network| format!("WideResNet-{}-{}", network.get("depth"), network.get("widen_factor")),
+    default_input: |_| Input::default(),
     recognize,
     layers,
 };
 
-fn recognize(shapes: Shapes) -> Option<Recognized> {
-    let width = *shapes(FAMILY.mark)?.first()?;
+fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
+    let width = shapes(FAMILY.mark).and_then(|shape| shape.first()).map_or(0, |&width| width);
     let blocks = (0..).take_while(|i| shapes(&format!("block1.layer.{i}.conv1.weight")).is_some()).count();
     let settings = [("depth", (6 * blocks + 4) as f64), ("widen_factor", (width / 16) as f64)];
     let classes = shapes("fc.weight").and_then(|shape| shape.first().copied());
-    Some(Recognized { architecture: Architecture::new(FAMILY.name, &settings).ok()?, classes, size: None })
+    let architecture = Architecture::new(FAMILY.name, &settings).expect("settings of the family");
+    Ok(Recognized { architecture, classes, size: None })
 }
 
 fn layers(network: &Architecture, classes: usize, _: (usize, usize), net: &mut Builder) -> Result<()> {

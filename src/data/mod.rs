@@ -300,6 +300,54 @@ impl Dataset {
         Ok(Cow::Borrowed(kept.get_or_init(|| pixels)))
     }
 
+    /// The [encoded](Self::encoded) bytes of one image, after it was decoded from them. Its pixels are kept if there is
+    /// room.
+    ///
+    /// # Errors
+    /// Those of [`pixels`](Self::pixels).
+    #[cfg(feature = "train")]
+    pub(crate) fn checked(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        let encoded = self.encoded(index)?;
+        let image = match &*self.source {
+            Source::Files(files) => image::of_file(&files[self.places[index]], &encoded)?,
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.image(self.places[index])?,
+            // They need no decoder.
+            Source::Arrays(_) | Source::Noise(_) => return Ok(encoded),
+        };
+        if let Some(kept) = self.kept.get(index) {
+            kept.get_or_init(|| {
+                let mut pixels = image::pixels(&image, &self.input);
+                self.mirror(&mut pixels);
+                pixels.into_boxed_slice()
+            });
+        }
+        Ok(encoded)
+    }
+
+    /// One image as it is in its file, upright.
+    ///
+    /// # Errors
+    /// Those of [`pixels`](Self::pixels).
+    pub(crate) fn original(&self, index: usize) -> Result<image::RgbImage> {
+        let place = self.places[index];
+        match &*self.source {
+            Source::Arrays(arrays) => Ok(arrays.image(place)),
+            Source::Files(files) => image::open(&files[place]),
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.image(place),
+            Source::Noise(_) => {
+                Ok(image::of_planes(&self.pixels(index)?, self.input.height, self.input.width))
+            }
+        }
+    }
+
+    fn mirror(&self, pixels: &mut [u8]) {
+        if self.is_mirrored {
+            pixels.chunks_exact_mut(self.input.width).for_each(<[u8]>::reverse);
+        }
+    }
+
     fn decode(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         let (place, input) = (self.places[index], &self.input);
         let mut pixels = match &*self.source {
@@ -310,7 +358,7 @@ impl Dataset {
             Source::Noise(noise) => Cow::Owned(noise.pixels(place, self.image_len())),
         };
         if self.is_mirrored {
-            pixels.to_mut().chunks_exact_mut(input.width).for_each(<[u8]>::reverse);
+            self.mirror(pixels.to_mut());
         }
         Ok(pixels)
     }
@@ -324,14 +372,7 @@ impl Dataset {
     /// # Panics
     /// If `index` is not below [`len`](Self::len), or `most` is 0.
     pub fn thumbnail(&self, index: usize, most: usize) -> Result<image::RgbImage> {
-        let place = self.places[index];
-        let image = match &*self.source {
-            Source::Arrays(arrays) => arrays.image(place),
-            Source::Files(files) => image::open(&files[place])?,
-            #[cfg(feature = "parquet")]
-            Source::Rows(rows) => rows.image(place)?,
-            Source::Noise(_) => image::of_planes(&self.pixels(index)?, self.input.height, self.input.width),
-        };
+        let image = self.original(index)?;
         let (height, width) = (image.height() as usize, image.width() as usize);
         let longest = height.max(width).max(most);
         let short = |side: usize| (side * most / longest).max(1);
@@ -400,20 +441,6 @@ impl Dataset {
         }
         let shape = (places.len(), 3, self.input.height, self.input.width);
         (places, Array4::from_shape_vec(shape, bytes).expect("the values match the shape"), errors)
-    }
-
-    /// Decodes every image once, on all threads. Returns the indices of those that can be read, ascending, and
-    /// the errors of the others.
-    #[must_use]
-    pub fn readable(&self) -> (Vec<usize>, Vec<Error>) {
-        if matches!(&*self.source, Source::Arrays(_) | Source::Noise(_)) {
-            return ((0..self.len()).collect(), Vec::new());
-        }
-        let errors: Vec<Option<Error>> =
-            (0..self.len()).into_par_iter().map(|index| self.pixels(index).err()).collect();
-        let indices =
-            errors.iter().enumerate().filter(|(_, error)| error.is_none()).map(|(index, _)| index).collect();
-        (indices, errors.into_iter().flatten().collect())
     }
 
     /// Several images as the network's input, `[N, 3, height, width]` in 0..=1, decoded on all threads.
@@ -872,9 +899,6 @@ mod tests {
         }
         std::fs::write(folder.path().join("1.png"), "no image").unwrap();
         let dataset = Dataset::unknown(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap();
-        let (indices, errors) = dataset.readable();
-        assert_eq!((indices, errors.len()), (vec![0, 2, 3], 1));
-        assert!(errors[0].to_string().contains("1.png"), "{}", errors[0]);
         let (places, pixels, errors) = dataset.readable_batch(&[3, 1, 2]);
         assert_eq!((places, errors.len()), (vec![0, 2], 1));
         assert_eq!((pixels[[0, 0, 0, 0]], pixels[[1, 0, 0, 0]]), (3, 2));

@@ -6,6 +6,14 @@ use crate::model::proto::{Attribute, Graph, Node, Tensor, Value, element};
 /// The largest quantised bias of an int8 convolution, which accumulates in 32 bits.
 const BIAS_MAX: f32 = (1 << 30) as f32;
 
+/// The last part of a dequantised tensor's name.
+const RESTORED: &str = "restored";
+
+/// The tensor before quantisation.
+fn exact(tensor: &str) -> &str {
+    tensor.strip_suffix(RESTORED).and_then(|tensor| tensor.strip_suffix('.')).unwrap_or(tensor)
+}
+
 /// The number format of a graph.
 pub(super) enum Numbers {
     Float32,
@@ -106,7 +114,7 @@ impl Builder {
         attributes: Vec<Attribute>,
     ) -> String {
         let input_scale = match &self.numbers {
-            Numbers::Int8(ranges) => ranges.get(input).map(|&range| Quantization::of(range).scale),
+            Numbers::Int8(ranges) => ranges.get(exact(input)).map(|&range| Quantization::of(range).scale),
             _ => None,
         };
         let input = self.narrow(input);
@@ -151,8 +159,9 @@ impl Builder {
     }
 
     /// Quantises and dequantises an input or output of a convolution if the format is int8. Returns the name
-    /// of the result.
+    /// of the result, which is the same for a tensor and for its result.
     pub(super) fn narrow(&mut self, tensor: &str) -> String {
+        let tensor = exact(tensor);
         let range = match &mut self.numbers {
             Numbers::Observe(tensors) => {
                 if !tensors.iter().any(|known| known == tensor) {
@@ -165,7 +174,7 @@ impl Builder {
         };
         let Some(range) = range else { return tensor.to_owned() };
         let [scale, zero, bytes, restored] =
-            ["scale", "zero", "bytes", "restored"].map(|part| format!("{tensor}.{part}"));
+            ["scale", "zero", "bytes", RESTORED].map(|part| format!("{tensor}.{part}"));
         if self.graph.node.iter().all(|node| node.name != restored) {
             let quantization = Quantization::of(range);
             self.floats(&scale, &[], &[quantization.scale]);

@@ -92,6 +92,8 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
             is_norm && readers[index] == 1 && matches!(layers[index].op, Op::Conv(_))
         })
     };
+    // Layers that end a convolution before a ReLU.
+    let mut rectified = Vec::new();
     // The tensor that holds each layer's output.
     let mut outputs: Vec<String> = Vec::with_capacity(layers.len());
     for (index, layer) in layers.iter().enumerate() {
@@ -106,9 +108,13 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
                 let output = convolution(graph, name, &conv, norm, inputs[0], weights)?;
                 // If only a ReLU follows, the output of the ReLU is quantised instead.
                 let last = index + usize::from(norm.is_some());
-                let is_rectified =
-                    layers.iter().any(|next| next.inputs == [last] && matches!(next.op, Op::Relu));
-                if is_rectified && readers[last] == 1 { output } else { graph.narrow(&output) }
+                let is_rectified = |next: &Layer| next.inputs == [last] && is_rectifier(&next.op);
+                if layers.iter().any(is_rectified) && readers[last] == 1 {
+                    rectified.push(last);
+                    output
+                } else {
+                    graph.narrow(&output)
+                }
             }
             Op::BatchNorm { epsilon, .. } => {
                 let epsilon = Attribute::float("epsilon", epsilon as f32);
@@ -118,12 +124,23 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
                 let transposed = Attribute::int("transB", 1);
                 with_parameters(graph, "Gemm", name, layer, inputs[0], weights, transposed)?
             }
-            Op::Relu => graph.node("Relu", name, &inputs, vec![]),
+            Op::Relu | Op::Relu6 => {
+                let output = rectifier(graph, name, &layer.op, inputs[0]);
+                if rectified.contains(&layer.inputs[0]) { graph.narrow(&output) } else { output }
+            }
             Op::LeakyRelu(slope) => {
                 graph.node("LeakyRelu", name, &inputs, vec![Attribute::float("alpha", slope as f32)])
             }
             Op::Add => graph.node("Add", name, &inputs, vec![]),
             Op::Flatten => graph.node("Flatten", name, &inputs, vec![Attribute::int("axis", 1)]),
+            Op::MaxPool { kernel, stride, padding } => {
+                let attributes = vec![
+                    Attribute::ints("kernel_shape", &[kernel as i64; 2]),
+                    Attribute::ints("strides", &[stride as i64; 2]),
+                    Attribute::ints("pads", &[padding as i64; 4]),
+                ];
+                graph.node("MaxPool", name, &inputs, attributes)
+            }
             Op::GlobalAveragePool => {
                 let mean = graph.node("GlobalAveragePool", &format!("{name}.mean"), &inputs, vec![]);
                 graph.node("Flatten", name, &[&mean], vec![Attribute::int("axis", 1)])
@@ -132,6 +149,24 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
         outputs.push(output);
     }
     Ok(())
+}
+
+/// Whether quantisation to bytes, of which 0 is the least, does what the operation does.
+fn is_rectifier(op: &Op) -> bool {
+    matches!(op, Op::Relu | Op::Relu6)
+}
+
+/// Adds a ReLU or a ReLU6.
+fn rectifier(graph: &mut Builder, name: &str, op: &Op, input: &str) -> String {
+    if *op == Op::Relu {
+        return graph.node("Relu", name, &[input], vec![]);
+    }
+    let bounds = [("min", 0.0), ("max", 6.0)].map(|(bound, value)| {
+        let bound = format!("{name}.{bound}");
+        graph.floats(&bound, &[], &[value]);
+        bound
+    });
+    graph.node("Clip", name, &[input, &bounds[0], &bounds[1]], vec![])
 }
 
 /// Adds a node that reads `input` and the layer's parameters, in order.

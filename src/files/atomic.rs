@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 const UNFINISHED: &str = ".unfinished-";
 /// The number of random letters and digits after the prefix.
 const RANDOM: usize = 6;
+/// The bytes that are written at once.
+const BUFFER: usize = 1 << 16;
 /// The length of the file that a check writes: a full disk has no room for a block.
 const BLOCK: usize = 4096;
 
@@ -35,20 +37,55 @@ pub fn sync_folder(file: &Path) {
 /// # Errors
 /// [`Error::Io`], also if `path` is something other than a file. After an error `path` is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let save = || {
+    let fill = |file: &mut dyn Write| file.write_all(bytes).map_err(Error::io("write", path)).map(|()| true);
+    write_with(path, fill).map(drop)
+}
+
+/// [`write`] for a file that `fill` writes. Returns what `fill` returns; where that is false, `path` is unchanged.
+///
+/// # Errors
+/// Those of [`write`] and of `fill`.
+pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<bool>) -> Result<bool> {
+    let begin = || {
         let (path, existing) = target(path)?;
         remove_unfinished(folder_of(&path));
-        let mut file = unfinished(folder_of(&path))?;
-        file.write_all(bytes)?;
+        let file = unfinished(folder_of(&path))?;
+        Ok((path, existing, file))
+    };
+    let (place, existing, file) = begin().map_err(Error::io("write", path))?;
+    let mut buffer = BufWriter::with_capacity(BUFFER, file);
+    if !fill(&mut buffer)? {
+        return Ok(false);
+    }
+    let end = || {
+        let file = buffer.into_inner().map_err(io::IntoInnerError::into_error)?;
         if let Some(existing) = existing {
             file.as_file().set_permissions(existing.permissions())?;
         }
         file.as_file().sync_all()?;
-        file.persist(&path).map_err(|error| error.error)?;
-        sync_folder(&path);
-        Ok(())
+        file.persist(&place).map_err(|error| error.error)?;
+        sync_folder(&place);
+        Ok(true)
     };
-    save().map_err(Error::io("write", path))
+    end().map_err(Error::io("write", path))
+}
+
+/// Puts a file, which must not change from then on, at `path` as well: as a link where the file system has them, else as
+/// a copy.
+///
+/// # Errors
+/// [`Error::Io`].
+#[cfg(feature = "train")]
+pub fn link(file: &Path, path: &Path) -> Result<()> {
+    if fs::hard_link(file, path).is_ok() {
+        sync_folder(path);
+        return Ok(());
+    }
+    let copy = |to: &mut dyn Write| {
+        io::copy(&mut File::open(file)?, to)?;
+        Ok(true)
+    };
+    write_with(path, |to| copy(to).map_err(Error::io("write", path))).map(drop)
 }
 
 /// Checks that a file can be written to `path`, as far as that is known before: its folder takes a small
@@ -155,6 +192,24 @@ pub fn remove_unfinished(folder: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_is_given_up_leaves_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        write(&path, b"one").unwrap();
+        let fill = |is_done: bool| {
+            write_with(&path, |file| {
+                file.write_all(b"two").unwrap();
+                Ok(is_done)
+            })
+        };
+        assert!(!fill(false).unwrap() && std::fs::read(&path).unwrap() == b"one");
+        let refused = write_with(&path, |_| Err(Error::io("read", Path::new("b"))(io::Error::other("gone"))));
+        assert!(refused.is_err() && std::fs::read(&path).unwrap() == b"one");
+        assert!(fill(true).unwrap() && std::fs::read(&path).unwrap() == b"two");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn replaces_whole_files_and_leaves_nothing_behind() {

@@ -23,6 +23,12 @@ pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     decode(&bytes).map_err(|reason| Error::Image { path: path.to_owned(), reason })
 }
 
+/// [`open`] for an image file that has been read.
+#[cfg(feature = "train")]
+pub(crate) fn of_file(path: &Path, bytes: &[u8]) -> Result<RgbImage> {
+    decode(bytes).map_err(|reason| Error::Image { path: path.to_owned(), reason })
+}
+
 /// [`open`] for an image file in memory.
 ///
 /// # Errors

@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
+#[cfg(feature = "train")]
+pub(crate) use decode::of_file;
 pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
 pub use decode::{from_bytes, open};
 pub(crate) use resize::{Region, is_unchanged, region};

@@ -1,6 +1,6 @@
 //! The events of a run, and the log that holds them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -28,6 +28,25 @@ pub enum Event {
         /// Images of all sets that cannot be read and are left out.
         #[serde(default, skip_serializing_if = "is_zero")]
         skipped: usize,
+    },
+    /// Images are read for the first time, and checked; only where that takes long.
+    Reading {
+        /// Images read.
+        done: usize,
+        /// All images, of training and tests.
+        images: usize,
+    },
+    /// Features of frozen layers are computed.
+    Features {
+        /// Images evaluated, each view counted.
+        done: usize,
+        /// All images to evaluate.
+        images: usize,
+    },
+    /// The features of frozen layers are those of another run.
+    FeaturesFound {
+        /// The file in the folder of that run.
+        file: PathBuf,
     },
     /// Progress within an epoch.
     Step {

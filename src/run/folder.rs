@@ -14,6 +14,11 @@ pub const RUNS: &str = "runs";
 /// Prefix and suffix of the names of resume states.
 const STATE: [&str; 2] = ["state-", ".safetensors"];
 
+/// Prefix and suffix of the names of files of features, and the digits of the checksum between them.
+const FEATURES: [&str; 2] = ["features-", ".npy"];
+#[cfg(feature = "train")]
+const FEATURES_DIGITS: usize = 32;
+
 /// The folder of a run. It need not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunFolder(PathBuf);
@@ -116,6 +121,23 @@ impl RunFolder {
         self.0.join("events.out.tfevents.0.toolkit")
     }
 
+    /// Path of the features of frozen layers, by the checksum of what they follow from.
+    #[cfg(feature = "train")]
+    pub(crate) fn features(&self, checksum: &str) -> PathBuf {
+        let [start, end] = FEATURES;
+        self.0.join(format!("{start}{}{end}", &checksum[..FEATURES_DIGITS]))
+    }
+
+    /// The files of the same name as one of this folder, in the folders beside it.
+    #[cfg(feature = "train")]
+    pub(crate) fn beside(&self, file: &Path) -> Vec<PathBuf> {
+        let runs = self.0.parent().filter(|runs| !runs.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut folders = entries(runs).unwrap_or_default();
+        folders.sort_unstable();
+        let files = folders.into_iter().filter_map(|folder| Some(folder.join(file.file_name()?)));
+        files.filter(|file| file.is_file()).collect()
+    }
+
     /// Path of the state after `step` steps of an epoch. Sorted by name, the newest is last.
     #[must_use]
     pub fn state(&self, epoch: usize, step: usize) -> PathBuf {
@@ -135,12 +157,14 @@ impl RunFolder {
         })
     }
 
-    /// Paths of all files that a run writes: states that are there, and the others whether they are or not.
+    /// Paths of all files that a run writes: states and features that are there, and the others whether they are or not.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.settings(), self.resolved(), self.log(), self.tensorboard()];
         files.extend(Which::ALL.map(|which| self.checkpoint(which)));
         files.extend(self.states().unwrap_or_default());
+        let [start, end] = FEATURES;
+        files.extend(self.named(|name| name.starts_with(start) && name.ends_with(end)).unwrap_or_default());
         files
     }
 

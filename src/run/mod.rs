@@ -11,4 +11,6 @@ pub use device::Device;
 pub(crate) use device::numbered;
 pub use event::Event;
 pub use folder::{RUNS, RunFolder};
-pub use recipe::{Augment, Optimizer, Outliers, Recipe, Schedule, ScheduledRates, TrainingPrecision};
+pub use recipe::{
+    Augment, BatchNorm, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, ScheduledRates, TrainingPrecision,
+};

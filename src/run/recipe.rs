@@ -24,6 +24,14 @@ pub struct Recipe {
     pub optimizer: Optimizer,
     /// The peak learning rate, positive.
     pub learning_rate: f64,
+    /// Whether only the last layer is trained. The layers below keep the weights of the backbone, and compute the
+    /// features of each image once.
+    pub freeze: bool,
+    /// The learning rate of all layers but the last, as a share of `learning_rate`; 0 to 1. With 0 their parameters
+    /// stay as they are.
+    pub backbone_rate: f64,
+    /// The statistics of batch normalisation in training.
+    pub batch_norm: BatchNorm,
     /// The learning-rate schedule.
     pub schedule: Schedule,
     /// Warm-up length in epochs, 0 to below `epochs`. With [`Schedule::OneCycle`] 0 means 30 % of the run.
@@ -62,6 +70,9 @@ impl Default for Recipe {
             batch_size: 64,
             optimizer: Optimizer::Sgd,
             learning_rate: Optimizer::Sgd.learning_rate(Variant::Paper),
+            freeze: false,
+            backbone_rate: 1.0,
+            batch_norm: BatchNorm::Batch,
             schedule: Schedule::OneCycle,
             warm_up: 0.0,
             weight_decay: 5e-4,
@@ -77,6 +88,54 @@ impl Default for Recipe {
             precision: TrainingPrecision::F32,
         }
     }
+}
+
+/// The number of training images up to which [`Recipe::of_last_layer`] is the better one for photographs.
+pub const FEW_IMAGES: usize = 1000;
+
+impl Recipe {
+    /// The recipe that trains the last layer alone, on features of the other layers.
+    #[must_use]
+    pub fn of_last_layer() -> Self {
+        Self {
+            epochs: 60,
+            freeze: true,
+            backbone_rate: 0.0,
+            batch_norm: BatchNorm::Running,
+            augment: Augment::Flip,
+            outliers: Outliers::None,
+            ..Self::default()
+        }
+    }
+
+    /// The recipe that trains all layers of a backbone that has learned photographs.
+    #[must_use]
+    pub fn fine_tuning() -> Self {
+        Self {
+            epochs: 6,
+            batch_size: 32,
+            learning_rate: 0.05,
+            backbone_rate: 0.2,
+            augment: Augment::ResizedCrop,
+            outliers: Outliers::None,
+            ..Self::default()
+        }
+    }
+}
+
+/// The statistics that batch normalisation uses in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BatchNorm {
+    /// Those of the batch, which update the running ones.
+    Batch,
+    /// The running ones, which stay as they are. Scale and shift are trained.
+    Running,
+}
+
+impl BatchNorm {
+    /// All choices.
+    pub const ALL: [Self; 2] = [Self::Batch, Self::Running];
 }
 
 /// The precision of activations in training. Weights, optimizer state and evaluation are in single precision.
@@ -158,16 +217,21 @@ impl Schedule {
 pub enum Augment {
     /// No augmentation.
     None,
+    /// Random horizontal flip.
+    Flip,
     /// Random horizontal flip, and a shift by up to an eighth of the size with black padding.
     Crop,
     /// As in the official CAC code: random crop of 80 to 100 % of the area, horizontal flip, rotation by up
     /// to 10 degrees.
     Affine,
+    /// For photographs, as in torchvision's `RandomResizedCrop`: a random box of 50 to 100 % of the area of the original
+    /// image, resized to the input, and a random horizontal flip.
+    ResizedCrop,
 }
 
 impl Augment {
     /// All augmentations.
-    pub const ALL: [Self; 3] = [Self::None, Self::Crop, Self::Affine];
+    pub const ALL: [Self; 5] = [Self::None, Self::Flip, Self::Crop, Self::Affine, Self::ResizedCrop];
 }
 
 /// Unknown images for training; as text `none`, `scrambled`, the folder or the name of a published data set.
@@ -262,6 +326,12 @@ impl Recipe {
         };
         at_least_1("epochs", self.epochs)?;
         at_least_1("batch size", self.batch_size)?;
+        if !(0.0..=1.0).contains(&self.backbone_rate) {
+            return Err(Error::setting("backbone rate", self.backbone_rate, "must be a share from 0 to 1"));
+        }
+        if self.freeze {
+            self.check_frozen()?;
+        }
         for (name, value) in [("held-out", self.held_out), ("trim", self.trim), ("EMA", self.ema)] {
             if !(0.0..1.0).contains(&value) {
                 return Err(Error::setting(name, value, "must be a share from 0 to below 1"));
@@ -298,6 +368,27 @@ impl Recipe {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(Error::setting(name, value, "must not be negative"));
             }
+        }
+        Ok(())
+    }
+
+    /// Checks what does not go with features that are computed once.
+    fn check_frozen(&self) -> Result<()> {
+        let refused = |name, value: &dyn fmt::Display, must: &str| {
+            Err(Error::setting(name, value, format!("must be {must} where only the last layer is trained")))
+        };
+        if self.backbone_rate > 0.0 {
+            return refused("backbone rate", &self.backbone_rate, "0");
+        }
+        if self.batch_norm != BatchNorm::Running {
+            return refused("batch norm", &"batch", "running");
+        }
+        if !matches!(self.augment, Augment::None | Augment::Flip) {
+            let name = serde_json::json!(self.augment);
+            return refused("augment", &name.as_str().unwrap_or_default(), "flip or none");
+        }
+        if self.precision != TrainingPrecision::F32 {
+            return refused("precision", &"bf16", "f32");
         }
         Ok(())
     }
@@ -348,6 +439,26 @@ impl Recipe {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frozen_layers_rule_out_what_needs_images() {
+        Recipe::of_last_layer().check().unwrap();
+        Recipe::fine_tuning().check().unwrap();
+        let refused = |recipe: Recipe| recipe.check().unwrap_err().to_string();
+        let frozen = Recipe::of_last_layer;
+        assert_eq!(
+            refused(Recipe { augment: Augment::ResizedCrop, ..frozen() }),
+            "augment = resized-crop: must be flip or none where only the last layer is trained"
+        );
+        assert!(refused(Recipe { backbone_rate: 0.1, ..frozen() }).starts_with("backbone rate = 0.1"));
+        assert!(
+            refused(Recipe { batch_norm: BatchNorm::Batch, ..frozen() }).starts_with("batch norm = batch")
+        );
+        assert!(refused(Recipe { precision: TrainingPrecision::Bf16, ..frozen() }).starts_with("precision"));
+        assert!(
+            refused(Recipe { backbone_rate: 1.5, ..Recipe::default() }).starts_with("backbone rate = 1.5")
+        );
+    }
 
     #[test]
     fn outliers_survive_a_round_trip_through_text() {

@@ -1,13 +1,23 @@
 //! Random augmentation of training images, on bytes `[3, height, width]`.
 
+use std::ops::RangeInclusive;
+
 use rand::{Rng, RngExt};
 
-use crate::run::Augment;
+use crate::{
+    image::{self, Input, Region, RgbImage},
+    run::Augment,
+};
 
-/// Augments an image in place.
+/// Augments an image in place. What [`Augment::ResizedCrop`] does before is [`resized_crop`].
 pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     match how {
         Augment::None => {}
+        Augment::Flip | Augment::ResizedCrop => {
+            if random.random() {
+                pixels.chunks_exact_mut(width).for_each(<[u8]>::reverse);
+            }
+        }
         Augment::Crop => {
             let mut shift = |size: usize| {
                 let most = (size / 8) as i32;
@@ -31,6 +41,39 @@ pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usi
             View { matrix, offset: [right, down] }.mirrored(random.random()).take(pixels, height, width);
         }
     }
+}
+
+/// The shares of the area and the aspect ratios (width / height) of a random box.
+const AREAS: RangeInclusive<f64> = 0.5..=1.0;
+const RATIOS: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
+/// The number of boxes that are drawn until one fits.
+const TRIES: usize = 10;
+
+/// The bytes `[3, height, width]` of a random box of an image.
+pub(super) fn resized_crop(image: &RgbImage, input: &Input, random: &mut impl Rng) -> Vec<u8> {
+    let drawn = random_region((image.height() as usize, image.width() as usize), random);
+    image::region(image, drawn, (input.height, input.width), input.resize.filter)
+}
+
+/// Draws a box as torchvision's `RandomResizedCrop` does: if none of ten fits, it is the largest one at the centre with
+/// an allowed aspect ratio.
+fn random_region((height, width): (usize, usize), random: &mut impl Rng) -> Region {
+    let area = height as f64 * width as f64;
+    let [least, most] = RATIOS.map(f64::ln);
+    for _ in 0..TRIES {
+        let target = area * random.random_range(AREAS);
+        let ratio = random.random_range(least..=most).exp();
+        let [across, along] = [target * ratio, target / ratio].map(|square| square.sqrt().round() as usize);
+        if (1..=width).contains(&across) && (1..=height).contains(&along) {
+            let top = random.random_range(0..=height - along);
+            let left = random.random_range(0..=width - across);
+            return Region { left, top, width: across, height: along };
+        }
+    }
+    let longest = |side: usize, ratio: f64| (side as f64 * ratio).round() as usize;
+    let (across, along) =
+        (width.min(longest(height, RATIOS[1])), height.min(longest(width, 1.0 / RATIOS[0])));
+    Region { left: (width - across) / 2, top: (height - along) / 2, width: across, height: along }
 }
 
 /// An affine map from new to old coordinates, relative to the centre: the new pixel (x, y) is sampled at
@@ -157,5 +200,43 @@ mod tests {
         let mut pixels = image();
         augment(Augment::None, &mut pixels, 16, 24, &mut random);
         assert_eq!(pixels, image());
+    }
+
+    #[test]
+    fn boxes_are_those_of_torchvision() {
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let (mut shares, mut places) = (Vec::new(), Vec::new());
+        for _ in 0..2_000 {
+            let Region { left, top, width, height } = random_region((300, 400), &mut random);
+            assert!(left + width <= 400 && top + height <= 300, "{left} {top} {width} {height}");
+            let ratio = width as f64 / height as f64;
+            assert!(ratio > 0.745 && ratio < 1.343, "{ratio}");
+            shares.push((width * height) as f64 / 120_000.0);
+            places.push(left as f64 / (400 - width).max(1) as f64);
+        }
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let least = shares.iter().copied().fold(1.0, f64::min);
+        let most = shares.iter().copied().fold(0.0, f64::max);
+        assert!(least > 0.495 && least < 0.51 && most > 0.95, "{least} {most}");
+        assert!((mean(&places) - 0.5).abs() < 0.03, "{}", mean(&places));
+        // Where no box fits, it is the largest at the centre.
+        let region = |left, top, width, height| Region { left, top, width, height };
+        assert_eq!(random_region((30, 1000), &mut random), region(480, 0, 40, 30));
+        assert_eq!(random_region((1000, 30), &mut random), region(0, 480, 30, 40));
+        assert_eq!(random_region((1, 1), &mut random), region(0, 0, 1, 1));
+    }
+
+    #[test]
+    fn a_flip_mirrors_half_of_the_images() {
+        let mut random = ChaCha8Rng::seed_from_u64(4);
+        let (old, mirrored) = (image(), seen([[-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]));
+        let flipped = (0..200).filter(|_| {
+            let mut pixels = old.clone();
+            augment(Augment::Flip, &mut pixels, 16, 24, &mut random);
+            assert!(pixels == old || pixels == mirrored);
+            pixels == mirrored
+        });
+        let flipped = flipped.count();
+        assert!((70..130).contains(&flipped), "{flipped}");
     }
 }

@@ -1,14 +1,22 @@
 //! The images of a run, and its batches. Random choices for an image depend only on the seed, the epoch and
 //! the image, so that any number of threads makes the same batches.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
-use ndarray::Array4;
+use ndarray::{Array2, Array4};
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{TrainSettings, augment::augment, scramble::scramble};
+use super::{
+    Event, TrainSettings,
+    augment::{augment, resized_crop},
+    features::{Features, View},
+    scramble::scramble,
+};
 use crate::{
     data::{
         Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, open_both, prefetch, shuffled,
@@ -17,8 +25,13 @@ use crate::{
     files::checksum,
     image::Input,
     method::{KEEP, needed},
-    run::Outliers,
+    run::{Augment, Outliers},
 };
+
+/// Images that are read between two looks at the clock.
+const READ_AT_ONCE: usize = 256;
+/// Time between events while images are read.
+const REPORT_READING_EVERY: Duration = Duration::from_secs(1);
 
 /// The images of a run.
 pub struct Batches<'a> {
@@ -34,6 +47,23 @@ pub struct Batches<'a> {
     /// The number of images that cannot be read, in all sets and in the test sets.
     pub(super) skipped: usize,
     pub(super) skipped_in_tests: usize,
+    /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and outliers.
+    pub(super) checksum: String,
+    /// SHA-256, in hexadecimal, of the encoded test images.
+    pub(super) tests_checksum: String,
+}
+
+/// A data set of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Set {
+    /// The known training images, held-out ones among them.
+    Known,
+    /// The known test images.
+    Test,
+    /// The unknown test images with this number.
+    Unknown(usize),
+    /// The outliers from a folder.
+    Outliers,
 }
 
 /// The data sets of a run.
@@ -44,18 +74,27 @@ struct Sets {
     outliers: Option<Dataset>,
 }
 
-/// The images of a step.
+/// The images of a step, known images first.
 pub struct Batch {
-    /// Images `[N, 3, H, W]`, known images first.
-    pub pixels: Array4<u8>,
+    /// What the trained layers read.
+    pub images: Images,
     /// Labels of the known images; the remaining images are outliers.
     pub labels: Vec<i64>,
     /// Seed of dropout.
     pub seed: u64,
 }
 
+/// Images as the trained layers read them.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Images {
+    /// Bytes `[N, 3, H, W]`.
+    Pixels(Array4<u8>),
+    /// Standardised features of the frozen layers, `[N, features]`.
+    Features(Array2<f32>),
+}
+
 /// The purpose of random numbers; each has its own stream.
-enum Purpose {
+pub(super) enum Purpose {
     /// The order of the images in an epoch.
     Order,
     /// Dropout in a step.
@@ -111,23 +150,75 @@ impl Sets {
         }
     }
 
-    /// Decodes every image, and leaves out those that cannot be read if `skip` is set. Returns their number, in all
-    /// sets and in the test sets.
-    fn leave_out_broken(&mut self, skip: bool) -> Result<[usize; 2]> {
-        let (mut all, mut in_tests) = (Vec::new(), 0);
+    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set.
+    fn read(&mut self, skip: bool, observe: &mut dyn FnMut(&Event)) -> Result<Contents> {
+        let mut reader =
+            Reader { images: self.each().map(|(set, _)| set.len()).sum(), done: 0, said: Instant::now() };
+        let (mut errors, mut skipped_in_tests) = (Vec::new(), 0);
+        let mut sums = [Sha256::new(), Sha256::new()];
         for (set, is_test) in self.each() {
-            let (indices, errors) = set.readable();
-            if !errors.is_empty() {
-                *set = set.pick(&indices);
-                in_tests += if is_test { errors.len() } else { 0 };
-                all.extend(errors);
+            let sum = &mut sums[usize::from(is_test)];
+            sum.update(set.classes().join("\0"));
+            let mut readable = Vec::with_capacity(set.len());
+            for (index, digest) in reader.digests(set, observe).into_iter().enumerate() {
+                match digest {
+                    Ok(digest) => {
+                        sum.update(set.labels()[index].to_le_bytes());
+                        sum.update(digest);
+                        readable.push(index);
+                    }
+                    Err(error) => {
+                        skipped_in_tests += usize::from(is_test);
+                        errors.push(error);
+                    }
+                }
+            }
+            if readable.len() < set.len() {
+                *set = set.pick(&readable);
             }
         }
-        if all.is_empty() || skip {
-            Ok([all.len(), in_tests])
-        } else {
-            Err(Error::BrokenImages { errors: all })
+        if !errors.is_empty() && !skip {
+            return Err(Error::BrokenImages { errors });
         }
+        let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
+        Ok(Contents { skipped: errors.len(), skipped_in_tests, checksum, tests_checksum })
+    }
+}
+
+/// What is found when all images are read.
+struct Contents {
+    /// Images that cannot be read, in all sets and in the test sets.
+    skipped: usize,
+    skipped_in_tests: usize,
+    /// Of the training data and of the test images.
+    checksum: String,
+    tests_checksum: String,
+}
+
+/// Reads images for the first time.
+struct Reader {
+    /// Images of all sets, and those that are read.
+    images: usize,
+    done: usize,
+    /// The time of the last event.
+    said: Instant,
+}
+
+impl Reader {
+    /// The SHA-256 of each encoded image of a set, which are decoded on all threads.
+    fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Vec<Result<[u8; 32]>> {
+        let indices: Vec<usize> = (0..set.len()).collect();
+        let mut digests = Vec::with_capacity(set.len());
+        for indices in indices.chunks(READ_AT_ONCE) {
+            let digest = |&index: &usize| Ok(Sha256::digest(set.checked(index)?).into());
+            digests.par_extend(indices.par_iter().map(digest));
+            self.done += indices.len();
+            if self.said.elapsed() >= REPORT_READING_EVERY {
+                self.said = Instant::now();
+                observe(&Event::Reading { done: self.done, images: self.images });
+            }
+        }
+        digests
     }
 }
 
@@ -149,16 +240,17 @@ fn held_out(share: f64, images: usize) -> Result<usize> {
 }
 
 impl<'a> Batches<'a> {
-    /// Opens all data sets of a run and decodes every image once.
+    /// Opens all data sets of a run and decodes every image once. `observe` gets [`Event::Reading`].
     ///
     /// # Errors
     /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless they
     /// are left out; [`Error::Setting`] if an image belongs to two sets that must be apart, or the held-out
     /// images are too few or too many.
-    pub fn open(settings: &'a TrainSettings) -> Result<Self> {
+    pub fn open(settings: &'a TrainSettings, mut observe: impl FnMut(&Event)) -> Result<Self> {
         let mut sets = Sets::open(settings)?;
         sets.keep(settings.memory);
-        let [skipped, skipped_in_tests] = sets.leave_out_broken(settings.skip_broken)?;
+        let Contents { skipped, skipped_in_tests, checksum, tests_checksum } =
+            sets.read(settings.skip_broken, &mut observe)?;
         if skipped > 0 {
             sets.keep(settings.memory);
         }
@@ -180,7 +272,26 @@ impl<'a> Batches<'a> {
             outliers,
             skipped,
             skipped_in_tests,
+            checksum,
+            tests_checksum,
         })
+    }
+
+    /// A data set.
+    pub(super) fn dataset(&self, set: Set) -> &Dataset {
+        match set {
+            Set::Known => &self.known,
+            Set::Test => &self.known_test,
+            Set::Unknown(number) => &self.unknown_tests[number].images,
+            Set::Outliers => self.outliers.as_ref().expect("the run has outliers"),
+        }
+    }
+
+    /// All data sets, the known training images first.
+    pub(super) fn sets(&self) -> impl Iterator<Item = Set> {
+        let unknown = (0..self.unknown_tests.len()).map(Set::Unknown);
+        let outliers = self.outliers.as_ref().map(|_| Set::Outliers);
+        [Set::Known, Set::Test].into_iter().chain(unknown).chain(outliers)
     }
 
     /// The number of training images per epoch.
@@ -211,22 +322,6 @@ impl<'a> Batches<'a> {
         indices.iter().map(|&index| self.known.labels()[index]).collect()
     }
 
-    /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
-    /// outliers.
-    pub(super) fn checksum(&self) -> Result<String> {
-        let mut sum = Sha256::new();
-        for dataset in [Some(&self.known), self.outliers.as_ref()].into_iter().flatten() {
-            sum.update(dataset.classes().join("\0"));
-            let of_image = |index| Ok(Sha256::digest(dataset.encoded(index)?));
-            let images = (0..dataset.len()).into_par_iter().map(of_image).collect::<Result<Vec<_>>>()?;
-            for (label, image) in dataset.labels().iter().zip(images) {
-                sum.update(label.to_le_bytes());
-                sum.update(image);
-            }
-        }
-        Ok(checksum::hexadecimal(sum))
-    }
-
     /// Calls `take` with the batches of an epoch from `first_step` on, which are prepared in the background.
     pub fn of_epoch<R>(
         &self,
@@ -234,60 +329,125 @@ impl<'a> Batches<'a> {
         first_step: usize,
         take: impl FnOnce(&mut dyn Iterator<Item = Result<Batch>>) -> R,
     ) -> R {
+        self.of_steps(epoch, first_step, |step, drawn| self.pixels(epoch, step, drawn), take)
+    }
+
+    /// [`of_epoch`](Self::of_epoch) for batches of features.
+    pub(super) fn features_of_epoch<R>(
+        &self,
+        features: &Features,
+        epoch: usize,
+        first_step: usize,
+        take: impl FnOnce(&mut dyn Iterator<Item = Result<Batch>>) -> R,
+    ) -> R {
+        self.of_steps(epoch, first_step, |step, drawn| self.features(features, epoch, step, drawn), take)
+    }
+
+    /// Calls `take` with the batches of an epoch; `make` makes the images of a step, of which these known ones were drawn.
+    fn of_steps<R>(
+        &self,
+        epoch: usize,
+        first_step: usize,
+        make: impl Fn(usize, &[usize]) -> Result<Images> + Send + Sync,
+        take: impl FnOnce(&mut dyn Iterator<Item = Result<Batch>>) -> R,
+    ) -> R {
         let order = shuffled(self.training.len(), self.random(epoch, &Purpose::Order).random());
-        let make = |step| self.batch(epoch, step, &order);
-        prefetch(first_step..self.steps(), make, take)
+        let batch = |step| {
+            let drawn = self.drawn(step, &order);
+            let seed = self.random(epoch, &Purpose::Network(step)).random();
+            Ok(Batch { images: make(step, &drawn)?, labels: self.labels(&drawn), seed })
+        };
+        prefetch(first_step..self.steps(), batch, take)
     }
 
-    fn batch(&self, epoch: usize, step: usize, order: &[usize]) -> Result<Batch> {
-        let Input { height, width, .. } = self.settings.input;
+    /// The known images of a step.
+    fn drawn(&self, step: usize, order: &[usize]) -> Vec<usize> {
+        let batch_size = self.settings.recipe.batch_size;
+        let start = step * batch_size;
+        let drawn = &order[start..(start + batch_size).min(order.len())];
+        drawn.iter().map(|&place| self.training[place]).collect()
+    }
+
+    /// The numbers in the epoch of a step's outliers, of which there are `known` known images.
+    fn outlier_numbers(&self, step: usize, known: usize) -> impl Iterator<Item = usize> + use<> {
         let recipe = &self.settings.recipe;
-        let start = step * recipe.batch_size;
-        let drawn = &order[start..(start + recipe.batch_size).min(order.len())];
-        let known: Vec<usize> = drawn.iter().map(|&place| self.training[place]).collect();
-        let first_outlier = step * recipe.outliers_beside(recipe.batch_size);
-        let count = known.len() + recipe.outliers_beside(known.len());
-        let mut pixels = Array4::zeros((count, 3, height, width));
-        let images = pixels.as_slice_mut().expect("a new array is contiguous");
-        images.par_chunks_exact_mut(self.known.image_len()).enumerate().try_for_each(|(place, image)| {
-            let mut random = match known.get(place) {
-                Some(&index) => {
-                    image.copy_from_slice(&self.known.pixels(index)?);
-                    self.random(epoch, &Purpose::Known(index))
-                }
-                None => {
-                    let mut random =
-                        self.random(epoch, &Purpose::Outlier(first_outlier + place - known.len()));
-                    self.draw_outlier(image, &mut random)?;
-                    random
-                }
-            };
-            augment(recipe.augment, image, height, width, &mut random);
-            Ok(())
-        })?;
-        let seed = self.random(epoch, &Purpose::Network(step)).random();
-        Ok(Batch { pixels, labels: self.labels(&known), seed })
+        let first = step * recipe.outliers_beside(recipe.batch_size);
+        first..first + recipe.outliers_beside(known)
     }
 
-    /// Fills `image` with an outlier, before augmentation.
-    fn draw_outlier(&self, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
+    /// The pixels of known images, and of outliers.
+    fn pixels(&self, epoch: usize, step: usize, known: &[usize]) -> Result<Images> {
         let Input { height, width, .. } = self.settings.input;
-        match &self.outliers {
-            Some(outliers) => {
-                image.copy_from_slice(&outliers.pixels(random.random_range(0..outliers.len()))?)
+        let outliers = self.outlier_numbers(step, known.len()).map(Purpose::Outlier);
+        let all: Vec<Purpose> = known.iter().copied().map(Purpose::Known).chain(outliers).collect();
+        let mut pixels = Array4::zeros((all.len(), 3, height, width));
+        let images = pixels.as_slice_mut().expect("a new array is contiguous");
+        images.par_chunks_exact_mut(self.known.image_len()).zip(&all).try_for_each(|(image, purpose)| {
+            let mut random = self.random(epoch, purpose);
+            match (purpose, &self.outliers) {
+                (Purpose::Known(index), _) => self.draw(&self.known, *index, image, &mut random),
+                (_, Some(outliers)) => {
+                    let index = random.random_range(0..outliers.len());
+                    self.draw(outliers, index, image, &mut random)
+                }
+                (_, None) => self.draw_scrambled(image, &mut random),
             }
-            None => {
-                debug_assert_eq!(self.settings.recipe.outliers, Outliers::Scrambled);
-                let drawn = self.training[random.random_range(0..self.training.len())];
-                image.copy_from_slice(&self.known.pixels(drawn)?);
-                scramble(image, height, width, random);
-            }
+        })?;
+        Ok(Images::Pixels(pixels))
+    }
+
+    /// Fills `image` with one of a data set, augmented.
+    fn draw(&self, dataset: &Dataset, index: usize, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
+        let (input, how) = (&self.settings.input, self.settings.recipe.augment);
+        if how == Augment::ResizedCrop {
+            image.copy_from_slice(&resized_crop(&dataset.original(index)?, input, random));
+        } else {
+            image.copy_from_slice(&dataset.pixels(index)?);
         }
+        augment(how, image, input.height, input.width, random);
         Ok(())
     }
 
+    /// Fills `image` with a scrambled training image, augmented.
+    fn draw_scrambled(&self, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
+        debug_assert_eq!(self.settings.recipe.outliers, Outliers::Scrambled);
+        let Input { height, width, .. } = self.settings.input;
+        let drawn = self.training[random.random_range(0..self.training.len())];
+        image.copy_from_slice(&self.known.pixels(drawn)?);
+        scramble(image, height, width, random);
+        augment(self.settings.recipe.augment, image, height, width, random);
+        Ok(())
+    }
+
+    /// The features of known images, and of outliers.
+    fn features(&self, features: &Features, epoch: usize, step: usize, known: &[usize]) -> Result<Images> {
+        let is_flipped = self.settings.recipe.augment == Augment::Flip;
+        let view = |random: &mut ChaCha8Rng| match is_flipped && random.random() {
+            true => View::Mirrored,
+            false => View::Plain,
+        };
+        let known = known.iter().map(|&index| {
+            let mut random = self.random(epoch, &Purpose::Known(index));
+            features.row(Set::Known, index, view(&mut random))
+        });
+        let outliers = self.outlier_numbers(step, known.len()).map(|number| {
+            let mut random = self.random(epoch, &Purpose::Outlier(number));
+            match &self.outliers {
+                Some(outliers) => {
+                    let index = random.random_range(0..outliers.len());
+                    features.row(Set::Outliers, index, view(&mut random))
+                }
+                None => {
+                    let drawn = self.training[random.random_range(0..self.training.len())];
+                    features.row(Set::Known, drawn, View::Scrambled)
+                }
+            }
+        });
+        Ok(Images::Features(features.rows(&known.chain(outliers).collect::<Vec<_>>())?))
+    }
+
     /// The random numbers of an epoch for a purpose.
-    fn random(&self, epoch: usize, purpose: &Purpose) -> ChaCha8Rng {
+    pub(super) fn random(&self, epoch: usize, purpose: &Purpose) -> ChaCha8Rng {
         // Streams of ChaCha with different seeds or numbers do not overlap.
         let (kind, number) = match *purpose {
             Purpose::Order => (0, 0),
@@ -304,6 +464,7 @@ impl<'a> Batches<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::Recipe;
     use std::path::Path;
 
     fn settings(memory: u64) -> TrainSettings {
@@ -330,13 +491,16 @@ mod tests {
         );
     }
 
+    /// The pixels, labels and seed of a batch.
+    fn parts(batch: Batch) -> (Array4<u8>, Vec<i64>, u64) {
+        let Images::Pixels(pixels) = batch.images else { panic!("no pixels") };
+        (pixels, batch.labels, batch.seed)
+    }
+
     /// The batches of two steps of an epoch.
     fn made(settings: &TrainSettings) -> Vec<(Array4<u8>, Vec<i64>, u64)> {
-        let batches = Batches::open(settings).unwrap();
-        let order = shuffled(batches.images(), 7);
-        let batch =
-            |step| batches.batch(2, step, &order).map(|batch| (batch.pixels, batch.labels, batch.seed));
-        [3, 4].map(|step| batch(step).unwrap()).into()
+        let batches = Batches::open(settings, |_| {}).unwrap();
+        batches.of_epoch(2, 3, |made| made.take(2).map(|batch| parts(batch.unwrap())).collect())
     }
 
     #[test]
@@ -353,11 +517,47 @@ mod tests {
     }
 
     #[test]
+    fn resized_crops_are_made_of_the_images_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        for (class, red) in [("a", 0), ("b", 200)] {
+            for split in ["train", "test"] {
+                let at = folder.path().join(split).join(class);
+                std::fs::create_dir_all(&at).unwrap();
+                for n in 0..24 {
+                    let image = image::RgbImage::from_fn(60 + n, 48, |x, y| {
+                        image::Rgb([red, (3 * x) as u8, (5 * y) as u8])
+                    });
+                    image.save(at.join(format!("{n}.png"))).unwrap();
+                }
+            }
+        }
+        let mut settings = settings(0);
+        settings.known = folder.path().to_owned();
+        settings.recipe =
+            Recipe { augment: Augment::ResizedCrop, held_out: 0.0, batch_size: 8, ..settings.recipe };
+        let on_threads = |count, memory| {
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+            threads.install(|| made(&TrainSettings { memory, ..settings.clone() }))
+        };
+        let expected = on_threads(1, 0);
+        for (threads, memory) in [(4, 0), (3, 1 << 30), (1, 10_000)] {
+            assert!(on_threads(threads, memory) == expected, "{threads} threads, {memory} bytes");
+        }
+        // The colours of a box change as slowly as its size says: less than in the whole image.
+        let (pixels, ..) = &expected[0];
+        for image in 0..8 {
+            let across = i32::from(pixels[[image, 1, 8, 15]]) - i32::from(pixels[[image, 1, 8, 0]]);
+            let along = i32::from(pixels[[image, 2, 15, 8]]) - i32::from(pixels[[image, 2, 0, 8]]);
+            assert!((85..=240).contains(&across.abs()) && (130..=240).contains(&along), "{across} {along}");
+        }
+    }
+
+    #[test]
     fn a_step_does_not_depend_on_earlier_steps() {
         let settings = settings(0);
-        let batches = Batches::open(&settings).unwrap();
+        let batches = Batches::open(&settings, |_| {}).unwrap();
         let pixels = |first_step, skipped: usize| {
-            batches.of_epoch(1, first_step, |made| made.nth(skipped).unwrap().unwrap().pixels)
+            batches.of_epoch(1, first_step, |made| parts(made.nth(skipped).unwrap().unwrap()).0)
         };
         assert!(pixels(0, 2) == pixels(2, 0));
         assert!(pixels(0, 2) != pixels(0, 1));
@@ -366,14 +566,14 @@ mod tests {
     #[test]
     fn an_epoch_has_each_training_image_once() {
         let settings = settings(0);
-        let batches = Batches::open(&settings).unwrap();
+        let batches = Batches::open(&settings, |_| {}).unwrap();
         assert_eq!((batches.images(), batches.held_out.len(), batches.steps()), (1568, 32, 25));
         let (mut labels, mut counts) = (Vec::new(), Vec::new());
         batches.of_epoch(1, 0, |batches| {
             for batch in batches {
-                let batch = batch.unwrap();
-                counts.push(batch.pixels.dim().0);
-                labels.extend(batch.labels);
+                let (pixels, more, _) = parts(batch.unwrap());
+                counts.push(pixels.dim().0);
+                labels.extend(more);
             }
         });
         assert_eq!(

@@ -1,20 +1,27 @@
 //! The network of a run: its loss, EMA, tests and checkpoints.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-use ndarray::{Array2, ArrayView4};
+use ndarray::{Array2, Array4, ArrayView4};
 use tch::{Kind, TchError, Tensor, nn};
 
 use super::{
-    Batch, Batches, TrainSettings, loss,
+    Batch, Batches, Event, TrainSettings,
+    batches::{Images, Set},
+    features::{Features, View},
+    loss,
     network::{self, Network},
     torch, torch_device,
 };
 use crate::{
-    data::{Dataset, prefetch, shuffled},
+    arch::{Layer, Op},
+    data::{prefetch, shuffled},
     error::Result,
     method::{AnchorKind, Anchors},
-    run::{CheckBatch, Checkpoint, Facts, TestLogits, TrainingData, TrainingPrecision},
+    run::{BatchNorm, CheckBatch, Checkpoint, Facts, RunFolder, TestLogits, TrainingData, TrainingPrecision},
     weights::Weights,
 };
 
@@ -30,9 +37,36 @@ pub(super) struct Learner<'a> {
     settings: &'a TrainSettings,
     batches: &'a Batches<'a>,
     pub store: nn::VarStore,
+    /// What is trained: the network, or its last layer if the others are frozen.
     pub network: Network,
     /// EMA of the network's parameters and statistics, with the store that owns it.
     ema: Option<(nn::VarStore, Network)>,
+    frozen: Option<Frozen>,
+}
+
+/// The layers below the last, which are not trained.
+struct Frozen {
+    /// Owns the parameters of `network`.
+    _store: nn::VarStore,
+    /// The whole network; its last layer is not used.
+    network: Network,
+    last: Layer,
+    /// What the last layer reads, once it is there.
+    features: Option<Arc<Features>>,
+}
+
+impl Frozen {
+    fn features(&self) -> &Features {
+        self.features.as_ref().expect("the features are there before the first step")
+    }
+
+    /// The number of features.
+    fn width(&self) -> usize {
+        match self.last.op {
+            Op::Linear { inputs, .. } => inputs,
+            _ => unreachable!("the last layer is linear"),
+        }
+    }
 }
 
 /// The result of a test after an epoch.
@@ -49,26 +83,41 @@ impl<'a> Learner<'a> {
         let device = torch_device(settings.device)?;
         let classes = batches.known.classes().len();
         let layers = architecture.layers(classes, input.height, input.width)?;
+        let last = layers.last().expect("a network has layers").clone();
+        let trained =
+            if recipe.freeze { vec![Layer { inputs: Vec::new(), ..last.clone() }] } else { layers.clone() };
         tch::manual_seed(recipe.seed as i64);
         let store = nn::VarStore::new(device);
-        let mut network = Network::new(&store, layers.clone(), input).map_err(torch)?;
+        let mut network = Network::new(&store, trained.clone(), input).map_err(torch)?;
+        network.keeps_statistics = recipe.batch_norm == BatchNorm::Running;
+        network.keeps_backbone = recipe.backbone_rate == 0.0;
         if recipe.precision == TrainingPrecision::Bf16 {
             network.training_kind = Kind::BFloat16;
         }
         let ema = (recipe.ema > 0.0)
             .then(|| {
                 let store = nn::VarStore::new(device);
-                Network::new(&store, layers, input).map(|network| (store, network))
+                Network::new(&store, trained, input).map(|network| (store, network))
             })
             .transpose()
             .map_err(torch)?;
-        Ok(Self { settings, batches, store, network, ema })
+        let frozen = recipe
+            .freeze
+            .then(|| {
+                let store = nn::VarStore::new(device);
+                let network = Network::new(&store, layers, input)?;
+                Ok(Frozen { _store: store, network, last, features: None })
+            })
+            .transpose()
+            .map_err(torch)?;
+        Ok(Self { settings, batches, store, network, ema, frozen })
     }
 
     /// Loads the backbone, if there is one.
     pub fn begin(&mut self) -> Result<()> {
         if let Some(backbone) = &self.settings.backbone {
-            self.network.load(&Weights::read(&backbone.file)?.network()?, "", true)?;
+            let network = self.frozen.as_mut().map_or(&mut self.network, |frozen| &mut frozen.network);
+            network.load(&Weights::read(&backbone.file)?.network()?, "", true)?;
         }
         match &mut self.ema {
             Some((_, ema)) => ema.approach(&self.network, 1.0).map_err(torch),
@@ -76,13 +125,49 @@ impl<'a> Learner<'a> {
         }
     }
 
+    /// Computes the features of frozen layers, or finds them; returns false if it was asked to stop.
+    ///
+    /// # Errors
+    /// Those of [`Features::of_run`].
+    pub fn find_features(
+        &mut self,
+        run: &RunFolder,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<bool> {
+        let Some(frozen) = &self.frozen else { return Ok(true) };
+        let evaluate = |images: &Array4<u8>| {
+            let features = || {
+                let images = self.to_tensor(images.view())?;
+                network::floats(&frozen.network.features(&images, None)?)
+            };
+            tch::no_grad(features).map_err(torch)
+        };
+        let mut backbone = Weights::new(run.path());
+        frozen.network.save(&mut backbone, "").map_err(torch)?;
+        for (name, _) in frozen.last.parameters() {
+            backbone.remove(&name);
+        }
+        let (settings, batches, width) = (self.settings, self.batches, frozen.width());
+        let features = Features::of_run(settings, batches, &backbone, width, run, evaluate, stop, observe)?;
+        let is_done = features.is_some();
+        if let Some(frozen) = &mut self.frozen {
+            frozen.features = features.map(Arc::new);
+        }
+        Ok(is_done)
+    }
+
+    /// The features of frozen layers, if there are any.
+    pub fn features(&self) -> Option<Arc<Features>> {
+        self.frozen.as_ref()?.features.clone()
+    }
+
     /// The loss of a batch.
     pub fn training_loss(&self, batch: &Batch) -> Result<Tensor> {
         let TrainSettings { loss, recipe, .. } = self.settings;
         let forward = || {
             let labels = self.on_device(Tensor::f_from_slice(&batch.labels)?)?;
-            let images = self.to_tensor(batch.pixels.view())?;
-            let logits = self.network.forward(&images, Some(batch.seed))?;
+            let logits = self.network.forward(&self.input(&batch.images)?, Some(batch.seed))?;
             let (known, all) = (labels.size()[0], logits.size()[0]);
             let losses = loss::losses(loss, &logits.f_narrow(0, 0, known)?, &labels)?;
             let mean = loss::trimmed_mean(&losses, recipe.trimmed_of(batch.labels.len()))?;
@@ -115,6 +200,17 @@ impl<'a> Learner<'a> {
         self.on_device(Tensor::f_from_slice(bytes)?.f_view(&shape[..])?)
     }
 
+    /// Copies what the trained layers read to the device.
+    fn input(&self, images: &Images) -> std::result::Result<Tensor, TchError> {
+        match images {
+            Images::Pixels(pixels) => self.to_tensor(pixels.view()),
+            Images::Features(rows) => {
+                let (shape, values) = (rows.shape(), rows.as_slice().expect("batches are contiguous"));
+                self.on_device(Tensor::f_from_slice(values)?.f_view([shape[0] as i64, shape[1] as i64])?)
+            }
+        }
+    }
+
     /// Copies a tensor to the device, without waiting for pending work of a GPU.
     fn on_device(&self, tensor: Tensor) -> std::result::Result<Tensor, TchError> {
         let device = self.store.device();
@@ -126,21 +222,24 @@ impl<'a> Learner<'a> {
     }
 
     /// The logits `[N, C]` of images in evaluation mode.
-    fn logits(&self, dataset: &Dataset, indices: &[usize]) -> Result<Array2<f32>> {
+    fn logits(&self, set: Set, indices: &[usize]) -> Result<Array2<f32>> {
+        let (dataset, features) = (self.batches.dataset(set), self.features());
+        let read = |indices: &[usize]| match &features {
+            None => Ok(Images::Pixels(dataset.batch(indices)?)),
+            Some(features) => {
+                let row = |&index: &usize| features.row(set, index, View::Plain);
+                Ok(Images::Features(features.rows(&indices.iter().map(row).collect::<Vec<_>>())?))
+            }
+        };
         let mut logits = Vec::new();
-        prefetch(
-            indices.chunks(TEST_BATCH),
-            |batch| dataset.batch(batch),
-            |decoded| {
-                for images in decoded {
-                    let images = images?;
-                    let forward =
-                        || network::floats(&self.kept().forward(&self.to_tensor(images.view())?, None)?);
-                    logits.extend(tch::no_grad(forward).map_err(torch)?);
-                }
-                Ok(())
-            },
-        )?;
+        prefetch(indices.chunks(TEST_BATCH), read, |batches| {
+            for images in batches {
+                let images = images?;
+                let forward = || network::floats(&self.kept().forward(&self.input(&images)?, None)?);
+                logits.extend(tch::no_grad(forward).map_err(torch)?);
+            }
+            Ok(())
+        })?;
         let shape = (indices.len(), self.batches.known.classes().len());
         Ok(Array2::from_shape_vec(shape, logits).expect("one row per image"))
     }
@@ -156,22 +255,25 @@ impl<'a> Learner<'a> {
         let count = if recipe.anchor_images == 0 { usize::MAX } else { recipe.anchor_images };
         let drawn = shuffled(training.len(), recipe.seed).into_iter().take(count);
         let indices: Vec<usize> = drawn.map(|place| training[place]).collect();
-        let logits = self.logits(&self.batches.known, &indices)?;
+        let logits = self.logits(Set::Known, &indices)?;
         Ok(fixed.class_means(logits.view(), &self.batches.labels(&indices)))
     }
 
     /// Computes the logits of all test sets and held-out images, and the anchors.
     pub fn test(&self) -> Result<Tested> {
-        let Batches { known, known_test, unknown_tests, held_out, .. } = self.batches;
-        let all = |dataset: &Dataset| self.logits(dataset, &(0..dataset.len()).collect::<Vec<_>>());
-        let unknown = unknown_tests.iter().map(|set| Ok((set.name.clone(), all(&set.images)?)));
+        let Batches { known_test, unknown_tests, held_out, .. } = self.batches;
+        let all = |set: Set| self.logits(set, &(0..self.batches.dataset(set).len()).collect::<Vec<_>>());
+        let unknown = unknown_tests
+            .iter()
+            .enumerate()
+            .map(|(number, set)| Ok((set.name.clone(), all(Set::Unknown(number))?)));
         let logits = TestLogits {
-            known: all(known_test)?,
+            known: all(Set::Test)?,
             labels: known_test.labels().to_vec(),
             unknown: unknown.collect::<Result<Vec<_>>>()?,
             skipped: self.batches.skipped_in_tests,
         };
-        Ok(Tested { anchors: self.anchors()?, logits, held_out: self.logits(known, held_out)? })
+        Ok(Tested { anchors: self.anchors()?, logits, held_out: self.logits(Set::Known, held_out)? })
     }
 
     /// The loss on held-out images with the anchors of training; `None` without any.
@@ -186,6 +288,10 @@ impl<'a> Learner<'a> {
 
     /// Copies the tensors of the network and of its EMA into a state.
     pub fn save(&self, tensors: &mut Weights) -> Result<()> {
+        if let Some(frozen) = &self.frozen {
+            frozen.network.save(tensors, "").map_err(torch)?;
+        }
+        // In place of the last layer that is not used.
         self.network.save(tensors, "").map_err(torch)?;
         match &self.ema {
             Some((_, ema)) => ema.save(tensors, EMA).map_err(torch),
@@ -195,11 +301,36 @@ impl<'a> Learner<'a> {
 
     /// Restores the network and its EMA from a state.
     pub fn load(&mut self, tensors: &Weights) -> Result<()> {
+        if let Some(frozen) = &mut self.frozen {
+            frozen.network.load(tensors, "", true)?;
+        }
         self.network.load(tensors, "", false)?;
         match &mut self.ema {
             Some((_, ema)) => ema.load(tensors, EMA, false),
             None => Ok(()),
         }
+    }
+
+    /// The tensors of the network to test and save.
+    fn kept_weights(&self) -> Result<Weights> {
+        let mut weights = Weights::new(Path::new("checkpoint"));
+        let Some(frozen) = &self.frozen else {
+            self.kept().save(&mut weights, "").map_err(torch)?;
+            return Ok(weights);
+        };
+        frozen.network.save(&mut weights, "").map_err(torch)?;
+        let mut trained = Weights::new(weights.path());
+        self.kept().save(&mut trained, "").map_err(torch)?;
+        let [mut weight, mut bias] = [0, 1].map(|number| {
+            let (name, shape) = frozen.last.parameters().swap_remove(number);
+            let values = trained.get(&name).expect("a tensor of the last layer").values.clone();
+            (name, shape, values)
+        });
+        frozen.features().fold(&mut weight.2, &mut bias.2);
+        for (name, shape, values) in [weight, bias] {
+            weights.insert(&name, &shape, values);
+        }
+        Ok(weights)
     }
 
     /// Makes a checkpoint; in the middle of an epoch there is no test.
@@ -208,13 +339,12 @@ impl<'a> Learner<'a> {
         let Batches { known, known_test, held_out, .. } = self.batches;
         let (anchors, held_out, test) = match tested {
             Some(Tested { anchors, logits, held_out }) => (anchors, held_out, Some(logits)),
-            None => (self.anchors()?, self.logits(known, held_out)?, None),
+            None => (self.anchors()?, self.logits(Set::Known, held_out)?, None),
         };
-        let mut network = Weights::new(Path::new("checkpoint"));
-        self.kept().save(&mut network, "").map_err(torch)?;
+        let network = self.kept_weights()?;
         let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
         let check =
-            CheckBatch { images: known_test.images(&check)?, logits: self.logits(known_test, &check)? };
+            CheckBatch { images: known_test.images(&check)?, logits: self.logits(Set::Test, &check)? };
         let training = settings.record(self.batches.images(), known_test.len(), self.batches.skipped, epoch);
         let facts = Facts {
             classes: known.classes().to_vec(),

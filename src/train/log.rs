@@ -78,7 +78,12 @@ impl Log {
                     }
                 }
             }
-            Event::Start { .. } | Event::Testing { .. } | Event::Finished { .. } => {}
+            Event::Start { .. }
+            | Event::Reading { .. }
+            | Event::Features { .. }
+            | Event::FeaturesFound { .. }
+            | Event::Testing { .. }
+            | Event::Finished { .. } => {}
         }
         self.tensorboard.write(&records)
     }

@@ -3,6 +3,7 @@
 mod augment;
 mod batches;
 mod dropout;
+mod features;
 mod learner;
 mod log;
 mod loss;
@@ -29,7 +30,7 @@ use crate::{
     report::Report,
     run::{Device, Recipe},
 };
-pub use batches::{Batch, Batches};
+pub use batches::{Batch, Batches, Images};
 pub use session::{resume, train};
 
 /// The settings of a run.
@@ -161,6 +162,13 @@ impl TrainSettings {
             return Err(Error::setting("weight", weight, "must not be negative"));
         }
         self.input.check(&SIZES)?;
+        if self.recipe.freeze && self.backbone.is_none() {
+            return Err(Error::setting(
+                "freeze",
+                true,
+                "needs starting weights for the layers that are not trained",
+            ));
+        }
         let paths = [Some(self.known.as_path()), self.recipe.outliers.folder()];
         if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
             return Err(Error::setting(

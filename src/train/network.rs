@@ -4,7 +4,7 @@ use tch::{Device, Kind, TchError, Tensor, nn};
 
 use super::dropout::{Unit, dropout};
 use crate::{
-    arch::{Conv, Init, Layer, Op},
+    arch::{self, Conv, Init, Layer, Op},
     error::Result,
     image::Input,
     weights::Weights,
@@ -18,8 +18,7 @@ pub(super) struct Network {
     layers: Vec<Layer>,
     /// The tensors of each layer in the order of [`Layer::parameters`], as views of `all`.
     tensors: Vec<Vec<Tensor>>,
-    /// All tensors, [concatenated], so that an operation on them is one kernel instead of hundreds: parameters of
-    /// several dimensions, other parameters, statistics.
+    /// All tensors, [concatenated] by their [`Part`], so that an operation on them is one kernel instead of hundreds.
     all: Tensor,
     /// For each layer, the last layer that reads its output.
     last_readers: Vec<usize>,
@@ -28,6 +27,50 @@ pub(super) struct Network {
     /// The type of activations and convolution weights in training. Stored parameters, normalisation
     /// statistics, the last layer and evaluation keep their own type.
     pub training_kind: Kind,
+    /// Whether training uses the running statistics of batch normalisation, and leaves them as they are.
+    pub keeps_statistics: bool,
+    /// Whether training computes no gradients for the layers below the last.
+    pub keeps_backbone: bool,
+}
+
+/// The parts of a network's tensors, in the order of [`Network::all`]: the parameters of the backbone, of the last layer,
+/// and those of several dimensions are each in one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    BackboneVectors,
+    BackboneMatrices,
+    LastMatrices,
+    LastVectors,
+    Statistics,
+}
+
+impl Part {
+    /// The part of a tensor of the last layer or of another one.
+    fn of(tensor: &Tensor, is_last: bool) -> Self {
+        match (tensor.requires_grad(), is_last, tensor.dim() < 2) {
+            (false, ..) => Self::Statistics,
+            (_, false, true) => Self::BackboneVectors,
+            (_, false, false) => Self::BackboneMatrices,
+            (_, true, false) => Self::LastMatrices,
+            (_, true, true) => Self::LastVectors,
+        }
+    }
+
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::LastMatrices | Self::LastVectors)
+    }
+
+    pub fn is_matrices(self) -> bool {
+        matches!(self, Self::BackboneMatrices | Self::LastMatrices)
+    }
+}
+
+/// A parameter of a network.
+pub(super) struct Parameter<'a> {
+    pub part: Part,
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub tensor: &'a Tensor,
 }
 
 impl Network {
@@ -64,18 +107,23 @@ impl Network {
                     .collect()
             })
             .collect::<std::result::Result<_, _>>()?;
-        let all = join(tensors.iter_mut().flatten().collect())?;
+        let all = join(&mut tensors)?;
         let channel = |values: &[f32; 3]| {
             Tensor::f_from_slice(values)?.f_view([1, 3, 1, 1])?.f_to_device(store.device())
         };
-        let mut last_readers = vec![layers.len(); layers.len()];
-        for (index, layer) in layers.iter().enumerate() {
-            for &input in &layer.inputs {
-                last_readers[input] = index;
-            }
-        }
+        let last_readers = arch::last_readers(&layers);
         let (mean, std) = (channel(&input.mean)?, channel(&input.std)?);
-        Ok(Self { layers, tensors, all, last_readers, training_kind: mean.kind(), mean, std })
+        Ok(Self {
+            layers,
+            tensors,
+            all,
+            last_readers,
+            training_kind: mean.kind(),
+            keeps_statistics: false,
+            keeps_backbone: false,
+            mean,
+            std,
+        })
     }
 
     /// Loads weights, whose names have a prefix. `keep_last` leaves the last layer unchanged: a backbone has
@@ -94,14 +142,26 @@ impl Network {
         Ok(())
     }
 
-    /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device. `training` is the
-    /// seed of dropout, `None` in evaluation.
+    /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device; for a network that is the
+    /// last layer of another, of features `[N, F]`. `training` is the seed of dropout, `None` in evaluation.
+    pub fn forward(&self, images: &Tensor, training: Option<u64>) -> std::result::Result<Tensor, TchError> {
+        let features = if self.keeps_backbone {
+            tch::no_grad(|| self.features(images, training))?
+        } else {
+            self.features(images, training)?
+        };
+        let [weight, bias] = &self.tensors[self.layers.len() - 1][..] else { unreachable!("two tensors") };
+        features.f_to_kind(self.mean.kind())?.f_linear(weight, Some(bias))
+    }
+
+    /// The features of images, which the last layer reads, as in [`forward`](Self::forward).
     ///
     /// An activation is freed or overwritten by its last reader: small networks are bound by memory traffic.
-    pub fn forward(&self, images: &Tensor, training: Option<u64>) -> std::result::Result<Tensor, TchError> {
-        let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(self.layers.len());
+    pub fn features(&self, images: &Tensor, training: Option<u64>) -> std::result::Result<Tensor, TchError> {
+        let below = &self.layers[..self.layers.len() - 1];
+        let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(below.len());
         let kind = if training.is_some() { self.training_kind } else { self.mean.kind() };
-        for (index, (layer, tensors)) in self.layers.iter().zip(&self.tensors).enumerate() {
+        for (index, (layer, tensors)) in below.iter().zip(&self.tensors).enumerate() {
             let mut inputs = layer.inputs.iter().map(|&input| {
                 let output = &mut outputs[input];
                 if self.last_readers[input] == index {
@@ -127,11 +187,13 @@ impl Network {
                 Op::BatchNorm { epsilon, momentum, .. } => {
                     let [weight, bias, mean, variance] = &tensors[..] else { unreachable!("four tensors") };
                     let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(Some);
-                    let is_training = training.is_some();
+                    let is_training = training.is_some() && !self.keeps_statistics;
                     next().f_batch_norm(weight, bias, mean, variance, is_training, momentum, epsilon, true)?
                 }
                 Op::Relu if layer.in_place => next().f_relu_()?,
                 Op::Relu => next().f_relu()?,
+                Op::Relu6 if layer.in_place => next().f_relu6_()?,
+                Op::Relu6 => next().f_relu6()?,
                 Op::LeakyRelu(slope) => {
                     let x = next();
                     x.f_maximum(&x.f_mul_scalar(slope)?)?
@@ -147,6 +209,11 @@ impl Network {
                 Op::Flatten => next().f_flatten(1, -1)?,
                 Op::Add if layer.in_place => next().f_add_(&next())?,
                 Op::Add => next().f_add(&next())?,
+                Op::MaxPool { kernel, stride, padding } => {
+                    let [kernel, stride, padding] =
+                        [kernel, stride, padding].map(|length| [length as i64; 2]);
+                    next().f_max_pool2d(kernel, stride, padding, [1, 1], false)?
+                }
                 Op::GlobalAveragePool => next().f_mean_dim(&[2_i64, 3][..], false, None::<Kind>)?,
                 Op::Linear { .. } => {
                     next().f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))?
@@ -154,7 +221,8 @@ impl Network {
             };
             outputs.push(Some(output));
         }
-        Ok(outputs.pop().flatten().expect("a network has layers"))
+        // The last layer reads the one before it.
+        Ok(outputs.pop().flatten().unwrap_or_else(|| images.shallow_clone()))
     }
 
     /// Interpolates the parameters and statistics towards another network's by a share, 0 to 1.
@@ -162,21 +230,24 @@ impl Network {
         self.all.f_lerp_(&other.all, share).map(drop)
     }
 
-    /// The names and shapes of the parameters, and the parameters, those of several dimensions first.
-    pub fn parameters(&self) -> Vec<(String, Vec<usize>, &Tensor)> {
-        let named = self.layers.iter().flat_map(Layer::parameters).zip(self.tensors.iter().flatten());
-        let mut parameters: Vec<_> = named
-            .filter(|(_, tensor)| tensor.requires_grad())
-            .map(|((name, shape), tensor)| (name, shape, tensor))
-            .collect();
-        parameters.sort_by_key(|(.., tensor)| place(tensor));
+    /// The parameters by their part.
+    pub fn parameters(&self) -> Vec<Parameter<'_>> {
+        let mut parameters = Vec::new();
+        for (index, (layer, tensors)) in self.layers.iter().zip(&self.tensors).enumerate() {
+            for ((name, shape), tensor) in layer.parameters().into_iter().zip(tensors) {
+                let part = Part::of(tensor, index + 1 == self.layers.len());
+                parameters.push(Parameter { part, name, shape, tensor });
+            }
+        }
+        parameters.retain(|parameter| parameter.part != Part::Statistics);
+        parameters.sort_by_key(|parameter| parameter.part);
         parameters
     }
 
-    /// The first `length` values of all parameters, [concatenated] in the order of
-    /// [`parameters`](Self::parameters), without their gradients.
-    pub fn values(&self, length: usize) -> std::result::Result<Tensor, TchError> {
-        self.all.f_narrow(0, 0, length as i64)
+    /// The values of all parameters and statistics, [concatenated]; those of [`parameters`](Self::parameters) come first,
+    /// in the same order.
+    pub fn values(&self) -> &Tensor {
+        &self.all
     }
 
     /// Copies the parameters and statistics, with a prefix before their names.
@@ -190,19 +261,21 @@ impl Network {
     }
 }
 
-/// The place of a tensor in [`Network::all`]; equal ones keep their order.
-fn place(tensor: &Tensor) -> (bool, bool) {
-    (!tensor.requires_grad(), tensor.dim() < 2)
-}
-
-/// Moves tensors into one, of which they become views.
-fn join(mut tensors: Vec<&mut Tensor>) -> std::result::Result<Tensor, TchError> {
-    tensors.sort_by_key(|tensor| place(tensor));
+/// Moves the tensors of all layers into one, by their part. They become views of it.
+fn join(layers: &mut [Vec<Tensor>]) -> std::result::Result<Tensor, TchError> {
+    let count = layers.len();
+    let mut tensors: Vec<(Part, &mut Tensor)> = layers
+        .iter_mut()
+        .enumerate()
+        .flat_map(|(index, tensors)| tensors.iter_mut().map(move |tensor| (index + 1 == count, tensor)))
+        .map(|(is_last, tensor)| (Part::of(tensor, is_last), tensor))
+        .collect();
+    tensors.sort_by_key(|(part, _)| *part);
     let detached: Vec<Tensor> =
-        tensors.iter().map(|tensor| tensor.f_detach()).collect::<std::result::Result<_, _>>()?;
+        tensors.iter().map(|(_, tensor)| tensor.f_detach()).collect::<std::result::Result<_, _>>()?;
     let all = concatenated(&detached)?;
     let mut start = 0;
-    for tensor in tensors {
+    for (_, tensor) in tensors {
         let length = tensor.numel();
         tensor.f_set_data(&all.f_narrow(0, start as i64, length as i64)?.f_view_as(&*tensor)?)?;
         start += padded(length);
@@ -285,15 +358,12 @@ pub(super) fn floats(tensor: &Tensor) -> std::result::Result<Vec<f32>, TchError>
 }
 
 #[cfg(test)]
-#[path = "../../tests/golden/fill.rs"]
-mod fill;
-
-#[cfg(test)]
 mod tests {
     use super::super::{loss, optimizer::Optimizer};
     use super::*;
     use crate::{
         arch::Architecture,
+        fill,
         method::{Loss, Variant},
         run::{self, Recipe, Schedule},
     };
@@ -351,7 +421,7 @@ mod tests {
         let mut network = Network::new(&store, layers, &Input::default()).unwrap();
         network.load(&weights, "", false).unwrap();
         store.set_kind(kind);
-        network.all = join(network.tensors.iter_mut().flatten().collect()).unwrap();
+        network.all = join(&mut network.tensors).unwrap();
         network.mean = network.mean.to_kind(kind);
         network.std = network.std.to_kind(kind);
         network.training_kind = kind;
@@ -391,6 +461,31 @@ mod tests {
                 let found = difference(found, &method(&format!("wrn.{statistic}.after{suffix}")));
                 assert!(found < tolerance, "{statistic} {kind:?}: {found}");
             }
+        }
+    }
+
+    #[test]
+    fn large_networks_compute_what_timm_computes() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families.safetensors");
+        let golden = Tensor::read_safetensors(path).unwrap();
+        for (name, family, settings, [height, width]) in fill::CASES {
+            let architecture = Architecture::new(family, settings).unwrap();
+            let layers = architecture.layers(5, height, width).unwrap();
+            let mut weights = Weights::new(Path::new(name));
+            for (name, shape) in layers.iter().flat_map(Layer::parameters) {
+                weights.insert(&name, &shape, fill::values_scaled(&name, &shape, fill::Scale::Inputs));
+            }
+            let input = Input { height, width, ..architecture.default_input() };
+            let store = nn::VarStore::new(Device::Cpu);
+            let mut network = Network::new(&store, layers, &input).unwrap();
+            network.load(&weights, "", false).unwrap();
+            let bytes = Tensor::from_slice(&fill::bytes(2 * input.values()));
+            let images = bytes.view([2, 3, height as i64, width as i64]);
+            let logits = tch::no_grad(|| network.forward(&images, None).unwrap());
+            let name = format!("{name}.{height}x{width}");
+            let expected = &golden.iter().find(|(other, _)| *other == name).unwrap().1;
+            let apart = difference(&logits, expected);
+            assert!(apart < 1e-4, "{name}: {apart}");
         }
     }
 
@@ -439,7 +534,7 @@ mod tests {
                     epochs: 1,
                     ..Recipe::default()
                 };
-                let mut optimizer = Optimizer::new(&network, recipe.optimizer, 0.0).unwrap();
+                let mut optimizer = Optimizer::new(&network, recipe.optimizer, 0.0, 1.0).unwrap();
                 let (losses, rates) = (
                     method(&format!("trajectory.{name}.losses{suffix}")),
                     method("trajectory.learning_rates"),
@@ -464,6 +559,62 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The values of a network's parameters and statistics by name, after a step.
+    fn after_step(algorithm: run::Optimizer, backbone_rate: f64, keeps_statistics: bool) -> Values {
+        let (store, mut network) = filled(Kind::Float);
+        network.keeps_statistics = keeps_statistics;
+        network.keeps_backbone = backbone_rate == 0.0;
+        let mut optimizer = Optimizer::new(&network, algorithm, 0.1, backbone_rate).unwrap();
+        let logits = network.forward(&images(0..4), Some(0)).unwrap();
+        let loss = logits.square().mean(None::<Kind>);
+        optimizer.step(&loss, run::ScheduledRates { learning_rate: 1e-4, momentum: 0.9 }).unwrap();
+        store.variables().into_iter().map(|(name, tensor)| (name, floats(&tensor).unwrap())).collect()
+    }
+
+    type Values = std::collections::BTreeMap<String, Vec<f32>>;
+
+    #[test]
+    fn all_layers_but_the_last_have_a_share_of_the_rate() {
+        let (store, _network) = filled(Kind::Float);
+        let before: Values =
+            store.variables().into_iter().map(|(name, tensor)| (name, floats(&tensor).unwrap())).collect();
+        // How far a tensor moves.
+        let moved = |after: &Values, name: &str| -> f64 {
+            let squares = after[name].iter().zip(&before[name]).map(|(a, b)| f64::from(a - b).powi(2));
+            squares.sum::<f64>().sqrt()
+        };
+        let (matrix, vector, last) = ("block2.layer.0.conv1.weight", "bn1.weight", ["fc.weight", "fc.bias"]);
+        for algorithm in run::Optimizer::ALL {
+            let [whole, part, none] = [1.0, 0.25, 0.0].map(|share| after_step(algorithm, share, true));
+            for name in [matrix, vector] {
+                let share = moved(&part, name) / moved(&whole, name);
+                assert!((share - 0.25).abs() < 0.02, "{algorithm:?} {name}: {share}");
+                assert!(none[name] == before[name], "{algorithm:?} {name}");
+            }
+            for name in last {
+                let share = moved(&part, name) / moved(&whole, name);
+                assert!((share - 1.0).abs() < 0.02, "{algorithm:?} {name}: {share}");
+                assert!(moved(&none, name) > 0.0, "{algorithm:?} {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn running_statistics_stay_and_scale_and_shift_are_trained() {
+        let [of_batch, running] = [false, true].map(|keeps| after_step(run::Optimizer::Sgd, 1.0, keeps));
+        let (store, network) = filled(Kind::Float);
+        let variables = store.variables();
+        let before = |name: &str| floats(&variables[name]).unwrap();
+        for name in ["block1.layer.0.bn1.running_mean", "bn1.running_var"] {
+            assert!(running[name] == before(name) && of_batch[name] != before(name), "{name}");
+        }
+        assert!(running["bn1.weight"] != before("bn1.weight"));
+        // With running statistics a network computes the same in training as after it.
+        let network = Network { keeps_statistics: true, ..network };
+        let of = |training| tch::no_grad(|| network.forward(&images(0..2), training).unwrap());
+        assert!(of(Some(1)) == of(None));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use tch::{TchError, Tensor};
 
 use super::{
-    network::{Network, concatenated, copy, floats, padded},
+    network::{Network, Parameter as NetworkParameter, concatenated, copy, floats, padded},
     torch,
 };
 use crate::{
@@ -21,18 +21,28 @@ const EPSILON: f64 = 1e-8;
 const ORDERS: [&str; 2] = ["first", "second"];
 const STEPS: &str = "optimizer.steps";
 
-/// The optimizer of a network's parameters. Parameters, gradients and moments are one tensor each, so that a step
-/// takes a dozen kernels.
+/// The optimizer of a network's parameters. Gradients and moments are one tensor each, as the parameters are, so that a
+/// step takes a dozen kernels.
 pub(super) struct Optimizer {
     parameters: Vec<Parameter>,
-    values: Tensor,
-    /// Those of several dimensions: the weights of convolutions and of the last layer.
-    decayed: Tensor,
+    groups: Vec<Group>,
     /// Adam: the moving averages of the gradient and of its square. SGD: the velocity.
     moments: Vec<Tensor>,
     weight_decay: f64,
     /// Number of finished steps.
     steps: i32,
+}
+
+/// Parameters with the same learning rate, as views.
+struct Group {
+    /// Their share of the learning rate.
+    share: f64,
+    /// Their place among all trained parameters.
+    start: i64,
+    values: Tensor,
+    /// Those of several dimensions: the weights of convolutions and of the last layer.
+    decayed: Tensor,
+    moments: Vec<Tensor>,
 }
 
 struct Parameter {
@@ -41,29 +51,97 @@ struct Parameter {
     tensor: Tensor,
 }
 
+impl Group {
+    /// Updates the parameters in step number `steps`, by the gradient of all trained parameters.
+    fn step(
+        &mut self,
+        gradient: &Tensor,
+        rates: ScheduledRates,
+        weight_decay: f64,
+        steps: i32,
+    ) -> std::result::Result<(), TchError> {
+        let gradient = gradient.f_narrow(0, self.start, self.values.size()[0])?;
+        let learning_rate = self.share * rates.learning_rate;
+        if weight_decay > 0.0 {
+            let _ = self.decayed.f_mul_scalar_(1.0 - learning_rate * weight_decay)?;
+        }
+        match &mut self.moments[..] {
+            [first, second] => {
+                let corrections = (1.0 - rates.momentum.powi(steps), 1.0 - BETA.powi(steps));
+                let _ = first.f_lerp_(&gradient, 1.0 - rates.momentum)?;
+                let square = gradient.f_square()?.f_mul_scalar_(1.0 - BETA)?;
+                let _ = second.f_mul_scalar_(BETA)?.f_add_(&square)?;
+                let divisor = second.f_sqrt()?.f_div_scalar_(corrections.1.sqrt())?.f_add_scalar_(EPSILON)?;
+                let step = first.f_mul_scalar(-learning_rate / corrections.0)?;
+                let _ = self.values.f_addcdiv_(&step, &divisor)?;
+            }
+            [velocity] => {
+                let _ = velocity.f_mul_scalar_(rates.momentum)?.f_add_(&gradient)?;
+                let ahead = velocity.f_mul_scalar(rates.momentum)?.f_add_(&gradient)?;
+                let _ = self.values.f_sub_(&ahead.f_mul_scalar(learning_rate)?)?;
+            }
+            _ => unreachable!("one moment or two"),
+        }
+        Ok(())
+    }
+}
+
 impl Optimizer {
-    /// Creates an optimizer of the parameters of a network.
+    /// Creates an optimizer of the parameters of a network. All but those of its last layer have a share of the learning
+    /// rate, `backbone_rate`, and are left out if that is 0.
     pub fn new(
         network: &Network,
         algorithm: run::Optimizer,
         weight_decay: f64,
+        backbone_rate: f64,
     ) -> std::result::Result<Self, TchError> {
-        let parameters: Vec<Parameter> = network
-            .parameters()
-            .into_iter()
-            .map(|(name, shape, tensor)| Parameter { name, shape, tensor: tensor.shallow_clone() })
-            .collect();
-        let length = |parameter: &Parameter| padded(parameter.tensor.numel());
-        let matrices = parameters.iter().take_while(|parameter| parameter.shape.len() > 1);
-        let decayed = network.values(matrices.map(length).sum())?;
-        let values = network.values(parameters.iter().map(length).sum())?;
+        let all = network.parameters();
+        let length = |is_meant: &dyn Fn(&NetworkParameter) -> bool| -> i64 {
+            let meant = all.iter().filter(|parameter| is_meant(parameter));
+            meant.map(|parameter| padded(parameter.tensor.numel()) as i64).sum()
+        };
+        let backbone = length(&|parameter| !parameter.part.is_last());
+        let last = length(&|parameter| parameter.part.is_last());
+        // The matrices of the backbone and those of the last layer are neighbours.
+        let matrices_start = length(&|parameter| !parameter.part.is_last() && !parameter.part.is_matrices());
+        let matrices_end = matrices_start + length(&|parameter| parameter.part.is_matrices());
+        let ranges = match backbone_rate {
+            0.0 => vec![(1.0, backbone, backbone + last)],
+            1.0 => vec![(1.0, 0, backbone + last)],
+            share => vec![(share, 0, backbone), (1.0, backbone, backbone + last)],
+        };
+        let first = ranges[0].1;
+        let view = |start: i64, end: i64| network.values().f_narrow(0, start, end - start);
         let count = match algorithm {
             run::Optimizer::Adam => 2,
             run::Optimizer::Sgd => 1,
         };
-        let moments =
-            (0..count).map(|_| values.f_zeros_like()).collect::<std::result::Result<_, TchError>>()?;
-        Ok(Self { parameters, values, decayed, moments, weight_decay, steps: 0 })
+        let moments = (0..count)
+            .map(|_| view(first, backbone + last)?.f_zeros_like())
+            .collect::<std::result::Result<Vec<_>, TchError>>()?;
+        let groups = ranges
+            .into_iter()
+            .map(|(share, start, end)| {
+                let of_moment = |moment: &Tensor| moment.f_narrow(0, start - first, end - start);
+                Ok(Group {
+                    share,
+                    start: start - first,
+                    values: view(start, end)?,
+                    decayed: view(matrices_start.max(start), matrices_end.min(end))?,
+                    moments: moments.iter().map(of_moment).collect::<std::result::Result<_, _>>()?,
+                })
+            })
+            .collect::<std::result::Result<_, TchError>>()?;
+        let parameters = all
+            .into_iter()
+            .filter(|parameter| backbone_rate > 0.0 || parameter.part.is_last())
+            .map(|NetworkParameter { name, shape, tensor, .. }| Parameter {
+                name,
+                shape,
+                tensor: tensor.shallow_clone(),
+            })
+            .collect();
+        Ok(Self { parameters, groups, moments, weight_decay, steps: 0 })
     }
 
     /// Computes the gradients of a loss and updates the parameters.
@@ -71,27 +149,9 @@ impl Optimizer {
         let tensors: Vec<&Tensor> = self.parameters.iter().map(|parameter| &parameter.tensor).collect();
         let gradient = concatenated(&Tensor::f_run_backward(&[loss], &tensors, false, false)?)?;
         self.steps += 1;
-        if self.weight_decay > 0.0 {
-            let _ = self.decayed.f_mul_scalar_(1.0 - rates.learning_rate * self.weight_decay)?;
-        }
-        match &mut self.moments[..] {
-            [first, second] => {
-                let corrections = (1.0 - rates.momentum.powi(self.steps), 1.0 - BETA.powi(self.steps));
-                let _ = first.f_lerp_(&gradient, 1.0 - rates.momentum)?;
-                let square = gradient.f_square()?.f_mul_scalar_(1.0 - BETA)?;
-                let _ = second.f_mul_scalar_(BETA)?.f_add_(&square)?;
-                let divisor = second.f_sqrt()?.f_div_scalar_(corrections.1.sqrt())?.f_add_scalar_(EPSILON)?;
-                let step = first.f_mul_scalar(-rates.learning_rate / corrections.0)?;
-                let _ = self.values.f_addcdiv_(&step, &divisor)?;
-            }
-            [velocity] => {
-                let _ = velocity.f_mul_scalar_(rates.momentum)?.f_add_(&gradient)?;
-                let ahead = velocity.f_mul_scalar(rates.momentum)?.f_add_(&gradient)?;
-                let _ = self.values.f_sub_(&ahead.f_mul_scalar(rates.learning_rate)?)?;
-            }
-            _ => unreachable!("one moment or two"),
-        }
-        Ok(())
+        self.groups
+            .iter_mut()
+            .try_for_each(|group| group.step(&gradient, rates, self.weight_decay, self.steps))
     }
 
     /// The part of each parameter in a moment, with the parameter's name and shape.

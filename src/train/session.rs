@@ -96,7 +96,7 @@ fn run_to_the_end(
     settings.check()?;
     // Data may take hours to read.
     atomic::check_writable_folder(run.path())?;
-    let batches = Batches::open(settings)?;
+    let batches = Batches::open(settings, &mut observe)?;
     let is_new = matches!(start, Start::New { .. });
     let mut session = Session::begin(settings, &batches, run, start)?;
     let epochs = settings.recipe.epochs;
@@ -108,11 +108,21 @@ fn run_to_the_end(
     }
     // From here on the run can be resumed.
     observe(&start);
+    if !session.learner.find_features(run, stop, &mut observe)? {
+        return Ok(Outcome::Interrupted { epoch: session.state.epoch });
+    }
+    session.saved = Instant::now();
+    let features = session.learner.features();
     while session.state.epoch <= epochs {
         let (epoch, first_step) = (session.state.epoch, session.state.step);
         let begun = Instant::now();
-        let is_done = batches
-            .of_epoch(epoch, first_step, |batches| session.epoch(batches, save_every, stop, &mut observe))?;
+        let train = |batches: &mut dyn Iterator<Item = Result<Batch>>| {
+            session.epoch(batches, save_every, stop, &mut observe)
+        };
+        let is_done = match &features {
+            Some(features) => batches.features_of_epoch(features, epoch, first_step, train),
+            None => batches.of_epoch(epoch, first_step, train),
+        }?;
         if !is_done {
             return Ok(Outcome::Interrupted { epoch });
         }
@@ -173,8 +183,9 @@ impl<'a> Session<'a> {
         let mut learner = Learner::new(settings, batches)?;
         let recipe = &settings.recipe;
         let mut optimizer =
-            Optimizer::new(&learner.network, recipe.optimizer, recipe.weight_decay).map_err(torch)?;
-        let checksum = batches.checksum()?;
+            Optimizer::new(&learner.network, recipe.optimizer, recipe.weight_decay, recipe.backbone_rate)
+                .map_err(torch)?;
+        let checksum = batches.checksum.clone();
         let (mut log, state) = match start {
             Start::Saved { log, state, tensors } => {
                 if state.data != checksum {

@@ -1,6 +1,6 @@
 //! Finds the network among the tensors of a file: the prefix behind which a known family is recognised.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::Weights;
 use crate::{
@@ -16,14 +16,34 @@ const AVERAGES: [&str; 8] = ["averaged", "average", "avg", "swa", "shadow", "tea
 /// # Errors
 /// [`Error::Weights`](crate::Error::Weights) if no prefix leads to a known network.
 pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
-    let candidates = prefixes(weights).into_iter().filter_map(|prefix| {
+    let mut candidates = Vec::new();
+    let mut unsupported = Vec::new();
+    for prefix in prefixes(weights) {
         let shapes = |name: &str| weights.get(&format!("{prefix}{name}")).map(|tensor| &tensor.shape[..]);
-        let found = Architecture::recognize(&shapes)?;
-        let share = share(&found, |name, shape| shapes(name).is_some_and(|found| found == shape));
+        let body = match Architecture::recognize(&shapes) {
+            Some(Ok(found)) => body(&found).map(|body| (found, body)),
+            Some(Err(reason)) => {
+                unsupported.push(reason);
+                None
+            }
+            None => None,
+        };
+        let Some((found, body)) = body else { continue };
+        let present = body.iter().filter(|(name, shape)| shapes(name).is_some_and(|found| found == shape));
+        let share = present.count() as f64 / body.len() as f64;
         // A first layer of this name is no network yet.
-        (share > 0.5).then_some((prefix, found, share))
-    });
-    let best = candidates.min_by(|(a, left, x), (b, right, y)| {
+        if share <= 0.5 {
+            continue;
+        }
+        match foreign(weights, prefix, &body) {
+            None => candidates.push((prefix, found, share)),
+            Some(name) => {
+                unsupported
+                    .push(format!("`{name}` is not in {}, whose tensors they have", found.architecture));
+            }
+        }
+    }
+    let best = candidates.into_iter().min_by(|(a, left, x), (b, right, y)| {
         let by_head = left.classes.is_none().cmp(&right.classes.is_none());
         let order = |prefix: &str| (is_average(prefix), prefix.matches('.').count());
         y.total_cmp(x).then(by_head).then_with(|| order(a).cmp(&order(b)))
@@ -33,9 +53,9 @@ pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
             return weights.error("it holds no floating-point tensors".to_owned());
         }
         let marks = FAMILIES.iter().map(|family| format!("{} has `{}`", family.name, family.mark));
-        let marks = marks.collect::<Vec<_>>().join(", ");
+        let reason = unsupported.into_iter().next().unwrap_or_else(|| marks.collect::<Vec<_>>().join(", "));
         let names = few(weights.names());
-        weights.error(format!("they match no known network: {marks}; found {names}"))
+        weights.error(format!("they match no known network: {reason}; found {names}"))
     })
 }
 
@@ -46,15 +66,28 @@ fn prefixes(weights: &Weights) -> BTreeSet<&str> {
     weights.names().flat_map(before).filter(is_whole).collect()
 }
 
-/// The share of the tensors of a network, up to the last layer, that the file has.
-fn share(found: &Recognized, has: impl Fn(&str, &[usize]) -> bool) -> f64 {
-    let size = found.architecture.family().default_size;
+/// The parameters of a network without the last layer.
+fn body(found: &Recognized) -> Option<Vec<(String, Vec<usize>)>> {
+    let input = found.architecture.default_input();
     // Neither the number of classes nor the size matters before the last layer.
-    let Ok(layers) = found.architecture.layers(2, size, size) else { return 0.0 };
-    let body = &layers[..layers.len() - 1];
-    let parameters: Vec<_> = body.iter().flat_map(Layer::parameters).collect();
-    let present = parameters.iter().filter(|(name, shape)| has(name, shape)).count();
-    present as f64 / parameters.len() as f64
+    let layers = found.architecture.layers(2, input.height, input.width).ok()?;
+    Some(layers[..layers.len() - 1].iter().flat_map(Layer::parameters).collect())
+}
+
+/// The first tensor within the blocks of a network that the network does not have, without the prefix: the weights are
+/// those of another network with the same layers and more, such as squeeze-and-excite.
+fn foreign<'a>(weights: &'a Weights, prefix: &str, body: &[(String, Vec<usize>)]) -> Option<&'a str> {
+    let own: HashSet<&str> = body.iter().map(|(name, _)| name.as_str()).collect();
+    // In `layer1.0.conv1.weight` the blocks are below `layer1.`.
+    let blocks: HashSet<&str> = own
+        .iter()
+        .filter(|name| name.matches('.').count() > 2)
+        .filter_map(|name| name.split_inclusive('.').next())
+        .collect();
+    weights.names().filter_map(|name| name.strip_prefix(prefix)).find(|name| {
+        let is_within = name.split_inclusive('.').next().is_some_and(|first| blocks.contains(first));
+        is_within && !own.contains(name) && !name.ends_with(".num_batches_tracked")
+    })
 }
 
 /// Whether a prefix names averaged weights.

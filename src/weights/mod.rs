@@ -133,6 +133,12 @@ impl Weights {
         self.tensors.insert(name.to_owned(), Tensor { shape: shape.to_vec(), values });
     }
 
+    /// Removes a tensor, if it is there.
+    #[cfg(feature = "train")]
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.tensors.remove(name);
+    }
+
     /// Adds or replaces a matrix.
     pub fn insert_matrix(&mut self, name: &str, matrix: &Array2<f32>) {
         self.insert(name, matrix.shape(), matrix.iter().copied().collect());

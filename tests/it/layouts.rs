@@ -52,7 +52,8 @@ fn check_pixels(data: &Dataset, numbers: std::ops::Range<usize>, is_grey: bool, 
         assert!(*data.pixels(index).unwrap() == planes(n, is_grey), "{place}, image {index}");
         assert!(data.encoded(index).unwrap().len() > 9, "{place}");
     }
-    assert_eq!(data.readable().0.len(), 10, "{place}");
+    let indices: Vec<usize> = (0..data.len()).collect();
+    assert_eq!(data.readable_batch(&indices).0.len(), 10, "{place}");
     assert!(data.shares_images_with(data), "{place}");
     let names: std::collections::HashSet<String> = (0..10).map(|index| data.name(index)).collect();
     assert_eq!(names.len(), 10, "{place}");

@@ -1,13 +1,14 @@
 //! Agreement with other toolkits: `tests/golden/metrics.py` and `method.py` made the numbers, and state the
 //! versions.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use cac::{
     Provider, Scorer,
     arch::Architecture,
     export::{self, ExportOptions, ThresholdRule},
-    image,
+    image::{self, Input},
+    import::{self, ImportOptions},
     method::{Anchors, Loss, RejectionScore, Variant},
     metrics::{Bootstrap, Metrics},
     report::{Report, ReportOptions},
@@ -256,6 +257,40 @@ fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
         let logits = Scorer::open(&path, provider).unwrap().score(images.view()).unwrap().logits;
         let found = logits.iter().map(|&logit| f64::from(logit));
         all_close(&provider.to_string(), found, &method.values("wrn.logits.eval64"), 1e-5);
+    }
+}
+
+#[test]
+fn the_logits_of_large_networks_are_those_of_timm() {
+    let golden = Weights::read(&golden("families.safetensors")).unwrap();
+    for (name, family, settings, [height, width]) in fill::CASES {
+        let architecture = Architecture::new(family, settings).unwrap();
+        let mut weights = Weights::new(Path::new(name));
+        for (name, shape) in
+            architecture.layers(5, height, width).unwrap().iter().flat_map(|layer| layer.parameters())
+        {
+            weights.insert(&name, &shape, fill::values_scaled(&name, &shape, fill::Scale::Inputs));
+        }
+        let input = Input { height, width, ..architecture.default_input() };
+        let pixels = fill::bytes(2 * input.values()).into_iter().map(image::unit).collect();
+        let options =
+            ImportOptions { name: name.to_owned(), classes: None, input, loss: Loss::new(Variant::Paper) };
+        let checkpoint = import::checkpoint(&weights, &options).unwrap();
+        assert_eq!(checkpoint.facts.architecture, architecture);
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        let options = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };
+        export::export(&checkpoint, &options, &path).unwrap();
+        let images = Array4::from_shape_vec((2, 3, height, width), pixels).unwrap();
+        let expected = golden.matrix(&format!("{name}.{height}x{width}"), [2, 5]).unwrap();
+        let largest = expected.iter().fold(1.0_f32, |most, logit| most.max(logit.abs()));
+        for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+            let logits = Scorer::open(&path, provider).unwrap().score(images.view()).unwrap().logits;
+            let difference =
+                (logits - &expected).fold(0.0_f32, |most, apart| most.max(apart.abs())) / largest;
+            assert!(difference < 1e-4, "{name} {provider}: {difference}");
+        }
     }
 }
 

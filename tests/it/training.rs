@@ -169,6 +169,20 @@ fn a_killed_run_with_adam_and_dropout_resumes_to_the_same_weights() {
     );
 }
 
+#[test]
+fn a_killed_run_with_frozen_layers_resumes_to_the_same_weights() {
+    goes_on_to_the_same_weights(
+        "--freeze --backbone backbone --ema=0.9 --outliers=scrambled --batch-size=4 --test-every=1 --json",
+    );
+}
+
+#[test]
+fn a_killed_run_with_two_learning_rates_resumes_to_the_same_weights() {
+    goes_on_to_the_same_weights(
+        "--backbone backbone --backbone-rate=0.2 --batch-norm=running --augment=resized-crop --batch-size=4 --json",
+    );
+}
+
 fn goes_on_to_the_same_weights(recipe: &str) {
     use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
     use std::io::{BufRead, BufReader};
@@ -176,8 +190,13 @@ fn goes_on_to_the_same_weights(recipe: &str) {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
+    if recipe.contains("--backbone") {
+        stdout(&toolkit(at, &[&SMALL[..], &["--run", "backbone"]].concat()));
+    }
     let args = [&SMALL[..], &recipe.split_whitespace().collect::<Vec<_>>()].concat();
     stdout(&toolkit(at, &[&args[..], &["--run", "whole"]].concat()));
+    // The killed run computes its own.
+    features_in(&at.join("whole")).iter().for_each(|file| fs::remove_file(file).unwrap());
 
     let seed = std::process::id();
     let mut random = ChaCha8Rng::seed_from_u64(seed.into());
@@ -226,6 +245,158 @@ fn goes_on_to_the_same_weights(recipe: &str) {
     // A finished run has nothing left to do.
     let again = toolkit(at, &["train", "--resume", "killed"]);
     assert!(stdout(&again).contains("accuracy"));
+}
+
+/// The files of features in a run folder.
+fn features_in(run: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(run).unwrap().map(|file| file.unwrap().path());
+    files.filter(|file| file.extension().is_some_and(|extension| extension == "npy")).collect()
+}
+
+/// The tensors of a run's best network, but for those of the last layer.
+fn backbone_of(run: &Path) -> Vec<(String, Vec<f32>)> {
+    let network = checkpoint_of(run).network;
+    let names = network.names().filter(|name| !name.starts_with("fc.")).map(str::to_owned);
+    names.map(|name| (name.clone(), network.get(&name).unwrap().values.clone())).collect()
+}
+
+/// The kinds of the events that a run printed with `--json`.
+fn kinds(output: &str) -> Vec<String> {
+    lines(output).iter().map(|event| event["event"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn the_last_layer_is_trained_on_features_that_are_computed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    stdout(&toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "runs/backbone"]].concat()));
+    let backbone = backbone_of(&at.join("runs/backbone"));
+    let frozen = |run: &str, settings: &[&str]| {
+        let args = ["--freeze", "--backbone", "runs/backbone", "--epochs", "20", "--json", "--run", run];
+        stdout(&toolkit(at, &[&SMALL[..], &args, settings].concat())).to_owned()
+    };
+    let first = frozen("runs/first", &[]);
+    let kinds_of_first = kinds(&first);
+    assert_eq!(kinds_of_first[..2], ["start", "features"]);
+    let report = &lines(&first).pop().unwrap()["report"];
+    assert_eq!(report["accuracy"], 1.0, "{report}");
+    assert!(backbone_of(&at.join("runs/first")) == backbone);
+    let facts = facts_of(&at.join("runs/first"));
+    assert_eq!(facts["training"]["freeze"], true);
+    assert_eq!(facts["training"]["augment"], "flip");
+    // Exported, the network computes from images what the last layer computed from features.
+    stdout(&toolkit(at, &["export", "--run", "runs/first", "model.onnx"]));
+    let evaluation = toolkit(at, &["eval", "model.onnx", "--json"]);
+    let evaluation: Value = serde_json::from_str(stdout(&evaluation)).unwrap();
+    for metric in ["auroc", "oscr"] {
+        assert_eq!(evaluation["rows"][0][metric], report["rows"][0][metric], "{metric}");
+    }
+
+    // Other settings of the last layer need the same features.
+    let other =
+        frozen("runs/other", &["--learning-rate", "0.05", "--loss", "cross-entropy", "--held-out", "0.4"]);
+    let kinds_of_other = kinds(&other);
+    assert!(
+        kinds_of_other.contains(&"features-found".to_owned())
+            && !kinds_of_other.contains(&"features".to_owned())
+    );
+    let [own, shared] = ["runs/first", "runs/other"].map(|run| features_in(&at.join(run)));
+    assert_eq!(own[0].file_name(), shared[0].file_name());
+    // A damaged file is not used.
+    fs::remove_file(&own[0]).unwrap();
+    let bytes = fs::read(&shared[0]).unwrap();
+    fs::write(&shared[0], &bytes[..bytes.len() - 4]).unwrap();
+    let again = frozen("runs/again", &[]);
+    assert!(kinds(&again).contains(&"features".to_owned()));
+    assert!(fs::read(&features_in(&at.join("runs/again"))[0]).unwrap() == bytes);
+    for file in ["checkpoint.safetensors", "checkpoint-last.safetensors"] {
+        let read = |run: &str| fs::read(at.join(run).join(file)).unwrap();
+        assert!(read("runs/first") == read("runs/again"), "{file}");
+    }
+    // Other images need others.
+    images(&at.join("colours/train"), "red", [201, 30, 30], 1);
+    assert!(kinds(&frozen("runs/changed", &[])).contains(&"features".to_owned()));
+}
+
+#[test]
+fn outliers_from_a_folder_have_features_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    images(at, "green", [30, 200, 30], 12);
+    stdout(&toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "backbone"]].concat()));
+    let args = [
+        "--freeze",
+        "--backbone",
+        "backbone",
+        "--unknown",
+        "others=elsewhere",
+        "--outliers",
+        "green",
+        "--run",
+        "run",
+    ];
+    images(at, "elsewhere", [40, 180, 40], 8);
+    stdout(&toolkit(at, &[&SMALL[..], &args, &["--epochs", "30"]].concat()));
+    let facts = facts_of(&at.join("run"));
+    assert_eq!((&facts["score"], &facts["training"]["outliers"]), (&"energy:5".into(), &"green".into()));
+    let events = lines(&fs::read_to_string(at.join("run/log.jsonl")).unwrap());
+    let auroc = events.last().unwrap()["report"]["rows"][0]["auroc"].as_f64().unwrap();
+    assert!(auroc > 0.9, "{auroc}");
+}
+
+#[test]
+fn a_backbone_moves_as_far_as_its_share_lets_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    stdout(&toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "backbone"]].concat()));
+    let before = backbone_of(&at.join("backbone"));
+    let changed = |settings: &[&str]| {
+        let args = ["--backbone", "backbone", "--epochs", "1", "--run", "run"];
+        stdout(&toolkit(at, &[&SMALL[..], &args, settings].concat()));
+        let after = backbone_of(&at.join("run"));
+        fs::remove_dir_all(at.join("run")).unwrap();
+        let changed = |is_statistic: bool| {
+            before
+                .iter()
+                .zip(&after)
+                .filter(|(before, after)| before.0.contains("running_") == is_statistic && before != after)
+                .count()
+        };
+        [changed(false), changed(true)]
+    };
+    assert_eq!(changed(&["--backbone-rate", "0", "--batch-norm", "running"]), [0, 0]);
+    let [parameters, statistics] = changed(&["--backbone-rate", "0"]);
+    assert!(parameters == 0 && statistics > 0);
+    let [parameters, statistics] = changed(&["--batch-norm", "running"]);
+    assert!(parameters > 0 && statistics == 0);
+}
+
+#[test]
+fn settings_that_frozen_layers_rule_out_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let refused = |settings: &[&str]| {
+        let output = toolkit(at, &[&SMALL[..], &["--run", "run"], settings].concat());
+        assert!(!at.join("run").exists());
+        crate::commands::error(&output)
+    };
+    assert_eq!(
+        refused(&["--freeze"]),
+        "error: freeze = true: needs starting weights for the layers that are not trained"
+    );
+    stdout(&toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "backbone"]].concat()));
+    for (setting, value) in
+        [("augment", "crop"), ("batch-norm", "batch"), ("backbone-rate", "0.5"), ("precision", "bf16")]
+    {
+        let error = refused(&["--freeze", "--backbone", "backbone", &format!("--{setting}"), value]);
+        let start = format!("error: {} = {value}: must be ", setting.replace('-', " "));
+        assert!(error.starts_with(&start), "{error}");
+        assert!(error.ends_with("where only the last layer is trained"), "{error}");
+    }
 }
 
 #[test]

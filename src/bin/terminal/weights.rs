@@ -16,10 +16,10 @@ pub fn published_names() -> String {
     PUBLISHED.map(|published| published.name).join(", ")
 }
 
-/// Starting weights, with the input that they were trained on.
+/// Starting weights, with the input that they were trained on if it is known.
 pub struct StartingWeights {
     pub weights: Weights,
-    pub input: Input,
+    pub input: Option<Input>,
 }
 
 impl StartingWeights {
@@ -28,7 +28,7 @@ impl StartingWeights {
     pub fn read(text: &Path) -> anyhow::Result<Self> {
         let published = text.to_str().filter(|_| !text.is_file()).and_then(Published::named);
         let (file, input) = match published {
-            Some(published) => (fetch(published)?, published.input()),
+            Some(published) => (fetch(published)?, Some(published.input())),
             None if !text.exists() && text.extension().is_none() => bail!(
                 "`{}` is neither a file, a run folder nor the name of published weights: {}",
                 text.display(),
@@ -40,12 +40,12 @@ impl StartingWeights {
                     let name = file.file_name().unwrap_or_default().display();
                     bail!("`{}` is a folder without `{name}`; give a file of weights", text.display());
                 }
-                (file, Input::default())
+                (file, None)
             }
-            None => (text.to_owned(), Input::default()),
+            None => (text.to_owned(), None),
         };
         let weights = Weights::read(&file)?;
-        let input = weights.input().unwrap_or(input);
+        let input = weights.input().or(input);
         Ok(Self { weights, input })
     }
 }

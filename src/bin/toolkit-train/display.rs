@@ -17,7 +17,8 @@ pub struct Display {
     epochs: usize,
     /// Steps per epoch.
     steps: usize,
-    bar: Option<Progress>,
+    /// The bar and what it shows.
+    bar: Option<(String, Progress)>,
     /// Why an event could not be written to stdout, unless the reader closed it.
     unwritten: Option<Error>,
 }
@@ -37,7 +38,20 @@ impl Display {
         }
         let epochs = self.epochs;
         match event {
+            Event::Reading { done, images } => {
+                self.progress("reading images".to_owned(), *done, *images, "");
+            }
+            Event::Features { done, images } => {
+                self.progress("features of the frozen layers".to_owned(), *done, *images, "");
+                if done == images {
+                    self.clear();
+                }
+            }
+            Event::FeaturesFound { file } => {
+                say(format_args!("features of the frozen layers: those of `{}`", file.display()));
+            }
             Event::Start { images, steps, epochs, left_out, skipped } => {
+                self.clear();
                 (self.epochs, self.steps) = (*epochs, *steps);
                 say_left_out(left_out);
                 if *skipped > 0 {
@@ -46,10 +60,9 @@ impl Display {
                 say(format_args!("training on {images} images, results in `{}`", self.folder.display()));
             }
             Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
-                let new = || Progress::new(format!("epoch {epoch}/{epochs}"), self.steps);
                 let message =
                     format!("loss {loss:.4}, lr {learning_rate:.2e}, {images_per_second:.1} images/s");
-                self.bar.get_or_insert_with(new).update(*step, &message);
+                self.progress(format!("epoch {epoch}/{epochs}"), *step, self.steps, &message);
                 // Not every epoch is tested.
                 if *step == self.steps {
                     self.clear();
@@ -75,8 +88,17 @@ impl Display {
 
     /// Removes the bar.
     fn clear(&mut self) {
-        if let Some(bar) = self.bar.take() {
+        if let Some((_, bar)) = self.bar.take() {
             bar.finish();
         }
+    }
+
+    /// Shows a number of finished items, in a new bar if it shows something else.
+    fn progress(&mut self, label: String, done: usize, total: usize, message: &str) {
+        if self.bar.as_ref().is_some_and(|(shown, _)| *shown != label) {
+            self.clear();
+        }
+        let new = || (label.clone(), Progress::new(label, total));
+        self.bar.get_or_insert_with(new).1.update(done, message);
     }
 }

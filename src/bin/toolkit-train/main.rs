@@ -19,7 +19,7 @@ use std::{
 use anyhow::Context;
 use cac::{
     files::check_writable_folder,
-    run::{RUNS, RunFolder},
+    run::{RUNS, RunFolder, Which},
     train::{Outcome, TrainSettings, resume, train},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -133,14 +133,15 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
     match outcome {
         Outcome::Finished(report) if !json => Ok(writeln!(stdout(), "{report}run: {folder}")?),
         Outcome::Finished(_) => Ok(()),
-        Outcome::Interrupted { epoch } => Err(Advice::new(
-            format!("interrupted in epoch {epoch}"),
-            format!(
-                "resume with `toolkit train --resume {folder}`, or export the current weights with \
-                 `toolkit export --run {folder} --last`"
-            ),
-        )
-        .into()),
+        Outcome::Interrupted { epoch } => {
+            let mut hint = format!("resume with `toolkit train --resume {folder}`");
+            // The features of frozen layers come before all weights.
+            if run.checkpoint(Which::Last).exists() {
+                hint +=
+                    &format!(", or export the current weights with `toolkit export --run {folder} --last`");
+            }
+            Err(Advice::new(format!("interrupted in epoch {epoch}"), hint).into())
+        }
     }
 }
 

@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::{DataFolder, Protocol, Role, Split},
+    data::{DataFolder, Protocol, Role, Split, open_training},
     image::Input,
     method::{AnchorKind, Loss, Variant},
-    run::{Augment, Device, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
+    run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     train::{Backbone, TrainSettings},
 };
 use clap::{
@@ -25,7 +25,7 @@ use toml::Table;
 use crate::terminal::{
     Rgb, StartingWeights, by_variant,
     data::{KNOWN, UNKNOWN, dataset, set_names, unknown_datasets},
-    name_of, one_of, pixels, published_names,
+    name_of, one_of, pixels, published_names, say,
 };
 
 /// The settings of a run.
@@ -106,12 +106,21 @@ pub struct Settings {
     #[arg(long, value_name = "R,G,B")]
     std: Option<Rgb>,
 
-    /// Passes over the training images
-    #[arg(long, value_name = "N", default_value_t = Recipe::default().epochs)]
-    epochs: usize,
-    /// Known images per step
-    #[arg(long, value_name = "N", default_value_t = Recipe::default().batch_size)]
-    batch_size: usize,
+    /// Train only the last layer, on features of the others that are computed once; needs a backbone. By default, for a
+    /// backbone of photographs, where there are few training images
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    freeze: Option<bool>,
+    #[arg(long, value_name = "SHARE", help = by_recipe("Learning rate of all layers but the last as a share of \
+        --learning-rate, 0 to 1", |recipe| recipe.backbone_rate))]
+    backbone_rate: Option<f64>,
+    #[arg(long, value_parser = one_of(&BatchNorm::ALL), help = by_recipe("Statistics of batch normalisation in training: \
+        those of the batch, or the running ones of the backbone, which stay as they are",
+        |recipe| name_of(&recipe.batch_norm)))]
+    batch_norm: Option<BatchNorm>,
+    #[arg(long, value_name = "N", help = by_recipe("Passes over the training images", |recipe| recipe.epochs))]
+    epochs: Option<usize>,
+    #[arg(long, value_name = "N", help = by_recipe("Known images per step", |recipe| recipe.batch_size))]
+    batch_size: Option<usize>,
     /// The optimizer
     #[arg(long, value_parser = one_of(&Optimizer::ALL), default_value = name_of(&Recipe::default().optimizer))]
     optimizer: Optimizer,
@@ -123,12 +132,12 @@ pub struct Settings {
     /// Warm-up length in epochs; with one-cycle 0 means 30 % of the run
     #[arg(long, value_name = "EPOCHS", default_value_t = Recipe::default().warm_up)]
     warm_up: f64,
-    /// Decoupled weight decay of convolutions and the last layer
-    #[arg(long, value_name = "X", default_value_t = Recipe::default().weight_decay)]
-    weight_decay: f64,
-    /// The augmentation of training images
-    #[arg(long, value_parser = one_of(&Augment::ALL), default_value = name_of(&Recipe::default().augment))]
-    augment: Augment,
+    #[arg(long, value_name = "X", help = by_recipe("Decoupled weight decay of convolutions and the last layer",
+        |recipe| recipe.weight_decay))]
+    weight_decay: Option<f64>,
+    #[arg(long, value_parser = one_of(&Augment::ALL), help = by_recipe("The augmentation of training images",
+        |recipe| name_of(&recipe.augment)))]
+    augment: Option<Augment>,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
     /// below 1
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
@@ -136,9 +145,9 @@ pub struct Settings {
     /// Decay of the exponential moving average (EMA) of the weights, which is tested and saved; 0 for no EMA
     #[arg(long, value_name = "DECAY", default_value_t = Recipe::default().ema)]
     ema: f64,
-    /// Epochs between tests, which choose the best weights; the last epoch is always tested
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    test_every: usize,
+    /// Epochs between tests, which choose the best weights; the last epoch is always tested. By default 1, with --freeze 5
+    #[arg(long, value_name = "N")]
+    test_every: Option<usize>,
     /// Seed of initial weights, data order, augmentation, dropout and held-out images
     #[arg(long, value_name = "N", default_value_t = Recipe::default().seed, value_parser = value_parser!(u64).range(..=i64::MAX as u64))]
     seed: u64,
@@ -157,12 +166,36 @@ pub struct Settings {
     skip_broken: bool,
 }
 
-/// The help of the learning rate, whose default depends on the optimizer and the variant of the loss.
+/// The help of the learning rate, whose default depends on the optimizer, the variant of the loss and the recipe.
 fn learning_rates() -> String {
     let [adam, sgd] = [Optimizer::Adam, Optimizer::Sgd].map(|optimizer| {
         by_variant("", |loss| optimizer.learning_rate(loss.variant)).replace("; by default ", "")
     });
-    format!("The peak learning rate; by default with adam {adam}; with sgd {sgd}")
+    let [frozen, fine] = [Recipe::of_last_layer(), Recipe::fine_tuning()].map(|recipe| rate_share(&recipe));
+    format!(
+        "The peak learning rate; by default with adam {adam}; with sgd {sgd}; {frozen} times that with --freeze, {fine} times \
+         for a backbone of photographs"
+    )
+}
+
+/// The learning rate of a recipe, as a share of the default one.
+fn rate_share(recipe: &Recipe) -> f64 {
+    recipe.learning_rate / Recipe::default().learning_rate
+}
+
+/// The help of a flag whose default depends on the recipe.
+fn by_recipe<T: fmt::Display + PartialEq>(what: &str, default: impl Fn(&Recipe) -> T) -> String {
+    let usual = default(&Recipe::default());
+    let others = [
+        ("with --freeze", Recipe::of_last_layer()),
+        ("for a backbone of photographs", Recipe::fine_tuning()),
+    ];
+    let others = others
+        .map(|(when, recipe)| (when, default(&recipe)))
+        .into_iter()
+        .filter(|(_, value)| *value != usual);
+    let others: String = others.map(|(when, value)| format!(", {when} {value}")).collect();
+    format!("{what}; by default {usual}{others}")
 }
 
 /// The objective of a training.
@@ -199,6 +232,8 @@ enum Number {
     Real(f64),
 }
 
+/// The least height of the images of a network for photographs, in pixels.
+const PHOTOGRAPHS: usize = 96;
 /// The starting weights of pytorch-ood's CAC tutorial, for runs on its data.
 const BACKBONE: &str = "imagenet32-nocifar";
 /// The name by which `--config` knows the settings of that tutorial, and these.
@@ -303,52 +338,69 @@ impl Settings {
         let default = (is_tutorial && self.network.arch.is_none()).then(|| PathBuf::from(BACKBONE));
         let start = self.backbone.as_ref().or(default.as_ref());
         let loss = self.loss()?;
-        let mut input = Input::default();
         let mut found = None;
+        let mut input = None;
         let mut backbone = None;
         if let Some(name) = start {
             let start = StartingWeights::read(name)?;
             found = Some(start.weights.recognize()?.architecture);
-            (input.mean, input.std) = (start.input.mean, start.input.std);
+            input = start.input;
             let (name, file) = (name.to_string_lossy().into_owned(), start.weights.path().to_owned());
             backbone = Some(Backbone { name, file });
         }
         let architecture = self.network.resolve(found)?;
-        input.height = self.size.unwrap_or(architecture.family().default_size);
-        input.width = input.height;
+        let mut input = input.unwrap_or(architecture.default_input());
+        let backbone_is_of_photographs = backbone.is_some() && input.height >= PHOTOGRAPHS;
+        if let Some(size) = self.size {
+            (input.height, input.width) = (size, size);
+        }
         input.mean = self.mean.map_or(input.mean, Rgb::into);
         input.std = self.std.map_or(input.std, Rgb::into);
+        let data = DataFolder::new(self.data.as_deref());
+        let usual = match self.freeze {
+            Some(true) => Recipe::of_last_layer(),
+            _ if !backbone_is_of_photographs => Recipe::default(),
+            Some(false) => Recipe::fine_tuning(),
+            None if self.needs_all_layers() => Recipe::fine_tuning(),
+            None => self.choose_recipe(&known, &data)?,
+        };
+        let learning_rate = rate_share(&usual) * self.optimizer.learning_rate(loss.variant);
         let mut recipe = Recipe {
-            epochs: self.epochs,
-            batch_size: self.batch_size,
+            epochs: self.epochs.unwrap_or(usual.epochs),
+            batch_size: self.batch_size.unwrap_or(usual.batch_size),
             optimizer: self.optimizer,
-            learning_rate: self.learning_rate.unwrap_or(self.optimizer.learning_rate(loss.variant)),
+            learning_rate: self.learning_rate.unwrap_or(learning_rate),
+            freeze: usual.freeze,
+            backbone_rate: self.backbone_rate.unwrap_or(usual.backbone_rate),
+            batch_norm: self.batch_norm.unwrap_or(usual.batch_norm),
             schedule: self.schedule,
             warm_up: self.warm_up,
-            weight_decay: self.weight_decay,
-            augment: self.augment,
+            weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
+            augment: self.augment.unwrap_or(usual.augment),
             trim: self.trim,
             ema: self.ema,
-            outliers: Recipe::default().outliers,
+            outliers: usual.outliers,
             outlier_share: self.outlier_share,
             outlier_weight: self.outlier_weight,
             held_out: self.held_out,
             anchor_images: self.anchor_images,
             seed: self.seed,
             precision: match self.precision {
+                Precision::Auto if usual.freeze => TrainingPrecision::F32,
                 Precision::Auto => TrainingPrecision::fastest_on(self.device),
                 Precision::F32 => TrainingPrecision::F32,
                 Precision::Bf16 => TrainingPrecision::Bf16,
             },
         };
         // Cross-entropy needs no outliers, and a small step has no room for one.
-        let is_without = self.loss == Objective::CrossEntropy || recipe.outliers_beside(self.batch_size) == 0;
+        let is_without =
+            self.loss == Objective::CrossEntropy || recipe.outliers_beside(recipe.batch_size) == 0;
         let default = if is_without { Outliers::None } else { recipe.outliers };
         recipe.outliers = self.outliers.clone().unwrap_or(default);
         Ok(TrainSettings {
             known,
             held_out_test: self.held_out_test,
-            data: DataFolder::new(self.data.as_deref()),
+            data,
             unknown,
             protocol: self.protocol,
             backbone,
@@ -358,10 +410,38 @@ impl Settings {
             anchors: self.anchors.unwrap_or(loss.anchor_kind(recipe.has_outliers())),
             recipe,
             device: self.device,
-            test_every: self.test_every,
+            test_every: self.test_every.unwrap_or(if usual.freeze { 5 } else { 1 }),
             memory: self.memory.saturating_mul(1 << 20),
             skip_broken: self.skip_broken,
         })
+    }
+
+    /// Whether a given setting asks for more than the last layer.
+    fn needs_all_layers(&self) -> bool {
+        let is_of_pixels = |augment| !matches!(augment, Augment::None | Augment::Flip);
+        self.backbone_rate.is_some_and(|rate| rate > 0.0)
+            || self.batch_norm == Some(BatchNorm::Batch)
+            || self.augment.is_some_and(is_of_pixels)
+            || self.precision == Precision::Bf16
+    }
+
+    /// The recipe for a number of training images, with a word about the choice.
+    fn choose_recipe(&self, known: &Path, data: &DataFolder) -> anyhow::Result<Recipe> {
+        let folder = dataset(known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+        let protocol = self.protocol.as_ref();
+        // Images are counted, not read.
+        let images = open_training(&folder, self.held_out_test, protocol, &Input::default())?.len();
+        if images <= FEW_IMAGES {
+            say(format_args!(
+                "training only the last layer (--freeze): {images} images are few; --freeze=false trains all layers"
+            ));
+            Ok(Recipe::of_last_layer())
+        } else {
+            say(format_args!(
+                "training all layers (--freeze=false): {images} images are enough; --freeze trains only the last layer"
+            ));
+            Ok(Recipe::fine_tuning())
+        }
     }
 
     /// The loss; magnitude and weight are by default those of the variant.

@@ -2,7 +2,6 @@
 
 use cac::{
     data::{Dataset, Role, Split, open_training},
-    image::Input,
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
     run::TrainingData,
@@ -23,14 +22,12 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         say(format_args!("the weights are those of `{}`", weights.prefix().escape_debug()));
     }
     let network = weights.recognize()?;
-    let size = network.size.or(args.size).unwrap_or(network.architecture.family().default_size);
-    let input = Input {
-        height: size,
-        width: size,
-        mean: args.mean.map_or(start.input.mean, Rgb::into),
-        std: args.std.map_or(start.input.std, Rgb::into),
-        resize: start.input.resize,
-    };
+    let mut input = start.input.unwrap_or(network.architecture.default_input());
+    if let Some(size) = network.size.or(args.size) {
+        (input.height, input.width) = (size, size);
+    }
+    input.mean = args.mean.map_or(input.mean, Rgb::into);
+    input.std = args.std.map_or(input.std, Rgb::into);
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
     if let Some(folder) = &args.known {

@@ -1,0 +1,339 @@
+//! The features of frozen layers: what the last layer reads, of each image once, in a file of the run folder.
+//!
+//! The file is an array of NumPy, `[rows, features]` in float32. Its name has a checksum of everything that the features
+//! follow from, so that a file with the name of a run's features holds them.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use ndarray::{Array2, Array4};
+use npyz::{DType, WriterBuilder};
+use rayon::prelude::*;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Batches, Event, TrainSettings,
+    batches::{Purpose, Set},
+    scramble::scramble,
+};
+use crate::{
+    data::prefetch,
+    error::{Error, Result},
+    files::{atomic, checksum, npy},
+    run::{Augment, Device, Outliers, RunFolder},
+    weights::Weights,
+};
+
+/// The version of the layout of the rows, and of what their checksum covers.
+const VERSION: u32 = 1;
+/// Images that are evaluated at once.
+const BATCH: usize = 64;
+/// Rows that are read at once.
+const READ: usize = 256;
+/// The least standard deviation of a feature that is divided by, as a share of that of all features: one that hardly
+/// varies among training images must not decide about others.
+const LEAST_DEVIATION: f64 = 1e-3;
+
+/// How an image is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum View {
+    /// As it is.
+    Plain,
+    /// Flipped horizontally.
+    Mirrored,
+    /// As an outlier.
+    Scrambled,
+}
+
+/// The rows of a set, those of an image one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Block {
+    set: Set,
+    images: usize,
+    views: Vec<View>,
+    /// The first row.
+    start: usize,
+}
+
+/// The features of all sets, on disk, and their mean and standard deviation in training.
+pub(super) struct Features {
+    path: PathBuf,
+    file: Mutex<File>,
+    /// The place of the first value in the file.
+    start: u64,
+    blocks: Vec<Block>,
+    mean: Vec<f32>,
+    deviation: Vec<f32>,
+}
+
+/// The rows that a run needs.
+fn blocks(settings: &TrainSettings, batches: &Batches) -> Vec<Block> {
+    let recipe = &settings.recipe;
+    let mirrored = (recipe.augment == Augment::Flip).then_some(View::Mirrored);
+    let scrambled = (recipe.outliers == Outliers::Scrambled).then_some(View::Scrambled);
+    let mut start = 0;
+    let block = |set: Set| {
+        let views: Vec<View> = match set {
+            Set::Known => [Some(View::Plain), mirrored, scrambled].into_iter().flatten().collect(),
+            Set::Outliers => [Some(View::Plain), mirrored].into_iter().flatten().collect(),
+            Set::Test | Set::Unknown(_) => vec![View::Plain],
+        };
+        let images = batches.dataset(set).len();
+        let block = Block { set, images, start, views };
+        start += images * block.views.len();
+        block
+    };
+    batches.sets().map(block).collect()
+}
+
+/// The checksum of everything that the features follow from.
+fn key(settings: &TrainSettings, batches: &Batches, blocks: &[Block], backbone: &Weights) -> String {
+    let is_scrambled = settings.recipe.outliers == Outliers::Scrambled;
+    let facts = json!({
+        "version": VERSION,
+        "architecture": settings.architecture,
+        "input": settings.input,
+        "device": if settings.device == Device::Cpu { "cpu" } else { "cuda" },
+        "libtorch": option_env!("CAC_LIBTORCH"),
+        "views": blocks.iter().map(|block| block.views.len()).collect::<Vec<_>>(),
+        "scrambled": is_scrambled.then_some(settings.recipe.seed),
+        "training": batches.checksum,
+        "tests": batches.tests_checksum,
+    });
+    let mut sum = Sha256::new_with_prefix(facts.to_string());
+    for name in backbone.names() {
+        sum.update(name);
+        let values = &backbone.get(name).expect("a tensor of this name").values;
+        values.iter().for_each(|value| sum.update(value.to_le_bytes()));
+    }
+    checksum::hexadecimal(sum)
+}
+
+impl Features {
+    /// The features of a run: those in its folder or in one beside it, or else computed by `evaluate` from images
+    /// `[N, 3, H, W]` as `[N, width]`. `backbone` are the tensors that they follow from. `None` if it was asked to stop.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and those of reading images and of `evaluate`.
+    pub fn of_run(
+        settings: &TrainSettings,
+        batches: &Batches,
+        backbone: &Weights,
+        width: usize,
+        run: &RunFolder,
+        evaluate: impl Fn(&Array4<u8>) -> Result<Vec<f32>>,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<Option<Self>> {
+        let blocks = blocks(settings, batches);
+        let path = run.features(&key(settings, batches, &blocks, backbone));
+        let open = |path: &Path| Self::open(path, blocks.clone(), width, batches);
+        if let Some(features) = open(&path) {
+            return features.map(Some);
+        }
+        for file in run.beside(&path) {
+            if open(&file).is_some() && atomic::link(&file, &path).is_ok() {
+                observe(&Event::FeaturesFound { file });
+                return open(&path).transpose();
+            }
+        }
+        let is_done = atomic::write_with(&path, |file| {
+            Self::compute(file, batches, &blocks, width, evaluate, stop, observe)
+        })?;
+        if !is_done {
+            return Ok(None);
+        }
+        open(&path).transpose()
+    }
+
+    /// Opens a file that is whole; `None` if it is not there or damaged.
+    fn open(path: &Path, blocks: Vec<Block>, width: usize, batches: &Batches) -> Option<Result<Self>> {
+        let mut file = File::open(path).ok()?;
+        let array = npy::open(&mut file).ok()?;
+        let rows = blocks.last().map_or(0, |block| block.start + block.images * block.views.len());
+        let is_meant = npy::kind(&array.dtype()) == ("f", 4) && array.shape() == [rows as u64, width as u64];
+        let start = file.stream_position().ok()?;
+        if !is_meant || file.metadata().ok()?.len() != start + 4 * (rows * width) as u64 {
+            return None;
+        }
+        let (path, file) = (path.to_owned(), Mutex::new(file));
+        let mut features =
+            Self { path, file, start, blocks, mean: vec![0.0; width], deviation: vec![1.0; width] };
+        Some(features.measure(batches).map(|()| features))
+    }
+
+    /// Writes the features of all blocks; returns false if it was asked to stop.
+    fn compute(
+        file: &mut dyn Write,
+        batches: &Batches,
+        blocks: &[Block],
+        width: usize,
+        evaluate: impl Fn(&Array4<u8>) -> Result<Vec<f32>>,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<bool> {
+        let of_file = |error| Error::io("write", Path::new("features"))(error);
+        let views = |block: &Block| block.images * block.views.len();
+        let images: usize = blocks.iter().map(views).sum();
+        let dtype = DType::Plain("<f4".parse().expect("a NumPy type"));
+        let shape = [images as u64, width as u64];
+        let options = npyz::WriteOptions::<f32>::new().dtype(dtype).shape(&shape);
+        let mut writer = options.writer(file).begin_nd().map_err(of_file)?;
+        let mut done = 0;
+        for block in blocks {
+            let indices: Vec<usize> = (0..block.images).collect();
+            let make = |indices: &[usize]| seen(batches, block, indices);
+            let is_done = prefetch(indices.chunks(BATCH), make, |made| {
+                for images_of_views in made {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(false);
+                    }
+                    let of_views =
+                        images_of_views?.iter().map(&evaluate).collect::<Result<Vec<Vec<f32>>>>()?;
+                    for image in 0..of_views[0].len() / width {
+                        for features in &of_views {
+                            let row = &features[image * width..][..width];
+                            writer.extend(row.iter().copied()).map_err(of_file)?;
+                            done += 1;
+                        }
+                    }
+                    observe(&Event::Features { done, images });
+                }
+                Ok(true)
+            })?;
+            if !is_done {
+                return Ok(false);
+            }
+        }
+        writer.finish().map_err(of_file)?;
+        Ok(true)
+    }
+
+    /// The row of an image in a set.
+    pub fn row(&self, set: Set, index: usize, view: View) -> usize {
+        let block = self.blocks.iter().find(|block| block.set == set).expect("a set of the run");
+        let place = block.views.iter().position(|&other| other == view).expect("a view of the run");
+        block.start + index * block.views.len() + place
+    }
+
+    /// Rows `[N, features]`, standardised.
+    pub fn rows(&self, rows: &[usize]) -> Result<Array2<f32>> {
+        let width = self.mean.len();
+        let mut values = Vec::with_capacity(rows.len() * width);
+        let mut file = self.file.lock().expect("no reader panics");
+        let mut bytes = vec![0; 4 * width];
+        for &row in rows {
+            let place = self.start + (4 * row * width) as u64;
+            file.seek(SeekFrom::Start(place))
+                .and_then(|_| file.read_exact(&mut bytes))
+                .map_err(Error::io("read", &self.path))?;
+            let read = bytes.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk));
+            let scale = self.mean.iter().zip(&self.deviation);
+            values.extend(read.zip(scale).map(|(value, (mean, deviation))| (value - mean) / deviation));
+        }
+        Ok(Array2::from_shape_vec((rows.len(), width), values).expect("the values match the shape"))
+    }
+
+    /// Sets mean and standard deviation to those of the training images.
+    fn measure(&mut self, batches: &Batches) -> Result<()> {
+        let known = &self.blocks[0];
+        let views = known.views.iter().filter(|&&view| view != View::Scrambled);
+        let rows: Vec<usize> = batches
+            .training
+            .iter()
+            .flat_map(|&index| views.clone().map(move |&view| (index, view)))
+            .map(|(index, view)| self.row(Set::Known, index, view))
+            .collect();
+        let width = self.mean.len();
+        let (mut sums, mut squares) = (vec![0.0; width], vec![0.0; width]);
+        for rows in rows.chunks(READ) {
+            for row in self.rows(rows)?.rows() {
+                for ((&value, sum), square) in row.iter().zip(&mut sums).zip(&mut squares) {
+                    *sum += f64::from(value);
+                    *square += f64::from(value).powi(2);
+                }
+            }
+        }
+        let count = rows.len() as f64;
+        let variance = |(sum, square): (&f64, &f64)| (square / count - (sum / count).powi(2)).max(0.0);
+        let variances: Vec<f64> = sums.iter().zip(&squares).map(variance).collect();
+        let usual = (variances.iter().sum::<f64>() / width as f64).sqrt();
+        // Features that are all constant.
+        let least = if usual > 0.0 { LEAST_DEVIATION * usual } else { 1.0 };
+        self.mean = sums.iter().map(|sum| (sum / count) as f32).collect();
+        self.deviation = variances.iter().map(|variance| variance.sqrt().max(least) as f32).collect();
+        Ok(())
+    }
+
+    /// Turns a last layer of standardised features, weight `[C, features]` and bias `[C]`, into one of features.
+    pub fn fold(&self, weight: &mut [f32], bias: &mut [f32]) {
+        for (weights, bias) in weight.chunks_exact_mut(self.mean.len()).zip(bias) {
+            let mut shift = 0.0;
+            for ((weight, &mean), &deviation) in weights.iter_mut().zip(&self.mean).zip(&self.deviation) {
+                let scaled = f64::from(*weight) / f64::from(deviation);
+                shift += scaled * f64::from(mean);
+                *weight = scaled as f32;
+            }
+            *bias = (f64::from(*bias) - shift) as f32;
+        }
+    }
+}
+
+/// Images of a block in each of its views.
+fn seen(batches: &Batches, block: &Block, indices: &[usize]) -> Result<Vec<Array4<u8>>> {
+    let dataset = batches.dataset(block.set);
+    let plain = dataset.batch(indices)?;
+    let (_, _, height, width) = plain.dim();
+    let in_view = |view: &View| {
+        let mut images = plain.clone();
+        let pixels = images.as_slice_mut().expect("a batch is contiguous");
+        match view {
+            View::Plain => {}
+            View::Mirrored => pixels.par_chunks_exact_mut(width).for_each(<[u8]>::reverse),
+            View::Scrambled => {
+                let images = pixels.par_chunks_exact_mut(dataset.image_len()).zip(indices);
+                images.for_each(|(image, &index)| {
+                    // No epoch has the number 0.
+                    scramble(image, height, width, &mut batches.random(0, &Purpose::Outlier(index)));
+                });
+            }
+        }
+        images
+    };
+    Ok(block.views.iter().map(in_view).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folded_layer_reads_features_as_they_are() {
+        let features = Features {
+            path: PathBuf::new(),
+            file: Mutex::new(tempfile::tempfile().unwrap()),
+            start: 0,
+            blocks: Vec::new(),
+            mean: vec![2.0, -1.0, 0.5],
+            deviation: vec![0.5, 4.0, 1.0],
+        };
+        let layer = |weight: &[f32], bias: &[f32], row: [f32; 3]| -> Vec<f32> {
+            let product = |weights: &[f32]| weights.iter().zip(row).map(|(w, x)| w * x).sum::<f32>();
+            weight.chunks_exact(3).zip(bias).map(|(weights, bias)| product(weights) + bias).collect()
+        };
+        let (mut weight, mut bias) = (vec![1.0, -2.0, 0.25, 0.5, 3.0, -1.0], vec![0.125, -4.0]);
+        let row = [3.0, 7.0, -1.5];
+        let standardised = [(3.0 - 2.0) / 0.5, (7.0 + 1.0) / 4.0, -1.5 - 0.5];
+        let expected = layer(&weight, &bias, standardised);
+        features.fold(&mut weight, &mut bias);
+        assert_eq!(layer(&weight, &bias, row), expected);
+    }
+}
