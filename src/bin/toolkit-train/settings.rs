@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::terminal::{
-    Rgb, StartingWeights, by_variant,
+    Rgb, SOME_WEIGHTS, StartingWeights, by_variant,
     data::{KNOWN, UNKNOWN, dataset, set_names, unknown_datasets},
-    name_of, one_of, pixels, published_names,
+    name_of, one_of, pixels,
 };
 
 /// The settings of a run.
@@ -96,7 +96,7 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     network: Network,
-    /// Height and width that images are resized to; by default those of the network family
+    /// Height and width that images are resized to; by default those of the backbone, else of the network family
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     size: Option<usize>,
     /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the backbone, else 0.5
@@ -212,8 +212,7 @@ pub struct Given {
 
 /// The command of a program with these settings.
 pub fn command<Cli: CommandFactory>() -> Command {
-    let names = format!("Published weights: {}\nPublished data sets: {}", published_names(), set_names());
-    Cli::command().after_help(names)
+    Cli::command().after_help(format!("{SOME_WEIGHTS}\nPublished data sets: {}", set_names()))
 }
 
 /// Downloads the published data sets of a run, unless they are there.
@@ -303,19 +302,22 @@ impl Settings {
         let default = (is_tutorial && self.network.arch.is_none()).then(|| PathBuf::from(BACKBONE));
         let start = self.backbone.as_ref().or(default.as_ref());
         let loss = self.loss()?;
-        let mut input = Input::default();
+        let mut stated = None;
         let mut found = None;
         let mut backbone = None;
         if let Some(name) = start {
             let start = StartingWeights::read(name)?;
             found = Some(start.weights.recognize()?.architecture);
-            (input.mean, input.std) = (start.input.mean, start.input.std);
+            stated = start.input;
             let (name, file) = (name.to_string_lossy().into_owned(), start.weights.path().to_owned());
             backbone = Some(Backbone { name, file });
         }
         let architecture = self.network.resolve(found)?;
-        input.height = self.size.unwrap_or(architecture.family().default_size);
-        input.width = input.height;
+        let default = architecture.family().default_size;
+        let mut input = stated.unwrap_or(Input { height: default, width: default, ..Input::default() });
+        if let Some(size) = self.size {
+            (input.height, input.width) = (size, size);
+        }
         input.mean = self.mean.map_or(input.mean, Rgb::into);
         input.std = self.std.map_or(input.std, Rgb::into);
         let mut recipe = Recipe {

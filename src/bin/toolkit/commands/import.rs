@@ -23,12 +23,15 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         say(format_args!("the weights are those of `{}`", weights.prefix().escape_debug()));
     }
     let network = weights.recognize()?;
-    let size = network.size.or(args.size).unwrap_or(network.architecture.family().default_size);
+    let default = network.architecture.family().default_size;
+    let input = start.input.unwrap_or(Input { height: default, width: default, ..Input::default() });
+    let size = network.size.or(args.size);
+    let (height, width) = (size.unwrap_or(input.height), size.unwrap_or(input.width));
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
     if let Some(folder) = &args.known {
         let folder = dataset(folder, &args.file.data.folder(), &[Role::Known(Split::Train)])?;
-        let images = open_training(&folder, args.held_out_test, args.protocol.as_ref(), size, size)?;
+        let images = open_training(&folder, args.held_out_test, args.protocol.as_ref(), height, width)?;
         say_left_out(images.left_out());
         known = Some(match named {
             Some(classes) => images.align(classes)?,
@@ -40,11 +43,11 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         name: args.weights.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         classes: known.as_ref().map(Dataset::classes).or(named.map(Vec::as_slice)).map(<[String]>::to_vec),
         input: Input {
-            height: size,
-            width: size,
-            mean: args.mean.map_or(start.input.mean, Rgb::into),
-            std: args.std.map_or(start.input.std, Rgb::into),
-            resize: start.input.resize,
+            height,
+            width,
+            mean: args.mean.map_or(input.mean, Rgb::into),
+            std: args.std.map_or(input.std, Rgb::into),
+            resize: input.resize,
         },
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
