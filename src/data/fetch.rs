@@ -292,7 +292,7 @@ impl Download {
     }
 
     fn expected(&self) -> Expected<'static> {
-        Expected { bytes: self.bytes, md5: Some(self.md5), sha256: self.sha256 }
+        Expected { bytes: self.bytes, md5: Some(self.md5), sha256: self.sha256, ..Expected::default() }
     }
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Expected<'a> {
     pub bytes: Option<u64>,
     pub md5: Option<&'a str>,
     pub sha256: Option<&'a str>,
+    /// The first digits of the SHA-256.
+    pub sha256_start: Option<&'a str>,
 }
 
 impl Expected<'_> {
@@ -78,6 +80,9 @@ impl Expected<'_> {
     pub fn fault(&self, found: &Checksums) -> Option<String> {
         if let Some(bytes) = self.bytes.filter(|&bytes| bytes != found.bytes) {
             return Some(format!("it has {} bytes, expected {bytes}", found.bytes));
+        }
+        if let Some(start) = self.sha256_start.filter(|&start| !found.sha256.starts_with(start)) {
+            return Some(format!("it has SHA-256 {}, expected {start}...", found.sha256));
         }
         [("SHA-256", self.sha256, &found.sha256), ("MD5", self.md5, &found.md5)].into_iter().find_map(
             |(name, expected, found)| {
@@ -104,11 +109,17 @@ mod tests {
         assert_eq!((found.bytes, sha256(b"abc")), (3, found.sha256.clone()));
 
         let Checksums { md5, sha256, .. } = &found;
-        let right = Expected { bytes: Some(3), md5: Some(md5), sha256: Some(sha256) };
+        let right =
+            Expected { bytes: Some(3), md5: Some(md5), sha256: Some(sha256), sha256_start: Some("ba7816bf") };
         assert_eq!((right.fault(&found), Expected::default().fault(&found)), (None, None));
         let fault = |expected: Expected| expected.fault(&found).unwrap();
         assert_eq!(fault(Expected { bytes: Some(4), ..right }), "it has 3 bytes, expected 4");
         assert!(fault(Expected { md5: Some("0"), ..right }).starts_with("it has MD5 9001"));
         assert!(fault(Expected { sha256: Some("0"), ..right }).starts_with("it has SHA-256 ba78"));
+        let other = fault(Expected { sha256_start: Some("ba7816b0"), ..right });
+        assert!(
+            other.starts_with("it has SHA-256 ba78") && other.ends_with(", expected ba7816b0..."),
+            "{other}"
+        );
     }
 }

@@ -70,33 +70,46 @@ pub(crate) fn record_of(file: &Path) -> PathBuf {
     file.with_added_extension("sha256")
 }
 
+/// Verifies an existing file. Its SHA-256 is recorded beside it if none is yet.
+///
+/// # Errors
+/// [`Error::Checksum`] if it has another checksum than the published or the recorded one; [`Error::Io`] if it cannot be
+/// read.
+pub(crate) fn verify(expected: &Expected, file: &Path) -> Result<Checksums> {
+    let record = record_of(file);
+    let recorded = recorded(expected, &record);
+    let expected = Expected { sha256: expected.sha256.or(recorded.as_deref()), ..*expected };
+    let found = Checksums::of_file(file)?;
+    if let Some(fault) = expected.fault(&found) {
+        return Err(Error::Checksum { path: file.to_owned(), reason: fault });
+    }
+    if !record.exists() {
+        // A read-only cache is still usable.
+        let _ = atomic::write(&record, format!("{}\n", found.sha256).as_bytes());
+    }
+    Ok(found)
+}
+
+/// The recorded SHA-256, unless one is published.
+fn recorded(expected: &Expected, record: &Path) -> Option<String> {
+    match expected.sha256 {
+        Some(_) => None,
+        None => fs::read_to_string(record).ok().map(|text| text.trim().to_owned()),
+    }
+}
+
 fn fetch_within(
     patience: Patience,
     remote: &Remote,
     file: &Path,
     mut observe: impl FnMut(Step),
 ) -> Result<Checksums> {
-    let (record, part) = (record_of(file), file.with_added_extension("part"));
-    let recorded = match remote.expected.sha256 {
-        Some(_) => None,
-        None => fs::read_to_string(&record).ok().map(|text| text.trim().to_owned()),
-    };
-    let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
-    // Verifies an existing file.
-    let check = || {
-        let found = Checksums::of_file(file)?;
-        if let Some(fault) = expected.fault(&found) {
-            return Err(Error::Checksum { path: file.to_owned(), reason: fault });
-        }
-        if !record.exists() {
-            // A read-only cache is still usable.
-            let _ = atomic::write(&record, format!("{}\n", found.sha256).as_bytes());
-        }
-        Ok(found)
-    };
     if file.exists() {
-        return check();
+        return verify(&remote.expected, file);
     }
+    let (record, part) = (record_of(file), file.with_added_extension("part"));
+    let recorded = recorded(&remote.expected, &record);
+    let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let mut open = open_alone(&part).map_err(Error::io("write", &part))?;
@@ -104,7 +117,7 @@ fn fetch_within(
         // Another process has downloaded the file and renamed its part. The part that was just created is a
         // leftover.
         let _ = fs::remove_file(&part);
-        return check();
+        return verify(&remote.expected, file);
     }
     let mut faults: Vec<(&str, String)> = Vec::new();
     for url in &remote.urls {

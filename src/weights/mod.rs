@@ -24,7 +24,7 @@ use crate::{
 };
 
 #[cfg(feature = "files")]
-pub use published::{PUBLISHED, Published};
+pub use published::Published;
 
 /// A tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]
@@ -297,7 +297,7 @@ fn floats(view: &TensorView) -> Option<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::Architecture;
+    use crate::arch::{Architecture, FAMILIES};
 
     #[test]
     fn all_floating_point_types_are_read_and_others_skipped() {
@@ -353,6 +353,35 @@ mod tests {
         assert!(error.contains("they match no known network: wide-resnet has `block1."), "{error}");
         assert!(error.contains("found `a`, `a\\u{1b}[31m`, `b`, "), "{error}");
         assert!(error.ends_with("`g` and 3 more"), "{error}");
+    }
+
+    #[test]
+    fn files_of_timm_are_recognized_in_every_family() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        for family in &FAMILIES {
+            let network = family.default_member();
+            let layers = network.layers(10, 64, 64).unwrap();
+            let parameters: Vec<_> = layers.iter().flat_map(Layer::parameters).collect();
+            let most = parameters.iter().map(|(_, shape)| shape.iter().product()).max().unwrap_or(0_usize);
+            let (zeros, count) = (vec![0; 4 * most], 7_i64.to_le_bytes());
+            let mut views: Vec<(String, TensorView)> = Vec::new();
+            for (name, shape) in parameters {
+                let bytes = &zeros[..4 * shape.iter().product::<usize>()];
+                if let Some(norm) = name.strip_suffix("running_mean") {
+                    // A number without an axis.
+                    let counter = TensorView::new(Dtype::I64, Vec::new(), &count).unwrap();
+                    views.push((format!("{norm}num_batches_tracked"), counter));
+                }
+                views.push((name, TensorView::new(Dtype::F32, shape, bytes).unwrap()));
+            }
+            let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+            std::fs::write(&path, safetensors::serialize(views, Some(format)).unwrap()).unwrap();
+            let weights = Weights::read(&path).unwrap();
+            assert_eq!((weights.network().unwrap().prefix(), weights.input()), ("", None), "{}", family.name);
+            let found = weights.recognize().unwrap();
+            assert_eq!((found.architecture, found.classes), (network, Some(10)));
+        }
     }
 
     /// A network of this family whose first tensor begins with `value`, behind a prefix.

@@ -18,6 +18,7 @@ mod programs;
 mod report;
 #[cfg(feature = "train")]
 mod training;
+mod weights;
 
 use std::path::{Path, PathBuf};
 

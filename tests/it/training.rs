@@ -914,7 +914,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--backbone", "none.safetensors"], "cannot read `none.safetensors`"),
         (
             ["--backbone", "imagenet23"],
-            "neither a file, a run folder nor the name of published weights: imagenet32, ",
+            "neither a file, a run folder nor the name of published weights\nhint: similar names: imagenet32; ",
         ),
     ] {
         let args: Vec<&str> = ["train", "--known", "colours", "--held-out", "0.3"]

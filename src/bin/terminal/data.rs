@@ -66,39 +66,65 @@ pub fn fetch(
     roles: &[Role],
     keep_archives: bool,
 ) -> anyhow::Result<()> {
-    let name = set.name;
-    let mut bar: Option<Progress> = None;
-    let mut unpacking = None;
-    let finish = |bar: &mut Option<Progress>| bar.take().into_iter().for_each(Progress::finish);
-    data.fetch(set, roles, keep_archives, &mut |event| match event {
-        FetchEvent::Waiting => say(format_args!("waiting for another process that fetches `{name}`")),
-        FetchEvent::Downloading { url, file, done, bytes } => {
-            finish(&mut bar);
-            let length = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
-            let rest = if done > 0 { format!(", after the first {}", size(done)) } else { String::new() };
-            say(format_args!("downloading {name}{length} from {url} to `{}`{rest}", file.display()));
-        }
-        FetchEvent::Received { done, total } => {
-            let new = || Progress::new(format!("downloading {name}"), total.unwrap_or(0) as usize);
-            bar.get_or_insert_with(new).update(done as usize, "bytes");
-        }
-        FetchEvent::Unpacked { file, done, total } => {
-            if unpacking.as_deref() != Some(file) {
-                unpacking = Some(file.to_owned());
-                finish(&mut bar);
-            }
-            let file = file.file_name().unwrap_or_default().display();
-            let new = || Progress::new(format!("unpacking {file}"), total as usize);
-            bar.get_or_insert_with(new).update(done as usize, "bytes");
-        }
-        FetchEvent::LeftOut { file, entries } => {
-            finish(&mut bar);
-            say(format_args!("left out {entries} links and devices of `{}`", file.display()));
-        }
-        _ => {}
-    })?;
-    finish(&mut bar);
+    let mut display = FetchDisplay::new(set.name, None);
+    data.fetch(set, roles, keep_archives, &mut |event| display.show(&event))?;
+    display.finish();
     Ok(())
+}
+
+/// Shows how something published is fetched.
+pub struct FetchDisplay {
+    name: &'static str,
+    /// About how many bytes a file has whose length is not published.
+    about: Option<u64>,
+    bar: Option<Progress>,
+    unpacking: Option<PathBuf>,
+}
+
+impl FetchDisplay {
+    pub fn new(name: &'static str, about: Option<u64>) -> Self {
+        Self { name, about, bar: None, unpacking: None }
+    }
+
+    pub fn show(&mut self, event: &FetchEvent) {
+        let name = self.name;
+        match *event {
+            FetchEvent::Waiting => say(format_args!("waiting for another process that fetches `{name}`")),
+            FetchEvent::Downloading { url, file, done, bytes } => {
+                self.finish();
+                let length = match (bytes, self.about) {
+                    (Some(bytes), _) => format!(" ({})", size(bytes)),
+                    (None, Some(about)) => format!(" (about {})", size(about)),
+                    (None, None) => String::new(),
+                };
+                let rest = if done > 0 { format!(", after the first {}", size(done)) } else { String::new() };
+                say(format_args!("downloading {name}{length} from {url} to `{}`{rest}", file.display()));
+            }
+            FetchEvent::Received { done, total } => {
+                let new = || Progress::new(format!("downloading {name}"), total.unwrap_or(0) as usize);
+                self.bar.get_or_insert_with(new).update(done as usize, "bytes");
+            }
+            FetchEvent::Unpacked { file, done, total } => {
+                if self.unpacking.as_deref() != Some(file) {
+                    self.unpacking = Some(file.to_owned());
+                    self.finish();
+                }
+                let file = file.file_name().unwrap_or_default().display();
+                let new = || Progress::new(format!("unpacking {file}"), total as usize);
+                self.bar.get_or_insert_with(new).update(done as usize, "bytes");
+            }
+            FetchEvent::LeftOut { file, entries } => {
+                self.finish();
+                say(format_args!("left out {entries} links and devices of `{}`", file.display()));
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the bar of what is there.
+    pub fn finish(&mut self) {
+        self.bar.take().into_iter().for_each(Progress::finish);
+    }
 }
 
 /// A number of bytes in the unit that suits it.

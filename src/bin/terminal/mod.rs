@@ -5,14 +5,14 @@ pub mod data;
 mod hint;
 mod parsers;
 mod progress;
-mod weights;
+pub mod weights;
 
 use std::{fmt, io::ErrorKind, process::ExitCode};
 
 use cac::data::LeftOut;
 pub use parsers::{Rgb, by_variant, name_of, one_of, pixels};
 pub use progress::{Progress, say};
-pub use weights::{StartingWeights, published_names};
+pub use weights::{SOME_WEIGHTS, StartingWeights};
 
 /// The environment variable in which `toolkit` passes its version to `toolkit-train`.
 pub const VERSION_VARIABLE: &str = "CAC_TOOLKIT_VERSION";

@@ -6,19 +6,25 @@ use anyhow::bail;
 use cac::{
     image::Input,
     run::{RunFolder, Which},
-    weights::{PUBLISHED, Published, Weights},
+    weights::{Published, Weights},
 };
 
-use super::Progress;
+use super::{Advice, data::FetchDisplay};
 
-/// The names of all published weights.
-pub fn published_names() -> String {
-    PUBLISHED.map(|published| published.name).join(", ")
-}
+/// For help texts.
+pub const SOME_WEIGHTS: &str = "Published weights: imagenet32-nocifar, timm/tf_efficientnet_lite0.in1k, timm/resnet50.a1_in1k, \
+                                torchvision/resnet18/imagenet1k-v1 and others; `toolkit weights list` lists all";
 
-/// Starting weights, with the input that they were trained on if it is known.
+/// The extensions of files of weights. Something else after a dot belongs to a name, as in `resnet50.a1_in1k`.
+const EXTENSIONS: [&str; 8] = ["bin", "ckpt", "onnx", "pkl", "pt", "pth", "safetensors", "tar"];
+
+/// The most names that are suggested.
+const SUGGESTIONS: usize = 5;
+
+/// Starting weights.
 pub struct StartingWeights {
     pub weights: Weights,
+    /// The input that they were trained on, if the file or its publisher states it.
     pub input: Option<Input>,
 }
 
@@ -27,13 +33,24 @@ impl StartingWeights {
     /// a run folder, in this order.
     pub fn read(text: &Path) -> anyhow::Result<Self> {
         let published = text.to_str().filter(|_| !text.is_file()).and_then(Published::named);
+        let is_file_name = text
+            .extension()
+            .is_some_and(|end| EXTENSIONS.iter().any(|other| end.eq_ignore_ascii_case(other)));
         let (file, input) = match published {
-            Some(published) => (fetch(published)?, Some(published.input())),
-            None if !text.exists() && text.extension().is_none() => bail!(
-                "`{}` is neither a file, a run folder nor the name of published weights: {}",
-                text.display(),
-                published_names()
-            ),
+            Some(published) => (fetch(published)?, Some(published.input)),
+            None if !text.exists() && !is_file_name => {
+                let name = text.display();
+                return Err(Advice::new(
+                    format!("`{name}` is neither a file, a run folder nor the name of published weights"),
+                    match &similar(&text.to_string_lossy())[..] {
+                        [] => "`toolkit weights list` lists the names".to_owned(),
+                        names => {
+                            format!("similar names: {}; `toolkit weights list` lists all", names.join(", "))
+                        }
+                    },
+                )
+                .into());
+            }
             None if text.is_dir() => {
                 let file = RunFolder::new(text).checkpoint(Which::Best);
                 if !file.is_file() {
@@ -50,14 +67,64 @@ impl StartingWeights {
     }
 }
 
-fn fetch(published: &Published) -> anyhow::Result<PathBuf> {
-    let mut bar: Option<Progress> = None;
-    let file = published.fetch(|done, total| {
-        let bar = bar.get_or_insert_with(|| Progress::new(format!("fetching {}", published.name), total));
-        bar.update(done, "bytes");
-    })?;
-    if let Some(bar) = bar {
-        bar.finish();
-    }
+/// The path of published weights, which are downloaded unless they are here.
+pub fn fetch(weights: &Published) -> anyhow::Result<PathBuf> {
+    let mut display = FetchDisplay::new(weights.name, Some(weights.bytes));
+    let file = weights.fetch(&mut |event| display.show(&event))?;
+    display.finish();
     Ok(file)
+}
+
+/// The names of published weights that are most like a text, the most similar first.
+pub fn similar(text: &str) -> Vec<&'static str> {
+    let plain = |text: &str| -> String {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+    };
+    let wanted = plain(text);
+    // 0 to 1, and above 1 for a name that contains the text.
+    let likeness = |name: &str| {
+        let name = plain(name);
+        let is_within = !wanted.is_empty() && name.contains(&wanted);
+        strsim::sorensen_dice(&wanted, &name) + f64::from(u8::from(is_within))
+    };
+    let closest = |weights: &'static Published| {
+        weights.names().map(|name| (likeness(name), name)).max_by(|(a, _), (b, _)| a.total_cmp(b))
+    };
+    let mut names: Vec<(f64, &str)> =
+        Published::all().filter_map(closest).filter(|&(likeness, _)| likeness > 0.6).collect();
+    names.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+    names.into_iter().take(SUGGESTIONS).map(|(_, name)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn similar_names_are_suggested() {
+        for (text, expected) in [
+            ("imagenet23", "imagenet32"),
+            ("resnet50", "resnet50.a1_in1k"),
+            ("resnet50.a2_in1k", "resnet50.a1_in1k"),
+            ("ResNet50_Weights.IMAGENET1K_V2", "torchvision/resnet50/imagenet1k-v2"),
+            ("efficientnet_lite0", "tf_efficientnet_lite0.in1k"),
+            ("wrn-40-2/cifar10/energy", "wrn-40-2/cifar10/energy/s0"),
+        ] {
+            assert!(
+                similar(text).iter().take(2).any(|name| *name == expected),
+                "{text}: {:?}",
+                similar(text)
+            );
+        }
+        assert_eq!(similar("resnet").len(), SUGGESTIONS);
+        assert!(similar("").is_empty() && similar("quality").is_empty());
+    }
+
+    #[test]
+    fn the_names_in_help_texts_exist() {
+        let (_, names) = SOME_WEIGHTS.split_once(": ").unwrap();
+        let names: Vec<&str> = names.split(" and others").next().unwrap().split(", ").collect();
+        assert_eq!(names.len(), 4);
+        assert!(names.iter().all(|name| Published::named(name).is_some()), "{names:?}");
+    }
 }

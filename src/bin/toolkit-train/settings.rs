@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::terminal::{
-    Rgb, StartingWeights, by_variant,
+    Rgb, SOME_WEIGHTS, StartingWeights, by_variant,
     data::{KNOWN, UNKNOWN, dataset, set_names, unknown_datasets},
-    name_of, one_of, pixels, published_names, say,
+    name_of, one_of, pixels, say,
 };
 
 /// The settings of a run.
@@ -96,7 +96,7 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     network: Network,
-    /// Height and width that images are resized to; by default those of the network family
+    /// Height and width that images are resized to; by default those of the backbone, else of the network family
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     size: Option<usize>,
     /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the backbone, else 0.5
@@ -247,8 +247,7 @@ pub struct Given {
 
 /// The command of a program with these settings.
 pub fn command<Cli: CommandFactory>() -> Command {
-    let names = format!("Published weights: {}\nPublished data sets: {}", published_names(), set_names());
-    Cli::command().after_help(names)
+    Cli::command().after_help(format!("{SOME_WEIGHTS}\nPublished data sets: {}", set_names()))
 }
 
 /// Downloads the published data sets of a run, unless they are there.

@@ -10,11 +10,14 @@ use cac::{
     metrics::Bootstrap,
     model::ModelPrecision,
     report::{Group, ReportOptions},
+    weights::Published,
 };
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use ndarray::Array4;
 
-use crate::terminal::{Rgb, by_variant, data::set_names, name_of, one_of, pixels, published_names};
+use crate::terminal::{
+    Rgb, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, pixels, weights::similar,
+};
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
 ///
@@ -48,6 +51,9 @@ pub enum Command {
     /// List, download, find and check published data sets
     #[command(subcommand)]
     Data(DataCommand),
+    /// List, download, find and check published weights
+    #[command(subcommand)]
+    Weights(WeightsCommand),
     /// Compute the table of `eval` from a file of scores
     #[command(allow_negative_numbers = true)]
     Metrics(MetricsArgs),
@@ -72,7 +78,7 @@ pub struct TrainArgs {
 
 /// `toolkit import`
 #[derive(Args)]
-#[command(after_help = format!("Published weights: {}\nPublished data sets: {}", published_names(), set_names()))]
+#[command(after_help = format!("{SOME_WEIGHTS}\nPublished data sets: {}", set_names()))]
 pub struct ImportArgs {
     /// Weights of a WideResNet or of the official CAC network: a file (.pt, .pth or safetensors), a run
     /// folder (its best checkpoint) or the name of published weights (see below)
@@ -113,8 +119,8 @@ pub struct ImportArgs {
     pub variant: Variant,
     #[arg(long, value_name = "X", help = by_variant("Length of the anchors if the file has none", |loss| loss.magnitude))]
     pub magnitude: Option<f64>,
-    /// Height and width of the images; by default those of the network family, and fixed by the weights of the
-    /// official network
+    /// Height and width of the images; by default those of the weights, else of the network family, and fixed by the
+    /// weights of the official network
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     pub size: Option<usize>,
     /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else 0.5
@@ -338,6 +344,43 @@ pub enum DataCommand {
         #[command(flatten)]
         folder: FolderArgs,
     },
+}
+
+/// `toolkit weights`
+#[derive(Subcommand)]
+pub enum WeightsCommand {
+    /// List the weights that are known by name, and whether they are here
+    List {
+        /// Print a JSON line for each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download weights, unless they are here, and print their paths
+    Fetch {
+        /// Their names
+        #[arg(required = true, value_name = "NAME", value_parser = published)]
+        names: Vec<&'static Published>,
+    },
+    /// Print the path of weights that are here
+    Path {
+        /// Their name
+        #[arg(value_name = "NAME", value_parser = published)]
+        name: &'static Published,
+    },
+    /// Read weights and compare them with their published or recorded checksums
+    Verify {
+        /// Their names; by default all that are here
+        #[arg(value_name = "NAME", value_parser = published)]
+        names: Vec<&'static Published>,
+    },
+}
+
+/// Parses the name of published weights.
+fn published(text: &str) -> Result<&'static Published, String> {
+    Published::named(text).ok_or_else(|| match &similar(text)[..] {
+        [] => "no published weights have this name; `toolkit weights list` lists all".to_owned(),
+        names => format!("no published weights have this name; similar names: {}", names.join(", ")),
+    })
 }
 
 /// Parses the name of a published data set.

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(&args),
         Command::Metrics(args) => commands::metrics::run(&args),
         Command::Data(command) => commands::data::run(&command),
+        Command::Weights(command) => commands::weights::run(&command),
         Command::Score(args) => commands::score::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Verify(args) => commands::verify::run(&args),

@@ -11,6 +11,7 @@ pub mod report;
 pub mod score;
 pub mod train;
 pub mod verify;
+pub mod weights;
 
 use std::{
     borrow::Cow,

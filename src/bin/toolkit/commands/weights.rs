@@ -1,0 +1,108 @@
+//! `toolkit weights`
+
+use std::io::{Write, stdout};
+
+use cac::{Error, weights::Published};
+use serde_json::json;
+
+use super::print_json;
+use crate::{
+    cli::WeightsCommand,
+    terminal::{Advice, data::size, weights},
+};
+
+/// Lists, downloads, finds and checks published weights.
+pub fn run(command: &WeightsCommand) -> anyhow::Result<()> {
+    match command {
+        WeightsCommand::List { json } => list(*json),
+        WeightsCommand::Fetch { names } => names.iter().try_for_each(|weights| {
+            let path = weights::fetch(weights)?;
+            Ok(writeln!(stdout(), "{}\t{}", weights.name, path.display())?)
+        }),
+        WeightsCommand::Path { name } => {
+            let path = name.path()?;
+            if !path.is_file() {
+                return Err(missing(name)?.into());
+            }
+            Ok(writeln!(stdout(), "{}", path.display())?)
+        }
+        WeightsCommand::Verify { names } => verify(names),
+    }
+}
+
+fn list(json: bool) -> anyhow::Result<()> {
+    let head = ["name", "network", "pixels", "size", "here", "licence", "trained on", "source", "also"];
+    let mut rows = vec![head.map(str::to_owned)];
+    for weights in Published::all() {
+        let Published { name, alias, family, network, trained_on, classes, input, licence, source, .. } =
+            weights;
+        let path = Some(weights.path()?).filter(|path| path.is_file());
+        if json {
+            print_json(&json!({
+                "name": name, "alias": alias, "family": family, "network": network, "trained_on": trained_on,
+                "classes": classes, "input": input, "about_bytes": weights.bytes, "sha256": weights.sha256,
+                "licence": licence, "source": source, "url": weights.url(),
+                "path": path.map(|path| path.display().to_string()),
+            }))?;
+        } else {
+            let (pixels, bytes) = (input.height.to_string(), size(weights.bytes));
+            let here = if path.is_some() { "yes" } else { "-" };
+            let (licence, alias) = (licence.unwrap_or("not stated"), alias.unwrap_or(""));
+            rows.push(
+                [*name, network, &pixels, &bytes, here, licence, trained_on, source, alias]
+                    .map(str::to_owned),
+            );
+        }
+    }
+    if json {
+        return Ok(());
+    }
+    let widths: Vec<usize> =
+        (0..head.len()).map(|at| rows.iter().map(|row| row[at].len()).max().unwrap_or(0)).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).zip(head).map(|((cell, &width), head)| match head {
+            "pixels" | "size" => format!("{cell:>width$}"),
+            _ => format!("{cell:<width$}"),
+        });
+        writeln!(stdout(), "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn verify(names: &[&'static Published]) -> anyhow::Result<()> {
+    let all: Vec<&Published> = if names.is_empty() { Published::all().collect() } else { names.to_vec() };
+    let mut out = stdout();
+    let (mut checked, mut damaged) = (0, Vec::new());
+    for weights in all {
+        match weights.verify() {
+            Ok(Some(path)) => writeln!(out, "{}: `{}` has its checksum", weights.name, path.display())?,
+            Ok(None) if names.is_empty() => continue,
+            Ok(None) => return Err(missing(weights)?.into()),
+            Err(Error::Checksum { path, reason }) => {
+                writeln!(out, "{}: `{}` is damaged: {reason}", weights.name, path.display())?;
+                let (path, name) = (path.display(), weights.name);
+                damaged.push(format!("remove `{path}` and run `toolkit weights fetch {name}`"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        checked += 1;
+    }
+    if !damaged.is_empty() {
+        let message = format!("{} of {checked} files of weights are damaged", damaged.len());
+        return Err(Advice::new(message, damaged.join("; ")).into());
+    }
+    Ok(())
+}
+
+/// The error of weights that are not here.
+fn missing(weights: &Published) -> cac::Result<Advice> {
+    let (name, path) = (weights.name, weights.path()?);
+    Ok(Advice::new(
+        format!("the weights `{name}` are not in `{}`", path.display()),
+        format!(
+            "`toolkit weights fetch {name}` downloads them from {} (about {})",
+            weights.url(),
+            size(weights.bytes)
+        ),
+    ))
+}
