@@ -22,6 +22,7 @@ pub(super) const FAMILY: Family = Family {
     mark: "encoder.conv1.weight",
     title: |network| format!("CAC network with {} channels", network.get("channels")),
     default_input: |_| Input::default(),
+    synonyms: |_| Vec::new(),
     recognize,
     layers,
 };

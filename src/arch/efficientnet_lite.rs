@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     mark: "blocks.0.0.conv_dw.weight",
     title: |network| format!("EfficientNet-Lite{}", network.get("member")),
     default_input,
+    synonyms,
     recognize,
     layers,
 };
@@ -91,6 +92,41 @@ fn default_input(network: &Architecture) -> Input {
     let Member { size, crop, filter, .. } = *member(network).unwrap_or(&MEMBERS[0]);
     let resize = Resize { fit: Fit::Crop { share: crop }, filter };
     Input { height: size, width: size, mean: [0.5; 3], std: [0.5; 3], resize }
+}
+
+/// The names of layers in EfficientNet-PyTorch, which numbers blocks through, and those of timm.
+fn synonyms(shapes: Shapes) -> Vec<(String, String)> {
+    let has = |layer: String| shapes(&format!("{layer}.weight")).is_some();
+    let count = (0..).take_while(|number| has(format!("_blocks.{number}._depthwise_conv"))).count();
+    let stages = |member: &Member| STAGES.each_ref().map(|stage| member.blocks(stage));
+    let is_other = has("_blocks.0._se_reduce".to_owned());
+    let Some(blocks) =
+        MEMBERS.iter().map(stages).find(|stages| !is_other && stages.iter().sum::<usize>() == count)
+    else {
+        return Vec::new();
+    };
+    let ends = [("_conv_stem", "conv_stem"), ("_bn0", "bn1"), ("_conv_head", "conv_head"), ("_bn1", "bn2")];
+    let mut names: Vec<(String, String)> =
+        ends.into_iter().chain([("_fc", "classifier")]).map(|(a, b)| (a.to_owned(), b.to_owned())).collect();
+    let numbers = blocks.iter().enumerate().flat_map(|(stage, &count)| (0..count).map(move |i| (stage, i)));
+    for (number, (stage, i)) in numbers.enumerate() {
+        let layers = if STAGES[stage].expansion > 1 {
+            &[
+                ("_expand_conv", "conv_pw"),
+                ("_bn0", "bn1"),
+                ("_depthwise_conv", "conv_dw"),
+                ("_bn1", "bn2"),
+                ("_project_conv", "conv_pwl"),
+                ("_bn2", "bn3"),
+            ][..]
+        } else {
+            &[("_depthwise_conv", "conv_dw"), ("_bn1", "bn1"), ("_project_conv", "conv_pw"), ("_bn2", "bn2")]
+        };
+        let named =
+            |(a, b): &(&str, &str)| (format!("_blocks.{number}.{a}"), format!("blocks.{stage}.{i}.{b}"));
+        names.extend(layers.iter().map(named));
+    }
+    names
 }
 
 fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
@@ -222,6 +258,29 @@ mod tests {
         assert_eq!(padding(112, 5, 2), (1, 2));
         assert_eq!(padding(14, 5, 1), (2, 2));
         assert_eq!(padding(7, 1, 1), (0, 0));
+    }
+
+    #[test]
+    fn names_of_another_code_stand_for_all_layers() {
+        for (number, member) in MEMBERS.iter().enumerate() {
+            let blocks: usize = STAGES.iter().map(|stage| member.blocks(stage)).sum();
+            let has = |name: &str| {
+                let number = name.strip_prefix("_blocks.")?.strip_suffix("._depthwise_conv.weight")?;
+                (number.parse::<usize>().ok()? < blocks).then_some(&[32, 1, 3, 3][..])
+            };
+            let mut found: Vec<String> = synonyms(&has).into_iter().map(|(_, name)| name).collect();
+            let network = Architecture::new(FAMILY.name, &[("member", number as f64)]).unwrap();
+            let layers = network.layers(7, 224, 224).unwrap();
+            let with_parameters = layers.iter().filter(|layer| !layer.parameters().is_empty());
+            let mut expected: Vec<String> = with_parameters.map(|layer| layer.name.clone()).collect();
+            found.sort();
+            expected.sort();
+            assert_eq!(found, expected);
+            // The network with squeeze-and-excite has these names too.
+            let is_other =
+                |name: &str| has(name).or((name == "_blocks.0._se_reduce.weight").then_some(&[8][..]));
+            assert!(synonyms(&is_other).is_empty());
+        }
     }
 
     #[test]

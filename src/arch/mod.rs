@@ -45,6 +45,8 @@ pub struct Family {
     title: fn(&Architecture) -> String,
     /// The input for which a member was published.
     default_input: fn(&Architecture) -> Input,
+    /// The names that another code gives to the layers, each with its name here, if tensors have such names.
+    synonyms: fn(Shapes) -> Vec<(String, String)>,
     /// Recognises a member from the shapes of its tensors, with the mark; the error says what is not supported.
     recognize: fn(Shapes) -> std::result::Result<Recognized, String>,
     /// Appends the layers of a member for a number of classes and a (height, width).
@@ -286,6 +288,13 @@ impl Architecture {
         };
         self.settings[place] = value;
         Ok(self)
+    }
+
+    /// The names of layers in another code than that whose names a family has, each with its name here; none unless the
+    /// tensors have such names.
+    #[must_use]
+    pub fn synonyms(shapes: Shapes) -> Vec<(String, String)> {
+        FAMILIES.iter().flat_map(|family| (family.synonyms)(shapes)).collect()
     }
 
     /// Recognises a network from the shapes of its tensors. `None` if they have no family's mark; the error says what

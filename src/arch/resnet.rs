@@ -24,6 +24,7 @@ pub(super) const FAMILY: Family = Family {
         (depth, widen_factor) => format!("Wide ResNet-{depth}-{widen_factor}"),
     },
     default_input,
+    synonyms: |_| Vec::new(),
     recognize,
     layers,
 };

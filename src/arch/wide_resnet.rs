@@ -27,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
     mark: "block1.layer.0.conv1.weight",
     title: |network| format!("WideResNet-{}-{}", network.get("depth"), network.get("widen_factor")),
     default_input: |_| Input::default(),
+    synonyms: |_| Vec::new(),
     recognize,
     layers,
 };

@@ -17,7 +17,7 @@ use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
-    arch::{Layer, Recognized},
+    arch::{Architecture, Layer, Recognized},
     error::{Error, Result},
     files::{atomic, kind},
     image::Input,
@@ -63,7 +63,7 @@ impl Weights {
     /// counters, are skipped, and so is everything that is not a tensor. The name of a tensor in nested
     /// dictionaries, or in a module that was saved whole, has the keys of all of them, joined by dots. Parts
     /// of a name that a wrapper of PyTorch puts in, such as `module` and `_orig_mod`, are dropped, and
-    /// `conv_shortcut` becomes `convShortcut`, as in pytorch-ood.
+    /// `conv_shortcut` becomes `convShortcut`, as in pytorch-ood. The names of EfficientNet-PyTorch become those of timm.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or something else, which is named.
@@ -99,6 +99,16 @@ impl Weights {
             let usual = usual(&name);
             let name = if self.tensors.contains_key(&usual) { name } else { usual };
             self.tensors.insert(name, tensor);
+        }
+        let shapes = |name: &str| self.tensors.get(name).map(|tensor| &tensor.shape[..]);
+        let synonyms: HashMap<String, String> = Architecture::synonyms(&shapes).into_iter().collect();
+        if !synonyms.is_empty() {
+            let renamed = |name: &str| {
+                let (layer, parameter) = name.rsplit_once('.')?;
+                Some(format!("{}.{parameter}", synonyms.get(layer)?))
+            };
+            let tensors = std::mem::take(&mut self.tensors).into_iter();
+            self.tensors = tensors.map(|(name, tensor)| (renamed(&name).unwrap_or(name), tensor)).collect();
         }
     }
 
