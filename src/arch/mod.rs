@@ -495,6 +495,8 @@ mod tests {
                 let has_weights = matches!(layer.op, Op::Conv(_) | Op::Linear { .. });
                 assert_eq!(layer.init != Init::None, has_weights, "{}", layer.name);
             }
+            // Frozen layers end where the last one begins.
+            assert_eq!(layers.last().unwrap().inputs, [layers.len() - 2], "{}", family.name);
             assert!(layers.iter().any(|layer| layer.in_place) || family.name == "cac-net", "{}", family.name);
             // Weights of the network are recognised as such.
             let parameters: Vec<(String, Vec<usize>)> = layers.iter().flat_map(Layer::parameters).collect();

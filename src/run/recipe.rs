@@ -99,6 +99,8 @@ impl Recipe {
     pub fn of_last_layer() -> Self {
         Self {
             epochs: 60,
+            learning_rate: 0.02,
+            weight_decay: 1.0,
             freeze: true,
             backbone_rate: 0.0,
             batch_norm: BatchNorm::Running,

@@ -35,7 +35,7 @@ use crate::{
 /// The version of the layout of the rows, and of what their checksum covers.
 const VERSION: u32 = 1;
 /// Images that are evaluated at once.
-const BATCH: usize = 64;
+const BATCH: usize = 16;
 /// Rows that are read at once.
 const READ: usize = 256;
 /// The least standard deviation of a feature that is divided by, as a share of that of all features: one that hardly
