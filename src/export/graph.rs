@@ -17,7 +17,7 @@ use crate::{
         proto::{Attribute, Graph, element},
     },
     run::Checkpoint,
-    weights::Weights,
+    weights::{self, Weights},
 };
 
 /// The whole graph of a model.
@@ -79,19 +79,13 @@ fn input(graph: &mut Builder, input: &Input, options: &ExportOptions) {
 /// The name of the normalised images.
 const NORMALIZED: &str = "cac/input/normalized";
 
-/// Adds the layers from the normalised images to `logits`. A batch normalisation that is the only reader of a
-/// convolution is folded into it.
+/// Adds the layers from the normalised images to `logits`, with batch normalisation folded into convolutions.
 fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<()> {
+    let (layers, weights) = &weights::folded(layers, weights)?;
     let mut readers = vec![0; layers.len()];
     for &input in layers.iter().flat_map(|layer| &layer.inputs) {
         readers[input] += 1;
     }
-    let folded_norm = |index: usize| {
-        layers.get(index + 1).filter(|next| {
-            let is_norm = matches!(next.op, Op::BatchNorm { .. }) && next.inputs == [index];
-            is_norm && readers[index] == 1 && matches!(layers[index].op, Op::Conv(_))
-        })
-    };
     // Layers that end a convolution before a ReLU.
     let mut rectified = Vec::new();
     // The tensor that holds each layer's output.
@@ -102,15 +96,12 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
         let output = match layer.op {
             Op::Input => NORMALIZED.to_owned(),
             Op::Dropout(_) | Op::DropoutChannels(_) => inputs[0].to_owned(),
-            Op::BatchNorm { .. } if folded_norm(layer.inputs[0]).is_some() => inputs[0].to_owned(),
             Op::Conv(conv) => {
-                let norm = folded_norm(index);
-                let output = convolution(graph, name, &conv, norm, inputs[0], weights)?;
+                let output = convolution(graph, name, &conv, inputs[0], weights)?;
                 // If only a ReLU follows, the output of the ReLU is quantised instead.
-                let last = index + usize::from(norm.is_some());
-                let is_rectified = |next: &Layer| next.inputs == [last] && is_rectifier(&next.op);
-                if layers.iter().any(is_rectified) && readers[last] == 1 {
-                    rectified.push(last);
+                let is_rectified = |next: &Layer| next.inputs == [index] && is_rectifier(&next.op);
+                if layers.iter().any(is_rectified) && readers[index] == 1 {
+                    rectified.push(index);
                     output
                 } else {
                     graph.narrow(&output)
@@ -189,31 +180,19 @@ fn with_parameters(
     Ok(graph.node(op, name, &tensors, vec![attribute]))
 }
 
-/// Adds a convolution with the batch normalisation `norm` folded in. `name` names its output and prefixes its
-/// weights.
+/// Adds a convolution. `name` names its output and prefixes its weights.
 fn convolution(
     graph: &mut Builder,
     name: &str,
     conv: &Conv,
-    norm: Option<&Layer>,
     input: &str,
     weights: &Weights,
 ) -> Result<String> {
     let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
     let shape = conv.shape();
-    let mut kernels = weights.values(&weight, &shape)?.to_vec();
-    let mut shifts = if conv.bias { Some(weights.values(&bias, &[conv.outputs])?.to_vec()) } else { None };
-    if let Some(norm) = norm {
-        let norm = affine(norm, weights)?;
-        for (kernel, (scale, _)) in kernels.chunks_exact_mut(shape[1] * shape[2] * shape[3]).zip(&norm) {
-            kernel.iter_mut().for_each(|weight| *weight = (f64::from(*weight) * scale) as f32);
-        }
-        let before = shifts.unwrap_or_else(|| vec![0.0; conv.outputs]);
-        let shifted =
-            before.iter().zip(&norm).map(|(&x, (scale, shift))| (f64::from(x) * scale + shift) as f32);
-        shifts = Some(shifted.collect());
-    }
-    let shifts = shifts.as_deref().map(|shifts| (bias.as_str(), shifts));
+    let kernels = weights.values(&weight, &shape)?;
+    let shifts = if conv.bias { Some(weights.values(&bias, &[conv.outputs])?) } else { None };
+    let shifts = shifts.map(|shifts| (bias.as_str(), shifts));
     let mut attributes = vec![
         Attribute::ints("kernel_shape", &[conv.kernel as i64; 2]),
         Attribute::ints("strides", &[conv.stride as i64; 2]),
@@ -222,23 +201,7 @@ fn convolution(
     if conv.groups > 1 {
         attributes.push(Attribute::int("group", conv.groups as i64));
     }
-    Ok(graph.convolution(name, input, (&weight, &shape, &kernels), shifts, attributes))
-}
-
-/// The (scale, shift) of each channel of a batch normalisation in evaluation mode, in double precision.
-fn affine(norm: &Layer, weights: &Weights) -> Result<Vec<(f64, f64)>> {
-    let Op::BatchNorm { channels, epsilon, .. } = norm.op else {
-        unreachable!("only called for batch normalisation")
-    };
-    let values = |suffix: &str| weights.values(&format!("{}.{suffix}", norm.name), &[channels]);
-    let (weight, bias) = (values("weight")?, values("bias")?);
-    let (mean, variance) = (values("running_mean")?, values("running_var")?);
-    Ok((0..channels)
-        .map(|c| {
-            let scale = f64::from(weight[c]) / (f64::from(variance[c]) + epsilon).sqrt();
-            (scale, f64::from(bias[c]) - f64::from(mean[c]) * scale)
-        })
-        .collect())
+    Ok(graph.convolution(name, input, (&weight, &shape, kernels), shifts, attributes))
 }
 
 /// Adds distances, score, label and verdict. The outputs and the tensors that other tools may edit have plain

@@ -20,9 +20,10 @@ use crate::{
     arch::{Layer, Op},
     data::{prefetch, shuffled},
     error::Result,
+    image::Input,
     method::{AnchorKind, Anchors},
     run::{BatchNorm, CheckBatch, Checkpoint, Facts, RunFolder, TestLogits, TrainingData, TrainingPrecision},
-    weights::Weights,
+    weights::{Weights, folded},
 };
 
 /// Batch size of evaluation.
@@ -46,11 +47,10 @@ pub(super) struct Learner<'a> {
 
 /// The layers below the last, which are not trained.
 struct Frozen {
-    /// Owns the parameters of `network`.
-    _store: nn::VarStore,
-    /// The whole network; its last layer is not used.
-    network: Network,
-    last: Layer,
+    /// The tensors of the layers below the last.
+    backbone: Weights,
+    /// All layers.
+    layers: Vec<Layer>,
     /// What the last layer reads, once it is there.
     features: Option<Arc<Features>>,
 }
@@ -60,12 +60,27 @@ impl Frozen {
         self.features.as_ref().expect("the features are there before the first step")
     }
 
+    fn last(&self) -> &Layer {
+        self.layers.last().expect("a network has layers")
+    }
+
     /// The number of features.
     fn width(&self) -> usize {
-        match self.last.op {
+        match self.last().op {
             Op::Linear { inputs, .. } => inputs,
             _ => unreachable!("the last layer is linear"),
         }
+    }
+
+    /// The network on a device, in evaluation mode, with the store that owns its parameters; the last layer is not that of
+    /// the run.
+    fn network(&self, device: tch::Device, input: &Input) -> Result<(nn::VarStore, Network)> {
+        let (mut layers, weights) = folded(&self.layers[..self.layers.len() - 1], &self.backbone)?;
+        layers.push(Layer { inputs: vec![layers.len() - 1], ..self.last().clone() });
+        let store = nn::VarStore::new(device);
+        let mut network = Network::new(&store, layers, input).map_err(torch)?;
+        network.load(&weights, "", true)?;
+        Ok((store, network))
     }
 }
 
@@ -101,23 +116,32 @@ impl<'a> Learner<'a> {
             })
             .transpose()
             .map_err(torch)?;
-        let frozen = recipe
-            .freeze
-            .then(|| {
-                let store = nn::VarStore::new(device);
-                let network = Network::new(&store, layers, input)?;
-                Ok(Frozen { _store: store, network, last, features: None })
-            })
-            .transpose()
-            .map_err(torch)?;
+        let frozen = recipe.freeze.then(|| Frozen {
+            backbone: Weights::new(Path::new("backbone")),
+            layers,
+            features: None,
+        });
         Ok(Self { settings, batches, store, network, ema, frozen })
     }
 
     /// Loads the backbone, if there is one.
     pub fn begin(&mut self) -> Result<()> {
-        if let Some(backbone) = &self.settings.backbone {
-            let network = self.frozen.as_mut().map_or(&mut self.network, |frozen| &mut frozen.network);
-            network.load(&Weights::read(&backbone.file)?.network()?, "", true)?;
+        let TrainSettings { backbone, input, .. } = self.settings;
+        let load = |network: &mut Network| match backbone {
+            Some(backbone) => network.load(&Weights::read(&backbone.file)?.network()?, "", true),
+            None => Ok(()),
+        };
+        match &mut self.frozen {
+            None => load(&mut self.network)?,
+            Some(frozen) => {
+                let store = nn::VarStore::new(tch::Device::Cpu);
+                let mut network = Network::new(&store, frozen.layers.clone(), input).map_err(torch)?;
+                load(&mut network)?;
+                network.save(&mut frozen.backbone, "").map_err(torch)?;
+                for (name, _) in frozen.last().parameters() {
+                    frozen.backbone.remove(&name);
+                }
+            }
         }
         match &mut self.ema {
             Some((_, ema)) => ema.approach(&self.network, 1.0).map_err(torch),
@@ -136,20 +160,14 @@ impl<'a> Learner<'a> {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
         let Some(frozen) = &self.frozen else { return Ok(true) };
+        let (settings, batches, width) = (self.settings, self.batches, frozen.width());
+        let (_store, network) = frozen.network(self.store.device(), &settings.input)?;
         let evaluate = |images: &Array4<u8>| {
-            let features = || {
-                let images = self.to_tensor(images.view())?;
-                network::floats(&frozen.network.features(&images, None)?)
-            };
+            let features = || network::floats(&network.features(&self.to_tensor(images.view())?, None)?);
             tch::no_grad(features).map_err(torch)
         };
-        let mut backbone = Weights::new(run.path());
-        frozen.network.save(&mut backbone, "").map_err(torch)?;
-        for (name, _) in frozen.last.parameters() {
-            backbone.remove(&name);
-        }
-        let (settings, batches, width) = (self.settings, self.batches, frozen.width());
-        let features = Features::of_run(settings, batches, &backbone, width, run, evaluate, stop, observe)?;
+        let backbone = &frozen.backbone;
+        let features = Features::of_run(settings, batches, backbone, width, run, evaluate, stop, observe)?;
         let is_done = features.is_some();
         if let Some(frozen) = &mut self.frozen {
             frozen.features = features.map(Arc::new);
@@ -289,9 +307,8 @@ impl<'a> Learner<'a> {
     /// Copies the tensors of the network and of its EMA into a state.
     pub fn save(&self, tensors: &mut Weights) -> Result<()> {
         if let Some(frozen) = &self.frozen {
-            frozen.network.save(tensors, "").map_err(torch)?;
+            tensors.insert_from(&frozen.backbone);
         }
-        // In place of the last layer that is not used.
         self.network.save(tensors, "").map_err(torch)?;
         match &self.ema {
             Some((_, ema)) => ema.save(tensors, EMA).map_err(torch),
@@ -302,7 +319,10 @@ impl<'a> Learner<'a> {
     /// Restores the network and its EMA from a state.
     pub fn load(&mut self, tensors: &Weights) -> Result<()> {
         if let Some(frozen) = &mut self.frozen {
-            frozen.network.load(tensors, "", true)?;
+            let below = &frozen.layers[..frozen.layers.len() - 1];
+            for (name, shape) in below.iter().flat_map(Layer::parameters) {
+                frozen.backbone.insert(&name, &shape, tensors.values(&name, &shape)?.to_vec());
+            }
         }
         self.network.load(tensors, "", false)?;
         match &mut self.ema {
@@ -318,11 +338,11 @@ impl<'a> Learner<'a> {
             self.kept().save(&mut weights, "").map_err(torch)?;
             return Ok(weights);
         };
-        frozen.network.save(&mut weights, "").map_err(torch)?;
+        weights.insert_from(&frozen.backbone);
         let mut trained = Weights::new(weights.path());
         self.kept().save(&mut trained, "").map_err(torch)?;
         let [mut weight, mut bias] = [0, 1].map(|number| {
-            let (name, shape) = frozen.last.parameters().swap_remove(number);
+            let (name, shape) = frozen.last().parameters().swap_remove(number);
             let values = trained.get(&name).expect("a tensor of the last layer").values.clone();
             (name, shape, values)
         });

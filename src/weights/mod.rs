@@ -2,6 +2,8 @@
 //! read as safetensors or, with the feature `files`, as PyTorch's `.pt` and `.pth`.
 
 mod find;
+#[cfg(feature = "tract")]
+mod fold;
 #[cfg(feature = "files")]
 mod published;
 #[cfg(feature = "files")]
@@ -23,6 +25,8 @@ use crate::{
     image::Input,
 };
 
+#[cfg(feature = "tract")]
+pub(crate) use fold::folded;
 #[cfg(feature = "files")]
 pub use published::Published;
 
@@ -141,6 +145,12 @@ impl Weights {
     pub fn insert(&mut self, name: &str, shape: &[usize], values: Vec<f32>) {
         assert_eq!(shape.iter().product::<usize>(), values.len(), "values of `{name}`");
         self.tensors.insert(name.to_owned(), Tensor { shape: shape.to_vec(), values });
+    }
+
+    /// Adds or replaces all tensors of another set.
+    #[cfg(feature = "train")]
+    pub(crate) fn insert_from(&mut self, other: &Self) {
+        self.tensors.extend(other.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
     }
 
     /// Removes a tensor, if it is there.
