@@ -11,7 +11,7 @@ use tch::{Kind, TchError, Tensor, nn};
 use super::{
     Batch, Batches, Event, TrainSettings,
     batches::{Images, Set},
-    features::{Features, View},
+    features::{Features, FrozenLayers, View},
     loss,
     network::{self, Network},
     torch, torch_device,
@@ -143,13 +143,13 @@ impl<'a> Learner<'a> {
             };
             tch::no_grad(features).map_err(torch)
         };
-        let mut backbone = Weights::new(run.path());
-        frozen.network.save(&mut backbone, "").map_err(torch)?;
+        let mut weights = Weights::new(run.path());
+        frozen.network.save(&mut weights, "").map_err(torch)?;
         for (name, _) in frozen.last.parameters() {
-            backbone.remove(&name);
+            weights.remove(&name);
         }
-        let (settings, batches, width) = (self.settings, self.batches, frozen.width());
-        let features = Features::of_run(settings, batches, &backbone, width, run, evaluate, stop, observe)?;
+        let layers = FrozenLayers { weights, width: frozen.width(), evaluate };
+        let features = Features::of_run(self.batches, &layers, run, stop, observe)?;
         let is_done = features.is_some();
         if let Some(frozen) = &mut self.frozen {
             frozen.features = features.map(Arc::new);
