@@ -35,7 +35,7 @@ const REPORT_READING_EVERY: Duration = Duration::from_secs(1);
 
 /// The images of a run.
 pub struct Batches<'a> {
-    settings: &'a TrainSettings,
+    pub(super) settings: &'a TrainSettings,
     pub(super) known: Dataset,
     /// Training and held-out images, as indices into `known`.
     pub(super) training: Vec<usize>,

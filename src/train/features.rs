@@ -20,7 +20,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Batches, Event, TrainSettings,
+    Batches, Event,
     batches::{Purpose, Set},
     scramble::scramble,
 };
@@ -74,9 +74,19 @@ pub(super) struct Features {
     deviation: Vec<f32>,
 }
 
+/// The frozen layers of a network.
+pub(super) struct FrozenLayers<'a, Evaluate> {
+    /// Their tensors.
+    pub weights: &'a Weights,
+    /// The number of features.
+    pub width: usize,
+    /// Computes the features `[N, width]` of images `[N, 3, H, W]`.
+    pub evaluate: Evaluate,
+}
+
 /// The rows that a run needs.
-fn blocks(settings: &TrainSettings, batches: &Batches) -> Vec<Block> {
-    let recipe = &settings.recipe;
+fn blocks(batches: &Batches) -> Vec<Block> {
+    let recipe = &batches.settings.recipe;
     let mirrored = (recipe.augment == Augment::Flip).then_some(View::Mirrored);
     let scrambled = (recipe.outliers == Outliers::Scrambled).then_some(View::Scrambled);
     let mut start = 0;
@@ -95,7 +105,8 @@ fn blocks(settings: &TrainSettings, batches: &Batches) -> Vec<Block> {
 }
 
 /// The checksum of everything that the features follow from.
-fn key(settings: &TrainSettings, batches: &Batches, blocks: &[Block], backbone: &Weights) -> String {
+fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
+    let settings = batches.settings;
     let is_scrambled = settings.recipe.outliers == Outliers::Scrambled;
     let facts = json!({
         "version": VERSION,
@@ -109,32 +120,28 @@ fn key(settings: &TrainSettings, batches: &Batches, blocks: &[Block], backbone: 
         "tests": batches.tests_checksum,
     });
     let mut sum = Sha256::new_with_prefix(facts.to_string());
-    for name in backbone.names() {
+    for name in weights.names() {
         sum.update(name);
-        let values = &backbone.get(name).expect("a tensor of this name").values;
+        let values = &weights.get(name).expect("a tensor of this name").values;
         values.iter().for_each(|value| sum.update(value.to_le_bytes()));
     }
     checksum::hexadecimal(sum)
 }
 
 impl Features {
-    /// The features of a run: those in its folder or in one beside it, or else computed by `evaluate` from images
-    /// `[N, 3, H, W]` as `[N, width]`. `backbone` are the tensors that they follow from. `None` if it was asked to stop.
+    /// The features of a run: those in its folder or in one beside it, or else computed. `None` if it was asked to stop.
     ///
     /// # Errors
-    /// [`Error::Io`], and those of reading images and of `evaluate`.
+    /// [`Error::Io`], and those of reading images and of the layers.
     pub fn of_run(
-        settings: &TrainSettings,
         batches: &Batches,
-        backbone: &Weights,
-        width: usize,
+        layers: &FrozenLayers<impl Fn(&Array4<u8>) -> Result<Vec<f32>>>,
         run: &RunFolder,
-        evaluate: impl Fn(&Array4<u8>) -> Result<Vec<f32>>,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Option<Self>> {
-        let blocks = blocks(settings, batches);
-        let path = run.features(&key(settings, batches, &blocks, backbone));
+        let (blocks, width) = (blocks(batches), layers.width);
+        let path = run.features(&key(batches, &blocks, layers.weights));
         let open = |path: &Path| Self::open(path, blocks.clone(), width, batches);
         if let Some(features) = open(&path) {
             return features.map(Some);
@@ -145,9 +152,8 @@ impl Features {
                 return open(&path).transpose();
             }
         }
-        let is_done = atomic::write_with(&path, |file| {
-            Self::compute(file, batches, &blocks, width, evaluate, stop, observe)
-        })?;
+        let is_done =
+            atomic::write_with(&path, |file| Self::compute(file, batches, &blocks, layers, stop, observe))?;
         if !is_done {
             return Ok(None);
         }
@@ -175,12 +181,13 @@ impl Features {
         file: &mut dyn Write,
         batches: &Batches,
         blocks: &[Block],
-        width: usize,
-        evaluate: impl Fn(&Array4<u8>) -> Result<Vec<f32>>,
+        layers: &FrozenLayers<impl Fn(&Array4<u8>) -> Result<Vec<f32>>>,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
         let of_file = |error| Error::io("write", Path::new("features"))(error);
+        let FrozenLayers { width, evaluate, .. } = layers;
+        let width = *width;
         let views = |block: &Block| block.images * block.views.len();
         let images: usize = blocks.iter().map(views).sum();
         let dtype = DType::Plain("<f4".parse().expect("a NumPy type"));
@@ -197,7 +204,7 @@ impl Features {
                         return Ok(false);
                     }
                     let of_views =
-                        images_of_views?.iter().map(&evaluate).collect::<Result<Vec<Vec<f32>>>>()?;
+                        images_of_views?.iter().map(evaluate).collect::<Result<Vec<Vec<f32>>>>()?;
                     for image in 0..of_views[0].len() / width {
                         for features in &of_views {
                             let row = &features[image * width..][..width];

@@ -11,7 +11,7 @@ use tch::{Kind, TchError, Tensor, nn};
 use super::{
     Batch, Batches, Event, TrainSettings,
     batches::{Images, Set},
-    features::{Features, View},
+    features::{Features, FrozenLayers, View},
     loss,
     network::{self, Network},
     torch, torch_device,
@@ -160,14 +160,13 @@ impl<'a> Learner<'a> {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
         let Some(frozen) = &self.frozen else { return Ok(true) };
-        let (settings, batches, width) = (self.settings, self.batches, frozen.width());
-        let (_store, network) = frozen.network(self.store.device(), &settings.input)?;
+        let (_store, network) = frozen.network(self.store.device(), &self.settings.input)?;
         let evaluate = |images: &Array4<u8>| {
             let features = || network::floats(&network.features(&self.to_tensor(images.view())?, None)?);
             tch::no_grad(features).map_err(torch)
         };
-        let backbone = &frozen.backbone;
-        let features = Features::of_run(settings, batches, backbone, width, run, evaluate, stop, observe)?;
+        let layers = FrozenLayers { weights: &frozen.backbone, width: frozen.width(), evaluate };
+        let features = Features::of_run(self.batches, &layers, run, stop, observe)?;
         let is_done = features.is_some();
         if let Some(frozen) = &mut self.frozen {
             frozen.features = features.map(Arc::new);
