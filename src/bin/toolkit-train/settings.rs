@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
     data::{DataFolder, Protocol, Role, Split},
-    image::Input,
+    image::{Filter, Input},
     method::{AnchorKind, Loss, Variant},
     run::{Augment, Device, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     train::{Backbone, TrainSettings},
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::terminal::{
-    Rgb, StartingWeights, by_variant,
+    FitText, Rgb, StartingWeights, by_variant,
     data::{KNOWN, UNKNOWN, dataset, set_names, unknown_datasets},
     name_of, one_of, pixels, published_names,
 };
@@ -99,6 +99,14 @@ pub struct Settings {
     /// Height and width that images are resized to; by default those of the network family
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     size: Option<usize>,
+    /// What becomes of an image's proportions: stretch does not keep them; crop keeps them and cuts out the centre, with
+    /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the backbone,
+    /// else stretch
+    #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
+    fit: Option<FitText>,
+    /// Filter that images are resized with; by default that of the backbone, else bilinear
+    #[arg(long, value_parser = one_of(&Filter::ALL))]
+    filter: Option<Filter>,
     /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the backbone, else 0.5
     #[arg(long, value_name = "R,G,B")]
     mean: Option<Rgb>,
@@ -309,13 +317,15 @@ impl Settings {
         if let Some(name) = start {
             let start = StartingWeights::read(name)?;
             found = Some(start.weights.recognize()?.architecture);
-            (input.mean, input.std) = (start.input.mean, start.input.std);
+            (input.mean, input.std, input.resize) = (start.input.mean, start.input.std, start.input.resize);
             let (name, file) = (name.to_string_lossy().into_owned(), start.weights.path().to_owned());
             backbone = Some(Backbone { name, file });
         }
         let architecture = self.network.resolve(found)?;
         input.height = self.size.unwrap_or(architecture.family().default_size);
         input.width = input.height;
+        input.resize.fit = self.fit.map_or(input.resize.fit, |FitText(fit)| fit);
+        input.resize.filter = self.filter.unwrap_or(input.resize.filter);
         input.mean = self.mean.map_or(input.mean, Rgb::into);
         input.std = self.std.map_or(input.std, Rgb::into);
         let mut recipe = Recipe {

@@ -6,6 +6,7 @@ use cac::{
     Provider,
     data::{DataFolder, Protocol, PublishedSet},
     export::{ExportOptions, InputForm, ThresholdRule},
+    image::Filter,
     method::{KEEP, RejectionScore, Variant},
     metrics::Bootstrap,
     model::ModelPrecision,
@@ -14,7 +15,7 @@ use cac::{
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use ndarray::Array4;
 
-use crate::terminal::{Rgb, by_variant, data::set_names, name_of, one_of, pixels, published_names};
+use crate::terminal::{FitText, Rgb, by_variant, data::set_names, name_of, one_of, pixels, published_names};
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
 ///
@@ -117,6 +118,14 @@ pub struct ImportArgs {
     /// official network
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     pub size: Option<usize>,
+    /// What becomes of an image's proportions: stretch does not keep them; crop keeps them and cuts out the centre, with
+    /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the weights,
+    /// else stretch
+    #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
+    pub fit: Option<FitText>,
+    /// Filter that images are resized with; by default that of the weights, else bilinear
+    #[arg(long, value_parser = one_of(&Filter::ALL))]
+    pub filter: Option<Filter>,
     /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else 0.5
     #[arg(long, value_name = "R,G,B")]
     pub mean: Option<Rgb>,

@@ -2,7 +2,7 @@
 
 use cac::{
     data::{Dataset, Role, Split, open_training},
-    image::Input,
+    image::{Input, Resize},
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
     run::TrainingData,
@@ -11,7 +11,7 @@ use cac::{
 use super::export;
 use crate::{
     cli::ImportArgs,
-    terminal::{Progress, Rgb, StartingWeights, data::dataset, say, say_left_out},
+    terminal::{FitText, Progress, Rgb, StartingWeights, data::dataset, say, say_left_out},
 };
 
 /// Converts weights that were trained elsewhere to a model file.
@@ -29,7 +29,10 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         width: size,
         mean: args.mean.map_or(start.input.mean, Rgb::into),
         std: args.std.map_or(start.input.std, Rgb::into),
-        resize: start.input.resize,
+        resize: Resize {
+            fit: args.fit.map_or(start.input.resize.fit, |FitText(fit)| fit),
+            filter: args.filter.unwrap_or(start.input.resize.filter),
+        },
     };
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
