@@ -139,8 +139,15 @@ conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/
 	  tests/golden/checkpoints/wrn.pt
 	tests/conformance/.venv/bin/python tests/conformance/examples.py $(TOOLKIT) \
 	  exported/cifar10-wrn-40-2.onnx
-	node tests/conformance/page.mjs $(TOOLKIT) target/page.png \
+	node tests/conformance/resize.mjs tests/golden/shapes.json
+	node tests/conformance/page.mjs $(TOOLKIT) exported/cifar10-wrn-40-2.onnx target/page.png \
 	  $$(ls examples/demo/textures/*/*.png tests/golden/images/*.jpg | sed -n '1~40p')
+	set -e; folder=$$(mktemp -d); trap 'rm -r "$$folder"' EXIT; for fit in crop pad; do \
+	  $(TOOLKIT) import tests/golden/checkpoints/wrn.pt "$$folder/$$fit.onnx" --threshold 1 --fit $$fit \
+	    --filter bicubic; \
+	  node tests/conformance/page.mjs $(TOOLKIT) "$$folder/$$fit.onnx" "$$folder/page.png" \
+	    $$(tests/conformance/.venv/bin/python tests/conformance/photographs.py "$$folder"); \
+	done
 
 # pyspark has no wheel. pip checks no hash of what builds one, so that is installed first.
 tests/conformance/.venv/ready: tests/conformance/requirements.txt examples/batch/build.txt

@@ -1,8 +1,10 @@
 """Shared by on_ray.py and on_spark.py: their flags, and a row for every file, images or not."""
 
 import json
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,25 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 
+def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
+    """The image in the size of the model's input, by the rule in its cac.input."""
+    size = width, height = input["width"], input["height"]
+    rule = input.get("resize", {"fit": "stretch"})
+    filter = Image.Resampling[rule.get("filter", "bilinear").upper()]
+    match rule["fit"]:
+        case "stretch":
+            return image.resize(size, filter)
+        case "pad":
+            return ImageOps.pad(image, size, filter, color=tuple(round(255 * mean) for mean in input["mean"]))
+        case "crop":
+            scale = max(Fraction(math.floor(to / rule["share"]), side) for to, side in zip(size, image.size, strict=True))
+            image = image.resize([int(side * scale) for side in image.size], filter)
+            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+            return image.crop((left, top, left + width, top + height))
+        case other:
+            raise ValueError(f"the rule {other} is not known")
+
+
 class Scorer:
     """A model in a single-threaded session; a job has one Scorer per core."""
 
@@ -19,13 +40,12 @@ class Scorer:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.classes = json.loads(self.session.get_modelmeta().custom_metadata_map["cac.classes"])
-        self.height, self.width = self.session.get_inputs()[0].shape[2:]
+        properties = self.session.get_modelmeta().custom_metadata_map
+        self.classes, self.input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
 
     def decode(self, content: bytes) -> np.ndarray:
         image = ImageOps.exif_transpose(Image.open(BytesIO(content))).convert("RGB")
-        image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
-        return np.asarray(image, np.float32).transpose(2, 0, 1) / 255
+        return np.asarray(resized(image, self.input), np.float32).transpose(2, 0, 1) / 255
 
     def rows(self, paths: Iterable[str], contents: Iterable[bytes]) -> list[dict[str, Any]]:
         """One row per file, with class, score and unknown, or with an error."""

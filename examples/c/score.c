@@ -3,7 +3,8 @@
 // cc -std=c11 -O2 -I ORT/include score.c -o score -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib
 // ./score MODEL.onnx IMAGE.ppm...
 //
-// ORT is the folder of an ONNX Runtime release. Images are binary PPM (P6) of the size that the model takes, turned upright.
+// ORT is the folder of an ONNX Runtime release. Images are binary PPM (P6), turned upright and resized to
+// the size that the model takes, by the rule in its metadata cac.input.
 
 #include <ctype.h>
 #include <onnxruntime_c_api.h>

@@ -6,20 +6,41 @@ python3 score.py MODEL.onnx IMAGE...
 """
 
 import json
+import math
 import sys
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+
+def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
+    """The image in the size of the model's input, by the rule in its cac.input."""
+    size = width, height = input["width"], input["height"]
+    rule = input.get("resize", {"fit": "stretch"})
+    filter = Image.Resampling[rule.get("filter", "bilinear").upper()]
+    match rule["fit"]:
+        case "stretch":
+            return image.resize(size, filter)
+        case "pad":
+            return ImageOps.pad(image, size, filter, color=tuple(round(255 * mean) for mean in input["mean"]))
+        case "crop":
+            scale = max(Fraction(math.floor(to / rule["share"]), side) for to, side in zip(size, image.size, strict=True))
+            image = image.resize([int(side * scale) for side in image.size], filter)
+            left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+            return image.crop((left, top, left + width, top + height))
+        case other:
+            raise ValueError(f"the rule {other} is not known")
+
+
 model, *paths = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 properties = session.get_modelmeta().custom_metadata_map
-classes = json.loads(properties["cac.classes"])
-height, width = session.get_inputs()[0].shape[2:]
+classes, input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
 for path in paths:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = resized(ImageOps.exif_transpose(Image.open(path)).convert("RGB"), input)
     images = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255
     score, label, unknown = session.run(["score", "label", "unknown"], {"images": images})
     print(f"{path}\t{'unknown' if unknown[0] else classes[label[0]]}\t{score[0]:.4f}")

@@ -1,4 +1,4 @@
-// Reads the class names and the threshold of a model file, which runtimes in browsers do not expose. An ONNX
+// Reads the metadata and the threshold of a model file, which runtimes in browsers do not expose. An ONNX
 // file is a protocol buffer of numbered fields, of which a few are read here.
 
 // Yields the fields [number, value] of a message. A value is a number, or the bytes of text, a message or
@@ -32,8 +32,8 @@ const text = (bytes) => new TextDecoder().decode(bytes);
 const all = (bytes, wanted) => [...fields(bytes)].filter(([number]) => number === wanted).map(([, value]) => value);
 
 // ModelProto.metadata_props = 14, StringStringEntryProto.key = 1 and value = 2.
-export function classNames(model) {
-  const property = all(model, 14).find((entry) => text(all(entry, 1)[0]) === "cac.classes");
+export function metadata(model, name) {
+  const property = all(model, 14).find((entry) => text(all(entry, 1)[0]) === name);
   return JSON.parse(text(all(property, 2)[0]));
 }
 

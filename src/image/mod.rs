@@ -11,9 +11,10 @@ mod resize;
 mod tiff;
 mod webp;
 
+use std::{fmt, ops::RangeInclusive, str::FromStr};
+
 pub use image::RgbImage;
 use serde::{Deserialize, Serialize};
-use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
 #[cfg(feature = "train")]
@@ -70,9 +71,9 @@ pub enum Fit {
     /// Each side is resized to that of the input; proportions are not kept.
     #[default]
     Stretch,
-    /// The image is resized until its short side has floor(side of the input / share) pixels, and cropped at the centre:
-    /// torchvision's `Resize(int)` and `CenterCrop`. For an input that is not square it is resized until both sides have
-    /// so many pixels of the input's, as timm's `ResizeKeepRatio` does.
+    /// The image is resized until it covers floor(side of the input / share) pixels in height and width, its other side
+    /// truncated, and cropped at the centre. For a square input that is what timm and torchvision do: `Resize(int)`, then
+    /// `CenterCrop`.
     Crop {
         /// The share of the short side that is kept, above 0 and at most 1.
         share: f64,
@@ -90,6 +91,58 @@ pub enum Filter {
     Bilinear,
     /// Pillow's `BICUBIC`.
     Bicubic,
+}
+
+/// The share of a `crop` without one, that of timm and torchvision for most networks.
+const SHARE: f64 = 0.875;
+
+impl FromStr for Fit {
+    type Err = Error;
+
+    /// Parses `stretch`, `crop`, `crop:SHARE` or `pad`. The share is 0.875 by default.
+    fn from_str(text: &str) -> Result<Self> {
+        let share = match text {
+            "stretch" => return Ok(Self::Stretch),
+            "pad" => return Ok(Self::Pad),
+            "crop" => Some(SHARE),
+            _ => text.strip_prefix("crop:").and_then(|share| share.parse().ok()),
+        };
+        match share.filter(|share| is_share(*share)) {
+            Some(share) => Ok(Self::Crop { share }),
+            None => {
+                let forms = "must be stretch, pad, crop or crop:SHARE with a share above 0 and at most 1";
+                Err(Error::setting("fit", format!("`{text}`"), forms))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stretch => f.write_str("stretch"),
+            Self::Crop { share } => write!(f, "crop:{share}"),
+            Self::Pad => f.write_str("pad"),
+        }
+    }
+}
+
+impl Filter {
+    /// All filters.
+    pub const ALL: [Self; 2] = [Self::Bilinear, Self::Bicubic];
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bilinear => "bilinear",
+            Self::Bicubic => "bicubic",
+        })
+    }
+}
+
+fn is_share(share: f64) -> bool {
+    share > 0.0 && share <= 1.0
 }
 
 impl Resize {
@@ -126,11 +179,35 @@ impl Input {
             return refused("std", self.std, "above 0 and at most 1");
         }
         if let Fit::Crop { share } = self.resize.fit
-            && !(share > 0.0 && share <= 1.0)
+            && !is_share(share)
         {
             return Err(Error::setting("crop", share, "must be a share above 0 and at most 1"));
         }
         Ok(())
+    }
+
+    /// Whether an image becomes the same bytes for another input. The mean counts only where it pads.
+    #[must_use]
+    pub fn has_same_pixels(&self, other: &Self) -> bool {
+        let is_same_mean = self.mean == other.mean || self.resize.fit != Fit::Pad;
+        (self.height, self.width, self.resize) == (other.height, other.width, other.resize) && is_same_mean
+    }
+
+    /// How images are resized, in words.
+    #[must_use]
+    pub fn resizing(&self) -> String {
+        let Self { height, width, resize: Resize { fit, filter }, .. } = self;
+        match fit {
+            Fit::Stretch => format!("{filter}, to {height} x {width} pixels; proportions are not kept"),
+            Fit::Crop { share } => {
+                let covered = match resize::enlarged(self, *share) {
+                    [one, other] if one == other => format!("the short side to {one} pixels"),
+                    [height, width] => format!("until it covers {height} x {width} pixels"),
+                };
+                format!("{filter}, {covered}, then the centre of {height} x {width} pixels")
+            }
+            Fit::Pad => format!("{filter}, to fit into {height} x {width} pixels, then padded with the mean"),
+        }
     }
 
     /// The number of values of an image: 3 x height x width.
@@ -141,7 +218,7 @@ impl Input {
 }
 
 /// Resizes an image to RGB bytes `[3, height, width]` of an input, as its [`Resize`] says. The result is byte-identical
-/// to that of Pillow 13, torchvision and timm on a PIL image. An empty image becomes black.
+/// to that of Pillow 13, and so of torchvision and timm on a PIL image. An empty image becomes black.
 #[must_use]
 pub fn pixels(image: &RgbImage, input: &Input) -> Vec<u8> {
     resize::planes(image, input)
@@ -202,6 +279,47 @@ mod tests {
         let resize = Resize { fit: Fit::Pad, filter: Filter::Bilinear };
         assert_eq!(serde_json::from_str::<Input>(&padded).unwrap().resize, resize);
         assert!(serde_json::from_str::<Input>(&text.replace("crop", "cut")).is_err());
+    }
+
+    #[test]
+    fn a_resize_is_read_written_and_described() {
+        for (text, expected) in [
+            ("stretch", "bicubic, to 224 x 224 pixels; proportions are not kept"),
+            ("crop:0.875", "bicubic, the short side to 256 pixels, then the centre of 224 x 224 pixels"),
+            ("crop:1", "bicubic, the short side to 224 pixels, then the centre of 224 x 224 pixels"),
+            ("pad", "bicubic, to fit into 224 x 224 pixels, then padded with the mean"),
+        ] {
+            let fit: Fit = text.parse().unwrap();
+            assert_eq!(fit.to_string(), text);
+            let resize = Resize { fit, filter: Filter::Bicubic };
+            assert_eq!(Input { resize, ..Input::of_size(224, 224) }.resizing(), expected);
+        }
+        let crop: Fit = "crop".parse().unwrap();
+        assert_eq!(crop, Fit::Crop { share: 0.875 });
+        let oblong =
+            Input { resize: Resize { fit: crop, filter: Filter::Bilinear }, ..Input::of_size(7, 14) };
+        assert_eq!(
+            oblong.resizing(),
+            "bilinear, until it covers 8 x 16 pixels, then the centre of 7 x 14 pixels"
+        );
+        for wrong in ["", "cut", "crop:", "crop:0", "crop:1.1", "crop:-0.5", "crop:nan", "crop:x", "pad:1"] {
+            let error = wrong.parse::<Fit>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("fit = `{wrong}`: must be stretch")), "{error}");
+        }
+        let input = Input { resize: Resize { fit: Fit::Crop { share: 1.5 }, ..Resize::default() }, ..oblong };
+        let error = Input { height: 8, width: 8, ..input }.check(&SIZES).unwrap_err().to_string();
+        assert_eq!(error, "crop = 1.5: must be a share above 0 and at most 1");
+    }
+
+    #[test]
+    fn inputs_of_the_same_pixels_are_told() {
+        let one = Input::default();
+        let normalised = Input { mean: [0.1; 3], std: [0.2; 3], ..one };
+        let resize = Resize { fit: Fit::Pad, filter: Filter::Bilinear };
+        assert!(one.has_same_pixels(&normalised));
+        assert!(!one.has_same_pixels(&Input { resize, ..one }));
+        assert!(!one.has_same_pixels(&Input { height: 8, ..one }));
+        assert!(!Input { resize, ..one }.has_same_pixels(&Input { resize, ..normalised }));
     }
 
     #[test]

@@ -67,23 +67,24 @@ fn axes((height, width): (usize, usize), input: &Input) -> [Axis; 2] {
     };
     match input.resize.fit {
         Fit::Stretch => [Axis::stretched(height, room.0), Axis::stretched(width, room.1)],
-        Fit::Crop { share } => centred(covering((height, width), room, share)),
+        Fit::Crop { share } => centred(covering((height, width), enlarged(input, share))),
         Fit::Pad => centred(fitting((height, width), room)),
     }
 }
 
-/// The height and width of an image that covers an input with a share of its sides. For a square that is torchvision's
-/// `Resize` of the short side; else timm's `ResizeKeepRatio`.
-fn covering((height, width): (usize, usize), room: (usize, usize), share: f64) -> (usize, usize) {
-    let enlarged = |side: usize| (side as f64 / share).floor();
-    let (to_height, to_width) = (enlarged(room.0), enlarged(room.1));
-    if to_height == to_width {
-        let (side, short) = (to_height as usize, height.min(width));
-        return (side.saturating_mul(height) / short, side.saturating_mul(width) / short);
+/// The height and width of which an input is a share.
+pub(super) fn enlarged(input: &Input, share: f64) -> [usize; 2] {
+    [input.height, input.width].map(|side| (side as f64 / share).floor() as usize)
+}
+
+/// The height and width of an image that covers a rectangle and is no larger than it must be; not rounded, but
+/// truncated, as torchvision's `Resize` does for the short side of a square.
+fn covering((height, width): (usize, usize), [to_height, to_width]: [usize; 2]) -> (usize, usize) {
+    if height.saturating_mul(to_width) <= width.saturating_mul(to_height) {
+        (to_height, to_height.saturating_mul(width) / height)
+    } else {
+        (to_width.saturating_mul(height) / width, to_width)
     }
-    let (height, width) = (height as f64, width as f64);
-    let ratio = (height / to_height).min(width / to_width);
-    ((height / ratio).round_ties_even() as usize, (width / ratio).round_ties_even() as usize)
 }
 
 /// The height and width of an image that fits into an input: those of Pillow's `ImageOps.contain`.

@@ -107,6 +107,7 @@ impl fmt::Display for Inspection {
         } else {
             line("input", &format_args!("images float32 [{batch}, 3, {height}, {width}], RGB in 0..=1"))?;
         }
+        line("resize", &input.resizing())?;
         line("normalise", &format_args!("subtract {:?}, divide by {:?}", input.mean, input.std))?;
         line("outputs", &OUTPUTS.join(", "))?;
         line("classes", &format_args!("{}: {}", decision.classes.len(), decision.classes.join(", ")))?;

@@ -3,7 +3,8 @@
 
     python tests/conformance/examples.py TOOLKIT MODEL.onnx
 
-The batch jobs also get a broken image, which must become a row with an error. C needs the folder of
+Two more models, imported here, crop and pad images, with the bicubic filter. The images have many shapes, and some are
+turned by EXIF. The batch jobs also get a broken image, which must become a row with an error. C needs the folder of
 onnxruntime_c_api.h in ORT_INCLUDE, Spark needs Java; an example is skipped, with a message, if its requirement is
 missing. Fails if an example gives a different class or verdict, or a score that differs by more than TOLERANCE.
 """
@@ -18,11 +19,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import onnx
+import photographs
 import pyarrow.parquet
 from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+WEIGHTS = ROOT / "tests" / "golden" / "checkpoints" / "wrn.pt"
+sys.path.append(str(EXAMPLES / "batch"))
+import scoring  # noqa: E402
 LIBRARY = ROOT / ".native" / "onnxruntime" / "lib"
 BROKEN = "broken.jpg"
 # JPEG decoders differ by 1 of 255 in some pixels, which changes the scores of this model.
@@ -97,9 +103,11 @@ def with_c(model: Path, images: list[Path], folder: Path) -> Verdicts:
     strict = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-isystem", include]
     link = ["-L", folder, "-lonnxruntime", f"-Wl,-rpath,{folder}"]
     output(os.environ.get("CC", "cc"), *strict, EXAMPLES / "c" / "score.c", "-o", folder / "score", *link)
+    metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
     converted = [folder / f"{image.stem}.ppm" for image in images]
     for image, path in zip(images, converted, strict=True):
-        ImageOps.exif_transpose(Image.open(image)).convert("RGB").save(path)
+        upright = ImageOps.exif_transpose(Image.open(image)).convert("RGB")
+        scoring.resized(upright, json.loads(metadata["cac.input"])).save(path)
     return from_lines(output(folder / "score", model, *converted))
 
 
@@ -130,30 +138,42 @@ def compare(expected: Verdicts, found: Verdicts, images: list[Path]) -> str:
     return ", ".join(f"{suffix} scores within {difference:.1e}" for suffix, difference in greatest.items())
 
 
-def main(toolkit: Path, model: Path) -> int:
+def check(toolkit: Path, model: Path, images: list[Path], folder: Path) -> int:
+    """Compares all examples on a model; returns how many fail."""
     failed = 0
+    expected = from_toolkit(toolkit, model, images)
+    folder.mkdir()
+    print(f"{model.name}:", flush=True)
+    for name, about, score in examples(folder, model, images):
+        try:
+            differences = compare(expected, score(), about)
+        except LeftOut as reason:
+            print(f"{name}: skipped, {reason}", flush=True)
+        except Exception as error:  # report the failure and run the other examples
+            failed += 1
+            print(f"{name}: FAILED, {error}", flush=True)
+        else:
+            count = f"{len(about)} images{' and a broken one' if name.startswith('batch') else ''}"
+            print(f"{name}: {count}, same classes and verdicts, {differences}", flush=True)
+    return failed
+
+
+def main(toolkit: Path, model: Path) -> int:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
         given = folder / "images"
         given.mkdir()
         textures = sorted((EXAMPLES / "demo" / "textures").rglob("*.png"))[::20]
-        photographs = sorted((ROOT / "tests" / "golden" / "images").glob("*.jpg"))
-        images = [Path(shutil.copy(path, given)) for path in textures + photographs]
-        whole = photographs[0].read_bytes()
+        originals = sorted((ROOT / "tests" / "golden" / "images").glob("*.jpg"))
+        images = [Path(shutil.copy(path, given)) for path in textures + originals] + photographs.write(given)
+        whole = originals[0].read_bytes()
         (given / BROKEN).write_bytes(whole[: len(whole) // 2])
-        expected = from_toolkit(toolkit, model, images)
-        for name, about, score in examples(folder, model, images):
-            try:
-                differences = compare(expected, score(), about)
-            except LeftOut as reason:
-                print(f"{name}: skipped, {reason}", flush=True)
-            except Exception as error:  # report the failure and run the other examples
-                failed += 1
-                print(f"{name}: FAILED, {error}", flush=True)
-            else:
-                count = f"{len(about)} images{' and a broken one' if name.startswith('batch') else ''}"
-                print(f"{name}: {count}, same classes and verdicts, {differences}", flush=True)
-    return 1 if failed else 0
+        models = [model]
+        for fit in ("crop", "pad"):
+            models.append(folder / f"{fit}.onnx")
+            rule = ["--fit", fit, "--filter", "bicubic", "--mean", "0.485,0.456,0.406"]
+            output(toolkit, "import", WEIGHTS, models[-1], "--threshold", "1", *rule)
+        return 1 if sum(check(toolkit, model, images, folder / model.stem) for model in models) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-// node page.mjs TOOLKIT SCREENSHOT.png IMAGE...: loads images into the page of examples/web, and fails unless
+// node page.mjs TOOLKIT MODEL.onnx SCREENSHOT.png IMAGE...: loads images into the page of examples/web, and fails unless
 // its verdicts are those of the toolkit.
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -8,12 +8,12 @@ import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { launch } from "./browser.mjs";
 
-const [toolkit, screenshot, ...images] = process.argv.slice(2).map((path) => resolve(path));
+const [toolkit, model, screenshot, ...images] = process.argv.slice(2).map((path) => resolve(path));
 const example = join(dirname(fileURLToPath(import.meta.url)), "../../examples/web");
-const lines = execFileSync(toolkit, ["score", "--json", ...images], { encoding: "utf8" }).trim().split("\n");
+const lines = execFileSync(toolkit, ["score", "--json", model, ...images], { encoding: "utf8" }).trim().split("\n");
 const expected = lines.map((line) => JSON.parse(line).verdict);
 
-const server = spawn("node", ["serve.mjs"], { cwd: example, env: { ...process.env, PORT: "0" } });
+const server = spawn("node", ["serve.mjs", model], { cwd: example, env: { ...process.env, PORT: "0" } });
 const address = String(await new Promise((ready) => server.stdout.once("data", ready))).trim();
 const profile = await mkdtemp(join(tmpdir(), "page-"));
 const context = await launch(chromium, profile);

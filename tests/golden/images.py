@@ -8,7 +8,7 @@ decode.json  small files of many kinds in hexadecimal, with the width, the heigh
 shapes.json  for a computed image of each HEIGHTxWIDTH and each way to resize it the first half of a SHA-256: of its
              planes at all TARGETS, one after the other
 
-Needs NumPy, Pillow, timm and torchvision; versions.txt lists the versions used. Other versions of Pillow resize tall
+Needs NumPy, Pillow and torchvision; versions.txt lists the versions used. Other versions of Pillow resize tall
 images in another order of passes.
 """
 import hashlib
@@ -19,12 +19,12 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
-from timm.data.transforms import ResizeKeepRatio
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
 HERE = Path(__file__).resolve().parent
@@ -235,10 +235,11 @@ def resized(image: Image.Image, target: tuple[int, int], fit: str, name: str) ->
         case ["pad"]:
             return ImageOps.pad(image, target[::-1], FILTERS[name], color=tuple(round(255 * mean) for mean in MEAN))
         case ["crop", share]:
-            # As timm.data.create_transform does.
-            sides = [math.floor(side / float(share)) for side in target]
-            whole = Resize(sides[0], InterpolationMode(name)) if sides[0] == sides[1] else ResizeKeepRatio(sides, 0, name)
-            return CenterCrop(target)(whole(image))
+            height, width = (math.floor(side / float(share)) for side in target)
+            scale = max(Fraction(height, image.height), Fraction(width, image.width))
+            # A number is torchvision's short side.
+            size = height if height == width else (int(image.height * scale), int(image.width * scale))
+            return CenterCrop(target)(Resize(size, InterpolationMode(name))(image))
 
 
 def hashed(images: Iterable[Image.Image]) -> str:

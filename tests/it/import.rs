@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cac::{Provider, Scorer, weights::Weights};
+use cac::{Provider, Scorer, image, weights::Weights};
 use ndarray::Array4;
 use serde_json::Value;
 
@@ -111,6 +111,48 @@ fn anchors_come_from_the_file_or_are_fixed() {
     assert_eq!(given, nearest("cac-zip.pth", "3"));
     assert_eq!(legacy, nearest("cac-zero.pth", "10"));
     assert_ne!(legacy, nearest("cac-zero.pth", "3"));
+}
+
+#[test]
+fn the_rule_of_resizing_is_that_of_the_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = golden("checkpoints/wrn.pt");
+    let import = |fit: &[&str]| {
+        let args = ["import", path.to_str().unwrap(), "model.onnx", "--threshold", "1"];
+        toolkit(folder.path(), &[&args, fit].concat())
+    };
+    let square = image::open(golden("images/blotchy_0128.jpg")).unwrap();
+    let image = image::RgbImage::from_fn(300, 200, |x, y| *square.get_pixel(x, y));
+    let mut scores = Vec::new();
+    for (fit, filter, line) in [
+        ("stretch", "bilinear", "resize     bilinear, to 32 x 32 pixels; proportions are not kept"),
+        (
+            "crop",
+            "bicubic",
+            "resize     bicubic, the short side to 36 pixels, then the centre of 32 x 32 pixels",
+        ),
+        (
+            "crop:1",
+            "bilinear",
+            "resize     bilinear, the short side to 32 pixels, then the centre of 32 x 32 pixels",
+        ),
+        ("pad", "bicubic", "resize     bicubic, to fit into 32 x 32 pixels, then padded with the mean"),
+    ] {
+        stdout(&import(&["--fit", fit, "--filter", filter]));
+        let inspected = toolkit(folder.path(), &["inspect", "model.onnx"]);
+        assert!(stdout(&inspected).contains(line), "{fit} {filter}: {}", stdout(&inspected));
+        let scorer = Scorer::open(folder.path().join("model.onnx"), Provider::Cpu).unwrap();
+        let pixels = image::pixels(&image, &scorer.decision().input);
+        let prepared = Array4::from_shape_vec((1, 3, 32, 32), pixels).unwrap();
+        let score = scorer.score_image(&image).unwrap().score;
+        assert_eq!(score, scorer.score_u8(prepared.view()).unwrap().score[0], "{fit} {filter}");
+        assert!(!scores.contains(&score), "{fit} {filter} is another rule");
+        scores.push(score);
+    }
+    let refused = import(&["--fit", "crop:2"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("must be stretch, pad, crop or crop:SHARE"), "{text}");
 }
 
 /// CIFAR-10's layout with images of the formula: 40 for training and 20 for testing.

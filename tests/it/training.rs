@@ -633,7 +633,8 @@ fn cross_entropy_makes_a_backbone() {
     let at = folder.path();
     two_colours(at);
     let plain = ["--loss=cross-entropy", "--mean=0.25,0.5,0.75", "--test-every=2", "--run=plain", "--json"];
-    let output = toolkit(at, &[&SMALL[..], &plain].concat());
+    let resize = ["--fit=pad", "--filter=bicubic"];
+    let output = toolkit(at, &[&SMALL[..], &plain, &resize].concat());
     let progress = String::from_utf8_lossy(&output.stderr);
     assert!(
         ["1/3 ", "2/3 ", "3/3 "].iter().all(|epoch| progress.contains(&format!("epoch {epoch}"))),
@@ -660,7 +661,7 @@ fn cross_entropy_makes_a_backbone() {
         toolkit(at, &["score", "plain.onnx", "colours/test/red/3.png", "--threshold", "1e9", "--json"]);
     let verdict: Value = serde_json::from_str(stdout(&verdict)).unwrap();
     assert_eq!(verdict["verdict"]["class"], "red");
-    // The backbone is only the weights and their normalisation.
+    // The backbone is only the weights, their normalisation and resizing.
     stdout(&toolkit(at, &["export", "weights.safetensors", "--run", "plain"]));
     let fine = ["train", "--known", "colours", "--backbone", "weights.safetensors", "--epochs", "1"];
     let fine =
@@ -671,6 +672,7 @@ fn cross_entropy_makes_a_backbone() {
         (&facts["architecture"]["depth"], &facts["input"]["mean"]),
         (&10.into(), &json!([0.25, 0.5, 0.75]))
     );
+    assert_eq!(facts["input"]["resize"], json!({ "fit": "pad", "filter": "bicubic" }));
     assert_eq!(facts["training"]["backbone"], "weights.safetensors");
 }
 

@@ -2,7 +2,10 @@
 
 use std::str::FromStr;
 
-use cac::method::{Loss, Variant};
+use cac::{
+    image::Fit,
+    method::{Loss, Variant},
+};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -73,6 +76,33 @@ impl FromStr for Rgb {
         let values: Option<[f32; 3]> = values.and_then(|values| values.try_into().ok());
         let values = values.filter(|values| values.iter().all(|value| value.is_finite()));
         values.map(Self).ok_or_else(|| "expected three numbers such as 0.5,0.5,0.5".to_owned())
+    }
+}
+
+/// A fit; its text on the command line and in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FitText(pub Fit);
+
+impl FromStr for FitText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|error: cac::Error| error.to_string())
+    }
+}
+
+impl TryFrom<String> for FitText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<FitText> for String {
+    fn from(FitText(fit): FitText) -> Self {
+        fit.to_string()
     }
 }
 

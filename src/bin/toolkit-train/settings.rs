@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
     data::{DataFolder, Protocol, Role, Split, open_training},
-    image::Input,
+    image::{Filter, Input},
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     train::{Backbone, TrainSettings},
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::terminal::{
-    Rgb, SOME_WEIGHTS, StartingWeights, by_variant,
+    FitText, Rgb, SOME_WEIGHTS, StartingWeights, by_variant,
     data::{KNOWN, UNKNOWN, dataset, set_names, unknown_datasets},
     name_of, one_of, pixels, say,
 };
@@ -99,10 +99,21 @@ pub struct Settings {
     /// Height and width that images are resized to; by default those of the backbone, else of the network family
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     size: Option<usize>,
-    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the backbone, else 0.5
+    /// What becomes of an image's proportions: stretch does not keep them; crop keeps them and cuts out the centre, with
+    /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the backbone,
+    /// else of the network family
+    #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
+    fit: Option<FitText>,
+    /// Filter that images are resized with; by default that of the backbone, else of the
+    /// network family
+    #[arg(long, value_parser = one_of(&Filter::ALL))]
+    filter: Option<Filter>,
+    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the backbone, else of
+    /// the network family
     #[arg(long, value_name = "R,G,B")]
     mean: Option<Rgb>,
-    /// Standard deviation of red, green and blue for normalisation; by default that of the backbone, else 0.5
+    /// Standard deviation of red, green and blue for normalisation; by default that of the backbone, else of
+    /// the network family
     #[arg(long, value_name = "R,G,B")]
     std: Option<Rgb>,
 
@@ -353,6 +364,8 @@ impl Settings {
         if let Some(size) = self.size {
             (input.height, input.width) = (size, size);
         }
+        input.resize.fit = self.fit.map_or(input.resize.fit, |FitText(fit)| fit);
+        input.resize.filter = self.filter.unwrap_or(input.resize.filter);
         input.mean = self.mean.map_or(input.mean, Rgb::into);
         input.std = self.std.map_or(input.std, Rgb::into);
         let data = DataFolder::new(self.data.as_deref());

@@ -6,6 +6,7 @@ use cac::{
     Provider,
     data::{DataFolder, Protocol, PublishedSet},
     export::{ExportOptions, InputForm, ThresholdRule},
+    image::Filter,
     method::{KEEP, RejectionScore, Variant},
     metrics::Bootstrap,
     model::ModelPrecision,
@@ -16,7 +17,7 @@ use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use ndarray::Array4;
 
 use crate::terminal::{
-    Rgb, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, pixels, weights::similar,
+    FitText, Rgb, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, pixels, weights::similar,
 };
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
@@ -123,10 +124,21 @@ pub struct ImportArgs {
     /// weights of the official network
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     pub size: Option<usize>,
-    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else 0.5
+    /// What becomes of an image's proportions: stretch does not keep them; crop keeps them and cuts out the centre, with
+    /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the weights,
+    /// else of the network family
+    #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
+    pub fit: Option<FitText>,
+    /// Filter that images are resized with; by default that of the weights, else of the
+    /// network family
+    #[arg(long, value_parser = one_of(&Filter::ALL))]
+    pub filter: Option<Filter>,
+    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else of
+    /// the network family
     #[arg(long, value_name = "R,G,B")]
     pub mean: Option<Rgb>,
-    /// Standard deviation of red, green and blue for normalisation; by default that of the weights, else 0.5
+    /// Standard deviation of red, green and blue for normalisation; by default that of the weights, else of
+    /// the network family
     #[arg(long, value_name = "R,G,B")]
     pub std: Option<Rgb>,
     /// Score, threshold and form of the file

@@ -157,9 +157,12 @@ fn open_contenders<'a>(
             let scorer = with_threshold(Scorer::profiled(&bytes, &origin, provider)?, &args.scorer)?;
             if let Some(first) = contenders.first() {
                 let (one, other) = (first.scorer.decision(), scorer.decision());
-                let size = (one.input.height, one.input.width) == (other.input.height, other.input.width);
-                if one.classes != other.classes || !size || one.score != other.score {
-                    bail!("{name} and {} differ in classes, image size or rejection score", first.name);
+                let has_same_pixels = one.input.has_same_pixels(&other.input);
+                if one.classes != other.classes || !has_same_pixels || one.score != other.score {
+                    bail!(
+                        "{name} and {} differ in classes, image size, resizing or rejection score",
+                        first.name
+                    );
                 }
             }
             let (sha256, anchors) = (sha256.clone(), anchors.clone());

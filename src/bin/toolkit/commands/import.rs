@@ -10,7 +10,7 @@ use cac::{
 use super::export;
 use crate::{
     cli::ImportArgs,
-    terminal::{Progress, Rgb, StartingWeights, data::dataset, say, say_left_out},
+    terminal::{FitText, Progress, Rgb, StartingWeights, data::dataset, say, say_left_out},
 };
 
 /// Converts weights that were trained elsewhere to a model file.
@@ -26,6 +26,8 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     if let Some(size) = network.size.or(args.size) {
         (input.height, input.width) = (size, size);
     }
+    input.resize.fit = args.fit.map_or(input.resize.fit, |FitText(fit)| fit);
+    input.resize.filter = args.filter.unwrap_or(input.resize.filter);
     input.mean = args.mean.map_or(input.mean, Rgb::into);
     input.std = args.std.map_or(input.std, Rgb::into);
     let named = (!args.classes.is_empty()).then_some(&args.classes);
