@@ -152,8 +152,10 @@ impl Features {
                 return open(&path).transpose();
             }
         }
-        let is_done =
-            atomic::write_with(&path, |file| Self::compute(file, batches, &blocks, layers, stop, observe))?;
+        let is_done = atomic::write_with(&path, |file| {
+            let array = Array { path: &path, file };
+            array.compute(batches, &blocks, layers, stop, observe)
+        })?;
         if !is_done {
             return Ok(None);
         }
@@ -174,54 +176,6 @@ impl Features {
         let mut features =
             Self { path, file, start, blocks, mean: vec![0.0; width], deviation: vec![1.0; width] };
         Some(features.measure(batches).map(|()| features))
-    }
-
-    /// Writes the features of all blocks; returns false if it was asked to stop.
-    fn compute(
-        file: &mut dyn Write,
-        batches: &Batches,
-        blocks: &[Block],
-        layers: &FrozenLayers<impl Fn(&Array4<u8>) -> Result<Vec<f32>>>,
-        stop: &AtomicBool,
-        observe: &mut dyn FnMut(&Event),
-    ) -> Result<bool> {
-        let of_file = |error| Error::io("write", Path::new("features"))(error);
-        let FrozenLayers { width, evaluate, .. } = layers;
-        let width = *width;
-        let views = |block: &Block| block.images * block.views.len();
-        let images: usize = blocks.iter().map(views).sum();
-        let dtype = DType::Plain("<f4".parse().expect("a NumPy type"));
-        let shape = [images as u64, width as u64];
-        let options = npyz::WriteOptions::<f32>::new().dtype(dtype).shape(&shape);
-        let mut writer = options.writer(file).begin_nd().map_err(of_file)?;
-        let mut done = 0;
-        for block in blocks {
-            let indices: Vec<usize> = (0..block.images).collect();
-            let make = |indices: &[usize]| seen(batches, block, indices);
-            let is_done = prefetch(indices.chunks(BATCH), make, |made| {
-                for images_of_views in made {
-                    if stop.load(Ordering::Relaxed) {
-                        return Ok(false);
-                    }
-                    let of_views =
-                        images_of_views?.iter().map(evaluate).collect::<Result<Vec<Vec<f32>>>>()?;
-                    for image in 0..of_views[0].len() / width {
-                        for features in &of_views {
-                            let row = &features[image * width..][..width];
-                            writer.extend(row.iter().copied()).map_err(of_file)?;
-                            done += 1;
-                        }
-                    }
-                    observe(&Event::Features { done, images });
-                }
-                Ok(true)
-            })?;
-            if !is_done {
-                return Ok(false);
-            }
-        }
-        writer.finish().map_err(of_file)?;
-        Ok(true)
     }
 
     /// The row of an image in a set.
@@ -291,6 +245,62 @@ impl Features {
             }
             *bias = (f64::from(*bias) - shift) as f32;
         }
+    }
+}
+
+/// A file of features that is being written.
+struct Array<'a> {
+    path: &'a Path,
+    file: &'a mut dyn Write,
+}
+
+impl Array<'_> {
+    /// Writes the features of all blocks; returns false if it was asked to stop.
+    fn compute(
+        self,
+        batches: &Batches,
+        blocks: &[Block],
+        layers: &FrozenLayers<impl Fn(&Array4<u8>) -> Result<Vec<f32>>>,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<bool> {
+        let of_file = |error| Error::io("write", self.path)(error);
+        let FrozenLayers { width, evaluate, .. } = layers;
+        let width = *width;
+        let views = |block: &Block| block.images * block.views.len();
+        let images: usize = blocks.iter().map(views).sum();
+        let dtype = DType::Plain("<f4".parse().expect("a NumPy type"));
+        let shape = [images as u64, width as u64];
+        let options = npyz::WriteOptions::<f32>::new().dtype(dtype).shape(&shape);
+        let mut writer = options.writer(self.file).begin_nd().map_err(of_file)?;
+        let mut done = 0;
+        for block in blocks {
+            let indices: Vec<usize> = (0..block.images).collect();
+            let make = |indices: &[usize]| seen(batches, block, indices);
+            let is_done = prefetch(indices.chunks(BATCH), make, |made| {
+                for images_of_views in made {
+                    if stop.load(Ordering::Relaxed) {
+                        return Ok(false);
+                    }
+                    let of_views =
+                        images_of_views?.iter().map(evaluate).collect::<Result<Vec<Vec<f32>>>>()?;
+                    for image in 0..of_views[0].len() / width {
+                        for features in &of_views {
+                            let row = &features[image * width..][..width];
+                            writer.extend(row.iter().copied()).map_err(of_file)?;
+                            done += 1;
+                        }
+                    }
+                    observe(&Event::Features { done, images });
+                }
+                Ok(true)
+            })?;
+            if !is_done {
+                return Ok(false);
+            }
+        }
+        writer.finish().map_err(of_file)?;
+        Ok(true)
     }
 }
 

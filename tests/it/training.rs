@@ -560,7 +560,10 @@ fn settings_come_from_a_file_and_flags_win() {
     assert!(with("learning-rate = -1\n", &["--optimizer", "adam"]).contains("learning rate = -1"));
     assert!(with("dropout = 7\narch = 'cac-net'\n", &[]).contains("dropout = 7"));
     let other = with("depth = 10\n", &["--arch", "cac-net"]);
-    assert!(other.contains("--depth is a setting of wide-resnet, but the network is a cac-net"), "{other}");
+    assert!(
+        other.contains("--depth is a setting of wide-resnet and resnet, but the network is a cac-net"),
+        "{other}"
+    );
 
     let refused = |text: &str| {
         fs::write(at.join("run.toml"), text).unwrap();
