@@ -90,8 +90,8 @@ impl Default for Recipe {
     }
 }
 
-/// The number of training images up to which [`Recipe::of_last_layer`] is taken for photographs. Of 120 and of 300
-/// photographs of clothes it makes the better network; where that ends is not measured.
+/// The number of training images up to which [`Recipe::of_last_layer`] is taken for photographs. Of 120, 300 and 900
+/// photographs of clothes it makes a network as good or better, of 2,359 a worse one.
 pub const FEW_IMAGES: usize = 1000;
 
 impl Recipe {
