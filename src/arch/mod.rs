@@ -544,12 +544,23 @@ mod tests {
             ("wide-resnet", "widen_factor", 0.0),
             ("wide-resnet", "dropout", 1.0),
             ("wide-resnet", "dropout", f64::NAN),
+            ("resnet", "depth", 20.0),
+            ("resnet", "widen_factor", 2.0),
+            ("efficientnet-lite", "member", 5.0),
+            ("efficientnet-lite", "member", 0.5),
+            ("efficientnet-lite", "dropout", 1.0),
             ("cac-net", "channels", 0.0),
             ("cac-net", "dropout", -0.1),
         ] {
             let network = Architecture::new(family, &[(setting, value)]).unwrap();
             let error = network.layers(10, 32, 32).unwrap_err();
             assert!(matches!(error, Error::Setting { name, .. } if name == setting), "{error}");
+        }
+        for family in ["resnet", "efficientnet-lite"] {
+            let network = Architecture::new(family, &[]).unwrap();
+            assert!(network.layers(10, 32, 33).is_ok());
+            let error = network.layers(10, 224, 31).unwrap_err();
+            assert!(matches!(error, Error::Setting { name: "size", .. }), "{error}");
         }
         let network = Architecture::new("cac-net", &[]).unwrap();
         for (classes, height, width) in [(1, 32, 32), (10, 36, 36), (10, 32, 40), (10, 8, 8)] {

@@ -1,6 +1,6 @@
 //! Builds an ONNX graph node by node. A node has one output of the same name; only a split has several.
 
-use super::quantize::{Quantization, Ranges, by_channel};
+use super::quantize::{Quantization, Ranges, added_means, by_channel};
 use crate::model::proto::{Attribute, Graph, Node, Tensor, Value, element};
 
 /// The largest quantised bias of an int8 convolution, which accumulates in 32 bits.
@@ -104,48 +104,46 @@ impl Builder {
         self.node("Cast", name, &[&stored], vec![Attribute::int("to", element::FLOAT.into())]);
     }
 
-    /// Adds a convolution with kernels `[outputs, inputs, k, k]`.
+    /// Adds a convolution with kernels `[outputs, inputs of a group, k, k]`.
     pub(super) fn convolution(
         &mut self,
         name: &str,
         input: &str,
         (weight, shape, kernels): (&str, &[usize], &[f32]),
-        bias: Option<(&str, &[f32])>,
+        (bias, shifts): (&str, Option<&[f32]>),
         attributes: Vec<Attribute>,
     ) -> String {
-        let input_scale = match &self.numbers {
-            Numbers::Int8(ranges) => ranges.get(exact(input)).map(|&range| Quantization::of(range).scale),
+        let observed = match &self.numbers {
+            Numbers::Int8(ranges) => ranges.get(exact(input)).cloned(),
             _ => None,
         };
         let input = self.narrow(input);
-        if let Some(input_scale) = input_scale {
+        let mut has_bias = shifts.is_some();
+        if let Some(observed) = observed {
+            let input_scale = Quantization::of(&observed).scale;
+            let shifts = shifts.map_or_else(|| vec![0.0; shape[0]], <[f32]>::to_vec);
             // A channel with tiny weights can still have a large bias, which must fit into 32 bits.
-            let floor = |channel: usize| {
-                bias.map_or(0.0, |(_, shifts)| shifts[channel].abs() / input_scale / BIAS_MAX)
-            };
+            let floor = |channel: usize| shifts[channel].abs() / input_scale / BIAS_MAX;
             let (scales, bytes) = by_channel(kernels, shape[0], floor);
             self.constant(&format!("{weight}.int8"), shape, element::INT8, &bytes, i8::to_le_bytes);
             self.restored(weight, "int8", &scales, element::INT8);
-            if let Some((bias, values)) = bias {
-                let scales: Vec<f32> = scales.iter().map(|scale| scale * input_scale).collect();
-                let whole: Vec<i32> =
-                    values.iter().zip(&scales).map(|(value, scale)| (value / scale).round() as i32).collect();
-                self.constant(
-                    &format!("{bias}.int32"),
-                    &[whole.len()],
-                    element::INT32,
-                    &whole,
-                    i32::to_le_bytes,
-                );
-                self.restored(bias, "int32", &scales, element::INT32);
-            }
+            let added = added_means(kernels, (&scales, &bytes), shape[1], &observed.means);
+            let scales: Vec<f32> = scales.iter().map(|scale| scale * input_scale).collect();
+            let whole = shifts.iter().zip(added).zip(&scales).map(|((&shift, added), &scale)| {
+                ((f64::from(shift) - added) / f64::from(scale)).round() as i32
+            });
+            let whole: Vec<i32> = whole.collect();
+            let stored = format!("{bias}.int32");
+            self.constant(&stored, &[whole.len()], element::INT32, &whole, i32::to_le_bytes);
+            self.restored(bias, "int32", &scales, element::INT32);
+            has_bias = true;
         } else {
             self.weights(weight, shape, kernels);
-            if let Some((bias, values)) = bias {
-                self.floats(bias, &[values.len()], values);
+            if let Some(shifts) = shifts {
+                self.floats(bias, &[shifts.len()], shifts);
             }
         }
-        let tensors: Vec<&str> = [&input, weight].into_iter().chain(bias.map(|(name, _)| name)).collect();
+        let tensors: Vec<&str> = [&input, weight].into_iter().chain(has_bias.then_some(bias)).collect();
         self.node("Conv", name, &tensors, attributes)
     }
 
@@ -162,21 +160,20 @@ impl Builder {
     /// of the result, which is the same for a tensor and for its result.
     pub(super) fn narrow(&mut self, tensor: &str) -> String {
         let tensor = exact(tensor);
-        let range = match &mut self.numbers {
+        let quantization = match &mut self.numbers {
             Numbers::Observe(tensors) => {
                 if !tensors.iter().any(|known| known == tensor) {
                     tensors.push(tensor.to_owned());
                 }
                 None
             }
-            Numbers::Int8(ranges) => ranges.get(tensor).copied(),
+            Numbers::Int8(ranges) => ranges.get(tensor).map(Quantization::of),
             Numbers::Float32 | Numbers::Float16 => None,
         };
-        let Some(range) = range else { return tensor.to_owned() };
+        let Some(quantization) = quantization else { return tensor.to_owned() };
         let [scale, zero, bytes, restored] =
             ["scale", "zero", "bytes", RESTORED].map(|part| format!("{tensor}.{part}"));
         if self.graph.node.iter().all(|node| node.name != restored) {
-            let quantization = Quantization::of(range);
             self.floats(&scale, &[], &[quantization.scale]);
             self.constant(&zero, &[], element::UINT8, &[quantization.zero_point], u8::to_le_bytes);
             self.node("QuantizeLinear", &bytes, &[tensor, &scale, &zero], vec![]);

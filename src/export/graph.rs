@@ -34,18 +34,20 @@ pub(super) fn graph(
     Ok(graph.finish("cac"))
 }
 
-/// A graph that maps one image to the minima, then the maxima, of the tensors that int8 would quantise; and
-/// the names of these tensors.
+/// A graph that maps one image to the minima, then the maxima, then the means of each channel, of the tensors that int8
+/// would quantise; and the names of these tensors.
 pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> {
     let mut graph = Builder::new(Numbers::Observe(Vec::new()));
     input(&mut graph, &checkpoint.facts.input, &ExportOptions { batch: Some(1), ..ExportOptions::default() });
     network(&mut graph, &checkpoint.facts.layers()?, &checkpoint.network)?;
     let tensors = graph.observed().to_vec();
-    for op in ["ReduceMin", "ReduceMax"] {
+    for (op, axes) in
+        [("ReduceMin", [0, 1, 2, 3].as_slice()), ("ReduceMax", &[0, 1, 2, 3]), ("ReduceMean", &[0, 2, 3])]
+    {
         for tensor in &tensors {
-            let name =
-                graph.node(op, &format!("{tensor}.{op}"), &[tensor], vec![Attribute::int("keepdims", 0)]);
-            graph.output(&name, element::FLOAT, &[]);
+            let attributes = vec![Attribute::ints("axes", axes), Attribute::int("keepdims", 0)];
+            let name = graph.node(op, &format!("{tensor}.{op}"), &[tensor], attributes);
+            graph.output(&name, element::FLOAT, if axes.len() == 4 { &[] } else { &[None] });
         }
     }
     Ok((graph.finish("observer"), tensors))
@@ -192,7 +194,6 @@ fn convolution(
     let shape = conv.shape();
     let kernels = weights.values(&weight, &shape)?;
     let shifts = if conv.bias { Some(weights.values(&bias, &[conv.outputs])?) } else { None };
-    let shifts = shifts.map(|shifts| (bias.as_str(), shifts));
     let mut attributes = vec![
         Attribute::ints("kernel_shape", &[conv.kernel as i64; 2]),
         Attribute::ints("strides", &[conv.stride as i64; 2]),
@@ -201,7 +202,7 @@ fn convolution(
     if conv.groups > 1 {
         attributes.push(Attribute::int("group", conv.groups as i64));
     }
-    Ok(graph.convolution(name, input, (&weight, &shape, kernels), shifts, attributes))
+    Ok(graph.convolution(name, input, (&weight, &shape, kernels), (&bias, shifts), attributes))
 }
 
 /// Adds distances, score, label and verdict. The outputs and the tensors that other tools may edit have plain

@@ -10,7 +10,7 @@ pub mod triton;
 
 use std::path::Path;
 
-use ndarray::Array4;
+use ndarray::{Array4, ArrayView1, ArrayView2};
 use prost::Message;
 
 use builder::Numbers;
@@ -31,8 +31,8 @@ use crate::{
     scorer::{Outputs, Provider, Scorer, greatest_difference, tract::TRACT},
 };
 
-/// The largest difference of a logit from the trained network's that the self-check allows, relative above 1
-/// and absolute below.
+/// The largest difference of a logit from the trained network's that the self-check allows, as a share of the image's
+/// largest logit or, if that is below 1, of 1.
 const fn tolerance(precision: ModelPrecision) -> f64 {
     match precision {
         ModelPrecision::Float32 => 1e-4,
@@ -260,10 +260,21 @@ fn check(
 ) -> Result<f64> {
     let CheckBatch { images, logits } = &checkpoint.check;
     let found = scorer.score(images.view())?;
-    let difference = greatest_difference(&found.logits, logits);
+    let difference = difference_of_logits(found.logits.view(), logits.view());
     within("logits", if images.is_empty() { f64::INFINITY } else { difference }, tolerance(precision))?;
     check_head(checkpoint, decision, &found)?;
     Ok(difference)
+}
+
+/// The largest difference of a logit, as a share of the image's largest one: rounding within a network errs by a share of
+/// what it adds up, also where the sum is small.
+fn difference_of_logits(found: ArrayView2<f32>, expected: ArrayView2<f32>) -> f64 {
+    let of_image = |(found, expected): (ArrayView1<f32>, ArrayView1<f32>)| {
+        let largest = expected.fold(1.0_f32, |most, logit| most.max(logit.abs()));
+        let apart = found.iter().zip(&expected).map(|(a, b)| f64::from((a - b).abs() / largest));
+        apart.fold(0.0, greater)
+    };
+    found.rows().into_iter().zip(expected.rows()).map(of_image).fold(0.0, greater)
 }
 
 /// Compares the outputs that follow from the logits with the method's functions.

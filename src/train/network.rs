@@ -412,13 +412,28 @@ mod tests {
 
     /// A WideResNet-40-2 filled by the formula of the golden data, in single or double precision.
     fn filled(kind: Kind) -> (nn::VarStore, Network) {
-        let layers = wide_resnet_40_2();
+        filled_with(wide_resnet_40_2(), &Input::default(), fill::Scale::Outputs, kind)
+    }
+
+    /// The network of a golden case for images of this size.
+    fn filled_case(case: fill::Case, [height, width]: [usize; 2], kind: Kind) -> (nn::VarStore, Network) {
+        let architecture = Architecture::new(case.1, case.2).unwrap();
+        let input = Input { height, width, ..architecture.default_input() };
+        filled_with(architecture.layers(5, height, width).unwrap(), &input, fill::Scale::Inputs, kind)
+    }
+
+    fn filled_with(
+        layers: Vec<Layer>,
+        input: &Input,
+        scale: fill::Scale,
+        kind: Kind,
+    ) -> (nn::VarStore, Network) {
         let mut weights = Weights::new(Path::new("filled"));
         for (name, shape) in layers.iter().flat_map(Layer::parameters) {
-            weights.insert(&name, &shape, fill::values(&name, &shape));
+            weights.insert(&name, &shape, fill::values_scaled(&name, &shape, scale));
         }
         let mut store = nn::VarStore::new(Device::Cpu);
-        let mut network = Network::new(&store, layers, &Input::default()).unwrap();
+        let mut network = Network::new(&store, layers, input).unwrap();
         network.load(&weights, "", false).unwrap();
         store.set_kind(kind);
         network.all = join(&mut network.tensors).unwrap();
@@ -426,6 +441,12 @@ mod tests {
         network.std = network.std.to_kind(kind);
         network.training_kind = kind;
         (store, network)
+    }
+
+    /// Two images of a height and width.
+    fn sized_images(size: [usize; 2]) -> Tensor {
+        let [height, width] = size.map(|length| length as i64);
+        Tensor::from_slice(&fill::bytes((2 * 3 * height * width) as usize)).view([2, 3, height, width])
     }
 
     fn images(range: std::ops::Range<usize>) -> Tensor {
@@ -468,19 +489,10 @@ mod tests {
     fn large_networks_compute_what_timm_computes() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families.safetensors");
         let golden = Tensor::read_safetensors(path).unwrap();
-        for (name, family, settings, [height, width]) in fill::CASES {
-            let architecture = Architecture::new(family, settings).unwrap();
-            let layers = architecture.layers(5, height, width).unwrap();
-            let mut weights = Weights::new(Path::new(name));
-            for (name, shape) in layers.iter().flat_map(Layer::parameters) {
-                weights.insert(&name, &shape, fill::values_scaled(&name, &shape, fill::Scale::Inputs));
-            }
-            let input = Input { height, width, ..architecture.default_input() };
-            let store = nn::VarStore::new(Device::Cpu);
-            let mut network = Network::new(&store, layers, &input).unwrap();
-            network.load(&weights, "", false).unwrap();
-            let bytes = Tensor::from_slice(&fill::bytes(2 * input.values()));
-            let images = bytes.view([2, 3, height as i64, width as i64]);
+        for case in fill::CASES {
+            let (name, .., [height, width]) = case;
+            let (_store, network) = filled_case(case, [height, width], Kind::Float);
+            let images = sized_images([height, width]);
             let logits = tch::no_grad(|| network.forward(&images, None).unwrap());
             let name = format!("{name}.{height}x{width}");
             let expected = &golden.iter().find(|(other, _)| *other == name).unwrap().1;
@@ -656,6 +668,43 @@ mod tests {
             let slope = (at(1.0) - at(-1.0)) / (2.0 * step);
             let expected = gradient.abs().sum(None::<Kind>).double_value(&[]);
             assert!((slope / expected - 1.0).abs() < 0.05, "{name}: {slope} {expected}");
+        }
+    }
+
+    #[test]
+    fn gradients_of_large_networks_are_right() {
+        for case in [fill::CASES[0], fill::CASES[3]] {
+            let (store, network) = filled_case(case, [47, 64], Kind::Double);
+            let images = sized_images([47, 64]);
+            let loss = || network.forward(&images, Some(0)).unwrap().square().sum(None::<Kind>);
+            loss().backward();
+            let variables = store.variables();
+            for name in [
+                "conv1.weight",
+                "layer2.0.downsample.1.bias",
+                "layer3.1.conv1.weight",
+                "conv_stem.weight",
+                "blocks.0.0.bn1.weight",
+                "blocks.1.0.conv_dw.weight",
+                "blocks.4.1.conv_pw.weight",
+                "bn2.weight",
+            ] {
+                let Some(variable) = variables.get(name) else { continue };
+                let gradient = variable.grad();
+                let direction = &gradient / gradient.norm();
+                let at = |step: f64| {
+                    tch::no_grad(|| {
+                        let _ = variable.shallow_clone().g_add_(&(&direction * step));
+                        let value = loss().double_value(&[]);
+                        let _ = variable.shallow_clone().g_sub_(&(&direction * step));
+                        value
+                    })
+                };
+                let step = 1e-8;
+                let slope = (at(step) - at(-step)) / (2.0 * step);
+                let expected = gradient.norm().double_value(&[]);
+                assert!((slope / expected - 1.0).abs() < 1e-4, "{} {name}: {slope} {expected}", case.0);
+            }
         }
     }
 

@@ -353,10 +353,22 @@ mod tests {
         for (family, settings, size) in [
             ("wide-resnet", [("depth", 16.0), ("widen_factor", 3.0)].as_slice(), None),
             ("cac-net", &[("channels", 5.0)], Some(24)),
+            ("resnet", &[("depth", 18.0)], None),
+            ("resnet", &[("depth", 34.0)], None),
+            ("resnet", &[("depth", 50.0)], None),
+            ("resnet", &[("depth", 50.0), ("widen_factor", 2.0)], None),
+            ("resnet", &[("depth", 101.0)], None),
+            ("resnet", &[("depth", 152.0)], None),
+            ("efficientnet-lite", &[("member", 0.0)], None),
+            ("efficientnet-lite", &[("member", 1.0)], None),
+            ("efficientnet-lite", &[("member", 2.0)], None),
+            ("efficientnet-lite", &[("member", 3.0)], None),
+            ("efficientnet-lite", &[("member", 4.0)], None),
         ] {
             let network = Architecture::new(family, settings).unwrap();
+            let side = size.unwrap_or(32);
             let mut weights = Weights::new(Path::new("w"));
-            for (name, shape) in network.layers(7, 24, 24).unwrap().iter().flat_map(Layer::parameters) {
+            for (name, shape) in network.layers(7, side, side).unwrap().iter().flat_map(Layer::parameters) {
                 weights.insert(&name, &shape, vec![0.0; shape.iter().product()]);
             }
             let found = weights.recognize().unwrap();
@@ -401,6 +413,86 @@ mod tests {
             assert_eq!((weights.network().unwrap().prefix(), weights.input()), ("", None), "{}", family.name);
             let found = weights.recognize().unwrap();
             assert_eq!((found.architecture, found.classes), (network, Some(10)));
+        }
+    }
+
+    /// Networks that share tensors with a family, as timm names them.
+    #[test]
+    fn networks_of_another_kind_are_refused_by_what_differs() {
+        type Change = (&'static str, Option<&'static [usize]>);
+        let refused = |family: &str, settings: &[(&str, f64)], changes: &[Change]| {
+            let network = Architecture::new(family, settings).unwrap();
+            let mut weights = Weights::new(Path::new("w"));
+            for (name, shape) in network.layers(7, 32, 32).unwrap().iter().flat_map(Layer::parameters) {
+                weights.insert(&format!("backbone.{name}"), &shape, vec![0.0; shape.iter().product()]);
+            }
+            for &(name, shape) in changes {
+                let name = format!("backbone.{name}");
+                weights.tensors.remove(&name);
+                if let Some(shape) = shape {
+                    weights.insert(&name, shape, vec![0.0; shape.iter().product()]);
+                }
+            }
+            let checked = weights.network().and_then(|network| {
+                let found = network.recognize()?;
+                network.of_layers(&found.architecture.layers(7, 32, 32)?)
+            });
+            checked.unwrap_err().to_string()
+        };
+        let resnet_50 = [("depth", 50.0)];
+        for (name, family, settings, changes, reason) in [
+            (
+                "seresnet50",
+                "resnet",
+                &resnet_50[..],
+                &[("layer1.0.se.fc1.weight", Some(&[16, 256, 1, 1][..]))][..],
+                "`layer1.0.se.fc1.weight` is not in ResNet-50",
+            ),
+            (
+                "resnet50d",
+                "resnet",
+                &resnet_50,
+                &[("conv1.weight", None), ("conv1.0.weight", Some(&[32, 3, 3, 3]))],
+                "tensor `conv1.weight` [64, 3, 7, 7] is missing",
+            ),
+            (
+                "a stem for CIFAR",
+                "resnet",
+                &[],
+                &[("conv1.weight", Some(&[64, 3, 3, 3]))],
+                "tensor `conv1.weight` has shape [64, 3, 3, 3], expected [64, 3, 7, 7]",
+            ),
+            (
+                "groups",
+                "resnet",
+                &resnet_50,
+                &[("layer1.0.conv2.weight", Some(&[64, 2, 3, 3]))],
+                "tensor `layer1.0.conv2.weight` has shape [64, 2, 3, 3], expected [64, 64, 3, 3]",
+            ),
+            (
+                "another depth",
+                "resnet",
+                &[],
+                &[("layer4.1.conv1.weight", None)],
+                "a ResNet with 2, 2, 2 and 1 basic blocks is not supported",
+            ),
+            (
+                "efficientnet_b0",
+                "efficientnet-lite",
+                &[],
+                &[("blocks.0.0.se.conv_reduce.bias", Some(&[8]))],
+                "`blocks.0.0.se.conv_reduce.bias` is not in EfficientNet-Lite0",
+            ),
+            (
+                "another width",
+                "efficientnet-lite",
+                &[],
+                &[("blocks.5.0.conv_pwl.weight", Some(&[160, 1, 1, 1]))],
+                "no EfficientNet-Lite has 4 blocks of 160 channels in `blocks.5`",
+            ),
+        ] {
+            let error = refused(family, settings, changes);
+            assert!(error.contains(reason), "{name}: {error}");
         }
     }
 

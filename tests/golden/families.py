@@ -53,9 +53,9 @@ def fill(model: nn.Module) -> nn.Module:
 
 
 def images(height: int, width: int) -> Tensor:
-    """Two images of bytes from a formula, in 0..=1."""
+    """Two images of bytes from a formula, in 0..=1 as float32 rounds them."""
     pictures = random("pictures", 2 * 3 * height * width) % 256
-    return torch.from_numpy(pictures.astype(np.float64)).reshape(2, 3, height, width) / 255
+    return (torch.from_numpy(pictures.astype(np.float32)).reshape(2, 3, height, width) / 255).double()
 
 
 @torch.no_grad()
