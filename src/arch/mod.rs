@@ -375,6 +375,7 @@ fn at_least_32((height, width): (usize, usize)) -> Result<()> {
 
 /// The layers of a network in order of evaluation: for each, the last layer that reads its output, or the number of
 /// layers if none does.
+#[cfg(all(feature = "files", feature = "tract"))]
 pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
     let mut last = vec![layers.len(); layers.len()];
     for (index, layer) in layers.iter().enumerate() {
