@@ -7,7 +7,7 @@ TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-loader bench-eval bench-metrics \
+.PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader bench-eval bench-metrics \
   bench-serve reliability conformance screenshots pins
 
 help: ## lists the targets
@@ -82,12 +82,15 @@ deny: ## checks licences, advisories and sources of the dependencies; needs carg
 	$(CARGO) deny check
 
 # Compares with PyTorch and its toolkits, which are installed in .venv (3 GB), in alternating runs.
-bench: bench-train bench-loader bench-eval bench-metrics ## compares with PyTorch and its toolkits
+bench: bench-train bench-photographs bench-loader bench-eval bench-metrics ## compares with PyTorch and its toolkits
 
 # Other data: KNOWN=data/cifar-10-batches-bin.
 DEVICE ?= cpu
 bench-train: build .venv/ready ## speed of training; DEVICE=cuda
 	.venv/bin/python benches/training.py $(TOOLKIT) --known $(KNOWN) --device $(DEVICE)
+
+bench-photographs: build $(BACKBONE) .venv/ready ## speed on photographs, against timm
+	.venv/bin/python benches/photographs.py $(TOOLKIT) examples/photos examples/photos/unknown $(BACKBONE)
 
 # Cargo builds the programs for a bench, with training: build the toolkit without it again.
 bench-loader: native ## speed of the loader alone; PHOTOGRAPHS=DIR for full-size images
