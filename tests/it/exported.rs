@@ -41,10 +41,14 @@ fn the_card_of_the_backbone_matches_the_committed_file() {
 fn the_committed_model_reproduces_its_metrics_on_the_committed_images() {
     let stated = fs::read_to_string(Path::new(ROOT).join("exported/demo.json")).unwrap();
     let stated: Value = serde_json::from_str(&stated).unwrap();
-    for (provider, model) in [("cpu", None), ("onnxruntime", Some(MODEL))] {
-        let data = ["--known", "examples/demo", "--unknown", "textures=examples/demo/textures"];
+    let demo = format!("{ROOT}/examples/demo");
+    let (unknown, model) = (format!("textures={demo}/textures"), format!("{ROOT}/{MODEL}"));
+    // A folder with a model would be evaluated in place of the built-in one.
+    let folder = tempfile::tempdir().unwrap();
+    for (provider, model) in [("cpu", None), ("onnxruntime", Some(&*model))] {
+        let data = ["--known", &*demo, "--unknown", &*unknown];
         let args = [&["eval"], model.as_slice(), &data, &["--provider", provider, "--json"]].concat();
-        let found: Value = serde_json::from_str(stdout(&toolkit(Path::new(ROOT), &args))).unwrap();
+        let found: Value = serde_json::from_str(stdout(&toolkit(folder.path(), &args))).unwrap();
         assert_eq!((&found["known"], &found["rows"][0]["unknown"]), (&600.into(), &300.into()));
         let compare = |place: &str| {
             let value = |report: &Value| report.pointer(place).and_then(Value::as_f64).unwrap_or(f64::NAN);

@@ -67,7 +67,7 @@ fn help_usage_and_version_are_those_of_toolkit_train() {
         "Usage: toolkit train [OPTIONS]",
         "toolkit train --known <DIR|NAME> [OPTIONS]",
         "--widen-factor <X>",
-        "[default: 64]",
+        "[default: sgd]",
         "imagenet32-nocifar",
     ] {
         assert!(help.contains(part), "{part}: {help}");
