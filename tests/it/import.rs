@@ -2,7 +2,12 @@
 
 use std::fs;
 
-use cac::{Provider, Scorer, image, weights::Weights};
+use cac::{
+    Provider, Scorer,
+    arch::Architecture,
+    image::{self, Filter, Fit, Input, Resize},
+    weights::Weights,
+};
 use ndarray::Array4;
 use serde_json::Value;
 
@@ -153,6 +158,40 @@ fn the_rule_of_resizing_is_that_of_the_model() {
     assert_eq!(refused.status.code(), Some(2));
     let text = String::from_utf8_lossy(&refused.stderr);
     assert!(text.contains("must be stretch, pad, crop or crop:SHARE"), "{text}");
+}
+
+#[test]
+fn large_networks_bring_the_input_they_were_published_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (family, setting, share, filter) in [
+        ("resnet", ("depth", 18.0), 0.875, Filter::Bilinear),
+        ("efficientnet-lite", ("member", 1.0), 0.882, Filter::Bicubic),
+    ] {
+        let architecture = Architecture::new(family, &[setting]).unwrap();
+        let mut weights = Weights::new(std::path::Path::new("w"));
+        for (name, shape) in
+            architecture.layers(3, 64, 64).unwrap().iter().flat_map(|layer| layer.parameters())
+        {
+            let values = fill::values_scaled(&name, &shape, fill::Scale::Inputs);
+            weights.insert(&format!("state_dict.model.{name}"), &shape, values);
+        }
+        weights.write(&at.join("w.safetensors")).unwrap();
+        stdout(&toolkit(
+            at,
+            &["import", "w.safetensors", "m.onnx", "--threshold", "1", "--classes", "a,b,c"],
+        ));
+        let input = Scorer::open(at.join("m.onnx"), Provider::Cpu).unwrap().decision().input;
+        assert_eq!(input, architecture.default_input());
+        assert_eq!(input.resize, Resize { fit: Fit::Crop { share }, filter });
+        let args =
+            ["import", "w.safetensors", "m.onnx", "--threshold", "1", "--size", "48", "--mean", "0,0.5,1"];
+        stdout(&toolkit(at, &args));
+        let found = Scorer::open(at.join("m.onnx"), Provider::Cpu).unwrap().decision().input;
+        assert_eq!(found, Input { height: 48, width: 48, mean: [0.0, 0.5, 1.0], ..input });
+        let refused = toolkit(at, &["import", "w.safetensors", "m.onnx", "--threshold", "1", "--size", "24"]);
+        assert!(error(&refused).contains("size = 24x24: must be at least 32"), "{}", error(&refused));
+    }
 }
 
 /// CIFAR-10's layout with images of the formula: 40 for training and 20 for testing.
