@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare the toolkit with timm in PyTorch eager on photographs, from JPEG files to features, weights and metrics.
 
-    python3 benches/photographs.py TOOLKIT KNOWN UNKNOWN BACKBONE [--rounds N] [--size N]
+    python3 benches/photographs.py TOOLKIT KNOWN UNKNOWN BACKBONE [--rounds N] [--size N] [--task NAME]
 
 KNOWN has folders train/CLASS and test/CLASS, BACKBONE are weights of an EfficientNet-Lite0. Each round runs, one after
 the other on all CPU threads:
@@ -122,6 +122,7 @@ def main() -> None:
         parser.add_argument(name, type=lambda path: Path(path).resolve())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--task", action="append", choices=["features", "training", "evaluation"])
     args = parser.parse_args()
 
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, timm {timm.__version__}, {args.size} pixels")
@@ -145,10 +146,10 @@ def main() -> None:
             "training": lambda *how: timm_training(args.known / "train", args.size, *how),
             "evaluation": lambda *how: timm_features(tests, args.size, *how),
         }
-        for task, run in ours.items():
+        for task in args.task or ours:
             ratios = []
             for number in range(args.rounds):
-                speed = run(number)
+                speed = ours[task](number)
                 others = {how: theirs[task](*how) for how in product((0, 2), (False, True))}
                 ratios.append(speed / max(others.values()))
                 named = ", ".join(
