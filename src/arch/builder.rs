@@ -56,10 +56,7 @@ impl Builder {
             assert!(is_free, "the layer name `{name}` is taken");
             assert!(inputs.iter().all(|&input| input < index), "`{name}` reads a later layer");
         }
-        let mut readers = vec![0; self.layers.len()];
-        for &input in self.layers.iter().flat_map(|layer| &layer.inputs) {
-            readers[input] += 1;
-        }
+        let readers = super::readers(&self.layers);
         for index in 0..self.layers.len() {
             let layer = &self.layers[index];
             let can_overwrite = matches!(layer.op, Op::Relu | Op::Relu6 | Op::Add);

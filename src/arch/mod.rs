@@ -373,9 +373,18 @@ fn at_least_32((height, width): (usize, usize)) -> Result<()> {
     Err(Error::setting("size", format!("{height}x{width}"), "must be at least 32 for this network"))
 }
 
+/// How many layers read the output of each layer.
+pub(crate) fn readers(layers: &[Layer]) -> Vec<usize> {
+    let mut readers = vec![0; layers.len()];
+    for &input in layers.iter().flat_map(|layer| &layer.inputs) {
+        readers[input] += 1;
+    }
+    readers
+}
+
 /// The layers of a network in order of evaluation: for each, the last layer that reads its output, or the number of
 /// layers if none does.
-#[cfg(all(feature = "files", feature = "tract"))]
+#[cfg(any(feature = "train", all(feature = "files", feature = "tract")))]
 pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
     let mut last = vec![layers.len(); layers.len()];
     for (index, layer) in layers.iter().enumerate() {

@@ -8,7 +8,7 @@ use super::{
     builder::{Builder, Numbers},
 };
 use crate::{
-    arch::{Conv, Layer, Op},
+    arch::{self, Conv, Layer, Op},
     error::Result,
     image::Input,
     method::{Anchors, RejectionScore},
@@ -84,10 +84,7 @@ const NORMALIZED: &str = "cac/input/normalized";
 /// Adds the layers from the normalised images to `logits`, with batch normalisation folded into convolutions.
 fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<()> {
     let (layers, weights) = &weights::folded(layers, weights)?;
-    let mut readers = vec![0; layers.len()];
-    for &input in layers.iter().flat_map(|layer| &layer.inputs) {
-        readers[input] += 1;
-    }
+    let readers = arch::readers(layers);
     // Layers that end a convolution before a ReLU.
     let mut rectified = Vec::new();
     // The tensor that holds each layer's output.

@@ -75,13 +75,13 @@ pub(super) struct Features {
 }
 
 /// The frozen layers of a network.
-pub(super) struct FrozenLayers<'a, Evaluate> {
+pub(super) struct FrozenLayers<'a, Open> {
     /// Their tensors.
     pub weights: &'a Weights,
     /// The number of features.
     pub width: usize,
-    /// Computes the features `[N, width]` of images `[N, 3, H, W]`.
-    pub evaluate: Evaluate,
+    /// Makes what computes the features `[N, width]` of images `[N, 3, H, W]`; called only where there are none.
+    pub open: Open,
 }
 
 /// The rows that a run needs.
@@ -133,37 +133,40 @@ impl Features {
     ///
     /// # Errors
     /// [`Error::Io`], and those of reading images and of the layers.
-    pub fn of_run(
+    pub fn of_run<Evaluate: Fn(&Array4<u8>) -> Result<Vec<f32>>>(
         batches: &Batches,
-        layers: &FrozenLayers<impl Fn(&Array4<u8>) -> Result<Vec<f32>>>,
+        layers: &FrozenLayers<impl Fn() -> Result<Evaluate>>,
         run: &RunFolder,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Option<Self>> {
         let (blocks, width) = (blocks(batches), layers.width);
         let path = run.features(&key(batches, &blocks, layers.weights));
-        let open = |path: &Path| Self::open(path, blocks.clone(), width, batches);
-        if let Some(features) = open(&path) {
-            return features.map(Some);
-        }
-        for file in run.beside(&path) {
-            if open(&file).is_some() && atomic::link(&file, &path).is_ok() {
+        let open = |path: &Path| Self::open(path, blocks.clone(), width);
+        let found = open(&path).or_else(|| {
+            run.beside(&path).into_iter().find_map(|file| {
+                open(&file)?;
+                atomic::link(&file, &path).ok()?;
                 observe(&Event::FeaturesFound { file });
-                return open(&path).transpose();
-            }
+                open(&path)
+            })
+        });
+        if let Some(features) = found {
+            return features.measured(batches).map(Some);
         }
+        let evaluate = (layers.open)()?;
         let is_done = atomic::write_with(&path, |file| {
             let array = Array { path: &path, file };
-            array.compute(batches, &blocks, layers, stop, observe)
+            array.compute(batches, &blocks, width, evaluate, stop, observe)
         })?;
         if !is_done {
             return Ok(None);
         }
-        open(&path).transpose()
+        open(&path).map(|features| features.measured(batches)).transpose()
     }
 
     /// Opens a file that is whole; `None` if it is not there or damaged.
-    fn open(path: &Path, blocks: Vec<Block>, width: usize, batches: &Batches) -> Option<Result<Self>> {
+    fn open(path: &Path, blocks: Vec<Block>, width: usize) -> Option<Self> {
         let mut file = File::open(path).ok()?;
         let array = npy::open(&mut file).ok()?;
         let rows = blocks.last().map_or(0, |block| block.start + block.images * block.views.len());
@@ -173,9 +176,7 @@ impl Features {
             return None;
         }
         let (path, file) = (path.to_owned(), Mutex::new(file));
-        let mut features =
-            Self { path, file, start, blocks, mean: vec![0.0; width], deviation: vec![1.0; width] };
-        Some(features.measure(batches).map(|()| features))
+        Some(Self { path, file, start, blocks, mean: vec![0.0; width], deviation: vec![1.0; width] })
     }
 
     /// The row of an image in a set.
@@ -204,7 +205,7 @@ impl Features {
     }
 
     /// Sets mean and standard deviation to those of the training images.
-    fn measure(&mut self, batches: &Batches) -> Result<()> {
+    fn measured(mut self, batches: &Batches) -> Result<Self> {
         let known = &self.blocks[0];
         let views = known.views.iter().filter(|&&view| view != View::Scrambled);
         let rows: Vec<usize> = batches
@@ -231,7 +232,7 @@ impl Features {
         let least = if usual > 0.0 { LEAST_DEVIATION * usual } else { 1.0 };
         self.mean = sums.iter().map(|sum| (sum / count) as f32).collect();
         self.deviation = variances.iter().map(|variance| variance.sqrt().max(least) as f32).collect();
-        Ok(())
+        Ok(self)
     }
 
     /// Turns a last layer of standardised features, weight `[C, features]` and bias `[C]`, into one of features.
@@ -260,13 +261,12 @@ impl Array<'_> {
         self,
         batches: &Batches,
         blocks: &[Block],
-        layers: &FrozenLayers<impl Fn(&Array4<u8>) -> Result<Vec<f32>>>,
+        width: usize,
+        evaluate: impl Fn(&Array4<u8>) -> Result<Vec<f32>>,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
         let of_file = |error| Error::io("write", self.path)(error);
-        let FrozenLayers { width, evaluate, .. } = layers;
-        let width = *width;
         let views = |block: &Block| block.images * block.views.len();
         let images: usize = blocks.iter().map(views).sum();
         let dtype = DType::Plain("<f4".parse().expect("a NumPy type"));
@@ -283,7 +283,7 @@ impl Array<'_> {
                         return Ok(false);
                     }
                     let of_views =
-                        images_of_views?.iter().map(evaluate).collect::<Result<Vec<Vec<f32>>>>()?;
+                        images_of_views?.iter().map(&evaluate).collect::<Result<Vec<Vec<f32>>>>()?;
                     for image in 0..of_views[0].len() / width {
                         for features in &of_views {
                             let row = &features[image * width..][..width];

@@ -72,15 +72,26 @@ impl Frozen {
         }
     }
 
-    /// The network on a device, in evaluation mode, with the store that owns its parameters; the last layer is not that of
-    /// the run.
-    fn network(&self, device: tch::Device, input: &Input) -> Result<(nn::VarStore, Network)> {
-        let (mut layers, weights) = folded(&self.layers[..self.layers.len() - 1], &self.backbone)?;
+    fn below(&self) -> &[Layer] {
+        &self.layers[..self.layers.len() - 1]
+    }
+
+    /// Copies the tensors of the layers below the last.
+    fn keep(&mut self, weights: &Weights) -> Result<()> {
+        let parameters: Vec<_> = self.below().iter().flat_map(Layer::parameters).collect();
+        for (name, shape) in parameters {
+            self.backbone.insert(&name, &shape, weights.values(&name, &shape)?.to_vec());
+        }
+        Ok(())
+    }
+
+    /// The network on a device, in evaluation mode; the last layer is not that of the run.
+    fn network(&self, device: tch::Device, input: &Input) -> Result<Network> {
+        let (mut layers, weights) = folded(self.below(), &self.backbone)?;
         layers.push(Layer { inputs: vec![layers.len() - 1], ..self.last().clone() });
-        let store = nn::VarStore::new(device);
-        let mut network = Network::new(&store, layers, input).map_err(torch)?;
+        let mut network = Network::new(&nn::VarStore::new(device), layers, input).map_err(torch)?;
         network.load(&weights, "", true)?;
-        Ok((store, network))
+        Ok(network)
     }
 }
 
@@ -126,21 +137,11 @@ impl<'a> Learner<'a> {
 
     /// Loads the backbone, if there is one.
     pub fn begin(&mut self) -> Result<()> {
-        let TrainSettings { backbone, input, .. } = self.settings;
-        let load = |network: &mut Network| match backbone {
-            Some(backbone) => network.load(&Weights::read(&backbone.file)?.network()?, "", true),
-            None => Ok(()),
-        };
-        match &mut self.frozen {
-            None => load(&mut self.network)?,
-            Some(frozen) => {
-                let store = nn::VarStore::new(tch::Device::Cpu);
-                let mut network = Network::new(&store, frozen.layers.clone(), input).map_err(torch)?;
-                load(&mut network)?;
-                network.save(&mut frozen.backbone, "").map_err(torch)?;
-                for (name, _) in frozen.last().parameters() {
-                    frozen.backbone.remove(&name);
-                }
+        if let Some(backbone) = &self.settings.backbone {
+            let weights = Weights::read(&backbone.file)?.network()?;
+            match &mut self.frozen {
+                None => self.network.load(&weights, "", true)?,
+                Some(frozen) => frozen.keep(&weights)?,
             }
         }
         match &mut self.ema {
@@ -160,12 +161,16 @@ impl<'a> Learner<'a> {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
         let Some(frozen) = &self.frozen else { return Ok(true) };
-        let (_store, network) = frozen.network(self.store.device(), &self.settings.input)?;
-        let evaluate = |images: &Array4<u8>| {
-            let features = || network::floats(&network.features(&self.to_tensor(images.view())?, None)?);
-            tch::no_grad(features).map_err(torch)
+        let learner = &*self;
+        let open = || {
+            let network = frozen.network(learner.store.device(), &learner.settings.input)?;
+            Ok(move |images: &Array4<u8>| {
+                let features =
+                    || network::floats(&network.features(&learner.to_tensor(images.view())?, None)?);
+                tch::no_grad(features).map_err(torch)
+            })
         };
-        let layers = FrozenLayers { weights: &frozen.backbone, width: frozen.width(), evaluate };
+        let layers = FrozenLayers { weights: &frozen.backbone, width: frozen.width(), open };
         let features = Features::of_run(self.batches, &layers, run, stop, observe)?;
         let is_done = features.is_some();
         if let Some(frozen) = &mut self.frozen {
@@ -318,10 +323,7 @@ impl<'a> Learner<'a> {
     /// Restores the network and its EMA from a state.
     pub fn load(&mut self, tensors: &Weights) -> Result<()> {
         if let Some(frozen) = &mut self.frozen {
-            let below = &frozen.layers[..frozen.layers.len() - 1];
-            for (name, shape) in below.iter().flat_map(Layer::parameters) {
-                frozen.backbone.insert(&name, &shape, tensors.values(&name, &shape)?.to_vec());
-            }
+            frozen.keep(tensors)?;
         }
         self.network.load(tensors, "", false)?;
         match &mut self.ema {

@@ -150,8 +150,12 @@ impl Network {
         } else {
             self.features(images, training)?
         };
-        let [weight, bias] = &self.tensors[self.layers.len() - 1][..] else { unreachable!("two tensors") };
-        features.f_to_kind(self.mean.kind())?.f_linear(weight, Some(bias))
+        self.linear(&features, &self.tensors[self.layers.len() - 1])
+    }
+
+    /// A fully connected layer, with the weight and the bias in `tensors`, in the type of the stored parameters.
+    fn linear(&self, x: &Tensor, tensors: &[Tensor]) -> std::result::Result<Tensor, TchError> {
+        x.f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))
     }
 
     /// The features of images, which the last layer reads, as in [`forward`](Self::forward).
@@ -215,9 +219,7 @@ impl Network {
                     next().f_max_pool2d(kernel, stride, padding, [1, 1], false)?
                 }
                 Op::GlobalAveragePool => next().f_mean_dim(&[2_i64, 3][..], false, None::<Kind>)?,
-                Op::Linear { .. } => {
-                    next().f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))?
-                }
+                Op::Linear { .. } => self.linear(&next(), tensors)?,
             };
             outputs.push(Some(output));
         }

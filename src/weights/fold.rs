@@ -2,7 +2,7 @@
 
 use super::Weights;
 use crate::{
-    arch::{Conv, Layer, Op},
+    arch::{self, Conv, Layer, Op},
     error::Result,
 };
 
@@ -12,10 +12,7 @@ use crate::{
 /// # Errors
 /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
 pub(crate) fn folded(layers: &[Layer], weights: &Weights) -> Result<(Vec<Layer>, Weights)> {
-    let mut readers = vec![0; layers.len()];
-    for &input in layers.iter().flat_map(|layer| &layer.inputs) {
-        readers[input] += 1;
-    }
+    let readers = arch::readers(layers);
     let mut folded = Weights::new(weights.path());
     let mut kept: Vec<Layer> = Vec::with_capacity(layers.len());
     // Where each layer is among those that are kept.

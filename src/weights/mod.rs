@@ -2,7 +2,7 @@
 //! read as safetensors or, with the feature `files`, as PyTorch's `.pt` and `.pth`.
 
 mod find;
-#[cfg(feature = "tract")]
+#[cfg(any(feature = "tract", feature = "train"))]
 mod fold;
 #[cfg(feature = "files")]
 mod published;
@@ -25,7 +25,7 @@ use crate::{
     image::Input,
 };
 
-#[cfg(feature = "tract")]
+#[cfg(any(feature = "tract", feature = "train"))]
 pub(crate) use fold::folded;
 #[cfg(feature = "files")]
 pub use published::Published;
@@ -151,12 +151,6 @@ impl Weights {
     #[cfg(feature = "train")]
     pub(crate) fn insert_from(&mut self, other: &Self) {
         self.tensors.extend(other.tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())));
-    }
-
-    /// Removes a tensor, if it is there.
-    #[cfg(feature = "train")]
-    pub(crate) fn remove(&mut self, name: &str) {
-        self.tensors.remove(name);
     }
 
     /// Adds or replaces a matrix.
