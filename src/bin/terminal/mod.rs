@@ -10,7 +10,7 @@ pub mod weights;
 use std::{fmt, io::ErrorKind, process::ExitCode};
 
 use cac::data::LeftOut;
-pub use parsers::{FitText, Rgb, by_variant, name_of, one_of, pixels};
+pub use parsers::{InputArgs, by_variant, name_of, one_of};
 pub use progress::{Progress, say};
 pub use weights::{SOME_WEIGHTS, StartingWeights};
 

@@ -3,10 +3,13 @@
 use std::str::FromStr;
 
 use cac::{
-    image::Fit,
+    image::{Filter, Fit, Input, Resize},
     method::{Loss, Variant},
 };
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{
+    Args,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -43,7 +46,7 @@ pub fn pixels(text: &str) -> Result<usize, String> {
 /// Values for red, green and blue; `R,G,B` on the command line, the same or an array in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(from = "RgbInFile", into = "[f32; 3]")]
-pub struct Rgb(pub [f32; 3]);
+struct Rgb(pub [f32; 3]);
 
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -82,7 +85,7 @@ impl FromStr for Rgb {
 /// A fit; its text on the command line and in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct FitText(pub Fit);
+struct FitText(Fit);
 
 impl FromStr for FitText {
     type Err = String;
@@ -103,6 +106,53 @@ impl TryFrom<String> for FitText {
 impl From<FitText> for String {
     fn from(FitText(fit): FitText) -> Self {
         fit.to_string()
+    }
+}
+
+/// The input of a network, where it is not that of its weights.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct InputArgs {
+    /// Height and width of the images; by default those of the weights, else of the network family. The weights of the
+    /// official network fix them
+    #[arg(long, value_name = "PIXELS", value_parser = pixels)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<usize>,
+    /// What becomes of an image's proportions: stretch does not keep them; crop keeps them and cuts out the centre, with
+    /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the weights,
+    /// else of the network family
+    #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fit: Option<FitText>,
+    /// Filter that images are resized with; by default that of the weights, else of the network family
+    #[arg(long, value_parser = one_of(&Filter::ALL))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    filter: Option<Filter>,
+    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else of the network
+    /// family
+    #[arg(long, value_name = "R,G,B")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mean: Option<Rgb>,
+    /// Standard deviation of red, green and blue for normalisation; by default that of the weights, else of the network
+    /// family
+    #[arg(long, value_name = "R,G,B")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    std: Option<Rgb>,
+}
+
+impl InputArgs {
+    /// The input with what was given.
+    pub fn applied_to(&self, input: Input) -> Input {
+        let Resize { fit, filter } = input.resize;
+        Input {
+            height: self.size.unwrap_or(input.height),
+            width: self.size.unwrap_or(input.width),
+            mean: self.mean.map_or(input.mean, Rgb::into),
+            std: self.std.map_or(input.std, Rgb::into),
+            resize: Resize {
+                fit: self.fit.map_or(fit, |FitText(fit)| fit),
+                filter: self.filter.unwrap_or(filter),
+            },
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
     data::{DataFolder, Protocol, Role, Split, open_training},
-    image::{Filter, Input},
+    image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     train::{Backbone, TrainSettings},
@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::terminal::{
-    FitText, Rgb, SOME_WEIGHTS, StartingWeights, by_variant,
+    InputArgs, SOME_WEIGHTS, StartingWeights, by_variant,
     data::{KNOWN, UNKNOWN, dataset, set_names, unknown_datasets},
-    name_of, one_of, pixels, say,
+    name_of, one_of, say,
 };
 
 /// The settings of a run.
@@ -92,30 +92,14 @@ pub struct Settings {
     #[arg(long, value_name = "N", default_value_t = Recipe::default().anchor_images)]
     anchor_images: usize,
 
+    /// The input of the network
+    #[command(flatten)]
+    #[serde(flatten)]
+    input: InputArgs,
     /// The network and its sizes
     #[command(flatten)]
     #[serde(flatten)]
     network: Network,
-    /// Height and width that images are resized to; by default those of the backbone, else of the network family
-    #[arg(long, value_name = "PIXELS", value_parser = pixels)]
-    size: Option<usize>,
-    /// What becomes of an image's proportions: stretch does not keep them; crop keeps them and cuts out the centre, with
-    /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the backbone,
-    /// else of the network family
-    #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
-    fit: Option<FitText>,
-    /// Filter that images are resized with; by default that of the backbone, else of the
-    /// network family
-    #[arg(long, value_parser = one_of(&Filter::ALL))]
-    filter: Option<Filter>,
-    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the backbone, else of
-    /// the network family
-    #[arg(long, value_name = "R,G,B")]
-    mean: Option<Rgb>,
-    /// Standard deviation of red, green and blue for normalisation; by default that of the backbone, else of
-    /// the network family
-    #[arg(long, value_name = "R,G,B")]
-    std: Option<Rgb>,
 
     /// Train only the last layer, on features of the others that are computed once; needs a backbone. By default, for a
     /// backbone of photographs, where there are few training images
@@ -359,15 +343,9 @@ impl Settings {
             backbone = Some(Backbone { name, file });
         }
         let architecture = self.network.resolve(found)?;
-        let mut input = input.unwrap_or(architecture.default_input());
+        let input = input.unwrap_or(architecture.default_input());
         let backbone_is_of_photographs = backbone.is_some() && input.height >= PHOTOGRAPHS;
-        if let Some(size) = self.size {
-            (input.height, input.width) = (size, size);
-        }
-        input.resize.fit = self.fit.map_or(input.resize.fit, |FitText(fit)| fit);
-        input.resize.filter = self.filter.unwrap_or(input.resize.filter);
-        input.mean = self.mean.map_or(input.mean, Rgb::into);
-        input.std = self.std.map_or(input.std, Rgb::into);
+        let input = self.input.applied_to(input);
         let data = DataFolder::new(self.data.as_deref());
         let usual = match self.freeze {
             Some(true) => Recipe::of_last_layer(),

@@ -6,7 +6,6 @@ use cac::{
     Provider,
     data::{DataFolder, Protocol, PublishedSet},
     export::{ExportOptions, InputForm, ThresholdRule},
-    image::Filter,
     method::{KEEP, RejectionScore, Variant},
     metrics::Bootstrap,
     model::ModelPrecision,
@@ -17,7 +16,7 @@ use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use ndarray::Array4;
 
 use crate::terminal::{
-    FitText, Rgb, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, pixels, weights::similar,
+    InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, weights::similar,
 };
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
@@ -81,7 +80,7 @@ pub struct TrainArgs {
 #[derive(Args)]
 #[command(after_help = format!("{SOME_WEIGHTS}\nPublished data sets: {}", set_names()))]
 pub struct ImportArgs {
-    /// Weights of a WideResNet or of the official CAC network: a file (.pt, .pth or safetensors), a run
+    /// Weights of a network of a known family: a file (.pt, .pth or safetensors), a run
     /// folder (its best checkpoint) or the name of published weights (see below)
     #[arg(value_name = "FILE|NAME")]
     pub weights: PathBuf,
@@ -120,27 +119,9 @@ pub struct ImportArgs {
     pub variant: Variant,
     #[arg(long, value_name = "X", help = by_variant("Length of the anchors if the file has none", |loss| loss.magnitude))]
     pub magnitude: Option<f64>,
-    /// Height and width of the images; by default those of the weights, else of the network family, and fixed by the
-    /// weights of the official network
-    #[arg(long, value_name = "PIXELS", value_parser = pixels)]
-    pub size: Option<usize>,
-    /// What becomes of an image's proportions: stretch does not keep them; crop keeps them and cuts out the centre, with
-    /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the weights,
-    /// else of the network family
-    #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
-    pub fit: Option<FitText>,
-    /// Filter that images are resized with; by default that of the weights, else of the
-    /// network family
-    #[arg(long, value_parser = one_of(&Filter::ALL))]
-    pub filter: Option<Filter>,
-    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else of
-    /// the network family
-    #[arg(long, value_name = "R,G,B")]
-    pub mean: Option<Rgb>,
-    /// Standard deviation of red, green and blue for normalisation; by default that of the weights, else of
-    /// the network family
-    #[arg(long, value_name = "R,G,B")]
-    pub std: Option<Rgb>,
+    /// The input of the network
+    #[command(flatten)]
+    pub input: InputArgs,
     /// Score, threshold and form of the file
     #[command(flatten)]
     pub file: FileArgs,

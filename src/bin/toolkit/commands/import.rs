@@ -10,7 +10,7 @@ use cac::{
 use super::export;
 use crate::{
     cli::ImportArgs,
-    terminal::{FitText, Progress, Rgb, StartingWeights, data::dataset, say, say_left_out},
+    terminal::{Progress, StartingWeights, data::dataset, say, say_left_out},
 };
 
 /// Converts weights that were trained elsewhere to a model file.
@@ -22,14 +22,10 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         say(format_args!("the weights are those of `{}`", weights.prefix().escape_debug()));
     }
     let network = weights.recognize()?;
-    let mut input = start.input.unwrap_or(network.architecture.default_input());
-    if let Some(size) = network.size.or(args.size) {
+    let mut input = args.input.applied_to(start.input.unwrap_or(network.architecture.default_input()));
+    if let Some(size) = network.size {
         (input.height, input.width) = (size, size);
     }
-    input.resize.fit = args.fit.map_or(input.resize.fit, |FitText(fit)| fit);
-    input.resize.filter = args.filter.unwrap_or(input.resize.filter);
-    input.mean = args.mean.map_or(input.mean, Rgb::into);
-    input.std = args.std.map_or(input.std, Rgb::into);
     let named = (!args.classes.is_empty()).then_some(&args.classes);
     let mut known = None;
     if let Some(folder) = &args.known {
