@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::{
     data::UNKNOWN,
     error::Result,
-    method::{self, RejectionScore},
+    method::{self, Activations, FittedScore, RejectionScore},
     report::{Report, ReportOptions},
     run::{Checkpoint, TestLogits},
 };
@@ -38,6 +38,15 @@ pub struct Evaluation {
     pub skipped: usize,
 }
 
+/// A rejection score that is evaluated.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Evaluated {
+    /// The model's own.
+    Own,
+    /// Another one.
+    Other(FittedScore),
+}
+
 /// The predictions and scores of a model on one set of images.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScoredSet {
@@ -55,6 +64,8 @@ pub struct ScoredSet {
     pub sampled: Vec<usize>,
     /// The logits of these images, `[S, C]`.
     pub logits: Array2<f32>,
+    /// The features of all images, `[N, F]`, if they are kept.
+    pub features: Option<Array2<f32>>,
 }
 
 /// The agreement of two models or runtimes on the same images.
@@ -78,16 +89,29 @@ struct Judgement {
 }
 
 impl Evaluation {
-    /// The test after training, with a rejection score and a threshold on it; `None` without a test.
+    /// The test after training, with a rejection score and a threshold on it; `None` without a test, or without the features
+    /// that the score needs.
     #[must_use]
     pub fn of_checkpoint(
         checkpoint: &Checkpoint,
-        score: RejectionScore,
+        score: &FittedScore,
         threshold: Option<f32>,
     ) -> Option<Self> {
         let TestLogits { known, labels, unknown, skipped } = checkpoint.test.as_ref()?;
+        let needs_features = score.score().of_features().next().is_some();
+        let features = checkpoint.features.as_ref().and_then(|features| features.test.as_ref());
+        if needs_features && features.is_none() {
+            return None;
+        }
+        // In the order of the sets.
+        let mut features = features
+            .filter(|_| needs_features)
+            .into_iter()
+            .flat_map(|(known, unknown)| [known].into_iter().chain(unknown).map(|features| features.view()));
         let sample = Sample::new(checkpoint.anchors.classes(), unknown.len());
-        let set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
+        let mut set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
+            let none = Array2::zeros((logits.nrows(), 0));
+            let features = features.next().unwrap_or(none.view());
             let distances = checkpoint.anchors.distances(logits.view());
             let sampled: Vec<usize> = sample.places(name, logits.nrows()).collect();
             ScoredSet {
@@ -95,14 +119,24 @@ impl Evaluation {
                 images: Vec::new(),
                 truth,
                 predicted: method::nearest(distances.view()),
-                scores: vec![score.rejection(logits.view(), distances.view()).to_vec()],
+                scores: vec![
+                    score
+                        .rejection(&Activations {
+                            features,
+                            logits: logits.view(),
+                            distances: distances.view(),
+                        })
+                        .to_vec(),
+                ],
                 logits: logits.select(Axis(0), &sampled),
                 sampled,
+                features: None,
             }
         };
         let known = set(KNOWN, known, labels.clone());
         let unknown = unknown.iter().map(|(name, logits)| set(name, logits, vec![UNKNOWN; logits.nrows()]));
         let sets = [known].into_iter().chain(unknown).collect();
+        let score = score.score();
         let decision = threshold.map(|threshold| (score, threshold));
         Some(Self { scores: vec![score], decision, sets, skipped: *skipped })
     }
@@ -211,8 +245,16 @@ impl Agreement {
     }
 }
 
-/// Runs the known images and the unknown sets through the model and computes `scores`, or the model's own
-/// score if that is empty. Labels must index the model's classes (see [`Dataset::align`]). Images that cannot be
+/// What [`evaluate`] does with images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EvaluateOptions {
+    /// Leave out images that cannot be read.
+    pub skip_broken: bool,
+    /// Keep the features of all images.
+    pub keep_features: bool,
+}
+
+/// Runs the known images and the unknown sets through the model and computes `scores`. Labels must index the model's classes (see [`Dataset::align`]). Images that cannot be
 /// read are left out if `skip_broken` is set. `progress` receives the number of images done.
 ///
 /// # Errors
@@ -222,12 +264,11 @@ pub fn evaluate(
     scorer: &Scorer,
     known: &Dataset,
     unknown: &[UnknownSet],
-    scores: &[RejectionScore],
-    skip_broken: bool,
+    scores: &[Evaluated],
+    options: EvaluateOptions,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let own = scorer.decision().score;
-    let scores = if scores.is_empty() { vec![own] } else { scores.to_vec() };
     let (mut done, mut errors) = (0, Vec::new());
     let classes = scorer.decision().classes.len();
     let sample = Sample::new(classes, unknown.len());
@@ -248,12 +289,20 @@ pub fn evaluate(
                     set.logits.push_row(batch.outputs.logits.row(row)).expect("one logit per class");
                 }
             }
-            for (values, &score) in set.scores.iter_mut().zip(&scores) {
-                if score == own {
-                    values.extend(&batch.outputs.score);
-                } else {
-                    values
-                        .extend(score.rejection(batch.outputs.logits.view(), batch.outputs.distances.view()));
+            if let (true, Some(found)) = (options.keep_features, &batch.outputs.features) {
+                let all = set.features.get_or_insert_with(|| Array2::zeros((0, found.ncols())));
+                all.append(Axis(0), found.view()).expect("one row per image");
+            }
+            let none = Array2::zeros((batch.outputs.score.len(), 0));
+            let activations = Activations {
+                features: batch.outputs.features.as_ref().unwrap_or(&none).view(),
+                logits: batch.outputs.logits.view(),
+                distances: batch.outputs.distances.view(),
+            };
+            for (values, score) in set.scores.iter_mut().zip(scores) {
+                match score {
+                    Evaluated::Own => values.extend(&batch.outputs.score),
+                    Evaluated::Other(score) => values.extend(score.rejection(&activations)),
                 }
             }
             set.predicted.extend(&batch.outputs.label);
@@ -269,27 +318,45 @@ pub fn evaluate(
     for set in unknown {
         sets.push(score_all(&set.name, &set.images)?);
     }
-    if !errors.is_empty() && !skip_broken {
+    if !errors.is_empty() && !options.skip_broken {
         return Err(Error::BrokenImages { errors });
     }
+    let scores = scores.iter().map(|score| match score {
+        Evaluated::Own => own,
+        Evaluated::Other(score) => score.score(),
+    });
+    let scores = scores.collect();
     Ok(Evaluation { scores, decision: Some((own, scorer.threshold())), sets, skipped: errors.len() })
 }
 
-/// The logits `[N, C]` of a data set's images, in order. `progress` receives the number of images of each
-/// finished batch.
+/// The logits `[N, C]` and features `[N, F]` of a data set's images, in order; no columns of features if the model does not
+/// have them as an output. `progress` receives the number of images of each finished batch.
 ///
 /// # Errors
 /// [`Error::BrokenImages`], with all images that cannot be read, and those of [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
-pub fn logits(scorer: &Scorer, images: &Dataset, mut progress: impl FnMut(usize)) -> Result<Array2<f32>> {
+pub fn activations(
+    scorer: &Scorer,
+    images: &Dataset,
+    mut progress: impl FnMut(usize),
+) -> Result<(Array2<f32>, Array2<f32>)> {
     let mut logits = Array2::zeros((0, scorer.decision().classes.len()));
+    let mut features: Option<Array2<f32>> = None;
     let mut errors = Vec::new();
     run(scorer, images, |batch| {
         logits.append(Axis(0), batch.outputs.logits.view()).expect("one row per image");
+        if let Some(found) = &batch.outputs.features {
+            let all = features.get_or_insert_with(|| Array2::zeros((0, found.ncols())));
+            all.append(Axis(0), found.view()).expect("one row per image");
+        }
         progress(batch.indices.len());
         errors.extend(batch.errors);
     })?;
-    if errors.is_empty() { Ok(logits) } else { Err(Error::BrokenImages { errors }) }
+    if !errors.is_empty() {
+        return Err(Error::BrokenImages { errors });
+    }
+    let features = features.unwrap_or_else(|| Array2::zeros((logits.nrows(), 0)));
+    Ok((logits, features))
 }
 
 /// The outputs for the images of a batch that can be read.

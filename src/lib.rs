@@ -32,12 +32,12 @@
 //! # The method on its own
 //!
 //! ```
-//! use cac::method::{Anchors, RejectionScore, nearest};
+//! use cac::method::{Anchors, LogitScore, nearest};
 //!
 //! // Logits of two images: one near the anchor of class 0, one near no anchor.
 //! let logits = ndarray::arr2(&[[9.0, 1.0, 0.0], [2.0, 3.0, 2.0]]);
 //! let distances = Anchors::fixed(3, 10.0).distances(logits.view());
-//! let scores = RejectionScore::Cac.rejection(logits.view(), distances.view());
+//! let scores = LogitScore::Cac.rejection(logits.view(), distances.view());
 //! assert_eq!(nearest(distances.view()), [0, 1]);
 //! assert!(scores[0] < 0.1 && scores[1] > 2.5, "larger = more likely unknown");
 //! ```
@@ -46,12 +46,13 @@
 //!
 //! | feature | what it adds | native libraries |
 //! |---|---|---|
-//! | `tract` | [`Scorer`] and [`eval`] on the CPU in pure Rust; [`export`] | none |
+//! | `tract` | [`Scorer`] and [`eval`] on the CPU in pure Rust | none |
 //! | `onnxruntime` | [`Scorer`] and [`eval`] with the other providers | libonnxruntime, at run time |
+//! | `export` | [`export`], [`import`] and [`fit`]: the writing of model files; includes `tract` and `files` | none |
 //! | `files` | [`files::scores`], weights in PyTorch's format, published weights and data sets by name, data sets in pickles and arrays of NumPy | none |
 //! | `parquet` | data sets in Parquet | none |
 //! | `report` | [`report::Page`]: results to look at, as HTML, SVG and PNG; includes `tract` and `files` | none |
-//! | `cli` (default) | the program `toolkit`; includes `onnxruntime` and `report` | as above |
+//! | `cli` (default) | the program `toolkit`; includes `export`, `onnxruntime` and `report` | as above |
 //! | `train` | [`train`]; with `cli` the program `toolkit-train`; includes `files` | libtorch, at build and run time |
 //!
 //! A program that only scores needs `default-features = false, features = ["tract"]` or `["onnxruntime"]`.
@@ -65,11 +66,13 @@ pub mod arch;
 pub mod data;
 mod error;
 pub mod eval;
-#[cfg(feature = "tract")]
+#[cfg(feature = "export")]
 pub mod export;
 pub mod files;
+#[cfg(feature = "export")]
+pub mod fit;
 pub mod image;
-#[cfg(all(feature = "files", feature = "tract"))]
+#[cfg(feature = "export")]
 pub mod import;
 pub mod method;
 pub mod metrics;

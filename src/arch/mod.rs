@@ -395,6 +395,25 @@ pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
     last
 }
 
+/// The index of the layer whose output are the features: what the last layer reads, dropout aside.
+pub(crate) fn features(layers: &[Layer]) -> usize {
+    let mut index = layers.len() - 1;
+    loop {
+        index = layers[index].inputs[0];
+        if !matches!(layers[index].op, Op::Dropout(_) | Op::DropoutChannels(_)) {
+            return index;
+        }
+    }
+}
+
+/// The number of features: of values that the last layer reads.
+pub(crate) fn feature_count(layers: &[Layer]) -> usize {
+    match layers.last().map(|layer| &layer.op) {
+        Some(&Op::Linear { inputs, .. }) => inputs,
+        _ => unreachable!("the last layer is linear"),
+    }
+}
+
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&(self.family.title)(self))

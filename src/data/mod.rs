@@ -13,6 +13,7 @@ mod noise;
 mod numpy;
 mod parquet;
 mod protocol;
+mod stand_ins;
 mod svhn;
 mod tiny_imagenet;
 
@@ -45,6 +46,7 @@ pub use layout::{exists, layouts};
 pub use loader::prefetch;
 pub use noise::Noise;
 pub use protocol::Protocol;
+pub use stand_ins::StandIn;
 
 /// The label of images that belong to no known class.
 pub const UNKNOWN: i64 = -1;
@@ -84,6 +86,9 @@ impl fmt::Display for Split {
 const HELD_OUT_TEST_SEED: u64 = 0;
 
 /// Labelled images, all resized to one input. An image is decoded at every access unless it is
+/// The number of images of which stand-ins are made together.
+pub(crate) const STAND_INS_AT_ONCE: usize = 64;
+
 /// [kept](Dataset::keep).
 #[derive(Debug, Clone)]
 pub struct Dataset {
@@ -565,6 +570,33 @@ impl Dataset {
         order.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let is_held_out: HashSet<usize> = order[..count].iter().map(|&(_, index)| index).collect();
         Ok((0..self.len()).partition(|index| is_held_out.contains(index)))
+    }
+
+    /// Stand-ins of a kind, `[N, 3, H, W]`, for N images of at most [`STAND_INS_AT_ONCE`].
+    ///
+    /// # Errors
+    /// Those of [`batch`](Self::batch).
+    pub(crate) fn stand_ins(&self, kind: StandIn, indices: &[usize]) -> Result<Array4<u8>> {
+        Ok(kind.of(self.batch(indices)?.view(), indices.first().map_or(0, |&index| index as u64)))
+    }
+
+    /// Draws `count` images at random with a seed, but leaves one of each class. Returns their indices and those of the
+    /// rest, both ascending. Fewer are drawn if there are not so many.
+    #[must_use]
+    pub fn draw_leaving_classes(&self, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+        let mut left: HashMap<i64, usize> = HashMap::new();
+        for &label in &self.labels {
+            *left.entry(label).or_default() += 1;
+        }
+        let mut drawn = HashSet::new();
+        for index in shuffled(self.len(), seed) {
+            let left = left.get_mut(&self.labels[index]).expect("each label was counted");
+            if drawn.len() < count && *left > 1 {
+                *left -= 1;
+                drawn.insert(index);
+            }
+        }
+        (0..self.len()).partition(|index| drawn.contains(index))
     }
 
     /// Draws `count` images at random with a seed. Returns their indices and those of the rest, both

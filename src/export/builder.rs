@@ -54,6 +54,17 @@ impl Builder {
         name.to_owned()
     }
 
+    /// Adds a node that finds the `count` smallest values of each row, in any order, and returns the name of their tensor.
+    pub(super) fn smallest(&mut self, name: &str, input: &str, count: usize) -> String {
+        let [wanted, places] = ["count", "places"].map(|part| format!("{name}/{part}"));
+        self.ints(&wanted, &[count as i64]);
+        let attributes =
+            vec![Attribute::int("axis", 1), Attribute::int("largest", 0), Attribute::int("sorted", 1)];
+        self.node("TopK", name, &[input, &wanted], attributes);
+        self.graph.node.last_mut().expect("just added").output.push(places);
+        name.to_owned()
+    }
+
     /// Adds a node that splits its first input along axis 0 into parts of the lengths in the second.
     pub(super) fn split(&mut self, name: &str, inputs: &[&str; 2], outputs: &[String]) {
         self.node("Split", name, inputs, vec![Attribute::int("axis", 0)]);
@@ -94,9 +105,15 @@ impl Builder {
 
     /// Adds the weights of a layer as the float32 tensor `name`.
     pub(super) fn weights(&mut self, name: &str, shape: &[usize], values: &[f32]) {
-        if !matches!(self.numbers, Numbers::Float16) {
-            return self.floats(name, shape, values);
+        if matches!(self.numbers, Numbers::Float16) {
+            self.halves(name, shape, values);
+        } else {
+            self.floats(name, shape, values);
         }
+    }
+
+    /// Adds the float32 tensor `name`, which is stored as float16.
+    pub(super) fn halves(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         let stored = format!("{name}.half");
         self.constant(&stored, shape, element::FLOAT16, values, |value| {
             half::f16::from_f32(value).to_le_bytes()

@@ -1,21 +1,16 @@
-//! The ONNX graph: preprocessing, the layers of [`arch`](crate::arch) under their own names, and the CAC
-//! head.
-
-use ndarray::Array2;
+//! The ONNX graph: preprocessing, the layers of [`arch`](crate::arch) under their own names, and the
+//! [head](Head) that decides.
 
 use super::{
     ExportOptions, InputForm,
     builder::{Builder, Numbers},
+    head::Head,
 };
 use crate::{
     arch::{self, Conv, Layer, Op},
     error::Result,
     image::Input,
-    method::{Anchors, RejectionScore},
-    model::{
-        Decision,
-        proto::{Attribute, Graph, element},
-    },
+    model::proto::{Attribute, Graph, element},
     run::Checkpoint,
     weights::{self, Weights},
 };
@@ -23,14 +18,14 @@ use crate::{
 /// The whole graph of a model.
 pub(super) fn graph(
     checkpoint: &Checkpoint,
-    decision: &Decision,
+    head: &Head,
     options: &ExportOptions,
     numbers: Numbers,
 ) -> Result<Graph> {
     let mut graph = Builder::new(numbers);
-    input(&mut graph, &decision.input, options);
+    input(&mut graph, &checkpoint.facts.input, options);
     network(&mut graph, &checkpoint.facts.layers()?, &checkpoint.network)?;
-    head(&mut graph, decision, &checkpoint.anchors, options.batch);
+    head.add_to(&mut graph, options);
     Ok(graph.finish("cac"))
 }
 
@@ -81,16 +76,22 @@ fn input(graph: &mut Builder, input: &Input, options: &ExportOptions) {
 /// The name of the normalised images.
 const NORMALIZED: &str = "cac/input/normalized";
 
-/// Adds the layers from the normalised images to `logits`, with batch normalisation folded into convolutions.
+/// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded into
+/// convolutions.
 fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<()> {
     let (layers, weights) = &weights::folded(layers, weights)?;
     let readers = arch::readers(layers);
+    let features = arch::features(layers);
     // Layers that end a convolution before a ReLU.
     let mut rectified = Vec::new();
     // The tensor that holds each layer's output.
     let mut outputs: Vec<String> = Vec::with_capacity(layers.len());
     for (index, layer) in layers.iter().enumerate() {
-        let name = if index + 1 == layers.len() { "logits" } else { &layer.name };
+        let name = match index {
+            _ if index + 1 == layers.len() => "logits",
+            _ if index == features => "features",
+            _ => &layer.name,
+        };
         let inputs: Vec<&str> = layer.inputs.iter().map(|&input| outputs[input].as_str()).collect();
         let output = match layer.op {
             Op::Input => NORMALIZED.to_owned(),
@@ -200,124 +201,4 @@ fn convolution(
         attributes.push(Attribute::int("group", conv.groups as i64));
     }
     Ok(graph.convolution(name, input, (&weight, &shape, kernels), (&bias, shifts), attributes))
-}
-
-/// Adds distances, score, label and verdict. The outputs and the tensors that other tools may edit have plain
-/// names. All other names start with [`HEAD`](crate::arch::HEAD), so that no layer can clash with them.
-fn head(graph: &mut Builder, decision: &Decision, anchors: &Anchors, batch: Option<usize>) {
-    let classes = anchors.classes();
-    let axis = || Attribute::int("axis", 1);
-    let reduced = || vec![Attribute::ints("axes", &[1]), Attribute::int("keepdims", 0)];
-    match anchors {
-        &Anchors::Fixed { magnitude, .. } if classes > MATRIX_CLASSES => distances_to_fixed(graph, magnitude),
-        anchors => distances_to_rows(graph, &anchors.to_rows()),
-    }
-    graph.node("Sqrt", "distances", &["cac/distances/squared"], vec![]);
-    let products = |graph: &mut Builder, distances: &str| {
-        graph.floats("cac/one", &[], &[1.0]);
-        graph.node("Neg", "cac/closeness", &[distances], vec![]);
-        graph.node("Softmax", "cac/softmin", &["cac/closeness"], vec![axis()]);
-        graph.node("Sub", "cac/softmin/others", &["cac/one", "cac/softmin"], vec![]);
-        graph.node("Mul", "cac/rejection", &[distances, "cac/softmin/others"], vec![]);
-    };
-    match decision.score {
-        RejectionScore::Cac => {
-            products(graph, "distances");
-            graph.node("ReduceMin", "score", &["cac/rejection"], reduced());
-        }
-        RejectionScore::MinDistance => {
-            graph.node("ReduceMin", "score", &["distances"], reduced());
-        }
-        RejectionScore::PytorchOod => {
-            products(graph, "cac/distances/squared");
-            graph.node("ReduceMax", "cac/rejection/greatest", &["cac/rejection"], reduced());
-            graph.node("Neg", "score", &["cac/rejection/greatest"], vec![]);
-        }
-        RejectionScore::Msp => {
-            graph.node("Softmax", "cac/softmax", &["logits"], vec![axis()]);
-            graph.node("ReduceMax", "cac/softmax/greatest", &["cac/softmax"], reduced());
-            graph.node("Neg", "score", &["cac/softmax/greatest"], vec![]);
-        }
-        RejectionScore::MaxLogit => {
-            graph.node("ReduceMax", "cac/logits/greatest", &["logits"], reduced());
-            graph.node("Neg", "score", &["cac/logits/greatest"], vec![]);
-        }
-        RejectionScore::Energy { temperature } => {
-            graph.floats("cac/temperature", &[], &[temperature]);
-            graph.node("Div", "cac/logits/cooled", &["logits", "cac/temperature"], vec![]);
-            // max log_softmax(z) = max z - log sum exp z.
-            graph.node("LogSoftmax", "cac/softmax/log", &["cac/logits/cooled"], vec![axis()]);
-            graph.node("ReduceMax", "cac/softmax/log/greatest", &["cac/softmax/log"], reduced());
-            graph.node("ReduceMax", "cac/logits/greatest", &["cac/logits/cooled"], reduced());
-            let parts = ["cac/softmax/log/greatest", "cac/logits/greatest"];
-            graph.node("Sub", "cac/energy", &parts, vec![]);
-            graph.node("Mul", "score", &["cac/energy", "cac/temperature"], vec![]);
-        }
-    }
-    graph.node("ArgMin", "label", &["distances"], vec![axis(), Attribute::int("keepdims", 0)]);
-    // A NaN score must be unknown, so the comparison is negated.
-    let threshold = decision.threshold.as_ref().map_or(f32::INFINITY, |threshold| threshold.value);
-    graph.floats("threshold", &[], &[threshold]);
-    graph.node("LessOrEqual", "cac/known", &["score", "threshold"], vec![]);
-    graph.node("Not", "unknown", &["cac/known"], vec![]);
-    graph.output("logits", element::FLOAT, &[batch, Some(classes)]);
-    graph.output("distances", element::FLOAT, &[batch, Some(classes)]);
-    graph.output("score", element::FLOAT, &[batch]);
-    graph.output("label", element::INT64, &[batch]);
-    graph.output("unknown", element::BOOL, &[batch]);
-}
-
-/// The largest number of classes for which fixed anchors are written as a matrix.
-const MATRIX_CLASSES: usize = 256;
-
-/// The number of anchors whose offsets to the logits are in memory at the same time.
-const BLOCK: usize = 256;
-
-/// Adds the squared distances to fixed anchors, in time and memory linear in the number of classes: the sum of
-/// z² before and behind class c, plus (z_c - magnitude)².
-fn distances_to_fixed(graph: &mut Builder, magnitude: f32) {
-    graph.floats("magnitude", &[], &[magnitude]);
-    graph.scalar("cac/axis", 1);
-    graph.node("Mul", "cac/logits/squared", &["logits", "logits"], vec![]);
-    let sums = [("cac/logits/before", 0), ("cac/logits/behind", 1)].map(|(name, reverse)| {
-        let attributes = vec![Attribute::int("exclusive", 1), Attribute::int("reverse", reverse)];
-        graph.node("CumSum", name, &["cac/logits/squared", "cac/axis"], attributes)
-    });
-    graph.node("Sub", "cac/offsets", &["logits", "magnitude"], vec![]);
-    graph.node("Mul", "cac/offsets/squared", &["cac/offsets", "cac/offsets"], vec![]);
-    graph.node("Add", "cac/distances/others", &[&sums[0], &sums[1]], vec![]);
-    graph.node("Add", "cac/distances/squared", &["cac/distances/others", "cac/offsets/squared"], vec![]);
-}
-
-/// Adds the squared distances to anchors given as rows.
-fn distances_to_rows(graph: &mut Builder, rows: &Array2<f32>) {
-    let classes = rows.nrows();
-    graph.floats("anchors", &[classes, classes], &rows.iter().copied().collect::<Vec<_>>());
-    graph.ints("cac/row", &[1]);
-    graph.ints("cac/last", &[2]);
-    graph.node("Unsqueeze", "cac/logits", &["logits", "cac/row"], vec![]);
-    let squared = |graph: &mut Builder, suffix: &str, anchors: &str| {
-        let [offsets, squares] = ["offsets", "offsets/squared"].map(|part| format!("cac/{part}{suffix}"));
-        graph.node("Sub", &offsets, &["cac/logits", anchors], vec![]);
-        graph.node("Mul", &squares, &[&offsets, &offsets], vec![]);
-        let sum = vec![Attribute::int("keepdims", 0)];
-        graph.node("ReduceSum", &format!("cac/distances/squared{suffix}"), &[&squares, "cac/last"], sum)
-    };
-    if classes <= BLOCK {
-        squared(graph, "", "anchors");
-        return;
-    }
-    // All offsets at once would be [N, C, C].
-    let lengths: Vec<i64> =
-        (0..classes).step_by(BLOCK).map(|from| BLOCK.min(classes - from) as i64).collect();
-    let blocks: Vec<String> = (0..lengths.len()).map(|block| format!("cac/anchors/{block}")).collect();
-    graph.ints("cac/anchors/lengths", &lengths);
-    graph.split("cac/anchors", &["anchors", "cac/anchors/lengths"], &blocks);
-    let parts: Vec<String> = blocks
-        .iter()
-        .enumerate()
-        .map(|(block, anchors)| squared(graph, &format!("/{block}"), anchors))
-        .collect();
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    graph.node("Concat", "cac/distances/squared", &parts, vec![Attribute::int("axis", 1)]);
 }

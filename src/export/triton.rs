@@ -103,6 +103,20 @@ fn config(name: &str, file: &ModelFile) -> String {
         Some(batch) => format!("dims: [ {batch} ]"),
         None => "dims: [ 1 ] reshape: { shape: [ ] }".to_owned(),
     };
+    let further: String = file
+        .outputs
+        .iter()
+        .filter_map(|(name, width)| {
+            let width = width.map_or("-1".to_owned(), |width| width.to_string());
+            let (kind, dims) = match name.as_str() {
+                "p_value" => ("FP32", column.clone()),
+                "features" => ("FP32", format!("dims: [ {batch}{width} ]")),
+                "unknown_at" => ("BOOL", format!("dims: [ {batch}{width} ]")),
+                _ => return None,
+            };
+            Some(format!(",\n  {{ name: \"{name}\" data_type: TYPE_{kind} {dims} }}"))
+        })
+        .collect();
     let batching =
         if max_batch > 0 { "dynamic_batching { max_queue_delay_microseconds: 1000 }\n" } else { "" };
     format!(
@@ -117,7 +131,7 @@ output [
   {{ name: "distances" data_type: TYPE_FP32 dims: [ {batch}{classes} ] }},
   {{ name: "score" data_type: TYPE_FP32 {column} }},
   {{ name: "label" data_type: TYPE_INT64 {column} }},
-  {{ name: "unknown" data_type: TYPE_BOOL {column} }}
+  {{ name: "unknown" data_type: TYPE_BOOL {column} }}{further}
 ]
 {batching}"#
     )

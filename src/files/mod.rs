@@ -8,6 +8,8 @@ pub(crate) mod cache;
 pub(crate) mod checksum;
 #[cfg(feature = "files")]
 pub(crate) mod download;
+#[cfg(feature = "export")]
+pub mod features;
 pub(crate) mod kind;
 #[cfg(feature = "files")]
 pub(crate) mod npy;

@@ -81,7 +81,7 @@ fn is_npz(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
 }
 
-fn broken(path: &Path, reason: impl ToString) -> Error {
+pub(super) fn broken(path: &Path, reason: impl ToString) -> Error {
     Error::ScoreFile { path: path.to_owned(), reason: reason.to_string() }
 }
 
@@ -200,12 +200,12 @@ fn whole(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
 }
 
-type Numbers<'a> = Box<dyn Iterator<Item = Result<f64>> + 'a>;
+pub(super) type Numbers<'a> = Box<dyn Iterator<Item = Result<f64>> + 'a>;
 
 /// An array, whose values are read one by one in the order in memory.
-struct Array<'a> {
+pub(super) struct Array<'a> {
     name: &'a str,
-    shape: Vec<u64>,
+    pub(super) shape: Vec<u64>,
     order: Order,
     values: Numbers<'a>,
 }
@@ -213,7 +213,7 @@ struct Array<'a> {
 impl<'a> Array<'a> {
     /// The values, in C order if it is asked for: the last axis is fastest. Then an array in Fortran order is
     /// read into memory.
-    fn in_order(self, is_c: bool, path: &Path) -> Result<Numbers<'a>> {
+    pub(super) fn in_order(self, is_c: bool, path: &Path) -> Result<Numbers<'a>> {
         if !is_c || self.order == Order::C {
             return Ok(self.values);
         }
@@ -229,7 +229,7 @@ impl<'a> Array<'a> {
 }
 
 /// The array with this name, if there is one.
-fn array<'a>(
+pub(super) fn array<'a>(
     path: &'a Path,
     archive: &'a mut ZipArchive<BufReader<File>>,
     name: &'a str,
@@ -353,7 +353,7 @@ fn npz(names: &[String], sets: &[ScoredSet]) -> std::io::Result<Vec<u8>> {
 }
 
 /// A numeric array as an NPY file.
-fn npy<T: npyz::AutoSerialize>(values: Vec<T>) -> std::io::Result<Vec<u8>> {
+pub(super) fn npy<T: npyz::AutoSerialize>(values: Vec<T>) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let options = npyz::WriteOptions::new().default_dtype().shape(&[values.len() as u64]);
     let mut writer = options.writer(&mut bytes).begin_nd()?;
@@ -379,7 +379,7 @@ fn texts(values: &[&String]) -> std::io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::RejectionScore;
+    use crate::method::{LogitScore, RejectionScore};
 
     type Owned = (String, i64, Option<i64>, f64);
 
@@ -411,7 +411,7 @@ mod tests {
     fn written_files_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let written = evaluation(
-            &[RejectionScore::Cac, RejectionScore::MaxLogit],
+            &[LogitScore::Cac.into(), LogitScore::MaxLogit.into()],
             vec![
                 set("known", &[2, 0], &[&[0.1, f32::INFINITY], &[-1.0, -2.0]]),
                 set("far, out", &[-1], &[&[0.25], &[-0.5]]),
@@ -551,7 +551,7 @@ mod tests {
             assert!(all(&path, "score").unwrap_err().to_string().contains("is not numeric"));
         }
         let mut known = set("known", &[0; 50], &[&[1.0; 50]]);
-        write(&path, &evaluation(&[RejectionScore::Cac], vec![known.clone()])).unwrap();
+        write(&path, &evaluation(&[LogitScore::Cac.into()], vec![known.clone()])).unwrap();
         let error = all(&path, "msp").unwrap_err().to_string();
         assert!(error.contains("no array `msp`, only `image`, `label`, `prediction`, `score`"), "{error}");
         let bytes = std::fs::read(&path).unwrap();
@@ -560,7 +560,7 @@ mod tests {
             assert!(matches!(all(&path, "score"), Err(Error::ScoreFile { .. })), "{length} bytes");
         }
         known.truth.pop();
-        write(&path, &evaluation(&[RejectionScore::Cac], vec![known])).unwrap();
+        write(&path, &evaluation(&[LogitScore::Cac.into()], vec![known])).unwrap();
         let error = all(&path, "score").unwrap_err().to_string();
         assert!(error.contains("its arrays differ in shape: `score` [50], `label` [49]"), "{error}");
     }

@@ -5,13 +5,13 @@ mod reference;
 use ndarray::{Array2, Axis};
 
 use crate::{
-    data::{Dataset, Noise},
+    data::{Dataset, Noise, STAND_INS_AT_ONCE, StandIn, shuffled},
     error::{Error, Result},
     eval,
     export::{self, ExportOptions, ThresholdRule},
     image::{Input, SIZES},
-    method::{self, AnchorKind, Anchors, Loss},
-    run::{CheckBatch, Checkpoint, Facts},
+    method::{self, AnchorKind, Anchors, KEEP, Loss, needed},
+    run::{CheckBatch, Checkpoint, Facts, Features, HeldOut},
     scorer::{Provider, Scorer},
     weights::Weights,
 };
@@ -40,6 +40,38 @@ pub struct Calibration<'a> {
     pub mirrored: bool,
     /// The provider that runs the network.
     pub provider: Provider,
+}
+
+impl Calibration<'_> {
+    /// The number of images that run through the network.
+    #[must_use]
+    pub fn work(&self) -> usize {
+        let passes = if self.class_means && self.mirrored { 2 } else { 1 };
+        let [_, choosing, _] = Division::of(self.images.len()).counts;
+        passes * self.images.len() + StandIn::ALL.len() * choosing
+    }
+}
+
+/// The division of known images into those to which scores are fitted, which choose one, and which calibrate.
+struct Division {
+    order: Vec<usize>,
+    counts: [usize; 3],
+}
+
+impl Division {
+    fn of(images: usize) -> Self {
+        let quarter = images / 4;
+        let is_enough = quarter >= needed(KEEP);
+        let counts = if is_enough { [images - 2 * quarter, quarter, quarter] } else { [0, 0, images] };
+        Self { order: shuffled(images, 0), counts }
+    }
+
+    /// The places of each part.
+    fn parts(&self) -> [&[usize]; 3] {
+        let (training, rest) = self.order.split_at(self.counts[0]);
+        let (choosing, calibrating) = rest.split_at(self.counts[1]);
+        [training, choosing, calibrating]
+    }
 }
 
 /// Builds a checkpoint from the [network](Weights::network) of weights. Its anchors are those of the file
@@ -81,8 +113,16 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         training: None,
         data: None,
     };
-    let held_out = Array2::zeros((0, count));
-    Ok(Checkpoint { facts, network, anchors, held_out, test: None, check: CheckBatch { images, logits } })
+    let none = || Array2::zeros((0, count));
+    Ok(Checkpoint {
+        facts,
+        network,
+        anchors,
+        held_out: HeldOut { choosing: none(), calibrating: none() },
+        features: None,
+        test: None,
+        check: CheckBatch { images, logits },
+    })
 }
 
 /// The names of `count` classes: those given, or numbers.
@@ -98,12 +138,13 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
     Ok(classes.to_vec())
 }
 
-/// Runs known images through the network. Their logits become the held-out logits, and their class means the
-/// anchors if requested. Returns the accuracy, 0 to 1; a low one suggests classes in another order.
-/// `progress` receives the number of images of each finished batch.
+/// Runs known images through the network, and makes their class means the anchors if requested. A quarter of the images
+/// calibrates, another one chooses, and to the rest scores are fitted; of fewer than 76 images all calibrate. Returns the
+/// accuracy, 0 to 1; a low one suggests classes in another order. `progress` receives the number of images of each
+/// finished batch: [`Calibration::work`] in all.
 ///
 /// # Errors
-/// Those of [`export::export`] and of [`eval::logits`].
+/// Those of [`export::export`] and of [`eval::activations`].
 pub fn calibrate(
     checkpoint: &mut Checkpoint,
     calibration: &Calibration,
@@ -113,11 +154,11 @@ pub fn calibrate(
     let (_, bytes) = export::build(checkpoint, &any)?;
     let scorer = Scorer::from_bytes(&bytes, calibration.provider)?;
     let images = calibration.images;
-    let logits = eval::logits(&scorer, images, &mut progress)?;
+    let (logits, features) = eval::activations(&scorer, images, &mut progress)?;
     if calibration.class_means {
         let (mut all, mut truth) = (logits.clone(), images.labels().to_vec());
         if calibration.mirrored {
-            let mirrored = eval::logits(&scorer, &images.clone().mirrored(), &mut progress)?;
+            let (mirrored, _) = eval::activations(&scorer, &images.clone().mirrored(), &mut progress)?;
             all.append(Axis(0), mirrored.view()).expect("one row per image");
             truth.extend(images.labels());
         }
@@ -125,7 +166,33 @@ pub fn calibrate(
         checkpoint.facts.anchors = AnchorKind::ClassMeans;
     }
     let nearest = method::nearest(checkpoint.anchors.distances(logits.view()).view());
-    checkpoint.held_out = logits;
+    let division = Division::of(images.len());
+    let [training, choosing, calibrating] = division.parts();
+    let rows = |matrix: &Array2<f32>, places: &[usize]| matrix.select(Axis(0), places);
+    checkpoint.held_out =
+        HeldOut { choosing: rows(&logits, choosing), calibrating: rows(&logits, calibrating) };
+    if !choosing.is_empty() {
+        let stand_ins = StandIn::ALL.into_iter().map(|kind| {
+            let mut features = Array2::zeros((0, checkpoint.last_layer()?.weight.ncols()));
+            for places in choosing.chunks(STAND_INS_AT_ONCE) {
+                let outputs = scorer.score_u8(images.stand_ins(kind, places)?.view())?;
+                let found = outputs.features.expect("the file has features");
+                features.append(Axis(0), found.view()).expect("one row per image");
+                progress(places.len());
+            }
+            Ok((kind.name().to_owned(), features))
+        });
+        checkpoint.features = Some(Features {
+            stand_ins: stand_ins.collect::<Result<_>>()?,
+            training: (
+                rows(&features, training),
+                training.iter().map(|&place| images.labels()[place]).collect(),
+            ),
+            choosing: rows(&features, choosing),
+            calibrating: rows(&features, calibrating),
+            test: None,
+        });
+    }
     let is_correct = |(found, label): &(usize, &i64)| i64::try_from(*found) == Ok(**label);
     let correct = nearest.into_iter().zip(images.labels()).filter(is_correct).count();
     Ok(correct as f64 / images.len() as f64)

@@ -3,7 +3,7 @@
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
-use super::{AnchorKind, RejectionScore, anchors::squared_to_fixed};
+use super::{AnchorKind, LogitScore, anchors::squared_to_fixed};
 
 /// The definition of the loss and of its rejection score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,14 +46,14 @@ impl Loss {
     /// the energy at half the length of the anchors detects this best. Without outliers, it is the variant's
     /// own score.
     #[must_use]
-    pub fn rejection_score(&self, with_outliers: bool) -> RejectionScore {
+    pub fn rejection_score(&self, with_outliers: bool) -> LogitScore {
         match self.variant {
             Variant::Paper | Variant::PytorchOod if with_outliers => {
-                RejectionScore::Energy { temperature: (self.magnitude / 2.0) as f32 }
+                LogitScore::Energy { temperature: (self.magnitude / 2.0) as f32 }
             }
-            Variant::Paper => RejectionScore::Cac,
-            Variant::PytorchOod => RejectionScore::PytorchOod,
-            Variant::CrossEntropy => RejectionScore::ENERGY,
+            Variant::Paper => LogitScore::Cac,
+            Variant::PytorchOod => LogitScore::PytorchOod,
+            Variant::CrossEntropy => LogitScore::ENERGY,
         }
     }
 
@@ -62,7 +62,7 @@ impl Loss {
     #[must_use]
     pub fn anchor_kind(&self, with_outliers: bool) -> AnchorKind {
         match self.rejection_score(with_outliers) {
-            RejectionScore::Cac => AnchorKind::ClassMeans,
+            LogitScore::Cac => AnchorKind::ClassMeans,
             _ => AnchorKind::Fixed,
         }
     }

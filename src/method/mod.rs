@@ -1,14 +1,20 @@
 //! Class Anchor Clustering (CAC; Miller et al., WACV 2021, arXiv 2004.02434): anchors, distances, rejection
 //! scores, the decision, and the loss as a reference.
 //!
-//! Shapes: N images, C classes; logits, distances and their gradients are `[N, C]`. A larger rejection score means *more likely unknown*.
+//! Shapes: N images, C classes, F features; logits, distances and their gradients are `[N, C]`. A larger rejection score means *more likely unknown*.
 
 mod anchors;
+mod features;
+mod logits;
 mod loss;
 mod score;
 mod threshold;
 
 pub use anchors::{AnchorKind, Anchors, nearest};
+pub use features::{Affine, Constants, FeatureScore, LastLayer};
+#[cfg(feature = "export")]
+pub(crate) use features::{LEAST_DISTANCE, LEAST_LENGTH};
+pub use logits::LogitScore;
 pub use loss::{Loss, Variant};
-pub use score::RejectionScore;
-pub use threshold::{KEEP, is_unknown, needed, threshold};
+pub use score::{Activations, FittedScore, FittedTerm, RejectionScore, Standard, Term};
+pub use threshold::{KEEP, is_unknown, kept_at_least, needed, p_value, threshold};

@@ -1,47 +1,80 @@
-//! Rejection scores.
+//! Rejection scores: one score, or the sum of two.
 
 use std::{fmt, str::FromStr};
 
-use ndarray::{Array1, ArrayView1, ArrayView2, Zip};
+use ndarray::{Array1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
+use super::{Constants, FeatureScore, LogitScore};
 use crate::error::{Error, Result};
 
-/// A rejection score, computed from the logits z and their Euclidean distances d to the anchors. Larger =
-/// more likely unknown. As text `cac`, `min-distance`, `pytorch-ood`, `msp`, `max-logit`, `energy` or, for a
-/// temperature other than 1, `energy:T`.
+/// A rejection score. Larger = more likely unknown. As text the name of a score, or `A+B` for a sum, such as
+/// `fdbd+knn:10`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum RejectionScore {
-    /// The paper's score: min over c of d_c (1 - softmin(d)_c), at least 0.
-    Cac,
-    /// The distance to the nearest anchor, at least 0.
-    MinDistance,
-    /// pytorch-ood's score: -max over c of d_c² (1 - softmin(d²)_c), at most 0. It takes any image with large
-    /// logits for known; offered for comparison.
-    PytorchOod,
-    /// -max softmax(z) (Hendrycks and Gimpel, arXiv 1610.02136), -1 to -1/C; offered for comparison.
-    Msp,
-    /// -max z (Hendrycks et al., arXiv 1911.11132); offered for comparison.
-    MaxLogit,
-    /// The energy: -T log sum exp z/T (Liu et al., arXiv 2010.03759). A high temperature weighs all logits, a
-    /// low one the largest.
-    Energy {
-        /// T, 0.001 to 1,000,000.
-        temperature: f32,
-    },
+    /// One score as it is.
+    Single(Term),
+    /// The sum of two scores, each less its mean and divided by its standard deviation among held-out known images.
+    Sum(Term, Term),
+}
+
+/// A score that a [`RejectionScore`] consists of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Term {
+    /// Of logits and distances; it has no constants.
+    Logits(LogitScore),
+    /// Of features, with constants that were fitted to training images.
+    Features(FeatureScore),
+}
+
+impl From<LogitScore> for Term {
+    fn from(score: LogitScore) -> Self {
+        Self::Logits(score)
+    }
+}
+
+impl From<FeatureScore> for Term {
+    fn from(score: FeatureScore) -> Self {
+        Self::Features(score)
+    }
+}
+
+impl<T: Into<Term>> From<T> for RejectionScore {
+    fn from(score: T) -> Self {
+        Self::Single(score.into())
+    }
+}
+
+impl Term {
+    fn named(text: &str) -> Option<Self> {
+        LogitScore::named(text).map(Self::from).or_else(|| FeatureScore::named(text).map(Self::from))
+    }
+
+    /// The formula as text.
+    #[must_use]
+    pub fn formula(self) -> String {
+        match self {
+            Self::Logits(score) => score.formula(),
+            Self::Features(score) => score.formula(),
+        }
+    }
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Logits(score) => score.fmt(f),
+            Self::Features(score) => score.fmt(f),
+        }
+    }
 }
 
 impl fmt::Display for RejectionScore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cac => f.write_str("cac"),
-            Self::MinDistance => f.write_str("min-distance"),
-            Self::PytorchOod => f.write_str("pytorch-ood"),
-            Self::Msp => f.write_str("msp"),
-            Self::MaxLogit => f.write_str("max-logit"),
-            &Self::ENERGY => f.write_str("energy"),
-            Self::Energy { temperature } => write!(f, "energy:{temperature}"),
+            Self::Single(term) => term.fmt(f),
+            Self::Sum(one, other) => write!(f, "{one}+{other}"),
         }
     }
 }
@@ -50,22 +83,20 @@ impl FromStr for RejectionScore {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let temperature = |text: &str| text.parse().ok().filter(|t| (1e-3..=1e6).contains(t));
-        Ok(match text {
-            "cac" => Self::Cac,
-            "min-distance" => Self::MinDistance,
-            "pytorch-ood" => Self::PytorchOod,
-            "msp" => Self::Msp,
-            "max-logit" => Self::MaxLogit,
-            "energy" => Self::ENERGY,
-            _ => match text.strip_prefix("energy:").and_then(temperature) {
-                Some(temperature) => Self::Energy { temperature },
-                None => {
-                    let reason = format!("must be {}, T from 0.001 to 1000000", Self::NAMES);
-                    return Err(Error::setting("score", format!("`{text}`"), reason));
-                }
-            },
-        })
+        let score = match text.split_once('+') {
+            None => Term::named(text).map(Self::Single),
+            Some((one, other)) => Term::named(one)
+                .zip(Term::named(other))
+                .filter(|(one, other)| one != other)
+                .map(|(one, other)| Self::Sum(one, other)),
+        };
+        let reason = || {
+            format!(
+                "must be {}, or the sum A+B of two; T from 0.001 to 1000000, K from 1 to 1000",
+                Self::NAMES
+            )
+        };
+        score.ok_or_else(|| Error::setting("score", format!("`{text}`"), reason()))
     }
 }
 
@@ -84,95 +115,183 @@ impl From<RejectionScore> for String {
 }
 
 impl RejectionScore {
-    /// The texts that [`FromStr`] accepts, for messages and help texts.
-    pub const NAMES: &'static str = "cac, min-distance, pytorch-ood, msp, max-logit, energy or energy:T";
+    /// The names of single scores that [`FromStr`] accepts, for messages and help texts.
+    pub const NAMES: &'static str = "cac, min-distance, pytorch-ood, msp, max-logit, energy, energy:T, knn, knn:K, \
+                                     mahalanobis, relative-mahalanobis, fdbd or vim";
 
-    /// The energy at temperature 1.
-    pub const ENERGY: Self = Self::Energy { temperature: 1.0 };
+    /// The score or the two scores that it consists of.
+    pub fn terms(self) -> impl Iterator<Item = Term> {
+        let (one, other) = match self {
+            Self::Single(term) => (term, None),
+            Self::Sum(one, other) => (one, Some(other)),
+        };
+        [one].into_iter().chain(other)
+    }
 
-    /// The formula as text, of the logits z, their distances d to the anchors, and a temperature T.
+    /// The scores of features that it consists of.
+    pub fn of_features(self) -> impl Iterator<Item = FeatureScore> {
+        self.terms().filter_map(|term| match term {
+            Term::Features(score) => Some(score),
+            Term::Logits(_) => None,
+        })
+    }
+
+    /// The formula as text, of the logits z, their distances d to the anchors, and the features f.
     #[must_use]
     pub fn formula(self) -> String {
         match self {
-            Self::Cac => "min over c of d_c (1 − softmin(d)_c)".to_owned(),
-            Self::MinDistance => "min d".to_owned(),
-            Self::PytorchOod => "−max over c of d_c² (1 − softmin(d²)_c)".to_owned(),
-            Self::Msp => "−max softmax(z)".to_owned(),
-            Self::MaxLogit => "−max z".to_owned(),
-            Self::Energy { temperature } => format!("−T log Σ exp(z / T), T = {temperature}"),
-        }
-    }
-
-    /// The scores `[N]` of logits and distances, both `[N, C]`.
-    ///
-    /// # Panics
-    /// If the two differ in N.
-    #[must_use]
-    pub fn rejection(self, logits: ArrayView2<f32>, distances: ArrayView2<f32>) -> Array1<f32> {
-        let greatest = |values: &ArrayView1<f32>| values.fold(f32::NEG_INFINITY, |most, &v| most.max(v));
-        let least = |values: &ArrayView1<f32>| values.fold(f32::INFINITY, |least, &v| least.min(v));
-        // The sum of exponentials relative to the largest; at least 1.
-        let exponentials = |z: &ArrayView1<f32>, most: f32| z.fold(0.0, |sum, z| sum + (z - most).exp());
-        Zip::from(logits.rows()).and(distances.rows()).map_collect(|z, d| match self {
-            Self::Cac => least(&product(d.to_owned()).view()),
-            Self::MinDistance => least(&d),
-            Self::PytorchOod => -greatest(&product(d.map(|d| d * d)).view()),
-            Self::Msp => -1.0 / exponentials(&z, greatest(&z)),
-            Self::MaxLogit => -greatest(&z),
-            Self::Energy { temperature } => {
-                let z = &z / temperature;
-                let most = greatest(&z.view());
-                -temperature * (most + exponentials(&z.view(), most).ln())
+            Self::Single(term) => term.formula(),
+            Self::Sum(one, other) => {
+                format!("standardised ({}) + standardised ({})", one.formula(), other.formula())
             }
-        })
+        }
     }
 }
 
-/// d_c (1 - softmin(d)_c) for every class c.
-fn product(d: Array1<f32>) -> Array1<f32> {
-    let least = d.fold(f32::INFINITY, |least, &d| least.min(d));
-    let exponentials = d.map(|d| (least - d).exp());
-    let sum = exponentials.sum();
-    Zip::from(&d).and(&exponentials).map_collect(|d, e| d * (1.0 - e / sum))
+/// What a network makes of N images.
+#[derive(Debug, Clone, Copy)]
+pub struct Activations<'a> {
+    /// The vectors that the last layer reads, `[N, F]`; read by scores of features alone.
+    pub features: ArrayView2<'a, f32>,
+    /// `[N, C]`.
+    pub logits: ArrayView2<'a, f32>,
+    /// Euclidean distances to the anchors, `[N, C]`.
+    pub distances: ArrayView2<'a, f32>,
+}
+
+/// A [`RejectionScore`] with its constants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FittedScore {
+    /// One score.
+    Single(FittedTerm),
+    /// The sum of two standardised scores.
+    Sum([(FittedTerm, Standard); 2]),
+}
+
+/// A [`Term`] with its constants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FittedTerm {
+    /// Of logits.
+    Logits(LogitScore),
+    /// Of features.
+    Features(FeatureScore, Constants),
+}
+
+/// Mean and standard deviation of a score among known images.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standard {
+    /// The mean.
+    pub mean: f32,
+    /// The standard deviation, above 0.
+    pub deviation: f32,
+}
+
+impl From<LogitScore> for FittedScore {
+    fn from(score: LogitScore) -> Self {
+        Self::Single(FittedTerm::Logits(score))
+    }
+}
+
+impl FittedTerm {
+    /// The score without its constants.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        match *self {
+            Self::Logits(score) => Term::Logits(score),
+            Self::Features(score, _) => Term::Features(score),
+        }
+    }
+
+    /// The scores `[N]`.
+    ///
+    /// # Panics
+    /// If the shapes do not match the constants.
+    #[must_use]
+    pub fn rejection(&self, activations: &Activations) -> Array1<f32> {
+        match self {
+            Self::Logits(score) => score.rejection(activations.logits, activations.distances),
+            Self::Features(_, constants) => constants.rejection(activations.features, activations.logits),
+        }
+    }
+}
+
+impl Standard {
+    /// Those of some scores; `None` if they do not vary or are not finite.
+    #[must_use]
+    pub fn of(scores: &Array1<f32>) -> Option<Self> {
+        let scores = scores.mapv(f64::from);
+        let (mean, deviation) = (scores.mean()? as f32, scores.std(0.0) as f32);
+        (mean.is_finite() && deviation.is_normal()).then_some(Self { mean, deviation })
+    }
+
+    /// Standardised scores.
+    #[must_use]
+    pub fn applied_to(self, scores: Array1<f32>) -> Array1<f32> {
+        (scores - self.mean) / self.deviation
+    }
+}
+
+impl FittedScore {
+    /// The score without its constants.
+    #[must_use]
+    pub fn score(&self) -> RejectionScore {
+        match self {
+            Self::Single(term) => RejectionScore::Single(term.term()),
+            Self::Sum([(one, _), (other, _)]) => RejectionScore::Sum(one.term(), other.term()),
+        }
+    }
+
+    /// The scores `[N]`; larger = more likely unknown.
+    ///
+    /// # Panics
+    /// If the shapes do not match the constants.
+    #[must_use]
+    pub fn rejection(&self, activations: &Activations) -> Array1<f32> {
+        match self {
+            Self::Single(term) => term.rejection(activations),
+            Self::Sum(terms) => {
+                let [one, other] =
+                    terms.each_ref().map(|(term, standard)| standard.applied_to(term.rejection(activations)));
+                one + other
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::{Anchors, nearest};
-    use ndarray::{Array2, arr2, array};
-
-    #[test]
-    fn scores_of_a_point_on_its_anchor() {
-        let anchors = Anchors::fixed(3, 10.0);
-        let z = arr2(&[[10.0, 0.0, 0.0]]);
-        let d = anchors.distances(z.view());
-        assert_eq!(d, arr2(&[[0.0, 200_f32.sqrt(), 200_f32.sqrt()]]));
-        assert_eq!(nearest(d.view()), [0]);
-        assert_eq!(RejectionScore::Cac.rejection(z.view(), d.view()), array![0.0]);
-        assert_eq!(RejectionScore::MinDistance.rejection(z.view(), d.view()), array![0.0]);
-        assert!((RejectionScore::PytorchOod.rejection(z.view(), d.view())[0] + 200.0).abs() < 1e-4);
-    }
-
-    #[test]
-    fn formulas_name_the_temperature() {
-        assert_eq!(RejectionScore::MinDistance.formula(), "min d");
-        let energy: RejectionScore = "energy:0.25".parse().unwrap();
-        assert_eq!(energy.formula(), "−T log Σ exp(z / T), T = 0.25");
-    }
 
     #[test]
     fn scores_round_trip_through_text() {
-        for text in
-            ["cac", "min-distance", "pytorch-ood", "msp", "max-logit", "energy", "energy:5", "energy:0.25"]
-        {
+        for text in [
+            "cac",
+            "min-distance",
+            "pytorch-ood",
+            "msp",
+            "max-logit",
+            "energy",
+            "energy:5",
+            "energy:0.25",
+            "knn:1",
+            "knn:50",
+            "mahalanobis",
+            "relative-mahalanobis",
+            "fdbd",
+            "vim",
+            "fdbd+knn:10",
+            "cac+energy:5",
+        ] {
             let score: RejectionScore = text.parse().unwrap();
             assert_eq!(score.to_string(), text);
             let json = serde_json::to_string(&score).unwrap();
             assert_eq!(json, format!("\"{text}\""));
             assert_eq!(serde_json::from_str::<RejectionScore>(&json).unwrap(), score);
+            assert_eq!(score.terms().count(), 1 + text.matches('+').count());
+            assert!(!score.formula().is_empty());
         }
-        assert_eq!("energy:1".parse::<RejectionScore>().unwrap(), RejectionScore::ENERGY);
+        assert_eq!("energy:1".parse::<RejectionScore>().unwrap(), LogitScore::ENERGY.into());
+        assert_eq!("knn".parse::<RejectionScore>().unwrap(), FeatureScore::KNN.into());
         for text in [
             "",
             "CAC",
@@ -184,6 +303,15 @@ mod tests {
             "energy:nan",
             "energy:inf",
             "msp:2",
+            "knn:0",
+            "knn:1001",
+            "knn:x",
+            "vim:2",
+            "+",
+            "cac+",
+            "+cac",
+            "cac+cac",
+            "cac+vim+msp",
         ] {
             let error = text.parse::<RejectionScore>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("score = `{text}`: must be cac, ")), "{error}");
@@ -191,24 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn weaknesses_of_the_cac_and_pytorch_ood_scores() {
-        // z = 3 a_0 is far from every anchor, but only the minimum distance shows it.
-        let (far, near) = (arr2(&[[30.0, 0.0, 0.0]]), arr2(&[[10.0, 0.0, 0.0]]));
-        let of = |score: RejectionScore, z: &Array2<f32>| {
-            score.rejection(z.view(), Anchors::fixed(3, 10.0).distances(z.view()).view())[0]
+    fn scores_of_features_are_told_from_those_of_logits() {
+        let of = |text: &str| -> Vec<String> {
+            let score: RejectionScore = text.parse().unwrap();
+            score.of_features().map(|score| score.to_string()).collect()
         };
-        assert!(of(RejectionScore::Cac, &far) < 1e-3);
-        assert_eq!(of(RejectionScore::MinDistance, &far), 20.0);
-        assert!(of(RejectionScore::PytorchOod, &far) < of(RejectionScore::PytorchOod, &near));
-    }
-
-    #[test]
-    fn scores_of_logits_alone() {
-        let z = arr2(&[[0.0, 3_f32.ln()], [-200.0, 200.0]]);
-        let of = |score: RejectionScore| score.rejection(z.view(), z.view());
-        assert!((of(RejectionScore::Msp)[0] + 0.75).abs() < 1e-6 && of(RejectionScore::Msp)[1] == -1.0);
-        assert_eq!(of(RejectionScore::MaxLogit), array![-3_f32.ln(), -200.0]);
-        let energy = of(RejectionScore::ENERGY);
-        assert!((energy[0] + 4_f32.ln()).abs() < 1e-6 && energy[1] == -200.0);
+        assert!(of("cac+msp").is_empty());
+        assert_eq!(of("fdbd+knn:10"), ["fdbd", "knn:10"]);
+        assert_eq!(of("cac+vim"), ["vim"]);
     }
 }

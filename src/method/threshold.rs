@@ -13,8 +13,10 @@ pub fn needed(keep: f64) -> usize {
     ((keep / (1.0 - keep) - 1e-9).ceil() as usize).max(1)
 }
 
-/// The lowest threshold that keeps at least the share `keep` (0 to below 1) of held-out known images, given
-/// their scores in ascending order.
+/// The conformal threshold that keeps a new known image with a probability of at least `keep` (0 to below 1), given the
+/// scores of n known images in ascending order: the k-th, k = ⌈(n + 1) keep⌉. The promise holds for any network, if these
+/// images and the new one are drawn alike and had no part in its training or in the choice of its epoch and score
+/// (split conformal prediction; Vovk et al., 2005).
 ///
 /// # Errors
 /// [`Error::Setting`] if `keep` is out of range, [`Error::TooFewHeldOut`] with fewer scores than
@@ -27,8 +29,53 @@ pub fn threshold(ascending: &[f32], keep: f64) -> Result<f32> {
     if found < needed {
         return Err(Error::TooFewHeldOut { found, needed, keep });
     }
-    let kept = (keep * found as f64).ceil() as usize;
-    Ok(ascending[kept.saturating_sub(1)])
+    Ok(ascending[rank(found, keep) - 1])
+}
+
+/// k, from 1.
+fn rank(count: usize, keep: f64) -> usize {
+    // The tolerance is that of `needed`.
+    (((count + 1) as f64 * keep - 1e-9).ceil() as usize).max(1)
+}
+
+/// The share of new known images that the [`threshold`] of `count` scores keeps with a confidence of 95 %: the 5 %
+/// quantile of Beta(k, n + 1 - k), the distribution of that share over all draws of the n scores.
+#[must_use]
+pub fn kept_at_least(count: usize, keep: f64) -> f64 {
+    let rank = rank(count, keep).min(count);
+    // P(Beta(k, n + 1 - k) <= share) is the probability of k successes or more of n.
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..60 {
+        let share = f64::midpoint(low, high);
+        if binomial_tail(count, rank, share) < 0.05 { low = share } else { high = share }
+    }
+    low
+}
+
+/// The probability of `least` successes or more of `count`, each with probability `share`, above 0 and below 1.
+fn binomial_tail(count: usize, least: usize, share: f64) -> f64 {
+    let odds = (share / (1.0 - share)).ln();
+    // The logarithm of the probability of i successes, from i = 0.
+    let mut log = count as f64 * (1.0 - share).ln();
+    let mut tail = 0.0;
+    for successes in 0..=count {
+        if successes >= least {
+            tail += log.exp();
+        }
+        log += ((count - successes) as f64 / (successes + 1) as f64).ln() + odds;
+    }
+    tail
+}
+
+/// The p-value of a new image with this score, given the scores of n known images in ascending order: (1 + the number of
+/// scores that are not smaller) / (n + 1), above 0 and at most 1. A known image has a p-value of at most a with a
+/// probability of at most a.
+#[must_use]
+pub fn p_value(ascending: &[f32], score: f32) -> f32 {
+    // A NaN is unknown: no score is larger.
+    let not_smaller =
+        if score.is_nan() { 0 } else { ascending.len() - ascending.partition_point(|&s| s < score) };
+    (1 + not_smaller) as f32 / (ascending.len() + 1) as f32
 }
 
 /// Whether an image is unknown: its score is above the threshold, or either is NaN.
@@ -43,15 +90,84 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threshold_keeps_at_least_the_share() {
-        let scores: Vec<f32> = (1..=40).map(|i| i as f32).collect();
-        for (keep, expected) in [(0.95, 38.0), (0.951, 39.0), (0.0, 1.0), (0.025, 1.0), (0.5, 20.0)] {
+    fn the_threshold_is_that_of_split_conformal_prediction() {
+        let scores: Vec<f32> = (1..=39).map(|i| i as f32).collect();
+        for (keep, expected) in
+            [(0.95, 38.0), (0.951, 39.0), (0.0, 1.0), (0.025, 1.0), (0.5, 20.0), (0.9, 36.0)]
+        {
             assert_eq!(threshold(&scores, keep).unwrap(), expected, "{keep}");
         }
         for wrong in [1.0, 1.1, -0.1, f64::NAN] {
             assert!(matches!(threshold(&scores, wrong), Err(Error::Setting { name: "keep", .. })), "{wrong}");
         }
         assert!(!is_unknown(19.0, 19.0) && is_unknown(19.1, 19.0) && is_unknown(f32::NAN, 19.0));
+    }
+
+    /// Of scipy 1.17.1: `beta.ppf(0.05, k, n + 1 - k)`, with n and the share kept.
+    const QUANTILES: [(usize, f64, f64); 7] = [
+        (19, 0.95, 0.8541314966877566),
+        (39, 0.95, 0.8840478512420759),
+        (60, 0.9, 0.8327369235749102),
+        (99, 0.9, 0.8467248563426735),
+        (500, 0.95, 0.9331567159187898),
+        (1000, 0.99, 0.9843474262503935),
+        (5000, 0.95, 0.9448413928262448),
+    ];
+
+    #[test]
+    fn the_bound_is_a_quantile_of_the_beta_distribution() {
+        for (count, keep, expected) in QUANTILES {
+            let found = kept_at_least(count, keep);
+            assert!((found - expected).abs() < 1e-9, "{count} {keep}: {found}");
+        }
+    }
+
+    #[test]
+    fn p_values_count_the_scores_that_are_not_smaller() {
+        let scores = [1.0, 2.0, 2.0, 3.0];
+        for (score, expected) in [(0.5, 1.0), (1.0, 1.0), (2.0, 0.8), (2.5, 0.4), (3.0, 0.4), (3.1, 0.2)] {
+            assert_eq!(p_value(&scores, score), expected, "{score}");
+        }
+        assert_eq!(p_value(&scores, f32::NAN), 0.2);
+        assert_eq!(p_value(&[], 1.0), 1.0);
+        // What the threshold keeps has a p-value above 1 - keep.
+        let scores: Vec<f32> = (1..=99).map(|i| i as f32).collect();
+        for keep in [0.5, 0.9, 0.95] {
+            let threshold = threshold(&scores, keep).unwrap();
+            for score in [threshold - 0.5, threshold, threshold + 0.5] {
+                assert_eq!(
+                    is_unknown(score, threshold),
+                    f64::from(p_value(&scores, score)) < 1.0 - keep + 1e-6
+                );
+            }
+        }
+    }
+
+    /// 2,000 splits of 400 scores into 60 that calibrate and 340 new ones.
+    #[test]
+    fn the_promise_holds_over_random_splits() {
+        let keep = 0.9;
+        let (count, splits) = (60, 2000);
+        // Scores with ties, and far from normal.
+        let scores: Vec<f32> =
+            (0..400).map(|i| ((i * i) % 97) as f32 * if i % 7 == 0 { 10.0 } else { 1.0 }).collect();
+        let bound = kept_at_least(count, keep);
+        let mut shares = Vec::new();
+        for seed in 0..splits {
+            let order = crate::data::shuffled(scores.len(), seed);
+            let mut calibrating: Vec<f32> = order[..count].iter().map(|&i| scores[i]).collect();
+            calibrating.sort_by(f32::total_cmp);
+            let threshold = threshold(&calibrating, keep).unwrap();
+            let kept = order[count..].iter().filter(|&&i| !is_unknown(scores[i], threshold)).count();
+            shares.push(kept as f64 / (scores.len() - count) as f64);
+        }
+        let mean = shares.iter().sum::<f64>() / splits as f64;
+        let deviation =
+            (shares.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / splits as f64).sqrt();
+        assert!(mean >= keep - 3.0 * deviation / (splits as f64).sqrt(), "{mean}");
+        // Ties only add to what is kept. Of finitely many new images the share varies a little more.
+        let below = shares.iter().filter(|&&share| share < bound - 0.01).count() as f64 / splits as f64;
+        assert!(below <= 0.05 + 3.0 * (0.05 * 0.95 / splits as f64).sqrt(), "{below}");
     }
 
     #[test]

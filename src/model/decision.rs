@@ -32,9 +32,14 @@ pub struct Decision {
 pub struct Threshold {
     /// An image is unknown if its score is larger.
     pub value: f32,
-    /// The share of these images that the threshold keeps, 0 to 1; `None` if the value was set by hand.
+    /// The share of new known images that the threshold keeps, 0 to below 1, in the mean over all draws of the images that
+    /// it was chosen from; `None` if the value was set by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<f64>,
+    /// The share of new known images that it keeps with a confidence of 95 %; `None` without such a
+    /// [guarantee](crate::method::threshold).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_at_least: Option<f64>,
     /// Description of the known images from which thresholds are chosen: held-out ones, unless
     /// [`is_from_test`](Self::is_from_test).
     pub data: String,
@@ -44,6 +49,39 @@ pub struct Threshold {
     pub is_from_test: bool,
     /// The scores of these images in ascending order, so that another share can be chosen.
     pub held_out_scores: Vec<f32>,
+    /// Thresholds by predicted class, `[C]`, on a score of which [`value`](Self::value) is no threshold: the file's score is
+    /// relative to them. `None` if one threshold holds for all classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<f32>>,
+    /// Further thresholds, in the order of the output `unknown_at`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operating_points: Vec<OperatingPoint>,
+}
+
+impl Threshold {
+    /// What a threshold for the share `keep` promises, in words.
+    #[must_use]
+    pub fn promise(&self, keep: f64) -> String {
+        let keep = 100.0 * keep;
+        let of_class = if self.classes.is_some() { " of each class" } else { "" };
+        match self.kept_at_least {
+            Some(bound) => format!(
+                "{keep} % of new known images{of_class}, and at least {:.1} % with a confidence of 95 %; chosen from {}",
+                100.0 * bound,
+                self.data
+            ),
+            None => format!("{keep} % of {}{of_class}", self.data),
+        }
+    }
+}
+
+/// A threshold and what it keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct OperatingPoint {
+    /// The share of new known images that it keeps, as [`Threshold::keep`].
+    pub keep: f64,
+    /// An image is unknown if its score is larger.
+    pub threshold: f32,
 }
 
 impl Decision {

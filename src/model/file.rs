@@ -8,10 +8,10 @@ use prost::Message;
 
 use super::{
     Decision, Manifest,
-    proto::{Attribute, Graph, Model, Tensor, element},
+    proto::{Attribute, Graph, Model, Tensor, Value, element},
 };
 #[cfg(all(feature = "files", feature = "tract"))]
-use crate::method::Anchors;
+use crate::method::{Anchors, LastLayer};
 use crate::{
     error::{Error, Result},
     image::Input,
@@ -22,6 +22,9 @@ const MAX_WINDOW: i64 = 64;
 
 /// The outputs of every model, in this order.
 pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
+
+/// Outputs that a model may have, too, after the others, in any order.
+const FURTHER_OUTPUTS: [&str; 3] = ["p_value", "unknown_at", "features"];
 
 /// The maximum size of a fixed batch: 4,096 images, or as many as fit into 1 GiB of float32.
 pub(crate) fn max_batch(input: &Input) -> usize {
@@ -39,6 +42,8 @@ pub(crate) struct ModelFile {
     pub batch: Option<usize>,
     /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`.
     pub takes_bytes: bool,
+    /// The names of the outputs, in their order, and the length of a row of a matrix.
+    pub outputs: Vec<(String, Option<usize>)>,
 }
 
 impl ModelFile {
@@ -52,7 +57,21 @@ impl ModelFile {
         check_tensors(&model, graph).map_err(broken)?;
         let (batch, takes_bytes) = check(graph, &manifest.decision).map_err(broken)?;
         let threshold = threshold(graph).map_err(broken)?;
-        Ok((Self { origin: origin.to_owned(), manifest, threshold, batch, takes_bytes }, model))
+        let width = |output: &Value| output.tensor()?.1.get(1).copied().flatten();
+        let outputs = graph.output.iter().map(|output| (output.name.clone(), width(output))).collect();
+        Ok((Self { origin: origin.to_owned(), manifest, threshold, batch, takes_bytes, outputs }, model))
+    }
+
+    /// Whether the model has an output.
+    #[cfg(feature = "onnxruntime")]
+    pub fn has_output(&self, name: &str) -> bool {
+        self.outputs.iter().any(|(output, _)| output == name)
+    }
+
+    /// The place of an output; `None` if the model does not have it.
+    #[cfg(feature = "tract")]
+    pub fn output(&self, name: &str) -> Option<usize> {
+        self.outputs.iter().position(|(output, _)| output == name)
     }
 
     /// The error of a runtime that refuses this file.
@@ -84,9 +103,11 @@ fn check_tensors(model: &Model, graph: &Graph) -> std::result::Result<(), String
 
 /// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.
 fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usize>, bool), String> {
-    let [images] = &graph.input[..] else {
+    // A threshold is optional: the tensor of this name is its default.
+    let [images, further @ ..] = &graph.input[..] else { return Err("it has no input".to_owned()) };
+    if further.iter().any(|input| input.name != "threshold") || further.len() > 1 {
         return Err(format!("it has {} inputs, expected `images` alone", graph.input.len()));
-    };
+    }
     let (kind, shape) = images.tensor().ok_or("its input has no tensor type")?;
     let takes_bytes = kind == element::UINT8;
     let (height, width) = (Some(decision.input.height), Some(decision.input.width));
@@ -96,7 +117,12 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
         return Err(format!("its input is `{}` {shape:?}, expected `images` [N, {expected:?}]", images.name));
     }
     let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
-    if outputs != OUTPUTS {
+    let further = outputs.strip_prefix(&OUTPUTS);
+    let is_known = |further: &[&str]| {
+        (0..further.len())
+            .all(|n| FURTHER_OUTPUTS.contains(&further[n]) && !further[..n].contains(&further[n]))
+    };
+    if !further.is_some_and(is_known) {
         return Err(format!("its outputs are {outputs:?}, expected {OUTPUTS:?}"));
     }
     let computed: HashSet<&String> = graph.node.iter().flat_map(|node| &node.output).collect();
@@ -122,18 +148,41 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
 /// The anchors of a graph for this many classes, if they are as the toolkit writes them.
 #[cfg(all(feature = "files", feature = "tract"))]
 pub(super) fn anchors(graph: &Graph, classes: usize) -> Option<Anchors> {
-    let values = |name: &str| -> Option<Vec<f32>> {
-        let tensor = graph.initializer.iter().find(|tensor| tensor.name == name)?;
-        let bytes = tensor.raw_data.as_chunks().0.iter();
-        let raw = || bytes.map(|&bytes| f32::from_le_bytes(bytes)).collect();
-        (tensor.data_type == element::FLOAT)
-            .then(|| if tensor.raw_data.is_empty() { tensor.float_data.clone() } else { raw() })
-    };
-    if let Some(rows) = values("anchors") {
+    if let Some((_, rows)) = values(graph, "anchors") {
         return Some(Anchors::from_rows(Array2::from_shape_vec((classes, classes), rows).ok()?));
     }
-    let [magnitude] = values("magnitude")?[..] else { return None };
+    let [magnitude] = values(graph, "magnitude")?.1[..] else { return None };
     Some(Anchors::Fixed { classes, magnitude })
+}
+
+/// The values of a float32 tensor, or of a float16 one from which a node makes it.
+#[cfg(all(feature = "files", feature = "tract"))]
+fn values(graph: &Graph, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
+    let tensor = |name: &str| graph.initializer.iter().find(|tensor| tensor.name == name);
+    let shape = |tensor: &Tensor| -> Option<Vec<usize>> {
+        tensor.dims.iter().map(|&length| usize::try_from(length).ok()).collect()
+    };
+    if let Some(tensor) = tensor(name) {
+        let raw = || tensor.raw_data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+        let values = if tensor.raw_data.is_empty() { tensor.float_data.clone() } else { raw() };
+        return (tensor.data_type == element::FLOAT).then_some((shape(tensor)?, values));
+    }
+    let cast = graph.node.iter().find(|node| node.op_type == "Cast" && node.output == [name])?;
+    let tensor = tensor(cast.input.first()?).filter(|tensor| tensor.data_type == element::FLOAT16)?;
+    let values = tensor.raw_data.as_chunks().0.iter().map(|&bytes| half::f16::from_le_bytes(bytes).to_f32());
+    Some((shape(tensor)?, values.collect()))
+}
+
+/// The last layer of a graph, if it is as the toolkit writes it.
+#[cfg(all(feature = "files", feature = "tract"))]
+pub(super) fn last_layer(graph: &Graph, classes: usize) -> Option<LastLayer> {
+    let node = graph.node.iter().find(|node| node.op_type == "Gemm" && node.output == ["logits"])?;
+    let [features, weight, bias] = &node.input[..] else { return None };
+    let ((shape, weight), (_, bias)) = (values(graph, weight)?, values(graph, bias)?);
+    if features != "features" || shape.first() != Some(&classes) || bias.len() != classes {
+        return None;
+    }
+    Some(LastLayer { weight: Array2::from_shape_vec((classes, *shape.get(1)?), weight).ok()?, bias })
 }
 
 fn threshold(graph: &Graph) -> std::result::Result<f32, String> {

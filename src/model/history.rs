@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     arch::Architecture,
-    method::{AnchorKind, Loss},
+    method::{AnchorKind, Loss, RejectionScore},
     model::{ModelPrecision, golden::GoldenBatch},
     report::Report,
 };
@@ -44,6 +44,9 @@ pub struct History {
     /// The outputs for the [golden images](super::golden::images).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub golden: Option<GoldenBatch>,
+    /// Why the score was chosen; `None` if it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
     /// Metrics of the test after training, for the file's score and threshold, in float32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Report>,
@@ -51,6 +54,43 @@ pub struct History {
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
 }
+
+/// What the choice of a score was based on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The names of the stand-ins.
+    pub stand_ins: Vec<String>,
+    /// The number of held-out known images, and of images of each stand-in.
+    pub images: usize,
+    /// All scores that were compared, the best first.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A score that was compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The score.
+    pub score: RejectionScore,
+    /// The mean of the following, 0 to 1.
+    pub mean: f64,
+    /// The AUROC of known images against each stand-in, 0 to 1.
+    pub auroc: Vec<f64>,
+}
+
+impl fmt::Display for Choice {
+    /// The best score and the runners-up, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (images, stand_ins) = (self.images, self.stand_ins.join(", "));
+        write!(f, "by the AUROC of {images} held-out images against {stand_ins}: ")?;
+        for (place, Candidate { score, mean, .. }) in self.candidates.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{score} {:.1} %", if place > 0 { ", " } else { "" }, 100.0 * mean)?;
+        }
+        Ok(())
+    }
+}
+
+/// The number of candidates that are shown.
+const SHOWN: usize = 5;
 
 /// The record of a training run: data, device and recipe, by name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -73,6 +113,7 @@ impl History {
             imported: understood(&mut fields, "imported"),
             training: understood(&mut fields, "training"),
             golden: understood(&mut fields, "golden"),
+            choice: understood(&mut fields, "choice"),
             metrics: understood(&mut fields, "metrics"),
             other: fields.into_iter().collect(),
         }

@@ -6,12 +6,12 @@ use serde::Serialize;
 
 use super::{
     Manifest, ModelPrecision,
-    file::{ModelFile, OUTPUTS, anchors},
+    file::{ModelFile, anchors, last_layer},
 };
 use crate::{
     error::{Error, Result},
     files::sha256,
-    method::{AnchorKind, Anchors, Loss, Variant},
+    method::{AnchorKind, Anchors, LastLayer, Loss, Variant},
 };
 
 /// The contents of a model file.
@@ -41,6 +41,11 @@ pub struct Inspection {
     /// Anchors in the graph; `None` if they are not as this toolkit writes them. Not in JSON.
     #[serde(skip)]
     pub anchors: Option<Anchors>,
+    /// Last layer of the graph; `None` if it is not as this toolkit writes it. Not in JSON.
+    #[serde(skip)]
+    pub last_layer: Option<LastLayer>,
+    /// Names of the outputs.
+    pub outputs: Vec<String>,
 }
 
 impl Inspection {
@@ -80,6 +85,8 @@ impl Inspection {
             takes_bytes: file.takes_bytes,
             threshold: file.threshold,
             anchors: anchors(&graph, file.manifest.decision.classes.len()),
+            last_layer: last_layer(&graph, file.manifest.decision.classes.len()),
+            outputs: file.outputs.into_iter().map(|(name, _)| name).collect(),
             manifest: file.manifest,
         })
     }
@@ -109,7 +116,7 @@ impl fmt::Display for Inspection {
         }
         line("resize", &input.resizing())?;
         line("normalise", &format_args!("subtract {:?}, divide by {:?}", input.mean, input.std))?;
-        line("outputs", &OUTPUTS.join(", "))?;
+        line("outputs", &self.outputs.join(", "))?;
         line("classes", &format_args!("{}: {}", decision.classes.len(), decision.classes.join(", ")))?;
         if let Some(architecture) = &history.architecture {
             line("network", architecture)?;
@@ -138,12 +145,15 @@ impl fmt::Display for Inspection {
                 format!(", edited; originally {}", rule.value)
             }
             Some(rule) => match rule.keep {
-                Some(keep) => format!(", keeps {} % of {}", 100.0 * keep, rule.data),
+                Some(keep) => format!(", keeps {}", rule.promise(keep)),
                 None => ", set by hand".to_owned(),
             },
             None => String::new(),
         };
         line("threshold", &format_args!("{}{rule}", self.threshold))?;
+        if let Some(choice) = &history.choice {
+            line("choice", choice)?;
+        }
         if let Some(file) = &history.imported {
             line("imported", &format_args!("from {file}"))?;
         }

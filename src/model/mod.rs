@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-pub use decision::{Decision, Threshold};
-pub use history::{History, Training};
+pub use decision::{Decision, OperatingPoint, Threshold};
+pub use history::{Candidate, Choice, History, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
 
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
     use crate::{
         image::Input,
-        method::{Loss, RejectionScore, Variant},
+        method::{LogitScore, Loss, Variant},
     };
 
     fn example() -> Manifest {
@@ -133,13 +133,16 @@ mod tests {
             format_version: FORMAT_VERSION,
             classes: vec!["cat".to_owned(), "dog \"rex\"".to_owned(), "häschen".to_owned()],
             input: Input::default(),
-            score: RejectionScore::Cac,
+            score: LogitScore::Cac.into(),
             threshold: Some(Threshold {
                 value: 0.1,
                 keep: Some(0.95),
                 data: "somewhere".to_owned(),
+                kept_at_least: Some(0.9),
                 is_from_test: false,
                 held_out_scores: vec![-1.5e-7, 0.1, f32::MAX],
+                classes: Some(vec![0.1, -2.0, 3.5]),
+                operating_points: vec![OperatingPoint { keep: 0.5, threshold: 0.1 }],
             }),
         };
         let history = History {

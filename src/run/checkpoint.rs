@@ -9,11 +9,11 @@ use ndarray::{Array2, Array4};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    arch::{Architecture, HEAD, Layer},
+    arch::{self, Architecture, HEAD, Layer},
     data::Protocol,
     error::{Error, Result},
     image::Input,
-    method::{AnchorKind, Anchors, Loss, RejectionScore},
+    method::{AnchorKind, Anchors, LastLayer, LogitScore, Loss},
     model::Training,
     weights::Weights,
 };
@@ -27,12 +27,40 @@ pub struct Checkpoint {
     pub network: Weights,
     /// Anchors for testing and export.
     pub anchors: Anchors,
-    /// Logits of held-out known images, `[M, C]`, from which the threshold is chosen; M may be 0.
-    pub held_out: Array2<f32>,
+    /// Logits of held-out known images.
+    pub held_out: HeldOut,
+    /// Features, from which an export fits scores and chooses one; `None` before the end of a training.
+    pub features: Option<Features>,
     /// Logits of the test after training; `None` without a test.
     pub test: Option<TestLogits>,
     /// Images and logits for the self-check of an export.
     pub check: CheckBatch,
+}
+
+/// Logits `[M, C]` of held-out known images; M may be 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldOut {
+    /// Of the images that choose the epoch and the score.
+    pub choosing: Array2<f32>,
+    /// Of the images from which the threshold is chosen. They had no say in anything else, so that the threshold keeps its
+    /// [promise](crate::method::threshold).
+    pub calibrating: Array2<f32>,
+}
+
+/// Features `[M, F]` of some images: what the last layer reads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Features {
+    /// Of training images, with their classes.
+    pub training: (Array2<f32>, Vec<i64>),
+    /// Of the held-out images that choose, in the order of their logits.
+    pub choosing: Array2<f32>,
+    /// Of those from which the threshold is chosen.
+    pub calibrating: Array2<f32>,
+    /// Name and features of images that stand for unknown ones.
+    pub stand_ins: Vec<(String, Array2<f32>)>,
+    /// Of the known test images and of each unknown test set, in the order of their logits; `None` without a test, or where
+    /// they would be too large.
+    pub test: Option<(Array2<f32>, Vec<Array2<f32>>)>,
 }
 
 /// Description of a trained network: everything but its tensors.
@@ -48,8 +76,8 @@ pub struct Facts {
     pub loss: Loss,
     /// How the anchors were obtained.
     pub anchors: AnchorKind,
-    /// Default rejection score; it depends on the loss and the outliers.
-    pub score: RejectionScore,
+    /// The score of logits for tests in training; it depends on the loss and the outliers.
+    pub score: LogitScore,
     /// Name of the weights file, if the network was imported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<String>,
@@ -122,7 +150,17 @@ impl Which {
 
 /// Anchors as rows `[C, C]`, or the magnitude `[1]` of fixed ones.
 const ANCHORS: &str = "cac/anchors";
-const HELD_OUT: &str = "cac/held-out";
+const CHOOSING: &str = "cac/held-out/choosing";
+const CALIBRATING: &str = "cac/held-out/calibrating";
+/// Of runs whose held-out images all chose the epoch.
+const HELD_OUT_BEFORE: &str = "cac/held-out";
+const FEATURES_TRAINING: &str = "cac/features/training";
+const FEATURES_LABELS: &str = "cac/features/labels";
+const FEATURES_CHOOSING: &str = "cac/features/choosing";
+const FEATURES_CALIBRATING: &str = "cac/features/calibrating";
+const FEATURES_STAND_IN: &str = "cac/features/stand-in/";
+const FEATURES_TEST_KNOWN: &str = "cac/features/test/known";
+const FEATURES_TEST_UNKNOWN: &str = "cac/features/test/unknown/";
 const CHECK_IMAGES: &str = "cac/check/images";
 const CHECK_LOGITS: &str = "cac/check/logits";
 const TEST_KNOWN: &str = "cac/test/known";
@@ -142,21 +180,18 @@ impl Checkpoint {
         let note = file.note.take().ok_or_else(|| broken("it holds only weights".to_owned()))?;
         let facts: Facts = serde_json::from_str(&note).map_err(|error| broken(error.to_string()))?;
         let layers = facts.layers()?;
+        if file.get(HELD_OUT_BEFORE).is_some() {
+            let reason =
+                "the held-out images of this earlier version chose the epoch and the threshold; train again";
+            return Err(broken(reason.to_owned()));
+        }
         let rows = |name: &str| file.get(name).and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
         let logits = |name: &str| file.matrix(name, [rows(name), facts.classes.len()]);
         let test = match file.get(TEST_KNOWN) {
             None => None,
             Some(_) => {
                 let labels = file.values(TEST_LABELS, &[rows(TEST_KNOWN)])?;
-                let names = file.names().filter(|name| name.starts_with(TEST_UNKNOWN));
-                let mut unknown = names
-                    .map(|name| {
-                        // Tensors are sorted by name: a number keeps the order of the test sets.
-                        let (_, set) = name[TEST_UNKNOWN.len()..].split_once('/').unwrap_or_default();
-                        Ok((set.to_owned(), logits(name)?))
-                    })
-                    .collect::<Result<Vec<_>>>()?;
-                unknown.retain(|(name, _)| !name.is_empty());
+                let unknown = file.listed(TEST_UNKNOWN, facts.classes.len())?;
                 let labels = labels.iter().map(|&label| label as i64).collect();
                 let skipped = match file.get(TEST_SKIPPED) {
                     Some(_) => file.values(TEST_SKIPPED, &[1])?[0] as usize,
@@ -176,9 +211,36 @@ impl Checkpoint {
             Some([1]) => Anchors::Fixed { classes, magnitude: file.values(ANCHORS, &[1])?[0] },
             _ => Anchors::Rows(file.matrix(ANCHORS, [classes; 2])?),
         };
+        let width = arch::feature_count(&layers);
+        let matrix = |name: &str| file.matrix(name, [rows(name), width]);
+        let features = match file.get(FEATURES_TRAINING) {
+            None => None,
+            Some(_) => {
+                let labels = file.values(FEATURES_LABELS, &[rows(FEATURES_TRAINING)])?;
+                let unknown = || file.listed(FEATURES_TEST_UNKNOWN, width);
+                let test = match file.get(FEATURES_TEST_KNOWN) {
+                    Some(_) => {
+                        let unknown = unknown()?.into_iter().map(|(_, features)| features).collect();
+                        Some((matrix(FEATURES_TEST_KNOWN)?, unknown))
+                    }
+                    None => None,
+                };
+                Some(Features {
+                    training: (
+                        matrix(FEATURES_TRAINING)?,
+                        labels.iter().map(|&label| label as i64).collect(),
+                    ),
+                    choosing: matrix(FEATURES_CHOOSING)?,
+                    calibrating: matrix(FEATURES_CALIBRATING)?,
+                    stand_ins: file.listed(FEATURES_STAND_IN, width)?,
+                    test,
+                })
+            }
+        };
         Ok(Self {
             anchors,
-            held_out: logits(HELD_OUT)?,
+            held_out: HeldOut { choosing: logits(CHOOSING)?, calibrating: logits(CALIBRATING)? },
+            features,
             test,
             check,
             network: file.of_layers(&layers)?,
@@ -202,19 +264,48 @@ impl Checkpoint {
             Anchors::Fixed { magnitude, .. } => file.insert(ANCHORS, &[1], vec![*magnitude]),
             Anchors::Rows(rows) => file.insert_matrix(ANCHORS, rows),
         }
-        file.insert_matrix(HELD_OUT, &self.held_out);
+        file.insert_matrix(CHOOSING, &self.held_out.choosing);
+        file.insert_matrix(CALIBRATING, &self.held_out.calibrating);
+        if let Some(Features { training: (training, labels), choosing, calibrating, stand_ins, test }) =
+            &self.features
+        {
+            file.insert_matrix(FEATURES_TRAINING, training);
+            file.insert(FEATURES_LABELS, &[labels.len()], labels.iter().map(|&label| label as f32).collect());
+            file.insert_matrix(FEATURES_CHOOSING, choosing);
+            file.insert_matrix(FEATURES_CALIBRATING, calibrating);
+            file.insert_listed(
+                FEATURES_STAND_IN,
+                stand_ins.iter().map(|(name, features)| (name.as_str(), features)),
+            );
+            if let Some((known, unknown)) = test {
+                file.insert_matrix(FEATURES_TEST_KNOWN, known);
+                file.insert_listed(FEATURES_TEST_UNKNOWN, unknown.iter().map(|features| ("set", features)));
+            }
+        }
         file.insert(CHECK_IMAGES, self.check.images.shape(), self.check.images.iter().copied().collect());
         file.insert_matrix(CHECK_LOGITS, &self.check.logits);
         if let Some(TestLogits { known, labels, unknown, skipped }) = &self.test {
             file.insert(TEST_SKIPPED, &[1], vec![*skipped as f32]);
             file.insert_matrix(TEST_KNOWN, known);
             file.insert(TEST_LABELS, &[labels.len()], labels.iter().map(|&label| label as f32).collect());
-            for (number, (name, logits)) in unknown.iter().enumerate() {
-                file.insert_matrix(&format!("{TEST_UNKNOWN}{number:04}/{name}"), logits);
-            }
+            file.insert_listed(TEST_UNKNOWN, unknown.iter().map(|(name, logits)| (name.as_str(), logits)));
         }
         debug_assert!(self.network.names().all(|name| !name.starts_with(HEAD)));
         file
+    }
+
+    /// The weight `[C, F]` and the bias `[C]` of the last layer.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] if they are missing or misshaped.
+    pub fn last_layer(&self) -> Result<LastLayer> {
+        let layers = self.facts.layers()?;
+        let last = layers.last().expect("a network has layers");
+        let [(weight, shape), (bias, _)] = &last.parameters()[..] else {
+            unreachable!("the last layer is linear, with a bias")
+        };
+        let weight = self.network.matrix(weight, [shape[0], shape[1]])?;
+        Ok(LastLayer { weight, bias: self.network.values(bias, &[shape[0]])?.to_vec() })
     }
 
     /// Writes only the network's weights, as a backbone: no logits, no images and no path. The metadata holds
@@ -227,6 +318,33 @@ impl Checkpoint {
         let mut file = self.network.clone();
         file.note = Some(note.to_string());
         file.write(path)
+    }
+}
+
+impl Weights {
+    /// The matrices with `columns` columns whose names begin with `prefix` and have a number and a name of their own, in the
+    /// order of the numbers: tensors are sorted by name.
+    fn listed(&self, prefix: &str, columns: usize) -> Result<Vec<(String, Array2<f32>)>> {
+        let named =
+            self.names().filter_map(|name| Some((name, name.strip_prefix(prefix)?.split_once('/')?.1)));
+        named
+            .filter(|(_, own)| !own.is_empty())
+            .map(|(name, own)| {
+                let rows = self.get(name).and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
+                Ok((own.to_owned(), self.matrix(name, [rows, columns])?))
+            })
+            .collect()
+    }
+
+    /// Adds matrices for [`listed`](Self::listed).
+    fn insert_listed<'a>(
+        &mut self,
+        prefix: &str,
+        matrices: impl Iterator<Item = (&'a str, &'a Array2<f32>)>,
+    ) {
+        for (number, (name, matrix)) in matrices.enumerate() {
+            self.insert_matrix(&format!("{prefix}{number:04}/{name}"), matrix);
+        }
     }
 }
 
@@ -251,7 +369,7 @@ mod tests {
                 architecture,
                 loss,
                 anchors: AnchorKind::Fixed,
-                score: RejectionScore::Cac,
+                score: LogitScore::Cac,
                 imported: None,
                 training: None,
                 data: Some(TrainingData {
@@ -262,7 +380,8 @@ mod tests {
             },
             network,
             anchors: Anchors::fixed(2, 10.0),
-            held_out: Array2::zeros((0, 2)),
+            held_out: HeldOut { choosing: Array2::ones((1, 2)), calibrating: Array2::zeros((0, 2)) },
+            features: None,
             test: Some(TestLogits {
                 known: Array2::from_elem((3, 2), 1.5),
                 labels: vec![1, 0, 1],
@@ -289,10 +408,22 @@ mod tests {
         assert_eq!((&read.test, &read.check), (&checkpoint.test, &checkpoint.check));
         assert_eq!(read.network.get("fc.bias"), checkpoint.network.get("fc.bias"));
         let means = Anchors::Rows(Array2::from_elem((2, 2), 0.5));
-        let untested = Checkpoint { test: None, anchors: means.clone(), ..checkpoint };
+        let width = checkpoint.last_layer().unwrap().weight.ncols();
+        let rows = |count: usize| {
+            Array2::from_shape_fn((count, width), |(row, column)| (row * width + column) as f32)
+        };
+        let features = Features {
+            training: (rows(3), vec![1, 0, 1]),
+            choosing: rows(1),
+            calibrating: rows(0),
+            stand_ins: vec![("scrambled".to_owned(), rows(2)), ("blended".to_owned(), rows(1))],
+            test: Some((rows(3), vec![rows(1), rows(2)])),
+        };
+        let untested =
+            Checkpoint { test: None, anchors: means.clone(), features: Some(features.clone()), ..checkpoint };
         untested.write(&path).unwrap();
         let read = Checkpoint::read(&path).unwrap();
-        assert_eq!((read.test, read.anchors), (None, means));
+        assert_eq!((read.test, read.anchors, read.features), (None, means, Some(features)));
     }
 
     #[test]

@@ -83,6 +83,13 @@ pub enum Event {
         /// The metrics, without intervals.
         report: Report,
     },
+    /// The features of the best epoch are computed, from which an export chooses a score.
+    Finishing {
+        /// Images evaluated.
+        done: usize,
+        /// All images to evaluate.
+        images: usize,
+    },
     /// All epochs are done.
     Finished {
         /// The metrics of the best epoch, with intervals.

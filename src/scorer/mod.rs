@@ -51,6 +51,11 @@ pub struct Outputs {
     pub label: Array1<usize>,
     /// Whether the score is above the threshold, `[N]`.
     pub unknown: Array1<bool>,
+    /// The share of known images that are expected to score as high, `[N]`, above 0 and at most 1; `None` if the file does
+    /// not compute it. See [`method::p_value`].
+    pub p_value: Option<Array1<f32>>,
+    /// Features `[N, F]`; `None` if the file does not have them as an output.
+    pub features: Option<Array2<f32>>,
 }
 
 /// The decision of a model on one image.
@@ -64,6 +69,9 @@ pub struct Verdict {
     pub score: f32,
     /// The score above which an image is unknown.
     pub threshold: f32,
+    /// The p-value; see [`Outputs::p_value`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p_value: Option<f32>,
 }
 
 impl Scorer {
@@ -301,13 +309,14 @@ impl Scorer {
     #[must_use]
     pub fn verdicts(&self, outputs: &Outputs) -> Vec<Verdict> {
         let classes = &self.decision().classes;
-        let verdict = |((&label, &unknown), &score): ((&usize, &bool), &f32)| Verdict {
-            class: classes.get(label).cloned().unwrap_or_default(),
-            unknown,
-            score,
+        let verdict = |place: usize| Verdict {
+            class: classes.get(outputs.label[place]).cloned().unwrap_or_default(),
+            unknown: outputs.unknown[place],
+            score: outputs.score[place],
             threshold: self.threshold,
+            p_value: outputs.p_value.as_ref().map(|values| values[place]),
         };
-        outputs.label.iter().zip(&outputs.unknown).zip(&outputs.score).map(verdict).collect()
+        (0..outputs.score.len()).map(verdict).collect()
     }
 
     fn score_images(&self, images: Images) -> Result<Outputs> {
@@ -424,7 +433,12 @@ impl Outputs {
             if parts.is_empty() { empty } else { concatenate(Axis(0), &parts).expect("equal widths") }
         }
         let none = || Array2::zeros((0, classes));
+        let p_values: Option<Vec<_>> = parts.iter().map(|part| Some(part.p_value.as_ref()?.view())).collect();
+        let features: Option<Vec<_>> =
+            parts.iter().map(|part| Some(part.features.as_ref()?.view())).collect();
         Self {
+            p_value: p_values.map(|parts| join(parts, Array1::zeros(0))),
+            features: features.map(|parts| join(parts, Array2::zeros((0, 0)))),
             logits: join(parts.iter().map(|part| part.logits.view()).collect(), none()),
             distances: join(parts.iter().map(|part| part.distances.view()).collect(), none()),
             score: join(parts.iter().map(|part| part.score.view()).collect(), Array1::zeros(0)),
@@ -443,35 +457,50 @@ impl Outputs {
         self.score.slice_axis_inplace(Axis(0), first);
         self.label.slice_axis_inplace(Axis(0), first);
         self.unknown.slice_axis_inplace(Axis(0), first);
+        self.p_value.iter_mut().for_each(|values| values.slice_axis_inplace(Axis(0), first));
+        self.features.iter_mut().for_each(|features| features.slice_axis_inplace(Axis(0), first));
         self
     }
+}
 
-    /// Checks the outputs of a runtime for N images and C classes.
-    fn new(
-        runtime: &'static str,
-        (n, classes): (usize, usize),
-        (logits, distances): (Vec<f32>, Vec<f32>),
-        score: Vec<f32>,
-        label: Vec<i64>,
-        unknown: Vec<bool>,
-    ) -> Result<Self> {
+/// The outputs of a runtime for some images.
+struct RawOutputs {
+    logits: Vec<f32>,
+    distances: Vec<f32>,
+    score: Vec<f32>,
+    label: Vec<i64>,
+    unknown: Vec<bool>,
+    p_value: Option<Vec<f32>>,
+    features: Option<Vec<f32>>,
+}
+
+impl RawOutputs {
+    /// Checks that there is one row for each of N images, and one column for each of C classes.
+    fn checked(self, runtime: &'static str, n: usize, classes: usize) -> Result<Outputs> {
         let failed = |reason: &str| Error::Runtime { runtime, reason: reason.to_owned() };
         let in_range = |label: i64| usize::try_from(label).ok().filter(|&label| label < classes);
-        let label: Option<Vec<usize>> = label.into_iter().map(in_range).collect();
+        let label: Option<Vec<usize>> = self.label.into_iter().map(in_range).collect();
         let label = label.ok_or_else(|| failed("the model returned a label out of range"))?;
-        if [score.len(), label.len(), unknown.len()] != [n; 3] {
+        let p_values = self.p_value.as_ref().map_or(n, Vec::len);
+        if [self.score.len(), label.len(), self.unknown.len(), p_values] != [n; 4] {
             return Err(failed("the model returned outputs for a different number of images"));
         }
         let matrix = |values| {
             Array2::from_shape_vec((n, classes), values)
                 .map_err(|_| failed("the model returned outputs for a different number of classes"))
         };
-        Ok(Self {
-            logits: matrix(logits)?,
-            distances: matrix(distances)?,
-            score: score.into(),
+        let features = self.features.map(|values| {
+            Array2::from_shape_vec((n, values.len() / n.max(1)), values)
+                .map_err(|_| failed("the model returned features for a different number of images"))
+        });
+        Ok(Outputs {
+            logits: matrix(self.logits)?,
+            distances: matrix(self.distances)?,
+            score: self.score.into(),
             label: label.into(),
-            unknown: unknown.into(),
+            unknown: self.unknown.into(),
+            p_value: self.p_value.map(Array1::from),
+            features: features.transpose()?,
         })
     }
 }

@@ -18,7 +18,7 @@ use prost::Message;
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use super::{Images, Outputs, Provider};
+use super::{Images, Outputs, Provider, RawOutputs};
 use crate::{
     error::{Error, Result},
     model::{
@@ -229,14 +229,17 @@ fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Output
         Ok(outputs[name].try_extract_tensor::<T>()?.1.to_vec())
     }
     let floats = |name| values::<f32>(&outputs, name).map_err(failed);
-    Outputs::new(
-        NAME,
-        (n, file.manifest.decision.classes.len()),
-        (floats("logits")?, floats("distances")?),
-        floats("score")?,
-        values::<i64>(&outputs, "label").map_err(failed)?,
-        values::<bool>(&outputs, "unknown").map_err(failed)?,
-    )
+    let further = |name: &'static str| file.has_output(name).then(|| floats(name)).transpose();
+    RawOutputs {
+        logits: floats("logits")?,
+        distances: floats("distances")?,
+        score: floats("score")?,
+        label: values::<i64>(&outputs, "label").map_err(failed)?,
+        unknown: values::<bool>(&outputs, "unknown").map_err(failed)?,
+        p_value: further("p_value")?,
+        features: further("features")?,
+    }
+    .checked(NAME, n, file.manifest.decision.classes.len())
 }
 
 /// A builder of sessions on a provider, and the path of the library.

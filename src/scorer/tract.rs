@@ -5,10 +5,10 @@ use std::sync::Arc;
 use rayon::prelude::*;
 use tract_onnx::prelude::*;
 
-use super::{Images, Outputs};
+use super::{Images, Outputs, RawOutputs};
 use crate::{
     error::{Error, Result},
-    model::file::{ModelFile, OUTPUTS},
+    model::file::ModelFile,
     panics::caught,
 };
 
@@ -76,22 +76,22 @@ impl Tract {
             if file.takes_bytes { images.to_bytes().into() } else { images.to_floats().into() };
         let outputs = self.plan.run(input).map_err(failed)?;
         let failed = |error: TractError| failed(format!("{error:#}"));
-        let output = |name: &str| {
-            let index = OUTPUTS.iter().position(|&output| output == name).expect("one of the five");
-            &outputs[index]
-        };
+        let output = |name: &str| &outputs[file.output(name).expect("every model has this output")];
         fn values<T: Datum + Copy>(output: &Tensor) -> TractResult<Vec<T>> {
             Ok(output.to_plain_array_view::<T>()?.iter().copied().collect())
         }
         let floats = |name| values::<f32>(output(name)).map_err(failed);
-        Outputs::new(
-            NAME,
-            (n, file.manifest.decision.classes.len()),
-            (floats("logits")?, floats("distances")?),
-            floats("score")?,
-            values::<i64>(output("label")).map_err(failed)?,
-            values::<bool>(output("unknown")).map_err(failed)?,
-        )
+        let further = |name| file.output(name).map(|_| floats(name)).transpose();
+        RawOutputs {
+            logits: floats("logits")?,
+            distances: floats("distances")?,
+            score: floats("score")?,
+            label: values::<i64>(output("label")).map_err(failed)?,
+            unknown: values::<bool>(output("unknown")).map_err(failed)?,
+            p_value: further("p_value")?,
+            features: further("features")?,
+        }
+        .checked(NAME, n, file.manifest.decision.classes.len())
     }
 }
 

@@ -39,7 +39,10 @@ pub struct Batches<'a> {
     pub(super) known: Dataset,
     /// Training and held-out images, as indices into `known`.
     pub(super) training: Vec<usize>,
-    pub(super) held_out: Vec<usize>,
+    /// Held-out images that choose the epoch and the score.
+    pub(super) choosing: Vec<usize>,
+    /// Held-out images from which the threshold is chosen.
+    pub(super) calibrating: Vec<usize>,
     pub(super) known_test: Dataset,
     pub(super) unknown_tests: Vec<UnknownSet>,
     /// Outliers from a folder.
@@ -222,21 +225,26 @@ impl Reader {
     }
 }
 
-/// The number of held-out images for a share of the training images: none, or enough for the default threshold.
-/// A small share is raised to that number if it is at most a fifth of the images.
-fn held_out(share: f64, images: usize) -> Result<usize> {
-    let (count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
-    if count == 0 || count >= needed {
-        return Ok(count);
+/// The numbers of held-out images that choose and that calibrate, for a share of the training images: none, or enough
+/// to calibrate for the default threshold. A small share is raised to that number, or to twice as many, if it then is at
+/// most a fifth of the images.
+fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
+    let (mut count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
+    if count == 0 {
+        return Ok([0, 0]);
     }
-    if 5 * needed <= images {
-        return Ok(needed);
+    if let Some(most) = [2 * needed, needed].into_iter().find(|least| 5 * least <= images) {
+        count = count.max(most);
     }
-    let reason = format!(
-        "holds out {count} of {images} images; a threshold that keeps {} % of known images needs {needed}",
-        100.0 * KEEP
-    );
-    Err(Error::setting("held-out", share, reason))
+    if count < needed {
+        let reason = format!(
+            "holds out {count} of {images} images; a threshold that keeps {} % of known images needs {needed}",
+            100.0 * KEEP
+        );
+        return Err(Error::setting("held-out", share, reason));
+    }
+    let calibrating = needed.max(count.div_ceil(2));
+    Ok([count - calibrating, calibrating])
 }
 
 impl<'a> Batches<'a> {
@@ -255,8 +263,13 @@ impl<'a> Batches<'a> {
             sets.keep(settings.memory);
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
-        let count = held_out(settings.recipe.held_out, known.len())?;
-        let (held_out, training) = known.hold_out(count, settings.recipe.seed)?;
+        let [choosing, calibrating] = held_out(settings.recipe.held_out, known.len())?;
+        let seed = settings.recipe.seed;
+        // Images that calibrate are drawn without regard to their classes, as new images come.
+        let (calibrating, rest) = known.draw_leaving_classes(calibrating, seed);
+        let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
+        let of_rest = |places: Vec<usize>| places.into_iter().map(|place| rest[place]).collect::<Vec<_>>();
+        let (choosing, training) = (of_rest(choosing), of_rest(training));
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
             let reason = format!("class `{name}` has no image that can be read");
@@ -266,7 +279,8 @@ impl<'a> Batches<'a> {
             settings,
             known,
             training,
-            held_out,
+            choosing,
+            calibrating,
             known_test,
             unknown_tests,
             outliers,
@@ -479,9 +493,13 @@ mod tests {
 
     #[test]
     fn held_out_images_suffice_for_a_threshold_or_are_refused() {
-        for (share, images, expected) in
-            [(0.0, 5, 0), (0.02, 5000, 100), (0.02, 500, 19), (0.02, 95, 19), (0.6, 36, 22)]
-        {
+        for (share, images, expected) in [
+            (0.0, 5, [0, 0]),
+            (0.02, 5000, [50, 50]),
+            (0.02, 500, [19, 19]),
+            (0.02, 95, [0, 19]),
+            (0.6, 36, [3, 19]),
+        ] {
             assert_eq!(held_out(share, images).unwrap(), expected, "{share} of {images}");
         }
         let error = held_out(0.02, 36).unwrap_err().to_string();
@@ -567,7 +585,11 @@ mod tests {
     fn an_epoch_has_each_training_image_once() {
         let settings = settings(0);
         let batches = Batches::open(&settings, |_| {}).unwrap();
-        assert_eq!((batches.images(), batches.held_out.len(), batches.steps()), (1568, 32, 25));
+        let held_out = [batches.choosing.len(), batches.calibrating.len()];
+        assert_eq!((batches.images(), held_out, batches.steps()), (1562, [19, 19], 25));
+        let all = [&batches.training, &batches.choosing, &batches.calibrating];
+        let apart: HashSet<&usize> = all.into_iter().flatten().collect();
+        assert_eq!(apart.len(), batches.known.len());
         let (mut labels, mut counts) = (Vec::new(), Vec::new());
         batches.of_epoch(1, 0, |batches| {
             for batch in batches {

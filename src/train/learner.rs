@@ -2,7 +2,10 @@
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use ndarray::{Array2, Array4, ArrayView4};
@@ -17,12 +20,15 @@ use super::{
     torch, torch_device,
 };
 use crate::{
-    arch::{Layer, Op},
-    data::{prefetch, shuffled},
+    arch::{self, Layer},
+    data::{STAND_INS_AT_ONCE, StandIn, prefetch, shuffled},
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
-    run::{BatchNorm, CheckBatch, Checkpoint, Facts, RunFolder, TestLogits, TrainingData, TrainingPrecision},
+    run::{
+        self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, RunFolder, TestLogits, TrainingData,
+        TrainingPrecision,
+    },
     weights::{Weights, folded},
 };
 
@@ -30,6 +36,10 @@ use crate::{
 const TEST_BATCH: usize = 64;
 /// Number of images for the self-check of an export.
 const CHECK_IMAGES: usize = 8;
+/// The maximum number of training images to which scores are fitted.
+const EXAMPLES: usize = 5000;
+/// The maximum size of the features of test images in a checkpoint, in bytes.
+const TEST_FEATURES: usize = 128 << 20;
 /// Prefix of the EMA's tensors in a state.
 const EMA: &str = "ema.";
 
@@ -66,10 +76,7 @@ impl Frozen {
 
     /// The number of features.
     fn width(&self) -> usize {
-        match self.last().op {
-            Op::Linear { inputs, .. } => inputs,
-            _ => unreachable!("the last layer is linear"),
-        }
+        arch::feature_count(&self.layers)
     }
 
     fn below(&self) -> &[Layer] {
@@ -84,22 +91,28 @@ impl Frozen {
         }
         Ok(())
     }
+}
 
-    /// The network on a device, in evaluation mode; the last layer is not that of the run.
-    fn network(&self, device: tch::Device, input: &Input) -> Result<Network> {
-        let (mut layers, weights) = folded(self.below(), &self.backbone)?;
-        layers.push(Layer { inputs: vec![layers.len() - 1], ..self.last().clone() });
-        let mut network = Network::new(&nn::VarStore::new(device), layers, input).map_err(torch)?;
-        network.load(&weights, "", true)?;
-        Ok(network)
-    }
+/// The layers below the last on a device, in evaluation mode, behind a last layer that is not set.
+fn below_the_last(
+    layers: &[Layer],
+    weights: &Weights,
+    device: tch::Device,
+    input: &Input,
+) -> Result<Network> {
+    let (last, below) = layers.split_last().expect("a network has layers");
+    let (mut layers, weights) = folded(below, weights)?;
+    layers.push(Layer { inputs: vec![layers.len() - 1], ..last.clone() });
+    let mut network = Network::new(&nn::VarStore::new(device), layers, input).map_err(torch)?;
+    network.load(&weights, "", true)?;
+    Ok(network)
 }
 
 /// The result of a test after an epoch.
 pub(super) struct Tested {
     anchors: Anchors,
     logits: TestLogits,
-    held_out: Array2<f32>,
+    held_out: HeldOut,
 }
 
 impl<'a> Learner<'a> {
@@ -163,12 +176,9 @@ impl<'a> Learner<'a> {
         let Some(frozen) = &self.frozen else { return Ok(true) };
         let learner = &*self;
         let open = || {
-            let network = frozen.network(learner.store.device(), &learner.settings.input)?;
-            Ok(move |images: &Array4<u8>| {
-                let features =
-                    || network::floats(&network.features(&learner.to_tensor(images.view())?, None)?);
-                tch::no_grad(features).map_err(torch)
-            })
+            let device = learner.store.device();
+            let network = below_the_last(&frozen.layers, &frozen.backbone, device, &learner.settings.input)?;
+            Ok(move |images: &Array4<u8>| learner.evaluate(&network, images))
         };
         let layers = FrozenLayers { weights: &frozen.backbone, width: frozen.width(), open };
         let features = Features::of_run(self.batches, &layers, run, stop, observe)?;
@@ -177,6 +187,78 @@ impl<'a> Learner<'a> {
             frozen.features = features.map(Arc::new);
         }
         Ok(is_done)
+    }
+
+    /// The features of images, by a network in evaluation mode.
+    fn evaluate(&self, network: &Network, images: &Array4<u8>) -> Result<Vec<f32>> {
+        let features = || network::floats(&network.features(&self.to_tensor(images.view())?, None)?);
+        tch::no_grad(features).map_err(torch)
+    }
+
+    /// Computes the features of a checkpoint from which an export chooses a score. Returns `None` if it was asked to stop.
+    pub fn features_of(
+        &self,
+        checkpoint: &Checkpoint,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<Option<run::Features>> {
+        let Batches { training, choosing, calibrating, unknown_tests, .. } = self.batches;
+        let drawn = shuffled(training.len(), self.settings.recipe.seed).into_iter().take(EXAMPLES);
+        let drawn: Vec<usize> = drawn.map(|place| training[place]).collect();
+        let layers = checkpoint.facts.layers()?;
+        let width = arch::feature_count(&layers);
+        let unknown = (0..unknown_tests.len()).map(Set::Unknown);
+        let tests: Vec<Set> = [Set::Test].into_iter().chain(unknown).collect();
+        let tested: usize = tests.iter().map(|&set| self.batches.dataset(set).len()).sum();
+        let keeps_tests = tested * width * size_of::<f32>() <= TEST_FEATURES;
+        let made = StandIn::ALL.len() * choosing.len();
+        let images =
+            drawn.len() + choosing.len() + calibrating.len() + made + if keeps_tests { tested } else { 0 };
+
+        let (device, input) = (self.store.device(), &self.settings.input);
+        let network = below_the_last(&layers, &checkpoint.network, device, input)?;
+        let mut done = 0;
+        let mut is_stopped = false;
+        let mut all = |indices: &[usize], kind: Option<StandIn>, set: Set| -> Result<Array2<f32>> {
+            let dataset = self.batches.dataset(set);
+            let read = |indices: &[usize]| match kind {
+                None => dataset.batch(indices),
+                Some(kind) => dataset.stand_ins(kind, indices),
+            };
+            let mut values = Vec::with_capacity(indices.len() * width);
+            prefetch(indices.chunks(STAND_INS_AT_ONCE), read, |batches| {
+                for images_of_batch in batches {
+                    is_stopped |= stop.load(Ordering::Relaxed);
+                    if is_stopped {
+                        break;
+                    }
+                    let batch = images_of_batch?;
+                    values.extend(self.evaluate(&network, &batch)?);
+                    done += batch.dim().0;
+                    observe(&Event::Finishing { done, images });
+                }
+                Ok(())
+            })?;
+            let rows = values.len() / width;
+            Ok(Array2::from_shape_vec((rows, width), values).expect("whole rows"))
+        };
+        let stand_in = |kind: StandIn| Ok((kind.name().to_owned(), all(choosing, Some(kind), Set::Known)?));
+        let stand_ins = StandIn::ALL.into_iter().map(stand_in).collect::<Result<Vec<_>>>()?;
+        let mut whole = |set: Set| all(&(0..self.batches.dataset(set).len()).collect::<Vec<_>>(), None, set);
+        let test = match keeps_tests {
+            true => {
+                Some((whole(Set::Test)?, tests[1..].iter().map(|&set| whole(set)).collect::<Result<_>>()?))
+            }
+            false => None,
+        };
+        let features = run::Features {
+            stand_ins,
+            test,
+            training: (all(&drawn, None, Set::Known)?, self.batches.labels(&drawn)),
+            choosing: all(choosing, None, Set::Known)?,
+            calibrating: all(calibrating, None, Set::Known)?,
+        };
+        Ok((!is_stopped).then_some(features))
     }
 
     /// The features of frozen layers, if there are any.
@@ -283,7 +365,7 @@ impl<'a> Learner<'a> {
 
     /// Computes the logits of all test sets and held-out images, and the anchors.
     pub fn test(&self) -> Result<Tested> {
-        let Batches { known_test, unknown_tests, held_out, .. } = self.batches;
+        let Batches { known_test, unknown_tests, .. } = self.batches;
         let all = |set: Set| self.logits(set, &(0..self.batches.dataset(set).len()).collect::<Vec<_>>());
         let unknown = unknown_tests
             .iter()
@@ -295,17 +377,26 @@ impl<'a> Learner<'a> {
             unknown: unknown.collect::<Result<Vec<_>>>()?,
             skipped: self.batches.skipped_in_tests,
         };
-        Ok(Tested { anchors: self.anchors()?, logits, held_out: self.logits(Set::Known, held_out)? })
+        Ok(Tested { anchors: self.anchors()?, logits, held_out: self.held_out()? })
     }
 
-    /// The loss on held-out images with the anchors of training; `None` without any.
+    /// The logits of held-out images.
+    fn held_out(&self) -> Result<HeldOut> {
+        let Batches { choosing, calibrating, .. } = self.batches;
+        Ok(HeldOut {
+            choosing: self.logits(Set::Known, choosing)?,
+            calibrating: self.logits(Set::Known, calibrating)?,
+        })
+    }
+
+    /// The loss on held-out images that choose, with the anchors of training; `None` without any.
     pub fn held_out_loss(&self, tested: &Tested) -> Option<f64> {
-        let held_out = &self.batches.held_out;
-        if held_out.is_empty() {
+        let choosing = &self.batches.choosing;
+        if choosing.is_empty() {
             return None;
         }
-        let logits = tested.held_out.mapv(f64::from);
-        Some(self.settings.loss.value(logits.view(), &self.batches.labels(held_out)))
+        let logits = tested.held_out.choosing.mapv(f64::from);
+        Some(self.settings.loss.value(logits.view(), &self.batches.labels(choosing)))
     }
 
     /// Copies the tensors of the network and of its EMA into a state.
@@ -357,10 +448,10 @@ impl<'a> Learner<'a> {
     /// Makes a checkpoint; in the middle of an epoch there is no test.
     pub fn checkpoint(&self, epoch: usize, tested: Option<Tested>) -> Result<Checkpoint> {
         let settings = self.settings;
-        let Batches { known, known_test, held_out, .. } = self.batches;
+        let Batches { known, known_test, .. } = self.batches;
         let (anchors, held_out, test) = match tested {
             Some(Tested { anchors, logits, held_out }) => (anchors, held_out, Some(logits)),
-            None => (self.anchors()?, self.logits(Set::Known, held_out)?, None),
+            None => (self.anchors()?, self.held_out()?, None),
         };
         let network = self.kept_weights()?;
         let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
@@ -382,6 +473,6 @@ impl<'a> Learner<'a> {
                 protocol: settings.protocol,
             }),
         };
-        Ok(Checkpoint { facts, network, anchors, held_out, test, check })
+        Ok(Checkpoint { facts, network, anchors, held_out, features: None, test, check })
     }
 }

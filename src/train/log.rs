@@ -81,6 +81,7 @@ impl Log {
             Event::Start { .. }
             | Event::Reading { .. }
             | Event::Features { .. }
+            | Event::Finishing { .. }
             | Event::FeaturesFound { .. }
             | Event::Testing { .. }
             | Event::Finished { .. } => {}

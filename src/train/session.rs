@@ -142,7 +142,14 @@ fn run_to_the_end(
     }
     // A run that was killed right after its last save has one more.
     run.remove_states_but(STATES_KEPT)?;
-    let best = Checkpoint::read(&run.checkpoint(Which::Best))?;
+    let mut best = Checkpoint::read(&run.checkpoint(Which::Best))?;
+    if best.features.is_none() {
+        best.features = session.learner.features_of(&best, stop, &mut observe)?;
+        if best.features.is_none() {
+            return Ok(Outcome::Interrupted { epoch: epochs });
+        }
+        best.write(&run.checkpoint(Which::Best))?;
+    }
     let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
     let report = report(&best, &options)?;
     let finished = Event::Finished { report: report.clone() };
@@ -153,8 +160,8 @@ fn run_to_the_end(
 
 /// The metrics of a tested network, for its default rejection score.
 fn report(checkpoint: &Checkpoint, options: &ReportOptions) -> Result<Report> {
-    let evaluation =
-        Evaluation::of_checkpoint(checkpoint, checkpoint.facts.score, None).expect("the network is tested");
+    let score = checkpoint.facts.score.into();
+    let evaluation = Evaluation::of_checkpoint(checkpoint, &score, None).expect("the network is tested");
     evaluation.report(0, options)
 }
 

@@ -6,7 +6,7 @@ use cac::{
     export::{self, ExportOptions, InputForm, ThresholdRule},
     image::Input,
     import::{self, ImportOptions},
-    method::{Anchors, Loss, RejectionScore, Variant, is_unknown, nearest},
+    method::{Activations, Anchors, Loss, RejectionScore, Variant, is_unknown, nearest, p_value},
     model::ModelPrecision,
     run::Checkpoint,
 };
@@ -16,14 +16,23 @@ use crate::{checkpoint, filled};
 
 const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
-const SCORES: [RejectionScore; 7] = [
-    RejectionScore::Cac,
-    RejectionScore::MinDistance,
-    RejectionScore::PytorchOod,
-    RejectionScore::Msp,
-    RejectionScore::MaxLogit,
-    RejectionScore::ENERGY,
-    RejectionScore::Energy { temperature: 5.0 },
+const SCORES: [&str; 16] = [
+    "cac",
+    "min-distance",
+    "pytorch-ood",
+    "msp",
+    "max-logit",
+    "energy",
+    "energy:5",
+    "knn:1",
+    "knn:10",
+    "mahalanobis",
+    "relative-mahalanobis",
+    "fdbd",
+    "vim",
+    "fdbd+knn:10",
+    "cac+pytorch-ood",
+    "energy+mahalanobis",
 ];
 
 /// Largest difference of an output, relative if the output is above 1.
@@ -77,7 +86,8 @@ fn logits_match_pytorch() {
 fn every_score_in_the_graph_matches_its_formula() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let anchors = &checkpoint.anchors;
-    for rule in SCORES {
+    for name in SCORES {
+        let rule: RejectionScore = name.parse().unwrap();
         let options = ExportOptions {
             score: Some(rule),
             threshold: ThresholdRule::Keep(0.5),
@@ -91,11 +101,22 @@ fn every_score_in_the_graph_matches_its_formula() {
             let scores = scorer.score(images(&checkpoint).view()).unwrap();
             let expected = anchors.distances(scores.logits.view());
             assert!(all_close(&scores.distances, &expected), "{provider} {rule:?}");
-            let expected = rule.rejection(scores.logits.view(), scores.distances.view());
+            let features = scores.features.as_ref().unwrap();
+            let logits = checkpoint.last_layer().unwrap().logits(features.view());
+            assert!(all_close(&scores.logits, &logits), "{provider} {rule:?}");
+            let (_, fitted) = export::decide(&checkpoint, &options).unwrap();
+            let expected = fitted.rejection(&Activations {
+                features: features.view(),
+                logits: scores.logits.view(),
+                distances: scores.distances.view(),
+            });
             assert!(all_close(&scores.score, &expected), "{provider} {rule:?} {} {expected}", scores.score);
             assert_eq!(scores.label.to_vec(), nearest(scores.distances.view()), "{provider} {rule:?}");
             let flags = scores.score.map(|&score| is_unknown(score, threshold));
             assert_eq!(scores.unknown, flags, "{provider} {rule:?}");
+            let held_out = &scorer.decision().threshold.as_ref().unwrap().held_out_scores;
+            let p_values = scores.score.map(|&score| p_value(held_out, score));
+            assert!(all_close(scores.p_value.as_ref().unwrap(), &p_values), "{provider} {rule:?}");
         }
     }
 }
@@ -206,7 +227,7 @@ fn the_threshold_can_be_changed_when_scoring() {
         let lenient = open().with_threshold(f32::MAX).unwrap().score(images.view()).unwrap();
         assert!(!lenient.unknown.iter().any(|&unknown| unknown));
         let held_out = &open().decision().threshold.as_ref().unwrap().held_out_scores.clone();
-        assert_eq!(open().with_keep(0.5).unwrap().threshold(), held_out[held_out.len() / 2 - 1]);
+        assert_eq!(open().with_keep(0.5).unwrap().threshold(), held_out[held_out.len().div_ceil(2) - 1]);
         assert!(open().with_keep(1.0).is_err() && open().with_threshold(f32::NAN).is_err());
     }
 }

@@ -394,7 +394,7 @@ fn broken_images() {
     }
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     let images = Dataset::known(folder.path(), Split::Test, &Input::default()).unwrap();
-    let error = eval::logits(&scorer, &images, |_| ()).unwrap_err();
+    let error = eval::activations(&scorer, &images, |_| ()).unwrap_err();
     assert!(matches!(&error, Error::BrokenImages { errors } if errors.len() == 2), "{error}");
     let text = error.to_string();
     assert!(
@@ -407,7 +407,9 @@ fn broken_images() {
 fn too_few_held_out() {
     let folder = tempfile::tempdir().unwrap();
     let mut few = checkpoint(1, Variant::Paper);
-    few.held_out = few.held_out.slice_axis(ndarray::Axis(0), (..18).into()).to_owned();
+    few.features = None;
+    let calibrating = &mut few.held_out.calibrating;
+    *calibrating = calibrating.slice_axis(ndarray::Axis(0), (..18).into()).to_owned();
     let error = export::export(&few, &ExportOptions::default(), &folder.path().join("m.onnx")).unwrap_err();
     assert!(matches!(error, Error::TooFewHeldOut { found: 18, needed: 19, .. }), "{error}");
     assert_eq!(

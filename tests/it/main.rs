@@ -3,6 +3,7 @@
 mod commands;
 mod conformance;
 mod data;
+mod decision;
 mod dependencies;
 mod errors;
 mod exported;
@@ -26,10 +27,10 @@ use cac::{
     arch::Architecture,
     image::Input,
     method::{Anchors, Loss, Variant},
-    run::{CheckBatch, Checkpoint, Facts},
+    run::{CheckBatch, Checkpoint, Facts, Features, HeldOut},
     weights::Weights,
 };
-use ndarray::Array4;
+use ndarray::{Array2, Array4};
 
 /// A file of the golden data.
 fn golden(name: &str) -> PathBuf {
@@ -53,9 +54,18 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
     let settings = [("depth", 10.0), ("widen_factor", widen_factor as f64), ("dropout", 0.3)];
     let architecture = Architecture::new("wide-resnet", &settings).unwrap();
     let layers = architecture.layers(3, 32, 32).unwrap();
-    let held_out = weights.get("held_out.logits").unwrap().shape[0];
     let images = weights.values("check.images", &[4, 3, 32, 32]).unwrap().to_vec();
     let loss = Loss::new(variant);
+    let count = weights.get("held_out.logits").unwrap().shape[0];
+    let held_out = weights.matrix("held_out.logits", [count, 3]).unwrap();
+    // Features around a centre of each class.
+    let width = weights.get("fc.weight").unwrap().shape[1];
+    let features = |count: usize, seed: usize| {
+        Array2::from_shape_fn((count, width), |(row, column)| {
+            let noise = ((row * 7919 + column * 104_729 + seed * 1_299_709) % 1009) as f32 / 1009.0;
+            noise + if column % 3 == row % 3 { 1.0 } else { 0.0 }
+        })
+    };
     Checkpoint {
         facts: Facts {
             classes: ["ant", "bee", "cow"].map(str::to_owned).to_vec(),
@@ -70,7 +80,14 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
         },
         network: weights.of_layers(&layers).unwrap(),
         anchors: Anchors::Rows(weights.matrix("anchors", [3, 3]).unwrap()),
-        held_out: weights.matrix("held_out.logits", [held_out, 3]).unwrap(),
+        features: Some(Features {
+            training: (features(600, 0), (0..600).map(|row| row % 3).collect()),
+            choosing: features(40, 1),
+            calibrating: features(held_out.nrows(), 2),
+            stand_ins: Vec::new(),
+            test: None,
+        }),
+        held_out: HeldOut { choosing: held_out.clone(), calibrating: held_out },
         test: None,
         check: CheckBatch {
             images: Array4::from_shape_vec((4, 3, 32, 32), images).unwrap(),

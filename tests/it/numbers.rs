@@ -7,12 +7,13 @@ use cac::{
     Provider, Scorer,
     arch::Architecture,
     export::{self, ExportOptions, ThresholdRule},
+    fit::{Examples, fit},
     image::{self, Input},
     import::{self, ImportOptions},
-    method::{Anchors, Loss, RejectionScore, Variant},
+    method::{Anchors, LastLayer, LogitScore, Loss, RejectionScore, Variant},
     metrics::{Bootstrap, Metrics},
     report::{Report, ReportOptions},
-    run::{CheckBatch, Checkpoint, Facts},
+    run::{CheckBatch, Checkpoint, Facts, HeldOut},
     weights::Weights,
 };
 use ndarray::{Array2, Array4, ArrayView2};
@@ -92,7 +93,7 @@ fn where_other_toolkits_differ() {
             let distances = Anchors::fixed(classes, magnitude).distances(single.view());
             if name == "score" {
                 // Both definitions are available; theirs scores an image further out as more known.
-                let of = |score: RejectionScore| -> Vec<f64> {
+                let of = |score: LogitScore| -> Vec<f64> {
                     score
                         .rejection(single.view(), distances.view())
                         .iter()
@@ -103,10 +104,10 @@ fn where_other_toolkits_differ() {
                 let close = |a: &[f64], b: &[f64]| {
                     a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0))
                 };
-                assert!(close(&of(RejectionScore::PytorchOod), &numbers(theirs)));
-                assert!(close(&of(RejectionScore::Cac), &numbers(exact)));
-                assert!(of(RejectionScore::PytorchOod)[1] < of(RejectionScore::PytorchOod)[0]);
-                assert!(of(RejectionScore::MinDistance)[1] > of(RejectionScore::MinDistance)[0]);
+                assert!(close(&of(LogitScore::PytorchOod), &numbers(theirs)));
+                assert!(close(&of(LogitScore::Cac), &numbers(exact)));
+                assert!(of(LogitScore::PytorchOod)[1] < of(LogitScore::PytorchOod)[0]);
+                assert!(of(LogitScore::MinDistance)[1] > of(LogitScore::MinDistance)[0]);
                 seen += 1;
                 continue;
             }
@@ -143,12 +144,12 @@ fn tuplet_of_squares(logits: ArrayView2<f64>, labels: &[i64], magnitude: f64) ->
     rows.sum::<f64>() / labels.len() as f64
 }
 
-/// The tensors of method.safetensors in their own precision.
-struct Method(Vec<u8>);
+/// The tensors of a golden file in their own precision.
+struct Golden(Vec<u8>);
 
-impl Method {
-    fn open() -> Self {
-        Self(fs::read(golden("method.safetensors")).unwrap())
+impl Golden {
+    fn named(file: &str) -> Self {
+        Self(fs::read(golden(file)).unwrap())
     }
 
     fn values(&self, name: &str) -> Vec<f64> {
@@ -184,7 +185,7 @@ fn all_close(what: &str, found: impl IntoIterator<Item = f64>, expected: &[f64],
 
 #[test]
 fn losses_distances_and_scores_are_those_of_pytorch() {
-    let method = Method::open();
+    let method = Golden::named("method.safetensors");
     for classes in [2, 5] {
         let of = |name: &str| format!("c{classes}.{name}");
         let logits = method.matrix(&of("logits"), classes);
@@ -204,13 +205,13 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
         let found = Anchors::fixed(classes, 10.0).distances(single.view());
         all_close(&of("distances"), found.iter().map(|&d| d.into()), &method.values(&of("distances")), 1e-6);
         for (score, name, magnitude) in [
-            (RejectionScore::Cac, "cac", 10.0),
-            (RejectionScore::MinDistance, "min_distance", 10.0),
-            (RejectionScore::PytorchOod, "pytorch_ood", 5.0),
-            (RejectionScore::Msp, "msp", 1.0),
-            (RejectionScore::MaxLogit, "max_logit", 1.0),
-            (RejectionScore::ENERGY, "energy", 1.0),
-            (RejectionScore::Energy { temperature: 5.0 }, "energy_5", 1.0),
+            (LogitScore::Cac, "cac", 10.0),
+            (LogitScore::MinDistance, "min_distance", 10.0),
+            (LogitScore::PytorchOod, "pytorch_ood", 5.0),
+            (LogitScore::Msp, "msp", 1.0),
+            (LogitScore::MaxLogit, "max_logit", 1.0),
+            (LogitScore::ENERGY, "energy", 1.0),
+            (LogitScore::Energy { temperature: 5.0 }, "energy_5", 1.0),
         ] {
             let distances = Anchors::fixed(classes, magnitude).distances(single.view());
             let found = score.rejection(single.view(), distances.view());
@@ -219,7 +220,7 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
                 let d = distances.row(index).fold(0.0_f32, |most, &d| most.max(d));
                 // A distance has seven digits. Far away its error dominates the softmin of two close
                 // distances, which is multiplied by the distance.
-                let d = f64::from(if score == RejectionScore::PytorchOod { d * d } else { d });
+                let d = f64::from(if score == LogitScore::PytorchOod { d * d } else { d });
                 let tolerance = if d < 100.0 { 1e-5 * expected.abs().max(1.0) } else { 1e-7 * d * d };
                 let difference = (f64::from(found) - expected).abs();
                 assert!(difference <= tolerance, "{} {index}: {found}, {expected}", of(name));
@@ -230,7 +231,7 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
 
 #[test]
 fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
-    let method = Method::open();
+    let method = Golden::named("method.safetensors");
     let architecture = Architecture::new("wide-resnet", &[]).unwrap();
     let pixels: Vec<f32> = fill::images(4).into_iter().map(image::unit).collect();
     let logits = method.matrix("wrn.logits.eval", 10).mapv(|value| value as f32);
@@ -243,7 +244,8 @@ fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
             ..small.facts
         },
         anchors: Anchors::fixed(10, 10.0),
-        held_out: Array2::zeros((0, 10)),
+        held_out: HeldOut { choosing: Array2::zeros((0, 10)), calibrating: Array2::zeros((0, 10)) },
+        features: None,
         test: None,
         check: CheckBatch { images: Array4::from_shape_vec((4, 3, 32, 32), pixels.clone()).unwrap(), logits },
     };
@@ -308,5 +310,27 @@ fn a_pytorch_file_gives_the_same_network() {
         architecture.layers(classes, 32, 32).unwrap().iter().flat_map(|layer| layer.parameters())
     {
         assert_eq!(wrn.values(&name, &shape).unwrap(), ours.values(&name, &shape).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn scores_of_features_are_those_of_pytorch_ood() {
+    let file = Golden::named("detectors.safetensors");
+    let matrix = |name: &str, columns: usize| {
+        let values: Vec<f32> = file.values(name).iter().map(|&value| value as f32).collect();
+        Array2::from_shape_vec((values.len() / columns, columns), values).unwrap()
+    };
+    let bias: Vec<f32> = file.values("bias").iter().map(|&value| value as f32).collect();
+    let width = file.values("weight").len() / bias.len();
+    let (training, test) = (matrix("training", width), matrix("test", width));
+    let labels: Vec<i64> = file.values("labels").iter().map(|&label| label as i64).collect();
+    let last_layer = LastLayer { weight: matrix("weight", width), bias };
+    let examples = Examples { features: training.view(), labels: &labels, last_layer: &last_layer };
+    let logits = last_layer.logits(test.view());
+    for name in ["knn:1", "knn:10", "mahalanobis", "relative-mahalanobis", "vim", "fdbd"] {
+        let score: RejectionScore = name.parse().unwrap();
+        let constants = fit(score.of_features().next().unwrap(), &examples, None).unwrap();
+        let found = constants.rejection(test.view(), logits.view());
+        all_close(name, found.iter().map(|&score| score.into()), &file.values(name), 1e-5);
     }
 }

@@ -14,10 +14,10 @@ use cac::{
     files::scores,
     image::Input,
     import::{self, ImportOptions},
-    method::{Loss, RejectionScore, Variant},
+    method::{LogitScore, Loss, Variant},
     model::{Inspection, ModelPrecision},
     report::{Report, ReportOptions},
-    run::{Checkpoint, Event, Recipe, TestLogits},
+    run::{Checkpoint, Event, Features, HeldOut, Recipe, TestLogits},
     weights::Weights,
 };
 use ndarray::{Array2, Array4};
@@ -163,7 +163,18 @@ fn checkpoint() -> Checkpoint {
         loss: Loss::new(Variant::Paper),
     };
     let mut checkpoint = import::checkpoint(&weights, &options).unwrap();
-    checkpoint.held_out = Array2::from_shape_fn((20, 2), |(row, column)| (row * column) as f32);
+    let rows = |count: usize, columns: usize| {
+        Array2::from_shape_fn((count, columns), |(row, column)| (row * column) as f32)
+    };
+    checkpoint.held_out = HeldOut { choosing: rows(4, 2), calibrating: rows(20, 2) };
+    let width = checkpoint.last_layer().unwrap().weight.ncols();
+    checkpoint.features = Some(Features {
+        training: (rows(5, width), vec![0, 1, 0, 1, 0]),
+        choosing: rows(4, width),
+        calibrating: rows(20, width),
+        stand_ins: vec![("blends".to_owned(), rows(4, width))],
+        test: Some((rows(3, width), vec![rows(2, width)])),
+    });
     checkpoint.test = Some(TestLogits {
         known: Array2::ones((3, 2)),
         labels: vec![0, 1, 1],
@@ -267,7 +278,7 @@ fn evaluation() -> Evaluation {
         ..ScoredSet::default()
     };
     let sets = vec![set("known", &[0, 1, 1, 0]), set("a \"b\"", &[-1; 3])];
-    Evaluation { scores: vec![RejectionScore::Cac], decision: None, sets, skipped: 0 }
+    Evaluation { scores: vec![LogitScore::Cac.into()], decision: None, sets, skipped: 0 }
 }
 
 fn settings() -> Vec<Vec<u8>> {

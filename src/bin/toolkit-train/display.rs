@@ -75,6 +75,12 @@ impl Display {
                 let held_out = held_out.unwrap_or_default();
                 say(format_args!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report}"));
             }
+            Event::Finishing { done, images } => {
+                self.progress("features of the best epoch".to_owned(), *done, *images, "");
+                if done == images {
+                    self.clear();
+                }
+            }
             // The table is printed by `main`.
             Event::Finished { .. } => self.clear(),
         }

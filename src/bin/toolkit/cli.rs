@@ -1,6 +1,6 @@
 //! The command line. The doc comments are the help.
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 use cac::{
     Provider,
@@ -147,10 +147,22 @@ pub struct ExportArgs {
 /// How a model file is written.
 #[derive(Args)]
 pub struct FileArgs {
-    #[arg(long, value_name = "NAME", help = format!("Rejection score: {}; by default that of the training, for an import that of the variant", RejectionScore::NAMES))]
+    #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default it is chosen by measurement: the one that tells held-out known images best from stand-ins of unknown ones", RejectionScore::NAMES))]
     pub score: Option<RejectionScore>,
-    /// Choose the threshold that keeps this share of the held-out known images, 0 to below 1; of the known test images
-    /// if the training held none out. An import uses the images of --known
+    /// Limit of the constants of a score of features in the file
+    #[arg(long, value_name = "MB", default_value_t = ExportOptions::default().limit as f64 / 1e6)]
+    pub score_limit: f64,
+    /// Leave the features out of the outputs, for the smallest answers
+    #[arg(long)]
+    pub no_features: bool,
+    /// Choose a threshold for each predicted class, from held-out images of that class
+    #[arg(long, conflicts_with = "threshold")]
+    pub per_class: bool,
+    /// Make the threshold an optional input of the graph, with the chosen one as its default
+    #[arg(long)]
+    pub threshold_input: bool,
+    /// Choose the threshold that keeps this share of new known images, 0 to below 1, from held-out ones; from the known
+    /// test images if the training held none out. An import uses the images of --known
     #[arg(long, value_name = "SHARE", default_value_t = KEEP)]
     pub keep: f64,
     /// Set the threshold by hand; images with a larger score are unknown
@@ -190,6 +202,9 @@ impl FileArgs {
     pub fn given(&self) -> Option<&'static str> {
         let flags = [
             ("--score", self.score.is_some()),
+            ("--no-features", self.no_features),
+            ("--per-class", self.per_class),
+            ("--threshold-input", self.threshold_input),
             ("--threshold", self.threshold.is_some()),
             ("--input", self.input != InputForm::Floats),
             ("--batch", self.batch.is_some()),
@@ -205,6 +220,10 @@ impl FileArgs {
     pub fn options(&self, calibration: Option<Array4<f32>>) -> ExportOptions {
         ExportOptions {
             score: self.score,
+            limit: (self.score_limit.max(0.0) * 1e6) as usize,
+            features: !self.no_features,
+            per_class: self.per_class,
+            threshold_input: self.threshold_input,
             threshold: self.threshold.map_or(ThresholdRule::Keep(self.keep), ThresholdRule::Value),
             input: self.input,
             batch: self.batch,
@@ -282,11 +301,14 @@ pub struct EvaluationArgs {
     /// default that of the training, if its data is used
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
-    #[arg(long, value_name = "NAME", help = format!("Rejection score to evaluate: {}; repeatable. By default the model's own", RejectionScore::NAMES))]
-    pub score: Vec<RejectionScore>,
+    #[arg(long, value_name = "NAME", help = format!("Rejection score to evaluate: {}, the sum A+B of two, or all; repeatable. By default the model's own. Others that need constants are fitted to training images of --known", RejectionScore::NAMES))]
+    pub score: Vec<ScoreArg>,
     /// Write the scores of all images as CSV, or as NPZ if the name ends in .npz
     #[arg(long, value_name = "FILE")]
     pub scores: Option<PathBuf>,
+    /// Write the features of all images, and of training images, as NPZ; `metrics --features` computes scores from them
+    #[arg(long, value_name = "FILE.npz")]
+    pub keep_features: Option<PathBuf>,
     /// Leave out images that cannot be read; otherwise the evaluation ends with a list of them
     #[arg(long)]
     pub skip_broken: bool,
@@ -294,6 +316,58 @@ pub struct EvaluationArgs {
     #[command(flatten)]
     pub report: ReportArgs,
 }
+
+/// A score that is evaluated, or all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ScoreArg {
+    /// Every score, and the sum that is chosen most often.
+    All,
+    /// One score.
+    One(RejectionScore),
+}
+
+impl FromStr for ScoreArg {
+    type Err = cac::Error;
+
+    fn from_str(text: &str) -> Result<Self, cac::Error> {
+        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One) }
+    }
+}
+
+/// The scores that were asked for, each once; `own` is the first of all.
+pub fn scores(args: &[ScoreArg], own: Option<RejectionScore>) -> Vec<RejectionScore> {
+    let mut scores: Vec<RejectionScore> = Vec::new();
+    for arg in args {
+        let named = match arg {
+            ScoreArg::All => {
+                own.into_iter().chain(ALL.iter().map(|name| name.parse().expect("a score"))).collect()
+            }
+            ScoreArg::One(score) => vec![*score],
+        };
+        for score in named {
+            if !scores.contains(&score) {
+                scores.push(score);
+            }
+        }
+    }
+    scores
+}
+
+/// The scores of `--score all`.
+const ALL: [&str; 12] = [
+    "cac",
+    "min-distance",
+    "msp",
+    "max-logit",
+    "energy",
+    "energy:5",
+    "knn:10",
+    "mahalanobis",
+    "relative-mahalanobis",
+    "fdbd",
+    "vim",
+    "fdbd+knn:10",
+];
 
 /// `toolkit data`
 #[derive(Subcommand)]
@@ -401,8 +475,14 @@ impl FolderArgs {
 pub struct MetricsArgs {
     /// CSV or NPZ file with `score` (larger = more likely unknown), `label` (negative = unknown) and, for
     /// accuracy and OSCR, `prediction`; a column `set` of a CSV file names the unknown sets
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "features")]
+    pub file: Option<PathBuf>,
+    /// Compute scores from the features that `eval --keep-features` wrote
+    #[arg(long, value_name = "FILE.npz", conflicts_with_all = ["file", "column", "threshold", "stream"])]
+    pub features: Option<PathBuf>,
+    /// Score to compute from features, as for `eval`; repeatable
+    #[arg(long, value_name = "NAME", requires = "features", default_value = "all")]
+    pub score: Vec<ScoreArg>,
     /// The column or array of scores
     #[arg(long, value_name = "NAME", default_value = "score")]
     pub column: String,

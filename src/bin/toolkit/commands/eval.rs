@@ -10,10 +10,14 @@ use std::{
 use anyhow::bail;
 use cac::{
     Scorer,
-    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test},
-    eval::{Agreement, Evaluation, evaluate},
-    files::{scores, sha256},
-    method::Anchors,
+    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test, open_training},
+    eval::{Agreement, EvaluateOptions, Evaluated, Evaluation, ScoredSet, activations, evaluate},
+    files::{
+        features::{FeatureFile, FeatureSet},
+        scores, sha256,
+    },
+    fit::LIMIT,
+    method::{Anchors, LastLayer, RejectionScore, Term},
     model::{Inspection, Manifest},
     report::{Map, Origin, Report, Subject},
 };
@@ -22,7 +26,7 @@ use super::{
     check_result_files, named_or_newest, names_apart, print_json, read_model, report, with_threshold,
 };
 use crate::{
-    cli::{EvalArgs, EvaluationArgs, SignatureArgs},
+    cli::{self, EvalArgs, EvaluationArgs, ScoreArg, SignatureArgs},
     terminal::{
         Progress,
         data::{KNOWN, UNKNOWN, dataset, unknown_datasets},
@@ -37,8 +41,9 @@ struct Contender<'a> {
     model: Option<&'a Path>,
     /// SHA-256 of the model file.
     sha256: String,
-    /// The anchors in the file, if a page is made.
+    /// The anchors and the last layer in the file.
     anchors: Option<Anchors>,
+    last_layer: Option<LastLayer>,
     scorer: Scorer,
 }
 
@@ -77,16 +82,14 @@ pub fn measure(
     has_page: bool,
     mut take: impl FnMut(Measured) -> anyhow::Result<()>,
 ) -> anyhow::Result<TestImages> {
-    let contenders = open_contenders(models, args, has_page)?;
+    let contenders = open_contenders(models, args)?;
     let first = contenders.first().expect("--provider has a default");
     let manifest = first.scorer.manifest();
     let own = manifest.decision.score;
-    let is_threshold_used = args.score.is_empty() || args.score.contains(&own);
+    let scores = cli::scores(&args.score, Some(own));
+    let is_threshold_used = scores.is_empty() || scores.contains(&own);
     if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_threshold_used {
         bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
-    }
-    if (1..args.score.len()).any(|index| args.score[..index].contains(&args.score[index])) {
-        bail!("--score names a score twice");
     }
     let (known, unknown) = test_images(args, manifest, first.model.is_none())?;
     for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
@@ -100,16 +103,37 @@ pub fn measure(
     }
     let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
 
+    let needs_training =
+        args.keep_features.is_some() || scores.iter().any(|&score| score != own && needs_examples(score));
+    let training = needs_training.then(|| training_images(args, manifest)).transpose()?;
     let mut of_first: Option<Evaluation> = None;
-    for Contender { name, model, sha256, anchors, scorer } in &contenders {
+    for contender in &contenders {
+        let Contender { name, model, sha256, anchors, scorer, .. } = contender;
+        let mut features = training.as_ref().map(|images| features_of(contender, images)).transpose()?;
+        let evaluated = match &scores[..] {
+            [] => vec![Evaluated::Own],
+            scores => fitted(features.as_ref(), scores, Some(own), args.score.contains(&ScoreArg::All))?,
+        };
+        let keeps = args.keep_features.as_ref().filter(|_| of_first.is_none());
+        let evaluate_options =
+            EvaluateOptions { skip_broken: args.skip_broken, keep_features: keeps.is_some() };
         let start = Instant::now();
         let mut bar = Progress::new(format!("scoring with {name}"), total);
-        let evaluation = evaluate(scorer, &known, &unknown, &args.score, args.skip_broken, |done| {
+        let evaluation = evaluate(scorer, &known, &unknown, &evaluated, evaluate_options, |done| {
             let rate = done as f64 / start.elapsed().as_secs_f64();
             bar.update(done, &format!("{rate:.0} images/s"));
         });
         bar.finish();
-        let evaluation = evaluation?;
+        let mut evaluation = evaluation?;
+        if let (Some(path), Some(features)) = (keeps, &mut features) {
+            let kept = |set: &mut ScoredSet| FeatureSet {
+                name: set.name.clone(),
+                features: set.features.take().unwrap_or_default(),
+                labels: set.truth.clone(),
+            };
+            features.sets = evaluation.sets.iter_mut().map(kept).collect();
+            features.write(path)?;
+        }
         if let (Some(path), None) = (&args.scores, &of_first) {
             scores::write(path, &evaluation)?;
         }
@@ -124,7 +148,7 @@ pub fn measure(
             model: *model,
             sha256,
             scorer,
-            anchors: anchors.as_ref(),
+            anchors: anchors.as_ref().filter(|_| has_page),
             seconds,
             operators,
             against: of_first.as_ref().map(|of_first| (first.name.as_str(), of_first)),
@@ -134,12 +158,80 @@ pub fn measure(
     Ok(TestImages { known, unknown })
 }
 
+/// Whether a score has constants that are fitted to images.
+fn needs_examples(score: RejectionScore) -> bool {
+    matches!(score, RejectionScore::Sum(..)) || score.of_features().next().is_some()
+}
+
+/// The maximum number of training images to which scores are fitted.
+const EXAMPLES: usize = 5000;
+
+/// Training images of the known classes.
+fn training_images(args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<Dataset> {
+    let training = manifest.history.training.as_ref();
+    let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
+    let Some(known) = args.known.clone().or(recorded) else {
+        bail!("a score of features is fitted to training images; give --known DIR");
+    };
+    let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
+    let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
+    let protocol = args.protocol.or(recorded);
+    let folder = dataset(&known, &args.data.folder(), &[Role::Known(Split::Train)])?;
+    let images = open_training(&folder, share, protocol.as_ref(), &manifest.decision.input)?;
+    let images = images.align(&manifest.decision.classes)?;
+    Ok(images.pick(&images.draw(EXAMPLES, 0).0))
+}
+
+/// The last layer and the anchors of a model, and the features of training images.
+fn features_of(contender: &Contender, images: &Dataset) -> anyhow::Result<FeatureFile> {
+    let Contender { name, anchors, last_layer, scorer, .. } = contender;
+    let (Some(anchors), Some(last_layer)) = (anchors, last_layer) else {
+        bail!("{name} has no last layer as this toolkit writes it; its features are of no use");
+    };
+    let mut bar = Progress::new("training images".to_owned(), images.len());
+    let mut done = 0;
+    let (_, features) = activations(scorer, images, |more| {
+        done += more;
+        bar.update(done, "");
+    })?;
+    bar.finish();
+    if features.ncols() != last_layer.weight.ncols() {
+        bail!("{name} does not have features as an output; export it without --no-features");
+    }
+    let training = FeatureSet { features, labels: images.labels().to_vec(), ..FeatureSet::default() };
+    Ok(FeatureFile { last_layer: last_layer.clone(), anchors: anchors.clone(), training, sets: Vec::new() })
+}
+
+/// The scores to evaluate, with their constants. `own` is left as it is; a score for which there are too few images is
+/// left out, and said, if all were asked for.
+pub fn fitted(
+    features: Option<&FeatureFile>,
+    scores: &[RejectionScore],
+    own: Option<RejectionScore>,
+    is_all: bool,
+) -> anyhow::Result<Vec<Evaluated>> {
+    let one = |score: RejectionScore| match (score, features) {
+        (RejectionScore::Single(Term::Logits(score)), _) => Ok(score.into()),
+        (score, Some(features)) => features.with_fitter(Some(LIMIT), |fitter| fitter.fit(score)),
+        _ => unreachable!("features are there if a score needs them"),
+    };
+    let mut evaluated = Vec::new();
+    for &score in scores {
+        if Some(score) == own {
+            evaluated.push(Evaluated::Own);
+            continue;
+        }
+        match one(score) {
+            Ok(score) => evaluated.push(Evaluated::Other(score)),
+            Err(error) if is_all => say(format_args!("left out: {error}")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(evaluated)
+}
+
 /// Opens every model on every provider, and checks that they can be compared.
-fn open_contenders<'a>(
-    models: &'a [PathBuf],
-    args: &EvaluationArgs,
-    has_page: bool,
-) -> anyhow::Result<Vec<Contender<'a>>> {
+fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::Result<Vec<Contender<'a>>> {
     let models: Vec<Option<&Path>> = match models {
         [] => vec![None],
         models => models.iter().map(|model| Some(model.as_path())).collect(),
@@ -148,7 +240,7 @@ fn open_contenders<'a>(
     for &model in &models {
         let (bytes, origin) = read_model(model, &SignatureArgs::default())?;
         let sha256 = sha256(&bytes);
-        let anchors = if has_page { Inspection::of(&bytes, &origin)?.anchors } else { None };
+        let Inspection { anchors, last_layer, .. } = Inspection::of(&bytes, &origin)?;
         for &provider in &args.provider {
             let name = match model {
                 Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
@@ -165,8 +257,8 @@ fn open_contenders<'a>(
                     );
                 }
             }
-            let (sha256, anchors) = (sha256.clone(), anchors.clone());
-            contenders.push(Contender { name, model, sha256, anchors, scorer });
+            let (sha256, anchors, last_layer) = (sha256.clone(), anchors.clone(), last_layer.clone());
+            contenders.push(Contender { name, model, sha256, anchors, last_layer, scorer });
         }
     }
     Ok(contenders)

@@ -114,13 +114,15 @@ pub fn write(
     }
     let threshold =
         exported.manifest.decision.threshold.as_ref().context("an exported model has a threshold")?;
-    let rule = threshold
-        .keep
-        .map_or("set by hand".to_owned(), |keep| format!("keeps {} % of {}", 100.0 * keep, threshold.data));
+    let rule =
+        threshold.keep.map_or("set by hand".to_owned(), |keep| format!("keeps {}", threshold.promise(keep)));
+    let score = exported.manifest.decision.score;
+    let choice = exported.manifest.history.choice.as_ref();
+    let why = choice.map_or(String::new(), |choice| format!(", chosen {choice}"));
     let sha256 = sha256(&std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?);
     writeln!(
         stdout(),
-        "{}: {:.1} MB from `{}`\nSHA-256 {sha256}\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
+        "{}: {:.1} MB from `{}`\nSHA-256 {sha256}\nscore {score}{why}\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
          original's; scores, classes and verdicts follow from them",
         model.display(),
         exported.bytes as f64 / 1e6,

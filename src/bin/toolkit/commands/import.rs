@@ -60,8 +60,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             mirrored: !args.no_mirror,
             provider: args.provider,
         };
-        let passes = if calibration.class_means && calibration.mirrored { 2 } else { 1 };
-        let mut bar = Progress::new("calibrating".to_owned(), passes * known.len());
+        let mut bar = Progress::new("calibrating".to_owned(), calibration.work());
         let mut done = 0;
         let correct = import::calibrate(&mut checkpoint, &calibration, |more| {
             done += more;

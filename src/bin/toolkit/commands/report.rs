@@ -26,7 +26,7 @@ use super::{
     named_or_newest, names_apart, print_json, unreadable,
 };
 use crate::{
-    cli::{EvaluationArgs, PageArgs},
+    cli::{self, EvaluationArgs, PageArgs},
     terminal::say,
 };
 
@@ -189,7 +189,10 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
         say(format_args!("`{}` has no test: only the curves of the run are shown", file.display()));
         return Ok((log, Vec::new()));
     }
-    let scores = if args.score.is_empty() { vec![checkpoint.facts.score] } else { args.score.clone() };
+    let scores = match &cli::scores(&args.score, Some(checkpoint.facts.score.into()))[..] {
+        [] => vec![None],
+        given => given.iter().map(|&score| Some(score)).collect(),
+    };
     let rule = match (args.scorer.keep, args.scorer.threshold) {
         (Some(keep), _) => ThresholdRule::Keep(keep),
         (None, Some(threshold)) => ThresholdRule::Value(threshold as f32),
@@ -197,21 +200,21 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     };
     let mut subjects = Vec::new();
     for (index, &score) in scores.iter().enumerate() {
-        let export = |threshold| ExportOptions { score: Some(score), threshold, ..ExportOptions::default() };
+        let export = |threshold| ExportOptions { score, threshold, ..ExportOptions::default() };
         // Without enough held-out images there is no threshold, unless one was asked for.
         let is_asked_for = args.scorer.keep.is_some() || args.scorer.threshold.is_some();
-        let manifest = match export::manifest(&checkpoint, &export(rule)) {
-            Ok(manifest) => manifest,
+        let (manifest, score) = match export::decide(&checkpoint, &export(rule)) {
+            Ok(decided) => decided,
             Err(Error::TooFewHeldOut { .. }) if !is_asked_for => {
-                let mut manifest = export::manifest(&checkpoint, &export(ThresholdRule::Value(0.0)))?;
+                let (mut manifest, score) = export::decide(&checkpoint, &export(ThresholdRule::Value(0.0)))?;
                 manifest.decision.threshold = None;
-                manifest
+                (manifest, score)
             }
             Err(error) => return Err(error.into()),
         };
         let threshold = manifest.decision.threshold.as_ref();
         let value = threshold.map(|threshold| threshold.value);
-        let Some(evaluation) = Evaluation::of_checkpoint(&checkpoint, score, value) else { continue };
+        let Some(evaluation) = Evaluation::of_checkpoint(&checkpoint, &score, value) else { continue };
         let report = evaluation.report(0, &args.report.options(None));
         subjects.push(Subject {
             keep: threshold.and_then(|threshold| threshold.keep),

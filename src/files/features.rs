@@ -1,0 +1,257 @@
+//! Features of sets of images in an NPZ file, from which scores are computed without the model.
+//!
+//! `last_layer/weight` is `[C, F]`, `last_layer/bias` `[C]`, `anchors` `[C, C]`. Each set has `NAME/features` `[N, F]`,
+//! `NAME/logits` `[N, C]` and `NAME/label` `[N]`. The first set is `training`, to which scores are fitted; `known` and the
+//! unknown sets follow.
+
+use std::{
+    fs::File,
+    io::{BufReader, Cursor, Write},
+    path::Path,
+};
+
+use ndarray::{Array2, ArrayView2, Axis};
+use npyz::WriterBuilder;
+use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+use super::{
+    atomic,
+    scores::{array, broken, npy},
+};
+use crate::{
+    error::{Error, Result},
+    eval::{Evaluation, KNOWN, ScoredSet},
+    fit::{Examples, Fitter},
+    method::{Anchors, FittedScore, LastLayer, nearest},
+};
+
+/// The name of the training images.
+const TRAINING: &str = "training";
+/// One in how many training images standardises sums instead.
+const STANDARDISING: usize = 5;
+
+/// Features of sets of images, and what follows them in the network.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FeatureFile {
+    /// The layer that computes logits.
+    pub last_layer: LastLayer,
+    /// The anchors.
+    pub anchors: Anchors,
+    /// Training images, to which scores are fitted; none if that is not needed.
+    pub training: FeatureSet,
+    /// The known images, then each unknown set.
+    pub sets: Vec<FeatureSet>,
+}
+
+/// The features of a set of images.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FeatureSet {
+    /// Its name.
+    pub name: String,
+    /// `[N, F]`.
+    pub features: Array2<f32>,
+    /// The true classes `[N]`; negative for unknown images.
+    pub labels: Vec<i64>,
+}
+
+impl FeatureFile {
+    /// Calls `take` with what fits scores to the training images, of which one in five standardises sums.
+    pub fn with_fitter<R>(&self, limit: Option<usize>, take: impl FnOnce(&Fitter) -> R) -> R {
+        let places = 0..self.training.labels.len();
+        let (known, fitted): (Vec<usize>, Vec<usize>) = places.partition(|place| place % STANDARDISING == 0);
+        let rows = |places: &[usize]| self.training.features.select(Axis(0), places);
+        let (known, fitted_features) = (rows(&known), rows(&fitted));
+        let labels: Vec<i64> = fitted.iter().map(|&place| self.training.labels[place]).collect();
+        let examples =
+            Examples { features: fitted_features.view(), labels: &labels, last_layer: &self.last_layer };
+        take(&Fitter { examples, known: &known, anchors: &self.anchors, limit })
+    }
+
+    /// The predictions and scores of all sets.
+    ///
+    /// # Panics
+    /// If a score was fitted to other features.
+    #[must_use]
+    pub fn evaluation(&self, scores: &[FittedScore]) -> Evaluation {
+        let examples =
+            Examples { features: self.training.features.view(), labels: &[], last_layer: &self.last_layer };
+        let fitter = Fitter { examples, known: &self.training.features, anchors: &self.anchors, limit: None };
+        let scored = |set: &FeatureSet| {
+            let sample = fitter.sample(&set.features);
+            let activations = sample.activations();
+            ScoredSet {
+                name: set.name.clone(),
+                truth: set.labels.clone(),
+                predicted: nearest(activations.distances),
+                scores: scores.iter().map(|score| score.rejection(&activations).to_vec()).collect(),
+                ..ScoredSet::default()
+            }
+        };
+        Evaluation {
+            scores: scores.iter().map(FittedScore::score).collect(),
+            decision: None,
+            sets: self.sets.iter().map(scored).collect(),
+            skipped: 0,
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::ScoreFile`] if it is not such a file, or its arrays do not fit together.
+    pub fn read(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| broken(path, error))?;
+        let weight = matrix(path, &mut archive, "last_layer/weight")?;
+        let (classes, width) = weight.dim();
+        let bias = matrix(path, &mut archive, "last_layer/bias")?;
+        let anchors = matrix(path, &mut archive, "anchors")?;
+        let unfit = |name: &str| broken(path, format!("array `{name}` does not fit the others"));
+        if bias.len() != classes {
+            return Err(unfit("last_layer/bias"));
+        }
+        if anchors.dim() != (classes, classes) || classes < 2 {
+            return Err(unfit("anchors"));
+        }
+        let mut sets = Vec::new();
+        let names = archive.file_names().filter_map(|name| name.strip_suffix("/features.npy"));
+        for name in names.map(str::to_owned).collect::<Vec<_>>() {
+            let features = matrix(path, &mut archive, &format!("{name}/features"))?;
+            let labels = matrix(path, &mut archive, &format!("{name}/label"))?;
+            if features.ncols() != width && !features.is_empty() {
+                return Err(unfit(&format!("{name}/features")));
+            }
+            if labels.len() != features.nrows() || labels.iter().any(|&label| label >= classes as f32) {
+                return Err(unfit(&format!("{name}/label")));
+            }
+            let labels = labels.iter().map(|&label| label as i64).collect();
+            sets.push(FeatureSet { name, features, labels });
+        }
+        let is_whole = sets.len() >= 2 && sets[0].name == TRAINING && sets[1].name == KNOWN;
+        if !is_whole || sets[0].labels.iter().any(|&label| label < 0) {
+            return Err(broken(path, format!("its sets do not begin with `{TRAINING}` and `{KNOWN}`")));
+        }
+        let last_layer = LastLayer { weight, bias: bias.into_iter().collect() };
+        Ok(Self { last_layer, anchors: Anchors::from_rows(anchors), training: sets.remove(0), sets })
+    }
+
+    /// Writes a file.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let bytes = self.bytes().map_err(Error::io("write", path))?;
+        atomic::write(path, &bytes)
+    }
+
+    fn bytes(&self) -> std::io::Result<Vec<u8>> {
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        let mut add = |name: &str, bytes: Vec<u8>| {
+            archive.start_file(format!("{name}.npy"), SimpleFileOptions::default())?;
+            archive.write_all(&bytes)
+        };
+        let training = FeatureSet { name: TRAINING.to_owned(), ..self.training.clone() };
+        add("last_layer/weight", floats(self.last_layer.weight.view())?)?;
+        add("last_layer/bias", npy(self.last_layer.bias.clone())?)?;
+        add("anchors", floats(self.anchors.to_rows().view())?)?;
+        for set in [&training].into_iter().chain(&self.sets) {
+            add(&format!("{}/features", set.name), floats(set.features.view())?)?;
+            let logits = self.last_layer.logits(set.features.view());
+            add(&format!("{}/logits", set.name), floats(logits.view())?)?;
+            add(&format!("{}/label", set.name), npy(set.labels.clone())?)?;
+        }
+        Ok(archive.finish()?.into_inner())
+    }
+}
+
+/// A matrix of finite numbers; a vector is one row.
+fn matrix(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Result<Array2<f32>> {
+    let missing = || broken(path, format!("it has no array `{name}`: it is no file of features"));
+    let array = array(path, archive, name)?.ok_or_else(missing)?;
+    let shape = match array.shape[..] {
+        [columns] => [1, columns as usize],
+        [rows, columns] => [rows as usize, columns as usize],
+        _ => return Err(broken(path, format!("array `{name}` has shape {:?}", array.shape))),
+    };
+    let values = array.in_order(true, path)?.collect::<Result<Vec<f64>>>()?;
+    if values.iter().any(|value| !value.is_finite()) {
+        return Err(broken(path, format!("array `{name}` holds NaN or an infinity")));
+    }
+    let values = values.into_iter().map(|value| value as f32).collect();
+    Array2::from_shape_vec(shape, values).map_err(|error| broken(path, error))
+}
+
+/// A matrix as an NPY file.
+fn floats(matrix: ArrayView2<f32>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let shape = [matrix.nrows() as u64, matrix.ncols() as u64];
+    let options = npyz::WriteOptions::new().default_dtype().shape(&shape);
+    let mut writer = options.writer(&mut bytes).begin_nd()?;
+    writer.extend(matrix.iter().copied())?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::arr2;
+
+    fn example() -> FeatureFile {
+        let set = |name: &str, count: usize, labels: Vec<i64>| FeatureSet {
+            name: name.to_owned(),
+            features: Array2::from_shape_fn((count, 3), |(row, column)| (row * 3 + column) as f32 / 8.0),
+            labels,
+        };
+        FeatureFile {
+            last_layer: LastLayer {
+                weight: arr2(&[[1.0, 0.0, 0.5], [0.0, 1.0, -0.5]]),
+                bias: vec![0.25, -1.0],
+            },
+            anchors: Anchors::from_rows(arr2(&[[5.0, 1.0], [0.0, 5.0]])),
+            training: set(TRAINING, 4, vec![0, 1, 0, 1]),
+            sets: vec![set(KNOWN, 2, vec![1, 0]), set("b/c", 1, vec![-1]), set("a", 2, vec![-1, -1])],
+        }
+    }
+
+    #[test]
+    fn features_survive_a_round_trip_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("features.npz");
+        let file = example();
+        file.write(&path).unwrap();
+        assert_eq!(FeatureFile::read(&path).unwrap(), file);
+    }
+
+    #[test]
+    fn scores_follow_from_features() {
+        let file = example();
+        let evaluation = file.evaluation(&[crate::method::LogitScore::MaxLogit.into()]);
+        let logits = file.last_layer.logits(file.sets[2].features.view());
+        let greatest: Vec<f32> = logits.rows().into_iter().map(|row| -row[0].max(row[1])).collect();
+        assert_eq!(evaluation.sets[2].scores, [greatest]);
+        assert_eq!(evaluation.sets[0].truth, [1, 0]);
+        file.with_fitter(None, |fitter| {
+            assert_eq!((fitter.examples.labels, fitter.known.nrows()), (&[1, 0, 1][..], 1));
+        });
+    }
+
+    #[test]
+    fn files_whose_arrays_do_not_fit_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("features.npz");
+        let refused = |change: &dyn Fn(&mut FeatureFile)| {
+            let mut file = example();
+            change(&mut file);
+            file.write(&path).unwrap();
+            FeatureFile::read(&path).unwrap_err().to_string()
+        };
+        assert!(refused(&|file| file.last_layer.bias[0] = f32::NAN).contains("`last_layer/bias` holds NaN"));
+        assert!(refused(&|file| file.sets[0].labels[0] = 2).contains("`known/label` does not fit"));
+        assert!(refused(&|file| file.sets[1].labels.clear()).contains("`b/c/label` does not fit"));
+        assert!(refused(&|file| file.training.labels[0] = -1).contains("do not begin with `training`"));
+        assert!(refused(&|file| file.sets.clear()).contains("do not begin with `training`"));
+        std::fs::write(&path, b"label,score\n").unwrap();
+        assert!(matches!(FeatureFile::read(&path), Err(Error::ScoreFile { .. })));
+    }
+}

@@ -1,0 +1,329 @@
+//! Fits the constants of scores of features to training images.
+
+use faer::{Mat, Side};
+use ndarray::{Array1, Array2, ArrayView2, Axis};
+
+use crate::{
+    data::shuffled,
+    error::{Error, Result},
+    method::{
+        Activations, Affine, Anchors, Constants, FeatureScore, FittedScore, FittedTerm, LastLayer,
+        RejectionScore, Standard, Term,
+    },
+};
+
+/// The default limit of a score's constants in a file, 4 MiB.
+pub const LIMIT: usize = 4 << 20;
+
+/// Added to the diagonal of a scatter matrix before it is inverted, as in pytorch-ood.
+const RIDGE: f64 = 1e-6;
+/// The number of components to which `knn` projects features whose bank would be larger than the limit.
+const PROJECTED: usize = 256;
+/// The number of features above which Mahalanobis distances are measured in fewer dimensions, and in how many.
+const WIDE: usize = 512;
+const COMPONENTS: usize = 128;
+/// The number of training images that a dimension of a Mahalanobis distance needs.
+const IMAGES_PER_COMPONENT: usize = 4;
+/// The least mean length of a residual, relative to that of the features: below it training images span all of them.
+const LEAST_RESIDUAL: f64 = 1e-3;
+
+/// Training images as a network sees them.
+#[derive(Debug, Clone, Copy)]
+pub struct Examples<'a> {
+    /// Features `[N, F]`.
+    pub features: ArrayView2<'a, f32>,
+    /// Classes `[N]`, 0 to below C.
+    pub labels: &'a [i64],
+    /// What follows the features.
+    pub last_layer: &'a LastLayer,
+}
+
+/// Fits scores to the features of training images.
+#[derive(Debug, Clone, Copy)]
+pub struct Fitter<'a> {
+    /// The training images.
+    pub examples: Examples<'a>,
+    /// Features `[M, F]` of further known images, by which the terms of a sum are standardised.
+    pub known: &'a Array2<f32>,
+    /// The anchors.
+    pub anchors: &'a Anchors,
+    /// The limit of the constants in bytes, as for [`fit`].
+    pub limit: Option<usize>,
+}
+
+/// Features of images, with what follows from them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample<'a> {
+    features: &'a Array2<f32>,
+    logits: Array2<f32>,
+    distances: Array2<f32>,
+}
+
+impl Sample<'_> {
+    /// The input of scores.
+    #[must_use]
+    pub fn activations(&self) -> Activations<'_> {
+        let Self { features, logits, distances } = self;
+        Activations { features: features.view(), logits: logits.view(), distances: distances.view() }
+    }
+}
+
+impl Fitter<'_> {
+    /// The logits and distances of features `[N, F]`.
+    #[must_use]
+    pub fn sample<'a>(&self, features: &'a Array2<f32>) -> Sample<'a> {
+        let logits = self.examples.last_layer.logits(features.view());
+        let distances = self.anchors.distances(logits.view());
+        Sample { features, logits, distances }
+    }
+
+    /// A term with its constants.
+    pub(crate) fn term(&self, term: Term) -> Result<FittedTerm> {
+        Ok(match term {
+            Term::Logits(score) => FittedTerm::Logits(score),
+            Term::Features(score) => FittedTerm::Features(score, fit(score, &self.examples, self.limit)?),
+        })
+    }
+
+    /// A score with its constants.
+    ///
+    /// # Errors
+    /// Those of [`fit`], and [`Error::Setting`] if a term cannot be standardised.
+    pub fn fit(&self, score: RejectionScore) -> Result<FittedScore> {
+        let (one, other) = match score {
+            RejectionScore::Single(term) => return Ok(FittedScore::Single(self.term(term)?)),
+            RejectionScore::Sum(one, other) => (one, other),
+        };
+        let known = self.sample(self.known);
+        let standardised = |term: Term| {
+            let term = self.term(term)?;
+            let standard = Standard::of(&term.rejection(&known.activations())).ok_or_else(|| {
+                let reason = "needs known images that had no part in the training, and whose scores vary";
+                Error::setting("score", format!("`{score}`"), reason)
+            })?;
+            Ok((term, standard))
+        };
+        Ok(FittedScore::Sum([standardised(one)?, standardised(other)?]))
+    }
+}
+
+/// Fits the constants of a score. With a limit in bytes they are reduced until they fit into it: `knn` keeps fewer
+/// images, as 16-bit numbers, and projects long features; Mahalanobis distances of long features, or from few images, are
+/// measured in their principal components; `vim` keeps the least of the residual's components. Without one they are exact.
+///
+/// # Errors
+/// [`Error::Setting`] if there are too few images for the score, or the constants do not fit.
+pub fn fit(score: FeatureScore, examples: &Examples, limit: Option<usize>) -> Result<Constants> {
+    let refused = |reason: &str| Error::setting("score", format!("`{score}`"), reason);
+    let classes = examples.last_layer.bias.len();
+    let is_of_all = (0..classes as i64).all(|class| examples.labels.contains(&class));
+    if examples.labels.is_empty() || !is_of_all {
+        return Err(refused("needs training images of every class"));
+    }
+    match score {
+        FeatureScore::Knn { neighbours } => {
+            neighbours_of(examples, neighbours, limit).map_err(|r| refused(&r))
+        }
+        FeatureScore::Mahalanobis => Ok(gaussians(examples, false, limit)),
+        FeatureScore::RelativeMahalanobis => Ok(gaussians(examples, true, limit)),
+        FeatureScore::Fdbd => boundaries(examples, limit).map_err(|r| refused(&r)),
+        FeatureScore::Vim => residual(examples, limit).map_err(|r| refused(&r)),
+    }
+}
+
+fn neighbours_of(
+    examples: &Examples,
+    neighbours: usize,
+    limit: Option<usize>,
+) -> std::result::Result<Constants, String> {
+    let mut directions = examples.features.mapv(f64::from);
+    for mut feature in directions.rows_mut() {
+        let length = feature.dot(&feature).sqrt().max(1e-12);
+        feature /= length;
+    }
+    let (count, width) = directions.dim();
+    let bytes = size_of::<half::f16>();
+    let mut projection = None;
+    let mut most = count;
+    if let Some(limit) = limit.filter(|limit| count * width * bytes > *limit) {
+        let mut left = limit;
+        let mut kept = width;
+        if width > PROJECTED {
+            kept = PROJECTED;
+            left = limit.saturating_sub(kept * width * bytes);
+            projection = Some(principal(&directions, kept));
+        }
+        most = count.min(left / (kept * bytes));
+    }
+    if most < neighbours {
+        return Err(format!("needs at least {neighbours} training images; {most} can be kept"));
+    }
+    let rounded = |matrix: Array2<f64>| match limit {
+        Some(_) => matrix.mapv(|value| half::f16::from_f64(value).to_f32()),
+        None => matrix.mapv(|value| value as f32),
+    };
+    let projection = projection.map(rounded);
+    let directions = directions.select(Axis(0), &representatives(examples.labels, most));
+    let bank = match &projection {
+        Some(projection) => directions.dot(&projection.mapv(f64::from).t()),
+        None => directions,
+    };
+    Ok(Constants::Neighbours { neighbours, projection, bank: rounded(bank) })
+}
+
+/// The places of `count` images, drawn so that each class has its share.
+fn representatives(labels: &[i64], count: usize) -> Vec<usize> {
+    let mut order = shuffled(labels.len(), 0);
+    let mut seen = std::collections::HashMap::new();
+    // The rank of an image among those of its class, as a share of them: the lowest are kept.
+    let mut ranks = vec![0.0; labels.len()];
+    for &place in &order {
+        let rank = seen.entry(labels[place]).or_insert(0);
+        ranks[place] = f64::from(*rank);
+        *rank += 1;
+    }
+    for (rank, label) in ranks.iter_mut().zip(labels) {
+        *rank /= f64::from(seen[label]);
+    }
+    order.sort_by(|&a, &b| ranks[a].total_cmp(&ranks[b]));
+    order.truncate(count);
+    order.sort_unstable();
+    order
+}
+
+fn gaussians(examples: &Examples, is_relative: bool, limit: Option<usize>) -> Constants {
+    let features = examples.features.mapv(f64::from);
+    let (count, width) = features.dim();
+    let mean = features.mean_axis(Axis(0)).expect("there are images");
+    let centred = &features - &mean;
+    let axes = limit.and_then(|_| {
+        let kept = if width > WIDE { COMPONENTS } else { width }.min((count / IMAGES_PER_COMPONENT).max(1));
+        (kept < width).then(|| principal(&centred, kept))
+    });
+    let points = axes.as_ref().map_or_else(|| centred.clone(), |axes| centred.dot(&axes.t()));
+    let classes = examples.last_layer.bias.len();
+    let mut means = Array2::<f64>::zeros((classes, points.ncols()));
+    let mut counts = vec![0.0; classes];
+    for (point, &label) in points.rows().into_iter().zip(examples.labels) {
+        let class = label as usize;
+        means.row_mut(class).scaled_add(1.0, &point);
+        counts[class] += 1.0;
+    }
+    for (mut mean, count) in means.rows_mut().into_iter().zip(counts) {
+        mean /= count;
+    }
+    let mut apart = points.clone();
+    for (mut point, &label) in apart.rows_mut().into_iter().zip(examples.labels) {
+        point -= &means.row(label as usize);
+    }
+    let whitened = |points: &Array2<f64>| {
+        let whitening = whitening(points);
+        let matrix = axes.as_ref().map_or_else(|| whitening.clone(), |axes| whitening.dot(axes));
+        let offset = matrix.dot(&mean);
+        (whitening, Affine { matrix: matrix.mapv(|v| v as f32), offset: offset.mapv(|v| v as f32) })
+    };
+    let (whitening, within) = whitened(&apart);
+    let means = means.dot(&whitening.t()).mapv(|value| value as f32);
+    let background = is_relative.then(|| whitened(&points).1);
+    Constants::Gaussians { within, means, background }
+}
+
+fn boundaries(examples: &Examples, limit: Option<usize>) -> std::result::Result<Constants, String> {
+    let weight = &examples.last_layer.weight;
+    let classes = weight.nrows();
+    if limit.is_some_and(|limit| classes * classes * size_of::<f32>() > limit) {
+        return Err(format!("has a constant for each two of {classes} classes, more than the limit"));
+    }
+    let weight = weight.mapv(f64::from);
+    let norms = Array2::from_shape_fn((classes, classes), |(one, other)| {
+        if one == other {
+            return 1.0;
+        }
+        let apart = &weight.row(one) - &weight.row(other);
+        (apart.dot(&apart).sqrt() as f32).max(f32::MIN_POSITIVE)
+    });
+    let mean = examples.features.mapv(f64::from).mean_axis(Axis(0)).expect("there are images");
+    Ok(Constants::Boundaries { norms, mean: mean.mapv(|value| value as f32) })
+}
+
+fn residual(examples: &Examples, limit: Option<usize>) -> std::result::Result<Constants, String> {
+    let features = examples.features.mapv(f64::from);
+    let width = features.ncols();
+    let origin = origin(examples.last_layer);
+    let centred = &features - &origin;
+    // The dimensions of the paper; with fewer features, half of them, as in pytorch-ood.
+    let principal = match width {
+        1500.. => 1000,
+        768.. => 512,
+        _ => width / 2,
+    };
+    let mut kept = width - principal;
+    if let Some(limit) = limit {
+        kept = kept.min(limit / (width * size_of::<f32>()));
+    }
+    if kept == 0 {
+        return Err("does not fit into the limit".to_owned());
+    }
+    let (_, vectors) = eigen(&scatter(&centred));
+    let matrix = vectors.slice_axis(Axis(1), (..kept).into()).t().to_owned();
+    let mean_length = |points: &Array2<f64>| {
+        points.rows().into_iter().map(|row| row.dot(&row).sqrt()).sum::<f64>() / points.nrows() as f64
+    };
+    let length = mean_length(&centred.dot(&matrix.t()));
+    if length <= LEAST_RESIDUAL * mean_length(&centred) {
+        return Err(format!("needs more training images: {} span all {width} features", features.nrows()));
+    }
+    let logits = examples.last_layer.logits(examples.features);
+    let greatest = logits.map_axis(Axis(1), |row| row.fold(f32::MIN, |most, &z| most.max(z)));
+    let alpha = greatest.mapv(f64::from).mean().expect("there are images") / length;
+    let offset = matrix.dot(&origin).mapv(|value| value as f32);
+    let residual = Affine { matrix: matrix.mapv(|value| value as f32), offset };
+    Ok(Constants::Residual { residual, alpha: alpha as f32 })
+}
+
+/// The point -W⁺ b, at which the logits are nearest to 0.
+fn origin(last_layer: &LastLayer) -> Array1<f64> {
+    let weight = last_layer.weight.mapv(f64::from);
+    let bias: Array1<f64> = last_layer.bias.iter().map(|&value| f64::from(value)).collect();
+    let (values, vectors) = eigen(&weight.dot(&weight.t()));
+    let most = values.last().copied().unwrap_or(0.0);
+    let mut along = vectors.t().dot(&bias);
+    for (along, &value) in along.iter_mut().zip(&values) {
+        *along = if value > 1e-12 * most { *along / value } else { 0.0 };
+    }
+    -weight.t().dot(&vectors.dot(&along))
+}
+
+/// The axes `[kept, F]` along which points vary most about their mean.
+fn principal(points: &Array2<f64>, kept: usize) -> Array2<f64> {
+    let centred = points - &points.mean_axis(Axis(0)).expect("there are images");
+    let (_, vectors) = eigen(&scatter(&centred));
+    vectors.slice_axis(Axis(1), (-(kept as isize)..).into()).t().to_owned()
+}
+
+/// The matrix A for which |A x|² is xᵀ S x, S the inverse of the scatter of some points, with the [`RIDGE`].
+fn whitening(points: &Array2<f64>) -> Array2<f64> {
+    let (values, vectors) = eigen(&scatter(points));
+    let mut whitening = vectors.t().to_owned();
+    for (mut axis, value) in whitening.rows_mut().into_iter().zip(values) {
+        axis /= (value.max(0.0) + RIDGE).sqrt();
+    }
+    whitening
+}
+
+fn scatter(points: &Array2<f64>) -> Array2<f64> {
+    points.t().dot(points)
+}
+
+/// The eigenvalues of a symmetric matrix, ascending, and as columns its eigenvectors.
+fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
+    let size = matrix.nrows();
+    let matrix = Mat::from_fn(size, size, |row, column| matrix[[row, column]]);
+    let decomposition =
+        matrix.self_adjoint_eigen(Side::Lower).expect("the iteration converges for finite matrices");
+    let (vectors, values) = (decomposition.U(), decomposition.S().column_vector());
+    (
+        (0..size).map(|place| values[place]).collect(),
+        Array2::from_shape_fn((size, size), |place| vectors[(place.0, place.1)]),
+    )
+}

@@ -1,0 +1,283 @@
+//! Scores of features, the vectors that the last layer of a network reads.
+//!
+//! Shapes: N images, F features, C classes. The constants come from features of training images.
+
+use std::fmt;
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
+
+/// A score of the features f and the logits z. Larger = more likely unknown. As text `knn:K` or, for K = 10, `knn`;
+/// `mahalanobis`, `relative-mahalanobis`, `fdbd` or `vim`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeatureScore {
+    /// The distance from f/|f| to the K-th nearest of the training features, which have length 1, too (Sun et al., ICML
+    /// 2022); 0 to 2.
+    Knn {
+        /// K, 1 to 1,000.
+        neighbours: usize,
+    },
+    /// Half the squared Mahalanobis distance to the nearest class mean, with the scatter within classes (Lee et al.,
+    /// NeurIPS 2018); at least 0.
+    Mahalanobis,
+    /// The squared Mahalanobis distance to the nearest class mean, less that to the mean of all images, with the scatter
+    /// of all (Ren et al., arXiv 2106.09022).
+    RelativeMahalanobis,
+    /// The mean distance to the decision boundaries, relative to the distance to the mean feature, negated (Liu and Qin,
+    /// ICML 2024); at most 0.
+    Fdbd,
+    /// The virtual logit, which is the length of what the principal space of the training features leaves of f, scaled, less
+    /// log sum exp z (Wang et al., CVPR 2022).
+    Vim,
+}
+
+/// The constants of a score of features.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Constants {
+    /// Of `knn`.
+    Neighbours {
+        /// K, at most M.
+        neighbours: usize,
+        /// The projection of features of length 1 to D, `[D, F]`; none where D is F.
+        projection: Option<Array2<f32>>,
+        /// The projected training features, `[M, D]`.
+        bank: Array2<f32>,
+    },
+    /// Of `mahalanobis` and, with a background, of `relative-mahalanobis`.
+    Gaussians {
+        /// Maps features to D dimensions in which the scatter within classes is the identity.
+        within: Affine,
+        /// The class means there, `[C, D]`.
+        means: Array2<f32>,
+        /// Maps features to dimensions in which the scatter of all images is the identity and their mean is 0.
+        background: Option<Affine>,
+    },
+    /// Of `fdbd`.
+    Boundaries {
+        /// The distances between the weights of each two classes, `[C, C]`; 1 on the diagonal.
+        norms: Array2<f32>,
+        /// The mean training feature, `[F]`.
+        mean: Array1<f32>,
+    },
+    /// Of `vim`.
+    Residual {
+        /// Maps features to what the principal space leaves of them.
+        residual: Affine,
+        /// The scale of its length.
+        alpha: f32,
+    },
+}
+
+/// The map from x to `matrix x - offset`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Affine {
+    /// `[D, F]`.
+    pub matrix: Array2<f32>,
+    /// `[D]`.
+    pub offset: Array1<f32>,
+}
+
+/// The layer that computes logits of features: weight f + bias.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastLayer {
+    /// `[C, F]`.
+    pub weight: Array2<f32>,
+    /// `[C]`.
+    pub bias: Vec<f32>,
+}
+
+impl LastLayer {
+    /// The logits `[N, C]` of features `[N, F]`.
+    #[must_use]
+    pub fn logits(&self, features: ArrayView2<f32>) -> Array2<f32> {
+        features.dot(&self.weight.t()) + &ArrayView1::from(&self.bias)
+    }
+}
+
+impl fmt::Display for FeatureScore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Knn { neighbours } => write!(f, "knn:{neighbours}"),
+            Self::Mahalanobis => f.write_str("mahalanobis"),
+            Self::RelativeMahalanobis => f.write_str("relative-mahalanobis"),
+            Self::Fdbd => f.write_str("fdbd"),
+            Self::Vim => f.write_str("vim"),
+        }
+    }
+}
+
+impl FeatureScore {
+    /// `knn` with ten neighbours.
+    pub const KNN: Self = Self::Knn { neighbours: 10 };
+
+    /// The score of a text; `None` if it is not one of these.
+    pub(super) fn named(text: &str) -> Option<Self> {
+        let neighbours = |text: &str| text.parse().ok().filter(|k| (1..=1000).contains(k));
+        Some(match text {
+            "knn" => Self::KNN,
+            "mahalanobis" => Self::Mahalanobis,
+            "relative-mahalanobis" => Self::RelativeMahalanobis,
+            "fdbd" => Self::Fdbd,
+            "vim" => Self::Vim,
+            _ => Self::Knn { neighbours: text.strip_prefix("knn:").and_then(neighbours)? },
+        })
+    }
+
+    /// The formula as text.
+    #[must_use]
+    pub fn formula(self) -> String {
+        match self {
+            Self::Knn { neighbours } => {
+                format!(
+                    "distance from f / |f| to the training feature that is number {neighbours} by distance"
+                )
+            }
+            Self::Mahalanobis => "½ min over c of (f − μ_c)ᵀ S (f − μ_c)".to_owned(),
+            Self::RelativeMahalanobis => {
+                "min over c of (f − μ_c)ᵀ S (f − μ_c) − (f − μ)ᵀ S₀ (f − μ)".to_owned()
+            }
+            Self::Fdbd => "−mean over c ≠ y of |z_y − z_c| / (|w_y − w_c| |f − μ|), y = argmax z".to_owned(),
+            Self::Vim => "α |R (f − u)| − log Σ exp z".to_owned(),
+        }
+    }
+}
+
+/// The least length that is divided by, as in pytorch-ood.
+pub(crate) const LEAST_LENGTH: f32 = 1e-12;
+/// The least distance to the mean feature that is divided by, as in pytorch-ood.
+pub(crate) const LEAST_DISTANCE: f32 = 1e-8;
+
+impl Constants {
+    /// The scores `[N]` of features `[N, F]` and logits `[N, C]`.
+    ///
+    /// # Panics
+    /// If the shapes do not match.
+    #[must_use]
+    pub fn rejection(&self, features: ArrayView2<f32>, logits: ArrayView2<f32>) -> Array1<f32> {
+        match self {
+            Self::Neighbours { neighbours, projection, bank } => {
+                let mut directions = features.to_owned();
+                for mut feature in directions.rows_mut() {
+                    let length = length(feature.view()).max(LEAST_LENGTH);
+                    feature /= length;
+                }
+                let projected =
+                    projection.as_ref().map_or(directions.clone(), |matrix| directions.dot(&matrix.t()));
+                let mut squares = squared_distances(projected.view(), bank.view());
+                let kth = |mut row: ndarray::ArrayViewMut1<f32>| {
+                    let row = row.as_slice_mut().expect("rows of a new array are contiguous");
+                    *row.select_nth_unstable_by(neighbours - 1, f32::total_cmp).1
+                };
+                squares.rows_mut().into_iter().map(kth).map(|square| square.max(0.0).sqrt()).collect()
+            }
+            Self::Gaussians { within, means, background } => {
+                let nearest = squared_distances(within.of(features).view(), means.view())
+                    .map_axis(Axis(1), |row| row.fold(f32::INFINITY, |least, &square| least.min(square)));
+                match background {
+                    None => nearest * 0.5,
+                    Some(background) => {
+                        nearest - background.of(features).map_axis(Axis(1), |row| row.dot(&row))
+                    }
+                }
+            }
+            Self::Boundaries { norms, mean } => {
+                let score = |feature: ArrayView1<f32>, logits: ArrayView1<f32>| {
+                    let (class, most) = greatest(logits);
+                    let sum: f32 =
+                        logits.iter().zip(norms.row(class)).map(|(z, norm)| (most - z) / norm).sum();
+                    let distance = length((&feature - mean).view()).max(LEAST_DISTANCE);
+                    -sum / ((logits.len() - 1) as f32 * distance)
+                };
+                Zip::from(features.rows()).and(logits.rows()).map_collect(score)
+            }
+            Self::Residual { residual, alpha } => {
+                let lengths = residual.of(features).map_axis(Axis(1), length);
+                let score = |length: &f32, logits: ArrayView1<f32>| {
+                    let (_, most) = greatest(logits);
+                    let sum: f32 = logits.iter().map(|z| (z - most).exp()).sum();
+                    alpha * length - (most + sum.ln())
+                };
+                Zip::from(&lengths).and(logits.rows()).map_collect(score)
+            }
+        }
+    }
+}
+
+impl Affine {
+    /// The images `[N, D]` of points `[N, F]`.
+    fn of(&self, points: ArrayView2<f32>) -> Array2<f32> {
+        points.dot(&self.matrix.t()) - &self.offset
+    }
+}
+
+/// The squared distances `[N, M]` between points `[N, D]` and `[M, D]`.
+fn squared_distances(points: ArrayView2<f32>, others: ArrayView2<f32>) -> Array2<f32> {
+    let squares = |points: ArrayView2<f32>| points.map_axis(Axis(1), |row| row.dot(&row));
+    let mut distances = points.dot(&others.t());
+    distances *= -2.0;
+    distances += &squares(others);
+    distances += &squares(points).insert_axis(Axis(1));
+    distances
+}
+
+fn length(vector: ArrayView1<f32>) -> f32 {
+    vector.dot(&vector).sqrt()
+}
+
+/// The first of the largest values, with its place.
+fn greatest(values: ArrayView1<f32>) -> (usize, f32) {
+    let later = |first: (usize, f32), next: (usize, f32)| if next.1 > first.1 { next } else { first };
+    values.iter().copied().enumerate().reduce(later).expect("a network has classes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{arr1, arr2, array};
+
+    #[test]
+    fn knn_measures_directions() {
+        let bank = arr2(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]);
+        let of = |neighbours, features: &Array2<f32>| {
+            let constants = Constants::Neighbours { neighbours, projection: None, bank: bank.clone() };
+            constants.rejection(features.view(), Array2::zeros((features.nrows(), 2)).view())
+        };
+        let features = arr2(&[[5.0, 0.0], [0.0, 0.0], [0.0, -0.5]]);
+        assert_eq!(of(1, &features), array![0.0, 1.0, 2_f32.sqrt()]);
+        assert_eq!(of(2, &features)[0], 2_f32.sqrt());
+        assert_eq!(of(3, &features), array![2.0, 1.0, 2.0]);
+        let projection = Some(arr2(&[[1.0, 0.0]]));
+        let projected = Constants::Neighbours { neighbours: 1, projection, bank: arr2(&[[0.5], [-1.0]]) };
+        assert_eq!(projected.rejection(features.view(), features.view()), array![0.5, 0.5, 0.5]);
+    }
+
+    #[test]
+    fn mahalanobis_takes_the_nearest_mean() {
+        let within = Affine { matrix: arr2(&[[2.0, 0.0], [0.0, 1.0]]), offset: arr1(&[2.0, 0.0]) };
+        let means = arr2(&[[0.0, 0.0], [4.0, 3.0]]);
+        let features = arr2(&[[1.0, 0.0], [3.0, 4.0]]);
+        let own = Constants::Gaussians { within: within.clone(), means: means.clone(), background: None };
+        assert_eq!(own.rejection(features.view(), features.view()), array![0.0, 0.5]);
+        let background = Some(Affine { matrix: arr2(&[[1.0, 1.0]]), offset: arr1(&[2.0]) });
+        let relative = Constants::Gaussians { within, means, background };
+        assert_eq!(relative.rejection(features.view(), features.view()), array![-1.0, 1.0 - 25.0]);
+    }
+
+    #[test]
+    fn fdbd_is_relative_to_the_distance_from_the_mean() {
+        let norms = arr2(&[[1.0, 2.0, 4.0], [2.0, 1.0, 1.0], [4.0, 1.0, 1.0]]);
+        let constants = Constants::Boundaries { norms, mean: arr1(&[1.0, 1.0]) };
+        let features = arr2(&[[4.0, 5.0], [1.0, 1.0]]);
+        let logits = arr2(&[[3.0, 1.0, -1.0], [0.0, 0.0, 0.0]]);
+        let scores = constants.rejection(features.view(), logits.view());
+        assert_eq!(scores, array![-(2.0 / 2.0 + 4.0 / 4.0) / (2.0 * 5.0), 0.0]);
+    }
+
+    #[test]
+    fn vim_adds_what_the_principal_space_leaves() {
+        let residual = Affine { matrix: arr2(&[[0.0, 1.0]]), offset: arr1(&[0.5]) };
+        let constants = Constants::Residual { residual, alpha: 3.0 };
+        let (features, logits) = (arr2(&[[9.0, 0.5], [9.0, -1.5]]), arr2(&[[0.0, 0.0], [0.0, 3_f32.ln()]]));
+        let scores = constants.rejection(features.view(), logits.view());
+        assert!((scores[0] + 2_f32.ln()).abs() < 1e-6 && (scores[1] - (6.0 - 4_f32.ln())).abs() < 1e-6);
+    }
+}

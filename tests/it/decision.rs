@@ -1,0 +1,196 @@
+//! The choice of score and threshold, and what follows from it in the file.
+
+use cac::{
+    Error, Provider, Scorer,
+    export::{self, ExportOptions, ThresholdRule},
+    method::{Variant, kept_at_least},
+    model::Inspection,
+    run::{Checkpoint, Features},
+};
+use ndarray::{Array2, Axis};
+
+use crate::checkpoint;
+
+const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
+
+fn exported(checkpoint: &Checkpoint, options: &ExportOptions) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    export::export(checkpoint, options, &path).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+/// The example with stand-ins that only its features tell from known images: they lie far from all of them in directions
+/// that the last layer does not read.
+fn with_stand_ins() -> Checkpoint {
+    let mut checkpoint = checkpoint(1, Variant::Paper);
+    let last_layer = checkpoint.last_layer().unwrap();
+    let features = checkpoint.features.as_mut().unwrap();
+    let weight = last_layer.weight.mapv(f64::from);
+    // The part of a direction that no class reads, by Gram and Schmidt.
+    let mut basis: Vec<ndarray::Array1<f64>> = Vec::new();
+    for row in weight.rows() {
+        let mut rest = row.to_owned();
+        basis.iter().for_each(|axis| rest = &rest - &(axis * rest.dot(axis)));
+        basis.push(&rest / rest.dot(&rest).sqrt());
+    }
+    let mut unread =
+        ndarray::Array1::from_shape_fn(weight.ncols(), |place| if place % 2 == 0 { 9.0 } else { -7.0 });
+    basis.iter().for_each(|axis| unread = &unread - &(axis * unread.dot(axis)));
+    let far = &features.choosing + &unread.mapv(|value| value as f32);
+    features.stand_ins = vec![("far".to_owned(), far)];
+    checkpoint
+}
+
+#[test]
+fn the_score_is_the_one_that_tells_known_images_from_stand_ins() {
+    let checkpoint = with_stand_ins();
+    let options = ExportOptions::default();
+    let (manifest, score) = export::decide(&checkpoint, &options).unwrap();
+    let choice = manifest.history.choice.as_ref().unwrap();
+    assert_eq!((choice.stand_ins.as_slice(), choice.images), (&["far".to_owned()][..], 40));
+    assert_eq!(
+        (choice.candidates[0].score, score.score()),
+        (manifest.decision.score, manifest.decision.score)
+    );
+    assert!(choice.candidates.is_sorted_by(|one, next| one.mean >= next.mean));
+    let of = |name: &str| choice.candidates.iter().find(|c| c.score.to_string() == name).unwrap().mean;
+    // Logits do not see the difference.
+    assert!(of("cac") < 0.6 && of("knn:10") > 0.99, "{choice:?}");
+    assert!(manifest.decision.score.of_features().next().is_some());
+    // The file says so.
+    let inspection = Inspection::of(&exported(&checkpoint, &options), "model").unwrap();
+    assert_eq!(inspection.manifest.history.choice.as_ref(), Some(choice));
+    assert!(inspection.to_string().contains("choice     by the AUROC of 40 held-out images against far: "));
+    // A given score overrides it.
+    let given = ExportOptions { score: Some("cac".parse().unwrap()), ..options };
+    let (manifest, _) = export::decide(&checkpoint, &given).unwrap();
+    assert_eq!((manifest.decision.score.to_string(), manifest.history.choice), ("cac".to_owned(), None));
+}
+
+#[test]
+fn a_score_of_features_needs_features() {
+    let options = ExportOptions { score: Some("vim".parse().unwrap()), ..ExportOptions::default() };
+    let bare = Checkpoint { features: None, ..checkpoint(1, Variant::Paper) };
+    let error = export::decide(&bare, &options).unwrap_err().to_string();
+    assert!(error.starts_with("score = `vim`: needs features"), "{error}");
+    let mut few = checkpoint(1, Variant::Paper);
+    let Features { training: (features, labels), .. } = few.features.as_mut().unwrap();
+    *features = features.slice_axis(Axis(0), (..6).into()).to_owned();
+    labels.truncate(6);
+    let options = ExportOptions { score: Some("knn:7".parse().unwrap()), ..ExportOptions::default() };
+    let error = export::decide(&few, &options).unwrap_err().to_string();
+    assert_eq!(error, "score = `knn:7`: needs at least 7 training images; 6 can be kept");
+}
+
+#[test]
+fn the_constants_of_a_score_stay_below_their_limit() {
+    let checkpoint = checkpoint(2, Variant::Paper);
+    let size = |score: &str, limit: usize| {
+        let options =
+            ExportOptions { score: Some(score.parse().unwrap()), limit, ..ExportOptions::default() };
+        exported(&checkpoint, &options).len()
+    };
+    let plain = size("cac", 0);
+    let (small, large) = (size("knn:10", 20_000) - plain, size("knn:10", 1 << 20) - plain);
+    assert!(small < 25_000 && large > 100_000, "{small} {large}");
+    // 600 features of 128 numbers in 16 bits.
+    assert!(large < 600 * 128 * 2 + 5_000, "{large}");
+}
+
+#[test]
+fn the_threshold_has_a_bound_and_operating_points() {
+    let checkpoint = checkpoint(1, Variant::Paper);
+    let n = checkpoint.held_out.calibrating.nrows();
+    let bytes = exported(&checkpoint, &ExportOptions::default());
+    let inspection = Inspection::of(&bytes, "model").unwrap();
+    let threshold = inspection.manifest.decision.threshold.as_ref().unwrap();
+    assert_eq!(threshold.kept_at_least, Some(kept_at_least(n, 0.95)));
+    let kept: Vec<f64> = threshold.operating_points.iter().map(|point| point.keep).collect();
+    let expected: &[f64] = if n >= 99 { &[0.9, 0.95, 0.99] } else { &[0.9, 0.95] };
+    assert_eq!(kept, expected);
+    assert_eq!(threshold.operating_points[1].threshold, threshold.value);
+    assert!(inspection.to_string().contains("with a confidence of 95 %"), "{inspection}");
+    // Set by hand, or without held-out images of its own: no promise.
+    let by_hand = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };
+    let (manifest, _) = export::decide(&checkpoint, &by_hand).unwrap();
+    assert_eq!(manifest.decision.threshold.unwrap().kept_at_least, None);
+    let mut imported = checkpoint;
+    imported.facts.imported = Some("w.pt".to_owned());
+    let (manifest, _) = export::decide(&imported, &ExportOptions::default()).unwrap();
+    assert_eq!(manifest.decision.threshold.unwrap().kept_at_least, None);
+}
+
+#[test]
+fn features_can_be_left_out_of_the_outputs() {
+    let checkpoint = with_stand_ins();
+    let images = &checkpoint.check.images;
+    let with = exported(&checkpoint, &ExportOptions::default());
+    let without = exported(&checkpoint, &ExportOptions { features: false, ..ExportOptions::default() });
+    for provider in PROVIDERS {
+        let outputs =
+            |bytes: &[u8]| Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap();
+        let (with, without) = (outputs(&with), outputs(&without));
+        assert_eq!(with.features.as_ref().map(|features| features.nrows()), Some(images.dim().0));
+        assert_eq!((without.features, without.score), (None, with.score));
+    }
+}
+
+#[test]
+fn the_threshold_can_be_an_input_that_is_left_out() {
+    let checkpoint = checkpoint(1, Variant::Paper);
+    let images = &checkpoint.check.images;
+    let plain = exported(&checkpoint, &ExportOptions::default());
+    let open = exported(&checkpoint, &ExportOptions { threshold_input: true, ..ExportOptions::default() });
+    for provider in PROVIDERS {
+        let outputs =
+            |bytes: &[u8]| Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap();
+        assert_eq!(outputs(&open), outputs(&plain), "{provider}");
+    }
+}
+
+#[test]
+fn each_class_can_have_its_own_threshold() {
+    let mut checkpoint = checkpoint(1, Variant::Paper);
+    // 30 images of each class near its anchor, at distances that grow with the class.
+    let anchors = checkpoint.anchors.to_rows();
+    let logits = Array2::from_shape_fn((90, 3), |(row, column)| {
+        anchors[[row % 3, column]] + 0.05 * (row % 3 + 1) as f32 * ((row / 3 * 7 + column * 3) % 11) as f32
+    });
+    checkpoint.held_out.calibrating = logits.clone();
+    let score = Some("min-distance".parse().unwrap());
+    let options = ExportOptions {
+        score,
+        per_class: true,
+        threshold: ThresholdRule::Keep(0.9),
+        ..ExportOptions::default()
+    };
+    let bytes = exported(&checkpoint, &options);
+    let inspection = Inspection::of(&bytes, "model").unwrap();
+    let threshold = inspection.manifest.decision.threshold.clone().unwrap();
+    let of_classes = threshold.classes.as_ref().unwrap();
+    assert!(of_classes[0] < of_classes[1] && of_classes[1] < of_classes[2], "{of_classes:?}");
+    assert_eq!((threshold.value, threshold.kept_at_least), (0.0, Some(kept_at_least(30, 0.9))));
+    // 28 of each 30 are kept: k = 0.9 x 31.
+    let kept = threshold.held_out_scores.iter().filter(|&&score| score <= 0.0).count();
+    assert!((3 * 28..3 * 30).contains(&kept), "{kept}");
+    let plain = exported(&checkpoint, &ExportOptions { per_class: false, ..options.clone() });
+    for provider in PROVIDERS {
+        let outputs = |bytes: &[u8]| {
+            Scorer::from_bytes(bytes, provider).unwrap().score(checkpoint.check.images.view()).unwrap()
+        };
+        let (own, plain) = (outputs(&bytes), outputs(&plain));
+        for place in 0..own.score.len() {
+            let expected = plain.score[place] - of_classes[plain.label[place]];
+            assert!((own.score[place] - expected).abs() < 1e-5, "{provider}");
+        }
+    }
+    let too_few = ExportOptions { threshold: ThresholdRule::Keep(0.97), ..options.clone() };
+    let error = export::decide(&checkpoint, &too_few).unwrap_err();
+    assert!(
+        error.to_string().contains("class `ant` needs 33 held-out images to keep 97 %, it has 30"),
+        "{error}"
+    );
+    let by_hand = ExportOptions { threshold: ThresholdRule::Value(1.0), ..options };
+    assert!(matches!(export::decide(&checkpoint, &by_hand), Err(Error::Setting { name: "per class", .. })));
+}
