@@ -7,8 +7,8 @@ use crate::{
     data::shuffled,
     error::{Error, Result},
     method::{
-        Activations, Affine, Anchors, Constants, FeatureScore, FittedScore, FittedTerm, LastLayer,
-        RejectionScore, Standard, Term,
+        Activations, Affine, Anchors, Constants, FeatureScore, FittedScore, FittedTerm, LEAST_LENGTH,
+        LastLayer, RejectionScore, Standard, Term,
     },
 };
 
@@ -17,13 +17,13 @@ pub const LIMIT: usize = 4 << 20;
 
 /// Added to the diagonal of a scatter matrix before it is inverted, as in pytorch-ood.
 const RIDGE: f64 = 1e-6;
-/// The number of components to which `knn` projects features whose bank would be larger than the limit.
-const PROJECTED: usize = 256;
-/// The number of features above which Mahalanobis distances are measured in fewer dimensions, and in how many.
+/// The number of training features that `knn` keeps. More of them gain nothing with ten neighbours.
+const BANK: usize = 1024;
+/// The number of features above which Mahalanobis distances are measured in principal components, and in how many.
 const WIDE: usize = 512;
-const COMPONENTS: usize = 128;
+const COMPONENTS: usize = 256;
 /// The number of training images that a dimension of a Mahalanobis distance needs.
-const IMAGES_PER_COMPONENT: usize = 4;
+const IMAGES_PER_COMPONENT: usize = 2;
 /// The least mean length of a residual, relative to that of the features: below it training images span all of them.
 const LEAST_RESIDUAL: f64 = 1e-3;
 
@@ -107,9 +107,9 @@ impl Fitter<'_> {
     }
 }
 
-/// Fits the constants of a score. With a limit in bytes they are reduced until they fit into it: `knn` keeps fewer
-/// images, as 16-bit numbers, and projects long features; Mahalanobis distances of long features, or from few images, are
-/// measured in their principal components; `vim` keeps the least of the residual's components. Without one they are exact.
+/// Fits the constants of a score. With a limit in bytes they are reduced: `knn` keeps at most 1,024 features, as 16-bit
+/// numbers; Mahalanobis distances of long features, or from few images, are measured in their principal components; `vim`
+/// keeps those components of the residual in which training images vary least. Without a limit they are exact.
 ///
 /// # Errors
 /// [`Error::Setting`] if there are too few images for the score, or the constants do not fit.
@@ -124,8 +124,9 @@ pub fn fit(score: FeatureScore, examples: &Examples, limit: Option<usize>) -> Re
         FeatureScore::Knn { neighbours } => {
             neighbours_of(examples, neighbours, limit).map_err(|r| refused(&r))
         }
-        FeatureScore::Mahalanobis => Ok(gaussians(examples, false, limit)),
-        FeatureScore::RelativeMahalanobis => Ok(gaussians(examples, true, limit)),
+        FeatureScore::Mahalanobis | FeatureScore::UnitMahalanobis | FeatureScore::RelativeMahalanobis => {
+            gaussians(examples, score, limit).map_err(|r| refused(&r))
+        }
         FeatureScore::Fdbd => boundaries(examples, limit).map_err(|r| refused(&r)),
         FeatureScore::Vim => residual(examples, limit).map_err(|r| refused(&r)),
     }
@@ -136,39 +137,28 @@ fn neighbours_of(
     neighbours: usize,
     limit: Option<usize>,
 ) -> std::result::Result<Constants, String> {
-    let mut directions = examples.features.mapv(f64::from);
-    for mut feature in directions.rows_mut() {
-        let length = feature.dot(&feature).sqrt().max(1e-12);
-        feature /= length;
-    }
+    let directions = directions(examples.features);
     let (count, width) = directions.dim();
-    let bytes = size_of::<half::f16>();
-    let mut projection = None;
-    let mut most = count;
-    if let Some(limit) = limit.filter(|limit| count * width * bytes > *limit) {
-        let mut left = limit;
-        let mut kept = width;
-        if width > PROJECTED {
-            kept = PROJECTED;
-            left = limit.saturating_sub(kept * width * bytes);
-            projection = Some(principal(&directions, kept));
-        }
-        most = count.min(left / (kept * bytes));
-    }
+    let most = limit.map_or(count, |limit| count.min(BANK).min(limit / (width * size_of::<half::f16>())));
     if most < neighbours {
         return Err(format!("needs at least {neighbours} training images; {most} can be kept"));
     }
-    let rounded = |matrix: Array2<f64>| match limit {
-        Some(_) => matrix.mapv(|value| half::f16::from_f64(value).to_f32()),
-        None => matrix.mapv(|value| value as f32),
+    let bank = directions.select(Axis(0), &representatives(examples.labels, most));
+    let rounded = |value: f64| match limit {
+        Some(_) => half::f16::from_f64(value).to_f32(),
+        None => value as f32,
     };
-    let projection = projection.map(rounded);
-    let directions = directions.select(Axis(0), &representatives(examples.labels, most));
-    let bank = match &projection {
-        Some(projection) => directions.dot(&projection.mapv(f64::from).t()),
-        None => directions,
-    };
-    Ok(Constants::Neighbours { neighbours, projection, bank: rounded(bank) })
+    Ok(Constants::Neighbours { neighbours, bank: bank.mapv(rounded) })
+}
+
+/// Features as vectors of length 1.
+fn directions(features: ArrayView2<f32>) -> Array2<f64> {
+    let mut directions = features.mapv(f64::from);
+    for mut feature in directions.rows_mut() {
+        let length = feature.dot(&feature).sqrt().max(LEAST_LENGTH.into());
+        feature /= length;
+    }
+    directions
 }
 
 /// The places of `count` images, drawn so that each class has its share.
@@ -191,8 +181,14 @@ fn representatives(labels: &[i64], count: usize) -> Vec<usize> {
     order
 }
 
-fn gaussians(examples: &Examples, is_relative: bool, limit: Option<usize>) -> Constants {
-    let features = examples.features.mapv(f64::from);
+fn gaussians(
+    examples: &Examples,
+    score: FeatureScore,
+    limit: Option<usize>,
+) -> std::result::Result<Constants, String> {
+    let is_unit = score == FeatureScore::UnitMahalanobis;
+    let is_relative = score == FeatureScore::RelativeMahalanobis;
+    let features = if is_unit { directions(examples.features) } else { examples.features.mapv(f64::from) };
     let (count, width) = features.dim();
     let mean = features.mean_axis(Axis(0)).expect("there are images");
     let centred = &features - &mean;
@@ -223,9 +219,13 @@ fn gaussians(examples: &Examples, is_relative: bool, limit: Option<usize>) -> Co
         (whitening, Affine { matrix: matrix.mapv(|v| v as f32), offset: offset.mapv(|v| v as f32) })
     };
     let (whitening, within) = whitened(&apart);
-    let means = means.dot(&whitening.t()).mapv(|value| value as f32);
+    let means: Array2<f32> = means.dot(&whitening.t()).mapv(|value| value as f32);
     let background = is_relative.then(|| whitened(&points).1);
-    Constants::Gaussians { within, means, background }
+    let rows = within.offset.len() * if is_relative { 2 } else { 1 };
+    if limit.is_some_and(|limit| (rows * width + means.len()) * size_of::<f32>() > limit) {
+        return Err(format!("has a covariance of {width} features and {classes} means, more than the limit"));
+    }
+    Ok(Constants::Gaussians { is_unit, within, means, background })
 }
 
 fn boundaries(examples: &Examples, limit: Option<usize>) -> std::result::Result<Constants, String> {

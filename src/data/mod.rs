@@ -577,7 +577,9 @@ impl Dataset {
     /// # Errors
     /// Those of [`batch`](Self::batch).
     pub(crate) fn stand_ins(&self, kind: StandIn, indices: &[usize]) -> Result<Array4<u8>> {
-        Ok(kind.of(self.batch(indices)?.view(), indices.first().map_or(0, |&index| index as u64)))
+        let labels: Vec<i64> = indices.iter().map(|&index| self.labels[index]).collect();
+        let seed = indices.first().map_or(0, |&index| index as u64);
+        Ok(kind.of(self.batch(indices)?.view(), &labels, seed))
     }
 
     /// Draws `count` images at random with a seed, but leaves one of each class. Returns their indices and those of the

@@ -1,79 +1,116 @@
-//! Images that stand for unknown ones where there are none: made of known images, and of kinds that no training here
-//! learns from.
+//! Images that stand for unknown ones where there are none. They are made of known images, in ways that no training here
+//! learns from: one kind is near to known images, the other far from them.
 
+use image::{Rgb, RgbImage};
 use ndarray::{Array4, ArrayView4};
-use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+
+use crate::image::{Filter, Input, Resize, pixels};
 
 /// A kind of stand-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StandIn {
-    /// Quarters of four images.
-    Mosaic,
-    /// The mean of two images.
-    Blend,
-    /// Smooth noise in the colours of an image.
-    Clouds,
+    /// An image with a part of an image of another class, at its place.
+    Paste,
+    /// Blobs in the colours of an image.
+    Blobs,
 }
+
+/// The share of height and width that is pasted, in tenths.
+const PASTED: usize = 7;
+/// The number of blobs along each side.
+const BLOBS: u32 = 6;
 
 impl StandIn {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Mosaic, Self::Blend, Self::Clouds];
+    pub const ALL: [Self; 2] = [Self::Paste, Self::Blobs];
 
     /// The name in a model file.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Mosaic => "mosaics",
-            Self::Blend => "blends",
-            Self::Clouds => "clouds",
+            Self::Paste => "paste",
+            Self::Blobs => "blobs",
         }
     }
 
-    /// One stand-in for each of some images, as bytes `[N, 3, H, W]`. The same images and seed give the same ones.
+    /// One stand-in for each of some images, as bytes `[N, 3, H, W]`, with their classes. The same images and seed give the
+    /// same ones. Where all images are of one class, parts of any other are pasted.
     #[must_use]
-    pub fn of(self, images: ArrayView4<u8>, seed: u64) -> Array4<u8> {
+    pub fn of(self, images: ArrayView4<u8>, labels: &[i64], seed: u64) -> Array4<u8> {
         let mut made = images.to_owned();
         let (count, _, height, width) = images.dim();
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for (number, mut image) in made.outer_iter_mut().enumerate() {
-            let other = |random: &mut ChaCha8Rng| (number + random.random_range(1..count.max(2))) % count;
             match self {
-                Self::Mosaic => {
-                    let others = [number, other(&mut random), other(&mut random), other(&mut random)];
+                Self::Paste => {
+                    let of_others: Vec<usize> =
+                        (0..count).filter(|&other| labels[other] != labels[number]).collect();
+                    let other = match &of_others[..] {
+                        [] => random.random_range(0..count),
+                        others => others[random.random_range(0..others.len())],
+                    };
+                    let (high, wide) = (height * PASTED / 10, width * PASTED / 10);
+                    let top = random.random_range(0..=height - high);
+                    let left = random.random_range(0..=width - wide);
                     for ((channel, row, column), value) in image.indexed_iter_mut() {
-                        let quarter = 2 * usize::from(2 * row >= height) + usize::from(2 * column >= width);
-                        *value = images[[others[quarter], channel, row, column]];
+                        if (top..top + high).contains(&row) && (left..left + wide).contains(&column) {
+                            *value = images[[other, channel, row, column]];
+                        }
                     }
                 }
-                Self::Blend => {
-                    let other = images.index_axis(ndarray::Axis(0), other(&mut random));
-                    image.zip_mut_with(&other, |value, &other| *value = value.midpoint(other));
+                Self::Blobs => {
+                    let colours = RgbImage::from_fn(BLOBS, BLOBS, |_, _| {
+                        let (row, column) = (random.random_range(0..height), random.random_range(0..width));
+                        Rgb([0, 1, 2].map(|channel| image[[channel, row, column]]))
+                    });
+                    let resize = Resize { filter: Filter::Bicubic, ..Resize::default() };
+                    let blobs = pixels(&colours, &Input { resize, ..Input::of_size(height, width) });
+                    image.iter_mut().zip(blobs).for_each(|(value, blob)| *value = blob);
                 }
-                Self::Clouds => clouds(&mut image, &mut random),
             }
         }
         made
     }
 }
 
-/// Fills an image with noise that is smooth over an eighth of its sides; each channel keeps mean and deviation.
-fn clouds(image: &mut ndarray::ArrayViewMut3<u8>, random: &mut impl Rng) {
-    const CELLS: usize = 8;
-    for mut channel in image.outer_iter_mut() {
-        let (height, width) = channel.dim();
-        let values = channel.mapv(f32::from);
-        let (mean, deviation) = (values.mean().unwrap_or(0.0), values.std(0.0));
-        let grid: [[f32; CELLS + 1]; CELLS + 1] =
-            std::array::from_fn(|_| std::array::from_fn(|_| random.random_range(-1.0..=1.0)));
-        for ((row, column), value) in channel.indexed_iter_mut() {
-            let place = |at: usize, size: usize| (at as f32 + 0.5) / size as f32 * CELLS as f32;
-            let (y, x) = (place(row, height), place(column, width));
-            let (top, left) = (y as usize, x as usize);
-            let (down, right) = (y.fract(), x.fract());
-            let along = |row: usize| grid[row][left] * (1.0 - right) + grid[row][left + 1] * right;
-            let noise = along(top) * (1.0 - down) + along(top + 1) * down;
-            // `as` saturates to 0..=255.
-            *value = (mean + 2.0 * deviation * noise).round() as u8;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Images of one value each.
+    fn flat(count: usize) -> Array4<u8> {
+        Array4::from_shape_fn((count, 3, 20, 30), |(number, ..)| 10 * number as u8)
+    }
+
+    #[test]
+    fn a_part_of_another_class_is_pasted() {
+        let images = flat(5);
+        let made = StandIn::Paste.of(images.view(), &[0, 1, 0, 1, 0], 3);
+        for (number, image) in made.outer_iter().enumerate() {
+            let others: Vec<u8> = image.iter().copied().filter(|&value| value != 10 * number as u8).collect();
+            // 14 x 21 pixels in three channels, all of one image.
+            assert_eq!(others.len(), 3 * 14 * 21);
+            assert!(others.iter().all(|&value| value == others[0]));
+            assert_ne!(usize::from(others[0]) / 10 % 2, number % 2, "of another class");
         }
+        assert_eq!(StandIn::Paste.of(images.view(), &[0, 1, 0, 1, 0], 3), made);
+        assert_ne!(StandIn::Paste.of(images.view(), &[0, 1, 0, 1, 0], 4), made);
+        // One class, and one image.
+        assert_eq!(StandIn::Paste.of(images.view(), &[0; 5], 3).dim(), images.dim());
+        assert_eq!(StandIn::Paste.of(flat(1).view(), &[0], 3), flat(1));
+    }
+
+    #[test]
+    fn blobs_have_the_colours_of_their_image() {
+        assert_eq!(StandIn::Blobs.of(flat(3).view(), &[0; 3], 0), flat(3));
+        let halves = Array4::from_shape_fn((1, 3, 20, 30), |(_, _, row, _)| if row < 10 { 40 } else { 160 });
+        let made = StandIn::Blobs.of(halves.view(), &[0], 0);
+        // All channels of a pixel come from one place, and the filter rings a little.
+        let plane = |channel: usize| made.iter().skip(channel * 600).take(600).copied().collect::<Vec<u8>>();
+        let red = plane(0);
+        assert_eq!(red, plane(1));
+        assert!(red.iter().all(|value| (20..=180).contains(value)));
+        assert!(red.iter().any(|&value| value < 60) && red.iter().any(|&value| value > 140));
     }
 }

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Compares the candidates on known images and stand-ins, whose names and features these are; `None` without images.
-/// `own` is the score of logits of the training.
+/// `magnitude` is the length of the anchors.
 pub(super) fn choose(
     fitter: &Fitter,
-    own: LogitScore,
+    magnitude: f64,
     stand_ins: &[(String, Array2<f32>)],
 ) -> Result<Option<(FittedScore, Choice)>> {
     let choosing = fitter.known;
@@ -28,7 +28,7 @@ pub(super) fn choose(
     // What one term gives: fitted, with its standardised scores of the known images and of each stand-in.
     let mut terms: HashMap<String, (FittedTerm, Standard, Vec<Array1<f32>>)> = HashMap::new();
     let mut candidates = Vec::new();
-    for score in candidate_scores(own) {
+    for score in candidate_scores(magnitude, fitter.examples.labels.len()) {
         for term in score.terms().filter(|term| !terms.contains_key(&term.to_string())).collect::<Vec<_>>() {
             // A score for which there are too few images is no candidate.
             let Ok(fitted) = fitter.term(term) else { continue };
@@ -66,30 +66,18 @@ pub(super) fn choose(
     Ok(Some((fitted, Choice { stand_ins, images: choosing.nrows(), candidates })))
 }
 
-/// The scores that are compared, in the order of preference.
-fn candidate_scores(own: LogitScore) -> Vec<RejectionScore> {
-    let of_logits = [own, LogitScore::Cac, LogitScore::MinDistance, LogitScore::ENERGY, LogitScore::Msp];
-    let of_features = [
-        FeatureScore::KNN,
-        FeatureScore::Fdbd,
-        FeatureScore::RelativeMahalanobis,
-        FeatureScore::Mahalanobis,
-        FeatureScore::Vim,
-    ];
-    let mut all: Vec<RejectionScore> = of_logits.map(RejectionScore::from).to_vec();
-    all.extend(of_features.map(RejectionScore::from));
-    let of_classes = of_logits.map(Term::from).into_iter().chain([FeatureScore::Fdbd.into()]);
-    for one in of_classes {
-        for other in [FeatureScore::KNN, FeatureScore::RelativeMahalanobis] {
-            all.push(RejectionScore::Sum(one, other.into()));
-        }
-    }
-    let mut seen = Vec::with_capacity(all.len());
-    all.retain(|score| {
-        !seen.contains(score) && {
-            seen.push(*score);
-            true
-        }
-    });
-    all
+/// The scores that are compared, in the order of preference: sums of a score of logits or classes and one of features. More
+/// candidates would be chosen by chance: stand-ins resemble unknown images only roughly.
+fn candidate_scores(magnitude: f64, images: usize) -> Vec<RejectionScore> {
+    let warm = LogitScore::Energy { temperature: (magnitude / 2.0) as f32 };
+    let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into(), FeatureScore::Fdbd.into()];
+    of_classes.dedup();
+    let neighbours = (images / IMAGES_PER_NEIGHBOUR).clamp(1, 10);
+    let of_features = [FeatureScore::Knn { neighbours }, FeatureScore::UnitMahalanobis];
+    let pairs =
+        of_features.map(|other| of_classes.iter().map(move |&one| RejectionScore::Sum(one, other.into())));
+    pairs.into_iter().flatten().collect()
 }
+
+/// The number of training images for each neighbour of `knn`, up to ten.
+const IMAGES_PER_NEIGHBOUR: usize = 50;

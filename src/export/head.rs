@@ -200,18 +200,8 @@ fn energy(graph: &mut Builder, prefix: &str, logits: &str) -> String {
 fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, output: &str) {
     let part = |name: &str| format!("{prefix}/{name}");
     match constants {
-        Constants::Neighbours { neighbours, projection, bank } => {
-            let length = length(graph, &part("features"), "features", true);
-            let least = part("features/least");
-            graph.floats(&least, &[], &[LEAST_LENGTH]);
-            let length = graph.node("Max", &part("features/divisor"), &[&length, &least], vec![]);
-            let mut points = graph.node("Div", &part("direction"), &["features", &length], vec![]);
-            if let Some(projection) = projection {
-                let matrix = part("projection");
-                graph.halves(&matrix, projection.shape(), &values(projection));
-                let transposed = vec![Attribute::int("transB", 1)];
-                points = graph.node("Gemm", &part("direction/projected"), &[&points, &matrix], transposed);
-            }
+        Constants::Neighbours { neighbours, bank } => {
+            let points = directions(graph, prefix);
             let squares = squared_distances(graph, &part("bank"), &points, bank);
             let nearest = graph.smallest(&part("nearest"), &squares, *neighbours);
             let square = graph.node("ReduceMax", &part("nearest/square"), &[&nearest], reduced());
@@ -220,12 +210,13 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
             let square = graph.node("Max", &part("nearest/positive"), &[&square, &zero], vec![]);
             graph.node("Sqrt", output, &[&square], vec![]);
         }
-        Constants::Gaussians { within, means, background } => {
-            let points = affine(graph, &part("within"), within);
+        Constants::Gaussians { is_unit, within, means, background } => {
+            let features = if *is_unit { directions(graph, prefix) } else { "features".to_owned() };
+            let points = affine(graph, &part("within"), &features, within);
             let squares = squared_distances(graph, &part("means"), &points, means);
             let nearest = graph.node("ReduceMin", &part("means/nearest"), &[&squares], reduced());
             if let Some(background) = background {
-                let points = affine(graph, &part("background"), background);
+                let points = affine(graph, &part("background"), &features, background);
                 let square = square(graph, &part("background"), &points, false);
                 graph.node("Sub", output, &[&nearest, &square], vec![]);
             } else {
@@ -256,7 +247,7 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
             graph.node("Div", output, &[&sum, &divisor], vec![]);
         }
         Constants::Residual { residual, alpha } => {
-            let left = affine(graph, &part("residual"), residual);
+            let left = affine(graph, &part("residual"), "features", residual);
             let length = length(graph, &part("residual"), &left, false);
             let scale = part("alpha");
             graph.floats(&scale, &[], &[*alpha]);
@@ -267,13 +258,23 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
     }
 }
 
-/// Adds the map of the features.
-fn affine(graph: &mut Builder, prefix: &str, map: &Affine) -> String {
+/// Adds the features as vectors of length 1.
+fn directions(graph: &mut Builder, prefix: &str) -> String {
+    let part = |name: &str| format!("{prefix}/{name}");
+    let length = length(graph, &part("features"), "features", true);
+    let least = part("features/least");
+    graph.floats(&least, &[], &[LEAST_LENGTH]);
+    let length = graph.node("Max", &part("features/divisor"), &[&length, &least], vec![]);
+    graph.node("Div", &part("direction"), &["features", &length], vec![])
+}
+
+/// Adds the map of points.
+fn affine(graph: &mut Builder, prefix: &str, points: &str, map: &Affine) -> String {
     let [matrix, offset] = ["matrix", "offset"].map(|name| format!("{prefix}/{name}"));
     graph.floats(&matrix, map.matrix.shape(), &values(&map.matrix));
     graph.floats(&offset, &[map.offset.len()], &map.offset.to_vec());
     let attributes = vec![Attribute::int("transB", 1), Attribute::float("beta", -1.0)];
-    graph.node("Gemm", &format!("{prefix}/points"), &["features", &matrix, &offset], attributes)
+    graph.node("Gemm", &format!("{prefix}/points"), &[points, &matrix, &offset], attributes)
 }
 
 /// Adds the squared length of each row.

@@ -230,7 +230,7 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
             return Err(Error::setting("score", format!("`{score}`"), reason));
         }
         (None, Some(fitter), Some(features)) => {
-            match choose::choose(fitter, facts.score, &features.stand_ins)? {
+            match choose::choose(fitter, facts.loss.magnitude, &features.stand_ins)? {
                 Some((score, choice)) => (score, Some(choice)),
                 None => (facts.score.into(), None),
             }

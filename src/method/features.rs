@@ -7,7 +7,7 @@ use std::fmt;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 
 /// A score of the features f and the logits z. Larger = more likely unknown. As text `knn:K` or, for K = 10, `knn`;
-/// `mahalanobis`, `relative-mahalanobis`, `fdbd` or `vim`.
+/// `mahalanobis`, `unit-mahalanobis`, `relative-mahalanobis`, `fdbd` or `vim`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeatureScore {
     /// The distance from f/|f| to the K-th nearest of the training features, which have length 1, too (Sun et al., ICML
@@ -19,6 +19,9 @@ pub enum FeatureScore {
     /// Half the squared Mahalanobis distance to the nearest class mean, with the scatter within classes (Lee et al.,
     /// NeurIPS 2018); at least 0.
     Mahalanobis,
+    /// The same of f/|f|, with the scatter and the means of features of length 1 (Müller and Hein, "Mahalanobis++", ICML
+    /// 2025).
+    UnitMahalanobis,
     /// The squared Mahalanobis distance to the nearest class mean, less that to the mean of all images, with the scatter
     /// of all (Ren et al., arXiv 2106.09022).
     RelativeMahalanobis,
@@ -37,13 +40,13 @@ pub enum Constants {
     Neighbours {
         /// K, at most M.
         neighbours: usize,
-        /// The projection of features of length 1 to D, `[D, F]`; none where D is F.
-        projection: Option<Array2<f32>>,
-        /// The projected training features, `[M, D]`.
+        /// Training features of length 1, `[M, F]`.
         bank: Array2<f32>,
     },
-    /// Of `mahalanobis` and, with a background, of `relative-mahalanobis`.
+    /// Of `mahalanobis`, `unit-mahalanobis` and, with a background, `relative-mahalanobis`.
     Gaussians {
+        /// Whether features are brought to length 1 first.
+        is_unit: bool,
         /// Maps features to D dimensions in which the scatter within classes is the identity.
         within: Affine,
         /// The class means there, `[C, D]`.
@@ -98,6 +101,7 @@ impl fmt::Display for FeatureScore {
         match self {
             Self::Knn { neighbours } => write!(f, "knn:{neighbours}"),
             Self::Mahalanobis => f.write_str("mahalanobis"),
+            Self::UnitMahalanobis => f.write_str("unit-mahalanobis"),
             Self::RelativeMahalanobis => f.write_str("relative-mahalanobis"),
             Self::Fdbd => f.write_str("fdbd"),
             Self::Vim => f.write_str("vim"),
@@ -115,6 +119,7 @@ impl FeatureScore {
         Some(match text {
             "knn" => Self::KNN,
             "mahalanobis" => Self::Mahalanobis,
+            "unit-mahalanobis" => Self::UnitMahalanobis,
             "relative-mahalanobis" => Self::RelativeMahalanobis,
             "fdbd" => Self::Fdbd,
             "vim" => Self::Vim,
@@ -132,6 +137,7 @@ impl FeatureScore {
                 )
             }
             Self::Mahalanobis => "½ min over c of (f − μ_c)ᵀ S (f − μ_c)".to_owned(),
+            Self::UnitMahalanobis => "½ min over c of (f / |f| − μ_c)ᵀ S (f / |f| − μ_c)".to_owned(),
             Self::RelativeMahalanobis => {
                 "min over c of (f − μ_c)ᵀ S (f − μ_c) − (f − μ)ᵀ S₀ (f − μ)".to_owned()
             }
@@ -154,22 +160,17 @@ impl Constants {
     #[must_use]
     pub fn rejection(&self, features: ArrayView2<f32>, logits: ArrayView2<f32>) -> Array1<f32> {
         match self {
-            Self::Neighbours { neighbours, projection, bank } => {
-                let mut directions = features.to_owned();
-                for mut feature in directions.rows_mut() {
-                    let length = length(feature.view()).max(LEAST_LENGTH);
-                    feature /= length;
-                }
-                let projected =
-                    projection.as_ref().map_or(directions.clone(), |matrix| directions.dot(&matrix.t()));
-                let mut squares = squared_distances(projected.view(), bank.view());
+            Self::Neighbours { neighbours, bank } => {
+                let mut squares = squared_distances(directions(features).view(), bank.view());
                 let kth = |mut row: ndarray::ArrayViewMut1<f32>| {
                     let row = row.as_slice_mut().expect("rows of a new array are contiguous");
                     *row.select_nth_unstable_by(neighbours - 1, f32::total_cmp).1
                 };
                 squares.rows_mut().into_iter().map(kth).map(|square| square.max(0.0).sqrt()).collect()
             }
-            Self::Gaussians { within, means, background } => {
+            Self::Gaussians { is_unit, within, means, background } => {
+                let units = is_unit.then(|| directions(features));
+                let features = units.as_ref().map_or(features, |units| units.view());
                 let nearest = squared_distances(within.of(features).view(), means.view())
                     .map_axis(Axis(1), |row| row.fold(f32::INFINITY, |least, &square| least.min(square)));
                 match background {
@@ -209,6 +210,16 @@ impl Affine {
     }
 }
 
+/// Features as vectors of length 1.
+fn directions(features: ArrayView2<f32>) -> Array2<f32> {
+    let mut directions = features.to_owned();
+    for mut feature in directions.rows_mut() {
+        let length = length(feature.view()).max(LEAST_LENGTH);
+        feature /= length;
+    }
+    directions
+}
+
 /// The squared distances `[N, M]` between points `[N, D]` and `[M, D]`.
 fn squared_distances(points: ArrayView2<f32>, others: ArrayView2<f32>) -> Array2<f32> {
     let squares = |points: ArrayView2<f32>| points.map_axis(Axis(1), |row| row.dot(&row));
@@ -238,16 +249,13 @@ mod tests {
     fn knn_measures_directions() {
         let bank = arr2(&[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]);
         let of = |neighbours, features: &Array2<f32>| {
-            let constants = Constants::Neighbours { neighbours, projection: None, bank: bank.clone() };
+            let constants = Constants::Neighbours { neighbours, bank: bank.clone() };
             constants.rejection(features.view(), Array2::zeros((features.nrows(), 2)).view())
         };
         let features = arr2(&[[5.0, 0.0], [0.0, 0.0], [0.0, -0.5]]);
         assert_eq!(of(1, &features), array![0.0, 1.0, 2_f32.sqrt()]);
         assert_eq!(of(2, &features)[0], 2_f32.sqrt());
         assert_eq!(of(3, &features), array![2.0, 1.0, 2.0]);
-        let projection = Some(arr2(&[[1.0, 0.0]]));
-        let projected = Constants::Neighbours { neighbours: 1, projection, bank: arr2(&[[0.5], [-1.0]]) };
-        assert_eq!(projected.rejection(features.view(), features.view()), array![0.5, 0.5, 0.5]);
     }
 
     #[test]
@@ -255,10 +263,18 @@ mod tests {
         let within = Affine { matrix: arr2(&[[2.0, 0.0], [0.0, 1.0]]), offset: arr1(&[2.0, 0.0]) };
         let means = arr2(&[[0.0, 0.0], [4.0, 3.0]]);
         let features = arr2(&[[1.0, 0.0], [3.0, 4.0]]);
-        let own = Constants::Gaussians { within: within.clone(), means: means.clone(), background: None };
-        assert_eq!(own.rejection(features.view(), features.view()), array![0.0, 0.5]);
+        let own = |is_unit| Constants::Gaussians {
+            is_unit,
+            within: within.clone(),
+            means: means.clone(),
+            background: None,
+        };
+        assert_eq!(own(false).rejection(features.view(), features.view()), array![0.0, 0.5]);
+        // (3, 4) has length 5: (2 x 0.6 - 2)² + 0.8² is 1.28.
+        let units = own(true).rejection(features.view(), features.view());
+        assert!(units[0].abs() < 1e-6 && (units[1] - 0.64).abs() < 1e-6, "{units}");
         let background = Some(Affine { matrix: arr2(&[[1.0, 1.0]]), offset: arr1(&[2.0]) });
-        let relative = Constants::Gaussians { within, means, background };
+        let relative = Constants::Gaussians { is_unit: false, within, means, background };
         assert_eq!(relative.rejection(features.view(), features.view()), array![-1.0, 1.0 - 25.0]);
     }
 

@@ -117,7 +117,7 @@ impl From<RejectionScore> for String {
 impl RejectionScore {
     /// The names of single scores that [`FromStr`] accepts, for messages and help texts.
     pub const NAMES: &'static str = "cac, min-distance, pytorch-ood, msp, max-logit, energy, energy:T, knn, knn:K, \
-                                     mahalanobis, relative-mahalanobis, fdbd or vim";
+                                     mahalanobis, unit-mahalanobis, relative-mahalanobis, fdbd or vim";
 
     /// The score or the two scores that it consists of.
     pub fn terms(self) -> impl Iterator<Item = Term> {
@@ -276,6 +276,7 @@ mod tests {
             "knn:1",
             "knn:50",
             "mahalanobis",
+            "unit-mahalanobis",
             "relative-mahalanobis",
             "fdbd",
             "vim",

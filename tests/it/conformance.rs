@@ -16,7 +16,7 @@ use crate::{checkpoint, filled};
 
 const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
-const SCORES: [&str; 16] = [
+const SCORES: [&str; 18] = [
     "cac",
     "min-distance",
     "pytorch-ood",
@@ -27,10 +27,12 @@ const SCORES: [&str; 16] = [
     "knn:1",
     "knn:10",
     "mahalanobis",
+    "unit-mahalanobis",
     "relative-mahalanobis",
     "fdbd",
     "vim",
     "fdbd+knn:10",
+    "energy:5+unit-mahalanobis",
     "cac+pytorch-ood",
     "energy+mahalanobis",
 ];

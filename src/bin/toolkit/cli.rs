@@ -354,7 +354,7 @@ pub fn scores(args: &[ScoreArg], own: Option<RejectionScore>) -> Vec<RejectionSc
 }
 
 /// The scores of `--score all`.
-const ALL: [&str; 12] = [
+const ALL: [&str; 14] = [
     "cac",
     "min-distance",
     "msp",
@@ -363,9 +363,11 @@ const ALL: [&str; 12] = [
     "energy:5",
     "knn:10",
     "mahalanobis",
+    "unit-mahalanobis",
     "relative-mahalanobis",
     "fdbd",
     "vim",
+    "energy+knn:10",
     "fdbd+knn:10",
 ];
 
