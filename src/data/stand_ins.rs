@@ -110,7 +110,7 @@ mod tests {
         let plane = |channel: usize| made.iter().skip(channel * 600).take(600).copied().collect::<Vec<u8>>();
         let red = plane(0);
         assert_eq!(red, plane(1));
-        assert!(red.iter().all(|value| (20..=180).contains(value)));
+        assert!(red.iter().all(|value| (5..=200).contains(value)));
         assert!(red.iter().any(|&value| value < 60) && red.iter().any(|&value| value > 140));
     }
 }

@@ -12,7 +12,7 @@ pub mod triton;
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2, Array4, ArrayView1, ArrayView2};
+use ndarray::{Array1, Array2, Array4, ArrayView1, ArrayView2, Axis};
 use prost::Message;
 
 use builder::Numbers;
@@ -24,7 +24,7 @@ use crate::{
     eval::{Agreement, Evaluation},
     files::atomic,
     fit::{self, Examples, Fitter},
-    method::{self, Activations, FittedScore, LogitScore, RejectionScore, Term},
+    method::{self, Activations, FittedScore, FittedTerm, LogitScore, RejectionScore, Term},
     metrics::Bootstrap,
     model::{
         Decision, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, Threshold,
@@ -439,7 +439,11 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
         if let Some(thresholds) = &head.threshold.classes {
             relative(&mut scores, &method::nearest(found.distances.view()), thresholds);
         }
-        within("score", difference_of_scores(head.score, found, &scores), HEAD_TOLERANCE)?;
+        within(
+            "score",
+            difference_of_scores(head.score, &activations, &found.score, &scores),
+            HEAD_TOLERANCE,
+        )?;
     }
     let labels = method::nearest(found.distances.view());
     within("label", differing(&found.label, &labels), 0.0)?;
@@ -451,27 +455,47 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     within("p-value", greatest_difference(found.p_value.iter().flatten(), &p_values), HEAD_TOLERANCE)
 }
 
-/// The largest difference of a score, as a share of what rounding may decide about.
-fn difference_of_scores(score: &FittedScore, found: &Outputs, expected: &[f32]) -> f64 {
-    let is_of_squares = score.score() == LogitScore::PytorchOod.into();
-    // Standardised scores have a deviation of 1; that of a term may be a small difference of large numbers.
-    let loss = match score {
-        FittedScore::Single(_) => 1.0,
-        FittedScore::Sum(terms) => terms
-            .iter()
-            .map(|(_, standard)| f64::from(standard.mean.abs().max(1.0) / standard.deviation))
-            .fold(1.0, f64::max),
+/// The largest difference of a score, relative above 1, beyond what rounding may decide about.
+fn difference_of_scores(
+    score: &FittedScore,
+    activations: &Activations,
+    found: &Array1<f32>,
+    expected: &[f32],
+) -> f64 {
+    let rounding = match score {
+        FittedScore::Single(term) => rounding(term, activations),
+        FittedScore::Sum(terms) => {
+            let [one, other] = terms
+                .each_ref()
+                .map(|(term, standard)| rounding(term, activations) / f64::from(standard.deviation));
+            one + other
+        }
     };
-    let differences =
-        found.score.iter().zip(expected).zip(found.distances.rows()).map(|((found, expected), row)| {
-            // A float32 distance has seven digits. For a far image, its rounding error decides the softmin of
-            // two similar distances, and the softmin is multiplied by the distance.
-            let far = row.fold(0.0_f32, |most, &d| most.max(if is_of_squares { d * d } else { d }));
-            f64::from((found - expected).abs())
-                / f64::from(expected.abs()).max(1e-3 * f64::from(far).powi(2)).max(loss)
-        });
+    let differences = found.iter().zip(expected).zip(rounding).map(|((found, expected), rounding)| {
+        f64::from((found - expected).abs())
+            / f64::from(expected.abs()).max(1.0).max(rounding / HEAD_TOLERANCE)
+    });
     differences.fold(0.0, greater)
 }
+
+/// How far rounding may move each score.
+fn rounding(term: &FittedTerm, activations: &Activations) -> Array1<f64> {
+    match term {
+        FittedTerm::Features(_, constants) => {
+            constants.rounding(activations.features).mapv(|error| ROUNDINGS * f64::from(error))
+        }
+        // A float32 distance has seven digits. For a far image, its rounding error decides the softmin of two similar
+        // distances, and the softmin is multiplied by the distance.
+        FittedTerm::Logits(score) => activations.distances.map_axis(Axis(1), |row| {
+            let is_of_squares = *score == LogitScore::PytorchOod;
+            let far = row.fold(0.0_f32, |most, &d| most.max(if is_of_squares { d * d } else { d }));
+            1e-3 * f64::from(far).powi(2) * HEAD_TOLERANCE
+        }),
+    }
+}
+
+/// How many rounding errors may add up in one direction.
+const ROUNDINGS: f64 = 30.0;
 
 fn within(what: &'static str, difference: f64, tolerance: f64) -> Result<()> {
     if difference <= tolerance {

@@ -203,6 +203,36 @@ impl Constants {
     }
 }
 
+impl Constants {
+    /// How far float32 may move each score `[N]` of features `[N, F]`, by order of magnitude: small differences of large
+    /// numbers lose digits.
+    #[cfg(feature = "export")]
+    pub(crate) fn rounding(&self, features: ArrayView2<f32>) -> Array1<f32> {
+        let squares = |points: ArrayView2<f32>| points.map_axis(Axis(1), |row| row.dot(&row));
+        match self {
+            // The square root of a small difference of squares near 1.
+            Self::Neighbours { .. } => Array1::from_elem(features.nrows(), f32::EPSILON.sqrt()),
+            Self::Gaussians { is_unit, within, means, background } => {
+                let units = is_unit.then(|| directions(features));
+                let features = units.as_ref().map_or(features, |units| units.view());
+                let largest = squares(means.view()).fold(0.0_f32, |most, &square| most.max(square));
+                let mut sum = squares(within.of(features).view()) + largest;
+                if let Some(background) = background {
+                    sum += &squares(background.of(features).view());
+                }
+                // The map of features to points loses digits, too.
+                let loss = |map: &Affine| {
+                    map.matrix.map_axis(Axis(1), length).fold(0.0, |most: f32, &l| most.max(l))
+                };
+                let scale = squares(features).mapv(f32::sqrt) * loss(within);
+                (sum.clone() + &sum.mapv(f32::sqrt) * &scale) * f32::EPSILON
+            }
+            Self::Boundaries { .. } => Array1::zeros(features.nrows()),
+            Self::Residual { alpha, .. } => squares(features).mapv(f32::sqrt) * (alpha.abs() * f32::EPSILON),
+        }
+    }
+}
+
 impl Affine {
     /// The images `[N, D]` of points `[N, F]`.
     fn of(&self, points: ArrayView2<f32>) -> Array2<f32> {
