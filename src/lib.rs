@@ -63,6 +63,7 @@
 
 pub mod arch;
 pub mod data;
+pub mod drift;
 mod error;
 pub mod eval;
 #[cfg(feature = "tract")]

@@ -4,6 +4,7 @@ mod commands;
 mod conformance;
 mod data;
 mod dependencies;
+mod drift;
 mod errors;
 mod exported;
 #[path = "../golden/fill.rs"]
