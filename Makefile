@@ -110,8 +110,9 @@ bench-metrics: .venv/ready ## time and memory of the metrics
 # NEW lists folders of images of a new kind, as NAME=DIR.
 NEW ?= textures=$(UNKNOWN)
 bench-drift: build .venv/ready ## false alarms and delays of drift
-	$(CARGO) bench --no-default-features --bench drift
-	.venv/bin/python benches/drift.py $(TOOLKIT) $(KNOWN) $(NEW)
+	$(CARGO) build --release --no-default-features --bench drift
+	bench="$$(ls -t $(TARGET)/deps/drift-* | grep -v '\.d$$' | head -1)" && "$$bench" && \
+	  .venv/bin/python benches/drift.py $(TOOLKIT) "$$bench" $(KNOWN) $(NEW)
 
 # For ONNX Runtime: PROVIDER=onnxruntime. Needs Linux and Python 3.11.
 PROVIDER ?= cpu

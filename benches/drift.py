@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""How soon `toolkit drift` notices a change.
+"""How soon drift notices a change.
 
-    python3 benches/drift.py TOOLKIT KNOWN NAME=DIR... [--streams N] [--provider NAME] [--scores DIR]
+    python3 benches/drift.py TOOLKIT BENCH KNOWN NAME=DIR... [--streams N] [--provider NAME] [--scores DIR]
 
-KNOWN is CIFAR-10 in its binary layout, NAME=DIR a folder with images of a new kind. The built-in model scores the test
-images, changed copies of every sixth of them, and the new images. Each stream is 500 unchanged images, and then
-changed copies of other images; or unchanged images again, of which a share is new. All are drawn without replacement.
-The delay is the number of images from the change to the alarm. Prints Markdown: the median and the 90 % quantile of the
-delays over the streams for two values of alpha, `>N` where too few streams alarmed before they ended after N images;
-and the share of streams that alarmed. A stream that alarms before the change is counted as a false alarm, and has no
-delay. --scores keeps the scores in a folder, and takes those that are there. Needs NumPy and Pillow.
+BENCH is the program built from drift.rs, KNOWN CIFAR-10 in its binary layout, NAME=DIR a folder with images of a new kind.
+The built-in model scores the test images, changed copies of every sixth of them, and the new images. Each stream is 500
+or 5,000 unchanged images, and then changed copies of other images; or unchanged images again, of which a share is new.
+All are drawn without replacement. The delay is the number of images from the change to the alarm. Prints Markdown: the
+median and the 90 % quantile of the delays over the streams, `>N` where too few streams alarmed before they ended after N
+images, and the share of streams that alarmed. A stream that alarms before the change is counted as a false alarm, and has
+no delay. --scores keeps the scores in a folder, and takes those that are there. Needs NumPy and Pillow.
 """
 
 import csv
@@ -19,18 +19,17 @@ import shutil
 import subprocess
 import tempfile
 from argparse import ArgumentParser
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-BEFORE = 500
+BEFORE = [500, 5000]
 EVERY = 6
 SHARES = [0.01, 0.05, 0.2]
 RECORD = 3073
-ALPHAS = [0.01, 0.05]
+# Those of drift.rs.
+ALPHAS = [0.05, 0.01]
 
 
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -56,6 +55,10 @@ class Bench:
     def __init__(self, args, folder: Path):
         self.toolkit, self.provider, self.streams = args.toolkit, args.provider, args.streams
         self.folder, self.kept = folder, args.scores or folder
+        self.bench, self.held_out = args.bench, folder / "held-out.txt"
+        shown = subprocess.run([self.toolkit, "inspect", "--json"], capture_output=True, check=True)
+        scores = json.loads(shown.stdout)["manifest"]["threshold"]["held_out_scores"]
+        self.held_out.write_text("\n".join(map(str, scores)))
 
     def scores(self, name: str, known: Path, unknown: list[str]) -> dict[str, np.ndarray]:
         """The scores of each set of images, which have this name."""
@@ -71,31 +74,24 @@ class Bench:
                 sets.setdefault(row["set"], []).append(float(row["score"]))
         return {name: np.array(scores) for name, scores in sets.items()}
 
-    def alarm(self, alpha: float, seed: int, stream: np.ndarray) -> float:
-        """The number of images until the alarm, from 1."""
-        lines = "\n".join(str(np.float32(score)) for score in stream)
-        command = [self.toolkit, "drift", "-", "--json", "--seed", str(seed), "--alpha", str(alpha)]
-        found = subprocess.run(command, input=lines, capture_output=True, text=True, cwd=self.folder)
-        alarm = json.loads(found.stdout)["alarm"]
-        assert found.returncode == (0 if alarm is None else 3), found.stderr
-        return float("inf") if alarm is None else alarm
-
-    def alarms(self, alpha: float, make) -> np.ndarray:
-        """The alarms of all streams; `make` makes a stream of a generator."""
+    def alarms(self, make) -> np.ndarray:
+        """The images at which the streams alarm, [streams, alphas]; `make` makes a stream of a generator."""
         streams = [make(np.random.default_rng(seed)) for seed in range(self.streams)]
-        with ThreadPoolExecutor(2) as pool:
-            return np.array(list(pool.map(partial(self.alarm, alpha), range(self.streams), streams)))
+        lines = "".join(" ".join(map(str, stream.astype(np.float32))) + "\n" for stream in streams)
+        found = subprocess.run([self.bench, self.held_out], input=lines, capture_output=True, text=True, check=True)
+        alarms = [[np.inf if cell == "-" else float(cell) for cell in line.split()] for line in found.stdout.splitlines()]
+        assert len(alarms) == self.streams
+        return np.array(alarms)
 
-    def row(self, what: str, longest: int, make):
-        cells, noticed = [], []
-        for alpha in ALPHAS:
-            alarms = self.alarms(alpha, make)
-            delays = np.sort(alarms[alarms > BEFORE] - BEFORE)
+    def row(self, what: str, before: int, longest: int, make):
+        cells = [what, str(before)]
+        for alarms in self.alarms(make).T:
+            delays = np.sort(alarms[alarms > before] - before)
             for share in (0.5, 0.9):
                 delay = delays[int(np.ceil(share * len(delays))) - 1]
                 cells.append(f">{longest}" if np.isinf(delay) else f"{delay:.0f}")
-            noticed += [f"{100 * np.isfinite(delays).mean():.1f} %", f"{(alarms <= BEFORE).sum()}"]
-        print(f"| {' | '.join([what] + cells + noticed)} |", flush=True)
+            cells += [f"{100 * np.isfinite(delays).mean():.1f} %", str((alarms <= before).sum())]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def placed(named: str) -> str:
@@ -106,6 +102,7 @@ def placed(named: str) -> str:
 def main():
     parser = ArgumentParser()
     parser.add_argument("toolkit", type=lambda path: Path(path).resolve())
+    parser.add_argument("bench", type=lambda path: Path(path).resolve())
     parser.add_argument("known", type=lambda path: Path(path).resolve())
     parser.add_argument("new", nargs="*", type=placed)
     parser.add_argument("--streams", type=int, default=200)
@@ -136,30 +133,30 @@ def run(bench: Bench, args):
             after[what, strength] = bench.scores(f"{what} {strength}", copy, [])["known"]
             shutil.rmtree(copy)
 
-    for alpha in ALPHAS:
-        alarms = bench.alarms(alpha, lambda random: random.permutation(known))
-        false = np.isfinite(alarms).sum()
-        print(f"unchanged, alpha {alpha}: {false} of {bench.streams} streams of {len(known)} images alarm")
-    heads = [f"{what}, alpha {alpha}" for alpha in ALPHAS for what in ("median", "90 %")]
-    heads += [f"{what}, alpha {alpha}" for alpha in ALPHAS for what in ("noticed", "false alarms")]
-    print(f"\n| change | {' | '.join(heads)} |\n|{'---|' * (1 + len(heads))}", flush=True)
-    for (what, strength), scores in after.items():
-
-        def make(random):
-            return np.concatenate([random.choice(unchanged, BEFORE, replace=False), random.permutation(scores)])
-
-        bench.row(f"{what} {strength}", len(scores), make)
-    for name, new in sets.items():
-        for share in SHARES:
-            longest = int(min(len(known) - BEFORE, len(new) / share))
+    alarms = np.isfinite(bench.alarms(lambda random: random.permutation(known))).sum(axis=0)
+    for alpha, count in zip(ALPHAS, alarms):
+        print(f"unchanged, alpha {alpha}: {count} of {bench.streams} streams of {len(known)} images alarm")
+    heads = ["change", "after"]
+    heads += [f"{what}, alpha {alpha}" for alpha in ALPHAS for what in ("median", "90 %", "noticed", "false alarms")]
+    print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
+    for before in BEFORE:
+        for (what, strength), scores in after.items():
 
             def make(random):
-                stream = random.permutation(known)[: BEFORE + longest]
-                is_new = np.flatnonzero(random.random(longest) < share)[: len(new)] + BEFORE
-                stream[is_new] = random.permutation(new)[: len(is_new)]
-                return stream
+                return np.concatenate([random.choice(unchanged, before, replace=False), random.permutation(scores)])
 
-            bench.row(f"{name}, {100 * share:.0f} %", longest, make)
+            bench.row(f"{what} {strength}", before, len(scores), make)
+        for name, new in sets.items():
+            for share in SHARES:
+                longest = int(min(len(known) - before, len(new) / share))
+
+                def make(random):
+                    stream = random.permutation(known)[: before + longest]
+                    is_new = np.flatnonzero(random.random(longest) < share)[: len(new)] + before
+                    stream[is_new] = random.permutation(new)[: len(is_new)]
+                    return stream
+
+                bench.row(f"{name}, {100 * share:.0f} %", before, longest, make)
 
 
 if __name__ == "__main__":

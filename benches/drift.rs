@@ -1,7 +1,13 @@
-//! How often a monitor of drift alarms without a change, and how fast it is: `drift [STREAMS]` prints a table. Each
-//! stream has held-out scores of its own.
+//! False alarms and delays of a monitor of drift.
+//!
+//! `drift [STREAMS]` prints how often it alarms without a change, where each stream has held-out scores of its own, and
+//! how fast it is. `drift HELD_OUT` reads streams of scores, one on each line of standard input, and prints for each the
+//! images at which it alarms, or `-`, for each alpha. The file has one held-out score on each line. `drift.py` makes both.
 
-use std::time::Instant;
+use std::{
+    io::{BufRead, stdin},
+    time::Instant,
+};
 
 use cac::drift::Monitor;
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
@@ -12,28 +18,52 @@ const HELD_OUT: [usize; 3] = [100, 300, 1000];
 const ALPHAS: [f64; 2] = [0.05, 0.01];
 
 fn main() {
-    let streams: u64 = std::env::args().skip(1).find_map(|argument| argument.parse().ok()).unwrap_or(1000);
+    let argument = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    match argument.map(|argument| argument.parse::<u64>().map_err(|_| argument)) {
+        Some(Err(held_out)) => delays(&scores(&std::fs::read_to_string(held_out).expect("held-out scores"))),
+        Some(Ok(streams)) => false_alarms(streams),
+        None => false_alarms(1000),
+    }
+}
+
+fn scores(text: &str) -> Vec<f32> {
+    text.split_whitespace().map(|score| score.parse().expect("a score")).collect()
+}
+
+/// The images at which a stream alarms for each alpha.
+fn alarms(held_out: &[f32], stream: &[f32], seed: u64) -> [Option<usize>; ALPHAS.len()] {
+    ALPHAS.map(|alpha| {
+        let mut monitor = Monitor::new(held_out, alpha, seed).expect("held-out scores");
+        stream.iter().for_each(|&score| monitor.push(score));
+        monitor.status().alarm
+    })
+}
+
+fn delays(held_out: &[f32]) {
+    for (seed, line) in (0..).zip(stdin().lock().lines()) {
+        let stream = scores(&line.expect("a line of scores"));
+        let found = alarms(held_out, &stream, seed);
+        println!("{}", found.map(|alarm| alarm.map_or("-".to_owned(), |alarm| alarm.to_string())).join(" "));
+    }
+}
+
+fn false_alarms(streams: u64) {
     println!(
-        "share of {streams} streams of {IMAGES} images with a false alarm; at most alpha plus three standard errors"
+        "share of {streams} streams of {IMAGES} images that alarm; bound: alpha and three standard errors"
     );
-    println!("{:>8}  {:>6}  {:>6}  {:>8}", "held out", "alpha", "alarms", "at most");
+    println!("{:>8}  {:>5}  {:>6}  {:>6}", "held out", "alpha", "share", "bound");
     for held_out in HELD_OUT {
-        let greatest: Vec<f64> = (0..streams)
-            .into_par_iter()
-            .map(|seed| {
-                // Only the ranks of scores count, so that any distribution does.
-                let mut random = ChaCha8Rng::seed_from_u64(1 << 32 | seed);
-                let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| random.random()).collect() };
-                let mut monitor = Monitor::new(&draw(held_out), ALPHAS[0], seed).expect("held-out scores");
-                draw(IMAGES).into_iter().for_each(|score| monitor.push(score));
-                monitor.status().greatest_log10_martingale
-            })
-            .collect();
-        for alpha in ALPHAS {
-            let alarms = greatest.iter().filter(|&&greatest| greatest >= -alpha.log10()).count();
-            let share = alarms as f64 / streams as f64;
+        let has_alarm = |seed: u64| {
+            // Only the ranks of scores count, so that any distribution does.
+            let mut random = ChaCha8Rng::seed_from_u64(1 << 32 | seed);
+            let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| random.random()).collect() };
+            alarms(&draw(held_out), &draw(IMAGES), seed)
+        };
+        let found: Vec<_> = (0..streams).into_par_iter().map(has_alarm).collect();
+        for (place, alpha) in ALPHAS.into_iter().enumerate() {
+            let share = found.iter().filter(|alarms| alarms[place].is_some()).count() as f64 / streams as f64;
             let bound = alpha + 3.0 * (alpha * (1.0 - alpha) / streams as f64).sqrt();
-            println!("{held_out:>8}  {alpha:>6}  {share:>6.3}  {bound:>8.4}");
+            println!("{held_out:>8}  {alpha:>5}  {share:>6.3}  {bound:>6.4}");
             assert!(share <= bound, "the promise is broken");
         }
     }
@@ -43,6 +73,6 @@ fn main() {
         let mut monitor = Monitor::new(&[0.0; 1000], ALPHAS[0], 0).expect("held-out scores");
         (0..images).for_each(|_| monitor.push(random.random()));
         let seconds = start.elapsed().as_secs_f64();
-        println!("{images} images: {seconds:.2} s, {:.2} us each", 1e6 * seconds / f64::from(images));
+        println!("{images} images in {seconds:.2} s, {:.2} us each", 1e6 * seconds / f64::from(images));
     }
 }
