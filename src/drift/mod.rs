@@ -12,11 +12,12 @@
 //! be false. So all scores are kept, in 8 to 16 bytes an image.
 //!
 //! The bets are those of the simple jumper of Vovk et al., "Retrain or not retrain: conformal test martingales for
-//! change-point detection" (COPA 2021). It notices scores that are higher than before, and lower ones as well. While
-//! nothing changes its capital falls exponentially, to 10^-18 or so in 10,000 images, all of which it would have to
-//! win back after a change. Therefore it has half of the capital. The other half is kept, and given bit by bit to
-//! simple jumpers that begin later: M is the weighted mean of such martingales, and a martingale itself. It is never
-//! less than half of the simple jumper, and falls no faster than 1 / n.
+//! change-point detection" (COPA 2021), and two things are added. It bets on higher and on lower scores, which a new
+//! kind in a few per cent of the images hardly changes: a fourth gambler bets on more scores among the highest. And
+//! while nothing changes the capital of a jumper falls exponentially, to 10^-18 or so in 10,000 images, all of which
+//! it would have to win back after a change: it has half of the capital, and the rest is given bit by bit to jumpers
+//! that begin later. M is the weighted mean of all these, and a martingale as each of them is. It is never less than
+//! half of the jumper that begins first, and falls no faster than 1 / n.
 
 mod state;
 
@@ -43,8 +44,16 @@ const RESERVE: f64 = 0.5;
 /// The number of images after which half of the reserve has been given away.
 const HALF_LIFE: f64 = 1000.0;
 
-/// What is bet on: small p-values, which are those of high scores; nothing; large p-values.
-const EPSILONS: [f64; 3] = [-1.0, 0.0, 1.0];
+/// The share of the scores before that count as high for the gambler who bets on more of them.
+const TAIL: f64 = 0.05;
+
+/// What each gambler multiplies his capital by after a p-value; 1 in the mean of uniform ones. Three are those of the
+/// simple jumper: they bet on higher scores, on nothing, on lower scores. The fourth bets on more scores among the
+/// highest, as come from a new kind of image.
+fn odds(p: f64) -> [f64; 4] {
+    let tail = if p <= TAIL { 2.0 } else { (1.0 - 2.0 * TAIL) / (1.0 - TAIL) };
+    [1.5 - p, 1.0, 0.5 + p, tail]
+}
 
 /// Watches a stream of rejection scores. The same scores, seed and held-out scores give the same numbers, to the bit.
 #[derive(Debug)]
@@ -58,7 +67,7 @@ pub struct Monitor {
     /// The held-out scores and those of the stream.
     ranks: Ranks,
     scores: Vec<f32>,
-    martingale: Martingale,
+    martingale: Martingale<4>,
     /// The natural logarithm of the greatest capital.
     greatest: f64,
     alarm: Option<usize>,
@@ -127,7 +136,7 @@ impl Monitor {
             ranks: Ranks(vec![held_out.clone()]),
             held_out,
             scores: Vec::new(),
-            martingale: Martingale::default(),
+            martingale: Martingale::new(RESERVE),
             greatest: 0.0,
             alarm: None,
         })
@@ -142,7 +151,7 @@ impl Monitor {
         let (above, equal) = self.ranks.above_and_equal(score);
         let theta: f64 = self.random.random();
         let count = self.held_out.len() + self.scores.len();
-        self.martingale.bet((above as f64 + theta * equal as f64) / count as f64);
+        self.martingale.bet(odds((above as f64 + theta * equal as f64) / count as f64));
         self.greatest = self.greatest.max(self.martingale.ln);
         if self.alarm.is_none() && self.greatest >= -self.alpha.ln() {
             self.alarm = Some(self.scores.len());
@@ -193,40 +202,31 @@ fn finite(score: f32) -> f32 {
     if score.is_nan() { f32::MAX } else { score.clamp(f32::MIN, f32::MAX) }
 }
 
-/// The simple jumper: three gamblers, each of whom bets on one epsilon and multiplies his capital by 1 + epsilon (p -
-/// 1/2). Before each bet they share a part of their capital, and get a part of the reserve. As all bets are shares of
-/// a capital, that is as if another jumper began.
+/// A jumper: gamblers of whom each has his odds. Before each bet they share a part of their capital, and get a part of
+/// the reserve. As all bets are shares of a capital, that is as if another jumper began.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Martingale {
+struct Martingale<const GAMBLERS: usize> {
     /// The natural logarithm of the capital, which can become too large for a number.
     ln: f64,
     /// The share of each gambler in it.
-    shares: [f64; EPSILONS.len()],
+    shares: [f64; GAMBLERS],
     /// The share of what is kept. The reserve itself is [`RESERVE`] / (1 + bets / [`HALF_LIFE`]).
     reserve: f64,
     bets: f64,
 }
 
-impl Default for Martingale {
-    fn default() -> Self {
-        Self::with_reserve(RESERVE)
-    }
-}
-
-impl Martingale {
-    /// Without a reserve it is the simple jumper.
-    fn with_reserve(reserve: f64) -> Self {
-        let shares = [(1.0 - reserve) / EPSILONS.len() as f64; EPSILONS.len()];
-        Self { ln: 0.0, shares, reserve, bets: 0.0 }
+impl<const GAMBLERS: usize> Martingale<GAMBLERS> {
+    fn new(reserve: f64) -> Self {
+        Self { ln: 0.0, shares: [(1.0 - reserve) / GAMBLERS as f64; GAMBLERS], reserve, bets: 0.0 }
     }
 
-    fn bet(&mut self, p: f64) {
+    fn bet(&mut self, odds: [f64; GAMBLERS]) {
         self.bets += 1.0;
         let given = self.reserve / (HALF_LIFE + self.bets);
         self.reserve -= given;
-        let divided = (JUMP * self.shares.iter().sum::<f64>() + given) / EPSILONS.len() as f64;
-        for (share, epsilon) in self.shares.iter_mut().zip(EPSILONS) {
-            *share = ((1.0 - JUMP) * *share + divided) * (1.0 + epsilon * (p - 0.5));
+        let divided = (JUMP * self.shares.iter().sum::<f64>() + given) / GAMBLERS as f64;
+        for (share, odds) in self.shares.iter_mut().zip(odds) {
+            *share = ((1.0 - JUMP) * *share + divided) * odds;
         }
         let growth = self.reserve + self.shares.iter().sum::<f64>();
         self.ln += growth.ln();
@@ -330,25 +330,37 @@ mod tests {
     #[test]
     fn the_simple_jumper_is_that_of_online_cp() {
         for case in golden()["martingales"].as_array().unwrap() {
-            let mut martingale = Martingale::with_reserve(0.0);
+            let mut martingale = Martingale::new(0.0);
             for (p, log10) in numbers(&case["p_values"]).into_iter().zip(numbers(&case["log10"])) {
-                martingale.bet(p);
+                let [higher, nothing, lower, _] = odds(p);
+                martingale.bet([higher, nothing, lower]);
                 assert_close(martingale.ln / std::f64::consts::LN_10, log10);
             }
         }
     }
 
     #[test]
-    fn the_martingale_is_a_mean_of_simple_jumpers() {
+    fn no_gambler_gains_from_uniform_p_values() {
+        let count = 100_000;
+        let mut sums = [0.0; 4];
+        for i in 0..count {
+            let p = (f64::from(i) + 0.5) / f64::from(count);
+            sums.iter_mut().zip(odds(p)).for_each(|(sum, odds)| *sum += odds / f64::from(count));
+        }
+        sums.into_iter().for_each(|mean| assert!((mean - 1.0).abs() < 1e-9, "{sums:?}"));
+    }
+
+    #[test]
+    fn the_martingale_is_a_mean_of_jumpers() {
         let mut random = ChaCha8Rng::seed_from_u64(5);
-        let mut martingale = Martingale::default();
-        let mut jumpers = vec![(1.0 - RESERVE, Martingale::with_reserve(0.0))];
+        let mut martingale = Martingale::new(RESERVE);
+        let mut jumpers = vec![(1.0 - RESERVE, Martingale::new(0.0))];
         let left = |bets: usize| RESERVE / (1.0 + bets as f64 / HALF_LIFE);
         for bets in 1..=400 {
             let p = random.random::<f64>().powi(if bets > 300 { 3 } else { 1 });
-            jumpers.push((left(bets - 1) - left(bets), Martingale::with_reserve(0.0)));
-            jumpers.iter_mut().for_each(|(_, jumper)| jumper.bet(p));
-            martingale.bet(p);
+            jumpers.push((left(bets - 1) - left(bets), Martingale::new(0.0)));
+            jumpers.iter_mut().for_each(|(_, jumper)| jumper.bet(odds(p)));
+            martingale.bet(odds(p));
             let begun: f64 = jumpers.iter().map(|(weight, jumper)| weight * jumper.ln.exp()).sum();
             assert_close(martingale.ln, (begun + left(bets)).ln());
         }
@@ -397,10 +409,10 @@ mod tests {
         // All scores are equal: only theta is left.
         let mut monitor = Monitor::new(&[0.0; 50], ALPHA, 3).unwrap();
         let mut thetas = ChaCha8Rng::seed_from_u64(3);
-        let mut expected = Martingale::default();
+        let mut expected = Martingale::new(RESERVE);
         for _ in 0..100 {
             monitor.push(0.0);
-            expected.bet(thetas.random());
+            expected.bet(odds(thetas.random()));
         }
         assert_close(monitor.martingale.ln, expected.ln);
     }
