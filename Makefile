@@ -8,7 +8,7 @@ DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
 .PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader bench-eval bench-metrics \
-  bench-serve reliability conformance screenshots pins
+  bench-drift bench-serve reliability conformance screenshots pins
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -106,6 +106,13 @@ bench-eval: build .venv/ready ## speed of evaluation
 bench-metrics: .venv/ready ## time and memory of the metrics
 	$(CARGO) build --release --no-default-features --bench metrics
 	.venv/bin/python benches/metrics.py "$$(ls -t $(TARGET)/deps/metrics-* | grep -v '\.d$$' | head -1)"
+
+# NEW lists folders of images of a new kind, as NAME=DIR.
+NEW ?= textures=$(UNKNOWN)
+bench-drift: build .venv/ready ## false alarms and delays of drift
+	$(CARGO) build --release --no-default-features --bench drift
+	bench="$$(ls -t $(TARGET)/deps/drift-* | grep -v '\.d$$' | head -1)" && "$$bench" && \
+	  .venv/bin/python benches/drift.py $(TOOLKIT) "$$bench" $(KNOWN) $(NEW)
 
 # For ONNX Runtime: PROVIDER=onnxruntime. Needs Linux and Python 3.11.
 PROVIDER ?= cpu

@@ -1,13 +1,22 @@
 //! Serves a model over HTTP and scores concurrent requests in batches.
 //!
-//!     cargo run --release --example serve MODEL.onnx [PROVIDER [ADDRESS]]
+//!     cargo run --release --example serve [--state FILE] MODEL.onnx [PROVIDER [ADDRESS]]
 //!     curl --data-binary @image.jpg http://127.0.0.1:8080/score
 //!
 //! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score and threshold as
-//! JSON; `GET /health` answers with provider, classes and threshold. SIGTERM and Ctrl-C end the service after
-//! it has answered the requests that it accepted; a second signal ends it at once.
+//! JSON; `GET /health` answers with provider, classes, threshold and whether the images have drifted; `GET /metrics`
+//! with the same in the text format of Prometheus. `--state` keeps what drift is told by, as `toolkit drift` does.
+//! SIGTERM and Ctrl-C end the service after it has answered the requests that it accepted; a second signal ends it at
+//! once.
 
-use std::{error::Error, pin::pin, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::available_parallelism,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -17,7 +26,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use cac::{Provider, Scorer, Verdict, image};
+use cac::{
+    Provider, Scorer, Verdict,
+    drift::{ALPHA, Monitor, Origin, Recent, StateFile, Status},
+    files::sha256,
+    image,
+};
 use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -48,27 +62,62 @@ const BODIES_LIMIT: usize = 64 << 20;
 /// The maximum number of waiting images; further requests get 503.
 const QUEUE: usize = 256;
 
+/// The images of which the share called unknown is told.
+const RECENT: usize = 1000;
+/// The time after which the state is written again, while images come.
+const SAVE_AFTER: Duration = Duration::from_secs(60);
+
 /// An image's pixels `[3, H, W]` and the channel for its verdict.
 struct Request {
     pixels: Vec<u8>,
     answer: oneshot::Sender<Verdict>,
 }
 
+/// What the images were.
+struct Seen {
+    images: u64,
+    unknown: u64,
+    /// `None` if the model has no scores of held-out images. It needs up to 16 bytes for each image.
+    monitor: Option<Monitor>,
+}
+
+impl Seen {
+    /// What the monitor tells.
+    fn drift(&self, threshold: f32) -> Option<(Status, Option<Recent>)> {
+        let monitor = self.monitor.as_ref()?;
+        Some((monitor.status(), monitor.recent(RECENT, threshold)))
+    }
+}
+
 #[derive(Clone)]
 struct Service {
     scorer: Arc<Scorer>,
+    seen: Arc<Mutex<Seen>>,
     queue: mpsc::Sender<Request>,
     /// Has a permit for each byte of [`BODIES_LIMIT`].
     memory: Arc<Semaphore>,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let model = args.first().ok_or("usage: serve MODEL.onnx [PROVIDER [ADDRESS]]")?;
+    const USAGE: &str = "usage: serve [--state FILE] MODEL.onnx [PROVIDER [ADDRESS]]";
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let mut state = None;
+    if let Some(place) = args.iter().position(|arg| arg == "--state") {
+        args.remove(place);
+        state = Some(if place < args.len() {
+            PathBuf::from(args.remove(place))
+        } else {
+            return Err(USAGE.into());
+        });
+    }
+    let model = args.first().ok_or(USAGE)?;
     let provider = args.get(1).map_or(Ok(Provider::Cpu), |name| name.parse())?;
     let address = args.get(2).map_or("127.0.0.1:8080", String::as_str);
-    let scorer = Scorer::open(model, provider)?;
+    let bytes = std::fs::read(model)?;
+    let scorer = Scorer::named(&bytes, model, provider)?;
     scorer.warm_up(1)?;
+    let (seen, state) = begin(&scorer, sha256(&bytes), state.as_deref())?;
+    drop(bytes);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // One thread scores. The others decode, one per core, because a decoder may take 1 GiB.
@@ -77,9 +126,24 @@ fn main() -> Result<(), Box<dyn Error>> {
     runtime.block_on(async {
         let listener = TcpListener::bind(address).await?;
         println!("http://{}/ on {}", listener.local_addr()?, scorer.runtime());
-        serve(listener, scorer, first_signal()).await;
+        serve(listener, scorer, seen, state, first_signal()).await;
         Ok(())
     })
+}
+
+/// What was seen before, by the file of the state if there is one.
+fn begin(scorer: &Scorer, model: String, state: Option<&Path>) -> cac::Result<(Seen, Option<StateFile>)> {
+    let decision = scorer.decision();
+    let held_out = decision.threshold.as_ref().map_or(&[][..], |threshold| &threshold.held_out_scores);
+    let mut monitor = match Monitor::new(held_out, ALPHA, 0) {
+        Err(cac::Error::NoHeldOutScores) if state.is_none() => None,
+        monitor => Some(monitor?),
+    };
+    let open = |(path, monitor): (&Path, &mut Monitor)| {
+        StateFile::open(path, Origin { model, score: decision.score.to_string() }, monitor)
+    };
+    let file = state.zip(monitor.as_mut()).map(open).transpose()?;
+    Ok((Seen { images: 0, unknown: 0, monitor }, file))
 }
 
 /// Completes on SIGTERM or Ctrl-C. The next such signal ends the program.
@@ -105,15 +169,25 @@ async fn next_signal() {
 }
 
 /// Accepts connections until `stop` completes, then answers the requests that it has accepted.
-async fn serve(listener: TcpListener, scorer: Scorer, stop: impl Future<Output = ()>) {
-    let scorer = Arc::new(scorer);
+async fn serve(
+    listener: TcpListener,
+    scorer: Scorer,
+    seen: Seen,
+    state: Option<StateFile>,
+    stop: impl Future<Output = ()>,
+) {
+    let (scorer, seen) = (Arc::new(scorer), Arc::new(Mutex::new(seen)));
     let (queue, requests) = mpsc::channel(QUEUE);
     let scoring = spawn_blocking({
-        let scorer = Arc::clone(&scorer);
-        move || score_all(&scorer, requests)
+        let (scorer, seen) = (Arc::clone(&scorer), Arc::clone(&seen));
+        move || score_all(&scorer, &seen, state.as_ref(), requests)
     });
-    let state = Service { scorer, queue, memory: Arc::new(Semaphore::new(BODIES_LIMIT)) };
-    let app = Router::new().route("/score", post(score)).route("/health", get(health)).with_state(state);
+    let state = Service { scorer, seen, queue, memory: Arc::new(Semaphore::new(BODIES_LIMIT)) };
+    let app = Router::new()
+        .route("/score", post(score))
+        .route("/health", get(health))
+        .route("/metrics", get(metrics))
+        .with_state(state);
     let service = TowerToHyperService::new(app);
 
     let mut http = http1::Builder::new();
@@ -152,7 +226,65 @@ async fn serve(listener: TcpListener, scorer: Scorer, stop: impl Future<Output =
 async fn health(State(service): State<Service>) -> Response {
     let (runtime, threshold) = (service.scorer.runtime(), service.scorer.threshold());
     let classes = &service.scorer.decision().classes;
-    answer_with(StatusCode::OK, json!({ "provider": runtime, "classes": classes, "threshold": threshold }))
+    let seen = lock(&service.seen);
+    let drift = seen.drift(threshold).map(|(status, recent)| {
+        let mut drift = json!(status);
+        drift["recent"] = json!(recent);
+        drift
+    });
+    let (images, unknown) = (seen.images, seen.unknown);
+    drop(seen);
+    let health = json!({
+        "provider": runtime, "classes": classes, "threshold": threshold,
+        "images": images, "unknown": unknown, "drift": drift,
+    });
+    answer_with(StatusCode::OK, health)
+}
+
+/// The counters and gauges, in the text format of Prometheus.
+async fn metrics(State(service): State<Service>) -> Response {
+    let seen = lock(&service.seen);
+    let mut lines = vec![
+        ("cac_images_total", "counter", "Images scored since the start.", seen.images as f64),
+        (
+            "cac_unknown_images_total",
+            "counter",
+            "Images called unknown since the start.",
+            seen.unknown as f64,
+        ),
+    ];
+    if let Some((status, recent)) = seen.drift(service.scorer.threshold()) {
+        let Status { images, log10_martingale, greatest_log10_martingale, alarm, .. } = status;
+        lines.extend([
+            (
+                "cac_drift_images",
+                "gauge",
+                "Images of the stream, with those before the start.",
+                images as f64,
+            ),
+            ("cac_drift_log10_martingale", "gauge", "Evidence of drift.", log10_martingale),
+            (
+                "cac_drift_greatest_log10_martingale",
+                "gauge",
+                "The greatest so far.",
+                greatest_log10_martingale,
+            ),
+            ("cac_drift_alarm", "gauge", "1 after the alarm.", f64::from(u8::from(alarm.is_some()))),
+        ]);
+        lines.extend(recent.map(|recent| {
+            ("cac_unknown_share", "gauge", "Share of the last images called unknown.", recent.share_unknown)
+        }));
+    }
+    drop(seen);
+    let text =
+        |(name, kind, help, value)| format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+    let text: String = lines.into_iter().map(text).collect();
+    (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// What was seen is whole whenever it is locked: nothing panics while it changes.
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn score(State(service): State<Service>, body: Body) -> Result<Response, Failure> {
@@ -200,16 +332,31 @@ fn answer_with(status: StatusCode, json: Value) -> Response {
 
 /// Scores the images that wait, in batches, until the queue is closed. While a batch runs, the next one
 /// gathers.
-fn score_all(scorer: &Scorer, mut requests: mpsc::Receiver<Request>) {
-    let mut batch = Vec::new();
+fn score_all(
+    scorer: &Scorer,
+    seen: &Mutex<Seen>,
+    state: Option<&StateFile>,
+    mut requests: mpsc::Receiver<Request>,
+) {
+    let save = || {
+        if let (Some(file), Some(monitor)) = (state, &lock(seen).monitor) {
+            let _ = file.write(monitor).inspect_err(|error| eprintln!("{error}"));
+        }
+    };
+    let (mut batch, mut saved) = (Vec::new(), Instant::now());
     while requests.blocking_recv_many(&mut batch, scorer.preferred_batch()) > 0 {
         // Skip clients that disconnected.
         batch.retain(|request| !request.answer.is_closed());
-        answer(scorer, std::mem::take(&mut batch));
+        answer(scorer, seen, std::mem::take(&mut batch));
+        if saved.elapsed() > SAVE_AFTER {
+            save();
+            saved = Instant::now();
+        }
     }
+    save();
 }
 
-fn answer(scorer: &Scorer, batch: Vec<Request>) {
+fn answer(scorer: &Scorer, seen: &Mutex<Seen>, batch: Vec<Request>) {
     let input = &scorer.decision().input;
     let (pixels, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|request| (request.pixels, request.answer)).unzip();
@@ -217,6 +364,13 @@ fn answer(scorer: &Scorer, batch: Vec<Request>) {
         .expect("every image has the model's size");
     match scorer.score_u8(images.view()) {
         Ok(scores) => {
+            let mut seen = lock(seen);
+            seen.images += scores.score.len() as u64;
+            seen.unknown += scores.unknown.iter().filter(|&&unknown| unknown).count() as u64;
+            if let Some(monitor) = &mut seen.monitor {
+                scores.score.iter().for_each(|&score| monitor.push(score));
+            }
+            drop(seen);
             for (verdict, waiting) in scorer.verdicts(&scores).into_iter().zip(waiting) {
                 // The client may have disconnected.
                 let _ = waiting.send(verdict);
@@ -286,11 +440,17 @@ mod tests {
 
     /// The address of a service, what stops it, and its end.
     async fn start() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        start_with(None).await
+    }
+
+    async fn start_with(state: Option<&Path>) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+        let scorer = scorer();
+        let (seen, state) = begin(&scorer, "abc".to_owned(), state).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let stopped = async { stopped.await.unwrap_or(()) };
-        (address, stop, tokio::spawn(serve(listener, scorer(), stopped)))
+        (address, stop, tokio::spawn(serve(listener, scorer, seen, state, stopped)))
     }
 
     fn head(request: &str, length: usize) -> String {
@@ -305,12 +465,13 @@ mod tests {
         answer_from(stream).await
     }
 
+    /// The status and JSON of the response, or its text.
     async fn answer_from(mut stream: TcpStream) -> (u16, Value) {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or(Value::Null))
+        (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
     }
 
     /// Each golden image, as a file and with its verdict.
@@ -360,6 +521,50 @@ mod tests {
         let (status, error) = ask(address, "POST /score", &vec![0; BODY_LIMIT + 1]).await;
         assert_eq!((status, &error["error"]), (413, &json!("the body has more than 8388608 bytes")));
         assert_eq!(ask(address, "GET /nothing", b"").await.0, 404);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn drift_is_told_and_goes_on_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("drift.json");
+        let images = images();
+        let mut before = json!({ "log10_martingale": 0.0 });
+        for round in 1..=2 {
+            let (address, stop, end) = start_with(Some(&state)).await;
+            let (_, health) = ask(address, "GET /health", b"").await;
+            assert_eq!(health["drift"]["log10_martingale"], before["log10_martingale"], "{health}");
+            for (bytes, _) in &images {
+                assert_eq!(ask(address, "POST /score", bytes).await.0, 200);
+            }
+            let (_, health) = ask(address, "GET /health", b"").await;
+            let unknown = images.iter().filter(|(_, verdict)| verdict.unknown).count();
+            assert_eq!((&health["images"], &health["unknown"]), (&json!(images.len()), &json!(unknown)));
+            let drift = &health["drift"];
+            assert_eq!((&drift["images"], &drift["alarm"]), (&json!(round * images.len()), &json!(null)));
+            assert_eq!(drift["recent"]["unknown"], round * unknown);
+
+            let (status, text) = ask(address, "GET /metrics", b"").await;
+            let text = text.as_str().unwrap();
+            assert_eq!(status, 200);
+            for (kind, line) in [
+                ("counter", format!("cac_images_total {}", images.len())),
+                ("counter", format!("cac_unknown_images_total {unknown}")),
+                ("gauge", format!("cac_drift_images {}", round * images.len())),
+                ("gauge", format!("cac_drift_log10_martingale {}", drift["log10_martingale"])),
+                ("gauge", "cac_drift_alarm 0".to_owned()),
+                (
+                    "gauge",
+                    format!("cac_unknown_share {}", drift["recent"]["share_unknown"].as_f64().unwrap()),
+                ),
+            ] {
+                let name = line.split(' ').next().unwrap();
+                assert!(text.contains(&format!("# TYPE {name} {kind}\n{line}\n")), "{line}: {text}");
+                assert!(text.contains(&format!("# HELP {name} ")), "{text}");
+            }
+            before = drift.clone();
+            stop.send(()).unwrap();
+            end.await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use cac::{
     Provider, Result, Scorer,
     arch::Architecture,
     data::{DataFolder, Dataset, Noise, Protocol, Role, Split},
+    drift::{Monitor, Origin, StateFile},
     files::{archive, scores},
     image::{self, Input},
     import::{self, ImportOptions},
@@ -29,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     ("cifar-names", |bytes| data_set(&[("batches.meta", bytes), ("test_batch", PICKLE)], "")),
     ("cifar-pickle", |bytes| data_set(&[("test_batch", bytes)], "")),
     ("class-names", class_names),
+    ("drift-state", drift_state),
     ("idx", |bytes| data_set(&[("t10k-images-idx3-ubyte", bytes), ("t10k-labels-idx1-ubyte", LABELS)], "")),
     ("idx-gz", |bytes| {
         data_set(&[("t10k-images-idx3-ubyte.gz", bytes), ("t10k-labels-idx1-ubyte", LABELS)], "")
@@ -125,6 +127,17 @@ fn cifar(bytes: &[u8]) -> bool {
 
 fn class_names(bytes: &[u8]) -> bool {
     cifar_folder(bytes, &[0; 3073])
+}
+
+/// The state of a stream of scores, which is written again.
+fn drift_state(bytes: &[u8]) -> bool {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("state");
+    std::fs::write(&path, bytes).expect("space for the file");
+    let mut monitor = Monitor::new(&[0.0, 1.0], 0.01, 0).expect("held-out scores");
+    let origin = Origin { model: "fuzz".to_owned(), score: "cac".to_owned() };
+    let opened = StateFile::open(&path, origin, &mut monitor);
+    opened.is_ok_and(|file| file.write(&monitor).is_ok())
 }
 
 /// The test split of CIFAR-10's binary layout, with the names of the classes and the records.

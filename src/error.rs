@@ -165,6 +165,23 @@ pub enum Error {
         /// The share, 0 to below 1.
         keep: f64,
     },
+    /// A model has no scores of held-out images, with which a stream could be compared.
+    #[error("the model has no scores of held-out images to compare with")]
+    NoHeldOutScores,
+    /// The state of a stream of scores is damaged, or of another stream.
+    #[error("cannot go on with `{}`: {reason}", path.display())]
+    DriftState {
+        /// The file.
+        path: PathBuf,
+        /// How it is damaged, or what it is of.
+        reason: String,
+    },
+    /// Another process has the state of a stream of scores open.
+    #[error("`{}` is in use by another process", path.display())]
+    StateInUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// Images of a data set cannot be read.
     #[error("{}", list(.errors))]
     BrokenImages {

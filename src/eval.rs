@@ -359,6 +359,16 @@ pub fn activations(
     Ok((logits, features))
 }
 
+/// The rejection scores of a data set's images, in order, but for those that cannot be read. `take` receives the
+/// scores of each batch as it is finished, and the errors of its other images.
+///
+/// # Errors
+/// Those of [`Scorer::score`].
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+pub fn scores(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(Vec<f32>, Vec<Error>)) -> Result<()> {
+    run(scorer, images, |batch| take(batch.outputs.score.to_vec(), batch.errors))
+}
+
 /// The outputs for the images of a batch that can be read.
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 struct ScoredBatch {

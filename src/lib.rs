@@ -64,6 +64,7 @@
 
 pub mod arch;
 pub mod data;
+pub mod drift;
 mod error;
 pub mod eval;
 #[cfg(feature = "export")]

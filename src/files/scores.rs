@@ -53,21 +53,11 @@ const MOST_IN_MEMORY: u64 = 1 << 27;
 /// column or has it twice, or if a score is NaN or a class not an integer. [`Error::Scores`] after the last
 /// entry if no label is negative or every label is.
 pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut file = BufReader::with_capacity(LONGEST_HEADER as usize, file);
-    let start = file.fill_buf().map_err(Error::io("read", path))?;
     let (mut known, mut unknown) = (false, false);
-    let count = |entry: Entry| {
+    read_entries(path, column, true, |entry| {
         *if entry.label < 0 { &mut unknown } else { &mut known } = true;
         take(entry)
-    };
-    if kind::is_zip(start) {
-        read_npz(path, column, count)?;
-    } else if let Some(what) = kind::of(start) {
-        return Err(broken(path, format!("it is {what}, expected CSV or NPZ")));
-    } else {
-        read_csv(path, file, column, count)?;
-    }
+    })?;
     let missing = match (known, unknown) {
         (true, true) => return Ok(()),
         (true, false) => "no label is negative: no unknown images",
@@ -75,6 +65,38 @@ pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
         (false, false) => "the file has no entries",
     };
     Err(Error::Scores(missing.to_owned()))
+}
+
+/// Reads the entries; where they are not labelled, only their scores.
+fn read_entries(
+    path: &Path,
+    column: &str,
+    is_labelled: bool,
+    take: impl FnMut(Entry) -> Result<()>,
+) -> Result<()> {
+    let file = File::open(path).map_err(Error::io("read", path))?;
+    let mut file = BufReader::with_capacity(LONGEST_HEADER as usize, file);
+    let start = file.fill_buf().map_err(Error::io("read", path))?;
+    if kind::is_zip(start) {
+        read_npz(path, column, is_labelled, take)
+    } else if let Some(what) = kind::of(start) {
+        Err(broken(path, format!("it is {what}, expected CSV or NPZ")))
+    } else {
+        read_csv(path, file, column, is_labelled, take)
+    }
+}
+
+/// Reads the scores alone, in order; nothing else has to be in the file. Otherwise as [`read`].
+///
+/// # Errors
+/// [`Error::Io`], [`Error::ScoreFile`] and, without entries, [`Error::Scores`].
+pub fn read_scores(path: &Path, column: &str) -> Result<Vec<f64>> {
+    let mut scores = Vec::new();
+    read_entries(path, column, false, |entry| {
+        scores.push(entry.score);
+        Ok(())
+    })?;
+    if scores.is_empty() { Err(Error::Scores("the file has no entries".to_owned())) } else { Ok(scores) }
 }
 
 fn is_npz(path: &Path) -> bool {
@@ -89,6 +111,7 @@ fn read_csv(
     path: &Path,
     mut file: impl BufRead,
     column: &str,
+    is_labelled: bool,
     mut take: impl FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
     let mut header = Vec::new();
@@ -117,8 +140,10 @@ fn read_csv(
             broken(path, format!("it has no column `{name}`, only {found}"))
         })
     };
-    let (score, label) = (needed(column)?, needed("label")?);
-    let (prediction, set) = (place("prediction")?, place("set")?);
+    let score = needed(column)?;
+    let labelled = |name: &str| if is_labelled { place(name) } else { Ok(None) };
+    let label = is_labelled.then(|| needed("label")).transpose()?;
+    let (prediction, set) = (labelled("prediction")?, labelled("set")?);
     // Names are for people: whatever is wrong with them, the scores are read.
     let image = place("image").ok().flatten();
     let mut record = csv::ByteRecord::new();
@@ -143,7 +168,7 @@ fn read_csv(
         take(Entry {
             set: set.map(text).transpose()?.unwrap_or_default(),
             image: image.and_then(|image| text(image).ok()).unwrap_or_default(),
-            label: class(label)?,
+            label: label.map_or(Ok(0), class)?,
             prediction: prediction.map(class).transpose()?,
             score: value,
         })?;
@@ -151,7 +176,12 @@ fn read_csv(
     Ok(())
 }
 
-fn read_npz(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+fn read_npz(
+    path: &Path,
+    column: &str,
+    is_labelled: bool,
+    mut take: impl FnMut(Entry) -> Result<()>,
+) -> Result<()> {
     // An archive reads one entry at a time, but three arrays are read in step.
     let open = || {
         let file = File::open(path).map_err(Error::io("read", path))?;
@@ -168,29 +198,35 @@ fn read_npz(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
     let found = few(arrays.into_iter());
     let [scores, labels, predictions] = &mut archives;
     let scores = array(path, scores, column)?.ok_or_else(|| missing(column, &found))?;
-    let labels = array(path, labels, "label")?.ok_or_else(|| missing("label", &found))?;
-    let predictions = array(path, predictions, "prediction")?;
-    let others = || [&labels].into_iter().chain(&predictions);
+    let (mut label, mut prediction) = (None, None);
+    if is_labelled {
+        label = Some(array(path, labels, "label")?.ok_or_else(|| missing("label", &found))?);
+        prediction = array(path, predictions, "prediction")?;
+    }
+    let others = || label.iter().chain(&prediction);
     if let Some(other) = others().find(|other| other.shape != scores.shape) {
         let shapes = format!("`{column}` {:?}, `{}` {:?}", scores.shape, other.name, other.shape);
         return Err(broken(path, format!("its arrays differ in shape: {shapes}")));
     }
-    // In one order all arrays have the values of an image at the same place.
-    let is_mixed = others().any(|other| other.order != scores.order);
-    let (scores, labels) = (scores.in_order(is_mixed, path)?, labels.in_order(is_mixed, path)?);
-    let mut predictions = predictions.map(|array| array.in_order(is_mixed, path)).transpose()?;
-    for (index, (score, label)) in scores.zip(labels).enumerate() {
-        let class = |name: &str, value: f64| {
-            let wrong = || broken(path, format!("value {index} of `{name}`: `{value}` is not an integer"));
-            whole(value).ok_or_else(wrong)
+    // In one order all arrays have the values of an image at the same place. Scores alone are in the order of C.
+    let is_mixed = !is_labelled || others().any(|other| other.order != scores.order);
+    let scores = scores.in_order(is_mixed, path)?;
+    let mut labels = label.map(|array| array.in_order(is_mixed, path)).transpose()?;
+    let mut predictions = prediction.map(|array| array.in_order(is_mixed, path)).transpose()?;
+    for (index, score) in scores.enumerate() {
+        let class = |name: &str, values: &mut Option<Numbers>| {
+            let value = values.as_mut().and_then(Iterator::next).transpose()?;
+            let wrong =
+                |value| broken(path, format!("value {index} of `{name}`: `{value}` is not an integer"));
+            value.map(|value| whole(value).ok_or_else(|| wrong(value))).transpose()
         };
-        let (score, label) = (score?, label?);
+        let score = score?;
         if score.is_nan() {
             return Err(broken(path, format!("value {index} of `{column}`: a score is NaN")));
         }
-        let prediction = predictions.as_mut().and_then(Iterator::next).transpose()?;
-        let prediction = prediction.map(|prediction| class("prediction", prediction)).transpose()?;
-        take(Entry { set: "", image: "", label: class("label", label)?, prediction, score })?;
+        let label = class("label", &mut labels)?.unwrap_or_default();
+        let prediction = class("prediction", &mut predictions)?;
+        take(Entry { set: "", image: "", label, prediction, score })?;
     }
     Ok(())
 }

@@ -58,6 +58,15 @@ impl Interval {
         };
         Self { low: at(0.025), high: at(0.975) }
     }
+
+    /// Wilson's 95 % interval of a share of which `count` of `total` were found, `total` above 0.
+    pub(crate) fn wilson(count: usize, total: usize) -> Self {
+        let (n, share) = (total as f64, count as f64 / total as f64);
+        let centre = share + Z * Z / (2.0 * n);
+        let reach = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
+        let at = |value: f64| (value / (1.0 + Z * Z / n)).clamp(0.0, 1.0);
+        Self { low: at(centre - reach), high: at(centre + reach) }
+    }
 }
 
 /// One resample: how often each known image and each image of every unknown set was drawn, by rank.

@@ -226,15 +226,15 @@ impl Reader {
 }
 
 /// The numbers of held-out images that choose and that calibrate, for a share of the training images: none, or enough
-/// to calibrate for the default threshold. A small share is raised to that number, or to twice as many, if it then is at
+/// to calibrate for the default threshold. A small share is raised to that number, or to three times as many, if it then is at
 /// most a fifth of the images.
 fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     let (mut count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
     if count == 0 {
         return Ok([0, 0]);
     }
-    if let Some(most) = [2 * needed, needed].into_iter().find(|least| 5 * least <= images) {
-        count = count.max(most);
+    if let Some(least) = [3 * needed, needed].into_iter().find(|least| 5 * least <= images) {
+        count = count.max(least);
     }
     if count < needed {
         let reason = format!(
@@ -243,7 +243,7 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
         );
         return Err(Error::setting("held-out", share, reason));
     }
-    let calibrating = needed.max(count.div_ceil(2));
+    let calibrating = needed.max(count - count / 3);
     Ok([count - calibrating, calibrating])
 }
 
@@ -495,8 +495,8 @@ mod tests {
     fn held_out_images_suffice_for_a_threshold_or_are_refused() {
         for (share, images, expected) in [
             (0.0, 5, [0, 0]),
-            (0.02, 5000, [50, 50]),
-            (0.02, 500, [19, 19]),
+            (0.02, 5000, [33, 67]),
+            (0.02, 500, [19, 38]),
             (0.02, 95, [0, 19]),
             (0.6, 36, [3, 19]),
         ] {
@@ -586,7 +586,7 @@ mod tests {
         let settings = settings(0);
         let batches = Batches::open(&settings, |_| {}).unwrap();
         let held_out = [batches.choosing.len(), batches.calibrating.len()];
-        assert_eq!((batches.images(), held_out, batches.steps()), (1562, [19, 19], 25));
+        assert_eq!((batches.images(), held_out, batches.steps()), (1543, [19, 38], 25));
         let all = [&batches.training, &batches.choosing, &batches.calibrating];
         let apart: HashSet<&usize> = all.into_iter().flatten().collect();
         assert_eq!(apart.len(), batches.known.len());

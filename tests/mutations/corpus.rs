@@ -9,6 +9,7 @@ use std::{
 use cac::{
     arch::{Architecture, Layer},
     data::LeftOut,
+    drift::{Monitor, Origin, StateFile},
     eval::{Evaluation, ScoredSet},
     export::{ExportOptions, InputForm, ThresholdRule, export},
     files::scores,
@@ -34,6 +35,13 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "cifar-pickle" => unpacked("pickle"),
         "cifar" => vec![[0; 3073].to_vec(), [[1; 3073], [0; 3073]].concat()],
         "class-names" => vec![b"airplane\nautomobile\n\nbird\n".to_vec(), "häschen\r\nhund".into()],
+        "drift-state" => vec![written(|path| {
+            let mut monitor = Monitor::new(&[0.0, 1.0], 0.01, 0)?;
+            let origin = Origin { model: "fuzz".to_owned(), score: "cac".to_owned() };
+            let file = StateFile::open(path, origin, &mut monitor)?;
+            [0.25, -1.5e-7, 3e38].into_iter().for_each(|score| monitor.push(score));
+            file.write(&monitor)
+        })],
         "idx" => idx(),
         "idx-gz" => idx().into_iter().map(|file| gzip(&file)).collect(),
         "image" => images(),

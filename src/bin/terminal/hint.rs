@@ -94,6 +94,13 @@ pub fn of(error: &Error) -> Option<String> {
             "hold out more images with `train --held-out`, give more to `import --known`, keep a smaller share with \
              --keep, or set the threshold by hand with --threshold"
         }
+        Error::NoHeldOutScores => {
+            "export the model from a run that held images out, or import it with --known"
+        }
+        Error::DriftState { .. } => {
+            "a stream goes on with the model, the score and the seed that it began with; give another --state to begin anew"
+        }
+        Error::StateInUse { .. } => "wait until it has ended, or give another --state",
         Error::BrokenImages { .. } => "repair or remove the files, or leave them out with --skip-broken",
         Error::Setting { name: "held-out", .. } => {
             "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"

@@ -1,10 +1,16 @@
 //! The command line. The doc comments are the help.
 
-use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf, str::FromStr};
+use std::{
+    ffi::OsString,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use cac::{
     Provider,
     data::{DataFolder, Protocol, PublishedSet},
+    drift::ALPHA,
     export::{ExportOptions, InputForm, ThresholdRule},
     method::{KEEP, RejectionScore, Variant},
     metrics::Bootstrap,
@@ -15,13 +21,15 @@ use cac::{
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use ndarray::Array4;
 
-use crate::terminal::{
-    InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, weights::similar,
+use crate::{
+    commands::requirement::Requirement,
+    terminal::{InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, weights::similar},
 };
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
 ///
-/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage.
+/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage, 3 drift
+/// or a requirement of `eval --require` that is not met.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -60,6 +68,9 @@ pub enum Command {
     /// Classify images, or reject them as unknown
     #[command(allow_negative_numbers = true)]
     Score(ScoreArgs),
+    /// Check that today's images are still like those for which the threshold was chosen; exit code 3 if not
+    #[command(allow_negative_numbers = true)]
+    Drift(DriftArgs),
     /// Show the contents of a model file
     Inspect(InspectArgs),
     /// Check that a model file computes here what it computed when it was exported
@@ -245,6 +256,8 @@ pub struct EvalArgs {
     /// Also write a report to look at: one HTML file, as `toolkit report` does
     #[arg(long = "report", value_name = "FILE.html")]
     pub page: Option<PathBuf>,
+    #[arg(long, value_name = "METRIC=X", value_delimiter = ',', help = format!("End with exit code 3 unless each value is at least X, 0 to 1, and at most X for fpr...; for every unknown set, model, provider and score: {}", Requirement::names().collect::<Vec<_>>().join(", ")))]
+    pub require: Vec<Requirement>,
     /// What is measured, and how
     #[command(flatten)]
     pub options: EvaluationArgs,
@@ -546,13 +559,67 @@ pub struct ScoreArgs {
 
 impl ScoreArgs {
     /// The model, if one is named, and the images.
-    pub fn model_and_images(&self) -> (Option<&PathBuf>, &[PathBuf]) {
-        match &self.files[..] {
-            [model, images @ ..] if model.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) => {
-                (Some(model), images)
-            }
-            images => (None, images),
+    pub fn model_and_images(&self) -> (Option<&Path>, &[PathBuf]) {
+        split_model(&self.files)
+    }
+}
+
+/// `toolkit drift`
+#[derive(Args)]
+pub struct DriftArgs {
+    /// Probability of a false alarm, ever: there is an alarm where the martingale reaches 1 / X
+    #[arg(long, value_name = "X", default_value_t = ALPHA)]
+    pub alpha: f64,
+    /// Go on with the stream of this file if it exists, and write it afterwards
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Take these images in random order, because their order has no meaning, as in folders of classes
+    #[arg(long)]
+    pub shuffle: bool,
+    /// Compare the last N images of the stream with the held-out ones; by default those of this call. The alarm depends
+    /// on all
+    #[arg(long, value_name = "N")]
+    pub window: Option<NonZeroUsize>,
+    /// Seed of the random numbers that break ties, and of --shuffle
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// The column or array of scores in a file of scores
+    #[arg(long, value_name = "NAME", default_value = "score")]
+    pub column: String,
+    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback
+    #[arg(long, default_value = "cpu")]
+    pub provider: Provider,
+    /// The signature of the model file
+    #[command(flatten)]
+    pub signature: SignatureArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// A folder of images, in the order of their names; a CSV or NPZ file of scores, as for `metrics`, but it needs no
+    /// labels; or - for one score a line on standard input. After the model file; by default the built-in model of
+    /// CIFAR-10's classes
+    #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
+    inputs: Vec<PathBuf>,
+}
+
+impl DriftArgs {
+    /// The model, if one is named, and the images.
+    pub fn model_and_input(&self) -> anyhow::Result<(Option<&Path>, &Path)> {
+        match split_model(&self.inputs) {
+            (model, [input]) => Ok((model, input)),
+            (Some(_), _) => anyhow::bail!("give images or scores after the model"),
+            (None, _) => anyhow::bail!("`{}` is not a model file (.onnx)", self.inputs[0].display()),
         }
+    }
+}
+
+/// A model file that is named first, and the rest.
+fn split_model(names: &[PathBuf]) -> (Option<&Path>, &[PathBuf]) {
+    match names {
+        [model, rest @ ..] if model.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) => {
+            (Some(model), rest)
+        }
+        rest => (None, rest),
     }
 }
 

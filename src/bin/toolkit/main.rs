@@ -10,10 +10,14 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cli::{Cli, Command};
+use commands::Unmet;
+
+/// The exit code of a command that found drift, or a requirement that is not met.
+const UNMET: u8 = 3;
 
 fn main() -> ExitCode {
     terminal::hide_caught_panics();
-    terminal::finish(match Cli::parse().command {
+    let result = match Cli::parse().command {
         Command::Train(args) => commands::train::run(&args),
         Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
@@ -23,8 +27,16 @@ fn main() -> ExitCode {
         Command::Data(command) => commands::data::run(&command),
         Command::Weights(command) => commands::weights::run(&command),
         Command::Score(args) => commands::score::run(&args),
+        Command::Drift(args) => commands::drift::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Providers(args) => commands::providers::run(&args),
-    })
+    };
+    match result {
+        Err(error) if error.is::<Unmet>() => {
+            terminal::say(error);
+            ExitCode::from(UNMET)
+        }
+        result => terminal::finish(result),
+    }
 }

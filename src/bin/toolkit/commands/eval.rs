@@ -23,7 +23,8 @@ use cac::{
 };
 
 use super::{
-    check_result_files, named_or_newest, names_apart, print_json, read_model, report, with_threshold,
+    Unmet, check_result_files, named_or_newest, names_apart, print_json, read_model, report,
+    requirement::Requirement, with_threshold,
 };
 use crate::{
     cli::{self, EvalArgs, EvaluationArgs, ScoreArg, SignatureArgs},
@@ -61,24 +62,26 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     check_result_files(args.page.as_deref(), options, &models)?;
     let has_page = args.page.is_some() || options.plots.is_some();
     let names = names_apart(&models);
-    let mut subjects = Vec::new();
-    let images = measure(&models, options, has_page, |measured| {
+    let (mut subjects, mut unmet) = (Vec::new(), Vec::new());
+    let images = measure(&models, options, &args.require, has_page, |measured| {
         if has_page {
             subjects.extend(measured.subjects(&names, options));
         }
+        unmet.extend(measured.unmet(&args.require));
         if options.scorer.json { measured.print_json() } else { measured.print() }
     })?;
     if has_page {
         report::write(subjects, Vec::new(), Some(&images), args.page.as_deref(), options)?;
     }
-    Ok(())
+    if unmet.is_empty() { Ok(()) } else { Err(Unmet(unmet).into()) }
 }
 
 /// Evaluates models on every provider, and hands each result over as it comes. Returns the images. The anchors are
-/// read if a page is made of the results. The outputs have been checked.
+/// read if a page is made of the results. The outputs have been checked; what is required can be compared.
 pub fn measure(
     models: &[PathBuf],
     args: &EvaluationArgs,
+    required: &[Requirement],
     has_page: bool,
     mut take: impl FnMut(Measured) -> anyhow::Result<()>,
 ) -> anyhow::Result<TestImages> {
@@ -91,6 +94,11 @@ pub fn measure(
     if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_threshold_used {
         bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
     }
+    if let Some(one) = required.iter().find(|one| one.needs_threshold())
+        && scores.iter().any(|score| *score != own)
+    {
+        bail!("`{}` is required, but only the model's own score, `{own}`, has a threshold", one.metric());
+    }
     let (known, unknown) = test_images(args, manifest, first.model.is_none())?;
     for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
         say_left_out(set.left_out());
@@ -98,6 +106,9 @@ pub fn measure(
     let options = args.report.options(None);
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
     Report::check(&names, &options)?;
+    if let Some(one) = required.iter().find(|one| one.needs_unknown() && unknown.is_empty()) {
+        bail!("`{}` is required, but there are no unknown images; give --unknown NAME=DIR", one.metric());
+    }
     if unknown.is_empty() {
         say("without --unknown NAME=DIR only known images are evaluated");
     }
@@ -143,6 +154,7 @@ pub fn measure(
             BTreeMap::new()
         });
         take(Measured {
+            name,
             reports: (0..evaluation.scores.len()).map(|score| evaluation.report(score, &options)).collect(),
             evaluation: &evaluation,
             model: *model,
@@ -324,6 +336,8 @@ fn trained_without(known: &Path, manifest: &Manifest) -> Option<f64> {
 
 /// The result of a model on a provider.
 pub struct Measured<'a> {
+    /// The model and its provider, or the provider alone.
+    name: &'a str,
     evaluation: &'a Evaluation,
     /// The report of each score.
     reports: Vec<cac::Result<Report>>,
@@ -365,6 +379,18 @@ impl Measured<'_> {
             ..Subject::of_evaluation(&name, self.evaluation, score, report)
         };
         self.reports.iter().enumerate().map(subject).collect()
+    }
+
+    /// What the tables do not meet, a sentence for each. It says which table, if another may be meant.
+    fn unmet(&self, required: &[Requirement]) -> Vec<String> {
+        let sets = self.evaluation.sets.len() - 1;
+        let of = |(score, report): (usize, &cac::Result<Report>)| -> Vec<String> {
+            let Ok(report) = report else { return Vec::new() };
+            let table = format!("{}, score {}", self.name, self.evaluation.scores[score]);
+            let unmet = required.iter().flat_map(|one| one.unmet(report, sets));
+            unmet.map(|fault| format!("{fault} ({table})")).collect()
+        };
+        self.reports.iter().enumerate().flat_map(of).collect()
     }
 
     /// The agreement with the first contender on one of the scores.

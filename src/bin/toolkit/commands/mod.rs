@@ -1,6 +1,7 @@
 //! The subcommands: each calls the library and prints the result.
 
 pub mod data;
+pub mod drift;
 pub mod eval;
 pub mod export;
 pub mod import;
@@ -8,6 +9,7 @@ pub mod inspect;
 pub mod metrics;
 pub mod providers;
 pub mod report;
+pub mod requirement;
 pub mod score;
 pub mod train;
 pub mod verify;
@@ -36,6 +38,18 @@ use crate::{
 
 /// The built-in model.
 const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-wrn-40-2.onnx");
+
+/// What was asked about does not hold, each finding on a line. The command did not fail: the exit code is another.
+#[derive(Debug)]
+pub struct Unmet(pub Vec<String>);
+
+impl std::fmt::Display for Unmet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Unmet {}
 
 /// The length of a public key in base64.
 const KEY_LENGTH: usize = 56;

@@ -69,7 +69,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
             subjects.extend(measured.subjects(&names, options));
             Ok(())
         };
-        images = Some(measure(&models, options, true, gather)?);
+        images = Some(measure(&models, options, &[], true, gather)?);
     }
     for path in &files {
         subjects.push(of_scores(path, &names[path], args)?);

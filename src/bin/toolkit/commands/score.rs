@@ -23,7 +23,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     if images.is_empty() {
         bail!("give images after the model");
     }
-    let (bytes, origin) = read_model(model.map(PathBuf::as_path), &args.signature)?;
+    let (bytes, origin) = read_model(model, &args.signature)?;
     let scorer = with_threshold(Scorer::named(&bytes, &origin, args.provider)?, &args.scorer)?;
     let input = scorer.decision().input;
     let batches = images.chunks(scorer.preferred_batch());

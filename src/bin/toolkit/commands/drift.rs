@@ -1,0 +1,248 @@
+//! `toolkit drift`
+
+use std::{
+    io::{BufRead, Write, stdin, stdout},
+    path::Path,
+    time::Instant,
+};
+
+use anyhow::{Context, bail};
+use cac::{
+    Scorer,
+    data::{Dataset, Split, path_text},
+    drift::{Monitor, Origin, Recent, StateFile, Status},
+    eval,
+    files::scores,
+    model::{Inspection, Threshold},
+};
+use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
+
+use super::{Unmet, print_json, read_model};
+use crate::{
+    cli::DriftArgs,
+    terminal::{Progress, say, say_left_out},
+};
+
+/// The name of standard input.
+const STDIN: &str = "-";
+
+/// Scores of images in their order.
+#[derive(Default)]
+struct Stream {
+    scores: Vec<f32>,
+    /// Images that cannot be read.
+    skipped: usize,
+}
+
+/// Continues a stream with more images, and says whether it has drifted.
+pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
+    let (model, input) = args.model_and_input()?;
+    let (bytes, origin) = read_model(model, &args.signature)?;
+    let inspection = Inspection::of(&bytes, &origin)?;
+    let decision = &inspection.manifest.decision;
+    let threshold = decision.threshold.as_ref();
+    let held_out = threshold.map_or(&[][..], |threshold| &threshold.held_out_scores);
+    let mut monitor = Monitor::new(held_out, args.alpha, args.seed)?;
+    // Before the images are scored, which takes long.
+    let file = args.state.as_deref().map(|path| {
+        let origin = Origin { model: inspection.sha256.clone(), score: decision.score.to_string() };
+        StateFile::open(path, origin, &mut monitor)
+    });
+    let file = file.transpose()?;
+    let mut stream = match input {
+        _ if input == Path::new(STDIN) => Stream { scores: read_lines(stdin().lock())?, skipped: 0 },
+        _ if input.is_dir() => score_images(&Scorer::named(&bytes, &origin, args.provider)?, input)?,
+        _ => Stream { scores: read_file(input, &args.column)?, skipped: 0 },
+    };
+    if args.shuffle {
+        let mut random = ChaCha8Rng::seed_from_u64(args.seed);
+        // The monitor draws from stream 0.
+        random.set_stream(1 + monitor.status().images as u64);
+        stream.scores.shuffle(&mut random);
+    }
+    stream.scores.iter().for_each(|&score| monitor.push(score));
+    if let Some(file) = file {
+        file.write(&monitor)?;
+    }
+    let window = args.window.map_or(stream.scores.len(), std::num::NonZeroUsize::get);
+    let result = Found {
+        status: monitor.status(),
+        recent: monitor.recent(window, inspection.threshold).context("there are no scores")?,
+        stream,
+        held_out: monitor.held_out(),
+        threshold,
+    };
+    if args.json {
+        result.print_json()?
+    } else {
+        result.print()?
+    }
+    match result.status.alarm {
+        Some(_) => Err(Unmet(vec![
+            "drift: these are no longer the images for which the threshold was chosen".to_owned(),
+        ])
+        .into()),
+        None => Ok(()),
+    }
+}
+
+/// One score a line.
+fn read_lines(lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
+    let mut scores = Vec::new();
+    for (index, line) in lines.lines().enumerate() {
+        let line = line.with_context(|| format!("cannot read line {} of standard input", index + 1))?;
+        let text = line.trim();
+        if text.is_empty() {
+            continue;
+        }
+        match text.parse::<f32>() {
+            Ok(score) if !score.is_nan() => scores.push(score),
+            _ => bail!("line {} of standard input: `{}` is not a score", index + 1, text.escape_debug()),
+        }
+    }
+    if scores.is_empty() {
+        bail!("standard input has no scores");
+    }
+    Ok(scores)
+}
+
+/// The scores of a file of scores. A model's scores are in single precision.
+fn read_file(path: &Path, column: &str) -> anyhow::Result<Vec<f32>> {
+    Ok(scores::read_scores(path, column)?.into_iter().map(|score| score as f32).collect())
+}
+
+/// Scores the images of a folder, in the order of their names.
+fn score_images(scorer: &Scorer, folder: &Path) -> anyhow::Result<Stream> {
+    let images = Dataset::unknown(folder, Split::Test, &scorer.decision().input)?;
+    say_left_out(images.left_out());
+    let start = Instant::now();
+    let mut bar = Progress::new(format!("scoring `{}`", path_text(folder)), images.len());
+    let mut stream = Stream::default();
+    let scored = eval::scores(scorer, &images, |scores, errors| {
+        stream.scores.extend(scores);
+        stream.skipped += errors.len();
+        errors.iter().for_each(say);
+        let done = stream.scores.len() + stream.skipped;
+        bar.update(done, &format!("{:.0} images/s", done as f64 / start.elapsed().as_secs_f64()));
+    });
+    bar.finish();
+    scored?;
+    if stream.scores.is_empty() {
+        bail!("none of the {} images in `{}` can be read", stream.skipped, folder.display());
+    }
+    Ok(stream)
+}
+
+/// What is printed.
+struct Found<'a> {
+    status: Status,
+    recent: Recent,
+    stream: Stream,
+    held_out: usize,
+    threshold: Option<&'a Threshold>,
+}
+
+impl Found<'_> {
+    fn print_json(&self) -> anyhow::Result<()> {
+        let mut line = serde_json::to_value(self.status)?;
+        line["drift"] = self.status.alarm.is_some().into();
+        line["new_images"] = self.stream.scores.len().into();
+        line["skipped"] = self.stream.skipped.into();
+        line["held_out_images"] = self.held_out.into();
+        line["recent"] = serde_json::to_value(self.recent)?;
+        line["keep"] = self.keep().into();
+        print_json(&line)
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        let Self { status, recent, stream, held_out, .. } = self;
+        let mut out = stdout();
+        let images = status.images;
+        match status.alarm {
+            Some(alarm) => writeln!(out, "drift: alarm at image {alarm} of {images}")?,
+            None => writeln!(out, "no drift in {images} images")?,
+        }
+        let [now, greatest, needed] =
+            [status.log10_martingale, status.greatest_log10_martingale, -status.alpha.log10()].map(power);
+        writeln!(out, "martingale   {now}, at most {greatest} so far; alarm at {needed}")?;
+        let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+        let [low, high] = <[f64; 2]>::from(recent.share_unknown_interval).map(percent);
+        let promise = |keep: f64| format!("; the threshold promises at most {}", percent(1.0 - keep));
+        let promised = self.keep().map_or(String::new(), promise);
+        writeln!(
+            out,
+            "unknown      {} of the last {} images (95 % interval {low} to {high}){promised}",
+            percent(recent.share_unknown),
+            recent.images,
+        )?;
+        let test = recent.kolmogorov_smirnov;
+        writeln!(
+            out,
+            "difference   {:.3} (Kolmogorov-Smirnov, p = {}) between these and {held_out} held-out scores",
+            test.statistic,
+            probability(test.p_value)
+        )?;
+        match stream.skipped {
+            0 => {}
+            1 => writeln!(out, "1 image cannot be read and is not counted")?,
+            skipped => writeln!(out, "{skipped} images cannot be read and are not counted")?,
+        }
+        if let Some(threshold) = self.threshold.filter(|threshold| threshold.is_from_test) {
+            writeln!(
+                out,
+                "note: the model held out no training images; it compares with {}",
+                threshold.data
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The share of known images that the threshold was chosen to keep.
+    fn keep(&self) -> Option<f64> {
+        self.threshold.and_then(|threshold| threshold.keep)
+    }
+}
+
+/// A positive number by its decimal logarithm.
+fn power(log10: f64) -> String {
+    let number = 10_f64.powf(log10);
+    match log10 {
+        -3.0..2.0 => format!("{number:.3}"),
+        2.0..6.0 => format!("{number:.0}"),
+        _ => format!("10^{log10:.1}"),
+    }
+}
+
+fn probability(p: f64) -> String {
+    if p < 0.01 { format!("{p:.0e}") } else { format!("{p:.2}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_scores() {
+        let read = |text: &str| read_lines(text.as_bytes()).map_err(|error| error.to_string());
+        assert_eq!(read("1\n\n -2.5e3\r\n+inf\n0"), Ok(vec![1.0, -2500.0, f32::INFINITY, 0.0]));
+        for (text, reason) in [
+            ("", "standard input has no scores"),
+            ("\n  \n", "standard input has no scores"),
+            ("1\n\nnan\n", "line 3 of standard input: `nan` is not a score"),
+            ("1,2\n", "line 1 of standard input: `1,2` is not a score"),
+            ("score\n1\n", "line 1 of standard input: `score` is not a score"),
+        ] {
+            assert_eq!(read(text).unwrap_err(), reason);
+        }
+        assert!(read_lines(&b"1\n\xff\n"[..]).unwrap_err().to_string().starts_with("cannot read line 2"));
+    }
+
+    #[test]
+    fn numbers_of_any_size_are_short() {
+        assert_eq!(
+            [-0.5, 2.0, 0.0, 5.5, 300.26, -7.0].map(power),
+            ["0.316", "100", "1.000", "316228", "10^300.3", "10^-7.0"]
+        );
+        assert_eq!([1.0, 0.012, 3.54e-45, 0.0].map(probability), ["1.00", "0.01", "4e-45", "0e0"]);
+    }
+}

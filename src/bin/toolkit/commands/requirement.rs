@@ -1,0 +1,156 @@
+//! What `eval --require` asks of a table.
+
+use std::str::FromStr;
+
+use cac::{
+    metrics::{Interval, Metrics},
+    report::Report,
+};
+
+/// The metrics of the known images alone.
+const OF_KNOWN: [&str; 2] = ["accuracy", "known_kept"];
+/// The share of an unknown set that the threshold catches.
+const CAUGHT: &str = "unknown_caught";
+/// The metrics of which small is good begin so.
+const SMALLER_IS_BETTER: &str = "fpr";
+
+/// A bound on a metric of the table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Requirement {
+    /// As in JSON.
+    metric: &'static str,
+    /// The least value, or the greatest where small is good; 0 to 1.
+    bound: f64,
+}
+
+impl Requirement {
+    /// The names of all metrics.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        let of_sets = Metrics { oscr: Some(0.0), ..Metrics::default() };
+        OF_KNOWN.into_iter().chain([CAUGHT]).chain(of_sets.named().map(|(name, _)| name))
+    }
+
+    /// Whether there is nothing to compare without unknown images.
+    pub fn needs_unknown(&self) -> bool {
+        !OF_KNOWN.contains(&self.metric)
+    }
+
+    /// Whether there is nothing to compare without a threshold.
+    pub fn needs_threshold(&self) -> bool {
+        [CAUGHT, OF_KNOWN[1]].contains(&self.metric)
+    }
+
+    /// The name of its metric.
+    pub fn metric(&self) -> &'static str {
+        self.metric
+    }
+
+    /// Where the first rows of a table, those of its unknown sets, do not meet the requirement: a sentence for each.
+    /// The value counts, not its interval.
+    pub fn unmet(&self, report: &Report, sets: usize) -> Vec<String> {
+        let of_known = match self.metric {
+            "accuracy" => Some((report.accuracy, report.intervals.and_then(|known| known.accuracy))),
+            "known_kept" => Some((report.known_kept, report.intervals.and_then(|known| known.known_kept))),
+            _ => None,
+        };
+        if let Some((value, interval)) = of_known {
+            return self.fault(self.metric.to_owned(), value, interval).into_iter().collect();
+        }
+        let of = |metrics: Metrics| {
+            metrics.named().find_map(|(name, value)| (name == self.metric).then_some(value))
+        };
+        let interval_of = |metrics: Metrics<Interval>| {
+            metrics.named().find_map(|(name, interval)| (name == self.metric).then_some(interval))
+        };
+        let fault = |row: &cac::report::Row| {
+            let intervals = row.intervals;
+            let (value, interval) = match self.metric {
+                CAUGHT => (row.unknown_caught, intervals.and_then(|row| row.unknown_caught)),
+                _ => (of(row.metrics), intervals.and_then(|row| interval_of(row.metrics))),
+            };
+            self.fault(format!("{} of {}", self.metric, row.name), value, interval)
+        };
+        report.rows.iter().take(sets).filter_map(fault).collect()
+    }
+
+    fn fault(&self, what: String, value: Option<f64>, interval: Option<Interval>) -> Option<String> {
+        let (bound, is_small_good) = (self.bound, self.metric.starts_with(SMALLER_IS_BETTER));
+        let value = value?;
+        let is_met = if is_small_good { value <= bound } else { value >= bound };
+        if is_met {
+            return None;
+        }
+        let interval = interval.map_or(String::new(), |Interval { low, high }| {
+            format!(" (95 % interval {low:.4} to {high:.4})")
+        });
+        let side = if is_small_good { "most" } else { "least" };
+        Some(format!("not met: {what} is {value:.4}{interval}, required is at {side} {bound}"))
+    }
+}
+
+impl FromStr for Requirement {
+    type Err = String;
+
+    /// `METRIC=BOUND`
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, bound) = text.split_once('=').ok_or("expected METRIC=X, such as auroc=0.9")?;
+        let names = || Self::names().collect::<Vec<_>>().join(", ");
+        let metric = Self::names().find(|metric| *metric == name.trim());
+        let metric = metric.ok_or_else(|| format!("`{name}` is not a metric: {}", names()))?;
+        let bound = bound.trim().parse().ok().filter(|bound| (0.0..=1.0).contains(bound));
+        Ok(Self { metric, bound: bound.ok_or("expected a share from 0 to 1")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cac::{metrics::Bootstrap, report::ReportOptions};
+
+    fn unmet(requirement: &str, bootstrap: Option<Bootstrap>) -> Vec<String> {
+        let options = ReportOptions { threshold: Some(2.5), bootstrap, ..ReportOptions::default() };
+        let (known, correct) = ([0.0, 1.0, 2.0, 3.0], [true, true, false, true]);
+        let report =
+            Report::new(&known, Some(&correct), &[("far", &[9.0, 8.0]), ("near", &[2.6, 0.5])], &options)
+                .unwrap();
+        requirement.parse::<Requirement>().unwrap().unmet(&report, 2)
+    }
+
+    #[test]
+    fn every_unknown_set_must_meet_a_requirement() {
+        let none: [&str; 0] = [];
+        for met in ["accuracy=0.75", "known_kept=0.75", "unknown_caught=0.5", "auroc=0.5", "fpr95_tpr=0.75"] {
+            assert_eq!(unmet(met, None), none, "{met}");
+        }
+        assert_eq!(unmet("accuracy=0.76", None), ["not met: accuracy is 0.7500, required is at least 0.76"]);
+        assert_eq!(unmet("auroc=0.8", None), ["not met: auroc of near is 0.5000, required is at least 0.8"]);
+        assert_eq!(unmet("unknown_caught=1", None).len(), 1);
+        assert_eq!(
+            unmet("fpr95_tpr=0.1", None),
+            ["not met: fpr95_tpr of near is 0.7500, required is at most 0.1"]
+        );
+        let found = unmet("known_kept=1", Some(Bootstrap { resamples: 50, seed: 1 }));
+        assert!(found[0].starts_with("not met: known_kept is 0.7500 (95 % interval 0."), "{found:?}");
+        let found = unmet("oscr=1", Some(Bootstrap { resamples: 50, seed: 1 }));
+        assert!(
+            found[1].starts_with("not met: oscr of near is 0.") && found[1].contains("95 %"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn requirements_are_checked() {
+        for (text, reason) in [
+            ("auroc", "expected METRIC=X"),
+            ("auroc=90", "expected a share from 0 to 1"),
+            ("auroc=nan", "expected a share from 0 to 1"),
+            ("auc=0.9", "`auc` is not a metric: accuracy, known_kept, unknown_caught, auroc, aupr_in"),
+        ] {
+            let error = text.parse::<Requirement>().unwrap_err();
+            assert!(error.starts_with(reason), "{error}");
+        }
+        let of = |text: &str| text.parse::<Requirement>().unwrap();
+        assert!(of("auroc=0").needs_unknown() && !of("accuracy=0").needs_unknown());
+        assert!(of("unknown_caught=0").needs_threshold() && !of("oscr=0").needs_threshold());
+    }
+}

@@ -1,0 +1,250 @@
+//! The state of a monitor in a file, so that a stream goes on later.
+
+use std::{
+    borrow::Cow,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::Monitor;
+use crate::{
+    error::{Error, Result},
+    files::{atomic, check_writable},
+};
+
+/// The format version that is written, and the newest that is read.
+const FORMAT_VERSION: u32 = 1;
+/// What is added to the name of the file for that which is locked.
+const LOCK: &str = ".lock";
+/// The greatest difference between the martingale that the file states and that of its scores, relative above 1. Other
+/// processors may compute another last bit of a logarithm.
+const TOLERANCE: f64 = 1e-6;
+
+/// What the scores of a stream are. Those of different origin cannot be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The SHA-256 of the model file, hexadecimal.
+    pub model: String,
+    /// The name of the score.
+    pub score: String,
+}
+
+/// The content of the file. The martingale follows from the scores; it is there to be looked at, and as a check.
+#[derive(Serialize, Deserialize)]
+struct State<'a> {
+    format_version: u32,
+    model: Cow<'a, str>,
+    score: Cow<'a, str>,
+    seed: u64,
+    images: usize,
+    log10_martingale: f64,
+    scores: Cow<'a, [f32]>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    format_version: u32,
+}
+
+/// The file with the state of a monitor. It is locked until it is dropped: a second process would lose the images of
+/// the first, or the first those of the second. The lock is an empty file beside it, which stays.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    origin: Origin,
+    _lock: File,
+}
+
+impl StateFile {
+    /// Opens a state, and brings a new monitor to where it was. Without a file the monitor stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of another origin
+    /// or of another seed; [`Error::FormatVersion`] for a newer file; [`Error::Io`], also if the file could not be
+    /// written.
+    pub fn open(path: &Path, origin: Origin, monitor: &mut Monitor) -> Result<Self> {
+        let lock = lock(path)?;
+        match fs::read(path) {
+            Ok(bytes) => resume(path, &bytes, &origin, monitor)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("read", path)(error)),
+        }
+        check_writable(path)?;
+        Ok(Self { path: path.to_owned(), origin, _lock: lock })
+    }
+
+    /// Replaces the file. After an error it is as it was.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn write(&self, monitor: &Monitor) -> Result<()> {
+        let state = State {
+            format_version: FORMAT_VERSION,
+            model: Cow::Borrowed(&self.origin.model),
+            score: Cow::Borrowed(&self.origin.score),
+            seed: monitor.seed,
+            images: monitor.scores.len(),
+            log10_martingale: monitor.status().log10_martingale,
+            scores: Cow::Borrowed(&monitor.scores),
+        };
+        let mut bytes = serde_json::to_vec(&state).expect("finite numbers");
+        bytes.push(b'\n');
+        atomic::write(&self.path, &bytes)
+    }
+}
+
+/// Locks the file beside a state, or beside that to which a link leads.
+fn lock(path: &Path) -> Result<File> {
+    let mut place = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    place.push(LOCK);
+    let file = OpenOptions::new().create(true).append(true).open(&place);
+    let file = file.map_err(Error::io("write", path))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Error::StateInUse { path: path.to_owned() }),
+        // A file system without locks is not an error.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Pushes the scores of a state.
+fn resume(path: &Path, bytes: &[u8], origin: &Origin, monitor: &mut Monitor) -> Result<()> {
+    let refused = |reason: String| Error::DriftState { path: path.to_owned(), reason };
+    let damaged = |reason: &dyn std::fmt::Display| refused(format!("it is damaged: {reason}"));
+    let Version { format_version } = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
+    if format_version > FORMAT_VERSION {
+        let origin = path.display().to_string();
+        return Err(Error::FormatVersion { origin, found: format_version, supported: FORMAT_VERSION });
+    }
+    let state: State = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
+    let pairs = [
+        ("the model with SHA-256", &*state.model, &*origin.model),
+        ("the score", &*state.score, &*origin.score),
+        ("the seed", &*state.seed.to_string(), &*monitor.seed.to_string()),
+    ];
+    if let Some((what, found, expected)) = pairs.into_iter().find(|(_, found, expected)| found != expected) {
+        return Err(refused(format!("it is of {what} {found}, not {expected}")));
+    }
+    if state.images != state.scores.len() {
+        return Err(damaged(&format_args!(
+            "it states {} images and has {}",
+            state.images,
+            state.scores.len()
+        )));
+    }
+    state.scores.iter().for_each(|&score| monitor.push(score));
+    let (stated, found) = (state.log10_martingale, monitor.status().log10_martingale);
+    if (stated - found).abs() > TOLERANCE * found.abs().max(1.0) {
+        return Err(damaged(&"its scores give another martingale than it states"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drift::ALPHA;
+
+    const HELD_OUT: [f32; 5] = [-3.5, 0.1, 0.2, 1.0 / 3.0, 7.0];
+
+    fn origin() -> Origin {
+        Origin { model: "abc".to_owned(), score: "cac".to_owned() }
+    }
+
+    fn monitor(seed: u64) -> Monitor {
+        Monitor::new(&HELD_OUT, ALPHA, seed).unwrap()
+    }
+
+    /// Scores of which many need all digits.
+    fn scores(count: usize) -> impl Iterator<Item = f32> {
+        (0..count).map(|i| (i as f32 * 0.7).sin() * 1e-3 + (i as f32 / 3.0).exp2() % 1.7)
+    }
+
+    fn written(path: &Path, count: usize) -> Monitor {
+        let mut monitor = monitor(4);
+        let file = StateFile::open(path, origin(), &mut monitor).unwrap();
+        scores(count).chain([f32::NAN, f32::NEG_INFINITY]).for_each(|score| monitor.push(score));
+        file.write(&monitor).unwrap();
+        monitor
+    }
+
+    #[test]
+    fn a_stream_goes_on_with_the_same_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drift.json");
+        let mut whole = written(&path, 300);
+        for _ in 0..3 {
+            let mut parts = monitor(4);
+            let file = StateFile::open(&path, origin(), &mut parts).unwrap();
+            for score in scores(50) {
+                parts.push(score);
+                whole.push(score);
+            }
+            assert_eq!(parts.status(), whole.status());
+            assert_eq!(parts.martingale.ln.to_bits(), whole.martingale.ln.to_bits());
+            assert_eq!(parts.random.get_word_pos(), whole.random.get_word_pos());
+            assert_eq!(parts.scores, whole.scores);
+            file.write(&parts).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_state_of_something_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drift.json");
+        written(&path, 20);
+        let before = fs::read(&path).unwrap();
+        let refused = |origin: Origin, seed: u64, reason: &str| {
+            let error = StateFile::open(&path, origin, &mut monitor(seed)).unwrap_err();
+            assert!(matches!(error, Error::DriftState { .. }), "{error}");
+            assert!(error.to_string().ends_with(&format!("drift.json`: it is of {reason}")), "{error}");
+        };
+        refused(Origin { model: "abd".to_owned(), ..origin() }, 4, "the model with SHA-256 abc, not abd");
+        refused(Origin { score: "energy".to_owned(), ..origin() }, 4, "the score cac, not energy");
+        refused(origin(), 5, "the seed 4, not 5");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_damaged_state_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drift.json");
+        written(&path, 20);
+        let text = fs::read_to_string(&path).unwrap();
+        let third = text.split(',').nth_back(3).unwrap();
+        for (damaged, reason) in [
+            (String::new(), "EOF while parsing"),
+            (text[..text.len() / 2].to_owned(), "EOF while parsing"),
+            (text.replace("\"seed\":4", "\"seed\":-4"), "invalid value"),
+            (text.replace("\"scores\":[", "\"scores\":[null,"), "invalid type: null"),
+            (text.replace("\"scores\":[", "\"scores\":[0.5,"), "it states 22 images and has 23"),
+            (text.replace(third, "1.5"), "its scores give another martingale than it states"),
+        ] {
+            fs::write(&path, &damaged).unwrap();
+            let error = StateFile::open(&path, origin(), &mut monitor(4)).unwrap_err();
+            assert!(matches!(error, Error::DriftState { .. }), "{error}");
+            assert!(error.to_string().contains(&format!("it is damaged: {reason}")), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
+        }
+        fs::write(&path, r#"{"format_version":2,"of_tomorrow":true}"#).unwrap();
+        let error = StateFile::open(&path, origin(), &mut monitor(4)).unwrap_err();
+        assert!(matches!(error, Error::FormatVersion { found: 2, supported: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_state_is_open_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("drift.json");
+        let first = StateFile::open(&path, origin(), &mut monitor(4)).unwrap();
+        let error = StateFile::open(&path, origin(), &mut monitor(4)).unwrap_err();
+        assert!(matches!(error, Error::StateInUse { .. }), "{error}");
+        assert!(error.to_string().ends_with("drift.json` is in use by another process"), "{error}");
+        drop(first);
+        StateFile::open(&path, origin(), &mut monitor(4)).unwrap();
+        assert!(!path.exists(), "nothing was written");
+        let missing = folder.path().join("no/such/drift.json");
+        assert!(matches!(StateFile::open(&missing, origin(), &mut monitor(4)), Err(Error::Io { .. })));
+    }
+}

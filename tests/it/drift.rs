@@ -1,0 +1,296 @@
+//! `toolkit drift` and `eval --require`: exit codes, states, and the forms of a stream.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use cac::{
+    export::{self, ExportOptions, ThresholdRule},
+    method::Variant,
+    model::Inspection,
+};
+use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
+use serde_json::Value;
+
+use crate::{
+    checkpoint,
+    commands::{error, images, stdout, toolkit, trained},
+    golden,
+};
+
+/// The exit code of drift, and of a requirement that is not met.
+const UNMET: i32 = 3;
+
+/// Runs `toolkit drift` with scores on standard input.
+fn drift(folder: &Path, args: &[&str], scores: &[f32]) -> Output {
+    let lines: String = scores.iter().map(|score| format!("{score}\n")).collect();
+    drift_on(folder, args, lines.as_bytes())
+}
+
+fn drift_on(folder: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .arg("drift")
+        .args(args)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that fails early does not read it.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn built_in() -> Inspection {
+    Inspection::open(&golden("../../exported/cifar10-wrn-40-2.onnx")).unwrap()
+}
+
+/// The held-out scores of the built-in model, in random order: a stream without drift.
+fn same() -> Vec<f32> {
+    let mut scores = built_in().manifest.decision.threshold.unwrap().held_out_scores;
+    scores.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
+    scores
+}
+
+#[test]
+fn a_stream_without_drift_gives_0_and_one_with_drift_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let same = same();
+    let output = drift(at, &["-"], &same);
+    let text = stdout(&output);
+    let count = same.len();
+    for part in [
+        &format!("no drift in {count} images\nmartingale   "),
+        " so far; alarm at 100\nunknown      ",
+        &format!(" of the last {count} images (95 % interval "),
+        "); the threshold promises at most 5.0 %\n",
+        &format!(
+            "\ndifference   0.000 (Kolmogorov-Smirnov, p = 1.00) between these and {count} held-out scores\n"
+        ),
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+
+    let higher: Vec<f32> = same.iter().map(|score| score + 2.0).collect();
+    let output = drift(at, &["-"], &higher);
+    assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.starts_with("drift: alarm at image ") && text.contains("alarm at 100\n"), "{text}");
+    assert!(said(&output).starts_with("drift: these are no longer the images"), "{}", said(&output));
+    assert!(!said(&output).contains("error:"));
+
+    // Scores that fall are drift too, and a larger alpha notices it sooner.
+    let lower: Vec<f32> = same.iter().map(|score| score - 2.0).collect();
+    let alarm = |alpha: &str| {
+        let output = drift(at, &["-", "--json", "--alpha", alpha], &lower);
+        assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
+        json(&output)["alarm"].as_u64().unwrap()
+    };
+    assert!(alarm("0.2") < alarm("0.001"));
+}
+
+#[test]
+fn wrong_input_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let refused = |args: &[&str], input: &[u8], reason: &str| {
+        let message = error(&drift_on(at, args, input));
+        assert!(message.contains(reason), "{message}, {reason}");
+    };
+    refused(&["-"], b"1\n\nNaN\n", "line 3 of standard input: `NaN` is not a score");
+    refused(&["-"], b"\n", "standard input has no scores");
+    refused(&["-", "--alpha", "0"], b"1\n", "alpha = 0: must be above 0 and below 1");
+    refused(&["none.csv"], b"", "cannot read `none.csv`");
+    refused(&["model.onnx"], b"", "give images or scores after the model");
+    refused(&["a.csv", "b.csv"], b"", "`a.csv` is not a model file");
+    fs::create_dir(at.join("empty")).unwrap();
+    refused(&["empty"], b"", "`empty` is not a usable data set");
+    fs::write(at.join("a.csv"), "score\n1\nx\n").unwrap();
+    refused(&["a.csv"], b"", "line 3: `x` is not a number");
+    refused(&["a.csv", "--column", "energy"], b"", "it has no column `energy`, only `score`");
+    fs::write(at.join("a.csv"), "score\n").unwrap();
+    refused(&["a.csv"], b"", "the file has no entries");
+    assert_eq!(drift_on(at, &["-", "--window", "0"], b"1\n").status.code(), Some(2));
+    assert_eq!(drift_on(at, &[], b"").status.code(), Some(2));
+
+    // A model whose threshold was set by hand may have no scores of held-out images.
+    let mut without = checkpoint(1, Variant::Paper);
+    without.held_out = without.held_out.slice_axis(ndarray::Axis(0), (..0).into()).to_owned();
+    let options = ExportOptions { threshold: ThresholdRule::Value(1.5), ..ExportOptions::default() };
+    export::export(&without, &options, &at.join("model.onnx")).unwrap();
+    refused(&["model.onnx", "-"], b"1\n", "the model has no scores of held-out images to compare with");
+}
+
+#[test]
+fn a_state_goes_on_as_if_it_had_never_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let stream: Vec<f32> =
+        same().iter().take(600).enumerate().map(|(i, score)| score + i as f32 / 400.0).collect();
+    let whole = drift(at, &["-", "--json"], &stream);
+    let mut last = None;
+    for part in stream.chunks(250) {
+        last = Some(drift(at, &["-", "--json", "--state", "drift.json"], part));
+    }
+    let last = last.unwrap();
+    assert_eq!((whole.status.code(), last.status.code()), (Some(UNMET), Some(UNMET)));
+    let (whole, last) = (json(&whole), json(&last));
+    for field in ["images", "log10_martingale", "greatest_log10_martingale", "alarm", "alpha", "drift"] {
+        assert_eq!(whole[field], last[field], "{field}");
+    }
+    assert_eq!((&last["new_images"], &last["recent"]["images"]), (&100.into(), &100.into()));
+    // The alarm stays, and the last images may be more than those of this call.
+    let again = drift(at, &["-", "--json", "--state", "drift.json", "--window", "300"], &same()[..10]);
+    assert_eq!(again.status.code(), Some(UNMET));
+    assert_eq!(json(&again)["alarm"], last["alarm"]);
+    assert_eq!(json(&again)["recent"]["images"], 300);
+
+    // An error leaves the state as it was.
+    let before = fs::read(at.join("drift.json")).unwrap();
+    let args = ["-", "--state", "drift.json"];
+    assert!(error(&drift_on(at, &args, b"1\nx\n")).contains("line 2"));
+    assert_eq!(fs::read(at.join("drift.json")).unwrap(), before);
+
+    // Another seed, another model, damage.
+    let output = drift(at, &[&args[..], &["--seed", "1"]].concat(), &[1.0]);
+    assert!(error(&output).contains("cannot go on with `"), "{}", said(&output));
+    assert!(error(&output).contains("it is of the seed 0, not 1"), "{}", said(&output));
+    assert!(said(&output).contains("hint: a stream goes on with the model"));
+    export::export(&checkpoint(1, Variant::Paper), &ExportOptions::default(), &at.join("other.onnx"))
+        .unwrap();
+    let output = drift(at, &[&["other.onnx"], &args[..]].concat(), &[1.0]);
+    let expected = format!("it is of the model with SHA-256 {}, not ", built_in().sha256);
+    assert!(error(&output).contains(&expected), "{}", said(&output));
+    fs::write(at.join("drift.json"), &before[..before.len() / 2]).unwrap();
+    assert!(error(&drift(at, &args, &[1.0])).contains("it is damaged: EOF while parsing"));
+    let output = drift(at, &["-", "--state", "no/such/drift.json"], &[1.0]);
+    assert!(error(&output).contains("cannot write `no/such/drift.json`"), "{}", said(&output));
+}
+
+#[test]
+fn a_state_that_another_process_has_open_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let args = ["-", "--state", "drift.json"];
+    let lock = fs::File::create(at.join("drift.json.lock")).unwrap();
+    lock.lock().unwrap();
+    let output = drift(at, &args, &same()[..5]);
+    assert!(error(&output).ends_with("drift.json` is in use by another process"), "{}", said(&output));
+    assert!(!at.join("drift.json").exists());
+    drop(lock);
+    stdout(&drift(at, &args, &same()[..5]));
+}
+
+#[test]
+fn folders_and_files_are_streams_of_the_same_scores() {
+    let folder = trained();
+    let at = folder.path();
+    images(at);
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    fs::write(at.join("known/test/bee/a.png"), "no image").unwrap();
+    fs::write(at.join("known/notes.txt"), "left out").unwrap();
+    let output = toolkit(at, &["drift", "model.onnx", "known", "--json"]);
+    let of_folder: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!((&of_folder["images"], &of_folder["skipped"]), (&3.into(), &1.into()));
+    assert!(
+        said(&output).contains("known/test/bee/a.png` is not an image that can be read"),
+        "{}",
+        said(&output)
+    );
+    assert!(said(&output).contains("left out files by their extension: 1 .txt"), "{}", said(&output));
+    let text = toolkit(at, &["drift", "model.onnx", "known"]);
+    assert!(stdout(&text).ends_with("1 image cannot be read and is not counted\n"), "{}", stdout(&text));
+
+    // The same images by `score`, in the order of their names.
+    let files = ["known/test/ant/a.png", "known/test/bee/b.png", "known/test/cow/c.png"];
+    let scores = toolkit(at, &[&["score", "model.onnx", "--json"], &files[..]].concat());
+    let scores: Vec<String> = stdout(&scores)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["verdict"]["score"].to_string())
+        .collect();
+    let on_stdin = json(&drift_on(at, &["model.onnx", "-", "--json"], scores.join("\n").as_bytes()));
+    // Labels need not be there, and do not count.
+    let lines: String = scores.iter().map(|score| format!("{score},any\n")).collect();
+    fs::write(at.join("a.csv"), format!("mine,label\n{lines}")).unwrap();
+    let of_file = toolkit(at, &["drift", "model.onnx", "a.csv", "--column", "mine", "--json"]);
+    let of_file: Value = serde_json::from_str(stdout(&of_file)).unwrap();
+    for field in ["images", "log10_martingale", "recent", "held_out_images", "keep"] {
+        assert_eq!(of_folder[field], on_stdin[field], "{field}");
+        assert_eq!(of_folder[field], of_file[field], "{field}");
+    }
+    let npz = toolkit(at, &["drift", golden("scores/plain.npz").to_str().unwrap(), "--json"]);
+    assert!(json(&npz)["images"].as_u64().unwrap() > 1, "{}", said(&npz));
+
+    fs::remove_dir_all(at.join("known")).unwrap();
+    fs::create_dir(at.join("known")).unwrap();
+    fs::write(at.join("known/a.png"), "no image").unwrap();
+    let none = toolkit(at, &["drift", "model.onnx", "known"]);
+    assert!(error(&none).contains("none of the 1 images in `known` can be read"), "{}", said(&none));
+}
+
+#[test]
+fn a_random_order_is_the_same_again_and_helps_where_images_are_sorted() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut sorted = same();
+    sorted.sort_by(f32::total_cmp);
+    let args = ["-", "--json", "--shuffle"];
+    assert_eq!(drift(at, &args[..2], &sorted).status.code(), Some(UNMET));
+    let [once, again] = [(); 2].map(|()| drift(at, &args, &sorted));
+    assert!(once.status.success(), "{}", said(&once));
+    assert_eq!(once.stdout, again.stdout);
+}
+
+#[test]
+fn requirements_that_are_not_met_give_3() {
+    let folder = trained();
+    let at = folder.path();
+    images(at);
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let eval = |more: &[&str]| {
+        let data = ["eval", "model.onnx", "--known", "known", "--unknown", "uniform-noise:9"];
+        toolkit(at, &[&data[..], more].concat())
+    };
+    let table: Value = serde_json::from_str(stdout(&eval(&["--json"]))).unwrap();
+    let auroc = table["rows"][0]["auroc"].as_f64().unwrap();
+    let met = format!("auroc={},accuracy=0", auroc - 1e-9);
+    assert!(stdout(&eval(&["--require", &met])).contains("3 known images"));
+
+    let output = eval(&["--json", "--require", "auroc=1,accuracy=1", "--require", "fpr95_tpr=1"]);
+    assert_eq!(output.status.code(), Some(if auroc < 1.0 || table["accuracy"] != 1.0 { UNMET } else { 0 }));
+    assert_eq!(json(&output)["rows"][0]["auroc"], table["rows"][0]["auroc"]);
+    let output = eval(&["--require", "known_kept=0,unknown_caught=1,fpr95_tpr=0", "--threshold", "1e9"]);
+    assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
+    let expected = "not met: unknown_caught of uniform-noise is 0.0000 (95 % interval 0.0000 to 0.0000), required is at \
+                    least 1 (cpu, score cac)";
+    assert!(said(&output).lines().any(|line| line == expected), "{}", said(&output));
+
+    assert_eq!(eval(&["--require", "auc=0.9"]).status.code(), Some(2));
+    assert_eq!(eval(&["--require", "auroc=90"]).status.code(), Some(2));
+    let output = eval(&["--require", "unknown_caught=0.5", "--score", "energy"]);
+    assert!(
+        error(&output).contains("only the model's own score, `cac`, has a threshold"),
+        "{}",
+        said(&output)
+    );
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "known", "--require", "auroc=0.5"]);
+    assert!(
+        error(&output).contains("`auroc` is required, but there are no unknown images"),
+        "{}",
+        said(&output)
+    );
+}
