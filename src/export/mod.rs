@@ -6,6 +6,7 @@
 mod builder;
 mod graph;
 mod quantize;
+mod resize;
 pub mod triton;
 
 use std::path::Path;
@@ -14,6 +15,7 @@ use ndarray::{Array4, ArrayView1, ArrayView2};
 use prost::Message;
 
 use builder::Numbers;
+pub(crate) use resize::resizes_to;
 
 use crate::{
     error::{Error, Result},
@@ -94,11 +96,14 @@ pub enum InputForm {
     /// uint8 `[N, H, W, 3]`, values 0..=255.
     #[serde(rename = "u8")]
     Bytes,
+    /// uint8 `[N, H, W, 3]`, values 0..=255, of any height and width: the graph resizes as [`image::pixels`] does.
+    #[serde(rename = "any-size")]
+    AnySize,
 }
 
 impl InputForm {
     /// All formats.
-    pub const ALL: [Self; 2] = [Self::Floats, Self::Bytes];
+    pub const ALL: [Self; 3] = [Self::Floats, Self::Bytes, Self::AnySize];
 }
 
 /// The result of an export.
@@ -133,6 +138,9 @@ pub(crate) fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<
     if let Some(batch) = options.batch.filter(|batch| !(1..=most).contains(batch)) {
         return Err(Error::setting("batch", batch, format!("must be 1 to {most}")));
     }
+    if options.input == InputForm::AnySize {
+        resize::check_input(&checkpoint.facts.input)?;
+    }
     let mut manifest = describe(checkpoint, options)?;
     let file = |numbers| -> Result<Model> {
         Ok(model(graph::graph(checkpoint, &manifest.decision, options, numbers)?, &manifest))
@@ -141,12 +149,16 @@ pub(crate) fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<
     let mut model = file(numbers(checkpoint, options)?)?;
     let scorer = open(&model)?;
     let difference = check(checkpoint, &manifest.decision, &scorer, options.precision)?;
+    let input = &manifest.decision.input;
+    let resize_check =
+        manifest.decision.resizes.then(|| resize::check(&model, input, options.batch)).transpose()?;
     let mut agreement = None;
     let is_exact = options.precision == ModelPrecision::Float32;
     if let Some(images) = options.calibration.as_ref().filter(|_| !is_exact) {
         let exact = open(&file(Numbers::Float32)?)?.score(images.view())?;
         agreement = Some(Agreement::between(&exact, &scorer.score(images.view())?));
     }
+    manifest.history.resize_check = resize_check;
     manifest.history.golden = Some(scorer.golden_batch()?);
     model.metadata_props = properties(&manifest);
     let bytes = model.encode_to_vec();
@@ -192,6 +204,7 @@ pub fn manifest(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Mani
         format_version: FORMAT_VERSION,
         classes: facts.classes.clone(),
         input: facts.input,
+        resizes: options.input == InputForm::AnySize,
         score,
         threshold: Some(threshold(checkpoint, options.threshold, score)?),
     };

@@ -34,7 +34,7 @@ pub fn error(output: &Output) -> String {
 }
 
 /// A folder with `runs/1`, as if trained.
-fn trained() -> tempfile::TempDir {
+pub fn trained() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let run = RunFolder::create_next(&folder.path().join("runs")).unwrap();
     checkpoint(2, Variant::Paper).write(&run.checkpoint(Which::Best)).unwrap();
@@ -42,7 +42,7 @@ fn trained() -> tempfile::TempDir {
 }
 
 /// Class folders of images of one colour, and a folder of unknown images.
-fn images(folder: &Path) {
+pub fn images(folder: &Path) {
     for (i, name) in ["known/test/ant/a.png", "known/test/bee/b.png", "known/test/cow/c.png", "other/d.png"]
         .into_iter()
         .enumerate()
