@@ -61,6 +61,13 @@ pub(super) fn resize(graph: &mut Builder, input: &Input) {
     let [three, room_height, room_width] =
         [3, input.height, input.width].map(|length| nodes.value_of(length as i64));
 
+    // What a crop cuts off is not resized.
+    let (images, [height, width]) = match (&vertical.span, &horizontal.span) {
+        (Some(rows), Some(columns)) => {
+            (images.region(rows, columns), [rows, columns].map(|[start, end]| end - start))
+        }
+        _ => (images, [height, width]),
+    };
     let rows = images.slice(Ints(&[0]), &tall_axis).transpose(&[1, 0, 2, 3]);
     let rows = vertical.applied(&rows, [&tall, &width, &three]).transpose(&[2, 1, 0, 3]);
     let columns = horizontal.applied(&rows, [&tall, &room_height, &three]);
@@ -186,7 +193,9 @@ fn sizes<'a>(nodes: &'a Nodes<'a>, input: &Input, [height, width]: [&Value<'a>; 
 /// What a resize does along one axis, on which all images have the same number of pixels.
 struct Axis<'a> {
     room: usize,
-    /// The source pixels of each group, `[groups, span]`.
+    /// The first source pixel that is read, and the one behind the last, each `[1]`; `None` if all are read.
+    span: Option<[Value<'a>; 2]>,
+    /// The source pixels of each group, `[groups, span]`, from the first that is read on.
     indices: Value<'a>,
     /// The parts of their weights for each output pixel, `[groups, GROUP, span]`: in units of 2^-15, the low part as a
     /// fraction.
@@ -227,7 +236,9 @@ impl<'a> Axis<'a> {
         let span = span.with("Min", from);
         let first = (middles.columns(0) - &reach) / &unit;
         let first = first.with("Max", 0).with("Min", from - &span);
-        let indices = first + nodes.range(&span);
+        let indices = &first + nodes.range(&span);
+        let ends = matches!(fit, Fit::Crop { .. })
+            .then(|| [first.with("Gather", 0), first.with("Gather", groups as i64 - 1) + &span]);
         let sources = (&indices * 2 + 1) * &to;
         let distances = sources.with("Unsqueeze", Ints(&[1])) - middles.with("Unsqueeze", Ints(&[2]));
         let distances = distances.unary("Abs").cast(element::DOUBLE) / stretch.cast(element::DOUBLE);
@@ -240,7 +251,11 @@ impl<'a> Axis<'a> {
         let weights = weights * (1.0 / f64::from(1 << LOW_BITS));
         let high = (&weights + 0.5).unary("Floor");
         let weights = [high.clone(), weights - high].map(|part| part.cast(element::FLOAT));
-        Self { room, indices, weights, is_inside }
+        let indices = match &ends {
+            Some([start, _]) => indices - start,
+            None => indices,
+        };
+        Self { room, span: ends, indices, weights, is_inside }
     }
 
     /// Resizes the first axis of images, whose other axes have these lengths.
@@ -387,6 +402,16 @@ impl<'a> Value<'a> {
         self.nodes.node("Slice", &[&self.name, &start, &end], vec![])
     }
 
+    /// Some rows and columns, the second and third axis: from the first of each to before the last.
+    fn region(&self, rows: &[Self; 2], columns: &[Self; 2]) -> Self {
+        let [starts, ends] = [0, 1].map(|end| {
+            let ends = [rows, columns].map(|span| span[end].name.as_str());
+            self.nodes.node("Concat", &ends, vec![Attribute::int("axis", 0)]).name
+        });
+        let axes = Ints(&[1, 2]).name(self.nodes);
+        self.nodes.node("Slice", &[&self.name, &starts, &ends, &axes], vec![])
+    }
+
     /// An element of a vector.
     fn at(&self, place: i64) -> Self {
         self.with("Gather", place)
@@ -517,6 +542,6 @@ mod tests {
         half.raw_data = 0.25_f32.to_le_bytes().to_vec();
         assert!(!resizes_to(&changed, &input));
         let error = check(&changed, &input, Some(2)).unwrap_err();
-        assert!(matches!(error, Error::SelfCheck { what: "a resized byte", difference: 1.0, .. }), "{error}");
+        assert!(matches!(error, Error::SelfCheck { what: "a resized byte", difference: 2.0, .. }), "{error}");
     }
 }
