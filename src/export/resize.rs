@@ -145,7 +145,7 @@ pub(super) fn check(model: &Model, input: &Input, batch: Option<usize>) -> Resul
     Ok(checked)
 }
 
-/// Heights and widths of images for an input: smaller and larger ones, in portrait and landscape.
+/// Heights and widths of images for an input: smaller and larger ones, in portrait and landscape, and two lines.
 fn sizes_to_check(height: usize, width: usize) -> [[usize; 2]; 9] {
     [
         [height, width],
@@ -155,7 +155,7 @@ fn sizes_to_check(height: usize, width: usize) -> [[usize; 2]; 9] {
         [height * 5 / 2 + 3, width + 7],
         [height + 5, width * 5 / 2 + 1],
         [height * 3 + 1, width / 2],
-        [1, width * 2],
+        [1, width * 5],
         [height * 2, 3],
     ]
 }
@@ -295,19 +295,19 @@ fn kernel<'a>(x: &Value<'a>, filter: Filter) -> Value<'a> {
 /// The nodes of the resizing. They have numbers as names.
 struct Nodes<'a> {
     graph: RefCell<&'a mut Builder>,
-    /// The constants that there are.
+    /// The constants added so far.
     constants: RefCell<HashSet<String>>,
     count: Cell<usize>,
 }
 
-/// A tensor of the graph, with which can be computed as with a number.
+/// A tensor of the graph. Arithmetic with it adds nodes.
 #[derive(Clone)]
 struct Value<'a> {
     nodes: &'a Nodes<'a>,
     name: String,
 }
 
-/// What can be computed with: a tensor or a constant.
+/// A tensor or a constant.
 trait Operand<'a> {
     /// The name of the tensor.
     fn name(self, nodes: &'a Nodes<'a>) -> String;
@@ -321,7 +321,7 @@ impl<'a> Nodes<'a> {
         Self { graph: RefCell::new(graph), constants: RefCell::default(), count: Cell::new(0) }
     }
 
-    /// A tensor that there is.
+    /// An existing tensor.
     fn value(&'a self, name: &str) -> Value<'a> {
         Value { nodes: self, name: name.to_owned() }
     }

@@ -108,7 +108,7 @@ impl Scorer {
         Self::new(bytes, origin, provider, true)
     }
 
-    #[cfg_attr(not(feature = "onnxruntime"), allow(unused_variables))]
+    #[cfg_attr(not(all(feature = "onnxruntime", feature = "tract")), allow(unused_variables))]
     fn new(bytes: &[u8], origin: &str, provider: Provider, is_profiled: bool) -> Result<Self> {
         let (file, model) = ModelFile::parse(bytes, origin)?;
         let runtime = match provider {
