@@ -96,7 +96,8 @@ pub enum InputForm {
     /// uint8 `[N, H, W, 3]`, values 0..=255.
     #[serde(rename = "u8")]
     Bytes,
-    /// uint8 `[N, H, W, 3]`, values 0..=255, of any height and width: the graph resizes as [`image::pixels`] does.
+    /// uint8 `[N, H, W, 3]`, values 0..=255, of any height and width: the graph resizes as
+    /// [`image::pixels`](crate::image::pixels) does.
     #[serde(rename = "any-size")]
     AnySize,
 }
