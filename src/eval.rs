@@ -1,5 +1,7 @@
 //! A model's outputs on whole data sets, from which reports, score files and comparisons are made.
 
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+use ndarray::Array4;
 use ndarray::{Array2, Axis};
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
@@ -14,6 +16,7 @@ use crate::{
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::{
     data::{Dataset, UnknownSet, prefetch},
+    image::RgbImage,
     scorer::{Outputs, Scorer},
 };
 
@@ -379,18 +382,39 @@ struct ScoredBatch {
     errors: Vec<Error>,
 }
 
+/// Images as a model takes them.
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+enum Read {
+    Pixels(Array4<u8>),
+    Originals(Vec<RgbImage>),
+}
+
 /// Runs all images through a model in batches. Images are decoded while the network runs.
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> Result<()> {
     let indices: Vec<usize> = (0..images.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
+    // What a model that resizes decides follows from the images as they are.
+    let read = |batch: &[usize]| {
+        if scorer.decision().resizes {
+            let (places, images, errors) = images.readable_originals(batch);
+            (places, Read::Originals(images), errors)
+        } else {
+            let (places, pixels, errors) = images.readable_batch(batch);
+            (places, Read::Pixels(pixels), errors)
+        }
+    };
     prefetch(
         batches,
-        |batch| (batch, images.readable_batch(batch)),
+        |batch| (batch, read(batch)),
         |decoded| {
-            for (batch, (places, pixels, errors)) in decoded {
+            for (batch, (places, images, errors)) in decoded {
                 let indices = places.into_iter().map(|place| batch[place]).collect();
-                take(ScoredBatch { indices, outputs: scorer.score_u8(pixels.view())?, errors });
+                let outputs = match images {
+                    Read::Pixels(pixels) => scorer.score_u8(pixels.view()),
+                    Read::Originals(images) => scorer.score_originals(&images),
+                };
+                take(ScoredBatch { indices, outputs: outputs?, errors });
             }
             Ok(())
         },

@@ -39,8 +39,12 @@ model, *paths = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 properties = session.get_modelmeta().custom_metadata_map
 classes, input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
+resizes = json.loads(properties.get("cac.resizes", "false"))
 for path in paths:
-    image = resized(ImageOps.exif_transpose(Image.open(path)).convert("RGB"), input)
-    images = np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255
+    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    if resizes:
+        images = np.asarray(image)[None]
+    else:
+        images = np.asarray(resized(image, input), np.float32).transpose(2, 0, 1)[None] / 255
     score, label, unknown = session.run(["score", "label", "unknown"], {"images": images})
     print(f"{path}\t{'unknown' if unknown[0] else classes[label[0]]}\t{score[0]:.4f}")

@@ -347,6 +347,36 @@ impl Dataset {
         }
     }
 
+    /// The images of a batch that can be read, in the size of their files: their places in `indices` and the images; then
+    /// the errors of the others. Decodes on all threads. Noise has a black frame where the input crops images.
+    ///
+    /// # Panics
+    /// If an index is not below [`len`](Self::len).
+    #[must_use]
+    pub fn readable_originals(&self, indices: &[usize]) -> (Vec<usize>, Vec<image::RgbImage>, Vec<Error>) {
+        let read = |&index: &usize| {
+            let mut image = self.original(index)?;
+            if let (Source::Noise(_), Some(frame)) = (&*self.source, image::Frame::of(&self.input)) {
+                image = frame.around(&image);
+            } else if self.is_mirrored {
+                ::image::imageops::flip_horizontal_in_place(&mut image);
+            }
+            Ok(image)
+        };
+        let decoded: Vec<Result<image::RgbImage>> = indices.par_iter().map(read).collect();
+        let (mut places, mut images, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, image) in decoded.into_iter().enumerate() {
+            match image {
+                Ok(image) => {
+                    places.push(place);
+                    images.push(image);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        (places, images, errors)
+    }
+
     fn mirror(&self, pixels: &mut [u8]) {
         if self.is_mirrored {
             pixels.chunks_exact_mut(self.input.width).for_each(<[u8]>::reverse);

@@ -86,7 +86,8 @@ impl Builder {
         self.constant(name, &[], element::INT64, &[value], |value| value.to_le_bytes());
     }
 
-    fn constant<T: Copy, const SIZE: usize>(
+    /// Adds an initializer.
+    pub(super) fn constant<T: Copy, const SIZE: usize>(
         &mut self,
         name: &str,
         shape: &[usize],

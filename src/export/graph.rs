@@ -5,12 +5,16 @@ use super::{
     ExportOptions, InputForm,
     builder::{Builder, Numbers},
     head::Head,
+    resize::resize,
 };
 use crate::{
     arch::{self, Conv, Layer, Op},
     error::Result,
     image::Input,
-    model::proto::{Attribute, Graph, element},
+    model::{
+        file::RESIZED,
+        proto::{Attribute, Graph, element},
+    },
     run::Checkpoint,
     weights::{self, Weights},
 };
@@ -51,10 +55,14 @@ pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> 
 /// Adds the input and its normalisation.
 fn input(graph: &mut Builder, input: &Input, options: &ExportOptions) {
     let (height, width) = (Some(input.height), Some(input.width));
+    let to_unit = |graph: &mut Builder, bytes: &str| {
+        graph.floats("cac/input/range", &[], &[255.0]);
+        graph.node("Div", "cac/input/unit", &[bytes, "cac/input/range"], vec![])
+    };
     let images = match options.input {
         InputForm::Floats => {
             graph.input("images", element::FLOAT, &[options.batch, Some(3), height, width]);
-            "images"
+            "images".to_owned()
         }
         InputForm::Bytes => {
             graph.input("images", element::UINT8, &[options.batch, height, width, Some(3)]);
@@ -62,14 +70,17 @@ fn input(graph: &mut Builder, input: &Input, options: &ExportOptions) {
             graph.node("Cast", "cac/input/float", &["images"], to_float);
             let order = vec![Attribute::ints("perm", &[0, 3, 1, 2])];
             graph.node("Transpose", "cac/input/planes", &["cac/input/float"], order);
-            graph.floats("cac/input/range", &[], &[255.0]);
-            graph.node("Div", "cac/input/unit", &["cac/input/planes", "cac/input/range"], vec![]);
-            "cac/input/unit"
+            to_unit(graph, "cac/input/planes")
+        }
+        InputForm::AnySize => {
+            graph.input("images", element::UINT8, &[options.batch, None, None, Some(3)]);
+            resize(graph, input);
+            to_unit(graph, RESIZED)
         }
     };
     graph.floats("cac/input/mean", &[1, 3, 1, 1], &input.mean);
     graph.floats("cac/input/std", &[1, 3, 1, 1], &input.std);
-    graph.node("Sub", "cac/input/centered", &[images, "cac/input/mean"], vec![]);
+    graph.node("Sub", "cac/input/centered", &[&images, "cac/input/mean"], vec![]);
     graph.node("Div", NORMALIZED, &["cac/input/centered", "cac/input/std"], vec![]);
 }
 

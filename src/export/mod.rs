@@ -8,6 +8,7 @@ mod choose;
 mod graph;
 mod head;
 mod quantize;
+mod resize;
 pub mod triton;
 
 use std::path::Path;
@@ -17,6 +18,7 @@ use prost::Message;
 
 use builder::Numbers;
 use head::Head;
+pub(crate) use resize::resizes_to;
 
 use crate::{
     arch,
@@ -112,11 +114,15 @@ pub enum InputForm {
     /// uint8 `[N, H, W, 3]`, values 0..=255.
     #[serde(rename = "u8")]
     Bytes,
+    /// uint8 `[N, H, W, 3]`, values 0..=255, of any height and width: the graph resizes as
+    /// [`image::pixels`](crate::image::pixels) does.
+    #[serde(rename = "any-size")]
+    AnySize,
 }
 
 impl InputForm {
     /// All formats.
-    pub const ALL: [Self; 2] = [Self::Floats, Self::Bytes];
+    pub const ALL: [Self; 3] = [Self::Floats, Self::Bytes, Self::AnySize];
 }
 
 /// The result of an export.
@@ -151,6 +157,9 @@ pub(crate) fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<
     if let Some(batch) = options.batch.filter(|batch| !(1..=most).contains(batch)) {
         return Err(Error::setting("batch", batch, format!("must be 1 to {most}")));
     }
+    if options.input == InputForm::AnySize {
+        resize::check_input(&checkpoint.facts.input)?;
+    }
     let (mut manifest, score) = describe(checkpoint, options)?;
     let threshold = manifest.decision.threshold.clone().expect("an export chooses a threshold");
     let features = arch::feature_count(&checkpoint.facts.layers()?);
@@ -162,12 +171,16 @@ pub(crate) fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<
     let mut model = file(numbers(checkpoint, options)?)?;
     let scorer = open(&model)?;
     let difference = check(checkpoint, &head, &scorer, options.precision)?;
+    let input = &manifest.decision.input;
+    let resize_check =
+        manifest.decision.resizes.then(|| resize::check(&model, input, options.batch)).transpose()?;
     let mut agreement = None;
     let is_exact = options.precision == ModelPrecision::Float32;
     if let Some(images) = options.calibration.as_ref().filter(|_| !is_exact) {
         let exact = open(&file(Numbers::Float32)?)?.score(images.view())?;
         agreement = Some(Agreement::between(&exact, &scorer.score(images.view())?));
     }
+    manifest.history.resize_check = resize_check;
     manifest.history.golden = Some(scorer.golden_batch()?);
     model.metadata_props = properties(&manifest);
     let bytes = model.encode_to_vec();
@@ -242,6 +255,7 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         format_version: FORMAT_VERSION,
         classes: facts.classes.clone(),
         input: facts.input,
+        resizes: options.input == InputForm::AnySize,
         score: score.score(),
         threshold: Some(threshold),
     };

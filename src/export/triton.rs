@@ -93,7 +93,9 @@ fn config(name: &str, file: &ModelFile) -> String {
         Some(batch) => (0, format!("{batch}, ")),
         None => (MAX_BATCH, String::new()),
     };
-    let (kind, image) = if file.takes_bytes {
+    let (kind, image) = if file.manifest.decision.resizes {
+        ("UINT8", "-1, -1, 3".to_owned())
+    } else if file.takes_bytes {
         ("UINT8", format!("{height}, {width}, 3"))
     } else {
         ("FP32", format!("3, {height}, {width}"))

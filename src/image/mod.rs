@@ -21,7 +21,9 @@ use crate::error::{Error, Result};
 pub(crate) use decode::of_file;
 pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
 pub use decode::{from_bytes, open};
-pub(crate) use resize::{Region, is_unchanged, region};
+pub(crate) use resize::{Frame, Region, is_unchanged, region};
+#[cfg(feature = "tract")]
+pub(crate) use resize::{WEIGHT_BITS, enlarged, fill};
 
 /// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, GIF, and further ones of JPEG.
 pub const EXTENSIONS: [&str; 12] =
@@ -130,6 +132,14 @@ impl fmt::Display for Fit {
 impl Filter {
     /// All filters.
     pub const ALL: [Self; 2] = [Self::Bilinear, Self::Bicubic];
+
+    /// The distance from which on a pixel has no weight, in pixels of the smaller image.
+    pub(crate) fn radius(self) -> usize {
+        match self {
+            Self::Bilinear => 1,
+            Self::Bicubic => 2,
+        }
+    }
 }
 
 impl fmt::Display for Filter {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use image::RgbImage;
 
-use super::{Filter, Fit, Input};
+use super::{Filter, Fit, Input, MAX_BYTES, MAX_SIDE};
 
 /// A rectangle of an image, in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,7 @@ fn axes((height, width): (usize, usize), input: &Input) -> [Axis; 2] {
 }
 
 /// The height and width of which an input is a share.
-pub(super) fn enlarged(input: &Input, share: f64) -> [usize; 2] {
+pub(crate) fn enlarged(input: &Input, share: f64) -> [usize; 2] {
     [input.height, input.width].map(|side| (side as f64 / share).floor() as usize)
 }
 
@@ -105,6 +105,46 @@ pub(crate) fn is_unchanged((height, width): (usize, usize), input: &Input) -> bo
     is_same(vertical, input.height) && is_same(horizontal, input.width)
 }
 
+/// The colour of padding.
+pub(crate) fn fill(input: &Input) -> [u8; 3] {
+    input.mean.map(|mean| (255.0 * mean).round_ties_even() as u8)
+}
+
+/// Where the pixels of an input lie in an image that becomes this input without resampling. The image has the size that a
+/// crop enlarges to, else that of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// The height of the image.
+    pub height: usize,
+    /// The width of the image.
+    pub width: usize,
+    /// The row of the first pixel.
+    pub top: usize,
+    /// The column of the first pixel.
+    pub left: usize,
+}
+
+impl Frame {
+    /// The frame of an input; `None` if the image would be larger than images may be.
+    pub fn of(input: &Input) -> Option<Self> {
+        let [height, width] = match input.resize.fit {
+            Fit::Crop { share } => enlarged(input, share),
+            Fit::Stretch | Fit::Pad => [input.height, input.width],
+        };
+        let most = MAX_SIDE as usize;
+        let has_room = height <= most && width <= most && (3 * height * width) as u64 <= MAX_BYTES;
+        let [vertical, horizontal] = axes((height, width), input);
+        has_room.then_some(Self { height, width, top: vertical.skipped, left: horizontal.skipped })
+    }
+
+    /// The image around pixels of the input's size, which are the input of this image.
+    pub fn around(&self, pixels: &RgbImage) -> RgbImage {
+        let mut framed = RgbImage::new(self.width as u32, self.height as u32);
+        image::imageops::replace(&mut framed, pixels, self.left as i64, self.top as i64);
+        framed
+    }
+}
+
 /// The image as an input, in bytes `[3, height, width]`; black if the image is empty.
 pub(super) fn planes(image: &RgbImage, input: &Input) -> Vec<u8> {
     let (height, width) = (input.height, input.width);
@@ -114,8 +154,7 @@ pub(super) fn planes(image: &RgbImage, input: &Input) -> Vec<u8> {
     let region = Region::whole(image);
     let axes = axes((region.height, region.width), input);
     // Only padding shows.
-    let fill = input.mean.map(|mean| (255.0 * mean).round_ties_even() as u8);
-    let mut planes = fill.map(|byte| vec![byte; height * width]).concat();
+    let mut planes = fill(input).map(|byte| vec![byte; height * width]).concat();
     resample(image, region, axes, input.resize.filter, (height, width), &mut planes);
     planes
 }
@@ -184,7 +223,7 @@ fn is_vertical_first(vertical: Axis, horizontal: Axis) -> bool {
 }
 
 /// The number of fractional bits of a weight.
-const BITS: u32 = 22;
+pub(crate) const WEIGHT_BITS: u32 = 22;
 
 /// The source pixels of a resized pixel along one axis.
 struct Window {
@@ -198,11 +237,11 @@ struct Window {
 fn windows(axis: Axis, room: usize, filter: Filter) -> Vec<Window> {
     let scale = axis.from as f64 / axis.to as f64;
     let stretch = scale.max(1.0);
-    let (kernel, radius): (fn(f64) -> f64, f64) = match filter {
-        Filter::Bilinear => (triangle, 1.0),
-        Filter::Bicubic => (cubic, 2.0),
+    let kernel = match filter {
+        Filter::Bilinear => triangle,
+        Filter::Bicubic => cubic,
     };
-    let reach = radius * stretch;
+    let reach = filter.radius() as f64 * stretch;
     let window = |place| {
         let middle = (place as f64 + 0.5) * scale;
         // A negative number saturates to 0.
@@ -211,7 +250,7 @@ fn windows(axis: Axis, room: usize, filter: Filter) -> Vec<Window> {
         let distance = |x| (x as f64 - middle + 0.5) * stretch.recip();
         let weights: Vec<f64> = (first..last).map(|x| kernel(distance(x))).collect();
         let sum: f64 = weights.iter().sum();
-        let whole = |weight: f64| (weight / sum * f64::from(1 << BITS)).round() as i32;
+        let whole = |weight: f64| (weight / sum * f64::from(1 << WEIGHT_BITS)).round() as i32;
         Window { first, weights: weights.into_iter().map(whole).collect() }
     };
     axis.kept(room).map(window).collect()
@@ -274,11 +313,11 @@ fn resized_height(rows: &[&[u8]], windows: &[Window], start: usize) -> Vec<u8> {
     resized
 }
 
-const HALF: i32 = 1 << (BITS - 1);
+const HALF: i32 = 1 << (WEIGHT_BITS - 1);
 
 /// Rounds a sum that started at [`HALF`].
 fn byte(sum: i32) -> u8 {
-    (sum >> BITS).clamp(0, 255) as u8
+    (sum >> WEIGHT_BITS).clamp(0, 255) as u8
 }
 
 #[cfg(test)]

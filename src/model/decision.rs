@@ -20,6 +20,9 @@ pub struct Decision {
     pub classes: Vec<String>,
     /// Image size and normalisation.
     pub input: Input,
+    /// Whether the graph brings images of any size to this size.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resizes: bool,
     /// The rejection score that the graph computes.
     pub score: RejectionScore,
     /// The decision threshold and the rule behind it.
@@ -114,9 +117,10 @@ impl Decision {
         input
             .check(&(1..=*SIZES.end()))
             .map_err(|error| Fault::Broken(format!("`{PREFIX}input`: {error}")))?;
+        let resizes = optional(fields, "resizes")?.unwrap_or(false);
         let score = needed(fields, "score")?;
         let threshold = optional(fields, "threshold")?;
-        Ok(Self { format_version: version, classes, input, score, threshold })
+        Ok(Self { format_version: version, classes, input, resizes, score, threshold })
     }
 }
 

@@ -14,11 +14,14 @@ use super::{
 use crate::method::{Anchors, LastLayer};
 use crate::{
     error::{Error, Result},
-    image::Input,
+    image::{Frame, Input},
 };
 
 /// The maximum size, stride and padding of a convolution.
 const MAX_WINDOW: i64 = 64;
+
+/// The tensor of resized images, bytes as float32 `[N, 3, H, W]`, in models that resize.
+pub(crate) const RESIZED: &str = "cac/input/resized";
 
 /// The outputs of every model, in this order.
 pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
@@ -40,7 +43,7 @@ pub(crate) struct ModelFile {
     pub threshold: f32,
     /// The batch size of the graph, if it is fixed.
     pub batch: Option<usize>,
-    /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`.
+    /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`. A model that resizes takes bytes.
     pub takes_bytes: bool,
     /// The names of the outputs, in their order, and the length of a row of a matrix.
     pub outputs: Vec<(String, Option<usize>)>,
@@ -111,8 +114,12 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
     let (kind, shape) = images.tensor().ok_or("its input has no tensor type")?;
     let takes_bytes = kind == element::UINT8;
     let (height, width) = (Some(decision.input.height), Some(decision.input.width));
-    let expected = if takes_bytes { [height, width, Some(3)] } else { [Some(3), height, width] };
-    let is_known_kind = takes_bytes || kind == element::FLOAT;
+    let expected = match takes_bytes {
+        true if decision.resizes => [None, None, Some(3)],
+        true => [height, width, Some(3)],
+        false => [Some(3), height, width],
+    };
+    let is_known_kind = takes_bytes || kind == element::FLOAT && !decision.resizes;
     if images.name != "images" || !is_known_kind || shape.get(1..) != Some(&expected[..]) {
         return Err(format!("its input is `{}` {shape:?}, expected `images` [N, {expected:?}]", images.name));
     }
@@ -128,6 +135,14 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
     let computed: HashSet<&String> = graph.node.iter().flat_map(|node| &node.output).collect();
     if let Some(missing) = graph.output.iter().find(|output| !computed.contains(&output.name)) {
         return Err(format!("no node computes its output `{}`", missing.name));
+    }
+    if decision.resizes {
+        if !computed.iter().any(|output| *output == RESIZED) {
+            return Err(format!("no node computes `{RESIZED}`"));
+        }
+        if Frame::of(&decision.input).is_none() {
+            return Err("it enlarges images to more pixels than an image may have".to_owned());
+        }
     }
     let most = max_batch(&decision.input);
     if shape[0].is_some_and(|batch| batch > most) {

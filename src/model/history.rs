@@ -35,6 +35,9 @@ pub struct History {
     /// Name and version of the runtime that the file was checked with when it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked_with: Option<String>,
+    /// The comparison of the graph's resizing with [`image::pixels`](crate::image::pixels), if the graph resizes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resize_check: Option<ResizeCheck>,
     /// Name of the weights file, if the network was imported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub imported: Option<String>,
@@ -92,6 +95,17 @@ impl fmt::Display for Choice {
 /// The number of candidates that are shown.
 const SHOWN: usize = 5;
 
+/// The comparison of the resizing in a graph with that of the toolkit, when the file was written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizeCheck {
+    /// Images, of a formula, in portrait and landscape, smaller and larger than the input.
+    pub images: usize,
+    /// Values of all resized images.
+    pub values: usize,
+    /// Values that differ.
+    pub differing: usize,
+}
+
 /// The record of a training run: data, device and recipe, by name.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -110,6 +124,7 @@ impl History {
             anchors: understood(&mut fields, "anchors"),
             precision: understood(&mut fields, "precision"),
             checked_with: understood(&mut fields, "checked_with"),
+            resize_check: understood(&mut fields, "resize_check"),
             imported: understood(&mut fields, "imported"),
             training: understood(&mut fields, "training"),
             golden: understood(&mut fields, "golden"),

@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use serde::Serialize;
 
 use super::{
-    Manifest, ModelPrecision,
+    Manifest, ModelPrecision, ResizeCheck,
     file::{ModelFile, anchors, last_layer},
 };
 use crate::{
@@ -109,12 +109,15 @@ impl fmt::Display for Inspection {
         )?;
         let batch = self.batch.map_or("N".to_owned(), |batch| batch.to_string());
         let (height, width) = (input.height, input.width);
-        if self.takes_bytes {
+        if decision.resizes {
+            line("input", &format_args!("images uint8 [{batch}, H, W, 3], RGB, of any height and width"))?;
+        } else if self.takes_bytes {
             line("input", &format_args!("images uint8 [{batch}, {height}, {width}, 3], RGB"))?;
         } else {
             line("input", &format_args!("images float32 [{batch}, 3, {height}, {width}], RGB in 0..=1"))?;
         }
-        line("resize", &input.resizing())?;
+        let place = if decision.resizes { ", in the graph" } else { "" };
+        line("resize", &format_args!("{}{place}", input.resizing()))?;
         line("normalise", &format_args!("subtract {:?}, divide by {:?}", input.mean, input.std))?;
         line("outputs", &self.outputs.join(", "))?;
         line("classes", &format_args!("{}: {}", decision.classes.len(), decision.classes.join(", ")))?;
@@ -164,6 +167,14 @@ impl fmt::Display for Inspection {
         }
         if let Some(runtime) = &history.checked_with {
             line("checked", &format_args!("with {runtime}, when it was written"))?;
+        }
+        if let Some(ResizeCheck { images, values, differing, .. }) = &history.resize_check {
+            line(
+                "resizing",
+                &format_args!(
+                    "{differing} of {values} values of {images} images differed from the toolkit's"
+                ),
+            )?;
         }
         if let Some(golden) = &history.golden {
             line("golden", &format_args!("scores of {} images from a formula", golden.score.len()))?;

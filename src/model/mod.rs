@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 pub use decision::{Decision, OperatingPoint, Threshold};
-pub use history::{Candidate, Choice, History, Training};
+pub use history::{Candidate, Choice, History, ResizeCheck, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
 
@@ -133,6 +133,7 @@ mod tests {
             format_version: FORMAT_VERSION,
             classes: vec!["cat".to_owned(), "dog \"rex\"".to_owned(), "häschen".to_owned()],
             input: Input::default(),
+            resizes: true,
             score: LogitScore::Cac.into(),
             threshold: Some(Threshold {
                 value: 0.1,
@@ -196,6 +197,7 @@ mod tests {
             ("cac.classes", "[1, 2]"),
             ("cac.classes", r#"["cat", "dog", "cat"]"#),
             ("cac.score", "\"of tomorrow\""),
+            ("cac.resizes", "\"perhaps\""),
             ("cac.input", r#"{"height":0,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
             ("cac.input", r#"{"height":32,"width":1e99,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
             ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.0,0.5]}"#),

@@ -211,13 +211,13 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    /// `None` is a dynamic axis, N.
+    /// `None` is a dynamic axis: N, or of images of any size H or W.
     pub(crate) fn new(name: &str, element: i32, shape: &[Option<usize>]) -> Self {
-        let dimension = |length: &Option<usize>| Dimension {
+        let dimension = |(axis, length): (usize, &Option<usize>)| Dimension {
             length: length.map(|length| length as i64),
-            name: length.is_none().then(|| "N".to_owned()),
+            name: length.is_none().then(|| ["N", "H", "W"][axis.min(2)].to_owned()),
         };
-        let shape = Shape { dim: shape.iter().map(dimension).collect() };
+        let shape = Shape { dim: shape.iter().enumerate().map(dimension).collect() };
         let tensor = TensorType { element, shape: Some(shape) };
         Self { name: name.to_owned(), r#type: Some(Type { tensor: Some(tensor) }) }
     }

@@ -577,7 +577,9 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                     @if decision.classes.len() > CLASSES { ", and " (decision.classes.len() - CLASSES) " more" }
                 }))
                 (row("input", html! { "RGB, " (height) " × " (width) " pixels" }))
-                (row("resizing", html! { (decision.input.resizing()) "; antialiased, to the byte as Pillow 13" }))
+                (row("resizing", html! { (decision.input.resizing()) "; antialiased, to the byte as Pillow 13"
+                    @if decision.resizes { "; the graph resizes images of any size itself" }
+                }))
                 (row("normalisation", html! {
                     "minus " (format!("{:?}", decision.input.mean)) ", divided by " (format!("{:?}", decision.input.std)) ", of values in 0 to 1"
                 }))

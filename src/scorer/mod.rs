@@ -9,10 +9,11 @@ pub(crate) mod tract;
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, Slice, concatenate};
+use rayon::prelude::*;
 
 use crate::{
     error::{Error, Result},
-    image::{self, RgbImage},
+    image::{self, Frame, RgbImage},
     method,
     model::{
         Decision, Manifest, ModelPrecision,
@@ -21,6 +22,9 @@ use crate::{
     },
 };
 pub use provider::Provider;
+
+/// The number of images of any size that are scored in one call on few threads: they may be large.
+const ORIGINALS: usize = 8;
 
 /// A model that is ready to score. Threads that share it run concurrently: no lock is held while the network
 /// runs.
@@ -112,12 +116,12 @@ impl Scorer {
         Self::new(bytes, origin, provider, true)
     }
 
-    #[cfg_attr(not(feature = "onnxruntime"), allow(unused_variables))]
+    #[cfg_attr(not(all(feature = "onnxruntime", feature = "tract")), allow(unused_variables))]
     fn new(bytes: &[u8], origin: &str, provider: Provider, is_profiled: bool) -> Result<Self> {
-        let (file, _) = ModelFile::parse(bytes, origin)?;
+        let (file, model) = ModelFile::parse(bytes, origin)?;
         let runtime = match provider {
             #[cfg(feature = "tract")]
-            Provider::Cpu => Runtime::Tract(tract::Tract::new(bytes, &file)?),
+            Provider::Cpu => Runtime::Tract(tract::Tract::new(bytes, &model, &file)?),
             #[cfg(not(feature = "tract"))]
             Provider::Cpu => return Err(provider.is_without("tract")),
             #[cfg(feature = "onnxruntime")]
@@ -205,6 +209,9 @@ impl Scorer {
     /// The recommended number of images per call.
     #[must_use]
     pub fn preferred_batch(&self) -> usize {
+        if self.decision().resizes {
+            return rayon::current_num_threads().max(ORIGINALS);
+        }
         match &self.runtime {
             #[cfg(feature = "tract")]
             // Each thread runs one image at a time: a large batch keeps all threads busy.
@@ -271,7 +278,7 @@ impl Scorer {
         Ok(GoldenBatch::new(outputs.logits.view(), &outputs.score, &outputs.label))
     }
 
-    /// Scores images `[N, 3, H, W]`, RGB in 0..=1.
+    /// Scores images `[N, 3, H, W]` of the model's size, RGB in 0..=1. A model that resizes leaves them as they are.
     ///
     /// # Errors
     /// [`Error::Shape`] if the images do not have the model's size, [`Error::NotFinite`] if a value is not
@@ -285,7 +292,7 @@ impl Scorer {
     }
 
     /// Scores images given as bytes `[N, 3, H, W]`, the layout of [`image::pixels`]. A model that takes bytes
-    /// gets the same values.
+    /// gets the same values. A model that resizes leaves them as they are.
     ///
     /// # Errors
     /// Those of [`score`](Self::score).
@@ -298,11 +305,44 @@ impl Scorer {
     /// # Errors
     /// [`Error::Runtime`] if the runtime fails.
     pub fn score_image(&self, image: &RgbImage) -> Result<Verdict> {
-        let input = &self.decision().input;
-        let pixels = image::pixels(image, input);
-        let shape = (1, 3, input.height, input.width);
-        let outputs = self.score_u8(ArrayView4::from_shape(shape, &pixels).expect("one image"))?;
+        let outputs = self.score_originals(std::slice::from_ref(image))?;
         Ok(self.verdicts(&outputs).remove(0))
+    }
+
+    /// Scores decoded images of any size. A model that resizes gets them as they are, neighbours of the same size
+    /// together; for others they are brought to the model's size as by [`image::pixels`].
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] if the runtime fails.
+    pub fn score_originals(&self, images: &[RgbImage]) -> Result<Outputs> {
+        let Decision { input, resizes, classes, .. } = self.decision();
+        if !resizes {
+            let mut pixels = vec![0; images.len() * input.values()];
+            let places = pixels.par_chunks_exact_mut(input.values());
+            places.zip(images).for_each(|(place, image)| place.copy_from_slice(&image::pixels(image, input)));
+            let shape = (images.len(), 3, input.height, input.width);
+            return self.score_u8(ArrayView4::from_shape(shape, &pixels).expect("whole images"));
+        }
+        let groups: Vec<&[RgbImage]> = images.chunk_by(|a, b| a.dimensions() == b.dimensions()).collect();
+        let run = |group: &&[RgbImage]| {
+            let first = &group[0];
+            // An empty image is black.
+            if first.is_empty() {
+                return self.score_u8(Array4::zeros((group.len(), 3, input.height, input.width)).view());
+            }
+            let bytes = group.iter().map(|image| image.as_raw().as_slice()).collect::<Vec<_>>().concat();
+            let shape = (group.len(), first.height() as usize, first.width() as usize, 3);
+            let images = ArrayView4::from_shape(shape, &bytes).expect("images of one size");
+            self.run_whole(Images::Bytes(images.permuted_axes([0, 3, 1, 2])))
+        };
+        let parts: Result<Vec<Outputs>> = match &self.runtime {
+            // It runs each image on one thread.
+            #[cfg(feature = "tract")]
+            Runtime::Tract(_) => groups.par_iter().map(run).collect(),
+            #[cfg(feature = "onnxruntime")]
+            Runtime::OnnxRuntime(_) => groups.iter().map(run).collect(),
+        };
+        Ok(Outputs::concatenate(&parts?, classes.len()))
     }
 
     /// The verdict on each image, from outputs of this model.
@@ -328,6 +368,20 @@ impl Scorer {
                 expected: format!("[N, 3, {}, {}]", input.height, input.width),
             });
         }
+        if !self.decision().resizes {
+            return self.run_whole(images);
+        }
+        let Some(frame) = Frame::of(input) else { unreachable!("the file was checked") };
+        let mut framed = Array4::zeros((images.len(), 3, frame.height, frame.width));
+        let mut place = framed.view_mut();
+        place.slice_axis_inplace(Axis(2), Slice::from(frame.top..frame.top + input.height));
+        place.slice_axis_inplace(Axis(3), Slice::from(frame.left..frame.left + input.width));
+        place.permuted_axes([0, 2, 3, 1]).assign(&images.to_bytes());
+        self.run_whole(Images::Bytes(framed.view()))
+    }
+
+    /// Scores images of the size that the model takes.
+    fn run_whole(&self, images: Images) -> Result<Outputs> {
         let count = images.len();
         let mut outputs = match self.file.batch.filter(|&batch| !count.is_multiple_of(batch)) {
             None => self.run(images)?,

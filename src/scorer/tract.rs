@@ -1,14 +1,23 @@
 //! tract: one image at a time on every thread, which is faster than batches.
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
+use ndarray::Array4;
+use prost::Message;
 use rayon::prelude::*;
 use tract_onnx::prelude::*;
 
 use super::{Images, Outputs, RawOutputs};
 use crate::{
     error::{Error, Result},
-    model::file::ModelFile,
+    image::{self, Input, RgbImage},
+    model::{
+        file::{ModelFile, RESIZED},
+        proto::{Graph, Model, Node, Value, element},
+    },
     panics::caught,
 };
 
@@ -42,23 +51,119 @@ impl Plan {
     }
 }
 
+/// The number of image sizes whose plans are kept.
+const SIZES_KEPT: usize = 16;
+
+/// The part of a model that resizes images. tract wants to know all shapes, so there is a plan for each size of images.
+pub(crate) struct Resizer {
+    /// The nodes up to [`RESIZED`], as a model.
+    model: Vec<u8>,
+    /// The number of images that a plan takes.
+    batch: usize,
+    /// The plans that were used last, by height and width, the newest at the end.
+    plans: Mutex<Vec<([usize; 2], Arc<Plan>)>>,
+}
+
+/// Cuts a model that resizes in two: its resizing, for batches of a size, and the rest, which takes resized images.
+pub(crate) fn cut(model: &Model, batch: usize, size: [usize; 2]) -> (Model, Model) {
+    let graph = model.graph.clone().unwrap_or_default();
+    let is_last = |node: &Node| node.output.iter().any(|output| output == RESIZED);
+    let count = graph.node.iter().position(is_last).map_or(0, |last| last + 1);
+    let (first, rest) = graph.node.split_at(count);
+    let part = |nodes: &[Node], input: Vec<Value>, output: Vec<Value>| {
+        let read: HashSet<&String> = nodes.iter().flat_map(|node| &node.input).collect();
+        let constants = graph.initializer.iter().filter(|constant| read.contains(&constant.name));
+        let initializer = constants.cloned().collect();
+        let graph = Graph { node: nodes.to_vec(), initializer, input, output, ..Graph::default() };
+        Model { graph: Some(graph), metadata_props: Vec::new(), ..model.clone() }
+    };
+    let [height, width] = size.map(Some);
+    let resized = || vec![Value::new(RESIZED, element::FLOAT, &[Some(batch), Some(3), height, width])];
+    (part(first, graph.input.clone(), resized()), part(rest, resized(), graph.output.clone()))
+}
+
+impl Resizer {
+    /// The resizing of a model, as it was [cut](cut) off.
+    pub(crate) fn new(model: &Model, batch: usize) -> Self {
+        Self { model: model.encode_to_vec(), batch, plans: Mutex::default() }
+    }
+
+    /// Resizes images `[N, H, W, 3]` of bytes to `[N, 3, height, width]`.
+    pub(crate) fn run(&self, images: Array4<u8>) -> std::result::Result<Tensor, String> {
+        let (_, height, width, _) = images.dim();
+        let mut resized = self.plan([height, width])?.run(images.into())?;
+        Ok(resized.remove(0).into_tensor())
+    }
+
+    fn plan(&self, size: [usize; 2]) -> std::result::Result<Arc<Plan>, String> {
+        let kept = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |plans: &[([usize; 2], _)]| plans.iter().position(|(other, _)| *other == size);
+        let mut plans = kept();
+        if let Some(place) = place(&plans) {
+            let found = plans.remove(place);
+            plans.push(found.clone());
+            return Ok(found.1);
+        }
+        // Other threads need not wait.
+        drop(plans);
+        let plan = Arc::new(Plan::new(&self.model, u8::fact([self.batch, size[0], size[1], 3]))?);
+        let mut plans = kept();
+        if place(&plans).is_none() {
+            if plans.len() == SIZES_KEPT {
+                plans.remove(0);
+            }
+            plans.push((size, plan.clone()));
+        }
+        Ok(plan)
+    }
+}
+
+/// What resizes images of any size.
+enum Resizing {
+    /// The nodes of the graph, on tract.
+    Nodes(Resizer),
+    /// [`image::pixels`]: the nodes are those that this toolkit writes, which compute the same bytes.
+    Pixels,
+}
+
+/// Whether nodes that resize are those of an export, which do what [`image::pixels`] does.
+#[cfg(feature = "export")]
+fn resizes_as_written(resizing: &Model, input: &Input) -> bool {
+    crate::export::resizes_to(resizing, input)
+}
+
+/// Without exports nothing tells that.
+#[cfg(not(feature = "export"))]
+fn resizes_as_written(_: &Model, _: &Input) -> bool {
+    false
+}
+
 pub(super) struct Tract {
+    /// Before the network, in a model that resizes.
+    resizing: Option<Resizing>,
+    /// The network, behind the resizing.
     plan: Plan,
     /// The number of images that the plan takes: the file's fixed batch, or 1.
     batch: usize,
 }
 
 impl Tract {
-    pub fn new(bytes: &[u8], file: &ModelFile) -> Result<Self> {
+    pub fn new(bytes: &[u8], model: &Model, file: &ModelFile) -> Result<Self> {
         let batch = file.batch.unwrap_or(1);
         let (height, width) = (file.manifest.decision.input.height, file.manifest.decision.input.width);
-        let input = if file.takes_bytes {
-            u8::fact([batch, height, width, 3])
+        let (resizing, plan) = if file.manifest.decision.resizes {
+            let (resizing, rest) = cut(model, batch, [height, width]);
+            let is_ours = resizes_as_written(&resizing, &file.manifest.decision.input);
+            let resizing =
+                if is_ours { Resizing::Pixels } else { Resizing::Nodes(Resizer::new(&resizing, batch)) };
+            (Some(resizing), Plan::of_floats(&rest.encode_to_vec(), [batch, 3, height, width]))
+        } else if file.takes_bytes {
+            (None, Plan::new(bytes, u8::fact([batch, height, width, 3])))
         } else {
-            f32::fact([batch, 3, height, width])
+            (None, Plan::of_floats(bytes, [batch, 3, height, width]))
         };
-        let plan = Plan::new(bytes, input).map_err(|reason| file.unsupported(NAME, reason))?;
-        Ok(Self { plan, batch })
+        let plan = plan.map_err(|reason| file.unsupported(NAME, reason))?;
+        Ok(Self { resizing, plan, batch })
     }
 
     pub fn run(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
@@ -72,8 +177,12 @@ impl Tract {
     fn run_plan(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
         let failed = |reason: String| Error::Runtime { runtime: NAME, reason };
         let n = images.len();
-        let input: Tensor =
-            if file.takes_bytes { images.to_bytes().into() } else { images.to_floats().into() };
+        let input: Tensor = match &self.resizing {
+            Some(Resizing::Nodes(resizer)) => resizer.run(images.to_bytes()).map_err(failed)?,
+            Some(Resizing::Pixels) => pixels(images.to_bytes(), &file.manifest.decision.input).into(),
+            None if file.takes_bytes => images.to_bytes().into(),
+            None => images.to_floats().into(),
+        };
         let outputs = self.plan.run(input).map_err(failed)?;
         let failed = |error: TractError| failed(format!("{error:#}"));
         let output = |name: &str| &outputs[file.output(name).expect("every model has this output")];
@@ -93,6 +202,18 @@ impl Tract {
         }
         .checked(NAME, n, file.manifest.decision.classes.len())
     }
+}
+
+/// Images `[N, H, W, 3]` brought to an input, `[N, 3, height, width]`; values are bytes.
+fn pixels(images: Array4<u8>, input: &Input) -> Array4<f32> {
+    let (count, height, width, _) = images.dim();
+    let mut resized = Vec::with_capacity(count * input.values());
+    for image in images.outer_iter() {
+        let bytes = image.iter().copied().collect();
+        let image = RgbImage::from_raw(width as u32, height as u32, bytes).expect("three bytes a pixel");
+        resized.extend(image::pixels(&image, input).into_iter().map(f32::from));
+    }
+    Array4::from_shape_vec((count, 3, input.height, input.width), resized).expect("whole images")
 }
 
 /// Turns a panic into an error: tract panics on some malformed graphs, which a hostile file may hold.

@@ -3,8 +3,8 @@
 
     python tests/conformance/examples.py TOOLKIT MODEL.onnx
 
-Two more models, imported here, crop and pad images, with the bicubic filter. The images have many shapes, and some are
-turned by EXIF. The batch jobs also get a broken image, which must become a row with an error. C needs the folder of
+Two more models, imported here, crop and pad images, with the bicubic filter; two others do so in the graph, and are
+also run on OpenVINO and on ONNX's reference evaluator. The images have many shapes, and some are turned by EXIF. The batch jobs also get a broken image, which must become a row with an error. C needs the folder of
 onnxruntime_c_api.h in ORT_INCLUDE, Spark needs Java; an example is skipped, with a message, if its requirement is
 missing. Fails if an example gives a different class or verdict, or a score that differs by more than TOLERANCE.
 """
@@ -19,9 +19,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import numpy as np
 import onnx
+import openvino
 import photographs
 import pyarrow.parquet
+from onnx.reference import ReferenceEvaluator
 from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +34,7 @@ sys.path.append(str(EXAMPLES / "batch"))
 import scoring  # noqa: E402
 LIBRARY = ROOT / ".native" / "onnxruntime" / "lib"
 BROKEN = "broken.jpg"
+NAMES = ["score", "label", "unknown"]
 # JPEG decoders differ by 1 of 255 in some pixels, which changes the scores of this model.
 TOLERANCE = {".png": 1e-4, ".jpg": 0.3}
 # Everything stays on this machine.
@@ -57,6 +61,36 @@ def output(*command: str | Path) -> str:
         print(run.stderr, file=sys.stderr, flush=True)
         raise RuntimeError(f"{Path(command[0]).name} exited with status {run.returncode}")
     return run.stdout
+
+
+def properties(model: Path) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load(model).metadata_props}
+
+
+def upright(image: Path) -> Image.Image:
+    return ImageOps.exif_transpose(Image.open(image)).convert("RGB")
+
+
+def on_runtime(run: Callable[[np.ndarray], list[np.ndarray]], model: Path, images: list[Path]) -> Verdicts:
+    """Score decoded images one by one with a function that returns score, label and verdict."""
+    classes = json.loads(properties(model)["cac.classes"])
+    verdicts = {}
+    for image in images:
+        score, label, unknown = run(np.asarray(upright(image))[None])
+        verdicts[image.stem] = Verdict(classes[int(label[0])], float(score[0]), bool(unknown[0]))
+    return verdicts
+
+
+def on_openvino(model: Path, images: list[Path]) -> Verdicts:
+    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return on_runtime(lambda image: [compiled([image])[name] for name in NAMES], model, images)
+
+
+def on_reference(model: Path, images: list[Path]) -> Verdicts:
+    proto = onnx.load(model)
+    onnx.checker.check_model(proto, full_check=True)
+    evaluator = ReferenceEvaluator(proto)
+    return on_runtime(lambda image: evaluator.run(NAMES, {"images": image}), model, images)
 
 
 def from_toolkit(toolkit: Path, model: Path, images: list[Path]) -> Verdicts:
@@ -103,11 +137,10 @@ def with_c(model: Path, images: list[Path], folder: Path) -> Verdicts:
     strict = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-isystem", include]
     link = ["-L", folder, "-lonnxruntime", f"-Wl,-rpath,{folder}"]
     output(os.environ.get("CC", "cc"), *strict, EXAMPLES / "c" / "score.c", "-o", folder / "score", *link)
-    metadata = {entry.key: entry.value for entry in onnx.load(model).metadata_props}
+    input = json.loads(properties(model)["cac.input"])
     converted = [folder / f"{image.stem}.ppm" for image in images]
     for image, path in zip(images, converted, strict=True):
-        upright = ImageOps.exif_transpose(Image.open(image)).convert("RGB")
-        scoring.resized(upright, json.loads(metadata["cac.input"])).save(path)
+        scoring.resized(upright(image), input).save(path)
     return from_lines(output(folder / "score", model, *converted))
 
 
@@ -116,6 +149,11 @@ def examples(
 ) -> Iterator[tuple[str, list[Path], Callable[[], Verdicts]]]:
     """The name, the images and the scoring function of each example."""
     given, script = images[0].parent, EXAMPLES / "python" / "score.py"
+    if properties(model).get("cac.resizes") == "true":
+        yield "python/score.py", images, lambda: from_lines(output(sys.executable, script, model, *images))
+        yield "OpenVINO", images, lambda: on_openvino(model, images)
+        yield "ONNX reference", images, lambda: on_reference(model, images)
+        return
     small = [image for image in images if image.suffix == ".png"]
     yield "python/score.py", images, lambda: from_lines(output(sys.executable, script, model, *images))
     yield "batch/on_ray.py", images, lambda: from_job("on_ray.py", model, given, folder / "ray")
@@ -170,9 +208,10 @@ def main(toolkit: Path, model: Path) -> int:
         (given / BROKEN).write_bytes(whole[: len(whole) // 2])
         models = [model]
         for fit in ("crop", "pad"):
-            models.append(folder / f"{fit}.onnx")
-            rule = ["--fit", fit, "--filter", "bicubic", "--mean", "0.485,0.456,0.406"]
-            output(toolkit, "import", WEIGHTS, models[-1], "--threshold", "1", *rule)
+            rule = ["--threshold", "1", "--fit", fit, "--filter", "bicubic", "--mean", "0.485,0.456,0.406"]
+            for name, more in ((fit, []), (f"{fit}-in-the-graph", ["--resize"])):
+                models.append(folder / f"{name}.onnx")
+                output(toolkit, "import", WEIGHTS, models[-1], *rule, *more)
         return 1 if sum(check(toolkit, model, images, folder / model.stem) for model in models) else 0
 
 

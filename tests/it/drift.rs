@@ -129,7 +129,8 @@ fn wrong_input_is_refused() {
 
     // A model whose threshold was set by hand may have no scores of held-out images.
     let mut without = checkpoint(1, Variant::Paper);
-    without.held_out = without.held_out.slice_axis(ndarray::Axis(0), (..0).into()).to_owned();
+    let calibrating = &mut without.held_out.calibrating;
+    *calibrating = calibrating.slice_axis(ndarray::Axis(0), (..0).into()).to_owned();
     let options = ExportOptions { threshold: ThresholdRule::Value(1.5), ..ExportOptions::default() };
     export::export(&without, &options, &at.join("model.onnx")).unwrap();
     refused(&["model.onnx", "-"], b"1\n", "the model has no scores of held-out images to compare with");

@@ -18,6 +18,7 @@ mod numbers;
 mod pixels;
 mod programs;
 mod report;
+mod resize;
 #[cfg(feature = "train")]
 mod training;
 mod weights;

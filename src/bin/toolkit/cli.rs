@@ -180,8 +180,17 @@ pub struct FileArgs {
     #[arg(long, value_name = "X", conflicts_with = "keep")]
     pub threshold: Option<f32>,
     /// Type and shape of the input: f32 [N, 3, H, W] in 0 to 1, or u8 [N, H, W, 3]
-    #[arg(long, value_parser = one_of(&InputForm::ALL), default_value = name_of(&ExportOptions::default().input))]
+    #[arg(
+        long,
+        value_parser = one_of(&[InputForm::Floats, InputForm::Bytes]),
+        default_value = name_of(&ExportOptions::default().input),
+        default_value_if("resize", "true", "u8")
+    )]
     pub input: InputForm,
+    /// Take images of any height and width, as u8 [N, H, W, 3], and resize them in the graph, to the same bytes as the
+    /// toolkit
+    #[arg(long)]
+    pub resize: bool,
     /// Fix the batch size, for engines that need static shapes; by default any size
     #[arg(long, value_name = "N")]
     pub batch: Option<usize>,
@@ -217,6 +226,7 @@ impl FileArgs {
             ("--per-class", self.per_class),
             ("--threshold-input", self.threshold_input),
             ("--threshold", self.threshold.is_some()),
+            ("--resize", self.resize),
             ("--input", self.input != InputForm::Floats),
             ("--batch", self.batch.is_some()),
             ("--precision", self.precision != ModelPrecision::Float32),
@@ -236,7 +246,7 @@ impl FileArgs {
             per_class: self.per_class,
             threshold_input: self.threshold_input,
             threshold: self.threshold.map_or(ThresholdRule::Keep(self.keep), ThresholdRule::Value),
-            input: self.input,
+            input: if self.resize { InputForm::AnySize } else { self.input },
             batch: self.batch,
             precision: self.precision,
             calibration,

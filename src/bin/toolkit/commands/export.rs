@@ -10,10 +10,10 @@ use cac::{
     Error,
     data::{Role, Split, exists, open_training},
     eval::Agreement,
-    export::{self, triton},
+    export::{self, InputForm, triton},
     files::{check_writable_folder, sha256},
     image::Input,
-    model::ModelPrecision,
+    model::{ModelPrecision, ResizeCheck},
     run::{Checkpoint, RUNS, RunFolder, TrainingData, Which},
 };
 use ndarray::Array4;
@@ -59,6 +59,9 @@ pub fn check_outputs<'a>(
     args: &FileArgs,
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> anyhow::Result<()> {
+    if args.resize && args.input == InputForm::Floats {
+        bail!("--resize takes bytes: leave out `--input f32`");
+    }
     check_output(model, inputs)?;
     match &args.triton {
         Some(repository) => Ok(check_writable_folder(repository)?),
@@ -130,6 +133,12 @@ pub fn write(
         threshold.value,
         exported.difference,
     )?;
+    if let Some(ResizeCheck { images, values, differing, .. }) = exported.manifest.history.resize_check {
+        writeln!(
+            stdout(),
+            "resizing with tract: {differing} of {values} values differ from the toolkit's, on {images} images of other sizes"
+        )?;
+    }
     if let Some(Agreement { images, label_flips, unknown_flips, .. }) = exported.agreement {
         writeln!(
             stdout(),

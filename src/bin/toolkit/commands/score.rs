@@ -9,7 +9,8 @@ use anyhow::bail;
 use cac::{
     Error, Scorer, Verdict,
     data::{path_text, prefetch},
-    image::{self, Input},
+    image::{self, RgbImage},
+    model::Decision,
 };
 use ndarray::Array4;
 use rayon::prelude::*;
@@ -25,11 +26,10 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     }
     let (bytes, origin) = read_model(model, &args.signature)?;
     let scorer = with_threshold(Scorer::named(&bytes, &origin, args.provider)?, &args.scorer)?;
-    let input = scorer.decision().input;
     let batches = images.chunks(scorer.preferred_batch());
     let broken = prefetch(
         batches,
-        |files| (files, decode(files, &input)),
+        |files| (files, decode(files, scorer.decision())),
         |decoded| {
             let mut broken = 0;
             for (files, images) in decoded {
@@ -44,10 +44,24 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Decodes files on all threads to bytes `[3, H, W]`.
-fn decode(files: &[PathBuf], input: &Input) -> Vec<Result<Vec<u8>, Error>> {
-    let pixels = |file: &PathBuf| Ok(image::pixels(&image::open(file)?, input));
-    files.par_iter().map(pixels).collect()
+/// An image as a model takes it.
+enum Image {
+    /// Bytes `[3, H, W]` of the model's size.
+    Pixels(Vec<u8>),
+    /// As it was decoded, for a model that resizes.
+    Original(RgbImage),
+}
+
+/// Decodes files on all threads.
+fn decode(files: &[PathBuf], decision: &Decision) -> Vec<Result<Image, Error>> {
+    let read = |file: &PathBuf| {
+        let image = image::open(file)?;
+        Ok(match decision.resizes {
+            true => Image::Original(image),
+            false => Image::Pixels(image::pixels(&image, &decision.input)),
+        })
+    };
+    files.par_iter().map(read).collect()
 }
 
 /// Prints the verdicts of a batch, and the errors of images that cannot be read in their places. Returns the number
@@ -55,19 +69,28 @@ fn decode(files: &[PathBuf], input: &Input) -> Vec<Result<Vec<u8>, Error>> {
 fn show(
     scorer: &Scorer,
     files: &[PathBuf],
-    images: Vec<Result<Vec<u8>, Error>>,
+    images: Vec<Result<Image, Error>>,
     json: bool,
 ) -> anyhow::Result<usize> {
-    let input = scorer.decision().input;
-    let mut readable = Vec::with_capacity(images.len() * input.values());
-    images.iter().flatten().for_each(|image| readable.extend_from_slice(image));
-    let shape = (readable.len() / input.values(), 3, input.height, input.width);
-    let pixels = Array4::from_shape_vec(shape, readable).expect("whole images");
-    let mut verdicts = scorer.verdicts(&scorer.score_u8(pixels.view())?).into_iter();
+    let Decision { input, resizes, .. } = scorer.decision();
+    let (mut pixels, mut originals, mut read) = (Vec::new(), Vec::new(), Vec::new());
+    for image in images {
+        read.push(image.map(|image| match image {
+            Image::Pixels(bytes) => pixels.extend(bytes),
+            Image::Original(image) => originals.push(image),
+        }));
+    }
+    let outputs = if *resizes {
+        scorer.score_originals(&originals)
+    } else {
+        let shape = (pixels.len() / input.values(), 3, input.height, input.width);
+        scorer.score_u8(Array4::from_shape_vec(shape, pixels).expect("whole images").view())
+    };
+    let mut verdicts = scorer.verdicts(&outputs?).into_iter();
     let mut broken = 0;
-    for (file, image) in files.iter().zip(images) {
+    for (file, image) in files.iter().zip(read) {
         match image {
-            Ok(_) => print(file, &verdicts.next().expect("a verdict for each image"), json)?,
+            Ok(()) => print(file, &verdicts.next().expect("a verdict for each image"), json)?,
             Err(error) => {
                 broken += 1;
                 say(error);

@@ -1,0 +1,208 @@
+//! Models that resize images in the graph.
+
+use std::fs;
+
+use cac::{
+    Error, Provider, Scorer,
+    export::{self, ExportOptions, InputForm, ThresholdRule},
+    image::{self, Filter, Fit, Input, Resize, RgbImage},
+    method::Variant,
+    run::Checkpoint,
+    scorer::Outputs,
+};
+use ndarray::Array4;
+use prost::Message;
+use serde_json::Value;
+use tract_onnx::pb::ModelProto;
+
+use crate::{
+    checkpoint,
+    commands::{error, images, stdout, toolkit, trained},
+    golden,
+};
+
+const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
+
+fn exported(checkpoint: &Checkpoint, input: InputForm, batch: Option<usize>) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    let threshold = ThresholdRule::Keep(0.5);
+    let options = ExportOptions { input, batch, threshold, ..ExportOptions::default() };
+    export::export(checkpoint, &options, &path).unwrap();
+    fs::read(path).unwrap()
+}
+
+/// Photographs of many shapes, some of the same.
+fn photographs() -> Vec<RgbImage> {
+    let mut photographs = Vec::new();
+    for (name, sizes) in [
+        ("blotchy_0128.jpg", [(300, 400), (300, 400), (32, 32), (400, 90)]),
+        ("bumpy_0176.jpg", [(61, 97), (17, 23), (120, 300), (36, 36)]),
+        ("crystalline_0160.jpg", [(97, 61), (5, 200), (200, 5), (1, 1)]),
+    ] {
+        let whole = image::open(golden("images").join(name)).unwrap();
+        let cut = |(width, height): (u32, u32)| {
+            RgbImage::from_fn(width, height, |x, y| *whole.get_pixel(x % whole.width(), y % whole.height()))
+        };
+        photographs.extend(sizes.map(cut));
+    }
+    photographs
+}
+
+/// Images resized by the toolkit.
+fn pixels(images: &[RgbImage], input: &Input) -> Array4<u8> {
+    let bytes = images.iter().flat_map(|image| image::pixels(image, input)).collect();
+    Array4::from_shape_vec((images.len(), 3, input.height, input.width), bytes).unwrap()
+}
+
+fn assert_close(found: &Outputs, expected: &Outputs, what: &str) {
+    for (found, expected) in found.score.iter().zip(&expected.score) {
+        assert!((found - expected).abs() <= 1e-4 * expected.abs().max(1.0), "{what}: {found} {expected}");
+    }
+    assert_eq!((&found.label, &found.unknown), (&expected.label, &expected.unknown), "{what}");
+}
+
+#[test]
+fn images_of_any_size_are_decided_as_by_the_plain_model() {
+    let photographs = photographs();
+    for (fit, filter) in [
+        (Fit::Stretch, Filter::Bilinear),
+        (Fit::Crop { share: 0.875 }, Filter::Bicubic),
+        (Fit::Pad, Filter::Bicubic),
+    ] {
+        let mut checkpoint = checkpoint(2, Variant::Paper);
+        let input = Input { resize: Resize { fit, filter }, ..checkpoint.facts.input };
+        checkpoint.facts.input = input;
+        let plain = exported(&checkpoint, InputForm::Bytes, None);
+        let prepared = pixels(&photographs, &input);
+        for batch in [None, Some(2)] {
+            let model = exported(&checkpoint, InputForm::AnySize, batch);
+            for provider in PROVIDERS {
+                let what = format!("{fit} {batch:?} {provider}");
+                let expected = Scorer::from_bytes(&plain, provider).unwrap().score_u8(prepared.view());
+                let expected = expected.unwrap();
+                let scorer = Scorer::from_bytes(&model, provider).unwrap();
+                let found = scorer.score_originals(&photographs).unwrap();
+                assert_close(&found, &expected, &what);
+                // The bytes are the same, and tract computes one image like another.
+                if provider == Provider::Cpu && batch.is_none() {
+                    assert_eq!(found, expected, "{what}");
+                }
+                // Resized images are left as they are.
+                assert_close(&scorer.score_u8(prepared.view()).unwrap(), &expected, &what);
+                let floats = prepared.mapv(image::unit);
+                assert_close(&scorer.score(floats.view()).unwrap(), &expected, &what);
+                let verdict = scorer.score_image(&photographs[3]).unwrap();
+                assert_eq!(verdict.unknown, expected.unknown[3], "{what}");
+                assert_eq!(scorer.score_originals(&[]).unwrap().score.len(), 0);
+                assert!(scorer.verify().unwrap() < 1e-4, "{what}");
+                scorer.warm_up(3).unwrap();
+            }
+        }
+        // A model that does not resize takes originals too.
+        let scorer = Scorer::from_bytes(&plain, Provider::Cpu).unwrap();
+        assert_eq!(scorer.score_originals(&photographs).unwrap(), scorer.score_u8(prepared.view()).unwrap());
+    }
+}
+
+#[test]
+fn an_empty_image_is_black() {
+    let scorer = |input| {
+        let bytes = exported(&checkpoint(1, Variant::Paper), input, None);
+        Scorer::from_bytes(&bytes, Provider::Cpu).unwrap()
+    };
+    let [plain, resizing] = [InputForm::Bytes, InputForm::AnySize].map(scorer);
+    let empty = RgbImage::new(0, 5);
+    assert_eq!(resizing.score_image(&empty).unwrap().score, plain.score_image(&empty).unwrap().score);
+}
+
+#[test]
+fn every_command_takes_a_model_that_resizes() {
+    let folder = trained();
+    let at = folder.path();
+    images(at);
+    stdout(&toolkit(at, &["export", "plain.onnx", "--input", "u8", "--threshold", "1.5"]));
+    let export = ["export", "any.onnx", "--resize", "--threshold", "1.5", "--triton", "models"];
+    let said = toolkit(at, &export);
+    let line =
+        "resizing with tract: 0 of 27648 values differ from the toolkit's, on 9 images of other sizes\n";
+    assert!(stdout(&said).contains(line), "{}", stdout(&said));
+
+    let text = toolkit(at, &["inspect", "any.onnx"]);
+    for line in [
+        "input      images uint8 [N, H, W, 3], RGB, of any height and width\n",
+        "resize     bilinear, to 32 x 32 pixels; proportions are not kept, in the graph\n",
+        "resizing   0 of 27648 values of 9 images differed from the toolkit's\n",
+    ] {
+        assert!(stdout(&text).contains(line), "{line}: {}", stdout(&text));
+    }
+    let json = toolkit(at, &["inspect", "any.onnx", "--json"]);
+    let json: Value = serde_json::from_str(stdout(&json)).unwrap();
+    assert_eq!(json["manifest"]["resizes"], true);
+    assert_eq!(json["manifest"]["resize_check"]["differing"], 0);
+    assert_eq!(json["takes_bytes"], true);
+    let config = fs::read_to_string(at.join("models/any/config.pbtxt")).unwrap();
+    assert!(config.contains("data_type: TYPE_UINT8 dims: [ -1, -1, 3 ]"), "{config}");
+
+    let data = ["--known", "known", "--unknown", "other=other", "--unknown", "uniform-noise:5", "--json"];
+    let said = toolkit(at, &[&["eval", "plain.onnx", "any.onnx"], &data[..]].concat());
+    let second: Value = serde_json::from_str(stdout(&said).lines().nth(1).unwrap()).unwrap();
+    let agreement = &second["agreement"];
+    assert_eq!(agreement["greatest_score_difference"], 0.0, "{agreement}");
+    assert_eq!((&agreement["label_flips"], &agreement["unknown_flips"]), (&0.into(), &0.into()));
+
+    let photograph = golden("images/bumpy_0176.jpg");
+    let score = |model: &str| {
+        let said = toolkit(at, &["score", "--json", model, photograph.to_str().unwrap()]);
+        stdout(&said).to_owned()
+    };
+    assert_eq!(score("any.onnx"), score("plain.onnx"));
+    assert!(stdout(&toolkit(at, &["verify", "any.onnx", "--json"])).contains("\"difference\":0.0"));
+    let report = ["report", "any.onnx", "--known", "known", "--unknown", "other=other"];
+    stdout(&toolkit(at, &report));
+    assert!(fs::read_to_string(at.join("report.html")).unwrap().contains("the graph resizes images"));
+}
+
+#[test]
+fn what_cannot_be_resized_in_the_graph_is_an_error() {
+    let folder = trained();
+    let at = folder.path();
+    let floats = error(&toolkit(at, &["export", "m.onnx", "--resize", "--input", "f32"]));
+    assert_eq!(floats, "error: --resize takes bytes: leave out `--input f32`");
+    stdout(&toolkit(at, &["export", "m.onnx", "--resize", "--input", "u8"]));
+    let weights = error(&toolkit(at, &["export", "w.safetensors", "--resize"]));
+    assert!(weights.contains("--resize is for a model file"), "{weights}");
+    let file = golden("checkpoints/wrn.pt");
+    let import = ["import", file.to_str().unwrap(), "i.onnx", "--threshold", "1", "--resize"];
+    let tiny = error(&toolkit(at, &[&import[..], &["--fit", "crop:0.0001"]].concat()));
+    assert_eq!(tiny, "error: crop = 0.0001: enlarges images to more pixels than an image may have");
+    assert!(!at.join("i.onnx").exists());
+
+    // The metadata and the graph must say the same.
+    let model = |input| exported(&checkpoint(1, Variant::Paper), input, None);
+    let changed = |bytes: &[u8], change: &dyn Fn(&mut ModelProto)| {
+        let mut model = ModelProto::decode(bytes).unwrap();
+        change(&mut model);
+        match Scorer::from_bytes(&model.encode_to_vec(), Provider::Cpu).unwrap_err() {
+            Error::Model { reason, .. } => reason,
+            error => panic!("{error}"),
+        }
+    };
+    let any = model(InputForm::AnySize);
+    let reason = changed(&any, &|model| model.metadata_props.retain(|entry| entry.key != "cac.resizes"));
+    assert!(reason.contains("its input is `images` [None, None, None, Some(3)]"), "{reason}");
+    let reason = changed(&model(InputForm::Bytes), &|model| {
+        let entry = tract_onnx::pb::StringStringEntryProto {
+            key: "cac.resizes".to_owned(),
+            value: "true".to_owned(),
+        };
+        model.metadata_props.push(entry);
+    });
+    assert!(reason.contains("its input is `images` [None, Some(32), Some(32), Some(3)]"), "{reason}");
+    let reason = changed(&any, &|model| {
+        let nodes = &mut model.graph.as_mut().unwrap().node;
+        let node = nodes.iter_mut().find(|node| node.name == "cac/input/resized").unwrap();
+        node.output[0] = "elsewhere".to_owned();
+    });
+    assert!(reason.contains("no node computes `cac/input/resized`"), "{reason}");
+}
