@@ -81,7 +81,9 @@ impl Fitter<'_> {
     pub(crate) fn term(&self, term: Term) -> Result<FittedTerm> {
         Ok(match term {
             Term::Logits(score) => FittedTerm::Logits(score),
-            Term::Features(score) => FittedTerm::Features(score, fit(score, &self.examples, self.limit)?),
+            Term::Features(score) => {
+                FittedTerm::Features(score, Box::new(fit(score, &self.examples, self.limit)?))
+            }
         })
     }
 

@@ -396,6 +396,7 @@ pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
 }
 
 /// The index of the layer whose output are the features: what the last layer reads, dropout aside.
+#[cfg(feature = "export")]
 pub(crate) fn features(layers: &[Layer]) -> usize {
     let mut index = layers.len() - 1;
     loop {

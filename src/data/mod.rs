@@ -87,6 +87,7 @@ const HELD_OUT_TEST_SEED: u64 = 0;
 
 /// Labelled images, all resized to one input. An image is decoded at every access unless it is
 /// The number of images of which stand-ins are made together.
+#[cfg(any(feature = "export", feature = "train"))]
 pub(crate) const STAND_INS_AT_ONCE: usize = 64;
 
 /// [kept](Dataset::keep).
@@ -606,6 +607,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Those of [`batch`](Self::batch).
+    #[cfg(any(feature = "export", feature = "train"))]
     pub(crate) fn stand_ins(&self, kind: StandIn, indices: &[usize]) -> Result<Array4<u8>> {
         let labels: Vec<i64> = indices.iter().map(|&index| self.labels[index]).collect();
         let seed = indices.first().map_or(0, |&index| index as u64);

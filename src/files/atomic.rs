@@ -155,7 +155,7 @@ fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// A new folder with a temporary name, which is removed unless it is renamed. The file is its lock.
-#[cfg(any(feature = "files", feature = "tract"))]
+#[cfg(feature = "files")]
 pub fn unfinished_folder(within: &Path) -> io::Result<(tempfile::TempDir, Option<File>)> {
     loop {
         let folder = Builder::new().prefix(UNFINISHED).rand_bytes(RANDOM).tempdir_in(within)?;

@@ -22,7 +22,7 @@ pub(crate) use decode::of_file;
 pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
 pub use decode::{from_bytes, open};
 pub(crate) use resize::{Frame, Region, is_unchanged, region};
-#[cfg(feature = "tract")]
+#[cfg(feature = "export")]
 pub(crate) use resize::{WEIGHT_BITS, enlarged, fill};
 
 /// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, GIF, and further ones of JPEG.

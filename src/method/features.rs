@@ -92,7 +92,7 @@ impl LastLayer {
     /// The logits `[N, C]` of features `[N, F]`.
     #[must_use]
     pub fn logits(&self, features: ArrayView2<f32>) -> Array2<f32> {
-        features.dot(&self.weight.t()) + &ArrayView1::from(&self.bias)
+        features.dot(&self.weight.t()) + ArrayView1::from(&self.bias)
     }
 }
 

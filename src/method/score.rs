@@ -174,7 +174,7 @@ pub enum FittedTerm {
     /// Of logits.
     Logits(LogitScore),
     /// Of features.
-    Features(FeatureScore, Constants),
+    Features(FeatureScore, Box<Constants>),
 }
 
 /// Mean and standard deviation of a score among known images.

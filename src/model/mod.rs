@@ -10,7 +10,7 @@ mod history;
 #[cfg(all(feature = "files", feature = "tract"))]
 mod inspect;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
-#[cfg_attr(not(feature = "tract"), allow(dead_code, reason = "only `export` writes whole models"))]
+#[cfg_attr(not(feature = "export"), allow(dead_code, reason = "only an export writes whole models"))]
 pub(crate) mod proto;
 
 use serde::{Deserialize, Serialize};

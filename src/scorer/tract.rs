@@ -23,6 +23,7 @@ use crate::{
 
 const NAME: &str = "tract";
 /// Name and version, for the history of a model.
+#[cfg(feature = "export")]
 pub(crate) const TRACT: &str = "tract 0.23.9";
 
 /// A network that is ready to run.

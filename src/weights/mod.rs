@@ -2,7 +2,7 @@
 //! read as safetensors or, with the feature `files`, as PyTorch's `.pt` and `.pth`.
 
 mod find;
-#[cfg(any(feature = "tract", feature = "train"))]
+#[cfg(any(feature = "export", feature = "train"))]
 mod fold;
 #[cfg(feature = "files")]
 mod published;
@@ -25,7 +25,7 @@ use crate::{
     image::Input,
 };
 
-#[cfg(any(feature = "tract", feature = "train"))]
+#[cfg(any(feature = "export", feature = "train"))]
 pub(crate) use fold::folded;
 #[cfg(feature = "files")]
 pub use published::Published;
