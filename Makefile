@@ -34,7 +34,7 @@ BACKBONE = data/efficientnet-lite0.pth
 photos: build $(BACKBONE) ## makes a classifier from the photographs in the repository, as the README says
 	rm -rf runs/photos
 	$(TOOLKIT) train --known examples/photos --unknown clothes=examples/photos/unknown \
-	  --backbone $(BACKBONE) --held-out 0.15 --run runs/photos
+	  --backbone $(BACKBONE) --held-out 0.2 --run runs/photos
 	$(TOOLKIT) export --run runs/photos runs/photos/model.onnx
 	$(TOOLKIT) eval runs/photos/model.onnx --provider onnxruntime
 	$(TOOLKIT) score runs/photos/model.onnx examples/photos/test/dress/01.jpg examples/photos/unknown/hat/02.jpg
