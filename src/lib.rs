@@ -11,6 +11,8 @@
 //!                        └──────────── scorer ─────────────────── model.onnx
 //!                                         │
 //!                              score, label, unknown ─ eval ─ metrics ─ report
+//!                                         │
+//!                                       drift
 //! ```
 //!
 //! # Scoring images in a program

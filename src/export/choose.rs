@@ -1,7 +1,5 @@
 //! The choice of the rejection score, without unknown images: held-out known images are told from stand-ins made of them.
 
-use std::collections::HashMap;
-
 use ndarray::{Array1, Array2};
 
 use crate::{
@@ -12,6 +10,14 @@ use crate::{
     model::{Candidate, Choice},
 };
 
+/// A term that is fitted, with its standardised scores of the known images and of each kind of stand-in.
+struct Compared {
+    term: FittedTerm,
+    standard: Standard,
+    known: Array1<f32>,
+    stand_ins: Vec<Array1<f32>>,
+}
+
 /// Compares the candidates on known images and stand-ins, whose names and features these are; `None` without images.
 /// `magnitude` is the length of the anchors.
 pub(super) fn choose(
@@ -19,64 +25,57 @@ pub(super) fn choose(
     magnitude: f64,
     stand_ins: &[(String, Array2<f32>)],
 ) -> Result<Option<(FittedScore, Choice)>> {
-    let choosing = fitter.known;
-    if choosing.nrows() < 2 || stand_ins.is_empty() {
+    if fitter.known.nrows() < 2 || stand_ins.is_empty() {
         return Ok(None);
     }
-    let known = fitter.sample(choosing);
+    let known = fitter.sample(fitter.known);
     let unknown: Vec<Sample> = stand_ins.iter().map(|(_, features)| fitter.sample(features)).collect();
-    // What one term gives: fitted, with its standardised scores of the known images and of each stand-in.
-    let mut terms: HashMap<String, (FittedTerm, Standard, Vec<Array1<f32>>)> = HashMap::new();
-    let mut candidates = Vec::new();
-    for score in candidate_scores(magnitude, fitter.examples.labels.len()) {
-        for term in score.terms().filter(|term| !terms.contains_key(&term.to_string())).collect::<Vec<_>>() {
-            // A score for which there are too few images is no candidate.
-            let Ok(fitted) = fitter.term(term) else { continue };
-            let of_known = fitted.rejection(&known.activations());
-            let Some(standard) = Standard::of(&of_known) else { continue };
-            let of_unknown = unknown.iter().map(|sample| fitted.rejection(&sample.activations()));
-            let all = [of_known].into_iter().chain(of_unknown).map(|scores| standard.applied_to(scores));
-            let all: Vec<Array1<f32>> = all.collect();
-            terms.insert(term.to_string(), (fitted, standard, all));
+    // A term for which there are too few images, or whose scores do not vary, is in no candidate.
+    let compared = |term: Term| {
+        let term = fitter.term(term).ok()?;
+        let of_known = term.rejection(&known.activations());
+        let standard = Standard::of(&of_known)?;
+        let of_stand_in = |sample: &Sample| standard.applied_to(term.rejection(&sample.activations()));
+        let stand_ins = unknown.iter().map(of_stand_in).collect();
+        Some(Compared { known: standard.applied_to(of_known), stand_ins, standard, term })
+    };
+    let (of_classes, of_features) = candidates(magnitude, fitter.examples.labels.len());
+    let [of_classes, of_features] =
+        [of_classes, of_features].map(|terms| terms.into_iter().filter_map(compared).collect::<Vec<_>>());
+    let mut found = Vec::new();
+    for other in &of_features {
+        for one in &of_classes {
+            let known = (&one.known + &other.known).to_vec();
+            let auroc = one.stand_ins.iter().zip(&other.stand_ins).map(|(one, other)| {
+                Ok(Metrics::new(&known, None, &(one + other).to_vec())?.auroc)
+            });
+            let auroc = auroc.collect::<Result<Vec<f64>>>()?;
+            let score = RejectionScore::Sum(one.term.term(), other.term.term());
+            let mean = auroc.iter().sum::<f64>() / auroc.len() as f64;
+            found.push((Candidate { score, mean, auroc }, [one, other]));
         }
-        let found: Option<Vec<_>> = score.terms().map(|term| terms.get(&term.to_string())).collect();
-        let Some(found) = found else { continue };
-        let summed = |set: usize| -> Vec<f32> {
-            let none = Array1::zeros(found[0].2[set].len());
-            found.iter().fold(none, |sum, (_, _, scores)| sum + &scores[set]).to_vec()
-        };
-        let of_known = summed(0);
-        let auroc = (1..=unknown.len())
-            .map(|set| Ok(Metrics::new(&of_known, None, &summed(set))?.auroc))
-            .collect::<Result<Vec<f64>>>()?;
-        let mean = auroc.iter().sum::<f64>() / auroc.len() as f64;
-        candidates.push(Candidate { score, mean, auroc });
     }
     // Equal ones stay in the order of preference.
-    candidates.sort_by(|a, b| b.mean.total_cmp(&a.mean));
-    let Some(best) = candidates.first() else { return Ok(None) };
-    let fitted = match best.score {
-        RejectionScore::Single(term) => FittedScore::Single(terms[&term.to_string()].0.clone()),
-        RejectionScore::Sum(one, other) => FittedScore::Sum([one, other].map(|term| {
-            let (fitted, standard, _) = &terms[&term.to_string()];
-            (fitted.clone(), *standard)
-        })),
+    found.sort_by(|(a, _), (b, _)| b.mean.total_cmp(&a.mean));
+    let Some((_, best)) = found.first() else { return Ok(None) };
+    let score = FittedScore::Sum(best.map(|compared| (compared.term.clone(), compared.standard)));
+    let choice = Choice {
+        stand_ins: stand_ins.iter().map(|(name, _)| name.clone()).collect(),
+        images: fitter.known.nrows(),
+        candidates: found.into_iter().map(|(candidate, _)| candidate).collect(),
     };
-    let stand_ins = stand_ins.iter().map(|(name, _)| name.clone()).collect();
-    Ok(Some((fitted, Choice { stand_ins, images: choosing.nrows(), candidates })))
+    Ok(Some((score, choice)))
 }
 
-/// The scores that are compared, in the order of preference: sums of a score of logits or classes and one of features. More
-/// candidates would be chosen by chance: stand-ins resemble unknown images only roughly.
-fn candidate_scores(magnitude: f64, images: usize) -> Vec<RejectionScore> {
+/// The terms of the candidates, in the order of preference: those of classes and those of features, for anchors of this
+/// length and so many training images. More candidates would be chosen by chance, because stand-ins resemble unknown images
+/// only roughly.
+fn candidates(magnitude: f64, images: usize) -> (Vec<Term>, Vec<Term>) {
     let warm = LogitScore::Energy { temperature: (magnitude / 2.0) as f32 };
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into(), FeatureScore::Fdbd.into()];
     of_classes.dedup();
     let neighbours = (images / IMAGES_PER_NEIGHBOUR).clamp(1, 10);
-    let of_features = [FeatureScore::Knn { neighbours }, FeatureScore::UnitMahalanobis];
-    let pairs =
-        of_features.map(|other| of_classes.iter().map(move |&one| RejectionScore::Sum(one, other.into())));
-    pairs.into_iter().flatten().collect()
+    (of_classes, vec![FeatureScore::Knn { neighbours }.into(), FeatureScore::UnitMahalanobis.into()])
 }
 
 /// The number of training images for each neighbour of `knn`, up to ten.
