@@ -31,7 +31,7 @@ pub(super) fn choose(
     let known = fitter.sample(fitter.known);
     let unknown: Vec<Sample> = stand_ins.iter().map(|(_, features)| fitter.sample(features)).collect();
     // A term for which there are too few images, or whose scores do not vary, is in no candidate.
-    let compared = |term: Term| {
+    let compared = |fitter: &Fitter, term: Term| {
         let term = fitter.term(term).ok()?;
         let of_known = term.rejection(&known.activations());
         let standard = Standard::of(&of_known)?;
@@ -40,18 +40,15 @@ pub(super) fn choose(
         Some(Compared { known: standard.applied_to(of_known), stand_ins, standard, term })
     };
     let (of_classes, of_features) = candidates(magnitude, fitter.examples.labels.len());
-    let [of_classes, of_features] =
-        [of_classes, of_features].map(|terms| terms.into_iter().filter_map(compared).collect::<Vec<_>>());
+    let [of_classes, of_features] = [of_classes, of_features].map(|terms| -> Vec<Compared> {
+        terms.into_iter().filter_map(|term| compared(fitter, term)).collect()
+    });
     let mut found = Vec::new();
     for other in &of_features {
         for one in &of_classes {
-            let known = (&one.known + &other.known).to_vec();
-            let auroc = one.stand_ins.iter().zip(&other.stand_ins).map(|(one, other)| {
-                Ok(Metrics::new(&known, None, &(one + other).to_vec())?.auroc)
-            });
-            let auroc = auroc.collect::<Result<Vec<f64>>>()?;
+            let auroc = auroc(one, other)?;
             let score = RejectionScore::Sum(one.term.term(), other.term.term());
-            let mean = auroc.iter().sum::<f64>() / auroc.len() as f64;
+            let mean = mean(&auroc);
             found.push((Candidate { score, mean, auroc }, [one, other]));
         }
     }
@@ -59,12 +56,31 @@ pub(super) fn choose(
     found.sort_by(|(a, _), (b, _)| b.mean.total_cmp(&a.mean));
     let Some((_, best)) = found.first() else { return Ok(None) };
     let score = FittedScore::Sum(best.map(|compared| (compared.term.clone(), compared.standard)));
+    let exact = Fitter { limit: None, ..*fitter };
+    let unreduced = match best.map(|reduced| compared(&exact, reduced.term.term())) {
+        [Some(one), Some(other)] => Some(mean(&auroc(&one, &other)?)),
+        _ => None,
+    };
     let choice = Choice {
         stand_ins: stand_ins.iter().map(|(name, _)| name.clone()).collect(),
         images: fitter.known.nrows(),
         candidates: found.into_iter().map(|(candidate, _)| candidate).collect(),
+        unreduced,
     };
     Ok(Some((score, choice)))
+}
+
+/// The AUROC of known images against each kind of stand-in, for the sum of two terms.
+fn auroc(one: &Compared, other: &Compared) -> Result<Vec<f64>> {
+    let known = (&one.known + &other.known).to_vec();
+    let of_stand_in = |(one, other): (&Array1<f32>, &Array1<f32>)| {
+        Ok(Metrics::new(&known, None, &(one + other).to_vec())?.auroc)
+    };
+    one.stand_ins.iter().zip(&other.stand_ins).map(of_stand_in).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// The terms of the candidates, in the order of preference: those of classes and those of features, for anchors of this

@@ -67,6 +67,9 @@ pub struct Choice {
     pub images: usize,
     /// All scores that were compared, the best first.
     pub candidates: Vec<Candidate>,
+    /// The mean of the best one with constants that are not reduced, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreduced: Option<f64>,
 }
 
 /// A score that was compared.
@@ -87,6 +90,9 @@ impl fmt::Display for Choice {
         write!(f, "by the AUROC of {images} held-out images against {stand_ins}: ")?;
         for (place, Candidate { score, mean, .. }) in self.candidates.iter().take(SHOWN).enumerate() {
             write!(f, "{}{score} {:.1} %", if place > 0 { ", " } else { "" }, 100.0 * mean)?;
+            if let Some(unreduced) = self.unreduced.filter(|_| place == 0) {
+                write!(f, " ({:.1} % with all constants)", 100.0 * unreduced)?;
+            }
         }
         Ok(())
     }

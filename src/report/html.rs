@@ -597,11 +597,16 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
             }))
             @if let Some(keep) = subject.keep {
                 (row("keep", html! {
-                    "the threshold was chosen to keep " (percent(keep))
-                    @if let Some(threshold) = manifest.and_then(|manifest| manifest.decision.threshold.as_ref()) {
-                        " of " (name(&threshold.data))
+                    "the threshold was chosen to keep "
+                    @match manifest.and_then(|manifest| manifest.decision.threshold.as_ref()) {
+                        Some(threshold) if threshold.keep == Some(keep) => (name(&threshold.promise(keep))),
+                        Some(threshold) => { (percent(keep)) ", from " (name(&threshold.data)) }
+                        None => (percent(keep)),
                     }
                 }))
+            }
+            @if let Some(choice) = manifest.and_then(|manifest| manifest.history.choice.as_ref()) {
+                (row("choice of the score", text(choice)))
             }
         }
         @if let Some(origin) = &subject.origin {
