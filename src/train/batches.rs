@@ -600,8 +600,8 @@ mod tests {
         });
         assert_eq!(
             (counts.len(), counts[0], counts[24]),
-            (25, 80, 40),
-            "the last step has 32 known images and 8 outliers"
+            (25, 80, 9),
+            "the last step has 7 known images and 2 outliers"
         );
         let mut expected = batches.labels(&batches.training);
         expected.sort_unstable();
