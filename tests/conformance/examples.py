@@ -37,7 +37,8 @@ import scoring  # noqa: E402
 LIBRARY = ROOT / ".native" / "onnxruntime" / "lib"
 BROKEN = "broken.jpg"
 NAMES = ["score", "label", "unknown"]
-# JPEG decoders differ by 1 of 255 in some pixels, which changes the scores of this model.
+# JPEG decoders differ by 1 of 255 in some pixels, which changes the scores of these models, and may change the nearest
+# class of an unknown image.
 TOLERANCE = {".png": 1e-4, ".jpg": 0.3}
 P_TOLERANCE = {".png": 0.01, ".jpg": 0.1}
 # Everything stays on this machine.
@@ -179,7 +180,8 @@ def compare(expected: Verdicts, found: Verdicts, images: list[Path]) -> str:
     for image in images:
         one, other = expected[image.stem], found[image.stem]
         difference = abs(one.score - other.score)
-        is_same = one.unknown == other.unknown and other.name in (one.name, None)
+        may_differ = one.unknown and image.suffix == ".jpg"
+        is_same = one.unknown == other.unknown and (other.name in (one.name, None) or may_differ)
         if one.p_value is None or other.p_value is None:
             is_same &= one.p_value is other.p_value
         else:
