@@ -142,16 +142,22 @@ PIP_INSTALL = -m pip install --quiet --require-hashes --no-deps --only-binary :a
 # example Java; without these they are skipped. The rest is installed beside the tests.
 conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/ready examples/web/node_modules/ready ## compares all runtimes and examples
 	$(CARGO) build --release --example score_raw
+	rm -rf runs/conformance
+	$(TOOLKIT) train --known $(DEMO) --backbone $(DEMO)/backbone.safetensors --freeze --augment none --outliers none \
+	  --epochs 3 --held-out 0.2 --run runs/conformance
+	$(TOOLKIT) export --run runs/conformance runs/conformance/model.onnx
 	ORT_DYLIB_PATH=$(abspath $(TARGET)/$(LIBRARY)) \
-	  tests/conformance/.venv/bin/python tests/conformance/run.py exported/cifar10-wrn-40-2.onnx \
-	  $(TARGET)/examples/score_raw
+	  tests/conformance/.venv/bin/python tests/conformance/run.py $(TOOLKIT) \
+	  exported/cifar10-wrn-40-2.onnx runs/conformance $(TARGET)/examples/score_raw
 	tests/conformance/.venv/bin/python tests/conformance/triton.py $(TOOLKIT) \
-	  tests/golden/checkpoints/wrn.pt
+	  tests/golden/checkpoints/wrn.pt runs/conformance
 	tests/conformance/.venv/bin/python tests/conformance/examples.py $(TOOLKIT) \
-	  exported/cifar10-wrn-40-2.onnx
+	  exported/cifar10-wrn-40-2.onnx runs/conformance/model.onnx
 	node tests/conformance/resize.mjs tests/golden/shapes.json
-	node tests/conformance/page.mjs $(TOOLKIT) exported/cifar10-wrn-40-2.onnx target/page.png \
-	  $$(ls examples/demo/textures/*/*.png tests/golden/images/*.jpg | sed -n '1~40p')
+	set -e; for model in exported/cifar10-wrn-40-2.onnx runs/conformance/model.onnx; do \
+	  node tests/conformance/page.mjs $(TOOLKIT) $$model target/page.png \
+	    $$(ls examples/demo/textures/*/*.png tests/golden/images/*.jpg | sed -n '1~40p'); \
+	done
 	set -e; folder=$$(mktemp -d); trap 'rm -r "$$folder"' EXIT; for fit in crop pad; do \
 	  $(TOOLKIT) import tests/golden/checkpoints/wrn.pt "$$folder/$$fit.onnx" --threshold 1 --fit $$fit \
 	    --filter bicubic; \

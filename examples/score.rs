@@ -11,7 +11,10 @@ fn main() -> cac::Result<()> {
     let scorer = Scorer::open(model, provider)?;
     for path in args {
         let verdict = scorer.score_image(&image::open(&path)?)?;
-        println!("{path}\t{}\t{}", if verdict.unknown { "unknown" } else { &verdict.class }, verdict.score);
+        let class = if verdict.unknown { "unknown" } else { &verdict.class };
+        // Not every file has p-values.
+        let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value}"));
+        println!("{path}\t{class}\t{}{p_value}", verdict.score);
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 //!
 //!     cargo run --release --example score_raw MODEL.onnx PROVIDER IMAGES.f32 BATCH
 //!
-//! The images are float32 in native byte order, `[N, 3, H, W]`, RGB in 0..=1. `make conformance` compares the
-//! output with that of other runtimes.
+//! The images are float32 in native byte order, `[N, 3, H, W]`, RGB in 0..=1. Outputs that the model
+//! lacks are empty. `make conformance` compares the output with that of other runtimes.
 
 use std::{error::Error, fs};
 
@@ -31,6 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             "score": scores.score.to_vec(),
             "label": scores.label.to_vec(),
             "unknown": scores.unknown.to_vec(),
+            "p_value": scores.p_value.iter().flatten().collect::<Vec<_>>(),
+            "features": scores.features.iter().flatten().collect::<Vec<_>>(),
         });
         for (name, values) in part.as_object().into_iter().flatten() {
             let values = values.as_array().cloned().unwrap_or_default();

@@ -3,7 +3,7 @@
 //!     cargo run --release --example serve [--state FILE] MODEL.onnx [PROVIDER [ADDRESS]]
 //!     curl --data-binary @image.jpg http://127.0.0.1:8080/score
 //!
-//! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score and threshold as
+//! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score, threshold and p-value as
 //! JSON; `GET /health` answers with provider, classes, threshold and whether the images have drifted; `GET /metrics`
 //! with the same in the text format of Prometheus. `--state` keeps what drift is told by, as `toolkit drift` does.
 //! SIGTERM and Ctrl-C end the service after it has answered the requests that it accepted; a second signal ends it at

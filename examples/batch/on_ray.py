@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Score a folder of images with Ray Data, into Parquet files with path, class, score, unknown and error.
+"""Score a folder of images with Ray Data, into Parquet files with path, class, score, unknown, p_value and error.
 
 pip install numpy onnxruntime pandas pillow pyarrow 'ray[data]'
 python3 on_ray.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
 Starts Ray on this machine (two cores or more), or uses the cluster at RAY_ADDRESS. MODEL and IMAGES (a folder, or a URL
 such as s3://...) must be readable on every node; OUT must be writable and new. A file that is not an image becomes a
-row with an error only.
+row with an error only. p_value is null where the model has none.
 """
 
 import pyarrow as pa
@@ -15,7 +15,14 @@ import scoring
 from ray.data import ActorPoolStrategy, SaveMode
 
 SCHEMA = pa.schema(
-    {"path": pa.string(), "class": pa.string(), "score": pa.float32(), "unknown": pa.bool_(), "error": pa.string()}
+    {
+        "path": pa.string(),
+        "class": pa.string(),
+        "score": pa.float32(),
+        "unknown": pa.bool_(),
+        "p_value": pa.float32(),
+        "error": pa.string(),
+    }
 )
 
 

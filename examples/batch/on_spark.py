@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Score a folder of images with Spark, into Parquet files with path, class, score, unknown and error.
+"""Score a folder of images with Spark, into Parquet files with path, class, score, unknown, p_value and error.
 
 pip install numpy onnxruntime 'pandas<3' pillow pyarrow pyspark
 python3 on_spark.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
 Needs Java 17 or later. Runs on this machine, or with `spark-submit --master URL on_spark.py ...` and the same arguments
 on a cluster. MODEL and IMAGES (a folder, or a URL such as s3a://...) must be readable on every node; OUT must be
-writable and new. A file that is not an image becomes a row with an error only. Spark skips empty files.
+writable and new. A file that is not an image becomes a row with an error only. p_value is null where the
+model has none. Spark skips empty files.
 """
 
 import os
@@ -17,7 +18,7 @@ import pandas as pd
 import scoring
 from pyspark.sql import SparkSession
 
-SCHEMA = "path string, class string, score float, unknown boolean, error string"
+SCHEMA = "path string, class string, score float, unknown boolean, p_value float, error string"
 
 if __name__ == "__main__":
     args = scoring.arguments("Score a folder of images with Spark.")

@@ -33,6 +33,10 @@ def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
             raise ValueError(f"the rule {other} is not known")
 
 
+# Not every file has p-values.
+OUTPUTS = ("score", "label", "unknown", "p_value")
+
+
 class Scorer:
     """A model in a single-threaded session; a job has one Scorer per core."""
 
@@ -42,26 +46,29 @@ class Scorer:
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         properties = self.session.get_modelmeta().custom_metadata_map
         self.classes, self.input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
+        self.outputs = [output.name for output in self.session.get_outputs() if output.name in OUTPUTS]
 
     def decode(self, content: bytes) -> np.ndarray:
         image = ImageOps.exif_transpose(Image.open(BytesIO(content))).convert("RGB")
         return np.asarray(resized(image, self.input), np.float32).transpose(2, 0, 1) / 255
 
     def rows(self, paths: Iterable[str], contents: Iterable[bytes]) -> list[dict[str, Any]]:
-        """One row per file, with class, score and unknown, or with an error."""
+        """One row per file, with class, score, unknown and p-value, or with an error."""
         rows: list[dict[str, Any]] = []
         images: dict[int, np.ndarray] = {}
         for path, content in zip(paths, contents, strict=True):
-            row = dict.fromkeys(("path", "class", "score", "unknown", "error")) | {"path": path}
+            row = dict.fromkeys(("path", "class", "score", "unknown", "p_value", "error")) | {"path": path}
             try:
                 images[len(rows)] = self.decode(content)
             except Exception as error:  # Pillow's decoders raise many kinds
                 row["error"] = f"{type(error).__name__}: {error}"
             rows.append(row)
         if images:
-            outputs = self.session.run(["score", "label", "unknown"], {"images": np.stack(list(images.values()))})
-            for index, score, label, unknown in zip(images, *(output.tolist() for output in outputs), strict=True):
-                rows[index] |= {"class": self.classes[label], "score": score, "unknown": unknown}
+            outputs = self.session.run(self.outputs, {"images": np.stack(list(images.values()))})
+            for index, *values in zip(images, *(output.tolist() for output in outputs), strict=True):
+                found = dict(zip(self.outputs, values, strict=True))
+                label = found.pop("label")
+                rows[index] |= {"class": self.classes[label], **found}
         return rows
 
 

@@ -79,6 +79,19 @@ static void read_image(const char *path, int64_t height, int64_t width, float *p
   fclose(file);
 }
 
+static bool has_output(OrtSession *session, OrtAllocator *allocator, const char *wanted) {
+  size_t count;
+  bool found = false;
+  check(ort->SessionGetOutputCount(session, &count), "outputs");
+  for (size_t k = 0; k < count; k++) {
+    char *name;
+    check(ort->SessionGetOutputName(session, k, allocator, &name), "outputs");
+    found = found || !strcmp(name, wanted);
+    check(ort->AllocatorFree(allocator, name), "outputs");
+  }
+  return found;
+}
+
 // The one value of an output.
 static const void *value_of(OrtValue *output, ONNXTensorElementDataType expected) {
   OrtTensorTypeAndShapeInfo *info;
@@ -89,7 +102,7 @@ static const void *value_of(OrtValue *output, ONNXTensorElementDataType expected
   check(ort->GetTensorElementType(info, &type), "outputs");
   check(ort->GetTensorShapeElementCount(info, &count), "outputs");
   ort->ReleaseTensorTypeAndShapeInfo(info);
-  if (type != expected || count != 1) FAIL("score, label or unknown is no number, or several");
+  if (type != expected || count != 1) FAIL("an output is no number, or several");
   check(ort->GetTensorMutableData(output, &data), "outputs");
   return data;
 }
@@ -131,25 +144,29 @@ int main(int argc, char **argv) {
   if (element != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || !has_size) FAIL("%s: takes no float32 [N, 3, H, W]", path);
   shape[0] = 1;
 
-  const char *inputs[] = {"images"}, *outputs[] = {"score", "label", "unknown"};
+  const char *inputs[] = {"images"}, *outputs[] = {"score", "label", "unknown", "p_value"};
+  // Not every file has p-values.
+  size_t wanted = has_output(session, allocator, "p_value") ? 4 : 3;
   size_t size = (size_t)(3 * height * width) * sizeof(float);
   float *planes = malloc(size);
   if (!planes) FAIL("no memory left");
   OrtMemoryInfo *memory;
-  OrtValue *images, *results[3] = {NULL};
+  OrtValue *images, *results[4] = {NULL};
   check(ort->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory), "ONNX Runtime");
   check(ort->CreateTensorWithDataAsOrtValue(memory, planes, size, shape, 4, element, &images), "images");
   for (int i = 2; i < argc; i++) {
     read_image(argv[i], height, width, planes);
-    check(ort->Run(session, NULL, inputs, (const OrtValue *const *)&images, 1, outputs, 3, results), argv[i]);
+    check(ort->Run(session, NULL, inputs, (const OrtValue *const *)&images, 1, outputs, wanted, results), argv[i]);
     float score = *(const float *)value_of(results[0], ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
     int64_t label = *(const int64_t *)value_of(results[1], ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64);
     bool unknown = *(const bool *)value_of(results[2], ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL);
     if (label < 0 || label >= class_count) FAIL("%s: class %lld has no name", argv[i], (long long)label);
     const char *name = classes;
     while (label--) name += strlen(name) + 1;
-    printf("%s\t%s\t%.4f\n", argv[i], unknown ? "unknown" : name, score);
-    for (int k = 0; k < 3; results[k++] = NULL) ort->ReleaseValue(results[k]);
+    printf("%s\t%s\t%.4f", argv[i], unknown ? "unknown" : name, score);
+    if (results[3]) printf("\t%.4f", *(const float *)value_of(results[3], ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
+    putchar('\n');
+    for (size_t k = 0; k < wanted; results[k++] = NULL) ort->ReleaseValue(results[k]);
   }
 
   ort->ReleaseValue(images);

@@ -40,11 +40,15 @@ session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]
 properties = session.get_modelmeta().custom_metadata_map
 classes, input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
 resizes = json.loads(properties.get("cac.resizes", "false"))
+outputs = [output.name for output in session.get_outputs()]
 for path in paths:
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     if resizes:
         images = np.asarray(image)[None]
     else:
         images = np.asarray(resized(image, input), np.float32).transpose(2, 0, 1)[None] / 255
-    score, label, unknown = session.run(["score", "label", "unknown"], {"images": images})
-    print(f"{path}\t{'unknown' if unknown[0] else classes[label[0]]}\t{score[0]:.4f}")
+    found = dict(zip(outputs, session.run(outputs, {"images": images}), strict=True))
+    name = "unknown" if found["unknown"][0] else classes[found["label"][0]]
+    # Not every file has p-values.
+    numbers = [f"{found[output][0]:.4f}" for output in ("score", "p_value") if output in found]
+    print(path, name, *numbers, sep="\t")

@@ -29,11 +29,14 @@ try {
   await tab.screenshot({ path: screenshot });
   const texts = (rows) => rows.map((row) => [...row.cells].slice(1).map((cell) => cell.textContent));
   const rows = await tab.$$eval("#verdicts tr", texts);
-  rows.forEach(([label, score, verdict], index) => {
-    const { class: name, score: value, unknown } = expected[index];
+  rows.forEach(([label, score, pValue, verdict], index) => {
+    const { class: name, score: value, unknown, p_value } = expected[index];
     // JPEG decoders differ by 1 of 255 in some pixels.
     if (label !== name || Math.abs(Number(score) - value) > 0.05 || (verdict === "unknown") !== unknown) {
       throw new Error(`${images[index]}: ${label} ${score} ${verdict}, expected ${name} ${value} ${unknown}`);
+    }
+    if (p_value === undefined ? pValue !== "–" : !(Math.abs(Number(pValue) - p_value) <= 0.05)) {
+      throw new Error(`${images[index]}: p-value ${pValue}, expected ${p_value}`);
     }
   });
   console.log(`${rows.length} images on the page, the same verdicts`);

@@ -1,11 +1,15 @@
 #!/usr/bin/env python3
-"""Score the same images with one model file in every runtime, and write the table of docs/results.md.
+"""Score the same images with the same model files in every runtime, and write the tables of docs/results.md.
 
-    make conformance
+    python tests/conformance/run.py TOOLKIT MODEL.onnx RUN PROGRAM
 
-tract, in this toolkit, is the reference. The other runtimes run in batches of 1, 7 and 64, ONNX's reference evaluator
-in batches of 7. Fails if a runtime cannot run the model, or gives a different class or verdict for an image that is not
-within 1e-4 of the threshold, or of a tie between two classes.
+PROGRAM is the example score_raw. tract, in this toolkit, is the reference. With MODEL.onnx the other runtimes run in
+batches of 1, 7 and 64, ONNX's reference evaluator in batches of 7. RUN, a run folder, is exported with each score of
+SCORES; these models run in batches of 7.
+
+Fails if a runtime cannot run a model, gives a different class or verdict for an image that is not within 1e-4 of the
+threshold, or of a tie between two classes, or a number that differs by more than 1e-4, relative above 1. Verdicts and
+p-values must follow exactly from the runtime's own scores.
 """
 
 import json
@@ -13,6 +17,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,8 +35,9 @@ ROOT = HERE.parent.parent
 DEMO = ROOT / "examples" / "demo"
 SIZE = 32
 BATCHES = (1, 7, 64)
-NAMES = ("logits", "distances", "score", "label", "unknown")
 MARGIN = 1e-4
+# Between them, these have every operator of a score of features.
+SCORES = ("energy+knn:10", "energy+unit-mahalanobis", "relative-mahalanobis", "fdbd", "vim")
 
 Outputs = dict[str, np.ndarray]
 Score = Callable[[np.ndarray], Outputs]
@@ -84,31 +90,42 @@ def check_golden(model: Path) -> None:
     print("the golden batch is that of ONNX Runtime", file=sys.stderr)
 
 
+def columns(model: Path) -> dict[str, tuple[int, ...]]:
+    """The outputs of a model, and the shape of each without the axis of images."""
+    outputs = onnx.load(model).graph.output
+    return {output.name: tuple(axis.dim_value for axis in output.type.tensor_type.shape.dim[1:]) for output in outputs}
+
+
 def in_batches(score: Score, images: np.ndarray, batch: int) -> Outputs:
     parts = [score(images[at : at + batch]) for at in range(0, len(images), batch)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def with_onnxruntime(model: Path) -> Score:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    return lambda images: dict(zip(NAMES, session.run(NAMES, {"images": images}), strict=True))
+    names = list(columns(model))
+    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
 
 
 def with_openvino(model: Path) -> Score:
     compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda images: {name: compiled([images])[name] for name in NAMES}
+    names = list(columns(model))
+
+    def score(images: np.ndarray) -> Outputs:
+        outputs = compiled([images])
+        return {name: outputs[name] for name in names}
+
+    return score
 
 
 def with_opencv(model: Path) -> Score:
     network = cv2.dnn.readNetFromONNX(str(model))
+    shapes = columns(model)
 
     def score(images: np.ndarray) -> Outputs:
         network.setInput(images, "images")
-        outputs = dict(zip(NAMES, network.forward(NAMES), strict=True))
-        return {
-            name: np.asarray(output).reshape(len(images), *((-1,) if name in ("logits", "distances") else ()))
-            for name, output in outputs.items()
-        }
+        outputs = zip(shapes.items(), network.forward(list(shapes)), strict=True)
+        return {name: np.asarray(output).reshape(len(images), *shape) for (name, shape), output in outputs}
 
     return score
 
@@ -118,20 +135,22 @@ def with_reference(model: Path) -> Score:
     onnx.checker.check_model(proto, full_check=True)
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     evaluator = ReferenceEvaluator(proto)
-    return lambda images: dict(zip(NAMES, evaluator.run(list(NAMES), {"images": images}), strict=True))
+    names = list(columns(model))
+    return lambda images: dict(zip(names, evaluator.run(names, {"images": images}), strict=True))
 
 
-def from_program(command: list[str], classes: int) -> Outputs:
+def from_program(command: list[str], model: Path) -> Outputs:
     """Run a program and parse the outputs that it prints as JSON."""
     run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError(run.stderr.strip().splitlines()[-1] if run.stderr.strip() else "failed")
-    said = {name: np.array(values) for name, values in json.loads(run.stdout).items()}
-    return said | {name: said[name].reshape(-1, classes) for name in ("logits", "distances")}
+    said = json.loads(run.stdout)
+    shapes = {name: shape for name, shape in columns(model).items() if name in said}
+    return {name: np.array(said[name]).reshape(-1, *shape) for name, shape in shapes.items()}
 
 
 def runtimes(
-    folder: Path, program: Path, model: Path, images: np.ndarray, classes: int
+    folder: Path, program: Path, model: Path, images: np.ndarray, batches: tuple[int, ...]
 ) -> Iterator[tuple[str, tuple[int, ...], Callable[[int], Outputs]]]:
     """The name, the batch sizes and the scoring function of each runtime."""
     raw = folder / "images.f32"
@@ -139,7 +158,7 @@ def runtimes(
     node = ["node", "{}", str(model), str(raw), str(SIZE)]
 
     def programs(command: list[str]) -> Callable[[int], Outputs]:
-        return lambda batch: from_program([*command, str(batch)], classes)
+        return lambda batch: from_program([*command, str(batch)], model)
 
     def library(load: Callable[[Path], Score], images: np.ndarray = images) -> Callable[[int], Outputs]:
         loaded: list[Score] = []
@@ -151,86 +170,151 @@ def runtimes(
         return outputs
 
     packages = json.loads((HERE / "package.json").read_text())["dependencies"]
-    yield "tract, in this toolkit", BATCHES, programs([str(program), str(model), "cpu", str(raw)])
-    yield "ONNX Runtime, in this toolkit", BATCHES, programs([str(program), str(model), "onnxruntime", str(raw)])
-    yield f"onnxruntime {version('onnxruntime')} (Python)", BATCHES, library(with_onnxruntime)
+    yield "tract, in this toolkit", batches, programs([str(program), str(model), "cpu", str(raw)])
+    yield "ONNX Runtime, in this toolkit", batches, programs([str(program), str(model), "onnxruntime", str(raw)])
+    yield f"onnxruntime {version('onnxruntime')} (Python)", batches, library(with_onnxruntime)
     yield (
         f"onnxruntime-node {packages['onnxruntime-node']}",
-        BATCHES,
+        batches,
         programs([part.format("node.mjs") for part in node]),
     )
     yield (
         f"onnxruntime-web {packages['onnxruntime-web']} (wasm, Chromium)",
-        BATCHES,
+        batches,
         programs([part.format("web.mjs") for part in node]),
     )
-    yield f"OpenVINO {openvino.__version__.split('-')[0]}", BATCHES, library(with_openvino)
-    yield f"OpenCV {cv2.__version__} DNN", BATCHES, library(with_opencv)
+    yield f"OpenVINO {openvino.__version__.split('-')[0]}", batches, library(with_openvino)
+    yield f"OpenCV {cv2.__version__} DNN", batches, library(with_opencv)
     yield f"ONNX {onnx.__version__} reference, full check", (7,), library(with_reference, images[::10])
 
 
-def compare(expected: Outputs, found: Outputs, threshold: float) -> tuple[float, int, int, bool]:
-    """The largest relative difference of a score, the numbers of flips, and whether a flip is outside the margin."""
-    step = len(expected["score"]) // len(found["score"]) if len(found["score"]) < len(expected["score"]) else 1
-    expected = {name: values[::10] if step > 1 else values for name, values in expected.items()}
-    scores = expected["score"]
-    difference = np.abs(found["score"] - scores) / np.maximum(np.abs(scores), 1)
-    labels, verdicts = (
-        found["label"] != expected["label"],
-        found["unknown"].astype(bool) != expected["unknown"].astype(bool),
-    )
-    nearest = np.sort(expected["distances"], axis=1)
-    is_close = (nearest[:, 1] - nearest[:, 0] < MARGIN, np.abs(scores - threshold) < MARGIN)
-    is_wrong = (labels & ~is_close[0]).any() or (verdicts & ~is_close[1]).any() or not np.isfinite(difference).all()
-    return float(difference.max()), int(labels.sum()), int(verdicts.sum()), bool(is_wrong)
+def differences(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    return np.abs(found - expected) / np.maximum(np.abs(expected), 1)
 
 
-def main(model: Path, program: Path) -> int:
+def follows(found: Outputs, constants: Outputs) -> bool:
+    """Whether verdicts and p-values are those of the runtime's own scores, by the constants of the file."""
+    scores = found["score"].astype(np.float32)
+    expected = {"unknown": ~(scores <= constants["threshold"])}
+    if "unknown_at" in found:
+        expected["unknown_at"] = ~(scores[:, None] <= constants["operating_points"])
+    if "p_value" in found:
+        held_out = constants["held_out_scores"]
+        expected["p_value"] = (1 + (held_out >= scores[:, None]).sum(axis=1)) / (len(held_out) + 1)
+    return all(np.allclose(found[name], values, rtol=0, atol=1e-6) for name, values in expected.items())
+
+
+@dataclass
+class Result:
+    """What a runtime made of a model."""
+
+    name: str
+    batches: list[int] = field(default_factory=list)
+    images: int = 0
+    score: float = 0  # the largest difference, relative above 1
+    classes: int = 0  # images with a different class
+    verdicts: int = 0
+    is_wrong: bool = False
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, batch: int, found: Outputs, expected: Outputs, constants: Outputs) -> None:
+        """Compares the outputs for batches of a size."""
+        self.batches.append(batch)
+        self.images = len(found["score"])
+        step = 10 if self.images < len(expected["score"]) else 1
+        expected = {name: values[::step] for name, values in expected.items() if name in found}
+        numbers = expected.keys() - {"label", "unknown", "unknown_at", "p_value"}
+        largest = {name: float(differences(found[name], expected[name]).max()) for name in numbers}
+        classes = found["label"] != expected["label"]
+        verdicts = found["unknown"].astype(bool) != expected["unknown"].astype(bool)
+        nearest = np.sort(expected["distances"], axis=1)
+        is_tie = nearest[:, 1] - nearest[:, 0] < MARGIN
+        is_close = np.abs(expected["score"] - constants["threshold"]) < MARGIN
+        self.score = max(self.score, largest["score"])
+        self.classes = max(self.classes, int(classes.sum()))
+        self.verdicts = max(self.verdicts, int(verdicts.sum()))
+        is_near = all(difference <= MARGIN for difference in largest.values())
+        is_same = not (classes & ~is_tie).any() and not (verdicts & ~is_close).any()
+        self.is_wrong |= not (is_near and is_same and follows(found, constants))
+
+
+def measure(folder: Path, program: Path, model: Path, images: np.ndarray, batches: tuple[int, ...]) -> list[Result]:
+    """Scores the images in all runtimes."""
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(model).graph.initializer}
+    reference: Outputs | None = None
+    results = []
+    for name, sizes, outputs in runtimes(folder, program, model, images, batches):
+        print(f"{model.stem}: {name}", file=sys.stderr, flush=True)
+        result = Result(name)
+        for batch in sizes:
+            try:
+                found = outputs(batch)
+            except Exception as error:  # report the failure in the table
+                result.failures.append(f"batch {batch}: {' '.join(str(error).split())[:160].replace('|', '/')}")
+                continue
+            reference = reference or found
+            result.add(batch, found, reference, constants)
+        if result.is_wrong or result.failures:
+            print(f"FAILED: {result}", file=sys.stderr)
+        results.append(result)
+    return results
+
+
+def check_threshold_input(model: Path, images: np.ndarray) -> None:
+    """Feed another threshold to a model that takes one."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = ["score", "unknown"]
+    scores, _ = session.run(names, {"images": images})
+    middle = np.median(scores).astype(np.float32)
+    again, unknown = session.run(names, {"images": images, "threshold": np.array(middle)})
+    np.testing.assert_array_equal(scores, again)
+    np.testing.assert_array_equal(unknown, scores > middle)
+    print("onnxruntime takes another threshold", file=sys.stderr)
+
+
+def write_table(name: str, lines: list[str]) -> None:
+    """Prints a table and puts it in its place in docs/results.md."""
+    table = "\n".join(lines)
+    print(table)
+    page = ROOT / "docs/results.md"
+    head, begin, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    _, end, tail = rest.partition("<!-- end -->")
+    page.write_text(f"{head}{begin}{table}\n{end}{tail}")
+
+
+def main(toolkit: Path, model: Path, run: Path, program: Path) -> int:
     check_golden(model)
     images = test_images()
-    proto = onnx.load(model)
-    threshold = next(float(onnx.numpy_helper.to_array(t)) for t in proto.graph.initializer if t.name == "threshold")
-    classes = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        results = measure(folder, program, model, images, BATCHES)
+        few = images[::3]
+        of_scores = []
+        for score in SCORES:
+            file = folder / f"{score}.onnx"
+            # A threshold that may be given must not disturb a runtime that does not know of it.
+            command = [toolkit, "export", "--run", run, file, "--score", score, "--threshold-input"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            of_scores.append(measure(folder, program, file, few, (7,)))
+        check_threshold_input(file, few)
     lines = [
         "| runtime | batches | images | largest score difference | different classes | different verdicts |",
         "|---|---|---|---|---|---|",
     ]
-    reference: Outputs | None = None
-    failed = 0
-    with TemporaryDirectory() as folder:
-        for name, batches, outputs in runtimes(Path(folder), program, model, images, classes):
-            print(name, file=sys.stderr, flush=True)
-            results, reasons = [], []
-            for batch in batches:
-                try:
-                    found = outputs(batch)
-                except Exception as error:  # report the failure in the table
-                    reasons.append(f"batch {batch}: {' '.join(str(error).split())[:160]}")
-                    continue
-                reference = reference or found
-                results.append(compare(reference, found, threshold))
-            taken = len(batches) - len(reasons)
-            if results:
-                difference, labels, verdicts, wrong = (max(column) for column in zip(*results, strict=True))
-                failed += wrong
-                count = len(found["score"])
-                lines.append(
-                    f"| {name} | {', '.join(map(str, batches[:taken]))} | {count} | {difference:.1e} | {labels} | {verdicts} |"
-                )
-            failed += bool(reasons)
-            lines.extend(f"| {name} | failed: {reason.replace('|', '/')} | | | | |" for reason in reasons)
-    table = "\n".join(lines)
-    print(table)
-    page = ROOT / "docs/results.md"
-    text = page.read_text()
-    begin, end = "<!-- conformance -->\n", "<!-- end -->"
-    head, _, rest = text.partition(begin)
-    _, _, tail = rest.partition(end)
-    if tail:
-        page.write_text(f"{head}{begin}{table}\n{end}{tail}")
+    for result in results:
+        said = (f"{result.score:.1e}", result.classes, result.verdicts)
+        cells = (result.name, ", ".join(map(str, result.batches)), result.images, *said)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+        lines.extend(f"| {result.name} | failed: {reason} | | | | |" for reason in result.failures)
+    write_table("conformance", lines)
+    lines = [f"| runtime | {' | '.join(f'`{score}`' for score in SCORES)} |", "|---" * (len(SCORES) + 1) + "|"]
+    for row in zip(*of_scores, strict=True):
+        cells = [f"{result.score:.1e}" if result.batches else "failed" for result in row]
+        lines.append(f"| {' | '.join([row[0].name, *cells])} |")
+    write_table("conformance of scores", lines)
     print(f"on {platform.machine()}, Python {platform.python_version()}", file=sys.stderr)
-    return 1 if failed else 0
+    return int(any(result.is_wrong or result.failures for row in (results, *of_scores) for result in row))
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()))
+    sys.exit(main(*(Path(argument).resolve() for argument in sys.argv[1:])))

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Check the model repositories that the toolkit writes, and their KServe services, against Triton's own schema.
 
-    python tests/conformance/triton.py TOOLKIT WEIGHTS
+    python tests/conformance/triton.py TOOLKIT WEIGHTS RUN
 
-WEIGHTS is a checkpoint for `toolkit import`. Every tensor of the configuration must match the model file in name, type
+WEIGHTS is a checkpoint for `toolkit import`, whose model has no p-values; RUN is a run folder for `toolkit export`,
+whose model has all outputs. Every tensor of the configuration must match the model file in name, type
 and, with Triton's batch axis in front, shape. No server is started.
 """
 
@@ -42,10 +43,14 @@ def check(folder: Path) -> None:
     model = onnx.load(folder / versions[-1] / "model.onnx")
     labels = (folder / "labels.txt").read_text().splitlines()
     batch = [None] if config.max_batch_size else []
-    for stated, held in ((config.input, tensors(model.graph.input)), (config.output, tensors(model.graph.output))):
+    # Triton leaves out inputs that have a value in the file.
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    for stated, held in ((config.input, tensors(inputs)), (config.output, tensors(model.graph.output))):
         assert [tensor.name for tensor in stated] == list(held), stated
         for tensor in stated:
             dims = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
+            dims = [None if length == -1 else length for length in dims]
             assert (tensor.data_type, [*batch, *dims]) == held[tensor.name], tensor
     logits = next(tensor for tensor in config.output if tensor.name == "logits")
     assert logits.label_filename == "labels.txt" and logits.dims[-1] == len(labels), labels
@@ -58,17 +63,26 @@ def check(folder: Path) -> None:
     assert predictor["runtime"] == "kserve-tritonserver" and predictor["storageUri"], predictor
 
 
-def main(toolkit: Path, weights: Path) -> None:
-    forms: list[list[str]] = [[], ["--input", "u8"], ["--batch", "4"], ["--input", "u8", "--batch", "2"]]
+def main(toolkit: Path, weights: Path, run: Path) -> None:
+    forms: list[list[str]] = [
+        [],
+        ["--input", "u8"],
+        ["--batch", "4"],
+        ["--input", "u8", "--batch", "2"],
+        ["--no-features"],
+        ["--threshold-input"],
+        ["--resize"],
+    ]
     with TemporaryDirectory() as temporary:
+        repository = Path(temporary) / "models"
         for number, form in enumerate(forms):
-            repository = Path(temporary) / "models"
-            file = Path(temporary) / f"form-{number}.onnx"
-            command = [toolkit, "import", weights, file, "--threshold", "1", "--triton", repository, *form]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            check(repository / file.stem)
-    print(f"{len(forms)} model repositories match Triton's schema and their files")
+            for name, source in (("import", [weights, "--threshold", "1"]), ("export", ["--run", run])):
+                file = Path(temporary) / f"{name}-{number}.onnx"
+                command = [toolkit, name, *source, file, "--triton", repository, *form]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                check(repository / file.stem)
+    print(f"{2 * len(forms)} model repositories match Triton's schema and their files")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
+    main(*(Path(argument).resolve() for argument in sys.argv[1:]))

@@ -156,6 +156,9 @@ fn export_eval_and_score() {
     let known = toolkit(at, &["score", "model.onnx", "other/d.png", "--threshold", "1e9", "--json"]);
     let known: Value = serde_json::from_str(stdout(&known)).unwrap();
     assert_eq!(known["verdict"]["unknown"], false);
+    // Another threshold does not change the p-value, the last column.
+    let p_value = known["verdict"]["p_value"].as_f64().unwrap();
+    assert_eq!(lines[0][4..], [format!("{p_value:.4}")]);
     assert!(["ant", "bee", "cow"].contains(&known["verdict"]["class"].as_str().unwrap()));
 }
 

@@ -111,5 +111,7 @@ fn print(file: &Path, verdict: &Verdict, json: bool) -> anyhow::Result<()> {
     }
     let class = if verdict.unknown { "unknown" } else { &verdict.class };
     let (score, threshold) = (verdict.score, verdict.threshold);
-    Ok(writeln!(stdout(), "{name}\t{class}\t{score:.4}\t{threshold:.4}")?)
+    // The last column, because a model without held-out scores has none.
+    let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value:.4}"));
+    Ok(writeln!(stdout(), "{name}\t{class}\t{score:.4}\t{threshold:.4}{p_value}")?)
 }
