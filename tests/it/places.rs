@@ -116,7 +116,7 @@ fn places_are_scored_by_the_score_of_logits() {
         assert_eq!((places.len(), places[0].score.dim()), (4, (8, 8)));
         // An image of one place would be scored as this place.
         let map = outputs.logit_map.as_ref().unwrap();
-        let logits = map.slice(ndarray::s![2, .., 5, 3]).insert_axis(Axis(0)).to_owned();
+        let logits = Array2::from_shape_fn((1, 3), |(_, class)| map[[2, class, 5, 3]]);
         let distances = checkpoint.anchors.distances(logits.view());
         assert_eq!(places[2].score[[5, 3]], expected.rejection(logits.view(), distances.view())[0]);
         assert_eq!(places[2].label[[5, 3]], nearest(distances.view())[0]);
