@@ -117,6 +117,12 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
+    /// A model does not have the logits of places as an output.
+    #[error("`{origin}` has no map of logits")]
+    NoMap {
+        /// The path, or `memory` for bytes.
+        origin: String,
+    },
     /// A runtime cannot load a model whose metadata is valid.
     #[error("{runtime} cannot run `{origin}`: {reason}")]
     Unsupported {

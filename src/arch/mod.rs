@@ -407,6 +407,12 @@ pub(crate) fn features(layers: &[Layer]) -> usize {
     }
 }
 
+/// Whether the features are averages over the image.
+#[cfg(feature = "export")]
+pub(crate) fn averages(layers: &[Layer]) -> bool {
+    layers[features(layers)].op == Op::GlobalAveragePool
+}
+
 /// The number of features: of values that the last layer reads.
 pub(crate) fn feature_count(layers: &[Layer]) -> usize {
     match layers.last().map(|layer| &layer.op) {

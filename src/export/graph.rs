@@ -12,7 +12,7 @@ use crate::{
     error::Result,
     image::Input,
     model::{
-        file::RESIZED,
+        file::{LOGIT_MAP, RESIZED},
         proto::{Attribute, Graph, element},
     },
     run::Checkpoint,
@@ -28,9 +28,23 @@ pub(super) fn graph(
 ) -> Result<Graph> {
     let mut graph = Builder::new(numbers);
     input(&mut graph, &checkpoint.facts.input, options);
-    network(&mut graph, &checkpoint.facts.layers()?, &checkpoint.network)?;
+    let layers = checkpoint.facts.layers()?;
+    let before_pooling = network(&mut graph, &layers, &checkpoint.network)?;
     head.add_to(&mut graph, options);
+    if let (true, Some(map), Some(last)) = (options.logit_map, before_pooling, layers.last()) {
+        logit_map(&mut graph, &map, &last.name, options.batch, head.anchors.classes());
+    }
     Ok(graph.finish("cac"))
+}
+
+/// Adds the last layer at each place of the features before they are averaged, in float32.
+fn logit_map(graph: &mut Builder, features: &str, layer: &str, batch: Option<usize>, classes: usize) {
+    graph.ints("cac/map/axes", &[2, 3]);
+    let weight =
+        graph.node("Unsqueeze", "cac/map/weight", &[&format!("{layer}.weight"), "cac/map/axes"], vec![]);
+    let window = vec![Attribute::ints("kernel_shape", &[1, 1])];
+    graph.node("Conv", LOGIT_MAP, &[features, &weight, &format!("{layer}.bias")], window);
+    graph.output(LOGIT_MAP, element::FLOAT, &[batch, Some(classes), None, None]);
 }
 
 /// A graph that maps one image to the minima, then the maxima, then the means of each channel, of the tensors that int8
@@ -88,8 +102,8 @@ fn input(graph: &mut Builder, input: &Input, options: &ExportOptions) {
 const NORMALIZED: &str = "cac/input/normalized";
 
 /// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded into
-/// convolutions.
-fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<()> {
+/// convolutions. Returns the tensor whose average over the image are the features, if there is one.
+fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<Option<String>> {
     let (layers, weights) = &weights::folded(layers, weights)?;
     let readers = arch::readers(layers);
     let features = arch::features(layers);
@@ -150,7 +164,7 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<(
         };
         outputs.push(output);
     }
-    Ok(())
+    Ok(arch::averages(layers).then(|| outputs.swap_remove(layers[features].inputs[0])))
 }
 
 /// Whether quantisation to bytes, of which 0 is the least, does what the operation does.

@@ -29,8 +29,8 @@ use crate::{
     method::{self, Activations, FittedScore, FittedTerm, LogitScore, RejectionScore, Term},
     metrics::Bootstrap,
     model::{
-        Decision, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, Threshold,
-        file::max_batch,
+        Decision, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, PlaceScore, Threshold,
+        file::{LOGIT_MAP, max_batch},
         proto::{Graph, Model, Property},
     },
     report::ReportOptions,
@@ -61,6 +61,9 @@ pub struct ExportOptions {
     pub limit: usize,
     /// Whether features are an output.
     pub features: bool,
+    /// Whether the logits of each place are an output: `logit_map`, for which the network must average its features over the
+    /// image, and known images must have been held out.
+    pub logit_map: bool,
     /// Whether each predicted class has a threshold of its own, which keeps its share of the images of that class.
     pub per_class: bool,
     /// Whether the threshold is an optional input, with the chosen one as its default.
@@ -84,6 +87,7 @@ impl Default for ExportOptions {
             score: None,
             limit: fit::LIMIT,
             features: true,
+            logit_map: false,
             per_class: false,
             threshold_input: false,
             threshold: ThresholdRule::Keep(method::KEEP),
@@ -258,6 +262,7 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         resizes: options.input == InputForm::AnySize,
         score: score.score(),
         threshold: Some(threshold),
+        places: options.logit_map.then(|| place_score(checkpoint, &score)).transpose()?,
     };
     let history = History {
         producer: Some(producer()),
@@ -282,6 +287,30 @@ fn producer() -> String {
 
 /// The shares of known images that operating points keep, where there are enough images for them.
 const OPERATING_POINTS: [f64; 3] = [0.9, 0.95, 0.99];
+
+/// The score of places: that of the image if it is one of logits, the one of logits in a sum, else the energy. Single places
+/// have larger logits than their mean, the image, so that those of a strong class are far from its anchor: the distance
+/// would take them for unknown.
+fn place_score(checkpoint: &Checkpoint, score: &FittedScore) -> Result<PlaceScore> {
+    let refused = |reason: &str| Err(Error::setting("logit map", true, reason));
+    if !arch::averages(&checkpoint.facts.layers()?) {
+        return refused("needs a network that averages its features over the image");
+    }
+    let of_logits_alone = |term| match term {
+        Term::Logits(score) => Some(score).filter(|&score| score != LogitScore::MinDistance),
+        Term::Features(_) => None,
+    };
+    let score = score.score().terms().find_map(of_logits_alone).unwrap_or(LogitScore::ENERGY);
+    let calibrating = &checkpoint.held_out.calibrating;
+    let test = checkpoint.test.as_ref().filter(|_| calibrating.is_empty());
+    let logits = test.map_or(calibrating, |test| &test.known);
+    if logits.is_empty() {
+        return refused("needs held-out known images, with which places are compared");
+    }
+    let mut held_out_scores = of_logits(checkpoint, &score.into(), logits).to_vec();
+    held_out_scores.sort_unstable_by(f32::total_cmp);
+    Ok(PlaceScore { score, held_out_scores })
+}
 
 /// Chooses the threshold of a score by a rule.
 fn threshold(
@@ -420,6 +449,10 @@ fn check(checkpoint: &Checkpoint, head: &Head, scorer: &Scorer, precision: Model
     let found = scorer.score(images.view())?;
     let difference = difference_of_logits(found.logits.view(), logits.view());
     within("logits", if images.is_empty() { f64::INFINITY } else { difference }, tolerance(precision))?;
+    if let Some(map) = &found.logit_map {
+        let means = map.mean_axis(Axis(3)).and_then(|means| means.mean_axis(Axis(2))).expect("places");
+        within(LOGIT_MAP, difference_of_logits(means.view(), found.logits.view()), HEAD_TOLERANCE)?;
+    }
     check_head(head, &found)?;
     Ok(difference)
 }

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     error::{Error, Result},
     files::atomic,
-    model::file::ModelFile,
+    model::file::{LOGIT_MAP, ModelFile},
 };
 
 /// The maximum batch size on Triton.
@@ -113,6 +113,7 @@ fn config(name: &str, file: &ModelFile) -> String {
             let (kind, dims) = match name.as_str() {
                 "p_value" => ("FP32", column.clone()),
                 "features" => ("FP32", format!("dims: [ {batch}{width} ]")),
+                LOGIT_MAP => ("FP32", format!("dims: [ {batch}{width}, -1, -1 ]")),
                 "unknown_at" => ("BOOL", format!("dims: [ {batch}{width} ]")),
                 _ => return None,
             };

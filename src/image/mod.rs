@@ -21,6 +21,8 @@ use crate::error::{Error, Result};
 pub(crate) use decode::of_file;
 pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
 pub use decode::{from_bytes, open};
+#[cfg(feature = "report")]
+pub(crate) use resize::Placement;
 pub(crate) use resize::{Frame, Region, is_unchanged, region};
 #[cfg(feature = "export")]
 pub(crate) use resize::{WEIGHT_BITS, enlarged, fill};

@@ -105,6 +105,33 @@ pub(crate) fn is_unchanged((height, width): (usize, usize), input: &Input) -> bo
     is_same(vertical, input.height) && is_same(horizontal, input.width)
 }
 
+/// Where an image lies in an input.
+#[cfg(feature = "report")]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Placement {
+    axes: [Axis; 2],
+    room: [usize; 2],
+}
+
+#[cfg(feature = "report")]
+impl Placement {
+    /// The placement of an image of a height and width, which may be empty.
+    pub fn of([height, width]: [usize; 2], input: &Input) -> Self {
+        let axes = axes((height.max(1), width.max(1)), input);
+        Self { axes, room: [input.height, input.width] }
+    }
+
+    /// The place in the input, in shares of its height and width, of one in the image; `None` outside of the input.
+    pub fn at(&self, place: [f64; 2]) -> Option<[f64; 2]> {
+        let along = |axis: usize| {
+            let Axis { to, skipped, place: free, .. } = self.axes[axis];
+            let share = (place[axis] * to as f64 - skipped as f64 + free as f64) / self.room[axis] as f64;
+            (0.0..=1.0).contains(&share).then_some(share)
+        };
+        Some([along(0)?, along(1)?])
+    }
+}
+
 /// The colour of padding.
 pub(crate) fn fill(input: &Input) -> [u8; 3] {
     input.mean.map(|mean| (255.0 * mean).round_ties_even() as u8)

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{FORMAT_VERSION, Fault, PREFIX};
 use crate::{
     image::{Input, SIZES},
-    method::RejectionScore,
+    method::{LogitScore, RejectionScore},
 };
 
 /// Everything that scoring needs besides the graph.
@@ -28,6 +28,18 @@ pub struct Decision {
     /// The decision threshold and the rule behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<Threshold>,
+    /// The score of places, in a file with the output `logit_map`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub places: Option<PlaceScore>,
+}
+
+/// The score of places of an image, and what it is compared with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlaceScore {
+    /// The score.
+    pub score: LogitScore,
+    /// This score of the known images from which thresholds are chosen, as wholes, in ascending order; one or more.
+    pub held_out_scores: Vec<f32>,
 }
 
 /// The decision threshold on the rejection score and the rule behind it.
@@ -120,7 +132,11 @@ impl Decision {
         let resizes = optional(fields, "resizes")?.unwrap_or(false);
         let score = needed(fields, "score")?;
         let threshold = optional(fields, "threshold")?;
-        Ok(Self { format_version: version, classes, input, resizes, score, threshold })
+        let places: Option<PlaceScore> = optional(fields, "places")?;
+        if places.as_ref().is_some_and(|places| places.held_out_scores.is_empty()) {
+            return Err(Fault::Broken(format!("`{PREFIX}places` has no scores to compare with")));
+        }
+        Ok(Self { format_version: version, classes, input, resizes, score, threshold, places })
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-#[cfg(all(feature = "files", feature = "tract"))]
 use ndarray::Array2;
 use prost::Message;
 
@@ -11,10 +10,11 @@ use super::{
     proto::{Attribute, Graph, Model, Tensor, Value, element},
 };
 #[cfg(all(feature = "files", feature = "tract"))]
-use crate::method::{Anchors, LastLayer};
+use crate::method::LastLayer;
 use crate::{
     error::{Error, Result},
     image::{Frame, Input},
+    method::Anchors,
 };
 
 /// The maximum size, stride and padding of a convolution.
@@ -27,7 +27,11 @@ pub(crate) const RESIZED: &str = "cac/input/resized";
 pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
 /// Outputs that a model may have, too, after the others, in any order.
-const FURTHER_OUTPUTS: [&str; 3] = ["p_value", "unknown_at", "features"];
+const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", "features", LOGIT_MAP];
+
+/// The logits of each place, `[N, C, h, w]`: the last layer applied to the features before they are averaged over the
+/// image. Because both are linear, their mean over the places are the logits.
+pub(crate) const LOGIT_MAP: &str = "logit_map";
 
 /// The maximum size of a fixed batch: 4,096 images, or as many as fit into 1 GiB of float32.
 pub(crate) fn max_batch(input: &Input) -> usize {
@@ -47,6 +51,8 @@ pub(crate) struct ModelFile {
     pub takes_bytes: bool,
     /// The names of the outputs, in their order, and the length of a row of a matrix.
     pub outputs: Vec<(String, Option<usize>)>,
+    /// The anchors, from which places are scored; `None` without the output [`LOGIT_MAP`].
+    pub anchors: Option<Anchors>,
 }
 
 impl ModelFile {
@@ -62,7 +68,19 @@ impl ModelFile {
         let threshold = threshold(graph).map_err(broken)?;
         let width = |output: &Value| output.tensor()?.1.get(1).copied().flatten();
         let outputs = graph.output.iter().map(|output| (output.name.clone(), width(output))).collect();
-        Ok((Self { origin: origin.to_owned(), manifest, threshold, batch, takes_bytes, outputs }, model))
+        let decision = &manifest.decision;
+        let has_map = graph.output.iter().any(|output| output.name == LOGIT_MAP);
+        if has_map != decision.places.is_some() {
+            return Err(broken(format!("only one of its output `{LOGIT_MAP}` and `cac.places` is there")));
+        }
+        let anchors = if has_map {
+            let missing = || broken("its anchors cannot be read".to_owned());
+            Some(anchors(graph, decision.classes.len()).ok_or_else(missing)?)
+        } else {
+            None
+        };
+        let origin = origin.to_owned();
+        Ok((Self { origin, manifest, threshold, batch, takes_bytes, outputs, anchors }, model))
     }
 
     /// Whether the model has an output.
@@ -161,7 +179,6 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
 }
 
 /// The anchors of a graph for this many classes, if they are as the toolkit writes them.
-#[cfg(all(feature = "files", feature = "tract"))]
 pub(super) fn anchors(graph: &Graph, classes: usize) -> Option<Anchors> {
     if let Some((_, rows)) = values(graph, "anchors") {
         return Some(Anchors::from_rows(Array2::from_shape_vec((classes, classes), rows).ok()?));
@@ -171,7 +188,6 @@ pub(super) fn anchors(graph: &Graph, classes: usize) -> Option<Anchors> {
 }
 
 /// The values of a float32 tensor, or of a float16 one from which a node makes it.
-#[cfg(all(feature = "files", feature = "tract"))]
 fn values(graph: &Graph, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
     let tensor = |name: &str| graph.initializer.iter().find(|tensor| tensor.name == name);
     let shape = |tensor: &Tensor| -> Option<Vec<usize>> {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-pub use decision::{Decision, OperatingPoint, Threshold};
+pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 pub use history::{Candidate, Choice, History, ResizeCheck, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
@@ -145,6 +145,7 @@ mod tests {
                 classes: Some(vec![0.1, -2.0, 3.5]),
                 operating_points: vec![OperatingPoint { keep: 0.5, threshold: 0.1 }],
             }),
+            places: Some(PlaceScore { score: LogitScore::ENERGY, held_out_scores: vec![-3.0, 0.1] }),
         };
         let history = History {
             producer: Some("test".to_owned()),
@@ -202,6 +203,8 @@ mod tests {
             ("cac.input", r#"{"height":32,"width":1e99,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
             ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.0,0.5]}"#),
             ("cac.threshold", r#"{"value":"low"}"#),
+            ("cac.places", r#"{"score":"vim","held_out_scores":[1.0]}"#),
+            ("cac.places", r#"{"score":"energy","held_out_scores":[]}"#),
         ] {
             let error = error(with(name, value));
             assert!(error.contains(&format!("`{name}`")), "{name} {value}: {error}");

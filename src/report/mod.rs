@@ -11,6 +11,8 @@ mod page;
 #[cfg(feature = "report")]
 mod pca;
 #[cfg(feature = "report")]
+mod places;
+#[cfg(feature = "report")]
 mod plot;
 #[cfg(feature = "report")]
 mod raster;

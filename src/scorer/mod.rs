@@ -2,6 +2,7 @@
 
 #[cfg(feature = "onnxruntime")]
 mod onnxruntime;
+mod places;
 mod provider;
 #[cfg(feature = "tract")]
 pub(crate) mod tract;
@@ -21,6 +22,7 @@ use crate::{
         golden::{self, GoldenBatch},
     },
 };
+pub use places::Places;
 pub use provider::Provider;
 
 /// The number of images of any size that are scored in one call on few threads: they may be large.
@@ -60,6 +62,9 @@ pub struct Outputs {
     pub p_value: Option<Array1<f32>>,
     /// Features `[N, F]`; `None` if the file does not have them as an output.
     pub features: Option<Array2<f32>>,
+    /// The logits of each place, `[N, C, h, w]`, whose mean over the h x w places are the logits; `None` if the file does not
+    /// have them as an output. [`Scorer::places`] scores them.
+    pub logit_map: Option<Array4<f32>>,
 }
 
 /// The decision of a model on one image.
@@ -486,6 +491,7 @@ impl Outputs {
         ) -> ndarray::Array<T, D> {
             if parts.is_empty() { empty } else { concatenate(Axis(0), &parts).expect("equal widths") }
         }
+        let maps: Option<Vec<_>> = parts.iter().map(|part| Some(part.logit_map.as_ref()?.view())).collect();
         let none = || Array2::zeros((0, classes));
         let p_values: Option<Vec<_>> = parts.iter().map(|part| Some(part.p_value.as_ref()?.view())).collect();
         let features: Option<Vec<_>> =
@@ -493,6 +499,7 @@ impl Outputs {
         Self {
             p_value: p_values.map(|parts| join(parts, Array1::zeros(0))),
             features: features.map(|parts| join(parts, Array2::zeros((0, 0)))),
+            logit_map: maps.map(|parts| join(parts, Array4::zeros((0, classes, 1, 1)))),
             logits: join(parts.iter().map(|part| part.logits.view()).collect(), none()),
             distances: join(parts.iter().map(|part| part.distances.view()).collect(), none()),
             score: join(parts.iter().map(|part| part.score.view()).collect(), Array1::zeros(0)),
@@ -513,6 +520,7 @@ impl Outputs {
         self.unknown.slice_axis_inplace(Axis(0), first);
         self.p_value.iter_mut().for_each(|values| values.slice_axis_inplace(Axis(0), first));
         self.features.iter_mut().for_each(|features| features.slice_axis_inplace(Axis(0), first));
+        self.logit_map.iter_mut().for_each(|map| map.slice_axis_inplace(Axis(0), first));
         self
     }
 }
@@ -526,6 +534,8 @@ struct RawOutputs {
     unknown: Vec<bool>,
     p_value: Option<Vec<f32>>,
     features: Option<Vec<f32>>,
+    /// With its shape.
+    logit_map: Option<(Vec<usize>, Vec<f32>)>,
 }
 
 impl RawOutputs {
@@ -547,6 +557,17 @@ impl RawOutputs {
             Array2::from_shape_vec((n, values.len() / n.max(1)), values)
                 .map_err(|_| failed("the model returned features for a different number of images"))
         });
+        let logit_map = self.logit_map.map(|(shape, values)| {
+            let misshapen = || failed("the model returned a map of logits of another shape");
+            match shape[..] {
+                [images, channels, height, width]
+                    if (images, channels) == (n, classes) && height * width > 0 =>
+                {
+                    Array4::from_shape_vec((n, classes, height, width), values).map_err(|_| misshapen())
+                }
+                _ => Err(misshapen()),
+            }
+        });
         Ok(Outputs {
             logits: matrix(self.logits)?,
             distances: matrix(self.distances)?,
@@ -555,6 +576,7 @@ impl RawOutputs {
             unknown: self.unknown.into(),
             p_value: self.p_value.map(Array1::from),
             features: features.transpose()?,
+            logit_map: logit_map.transpose()?,
         })
     }
 }

@@ -22,7 +22,7 @@ use super::{Images, Outputs, Provider, RawOutputs};
 use crate::{
     error::{Error, Result},
     model::{
-        file::ModelFile,
+        file::{LOGIT_MAP, ModelFile},
         proto::{Graph, Model, Node, Value, element},
     },
 };
@@ -238,6 +238,14 @@ fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Output
         unknown: values::<bool>(&outputs, "unknown").map_err(failed)?,
         p_value: further("p_value")?,
         features: further("features")?,
+        logit_map: file
+            .has_output(LOGIT_MAP)
+            .then(|| {
+                let (shape, values) = outputs[LOGIT_MAP].try_extract_tensor::<f32>().map_err(failed)?;
+                let shape = shape.iter().map(|&length| usize::try_from(length).unwrap_or(0)).collect();
+                Ok((shape, values.to_vec()))
+            })
+            .transpose()?,
     }
     .checked(NAME, n, file.manifest.decision.classes.len())
 }

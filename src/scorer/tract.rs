@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     image::{self, Input, RgbImage},
     model::{
-        file::{ModelFile, RESIZED},
+        file::{LOGIT_MAP, ModelFile, RESIZED},
         proto::{Graph, Model, Node, Value, element},
     },
     panics::caught,
@@ -200,6 +200,10 @@ impl Tract {
             unknown: values::<bool>(output("unknown")).map_err(failed)?,
             p_value: further("p_value")?,
             features: further("features")?,
+            logit_map: file
+                .output(LOGIT_MAP)
+                .map(|place| Ok((outputs[place].shape().to_vec(), floats(LOGIT_MAP)?)))
+                .transpose()?,
         }
         .checked(NAME, n, file.manifest.decision.classes.len())
     }

@@ -382,6 +382,15 @@ fn no_golden_batch() {
 }
 
 #[test]
+fn no_map() {
+    let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
+    let outputs = scorer.score(Array4::zeros((1, 3, 32, 32)).view()).unwrap();
+    let error = scorer.places(&outputs).unwrap_err();
+    assert_eq!(error.to_string(), "`memory` has no map of logits");
+    assert!(matches!(scorer.check_places(), Err(Error::NoMap { .. })));
+}
+
+#[test]
 fn broken_images() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a/1.png", "a/2.png", "b/1.png"] {

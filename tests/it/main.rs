@@ -16,6 +16,7 @@ mod layouts;
 mod metrics;
 mod numbers;
 mod pixels;
+mod places;
 mod programs;
 mod report;
 mod resize;

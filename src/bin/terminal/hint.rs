@@ -56,6 +56,7 @@ pub fn of(error: &Error) -> Option<String> {
             "train with a smaller --batch-size, --size or network"
         }
         Error::Model { .. } => "write a model from a run with `toolkit export`",
+        Error::NoMap { .. } => "export the model again with --map",
         Error::Unsupported { runtime: "tract", .. } => "try another runtime: `--provider onnxruntime`",
         Error::Unsupported { .. } => "try a newer ONNX Runtime, or `--provider cpu`",
         Error::Checkpoint { .. } => "use a checkpoint that `toolkit train` of the same version wrote",

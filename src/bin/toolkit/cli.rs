@@ -166,6 +166,9 @@ pub struct FileArgs {
     /// Leave the features out of the outputs, for the smallest answers
     #[arg(long)]
     pub no_features: bool,
+    /// Make the logits of each place an output, from which `score --map` draws which part of an image looks unknown
+    #[arg(long)]
+    pub map: bool,
     /// Choose a threshold for each predicted class, from held-out images of that class
     #[arg(long, conflicts_with = "threshold")]
     pub per_class: bool,
@@ -223,6 +226,7 @@ impl FileArgs {
         let flags = [
             ("--score", self.score.is_some()),
             ("--no-features", self.no_features),
+            ("--map", self.map),
             ("--per-class", self.per_class),
             ("--threshold-input", self.threshold_input),
             ("--threshold", self.threshold.is_some()),
@@ -243,6 +247,7 @@ impl FileArgs {
             score: self.score,
             limit: (self.score_limit.max(0.0) * 1e6) as usize,
             features: !self.no_features,
+            logit_map: self.map,
             per_class: self.per_class,
             threshold_input: self.threshold_input,
             threshold: self.threshold.map_or(ThresholdRule::Keep(self.keep), ThresholdRule::Value),
@@ -558,6 +563,10 @@ pub struct ScoreArgs {
     /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback
     #[arg(long, default_value = "cpu")]
     pub provider: Provider,
+    /// Draw which part of each image looks unknown: one PNG file for one image, else a folder with one for each. The
+    /// model must have been exported with --map
+    #[arg(long, value_name = "FILE.png|DIR")]
+    pub map: Option<PathBuf>,
     /// The signature of the model file
     #[command(flatten)]
     pub signature: SignatureArgs,

@@ -1,22 +1,30 @@
 //! `toolkit score`
 
 use std::{
+    collections::HashMap,
+    fs,
     io::{Write, stdout},
     path::{Path, PathBuf},
 };
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use cac::{
     Error, Scorer, Verdict,
     data::{path_text, prefetch},
+    files::check_writable_folder,
     image::{self, RgbImage},
     model::Decision,
+    scorer::Places,
 };
-use ndarray::Array4;
+use ndarray::{Array2, Array4};
 use rayon::prelude::*;
+use serde_json::{Value, json};
 
-use super::{print_json, read_model, with_threshold};
+use super::{check_output, names_apart, print_json, read_model, with_threshold};
 use crate::{cli::ScoreArgs, terminal::say};
+
+/// The number of photographs in memory whose maps are drawn side by side.
+const PHOTOGRAPHS: usize = 8;
 
 /// Prints the verdict on each image. An image that cannot be read does not end the work.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
@@ -24,16 +32,25 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     if images.is_empty() {
         bail!("give images after the model");
     }
+    let maps = match &args.map {
+        Some(map) => map_files(map, images)?,
+        None => HashMap::new(),
+    };
     let (bytes, origin) = read_model(model, &args.signature)?;
     let scorer = with_threshold(Scorer::named(&bytes, &origin, args.provider)?, &args.scorer)?;
-    let batches = images.chunks(scorer.preferred_batch());
+    let mut batch = scorer.preferred_batch();
+    if !maps.is_empty() {
+        scorer.check_places()?;
+        batch = batch.min(PHOTOGRAPHS);
+    }
+    let output = Output { maps, json: args.scorer.json };
     let broken = prefetch(
-        batches,
-        |files| (files, decode(files, scorer.decision())),
+        images.chunks(batch),
+        |files| (files, decode(files, scorer.decision(), !output.maps.is_empty())),
         |decoded| {
             let mut broken = 0;
             for (files, images) in decoded {
-                broken += show(&scorer, files, images, args.scorer.json)?;
+                broken += show(&scorer, files, images, &output)?;
             }
             anyhow::Ok(broken)
         },
@@ -44,53 +61,98 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     }
 }
 
+/// What is written.
+struct Output {
+    /// The picture of each image's map; none without --map.
+    maps: HashMap<PathBuf, PathBuf>,
+    json: bool,
+}
+
+/// The file of each image's map, which can be written.
+fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, PathBuf>> {
+    let is_png = map.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));
+    let inputs = || images.iter().map(PathBuf::as_path);
+    if is_png && !map.is_dir() {
+        let [image] = images else {
+            bail!("`{}` is one file for {} images; give a folder with --map", map.display(), images.len());
+        };
+        check_output(map, inputs())?;
+        return Ok(HashMap::from([(image.clone(), map.to_owned())]));
+    }
+    check_writable_folder(map)?;
+    let file = |(image, name): (PathBuf, String)| (image, map.join(format!("{name}.png")));
+    let files: HashMap<PathBuf, PathBuf> = names_apart(images).into_iter().map(file).collect();
+    for file in files.values().filter(|file| file.exists()) {
+        check_output(file, inputs())?;
+    }
+    Ok(files)
+}
+
 /// An image as a model takes it.
 enum Image {
-    /// Bytes `[3, H, W]` of the model's size.
-    Pixels(Vec<u8>),
+    /// Bytes `[3, H, W]` of the model's size, and the photograph if it is drawn.
+    Pixels(Vec<u8>, Option<RgbImage>),
     /// As it was decoded, for a model that resizes.
     Original(RgbImage),
 }
 
 /// Decodes files on all threads.
-fn decode(files: &[PathBuf], decision: &Decision) -> Vec<Result<Image, Error>> {
+fn decode(files: &[PathBuf], decision: &Decision, is_drawn: bool) -> Vec<Result<Image, Error>> {
     let read = |file: &PathBuf| {
         let image = image::open(file)?;
         Ok(match decision.resizes {
             true => Image::Original(image),
-            false => Image::Pixels(image::pixels(&image, &decision.input)),
+            false => Image::Pixels(image::pixels(&image, &decision.input), is_drawn.then_some(image)),
         })
     };
     files.par_iter().map(read).collect()
 }
 
-/// Prints the verdicts of a batch, and the errors of images that cannot be read in their places. Returns the number
-/// of the latter.
+/// Prints the verdicts of a batch and draws the maps; prints the errors of images that cannot be read in their places.
+/// Returns the number of the latter.
 fn show(
     scorer: &Scorer,
     files: &[PathBuf],
     images: Vec<Result<Image, Error>>,
-    json: bool,
+    output: &Output,
 ) -> anyhow::Result<usize> {
     let Decision { input, resizes, .. } = scorer.decision();
-    let (mut pixels, mut originals, mut read) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut pixels, mut photographs, mut read) = (Vec::new(), Vec::new(), Vec::new());
     for image in images {
         read.push(image.map(|image| match image {
-            Image::Pixels(bytes) => pixels.extend(bytes),
-            Image::Original(image) => originals.push(image),
+            Image::Pixels(bytes, photograph) => {
+                pixels.extend(bytes);
+                photographs.extend(photograph);
+            }
+            Image::Original(image) => photographs.push(image),
         }));
     }
     let outputs = if *resizes {
-        scorer.score_originals(&originals)
+        scorer.score_originals(&photographs)
     } else {
         let shape = (pixels.len() / input.values(), 3, input.height, input.width);
         scorer.score_u8(Array4::from_shape_vec(shape, pixels).expect("whole images").view())
-    };
-    let mut verdicts = scorer.verdicts(&outputs?).into_iter();
+    }?;
+    let mut verdicts = scorer.verdicts(&outputs).into_iter();
+    let places = if output.maps.is_empty() { Vec::new() } else { scorer.places(&outputs)? };
+    let good: Vec<&PathBuf> =
+        files.iter().zip(&read).filter(|(_, image)| image.is_ok()).map(|(file, _)| file).collect();
+    (&good, &places, &photographs).into_par_iter().try_for_each(|(image, places, photograph)| {
+        let file = &output.maps[*image];
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+        }
+        anyhow::Ok(places.write(file, photograph, input)?)
+    })?;
+    let mut places = places.iter();
     let mut broken = 0;
     for (file, image) in files.iter().zip(read) {
         match image {
-            Ok(()) => print(file, &verdicts.next().expect("a verdict for each image"), json)?,
+            Ok(()) => {
+                let verdict = verdicts.next().expect("a verdict for each image");
+                let map = places.next().map(|places| (&output.maps[file], places));
+                print(file, &verdict, map, scorer.decision(), output.json)?;
+            }
             Err(error) => {
                 broken += 1;
                 say(error);
@@ -100,10 +162,20 @@ fn show(
     Ok(broken)
 }
 
-fn print(file: &Path, verdict: &Verdict, json: bool) -> anyhow::Result<()> {
+fn print(
+    file: &Path,
+    verdict: &Verdict,
+    map: Option<(&PathBuf, &Places)>,
+    decision: &Decision,
+    json: bool,
+) -> anyhow::Result<()> {
     let mut name = path_text(file);
     if json {
-        return print_json(&serde_json::json!({ "image": name, "verdict": verdict }));
+        let mut value = json!({ "image": name, "verdict": verdict });
+        if let Some((file, places)) = map {
+            value["map"] = map_json(file, places, &decision.classes);
+        }
+        return print_json(&value);
     }
     // A tab or a newline would look like the next column or line.
     if name.contains(char::is_control) {
@@ -114,4 +186,20 @@ fn print(file: &Path, verdict: &Verdict, json: bool) -> anyhow::Result<()> {
     // The last column, because a model without held-out scores has none.
     let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value:.4}"));
     Ok(writeln!(stdout(), "{name}\t{class}\t{score:.4}\t{threshold:.4}{p_value}")?)
+}
+
+/// The scores of places, row by row.
+fn map_json(file: &Path, places: &Places, classes: &[String]) -> Value {
+    fn rows<T: serde::Serialize>(values: &Array2<T>) -> Vec<Vec<&T>> {
+        values.rows().into_iter().map(|row| row.into_iter().collect()).collect()
+    }
+    json!({
+        "file": path_text(file),
+        "score": places.rule,
+        "scores": rows(&places.score),
+        "p_values": rows(&places.p_value),
+        "classes": rows(&places.label.map(|&label| &classes[label])),
+        "p_value": places.whole,
+        "known": places.known,
+    })
 }
