@@ -25,7 +25,7 @@ const COMPONENTS: usize = 256;
 /// The number of training images that a dimension of a Mahalanobis distance needs.
 const IMAGES_PER_COMPONENT: usize = 2;
 /// The least mean length of a residual, relative to that of the features: below it training images span all of them.
-const LEAST_RESIDUAL: f64 = 1e-3;
+const LEAST_RESIDUAL: f64 = 1e-5;
 
 /// Training images as a network sees them.
 #[derive(Debug, Clone, Copy)]

@@ -198,7 +198,7 @@ fn models() -> Vec<Vec<u8>> {
     let plain = ExportOptions { threshold: ThresholdRule::Value(1.5), ..ExportOptions::default() };
     let options = [
         ExportOptions { input: InputForm::Bytes, batch: Some(2), ..plain.clone() },
-        ExportOptions { input: InputForm::AnySize, logit_map: true, ..plain.clone() },
+        ExportOptions { input: InputForm::AnySize, ..plain.clone() },
         ExportOptions { precision: ModelPrecision::Float16, ..plain.clone() },
         ExportOptions { precision: ModelPrecision::Int8, calibration: images(), ..plain.clone() },
         plain,
