@@ -1,5 +1,7 @@
 //! Builds an ONNX graph node by node. A node has one output of the same name; only a split has several.
 
+use std::collections::HashSet;
+
 use super::quantize::{Quantization, Ranges, added_means, by_channel};
 use crate::model::proto::{Attribute, Graph, Node, Tensor, Value, element};
 
@@ -218,7 +220,16 @@ impl Builder {
         self.graph.output.push(Value::new(name, element, shape));
     }
 
+    /// The graph.
+    ///
+    /// # Panics
+    /// If two tensors have the same name.
     pub(super) fn finish(self, name: &str) -> Graph {
+        let computed = self.graph.node.iter().flat_map(|node| &node.output);
+        let mut names = HashSet::new();
+        for name in self.graph.initializer.iter().map(|tensor| &tensor.name).chain(computed) {
+            assert!(names.insert(name), "two tensors have the name `{name}`");
+        }
         Graph { name: name.to_owned(), ..self.graph }
     }
 }

@@ -125,7 +125,7 @@ fn score(graph: &mut Builder, score: &FittedScore, output: &str) {
         .map(|(number, (term, standard))| {
             let part = |name: &str| format!("cac/{number}/{name}");
             let [value, mean, deviation, centred, scaled] =
-                ["score", "mean", "deviation", "centred", "standardised"].map(part);
+                ["score", "score/mean", "score/deviation", "score/centred", "score/standardised"].map(part);
             one_score(graph, &format!("cac/{number}"), term, &value);
             graph.floats(&mean, &[], &[standard.mean]);
             graph.floats(&deviation, &[], &[standard.deviation]);
