@@ -265,6 +265,11 @@ impl<'a> Batches<'a> {
         let Sets { known, known_test, unknown_tests, outliers } = sets;
         let [choosing, calibrating] = held_out(settings.recipe.held_out, known.len())?;
         let seed = settings.recipe.seed;
+        let held_out = choosing + calibrating;
+        if held_out + known.classes().len() > known.len() {
+            let value = format!("{held_out} of {} images", known.len());
+            return Err(Error::setting("held-out", value, "leaves a class without a training image"));
+        }
         // Images that calibrate are drawn without regard to their classes, as new images come.
         let (calibrating, rest) = known.draw_leaving_classes(calibrating, seed);
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;

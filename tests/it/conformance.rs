@@ -131,7 +131,14 @@ fn every_score_in_the_graph_matches_its_formula() {
                 logits: scores.logits.view(),
                 distances: scores.distances.view(),
             });
-            assert!(all_close(&scores.score, &expected), "{provider} {rule:?} {} {expected}", scores.score);
+            // The distance to a neighbour that is nearly the same is the root of a small difference.
+            let tolerance = if name.contains("knn") { 3e-3 } else { TOLERANCE };
+            let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance * b.abs().max(1.0);
+            assert!(
+                scores.score.iter().zip(&expected).all(is_close),
+                "{provider} {rule:?} {} {expected}",
+                scores.score
+            );
             assert_eq!(scores.label.to_vec(), nearest(scores.distances.view()), "{provider} {rule:?}");
             let flags = scores.score.map(|&score| is_unknown(score, threshold));
             assert_eq!(scores.unknown, flags, "{provider} {rule:?}");
