@@ -122,7 +122,11 @@ fn try_out(folder: &Path) -> io::Result<()> {
     new.as_file().sync_all()?;
     // Open, and so locked, until it is removed.
     let _new = new.persist(&old)?;
-    old.close()
+    match old.close() {
+        // Another process has removed it: it took the file that was replaced for one that a killed writer left.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        closed => closed,
+    }
 }
 
 /// The file that a path leads to, with its metadata if it exists.
