@@ -198,7 +198,9 @@ fn training_images(args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result
 fn features_of(contender: &Contender, images: &Dataset) -> anyhow::Result<FeatureFile> {
     let Contender { name, anchors, last_layer, scorer, .. } = contender;
     let (Some(anchors), Some(last_layer)) = (anchors, last_layer) else {
-        bail!("{name} has no last layer as this toolkit writes it; its features are of no use");
+        bail!(
+            "a score of features needs them as an output, which {name} does not have; export the model again"
+        );
     };
     let mut bar = Progress::new("training images".to_owned(), images.len());
     let mut done = 0;
@@ -208,7 +210,7 @@ fn features_of(contender: &Contender, images: &Dataset) -> anyhow::Result<Featur
     })?;
     bar.finish();
     if features.ncols() != last_layer.weight.ncols() {
-        bail!("{name} does not have features as an output; export it without --no-features");
+        bail!("{name} does not have features as an output; export the model without --no-features");
     }
     let training = FeatureSet { features, labels: images.labels().to_vec(), ..FeatureSet::default() };
     Ok(FeatureFile { last_layer: last_layer.clone(), anchors: anchors.clone(), training, sets: Vec::new() })
