@@ -101,7 +101,7 @@ impl Evaluation {
         threshold: Option<f32>,
     ) -> Option<Self> {
         let TestLogits { known, labels, unknown, skipped } = checkpoint.test.as_ref()?;
-        let needs_features = score.score().of_features().next().is_some();
+        let needs_features = score.score().reads_features();
         let features = checkpoint.features.as_ref().and_then(|features| features.test.as_ref());
         if needs_features && features.is_none() {
             return None;

@@ -59,7 +59,15 @@ pub struct Sample<'a> {
     distances: Array2<f32>,
 }
 
-impl Sample<'_> {
+impl<'a> Sample<'a> {
+    /// The logits and distances of features `[N, F]`.
+    #[must_use]
+    pub fn new(features: &'a Array2<f32>, last_layer: &LastLayer, anchors: &Anchors) -> Self {
+        let logits = last_layer.logits(features.view());
+        let distances = anchors.distances(logits.view());
+        Self { features, logits, distances }
+    }
+
     /// The input of scores.
     #[must_use]
     pub fn activations(&self) -> Activations<'_> {
@@ -72,9 +80,7 @@ impl Fitter<'_> {
     /// The logits and distances of features `[N, F]`.
     #[must_use]
     pub fn sample<'a>(&self, features: &'a Array2<f32>) -> Sample<'a> {
-        let logits = self.examples.last_layer.logits(features.view());
-        let distances = self.anchors.distances(logits.view());
-        Sample { features, logits, distances }
+        Sample::new(features, self.examples.last_layer, self.anchors)
     }
 
     /// A term with its constants.
@@ -296,10 +302,9 @@ fn origin(last_layer: &LastLayer) -> Array1<f64> {
     -weight.t().dot(&vectors.dot(&along))
 }
 
-/// The axes `[kept, F]` along which points vary most about their mean.
-fn principal(points: &Array2<f64>, kept: usize) -> Array2<f64> {
-    let centred = points - &points.mean_axis(Axis(0)).expect("there are images");
-    let (_, vectors) = eigen(&scatter(&centred));
+/// The axes `[kept, F]` along which points, whose mean is 0, vary most.
+fn principal(centred: &Array2<f64>, kept: usize) -> Array2<f64> {
+    let (_, vectors) = eigen(&scatter(centred));
     vectors.slice_axis(Axis(1), (-(kept as isize)..).into()).t().to_owned()
 }
 

@@ -323,7 +323,7 @@ fn threshold(
     let calibrating = &checkpoint.held_out.calibrating;
     // A recipe that trains on all images, such as the tutorial's, leaves only those of the test.
     let test = checkpoint.test.as_ref().filter(|_| calibrating.is_empty());
-    let scores = if score.score().of_features().next().is_none() {
+    let scores = if !score.score().reads_features() {
         of_logits(checkpoint, score, test.map_or(calibrating, |test| &test.known))
     } else {
         let features = checkpoint.features.as_ref().and_then(|features| match test {
@@ -474,9 +474,9 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     within("distances", greatest_difference(&found.distances, &distances), HEAD_TOLERANCE)?;
     let none = Array2::zeros((found.logits.nrows(), 0));
     let features = found.features.as_ref().unwrap_or(&none);
-    let is_of_features = head.score.score().of_features().next().is_some();
+    let reads_features = head.score.score().reads_features();
     // Without features as an output there is nothing to compare with.
-    if !is_of_features || found.features.is_some() {
+    if !reads_features || found.features.is_some() {
         let activations = Activations {
             features: features.view(),
             logits: found.logits.view(),

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     eval::{Evaluation, KNOWN, ScoredSet},
-    fit::{Examples, Fitter},
+    fit::{Examples, Fitter, Sample},
     method::{Anchors, FittedScore, LastLayer, nearest},
 };
 
@@ -73,11 +73,8 @@ impl FeatureFile {
     /// If a score was fitted to other features.
     #[must_use]
     pub fn evaluation(&self, scores: &[FittedScore]) -> Evaluation {
-        let examples =
-            Examples { features: self.training.features.view(), labels: &[], last_layer: &self.last_layer };
-        let fitter = Fitter { examples, known: &self.training.features, anchors: &self.anchors, limit: None };
         let scored = |set: &FeatureSet| {
-            let sample = fitter.sample(&set.features);
+            let sample = Sample::new(&set.features, &self.last_layer, &self.anchors);
             let activations = sample.activations();
             ScoredSet {
                 name: set.name.clone(),

@@ -136,6 +136,12 @@ impl RejectionScore {
         })
     }
 
+    /// Whether it reads features.
+    #[must_use]
+    pub fn reads_features(self) -> bool {
+        self.of_features().next().is_some()
+    }
+
     /// The formula as text, of the logits z, their distances d to the anchors, and the features f.
     #[must_use]
     pub fn formula(self) -> String {

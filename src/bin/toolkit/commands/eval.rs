@@ -14,9 +14,9 @@ use cac::{
     eval::{Agreement, EvaluateOptions, Evaluated, Evaluation, ScoredSet, activations, evaluate},
     files::{
         features::{FeatureFile, FeatureSet},
-        scores, sha256,
+        scores,
     },
-    fit::LIMIT,
+    fit::{Fitter, LIMIT},
     method::{Anchors, LastLayer, RejectionScore, Term},
     model::{Inspection, Manifest},
     report::{Map, Origin, Report, Subject},
@@ -172,7 +172,7 @@ pub fn measure(
 
 /// Whether a score has constants that are fitted to images.
 fn needs_examples(score: RejectionScore) -> bool {
-    matches!(score, RejectionScore::Sum(..)) || score.of_features().next().is_some()
+    matches!(score, RejectionScore::Sum(..)) || score.reads_features()
 }
 
 /// The maximum number of training images to which scores are fitted.
@@ -224,24 +224,30 @@ pub fn fitted(
     own: Option<RejectionScore>,
     is_all: bool,
 ) -> anyhow::Result<Vec<Evaluated>> {
-    let one = |score: RejectionScore| match (score, features) {
-        (RejectionScore::Single(Term::Logits(score)), _) => Ok(score.into()),
-        (score, Some(features)) => features.with_fitter(Some(LIMIT), |fitter| fitter.fit(score)),
-        _ => unreachable!("features are there if a score needs them"),
+    let all = |fitter: Option<&Fitter>| {
+        let mut evaluated = Vec::new();
+        for &score in scores {
+            if Some(score) == own {
+                evaluated.push(Evaluated::Own);
+                continue;
+            }
+            let fitted = match (score, fitter) {
+                (RejectionScore::Single(Term::Logits(score)), _) => Ok(score.into()),
+                (score, Some(fitter)) => fitter.fit(score),
+                _ => unreachable!("features are there if a score needs them"),
+            };
+            match fitted {
+                Ok(score) => evaluated.push(Evaluated::Other(score)),
+                Err(error) if is_all => say(format_args!("left out: {error}")),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(evaluated)
     };
-    let mut evaluated = Vec::new();
-    for &score in scores {
-        if Some(score) == own {
-            evaluated.push(Evaluated::Own);
-            continue;
-        }
-        match one(score) {
-            Ok(score) => evaluated.push(Evaluated::Other(score)),
-            Err(error) if is_all => say(format_args!("left out: {error}")),
-            Err(error) => return Err(error.into()),
-        }
+    match features {
+        Some(features) => features.with_fitter(Some(LIMIT), |fitter| all(Some(fitter))),
+        None => all(None),
     }
-    Ok(evaluated)
 }
 
 /// Opens every model on every provider, and checks that they can be compared.
@@ -253,8 +259,7 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
     let mut contenders: Vec<Contender> = Vec::new();
     for &model in &models {
         let (bytes, origin) = read_model(model, &SignatureArgs::default())?;
-        let sha256 = sha256(&bytes);
-        let Inspection { anchors, last_layer, .. } = Inspection::of(&bytes, &origin)?;
+        let Inspection { sha256, anchors, last_layer, .. } = Inspection::of(&bytes, &origin)?;
         for &provider in &args.provider {
             let name = match model {
                 Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
