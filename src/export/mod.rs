@@ -301,15 +301,24 @@ fn place_score(checkpoint: &Checkpoint, score: &FittedScore) -> Result<PlaceScor
         Term::Features(_) => None,
     };
     let score = score.score().terms().find_map(of_logits_alone).unwrap_or(LogitScore::ENERGY);
-    let calibrating = &checkpoint.held_out.calibrating;
-    let test = checkpoint.test.as_ref().filter(|_| calibrating.is_empty());
-    let logits = test.map_or(calibrating, |test| &test.known);
+    let (logits, _) = chosen_from(checkpoint);
     if logits.is_empty() {
         return refused("needs held-out known images, with which places are compared");
     }
-    let mut held_out_scores = of_logits(checkpoint, &score.into(), logits).to_vec();
+    let distances = checkpoint.anchors.distances(logits.view());
+    let mut held_out_scores = score.rejection(logits.view(), distances.view()).to_vec();
     held_out_scores.sort_unstable_by(f32::total_cmp);
     Ok(PlaceScore { score, held_out_scores })
+}
+
+/// The logits of the known images from which thresholds are chosen, and whether these are the test images: a recipe that
+/// trains on all images, such as the tutorial's, leaves no others.
+fn chosen_from(checkpoint: &Checkpoint) -> (&Array2<f32>, bool) {
+    let calibrating = &checkpoint.held_out.calibrating;
+    match checkpoint.test.as_ref().filter(|_| calibrating.is_empty()) {
+        Some(test) => (&test.known, true),
+        None => (calibrating, false),
+    }
 }
 
 /// Chooses the threshold of a score by a rule.
@@ -320,15 +329,13 @@ fn threshold(
     fitter: Option<&Fitter>,
 ) -> Result<Threshold> {
     let rule = options.threshold;
-    let calibrating = &checkpoint.held_out.calibrating;
-    // A recipe that trains on all images, such as the tutorial's, leaves only those of the test.
-    let test = checkpoint.test.as_ref().filter(|_| calibrating.is_empty());
+    let (logits, is_from_test) = chosen_from(checkpoint);
     let scores = if !score.score().reads_features() {
-        of_logits(checkpoint, score, test.map_or(calibrating, |test| &test.known))
+        of_logits(checkpoint, score, logits)
     } else {
-        let features = checkpoint.features.as_ref().and_then(|features| match test {
-            None => Some(&features.calibrating),
-            Some(_) => features.test.as_ref().map(|(known, _)| known),
+        let features = checkpoint.features.as_ref().and_then(|features| match is_from_test {
+            false => Some(&features.calibrating),
+            true => features.test.as_ref().map(|(known, _)| known),
         });
         let (Some(fitter), Some(features)) = (fitter, features) else {
             let reason = "needs held-out images, or features of the test images";
@@ -339,7 +346,6 @@ fn threshold(
     let mut scores = scores.to_vec();
     let mut least = scores.len();
     let classes = if options.per_class {
-        let logits = test.map_or(calibrating, |test| &test.known);
         let predicted = method::nearest(checkpoint.anchors.distances(logits.view()).view());
         let of_classes = by_class(&checkpoint.facts.classes, rule, &scores, &predicted)?;
         relative(&mut scores, &predicted, &of_classes.thresholds);
@@ -362,19 +368,19 @@ fn threshold(
     let operating_points = operating_points.collect();
     let known = checkpoint.facts.training.as_ref().and_then(|training| training.get::<String>("known"));
     let data = match known {
-        Some(known) if test.is_some() => format!("{} test images of {known}", scores.len()),
+        Some(known) if is_from_test => format!("{} test images of {known}", scores.len()),
         Some(known) => format!("{} held-out training images of {known}", scores.len()),
         None => format!("{} known images given at the import", scores.len()),
     };
     // The images of an import are as a rule those of the training.
-    let is_apart = test.is_none() && checkpoint.facts.imported.is_none();
+    let is_apart = !is_from_test && checkpoint.facts.imported.is_none();
     let kept_at_least = keep.filter(|_| is_apart).map(|keep| method::kept_at_least(least, keep));
     Ok(Threshold {
         value,
         keep,
         kept_at_least,
         data,
-        is_from_test: test.is_some(),
+        is_from_test,
         held_out_scores: scores,
         classes,
         operating_points,

@@ -63,6 +63,9 @@ pub struct Features {
     pub test: Option<(Array2<f32>, Vec<Array2<f32>>)>,
 }
 
+/// The maximum number of training images whose features scores are fitted to.
+pub const EXAMPLES: usize = 5000;
+
 /// Description of a trained network: everything but its tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Facts {

@@ -6,7 +6,9 @@ mod event;
 mod folder;
 mod recipe;
 
-pub use checkpoint::{CheckBatch, Checkpoint, Facts, Features, HeldOut, TestLogits, TrainingData, Which};
+pub use checkpoint::{
+    CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut, TestLogits, TrainingData, Which,
+};
 pub use device::Device;
 pub(crate) use device::numbered;
 pub use event::Event;

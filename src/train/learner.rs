@@ -36,8 +36,6 @@ use crate::{
 const TEST_BATCH: usize = 64;
 /// Number of images for the self-check of an export.
 const CHECK_IMAGES: usize = 8;
-/// The maximum number of training images to which scores are fitted.
-const EXAMPLES: usize = 5000;
 /// The maximum size of the features of test images in a checkpoint, in bytes.
 const TEST_FEATURES: usize = 128 << 20;
 /// Prefix of the EMA's tensors in a state.
@@ -203,7 +201,7 @@ impl<'a> Learner<'a> {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Option<run::Features>> {
         let Batches { training, choosing, calibrating, unknown_tests, .. } = self.batches;
-        let drawn = shuffled(training.len(), self.settings.recipe.seed).into_iter().take(EXAMPLES);
+        let drawn = shuffled(training.len(), self.settings.recipe.seed).into_iter().take(run::EXAMPLES);
         let drawn: Vec<usize> = drawn.map(|place| training[place]).collect();
         let layers = checkpoint.facts.layers()?;
         let width = arch::feature_count(&layers);

@@ -20,6 +20,7 @@ use cac::{
     method::{Anchors, LastLayer, RejectionScore, Term},
     model::{Inspection, Manifest},
     report::{Map, Origin, Report, Subject},
+    run::EXAMPLES,
 };
 
 use super::{
@@ -174,9 +175,6 @@ pub fn measure(
 fn needs_examples(score: RejectionScore) -> bool {
     matches!(score, RejectionScore::Sum(..)) || score.reads_features()
 }
-
-/// The maximum number of training images to which scores are fitted.
-const EXAMPLES: usize = 5000;
 
 /// Training images of the known classes.
 fn training_images(args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<Dataset> {
