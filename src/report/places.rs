@@ -163,7 +163,8 @@ mod tests {
         let ([red, green, blue], last) = (colours[0], colours[20]);
         assert!(red.min(green).min(blue) > 240.0 && (red - blue).abs() < 1.0, "{colours:?}");
         assert!(last[0] > 150.0 && last[1] < 40.0 && last[2] < 60.0, "{last:?}");
-        assert_eq!(ramp(1.5), last);
+        // As whole channels: a power computed while compiling differs from one computed here in its last digits.
+        assert_eq!(ramp(1.5).map(|channel| channel as u8), last.map(|channel| channel as u8));
     }
 
     #[test]
