@@ -113,8 +113,6 @@ impl Evaluation {
             .flat_map(|(known, unknown)| [known].into_iter().chain(unknown).map(|features| features.view()));
         let sample = Sample::new(checkpoint.anchors.classes(), unknown.len());
         let mut set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
-            let none = Array2::zeros((logits.nrows(), 0));
-            let features = features.next().unwrap_or(none.view());
             let distances = checkpoint.anchors.distances(logits.view());
             let sampled: Vec<usize> = sample.places(name, logits.nrows()).collect();
             ScoredSet {
@@ -125,7 +123,7 @@ impl Evaluation {
                 scores: vec![
                     score
                         .rejection(&Activations {
-                            features,
+                            features: features.next(),
                             logits: logits.view(),
                             distances: distances.view(),
                         })
@@ -296,9 +294,8 @@ pub fn evaluate(
                 let all = set.features.get_or_insert_with(|| Array2::zeros((0, found.ncols())));
                 all.append(Axis(0), found.view()).expect("one row per image");
             }
-            let none = Array2::zeros((batch.outputs.score.len(), 0));
             let activations = Activations {
-                features: batch.outputs.features.as_ref().unwrap_or(&none).view(),
+                features: batch.outputs.features.as_ref().map(|features| features.view()),
                 logits: batch.outputs.logits.view(),
                 distances: batch.outputs.distances.view(),
             };
@@ -332,8 +329,8 @@ pub fn evaluate(
     Ok(Evaluation { scores, decision: Some((own, scorer.threshold())), sets, skipped: errors.len() })
 }
 
-/// The logits `[N, C]` and features `[N, F]` of a data set's images, in order; no columns of features if the model does not
-/// have them as an output. `progress` receives the number of images of each finished batch.
+/// The logits `[N, C]` and features `[N, F]` of a data set's images, in order; no features if the model does not have them
+/// as an output. `progress` receives the number of images of each finished batch.
 ///
 /// # Errors
 /// [`Error::BrokenImages`], with all images that cannot be read, and those of [`Scorer::score`].
@@ -342,7 +339,7 @@ pub fn activations(
     scorer: &Scorer,
     images: &Dataset,
     mut progress: impl FnMut(usize),
-) -> Result<(Array2<f32>, Array2<f32>)> {
+) -> Result<(Array2<f32>, Option<Array2<f32>>)> {
     let mut logits = Array2::zeros((0, scorer.decision().classes.len()));
     let mut features: Option<Array2<f32>> = None;
     let mut errors = Vec::new();
@@ -358,7 +355,6 @@ pub fn activations(
     if !errors.is_empty() {
         return Err(Error::BrokenImages { errors });
     }
-    let features = features.unwrap_or_else(|| Array2::zeros((logits.nrows(), 0)));
     Ok((logits, features))
 }
 

@@ -72,7 +72,7 @@ impl<'a> Sample<'a> {
     #[must_use]
     pub fn activations(&self) -> Activations<'_> {
         let Self { features, logits, distances } = self;
-        Activations { features: features.view(), logits: logits.view(), distances: distances.view() }
+        Activations { features: Some(features.view()), logits: logits.view(), distances: distances.view() }
     }
 }
 
@@ -196,16 +196,21 @@ fn gaussians(
 ) -> std::result::Result<Constants, String> {
     let is_unit = score == FeatureScore::UnitMahalanobis;
     let is_relative = score == FeatureScore::RelativeMahalanobis;
+    let (count, width) = examples.features.dim();
+    let classes = examples.last_layer.bias.len();
+    let kept = match limit {
+        None => width,
+        Some(_) => if width > WIDE { COMPONENTS } else { width }.min((count / IMAGES_PER_COMPONENT).max(1)),
+    };
+    let maps = if is_relative { 2 } else { 1 };
+    if limit.is_some_and(|limit| (maps * width + classes) * kept * size_of::<f32>() > limit) {
+        return Err(format!("has a covariance of {width} features and {classes} means, more than the limit"));
+    }
     let features = if is_unit { directions(examples.features) } else { examples.features.mapv(f64::from) };
-    let (count, width) = features.dim();
     let mean = features.mean_axis(Axis(0)).expect("there are images");
     let centred = &features - &mean;
-    let axes = limit.and_then(|_| {
-        let kept = if width > WIDE { COMPONENTS } else { width }.min((count / IMAGES_PER_COMPONENT).max(1));
-        (kept < width).then(|| principal(&centred, kept))
-    });
+    let axes = (kept < width).then(|| principal(&centred, kept));
     let points = axes.as_ref().map_or_else(|| centred.clone(), |axes| centred.dot(&axes.t()));
-    let classes = examples.last_layer.bias.len();
     let mut means = Array2::<f64>::zeros((classes, points.ncols()));
     let mut counts = vec![0.0; classes];
     for (point, &label) in points.rows().into_iter().zip(examples.labels) {
@@ -229,10 +234,6 @@ fn gaussians(
     let (whitening, within) = whitened(&apart);
     let means: Array2<f32> = means.dot(&whitening.t()).mapv(|value| value as f32);
     let background = is_relative.then(|| whitened(&points).1);
-    let rows = within.offset.len() * if is_relative { 2 } else { 1 };
-    if limit.is_some_and(|limit| (rows * width + means.len()) * size_of::<f32>() > limit) {
-        return Err(format!("has a covariance of {width} features and {classes} means, more than the limit"));
-    }
     Ok(Constants::Gaussians { is_unit, within, means, background })
 }
 

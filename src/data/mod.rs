@@ -85,11 +85,11 @@ impl fmt::Display for Split {
 /// The seed by which test images are held out, the same for all trainings: they can be compared.
 const HELD_OUT_TEST_SEED: u64 = 0;
 
-/// Labelled images, all resized to one input. An image is decoded at every access unless it is
 /// The number of images of which stand-ins are made together.
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) const STAND_INS_AT_ONCE: usize = 64;
 
+/// Labelled images, all resized to one input. An image is decoded at every access unless it is
 /// [kept](Dataset::keep).
 #[derive(Debug, Clone)]
 pub struct Dataset {

@@ -427,12 +427,7 @@ fn relative(scores: &mut [f32], predicted: &[usize], thresholds: &[f32]) {
 /// The scores of logits `[N, C]`, for a score of logits alone.
 fn of_logits(checkpoint: &Checkpoint, score: &FittedScore, logits: &Array2<f32>) -> Array1<f32> {
     let distances = checkpoint.anchors.distances(logits.view());
-    let features = Array2::zeros((logits.nrows(), 0));
-    score.rejection(&Activations {
-        features: features.view(),
-        logits: logits.view(),
-        distances: distances.view(),
-    })
+    score.rejection(&Activations { features: None, logits: logits.view(), distances: distances.view() })
 }
 
 fn model(graph: Graph, manifest: &Manifest) -> Model {
@@ -478,13 +473,11 @@ fn difference_of_logits(found: ArrayView2<f32>, expected: ArrayView2<f32>) -> f6
 fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     let distances = head.anchors.distances(found.logits.view());
     within("distances", greatest_difference(&found.distances, &distances), HEAD_TOLERANCE)?;
-    let none = Array2::zeros((found.logits.nrows(), 0));
-    let features = found.features.as_ref().unwrap_or(&none);
     let reads_features = head.score.score().reads_features();
     // Without features as an output there is nothing to compare with.
     if !reads_features || found.features.is_some() {
         let activations = Activations {
-            features: features.view(),
+            features: found.features.as_ref().map(|features| features.view()),
             logits: found.logits.view(),
             distances: found.distances.view(),
         };
@@ -503,6 +496,15 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     let Threshold { value, held_out_scores, .. } = head.threshold;
     let verdicts: Vec<bool> = found.score.iter().map(|&score| method::is_unknown(score, *value)).collect();
     within("unknown", differing(&found.unknown, &verdicts), 0.0)?;
+    if let Some(found_at) = &found.unknown_at {
+        let points = head.threshold.operating_points.iter().map(|point| point.threshold);
+        let expected: Vec<bool> = found
+            .score
+            .iter()
+            .flat_map(|&score| points.clone().map(move |value| method::is_unknown(score, value)))
+            .collect();
+        within("unknown_at", differing(found_at, &expected), 0.0)?;
+    }
     let p_values =
         found.score.iter().map(|&score| method::p_value(held_out_scores, score)).collect::<Vec<_>>();
     within("p-value", greatest_difference(found.p_value.iter().flatten(), &p_values), HEAD_TOLERANCE)
@@ -534,9 +536,9 @@ fn difference_of_scores(
 /// How far rounding may move each score.
 fn rounding(term: &FittedTerm, activations: &Activations) -> Array1<f64> {
     match term {
-        FittedTerm::Features(_, constants) => {
-            constants.rounding(activations.features).mapv(|error| ROUNDINGS * f64::from(error))
-        }
+        FittedTerm::Features(_, constants) => constants
+            .rounding(activations.features.expect("a score of features needs features"))
+            .mapv(|error| ROUNDINGS * f64::from(error)),
         // A float32 distance has seven digits. For a far image, its rounding error decides the softmin of two similar
         // distances, and the softmin is multiplied by the distance.
         FittedTerm::Logits(score) => activations.distances.map_axis(Axis(1), |row| {

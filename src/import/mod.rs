@@ -155,6 +155,7 @@ pub fn calibrate(
     let scorer = Scorer::from_bytes(&bytes, calibration.provider)?;
     let images = calibration.images;
     let (logits, features) = eval::activations(&scorer, images, &mut progress)?;
+    let features = features.expect("the file has features");
     if calibration.class_means {
         let (mut all, mut truth) = (logits.clone(), images.labels().to_vec());
         if calibration.mirrored {

@@ -157,8 +157,8 @@ impl RejectionScore {
 /// What a network makes of N images.
 #[derive(Debug, Clone, Copy)]
 pub struct Activations<'a> {
-    /// The vectors that the last layer reads, `[N, F]`; read by scores of features alone.
-    pub features: ArrayView2<'a, f32>,
+    /// The vectors that the last layer reads, `[N, F]`. Scores of features need them.
+    pub features: Option<ArrayView2<'a, f32>>,
     /// `[N, C]`.
     pub logits: ArrayView2<'a, f32>,
     /// Euclidean distances to the anchors, `[N, C]`.
@@ -211,12 +211,15 @@ impl FittedTerm {
     /// The scores `[N]`.
     ///
     /// # Panics
-    /// If the shapes do not match the constants.
+    /// If the shapes do not match the constants, or features are missing that are needed.
     #[must_use]
     pub fn rejection(&self, activations: &Activations) -> Array1<f32> {
         match self {
             Self::Logits(score) => score.rejection(activations.logits, activations.distances),
-            Self::Features(_, constants) => constants.rejection(activations.features, activations.logits),
+            Self::Features(_, constants) => {
+                let features = activations.features.expect("a score of features needs features");
+                constants.rejection(features, activations.logits)
+            }
         }
     }
 }
@@ -250,7 +253,7 @@ impl FittedScore {
     /// The scores `[N]`; larger = more likely unknown.
     ///
     /// # Panics
-    /// If the shapes do not match the constants.
+    /// If the shapes do not match the constants, or features are missing that are needed.
     #[must_use]
     pub fn rejection(&self, activations: &Activations) -> Array1<f32> {
         match self {

@@ -60,6 +60,9 @@ pub struct Outputs {
     /// The share of known images that are expected to score as high, `[N]`, above 0 and at most 1; `None` if the file does
     /// not compute it. See [`method::p_value`].
     pub p_value: Option<Array1<f32>>,
+    /// Whether the score is above each of the K [operating points](crate::model::Threshold::operating_points), `[N, K]`;
+    /// `None` if the file does not have them as an output.
+    pub unknown_at: Option<Array2<bool>>,
     /// Features `[N, F]`; `None` if the file does not have them as an output.
     pub features: Option<Array2<f32>>,
     /// The logits of each place, `[N, C, h, w]`, whose mean over the h x w places are the logits; `None` if the file does not
@@ -494,10 +497,13 @@ impl Outputs {
         let maps: Option<Vec<_>> = parts.iter().map(|part| Some(part.logit_map.as_ref()?.view())).collect();
         let none = || Array2::zeros((0, classes));
         let p_values: Option<Vec<_>> = parts.iter().map(|part| Some(part.p_value.as_ref()?.view())).collect();
+        let unknown_at: Option<Vec<_>> =
+            parts.iter().map(|part| Some(part.unknown_at.as_ref()?.view())).collect();
         let features: Option<Vec<_>> =
             parts.iter().map(|part| Some(part.features.as_ref()?.view())).collect();
         Self {
             p_value: p_values.map(|parts| join(parts, Array1::zeros(0))),
+            unknown_at: unknown_at.map(|parts| join(parts, Array2::from_elem((0, 0), false))),
             features: features.map(|parts| join(parts, Array2::zeros((0, 0)))),
             logit_map: maps.map(|parts| join(parts, Array4::zeros((0, classes, 1, 1)))),
             logits: join(parts.iter().map(|part| part.logits.view()).collect(), none()),
@@ -519,6 +525,7 @@ impl Outputs {
         self.label.slice_axis_inplace(Axis(0), first);
         self.unknown.slice_axis_inplace(Axis(0), first);
         self.p_value.iter_mut().for_each(|values| values.slice_axis_inplace(Axis(0), first));
+        self.unknown_at.iter_mut().for_each(|verdicts| verdicts.slice_axis_inplace(Axis(0), first));
         self.features.iter_mut().for_each(|features| features.slice_axis_inplace(Axis(0), first));
         self.logit_map.iter_mut().for_each(|map| map.slice_axis_inplace(Axis(0), first));
         self
@@ -533,6 +540,7 @@ struct RawOutputs {
     label: Vec<i64>,
     unknown: Vec<bool>,
     p_value: Option<Vec<f32>>,
+    unknown_at: Option<Vec<bool>>,
     features: Option<Vec<f32>>,
     /// With its shape.
     logit_map: Option<(Vec<usize>, Vec<f32>)>,
@@ -553,6 +561,10 @@ impl RawOutputs {
             Array2::from_shape_vec((n, classes), values)
                 .map_err(|_| failed("the model returned outputs for a different number of classes"))
         };
+        let unknown_at = self.unknown_at.map(|verdicts| {
+            Array2::from_shape_vec((n, verdicts.len() / n.max(1)), verdicts)
+                .map_err(|_| failed("the model returned verdicts for a different number of images"))
+        });
         let features = self.features.map(|values| {
             Array2::from_shape_vec((n, values.len() / n.max(1)), values)
                 .map_err(|_| failed("the model returned features for a different number of images"))
@@ -575,6 +587,7 @@ impl RawOutputs {
             label: label.into(),
             unknown: self.unknown.into(),
             p_value: self.p_value.map(Array1::from),
+            unknown_at: unknown_at.transpose()?,
             features: features.transpose()?,
             logit_map: logit_map.transpose()?,
         })

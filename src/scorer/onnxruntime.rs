@@ -237,6 +237,10 @@ fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Output
         label: values::<i64>(&outputs, "label").map_err(failed)?,
         unknown: values::<bool>(&outputs, "unknown").map_err(failed)?,
         p_value: further("p_value")?,
+        unknown_at: file
+            .has_output("unknown_at")
+            .then(|| values::<bool>(&outputs, "unknown_at").map_err(failed))
+            .transpose()?,
         features: further("features")?,
         logit_map: file
             .has_output(LOGIT_MAP)

@@ -199,6 +199,10 @@ impl Tract {
             label: values::<i64>(output("label")).map_err(failed)?,
             unknown: values::<bool>(output("unknown")).map_err(failed)?,
             p_value: further("p_value")?,
+            unknown_at: file
+                .output("unknown_at")
+                .map(|place| values::<bool>(&outputs[place]).map_err(failed))
+                .transpose()?,
             features: further("features")?,
             logit_map: file
                 .output(LOGIT_MAP)

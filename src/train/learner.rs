@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use ndarray::{Array2, Array4, ArrayView4};
+use ndarray::{Array2, Array4, ArrayView4, Axis};
 use tch::{Kind, TchError, Tensor, nn};
 
 use super::{
@@ -32,8 +32,9 @@ use crate::{
     weights::{Weights, folded},
 };
 
-/// Batch size of evaluation.
+/// Batch size of evaluation, and the number of values of images above which it is smaller: activations take memory.
 const TEST_BATCH: usize = 64;
+const TEST_VALUES: usize = 3 << 20;
 /// Number of images for the self-check of an export.
 const CHECK_IMAGES: usize = 8;
 /// The maximum size of the features of test images in a checkpoint, in bytes.
@@ -187,10 +188,19 @@ impl<'a> Learner<'a> {
         Ok(is_done)
     }
 
+    /// The number of images that are evaluated together.
+    fn test_batch(&self) -> usize {
+        (TEST_VALUES / self.settings.input.values()).clamp(1, TEST_BATCH)
+    }
+
     /// The features of images, by a network in evaluation mode.
     fn evaluate(&self, network: &Network, images: &Array4<u8>) -> Result<Vec<f32>> {
-        let features = || network::floats(&network.features(&self.to_tensor(images.view())?, None)?);
-        tch::no_grad(features).map_err(torch)
+        let mut values = Vec::new();
+        for part in images.axis_chunks_iter(Axis(0), self.test_batch()) {
+            let features = || network::floats(&network.features(&self.to_tensor(part)?, None)?);
+            values.extend(tch::no_grad(features).map_err(torch)?);
+        }
+        Ok(values)
     }
 
     /// Computes the features of a checkpoint from which an export chooses a score. Returns `None` if it was asked to stop.
@@ -334,7 +344,7 @@ impl<'a> Learner<'a> {
             }
         };
         let mut logits = Vec::new();
-        prefetch(indices.chunks(TEST_BATCH), read, |batches| {
+        prefetch(indices.chunks(self.test_batch()), read, |batches| {
             for images in batches {
                 let images = images?;
                 let forward = || network::floats(&self.kept().forward(&self.input(&images)?, None)?);

@@ -127,7 +127,7 @@ fn every_score_in_the_graph_matches_its_formula() {
             assert!(all_close(&scores.logits, &logits), "{provider} {rule:?}");
             let (_, fitted) = export::decide(&checkpoint, &options).unwrap();
             let expected = fitted.rejection(&Activations {
-                features: features.view(),
+                features: Some(features.view()),
                 logits: scores.logits.view(),
                 distances: scores.distances.view(),
             });

@@ -11,6 +11,7 @@ use cac::{
     export::{self, ExportOptions, ThresholdRule},
     method::Variant,
     model::Inspection,
+    run::TestLogits,
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 use serde_json::Value;
@@ -134,6 +135,26 @@ fn wrong_input_is_refused() {
     let options = ExportOptions { threshold: ThresholdRule::Value(1.5), ..ExportOptions::default() };
     export::export(&without, &options, &at.join("model.onnx")).unwrap();
     refused(&["model.onnx", "-"], b"1\n", "the model has no scores of held-out images to compare with");
+}
+
+#[test]
+fn a_model_that_compares_with_test_images_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut checkpoint = checkpoint(1, Variant::Paper);
+    let known = checkpoint.held_out.calibrating.clone();
+    let count = known.nrows();
+    checkpoint.held_out.calibrating = known.slice_axis(ndarray::Axis(0), (..0).into()).to_owned();
+    checkpoint.test = Some(TestLogits { labels: vec![0; count], known, unknown: Vec::new(), skipped: 0 });
+    checkpoint.facts.training = Some(serde_json::from_value(serde_json::json!({ "known": "ants" })).unwrap());
+    export::export(&checkpoint, &ExportOptions::default(), &at.join("model.onnx")).unwrap();
+    let scores = Inspection::open(&at.join("model.onnx")).unwrap().manifest.decision.threshold.unwrap();
+    let output = drift(at, &["model.onnx", "-"], &scores.held_out_scores);
+    let note =
+        format!("note: the model held out no training images; it compares with {count} test images of ants");
+    assert!(stdout(&output).lines().any(|line| line == note), "{}", stdout(&output));
+    // A model that held out images has no such note.
+    assert!(!stdout(&drift(at, &["-"], &same())).contains("note:"));
 }
 
 #[test]

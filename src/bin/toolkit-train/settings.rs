@@ -154,7 +154,7 @@ pub struct Settings {
     precision: Precision,
     /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are
     /// needed
-    #[arg(long, value_name = "MiB", default_value_t = 1024)]
+    #[arg(long, value_name = "MiB", default_value_t = 768)]
     memory: u64,
     /// Leave out images that cannot be read; otherwise the run ends with a list of them
     #[arg(long)]
@@ -166,7 +166,8 @@ fn learning_rates() -> String {
     let [adam, sgd] = [Optimizer::Adam, Optimizer::Sgd].map(|optimizer| {
         by_variant("", |loss| optimizer.learning_rate(loss.variant)).replace("; by default ", "")
     });
-    let [frozen, fine] = [Recipe::of_last_layer(), Recipe::fine_tuning()].map(|recipe| rate_share(&recipe));
+    // In single precision, without the digits that the division rounds.
+    let [frozen, fine] = [Recipe::of_last_layer(), Recipe::fine_tuning()].map(|r| rate_share(&r) as f32);
     format!(
         "The peak learning rate; by default with adam {adam}; with sgd {sgd}; {frozen} times that with --freeze, {fine} times \
          for a backbone of photographs"

@@ -18,7 +18,7 @@ use cac::{
     },
     fit::{Fitter, LIMIT},
     method::{Anchors, LastLayer, RejectionScore, Term},
-    model::{Inspection, Manifest},
+    model::{Inspection, Manifest, Training},
     report::{Map, Origin, Report, Subject},
     run::EXAMPLES,
 };
@@ -100,7 +100,8 @@ pub fn measure(
     {
         bail!("`{}` is required, but only the model's own score, `{own}`, has a threshold", one.metric());
     }
-    let (known, unknown) = test_images(args, manifest, first.model.is_none())?;
+    let source = Source::of(args, manifest, first.model.is_none())?;
+    let (known, unknown) = test_images(&source, args, manifest)?;
     for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
         say_left_out(set.left_out());
     }
@@ -117,7 +118,7 @@ pub fn measure(
 
     let needs_training =
         args.keep_features.is_some() || scores.iter().any(|&score| score != own && needs_examples(score));
-    let training = needs_training.then(|| training_images(args, manifest)).transpose()?;
+    let training = needs_training.then(|| training_images(&source, args, manifest)).transpose()?;
     let mut of_first: Option<Evaluation> = None;
     for contender in &contenders {
         let Contender { name, model, sha256, anchors, scorer, .. } = contender;
@@ -177,17 +178,9 @@ fn needs_examples(score: RejectionScore) -> bool {
 }
 
 /// Training images of the known classes.
-fn training_images(args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<Dataset> {
-    let training = manifest.history.training.as_ref();
-    let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
-    let Some(known) = args.known.clone().or(recorded) else {
-        bail!("a score of features is fitted to training images; give --known DIR");
-    };
-    let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
-    let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
-    let protocol = args.protocol.or(recorded);
-    let folder = dataset(&known, &args.data.folder(), &[Role::Known(Split::Train)])?;
-    let images = open_training(&folder, share, protocol.as_ref(), &manifest.decision.input)?;
+fn training_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<Dataset> {
+    let folder = dataset(&source.known, &args.data.folder(), &[Role::Known(Split::Train)])?;
+    let images = open_training(&folder, source.share, source.protocol.as_ref(), &manifest.decision.input)?;
     let images = images.align(&manifest.decision.classes)?;
     Ok(images.pick(&images.draw(EXAMPLES, 0).0))
 }
@@ -207,9 +200,9 @@ fn features_of(contender: &Contender, images: &Dataset) -> anyhow::Result<Featur
         bar.update(done, "");
     })?;
     bar.finish();
-    if features.ncols() != last_layer.weight.ncols() {
+    let Some(features) = features else {
         bail!("{name} does not have features as an output; export the model without --no-features");
-    }
+    };
     let training = FeatureSet { features, labels: images.labels().to_vec(), ..FeatureSet::default() };
     Ok(FeatureFile { last_layer: last_layer.clone(), anchors: anchors.clone(), training, sets: Vec::new() })
 }
@@ -281,46 +274,63 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
     Ok(contenders)
 }
 
-/// The known and unknown test images; by default those of the training.
+/// Where images come from: what is given, or what the training recorded.
+struct Source<'a> {
+    known: PathBuf,
+    /// The share of test images held out.
+    share: Option<f64>,
+    protocol: Option<Protocol>,
+    /// The record of the training, if the known images are those of it.
+    training: Option<&'a Training>,
+    /// Whether they are the images of the tutorial, which the built-in model learned.
+    is_tutorial: bool,
+}
+
+impl<'a> Source<'a> {
+    fn of(args: &EvaluationArgs, manifest: &'a Manifest, is_built_in: bool) -> anyhow::Result<Self> {
+        let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
+        let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
+        let is_tutorial = is_built_in && args.known.is_none();
+        let known = match (&args.known, recorded) {
+            (Some(known), _) => known.clone(),
+            (None, _) if is_tutorial => KNOWN.into(),
+            (None, Some(known)) if exists(&known) || PublishedSet::meant_by(&known).is_some() => {
+                say(format_args!("known images: `{}`, as recorded in the model", known.display()));
+                known
+            }
+            (None, Some(known)) => bail!(
+                "cannot find the training data of the model, `{}`; give --known DIR and --unknown NAME=DIR",
+                known.display()
+            ),
+            (None, None) => bail!("the model does not record its training data; give --known DIR"),
+        };
+        let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
+        let protocol = args.protocol.or(training.and_then(|training| training.get("protocol")));
+        Ok(Self { known, share, protocol, training, is_tutorial })
+    }
+}
+
+/// The known and unknown test images.
 fn test_images(
+    source: &Source,
     args: &EvaluationArgs,
     manifest: &Manifest,
-    is_built_in: bool,
 ) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
-    let input = &manifest.decision.input;
-    let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
-    let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
-    let is_tutorial = is_built_in && args.known.is_none();
-    let known = match (&args.known, recorded) {
-        (Some(known), _) => known.clone(),
-        (None, _) if is_tutorial => KNOWN.into(),
-        (None, Some(known)) if exists(&known) || PublishedSet::meant_by(&known).is_some() => {
-            say(format_args!("known images: `{}`, as recorded in the model", known.display()));
-            known
-        }
-        (None, Some(known)) => bail!(
-            "cannot find the training data of the model, `{}`; give --known DIR and --unknown NAME=DIR",
-            known.display()
-        ),
-        (None, None) => bail!("the model does not record its training data; give --known DIR"),
-    };
+    let &Source { ref known, share, ref protocol, training, is_tutorial } = source;
     let unknown = match &args.unknown[..] {
         [] if is_tutorial => vec![UNKNOWN.to_owned()],
         [] => training.and_then(|training| training.get("unknown")).unwrap_or_default(),
         given => given.to_vec(),
     };
-    let recorded: Option<Protocol> = training.and_then(|training| training.get("protocol"));
-    let protocol = args.protocol.or(recorded);
     let data = args.data.folder();
-    let folder = dataset(&known, &data, &[Role::Known(Split::Test)])?;
+    let folder = dataset(known, &data, &[Role::Known(Split::Test)])?;
     let unknown = unknown_datasets(&unknown, &data)?;
-    let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
-    if let Some(share) = trained_without(&known, manifest).filter(|&trained| share != Some(trained)) {
+    if let Some(share) = trained_without(known, manifest).filter(|&trained| share != Some(trained)) {
         say(format_args!(
             "the model may have been trained on some of these images; `--held-out-test {share}` leaves them out"
         ));
     }
-    let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), input)?;
+    let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), &manifest.decision.input)?;
     let tested = training.filter(|training| training.get::<usize>("skipped").is_none());
     let tested: Option<usize> = tested.and_then(|training| training.get("test_images"));
     if tested.is_some_and(|tested| tested != known.len()) && args.held_out_test.is_none() {
