@@ -27,7 +27,7 @@ use axum::{
     routing::{get, post},
 };
 use cac::{
-    Provider, Scorer, Verdict,
+    Bytes, Provider, Scorer, Verdict,
     drift::{ALPHA, Monitor, Origin, Recent, StateFile, Status},
     files::sha256,
     image,
@@ -113,8 +113,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = args.first().ok_or(USAGE)?;
     let provider = args.get(1).map_or(Ok(Provider::Cpu), |name| name.parse())?;
     let address = args.get(2).map_or("127.0.0.1:8080", String::as_str);
-    let bytes = std::fs::read(model)?;
-    let scorer = Scorer::named(&bytes, model, provider)?;
+    let bytes = Bytes::from(std::fs::read(model)?);
+    let scorer = Scorer::named(bytes.clone(), model, provider)?;
     scorer.warm_up(1)?;
     let (seen, state) = begin(&scorer, sha256(&bytes), state.as_deref())?;
     drop(bytes);

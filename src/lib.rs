@@ -91,6 +91,9 @@ pub mod weights;
 
 pub use error::{Error, Result};
 pub use panics::panic_is_caught;
+/// The bytes of a model file, shared in place of copied.
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+pub use prost::bytes::Bytes;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub use scorer::{Outputs, Provider, Scorer, Verdict};
 

@@ -539,7 +539,7 @@ mod tests {
         assert!(!resizes_to(&changed, &Input { width: input.width + 1, ..input }));
         let constants = &mut changed.graph.as_mut().unwrap().initializer;
         let half = constants.iter_mut().find(|tensor| tensor.name == "cac/resize/float/0.5").unwrap();
-        half.raw_data = 0.25_f32.to_le_bytes().to_vec();
+        half.raw_data = 0.25_f32.to_le_bytes().to_vec().into();
         assert!(!resizes_to(&changed, &input));
         let error = check(&changed, &input, Some(2)).unwrap_err();
         assert!(matches!(error, Error::SelfCheck { what: "a resized byte", difference: 2.0, .. }), "{error}");

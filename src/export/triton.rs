@@ -35,7 +35,7 @@ pub struct Published {
 /// of this toolkit.
 pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
     let bytes = fs::read(model).map_err(Error::io("read", model))?;
-    let (file, _) = ModelFile::parse(&bytes, &model.display().to_string())?;
+    let (file, _) = ModelFile::parse(&bytes[..], &model.display().to_string())?;
     let name = name(model);
     let folder = repository.join(&name);
     fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use ndarray::Array2;
-use prost::Message;
+use prost::{Message, bytes::Buf};
 
 use super::{
     Decision, Manifest,
@@ -56,8 +56,8 @@ pub(crate) struct ModelFile {
 }
 
 impl ModelFile {
-    /// Parses a file; `origin` names it in errors.
-    pub fn parse(bytes: &[u8], origin: &str) -> Result<(Self, Model)> {
+    /// Parses a file; `origin` names it in errors. The tensors of [`Bytes`](prost::bytes::Bytes) are not copied.
+    pub fn parse(bytes: impl Buf, origin: &str) -> Result<(Self, Model)> {
         let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
         let model = Model::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
         let graph = model.graph.as_ref().ok_or_else(|| broken("it holds no graph".to_owned()))?;
@@ -230,6 +230,8 @@ fn threshold(graph: &Graph) -> std::result::Result<f32, String> {
 
 #[cfg(all(test, feature = "files", feature = "tract"))]
 mod tests {
+    use prost::bytes::Bytes;
+
     use super::*;
 
     #[test]
@@ -240,7 +242,7 @@ mod tests {
                 name: name.to_owned(),
                 data_type: element::FLOAT,
                 float_data: if is_raw { Vec::new() } else { values.to_vec() },
-                raw_data: if is_raw { raw_data } else { Vec::new() },
+                raw_data: if is_raw { raw_data } else { Bytes::new() },
                 ..Tensor::default()
             };
             Graph { initializer: vec![tensor], ..Graph::default() }

@@ -1,7 +1,7 @@
 //! The messages of an ONNX file (`onnx.proto`, IR version 8) with the fields that this toolkit reads or writes;
 //! others are skipped. A scalar attribute is written even if it is 0, because some readers reject an absent one.
 
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 
 /// The version of the operator set that is written: the newest that all common runtimes accept.
 pub(crate) const OPSET: i64 = 17;
@@ -163,8 +163,8 @@ pub(crate) struct Tensor {
     #[prost(string, tag = "8")]
     pub name: String,
     /// The values, little-endian, instead of `float_data`.
-    #[prost(bytes = "vec", tag = "9")]
-    pub raw_data: Vec<u8>,
+    #[prost(bytes = "bytes", tag = "9")]
+    pub raw_data: Bytes,
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
     /// Not 0 if the values are in another file.

@@ -10,6 +10,7 @@ pub(crate) mod tract;
 use std::{collections::BTreeMap, fmt, path::Path};
 
 use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, Slice, concatenate};
+use prost::bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::{
@@ -94,7 +95,7 @@ impl Scorer {
     pub fn open(path: impl AsRef<Path>, provider: Provider) -> Result<Self> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        Self::new(&bytes, &path.display().to_string(), provider, false)
+        Self::new(bytes.into(), &path.display().to_string(), provider, false)
     }
 
     /// Reads a model from memory.
@@ -104,14 +105,14 @@ impl Scorer {
     /// [`Error::Unsupported`] if the runtime refuses it, [`Error::Provider`] if the provider is not
     /// available: there is no fallback to another one.
     pub fn from_bytes(bytes: &[u8], provider: Provider) -> Result<Self> {
-        Self::named(bytes, "memory", provider)
+        Self::named(Bytes::copy_from_slice(bytes), "memory", provider)
     }
 
-    /// Reads a model from memory; `origin` names it in errors.
+    /// Reads a model from memory without a copy; `origin` names it in errors.
     ///
     /// # Errors
     /// Those of [`from_bytes`](Self::from_bytes).
-    pub fn named(bytes: &[u8], origin: &str, provider: Provider) -> Result<Self> {
+    pub fn named(bytes: Bytes, origin: &str, provider: Provider) -> Result<Self> {
         Self::new(bytes, origin, provider, false)
     }
 
@@ -120,20 +121,20 @@ impl Scorer {
     ///
     /// # Errors
     /// Those of [`from_bytes`](Self::from_bytes), and [`Error::Io`] for the temporary file of the profile.
-    pub fn profiled(bytes: &[u8], origin: &str, provider: Provider) -> Result<Self> {
+    pub fn profiled(bytes: Bytes, origin: &str, provider: Provider) -> Result<Self> {
         Self::new(bytes, origin, provider, true)
     }
 
     #[cfg_attr(not(all(feature = "onnxruntime", feature = "tract")), allow(unused_variables))]
-    fn new(bytes: &[u8], origin: &str, provider: Provider, is_profiled: bool) -> Result<Self> {
-        let (file, model) = ModelFile::parse(bytes, origin)?;
+    fn new(bytes: Bytes, origin: &str, provider: Provider, is_profiled: bool) -> Result<Self> {
+        let (file, model) = ModelFile::parse(bytes.clone(), origin)?;
         let runtime = match provider {
             #[cfg(feature = "tract")]
-            Provider::Cpu => Runtime::Tract(tract::Tract::new(bytes, &model, &file)?),
+            Provider::Cpu => Runtime::Tract(tract::Tract::new(&bytes, &model, &file)?),
             #[cfg(not(feature = "tract"))]
             Provider::Cpu => return Err(provider.is_without("tract")),
             #[cfg(feature = "onnxruntime")]
-            _ => Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, provider, is_profiled)?),
+            _ => Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(&bytes, &file, provider, is_profiled)?),
             #[cfg(not(feature = "onnxruntime"))]
             _ => return Err(provider.is_without("onnxruntime")),
         };

@@ -51,7 +51,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let file = file.transpose()?;
     let mut stream = match input {
         _ if input == Path::new(STDIN) => Stream { scores: read_lines(stdin().lock())?, skipped: 0 },
-        _ if input.is_dir() => score_images(&Scorer::named(&bytes, &origin, args.provider)?, input)?,
+        _ if input.is_dir() => score_images(&Scorer::named(bytes, &origin, args.provider)?, input)?,
         _ => Stream { scores: read_file(input, &args.column)?, skipped: 0 },
     };
     if args.shuffle {

@@ -256,7 +256,7 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                 Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
                 _ => provider.to_string(),
             };
-            let scorer = with_threshold(Scorer::profiled(&bytes, &origin, provider)?, &args.scorer)?;
+            let scorer = with_threshold(Scorer::profiled(bytes.clone(), &origin, provider)?, &args.scorer)?;
             if let Some(first) = contenders.first() {
                 let (one, other) = (first.scorer.decision(), scorer.decision());
                 let has_same_pixels = one.input.has_same_pixels(&other.input);

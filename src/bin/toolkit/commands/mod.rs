@@ -16,7 +16,6 @@ pub mod verify;
 pub mod weights;
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
     io::{self, Write, stdout},
     path::{Component, Path, PathBuf},
@@ -25,7 +24,7 @@ use std::{
 
 use anyhow::bail;
 use cac::{
-    Error, Scorer,
+    Bytes, Error, Scorer,
     data::path_text,
     files::{check_writable, check_writable_folder, signature},
     model::Inspection,
@@ -62,13 +61,13 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// The bytes of a model file, whose signature is checked if there is one, and its name in errors; by default those
 /// of the built-in model.
-fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Cow<'static, [u8]>, String)> {
+fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Bytes, String)> {
     let (bytes, origin) = match model {
         Some(path) => {
             let bytes = std::fs::read(path).map_err(unreadable(path))?;
-            (Cow::Owned(bytes), path.display().to_string())
+            (bytes.into(), path.display().to_string())
         }
-        None => (Cow::Borrowed(MODEL), "the built-in model".to_owned()),
+        None => (Bytes::from_static(MODEL), "the built-in model".to_owned()),
     };
     if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {
         let path = Path::new(key);

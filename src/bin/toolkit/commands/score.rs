@@ -37,7 +37,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         None => HashMap::new(),
     };
     let (bytes, origin) = read_model(model, &args.signature)?;
-    let scorer = with_threshold(Scorer::named(&bytes, &origin, args.provider)?, &args.scorer)?;
+    let scorer = with_threshold(Scorer::named(bytes, &origin, args.provider)?, &args.scorer)?;
     let mut batch = scorer.preferred_batch();
     if !maps.is_empty() {
         scorer.check_places()?;

@@ -18,7 +18,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
         writeln!(stdout(), "{origin}: SHA-256 {sha256}{signed}")?;
     }
     for &provider in &args.provider {
-        let scorer = Scorer::named(&bytes, &origin, provider)?;
+        let scorer = Scorer::named(bytes.clone(), &origin, provider)?;
         let difference = scorer.verify()?;
         let (runtime, images) = (scorer.runtime(), golden::images(&scorer.decision().input).dim().0);
         if args.json {
