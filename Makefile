@@ -7,8 +7,8 @@ TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
-.PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader bench-eval bench-metrics \
-  bench-drift bench-serve reliability conformance screenshots pins
+.PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader \
+  bench-eval bench-embedding bench-metrics bench-drift bench-serve reliability conformance screenshots pins
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -102,6 +102,10 @@ KNOWN ?= $(DEMO)/cifar-10-batches-bin
 UNKNOWN ?= $(DEMO)/textures
 bench-eval: build .venv/ready ## speed of evaluation
 	.venv/bin/python benches/evaluation.py $(TOOLKIT) $(KNOWN) $(UNKNOWN) $(MODELS)
+
+bench-embedding: build .venv/ready ## build and start of a program with the scorer
+	ORT_DYLIB_PATH=.native/onnxruntime/lib/$(LIBRARY) \
+	  .venv/bin/python benches/embedding.py exported/cifar10-wrn-40-2.onnx examples/photos/test/dress/01.jpg
 
 bench-metrics: .venv/ready ## time and memory of the metrics
 	$(CARGO) build --release --no-default-features --bench metrics
