@@ -50,7 +50,7 @@ fn main() -> cac::Result<()> {
     let args: Vec<String> = std::env::args().collect();
     let scorer = Scorer::open(&args[1], args[3].parse::<Provider>()?)?;
     let (ready, at_rest) = (start.elapsed(), resident());
-    let image = image::open(args[2].as_ref())?;
+    let image = image::open(&args[2])?;
     let verdict = scorer.score_image(&image)?;
     let at_first = resident();
     let again = Instant::now();
