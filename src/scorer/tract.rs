@@ -288,9 +288,29 @@ fn unpanicked<T>(run: impl FnOnce() -> TractResult<T>) -> std::result::Result<T,
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_in_parts_computes_what_it_computes_as_a_whole() {
+        let bytes = include_bytes!("../../exported/cifar10-wrn-40-2.onnx");
+        let shape = [1, 3, 32, 32];
+        let plan = Plan::of_floats(bytes, shape).unwrap();
+        assert_eq!(plan.0.len(), 6);
+        let whole = tract_onnx::onnx().model_for_read(&mut &bytes[..]).unwrap();
+        let whole = whole.with_input_fact(0, f32::fact(shape).into()).unwrap();
+        let whole = Plan(vec![whole.into_optimized().unwrap().into_runnable().unwrap()]);
+        let image =
+            Array4::from_shape_fn(shape, |(_, channel, y, x)| ((7 * y + 3 * x + channel) % 32) as f32 / 31.0);
+        let [parts, whole] = [plan, whole].map(|plan| plan.run(image.clone().into()).unwrap());
+        assert_eq!(parts.len(), whole.len());
+        for (part, whole) in parts.iter().zip(&whole) {
+            part.close_enough(whole, true).unwrap();
+        }
+    }
+
     #[test]
     fn the_version_of_tract_is_the_one_that_is_built() {
-        let (name, version) = super::TRACT.split_once(' ').unwrap();
+        let (name, version) = TRACT.split_once(' ').unwrap();
         let entry = format!("name = \"{name}-onnx\"\nversion = \"{version}\"\n");
         assert!(include_str!("../../Cargo.lock").contains(&entry), "{entry}");
     }
