@@ -5,9 +5,9 @@
 
 Makes a new crate that depends on this one with a single feature, builds it from nothing, and scores IMAGE. `small` is
 the profile of docs/embedding.md. Prints the processor time of the build, the size of the program, and, as medians of
-whole processes in turns: milliseconds to the first verdict, those until the model is ready and of a second verdict, and
+whole processes in turns: milliseconds of the process, which scores twice (Python once), those until the model is ready and of a second verdict, and
 resident memory when the model is ready and after the first verdict. examples/python/score.py is run in the same turns.
-`onnxruntime` needs ORT_DYLIB_PATH, Python onnxruntime and Pillow (`make bench-embedding` has them).
+Python needs onnxruntime and Pillow, the feature `onnxruntime` ORT_DYLIB_PATH (`make bench-embedding` has them).
 """
 
 import os
@@ -120,7 +120,7 @@ def main() -> None:
     for name, rows in found.items():
         first = [row[0] for row in rows]
         ratio = median(theirs[0] / ours for theirs, ours in zip(found["Python"], first))
-        text = f"{name}: first verdict after {median(first):.1f} ms, {ratio:.2f} times as fast as Python"
+        text = f"{name}: whole process {median(first):.1f} ms, {ratio:.2f} times as fast as Python"
         if len(rows[0]) > 1:
             ready, again, at_rest, at_first = (median(row[place] for row in rows) for place in range(1, 5))
             text += f"; model ready after {ready:.1f} ms, a second verdict {again:.1f} ms"

@@ -174,7 +174,7 @@ fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> 
     Ok(check_writable(file)?)
 }
 
-/// Checks that a page, a file of scores and plots can be written, and that none of them replaces another or an input.
+/// Checks that a page, files of scores and features, and plots can be written, and that none of them replaces another or an input.
 fn check_result_files<'a>(
     page: Option<&'a Path>,
     args: &'a EvaluationArgs,
@@ -185,7 +185,7 @@ fn check_result_files<'a>(
         check_writable_folder(folder)?;
         taken.push(place(folder));
     }
-    for file in page.into_iter().chain(args.scores.as_deref()) {
+    for file in page.into_iter().chain(args.scores.as_deref()).chain(args.keep_features.as_deref()) {
         check_output(file, inputs.iter().map(PathBuf::as_path))?;
         let place = place(file);
         if taken.contains(&place) {

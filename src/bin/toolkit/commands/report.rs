@@ -136,6 +136,7 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
         ("--unknown", !args.unknown.is_empty()),
         ("--protocol", args.protocol.is_some()),
         ("--scores", args.scores.is_some()),
+        ("--keep-features", args.keep_features.is_some()),
     ];
     flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
 }
