@@ -294,11 +294,7 @@ pub fn evaluate(
                 let all = set.features.get_or_insert_with(|| Array2::zeros((0, found.ncols())));
                 all.append(Axis(0), found.view()).expect("one row per image");
             }
-            let activations = Activations {
-                features: batch.outputs.features.as_ref().map(|features| features.view()),
-                logits: batch.outputs.logits.view(),
-                distances: batch.outputs.distances.view(),
-            };
+            let activations = batch.outputs.activations();
             for (values, score) in set.scores.iter_mut().zip(scores) {
                 match score {
                     Evaluated::Own => values.extend(&batch.outputs.score),

@@ -476,11 +476,7 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     let reads_features = head.score.score().reads_features();
     // Without features as an output there is nothing to compare with.
     if !reads_features || found.features.is_some() {
-        let activations = Activations {
-            features: found.features.as_ref().map(|features| features.view()),
-            logits: found.logits.view(),
-            distances: found.distances.view(),
-        };
+        let activations = found.activations();
         let mut scores = head.score.rejection(&activations).to_vec();
         if let Some(thresholds) = &head.threshold.classes {
             relative(&mut scores, &method::nearest(found.distances.view()), thresholds);

@@ -16,7 +16,7 @@ use rayon::prelude::*;
 use crate::{
     error::{Error, Result},
     image::{self, Frame, RgbImage},
-    method,
+    method::{self, Activations},
     model::{
         Decision, Manifest, ModelPrecision,
         file::ModelFile,
@@ -487,6 +487,15 @@ fn filled<T: Clone + Default>(images: ArrayView4<T>, batch: usize) -> Array4<T> 
 }
 
 impl Outputs {
+    /// The input of other scores.
+    pub(crate) fn activations(&self) -> Activations<'_> {
+        Activations {
+            features: self.features.as_ref().map(|features| features.view()),
+            logits: self.logits.view(),
+            distances: self.distances.view(),
+        }
+    }
+
     /// Concatenates the outputs of consecutive parts.
     fn concatenate(parts: &[Self], classes: usize) -> Self {
         fn join<D: ndarray::RemoveAxis, T: Clone>(

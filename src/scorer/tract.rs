@@ -26,7 +26,7 @@ const NAME: &str = "tract";
 #[cfg(feature = "export")]
 pub(crate) const TRACT: &str = "tract 0.23.9";
 
-/// The least number of nodes of a part of a network.
+/// The number of nodes after which a part of a network may end.
 const PART: usize = 20;
 
 /// A network that is ready to run: parts, each of which takes what the one before returns.
