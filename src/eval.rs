@@ -325,33 +325,47 @@ pub fn evaluate(
     Ok(Evaluation { scores, decision: Some((own, scorer.threshold())), sets, skipped: errors.len() })
 }
 
-/// The logits `[N, C]` and features `[N, F]` of a data set's images, in order; no features if the model does not have them
-/// as an output. `progress` receives the number of images of each finished batch.
+/// What a network computes of N images of a data set, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DatasetOutputs {
+    /// The indices of the images in the data set.
+    pub indices: Vec<usize>,
+    /// Logits `[N, C]`.
+    pub logits: Array2<f32>,
+    /// Features `[N, F]`; `None` if the model does not have them as an output.
+    pub features: Option<Array2<f32>>,
+}
+
+/// Runs a data set's images through the model. Images that cannot be read are left out if `skip_broken` is set. `progress`
+/// receives the number of images of each finished batch.
 ///
 /// # Errors
-/// [`Error::BrokenImages`], with all images that cannot be read, and those of [`Scorer::score`].
+/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out and others remain; those of
+/// [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
-pub fn activations(
+pub fn outputs(
     scorer: &Scorer,
     images: &Dataset,
+    skip_broken: bool,
     mut progress: impl FnMut(usize),
-) -> Result<(Array2<f32>, Option<Array2<f32>>)> {
-    let mut logits = Array2::zeros((0, scorer.decision().classes.len()));
-    let mut features: Option<Array2<f32>> = None;
+) -> Result<DatasetOutputs> {
+    let logits = Array2::zeros((0, scorer.decision().classes.len()));
+    let mut all = DatasetOutputs { indices: Vec::new(), logits, features: None };
     let mut errors = Vec::new();
     run(scorer, images, |batch| {
-        logits.append(Axis(0), batch.outputs.logits.view()).expect("one row per image");
+        all.logits.append(Axis(0), batch.outputs.logits.view()).expect("one row per image");
         if let Some(found) = &batch.outputs.features {
-            let all = features.get_or_insert_with(|| Array2::zeros((0, found.ncols())));
-            all.append(Axis(0), found.view()).expect("one row per image");
+            let features = all.features.get_or_insert_with(|| Array2::zeros((0, found.ncols())));
+            features.append(Axis(0), found.view()).expect("one row per image");
         }
-        progress(batch.indices.len());
+        progress(batch.indices.len() + batch.errors.len());
+        all.indices.extend(batch.indices);
         errors.extend(batch.errors);
     })?;
-    if !errors.is_empty() {
+    if !errors.is_empty() && (!skip_broken || all.indices.is_empty()) {
         return Err(Error::BrokenImages { errors });
     }
-    Ok((logits, features))
+    Ok(all)
 }
 
 /// The rejection scores of a data set's images, in order, but for those that cannot be read. `take` receives the

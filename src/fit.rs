@@ -24,7 +24,8 @@ const WIDE: usize = 512;
 const COMPONENTS: usize = 256;
 /// The number of training images that a dimension of a Mahalanobis distance needs.
 const IMAGES_PER_COMPONENT: usize = 2;
-/// The least mean length of a residual, relative to that of the features: below it training images span all of them.
+/// The least mean length of a residual, relative to that of the features: below it the principal space contains all training
+/// images.
 const LEAST_RESIDUAL: f64 = 1e-5;
 
 /// Training images as a network sees them.
@@ -106,7 +107,7 @@ impl Fitter<'_> {
         let standardised = |term: Term| {
             let term = self.term(term)?;
             let standard = Standard::of(&term.rejection(&known.activations())).ok_or_else(|| {
-                let reason = "needs known images that had no part in the training, and whose scores vary";
+                let reason = "needs further known images whose scores vary";
                 Error::setting("score", format!("`{score}`"), reason)
             })?;
             Ok((term, standard))
@@ -280,7 +281,10 @@ fn residual(examples: &Examples, limit: Option<usize>) -> std::result::Result<Co
     };
     let length = mean_length(&centred.dot(&matrix.t()));
     if length <= LEAST_RESIDUAL * mean_length(&centred) {
-        return Err(format!("needs more training images: {} span all {width} features", features.nrows()));
+        return Err(format!(
+            "needs more training images: {principal} dimensions contain all {}",
+            features.nrows()
+        ));
     }
     let logits = examples.last_layer.logits(examples.features);
     let greatest = logits.map_axis(Axis(1), |row| row.fold(f32::MIN, |most, &z| most.max(z)));

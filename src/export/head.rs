@@ -205,9 +205,7 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
             let squares = squared_distances(graph, &part("bank"), &points, bank);
             let nearest = graph.smallest(&part("nearest"), &squares, *neighbours);
             let square = graph.node("ReduceMax", &part("nearest/square"), &[&nearest], reduced());
-            let zero = part("nearest/zero");
-            graph.floats(&zero, &[], &[0.0]);
-            let square = graph.node("Max", &part("nearest/positive"), &[&square, &zero], vec![]);
+            let square = graph.node("Abs", &part("nearest/positive"), &[&square], vec![]);
             graph.node("Sqrt", output, &[&square], vec![]);
         }
         Constants::Gaussians { is_unit, within, means, background } => {

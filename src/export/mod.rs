@@ -372,9 +372,11 @@ fn threshold(
         Some(known) => format!("{} held-out training images of {known}", scores.len()),
         None => format!("{} known images given at the import", scores.len()),
     };
-    // The images of an import are as a rule those of the training.
-    let is_apart = !is_from_test && checkpoint.facts.imported.is_none();
-    let kept_at_least = keep.filter(|_| is_apart).map(|keep| method::kept_at_least(least, keep));
+    // The images of an import are as a rule those of the training, and an int8 file has other scores than the network of
+    // which these are.
+    let holds =
+        !is_from_test && checkpoint.facts.imported.is_none() && options.precision != ModelPrecision::Int8;
+    let kept_at_least = keep.filter(|_| holds).map(|keep| method::kept_at_least(least, keep));
     Ok(Threshold {
         value,
         keep,
@@ -532,9 +534,9 @@ fn difference_of_scores(
 /// How far rounding may move each score.
 fn rounding(term: &FittedTerm, activations: &Activations) -> Array1<f64> {
     match term {
-        FittedTerm::Features(_, constants) => constants
-            .rounding(activations.features.expect("a score of features needs features"))
-            .mapv(|error| ROUNDINGS * f64::from(error)),
+        FittedTerm::Features(_, constants) => {
+            constants.rounding(activations.features()).mapv(|error| ROUNDINGS * f64::from(error))
+        }
         // A float32 distance has seven digits. For a far image, its rounding error decides the softmin of two similar
         // distances, and the softmin is multiplied by the distance.
         FittedTerm::Logits(score) => activations.distances.map_axis(Axis(1), |row| {

@@ -54,6 +54,19 @@ pub struct FeatureSet {
     pub labels: Vec<i64>,
 }
 
+/// Checks that a file can have unknown sets of these names.
+///
+/// # Errors
+/// [`Error::Setting`] if a name is that of another set of the file.
+pub fn check_names(unknown: &[&str]) -> Result<()> {
+    match unknown.iter().find(|&&name| [TRAINING, KNOWN].contains(&name)) {
+        Some(name) => {
+            Err(Error::setting("unknown set", format!("`{name}`"), "files of features reserve the name"))
+        }
+        None => Ok(()),
+    }
+}
+
 impl FeatureFile {
     /// Calls `take` with what fits scores to the training images, of which one in five standardises sums.
     pub fn with_fitter<R>(&self, limit: Option<usize>, take: impl FnOnce(&Fitter) -> R) -> R {
@@ -170,11 +183,13 @@ fn matrix(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) ->
         [rows, columns] => [rows as usize, columns as usize],
         _ => return Err(broken(path, format!("array `{name}` has shape {:?}", array.shape))),
     };
-    let values = array.in_order(true, path)?.collect::<Result<Vec<f64>>>()?;
+    let values = array.in_order(true, path)?.map(|value| Ok(value? as f32)).collect::<Result<Vec<f32>>>()?;
     if values.iter().any(|value| !value.is_finite()) {
-        return Err(broken(path, format!("array `{name}` holds NaN or an infinity")));
+        return Err(broken(
+            path,
+            format!("array `{name}` holds NaN, an infinity or a number that float32 cannot hold"),
+        ));
     }
-    let values = values.into_iter().map(|value| value as f32).collect();
     Array2::from_shape_vec(shape, values).map_err(|error| broken(path, error))
 }
 
@@ -244,10 +259,18 @@ mod tests {
             FeatureFile::read(&path).unwrap_err().to_string()
         };
         assert!(refused(&|file| file.last_layer.bias[0] = f32::NAN).contains("`last_layer/bias` holds NaN"));
+        assert!(
+            refused(&|file| file.training.features[[0, 0]] = f32::INFINITY)
+                .contains("`training/features` holds")
+        );
         assert!(refused(&|file| file.sets[0].labels[0] = 2).contains("`known/label` does not fit"));
         assert!(refused(&|file| file.sets[1].labels.clear()).contains("`b/c/label` does not fit"));
         assert!(refused(&|file| file.training.labels[0] = -1).contains("do not begin with `training`"));
         assert!(refused(&|file| file.sets.clear()).contains("do not begin with `training`"));
+        assert!(check_names(&["near", "far"]).is_ok());
+        for name in [TRAINING, KNOWN] {
+            assert!(check_names(&["near", name]).unwrap_err().to_string().contains(name));
+        }
         std::fs::write(&path, b"label,score\n").unwrap();
         assert!(matches!(FeatureFile::read(&path), Err(Error::ScoreFile { .. })));
     }

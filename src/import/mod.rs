@@ -7,7 +7,7 @@ use ndarray::{Array2, Axis};
 use crate::{
     data::{Dataset, Noise, STAND_INS_AT_ONCE, StandIn, shuffled},
     error::{Error, Result},
-    eval,
+    eval::{self, DatasetOutputs},
     export::{self, ExportOptions, ThresholdRule},
     image::{Input, SIZES},
     method::{self, AnchorKind, Anchors, KEEP, Loss, needed},
@@ -144,7 +144,7 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
 /// finished batch: [`Calibration::work`] in all.
 ///
 /// # Errors
-/// Those of [`export::export`] and of [`eval::activations`].
+/// Those of [`export::export`] and of [`eval::outputs`].
 pub fn calibrate(
     checkpoint: &mut Checkpoint,
     calibration: &Calibration,
@@ -154,12 +154,12 @@ pub fn calibrate(
     let (_, bytes) = export::build(checkpoint, &any)?;
     let scorer = Scorer::from_bytes(&bytes, calibration.provider)?;
     let images = calibration.images;
-    let (logits, features) = eval::activations(&scorer, images, &mut progress)?;
+    let DatasetOutputs { logits, features, .. } = eval::outputs(&scorer, images, false, &mut progress)?;
     let features = features.expect("the file has features");
     if calibration.class_means {
         let (mut all, mut truth) = (logits.clone(), images.labels().to_vec());
         if calibration.mirrored {
-            let (mirrored, _) = eval::activations(&scorer, &images.clone().mirrored(), &mut progress)?;
+            let mirrored = eval::outputs(&scorer, &images.clone().mirrored(), false, &mut progress)?.logits;
             all.append(Axis(0), mirrored.view()).expect("one row per image");
             truth.extend(images.labels());
         }

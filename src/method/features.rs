@@ -164,9 +164,10 @@ impl Constants {
                 let mut squares = squared_distances(directions(features).view(), bank.view());
                 let kth = |mut row: ndarray::ArrayViewMut1<f32>| {
                     let row = row.as_slice_mut().expect("rows of a new array are contiguous");
+                    // Rounding can leave a small square negative.
                     *row.select_nth_unstable_by(neighbours - 1, f32::total_cmp).1
                 };
-                squares.rows_mut().into_iter().map(kth).map(|square| square.max(0.0).sqrt()).collect()
+                squares.rows_mut().into_iter().map(kth).map(|square| square.abs().sqrt()).collect()
             }
             Self::Gaussians { is_unit, within, means, background } => {
                 let units = is_unit.then(|| directions(features));
@@ -286,6 +287,8 @@ mod tests {
         assert_eq!(of(1, &features), array![0.0, 1.0, 2_f32.sqrt()]);
         assert_eq!(of(2, &features)[0], 2_f32.sqrt());
         assert_eq!(of(3, &features), array![2.0, 1.0, 2.0]);
+        // What is no number is not known.
+        assert!(of(1, &arr2(&[[f32::NAN, 1.0]]))[0].is_nan());
     }
 
     #[test]

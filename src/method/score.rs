@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 pub enum RejectionScore {
     /// One score as it is.
     Single(Term),
-    /// The sum of two scores, each less its mean and divided by its standard deviation among held-out known images.
+    /// The sum of two scores, each less its mean and divided by its standard deviation among known images
+    /// to which it was not fitted: held-out ones at an export.
     Sum(Term, Term),
 }
 
@@ -165,6 +166,16 @@ pub struct Activations<'a> {
     pub distances: ArrayView2<'a, f32>,
 }
 
+impl<'a> Activations<'a> {
+    /// The features, for a score that needs them.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub(crate) fn features(&self) -> ArrayView2<'a, f32> {
+        self.features.expect("a score of features needs features")
+    }
+}
+
 /// A [`RejectionScore`] with its constants.
 #[derive(Debug, Clone, PartialEq)]
 pub enum FittedScore {
@@ -216,10 +227,7 @@ impl FittedTerm {
     pub fn rejection(&self, activations: &Activations) -> Array1<f32> {
         match self {
             Self::Logits(score) => score.rejection(activations.logits, activations.distances),
-            Self::Features(_, constants) => {
-                let features = activations.features.expect("a score of features needs features");
-                constants.rejection(features, activations.logits)
-            }
+            Self::Features(_, constants) => constants.rejection(activations.features(), activations.logits),
         }
     }
 }

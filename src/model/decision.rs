@@ -74,6 +74,13 @@ pub struct Threshold {
 }
 
 impl Threshold {
+    /// The share of new known images that a threshold in use keeps; `None` if it is not this one, or this one was set by
+    /// hand.
+    #[must_use]
+    pub fn share_kept_by(&self, threshold: f32) -> Option<f64> {
+        self.keep.filter(|_| threshold.to_bits() == self.value.to_bits())
+    }
+
     /// What a threshold for the share `keep` promises, in words.
     #[must_use]
     pub fn promise(&self, keep: f64) -> String {

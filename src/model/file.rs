@@ -122,6 +122,13 @@ fn check_tensors(model: &Model, graph: &Graph) -> std::result::Result<(), String
     Ok(())
 }
 
+/// A shape with `?` for sizes that are not fixed.
+fn text(shape: &[Option<usize>]) -> String {
+    let sizes: Vec<String> =
+        shape.iter().map(|size| size.map_or("?".to_owned(), |size| size.to_string())).collect();
+    format!("[{}]", sizes.join(", "))
+}
+
 /// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.
 fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usize>, bool), String> {
     // A threshold is optional: the tensor of this name is its default.
@@ -139,7 +146,8 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
     };
     let is_known_kind = takes_bytes || kind == element::FLOAT && !decision.resizes;
     if images.name != "images" || !is_known_kind || shape.get(1..) != Some(&expected[..]) {
-        return Err(format!("its input is `{}` {shape:?}, expected `images` [N, {expected:?}]", images.name));
+        let expected = text(&[&[None], &expected[..]].concat());
+        return Err(format!("its input is `{}` {}, expected `images` {expected}", images.name, text(&shape)));
     }
     let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
     let further = outputs.strip_prefix(&OUTPUTS);
@@ -163,8 +171,8 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
         }
     }
     let most = max_batch(&decision.input);
-    if shape[0].is_some_and(|batch| batch > most) {
-        return Err(format!("its batch is fixed to {shape:?}, more than {most} images"));
+    if let Some(batch) = shape[0].filter(|&batch| batch > most) {
+        return Err(format!("its batch is fixed to {batch} images, more than {most}"));
     }
     let mut windows =
         graph.node.iter().filter(|node| node.op_type == "Conv").flat_map(|node| &node.attribute);

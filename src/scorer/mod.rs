@@ -34,6 +34,8 @@ const ORIGINALS: usize = 8;
 pub struct Scorer {
     file: ModelFile,
     threshold: f32,
+    /// The share of known images that the threshold was chosen to keep.
+    keep: Option<f64>,
     provider: Provider,
     runtime: Runtime,
 }
@@ -138,7 +140,9 @@ impl Scorer {
             #[cfg(not(feature = "onnxruntime"))]
             _ => return Err(provider.is_without("onnxruntime")),
         };
-        Ok(Self { threshold: file.threshold, file, provider, runtime })
+        let threshold = file.threshold;
+        let keep = file.manifest.decision.threshold.as_ref().and_then(|rule| rule.share_kept_by(threshold));
+        Ok(Self { file, threshold, keep, provider, runtime })
     }
 
     /// Replaces the threshold of the file.
@@ -150,6 +154,7 @@ impl Scorer {
             return Err(Error::NotFinite { what: "the threshold", value: threshold });
         }
         self.threshold = threshold;
+        self.keep = None;
         Ok(self)
     }
 
@@ -162,7 +167,7 @@ impl Scorer {
         let scores =
             self.decision().threshold.as_ref().map_or(&[][..], |threshold| &threshold.held_out_scores);
         let threshold = method::threshold(scores, keep)?;
-        self.with_threshold(threshold)
+        Ok(Self { keep: Some(keep), ..self.with_threshold(threshold)? })
     }
 
     /// The metadata of the file.
@@ -181,6 +186,13 @@ impl Scorer {
     #[must_use]
     pub fn threshold(&self) -> f32 {
         self.threshold
+    }
+
+    /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it was set by
+    /// hand.
+    #[must_use]
+    pub fn keep(&self) -> Option<f64> {
+        self.keep
     }
 
     /// The provider that runs the network, which is the requested one.
@@ -221,13 +233,15 @@ impl Scorer {
         if self.decision().resizes {
             return rayon::current_num_threads().max(ORIGINALS);
         }
-        match &self.runtime {
+        let batch = match &self.runtime {
             #[cfg(feature = "tract")]
-            // Each thread runs one image at a time: a large batch keeps all threads busy.
+            // Each thread runs one image, or one fixed batch, at a time: a large batch keeps all threads busy.
             Runtime::Tract(_) => 256,
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(runtime) => runtime.preferred_batch(),
-        }
+        };
+        // Nothing is added to fill a fixed batch.
+        batch.next_multiple_of(self.file.batch.unwrap_or(1))
     }
 
     /// Scores a batch of black images, so that the first real batch does not wait for one-time work: choosing

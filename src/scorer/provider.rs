@@ -8,10 +8,11 @@ use crate::{
 };
 
 /// The runtime and device that run a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Provider {
     /// tract: pure Rust, on all CPU cores.
+    #[default]
     Cpu,
     /// ONNX Runtime on the CPU.
     OnnxRuntime,

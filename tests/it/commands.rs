@@ -7,6 +7,7 @@ use std::{
 };
 
 use cac::{
+    files::features::FeatureFile,
     method::Variant,
     run::{RunFolder, Which},
 };
@@ -432,6 +433,28 @@ fn one_bad_image_does_not_end_the_work() {
     assert_eq!((&json["known"], &json["rows"][0]["unknown"]), (&3.into(), &1.into()));
     assert_eq!((&json["skipped"], &json["images"]), (&2.into(), &4.into()));
     assert_eq!(fs::read_to_string(at.join("scores.csv")).unwrap().lines().count(), 5);
+
+    // Training images, to which scores of features are fitted.
+    for (class, shade) in [("ant", 10), ("bee", 90), ("cow", 200)] {
+        let path = at.join("known/train").join(class);
+        fs::create_dir_all(&path).unwrap();
+        image::RgbImage::from_pixel(32, 32, image::Rgb([shade; 3])).save(path.join("a.png")).unwrap();
+    }
+    fs::write(at.join("known/train/bee/z.png"), "no image").unwrap();
+    let keeping = [&data[..], &["--keep-features", "f.npz"]].concat();
+    let broken = toolkit(at, &keeping);
+    assert!(error(&broken).contains("1 image cannot be read"), "{}", error(&broken));
+    let table = toolkit(at, &[&keeping[..], &["--skip-broken"]].concat());
+    assert!(table.status.success(), "{}", String::from_utf8_lossy(&table.stderr));
+    let said = String::from_utf8_lossy(&table.stderr).into_owned();
+    assert!(said.contains("left out training images that cannot be read: 1\n"), "{said}");
+    let features = FeatureFile::read(&at.join("f.npz")).unwrap();
+    assert_eq!((features.training.labels, features.sets[0].labels.len()), (vec![0, 1, 2], 3));
+    for taken in ["known", "training"] {
+        let unknown = format!("{taken}=other");
+        let wrong = [&data[..4], &["--unknown", &unknown, "--keep-features", "f.npz"]].concat();
+        assert!(error(&toolkit(at, &wrong)).contains(&format!("unknown set = `{taken}`")));
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -333,6 +333,9 @@ fn three_commands_are_the_tutorial() {
         let eval = toolkit(at, &["eval", "--resamples", "0", "--report", "page.html"]);
         let is_from_test = settings[0] == "--config";
         assert_eq!(stdout(&eval).contains(", chosen on test images"), is_from_test, "{}", stdout(&eval));
+        // A threshold that is given was chosen on nothing.
+        let given = toolkit(at, &["eval", "--resamples", "0", "--threshold", "1"]);
+        assert!(!stdout(&given).contains("chosen on"), "{}", stdout(&given));
         let page = fs::read_to_string(at.join("page.html")).unwrap();
         assert_eq!(page.contains("chosen on the known test images"), is_from_test);
         assert!(eval.status.success(), "{}", stderr(&eval));

@@ -4,7 +4,7 @@ use cac::{
     Error, Provider, Scorer,
     export::{self, ExportOptions, ThresholdRule},
     method::{Variant, kept_at_least},
-    model::Inspection,
+    model::{Inspection, ModelPrecision},
     run::{Checkpoint, Features},
 };
 use ndarray::{Array2, Axis};
@@ -110,10 +110,13 @@ fn the_threshold_has_a_bound_and_operating_points() {
     assert_eq!(kept, expected);
     assert_eq!(threshold.operating_points[1].threshold, threshold.value);
     assert!(inspection.to_string().contains("with a confidence of 95 %"), "{inspection}");
-    // Set by hand, or without held-out images of its own: no promise.
+    // Set by hand, for other scores, or without held-out images of its own: no promise.
     let by_hand = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };
-    let (manifest, _) = export::decide(&checkpoint, &by_hand).unwrap();
-    assert_eq!(manifest.decision.threshold.unwrap().kept_at_least, None);
+    let int8 = ExportOptions { precision: ModelPrecision::Int8, ..ExportOptions::default() };
+    for options in [by_hand, int8] {
+        let (manifest, _) = export::decide(&checkpoint, &options).unwrap();
+        assert_eq!(manifest.decision.threshold.unwrap().kept_at_least, None);
+    }
     let mut imported = checkpoint;
     imported.facts.imported = Some("w.pt".to_owned());
     let (manifest, _) = export::decide(&imported, &ExportOptions::default()).unwrap();

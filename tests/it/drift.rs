@@ -78,7 +78,7 @@ fn a_stream_without_drift_gives_0_and_one_with_drift_3() {
         &format!("no drift in {count} images\nmartingale   "),
         " so far; alarm at 100\nunknown      ",
         &format!(" of the last {count} images (95 % interval "),
-        "); the threshold promises at most 5.0 %\n",
+        "); of the images that the threshold was chosen from, 5.0 %\n",
         &format!(
             "\ndifference   0.000 (Kolmogorov-Smirnov, p = 1.00) between these and {count} held-out scores\n"
         ),
@@ -123,6 +123,8 @@ fn wrong_input_is_refused() {
     fs::write(at.join("a.csv"), "score\n1\nx\n").unwrap();
     refused(&["a.csv"], b"", "line 3: `x` is not a number");
     refused(&["a.csv", "--column", "energy"], b"", "it has no column `energy`, only `score`");
+    refused(&["a.csv", "--provider", "cpu"], b"", "--provider is for a folder of images");
+    refused(&["-", "--column", "energy"], b"1\n", "--column is for a file of scores");
     fs::write(at.join("a.csv"), "score\n").unwrap();
     refused(&["a.csv"], b"", "the file has no entries");
     assert_eq!(drift_on(at, &["-", "--window", "0"], b"1\n").status.code(), Some(2));
@@ -135,6 +137,30 @@ fn wrong_input_is_refused() {
     let options = ExportOptions { threshold: ThresholdRule::Value(1.5), ..ExportOptions::default() };
     export::export(&without, &options, &at.join("model.onnx")).unwrap();
     refused(&["model.onnx", "-"], b"1\n", "the model has no scores of held-out images to compare with");
+}
+
+#[test]
+fn an_edited_threshold_promises_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    export::export(&checkpoint(1, Variant::Paper), &ExportOptions::default(), &at.join("model.onnx"))
+        .unwrap();
+    let mut bytes = fs::read(at.join("model.onnx")).unwrap();
+    let Inspection { manifest, threshold, .. } = Inspection::of(&bytes, "model").unwrap();
+    let scores = manifest.decision.threshold.unwrap().held_out_scores;
+    let output = drift(at, &["model.onnx", "-"], &scores);
+    assert!(stdout(&output).contains("the threshold promises at most 5.0 %"), "{}", stdout(&output));
+    // The threshold is an operating point, too.
+    for place in 0..bytes.len() - 3 {
+        if bytes[place..place + 4] == threshold.to_le_bytes() {
+            bytes[place..place + 4].copy_from_slice(&(threshold + 1.0).to_le_bytes());
+        }
+    }
+    fs::write(at.join("model.onnx"), bytes).unwrap();
+    let output = drift(at, &["model.onnx", "-"], &scores);
+    assert!(!stdout(&output).contains("the threshold"), "{}", stdout(&output));
+    let output = drift(at, &["model.onnx", "-", "--json"], &scores);
+    assert_eq!(json(&output)["keep"], serde_json::Value::Null);
 }
 
 #[test]
@@ -153,6 +179,7 @@ fn a_model_that_compares_with_test_images_says_so() {
     let note =
         format!("note: the model held out no training images; it compares with {count} test images of ants");
     assert!(stdout(&output).lines().any(|line| line == note), "{}", stdout(&output));
+    assert!(!stdout(&output).contains("promises"), "{}", stdout(&output));
     // A model that held out images has no such note.
     assert!(!stdout(&drift(at, &["-"], &same())).contains("note:"));
 }

@@ -208,6 +208,10 @@ fn a_page_about_scores() {
     assert!(wrong.contains("--keep needs held-out scores"), "{wrong}");
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--known", "data"]));
     assert!(wrong.contains("--known is for models"), "{wrong}");
+    let wrong = error(&toolkit(at, &["report", "scores.csv", "--skip-broken"]));
+    assert!(wrong.contains("--skip-broken is for models"), "{wrong}");
+    let wrong = error(&toolkit(at, &["report", "scores.csv", "--score", "energy"]));
+    assert!(wrong.contains("--score is for models and runs"), "{wrong}");
 }
 
 #[test]

@@ -602,12 +602,13 @@ pub struct DriftArgs {
     /// Seed of the random numbers that break ties, and of --shuffle
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// The column or array of scores in a file of scores
-    #[arg(long, value_name = "NAME", default_value = "score")]
-    pub column: String,
-    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback
-    #[arg(long, default_value = "cpu")]
-    pub provider: Provider,
+    /// The column or array of scores in a file of scores; by default score
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
+    /// For a folder of images: cpu (tract), by default, onnxruntime, cuda[:N] or another of `toolkit providers`; there is no
+    /// fallback
+    #[arg(long)]
+    pub provider: Option<Provider>,
     /// The signature of the model file
     #[command(flatten)]
     pub signature: SignatureArgs,

@@ -37,6 +37,13 @@ struct Stream {
 /// Continues a stream with more images, and says whether it has drifted.
 pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let (model, input) = args.model_and_input()?;
+    let (is_stdin, is_folder) = (input == Path::new(STDIN), input.is_dir());
+    if args.provider.is_some() && !is_folder {
+        bail!("--provider is for a folder of images; scores are read as they are");
+    }
+    if args.column.is_some() && (is_stdin || is_folder) {
+        bail!("--column is for a file of scores");
+    }
     let (bytes, origin) = read_model(model, &args.signature)?;
     let inspection = Inspection::of(&bytes, &origin)?;
     let decision = &inspection.manifest.decision;
@@ -50,9 +57,11 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     });
     let file = file.transpose()?;
     let mut stream = match input {
-        _ if input == Path::new(STDIN) => Stream { scores: read_lines(stdin().lock())?, skipped: 0 },
-        _ if input.is_dir() => score_images(&Scorer::named(bytes, &origin, args.provider)?, input)?,
-        _ => Stream { scores: read_file(input, &args.column)?, skipped: 0 },
+        _ if is_stdin => Stream { scores: read_lines(stdin().lock())?, skipped: 0 },
+        _ if is_folder => {
+            score_images(&Scorer::named(bytes, &origin, args.provider.unwrap_or_default())?, input)?
+        }
+        _ => Stream { scores: read_file(input, args.column.as_deref().unwrap_or("score"))?, skipped: 0 },
     };
     if args.shuffle {
         let mut random = ChaCha8Rng::seed_from_u64(args.seed);
@@ -71,6 +80,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         stream,
         held_out: monitor.held_out(),
         threshold,
+        keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
     if args.json {
         result.print_json()?
@@ -140,6 +150,8 @@ struct Found<'a> {
     stream: Stream,
     held_out: usize,
     threshold: Option<&'a Threshold>,
+    /// The share of known images that the threshold in use was chosen to keep.
+    keep: Option<f64>,
 }
 
 impl Found<'_> {
@@ -150,7 +162,7 @@ impl Found<'_> {
         line["skipped"] = self.stream.skipped.into();
         line["held_out_images"] = self.held_out.into();
         line["recent"] = serde_json::to_value(self.recent)?;
-        line["keep"] = self.keep().into();
+        line["keep"] = self.keep.into();
         print_json(&line)
     }
 
@@ -167,11 +179,17 @@ impl Found<'_> {
         writeln!(out, "martingale   {now}, at most {greatest} so far; alarm at {needed}")?;
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let [low, high] = <[f64; 2]>::from(recent.share_unknown_interval).map(percent);
-        let promise = |keep: f64| format!("; the threshold promises at most {}", percent(1.0 - keep));
-        let promised = self.keep().map_or(String::new(), promise);
+        let has_promise = self.threshold.is_some_and(|threshold| threshold.kept_at_least.is_some());
+        let expected = self.keep.map_or(String::new(), |keep| {
+            let share = percent(1.0 - keep);
+            match has_promise {
+                true => format!("; the threshold promises at most {share}"),
+                false => format!("; of the images that the threshold was chosen from, {share}"),
+            }
+        });
         writeln!(
             out,
-            "unknown      {} of the last {} images (95 % interval {low} to {high}){promised}",
+            "unknown      {} of the last {} images (95 % interval {low} to {high}){expected}",
             percent(recent.share_unknown),
             recent.images,
         )?;
@@ -195,11 +213,6 @@ impl Found<'_> {
             )?;
         }
         Ok(())
-    }
-
-    /// The share of known images that the threshold was chosen to keep.
-    fn keep(&self) -> Option<f64> {
-        self.threshold.and_then(|threshold| threshold.keep)
     }
 }
 

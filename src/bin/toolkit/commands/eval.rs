@@ -11,9 +11,9 @@ use anyhow::bail;
 use cac::{
     Scorer,
     data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test, open_training},
-    eval::{Agreement, EvaluateOptions, Evaluated, Evaluation, ScoredSet, activations, evaluate},
+    eval::{self, Agreement, DatasetOutputs, EvaluateOptions, Evaluated, Evaluation, ScoredSet, evaluate},
     files::{
-        features::{FeatureFile, FeatureSet},
+        features::{self, FeatureFile, FeatureSet},
         scores,
     },
     fit::{Fitter, LIMIT},
@@ -108,6 +108,9 @@ pub fn measure(
     let options = args.report.options(None);
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
     Report::check(&names, &options)?;
+    if args.keep_features.is_some() {
+        features::check_names(&names)?;
+    }
     if let Some(one) = required.iter().find(|one| one.needs_unknown() && unknown.is_empty()) {
         bail!("`{}` is required, but there are no unknown images; give --unknown NAME=DIR", one.metric());
     }
@@ -122,7 +125,8 @@ pub fn measure(
     let mut of_first: Option<Evaluation> = None;
     for contender in &contenders {
         let Contender { name, model, sha256, anchors, scorer, .. } = contender;
-        let mut features = training.as_ref().map(|images| features_of(contender, images)).transpose()?;
+        let mut features =
+            training.as_ref().map(|images| features_of(contender, images, args.skip_broken)).transpose()?;
         let evaluated = match &scores[..] {
             [] => vec![Evaluated::Own],
             scores => fitted(features.as_ref(), scores, Some(own), args.score.contains(&ScoreArg::All))?,
@@ -186,7 +190,7 @@ fn training_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) 
 }
 
 /// The last layer and the anchors of a model, and the features of training images.
-fn features_of(contender: &Contender, images: &Dataset) -> anyhow::Result<FeatureFile> {
+fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> anyhow::Result<FeatureFile> {
     let Contender { name, anchors, last_layer, scorer, .. } = contender;
     let (Some(anchors), Some(last_layer)) = (anchors, last_layer) else {
         bail!(
@@ -195,15 +199,20 @@ fn features_of(contender: &Contender, images: &Dataset) -> anyhow::Result<Featur
     };
     let mut bar = Progress::new("training images".to_owned(), images.len());
     let mut done = 0;
-    let (_, features) = activations(scorer, images, |more| {
+    let outputs = eval::outputs(scorer, images, skip_broken, |more| {
         done += more;
         bar.update(done, "");
-    })?;
+    });
     bar.finish();
+    let DatasetOutputs { indices, features, .. } = outputs?;
+    if indices.len() < images.len() {
+        say(format_args!("left out training images that cannot be read: {}", images.len() - indices.len()));
+    }
     let Some(features) = features else {
         bail!("{name} does not have features as an output; export the model without --no-features");
     };
-    let training = FeatureSet { features, labels: images.labels().to_vec(), ..FeatureSet::default() };
+    let labels = indices.iter().map(|&index| images.labels()[index]).collect();
+    let training = FeatureSet { features, labels, ..FeatureSet::default() };
     Ok(FeatureFile { last_layer: last_layer.clone(), anchors: anchors.clone(), training, sets: Vec::new() })
 }
 
@@ -374,14 +383,8 @@ impl Measured<'_> {
             name = format!("{name} on {}", self.scorer.provider());
         }
         let manifest = self.scorer.manifest();
-        let rule = manifest
-            .decision
-            .threshold
-            .as_ref()
-            .filter(|threshold| threshold.value == self.scorer.threshold());
-        let keep = args.scorer.keep.or_else(|| rule?.keep);
         let subject = |(score, report): (usize, &cac::Result<Report>)| Subject {
-            keep: self.evaluation.threshold(score).and(keep),
+            keep: self.evaluation.threshold(score).and(self.scorer.keep()),
             classes: manifest.decision.classes.clone(),
             // The logits are the same for every score.
             map: self.anchors.filter(|_| score == 0).and_then(|anchors| Map::new(self.evaluation, anchors)),
@@ -440,19 +443,25 @@ impl Measured<'_> {
         for (index, report) in std::mem::take(&mut self.reports).into_iter().enumerate() {
             let score = &self.evaluation.scores[index];
             let threshold = self.evaluation.threshold(index);
-            let threshold = threshold.map_or(String::new(), |threshold| format!(", threshold {threshold}"));
-            let chosen = self.scorer.decision().threshold.as_ref().filter(|_| !threshold.is_empty());
-            let caution = match chosen {
-                Some(chosen) if chosen.is_from_test => ", chosen on test images",
-                _ => "",
+            let is_from_test =
+                self.scorer.decision().threshold.as_ref().is_some_and(|chosen| chosen.is_from_test);
+            let threshold_text = match threshold {
+                Some(threshold) if is_from_test && self.scorer.keep().is_some() => {
+                    format!(", threshold {threshold}, chosen on test images")
+                }
+                Some(threshold) => format!(", threshold {threshold}"),
+                None => String::new(),
             };
-            writeln!(out, "score {score}{threshold}{caution}\n{}", report?)?;
+            writeln!(out, "score {score}{threshold_text}\n{}", report?)?;
             if let Some((first, agreement)) = self.agreement(index) {
                 let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;
+                let classes = match threshold {
+                    Some(_) => format!("{label_flips} classes and {unknown_flips} verdicts differ"),
+                    None => format!("{label_flips} classes differ"),
+                };
                 writeln!(
                     out,
-                    "compared with {first}: scores differ by at most {greatest_score_difference:.1e}, {label_flips} \
-                     classes and {unknown_flips} verdicts differ"
+                    "compared with {first}: scores differ by at most {greatest_score_difference:.1e}, {classes}"
                 )?;
             }
         }

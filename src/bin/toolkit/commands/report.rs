@@ -58,6 +58,11 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     if let Some(flag) = needs_models(options).filter(|_| !has_models) {
         bail!("{flag} is for models, and none is given");
     }
+    if !options.score.is_empty() && !has_models && runs.is_empty() {
+        bail!(
+            "--score is for models and runs, and none is given; a file of scores has its own, see --column"
+        );
+    }
     if options.scorer.keep.is_some() && !has_models && runs.is_empty() {
         bail!("--keep needs held-out scores, which a file of scores does not have; give --threshold");
     }
@@ -133,6 +138,8 @@ fn kind(path: &Path) -> anyhow::Result<Input> {
 fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
     let flags = [
         ("--known", args.known.is_some()),
+        ("--held-out-test", args.held_out_test.is_some()),
+        ("--skip-broken", args.skip_broken),
         ("--unknown", !args.unknown.is_empty()),
         ("--protocol", args.protocol.is_some()),
         ("--scores", args.scores.is_some()),
