@@ -27,9 +27,10 @@ pub(super) fn graph(
     numbers: Numbers,
 ) -> Result<Graph> {
     let mut graph = Builder::new(numbers);
-    input(&mut graph, &checkpoint.facts.input, options);
-    let layers = checkpoint.facts.layers()?;
-    let before_pooling = network(&mut graph, &layers, &checkpoint.network)?;
+    let facts = &checkpoint.facts;
+    input(&mut graph, &facts.input, options, facts.averages_views);
+    let layers = facts.layers()?;
+    let before_pooling = network(&mut graph, &layers, &checkpoint.network, facts.averages_views)?;
     head.add_to(&mut graph, options);
     if let (true, Some(map), Some(last)) = (options.logit_map, before_pooling, layers.last()) {
         logit_map(&mut graph, &map, &last.name, options.batch, head.anchors.classes());
@@ -51,8 +52,9 @@ fn logit_map(graph: &mut Builder, features: &str, layer: &str, batch: Option<usi
 /// would quantise; and the names of these tensors.
 pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> {
     let mut graph = Builder::new(Numbers::Observe(Vec::new()));
-    input(&mut graph, &checkpoint.facts.input, &ExportOptions { batch: Some(1), ..ExportOptions::default() });
-    network(&mut graph, &checkpoint.facts.layers()?, &checkpoint.network)?;
+    let options = ExportOptions { batch: Some(1), ..ExportOptions::default() };
+    input(&mut graph, &checkpoint.facts.input, &options, false);
+    network(&mut graph, &checkpoint.facts.layers()?, &checkpoint.network, false)?;
     let tensors = graph.observed().to_vec();
     for (op, axes) in
         [("ReduceMin", [0, 1, 2, 3].as_slice()), ("ReduceMax", &[0, 1, 2, 3]), ("ReduceMean", &[0, 2, 3])]
@@ -66,8 +68,8 @@ pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> 
     Ok((graph.finish("observer"), tensors))
 }
 
-/// Adds the input and its normalisation.
-fn input(graph: &mut Builder, input: &Input, options: &ExportOptions) {
+/// Adds the input and its normalisation. With both views the mirror images follow the images.
+fn input(graph: &mut Builder, input: &Input, options: &ExportOptions, has_both_views: bool) {
     let (height, width) = (Some(input.height), Some(input.width));
     let to_unit = |graph: &mut Builder, bytes: &str| {
         graph.floats("cac/input/range", &[], &[255.0]);
@@ -95,15 +97,37 @@ fn input(graph: &mut Builder, input: &Input, options: &ExportOptions) {
     graph.floats("cac/input/mean", &[1, 3, 1, 1], &input.mean);
     graph.floats("cac/input/std", &[1, 3, 1, 1], &input.std);
     graph.node("Sub", "cac/input/centered", &[&images, "cac/input/mean"], vec![]);
-    graph.node("Div", NORMALIZED, &["cac/input/centered", "cac/input/std"], vec![]);
+    let name = if has_both_views { "cac/input/plain" } else { NORMALIZED };
+    graph.node("Div", name, &["cac/input/centered", "cac/input/std"], vec![]);
+    if has_both_views {
+        let columns: Vec<i64> = (0..input.width as i64).rev().collect();
+        graph.ints("cac/input/columns", &columns);
+        let along = vec![Attribute::int("axis", 3)];
+        let mirrored = graph.node("Gather", "cac/input/mirrored", &[name, "cac/input/columns"], along);
+        graph.node("Concat", NORMALIZED, &[name, &mirrored], vec![Attribute::int("axis", 0)]);
+    }
+}
+
+/// Adds `features`, the means of those of images and of their mirror images.
+fn mean_of_views(graph: &mut Builder, features: &str, width: usize) -> String {
+    graph.ints("cac/views/shape", &[2, -1, width as i64]);
+    let views = graph.node("Reshape", "cac/views", &[features, "cac/views/shape"], vec![]);
+    let mean = vec![Attribute::ints("axes", &[0]), Attribute::int("keepdims", 0)];
+    graph.node("ReduceMean", "features", &[&views], mean)
 }
 
 /// The name of the normalised images.
 const NORMALIZED: &str = "cac/input/normalized";
 
 /// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded into
-/// convolutions. Returns the tensor whose average over the image are the features, if there is one.
-fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<Option<String>> {
+/// convolutions. With both views the features are the means of those of images and of their mirror images. Returns the
+/// tensor whose average over the image are the features, if there is one.
+fn network(
+    graph: &mut Builder,
+    layers: &[Layer],
+    weights: &Weights,
+    has_both_views: bool,
+) -> Result<Option<String>> {
     let (layers, weights) = &weights::folded(layers, weights)?;
     let readers = arch::readers(layers);
     let features = arch::features(layers);
@@ -114,6 +138,7 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<O
     for (index, layer) in layers.iter().enumerate() {
         let name = match index {
             _ if index + 1 == layers.len() => "logits",
+            _ if index == features && has_both_views => "cac/views/features",
             _ if index == features => "features",
             _ => &layer.name,
         };
@@ -162,6 +187,9 @@ fn network(graph: &mut Builder, layers: &[Layer], weights: &Weights) -> Result<O
                 graph.node("Flatten", name, &[&mean], vec![Attribute::int("axis", 1)])
             }
         };
+        let is_averaged = index == features && has_both_views;
+        let output =
+            if is_averaged { mean_of_views(graph, &output, arch::feature_count(layers)) } else { output };
         outputs.push(output);
     }
     Ok(arch::averages(layers).then(|| outputs.swap_remove(layers[features].inputs[0])))

@@ -270,6 +270,7 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         loss: Some(facts.loss),
         anchors: Some(facts.anchors),
         precision: Some(options.precision),
+        averages_views: facts.averages_views.then_some(true),
         checked_with: Some(TRACT.to_owned()),
         imported: facts.imported.clone(),
         training: facts.training.clone(),
@@ -293,6 +294,9 @@ const OPERATING_POINTS: [f64; 3] = [0.9, 0.95, 0.99];
 /// would take them for unknown.
 fn place_score(checkpoint: &Checkpoint, score: &FittedScore) -> Result<PlaceScore> {
     let refused = |reason: &str| Err(Error::setting("logit map", true, reason));
+    if checkpoint.facts.averages_views {
+        return refused("cannot be combined with mirror images");
+    }
     if !arch::averages(&checkpoint.facts.layers()?) {
         return refused("needs a network that averages its features over the image");
     }

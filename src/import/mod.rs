@@ -108,6 +108,7 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         architecture: found.architecture,
         loss: options.loss,
         anchors: anchors.kind(),
+        averages_views: false,
         score: options.loss.rejection_score(false),
         imported: Some(options.name.clone()),
         training: None,
@@ -120,6 +121,7 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         anchors,
         held_out: HeldOut { choosing: none(), calibrating: none() },
         features: None,
+        mirrored: None,
         test: None,
         check: CheckBatch { images, logits },
     })

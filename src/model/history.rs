@@ -32,6 +32,9 @@ pub struct History {
     /// The precision of the network in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<ModelPrecision>,
+    /// Whether the features are the means of those of an image and of its mirror image; `None` is no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub averages_views: Option<bool>,
     /// Name and version of the runtime that the file was checked with when it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked_with: Option<String>,
@@ -129,6 +132,7 @@ impl History {
             loss: understood(&mut fields, "loss"),
             anchors: understood(&mut fields, "anchors"),
             precision: understood(&mut fields, "precision"),
+            averages_views: understood(&mut fields, "averages_views"),
             checked_with: understood(&mut fields, "checked_with"),
             resize_check: understood(&mut fields, "resize_check"),
             imported: understood(&mut fields, "imported"),

@@ -124,6 +124,9 @@ impl fmt::Display for Inspection {
         if let Some(architecture) = &history.architecture {
             line("network", architecture)?;
         }
+        if history.averages_views == Some(true) {
+            line("views", &"each image and its mirror image; their features are averaged")?;
+        }
         if let Some(Loss { variant, magnitude, weight }) = &history.loss {
             match variant {
                 Variant::Paper => {

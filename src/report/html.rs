@@ -621,6 +621,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 @if let Some(runtime) = &history.checked_with { (row("checked with", name(runtime))) }
                 @if let Some(architecture) = &history.architecture { (row("network", text(architecture))) }
                 @if let Some(precision) = &history.precision { (row("precision", text(precision))) }
+                @if history.averages_views == Some(true) { (row("views", text(&"each image and its mirror image"))) }
                 @if let Some(loss) = &history.loss {
                     (row("loss", html! { (variant_name(loss)) }))
                 }

@@ -31,6 +31,8 @@ pub struct Checkpoint {
     pub held_out: HeldOut,
     /// Features, from which an export fits scores and chooses one; `None` before the end of a training.
     pub features: Option<Features>,
+    /// The same of mirror images; `None` if the training mirrored none, or for an import.
+    pub mirrored: Option<Mirrored>,
     /// Logits of the test after training; `None` without a test.
     pub test: Option<TestLogits>,
     /// Images and logits for the self-check of an export.
@@ -63,6 +65,35 @@ pub struct Features {
     pub test: Option<(Array2<f32>, Vec<Array2<f32>>)>,
 }
 
+/// What the network makes of the mirror images of those that a checkpoint is about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirrored {
+    /// Their features, in the order of the others.
+    pub features: Features,
+    /// Logits `[N, C]` for the self-check.
+    pub check: Array2<f32>,
+}
+
+impl Features {
+    /// The mean of the features of two views of the same images.
+    fn mean(&self, other: &Self) -> Self {
+        let mean = |one: &Array2<f32>, other: &Array2<f32>| (one + other) * 0.5;
+        let listed =
+            |((name, one), (_, other)): (&(String, _), &(String, _))| (name.clone(), mean(one, other));
+        let test = self.test.as_ref().zip(other.test.as_ref()).map(|((known, unknown), other)| {
+            let unknown = unknown.iter().zip(&other.1).map(|(one, other)| mean(one, other));
+            (mean(known, &other.0), unknown.collect())
+        });
+        Self {
+            training: (mean(&self.training.0, &other.training.0), self.training.1.clone()),
+            choosing: mean(&self.choosing, &other.choosing),
+            calibrating: mean(&self.calibrating, &other.calibrating),
+            stand_ins: self.stand_ins.iter().zip(&other.stand_ins).map(listed).collect(),
+            test,
+        }
+    }
+}
+
 /// The maximum number of training images whose features scores are fitted to.
 pub const EXAMPLES: usize = 5000;
 
@@ -79,6 +110,9 @@ pub struct Facts {
     pub loss: Loss,
     /// How the anchors were obtained.
     pub anchors: AnchorKind,
+    /// Whether the features are the means of those of an image and of its mirror image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub averages_views: bool,
     /// The score of logits for tests in training; it depends on the loss and the outliers.
     pub score: LogitScore,
     /// Name of the weights file, if the network was imported.
@@ -157,15 +191,19 @@ const CHOOSING: &str = "cac/held-out/choosing";
 const CALIBRATING: &str = "cac/held-out/calibrating";
 /// Of runs whose held-out images all chose the epoch.
 const HELD_OUT_BEFORE: &str = "cac/held-out";
-const FEATURES_TRAINING: &str = "cac/features/training";
-const FEATURES_LABELS: &str = "cac/features/labels";
-const FEATURES_CHOOSING: &str = "cac/features/choosing";
-const FEATURES_CALIBRATING: &str = "cac/features/calibrating";
-const FEATURES_STAND_IN: &str = "cac/features/stand-in/";
-const FEATURES_TEST_KNOWN: &str = "cac/features/test/known";
-const FEATURES_TEST_UNKNOWN: &str = "cac/features/test/unknown/";
+/// Prefixes of the features of images and of their mirror images, and what follows them.
+const FEATURES: &str = "cac/features/";
+const MIRRORED: &str = "cac/mirrored/";
+const FEATURES_TRAINING: &str = "training";
+const FEATURES_LABELS: &str = "labels";
+const FEATURES_CHOOSING: &str = "choosing";
+const FEATURES_CALIBRATING: &str = "calibrating";
+const FEATURES_STAND_IN: &str = "stand-in/";
+const FEATURES_TEST_KNOWN: &str = "test/known";
+const FEATURES_TEST_UNKNOWN: &str = "test/unknown/";
 const CHECK_IMAGES: &str = "cac/check/images";
 const CHECK_LOGITS: &str = "cac/check/logits";
+const CHECK_MIRRORED: &str = "cac/check/mirrored";
 const TEST_KNOWN: &str = "cac/test/known";
 const TEST_LABELS: &str = "cac/test/labels";
 const TEST_UNKNOWN: &str = "cac/test/unknown/";
@@ -215,35 +253,15 @@ impl Checkpoint {
             _ => Anchors::Rows(file.matrix(ANCHORS, [classes; 2])?),
         };
         let width = arch::feature_count(&layers);
-        let matrix = |name: &str| file.matrix(name, [rows(name), width]);
-        let features = match file.get(FEATURES_TRAINING) {
+        let mirrored = match file.features(MIRRORED, width)? {
+            Some(features) => Some(Mirrored { features, check: logits(CHECK_MIRRORED)? }),
             None => None,
-            Some(_) => {
-                let labels = file.values(FEATURES_LABELS, &[rows(FEATURES_TRAINING)])?;
-                let unknown = || file.listed(FEATURES_TEST_UNKNOWN, width);
-                let test = match file.get(FEATURES_TEST_KNOWN) {
-                    Some(_) => {
-                        let unknown = unknown()?.into_iter().map(|(_, features)| features).collect();
-                        Some((matrix(FEATURES_TEST_KNOWN)?, unknown))
-                    }
-                    None => None,
-                };
-                Some(Features {
-                    training: (
-                        matrix(FEATURES_TRAINING)?,
-                        labels.iter().map(|&label| label as i64).collect(),
-                    ),
-                    choosing: matrix(FEATURES_CHOOSING)?,
-                    calibrating: matrix(FEATURES_CALIBRATING)?,
-                    stand_ins: file.listed(FEATURES_STAND_IN, width)?,
-                    test,
-                })
-            }
         };
         Ok(Self {
             anchors,
             held_out: HeldOut { choosing: logits(CHOOSING)?, calibrating: logits(CALIBRATING)? },
-            features,
+            features: file.features(FEATURES, width)?,
+            mirrored,
             test,
             check,
             network: file.of_layers(&layers)?,
@@ -269,21 +287,12 @@ impl Checkpoint {
         }
         file.insert_matrix(CHOOSING, &self.held_out.choosing);
         file.insert_matrix(CALIBRATING, &self.held_out.calibrating);
-        if let Some(Features { training: (training, labels), choosing, calibrating, stand_ins, test }) =
-            &self.features
-        {
-            file.insert_matrix(FEATURES_TRAINING, training);
-            file.insert(FEATURES_LABELS, &[labels.len()], labels.iter().map(|&label| label as f32).collect());
-            file.insert_matrix(FEATURES_CHOOSING, choosing);
-            file.insert_matrix(FEATURES_CALIBRATING, calibrating);
-            file.insert_listed(
-                FEATURES_STAND_IN,
-                stand_ins.iter().map(|(name, features)| (name.as_str(), features)),
-            );
-            if let Some((known, unknown)) = test {
-                file.insert_matrix(FEATURES_TEST_KNOWN, known);
-                file.insert_listed(FEATURES_TEST_UNKNOWN, unknown.iter().map(|features| ("set", features)));
-            }
+        if let Some(features) = &self.features {
+            file.insert_features(FEATURES, features);
+        }
+        if let Some(Mirrored { features, check }) = &self.mirrored {
+            file.insert_features(MIRRORED, features);
+            file.insert_matrix(CHECK_MIRRORED, check);
         }
         file.insert(CHECK_IMAGES, self.check.images.shape(), self.check.images.iter().copied().collect());
         file.insert_matrix(CHECK_LOGITS, &self.check.logits);
@@ -311,6 +320,42 @@ impl Checkpoint {
         Ok(LastLayer { weight, bias: self.network.values(bias, &[shape[0]])?.to_vec() })
     }
 
+    /// The checkpoint of a network whose features are the means of those of an image and of its mirror image.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there are no features of mirror images, and those of [`last_layer`](Self::last_layer).
+    pub fn of_both_views(self) -> Result<Self> {
+        let (Some(features), Some(mirrored)) = (&self.features, &self.mirrored) else {
+            let reason =
+                "needs features of mirror images, which a training computes if its augmentation mirrors";
+            return Err(Error::setting("mirror", true, reason));
+        };
+        let features = features.mean(&mirrored.features);
+        let last_layer = self.last_layer()?;
+        let logits = |features: &Array2<f32>| last_layer.logits(features.view());
+        let held_out =
+            HeldOut { choosing: logits(&features.choosing), calibrating: logits(&features.calibrating) };
+        let test = self.test.zip(features.test.as_ref()).map(|(test, (known, unknown))| {
+            let names = test.unknown.into_iter().map(|(name, _)| name);
+            TestLogits {
+                known: logits(known),
+                unknown: names.zip(unknown.iter().map(logits)).collect(),
+                ..test
+            }
+        });
+        let check =
+            CheckBatch { logits: (self.check.logits + &mirrored.check) * 0.5, images: self.check.images };
+        Ok(Self {
+            facts: Facts { averages_views: true, ..self.facts },
+            features: Some(features),
+            mirrored: None,
+            held_out,
+            test,
+            check,
+            ..self
+        })
+    }
+
     /// Writes only the network's weights, as a backbone: no logits, no images and no path. The metadata holds
     /// the input (size and normalisation) and the architecture.
     ///
@@ -325,6 +370,52 @@ impl Checkpoint {
 }
 
 impl Weights {
+    /// Features of `width` numbers whose names begin with `prefix`, if there are any.
+    fn features(&self, prefix: &str, width: usize) -> Result<Option<Features>> {
+        let named = |name: &str| format!("{prefix}{name}");
+        let rows = |name: &str| self.get(name).and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
+        let matrix = |name: &str| self.matrix(&named(name), [rows(&named(name)), width]);
+        if self.get(&named(FEATURES_TRAINING)).is_none() {
+            return Ok(None);
+        }
+        let labels = self.values(&named(FEATURES_LABELS), &[rows(&named(FEATURES_TRAINING))])?;
+        let test = match self.get(&named(FEATURES_TEST_KNOWN)) {
+            Some(_) => {
+                let unknown = self.listed(&named(FEATURES_TEST_UNKNOWN), width)?;
+                Some((
+                    matrix(FEATURES_TEST_KNOWN)?,
+                    unknown.into_iter().map(|(_, features)| features).collect(),
+                ))
+            }
+            None => None,
+        };
+        Ok(Some(Features {
+            training: (matrix(FEATURES_TRAINING)?, labels.iter().map(|&label| label as i64).collect()),
+            choosing: matrix(FEATURES_CHOOSING)?,
+            calibrating: matrix(FEATURES_CALIBRATING)?,
+            stand_ins: self.listed(&named(FEATURES_STAND_IN), width)?,
+            test,
+        }))
+    }
+
+    /// Adds features for [`features`](Self::features).
+    fn insert_features(&mut self, prefix: &str, features: &Features) {
+        let Features { training: (training, labels), choosing, calibrating, stand_ins, test } = features;
+        let named = |name: &str| format!("{prefix}{name}");
+        self.insert_matrix(&named(FEATURES_TRAINING), training);
+        let numbers = labels.iter().map(|&label| label as f32).collect();
+        self.insert(&named(FEATURES_LABELS), &[labels.len()], numbers);
+        self.insert_matrix(&named(FEATURES_CHOOSING), choosing);
+        self.insert_matrix(&named(FEATURES_CALIBRATING), calibrating);
+        let stand_ins = stand_ins.iter().map(|(name, features)| (name.as_str(), features));
+        self.insert_listed(&named(FEATURES_STAND_IN), stand_ins);
+        if let Some((known, unknown)) = test {
+            self.insert_matrix(&named(FEATURES_TEST_KNOWN), known);
+            let unknown = unknown.iter().map(|features| ("set", features));
+            self.insert_listed(&named(FEATURES_TEST_UNKNOWN), unknown);
+        }
+    }
+
     /// The matrices with `columns` columns whose names begin with `prefix` and have a number and a name of their own, in the
     /// order of the numbers: tensors are sorted by name.
     fn listed(&self, prefix: &str, columns: usize) -> Result<Vec<(String, Array2<f32>)>> {
@@ -372,6 +463,7 @@ mod tests {
                 architecture,
                 loss,
                 anchors: AnchorKind::Fixed,
+                averages_views: false,
                 score: LogitScore::Cac,
                 imported: None,
                 training: None,
@@ -385,6 +477,7 @@ mod tests {
             anchors: Anchors::fixed(2, 10.0),
             held_out: HeldOut { choosing: Array2::ones((1, 2)), calibrating: Array2::zeros((0, 2)) },
             features: None,
+            mirrored: None,
             test: Some(TestLogits {
                 known: Array2::from_elem((3, 2), 1.5),
                 labels: vec![1, 0, 1],
@@ -422,11 +515,19 @@ mod tests {
             stand_ins: vec![("scrambled".to_owned(), rows(2)), ("blended".to_owned(), rows(1))],
             test: Some((rows(3), vec![rows(1), rows(2)])),
         };
-        let untested =
-            Checkpoint { test: None, anchors: means.clone(), features: Some(features.clone()), ..checkpoint };
+        let mirrored = Features { choosing: rows(2), ..features.clone() };
+        let mirrored = Mirrored { features: mirrored, check: Array2::ones((1, 2)) };
+        let untested = Checkpoint {
+            test: None,
+            anchors: means.clone(),
+            features: Some(features.clone()),
+            mirrored: Some(mirrored.clone()),
+            ..checkpoint
+        };
         untested.write(&path).unwrap();
         let read = Checkpoint::read(&path).unwrap();
         assert_eq!((read.test, read.anchors, read.features), (None, means, Some(features)));
+        assert_eq!(read.mirrored, Some(mirrored));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod folder;
 mod recipe;
 
 pub use checkpoint::{
-    CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut, TestLogits, TrainingData, Which,
+    CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut, Mirrored, TestLogits, TrainingData, Which,
 };
 pub use device::Device;
 pub(crate) use device::numbered;

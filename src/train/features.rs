@@ -304,6 +304,13 @@ impl Array<'_> {
     }
 }
 
+/// Flips images horizontally.
+pub(super) fn mirror(images: &mut Array4<u8>) {
+    let width = images.dim().3;
+    let pixels = images.as_slice_mut().expect("a batch is contiguous");
+    pixels.par_chunks_exact_mut(width).for_each(<[u8]>::reverse);
+}
+
 /// Images of a block in each of its views.
 fn seen(batches: &Batches, block: &Block, indices: &[usize]) -> Result<Vec<Array4<u8>>> {
     let dataset = batches.dataset(block.set);
@@ -311,11 +318,11 @@ fn seen(batches: &Batches, block: &Block, indices: &[usize]) -> Result<Vec<Array
     let (_, _, height, width) = plain.dim();
     let in_view = |view: &View| {
         let mut images = plain.clone();
-        let pixels = images.as_slice_mut().expect("a batch is contiguous");
         match view {
             View::Plain => {}
-            View::Mirrored => pixels.par_chunks_exact_mut(width).for_each(<[u8]>::reverse),
+            View::Mirrored => mirror(&mut images),
             View::Scrambled => {
+                let pixels = images.as_slice_mut().expect("a batch is contiguous");
                 let images = pixels.par_chunks_exact_mut(dataset.image_len()).zip(indices);
                 images.for_each(|(image, &index)| {
                     // No epoch has the number 0.

@@ -14,7 +14,7 @@ use tch::{Kind, TchError, Tensor, nn};
 use super::{
     Batch, Batches, Event, TrainSettings,
     batches::{Images, Set},
-    features::{Features, FrozenLayers, View},
+    features::{Features, FrozenLayers, View, mirror},
     loss,
     network::{self, Network},
     torch, torch_device,
@@ -26,8 +26,8 @@ use crate::{
     image::Input,
     method::{AnchorKind, Anchors},
     run::{
-        self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, RunFolder, TestLogits, TrainingData,
-        TrainingPrecision,
+        self, Augment, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestLogits,
+        TrainingData, TrainingPrecision,
     },
     weights::{Weights, folded},
 };
@@ -203,14 +203,15 @@ impl<'a> Learner<'a> {
         Ok(values)
     }
 
-    /// Computes the features of a checkpoint from which an export chooses a score. Returns `None` if it was asked to stop.
-    pub fn features_of(
+    /// Computes the features of a checkpoint from which an export chooses a score, and those of mirror images if the training
+    /// mirrored some. Returns false if it was asked to stop.
+    pub fn add_features(
         &self,
-        checkpoint: &Checkpoint,
+        checkpoint: &mut Checkpoint,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
-    ) -> Result<Option<run::Features>> {
-        let Batches { training, choosing, calibrating, unknown_tests, .. } = self.batches;
+    ) -> Result<bool> {
+        let Batches { training, choosing, calibrating, known_test, unknown_tests, .. } = self.batches;
         let drawn = shuffled(training.len(), self.settings.recipe.seed).into_iter().take(run::EXAMPLES);
         let drawn: Vec<usize> = drawn.map(|place| training[place]).collect();
         let layers = checkpoint.facts.layers()?;
@@ -220,53 +221,79 @@ impl<'a> Learner<'a> {
         let tested: usize = tests.iter().map(|&set| self.batches.dataset(set).len()).sum();
         let keeps_tests = tested * width * size_of::<f32>() <= TEST_FEATURES;
         let made = StandIn::ALL.len() * choosing.len();
+        let mirrors = self.settings.recipe.augment != Augment::None;
         let images =
             drawn.len() + choosing.len() + calibrating.len() + made + if keeps_tests { tested } else { 0 };
+        let images = if mirrors { 2 * images } else { images };
 
         let (device, input) = (self.store.device(), &self.settings.input);
         let network = below_the_last(&layers, &checkpoint.network, device, input)?;
         let mut done = 0;
         let mut is_stopped = false;
-        let mut all = |indices: &[usize], kind: Option<StandIn>, set: Set| -> Result<Array2<f32>> {
-            let dataset = self.batches.dataset(set);
-            let read = |indices: &[usize]| match kind {
-                None => dataset.batch(indices),
-                Some(kind) => dataset.stand_ins(kind, indices),
-            };
-            let mut values = Vec::with_capacity(indices.len() * width);
-            prefetch(indices.chunks(STAND_INS_AT_ONCE), read, |batches| {
-                for images_of_batch in batches {
-                    is_stopped |= stop.load(Ordering::Relaxed);
-                    if is_stopped {
-                        break;
+        let mut all =
+            |indices: &[usize], kind: Option<StandIn>, set: Set, view: View| -> Result<Array2<f32>> {
+                let dataset = self.batches.dataset(set);
+                let read = |indices: &[usize]| -> Result<Array4<u8>> {
+                    let mut images = match kind {
+                        None => dataset.batch(indices),
+                        Some(kind) => dataset.stand_ins(kind, indices),
+                    }?;
+                    if view == View::Mirrored {
+                        mirror(&mut images);
                     }
-                    let batch = images_of_batch?;
-                    values.extend(self.evaluate(&network, &batch)?);
-                    done += batch.dim().0;
-                    observe(&Event::Finishing { done, images });
-                }
-                Ok(())
-            })?;
-            let rows = values.len() / width;
-            Ok(Array2::from_shape_vec((rows, width), values).expect("whole rows"))
-        };
-        let stand_in = |kind: StandIn| Ok((kind.name().to_owned(), all(choosing, Some(kind), Set::Known)?));
-        let stand_ins = StandIn::ALL.into_iter().map(stand_in).collect::<Result<Vec<_>>>()?;
-        let mut whole = |set: Set| all(&(0..self.batches.dataset(set).len()).collect::<Vec<_>>(), None, set);
-        let test = match keeps_tests {
-            true => {
-                Some((whole(Set::Test)?, tests[1..].iter().map(|&set| whole(set)).collect::<Result<_>>()?))
+                    Ok(images)
+                };
+                let mut values = Vec::with_capacity(indices.len() * width);
+                prefetch(indices.chunks(STAND_INS_AT_ONCE), read, |batches| {
+                    for images_of_batch in batches {
+                        is_stopped |= stop.load(Ordering::Relaxed);
+                        if is_stopped {
+                            break;
+                        }
+                        let batch = images_of_batch?;
+                        values.extend(self.evaluate(&network, &batch)?);
+                        done += batch.dim().0;
+                        observe(&Event::Finishing { done, images });
+                    }
+                    Ok(())
+                })?;
+                let rows = values.len() / width;
+                Ok(Array2::from_shape_vec((rows, width), values).expect("whole rows"))
+            };
+        let mut seen = |view: View| -> Result<run::Features> {
+            let mut stand_ins = Vec::new();
+            for kind in StandIn::ALL {
+                stand_ins.push((kind.name().to_owned(), all(choosing, Some(kind), Set::Known, view)?));
             }
-            false => None,
+            let mut test = None;
+            if keeps_tests {
+                let mut whole = |set: Set| {
+                    let indices: Vec<usize> = (0..self.batches.dataset(set).len()).collect();
+                    all(&indices, None, set, view)
+                };
+                let known = whole(Set::Test)?;
+                test = Some((known, tests[1..].iter().map(|&set| whole(set)).collect::<Result<_>>()?));
+            }
+            Ok(run::Features {
+                stand_ins,
+                test,
+                training: (all(&drawn, None, Set::Known, view)?, self.batches.labels(&drawn)),
+                choosing: all(choosing, None, Set::Known, view)?,
+                calibrating: all(calibrating, None, Set::Known, view)?,
+            })
         };
-        let features = run::Features {
-            stand_ins,
-            test,
-            training: (all(&drawn, None, Set::Known)?, self.batches.labels(&drawn)),
-            choosing: all(choosing, None, Set::Known)?,
-            calibrating: all(calibrating, None, Set::Known)?,
-        };
-        Ok((!is_stopped).then_some(features))
+        let features = seen(View::Plain)?;
+        let mut mirrored = None;
+        if mirrors {
+            let features = seen(View::Mirrored)?;
+            let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
+            let check = all(&check, None, Set::Test, View::Mirrored)?;
+            mirrored = Some(Mirrored { features, check: checkpoint.last_layer()?.logits(check.view()) });
+        }
+        if !is_stopped {
+            (checkpoint.features, checkpoint.mirrored) = (Some(features), mirrored);
+        }
+        Ok(!is_stopped)
     }
 
     /// The features of frozen layers, if there are any.
@@ -472,6 +499,7 @@ impl<'a> Learner<'a> {
             architecture: settings.architecture.clone(),
             loss: settings.loss,
             anchors: settings.anchors,
+            averages_views: false,
             score: settings.loss.rejection_score(settings.recipe.has_outliers()),
             imported: None,
             training: Some(training),
@@ -481,6 +509,6 @@ impl<'a> Learner<'a> {
                 protocol: settings.protocol,
             }),
         };
-        Ok(Checkpoint { facts, network, anchors, held_out, features: None, test, check })
+        Ok(Checkpoint { facts, network, anchors, held_out, features: None, mirrored: None, test, check })
     }
 }

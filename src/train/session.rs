@@ -144,8 +144,7 @@ fn run_to_the_end(
     run.remove_states_but(STATES_KEPT)?;
     let mut best = Checkpoint::read(&run.checkpoint(Which::Best))?;
     if best.features.is_none() {
-        best.features = session.learner.features_of(&best, stop, &mut observe)?;
-        if best.features.is_none() {
+        if !session.learner.add_features(&mut best, stop, &mut observe)? {
             return Ok(Outcome::Interrupted { epoch: epochs });
         }
         best.write(&run.checkpoint(Which::Best))?;

@@ -5,9 +5,10 @@ use cac::{
     export::{self, ExportOptions, ThresholdRule},
     method::{Variant, kept_at_least},
     model::{Inspection, ModelPrecision},
-    run::{Checkpoint, Features},
+    run::{Checkpoint, Features, Mirrored},
+    scorer::Outputs,
 };
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Array4, Axis};
 
 use crate::checkpoint;
 
@@ -121,6 +122,61 @@ fn the_threshold_has_a_bound_and_operating_points() {
     imported.facts.imported = Some("w.pt".to_owned());
     let (manifest, _) = export::decide(&imported, &ExportOptions::default()).unwrap();
     assert_eq!(manifest.decision.threshold.unwrap().kept_at_least, None);
+}
+
+#[test]
+fn a_file_can_average_an_image_and_its_mirror_image() {
+    let mut plain = with_stand_ins();
+    let options = ExportOptions::default();
+    let flipped = {
+        let mut images = plain.check.images.clone();
+        images.invert_axis(Axis(3));
+        images.as_standard_layout().into_owned()
+    };
+    let bytes = exported(&plain, &options);
+    let outputs = |bytes: &[u8], images: &Array4<f32>, provider| {
+        Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap()
+    };
+    assert!(matches!(plain.clone().of_both_views(), Err(Error::Setting { name: "mirror", .. })));
+    let features = plain.features.as_ref().unwrap();
+    let shifted = |features: &Array2<f32>| features * 0.5;
+    plain.mirrored = Some(Mirrored {
+        features: Features {
+            training: (shifted(&features.training.0), features.training.1.clone()),
+            choosing: shifted(&features.choosing),
+            calibrating: shifted(&features.calibrating),
+            stand_ins: features.stand_ins.iter().map(|(name, one)| (name.clone(), shifted(one))).collect(),
+            test: None,
+        },
+        check: outputs(&bytes, &flipped, Provider::Cpu).logits,
+    });
+    let calibrating = features.calibrating.mapv(|value| 0.75 * value);
+    let logits = plain.last_layer().unwrap().logits(calibrating.view());
+    let both = plain.clone().of_both_views().unwrap();
+    for (found, expected) in both.held_out.calibrating.iter().zip(&logits) {
+        assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+    }
+    for batch in [None, Some(3)] {
+        let averaged = exported(&both, &ExportOptions { batch, ..options.clone() });
+        for provider in PROVIDERS {
+            let of = |bytes, images| outputs(bytes, images, provider);
+            let views = [of(&bytes, &plain.check.images), of(&bytes, &flipped)];
+            for images in [&plain.check.images, &flipped] {
+                let found = of(&averaged, images);
+                let means = |value: fn(&Outputs) -> &Array2<f32>| {
+                    let mean = (value(&views[0]) + value(&views[1])) * 0.5;
+                    for (found, expected) in value(&found).iter().zip(&mean) {
+                        assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{provider}");
+                    }
+                };
+                means(|outputs| &outputs.logits);
+                means(|outputs| outputs.features.as_ref().unwrap());
+            }
+        }
+        assert!(Inspection::of(&averaged, "model").unwrap().to_string().contains("mirror image"));
+    }
+    let map = ExportOptions { logit_map: true, ..options };
+    assert!(matches!(export::decide(&both, &map), Err(Error::Setting { name: "logit map", .. })));
 }
 
 #[test]

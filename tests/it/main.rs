@@ -76,6 +76,7 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
             architecture,
             loss,
             anchors: loss.anchor_kind(false),
+            averages_views: false,
             score: loss.rejection_score(false),
             imported: None,
             training: None,
@@ -90,6 +91,7 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
             stand_ins: Vec::new(),
             test: None,
         }),
+        mirrored: None,
         held_out: HeldOut { choosing: held_out.clone(), calibrating: held_out },
         test: None,
         check: CheckBatch {

@@ -246,6 +246,7 @@ fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
         anchors: Anchors::fixed(10, 10.0),
         held_out: HeldOut { choosing: Array2::zeros((0, 10)), calibrating: Array2::zeros((0, 10)) },
         features: None,
+        mirrored: None,
         test: None,
         check: CheckBatch { images: Array4::from_shape_vec((4, 3, 32, 32), pixels.clone()).unwrap(), logits },
     };

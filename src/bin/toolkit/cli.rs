@@ -150,6 +150,9 @@ pub struct ExportArgs {
     /// Export the last epoch instead of the best
     #[arg(long)]
     pub last: bool,
+    /// Average the features of each image and of its mirror image in the graph; for twice the work, more accurate
+    #[arg(long)]
+    pub mirror: bool,
     /// Score, threshold and form of the file
     #[command(flatten)]
     pub file: FileArgs,
