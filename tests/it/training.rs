@@ -13,7 +13,7 @@ use cac::{
 };
 use serde_json::{Value, json};
 
-use crate::commands::{stdout, toolkit};
+use crate::commands::{error, stdout, toolkit};
 
 fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo")
@@ -129,16 +129,18 @@ fn from_images_to_verdicts() {
             assert_eq!(evaluation["rows"][0][metric], tested[metric], "{variant} {metric}");
         }
         // The file holds the table for its own score and threshold.
-        for score in ["cac", "min-distance", "pytorch-ood"] {
-            let stated = toolkit(at, &["export", "other.onnx", "--json", "--score", score]);
+        let (scores, mirror) = (["cac", "min-distance", "pytorch-ood"], ["--mirror", "--score", "cac"]);
+        for score in scores.map(|score| vec!["--score", score]).into_iter().chain([mirror.to_vec()]) {
+            let stated = toolkit(at, &[&["export", "other.onnx", "--json"], &score[..]].concat());
             let stated: Value = serde_json::from_str(stdout(&stated)).unwrap();
+            assert_eq!(stated.get("averages_views").is_some(), score.contains(&"--mirror"));
             let measured = toolkit(at, &["eval", "other.onnx", "--json"]);
             let measured: Value = serde_json::from_str(stdout(&measured)).unwrap();
             for field in ["accuracy", "known_kept"] {
-                assert_eq!(stated["metrics"][field], measured[field], "{variant} {score} {field}");
+                assert_eq!(stated["metrics"][field], measured[field], "{variant} {score:?} {field}");
             }
             let row = |report: &Value| (report["auroc"].clone(), report["unknown_caught"].clone());
-            assert_eq!(row(&stated["metrics"]["rows"][0]), row(&measured["rows"][0]), "{variant} {score}");
+            assert_eq!(row(&stated["metrics"]["rows"][0]), row(&measured["rows"][0]), "{variant} {score:?}");
         }
     }
 }
@@ -285,6 +287,11 @@ fn the_last_layer_is_trained_on_features_that_are_computed_once() {
     let facts = facts_of(&at.join("runs/first"));
     assert_eq!(facts["training"]["freeze"], true);
     assert_eq!(facts["training"]["augment"], "flip");
+    // Without mirror images there is nothing to average.
+    stdout(&toolkit(at, &["export", "--run", "runs/first", "--mirror", "both.onnx"]));
+    frozen("runs/plain", &["--augment", "none"]);
+    let refused = toolkit(at, &["export", "--run", "runs/plain", "--mirror", "both.onnx"]);
+    assert!(error(&refused).contains("mirror = true: needs features of mirror images"));
     // Exported, the network computes from images what the last layer computed from features.
     stdout(&toolkit(at, &["export", "--run", "runs/first", "model.onnx"]));
     let evaluation = toolkit(at, &["eval", "model.onnx", "--json"]);
