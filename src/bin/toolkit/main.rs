@@ -12,6 +12,9 @@ use clap::Parser;
 use cli::{Cli, Command};
 use commands::Unmet;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The exit code of a command that found drift, or a requirement that is not met.
 const UNMET: u8 = 3;
 
