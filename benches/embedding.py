@@ -5,8 +5,9 @@
 
 Makes a new crate that depends on this one with a single feature, builds it from nothing, and scores IMAGE. `small` is
 the profile of docs/embedding.md. Prints the processor time of the build, the size of the program, and, as medians of
-whole processes in turns: milliseconds of the process, which scores twice (Python once), those until the model is ready and of a second verdict, and
-resident memory when the model is ready and after the first verdict. examples/python/score.py is run in the same turns.
+whole processes in turns: milliseconds of the process, and, of further processes that score twice, those until the model is
+ready and of the second verdict, and resident memory when the model is ready and after the first verdict.
+examples/python/score.py is run in the same turns.
 Python needs onnxruntime and Pillow, the feature `onnxruntime` ORT_DYLIB_PATH (`make bench-embedding` has them).
 """
 
@@ -34,7 +35,7 @@ cac = {{ path = "{root}", default-features = false, features = ["{feature}"] }}
 
 {profile}
 """
-# Prints the verdict, and on a line of its own what was measured.
+# Prints the verdict and, with a fourth argument, on a line of its own what was measured.
 PROGRAM = """use std::time::Instant;
 
 use cac::{Provider, Scorer, image};
@@ -53,11 +54,13 @@ fn main() -> cac::Result<()> {
     let image = image::open(&args[2])?;
     let verdict = scorer.score_image(&image)?;
     let at_first = resident();
-    let again = Instant::now();
-    scorer.score_image(&image)?;
     println!("{} {}", if verdict.unknown { "unknown" } else { &verdict.class }, verdict.score);
-    let [ready, again] = [ready, again.elapsed()].map(|time| 1e3 * time.as_secs_f64());
-    println!("{ready} {again} {at_rest} {at_first}");
+    if args.len() > 4 {
+        let again = Instant::now();
+        scorer.score_image(&image)?;
+        let [ready, again] = [ready, again.elapsed()].map(|time| 1e3 * time.as_secs_f64());
+        println!("{ready} {again} {at_rest} {at_first}");
+    }
     Ok(())
 }
 """
@@ -88,13 +91,15 @@ def built(folder: Path, feature: str, name: str) -> Path:
     return program
 
 
-def measured(command: list) -> list[float]:
-    """Milliseconds of a process, and the numbers in its last line if there are four."""
+def measured(command: list, is_ours: bool) -> list[float]:
+    """Milliseconds of a process, and what another one of ours prints."""
     start = time.perf_counter()
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    subprocess.run(command, capture_output=True, check=True)
     took = 1e3 * (time.perf_counter() - start)
-    numbers = output.splitlines()[-1].split(" ")
-    return [took, *(float(number) for number in numbers)] if len(numbers) == 4 else [took]
+    if not is_ours:
+        return [took]
+    output = subprocess.run([*command, "again"], capture_output=True, text=True, check=True).stdout
+    return [took, *(float(number) for number in output.splitlines()[-1].split(" "))]
 
 
 def main() -> None:
@@ -116,7 +121,7 @@ def main() -> None:
         found = {name: [] for name in runs}
         for _ in range(options.rounds):
             for name, command in runs.items():
-                found[name].append(measured(command))
+                found[name].append(measured(command, name != "Python"))
     for name, rows in found.items():
         first = [row[0] for row in rows]
         ratio = median(theirs[0] / ours for theirs, ours in zip(found["Python"], first))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from fractions import Fraction
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+# Without this ONNX Runtime tells Microsoft about the model and the machine.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 
 def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:

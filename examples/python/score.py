@@ -7,13 +7,17 @@ python3 score.py MODEL.onnx IMAGE...
 
 import json
 import math
+import os
 import sys
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+# Without this ONNX Runtime tells Microsoft about the model and the machine.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 
 def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:

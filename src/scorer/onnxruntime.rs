@@ -354,6 +354,7 @@ fn environment() -> std::result::Result<(Environment, PathBuf), String> {
             // Failures are returned as errors; do not print them as well.
             .with_logger(std::sync::Arc::new(|_, _, _, _, _| {}))
             .with_global_thread_pool(GlobalThreadPoolOptions::default())
+            .with_telemetry(false)
             .build()
             .map_err(|error| format!("`{path}`: {}", one_line(error))),
         Err(ort::LoadDynamicError::Dlopen { error, .. }) => {

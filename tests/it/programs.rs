@@ -97,3 +97,19 @@ fn make_photos_runs_the_commands_of_the_readme() {
     let block = section.split_once("```sh\n").unwrap().1.split_once("```").unwrap().0;
     assert_eq!(block.lines().collect::<Vec<_>>(), run);
 }
+
+/// Official libraries keep an identifier of the machine and send events, unless they are told not to.
+#[test]
+fn onnx_runtime_has_no_telemetry() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/textures/banded/banded_0011.png");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_toolkit"));
+    command.args(["score", "--provider", "onnxruntime"]).arg(image).current_dir(at);
+    command.env("HOME", at).env("XDG_CACHE_HOME", at.join("cache"));
+    // There is none in CI either.
+    let output = command.env_remove("ORT_DISABLE_TELEMETRY").env_remove("CI").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let left: Vec<_> = std::fs::read_dir(at).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}

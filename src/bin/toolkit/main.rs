@@ -18,7 +18,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The exit code of a command that found drift, or a requirement that is not met.
 const UNMET: u8 = 3;
 
+/// Makes ONNX Runtime, whose official libraries send events about models and the machine to Microsoft by default, create and
+/// send none. Its API can only end that once the first event is on its way.
+fn disable_telemetry() {
+    // As there are no other threads yet, nobody reads the environment at the same time.
+    let _ = dotenvy::from_read(&b"ORT_DISABLE_TELEMETRY=1"[..]);
+}
+
 fn main() -> ExitCode {
+    disable_telemetry();
     terminal::hide_caught_panics();
     let result = match Cli::parse().command {
         Command::Train(args) => commands::train::run(&args),
