@@ -74,8 +74,8 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// The share of new known images that a threshold in use keeps; `None` if it is not this one, or this one was set by
-    /// hand.
+    /// The share of new known images that the threshold was chosen to keep; `None` if the threshold in use is another, or if it
+    /// was set by hand.
     #[must_use]
     pub fn share_kept_by(&self, threshold: f32) -> Option<f64> {
         self.keep.filter(|_| threshold.to_bits() == self.value.to_bits())

@@ -346,10 +346,8 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
 
 /// The shares that thresholds were to keep, against the shares that they keep.
 fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
-    if subject.is_threshold_from_test() {
-        return Err(
-            "The threshold was chosen on the test images: there are no others to check its promise on.",
-        );
+    if subject.is_chosen_from_test() {
+        return Err("Thresholds are chosen on the test images: there are no others to check them on.");
     }
     let held_out = subject.chosen().map_or(&[][..], |threshold| &threshold.held_out_scores);
     if subject.threshold.is_none() || held_out.is_empty() {
@@ -406,7 +404,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
         marks,
         legend,
     };
-    Ok(Figure::new(format!("promises-{section}"), "Promised and measured", caption, plot))
+    Ok(Figure::new(format!("promises-{section}"), "Asked for and measured", caption, plot))
 }
 
 /// A row of the confusion matrix: its name, whether its images are known, and the number of images by column.

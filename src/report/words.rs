@@ -80,9 +80,9 @@ impl Subject {
         self.origin.as_ref()?.manifest.decision.threshold.as_ref()
     }
 
-    /// Whether the threshold was chosen on the test images.
-    pub(super) fn is_threshold_from_test(&self) -> bool {
-        self.threshold.is_some() && self.chosen().is_some_and(|threshold| threshold.is_from_test)
+    /// Whether thresholds are chosen on the test images.
+    pub(super) fn is_chosen_from_test(&self) -> bool {
+        self.chosen().is_some_and(|threshold| threshold.is_from_test)
     }
 
     /// The result in a sentence.
@@ -204,7 +204,7 @@ impl Subject {
                 listed(named)
             ));
         }
-        if self.is_threshold_from_test() {
+        if self.keep.is_some() && self.is_chosen_from_test() {
             cautions.push(
                 "The threshold was chosen on the known test images, because the training held none out: the share \
                  that it keeps of them is no estimate."

@@ -75,6 +75,15 @@ pub struct Mirrored {
 }
 
 impl Features {
+    /// The shapes of all matrices, in order.
+    fn shapes(&self) -> Vec<(usize, usize)> {
+        let Self { training, choosing, calibrating, stand_ins, test } = self;
+        let stand_ins = stand_ins.iter().map(|(_, features)| features);
+        let tests = test.iter().flat_map(|(known, unknown)| [known].into_iter().chain(unknown));
+        let all = [&training.0, choosing, calibrating].into_iter().chain(stand_ins).chain(tests);
+        all.map(Array2::dim).collect()
+    }
+
     /// The mean of the features of two views of the same images.
     fn mean(&self, other: &Self) -> Self {
         let mean = |one: &Array2<f32>, other: &Array2<f32>| (one + other) * 0.5;
@@ -254,13 +263,22 @@ impl Checkpoint {
         };
         let width = arch::feature_count(&layers);
         let mirrored = match file.features(MIRRORED, width)? {
-            Some(features) => Some(Mirrored { features, check: logits(CHECK_MIRRORED)? }),
+            Some(features) => {
+                let check = file.matrix(CHECK_MIRRORED, [check_shape[0], facts.classes.len()])?;
+                Some(Mirrored { features, check })
+            }
             None => None,
         };
+        let features = file.features(FEATURES, width)?;
+        let shapes = |features: Option<&Features>| features.map(Features::shapes);
+        if mirrored.is_some() && shapes(mirrored.as_ref().map(|it| &it.features)) != shapes(features.as_ref())
+        {
+            return Err(broken("the features of mirror images do not match the others".to_owned()));
+        }
         Ok(Self {
             anchors,
             held_out: HeldOut { choosing: logits(CHOOSING)?, calibrating: logits(CALIBRATING)? },
-            features: file.features(FEATURES, width)?,
+            features,
             mirrored,
             test,
             check,
@@ -320,19 +338,35 @@ impl Checkpoint {
         Ok(LastLayer { weight, bias: self.network.values(bias, &[shape[0]])?.to_vec() })
     }
 
-    /// The checkpoint of a network whose features are the means of those of an image and of its mirror image.
+    /// The checkpoint of a network whose features are the means of those of an image and of its mirror image. Without features
+    /// of the test images it has no test.
     ///
     /// # Errors
-    /// [`Error::Setting`] if there are no features of mirror images, and those of [`last_layer`](Self::last_layer).
+    /// [`Error::Setting`] if there are no features of mirror images, or none from which a threshold could be chosen, and
+    /// those of [`last_layer`](Self::last_layer).
     pub fn of_both_views(self) -> Result<Self> {
-        let (Some(features), Some(mirrored)) = (&self.features, &self.mirrored) else {
-            let reason =
-                "needs features of mirror images, which a training computes if its augmentation mirrors";
-            return Err(Error::setting("mirror", true, reason));
-        };
+        let refused = |reason: &str| Error::setting("mirror", true, reason);
+        let features = self.features.as_ref();
+        let features = features.ok_or_else(|| refused("needs the best epoch of a finished training"))?;
+        let mirrored = self.mirrored.as_ref();
+        let mirrored =
+            mirrored.ok_or_else(|| refused("needs a training whose augmentation mirrors images"))?;
         let features = features.mean(&mirrored.features);
+        if features.calibrating.is_empty() && self.test.is_some() && features.test.is_none() {
+            return Err(refused(
+                "needs held-out images: the features of the test images were too large to keep",
+            ));
+        }
         let last_layer = self.last_layer()?;
         let logits = |features: &Array2<f32>| last_layer.logits(features.view());
+        let anchors = match self.facts.anchors {
+            AnchorKind::Fixed => self.anchors,
+            AnchorKind::ClassMeans => {
+                let (training, labels) = &features.training;
+                let fixed = Anchors::fixed(self.facts.classes.len(), self.facts.loss.magnitude);
+                fixed.class_means(logits(training).view(), labels)
+            }
+        };
         let held_out =
             HeldOut { choosing: logits(&features.choosing), calibrating: logits(&features.calibrating) };
         let test = self.test.zip(features.test.as_ref()).map(|(test, (known, unknown))| {
@@ -347,6 +381,7 @@ impl Checkpoint {
             CheckBatch { logits: (self.check.logits + &mirrored.check) * 0.5, images: self.check.images };
         Ok(Self {
             facts: Facts { averages_views: true, ..self.facts },
+            anchors,
             features: Some(features),
             mirrored: None,
             held_out,
@@ -515,7 +550,7 @@ mod tests {
             stand_ins: vec![("scrambled".to_owned(), rows(2)), ("blended".to_owned(), rows(1))],
             test: Some((rows(3), vec![rows(1), rows(2)])),
         };
-        let mirrored = Features { choosing: rows(2), ..features.clone() };
+        let mirrored = Features { choosing: rows(1) * 2.0, ..features.clone() };
         let mirrored = Mirrored { features: mirrored, check: Array2::ones((1, 2)) };
         let untested = Checkpoint {
             test: None,
@@ -526,8 +561,13 @@ mod tests {
         };
         untested.write(&path).unwrap();
         let read = Checkpoint::read(&path).unwrap();
-        assert_eq!((read.test, read.anchors, read.features), (None, means, Some(features)));
-        assert_eq!(read.mirrored, Some(mirrored));
+        assert_eq!((read.test, read.anchors, read.features), (None, means, Some(features.clone())));
+        assert_eq!(read.mirrored.as_ref(), Some(&mirrored));
+        let other = Features { choosing: rows(2), ..features };
+        let other = Checkpoint { mirrored: Some(Mirrored { features: other, ..mirrored }), ..untested };
+        other.write(&path).unwrap();
+        let error = Checkpoint::read(&path).unwrap_err().to_string();
+        assert!(error.contains("the features of mirror images do not match"), "{error}");
     }
 
     #[test]

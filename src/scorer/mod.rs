@@ -188,8 +188,8 @@ impl Scorer {
         self.threshold
     }
 
-    /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it was set by
-    /// hand.
+    /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it was set by hand,
+    /// or if that is not known.
     #[must_use]
     pub fn keep(&self) -> Option<f64> {
         self.keep

@@ -224,7 +224,8 @@ impl<'a> Learner<'a> {
         let mirrors = self.settings.recipe.augment != Augment::None;
         let images =
             drawn.len() + choosing.len() + calibrating.len() + made + if keeps_tests { tested } else { 0 };
-        let images = if mirrors { 2 * images } else { images };
+        let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
+        let images = if mirrors { 2 * images + check.len() } else { images };
 
         let (device, input) = (self.store.device(), &self.settings.input);
         let network = below_the_last(&layers, &checkpoint.network, device, input)?;
@@ -286,7 +287,6 @@ impl<'a> Learner<'a> {
         let mut mirrored = None;
         if mirrors {
             let features = seen(View::Mirrored)?;
-            let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
             let check = all(&check, None, Set::Test, View::Mirrored)?;
             mirrored = Some(Mirrored { features, check: checkpoint.last_layer()?.logits(check.view()) });
         }

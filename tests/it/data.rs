@@ -334,8 +334,10 @@ fn three_commands_are_the_tutorial() {
         let is_from_test = settings[0] == "--config";
         assert_eq!(stdout(&eval).contains(", chosen on test images"), is_from_test, "{}", stdout(&eval));
         // A threshold that is given was chosen on nothing.
-        let given = toolkit(at, &["eval", "--resamples", "0", "--threshold", "1"]);
+        let given = ["eval", "--resamples", "0", "--threshold", "1", "--report", "given.html"];
+        let given = toolkit(at, &given);
         assert!(!stdout(&given).contains("chosen on"), "{}", stdout(&given));
+        assert!(!fs::read_to_string(at.join("given.html")).unwrap().contains("was chosen on the known test"));
         let page = fs::read_to_string(at.join("page.html")).unwrap();
         assert_eq!(page.contains("chosen on the known test images"), is_from_test);
         assert!(eval.status.success(), "{}", stderr(&eval));

@@ -2,7 +2,7 @@
 
 use cac::{
     Error, Provider, Scorer,
-    export::{self, ExportOptions, ThresholdRule},
+    export::{self, ExportOptions, InputForm, ThresholdRule},
     method::{Variant, kept_at_least},
     model::{Inspection, ModelPrecision},
     run::{Checkpoint, Features, Mirrored},
@@ -156,8 +156,16 @@ fn a_file_can_average_an_image_and_its_mirror_image() {
     for (found, expected) in both.held_out.calibrating.iter().zip(&logits) {
         assert!((found - expected).abs() < 1e-4, "{found} {expected}");
     }
-    for batch in [None, Some(3)] {
-        let averaged = exported(&both, &ExportOptions { batch, ..options.clone() });
+    let calibration = Some(plain.check.images.clone());
+    let forms = [
+        (InputForm::Floats, Some(3), ModelPrecision::Float32, 1e-4),
+        (InputForm::Bytes, None, ModelPrecision::Float16, 1e-2),
+        (InputForm::AnySize, None, ModelPrecision::Int8, 0.2),
+    ];
+    for (input, batch, precision, tolerance) in forms {
+        let options =
+            ExportOptions { input, batch, precision, calibration: calibration.clone(), ..options.clone() };
+        let averaged = exported(&both, &options);
         for provider in PROVIDERS {
             let of = |bytes, images| outputs(bytes, images, provider);
             let views = [of(&bytes, &plain.check.images), of(&bytes, &flipped)];
@@ -166,7 +174,7 @@ fn a_file_can_average_an_image_and_its_mirror_image() {
                 let means = |value: fn(&Outputs) -> &Array2<f32>| {
                     let mean = (value(&views[0]) + value(&views[1])) * 0.5;
                     for (found, expected) in value(&found).iter().zip(&mean) {
-                        assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{provider}");
+                        assert!((found - expected).abs() < tolerance * expected.abs().max(1.0), "{provider}");
                     }
                 };
                 means(|outputs| &outputs.logits);

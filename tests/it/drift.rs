@@ -78,7 +78,7 @@ fn a_stream_without_drift_gives_0_and_one_with_drift_3() {
         &format!("no drift in {count} images\nmartingale   "),
         " so far; alarm at 100\nunknown      ",
         &format!(" of the last {count} images (95 % interval "),
-        "); of the images that the threshold was chosen from, 5.0 %\n",
+        "); at most 5.0 % of the images that the threshold was chosen from\n",
         &format!(
             "\ndifference   0.000 (Kolmogorov-Smirnov, p = 1.00) between these and {count} held-out scores\n"
         ),
@@ -116,6 +116,7 @@ fn wrong_input_is_refused() {
     refused(&["-"], b"\n", "standard input has no scores");
     refused(&["-", "--alpha", "0"], b"1\n", "alpha = 0: must be above 0 and below 1");
     refused(&["none.csv"], b"", "cannot read `none.csv`");
+    refused(&["none", "--provider", "cpu"], b"", "cannot read `none`");
     refused(&["model.onnx"], b"", "give images or scores after the model");
     refused(&["a.csv", "b.csv"], b"", "`a.csv` is not a model file");
     fs::create_dir(at.join("empty")).unwrap();

@@ -291,7 +291,7 @@ fn the_last_layer_is_trained_on_features_that_are_computed_once() {
     stdout(&toolkit(at, &["export", "--run", "runs/first", "--mirror", "both.onnx"]));
     frozen("runs/plain", &["--augment", "none"]);
     let refused = toolkit(at, &["export", "--run", "runs/plain", "--mirror", "both.onnx"]);
-    assert!(error(&refused).contains("mirror = true: needs features of mirror images"));
+    assert!(error(&refused).contains("mirror = true: needs a training whose augmentation mirrors images"));
     // Exported, the network computes from images what the last layer computed from features.
     stdout(&toolkit(at, &["export", "--run", "runs/first", "model.onnx"]));
     let evaluation = toolkit(at, &["eval", "model.onnx", "--json"]);

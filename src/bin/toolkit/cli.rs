@@ -150,7 +150,7 @@ pub struct ExportArgs {
     /// Export the last epoch instead of the best
     #[arg(long)]
     pub last: bool,
-    /// Average the features of each image and of its mirror image in the graph; for twice the work, more accurate
+    /// Average the features of each image and of its mirror image; takes twice the work
     #[arg(long)]
     pub mirror: bool,
     /// Score, threshold and form of the file

@@ -38,7 +38,7 @@ struct Stream {
 pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let (model, input) = args.model_and_input()?;
     let (is_stdin, is_folder) = (input == Path::new(STDIN), input.is_dir());
-    if args.provider.is_some() && !is_folder {
+    if args.provider.is_some() && !is_folder && (is_stdin || input.exists()) {
         bail!("--provider is for a folder of images; scores are read as they are");
     }
     if args.column.is_some() && (is_stdin || is_folder) {
@@ -184,7 +184,7 @@ impl Found<'_> {
             let share = percent(1.0 - keep);
             match has_promise {
                 true => format!("; the threshold promises at most {share}"),
-                false => format!("; of the images that the threshold was chosen from, {share}"),
+                false => format!("; at most {share} of the images that the threshold was chosen from"),
             }
         });
         writeln!(
