@@ -232,7 +232,7 @@ fn a_page_about_a_run() {
         "1 line of the log cannot be read.",
         "On held-out images it is lowest, 1.5, after epoch 1.",
         "Learning rate",
-        "Promised and measured",
+        "Asked for and measured",
         "Logits in two dimensions",
     ] {
         assert!(text.contains(part), "{part}");
