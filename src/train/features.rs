@@ -179,15 +179,32 @@ impl Features {
         Some(Self { path, file, start, blocks, mean: vec![0.0; width], deviation: vec![1.0; width] })
     }
 
-    /// The row of an image in a set.
+    /// The row of an image in a set; `None` if it was not computed in this view.
+    pub fn find(&self, set: Set, index: usize, view: View) -> Option<usize> {
+        let block = self.blocks.iter().find(|block| block.set == set)?;
+        let place = block.views.iter().position(|&other| other == view)?;
+        Some(block.start + index * block.views.len() + place)
+    }
+
+    /// The row of an image in a set and a view of the run.
     pub fn row(&self, set: Set, index: usize, view: View) -> usize {
-        let block = self.blocks.iter().find(|block| block.set == set).expect("a set of the run");
-        let place = block.views.iter().position(|&other| other == view).expect("a view of the run");
-        block.start + index * block.views.len() + place
+        self.find(set, index, view).expect("a set and a view of the run")
     }
 
     /// Rows `[N, features]`, standardised.
     pub fn rows(&self, rows: &[usize]) -> Result<Array2<f32>> {
+        let mut values = self.raw_rows(rows)?;
+        for mut row in values.rows_mut() {
+            let scale = self.mean.iter().zip(&self.deviation);
+            row.iter_mut()
+                .zip(scale)
+                .for_each(|(value, (mean, deviation))| *value = (*value - mean) / deviation);
+        }
+        Ok(values)
+    }
+
+    /// Rows `[N, features]` as the layers compute them.
+    pub fn raw_rows(&self, rows: &[usize]) -> Result<Array2<f32>> {
         let width = self.mean.len();
         let mut values = Vec::with_capacity(rows.len() * width);
         let mut file = self.file.lock().expect("no reader panics");
@@ -197,9 +214,7 @@ impl Features {
             file.seek(SeekFrom::Start(place))
                 .and_then(|_| file.read_exact(&mut bytes))
                 .map_err(Error::io("read", &self.path))?;
-            let read = bytes.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk));
-            let scale = self.mean.iter().zip(&self.deviation);
-            values.extend(read.zip(scale).map(|(value, (mean, deviation))| (value - mean) / deviation));
+            values.extend(bytes.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)));
         }
         Ok(Array2::from_shape_vec((rows.len(), width), values).expect("the values match the shape"))
     }

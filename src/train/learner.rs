@@ -233,6 +233,16 @@ impl<'a> Learner<'a> {
         let mut is_stopped = false;
         let mut all =
             |indices: &[usize], kind: Option<StandIn>, set: Set, view: View| -> Result<Array2<f32>> {
+                // Those of frozen layers are there already, but not all.
+                let found = self.features().filter(|_| kind.is_none()).and_then(|features| {
+                    let rows = indices.iter().map(|&index| features.find(set, index, view));
+                    Some((rows.collect::<Option<Vec<usize>>>()?, features))
+                });
+                if let Some((rows, features)) = found {
+                    done += rows.len();
+                    observe(&Event::Finishing { done, images });
+                    return features.raw_rows(&rows);
+                }
                 let dataset = self.batches.dataset(set);
                 let read = |indices: &[usize]| -> Result<Array4<u8>> {
                     let mut images = match kind {
