@@ -190,7 +190,7 @@ fn what_cannot_be_resized_in_the_graph_is_an_error() {
     };
     let any = model(InputForm::AnySize);
     let reason = changed(&any, &|model| model.metadata_props.retain(|entry| entry.key != "cac.resizes"));
-    assert!(reason.contains("its input is `images` [None, None, None, Some(3)]"), "{reason}");
+    assert!(reason.contains("its input is `images` [?, ?, ?, 3]"), "{reason}");
     let reason = changed(&model(InputForm::Bytes), &|model| {
         let entry = tract_onnx::pb::StringStringEntryProto {
             key: "cac.resizes".to_owned(),
@@ -198,7 +198,7 @@ fn what_cannot_be_resized_in_the_graph_is_an_error() {
         };
         model.metadata_props.push(entry);
     });
-    assert!(reason.contains("its input is `images` [None, Some(32), Some(32), Some(3)]"), "{reason}");
+    assert!(reason.contains("its input is `images` [?, 32, 32, 3]"), "{reason}");
     let reason = changed(&any, &|model| {
         let nodes = &mut model.graph.as_mut().unwrap().node;
         let node = nodes.iter_mut().find(|node| node.name == "cac/input/resized").unwrap();
