@@ -233,7 +233,7 @@ impl Scorer {
         if self.decision().resizes {
             return rayon::current_num_threads().max(ORIGINALS);
         }
-        let batch = match &self.runtime {
+        let batch: usize = match &self.runtime {
             #[cfg(feature = "tract")]
             // Each thread runs one image, or one fixed batch, at a time: a large batch keeps all threads busy.
             Runtime::Tract(_) => 256,
