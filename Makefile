@@ -5,6 +5,8 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)/release
 TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
+# For all programs that load ONNX Runtime here.
+export ORT_DISABLE_TELEMETRY = 1
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
 .PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader \
