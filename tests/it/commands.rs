@@ -568,6 +568,7 @@ fn wrong_usage_is_exit_code_2() {
         &["evaluate"][..],
         &["eval", "m", "--provider", "gpu"],
         &["eval", "--keep", "0.9", "--threshold", "1"],
+        &["metrics", "scores.csv", "--score", "energy"],
         &["score"],
         &[],
     ] {

@@ -514,7 +514,7 @@ pub struct MetricsArgs {
     #[arg(long, value_name = "FILE.npz", conflicts_with_all = ["file", "column", "threshold", "stream"])]
     pub features: Option<PathBuf>,
     /// Score to compute from features, as for `eval`; repeatable
-    #[arg(long, value_name = "NAME", requires = "features", default_value = "all")]
+    #[arg(long, value_name = "NAME", requires = "features", conflicts_with = "file", default_value = "all")]
     pub score: Vec<ScoreArg>,
     /// The column or array of scores
     #[arg(long, value_name = "NAME", default_value = "score")]

@@ -22,7 +22,7 @@ const UNMET: u8 = 3;
 /// send none. Its API can only end that once the first event is on its way.
 fn disable_telemetry() {
     // As there are no other threads yet, nobody reads the environment at the same time.
-    let _ = dotenvy::from_read(&b"ORT_DISABLE_TELEMETRY=1"[..]);
+    let _ = dotenvy::from_read_override(&b"ORT_DISABLE_TELEMETRY=1"[..]);
 }
 
 fn main() -> ExitCode {

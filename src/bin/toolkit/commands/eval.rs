@@ -194,7 +194,7 @@ fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> an
     let Contender { name, anchors, last_layer, scorer, .. } = contender;
     let (Some(anchors), Some(last_layer)) = (anchors, last_layer) else {
         bail!(
-            "a score of features needs them as an output, which {name} does not have; export the model again"
+            "scores of features and --keep-features need features as an output, which the model does not have ({name})"
         );
     };
     let mut bar = Progress::new("training images".to_owned(), images.len());

@@ -122,7 +122,13 @@ pub fn write(
         threshold.keep.map_or("set by hand".to_owned(), |keep| format!("keeps {}", threshold.promise(keep)));
     let score = exported.manifest.decision.score;
     let choice = exported.manifest.history.choice.as_ref();
-    let why = choice.map_or(String::new(), |choice| format!(", chosen {choice}"));
+    let why = match choice {
+        Some(choice) => format!(", chosen {choice}"),
+        None if args.score.is_none() => {
+            ", that of the training: no features to choose by, or no score of them fits".to_owned()
+        }
+        None => String::new(),
+    };
     let sha256 = sha256(&std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?);
     writeln!(
         stdout(),
