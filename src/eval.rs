@@ -290,9 +290,8 @@ pub fn evaluate(
                     set.logits.push_row(batch.outputs.logits.row(row)).expect("one logit per class");
                 }
             }
-            if let (true, Some(found)) = (options.keep_features, &batch.outputs.features) {
-                let all = set.features.get_or_insert_with(|| Array2::zeros((0, found.ncols())));
-                all.append(Axis(0), found.view()).expect("one row per image");
+            if options.keep_features {
+                append(&mut set.features, batch.outputs.features.as_ref());
             }
             let activations = batch.outputs.activations();
             for (values, score) in set.scores.iter_mut().zip(scores) {
@@ -354,10 +353,7 @@ pub fn outputs(
     let mut errors = Vec::new();
     run(scorer, images, |batch| {
         all.logits.append(Axis(0), batch.outputs.logits.view()).expect("one row per image");
-        if let Some(found) = &batch.outputs.features {
-            let features = all.features.get_or_insert_with(|| Array2::zeros((0, found.ncols())));
-            features.append(Axis(0), found.view()).expect("one row per image");
-        }
+        append(&mut all.features, batch.outputs.features.as_ref());
         progress(batch.indices.len() + batch.errors.len());
         all.indices.extend(batch.indices);
         errors.extend(batch.errors);
@@ -366,6 +362,15 @@ pub fn outputs(
         return Err(Error::BrokenImages { errors });
     }
     Ok(all)
+}
+
+/// Adds the features of further images.
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+fn append(all: &mut Option<Array2<f32>>, further: Option<&Array2<f32>>) {
+    if let Some(further) = further {
+        let all = all.get_or_insert_with(|| Array2::zeros((0, further.ncols())));
+        all.append(Axis(0), further.view()).expect("one row per image");
+    }
 }
 
 /// The rejection scores of a data set's images, in order, but for those that cannot be read. `take` receives the

@@ -235,7 +235,7 @@ impl Checkpoint {
                 "the held-out images of this earlier version chose the epoch and the threshold; train again";
             return Err(broken(reason.to_owned()));
         }
-        let rows = |name: &str| file.get(name).and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
+        let rows = |name: &str| file.rows(name);
         let logits = |name: &str| file.matrix(name, [rows(name), facts.classes.len()]);
         let test = match file.get(TEST_KNOWN) {
             None => None,
@@ -405,15 +405,19 @@ impl Checkpoint {
 }
 
 impl Weights {
+    /// The length of a tensor's first axis; 0 if there is no such tensor.
+    fn rows(&self, name: &str) -> usize {
+        self.get(name).and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0)
+    }
+
     /// Features of `width` numbers whose names begin with `prefix`, if there are any.
     fn features(&self, prefix: &str, width: usize) -> Result<Option<Features>> {
         let named = |name: &str| format!("{prefix}{name}");
-        let rows = |name: &str| self.get(name).and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
-        let matrix = |name: &str| self.matrix(&named(name), [rows(&named(name)), width]);
+        let matrix = |name: &str| self.matrix(&named(name), [self.rows(&named(name)), width]);
         if self.get(&named(FEATURES_TRAINING)).is_none() {
             return Ok(None);
         }
-        let labels = self.values(&named(FEATURES_LABELS), &[rows(&named(FEATURES_TRAINING))])?;
+        let labels = self.values(&named(FEATURES_LABELS), &[self.rows(&named(FEATURES_TRAINING))])?;
         let test = match self.get(&named(FEATURES_TEST_KNOWN)) {
             Some(_) => {
                 let unknown = self.listed(&named(FEATURES_TEST_UNKNOWN), width)?;
@@ -458,10 +462,7 @@ impl Weights {
             self.names().filter_map(|name| Some((name, name.strip_prefix(prefix)?.split_once('/')?.1)));
         named
             .filter(|(_, own)| !own.is_empty())
-            .map(|(name, own)| {
-                let rows = self.get(name).and_then(|tensor| tensor.shape.first()).copied().unwrap_or(0);
-                Ok((own.to_owned(), self.matrix(name, [rows, columns])?))
-            })
+            .map(|(name, own)| Ok((own.to_owned(), self.matrix(name, [self.rows(name), columns])?)))
             .collect()
     }
 
