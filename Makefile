@@ -10,7 +10,7 @@ export ORT_DISABLE_TELEMETRY = 1
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 
 .PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader \
-  bench-eval bench-embedding bench-metrics bench-drift bench-serve reliability conformance screenshots pins
+  bench-eval bench-detectors bench-embedding bench-metrics bench-drift bench-serve reliability conformance screenshots pins
 
 help: ## lists the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  \1\t\2/p' Makefile | expand -t 18
@@ -85,7 +85,7 @@ deny: ## checks licences, advisories and sources of the dependencies; needs carg
 	$(CARGO) deny check
 
 # Compares with PyTorch and its toolkits, which are installed in .venv (3 GB), in alternating runs.
-bench: bench-train bench-photographs bench-loader bench-eval bench-metrics ## compares with PyTorch and its toolkits
+bench: bench-train bench-photographs bench-loader bench-eval bench-detectors bench-metrics ## compares with PyTorch and its toolkits
 
 # Other data: KNOWN=data/cifar-10-batches-bin.
 DEVICE ?= cpu
@@ -105,6 +105,10 @@ KNOWN ?= $(DEMO)/cifar-10-batches-bin
 UNKNOWN ?= $(DEMO)/textures
 bench-eval: build .venv/ready ## speed of evaluation
 	.venv/bin/python benches/evaluation.py $(TOOLKIT) $(KNOWN) $(UNKNOWN) $(MODELS)
+
+bench-detectors: demo .venv/ready ## the score of the demo's model against pytorch-ood's detectors
+	$(TOOLKIT) eval runs/demo/model.onnx --provider onnxruntime --keep-features runs/demo/features.npz
+	.venv/bin/python benches/detectors.py $(TOOLKIT) runs/demo/model.onnx runs/demo/features.npz
 
 bench-embedding: build .venv/ready ## build and start of a program with the scorer
 	ORT_DYLIB_PATH=.native/onnxruntime/lib/$(LIBRARY) \

@@ -3,8 +3,12 @@
 use std::collections::HashSet;
 
 use ndarray::Array2;
+#[cfg(all(feature = "files", feature = "tract"))]
+use prost::bytes::Bytes;
 use prost::{Message, bytes::Buf};
 
+#[cfg(all(feature = "files", feature = "tract"))]
+use super::proto::Node;
 use super::{
     Decision, Manifest,
     proto::{Attribute, Graph, Model, Tensor, Value, element},
@@ -27,7 +31,10 @@ pub(crate) const RESIZED: &str = "cac/input/resized";
 pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
 /// Outputs that a model may have, too, after the others, in any order.
-const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", "features", LOGIT_MAP];
+const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", FEATURES, LOGIT_MAP];
+
+/// What the last layer reads, `[N, F]`.
+const FEATURES: &str = "features";
 
 /// The logits of each place, `[N, C, h, w]`: the last layer applied to the features before they are averaged over the
 /// image. Because both are linear, their mean over the places are the logits.
@@ -212,16 +219,43 @@ fn values(graph: &Graph, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
     Some((shape(tensor)?, values.collect()))
 }
 
-/// The last layer of a graph, if it is as the toolkit writes it.
+/// The last layer of a graph and the tensor that it reads, if it is as the toolkit writes it.
 #[cfg(all(feature = "files", feature = "tract"))]
-pub(super) fn last_layer(graph: &Graph, classes: usize) -> Option<LastLayer> {
+pub(super) fn last_layer(graph: &Graph, classes: usize) -> Option<(LastLayer, &str)> {
     let node = graph.node.iter().find(|node| node.op_type == "Gemm" && node.output == ["logits"])?;
     let [features, weight, bias] = &node.input[..] else { return None };
     let ((shape, weight), (_, bias)) = (values(graph, weight)?, values(graph, bias)?);
-    if features != "features" || shape.first() != Some(&classes) || bias.len() != classes {
+    if shape.first() != Some(&classes) || bias.len() != classes {
         return None;
     }
-    Some(LastLayer { weight: Array2::from_shape_vec((classes, *shape.get(1)?), weight).ok()?, bias })
+    let weight = Array2::from_shape_vec((classes, *shape.get(1)?), weight).ok()?;
+    Some((LastLayer { weight, bias }, features))
+}
+
+/// A model file with the features as an output, whether it has them or not.
+///
+/// # Errors
+/// [`Error::Model`] and [`Error::FormatVersion`] if it is not a valid model of this toolkit, or its last layer is not as
+/// this toolkit writes it.
+#[cfg(all(feature = "files", feature = "tract"))]
+pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
+    let (file, mut model) = ModelFile::parse(bytes.clone(), origin)?;
+    if file.output(FEATURES).is_some() {
+        return Ok(bytes);
+    }
+    let graph = model.graph.get_or_insert_default();
+    let found = last_layer(graph, file.manifest.decision.classes.len());
+    let Some((width, read)) = found.map(|(layer, read)| (layer.weight.ncols(), read.to_owned())) else {
+        let reason = "its last layer is not as this toolkit writes it".to_owned();
+        return Err(Error::Model { origin: origin.to_owned(), reason });
+    };
+    if read != FEATURES {
+        let (input, output) = (vec![read], vec![FEATURES.to_owned()]);
+        let name = FEATURES.to_owned();
+        graph.node.push(Node { input, output, name, op_type: "Identity".to_owned(), attribute: Vec::new() });
+    }
+    graph.output.push(Value::new(FEATURES, element::FLOAT, &[file.batch, Some(width)]));
+    Ok(model.encode_to_vec().into())
 }
 
 fn threshold(graph: &Graph) -> std::result::Result<f32, String> {

@@ -34,6 +34,8 @@ pub struct Inspection {
     pub batch: Option<usize>,
     /// Whether the input is bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`.
     pub takes_bytes: bool,
+    /// Whether the threshold is an input that may be left out.
+    pub takes_threshold: bool,
     /// Threshold in the graph; other tools may have edited it.
     pub threshold: f32,
     /// Metadata of the file.
@@ -83,9 +85,10 @@ impl Inspection {
                 .fold(0, usize::saturating_add),
             batch: file.batch,
             takes_bytes: file.takes_bytes,
+            takes_threshold: graph.input.iter().any(|input| input.name == "threshold"),
             threshold: file.threshold,
             anchors: anchors(&graph, file.manifest.decision.classes.len()),
-            last_layer: last_layer(&graph, file.manifest.decision.classes.len()),
+            last_layer: last_layer(&graph, file.manifest.decision.classes.len()).map(|(layer, _)| layer),
             outputs: file.outputs.into_iter().map(|(name, _)| name).collect(),
             manifest: file.manifest,
         })
@@ -115,6 +118,9 @@ impl fmt::Display for Inspection {
             line("input", &format_args!("images uint8 [{batch}, {height}, {width}, 3], RGB"))?;
         } else {
             line("input", &format_args!("images float32 [{batch}, 3, {height}, {width}], RGB in 0..=1"))?;
+        }
+        if self.takes_threshold {
+            line("", &"threshold float32 [], may be left out")?;
         }
         let place = if decision.resizes { ", in the graph" } else { "" };
         line("resize", &format_args!("{}{place}", input.resizing()))?;

@@ -18,6 +18,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
+#[cfg(all(feature = "files", feature = "tract"))]
+pub use file::with_features;
 pub use history::{Candidate, Choice, History, ResizeCheck, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;

@@ -33,8 +33,8 @@ pub use html::PlotFile;
 #[cfg(feature = "report")]
 pub use page::{Map, Origin, Page, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
 
-/// The names of the rows for the mean over the unknown sets and for all unknown images together.
-pub(crate) const RESERVED: [&str; 2] = ["mean", "all"];
+/// The names of the rows for the mean over the unknown sets and for all unknown images together, and of the known images.
+pub(crate) const RESERVED: [&str; 3] = ["mean", "all", "known"];
 
 /// The options of a report.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -273,7 +273,7 @@ fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>
         members.push(Member { name, sets });
     }
     if names.len() > 1 {
-        let [mean, all] = RESERVED;
+        let [mean, all, _] = RESERVED;
         members.push(Member { name: mean, sets: (0..names.len()).collect() });
         members.push(Member { name: all, sets: vec![names.len()] });
     }

@@ -213,6 +213,8 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
     assert!(error(&unused).contains("applies to the model's own score, `cac`"));
     let twice = toolkit(at, &[&data[..], &["--score", "msp", "--score", "msp", "--json"]].concat());
     assert_eq!(stdout(&twice).lines().count(), 1);
+    let taken = toolkit(at, &["eval", "model.onnx", "--known", "known", "--unknown", "known=other"]);
+    assert!(error(&taken).contains("the name `known` is taken"));
     // `--score` gives the numbers of a file that was exported with that score.
     stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
     let own = toolkit(at, &[&["eval", "energy.onnx"], &data[2..], &["--json"]].concat());
@@ -449,11 +451,19 @@ fn one_bad_image_does_not_end_the_work() {
     let said = String::from_utf8_lossy(&table.stderr).into_owned();
     assert!(said.contains("left out training images that cannot be read: 1\n"), "{said}");
     let features = FeatureFile::read(&at.join("f.npz")).unwrap();
-    assert_eq!((features.training.labels, features.sets[0].labels.len()), (vec![0, 1, 2], 3));
-    for taken in ["known", "training"] {
-        let unknown = format!("{taken}=other");
-        let wrong = [&data[..4], &["--unknown", &unknown, "--keep-features", "f.npz"]].concat();
-        assert!(error(&toolkit(at, &wrong)).contains(&format!("unknown set = `{taken}`")));
+    assert_eq!((&features.training.labels, features.sets[0].labels.len()), (&vec![0, 1, 2], 3));
+    let taken = [&data[..4], &["--unknown", "training=other", "--keep-features", "f.npz"]].concat();
+    assert!(error(&toolkit(at, &taken)).contains("unknown set = `training`"));
+
+    // A model without features as an output has them all the same.
+    stdout(&toolkit(at, &["export", "plain.onnx", "--no-features"]));
+    let keeping = ["--skip-broken", "--provider", "onnxruntime", "--keep-features", "plain.npz"];
+    stdout(&toolkit(at, &[&["eval", "plain.onnx"], &data[2..], &keeping].concat()));
+    let plain = FeatureFile::read(&at.join("plain.npz")).unwrap();
+    assert_eq!((plain.last_layer, plain.anchors), (features.last_layer, features.anchors));
+    for (plain, set) in plain.sets.iter().zip(&features.sets) {
+        assert_eq!(plain.labels, set.labels);
+        assert!(plain.features.iter().zip(&set.features).all(|(a, b)| (a - b).abs() < 1e-4));
     }
 }
 
@@ -569,6 +579,7 @@ fn wrong_usage_is_exit_code_2() {
         &["eval", "m", "--provider", "gpu"],
         &["eval", "--keep", "0.9", "--threshold", "1"],
         &["metrics", "scores.csv", "--score", "energy"],
+        &["export", "model.onnx", "--score-limit=-1"],
         &["score"],
         &[],
     ] {

@@ -208,6 +208,8 @@ fn the_threshold_can_be_an_input_that_is_left_out() {
     let images = &checkpoint.check.images;
     let plain = exported(&checkpoint, &ExportOptions::default());
     let open = exported(&checkpoint, &ExportOptions { threshold_input: true, ..ExportOptions::default() });
+    let takes_one = |bytes: &[u8]| Inspection::of(bytes, "model").unwrap().takes_threshold;
+    assert_eq!([takes_one(&open), takes_one(&plain)], [true, false]);
     for provider in PROVIDERS {
         let outputs =
             |bytes: &[u8]| Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap();

@@ -2,7 +2,11 @@
 
 use std::{fs, path::Path};
 
-use cac::{Error, Provider, Scorer, model::Inspection, weights::Weights};
+use cac::{
+    Bytes, Error, Provider, Scorer,
+    model::{Inspection, with_features},
+    weights::Weights,
+};
 use ndarray::Array4;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -40,6 +44,25 @@ fn the_cards_match_the_committed_files() {
             assert!(card.contains(&format!("{:.2}", 100.0 * value)), "{model}: {value}");
         }
     }
+}
+
+#[test]
+fn the_features_of_the_built_in_model_become_an_output() {
+    let bytes = Bytes::from(fs::read(Path::new(ROOT).join(MODEL)).unwrap());
+    let found = with_features(bytes.clone(), MODEL).unwrap();
+    let layer = Inspection::of(&found, MODEL).unwrap().last_layer.unwrap();
+    let images =
+        Array4::from_shape_fn((3, 3, 32, 32), |(n, c, y, x)| ((n + 2 * c + 3 * y + x) % 9) as f32 / 8.0);
+    for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        let score = |bytes: &[u8]| Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap();
+        let (before, after) = (score(&bytes), score(&found));
+        assert_eq!((before.features, &after.logits), (None, &before.logits), "{provider}");
+        let logits = layer.logits(after.features.unwrap().view());
+        let difference = (logits - after.logits).iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+        assert!(difference < 1e-4, "{provider}: {difference}");
+    }
+    // A model that has them stays as it is.
+    assert_eq!(with_features(found.clone(), MODEL).unwrap(), found);
 }
 
 #[test]

@@ -164,7 +164,7 @@ pub struct FileArgs {
     #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default it is chosen by measurement: the one that tells held-out known images best from stand-ins of unknown ones", RejectionScore::NAMES))]
     pub score: Option<RejectionScore>,
     /// Limit of the constants of a score of features in the file
-    #[arg(long, value_name = "MB", default_value_t = ExportOptions::default().limit as f64 / 1e6)]
+    #[arg(long, value_name = "MB", value_parser = megabytes, default_value_t = ExportOptions::default().limit as f64 / 1e6)]
     pub score_limit: f64,
     /// Leave the features out of the outputs, for the smallest answers
     #[arg(long)]
@@ -248,7 +248,7 @@ impl FileArgs {
     pub fn options(&self, calibration: Option<Array4<f32>>) -> ExportOptions {
         ExportOptions {
             score: self.score,
-            limit: (self.score_limit.max(0.0) * 1e6) as usize,
+            limit: (self.score_limit * 1e6) as usize,
             features: !self.no_features,
             logit_map: self.map,
             per_class: self.per_class,
@@ -382,6 +382,12 @@ pub fn scores(args: &[ScoreArg], own: Option<RejectionScore>) -> Vec<RejectionSc
         }
     }
     scores
+}
+
+/// A number of megabytes.
+fn megabytes(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "expected a number of megabytes, at least 0".to_owned())
 }
 
 /// The scores of `--score all`.

@@ -18,7 +18,7 @@ use cac::{
     },
     fit::{Fitter, LIMIT},
     method::{Anchors, LastLayer, RejectionScore, Term},
-    model::{Inspection, Manifest, Training},
+    model::{Inspection, Manifest, Training, with_features},
     report::{Map, Origin, Report, Subject},
     run::EXAMPLES,
 };
@@ -119,14 +119,16 @@ pub fn measure(
     }
     let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
 
-    let needs_training =
-        args.keep_features.is_some() || scores.iter().any(|&score| score != own && needs_examples(score));
+    let fits_scores = scores.iter().any(|&score| score != own && needs_examples(score));
+    let needs_training = fits_scores || args.keep_features.is_some();
     let training = needs_training.then(|| training_images(&source, args, manifest)).transpose()?;
     let mut of_first: Option<Evaluation> = None;
     for contender in &contenders {
         let Contender { name, model, sha256, anchors, scorer, .. } = contender;
+        // Those of the first model are kept.
+        let training = training.as_ref().filter(|_| fits_scores || of_first.is_none());
         let mut features =
-            training.as_ref().map(|images| features_of(contender, images, args.skip_broken)).transpose()?;
+            training.map(|images| features_of(contender, images, args.skip_broken)).transpose()?;
         let evaluated = match &scores[..] {
             [] => vec![Evaluated::Own],
             scores => fitted(features.as_ref(), scores, Some(own), args.score.contains(&ScoreArg::All))?,
@@ -193,9 +195,7 @@ fn training_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) 
 fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> anyhow::Result<FeatureFile> {
     let Contender { name, anchors, last_layer, scorer, .. } = contender;
     let (Some(anchors), Some(last_layer)) = (anchors, last_layer) else {
-        bail!(
-            "scores of features and --keep-features need features as an output, which the model does not have ({name})"
-        );
+        bail!("the anchors and the last layer of {name} are not as this toolkit writes them");
     };
     let mut bar = Progress::new("training images".to_owned(), images.len());
     let mut done = 0;
@@ -208,9 +208,7 @@ fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> an
     if indices.len() < images.len() {
         say(format_args!("left out training images that cannot be read: {}", images.len() - indices.len()));
     }
-    let Some(features) = features else {
-        bail!("{name} does not have features as an output; export the model without --no-features");
-    };
+    let features = features.expect("the features are an output");
     let labels = indices.iter().map(|&index| images.labels()[index]).collect();
     let training = FeatureSet { features, labels, ..FeatureSet::default() };
     Ok(FeatureFile { last_layer: last_layer.clone(), anchors: anchors.clone(), training, sets: Vec::new() })
@@ -250,16 +248,23 @@ pub fn fitted(
     }
 }
 
-/// Opens every model on every provider, and checks that they can be compared.
+/// Opens every model on every provider, and checks that they can be compared. If features are needed, they become an output
+/// where they are none.
 fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::Result<Vec<Contender<'a>>> {
     let models: Vec<Option<&Path>> = match models {
         [] => vec![None],
         models => models.iter().map(|model| Some(model.as_path())).collect(),
     };
+    let needs_features = args.keep_features.is_some()
+        || args.score.iter().any(|score| match score {
+            ScoreArg::All => true,
+            ScoreArg::One(score) => needs_examples(*score),
+        });
     let mut contenders: Vec<Contender> = Vec::new();
     for &model in &models {
         let (bytes, origin) = read_model(model, &SignatureArgs::default())?;
         let Inspection { sha256, anchors, last_layer, .. } = Inspection::of(&bytes, &origin)?;
+        let bytes = if needs_features { with_features(bytes, &origin)? } else { bytes };
         for &provider in &args.provider {
             let name = match model {
                 Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
