@@ -34,7 +34,7 @@ pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", 
 const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", FEATURES, LOGIT_MAP];
 
 /// What the last layer reads, `[N, F]`.
-const FEATURES: &str = "features";
+pub(crate) const FEATURES: &str = "features";
 
 /// The logits of each place, `[N, C, h, w]`: the last layer applied to the features before they are averaged over the
 /// image. Because both are linear, their mean over the places are the logits.
@@ -56,6 +56,8 @@ pub(crate) struct ModelFile {
     pub batch: Option<usize>,
     /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`. A model that resizes takes bytes.
     pub takes_bytes: bool,
+    /// Whether the threshold is an input that may be left out.
+    pub takes_threshold: bool,
     /// The names of the outputs, in their order, and the length of a row of a matrix.
     pub outputs: Vec<(String, Option<usize>)>,
     /// The anchors, from which places are scored; `None` without the output [`LOGIT_MAP`].
@@ -87,7 +89,11 @@ impl ModelFile {
             None
         };
         let origin = origin.to_owned();
-        Ok((Self { origin, manifest, threshold, batch, takes_bytes, outputs, anchors }, model))
+        // The only input that may be beside the images.
+        let takes_threshold = graph.input.len() > 1;
+        let file =
+            Self { origin, manifest, threshold, batch, takes_bytes, takes_threshold, outputs, anchors };
+        Ok((file, model))
     }
 
     /// Whether the model has an output.
@@ -100,6 +106,12 @@ impl ModelFile {
     #[cfg(feature = "tract")]
     pub fn output(&self, name: &str) -> Option<usize> {
         self.outputs.iter().position(|(output, _)| output == name)
+    }
+
+    /// The length of a row of an output, 0 where it has none; `None` if the model does not have the output.
+    pub fn width(&self, name: &str) -> Option<usize> {
+        let output = self.outputs.iter().find(|(output, _)| output == name);
+        output.map(|(_, width)| width.unwrap_or(0))
     }
 
     /// The error of a runtime that refuses this file.
@@ -232,30 +244,39 @@ pub(super) fn last_layer(graph: &Graph, classes: usize) -> Option<(LastLayer, &s
     Some((LastLayer { weight, bias }, features))
 }
 
-/// A model file with the features as an output, whether it has them or not.
+/// A model file with the output `features`, which is added if it is missing.
 ///
 /// # Errors
 /// [`Error::Model`] and [`Error::FormatVersion`] if it is not a valid model of this toolkit, or its last layer is not as
 /// this toolkit writes it.
 #[cfg(all(feature = "files", feature = "tract"))]
 pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
-    let (file, mut model) = ModelFile::parse(bytes.clone(), origin)?;
+    let (file, model) = ModelFile::parse(bytes.clone(), origin)?;
     if file.output(FEATURES).is_some() {
         return Ok(bytes);
     }
-    let graph = model.graph.get_or_insert_default();
-    let found = last_layer(graph, file.manifest.decision.classes.len());
-    let Some((width, read)) = found.map(|(layer, read)| (layer.weight.ncols(), read.to_owned())) else {
+    let graph = model.graph.unwrap_or_default();
+    let Some((layer, read)) = last_layer(&graph, file.manifest.decision.classes.len()) else {
         let reason = "its last layer is not as this toolkit writes it".to_owned();
         return Err(Error::Model { origin: origin.to_owned(), reason });
     };
+    let width = layer.weight.ncols();
+    let mut added = Graph {
+        output: vec![Value::new(FEATURES, element::FLOAT, &[file.batch, Some(width)])],
+        ..Graph::default()
+    };
     if read != FEATURES {
-        let (input, output) = (vec![read], vec![FEATURES.to_owned()]);
-        let name = FEATURES.to_owned();
-        graph.node.push(Node { input, output, name, op_type: "Identity".to_owned(), attribute: Vec::new() });
+        added.node.push(Node {
+            input: vec![read.to_owned()],
+            output: vec![FEATURES.to_owned()],
+            name: FEATURES.to_owned(),
+            op_type: "Identity".to_owned(),
+            attribute: Vec::new(),
+        });
     }
-    graph.output.push(Value::new(FEATURES, element::FLOAT, &[file.batch, Some(width)]));
-    Ok(model.encode_to_vec().into())
+    // A reader of protobuf merges messages that follow each other, so that the file keeps what is not decoded here.
+    let added = Model { graph: Some(added), ..Model::default() };
+    Ok([&bytes[..], &added.encode_to_vec()].concat().into())
 }
 
 fn threshold(graph: &Graph) -> std::result::Result<f32, String> {

@@ -85,7 +85,7 @@ impl Inspection {
                 .fold(0, usize::saturating_add),
             batch: file.batch,
             takes_bytes: file.takes_bytes,
-            takes_threshold: graph.input.iter().any(|input| input.name == "threshold"),
+            takes_threshold: file.takes_threshold,
             threshold: file.threshold,
             anchors: anchors(&graph, file.manifest.decision.classes.len()),
             last_layer: last_layer(&graph, file.manifest.decision.classes.len()).map(|(layer, _)| layer),

@@ -401,7 +401,7 @@ fn metrics_row(row: &Row, has_threshold: bool) -> Markup {
 
 /// The last row that stands for all unknown images: the mean of several sets, or the only one.
 fn overall(report: &Report) -> Option<&Row> {
-    report.rows.iter().find(|row| row.name == super::RESERVED[0]).or(report.rows.first())
+    report.rows.iter().find(|row| row.name == super::MEAN).or(report.rows.first())
 }
 
 fn comparison_table(sections: &[Section]) -> Markup {

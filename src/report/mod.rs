@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
+    eval,
     metrics::{Bootstrap, Interval, Metrics, Ranked, RankedKnown, Resample, auroc_interval},
 };
 #[cfg(feature = "report")]
@@ -33,8 +34,12 @@ pub use html::PlotFile;
 #[cfg(feature = "report")]
 pub use page::{Map, Origin, Page, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
 
-/// The names of the rows for the mean over the unknown sets and for all unknown images together, and of the known images.
-pub(crate) const RESERVED: [&str; 3] = ["mean", "all", "known"];
+/// The row of the mean over the unknown sets.
+const MEAN: &str = "mean";
+/// The row of all unknown images together.
+const ALL: &str = "all";
+/// Names that no unknown set and no group has: those of rows, and that of the known images.
+pub(crate) const RESERVED: [&str; 3] = [MEAN, ALL, eval::KNOWN];
 
 /// The options of a report.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -273,9 +278,8 @@ fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>
         members.push(Member { name, sets });
     }
     if names.len() > 1 {
-        let [mean, all, _] = RESERVED;
-        members.push(Member { name: mean, sets: (0..names.len()).collect() });
-        members.push(Member { name: all, sets: vec![names.len()] });
+        members.push(Member { name: MEAN, sets: (0..names.len()).collect() });
+        members.push(Member { name: ALL, sets: vec![names.len()] });
     }
     Ok(members)
 }

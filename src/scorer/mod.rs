@@ -19,7 +19,7 @@ use crate::{
     method::{self, Activations},
     model::{
         Decision, Manifest, ModelPrecision,
-        file::ModelFile,
+        file::{FEATURES, LOGIT_MAP, ModelFile},
         golden::{self, GoldenBatch},
     },
 };
@@ -338,7 +338,7 @@ impl Scorer {
     /// # Errors
     /// [`Error::Runtime`] if the runtime fails.
     pub fn score_originals(&self, images: &[RgbImage]) -> Result<Outputs> {
-        let Decision { input, resizes, classes, .. } = self.decision();
+        let Decision { input, resizes, .. } = self.decision();
         if !resizes {
             let mut pixels = vec![0; images.len() * input.values()];
             let places = pixels.par_chunks_exact_mut(input.values());
@@ -365,7 +365,7 @@ impl Scorer {
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(_) => groups.iter().map(run).collect(),
         };
-        Ok(Outputs::concatenate(&parts?, classes.len()))
+        Ok(Outputs::concatenate(&parts?, &self.file))
     }
 
     /// The verdict on each image, from outputs of this model.
@@ -510,34 +510,48 @@ impl Outputs {
         }
     }
 
+    /// The outputs for no images.
+    fn none(file: &ModelFile) -> Self {
+        let classes = file.manifest.decision.classes.len();
+        Self {
+            p_value: file.width("p_value").map(|_| Array1::zeros(0)),
+            unknown_at: file.width("unknown_at").map(|width| Array2::from_elem((0, width), false)),
+            features: file.width(FEATURES).map(|width| Array2::zeros((0, width))),
+            logit_map: file.width(LOGIT_MAP).map(|_| Array4::zeros((0, classes, 1, 1))),
+            logits: Array2::zeros((0, classes)),
+            distances: Array2::zeros((0, classes)),
+            score: Array1::zeros(0),
+            label: Array1::zeros(0),
+            unknown: Array1::from_elem(0, false),
+        }
+    }
+
     /// Concatenates the outputs of consecutive parts.
-    fn concatenate(parts: &[Self], classes: usize) -> Self {
+    fn concatenate(parts: &[Self], file: &ModelFile) -> Self {
         fn join<D: ndarray::RemoveAxis, T: Clone>(
             parts: Vec<ndarray::ArrayView<T, D>>,
-            empty: ndarray::Array<T, D>,
         ) -> ndarray::Array<T, D> {
-            if parts.is_empty() { empty } else { concatenate(Axis(0), &parts).expect("equal widths") }
+            concatenate(Axis(0), &parts).expect("equal widths")
         }
-        let maps: Option<Vec<_>> = parts.iter().map(|part| Some(part.logit_map.as_ref()?.view())).collect();
-        let none = || Array2::zeros((0, classes));
+        if parts.is_empty() {
+            return Self::none(file);
+        }
         let p_values: Option<Vec<_>> = parts.iter().map(|part| Some(part.p_value.as_ref()?.view())).collect();
         let unknown_at: Option<Vec<_>> =
             parts.iter().map(|part| Some(part.unknown_at.as_ref()?.view())).collect();
         let features: Option<Vec<_>> =
             parts.iter().map(|part| Some(part.features.as_ref()?.view())).collect();
+        let maps: Option<Vec<_>> = parts.iter().map(|part| Some(part.logit_map.as_ref()?.view())).collect();
         Self {
-            p_value: p_values.map(|parts| join(parts, Array1::zeros(0))),
-            unknown_at: unknown_at.map(|parts| join(parts, Array2::from_elem((0, 0), false))),
-            features: features.map(|parts| join(parts, Array2::zeros((0, 0)))),
-            logit_map: maps.map(|parts| join(parts, Array4::zeros((0, classes, 1, 1)))),
-            logits: join(parts.iter().map(|part| part.logits.view()).collect(), none()),
-            distances: join(parts.iter().map(|part| part.distances.view()).collect(), none()),
-            score: join(parts.iter().map(|part| part.score.view()).collect(), Array1::zeros(0)),
-            label: join(parts.iter().map(|part| part.label.view()).collect(), Array1::zeros(0)),
-            unknown: join(
-                parts.iter().map(|part| part.unknown.view()).collect(),
-                Array1::from_elem(0, false),
-            ),
+            p_value: p_values.map(join),
+            unknown_at: unknown_at.map(join),
+            features: features.map(join),
+            logit_map: maps.map(join),
+            logits: join(parts.iter().map(|part| part.logits.view()).collect()),
+            distances: join(parts.iter().map(|part| part.distances.view()).collect()),
+            score: join(parts.iter().map(|part| part.score.view()).collect()),
+            label: join(parts.iter().map(|part| part.label.view()).collect()),
+            unknown: join(parts.iter().map(|part| part.unknown.view()).collect()),
         }
     }
 

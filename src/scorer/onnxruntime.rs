@@ -129,7 +129,7 @@ impl OnnxRuntime {
             outputs
         });
         let outputs = outputs.collect::<Result<Vec<Outputs>>>()?;
-        Ok(Outputs::concatenate(&outputs, file.manifest.decision.classes.len()))
+        Ok(Outputs::concatenate(&outputs, file))
     }
 
     /// Takes an idle session, creates one below the limit, or waits for the next idle one. The limit drops to

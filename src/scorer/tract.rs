@@ -225,7 +225,7 @@ impl Tract {
             .into_par_iter()
             .map(|number| self.run_plan(images.part(number * self.batch, self.batch), file))
             .collect::<Result<_>>()?;
-        Ok(Outputs::concatenate(&parts, file.manifest.decision.classes.len()))
+        Ok(Outputs::concatenate(&parts, file))
     }
 
     fn run_plan(&self, images: Images, file: &ModelFile) -> Result<Outputs> {

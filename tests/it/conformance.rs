@@ -240,6 +240,8 @@ fn an_image_scores_the_same_alone_and_in_a_batch() {
         }
         let none = scorer.score(images.slice_axis(Axis(0), (..0).into())).unwrap();
         assert_eq!(none.logits.dim(), (0, 3));
+        let width = |outputs: &Outputs| outputs.features.as_ref().map(Array2::ncols);
+        assert_eq!(width(&none), width(&together), "{provider}");
     }
 }
 

@@ -1,10 +1,10 @@
 //! The choice of score and threshold, and what follows from it in the file.
 
 use cac::{
-    Error, Provider, Scorer,
+    Bytes, Error, Provider, Scorer,
     export::{self, ExportOptions, InputForm, ThresholdRule},
     method::{Variant, kept_at_least},
-    model::{Inspection, ModelPrecision},
+    model::{Inspection, ModelPrecision, with_features},
     run::{Checkpoint, Features, Mirrored},
     scorer::Outputs,
 };
@@ -199,6 +199,30 @@ fn features_can_be_left_out_of_the_outputs() {
         let (with, without) = (outputs(&with), outputs(&without));
         assert_eq!(with.features.as_ref().map(|features| features.nrows()), Some(images.dim().0));
         assert_eq!((without.features, without.score), (None, with.score));
+    }
+    // They can be added again, whatever the form of the file.
+    let calibration = Some(images.clone());
+    let forms = [
+        ExportOptions::default(),
+        ExportOptions { precision: ModelPrecision::Float16, ..ExportOptions::default() },
+        ExportOptions { precision: ModelPrecision::Int8, calibration, ..ExportOptions::default() },
+        ExportOptions { batch: Some(2), input: InputForm::Bytes, ..ExportOptions::default() },
+        ExportOptions { input: InputForm::AnySize, ..ExportOptions::default() },
+        ExportOptions { logit_map: true, ..ExportOptions::default() },
+    ];
+    for form in forms {
+        let with = exported(&checkpoint, &form);
+        let without = Bytes::from(exported(&checkpoint, &ExportOptions { features: false, ..form }));
+        let added = with_features(without, "model").unwrap();
+        for provider in PROVIDERS {
+            let outputs = |bytes: &[u8]| {
+                Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap().features.unwrap()
+            };
+            let (expected, found) = (outputs(&with), outputs(&added));
+            assert_eq!(found.dim(), expected.dim());
+            let pairs = found.iter().zip(&expected);
+            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0)), "{provider}");
+        }
     }
 }
 

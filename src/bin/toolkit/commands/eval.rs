@@ -119,13 +119,13 @@ pub fn measure(
     }
     let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
 
-    let fits_scores = scores.iter().any(|&score| score != own && needs_examples(score));
+    let fits_scores = fits_scores(&scores, own);
     let needs_training = fits_scores || args.keep_features.is_some();
     let training = needs_training.then(|| training_images(&source, args, manifest)).transpose()?;
     let mut of_first: Option<Evaluation> = None;
     for contender in &contenders {
         let Contender { name, model, sha256, anchors, scorer, .. } = contender;
-        // Those of the first model are kept.
+        // `--keep-features` keeps those of the first contender alone.
         let training = training.as_ref().filter(|_| fits_scores || of_first.is_none());
         let mut features =
             training.map(|images| features_of(contender, images, args.skip_broken)).transpose()?;
@@ -178,6 +178,11 @@ pub fn measure(
     Ok(TestImages { known, unknown })
 }
 
+/// Whether scores other than the model's own have constants that are fitted to images.
+fn fits_scores(scores: &[RejectionScore], own: RejectionScore) -> bool {
+    scores.iter().any(|&score| score != own && needs_examples(score))
+}
+
 /// Whether a score has constants that are fitted to images.
 fn needs_examples(score: RejectionScore) -> bool {
     matches!(score, RejectionScore::Sum(..)) || score.reads_features()
@@ -195,7 +200,7 @@ fn training_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) 
 fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> anyhow::Result<FeatureFile> {
     let Contender { name, anchors, last_layer, scorer, .. } = contender;
     let (Some(anchors), Some(last_layer)) = (anchors, last_layer) else {
-        bail!("the anchors and the last layer of {name} are not as this toolkit writes them");
+        bail!("the anchors or the last layer of {name} are not as this toolkit writes them");
     };
     let mut bar = Progress::new("training images".to_owned(), images.len());
     let mut done = 0;
@@ -248,22 +253,21 @@ pub fn fitted(
     }
 }
 
-/// Opens every model on every provider, and checks that they can be compared. If features are needed, they become an output
-/// where they are none.
+/// Opens every model on every provider, and checks that they can be compared. Models without the output `features` get it
+/// where it is needed.
 fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::Result<Vec<Contender<'a>>> {
     let models: Vec<Option<&Path>> = match models {
         [] => vec![None],
         models => models.iter().map(|model| Some(model.as_path())).collect(),
     };
-    let needs_features = args.keep_features.is_some()
-        || args.score.iter().any(|score| match score {
-            ScoreArg::All => true,
-            ScoreArg::One(score) => needs_examples(*score),
-        });
     let mut contenders: Vec<Contender> = Vec::new();
     for &model in &models {
         let (bytes, origin) = read_model(model, &SignatureArgs::default())?;
-        let Inspection { sha256, anchors, last_layer, .. } = Inspection::of(&bytes, &origin)?;
+        let Inspection { sha256, anchors, last_layer, manifest, .. } = Inspection::of(&bytes, &origin)?;
+        let scores = cli::scores(&args.score, Some(manifest.decision.score));
+        // `--keep-features` keeps those of the first.
+        let needs_features = (args.keep_features.is_some() && contenders.is_empty())
+            || fits_scores(&scores, manifest.decision.score);
         let bytes = if needs_features { with_features(bytes, &origin)? } else { bytes };
         for &provider in &args.provider {
             let name = match model {
