@@ -56,8 +56,6 @@ pub(crate) struct ModelFile {
     pub batch: Option<usize>,
     /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`. A model that resizes takes bytes.
     pub takes_bytes: bool,
-    /// Whether the threshold is an input that may be left out.
-    pub takes_threshold: bool,
     /// The names of the outputs, in their order, and the length of a row of a matrix.
     pub outputs: Vec<(String, Option<usize>)>,
     /// The anchors, from which places are scored; `None` without the output [`LOGIT_MAP`].
@@ -89,11 +87,7 @@ impl ModelFile {
             None
         };
         let origin = origin.to_owned();
-        // The only input that may be beside the images.
-        let takes_threshold = graph.input.len() > 1;
-        let file =
-            Self { origin, manifest, threshold, batch, takes_bytes, takes_threshold, outputs, anchors };
-        Ok((file, model))
+        Ok((Self { origin, manifest, threshold, batch, takes_bytes, outputs, anchors }, model))
     }
 
     /// Whether the model has an output.

@@ -85,7 +85,8 @@ impl Inspection {
                 .fold(0, usize::saturating_add),
             batch: file.batch,
             takes_bytes: file.takes_bytes,
-            takes_threshold: file.takes_threshold,
+            // No other input may be beside the images.
+            takes_threshold: graph.input.len() > 1,
             threshold: file.threshold,
             anchors: anchors(&graph, file.manifest.decision.classes.len()),
             last_layer: last_layer(&graph, file.manifest.decision.classes.len()).map(|(layer, _)| layer),
