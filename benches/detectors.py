@@ -26,6 +26,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
+from metrics import memory
+
 OF_LOGITS = "MaxSoftmax MaxLogit EnergyBased Entropy GEN TemperatureScaling KLMatching OpenMax".split()
 OF_FEATURES = "Mahalanobis RMD KNN ViM SHE NNGuide fDBD NCI GMM PNML DICE LTS ReAct VRA ASH SCALE".split()
 
@@ -35,8 +37,6 @@ def detector(name: str, head):
     from pytorch_ood import detector
 
     kind = getattr(detector, name)
-    if name in OF_LOGITS:
-        return kind(None)
     if name == "ViM":
         # No default. Those of the paper, and half of the features where there are fewer.
         width = head.in_features
@@ -49,11 +49,6 @@ def detector(name: str, head):
     if name in ("SHE", "NNGuide", "fDBD", "NCI", "PNML", "LTS"):
         return kind(None, head=head)
     return kind(None)
-
-
-def bytes_of(figure: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(figure))
 
 
 def score_images(name: str, features: str, scores: str) -> None:
@@ -75,12 +70,12 @@ def score_images(name: str, features: str, scores: str) -> None:
         # Of one pixel: what these detectors clip and scale is pooled here.
         form, inputs = "feature_maps", {key: value[:, :, None, None] for key, value in inputs.items()}
     training = inputs.pop("training")
-    before, start = bytes_of("VmRSS"), time.perf_counter()
+    before, start = memory("VmRSS"), time.perf_counter()
     if hasattr(made, f"fit_{form}"):
         getattr(made, f"fit_{form}")(training, arrays["training/label"])
     with torch.no_grad():
         found = {key: getattr(made, f"predict_{form}")(value) for key, value in inputs.items()}
-    cost = time.perf_counter() - start, max(0, bytes_of("VmHWM") - before)
+    cost = time.perf_counter() - start, max(0, memory("VmHWM") - before)
     with open(scores, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["set", "label", "score"])
@@ -112,8 +107,8 @@ def line(name: str, rows: list, costs: list) -> str:
         least, most = row["intervals"]["fpr_at_95_known_kept"]
         cells.append(f"{100 * row['auroc']:.1f} ({100 * low:.1f}-{100 * high:.1f})")
         cells.append(f"{100 * (1 - row['fpr_at_95_known_kept']):.1f} ({100 * (1 - most):.1f}-{100 * (1 - least):.1f})")
-    seconds, memory = zip(*costs)
-    return "| " + " | ".join([*cells, f"{median(seconds):.2f}", f"{median(memory) / 1e6:.0f}"]) + " |"
+    seconds, most = zip(*costs)
+    return "| " + " | ".join([*cells, f"{median(seconds):.2f}", f"{median(most) / 1e6:.0f}"]) + " |"
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ use super::{Images, Outputs, Provider, RawOutputs};
 use crate::{
     error::{Error, Result},
     model::{
-        file::{LOGIT_MAP, ModelFile},
+        file::{FEATURES, LOGIT_MAP, ModelFile},
         proto::{Graph, Model, Node, Value, element},
     },
 };
@@ -241,7 +241,7 @@ fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Output
             .has_output("unknown_at")
             .then(|| values::<bool>(&outputs, "unknown_at").map_err(failed))
             .transpose()?,
-        features: further("features")?,
+        features: further(FEATURES)?,
         logit_map: file
             .has_output(LOGIT_MAP)
             .then(|| {

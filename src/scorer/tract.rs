@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     image::{self, Input, RgbImage},
     model::{
-        file::{LOGIT_MAP, ModelFile, RESIZED},
+        file::{FEATURES, LOGIT_MAP, ModelFile, RESIZED},
         proto::{Graph, Model, Node, Value, element},
     },
     panics::caught,
@@ -256,7 +256,7 @@ impl Tract {
                 .output("unknown_at")
                 .map(|place| values::<bool>(&outputs[place]).map_err(failed))
                 .transpose()?,
-            features: further("features")?,
+            features: further(FEATURES)?,
             logit_map: file
                 .output(LOGIT_MAP)
                 .map(|place| Ok((outputs[place].shape().to_vec(), floats(LOGIT_MAP)?)))

@@ -220,8 +220,8 @@ fn features_can_be_left_out_of_the_outputs() {
             };
             let (expected, found) = (outputs(&with), outputs(&added));
             assert_eq!(found.dim(), expected.dim());
-            let pairs = found.iter().zip(&expected);
-            assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0)), "{provider}");
+            let mut pairs = found.iter().zip(&expected);
+            assert!(pairs.all(|(a, b)| (a - b).abs() < 1e-4 * b.abs().max(1.0)), "{provider}");
         }
     }
 }

@@ -119,21 +119,20 @@ pub fn measure(
     }
     let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
 
-    let fits_scores = fits_scores(&scores, own);
+    let fits_scores = fits_scores(&args.score, own);
     let needs_training = fits_scores || args.keep_features.is_some();
     let training = needs_training.then(|| training_images(&source, args, manifest)).transpose()?;
     let mut of_first: Option<Evaluation> = None;
     for contender in &contenders {
         let Contender { name, model, sha256, anchors, scorer, .. } = contender;
-        // `--keep-features` keeps those of the first contender alone.
-        let training = training.as_ref().filter(|_| fits_scores || of_first.is_none());
+        let keeps = args.keep_features.as_ref().filter(|_| of_first.is_none());
+        let training = training.as_ref().filter(|_| fits_scores || keeps.is_some());
         let mut features =
             training.map(|images| features_of(contender, images, args.skip_broken)).transpose()?;
         let evaluated = match &scores[..] {
             [] => vec![Evaluated::Own],
             scores => fitted(features.as_ref(), scores, Some(own), args.score.contains(&ScoreArg::All))?,
         };
-        let keeps = args.keep_features.as_ref().filter(|_| of_first.is_none());
         let evaluate_options =
             EvaluateOptions { skip_broken: args.skip_broken, keep_features: keeps.is_some() };
         let start = Instant::now();
@@ -179,8 +178,8 @@ pub fn measure(
 }
 
 /// Whether scores other than the model's own have constants that are fitted to images.
-fn fits_scores(scores: &[RejectionScore], own: RejectionScore) -> bool {
-    scores.iter().any(|&score| score != own && needs_examples(score))
+fn fits_scores(args: &[ScoreArg], own: RejectionScore) -> bool {
+    cli::scores(args, Some(own)).into_iter().any(|score| score != own && needs_examples(score))
 }
 
 /// Whether a score has constants that are fitted to images.
@@ -264,10 +263,9 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
     for &model in &models {
         let (bytes, origin) = read_model(model, &SignatureArgs::default())?;
         let Inspection { sha256, anchors, last_layer, manifest, .. } = Inspection::of(&bytes, &origin)?;
-        let scores = cli::scores(&args.score, Some(manifest.decision.score));
         // `--keep-features` keeps those of the first.
         let needs_features = (args.keep_features.is_some() && contenders.is_empty())
-            || fits_scores(&scores, manifest.decision.score);
+            || fits_scores(&args.score, manifest.decision.score);
         let bytes = if needs_features { with_features(bytes, &origin)? } else { bytes };
         for &provider in &args.provider {
             let name = match model {
