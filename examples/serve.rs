@@ -1,6 +1,6 @@
 //! Serves a model over HTTP and scores concurrent requests in batches.
 //!
-//!     cargo run --release --example serve [--state FILE] MODEL.onnx [PROVIDER [ADDRESS]]
+//!     cargo run --release --example serve -- [--state FILE] MODEL.onnx [PROVIDER [ADDRESS]]
 //!     curl --data-binary @image.jpg http://127.0.0.1:8080/score
 //!
 //! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score, threshold and p-value as

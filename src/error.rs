@@ -2,6 +2,8 @@
 
 use std::{io, path::Path, path::PathBuf};
 
+use crate::method::per_cent;
+
 /// The result of the library's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -162,7 +164,7 @@ pub enum Error {
         value: f32,
     },
     /// There are too few known images to choose a threshold that keeps a share of them.
-    #[error("a threshold that keeps {} % of known images is chosen from at least {needed} of them, there are {found}", 100.0 * keep)]
+    #[error("a threshold that keeps {} % of known images is chosen from at least {needed} of them, there are {found}", per_cent(*keep))]
     TooFewHeldOut {
         /// The images that were held out to choose it.
         found: usize,

@@ -19,7 +19,8 @@ pub const LIMIT: usize = 4 << 20;
 const RIDGE: f64 = 1e-6;
 /// The number of training features that `knn` keeps. More of them gain nothing with ten neighbours.
 const BANK: usize = 1024;
-/// The number of features above which Mahalanobis distances are measured in principal components, and in how many.
+/// The number of features above which Mahalanobis distances are measured in principal components, and in how many. As many
+/// of a residual are the least.
 const WIDE: usize = 512;
 const COMPONENTS: usize = 256;
 /// The number of training images that a dimension of a Mahalanobis distance needs.
@@ -118,16 +119,14 @@ impl Fitter<'_> {
 
 /// Fits the constants of a score. With a limit in bytes they are reduced: `knn` keeps at most 1,024 features, as 16-bit
 /// numbers; Mahalanobis distances of long features, or from few images, are measured in their principal components; `vim`
-/// keeps those components of the residual in which training images vary least. Without a limit they are exact.
+/// keeps those components of the residual in which training images vary least, 256 or more. Without a limit they are exact.
 ///
 /// # Errors
 /// [`Error::Setting`] if there are too few images for the score, or the constants do not fit.
 pub fn fit(score: FeatureScore, examples: &Examples, limit: Option<usize>) -> Result<Constants> {
     let refused = |reason: &str| Error::setting("score", format!("`{score}`"), reason);
-    let classes = examples.last_layer.bias.len();
-    let is_of_all = (0..classes as i64).all(|class| examples.labels.contains(&class));
-    if examples.labels.is_empty() || !is_of_all {
-        return Err(refused("needs training images of every class"));
+    if examples.labels.is_empty() {
+        return Err(refused("needs training images"));
     }
     match score {
         FeatureScore::Knn { neighbours } => {
@@ -199,6 +198,9 @@ fn gaussians(
     let is_relative = score == FeatureScore::RelativeMahalanobis;
     let (count, width) = examples.features.dim();
     let classes = examples.last_layer.bias.len();
+    if !(0..classes as i64).all(|class| examples.labels.contains(&class)) {
+        return Err("needs training images of every class".to_owned());
+    }
     let kept = match limit {
         None => width,
         Some(_) => if width > WIDE { COMPONENTS } else { width }.min((count / IMAGES_PER_COMPONENT).max(1)),
@@ -267,12 +269,10 @@ fn residual(examples: &Examples, limit: Option<usize>) -> std::result::Result<Co
         768.. => 512,
         _ => width / 2,
     };
-    let mut kept = width - principal;
-    if let Some(limit) = limit {
-        kept = kept.min(limit / (width * size_of::<f32>()));
-    }
-    if kept == 0 {
-        return Err("does not fit into the limit".to_owned());
+    let all = width - principal;
+    let kept = limit.map_or(all, |limit| all.min(limit / (width * size_of::<f32>())));
+    if kept < all.min(COMPONENTS) {
+        return Err(format!("can keep {kept} of {all} components of {width} features within the limit"));
     }
     let (_, vectors) = eigen(&scatter(&centred));
     let matrix = vectors.slice_axis(Axis(1), (..kept).into()).t().to_owned();

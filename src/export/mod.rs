@@ -415,7 +415,7 @@ fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: 
             Error::TooFewHeldOut { found, needed, .. } => {
                 let reason = format!(
                     "class `{name}` needs {needed} held-out images to keep {} %, it has {found}",
-                    100.0 * keep
+                    method::per_cent(keep)
                 );
                 Error::setting("per class", true, reason)
             }

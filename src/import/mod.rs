@@ -79,8 +79,9 @@ impl Division {
 ///
 /// # Errors
 /// [`Error::Weights`] if a tensor is missing, misshaped or not finite, [`Error::Setting`] if the classes or
-/// the input do not match the weights.
+/// the input do not match the weights, or the loss is [out of range](Loss::check).
 pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoint> {
+    options.loss.check()?;
     let weights = weights.network()?;
     let found = weights.recognize()?;
     let count = found.classes.ok_or_else(|| weights.error("the last layer is missing".to_owned()))?;

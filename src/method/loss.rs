@@ -4,6 +4,7 @@ use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
 use super::{AnchorKind, LogitScore, anchors::squared_to_fixed};
+use crate::error::{Error, Result};
 
 /// The definition of the loss and of its rejection score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,21 @@ impl Loss {
             Variant::PytorchOod => Self { variant, magnitude: 5.0, weight: 2.0 },
             Variant::CrossEntropy => Self { variant, magnitude: 10.0, weight: 0.0 },
         }
+    }
+
+    /// Checks the numbers.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if the magnitude is not 0.01 to 1,000,000, or the weight is negative or not finite.
+    pub fn check(&self) -> Result<()> {
+        let Self { magnitude, weight, .. } = *self;
+        if !(0.01..=1e6).contains(&magnitude) {
+            return Err(Error::setting("magnitude", magnitude, "must be 0.01 to 1000000"));
+        }
+        if !(weight.is_finite() && weight >= 0.0) {
+            return Err(Error::setting("weight", weight, "must not be negative"));
+        }
+        Ok(())
     }
 
     /// The default rejection score. Training with outliers lowers all of their logits, not only the largest;

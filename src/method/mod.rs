@@ -17,4 +17,5 @@ pub(crate) use features::{LEAST_DISTANCE, LEAST_LENGTH};
 pub use logits::LogitScore;
 pub use loss::{Loss, Variant};
 pub use score::{Activations, FittedScore, FittedTerm, RejectionScore, Standard, Term};
+pub(crate) use threshold::per_cent;
 pub use threshold::{KEEP, is_unknown, kept_at_least, needed, p_value, threshold};

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{FORMAT_VERSION, Fault, PREFIX};
 use crate::{
     image::{Input, SIZES},
-    method::{LogitScore, RejectionScore},
+    method::{LogitScore, RejectionScore, per_cent},
 };
 
 /// Everything that scoring needs besides the graph.
@@ -84,7 +84,7 @@ impl Threshold {
     /// What a threshold for the share `keep` promises, in words.
     #[must_use]
     pub fn promise(&self, keep: f64) -> String {
-        let keep = 100.0 * keep;
+        let keep = per_cent(keep);
         let of_class = if self.classes.is_some() { " of each class" } else { "" };
         match self.kept_at_least {
             Some(bound) => format!(

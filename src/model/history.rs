@@ -50,7 +50,7 @@ pub struct History {
     /// The outputs for the [golden images](super::golden::images).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub golden: Option<GoldenBatch>,
-    /// Why the score was chosen; `None` if it was given.
+    /// Why the score was chosen; `None` if it was given, or nothing could be compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
     /// Metrics of the test after training, for the file's score and threshold, in float32.
@@ -182,8 +182,9 @@ impl Training {
 
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
     /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images` (the
-    /// number of training images), `skipped` (the number of images that could not be read) or `epoch` (the
-    /// epoch after which the weights were taken, from 1).
+    /// number of training images), `held_out_test` (the share of images to test on), `test_images` (their number),
+    /// `skipped` (the number of images that could not be read) or `epoch` (the epoch after which the weights were taken,
+    /// from 1).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()
@@ -217,16 +218,18 @@ impl fmt::Display for Training {
 }
 
 /// The fields that do not belong to the recipe.
-const DATA: [&str; 11] = [
+const DATA: [&str; 13] = [
     "backbone",
     "device",
     "epoch",
+    "held_out_test",
     "images",
     "known",
     "libtorch",
     "loader_threads",
     "protocol",
     "skipped",
+    "test_images",
     "threads",
     "unknown",
 ];

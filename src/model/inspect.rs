@@ -109,7 +109,9 @@ impl fmt::Display for Inspection {
         let precision = history.precision.map(|precision| format!(", {precision}")).unwrap_or_default();
         line(
             "graph",
-            &format_args!("ONNX IR {ir}, opset {opset}, {nodes} nodes, {parameters} parameters{precision}"),
+            &format_args!(
+                "ONNX IR {ir}, opset {opset}, {nodes} nodes, {parameters} numbers in its tensors{precision}"
+            ),
         )?;
         let batch = self.batch.map_or("N".to_owned(), |batch| batch.to_string());
         let (height, width) = (input.height, input.width);
@@ -118,7 +120,7 @@ impl fmt::Display for Inspection {
         } else if self.takes_bytes {
             line("input", &format_args!("images uint8 [{batch}, {height}, {width}, 3], RGB"))?;
         } else {
-            line("input", &format_args!("images float32 [{batch}, 3, {height}, {width}], RGB in 0..=1"))?;
+            line("input", &format_args!("images float32 [{batch}, 3, {height}, {width}], RGB, 0 to 1"))?;
         }
         if self.takes_threshold {
             line("", &"threshold float32 [], may be left out")?;

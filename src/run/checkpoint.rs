@@ -84,6 +84,20 @@ impl Features {
         all.map(Array2::dim).collect()
     }
 
+    /// Whether these are features of the images whose logits are given, and the labels are those of classes.
+    fn fits(&self, held_out: &HeldOut, test: Option<&TestLogits>, classes: usize) -> bool {
+        let rows = |matrices: [&Array2<f32>; 2]| matrices.map(Array2::nrows);
+        let has_classes = self.training.1.iter().all(|&label| (0..classes as i64).contains(&label));
+        let has_held_out =
+            rows([&self.choosing, &self.calibrating]) == rows([&held_out.choosing, &held_out.calibrating]);
+        let has_test = self.test.as_ref().zip(test).is_none_or(|((known, unknown), logits)| {
+            let unknown = unknown.iter().map(Array2::nrows);
+            known.nrows() == logits.known.nrows()
+                && unknown.eq(logits.unknown.iter().map(|(_, logits)| logits.nrows()))
+        });
+        has_classes && has_held_out && has_test
+    }
+
     /// The mean of the features of two views of the same images.
     fn mean(&self, other: &Self) -> Self {
         let mean = |one: &Array2<f32>, other: &Array2<f32>| (one + other) * 0.5;
@@ -270,6 +284,10 @@ impl Checkpoint {
             None => None,
         };
         let features = file.features(FEATURES, width)?;
+        let held_out = HeldOut { choosing: logits(CHOOSING)?, calibrating: logits(CALIBRATING)? };
+        if features.as_ref().is_some_and(|features| !features.fits(&held_out, test.as_ref(), classes)) {
+            return Err(broken("its features do not match its logits".to_owned()));
+        }
         let shapes = |features: Option<&Features>| features.map(Features::shapes);
         if mirrored.is_some() && shapes(mirrored.as_ref().map(|it| &it.features)) != shapes(features.as_ref())
         {
@@ -277,7 +295,7 @@ impl Checkpoint {
         }
         Ok(Self {
             anchors,
-            held_out: HeldOut { choosing: logits(CHOOSING)?, calibrating: logits(CALIBRATING)? },
+            held_out,
             features,
             mirrored,
             test,
@@ -599,6 +617,34 @@ mod tests {
         );
         assert!(read_with(&|c| c.check.logits[[0, 0]] = f32::NAN).contains("`cac/check/logits` holds NaN"));
         assert!(read_with(&|c| c.facts.classes.push("cow".to_owned())).contains("expected"));
+        let width = example().last_layer().unwrap().weight.ncols();
+        let rows = |count| Array2::zeros((count, width));
+        let fitting = || Features {
+            training: (rows(2), vec![1, 0]),
+            choosing: rows(1),
+            calibrating: rows(0),
+            stand_ins: Vec::new(),
+            test: Some((
+                rows(3),
+                example().test.unwrap().unknown.iter().map(|(_, z)| rows(z.nrows())).collect(),
+            )),
+        };
+        let read_features = |change: &dyn Fn(&mut Features)| {
+            read_with(&|checkpoint| {
+                let mut features = fitting();
+                change(&mut features);
+                checkpoint.features = Some(features);
+            })
+        };
+        for error in [
+            read_features(&|features| features.training.1[1] = 2),
+            read_features(&|features| features.training.1[1] = -1),
+            read_features(&|features| features.calibrating = rows(1)),
+            read_features(&|features| features.test.as_mut().unwrap().1.truncate(1)),
+            read_features(&|features| features.test.as_mut().unwrap().0 = rows(4)),
+        ] {
+            assert!(error.contains("its features do not match its logits"), "{error}");
+        }
         assert!(
             read_with(&|c| c.network.insert("fc.bias", &[3], vec![0.0; 3]))
                 .contains("`fc.bias` has shape [3]")

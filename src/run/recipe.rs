@@ -94,6 +94,9 @@ impl Default for Recipe {
 /// photographs of clothes it makes a network as good or better, of 2,359 a worse one.
 pub const FEW_IMAGES: usize = 1000;
 
+/// The momentum where the schedule does not set it.
+const MOMENTUM: f64 = 0.9;
+
 impl Recipe {
     /// The recipe that trains the last layer alone, on features of the other layers.
     #[must_use]
@@ -190,11 +193,6 @@ impl Optimizer {
             (Self::Sgd, Variant::PytorchOod) => 2e-3,
             (Self::Sgd, _) => 0.1,
         }
-    }
-
-    /// Momentum if the schedule does not set it.
-    fn momentum(self) -> f64 {
-        0.9
     }
 }
 
@@ -410,16 +408,15 @@ impl Recipe {
             to + (from - to) * (1.0 + (std::f64::consts::PI * progress).cos()) / 2.0
         }
         let warm_up = self.warm_up * steps_per_epoch as f64;
-        let momentum = self.optimizer.momentum();
         let (step, steps) = (step as f64, self.epochs as f64 * steps_per_epoch as f64);
         let peak = self.learning_rate;
         match self.schedule {
             Schedule::Cosine if step < warm_up => {
-                ScheduledRates { learning_rate: peak * (step + 1.0) / (warm_up + 1.0), momentum }
+                ScheduledRates { learning_rate: peak * (step + 1.0) / (warm_up + 1.0), momentum: MOMENTUM }
             }
             Schedule::Cosine => {
                 let progress = (step - warm_up) / (steps - warm_up);
-                ScheduledRates { learning_rate: between(peak, 0.0, progress), momentum }
+                ScheduledRates { learning_rate: between(peak, 0.0, progress), momentum: MOMENTUM }
             }
             Schedule::OneCycle => {
                 let top = if self.warm_up > 0.0 { warm_up } else { 0.3 * steps } - 1.0;
@@ -500,8 +497,6 @@ mod tests {
         assert!(rates[0] == 1.0 && rates[0] > rates[1] && rates[1] > rates[2], "{rates:?}");
     }
 
-    /// `torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)` of PyTorch 2.13: learning
-    /// rate and momentum of each step.
     #[test]
     fn a_run_that_never_ends_keeps_its_first_rates() {
         let least = |epochs| Recipe { epochs, ..Recipe::default() }.rates(0, 10).learning_rate;
@@ -518,6 +513,8 @@ mod tests {
         }
     }
 
+    /// `torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)` of PyTorch 2.13: learning
+    /// rate and momentum of each step.
     const ONE_CYCLE: [(f64, f64); 10] = [
         (0.0040000000000000036, 0.95),
         (0.052000000000000005, 0.8999999999999999),

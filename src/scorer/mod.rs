@@ -230,10 +230,8 @@ impl Scorer {
     /// The recommended number of images per call.
     #[must_use]
     pub fn preferred_batch(&self) -> usize {
-        if self.decision().resizes {
-            return rayon::current_num_threads().max(ORIGINALS);
-        }
         let batch: usize = match &self.runtime {
+            _ if self.decision().resizes => rayon::current_num_threads().max(ORIGINALS),
             #[cfg(feature = "tract")]
             // Each thread runs one image, or one fixed batch, at a time: a large batch keeps all threads busy.
             Runtime::Tract(_) => 256,

@@ -128,6 +128,7 @@ pub(crate) fn cut(model: &Model, batch: usize, size: [usize; 2]) -> (Model, Mode
         let read: HashSet<&String> = nodes.iter().flat_map(|node| &node.input).collect();
         let constants = graph.initializer.iter().filter(|constant| read.contains(&constant.name));
         let initializer = constants.cloned().collect();
+        let input = input.into_iter().filter(|input| read.contains(&input.name)).collect();
         let graph = Graph { node: nodes.to_vec(), initializer, input, output, ..Graph::default() };
         Model { graph: Some(graph), metadata_props: Vec::new(), ..model.clone() }
     };

@@ -153,11 +153,11 @@ impl Sets {
         }
     }
 
-    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set.
+    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set and no set loses all.
     fn read(&mut self, skip: bool, observe: &mut dyn FnMut(&Event)) -> Result<Contents> {
         let mut reader =
             Reader { images: self.each().map(|(set, _)| set.len()).sum(), done: 0, said: Instant::now() };
-        let (mut errors, mut skipped_in_tests) = (Vec::new(), 0);
+        let (mut errors, mut skipped_in_tests, mut is_one_empty) = (Vec::new(), 0, false);
         let mut sums = [Sha256::new(), Sha256::new()];
         for (set, is_test) in self.each() {
             let sum = &mut sums[usize::from(is_test)];
@@ -177,10 +177,11 @@ impl Sets {
                 }
             }
             if readable.len() < set.len() {
+                is_one_empty |= readable.is_empty();
                 *set = set.pick(&readable);
             }
         }
-        if !errors.is_empty() && !skip {
+        if !errors.is_empty() && (!skip || is_one_empty) {
             return Err(Error::BrokenImages { errors });
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
@@ -226,14 +227,14 @@ impl Reader {
 }
 
 /// The numbers of held-out images that choose and that calibrate, for a share of the training images: none, or enough
-/// to calibrate for the default threshold. A small share is raised to that number, or to three times as many, if it then is at
-/// most a fifth of the images.
+/// to calibrate for the default threshold. A small share is raised to that number or, if it then is at most a fifth of the
+/// images, to one whose two thirds choose a threshold below the greatest score.
 fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     let (mut count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
     if count == 0 {
         return Ok([0, 0]);
     }
-    if let Some(least) = [3 * needed, needed].into_iter().find(|least| 5 * least <= images) {
+    if let Some(least) = [3 * needed + 1, needed].into_iter().find(|least| 5 * least <= images) {
         count = count.max(least);
     }
     if count < needed {
@@ -501,7 +502,7 @@ mod tests {
         for (share, images, expected) in [
             (0.0, 5, [0, 0]),
             (0.02, 5000, [33, 67]),
-            (0.02, 500, [19, 38]),
+            (0.02, 500, [19, 39]),
             (0.02, 95, [0, 19]),
             (0.6, 36, [3, 19]),
         ] {
@@ -591,7 +592,7 @@ mod tests {
         let settings = settings(0);
         let batches = Batches::open(&settings, |_| {}).unwrap();
         let held_out = [batches.choosing.len(), batches.calibrating.len()];
-        assert_eq!((batches.images(), held_out, batches.steps()), (1543, [19, 38], 25));
+        assert_eq!((batches.images(), held_out, batches.steps()), (1542, [19, 39], 25));
         let all = [&batches.training, &batches.choosing, &batches.calibrating];
         let apart: HashSet<&usize> = all.into_iter().flatten().collect();
         assert_eq!(apart.len(), batches.known.len());

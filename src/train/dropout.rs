@@ -17,7 +17,7 @@ pub(super) enum Unit {
     Channel,
 }
 
-/// Sets a share of the activations `[N, C, H, W]` to 0, and divides the rest by 1 - `share`.
+/// Sets a share of the activations `[N, C, H, W]` or `[N, C]` to 0, and divides the rest by 1 - `share`.
 ///
 /// The seed determines the mask. On the CPU the share is rounded to a multiple of 1 / 65536.
 pub(super) fn dropout(input: &Tensor, share: f64, unit: Unit, seed: u64) -> Result<Tensor, TchError> {
@@ -48,7 +48,10 @@ fn mask<T: Element + Copy + Send + Sync>(
     seed: u64,
     kept: T,
 ) -> Result<Tensor, TchError> {
-    let (images, channels, height, width) = input.size4()?;
+    let (images, channels, height, width) = match input.dim() {
+        2 => input.size2().map(|(images, channels)| (images, channels, 1, 1)),
+        _ => input.size4(),
+    }?;
     let (height, width) = if unit == Unit::Channel { (1, 1) } else { (height, width) };
     let least = (share * f64::from(1 << 16)).round() as u64;
     // A table, because a branch would often be mispredicted.
@@ -64,7 +67,11 @@ fn mask<T: Element + Copy + Send + Sync>(
             }
         }
     });
-    Tensor::f_from_slice(&factors)?.f_view([images, height, width, channels])?.f_permute([0, 3, 1, 2])
+    let factors = Tensor::f_from_slice(&factors)?;
+    match input.dim() {
+        2 => factors.f_view([images, channels]),
+        _ => factors.f_view([images, height, width, channels])?.f_permute([0, 3, 1, 2]),
+    }
 }
 
 #[cfg(test)]
@@ -90,6 +97,17 @@ mod tests {
             }
             assert_eq!(output, dropout(&input, 0.3, Unit::Activation, 7).unwrap());
             assert_ne!(output, dropout(&input, 0.3, Unit::Activation, 8).unwrap());
+        }
+    }
+
+    #[test]
+    fn features_without_places_are_dropped() {
+        for unit in [Unit::Activation, Unit::Channel] {
+            let input = Tensor::ones([64, 1280], (Kind::Float, Device::Cpu));
+            let output = dropout(&input, 0.2, unit, 7).unwrap();
+            assert_eq!(output.size(), [64, 1280]);
+            let dropped = output.eq(0.0).to_kind(Kind::Double).mean(None::<Kind>).double_value(&[]);
+            assert!((dropped - 0.2).abs() < 0.01, "{dropped}");
         }
     }
 

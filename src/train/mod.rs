@@ -154,13 +154,7 @@ impl TrainSettings {
         if self.test_every == 0 {
             return Err(Error::setting("test every", 0, "must be at least 1"));
         }
-        let Loss { magnitude, weight, .. } = self.loss;
-        if !(0.01..=1e6).contains(&magnitude) {
-            return Err(Error::setting("magnitude", magnitude, "must be 0.01 to 1000000"));
-        }
-        if !(weight.is_finite() && weight >= 0.0) {
-            return Err(Error::setting("weight", weight, "must not be negative"));
-        }
+        self.loss.check()?;
         self.input.check(&SIZES)?;
         if self.recipe.freeze && self.backbone.is_none() {
             return Err(Error::setting(

@@ -336,6 +336,8 @@ fn wrong_input_gives_one_error_line_and_exit_code_1() {
     }
     assert!(run(&["export", "--run", "nowhere", "x.onnx"]).contains("nowhere"));
     assert!(run(&["export", "x.onnx", "--calibrate", "known"]).contains("for --precision f16 and int8"));
+    let count = run(&["export", "x.onnx", "--calibration-images", "9"]);
+    assert!(count.contains("--calibration-images is for --precision f16 and int8"), "{count}");
     let weights = at.join("runs/1/checkpoint.safetensors");
     let whole = fs::read(&weights).unwrap();
     fs::write(&weights, &whole[..whole.len() - 100]).unwrap();

@@ -99,6 +99,37 @@ fn the_constants_of_a_score_stay_below_their_limit() {
 }
 
 #[test]
+fn a_residual_of_few_components_is_refused() {
+    let checkpoint = checkpoint(2, Variant::Paper);
+    let with = |limit| {
+        let score = Some("vim".parse().unwrap());
+        export::decide(&checkpoint, &ExportOptions { score, limit, ..ExportOptions::default() }).map(drop)
+    };
+    // 64 components of 128 features.
+    with(64 * 128 * 4).unwrap();
+    let error = with(64 * 128 * 4 - 1).unwrap_err().to_string();
+    assert_eq!(error, "score = `vim`: can keep 63 of 64 components of 128 features within the limit");
+}
+
+#[test]
+fn only_class_means_need_training_images_of_every_class() {
+    let mut checkpoint = checkpoint(2, Variant::Paper);
+    let labels = &mut checkpoint.features.as_mut().unwrap().training.1;
+    labels.iter_mut().filter(|label| **label == 0).for_each(|label| *label = 1);
+    let with = |score: &str| {
+        let options = ExportOptions { score: Some(score.parse().unwrap()), ..ExportOptions::default() };
+        export::decide(&checkpoint, &options).map(drop).map_err(|error| error.to_string())
+    };
+    for score in ["knn:10", "fdbd", "vim"] {
+        assert_eq!(with(score), Ok(()), "{score}");
+    }
+    for score in ["mahalanobis", "unit-mahalanobis", "relative-mahalanobis"] {
+        let error = format!("score = `{score}`: needs training images of every class");
+        assert_eq!(with(score), Err(error));
+    }
+}
+
+#[test]
 fn the_threshold_has_a_bound_and_operating_points() {
     let checkpoint = checkpoint(1, Variant::Paper);
     let n = checkpoint.held_out.calibrating.nrows();

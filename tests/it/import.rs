@@ -116,6 +116,13 @@ fn anchors_come_from_the_file_or_are_fixed() {
     assert_eq!(given, nearest("cac-zip.pth", "3"));
     assert_eq!(legacy, nearest("cac-zero.pth", "10"));
     assert_ne!(legacy, nearest("cac-zero.pth", "3"));
+    let path = golden("checkpoints/cac-zero.pth");
+    for magnitude in ["0", "-5", "NaN"] {
+        let args =
+            ["import", path.to_str().unwrap(), "other.onnx", "--threshold", "1", "--magnitude", magnitude];
+        let refused = error(&toolkit(folder.path(), &args));
+        assert_eq!(refused, format!("error: magnitude = {magnitude}: must be 0.01 to 1000000"));
+    }
 }
 
 #[test]

@@ -206,10 +206,12 @@ fn a_page_about_scores() {
 
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--keep", "0.9"]));
     assert!(wrong.contains("--keep needs held-out scores"), "{wrong}");
-    let wrong = error(&toolkit(at, &["report", "scores.csv", "--known", "data"]));
-    assert!(wrong.contains("--known is for models"), "{wrong}");
-    let wrong = error(&toolkit(at, &["report", "scores.csv", "--skip-broken"]));
-    assert!(wrong.contains("--skip-broken is for models"), "{wrong}");
+    for flag in
+        [&["--known", "data"][..], &["--skip-broken"], &["--provider", "onnxruntime"], &["--data", "data"]]
+    {
+        let wrong = error(&toolkit(at, &[&["report", "scores.csv"], flag].concat()));
+        assert!(wrong.contains(&format!("{} is for models", flag[0])), "{wrong}");
+    }
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--score", "energy"]));
     assert!(wrong.contains("--score is for models and runs"), "{wrong}");
 }

@@ -151,12 +151,20 @@ fn every_command_takes_a_model_that_resizes() {
     assert_eq!(agreement["greatest_score_difference"], 0.0, "{agreement}");
     assert_eq!((&agreement["label_flips"], &agreement["unknown_flips"]), (&0.into(), &0.into()));
 
+    // A fixed batch is filled with as many images, and a second input is no hindrance.
+    let export =
+        ["export", "open.onnx", "--resize", "--threshold", "1.5", "--threshold-input", "--batch", "64"];
+    stdout(&toolkit(at, &export));
+    let open = Scorer::open(at.join("open.onnx"), Provider::Cpu).unwrap();
+    assert_eq!(open.preferred_batch() % 64, 0);
+
     let photograph = golden("images/bumpy_0176.jpg");
     let score = |model: &str| {
         let said = toolkit(at, &["score", "--json", model, photograph.to_str().unwrap()]);
         stdout(&said).to_owned()
     };
     assert_eq!(score("any.onnx"), score("plain.onnx"));
+    assert_eq!(score("open.onnx"), score("plain.onnx"));
     assert!(stdout(&toolkit(at, &["verify", "any.onnx", "--json"])).contains("\"difference\":0.0"));
     let report = ["report", "any.onnx", "--known", "known", "--unknown", "other=other"];
     stdout(&toolkit(at, &report));

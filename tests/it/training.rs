@@ -970,6 +970,17 @@ fn images_that_cannot_be_read_are_listed_before_training_or_left_out() {
     );
     assert_eq!(facts_of(&at.join("run"))["training"]["skipped"], 3);
     assert_eq!(facts_of(&at.join("run"))["training"]["images"], 44);
+
+    // Of a set something must be left.
+    fs::create_dir(at.join("broken")).unwrap();
+    fs::write(at.join("broken/bad.png"), "no image").unwrap();
+    for of_set in [["--outliers", "broken"], ["--unknown", "other=broken"]] {
+        let args = [&SMALL[..], &["--epochs", "1", "--run", "other", "--skip-broken"], &of_set].concat();
+        let output = toolkit(at, &args);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && text.contains("broken/bad.png` is not an image"), "{text}");
+        assert!(!at.join("other").exists());
+    }
 }
 
 #[test]

@@ -107,7 +107,7 @@ pub fn of(error: &Error) -> Option<String> {
             "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
-        Error::Setting { name: "unknown set", .. } => {
+        Error::Setting { name: "unknown set", value, .. } if !value.contains('=') => {
             "`toolkit data list` lists the data sets that have a name"
         }
         Error::Setting { name: "precision", .. } => "give known images with --calibrate",

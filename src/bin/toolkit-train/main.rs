@@ -39,7 +39,7 @@ const USAGE: &str = "toolkit train [OPTIONS]
 /// Train a network with the CAC loss and test it after every epoch.
 ///
 /// Progress goes to stderr, the table of the best epoch to stdout. Exit codes: 0 success, 1 failure or
-/// interruption, 2 wrong usage.
+/// interruption, 2 a command line that cannot be parsed.
 #[derive(Parser)]
 #[command(name = "toolkit train", bin_name = "toolkit train", version, max_term_width = 100, override_usage = USAGE,
           args_override_self = true, allow_negative_numbers = true)]

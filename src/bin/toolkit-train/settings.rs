@@ -71,8 +71,8 @@ pub struct Settings {
     weight: Option<f64>,
     /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set, the name
     /// of a published one, or the known training images `scrambled`, for classes that differ in shape; by default
-    /// scrambled for cac,
-    /// none for cross-entropy or if a step is too small for one outlier
+    /// scrambled; none with --freeze, for a backbone of photographs, for cross-entropy or if a step is too small for
+    /// one outlier
     #[arg(long, value_name = "DIR|NAME|scrambled|none")]
     outliers: Option<Outliers>,
     /// Outliers per known image in a step, 0 to 16
@@ -81,8 +81,8 @@ pub struct Settings {
     /// Weight of the outlier term in the loss
     #[arg(long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     outlier_weight: f64,
-    /// Share of the known training images held out to choose the threshold and the best epoch, 0 to below 1; at
-    /// least 19 images; with 0 the last epoch is the best
+    /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0 to
+    /// below 1; at least 58 images, or 19 where 58 are more than a fifth; with 0 the last epoch is the best
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
     held_out: f64,
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed

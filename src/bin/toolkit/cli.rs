@@ -12,6 +12,7 @@ use cac::{
     data::{DataFolder, Protocol, PublishedSet},
     drift::ALPHA,
     export::{ExportOptions, InputForm, ThresholdRule},
+    fit::LIMIT,
     method::{KEEP, RejectionScore, Variant},
     metrics::Bootstrap,
     model::ModelPrecision,
@@ -28,8 +29,8 @@ use crate::{
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
 ///
-/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage, 3 drift
-/// or a requirement of `eval --require` that is not met.
+/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 a command line that cannot be
+/// parsed, 3 drift or a requirement of `eval --require` that is not met.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -163,9 +164,8 @@ pub struct ExportArgs {
 pub struct FileArgs {
     #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default it is chosen by measurement: the one that tells held-out known images best from stand-ins of unknown ones", RejectionScore::NAMES))]
     pub score: Option<RejectionScore>,
-    /// Limit of the constants of a score of features in the file
-    #[arg(long, value_name = "MB", value_parser = megabytes, default_value_t = ExportOptions::default().limit as f64 / 1e6)]
-    pub score_limit: f64,
+    #[arg(long, value_name = "MB", value_parser = megabytes, help = format!("Limit of the constants of a score of features in the file; by default {:.1}", LIMIT as f64 / 1e6))]
+    pub score_limit: Option<f64>,
     /// Leave the features out of the outputs, for the smallest answers
     #[arg(long)]
     pub no_features: bool,
@@ -211,9 +211,8 @@ pub struct FileArgs {
     /// Where published data sets are
     #[command(flatten)]
     pub data: FolderArgs,
-    /// Number of calibration images, drawn at random
-    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(512).expect("not 0"))]
-    pub calibration_images: NonZeroUsize,
+    #[arg(long, value_name = "N", help = format!("Number of calibration images, drawn at random; by default {}", FileArgs::CALIBRATION_IMAGES))]
+    pub calibration_images: Option<NonZeroUsize>,
     /// Also add the file to this Triton model repository as the next version, with a KServe InferenceService
     /// beside it
     #[arg(long, value_name = "DIR")]
@@ -224,20 +223,27 @@ pub struct FileArgs {
 }
 
 impl FileArgs {
+    /// The default of `--calibration-images`.
+    pub const CALIBRATION_IMAGES: usize = 512;
+
     /// The first flag that is set, for a file to which none of them applies.
     pub fn given(&self) -> Option<&'static str> {
         let flags = [
             ("--score", self.score.is_some()),
+            ("--score-limit", self.score_limit.is_some()),
             ("--no-features", self.no_features),
             ("--map", self.map),
             ("--per-class", self.per_class),
             ("--threshold-input", self.threshold_input),
+            ("--keep", self.keep.to_bits() != KEEP.to_bits()),
             ("--threshold", self.threshold.is_some()),
             ("--resize", self.resize),
             ("--input", self.input != InputForm::Floats),
             ("--batch", self.batch.is_some()),
             ("--precision", self.precision != ModelPrecision::Float32),
             ("--calibrate", self.calibrate.is_some()),
+            ("--data", self.data.is_given()),
+            ("--calibration-images", self.calibration_images.is_some()),
             ("--triton", self.triton.is_some()),
             ("--json", self.json),
         ];
@@ -248,7 +254,7 @@ impl FileArgs {
     pub fn options(&self, calibration: Option<Array4<f32>>) -> ExportOptions {
         ExportOptions {
             score: self.score,
-            limit: (self.score_limit * 1e6) as usize,
+            limit: self.score_limit.map_or(LIMIT, |megabytes| (megabytes * 1e6) as usize),
             features: !self.no_features,
             logit_map: self.map,
             per_class: self.per_class,
@@ -283,6 +289,7 @@ pub struct EvalArgs {
 
 /// `toolkit report`
 #[derive(Args)]
+#[command(after_help = format!("Published data sets: {}", set_names()))]
 pub struct PageArgs {
     /// Model files, which are evaluated as by `eval`; files of scores, as for `metrics`; run folders, with the test
     /// after training and its curves. By default the newest model in the current folder, else the
@@ -503,6 +510,11 @@ pub struct FolderArgs {
 }
 
 impl FolderArgs {
+    /// Whether a folder is given.
+    pub fn is_given(&self) -> bool {
+        self.data.is_some()
+    }
+
     /// The folder, or the default one.
     pub fn folder(&self) -> DataFolder {
         DataFolder::new(self.data.as_deref())
@@ -608,7 +620,7 @@ pub struct DriftArgs {
     /// on all
     #[arg(long, value_name = "N")]
     pub window: Option<NonZeroUsize>,
-    /// Seed of the random numbers that break ties, and of --shuffle
+    /// Seed of the random numbers that break ties, and of --shuffle; that with which the stream of --state began
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// The column or array of scores in a file of scores; by default score
@@ -624,7 +636,7 @@ pub struct DriftArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// A folder of images, in the order of their names; a CSV or NPZ file of scores, as for `metrics`, but it needs no
+    /// A folder of images, in the order of their paths; a CSV or NPZ file of scores, as for `metrics`, but it needs no
     /// labels; or - for one score a line on standard input. After the model file; by default the built-in model of
     /// CIFAR-10's classes
     #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
@@ -645,11 +657,14 @@ impl DriftArgs {
 /// A model file that is named first, and the rest.
 fn split_model(names: &[PathBuf]) -> (Option<&Path>, &[PathBuf]) {
     match names {
-        [model, rest @ ..] if model.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) => {
-            (Some(model), rest)
-        }
+        [model, rest @ ..] if is_model(model) => (Some(model), rest),
         rest => (None, rest),
     }
+}
+
+/// Whether the name of a file is that of a model.
+pub fn is_model(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"))
 }
 
 /// `toolkit inspect`
@@ -666,9 +681,9 @@ pub struct InspectArgs {
 /// `toolkit verify`
 #[derive(Args)]
 pub struct VerifyArgs {
-    /// Model file; by default the built-in model of CIFAR-10's classes
+    /// Model file
     #[arg(value_name = "MODEL.onnx")]
-    pub model: Option<PathBuf>,
+    pub model: PathBuf,
     /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; repeatable
     #[arg(long, default_value = "cpu")]
     pub provider: Vec<Provider>,

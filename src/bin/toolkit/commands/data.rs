@@ -14,7 +14,7 @@ use serde_json::json;
 use super::print_json;
 use crate::{
     cli::DataCommand,
-    terminal::{Advice, data},
+    terminal::{Advice, data, say},
 };
 
 /// Everything of a data set.
@@ -119,6 +119,9 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
             to_fetch.into_iter().chain(of_foreign(&foreign)).collect::<Vec<_>>().join("; "),
         )
         .into());
+    }
+    if checked == 0 {
+        say("no published data set is here");
     }
     Ok(())
 }

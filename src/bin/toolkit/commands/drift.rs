@@ -17,7 +17,7 @@ use cac::{
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 
-use super::{Unmet, print_json, read_model};
+use super::{BUILT_IN, Unmet, print_json, read_model};
 use crate::{
     cli::DriftArgs,
     terminal::{Progress, say, say_left_out},
@@ -43,6 +43,9 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     }
     if args.column.is_some() && (is_stdin || is_folder) {
         bail!("--column is for a file of scores");
+    }
+    if model.is_none() {
+        say(BUILT_IN);
     }
     let (bytes, origin) = read_model(model, &args.signature)?;
     let inspection = Inspection::of(&bytes, &origin)?;
@@ -121,7 +124,7 @@ fn read_file(path: &Path, column: &str) -> anyhow::Result<Vec<f32>> {
     Ok(scores::read_scores(path, column)?.into_iter().map(|score| score as f32).collect())
 }
 
-/// Scores the images of a folder, in the order of their names.
+/// Scores the images of a folder, in the order of their paths.
 fn score_images(scorer: &Scorer, folder: &Path) -> anyhow::Result<Stream> {
     let images = Dataset::unknown(folder, Split::Test, &scorer.decision().input)?;
     say_left_out(images.left_out());

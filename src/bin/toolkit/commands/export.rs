@@ -2,6 +2,7 @@
 
 use std::{
     io::{Write, stdout},
+    num::NonZeroUsize,
     path::{Path, PathBuf},
 };
 
@@ -78,8 +79,12 @@ pub fn calibration(
     input: &Input,
 ) -> anyhow::Result<Option<Array4<f32>>> {
     if args.precision == ModelPrecision::Float32 {
-        if args.calibrate.is_some() {
-            bail!("--calibrate is for --precision f16 and int8");
+        let flags = [
+            ("--calibrate", args.calibrate.is_some()),
+            ("--calibration-images", args.calibration_images.is_some()),
+        ];
+        if let Some((flag, _)) = flags.into_iter().find(|(_, given)| *given) {
+            bail!("{flag} is for --precision f16 and int8");
         }
         return Ok(None);
     }
@@ -96,7 +101,8 @@ pub fn calibration(
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),
         opened => opened,
     }?;
-    let drawn = images.draw(args.calibration_images.get(), 0).0;
+    let count = args.calibration_images.map_or(FileArgs::CALIBRATION_IMAGES, NonZeroUsize::get);
+    let drawn = images.draw(count, 0).0;
     Ok(Some(images.images(&drawn)?))
 }
 

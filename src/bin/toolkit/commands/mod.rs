@@ -31,12 +31,15 @@ use cac::{
 };
 
 use crate::{
-    cli::{EvaluationArgs, ScorerArgs, SignatureArgs},
+    cli::{EvaluationArgs, ScorerArgs, SignatureArgs, is_model},
     terminal::say,
 };
 
 /// The built-in model.
 const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-wrn-40-2.onnx");
+
+/// What is said where the built-in model is taken because none is named.
+const BUILT_IN: &str = "model: the built-in one of CIFAR-10's classes";
 
 /// What was asked about does not hold, each finding on a line. The command did not fail: the exit code is another.
 #[derive(Debug)]
@@ -88,7 +91,7 @@ fn named_or_newest(named: &[PathBuf]) -> Vec<PathBuf> {
     let newest = newest_model(Path::new("."));
     match &newest {
         Some(model) => say(format_args!("model: `{}`, the newest in this folder", model.display())),
-        None => say("model: the built-in one of CIFAR-10's classes"),
+        None => say(BUILT_IN),
     }
     newest.into_iter().collect()
 }
@@ -100,8 +103,7 @@ fn newest_model(folder: &Path) -> Option<PathBuf> {
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let name = PathBuf::from(entry.file_name());
-            let is_model = name.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"));
-            let file = entry.path().metadata().ok().filter(|file| is_model && file.is_file())?;
+            let file = entry.path().metadata().ok().filter(|file| is_model(&name) && file.is_file())?;
             Some((file.modified().ok()?, name))
         })
         .collect();

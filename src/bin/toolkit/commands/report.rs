@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::bail;
 use cac::{
-    Error,
+    Error, Provider,
     data::path_text,
     eval::Evaluation,
     export::{self, ExportOptions, ThresholdRule},
@@ -26,7 +26,7 @@ use super::{
     named_or_newest, names_apart, print_json, unreadable,
 };
 use crate::{
-    cli::{self, EvaluationArgs, PageArgs},
+    cli::{self, EvaluationArgs, PageArgs, ScoreArg},
     terminal::say,
 };
 
@@ -124,7 +124,7 @@ fn kind(path: &Path) -> anyhow::Result<Input> {
     if path.is_dir() {
         return Ok(Input::Run(path.to_owned()));
     }
-    if path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx")) {
+    if cli::is_model(path) {
         return Ok(Input::Model(path.to_owned()));
     }
     let mut start = [0];
@@ -137,6 +137,8 @@ fn kind(path: &Path) -> anyhow::Result<Input> {
 /// The first flag that only models understand.
 fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
     let flags = [
+        ("--provider", args.provider != [Provider::Cpu]),
+        ("--data", args.data.is_given()),
         ("--known", args.known.is_some()),
         ("--held-out-test", args.held_out_test.is_some()),
         ("--skip-broken", args.skip_broken),
@@ -207,7 +209,7 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
         (None, None) => ThresholdRule::Keep(KEEP),
     };
     let mut subjects = Vec::new();
-    for (index, &score) in scores.iter().enumerate() {
+    for &score in &scores {
         let export = |threshold| ExportOptions { score, threshold, ..ExportOptions::default() };
         // Without enough held-out images there is no threshold, unless one was asked for.
         let is_asked_for = args.scorer.keep.is_some() || args.scorer.threshold.is_some();
@@ -218,16 +220,26 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
                 manifest.decision.threshold = None;
                 (manifest, score)
             }
+            Err(error) if args.score.contains(&ScoreArg::All) => {
+                say(format_args!("{name}: left out: {error}"));
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         let threshold = manifest.decision.threshold.as_ref();
         let value = threshold.map(|threshold| threshold.value);
-        let Some(evaluation) = Evaluation::of_checkpoint(&checkpoint, &score, value) else { continue };
+        let Some(evaluation) = Evaluation::of_checkpoint(&checkpoint, &score, value) else {
+            let score = score.score();
+            say(format_args!(
+                "{name}: left out: `{score}` needs features of the test images, too large to keep"
+            ));
+            continue;
+        };
         let report = evaluation.report(0, &args.report.options(None));
         subjects.push(Subject {
             keep: threshold.and_then(|threshold| threshold.keep),
             classes: checkpoint.facts.classes.clone(),
-            map: (index == 0).then(|| Map::new(&evaluation, &checkpoint.anchors)).flatten(),
+            map: subjects.is_empty().then(|| Map::new(&evaluation, &checkpoint.anchors)).flatten(),
             origin: Some(Origin { manifest, sha256: None, provider: None }),
             ..Subject::of_evaluation(name, &evaluation, 0, &report)
         });

@@ -20,8 +20,11 @@ use ndarray::{Array2, Array4};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::{check_output, names_apart, print_json, read_model, with_threshold};
-use crate::{cli::ScoreArgs, terminal::say};
+use super::{BUILT_IN, check_output, names_apart, print_json, read_model, with_threshold};
+use crate::{
+    cli::{ScoreArgs, is_model},
+    terminal::say,
+};
 
 /// The number of photographs in memory whose maps are drawn side by side.
 const PHOTOGRAPHS: usize = 8;
@@ -31,6 +34,12 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let (model, images) = args.model_and_images();
     if images.is_empty() {
         bail!("give images after the model");
+    }
+    if let Some(second) = images.iter().find(|image| is_model(image)) {
+        bail!("`{}` is a model; give one, before the images", second.display());
+    }
+    if model.is_none() {
+        say(BUILT_IN);
     }
     let maps = match &args.map {
         Some(map) => map_files(map, images)?,

@@ -10,7 +10,7 @@ use crate::cli::VerifyArgs;
 
 /// Runs the golden batch of a model file on each provider, and compares.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
-    let (bytes, origin) = read_model(args.model.as_deref(), &args.signature)?;
+    let (bytes, origin) = read_model(Some(&args.model), &args.signature)?;
     let sha256 = sha256(&bytes);
     let is_signed = args.signature.signature.is_some();
     if !args.json {
@@ -23,7 +23,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
         let (runtime, images) = (scorer.runtime(), golden::images(&scorer.decision().input).dim().0);
         if args.json {
             print_json(&json!({
-                "model": args.model.as_ref().map(|model| model.to_string_lossy()),
+                "model": args.model.to_string_lossy(),
                 "sha256": sha256,
                 "signed": is_signed,
                 "provider": runtime,

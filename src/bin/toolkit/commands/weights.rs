@@ -8,7 +8,7 @@ use serde_json::json;
 use super::print_json;
 use crate::{
     cli::WeightsCommand,
-    terminal::{Advice, data::size, weights},
+    terminal::{Advice, data::size, say, weights},
 };
 
 /// Lists, downloads, finds and checks published weights.
@@ -90,6 +90,9 @@ fn verify(names: &[&'static Published]) -> anyhow::Result<()> {
     if !damaged.is_empty() {
         let message = format!("{} of {checked} files of weights are damaged", damaged.len());
         return Err(Advice::new(message, damaged.join("; ")).into());
+    }
+    if checked == 0 {
+        say("no published weights are here");
     }
     Ok(())
 }
