@@ -51,11 +51,11 @@ $(BACKBONE): examples/photos/backbone.txt
 	touch $@
 
 # Optimised, because tract and the test networks are slow otherwise. The build without training comes last, so
-# that its toolkit stays. It reads all damaged files; with training the readers are the same, and that of Parquet. Tests run
-# side by side, so that each trains on one thread.
+# that its toolkit stays; the parts of its library are those of the one with training. Tests run side by side, so that each
+# trains on one thread.
 test: native ## runs the tests
-	OMP_NUM_THREADS=1 MUTATIONS=100 $(CARGO) test --release --features train,parquet
-	$(CARGO) test --release
+	OMP_NUM_THREADS=1 $(CARGO) test --release --features train,parquet
+	$(CARGO) test --release --test it
 
 lint: ## checks format, lints and documentation
 	$(CARGO) fmt --check

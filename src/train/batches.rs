@@ -606,8 +606,8 @@ mod tests {
         });
         assert_eq!(
             (counts.len(), counts[0], counts[24]),
-            (25, 80, 9),
-            "the last step has 7 known images and 2 outliers"
+            (25, 80, 8),
+            "the last step has 6 known images and 2 outliers"
         );
         let mut expected = batches.labels(&batches.training);
         expected.sort_unstable();
