@@ -272,10 +272,12 @@ def check_threshold_input(model: Path, images: np.ndarray) -> None:
     print("onnxruntime takes another threshold", file=sys.stderr)
 
 
-def write_table(name: str, lines: list[str]) -> None:
-    """Prints a table and puts it in its place in docs/results.md."""
+def write_table(name: str, lines: list[str], is_failure: bool) -> None:
+    """Prints a table and, unless something failed, puts it in its place in docs/results.md."""
     table = "\n".join(lines)
     print(table)
+    if is_failure:
+        return
     page = ROOT / "docs/results.md"
     head, begin, rest = page.read_text().partition(f"<!-- {name} -->\n")
     _, end, tail = rest.partition("<!-- end -->")
@@ -297,6 +299,7 @@ def main(toolkit: Path, model: Path, run: Path, program: Path) -> int:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             of_scores.append(measure(folder, program, file, few, (7,)))
         check_threshold_input(file, few)
+    is_failure = any(result.is_wrong or result.failures for row in (results, *of_scores) for result in row)
     lines = [
         "| runtime | batches | images | largest score difference | different classes | different verdicts |",
         "|---|---|---|---|---|---|",
@@ -306,14 +309,14 @@ def main(toolkit: Path, model: Path, run: Path, program: Path) -> int:
         cells = (result.name, ", ".join(map(str, result.batches)), result.images, *said)
         lines.append(f"| {' | '.join(map(str, cells))} |")
         lines.extend(f"| {result.name} | failed: {reason} | | | | |" for reason in result.failures)
-    write_table("conformance", lines)
+    write_table("conformance", lines, is_failure)
     lines = [f"| runtime | {' | '.join(f'`{score}`' for score in SCORES)} |", "|---" * (len(SCORES) + 1) + "|"]
     for row in zip(*of_scores, strict=True):
         cells = [f"{result.score:.1e}" if result.batches else "failed" for result in row]
         lines.append(f"| {' | '.join([row[0].name, *cells])} |")
-    write_table("conformance of scores", lines)
+    write_table("conformance of scores", lines, is_failure)
     print(f"on {platform.machine()}, Python {platform.python_version()}", file=sys.stderr)
-    return int(any(result.is_wrong or result.failures for row in (results, *of_scores) for result in row))
+    return int(is_failure)
 
 
 if __name__ == "__main__":
