@@ -247,7 +247,7 @@ impl FileArgs {
             ("--triton", self.triton.is_some()),
             ("--json", self.json),
         ];
-        flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
+        first_given(&flags)
     }
 
     /// The options of the export, with the calibration images.
@@ -660,6 +660,11 @@ fn split_model(names: &[PathBuf]) -> (Option<&Path>, &[PathBuf]) {
         [model, rest @ ..] if is_model(model) => (Some(model), rest),
         rest => (None, rest),
     }
+}
+
+/// The first flag that is given.
+pub fn first_given(flags: &[(&'static str, bool)]) -> Option<&'static str> {
+    flags.iter().find_map(|&(flag, given)| given.then_some(flag))
 }
 
 /// Whether the name of a file is that of a model.

@@ -21,7 +21,7 @@ use ndarray::Array4;
 
 use super::{check_output, is_same_place, print_json};
 use crate::{
-    cli::{ExportArgs, FileArgs},
+    cli::{ExportArgs, FileArgs, first_given},
     terminal::data::dataset,
 };
 
@@ -83,7 +83,7 @@ pub fn calibration(
             ("--calibrate", args.calibrate.is_some()),
             ("--calibration-images", args.calibration_images.is_some()),
         ];
-        if let Some((flag, _)) = flags.into_iter().find(|(_, given)| *given) {
+        if let Some(flag) = first_given(&flags) {
             bail!("{flag} is for --precision f16 and int8");
         }
         return Ok(None);

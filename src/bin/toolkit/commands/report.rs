@@ -147,7 +147,7 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
         ("--scores", args.scores.is_some()),
         ("--keep-features", args.keep_features.is_some()),
     ];
-    flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
+    cli::first_given(&flags)
 }
 
 /// A file of scores.
