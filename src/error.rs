@@ -300,7 +300,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The data of a run has changed since it started.
-    #[error("cannot resume `{}`: its images, classes or outliers have changed", path.display())]
+    #[error("cannot resume `{}`: its images, classes, outliers or test images have changed", path.display())]
     DataChanged {
         /// The run folder.
         path: PathBuf,

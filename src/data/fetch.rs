@@ -118,7 +118,7 @@ impl DataFolder {
         keep_archives: bool,
         observe: &mut dyn FnMut(FetchEvent),
     ) -> Result<()> {
-        let mirror = std::env::var(MIRROR).ok();
+        let mirror = std::env::var(MIRROR).ok().filter(|mirror| !mirror.is_empty());
         self.fetch_from(mirror.as_deref(), set, roles, keep_archives, observe)
     }
 

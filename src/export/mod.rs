@@ -348,15 +348,12 @@ fn threshold(
         score.rejection(&fitter.sample(features).activations())
     };
     let mut scores = scores.to_vec();
-    let mut least = scores.len();
-    let classes = if options.per_class {
+    let (classes, kept_at_least) = if options.per_class {
         let predicted = method::nearest(checkpoint.anchors.distances(logits.view()).view());
         let of_classes = by_class(&checkpoint.facts.classes, rule, &scores, &predicted)?;
-        relative(&mut scores, &predicted, &of_classes.thresholds);
-        least = of_classes.least;
-        Some(of_classes.thresholds)
+        (Some(of_classes.thresholds), Some(of_classes.kept_at_least))
     } else {
-        None
+        (None, None)
     };
     scores.sort_unstable_by(f32::total_cmp);
     let (value, keep) = match rule {
@@ -366,10 +363,6 @@ fn threshold(
         ThresholdRule::Value(value) => return Err(Error::NotFinite { what: "the threshold", value }),
         ThresholdRule::Keep(keep) => (method::threshold(&scores, keep)?, Some(keep)),
     };
-    let operating_points = OPERATING_POINTS
-        .into_iter()
-        .filter_map(|keep| Some(OperatingPoint { keep, threshold: method::threshold(&scores, keep).ok()? }));
-    let operating_points = operating_points.collect();
     let known = checkpoint.facts.training.as_ref().and_then(|training| training.get::<String>("known"));
     let data = match known {
         Some(known) if is_from_test => format!("{} test images of {known}", scores.len()),
@@ -380,7 +373,17 @@ fn threshold(
     // which these are.
     let holds =
         !is_from_test && checkpoint.facts.imported.is_none() && options.precision != ModelPrecision::Int8;
-    let kept_at_least = keep.filter(|_| holds).map(|keep| method::kept_at_least(least, keep));
+    let kept_at_least = keep
+        .filter(|_| holds)
+        .map(|keep| kept_at_least.unwrap_or_else(|| method::kept_at_least(scores.len(), keep)));
+    // A score relative to a threshold that was chosen from it is not distributed as that of a new image.
+    if classes.is_some() {
+        scores.clear();
+    }
+    let operating_points = OPERATING_POINTS
+        .into_iter()
+        .filter_map(|keep| Some(OperatingPoint { keep, threshold: method::threshold(&scores, keep).ok()? }));
+    let operating_points = operating_points.collect();
     Ok(Threshold {
         value,
         keep,
@@ -396,8 +399,8 @@ fn threshold(
 /// Thresholds by predicted class.
 struct ByClass {
     thresholds: Vec<f32>,
-    /// The least number of images of a class.
-    least: usize,
+    /// The least share of a class that is kept with a confidence of 95 %.
+    kept_at_least: f64,
 }
 
 /// Chooses a threshold for each class, from the scores of images of which these classes were predicted.
@@ -405,12 +408,12 @@ fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: 
     let ThresholdRule::Keep(keep) = rule else {
         return Err(Error::setting("per class", true, "needs a share to keep, not a threshold"));
     };
-    let mut least = usize::MAX;
+    let mut least = 1.0_f64;
     let thresholds = classes.iter().enumerate().map(|(class, name)| {
         let own = scores.iter().zip(predicted).filter(|&(_, &predicted)| predicted == class);
         let mut own: Vec<f32> = own.map(|(&score, _)| score).collect();
         own.sort_unstable_by(f32::total_cmp);
-        least = least.min(own.len());
+        least = least.min(method::kept_at_least(own.len(), keep));
         method::threshold(&own, keep).map_err(|error| match error {
             Error::TooFewHeldOut { found, needed, .. } => {
                 let reason = format!(
@@ -422,7 +425,7 @@ fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: 
             error => error,
         })
     });
-    Ok(ByClass { thresholds: thresholds.collect::<Result<_>>()?, least })
+    Ok(ByClass { thresholds: thresholds.collect::<Result<_>>()?, kept_at_least: least })
 }
 
 /// Makes scores relative to the thresholds of the predicted classes.

@@ -120,6 +120,9 @@ impl FeatureFile {
         if bias.len() != classes {
             return Err(unfit("last_layer/bias"));
         }
+        if width == 0 {
+            return Err(unfit("last_layer/weight"));
+        }
         if anchors.dim() != (classes, classes) || classes < 2 {
             return Err(unfit("anchors"));
         }
@@ -128,10 +131,12 @@ impl FeatureFile {
         for name in names.map(str::to_owned).collect::<Vec<_>>() {
             let features = matrix(path, &mut archive, &format!("{name}/features"))?;
             let labels = matrix(path, &mut archive, &format!("{name}/label"))?;
-            if features.ncols() != width && !features.is_empty() {
+            let features = if features.nrows() == 0 { Array2::zeros((0, width)) } else { features };
+            if features.ncols() != width {
                 return Err(unfit(&format!("{name}/features")));
             }
-            if labels.len() != features.nrows() || labels.iter().any(|&label| label >= classes as f32) {
+            let is_class = |label: &f32| label.fract() == 0.0 && *label < classes as f32;
+            if labels.len() != features.nrows() || !labels.iter().all(is_class) {
                 return Err(unfit(&format!("{name}/label")));
             }
             let labels = labels.iter().map(|&label| label as i64).collect();

@@ -275,6 +275,9 @@ fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>
         if sets.is_empty() {
             return Err(setting(name, "must list an unknown set".to_owned()));
         }
+        if (1..sets.len()).any(|place| sets[..place].contains(&sets[place])) {
+            return Err(setting(name, "lists a set twice".to_owned()));
+        }
         members.push(Member { name, sets });
     }
     if names.len() > 1 {

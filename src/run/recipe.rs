@@ -418,6 +418,8 @@ impl Recipe {
                 let progress = (step - warm_up) / (steps - warm_up);
                 ScheduledRates { learning_rate: between(peak, 0.0, progress), momentum: MOMENTUM }
             }
+            // One step is a whole cycle.
+            Schedule::OneCycle if steps <= 1.0 => ScheduledRates { learning_rate: peak, momentum: 0.85 },
             Schedule::OneCycle => {
                 let top = if self.warm_up > 0.0 { warm_up } else { 0.3 * steps } - 1.0;
                 let least = peak / 25.0;
@@ -488,6 +490,12 @@ mod tests {
         }
         assert!((rates[8] - 1.0).abs() < 1e-15 && (rates[14] - 0.5).abs() < 1e-15, "{rates:?}");
         assert!(rates[8..].windows(2).all(|pair| pair[1] < pair[0]) && rates[19] > 0.0);
+    }
+
+    #[test]
+    fn a_single_step_is_at_the_peak() {
+        let recipe = Recipe { epochs: 1, ..Recipe::default() };
+        assert_eq!(recipe.rates(0, 1).learning_rate, recipe.learning_rate);
     }
 
     #[test]

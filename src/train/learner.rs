@@ -214,6 +214,9 @@ impl<'a> Learner<'a> {
         let Batches { training, choosing, calibrating, known_test, unknown_tests, .. } = self.batches;
         let drawn = shuffled(training.len(), self.settings.recipe.seed).into_iter().take(run::EXAMPLES);
         let drawn: Vec<usize> = drawn.map(|place| training[place]).collect();
+        // A pasted patch is that of another image in the same batch, which must hold several classes.
+        let mixed = shuffled(choosing.len(), self.settings.recipe.seed).into_iter();
+        let mixed: Vec<usize> = mixed.map(|place| choosing[place]).collect();
         let layers = checkpoint.facts.layers()?;
         let width = arch::feature_count(&layers);
         let unknown = (0..unknown_tests.len()).map(Set::Unknown);
@@ -274,7 +277,7 @@ impl<'a> Learner<'a> {
         let mut seen = |view: View| -> Result<run::Features> {
             let mut stand_ins = Vec::new();
             for kind in StandIn::ALL {
-                stand_ins.push((kind.name().to_owned(), all(choosing, Some(kind), Set::Known, view)?));
+                stand_ins.push((kind.name().to_owned(), all(&mixed, Some(kind), Set::Known, view)?));
             }
             let mut test = None;
             if keeps_tests {

@@ -191,10 +191,13 @@ impl<'a> Session<'a> {
         let mut optimizer =
             Optimizer::new(&learner.network, recipe.optimizer, recipe.weight_decay, recipe.backbone_rate)
                 .map_err(torch)?;
-        let checksum = batches.checksum.clone();
+        let (checksum, tests_checksum) = (batches.checksum.clone(), batches.tests_checksum.clone());
         let (mut log, state) = match start {
             Start::Saved { log, state, tensors } => {
-                if state.data != checksum {
+                // The best checkpoint has the outputs for the test images.
+                if state.data != checksum
+                    || state.tests.as_ref().is_some_and(|tests| *tests != tests_checksum)
+                {
                     return Err(Error::DataChanged { path: folder.path().to_owned() });
                 }
                 learner.load(&tensors)?;
@@ -211,7 +214,7 @@ impl<'a> Session<'a> {
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
                 folder.write_settings(given)?;
-                (log, State::new(settings.clone(), checksum))
+                (log, State::new(settings.clone(), checksum, tests_checksum))
             }
         };
         log.rewind(state.log)?;

@@ -19,6 +19,9 @@ pub(super) struct State {
     pub settings: TrainSettings,
     /// The checksum of the training data.
     pub data: String,
+    /// The checksum of the test images; a state of an older toolkit has none.
+    #[serde(default)]
+    pub tests: Option<String>,
     /// The epoch to resume in, from 1.
     pub epoch: usize,
     /// Finished steps of this epoch.
@@ -33,9 +36,9 @@ pub(super) struct State {
 
 impl State {
     /// The state of a new run.
-    pub fn new(settings: TrainSettings, data: String) -> Self {
-        let log = Lengths::default();
-        Self { settings, data, epoch: 1, step: 0, smoothed_loss: None, least_loss: None, log }
+    pub fn new(settings: TrainSettings, data: String, tests: String) -> Self {
+        let (tests, log) = (Some(tests), Lengths::default());
+        Self { settings, data, tests, epoch: 1, step: 0, smoothed_loss: None, least_loss: None, log }
     }
 
     /// Writes the state with its tensors.
@@ -85,7 +88,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::new(folder.path());
         let settings = TrainSettings { unknown: vec!["others=birds".to_owned()], ..TrainSettings::example() };
-        let state = State { smoothed_loss: Some(0.5), ..State::new(settings, "0".repeat(64)) };
+        let state =
+            State { smoothed_loss: Some(0.5), ..State::new(settings, "0".repeat(64), "1".repeat(64)) };
         let mut tensors = Weights::new(folder.path());
         tensors.insert("fc.bias", &[10], vec![0.0; 10]);
         state.save(tensors, &run).unwrap();

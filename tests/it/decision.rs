@@ -294,9 +294,17 @@ fn each_class_can_have_its_own_threshold() {
     let of_classes = threshold.classes.as_ref().unwrap();
     assert!(of_classes[0] < of_classes[1] && of_classes[1] < of_classes[2], "{of_classes:?}");
     assert_eq!((threshold.value, threshold.kept_at_least), (0.0, Some(kept_at_least(30, 0.9))));
-    // 28 of each 30 are kept: k = 0.9 x 31.
-    let kept = threshold.held_out_scores.iter().filter(|&&score| score <= 0.0).count();
-    assert!((3 * 28..3 * 30).contains(&kept), "{kept}");
+    // Scores relative to thresholds that were chosen from them say nothing about new images.
+    assert!(threshold.held_out_scores.is_empty() && threshold.operating_points.is_empty());
+    // 19 images of a class promise less than 18.
+    let sizes = [30, 18, 19];
+    let rows: Vec<usize> = (0..90).filter(|row| row / 3 < sizes[row % 3]).collect();
+    let mut uneven = checkpoint.clone();
+    uneven.held_out.calibrating = logits.select(ndarray::Axis(0), &rows);
+    let promised = export::decide(&uneven, &options).unwrap().0.decision.threshold.unwrap().kept_at_least;
+    let of_sizes = sizes.map(|size| kept_at_least(size, 0.9));
+    assert!(of_sizes[2] < of_sizes[1] && of_sizes[2] < of_sizes[0], "{of_sizes:?}");
+    assert_eq!(promised, Some(of_sizes[2]));
     let plain = exported(&checkpoint, &ExportOptions { per_class: false, ..options.clone() });
     for provider in PROVIDERS {
         let outputs = |bytes: &[u8]| {

@@ -107,10 +107,14 @@ pub fn of(error: &Error) -> Option<String> {
             "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
-        Error::Setting { name: "unknown set", value, .. } if !value.contains('=') => {
+        Error::Setting { name: "unknown set", value, reason }
+            if !value.contains('=') && !reason.contains("taken") =>
+        {
             "`toolkit data list` lists the data sets that have a name"
         }
-        Error::Setting { name: "precision", .. } => "give known images with --calibrate",
+        Error::Setting { name: "precision", value, .. } if value != "bf16" => {
+            "give known images with --calibrate"
+        }
         _ => return None,
     };
     Some(hint.to_owned())

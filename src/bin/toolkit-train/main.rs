@@ -137,8 +137,9 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
             let mut hint = format!("resume with `toolkit train --resume {folder}`");
             // The features of frozen layers come before all weights.
             if run.checkpoint(Which::Last).exists() {
-                hint +=
-                    &format!(", or export the current weights with `toolkit export --run {folder} --last`");
+                hint += &format!(
+                    ", or export the current weights with `toolkit export --run {folder} --last model.onnx`"
+                );
             }
             Err(Advice::new(format!("interrupted in epoch {epoch}"), hint).into())
         }

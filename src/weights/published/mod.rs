@@ -142,10 +142,10 @@ impl Published {
     pub fn fetch(&self, observe: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf> {
         let file = self.path()?;
         let urls = match std::env::var(MIRROR) {
-            Ok(mirror) => {
+            Ok(mirror) if !mirror.is_empty() => {
                 self.paths().map(|path| format!("{}/{path}", mirror.trim_end_matches('/'))).collect()
             }
-            Err(_) => vec![self.url()],
+            _ => vec![self.url()],
         };
         let remote =
             download::Remote { urls, expected: self.expected(), most: MOST, mirror: MIRROR, set: None };
