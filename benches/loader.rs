@@ -74,7 +74,7 @@ fn settings(known: PathBuf, size: usize, batch_size: usize) -> TrainSettings {
 
 /// The loader's images per second in an epoch, outliers included.
 fn loader(settings: &TrainSettings) -> cac::Result<f64> {
-    let batches = Batches::open(settings, |_| {})?;
+    let batches = Batches::open(settings, &AtomicBool::new(false), |_| {})?.expect("nothing asks to stop");
     let start = Instant::now();
     let count = |batch: Batch| match batch.images {
         Images::Pixels(pixels) => pixels.dim().0,

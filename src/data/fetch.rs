@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
 };
@@ -306,12 +306,12 @@ fn is_unpacked(folder: &Path, download: &Download) -> bool {
     folder.join(download.holds).exists() && (!download.is_archive() || list_of(folder, download).exists())
 }
 
-/// Locks the folder of a data set; waits for other processes.
+/// Locks the folder of a data set; waits for other processes. A file system without locks is not an error.
 fn lock(folder: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<File> {
     let path = folder.join(LOCK);
     let mut lock = || {
         let file = File::create(&path)?;
-        if file.try_lock().is_err() {
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             observe(FetchEvent::Waiting);
             file.lock()?;
         }

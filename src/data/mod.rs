@@ -657,8 +657,8 @@ impl UnknownSet {
             let set = Self::open(text, input)?;
             let is_reserved = set.name == OTHER_CLASSES || report::RESERVED.contains(&set.name.as_str());
             if is_reserved || sets.iter().any(|other| other.name == set.name) {
-                let reason = format!("the name `{}` is taken", set.name);
-                return Err(Error::setting("unknown set", format!("`{text}`"), reason));
+                let name = format!("`{}`", set.name);
+                return Err(Error::setting("set name", name, "is reserved or taken"));
             }
             sets.push(set);
         }

@@ -199,7 +199,7 @@ fn numbers(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<Numbers> 
         ModelPrecision::Int8 => {
             let images = options.calibration.as_ref().filter(|images| !images.is_empty());
             let reason = "needs known images for calibration";
-            let images = images.ok_or_else(|| Error::setting("precision", options.precision, reason))?;
+            let images = images.ok_or_else(|| Error::setting("file precision", options.precision, reason))?;
             let (observer, tensors) = graph::observer(checkpoint)?;
             let observer = Model::new(observer, Vec::new()).encode_to_vec();
             Ok(Numbers::Int8(quantize::ranges(&observer, &tensors, images.view())?))
@@ -348,17 +348,16 @@ fn threshold(
         score.rejection(&fitter.sample(features).activations())
     };
     let mut scores = scores.to_vec();
-    let (classes, kept_at_least) = if options.per_class {
+    let by_class = if options.per_class {
         let predicted = method::nearest(checkpoint.anchors.distances(logits.view()).view());
-        let of_classes = by_class(&checkpoint.facts.classes, rule, &scores, &predicted)?;
-        (Some(of_classes.thresholds), Some(of_classes.kept_at_least))
+        Some(by_class(&checkpoint.facts.classes, rule, &scores, &predicted)?)
     } else {
-        (None, None)
+        None
     };
     scores.sort_unstable_by(f32::total_cmp);
     let (value, keep) = match rule {
         // The score is relative to the threshold of its class.
-        ThresholdRule::Keep(keep) if classes.is_some() => (0.0, Some(keep)),
+        ThresholdRule::Keep(keep) if by_class.is_some() => (0.0, Some(keep)),
         ThresholdRule::Value(value) if value.is_finite() => (value, None),
         ThresholdRule::Value(value) => return Err(Error::NotFinite { what: "the threshold", value }),
         ThresholdRule::Keep(keep) => (method::threshold(&scores, keep)?, Some(keep)),
@@ -373,11 +372,12 @@ fn threshold(
     // which these are.
     let holds =
         !is_from_test && checkpoint.facts.imported.is_none() && options.precision != ModelPrecision::Int8;
-    let kept_at_least = keep
-        .filter(|_| holds)
-        .map(|keep| kept_at_least.unwrap_or_else(|| method::kept_at_least(scores.len(), keep)));
+    let kept_at_least = keep.filter(|_| holds).map(|keep| match &by_class {
+        Some(by_class) => by_class.kept_at_least,
+        None => method::kept_at_least(scores.len(), keep),
+    });
     // A score relative to a threshold that was chosen from it is not distributed as that of a new image.
-    if classes.is_some() {
+    if by_class.is_some() {
         scores.clear();
     }
     let operating_points = OPERATING_POINTS
@@ -391,7 +391,7 @@ fn threshold(
         data,
         is_from_test,
         held_out_scores: scores,
-        classes,
+        classes: by_class.map(|by_class| by_class.thresholds),
         operating_points,
     })
 }

@@ -61,7 +61,7 @@ pub struct FeatureSet {
 pub fn check_names(unknown: &[&str]) -> Result<()> {
     match unknown.iter().find(|&&name| [TRAINING, KNOWN].contains(&name)) {
         Some(name) => {
-            Err(Error::setting("unknown set", format!("`{name}`"), "files of features reserve the name"))
+            Err(Error::setting("set name", format!("`{name}`"), "is reserved in files of features"))
         }
         None => Ok(()),
     }
@@ -135,15 +135,17 @@ impl FeatureFile {
             if features.ncols() != width {
                 return Err(unfit(&format!("{name}/features")));
             }
-            let is_class = |label: &f32| label.fract() == 0.0 && *label < classes as f32;
-            if labels.len() != features.nrows() || !labels.iter().all(is_class) {
+            let is_known = sets.len() < 2;
+            let fits =
+                |label: &f32| label.fract() == 0.0 && *label < classes as f32 && (*label >= 0.0) == is_known;
+            if labels.len() != features.nrows() || !labels.iter().all(fits) {
                 return Err(unfit(&format!("{name}/label")));
             }
             let labels = labels.iter().map(|&label| label as i64).collect();
             sets.push(FeatureSet { name, features, labels });
         }
         let is_whole = sets.len() >= 2 && sets[0].name == TRAINING && sets[1].name == KNOWN;
-        if !is_whole || sets[0].labels.iter().any(|&label| label < 0) {
+        if !is_whole {
             return Err(broken(path, format!("its sets do not begin with `{TRAINING}` and `{KNOWN}`")));
         }
         let last_layer = LastLayer { weight, bias: bias.into_iter().collect() };
@@ -270,12 +272,33 @@ mod tests {
         );
         assert!(refused(&|file| file.sets[0].labels[0] = 2).contains("`known/label` does not fit"));
         assert!(refused(&|file| file.sets[1].labels.clear()).contains("`b/c/label` does not fit"));
-        assert!(refused(&|file| file.training.labels[0] = -1).contains("do not begin with `training`"));
+        assert!(refused(&|file| file.training.labels[0] = -1).contains("`training/label` does not fit"));
+        assert!(refused(&|file| file.sets[1].labels[0] = 1).contains("`b/c/label` does not fit"));
         assert!(refused(&|file| file.sets.clear()).contains("do not begin with `training`"));
         assert!(check_names(&["near", "far"]).is_ok());
         for name in [TRAINING, KNOWN] {
             assert!(check_names(&["near", name]).unwrap_err().to_string().contains(name));
         }
+        // Arrays that this writer does not write.
+        let replaced = |name: &str, array: Vec<u8>| {
+            let mut old = ZipArchive::new(Cursor::new(example().bytes().unwrap())).unwrap();
+            let mut new = ZipWriter::new(File::create(&path).unwrap());
+            for index in 0..old.len() {
+                let mut entry = old.by_index(index).unwrap();
+                new.start_file(entry.name(), SimpleFileOptions::default()).unwrap();
+                if entry.name() == format!("{name}.npy") {
+                    new.write_all(&array).unwrap();
+                } else {
+                    std::io::copy(&mut entry, &mut new).unwrap();
+                }
+            }
+            new.finish().unwrap();
+            FeatureFile::read(&path).unwrap_err().to_string()
+        };
+        let none = |rows: usize| floats(Array2::zeros((rows, 0)).view()).unwrap();
+        assert!(replaced("last_layer/weight", none(2)).contains("`last_layer/weight` does not fit"));
+        assert!(replaced("known/features", none(2)).contains("`known/features` does not fit"));
+        assert!(replaced("known/label", npy(vec![0.0, 0.5]).unwrap()).contains("`known/label` does not fit"));
         std::fs::write(&path, b"label,score\n").unwrap();
         assert!(matches!(FeatureFile::read(&path), Err(Error::ScoreFile { .. })));
     }

@@ -256,7 +256,7 @@ impl Member<'_> {
 fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>> {
     let mut taken = HashSet::from(RESERVED);
     if let Some(name) = names.iter().find(|&&name| !taken.insert(name)) {
-        return Err(Error::setting("unknown set", format!("`{name}`"), "the name is reserved or taken"));
+        return Err(Error::setting("set name", format!("`{name}`"), "is reserved or taken"));
     }
     let mut members: Vec<Member> =
         names.iter().enumerate().map(|(index, name)| Member { name, sets: vec![index] }).collect();
@@ -407,7 +407,7 @@ mod tests {
         for names in [["far", "far"], ["far", "all"], ["mean", "far"]] {
             let sets = names.map(|name| (name, &[1.0][..]));
             let error = Report::new(&[0.0], None, &sets, &ReportOptions::default()).unwrap_err();
-            assert!(matches!(error, Error::Setting { name: "unknown set", .. }), "{names:?}: {error}");
+            assert!(matches!(error, Error::Setting { name: "set name", .. }), "{names:?}: {error}");
         }
     }
 

@@ -55,7 +55,7 @@ pub struct Recipe {
     pub outlier_weight: f64,
     /// Share of the known training images held out to choose the threshold and the best epoch, 0 to below 1.
     pub held_out: f64,
-    /// Maximum number of training images for the class means; 0 for all.
+    /// Number of training images for the class means, drawn at random, at least one of each class; 0 for all.
     pub anchor_images: usize,
     /// Seed of the initial weights, the data order, augmentation, dropout and the choice of held-out images.
     pub seed: u64,

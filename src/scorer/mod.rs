@@ -122,7 +122,7 @@ impl Scorer {
     /// `origin` names the model in errors.
     ///
     /// # Errors
-    /// Those of [`from_bytes`](Self::from_bytes), and [`Error::Io`] for the temporary file of the profile.
+    /// Those of [`from_bytes`](Self::from_bytes).
     pub fn profiled(bytes: Bytes, origin: &str, provider: Provider) -> Result<Self> {
         Self::new(bytes, origin, provider, true)
     }
@@ -254,7 +254,8 @@ impl Scorer {
     }
 
     /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in the
-    /// file. Returns the largest difference of a logit or score, relative above 1.
+    /// file: class, score, and the norm of the logits. Returns the largest difference of a norm or score, relative
+    /// above 1.
     ///
     /// # Errors
     /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Differs`] if an output differs, and those of
@@ -276,7 +277,7 @@ impl Scorer {
         };
         let mut greatest = 0.0_f64;
         for (what, found, expected) in
-            [("logits", &found.norm, &expected.norm), ("scores", &found.score, &expected.score)]
+            [("norms of the logits", &found.norm, &expected.norm), ("scores", &found.score, &expected.score)]
         {
             let is_whole = found.len() == expected.len();
             let difference = greatest_difference(found, expected);

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -153,17 +154,24 @@ impl Sets {
         }
     }
 
-    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set and no set loses all.
-    fn read(&mut self, skip: bool, observe: &mut dyn FnMut(&Event)) -> Result<Contents> {
-        let mut reader =
-            Reader { images: self.each().map(|(set, _)| set.len()).sum(), done: 0, said: Instant::now() };
+    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set and no set loses all. `None`
+    /// if it was asked to stop.
+    fn read(
+        &mut self,
+        skip: bool,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<Option<Contents>> {
+        let images = self.each().map(|(set, _)| set.len()).sum();
+        let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
         let (mut errors, mut skipped_in_tests, mut is_one_empty) = (Vec::new(), 0, false);
         let mut sums = [Sha256::new(), Sha256::new()];
         for (set, is_test) in self.each() {
             let sum = &mut sums[usize::from(is_test)];
             sum.update(set.classes().join("\0"));
             let mut readable = Vec::with_capacity(set.len());
-            for (index, digest) in reader.digests(set, observe).into_iter().enumerate() {
+            let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
+            for (index, digest) in digests.into_iter().enumerate() {
                 match digest {
                     Ok(digest) => {
                         sum.update(set.labels()[index].to_le_bytes());
@@ -185,7 +193,7 @@ impl Sets {
             return Err(Error::BrokenImages { errors });
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
-        Ok(Contents { skipped: errors.len(), skipped_in_tests, checksum, tests_checksum })
+        Ok(Some(Contents { skipped: errors.len(), skipped_in_tests, checksum, tests_checksum }))
     }
 }
 
@@ -200,20 +208,24 @@ struct Contents {
 }
 
 /// Reads images for the first time.
-struct Reader {
+struct Reader<'a> {
     /// Images of all sets, and those that are read.
     images: usize,
     done: usize,
     /// The time of the last event.
     said: Instant,
+    stop: &'a AtomicBool,
 }
 
-impl Reader {
-    /// The SHA-256 of each encoded image of a set, which are decoded on all threads.
-    fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Vec<Result<[u8; 32]>> {
+impl Reader<'_> {
+    /// The SHA-256 of each encoded image of a set, which are decoded on all threads; `None` if it was asked to stop.
+    fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<[u8; 32]>>> {
         let indices: Vec<usize> = (0..set.len()).collect();
         let mut digests = Vec::with_capacity(set.len());
         for indices in indices.chunks(READ_AT_ONCE) {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
             let digest = |&index: &usize| Ok(Sha256::digest(set.checked(index)?).into());
             digests.par_extend(indices.par_iter().map(digest));
             self.done += indices.len();
@@ -222,7 +234,7 @@ impl Reader {
                 observe(&Event::Reading { done: self.done, images: self.images });
             }
         }
-        digests
+        Some(digests)
     }
 }
 
@@ -249,17 +261,22 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
 }
 
 impl<'a> Batches<'a> {
-    /// Opens all data sets of a run and decodes every image once. `observe` gets [`Event::Reading`].
+    /// Opens all data sets of a run and decodes every image once. `observe` gets [`Event::Reading`]. Returns `None` if
+    /// `stop` is set before all images are read.
     ///
     /// # Errors
     /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless they
     /// are left out; [`Error::Setting`] if an image belongs to two sets that must be apart, or the held-out
     /// images are too few or too many.
-    pub fn open(settings: &'a TrainSettings, mut observe: impl FnMut(&Event)) -> Result<Self> {
+    pub fn open(
+        settings: &'a TrainSettings,
+        stop: &AtomicBool,
+        mut observe: impl FnMut(&Event),
+    ) -> Result<Option<Self>> {
         let mut sets = Sets::open(settings)?;
         sets.keep(settings.memory);
-        let Contents { skipped, skipped_in_tests, checksum, tests_checksum } =
-            sets.read(settings.skip_broken, &mut observe)?;
+        let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
+        let Contents { skipped, skipped_in_tests, checksum, tests_checksum } = contents;
         if skipped > 0 {
             sets.keep(settings.memory);
         }
@@ -281,7 +298,7 @@ impl<'a> Batches<'a> {
             let reason = format!("class `{name}` has no image that can be read");
             return Err(Error::Dataset { path: settings.known.clone(), reason });
         }
-        Ok(Self {
+        Ok(Some(Self {
             settings,
             known,
             training,
@@ -294,7 +311,7 @@ impl<'a> Batches<'a> {
             skipped_in_tests,
             checksum,
             tests_checksum,
-        })
+        }))
     }
 
     /// A data set.
@@ -331,10 +348,22 @@ impl<'a> Batches<'a> {
         })
     }
 
-    /// The number of steps per epoch.
+    /// The number of steps per epoch. An image that would be the last step alone belongs to the step before it: the
+    /// variance of one image, which batch normalisation needs, may be undefined.
     #[must_use]
     pub fn steps(&self) -> usize {
-        self.training.len().div_ceil(self.settings.recipe.batch_size)
+        (self.training.len() - 1).div_ceil(self.settings.recipe.batch_size)
+    }
+
+    /// Training images drawn at random with the seed, and one of each class that these lack.
+    pub(super) fn sample(&self, count: usize) -> Vec<usize> {
+        let order = shuffled(self.training.len(), self.settings.recipe.seed).into_iter().enumerate();
+        let mut classes = HashSet::new();
+        order
+            .map(|(rank, place)| (rank, self.training[place]))
+            .filter(|&(rank, index)| classes.insert(self.known.labels()[index]) || rank < count)
+            .map(|(_, index)| index)
+            .collect()
     }
 
     /// The labels of known images.
@@ -384,8 +413,8 @@ impl<'a> Batches<'a> {
     fn drawn(&self, step: usize, order: &[usize]) -> Vec<usize> {
         let batch_size = self.settings.recipe.batch_size;
         let start = step * batch_size;
-        let drawn = &order[start..(start + batch_size).min(order.len())];
-        drawn.iter().map(|&place| self.training[place]).collect()
+        let end = if step + 1 == self.steps() { order.len() } else { start + batch_size };
+        order[start..end].iter().map(|&place| self.training[place]).collect()
     }
 
     /// The numbers in the epoch of a step's outliers, of which there are `known` known images.
@@ -515,6 +544,10 @@ mod tests {
         );
     }
 
+    fn open(settings: &TrainSettings) -> Batches<'_> {
+        Batches::open(settings, &AtomicBool::new(false), |_| {}).unwrap().expect("nothing asks to stop")
+    }
+
     /// The pixels, labels and seed of a batch.
     fn parts(batch: Batch) -> (Array4<u8>, Vec<i64>, u64) {
         let Images::Pixels(pixels) = batch.images else { panic!("no pixels") };
@@ -523,7 +556,7 @@ mod tests {
 
     /// The batches of two steps of an epoch.
     fn made(settings: &TrainSettings) -> Vec<(Array4<u8>, Vec<i64>, u64)> {
-        let batches = Batches::open(settings, |_| {}).unwrap();
+        let batches = open(settings);
         batches.of_epoch(2, 3, |made| made.take(2).map(|batch| parts(batch.unwrap())).collect())
     }
 
@@ -579,7 +612,7 @@ mod tests {
     #[test]
     fn a_step_does_not_depend_on_earlier_steps() {
         let settings = settings(0);
-        let batches = Batches::open(&settings, |_| {}).unwrap();
+        let batches = open(&settings);
         let pixels = |first_step, skipped: usize| {
             batches.of_epoch(1, first_step, |made| parts(made.nth(skipped).unwrap().unwrap()).0)
         };
@@ -590,7 +623,7 @@ mod tests {
     #[test]
     fn an_epoch_has_each_training_image_once() {
         let settings = settings(0);
-        let batches = Batches::open(&settings, |_| {}).unwrap();
+        let batches = open(&settings);
         let held_out = [batches.choosing.len(), batches.calibrating.len()];
         assert_eq!((batches.images(), held_out, batches.steps()), (1542, [19, 39], 25));
         let all = [&batches.training, &batches.choosing, &batches.calibrating];
@@ -613,5 +646,37 @@ mod tests {
         expected.sort_unstable();
         labels.sort_unstable();
         assert_eq!(labels, expected);
+    }
+    #[test]
+    fn no_step_has_one_image_alone() {
+        let mut settings = settings(0);
+        // 1542 images: 23 steps of 67 and one more image, or a step of 2 at the end.
+        for (batch_size, steps, last) in [(67, 23, 68), (70, 23, 2), (1541, 1, 1542), (1542, 1, 1542)] {
+            settings.recipe = Recipe { batch_size, outliers: Outliers::None, ..settings.recipe };
+            let batches = open(&settings);
+            let counts: Vec<usize> =
+                batches.of_epoch(1, 0, |made| made.map(|batch| parts(batch.unwrap()).0.dim().0).collect());
+            assert_eq!((batches.steps(), counts.len(), counts[steps - 1]), (steps, steps, last));
+            assert_eq!(counts.iter().sum::<usize>(), 1542, "{batch_size} at once");
+        }
+    }
+
+    #[test]
+    fn a_sample_has_every_class() {
+        let settings = settings(0);
+        let batches = open(&settings);
+        for (count, expected) in [(0, 10..=10), (3, 10..=12), (1000, 1000..=1000), (usize::MAX, 1542..=1542)]
+        {
+            let drawn = batches.sample(count);
+            let classes: HashSet<i64> = batches.labels(&drawn).into_iter().collect();
+            assert_eq!(classes.len(), 10, "{count}");
+            assert!(expected.contains(&drawn.len()), "{count}: {}", drawn.len());
+        }
+    }
+
+    #[test]
+    fn reading_stops_when_it_is_asked_to() {
+        let settings = settings(0);
+        assert!(Batches::open(&settings, &AtomicBool::new(true), |_| {}).unwrap().is_none());
     }
 }

@@ -211,9 +211,8 @@ impl<'a> Learner<'a> {
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
-        let Batches { training, choosing, calibrating, known_test, unknown_tests, .. } = self.batches;
-        let drawn = shuffled(training.len(), self.settings.recipe.seed).into_iter().take(run::EXAMPLES);
-        let drawn: Vec<usize> = drawn.map(|place| training[place]).collect();
+        let Batches { choosing, calibrating, known_test, unknown_tests, .. } = self.batches;
+        let drawn = self.batches.sample(run::EXAMPLES);
         // A pasted patch is that of another image in the same batch, which must hold several classes.
         let mixed = shuffled(choosing.len(), self.settings.recipe.seed).into_iter();
         let mixed: Vec<usize> = mixed.map(|place| choosing[place]).collect();
@@ -403,10 +402,8 @@ impl<'a> Learner<'a> {
         if *anchors == AnchorKind::Fixed {
             return Ok(fixed);
         }
-        let training = &self.batches.training;
         let count = if recipe.anchor_images == 0 { usize::MAX } else { recipe.anchor_images };
-        let drawn = shuffled(training.len(), recipe.seed).into_iter().take(count);
-        let indices: Vec<usize> = drawn.map(|place| training[place]).collect();
+        let indices = self.batches.sample(count);
         let logits = self.logits(Set::Known, &indices)?;
         Ok(fixed.class_means(logits.view(), &self.batches.labels(&indices)))
     }

@@ -89,6 +89,8 @@ pub struct Backbone {
 pub enum Outcome {
     /// All epochs are done; the metrics of the best epoch, with intervals.
     Finished(Report),
+    /// The run was asked to stop while its images were read. Nothing was written.
+    NotBegun,
     /// The run was asked to stop; its current weights are saved as the last checkpoint, and its state to
     /// resume from.
     Interrupted {

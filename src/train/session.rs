@@ -34,7 +34,8 @@ const STATES_KEPT: usize = 2;
 /// epoch, the log, the resolved settings, and the two newest states to resume from.
 ///
 /// The best epoch is the one with the lowest loss on the held-out known images; test sets do not influence
-/// the choice. `stop` is checked before every step. The state is saved every `save_every`, and at the end.
+/// the choice. `stop` is checked while images are read and before every step. The state is saved every `save_every`, and
+/// at the end.
 /// `given` is the text of the settings as the user gave them, for [`RunFolder::settings`].
 ///
 /// # Errors
@@ -96,7 +97,7 @@ fn run_to_the_end(
     settings.check()?;
     // Data may take hours to read.
     atomic::check_writable_folder(run.path())?;
-    let batches = Batches::open(settings, &mut observe)?;
+    let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
     let is_new = matches!(start, Start::New { .. });
     let mut session = Session::begin(settings, &batches, run, start)?;
     let epochs = settings.recipe.epochs;

@@ -214,7 +214,7 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
     let twice = toolkit(at, &[&data[..], &["--score", "msp", "--score", "msp", "--json"]].concat());
     assert_eq!(stdout(&twice).lines().count(), 1);
     let taken = toolkit(at, &["eval", "model.onnx", "--known", "known", "--unknown", "known=other"]);
-    assert!(error(&taken).contains("the name `known` is taken"));
+    assert!(error(&taken).contains("set name = `known`: is reserved or taken"));
     // `--score` gives the numbers of a file that was exported with that score.
     stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
     let own = toolkit(at, &[&["eval", "energy.onnx"], &data[2..], &["--json"]].concat());
@@ -317,7 +317,7 @@ fn wrong_input_gives_one_error_line_and_exit_code_1() {
         run(&["score", "model.onnx", "other/d.png", "--threshold", "nan"]).contains("the threshold is NaN")
     );
     let twice = ["eval", "model.onnx", "--known", "known", "--unknown", "x=other", "--unknown", "x=known"];
-    assert!(run(&twice).contains("the name `x` is taken"));
+    assert!(run(&twice).contains("set name = `x`: is reserved or taken"));
     assert!(run(&["eval", "half.onnx", "--known", "known"]).contains("`half.onnx` is not a usable model"));
     assert!(run(&["eval", "model.onnx"]).contains("give --known"));
     assert!(run(&["eval", "model.onnx", "--known", "nowhere"]).contains("`nowhere`"));
@@ -458,7 +458,7 @@ fn one_bad_image_does_not_end_the_work() {
     let features = FeatureFile::read(&at.join("f.npz")).unwrap();
     assert_eq!((&features.training.labels, features.sets[0].labels.len()), (&vec![0, 1, 2], 3));
     let taken = [&data[..4], &["--unknown", "training=other", "--keep-features", "f.npz"]].concat();
-    assert!(error(&toolkit(at, &taken)).contains("unknown set = `training`"));
+    assert!(error(&toolkit(at, &taken)).contains("set name = `training`"));
 
     // A model without features as an output has them all the same.
     stdout(&toolkit(at, &["export", "plain.onnx", "--no-features"]));

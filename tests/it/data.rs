@@ -228,8 +228,8 @@ fn data_is_listed_found_and_verified() {
     fs::write(own.join("train_32x32.mat"), "no matrix").unwrap();
     fs::write(own.join("train_32x32.mat.sha256"), "0").unwrap();
     let output = verify(&["svhn", "textures"]);
-    let hint = "hint: remove `sets/svhn` and run `toolkit data fetch svhn`; `sets/dtd/dtd/images` was not fetched by the \
-                toolkit: compare it with the original\n";
+    let hint = "hint: remove `sets/svhn` and run `toolkit data fetch svhn --data sets`; `sets/dtd/dtd/images` was not fetched \
+                by the toolkit: compare it with the original\n";
     assert!(stderr(&output).ends_with(hint), "{}", stderr(&output));
 }
 
@@ -264,115 +264,6 @@ fn the_guide_has_every_data_set() {
     }
 }
 
-#[cfg(feature = "train")]
-#[test]
-fn a_model_names_its_data_so_that_other_machines_find_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let [here, there] = ["here", "there"].map(|name| folder.path().join(name));
-    copies(&here.join("sets"));
-    copies(&there.join("other/sets"));
-    fs::write(here.join("run.toml"), "known = \"cifar10\"\nunknown = [\"textures\"]\ndata = \"sets\"\n")
-        .unwrap();
-    let settings = ["--depth", "10", "--widen-factor", "1", "--epochs", "1", "--batch-size", "8"];
-    let outliers = ["--held-out", "0.4", "--outliers", "none", "--seed", "1"];
-    let train = [&["train", "--config", "run.toml"][..], &settings, &outliers].concat();
-    let output = toolkit(&here, &train);
-    assert!(stdout(&output).contains("textures "), "{}", stdout(&output));
-    stdout(&toolkit(&here, &["export", "model.onnx", "--keep", "0.9"]));
-    let inspected = toolkit(&here, &["inspect", "model.onnx", "--json"]);
-    let inspected: Value = serde_json::from_str(stdout(&inspected)).unwrap();
-    let training = &inspected["manifest"]["training"];
-    assert_eq!(
-        (&training["known"], &training["unknown"]),
-        (&"cifar10".into(), &serde_json::json!(["textures"]))
-    );
-
-    fs::rename(here.join("model.onnx"), there.join("model.onnx")).unwrap();
-    fs::remove_dir_all(here).unwrap();
-    let output = toolkit(&there, &["eval", "model.onnx", "--data", "other/sets", "--json"]);
-    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
-    assert_eq!((&report["known"], &report["rows"][0]["name"]), (&10.into(), &"textures".into()));
-    // Elsewhere it would be downloaded.
-    let message = error(&toolkit(&there, &["eval", "model.onnx"]));
-    assert!(message.contains("cannot fetch `http://127.0.0.1:1/cifar10/"), "{message}");
-}
-
-#[cfg(feature = "train")]
-#[test]
-fn nothing_is_downloaded_for_a_run_that_cannot_begin() {
-    let folder = tempfile::tempdir().unwrap();
-    for wrong in [["--device", "cuda:99"], ["--epochs", "0"], ["--run", "/proc/run"]] {
-        let output = toolkit(folder.path(), &[&["train", "--known", "cifar10"], &wrong[..]].concat());
-        assert!(!error(&output).contains("cannot fetch"), "{wrong:?}");
-        assert!(!stderr(&output).contains("downloading"), "{wrong:?}: {}", stderr(&output));
-    }
-    let output = toolkit(folder.path(), &["train", "--known", "cifar10"]);
-    assert!(error(&output).contains("cannot fetch"), "{}", stderr(&output));
-    assert!(!folder.path().join("runs/1").exists());
-}
-
-/// The commands of the tutorial, without the starting weights, which cannot be had here.
-#[cfg(feature = "train")]
-#[test]
-fn three_commands_are_the_tutorial() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    copies(&at.join("cache/cac-toolkit/data"));
-    // A threshold needs at least 19 images.
-    let test = at.join("cache/cac-toolkit/data/cifar-10-batches-bin/test_batch.bin");
-    fs::write(&test, fs::read(&test).unwrap().repeat(2)).unwrap();
-    let short = ["--arch", "cac-net", "--epochs", "1", "--batch-size", "10"];
-    for settings in [&["--held-out", "0.4"][..], &["--config", "tutorial", "--dropout", "0.2"]] {
-        let train = toolkit(at, &[&["train"], settings, &short].concat());
-        assert!(train.status.success(), "{}", stderr(&train));
-        assert!(stdout(&train).contains("20 known images") && stdout(&train).contains("textures"));
-        let export = toolkit(at, &["export", "model.onnx"]);
-        let held_out =
-            if settings[0] == "--config" { "20 test images" } else { "19 held-out training images" };
-        assert!(stdout(&export).contains(&format!("{held_out} of cifar10")), "{}", stdout(&export));
-        let eval = toolkit(at, &["eval", "--resamples", "0", "--report", "page.html"]);
-        let is_from_test = settings[0] == "--config";
-        assert_eq!(stdout(&eval).contains(", chosen on test images"), is_from_test, "{}", stdout(&eval));
-        // A threshold that is given was chosen on nothing.
-        let given = ["eval", "--resamples", "0", "--threshold", "1", "--report", "given.html"];
-        let given = toolkit(at, &given);
-        assert!(!stdout(&given).contains("chosen on"), "{}", stdout(&given));
-        assert!(!fs::read_to_string(at.join("given.html")).unwrap().contains("was chosen on the known test"));
-        let page = fs::read_to_string(at.join("page.html")).unwrap();
-        assert_eq!(page.contains("chosen on the known test images"), is_from_test);
-        assert!(eval.status.success(), "{}", stderr(&eval));
-        assert!(
-            stderr(&eval).starts_with("model: `model.onnx`, the newest in this folder\n"),
-            "{}",
-            stderr(&eval)
-        );
-        assert!(stdout(&eval).contains("textures") && stdout(&eval).contains("20 known images"));
-    }
-    let settings = fs::read_to_string(at.join("runs/2/settings.toml")).unwrap();
-    assert!(settings.contains("magnitude = 5.0") && !settings.contains("known"), "{settings}");
-}
-
-#[cfg(feature = "train")]
-#[test]
-fn training_without_the_starting_weights_says_how_to_bring_them() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = folder.path();
-    copies(&at.join("cache/cac-toolkit/data"));
-    let train = Command::new(env!("CARGO_BIN_EXE_toolkit"))
-        .arg("train")
-        .current_dir(at)
-        .env("CAC_WEIGHTS_MIRROR", "http://127.0.0.1:1")
-        .env("XDG_CACHE_HOME", at.join("cache"))
-        .env_remove("CAC_DATA")
-        .output()
-        .unwrap();
-    let message = stderr(&train);
-    for part in ["imagenet32-nocifar.pt", "http://127.0.0.1:1", "hint: "] {
-        assert!(message.contains(part), "{part}: {message}");
-    }
-    assert!(!at.join("runs").exists(), "nothing is begun");
-}
-
 #[test]
 fn eval_takes_the_newest_model() {
     let folder = tempfile::tempdir().unwrap();
@@ -405,4 +296,116 @@ fn eval_takes_the_newest_model() {
     let newest = eval(&["--known", "cifar10", "--data", "sets"]);
     assert!(newest.status.success(), "{}", stderr(&newest));
     assert_eq!(first_line(&newest), "model: `new.ONNX`, the newest in this folder");
+}
+
+#[cfg(feature = "train")]
+mod training {
+    use super::*;
+
+    #[test]
+    fn a_model_names_its_data_so_that_other_machines_find_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let [here, there] = ["here", "there"].map(|name| folder.path().join(name));
+        copies(&here.join("sets"));
+        copies(&there.join("other/sets"));
+        fs::write(here.join("run.toml"), "known = \"cifar10\"\nunknown = [\"textures\"]\ndata = \"sets\"\n")
+            .unwrap();
+        let settings = ["--depth", "10", "--widen-factor", "1", "--epochs", "1", "--batch-size", "8"];
+        let outliers = ["--held-out", "0.4", "--outliers", "none", "--seed", "1"];
+        let train = [&["train", "--config", "run.toml"][..], &settings, &outliers].concat();
+        let output = toolkit(&here, &train);
+        assert!(stdout(&output).contains("textures "), "{}", stdout(&output));
+        stdout(&toolkit(&here, &["export", "model.onnx", "--keep", "0.9"]));
+        let inspected = toolkit(&here, &["inspect", "model.onnx", "--json"]);
+        let inspected: Value = serde_json::from_str(stdout(&inspected)).unwrap();
+        let training = &inspected["manifest"]["training"];
+        assert_eq!(
+            (&training["known"], &training["unknown"]),
+            (&"cifar10".into(), &serde_json::json!(["textures"]))
+        );
+
+        fs::rename(here.join("model.onnx"), there.join("model.onnx")).unwrap();
+        fs::remove_dir_all(here).unwrap();
+        let output = toolkit(&there, &["eval", "model.onnx", "--data", "other/sets", "--json"]);
+        let report: Value = serde_json::from_str(stdout(&output)).unwrap();
+        assert_eq!((&report["known"], &report["rows"][0]["name"]), (&10.into(), &"textures".into()));
+        // Elsewhere it would be downloaded.
+        let message = error(&toolkit(&there, &["eval", "model.onnx"]));
+        assert!(message.contains("cannot fetch `http://127.0.0.1:1/cifar10/"), "{message}");
+    }
+
+    #[test]
+    fn nothing_is_downloaded_for_a_run_that_cannot_begin() {
+        let folder = tempfile::tempdir().unwrap();
+        for wrong in [["--device", "cuda:99"], ["--epochs", "0"], ["--run", "/proc/run"]] {
+            let output = toolkit(folder.path(), &[&["train", "--known", "cifar10"], &wrong[..]].concat());
+            assert!(!error(&output).contains("cannot fetch"), "{wrong:?}");
+            assert!(!stderr(&output).contains("downloading"), "{wrong:?}: {}", stderr(&output));
+        }
+        let output = toolkit(folder.path(), &["train", "--known", "cifar10"]);
+        assert!(error(&output).contains("cannot fetch"), "{}", stderr(&output));
+        assert!(!folder.path().join("runs/1").exists());
+    }
+
+    /// The commands of the tutorial, without the starting weights, which cannot be had here.
+    #[test]
+    fn three_commands_are_the_tutorial() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        copies(&at.join("cache/cac-toolkit/data"));
+        // A threshold needs at least 19 images.
+        let test = at.join("cache/cac-toolkit/data/cifar-10-batches-bin/test_batch.bin");
+        fs::write(&test, fs::read(&test).unwrap().repeat(2)).unwrap();
+        let short = ["--arch", "cac-net", "--epochs", "1", "--batch-size", "10"];
+        for settings in [&["--held-out", "0.4"][..], &["--config", "tutorial", "--dropout", "0.2"]] {
+            let train = toolkit(at, &[&["train"], settings, &short].concat());
+            assert!(train.status.success(), "{}", stderr(&train));
+            assert!(stdout(&train).contains("20 known images") && stdout(&train).contains("textures"));
+            let export = toolkit(at, &["export", "model.onnx"]);
+            let held_out =
+                if settings[0] == "--config" { "20 test images" } else { "19 held-out training images" };
+            assert!(stdout(&export).contains(&format!("{held_out} of cifar10")), "{}", stdout(&export));
+            let eval = toolkit(at, &["eval", "--resamples", "0", "--report", "page.html"]);
+            let is_from_test = settings[0] == "--config";
+            assert_eq!(stdout(&eval).contains(", chosen on test images"), is_from_test, "{}", stdout(&eval));
+            // A threshold that is given was chosen on nothing.
+            let given = ["eval", "--resamples", "0", "--threshold", "1", "--report", "given.html"];
+            let given = toolkit(at, &given);
+            assert!(!stdout(&given).contains("chosen on"), "{}", stdout(&given));
+            assert!(
+                !fs::read_to_string(at.join("given.html")).unwrap().contains("was chosen on the known test")
+            );
+            let page = fs::read_to_string(at.join("page.html")).unwrap();
+            assert_eq!(page.contains("chosen on the known test images"), is_from_test);
+            assert!(eval.status.success(), "{}", stderr(&eval));
+            assert!(
+                stderr(&eval).starts_with("model: `model.onnx`, the newest in this folder\n"),
+                "{}",
+                stderr(&eval)
+            );
+            assert!(stdout(&eval).contains("textures") && stdout(&eval).contains("20 known images"));
+        }
+        let settings = fs::read_to_string(at.join("runs/2/settings.toml")).unwrap();
+        assert!(settings.contains("magnitude = 5.0") && !settings.contains("known"), "{settings}");
+    }
+
+    #[test]
+    fn training_without_the_starting_weights_says_how_to_bring_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        copies(&at.join("cache/cac-toolkit/data"));
+        let train = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+            .arg("train")
+            .current_dir(at)
+            .env("CAC_WEIGHTS_MIRROR", "http://127.0.0.1:1")
+            .env("XDG_CACHE_HOME", at.join("cache"))
+            .env_remove("CAC_DATA")
+            .output()
+            .unwrap();
+        let message = stderr(&train);
+        for part in ["imagenet32-nocifar.pt", "http://127.0.0.1:1", "hint: "] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(!at.join("runs").exists(), "nothing is begun");
+    }
 }

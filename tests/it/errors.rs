@@ -371,7 +371,7 @@ fn differs() {
     let weights = weights.iter_mut().find(|tensor| tensor.name == "fc.bias").unwrap();
     weights.raw_data[..4].copy_from_slice(&2.5_f32.to_le_bytes());
     let error = Scorer::from_bytes(&proto.encode_to_vec(), Provider::Cpu).unwrap().verify().unwrap_err();
-    assert!(matches!(error, Error::Differs { what: "logits", .. }), "{error}");
+    assert!(matches!(error, Error::Differs { what: "norms of the logits", .. }), "{error}");
 }
 
 #[test]

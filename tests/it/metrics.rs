@@ -136,7 +136,7 @@ fn errors_in_a_file_are_named() {
     );
     assert!(error(&toolkit(at, &["metrics", "none.npz"])).contains("cannot read `none.npz`"));
     assert!(message("label,score\n1,2\n-1,3\n", &["--threshold", "nan"]).contains("the threshold is NaN"));
-    assert!(message("label,score,set\n1,2,\n-1,3,mean\n", &[]).contains("unknown set = `mean`"));
+    assert!(message("label,score,set\n1,2,\n-1,3,mean\n", &[]).contains("set name = `mean`"));
     // A threshold is compared in double precision, as it is written.
     fs::write(at.join("a.csv"), "label,score,prediction\n1.0,0.7,1\n-1.0,0.8,\n").unwrap();
     assert_eq!(json(at, &["metrics", "a.csv", "--threshold", "0.7"])["known_kept"], 1.0);

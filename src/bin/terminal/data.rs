@@ -51,6 +51,13 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
     Ok(path)
 }
 
+/// The command that downloads a data set to a folder.
+pub fn fetch_command(set: &str, folder: &Path) -> String {
+    let is_default = DataFolder::new(None).path().is_ok_and(|default| default == folder);
+    let flag = if is_default { String::new() } else { format!(" --data {}", folder.display()) };
+    format!("`toolkit data fetch {set}{flag}`")
+}
+
 /// Unknown sets with the paths of the published data sets among them, which are downloaded.
 pub fn unknown_datasets(texts: &[String], data: &DataFolder) -> anyhow::Result<Vec<String>> {
     for (_, set) in texts.iter().filter_map(|text| PublishedSet::unknown_in(text)) {

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use cac::{Error, data::layouts};
 
-use super::data::size;
+use super::data::{fetch_command, size};
 
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
@@ -19,14 +19,15 @@ pub fn of(error: &Error) -> Option<String> {
                 path.display()
             ));
         }
-        Error::NotFetched { name, downloads, .. } => {
+        Error::NotFetched { name, folder, downloads } => {
             let of = |(url, bytes): &(&str, Option<u64>)| match bytes {
                 Some(bytes) => format!("{url} ({})", size(*bytes)),
                 None => (*url).to_owned(),
             };
             let sources: Vec<String> = downloads.iter().map(of).collect();
             return Some(format!(
-                "`toolkit data fetch {name}` downloads it from {}; if it is in another folder, give that with --data",
+                "{} downloads it from {}; if it is in another folder, give that with --data",
+                fetch_command(name, folder),
                 sources.join(", ")
             ));
         }
@@ -102,19 +103,17 @@ pub fn of(error: &Error) -> Option<String> {
             "a stream goes on with the model, the score and the seed that it began with; give another --state to begin anew"
         }
         Error::StateInUse { .. } => "wait until it has ended, or give another --state",
-        Error::BrokenImages { .. } => "repair or remove the files, or leave them out with --skip-broken",
+        Error::BrokenImages { .. } => {
+            "repair or remove the files; `train` and `eval` leave them out with --skip-broken"
+        }
         Error::Setting { name: "held-out", .. } => {
             "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
-        Error::Setting { name: "unknown set", value, reason }
-            if !value.contains('=') && !reason.contains("taken") =>
-        {
+        Error::Setting { name: "unknown set", value, .. } if !value.contains('=') => {
             "`toolkit data list` lists the data sets that have a name"
         }
-        Error::Setting { name: "precision", value, .. } if value != "bf16" => {
-            "give known images with --calibrate"
-        }
+        Error::Setting { name: "file precision", .. } => "give known images with --calibrate",
         _ => return None,
     };
     Some(hint.to_owned())

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use cac::{
     files::check_writable_folder,
     run::{RUNS, RunFolder, Which},
@@ -88,25 +88,33 @@ fn run() -> anyhow::Result<()> {
         return report(outcome, &run, cli.json);
     }
     let given = settings::given(&matches, cli.config.as_deref())?;
+    // Before a download, which takes long.
+    if let Some(folder) = &cli.run {
+        check_holds_no_run(&RunFolder::new(folder))?;
+    }
     let settings = given.resolve()?;
     let run = match &cli.run {
         Some(folder) => RunFolder::new(folder),
         None => RunFolder::create_next(Path::new(RUNS))?,
     };
-    if run.holds_run() {
-        let folder = run.path().display();
-        return Err(Advice::new(
-            format!("`{folder}` already holds a run"),
-            format!("resume it with `toolkit train --resume {folder}`, or choose another folder with --run"),
-        )
-        .into());
-    }
     let outcome = begin(&settings, &given, &run, save_every, cli.json);
-    if outcome.is_err() && cli.run.is_none() {
+    if matches!(outcome, Err(_) | Ok(Outcome::NotBegun)) && cli.run.is_none() {
         // Fails on purpose if anything was written into it.
         let _ = std::fs::remove_dir(run.path());
     }
     report(outcome?, &run, cli.json)
+}
+
+/// Refuses a folder that holds a run.
+fn check_holds_no_run(run: &RunFolder) -> Result<(), Advice> {
+    if !run.holds_run() {
+        return Ok(());
+    }
+    let folder = run.path().display();
+    Err(Advice::new(
+        format!("`{folder}` already holds a run"),
+        format!("resume it with `toolkit train --resume {folder}`, or choose another folder with --run"),
+    ))
 }
 
 /// Trains with the settings, and saves them in the folder as given.
@@ -133,6 +141,7 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
     match outcome {
         Outcome::Finished(report) if !json => Ok(writeln!(stdout(), "{report}run: {folder}")?),
         Outcome::Finished(_) => Ok(()),
+        Outcome::NotBegun => bail!("interrupted while images were read"),
         Outcome::Interrupted { epoch } => {
             let mut hint = format!("resume with `toolkit train --resume {folder}`");
             // The features of frozen layers come before all weights.
@@ -170,7 +179,7 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
                 // Without libtorch's destructors, which would crash the computation that is going on.
                 signal_hook::low_level::exit(1);
             }
-            say("stopping after this step or test; press Ctrl-C again to stop at once");
+            say("stopping soon; press Ctrl-C again to stop at once");
         }
     });
     Ok(stop)

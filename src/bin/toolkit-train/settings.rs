@@ -62,9 +62,9 @@ pub struct Settings {
     /// The loss: cac (Class Anchor Clustering), or cross-entropy (plain classification, to make a backbone)
     #[arg(long, value_enum, default_value_t = Objective::Cac)]
     loss: Objective,
-    /// Definition of the CAC loss and, without outliers, of the rejection score
-    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
-    variant: Variant,
+    /// Definition of the CAC loss and, without outliers, of the rejection score; by default paper
+    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]))]
+    variant: Option<Variant>,
     #[arg(long, value_name = "X", help = by_variant("Length of the anchors", |loss| loss.magnitude))]
     magnitude: Option<f64>,
     #[arg(long, value_name = "X", help = by_variant("Weight of the anchor term", |loss| loss.weight))]
@@ -88,7 +88,7 @@ pub struct Settings {
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
     #[arg(long, value_parser = one_of(&AnchorKind::ALL))]
     anchors: Option<AnchorKind>,
-    /// Number of training images for class means, drawn at random; 0 for all
+    /// Number of training images for class means, drawn at random, at least one of each class; 0 for all
     #[arg(long, value_name = "N", default_value_t = Recipe::default().anchor_images)]
     anchor_images: usize,
 
@@ -439,14 +439,21 @@ impl Settings {
     fn loss(&self) -> anyhow::Result<Loss> {
         match self.loss {
             Objective::Cac => {
-                let Loss { variant, magnitude, weight } = Loss::new(self.variant);
+                let Loss { variant, magnitude, weight } = Loss::new(self.variant.unwrap_or(Variant::Paper));
                 let magnitude = self.magnitude.unwrap_or(magnitude);
                 Ok(Loss { variant, magnitude, weight: self.weight.unwrap_or(weight) })
             }
-            Objective::CrossEntropy if self.magnitude.is_some() || self.weight.is_some() => {
-                bail!("--magnitude and --weight are settings of --loss cac")
+            Objective::CrossEntropy => {
+                let flags = [
+                    ("--variant", self.variant.is_some()),
+                    ("--magnitude", self.magnitude.is_some()),
+                    ("--weight", self.weight.is_some()),
+                ];
+                if let Some((flag, _)) = flags.iter().find(|(_, is_given)| *is_given) {
+                    bail!("{flag} is a setting of --loss cac");
+                }
+                Ok(Loss::new(Variant::CrossEntropy))
             }
-            Objective::CrossEntropy => Ok(Loss::new(Variant::CrossEntropy)),
         }
     }
 }
@@ -509,8 +516,10 @@ impl Args for Network {
             let meanings = owners(name).map(|(family, setting)| {
                 format!("{} (by default {} for {})", setting.about, setting.default, family.name)
             });
-            let help =
-                format!("{}; with a backbone by default its own", meanings.collect::<Vec<_>>().join(". "));
+            let help = format!(
+                "{}; with a backbone by default its own, if its tensors tell",
+                meanings.collect::<Vec<_>>().join(". ")
+            );
             let flag = name.replace('_', "-");
             Arg::new(name).long(flag).value_name("X").value_parser(value_parser!(f64)).help(help)
         });

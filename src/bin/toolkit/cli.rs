@@ -114,7 +114,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     pub classes: Vec<String>,
     /// Number of training images to use, drawn at random; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 5000)]
+    #[arg(long, value_name = "N", default_value_t = 5000, requires = "known")]
     pub images: usize,
     /// Keep the anchors of the file, or fixed ones, instead of class means
     #[arg(long)]
@@ -123,7 +123,7 @@ pub struct ImportArgs {
     #[arg(long, requires = "known")]
     pub no_mirror: bool,
     /// Provider that runs the network on the training images, as for `eval`
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", requires = "known")]
     pub provider: Provider,
 
     /// Definition of the CAC loss that the network was trained with
@@ -299,9 +299,9 @@ pub struct PageArgs {
     /// The file to write
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     pub output: PathBuf,
-    /// The column or array of scores in files of scores
-    #[arg(long, value_name = "NAME", default_value = "score")]
-    pub column: String,
+    /// The column or array of scores in files of scores; by default score
+    #[arg(long, value_name = "NAME")]
+    pub column: Option<String>,
     /// What is measured, and how
     #[command(flatten)]
     pub options: EvaluationArgs,

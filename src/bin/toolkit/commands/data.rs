@@ -14,7 +14,11 @@ use serde_json::json;
 use super::print_json;
 use crate::{
     cli::DataCommand,
-    terminal::{Advice, data, say},
+    terminal::{
+        Advice,
+        data::{self, fetch_command},
+        say,
+    },
 };
 
 /// Everything of a data set.
@@ -108,8 +112,8 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
         let (fetched, others): (Vec<&Fault>, Vec<&Fault>) =
             verified.faults.iter().partition(|fault| is_fetched(fault));
         if let Some(folder) = verified.fetched.as_ref().filter(|_| !fetched.is_empty()) {
-            let name = set.name;
-            to_fetch.push(format!("remove `{}` and run `toolkit data fetch {name}`", folder.display()));
+            let command = fetch_command(set.name, &data.path()?);
+            to_fetch.push(format!("remove `{}` and run {command}", folder.display()));
         }
         foreign.extend(others.into_iter().map(|fault| fault.path.clone()));
     }

@@ -13,7 +13,7 @@ use cac::{
     eval::Agreement,
     export::{self, InputForm, triton},
     files::{check_writable_folder, sha256},
-    image::Input,
+    image::{Input, unit},
     model::{ModelPrecision, ResizeCheck},
     run::{Checkpoint, RUNS, RunFolder, TrainingData, Which},
 };
@@ -22,7 +22,7 @@ use ndarray::Array4;
 use super::{check_output, is_same_place, print_json};
 use crate::{
     cli::{ExportArgs, FileArgs, first_given},
-    terminal::data::dataset,
+    terminal::{data::dataset, say},
 };
 
 /// Writes the model of a run, or its weights.
@@ -49,6 +49,9 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         checkpoint.write_weights(&args.model)?;
         writeln!(stdout(), "{}: weights from `{}`", args.model.display(), run.path().display())?;
         return Ok(());
+    }
+    if args.file.precision == ModelPrecision::Float32 && args.file.data.is_given() {
+        bail!("--data is for the calibration images of --precision f16 and int8");
     }
     let checkpoint = if args.mirror { checkpoint.of_both_views()? } else { checkpoint };
     let calibration = calibration(&args.file, checkpoint.facts.data.as_ref(), &checkpoint.facts.input)?;
@@ -102,8 +105,14 @@ pub fn calibration(
         opened => opened,
     }?;
     let count = args.calibration_images.map_or(FileArgs::CALIBRATION_IMAGES, NonZeroUsize::get);
-    let drawn = images.draw(count, 0).0;
-    Ok(Some(images.images(&drawn)?))
+    let (_, pixels, errors) = images.readable_batch(&images.draw(count, 0).0);
+    if pixels.is_empty() && !errors.is_empty() {
+        return Err(Error::BrokenImages { errors }.into());
+    }
+    if !errors.is_empty() {
+        say(format_args!("calibration images that cannot be read and are left out: {}", errors.len()));
+    }
+    Ok(Some(pixels.mapv(unit)))
 }
 
 /// Exports a checkpoint and prints a summary.

@@ -1,5 +1,6 @@
 //! `toolkit import`
 
+use anyhow::bail;
 use cac::{
     data::{Dataset, Role, Split, open_training},
     import::{self, Calibration, ImportOptions},
@@ -16,6 +17,9 @@ use crate::{
 /// Converts weights that were trained elsewhere to a model file.
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     export::check_outputs(&args.model, &args.file, [args.weights.as_path()])?;
+    if args.file.data.is_given() && args.known.is_none() && args.file.calibrate.is_none() {
+        bail!("--data is for the images of --known and --calibrate, and neither is given");
+    }
     let start = StartingWeights::read(&args.weights)?;
     let weights = start.weights.network()?;
     if !weights.prefix().is_empty() {

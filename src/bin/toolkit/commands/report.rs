@@ -63,8 +63,14 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
             "--score is for models and runs, and none is given; a file of scores has its own, see --column"
         );
     }
-    if options.scorer.keep.is_some() && !has_models && runs.is_empty() {
-        bail!("--keep needs held-out scores, which a file of scores does not have; give --threshold");
+    if let Some(file) = files.first().filter(|_| options.scorer.keep.is_some()) {
+        let file = file.display();
+        bail!(
+            "--keep needs held-out scores, which the file of scores `{file}` does not have; give --threshold"
+        );
+    }
+    if args.column.is_some() && files.is_empty() {
+        bail!("--column is for files of scores, and none is given");
     }
     let names = names_apart(&[&models[..], &files, &runs].concat());
     let mut subjects = Vec::new();
@@ -155,7 +161,11 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
     let mut known = Scored { name: "known".to_owned(), ..Scored::default() };
     let mut unknown: Vec<Scored> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
-    scores::read(path, &args.column, |entry| {
+    let column = args.column.as_deref().unwrap_or("score");
+    if let Some(threshold) = args.options.scorer.threshold.filter(|threshold| threshold.is_nan()) {
+        return Err(Error::NotFinite { what: "the threshold", value: threshold as f32 }.into());
+    }
+    scores::read(path, column, |entry| {
         let set = if entry.label >= 0 {
             &mut known
         } else {
@@ -180,7 +190,7 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
         }
     }
     let options = args.options.report.options(args.options.scorer.threshold);
-    Ok(Subject::of_scores(name, &args.column, known, unknown, &options))
+    Ok(Subject::of_scores(name, column, known, unknown, &options))
 }
 
 /// The log of a run, and its test for each score.
