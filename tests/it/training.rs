@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -1119,9 +1120,9 @@ fn ctrl_c_saves_the_current_weights() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // After the first event the handler is installed and the data is open.
-    let mut first = [0];
-    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+    // From this event on the run can be resumed.
+    let mut events = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(events.any(|line| line.unwrap().contains("\"event\":\"start\"")));
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
