@@ -306,7 +306,7 @@ fn is_unpacked(folder: &Path, download: &Download) -> bool {
     folder.join(download.holds).exists() && (!download.is_archive() || list_of(folder, download).exists())
 }
 
-/// Locks the folder of a data set; waits for other processes. A file system without locks is not an error.
+/// Locks the folder of a data set; waits for other processes.
 fn lock(folder: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<File> {
     let path = folder.join(LOCK);
     let mut lock = || {

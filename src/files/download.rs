@@ -200,12 +200,11 @@ enum Broken {
     Disk(io::Error),
 }
 
-/// Opens a file for appending under an exclusive lock; waits for other processes. On a file system without locks two
-/// processes may write at once, which the checksum of the whole file tells.
+/// Opens a file for appending under an exclusive lock; waits for other processes.
 fn open_alone(path: &Path) -> io::Result<File> {
     loop {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
-        let _ = file.lock();
+        file.lock()?;
         // The process that had the lock may have renamed or removed it.
         if path.exists() {
             return Ok(file);

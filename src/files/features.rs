@@ -138,8 +138,12 @@ impl FeatureFile {
             let is_known = sets.len() < 2;
             let fits =
                 |label: &f32| label.fract() == 0.0 && *label < classes as f32 && (*label >= 0.0) == is_known;
-            if labels.len() != features.nrows() || !labels.iter().all(fits) {
+            if labels.len() != features.nrows() {
                 return Err(unfit(&format!("{name}/label")));
+            }
+            if !labels.iter().all(fits) {
+                let expected = if is_known { "classes" } else { "negative integers" };
+                return Err(broken(path, format!("array `{name}/label` must hold {expected}")));
             }
             let labels = labels.iter().map(|&label| label as i64).collect();
             sets.push(FeatureSet { name, features, labels });
@@ -270,10 +274,12 @@ mod tests {
             refused(&|file| file.training.features[[0, 0]] = f32::INFINITY)
                 .contains("`training/features` holds")
         );
-        assert!(refused(&|file| file.sets[0].labels[0] = 2).contains("`known/label` does not fit"));
+        assert!(refused(&|file| file.sets[0].labels[0] = 2).contains("`known/label` must hold classes"));
         assert!(refused(&|file| file.sets[1].labels.clear()).contains("`b/c/label` does not fit"));
-        assert!(refused(&|file| file.training.labels[0] = -1).contains("`training/label` does not fit"));
-        assert!(refused(&|file| file.sets[1].labels[0] = 1).contains("`b/c/label` does not fit"));
+        assert!(refused(&|file| file.training.labels[0] = -1).contains("`training/label` must hold classes"));
+        assert!(
+            refused(&|file| file.sets[1].labels[0] = 1).contains("`b/c/label` must hold negative integers")
+        );
         assert!(refused(&|file| file.sets.clear()).contains("do not begin with `training`"));
         assert!(check_names(&["near", "far"]).is_ok());
         for name in [TRAINING, KNOWN] {
@@ -298,7 +304,9 @@ mod tests {
         let none = |rows: usize| floats(Array2::zeros((rows, 0)).view()).unwrap();
         assert!(replaced("last_layer/weight", none(2)).contains("`last_layer/weight` does not fit"));
         assert!(replaced("known/features", none(2)).contains("`known/features` does not fit"));
-        assert!(replaced("known/label", npy(vec![0.0, 0.5]).unwrap()).contains("`known/label` does not fit"));
+        assert!(
+            replaced("known/label", npy(vec![0.0, 0.5]).unwrap()).contains("`known/label` must hold classes")
+        );
         std::fs::write(&path, b"label,score\n").unwrap();
         assert!(matches!(FeatureFile::read(&path), Err(Error::ScoreFile { .. })));
     }

@@ -117,7 +117,7 @@ impl Features {
     }
 }
 
-/// The maximum number of training images whose features scores are fitted to.
+/// The number of training images whose features scores are fitted to, at least one of each class.
 pub const EXAMPLES: usize = 5000;
 
 /// Description of a trained network: everything but its tensors.

@@ -348,8 +348,8 @@ impl<'a> Batches<'a> {
         })
     }
 
-    /// The number of steps per epoch. An image that would be the last step alone belongs to the step before it: the
-    /// variance of one image, which batch normalisation needs, may be undefined.
+    /// The number of steps per epoch. An image that would be the last step alone belongs to the step before it: batch
+    /// normalisation needs the variance of a step, which is undefined for one image if a map is one pixel.
     #[must_use]
     pub fn steps(&self) -> usize {
         (self.training.len() - 1).div_ceil(self.settings.recipe.batch_size)
@@ -651,7 +651,9 @@ mod tests {
     fn no_step_has_one_image_alone() {
         let mut settings = settings(0);
         // 1542 images: 23 steps of 67 and one more image, or a step of 2 at the end.
-        for (batch_size, steps, last) in [(67, 23, 68), (70, 23, 2), (1541, 1, 1542), (1542, 1, 1542)] {
+        for (batch_size, steps, last) in
+            [(2, 771, 2), (67, 23, 68), (70, 23, 2), (1541, 1, 1542), (1542, 1, 1542)]
+        {
             settings.recipe = Recipe { batch_size, outliers: Outliers::None, ..settings.recipe };
             let batches = open(&settings);
             let counts: Vec<usize> =

@@ -89,7 +89,7 @@ pub struct Backbone {
 pub enum Outcome {
     /// All epochs are done; the metrics of the best epoch, with intervals.
     Finished(Report),
-    /// The run was asked to stop while its images were read. Nothing was written.
+    /// The run was asked to stop while its images were read. The folder is as it was.
     NotBegun,
     /// The run was asked to stop; its current weights are saved as the last checkpoint, and its state to
     /// resume from.

@@ -543,43 +543,45 @@ mod tests {
     }
 
     #[test]
-    fn adam_and_the_cosine_follow_pytorch() {
-        for (variant, name) in [(Variant::Paper, "paper"), (Variant::PytorchOod, "pytorch_ood")] {
-            // In single precision rounding separates runs by a percent within 20 steps, PyTorch's own too,
-            // because Adam's first steps are the signs of the gradients. Double precision is not affected.
-            for (kind, suffix, tolerance) in [(Kind::Double, "64", 1e-9), (Kind::Float, "", 3e-2)] {
-                let (_store, network) = filled(kind);
-                let settings = Loss::new(variant);
-                let recipe = Recipe {
-                    optimizer: run::Optimizer::Adam,
-                    schedule: Schedule::Cosine,
-                    learning_rate: 1e-3,
-                    epochs: 1,
-                    ..Recipe::default()
-                };
-                let mut optimizer = Optimizer::new(&network, recipe.optimizer, 0.0, 1.0).unwrap();
-                let (losses, rates) = (
-                    method(&format!("trajectory.{name}.losses{suffix}")),
-                    method("trajectory.learning_rates"),
-                );
-                for step in 0..20 {
-                    let scheduled = recipe.rates(step, 20);
-                    let expected = rates.double_value(&[step as i64]);
-                    assert!((scheduled.learning_rate - expected).abs() < 1e-15, "step {step}: {scheduled:?}");
-                    let labels = Tensor::arange_start(
-                        8 * step as i64,
-                        8 * step as i64 + 8,
-                        (Kind::Int64, Device::Cpu),
-                    )
-                    .remainder(10);
-                    let logits = network.forward(&images(8 * step..8 * step + 8), Some(0)).unwrap();
-                    let loss = loss::losses(&settings, &logits, &labels).unwrap().mean(None::<Kind>);
-                    let (found, expected) = (loss.double_value(&[]), losses.double_value(&[step as i64]));
-                    let tolerance = if step == 0 { f64::min(tolerance, 1e-6) } else { tolerance };
-                    let difference = (found - expected).abs() / expected;
-                    assert!(difference < tolerance, "{name} {kind:?} step {step}: {found}, {expected}");
-                    optimizer.step(&loss, scheduled).unwrap();
-                }
+    fn adam_and_the_cosine_follow_pytorch_with_the_loss_of_the_paper() {
+        follows_pytorch(Variant::Paper, "paper");
+    }
+
+    #[test]
+    fn adam_and_the_cosine_follow_pytorch_with_the_loss_of_pytorch_ood() {
+        follows_pytorch(Variant::PytorchOod, "pytorch_ood");
+    }
+
+    fn follows_pytorch(variant: Variant, name: &str) {
+        // In single precision rounding separates runs by a percent within 20 steps, PyTorch's own too,
+        // because Adam's first steps are the signs of the gradients. Double precision is not affected.
+        for (kind, suffix, tolerance) in [(Kind::Double, "64", 1e-9), (Kind::Float, "", 3e-2)] {
+            let (_store, network) = filled(kind);
+            let settings = Loss::new(variant);
+            let recipe = Recipe {
+                optimizer: run::Optimizer::Adam,
+                schedule: Schedule::Cosine,
+                learning_rate: 1e-3,
+                epochs: 1,
+                ..Recipe::default()
+            };
+            let mut optimizer = Optimizer::new(&network, recipe.optimizer, 0.0, 1.0).unwrap();
+            let (losses, rates) =
+                (method(&format!("trajectory.{name}.losses{suffix}")), method("trajectory.learning_rates"));
+            for step in 0..20 {
+                let scheduled = recipe.rates(step, 20);
+                let expected = rates.double_value(&[step as i64]);
+                assert!((scheduled.learning_rate - expected).abs() < 1e-15, "step {step}: {scheduled:?}");
+                let labels =
+                    Tensor::arange_start(8 * step as i64, 8 * step as i64 + 8, (Kind::Int64, Device::Cpu))
+                        .remainder(10);
+                let logits = network.forward(&images(8 * step..8 * step + 8), Some(0)).unwrap();
+                let loss = loss::losses(&settings, &logits, &labels).unwrap().mean(None::<Kind>);
+                let (found, expected) = (loss.double_value(&[]), losses.double_value(&[step as i64]));
+                let tolerance = if step == 0 { f64::min(tolerance, 1e-6) } else { tolerance };
+                let difference = (found - expected).abs() / expected;
+                assert!(difference < tolerance, "{name} {kind:?} step {step}: {found}, {expected}");
+                optimizer.step(&loss, scheduled).unwrap();
             }
         }
     }

@@ -16,7 +16,13 @@ use serde_json::Value;
 use crate::{checkpoint, golden};
 
 pub fn toolkit(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_toolkit")).args(args).current_dir(folder).output().unwrap()
+    let (program, args) = match args {
+        // What `toolkit` does: here both load libtorch, and it loads slowly.
+        #[cfg(feature = "train")]
+        ["train", rest @ ..] => (env!("CARGO_BIN_EXE_toolkit-train"), rest),
+        all => (env!("CARGO_BIN_EXE_toolkit"), all),
+    };
+    Command::new(program).args(args).current_dir(folder).output().unwrap()
 }
 
 pub fn stdout(output: &Output) -> &str {
@@ -244,6 +250,14 @@ fn smaller_precisions_are_compared_with_f32() {
                 .contains(&format!(" numbers in its tensors, {precision}\n"))
         );
     }
+    // Images that cannot be read are left out, unless all are.
+    let broken = at.join("known/train/ant/broken.png");
+    fs::write(&broken, "no image").unwrap();
+    let said = toolkit(at, &["export", "f16.onnx", "--precision", "f16", "--calibrate", "known"]);
+    assert!(stdout(&said).contains("compared with f32 on 3 training images"), "{}", stdout(&said));
+    let left_out = "calibration images that cannot be read and are left out: 1\n";
+    assert!(String::from_utf8_lossy(&said.stderr).contains(left_out));
+    fs::remove_file(broken).unwrap();
     assert!(error(&toolkit(at, &["export", "x.onnx", "--precision", "int8"])).contains("needs known images"));
     fs::rename(at.join("known/train"), at.join("known/test")).unwrap();
     let data = ["--known", "known", "--unknown", "other=other", "--json"];
@@ -341,6 +355,8 @@ fn wrong_input_gives_one_error_line_and_exit_code_1() {
     assert!(run(&["export", "x.onnx", "--calibrate", "known"]).contains("for --precision f16 and int8"));
     let count = run(&["export", "x.onnx", "--calibration-images", "9"]);
     assert!(count.contains("--calibration-images is for --precision f16 and int8"), "{count}");
+    let data = run(&["export", "x.onnx", "--data", "known"]);
+    assert!(data.contains("--data is for the calibration images"), "{data}");
     let weights = at.join("runs/1/checkpoint.safetensors");
     let whole = fs::read(&weights).unwrap();
     fs::write(&weights, &whole[..whole.len() - 100]).unwrap();

@@ -337,7 +337,9 @@ mod training {
     #[test]
     fn nothing_is_downloaded_for_a_run_that_cannot_begin() {
         let folder = tempfile::tempdir().unwrap();
-        for wrong in [["--device", "cuda:99"], ["--epochs", "0"], ["--run", "/proc/run"]] {
+        fs::create_dir(folder.path().join("held")).unwrap();
+        fs::write(folder.path().join("held/log.jsonl"), "").unwrap();
+        for wrong in [["--device", "cuda:99"], ["--epochs", "0"], ["--run", "/proc/run"], ["--run", "held"]] {
             let output = toolkit(folder.path(), &[&["train", "--known", "cifar10"], &wrong[..]].concat());
             assert!(!error(&output).contains("cannot fetch"), "{wrong:?}");
             assert!(!stderr(&output).contains("downloading"), "{wrong:?}: {}", stderr(&output));

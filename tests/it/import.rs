@@ -196,6 +196,13 @@ fn large_networks_bring_the_input_they_were_published_for() {
         stdout(&toolkit(at, &args));
         let found = Scorer::open(at.join("m.onnx"), Provider::Cpu).unwrap().decision().input;
         assert_eq!(found, Input { height: 48, width: 48, mean: [0.0, 0.5, 1.0], ..input });
+        for flag in [&["--images", "9"][..], &["--provider", "cpu"], &["--keep-anchors"], &["--no-mirror"]] {
+            let refused =
+                toolkit(at, &[&["import", "w.safetensors", "m.onnx", "--threshold", "1"], flag].concat());
+            assert_eq!(refused.status.code(), Some(2), "{flag:?} without --known");
+        }
+        let data = toolkit(at, &["import", "w.safetensors", "m.onnx", "--threshold", "1", "--data", "sets"]);
+        assert!(error(&data).contains("--data is for the images of --known"));
         let refused = toolkit(at, &["import", "w.safetensors", "m.onnx", "--threshold", "1", "--size", "24"]);
         assert!(error(&refused).contains("size = 24x24: must be at least 32"), "{}", error(&refused));
     }

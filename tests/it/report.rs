@@ -212,6 +212,8 @@ fn a_page_about_scores() {
         let wrong = error(&toolkit(at, &[&["report", "scores.csv"], flag].concat()));
         assert!(wrong.contains(&format!("{} is for models", flag[0])), "{wrong}");
     }
+    let column = error(&toolkit(at, &["report", "--column", "score"]));
+    assert!(column.contains("--column is for files of scores, and none is given"), "{column}");
     let threshold = error(&toolkit(at, &["report", "scores.csv", "--threshold", "nan"]));
     assert!(threshold.contains("the threshold is NaN"), "{threshold}");
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--score", "energy"]));

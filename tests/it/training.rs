@@ -556,9 +556,9 @@ fn settings_come_from_a_file_and_flags_win() {
         facts_of(&at.join(run))["training"]["outliers"].as_str().unwrap().to_owned()
     };
     assert_eq!(training["outliers"], "scrambled");
-    let plain = [&SMALL[..], &["--loss=cross-entropy", "--outliers=scrambled"]].concat();
-    assert_eq!(outliers("d", &plain[..SMALL.len() + 1]), "none");
-    assert_eq!(outliers("e", &plain), "scrambled");
+    let config = ["train", "--config=a/settings.toml", "--loss=cross-entropy", "--outliers=scrambled"];
+    assert_eq!(outliers("d", &config[..3]), "none");
+    assert_eq!(outliers("e", &config), "scrambled");
     // The default anchors depend on the outliers.
     let anchors = |run: &str, flags: &[&str]| {
         let flags = [&["train", "--config=c/settings.toml", "--epochs=1", "--run", run], flags].concat();
@@ -775,7 +775,9 @@ fn the_official_network_trains_on_a_protocol() {
             images(&at.join("data/colours").join(split), &format!("c{class}"), [20 * class, 100, 60], count);
         }
     }
-    let args = ["train", "--known", "data/colours", "--protocol", "arpl-2021/2", "--arch", "cac-net"];
+    let known = at.join("data/colours");
+    let args =
+        ["train", "--known", known.to_str().unwrap(), "--protocol", "arpl-2021/2", "--arch", "cac-net"];
     let short = ["--epochs", "1", "--held-out", "0.4", "--run", "run", "--json"];
     let log = toolkit(at, &[&args[..], &short].concat());
     let report = lines(stdout(&log)).pop().unwrap();
@@ -790,7 +792,7 @@ fn the_official_network_trains_on_a_protocol() {
         elsewhere.contains("cannot find the training data of the model, `colours`; give --known"),
         "{elsewhere}"
     );
-    fs::rename(at.join("data/colours"), at.join("colours")).unwrap();
+    fs::rename(&known, at.join("colours")).unwrap();
     let evaluation = toolkit(at, &["eval", "model.onnx", "--provider", "onnxruntime", "--json"]);
     let evaluation: Value = serde_json::from_str(stdout(&evaluation)).unwrap();
     assert_eq!((&evaluation["known"], &evaluation["accuracy"]), (&12.into(), &report["report"]["accuracy"]));
@@ -884,10 +886,11 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
     }
     assert_eq!(after.get("fc.weight").unwrap().shape, [2, 128]);
 
-    let backbone = backbone.to_str().unwrap();
+    let (colours, backbone) =
+        (["train", "--known", "colours", "--held-out", "0.4"], backbone.to_str().unwrap());
     let wrong = toolkit(
         at,
-        &["train", "--known", "colours", "--backbone", backbone, "--widen-factor", "4", "--run", "other"],
+        &[&colours[..], &["--backbone", backbone, "--widen-factor", "4", "--run", "other"]].concat(),
     );
     let text = String::from_utf8_lossy(&wrong.stderr);
     assert!(text.contains("backbone.safetensors` does not hold usable weights: tensor `block1."), "{text}");
@@ -895,8 +898,7 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
     let mut infinite = before.clone();
     infinite.insert("bn1.bias", &[128], vec![f32::NAN; 128]);
     infinite.write(&at.join("nan.safetensors")).unwrap();
-    let wrong =
-        toolkit(at, &["train", "--known", "colours", "--backbone", "nan.safetensors", "--run", "another"]);
+    let wrong = toolkit(at, &[&colours[..], &["--backbone", "nan.safetensors", "--run", "another"]].concat());
     let text = String::from_utf8_lossy(&wrong.stderr);
     assert!(
         text.contains("`nan.safetensors` does not hold usable weights: tensor `bn1.bias` holds NaN"),
@@ -930,7 +932,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
             "outlier share = 0.001: adds less than one outlier to a step of 64",
         ),
         (["--outlier-share=1e300", "--outliers=colours"], "must be 0 to 16"),
-        (["--loss=cross-entropy", "--weight=2"], "--weight is a setting of --loss cac"),
+        (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
         (["--held-out", "0.99"], "held-out = 64 of 64 images: leaves a class without a training image"),
         (["--held-out", "0.02"], "held-out = 0.02: holds out 2 of 64 images; a threshold that keeps 95 % of"),
         (["--unknown", "red=colours/train/red"], "unknown set = `red=colours/train/red`: holds known images"),

@@ -104,7 +104,7 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::StateInUse { .. } => "wait until it has ended, or give another --state",
         Error::BrokenImages { .. } => {
-            "repair or remove the files; `train` and `eval` leave them out with --skip-broken"
+            "repair or remove the files; `train`, `eval` and `report` leave them out with --skip-broken"
         }
         Error::Setting { name: "held-out", .. } => {
             "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"

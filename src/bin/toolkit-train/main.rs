@@ -129,6 +129,8 @@ fn begin(
     settings.check()?;
     check_writable_folder(run.path())?;
     settings::fetch_data(settings)?;
+    // Another process may have begun one meanwhile.
+    check_holds_no_run(run)?;
     let stop = stop_on_signals()?;
     let mut display = Display::new(json, run);
     let outcome = train(settings, &given.to_string(), run, save_every, &stop, |event| display.show(event))?;
@@ -141,6 +143,11 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
     match outcome {
         Outcome::Finished(report) if !json => Ok(writeln!(stdout(), "{report}run: {folder}")?),
         Outcome::Finished(_) => Ok(()),
+        Outcome::NotBegun if run.holds_run() => Err(Advice::new(
+            "interrupted while images were read",
+            format!("resume with `toolkit train --resume {folder}`"),
+        )
+        .into()),
         Outcome::NotBegun => bail!("interrupted while images were read"),
         Outcome::Interrupted { epoch } => {
             let mut hint = format!("resume with `toolkit train --resume {folder}`");

@@ -62,9 +62,9 @@ pub struct Settings {
     /// The loss: cac (Class Anchor Clustering), or cross-entropy (plain classification, to make a backbone)
     #[arg(long, value_enum, default_value_t = Objective::Cac)]
     loss: Objective,
-    /// Definition of the CAC loss and, without outliers, of the rejection score; by default paper
-    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]))]
-    variant: Option<Variant>,
+    /// Definition of the CAC loss and, without outliers, of the rejection score
+    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
+    variant: Variant,
     #[arg(long, value_name = "X", help = by_variant("Length of the anchors", |loss| loss.magnitude))]
     magnitude: Option<f64>,
     #[arg(long, value_name = "X", help = by_variant("Weight of the anchor term", |loss| loss.weight))]
@@ -439,21 +439,14 @@ impl Settings {
     fn loss(&self) -> anyhow::Result<Loss> {
         match self.loss {
             Objective::Cac => {
-                let Loss { variant, magnitude, weight } = Loss::new(self.variant.unwrap_or(Variant::Paper));
+                let Loss { variant, magnitude, weight } = Loss::new(self.variant);
                 let magnitude = self.magnitude.unwrap_or(magnitude);
                 Ok(Loss { variant, magnitude, weight: self.weight.unwrap_or(weight) })
             }
-            Objective::CrossEntropy => {
-                let flags = [
-                    ("--variant", self.variant.is_some()),
-                    ("--magnitude", self.magnitude.is_some()),
-                    ("--weight", self.weight.is_some()),
-                ];
-                if let Some((flag, _)) = flags.iter().find(|(_, is_given)| *is_given) {
-                    bail!("{flag} is a setting of --loss cac");
-                }
-                Ok(Loss::new(Variant::CrossEntropy))
+            Objective::CrossEntropy if self.magnitude.is_some() || self.weight.is_some() => {
+                bail!("--magnitude and --weight are settings of --loss cac")
             }
+            Objective::CrossEntropy => Ok(Loss::new(Variant::CrossEntropy)),
         }
     }
 }

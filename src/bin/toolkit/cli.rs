@@ -117,7 +117,7 @@ pub struct ImportArgs {
     #[arg(long, value_name = "N", default_value_t = 5000, requires = "known")]
     pub images: usize,
     /// Keep the anchors of the file, or fixed ones, instead of class means
-    #[arg(long)]
+    #[arg(long, requires = "known")]
     pub keep_anchors: bool,
     /// Leave mirrored training images out of the class means, as for digits
     #[arg(long, requires = "known")]
