@@ -338,7 +338,7 @@ mod training {
     fn nothing_is_downloaded_for_a_run_that_cannot_begin() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("held")).unwrap();
-        fs::write(folder.path().join("held/log.jsonl"), "").unwrap();
+        fs::write(folder.path().join("held/checkpoint.safetensors"), "").unwrap();
         for wrong in [["--device", "cuda:99"], ["--epochs", "0"], ["--run", "/proc/run"], ["--run", "held"]] {
             let output = toolkit(folder.path(), &[&["train", "--known", "cifar10"], &wrong[..]].concat());
             assert!(!error(&output).contains("cannot fetch"), "{wrong:?}");
