@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
 };
@@ -311,7 +311,7 @@ fn lock(folder: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<File> {
     let path = folder.join(LOCK);
     let mut lock = || {
         let file = File::create(&path)?;
-        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+        if file.try_lock().is_err() {
             observe(FetchEvent::Waiting);
             file.lock()?;
         }

@@ -135,7 +135,7 @@ impl FeatureFile {
             if features.ncols() != width {
                 return Err(unfit(&format!("{name}/features")));
             }
-            let is_known = sets.len() < 2;
+            let is_known = [TRAINING, KNOWN].contains(&&*name);
             let fits =
                 |label: &f32| label.fract() == 0.0 && *label < classes as f32 && (*label >= 0.0) == is_known;
             if labels.len() != features.nrows() {

@@ -192,12 +192,12 @@ impl<'a> Session<'a> {
         let mut optimizer =
             Optimizer::new(&learner.network, recipe.optimizer, recipe.weight_decay, recipe.backbone_rate)
                 .map_err(torch)?;
-        let (checksum, tests_checksum) = (batches.checksum.clone(), batches.tests_checksum.clone());
+        let Batches { checksum, tests_checksum, .. } = batches;
         let (mut log, state) = match start {
             Start::Saved { log, state, tensors } => {
                 // The best checkpoint has the outputs for the test images.
-                if state.data != checksum
-                    || state.tests.as_ref().is_some_and(|tests| *tests != tests_checksum)
+                if state.data != *checksum
+                    || state.tests.as_ref().is_some_and(|tests| tests != tests_checksum)
                 {
                     return Err(Error::DataChanged { path: folder.path().to_owned() });
                 }
@@ -215,7 +215,7 @@ impl<'a> Session<'a> {
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
                 folder.write_settings(given)?;
-                (log, State::new(settings.clone(), checksum, tests_checksum))
+                (log, State::new(settings.clone(), checksum.clone(), tests_checksum.clone()))
             }
         };
         log.rewind(state.log)?;

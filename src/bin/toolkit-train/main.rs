@@ -140,17 +140,16 @@ fn begin(
 
 fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
     let folder = run.path().display();
+    let resume = format!("resume with `toolkit train --resume {folder}`");
     match outcome {
         Outcome::Finished(report) if !json => Ok(writeln!(stdout(), "{report}run: {folder}")?),
         Outcome::Finished(_) => Ok(()),
-        Outcome::NotBegun if run.holds_run() => Err(Advice::new(
-            "interrupted while images were read",
-            format!("resume with `toolkit train --resume {folder}`"),
-        )
-        .into()),
+        Outcome::NotBegun if run.holds_run() => {
+            Err(Advice::new("interrupted while images were read", resume).into())
+        }
         Outcome::NotBegun => bail!("interrupted while images were read"),
         Outcome::Interrupted { epoch } => {
-            let mut hint = format!("resume with `toolkit train --resume {folder}`");
+            let mut hint = resume;
             // The features of frozen layers come before all weights.
             if run.checkpoint(Which::Last).exists() {
                 hint += &format!(

@@ -397,6 +397,9 @@ fn megabytes(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number of megabytes, at least 0".to_owned())
 }
 
+/// The column of a file of scores that is read by default.
+pub const SCORE_COLUMN: &str = "score";
+
 /// The scores of `--score all`.
 const ALL: [&str; 14] = [
     "cac",
@@ -535,7 +538,7 @@ pub struct MetricsArgs {
     #[arg(long, value_name = "NAME", requires = "features", conflicts_with = "file", default_value = "all")]
     pub score: Vec<ScoreArg>,
     /// The column or array of scores
-    #[arg(long, value_name = "NAME", default_value = "score")]
+    #[arg(long, value_name = "NAME", default_value = SCORE_COLUMN)]
     pub column: String,
     /// Add the shares of images that this threshold keeps and catches
     #[arg(long, value_name = "X")]

@@ -19,7 +19,7 @@ use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 
 use super::{BUILT_IN, Unmet, print_json, read_model};
 use crate::{
-    cli::DriftArgs,
+    cli::{DriftArgs, SCORE_COLUMN},
     terminal::{Progress, say, say_left_out},
 };
 
@@ -64,7 +64,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         _ if is_folder => {
             score_images(&Scorer::named(bytes, &origin, args.provider.unwrap_or_default())?, input)?
         }
-        _ => Stream { scores: read_file(input, args.column.as_deref().unwrap_or("score"))?, skipped: 0 },
+        _ => Stream { scores: read_file(input, args.column.as_deref().unwrap_or(SCORE_COLUMN))?, skipped: 0 },
     };
     if args.shuffle {
         let mut random = ChaCha8Rng::seed_from_u64(args.seed);

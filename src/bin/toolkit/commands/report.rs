@@ -161,7 +161,7 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
     let mut known = Scored { name: "known".to_owned(), ..Scored::default() };
     let mut unknown: Vec<Scored> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
-    let column = args.column.as_deref().unwrap_or("score");
+    let column = args.column.as_deref().unwrap_or(cli::SCORE_COLUMN);
     if let Some(threshold) = args.options.scorer.threshold.filter(|threshold| threshold.is_nan()) {
         return Err(Error::NotFinite { what: "the threshold", value: threshold as f32 }.into());
     }
