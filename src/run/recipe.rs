@@ -178,11 +178,15 @@ pub enum Optimizer {
     Adam,
     /// Stochastic gradient descent with Nesterov momentum, 0.9 unless the schedule sets it.
     Sgd,
+    /// As [`Sgd`](Self::Sgd), but the steps of convolutions and hidden linear layers, as matrices with a row for each
+    /// output, are made orthogonal: their singular values become about a fifth of the learning rate (Muon; Jordan et al.,
+    /// 2024, <https://kellerjordan.github.io/posts/muon>).
+    Muon,
 }
 
 impl Optimizer {
     /// All optimizers.
-    pub const ALL: [Self; 2] = [Self::Adam, Self::Sgd];
+    pub const ALL: [Self; 3] = [Self::Adam, Self::Sgd, Self::Muon];
 
     /// Default peak learning rate. Gradients of pytorch-ood's squared distances are about 50 times as large,
     /// which matters to SGD; Adam is invariant to their scale.
@@ -190,8 +194,8 @@ impl Optimizer {
     pub fn learning_rate(self, variant: Variant) -> f64 {
         match (self, variant) {
             (Self::Adam, _) => 1e-3,
-            (Self::Sgd, Variant::PytorchOod) => 2e-3,
-            (Self::Sgd, _) => 0.1,
+            (Self::Sgd | Self::Muon, Variant::PytorchOod) => 2e-3,
+            (Self::Sgd | Self::Muon, _) => 0.1,
         }
     }
 }

@@ -1,10 +1,12 @@
-//! Adam and stochastic gradient descent with a state that can be saved; tch does not expose the state of its
+//! Adam, stochastic gradient descent and Muon with a state that can be saved; tch does not expose the state of its
 //! own.
+
+use std::collections::BTreeMap;
 
 use tch::{TchError, Tensor};
 
 use super::{
-    network::{Network, Parameter as NetworkParameter, concatenated, copy, floats, padded},
+    network::{Network, Parameter as NetworkParameter, Part, concatenated, copy, floats, padded},
     torch,
 };
 use crate::{
@@ -17,6 +19,9 @@ use crate::{
 const BETA: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
+/// The singular values of a step that Muon makes orthogonal, as a share of the learning rate.
+const MUON_SHARE: f64 = 0.2;
+
 /// Names of the moments and of the number of steps in a state.
 const ORDERS: [&str; 2] = ["first", "second"];
 const STEPS: &str = "optimizer.steps";
@@ -26,7 +31,7 @@ const STEPS: &str = "optimizer.steps";
 pub(super) struct Optimizer {
     parameters: Vec<Parameter>,
     groups: Vec<Group>,
-    /// Adam: the moving averages of the gradient and of its square. SGD: the velocity.
+    /// Adam: the moving averages of the gradient and of its square. SGD and Muon: the velocity.
     moments: Vec<Tensor>,
     weight_decay: f64,
     /// Number of finished steps.
@@ -43,6 +48,16 @@ struct Group {
     /// Those of several dimensions: the weights of convolutions and of the last layer.
     decayed: Tensor,
     moments: Vec<Tensor>,
+    /// Those whose steps are made orthogonal.
+    orthogonal: Vec<Matrices>,
+}
+
+/// Matrices of one shape.
+struct Matrices {
+    rows: i64,
+    columns: i64,
+    /// The place of the first value of each.
+    starts: Vec<i64>,
 }
 
 struct Parameter {
@@ -78,12 +93,78 @@ impl Group {
             [velocity] => {
                 let _ = velocity.f_mul_scalar_(rates.momentum)?.f_add_(&gradient)?;
                 let ahead = velocity.f_mul_scalar(rates.momentum)?.f_add_(&gradient)?;
+                self.orthogonal.iter().try_for_each(|matrices| matrices.orthogonalize(&ahead))?;
                 let _ = self.values.f_sub_(&ahead.f_mul_scalar(learning_rate)?)?;
             }
             _ => unreachable!("one moment or two"),
         }
         Ok(())
     }
+}
+
+impl Matrices {
+    /// The convolutions and hidden linear layers of a network, with their places among all of its parameters. Depthwise
+    /// convolutions are none: each of their channels has a step of its own.
+    fn hidden(parameters: &[NetworkParameter]) -> Vec<Self> {
+        let mut by_shape = BTreeMap::<_, Vec<i64>>::new();
+        let mut start = 0;
+        for parameter in parameters {
+            let length = parameter.tensor.numel();
+            if let (Part::BackboneMatrices, &[rows, depth, ..]) = (parameter.part, &parameter.shape[..])
+                && depth > 1
+            {
+                by_shape.entry((rows as i64, (length / rows) as i64)).or_default().push(start);
+            }
+            start += padded(length) as i64;
+        }
+        by_shape.into_iter().map(|((rows, columns), starts)| Self { rows, columns, starts }).collect()
+    }
+
+    /// Those in a range of all parameters, with their places in it.
+    fn within(&self, start: i64, end: i64) -> Self {
+        let starts =
+            self.starts.iter().filter(|place| (start..end).contains(place)).map(|place| place - start);
+        Self { starts: starts.collect(), ..*self }
+    }
+
+    /// Makes the matrices of a step orthogonal, all of the same length.
+    fn orthogonalize(&self, step: &Tensor) -> std::result::Result<(), TchError> {
+        let matrices = self
+            .starts
+            .iter()
+            .map(|&start| {
+                step.f_narrow(0, start, self.rows * self.columns)?.f_view([self.rows, self.columns])
+            })
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        if matrices.is_empty() {
+            return Ok(());
+        }
+        // So that outputs change by as much however many inputs a layer has.
+        let length = MUON_SHARE * (self.rows as f64 / self.columns as f64).max(1.0).sqrt();
+        let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?)?.f_mul_scalar_(length)?;
+        for (mut matrix, orthogonal) in matrices.into_iter().zip(orthogonal.f_unbind(0)?) {
+            matrix.f_copy_(&orthogonal)?;
+        }
+        Ok(())
+    }
+}
+
+/// Matrices `[N, rows, columns]` with nearly orthogonal rows or columns, whichever are fewer: their singular vectors stay,
+/// their singular values come between 0.7 and 1.2. Five steps of the Newton-Schulz iteration of Muon (Jordan et al., 2024).
+fn orthogonal(matrices: &Tensor) -> std::result::Result<Tensor, TchError> {
+    const A: f64 = 3.4445;
+    const B: f64 = -4.7750;
+    const C: f64 = 2.0315;
+    let is_tall = matrices.size()[1] > matrices.size()[2];
+    let wide = if is_tall { matrices.f_transpose(1, 2)? } else { matrices.shallow_clone() };
+    let norm = wide.f_norm_scalaropt_dim(2.0, [1, 2], true)?;
+    let mut x = wide.f_div(&norm.f_add_scalar(1e-7)?)?;
+    for _ in 0..5 {
+        let gram = x.f_bmm(&x.f_transpose(1, 2)?)?;
+        let polynomial = gram.f_baddbmm(&gram, &gram, B, C)?;
+        x = x.f_baddbmm(&polynomial, &x, A, 1.0)?;
+    }
+    if is_tall { x.f_transpose(1, 2) } else { Ok(x) }
 }
 
 impl Optimizer {
@@ -114,16 +195,21 @@ impl Optimizer {
         let view = |start: i64, end: i64| network.values().f_narrow(0, start, end - start);
         let count = match algorithm {
             run::Optimizer::Adam => 2,
-            run::Optimizer::Sgd => 1,
+            run::Optimizer::Sgd | run::Optimizer::Muon => 1,
         };
         let moments = (0..count)
             .map(|_| view(first, backbone + last)?.f_zeros_like())
             .collect::<std::result::Result<Vec<_>, TchError>>()?;
+        let hidden = match algorithm {
+            run::Optimizer::Muon => Matrices::hidden(&all),
+            run::Optimizer::Adam | run::Optimizer::Sgd => Vec::new(),
+        };
         let groups = ranges
             .into_iter()
             .map(|(share, start, end)| {
                 let of_moment = |moment: &Tensor| moment.f_narrow(0, start - first, end - start);
                 Ok(Group {
+                    orthogonal: hidden.iter().map(|matrices| matrices.within(start, end)).collect(),
                     share,
                     start: start - first,
                     values: view(start, end)?,
@@ -194,5 +280,28 @@ impl Optimizer {
         }
         self.steps = weights.values(STEPS, &[])?[0] as i32;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn orthogonal_matrices_keep_their_singular_vectors() {
+        tch::manual_seed(1);
+        for shape in [[2, 8, 24], [2, 24, 8], [1, 5, 5]] {
+            let matrices = Tensor::randn(shape, (Kind::Double, Device::Cpu));
+            let found = orthogonal(&matrices).unwrap();
+            assert_eq!(found.size(), shape);
+            let (_, singular_values, _) = found.svd(true, false);
+            let singular_values = Vec::<f64>::try_from(singular_values.flatten(0, -1)).unwrap();
+            assert!(singular_values.iter().all(|value| (0.65..1.25).contains(value)), "{singular_values:?}");
+            // U S Vᵀ and U S' Vᵀ: the product V S S' Vᵀ is symmetric.
+            let product = matrices.transpose(1, 2).matmul(&found);
+            assert!((&product - product.transpose(1, 2)).abs().max().double_value(&[]) < 1e-9 * 24.0);
+        }
     }
 }

@@ -597,7 +597,10 @@ fn settings_come_from_a_file_and_flags_win() {
         refused("epochs = true\n")
             .contains("`run.toml` does not hold usable settings: invalid type: boolean")
     );
-    assert!(refused("optimizer = 'sdg'\n").contains("unknown variant `sdg`, expected `adam` or `sgd`"));
+    assert!(
+        refused("optimizer = 'sdg'\n")
+            .contains("unknown variant `sdg`, expected one of `adam`, `sgd`, `muon`")
+    );
     assert!(
         crate::commands::error(&toolkit(at, &["train", "--config", "no.toml"]))
             .contains("cannot read `no.toml`")

@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     files::check_writable_folder,
-    run::{RUNS, RunFolder, Which},
+    run::{Device, RUNS, RunFolder, TrainingPrecision, Which},
     train::{Outcome, TrainSettings, resume, train},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -127,6 +127,12 @@ fn begin(
 ) -> anyhow::Result<Outcome> {
     // Before a download, which takes long.
     settings.check()?;
+    if settings.device == Device::Cpu
+        && settings.recipe.precision == TrainingPrecision::Bf16
+        && TrainingPrecision::fastest_on(Device::Cpu) == TrainingPrecision::F32
+    {
+        say("--precision bf16 is slower than f32 on this processor, which has no AVX512-BF16");
+    }
     check_writable_folder(run.path())?;
     settings::fetch_data(settings)?;
     // Another process may have begun one meanwhile.
