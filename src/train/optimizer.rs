@@ -139,7 +139,7 @@ impl Matrices {
         if matrices.is_empty() {
             return Ok(());
         }
-        // So that outputs change by as much however many inputs a layer has.
+        // As in Muon, matrices with more rows than columns take longer steps.
         let length = MUON_SHARE * (self.rows as f64 / self.columns as f64).max(1.0).sqrt();
         let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?)?.f_mul_scalar_(length)?;
         for (mut matrix, orthogonal) in matrices.into_iter().zip(orthogonal.f_unbind(0)?) {
@@ -209,12 +209,12 @@ impl Optimizer {
             .map(|(share, start, end)| {
                 let of_moment = |moment: &Tensor| moment.f_narrow(0, start - first, end - start);
                 Ok(Group {
-                    orthogonal: hidden.iter().map(|matrices| matrices.within(start, end)).collect(),
                     share,
                     start: start - first,
                     values: view(start, end)?,
                     decayed: view(matrices_start.max(start), matrices_end.min(end))?,
                     moments: moments.iter().map(of_moment).collect::<std::result::Result<_, _>>()?,
+                    orthogonal: hidden.iter().map(|matrices| matrices.within(start, end)).collect(),
                 })
             })
             .collect::<std::result::Result<_, TchError>>()?;
@@ -301,7 +301,7 @@ mod tests {
             assert!(singular_values.iter().all(|value| (0.65..1.25).contains(value)), "{singular_values:?}");
             // U S Vᵀ and U S' Vᵀ: the product V S S' Vᵀ is symmetric.
             let product = matrices.transpose(1, 2).matmul(&found);
-            assert!((&product - product.transpose(1, 2)).abs().max().double_value(&[]) < 1e-9 * 24.0);
+            assert!((&product - product.transpose(1, 2)).abs().max().double_value(&[]) < 1e-8);
         }
     }
 }

@@ -169,8 +169,8 @@ fn learning_rates() -> String {
     // In single precision, without the digits that the division rounds.
     let [frozen, fine] = [Recipe::of_last_layer(), Recipe::fine_tuning()].map(|r| rate_share(&r) as f32);
     format!(
-        "The peak learning rate; by default with adam {adam}; with sgd or muon {sgd}; {frozen} times that with --freeze, {fine} times \
-         for a backbone of photographs"
+        "The peak learning rate; by default with adam {adam}; with sgd or muon {sgd}; {frozen} times that with --freeze, \
+         {fine} times for a backbone of photographs"
     )
 }
 
