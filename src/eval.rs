@@ -171,13 +171,12 @@ impl Evaluation {
         Ok(Report { skipped: self.skipped, ..report })
     }
 
-    /// Compares one score with another evaluation of the same images. Each keeps its own threshold.
-    ///
-    /// # Panics
-    /// If either has no such score.
+    /// Compares a score with that of another evaluation of the same images. Each keeps its own threshold. Returns `None`
+    /// unless both have the score.
     #[must_use]
-    pub fn agreement(&self, other: &Self, score: usize) -> Agreement {
-        let judgements = |evaluation: &Self| -> Vec<Judgement> {
+    pub fn agreement(&self, other: &Self, score: RejectionScore) -> Option<Agreement> {
+        let judgements = |evaluation: &Self| -> Option<Vec<Judgement>> {
+            let score = evaluation.scores.iter().position(|one| *one == score)?;
             let threshold = evaluation.threshold(score).unwrap_or(f32::INFINITY);
             let all = evaluation.sets.iter().flat_map(|set| set.scores[score].iter().zip(&set.predicted));
             let judgement = |(&score, &label): (&f32, &usize)| Judgement {
@@ -185,9 +184,9 @@ impl Evaluation {
                 label,
                 unknown: method::is_unknown(score, threshold),
             };
-            all.map(judgement).collect()
+            Some(all.map(judgement).collect())
         };
-        Agreement::count(judgements(self), judgements(other))
+        Some(Agreement::count(judgements(self)?, judgements(other)?))
     }
 }
 
@@ -255,8 +254,9 @@ pub struct EvaluateOptions {
     pub keep_features: bool,
 }
 
-/// Runs the known images and the unknown sets through the model and computes `scores`. Labels must index the model's classes (see [`Dataset::align`]). Images that cannot be
-/// read are left out if `skip_broken` is set. `progress` receives the number of images done.
+/// Runs the known images and the unknown sets through the model and computes `scores`. Labels must index the model's
+/// classes (see [`Dataset::align`]). Images that cannot be read are left out if `skip_broken` is set. `progress` receives
+/// the number of images done.
 ///
 /// # Errors
 /// [`Error::BrokenImages`], with all that cannot be read, unless they are left out; those of [`Scorer::score`].
@@ -430,4 +430,31 @@ fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> 
             Ok(())
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::LogitScore;
+
+    #[test]
+    fn a_score_is_compared_with_the_same_score() {
+        let energy = RejectionScore::Single(LogitScore::ENERGY.into());
+        let cac = RejectionScore::Single(LogitScore::Cac.into());
+        let of = |scores: &[RejectionScore], values: &[f32]| Evaluation {
+            scores: scores.to_vec(),
+            decision: None,
+            sets: vec![ScoredSet {
+                truth: vec![0],
+                predicted: vec![0],
+                scores: values.iter().map(|&value| vec![value]).collect(),
+                ..ScoredSet::default()
+            }],
+            skipped: 0,
+        };
+        let (both, one) = (of(&[energy, cac], &[0.25, 0.5]), of(&[cac], &[0.75]));
+        assert_eq!(both.agreement(&one, cac).unwrap().greatest_score_difference, 0.25);
+        assert_eq!(both.agreement(&one, energy), None);
+        assert_eq!(one.agreement(&both, energy), None);
+    }
 }

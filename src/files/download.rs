@@ -203,13 +203,27 @@ enum Broken {
 /// Opens a file for appending under an exclusive lock; waits for other processes.
 fn open_alone(path: &Path) -> io::Result<File> {
     loop {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        // Windows cannot lock a file that is open for appending alone.
+        let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
         file.lock()?;
         // The process that had the lock may have renamed or removed it.
-        if path.exists() {
+        if is_at(&file, path)? {
             return Ok(file);
         }
     }
+}
+
+/// Whether an open file is the one at a path.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let opened = file.metadata()?;
+    Ok(path.metadata().is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())))
+}
+
+#[cfg(not(unix))]
+fn is_at(_file: &File, path: &Path) -> io::Result<bool> {
+    Ok(path.exists())
 }
 
 /// Downloads the rest of a partial file.
@@ -251,8 +265,9 @@ fn transfer(
     let goes_on =
         response.status() == 206 && header(&response, "content-range").starts_with(&format!("bytes {done}-"));
     let is_refused = !response.status().is_success() && response.status() != 416;
-    if done > 0 && !goes_on && !is_refused {
-        file.set_len(0).map_err(Broken::Disk)?;
+    // Kept until the file itself comes.
+    let old = if goes_on || is_refused { 0 } else { done };
+    if old > 0 {
         done = 0;
         if response.status() != 200 {
             response = ask(0)?;
@@ -275,7 +290,7 @@ fn transfer(
         return Err(too_long(total));
     }
     if let Some(length) = total.or(remote.expected.bytes) {
-        room(folder, length.saturating_sub(done)).map_err(Broken::Disk)?;
+        room(folder, length.saturating_sub(done.max(old))).map_err(Broken::Disk)?;
     }
     let mut body = response.into_body().into_reader();
     let (mut buffer, mut filled) = (vec![0; BUFFER], 0);
@@ -303,6 +318,9 @@ fn transfer(
         }
         if done + filled as u64 > most {
             return Err(too_long(done + filled as u64));
+        }
+        if done == 0 && old > 0 {
+            file.set_len(0).map_err(Broken::Disk)?;
         }
         file.write_all(piece).map_err(Broken::Disk)?;
         done += piece.len() as u64;
@@ -584,6 +602,17 @@ pub(crate) mod tests {
             assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
         }
         served.join().unwrap();
+
+        // What has come of the file stays.
+        let part = cache.path().join(format!("{NAME}.part"));
+        fs::write(&part, &file()[..30_000]).unwrap();
+        let (url, served) = server(file(), [&answers[..], &[Answer::Properly]].concat());
+        for _ in &answers {
+            reason(fetch_to(cache.path(), &url));
+            assert_eq!(fs::metadata(&part).unwrap().len(), 30_000);
+        }
+        assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file());
+        assert_eq!(ranges(served), ["30000-"; 6]);
     }
 
     #[test]

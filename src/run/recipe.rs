@@ -178,9 +178,9 @@ pub enum Optimizer {
     Adam,
     /// Stochastic gradient descent with Nesterov momentum, 0.9 unless the schedule sets it.
     Sgd,
-    /// As [`Sgd`](Self::Sgd), but the steps of convolutions and hidden linear layers, as matrices with a row for each
-    /// output, are made orthogonal: their singular values become about a fifth of the learning rate (Muon; Jordan et al.,
-    /// 2024, <https://kellerjordan.github.io/posts/muon>).
+    /// As [`Sgd`](Self::Sgd), but the steps of convolutions other than depthwise ones, as matrices with a row for each
+    /// output, are made orthogonal: their singular values become about a fifth of the learning rate, more if there are
+    /// more rows than columns (Muon; Jordan et al., 2024, <https://kellerjordan.github.io/posts/muon>).
     Muon,
 }
 
@@ -189,7 +189,7 @@ impl Optimizer {
     pub const ALL: [Self; 3] = [Self::Adam, Self::Sgd, Self::Muon];
 
     /// Default peak learning rate. Gradients of pytorch-ood's squared distances are about 50 times as large,
-    /// which matters to SGD; Adam is invariant to their scale.
+    /// which matters to SGD, and of Muon to what it does not make orthogonal; Adam is invariant to their scale.
     #[must_use]
     pub fn learning_rate(self, variant: Variant) -> f64 {
         match (self, variant) {
@@ -303,7 +303,7 @@ impl fmt::Display for Outliers {
 pub struct ScheduledRates {
     /// The learning rate.
     pub learning_rate: f64,
-    /// The momentum of SGD, the beta1 of Adam.
+    /// The momentum of SGD and Muon, the beta1 of Adam.
     pub momentum: f64,
 }
 

@@ -103,8 +103,8 @@ impl Group {
 }
 
 impl Matrices {
-    /// The convolutions and hidden linear layers of a network, with their places among all of its parameters. Depthwise
-    /// convolutions are none: each of their channels has a step of its own.
+    /// The convolutions of a network, with their places among all of its parameters. Depthwise ones are left out: each of
+    /// their channels has a step of its own.
     fn hidden(parameters: &[NetworkParameter]) -> Vec<Self> {
         let mut by_shape = BTreeMap::<_, Vec<i64>>::new();
         let mut start = 0;

@@ -127,7 +127,8 @@ fn begin(
 ) -> anyhow::Result<Outcome> {
     // Before a download, which takes long.
     settings.check()?;
-    if settings.device == Device::Cpu
+    if cfg!(target_arch = "x86_64")
+        && settings.device == Device::Cpu
         && settings.recipe.precision == TrainingPrecision::Bf16
         && TrainingPrecision::fastest_on(Device::Cpu) == TrainingPrecision::F32
     {

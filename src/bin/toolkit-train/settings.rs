@@ -260,7 +260,7 @@ pub fn fetch_data(settings: &TrainSettings) -> anyhow::Result<()> {
 /// The settings of a file, overridden by those of the command line.
 pub fn given(matches: &ArgMatches, file: Option<&Path>) -> anyhow::Result<Given> {
     let typed = Settings::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
-    let mut typed = Table::try_from(&typed).context("settings must be UTF-8")?;
+    let mut typed = Table::try_from(&typed).context("the settings cannot be written as TOML")?;
     typed.retain(|name, _| matches.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine));
     let mut table = match file {
         Some(file) => read(file)?,

@@ -142,6 +142,7 @@ pub fn measure(
             bar.update(done, &format!("{rate:.0} images/s"));
         });
         bar.finish();
+        let seconds = start.elapsed().as_secs_f64();
         let mut evaluation = evaluation?;
         if let (Some(path), Some(features)) = (keeps, &mut features) {
             let kept = |set: &mut ScoredSet| FeatureSet {
@@ -155,7 +156,6 @@ pub fn measure(
         if let (Some(path), None) = (&args.scores, &of_first) {
             scores::write(path, &evaluation)?;
         }
-        let seconds = start.elapsed().as_secs_f64();
         let operators = scorer.placement().unwrap_or_else(|error| {
             say(format_args!("cannot tell where the operators ran: {error}"));
             BTreeMap::new()
@@ -418,9 +418,10 @@ impl Measured<'_> {
         self.reports.iter().enumerate().flat_map(of).collect()
     }
 
-    /// The agreement with the first contender on one of the scores.
+    /// The agreement with the first contender on one of the scores, if that one has it too.
     fn agreement(&self, score: usize) -> Option<(&str, Agreement)> {
-        self.against.map(|(name, first)| (name, first.agreement(self.evaluation, score)))
+        let (name, first) = self.against?;
+        Some((name, first.agreement(self.evaluation, self.evaluation.scores[score])?))
     }
 
     fn print_json(mut self) -> anyhow::Result<()> {
