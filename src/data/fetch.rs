@@ -163,9 +163,8 @@ impl DataFolder {
             needed.into_iter().filter(|download| !is_unpacked(&folder, download)).collect();
         // An archive and about as much in it, less what has come already.
         let room = |download: &&Download| {
-            let (bytes, file) = (download.bytes.unwrap_or(0), folder.join(download.file));
-            let here = file.metadata().or_else(|_| file.with_added_extension("part").metadata());
-            let here = here.map_or(0, |here| here.len().min(bytes));
+            let bytes = download.bytes.unwrap_or(0);
+            let here = download::bytes_here(&folder.join(download.file)).min(bytes);
             bytes * if download.is_archive() { 2 } else { 1 } - here
         };
         download::check_room(&folder, needed.iter().map(room).sum())?;

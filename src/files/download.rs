@@ -70,6 +70,11 @@ pub(crate) fn record_of(file: &Path) -> PathBuf {
     file.with_added_extension("sha256")
 }
 
+/// Where a file is while it is downloaded.
+fn part_of(file: &Path) -> PathBuf {
+    file.with_added_extension("part")
+}
+
 /// Verifies an existing file. Its SHA-256 is recorded beside it if none is yet.
 ///
 /// # Errors
@@ -107,7 +112,7 @@ fn fetch_within(
     if file.exists() {
         return verify(&remote.expected, file);
     }
-    let (record, part) = (record_of(file), file.with_added_extension("part"));
+    let (record, part) = (record_of(file), part_of(file));
     let recorded = recorded(&remote.expected, &record);
     let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
     let folder = file.parent().unwrap_or(Path::new("."));
@@ -162,6 +167,11 @@ fn described(path: &Path) -> Result<String> {
     let file = File::open(path).and_then(|file| file.take(kind::START as u64).read_to_end(&mut start));
     file.map_err(Error::io("read", path))?;
     Ok(kind::of(&start).map_or(String::new(), |what| format!("; it is {what}")))
+}
+
+/// How many bytes of a file have come already, in an earlier download too.
+pub(crate) fn bytes_here(file: &Path) -> u64 {
+    file.metadata().or_else(|_| part_of(file).metadata()).map_or(0, |here| here.len())
 }
 
 /// Checks that a folder's disk has room for so many bytes, where the system tells.

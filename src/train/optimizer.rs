@@ -120,11 +120,15 @@ impl Matrices {
         by_shape.into_iter().map(|((rows, columns), starts)| Self { rows, columns, starts }).collect()
     }
 
-    /// Those in a range of all parameters, with their places in it.
-    fn within(&self, start: i64, end: i64) -> Self {
-        let starts =
-            self.starts.iter().filter(|place| (start..end).contains(place)).map(|place| place - start);
-        Self { starts: starts.collect(), ..*self }
+    /// Those in a range of all parameters, with their places in it, if there are any.
+    fn within(&self, start: i64, end: i64) -> Option<Self> {
+        let starts: Vec<i64> = self
+            .starts
+            .iter()
+            .filter(|place| (start..end).contains(place))
+            .map(|place| place - start)
+            .collect();
+        (!starts.is_empty()).then_some(Self { starts, ..*self })
     }
 
     /// Makes the matrices of a step orthogonal, all of the same length.
@@ -136,9 +140,6 @@ impl Matrices {
                 step.f_narrow(0, start, self.rows * self.columns)?.f_view([self.rows, self.columns])
             })
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        if matrices.is_empty() {
-            return Ok(());
-        }
         // As in Muon, matrices with more rows than columns take longer steps.
         let length = MUON_SHARE * (self.rows as f64 / self.columns as f64).max(1.0).sqrt();
         let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?)?.f_mul_scalar_(length)?;
@@ -214,7 +215,7 @@ impl Optimizer {
                     values: view(start, end)?,
                     decayed: view(matrices_start.max(start), matrices_end.min(end))?,
                     moments: moments.iter().map(of_moment).collect::<std::result::Result<_, _>>()?,
-                    orthogonal: hidden.iter().map(|matrices| matrices.within(start, end)).collect(),
+                    orthogonal: hidden.iter().filter_map(|matrices| matrices.within(start, end)).collect(),
                 })
             })
             .collect::<std::result::Result<_, TchError>>()?;
