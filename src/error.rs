@@ -293,6 +293,12 @@ pub enum Error {
         /// The run folder.
         path: PathBuf,
     },
+    /// A folder in which a run should begin holds one.
+    #[error("`{}` already holds a run", path.display())]
+    HoldsRun {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A folder holds no run that can be resumed.
     #[error("`{}` holds no run that can be resumed", path.display())]
     NoState {

@@ -13,7 +13,7 @@ mod noise;
 mod numpy;
 mod parquet;
 mod protocol;
-mod stand_ins;
+pub(crate) mod stand_ins;
 mod svhn;
 mod tiny_imagenet;
 
@@ -84,10 +84,6 @@ impl fmt::Display for Split {
 
 /// The seed by which test images are held out, the same for all trainings: they can be compared.
 const HELD_OUT_TEST_SEED: u64 = 0;
-
-/// The number of images of which stand-ins are made together.
-#[cfg(any(feature = "export", feature = "train"))]
-pub(crate) const STAND_INS_AT_ONCE: usize = 64;
 
 /// Labelled images, all resized to one input. An image is decoded at every access unless it is
 /// [kept](Dataset::keep).
@@ -603,7 +599,7 @@ impl Dataset {
         Ok((0..self.len()).partition(|index| is_held_out.contains(index)))
     }
 
-    /// Stand-ins of a kind, `[N, 3, H, W]`, for N images of at most [`STAND_INS_AT_ONCE`].
+    /// Stand-ins of a kind, `[N, 3, H, W]`, for N images, such as one of [`in_chunks`](stand_ins::in_chunks).
     ///
     /// # Errors
     /// Those of [`batch`](Self::batch).

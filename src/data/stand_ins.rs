@@ -16,6 +16,9 @@ pub enum StandIn {
     Blobs,
 }
 
+/// The most images of which stand-ins are made together.
+#[cfg(any(feature = "export", feature = "train"))]
+const AT_ONCE: usize = 64;
 /// The share of height and width that is pasted, in tenths.
 const PASTED: usize = 7;
 /// The number of blobs along each side.
@@ -74,6 +77,15 @@ impl StandIn {
     }
 }
 
+/// The images of which stand-ins are made together: parts of nearly equal size, because one left alone could only be pasted
+/// onto itself.
+#[cfg(any(feature = "export", feature = "train"))]
+pub(crate) fn in_chunks(images: &[usize]) -> impl Iterator<Item = &[usize]> {
+    let parts = images.len().div_ceil(AT_ONCE);
+    let start = move |part: usize| part * images.len() / parts;
+    (0..parts).map(move |part| &images[start(part)..start(part + 1)])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +111,19 @@ mod tests {
         // One class, and one image.
         assert_eq!(StandIn::Paste.of(images.view(), &[0; 5], 3).dim(), images.dim());
         assert_eq!(StandIn::Paste.of(flat(1).view(), &[0], 3), flat(1));
+    }
+
+    #[cfg(any(feature = "export", feature = "train"))]
+    #[test]
+    fn no_image_is_left_alone() {
+        for count in (0..200).chain([6401]) {
+            let images: Vec<usize> = (0..count).collect();
+            let chunks: Vec<&[usize]> = in_chunks(&images).collect();
+            assert_eq!(chunks.concat(), images);
+            let least = chunks.iter().map(|chunk| chunk.len()).min().unwrap_or_default();
+            assert!(least >= count.min(32), "{count}: {least}");
+            assert!(chunks.iter().all(|chunk| chunk.len() <= AT_ONCE));
+        }
     }
 
     #[test]

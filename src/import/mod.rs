@@ -5,7 +5,7 @@ mod reference;
 use ndarray::{Array2, Axis};
 
 use crate::{
-    data::{Dataset, Noise, STAND_INS_AT_ONCE, StandIn, shuffled},
+    data::{Dataset, Noise, StandIn, shuffled, stand_ins::in_chunks},
     error::{Error, Result},
     eval::{self, DatasetOutputs},
     export::{self, ExportOptions, ThresholdRule},
@@ -178,7 +178,7 @@ pub fn calibrate(
     if !choosing.is_empty() {
         let stand_ins = StandIn::ALL.into_iter().map(|kind| {
             let mut features = Array2::zeros((0, checkpoint.last_layer()?.weight.ncols()));
-            for places in choosing.chunks(STAND_INS_AT_ONCE) {
+            for places in in_chunks(choosing) {
                 let outputs = scorer.score_u8(images.stand_ins(kind, places)?.view())?;
                 let found = outputs.features.expect("the file has features");
                 features.append(Axis(0), found.view()).expect("one row per image");

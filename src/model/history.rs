@@ -183,8 +183,8 @@ impl Training {
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
     /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images` (the
     /// number of training images), `held_out_test` (the share of images to test on), `test_images` (their number),
-    /// `skipped` (the number of images that could not be read) or `epoch` (the epoch after which the weights were taken,
-    /// from 1).
+    /// `skipped` (the number of images that could not be read) or `epoch` (the number of finished epochs
+    /// after which the weights were taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()

@@ -74,6 +74,14 @@ impl RunFolder {
         has_checkpoint || self.states().is_ok_and(|states| !states.is_empty())
     }
 
+    /// Checks that the folder [holds](Self::holds_run) no run.
+    ///
+    /// # Errors
+    /// [`Error::HoldsRun`].
+    pub fn check_holds_no_run(&self) -> Result<()> {
+        if self.holds_run() { Err(Error::HoldsRun { path: self.0.clone() }) } else { Ok(()) }
+    }
+
     /// Whether the folder holds a run of version 0.1, which this version cannot read.
     #[must_use]
     pub fn is_of_version_0_1(&self) -> bool {

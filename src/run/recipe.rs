@@ -337,6 +337,10 @@ impl Recipe {
         if self.freeze {
             self.check_frozen()?;
         }
+        if self.optimizer == Optimizer::Muon && self.backbone_rate == 0.0 {
+            let reason = "must be sgd or adam where only the last layer is trained";
+            return Err(Error::setting("optimizer", "muon", reason));
+        }
         for (name, value) in [("held-out", self.held_out), ("trim", self.trim), ("EMA", self.ema)] {
             if !(0.0..1.0).contains(&value) {
                 return Err(Error::setting(name, value, "must be a share from 0 to below 1"));

@@ -53,7 +53,7 @@ pub struct Batches<'a> {
     pub(super) skipped_in_tests: usize,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and outliers.
     pub(super) checksum: String,
-    /// SHA-256, in hexadecimal, of the encoded test images.
+    /// SHA-256, in hexadecimal, of the test sets: their sizes, labels, and the encoded images.
     pub(super) tests_checksum: String,
 }
 
@@ -183,6 +183,10 @@ impl Sets {
                         errors.push(error);
                     }
                 }
+            }
+            if is_test {
+                // An image that moves from the end of a set to the start of the next keeps its place in the sum.
+                sum.update((readable.len() as u64).to_le_bytes());
             }
             if readable.len() < set.len() {
                 is_one_empty |= readable.is_empty();

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     arch::{self, Layer},
-    data::{STAND_INS_AT_ONCE, StandIn, prefetch, shuffled},
+    data::{StandIn, prefetch, shuffled, stand_ins::in_chunks},
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
@@ -257,7 +257,7 @@ impl<'a> Learner<'a> {
                     Ok(images)
                 };
                 let mut values = Vec::with_capacity(indices.len() * width);
-                prefetch(indices.chunks(STAND_INS_AT_ONCE), read, |batches| {
+                prefetch(in_chunks(indices), read, |batches| {
                     for images_of_batch in batches {
                         is_stopped |= stop.load(Ordering::Relaxed);
                         if is_stopped {
@@ -490,7 +490,7 @@ impl<'a> Learner<'a> {
         Ok(weights)
     }
 
-    /// Makes a checkpoint; in the middle of an epoch there is no test.
+    /// Makes a checkpoint after this many epochs; in the middle of an epoch there is no test.
     pub fn checkpoint(&self, epoch: usize, tested: Option<Tested>) -> Result<Checkpoint> {
         let settings = self.settings;
         let Batches { known, known_test, .. } = self.batches;

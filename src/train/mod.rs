@@ -91,6 +91,9 @@ pub enum Outcome {
     Finished(Report),
     /// The run was asked to stop while its images were read. The folder is as it was.
     NotBegun,
+    /// All epochs are done, but the run was asked to stop before it had computed the features of the best one, from which
+    /// an export chooses the score.
+    WithoutFeatures,
     /// The run was asked to stop; its current weights are saved as the last checkpoint, and its state to
     /// resume from.
     Interrupted {

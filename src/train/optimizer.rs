@@ -194,17 +194,14 @@ impl Optimizer {
         };
         let first = ranges[0].1;
         let view = |start: i64, end: i64| network.values().f_narrow(0, start, end - start);
-        let count = match algorithm {
-            run::Optimizer::Adam => 2,
-            run::Optimizer::Sgd | run::Optimizer::Muon => 1,
+        let (count, hidden) = match algorithm {
+            run::Optimizer::Adam => (2, Vec::new()),
+            run::Optimizer::Sgd => (1, Vec::new()),
+            run::Optimizer::Muon => (1, Matrices::hidden(&all)),
         };
         let moments = (0..count)
             .map(|_| view(first, backbone + last)?.f_zeros_like())
             .collect::<std::result::Result<Vec<_>, TchError>>()?;
-        let hidden = match algorithm {
-            run::Optimizer::Muon => Matrices::hidden(&all),
-            run::Optimizer::Adam | run::Optimizer::Sgd => Vec::new(),
-        };
         let groups = ranges
             .into_iter()
             .map(|(share, start, end)| {

@@ -40,7 +40,7 @@ const STATES_KEPT: usize = 2;
 ///
 /// # Errors
 /// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device,
-/// [`Error::Locked`] if another process trains in the folder, [`Error::Diverged`], [`Error::Runtime`] if
+/// [`Error::HoldsRun`] or [`Error::Locked`] if there is or begins another run in the folder, [`Error::Diverged`], [`Error::Runtime`] if
 /// libtorch fails, [`Error::Io`] if the folder cannot be written.
 pub fn train(
     settings: &TrainSettings,
@@ -50,6 +50,7 @@ pub fn train(
     stop: &AtomicBool,
     observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
+    run.check_holds_no_run()?;
     run_to_the_end(settings, Start::New { given }, run, save_every, stop, observe)
 }
 
@@ -146,7 +147,7 @@ fn run_to_the_end(
     let mut best = Checkpoint::read(&run.checkpoint(Which::Best))?;
     if best.features.is_none() {
         if !session.learner.add_features(&mut best, stop, &mut observe)? {
-            return Ok(Outcome::Interrupted { epoch: epochs });
+            return Ok(Outcome::WithoutFeatures);
         }
         best.write(&run.checkpoint(Which::Best))?;
     }
@@ -197,7 +198,7 @@ impl<'a> Session<'a> {
             Start::Saved { log, state, tensors } => {
                 // The best checkpoint has the outputs for the test images.
                 if state.data != *checksum
-                    || state.tests.as_ref().is_some_and(|tests| tests != tests_checksum)
+                    || state.test_sets.as_ref().is_some_and(|sum| sum != tests_checksum)
                 {
                     return Err(Error::DataChanged { path: folder.path().to_owned() });
                 }
@@ -210,8 +211,8 @@ impl<'a> Session<'a> {
                 let path = folder.path();
                 std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
                 let log = Log::open(folder)?;
-                // States of an earlier run in the same folder.
-                folder.remove_states_but(0)?;
+                // Another process may have begun and ended one meanwhile.
+                folder.check_holds_no_run()?;
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
                 folder.write_settings(given)?;
@@ -265,7 +266,7 @@ impl<'a> Session<'a> {
                 let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
                 if !is_kept {
                     // `save` has checked the weights.
-                    self.learner.checkpoint(epoch, None)?.write(&self.folder.checkpoint(Which::Last))?;
+                    self.learner.checkpoint(epoch - 1, None)?.write(&self.folder.checkpoint(Which::Last))?;
                 }
                 return Ok(false);
             }

@@ -19,9 +19,9 @@ pub(super) struct State {
     pub settings: TrainSettings,
     /// The checksum of the training data.
     pub data: String,
-    /// The checksum of the test images; a state of an older toolkit has none.
+    /// The checksum of the test sets; a state of an older toolkit has none.
     #[serde(default)]
-    pub tests: Option<String>,
+    pub test_sets: Option<String>,
     /// The epoch to resume in, from 1.
     pub epoch: usize,
     /// Finished steps of this epoch.
@@ -36,9 +36,9 @@ pub(super) struct State {
 
 impl State {
     /// The state of a new run.
-    pub fn new(settings: TrainSettings, data: String, tests: String) -> Self {
-        let (tests, log) = (Some(tests), Lengths::default());
-        Self { settings, data, tests, epoch: 1, step: 0, smoothed_loss: None, least_loss: None, log }
+    pub fn new(settings: TrainSettings, data: String, test_sets: String) -> Self {
+        let (test_sets, log) = (Some(test_sets), Lengths::default());
+        Self { settings, data, test_sets, epoch: 1, step: 0, smoothed_loss: None, least_loss: None, log }
     }
 
     /// Writes the state with its tensors.

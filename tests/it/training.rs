@@ -1,15 +1,19 @@
 //! Training, from the command line to the model.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use cac::{
     method::Anchors,
-    run::{Checkpoint, RunFolder, Which},
+    run::{Checkpoint, Event, RunFolder, Which},
+    train::{Outcome, TrainSettings, resume, train},
     weights::Weights,
 };
 use serde_json::{Value, json};
@@ -397,9 +401,13 @@ fn settings_that_frozen_layers_rule_out_are_refused() {
         "error: freeze = true: needs starting weights for the layers that are not trained"
     );
     stdout(&toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "backbone"]].concat()));
-    for (setting, value) in
-        [("augment", "crop"), ("batch-norm", "batch"), ("backbone-rate", "0.5"), ("precision", "bf16")]
-    {
+    for (setting, value) in [
+        ("augment", "crop"),
+        ("batch-norm", "batch"),
+        ("backbone-rate", "0.5"),
+        ("precision", "bf16"),
+        ("optimizer", "muon"),
+    ] {
         let error = refused(&["--freeze", "--backbone", "backbone", &format!("--{setting}"), value]);
         let start = format!("error: {} = {value}: must be ", setting.replace('-', " "));
         assert!(error.starts_with(&start), "{error}");
@@ -448,6 +456,69 @@ fn a_damaged_state_falls_back_on_the_one_before() {
         saved.into_iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     }
     stdout(&toolkit(at, &["train", "--resume", "run"]));
+}
+
+#[test]
+fn a_test_image_that_moves_to_the_next_set_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    for (set, colour) in [("near", [200, 30, 200]), ("far", [30, 200, 30])] {
+        images(at, set, colour, 4);
+    }
+    let sets = ["--unknown", "near=near", "--unknown", "far=far", "--epochs", "1", "--run", "run"];
+    stdout(&toolkit(at, &[&SMALL[..], &sets].concat()));
+    // The last of one set becomes the first of the next.
+    fs::rename(at.join("near/3.png"), at.join("far/-1.png")).unwrap();
+    let message = error(&toolkit(at, &["train", "--resume", "run"]));
+    assert!(message.contains("its images, classes, outliers or test images have changed"), "{message}");
+    fs::rename(at.join("far/-1.png"), at.join("near/3.png")).unwrap();
+    stdout(&toolkit(at, &["train", "--resume", "run"]));
+}
+
+#[test]
+fn a_run_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let args = [&SMALL[..], &["--epochs", "1", "--run", "run"]].concat();
+    stdout(&toolkit(at, &args));
+    let files = || {
+        let entries = fs::read_dir(at.join("run")).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<BTreeMap<_, _>>()
+    };
+    let before = files();
+    let refused = toolkit(at, &args);
+    assert_eq!(error(&refused), "error: `run` already holds a run");
+    let message = String::from_utf8_lossy(&refused.stderr);
+    assert!(message.contains("hint: resume it with `toolkit train --resume run`, or"), "{message}");
+    assert!(files() == before);
+}
+
+#[test]
+fn a_run_stopped_after_its_last_epoch_resumes_to_the_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let known = at.join("colours").display().to_string();
+    stdout(&toolkit(at, &[&SMALL[..], &["--known", &known, "--epochs", "1", "--run", "whole"]].concat()));
+    let settings = fs::read(at.join("whole/resolved.json")).unwrap();
+    let settings: TrainSettings = serde_json::from_slice(&settings).unwrap();
+    let run = RunFolder::new(at.join("run"));
+    let (stop, save_every) = (AtomicBool::new(false), Duration::from_secs(60));
+    let outcome = train(&settings, "", &run, save_every, &stop, |event| {
+        if matches!(event, Event::Finishing { .. }) {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    assert_eq!(outcome.unwrap(), Outcome::WithoutFeatures);
+    let best = || Checkpoint::read(&run.checkpoint(Which::Best)).unwrap();
+    assert!(best().test.is_some() && best().features.is_none());
+
+    stop.store(false, Ordering::Relaxed);
+    let outcome = resume(&run, save_every, &stop, |_| {}).unwrap();
+    assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
+    assert!(best().features.is_some());
 }
 
 #[test]
@@ -1138,5 +1209,10 @@ fn ctrl_c_saves_the_current_weights() {
             && text.contains("hint: resume with `toolkit train --resume runs/1`"),
         "{text}"
     );
+    // As many epochs as are finished.
+    let epoch = text.split("error: interrupted in epoch ").nth(1).unwrap().lines().next().unwrap();
+    let last = Checkpoint::read(&RunFolder::new(at.join("runs/1")).checkpoint(Which::Last)).unwrap();
+    let finished: Option<usize> = last.facts.training.unwrap().get("epoch");
+    assert_eq!(finished.map(|finished| finished + 1), epoch.parse().ok());
     stdout(&toolkit(at, &["export", "model.onnx", "--last"]));
 }

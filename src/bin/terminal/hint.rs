@@ -90,6 +90,12 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Diverged { .. } => {
             "start again with a lower --learning-rate; the checkpoints and states written before are intact"
         }
+        Error::HoldsRun { path } => {
+            return Some(format!(
+                "resume it with `toolkit train --resume {}`, or choose another folder with --run",
+                path.display()
+            ));
+        }
         Error::Locked { .. } => "wait until that run ends, or choose another folder with --run",
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
         Error::TooFewHeldOut { .. } => {

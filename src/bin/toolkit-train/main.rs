@@ -90,7 +90,7 @@ fn run() -> anyhow::Result<()> {
     let given = settings::given(&matches, cli.config.as_deref())?;
     // Before a download, which takes long.
     if let Some(folder) = &cli.run {
-        check_holds_no_run(&RunFolder::new(folder))?;
+        RunFolder::new(folder).check_holds_no_run()?;
     }
     let settings = given.resolve()?;
     let run = match &cli.run {
@@ -103,18 +103,6 @@ fn run() -> anyhow::Result<()> {
         let _ = std::fs::remove_dir(run.path());
     }
     report(outcome?, &run, cli.json)
-}
-
-/// Refuses a folder that holds a run.
-fn check_holds_no_run(run: &RunFolder) -> Result<(), Advice> {
-    if !run.holds_run() {
-        return Ok(());
-    }
-    let folder = run.path().display();
-    Err(Advice::new(
-        format!("`{folder}` already holds a run"),
-        format!("resume it with `toolkit train --resume {folder}`, or choose another folder with --run"),
-    ))
 }
 
 /// Trains with the settings, and saves them in the folder as given.
@@ -136,8 +124,6 @@ fn begin(
     }
     check_writable_folder(run.path())?;
     settings::fetch_data(settings)?;
-    // Another process may have begun one meanwhile.
-    check_holds_no_run(run)?;
     let stop = stop_on_signals()?;
     let mut display = Display::new(json, run);
     let outcome = train(settings, &given.to_string(), run, save_every, &stop, |event| display.show(event))?;
@@ -151,10 +137,20 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
     match outcome {
         Outcome::Finished(report) if !json => Ok(writeln!(stdout(), "{report}run: {folder}")?),
         Outcome::Finished(_) => Ok(()),
-        Outcome::NotBegun if run.holds_run() => {
-            Err(Advice::new("interrupted while images were read", resume).into())
+        Outcome::NotBegun => {
+            let message = "interrupted while images were read";
+            if run.holds_run() { Err(Advice::new(message, resume).into()) } else { bail!(message) }
         }
-        Outcome::NotBegun => bail!("interrupted while images were read"),
+        Outcome::WithoutFeatures => {
+            let message =
+                "interrupted after the last epoch, before the features of the best one were computed";
+            let export = format!("toolkit export --run {folder} model.onnx");
+            Err(Advice::new(
+                message,
+                format!("{resume}, or export without a choice of the score with `{export}`"),
+            )
+            .into())
+        }
         Outcome::Interrupted { epoch } => {
             let mut hint = resume;
             // The features of frozen layers come before all weights.

@@ -414,6 +414,7 @@ impl Settings {
             || self.batch_norm == Some(BatchNorm::Batch)
             || self.augment.is_some_and(is_of_pixels)
             || self.precision == Precision::Bf16
+            || self.optimizer == Optimizer::Muon
     }
 
     /// The recipe for a number of training images, with a word about the choice.
