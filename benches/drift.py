@@ -140,6 +140,8 @@ def run(bench: Bench, args):
     heads += [f"{what}, alpha {alpha}" for alpha in ALPHAS for what in ("median", "90 %", "noticed", "false alarms")]
     print(f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     for before in BEFORE:
+        if before > len(unchanged):
+            continue
         for (what, strength), scores in after.items():
 
             def make(random):

@@ -4,7 +4,7 @@ import json
 import math
 import os
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -50,11 +50,27 @@ class Scorer:
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         properties = self.session.get_modelmeta().custom_metadata_map
         self.classes, self.input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
+        self.resizes = json.loads(properties.get("cac.resizes", "false"))
+        images = self.session.get_inputs()[0]
+        self.takes_bytes = images.type == "tensor(uint8)"
+        # The number that a file of `export --batch N` takes; None for any number.
+        self.batch = images.shape[0] if isinstance(images.shape[0], int) else None
         self.outputs = [output.name for output in self.session.get_outputs() if output.name in OUTPUTS]
 
     def decode(self, content: bytes) -> np.ndarray:
         image = ImageOps.exif_transpose(Image.open(BytesIO(content))).convert("RGB")
-        return np.asarray(resized(image, self.input), np.float32).transpose(2, 0, 1) / 255
+        pixels = np.asarray(image if self.resizes else resized(image, self.input))
+        return pixels if self.takes_bytes else pixels.astype(np.float32).transpose(2, 0, 1) / 255
+
+    def run(self, images: list[np.ndarray]) -> Iterator[dict[str, Any]]:
+        """The outputs for each image; those that the graph resizes may differ in size, and run alone."""
+        size = self.batch or (1 if self.resizes else max(1, len(images)))
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            filled = batch + batch[-1:] * (size - len(batch))
+            outputs = self.session.run(self.outputs, {"images": np.stack(filled)})
+            for values in zip(*(output[: len(batch)].tolist() for output in outputs), strict=True):
+                yield dict(zip(self.outputs, values, strict=True))
 
     def rows(self, paths: Iterable[str], contents: Iterable[bytes]) -> list[dict[str, Any]]:
         """One row per file, with class, score, unknown and p-value, or with an error."""
@@ -67,12 +83,9 @@ class Scorer:
             except Exception as error:  # Pillow's decoders raise many kinds
                 row["error"] = f"{type(error).__name__}: {error}"
             rows.append(row)
-        if images:
-            outputs = self.session.run(self.outputs, {"images": np.stack(list(images.values()))})
-            for index, *values in zip(images, *(output.tolist() for output in outputs), strict=True):
-                found = dict(zip(self.outputs, values, strict=True))
-                label = found.pop("label")
-                rows[index] |= {"class": self.classes[label], **found}
+        for index, found in zip(images, self.run(list(images.values())), strict=True):
+            label = found.pop("label")
+            rows[index] |= {"class": self.classes[label], **found}
         return rows
 
 

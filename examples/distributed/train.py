@@ -41,7 +41,7 @@ def files(folder: Path) -> tuple[list[Path], list[int]]:
         (file, label)
         for label, path in enumerate(classes)
         for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in IMAGES
+        if file.suffix.lower() in IMAGES and not any(part[0] == "." for part in file.relative_to(path).parts)
     ]
     return [file for file, _ in labelled], [label for _, label in labelled]
 

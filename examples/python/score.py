@@ -44,13 +44,16 @@ session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]
 properties = session.get_modelmeta().custom_metadata_map
 classes, input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
 resizes = json.loads(properties.get("cac.resizes", "false"))
+images_input = session.get_inputs()[0]
 outputs = [output.name for output in session.get_outputs()]
 for path in paths:
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    if resizes:
-        images = np.asarray(image)[None]
-    else:
-        images = np.asarray(resized(image, input), np.float32).transpose(2, 0, 1)[None] / 255
+    images = np.asarray(image if resizes else resized(image, input))[None]
+    if images_input.type == "tensor(float)":
+        images = images.astype(np.float32).transpose(0, 3, 1, 2) / 255
+    # A file of `export --batch N` takes N images.
+    if isinstance(images_input.shape[0], int):
+        images = images.repeat(images_input.shape[0], axis=0)
     found = dict(zip(outputs, session.run(outputs, {"images": images}), strict=True))
     name = "unknown" if found["unknown"][0] else classes[found["label"][0]]
     # Not every file has p-values.

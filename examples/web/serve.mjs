@@ -14,9 +14,9 @@ const types = {
 };
 
 const server = createServer(async (request, response) => {
-  const path = decodeURIComponent(new URL(request.url, "http://localhost").pathname);
-  const file = path === "/model.onnx" ? model : resolve(join(here, path === "/" ? "index.html" : path));
   try {
+    const path = decodeURIComponent(new URL(request.url, "http://localhost").pathname);
+    const file = path === "/model.onnx" ? model : resolve(join(here, path === "/" ? "index.html" : path));
     if (file !== model && !file.startsWith(here + sep)) throw new Error("outside");
     const body = await readFile(file);
     response.setHeader("content-type", types[extname(file)] ?? "application/octet-stream").end(body);

@@ -215,6 +215,18 @@ fn a_state_goes_on_as_if_it_had_never_stopped() {
     let args = ["-", "--state", "drift.json"];
     assert!(error(&drift_on(at, &args, b"1\nx\n")).contains("line 2"));
     assert_eq!(fs::read(at.join("drift.json")).unwrap(), before);
+    #[cfg(target_os = "linux")]
+    {
+        fs::write(at.join("scores.csv"), "score\n1\n").unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+            .args(["drift", "scores.csv", "--state", "drift.json"])
+            .current_dir(at)
+            .stdout(fs::OpenOptions::new().write(true).open("/dev/full").unwrap())
+            .output()
+            .unwrap();
+        assert!(error(&output).contains("No space left on device"), "{}", said(&output));
+        assert_eq!(fs::read(at.join("drift.json")).unwrap(), before);
+    }
 
     // Another seed, another model, damage.
     let output = drift(at, &[&args[..], &["--seed", "1"]].concat(), &[1.0]);
@@ -329,6 +341,22 @@ fn requirements_that_are_not_met_give_3() {
     let expected = "not met: unknown_caught of uniform-noise is 0.0000 (95 % interval 0.0000 to 0.0000), required is at \
                     least 1 (cpu, score cac)";
     assert!(said(&output).lines().any(|line| line == expected), "{}", said(&output));
+
+    // Whether anybody reads the tables or not.
+    let unread = ["--require", "unknown_caught=1", "--threshold", "1e9", "--report", "page.html"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .args(["eval", "model.onnx", "model.onnx", "--known", "known", "--unknown", "uniform-noise:9"])
+        .args(unread)
+        .current_dir(at)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
+    assert_eq!(said(&output).matches("not met: unknown_caught").count(), 2, "{}", said(&output));
+    assert!(at.join("page.html").exists());
 
     assert_eq!(eval(&["--require", "auc=0.9"]).status.code(), Some(2));
     assert_eq!(eval(&["--require", "auroc=90"]).status.code(), Some(2));

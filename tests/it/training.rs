@@ -481,17 +481,17 @@ fn a_run_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    let args = [&SMALL[..], &["--epochs", "1", "--run", "run"]].concat();
+    let args = [&SMALL[..], &["--epochs", "1", "--run", "a run"]].concat();
     stdout(&toolkit(at, &args));
     let files = || {
-        let entries = fs::read_dir(at.join("run")).unwrap().map(|entry| entry.unwrap().path());
+        let entries = fs::read_dir(at.join("a run")).unwrap().map(|entry| entry.unwrap().path());
         entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect::<BTreeMap<_, _>>()
     };
     let before = files();
     let refused = toolkit(at, &args);
-    assert_eq!(error(&refused), "error: `run` already holds a run");
+    assert_eq!(error(&refused), "error: `a run` already holds a run");
     let message = String::from_utf8_lossy(&refused.stderr);
-    assert!(message.contains("hint: resume it with `toolkit train --resume run`, or"), "{message}");
+    assert!(message.contains("hint: resume it with `toolkit train --resume 'a run'`, or"), "{message}");
     assert!(files() == before);
 }
 

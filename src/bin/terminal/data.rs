@@ -8,7 +8,7 @@ use cac::{
     data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split, exists},
 };
 
-use super::{Progress, say};
+use super::{Progress, quoted, say};
 
 /// The data of pytorch-ood's CAC tutorial, which is used where a user names none.
 pub const KNOWN: &str = "cifar10";
@@ -54,7 +54,7 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
 /// The command that downloads a data set to a folder.
 pub fn fetch_command(set: &str, folder: &Path) -> String {
     let is_default = DataFolder::new(None).path().is_ok_and(|default| default == folder);
-    let flag = if is_default { String::new() } else { format!(" --data {}", folder.display()) };
+    let flag = if is_default { String::new() } else { format!(" --data {}", quoted(folder)) };
     format!("`toolkit data fetch {set}{flag}`")
 }
 

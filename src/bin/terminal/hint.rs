@@ -4,7 +4,10 @@ use std::io::ErrorKind;
 
 use cac::{Error, data::layouts};
 
-use super::data::{fetch_command, size};
+use super::{
+    data::{fetch_command, size},
+    quoted,
+};
 
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
@@ -37,7 +40,7 @@ pub fn of(error: &Error) -> Option<String> {
         Error::DataChanged { path } => {
             return Some(format!(
                 "restore the data, or start a new run with `--config {}`",
-                path.join("settings.toml").display()
+                quoted(&path.join("settings.toml"))
             ));
         }
         Error::Io { action: "write", source, .. } if source.kind() == ErrorKind::StorageFull => {
@@ -93,7 +96,7 @@ pub fn of(error: &Error) -> Option<String> {
         Error::HoldsRun { path } => {
             return Some(format!(
                 "resume it with `toolkit train --resume {}`, or choose another folder with --run",
-                path.display()
+                quoted(path)
             ));
         }
         Error::Locked { .. } => "wait until that run ends, or choose another folder with --run",

@@ -7,7 +7,7 @@ mod parsers;
 mod progress;
 pub mod weights;
 
-use std::{fmt, io::ErrorKind, process::ExitCode};
+use std::{borrow::Cow, fmt, io::ErrorKind, path::Path, process::ExitCode};
 
 use cac::data::LeftOut;
 pub use parsers::{InputArgs, by_variant, name_of, one_of};
@@ -64,11 +64,7 @@ pub fn say_left_out(left_out: &LeftOut) {
 
 /// Prints the error of a command, if any, and returns the exit code.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = result else { return ExitCode::SUCCESS };
-    if is_broken_pipe(&error) {
-        // The reader closed the pipe: it has what it wanted.
-        return ExitCode::SUCCESS;
-    }
+    let Err(error) = unless_closed(result) else { return ExitCode::SUCCESS };
     let hint = match error.downcast_ref::<cac::Error>() {
         // Its message already contains the cause.
         Some(error) => {
@@ -86,6 +82,17 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+/// Takes a pipe that its reader has closed for success: the reader has what it wanted.
+pub fn unless_closed(printed: anyhow::Result<()>) -> anyhow::Result<()> {
+    let is_closed = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;
+    match printed {
+        Err(error) if error.downcast_ref().is_some_and(is_closed) => Ok(()),
+        printed => printed,
+    }
+}
+
+/// A path as a shell reads it.
+pub fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    shlex::try_quote(&text).unwrap_or(Cow::Borrowed(&text)).into_owned()
 }

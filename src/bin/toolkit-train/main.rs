@@ -29,7 +29,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use terminal::{Advice, VERSION_VARIABLE, say};
+use terminal::{Advice, VERSION_VARIABLE, quoted, say};
 
 const USAGE: &str = "toolkit train [OPTIONS]
        toolkit train --known <DIR|NAME> [OPTIONS]
@@ -133,7 +133,8 @@ fn begin(
 
 fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
     let folder = run.path().display();
-    let resume = format!("resume with `toolkit train --resume {folder}`");
+    let quoted = quoted(run.path());
+    let resume = format!("resume with `toolkit train --resume {quoted}`");
     match outcome {
         Outcome::Finished(report) if !json => Ok(writeln!(stdout(), "{report}run: {folder}")?),
         Outcome::Finished(_) => Ok(()),
@@ -144,7 +145,7 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
         Outcome::WithoutFeatures => {
             let message =
                 "interrupted after the last epoch, before the features of the best one were computed";
-            let export = format!("toolkit export --run {folder} model.onnx");
+            let export = format!("toolkit export --run {quoted} model.onnx");
             Err(Advice::new(
                 message,
                 format!("{resume}, or export without a choice of the score with `{export}`"),
@@ -156,7 +157,7 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
             // The features of frozen layers come before all weights.
             if run.checkpoint(Which::Last).exists() {
                 hint += &format!(
-                    ", or export the current weights with `toolkit export --run {folder} --last model.onnx`"
+                    ", or export the current weights with `toolkit export --run {quoted} --last model.onnx`"
                 );
             }
             Err(Advice::new(format!("interrupted in epoch {epoch}"), hint).into())

@@ -20,7 +20,7 @@ use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 use super::{BUILT_IN, Unmet, print_json, read_model};
 use crate::{
     cli::{DriftArgs, SCORE_COLUMN},
-    terminal::{Progress, say, say_left_out},
+    terminal::{Progress, say, say_left_out, unless_closed},
 };
 
 /// The name of standard input.
@@ -73,9 +73,6 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         stream.scores.shuffle(&mut random);
     }
     stream.scores.iter().for_each(|&score| monitor.push(score));
-    if let Some(file) = file {
-        file.write(&monitor)?;
-    }
     let window = args.window.map_or(stream.scores.len(), std::num::NonZeroUsize::get);
     let result = Found {
         status: monitor.status(),
@@ -85,10 +82,10 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         threshold,
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
-    if args.json {
-        result.print_json()?
-    } else {
-        result.print()?
+    unless_closed(if args.json { result.print_json() } else { result.print() })?;
+    // Last, because a call that fails can be repeated.
+    if let Some(file) = file {
+        file.write(&monitor)?;
     }
     match result.status.alarm {
         Some(_) => Err(Unmet(vec![

@@ -32,7 +32,7 @@ use crate::{
     terminal::{
         Progress,
         data::{KNOWN, UNKNOWN, dataset, unknown_datasets},
-        say, say_left_out,
+        say, say_left_out, unless_closed,
     },
 };
 
@@ -69,7 +69,8 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
             subjects.extend(measured.subjects(&names, options));
         }
         unmet.extend(measured.unmet(&args.require));
-        if options.scorer.json { measured.print_json() } else { measured.print() }
+        // The page and what is required are for others than the reader of the tables.
+        unless_closed(if options.scorer.json { measured.print_json() } else { measured.print() })
     })?;
     if has_page {
         report::write(subjects, Vec::new(), Some(&images), args.page.as_deref(), options)?;
