@@ -83,23 +83,29 @@ impl Loss {
         }
     }
 
-    /// The mean loss over the known images, with fixed anchors; 0 if there are none. Images with negative labels
-    /// (unknown), or labels of C and above, are ignored.
+    /// The mean of the [losses of known images](Self::values); 0 if there are none.
+    #[must_use]
+    pub fn value(&self, logits: ArrayView2<f64>, labels: &[i64]) -> f64 {
+        let losses = self.values(logits, labels);
+        if losses.is_empty() { 0.0 } else { losses.iter().sum::<f64>() / losses.len() as f64 }
+    }
+
+    /// The loss of each known image, with fixed anchors. Images with negative labels (unknown), or labels of C and above, are
+    /// left out.
     ///
     /// This is the double-precision reference for the differentiable loss of `train`, which receives only
     /// known images.
     #[must_use]
-    pub fn value(&self, logits: ArrayView2<f64>, labels: &[i64]) -> f64 {
+    pub fn values(&self, logits: ArrayView2<f64>, labels: &[i64]) -> Vec<f64> {
         let classes = logits.ncols();
-        let mut sum = 0.0;
-        let mut known = 0_u32;
+        let mut losses = Vec::with_capacity(labels.len());
         for (z, &label) in logits.rows().into_iter().zip(labels) {
             let Some(y) = usize::try_from(label).ok().filter(|&y| y < classes) else { continue };
             let mut d = squared_to_fixed(z.iter().copied(), self.magnitude);
             if self.variant != Variant::PytorchOod {
                 d.iter_mut().for_each(|d| *d = d.sqrt());
             }
-            sum += match self.variant {
+            let mut loss = match self.variant {
                 Variant::Paper => log_one_plus_sum_exp((0..classes).filter(|&j| j != y).map(|j| d[y] - d[j])),
                 // As published: the sum includes y and leaves out the last class.
                 Variant::PytorchOod => {
@@ -110,11 +116,11 @@ impl Loss {
                 }
             };
             if self.variant != Variant::CrossEntropy {
-                sum += self.weight * d[y];
+                loss += self.weight * d[y];
             }
-            known += 1;
+            losses.push(loss);
         }
-        if known == 0 { 0.0 } else { sum / f64::from(known) }
+        losses
     }
 }
 
@@ -151,6 +157,7 @@ mod tests {
         let alone = loss.value(z.slice_axis(Axis(0), (..1).into()), &[0]);
         assert_eq!(loss.value(z.view(), &[0, -1, 2]), alone);
         assert_eq!(loss.value(z.view(), &[-1, -1, -7]), 0.0);
+        assert_eq!(loss.values(z.view(), &[-1, 1, 2]).len(), 1);
     }
 
     #[test]

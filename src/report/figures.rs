@@ -750,7 +750,10 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
             last(&loss).map_or_else(String::new, |loss| format!("The loss ends at {}.", number(loss)));
         if let Some((epoch, Some(loss))) = best {
             marks.push(Mark::Rule { x: epoch as f64, label: "best".to_owned() });
-            caption += &format!(" On held-out images it is lowest, {}, after epoch {epoch}.", number(loss));
+            caption += &format!(
+                " The best weights are those after epoch {epoch}, with {} on held-out images.",
+                number(loss)
+            );
         }
         figures.push(Figure::new(
             id("loss"),

@@ -434,14 +434,11 @@ impl<'a> Learner<'a> {
         })
     }
 
-    /// The loss on held-out images that choose, with the anchors of training; `None` without any.
-    pub fn held_out_loss(&self, tested: &Tested) -> Option<f64> {
-        let choosing = &self.batches.choosing;
-        if choosing.is_empty() {
-            return None;
-        }
+    /// The losses of the held-out images that choose, with the anchors of training.
+    pub fn held_out_losses(&self, tested: &Tested) -> Vec<f32> {
         let logits = tested.held_out.choosing.mapv(f64::from);
-        Some(self.settings.loss.value(logits.view(), &self.batches.labels(choosing)))
+        let losses = self.settings.loss.values(logits.view(), &self.batches.labels(&self.batches.choosing));
+        losses.into_iter().map(|loss| loss as f32).collect()
     }
 
     /// Copies the tensors of the network and of its EMA into a state.

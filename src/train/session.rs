@@ -27,14 +27,16 @@ const LOSS_MEMORY: f64 = 0.99;
 const REPORT_EVERY: usize = 10;
 /// Steps between logged events.
 const LOG_EVERY: usize = 50;
+/// The tensor of the least held-out losses in a state.
+const LEAST_LOSSES: &str = "held-out.losses";
 /// States kept on disk: if the newest is damaged, the one before it is used.
 const STATES_KEPT: usize = 2;
 
 /// Trains a network and writes the [run folder](RunFolder): the checkpoints of the best and of the last
 /// epoch, the log, the resolved settings, and the two newest states to resume from.
 ///
-/// The best epoch is the one with the lowest loss on the held-out known images; test sets do not influence
-/// the choice. `stop` is checked while images are read and before every step. The state is saved every `save_every`, and
+/// The best epoch is the last whose loss on the held-out known images is, within its standard error, as low as that of any
+/// before; without such images it is the last. Test sets do not influence the choice. `stop` is checked while images are read and before every step. The state is saved every `save_every`, and
 /// at the end.
 /// `given` is the text of the settings as the user gave them, for [`RunFolder::settings`].
 ///
@@ -174,6 +176,8 @@ struct Session<'a> {
     learner: Learner<'a>,
     optimizer: Optimizer,
     state: State,
+    /// The losses of the held-out images after the epoch in which their mean was lowest, once there is one.
+    least_losses: Vec<f32>,
     /// The moving average of the loss. It stays on the device: reading it waits for the device to finish.
     smoothed_loss: Option<Tensor>,
     log: Log,
@@ -194,7 +198,7 @@ impl<'a> Session<'a> {
             Optimizer::new(&learner.network, recipe.optimizer, recipe.weight_decay, recipe.backbone_rate)
                 .map_err(torch)?;
         let Batches { checksum, tests_checksum, .. } = batches;
-        let (mut log, state) = match start {
+        let (mut log, state, least_losses) = match start {
             Start::Saved { log, state, tensors } => {
                 // The best checkpoint has the outputs for the test images.
                 if state.data != *checksum
@@ -204,7 +208,8 @@ impl<'a> Session<'a> {
                 }
                 learner.load(&tensors)?;
                 optimizer.load(&tensors)?;
-                (log, *state)
+                let least = tensors.get(LEAST_LOSSES).map_or(Vec::new(), |losses| losses.values.clone());
+                (log, *state, least)
             }
             Start::New { given } => {
                 learner.begin()?;
@@ -216,7 +221,7 @@ impl<'a> Session<'a> {
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
                 folder.write_settings(given)?;
-                (log, State::new(settings.clone(), checksum.clone(), tests_checksum.clone()))
+                (log, State::new(settings.clone(), checksum.clone(), tests_checksum.clone()), Vec::new())
             }
         };
         log.rewind(state.log)?;
@@ -224,7 +229,18 @@ impl<'a> Session<'a> {
         let device = learner.store.device();
         let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).to_device(device));
         let saved = Instant::now();
-        Ok(Self { settings, batches, folder, learner, optimizer, state, smoothed_loss, log, saved })
+        Ok(Self {
+            settings,
+            batches,
+            folder,
+            learner,
+            optimizer,
+            state,
+            least_losses,
+            smoothed_loss,
+            log,
+            saved,
+        })
     }
 
     /// Writes an event to the log.
@@ -241,6 +257,7 @@ impl<'a> Session<'a> {
         self.learner.save(&mut tensors)?;
         self.optimizer.save(&mut tensors).map_err(torch)?;
         self.check_finite(&tensors)?;
+        tensors.insert(LEAST_LOSSES, &[self.least_losses.len()], self.least_losses.clone());
         self.state.save(tensors, self.folder)?;
         self.folder.remove_states_but(STATES_KEPT)?;
         self.saved = Instant::now();
@@ -337,14 +354,12 @@ impl<'a> Session<'a> {
     fn test(&mut self, begun: Instant) -> Result<Event> {
         let epoch = self.state.epoch;
         let tested = self.learner.test()?;
-        let held_out_loss = self.learner.held_out_loss(&tested);
+        let losses = self.learner.held_out_losses(&tested);
+        let held_out_loss = (!losses.is_empty()).then(|| mean(&losses));
         if let Some(loss) = held_out_loss.filter(|loss| !loss.is_finite()) {
             return Err(self.diverged("the loss of held-out images", loss));
         }
-        let is_best = match (held_out_loss, self.state.least_loss) {
-            (Some(loss), Some(least)) => loss < least,
-            _ => true,
-        };
+        let is_best = is_as_low(&losses, &self.least_losses);
         let checkpoint = self.learner.checkpoint(epoch, Some(tested))?;
         let tensors = checkpoint.tensors();
         self.check_finite(&tensors)?;
@@ -352,11 +367,52 @@ impl<'a> Session<'a> {
         tensors.write(&self.folder.checkpoint(Which::Last))?;
         if is_best {
             tensors.write(&self.folder.checkpoint(Which::Best))?;
-            self.state.least_loss = held_out_loss;
+        }
+        if self.least_losses.is_empty() || mean(&losses) < mean(&self.least_losses) {
+            self.least_losses = losses;
         }
         let seconds = begun.elapsed().as_secs_f64();
         let event = Event::Epoch { epoch, held_out_loss, best: is_best, seconds, report };
         self.record(&event)?;
         Ok(event)
+    }
+}
+
+/// Whether the mean of some losses is, within the standard error of its difference, as low as that of the least so far of the
+/// same images. A schedule that ends with small steps makes later weights better, which few images cannot tell (the rule of one
+/// standard error; Breiman et al., Classification and Regression Trees, 1984).
+fn is_as_low(losses: &[f32], least: &[f32]) -> bool {
+    // The first epoch, or no held-out images.
+    if losses.len() != least.len() || losses.is_empty() {
+        return true;
+    }
+    let differences: Vec<f32> = losses.iter().zip(least).map(|(loss, least)| loss - least).collect();
+    let (count, mean) = (differences.len() as f64, mean(&differences));
+    let squares: f64 = differences.iter().map(|&difference| (f64::from(difference) - mean).powi(2)).sum();
+    mean <= (squares / (count - 1.0).max(1.0) / count).sqrt()
+}
+
+fn mean(values: &[f32]) -> f64 {
+    values.iter().copied().map(f64::from).sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_epoch_is_best_unless_its_losses_are_higher_beyond_chance() {
+        let least = [1.0, 2.0, 3.0, 4.0];
+        let after = |changes: [f32; 4]| {
+            let losses: Vec<f32> = least.iter().zip(changes).map(|(loss, change)| loss + change).collect();
+            is_as_low(&losses, &least)
+        };
+        assert!(after([0.0; 4]) && after([-0.1; 4]));
+        assert!(!after([0.1; 4]));
+        // Their mean is 0.05, the standard error 0.029 or 0.087.
+        assert!(!after([0.1, 0.0, 0.1, 0.0]));
+        assert!(after([0.3, 0.0, -0.1, 0.0]));
+        assert!(is_as_low(&[2.0], &[2.0]) && !is_as_low(&[2.1], &[2.0]));
+        assert!(is_as_low(&[5.0], &[]) && is_as_low(&[], &[]));
     }
 }

@@ -28,8 +28,6 @@ pub(super) struct State {
     pub step: usize,
     /// The moving average of the loss.
     pub smoothed_loss: Option<f64>,
-    /// The lowest loss on held-out images, if there are any.
-    pub least_loss: Option<f64>,
     /// The lengths of the log files.
     pub log: Lengths,
 }
@@ -38,7 +36,7 @@ impl State {
     /// The state of a new run.
     pub fn new(settings: TrainSettings, data: String, test_sets: String) -> Self {
         let (test_sets, log) = (Some(test_sets), Lengths::default());
-        Self { settings, data, test_sets, epoch: 1, step: 0, smoothed_loss: None, least_loss: None, log }
+        Self { settings, data, test_sets, epoch: 1, step: 0, smoothed_loss: None, log }
     }
 
     /// Writes the state with its tensors.

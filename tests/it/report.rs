@@ -236,7 +236,7 @@ fn a_page_about_a_run() {
         "Training of <bdi>1</bdi>",
         "1 epoch tested of 2; the run is not finished.",
         "1 line of the log cannot be read.",
-        "On held-out images it is lowest, 1.5, after epoch 1.",
+        "The best weights are those after epoch 1, with 1.5 on held-out images.",
         "Learning rate",
         "Asked for and measured",
         "Logits in two dimensions",
