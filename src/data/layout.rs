@@ -184,6 +184,8 @@ pub(super) fn names_in(path: &Path) -> Result<Option<Vec<String>>> {
         return Ok(None);
     }
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    // Editors of Windows begin a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
     Ok(Some(text.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()))
 }
 

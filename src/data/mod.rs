@@ -629,6 +629,18 @@ impl Dataset {
         (0..self.len()).partition(|index| drawn.contains(index))
     }
 
+    /// Draws `count` images at random with a seed, and one of each class that these lack. Returns their indices, in random
+    /// order.
+    #[must_use]
+    pub fn draw_with_classes(&self, count: usize, seed: u64) -> Vec<usize> {
+        let mut classes = HashSet::new();
+        let order = shuffled(self.len(), seed).into_iter().enumerate();
+        order
+            .filter(|&(rank, index)| classes.insert(self.labels[index]) || rank < count)
+            .map(|(_, index)| index)
+            .collect()
+    }
+
     /// Draws `count` images at random with a seed. Returns their indices and those of the rest, both
     /// ascending.
     #[must_use]
@@ -900,6 +912,7 @@ mod tests {
         assert_eq!(dataset.draw(30, 7).0, drawn);
         assert_ne!(dataset.draw(30, 8).0, drawn);
         assert_eq!(dataset.draw(1000, 7).0.len(), 100);
+        assert_eq!(dataset.draw_with_classes(30, 7).len(), 30, "one class");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Atomic file writes.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use tempfile::{Builder, NamedTempFile};
@@ -32,7 +34,7 @@ pub fn sync_folder(file: &Path) {
 }
 
 /// Writes a file beside `path`, syncs it, and renames it into place. A link is kept and its target replaced.
-/// What a killed writer has left in the folder is removed.
+/// What a killed writer has left in the folder is removed by the first write to it.
 ///
 /// # Errors
 /// [`Error::Io`], also if `path` is something other than a file. After an error `path` is unchanged.
@@ -48,7 +50,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<bool>) -> Result<bool> {
     let begin = || {
         let (path, existing) = target(path)?;
-        remove_unfinished(folder_of(&path));
+        clean(folder_of(&path));
         let file = unfinished(folder_of(&path))?;
         Ok((path, existing, file))
     };
@@ -169,6 +171,15 @@ pub fn unfinished_folder(within: &Path) -> io::Result<(tempfile::TempDir, Option
         if folder.path().exists() {
             return Ok((folder, lock));
         }
+    }
+}
+
+/// [Removes](remove_unfinished) what killed writers have left in a folder, once: many files may be written to it.
+fn clean(folder: &Path) {
+    static CLEANED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mut cleaned = CLEANED.lock().unwrap_or_else(PoisonError::into_inner);
+    if cleaned.insert(folder.to_owned()) {
+        remove_unfinished(folder);
     }
 }
 

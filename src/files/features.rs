@@ -5,6 +5,7 @@
 //! unknown sets follow.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{BufReader, Cursor, Write},
     path::Path,
@@ -12,11 +13,11 @@ use std::{
 
 use ndarray::{Array2, ArrayView2, Axis};
 use npyz::WriterBuilder;
-use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
+use zip::{ZipArchive, ZipWriter};
 
 use super::{
     atomic,
-    scores::{array, broken, npy},
+    scores::{array, broken, entry_of, npy},
 };
 use crate::{
     error::{Error, Result},
@@ -70,11 +71,19 @@ pub fn check_names(unknown: &[&str]) -> Result<()> {
 impl FeatureFile {
     /// Calls `take` with what fits scores to the training images, of which one in five standardises sums.
     pub fn with_fitter<R>(&self, limit: Option<usize>, take: impl FnOnce(&Fitter) -> R) -> R {
-        let places = 0..self.training.labels.len();
-        let (known, fitted): (Vec<usize>, Vec<usize>) = places.partition(|place| place % STANDARDISING == 0);
+        let labels = &self.training.labels;
+        // Scores are fitted to images of every class.
+        let mut fitted_of_class: HashMap<i64, usize> = HashMap::new();
+        labels.iter().for_each(|&label| *fitted_of_class.entry(label).or_default() += 1);
+        let (known, fitted): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|&place| {
+            let fitted = fitted_of_class.get_mut(&labels[place]).expect("each label was counted");
+            let is_known = place.is_multiple_of(STANDARDISING) && *fitted > 1;
+            *fitted -= usize::from(is_known);
+            is_known
+        });
         let rows = |places: &[usize]| self.training.features.select(Axis(0), places);
         let (known, fitted_features) = (rows(&known), rows(&fitted));
-        let labels: Vec<i64> = fitted.iter().map(|&place| self.training.labels[place]).collect();
+        let labels: Vec<i64> = fitted.iter().map(|&place| labels[place]).collect();
         let examples =
             Examples { features: fitted_features.view(), labels: &labels, last_layer: &self.last_layer };
         take(&Fitter { examples, known: &known, anchors: &self.anchors, limit })
@@ -168,7 +177,7 @@ impl FeatureFile {
     fn bytes(&self) -> std::io::Result<Vec<u8>> {
         let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
         let mut add = |name: &str, bytes: Vec<u8>| {
-            archive.start_file(format!("{name}.npy"), SimpleFileOptions::default())?;
+            archive.start_file(format!("{name}.npy"), entry_of(&bytes))?;
             archive.write_all(&bytes)
         };
         let training = FeatureSet { name: TRAINING.to_owned(), ..self.training.clone() };
@@ -257,6 +266,10 @@ mod tests {
         file.with_fitter(None, |fitter| {
             assert_eq!((fitter.examples.labels, fitter.known.nrows()), (&[1, 0, 1][..], 1));
         });
+        let alone = FeatureSet { labels: vec![0, 1, 1, 1], ..file.training.clone() };
+        FeatureFile { training: alone, ..file }.with_fitter(None, |fitter| {
+            assert_eq!(fitter.examples.labels, [0, 1, 1, 1], "an image of each class");
+        });
     }
 
     #[test]
@@ -291,7 +304,7 @@ mod tests {
             let mut new = ZipWriter::new(File::create(&path).unwrap());
             for index in 0..old.len() {
                 let mut entry = old.by_index(index).unwrap();
-                new.start_file(entry.name(), SimpleFileOptions::default()).unwrap();
+                new.start_file(entry.name(), entry_of(&[])).unwrap();
                 if entry.name() == format!("{name}.npy") {
                     new.write_all(&array).unwrap();
                 } else {

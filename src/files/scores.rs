@@ -50,8 +50,8 @@ const MOST_IN_MEMORY: u64 = 1 << 27;
 ///
 /// # Errors
 /// [`Error::Io`], those of `take`, and [`Error::ScoreFile`] if the file is malformed or something else, lacks a
-/// column or has it twice, or if a score is NaN or a class not an integer. [`Error::Scores`] after the last
-/// entry if no label is negative or every label is.
+/// column or has it twice, if a score is NaN or a class not an integer, or, after the last entry, if no label is negative or
+/// every label is.
 pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
     let (mut known, mut unknown) = (false, false);
     read_entries(path, column, true, |entry| {
@@ -64,7 +64,7 @@ pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
         (false, true) => "every label is negative: no known images",
         (false, false) => "the file has no entries",
     };
-    Err(Error::Scores(missing.to_owned()))
+    Err(broken(path, missing))
 }
 
 /// Reads the entries; where they are not labelled, only their scores.
@@ -89,14 +89,14 @@ fn read_entries(
 /// Reads the scores alone, in order; nothing else has to be in the file. Otherwise as [`read`].
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::ScoreFile`] and, without entries, [`Error::Scores`].
+/// [`Error::Io`]; [`Error::ScoreFile`], also without entries.
 pub fn read_scores(path: &Path, column: &str) -> Result<Vec<f64>> {
     let mut scores = Vec::new();
     read_entries(path, column, false, |entry| {
         scores.push(entry.score);
         Ok(())
     })?;
-    if scores.is_empty() { Err(Error::Scores("the file has no entries".to_owned())) } else { Ok(scores) }
+    if scores.is_empty() { Err(broken(path, "the file has no entries")) } else { Ok(scores) }
 }
 
 fn is_npz(path: &Path) -> bool {
@@ -371,11 +371,17 @@ fn csv(names: &[String], sets: &[ScoredSet]) -> Vec<u8> {
     writer.into_inner().expect("memory can be written")
 }
 
+/// How an array is stored in an archive: one of several GiB needs longer fields.
+pub(super) fn entry_of(array: &[u8]) -> SimpleFileOptions {
+    SimpleFileOptions::default().large_file(array.len() >> 31 > 0)
+}
+
 fn npz(names: &[String], sets: &[ScoredSet]) -> std::io::Result<Vec<u8>> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     let mut add = |name: &str, array: std::io::Result<Vec<u8>>| {
-        archive.start_file(format!("{name}.npy"), SimpleFileOptions::default())?;
-        archive.write_all(&array?)
+        let array = array?;
+        archive.start_file(format!("{name}.npy"), entry_of(&array))?;
+        archive.write_all(&array)
     };
     let images: Vec<&String> = sets.iter().flat_map(|set| &set.images).collect();
     add("image", texts(&images))?;

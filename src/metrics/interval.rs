@@ -134,11 +134,11 @@ impl Resample {
         known.is_judged.then(|| correct as f64 / self.known.len() as f64)
     }
 
-    /// The share of the drawn known images above a threshold.
-    pub(crate) fn known_above(&self, known: &RankedKnown, threshold: f64) -> f64 {
+    /// The share of the drawn known images that are not above a threshold.
+    pub(crate) fn known_kept(&self, known: &RankedKnown, threshold: f64) -> f64 {
         let (correct, wrong) = self.known.split_at(known.correct.len());
         let above = above(&known.correct, correct, threshold) + above(&known.wrong, wrong, threshold);
-        above as f64 / self.known.len() as f64
+        (self.known.len() as u64 - above) as f64 / self.known.len() as f64
     }
 
     /// The share of the drawn images of an unknown set above a threshold.
@@ -220,7 +220,7 @@ mod tests {
         let once = Resample { known: vec![1; 300], unknown: vec![vec![1; 200]] };
         assert_eq!(once.metrics(&known, 0, &unknown), Metrics::of(&known, &unknown));
         assert_eq!(once.accuracy(&known), Some(0.75));
-        assert_eq!(once.known_above(&known, 40.0), known.share_above(40.0));
+        assert_eq!(once.known_kept(&known, 40.0), known.share_kept(40.0));
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
             Metrics::new(&[3.0, 3.0, 0.0, 1.0], Some(&[true, true, true, false]), &[2.0, 2.0]).unwrap();
         assert_eq!(drawn.metrics(&ranked_known, 0, &unknown), same);
         assert_eq!(drawn.accuracy(&ranked_known), Some(0.75));
-        assert_eq!(drawn.known_above(&ranked_known, 2.5), 0.5);
+        assert_eq!(drawn.known_kept(&ranked_known, 2.5), 0.5);
         assert_eq!(drawn.unknown_above(0, &unknown, 2.0), 0.0);
     }
 

@@ -163,7 +163,9 @@ impl Metrics {
             fpr95_tpr: at_caught.unwrap_or(total).known as f64 / n,
             fpr_at_95_known_kept: (total.unknown - at_kept.unknown) as f64 / p,
             oscr: Some(oscr as f64 / (2.0 * p * n)),
-            detection_accuracy: (at_best.unknown as f64 / p + 1.0 - at_best.known as f64 / n) / 2.0,
+            // In one division, so that a share is the nearest number to what it is.
+            detection_accuracy: (at_best.unknown as f64 * n + (total.known - at_best.known) as f64 * p)
+                / (2.0 * p * n),
         }
     }
 }
@@ -301,9 +303,9 @@ impl RankedKnown {
         self.correct.0.len() + self.wrong.0.len()
     }
 
-    /// The share of scores above a threshold.
-    pub(crate) fn share_above(&self, threshold: f64) -> f64 {
-        (self.correct.above(threshold) + self.wrong.above(threshold)) as f64 / self.len() as f64
+    /// The share of scores that are not above a threshold.
+    pub(crate) fn share_kept(&self, threshold: f64) -> f64 {
+        (self.len() - self.correct.above(threshold) - self.wrong.above(threshold)) as f64 / self.len() as f64
     }
 
     /// The share classified correctly, if correctness is known.

@@ -364,7 +364,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     let points: Vec<[f64; 2]> = held_out
         .iter()
         .enumerate()
-        .map(|(place, &threshold)| [(place + 1) as f64 / held_out.len() as f64, measured(threshold)])
+        .map(|(place, &threshold)| [(place + 1) as f64 / (held_out.len() + 1) as f64, measured(threshold)])
         .filter(|[promised, _]| *promised >= LEAST_KEPT)
         .collect();
     let lowest = points.iter().fold(LEAST_KEPT, |least, point| least.min(point[1]));
@@ -398,7 +398,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     let legend = vec![(Key::Line(0), "share of the test images that is kept".to_owned())];
     let plot = Plot {
         description: String::new(),
-        x: Axis { from: LEAST_KEPT, ..Axis::share("share to keep of the held-out images (%)") },
+        x: Axis { from: LEAST_KEPT, ..Axis::share("share to keep of new known images (%)") },
         y: Axis { from, ..Axis::share("share kept of the known test images (%)") },
         height: 190.0,
         marks,

@@ -154,7 +154,11 @@ impl Report {
     ) -> Result<Self> {
         let known = RankedKnown::new(known, correct)?;
         let names: Vec<&str> = unknown.iter().map(|(name, _)| *name).collect();
-        let mut sets = unknown.iter().map(|(_, scores)| Ranked::new(scores)).collect::<Result<Vec<_>>>()?;
+        let ranked = |&(name, scores): &(&str, &[S])| match Ranked::new(scores) {
+            Err(Error::Scores(reason)) => Err(Error::Scores(format!("`{name}`: {reason}"))),
+            ranked => ranked,
+        };
+        let mut sets = unknown.iter().map(ranked).collect::<Result<Vec<_>>>()?;
         let members = members(&names, &options.groups)?;
         if sets.len() > 1 {
             let all: Vec<S> = unknown.iter().flat_map(|(_, scores)| scores.iter().copied()).collect();
@@ -180,7 +184,7 @@ impl Report {
         let mut report = Self {
             known: known.len(),
             accuracy: known.accuracy(),
-            known_kept: threshold.map(|threshold| 1.0 - known.share_above(threshold)),
+            known_kept: threshold.map(|threshold| known.share_kept(threshold)),
             intervals: None,
             skipped: 0,
             rows,
@@ -210,7 +214,7 @@ impl Report {
     ) {
         let counts: Vec<usize> = sets.iter().map(Ranked::len).collect();
         let measure = |drawn: &Resample| {
-            let kept = threshold.map(|threshold| 1.0 - drawn.known_above(known, threshold));
+            let kept = threshold.map(|threshold| drawn.known_kept(known, threshold));
             let measured: Vec<Measured> = sets
                 .iter()
                 .enumerate()
@@ -310,6 +314,19 @@ mod tests {
 
     fn report(options: &ReportOptions) -> Result<Report> {
         Report::new(&KNOWN, Some(&CORRECT), &[("far", &FAR), ("near", &NEAR)], options)
+    }
+
+    #[test]
+    fn shares_are_the_numbers_nearest_to_them() {
+        let [known, unknown] = [90, 10]
+            .map(|low| -> Vec<f64> { (0..100).map(|number| if number < low { 0.0 } else { 2.0 }).collect() });
+        let report = |known: &[f64], threshold| {
+            let options = ReportOptions { threshold: Some(threshold), ..ReportOptions::default() };
+            Report::new(known, None, &[("far", &unknown[..])], &options).unwrap()
+        };
+        assert_eq!(report(&known, 1.0).rows[0].metrics.detection_accuracy, 0.9);
+        let known: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(report(&known, 93.0).known_kept, Some(0.93));
     }
 
     fn group(text: &str) -> Vec<Group> {

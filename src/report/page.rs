@@ -206,33 +206,39 @@ impl Subject {
         }
     }
 
-    /// The entries of a file of scores, with their report for these options.
-    #[must_use]
+    /// The entries of a file of scores, with their report for these options, or the reason why there is none.
+    ///
+    /// # Errors
+    /// Those of [`Report::new`] but [`Error::Scores`].
     pub fn of_scores(
         name: &str,
         score: &str,
         known: Scored,
         unknown: Vec<Scored>,
         options: &ReportOptions,
-    ) -> Self {
+    ) -> Result<Self> {
         let correct: Vec<bool> =
             known.predicted.iter().zip(&known.truth).map(|(class, truth)| class == truth).collect();
         let correct = (correct.len() == known.scores.len()).then_some(&correct[..]);
         let sets: Vec<(&str, &[f64])> =
             unknown.iter().map(|set| (set.name.as_str(), &set.scores[..])).collect();
-        Self {
+        let report = match Report::new(&known.scores, correct, &sets, options) {
+            Err(Error::Scores(reason)) => Err(reason),
+            report => Ok(report?),
+        };
+        Ok(Self {
             name: name.to_owned(),
             score: score.to_owned(),
             threshold: options.threshold,
             keep: None,
             classes: Vec::new(),
-            report: Report::new(&known.scores, correct, &sets, options).map_err(|error| reason(&error)),
+            report,
             known,
             unknown,
             map: None,
             origin: None,
             agreement: None,
-        }
+        })
     }
 
     /// The verdict on a score.
@@ -576,7 +582,7 @@ mod tests {
         let subject = |sets: usize| {
             let unknown = (0..sets).map(|number| set(number.to_string(), -1)).collect();
             let known = set("known".to_owned(), 0);
-            Subject::of_scores("a", "score", known, unknown, &ReportOptions::default())
+            Subject::of_scores("a", "score", known, unknown, &ReportOptions::default()).unwrap()
         };
         let kept = |subjects: Vec<Subject>| -> Vec<[usize; 2]> {
             let of = |section: &Section| [section.curves.len(), usize::from(!section.roc.is_empty())];
@@ -603,7 +609,7 @@ mod tests {
             };
             let known = Scored { truth: vec![0], scores: vec![1.0], ..Scored::default() };
             let subject = Subject::of_scores("a", "score", known, vec![unknown], &ReportOptions::default());
-            let page = Page::new(vec![subject], Vec::new(), None);
+            let page = Page::new(vec![subject.unwrap()], Vec::new(), None);
             let (_, mistakes) = &page.sections[0].mistakes[0];
             mistakes
                 .iter()

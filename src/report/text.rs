@@ -63,7 +63,10 @@ impl fmt::Display for Report {
         let heads = ["unknown set", "images"].into_iter().chain(HEADS);
         let mut lines: Vec<Vec<String>> = vec![heads.map(str::to_owned).collect()];
         for Row { name, unknown, unknown_caught, metrics, intervals } in &self.rows {
-            lines.push(line([name.clone(), unknown.to_string()], *metrics, *unknown_caught, percent));
+            // Names are those of a file.
+            let name =
+                if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.clone() };
+            lines.push(line([name, unknown.to_string()], *metrics, *unknown_caught, percent));
             if let Some(RowIntervals { unknown_caught, metrics }) = intervals {
                 let first = ["  95 % interval".to_owned(), String::new()];
                 lines.push(line(first, *metrics, *unknown_caught, percents));

@@ -361,13 +361,8 @@ impl<'a> Batches<'a> {
 
     /// Training images drawn at random with the seed, and one of each class that these lack.
     pub(super) fn sample(&self, count: usize) -> Vec<usize> {
-        let order = shuffled(self.training.len(), self.settings.recipe.seed).into_iter().enumerate();
-        let mut classes = HashSet::new();
-        order
-            .map(|(rank, place)| (rank, self.training[place]))
-            .filter(|&(rank, index)| classes.insert(self.known.labels()[index]) || rank < count)
-            .map(|(_, index)| index)
-            .collect()
+        let drawn = self.known.pick(&self.training).draw_with_classes(count, self.settings.recipe.seed);
+        drawn.into_iter().map(|place| self.training[place]).collect()
     }
 
     /// The labels of known images.

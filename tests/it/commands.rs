@@ -456,6 +456,18 @@ fn one_bad_image_does_not_end_the_work() {
     assert_eq!((&json["known"], &json["rows"][0]["unknown"]), (&3.into(), &1.into()));
     assert_eq!((&json["skipped"], &json["images"]), (&2.into(), &4.into()));
     assert_eq!(fs::read_to_string(at.join("scores.csv")).unwrap().lines().count(), 5);
+    // A set of which no image can be read is named, and the page is written all the same.
+    fs::create_dir_all(at.join("broken")).unwrap();
+    fs::write(at.join("broken/x.png"), "no image").unwrap();
+    let page = ["--skip-broken", "--unknown", "broken=broken", "--report", "page.html"];
+    let table = toolkit(at, &[&data[..], &page].concat());
+    assert!(
+        error(&table)
+            .contains("no metrics for these scores: `broken`: there are no unknown images (cpu, score cac)"),
+        "{}",
+        error(&table)
+    );
+    assert!(fs::read_to_string(at.join("page.html")).unwrap().contains("There are no metrics: `broken`"));
 
     // Training images, to which scores of features are fitted.
     for (class, shade) in [("ant", 10), ("bee", 90), ("cow", 200)] {
@@ -647,6 +659,19 @@ fn a_closed_pipe_is_not_a_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+
+    // Nor does it hide one.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .args(["verify", "model.onnx", "--provider", "cpu", "--provider", "onnxruntime"])
+        .env("ORT_DYLIB_PATH", "no/such/library.so")
+        .current_dir(at)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(error(&output).contains("provider `onnxruntime` is not available"), "{}", error(&output));
 }
 
 #[test]

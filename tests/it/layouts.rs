@@ -326,8 +326,10 @@ fn arrays_of_numpy() {
     let alone = tempfile::tempdir().unwrap();
     fs::copy(at("keras.npz"), alone.path().join("mnist.npz")).unwrap();
     is_divided(alone.path(), false);
-    write(alone.path(), "classes.txt", b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
-    assert_eq!(known(alone.path(), Split::Train).unwrap().classes()[9], "j");
+    // With a byte order mark.
+    write(alone.path(), "classes.txt", b"\xef\xbb\xbfa\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
+    let classes = known(alone.path(), Split::Train).unwrap().classes().to_vec();
+    assert_eq!((&*classes[0], &*classes[9]), ("a", "j"));
 
     let folder = unpacked("npy");
     let error = known(folder.path(), Split::Test).unwrap_err().to_string();

@@ -116,12 +116,15 @@ fn errors_in_a_file_are_named() {
     assert!(message("label,score\n1,2\n", &["--column", "msp"]).contains("no column `msp`"));
     for stream in [&[][..], &["--stream"]] {
         for (text, reason) in [
-            ("label,score\n-1,2\n", "no metrics for these scores: every label is negative: no known images"),
+            (
+                "label,score\n-1,2\n",
+                "`a.csv` does not hold usable scores: every label is negative: no known images",
+            ),
             (
                 "label,score\n0,2\n1,3\n",
-                "no metrics for these scores: no label is negative: no unknown images",
+                "`a.csv` does not hold usable scores: no label is negative: no unknown images",
             ),
-            ("label,score\n", "no metrics for these scores: the file has no entries"),
+            ("label,score\n", "`a.csv` does not hold usable scores: the file has no entries"),
             ("label,score\n1,nan\n-1,2\n", "line 2: a score is NaN"),
             ("label,score\n1,nan\n1,2\n", "line 2: a score is NaN"),
             ("label,score\n1,2\n0.5,2\n", "line 3: `0.5` is not an integer"),

@@ -204,6 +204,9 @@ fn a_page_about_scores() {
     let bare = page(at, "bare.html");
     assert!(bare.contains("there is no confusion matrix") && bare.contains("OSCR needs the prediction"));
 
+    let wrong = error(&toolkit(at, &["report", "scores.csv", "--group", "near=typo", "-o", "none.html"]));
+    assert!(wrong.contains("`typo` is not one of the unknown sets"), "{wrong}");
+    assert!(!at.join("none.html").exists());
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--keep", "0.9"]));
     assert!(wrong.contains("--keep needs held-out scores"), "{wrong}");
     for flag in

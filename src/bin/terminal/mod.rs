@@ -5,13 +5,15 @@ pub mod data;
 mod hint;
 mod parsers;
 mod progress;
+mod standard_output;
 pub mod weights;
 
-use std::{borrow::Cow, fmt, io::ErrorKind, path::Path, process::ExitCode};
+use std::{borrow::Cow, fmt, path::Path, process::ExitCode};
 
 use cac::data::LeftOut;
 pub use parsers::{InputArgs, by_variant, name_of, one_of};
 pub use progress::{Progress, say};
+pub use standard_output::{stdout, stdout_is_closed};
 pub use weights::{SOME_WEIGHTS, StartingWeights};
 
 /// The environment variable in which `toolkit` passes its version to `toolkit-train`.
@@ -64,7 +66,7 @@ pub fn say_left_out(left_out: &LeftOut) {
 
 /// Prints the error of a command, if any, and returns the exit code.
 pub fn finish(result: anyhow::Result<()>) -> ExitCode {
-    let Err(error) = unless_closed(result) else { return ExitCode::SUCCESS };
+    let Err(error) = result else { return ExitCode::SUCCESS };
     let hint = match error.downcast_ref::<cac::Error>() {
         // Its message already contains the cause.
         Some(error) => {
@@ -80,15 +82,6 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
         say(format_args!("hint: {hint}"));
     }
     ExitCode::FAILURE
-}
-
-/// Takes a pipe that its reader has closed for success: the reader has what it wanted.
-pub fn unless_closed(printed: anyhow::Result<()>) -> anyhow::Result<()> {
-    let is_closed = |error: &std::io::Error| error.kind() == ErrorKind::BrokenPipe;
-    match printed {
-        Err(error) if error.downcast_ref().is_some_and(is_closed) => Ok(()),
-        printed => printed,
-    }
 }
 
 /// A path as a shell reads it.

@@ -1,14 +1,14 @@
 //! Shows the progress of a run.
 
 use std::{
-    io::{Error, ErrorKind, Write, stdout},
+    io::{Error, Write},
     path::PathBuf,
 };
 
 use anyhow::Context;
 use cac::{run::RunFolder, train::Event};
 
-use crate::terminal::{Progress, say, say_left_out};
+use crate::terminal::{Progress, say, say_left_out, stdout, stdout_is_closed};
 
 /// Lines and a bar on stderr, and with `--json` the events on stdout.
 pub struct Display {
@@ -19,7 +19,7 @@ pub struct Display {
     steps: usize,
     /// The bar and what it shows.
     bar: Option<(String, Progress)>,
-    /// Why an event could not be written to stdout, unless the reader closed it.
+    /// Why an event could not be written to stdout.
     unwritten: Option<Error>,
 }
 
@@ -29,11 +29,10 @@ impl Display {
     }
 
     pub fn show(&mut self, event: &Event) {
-        if self.json {
+        if self.json && !stdout_is_closed() {
             let line = serde_json::to_string(event).expect("an event is plain data");
-            // A closed or full stdout must not end the run.
-            let written = writeln!(stdout(), "{line}");
-            let lost = written.err().filter(|error| error.kind() != ErrorKind::BrokenPipe);
+            // A full disk must not end the run.
+            let lost = writeln!(stdout(), "{line}").err();
             self.unwritten = self.unwritten.take().or(lost);
         }
         let epochs = self.epochs;

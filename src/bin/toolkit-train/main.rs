@@ -6,7 +6,7 @@ mod settings;
 mod terminal;
 
 use std::{
-    io::{Write, stdout},
+    io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -29,7 +29,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use terminal::{Advice, VERSION_VARIABLE, quoted, say};
+use terminal::{Advice, VERSION_VARIABLE, quoted, say, stdout};
 
 const USAGE: &str = "toolkit train [OPTIONS]
        toolkit train --known <DIR|NAME> [OPTIONS]

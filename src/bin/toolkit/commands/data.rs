@@ -1,9 +1,6 @@
 //! `toolkit data`
 
-use std::{
-    io::{Write, stdout},
-    path::PathBuf,
-};
+use std::{io::Write, path::PathBuf};
 
 use cac::{
     Error,
@@ -17,7 +14,7 @@ use crate::{
     terminal::{
         Advice,
         data::{self, fetch_command},
-        say,
+        say, stdout,
     },
 };
 

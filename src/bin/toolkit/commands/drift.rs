@@ -1,7 +1,7 @@
 //! `toolkit drift`
 
 use std::{
-    io::{BufRead, Write, stdin, stdout},
+    io::{BufRead, Write, stdin},
     path::Path,
     time::Instant,
 };
@@ -20,7 +20,7 @@ use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 use super::{BUILT_IN, Unmet, print_json, read_model};
 use crate::{
     cli::{DriftArgs, SCORE_COLUMN},
-    terminal::{Progress, say, say_left_out, unless_closed},
+    terminal::{Progress, say, say_left_out, stdout},
 };
 
 /// The name of standard input.
@@ -82,7 +82,11 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         threshold,
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
-    unless_closed(if args.json { result.print_json() } else { result.print() })?;
+    if args.json {
+        result.print_json()?;
+    } else {
+        result.print()?;
+    }
     // Last, because a call that fails can be repeated.
     if let Some(file) = file {
         file.write(&monitor)?;

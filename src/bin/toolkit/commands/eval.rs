@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{Write, stdout},
+    io::Write,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -32,7 +32,7 @@ use crate::{
     terminal::{
         Progress,
         data::{KNOWN, UNKNOWN, dataset, unknown_datasets},
-        say, say_left_out, unless_closed,
+        say, say_left_out, stdout,
     },
 };
 
@@ -63,17 +63,20 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     check_result_files(args.page.as_deref(), options, &models)?;
     let has_page = args.page.is_some() || options.plots.is_some();
     let names = names_apart(&models);
-    let (mut subjects, mut unmet) = (Vec::new(), Vec::new());
+    let (mut subjects, mut faults, mut unmet) = (Vec::new(), Vec::new(), Vec::new());
     let images = measure(&models, options, &args.require, has_page, |measured| {
         if has_page {
             subjects.extend(measured.subjects(&names, options));
         }
+        faults.extend(measured.faults());
         unmet.extend(measured.unmet(&args.require));
-        // The page and what is required are for others than the reader of the tables.
-        unless_closed(if options.scorer.json { measured.print_json() } else { measured.print() })
+        if options.scorer.json { measured.print_json() } else { measured.print() }
     })?;
     if has_page {
         report::write(subjects, Vec::new(), Some(&images), args.page.as_deref(), options)?;
+    }
+    if !faults.is_empty() {
+        bail!(faults.join("; "));
     }
     if unmet.is_empty() { Ok(()) } else { Err(Unmet(unmet).into()) }
 }
@@ -193,7 +196,9 @@ fn training_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) 
     let folder = dataset(&source.known, &args.data.folder(), &[Role::Known(Split::Train)])?;
     let images = open_training(&folder, source.share, source.protocol.as_ref(), &manifest.decision.input)?;
     let images = images.align(&manifest.decision.classes)?;
-    Ok(images.pick(&images.draw(EXAMPLES, 0).0))
+    let mut drawn = images.draw_with_classes(EXAMPLES, 0);
+    drawn.sort_unstable();
+    Ok(images.pick(&drawn))
 }
 
 /// The last layer and the anchors of a model, and the features of training images.
@@ -407,16 +412,29 @@ impl Measured<'_> {
         self.reports.iter().enumerate().map(subject).collect()
     }
 
-    /// What the tables do not meet, a sentence for each. It says which table, if another may be meant.
+    /// The reports, each with the name of its table.
+    fn tables(&self) -> impl Iterator<Item = (&cac::Result<Report>, String)> {
+        let name = |score| format!("{}, score {}", self.name, self.evaluation.scores[score]);
+        self.reports.iter().enumerate().map(move |(score, report)| (report, name(score)))
+    }
+
+    /// Why there are tables without metrics.
+    fn faults(&self) -> Vec<String> {
+        let fault = |(report, table): (&cac::Result<Report>, String)| {
+            report.as_ref().err().map(|error| format!("{error} ({table})"))
+        };
+        self.tables().filter_map(fault).collect()
+    }
+
+    /// What the tables do not meet, a sentence for each.
     fn unmet(&self, required: &[Requirement]) -> Vec<String> {
         let sets = self.evaluation.sets.len() - 1;
-        let of = |(score, report): (usize, &cac::Result<Report>)| -> Vec<String> {
-            let Ok(report) = report else { return Vec::new() };
-            let table = format!("{}, score {}", self.name, self.evaluation.scores[score]);
-            let unmet = required.iter().flat_map(|one| one.unmet(report, sets));
+        let of = |(report, table): (&cac::Result<Report>, String)| -> Vec<String> {
+            let unmet =
+                report.iter().flat_map(|report| required.iter().flat_map(|one| one.unmet(report, sets)));
             unmet.map(|fault| format!("{fault} ({table})")).collect()
         };
-        self.reports.iter().enumerate().flat_map(of).collect()
+        self.tables().flat_map(of).collect()
     }
 
     /// The agreement with the first contender on one of the scores, if that one has it too.
@@ -427,8 +445,9 @@ impl Measured<'_> {
 
     fn print_json(mut self) -> anyhow::Result<()> {
         for (index, report) in std::mem::take(&mut self.reports).into_iter().enumerate() {
+            let Ok(report) = report else { continue };
             let score = &self.evaluation.scores[index];
-            let mut line = serde_json::to_value(report?)?;
+            let mut line = serde_json::to_value(report)?;
             line["score"] = serde_json::to_value(score)?;
             if let Some(threshold) = self.evaluation.threshold(index) {
                 line["threshold"] = serde_json::to_value(threshold)?;
@@ -450,6 +469,7 @@ impl Measured<'_> {
     fn print(mut self) -> anyhow::Result<()> {
         let mut out = stdout();
         for (index, report) in std::mem::take(&mut self.reports).into_iter().enumerate() {
+            let Ok(report) = report else { continue };
             let score = &self.evaluation.scores[index];
             let threshold = self.evaluation.threshold(index);
             let is_from_test =
@@ -461,7 +481,7 @@ impl Measured<'_> {
                 Some(threshold) => format!(", threshold {threshold}"),
                 None => String::new(),
             };
-            writeln!(out, "score {score}{threshold_text}\n{}", report?)?;
+            writeln!(out, "score {score}{threshold_text}\n{report}")?;
             if let Some((first, agreement)) = self.agreement(index) {
                 let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;
                 let classes = match threshold {

@@ -1,7 +1,7 @@
 //! `toolkit export`, and the file that `toolkit import` writes.
 
 use std::{
-    io::{Write, stdout},
+    io::Write,
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -22,7 +22,7 @@ use ndarray::Array4;
 use super::{check_output, is_same_place, print_json};
 use crate::{
     cli::{ExportArgs, FileArgs, first_given},
-    terminal::{data::dataset, say},
+    terminal::{data::dataset, say, stdout},
 };
 
 /// Writes the model of a run, or its weights.

@@ -1,11 +1,11 @@
 //! `toolkit inspect`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use cac::model::Inspection;
 
 use super::{MODEL, print_json};
-use crate::cli::InspectArgs;
+use crate::{cli::InspectArgs, terminal::stdout};
 
 /// Prints the contents of a model file.
 pub fn run(args: &InspectArgs) -> anyhow::Result<()> {

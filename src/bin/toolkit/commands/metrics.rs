@@ -1,10 +1,6 @@
 //! `toolkit metrics`
 
-use std::{
-    collections::HashMap,
-    io::{Write, stdout},
-    path::Path,
-};
+use std::{collections::HashMap, io::Write, path::Path};
 
 use cac::{
     eval::Evaluated,
@@ -18,7 +14,10 @@ use cac::{
 };
 
 use super::{eval::fitted, print_json};
-use crate::cli::{self, MetricsArgs, ScoreArg};
+use crate::{
+    cli::{self, MetricsArgs, ScoreArg},
+    terminal::stdout,
+};
 
 /// Prints the table of a file of scores.
 pub fn run(args: &MetricsArgs) -> anyhow::Result<()> {

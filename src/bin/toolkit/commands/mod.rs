@@ -16,8 +16,8 @@ pub mod verify;
 pub mod weights;
 
 use std::{
-    collections::HashMap,
-    io::{self, Write, stdout},
+    collections::{HashMap, HashSet},
+    io::{self, Write},
     path::{Component, Path, PathBuf},
     time::SystemTime,
 };
@@ -32,7 +32,7 @@ use cac::{
 
 use crate::{
     cli::{EvaluationArgs, ScorerArgs, SignatureArgs, is_model},
-    terminal::say,
+    terminal::{say, stdout},
 };
 
 /// The built-in model.
@@ -125,19 +125,36 @@ fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
 /// The names of inputs as others may see them: the last part of each path, with as many of the folders above it as
 /// tell it from the others, and no absolute path.
 fn names_apart(paths: &[PathBuf]) -> HashMap<PathBuf, String> {
-    let parts: Vec<(PathBuf, Vec<String>)> =
-        paths.iter().map(|path| place(path)).map(|place| (place.clone(), parts_of(&place))).collect();
-    let last = |parts: &[String], count: usize| parts[parts.len().saturating_sub(count)..].join("/");
-    let name = |(place, own): &(PathBuf, Vec<String>)| {
-        let is_alone = |&count: &usize| {
-            let is_other = |(other, parts): &(PathBuf, Vec<String>)| {
-                other == place || last(parts, count) != last(own, count)
-            };
-            parts.iter().all(is_other)
-        };
-        last(own, (1..own.len()).find(is_alone).unwrap_or(own.len()))
-    };
-    paths.iter().cloned().zip(parts.iter().map(name)).collect()
+    let places: Vec<PathBuf> = paths.iter().map(|path| place(path)).collect();
+    let mut left: HashMap<&PathBuf, Vec<String>> =
+        places.iter().map(|place| (place, parts_of(place))).collect();
+    let mut names = HashMap::new();
+    for count in 1.. {
+        if left.is_empty() {
+            break;
+        }
+        let last = |parts: &[String]| parts[parts.len().saturating_sub(count)..].join("/");
+        let is_whole = |parts: &[String]| parts.len() <= count;
+        // How many have this name, and of how many it is the whole one.
+        let mut users: HashMap<String, [usize; 2]> = HashMap::new();
+        for parts in left.values() {
+            let [all, whole] = users.entry(last(parts)).or_default();
+            *all += 1;
+            *whole += usize::from(is_whole(parts));
+        }
+        left.retain(|place, parts| {
+            let name = last(parts);
+            let [all, whole] = users[&name];
+            if all > 1 && !is_whole(parts) {
+                return true;
+            }
+            // One is in the current folder, and the other has the same folders from the root on.
+            let name = if whole > 1 { normal_parts(place).join("/") } else { name };
+            names.insert((*place).clone(), name);
+            false
+        });
+    }
+    paths.iter().zip(&places).map(|(path, place)| (path.clone(), names[place].clone())).collect()
 }
 
 /// The absolute path of a file that need not exist, in a folder that should. A link is not followed.
@@ -155,15 +172,29 @@ fn parts_of(place: &Path) -> Vec<String> {
     let path = current.ok().and_then(|current| place.strip_prefix(current).ok()).unwrap_or(place);
     let path =
         if path.as_os_str().is_empty() { Path::new(place.file_name().unwrap_or_default()) } else { path };
+    normal_parts(path)
+}
+
+/// The names of the folders in a path, and that of the file.
+fn normal_parts(path: &Path) -> Vec<String> {
     let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
     names.map(|part| path_text(Path::new(&part))).collect()
 }
 
+/// Where inputs are.
+fn places<'a>(inputs: impl IntoIterator<Item = &'a Path>) -> HashSet<PathBuf> {
+    inputs.into_iter().filter_map(|input| input.canonicalize().ok()).collect()
+}
+
 /// Checks that an output file is none of the inputs and can be written, before the work begins.
 fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<()> {
-    let place = file.canonicalize().ok();
-    let is_same = |input: &Path| place.is_some() && input.canonicalize().ok() == place;
-    if inputs.into_iter().any(is_same) {
+    check_place(file, &places(inputs))?;
+    Ok(check_writable(file)?)
+}
+
+/// Checks that an output is a file in a folder, and none of the inputs at these places.
+fn check_place(file: &Path, inputs: &HashSet<PathBuf>) -> anyhow::Result<()> {
+    if file.canonicalize().is_ok_and(|place| inputs.contains(&place)) {
         bail!("cannot write `{}`: it is read, too", file.display());
     }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -173,7 +204,7 @@ fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> 
     if file.is_dir() {
         bail!("cannot write `{}`: it is a folder", file.display());
     }
-    Ok(check_writable(file)?)
+    Ok(())
 }
 
 /// Checks that a page, files of scores and features, and plots can be written, and that none of them replaces another or an input.
@@ -235,6 +266,11 @@ mod tests {
             assert_eq!(paths.iter().map(|path| names[path].as_str()).collect::<Vec<_>>(), expected);
         }
         let here = std::env::current_dir().unwrap();
+        // The same folders from the current folder and from the root on.
+        let paths = ["data/a", "/data/a"].map(PathBuf::from);
+        let names = names_apart(&paths);
+        let whole = normal_parts(&here.join("data/a")).join("/");
+        assert_eq!(paths.map(|path| names[&path].clone()), [whole, "data/a".to_owned()]);
         let name = here.file_name().unwrap().to_str().unwrap();
         assert_eq!(names_apart(&[".".into()])[Path::new(".")], name);
     }

@@ -1,11 +1,11 @@
 //! `toolkit providers`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use cac::Provider;
 
 use super::print_json;
-use crate::cli::ProvidersArgs;
+use crate::{cli::ProvidersArgs, terminal::stdout};
 
 /// Checks every provider and prints the result.
 pub fn run(args: &ProvidersArgs) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{Read, Write, stdout},
+    io::{Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use cac::{
     export::{self, ExportOptions, ThresholdRule},
     files::scores,
     method::KEEP,
-    report::{Map, Origin, Page, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
+    report::{Map, Origin, Page, Report, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
     run::{Checkpoint, Event, RunFolder, Which},
 };
 use serde_json::json;
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     cli::{self, EvaluationArgs, PageArgs, ScoreArg},
-    terminal::say,
+    terminal::{say, stdout},
 };
 
 /// What an input of the report is.
@@ -162,9 +162,6 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
     let mut unknown: Vec<Scored> = Vec::new();
     let mut places: HashMap<String, usize> = HashMap::new();
     let column = args.column.as_deref().unwrap_or(cli::SCORE_COLUMN);
-    if let Some(threshold) = args.options.scorer.threshold.filter(|threshold| threshold.is_nan()) {
-        return Err(Error::NotFinite { what: "the threshold", value: threshold as f32 }.into());
-    }
     scores::read(path, column, |entry| {
         let set = if entry.label >= 0 {
             &mut known
@@ -190,7 +187,7 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
         }
     }
     let options = args.options.report.options(args.options.scorer.threshold);
-    Ok(Subject::of_scores(name, column, known, unknown, &options))
+    Ok(Subject::of_scores(name, column, known, unknown, &options)?)
 }
 
 /// The log of a run, and its test for each score.
@@ -205,10 +202,12 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     let log = RunLog { name: name.to_owned(), events, others };
     let Some(file) = file else { return Ok((log, Vec::new())) };
     let checkpoint = Checkpoint::read(&file)?;
-    if checkpoint.test.is_none() {
+    let Some(test) = &checkpoint.test else {
         say(format_args!("`{}` has no test: only the curves of the run are shown", file.display()));
         return Ok((log, Vec::new()));
-    }
+    };
+    let report_options = args.report.options(None);
+    Report::check(&test.unknown.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), &report_options)?;
     let scores = match &cli::scores(&args.score, Some(checkpoint.facts.score.into()))[..] {
         [] => vec![None],
         given => given.iter().map(|&score| Some(score)).collect(),
@@ -245,7 +244,7 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
             ));
             continue;
         };
-        let report = evaluation.report(0, &args.report.options(None));
+        let report = evaluation.report(0, &report_options);
         subjects.push(Subject {
             keep: threshold.and_then(|threshold| threshold.keep),
             classes: checkpoint.facts.classes.clone(),

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
-    io::{Write, stdout},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -20,10 +20,12 @@ use ndarray::{Array2, Array4};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::{BUILT_IN, check_output, names_apart, print_json, read_model, with_threshold};
+use super::{
+    BUILT_IN, check_output, check_place, names_apart, places, print_json, read_model, with_threshold,
+};
 use crate::{
     cli::{ScoreArgs, is_model},
-    terminal::say,
+    terminal::{say, stdout, stdout_is_closed},
 };
 
 /// The number of photographs in memory whose maps are drawn side by side.
@@ -60,6 +62,9 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
             let mut broken = 0;
             for (files, images) in decoded {
                 broken += show(&scorer, files, images, &output)?;
+                if output.maps.is_empty() && stdout_is_closed() {
+                    break;
+                }
             }
             anyhow::Ok(broken)
         },
@@ -80,20 +85,18 @@ struct Output {
 /// The file of each image's map, which can be written.
 fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, PathBuf>> {
     let is_png = map.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));
-    let inputs = || images.iter().map(PathBuf::as_path);
     if is_png && !map.is_dir() {
         let [image] = images else {
             bail!("`{}` is one file for {} images; give a folder with --map", map.display(), images.len());
         };
-        check_output(map, inputs())?;
+        check_output(map, [image.as_path()])?;
         return Ok(HashMap::from([(image.clone(), map.to_owned())]));
     }
     check_writable_folder(map)?;
     let file = |(image, name): (PathBuf, String)| (image, map.join(format!("{name}.png")));
     let files: HashMap<PathBuf, PathBuf> = names_apart(images).into_iter().map(file).collect();
-    for file in files.values().filter(|file| file.exists()) {
-        check_output(file, inputs())?;
-    }
+    let inputs = places(images.iter().map(PathBuf::as_path));
+    files.values().filter(|file| file.exists()).try_for_each(|file| check_place(file, &inputs))?;
     Ok(files)
 }
 

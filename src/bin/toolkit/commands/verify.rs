@@ -1,12 +1,12 @@
 //! `toolkit verify`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use cac::{Scorer, files::sha256, model::golden};
 use serde_json::json;
 
 use super::{print_json, read_model};
-use crate::cli::VerifyArgs;
+use crate::{cli::VerifyArgs, terminal::stdout};
 
 /// Runs the golden batch of a model file on each provider, and compares.
 pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {

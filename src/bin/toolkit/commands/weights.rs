@@ -1,6 +1,6 @@
 //! `toolkit weights`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use cac::{Error, weights::Published};
 use serde_json::json;
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::print_json;
 use crate::{
     cli::WeightsCommand,
-    terminal::{Advice, data::size, say, weights},
+    terminal::{Advice, data::size, say, stdout, weights},
 };
 
 /// Lists, downloads, finds and checks published weights.
