@@ -868,7 +868,10 @@ mod tests {
             (of(&[1.0, f64::NAN], &[&[f64::NAN]], Some(0.5)), "There are no curves: a score is NaN."),
             (of(&[], &[&[1.0]], Some(0.5)), "There are no metrics: there are no known images."),
             (of(&[1.0, 2.0], &[], None), "There are no unknown images"),
-            (of(&[1.0, 2.0], &[&[]], Some(1.5)), "There are no metrics: `set -1`: there are no unknown images."),
+            (
+                of(&[1.0, 2.0], &[&[]], Some(1.5)),
+                "There are no metrics: `set -1`: there are no unknown images.",
+            ),
             (of(&[f64::MAX, f64::MIN], &[&[0.0]], Some(0.0)), "only 2 known images"),
             (of(&[1.0, 2.0], &[&[0.5], &[3.0]], Some(f64::MAX)), "The AUROC for set -1 is"),
             (of(&[], &[], None), "There are no metrics"),
