@@ -64,10 +64,10 @@ class Scorer:
 
     def run(self, images: list[np.ndarray]) -> Iterator[dict[str, Any]]:
         """The outputs for each image; those that the graph resizes may differ in size, and run alone."""
-        size = self.batch or (1 if self.resizes else max(1, len(images)))
+        size = 1 if self.resizes else self.batch or max(1, len(images))
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            filled = batch + batch[-1:] * (size - len(batch))
+            filled = batch + batch[-1:] * ((self.batch or size) - len(batch))
             outputs = self.session.run(self.outputs, {"images": np.stack(filled)})
             for values in zip(*(output[: len(batch)].tolist() for output in outputs), strict=True):
                 yield dict(zip(self.outputs, values, strict=True))

@@ -913,6 +913,13 @@ mod tests {
         assert_ne!(dataset.draw(30, 8).0, drawn);
         assert_eq!(dataset.draw(1000, 7).0.len(), 100);
         assert_eq!(dataset.draw_with_classes(30, 7).len(), 30, "one class");
+
+        let labels: Vec<i64> = (0..100).map(|index| i64::from(index == 42)).collect();
+        let rare = numbered(&labels, &["a", "b"]);
+        for seed in 0..10 {
+            let drawn = rare.draw_with_classes(5, seed);
+            assert!(drawn.contains(&42) && (5..=6).contains(&drawn.len()), "seed {seed}: {drawn:?}");
+        }
     }
 
     #[test]

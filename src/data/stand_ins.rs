@@ -47,12 +47,12 @@ impl StandIn {
         for (number, mut image) in made.outer_iter_mut().enumerate() {
             match self {
                 Self::Paste => {
-                    let of_others: Vec<usize> =
+                    let mut others: Vec<usize> =
                         (0..count).filter(|&other| labels[other] != labels[number]).collect();
-                    let other = match &of_others[..] {
-                        [] => random.random_range(0..count),
-                        others => others[random.random_range(0..others.len())],
-                    };
+                    if others.is_empty() {
+                        others = (0..count).filter(|&other| other != number || count == 1).collect();
+                    }
+                    let other = others[random.random_range(0..others.len())];
                     let (high, wide) = (height * PASTED / 10, width * PASTED / 10);
                     let top = random.random_range(0..=height - high);
                     let left = random.random_range(0..=width - wide);
@@ -109,7 +109,9 @@ mod tests {
         assert_eq!(StandIn::Paste.of(images.view(), &[0, 1, 0, 1, 0], 3), made);
         assert_ne!(StandIn::Paste.of(images.view(), &[0, 1, 0, 1, 0], 4), made);
         // One class, and one image.
-        assert_eq!(StandIn::Paste.of(images.view(), &[0; 5], 3).dim(), images.dim());
+        for (number, image) in StandIn::Paste.of(images.view(), &[0; 5], 3).outer_iter().enumerate() {
+            assert!(image.iter().any(|&value| value != 10 * number as u8), "{number}: of another image");
+        }
         assert_eq!(StandIn::Paste.of(flat(1).view(), &[0], 3), flat(1));
     }
 

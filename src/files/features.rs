@@ -69,10 +69,10 @@ pub fn check_names(unknown: &[&str]) -> Result<()> {
 }
 
 impl FeatureFile {
-    /// Calls `take` with what fits scores to the training images, of which one in five standardises sums.
+    /// Calls `take` with what fits scores to the training images, of which one in five standardises sums, unless it is the last
+    /// of its class.
     pub fn with_fitter<R>(&self, limit: Option<usize>, take: impl FnOnce(&Fitter) -> R) -> R {
         let labels = &self.training.labels;
-        // Scores are fitted to images of every class.
         let mut fitted_of_class: HashMap<i64, usize> = HashMap::new();
         labels.iter().for_each(|&label| *fitted_of_class.entry(label).or_default() += 1);
         let (known, fitted): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|&place| {

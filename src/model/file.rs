@@ -118,9 +118,17 @@ impl ModelFile {
 /// that its numbers are finite, because runtimes differ in what they make of NaN: max(0, NaN) may be 0.
 fn check_tensors(model: &Model, graph: &Graph) -> std::result::Result<(), String> {
     let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
-    let has_graphs = attributes().any(|attribute| attribute.g.is_some() || !attribute.graphs.is_empty());
-    if has_graphs || !model.functions.is_empty() || !graph.sparse_initializer.is_empty() {
+    let is_odd = |attribute: &Attribute| {
+        let has_graphs = attribute.g.is_some() || !attribute.graphs.is_empty();
+        has_graphs || attribute.sparse_tensor.is_some() || !attribute.sparse_tensors.is_empty()
+    };
+    if attributes().any(is_odd) || !model.functions.is_empty() || !graph.sparse_initializer.is_empty() {
         return Err("it has functions, control flow or sparse tensors".to_owned());
+    }
+    for attribute in attributes() {
+        if attribute.f.iter().chain(&attribute.floats).any(|value| !value.is_finite()) {
+            return Err(format!("its attribute `{}` holds NaN or an infinity", attribute.name));
+        }
     }
     let in_attributes = attributes().flat_map(|attribute| attribute.t.iter().chain(&attribute.tensors));
     for tensor in graph.initializer.iter().chain(in_attributes) {

@@ -119,6 +119,8 @@ pub(crate) struct Attribute {
     /// Undecoded, because a model of this toolkit has none.
     #[prost(bytes = "vec", optional, tag = "6")]
     pub g: Option<Vec<u8>>,
+    #[prost(float, repeated, tag = "7")]
+    pub floats: Vec<f32>,
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
     #[prost(message, repeated, tag = "10")]
@@ -129,6 +131,12 @@ pub(crate) struct Attribute {
     /// The field that holds the value.
     #[prost(int32, tag = "20")]
     pub kind: i32,
+    /// Undecoded.
+    #[prost(bytes = "vec", optional, tag = "22")]
+    pub sparse_tensor: Option<Vec<u8>>,
+    /// Undecoded.
+    #[prost(bytes = "vec", repeated, tag = "23")]
+    pub sparse_tensors: Vec<Vec<u8>>,
 }
 
 impl Attribute {
@@ -211,11 +219,15 @@ pub(crate) struct Value {
 }
 
 impl Value {
-    /// `None` is a dynamic axis: N, or of images of any size H or W.
+    /// `None` is a dynamic axis: N, then H and W of `images`, h and w of an output.
     pub(crate) fn new(name: &str, element: i32, shape: &[Option<usize>]) -> Self {
+        // Equal names mean equal lengths.
+        let mut sides = if name == "images" { ["H", "W"] } else { ["h", "w"] }.into_iter();
+        let mut letter =
+            |axis| if axis == 0 { "N" } else { sides.next().expect("two dynamic sides at most") };
         let dimension = |(axis, length): (usize, &Option<usize>)| Dimension {
             length: length.map(|length| length as i64),
-            name: length.is_none().then(|| ["N", "H", "W"][axis.min(2)].to_owned()),
+            name: length.is_none().then(|| letter(axis).to_owned()),
         };
         let shape = Shape { dim: shape.iter().enumerate().map(dimension).collect() };
         let tensor = TensorType { element, shape: Some(shape) };

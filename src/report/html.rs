@@ -469,6 +469,10 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
         // The weakest come first where not all are shown.
         rows.sort_by(|(_, a), (_, b)| {
             let quality = |of: &super::page::OfClass| {
+                // Nothing is known of a class without images.
+                if of.images == 0 {
+                    return f64::INFINITY;
+                }
                 if is_judged { share(of.kept_and_correct, of.images) } else { share(of.kept, of.images) }
             };
             quality(a).total_cmp(&quality(b))

@@ -12,7 +12,7 @@ use crate::{
     arch::{self, Architecture, HEAD, Layer},
     data::Protocol,
     error::{Error, Result},
-    image::Input,
+    image::{Input, SIZES},
     method::{AnchorKind, Anchors, LastLayer, LogitScore, Loss},
     model::Training,
     weights::Weights,
@@ -243,6 +243,7 @@ impl Checkpoint {
         let broken = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
         let note = file.note.take().ok_or_else(|| broken("it holds only weights".to_owned()))?;
         let facts: Facts = serde_json::from_str(&note).map_err(|error| broken(error.to_string()))?;
+        facts.input.check(&SIZES).map_err(|error| broken(error.to_string()))?;
         let layers = facts.layers()?;
         if file.get(HELD_OUT_BEFORE).is_some() {
             let reason =

@@ -146,7 +146,7 @@ impl RunFolder {
         files.filter(|file| file.is_file()).collect()
     }
 
-    /// Path of the state after `step` steps of an epoch. Sorted by name, the newest is last.
+    /// Path of the state after `step` steps of an epoch.
     #[must_use]
     pub fn state(&self, epoch: usize, step: usize) -> PathBuf {
         let [start, end] = STATE;
@@ -158,11 +158,10 @@ impl RunFolder {
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
     pub fn states(&self) -> Result<Vec<PathBuf>> {
-        self.named(|name| {
-            let place = name.strip_prefix(STATE[0]).and_then(|name| name.strip_suffix(STATE[1]));
-            let numbers = place.and_then(|place| place.split_once('-'));
-            numbers.is_some_and(|(epoch, step)| epoch.parse::<u64>().is_ok() && step.parse::<u64>().is_ok())
-        })
+        let mut states = self.named(|name| place_of(name).is_some())?;
+        // Numbers may have more digits than their names have room for.
+        states.sort_by_key(|path| path.file_name().and_then(|name| place_of(name.to_str()?)));
+        Ok(states)
     }
 
     /// Paths of all files that a run writes: states and features that are there, and the others whether they are or not.
@@ -193,6 +192,12 @@ impl RunFolder {
         paths.sort_unstable();
         Ok(paths)
     }
+}
+
+/// Epoch and step in the name of a state.
+fn place_of(name: &str) -> Option<(u64, u64)> {
+    let (epoch, step) = name.strip_prefix(STATE[0])?.strip_suffix(STATE[1])?.split_once('-')?;
+    Some((epoch.parse().ok()?, step.parse().ok()?))
 }
 
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -232,13 +237,14 @@ mod tests {
     fn states_are_listed_in_order_and_removed() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::new(folder.path());
-        for (epoch, step) in [(10, 0), (9, 7), (9, 100)] {
+        for (epoch, step) in [(1_000_000, 3), (10, 0), (9, 7), (9, 100)] {
             std::fs::write(run.state(epoch, step), "").unwrap();
         }
         std::fs::write(folder.path().join("state-of-mind.safetensors"), "").unwrap();
-        assert_eq!(run.states().unwrap(), [run.state(9, 7), run.state(9, 100), run.state(10, 0)]);
+        let states = [(9, 7), (9, 100), (10, 0), (1_000_000, 3)].map(|(epoch, step)| run.state(epoch, step));
+        assert_eq!(run.states().unwrap(), states);
         run.remove_states_but(1).unwrap();
-        assert_eq!(run.states().unwrap(), [run.state(10, 0)]);
+        assert_eq!(run.states().unwrap(), states[3..]);
         assert!(folder.path().join("state-of-mind.safetensors").exists());
     }
 }

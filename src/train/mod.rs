@@ -168,13 +168,10 @@ impl TrainSettings {
                 "needs starting weights for the layers that are not trained",
             ));
         }
-        let paths = [Some(self.known.as_path()), self.recipe.outliers.folder()];
+        let backbone = self.backbone.as_ref().map(|backbone| backbone.file.as_path());
+        let paths = [Some(self.known.as_path()), self.recipe.outliers.folder(), backbone];
         if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
-            return Err(Error::setting(
-                "path",
-                path.display(),
-                "must be UTF-8, because the model records it",
-            ));
+            return Err(Error::setting("path", path.display(), "must be UTF-8, because the run records it"));
         }
         // The number of classes does not affect the check.
         self.architecture.layers(2, self.input.height, self.input.width).map(drop)

@@ -8,6 +8,7 @@ use super::TrainSettings;
 use crate::{
     data::{PublishedSet, UnknownSet},
     model::Training,
+    run::Outliers,
 };
 
 impl TrainSettings {
@@ -54,15 +55,17 @@ impl TrainSettings {
 }
 
 /// A path as a model file records it: unchanged if it stays below the current folder, else its last
-/// component, so that a file reveals no home folder, cache or user. A folder that is called like a published data set
-/// does not become that set: it is `./NAME`.
+/// component, so that a file reveals no home folder, cache or user. A folder that is called like a published data set,
+/// or like a kind of outliers, does not become that: it is `./NAME`.
 fn portable(path: &Path) -> String {
     let is_below = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if is_below {
         return path.display().to_string();
     }
     let last = path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
-    if PublishedSet::meant_by(Path::new(&*last)).is_some() { format!("./{last}") } else { last.into_owned() }
+    let means_more =
+        PublishedSet::meant_by(Path::new(&*last)).is_some() || Outliers::from(&*last).folder().is_none();
+    if means_more { format!("./{last}") } else { last.into_owned() }
 }
 
 #[cfg(test)]
@@ -83,6 +86,8 @@ mod tests {
             ("cifar10", "cifar10"),
             ("cifar10/", "cifar10/"),
             ("/home/bob/cifar10", "./cifar10"),
+            ("/home/bob/scrambled", "./scrambled"),
+            ("../none", "./none"),
         ] {
             assert_eq!(portable(Path::new(path)), name, "{path}");
         }

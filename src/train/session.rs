@@ -35,8 +35,8 @@ const STATES_KEPT: usize = 2;
 /// Trains a network and writes the [run folder](RunFolder): the checkpoints of the best and of the last
 /// epoch, the log, the resolved settings, and the two newest states to resume from.
 ///
-/// The best epoch is the last whose loss on the held-out known images is, within its standard error, as low as that of any
-/// before; without such images it is the last. Test sets do not influence the choice. `stop` is checked while images are read and before every step. The state is saved every `save_every`, and
+/// The best epoch is the last whose loss on the held-out known images is no higher than the lowest before, within the standard
+/// error of the difference; without such images it is the last. Test sets do not influence the choice. `stop` is checked while images are read and before every step. The state is saved every `save_every`, and
 /// at the end.
 /// `given` is the text of the settings as the user gave them, for [`RunFolder::settings`].
 ///
@@ -113,7 +113,9 @@ fn run_to_the_end(
     // From here on the run can be resumed.
     observe(&start);
     if !session.learner.find_features(run, stop, &mut observe)? {
-        return Ok(Outcome::Interrupted { epoch: session.state.epoch });
+        let epoch = session.state.epoch;
+        let is_trained = epoch > epochs;
+        return Ok(if is_trained { Outcome::WithoutFeatures } else { Outcome::Interrupted { epoch } });
     }
     session.saved = Instant::now();
     let features = session.learner.features();
@@ -208,7 +210,10 @@ impl<'a> Session<'a> {
                 }
                 learner.load(&tensors)?;
                 optimizer.load(&tensors)?;
-                let least = tensors.get(LEAST_LOSSES).map_or(Vec::new(), |losses| losses.values.clone());
+                let least = match tensors.get(LEAST_LOSSES) {
+                    Some(_) => tensors.values(LEAST_LOSSES, &[batches.choosing.len()])?.to_vec(),
+                    None => Vec::new(),
+                };
                 (log, *state, least)
             }
             Start::New { given } => {
@@ -257,7 +262,9 @@ impl<'a> Session<'a> {
         self.learner.save(&mut tensors)?;
         self.optimizer.save(&mut tensors).map_err(torch)?;
         self.check_finite(&tensors)?;
-        tensors.insert(LEAST_LOSSES, &[self.least_losses.len()], self.least_losses.clone());
+        if !self.least_losses.is_empty() {
+            tensors.insert(LEAST_LOSSES, &[self.least_losses.len()], self.least_losses.clone());
+        }
         self.state.save(tensors, self.folder)?;
         self.folder.remove_states_but(STATES_KEPT)?;
         self.saved = Instant::now();
@@ -378,9 +385,9 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether the mean of some losses is, within the standard error of its difference, as low as that of the least so far of the
-/// same images. A schedule that ends with small steps makes later weights better, which few images cannot tell (the rule of one
-/// standard error; Breiman et al., Classification and Regression Trees, 1984).
+/// Whether the mean of some losses is no higher than that of the least so far, of the same images, within the standard error of
+/// the mean difference. A schedule that ends with small steps makes later weights better, which few images cannot tell.
+/// (Breiman et al., Classification and Regression Trees, 1984, take the standard error of the lowest mean itself.)
 fn is_as_low(losses: &[f32], least: &[f32]) -> bool {
     // The first epoch, or no held-out images.
     if losses.len() != least.len() || losses.is_empty() {

@@ -19,7 +19,7 @@ use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
-    arch::{Architecture, Layer, Recognized},
+    arch::{Architecture, HEAD, Layer, Recognized},
     error::{Error, Result},
     files::{atomic, kind},
     image::Input,
@@ -274,8 +274,11 @@ impl Weights {
 const WRAPPERS: [&str; 5] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_module"];
 
-/// A tensor's name without wrappers, in pytorch-ood's spelling.
+/// A tensor's name without wrappers, in pytorch-ood's spelling. Names that belong to no layer may hold those of data sets.
 fn usual(name: &str) -> String {
+    if name.starts_with(HEAD) {
+        return name.to_owned();
+    }
     let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
     parts.join(".").replace("conv_shortcut", "convShortcut")
 }
@@ -328,6 +331,7 @@ mod tests {
             ("brain", view(Dtype::BF16, &brain[..])),
             ("single", view(Dtype::F32, &single[..])),
             ("double", view(Dtype::F64, &double[..])),
+            ("cac/test/unknown/0000/v1.module", view(Dtype::F32, &single[..])),
             ("bn1.num_batches_tracked", view(Dtype::I64, &count[..])),
         ];
         std::fs::write(&path, safetensors::serialize(tensors, None).unwrap()).unwrap();
@@ -336,6 +340,7 @@ mod tests {
             assert_eq!(weights.values(name, &[1]).unwrap(), [value], "{name}");
         }
         assert!(weights.get("bn1.num_batches_tracked").is_none());
+        assert!(weights.get("cac/test/unknown/0000/v1.module").is_some(), "the name of a data set");
 
         let weights = Weights { note: Some("a note".to_owned()), ..weights };
         weights.write(&path).unwrap();

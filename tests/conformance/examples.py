@@ -4,7 +4,7 @@
     python tests/conformance/examples.py TOOLKIT MODEL.onnx...
 
 Two more models, imported here, crop and pad images, with the bicubic filter; two others do so in the graph, and are
-also run on OpenVINO and on ONNX's reference evaluator; one takes three images as bytes, which the C example does not. The images have many shapes, and some are turned by EXIF. The
+also run on OpenVINO and on ONNX's reference evaluator; two take three images at once, which only the Python examples do. The images have many shapes, and some are turned by EXIF. The
 batch jobs also get a broken image, which must become a row with an error. C needs the folder of onnxruntime_c_api.h in
 ORT_INCLUDE, Spark needs Java; an example is skipped, with a message, if its requirement is missing. Fails if an example
 gives a different class or verdict, a score that differs by more than TOLERANCE, or a p-value that differs by more than
@@ -36,7 +36,8 @@ sys.path.append(str(EXAMPLES / "batch"))
 import scoring  # noqa: E402
 LIBRARY = ROOT / ".native" / "onnxruntime" / "lib"
 BROKEN = "broken.jpg"
-BYTES = "bytes.onnx"
+# Models that take three images.
+THREE = ("three-as-bytes.onnx", "three-in-the-graph.onnx")
 NAMES = ["score", "label", "unknown"]
 # JPEG decoders differ by 1 of 255 in some pixels, which changes the scores of these models, and may change the nearest
 # class of an unknown image.
@@ -164,10 +165,12 @@ def examples(
     yield "python/score.py", images, lambda: from_lines(output(sys.executable, script, model, *images))
     yield "batch/on_ray.py", images, lambda: from_job("on_ray.py", model, given, folder / "ray")
     yield "batch/on_spark.py", images, lambda: with_spark(model, given, folder / "spark")
+    if model.name in THREE:
+        return
     if properties(model).get("cac.resizes") == "true":
         yield "OpenVINO", images, lambda: on_openvino(model, images)
         yield "ONNX reference", images, lambda: on_reference(model, images)
-    elif model.name != BYTES:
+    else:
         small = [image for image in images if image.suffix == ".png"]
         yield "c/score.c", small, lambda: with_c(model, small, folder / "c")
 
@@ -228,8 +231,9 @@ def main(toolkit: Path, *given_models: Path) -> int:
             for name, more in ((fit, []), (f"{fit}-in-the-graph", ["--resize"])):
                 models.append(folder / f"{name}.onnx")
                 output(toolkit, "import", WEIGHTS, models[-1], *rule, *more)
-        models.append(folder / BYTES)
-        output(toolkit, "import", WEIGHTS, models[-1], "--threshold", "1", "--input", "u8", "--batch", "3")
+        for name, form in zip(THREE, (["--input", "u8"], ["--resize"]), strict=True):
+            models.append(folder / name)
+            output(toolkit, "import", WEIGHTS, models[-1], "--threshold", "1", "--batch", "3", *form)
         return 1 if sum(check(toolkit, model, images, folder / model.stem) for model in models) else 0
 
 

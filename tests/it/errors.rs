@@ -202,7 +202,9 @@ fn malformed_graphs_are_errors() {
 fn a_model_with_numbers_that_are_not_finite_is_refused() {
     use half::{bf16, f16};
     use prost::Message;
-    use tract_onnx::pb::{AttributeProto, ModelProto, TensorProto, tensor_proto::DataType};
+    use tract_onnx::pb::{
+        AttributeProto, ModelProto, SparseTensorProto, TensorProto, tensor_proto::DataType,
+    };
 
     let tensor = |kind: DataType, raw_data: &[u8]| TensorProto {
         dims: vec![1],
@@ -226,6 +228,20 @@ fn a_model_with_numbers_that_are_not_finite_is_refused() {
             assert!(error.to_string().contains("its tensor `odd` holds NaN or an infinity"), "{error}");
         }
     };
+    let refused_in = |attribute: AttributeProto, reason: &str| {
+        let mut proto = ModelProto::decode(&bytes[..]).unwrap();
+        proto.graph.as_mut().unwrap().node[0].attribute.push(attribute);
+        let error = Scorer::from_bytes(&proto.encode_to_vec(), Provider::Cpu).unwrap_err();
+        assert!(matches!(error, Error::Model { .. }) && error.to_string().contains(reason), "{error}");
+    };
+    let odd = AttributeProto { name: "odd".to_owned(), ..AttributeProto::default() };
+    let reason = "its attribute `odd` holds NaN or an infinity";
+    refused_in(AttributeProto { f: f32::NAN, ..odd.clone() }, reason);
+    refused_in(AttributeProto { floats: vec![1.0, f32::NEG_INFINITY], ..odd.clone() }, reason);
+    refused_in(
+        AttributeProto { sparse_tensors: vec![SparseTensorProto::default()], ..odd },
+        "it has functions, control flow or sparse tensors",
+    );
     refused(tensor(DataType::Float, &f32::NAN.to_le_bytes()), false);
     refused(tensor(DataType::Float, &f32::INFINITY.to_le_bytes()), true);
     refused(tensor(DataType::Double, &f64::NEG_INFINITY.to_le_bytes()), false);

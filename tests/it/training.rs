@@ -11,6 +11,7 @@ use std::{
 };
 
 use cac::{
+    Error,
     method::Anchors,
     run::{Checkpoint, Event, RunFolder, Which},
     train::{Outcome, TrainSettings, resume, train},
@@ -492,6 +493,13 @@ fn a_run_is_not_replaced() {
     assert_eq!(error(&refused), "error: `a run` already holds a run");
     let message = String::from_utf8_lossy(&refused.stderr);
     assert!(message.contains("hint: resume it with `toolkit train --resume 'a run'`, or"), "{message}");
+    assert!(files() == before);
+
+    // Nor by the library.
+    let settings: TrainSettings = serde_json::from_slice(&before[&at.join("a run/resolved.json")]).unwrap();
+    let run = RunFolder::new(at.join("a run"));
+    let refused = train(&settings, "", &run, Duration::from_secs(60), &AtomicBool::new(false), |_| {});
+    assert!(matches!(refused, Err(Error::HoldsRun { .. })), "{refused:?}");
     assert!(files() == before);
 }
 

@@ -87,5 +87,8 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
 /// A path as a shell reads it.
 pub fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
+    if cfg!(windows) {
+        return if text.contains(' ') { format!("\"{text}\"") } else { text.into_owned() };
+    }
     shlex::try_quote(&text).unwrap_or(Cow::Borrowed(&text)).into_owned()
 }

@@ -149,8 +149,7 @@ pub struct Settings {
     /// Training device: cpu, cuda or cuda:N
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
-    /// The precision of activations in training; auto is bf16 with --device cpu on one with AVX512-BF16, f32 on others
-    /// and with --freeze
+    /// The precision of activations in training; auto is bf16 on a CPU with AVX512-BF16 unless --freeze is given, else f32
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     precision: Precision,
     /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are

@@ -76,6 +76,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         report::write(subjects, Vec::new(), Some(&images), args.page.as_deref(), options)?;
     }
     if !faults.is_empty() {
+        unmet.iter().for_each(say);
         bail!(faults.join("; "));
     }
     if unmet.is_empty() { Ok(()) } else { Err(Unmet(unmet).into()) }

@@ -123,7 +123,8 @@ fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
 }
 
 /// The names of inputs as others may see them: the last part of each path, with as many of the folders above it as
-/// tell it from the others, and no absolute path.
+/// tell it from the others, and no absolute path. A number tells apart those that have the same folders, one from the current
+/// folder and the other from the root on.
 fn names_apart(paths: &[PathBuf]) -> HashMap<PathBuf, String> {
     let places: Vec<PathBuf> = paths.iter().map(|path| place(path)).collect();
     let mut left: HashMap<&PathBuf, Vec<String>> =
@@ -134,27 +135,28 @@ fn names_apart(paths: &[PathBuf]) -> HashMap<PathBuf, String> {
             break;
         }
         let last = |parts: &[String]| parts[parts.len().saturating_sub(count)..].join("/");
-        let is_whole = |parts: &[String]| parts.len() <= count;
-        // How many have this name, and of how many it is the whole one.
-        let mut users: HashMap<String, [usize; 2]> = HashMap::new();
-        for parts in left.values() {
-            let [all, whole] = users.entry(last(parts)).or_default();
-            *all += 1;
-            *whole += usize::from(is_whole(parts));
-        }
+        let mut users: HashMap<String, usize> = HashMap::new();
+        left.values().for_each(|parts| *users.entry(last(parts)).or_default() += 1);
         left.retain(|place, parts| {
             let name = last(parts);
-            let [all, whole] = users[&name];
-            if all > 1 && !is_whole(parts) {
-                return true;
+            let is_told_apart = users[&name] == 1 || count >= parts.len();
+            if is_told_apart {
+                names.insert(*place, name);
             }
-            // One is in the current folder, and the other has the same folders from the root on.
-            let name = if whole > 1 { normal_parts(place).join("/") } else { name };
-            names.insert((*place).clone(), name);
-            false
+            !is_told_apart
         });
     }
-    paths.iter().zip(&places).map(|(path, place)| (path.clone(), names[place].clone())).collect()
+    let mut users: HashMap<&str, usize> = HashMap::new();
+    let mut numbered: HashMap<&PathBuf, String> = HashMap::new();
+    for place in &places {
+        numbered.entry(place).or_insert_with(|| {
+            let name = &names[place];
+            let number = users.entry(name).or_default();
+            *number += 1;
+            if *number == 1 { name.clone() } else { format!("{name} ({number})") }
+        });
+    }
+    paths.iter().zip(&places).map(|(path, place)| (path.clone(), numbered[place].clone())).collect()
 }
 
 /// The absolute path of a file that need not exist, in a folder that should. A link is not followed.
@@ -172,11 +174,6 @@ fn parts_of(place: &Path) -> Vec<String> {
     let path = current.ok().and_then(|current| place.strip_prefix(current).ok()).unwrap_or(place);
     let path =
         if path.as_os_str().is_empty() { Path::new(place.file_name().unwrap_or_default()) } else { path };
-    normal_parts(path)
-}
-
-/// The names of the folders in a path, and that of the file.
-fn normal_parts(path: &Path) -> Vec<String> {
     let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
     names.map(|part| path_text(Path::new(&part))).collect()
 }
@@ -267,10 +264,9 @@ mod tests {
         }
         let here = std::env::current_dir().unwrap();
         // The same folders from the current folder and from the root on.
-        let paths = ["data/a", "/data/a"].map(PathBuf::from);
+        let paths = ["/data/a", "data/a", "./data/a"].map(PathBuf::from);
         let names = names_apart(&paths);
-        let whole = normal_parts(&here.join("data/a")).join("/");
-        assert_eq!(paths.map(|path| names[&path].clone()), [whole, "data/a".to_owned()]);
+        assert_eq!(paths.map(|path| names[&path].clone()), ["data/a", "data/a (2)", "data/a (2)"]);
         let name = here.file_name().unwrap().to_str().unwrap();
         assert_eq!(names_apart(&[".".into()])[Path::new(".")], name);
     }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use cac::{
     Error, Provider,
     data::path_text,
@@ -73,6 +73,11 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
         bail!("--column is for files of scores, and none is given");
     }
     let names = names_apart(&[&models[..], &files, &runs].concat());
+    // Before images are scored, which takes long.
+    let of_files =
+        files.iter().map(|path| of_scores(path, &names[path], args)).collect::<anyhow::Result<Vec<_>>>()?;
+    let of_runs =
+        runs.iter().map(|path| of_run(path, &names[path], options)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut subjects = Vec::new();
     let mut images = None;
     if has_models {
@@ -82,12 +87,9 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
         };
         images = Some(measure(&models, options, &[], true, gather)?);
     }
-    for path in &files {
-        subjects.push(of_scores(path, &names[path], args)?);
-    }
+    subjects.extend(of_files);
     let mut logs = Vec::new();
-    for path in &runs {
-        let (log, tests) = of_run(path, &names[path], options)?;
+    for (log, tests) in of_runs {
         logs.push(log);
         subjects.extend(tests);
     }
@@ -187,7 +189,8 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
         }
     }
     let options = args.options.report.options(args.options.scorer.threshold);
-    Ok(Subject::of_scores(name, column, known, unknown, &options)?)
+    let subject = Subject::of_scores(name, column, known, unknown, &options);
+    subject.map_err(|error| anyhow!("`{}`: {error}", path.display()))
 }
 
 /// The log of a run, and its test for each score.

@@ -55,23 +55,24 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         batch = batch.min(PHOTOGRAPHS);
     }
     let output = Output { maps, json: args.scorer.json };
-    let broken = prefetch(
+    let (shown, broken) = prefetch(
         images.chunks(batch),
         |files| (files, decode(files, scorer.decision(), !output.maps.is_empty())),
         |decoded| {
-            let mut broken = 0;
+            let (mut shown, mut broken) = (0, 0);
             for (files, images) in decoded {
+                shown += files.len();
                 broken += show(&scorer, files, images, &output)?;
                 if output.maps.is_empty() && stdout_is_closed() {
                     break;
                 }
             }
-            anyhow::Ok(broken)
+            anyhow::Ok((shown, broken))
         },
     )?;
     match broken {
         0 => Ok(()),
-        _ => bail!("{broken} of {} images cannot be read", images.len()),
+        _ => bail!("{broken} of {shown} images cannot be read"),
     }
 }
 
