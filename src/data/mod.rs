@@ -265,6 +265,22 @@ impl Dataset {
         !self.origins().is_disjoint(&other.origins())
     }
 
+    /// Whether images come from this file.
+    #[must_use]
+    pub fn reads(&self, file: &Path) -> bool {
+        let Ok(place) = file.canonicalize() else { return false };
+        let is_same = |other: &Path| {
+            other.file_name() == file.file_name() && other.canonicalize().is_ok_and(|other| other == place)
+        };
+        match &*self.source {
+            Source::Arrays(arrays) => arrays.places().any(|(path, _)| is_same(path)),
+            Source::Files(files) => files.iter().any(|path| is_same(path)),
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.files().any(is_same),
+            Source::Noise(_) => false,
+        }
+    }
+
     /// The folders and files that the images come from, and the arrays in them.
     fn origins(&self) -> HashSet<(PathBuf, Option<&str>)> {
         let named: HashSet<(&Path, Option<&str>)> = match &*self.source {

@@ -129,7 +129,19 @@ impl fmt::Display for Inspection {
         line("resize", &format_args!("{}{place}", input.resizing()))?;
         line("normalise", &format_args!("subtract {:?}, divide by {:?}", input.mean, input.std))?;
         line("outputs", &self.outputs.join(", "))?;
-        line("classes", &format_args!("{}: {}", decision.classes.len(), decision.classes.join(", ")))?;
+        let classes: Vec<String> =
+            decision
+                .classes
+                .iter()
+                .map(|name| {
+                    if name.contains(char::is_control) {
+                        name.escape_debug().to_string()
+                    } else {
+                        name.clone()
+                    }
+                })
+                .collect();
+        line("classes", &format_args!("{}: {}", classes.len(), classes.join(", ")))?;
         if let Some(architecture) = &history.architecture {
             line("network", architecture)?;
         }

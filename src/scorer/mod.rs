@@ -162,8 +162,12 @@ impl Scorer {
     /// scores are in the file.
     ///
     /// # Errors
-    /// Those of [`method::threshold`].
+    /// [`Error::Setting`] if the file has a threshold for each class, and those of [`method::threshold`].
     pub fn with_keep(self, keep: f64) -> Result<Self> {
+        if self.decision().threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some()) {
+            let reason = "the model has a threshold for each class, chosen when it was exported";
+            return Err(Error::setting("keep", keep, reason));
+        }
         let scores =
             self.decision().threshold.as_ref().map_or(&[][..], |threshold| &threshold.held_out_scores);
         let threshold = method::threshold(scores, keep)?;

@@ -643,6 +643,29 @@ fn an_unavailable_provider_is_an_error_with_a_hint() {
 }
 
 #[test]
+fn what_is_read_is_not_replaced() {
+    let folder = trained();
+    let at = folder.path();
+    images(at);
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let kept = ["runs/1/checkpoint.safetensors", "known/test/ant/a.png", "other/d.png"];
+    let before = kept.map(|file| fs::read(at.join(file)).unwrap());
+    let data = ["eval", "model.onnx", "--known", "known", "--unknown", "other=other"];
+    let [checkpoint, known, unknown] = kept;
+    for (args, file) in [
+        (&["import", "runs/1", checkpoint, "--threshold", "1"][..], checkpoint),
+        (&[&data[..], &["--scores", known]].concat(), known),
+        (&[&data[..], &["--report", unknown]].concat(), unknown),
+        (&["report", "model.onnx", "--known", "known", "-o", known], known),
+    ] {
+        assert_eq!(error(&toolkit(at, args)), format!("error: cannot write `{file}`: it is read, too"));
+    }
+    assert!(kept.map(|file| fs::read(at.join(file)).unwrap()) == before);
+    let map = ["score", "model.onnx", known, "--map", "map.jpg"];
+    assert!(error(&toolkit(at, &map)).contains("cannot write `map.jpg`: maps are PNG files"));
+}
+
+#[test]
 fn a_closed_pipe_is_not_a_failure() {
     let folder = trained();
     let at = folder.path();

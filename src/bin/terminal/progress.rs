@@ -8,9 +8,15 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Writes a line to stderr. A closed stderr is not an error.
+/// Writes a line to stderr, or several. Control characters, which names of files may have, are escaped. A closed stderr is not
+/// an error.
 pub fn say(line: impl Display) {
-    let _ = writeln!(stderr(), "{line}");
+    let escaped = |text: &str| -> String {
+        let shown =
+            |c: char| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() };
+        text.chars().map(shown).collect()
+    };
+    let _ = writeln!(stderr(), "{}", escaped(&line.to_string()));
 }
 
 /// Minimum interval between plain lines.

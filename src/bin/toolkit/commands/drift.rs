@@ -52,6 +52,11 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let decision = &inspection.manifest.decision;
     let threshold = decision.threshold.as_ref();
     let held_out = threshold.map_or(&[][..], |threshold| &threshold.held_out_scores);
+    if threshold.is_some_and(|threshold| threshold.classes.is_some()) {
+        bail!(
+            "`{origin}` has a threshold for each class, and no scores to compare with; export it without --per-class"
+        );
+    }
     let mut monitor = Monitor::new(held_out, args.alpha, args.seed)?;
     // Before the images are scored, which takes long.
     let file = args.state.as_deref().map(|path| {

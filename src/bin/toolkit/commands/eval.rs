@@ -24,7 +24,7 @@ use cac::{
 };
 
 use super::{
-    Unmet, check_result_files, named_or_newest, names_apart, print_json, read_model, report,
+    Unmet, check_not_read, check_result_files, named_or_newest, names_apart, print_json, read_model, report,
     requirement::Requirement, with_threshold,
 };
 use crate::{
@@ -64,7 +64,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let has_page = args.page.is_some() || options.plots.is_some();
     let names = names_apart(&models);
     let (mut subjects, mut faults, mut unmet) = (Vec::new(), Vec::new(), Vec::new());
-    let images = measure(&models, options, &args.require, has_page, |measured| {
+    let images = measure(&models, options, &args.require, args.page.as_deref(), |measured| {
         if has_page {
             subjects.extend(measured.subjects(&names, options));
         }
@@ -88,9 +88,10 @@ pub fn measure(
     models: &[PathBuf],
     args: &EvaluationArgs,
     required: &[Requirement],
-    has_page: bool,
+    page: Option<&Path>,
     mut take: impl FnMut(Measured) -> anyhow::Result<()>,
 ) -> anyhow::Result<TestImages> {
+    let has_page = page.is_some() || args.plots.is_some();
     let contenders = open_contenders(models, args)?;
     let first = contenders.first().expect("--provider has a default");
     let manifest = first.scorer.manifest();
@@ -109,6 +110,10 @@ pub fn measure(
     let (known, unknown) = test_images(&source, args, manifest)?;
     for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
         say_left_out(set.left_out());
+    }
+    let outputs = [page, args.scores.as_deref(), args.keep_features.as_deref()].into_iter().flatten();
+    for output in outputs {
+        check_not_read(output, [&known].into_iter().chain(unknown.iter().map(|set| &set.images)))?;
     }
     let options = args.report.options(None);
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();

@@ -139,6 +139,9 @@ pub fn write(
     let choice = exported.manifest.history.choice.as_ref();
     let why = match choice {
         Some(choice) => format!(", chosen {choice}"),
+        None if args.score.is_none() && checkpoint.facts.imported.is_some() => {
+            ", without features to choose another by".to_owned()
+        }
         None if args.score.is_none() => {
             ", that of the training: no features to choose by, or no score of them fits".to_owned()
         }

@@ -1,14 +1,16 @@
 //! `toolkit import`
 
+use std::path::PathBuf;
+
 use anyhow::bail;
 use cac::{
     data::{Dataset, Role, Split, open_training},
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
-    run::TrainingData,
+    run::{RunFolder, TrainingData},
 };
 
-use super::export;
+use super::{check_not_read, export};
 use crate::{
     cli::ImportArgs,
     terminal::{Progress, StartingWeights, data::dataset, say, say_left_out},
@@ -16,7 +18,11 @@ use crate::{
 
 /// Converts weights that were trained elsewhere to a model file.
 pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
-    export::check_outputs(&args.model, &args.file, [args.weights.as_path()])?;
+    let mut inputs = vec![args.weights.clone()];
+    if args.weights.is_dir() {
+        inputs.extend(RunFolder::new(&args.weights).files());
+    }
+    export::check_outputs(&args.model, &args.file, inputs.iter().map(PathBuf::as_path))?;
     if args.file.data.is_given() && args.known.is_none() && args.file.calibrate.is_none() {
         bail!("--data is for the images of --known and --calibrate, and neither is given");
     }
@@ -35,6 +41,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     if let Some(folder) = &args.known {
         let folder = dataset(folder, &args.file.data.folder(), &[Role::Known(Split::Train)])?;
         let images = open_training(&folder, args.held_out_test, args.protocol.as_ref(), &input)?;
+        check_not_read(&args.model, [&images])?;
         say_left_out(images.left_out());
         known = Some(match named {
             Some(classes) => images.align(classes)?,

@@ -25,7 +25,7 @@ use std::{
 use anyhow::bail;
 use cac::{
     Bytes, Error, Scorer,
-    data::path_text,
+    data::{Dataset, path_text},
     files::{check_writable, check_writable_folder, signature},
     model::Inspection,
 };
@@ -103,7 +103,12 @@ fn newest_model(folder: &Path) -> Option<PathBuf> {
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let name = PathBuf::from(entry.file_name());
-            let file = entry.path().metadata().ok().filter(|file| is_model(&name) && file.is_file())?;
+            let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            let file = entry
+                .path()
+                .metadata()
+                .ok()
+                .filter(|file| is_model(&name) && !is_hidden && file.is_file())?;
             Some((file.modified().ok()?, name))
         })
         .collect();
@@ -176,6 +181,14 @@ fn parts_of(place: &Path) -> Vec<String> {
         if path.as_os_str().is_empty() { Path::new(place.file_name().unwrap_or_default()) } else { path };
     let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
     names.map(|part| path_text(Path::new(&part))).collect()
+}
+
+/// Checks that an output replaces no file of the images.
+fn check_not_read<'a>(file: &Path, images: impl IntoIterator<Item = &'a Dataset>) -> anyhow::Result<()> {
+    if images.into_iter().any(|images| images.reads(file)) {
+        bail!("cannot write `{}`: it is read, too", file.display());
+    }
+    Ok(())
 }
 
 /// Where inputs are.

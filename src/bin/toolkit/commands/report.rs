@@ -85,7 +85,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
             subjects.extend(measured.subjects(&names, options));
             Ok(())
         };
-        images = Some(measure(&models, options, &[], true, gather)?);
+        images = Some(measure(&models, options, &[], Some(&args.output), gather)?);
     }
     subjects.extend(of_files);
     let mut logs = Vec::new();

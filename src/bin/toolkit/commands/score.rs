@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -93,6 +94,13 @@ fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, 
         check_output(map, [image.as_path()])?;
         return Ok(HashMap::from([(image.clone(), map.to_owned())]));
     }
+    let ends_as_image = |end: &OsStr| image::EXTENSIONS.iter().any(|image| end.eq_ignore_ascii_case(image));
+    if map.extension().is_some_and(ends_as_image) && !map.exists() {
+        bail!(
+            "cannot write `{}`: maps are PNG files; give a name that ends in .png, or a folder",
+            map.display()
+        );
+    }
     check_writable_folder(map)?;
     let file = |(image, name): (PathBuf, String)| (image, map.join(format!("{name}.png")));
     let files: HashMap<PathBuf, PathBuf> = names_apart(images).into_iter().map(file).collect();
@@ -182,7 +190,7 @@ fn print(
     decision: &Decision,
     json: bool,
 ) -> anyhow::Result<()> {
-    let mut name = path_text(file);
+    let name = path_text(file);
     if json {
         let mut value = json!({ "image": name, "verdict": verdict });
         if let Some((file, places)) = map {
@@ -191,10 +199,12 @@ fn print(
         return print_json(&value);
     }
     // A tab or a newline would look like the next column or line.
-    if name.contains(char::is_control) {
-        name = name.escape_debug().to_string();
-    }
-    let class = if verdict.unknown { "unknown" } else { &verdict.class };
+    let on_one_line = |text: String| match text.contains(char::is_control) {
+        true => text.escape_debug().to_string(),
+        false => text,
+    };
+    let name = on_one_line(name);
+    let class = if verdict.unknown { "unknown".to_owned() } else { on_one_line(verdict.class.clone()) };
     let (score, threshold) = (verdict.score, verdict.threshold);
     // The last column, because a model without held-out scores has none.
     let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value:.4}"));
