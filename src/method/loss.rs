@@ -53,7 +53,7 @@ impl Loss {
             return Err(Error::setting("magnitude", magnitude, "must be 0.01 to 1000000"));
         }
         if !(weight.is_finite() && weight >= 0.0) {
-            return Err(Error::setting("weight", weight, "must not be negative"));
+            return Err(Error::setting("weight", weight, "must be at least 0, and finite"));
         }
         Ok(())
     }

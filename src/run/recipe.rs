@@ -375,7 +375,7 @@ impl Recipe {
         }
         for (name, value) in [("weight decay", self.weight_decay), ("outlier weight", self.outlier_weight)] {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(Error::setting(name, value, "must not be negative"));
+                return Err(Error::setting(name, value, "must be at least 0, and finite"));
             }
         }
         Ok(())

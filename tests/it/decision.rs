@@ -316,6 +316,13 @@ fn each_class_can_have_its_own_threshold() {
             assert!((own.score[place] - expected).abs() < 1e-5, "{provider}");
         }
     }
+    let kept = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap().with_keep(0.5);
+    assert!(matches!(kept, Err(Error::Setting { name: "keep", .. })), "{kept:?}");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("model.onnx"), &bytes).unwrap();
+    let error =
+        crate::commands::error(&crate::commands::toolkit(folder.path(), &["drift", "model.onnx", "-"]));
+    assert!(error.contains("`model.onnx` has a threshold for each class"), "{error}");
     let too_few = ExportOptions { threshold: ThresholdRule::Keep(0.97), ..options.clone() };
     let error = export::decide(&checkpoint, &too_few).unwrap_err();
     assert!(

@@ -341,7 +341,7 @@ pub struct EvaluationArgs {
     pub protocol: Option<Protocol>,
     #[arg(long, value_name = "NAME", help = format!("Rejection score to evaluate: {}, the sum A+B of two, or all; repeatable. By default the model's own. Others that need constants are fitted to training images of --known", RejectionScore::NAMES))]
     pub score: Vec<ScoreArg>,
-    /// Write the scores of all images as CSV, or as NPZ if the name ends in .npz
+    /// Write the scores of all images by the first model as CSV, or as NPZ if the name ends in .npz
     #[arg(long, value_name = "FILE")]
     pub scores: Option<PathBuf>,
     /// Write the features of all images, and of training images, as NPZ; `metrics --features` computes scores from them
