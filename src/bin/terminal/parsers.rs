@@ -49,7 +49,7 @@ pub fn pixels(text: &str) -> Result<usize, String> {
 struct Rgb(pub [f32; 3]);
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected three numbers for `mean` and `std`")]
 enum RgbInFile {
     Values([f32; 3]),
     Text(String),

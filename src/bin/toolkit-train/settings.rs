@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
     data::{DataFolder, Protocol, Role, Split, open_training},
@@ -282,7 +282,13 @@ fn read(file: &Path) -> anyhow::Result<Table> {
 
 /// The settings in a text that is named by its file.
 fn parse(text: &str, file: &Path) -> anyhow::Result<Table> {
-    let table: Table = text.parse().with_context(|| format!("`{}` is not TOML", file.display()))?;
+    // On one line each: errors of TOML show the lines of the file.
+    let not_toml = |error: toml::de::Error| {
+        let start = error.span().map_or(0, |span| span.start);
+        let line = 1 + text.bytes().take(start).filter(|&byte| byte == b'\n').count();
+        anyhow!("`{}` is not TOML: line {line}: {}", file.display(), error.message().replace('\n', " "))
+    };
+    let table: Table = text.parse().map_err(not_toml)?;
     let command = Settings::augment_args(Command::new("settings"));
     for name in table.keys() {
         if !command.get_arguments().any(|arg| arg.get_long() == Some(name)) {
@@ -290,7 +296,10 @@ fn parse(text: &str, file: &Path) -> anyhow::Result<Table> {
         }
     }
     // Check the values here, so that an error names the file.
-    with_defaults(&table).with_context(|| format!("`{}` does not hold usable settings", file.display()))?;
+    with_defaults(&table).map_err(|error| {
+        let reason = error.to_string().trim_end().replace('\n', " ");
+        anyhow!("`{}` does not hold usable settings: {reason}", file.display())
+    })?;
     Ok(table)
 }
 
