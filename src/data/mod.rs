@@ -669,6 +669,16 @@ impl Dataset {
     }
 }
 
+/// Why a text cannot be the name of a known class, if it cannot.
+#[cfg(any(feature = "export", feature = "train"))]
+pub(crate) fn fault_of_class(name: &str) -> Option<&'static str> {
+    match name {
+        "" => Some("a class needs a name"),
+        "unknown" => Some("no class may be called `unknown`, which a verdict says of images of no class"),
+        _ => None,
+    }
+}
+
 impl UnknownSet {
     /// Opens unknown sets as a user wrote them. Their names are rows of the report, so they must be unique
     /// and not reserved.

@@ -5,7 +5,7 @@ mod reference;
 use ndarray::{Array2, Axis};
 
 use crate::{
-    data::{Dataset, Noise, StandIn, shuffled, stand_ins::in_chunks},
+    data::{Dataset, Noise, StandIn, fault_of_class, shuffled, stand_ins::in_chunks},
     error::{Error, Result},
     eval::{self, DatasetOutputs},
     export::{self, ExportOptions, ThresholdRule},
@@ -138,7 +138,10 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
     if let Some(twice) = (1..count).find(|&place| classes[..place].contains(&classes[place])) {
         return refused(format!("`{}` occurs twice", classes[twice]));
     }
-    Ok(classes.to_vec())
+    match classes.iter().find_map(|name| fault_of_class(name)) {
+        Some(fault) => refused(fault.to_owned()),
+        None => Ok(classes.to_vec()),
+    }
 }
 
 /// Runs known images through the network, and makes their class means the anchors if requested. A quarter of the images

@@ -20,7 +20,8 @@ use super::{
 };
 use crate::{
     data::{
-        Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, open_both, prefetch, shuffled,
+        Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, fault_of_class, open_both,
+        prefetch, shuffled,
     },
     error::{Error, Result},
     files::checksum,
@@ -278,6 +279,9 @@ impl<'a> Batches<'a> {
         mut observe: impl FnMut(&Event),
     ) -> Result<Option<Self>> {
         let mut sets = Sets::open(settings)?;
+        if let Some(reason) = sets.known.classes().iter().find_map(|name| fault_of_class(name)) {
+            return Err(Error::Classes { path: settings.known.clone(), reason: reason.to_owned() });
+        }
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
         let Contents { skipped, skipped_in_tests, checksum, tests_checksum } = contents;

@@ -478,6 +478,23 @@ fn a_test_image_that_moves_to_the_next_set_is_noticed() {
 }
 
 #[test]
+fn no_class_is_called_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    for split in ["train", "test"] {
+        let at = at.join("colours").join(split);
+        fs::rename(at.join("red"), at.join("unknown")).unwrap();
+    }
+    let refused = error(&toolkit(at, &[&SMALL[..], &["--run", "run"]].concat()));
+    assert!(
+        refused.contains("the classes of `colours` do not match: no class may be called `unknown`"),
+        "{refused}"
+    );
+    assert!(!at.join("run").exists());
+}
+
+#[test]
 fn a_run_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
