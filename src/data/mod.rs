@@ -630,18 +630,8 @@ impl Dataset {
     /// rest, both ascending. Fewer are drawn if there are not so many.
     #[must_use]
     pub fn draw_leaving_classes(&self, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
-        let mut left: HashMap<i64, usize> = HashMap::new();
-        for &label in &self.labels {
-            *left.entry(label).or_default() += 1;
-        }
-        let mut drawn = HashSet::new();
-        for index in shuffled(self.len(), seed) {
-            let left = left.get_mut(&self.labels[index]).expect("each label was counted");
-            if drawn.len() < count && *left > 1 {
-                *left -= 1;
-                drawn.insert(index);
-            }
-        }
+        let order = shuffled(self.len(), seed);
+        let drawn: HashSet<usize> = leaving_classes(&self.labels, order).take(count).collect();
         (0..self.len()).partition(|index| drawn.contains(index))
     }
 
@@ -667,6 +657,21 @@ impl Dataset {
         rest.sort_unstable();
         (order, rest)
     }
+}
+
+/// The places, in their order, that can be taken of all labels so that one of each class is left.
+pub(crate) fn leaving_classes(
+    labels: &[i64],
+    places: impl IntoIterator<Item = usize>,
+) -> impl Iterator<Item = usize> {
+    let mut left: HashMap<i64, usize> = HashMap::new();
+    labels.iter().for_each(|&label| *left.entry(label).or_default() += 1);
+    places.into_iter().filter(move |&place| {
+        let left = left.get_mut(&labels[place]).expect("each label was counted");
+        let is_taken = *left > 1;
+        *left -= usize::from(is_taken);
+        is_taken
+    })
 }
 
 /// Why a text cannot be the name of a known class, if it cannot.
@@ -830,6 +835,12 @@ pub fn path_text(path: &Path) -> String {
         text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
     }
     text
+}
+
+/// A name as a part of a line: control characters, such as a tab or a newline, are escaped.
+#[must_use]
+pub fn on_one_line(name: &str) -> String {
+    if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
 }
 
 /// A permutation of 0..count that depends only on the seed.

@@ -5,7 +5,7 @@
 //! unknown sets follow.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     fs::File,
     io::{BufReader, Cursor, Write},
     path::Path,
@@ -20,6 +20,7 @@ use super::{
     scores::{array, broken, entry_of, npy},
 };
 use crate::{
+    data::leaving_classes,
     error::{Error, Result},
     eval::{Evaluation, KNOWN, ScoredSet},
     fit::{Examples, Fitter, Sample},
@@ -73,14 +74,10 @@ impl FeatureFile {
     /// of its class.
     pub fn with_fitter<R>(&self, limit: Option<usize>, take: impl FnOnce(&Fitter) -> R) -> R {
         let labels = &self.training.labels;
-        let mut fitted_of_class: HashMap<i64, usize> = HashMap::new();
-        labels.iter().for_each(|&label| *fitted_of_class.entry(label).or_default() += 1);
-        let (known, fitted): (Vec<usize>, Vec<usize>) = (0..labels.len()).partition(|&place| {
-            let fitted = fitted_of_class.get_mut(&labels[place]).expect("each label was counted");
-            let is_known = place.is_multiple_of(STANDARDISING) && *fitted > 1;
-            *fitted -= usize::from(is_known);
-            is_known
-        });
+        let all = 0..labels.len();
+        let standardising: HashSet<usize> =
+            leaving_classes(labels, all.clone().step_by(STANDARDISING)).collect();
+        let (known, fitted): (Vec<usize>, Vec<usize>) = all.partition(|place| standardising.contains(place));
         let rows = |places: &[usize]| self.training.features.select(Axis(0), places);
         let (known, fitted_features) = (rows(&known), rows(&fitted));
         let labels: Vec<i64> = fitted.iter().map(|&place| labels[place]).collect();

@@ -9,6 +9,7 @@ use super::{
     file::{ModelFile, anchors, last_layer},
 };
 use crate::{
+    data::on_one_line,
     error::{Error, Result},
     files::sha256,
     method::{AnchorKind, Anchors, LastLayer, Loss, Variant},
@@ -129,18 +130,7 @@ impl fmt::Display for Inspection {
         line("resize", &format_args!("{}{place}", input.resizing()))?;
         line("normalise", &format_args!("subtract {:?}, divide by {:?}", input.mean, input.std))?;
         line("outputs", &self.outputs.join(", "))?;
-        let classes: Vec<String> =
-            decision
-                .classes
-                .iter()
-                .map(|name| {
-                    if name.contains(char::is_control) {
-                        name.escape_debug().to_string()
-                    } else {
-                        name.clone()
-                    }
-                })
-                .collect();
+        let classes: Vec<String> = decision.classes.iter().map(|name| on_one_line(name)).collect();
         line("classes", &format_args!("{}: {}", classes.len(), classes.join(", ")))?;
         if let Some(architecture) = &history.architecture {
             line("network", architecture)?;

@@ -3,7 +3,10 @@
 use std::fmt;
 
 use super::{Report, Row, RowIntervals};
-use crate::metrics::{Interval, Metrics};
+use crate::{
+    data::on_one_line,
+    metrics::{Interval, Metrics},
+};
 
 /// The columns after the name and the number of images.
 const HEADS: [&str; 8] =
@@ -64,9 +67,7 @@ impl fmt::Display for Report {
         let mut lines: Vec<Vec<String>> = vec![heads.map(str::to_owned).collect()];
         for Row { name, unknown, unknown_caught, metrics, intervals } in &self.rows {
             // Names are those of a file.
-            let name =
-                if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.clone() };
-            lines.push(line([name, unknown.to_string()], *metrics, *unknown_caught, percent));
+            lines.push(line([on_one_line(name), unknown.to_string()], *metrics, *unknown_caught, percent));
             if let Some(RowIntervals { unknown_caught, metrics }) = intervals {
                 let first = ["  95 % interval".to_owned(), String::new()];
                 lines.push(line(first, *metrics, *unknown_caught, percents));

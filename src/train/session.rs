@@ -36,14 +36,14 @@ const STATES_KEPT: usize = 2;
 /// epoch, the log, the resolved settings, and the two newest states to resume from.
 ///
 /// The best epoch is the last whose loss on the held-out known images is no higher than the lowest before, within the standard
-/// error of the difference; without such images it is the last. Test sets do not influence the choice. `stop` is checked while images are read and before every step. The state is saved every `save_every`, and
-/// at the end.
+/// error of the difference; without such images it is the last. Test sets do not influence the choice. `stop` is checked while
+/// images are read and before every step. The state is saved every `save_every`, and at the end.
 /// `given` is the text of the settings as the user gave them, for [`RunFolder::settings`].
 ///
 /// # Errors
 /// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device,
-/// [`Error::HoldsRun`] or [`Error::Locked`] if there is or begins another run in the folder, [`Error::Diverged`], [`Error::Runtime`] if
-/// libtorch fails, [`Error::Io`] if the folder cannot be written.
+/// [`Error::HoldsRun`] or [`Error::Locked`] if the folder has a run or another process trains in it, [`Error::Diverged`],
+/// [`Error::Runtime`] if libtorch fails, [`Error::Io`] if the folder cannot be written.
 pub fn train(
     settings: &TrainSettings,
     given: &str,
@@ -390,7 +390,7 @@ impl<'a> Session<'a> {
 /// (Breiman et al., Classification and Regression Trees, 1984, take the standard error of the lowest mean itself.)
 fn is_as_low(losses: &[f32], least: &[f32]) -> bool {
     // The first epoch, or no held-out images.
-    if losses.len() != least.len() || losses.is_empty() {
+    if least.is_empty() {
         return true;
     }
     let differences: Vec<f32> = losses.iter().zip(least).map(|(loss, least)| loss - least).collect();

@@ -25,6 +25,13 @@ pub fn toolkit(folder: &Path, args: &[&str]) -> Output {
     Command::new(program).args(args).current_dir(folder).output().unwrap()
 }
 
+/// Runs a command whose reader closes the pipe at once.
+pub fn unread(command: &mut Command) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    child.wait_with_output().unwrap()
+}
+
 pub fn stdout(output: &Output) -> &str {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     std::str::from_utf8(&output.stdout).unwrap()
@@ -671,29 +678,14 @@ fn a_closed_pipe_is_not_a_failure() {
     let at = folder.path();
     stdout(&toolkit(at, &["export", "model.onnx"]));
     let image = golden("images/bumpy_0176.jpg");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
-        .args(["score", "model.onnx"])
-        .args(vec![image; 20])
-        .current_dir(at)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
+    let mut score = Command::new(env!("CARGO_BIN_EXE_toolkit"));
+    let output = unread(score.args(["score", "model.onnx"]).args(vec![image; 20]).current_dir(at));
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 
     // Nor does it hide one.
-    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
-        .args(["verify", "model.onnx", "--provider", "cpu", "--provider", "onnxruntime"])
-        .env("ORT_DYLIB_PATH", "no/such/library.so")
-        .current_dir(at)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
+    let mut verify = Command::new(env!("CARGO_BIN_EXE_toolkit"));
+    verify.args(["verify", "model.onnx", "--provider", "cpu", "--provider", "onnxruntime"]).current_dir(at);
+    let output = unread(verify.env("ORT_DYLIB_PATH", "no/such/library.so"));
     assert!(error(&output).contains("provider `onnxruntime` is not available"), "{}", error(&output));
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     checkpoint,
-    commands::{error, images, stdout, toolkit, trained},
+    commands::{error, images, stdout, toolkit, trained, unread},
     golden,
 };
 
@@ -343,17 +343,10 @@ fn requirements_that_are_not_met_give_3() {
     assert!(said(&output).lines().any(|line| line == expected), "{}", said(&output));
 
     // Whether anybody reads the tables or not.
-    let unread = ["--require", "unknown_caught=1", "--threshold", "1e9", "--report", "page.html"];
-    let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
-        .args(["eval", "model.onnx", "model.onnx", "--known", "known", "--unknown", "uniform-noise:9"])
-        .args(unread)
-        .current_dir(at)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    let output = child.wait_with_output().unwrap();
+    let required = ["--require", "unknown_caught=1", "--threshold", "1e9", "--report", "page.html"];
+    let mut twice = Command::new(env!("CARGO_BIN_EXE_toolkit"));
+    twice.args(["eval", "model.onnx", "model.onnx", "--known", "known", "--unknown", "uniform-noise:9"]);
+    let output = unread(twice.args(required).current_dir(at));
     assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
     assert_eq!(said(&output).matches("not met: unknown_caught").count(), 2, "{}", said(&output));
     assert!(at.join("page.html").exists());

@@ -103,12 +103,9 @@ fn newest_model(folder: &Path) -> Option<PathBuf> {
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let name = PathBuf::from(entry.file_name());
-            let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            let file = entry
-                .path()
-                .metadata()
-                .ok()
-                .filter(|file| is_model(&name) && !is_hidden && file.is_file())?;
+            let is_hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
+            let is_meant = is_model(&name) && !is_hidden;
+            let file = entry.path().metadata().ok().filter(|file| is_meant && file.is_file())?;
             Some((file.modified().ok()?, name))
         })
         .collect();
@@ -185,7 +182,12 @@ fn parts_of(place: &Path) -> Vec<String> {
 
 /// Checks that an output replaces no file of the images.
 fn check_not_read<'a>(file: &Path, images: impl IntoIterator<Item = &'a Dataset>) -> anyhow::Result<()> {
-    if images.into_iter().any(|images| images.reads(file)) {
+    refuse_if_read(file, images.into_iter().any(|images| images.reads(file)))
+}
+
+/// Refuses an output that is also an input.
+fn refuse_if_read(file: &Path, is_read: bool) -> anyhow::Result<()> {
+    if is_read {
         bail!("cannot write `{}`: it is read, too", file.display());
     }
     Ok(())
@@ -204,9 +206,7 @@ fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> 
 
 /// Checks that an output is a file in a folder, and none of the inputs at these places.
 fn check_place(file: &Path, inputs: &HashSet<PathBuf>) -> anyhow::Result<()> {
-    if file.canonicalize().is_ok_and(|place| inputs.contains(&place)) {
-        bail!("cannot write `{}`: it is read, too", file.display());
-    }
+    refuse_if_read(file, file.canonicalize().is_ok_and(|place| inputs.contains(&place)))?;
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
         bail!("cannot write `{}`: there is no folder `{}`", file.display(), folder.display());

@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     Error, Scorer, Verdict,
-    data::{path_text, prefetch},
+    data::{on_one_line, path_text, prefetch},
     files::check_writable_folder,
     image::{self, RgbImage},
     model::Decision,
@@ -199,12 +199,8 @@ fn print(
         return print_json(&value);
     }
     // A tab or a newline would look like the next column or line.
-    let on_one_line = |text: String| match text.contains(char::is_control) {
-        true => text.escape_debug().to_string(),
-        false => text,
-    };
-    let name = on_one_line(name);
-    let class = if verdict.unknown { "unknown".to_owned() } else { on_one_line(verdict.class.clone()) };
+    let name = on_one_line(&name);
+    let class = if verdict.unknown { "unknown".to_owned() } else { on_one_line(&verdict.class) };
     let (score, threshold) = (verdict.score, verdict.threshold);
     // The last column, because a model without held-out scores has none.
     let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value:.4}"));
