@@ -114,7 +114,7 @@ pub enum Error {
     /// A file is not an ONNX model of this toolkit, or is damaged.
     #[error("`{origin}` is not a usable model: {reason}")]
     Model {
-        /// The path, or `memory` for bytes.
+        /// The path, the name that was given with bytes, or `memory`.
         origin: String,
         /// What is missing or wrong.
         reason: String,
@@ -122,13 +122,13 @@ pub enum Error {
     /// A model does not have the logits of places as an output.
     #[error("`{origin}` has no map of logits")]
     NoMap {
-        /// The path, or `memory` for bytes.
+        /// The path, the name that was given with bytes, or `memory`.
         origin: String,
     },
     /// A runtime cannot load a model whose metadata is valid.
     #[error("{runtime} cannot run `{origin}`: {reason}")]
     Unsupported {
-        /// The path, or `memory` for bytes.
+        /// The path, the name that was given with bytes, or `memory`.
         origin: String,
         /// The runtime: `tract` or `ONNX Runtime`.
         runtime: &'static str,
@@ -240,13 +240,13 @@ pub enum Error {
     /// A model has no golden batch to compare with.
     #[error("`{origin}` has no golden batch: an older version exported it")]
     NoGoldenBatch {
-        /// The path, or `memory` for bytes.
+        /// The path, the name that was given with bytes, or `memory`.
         origin: String,
     },
     /// A runtime gives other outputs for a model's golden images than its export did.
     #[error("`{origin}` fails its check on {runtime}: {what} of its golden images differ by {difference:e}")]
     Differs {
-        /// The path, or `memory` for bytes.
+        /// The path, the name that was given with bytes, or `memory`.
         origin: String,
         /// The provider and its runtime.
         runtime: String,

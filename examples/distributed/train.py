@@ -112,14 +112,15 @@ def train(args: argparse.Namespace) -> None:
     if args.model == WIDE_RESNET:
         data, mean, std = small_images(args.known), [0.5] * 3, [0.5] * 3
         network = WideResNet(num_classes=len(data.tensors[1].unique()), depth=40, widen_factor=2, drop_rate=0.0)
-        augment, head, recipe = shifted, network.fc, {"batch_size": 64, "learning_rate": 0.1, "backbone_rate": 1.0}
+        augment, head = shifted, network.fc
+        recipe = {"epochs": 10, "batch_size": 64, "learning_rate": 0.1, "backbone_rate": 1.0}
     else:
         trained = timm.get_pretrained_cfg(args.model)
         mean, std = trained.mean, trained.std
         data = Photographs(args.known, args.size or trained.input_size[1], trained.interpolation)
         network = timm.create_model(args.model, num_classes=len(set(data.labels)))
         augment, head = Tensor.contiguous, network.get_classifier()
-        recipe = {"batch_size": 32, "learning_rate": 0.05, "backbone_rate": 0.2}
+        recipe = {"epochs": 6, "batch_size": 32, "learning_rate": 0.05, "backbone_rate": 0.2}
     for name, value in recipe.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
@@ -200,7 +201,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, metavar="PIXELS", help="of photographs; by default the model's")
     parser.add_argument("--backbone", type=Path, help="safetensors; the last layer is replaced")
     parser.add_argument("--results", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, help="by default 10, for photographs 6")
     parser.add_argument("--batch-size", type=int, help="over all processes; by default 64, for photographs 32")
     parser.add_argument("--learning-rate", type=float, help="by default 0.1, for photographs 0.05")
     parser.add_argument(

@@ -147,7 +147,7 @@ pub struct Exported {
 /// If the check fails, nothing is written and `path` is unchanged.
 ///
 /// # Errors
-/// [`Error::Weights`] and [`Error::Setting`] if the checkpoint or the options are invalid,
+/// [`Error::Weights`] and [`Error::Setting`] if the checkpoint or the options are invalid, those of [`decide`],
 /// [`Error::SelfCheck`] if the check fails, [`Error::Io`] if the file cannot be written.
 pub fn export(checkpoint: &Checkpoint, options: &ExportOptions, path: &Path) -> Result<Exported> {
     let (exported, bytes) = build(checkpoint, options)?;
@@ -227,7 +227,8 @@ fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifes
 /// metrics and golden batch.
 ///
 /// # Errors
-/// [`Error::Setting`] and [`Error::TooFewHeldOut`] if score or threshold cannot be chosen.
+/// [`Error::Setting`] and [`Error::TooFewHeldOut`] if score or threshold cannot be chosen, [`Error::NotFinite`] if a given threshold
+/// is not finite, [`Error::Weights`] if the last layer is missing.
 pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifest, FittedScore)> {
     let facts = &checkpoint.facts;
     let last_layer = checkpoint.last_layer()?;

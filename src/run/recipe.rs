@@ -53,7 +53,7 @@ pub struct Recipe {
     pub outlier_share: f64,
     /// Weight of the outlier term in the loss; positive if there are outliers.
     pub outlier_weight: f64,
-    /// Share of the known training images held out to choose the threshold and the best epoch, 0 to below 1.
+    /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0 to below 1.
     pub held_out: f64,
     /// Number of training images for the class means, drawn at random, at least one of each class; 0 for all.
     pub anchor_images: usize,

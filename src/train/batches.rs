@@ -272,7 +272,7 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless they
     /// are left out; [`Error::Setting`] if an image belongs to two sets that must be apart, or the held-out
-    /// images are too few or too many.
+    /// images are too few or too many; [`Error::Classes`] if a class cannot have its name.
     pub fn open(
         settings: &'a TrainSettings,
         stop: &AtomicBool,

@@ -60,8 +60,8 @@ pub fn train(
 /// weights are bit-identical to those of an uninterrupted run.
 ///
 /// # Errors
-/// Those of [`train`], [`Error::NoState`] if the folder holds no state, [`Error::DataChanged`] if the
-/// training data has changed since the run started, [`Error::Checkpoint`] if no state can be read.
+/// Those of [`train`], [`Error::NoState`] if the folder holds no state, [`Error::DataChanged`] if
+/// training or test images have changed since the run started, [`Error::Checkpoint`] if no state can be read.
 pub fn resume(
     run: &RunFolder,
     save_every: Duration,

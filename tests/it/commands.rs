@@ -265,6 +265,8 @@ fn smaller_precisions_are_compared_with_f32() {
     let left_out = "calibration images that cannot be read and are left out: 1\n";
     assert!(String::from_utf8_lossy(&said.stderr).contains(left_out));
     fs::remove_file(broken).unwrap();
+    let onto = ["export", "known/train/ant/a.png", "--precision", "f16", "--calibrate", "known"];
+    assert!(error(&toolkit(at, &onto)).contains("cannot write `known/train/ant/a.png`: it is read, too"));
     assert!(error(&toolkit(at, &["export", "x.onnx", "--precision", "int8"])).contains("needs known images"));
     fs::rename(at.join("known/train"), at.join("known/test")).unwrap();
     let data = ["--known", "known", "--unknown", "other=other", "--json"];

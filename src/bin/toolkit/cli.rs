@@ -99,8 +99,8 @@ pub struct ImportArgs {
     /// The file to write
     #[arg(value_name = "MODEL.onnx")]
     pub model: PathBuf,
-    /// Training images of the known classes, as for `train`; they give the class names, the threshold and,
-    /// for `paper`, the class means as anchors
+    /// Training images of the known classes, as for `train`; they give the class names, the score, the
+    /// threshold and, for `paper`, the class means as anchors
     #[arg(long, value_name = "DIR|NAME")]
     pub known: Option<PathBuf>,
     /// Share of the images of --known that are test images and are left out, where they have no test split
@@ -344,7 +344,7 @@ pub struct EvaluationArgs {
     /// Write the scores of all images by the first model as CSV, or as NPZ if the name ends in .npz
     #[arg(long, value_name = "FILE")]
     pub scores: Option<PathBuf>,
-    /// Write the features of all images, and of training images, as NPZ; `metrics --features` computes scores from them
+    /// Write the features of all images, and of training images, by the first model as NPZ; `metrics --features` computes scores from them
     #[arg(long, value_name = "FILE.npz")]
     pub keep_features: Option<PathBuf>,
     /// Leave out images that cannot be read; otherwise the evaluation ends with a list of them
@@ -358,7 +358,7 @@ pub struct EvaluationArgs {
 /// A score that is evaluated, or all.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ScoreArg {
-    /// Every score, and the sum that is chosen most often.
+    /// Every score but `pytorch-ood`, and two sums: [`ALL`].
     All,
     /// One score.
     One(RejectionScore),

@@ -19,7 +19,7 @@ use cac::{
 };
 use ndarray::Array4;
 
-use super::{check_output, is_same_place, print_json};
+use super::{check_not_read, check_output, is_same_place, print_json};
 use crate::{
     cli::{ExportArgs, FileArgs, first_given},
     terminal::{data::dataset, say, stdout},
@@ -54,7 +54,8 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         bail!("--data is for the calibration images of --precision f16 and int8");
     }
     let checkpoint = if args.mirror { checkpoint.of_both_views()? } else { checkpoint };
-    let calibration = calibration(&args.file, checkpoint.facts.data.as_ref(), &checkpoint.facts.input)?;
+    let calibration =
+        calibration(&args.file, &args.model, checkpoint.facts.data.as_ref(), &checkpoint.facts.input)?;
     write(&checkpoint, &args.file, calibration, &args.model, run.path())
 }
 
@@ -75,9 +76,10 @@ pub fn check_outputs<'a>(
 }
 
 /// The calibration images of f16 and int8, from --calibrate or else from the data of the training, without its test
-/// images; `None` for f32 or without both.
+/// images; `None` for f32 or without both. The model must not replace one of them.
 pub fn calibration(
     args: &FileArgs,
+    model: &Path,
     data: Option<&TrainingData>,
     input: &Input,
 ) -> anyhow::Result<Option<Array4<f32>>> {
@@ -104,6 +106,7 @@ pub fn calibration(
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),
         opened => opened,
     }?;
+    check_not_read(model, [&images])?;
     let count = args.calibration_images.map_or(FileArgs::CALIBRATION_IMAGES, NonZeroUsize::get);
     let (_, pixels, errors) = images.readable_batch(&images.draw(count, 0).0);
     if pixels.is_empty() && !errors.is_empty() {

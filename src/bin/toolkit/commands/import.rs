@@ -61,7 +61,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         held_out_test: args.held_out_test,
         protocol: args.protocol,
     });
-    let calibration = export::calibration(&args.file, data.as_ref(), &checkpoint.facts.input)?;
+    let calibration = export::calibration(&args.file, &args.model, data.as_ref(), &checkpoint.facts.input)?;
     if let Some(known) = known {
         let count = if args.images == 0 { known.len() } else { args.images };
         let known = known.pick(&known.draw(count, 0).0);
