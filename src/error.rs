@@ -206,6 +206,14 @@ pub enum Error {
         /// The expected shape, such as `[N, 3, 32, 32]`.
         expected: String,
     },
+    /// A file of features is malformed or something else.
+    #[error("`{}` does not hold usable features: {reason}", path.display())]
+    FeatureFile {
+        /// The NPZ file.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
     /// A file of scores is malformed or lacks a column.
     #[error("`{}` does not hold usable scores: {reason}", path.display())]
     ScoreFile {

@@ -235,8 +235,12 @@ impl Agreement {
         let mut agreement = Self::default();
         for (a, b) in a.into_iter().zip(b) {
             agreement.images += 1;
-            let difference = (a.score - b.score).abs() / a.score.abs().max(1.0);
-            let difference = if difference.is_nan() { f32::INFINITY } else { difference };
+            let difference = match (a.score - b.score).abs() / a.score.abs().max(1.0) {
+                // Both are infinite.
+                _ if a.score == b.score => 0.0,
+                difference if difference.is_nan() => f32::INFINITY,
+                difference => difference,
+            };
             agreement.greatest_score_difference = agreement.greatest_score_difference.max(difference);
             agreement.label_flips += usize::from(a.label != b.label);
             agreement.unknown_flips += usize::from(a.unknown != b.unknown);

@@ -338,7 +338,8 @@ fn bring(
         None => download.urls.iter().map(|&url| url.to_owned()).collect(),
     };
     let (expected, name) = (download.expected(), Some(set.name));
-    let remote = download::Remote { urls, expected, most: MOST, mirror: MIRROR, set: name };
+    let remote =
+        download::Remote { urls, expected, most: MOST, fault: |_| Ok(None), mirror: MIRROR, set: name };
     download::fetch(&remote, &file, |step| match step {
         download::Step::Asking { url, done, bytes } => {
             observe(FetchEvent::Downloading { url, file: &file, done, bytes });

@@ -140,6 +140,11 @@ pub fn exists(path: &Path) -> bool {
 /// [`Error::Io`] if there is nothing; [`Error::Dataset`] if no layout is recognised, or several, or a file is
 /// damaged; [`Error::Undivided`] if it lacks the split.
 pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
+    let unusable = |reason| Error::Dataset { path: path.to_owned(), reason };
+    // Files in it would be those of the current folder.
+    if path.as_os_str().is_empty() {
+        return Err(unusable("the path is empty".to_owned()));
+    }
     let here = MARKED.iter().filter(|layout| (layout.is_here)(path));
     let mut found: Vec<(&Layout, PathBuf)> = here.map(|&layout| (layout, path.to_owned())).collect();
     if found.is_empty() {
@@ -148,7 +153,6 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
             found.extend(places.filter(|place| (layout.is_here)(place)).map(|place| (layout, place)));
         }
     }
-    let unusable = |reason| Error::Dataset { path: path.to_owned(), reason };
     let (layout, root) = match &found[..] {
         [] if path.is_file() => {
             let start = start(path)?;

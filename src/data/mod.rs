@@ -736,7 +736,7 @@ impl UnknownSet {
 
     /// Name and folder, if the text is `NAME=FOLDER`.
     pub(crate) fn folder(text: &str) -> Option<(&str, &str)> {
-        text.split_once('=').filter(|(name, _)| !name.is_empty())
+        text.split_once('=').filter(|(name, folder)| !name.is_empty() && !folder.is_empty())
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    data::on_one_line,
     error::{Error, Result},
     files::atomic,
     model::file::{LOGIT_MAP, ModelFile},
@@ -48,7 +49,8 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
         atomic::unfinished_folder(&folder).map_err(Error::io("create a folder in", &folder))?;
     atomic::write(&new.path().join("model.onnx"), &bytes)?;
     atomic::write(&folder.join("config.pbtxt"), config(&name, &file).as_bytes())?;
-    atomic::write(&folder.join("labels.txt"), (file.manifest.decision.classes.join("\n") + "\n").as_bytes())?;
+    let labels: String = file.manifest.decision.classes.iter().map(|name| on_one_line(name) + "\n").collect();
+    atomic::write(&folder.join("labels.txt"), labels.as_bytes())?;
     // The server runs as another user.
     #[cfg(unix)]
     fs::set_permissions(new.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))

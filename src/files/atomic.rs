@@ -138,8 +138,19 @@ fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a file"))
         }
         Ok(existing) => Ok((path.canonicalize()?, Some(existing))),
-        Err(_) => Ok((path.to_owned(), None)),
+        Err(_) => Ok((end_of_links(path), None)),
     }
+}
+
+/// Where a path leads whose file does not exist yet.
+fn end_of_links(path: &Path) -> PathBuf {
+    let mut end = path.to_owned();
+    // As many links as Linux follows.
+    for _ in 0..40 {
+        let Ok(next) = end.read_link() else { break };
+        end = end.parent().unwrap_or(Path::new("")).join(next);
+    }
+    end
 }
 
 /// A new file with a temporary name. It is locked, so that nobody takes it for what a killed writer left.
@@ -248,6 +259,16 @@ mod tests {
         write(&link, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert!(link.is_symlink());
+        // A link may be there before its file.
+        let early = folder.path().join("early");
+        symlink(&link, folder.path().join("between")).unwrap();
+        symlink("between", &early).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        write(&early, b"three").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"three");
+        assert!(early.is_symlink() && link.is_symlink());
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
+        write(&link, b"four").unwrap();
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o640);
         assert!(write(Path::new("/dev/null"), b"x").is_err());
     }

@@ -27,6 +27,8 @@ pub(crate) struct Remote<'a> {
     pub expected: Expected<'a>,
     /// The most bytes of a file whose length is not published.
     pub most: u64,
+    /// What is wrong with the content of a file, if anything. It is asked where no whole SHA-256 is published.
+    pub fault: fn(&Path) -> Result<Option<String>>,
     /// The environment variable that names another source, for errors.
     pub mirror: &'static str,
     /// The published data set that it belongs to, if any, for errors.
@@ -136,13 +138,18 @@ fn fetch_within(
             }
         }
         let found = Checksums::of_file(&part)?;
-        let Some(fault) = expected.fault(&found) else {
+        let fault = match expected.fault(&found) {
+            Some(fault) => Some(format!("{fault}{}", described(&part)?)),
+            None if expected.sha256.is_some() => None,
+            None => (remote.fault)(&part)?,
+        };
+        let Some(fault) = fault else {
             atomic::write(&record, format!("{}\n", found.sha256).as_bytes())?;
             fs::rename(&part, file).map_err(Error::io("write", file))?;
             atomic::sync_folder(file);
             return Ok(found);
         };
-        faults.push((url, format!("{fault}{}", described(&part)?)));
+        faults.push((url, fault));
         // Resuming would not repair it.
         open.set_len(0).map_err(disk)?;
     }
@@ -454,7 +461,8 @@ pub(crate) mod tests {
 
     fn remote(url: &str) -> Remote<'static> {
         let urls = vec![format!("{url}/{NAME}")];
-        Remote { urls, expected: Expected::default(), most: 1 << 20, mirror: "MIRROR", set: None }
+        let expected = Expected::default();
+        Remote { urls, expected, most: 1 << 20, fault: |_| Ok(None), mirror: "MIRROR", set: None }
     }
 
     /// Fetches the file into a folder, without a known checksum.

@@ -7,7 +7,7 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{BufReader, Cursor, Write},
+    io::{BufRead, BufReader, Cursor, Write},
     path::Path,
 };
 
@@ -16,7 +16,7 @@ use npyz::WriterBuilder;
 use zip::{ZipArchive, ZipWriter};
 
 use super::{
-    atomic,
+    atomic, kind,
     scores::{array, broken, entry_of, npy},
 };
 use crate::{
@@ -114,10 +114,25 @@ impl FeatureFile {
     /// Reads a file.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::ScoreFile`] if it is not such a file, or its arrays do not fit together.
+    /// [`Error::Io`], and [`Error::FeatureFile`] if it is not such a file, or its arrays do not fit together.
     pub fn read(path: &Path) -> Result<Self> {
+        // Its arrays are read as those of scores.
+        Self::of_arrays(path).map_err(|error| match error {
+            Error::ScoreFile { path, reason } => Error::FeatureFile { path, reason },
+            other => other,
+        })
+    }
+
+    fn of_arrays(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("read", path))?;
-        let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|error| broken(path, error))?;
+        let mut file = BufReader::with_capacity(kind::START, file);
+        let start = file.fill_buf().map_err(Error::io("read", path))?;
+        if !kind::is_zip(start) {
+            let what = kind::of(start)
+                .map_or("it is no NPZ file".to_owned(), |what| format!("it is {what}, expected NPZ"));
+            return Err(broken(path, what));
+        }
+        let mut archive = ZipArchive::new(file).map_err(|error| broken(path, error))?;
         let weight = matrix(path, &mut archive, "last_layer/weight")?;
         let (classes, width) = weight.dim();
         let bias = matrix(path, &mut archive, "last_layer/bias")?;
@@ -318,6 +333,10 @@ mod tests {
             replaced("known/label", npy(vec![0.0, 0.5]).unwrap()).contains("`known/label` must hold classes")
         );
         std::fs::write(&path, b"label,score\n").unwrap();
-        assert!(matches!(FeatureFile::read(&path), Err(Error::ScoreFile { .. })));
+        let error = FeatureFile::read(&path).unwrap_err();
+        assert!(
+            matches!(error, Error::FeatureFile { .. }) && error.to_string().ends_with(": it is no NPZ file"),
+            "{error}"
+        );
     }
 }

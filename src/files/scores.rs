@@ -116,7 +116,9 @@ fn read_csv(
 ) -> Result<()> {
     let mut header = Vec::new();
     file.by_ref().take(LONGEST_HEADER).read_until(b'\n', &mut header).map_err(Error::io("read", path))?;
-    let delimiter = [b',', b';', b'\t'].into_iter().find(|delimiter| header.contains(delimiter));
+    // Lines may end in a carriage return alone.
+    let names = header.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
+    let delimiter = [b',', b';', b'\t'].into_iter().find(|delimiter| names.contains(delimiter));
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter.unwrap_or(b','))
         .trim(csv::Trim::All)
@@ -557,6 +559,7 @@ mod tests {
             (b"label,score,set,set\n1,2,a,b\n", "it has several columns `set`"),
             (b"label,score\n1,2\n1,high\n", "line 3: `high` is not a number"),
             (b"label;score\n1;0,5\n", "line 2: `0,5` is not a number"),
+            (b"label;score\r1;0,5\r", "`0,5` is not a number"),
             (b"label,score\n1,nan\n", "line 2: a score is NaN"),
             (b"label,score\n1.5,2\n", "line 2: `1.5` is not an integer"),
             (b"label,score\nnan,2\n", "line 2: `nan` is not an integer"),

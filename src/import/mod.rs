@@ -25,7 +25,7 @@ pub struct ImportOptions {
     pub classes: Option<Vec<String>>,
     /// The input of the network. A size that the weights fix takes precedence.
     pub input: Input,
-    /// The training loss; its magnitude gives the anchors if the file has none.
+    /// The training loss; its magnitude gives the anchors if the file has none. Fixed anchors of the file take precedence over it.
     pub loss: Loss,
 }
 
@@ -100,6 +100,10 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         Some(rows) => Anchors::from_rows(rows),
         None => Anchors::fixed(count, options.loss.magnitude),
     };
+    let mut loss = options.loss;
+    if let Anchors::Fixed { magnitude, .. } = anchors {
+        loss.magnitude = magnitude.into();
+    }
 
     let images = Dataset::noise(Noise::uniform(2), &input).images(&[0, 1])?;
     let logits = reference::logits(&layers, &network, &input, images.view())?;
@@ -107,7 +111,7 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         classes,
         input,
         architecture: found.architecture,
-        loss: options.loss,
+        loss,
         anchors: anchors.kind(),
         averages_views: false,
         score: options.loss.rejection_score(false),

@@ -19,6 +19,17 @@ pub struct Interval {
     pub high: f64,
 }
 
+/// A share that was measured on some images, as a part of a weighted sum.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    /// Its weight in the sum.
+    pub weight: f64,
+    /// The share, 0 to 1.
+    pub share: f64,
+    /// The number of images, above 0.
+    pub images: usize,
+}
+
 /// The bootstrap: the known images and each unknown set are resampled with replacement, and the middle 95 %
 /// of the results form the interval (Efron's percentile interval).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +72,35 @@ impl Interval {
 
     /// Wilson's 95 % interval of a share of which `count` of `total` were found, `total` above 0.
     pub(crate) fn wilson(count: usize, total: usize) -> Self {
-        let (n, share) = (total as f64, count as f64 / total as f64);
+        Self::of_share(count as f64 / total as f64, total as f64)
+    }
+
+    /// Wilson's interval of a share among so many images.
+    fn of_share(share: f64, n: f64) -> Self {
         let centre = share + Z * Z / (2.0 * n);
         let reach = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
         let at = |value: f64| (value / (1.0 + Z * Z / n)).clamp(0.0, 1.0);
         Self { low: at(centre - reach), high: at(centre + reach) }
+    }
+
+    /// The interval of a weighted sum of independent shares, whose weights sum to 1: Wilson's for the number of images at which
+    /// a single share would have its variance.
+    pub(crate) fn of_shares(shares: impl IntoIterator<Item = Share>) -> Self {
+        let (mut sum, mut variance, mut inverse) = (0.0, 0.0, 0.0);
+        for Share { weight, share, images } in shares {
+            let of_one = weight * weight / images as f64;
+            sum += weight * share;
+            variance += of_one * share * (1.0 - share);
+            inverse += of_one;
+        }
+        // At 0 and 1 the variance says nothing about the images.
+        let images = if variance > 0.0 { sum * (1.0 - sum) / variance } else { 1.0 / inverse };
+        Self::of_share(sum.clamp(0.0, 1.0), images)
+    }
+
+    /// The smallest interval that holds both.
+    pub(crate) fn hull(self, other: Self) -> Self {
+        Self { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 }
 
@@ -107,8 +142,8 @@ impl Bootstrap {
 impl Resample {
     /// The metrics of the drawn images for one unknown set.
     pub(crate) fn metrics(&self, known: &RankedKnown, set: usize, unknown: &Ranked) -> Metrics {
-        Metrics::from_steps(self.steps(known, set, unknown), self.total(known, unknown))
-            .judged(known.is_judged)
+        let (metrics, _) = Metrics::from_steps(self.steps(known, set, unknown), self.total(known, unknown));
+        metrics.judged(known.is_judged)
     }
 
     /// The counts of drawn images that each unique threshold adds.
@@ -127,33 +162,12 @@ impl Resample {
         let correct = self.known[..known.correct.0.len()].iter().map(|&times| u64::from(times)).sum();
         Counts { unknown: unknown.0.len() as u64, known: self.known.len() as u64, correct }
     }
-
-    /// The share of the drawn known images that were classified correctly.
-    pub(crate) fn accuracy(&self, known: &RankedKnown) -> Option<f64> {
-        let correct: u64 = self.known[..known.correct.0.len()].iter().map(|&times| u64::from(times)).sum();
-        known.is_judged.then(|| correct as f64 / self.known.len() as f64)
-    }
-
-    /// The share of the drawn known images that are not above a threshold.
-    pub(crate) fn known_kept(&self, known: &RankedKnown, threshold: f64) -> f64 {
-        let (correct, wrong) = self.known.split_at(known.correct.len());
-        let above = above(&known.correct, correct, threshold) + above(&known.wrong, wrong, threshold);
-        (self.known.len() as u64 - above) as f64 / self.known.len() as f64
-    }
-
-    /// The share of the drawn images of an unknown set above a threshold.
-    pub(crate) fn unknown_above(&self, set: usize, unknown: &Ranked, threshold: f64) -> f64 {
-        above(unknown, &self.unknown[set], threshold) as f64 / unknown.len() as f64
-    }
 }
 
-/// The number of drawn images above a threshold.
-fn above(ranked: &Ranked, times: &[u32], threshold: f64) -> u64 {
-    times[..ranked.above(threshold)].iter().map(|&times| u64::from(times)).sum()
-}
-
-/// The interval of the mean AUROC over unknown sets that share their known images (DeLong et al., 1988),
-/// clipped to 0..=1. It is 0..=1 if a side has a single image, because its variance is undefined.
+/// The interval of the mean AUROC over unknown sets that share their known images, with the variance of DeLong et al. (1988)
+/// on the scale of logits, on which it holds for few images too (Pepe, 2003). It is 0..=1 if a side has a single
+/// image, because its variance is undefined. An AUROC of 0 or 1 has none: the interval is Wilson's for as many images as
+/// the smallest set or the known ones have, whichever are fewer.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
     let count = sets.len() as f64;
     // Per known image, the share of unknown images that score higher, averaged over the sets; a tie counts
@@ -181,11 +195,18 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
     }
     variance += variance_of_mean(&known_placements);
     let auroc = known_placements.iter().sum::<f64>() / known_placements.len() as f64;
-    let reach = Z * variance.sqrt();
-    if reach.is_nan() {
+    if variance.is_nan() {
         return Interval { low: 0.0, high: 1.0 };
     }
-    Interval { low: (auroc - reach).max(0.0), high: (auroc + reach).min(1.0) }
+    let spread = auroc * (1.0 - auroc);
+    // The sum may have been rounded.
+    if spread < 1e-12 {
+        let images = sets.iter().map(|set| set.len()).fold(known.len(), usize::min);
+        return Interval::of_share(auroc.clamp(0.0, 1.0), images as f64);
+    }
+    let (logit, reach) = ((auroc / (1.0 - auroc)).ln(), Z * variance.sqrt() / spread);
+    let [low, high] = [logit - reach, logit + reach].map(|logit| 1.0 / (1.0 + (-logit).exp()));
+    Interval { low, high }
 }
 
 /// The variance of the values' mean; NaN for a single value.
@@ -219,8 +240,6 @@ mod tests {
         let (known, unknown) = example(300, 200, 1);
         let once = Resample { known: vec![1; 300], unknown: vec![vec![1; 200]] };
         assert_eq!(once.metrics(&known, 0, &unknown), Metrics::of(&known, &unknown));
-        assert_eq!(once.accuracy(&known), Some(0.75));
-        assert_eq!(once.known_kept(&known, 40.0), known.share_kept(40.0));
     }
 
     #[test]
@@ -234,9 +253,6 @@ mod tests {
         let same =
             Metrics::new(&[3.0, 3.0, 0.0, 1.0], Some(&[true, true, true, false]), &[2.0, 2.0]).unwrap();
         assert_eq!(drawn.metrics(&ranked_known, 0, &unknown), same);
-        assert_eq!(drawn.accuracy(&ranked_known), Some(0.75));
-        assert_eq!(drawn.known_kept(&ranked_known, 2.5), 0.5);
-        assert_eq!(drawn.unknown_above(0, &unknown, 2.0), 0.0);
     }
 
     #[test]
@@ -249,7 +265,8 @@ mod tests {
         assert!((delong.low - drawn[0].low).abs() < width / 10.0, "{delong:?} {drawn:?}");
         assert!((delong.high - drawn[0].high).abs() < width / 10.0, "{delong:?} {drawn:?}");
         let auroc = Metrics::of(&known, &unknown).auroc;
-        assert!(((delong.low + delong.high) / 2.0 - auroc).abs() < 1e-12);
+        let [low, middle, high] = [delong.low, auroc, delong.high].map(|share| (share / (1.0 - share)).ln());
+        assert!(((low + high) / 2.0 - middle).abs() < 1e-12);
     }
 
     #[test]
@@ -274,18 +291,38 @@ mod tests {
 
     #[test]
     fn coverage_is_about_95_percent() {
-        // P(x < y + 1/2) for x, y uniform on 0..1 is 7/8.
-        let mut held = 0;
-        for seed in 0..400 {
-            let mut random = ChaCha8Rng::seed_from_u64(1000 + seed);
-            let mut side =
-                |shift: f64| -> Vec<f64> { (0..80).map(|_| random.random::<f64>() + shift).collect() };
-            let (known, unknown) = (side(0.0), side(0.5));
-            let (known, unknown) = ranked(&known, &unknown);
-            let interval = auroc_interval(&known, &[&unknown]);
-            held += u32::from(interval.low <= 0.875 && 0.875 <= interval.high);
+        // P(x < y + s) for x, y uniform on 0..1 is 1 - (1 - s)²/2.
+        for (images, shift, auroc) in [(80, 0.5, 0.875), (80, 0.8, 0.98), (20, 0.5, 0.875), (20, 0.8, 0.98)] {
+            let mut held = 0;
+            for seed in 0..400 {
+                let mut random = ChaCha8Rng::seed_from_u64(1000 + seed);
+                let mut side = |shift: f64| -> Vec<f64> {
+                    (0..images).map(|_| random.random::<f64>() + shift).collect()
+                };
+                let (known, unknown) = (side(0.0), side(shift));
+                let (known, unknown) = ranked(&known, &unknown);
+                let interval = auroc_interval(&known, &[&unknown]);
+                held += u32::from(interval.low <= auroc && auroc <= interval.high);
+            }
+            assert!((364..=397).contains(&held), "{held} of 400 with {images} images at {auroc}");
         }
-        assert!((364..=392).contains(&held), "{held} of 400");
+    }
+
+    #[test]
+    fn what_is_perfect_on_few_images_is_not_certain() {
+        let (known, unknown) = ranked(&[0.0, 1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]);
+        let interval = auroc_interval(&known, &[&unknown]);
+        // Wilson's interval of 3 of 3.
+        assert_eq!(interval, Interval::wilson(3, 3));
+        assert!((interval.low - 3.0 / (3.0 + Z * Z)).abs() < 1e-12 && interval.high == 1.0);
+        let share = |weight, share, images| Share { weight, share, images };
+        assert_eq!(Interval::of_shares([share(1.0, 1.0, 3)]), interval);
+        assert_eq!(Interval::of_shares([share(1.0, 0.25, 8)]), Interval::wilson(2, 8));
+        // Two sets of as many images tell as much as one of twice as many.
+        let halves = Interval::of_shares([share(0.5, 1.0, 10), share(0.5, 1.0, 10)]);
+        assert!((halves.low - Interval::wilson(20, 20).low).abs() < 1e-12 && halves.high == 1.0);
+        let hull = Interval { low: 0.2, high: 0.3 }.hull(Interval { low: 0.1, high: 0.25 });
+        assert_eq!(hull, Interval { low: 0.1, high: 0.3 });
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 pub use interval::{Bootstrap, Interval};
-pub(crate) use interval::{Resample, auroc_interval};
+pub(crate) use interval::{Resample, Share, auroc_interval};
 pub use stream::{Bounded, Stream};
 
 /// The metrics of known images against one set of unknown images: their values or, with `T = Interval`,
@@ -106,22 +106,32 @@ impl Metrics {
     /// # Errors
     /// [`Error::Scores`] if a side is empty, a score is NaN, or `correct` has another length than `known`.
     pub fn new<S: Copy + Into<f64>>(known: &[S], correct: Option<&[bool]>, unknown: &[S]) -> Result<Self> {
-        Ok(Self::of(&RankedKnown::new(known, correct)?, &Ranked::new(unknown)?))
+        Ok(Self::with_balance(&RankedKnown::new(known, correct)?, &Ranked::new(unknown)?).0)
     }
 
     /// The metrics of ranked scores.
+    #[cfg(test)]
     pub(crate) fn of(known: &RankedKnown, unknown: &Ranked) -> Self {
+        Self::with_balance(known, unknown).0
+    }
+
+    /// The metrics of ranked scores, and the two shares of which the detection accuracy is the mean: those of the unknown images
+    /// caught and of the known ones kept.
+    pub(crate) fn with_balance(known: &RankedKnown, unknown: &Ranked) -> (Self, [f64; 2]) {
         let total = Counts {
             unknown: unknown.len() as u64,
             known: known.len() as u64,
             correct: known.correct.0.len() as u64,
         };
-        Self::from_steps(steps(known, unknown, |_| 1, |_| 1), total).judged(known.is_judged)
+        let (metrics, at) = Self::from_steps(steps(known, unknown, |_| 1, |_| 1), total);
+        let caught = at.unknown as f64 / total.unknown as f64;
+        let kept = (total.known - at.known) as f64 / total.known as f64;
+        (metrics.judged(known.is_judged), [caught, kept])
     }
 
     /// The metrics of a curve from nothing flagged to everything flagged, given the counts that each lower
-    /// threshold adds.
-    fn from_steps(steps: impl Iterator<Item = Counts>, total: Counts) -> Self {
+    /// threshold adds, and the counts at the threshold of the detection accuracy.
+    fn from_steps(steps: impl Iterator<Item = Counts>, total: Counts) -> (Self, Counts) {
         let (p, n) = (total.unknown as f64, total.known as f64);
         let (mut auroc, mut oscr) = (0_u128, 0_u128);
         let (mut aupr_in, mut aupr_out) = (0.0, 0.0);
@@ -156,7 +166,7 @@ impl Metrics {
                 at_kept = at;
             }
         }
-        Self {
+        let metrics = Self {
             auroc: auroc as f64 / (2.0 * p * n),
             aupr_in: aupr_in / (2.0 * n),
             aupr_out: aupr_out / (2.0 * p),
@@ -166,7 +176,8 @@ impl Metrics {
             // In one division, so that a share is the nearest number to what it is.
             detection_accuracy: (at_best.unknown as f64 * n + (total.known - at_best.known) as f64 * p)
                 / (2.0 * p * n),
-        }
+        };
+        (metrics, at_best)
     }
 }
 

@@ -113,7 +113,7 @@ impl Stream {
             known,
             unknown,
             accuracy: judged.then(|| correct as f64 / known as f64),
-            metrics: Metrics::from_steps(descending().map(|bin| bin.counts), total).judged(judged),
+            metrics: Metrics::from_steps(descending().map(|bin| bin.counts), total).0.judged(judged),
             bounds: bounds(descending(), total).judged(judged),
         })
     }

@@ -85,10 +85,13 @@ impl Threshold {
     #[must_use]
     pub fn promise(&self, keep: f64) -> String {
         let keep = per_cent(keep);
-        let of_class = if self.classes.is_some() { " of each class" } else { "" };
+        let (of_class, of_one) = match self.classes {
+            Some(_) => (" of each predicted class", " for each class alone"),
+            None => ("", ""),
+        };
         match self.kept_at_least {
             Some(bound) => format!(
-                "{keep} % of new known images{of_class}, and at least {:.1} % with a confidence of 95 %; chosen from {}",
+                "{keep} % of new known images{of_class}, and at least {:.1} % with a confidence of 95 %{of_one}; chosen from {}",
                 100.0 * bound,
                 self.data
             ),

@@ -191,29 +191,31 @@ impl Training {
     }
 }
 
-impl fmt::Display for Training {
-    /// All fields with their values in two lines: first the data, then the recipe.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Training {
+    /// All fields with their values: first those of the data, then those of the recipe.
+    pub(crate) fn parts(&self) -> [String; 2] {
+        let text = |(name, value): (&String, &Value)| {
+            let value = match value {
+                Value::String(text) => text.clone(),
+                Value::Array(texts) if texts.iter().all(Value::is_string) => {
+                    let texts: Vec<&str> = texts.iter().filter_map(Value::as_str).collect();
+                    texts.join(" ")
+                }
+                value => value.to_string(),
+            };
+            format!("{} {value}", name.replace('_', " "))
+        };
         let is_data = |name: &str| DATA.contains(&name);
         let (data, recipe): (Vec<_>, Vec<_>) = self.0.iter().partition(|(name, _)| is_data(name));
-        for (line, fields) in [data, recipe].into_iter().enumerate() {
-            if line > 0 {
-                writeln!(f)?;
-            }
-            for (index, (name, value)) in fields.into_iter().enumerate() {
-                let separator = if index > 0 { ", " } else { "" };
-                write!(f, "{separator}{} ", name.replace('_', " "))?;
-                match value {
-                    Value::String(text) => f.write_str(text)?,
-                    Value::Array(texts) if texts.iter().all(Value::is_string) => {
-                        let texts: Vec<&str> = texts.iter().filter_map(Value::as_str).collect();
-                        f.write_str(&texts.join(" "))?;
-                    }
-                    value => write!(f, "{value}")?,
-                }
-            }
-        }
-        Ok(())
+        [data, recipe].map(|fields| fields.into_iter().map(text).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl fmt::Display for Training {
+    /// The fields of the data and those of the recipe, on a line each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [data, recipe] = self.parts();
+        write!(f, "{data}\n{recipe}")
     }
 }
 

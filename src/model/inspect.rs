@@ -102,7 +102,10 @@ impl fmt::Display for Inspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Manifest { decision, history } = &self.manifest;
         let input = &decision.input;
-        let mut line = |name: &str, text: &dyn fmt::Display| writeln!(f, "{name:<10} {text}");
+        // The file may hold any text.
+        let mut line = |name: &str, text: &dyn fmt::Display| {
+            writeln!(f, "{:<10} {}", on_one_line(name), on_one_line(&text.to_string()))
+        };
         line("file", &format_args!("{:.1} MB, SHA-256 {}", self.bytes as f64 / 1e6, self.sha256))?;
         let producer = history.producer.as_deref().unwrap_or("an unknown program");
         line("format", &format_args!("{}, written by {producer}", decision.format_version))?;
@@ -130,8 +133,7 @@ impl fmt::Display for Inspection {
         line("resize", &format_args!("{}{place}", input.resizing()))?;
         line("normalise", &format_args!("subtract {:?}, divide by {:?}", input.mean, input.std))?;
         line("outputs", &self.outputs.join(", "))?;
-        let classes: Vec<String> = decision.classes.iter().map(|name| on_one_line(name)).collect();
-        line("classes", &format_args!("{}: {}", classes.len(), classes.join(", ")))?;
+        line("classes", &format_args!("{}: {}", decision.classes.len(), decision.classes.join(", ")))?;
         if let Some(architecture) = &history.architecture {
             line("network", architecture)?;
         }
@@ -175,9 +177,9 @@ impl fmt::Display for Inspection {
             line("imported", &format_args!("from {file}"))?;
         }
         if let Some(training) = &history.training {
-            for (name, text) in ["training", "recipe"].iter().zip(training.to_string().lines()) {
-                line(name, &text)?;
-            }
+            let [data, recipe] = training.parts();
+            line("training", &data)?;
+            line("recipe", &recipe)?;
         }
         if let Some(runtime) = &history.checked_with {
             line("checked", &format_args!("with {runtime}, when it was written"))?;

@@ -23,6 +23,8 @@ const CONFUSED: usize = 30;
 const CONFUSED_SETS: usize = 12;
 /// The maximum number of classes whose anchors are named.
 const NAMED_ANCHORS: usize = 30;
+/// The most unknown sets on the map of the logits.
+const MAPPED: usize = 4;
 /// The number of points from which on a line of a run has no dots.
 const DOTTED: usize = 30;
 /// The smallest share that is shown of those kept.
@@ -556,8 +558,9 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
         );
     };
     let Map { known, unknown, anchors, explained, images } = map;
-    let drawn = known.len() + unknown.iter().map(Vec::len).sum::<usize>();
-    let all = || known.iter().chain(unknown.iter().flatten());
+    let sets = &unknown[..unknown.len().min(MAPPED)];
+    let drawn = known.len() + sets.iter().map(Vec::len).sum::<usize>();
+    let all = || known.iter().chain(sets.iter().flatten());
     // A few points far away would make all others one dot.
     let axis = |label: &str, coordinate: usize| {
         let mut values: Vec<f64> = all().map(|point| point[coordinate]).collect();
@@ -584,7 +587,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     let mut marks = vec![Mark::Dots { points: within(known), series: 0 }];
     let mut legend = vec![(Key::Dots(0), "known images".to_owned())];
     let mut shown = within(known).len();
-    for (series, (points, set)) in unknown.iter().zip(&subject.unknown).take(4).enumerate() {
+    for (series, (points, set)) in sets.iter().zip(&subject.unknown).enumerate() {
         shown += within(points).len();
         marks.push(Mark::Dots { points: within(points), series: series + 1 });
         legend.push((Key::Dots(series + 1), short(&set.name, 30)));
@@ -603,6 +606,9 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
         let out = drawn - shown;
         let verb = if out == 1 { "lies" } else { "lie" };
         caption += &format!(" {} {verb} outside.", counted(out, "image"));
+    }
+    if unknown.len() > MAPPED {
+        caption += &format!(" The first {MAPPED} of {} unknown sets are drawn.", unknown.len());
     }
     if anchors.len() > NAMED_ANCHORS {
         caption += &format!(" The first {NAMED_ANCHORS} of {} anchors are named.", anchors.len());

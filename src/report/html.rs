@@ -634,8 +634,8 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 }
                 @if let Some(imported) = &history.imported { (row("imported from", name(shareable(imported.as_str().into()).as_str().unwrap_or_default()))) }
                 @if let Some(training) = history.training.as_ref().and_then(shareable_training) {
-                    @for (head, line) in ["trained on", "recipe"].into_iter().zip(training.to_string().lines()) {
-                        (row(head, html! { bdi { (elided(line, 4000)) } }))
+                    @for (head, line) in ["trained on", "recipe"].into_iter().zip(training.parts()) {
+                        (row(head, html! { bdi { (elided(&line, 4000)) } }))
                     }
                 }
                 @for (field, value) in &history.other {
@@ -877,7 +877,7 @@ mod tests {
                 "There are no metrics: `set -1`: there are no unknown images.",
             ),
             (of(&[f64::MAX, f64::MIN], &[&[0.0]], Some(0.0)), "only 2 known images"),
-            (of(&[1.0, 2.0], &[&[0.5], &[3.0]], Some(f64::MAX)), "The AUROC for set -1 is"),
+            (of(&[1.0; 6], &[&[0.5; 6], &[3.0]], Some(f64::MAX)), "The AUROC for set -1 is"),
             (of(&[], &[], None), "There are no metrics"),
         ] {
             assert!(text.contains(said), "{said}");

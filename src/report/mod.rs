@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, Result},
     eval,
-    metrics::{Bootstrap, Interval, Metrics, Ranked, RankedKnown, Resample, auroc_interval},
+    metrics::{Bootstrap, Interval, Metrics, Ranked, RankedKnown, Resample, Share, auroc_interval},
 };
 #[cfg(feature = "report")]
 pub use html::PlotFile;
@@ -88,7 +88,7 @@ pub(crate) fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// 95 % bootstrap intervals of the metrics of the known images alone.
+/// 95 % intervals of the metrics of the known images alone, Wilson's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct KnownIntervals {
     /// The interval of [`Report::accuracy`].
@@ -117,7 +117,8 @@ pub struct Row {
     pub intervals: Option<RowIntervals>,
 }
 
-/// 95 % intervals of a row: DeLong's for the AUROC, bootstrap for the rest.
+/// 95 % intervals of a row: DeLong's for the AUROC; Wilson's for shares at a fixed threshold, such as the detection accuracy's; at
+/// least that and the bootstrap's for both FPR metrics; the bootstrap's for the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowIntervals {
     /// The interval of [`Row::unknown_caught`].
@@ -135,8 +136,14 @@ struct Member<'a> {
     sets: Vec<usize>,
 }
 
-/// The metrics of a row, and the share of unknown images caught.
-type Measured = (Metrics, Option<f64>);
+/// What was measured of an unknown set.
+struct Measured {
+    metrics: Metrics,
+    /// The shares of which the detection accuracy is the mean: of the unknown images caught and of the known ones kept.
+    balance: [f64; 2],
+    /// The share of unknown images that the threshold catches.
+    caught: Option<f64>,
+}
 
 impl Report {
     /// Computes the report from the scores of the known images and of the named unknown sets, each in any
@@ -171,12 +178,17 @@ impl Report {
 
         let measured: Vec<Measured> = sets
             .iter()
-            .map(|set| (Metrics::of(&known, set), threshold.map(|threshold| set.share_above(threshold))))
+            .map(|set| {
+                let (metrics, balance) = Metrics::with_balance(&known, set);
+                Measured { metrics, balance, caught: threshold.map(|threshold| set.share_above(threshold)) }
+            })
             .collect();
         let rows = members
             .iter()
             .map(|member| {
-                let (metrics, unknown_caught) = member.mean(&measured);
+                let metrics = member.mean(|set| measured[set].metrics);
+                let caught: Option<f64> = member.sets.iter().map(|&set| measured[set].caught).sum();
+                let unknown_caught = caught.map(|sum| sum / member.sets.len() as f64);
                 let unknown = member.sets.iter().map(|&set| sets[set].len()).sum();
                 Row { name: member.name.to_owned(), unknown, unknown_caught, metrics, intervals: None }
             })
@@ -190,7 +202,7 @@ impl Report {
             rows,
         };
         if let Some(bootstrap) = options.bootstrap.filter(|bootstrap| bootstrap.resamples > 0) {
-            report.find_intervals(&bootstrap, threshold, &known, &sets, &members);
+            report.find_intervals(&bootstrap, &known, &sets, &members, &measured);
         }
         Ok(report)
     }
@@ -207,51 +219,58 @@ impl Report {
     fn find_intervals(
         &mut self,
         bootstrap: &Bootstrap,
-        threshold: Option<f64>,
         known: &RankedKnown,
         sets: &[Ranked],
         members: &[Member],
+        measured: &[Measured],
     ) {
+        let of_known = |share: f64| Interval::of_shares([Share { weight: 1.0, share, images: known.len() }]);
+        let (accuracy, known_kept) = (self.accuracy.map(of_known), self.known_kept.map(of_known));
+        self.intervals = Some(KnownIntervals { accuracy, known_kept });
+
         let counts: Vec<usize> = sets.iter().map(Ranked::len).collect();
-        let measure = |drawn: &Resample| {
-            let kept = threshold.map(|threshold| drawn.known_kept(known, threshold));
-            let measured: Vec<Measured> = sets
-                .iter()
-                .enumerate()
-                .map(|(index, set)| {
-                    let caught = threshold.map(|threshold| drawn.unknown_above(index, set, threshold));
-                    (drawn.metrics(known, index, set), caught)
-                })
-                .collect();
-            let mut numbers: Vec<f64> = drawn.accuracy(known).into_iter().chain(kept).collect();
-            for member in members {
-                let (metrics, caught) = member.mean(&measured);
-                numbers.extend(caught);
-                numbers.extend(metrics.named().map(|(_, value)| value));
-            }
-            numbers
+        let measure = |drawn: &Resample| -> Vec<f64> {
+            let metrics: Vec<Metrics> =
+                sets.iter().enumerate().map(|(index, set)| drawn.metrics(known, index, set)).collect();
+            let of_rows = members.iter().map(|member| member.mean(|set| metrics[set]));
+            of_rows.flat_map(|metrics| metrics.named().map(|(_, value)| value)).collect()
         };
         // The intervals come in the order of the numbers.
         let mut intervals = bootstrap.intervals(known.len(), &counts, measure).into_iter();
-        let mut next = || intervals.next().expect("an interval for each number");
-        let accuracy = self.accuracy.map(|_| next());
-        let known_kept = self.known_kept.map(|_| next());
-        self.intervals = Some(KnownIntervals { accuracy, known_kept });
         for (row, member) in self.rows.iter_mut().zip(members) {
-            let unknown_caught = row.unknown_caught.map(|_| next());
-            let metrics = row.metrics.map(|_| next());
+            let drawn = row.metrics.map(|_| intervals.next().expect("an interval for each number"));
+            let part = 1.0 / member.sets.len() as f64;
+            let mean = |share: &dyn Fn(&Measured) -> f64| -> Vec<Share> {
+                let of =
+                    |&set: &usize| Share { weight: part, share: share(&measured[set]), images: counts[set] };
+                member.sets.iter().map(of).collect()
+            };
+            // The known images are the same for all sets.
+            let kept = member.sets.iter().map(|&set| part * measured[set].balance[1]).sum();
+            let halves = mean(&|set| set.balance[0])
+                .into_iter()
+                .chain([Share { weight: 1.0, share: kept, images: known.len() }])
+                .map(|share| Share { weight: share.weight / 2.0, ..share });
             let of: Vec<&Ranked> = member.sets.iter().map(|&set| &sets[set]).collect();
-            let metrics = Metrics { auroc: auroc_interval(known, &of), ..metrics };
-            row.intervals = Some(RowIntervals { unknown_caught, metrics });
+            let accepted = Interval::of_shares(mean(&|set| set.metrics.fpr_at_95_known_kept));
+            let metrics = Metrics {
+                auroc: auroc_interval(known, &of),
+                fpr95_tpr: drawn.fpr95_tpr.hull(of_known(row.metrics.fpr95_tpr)),
+                fpr_at_95_known_kept: drawn.fpr_at_95_known_kept.hull(accepted),
+                detection_accuracy: Interval::of_shares(halves),
+                ..drawn
+            };
+            let caught = |_| Interval::of_shares(mean(&|set| set.caught.unwrap_or_default()));
+            row.intervals = Some(RowIntervals { unknown_caught: row.unknown_caught.map(caught), metrics });
         }
     }
 }
 
 impl Member<'_> {
-    fn mean(&self, measured: &[Measured]) -> Measured {
-        let metrics: Vec<Metrics> = self.sets.iter().map(|&set| measured[set].0).collect();
-        let caught: Option<f64> = self.sets.iter().map(|&set| measured[set].1).sum();
-        (Metrics::mean(&metrics), caught.map(|sum| sum / self.sets.len() as f64))
+    /// The mean over its sets.
+    fn mean(&self, of: impl Fn(usize) -> Metrics) -> Metrics {
+        let metrics: Vec<Metrics> = self.sets.iter().map(|&set| of(set)).collect();
+        Metrics::mean(&metrics)
     }
 }
 

@@ -121,7 +121,10 @@ impl Axis {
     /// An axis that spans the finite ones of some values, and a little more.
     pub fn around(label: impl Into<String>, values: impl Iterator<Item = f64>) -> Self {
         let [mut from, mut to] = [f64::INFINITY, f64::NEG_INFINITY];
-        for value in values.filter(|value| value.is_finite()) {
+        // The margin and the difference of the ends are finite.
+        let values =
+            values.filter(|value| value.is_finite()).map(|value| value.clamp(f64::MIN / 8.0, f64::MAX / 8.0));
+        for value in values {
             (from, to) = (from.min(value), to.max(value));
         }
         if from > to {
@@ -133,8 +136,7 @@ impl Axis {
             (false, true) => 0.5,
             (false, false) => 0.5 * from.abs().max(1e-300),
         };
-        let (from, to) = ((from - margin).max(f64::MIN / 4.0), (to + margin).min(f64::MAX / 4.0));
-        Self { label: label.into(), from, to, unit: Unit::Number }
+        Self { label: label.into(), from: from - margin, to: to + margin, unit: Unit::Number }
     }
 
     /// The place of a value between the ends, 0 to 1.

@@ -231,7 +231,11 @@ impl Subject {
                 ));
             }
         }
-        let reversed: Vec<&Row> = set_rows(self).iter().filter(|row| row.metrics.auroc < 0.5).collect();
+        // Beyond what other images might have had.
+        let is_reversed = |row: &&Row| {
+            row.intervals.map_or(row.metrics.auroc, |intervals| intervals.metrics.auroc.high) < 0.5
+        };
+        let reversed: Vec<&Row> = set_rows(self).iter().filter(is_reversed).collect();
         let (named, more) = reversed.split_at(reversed.len().min(NAMED));
         for row in named {
             cautions.push(format!(
@@ -331,6 +335,16 @@ mod tests {
         caution(&[1.0; 3], &[1.0; 3], "All scores are equal");
         caution(&[1.0, 2.0], &[0.0], "only 2 known images");
         caution(&[1.0, 2.0], &[0.0], "The AUROC for x is 0.0 %");
+        // 48 % is no sign of reversed scores where other images might have had 50 %.
+        let scores: Vec<f64> = (0..100).map(f64::from).collect();
+        let mut at_chance = subject(&scores, &[("x", &scores[..96])], None);
+        let reversed =
+            |subject: &Subject| subject.cautions().iter().any(|caution| caution.contains("right way round"));
+        assert!(reversed(&at_chance));
+        let options =
+            ReportOptions { bootstrap: Some(Bootstrap { resamples: 1, seed: 0 }), ..Default::default() };
+        at_chance.report = Ok(Report::new(&scores, None, &[("x", &scores[..96])], &options).unwrap());
+        assert!(!reversed(&at_chance));
         let names: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
         let many: Vec<(&str, &[f64])> = names.iter().map(|name| (&name[..], &[0.0][..])).collect();
         let cautions = subject(&[1.0, 2.0], &many, None).cautions();

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    data::LeftOut,
+    data::{LeftOut, path_text},
     error::{Error, Result},
     report::{Report, is_zero},
 };
@@ -46,6 +46,7 @@ pub enum Event {
     /// The features of frozen layers are those of another run.
     FeaturesFound {
         /// The file in the folder of that run.
+        #[serde(serialize_with = "as_text")]
         file: PathBuf,
     },
     /// Progress within an epoch.
@@ -97,6 +98,11 @@ pub enum Event {
     },
 }
 
+/// A path, which need not be UTF-8.
+fn as_text<S: Serializer>(path: &Path, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(&path_text(path))
+}
+
 /// A number, which JSON writes as null where it is infinite or NaN.
 fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
@@ -144,5 +150,14 @@ mod tests {
         let (events, _) = Event::read_log(&path).unwrap();
         assert!(matches!(events[..], [Event::Step { loss, step: 1, .. }] if loss.is_nan()), "{events:?}");
         assert!(matches!(Event::read_log(folder.path()), Err(Error::Io { .. })));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_that_is_not_utf_8_is_written_as_text() {
+        use std::os::unix::ffi::OsStrExt;
+        let file = Path::new(std::ffi::OsStr::from_bytes(b"runs/\xff/features.npy")).to_owned();
+        let line = serde_json::to_string(&Event::FeaturesFound { file }).unwrap();
+        assert_eq!(line, r#"{"event":"features-found","file":"runs/\\xff/features.npy"}"#);
     }
 }

@@ -244,8 +244,9 @@ impl Reader<'_> {
 }
 
 /// The numbers of held-out images that choose and that calibrate, for a share of the training images: none, or enough
-/// to calibrate for the default threshold. A small share is raised to that number or, if it then is at most a fifth of the
-/// images, to one whose two thirds choose a threshold below the greatest score.
+/// to calibrate for the default threshold; a third of them chooses if it is that many, too. A small share is raised to that
+/// number or, if it then is at most a fifth of the images, to one whose two thirds choose a threshold below the greatest
+/// score.
 fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     let (mut count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
     if count == 0 {
@@ -261,8 +262,9 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
         );
         return Err(Error::setting("held-out", share, reason));
     }
-    let calibrating = needed.max(count - count / 3);
-    Ok([count - calibrating, calibrating])
+    // Few would choose by chance.
+    let choosing = if count / 3 < needed { 0 } else { count / 3 };
+    Ok([choosing, count - choosing])
 }
 
 impl<'a> Batches<'a> {
@@ -536,7 +538,9 @@ mod tests {
             (0.02, 5000, [33, 67]),
             (0.02, 500, [19, 39]),
             (0.02, 95, [0, 19]),
-            (0.6, 36, [3, 19]),
+            (0.6, 36, [0, 22]),
+            (0.5, 112, [0, 56]),
+            (0.5, 114, [19, 38]),
         ] {
             assert_eq!(held_out(share, images).unwrap(), expected, "{share} of {images}");
         }

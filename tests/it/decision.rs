@@ -294,6 +294,12 @@ fn each_class_can_have_its_own_threshold() {
     let of_classes = threshold.classes.as_ref().unwrap();
     assert!(of_classes[0] < of_classes[1] && of_classes[1] < of_classes[2], "{of_classes:?}");
     assert_eq!((threshold.value, threshold.kept_at_least), (0.0, Some(kept_at_least(30, 0.9))));
+    let promise = threshold.promise(0.9);
+    assert!(
+        promise.starts_with("90 % of new known images of each predicted class, and at least "),
+        "{promise}"
+    );
+    assert!(promise.contains(" with a confidence of 95 % for each class alone; chosen from "), "{promise}");
     // Scores relative to thresholds that were chosen from them say nothing about new images.
     assert!(threshold.held_out_scores.is_empty() && threshold.operating_points.is_empty());
     // 19 images of a class promise less than 18.

@@ -8,7 +8,7 @@ use cac::{
     data::{Dataset, Split},
     eval,
     export::{self, ExportOptions, ThresholdRule},
-    files::scores,
+    files::{features::FeatureFile, scores},
     image::{self, Input},
     method::Variant,
     metrics::Metrics,
@@ -350,6 +350,15 @@ fn shape_and_values() {
     }
     let error = scorer.score(Array4::zeros((2, 3, 32, 31)).view()).unwrap_err();
     assert_eq!(error.to_string(), "the batch of images has shape [2, 3, 32, 31], expected [N, 3, 32, 32]");
+}
+
+#[test]
+fn feature_file() {
+    let error = FeatureFile::read(&golden("metrics.py")).unwrap_err();
+    assert!(
+        matches!(error, Error::FeatureFile { .. }) && error.to_string().contains("metrics.py"),
+        "{error}"
+    );
 }
 
 #[test]

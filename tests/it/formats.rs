@@ -81,6 +81,28 @@ fn with(version: u32, name: &str, value: &str) -> Vec<u8> {
 }
 
 #[test]
+fn text_of_a_file_adds_no_line_and_no_escape_to_what_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let forged = r#""x\u001b[2J\nscore      forged""#;
+    for (name, value) in [
+        ("producer", forged.to_owned()),
+        ("imported", forged.to_owned()),
+        ("training", format!(r#"{{"known":{forged},"epochs":3}}"#)),
+        ("weather", forged.to_owned()),
+        ("weather\nscore      forged", "1".to_owned()),
+    ] {
+        fs::write(folder.path().join("forged.onnx"), with(FORMAT_VERSION, &format!("cac.{name}"), &value))
+            .unwrap();
+        let text = toolkit(folder.path(), &["inspect", "forged.onnx"]);
+        let text = stdout(&text);
+        assert!(text.contains("forged") && !text.contains('\u{1b}'), "{name}: {text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("score ")).count(), 1, "{name}: {text}");
+        let recipe = text.lines().find(|line| line.starts_with("recipe "));
+        assert!(recipe.is_some_and(|line| line.contains("epochs")), "{name}: {text}");
+    }
+}
+
+#[test]
 fn a_model_with_a_history_that_cannot_be_parsed_scores_and_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("strange.onnx");

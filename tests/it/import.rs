@@ -8,7 +8,7 @@ use cac::{
     image::{self, Filter, Fit, Input, Resize},
     weights::Weights,
 };
-use ndarray::Array4;
+use ndarray::{Array2, Array4};
 use serde_json::Value;
 
 use crate::{
@@ -116,6 +116,14 @@ fn anchors_come_from_the_file_or_are_fixed() {
     assert_eq!(given, nearest("cac-zip.pth", "3"));
     assert_eq!(legacy, nearest("cac-zero.pth", "10"));
     assert_ne!(legacy, nearest("cac-zero.pth", "3"));
+    // Fixed anchors of a file have a length of their own.
+    let mut weights = Weights::read(&golden("checkpoints/cac-zero.pth")).unwrap().network().unwrap();
+    weights.insert("anchors", &[6, 6], Array2::from_diag_elem(6, 5.0).into_iter().collect());
+    let path = folder.path().join("five.safetensors");
+    weights.write(&path).unwrap();
+    let args = ["import", "five.safetensors", "model.onnx", "--threshold", "1", "--json"];
+    let manifest: Value = serde_json::from_str(stdout(&toolkit(folder.path(), &args))).unwrap();
+    assert_eq!(manifest["loss"]["magnitude"], 5.0);
     let path = golden("checkpoints/cac-zero.pth");
     for magnitude in ["0", "-5", "NaN"] {
         let args =

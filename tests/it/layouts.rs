@@ -84,6 +84,9 @@ fn is_undivided(place: &Path, is_grey: bool) {
     check_pixels(&unknown, TEST, is_grey, &place.display().to_string());
     let error = known(place, Split::Train).unwrap_err();
     assert!(matches!(error, Error::Undivided { .. }), "{error}");
+    // An empty path is not the current folder.
+    let error = known(Path::new(""), Split::Test).unwrap_err();
+    assert_eq!(error.to_string(), "`` is not a usable data set: the path is empty");
 }
 
 /// Checks a place with the training images alone, which can be divided.

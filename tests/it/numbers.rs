@@ -67,11 +67,23 @@ fn every_metric_to_the_last_digit() {
             let expected = expected(name);
             assert!((value - expected).abs() <= 1e-12, "{}, {name}: {value}, {expected}", golden["name"]);
         }
-        // Without a variance of the scores the interval is 0 to 1.
         let interval = report.rows[0].intervals.unwrap().metrics.auroc;
-        let ends = golden["expected"]["delong"].as_array();
-        let [low, high] = ends.map_or([0.0, 1.0], |ends| [0, 1].map(|end| ends[end].as_f64().unwrap()));
-        let difference = (interval.low - low.max(0.0)).abs().max((interval.high - high.min(1.0)).abs());
+        let (auroc, ends) = (metrics.auroc, golden["expected"]["delong"].as_array());
+        let normal = 1.959_963_984_540_054_f64.powi(2);
+        let fewest = known.len().min(unknown.len()) as f64;
+        let [low, high] = match ends.map(|ends| ends[1].as_f64().unwrap() - auroc) {
+            // Without a variance of the scores the interval is 0 to 1.
+            None => [0.0, 1.0],
+            // Wilson's, of none or all of the fewer images.
+            Some(_) if auroc == 0.0 => [0.0, normal / (fewest + normal)],
+            Some(_) if auroc == 1.0 => [fewest / (fewest + normal), 1.0],
+            // DeLong's normal interval, whose reach is that of the logit by the chain rule.
+            Some(reach) => [-1.0, 1.0].map(|side| {
+                let odds = auroc / (1.0 - auroc) * (side * reach / (auroc * (1.0 - auroc))).exp();
+                odds / (1.0 + odds)
+            }),
+        };
+        let difference = (interval.low - low).abs().max((interval.high - high).abs());
         assert!(difference <= 1e-12, "{}: {interval:?}, {low} to {high}", golden["name"]);
     }
 }

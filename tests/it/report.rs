@@ -1,6 +1,11 @@
 //! Pages to look at: one test for each kind of input.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use cac::{
     method::Variant,
@@ -180,6 +185,17 @@ fn a_page_about_scores() {
         ["&lt;i&gt;far&lt;/i&gt;", "logits are not known here", "images themselves are not known", "u/4"]
     {
         assert!(page_text.contains(part), "{part}");
+    }
+
+    // A pipe is read once.
+    #[cfg(unix)]
+    {
+        let mut report = Command::new(env!("CARGO_BIN_EXE_toolkit"));
+        report.args(["report", "/dev/stdin", "-o", "piped.html", "--resamples", "0"]).current_dir(at);
+        let mut report = report.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        report.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        assert!(report.wait_with_output().unwrap().status.success());
+        assert!(page(at, "piped.html").contains("u/4"));
     }
 
     // Names from elsewhere are shown below the folder that all have in common.

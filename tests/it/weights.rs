@@ -25,6 +25,7 @@ enum Answer {
     BreakOff(usize),
     Missing,
     Page,
+    Text,
 }
 
 /// Serves a file on loopback with these answers; returns the first lines and ranges of the requests.
@@ -51,6 +52,7 @@ fn serve(file: Vec<u8>, answers: Vec<Answer>) -> (String, JoinHandle<Vec<String>
             Answer::BreakOff(sent) => ("200 OK".to_owned(), &file[..], sent),
             Answer::Missing => ("404 Not Found".to_owned(), &[][..], 0),
             Answer::Page => ("200 OK\r\nContent-Type: text/html".to_owned(), &b"<html>"[..], 6),
+            Answer::Text => ("200 OK\r\nContent-Type: text/plain".to_owned(), &b"quota exceeded"[..], 14),
         };
         let start =
             format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
@@ -257,6 +259,13 @@ fn other_files_and_pages_are_not_kept() {
     served.join().unwrap();
     assert!(message.ends_with("the server sent an HTML page in place of the file"), "{message}");
     nothing("torchvision/resnet34/imagenet1k-v1.pth");
+    // Of another nothing is published.
+    let (url, served) = serve(vec![0], vec![Answer::Text, Answer::Text]);
+    let message = error(&toolkit(at, &["weights", "fetch", "timm/resnet18.a1_in1k"], &url)).to_owned();
+    served.join().unwrap();
+    let reason = "timm/resnet18.a1_in1k.safetensors`: it is plain text: `quota exceeded`; ";
+    assert!(message.contains(reason), "{message}");
+    nothing("timm/resnet18.a1_in1k.safetensors");
 }
 
 #[test]

@@ -64,9 +64,10 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Unsupported { runtime: "tract", .. } => "try another runtime: `--provider onnxruntime`",
         Error::Unsupported { .. } => "try a newer ONNX Runtime, or `--provider cpu`",
         Error::Checkpoint { .. } => "use a checkpoint that `toolkit train` of the same version wrote",
+        Error::FeatureFile { .. } => "write one with `toolkit eval --keep-features FILE.npz`",
         Error::ScoreFile { .. } => {
-            "provide `score` (larger = more likely unknown) and `label` (negative = unknown) as columns of a CSV file \
-             or arrays of an NPZ file, and `prediction` for accuracy and OSCR"
+            "provide columns of a CSV file or arrays of an NPZ file: `score` (larger = more likely unknown); for metrics \
+             also `label` (negative = unknown), and `prediction` for accuracy and OSCR"
         }
         Error::FormatVersion { .. } => "update the toolkit",
         Error::NoGoldenBatch { .. } => "export the model again",

@@ -45,7 +45,7 @@ pub fn pixels(text: &str) -> Result<usize, String> {
 
 /// Values for red, green and blue; `R,G,B` on the command line, the same or an array in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(from = "RgbInFile", into = "[f32; 3]")]
+#[serde(try_from = "RgbInFile", into = "[f32; 3]")]
 struct Rgb(pub [f32; 3]);
 
 #[derive(Deserialize)]
@@ -55,12 +55,13 @@ enum RgbInFile {
     Text(String),
 }
 
-impl From<RgbInFile> for Rgb {
-    fn from(values: RgbInFile) -> Self {
+impl TryFrom<RgbInFile> for Rgb {
+    type Error = String;
+
+    fn try_from(values: RgbInFile) -> Result<Self, String> {
         match values {
-            RgbInFile::Values(values) => Self(values),
-            // Invalid text becomes NaN, which is refused where the values are used.
-            RgbInFile::Text(text) => text.parse().unwrap_or(Self([f32::NAN; 3])),
+            RgbInFile::Values(values) => Ok(Self(values)),
+            RgbInFile::Text(text) => text.parse().map_err(|expected| format!("`{text}`: {expected}")),
         }
     }
 }
@@ -169,5 +170,7 @@ mod tests {
         for text in ["[0.5,0.25,1.0]", "\"0.5,0.25,1\""] {
             assert_eq!(serde_json::from_str::<Rgb>(text).unwrap(), Rgb([0.5, 0.25, 1.0]));
         }
+        let wrong = serde_json::from_str::<Rgb>("\"0.5,0.5\"").unwrap_err().to_string();
+        assert!(wrong.contains("`0.5,0.5`: expected "), "{wrong}");
     }
 }

@@ -1,7 +1,7 @@
 //! Standard output, of which a reader may take the start.
 
 use std::{
-    io::{ErrorKind, Result, Stdout, Write},
+    io::{Error, ErrorKind, Result, Stdout, Write},
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -27,7 +27,8 @@ fn unless_closed<T>(written: Result<T>, dropped: T) -> Result<T> {
             IS_CLOSED.store(true, Ordering::Relaxed);
             Ok(dropped)
         }
-        written => written,
+        written => written
+            .map_err(|error| Error::new(error.kind(), format!("cannot write to standard output: {error}"))),
     }
 }
 

@@ -88,7 +88,7 @@ impl Display {
     /// Removes the bar; fails if events were lost.
     pub fn finish(mut self) -> anyhow::Result<()> {
         self.clear();
-        self.unwritten.map_or(Ok(()), Err).context("cannot write the events to stdout")
+        self.unwritten.map_or(Ok(()), Err).context("the events are incomplete")
     }
 
     /// Removes the bar.

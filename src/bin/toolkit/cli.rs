@@ -120,7 +120,7 @@ pub struct ImportArgs {
     #[arg(long, requires = "known")]
     pub keep_anchors: bool,
     /// Leave mirrored training images out of the class means, as for digits
-    #[arg(long, requires = "known")]
+    #[arg(long, requires = "known", conflicts_with = "keep_anchors")]
     pub no_mirror: bool,
     /// Provider that runs the network on the training images, as for `eval`
     #[arg(long, default_value = "cpu", requires = "known")]

@@ -7,17 +7,18 @@ mod pytorch_ood;
 mod timm;
 mod torchvision;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{
     data::FetchEvent,
-    error::Result,
+    error::{Error, Result},
     files::{
         cache,
         checksum::Expected,
         download::{self, Step},
     },
     image::{Fit, Input, Resize},
+    weights::Weights,
 };
 
 /// Published weights of a network.
@@ -123,7 +124,7 @@ impl Published {
     /// there. A file that is there under the alias stays there.
     ///
     /// # Errors
-    /// [`Error::Setting`](crate::Error::Setting) if the environment names no cache.
+    /// [`Error::Setting`] if the environment names no cache.
     pub fn path(&self) -> Result<PathBuf> {
         let folder = cache::folder()?.join("weights");
         let mut places: Vec<PathBuf> = self.paths().map(|path| folder.join(path)).collect();
@@ -136,9 +137,9 @@ impl Published {
     /// transfer is resumed.
     ///
     /// # Errors
-    /// [`Error::Download`](crate::Error::Download) if the server cannot be reached, closes the connection early, or
-    /// sends a file with another checksum; [`Error::Checksum`](crate::Error::Checksum) if the cached file has another
-    /// checksum; [`Error::Io`](crate::Error::Io) if the cache cannot be written.
+    /// [`Error::Download`] if the server cannot be reached, closes the connection early, or
+    /// sends a file with another checksum or without weights; [`Error::Checksum`] if the cached file has another
+    /// checksum; [`Error::Io`] if the cache cannot be written.
     pub fn fetch(&self, observe: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf> {
         let file = self.path()?;
         let urls = match std::env::var(MIRROR) {
@@ -147,8 +148,8 @@ impl Published {
             }
             _ => vec![self.url()],
         };
-        let remote =
-            download::Remote { urls, expected: self.expected(), most: MOST, mirror: MIRROR, set: None };
+        let expected = self.expected();
+        let remote = download::Remote { urls, expected, most: MOST, fault, mirror: MIRROR, set: None };
         download::fetch(&remote, &file, |step| match step {
             Step::Asking { url, done, bytes } => {
                 observe(FetchEvent::Downloading { url, file: &file, done, bytes });
@@ -162,7 +163,7 @@ impl Published {
     /// if it is not there.
     ///
     /// # Errors
-    /// [`Error::Checksum`](crate::Error::Checksum) if it has another checksum; [`Error::Io`](crate::Error::Io) if it
+    /// [`Error::Checksum`] if it has another checksum; [`Error::Io`] if it
     /// cannot be read.
     pub fn verify(&self) -> Result<Option<PathBuf>> {
         let file = self.path()?;
@@ -179,6 +180,15 @@ impl Published {
             start => (None, start),
         };
         Expected { sha256: whole, sha256_start: start, ..Expected::default() }
+    }
+}
+
+/// Why a file holds no weights, if it does not.
+fn fault(file: &Path) -> Result<Option<String>> {
+    match Weights::read(file) {
+        Ok(_) => Ok(None),
+        Err(Error::Weights { reason, .. }) => Ok(Some(reason)),
+        Err(error) => Err(error),
     }
 }
 

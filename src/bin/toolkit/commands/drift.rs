@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     Scorer,
-    data::{Dataset, Split, path_text},
+    data::{Dataset, Split, on_one_line, path_text},
     drift::{Monitor, Origin, Recent, StateFile, Status},
     eval,
     files::scores,
@@ -218,7 +218,7 @@ impl Found<'_> {
             writeln!(
                 out,
                 "note: the model held out no training images; it compares with {}",
-                threshold.data
+                on_one_line(&threshold.data)
             )?;
         }
         Ok(())

@@ -230,7 +230,7 @@ fn check_result_files<'a>(
     }
     for file in page.into_iter().chain(args.scores.as_deref()).chain(args.keep_features.as_deref()) {
         check_output(file, inputs.iter().map(PathBuf::as_path))?;
-        let place = place(file);
+        let place = file.canonicalize().unwrap_or_else(|_| place(file));
         if taken.contains(&place) {
             bail!("cannot write `{}`: another output has this name", file.display());
         }

@@ -127,7 +127,8 @@ impl Outcome {
     }
 }
 
-/// What an input is: a folder is a run, and a file of scores does not begin as an ONNX file does.
+/// What an input is: a folder is a run, and a file of scores does not begin as an ONNX file does. A pipe can be read once, so it
+/// is one of scores.
 fn kind(path: &Path) -> anyhow::Result<Input> {
     if path.is_dir() {
         return Ok(Input::Run(path.to_owned()));
@@ -136,9 +137,11 @@ fn kind(path: &Path) -> anyhow::Result<Input> {
         return Ok(Input::Model(path.to_owned()));
     }
     let mut start = [0];
-    let read = File::open(path).and_then(|mut file| file.read(&mut start)).map_err(unreadable(path))?;
+    if path.is_file() {
+        File::open(path).and_then(|mut file| file.read(&mut start)).map_err(unreadable(path))?;
+    }
     // The field `ir_version`, by which every ONNX file begins.
-    let is_model = read == 1 && start[0] == 8;
+    let is_model = start == [8];
     Ok(if is_model { Input::Model(path.to_owned()) } else { Input::Scores(path.to_owned()) })
 }
 
