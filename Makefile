@@ -83,7 +83,7 @@ fuzz: ## feeds each reader of files with damaged ones; SECONDS=60 for each reade
 	  for reader in $(FUZZED); do $(CARGO) +nightly fuzz run $$reader -- -max_total_time=$(SECONDS) -timeout=60 \
 	    -rss_limit_mb=4096 -malloc_limit_mb=1100 -max_len=65536; done; \
 	else \
-	  set -ex; MUTATION_SECONDS=$(SECONDS) MUTATION_SEED=$$(date +%s) $(CARGO) test --release --test mutations; \
+	  set -ex; MUTATION_SECONDS=$(SECONDS) MUTATION_SEED=$$(date +%s) $(CARGO) test --release --features parquet --test mutations; \
 	fi
 
 deny: ## checks licences, advisories and sources of the dependencies; needs cargo-deny

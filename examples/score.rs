@@ -7,8 +7,7 @@ use cac::{Provider, Scorer, image};
 fn main() -> cac::Result<()> {
     let mut args = std::env::args().skip(1);
     let model = args.next().expect("usage: score MODEL.onnx IMAGE...");
-    let provider = if cfg!(feature = "tract") { Provider::Cpu } else { Provider::OnnxRuntime };
-    let scorer = Scorer::open(model, provider)?;
+    let scorer = Scorer::open(model, Provider::Cpu)?;
     for path in args {
         let verdict = scorer.score_image(&image::open(&path)?)?;
         let class = if verdict.unknown { "unknown" } else { &verdict.class };

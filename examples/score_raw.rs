@@ -32,7 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             "label": scores.label.to_vec(),
             "unknown": scores.unknown.to_vec(),
             "p_value": scores.p_value.iter().flatten().collect::<Vec<_>>(),
+            "unknown_at": scores.unknown_at.iter().flatten().collect::<Vec<_>>(),
             "features": scores.features.iter().flatten().collect::<Vec<_>>(),
+            "logit_map": scores.logit_map.iter().flatten().collect::<Vec<_>>(),
         });
         for (name, values) in part.as_object().into_iter().flatten() {
             let values = values.as_array().cloned().unwrap_or_default();

@@ -5,9 +5,9 @@
 //!
 //! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score, threshold and p-value as
 //! JSON; `GET /health` answers with provider, classes, threshold and whether the images have drifted; `GET /metrics`
-//! with the same in the text format of Prometheus. `--state` keeps what drift is told by, as `toolkit drift` does.
-//! SIGTERM and Ctrl-C end the service after it has answered the requests that it accepted; a second signal ends it at
-//! once.
+//! with the same in the text format of Prometheus. `--state` keeps the state of the drift monitor in a file, as `toolkit drift` does.
+//! SIGTERM and Ctrl-C end the service after it has answered the requests that it accepted, or a little later if a client does
+//! not read its answers; a second signal ends it at once.
 
 use std::{
     error::Error,
@@ -44,8 +44,12 @@ use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
     signal,
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
-    task::spawn_blocking,
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
 };
 
@@ -77,16 +81,15 @@ struct Request {
 struct Seen {
     images: u64,
     unknown: u64,
-    /// `None` if the model has no scores of held-out images. It needs up to 16 bytes for each image.
-    monitor: Option<Monitor>,
+    /// `None` if the model has no scores of held-out images.
+    drift: Option<Drift>,
 }
 
-impl Seen {
-    /// What the monitor tells.
-    fn drift(&self, threshold: f32) -> Option<(Status, Option<Recent>)> {
-        let monitor = self.monitor.as_ref()?;
-        Some((monitor.status(), monitor.recent(RECENT, threshold)))
-    }
+/// What a monitor tells.
+type Drift = (Status, Option<Recent>);
+
+fn drift(monitor: &Monitor, scorer: &Scorer) -> Drift {
+    (monitor.status(), monitor.recent(RECENT, scorer.threshold()))
 }
 
 #[derive(Clone)]
@@ -116,7 +119,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes = Bytes::from(std::fs::read(model)?);
     let scorer = Scorer::named(bytes.clone(), model, provider)?;
     scorer.warm_up(1)?;
-    let (seen, state) = begin(&scorer, sha256(&bytes), state.as_deref())?;
+    let (monitor, state) = begin(&scorer, sha256(&bytes), state.as_deref())?;
     drop(bytes);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -126,16 +129,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     runtime.block_on(async {
         let listener = TcpListener::bind(address).await?;
         println!("http://{}/ on {}", listener.local_addr()?, scorer.runtime());
-        serve(listener, scorer, seen, state, first_signal()).await;
+        serve(listener, scorer, monitor, state, first_signal()).await;
         Ok(())
     })
 }
 
-/// What was seen before, by the file of the state if there is one.
-fn begin(scorer: &Scorer, model: String, state: Option<&Path>) -> cac::Result<(Seen, Option<StateFile>)> {
+/// The monitor, which goes on from the file of the state if there is one. It needs up to 16 bytes for each image.
+fn begin(
+    scorer: &Scorer,
+    model: String,
+    state: Option<&Path>,
+) -> cac::Result<(Option<Monitor>, Option<StateFile>)> {
     let decision = scorer.decision();
-    let held_out = decision.threshold.as_ref().map_or(&[][..], |threshold| &threshold.held_out_scores);
-    let mut monitor = match Monitor::new(held_out, ALPHA, 0) {
+    let mut monitor = match Monitor::new(decision.held_out_scores(), ALPHA, 0) {
         Err(cac::Error::NoHeldOutScores) if state.is_none() => None,
         monitor => Some(monitor?),
     };
@@ -143,7 +149,7 @@ fn begin(scorer: &Scorer, model: String, state: Option<&Path>) -> cac::Result<(S
         StateFile::open(path, Origin { model, score: decision.score.to_string() }, monitor)
     };
     let file = state.zip(monitor.as_mut()).map(open).transpose()?;
-    Ok((Seen { images: 0, unknown: 0, monitor }, file))
+    Ok((monitor, file))
 }
 
 /// Completes on SIGTERM or Ctrl-C. The next such signal ends the program.
@@ -172,15 +178,16 @@ async fn next_signal() {
 async fn serve(
     listener: TcpListener,
     scorer: Scorer,
-    seen: Seen,
+    monitor: Option<Monitor>,
     state: Option<StateFile>,
     stop: impl Future<Output = ()>,
 ) {
+    let seen = Seen { images: 0, unknown: 0, drift: monitor.as_ref().map(|monitor| drift(monitor, &scorer)) };
     let (scorer, seen) = (Arc::new(scorer), Arc::new(Mutex::new(seen)));
     let (queue, requests) = mpsc::channel(QUEUE);
     let scoring = spawn_blocking({
         let (scorer, seen) = (Arc::clone(&scorer), Arc::clone(&seen));
-        move || score_all(&scorer, &seen, state.as_ref(), requests)
+        move || score_all(&scorer, &seen, monitor, state.as_ref(), requests)
     });
     let state = Service { scorer, seen, queue, memory: Arc::new(Semaphore::new(BODIES_LIMIT)) };
     let app = Router::new()
@@ -194,6 +201,7 @@ async fn serve(
     http.timer(TokioTimer::new()).header_read_timeout(READ_TIME).max_buf_size(BUFFER);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let connections = GracefulShutdown::new();
+    let mut tasks = JoinSet::new();
     let mut stop = pin!(stop);
     loop {
         let accept = async {
@@ -210,14 +218,17 @@ async fn serve(
             continue;
         };
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             // A failure concerns only this connection's client.
             let _ = connection.await;
             drop(place);
         });
+        while tasks.try_join_next().is_some() {}
     }
     drop(listener);
-    connections.shutdown().await;
+    // A client that does not read its answers must not keep the state from being saved.
+    let _ = timeout(2 * READ_TIME, connections.shutdown()).await;
+    tasks.shutdown().await;
     // Closes the queue.
     drop(service);
     let _ = scoring.await;
@@ -227,7 +238,7 @@ async fn health(State(service): State<Service>) -> Response {
     let (runtime, threshold) = (service.scorer.runtime(), service.scorer.threshold());
     let classes = &service.scorer.decision().classes;
     let seen = lock(&service.seen);
-    let drift = seen.drift(threshold).map(|(status, recent)| {
+    let drift = seen.drift.as_ref().map(|(status, recent)| {
         let mut drift = json!(status);
         drift["recent"] = json!(recent);
         drift
@@ -253,7 +264,7 @@ async fn metrics(State(service): State<Service>) -> Response {
             seen.unknown as f64,
         ),
     ];
-    if let Some((status, recent)) = seen.drift(service.scorer.threshold()) {
+    if let Some((status, recent)) = seen.drift {
         let Status { images, log10_martingale, greatest_log10_martingale, alarm, .. } = status;
         lines.extend([
             (
@@ -291,7 +302,10 @@ async fn score(State(service): State<Service>, body: Body) -> Result<Response, F
     let (bytes, memory) =
         timeout(READ_TIME, read(body, service.memory)).await.map_err(|_| Failure::slow())??;
     // A place in the queue is reserved before decoding, so that decoded images are bounded too.
-    let place = service.queue.try_reserve_owned().map_err(|_| Failure::busy())?;
+    let place = service.queue.try_reserve_owned().map_err(|error| match error {
+        TrySendError::Full(_) => Failure::busy(),
+        TrySendError::Closed(_) => Failure::stopped(),
+    })?;
     let input = service.scorer.decision().input;
     let decode = move || {
         let image = image::from_bytes(&bytes)?;
@@ -335,11 +349,12 @@ fn answer_with(status: StatusCode, json: Value) -> Response {
 fn score_all(
     scorer: &Scorer,
     seen: &Mutex<Seen>,
+    mut monitor: Option<Monitor>,
     state: Option<&StateFile>,
     mut requests: mpsc::Receiver<Request>,
 ) {
-    let save = || {
-        if let (Some(file), Some(monitor)) = (state, &lock(seen).monitor) {
+    let save = |monitor: &Option<Monitor>| {
+        if let (Some(file), Some(monitor)) = (state, monitor) {
             let _ = file.write(monitor).inspect_err(|error| eprintln!("{error}"));
         }
     };
@@ -347,16 +362,16 @@ fn score_all(
     while requests.blocking_recv_many(&mut batch, scorer.preferred_batch()) > 0 {
         // Skip clients that disconnected.
         batch.retain(|request| !request.answer.is_closed());
-        answer(scorer, seen, std::mem::take(&mut batch));
+        answer(scorer, seen, monitor.as_mut(), std::mem::take(&mut batch));
         if saved.elapsed() > SAVE_AFTER {
-            save();
+            save(&monitor);
             saved = Instant::now();
         }
     }
-    save();
+    save(&monitor);
 }
 
-fn answer(scorer: &Scorer, seen: &Mutex<Seen>, batch: Vec<Request>) {
+fn answer(scorer: &Scorer, seen: &Mutex<Seen>, mut monitor: Option<&mut Monitor>, batch: Vec<Request>) {
     let input = &scorer.decision().input;
     let (pixels, waiting): (Vec<_>, Vec<_>) =
         batch.into_iter().map(|request| (request.pixels, request.answer)).unzip();
@@ -364,12 +379,14 @@ fn answer(scorer: &Scorer, seen: &Mutex<Seen>, batch: Vec<Request>) {
         .expect("every image has the model's size");
     match scorer.score_u8(images.view()) {
         Ok(scores) => {
+            let drift = monitor.as_mut().map(|monitor| {
+                scores.score.iter().for_each(|&score| monitor.push(score));
+                drift(monitor, scorer)
+            });
             let mut seen = lock(seen);
             seen.images += scores.score.len() as u64;
             seen.unknown += scores.unknown.iter().filter(|&&unknown| unknown).count() as u64;
-            if let Some(monitor) = &mut seen.monitor {
-                scores.score.iter().for_each(|&score| monitor.push(score));
-            }
+            seen.drift = drift;
             drop(seen);
             for (verdict, waiting) in scorer.verdicts(&scores).into_iter().zip(waiting) {
                 // The client may have disconnected.
@@ -445,12 +462,12 @@ mod tests {
 
     async fn start_with(state: Option<&Path>) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         let scorer = scorer();
-        let (seen, state) = begin(&scorer, "abc".to_owned(), state).unwrap();
+        let (monitor, state) = begin(&scorer, "abc".to_owned(), state).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let stopped = async { stopped.await.unwrap_or(()) };
-        (address, stop, tokio::spawn(serve(listener, scorer, seen, state, stopped)))
+        (address, stop, tokio::spawn(serve(listener, scorer, monitor, state, stopped)))
     }
 
     fn head(request: &str, length: usize) -> String {
@@ -506,6 +523,18 @@ mod tests {
             assert_eq!(status, 200, "{found}");
             assert!(is_verdict(&found, &expected), "{found}, not {expected:?}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_that_reads_no_answers_does_not_hold_up_the_end() {
+        let (address, stop, end) = start().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let asking =
+            async { while stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.is_ok() {} };
+        // Until the answers have filled all buffers.
+        assert!(timeout(Duration::from_secs(2), asking).await.is_err());
+        stop.send(()).unwrap();
+        timeout(4 * READ_TIME, end).await.expect("the service ends").unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

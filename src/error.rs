@@ -164,7 +164,7 @@ pub enum Error {
         value: f32,
     },
     /// There are too few known images to choose a threshold that keeps a share of them.
-    #[error("a threshold that keeps {} % of known images is chosen from at least {needed} of them, there are {found}", per_cent(*keep))]
+    #[error("a threshold that keeps {} % of known images needs at least {needed} of them; there are {found}", per_cent(*keep))]
     TooFewHeldOut {
         /// The images that were held out to choose it.
         found: usize,

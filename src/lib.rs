@@ -63,6 +63,7 @@
     allow(rustdoc::broken_intra_doc_links, reason = "the table links to items that may not be built")
 )]
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod arch;
 pub mod data;
@@ -90,6 +91,8 @@ pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
+/// The crate of the arrays that a scorer takes and gives.
+pub use ndarray;
 pub use panics::panic_is_caught;
 /// The bytes of a model file, shared in place of copied.
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]

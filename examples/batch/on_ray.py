@@ -6,7 +6,8 @@ python3 on_ray.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
 Starts Ray on this machine (two cores or more), or uses the cluster at RAY_ADDRESS. MODEL and IMAGES (a folder, or a URL
 such as s3://...) must be readable on every node; OUT must be writable and new. A file that is not an image becomes a
-row with an error only. p_value is null where the model has none.
+row with an error only. p_value is null where the model has none. Hidden files are left out, of a URL also those whose name
+begins with an underscore.
 """
 
 import pyarrow as pa
@@ -35,7 +36,9 @@ class Scorer(scoring.Scorer):
 if __name__ == "__main__":
     args = scoring.arguments("Score a folder of images with Ray Data.")
     ray.init(runtime_env={"py_modules": [scoring]})
-    images = ray.data.read_binary_files(args.images, include_paths=True)
+    # Ray leaves out files of a folder whose names begin with an underscore, as a camera's may.
+    files = scoring.local_files(args.images)
+    images = ray.data.read_binary_files([str(file) for file in files] if files else args.images, include_paths=True)
     rows = images.map_batches(
         Scorer,
         fn_constructor_args=(args.model,),

@@ -7,7 +7,7 @@ python3 on_spark.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 Needs Java 17 or later. Runs on this machine, or with `spark-submit --master URL on_spark.py ...` and the same arguments
 on a cluster. MODEL and IMAGES (a folder, or a URL such as s3a://...) must be readable on every node; OUT must be
 writable and new. A file that is not an image becomes a row with an error only. p_value is null where the
-model has none. Spark skips empty files.
+model has none. Spark skips empty files, and those in whose path below IMAGES a name begins with a dot or an underscore.
 """
 
 import os
@@ -29,6 +29,10 @@ if __name__ == "__main__":
         for batch in batches:
             yield pd.DataFrame(scorer.rows(batch["path"], batch["bytes"]))
 
+    files = scoring.local_files(args.images) or []
+    skipped = [file for file in files if "/_" in f"/{file.relative_to(args.images).as_posix()}"]
+    if skipped:
+        print(f"Spark skips {len(skipped)} files whose names begin with an underscore: {skipped[0]}, ...", file=sys.stderr)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = (
         SparkSession.builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", args.batch_size)

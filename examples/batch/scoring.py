@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # Without this ONNX Runtime tells Microsoft about the model and the machine.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 
@@ -87,6 +87,15 @@ class Scorer:
             label = found.pop("label")
             rows[index] |= {"class": self.classes[label], **found}
         return rows
+
+
+def local_files(folder: str) -> list[Path] | None:
+    """The files in a local folder, without hidden ones; None for a URL."""
+    root = Path(folder)
+    if not root.is_dir():
+        return None
+    files = (file for file in sorted(root.rglob("*")) if file.is_file())
+    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
 
 
 def arguments(description: str) -> Namespace:

@@ -12,7 +12,9 @@ processes, so torchrun's `--max-restarts` recovers from a lost machine. `weights
 """
 
 import argparse
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image, ImageOps
 from pytorch_ood.model import WideResNet
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -103,6 +106,15 @@ def cac_loss(logits: Tensor, labels: Tensor, magnitude: float = 10.0, weight: fl
     return (own - distances).logsumexp(1).mean() + weight * own.mean()
 
 
+def check_normalisation(backbone: Path, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuses a backbone of the toolkit that was trained on images with another normalisation."""
+    with safe_open(backbone, "pt") as file:
+        note = json.loads((file.metadata() or {}).get("note", "{}")).get("input", {})
+    for name, own in (("mean", mean), ("std", std)):
+        if not np.allclose(note.get(name, own), own, atol=1e-3):
+            raise SystemExit(f"{backbone}: its {name} is {note[name]}, here it is {list(own)}")
+
+
 def train(args: argparse.Namespace) -> None:
     """One process of the training; the process group must exist."""
     rank, world = dist.get_rank(), dist.get_world_size()
@@ -128,6 +140,7 @@ def train(args: argparse.Namespace) -> None:
         raise SystemExit(f"--batch-size {args.batch_size} cannot be divided among {world} processes")
     last = next(name for name, module in network.named_modules() if module is head)
     if args.backbone:
+        check_normalisation(args.backbone, mean, std)
         tensors = {name: tensor.float() for name, tensor in load_file(args.backbone).items()}
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{last}.")}
         missing, unexpected = network.load_state_dict(weights, strict=False)

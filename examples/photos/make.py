@@ -18,7 +18,7 @@ SHORT_SIDE = 256
 
 def shrink(source: Path, count: int, target: Path) -> None:
     """Copies the first photographs by name, made smaller and without metadata."""
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(sorted(source.glob("*.jpg"))[:count], start=1):
         image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         scale = SHORT_SIDE / min(image.size)

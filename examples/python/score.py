@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # Without this ONNX Runtime tells Microsoft about the model and the machine.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 

@@ -37,9 +37,11 @@ export function metadata(model, name) {
   return JSON.parse(text(all(property, 2)[0]));
 }
 
-// ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.name = 8 and raw_data = 9.
+// ModelProto.graph = 7, GraphProto.initializer = 5, TensorProto.name = 8, raw_data = 9 and float_data = 4, into which
+// other tools write: packed, or as a number.
 export function threshold(model) {
   const tensors = all(all(model, 7)[0], 5);
-  const raw = all(tensors.find((tensor) => text(all(tensor, 8)[0]) === "threshold"), 9)[0];
-  return new DataView(raw.buffer, raw.byteOffset).getFloat32(0, true);
+  const tensor = tensors.find((tensor) => text(all(tensor, 8)[0]) === "threshold");
+  const value = all(tensor, 9)[0] ?? all(tensor, 4)[0];
+  return typeof value === "number" ? value : new DataView(value.buffer, value.byteOffset).getFloat32(0, true);
 }

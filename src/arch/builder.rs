@@ -5,8 +5,24 @@ use std::collections::HashSet;
 use super::{Conv, Init, Layer, Op};
 
 /// Tensor names of an exported graph that no layer may have.
-pub const RESERVED: [&str; 9] =
-    ["images", "anchors", "magnitude", "threshold", "logits", "distances", "score", "label", "unknown"];
+pub const RESERVED: [&str; 16] = [
+    "images",
+    "anchors",
+    "magnitude",
+    "threshold",
+    "thresholds",
+    "held_out_scores",
+    "operating_points",
+    "features",
+    "logits",
+    "distances",
+    "score",
+    "label",
+    "unknown",
+    "p_value",
+    "unknown_at",
+    "logit_map",
+];
 
 /// The prefix of all other tensor names in an exported graph that do not belong to a layer.
 pub const HEAD: &str = "cac/";

@@ -477,7 +477,8 @@ impl Dataset {
     #[must_use]
     pub fn readable_batch(&self, indices: &[usize]) -> (Vec<usize>, Array4<u8>, Vec<Error>) {
         let decoded: Vec<Result<Cow<[u8]>>> = indices.par_iter().map(|&index| self.pixels(index)).collect();
-        let (mut places, mut bytes, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = Vec::with_capacity(decoded.len() * self.image_len());
+        let (mut places, mut errors) = (Vec::new(), Vec::new());
         for (place, image) in decoded.into_iter().enumerate() {
             match image {
                 Ok(pixels) => {

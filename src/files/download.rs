@@ -654,7 +654,7 @@ pub(crate) mod tests {
     fn servers_that_stall_or_trickle_are_given_up_and_what_came_is_kept() {
         let cache = tempfile::tempdir().unwrap();
         let (url, served) = server(file(), vec![Answer::Stall(50_000), Answer::Properly]);
-        let impatient = Patience { answer: Duration::from_millis(300), ..PATIENCE };
+        let impatient = Patience { answer: Duration::from_secs(2), ..PATIENCE };
         let path = cache.path().join(NAME);
         let reason = reason(fetch_within(impatient, &remote(&url), &path, |_| ()).map(|_| path.clone()));
         assert!(reason.contains("timeout"), "{reason}");

@@ -110,6 +110,12 @@ pub struct OperatingPoint {
 }
 
 impl Decision {
+    /// The scores of the held-out images from which the threshold was chosen, ascending; empty without any.
+    #[must_use]
+    pub fn held_out_scores(&self) -> &[f32] {
+        self.threshold.as_ref().map_or(&[], |threshold| &threshold.held_out_scores)
+    }
+
     /// Removes the fields of the decision from all fields. The version is checked first: a newer file may
     /// have fields of another form.
     pub(super) fn take(fields: &mut Map<String, Value>) -> Result<Self, Fault> {

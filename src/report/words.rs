@@ -181,7 +181,7 @@ impl Subject {
         if let Some(first) = all.next()
             && all.all(|score| score == first)
         {
-            cautions.push("All scores are equal: they tell nothing about any image.".to_owned());
+            cautions.push("All scores are equal: they say nothing about any image.".to_owned());
         }
         let few: Vec<String> = self
             .sets()

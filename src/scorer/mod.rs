@@ -28,6 +28,8 @@ pub use provider::Provider;
 
 /// The number of images of any size that are scored in one call on few threads: they may be large.
 const ORIGINALS: usize = 8;
+/// The most bytes of the images of a preferred batch.
+const BATCH_BYTES: usize = 64 << 20;
 
 /// A model that is ready to score. Threads that share it run concurrently: no lock is held while the network
 /// runs.
@@ -136,7 +138,7 @@ impl Scorer {
             #[cfg(not(feature = "tract"))]
             Provider::Cpu => return Err(provider.is_without("tract")),
             #[cfg(feature = "onnxruntime")]
-            _ => Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(&bytes, &file, provider, is_profiled)?),
+            _ => Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, provider, is_profiled)?),
             #[cfg(not(feature = "onnxruntime"))]
             _ => return Err(provider.is_without("onnxruntime")),
         };
@@ -168,9 +170,7 @@ impl Scorer {
             let reason = "the model has a threshold for each class, chosen when it was exported";
             return Err(Error::setting("keep", keep, reason));
         }
-        let scores =
-            self.decision().threshold.as_ref().map_or(&[][..], |threshold| &threshold.held_out_scores);
-        let threshold = method::threshold(scores, keep)?;
+        let threshold = method::threshold(self.decision().held_out_scores(), keep)?;
         Ok(Self { keep: Some(keep), ..self.with_threshold(threshold)? })
     }
 
@@ -231,7 +231,7 @@ impl Scorer {
         }
     }
 
-    /// The recommended number of images per call.
+    /// The recommended number of images per call. Large images come in smaller batches.
     #[must_use]
     pub fn preferred_batch(&self) -> usize {
         let batch: usize = match &self.runtime {
@@ -242,6 +242,7 @@ impl Scorer {
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(runtime) => runtime.preferred_batch(),
         };
+        let batch = batch.min(BATCH_BYTES / self.decision().input.values()).max(1);
         // Nothing is added to fill a fixed batch.
         batch.next_multiple_of(self.file.batch.unwrap_or(1))
     }

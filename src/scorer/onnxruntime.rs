@@ -14,7 +14,7 @@ use ort::{
     session::{Session, SessionInputValue, SessionOutputs, builder::SessionBuilder},
     value::{PrimitiveTensorElementType, Tensor},
 };
-use prost::Message;
+use prost::{Message, bytes::Bytes};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -44,7 +44,7 @@ pub(super) struct OnnxRuntime {
     /// Notified when a session becomes idle.
     idle: Condvar,
     /// The model file, for further sessions.
-    model: Vec<u8>,
+    model: Bytes,
     provider: Provider,
     library: PathBuf,
     placement: OnceLock<std::result::Result<BTreeMap<String, usize>, String>>,
@@ -82,7 +82,7 @@ impl Drop for Lease<'_> {
 }
 
 impl OnnxRuntime {
-    pub fn new(bytes: &[u8], file: &ModelFile, provider: Provider, is_profiled: bool) -> Result<Self> {
+    pub fn new(model: Bytes, file: &ModelFile, provider: Provider, is_profiled: bool) -> Result<Self> {
         let placement = OnceLock::new();
         let profile = match is_profiled.then(tempfile::tempdir).transpose() {
             Ok(folder) => folder,
@@ -91,16 +91,9 @@ impl OnnxRuntime {
                 None
             }
         };
-        let (session, library) = session(bytes, file, provider, profile.as_ref().map(TempDir::path))?;
+        let (session, library) = session(&model, file, provider, profile.as_ref().map(TempDir::path))?;
         let pool = Pool { idle: vec![ModelSession { session, profile }], count: 1, limit: MAX_SESSIONS };
-        Ok(Self {
-            pool: Mutex::new(pool),
-            idle: Condvar::new(),
-            model: bytes.to_owned(),
-            provider,
-            library,
-            placement,
-        })
+        Ok(Self { pool: Mutex::new(pool), idle: Condvar::new(), model, provider, library, placement })
     }
 
     /// The batch size at which images are scored fastest.

@@ -5,7 +5,7 @@
 
 training [N, F], labels [N], test [M, F]     float64 of values that float32 can represent
 weight [C, F], bias [C]                      of the last layer
-knn:1, knn:10, mahalanobis, relative-mahalanobis [M]    computed in float64
+knn:1, knn:10, mahalanobis, unit-mahalanobis, relative-mahalanobis [M]    computed in float64
 vim, fdbd [M]                                computed in float32
 """
 
@@ -45,6 +45,8 @@ def main() -> None:
     }
     for name, detector in detectors.items():
         tensors[name] = detector.fit_features(training, labels).predict_features(test)
+    unit = torch.nn.functional.normalize
+    tensors["unit-mahalanobis"] = Mahalanobis(None).fit_features(unit(training), labels).predict_features(unit(test))
     # These two compute in float32.
     torch.set_default_dtype(torch.float32)
     vim = ViM(None, WIDTH // 2, head.weight.data, head.bias.data)

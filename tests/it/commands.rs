@@ -257,6 +257,8 @@ fn smaller_precisions_are_compared_with_f32() {
                 .contains(&format!(" numbers in its tensors, {precision}\n"))
         );
     }
+    let verified = ["verify", "int8.onnx", "--provider", "cpu", "--provider", "onnxruntime"];
+    assert_eq!(stdout(&toolkit(at, &verified)).lines().count(), 3);
     // Images that cannot be read are left out, unless all are.
     let broken = at.join("known/train/ant/broken.png");
     fs::write(&broken, "no image").unwrap();
@@ -266,7 +268,7 @@ fn smaller_precisions_are_compared_with_f32() {
     assert!(String::from_utf8_lossy(&said.stderr).contains(left_out));
     fs::remove_file(broken).unwrap();
     let onto = ["export", "known/train/ant/a.png", "--precision", "f16", "--calibrate", "known"];
-    assert!(error(&toolkit(at, &onto)).contains("cannot write `known/train/ant/a.png`: it is read, too"));
+    assert!(error(&toolkit(at, &onto)).contains("cannot write `known/train/ant/a.png`: it is also an input"));
     assert!(error(&toolkit(at, &["export", "x.onnx", "--precision", "int8"])).contains("needs known images"));
     fs::rename(at.join("known/train"), at.join("known/test")).unwrap();
     let data = ["--known", "known", "--unknown", "other=other", "--json"];
@@ -374,9 +376,9 @@ fn wrong_input_gives_one_error_line_and_exit_code_1() {
 
     // An output must not replace an input.
     let checkpoint = "runs/1/checkpoint.safetensors";
-    assert!(run(&["export", checkpoint]).contains("checkpoint.safetensors`: it is read, too"));
+    assert!(run(&["export", checkpoint]).contains("checkpoint.safetensors`: it is also an input"));
     let onto = ["eval", "model.onnx", "--known", "known", "--scores", "model.onnx"];
-    assert!(run(&onto).contains("cannot write `model.onnx`: it is read, too"));
+    assert!(run(&onto).contains("cannot write `model.onnx`: it is also an input"));
     assert_eq!(fs::read(at.join("model.onnx")).unwrap(), bytes);
 
     // Wrong usage is reported before anything is scored.
@@ -614,6 +616,20 @@ fn file_names_need_not_be_unicode() {
 }
 
 #[test]
+fn another_share_to_keep_is_another_threshold() {
+    let folder = tempfile::tempdir().unwrap();
+    let [model, image] =
+        ["models/v2.onnx", "images/bumpy_0176.jpg"].map(|name| golden(name).display().to_string());
+    for (keep, threshold, unknown) in [("0.5", -11.194_130, true), ("0.9", -10.914_670, false)] {
+        let output = toolkit(folder.path(), &["score", &model, &image, "--keep", keep, "--json"]);
+        let verdict = &serde_json::from_str::<Value>(stdout(&output)).unwrap()["verdict"];
+        let near = |name: &str, expected: f64| (verdict[name].as_f64().unwrap() - expected).abs() < 1e-4;
+        assert!(near("score", -10.977_088) && near("threshold", threshold), "{verdict}");
+        assert_eq!(verdict["unknown"], unknown, "{verdict}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();
     for args in [
@@ -667,7 +683,7 @@ fn what_is_read_is_not_replaced() {
         (&[&data[..], &["--report", unknown]].concat(), unknown),
         (&["report", "model.onnx", "--known", "known", "-o", known], known),
     ] {
-        assert_eq!(error(&toolkit(at, args)), format!("error: cannot write `{file}`: it is read, too"));
+        assert_eq!(error(&toolkit(at, args)), format!("error: cannot write `{file}`: it is also an input"));
     }
     assert!(kept.map(|file| fs::read(at.join(file)).unwrap()) == before);
     let map = ["score", "model.onnx", known, "--map", "map.jpg"];

@@ -123,10 +123,10 @@ fn what_is_neither_a_folder_nor_a_name_is_told() {
     let data = ["eval", "--data", "sets", "--known", "cifar10", "--unknown"];
     let output = toolkit(at, &[&data[..], &["texture"]].concat());
     assert!(error(&output).contains("unknown set = `texture`: must be NAME=FOLDER"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hint: `toolkit data list` lists "), "{}", stderr(&output));
     // An empty path is not the current folder.
     let output = toolkit(at, &[&data[..], &["texture="]].concat());
     assert!(error(&output).contains("unknown set = `texture=`: must be NAME=FOLDER"), "{}", stderr(&output));
-    assert!(stderr(&output).contains("hint: `toolkit data list` lists "), "{}", stderr(&output));
     assert_eq!(toolkit(at, &["data", "fetch", "cifar-10"]).status.code(), Some(2));
 }
 

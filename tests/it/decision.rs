@@ -141,6 +141,20 @@ fn the_threshold_has_a_bound_and_operating_points() {
     let expected: &[f64] = if n >= 99 { &[0.9, 0.95, 0.99] } else { &[0.9, 0.95] };
     assert_eq!(kept, expected);
     assert_eq!(threshold.operating_points[1].threshold, threshold.value);
+    for point in &threshold.operating_points {
+        let expected = cac::method::threshold(&threshold.held_out_scores, point.keep).unwrap();
+        assert_eq!(point.threshold, expected, "{}", point.keep);
+    }
+    for provider in PROVIDERS {
+        let outputs =
+            Scorer::from_bytes(&bytes, provider).unwrap().score(checkpoint.check.images.view()).unwrap();
+        let unknown_at = outputs.unknown_at.unwrap();
+        assert_eq!(unknown_at.dim(), (outputs.score.len(), expected.len()));
+        for ((image, point), &unknown) in unknown_at.indexed_iter() {
+            let threshold = threshold.operating_points[point].threshold;
+            assert_eq!(unknown, outputs.score[image] > threshold, "{provider}, {image}, {threshold}");
+        }
+    }
     assert!(inspection.to_string().contains("with a confidence of 95 %"), "{inspection}");
     // Set by hand, for other scores, or without held-out images of its own: no promise.
     let by_hand = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };

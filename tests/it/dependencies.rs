@@ -1,6 +1,6 @@
-//! The dependencies of each feature.
+//! The dependencies of each feature, and what the package holds.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 /// The names of the packages that a build with these features pulls in.
 fn packages(features: &str) -> Vec<String> {
@@ -38,4 +38,24 @@ fn the_documentation_counts_the_packages_of_an_embedding() {
         let others = packages(features).len() - 1;
         assert!(page.contains(&format!("`{features}` brings {others} packages")), "{features}: {others}");
     }
+}
+
+#[test]
+fn the_package_is_small_and_has_what_its_targets_need() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(env!("CARGO"))
+        .args(["package", "--list", "--offline", "--allow-dirty"])
+        .current_dir(root)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let list = String::from_utf8(output.stdout).unwrap();
+    let files: Vec<&str> = list.lines().collect();
+    for file in ["src/lib.rs", "build.rs", "examples/tutorial.toml", "exported/cifar10-wrn-40-2.onnx"] {
+        assert!(files.contains(&file), "{file}");
+    }
+    let length = |file: &&str| fs::metadata(root.join(file)).map_or(0, |file| file.len());
+    let bytes: u64 = files.iter().map(length).sum();
+    // A registry takes 10 MiB, compressed: the model, which no compression makes smaller, and text, which becomes a quarter.
+    assert!(bytes < 13_000_000, "{bytes} bytes in {} files", files.len());
 }

@@ -449,7 +449,7 @@ fn too_few_held_out() {
     assert!(matches!(error, Error::TooFewHeldOut { found: 18, needed: 19, .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "a threshold that keeps 95 % of known images is chosen from at least 19 of them, there are 18"
+        "a threshold that keeps 95 % of known images needs at least 19 of them; there are 18"
     );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }

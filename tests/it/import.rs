@@ -281,7 +281,7 @@ fn unusable_weights_and_data_are_named() {
     };
     let file = |name: &str| golden("checkpoints").join(name).to_str().unwrap().to_owned();
     let (legacy, evil, strided) = (file("cac-legacy.pth"), file("evil.pt"), file("strided.pt"));
-    assert!(run(&[&legacy, "m.onnx"]).contains("is chosen from at least 19 of them, there are 0"));
+    assert!(run(&[&legacy, "m.onnx"]).contains("needs at least 19 of them; there are 0"));
     let refused = run(&[&evil, "m.onnx", "--threshold", "1"]);
     assert!(refused.contains("it holds no tensors, only what `posix.system` would make"), "{refused}");
     let refused = run(&[&file("layouts/script.pt"), "m.onnx", "--threshold", "1"]);

@@ -340,7 +340,8 @@ fn scores_of_features_are_those_of_pytorch_ood() {
     let last_layer = LastLayer { weight: matrix("weight", width), bias };
     let examples = Examples { features: training.view(), labels: &labels, last_layer: &last_layer };
     let logits = last_layer.logits(test.view());
-    for name in ["knn:1", "knn:10", "mahalanobis", "relative-mahalanobis", "vim", "fdbd"] {
+    for name in ["knn:1", "knn:10", "mahalanobis", "unit-mahalanobis", "relative-mahalanobis", "vim", "fdbd"]
+    {
         let score: RejectionScore = name.parse().unwrap();
         let constants = fit(score.of_features().next().unwrap(), &examples, None).unwrap();
         let found = constants.rejection(test.view(), logits.view());

@@ -36,8 +36,12 @@ fn a_missing_toolkit_train_is_an_error_with_a_hint() {
     // A copy has no `toolkit-train` beside it.
     let alone = folder.path().join("toolkit");
     fs::copy(env!("CARGO_BIN_EXE_toolkit"), &alone).unwrap();
-    let train = |path: &Path| {
-        Command::new(&alone).args(["train", "--known", "x"]).env("PATH", path).output().unwrap()
+    // A process that another test starts may hold a file open for writing that was just written.
+    let train = |path: &Path| loop {
+        match Command::new(&alone).args(["train", "--known", "x"]).env("PATH", path).output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
+            output => break output.unwrap(),
+        }
     };
     let output = train(Path::new("/nowhere"));
     assert!(error(&output).contains("`toolkit-train` is neither beside this program nor on the PATH"));

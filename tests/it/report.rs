@@ -144,7 +144,7 @@ fn a_page_about_models() {
     }
 
     for (args, message) in [
-        (&["report", "model.onnx", "-o", "model.onnx"][..], "it is read, too"),
+        (&["report", "model.onnx", "-o", "model.onnx"][..], "it is also an input"),
         (&["report", "model.onnx", "-o", "no/such.html"], "there is no folder `no`"),
         (&["report", "none.onnx", "-o", "d.html"], "cannot read `none.onnx`"),
         (&["report", "known", "-o", "d.html"], "it has neither a log nor a checkpoint"),
@@ -316,9 +316,9 @@ fn outputs_replace_no_input_and_no_other_output() {
     for (args, message) in [
         (
             &["report", "runs/1", "-o", "runs/1/log.jsonl"][..],
-            "cannot write `runs/1/log.jsonl`: it is read, too",
+            "cannot write `runs/1/log.jsonl`: it is also an input",
         ),
-        (&["report", "runs/1", "-o", best.to_str().unwrap()], "it is read, too"),
+        (&["report", "runs/1", "-o", best.to_str().unwrap()], "it is also an input"),
         (&["eval", "model.onnx", "--report", "x", "--scores", "./x"], "`./x`: another output has this name"),
         (&["report", "model.onnx", "-o", "x", "--scores", "x"], "`x`: another output has this name"),
         (&["eval", "model.onnx", "--report", "x", "--plots", "x"], "`x`: another output has this name"),
@@ -336,7 +336,7 @@ fn outputs_replace_no_input_and_no_other_output() {
     assert!(help.contains("By default the newest model in the current folder, else"), "{help}");
     // Without a name, the model that is read is the newest.
     let found = error(&toolkit(at, &["report", "-o", "model.onnx"]));
-    assert!(found.contains("cannot write `model.onnx`: it is read, too"), "{found}");
+    assert!(found.contains("cannot write `model.onnx`: it is also an input"), "{found}");
     assert!(files() == before);
 }
 

@@ -29,11 +29,11 @@ pub fn name_of(value: &impl Serialize) -> String {
     }
 }
 
-/// The help of a flag whose default depends on the variant of the loss.
-pub fn by_variant(what: &str, default: impl Fn(&Loss) -> f64) -> String {
+/// What a default is for each variant of the loss.
+pub fn by_variant(default: impl Fn(&Loss) -> f64) -> String {
     let [paper, pytorch_ood] =
         [Variant::Paper, Variant::PytorchOod].map(|variant| default(&Loss::new(variant)));
-    format!("{what}; by default {paper} for paper, {pytorch_ood} for pytorch-ood")
+    format!("{paper} for paper, {pytorch_ood} for pytorch-ood")
 }
 
 /// Parses a height or width.
@@ -118,7 +118,7 @@ pub struct InputArgs {
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<usize>,
-    /// What becomes of an image's proportions: stretch does not keep them; crop keeps them and cuts out the centre, with
+    /// How images of other proportions fit the input: stretch does not keep them; crop keeps them and cuts out the centre, with
     /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the weights,
     /// else of the network family
     #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]

@@ -65,9 +65,9 @@ pub struct Settings {
     /// Definition of the CAC loss and, without outliers, of the rejection score
     #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
     variant: Variant,
-    #[arg(long, value_name = "X", help = by_variant("Length of the anchors", |loss| loss.magnitude))]
+    #[arg(long, value_name = "X", help = format!("Length of the anchors; by default {}", by_variant(|loss| loss.magnitude)))]
     magnitude: Option<f64>,
-    #[arg(long, value_name = "X", help = by_variant("Weight of the anchor term", |loss| loss.weight))]
+    #[arg(long, value_name = "X", help = format!("Weight of the anchor term; by default {}", by_variant(|loss| loss.weight)))]
     weight: Option<f64>,
     /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set, the name
     /// of a published one, or the known training images `scrambled`, for classes that differ in shape; by default
@@ -163,9 +163,8 @@ pub struct Settings {
 
 /// The help of the learning rate, whose default depends on the optimizer, the variant of the loss and the recipe.
 fn learning_rates() -> String {
-    let [adam, sgd] = [Optimizer::Adam, Optimizer::Sgd].map(|optimizer| {
-        by_variant("", |loss| optimizer.learning_rate(loss.variant)).replace("; by default ", "")
-    });
+    let [adam, sgd] = [Optimizer::Adam, Optimizer::Sgd]
+        .map(|optimizer| by_variant(|loss| optimizer.learning_rate(loss.variant)));
     // In single precision, without the digits that the division rounds.
     let [frozen, fine] = [Recipe::of_last_layer(), Recipe::fine_tuning()].map(|r| rate_share(&r) as f32);
     format!(
@@ -520,7 +519,7 @@ impl Args for Network {
                 format!("{} (by default {} for {})", setting.about, setting.default, family.name)
             });
             let help = format!(
-                "{}; with a backbone by default its own, if its tensors tell",
+                "{}; with a backbone by default its own, where its tensors reveal it",
                 meanings.collect::<Vec<_>>().join(". ")
             );
             let flag = name.replace('_', "-");

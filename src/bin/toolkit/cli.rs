@@ -54,7 +54,7 @@ pub enum Command {
     /// Evaluate models on known and unknown images
     #[command(allow_negative_numbers = true)]
     Eval(EvalArgs),
-    /// Write one HTML file to look at: verdict, tables, plots and mistakes
+    /// Write an HTML report: verdict, tables, plots and mistakes
     #[command(allow_negative_numbers = true)]
     Report(PageArgs),
     /// List, download, find and check published data sets
@@ -69,7 +69,7 @@ pub enum Command {
     /// Classify images, or reject them as unknown
     #[command(allow_negative_numbers = true)]
     Score(ScoreArgs),
-    /// Check that today's images are still like those for which the threshold was chosen; exit code 3 if not
+    /// Check whether new images are still like those for which the threshold was chosen; exit code 3 if not
     #[command(allow_negative_numbers = true)]
     Drift(DriftArgs),
     /// Show the contents of a model file
@@ -129,7 +129,7 @@ pub struct ImportArgs {
     /// Definition of the CAC loss that the network was trained with
     #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
     pub variant: Variant,
-    #[arg(long, value_name = "X", help = by_variant("Length of the anchors if the file has none", |loss| loss.magnitude))]
+    #[arg(long, value_name = "X", help = format!("Length of the anchors if the file has none; by default {}", by_variant(|loss| loss.magnitude)))]
     pub magnitude: Option<f64>,
     /// The input of the network
     #[command(flatten)]
@@ -151,7 +151,7 @@ pub struct ExportArgs {
     /// Export the last epoch instead of the best
     #[arg(long)]
     pub last: bool,
-    /// Average the features of each image and of its mirror image; takes twice the work
+    /// Average the features of each image and of its mirror image; doubles the cost
     #[arg(long)]
     pub mirror: bool,
     /// Score, threshold and form of the file
@@ -162,14 +162,14 @@ pub struct ExportArgs {
 /// How a model file is written.
 #[derive(Args)]
 pub struct FileArgs {
-    #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default it is chosen by measurement: the one that tells held-out known images best from stand-ins of unknown ones", RejectionScore::NAMES))]
+    #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default the one that best separates held-out known images from stand-ins for unknown ones", RejectionScore::NAMES))]
     pub score: Option<RejectionScore>,
     #[arg(long, value_name = "MB", value_parser = megabytes, help = format!("Limit of the constants of a score of features in the file; by default {:.1}", LIMIT as f64 / 1e6))]
     pub score_limit: Option<f64>,
-    /// Leave the features out of the outputs, for the smallest answers
+    /// Leave the features out of the outputs, for smaller responses
     #[arg(long)]
     pub no_features: bool,
-    /// Make the logits of each place an output, from which `score --map` draws which part of an image looks unknown
+    /// Add the logits of each place to the outputs; `score --map` draws from them which part of an image looks unknown
     #[arg(long)]
     pub map: bool,
     /// Choose a threshold for each predicted class, from held-out images of that class
@@ -613,7 +613,7 @@ pub struct DriftArgs {
     /// Probability of a false alarm, ever: there is an alarm where the martingale reaches 1 / X
     #[arg(long, value_name = "X", default_value_t = ALPHA)]
     pub alpha: f64,
-    /// Go on with the stream of this file if it exists, and write it afterwards
+    /// Resume the stream that this file has, if it exists, and save it there afterwards
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
     /// Take these images in random order, because their order has no meaning, as in folders of classes

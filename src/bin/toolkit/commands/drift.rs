@@ -51,7 +51,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let inspection = Inspection::of(&bytes, &origin)?;
     let decision = &inspection.manifest.decision;
     let threshold = decision.threshold.as_ref();
-    let held_out = threshold.map_or(&[][..], |threshold| &threshold.held_out_scores);
+    let held_out = decision.held_out_scores();
     if threshold.is_some_and(|threshold| threshold.classes.is_some()) {
         bail!(
             "`{origin}` has a threshold for each class, and no scores to compare with; export it without --per-class"

@@ -188,7 +188,7 @@ fn check_not_read<'a>(file: &Path, images: impl IntoIterator<Item = &'a Dataset>
 /// Refuses an output that is also an input.
 fn refuse_if_read(file: &Path, is_read: bool) -> anyhow::Result<()> {
     if is_read {
-        bail!("cannot write `{}`: it is read, too", file.display());
+        bail!("cannot write `{}`: it is also an input", file.display());
     }
     Ok(())
 }
