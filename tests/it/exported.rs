@@ -11,7 +11,10 @@ use ndarray::Array4;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::commands::{stdout, toolkit};
+use crate::{
+    commands::{stdout, toolkit},
+    golden,
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The built-in model.
@@ -47,10 +50,10 @@ fn the_cards_match_the_committed_files() {
 }
 
 #[test]
-fn the_features_of_the_built_in_model_become_an_output() {
-    let bytes = Bytes::from(fs::read(Path::new(ROOT).join(MODEL)).unwrap());
-    let found = with_features(bytes.clone(), MODEL).unwrap();
-    let layer = Inspection::of(&found, MODEL).unwrap().last_layer.unwrap();
+fn the_features_of_a_model_without_them_become_an_output() {
+    let bytes = Bytes::from(fs::read(golden("models/v1.onnx")).unwrap());
+    let found = with_features(bytes.clone(), "v1.onnx").unwrap();
+    let layer = Inspection::of(&found, "v1.onnx").unwrap().last_layer.unwrap();
     let images =
         Array4::from_shape_fn((3, 3, 32, 32), |(n, c, y, x)| ((n + 2 * c + 3 * y + x) % 9) as f32 / 8.0);
     for provider in [Provider::Cpu, Provider::OnnxRuntime] {
@@ -62,7 +65,7 @@ fn the_features_of_the_built_in_model_become_an_output() {
         assert!(difference < 1e-4, "{provider}: {difference}");
     }
     // A model that has them stays as it is.
-    assert_eq!(with_features(found.clone(), MODEL).unwrap(), found);
+    assert_eq!(with_features(found.clone(), "v1.onnx").unwrap(), found);
 }
 
 #[test]
