@@ -249,6 +249,8 @@ def measure(folder: Path, program: Path, model: Path, images: np.ndarray, batche
         for batch in sizes:
             try:
                 found = outputs(batch)
+                if missing := columns(model).keys() - found.keys():
+                    raise RuntimeError(f"no {', '.join(sorted(missing))}")
             except Exception as error:  # report the failure in the table
                 result.failures.append(f"batch {batch}: {' '.join(str(error).split())[:160].replace('|', '/')}")
                 continue
