@@ -368,7 +368,7 @@ mod training {
             assert!(stdout(&train).contains("20 known images") && stdout(&train).contains("textures"));
             let export = toolkit(at, &["export", "model.onnx"]);
             let held_out =
-                if settings[0] == "--config" { "20 test images" } else { "19 held-out training images" };
+                if settings[0] == "--config" { "20 test images" } else { "20 held-out training images" };
             assert!(stdout(&export).contains(&format!("{held_out} of cifar10")), "{}", stdout(&export));
             let eval = toolkit(at, &["eval", "--resamples", "0", "--report", "page.html"]);
             let is_from_test = settings[0] == "--config";
