@@ -1,8 +1,9 @@
 //! False alarms and delays of a monitor of drift.
 //!
-//! `drift [STREAMS]` prints how often it alarms without a change, where each stream has held-out scores of its own, and
-//! how fast it is. `drift HELD_OUT` reads streams of scores, one on each line of standard input, and prints for each the
-//! images at which it alarms, or `-`, for each alpha. The file has one held-out score on each line. `drift.py` makes both.
+//! `drift [STREAMS]` prints how often it alarms without a change, where each stream has held-out scores of
+//! its own, and how fast it is. `drift HELD_OUT` reads streams of scores, one on each line of standard input,
+//! and prints for each the images at which it alarms, or `-`, for each alpha. The file has one held-out score
+//! on each line. `drift.py` makes both.
 
 use std::{
     io::{BufRead, stdin},

@@ -3,11 +3,12 @@
 //!     cargo run --release --example serve -- [--state FILE] MODEL.onnx [PROVIDER [ADDRESS]]
 //!     curl --data-binary @image.jpg http://127.0.0.1:8080/score
 //!
-//! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score, threshold and p-value as
-//! JSON; `GET /health` answers with provider, classes, threshold and whether the images have drifted; `GET /metrics`
-//! with the same in the text format of Prometheus. `--state` keeps the state of the drift monitor in a file, as `toolkit drift` does.
-//! SIGTERM and Ctrl-C end the service after it has answered the requests that it accepted, or a little later if a client does
-//! not read its answers; a second signal ends it at once.
+//! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score, threshold and
+//! p-value as JSON; `GET /health` answers with provider, classes, threshold and whether the images have
+//! drifted; `GET /metrics` with the same in the text format of Prometheus. `--state` keeps the state of the
+//! drift monitor in a file, as `toolkit drift` does. SIGTERM and Ctrl-C end the service after it has answered
+//! the requests that it accepted, or a little later if a client does not read its answers; a second signal
+//! ends it at once.
 
 use std::{
     error::Error,
@@ -134,7 +135,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     })
 }
 
-/// The monitor, which goes on from the file of the state if there is one. It needs up to 16 bytes for each image.
+/// The monitor, which goes on from the file of the state if there is one. It needs up to 16 bytes for each
+/// image.
 fn begin(
     scorer: &Scorer,
     model: String,

@@ -160,7 +160,8 @@ fn tiny_imagenet(annotations: &[u8]) -> bool {
     )
 }
 
-/// The test split of a data set of these files, at a place among them: as known classes and as unknown images.
+/// The test split of a data set of these files, at a place among them: as known classes and as unknown
+/// images.
 fn data_set(files: &[(&str, &[u8])], place: &str) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder");
     for (name, bytes) in files {

@@ -92,8 +92,8 @@ struct Judgement {
 }
 
 impl Evaluation {
-    /// The test after training, with a rejection score and a threshold on it; `None` without a test, or without the features
-    /// that the score needs.
+    /// The test after training, with a rejection score and a threshold on it; `None` without a test, or
+    /// without the features that the score needs.
     #[must_use]
     pub fn of_checkpoint(
         checkpoint: &Checkpoint,
@@ -171,8 +171,8 @@ impl Evaluation {
         Ok(Report { skipped: self.skipped, ..report })
     }
 
-    /// Compares a score with that of another evaluation of the same images. Each keeps its own threshold. Returns `None`
-    /// unless both have the score.
+    /// Compares a score with that of another evaluation of the same images. Each keeps its own threshold.
+    /// Returns `None` unless both have the score.
     #[must_use]
     pub fn agreement(&self, other: &Self, score: RejectionScore) -> Option<Agreement> {
         let judgements = |evaluation: &Self| -> Option<Vec<Judgement>> {
@@ -258,12 +258,13 @@ pub struct EvaluateOptions {
     pub keep_features: bool,
 }
 
-/// Runs the known images and the unknown sets through the model and computes `scores`. Labels must index the model's
-/// classes (see [`Dataset::align`]). Images that cannot be read are left out if `skip_broken` is set. `progress` receives
-/// the number of images done.
+/// Runs the known images and the unknown sets through the model and computes `scores`. Labels must index the
+/// model's classes (see [`Dataset::align`]). Images that cannot be read are left out if `skip_broken` is set.
+/// `progress` receives the number of images done.
 ///
 /// # Errors
-/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out; those of [`Scorer::score`].
+/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out; those of
+/// [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn evaluate(
     scorer: &Scorer,
@@ -339,12 +340,12 @@ pub struct DatasetOutputs {
     pub features: Option<Array2<f32>>,
 }
 
-/// Runs a data set's images through the model. Images that cannot be read are left out if `skip_broken` is set. `progress`
-/// receives the number of images of each finished batch.
+/// Runs a data set's images through the model. Images that cannot be read are left out if `skip_broken` is
+/// set. `progress` receives the number of images of each finished batch.
 ///
 /// # Errors
-/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out and others remain; those of
-/// [`Scorer::score`].
+/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out and others remain; those
+/// of [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn outputs(
     scorer: &Scorer,
@@ -377,8 +378,8 @@ fn append(all: &mut Option<Array2<f32>>, further: Option<&Array2<f32>>) {
     }
 }
 
-/// The rejection scores of a data set's images, in order, but for those that cannot be read. `take` receives the
-/// scores of each batch as it is finished, and the errors of its other images.
+/// The rejection scores of a data set's images, in order, but for those that cannot be read. `take` receives
+/// the scores of each batch as it is finished, and the errors of its other images.
 ///
 /// # Errors
 /// Those of [`Scorer::score`].

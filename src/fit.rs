@@ -19,14 +19,14 @@ pub const LIMIT: usize = 4 << 20;
 const RIDGE: f64 = 1e-6;
 /// The number of training features that `knn` keeps. More of them gain nothing with ten neighbours.
 const BANK: usize = 1024;
-/// The number of features above which Mahalanobis distances are measured in principal components, and in how many. As many
-/// of a residual are the least.
+/// The number of features above which Mahalanobis distances are measured in principal components, and in how
+/// many. As many of a residual are the least.
 const WIDE: usize = 512;
 const COMPONENTS: usize = 256;
 /// The number of training images that a dimension of a Mahalanobis distance needs.
 const IMAGES_PER_COMPONENT: usize = 2;
-/// The least mean length of a residual, relative to that of the features: below it the principal space contains all training
-/// images.
+/// The least mean length of a residual, relative to that of the features: below it the principal space
+/// contains all training images.
 const LEAST_RESIDUAL: f64 = 1e-5;
 
 /// Training images as a network sees them.
@@ -117,9 +117,10 @@ impl Fitter<'_> {
     }
 }
 
-/// Fits the constants of a score. With a limit in bytes they are reduced: `knn` keeps at most 1,024 features, as 16-bit
-/// numbers; Mahalanobis distances of long features, or from few images, are measured in their principal components; `vim`
-/// keeps those components of the residual in which training images vary least, 256 or more. Without a limit they are exact.
+/// Fits the constants of a score. With a limit in bytes they are reduced: `knn` keeps at most 1,024 features,
+/// as 16-bit numbers; Mahalanobis distances of long features, or from few images, are measured in their
+/// principal components; `vim` keeps those components of the residual in which training images vary least,
+/// 256 or more. Without a limit they are exact.
 ///
 /// # Errors
 /// [`Error::Setting`] if there are too few images for the score, or the constants do not fit.

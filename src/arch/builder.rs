@@ -46,8 +46,8 @@ impl Builder {
         self.layers.len() - 1
     }
 
-    /// Appends a convolution with weights from N(0, 2 / (k² outputs of a group)), as in pytorch-ood, torchvision and
-    /// timm.
+    /// Appends a convolution with weights from N(0, 2 / (k² outputs of a group)), as in pytorch-ood,
+    /// torchvision and timm.
     pub fn conv(&mut self, name: &str, x: usize, conv: Conv) -> usize {
         let reached = conv.kernel * conv.kernel * conv.outputs / conv.groups;
         let deviation = (2.0 / reached as f64).sqrt();

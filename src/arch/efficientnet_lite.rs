@@ -1,6 +1,6 @@
-//! EfficientNet-Lite 0 to 4: EfficientNet (Tan and Le, arXiv 1905.11946) for processors and phones, with ReLU6 and
-//! without squeeze-and-excite. Parameter names, channels and padding are those of timm's `tf_efficientnet_lite0` to
-//! `tf_efficientnet_lite4`, whose weights come from TensorFlow.
+//! EfficientNet-Lite 0 to 4: EfficientNet (Tan and Le, arXiv 1905.11946) for processors and phones, with
+//! ReLU6 and without squeeze-and-excite. Parameter names, channels and padding are those of timm's
+//! `tf_efficientnet_lite0` to `tf_efficientnet_lite4`, whose weights come from TensorFlow.
 
 use super::{Architecture, Builder, Conv, Family, Op, Recognized, Setting, Shapes};
 use crate::{
@@ -217,8 +217,8 @@ impl Features<'_> {
         self.at = self.net.push(&format!("{name}.act"), Op::Relu6, &[self.at]);
     }
 
-    /// An inverted residual block; without expansion a depthwise separable convolution. The input is added where its
-    /// shape is that of the output.
+    /// An inverted residual block; without expansion a depthwise separable convolution. The input is added
+    /// where its shape is that of the output.
     fn block(&mut self, name: &str, stage: &Stage, outputs: usize, stride: usize) {
         let at = |suffix: &str| format!("{name}.{suffix}");
         let (shortcut, inputs) = (self.at, self.channels);
@@ -239,8 +239,8 @@ impl Features<'_> {
     }
 }
 
-/// The padding before and after a side, such that its length is divided by the stride and rounded up. An odd pixel comes
-/// after.
+/// The padding before and after a side, such that its length is divided by the stride and rounded up. An odd
+/// pixel comes after.
 fn padding(length: usize, kernel: usize, stride: usize) -> (usize, usize) {
     let covered = (length.div_ceil(stride) - 1) * stride + kernel;
     let missing = covered.saturating_sub(length);

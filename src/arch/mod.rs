@@ -47,7 +47,8 @@ pub struct Family {
     default_input: fn(&Architecture) -> Input,
     /// The names that another code gives to the layers, each with its name here, if tensors have such names.
     synonyms: fn(Shapes) -> Vec<(String, String)>,
-    /// Recognises a member from the shapes of its tensors, with the mark; the error says what is not supported.
+    /// Recognises a member from the shapes of its tensors, with the mark; the error says what is not
+    /// supported.
     recognize: fn(Shapes) -> std::result::Result<Recognized, String>,
     /// Appends the layers of a member for a number of classes and a (height, width).
     layers: fn(&Architecture, usize, (usize, usize), &mut Builder) -> Result<()>,
@@ -290,15 +291,15 @@ impl Architecture {
         Ok(self)
     }
 
-    /// The names of layers in another code than that whose names a family has, each with its name here; none unless the
-    /// tensors have such names.
+    /// The names of layers in another code than that whose names a family has, each with its name here; none
+    /// unless the tensors have such names.
     #[must_use]
     pub fn synonyms(shapes: Shapes) -> Vec<(String, String)> {
         FAMILIES.iter().flat_map(|family| (family.synonyms)(shapes)).collect()
     }
 
-    /// Recognises a network from the shapes of its tensors. `None` if they have no family's mark; the error says what
-    /// is not supported.
+    /// Recognises a network from the shapes of its tensors. `None` if they have no family's mark; the error
+    /// says what is not supported.
     #[must_use]
     pub fn recognize(shapes: Shapes) -> Option<std::result::Result<Recognized, String>> {
         let family = FAMILIES.iter().find(|family| shapes(family.mark).is_some())?;
@@ -311,8 +312,8 @@ impl Architecture {
         self.family
     }
 
-    /// The input for which the network was published: size, normalisation and resizing where neither weights nor the
-    /// user state others.
+    /// The input for which the network was published: size, normalisation and resizing where neither weights
+    /// nor the user state others.
     #[must_use]
     pub fn default_input(&self) -> Input {
         (self.family.default_input)(self)
@@ -382,8 +383,8 @@ pub(crate) fn readers(layers: &[Layer]) -> Vec<usize> {
     readers
 }
 
-/// The layers of a network in order of evaluation: for each, the last layer that reads its output, or the number of
-/// layers if none does.
+/// The layers of a network in order of evaluation: for each, the last layer that reads its output, or the
+/// number of layers if none does.
 #[cfg(any(feature = "train", all(feature = "files", feature = "tract")))]
 pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
     let mut last = vec![layers.len(); layers.len()];

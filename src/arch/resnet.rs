@@ -1,5 +1,5 @@
-//! ResNet (He et al., arXiv 1512.03385) with its stride on the 3x3 convolution of a bottleneck, and Wide ResNet
-//! (Zagoruyko and Komodakis) for ImageNet, with the parameter names of torchvision and timm.
+//! ResNet (He et al., arXiv 1512.03385) with its stride on the 3x3 convolution of a bottleneck, and Wide
+//! ResNet (Zagoruyko and Komodakis) for ImageNet, with the parameter names of torchvision and timm.
 
 use super::{Architecture, Builder, Conv, Family, Op, Recognized, Setting, Shapes};
 use crate::{
@@ -107,8 +107,8 @@ fn layers(network: &Architecture, classes: usize, size: (usize, usize), net: &mu
     Ok(())
 }
 
-/// relu(y + shortcut), where y is x after the convolutions, each with batch normalisation and all but the last with
-/// ReLU. The shortcut is x itself or a 1x1 convolution with batch normalisation.
+/// relu(y + shortcut), where y is x after the convolutions, each with batch normalisation and all but the
+/// last with ReLU. The shortcut is x itself or a 1x1 convolution with batch normalisation.
 fn block(net: &mut Builder, name: &str, x: usize, convs: &[Conv], shortcut: Option<Conv>) -> usize {
     let at = |suffix: &str| format!("{name}.{suffix}");
     let mut y = x;

@@ -33,8 +33,8 @@ pub(super) struct Piece {
     pub count: usize,
 }
 
-/// The size of each image, and the distances in bytes from one image, channel, row and column to the next. Grey
-/// images have a distance of 0 between channels.
+/// The size of each image, and the distances in bytes from one image, channel, row and column to the next.
+/// Grey images have a distance of 0 between channels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Form {
     pub count: usize,
@@ -198,8 +198,8 @@ impl Arrays {
     }
 }
 
-/// Reads the bytes of an array. `most` is an upper bound of how many there can be. Memory is taken as the bytes come, so
-/// that a small file that claims a large array takes little.
+/// Reads the bytes of an array. `most` is an upper bound of how many there can be. Memory is taken as the
+/// bytes come, so that a small file that claims a large array takes little.
 pub(super) fn read(reader: &mut impl Read, count: usize, most: u64) -> Reasoned<Vec<u8>> {
     if count as u64 > most {
         return Err(format!("it claims {count} bytes of values, its size allows at most {most}"));
@@ -228,8 +228,8 @@ pub(super) fn check_end(reader: &mut impl Read) -> Reasoned<()> {
     }
 }
 
-/// Numbers of one of NumPy's types as integers: `u`, `i`, `b` and `f` of `size` bytes; `None` for other types and for
-/// numbers that are no integers.
+/// Numbers of one of NumPy's types as integers: `u`, `i`, `b` and `f` of `size` bytes; `None` for other types
+/// and for numbers that are no integers.
 pub(super) fn integers(bytes: &[u8], kind: &str, size: usize, is_big_endian: bool) -> Option<Vec<i64>> {
     let read = |item: &[u8]| {
         let mut word = [0; 8];

@@ -37,8 +37,8 @@ pub struct PublishedSet {
     pub parts: &'static [&'static str],
     /// The files to download.
     pub downloads: &'static [Download],
-    /// Where its images are, below the folder of the data sets or below its own folder there: the first layout is that
-    /// of the downloads.
+    /// Where its images are, below the folder of the data sets or below its own folder there: the first
+    /// layout is that of the downloads.
     pub(super) layouts: &'static [Layout],
 }
 
@@ -164,8 +164,8 @@ const CORRUPTIONS: [&str; 19] = [
 
 const EASY: &str = "its resizing leaves traces, which make it easy to catch";
 
-/// The data sets, sorted by kind. Addresses and MD5 are those of torchvision 0.29.2 and pytorch-ood 0.4.0 (iSUN's:
-/// detectors 0.1.11; the MD5 of CIFAR-10's binary files: its page), lengths and SHA-256 those of
+/// The data sets, sorted by kind. Addresses and MD5 are those of torchvision 0.29.2 and pytorch-ood 0.4.0
+/// (iSUN's: detectors 0.1.11; the MD5 of CIFAR-10's binary files: its page), lengths and SHA-256 those of
 /// tensorflow-datasets 4.9.10 and Keras 3, where they have them.
 pub static SETS: [PublishedSet; 16] = [
     PublishedSet {
@@ -615,9 +615,9 @@ impl PublishedSet {
         SETS.iter().find(|set| set.name == name)
     }
 
-    /// The data set that a user means by a text where a folder or a name can stand: `NAME`, or `NAME:PART` of a set with
-    /// parts. Only the name itself means the data set, whether or not there is a folder of that name; `./NAME` and
-    /// `NAME/` mean the folder.
+    /// The data set that a user means by a text where a folder or a name can stand: `NAME`, or `NAME:PART` of
+    /// a set with parts. Only the name itself means the data set, whether or not there is a folder of that
+    /// name; `./NAME` and `NAME/` mean the folder.
     #[must_use]
     pub fn meant_by(text: &Path) -> Option<&'static Self> {
         let text = text.to_str()?;
@@ -627,15 +627,16 @@ impl PublishedSet {
         }
     }
 
-    /// The name of the row and that of the published data set, if an unknown set is given as `NAME=SET` or `SET`.
+    /// The name of the row and that of the published data set, if an unknown set is given as `NAME=SET` or
+    /// `SET`.
     #[must_use]
     pub fn unknown_in(text: &str) -> Option<(&str, &str)> {
         let (name, set) = text.split_once('=').unwrap_or((text, text));
         Self::meant_by(Path::new(set)).map(|_| (name, set))
     }
 
-    /// The file of the part that a user means, with the strength after it as the reader of arrays takes it; `None` for
-    /// a set that is taken whole.
+    /// The file of the part that a user means, with the strength after it as the reader of arrays takes it;
+    /// `None` for a set that is taken whole.
     fn part_meant_by(&self, text: &Path) -> Result<Option<String>> {
         if self.parts.is_empty() {
             return Ok(None);
@@ -712,8 +713,9 @@ fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Layout)> 
     places
 }
 
-/// The first copy of a data set that is whole for all of these roles; below `own`, or elsewhere. Without parts, a copy
-/// outside of the set's own folder is recognised by the number of its images: others may have the same names.
+/// The first copy of a data set that is whole for all of these roles; below `own`, or elsewhere. Without
+/// parts, a copy outside of the set's own folder is recognised by the number of its images: others may have
+/// the same names.
 pub(super) fn copy(set: &PublishedSet, folder: &Path, roles: &[Role]) -> Option<(PathBuf, &'static Layout)> {
     let own = folder.join(set.name);
     let is_copy = |(base, layout): &(PathBuf, &Layout)| {
@@ -744,8 +746,9 @@ fn holds_images(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| counts(entry.path())))
 }
 
-/// The folder of the published data sets: a given one, or by default that in the environment variable `CAC_DATA`, or
-/// else `$XDG_CACHE_HOME/cac-toolkit/data`, or else `.cache/cac-toolkit/data` in the home folder.
+/// The folder of the published data sets: a given one, or by default that in the environment variable
+/// `CAC_DATA`, or else `$XDG_CACHE_HOME/cac-toolkit/data`, or else `.cache/cac-toolkit/data` in the home
+/// folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DataFolder(Option<PathBuf>);
@@ -770,9 +773,9 @@ impl DataFolder {
         }
     }
 
-    /// The folder or file of a data set's images, if it is there: as it was downloaded, in `NAME`, or else as torchvision
-    /// and the authors' archives lay it out, in `NAME` or in the folder itself. One copy has what all roles need; the
-    /// path is that of the first role. Nothing is downloaded.
+    /// The folder or file of a data set's images, if it is there: as it was downloaded, in `NAME`, or else as
+    /// torchvision and the authors' archives lay it out, in `NAME` or in the folder itself. One copy has what
+    /// all roles need; the path is that of the first role. Nothing is downloaded.
     ///
     /// # Errors
     /// Those of [`path`](Self::path).
@@ -783,7 +786,8 @@ impl DataFolder {
         let folder = self.path()?;
         let Some((base, layout)) = copy(set, &folder, roles) else { return Ok(None) };
         let role = roles[0];
-        // In the folder of all data sets the file itself tells which is meant. To train on, both files are needed.
+        // In the folder of all data sets the file itself tells which is meant. To train on, both files are
+        // needed.
         let file = layout.parts.iter().find(|part| part.split == Some(role.split()));
         let is_meant = layout.folder.is_empty() && base == folder && role != Role::Known(Split::Train);
         let file = file.filter(|_| is_meant);
@@ -807,8 +811,8 @@ impl DataFolder {
     /// [`PublishedSet::meant_by`]. Nothing is downloaded.
     ///
     /// # Errors
-    /// [`Error::NotFetched`] if the data set is not there; [`Error::Setting`] if the set is taken by parts, and the text
-    /// names none; those of [`path`](Self::path).
+    /// [`Error::NotFetched`] if the data set is not there; [`Error::Setting`] if the set is taken by parts,
+    /// and the text names none; those of [`path`](Self::path).
     pub fn resolve(&self, text: &Path, roles: &[Role]) -> Result<PathBuf> {
         let Some(set) = PublishedSet::meant_by(text) else { return Ok(text.to_owned()) };
         let part = set.part_meant_by(text)?;
@@ -816,8 +820,8 @@ impl DataFolder {
         Ok(part.map_or_else(|| folder.clone(), |part| folder.join(part)))
     }
 
-    /// Unknown sets as [`UnknownSet::open`](super::UnknownSet::open) parses them: `SET` and `NAME=SET`, with the name of
-    /// a published data set, become `SET=FOLDER` and `NAME=FOLDER`. Nothing is downloaded.
+    /// Unknown sets as [`UnknownSet::open`](super::UnknownSet::open) parses them: `SET` and `NAME=SET`, with
+    /// the name of a published data set, become `SET=FOLDER` and `NAME=FOLDER`. Nothing is downloaded.
     ///
     /// # Errors
     /// Those of [`resolve`](Self::resolve), and [`Error::Setting`] if a path is not UTF-8.

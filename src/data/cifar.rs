@@ -137,8 +137,8 @@ impl Release {
         let names = self.files(splits.choose(wanted, folder, found)?);
         let classes = self.classes(folder)?;
         let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
-        // A smaller set of the same form may have fewer files, but none is missing before the last, and none of
-        // the published data set.
+        // A smaller set of the same form may have fewer files, but none is missing before the last, and none
+        // of the published data set.
         let count = paths.iter().rposition(|path| path.is_file()).map_or(1, |last| last + 1);
         let check = |count: usize| {
             let missing: Vec<&str> =

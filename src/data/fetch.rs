@@ -101,16 +101,17 @@ impl fmt::Display for Fault {
 }
 
 impl DataFolder {
-    /// Downloads and unpacks what some roles of a data set need, unless it is there, into its folder `NAME`. Each file
-    /// comes from the published address, or from `$CAC_DATA_MIRROR/NAME/FILE`, and must have the published length and
-    /// checksums. Interrupted downloads are resumed. An archive is unpacked beside its place and renamed, and then
-    /// removed unless it is kept. `FILE.sha256` records its SHA-256, and `FILE.sha256sums` those of what was in it.
+    /// Downloads and unpacks what some roles of a data set need, unless it is there, into its folder `NAME`.
+    /// Each file comes from the published address, or from `$CAC_DATA_MIRROR/NAME/FILE`, and must have the
+    /// published length and checksums. Interrupted downloads are resumed. An archive is unpacked beside its
+    /// place and renamed, and then removed unless it is kept. `FILE.sha256` records its SHA-256, and
+    /// `FILE.sha256sums` those of what was in it.
     ///
     /// # Errors
     /// [`Error::Download`] if no server can be reached, a connection is closed early, or another file comes;
-    /// [`Error::Checksum`] if a file that is already there is another one; [`Error::Archive`]; [`Error::Dataset`] if
-    /// something else is at its place; [`Error::Io`] if the folder cannot be written or the disk has no room;
-    /// [`Error::Setting`] if no folder is given and the environment names none.
+    /// [`Error::Checksum`] if a file that is already there is another one; [`Error::Archive`];
+    /// [`Error::Dataset`] if something else is at its place; [`Error::Io`] if the folder cannot be written or
+    /// the disk has no room; [`Error::Setting`] if no folder is given and the environment names none.
     pub fn fetch(
         &self,
         set: &PublishedSet,
@@ -181,9 +182,10 @@ impl DataFolder {
         }
     }
 
-    /// Reads everything of a data set that is there, and compares. Of what was downloaded every file must have the
-    /// recorded SHA-256, and a kept archive its published checksums; of other copies the files whose MD5 is published
-    /// are compared. Images that are files of their own are counted. Returns nothing if the data set is not there.
+    /// Reads everything of a data set that is there, and compares. Of what was downloaded every file must
+    /// have the recorded SHA-256, and a kept archive its published checksums; of other copies the files whose
+    /// MD5 is published are compared. Images that are files of their own are counted. Returns nothing if the
+    /// data set is not there.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Setting`] if no folder is given and the environment names none.
@@ -382,8 +384,8 @@ fn bring(
     Ok(())
 }
 
-/// Writes the disk's caches, where the system can do it for one disk. Errors are ignored: `verify` finds what is lost
-/// with the power.
+/// Writes the disk's caches, where the system can do it for one disk. Errors are ignored: `verify` finds what
+/// is lost with the power.
 #[cfg(target_os = "linux")]
 fn sync(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
@@ -644,7 +646,8 @@ mod tests {
         assert!(matches!(&error, Error::Io { action: "write", .. }), "{error}");
     }
 
-    /// What a child process is told: the folder of the data, the mirror, and whether it stops while it unpacks.
+    /// What a child process is told: the folder of the data, the mirror, and whether it stops while it
+    /// unpacks.
     const JOB: &str = "CAC_TEST_FETCH";
 
     /// Runs one of these tests in another process, with a job.

@@ -34,8 +34,8 @@ const TEST: [&str; 2] = ["t10k-", "test-"];
 /// The beginning of the names of EMNIST's files, whose images are stored column by column.
 const EMNIST: &str = "emnist-";
 
-/// The folder of the files, and the beginning of their names. A folder may hold several sets, as EMNIST's does; then
-/// the path has the name of a set as its last part, such as `emnist-letters`.
+/// The folder of the files, and the beginning of their names. A folder may hold several sets, as EMNIST's
+/// does; then the path has the name of a set as its last part, such as `emnist-letters`.
 fn place(path: &Path) -> Option<(PathBuf, BTreeSet<String>)> {
     if path.is_dir() {
         let prefixes = prefixes(path);
@@ -163,8 +163,8 @@ fn read_from(reader: &mut impl Read, axes: usize, most: u64) -> Reasoned<(Vec<us
     Ok((shape, bytes))
 }
 
-/// The characters that the labels of EMNIST stand for, if there is a file of them: lines of a label and the codes of
-/// its capital and its small letter.
+/// The characters that the labels of EMNIST stand for, if there is a file of them: lines of a label and the
+/// codes of its capital and its small letter.
 fn mapping(path: &Path) -> Result<Option<Vec<(i64, String)>>> {
     if !path.is_file() {
         return Ok(None);

@@ -63,8 +63,9 @@ impl<T> Splits<T> {
     /// What has the images that are wanted; `found` says what there is.
     ///
     /// # Errors
-    /// [`Error::Undivided`] if known images are wanted that can be had by holding out a share; [`Error::Setting`] if a
-    /// share is to be held out where there are test images; [`Error::Dataset`] if the images are missing.
+    /// [`Error::Undivided`] if known images are wanted that can be had by holding out a share;
+    /// [`Error::Setting`] if a share is to be held out where there are test images; [`Error::Dataset`] if the
+    /// images are missing.
     pub fn choose(self, wanted: Wanted, path: &Path, found: impl FnOnce() -> String) -> Result<T> {
         let split = match wanted {
             Wanted::Known(split) | Wanted::Unknown(split) => split,
@@ -116,7 +117,8 @@ const MARKED: [&Layout; 10] = [
     &parquet::LAYOUT,
 ];
 
-/// The layouts that [`Dataset::known`](super::Dataset::known) reads, each as a name and what it is recognised by.
+/// The layouts that [`Dataset::known`](super::Dataset::known) reads, each as a name and what it is recognised
+/// by.
 pub fn layouts() -> impl Iterator<Item = &'static str> {
     MARKED.into_iter().chain([&folder::CLASSES]).map(|layout| layout.about)
 }
@@ -199,8 +201,8 @@ pub(super) fn named_classes(folder: &Path) -> Result<Option<Vec<(i64, String)>>>
     Ok(names.map(|names| (0..).zip(names).collect()))
 }
 
-/// The classes, and the labels as indexes into them. Without names, the classes are the numbers that occur in `all`,
-/// which has the labels of all splits.
+/// The classes, and the labels as indexes into them. Without names, the classes are the numbers that occur in
+/// `all`, which has the labels of all splits.
 ///
 /// # Errors
 /// The first label that is none of a class.

@@ -134,13 +134,14 @@ pub struct UnknownSet {
 }
 
 impl Dataset {
-    /// Opens a split of a data set of known classes, in one of the [`layouts`] that are recognised. Images of arrays
-    /// are read into memory; those of files are decoded when they are needed. Data without splits is a test split.
+    /// Opens a split of a data set of known classes, in one of the [`layouts`] that are recognised. Images of
+    /// arrays are read into memory; those of files are decoded when they are needed. Data without splits is a
+    /// test split.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Dataset`] if no layout is recognised, a file is missing or damaged, or the folder of a
-    /// class has no images; [`Error::Undivided`] if training images are wanted of data without splits, or test images
-    /// of data with training images alone.
+    /// [`Error::Io`]; [`Error::Dataset`] if no layout is recognised, a file is missing or damaged, or the
+    /// folder of a class has no images; [`Error::Undivided`] if training images are wanted of data without
+    /// splits, or test images of data with training images alone.
     pub fn known(path: &Path, split: Split, input: &Input) -> Result<Self> {
         Self::with_classes(path, Wanted::Known(split), input)
     }
@@ -164,8 +165,8 @@ impl Dataset {
         Ok(Self { left_out: Arc::new(left_out), ..dataset })
     }
 
-    /// Opens unknown images: a split of a data set in one of the [`layouts`] that have splits, or all images in a
-    /// folder and its subfolders.
+    /// Opens unknown images: a split of a data set in one of the [`layouts`] that have splits, or all images
+    /// in a folder and its subfolders.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Dataset`] if there are no images or a file is damaged.
@@ -175,13 +176,13 @@ impl Dataset {
         Ok(Self { left_out: Arc::new(left_out), ..dataset })
     }
 
-    /// Opens a data set of known classes that has no test split, and divides it into training and test images. The
-    /// test images are a share of all, drawn at random in proportion to the classes, each of which keeps an image
-    /// for training. They are always the same as long as the data is.
+    /// Opens a data set of known classes that has no test split, and divides it into training and test
+    /// images. The test images are a share of all, drawn at random in proportion to the classes, each of
+    /// which keeps an image for training. They are always the same as long as the data is.
     ///
     /// # Errors
-    /// Those of [`known`](Self::known), and [`Error::Setting`] if the data has a test split of its own, or the share
-    /// is not above 0 and below 1, or too large for the classes.
+    /// Those of [`known`](Self::known), and [`Error::Setting`] if the data has a test split of its own, or
+    /// the share is not above 0 and below 1, or too large for the classes.
     pub fn divided(path: &Path, share: f64, input: &Input) -> Result<(Self, Self)> {
         let refused = |reason: &str| Err(Error::setting("held-out test", share, reason));
         if !(share > 0.0 && share < 1.0) {
@@ -242,8 +243,8 @@ impl Dataset {
         &self.left_out
     }
 
-    /// The name of an image: its path; `FILE#NUMBER` in a file of several, counted from 0, or `FILE/ARRAY#NUMBER` if
-    /// that has several arrays; or `gaussian-noise#NUMBER`.
+    /// The name of an image: its path; `FILE#NUMBER` in a file of several, counted from 0, or
+    /// `FILE/ARRAY#NUMBER` if that has several arrays; or `gaussian-noise#NUMBER`.
     ///
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
@@ -318,8 +319,8 @@ impl Dataset {
         Ok(Cow::Borrowed(kept.get_or_init(|| pixels)))
     }
 
-    /// The [encoded](Self::encoded) bytes of one image, after it was decoded from them. Its pixels are kept if there is
-    /// room.
+    /// The [encoded](Self::encoded) bytes of one image, after it was decoded from them. Its pixels are kept
+    /// if there is room.
     ///
     /// # Errors
     /// Those of [`pixels`](Self::pixels).
@@ -360,8 +361,9 @@ impl Dataset {
         }
     }
 
-    /// The images of a batch that can be read, in the size of their files: their places in `indices` and the images; then
-    /// the errors of the others. Decodes on all threads. Noise has a black frame where the input crops images.
+    /// The images of a batch that can be read, in the size of their files: their places in `indices` and the
+    /// images; then the errors of the others. Decodes on all threads. Noise has a black frame where the input
+    /// crops images.
     ///
     /// # Panics
     /// If an index is not below [`len`](Self::len).
@@ -411,8 +413,8 @@ impl Dataset {
         Ok(pixels)
     }
 
-    /// One image to look at, upright and in its own proportions; made smaller, not larger, so that neither side has
-    /// more than `most` pixels.
+    /// One image to look at, upright and in its own proportions; made smaller, not larger, so that neither
+    /// side has more than `most` pixels.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Image`] if its file cannot be read.
@@ -430,8 +432,8 @@ impl Dataset {
         Ok(image::of_planes(&bytes, height, width))
     }
 
-    /// The bytes of one image as its file, its array or its row of Parquet has them; of noise its name. They are the
-    /// same as long as the image is.
+    /// The bytes of one image as its file, its array or its row of Parquet has them; of noise its name. They
+    /// are the same as long as the image is.
     ///
     /// # Errors
     /// [`Error::Io`] if its file cannot be read.
@@ -469,8 +471,8 @@ impl Dataset {
         Ok(Array4::from_shape_vec(shape, batch).expect("the values match the shape"))
     }
 
-    /// The images of a batch that can be read: their places in `indices`, and their bytes `[M, 3, height, width]`;
-    /// then the errors of the others. Decodes on all threads.
+    /// The images of a batch that can be read: their places in `indices`, and their bytes `[M, 3, height,
+    /// width]`; then the errors of the others. Decodes on all threads.
     ///
     /// # Panics
     /// If an index is not below [`len`](Self::len).
@@ -586,8 +588,8 @@ impl Dataset {
         Self { labels, places, kept: Arc::from([]), ..self.clone() }
     }
 
-    /// Holds out `count` images, drawn at random with a seed in proportion to the classes; a class keeps at least
-    /// one image. Returns their indices and those of the rest, both ascending.
+    /// Holds out `count` images, drawn at random with a seed in proportion to the classes; a class keeps at
+    /// least one image. Returns their indices and those of the rest, both ascending.
     ///
     /// # Errors
     /// [`Error::Setting`] if the classes do not have so many images.
@@ -596,7 +598,8 @@ impl Dataset {
         for &label in &self.labels {
             *sizes.entry(label).or_default() += 1;
         }
-        // The images of each class, but one, at equal distances in 0..1; the first `count` of all are held out.
+        // The images of each class, but one, at equal distances in 0..1; the first `count` of all are held
+        // out.
         let mut drawn: HashMap<i64, usize> = HashMap::new();
         let mut order: Vec<(f64, usize)> = Vec::with_capacity(self.len());
         for index in shuffled(self.len(), seed) {
@@ -627,8 +630,8 @@ impl Dataset {
         Ok(kind.of(self.batch(indices)?.view(), &labels, seed))
     }
 
-    /// Draws `count` images at random with a seed, but leaves one of each class. Returns their indices and those of the
-    /// rest, both ascending. Fewer are drawn if there are not so many.
+    /// Draws `count` images at random with a seed, but leaves one of each class. Returns their indices and
+    /// those of the rest, both ascending. Fewer are drawn if there are not so many.
     #[must_use]
     pub fn draw_leaving_classes(&self, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
         let order = shuffled(self.len(), seed);
@@ -636,8 +639,8 @@ impl Dataset {
         (0..self.len()).partition(|index| drawn.contains(index))
     }
 
-    /// Draws `count` images at random with a seed, and one of each class that these lack. Returns their indices, in random
-    /// order.
+    /// Draws `count` images at random with a seed, and one of each class that these lack. Returns their
+    /// indices, in random order.
     #[must_use]
     pub fn draw_with_classes(&self, count: usize, seed: u64) -> Vec<usize> {
         let mut classes = HashSet::new();
@@ -741,8 +744,8 @@ impl UnknownSet {
     }
 }
 
-/// Opens the training images of the known classes, limited to the known classes of a protocol if there is one. With
-/// `held_out_test` they are those that are not [held out](Dataset::divided).
+/// Opens the training images of the known classes, limited to the known classes of a protocol if there is
+/// one. With `held_out_test` they are those that are not [held out](Dataset::divided).
 ///
 /// # Errors
 /// Those of [`Dataset::known`], [`Dataset::divided`] and [`Dataset::divide`].
@@ -759,9 +762,9 @@ pub fn open_training(
     limited(known, protocol)
 }
 
-/// Opens the test images of the known classes, and the unknown sets. With `held_out_test` the former are those that
-/// are [held out](Dataset::divided). With a protocol, only its known classes are known; the rest are the first unknown
-/// set, `other-classes`.
+/// Opens the test images of the known classes, and the unknown sets. With `held_out_test` the former are
+/// those that are [held out](Dataset::divided). With a protocol, only its known classes are known; the rest
+/// are the first unknown set, `other-classes`.
 ///
 /// # Errors
 /// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::divide`] and [`UnknownSet::open_all`].

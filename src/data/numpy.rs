@@ -1,5 +1,5 @@
-//! Arrays of NumPy: archives (`.npz`) with images and labels, and arrays (`.npy`) with `labels.npy` beside them, as
-//! CIFAR-10-C's.
+//! Arrays of NumPy: archives (`.npz`) with images and labels, and arrays (`.npy`) with `labels.npy` beside
+//! them, as CIFAR-10-C's.
 
 use std::path::{Path, PathBuf};
 
@@ -39,8 +39,8 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
     path.extension().is_some_and(|end| extensions.iter().any(|extension| end.eq_ignore_ascii_case(extension)))
 }
 
-/// What a path stands for: an archive, the only one of a folder, or an array, which may be followed by `:` and a
-/// severity. A folder with images of other kinds, or with folders, is none of arrays.
+/// What a path stands for: an archive, the only one of a folder, or an array, which may be followed by `:`
+/// and a severity. A folder with images of other kinds, or with folders, is none of arrays.
 fn place(path: &Path) -> Option<Place> {
     if path.is_dir() {
         let entries = super::folder::entries(path).ok()?;

@@ -1,4 +1,5 @@
-//! Hugging Face's data sets as Parquet: a column of encoded images and one of labels, whose names are in the metadata.
+//! Hugging Face's data sets as Parquet: a column of encoded images and one of labels, whose names are in the
+//! metadata.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,8 +44,8 @@ fn split_of(path: &Path) -> Option<&'static str> {
     TRAIN.into_iter().chain(TEST).find(|split| *split == word)
 }
 
-/// The beginning of a shard's name, its number and the number of shards: `train-00000-of-00005.parquet`, or with a hash
-/// before the extension.
+/// The beginning of a shard's name, its number and the number of shards: `train-00000-of-00005.parquet`, or
+/// with a hash before the extension.
 fn numbered(file: &Path) -> Option<(&str, usize, usize)> {
     let (before, after) = file.file_stem()?.to_str()?.split_once("-of-")?;
     let (beginning, number) = before.rsplit_once('-')?;
@@ -100,8 +101,8 @@ fn shards(folder: &Path) -> Vec<Shard> {
 }
 
 /// The files of a data set: one that is named, or those in a folder or in `data` in it, or else those of each
-/// configuration, which has a folder of its own. Beside image files, in class folders or not, only numbered shards
-/// count: other files describe the images.
+/// configuration, which has a folder of its own. Beside image files, in class folders or not, only numbered
+/// shards count: other files describe the images.
 fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     if is_parquet(path) {
         return vec![(path.to_owned(), vec![(None, path.to_owned())])];
@@ -293,8 +294,8 @@ mod with_parquet {
         Ok(())
     }
 
-    /// Reads a structure of Thrift's compact protocol. The outermost is the header of a page, whose fields 2 and 3 are
-    /// its sizes unpacked and packed.
+    /// Reads a structure of Thrift's compact protocol. The outermost is the header of a page, whose fields 2
+    /// and 3 are its sizes unpacked and packed.
     fn page_header(file: &mut impl Read, sizes: &mut [Option<i64>; 2], depth: usize) -> io::Result<()> {
         let mut id = 0;
         loop {

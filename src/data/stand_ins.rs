@@ -1,5 +1,5 @@
-//! Images that stand for unknown ones where there are none. They are made of known images, in ways that no training here
-//! learns from: one kind is near to known images, the other far from them.
+//! Images that stand for unknown ones where there are none. They are made of known images, in ways that no
+//! training here learns from: one kind is near to known images, the other far from them.
 
 use image::{Rgb, RgbImage};
 use ndarray::{Array4, ArrayView4};
@@ -37,8 +37,8 @@ impl StandIn {
         }
     }
 
-    /// One stand-in for each of some images, as bytes `[N, 3, H, W]`, with their classes. The same images and seed give the
-    /// same ones. Where all images are of one class, parts of any other are pasted.
+    /// One stand-in for each of some images, as bytes `[N, 3, H, W]`, with their classes. The same images and
+    /// seed give the same ones. Where all images are of one class, parts of any other are pasted.
     #[must_use]
     pub fn of(self, images: ArrayView4<u8>, labels: &[i64], seed: u64) -> Array4<u8> {
         let mut made = images.to_owned();
@@ -77,8 +77,8 @@ impl StandIn {
     }
 }
 
-/// The images of which stand-ins are made together: parts of nearly equal size, because one left alone could only be pasted
-/// onto itself.
+/// The images of which stand-ins are made together: parts of nearly equal size, because one left alone could
+/// only be pasted onto itself.
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) fn in_chunks(images: &[usize]) -> impl Iterator<Item = &[usize]> {
     let parts = images.len().div_ceil(AT_ONCE);

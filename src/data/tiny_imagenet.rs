@@ -1,4 +1,5 @@
-//! Tiny ImageNet: `train/WNID/images/*.JPEG`, and `val/images/*.JPEG` with a table of their classes as test split.
+//! Tiny ImageNet: `train/WNID/images/*.JPEG`, and `val/images/*.JPEG` with a table of their classes as test
+//! split.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},

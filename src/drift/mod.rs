@@ -1,23 +1,24 @@
 //! Drift: whether the images of a stream are still like those for which a threshold was chosen.
 //!
-//! A [`Monitor`] takes the rejection score of each image, in the order in which the images come. It is a conformal
-//! test martingale: it bets against the hypothesis that the held-out images of the model and those of the stream are
-//! exchangeable. Under that hypothesis its capital M, which starts at 1, ever reaches 1 / alpha with a probability of
-//! at most alpha, whatever the network, the score and the length of the stream (Ville's inequality). After a change it
-//! grows exponentially.
+//! A [`Monitor`] takes the rejection score of each image, in the order in which the images come. It is a
+//! conformal test martingale: it bets against the hypothesis that the held-out images of the model and those
+//! of the stream are exchangeable. Under that hypothesis its capital M, which starts at 1, ever reaches 1 /
+//! alpha with a probability of at most alpha, whatever the network, the score and the length of the stream
+//! (Ville's inequality). After a change it grows exponentially.
 //!
-//! The p-value of an image is (#{s_i > s} + theta #{s_i = s}) / (number of scores), itself included, over the held-out
-//! scores and all earlier scores of the stream; theta is uniform on 0 to 1. These p-values are independent and
-//! uniform. Those against the held-out scores alone are not, because they share their errors: then the promise would
-//! be false. So all scores are kept, in 8 to 16 bytes an image.
+//! The p-value of an image is (#{s_i > s} + theta #{s_i = s}) / (number of scores), itself included, over the
+//! held-out scores and all earlier scores of the stream; theta is uniform on 0 to 1. These p-values are
+//! independent and uniform. Those against the held-out scores alone are not, because they share their errors:
+//! then the promise would be false. So all scores are kept, in 8 to 16 bytes an image.
 //!
-//! The bets are those of the simple jumper of Vovk et al., "Retrain or not retrain: conformal test martingales for
-//! change-point detection" (COPA 2021), and two things are added. It bets on higher and on lower scores, which a new
-//! kind in a few per cent of the images hardly changes: a fourth gambler bets on more scores among the highest. And
-//! while nothing changes the capital of a jumper falls exponentially, to 10^-18 or so in 10,000 images, all of which
-//! it would have to win back after a change: it has half of the capital, and the rest is given bit by bit to jumpers
-//! that begin later. M is the weighted mean of all these, and a martingale as each of them is. It is never less than
-//! half of the jumper that begins first, and falls no faster than 1 / n.
+//! The bets are those of the simple jumper of Vovk et al., "Retrain or not retrain: conformal test
+//! martingales for change-point detection" (COPA 2021), and two things are added. It bets on higher and on
+//! lower scores, which a new kind in a few per cent of the images hardly changes: a fourth gambler bets on
+//! more scores among the highest. And while nothing changes the capital of a jumper falls exponentially, to
+//! 10^-18 or so in 10,000 images, all of which it would have to win back after a change: it has half of the
+//! capital, and the rest is given bit by bit to jumpers that begin later. M is the weighted mean of all
+//! these, and a martingale as each of them is. It is never less than half of the jumper that begins first,
+//! and falls no faster than 1 / n.
 
 mod state;
 
@@ -31,8 +32,8 @@ use crate::{
 };
 pub use state::{Origin, StateFile};
 
-/// The default probability of a false alarm. After a change the martingale grows exponentially, so that the way from
-/// 20, for a probability of 0.05, to 100 takes few more images.
+/// The default probability of a false alarm. After a change the martingale grows exponentially, so that the
+/// way from 20, for a probability of 0.05, to 100 takes few more images.
 pub const ALPHA: f64 = 0.01;
 
 /// The share of the capital that is divided anew before each bet.
@@ -47,15 +48,16 @@ const HALF_LIFE: f64 = 1000.0;
 /// The share of the scores before that count as high for the gambler who bets on more of them.
 const TAIL: f64 = 0.05;
 
-/// What each gambler multiplies his capital by after a p-value; 1 in the mean of uniform ones. Three are those of the
-/// simple jumper: they bet on higher scores, on nothing, on lower scores. The fourth bets on more scores among the
-/// highest, as come from a new kind of image.
+/// What each gambler multiplies his capital by after a p-value; 1 in the mean of uniform ones. Three are
+/// those of the simple jumper: they bet on higher scores, on nothing, on lower scores. The fourth bets on
+/// more scores among the highest, as come from a new kind of image.
 fn odds(p: f64) -> [f64; 4] {
     let tail = if p <= TAIL { 2.0 } else { (1.0 - 2.0 * TAIL) / (1.0 - TAIL) };
     [1.5 - p, 1.0, 0.5 + p, tail]
 }
 
-/// Watches a stream of rejection scores. The same scores, seed and held-out scores give the same numbers, to the bit.
+/// Watches a stream of rejection scores. The same scores, seed and held-out scores give the same numbers, to
+/// the bit.
 #[derive(Debug)]
 pub struct Monitor {
     alpha: f64,
@@ -103,20 +105,20 @@ pub struct Recent {
     pub kolmogorov_smirnov: KolmogorovSmirnov,
 }
 
-/// The two-sample test of Kolmogorov and Smirnov. Its p-value is for a single look at a stream, not for a look every
-/// day.
+/// The two-sample test of Kolmogorov and Smirnov. Its p-value is for a single look at a stream, not for a
+/// look every day.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct KolmogorovSmirnov {
     /// The largest difference between the shares of scores up to a value, 0 to 1.
     pub statistic: f64,
-    /// The probability of such a difference between samples of the same images, by Kolmogorov's limit, which is too
-    /// large for few images and for ties.
+    /// The probability of such a difference between samples of the same images, by Kolmogorov's limit, which
+    /// is too large for few images and for ties.
     pub p_value: f64,
 }
 
 impl Monitor {
-    /// A monitor before its first image. `held_out` are the scores of the images for which the threshold was chosen,
-    /// in any order; the more there are, the sooner a change is noticed.
+    /// A monitor before its first image. `held_out` are the scores of the images for which the threshold was
+    /// chosen, in any order; the more there are, the sooner a change is noticed.
     ///
     /// # Errors
     /// [`Error::Setting`] if alpha is not above 0 and below 1, [`Error::NoHeldOutScores`] if there are none.
@@ -142,8 +144,8 @@ impl Monitor {
         })
     }
 
-    /// Adds the score of the next image. An infinite score counts as the greatest or the least finite one, NaN as the
-    /// greatest.
+    /// Adds the score of the next image. An infinite score counts as the greatest or the least finite one,
+    /// NaN as the greatest.
     pub fn push(&mut self, score: f32) {
         let score = finite(score);
         self.scores.push(score);
@@ -171,7 +173,8 @@ impl Monitor {
         }
     }
 
-    /// Compares the last images, or all if there are fewer, with the held-out ones; `None` before the first image.
+    /// Compares the last images, or all if there are fewer, with the held-out ones; `None` before the first
+    /// image.
     #[must_use]
     pub fn recent(&self, images: usize, threshold: f32) -> Option<Recent> {
         let mut scores = self.scores[self.scores.len().saturating_sub(images)..].to_vec();
@@ -202,8 +205,8 @@ fn finite(score: f32) -> f32 {
     if score.is_nan() { f32::MAX } else { score.clamp(f32::MIN, f32::MAX) }
 }
 
-/// A jumper: gamblers of whom each has his odds. Before each bet they share a part of their capital, and get a part of
-/// the reserve. As all bets are shares of a capital, that is as if another jumper began.
+/// A jumper: gamblers of whom each has his odds. Before each bet they share a part of their capital, and get
+/// a part of the reserve. As all bets are shares of a capital, that is as if another jumper began.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Martingale<const GAMBLERS: usize> {
     /// The natural logarithm of the capital, which can become too large for a number.
@@ -235,8 +238,8 @@ impl<const GAMBLERS: usize> Martingale<GAMBLERS> {
     }
 }
 
-/// Scores in sorted runs, each longer than the next, as in a binary counter. An insertion moves each score log n times
-/// in its life, a count takes log² n comparisons.
+/// Scores in sorted runs, each longer than the next, as in a binary counter. An insertion moves each score
+/// log n times in its life, a count takes log² n comparisons.
 #[derive(Debug)]
 struct Ranks(Vec<Vec<f32>>);
 

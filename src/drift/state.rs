@@ -19,8 +19,8 @@ use crate::{
 const FORMAT_VERSION: u32 = 1;
 /// What is added to the name of the file for that which is locked.
 const LOCK: &str = ".lock";
-/// The greatest difference between the martingale that the file states and that of its scores, relative above 1. Other
-/// processors may compute another last bit of a logarithm.
+/// The greatest difference between the martingale that the file states and that of its scores, relative above
+/// 1. Other processors may compute another last bit of a logarithm.
 const TOLERANCE: f64 = 1e-6;
 
 /// What the scores of a stream are. Those of different origin cannot be compared.
@@ -32,7 +32,8 @@ pub struct Origin {
     pub score: String,
 }
 
-/// The content of the file. The martingale follows from the scores; it is there to be looked at, and as a check.
+/// The content of the file. The martingale follows from the scores; it is there to be looked at, and as a
+/// check.
 #[derive(Serialize, Deserialize)]
 struct State<'a> {
     format_version: u32,
@@ -49,8 +50,8 @@ struct Version {
     format_version: u32,
 }
 
-/// The file with the state of a monitor. It is locked until it is dropped: a second process would lose the images of
-/// the first, or the first those of the second. The lock is an empty file beside it, which stays.
+/// The file with the state of a monitor. It is locked until it is dropped: a second process would lose the
+/// images of the first, or the first those of the second. The lock is an empty file beside it, which stays.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
@@ -62,9 +63,9 @@ impl StateFile {
     /// Opens a state, and brings a new monitor to where it was. Without a file the monitor stays as it is.
     ///
     /// # Errors
-    /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of another origin
-    /// or of another seed; [`Error::FormatVersion`] for a newer file; [`Error::Io`], also if the file could not be
-    /// written.
+    /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of
+    /// another origin or of another seed; [`Error::FormatVersion`] for a newer file; [`Error::Io`], also if
+    /// the file could not be written.
     pub fn open(path: &Path, origin: Origin, monitor: &mut Monitor) -> Result<Self> {
         let lock = lock(path)?;
         match fs::read(path) {

@@ -56,7 +56,8 @@ impl Builder {
         name.to_owned()
     }
 
-    /// Adds a node that finds the `count` smallest values of each row, in any order, and returns the name of their tensor.
+    /// Adds a node that finds the `count` smallest values of each row, in any order, and returns the name of
+    /// their tensor.
     pub(super) fn smallest(&mut self, name: &str, input: &str, count: usize) -> String {
         let [wanted, places] = ["count", "places"].map(|part| format!("{name}/{part}"));
         self.ints(&wanted, &[count as i64]);

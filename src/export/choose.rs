@@ -1,4 +1,5 @@
-//! The choice of the rejection score, without unknown images: held-out known images are told from stand-ins made of them.
+//! The choice of the rejection score, without unknown images: held-out known images are told from stand-ins
+//! made of them.
 
 use ndarray::{Array1, Array2};
 
@@ -18,8 +19,8 @@ struct Compared {
     stand_ins: Vec<Array1<f32>>,
 }
 
-/// Compares the candidates on known images and stand-ins, whose names and features these are; `None` without images.
-/// `magnitude` is the length of the anchors.
+/// Compares the candidates on known images and stand-ins, whose names and features these are; `None` without
+/// images. `magnitude` is the length of the anchors.
 pub(super) fn choose(
     fitter: &Fitter,
     magnitude: f64,
@@ -83,9 +84,9 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The terms of the candidates, in the order of preference: those of classes and those of features, for anchors of this
-/// length and so many training images. More candidates would be chosen by chance, because stand-ins resemble unknown images
-/// only roughly.
+/// The terms of the candidates, in the order of preference: those of classes and those of features, for
+/// anchors of this length and so many training images. More candidates would be chosen by chance, because
+/// stand-ins resemble unknown images only roughly.
 fn candidates(magnitude: f64, images: usize) -> (Vec<Term>, Vec<Term>) {
     let warm = LogitScore::Energy { temperature: (magnitude / 2.0) as f32 };
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into(), FeatureScore::Fdbd.into()];

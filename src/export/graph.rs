@@ -48,8 +48,8 @@ fn logit_map(graph: &mut Builder, features: &str, layer: &str, batch: Option<usi
     graph.output(LOGIT_MAP, element::FLOAT, &[batch, Some(classes), None, None]);
 }
 
-/// A graph that maps one image to the minima, then the maxima, then the means of each channel, of the tensors that int8
-/// would quantise; and the names of these tensors.
+/// A graph that maps one image to the minima, then the maxima, then the means of each channel, of the tensors
+/// that int8 would quantise; and the names of these tensors.
 pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> {
     let mut graph = Builder::new(Numbers::Observe(Vec::new()));
     let options = ExportOptions { batch: Some(1), ..ExportOptions::default() };
@@ -119,9 +119,9 @@ fn mean_of_views(graph: &mut Builder, features: &str, width: usize) -> String {
 /// The name of the normalised images.
 const NORMALIZED: &str = "cac/input/normalized";
 
-/// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded into
-/// convolutions. With both views the features are the means of those of images and of their mirror images. Returns the
-/// tensor whose average over the image are the features, if there is one.
+/// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded
+/// into convolutions. With both views the features are the means of those of images and of their mirror
+/// images. Returns the tensor whose average over the image are the features, if there is one.
 fn network(
     graph: &mut Builder,
     layers: &[Layer],

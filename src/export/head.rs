@@ -288,7 +288,8 @@ fn length(graph: &mut Builder, prefix: &str, rows: &str, is_column: bool) -> Str
     graph.node("Sqrt", &format!("{prefix}/length"), &[&square], vec![])
 }
 
-/// Adds the squared distances between points and the rows of a matrix, which is stored in 16 bits if that loses nothing.
+/// Adds the squared distances between points and the rows of a matrix, which is stored in 16 bits if that
+/// loses nothing.
 fn squared_distances(graph: &mut Builder, name: &str, points: &str, rows: &Array2<f32>) -> String {
     let is_half = |&value: &f32| half::f16::from_f32(value).to_f32() == value;
     if rows.iter().all(is_half) {
@@ -315,8 +316,8 @@ const MATRIX_CLASSES: usize = 256;
 /// The number of anchors whose offsets to the logits are in memory at the same time.
 const BLOCK: usize = 256;
 
-/// Adds the squared distances to fixed anchors, in time and memory linear in the number of classes: the sum of
-/// z² before and behind class c, plus (z_c - magnitude)².
+/// Adds the squared distances to fixed anchors, in time and memory linear in the number of classes: the sum
+/// of z² before and behind class c, plus (z_c - magnitude)².
 fn distances_to_fixed(graph: &mut Builder, magnitude: f32) {
     graph.floats("magnitude", &[], &[magnitude]);
     graph.scalar("cac/axis", 1);

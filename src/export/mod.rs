@@ -38,8 +38,8 @@ use crate::{
     scorer::{Outputs, Provider, Scorer, greatest_difference, tract::TRACT},
 };
 
-/// The largest difference of a logit from the trained network's that the self-check allows, as a share of the image's
-/// largest logit or, if that is below 1, of 1.
+/// The largest difference of a logit from the trained network's that the self-check allows, as a share of the
+/// image's largest logit or, if that is below 1, of 1.
 const fn tolerance(precision: ModelPrecision) -> f64 {
     match precision {
         ModelPrecision::Float32 => 1e-4,
@@ -54,17 +54,18 @@ const HEAD_TOLERANCE: f64 = 1e-4;
 /// The options of an export.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportOptions {
-    /// The rejection score; by default the one that tells held-out known images best from stand-ins of unknown ones or,
-    /// without features in the checkpoint, that of its training.
+    /// The rejection score; by default the one that tells held-out known images best from stand-ins of
+    /// unknown ones or, without features in the checkpoint, that of its training.
     pub score: Option<RejectionScore>,
     /// The limit of the constants of a score of features, in bytes; see [`fit::fit`].
     pub limit: usize,
     /// Whether features are an output.
     pub features: bool,
-    /// Whether the logits of each place are an output: `logit_map`, for which the network must average its features over the
-    /// image, and known images must have been held out.
+    /// Whether the logits of each place are an output: `logit_map`, for which the network must average its
+    /// features over the image, and known images must have been held out.
     pub logit_map: bool,
-    /// Whether each predicted class has a threshold of its own, which keeps its share of the images of that class.
+    /// Whether each predicted class has a threshold of its own, which keeps its share of the images of that
+    /// class.
     pub per_class: bool,
     /// Whether the threshold is an optional input, with the chosen one as its default.
     pub threshold_input: bool,
@@ -102,8 +103,8 @@ impl Default for ExportOptions {
 /// How the threshold is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ThresholdRule {
-    /// The [threshold](method::threshold) that keeps this share, 0 to below 1, of new known images, from held-out ones; from
-    /// the known test images if the training held none out.
+    /// The [threshold](method::threshold) that keeps this share, 0 to below 1, of new known images, from
+    /// held-out ones; from the known test images if the training held none out.
     Keep(f64),
     /// This value.
     Value(f32),
@@ -147,8 +148,8 @@ pub struct Exported {
 /// If the check fails, nothing is written and `path` is unchanged.
 ///
 /// # Errors
-/// [`Error::Weights`] and [`Error::Setting`] if the checkpoint or the options are invalid, those of [`decide`],
-/// [`Error::SelfCheck`] if the check fails, [`Error::Io`] if the file cannot be written.
+/// [`Error::Weights`] and [`Error::Setting`] if the checkpoint or the options are invalid, those of
+/// [`decide`], [`Error::SelfCheck`] if the check fails, [`Error::Io`] if the file cannot be written.
 pub fn export(checkpoint: &Checkpoint, options: &ExportOptions, path: &Path) -> Result<Exported> {
     let (exported, bytes) = build(checkpoint, options)?;
     atomic::write(path, &bytes)?;
@@ -223,12 +224,12 @@ fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifes
     Ok((manifest, score))
 }
 
-/// Chooses score and threshold. Returns the score, and the metadata that an export writes, without what it measures:
-/// metrics and golden batch.
+/// Chooses score and threshold. Returns the score, and the metadata that an export writes, without what it
+/// measures: metrics and golden batch.
 ///
 /// # Errors
-/// [`Error::Setting`] and [`Error::TooFewHeldOut`] if score or threshold cannot be chosen, [`Error::NotFinite`] if a given threshold
-/// is not finite, [`Error::Weights`] if the last layer is missing.
+/// [`Error::Setting`] and [`Error::TooFewHeldOut`] if score or threshold cannot be chosen,
+/// [`Error::NotFinite`] if a given threshold is not finite, [`Error::Weights`] if the last layer is missing.
 pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifest, FittedScore)> {
     let facts = &checkpoint.facts;
     let last_layer = checkpoint.last_layer()?;
@@ -290,9 +291,9 @@ fn producer() -> String {
 /// The shares of known images that operating points keep, where there are enough images for them.
 const OPERATING_POINTS: [f64; 3] = [0.9, 0.95, 0.99];
 
-/// The score of places: that of the image if it is one of logits, the one of logits in a sum, else the energy. Single places
-/// have larger logits than their mean, the image, so that those of a strong class are far from its anchor: the distance
-/// would take them for unknown.
+/// The score of places: that of the image if it is one of logits, the one of logits in a sum, else the
+/// energy. Single places have larger logits than their mean, the image, so that those of a strong class are
+/// far from its anchor: the distance would take them for unknown.
 fn place_score(checkpoint: &Checkpoint, score: &FittedScore) -> Result<PlaceScore> {
     let refused = |reason: &str| Err(Error::setting("logit map", true, reason));
     if checkpoint.facts.averages_views {
@@ -316,8 +317,8 @@ fn place_score(checkpoint: &Checkpoint, score: &FittedScore) -> Result<PlaceScor
     Ok(PlaceScore { score, held_out_scores })
 }
 
-/// The logits of the known images from which thresholds are chosen, and whether these are the test images: a recipe that
-/// trains on all images, such as the tutorial's, leaves no others.
+/// The logits of the known images from which thresholds are chosen, and whether these are the test images: a
+/// recipe that trains on all images, such as the tutorial's, leaves no others.
 fn chosen_from(checkpoint: &Checkpoint) -> (&Array2<f32>, bool) {
     let calibrating = &checkpoint.held_out.calibrating;
     match checkpoint.test.as_ref().filter(|_| calibrating.is_empty()) {
@@ -369,8 +370,8 @@ fn threshold(
         Some(known) => format!("{} held-out training images of {known}", scores.len()),
         None => format!("{} known images given at the import", scores.len()),
     };
-    // The images of an import are as a rule those of the training, and an int8 file has other scores than the network of
-    // which these are.
+    // The images of an import are as a rule those of the training, and an int8 file has other scores than the
+    // network of which these are.
     let holds =
         !is_from_test && checkpoint.facts.imported.is_none() && options.precision != ModelPrecision::Int8;
     let kept_at_least = keep.filter(|_| holds).map(|keep| match &by_class {
@@ -468,8 +469,8 @@ fn check(checkpoint: &Checkpoint, head: &Head, scorer: &Scorer, precision: Model
     Ok(difference)
 }
 
-/// The largest difference of a logit, as a share of the image's largest one: rounding within a network errs by a share of
-/// what it adds up, also where the sum is small.
+/// The largest difference of a logit, as a share of the image's largest one: rounding within a network errs
+/// by a share of what it adds up, also where the sum is small.
 fn difference_of_logits(found: ArrayView2<f32>, expected: ArrayView2<f32>) -> f64 {
     let of_image = |(found, expected): (ArrayView1<f32>, ArrayView1<f32>)| {
         let largest = expected.fold(1.0_f32, |most, logit| most.max(logit.abs()));
@@ -545,8 +546,8 @@ fn rounding(term: &FittedTerm, activations: &Activations) -> Array1<f64> {
         FittedTerm::Features(_, constants) => {
             constants.rounding(activations.features()).mapv(|error| ROUNDINGS * f64::from(error))
         }
-        // A float32 distance has seven digits. For a far image, its rounding error decides the softmin of two similar
-        // distances, and the softmin is multiplied by the distance.
+        // A float32 distance has seven digits. For a far image, its rounding error decides the softmin of two
+        // similar distances, and the softmin is multiplied by the distance.
         FittedTerm::Logits(score) => activations.distances.map_axis(Axis(1), |row| {
             let is_of_squares = *score == LogitScore::PytorchOod;
             let far = row.fold(0.0_f32, |most, &d| most.max(if is_of_squares { d * d } else { d }));

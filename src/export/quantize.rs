@@ -1,9 +1,11 @@
-//! Int8 quantisation: the ranges and means of activations on known images, and the scales and biases that follow.
+//! Int8 quantisation: the ranges and means of activations on known images, and the scales and biases that
+//! follow.
 //!
 //! Activations become bytes, value / scale + zero point. Weights become -63..=63 with one scale per output
 //! channel: seven bits, because processors without VNNI add two products in 16 bits, which 8-bit weights
-//! would overflow. What rounding the weights adds to the mean of an output is subtracted from its bias (Nagel et al.,
-//! arXiv 1906.04721): in depthwise convolutions, which add few products, it is the greater part of the error.
+//! would overflow. What rounding the weights adds to the mean of an output is subtracted from its bias (Nagel
+//! et al., arXiv 1906.04721): in depthwise convolutions, which add few products, it is the greater part of
+//! the error.
 
 use std::collections::BTreeMap;
 
@@ -70,7 +72,8 @@ pub(super) fn by_channel(
     (scales, whole)
 }
 
-/// What quantised weights `[outputs, inputs of a group, ...]` add to the mean of each output, for inputs with these means.
+/// What quantised weights `[outputs, inputs of a group, ...]` add to the mean of each output, for inputs with
+/// these means.
 pub(super) fn added_means(
     weights: &[f32],
     (scales, whole): (&[f32], &[i8]),
@@ -95,8 +98,8 @@ const BATCH: usize = 32;
 
 /// Ranges and means of each tensor over all images `[N, 3, H, W]`.
 ///
-/// `observer` is a graph that maps one image to the minima, then the maxima, then the means of each channel, of the
-/// tensors.
+/// `observer` is a graph that maps one image to the minima, then the maxima, then the means of each channel,
+/// of the tensors.
 pub(super) fn ranges(observer: &[u8], tensors: &[String], images: ArrayView4<f32>) -> Result<Ranges> {
     let failed = |reason: String| Error::Runtime { runtime: "tract", reason };
     let (count, channels, height, width) = images.dim();

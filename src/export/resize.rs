@@ -1,10 +1,11 @@
-//! Resizing inside the graph, byte-identical to [`image::pixels`](crate::image::pixels) and so to Pillow, in operators that
-//! every runtime has.
+//! Resizing inside the graph, byte-identical to [`image::pixels`](crate::image::pixels) and so to Pillow, in
+//! operators that every runtime has.
 //!
-//! Each axis is a product with a matrix of weights, which the graph computes from the shape of the images. Pillow's weights
-//! are integers of 22 bits, and a sum of their products with bytes has more bits than a float32. Therefore each weight is
-//! the sum of two numbers with few bits: the products with either are exact, in any order of summation. An output pixel
-//! reads few source pixels: outputs are computed in groups, each from the span of pixels that it reads.
+//! Each axis is a product with a matrix of weights, which the graph computes from the shape of the images.
+//! Pillow's weights are integers of 22 bits, and a sum of their products with bytes has more bits than a
+//! float32. Therefore each weight is the sum of two numbers with few bits: the products with either are
+//! exact, in any order of summation. An output pixel reads few source pixels: outputs are computed in groups,
+//! each from the span of pixels that it reads.
 
 use std::{
     cell::{Cell, RefCell},
@@ -33,15 +34,15 @@ use crate::{
 /// The number of output pixels in a group.
 const GROUP: usize = 16;
 
-/// The bits of the low part of a weight. Sums of products with bytes stay below 2^24 for both parts, up to 1,000 source
-/// pixels for one.
+/// The bits of the low part of a weight. Sums of products with bytes stay below 2^24 for both parts, up to
+/// 1,000 source pixels for one.
 const LOW_BITS: u32 = 7;
 
 /// A lower bound of the sum of the kernel over the source pixels of an output pixel that is in the image.
 const LEAST_SUM: f64 = 0.25;
 
-/// Adds the nodes from `images`, bytes `[N, H, W, 3]` of any size, to [`RESIZED`], bytes as float32 `[N, 3, height, width]`
-/// of an input.
+/// Adds the nodes from `images`, bytes `[N, H, W, 3]` of any size, to [`RESIZED`], bytes as float32 `[N, 3,
+/// height, width]` of an input.
 pub(super) fn resize(graph: &mut Builder, input: &Input) {
     let nodes = Nodes::new(graph);
     let images = nodes.value("images");
@@ -51,8 +52,8 @@ pub(super) fn resize(graph: &mut Builder, input: &Input) {
     let vertical = Axis::new(&nodes, input, [&height, &to_height], input.height);
     let horizontal = Axis::new(&nodes, input, [&width, &to_width], input.width);
 
-    // Pillow changes the height first where it shrinks by more than twice as many pixels as the width. There is no control
-    // flow: all images take that way, or none.
+    // Pillow changes the height first where it shrinks by more than twice as many pixels as the width. There
+    // is no control flow: all images take that way, or none.
     let (lower, narrower) = (&height - &to_height, &width - &to_width);
     let is_vertical_first = lower.with("Greater", &narrower * 2).with("And", lower.with("Greater", 0));
     let tall = &count * is_vertical_first.cast(element::INT64);
@@ -145,7 +146,8 @@ pub(super) fn check(model: &Model, input: &Input, batch: Option<usize>) -> Resul
     Ok(checked)
 }
 
-/// Heights and widths of images for an input: smaller and larger ones, in portrait and landscape, and two lines.
+/// Heights and widths of images for an input: smaller and larger ones, in portrait and landscape, and two
+/// lines.
 fn sizes_to_check(height: usize, width: usize) -> [[usize; 2]; 9] {
     [
         [height, width],
@@ -197,15 +199,16 @@ struct Axis<'a> {
     span: Option<[Value<'a>; 2]>,
     /// The source pixels of each group, `[groups, span]`, from the first that is read on.
     indices: Value<'a>,
-    /// The parts of their weights for each output pixel, `[groups, GROUP, span]`: in units of 2^-15, the low part as a
-    /// fraction.
+    /// The parts of their weights for each output pixel, `[groups, GROUP, span]`: in units of 2^-15, the low
+    /// part as a fraction.
     weights: [Value<'a>; 2],
     /// Whether an output pixel is in the image, `[room]`; `None` if all are.
     is_inside: Option<Value<'a>>,
 }
 
 impl<'a> Axis<'a> {
-    /// The axis on which `from` pixels become `to`, of which the middle is kept, or padded, where `room` is another number.
+    /// The axis on which `from` pixels become `to`, of which the middle is kept, or padded, where `room` is
+    /// another number.
     fn new(nodes: &'a Nodes<'a>, input: &Input, [from, to]: [&Value<'a>; 2], room: usize) -> Self {
         let fit = input.resize.fit;
         let radius = input.resize.filter.radius() as i64;

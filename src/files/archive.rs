@@ -50,17 +50,18 @@ pub struct Unpacked {
     pub sha256: String,
 }
 
-/// Unpacks an archive, whose content tells what it is, into an empty folder. A single compressed file gets the name of
-/// the archive without `.gz`. `progress` receives the bytes of the archive that are done, and their total.
+/// Unpacks an archive, whose content tells what it is, into an empty folder. A single compressed file gets
+/// the name of the archive without `.gz`. `progress` receives the bytes of the archive that are done, and
+/// their total.
 ///
-/// Nothing is written outside of the folder and no file is written twice. Only files and folders are made, with the
-/// usual permissions; links, pipes and devices are left out. The contents are at most 16 times as long as the archive
-/// and 1 MiB more, in at most a million entries.
+/// Nothing is written outside of the folder and no file is written twice. Only files and folders are made,
+/// with the usual permissions; links, pipes and devices are left out. The contents are at most 16 times as
+/// long as the archive and 1 MiB more, in at most a million entries.
 ///
 /// # Errors
-/// [`Error::Archive`] if it is no archive, is damaged, holds more, or the name of an entry is absolute, leads out of
-/// the folder, is not UTF-8, is not allowed on this system, or is there twice; [`Error::Io`]. What was unpacked before
-/// remains in the folder.
+/// [`Error::Archive`] if it is no archive, is damaged, holds more, or the name of an entry is absolute, leads
+/// out of the folder, is not UTF-8, is not allowed on this system, or is there twice; [`Error::Io`]. What was
+/// unpacked before remains in the folder.
 pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Contents> {
     let unreadable = |source| Error::Io { action: "read", path: archive.to_owned(), source };
     let file = File::open(archive).map_err(unreadable)?;
@@ -327,8 +328,8 @@ fn unwritable(place: &Path, name: &[u8], error: io::Error) -> Fault {
     }
 }
 
-/// The path of an entry below the folder, with `/` between the parts; `None` for the folder itself. Otherwise what is
-/// wrong with the name.
+/// The path of an entry below the folder, with `/` between the parts; `None` for the folder itself. Otherwise
+/// what is wrong with the name.
 fn relative(name: &[u8], is_windows: bool) -> std::result::Result<Option<String>, &'static str> {
     const LEADS_OUT: &str = "leads out of the folder";
     let name = std::str::from_utf8(name).map_err(|_| "is not UTF-8")?;

@@ -43,7 +43,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, fill).map(drop)
 }
 
-/// [`write`] for a file that `fill` writes. Returns what `fill` returns; where that is false, `path` is unchanged.
+/// [`write`] for a file that `fill` writes. Returns what `fill` returns; where that is false, `path` is
+/// unchanged.
 ///
 /// # Errors
 /// Those of [`write`] and of `fill`.
@@ -72,8 +73,8 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<bool>
     end().map_err(Error::io("write", path))
 }
 
-/// Puts a file, which must not change from then on, at `path` as well: as a link where the file system has them, else as
-/// a copy.
+/// Puts a file, which must not change from then on, at `path` as well: as a link where the file system has
+/// them, else as a copy.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -125,7 +126,8 @@ fn try_out(folder: &Path) -> io::Result<()> {
     // Open, and so locked, until it is removed.
     let _new = new.persist(&old)?;
     match old.close() {
-        // Another process has removed it: it took the file that was replaced for one that a killed writer left.
+        // Another process has removed it: it took the file that was replaced for one that a killed writer
+        // left.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         closed => closed,
     }
@@ -185,7 +187,8 @@ pub fn unfinished_folder(within: &Path) -> io::Result<(tempfile::TempDir, Option
     }
 }
 
-/// [Removes](remove_unfinished) what killed writers have left in a folder, once: many files may be written to it.
+/// [Removes](remove_unfinished) what killed writers have left in a folder, once: many files may be written to
+/// it.
 fn clean(folder: &Path) {
     static CLEANED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let mut cleaned = CLEANED.lock().unwrap_or_else(PoisonError::into_inner);

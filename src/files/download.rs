@@ -27,7 +27,8 @@ pub(crate) struct Remote<'a> {
     pub expected: Expected<'a>,
     /// The most bytes of a file whose length is not published.
     pub most: u64,
-    /// What is wrong with the content of a file, if anything. It is asked where no whole SHA-256 is published.
+    /// What is wrong with the content of a file, if anything. It is asked where no whole SHA-256 is
+    /// published.
     pub fault: fn(&Path) -> Result<Option<String>>,
     /// The environment variable that names another source, for errors.
     pub mirror: &'static str,
@@ -56,13 +57,14 @@ struct Patience {
 const PATIENCE: Patience =
     Patience { answer: Duration::from_secs(30), window: Duration::from_secs(60), least: 60 * 1024 };
 
-/// Downloads a file unless it exists, and verifies what is published about it. Its SHA-256, where none is published, is
-/// recorded in `FILE.sha256` when the file is first seen, and must stay the same. An interrupted transfer is resumed.
+/// Downloads a file unless it exists, and verifies what is published about it. Its SHA-256, where none is
+/// published, is recorded in `FILE.sha256` when the file is first seen, and must stay the same. An
+/// interrupted transfer is resumed.
 ///
 /// # Errors
 /// [`Error::Download`] if no server can be reached, the connection is closed early, or another file comes;
-/// [`Error::Checksum`] if the existing file has another checksum; [`Error::Io`] if the file cannot be written or the
-/// disk has no room for it.
+/// [`Error::Checksum`] if the existing file has another checksum; [`Error::Io`] if the file cannot be written
+/// or the disk has no room for it.
 pub(crate) fn fetch(remote: &Remote, file: &Path, observe: impl FnMut(Step)) -> Result<Checksums> {
     fetch_within(PATIENCE, remote, file, observe)
 }
@@ -80,8 +82,8 @@ fn part_of(file: &Path) -> PathBuf {
 /// Verifies an existing file. Its SHA-256 is recorded beside it if none is yet.
 ///
 /// # Errors
-/// [`Error::Checksum`] if it has another checksum than the published or the recorded one; [`Error::Io`] if it cannot be
-/// read.
+/// [`Error::Checksum`] if it has another checksum than the published or the recorded one; [`Error::Io`] if it
+/// cannot be read.
 pub(crate) fn verify(expected: &Expected, file: &Path) -> Result<Checksums> {
     let record = record_of(file);
     let recorded = recorded(expected, &record);

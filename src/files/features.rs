@@ -1,8 +1,8 @@
 //! Features of sets of images in an NPZ file, from which scores are computed without the model.
 //!
-//! `last_layer/weight` is `[C, F]`, `last_layer/bias` `[C]`, `anchors` `[C, C]`. Each set has `NAME/features` `[N, F]`,
-//! `NAME/logits` `[N, C]` and `NAME/label` `[N]`. The first set is `training`, to which scores are fitted; `known` and the
-//! unknown sets follow.
+//! `last_layer/weight` is `[C, F]`, `last_layer/bias` `[C]`, `anchors` `[C, C]`. Each set has `NAME/features`
+//! `[N, F]`, `NAME/logits` `[N, C]` and `NAME/label` `[N]`. The first set is `training`, to which scores are
+//! fitted; `known` and the unknown sets follow.
 
 use std::{
     collections::HashSet,
@@ -70,8 +70,8 @@ pub fn check_names(unknown: &[&str]) -> Result<()> {
 }
 
 impl FeatureFile {
-    /// Calls `take` with what fits scores to the training images, of which one in five standardises sums, unless it is the last
-    /// of its class.
+    /// Calls `take` with what fits scores to the training images, of which one in five standardises sums,
+    /// unless it is the last of its class.
     pub fn with_fitter<R>(&self, limit: Option<usize>, take: impl FnOnce(&Fitter) -> R) -> R {
         let labels = &self.training.labels;
         let all = 0..labels.len();

@@ -1,4 +1,5 @@
-//! Files: atomic writes, downloads, archives, checksums, signatures, score files, and formats that several modules read.
+//! Files: atomic writes, downloads, archives, checksums, signatures, score files, and formats that several
+//! modules read.
 
 #[cfg(feature = "files")]
 pub mod archive;

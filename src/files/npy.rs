@@ -18,8 +18,8 @@ pub(crate) enum Refusal {
 /// Reads the header of an array; its values follow.
 pub(crate) fn open<R: Read>(mut reader: R) -> Result<NpyFile<R>, Refusal> {
     let head = head(&mut reader).map_err(Refusal::Broken)?;
-    // npyz's parser of Python literals hangs on nested ones, and it multiplies the lengths without a check. The
-    // header of an array of numbers or texts is one dictionary with one tuple.
+    // npyz's parser of Python literals hangs on nested ones, and it multiplies the lengths without a check.
+    // The header of an array of numbers or texts is one dictionary with one tuple.
     let text = String::from_utf8_lossy(&head[if head[6] > 1 { 12 } else { 10 }..]);
     let count = |bracket: char| text.matches(bracket).count();
     if count('[') > 0 || count('{') > 1 || count('(') > 1 {

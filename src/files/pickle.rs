@@ -1,8 +1,9 @@
 //! Reads a pickle as data.
 //!
-//! A pickle is a program that may call any function. This reader never executes it: it recognises the functions
-//! that rebuild tensors of PyTorch, arrays of NumPy and mappings, and does their work itself. What any other function
-//! would make becomes an object that has only the items and the state that the pickle gives it.
+//! A pickle is a program that may call any function. This reader never executes it: it recognises the
+//! functions that rebuild tensors of PyTorch, arrays of NumPy and mappings, and does their work itself. What
+//! any other function would make becomes an object that has only the items and the state that the pickle
+//! gives it.
 
 use std::{
     borrow::Cow,
@@ -16,7 +17,8 @@ const LONGEST_NAME: usize = 256;
 /// The maximum number of axes of a tensor or an array.
 const MOST_AXES: usize = 8;
 
-/// The result of a pickle, as nodes that refer to each other by index, so that deep nesting needs no recursion.
+/// The result of a pickle, as nodes that refer to each other by index, so that deep nesting needs no
+/// recursion.
 pub(crate) struct Pickle<'a> {
     nodes: Vec<Node<'a>>,
     root: usize,
@@ -221,7 +223,8 @@ impl<'a> Pickle<'a> {
         tensors
     }
 
-    /// Calls `take` with the key and the node of each child. A child without a key is a part of the container.
+    /// Calls `take` with the key and the node of each child. A child without a key is a part of the
+    /// container.
     fn visit(&self, container: usize, take: &mut dyn FnMut(&str, usize)) {
         match &self.nodes[container] {
             Node::Dict(entries) => {

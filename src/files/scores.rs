@@ -3,8 +3,8 @@
 //! One entry per image: `score` (larger = more likely unknown), `label` (the true class, negative for unknown
 //! images) and, optionally, `prediction` (the predicted class). CSV has these as columns with a header,
 //! separated by commas, semicolons or tabs, and may name the unknown set of an image in a column `set`. NPZ
-//! (`numpy.savez`) has them as arrays of one shape and any numeric type. Files written here also have the name
-//! of each image as `image`, in NPZ as UTF-8 bytes.
+//! (`numpy.savez`) has them as arrays of one shape and any numeric type. Files written here also have the
+//! name of each image as `image`, in NPZ as UTF-8 bytes.
 
 use std::{
     fs::File,
@@ -49,9 +49,9 @@ const MOST_IN_MEMORY: u64 = 1 << 27;
 /// memory. The content tells NPZ from CSV. `column` names the column or array of scores.
 ///
 /// # Errors
-/// [`Error::Io`], those of `take`, and [`Error::ScoreFile`] if the file is malformed or something else, lacks a
-/// column or has it twice, if a score is NaN or a class not an integer, or, after the last entry, if no label is negative or
-/// every label is.
+/// [`Error::Io`], those of `take`, and [`Error::ScoreFile`] if the file is malformed or something else, lacks
+/// a column or has it twice, if a score is NaN or a class not an integer, or, after the last entry, if no
+/// label is negative or every label is.
 pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
     let (mut known, mut unknown) = (false, false);
     read_entries(path, column, true, |entry| {
@@ -210,7 +210,8 @@ fn read_npz(
         let shapes = format!("`{column}` {:?}, `{}` {:?}", scores.shape, other.name, other.shape);
         return Err(broken(path, format!("its arrays differ in shape: {shapes}")));
     }
-    // In one order all arrays have the values of an image at the same place. Scores alone are in the order of C.
+    // In one order all arrays have the values of an image at the same place. Scores alone are in the order of
+    // C.
     let is_mixed = !is_labelled || others().any(|other| other.order != scores.order);
     let scores = scores.in_order(is_mixed, path)?;
     let mut labels = label.map(|array| array.in_order(is_mixed, path)).transpose()?;

@@ -6,8 +6,8 @@ use minisign_verify::{PublicKey, Signature};
 
 use crate::error::{Error, Result};
 
-/// Checks that a signature file was made for these bytes with the secret key of `public_key`, which is given in
-/// base64, as minisign prints it, or as the text of minisign's file.
+/// Checks that a signature file was made for these bytes with the secret key of `public_key`, which is given
+/// in base64, as minisign prints it, or as the text of minisign's file.
 ///
 /// # Errors
 /// [`Error::Io`] if the signature cannot be read, [`Error::Signature`] if it or the key is malformed, or

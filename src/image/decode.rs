@@ -15,8 +15,8 @@ use crate::{
 /// transparency is dropped, and of several images the first is read.
 ///
 /// # Errors
-/// [`Error::Io`] if the file cannot be read, [`Error::Image`] if its format is not supported, it is damaged, its
-/// pixels need more than 512 MiB, or its width or height exceeds 65,535 pixels.
+/// [`Error::Io`] if the file cannot be read, [`Error::Image`] if its format is not supported, it is damaged,
+/// its pixels need more than 512 MiB, or its width or height exceeds 65,535 pixels.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
@@ -65,8 +65,8 @@ pub(super) fn check_size(
     }
 }
 
-/// The pixels that a file of any length may hold, and those for each of its bytes. Deflate, the best compression
-/// but for single-coloured images, makes 1,032 bytes of one: 8,256 pixels of one bit.
+/// The pixels that a file of any length may hold, and those for each of its bytes. Deflate, the best
+/// compression but for single-coloured images, makes 1,032 bytes of one: 8,256 pixels of one bit.
 const FREE_PIXELS: u64 = 1 << 24;
 const PIXELS_PER_BYTE: u64 = 8192;
 

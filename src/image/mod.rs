@@ -27,7 +27,8 @@ pub(crate) use resize::{Frame, Region, is_unchanged, region};
 #[cfg(feature = "export")]
 pub(crate) use resize::{WEIGHT_BITS, enlarged, fill};
 
-/// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, GIF, and further ones of JPEG.
+/// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, GIF, and further ones
+/// of JPEG.
 pub const EXTENSIONS: [&str; 12] =
     ["bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
@@ -56,8 +57,8 @@ impl Default for Input {
     }
 }
 
-/// How an image of any size is brought to the size of a network's input; in JSON an object with `fit`, for a crop its
-/// `share`, and `filter`.
+/// How an image of any size is brought to the size of a network's input; in JSON an object with `fit`, for a
+/// crop its `share`, and `filter`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resize {
     /// What becomes of the proportions.
@@ -75,14 +76,15 @@ pub enum Fit {
     /// Each side is resized to that of the input; proportions are not kept.
     #[default]
     Stretch,
-    /// The image is resized until it covers floor(side of the input / share) pixels in height and width, its other side
-    /// truncated, and cropped at the centre. For a square input that is what timm and torchvision do: `Resize(int)`, then
-    /// `CenterCrop`.
+    /// The image is resized until it covers floor(side of the input / share) pixels in height and width, its
+    /// other side truncated, and cropped at the centre. For a square input that is what timm and torchvision
+    /// do: `Resize(int)`, then `CenterCrop`.
     Crop {
         /// The share of the short side that is kept, above 0 and at most 1.
         share: f64,
     },
-    /// The image is resized until it fits, centred, and padded with the mean, rounded to a byte: Pillow's `ImageOps.pad`.
+    /// The image is resized until it fits, centred, and padded with the mean, rounded to a byte: Pillow's
+    /// `ImageOps.pad`.
     Pad,
 }
 
@@ -174,8 +176,8 @@ impl Input {
     ///
     /// # Errors
     /// [`Error::Setting`] if the size is out of range, a mean is not in 0..=1, or a standard deviation is not
-    /// above 0 and at most 1: those of bytes are no values of an input; or if the share of a crop is not above 0 and
-    /// at most 1.
+    /// above 0 and at most 1: those of bytes are no values of an input; or if the share of a crop is not
+    /// above 0 and at most 1.
     pub(crate) fn check(&self, sizes: &RangeInclusive<usize>) -> Result<()> {
         if let Some(size) = [self.height, self.width].into_iter().find(|size| !sizes.contains(size)) {
             let (least, most) = (sizes.start(), sizes.end());
@@ -229,8 +231,9 @@ impl Input {
     }
 }
 
-/// Resizes an image to RGB bytes `[3, height, width]` of an input, as its [`Resize`] says. The result is byte-identical
-/// to that of Pillow 13, and so of torchvision and timm on a PIL image. An empty image becomes black.
+/// Resizes an image to RGB bytes `[3, height, width]` of an input, as its [`Resize`] says. The result is
+/// byte-identical to that of Pillow 13, and so of torchvision and timm on a PIL image. An empty image becomes
+/// black.
 #[must_use]
 pub fn pixels(image: &RgbImage, input: &Input) -> Vec<u8> {
     resize::planes(image, input)

@@ -1,5 +1,6 @@
-//! Resizing, byte-identical to Pillow and therefore to torchvision and timm: antialiased, in integer arithmetic, rounded
-//! after each of the two passes, in Pillow's order. Other rounding changes a model's scores.
+//! Resizing, byte-identical to Pillow and therefore to torchvision and timm: antialiased, in integer
+//! arithmetic, rounded after each of the two passes, in Pillow's order. Other rounding changes a model's
+//! scores.
 
 use std::ops::Range;
 
@@ -27,8 +28,8 @@ impl Region {
     }
 }
 
-/// What a resize does along one axis: `from` pixels become `to`. Those from `skipped` on are kept, as many as there is
-/// room for from `place` on.
+/// What a resize does along one axis: `from` pixels become `to`. Those from `skipped` on are kept, as many as
+/// there is room for from `place` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Axis {
     from: usize,
@@ -77,8 +78,8 @@ pub(crate) fn enlarged(input: &Input, share: f64) -> [usize; 2] {
     [input.height, input.width].map(|side| (side as f64 / share).floor() as usize)
 }
 
-/// The height and width of an image that covers a rectangle and is no larger than it must be; not rounded, but
-/// truncated, as torchvision's `Resize` does for the short side of a square.
+/// The height and width of an image that covers a rectangle and is no larger than it must be; not rounded,
+/// but truncated, as torchvision's `Resize` does for the short side of a square.
 fn covering((height, width): (usize, usize), [to_height, to_width]: [usize; 2]) -> (usize, usize) {
     if height.saturating_mul(to_width) <= width.saturating_mul(to_height) {
         (to_height, to_height.saturating_mul(width) / height)
@@ -121,7 +122,8 @@ impl Placement {
         Self { axes, room: [input.height, input.width] }
     }
 
-    /// The place in the input, in shares of its height and width, of one in the image; `None` outside of the input.
+    /// The place in the input, in shares of its height and width, of one in the image; `None` outside of the
+    /// input.
     pub fn at(&self, place: [f64; 2]) -> Option<[f64; 2]> {
         let along = |axis: usize| {
             let Axis { to, skipped, place: free, .. } = self.axes[axis];
@@ -137,8 +139,8 @@ pub(crate) fn fill(input: &Input) -> [u8; 3] {
     input.mean.map(|mean| (255.0 * mean).round_ties_even() as u8)
 }
 
-/// Where the pixels of an input lie in an image that becomes this input without resampling. The image has the size that a
-/// crop enlarges to, else that of the input.
+/// Where the pixels of an input lie in an image that becomes this input without resampling. The image has the
+/// size that a crop enlarges to, else that of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame {
     /// The height of the image.
@@ -186,8 +188,8 @@ pub(super) fn planes(image: &RgbImage, input: &Input) -> Vec<u8> {
     planes
 }
 
-/// A region of an image, resized in one resampling to bytes `[3, height, width]`; black if it is empty. The result is
-/// that of Pillow's `image.crop(box).resize((width, height), filter)`.
+/// A region of an image, resized in one resampling to bytes `[3, height, width]`; black if it is empty. The
+/// result is that of Pillow's `image.crop(box).resize((width, height), filter)`.
 ///
 /// # Panics
 /// If the region is not inside the image.
@@ -242,8 +244,8 @@ fn resample(
     }
 }
 
-/// Whether Pillow 13 changes the height first: where it shrinks by more than twice as many pixels as the width.
-/// Earlier versions always change the width first.
+/// Whether Pillow 13 changes the height first: where it shrinks by more than twice as many pixels as the
+/// width. Earlier versions always change the width first.
 fn is_vertical_first(vertical: Axis, horizontal: Axis) -> bool {
     let shrinks = |axis: Axis| axis.from as i64 - axis.to as i64;
     shrinks(vertical) > (2 * shrinks(horizontal)).max(0)

@@ -89,8 +89,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
     Ok((RgbImage::from_raw(width, height, rgb).ok_or("it is truncated")?, orientation))
 }
 
-/// Checks that the decoder reads the directory as it is. It prints to stderr when it refuses a text longer than the
-/// file, in place of a number that it needs. In a BigTIFF it loses its place after a value of an unknown type.
+/// Checks that the decoder reads the directory as it is. It prints to stderr when it refuses a text longer
+/// than the file, in place of a number that it needs. In a BigTIFF it loses its place after a value of an
+/// unknown type.
 fn check_directory(bytes: &[u8]) -> Result<(), Reason> {
     let Some(directory) = Directory::of_tiff(bytes) else { return Ok(()) };
     let is_needed = |tag| matches!(tag, 256..=268 | 273..=284 | 317..=347 | 530 | 700);

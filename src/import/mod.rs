@@ -25,7 +25,8 @@ pub struct ImportOptions {
     pub classes: Option<Vec<String>>,
     /// The input of the network. A size that the weights fix takes precedence.
     pub input: Input,
-    /// The training loss; its magnitude gives the anchors if the file has none. Fixed anchors of the file take precedence over it.
+    /// The training loss; its magnitude gives the anchors if the file has none. Fixed anchors of the file
+    /// take precedence over it.
     pub loss: Loss,
 }
 
@@ -148,10 +149,10 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
     }
 }
 
-/// Runs known images through the network, and makes their class means the anchors if requested. A quarter of the images
-/// calibrates, another one chooses, and to the rest scores are fitted; of fewer than 76 images all calibrate. Returns the
-/// accuracy, 0 to 1; a low one suggests classes in another order. `progress` receives the number of images of each
-/// finished batch: [`Calibration::work`] in all.
+/// Runs known images through the network, and makes their class means the anchors if requested. A quarter of
+/// the images calibrates, another one chooses, and to the rest scores are fitted; of fewer than 76 images all
+/// calibrate. Returns the accuracy, 0 to 1; a low one suggests classes in another order. `progress` receives
+/// the number of images of each finished batch: [`Calibration::work`] in all.
 ///
 /// # Errors
 /// Those of [`export::export`] and of [`eval::outputs`].

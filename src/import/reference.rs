@@ -1,5 +1,5 @@
-//! A reference forward pass in double precision: plain loops, and matrix products for convolutions in one group. The
-//! self-check of imported weights compares with it, because there are no logits from training.
+//! A reference forward pass in double precision: plain loops, and matrix products for convolutions in one
+//! group. The self-check of imported weights compares with it, because there are no logits from training.
 
 use ndarray::{
     Array2, ArrayView2, ArrayView3, ArrayView4, ArrayViewMut2, Axis, Slice, linalg::general_mat_mul,
@@ -181,7 +181,8 @@ impl Activation {
         }
     }
 
-    /// The values that a tap of a kernel reads for row `y` of the output, without end; those of the padding are 0.
+    /// The values that a tap of a kernel reads for row `y` of the output, without end; those of the padding
+    /// are 0.
     fn tapped<'a>(
         &self,
         source: &'a [f64],

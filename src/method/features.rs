@@ -6,30 +6,30 @@ use std::fmt;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 
-/// A score of the features f and the logits z. Larger = more likely unknown. As text `knn:K` or, for K = 10, `knn`;
-/// `mahalanobis`, `unit-mahalanobis`, `relative-mahalanobis`, `fdbd` or `vim`.
+/// A score of the features f and the logits z. Larger = more likely unknown. As text `knn:K` or, for K = 10,
+/// `knn`; `mahalanobis`, `unit-mahalanobis`, `relative-mahalanobis`, `fdbd` or `vim`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeatureScore {
-    /// The distance from f/|f| to the K-th nearest of the training features, which have length 1, too (Sun et al., ICML
-    /// 2022); 0 to 2.
+    /// The distance from f/|f| to the K-th nearest of the training features, which have length 1, too (Sun et
+    /// al., ICML 2022); 0 to 2.
     Knn {
         /// K, 1 to 1,000.
         neighbours: usize,
     },
-    /// Half the squared Mahalanobis distance to the nearest class mean, with the scatter within classes (Lee et al.,
-    /// NeurIPS 2018); at least 0.
+    /// Half the squared Mahalanobis distance to the nearest class mean, with the scatter within classes (Lee
+    /// et al., NeurIPS 2018); at least 0.
     Mahalanobis,
-    /// The same of f/|f|, with the scatter and the means of features of length 1 (Müller and Hein, "Mahalanobis++", ICML
-    /// 2025).
+    /// The same of f/|f|, with the scatter and the means of features of length 1 (Müller and Hein,
+    /// "Mahalanobis++", ICML 2025).
     UnitMahalanobis,
-    /// The squared Mahalanobis distance to the nearest class mean, less that to the mean of all images, with the scatter
-    /// of all (Ren et al., arXiv 2106.09022).
+    /// The squared Mahalanobis distance to the nearest class mean, less that to the mean of all images, with
+    /// the scatter of all (Ren et al., arXiv 2106.09022).
     RelativeMahalanobis,
-    /// The mean distance to the decision boundaries, relative to the distance to the mean feature, negated (Liu and Qin,
-    /// ICML 2024); at most 0.
+    /// The mean distance to the decision boundaries, relative to the distance to the mean feature, negated
+    /// (Liu and Qin, ICML 2024); at most 0.
     Fdbd,
-    /// The virtual logit, which is the length of what the principal space of the training features leaves of f, scaled, less
-    /// log sum exp z (Wang et al., CVPR 2022).
+    /// The virtual logit, which is the length of what the principal space of the training features leaves of
+    /// f, scaled, less log sum exp z (Wang et al., CVPR 2022).
     Vim,
 }
 
@@ -51,7 +51,8 @@ pub enum Constants {
         within: Affine,
         /// The class means there, `[C, D]`.
         means: Array2<f32>,
-        /// Maps features to dimensions in which the scatter of all images is the identity and their mean is 0.
+        /// Maps features to dimensions in which the scatter of all images is the identity and their mean is
+        /// 0.
         background: Option<Affine>,
     },
     /// Of `fdbd`.
@@ -205,8 +206,8 @@ impl Constants {
 }
 
 impl Constants {
-    /// How far float32 may move each score `[N]` of features `[N, F]`, by order of magnitude: small differences of large
-    /// numbers lose digits.
+    /// How far float32 may move each score `[N]` of features `[N, F]`, by order of magnitude: small
+    /// differences of large numbers lose digits.
     #[cfg(feature = "export")]
     pub(crate) fn rounding(&self, features: ArrayView2<f32>) -> Array1<f32> {
         let squares = |points: ArrayView2<f32>| points.map_axis(Axis(1), |row| row.dot(&row));

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{RejectionScore, Term};
 use crate::error::{Error, Result};
 
-/// A score of the logits z and their Euclidean distances d to the anchors. Larger = more likely unknown. As text
-/// `cac`, `min-distance`, `pytorch-ood`, `msp`, `max-logit`, `energy` or, for a temperature other than 1, `energy:T`.
+/// A score of the logits z and their Euclidean distances d to the anchors. Larger = more likely unknown. As
+/// text `cac`, `min-distance`, `pytorch-ood`, `msp`, `max-logit`, `energy` or, for a temperature other than
+/// 1, `energy:T`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "RejectionScore", into = "RejectionScore")]
 pub enum LogitScore {

@@ -90,8 +90,8 @@ impl Loss {
         if losses.is_empty() { 0.0 } else { losses.iter().sum::<f64>() / losses.len() as f64 }
     }
 
-    /// The loss of each known image, with fixed anchors. Images with negative labels (unknown), or labels of C and above, are
-    /// left out.
+    /// The loss of each known image, with fixed anchors. Images with negative labels (unknown), or labels of
+    /// C and above, are left out.
     ///
     /// This is the double-precision reference for the differentiable loss of `train`, which receives only
     /// known images.

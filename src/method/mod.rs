@@ -1,7 +1,8 @@
 //! Class Anchor Clustering (CAC; Miller et al., WACV 2021, arXiv 2004.02434): anchors, distances, rejection
 //! scores, the decision, and the loss as a reference.
 //!
-//! Shapes: N images, C classes, F features; logits, distances and their gradients are `[N, C]`. A larger rejection score means *more likely unknown*.
+//! Shapes: N images, C classes, F features; logits, distances and their gradients are `[N, C]`. A larger
+//! rejection score means *more likely unknown*.
 
 mod anchors;
 mod features;

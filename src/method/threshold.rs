@@ -13,10 +13,10 @@ pub fn needed(keep: f64) -> usize {
     ((keep / (1.0 - keep) - 1e-9).ceil() as usize).max(1)
 }
 
-/// The conformal threshold that keeps a new known image with a probability of at least `keep` (0 to below 1), given the
-/// scores of n known images in ascending order: the k-th, k = ⌈(n + 1) keep⌉. The promise holds for any network, if these
-/// images and the new one are drawn alike and had no part in its training or in the choice of its epoch and score
-/// (split conformal prediction; Vovk et al., 2005).
+/// The conformal threshold that keeps a new known image with a probability of at least `keep` (0 to below 1),
+/// given the scores of n known images in ascending order: the k-th, k = ⌈(n + 1) keep⌉. The promise holds for
+/// any network, if these images and the new one are drawn alike and had no part in its training or in the
+/// choice of its epoch and score (split conformal prediction; Vovk et al., 2005).
 ///
 /// # Errors
 /// [`Error::Setting`] if `keep` is out of range, [`Error::TooFewHeldOut`] with fewer scores than
@@ -43,8 +43,8 @@ fn rank(count: usize, keep: f64) -> usize {
     (((count + 1) as f64 * keep - 1e-9).ceil() as usize).max(1)
 }
 
-/// The share of new known images that the [`threshold`] of `count` scores keeps with a confidence of 95 %: the 5 %
-/// quantile of Beta(k, n + 1 - k), the distribution of that share over all draws of the n scores.
+/// The share of new known images that the [`threshold`] of `count` scores keeps with a confidence of 95 %:
+/// the 5 % quantile of Beta(k, n + 1 - k), the distribution of that share over all draws of the n scores.
 #[must_use]
 pub fn kept_at_least(count: usize, keep: f64) -> f64 {
     let rank = rank(count, keep).min(count);
@@ -57,7 +57,8 @@ pub fn kept_at_least(count: usize, keep: f64) -> f64 {
     low
 }
 
-/// The probability of `least` successes or more of `count`, each with probability `share`, above 0 and below 1.
+/// The probability of `least` successes or more of `count`, each with probability `share`, above 0 and below
+/// 1.
 fn binomial_tail(count: usize, least: usize, share: f64) -> f64 {
     let odds = (share / (1.0 - share)).ln();
     // The logarithm of the probability of i successes, from i = 0.
@@ -72,9 +73,9 @@ fn binomial_tail(count: usize, least: usize, share: f64) -> f64 {
     tail
 }
 
-/// The p-value of a new image with this score, given the scores of n known images in ascending order: (1 + the number of
-/// scores that are not smaller) / (n + 1), above 0 and at most 1. A known image has a p-value of at most a with a
-/// probability of at most a.
+/// The p-value of a new image with this score, given the scores of n known images in ascending order: (1 +
+/// the number of scores that are not smaller) / (n + 1), above 0 and at most 1. A known image has a p-value
+/// of at most a with a probability of at most a.
 #[must_use]
 pub fn p_value(ascending: &[f32], score: f32) -> f32 {
     // A NaN is unknown: no score is larger.

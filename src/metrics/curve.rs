@@ -5,8 +5,8 @@ use super::{Bootstrap, Counts, Interval, Ranked, RankedKnown, Resample, precisio
 /// The number of places at which a band is measured.
 const PLACES: usize = 101;
 
-/// A curve over all thresholds. Both coordinates are shares, and x ascends. The area under the polyline through
-/// its points is the metric of the same name.
+/// A curve over all thresholds. Both coordinates are shares, and x ascends. The area under the polyline
+/// through its points is the metric of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Curve {
     /// The share of unknown images flagged against the share of known images flagged; its area is the AUROC.
@@ -15,8 +15,8 @@ pub(crate) enum Curve {
     PrecisionOfUnknown,
     /// Precision against recall with *known* as the positive class; its area is AUPR-IN.
     PrecisionOfKnown,
-    /// The share of known images accepted and correct against the share of unknown images accepted; its area is
-    /// the OSCR.
+    /// The share of known images accepted and correct against the share of unknown images accepted; its area
+    /// is the OSCR.
     Oscr,
 }
 
@@ -85,8 +85,8 @@ pub(crate) fn places() -> impl Iterator<Item = f64> {
     (0..PLACES).map(|place| (1.0 - (std::f64::consts::PI * place as f64 / (PLACES - 1) as f64).cos()) / 2.0)
 }
 
-/// The heights at the [`places`] of a polyline with ascending x. Where it is vertical, it has the height at which it
-/// arrives; at its start that at which it leaves.
+/// The heights at the [`places`] of a polyline with ascending x. Where it is vertical, it has the height at
+/// which it arrives; at its start that at which it leaves.
 fn heights(mut points: impl Iterator<Item = [f64; 2]>) -> Vec<f64> {
     let mut before = points.next().unwrap_or([0.0; 2]);
     let mut at = before;
@@ -101,8 +101,8 @@ fn heights(mut points: impl Iterator<Item = [f64; 2]>) -> Vec<f64> {
         .collect()
 }
 
-/// The 95 % bands of some curves for each set of unknown images: an interval of the height at each of the [`places`].
-/// Empty without resamples.
+/// The 95 % bands of some curves for each set of unknown images: an interval of the height at each of the
+/// [`places`]. Empty without resamples.
 pub(crate) fn bands(
     curves: &[Curve],
     known: &RankedKnown,
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn the_areas_are_the_metrics() {
         let (known, unknown) = example();
-        let metrics = Metrics::of(&known, &unknown);
+        let (metrics, _) = Metrics::with_balance(&known, &unknown);
         let metrics = [metrics.auroc, metrics.aupr_out, metrics.aupr_in, metrics.oscr.unwrap()];
         for (curve, metric) in Curve::ALL.into_iter().zip(metrics) {
             let points = curve.points(&known, &unknown);

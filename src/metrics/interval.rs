@@ -76,15 +76,15 @@ impl Interval {
     }
 
     /// Wilson's interval of a share among so many images.
-    fn of_share(share: f64, n: f64) -> Self {
+    pub(crate) fn of_share(share: f64, n: f64) -> Self {
         let centre = share + Z * Z / (2.0 * n);
         let reach = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
         let at = |value: f64| (value / (1.0 + Z * Z / n)).clamp(0.0, 1.0);
         Self { low: at(centre - reach), high: at(centre + reach) }
     }
 
-    /// The interval of a weighted sum of independent shares, whose weights sum to 1: Wilson's for the number of images at which
-    /// a single share would have its variance.
+    /// The interval of a weighted sum of independent shares, whose weights sum to 1: Wilson's for the number
+    /// of images at which a single share would have its variance.
     pub(crate) fn of_shares(shares: impl IntoIterator<Item = Share>) -> Self {
         let (mut sum, mut variance, mut inverse) = (0.0, 0.0, 0.0);
         for Share { weight, share, images } in shares {
@@ -164,10 +164,10 @@ impl Resample {
     }
 }
 
-/// The interval of the mean AUROC over unknown sets that share their known images, with the variance of DeLong et al. (1988)
-/// on the scale of logits, on which it holds for few images too (Pepe, 2003). It is 0..=1 if a side has a single
-/// image, because its variance is undefined. An AUROC of 0 or 1 has none: the interval is Wilson's for as many images as
-/// the smallest set or the known ones have, whichever are fewer.
+/// The interval of the mean AUROC over unknown sets that share their known images, with the variance of
+/// DeLong et al. (1988) on the scale of logits, on which it holds for few images too (Pepe, 2003). It is
+/// 0..=1 if a side has a single image, because its variance is undefined. An AUROC of 0 or 1 has none: the
+/// interval is Wilson's for as many images as the smallest set or the known ones have, whichever are fewer.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
     let count = sets.len() as f64;
     // Per known image, the share of unknown images that score higher, averaged over the sets; a tie counts
@@ -239,7 +239,7 @@ mod tests {
     fn drawing_each_image_once_changes_nothing() {
         let (known, unknown) = example(300, 200, 1);
         let once = Resample { known: vec![1; 300], unknown: vec![vec![1; 200]] };
-        assert_eq!(once.metrics(&known, 0, &unknown), Metrics::of(&known, &unknown));
+        assert_eq!(once.metrics(&known, 0, &unknown), Metrics::with_balance(&known, &unknown).0);
     }
 
     #[test]
@@ -264,7 +264,7 @@ mod tests {
         let width = delong.high - delong.low;
         assert!((delong.low - drawn[0].low).abs() < width / 10.0, "{delong:?} {drawn:?}");
         assert!((delong.high - drawn[0].high).abs() < width / 10.0, "{delong:?} {drawn:?}");
-        let auroc = Metrics::of(&known, &unknown).auroc;
+        let auroc = Metrics::with_balance(&known, &unknown).0.auroc;
         let [low, middle, high] = [delong.low, auroc, delong.high].map(|share| (share / (1.0 - share)).ln());
         assert!(((low + high) / 2.0 - middle).abs() < 1e-12);
     }

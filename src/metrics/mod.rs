@@ -109,14 +109,8 @@ impl Metrics {
         Ok(Self::with_balance(&RankedKnown::new(known, correct)?, &Ranked::new(unknown)?).0)
     }
 
-    /// The metrics of ranked scores.
-    #[cfg(test)]
-    pub(crate) fn of(known: &RankedKnown, unknown: &Ranked) -> Self {
-        Self::with_balance(known, unknown).0
-    }
-
-    /// The metrics of ranked scores, and the two shares of which the detection accuracy is the mean: those of the unknown images
-    /// caught and of the known ones kept.
+    /// The metrics of ranked scores, and the two shares of which the detection accuracy is the mean: those of
+    /// the unknown images caught and of the known ones kept.
     pub(crate) fn with_balance(known: &RankedKnown, unknown: &Ranked) -> (Self, [f64; 2]) {
         let total = Counts {
             unknown: unknown.len() as u64,

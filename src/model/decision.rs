@@ -38,7 +38,8 @@ pub struct Decision {
 pub struct PlaceScore {
     /// The score.
     pub score: LogitScore,
-    /// This score of the known images from which thresholds are chosen, as wholes, in ascending order; one or more.
+    /// This score of the known images from which thresholds are chosen, as wholes, in ascending order; one or
+    /// more.
     pub held_out_scores: Vec<f32>,
 }
 
@@ -47,8 +48,8 @@ pub struct PlaceScore {
 pub struct Threshold {
     /// An image is unknown if its score is larger.
     pub value: f32,
-    /// The share of new known images that the threshold keeps, 0 to below 1, in the mean over all draws of the images that
-    /// it was chosen from; `None` if the value was set by hand.
+    /// The share of new known images that the threshold keeps, 0 to below 1, in the mean over all draws of
+    /// the images that it was chosen from; `None` if the value was set by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<f64>,
     /// The share of new known images that it keeps with a confidence of 95 %; `None` without such a
@@ -58,14 +59,14 @@ pub struct Threshold {
     /// Description of the known images from which thresholds are chosen: held-out ones, unless
     /// [`is_from_test`](Self::is_from_test).
     pub data: String,
-    /// Whether these are the test images, because the training held none out. What the threshold keeps of them is then
-    /// no estimate.
+    /// Whether these are the test images, because the training held none out. What the threshold keeps of
+    /// them is then no estimate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_from_test: bool,
     /// The scores of these images in ascending order, so that another share can be chosen.
     pub held_out_scores: Vec<f32>,
-    /// Thresholds by predicted class, `[C]`, on a score of which [`value`](Self::value) is no threshold: the file's score is
-    /// relative to them. `None` if one threshold holds for all classes.
+    /// Thresholds by predicted class, `[C]`, on a score of which [`value`](Self::value) is no threshold: the
+    /// file's score is relative to them. `None` if one threshold holds for all classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<f32>>,
     /// Further thresholds, in the order of the output `unknown_at`.
@@ -74,8 +75,8 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// The share of new known images that the threshold was chosen to keep; `None` if the threshold in use is another, or if it
-    /// was set by hand.
+    /// The share of new known images that the threshold was chosen to keep; `None` if the threshold in use is
+    /// another, or if it was set by hand.
     #[must_use]
     pub fn share_kept_by(&self, threshold: f32) -> Option<f64> {
         self.keep.filter(|_| threshold.to_bits() == self.value.to_bits())

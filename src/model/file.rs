@@ -36,8 +36,8 @@ const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", FEATURES, LOGIT_MAP
 /// What the last layer reads, `[N, F]`.
 pub(crate) const FEATURES: &str = "features";
 
-/// The logits of each place, `[N, C, h, w]`: the last layer applied to the features before they are averaged over the
-/// image. Because both are linear, their mean over the places are the logits.
+/// The logits of each place, `[N, C, h, w]`: the last layer applied to the features before they are averaged
+/// over the image. Because both are linear, their mean over the places are the logits.
 pub(crate) const LOGIT_MAP: &str = "logit_map";
 
 /// The maximum size of a fixed batch: 4,096 images, or as many as fit into 1 GiB of float32.
@@ -54,7 +54,8 @@ pub(crate) struct ModelFile {
     pub threshold: f32,
     /// The batch size of the graph, if it is fixed.
     pub batch: Option<usize>,
-    /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`. A model that resizes takes bytes.
+    /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`. A model that resizes takes
+    /// bytes.
     pub takes_bytes: bool,
     /// The names of the outputs, in their order, and the length of a row of a matrix.
     pub outputs: Vec<(String, Option<usize>)>,
@@ -63,7 +64,8 @@ pub(crate) struct ModelFile {
 }
 
 impl ModelFile {
-    /// Parses a file; `origin` names it in errors. The tensors of [`Bytes`](prost::bytes::Bytes) are not copied.
+    /// Parses a file; `origin` names it in errors. The tensors of [`Bytes`](prost::bytes::Bytes) are not
+    /// copied.
     pub fn parse(bytes: impl Buf, origin: &str) -> Result<(Self, Model)> {
         let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
         let model = Model::decode(bytes).map_err(|error| broken(format!("not an ONNX file: {error}")))?;
@@ -114,8 +116,8 @@ impl ModelFile {
     }
 }
 
-/// Checks that the model is self-contained, because ONNX Runtime would open other files that a model names, and
-/// that its numbers are finite, because runtimes differ in what they make of NaN: max(0, NaN) may be 0.
+/// Checks that the model is self-contained, because ONNX Runtime would open other files that a model names,
+/// and that its numbers are finite, because runtimes differ in what they make of NaN: max(0, NaN) may be 0.
 fn check_tensors(model: &Model, graph: &Graph) -> std::result::Result<(), String> {
     let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
     let is_odd = |attribute: &Attribute| {
@@ -249,8 +251,8 @@ pub(super) fn last_layer(graph: &Graph, classes: usize) -> Option<(LastLayer, &s
 /// A model file with the output `features`, which is added if it is missing.
 ///
 /// # Errors
-/// [`Error::Model`] and [`Error::FormatVersion`] if it is not a valid model of this toolkit, or its last layer is not as
-/// this toolkit writes it.
+/// [`Error::Model`] and [`Error::FormatVersion`] if it is not a valid model of this toolkit, or its last
+/// layer is not as this toolkit writes it.
 #[cfg(all(feature = "files", feature = "tract"))]
 pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
     let (file, model) = ModelFile::parse(bytes.clone(), origin)?;
@@ -276,7 +278,8 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
             attribute: Vec::new(),
         });
     }
-    // A reader of protobuf merges messages that follow each other, so that the file keeps what is not decoded here.
+    // A reader of protobuf merges messages that follow each other, so that the file keeps what is not decoded
+    // here.
     let added = Model { graph: Some(added), ..Model::default() };
     Ok([&bytes[..], &added.encode_to_vec()].concat().into())
 }

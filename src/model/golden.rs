@@ -1,5 +1,5 @@
-//! The golden batch: a model's outputs at its export for images from a formula. They travel in the file, so that
-//! every runtime can be checked without further data.
+//! The golden batch: a model's outputs at its export for images from a formula. They travel in the file, so
+//! that every runtime can be checked without further data.
 
 use ndarray::{Array4, ArrayView2};
 use serde::{Deserialize, Serialize};
@@ -38,9 +38,9 @@ impl GoldenBatch {
     }
 }
 
-/// The golden images, bytes `[6, 3, H, W]`. Image n has squares of a random colour: the byte of channel c at row y
-/// and column x is the highest byte of `splitmix64(n 2^48 + c 2^40 + (y / s) 2^20 + x / s)`, where s is the length
-/// of a square.
+/// The golden images, bytes `[6, 3, H, W]`. Image n has squares of a random colour: the byte of channel c at
+/// row y and column x is the highest byte of `splitmix64(n 2^48 + c 2^40 + (y / s) 2^20 + x / s)`, where s is
+/// the length of a square.
 #[must_use]
 pub fn images(input: &Input) -> Array4<u8> {
     Array4::from_shape_fn((SQUARES.len(), 3, input.height, input.width), |(n, c, y, x)| {

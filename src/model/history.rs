@@ -38,7 +38,8 @@ pub struct History {
     /// Name and version of the runtime that the file was checked with when it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked_with: Option<String>,
-    /// The comparison of the graph's resizing with [`image::pixels`](crate::image::pixels), if the graph resizes.
+    /// The comparison of the graph's resizing with [`image::pixels`](crate::image::pixels), if the graph
+    /// resizes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resize_check: Option<ResizeCheck>,
     /// Name of the weights file, if the network was imported.
@@ -181,10 +182,10 @@ impl Training {
     }
 
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
-    /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images` (the
-    /// number of training images), `held_out_test` (the share of images to test on), `test_images` (their number),
-    /// `skipped` (the number of images that could not be read) or `epoch` (the number of finished epochs
-    /// after which the weights were taken).
+    /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
+    /// (the number of training images), `held_out_test` (the share of images to test on), `test_images`
+    /// (their number), `skipped` (the number of images that could not be read) or `epoch` (the number of
+    /// finished epochs after which the weights were taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()

@@ -1,5 +1,6 @@
-//! The messages of an ONNX file (`onnx.proto`, IR version 8) with the fields that this toolkit reads or writes;
-//! others are skipped. A scalar attribute is written even if it is 0, because some readers reject an absent one.
+//! The messages of an ONNX file (`onnx.proto`, IR version 8) with the fields that this toolkit reads or
+//! writes; others are skipped. A scalar attribute is written even if it is 0, because some readers reject an
+//! absent one.
 
 use prost::{Message, bytes::Bytes};
 

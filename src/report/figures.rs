@@ -99,8 +99,8 @@ fn threshold_rule(subject: &Subject) -> Option<Mark> {
     Some(Mark::Rule { x, label: format!("threshold {}", number(x)) })
 }
 
-/// The shares of scores in bars of equal width. The outermost bars hold what lies beyond; NaN counts as beyond the
-/// right one.
+/// The shares of scores in bars of equal width. The outermost bars hold what lies beyond; NaN counts as
+/// beyond the right one.
 fn bars(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
     let mut counts = [0_usize; BARS];
     for &score in &set.scores {

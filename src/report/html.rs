@@ -1,6 +1,7 @@
 //! The page: one HTML file without scripts, whose images and styles are in it.
 //!
-//! `maud` makes it: its templates are checked when they are compiled, and everything that is put into them is escaped.
+//! `maud` makes it: its templates are checked when they are compiled, and everything that is put into them is
+//! escaped.
 
 use std::{fs, path::Path};
 

@@ -117,8 +117,9 @@ pub struct Row {
     pub intervals: Option<RowIntervals>,
 }
 
-/// 95 % intervals of a row: DeLong's for the AUROC; Wilson's for shares at a fixed threshold, such as the detection accuracy's; at
-/// least that and the bootstrap's for both FPR metrics; the bootstrap's for the rest.
+/// 95 % intervals of a row: DeLong's for the AUROC; Wilson's for shares at a fixed threshold, such as the
+/// detection accuracy's; at least that and the bootstrap's for both FPR metrics; the bootstrap's for the
+/// rest.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowIntervals {
     /// The interval of [`Row::unknown_caught`].
@@ -139,7 +140,8 @@ struct Member<'a> {
 /// What was measured of an unknown set.
 struct Measured {
     metrics: Metrics,
-    /// The shares of which the detection accuracy is the mean: of the unknown images caught and of the known ones kept.
+    /// The shares of which the detection accuracy is the mean: of the unknown images caught and of the known
+    /// ones kept.
     balance: [f64; 2],
     /// The share of unknown images that the threshold catches.
     caught: Option<f64>,
@@ -224,7 +226,7 @@ impl Report {
         members: &[Member],
         measured: &[Measured],
     ) {
-        let of_known = |share: f64| Interval::of_shares([Share { weight: 1.0, share, images: known.len() }]);
+        let of_known = |share: f64| Interval::of_share(share, known.len() as f64);
         let (accuracy, known_kept) = (self.accuracy.map(of_known), self.known_kept.map(of_known));
         self.intervals = Some(KnownIntervals { accuracy, known_kept });
 

@@ -41,7 +41,8 @@ pub(super) fn elided(text: &str, most: usize) -> String {
     format!("{head}…{tail}")
 }
 
-/// A text that does not change the direction of what stands around it, for SVG and plain text, which have no `bdi`.
+/// A text that does not change the direction of what stands around it, for SVG and plain text, which have no
+/// `bdi`.
 pub(super) fn isolated(text: &str) -> String {
     // The scripts before Hebrew are written from left to right.
     let is_plain = text.chars().all(|c| c < '\u{590}' || c == '…');

@@ -132,10 +132,11 @@ pub struct Page {
 #[derive(Debug, Clone)]
 pub(super) struct Section {
     pub subject: Subject,
-    /// The curves of the first [`SERIES`] unknown sets; empty without metrics, or where the subject is not shown in
-    /// detail.
+    /// The curves of the first [`SERIES`] unknown sets; empty without metrics, or where the subject is not
+    /// shown in detail.
     pub curves: Vec<Curves>,
-    /// The ROC curve against all unknown images; empty without metrics, or where it is not compared with others.
+    /// The ROC curve against all unknown images; empty without metrics, or where it is not compared with
+    /// others.
     pub roc: Vec<[f64; 2]>,
     /// The images that are judged wrongly, the most confident first.
     pub mistakes: Vec<(Kind, Vec<Mistake>)>,
@@ -290,8 +291,8 @@ impl Subject {
         classes
     }
 
-    /// The most confident mistakes of each kind, at most `most` of each. Without a threshold these are the unknown
-    /// images with the lowest scores, and the known ones with the highest.
+    /// The most confident mistakes of each kind, at most `most` of each. Without a threshold these are the
+    /// unknown images with the lowest scores, and the known ones with the highest.
     fn mistakes(&self, most: usize) -> Vec<(Kind, Vec<Mistake>)> {
         let has_threshold = self.threshold.is_some();
         let is_wrong = |place: usize| {
@@ -326,7 +327,8 @@ impl Subject {
 }
 
 impl Map {
-    /// The logits that an evaluation kept, in the plane of the known images and the anchors. `None` without logits.
+    /// The logits that an evaluation kept, in the plane of the known images and the anchors. `None` without
+    /// logits.
     #[must_use]
     pub fn new(evaluation: &Evaluation, anchors: &Anchors) -> Option<Self> {
         let finite = |set: &ScoredSet| -> Array2<f64> {
@@ -396,7 +398,8 @@ impl Thumbnail {
 }
 
 impl Page {
-    /// Computes what follows from the scores. Bands are as the intervals of the reports, if there is a bootstrap.
+    /// Computes what follows from the scores. Bands are as the intervals of the reports, if there is a
+    /// bootstrap.
     #[must_use]
     pub fn new(subjects: Vec<Subject>, runs: Vec<RunLog>, bootstrap: Option<Bootstrap>) -> Self {
         let each = THUMBNAILS / 3 / subjects.len().clamp(1, DETAILED);
@@ -454,8 +457,8 @@ impl Section {
         Self { subject, curves, roc, mistakes, folders }
     }
 
-    /// The name of an image as others may see it: unchanged if it stays below the current folder, else without the
-    /// folder that it shares with the images of its set.
+    /// The name of an image as others may see it: unchanged if it stays below the current folder, else
+    /// without the folder that it shares with the images of its set.
     pub fn shown_image(&self, mistake: Mistake) -> Option<&str> {
         let name = self.image(mistake)?;
         if !is_elsewhere(name) {
@@ -482,7 +485,8 @@ fn is_elsewhere(path: &str) -> bool {
     has_root || has_drive || path.split(SEPARATORS).any(|part| part == "..")
 }
 
-/// The folder that all paths from elsewhere are in, with the separator at its end. Empty if it is a root or none.
+/// The folder that all paths from elsewhere are in, with the separator at its end. Empty if it is a root or
+/// none.
 fn common_folder(paths: &[String]) -> &str {
     let mut elsewhere = paths.iter().map(String::as_str).filter(|path| is_elsewhere(path));
     let folder = |path: &str| path.rfind(SEPARATORS).map_or(0, |end| end + 1);
@@ -507,7 +511,8 @@ pub(super) fn last_part(path: &str) -> &str {
     path.rsplit(SEPARATORS).next().filter(|part| !part.is_empty()).unwrap_or(path)
 }
 
-/// A value of a model's history as others may see it: of paths from elsewhere, also in `NAME=PATH`, the last part.
+/// A value of a model's history as others may see it: of paths from elsewhere, also in `NAME=PATH`, the last
+/// part.
 pub(super) fn shareable(value: Value) -> Value {
     match value {
         Value::String(text) => {

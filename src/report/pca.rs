@@ -13,8 +13,8 @@ const ITERATIONS: usize = 60;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Plane {
     mean: Array1<f64>,
-    /// Two orthonormal axes as columns, `[C, 2]`: the first has the greatest variance. The component of an axis with
-    /// the greatest magnitude is positive. An axis without variance is 0.
+    /// Two orthonormal axes as columns, `[C, 2]`: the first has the greatest variance. The component of an
+    /// axis with the greatest magnitude is positive. An axis without variance is 0.
     axes: Array2<f64>,
     /// The share of the variance that lies in the plane, 0 to 1.
     pub explained: f64,
@@ -66,8 +66,8 @@ impl Plane {
     }
 }
 
-/// Makes columns orthonormal by Gram and Schmidt's method, twice for accuracy. A column that depends on those before
-/// becomes 0.
+/// Makes columns orthonormal by Gram and Schmidt's method, twice for accuracy. A column that depends on those
+/// before becomes 0.
 fn orthonormalise(columns: &mut Array2<f64>) {
     for index in 0..columns.ncols() {
         let (before, mut rest) = columns.view_mut().split_at(Axis(1), index);

@@ -27,9 +27,9 @@ const AS_KNOWN: [f32; 3] = [0.97, 0.0, 0.0];
 const UNKNOWN: [f32; 3] = [0.48, 0.155, 0.09];
 
 impl Places {
-    /// A picture: the photograph, beside it the same in grey under the colours of its places, and the scale below. The
-    /// colours go from near white, where every held-out known image scores higher, to red, where none does. What the input
-    /// of the network leaves out is dimmed.
+    /// A picture: the photograph, beside it the same in grey under the colours of its places, and the scale
+    /// below. The colours go from near white, where every held-out known image scores higher, to red, where
+    /// none does. What the input of the network leaves out is dimmed.
     #[must_use]
     pub fn picture(&self, photograph: &RgbImage, input: &Input) -> RgbImage {
         let shown = shown(photograph);
@@ -163,7 +163,8 @@ mod tests {
         let ([red, green, blue], last) = (colours[0], colours[20]);
         assert!(red.min(green).min(blue) > 240.0 && (red - blue).abs() < 1.0, "{colours:?}");
         assert!(last[0] > 150.0 && last[1] < 40.0 && last[2] < 60.0, "{last:?}");
-        // As whole channels: a power computed while compiling differs from one computed here in its last digits.
+        // As whole channels: a power computed while compiling differs from one computed here in its last
+        // digits.
         assert_eq!(ramp(1.5).map(|channel| channel as u8), last.map(|channel| channel as u8));
     }
 

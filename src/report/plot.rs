@@ -1,9 +1,10 @@
-//! Plots as SVG: axes, marks in the coordinates of the data, and a legend with the dash or the shape of each series.
+//! Plots as SVG: axes, marks in the coordinates of the data, and a legend with the dash or the shape of each
+//! series.
 //!
-//! They are made by the same escaping templates as the page. The crates that draw plots write colours into their
-//! SVG; here marks have classes, so that one style sheet gives a page its light, dark and printed colours, and
-//! another one gives a file of its own fixed ones. A series is told by its dash and its shape, not by its colour
-//! alone.
+//! They are made by the same escaping templates as the page. The crates that draw plots write colours into
+//! their SVG; here marks have classes, so that one style sheet gives a page its light, dark and printed
+//! colours, and another one gives a file of its own fixed ones. A series is told by its dash and its shape,
+//! not by its colour alone.
 
 use std::fmt::Write;
 
@@ -30,8 +31,8 @@ const LEGEND: f64 = 18.0;
 /// The maximum number of entries of a legend that stand below each other; more stand in two columns.
 const ONE_COLUMN: usize = 4;
 
-/// The colours of both schemes by name: Okabe and Ito's, which colour-blind people tell apart, darker and lighter for
-/// contrast.
+/// The colours of both schemes by name: Okabe and Ito's, which colour-blind people tell apart, darker and
+/// lighter for contrast.
 const COLOURS: [(&str, &str, &str); 11] = [
     ("--paper", "#ffffff", "#16191d"),
     ("--ink", "#1b1f24", "#e8eaed"),
@@ -76,7 +77,8 @@ pub(super) enum Mark {
     Line { points: Vec<[f64; 2]>, series: usize },
     /// The area between the lower and the upper ends at ascending places.
     Band { ends: Vec<(f64, f64, f64)>, series: usize },
-    /// Bars that touch each other, from 0 up: the left end of each with its height, and the right end of the last.
+    /// Bars that touch each other, from 0 up: the left end of each with its height, and the right end of the
+    /// last.
     Bars { heights: Vec<[f64; 2]>, end: f64, series: usize },
     /// Separate points.
     Dots { points: Vec<[f64; 2]>, series: usize },
@@ -400,8 +402,9 @@ const STRIP: f64 = 0.5;
 /// How far a point that is left out may lie from the line.
 const OFF: f64 = 0.02;
 
-/// A line in user units with fewer points and the same look: in each strip of half a pixel the first, lowest, highest
-/// and last point remain (M4: Jugel et al., VLDB 2014), and of these only the ones that bend the line.
+/// A line in user units with fewer points and the same look: in each strip of half a pixel the first, lowest,
+/// highest and last point remain (M4: Jugel et al., VLDB 2014), and of these only the ones that bend the
+/// line.
 fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     let mut kept: Vec<[f64; 2]> = Vec::new();
     let strip = |point: &[f64; 2]| (point[0] / STRIP).floor();

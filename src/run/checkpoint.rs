@@ -44,8 +44,8 @@ pub struct Checkpoint {
 pub struct HeldOut {
     /// Of the images that choose the epoch and the score.
     pub choosing: Array2<f32>,
-    /// Of the images from which the threshold is chosen. They had no say in anything else, so that the threshold keeps its
-    /// [promise](crate::method::threshold).
+    /// Of the images from which the threshold is chosen. They had no say in anything else, so that the
+    /// threshold keeps its [promise](crate::method::threshold).
     pub calibrating: Array2<f32>,
 }
 
@@ -60,8 +60,8 @@ pub struct Features {
     pub calibrating: Array2<f32>,
     /// Name and features of images that stand for unknown ones.
     pub stand_ins: Vec<(String, Array2<f32>)>,
-    /// Of the known test images and of each unknown test set, in the order of their logits; `None` without a test, or where
-    /// they would be too large.
+    /// Of the known test images and of each unknown test set, in the order of their logits; `None` without a
+    /// test, or where they would be too large.
     pub test: Option<(Array2<f32>, Vec<Array2<f32>>)>,
 }
 
@@ -162,7 +162,8 @@ impl Facts {
 /// Location of training data on this machine.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingData {
-    /// The data set of the known classes: a folder, or the name of a [published one](crate::data::PublishedSet).
+    /// The data set of the known classes: a folder, or the name of a [published
+    /// one](crate::data::PublishedSet).
     pub known: std::path::PathBuf,
     /// Share of its images that are test images, if it has no test split of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -357,12 +358,12 @@ impl Checkpoint {
         Ok(LastLayer { weight, bias: self.network.values(bias, &[shape[0]])?.to_vec() })
     }
 
-    /// The checkpoint of a network whose features are the means of those of an image and of its mirror image. Without features
-    /// of the test images it has no test.
+    /// The checkpoint of a network whose features are the means of those of an image and of its mirror image.
+    /// Without features of the test images it has no test.
     ///
     /// # Errors
-    /// [`Error::Setting`] if there are no features of mirror images, or none from which a threshold could be chosen, and
-    /// those of [`last_layer`](Self::last_layer).
+    /// [`Error::Setting`] if there are no features of mirror images, or none from which a threshold could be
+    /// chosen, and those of [`last_layer`](Self::last_layer).
     pub fn of_both_views(self) -> Result<Self> {
         let refused = |reason: &str| Error::setting("mirror", true, reason);
         let features = self.features.as_ref();
@@ -474,8 +475,8 @@ impl Weights {
         }
     }
 
-    /// The matrices with `columns` columns whose names begin with `prefix` and have a number and a name of their own, in the
-    /// order of the numbers: tensors are sorted by name.
+    /// The matrices with `columns` columns whose names begin with `prefix` and have a number and a name of
+    /// their own, in the order of the numbers: tensors are sorted by name.
     fn listed(&self, prefix: &str, columns: usize) -> Result<Vec<(String, Array2<f32>)>> {
         let named =
             self.names().filter_map(|name| Some((name, name.strip_prefix(prefix)?.split_once('/')?.1)));

@@ -76,8 +76,8 @@ pub enum Event {
         epoch: usize,
         /// The loss on the held-out images; `None` without any.
         held_out_loss: Option<f64>,
-        /// Whether these are the best weights so far: their held-out loss is no higher than the lowest before, within the
-        /// standard error of the difference, or there are no held-out images.
+        /// Whether these are the best weights so far: their held-out loss is no higher than the lowest
+        /// before, within the standard error of the difference, or there are no held-out images.
         best: bool,
         /// Seconds of training and test, counted from the resume if the run was resumed in this epoch.
         seconds: f64,

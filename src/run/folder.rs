@@ -164,7 +164,8 @@ impl RunFolder {
         Ok(states)
     }
 
-    /// Paths of all files that a run writes: states and features that are there, and the others whether they are or not.
+    /// Paths of all files that a run writes: states and features that are there, and the others whether they
+    /// are or not.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.settings(), self.resolved(), self.log(), self.tensorboard()];

@@ -24,11 +24,11 @@ pub struct Recipe {
     pub optimizer: Optimizer,
     /// The peak learning rate, positive.
     pub learning_rate: f64,
-    /// Whether only the last layer is trained. The layers below keep the weights of the backbone, and compute the
-    /// features of each image once.
+    /// Whether only the last layer is trained. The layers below keep the weights of the backbone, and compute
+    /// the features of each image once.
     pub freeze: bool,
-    /// The learning rate of all layers but the last, as a share of `learning_rate`; 0 to 1. With 0 their parameters
-    /// stay as they are.
+    /// The learning rate of all layers but the last, as a share of `learning_rate`; 0 to 1. With 0 their
+    /// parameters stay as they are.
     pub backbone_rate: f64,
     /// The statistics of batch normalisation in training.
     pub batch_norm: BatchNorm,
@@ -53,7 +53,8 @@ pub struct Recipe {
     pub outlier_share: f64,
     /// Weight of the outlier term in the loss; positive if there are outliers.
     pub outlier_weight: f64,
-    /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0 to below 1.
+    /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0
+    /// to below 1.
     pub held_out: f64,
     /// Number of training images for the class means, drawn at random, at least one of each class; 0 for all.
     pub anchor_images: usize,
@@ -90,8 +91,8 @@ impl Default for Recipe {
     }
 }
 
-/// The number of training images up to which [`Recipe::of_last_layer`] is taken for photographs. Of 120, 300 and 900
-/// photographs of clothes it makes a network as good or better, of 2,359 a worse one.
+/// The number of training images up to which [`Recipe::of_last_layer`] is taken for photographs. Of 120, 300
+/// and 900 photographs of clothes it makes a network as good or better, of 2,359 a worse one.
 pub const FEW_IMAGES: usize = 1000;
 
 /// The momentum where the schedule does not set it.
@@ -148,8 +149,8 @@ impl BatchNorm {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrainingPrecision {
-    /// Single precision. On CUDA cuDNN computes the convolutions of a training in TF32 (10-bit mantissa), as in
-    /// PyTorch; the environment variable `NVIDIA_TF32_OVERRIDE=0` turns TF32 off.
+    /// Single precision. On CUDA cuDNN computes the convolutions of a training in TF32 (10-bit mantissa), as
+    /// in PyTorch; the environment variable `NVIDIA_TF32_OVERRIDE=0` turns TF32 off.
     F32,
     /// bfloat16 (7-bit mantissa): half the memory traffic.
     Bf16,
@@ -178,9 +179,10 @@ pub enum Optimizer {
     Adam,
     /// Stochastic gradient descent with Nesterov momentum, 0.9 unless the schedule sets it.
     Sgd,
-    /// As [`Sgd`](Self::Sgd), but the steps of convolutions other than depthwise ones, as matrices with a row for each
-    /// output, are made orthogonal: their singular values become about a fifth of the learning rate, more if there are
-    /// more rows than columns (Muon; Jordan et al., 2024, <https://kellerjordan.github.io/posts/muon>).
+    /// As [`Sgd`](Self::Sgd), but the steps of convolutions other than depthwise ones, as matrices with a row
+    /// for each output, are made orthogonal: their singular values become about a fifth of the learning rate,
+    /// more if there are more rows than columns (Muon; Jordan et al., 2024,
+    /// <https://kellerjordan.github.io/posts/muon>).
     Muon,
 }
 
@@ -189,7 +191,8 @@ impl Optimizer {
     pub const ALL: [Self; 3] = [Self::Adam, Self::Sgd, Self::Muon];
 
     /// Default peak learning rate. Gradients of pytorch-ood's squared distances are about 50 times as large,
-    /// which matters to SGD, and of Muon to what it does not make orthogonal; Adam is invariant to their scale.
+    /// which matters to SGD, and of Muon to what it does not make orthogonal; Adam is invariant to their
+    /// scale.
     #[must_use]
     pub fn learning_rate(self, variant: Variant) -> f64 {
         match (self, variant) {
@@ -229,8 +232,8 @@ pub enum Augment {
     /// As in the official CAC code: random crop of 80 to 100 % of the area, horizontal flip, rotation by up
     /// to 10 degrees.
     Affine,
-    /// For photographs, as in torchvision's `RandomResizedCrop`: a random box of 50 to 100 % of the area of the original
-    /// image, resized to the input, and a random horizontal flip.
+    /// For photographs, as in torchvision's `RandomResizedCrop`: a random box of 50 to 100 % of the area of
+    /// the original image, resized to the input, and a random horizontal flip.
     ResizedCrop,
 }
 

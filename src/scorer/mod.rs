@@ -62,16 +62,17 @@ pub struct Outputs {
     pub label: Array1<usize>,
     /// Whether the score is above the threshold, `[N]`.
     pub unknown: Array1<bool>,
-    /// The share of known images that are expected to score as high, `[N]`, above 0 and at most 1; `None` if the file does
-    /// not compute it. See [`method::p_value`].
+    /// The share of known images that are expected to score as high, `[N]`, above 0 and at most 1; `None` if
+    /// the file does not compute it. See [`method::p_value`].
     pub p_value: Option<Array1<f32>>,
-    /// Whether the score is above each of the K [operating points](crate::model::Threshold::operating_points), `[N, K]`;
-    /// `None` if the file does not have them as an output.
+    /// Whether the score is above each of the K [operating
+    /// points](crate::model::Threshold::operating_points), `[N, K]`; `None` if the file does not have them as
+    /// an output.
     pub unknown_at: Option<Array2<bool>>,
     /// Features `[N, F]`; `None` if the file does not have them as an output.
     pub features: Option<Array2<f32>>,
-    /// The logits of each place, `[N, C, h, w]`, whose mean over the h x w places are the logits; `None` if the file does not
-    /// have them as an output. [`Scorer::places`] scores them.
+    /// The logits of each place, `[N, C, h, w]`, whose mean over the h x w places are the logits; `None` if
+    /// the file does not have them as an output. [`Scorer::places`] scores them.
     pub logit_map: Option<Array4<f32>>,
 }
 
@@ -160,8 +161,8 @@ impl Scorer {
         Ok(self)
     }
 
-    /// Replaces the threshold by the one that keeps a share (0 to below 1) of the held-out known images, whose
-    /// scores are in the file.
+    /// Replaces the threshold by the one that keeps a share (0 to below 1) of the held-out known images,
+    /// whose scores are in the file.
     ///
     /// # Errors
     /// [`Error::Setting`] if the file has a threshold for each class, and those of [`method::threshold`].
@@ -192,8 +193,8 @@ impl Scorer {
         self.threshold
     }
 
-    /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it was set by hand,
-    /// or if that is not known.
+    /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it
+    /// was set by hand, or if that is not known.
     #[must_use]
     pub fn keep(&self) -> Option<f64> {
         self.keep
@@ -237,7 +238,8 @@ impl Scorer {
         let batch: usize = match &self.runtime {
             _ if self.decision().resizes => rayon::current_num_threads().max(ORIGINALS),
             #[cfg(feature = "tract")]
-            // Each thread runs one image, or one fixed batch, at a time: a large batch keeps all threads busy.
+            // Each thread runs one image, or one fixed batch, at a time: a large batch keeps all threads
+            // busy.
             Runtime::Tract(_) => 256,
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(runtime) => runtime.preferred_batch(),
@@ -258,9 +260,9 @@ impl Scorer {
         self.score_u8(Array4::zeros((batch, 3, input.height, input.width)).view()).map(drop)
     }
 
-    /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in the
-    /// file: class, score, and the norm of the logits. Returns the largest difference of a norm or score, relative
-    /// above 1.
+    /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in
+    /// the file: class, score, and the norm of the logits. Returns the largest difference of a norm or score,
+    /// relative above 1.
     ///
     /// # Errors
     /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Differs`] if an output differs, and those of
@@ -305,7 +307,8 @@ impl Scorer {
         Ok(GoldenBatch::new(outputs.logits.view(), &outputs.score, &outputs.label))
     }
 
-    /// Scores images `[N, 3, H, W]` of the model's size, RGB in 0..=1. A model that resizes leaves them as they are.
+    /// Scores images `[N, 3, H, W]` of the model's size, RGB in 0..=1. A model that resizes leaves them as
+    /// they are.
     ///
     /// # Errors
     /// [`Error::Shape`] if the images do not have the model's size, [`Error::NotFinite`] if a value is not
@@ -336,8 +339,8 @@ impl Scorer {
         Ok(self.verdicts(&outputs).remove(0))
     }
 
-    /// Scores decoded images of any size. A model that resizes gets them as they are, neighbours of the same size
-    /// together; for others they are brought to the model's size as by [`image::pixels`].
+    /// Scores decoded images of any size. A model that resizes gets them as they are, neighbours of the same
+    /// size together; for others they are brought to the model's size as by [`image::pixels`].
     ///
     /// # Errors
     /// [`Error::Runtime`] if the runtime fails.

@@ -252,11 +252,11 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
     let (environment, library) = environment().map_err(unavailable)?;
     let (is_built_in, dispatch) = match provider {
-        // Named, so that ONNX Runtime does not choose a device itself. With an arena, the memory of a run belongs
-        // to its session; malloc would keep it for each thread that ran one.
+        // Named, so that ONNX Runtime does not choose a device itself. With an arena, the memory of a run
+        // belongs to its session; malloc would keep it for each thread that ran one.
         Provider::Cpu | Provider::OnnxRuntime => offer(ep::CPU::default().with_arena_allocator(true)),
-        // TF32 would round to three digits, and every other provider would differ. The heuristic finds kernels in
-        // milliseconds, where a search runs them all, for each batch size.
+        // TF32 would round to three digits, and every other provider would differ. The heuristic finds
+        // kernels in milliseconds, where a search runs them all, for each batch size.
         Provider::Cuda(device) => offer(
             ep::CUDA::default()
                 .with_device_id(device as i32)

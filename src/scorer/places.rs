@@ -9,17 +9,19 @@ use crate::{
     model::PlaceScore,
 };
 
-/// The scores of the h x w places of an image, from top to bottom and from left to right of what the network sees of it.
+/// The scores of the h x w places of an image, from top to bottom and from left to right of what the network
+/// sees of it.
 ///
-/// A place is scored as an image would be whose features were everywhere those of this place. What the network sees around
-/// a place counts too: places overlap.
+/// A place is scored as an image would be whose features were everywhere those of this place. What the
+/// network sees around a place counts too: places overlap.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Places {
     /// The score.
     pub rule: LogitScore,
     /// The rejection scores `[h, w]`; larger = more likely unknown.
     pub score: Array2<f32>,
-    /// The [p-values](method::p_value) `[h, w]` of these scores among those of held-out known images as wholes.
+    /// The [p-values](method::p_value) `[h, w]` of these scores among those of held-out known images as
+    /// wholes.
     pub p_value: Array2<f32>,
     /// Indices of the nearest anchors, `[h, w]`.
     pub label: Array2<usize>,

@@ -56,8 +56,8 @@ impl Plan {
     }
 }
 
-/// Cuts a network where one tensor carries all that follows. No cut divides nodes that tract would fuse: the tensor is
-/// read by convolutions, or more than once.
+/// Cuts a network where one tensor carries all that follows. No cut divides nodes that tract would fuse: the
+/// tensor is read by convolutions, or more than once.
 fn parts(model: &TypedModel) -> TractResult<Vec<TypedModel>> {
     let mut is_computed = vec![false; model.nodes().len()];
     for input in model.input_outlets()? {
@@ -108,7 +108,8 @@ fn parts(model: &TypedModel) -> TractResult<Vec<TypedModel>> {
 /// The number of image sizes whose plans are kept.
 const SIZES_KEPT: usize = 16;
 
-/// The part of a model that resizes images. tract wants to know all shapes, so there is a plan for each size of images.
+/// The part of a model that resizes images. tract wants to know all shapes, so there is a plan for each size
+/// of images.
 pub(crate) struct Resizer {
     /// The nodes up to [`RESIZED`], as a model.
     model: Vec<u8>,
@@ -118,7 +119,8 @@ pub(crate) struct Resizer {
     plans: Mutex<Vec<([usize; 2], Arc<Plan>)>>,
 }
 
-/// Cuts a model that resizes in two: its resizing, for batches of a size, and the rest, which takes resized images.
+/// Cuts a model that resizes in two: its resizing, for batches of a size, and the rest, which takes resized
+/// images.
 pub(crate) fn cut(model: &Model, batch: usize, size: [usize; 2]) -> (Model, Model) {
     let graph = model.graph.clone().unwrap_or_default();
     let is_last = |node: &Node| node.output.iter().any(|output| output == RESIZED);

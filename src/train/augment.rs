@@ -55,8 +55,8 @@ pub(super) fn resized_crop(image: &RgbImage, input: &Input, random: &mut impl Rn
     image::region(image, drawn, (input.height, input.width), input.resize.filter)
 }
 
-/// Draws a box as torchvision's `RandomResizedCrop` does: if none of ten fits, it is the largest one at the centre with
-/// an allowed aspect ratio.
+/// Draws a box as torchvision's `RandomResizedCrop` does: if none of ten fits, it is the largest one at the
+/// centre with an allowed aspect ratio.
 fn random_region((height, width): (usize, usize), random: &mut impl Rng) -> Region {
     let area = height as f64 * width as f64;
     let [least, most] = RATIOS.map(f64::ln);

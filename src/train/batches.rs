@@ -52,7 +52,8 @@ pub struct Batches<'a> {
     /// The number of images that cannot be read, in all sets and in the test sets.
     pub(super) skipped: usize,
     pub(super) skipped_in_tests: usize,
-    /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and outliers.
+    /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
+    /// outliers.
     pub(super) checksum: String,
     /// SHA-256, in hexadecimal, of the test sets: their sizes, labels, and the encoded images.
     pub(super) tests_checksum: String,
@@ -155,8 +156,8 @@ impl Sets {
         }
     }
 
-    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set and no set loses all. `None`
-    /// if it was asked to stop.
+    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set and no set loses
+    /// all. `None` if it was asked to stop.
     fn read(
         &mut self,
         skip: bool,
@@ -186,7 +187,8 @@ impl Sets {
                 }
             }
             if is_test {
-                // An image that moves from the end of a set to the start of the next keeps its place in the sum.
+                // An image that moves from the end of a set to the start of the next keeps its place in the
+                // sum.
                 sum.update((readable.len() as u64).to_le_bytes());
             }
             if readable.len() < set.len() {
@@ -223,7 +225,8 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The SHA-256 of each encoded image of a set, which are decoded on all threads; `None` if it was asked to stop.
+    /// The SHA-256 of each encoded image of a set, which are decoded on all threads; `None` if it was asked
+    /// to stop.
     fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<[u8; 32]>>> {
         let indices: Vec<usize> = (0..set.len()).collect();
         let mut digests = Vec::with_capacity(set.len());
@@ -243,10 +246,10 @@ impl Reader<'_> {
     }
 }
 
-/// The numbers of held-out images that choose and that calibrate, for a share of the training images: none, or enough
-/// to calibrate for the default threshold; a third of them chooses if it is that many, too. A small share is raised to that
-/// number or, if it then is at most a fifth of the images, to one whose two thirds choose a threshold below the greatest
-/// score.
+/// The numbers of held-out images that choose and that calibrate, for a share of the training images: none,
+/// or enough to calibrate for the default threshold; a third of them chooses if it is that many, too. A small
+/// share is raised to that number or, if it then is at most a fifth of the images, to one whose two thirds
+/// choose a threshold below the greatest score.
 fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     let (mut count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
     if count == 0 {
@@ -268,13 +271,13 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
 }
 
 impl<'a> Batches<'a> {
-    /// Opens all data sets of a run and decodes every image once. `observe` gets [`Event::Reading`]. Returns `None` if
-    /// `stop` is set before all images are read.
+    /// Opens all data sets of a run and decodes every image once. `observe` gets [`Event::Reading`]. Returns
+    /// `None` if `stop` is set before all images are read.
     ///
     /// # Errors
-    /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless they
-    /// are left out; [`Error::Setting`] if an image belongs to two sets that must be apart, or the held-out
-    /// images are too few or too many; [`Error::Classes`] if a class cannot have its name.
+    /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless
+    /// they are left out; [`Error::Setting`] if an image belongs to two sets that must be apart, or the
+    /// held-out images are too few or too many; [`Error::Classes`] if a class cannot have its name.
     pub fn open(
         settings: &'a TrainSettings,
         stop: &AtomicBool,
@@ -358,8 +361,9 @@ impl<'a> Batches<'a> {
         })
     }
 
-    /// The number of steps per epoch. An image that would be the last step alone belongs to the step before it: batch
-    /// normalisation needs the variance of a step, which is undefined for one image if a map is one pixel.
+    /// The number of steps per epoch. An image that would be the last step alone belongs to the step before
+    /// it: batch normalisation needs the variance of a step, which is undefined for one image if a map is one
+    /// pixel.
     #[must_use]
     pub fn steps(&self) -> usize {
         (self.training.len() - 1).div_ceil(self.settings.recipe.batch_size)
@@ -397,7 +401,8 @@ impl<'a> Batches<'a> {
         self.of_steps(epoch, first_step, |step, drawn| self.features(features, epoch, step, drawn), take)
     }
 
-    /// Calls `take` with the batches of an epoch; `make` makes the images of a step, of which these known ones were drawn.
+    /// Calls `take` with the batches of an epoch; `make` makes the images of a step, of which these known
+    /// ones were drawn.
     fn of_steps<R>(
         &self,
         epoch: usize,

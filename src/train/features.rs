@@ -1,7 +1,7 @@
 //! The features of frozen layers: what the last layer reads, of each image once, in a file of the run folder.
 //!
-//! The file is an array of NumPy, `[rows, features]` in float32. Its name has a checksum of everything that the features
-//! follow from, so that a file with the name of a run's features holds them.
+//! The file is an array of NumPy, `[rows, features]` in float32. Its name has a checksum of everything that
+//! the features follow from, so that a file with the name of a run's features holds them.
 
 use std::{
     fs::File,
@@ -38,8 +38,8 @@ const VERSION: u32 = 1;
 const BATCH: usize = 16;
 /// Rows that are read at once.
 const READ: usize = 256;
-/// The least standard deviation of a feature that is divided by, as a share of that of all features: one that hardly
-/// varies among training images must not decide about others.
+/// The least standard deviation of a feature that is divided by, as a share of that of all features: one that
+/// hardly varies among training images must not decide about others.
 const LEAST_DEVIATION: f64 = 1e-3;
 
 /// How an image is seen.
@@ -80,7 +80,8 @@ pub(super) struct FrozenLayers<'a, Open> {
     pub weights: &'a Weights,
     /// The number of features.
     pub width: usize,
-    /// Makes what computes the features `[N, width]` of images `[N, 3, H, W]`; called only where there are none.
+    /// Makes what computes the features `[N, width]` of images `[N, 3, H, W]`; called only where there are
+    /// none.
     pub open: Open,
 }
 
@@ -129,7 +130,8 @@ fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
 }
 
 impl Features {
-    /// The features of a run: those in its folder or in one beside it, or else computed. `None` if it was asked to stop.
+    /// The features of a run: those in its folder or in one beside it, or else computed. `None` if it was
+    /// asked to stop.
     ///
     /// # Errors
     /// [`Error::Io`], and those of reading images and of the layers.
@@ -250,7 +252,8 @@ impl Features {
         Ok(self)
     }
 
-    /// Turns a last layer of standardised features, weight `[C, features]` and bias `[C]`, into one of features.
+    /// Turns a last layer of standardised features, weight `[C, features]` and bias `[C]`, into one of
+    /// features.
     pub fn fold(&self, weight: &mut [f32], bias: &mut [f32]) {
         for (weights, bias) in weight.chunks_exact_mut(self.mean.len()).zip(bias) {
             let mut shift = 0.0;

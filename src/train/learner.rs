@@ -32,7 +32,8 @@ use crate::{
     weights::{Weights, folded},
 };
 
-/// Batch size of evaluation, and the number of values of images above which it is smaller: activations take memory.
+/// Batch size of evaluation, and the number of values of images above which it is smaller: activations take
+/// memory.
 const TEST_BATCH: usize = 64;
 const TEST_VALUES: usize = 3 << 20;
 /// Number of images for the self-check of an export.
@@ -203,8 +204,8 @@ impl<'a> Learner<'a> {
         Ok(values)
     }
 
-    /// Computes the features of a checkpoint from which an export chooses a score, and those of mirror images if the training
-    /// mirrored some. Returns false if it was asked to stop.
+    /// Computes the features of a checkpoint from which an export chooses a score, and those of mirror images
+    /// if the training mirrored some. Returns false if it was asked to stop.
     pub fn add_features(
         &self,
         checkpoint: &mut Checkpoint,

@@ -60,8 +60,8 @@ pub(super) fn outlier_loss(loss: &Loss, logits: &Tensor) -> Result<Tensor, TchEr
     losses.f_mean(None::<Kind>)
 }
 
-/// Euclidean distances `[N, C]` of logits `[N, C]` to fixed anchors, in O(N C): the squared distance is the sum
-/// of z² without z_c², plus (z_c - m)².
+/// Euclidean distances `[N, C]` of logits `[N, C]` to fixed anchors, in O(N C): the squared distance is the
+/// sum of z² without z_c², plus (z_c - m)².
 fn distances(logits: &Tensor, magnitude: f64) -> Result<Tensor, TchError> {
     // Near an anchor the subtraction cancels; double precision leaves enough digits.
     let z = logits.f_to_kind(Kind::Double)?;

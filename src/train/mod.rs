@@ -36,7 +36,8 @@ pub use session::{resume, train};
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
-    /// The data set of the known classes: a folder, or the name of a [published one](crate::data::PublishedSet).
+    /// The data set of the known classes: a folder, or the name of a [published
+    /// one](crate::data::PublishedSet).
     pub known: PathBuf,
     /// The share of known images that is the test split, for data without one; see
     /// [`Dataset::divided`](crate::data::Dataset::divided).
@@ -91,8 +92,8 @@ pub enum Outcome {
     Finished(Report),
     /// The run was asked to stop while its images were read. The folder is as it was.
     NotBegun,
-    /// All epochs are done, but the run was asked to stop before it had computed the features of the best one, from which
-    /// an export chooses the score.
+    /// All epochs are done, but the run was asked to stop before it had computed the features of the best
+    /// one, from which an export chooses the score.
     WithoutFeatures,
     /// The run was asked to stop; its current weights are saved as the last checkpoint, and its state to
     /// resume from.
@@ -151,8 +152,8 @@ impl TrainSettings {
     /// Checks the settings and the device, as far as that is possible without the data.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a value out of range, or one that does not fit another; [`Error::Provider`] if the device
-    /// is not available.
+    /// [`Error::Setting`] for a value out of range, or one that does not fit another; [`Error::Provider`] if
+    /// the device is not available.
     pub fn check(&self) -> Result<()> {
         torch_device(self.device)?;
         self.recipe.check()?;

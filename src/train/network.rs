@@ -18,7 +18,8 @@ pub(super) struct Network {
     layers: Vec<Layer>,
     /// The tensors of each layer in the order of [`Layer::parameters`], as views of `all`.
     tensors: Vec<Vec<Tensor>>,
-    /// All tensors, [concatenated] by their [`Part`], so that an operation on them is one kernel instead of hundreds.
+    /// All tensors, [concatenated] by their [`Part`], so that an operation on them is one kernel instead of
+    /// hundreds.
     all: Tensor,
     /// For each layer, the last layer that reads its output.
     last_readers: Vec<usize>,
@@ -33,8 +34,8 @@ pub(super) struct Network {
     pub keeps_backbone: bool,
 }
 
-/// The parts of a network's tensors, in the order of [`Network::all`]: the parameters of the backbone, of the last layer,
-/// and those of several dimensions are each in one piece.
+/// The parts of a network's tensors, in the order of [`Network::all`]: the parameters of the backbone, of the
+/// last layer, and those of several dimensions are each in one piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     BackboneVectors,
@@ -142,8 +143,9 @@ impl Network {
         Ok(())
     }
 
-    /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device; for a network that is the
-    /// last layer of another, of features `[N, F]`. `training` is the seed of dropout, `None` in evaluation.
+    /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device; for a network
+    /// that is the last layer of another, of features `[N, F]`. `training` is the seed of dropout, `None` in
+    /// evaluation.
     pub fn forward(&self, images: &Tensor, training: Option<u64>) -> std::result::Result<Tensor, TchError> {
         let features = if self.keeps_backbone {
             tch::no_grad(|| self.features(images, training))?
@@ -153,7 +155,8 @@ impl Network {
         self.linear(&features, &self.tensors[self.layers.len() - 1])
     }
 
-    /// A fully connected layer, with the weight and the bias in `tensors`, in the type of the stored parameters.
+    /// A fully connected layer, with the weight and the bias in `tensors`, in the type of the stored
+    /// parameters.
     fn linear(&self, x: &Tensor, tensors: &[Tensor]) -> std::result::Result<Tensor, TchError> {
         x.f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))
     }
@@ -246,8 +249,8 @@ impl Network {
         parameters
     }
 
-    /// The values of all parameters and statistics, [concatenated]; those of [`parameters`](Self::parameters) come first,
-    /// in the same order.
+    /// The values of all parameters and statistics, [concatenated]; those of [`parameters`](Self::parameters)
+    /// come first, in the same order.
     pub fn values(&self) -> &Tensor {
         &self.all
     }
@@ -315,8 +318,9 @@ fn convolution(
     let Conv { kernel, stride, padding, groups, .. } = *conv;
     let [top, left, bottom, right] = padding.map(|size| size as i64);
     let is_cuda = x.device().is_cuda();
-    // libtorch pads symmetrically; asymmetric padding is applied before. So is that of a depthwise kernel larger than its
-    // feature map, up to the kernel's size: oneDNN takes 4 to 13 times as long for its gradients otherwise.
+    // libtorch pads symmetrically; asymmetric padding is applied before. So is that of a depthwise kernel
+    // larger than its feature map, up to the kernel's size: oneDNN takes 4 to 13 times as long for its
+    // gradients otherwise.
     let before = if (top, left) != (bottom, right) {
         [left, right, top, bottom]
     } else if is_training && groups > 1 && !is_cuda {

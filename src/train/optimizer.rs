@@ -1,5 +1,5 @@
-//! Adam, stochastic gradient descent and Muon with a state that can be saved; tch does not expose the state of its
-//! own.
+//! Adam, stochastic gradient descent and Muon with a state that can be saved; tch does not expose the state
+//! of its own.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +26,8 @@ const MUON_SHARE: f64 = 0.2;
 const ORDERS: [&str; 2] = ["first", "second"];
 const STEPS: &str = "optimizer.steps";
 
-/// The optimizer of a network's parameters. Gradients and moments are one tensor each, as the parameters are, so that a
-/// step takes a dozen kernels.
+/// The optimizer of a network's parameters. Gradients and moments are one tensor each, as the parameters are,
+/// so that a step takes a dozen kernels.
 pub(super) struct Optimizer {
     parameters: Vec<Parameter>,
     groups: Vec<Group>,
@@ -103,8 +103,8 @@ impl Group {
 }
 
 impl Matrices {
-    /// The convolutions of a network, with their places among all of its parameters. Depthwise ones are left out: each of
-    /// their channels has a step of its own.
+    /// The convolutions of a network, with their places among all of its parameters. Depthwise ones are left
+    /// out: each of their channels has a step of its own.
     fn hidden(parameters: &[NetworkParameter]) -> Vec<Self> {
         let mut by_shape = BTreeMap::<_, Vec<i64>>::new();
         let mut start = 0;
@@ -150,8 +150,9 @@ impl Matrices {
     }
 }
 
-/// Matrices `[N, rows, columns]` with nearly orthogonal rows or columns, whichever are fewer: their singular vectors stay,
-/// their singular values come between 0.7 and 1.2. Five steps of the Newton-Schulz iteration of Muon (Jordan et al., 2024).
+/// Matrices `[N, rows, columns]` with nearly orthogonal rows or columns, whichever are fewer: their singular
+/// vectors stay, their singular values come between 0.7 and 1.2. Five steps of the Newton-Schulz iteration of
+/// Muon (Jordan et al., 2024).
 fn orthogonal(matrices: &Tensor) -> std::result::Result<Tensor, TchError> {
     const A: f64 = 3.4445;
     const B: f64 = -4.7750;
@@ -169,8 +170,8 @@ fn orthogonal(matrices: &Tensor) -> std::result::Result<Tensor, TchError> {
 }
 
 impl Optimizer {
-    /// Creates an optimizer of the parameters of a network. All but those of its last layer have a share of the learning
-    /// rate, `backbone_rate`, and are left out if that is 0.
+    /// Creates an optimizer of the parameters of a network. All but those of its last layer have a share of
+    /// the learning rate, `backbone_rate`, and are left out if that is 0.
     pub fn new(
         network: &Network,
         algorithm: run::Optimizer,

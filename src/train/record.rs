@@ -12,11 +12,11 @@ use crate::{
 };
 
 impl TrainSettings {
-    /// Records the run: its settings, the numbers of training images, of known test images if they are held out, and
-    /// of images that cannot be read, the epoch
-    /// after which the weights were taken, and what else decides about the bits of the weights: libtorch's version
-    /// and number of threads. Data sets, outliers and backbones are named by their name, by their path if it stays
-    /// below the current folder, else by its last component: a record reveals no folder of this machine or user.
+    /// Records the run: its settings, the numbers of training images, of known test images if they are held
+    /// out, and of images that cannot be read, the epoch after which the weights were taken, and what else
+    /// decides about the bits of the weights: libtorch's version and number of threads. Data sets, outliers
+    /// and backbones are named by their name, by their path if it stays below the current folder, else by its
+    /// last component: a record reveals no folder of this machine or user.
     pub(super) fn record(&self, images: usize, tested: usize, skipped: usize, epoch: usize) -> Training {
         let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
             Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
@@ -55,8 +55,8 @@ impl TrainSettings {
 }
 
 /// A path as a model file records it: unchanged if it stays below the current folder, else its last
-/// component, so that a file reveals no home folder, cache or user. A folder that is called like a published data set,
-/// or like a kind of outliers, does not become that: it is `./NAME`.
+/// component, so that a file reveals no home folder, cache or user. A folder that is called like a published
+/// data set, or like a kind of outliers, does not become that: it is `./NAME`.
 fn portable(path: &Path) -> String {
     let is_below = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if is_below {

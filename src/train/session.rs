@@ -35,15 +35,16 @@ const STATES_KEPT: usize = 2;
 /// Trains a network and writes the [run folder](RunFolder): the checkpoints of the best and of the last
 /// epoch, the log, the resolved settings, and the two newest states to resume from.
 ///
-/// The best epoch is the last whose loss on the held-out known images is no higher than the lowest before, within the standard
-/// error of the difference; without such images it is the last. Test sets do not influence the choice. `stop` is checked while
-/// images are read and before every step. The state is saved every `save_every`, and at the end.
-/// `given` is the text of the settings as the user gave them, for [`RunFolder::settings`].
+/// The best epoch is the last whose loss on the held-out known images is no higher than the lowest before,
+/// within the standard error of the difference; without such images it is the last. Test sets do not
+/// influence the choice. `stop` is checked while images are read and before every step. The state is saved
+/// every `save_every`, and at the end. `given` is the text of the settings as the user gave them, for
+/// [`RunFolder::settings`].
 ///
 /// # Errors
 /// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device,
-/// [`Error::HoldsRun`] or [`Error::Locked`] if the folder has a run or another process trains in it, [`Error::Diverged`],
-/// [`Error::Runtime`] if libtorch fails, [`Error::Io`] if the folder cannot be written.
+/// [`Error::HoldsRun`] or [`Error::Locked`] if the folder has a run or another process trains in it,
+/// [`Error::Diverged`], [`Error::Runtime`] if libtorch fails, [`Error::Io`] if the folder cannot be written.
 pub fn train(
     settings: &TrainSettings,
     given: &str,
@@ -385,9 +386,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether the mean of some losses is no higher than that of the least so far, of the same images, within the standard error of
-/// the mean difference. A schedule that ends with small steps makes later weights better, which few images cannot tell.
-/// (Breiman et al., Classification and Regression Trees, 1984, take the standard error of the lowest mean itself.)
+/// Whether the mean of some losses is no higher than that of the least so far, of the same images, within the
+/// standard error of the mean difference. A schedule that ends with small steps makes later weights better,
+/// which few images cannot tell. (Breiman et al., Classification and Regression Trees, 1984, take the
+/// standard error of the lowest mean itself.)
 fn is_as_low(losses: &[f32], least: &[f32]) -> bool {
     // The first epoch, or no held-out images.
     if least.is_empty() {

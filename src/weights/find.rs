@@ -74,8 +74,8 @@ fn body(found: &Recognized) -> Option<Vec<(String, Vec<usize>)>> {
     Some(layers[..layers.len() - 1].iter().flat_map(Layer::parameters).collect())
 }
 
-/// The first tensor within the blocks of a network that the network does not have, without the prefix: the weights are
-/// those of another network with the same layers and more, such as squeeze-and-excite.
+/// The first tensor within the blocks of a network that the network does not have, without the prefix: the
+/// weights are those of another network with the same layers and more, such as squeeze-and-excite.
 fn foreign<'a>(weights: &'a Weights, prefix: &str, body: &[(String, Vec<usize>)]) -> Option<&'a str> {
     let own: HashSet<&str> = body.iter().map(|(name, _)| name.as_str()).collect();
     // In `layer1.0.conv1.weight` the blocks are below `layer1.`.

@@ -1,4 +1,5 @@
-//! Folds batch normalisation into convolutions: fewer passes over the activations, the same network in evaluation mode.
+//! Folds batch normalisation into convolutions: fewer passes over the activations, the same network in
+//! evaluation mode.
 
 use super::Weights;
 use crate::{
@@ -6,8 +7,8 @@ use crate::{
     error::Result,
 };
 
-/// The layers of a network and their weights, where a batch normalisation that is the only reader of a convolution is a
-/// part of it, in evaluation mode.
+/// The layers of a network and their weights, where a batch normalisation that is the only reader of a
+/// convolution is a part of it, in evaluation mode.
 ///
 /// # Errors
 /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
@@ -85,7 +86,8 @@ mod tests {
         let (kept, folded) = folded(&layers, &weights).unwrap();
         let norms =
             |layers: &[Layer]| layers.iter().filter(|layer| matches!(layer.op, Op::BatchNorm { .. })).count();
-        // Those behind an addition stay, and that of the first block, which reads the first convolution, goes.
+        // Those behind an addition stay, and that of the first block, which reads the first convolution,
+        // goes.
         assert_eq!((norms(&layers), norms(&kept)), (7, 3));
         assert!(kept.iter().all(|layer| layer.name != "block1.layer.0.bn1"));
         let relu = kept.iter().find(|layer| layer.name == "block1.layer.0.relu1").unwrap();

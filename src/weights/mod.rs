@@ -67,7 +67,8 @@ impl Weights {
     /// counters, are skipped, and so is everything that is not a tensor. The name of a tensor in nested
     /// dictionaries, or in a module that was saved whole, has the keys of all of them, joined by dots. Parts
     /// of a name that a wrapper of PyTorch puts in, such as `module` and `_orig_mod`, are dropped, and
-    /// `conv_shortcut` becomes `convShortcut`, as in pytorch-ood. The names of EfficientNet-PyTorch become those of timm.
+    /// `conv_shortcut` becomes `convShortcut`, as in pytorch-ood. The names of EfficientNet-PyTorch become
+    /// those of timm.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or something else, which is named.
@@ -274,7 +275,8 @@ impl Weights {
 const WRAPPERS: [&str; 5] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_module"];
 
-/// A tensor's name without wrappers, in pytorch-ood's spelling. Names that belong to no layer may hold those of data sets.
+/// A tensor's name without wrappers, in pytorch-ood's spelling. Names that belong to no layer may hold those
+/// of data sets.
 fn usual(name: &str) -> String {
     if name.starts_with(HEAD) {
         return name.to_owned();

@@ -16,8 +16,8 @@ pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
     kind::is_zip(bytes) || kind::is_legacy_pytorch(bytes)
 }
 
-/// The floating-point tensors at any depth, each with the keys that lead to it, joined by dots. Everything else
-/// is skipped.
+/// The floating-point tensors at any depth, each with the keys that lead to it, joined by dots. Everything
+/// else is skipped.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
     let (pickle, storages) = if kind::is_zip(bytes) { zip(bytes)? } else { legacy(bytes)? };
     let tensors = pickle.tensors();

@@ -67,7 +67,8 @@ pub fn bytes(count: usize) -> Vec<u8> {
     (0..count).map(|i| (random(i) % 256) as u8).collect()
 }
 
-/// A network in families.safetensors: its name there, family, settings, and the height and width of its two images.
+/// A network in families.safetensors: its name there, family, settings, and the height and width of its two
+/// images.
 pub type Case = (&'static str, &'static str, &'static [(&'static str, f64)], [usize; 2]);
 
 /// The networks in families.safetensors.

@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use crate::commands::{error, stdout};
 
-/// CIFAR-10's ten classes with a few images each in the binary layout, and three textures, as torchvision has them.
+/// CIFAR-10's ten classes with a few images each in the binary layout, and three textures, as torchvision has
+/// them.
 fn copies(data: &Path) {
     let cifar = data.join("cifar-10-batches-bin");
     fs::create_dir_all(&cifar).unwrap();
@@ -42,7 +43,8 @@ fn textures(folder: &Path, count: u8) {
     }
 }
 
-/// Runs the toolkit without the data of this machine: by default in `cache`, from a mirror that does not exist.
+/// Runs the toolkit without the data of this machine: by default in `cache`, from a mirror that does not
+/// exist.
 fn toolkit(at: &Path, args: &[&str]) -> Output {
     toolkit_with(at, args, "http://127.0.0.1:1")
 }

@@ -21,8 +21,8 @@ fn exported(checkpoint: &Checkpoint, options: &ExportOptions) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// The example with stand-ins that only its features tell from known images: they lie far from all of them in directions
-/// that the last layer does not read.
+/// The example with stand-ins that only its features tell from known images: they lie far from all of them in
+/// directions that the last layer does not read.
 fn with_stand_ins() -> Checkpoint {
     let mut checkpoint = checkpoint(1, Variant::Paper);
     let last_layer = checkpoint.last_layer().unwrap();

@@ -56,6 +56,7 @@ fn the_package_is_small_and_has_what_its_targets_need() {
     }
     let length = |file: &&str| fs::metadata(root.join(file)).map_or(0, |file| file.len());
     let bytes: u64 = files.iter().map(length).sum();
-    // A registry takes 10 MiB, compressed: the model, which no compression makes smaller, and text, which becomes a quarter.
+    // A registry takes 10 MiB, compressed: the model, which no compression makes smaller, and text, which
+    // becomes a quarter.
     assert!(bytes < 13_000_000, "{bytes} bytes in {} files", files.len());
 }

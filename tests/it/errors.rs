@@ -1,5 +1,5 @@
-//! The errors of the library, each provoked by a test; downloads, data sets by name, divergence and signatures are
-//! tested with their features.
+//! The errors of the library, each provoked by a test; downloads, data sets by name, divergence and
+//! signatures are tested with their features.
 
 use std::{fs, path::Path};
 

@@ -407,8 +407,8 @@ fn parquet() {
     is_divided(config.path(), false);
     let one = config.path().join("plain_text/test-00001-of-00002.parquet");
     assert_eq!(known(&one, Split::Test).unwrap().labels(), [5, 6, 7, 8, 9]);
-    // The header of the first page has its type, its unpacked and its packed size, two bytes of seven bits each. The
-    // last becomes 1.
+    // The header of the first page has its type, its unpacked and its packed size, two bytes of seven bits
+    // each. The last becomes 1.
     let mut bytes = fs::read(&one).unwrap();
     assert_eq!([bytes[4], bytes[6], bytes[9]], [0x15; 3]);
     bytes[10..12].copy_from_slice(&[0x82, 0]);

@@ -440,7 +440,8 @@ fn a_damaged_state_falls_back_on_the_one_before() {
     assert!(resume("colours").contains("holds no run that can be resumed"));
     assert!(resume("nowhere").contains("cannot read `nowhere`"));
     assert_eq!(toolkit(at, &["train", "--resume", "run", "--epochs", "9"]).status.code(), Some(2));
-    // The same number of images, but one has changed; the best checkpoint has the outputs for the test images.
+    // The same number of images, but one has changed; the best checkpoint has the outputs for the test
+    // images.
     for split in ["test", "train"] {
         let red = at.join("colours").join(split).join("red");
         let saved: Vec<(PathBuf, Vec<u8>)> = fs::read_dir(&red)

@@ -1,4 +1,5 @@
-//! The files that are mutated, for each reader: small golden files, and smaller ones of this library's writers.
+//! The files that are mutated, for each reader: small golden files, and smaller ones of this library's
+//! writers.
 
 use std::{
     fs,

@@ -1,10 +1,11 @@
-//! Reads damaged files. Each reader of `fuzz/targets.rs` gets the files of its corpus, and then mutations of them.
-//! None may cause a panic, an abort, more memory than [`memory`] allows, or more time than [`MOST_TIME`].
+//! Reads damaged files. Each reader of `fuzz/targets.rs` gets the files of its corpus, and then mutations of
+//! them. None may cause a panic, an abort, more memory than [`memory`] allows, or more time than
+//! [`MOST_TIME`].
 //!
-//! A reader runs in a process of its own, so that an abort is a failure with a name. `MUTATIONS` is the number of
-//! mutations for each reader (10,000), `MUTATION_SEED` their seed (0), `MUTATION_SECONDS` the time for each
-//! reader in place of the number. Arguments select readers by parts of their names. `--corpus DIR` writes the
-//! corpora into a folder.
+//! A reader runs in a process of its own, so that an abort is a failure with a name. `MUTATIONS` is the
+//! number of mutations for each reader (10,000), `MUTATION_SEED` their seed (0), `MUTATION_SECONDS` the time
+//! for each reader in place of the number. Arguments select readers by parts of their names. `--corpus DIR`
+//! writes the corpora into a folder.
 
 mod corpus;
 mod mutate;
@@ -117,7 +118,8 @@ fn input(corpus: &[Vec<u8>], number: u64) -> Vec<u8> {
     }
 }
 
-/// In a child: reads all inputs from the first on, and writes the number of each into a file before it is read.
+/// In a child: reads all inputs from the first on, and writes the number of each into a file before it is
+/// read.
 fn read_all(&(name, read): &Target, first: u64) {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

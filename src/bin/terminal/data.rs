@@ -19,8 +19,8 @@ pub fn set_names() -> String {
     SETS.map(|set| set.name).join(", ")
 }
 
-/// The path of a data set that a user gave: one that is here, or the published data set of this name, of which is downloaded
-/// what the roles need. The path is that of the first role.
+/// The path of a data set that a user gave: one that is here, or the published data set of this name, of
+/// which is downloaded what the roles need. The path is that of the first role.
 ///
 /// Only the bare name means the data set: `./cifar10` and `cifar10/` are folders. It is said which was taken.
 pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result<PathBuf> {

@@ -113,14 +113,14 @@ impl From<FitText> for String {
 /// The input of a network, where it is not that of its weights.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct InputArgs {
-    /// Height and width of the images; by default those of the weights, else of the network family. The weights of the
-    /// official network fix them
+    /// Height and width of the images; by default those of the weights, else of the network family. The
+    /// weights of the official network fix them
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<usize>,
-    /// How images of other proportions fit the input: stretch does not keep them; crop keeps them and cuts out the centre, with
-    /// this share (0.875) of the short side; pad keeps them and fills with the mean. By default that of the weights,
-    /// else of the network family
+    /// How images of other proportions fit the input: stretch does not keep them; crop keeps them and cuts
+    /// out the centre, with this share (0.875) of the short side; pad keeps them and fills with the mean. By
+    /// default that of the weights, else of the network family
     #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
     #[serde(skip_serializing_if = "Option::is_none")]
     fit: Option<FitText>,
@@ -128,13 +128,13 @@ pub struct InputArgs {
     #[arg(long, value_parser = one_of(&Filter::ALL))]
     #[serde(skip_serializing_if = "Option::is_none")]
     filter: Option<Filter>,
-    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else of the network
-    /// family
+    /// Mean of red, green and blue (0 to 1) for normalisation; by default that of the weights, else of the
+    /// network family
     #[arg(long, value_name = "R,G,B")]
     #[serde(skip_serializing_if = "Option::is_none")]
     mean: Option<Rgb>,
-    /// Standard deviation of red, green and blue for normalisation; by default that of the weights, else of the network
-    /// family
+    /// Standard deviation of red, green and blue for normalisation; by default that of the weights, else of
+    /// the network family
     #[arg(long, value_name = "R,G,B")]
     #[serde(skip_serializing_if = "Option::is_none")]
     std: Option<Rgb>,

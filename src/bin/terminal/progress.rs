@@ -8,8 +8,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Writes a line to stderr, or several. Control characters, which names of files may have, are escaped. A closed stderr is not
-/// an error.
+/// Writes a line to stderr, or several. Control characters, which names of files may have, are escaped. A
+/// closed stderr is not an error.
 pub fn say(line: impl Display) {
     let escaped = |text: &str| -> String {
         let shown =

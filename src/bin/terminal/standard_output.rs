@@ -7,8 +7,8 @@ use std::{
 
 static IS_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// Standard output. Once the reader has closed the pipe, it drops what is written: the reader has what it wanted, and files, exit
-/// codes and later work do not depend on it.
+/// Standard output. Once the reader has closed the pipe, it drops what is written: the reader has what it
+/// wanted, and files, exit codes and later work do not depend on it.
 pub fn stdout() -> impl Write {
     Output(std::io::stdout())
 }

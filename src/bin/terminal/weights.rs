@@ -15,7 +15,8 @@ use super::{Advice, data::FetchDisplay};
 pub const SOME_WEIGHTS: &str = "Published weights: imagenet32-nocifar, timm/tf_efficientnet_lite0.in1k, timm/resnet50.a1_in1k, \
                                 torchvision/resnet18/imagenet1k-v1 and others; `toolkit weights list` lists all";
 
-/// The extensions of files of weights. Something else after a dot belongs to a name, as in `resnet50.a1_in1k`.
+/// The extensions of files of weights. Something else after a dot belongs to a name, as in
+/// `resnet50.a1_in1k`.
 const EXTENSIONS: [&str; 8] = ["bin", "ckpt", "onnx", "pkl", "pt", "pth", "safetensors", "tar"];
 
 /// The most names that are suggested.

@@ -44,8 +44,8 @@ const USAGE: &str = "toolkit train [OPTIONS]
 #[command(name = "toolkit train", bin_name = "toolkit train", version, max_term_width = 100, override_usage = USAGE,
           args_override_self = true, allow_negative_numbers = true)]
 struct Cli {
-    /// Read settings from a TOML file, with the names of the flags below, or take those of pytorch-ood's CAC tutorial;
-    /// flags take precedence
+    /// Read settings from a TOML file, with the names of the flags below, or take those of pytorch-ood's CAC
+    /// tutorial; flags take precedence
     #[arg(long, value_name = "FILE|tutorial", conflicts_with = "resume")]
     config: Option<PathBuf>,
     /// Resume the run in this folder exactly where it stopped

@@ -32,13 +32,13 @@ use crate::terminal::{
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
-    /// Known classes: the name of a published data set (see below), train/CLASS/*.png and test/CLASS/*.png, or a data
-    /// set as it was unpacked: CIFAR-10, CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet, arrays of NumPy; by
-    /// default cifar10
+    /// Known classes: the name of a published data set (see below), train/CLASS/*.png and test/CLASS/*.png,
+    /// or a data set as it was unpacked: CIFAR-10, CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet,
+    /// arrays of NumPy; by default cifar10
     #[arg(long, value_name = "DIR|NAME")]
     known: Option<PathBuf>,
-    /// Share of the known images to test on, above 0 and below 1, where they have no test split, as CLASS/*.png;
-    /// they are drawn by class, the same ones in every run
+    /// Share of the known images to test on, above 0 and below 1, where they have no test split, as
+    /// CLASS/*.png; they are drawn by class, the same ones in every run
     #[arg(long, value_name = "SHARE")]
     held_out_test: Option<f64>,
     /// Unknown test images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
@@ -69,10 +69,10 @@ pub struct Settings {
     magnitude: Option<f64>,
     #[arg(long, value_name = "X", help = format!("Weight of the anchor term; by default {}", by_variant(|loss| loss.weight)))]
     weight: Option<f64>,
-    /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set, the name
-    /// of a published one, or the known training images `scrambled`, for classes that differ in shape; by default
-    /// scrambled; none with --freeze, for a backbone of photographs, for cross-entropy or if a step is too small for
-    /// one outlier
+    /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set,
+    /// the name of a published one, or the known training images `scrambled`, for classes that differ in
+    /// shape; by default scrambled; none with --freeze, for a backbone of photographs, for cross-entropy or
+    /// if a step is too small for one outlier
     #[arg(long, value_name = "DIR|NAME|scrambled|none")]
     outliers: Option<Outliers>,
     /// Outliers per known image in a step, 0 to 16
@@ -81,8 +81,9 @@ pub struct Settings {
     /// Weight of the outlier term in the loss
     #[arg(long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     outlier_weight: f64,
-    /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0 to
-    /// below 1; at least 58 images, or 19 where 58 are more than a fifth; with 0 the last epoch is the best
+    /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0
+    /// to below 1; at least 58 images, or 19 where 58 are more than a fifth; with 0 the last epoch is the
+    /// best
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
     held_out: f64,
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
@@ -101,8 +102,8 @@ pub struct Settings {
     #[serde(flatten)]
     network: Network,
 
-    /// Train only the last layer, on features of the others that are computed once; needs a backbone. By default, for a
-    /// backbone of photographs, where there are few training images
+    /// Train only the last layer, on features of the others that are computed once; needs a backbone. By
+    /// default, for a backbone of photographs, where there are few training images
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     freeze: Option<bool>,
     #[arg(long, value_name = "SHARE", help = by_recipe("Learning rate of all layers but the last as a share of \
@@ -140,7 +141,8 @@ pub struct Settings {
     /// Decay of the exponential moving average (EMA) of the weights, which is tested and saved; 0 for no EMA
     #[arg(long, value_name = "DECAY", default_value_t = Recipe::default().ema)]
     ema: f64,
-    /// Epochs between tests, which choose the best weights; the last epoch is always tested. By default 1, with --freeze 5
+    /// Epochs between tests, which choose the best weights; the last epoch is always tested. By default 1,
+    /// with --freeze 5
     #[arg(long, value_name = "N")]
     test_every: Option<usize>,
     /// Seed of initial weights, data order, augmentation, dropout and held-out images
@@ -149,7 +151,8 @@ pub struct Settings {
     /// Training device: cpu, cuda or cuda:N
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
-    /// The precision of activations in training; auto is bf16 on a CPU with AVX512-BF16 unless --freeze is given, else f32
+    /// The precision of activations in training; auto is bf16 on a CPU with AVX512-BF16 unless --freeze is
+    /// given, else f32
     #[arg(long, value_enum, default_value_t = Precision::Auto)]
     precision: Precision,
     /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are
@@ -161,7 +164,8 @@ pub struct Settings {
     skip_broken: bool,
 }
 
-/// The help of the learning rate, whose default depends on the optimizer, the variant of the loss and the recipe.
+/// The help of the learning rate, whose default depends on the optimizer, the variant of the loss and the
+/// recipe.
 fn learning_rates() -> String {
     let [adam, sgd] = [Optimizer::Adam, Optimizer::Sgd]
         .map(|optimizer| by_variant(|loss| optimizer.learning_rate(loss.variant)));

@@ -29,8 +29,8 @@ use crate::{
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
 ///
-/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 a command line that cannot be
-/// parsed, 3 drift or a requirement of `eval --require` that is not met.
+/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 a command line that
+/// cannot be parsed, 3 drift or a requirement of `eval --require` that is not met.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -169,7 +169,8 @@ pub struct FileArgs {
     /// Leave the features out of the outputs, for smaller responses
     #[arg(long)]
     pub no_features: bool,
-    /// Add the logits of each place to the outputs; `score --map` draws from them which part of an image looks unknown
+    /// Add the logits of each place to the outputs; `score --map` draws from them which part of an image
+    /// looks unknown
     #[arg(long)]
     pub map: bool,
     /// Choose a threshold for each predicted class, from held-out images of that class
@@ -178,8 +179,8 @@ pub struct FileArgs {
     /// Make the threshold an optional input of the graph, with the chosen one as its default
     #[arg(long)]
     pub threshold_input: bool,
-    /// Choose the threshold that keeps this share of new known images, 0 to below 1, from held-out ones; from the known
-    /// test images if the training held none out. An import uses the images of --known
+    /// Choose the threshold that keeps this share of new known images, 0 to below 1, from held-out ones; from
+    /// the known test images if the training held none out. An import uses the images of --known
     #[arg(long, value_name = "SHARE", default_value_t = KEEP)]
     pub keep: f64,
     /// Set the threshold by hand; images with a larger score are unknown
@@ -193,8 +194,8 @@ pub struct FileArgs {
         default_value_if("resize", "true", "u8")
     )]
     pub input: InputForm,
-    /// Take images of any height and width, as u8 [N, H, W, 3], and resize them in the graph, to the same bytes as the
-    /// toolkit
+    /// Take images of any height and width, as u8 [N, H, W, 3], and resize them in the graph, to the same
+    /// bytes as the toolkit
     #[arg(long)]
     pub resize: bool,
     /// Fix the batch size, for engines that need static shapes; by default any size
@@ -272,9 +273,9 @@ impl FileArgs {
 #[derive(Args)]
 #[command(after_help = format!("Published data sets: {}", set_names()))]
 pub struct EvalArgs {
-    /// Model file; by default the newest in the current folder, else the built-in model of CIFAR-10's classes, which
-    /// is measured on cifar10 and textures. Repeatable; each further model is
-    /// compared with the first
+    /// Model file; by default the newest in the current folder, else the built-in model of CIFAR-10's
+    /// classes, which is measured on cifar10 and textures. Repeatable; each further model is compared with
+    /// the first
     #[arg(value_name = "MODEL.onnx")]
     pub model: Vec<PathBuf>,
     /// Also write a report to look at: one HTML file, as `toolkit report` does
@@ -291,8 +292,8 @@ pub struct EvalArgs {
 #[derive(Args)]
 #[command(after_help = format!("Published data sets: {}", set_names()))]
 pub struct PageArgs {
-    /// Model files, which are evaluated as by `eval`; files of scores, as for `metrics`; run folders, with the test
-    /// after training and its curves. By default the newest model in the current folder, else the
+    /// Model files, which are evaluated as by `eval`; files of scores, as for `metrics`; run folders, with
+    /// the test after training and its curves. By default the newest model in the current folder, else the
     /// built-in one of CIFAR-10's classes
     #[arg(value_name = "MODEL.onnx|SCORES.csv|RUN")]
     pub inputs: Vec<PathBuf>,
@@ -320,8 +321,8 @@ pub struct EvaluationArgs {
     /// Repeatable; each further provider is compared with the first
     #[arg(long, default_value = "cpu")]
     pub provider: Vec<Provider>,
-    /// Known classes: the name of a published data set (see below), test/CLASS/*.png, CLASS/*.png, or a data set as it
-    /// was unpacked, as for `train`; by default the data of the training
+    /// Known classes: the name of a published data set (see below), test/CLASS/*.png, CLASS/*.png, or a data
+    /// set as it was unpacked, as for `train`; by default the data of the training
     #[arg(long, value_name = "DIR|NAME")]
     pub known: Option<PathBuf>,
     /// Share of the known images that `train` held out to test on, where they have no test split; by default
@@ -344,7 +345,8 @@ pub struct EvaluationArgs {
     /// Write the scores of all images by the first model as CSV, or as NPZ if the name ends in .npz
     #[arg(long, value_name = "FILE")]
     pub scores: Option<PathBuf>,
-    /// Write the features of all images, and of training images, by the first model as NPZ; `metrics --features` computes scores from them
+    /// Write the features of all images, and of training images, by the first model as NPZ; `metrics
+    /// --features` computes scores from them
     #[arg(long, value_name = "FILE.npz")]
     pub keep_features: Option<PathBuf>,
     /// Leave out images that cannot be read; otherwise the evaluation ends with a list of them
@@ -587,8 +589,8 @@ pub struct ScoreArgs {
     /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback
     #[arg(long, default_value = "cpu")]
     pub provider: Provider,
-    /// Draw which part of each image looks unknown: one PNG file for one image, else a folder with one for each. The
-    /// model must have been exported with --map
+    /// Draw which part of each image looks unknown: one PNG file for one image, else a folder with one for
+    /// each. The model must have been exported with --map
     #[arg(long, value_name = "FILE.png|DIR")]
     pub map: Option<PathBuf>,
     /// The signature of the model file
@@ -619,18 +621,19 @@ pub struct DriftArgs {
     /// Take these images in random order, because their order has no meaning, as in folders of classes
     #[arg(long)]
     pub shuffle: bool,
-    /// Compare the last N images of the stream with the held-out ones; by default those of this call. The alarm depends
-    /// on all
+    /// Compare the last N images of the stream with the held-out ones; by default those of this call. The
+    /// alarm depends on all
     #[arg(long, value_name = "N")]
     pub window: Option<NonZeroUsize>,
-    /// Seed of the random numbers that break ties, and of --shuffle; that with which the stream of --state began
+    /// Seed of the random numbers that break ties, and of --shuffle; that with which the stream of --state
+    /// began
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// The column or array of scores in a file of scores; by default score
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
-    /// For a folder of images: cpu (tract), by default, onnxruntime, cuda[:N] or another of `toolkit providers`; there is no
-    /// fallback
+    /// For a folder of images: cpu (tract), by default, onnxruntime, cuda[:N] or another of `toolkit
+    /// providers`; there is no fallback
     #[arg(long)]
     pub provider: Option<Provider>,
     /// The signature of the model file
@@ -639,9 +642,9 @@ pub struct DriftArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// A folder of images, in the order of their paths; a CSV or NPZ file of scores, as for `metrics`, but it needs no
-    /// labels; or - for one score a line on standard input. After the model file; by default the built-in model of
-    /// CIFAR-10's classes
+    /// A folder of images, in the order of their paths; a CSV or NPZ file of scores, as for `metrics`, but it
+    /// needs no labels; or - for one score a line on standard input. After the model file; by default the
+    /// built-in model of CIFAR-10's classes
     #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
     inputs: Vec<PathBuf>,
 }
@@ -725,8 +728,8 @@ pub struct ProvidersArgs {
 /// Threshold and form of the output.
 #[derive(Args)]
 pub struct ScorerArgs {
-    /// Use the threshold that keeps this share of the images from which that of the file was chosen, 0 to below 1; by
-    /// default that of the file
+    /// Use the threshold that keeps this share of the images from which that of the file was chosen, 0 to
+    /// below 1; by default that of the file
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,
     /// Threshold on the score; by default that of the file

@@ -18,8 +18,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The exit code of a command that found drift, or a requirement that is not met.
 const UNMET: u8 = 3;
 
-/// Makes ONNX Runtime, whose official libraries send events about models and the machine to Microsoft by default, create and
-/// send none. Its API can only end that once the first event is on its way.
+/// Makes ONNX Runtime, whose official libraries send events about models and the machine to Microsoft by
+/// default, create and send none. Its API can only end that once the first event is on its way.
 fn disable_telemetry() {
     // As there are no other threads yet, nobody reads the environment at the same time.
     let _ = dotenvy::from_read_override(&b"ORT_DISABLE_TELEMETRY=1"[..]);

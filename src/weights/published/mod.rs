@@ -1,7 +1,7 @@
 //! Published weights by name: downloaded once, verified, and kept in a user cache.
 //!
-//! Each source has a file with its table. A name is that of the source: in pytorch-ood's registry, on the Hugging Face
-//! hub (`timm/NAME`), or `torchvision/MODEL/WEIGHTS`.
+//! Each source has a file with its table. A name is that of the source: in pytorch-ood's registry, on the
+//! Hugging Face hub (`timm/NAME`), or `torchvision/MODEL/WEIGHTS`.
 
 mod pytorch_ood;
 mod timm;
@@ -38,10 +38,11 @@ pub struct Published {
     pub classes: usize,
     /// The input for which it was published.
     pub input: Input,
-    /// About how many bytes the file has: as its source states it, or else as many as its tensors in single precision.
+    /// About how many bytes the file has: as its source states it, or else as many as its tensors in single
+    /// precision.
     pub bytes: u64,
-    /// Its SHA-256 in hexadecimal, or as many of the first digits as are published. Without all of them the file is
-    /// trusted at the first download and must not change afterwards.
+    /// Its SHA-256 in hexadecimal, or as many of the first digits as are published. Without all of them the
+    /// file is trusted at the first download and must not change afterwards.
     pub sha256: Option<&'static str>,
     /// The licence, if the source states one.
     pub licence: Option<&'static str>,
@@ -120,8 +121,8 @@ impl Published {
         self.names().map(move |name| format!("{name}.{extension}"))
     }
 
-    /// The path of the file in the cache, `$XDG_CACHE_HOME/cac-toolkit/weights/NAME.EXTENSION`, whether or not it is
-    /// there. A file that is there under the alias stays there.
+    /// The path of the file in the cache, `$XDG_CACHE_HOME/cac-toolkit/weights/NAME.EXTENSION`, whether or
+    /// not it is there. A file that is there under the alias stays there.
     ///
     /// # Errors
     /// [`Error::Setting`] if the environment names no cache.
@@ -132,14 +133,14 @@ impl Published {
         Ok(places.swap_remove(found))
     }
 
-    /// The path of the cached file, downloaded if it is missing, with its SHA-256 beside it in `FILE.sha256`. It comes
-    /// from its URL or from `$CAC_WEIGHTS_MIRROR/NAME.EXTENSION`, where the alias is asked for next. An interrupted
-    /// transfer is resumed.
+    /// The path of the cached file, downloaded if it is missing, with its SHA-256 beside it in `FILE.sha256`.
+    /// It comes from its URL or from `$CAC_WEIGHTS_MIRROR/NAME.EXTENSION`, where the alias is asked for next.
+    /// An interrupted transfer is resumed.
     ///
     /// # Errors
-    /// [`Error::Download`] if the server cannot be reached, closes the connection early, or
-    /// sends a file with another checksum or without weights; [`Error::Checksum`] if the cached file has another
-    /// checksum; [`Error::Io`] if the cache cannot be written.
+    /// [`Error::Download`] if the server cannot be reached, closes the connection early, or sends a file with
+    /// another checksum or without weights; [`Error::Checksum`] if the cached file has another checksum;
+    /// [`Error::Io`] if the cache cannot be written.
     pub fn fetch(&self, observe: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf> {
         let file = self.path()?;
         let urls = match std::env::var(MIRROR) {
@@ -159,8 +160,8 @@ impl Published {
         Ok(file)
     }
 
-    /// Reads the cached file and compares its SHA-256 with what is published and recorded. Returns its path, or nothing
-    /// if it is not there.
+    /// Reads the cached file and compares its SHA-256 with what is published and recorded. Returns its path,
+    /// or nothing if it is not there.
     ///
     /// # Errors
     /// [`Error::Checksum`] if it has another checksum; [`Error::Io`] if it

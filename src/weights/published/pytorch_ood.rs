@@ -1,4 +1,5 @@
-//! The registry of pytorch-ood 0.4.0, and two files of its earlier versions. Its stored metrics are not taken over.
+//! The registry of pytorch-ood 0.4.0, and two files of its earlier versions. Its stored metrics are not taken
+//! over.
 
 use super::{Host, IMAGENET, Published, crop, plain};
 
@@ -51,7 +52,8 @@ const IMAGENET_200: Published = Published {
     network: "ResNet-18",
     trained_on: "ImageNet-200",
     classes: 200,
-    // pytorch-ood stretches an image to 256x256 before the crop; an image that is not square keeps its proportions here.
+    // pytorch-ood stretches an image to 256x256 before the crop; an image that is not square keeps its
+    // proportions here.
     input: crop(IMAGENET, 224, 224.0 / 256.0),
     bytes: 45_155_008,
     ..WRN_40_2

@@ -82,8 +82,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if unmet.is_empty() { Ok(()) } else { Err(Unmet(unmet).into()) }
 }
 
-/// Evaluates models on every provider, and hands each result over as it comes. Returns the images. The anchors are
-/// read if a page is made of the results. The outputs have been checked; what is required can be compared.
+/// Evaluates models on every provider, and hands each result over as it comes. Returns the images. The
+/// anchors are read if a page is made of the results. The outputs have been checked; what is required can be
+/// compared.
 pub fn measure(
     models: &[PathBuf],
     args: &EvaluationArgs,
@@ -230,8 +231,8 @@ fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> an
     Ok(FeatureFile { last_layer: last_layer.clone(), anchors: anchors.clone(), training, sets: Vec::new() })
 }
 
-/// The scores to evaluate, with their constants. `own` is left as it is; a score for which there are too few images is
-/// left out, and said, if all were asked for.
+/// The scores to evaluate, with their constants. `own` is left as it is; a score for which there are too few
+/// images is left out, and said, if all were asked for.
 pub fn fitted(
     features: Option<&FeatureFile>,
     scores: &[RejectionScore],
@@ -264,8 +265,8 @@ pub fn fitted(
     }
 }
 
-/// Opens every model on every provider, and checks that they can be compared. Models without the output `features` get it
-/// where it is needed.
+/// Opens every model on every provider, and checks that they can be compared. Models without the output
+/// `features` get it where it is needed.
 fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::Result<Vec<Contender<'a>>> {
     let models: Vec<Option<&Path>> = match models {
         [] => vec![None],

@@ -75,8 +75,8 @@ pub fn check_outputs<'a>(
     }
 }
 
-/// The calibration images of f16 and int8, from --calibrate or else from the data of the training, without its test
-/// images; `None` for f32 or without both. The model must not replace one of them.
+/// The calibration images of f16 and int8, from --calibrate or else from the data of the training, without
+/// its test images; `None` for f32 or without both. The model must not replace one of them.
 pub fn calibration(
     args: &FileArgs,
     model: &Path,

@@ -41,7 +41,8 @@ const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-wrn-40-2.onnx"
 /// What is said where the built-in model is taken because none is named.
 const BUILT_IN: &str = "model: the built-in one of CIFAR-10's classes";
 
-/// What was asked about does not hold, each finding on a line. The command did not fail: the exit code is another.
+/// What was asked about does not hold, each finding on a line. The command did not fail: the exit code is
+/// another.
 #[derive(Debug)]
 pub struct Unmet(pub Vec<String>);
 
@@ -62,8 +63,8 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Io { action: "read", path, source }
 }
 
-/// The bytes of a model file, whose signature is checked if there is one, and its name in errors; by default those
-/// of the built-in model.
+/// The bytes of a model file, whose signature is checked if there is one, and its name in errors; by default
+/// those of the built-in model.
 fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Bytes, String)> {
     let (bytes, origin) = match model {
         Some(path) => {
@@ -82,8 +83,8 @@ fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(B
     Ok((bytes, origin))
 }
 
-/// The models that a user names, else the newest one in the current folder; none for the built-in one. Says which is
-/// taken if none is named.
+/// The models that a user names, else the newest one in the current folder; none for the built-in one. Says
+/// which is taken if none is named.
 fn named_or_newest(named: &[PathBuf]) -> Vec<PathBuf> {
     if !named.is_empty() {
         return named.to_vec();
@@ -124,9 +125,9 @@ fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
     }
 }
 
-/// The names of inputs as others may see them: the last part of each path, with as many of the folders above it as
-/// tell it from the others, and no absolute path. A number tells apart those that have the same folders, one from the current
-/// folder and the other from the root on.
+/// The names of inputs as others may see them: the last part of each path, with as many of the folders above
+/// it as tell it from the others, and no absolute path. A number tells apart those that have the same
+/// folders, one from the current folder and the other from the root on.
 fn names_apart(paths: &[PathBuf]) -> HashMap<PathBuf, String> {
     let places: Vec<PathBuf> = paths.iter().map(|path| place(path)).collect();
     let mut left: HashMap<&PathBuf, Vec<String>> =
@@ -217,7 +218,8 @@ fn check_place(file: &Path, inputs: &HashSet<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that a page, files of scores and features, and plots can be written, and that none of them replaces another or an input.
+/// Checks that a page, files of scores and features, and plots can be written, and that none of them replaces
+/// another or an input.
 fn check_result_files<'a>(
     page: Option<&'a Path>,
     args: &'a EvaluationArgs,

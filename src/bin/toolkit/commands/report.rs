@@ -127,8 +127,8 @@ impl Outcome {
     }
 }
 
-/// What an input is: a folder is a run, and a file of scores does not begin as an ONNX file does. A pipe can be read once, so it
-/// is one of scores.
+/// What an input is: a folder is a run, and a file of scores does not begin as an ONNX file does. A pipe can
+/// be read once, so it is one of scores.
 fn kind(path: &Path) -> anyhow::Result<Input> {
     if path.is_dir() {
         return Ok(Input::Run(path.to_owned()));
@@ -262,7 +262,8 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     Ok((log, subjects))
 }
 
-/// Writes the page and the plots of some results. Thumbnails are of the images that the models were measured on.
+/// Writes the page and the plots of some results. Thumbnails are of the images that the models were measured
+/// on.
 pub fn write(
     subjects: Vec<Subject>,
     runs: Vec<RunLog>,

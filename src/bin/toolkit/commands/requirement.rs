@@ -45,8 +45,8 @@ impl Requirement {
         self.metric
     }
 
-    /// Where the first rows of a table, those of its unknown sets, do not meet the requirement: a sentence for each.
-    /// The value counts, not its interval.
+    /// Where the first rows of a table, those of its unknown sets, do not meet the requirement: a sentence
+    /// for each. The value counts, not its interval.
     pub fn unmet(&self, report: &Report, sets: usize) -> Vec<String> {
         let of_known = match self.metric {
             "accuracy" => Some((report.accuracy, report.intervals.and_then(|known| known.accuracy))),

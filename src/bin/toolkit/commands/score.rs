@@ -129,8 +129,8 @@ fn decode(files: &[PathBuf], decision: &Decision, is_drawn: bool) -> Vec<Result<
     files.par_iter().map(read).collect()
 }
 
-/// Prints the verdicts of a batch and draws the maps; prints the errors of images that cannot be read in their places.
-/// Returns the number of the latter.
+/// Prints the verdicts of a batch and draws the maps; prints the errors of images that cannot be read in
+/// their places. Returns the number of the latter.
 fn show(
     scorer: &Scorer,
     files: &[PathBuf],

@@ -17,8 +17,8 @@ const LIBTORCH_LOG: &str = "TORCH_CPP_LOG_LEVEL";
 /// The environment variable of glibc's settings, which it reads when a program starts.
 const GLIBC_SETTINGS: &str = "GLIBC_TUNABLES";
 
-/// Freed memory is used again and not given back. Activations of large images are tens of megabytes each; the kernel
-/// would zero their pages anew in every layer, which takes a third of the time.
+/// Freed memory is used again and not given back. Activations of large images are tens of megabytes each; the
+/// kernel would zero their pages anew in every layer, which takes a third of the time.
 const KEEP_MEMORY: &str = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776";
 
 /// Runs `toolkit-train` in place of this program, with its terminal, signals and exit code.
@@ -52,8 +52,8 @@ fn is_program(path: &Path) -> bool {
     path.is_file()
 }
 
-/// The call of `toolkit-train`. libtorch is told to keep its warnings to itself and glibc to keep its memory, unless the
-/// user has set that.
+/// The call of `toolkit-train`. libtorch is told to keep its warnings to itself and glibc to keep its memory,
+/// unless the user has set that.
 fn command(program: &Path, args: &[OsString]) -> Command {
     let mut command = Command::new(program);
     command.args(args).env(VERSION_VARIABLE, env!("CARGO_PKG_VERSION"));
