@@ -260,7 +260,7 @@ pub struct EvaluateOptions {
 
 /// Runs the known images and the unknown sets through the model and computes `scores`. Labels must index the
 /// model's classes (see [`Dataset::align`]). Images that cannot be read are left out if `skip_broken` is set.
-/// `progress` receives the number of images done.
+/// `progress` receives the number of images of each finished batch.
 ///
 /// # Errors
 /// [`Error::BrokenImages`], with all that cannot be read, unless they are left out; those of
@@ -275,7 +275,7 @@ pub fn evaluate(
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let own = scorer.decision().score;
-    let (mut done, mut errors) = (0, Vec::new());
+    let mut errors = Vec::new();
     let classes = scorer.decision().classes.len();
     let sample = Sample::new(classes, unknown.len());
     let mut score_all = |name: &str, images: &Dataset| {
@@ -308,9 +308,8 @@ pub fn evaluate(
             set.predicted.extend(&batch.outputs.label);
             set.images.extend(batch.indices.iter().map(|&index| images.name(index)));
             set.truth.extend(batch.indices.iter().map(|&index| images.labels()[index]));
-            done += batch.indices.len() + batch.errors.len();
+            progress(batch.indices.len() + batch.errors.len());
             errors.extend(batch.errors);
-            progress(done);
         })?;
         Ok(set)
     };

@@ -19,9 +19,9 @@ pub const LIMIT: usize = 4 << 20;
 const RIDGE: f64 = 1e-6;
 /// The number of training features that `knn` keeps. More of them gain nothing with ten neighbours.
 const BANK: usize = 1024;
-/// The number of features above which Mahalanobis distances are measured in principal components, and in how
-/// many. As many of a residual are the least.
+/// The number of features above which Mahalanobis distances are measured in principal components.
 const WIDE: usize = 512;
+/// The number of these components, and the fewest that `vim` leaves to a residual.
 const COMPONENTS: usize = 256;
 /// The number of training images that a dimension of a Mahalanobis distance needs.
 const IMAGES_PER_COMPONENT: usize = 2;

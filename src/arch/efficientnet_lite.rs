@@ -150,7 +150,7 @@ fn layers(network: &Architecture, classes: usize, size: (usize, usize), net: &mu
     super::at_least_32(size)?;
 
     let input = net.push("input", Op::Input, &[]);
-    let mut x = Features { net, at: input, channels: 3, size };
+    let mut x = Cursor { net, at: input, channels: 3, size };
     x.conv("conv_stem", STEM, 3, 2);
     x.norm_and_activation("bn1");
     for (number, stage) in STAGES.iter().enumerate() {
@@ -161,7 +161,7 @@ fn layers(network: &Architecture, classes: usize, size: (usize, usize), net: &mu
     }
     x.conv("conv_head", HEAD, 1, 1);
     x.norm_and_activation("bn2");
-    let Features { net, at, .. } = x;
+    let Cursor { net, at, .. } = x;
     let mut x = net.push("global_pool", Op::GlobalAveragePool, &[at]);
     x = net.push("dropout", Op::Dropout(dropout), &[x]);
     net.linear("classifier", x, HEAD, classes);
@@ -169,7 +169,7 @@ fn layers(network: &Architecture, classes: usize, size: (usize, usize), net: &mu
 }
 
 /// The last layer under construction, with the shape of its output.
-struct Features<'a> {
+struct Cursor<'a> {
     net: &'a mut Builder,
     at: usize,
     channels: usize,
@@ -177,7 +177,7 @@ struct Features<'a> {
     size: (usize, usize),
 }
 
-impl Features<'_> {
+impl Cursor<'_> {
     /// A convolution with TensorFlow's padding.
     fn conv(&mut self, name: &str, outputs: usize, kernel: usize, stride: usize) {
         self.grouped(name, outputs, kernel, stride, 1);

@@ -291,8 +291,8 @@ impl Architecture {
         Ok(self)
     }
 
-    /// The names of layers in another code than that whose names a family has, each with its name here; none
-    /// unless the tensors have such names.
+    /// The layer names of another implementation than the one that a family follows, each with the family's
+    /// name; empty unless the tensors are named so.
     #[must_use]
     pub fn synonyms(shapes: Shapes) -> Vec<(String, String)> {
         FAMILIES.iter().flat_map(|family| (family.synonyms)(shapes)).collect()
@@ -383,8 +383,7 @@ pub(crate) fn readers(layers: &[Layer]) -> Vec<usize> {
     readers
 }
 
-/// The layers of a network in order of evaluation: for each, the last layer that reads its output, or the
-/// number of layers if none does.
+/// For each layer, the last layer that reads its output; the number of layers if none does.
 #[cfg(any(feature = "train", all(feature = "files", feature = "tract")))]
 pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
     let mut last = vec![layers.len(); layers.len()];
@@ -396,7 +395,7 @@ pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
     last
 }
 
-/// The index of the layer whose output are the features: what the last layer reads, dropout aside.
+/// The index of the layer whose output is the features: what the last layer reads, dropout aside.
 #[cfg(feature = "export")]
 pub(crate) fn features(layers: &[Layer]) -> usize {
     let mut index = layers.len() - 1;

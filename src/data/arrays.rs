@@ -229,7 +229,7 @@ pub(super) fn check_end(reader: &mut impl Read) -> Reasoned<()> {
 }
 
 /// Numbers of one of NumPy's types as integers: `u`, `i`, `b` and `f` of `size` bytes; `None` for other types
-/// and for numbers that are no integers.
+/// and for numbers that are not integers.
 pub(super) fn integers(bytes: &[u8], kind: &str, size: usize, is_big_endian: bool) -> Option<Vec<i64>> {
     let read = |item: &[u8]| {
         let mut word = [0; 8];

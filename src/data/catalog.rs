@@ -14,7 +14,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     files::cache,
-    image::EXTENSIONS,
+    image::has_extension,
 };
 
 /// The environment variable with the folder of the data sets.
@@ -55,7 +55,7 @@ pub struct Download {
     pub md5: &'static str,
     /// Its SHA-256 in hexadecimal, if it is published. Otherwise it is recorded when the file is first seen.
     pub sha256: Option<&'static str>,
-    /// What is unpacked from it, below the folder of the data set; the file itself if it is no archive.
+    /// What is unpacked from it, below the folder of the data set; the file itself if it is not an archive.
     pub holds: &'static str,
     /// The split that it is needed for; `None` for both.
     pub split: Option<Split>,
@@ -115,8 +115,8 @@ const fn layout(folder: &'static str, parts: &'static [Part]) -> Layout {
     Layout { folder, unknown: [""; 2], parts }
 }
 
-/// An archive that is needed for both splits.
-const fn archive(
+/// A download that is needed for both splits. 0 bytes and an empty SHA-256 are not published.
+const fn download(
     url: &'static [&'static str],
     file: &'static str,
     bytes: u64,
@@ -175,7 +175,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "none stated; cite Krizhevsky 2009",
         note: "",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"],
             "cifar-10-binary.tar.gz",
             170_052_171,
@@ -216,7 +216,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "none stated; cite Krizhevsky 2009",
         note: "no class is one of CIFAR-10's, but some are close",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"],
             "cifar-100-python.tar.gz",
             169_001_437,
@@ -245,7 +245,7 @@ pub static SETS: [PublishedSet; 16] = [
         parts: &[],
         downloads: &[
             of_split(
-                archive(
+                download(
                     &["http://ufldl.stanford.edu/housenumbers/train_32x32.mat"],
                     "train_32x32.mat",
                     182_040_794,
@@ -256,7 +256,7 @@ pub static SETS: [PublishedSet; 16] = [
                 TRAIN,
             ),
             of_split(
-                archive(
+                download(
                     &["http://ufldl.stanford.edu/housenumbers/test_32x32.mat"],
                     "test_32x32.mat",
                     64_275_384,
@@ -284,7 +284,7 @@ pub static SETS: [PublishedSet; 16] = [
         parts: &[],
         downloads: &[
             of_split(
-                archive(
+                download(
                     &[
                         "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz",
                         "http://yann.lecun.com/exdb/mnist/train-images-idx3-ubyte.gz",
@@ -299,7 +299,7 @@ pub static SETS: [PublishedSet; 16] = [
                 TRAIN,
             ),
             of_split(
-                archive(
+                download(
                     &[
                         "https://ossci-datasets.s3.amazonaws.com/mnist/train-labels-idx1-ubyte.gz",
                         "http://yann.lecun.com/exdb/mnist/train-labels-idx1-ubyte.gz",
@@ -314,7 +314,7 @@ pub static SETS: [PublishedSet; 16] = [
                 TRAIN,
             ),
             of_split(
-                archive(
+                download(
                     &[
                         "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-images-idx3-ubyte.gz",
                         "http://yann.lecun.com/exdb/mnist/t10k-images-idx3-ubyte.gz",
@@ -329,7 +329,7 @@ pub static SETS: [PublishedSet; 16] = [
                 TEST,
             ),
             of_split(
-                archive(
+                download(
                     &[
                         "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-labels-idx1-ubyte.gz",
                         "http://yann.lecun.com/exdb/mnist/t10k-labels-idx1-ubyte.gz",
@@ -355,7 +355,7 @@ pub static SETS: [PublishedSet; 16] = [
         parts: &[],
         downloads: &[
             of_split(
-                archive(
+                download(
                     &[
                         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz",
                     ],
@@ -368,7 +368,7 @@ pub static SETS: [PublishedSet; 16] = [
                 TRAIN,
             ),
             of_split(
-                archive(
+                download(
                     &[
                         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-labels-idx1-ubyte.gz",
                     ],
@@ -381,7 +381,7 @@ pub static SETS: [PublishedSet; 16] = [
                 TRAIN,
             ),
             of_split(
-                archive(
+                download(
                     &["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-images-idx3-ubyte.gz"],
                     "t10k-images-idx3-ubyte.gz",
                     4_422_102,
@@ -392,7 +392,7 @@ pub static SETS: [PublishedSet; 16] = [
                 TEST,
             ),
             of_split(
-                archive(
+                download(
                     &["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/t10k-labels-idx1-ubyte.gz"],
                     "t10k-labels-idx1-ubyte.gz",
                     5148,
@@ -412,7 +412,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "ImageNet's: non-commercial research",
         note: "to test on: `val`; the labels of `test` are not published",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["http://cs231n.stanford.edu/tiny-imagenet-200.zip"],
             "tiny-imagenet-200.zip",
             248_100_043,
@@ -432,7 +432,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "for research",
         note: "",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz"],
             "dtd-r1.0.1.tar.gz",
             625_239_812,
@@ -452,7 +452,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "for research and education",
         note: "some scenes show objects of known classes",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["http://data.csail.mit.edu/places/places365/val_256.tar"],
             "val_256.tar",
             525_158_400,
@@ -469,7 +469,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "none stated; cite Liang et al. 2018",
         note: "",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://www.dropbox.com/s/fhtsw1m3qxlwj6h/LSUN.tar.gz?dl=1"],
             "LSUN.tar.gz",
             0,
@@ -486,7 +486,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "none stated; cite Liang et al. 2018",
         note: EASY,
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://www.dropbox.com/s/moqh2wh8696c3yl/LSUN_resize.tar.gz?dl=1"],
             "LSUN_resize.tar.gz",
             0,
@@ -503,7 +503,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "none stated; cite Liang et al. 2018",
         note: "",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://www.dropbox.com/s/avgm2u562itwpkl/Imagenet.tar.gz?dl=1"],
             "Imagenet.tar.gz",
             0,
@@ -520,7 +520,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "none stated; cite Liang et al. 2018",
         note: EASY,
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://www.dropbox.com/s/kp3my3412u5k9rl/Imagenet_resize.tar.gz?dl=1"],
             "Imagenet_resize.tar.gz",
             0,
@@ -537,7 +537,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "none stated; cite Xu et al. 2015",
         note: EASY,
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://www.dropbox.com/s/ssz7qxfqae0cca5/iSUN.tar.gz?dl=1"],
             "iSUN.tar.gz",
             0,
@@ -554,7 +554,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "MIT; ImageNet's for the images",
         note: "for models of ImageNet's classes",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://people.eecs.berkeley.edu/~hendrycks/imagenet-o.tar"],
             "imagenet-o.tar",
             0,
@@ -571,7 +571,7 @@ pub static SETS: [PublishedSet; 16] = [
         terms: "CC BY 4.0",
         note: "for models of ImageNet's classes at 224x224",
         parts: &[],
-        downloads: &[archive(
+        downloads: &[download(
             &["https://zenodo.org/record/8013288/files/NINCO_all.tar.gz"],
             "NINCO_all.tar.gz",
             0,
@@ -589,7 +589,7 @@ pub static SETS: [PublishedSet; 16] = [
         note: "taken by corruption, `cifar10-c:fog`, or `cifar10-c:fog:5` for the strongest; the classes are those of \
                `cifar10`, so known ones",
         parts: &CORRUPTIONS,
-        downloads: &[archive(
+        downloads: &[download(
             &["https://zenodo.org/record/2535967/files/CIFAR-10-C.tar"],
             "CIFAR-10-C.tar",
             2_918_471_680,
@@ -740,8 +740,7 @@ pub(super) fn joined(folder: &Path, path: &str) -> PathBuf {
 fn holds_images(folder: &Path) -> bool {
     let counts = |path: PathBuf| {
         let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        let extension = path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
-        !is_hidden && (EXTENSIONS.contains(&extension.as_str()) || path.is_dir())
+        !is_hidden && (has_extension(&path) || path.is_dir())
     };
     fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| counts(entry.path())))
 }

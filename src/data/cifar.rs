@@ -230,7 +230,7 @@ fn pickled(bytes: &[u8], labels: &str, pixels: &mut Vec<u8>) -> Reasoned<Vec<i64
             array.is_big_endian,
         )
     });
-    let found = found.ok_or_else(|| format!("the `{labels}` of its pickle are no integers"))?;
+    let found = found.ok_or_else(|| format!("the `{labels}` of its pickle are not integers"))?;
     if found.len() != data.shape[0] {
         return Err(format!("it has {} images, but {} `{labels}`", data.shape[0], found.len()));
     }
@@ -371,7 +371,7 @@ mod tests {
             "{wrong}"
         );
         assert!(error(&image(), b"](K\x05K\x05e").contains("it has 1 images, but 2 `labels`"));
-        assert!(error(&image(), b"]Na").contains("the `labels` of its pickle are no integers"));
+        assert!(error(&image(), b"]Na").contains("the `labels` of its pickle are not integers"));
         assert!(
             error(&array("u1", shape, "I00\n", 9), five)
                 .contains("its `data` has 9 bytes for shape [1, 3072]")

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, few},
-    image::EXTENSIONS,
+    image::{EXTENSIONS, has_extension},
 };
 
 /// Image folders without other marks. Unknown images may lie in any folder.
@@ -144,10 +144,10 @@ pub(super) fn images_below(folder: &Path) -> Result<Listing> {
                 continue;
             } else {
                 // A link to nowhere counts too: its image cannot be read.
-                let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-                if EXTENSIONS.contains(&extension.as_str()) {
+                if has_extension(&path) {
                     listing.files.push(path);
                 } else {
+                    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
                     *listing.left_out.entry(extension).or_default() += 1;
                 }
             }

@@ -205,7 +205,7 @@ pub(super) fn named_classes(folder: &Path) -> Result<Option<Vec<(i64, String)>>>
 /// `all`, which has the labels of all splits.
 ///
 /// # Errors
-/// The first label that is none of a class.
+/// The first label that belongs to no class.
 pub(super) fn classified(
     labels: &[i64],
     all: impl Iterator<Item = i64>,

@@ -237,7 +237,7 @@ impl Dataset {
         &self.labels
     }
 
-    /// The numbers of files in its folders that are no images by their extension.
+    /// The numbers of files in its folders whose extension is not that of an image, by extension.
     #[must_use]
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
@@ -553,12 +553,12 @@ impl Dataset {
         Ok(self)
     }
 
-    /// Divides the images by a protocol: those of its known classes, renumbered from 0, and the rest as
+    /// The images by a protocol: those of its known classes, renumbered from 0, and the rest as
     /// unknown images.
     ///
     /// # Errors
     /// [`Error::Setting`] if the data set does not have ten classes.
-    pub fn divide(&self, protocol: &Protocol) -> Result<(Self, Self)> {
+    pub fn by_protocol(&self, protocol: &Protocol) -> Result<(Self, Self)> {
         if self.classes.len() != protocol::CLASSES {
             let (found, wanted) = (self.classes.len(), protocol::CLASSES);
             let reason = format!("needs {wanted} classes, `{}` has {found}", self.origin.display());
@@ -592,7 +592,7 @@ impl Dataset {
     /// least one image. Returns their indices and those of the rest, both ascending.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the classes do not have so many images.
+    /// [`Error::Setting`] if that would leave a class without an image.
     pub fn hold_out(&self, count: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
         let mut sizes: HashMap<i64, usize> = HashMap::new();
         for &label in &self.labels {
@@ -748,7 +748,7 @@ impl UnknownSet {
 /// one. With `held_out_test` they are those that are not [held out](Dataset::divided).
 ///
 /// # Errors
-/// Those of [`Dataset::known`], [`Dataset::divided`] and [`Dataset::divide`].
+/// Those of [`Dataset::known`], [`Dataset::divided`] and [`Dataset::by_protocol`].
 pub fn open_training(
     known: &Path,
     held_out_test: Option<f64>,
@@ -767,7 +767,7 @@ pub fn open_training(
 /// are the first unknown set, `other-classes`.
 ///
 /// # Errors
-/// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::divide`] and [`UnknownSet::open_all`].
+/// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::by_protocol`] and [`UnknownSet::open_all`].
 pub fn open_test(
     known: &Path,
     held_out_test: Option<f64>,
@@ -806,7 +806,7 @@ pub(crate) fn open_both(
 
 fn limited(known: Dataset, protocol: Option<&Protocol>) -> Result<Dataset> {
     match protocol {
-        Some(protocol) => Ok(known.divide(protocol)?.0),
+        Some(protocol) => Ok(known.by_protocol(protocol)?.0),
         None => Ok(known),
     }
 }
@@ -819,8 +819,8 @@ fn with_unknown(
 ) -> Result<(Dataset, Vec<UnknownSet>)> {
     let mut sets = Vec::new();
     if let Some(protocol) = protocol {
-        let (divided, images) = known.divide(protocol)?;
-        known = divided;
+        let (chosen, images) = known.by_protocol(protocol)?;
+        known = chosen;
         sets.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
     }
     for set in UnknownSet::open_all(unknown, input)? {
@@ -891,11 +891,11 @@ mod tests {
     fn a_protocol_divides_ten_classes() {
         let dataset = numbered(&[9, 3, 0, 9, 8], &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
         let protocol = "cac-2021/0".parse().unwrap();
-        let (known, others) = dataset.divide(&protocol).unwrap();
+        let (known, others) = dataset.by_protocol(&protocol).unwrap();
         assert_eq!((known.labels(), known.classes()[5].as_str()), (&[5, 0, 5][..], "9"));
         assert_eq!((first_bytes(&known), first_bytes(&others)), (vec![0, 2, 3], vec![1, 4]));
         assert_eq!((others.labels(), others.classes().len()), (&[UNKNOWN; 2][..], 0));
-        let error = known.divide(&protocol).unwrap_err().to_string();
+        let error = known.by_protocol(&protocol).unwrap_err().to_string();
         assert!(error.contains("needs 10 classes, `numbered` has 6"), "{error}");
     }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::layout::Layout;
-use crate::image::EXTENSIONS;
+use crate::image;
 
 pub(super) const LAYOUT: Layout = Layout {
     about: "NumPy's arrays (FILE.npz with `x_train`, `y_train`, `x_test`, `y_test`, or with `images`, `labels`; FILE.npy with `labels.npy`)",
@@ -35,23 +35,22 @@ enum Place {
     Several(Vec<PathBuf>),
 }
 
-fn has_extension(path: &Path, extensions: &[&str]) -> bool {
+fn ends_in(path: &Path, extensions: &[&str]) -> bool {
     path.extension().is_some_and(|end| extensions.iter().any(|extension| end.eq_ignore_ascii_case(extension)))
 }
 
 /// What a path stands for: an archive, the only one of a folder, or an array, which may be followed by `:`
-/// and a severity. A folder with images of other kinds, or with folders, is none of arrays.
+/// and a severity. A folder that also holds image files or folders is not one of arrays.
 fn place(path: &Path) -> Option<Place> {
     if path.is_dir() {
         let entries = super::folder::entries(path).ok()?;
-        let mut files: Vec<&PathBuf> =
-            entries.iter().filter(|path| has_extension(path, &["npz", "npy"])).collect();
-        let is_other = |path: &PathBuf| has_extension(path, &EXTENSIONS) || path.is_dir();
+        let mut files: Vec<&PathBuf> = entries.iter().filter(|path| ends_in(path, &["npz", "npy"])).collect();
+        let is_other = |path: &PathBuf| image::has_extension(path) || path.is_dir();
         if files.is_empty() || entries.iter().any(is_other) {
             return None;
         }
         return Some(match &files[..] {
-            [only] if has_extension(only, &["npz"]) => Place::Archive((*only).clone()),
+            [only] if ends_in(only, &["npz"]) => Place::Archive((*only).clone()),
             _ => {
                 files.retain(|file| !file.ends_with(LABELS));
                 Place::Several(files.into_iter().cloned().collect())
@@ -59,13 +58,13 @@ fn place(path: &Path) -> Option<Place> {
         });
     }
     match path.is_file() {
-        true if has_extension(path, &["npz"]) => Some(Place::Archive(path.to_owned())),
-        true if has_extension(path, &["npy"]) => Some(Place::Array(path.to_owned(), None)),
+        true if ends_in(path, &["npz"]) => Some(Place::Archive(path.to_owned())),
+        true if ends_in(path, &["npy"]) => Some(Place::Array(path.to_owned(), None)),
         true => None,
         false => {
             let (file, severity) = path.to_str()?.rsplit_once(':')?;
             let (file, severity) = (Path::new(file), severity.parse().ok()?);
-            let is_severity = (1..=5).contains(&severity) && has_extension(file, &["npy"]) && file.is_file();
+            let is_severity = (1..=5).contains(&severity) && ends_in(file, &["npy"]) && file.is_file();
             is_severity.then(|| Place::Array(file.to_owned(), Some(severity)))
         }
     }
@@ -338,7 +337,7 @@ mod with_files {
             let is_big_endian = self.is_big_endian();
             arrays::integers(&bytes, kind, size as usize, is_big_endian).ok_or_else(|| {
                 let kind = self.header.dtype().descr();
-                self.broken(format!("has values of type {kind} that are no labels"))
+                self.broken(format!("has values of type {kind}, expected integers"))
             })
         }
 
@@ -351,7 +350,10 @@ mod with_files {
                 _ => None,
             };
             let width = width.and_then(|width| usize::try_from(width).ok()).filter(|&width| width > 0);
-            let width = width.ok_or_else(|| self.broken("has the name of the classes, but no texts"))?;
+            let width = width.ok_or_else(|| {
+                let kind = self.header.dtype().descr();
+                self.broken(format!("should hold the names of the classes, but has values of type {kind}"))
+            })?;
             let bytes = count.checked_mul(width).filter(|&bytes| bytes as u64 <= MOST_LABELS);
             let bytes = bytes.ok_or_else(|| self.broken("has too many values for names"))?;
             let bytes = self.values(bytes)?;
@@ -370,7 +372,9 @@ mod with_files {
             };
             let texts =
                 bytes.chunks_exact(width).map(|item| Some(text(item)?.trim_end_matches('\0').to_owned()));
-            texts.collect::<Option<Vec<String>>>().ok_or_else(|| self.broken("has bytes that are no text"))
+            texts
+                .collect::<Option<Vec<String>>>()
+                .ok_or_else(|| self.broken("has text that cannot be decoded"))
         }
 
         fn is_big_endian(&self) -> bool {
@@ -443,7 +447,7 @@ mod tests {
         );
         assert!(
             with_labels(npy("<f4", "2,", &[0, 0, 0, 0, 0, 0, 0, 0x3f]))
-                .contains("type '<f4' that are no labels")
+                .contains("type '<f4', expected integers")
         );
         assert!(with_labels(npy("|i1", "2,", &[0, 255])).contains("image 1 has label -1"));
         assert!(with_labels(npy("|u1", "2,", &[0, 0])).contains("it has 1 classes, expected at least 2"));
@@ -470,8 +474,11 @@ mod tests {
             error(&npz(&[images(), ("labels.npy", npy("|u1", "2,", &[0, 1])), ("class_names.npy", names)]))
         };
         assert!(named(npy("|S1", "2,", b"aa")).contains("its classes 0 and 1 are both called `a`"));
-        assert!(named(npy("|S2", "2,", b"a\0\xff\xff")).contains("has bytes that are no text"));
-        assert!(named(npy("<i8", "2,", &[0; 16])).contains("has the name of the classes, but no texts"));
+        assert!(named(npy("|S2", "2,", b"a\0\xff\xff")).contains("has text that cannot be decoded"));
+        assert!(
+            named(npy("<i8", "2,", &[0; 16]))
+                .ends_with("should hold the names of the classes, but has values of type '<i8'")
+        );
         // A changed byte is found by the checksum of the archive.
         let stored = {
             let mut archive = ZipWriter::new(Cursor::new(Vec::new()));

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result, few},
-    image::EXTENSIONS,
+    image::has_extension,
 };
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -78,12 +78,8 @@ fn check_whole(files: &[&Path]) -> std::result::Result<(), String> {
 
 /// Whether a folder holds image files, or folders down to this depth do.
 fn holds_images(folder: &Path, depth: usize) -> bool {
-    let is_image = |path: &PathBuf| {
-        let extension = path.extension().and_then(|end| end.to_str()).unwrap_or_default().to_lowercase();
-        EXTENSIONS.contains(&extension.as_str())
-    };
     let entries = entries(folder).unwrap_or_default();
-    entries.iter().any(is_image)
+    entries.iter().any(|path| has_extension(path))
         || depth > 0 && entries.iter().any(|path| path.is_dir() && holds_images(path, depth - 1))
 }
 

@@ -34,7 +34,7 @@ pub(super) const LAYOUT: Layout = Layout {
 /// The label of the digit 0.
 const ZERO: i64 = 10;
 
-/// A file of a name of its own, such as `extra_32x32.mat`, is undivided.
+/// A single file, such as `extra_32x32.mat`, has no splits.
 fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     let file = |name: &str| Some(path.join(name)).filter(|file| file.is_file());
     let splits = match path.is_dir() {
@@ -154,7 +154,7 @@ impl<R: Read> Element<'_, R> {
         Ok(if self.is_big_endian { u32::from_be_bytes(word) } else { u32::from_le_bytes(word) })
     }
 
-    /// The type and the length of an element that is no small one.
+    /// The type and the length of an element that is not a small one.
     fn tag(&mut self) -> Reasoned<(u32, u32)> {
         Ok((self.word()?, self.word()?))
     }
@@ -197,7 +197,7 @@ impl<R: Read> Element<'_, R> {
             _ => return Err(format!("an element has type {kind}, expected numbers")),
         };
         let numbers = arrays::integers(&bytes, letter, size, self.is_big_endian);
-        numbers.ok_or_else(|| "an element holds numbers that are no integers".to_owned())
+        numbers.ok_or_else(|| "an element holds numbers that are not integers".to_owned())
     }
 
     /// Reads a matrix if it is one of those wanted: its flags, lengths, name and values.

@@ -12,13 +12,13 @@
 //! then the promise would be false. So all scores are kept, in 8 to 16 bytes an image.
 //!
 //! The bets are those of the simple jumper of Vovk et al., "Retrain or not retrain: conformal test
-//! martingales for change-point detection" (COPA 2021), and two things are added. It bets on higher and on
-//! lower scores, which a new kind in a few per cent of the images hardly changes: a fourth gambler bets on
-//! more scores among the highest. And while nothing changes the capital of a jumper falls exponentially, to
-//! 10^-18 or so in 10,000 images, all of which it would have to win back after a change: it has half of the
-//! capital, and the rest is given bit by bit to jumpers that begin later. M is the weighted mean of all
-//! these, and a martingale as each of them is. It is never less than half of the jumper that begins first,
-//! and falls no faster than 1 / n.
+//! martingales for change-point detection" (COPA 2021), and two things are added. The jumper bets that scores
+//! rise or fall as a whole, which a new kind of image in a few per cent of the stream hardly makes them do;
+//! so a fourth gambler bets on more scores among the highest. And while nothing changes, the capital of a
+//! jumper falls exponentially, to 10^-18 or so in 10,000 images, all of which it would have to win back after
+//! a change; so it has half of the capital, and the rest is given bit by bit to jumpers that begin later. M
+//! is the weighted mean of all these, and a martingale as each of them is. It is never less than half of the
+//! jumper that begins first, and falls no faster than 1 / n.
 
 mod state;
 

@@ -88,7 +88,7 @@ fn mean(values: &[f64]) -> f64 {
 /// anchors of this length and so many training images. More candidates would be chosen by chance, because
 /// stand-ins resemble unknown images only roughly.
 fn candidates(magnitude: f64, images: usize) -> (Vec<Term>, Vec<Term>) {
-    let warm = LogitScore::Energy { temperature: (magnitude / 2.0) as f32 };
+    let warm = LogitScore::warm_energy(magnitude);
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into(), FeatureScore::Fdbd.into()];
     of_classes.dedup();
     let neighbours = (images / IMAGES_PER_NEIGHBOUR).clamp(1, 10);

@@ -121,7 +121,7 @@ const NORMALIZED: &str = "cac/input/normalized";
 
 /// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded
 /// into convolutions. With both views the features are the means of those of images and of their mirror
-/// images. Returns the tensor whose average over the image are the features, if there is one.
+/// images. Returns the tensor whose average over the image is the features, if there is one.
 fn network(
     graph: &mut Builder,
     layers: &[Layer],

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// The contents may be so many times as long as the archive, and [`EXTRA`] longer.
+/// The most bytes of contents for each byte of the archive, and [`EXTRA`] more.
 const MOST_TIMES: u64 = 16;
 const EXTRA: u64 = 1 << 20;
 /// The most entries, and the most bytes and folders in the name of one.
@@ -59,9 +59,9 @@ pub struct Unpacked {
 /// long as the archive and 1 MiB more, in at most a million entries.
 ///
 /// # Errors
-/// [`Error::Archive`] if it is no archive, is damaged, holds more, or the name of an entry is absolute, leads
-/// out of the folder, is not UTF-8, is not allowed on this system, or is there twice; [`Error::Io`]. What was
-/// unpacked before remains in the folder.
+/// [`Error::Archive`] if it is not an archive, is damaged, holds more, or the name of an entry is absolute,
+/// leads out of the folder, is not UTF-8, is not allowed on this system, or occurs twice; [`Error::Io`]. What
+/// was unpacked before remains in the folder.
 pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Contents> {
     let unreadable = |source| Error::Io { action: "read", path: archive.to_owned(), source };
     let file = File::open(archive).map_err(unreadable)?;
@@ -321,7 +321,7 @@ fn refused(entry: &str, reason: &str) -> Fault {
 fn unwritable(place: &Path, name: &[u8], error: io::Error) -> Fault {
     use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory};
     match error.kind() {
-        AlreadyExists => refused(&shown(name), "is there twice"),
+        AlreadyExists => refused(&shown(name), "occurs twice"),
         NotADirectory | IsADirectory => refused(&shown(name), "is a file and a folder"),
         InvalidFilename | InvalidInput => refused(&shown(name), "is not a name on this system"),
         _ => Fault::Disk(place.to_owned(), error),
@@ -574,7 +574,7 @@ pub(crate) mod tests {
     fn nothing_is_written_twice() {
         use EntryType::{Directory, Regular};
         for (entries, fault) in [
-            ([(Regular, &b"a"[..], &b"1"[..]), (Regular, b"./a", b"2")], "`./a` is there twice"),
+            ([(Regular, &b"a"[..], &b"1"[..]), (Regular, b"./a", b"2")], "`./a` occurs twice"),
             ([(Regular, b"a", b"1"), (Regular, b"a/b", b"2")], "`a/b` is "),
             ([(Regular, b"a/b", b"1"), (Regular, b"a", b"2")], "`a` is "),
             ([(Regular, b"a", b"1"), (Directory, b"a", b"")], "`a` is "),
@@ -582,7 +582,7 @@ pub(crate) mod tests {
             let reason = reason("a.tar", &tar_of(&entries));
             assert!(reason.starts_with(fault), "{reason}");
         }
-        assert!(reason("a.zip", &zip_of(&[("a", b"1"), ("./a", b"2")])).ends_with("is there twice"));
+        assert!(reason("a.zip", &zip_of(&[("a", b"1"), ("./a", b"2")])).ends_with("occurs twice"));
     }
 
     #[cfg(unix)]

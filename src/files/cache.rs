@@ -11,7 +11,14 @@ use crate::error::{Error, Result};
 pub(crate) fn folder() -> Result<PathBuf> {
     let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let root = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    let reason = "must be an absolute path for downloads, because HOME is not set either";
-    let root = root.ok_or_else(|| Error::setting("XDG_CACHE_HOME", "not set", reason))?;
+    let root = root.ok_or_else(|| {
+        let value = std::env::var_os("XDG_CACHE_HOME");
+        let value = value.map_or("not set".into(), |value| value.to_string_lossy().into_owned());
+        Error::setting(
+            "XDG_CACHE_HOME",
+            value,
+            "must be an absolute path for downloads, because HOME is not one",
+        )
+    })?;
     Ok(root.join("cac-toolkit"))
 }

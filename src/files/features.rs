@@ -129,7 +129,7 @@ impl FeatureFile {
         let start = file.fill_buf().map_err(Error::io("read", path))?;
         if !kind::is_zip(start) {
             let what = kind::of(start)
-                .map_or("it is no NPZ file".to_owned(), |what| format!("it is {what}, expected NPZ"));
+                .map_or("it is not an NPZ file".to_owned(), |what| format!("it is {what}, expected NPZ"));
             return Err(broken(path, what));
         }
         let mut archive = ZipArchive::new(file).map_err(|error| broken(path, error))?;
@@ -208,7 +208,7 @@ impl FeatureFile {
 
 /// A matrix of finite numbers; a vector is one row.
 fn matrix(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Result<Array2<f32>> {
-    let missing = || broken(path, format!("it has no array `{name}`: it is no file of features"));
+    let missing = || broken(path, format!("it has no array `{name}`: it is not a file of features"));
     let array = array(path, archive, name)?.ok_or_else(missing)?;
     let shape = match array.shape[..] {
         [columns] => [1, columns as usize],
@@ -335,7 +335,8 @@ mod tests {
         std::fs::write(&path, b"label,score\n").unwrap();
         let error = FeatureFile::read(&path).unwrap_err();
         assert!(
-            matches!(error, Error::FeatureFile { .. }) && error.to_string().ends_with(": it is no NPZ file"),
+            matches!(error, Error::FeatureFile { .. })
+                && error.to_string().ends_with(": it is not an NPZ file"),
             "{error}"
         );
     }

@@ -363,8 +363,9 @@ impl<'a> Machine<'a> {
     fn step(&mut self) -> Result<Option<usize>> {
         let start = self.at;
         let code = self.take(1)?[0];
+        // The instructions have the names of Python's pickletools.
         match code {
-            // The protocol version, and the length of a frame.
+            // PROTO, FRAME, STOP, MARK, POP, POP_MARK, DUP
             0x80 => drop(self.take(1)?),
             0x95 => drop(self.take(8)?),
             b'.' => return self.pop().map(Some),
@@ -373,7 +374,7 @@ impl<'a> Machine<'a> {
             b'1' => drop(self.pop_mark()?),
             b'2' => self.stack.push(self.top()?),
 
-            // None, True, False and a float.
+            // NONE; NEWTRUE, NEWFALSE; BINFLOAT; FLOAT
             b'N' => self.stack.push(OTHER),
             0x88 | 0x89 => self.push(Node::Bool(code == 0x88)),
             b'G' => self.skip(8)?,
@@ -381,11 +382,13 @@ impl<'a> Machine<'a> {
                 self.line()?;
                 self.stack.push(OTHER);
             }
+            // INT, LONG
             b'I' | b'L' => {
                 let digits = self.line()?;
                 let value = digits.trim_end_matches('L').parse();
                 self.push(value.map_or(Node::Other, Node::Int));
             }
+            // BININT; BININT1, BININT2
             b'J' => {
                 let bytes = self.take(4)?.try_into().expect("four bytes");
                 self.push(Node::Int(i32::from_le_bytes(bytes).into()));
@@ -394,6 +397,7 @@ impl<'a> Machine<'a> {
                 let value = self.number(if code == b'K' { 1 } else { 2 })?;
                 self.push(Node::Int(value as i64));
             }
+            // LONG1, LONG4
             0x8a | 0x8b => {
                 let length = self.number(if code == 0x8a { 1 } else { 4 })?;
                 let digits = self.take(length)?;
@@ -408,6 +412,7 @@ impl<'a> Machine<'a> {
                 };
                 self.push(node);
             }
+            // STRING, UNICODE
             b'S' | b'V' => {
                 let mut text = self.bytes_of_line()?;
                 while let [b'\'' | b'"', rest @ ..] | [rest @ .., b'\'' | b'"'] = text {
@@ -415,6 +420,7 @@ impl<'a> Machine<'a> {
                 }
                 self.push(Node::Text(text));
             }
+            // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8, BINSTRING, SHORT_BINSTRING
             b'X' | 0x8c | 0x8d | b'T' | b'U' => {
                 let length = self.number(match code {
                     b'X' | b'T' => 4,
@@ -424,7 +430,7 @@ impl<'a> Machine<'a> {
                 let text = self.take(length)?;
                 self.push(Node::Text(text));
             }
-            // Bytes, and arrays of bytes.
+            // BINBYTES, SHORT_BINBYTES, BINBYTES8, BYTEARRAY8
             b'B' | b'C' | 0x8e | 0x96 => {
                 let length = self.number(match code {
                     b'B' => 4,
@@ -434,28 +440,33 @@ impl<'a> Machine<'a> {
                 let bytes = self.take(length)?;
                 self.push(Node::Bytes(bytes));
             }
-            // A buffer outside the file, and one that is read-only.
+            // NEXT_BUFFER, of which the file has no more; READONLY_BUFFER
             0x97 => self.stack.push(OTHER),
             0x98 => (),
-            // A registered extension.
+            // EXT1, EXT2, EXT4: a registered class or function
             0x82..=0x84 => self.skip([1, 2, 4][usize::from(code - 0x82)])?,
 
+            // EMPTY_TUPLE, EMPTY_LIST; EMPTY_DICT
             b')' | b']' => self.push(Node::List(Vec::new())),
             b'}' => self.push(Node::Dict(Vec::new())),
+            // TUPLE, LIST
             b't' | b'l' => {
                 let items = self.pop_mark()?;
                 self.push(Node::List(items));
             }
+            // DICT
             b'd' => {
                 let items = self.pop_mark()?;
                 self.push(Node::Dict(pairs(&items)));
             }
+            // TUPLE1, TUPLE2, TUPLE3
             0x85..=0x87 => {
                 let length = usize::from(code - 0x84);
                 let height = self.stack.len().checked_sub(length).ok_or("its stack is empty")?;
                 let items = self.stack.split_off(height);
                 self.push(Node::List(items));
             }
+            // APPEND, APPENDS
             b'a' | b'e' => {
                 let items = if code == b'a' { vec![self.pop()?] } else { self.pop_mark()? };
                 let top = self.top()?;
@@ -463,6 +474,7 @@ impl<'a> Machine<'a> {
                     list.extend(items);
                 }
             }
+            // SETITEM, SETITEMS
             b's' | b'u' => {
                 let items = if code == b's' {
                     let (value, key) = (self.pop()?, self.pop()?);
@@ -480,7 +492,7 @@ impl<'a> Machine<'a> {
                     _ => (),
                 }
             }
-            // Sets.
+            // EMPTY_SET, ADDITEMS, FROZENSET
             0x8f => self.stack.push(OTHER),
             0x90 => drop(self.pop_mark()?),
             0x91 => {
@@ -488,6 +500,7 @@ impl<'a> Machine<'a> {
                 self.stack.push(OTHER);
             }
 
+            // BINPUT, LONG_BINPUT, MEMOIZE, PUT
             b'q' | b'r' | 0x94 | b'p' => {
                 let key = match code {
                     b'q' => self.number(1)? as u64,
@@ -497,6 +510,7 @@ impl<'a> Machine<'a> {
                 };
                 self.memo.insert(key, self.top()?);
             }
+            // BINGET, LONG_BINGET, GET
             b'h' | b'j' | b'g' => {
                 let key = match code {
                     b'h' => self.number(1)? as u64,
@@ -507,10 +521,12 @@ impl<'a> Machine<'a> {
                 self.stack.push(node);
             }
 
+            // GLOBAL
             b'c' => {
                 let (module, name) = (self.line()?, self.line()?);
                 self.push_function(&module, &name);
             }
+            // STACK_GLOBAL
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (&self.nodes[module], &self.nodes[name]) {
@@ -521,17 +537,19 @@ impl<'a> Machine<'a> {
                     _ => self.push(Node::Function(Function::Unknown)),
                 }
             }
+            // REDUCE
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 self.call(function, arguments);
             }
-            // Objects of a class, with arguments.
+            // NEWOBJ, NEWOBJ_EX
             0x81 | 0x92 => {
                 for _ in 0..if code == 0x81 { 2 } else { 3 } {
                     self.pop()?;
                 }
                 self.push(Node::Object(Vec::new()));
             }
+            // INST
             b'i' => {
                 let (module, name) = (self.line()?, self.line()?);
                 self.pop_mark()?;
@@ -539,20 +557,23 @@ impl<'a> Machine<'a> {
                 self.pop()?;
                 self.push(Node::Object(Vec::new()));
             }
+            // OBJ
             b'o' => {
                 self.pop_mark()?;
                 self.push(Node::Object(Vec::new()));
             }
-            // The state of an object.
+            // BUILD: the state of an object
             b'b' => {
                 let state = self.pop()?;
                 self.add_part(self.top()?, state);
             }
+            // BINPERSID
             b'Q' => {
                 let id = self.pop()?;
                 // A module's class had an id too, before PyTorch 1.6.
                 self.push(self.storage(id).map_or(Node::Other, Node::Storage));
             }
+            // PERSID
             b'P' => {
                 self.line()?;
                 self.stack.push(OTHER);

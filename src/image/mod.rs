@@ -11,7 +11,7 @@ mod resize;
 mod tiff;
 mod webp;
 
-use std::{fmt, ops::RangeInclusive, str::FromStr};
+use std::{fmt, ops::RangeInclusive, path::Path, str::FromStr};
 
 pub use image::RgbImage;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,12 @@ pub(crate) use resize::{WEIGHT_BITS, enlarged, fill};
 /// of JPEG.
 pub const EXTENSIONS: [&str; 12] =
     ["bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
+
+/// Whether a path has the extension of an image file, in any case.
+#[must_use]
+pub fn has_extension(path: &Path) -> bool {
+    path.extension().is_some_and(|end| EXTENSIONS.iter().any(|known| end.eq_ignore_ascii_case(known)))
+}
 
 /// The heights and widths that a network's input may have, in pixels.
 pub const SIZES: RangeInclusive<usize> = 8..=4096;

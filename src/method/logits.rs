@@ -59,6 +59,12 @@ impl TryFrom<RejectionScore> for LogitScore {
 }
 
 impl LogitScore {
+    /// The energy at half the length of the anchors, which detects best that all logits are low: `energy:5`
+    /// for the default length.
+    pub(crate) fn warm_energy(magnitude: f64) -> Self {
+        Self::Energy { temperature: (magnitude / 2.0) as f32 }
+    }
+
     /// The score of a text; `None` if it is not one of these.
     pub(super) fn named(text: &str) -> Option<Self> {
         let temperature = |text: &str| text.parse().ok().filter(|t| (1e-3..=1e6).contains(t));

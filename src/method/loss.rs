@@ -1,5 +1,7 @@
 //! The loss: its definition, its defaults, and its value in double precision.
 
+use std::fmt;
+
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
@@ -58,15 +60,12 @@ impl Loss {
         Ok(())
     }
 
-    /// The default rejection score. Training with outliers lowers all of their logits, not only the largest;
-    /// the energy at half the length of the anchors detects this best. Without outliers, it is the variant's
-    /// own score.
+    /// The default rejection score. Training with outliers lowers all of their logits, not only the largest,
+    /// which an energy at a high temperature detects best. Without outliers, it is the variant's own score.
     #[must_use]
     pub fn rejection_score(&self, with_outliers: bool) -> LogitScore {
         match self.variant {
-            Variant::Paper | Variant::PytorchOod if with_outliers => {
-                LogitScore::Energy { temperature: (self.magnitude / 2.0) as f32 }
-            }
+            Variant::Paper | Variant::PytorchOod if with_outliers => LogitScore::warm_energy(self.magnitude),
             Variant::Paper => LogitScore::Cac,
             Variant::PytorchOod => LogitScore::PytorchOod,
             Variant::CrossEntropy => LogitScore::ENERGY,
@@ -121,6 +120,17 @@ impl Loss {
             losses.push(loss);
         }
         losses
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { variant, magnitude, weight } = self;
+        match variant {
+            Variant::Paper => write!(f, "CAC of the paper, magnitude {magnitude}, lambda {weight}"),
+            Variant::PytorchOod => write!(f, "CAC of pytorch-ood, magnitude {magnitude}, alpha {weight}"),
+            Variant::CrossEntropy => f.write_str("cross-entropy"),
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Interval {
         Self::of_share(count as f64 / total as f64, total as f64)
     }
 
-    /// Wilson's interval of a share among so many images.
+    /// Wilson's interval of a share among `n` images.
     pub(crate) fn of_share(share: f64, n: f64) -> Self {
         let centre = share + Z * Z / (2.0 * n);
         let reach = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();

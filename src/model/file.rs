@@ -28,7 +28,7 @@ const MAX_WINDOW: i64 = 64;
 pub(crate) const RESIZED: &str = "cac/input/resized";
 
 /// The outputs of every model, in this order.
-pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
+const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
 /// Outputs that a model may have, too, after the others, in any order.
 const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", FEATURES, LOGIT_MAP];
@@ -37,7 +37,7 @@ const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", FEATURES, LOGIT_MAP
 pub(crate) const FEATURES: &str = "features";
 
 /// The logits of each place, `[N, C, h, w]`: the last layer applied to the features before they are averaged
-/// over the image. Because both are linear, their mean over the places are the logits.
+/// over the image. Because both are linear, their mean over the places is the logits.
 pub(crate) const LOGIT_MAP: &str = "logit_map";
 
 /// The maximum size of a fixed batch: 4,096 images, or as many as fit into 1 GiB of float32.
@@ -80,7 +80,11 @@ impl ModelFile {
         let decision = &manifest.decision;
         let has_map = graph.output.iter().any(|output| output.name == LOGIT_MAP);
         if has_map != decision.places.is_some() {
-            return Err(broken(format!("only one of its output `{LOGIT_MAP}` and `cac.places` is there")));
+            let reason = match has_map {
+                true => format!("it has the output `{LOGIT_MAP}`, but no metadata `cac.places`"),
+                false => format!("it has the metadata `cac.places`, but no output `{LOGIT_MAP}`"),
+            };
+            return Err(broken(reason));
         }
         let anchors = if has_map {
             let missing = || broken("its anchors cannot be read".to_owned());
@@ -157,7 +161,8 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
     // A threshold is optional: the tensor of this name is its default.
     let [images, further @ ..] = &graph.input[..] else { return Err("it has no input".to_owned()) };
     if further.iter().any(|input| input.name != "threshold") || further.len() > 1 {
-        return Err(format!("it has {} inputs, expected `images` alone", graph.input.len()));
+        let names: Vec<&str> = graph.input.iter().map(|input| input.name.as_str()).collect();
+        return Err(format!("its inputs are {names:?}, expected \"images\" and at most \"threshold\""));
     }
     let (kind, shape) = images.tensor().ok_or("its input has no tensor type")?;
     let takes_bytes = kind == element::UINT8;
@@ -179,7 +184,9 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
             .all(|n| FURTHER_OUTPUTS.contains(&further[n]) && !further[..n].contains(&further[n]))
     };
     if !further.is_some_and(is_known) {
-        return Err(format!("its outputs are {outputs:?}, expected {OUTPUTS:?}"));
+        return Err(format!(
+            "its outputs are {outputs:?}, expected {OUTPUTS:?}, then any of {FURTHER_OUTPUTS:?}, each once"
+        ));
     }
     let computed: HashSet<&String> = graph.node.iter().flat_map(|node| &node.output).collect();
     if let Some(missing) = graph.output.iter().find(|output| !computed.contains(&output.name)) {
@@ -199,12 +206,13 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
     }
     let mut windows =
         graph.node.iter().filter(|node| node.op_type == "Conv").flat_map(|node| &node.attribute);
+    let least = |attribute: &Attribute| if attribute.name == "pads" { 0 } else { 1 };
     let is_odd = |attribute: &&Attribute| {
-        let least = if attribute.name == "pads" { 0 } else { 1 };
-        attribute.ints.iter().any(|size| !(least..=MAX_WINDOW).contains(size))
+        attribute.ints.iter().any(|size| !(least(attribute)..=MAX_WINDOW).contains(size))
     };
     if let Some(odd) = windows.find(is_odd) {
-        return Err(format!("it has a convolution with `{}` {:?}", odd.name, odd.ints));
+        let (name, sizes, least) = (&odd.name, &odd.ints, least(odd));
+        return Err(format!("a convolution has `{name}` {sizes:?}, expected {least} to {MAX_WINDOW}"));
     }
     Ok((shape[0], takes_bytes))
 }
@@ -301,6 +309,13 @@ mod tests {
     use prost::bytes::Bytes;
 
     use super::*;
+
+    #[test]
+    fn no_layer_may_be_named_like_an_output() {
+        for name in OUTPUTS.iter().chain(&FURTHER_OUTPUTS) {
+            assert!(crate::arch::RESERVED.contains(name), "{name}");
+        }
+    }
 
     #[test]
     fn anchors_are_read_as_rows_or_as_a_magnitude() {

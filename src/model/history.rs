@@ -190,9 +190,7 @@ impl Training {
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()
     }
-}
 
-impl Training {
     /// All fields with their values: first those of the data, then those of the recipe.
     pub(crate) fn parts(&self) -> [String; 2] {
         let text = |(name, value): (&String, &Value)| {

@@ -12,7 +12,7 @@ use crate::{
     data::on_one_line,
     error::{Error, Result},
     files::sha256,
-    method::{AnchorKind, Anchors, LastLayer, Loss, Variant},
+    method::{AnchorKind, Anchors, LastLayer},
 };
 
 /// The contents of a model file.
@@ -140,16 +140,8 @@ impl fmt::Display for Inspection {
         if history.averages_views == Some(true) {
             line("views", &"each image and its mirror image; their features are averaged")?;
         }
-        if let Some(Loss { variant, magnitude, weight }) = &history.loss {
-            match variant {
-                Variant::Paper => {
-                    line("loss", &format_args!("CAC of the paper, magnitude {magnitude}, lambda {weight}"))?;
-                }
-                Variant::PytorchOod => {
-                    line("loss", &format_args!("CAC of pytorch-ood, magnitude {magnitude}, alpha {weight}"))?;
-                }
-                Variant::CrossEntropy => line("loss", &"cross-entropy")?,
-            }
+        if let Some(loss) = &history.loss {
+            line("loss", loss)?;
         }
         match history.anchors {
             Some(AnchorKind::Fixed) => line("anchors", &"fixed, as in training")?,

@@ -43,9 +43,8 @@ pub(super) struct Figure {
 }
 
 impl Figure {
-    fn new(id: String, title: &str, caption: String, mut plot: Plot) -> Self {
-        plot.description = format!("{title}. {caption}");
-        let svg = plot.svg(&format!("{id}-title"));
+    fn new(id: String, title: &str, caption: String, plot: Plot) -> Self {
+        let svg = plot.svg(&format!("{id}-title"), &format!("{title}. {caption}"));
         Self { id, title: title.to_owned(), caption, svg, is_wide: false }
     }
 }
@@ -175,7 +174,7 @@ fn histograms(subject: &Subject, section: usize) -> Vec<Figure> {
         };
         let title =
             set.map_or("Known images".to_owned(), |set| format!("Known images and {}", quoted(&set.name)));
-        let plot = Plot { description: String::new(), x: x.clone(), y, height: 190.0, marks, legend };
+        let plot = Plot { x: x.clone(), y, height: 190.0, marks, legend };
         Figure::new(format!("scores-{section}-{}", index + 1), &title, caption, plot)
     };
     let sets = &subject.unknown;
@@ -273,14 +272,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         values.truncate(4);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let caption = format!("The area under the curve ({area}) is {}{more}.", values.join(", "));
-        let plot = Plot {
-            description: String::new(),
-            x: Axis::share(x),
-            y: Axis::share(y),
-            height: 250.0,
-            marks,
-            legend,
-        };
+        let plot = Plot { x: Axis::share(x), y: Axis::share(y), height: 250.0, marks, legend };
         Figure::new(format!("{id}-{number}"), title, caption, plot)
     });
     let figures = figures.collect();
@@ -335,14 +327,7 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
         (None, _) => "There is no threshold; each one would keep and accept these shares.".to_owned(),
         _ => "What each threshold would keep and accept.".to_owned(),
     };
-    let plot = Plot {
-        description: String::new(),
-        x,
-        y: Axis::share("images accepted (%)"),
-        height: 190.0,
-        marks,
-        legend,
-    };
+    let plot = Plot { x, y: Axis::share("images accepted (%)"), height: 190.0, marks, legend };
     Figure::new(format!("accepted-{section}"), "Images accepted by each threshold", caption, plot)
 }
 
@@ -399,7 +384,6 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     };
     let legend = vec![(Key::Line(0), "share of the test images that is kept".to_owned())];
     let plot = Plot {
-        description: String::new(),
         x: Axis { from: LEAST_KEPT, ..Axis::share("share to keep of new known images (%)") },
         y: Axis { from, ..Axis::share("share kept of the known test images (%)") },
         height: 190.0,
@@ -613,7 +597,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     if anchors.len() > NAMED_ANCHORS {
         caption += &format!(" The first {NAMED_ANCHORS} of {} anchors are named.", anchors.len());
     }
-    let plot = Plot { description: String::new(), x, y, height, marks, legend };
+    let plot = Plot { x, y, height, marks, legend };
     (None, vec![Figure::new(format!("logits-map-{section}"), "Logits in two dimensions", caption, plot)])
 }
 
@@ -651,7 +635,6 @@ pub(super) fn comparison(sections: &[Section]) -> Option<Figure> {
         )
     });
     let plot = Plot {
-        description: String::new(),
         x: Axis::share("known images flagged (%)"),
         y: Axis::share("unknown images caught (%)"),
         height: 250.0,
@@ -720,14 +703,7 @@ pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
     let ends = loss.iter().chain(&held_out).chain(&accuracy).map(|point: &[f64; 2]| point[0]);
     let end = ends.fold(1.0, |most: f64, at| if at.is_finite() { most.max(at) } else { most });
     let x = Axis { label: "epoch".to_owned(), from: 0.0, to: end, unit: Unit::Number };
-    let plot = |y: Axis, marks, legend| Plot {
-        description: String::new(),
-        x: x.clone(),
-        y,
-        height: 200.0,
-        marks,
-        legend,
-    };
+    let plot = |y: Axis, marks, legend| Plot { x: x.clone(), y, height: 200.0, marks, legend };
     let id = |name: &str| format!("{name}-run-{number_of_run}");
     // What is not negative is shown from 0 on.
     let from_0 = |label: &str, points: &mut dyn Iterator<Item = &[f64; 2]>| {

@@ -627,9 +627,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 @if let Some(architecture) = &history.architecture { (row("network", text(architecture))) }
                 @if let Some(precision) = &history.precision { (row("precision", text(precision))) }
                 @if history.averages_views == Some(true) { (row("views", text(&"each image and its mirror image"))) }
-                @if let Some(loss) = &history.loss {
-                    (row("loss", html! { (variant_name(loss)) }))
-                }
+                @if let Some(loss) = &history.loss { (row("loss", text(loss))) }
                 @if let Some(anchors) = &history.anchors {
                     (row("anchors", html! { @match anchors { crate::method::AnchorKind::Fixed => "fixed", crate::method::AnchorKind::ClassMeans => "class means" } }))
                 }
@@ -651,11 +649,6 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
 fn shareable_training(training: &Training) -> Option<Training> {
     let record = serde_json::to_value(training).ok()?;
     serde_json::from_value(shareable(record)).ok()
-}
-
-fn variant_name(loss: &crate::method::Loss) -> String {
-    let variant = serde_json::to_value(loss.variant).ok().and_then(|name| name.as_str().map(str::to_owned));
-    format!("{}, magnitude {}, weight {}", variant.unwrap_or_default(), loss.magnitude, loss.weight)
 }
 
 fn run_section(run: &RunLog, number: usize) -> Markup {

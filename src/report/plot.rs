@@ -103,8 +103,6 @@ pub(super) enum Key {
 /// A plot.
 #[derive(Debug, Clone)]
 pub(super) struct Plot {
-    /// The text for readers who do not see it.
-    pub description: String,
     pub x: Axis,
     pub y: Axis,
     /// The height of the area for the data, in user units.
@@ -180,7 +178,7 @@ impl Axis {
 
 impl Plot {
     /// The plot as an element of a page. `id` is one that no other element has.
-    pub fn svg(&self, id: &str) -> Markup {
+    pub fn svg(&self, id: &str, description: &str) -> Markup {
         let (right, top) = (WIDTH - RIGHT, self.top());
         let bottom = top + self.height;
         let columns = if self.legend.len() > ONE_COLUMN { 2 } else { 1 };
@@ -189,7 +187,7 @@ impl Plot {
         html! {
             svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (coordinate(WIDTH)) " " (coordinate(height)) }
                 role="img" aria-labelledby=(id) {
-                title id=(id) { (self.description) }
+                title id=(id) { (description) }
                 @for (value, text) in self.x.ticks() {
                     @let x = coordinate(self.x_of(value));
                     path.grid d={ "M" (x) " " (coordinate(top)) "V" (coordinate(bottom)) } {}

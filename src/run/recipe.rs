@@ -190,9 +190,9 @@ impl Optimizer {
     /// All optimizers.
     pub const ALL: [Self; 3] = [Self::Adam, Self::Sgd, Self::Muon];
 
-    /// Default peak learning rate. Gradients of pytorch-ood's squared distances are about 50 times as large,
-    /// which matters to SGD, and of Muon to what it does not make orthogonal; Adam is invariant to their
-    /// scale.
+    /// Default peak learning rate. Gradients of pytorch-ood's squared distances are about 50 times as large.
+    /// SGD, and Muon for the parameters that it does not make orthogonal, take a smaller rate for them; Adam
+    /// is invariant to their scale.
     #[must_use]
     pub fn learning_rate(self, variant: Variant) -> f64 {
         match (self, variant) {

@@ -26,7 +26,8 @@ use crate::{
 pub use places::Places;
 pub use provider::Provider;
 
-/// The number of images of any size that are scored in one call on few threads: they may be large.
+/// The preferred batch of a model that resizes, whose images may be large; on more threads it is their
+/// number.
 const ORIGINALS: usize = 8;
 /// The most bytes of the images of a preferred batch.
 const BATCH_BYTES: usize = 64 << 20;
@@ -71,7 +72,7 @@ pub struct Outputs {
     pub unknown_at: Option<Array2<bool>>,
     /// Features `[N, F]`; `None` if the file does not have them as an output.
     pub features: Option<Array2<f32>>,
-    /// The logits of each place, `[N, C, h, w]`, whose mean over the h x w places are the logits; `None` if
+    /// The logits of each place, `[N, C, h, w]`, whose mean over the h x w places is the logits; `None` if
     /// the file does not have them as an output. [`Scorer::places`] scores them.
     pub logit_map: Option<Array4<f32>>,
 }
@@ -137,11 +138,11 @@ impl Scorer {
             #[cfg(feature = "tract")]
             Provider::Cpu => Runtime::Tract(tract::Tract::new(&bytes, &model, &file)?),
             #[cfg(not(feature = "tract"))]
-            Provider::Cpu => return Err(provider.is_without("tract")),
+            Provider::Cpu => return Err(provider.error_without("tract")),
             #[cfg(feature = "onnxruntime")]
             _ => Runtime::OnnxRuntime(onnxruntime::OnnxRuntime::new(bytes, &file, provider, is_profiled)?),
             #[cfg(not(feature = "onnxruntime"))]
-            _ => return Err(provider.is_without("onnxruntime")),
+            _ => return Err(provider.error_without("onnxruntime")),
         };
         let threshold = file.threshold;
         let keep = file.manifest.decision.threshold.as_ref().and_then(|rule| rule.share_kept_by(threshold));

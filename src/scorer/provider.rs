@@ -53,16 +53,16 @@ impl Provider {
             #[cfg(feature = "tract")]
             Self::Cpu => Ok(format!("tract, {} threads", rayon::current_num_threads())),
             #[cfg(not(feature = "tract"))]
-            Self::Cpu => Err(self.is_without("tract")),
+            Self::Cpu => Err(self.error_without("tract")),
             #[cfg(feature = "onnxruntime")]
             _ => super::onnxruntime::check(self),
             #[cfg(not(feature = "onnxruntime"))]
-            _ => Err(self.is_without("onnxruntime")),
+            _ => Err(self.error_without("onnxruntime")),
         }
     }
 
     #[cfg(not(all(feature = "tract", feature = "onnxruntime")))]
-    pub(super) fn is_without(self, feature: &str) -> Error {
+    pub(super) fn error_without(self, feature: &str) -> Error {
         let reason = format!("this program was built without the feature `{feature}`");
         Error::Provider { provider: self.to_string(), reason }
     }

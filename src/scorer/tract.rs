@@ -189,7 +189,7 @@ fn resizes_as_written(resizing: &Model, input: &Input) -> bool {
     crate::export::resizes_to(resizing, input)
 }
 
-/// Without exports nothing tells that.
+/// Without the feature `export` there is nothing to compare them with, so they are run.
 #[cfg(not(feature = "export"))]
 fn resizes_as_written(_: &Model, _: &Input) -> bool {
     false

@@ -246,10 +246,10 @@ impl Reader<'_> {
     }
 }
 
-/// The numbers of held-out images that choose and that calibrate, for a share of the training images: none,
-/// or enough to calibrate for the default threshold; a third of them chooses if it is that many, too. A small
-/// share is raised to that number or, if it then is at most a fifth of the images, to one whose two thirds
-/// choose a threshold below the greatest score.
+/// How many images are held out to choose the epoch and the score, and how many to calibrate the threshold; a
+/// share of 0 holds out none. A small share is raised to 58 images, with which the threshold is not the
+/// greatest score, or, where these are more than a fifth of all, to the 19 that a threshold needs, unless
+/// these are more than a fifth, too. A third of them chooses if that is 19 or more; else all calibrate.
 fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     let (mut count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
     if count == 0 {
@@ -350,7 +350,7 @@ impl<'a> Batches<'a> {
         self.training.len()
     }
 
-    /// Files in the folders of all sets that are no images by their extension.
+    /// Files in the folders of all sets whose extension is not that of an image.
     #[must_use]
     pub fn left_out(&self) -> LeftOut {
         let unknown = self.unknown_tests.iter().map(|set| &set.images);

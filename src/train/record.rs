@@ -105,6 +105,10 @@ mod tests {
         };
         let record = settings.record(7, 5, 2, 3);
         let text = record.to_string();
+        let [data, recipe] = record.parts();
+        let fields = |part: &str| part.split(", ").count();
+        assert_eq!(fields(&recipe), json!(settings.recipe).as_object().unwrap().len(), "{recipe}");
+        assert_eq!(fields(&data), 12, "{data}");
         assert!(!text.contains("bob"), "{text}");
         for part in [
             "known cats",

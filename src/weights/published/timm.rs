@@ -25,7 +25,7 @@ const fn timm(name: &'static str, family: &'static str, network: &'static str, i
     }
 }
 
-/// A ResNet of "ResNet strikes back", whose weights have so many bytes.
+/// A ResNet of "ResNet strikes back", in a file of `bytes` bytes.
 const fn a1(name: &'static str, network: &'static str, bytes: u64) -> Published {
     let input = bicubic(crop(IMAGENET, 224, 0.95));
     let source = "https://arxiv.org/abs/2110.00476";

@@ -8,7 +8,7 @@ pub(super) fn url(weights: &Published) -> String {
     format!("https://download.pytorch.org/models/{model}-{}.pth", &sum[..sum.len().min(8)])
 }
 
-/// Weights for images of 224 pixels whose short side was resized to `resized`, in a file of so many MiB.
+/// Weights for images of 224 pixels whose short side was resized to `resized`, in a file of `mebibytes` MiB.
 const fn torchvision(
     name: &'static str,
     network: &'static str,

@@ -147,8 +147,9 @@ pub fn measure(
         let evaluate_options =
             EvaluateOptions { skip_broken: args.skip_broken, keep_features: keeps.is_some() };
         let start = Instant::now();
-        let mut bar = Progress::new(format!("scoring with {name}"), total);
-        let evaluation = evaluate(scorer, &known, &unknown, &evaluated, evaluate_options, |done| {
+        let (mut bar, mut done) = (Progress::new(format!("scoring with {name}"), total), 0);
+        let evaluation = evaluate(scorer, &known, &unknown, &evaluated, evaluate_options, |more| {
+            done += more;
             let rate = done as f64 / start.elapsed().as_secs_f64();
             bar.update(done, &format!("{rate:.0} images/s"));
         });

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsStr,
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -94,8 +93,7 @@ fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, 
         check_output(map, [image.as_path()])?;
         return Ok(HashMap::from([(image.clone(), map.to_owned())]));
     }
-    let ends_as_image = |end: &OsStr| image::EXTENSIONS.iter().any(|image| end.eq_ignore_ascii_case(image));
-    if map.extension().is_some_and(ends_as_image) && !map.exists() {
+    if image::has_extension(map) && !map.exists() {
         bail!(
             "cannot write `{}`: maps are PNG files; give a name that ends in .png, or a folder",
             map.display()
