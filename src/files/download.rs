@@ -284,7 +284,6 @@ fn transfer(
     let goes_on =
         response.status() == 206 && header(&response, "content-range").starts_with(&format!("bytes {done}-"));
     let is_refused = !response.status().is_success() && response.status() != 416;
-    // Kept until the file itself comes.
     let old = if goes_on || is_refused { 0 } else { done };
     if old > 0 {
         done = 0;
@@ -300,61 +299,95 @@ fn transfer(
     }
     let rest: Option<u64> = header(&response, "content-length").parse().ok();
     let total = rest.map(|rest| done.saturating_add(rest));
-    let most = remote.expected.bytes.unwrap_or(remote.most);
-    let too_long = |length: u64| match remote.expected.bytes {
-        Some(bytes) => Broken::Server(format!("the file has {length} bytes or more, expected {bytes}")),
-        None => Broken::Server(format!("the file has more than {most} bytes")),
-    };
-    if let Some(total) = total.filter(|&total| total > most) {
-        return Err(too_long(total));
+    let incoming = Incoming { done, old, total, expected: remote.expected.bytes, most: remote.most };
+    if let Some(total) = total.filter(|&total| total > incoming.most()) {
+        return Err(incoming.too_long(total));
     }
     if let Some(length) = total.or(remote.expected.bytes) {
         room(folder, length.saturating_sub(done.max(old))).map_err(Broken::Disk)?;
     }
-    let mut body = response.into_body().into_reader();
-    let (mut buffer, mut filled) = (vec![0; BUFFER], 0);
-    let (mut since, mut in_window) = (Instant::now(), 0);
-    loop {
-        let length = body.read(&mut buffer[filled..]).map_err(|error| server(&error))?;
-        filled += length;
-        in_window += length as u64;
-        if since.elapsed() > patience.window {
-            if in_window < patience.least {
-                let rate = patience.least / patience.window.as_secs().max(1);
-                return Err(Broken::Server(format!("the server sends less than {rate} bytes a second")));
+    incoming.receive(response.into_body().into_reader(), file, patience, observe)
+}
+
+/// A file that a server sends.
+struct Incoming {
+    /// The bytes that are there, to which the others are added.
+    done: u64,
+    /// The bytes that are there, but of another transfer: they are kept until the file itself comes.
+    old: u64,
+    /// The bytes of the whole file, if the server tells.
+    total: Option<u64>,
+    /// The bytes of the whole file, if they are published.
+    expected: Option<u64>,
+    /// The most bytes of a file whose length is not published.
+    most: u64,
+}
+
+impl Incoming {
+    fn most(&self) -> u64 {
+        self.expected.unwrap_or(self.most)
+    }
+
+    fn too_long(&self, length: u64) -> Broken {
+        Broken::Server(match self.expected {
+            Some(bytes) => format!("the file has {length} bytes or more, expected {bytes}"),
+            None => format!("the file has more than {} bytes", self.most),
+        })
+    }
+
+    fn receive(
+        self,
+        mut body: impl Read,
+        file: &mut File,
+        patience: Patience,
+        observe: &mut impl FnMut(Step),
+    ) -> std::result::Result<(), Broken> {
+        let mut done = self.done;
+        let (mut buffer, mut filled) = (vec![0; BUFFER], 0);
+        let (mut since, mut in_window) = (Instant::now(), 0);
+        loop {
+            let length =
+                body.read(&mut buffer[filled..]).map_err(|error| Broken::Server(error.to_string()))?;
+            filled += length;
+            in_window += length as u64;
+            if since.elapsed() > patience.window {
+                if in_window < patience.least {
+                    let rate = patience.least / patience.window.as_secs().max(1);
+                    return Err(Broken::Server(format!("the server sends less than {rate} bytes a second")));
+                }
+                (since, in_window) = (Instant::now(), 0);
             }
-            (since, in_window) = (Instant::now(), 0);
+            // The start tells whether a server sends a page.
+            if done == 0 && filled < kind::START && length > 0 {
+                continue;
+            }
+            let piece = &buffer[..filled];
+            if done == 0
+                && let Some(what) = kind::of(piece).filter(|what| is_page(what))
+            {
+                return Err(Broken::Server(format!("the server sent {what} in place of the file")));
+            }
+            if done + filled as u64 > self.most() {
+                return Err(self.too_long(done + filled as u64));
+            }
+            if done == 0 && self.old > 0 {
+                file.set_len(0).map_err(Broken::Disk)?;
+            }
+            file.write_all(piece).map_err(Broken::Disk)?;
+            done += piece.len() as u64;
+            if !piece.is_empty() {
+                observe(Step::Received { done, total: self.total });
+            }
+            filled = 0;
+            if length == 0 {
+                break;
+            }
         }
-        // The start tells whether a server sends a page.
-        if done == 0 && filled < kind::START && length > 0 {
-            continue;
+        if let Some(total) = self.total.filter(|&total| done < total) {
+            return Err(Broken::Server(format!("the connection closed after {done} of {total} bytes")));
         }
-        let piece = &buffer[..filled];
-        if done == 0
-            && let Some(what) = kind::of(piece).filter(|what| is_page(what))
-        {
-            return Err(Broken::Server(format!("the server sent {what} in place of the file")));
-        }
-        if done + filled as u64 > most {
-            return Err(too_long(done + filled as u64));
-        }
-        if done == 0 && old > 0 {
-            file.set_len(0).map_err(Broken::Disk)?;
-        }
-        file.write_all(piece).map_err(Broken::Disk)?;
-        done += piece.len() as u64;
-        if !piece.is_empty() {
-            observe(Step::Received { done, total });
-        }
-        filled = 0;
-        if length == 0 {
-            break;
-        }
+        file.sync_all().map_err(Broken::Disk)
     }
-    if let Some(total) = total.filter(|&total| done < total) {
-        return Err(Broken::Server(format!("the connection closed after {done} of {total} bytes")));
-    }
-    file.sync_all().map_err(Broken::Disk)
 }
 
 /// Whether a phrase of [`kind::of`] is that of what servers send in place of a file.

@@ -9,7 +9,10 @@ use super::{
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };
 use crate::{
-    metrics::curve::{Curve, places},
+    metrics::{
+        Interval, Metrics,
+        curve::{Curve, places},
+    },
     run::Event,
 };
 
@@ -208,30 +211,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         notes.push("OSCR needs the prediction for every known image, and is left out.".to_owned());
     }
     let figures = kinds.iter().enumerate().map(|(place, &kind)| {
-        let (id, title, x, y, area) = match kind {
-            Curve::Roc => ("roc", "ROC", "known images flagged (%)", "unknown images caught (%)", "AUROC"),
-            Curve::PrecisionOfUnknown => (
-                "precision-unknown",
-                "Precision and recall of “unknown”",
-                "unknown images caught (%)",
-                "unknown among the flagged images (%)",
-                "AUPR-OUT",
-            ),
-            Curve::PrecisionOfKnown => (
-                "precision-known",
-                "Precision and recall of “known”",
-                "known images kept (%)",
-                "known among the accepted images (%)",
-                "AUPR-IN",
-            ),
-            Curve::Oscr => (
-                "oscr",
-                "OSCR",
-                "unknown images accepted (%)",
-                "known images accepted and named correctly (%)",
-                "OSCR",
-            ),
-        };
+        let CurveLabels { id, title, x, y, area } = labels(kind);
         let mut marks = Vec::new();
         if kind == Curve::Roc {
             marks.push(Mark::Guide { from: [0.0, 0.0], to: [1.0, 1.0] });
@@ -246,27 +226,17 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         for (series, (_, points, _)) in shown() {
             marks.push(Mark::Line { points: points.clone(), series });
             let Some(row) = rows.get(series) else { continue };
-            let of = |metrics: crate::metrics::Metrics| match kind {
-                Curve::Roc => metrics.auroc,
-                Curve::PrecisionOfUnknown => metrics.aupr_out,
-                Curve::PrecisionOfKnown => metrics.aupr_in,
-                Curve::Oscr => metrics.oscr.unwrap_or_default(),
-            };
-            let interval = row.intervals.map(|intervals| match kind {
-                Curve::Roc => intervals.metrics.auroc,
-                Curve::PrecisionOfUnknown => intervals.metrics.aupr_out,
-                Curve::PrecisionOfKnown => intervals.metrics.aupr_in,
-                Curve::Oscr => intervals.metrics.oscr.unwrap_or_default(),
-            });
-            let value = with_interval(of(row.metrics), interval);
+            let area = area_under(kind, row.metrics);
+            let value =
+                with_interval(area, row.intervals.map(|intervals| area_under(kind, intervals.metrics)));
             // The names of many are short, to stand in two columns; the table has the intervals.
             let text = if section.curves.len() > BANDS {
-                format!("{} {}", short(&row.name, 12), percent(of(row.metrics)))
+                format!("{} {}", short(&row.name, 12), percent(area))
             } else {
                 format!("{} {value}", short(&row.name, 22))
             };
             legend.push((Key::Line(series), text));
-            values.push(format!("{} for {}", percent(of(row.metrics)), quoted(&row.name)));
+            values.push(format!("{} for {}", percent(area), quoted(&row.name)));
         }
         let more = values.len().saturating_sub(4);
         values.truncate(4);
@@ -280,6 +250,58 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         notes.push("The bands hold 95 % of the bootstrap's curves at each place.".to_owned());
     }
     ((!notes.is_empty()).then(|| notes.join(" ")), figures)
+}
+
+/// What a curve is called, and its axes and the area under it.
+struct CurveLabels {
+    id: &'static str,
+    title: &'static str,
+    x: &'static str,
+    y: &'static str,
+    area: &'static str,
+}
+
+fn labels(kind: Curve) -> CurveLabels {
+    match kind {
+        Curve::Roc => CurveLabels {
+            id: "roc",
+            title: "ROC",
+            x: "known images flagged (%)",
+            y: "unknown images caught (%)",
+            area: "AUROC",
+        },
+        Curve::PrecisionOfUnknown => CurveLabels {
+            id: "precision-unknown",
+            title: "Precision and recall of “unknown”",
+            x: "unknown images caught (%)",
+            y: "unknown among the flagged images (%)",
+            area: "AUPR-OUT",
+        },
+        Curve::PrecisionOfKnown => CurveLabels {
+            id: "precision-known",
+            title: "Precision and recall of “known”",
+            x: "known images kept (%)",
+            y: "known among the accepted images (%)",
+            area: "AUPR-IN",
+        },
+        Curve::Oscr => CurveLabels {
+            id: "oscr",
+            title: "OSCR",
+            x: "unknown images accepted (%)",
+            y: "known images accepted and named correctly (%)",
+            area: "OSCR",
+        },
+    }
+}
+
+/// The area under a curve, or its interval.
+fn area_under<T: Default>(kind: Curve, metrics: Metrics<T>) -> T {
+    match kind {
+        Curve::Roc => metrics.auroc,
+        Curve::PrecisionOfUnknown => metrics.aupr_out,
+        Curve::PrecisionOfKnown => metrics.aupr_in,
+        Curve::Oscr => metrics.oscr.unwrap_or_default(),
+    }
 }
 
 /// The share of images at or below each score, as a line of steps.
@@ -313,11 +335,8 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
         legend.push((Key::Line(series), name));
     }
     marks.extend(threshold_rule(subject));
-    let report = subject.report.as_ref().ok();
-    let kept = report.and_then(|report| report.known_kept);
-    let interval = report.and_then(|report| report.intervals).and_then(|intervals| intervals.known_kept);
-    let caption = match (subject.threshold, kept) {
-        (Some(threshold), Some(kept)) => {
+    let caption = match (subject.threshold, kept(subject)) {
+        (Some(threshold), Some((kept, interval))) => {
             format!(
                 "The threshold {} keeps {} of the known images.",
                 number(threshold),
@@ -329,6 +348,12 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
     };
     let plot = Plot { x, y: Axis::share("images accepted (%)"), height: 190.0, marks, legend };
     Figure::new(format!("accepted-{section}"), "Images accepted by each threshold", caption, plot)
+}
+
+/// The share of the known images that the threshold keeps, and its interval.
+fn kept(subject: &Subject) -> Option<(f64, Option<Interval>)> {
+    let report = subject.report.as_ref().ok()?;
+    Some((report.known_kept?, report.intervals.and_then(|intervals| intervals.known_kept)))
 }
 
 /// The shares that thresholds were to keep, against the shares that they keep.
@@ -360,11 +385,8 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
         Mark::Guide { from: [LEAST_KEPT, LEAST_KEPT], to: [1.0, 1.0] },
         Mark::Line { points, series: 0 },
     ];
-    let report = subject.report.as_ref().ok();
-    let kept = report.and_then(|report| report.known_kept);
-    let interval = report.and_then(|report| report.intervals).and_then(|intervals| intervals.known_kept);
-    let caption = match (subject.keep, kept) {
-        (Some(keep), Some(kept)) => {
+    let caption = match (subject.keep, kept(subject)) {
+        (Some(keep), Some((kept, interval))) => {
             if let Some(interval) = interval.filter(|_| keep >= LEAST_KEPT) {
                 marks.push(Mark::Whisker {
                     x: keep,
@@ -654,135 +676,179 @@ pub(super) fn title(subject: &Subject) -> String {
 }
 
 /// The curves of a run.
-pub(super) fn of_run(run: &RunLog, number_of_run: usize) -> Vec<Figure> {
-    let steps = run.events.iter().find_map(|event| match event {
-        Event::Start { steps, .. } => Some(*steps),
-        _ => None,
-    });
-    // Steps as parts of an epoch; a log without its first event counts the steps that it has.
-    let steps = steps.or_else(|| {
-        run.events
-            .iter()
-            .filter_map(|event| if let Event::Step { step, .. } = event { Some(*step) } else { None })
-            .max()
-    });
-    let steps = steps.unwrap_or(1).max(1) as f64;
-    let mut loss = Vec::new();
-    let mut rate = Vec::new();
-    let mut speed = Vec::new();
-    let mut held_out = Vec::new();
-    let mut accuracy = Vec::new();
-    let mut sets: Vec<(String, Vec<[f64; 2]>)> = Vec::new();
-    let mut best = None;
-    for event in &run.events {
-        match event {
-            Event::Step { epoch, step, loss: of_step, learning_rate, images_per_second } => {
-                let at = epoch.saturating_sub(1) as f64 + *step as f64 / steps;
-                loss.push([at, *of_step]);
-                rate.push([at, *learning_rate]);
-                speed.push([at, *images_per_second]);
-            }
-            Event::Epoch { epoch, held_out_loss, best: is_best, report, .. } => {
-                let at = *epoch as f64;
-                held_out.extend(held_out_loss.map(|loss| [at, loss]));
-                accuracy.extend(report.accuracy.map(|accuracy| [at, accuracy]));
-                for row in report.rows.iter().filter(|row| !super::RESERVED.contains(&row.name.as_str())) {
-                    match sets.iter_mut().find(|(name, _)| *name == row.name) {
-                        Some((_, points)) => points.push([at, row.metrics.auroc]),
-                        None => sets.push((row.name.clone(), vec![[at, row.metrics.auroc]])),
+pub(super) fn of_run(run: &RunLog, number: usize) -> Vec<Figure> {
+    let curves = RunCurves::of(run);
+    let figures = [curves.losses(), curves.metrics(), curves.rates(), curves.speeds()];
+    let of_plot = |RunPlot { id, title, caption, plot }: RunPlot| {
+        Figure::new(format!("{id}-run-{number}"), title, caption, plot)
+    };
+    figures.into_iter().flatten().map(of_plot).collect()
+}
+
+type Points = Vec<[f64; 2]>;
+
+/// The figures of a run over its epochs.
+#[derive(Default)]
+struct RunCurves {
+    loss: Points,
+    held_out: Points,
+    accuracy: Points,
+    /// The AUROC of each unknown set.
+    sets: Vec<(String, Points)>,
+    rate: Points,
+    speed: Points,
+    /// The epoch of the best weights, and its loss on held-out images.
+    best: Option<(usize, Option<f64>)>,
+}
+
+struct RunPlot {
+    id: &'static str,
+    title: &'static str,
+    caption: String,
+    plot: Plot,
+}
+
+impl RunCurves {
+    fn of(run: &RunLog) -> Self {
+        let planned = run.events.iter().find_map(|event| match event {
+            Event::Start { steps, .. } => Some(*steps),
+            _ => None,
+        });
+        let seen = run.events.iter().filter_map(|event| match event {
+            Event::Step { step, .. } => Some(*step),
+            _ => None,
+        });
+        // Steps as parts of an epoch; a log without its first event counts the steps that it has.
+        let steps = planned.or_else(|| seen.max()).unwrap_or(1).max(1) as f64;
+        let mut curves = Self::default();
+        for event in &run.events {
+            match event {
+                Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
+                    let at = epoch.saturating_sub(1) as f64 + *step as f64 / steps;
+                    curves.loss.push([at, *loss]);
+                    curves.rate.push([at, *learning_rate]);
+                    curves.speed.push([at, *images_per_second]);
+                }
+                Event::Epoch { epoch, held_out_loss, best, report, .. } => {
+                    let at = *epoch as f64;
+                    curves.held_out.extend(held_out_loss.map(|loss| [at, loss]));
+                    curves.accuracy.extend(report.accuracy.map(|accuracy| [at, accuracy]));
+                    for row in report.rows.iter().filter(|row| !super::RESERVED.contains(&row.name.as_str()))
+                    {
+                        let point = [at, row.metrics.auroc];
+                        match curves.sets.iter_mut().find(|(name, _)| *name == row.name) {
+                            Some((_, points)) => points.push(point),
+                            None => curves.sets.push((row.name.clone(), vec![point])),
+                        }
+                    }
+                    if *best {
+                        curves.best = Some((*epoch, *held_out_loss));
                     }
                 }
-                if *is_best {
-                    best = Some((*epoch, *held_out_loss));
-                }
+                _ => {}
             }
-            _ => {}
         }
+        curves
     }
-    let last = |points: &[[f64; 2]]| points.last().map(|point| point[1]);
-    let ends = loss.iter().chain(&held_out).chain(&accuracy).map(|point: &[f64; 2]| point[0]);
-    let end = ends.fold(1.0, |most: f64, at| if at.is_finite() { most.max(at) } else { most });
-    let x = Axis { label: "epoch".to_owned(), from: 0.0, to: end, unit: Unit::Number };
-    let plot = |y: Axis, marks, legend| Plot { x: x.clone(), y, height: 200.0, marks, legend };
-    let id = |name: &str| format!("{name}-run-{number_of_run}");
-    // What is not negative is shown from 0 on.
-    let from_0 = |label: &str, points: &mut dyn Iterator<Item = &[f64; 2]>| {
-        let values: Vec<f64> = points.map(|point| point[1]).collect();
-        let axis = Axis::around(label, values.iter().copied());
-        if values.iter().any(|&value| value < 0.0) { axis } else { Axis { from: 0.0, ..axis } }
-    };
-    // A line of a single point cannot be seen.
-    let line = |points: &[[f64; 2]], series: usize| {
-        let mut marks = vec![Mark::Line { points: points.to_vec(), series }];
-        if points.len() < DOTTED {
-            marks.push(Mark::Dots { points: points.to_vec(), series });
+
+    /// A plot over the epochs.
+    fn plot(&self, y: Axis, marks: Vec<Mark>, legend: Vec<(Key, String)>) -> Plot {
+        let ends = self.loss.iter().chain(&self.held_out).chain(&self.accuracy).map(|point| point[0]);
+        let to = ends.fold(1.0, |most: f64, at| if at.is_finite() { most.max(at) } else { most });
+        let x = Axis { label: "epoch".to_owned(), from: 0.0, to, unit: Unit::Number };
+        Plot { x, y, height: 200.0, marks, legend }
+    }
+
+    fn losses(&self) -> Option<RunPlot> {
+        let Self { loss, held_out, .. } = self;
+        if loss.is_empty() && held_out.is_empty() {
+            return None;
         }
-        marks
-    };
-    let mut figures = Vec::new();
-    if !loss.is_empty() || !held_out.is_empty() {
-        let y = from_0("loss", &mut loss.iter().chain(&held_out));
-        let mut marks = line(&loss, 0);
+        let mut marks = line(loss, 0);
         let mut legend = vec![(Key::Line(0), "training, moving average".to_owned())];
         if !held_out.is_empty() {
-            marks.extend(line(&held_out, 1));
+            marks.extend(line(held_out, 1));
             legend.push((Key::Line(1), "held-out images".to_owned()));
         }
-        let mut caption =
-            last(&loss).map_or_else(String::new, |loss| format!("The loss ends at {}.", number(loss)));
-        if let Some((epoch, Some(loss))) = best {
+        let mut caption = Vec::new();
+        caption.extend(last(loss).map(|loss| format!("The loss ends at {}.", number(loss))));
+        if let Some((epoch, Some(loss))) = self.best {
             marks.push(Mark::Rule { x: epoch as f64, label: "best".to_owned() });
-            caption += &format!(
-                " The best weights are those after epoch {epoch}, with {} on held-out images.",
-                number(loss)
-            );
+            let loss = number(loss);
+            caption.push(format!(
+                "The best weights are those after epoch {epoch}, with {loss} on held-out images."
+            ));
         }
-        figures.push(Figure::new(
-            id("loss"),
-            "Loss",
-            caption.trim_start().to_owned(),
-            plot(y, marks, legend),
-        ));
+        let y = from_0("loss", loss.iter().chain(held_out));
+        let plot = self.plot(y, marks, legend);
+        Some(RunPlot { id: "loss", title: "Loss", caption: caption.join(" "), plot })
     }
-    if !accuracy.is_empty() || !sets.is_empty() {
+
+    fn metrics(&self) -> Option<RunPlot> {
+        let Self { accuracy, sets, .. } = self;
+        if accuracy.is_empty() && sets.is_empty() {
+            return None;
+        }
         let mut marks = Vec::new();
         let mut legend = Vec::new();
-        let all = std::iter::once(("accuracy", &accuracy))
-            .chain(sets.iter().map(|(name, points)| (&name[..], points)));
-        for (series, (name, points)) in all.take(SERIES).enumerate() {
+        let of_sets = sets.iter().map(|(name, points)| (&name[..], points));
+        for (series, (name, points)) in
+            std::iter::once(("accuracy", accuracy)).chain(of_sets).take(SERIES).enumerate()
+        {
             marks.extend(line(points, series));
-            let name = if series == 0 {
-                name.to_owned()
-            } else {
-                format!("AUROC for {}", short(name, if sets.len() > 3 { 8 } else { 24 }))
+            let name = match series {
+                0 => name.to_owned(),
+                _ => format!("AUROC for {}", short(name, if sets.len() > 3 { 8 } else { 24 })),
             };
             let value = last(points).map_or_else(String::new, |value| format!("  {}", percent(value)));
             legend.push((Key::Line(series), format!("{name}{value}")));
         }
-        let values: Vec<f64> =
-            accuracy.iter().chain(sets.iter().flat_map(|(_, points)| points)).map(|p| p[1]).collect();
-        let lowest = values.iter().fold(1.0, |least: f64, &value| least.min(value));
+        let all = accuracy.iter().chain(sets.iter().flat_map(|(_, points)| points));
+        let lowest = all.fold(1.0, |least: f64, point| least.min(point[1]));
         let y = Axis {
             from: ((lowest * 10.0 - 0.5).floor() / 10.0).max(0.0),
             ..Axis::share("test after each epoch (%)")
         };
-        let caption = last(&accuracy).map_or_else(String::new, |accuracy| {
+        let caption = last(accuracy).map_or_else(String::new, |accuracy| {
             format!("The last epoch names {} of the known test images correctly.", percent(accuracy))
         });
-        figures.push(Figure::new(id("metrics"), "Metrics", caption, plot(y, marks, legend)));
+        let plot = self.plot(y, marks, legend);
+        Some(RunPlot { id: "metrics", title: "Metrics", caption, plot })
     }
-    if !rate.is_empty() {
-        let highest = rate.iter().fold(0.0, |most: f64, point| most.max(point[1]));
-        let y = from_0("learning rate", &mut rate.iter());
+
+    fn rates(&self) -> Option<RunPlot> {
+        last(&self.rate)?;
+        let highest = self.rate.iter().fold(0.0, |most: f64, point| most.max(point[1]));
         let caption = format!("The highest learning rate in the log is {}.", number(highest));
-        figures.push(Figure::new(id("rate"), "Learning rate", caption, plot(y, line(&rate, 0), Vec::new())));
+        let plot = self.plot(from_0("learning rate", self.rate.iter()), line(&self.rate, 0), Vec::new());
+        Some(RunPlot { id: "rate", title: "Learning rate", caption, plot })
     }
-    if !speed.is_empty() {
-        let y = from_0("images per second", &mut speed.iter());
-        let caption =
-            format!("{} images per second at the end.", number(last(&speed).unwrap_or_default().round()));
-        let plot = plot(y, line(&speed, 0), Vec::new());
-        figures.push(Figure::new(id("speed"), "Speed of training", caption, plot));
+
+    fn speeds(&self) -> Option<RunPlot> {
+        let caption = format!("{} images per second at the end.", number(last(&self.speed)?.round()));
+        let plot =
+            self.plot(from_0("images per second", self.speed.iter()), line(&self.speed, 0), Vec::new());
+        Some(RunPlot { id: "speed", title: "Speed of training", caption, plot })
     }
-    figures
+}
+
+/// The last height of a line.
+fn last(points: &[[f64; 2]]) -> Option<f64> {
+    points.last().map(|point| point[1])
+}
+
+/// An axis of heights, from 0 on if none is negative.
+fn from_0<'a>(label: &str, points: impl Iterator<Item = &'a [f64; 2]>) -> Axis {
+    let values: Vec<f64> = points.map(|point| point[1]).collect();
+    let axis = Axis::around(label, values.iter().copied());
+    if values.iter().any(|&value| value < 0.0) { axis } else { Axis { from: 0.0, ..axis } }
+}
+
+/// A line, with dots if it has few points: a single one could not be seen.
+fn line(points: &[[f64; 2]], series: usize) -> Vec<Mark> {
+    let mut marks = vec![Mark::Line { points: points.to_vec(), series }];
+    if points.len() < DOTTED {
+        marks.push(Mark::Dots { points: points.to_vec(), series });
+    }
+    marks
 }

@@ -108,6 +108,79 @@ fn below_the_last(
     Ok(network)
 }
 
+/// The features of a checkpoint while they are computed.
+struct Finishing<'a> {
+    learner: &'a Learner<'a>,
+    /// The layers below the last.
+    network: Network,
+    /// The number of features.
+    width: usize,
+    /// The number of images whose features are computed, and of those that are done.
+    images: usize,
+    done: usize,
+    stop: &'a AtomicBool,
+    /// Whether it was asked to stop: then features are missing.
+    is_stopped: bool,
+    observe: &'a mut dyn FnMut(&Event),
+}
+
+impl Finishing<'_> {
+    /// The features of images of a set. Those of frozen layers may be there already.
+    fn features(&mut self, set: Set, indices: &[usize], view: View) -> Result<Array2<f32>> {
+        let found = self.learner.features().and_then(|features| {
+            let rows = indices.iter().map(|&index| features.find(set, index, view));
+            Some((rows.collect::<Option<Vec<usize>>>()?, features))
+        });
+        if let Some((rows, features)) = found {
+            self.count(rows.len());
+            return features.raw_rows(&rows);
+        }
+        let dataset = self.learner.batches.dataset(set);
+        self.compute(indices, view, |indices| dataset.batch(indices))
+    }
+
+    /// The features of stand-ins for unknown images that are made of known ones.
+    fn stand_ins(&mut self, kind: StandIn, indices: &[usize], view: View) -> Result<Array2<f32>> {
+        let known = &self.learner.batches.known;
+        self.compute(indices, view, |indices| known.stand_ins(kind, indices))
+    }
+
+    fn compute(
+        &mut self,
+        indices: &[usize],
+        view: View,
+        read: impl Fn(&[usize]) -> Result<Array4<u8>> + Send,
+    ) -> Result<Array2<f32>> {
+        let read = move |indices: &[usize]| -> Result<Array4<u8>> {
+            let mut images = read(indices)?;
+            if view == View::Mirrored {
+                mirror(&mut images);
+            }
+            Ok(images)
+        };
+        let mut values = Vec::with_capacity(indices.len() * self.width);
+        prefetch(in_chunks(indices), read, |batches| -> Result<()> {
+            for images in batches {
+                self.is_stopped |= self.stop.load(Ordering::Relaxed);
+                if self.is_stopped {
+                    break;
+                }
+                let images = images?;
+                values.extend(self.learner.evaluate(&self.network, &images)?);
+                self.count(images.dim().0);
+            }
+            Ok(())
+        })?;
+        let rows = values.len() / self.width;
+        Ok(Array2::from_shape_vec((rows, self.width), values).expect("whole rows"))
+    }
+
+    fn count(&mut self, images: usize) {
+        self.done += images;
+        (self.observe)(&Event::Finishing { done: self.done, images: self.images });
+    }
+}
+
 /// The result of a test after an epoch.
 pub(super) struct Tested {
     anchors: Anchors,
@@ -232,58 +305,18 @@ impl<'a> Learner<'a> {
 
         let (device, input) = (self.store.device(), &self.settings.input);
         let network = below_the_last(&layers, &checkpoint.network, device, input)?;
-        let mut done = 0;
-        let mut is_stopped = false;
-        let mut all =
-            |indices: &[usize], kind: Option<StandIn>, set: Set, view: View| -> Result<Array2<f32>> {
-                // Those of frozen layers are there already, but not all.
-                let found = self.features().filter(|_| kind.is_none()).and_then(|features| {
-                    let rows = indices.iter().map(|&index| features.find(set, index, view));
-                    Some((rows.collect::<Option<Vec<usize>>>()?, features))
-                });
-                if let Some((rows, features)) = found {
-                    done += rows.len();
-                    observe(&Event::Finishing { done, images });
-                    return features.raw_rows(&rows);
-                }
-                let dataset = self.batches.dataset(set);
-                let read = |indices: &[usize]| -> Result<Array4<u8>> {
-                    let mut images = match kind {
-                        None => dataset.batch(indices),
-                        Some(kind) => dataset.stand_ins(kind, indices),
-                    }?;
-                    if view == View::Mirrored {
-                        mirror(&mut images);
-                    }
-                    Ok(images)
-                };
-                let mut values = Vec::with_capacity(indices.len() * width);
-                prefetch(in_chunks(indices), read, |batches| {
-                    for images_of_batch in batches {
-                        is_stopped |= stop.load(Ordering::Relaxed);
-                        if is_stopped {
-                            break;
-                        }
-                        let batch = images_of_batch?;
-                        values.extend(self.evaluate(&network, &batch)?);
-                        done += batch.dim().0;
-                        observe(&Event::Finishing { done, images });
-                    }
-                    Ok(())
-                })?;
-                let rows = values.len() / width;
-                Ok(Array2::from_shape_vec((rows, width), values).expect("whole rows"))
-            };
+        let mut finishing =
+            Finishing { learner: self, network, width, images, done: 0, stop, is_stopped: false, observe };
         let mut seen = |view: View| -> Result<run::Features> {
             let mut stand_ins = Vec::new();
             for kind in StandIn::ALL {
-                stand_ins.push((kind.name().to_owned(), all(&mixed, Some(kind), Set::Known, view)?));
+                stand_ins.push((kind.name().to_owned(), finishing.stand_ins(kind, &mixed, view)?));
             }
             let mut test = None;
             if keeps_tests {
                 let mut whole = |set: Set| {
                     let indices: Vec<usize> = (0..self.batches.dataset(set).len()).collect();
-                    all(&indices, None, set, view)
+                    finishing.features(set, &indices, view)
                 };
                 let known = whole(Set::Test)?;
                 test = Some((known, tests[1..].iter().map(|&set| whole(set)).collect::<Result<_>>()?));
@@ -291,22 +324,23 @@ impl<'a> Learner<'a> {
             Ok(run::Features {
                 stand_ins,
                 test,
-                training: (all(&drawn, None, Set::Known, view)?, self.batches.labels(&drawn)),
-                choosing: all(choosing, None, Set::Known, view)?,
-                calibrating: all(calibrating, None, Set::Known, view)?,
+                training: (finishing.features(Set::Known, &drawn, view)?, self.batches.labels(&drawn)),
+                choosing: finishing.features(Set::Known, choosing, view)?,
+                calibrating: finishing.features(Set::Known, calibrating, view)?,
             })
         };
         let features = seen(View::Plain)?;
         let mut mirrored = None;
         if mirrors {
             let features = seen(View::Mirrored)?;
-            let check = all(&check, None, Set::Test, View::Mirrored)?;
+            let check = finishing.features(Set::Test, &check, View::Mirrored)?;
             mirrored = Some(Mirrored { features, check: checkpoint.last_layer()?.logits(check.view()) });
         }
-        if !is_stopped {
+        let is_whole = !finishing.is_stopped;
+        if is_whole {
             (checkpoint.features, checkpoint.mirrored) = (Some(features), mirrored);
         }
-        Ok(!is_stopped)
+        Ok(is_whole)
     }
 
     /// The features of frozen layers, if there are any.

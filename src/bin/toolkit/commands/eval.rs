@@ -98,36 +98,14 @@ pub fn measure(
     let manifest = first.scorer.manifest();
     let own = manifest.decision.score;
     let scores = cli::scores(&args.score, Some(own));
-    let is_threshold_used = scores.is_empty() || scores.contains(&own);
-    if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_threshold_used {
-        bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
-    }
-    if let Some(one) = required.iter().find(|one| one.needs_threshold())
-        && scores.iter().any(|score| *score != own)
-    {
-        bail!("`{}` is required, but only the model's own score, `{own}`, has a threshold", one.metric());
-    }
+    check_thresholds(&scores, own, args, required)?;
     let source = Source::of(args, manifest, first.model.is_none())?;
     let (known, unknown) = test_images(&source, args, manifest)?;
     for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
         say_left_out(set.left_out());
     }
-    let outputs = [page, args.scores.as_deref(), args.keep_features.as_deref()].into_iter().flatten();
-    for output in outputs {
-        check_not_read(output, [&known].into_iter().chain(unknown.iter().map(|set| &set.images)))?;
-    }
+    check_sets(&known, &unknown, page, args, required)?;
     let options = args.report.options(None);
-    let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
-    Report::check(&names, &options)?;
-    if args.keep_features.is_some() {
-        features::check_names(&names)?;
-    }
-    if let Some(one) = required.iter().find(|one| one.needs_unknown() && unknown.is_empty()) {
-        bail!("`{}` is required, but there are no unknown images; give --unknown NAME=DIR", one.metric());
-    }
-    if unknown.is_empty() {
-        say("without --unknown NAME=DIR only known images are evaluated");
-    }
     let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
 
     let fits_scores = fits_scores(&args.score, own);
@@ -187,6 +165,50 @@ pub fn measure(
         of_first.get_or_insert(evaluation);
     }
     Ok(TestImages { known, unknown })
+}
+
+/// Checks that a threshold is of use, and that there is one for what is required.
+fn check_thresholds(
+    scores: &[RejectionScore],
+    own: RejectionScore,
+    args: &EvaluationArgs,
+    required: &[Requirement],
+) -> anyhow::Result<()> {
+    let is_threshold_used = scores.is_empty() || scores.contains(&own);
+    if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_threshold_used {
+        bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
+    }
+    if let Some(one) = required.iter().find(|one| one.needs_threshold())
+        && scores.iter().any(|score| *score != own)
+    {
+        bail!("`{}` is required, but only the model's own score, `{own}`, has a threshold", one.metric());
+    }
+    Ok(())
+}
+
+/// Checks that no output is an image, and that the unknown sets suit what is asked for.
+fn check_sets(
+    known: &Dataset,
+    unknown: &[UnknownSet],
+    page: Option<&Path>,
+    args: &EvaluationArgs,
+    required: &[Requirement],
+) -> anyhow::Result<()> {
+    for output in [page, args.scores.as_deref(), args.keep_features.as_deref()].into_iter().flatten() {
+        check_not_read(output, [known].into_iter().chain(unknown.iter().map(|set| &set.images)))?;
+    }
+    let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
+    Report::check(&names, &args.report.options(None))?;
+    if args.keep_features.is_some() {
+        features::check_names(&names)?;
+    }
+    if let Some(one) = required.iter().find(|one| one.needs_unknown() && unknown.is_empty()) {
+        bail!("`{}` is required, but there are no unknown images; give --unknown NAME=DIR", one.metric());
+    }
+    if unknown.is_empty() {
+        say("without --unknown NAME=DIR only known images are evaluated");
+    }
+    Ok(())
 }
 
 /// Whether scores other than the model's own have constants that are fitted to images.
