@@ -299,13 +299,20 @@ fn residual(examples: &Examples, limit: Option<usize>) -> std::result::Result<Co
 fn origin(last_layer: &LastLayer) -> Array1<f64> {
     let weight = last_layer.weight.mapv(f64::from);
     let bias: Array1<f64> = last_layer.bias.iter().map(|&value| f64::from(value)).collect();
-    let (values, vectors) = eigen(&weight.dot(&weight.t()));
+    // In the space of the classes or of the features, whichever is smaller.
+    let has_more_classes = weight.nrows() > weight.ncols();
+    let (matrix, point) = match has_more_classes {
+        true => (weight.t().dot(&weight), weight.t().dot(&bias)),
+        false => (weight.dot(&weight.t()), bias),
+    };
+    let (values, vectors) = eigen(&matrix);
     let most = values.last().copied().unwrap_or(0.0);
-    let mut along = vectors.t().dot(&bias);
+    let mut along = vectors.t().dot(&point);
     for (along, &value) in along.iter_mut().zip(&values) {
         *along = if value > 1e-12 * most { *along / value } else { 0.0 };
     }
-    -weight.t().dot(&vectors.dot(&along))
+    let solved = vectors.dot(&along);
+    if has_more_classes { -solved } else { -weight.t().dot(&solved) }
 }
 
 /// The axes `[kept, F]` along which points, whose mean is 0, vary most.

@@ -29,7 +29,9 @@ def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
         case "stretch":
             return image.resize(size, filter)
         case "pad":
-            return ImageOps.pad(image, size, filter, color=tuple(round(255 * mean) for mean in input["mean"]))
+            # In float32, as in the toolkit.
+            color = np.rint(np.float32(255) * np.float32(input["mean"])).astype(int)
+            return ImageOps.pad(image, size, filter, color=tuple(color.tolist()))
         case "crop":
             scale = max(Fraction(math.floor(to / rule["share"]), side) for to, side in zip(size, image.size, strict=True))
             image = image.resize([int(side * scale) for side in image.size], filter)

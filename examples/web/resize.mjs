@@ -105,7 +105,11 @@ export function tensor({ data, width, height }, input) {
     : down(across(data, 4, height, width, columns), 3, columns.length, rows);
   const size = input.height * input.width;
   const values = new Float32Array(3 * size);
-  input.mean.forEach((mean, channel) => values.fill(rounded(255 * mean) / 255, channel * size, (channel + 1) * size));
+  input.mean.forEach((mean, channel) => {
+    // In float32, as in the toolkit.
+    const fill = rounded(Math.fround(255 * Math.fround(mean)));
+    values.fill(fill / 255, channel * size, (channel + 1) * size);
+  });
   pixels.forEach((value, at) => {
     const pixel = Math.floor(at / 3);
     const y = vertical.place + Math.floor(pixel / columns.length);

@@ -759,6 +759,12 @@ impl DataFolder {
         Self(folder.map(Path::to_owned))
     }
 
+    /// The folder that was given.
+    #[cfg(feature = "train")]
+    pub(crate) fn given(&self) -> Option<&Path> {
+        self.0.as_deref()
+    }
+
     /// The path.
     ///
     /// # Errors

@@ -575,6 +575,8 @@ impl Dataset {
         let mut others = self.pick(&indices(false));
         others.labels.fill(UNKNOWN);
         others.classes.clear();
+        // The known images have them.
+        others.left_out = Arc::default();
         Ok((known, others))
     }
 

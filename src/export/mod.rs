@@ -29,7 +29,8 @@ use crate::{
     method::{self, Activations, FittedScore, FittedTerm, LogitScore, RejectionScore, Term},
     metrics::Bootstrap,
     model::{
-        Decision, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, PlaceScore, Threshold,
+        Decision, FORMAT_VERSION, HELD_OUT_SEEN, History, Manifest, ModelPrecision, OperatingPoint,
+        PlaceScore, Threshold,
         file::{LOGIT_MAP, max_batch},
         proto::{Graph, Model, Property},
     },
@@ -372,8 +373,12 @@ fn threshold(
     };
     // The images of an import are as a rule those of the training, and an int8 file has other scores than the
     // network of which these are.
-    let holds =
-        !is_from_test && checkpoint.facts.imported.is_none() && options.precision != ModelPrecision::Int8;
+    let training = checkpoint.facts.training.as_ref();
+    let is_seen = training.and_then(|training| training.get(HELD_OUT_SEEN)).unwrap_or(false);
+    let holds = !is_from_test
+        && !is_seen
+        && checkpoint.facts.imported.is_none()
+        && options.precision != ModelPrecision::Int8;
     let kept_at_least = keep.filter(|_| holds).map(|keep| match &by_class {
         Some(by_class) => by_class.kept_at_least,
         None => method::kept_at_least(scores.len(), keep),

@@ -82,6 +82,22 @@ impl Threshold {
         self.keep.filter(|_| threshold.to_bits() == self.value.to_bits())
     }
 
+    /// What is wrong with it, if anything, in a file of this many classes.
+    fn fault(&self, classes: usize) -> Option<String> {
+        if !are_ascending(&self.held_out_scores) {
+            return Some("has held-out scores that do not ascend".to_owned());
+        }
+        let points = self.operating_points.iter().map(|point| point.keep);
+        if let Some(keep) = self.keep.into_iter().chain(points).find(|keep| !(0.0..1.0).contains(keep)) {
+            return Some(format!("keeps a share of {keep}, expected 0 to below 1"));
+        }
+        if let Some(share) = self.kept_at_least.filter(|share| !(0.0..=1.0).contains(share)) {
+            return Some(format!("has `kept_at_least` {share}, expected 0 to 1"));
+        }
+        let thresholds = self.classes.as_ref().map(Vec::len).filter(|&thresholds| thresholds != classes)?;
+        Some(format!("has {thresholds} thresholds for {classes} classes"))
+    }
+
     /// What a threshold for the share `keep` promises, in words.
     #[must_use]
     pub fn promise(&self, keep: f64) -> String {
@@ -120,12 +136,15 @@ impl Decision {
     /// Removes the fields of the decision from all fields. The version is checked first: a newer file may
     /// have fields of another form.
     pub(super) fn take(fields: &mut Map<String, Value>) -> Result<Self, Fault> {
-        let version =
-            fields.remove("format_version").and_then(|version| u32::try_from(version.as_u64()?).ok());
-        let version = version.ok_or_else(|| {
+        let found = fields.remove("format_version").ok_or_else(|| {
             Fault::Broken(format!(
                 "its metadata has no `{PREFIX}format_version`: it is not a model of this toolkit"
             ))
+        })?;
+        let version =
+            found.as_u64().and_then(|version| u32::try_from(version).ok()).filter(|&version| version > 0);
+        let version = version.ok_or_else(|| {
+            Fault::Broken(format!("`{PREFIX}format_version` is {found}, expected 1 to {FORMAT_VERSION}"))
         })?;
         if version > FORMAT_VERSION {
             return Err(Fault::Newer(version));
@@ -148,13 +167,24 @@ impl Decision {
             .map_err(|error| Fault::Broken(format!("`{PREFIX}input`: {error}")))?;
         let resizes = optional(fields, "resizes")?.unwrap_or(false);
         let score = needed(fields, "score")?;
-        let threshold = optional(fields, "threshold")?;
+        let threshold: Option<Threshold> = optional(fields, "threshold")?;
+        if let Some(fault) = threshold.as_ref().and_then(|threshold| threshold.fault(classes.len())) {
+            return Err(Fault::Broken(format!("`{PREFIX}threshold` {fault}")));
+        }
         let places: Option<PlaceScore> = optional(fields, "places")?;
         if places.as_ref().is_some_and(|places| places.held_out_scores.is_empty()) {
             return Err(Fault::Broken(format!("`{PREFIX}places` has no scores to compare with")));
         }
+        if places.as_ref().is_some_and(|places| !are_ascending(&places.held_out_scores)) {
+            return Err(Fault::Broken(format!("`{PREFIX}places` has held-out scores that do not ascend")));
+        }
         Ok(Self { format_version: version, classes, input, resizes, score, threshold, places })
     }
+}
+
+/// Whether scores are finite and in ascending order.
+fn are_ascending(scores: &[f32]) -> bool {
+    scores.iter().all(|score| score.is_finite()) && scores.is_sorted()
 }
 
 fn needed<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Result<T, Fault> {

@@ -75,7 +75,6 @@ impl ModelFile {
         check_tensors(&model, graph).map_err(broken)?;
         let (batch, takes_bytes) = check(graph, &manifest.decision).map_err(broken)?;
         let threshold = threshold(graph).map_err(broken)?;
-        let width = |output: &Value| output.tensor()?.1.get(1).copied().flatten();
         let outputs = graph.output.iter().map(|output| (output.name.clone(), width(output))).collect();
         let decision = &manifest.decision;
         let has_map = graph.output.iter().any(|output| output.name == LOGIT_MAP);
@@ -156,6 +155,11 @@ fn text(shape: &[Option<usize>]) -> String {
     format!("[{}]", sizes.join(", "))
 }
 
+/// The length of a row of an output, if it is stated.
+fn width(output: &Value) -> Option<usize> {
+    output.tensor()?.1.get(1).copied().flatten()
+}
+
 /// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.
 fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usize>, bool), String> {
     // A threshold is optional: the tensor of this name is its default.
@@ -166,16 +170,19 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
     }
     let (kind, shape) = images.tensor().ok_or("its input has no tensor type")?;
     let takes_bytes = kind == element::UINT8;
-    let (height, width) = (Some(decision.input.height), Some(decision.input.width));
-    let expected = match takes_bytes {
-        true if decision.resizes => [None, None, Some(3)],
-        true => [height, width, Some(3)],
-        false => [Some(3), height, width],
+    let sides = [Some(decision.input.height), Some(decision.input.width)];
+    let (expected_kind, expected) = match takes_bytes {
+        _ if decision.resizes => (element::UINT8, [None, None, Some(3)]),
+        true => (element::UINT8, [sides[0], sides[1], Some(3)]),
+        false => (element::FLOAT, [Some(3), sides[0], sides[1]]),
     };
-    let is_known_kind = takes_bytes || kind == element::FLOAT && !decision.resizes;
-    if images.name != "images" || !is_known_kind || shape.get(1..) != Some(&expected[..]) {
-        let expected = text(&[&[None], &expected[..]].concat());
-        return Err(format!("its input is `{}` {}, expected `images` {expected}", images.name, text(&shape)));
+    if images.name != "images" || kind != expected_kind || shape.get(1..) != Some(&expected[..]) {
+        let found = format!("`{}` {} {}", images.name, element::name(kind), text(&shape));
+        let shape = text(&[&[None], &expected[..]].concat());
+        return Err(format!(
+            "its input is {found}, expected `images` {} {shape}",
+            element::name(expected_kind)
+        ));
     }
     let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
     let further = outputs.strip_prefix(&OUTPUTS);
@@ -191,6 +198,18 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
     let computed: HashSet<&String> = graph.node.iter().flat_map(|node| &node.output).collect();
     if let Some(missing) = graph.output.iter().find(|output| !computed.contains(&output.name)) {
         return Err(format!("no node computes its output `{}`", missing.name));
+    }
+    let points = decision.threshold.as_ref().map_or(0, |threshold| threshold.operating_points.len());
+    for output in &graph.output {
+        let expected = match output.name.as_str() {
+            "logits" | "distances" | LOGIT_MAP => decision.classes.len(),
+            "unknown_at" => points,
+            _ => continue,
+        };
+        if let Some(found) = width(output).filter(|&found| found != expected) {
+            let name = &output.name;
+            return Err(format!("its output `{name}` has {found} columns, but its metadata {expected}"));
+        }
     }
     if decision.resizes {
         if !computed.iter().any(|output| *output == RESIZED) {
@@ -264,13 +283,19 @@ pub(super) fn last_layer(graph: &Graph, classes: usize) -> Option<(LastLayer, &s
 #[cfg(all(feature = "files", feature = "tract"))]
 pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
     let (file, model) = ModelFile::parse(bytes.clone(), origin)?;
-    if file.output(FEATURES).is_some() {
-        return Ok(bytes);
-    }
+    let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
     let graph = model.graph.unwrap_or_default();
-    let Some((layer, read)) = last_layer(&graph, file.manifest.decision.classes.len()) else {
-        let reason = "its last layer is not as this toolkit writes it".to_owned();
-        return Err(Error::Model { origin: origin.to_owned(), reason });
+    let last = last_layer(&graph, file.manifest.decision.classes.len());
+    if let Some(found) = file.width(FEATURES) {
+        return match last.map(|(layer, _)| layer.weight.ncols()).filter(|&width| width != found) {
+            Some(width) => Err(broken(format!(
+                "its output `{FEATURES}` has {found} columns, but its last layer reads {width}"
+            ))),
+            None => Ok(bytes),
+        };
+    }
+    let Some((layer, read)) = last else {
+        return Err(broken("its last layer is not as this toolkit writes it".to_owned()));
     };
     let width = layer.weight.ncols();
     let mut added = Graph {

@@ -181,11 +181,15 @@ impl Training {
         Self(fields)
     }
 
+    #[cfg(feature = "train")]
+    pub(crate) fn insert(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
+    }
+
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
     /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
     /// (the number of training images), `held_out_test` (the share of images to test on), `test_images`
-    /// (their number), `skipped` (the number of images that could not be read) or `epoch` (the number of
-    /// finished epochs after which the weights were taken).
+    /// (their number), `skipped` (the number of images that could not be read), `held_out_seen` (whether the backbone had learned from held-out images) or `epoch` (the number of finished epochs after which the weights were taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()
@@ -218,11 +222,15 @@ impl fmt::Display for Training {
     }
 }
 
+/// The field of a run whose backbone had learned from held-out images.
+pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
+
 /// The fields that do not belong to the recipe.
-const DATA: [&str; 13] = [
+const DATA: [&str; 14] = [
     "backbone",
     "device",
     "epoch",
+    HELD_OUT_SEEN,
     "held_out_test",
     "images",
     "known",

@@ -20,6 +20,22 @@ pub(crate) mod element {
     pub(crate) const FLOAT16: i32 = 10;
     pub(crate) const DOUBLE: i32 = 11;
     pub(crate) const BFLOAT16: i32 = 16;
+
+    /// The name of a type.
+    pub(crate) fn name(kind: i32) -> String {
+        match kind {
+            FLOAT => "float32".to_owned(),
+            UINT8 => "uint8".to_owned(),
+            INT8 => "int8".to_owned(),
+            INT32 => "int32".to_owned(),
+            INT64 => "int64".to_owned(),
+            BOOL => "bool".to_owned(),
+            FLOAT16 => "float16".to_owned(),
+            DOUBLE => "float64".to_owned(),
+            BFLOAT16 => "bfloat16".to_owned(),
+            other => format!("of type {other}"),
+        }
+    }
 }
 
 #[derive(Clone, PartialEq, Message)]

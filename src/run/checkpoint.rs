@@ -412,12 +412,13 @@ impl Checkpoint {
     }
 
     /// Writes only the network's weights, as a backbone: no logits, no images and no path. The metadata holds
-    /// the input (size and normalisation) and the architecture.
+    /// the input (size and normalisation), the architecture, and the record of the training.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write_weights(&self, path: &Path) -> Result<()> {
-        let note = serde_json::json!({ "input": self.facts.input, "architecture": self.facts.architecture });
+        let Facts { input, architecture, training, .. } = &self.facts;
+        let note = serde_json::json!({ "input": input, "architecture": architecture, "training": training });
         let mut file = self.network.clone();
         file.note = Some(note.to_string());
         file.write(path)

@@ -28,6 +28,10 @@ pub enum Event {
         /// Images of all sets that cannot be read and are left out.
         #[serde(default, skip_serializing_if = "is_zero")]
         skipped: usize,
+        /// Whether the backbone had learned from held-out images, as far as its file tells: then a threshold
+        /// chosen from them makes no promise.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        held_out_seen: bool,
     },
     /// Images are read for the first time, and checked; only where that takes long.
     Reading {
@@ -137,7 +141,14 @@ mod tests {
         let path = folder.path().join("log.jsonl");
         let report = Report::new(&[0.0, 1.0], Some(&[true, false]), &[("far", &[2.0])], &Default::default());
         let events = [
-            Event::Start { images: 7, steps: 2, epochs: 1, left_out: LeftOut::new(), skipped: 0 },
+            Event::Start {
+                images: 7,
+                steps: 2,
+                epochs: 1,
+                left_out: LeftOut::new(),
+                skipped: 0,
+                held_out_seen: false,
+            },
             Event::Step { epoch: 1, step: 1, loss: 0.5, learning_rate: 1e-3, images_per_second: 9.0 },
             Event::Epoch { epoch: 1, held_out_loss: None, best: true, seconds: 2.0, report: report.unwrap() },
         ];

@@ -13,6 +13,8 @@ pub use device::Device;
 pub(crate) use device::numbered;
 pub use event::Event;
 pub use folder::{RUNS, RunFolder};
+#[cfg(feature = "train")]
+pub(crate) use recipe::orthogonal_share;
 pub use recipe::{
     Augment, BatchNorm, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, ScheduledRates, TrainingPrecision,
 };

@@ -203,6 +203,14 @@ impl Optimizer {
     }
 }
 
+/// The length of Muon's orthogonal steps relative to the learning rate: they do not depend on the scale of the
+/// gradients, for which that of pytorch-ood's loss is smaller.
+#[cfg(feature = "train")]
+pub(crate) fn orthogonal_share(variant: Variant) -> f64 {
+    let rate = |variant| Optimizer::Muon.learning_rate(variant);
+    rate(Variant::Paper) / rate(variant)
+}
+
 /// The learning-rate schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -408,7 +416,8 @@ impl Recipe {
     /// Number of images to leave out of a step of `known` known images.
     #[must_use]
     pub fn trimmed_of(&self, known: usize) -> usize {
-        (self.trim * known as f64) as usize
+        // 0.29 of 100 are 29, but 28.999... in binary.
+        (self.trim * known as f64 + 1e-9) as usize
     }
 
     /// Learning rate and momentum of a step, counted from 0 over the whole run.

@@ -266,20 +266,21 @@ impl Scorer {
     /// relative above 1.
     ///
     /// # Errors
-    /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Differs`] if an output differs, and those of
+    /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Model`] if it is damaged, [`Error::Differs`] if an output differs, and those of
     /// [`score`](Self::score).
     pub fn verify(&self) -> Result<f64> {
-        let Some(expected) = &self.manifest().history.golden else {
-            return Err(Error::NoGoldenBatch { origin: self.file.origin.clone() });
+        let history = &self.manifest().history;
+        let origin = || self.file.origin.clone();
+        let Some(expected) = &history.golden else {
+            return Err(match history.other.contains_key("golden") {
+                true => Error::Model { origin: origin(), reason: "its `cac.golden` is damaged".to_owned() },
+                false => Error::NoGoldenBatch { origin: origin() },
+            });
         };
         let found = self.golden_batch()?;
-        let differs = |what, difference| Error::Differs {
-            origin: self.file.origin.clone(),
-            runtime: self.runtime(),
-            what,
-            difference,
-        };
-        let tolerance = match self.manifest().history.precision {
+        let differs =
+            |what, difference| Error::Differs { origin: origin(), runtime: self.runtime(), what, difference };
+        let tolerance = match history.precision {
             Some(ModelPrecision::Int8) => 0.2,
             _ => 1e-3,
         };
@@ -366,14 +367,14 @@ impl Scorer {
             let images = ArrayView4::from_shape(shape, &bytes).expect("images of one size");
             self.run_whole(Images::Bytes(images.permuted_axes([0, 3, 1, 2])))
         };
-        let parts: Result<Vec<Outputs>> = match &self.runtime {
+        let (parts, runtime): (Result<Vec<Outputs>>, _) = match &self.runtime {
             // It runs each image on one thread.
             #[cfg(feature = "tract")]
-            Runtime::Tract(_) => groups.par_iter().map(run).collect(),
+            Runtime::Tract(_) => (groups.par_iter().map(run).collect(), tract::NAME),
             #[cfg(feature = "onnxruntime")]
-            Runtime::OnnxRuntime(_) => groups.iter().map(run).collect(),
+            Runtime::OnnxRuntime(_) => (groups.iter().map(run).collect(), onnxruntime::NAME),
         };
-        Ok(Outputs::concatenate(&parts?, &self.file))
+        Outputs::concatenate(&parts?, &self.file, runtime)
     }
 
     /// The verdict on each image, from outputs of this model.
@@ -535,14 +536,17 @@ impl Outputs {
     }
 
     /// Concatenates the outputs of consecutive parts.
-    fn concatenate(parts: &[Self], file: &ModelFile) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Runtime`] if features or maps of the logits differ in their shape.
+    fn concatenate(parts: &[Self], file: &ModelFile, runtime: &'static str) -> Result<Self> {
         fn join<D: ndarray::RemoveAxis, T: Clone>(
             parts: Vec<ndarray::ArrayView<T, D>>,
-        ) -> ndarray::Array<T, D> {
-            concatenate(Axis(0), &parts).expect("equal widths")
+        ) -> std::result::Result<ndarray::Array<T, D>, ndarray::ShapeError> {
+            concatenate(Axis(0), &parts)
         }
         if parts.is_empty() {
-            return Self::none(file);
+            return Ok(Self::none(file));
         }
         let p_values: Option<Vec<_>> = parts.iter().map(|part| Some(part.p_value.as_ref()?.view())).collect();
         let unknown_at: Option<Vec<_>> =
@@ -550,17 +554,23 @@ impl Outputs {
         let features: Option<Vec<_>> =
             parts.iter().map(|part| Some(part.features.as_ref()?.view())).collect();
         let maps: Option<Vec<_>> = parts.iter().map(|part| Some(part.logit_map.as_ref()?.view())).collect();
-        Self {
-            p_value: p_values.map(join),
-            unknown_at: unknown_at.map(join),
-            features: features.map(join),
-            logit_map: maps.map(join),
-            logits: join(parts.iter().map(|part| part.logits.view()).collect()),
-            distances: join(parts.iter().map(|part| part.distances.view()).collect()),
-            score: join(parts.iter().map(|part| part.score.view()).collect()),
-            label: join(parts.iter().map(|part| part.label.view()).collect()),
-            unknown: join(parts.iter().map(|part| part.unknown.view()).collect()),
-        }
+        let joined = || {
+            Ok(Self {
+                p_value: p_values.map(join).transpose()?,
+                unknown_at: unknown_at.map(join).transpose()?,
+                features: features.map(join).transpose()?,
+                logit_map: maps.map(join).transpose()?,
+                logits: join(parts.iter().map(|part| part.logits.view()).collect())?,
+                distances: join(parts.iter().map(|part| part.distances.view()).collect())?,
+                score: join(parts.iter().map(|part| part.score.view()).collect())?,
+                label: join(parts.iter().map(|part| part.label.view()).collect())?,
+                unknown: join(parts.iter().map(|part| part.unknown.view()).collect())?,
+            })
+        };
+        joined().map_err(|_: ndarray::ShapeError| Error::Runtime {
+            runtime,
+            reason: "the model returned outputs of different shapes for parts of a batch".to_owned(),
+        })
     }
 
     fn first(mut self, count: usize) -> Self {
@@ -593,8 +603,10 @@ struct RawOutputs {
 }
 
 impl RawOutputs {
-    /// Checks that there is one row for each of N images, and one column for each of C classes.
-    fn checked(self, runtime: &'static str, n: usize, classes: usize) -> Result<Outputs> {
+    /// Checks that there is one row for each of N images, one column for each of the classes, and what the file states of the
+    /// others.
+    fn checked(self, runtime: &'static str, n: usize, file: &ModelFile) -> Result<Outputs> {
+        let classes = file.manifest.decision.classes.len();
         let failed = |reason: &str| Error::Runtime { runtime, reason: reason.to_owned() };
         let in_range = |label: i64| usize::try_from(label).ok().filter(|&label| label < classes);
         let label: Option<Vec<usize>> = self.label.into_iter().map(in_range).collect();
@@ -607,13 +619,18 @@ impl RawOutputs {
             Array2::from_shape_vec((n, classes), values)
                 .map_err(|_| failed("the model returned outputs for a different number of classes"))
         };
+        let width = |name: &str, values: usize| match file.width(name) {
+            // Not stated.
+            None | Some(0) => values / n.max(1),
+            Some(width) => width,
+        };
         let unknown_at = self.unknown_at.map(|verdicts| {
-            Array2::from_shape_vec((n, verdicts.len() / n.max(1)), verdicts)
-                .map_err(|_| failed("the model returned verdicts for a different number of images"))
+            Array2::from_shape_vec((n, width("unknown_at", verdicts.len())), verdicts)
+                .map_err(|_| failed("the model returned a different number of verdicts than it states"))
         });
         let features = self.features.map(|values| {
-            Array2::from_shape_vec((n, values.len() / n.max(1)), values)
-                .map_err(|_| failed("the model returned features for a different number of images"))
+            Array2::from_shape_vec((n, width(FEATURES, values.len())), values)
+                .map_err(|_| failed("the model returned a different number of features than it states"))
         });
         let logit_map = self.logit_map.map(|(shape, values)| {
             let misshapen = || failed("the model returned a map of logits of another shape");

@@ -27,7 +27,7 @@ use crate::{
     },
 };
 
-const NAME: &str = "ONNX Runtime";
+pub(super) const NAME: &str = "ONNX Runtime";
 
 /// The environment variable that names the library.
 const LIBRARY: &str = "ORT_DYLIB_PATH";
@@ -122,7 +122,7 @@ impl OnnxRuntime {
             outputs
         });
         let outputs = outputs.collect::<Result<Vec<Outputs>>>()?;
-        Ok(Outputs::concatenate(&outputs, file))
+        Outputs::concatenate(&outputs, file, NAME)
     }
 
     /// Takes an idle session, creates one below the limit, or waits for the next idle one. The limit drops to
@@ -244,7 +244,7 @@ fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Output
             })
             .transpose()?,
     }
-    .checked(NAME, n, file.manifest.decision.classes.len())
+    .checked(NAME, n, file)
 }
 
 /// A builder of sessions on a provider, and the path of the library.

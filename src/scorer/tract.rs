@@ -21,7 +21,7 @@ use crate::{
     panics::caught,
 };
 
-const NAME: &str = "tract";
+pub(super) const NAME: &str = "tract";
 /// Name and version, for the history of a model.
 #[cfg(feature = "export")]
 pub(crate) const TRACT: &str = "tract 0.23.9";
@@ -228,7 +228,7 @@ impl Tract {
             .into_par_iter()
             .map(|number| self.run_plan(images.part(number * self.batch, self.batch), file))
             .collect::<Result<_>>()?;
-        Ok(Outputs::concatenate(&parts, file))
+        Outputs::concatenate(&parts, file, NAME)
     }
 
     fn run_plan(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
@@ -265,7 +265,7 @@ impl Tract {
                 .map(|place| Ok((outputs[place].shape().to_vec(), floats(LOGIT_MAP)?)))
                 .transpose()?,
         }
-        .checked(NAME, n, file.manifest.decision.classes.len())
+        .checked(NAME, n, file)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashSet,
+    ptr,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -120,6 +121,10 @@ impl Sets {
         let (known, known_test, unknown_tests) =
             open_both(&folder, settings.held_out_test, &unknown, protocol, input)?;
         let known_test = known_test.align(known.classes())?;
+        if settings.held_out_test.is_none() && known.shares_images_with(&known_test) {
+            let reason = "its training and test images are from the same files".to_owned();
+            return Err(Error::Dataset { path: folder, reason });
+        }
         // With a protocol, the other classes of the training files are unknown.
         for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
             set.check_apart_from(&known)?;
@@ -251,7 +256,7 @@ impl Reader<'_> {
 /// greatest score, or, where these are more than a fifth of all, to the 19 that a threshold needs, unless
 /// these are more than a fifth, too. A third of them chooses if that is 19 or more; else all calibrate.
 fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
-    let (mut count, needed) = ((share * images as f64).ceil() as usize, needed(KEEP));
+    let (mut count, needed) = ((share * images as f64 - 1e-9).ceil() as usize, needed(KEEP));
     if count == 0 {
         return Ok([0, 0]);
     }
@@ -308,7 +313,8 @@ impl<'a> Batches<'a> {
         let (choosing, training) = (of_rest(choosing), of_rest(training));
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
-            let reason = format!("class `{name}` has no image that can be read");
+            let readable = if skipped > 0 { " that can be read" } else { "" };
+            let reason = format!("class `{name}` has no training image{readable}");
             return Err(Error::Dataset { path: settings.known.clone(), reason });
         }
         Ok(Some(Self {
@@ -354,7 +360,9 @@ impl<'a> Batches<'a> {
     #[must_use]
     pub fn left_out(&self) -> LeftOut {
         let unknown = self.unknown_tests.iter().map(|set| &set.images);
-        let sets = [&self.known, &self.known_test].into_iter().chain(unknown).chain(&self.outliers);
+        // Parts of one data set have the same.
+        let test = Some(&self.known_test).filter(|test| !ptr::eq(test.left_out(), self.known.left_out()));
+        let sets = [&self.known].into_iter().chain(test).chain(unknown).chain(&self.outliers);
         sets.fold(LeftOut::new(), |mut all, set| {
             add_counts(&mut all, set.left_out());
             all

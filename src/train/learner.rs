@@ -17,6 +17,7 @@ use super::{
     features::{Features, FrozenLayers, View, mirror},
     loss,
     network::{self, Network},
+    record::has_seen_held_out,
     torch, torch_device,
 };
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
+    model::{HELD_OUT_SEEN, Training},
     run::{
         self, Augment, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestLogits,
         TrainingData, TrainingPrecision,
@@ -38,8 +40,8 @@ const TEST_BATCH: usize = 64;
 const TEST_VALUES: usize = 3 << 20;
 /// Number of images for the self-check of an export.
 const CHECK_IMAGES: usize = 8;
-/// The maximum size of the features of test images in a checkpoint, in bytes.
-const TEST_FEATURES: usize = 128 << 20;
+/// The maximum size of the features of training images in a checkpoint, and of those of test images, in bytes.
+const KEPT_FEATURES: usize = 128 << 20;
 /// Prefix of the EMA's tensors in a state.
 const EMA: &str = "ema.";
 
@@ -53,6 +55,8 @@ pub(super) struct Learner<'a> {
     /// EMA of the network's parameters and statistics, with the store that owns it.
     ema: Option<(nn::VarStore, Network)>,
     frozen: Option<Frozen>,
+    /// Whether the backbone had learned from held-out images, as far as its file tells.
+    pub held_out_seen: bool,
 }
 
 /// The layers below the last, which are not trained.
@@ -218,13 +222,15 @@ impl<'a> Learner<'a> {
             layers,
             features: None,
         });
-        Ok(Self { settings, batches, store, network, ema, frozen })
+        Ok(Self { settings, batches, store, network, ema, frozen, held_out_seen: false })
     }
 
     /// Loads the backbone, if there is one.
     pub fn begin(&mut self) -> Result<()> {
         if let Some(backbone) = &self.settings.backbone {
             let weights = Weights::read(&backbone.file)?.network()?;
+            self.held_out_seen =
+                weights.training().is_some_and(|other| has_seen_held_out(&self.record(0), &other));
             match &mut self.frozen {
                 None => self.network.load(&weights, "", true)?,
                 Some(frozen) => frozen.keep(&weights)?,
@@ -286,16 +292,16 @@ impl<'a> Learner<'a> {
         observe: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
         let Batches { choosing, calibrating, known_test, unknown_tests, .. } = self.batches;
-        let drawn = self.batches.sample(run::EXAMPLES);
+        let layers = checkpoint.facts.layers()?;
+        let width = arch::feature_count(&layers);
+        let drawn = self.batches.sample(run::EXAMPLES.min(KEPT_FEATURES / (width * size_of::<f32>())));
         // A pasted patch is that of another image in the same batch, which must hold several classes.
         let mixed = shuffled(choosing.len(), self.settings.recipe.seed).into_iter();
         let mixed: Vec<usize> = mixed.map(|place| choosing[place]).collect();
-        let layers = checkpoint.facts.layers()?;
-        let width = arch::feature_count(&layers);
         let unknown = (0..unknown_tests.len()).map(Set::Unknown);
         let tests: Vec<Set> = [Set::Test].into_iter().chain(unknown).collect();
         let tested: usize = tests.iter().map(|&set| self.batches.dataset(set).len()).sum();
-        let keeps_tests = tested * width * size_of::<f32>() <= TEST_FEATURES;
+        let keeps_tests = tested * width * size_of::<f32>() <= KEPT_FEATURES;
         let made = StandIn::ALL.len() * choosing.len();
         let mirrors = self.settings.recipe.augment != Augment::None;
         let images =
@@ -522,6 +528,16 @@ impl<'a> Learner<'a> {
         Ok(weights)
     }
 
+    /// The record of the training after this many epochs.
+    fn record(&self, epoch: usize) -> Training {
+        let Batches { known_test, skipped, .. } = self.batches;
+        let mut record = self.settings.record(self.batches.images(), known_test.len(), *skipped, epoch);
+        if self.held_out_seen {
+            record.insert(HELD_OUT_SEEN, true.into());
+        }
+        record
+    }
+
     /// Makes a checkpoint after this many epochs; in the middle of an epoch there is no test.
     pub fn checkpoint(&self, epoch: usize, tested: Option<Tested>) -> Result<Checkpoint> {
         let settings = self.settings;
@@ -534,7 +550,6 @@ impl<'a> Learner<'a> {
         let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
         let check =
             CheckBatch { images: known_test.images(&check)?, logits: self.logits(Set::Test, &check)? };
-        let training = settings.record(self.batches.images(), known_test.len(), self.batches.skipped, epoch);
         let facts = Facts {
             classes: known.classes().to_vec(),
             input: settings.input,
@@ -544,7 +559,7 @@ impl<'a> Learner<'a> {
             averages_views: false,
             score: settings.loss.rejection_score(settings.recipe.has_outliers()),
             imported: None,
-            training: Some(training),
+            training: Some(self.record(epoch)),
             data: Some(TrainingData {
                 known: settings.known.clone(),
                 held_out_test: settings.held_out_test,

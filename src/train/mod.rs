@@ -170,7 +170,8 @@ impl TrainSettings {
             ));
         }
         let backbone = self.backbone.as_ref().map(|backbone| backbone.file.as_path());
-        let paths = [Some(self.known.as_path()), self.recipe.outliers.folder(), backbone];
+        let known = Some(self.known.as_path());
+        let paths = [known, self.data.given(), self.recipe.outliers.folder(), backbone];
         if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
             return Err(Error::setting("path", path.display(), "must be UTF-8, because the run records it"));
         }

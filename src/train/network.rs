@@ -566,10 +566,11 @@ mod tests {
                 optimizer: run::Optimizer::Adam,
                 schedule: Schedule::Cosine,
                 learning_rate: 1e-3,
+                weight_decay: 0.0,
                 epochs: 1,
                 ..Recipe::default()
             };
-            let mut optimizer = Optimizer::new(&network, recipe.optimizer, 0.0, 1.0).unwrap();
+            let mut optimizer = Optimizer::new(&network, &recipe, variant).unwrap();
             let (losses, rates) =
                 (method(&format!("trajectory.{name}.losses{suffix}")), method("trajectory.learning_rates"));
             for step in 0..20 {
@@ -595,7 +596,8 @@ mod tests {
         let (store, mut network) = filled(Kind::Float);
         network.keeps_statistics = keeps_statistics;
         network.keeps_backbone = backbone_rate == 0.0;
-        let mut optimizer = Optimizer::new(&network, algorithm, 0.1, backbone_rate).unwrap();
+        let recipe = Recipe { optimizer: algorithm, weight_decay: 0.1, backbone_rate, ..Recipe::default() };
+        let mut optimizer = Optimizer::new(&network, &recipe, Variant::Paper).unwrap();
         let logits = network.forward(&images(0..4), Some(0)).unwrap();
         let loss = logits.square().mean(None::<Kind>);
         optimizer.step(&loss, run::ScheduledRates { learning_rate: 1e-4, momentum: 0.9 }).unwrap();

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    run::{self, ScheduledRates},
+    method::Variant,
+    run::{self, Recipe, ScheduledRates, orthogonal_share},
     weights::Weights,
 };
 
@@ -54,6 +55,8 @@ struct Group {
 
 /// Matrices of one shape.
 struct Matrices {
+    /// The singular values of their steps, as a share of the learning rate.
+    length: f64,
     rows: i64,
     columns: i64,
     /// The place of the first value of each.
@@ -105,7 +108,7 @@ impl Group {
 impl Matrices {
     /// The convolutions of a network, with their places among all of its parameters. Depthwise ones are left
     /// out: each of their channels has a step of its own.
-    fn hidden(parameters: &[NetworkParameter]) -> Vec<Self> {
+    fn hidden(parameters: &[NetworkParameter], share: f64) -> Vec<Self> {
         let mut by_shape = BTreeMap::<_, Vec<i64>>::new();
         let mut start = 0;
         for parameter in parameters {
@@ -117,7 +120,12 @@ impl Matrices {
             }
             start += padded(length) as i64;
         }
-        by_shape.into_iter().map(|((rows, columns), starts)| Self { rows, columns, starts }).collect()
+        let of_shape = |((rows, columns), starts): ((i64, i64), _)| {
+            // As in Muon, matrices with more rows than columns take longer steps.
+            let length = share * (rows as f64 / columns as f64).max(1.0).sqrt();
+            Self { length, rows, columns, starts }
+        };
+        by_shape.into_iter().map(of_shape).collect()
     }
 
     /// Those in a range of all parameters, with their places in it, if there are any.
@@ -140,9 +148,7 @@ impl Matrices {
                 step.f_narrow(0, start, self.rows * self.columns)?.f_view([self.rows, self.columns])
             })
             .collect::<std::result::Result<Vec<_>, _>>()?;
-        // As in Muon, matrices with more rows than columns take longer steps.
-        let length = MUON_SHARE * (self.rows as f64 / self.columns as f64).max(1.0).sqrt();
-        let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?)?.f_mul_scalar_(length)?;
+        let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?)?.f_mul_scalar_(self.length)?;
         for (mut matrix, orthogonal) in matrices.into_iter().zip(orthogonal.f_unbind(0)?) {
             matrix.f_copy_(&orthogonal)?;
         }
@@ -172,12 +178,8 @@ fn orthogonal(matrices: &Tensor) -> std::result::Result<Tensor, TchError> {
 impl Optimizer {
     /// Creates an optimizer of the parameters of a network. All but those of its last layer have a share of
     /// the learning rate, `backbone_rate`, and are left out if that is 0.
-    pub fn new(
-        network: &Network,
-        algorithm: run::Optimizer,
-        weight_decay: f64,
-        backbone_rate: f64,
-    ) -> std::result::Result<Self, TchError> {
+    pub fn new(network: &Network, recipe: &Recipe, variant: Variant) -> std::result::Result<Self, TchError> {
+        let Recipe { optimizer, weight_decay, backbone_rate, .. } = *recipe;
         let all = network.parameters();
         let length = |is_meant: &dyn Fn(&NetworkParameter) -> bool| -> i64 {
             let meant = all.iter().filter(|parameter| is_meant(parameter));
@@ -195,10 +197,10 @@ impl Optimizer {
         };
         let first = ranges[0].1;
         let view = |start: i64, end: i64| network.values().f_narrow(0, start, end - start);
-        let (count, hidden) = match algorithm {
+        let (count, hidden) = match optimizer {
             run::Optimizer::Adam => (2, Vec::new()),
             run::Optimizer::Sgd => (1, Vec::new()),
-            run::Optimizer::Muon => (1, Matrices::hidden(&all)),
+            run::Optimizer::Muon => (1, Matrices::hidden(&all, MUON_SHARE * orthogonal_share(variant))),
         };
         let moments = (0..count)
             .map(|_| view(first, backbone + last)?.f_zeros_like())

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::TrainSettings;
 use crate::{
     data::{PublishedSet, UnknownSet},
-    model::Training,
+    model::{HELD_OUT_SEEN, Training},
     run::Outliers,
 };
 
@@ -54,6 +54,16 @@ impl TrainSettings {
     }
 }
 
+/// Whether a backbone has learned from held-out images: it was trained on images of the same data set, which
+/// were divided in another way, or began with one that had seen them.
+pub(super) fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
+    let value = |record: &Training, name: &str| record.get::<Value>(name).unwrap_or_default();
+    let is_same = |name: &&str| value(record, name) == value(of_backbone, name);
+    let split = ["protocol", "held_out_test", "seed", "held_out", "images"];
+    is_same(&"known")
+        && (!split.iter().all(is_same) || of_backbone.get::<bool>(HELD_OUT_SEEN).unwrap_or_default())
+}
+
 /// A path as a model file records it: unchanged if it stays below the current folder, else its last
 /// component, so that a file reveals no home folder, cache or user. A folder that is called like a published
 /// data set, or like a kind of outliers, does not become that: it is `./NAME`.
@@ -72,6 +82,25 @@ fn portable(path: &Path) -> String {
 mod tests {
     use super::*;
     use crate::{data::DataFolder, run::Recipe, train::Backbone};
+
+    #[test]
+    fn a_backbone_of_the_same_images_divided_otherwise_has_seen_those_held_out() {
+        let record = |fields: Value| Training::new(fields.as_object().unwrap().clone());
+        let own = json!({ "known": "cats", "seed": 1, "held_out": 0.1, "images": 90, "epochs": 5 });
+        for (name, value, is_seen) in [
+            ("epochs", json!(50), false),
+            ("known", json!("dogs"), false),
+            ("seed", json!(2), true),
+            ("held_out", json!(0.2), true),
+            ("images", json!(91), true),
+            ("protocol", json!("cac-2020/0"), true),
+            (HELD_OUT_SEEN, json!(true), true),
+        ] {
+            let mut other = own.clone();
+            other[name] = value;
+            assert_eq!(has_seen_held_out(&record(own.clone()), &record(other)), is_seen, "{name}");
+        }
+    }
 
     #[test]
     fn records_reveal_no_path_of_this_machine() {

@@ -106,7 +106,8 @@ fn run_to_the_end(
     let mut session = Session::begin(settings, &batches, run, start)?;
     let epochs = settings.recipe.epochs;
     let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
-    let start = Event::Start { images, steps, epochs, left_out, skipped: batches.skipped };
+    let (skipped, held_out_seen) = (batches.skipped, session.learner.held_out_seen);
+    let start = Event::Start { images, steps, epochs, left_out, skipped, held_out_seen };
     if is_new {
         session.record(&start)?;
         session.save()?;
@@ -196,10 +197,8 @@ impl<'a> Session<'a> {
         start: Start,
     ) -> Result<Self> {
         let mut learner = Learner::new(settings, batches)?;
-        let recipe = &settings.recipe;
         let mut optimizer =
-            Optimizer::new(&learner.network, recipe.optimizer, recipe.weight_decay, recipe.backbone_rate)
-                .map_err(torch)?;
+            Optimizer::new(&learner.network, &settings.recipe, settings.loss.variant).map_err(torch)?;
         let Batches { checksum, tests_checksum, .. } = batches;
         let (mut log, state, least_losses) = match start {
             Start::Saved { log, state, tensors } => {
@@ -210,6 +209,7 @@ impl<'a> Session<'a> {
                     return Err(Error::DataChanged { path: folder.path().to_owned() });
                 }
                 learner.load(&tensors)?;
+                learner.held_out_seen = state.held_out_seen;
                 optimizer.load(&tensors)?;
                 let least = match tensors.get(LEAST_LOSSES) {
                     Some(_) => tensors.values(LEAST_LOSSES, &[batches.choosing.len()])?.to_vec(),
@@ -227,7 +227,8 @@ impl<'a> Session<'a> {
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
                 folder.write_settings(given)?;
-                (log, State::new(settings.clone(), checksum.clone(), tests_checksum.clone()), Vec::new())
+                let state = State::new(settings.clone(), checksum.clone(), tests_checksum.clone());
+                (log, State { held_out_seen: learner.held_out_seen, ..state }, Vec::new())
             }
         };
         log.rewind(state.log)?;

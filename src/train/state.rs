@@ -30,13 +30,17 @@ pub(super) struct State {
     pub smoothed_loss: Option<f64>,
     /// The lengths of the log files.
     pub log: Lengths,
+    /// Whether the backbone had learned from held-out images.
+    #[serde(default)]
+    pub held_out_seen: bool,
 }
 
 impl State {
     /// The state of a new run.
     pub fn new(settings: TrainSettings, data: String, test_sets: String) -> Self {
         let (test_sets, log) = (Some(test_sets), Lengths::default());
-        Self { settings, data, test_sets, epoch: 1, step: 0, smoothed_loss: None, log }
+        let (epoch, step, smoothed_loss) = (1, 0, None);
+        Self { settings, data, test_sets, epoch, step, smoothed_loss, log, held_out_seen: false }
     }
 
     /// Writes the state with its tensors.

@@ -25,6 +25,8 @@ use crate::{
     image::Input,
 };
 
+#[cfg(feature = "train")]
+use crate::model::Training;
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) use fold::folded;
 #[cfg(feature = "files")]
@@ -227,6 +229,13 @@ impl Weights {
     pub fn input(&self) -> Option<Input> {
         let note: serde_json::Value = serde_json::from_str(self.note.as_ref()?).ok()?;
         serde_json::from_value(note.get("input")?.clone()).ok()
+    }
+
+    /// The record of the training, if the file has one.
+    #[cfg(feature = "train")]
+    pub(crate) fn training(&self) -> Option<Training> {
+        let note: serde_json::Value = serde_json::from_str(self.note.as_ref()?).ok()?;
+        serde_json::from_value(note.get("training")?.clone()).ok()
     }
 
     /// Recognises the network from the names and shapes of its tensors, behind any prefix, as

@@ -17,6 +17,7 @@ use cac::{
     weights::Weights,
 };
 use ndarray::Array4;
+use prost::Message;
 
 use crate::{checkpoint, golden};
 
@@ -128,7 +129,6 @@ fn a_foreign_or_damaged_model() {
 
 #[test]
 fn malformed_graphs_are_errors() {
-    use prost::Message;
     use tract_onnx::pb::{ModelProto, NodeProto};
 
     let bytes = model();
@@ -201,7 +201,6 @@ fn malformed_graphs_are_errors() {
 #[test]
 fn a_model_with_numbers_that_are_not_finite_is_refused() {
     use half::{bf16, f16};
-    use prost::Message;
     use tract_onnx::pb::{
         AttributeProto, ModelProto, SparseTensorProto, TensorProto, tensor_proto::DataType,
     };
@@ -262,7 +261,6 @@ fn a_model_with_numbers_that_are_not_finite_is_refused() {
 
 #[test]
 fn a_model_that_names_other_files_is_refused() {
-    use prost::Message;
     use tract_onnx::pb::{
         AttributeProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto,
         tensor_proto::DataLocation,
@@ -298,9 +296,15 @@ fn a_model_that_names_other_files_is_refused() {
 
 #[test]
 fn runtime() {
-    // Metadata with fewer classes than the graph computes.
+    // Metadata with fewer classes than the graph computes: where the file states the widths it is refused.
     let bytes = replace(&model(), br#"["ant","bee","cow"]"#, br#"["ant","bee---cow"]"#);
-    let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
+    let error = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap_err().to_string();
+    assert!(error.ends_with("its output `logits` has 3 columns, but its metadata 2"), "{error}");
+    let mut proto = tract_onnx::pb::ModelProto::decode(&bytes[..]).unwrap();
+    for output in &mut proto.graph.as_mut().unwrap().output {
+        output.r#type = None;
+    }
+    let scorer = Scorer::from_bytes(&proto.encode_to_vec(), Provider::Cpu).unwrap();
     let error = scorer.score(Array4::zeros((1, 3, 32, 32)).view()).unwrap_err();
     assert!(matches!(error, Error::Runtime { runtime: "tract", .. }), "{error}");
     assert!(error.to_string().contains("a different number of classes"), "{error}");
@@ -390,7 +394,6 @@ fn differs() {
     for provider in [Provider::Cpu, Provider::OnnxRuntime] {
         assert!(Scorer::from_bytes(&bytes, provider).unwrap().verify().unwrap() < 1e-4);
     }
-    use prost::Message;
     let mut proto = tract_onnx::pb::ModelProto::decode(&bytes[..]).unwrap();
     let weights = &mut proto.graph.as_mut().unwrap().initializer;
     let weights = weights.iter_mut().find(|tensor| tensor.name == "fc.bias").unwrap();

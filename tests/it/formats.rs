@@ -4,7 +4,7 @@ use std::fs;
 
 use cac::{Error, Provider, Scorer, image, model::FORMAT_VERSION};
 use prost::Message;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tract_onnx::pb::{ModelProto, StringStringEntryProto};
 
 use crate::{
@@ -99,6 +99,38 @@ fn text_of_a_file_adds_no_line_and_no_escape_to_what_is_shown() {
         assert_eq!(text.lines().filter(|line| line.starts_with("score ")).count(), 1, "{name}: {text}");
         let recipe = text.lines().find(|line| line.starts_with("recipe "));
         assert!(recipe.is_some_and(|line| line.contains("epochs")), "{name}: {text}");
+    }
+}
+
+#[test]
+fn a_threshold_that_contradicts_itself_is_refused() {
+    let properties = ModelProto::decode(&file(FORMAT_VERSION)[..]).unwrap().metadata_props;
+    let threshold = properties.iter().find(|entry| entry.key == "cac.threshold").unwrap();
+    let whole: Value = serde_json::from_str(&threshold.value).unwrap();
+    let scores = whole["held_out_scores"].as_array().unwrap();
+    let reversed: Vec<Value> = scores.iter().rev().cloned().collect();
+    for (field, value, reason) in [
+        ("held_out_scores", json!(reversed), "has held-out scores that do not ascend"),
+        ("keep", json!(7.0), "keeps a share of 7, expected 0 to below 1"),
+        ("kept_at_least", json!(-3.0), "has `kept_at_least` -3, expected 0 to 1"),
+        ("classes", json!([0.5]), "has 1 thresholds for "),
+        ("operating_points", json!([{ "keep": 1.5, "threshold": 0.0 }]), "keeps a share of 1.5"),
+        ("operating_points", json!([]), "its output `unknown_at` has "),
+    ] {
+        let mut threshold = whole.clone();
+        threshold[field] = value;
+        let bytes = with(FORMAT_VERSION, "cac.threshold", &threshold.to_string());
+        let error = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap_err();
+        assert!(matches!(&error, Error::Model { .. }), "{field}: {error}");
+        assert!(error.to_string().contains(reason), "{field}: {error}");
+    }
+    for version in ["2.0", "0", r#""2""#] {
+        let bytes = with(FORMAT_VERSION, "cac.format_version", version);
+        let error = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap_err().to_string();
+        assert!(
+            error.ends_with(&format!("`cac.format_version` is {version}, expected 1 to {FORMAT_VERSION}")),
+            "{error}"
+        );
     }
 }
 

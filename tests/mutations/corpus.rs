@@ -266,8 +266,14 @@ fn log() -> Vec<u8> {
     let known = [0.0, 1.0, 2.0];
     let report =
         Report::new(&known, Some(&[true, true, false]), &[("far", &[1.5, 3.0])], &ReportOptions::default());
-    let mut events =
-        vec![Event::Start { images: 9, steps: 1, epochs: 2, left_out: LeftOut::new(), skipped: 1 }];
+    let mut events = vec![Event::Start {
+        images: 9,
+        steps: 1,
+        epochs: 2,
+        left_out: LeftOut::new(),
+        skipped: 1,
+        held_out_seen: false,
+    }];
     for epoch in 1..3 {
         let loss = 1.0 / epoch as f64;
         events.push(Event::Step { epoch, step: 1, loss, learning_rate: 0.1, images_per_second: 50.0 });

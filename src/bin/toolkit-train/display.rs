@@ -49,12 +49,18 @@ impl Display {
             Event::FeaturesFound { file } => {
                 say(format_args!("features of the frozen layers: those of `{}`", file.display()));
             }
-            Event::Start { images, steps, epochs, left_out, skipped } => {
+            Event::Start { images, steps, epochs, left_out, skipped, held_out_seen } => {
                 self.clear();
                 (self.epochs, self.steps) = (*epochs, *steps);
                 say_left_out(left_out);
                 if *skipped > 0 {
                     say(format_args!("images that cannot be read and are left out: {skipped}"));
+                }
+                if *held_out_seen {
+                    say(
+                        "the backbone has learned from images that are held out now: the threshold will make no promise; \
+                         give the --seed and --held-out of its training",
+                    );
                 }
                 say(format_args!("training on {images} images, results in `{}`", self.folder.display()));
             }

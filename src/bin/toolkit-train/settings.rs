@@ -427,6 +427,7 @@ impl Settings {
             || self.augment.is_some_and(is_of_pixels)
             || self.precision == Precision::Bf16
             || self.optimizer == Optimizer::Muon
+            || self.network.settings.get("dropout").is_some_and(|share| share.value() > 0.0)
     }
 
     /// The recipe for a number of training images, with a word about the choice.
@@ -464,6 +465,15 @@ impl Settings {
     }
 }
 
+impl Number {
+    fn value(self) -> f64 {
+        match self {
+            Self::Whole(value) => value as f64,
+            Self::Real(value) => value,
+        }
+    }
+}
+
 impl Network {
     /// The network: by default that of the backbone, if there is one.
     fn resolve(&self, backbone: Option<Architecture>) -> anyhow::Result<Architecture> {
@@ -479,11 +489,7 @@ impl Network {
                 let owners = owners(&name).map(|(family, _)| family.name).collect::<Vec<_>>().join(" and ");
                 bail!("--{flag} is a setting of {owners}, but the network is a {family}");
             }
-            let value = match value {
-                Number::Whole(value) => value as f64,
-                Number::Real(value) => value,
-            };
-            Ok(network.with(&name, value)?)
+            Ok(network.with(&name, value.value())?)
         })
     }
 }

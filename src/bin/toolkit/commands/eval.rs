@@ -18,7 +18,7 @@ use cac::{
     },
     fit::{Fitter, LIMIT},
     method::{Anchors, LastLayer, RejectionScore, Term},
-    model::{Inspection, Manifest, Training, with_features},
+    model::{Decision, Inspection, Manifest, Training, with_features},
     report::{Map, Origin, Report, Subject},
     run::EXAMPLES,
 };
@@ -315,6 +315,15 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                 if one.classes != other.classes || !has_same_pixels || one.score != other.score {
                     bail!(
                         "{name} and {} differ in classes, image size, resizing or rejection score",
+                        first.name
+                    );
+                }
+                let is_by_class = |decision: &Decision| {
+                    decision.threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some())
+                };
+                if is_by_class(one) != is_by_class(other) {
+                    bail!(
+                        "only one of {name} and {} has scores relative to a threshold for each class",
                         first.name
                     );
                 }
