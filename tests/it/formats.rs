@@ -72,9 +72,13 @@ fn a_file_of_every_version_can_be_inspected() {
     }
 }
 
-/// The file with one metadata property replaced.
+/// The file of a version with one metadata property replaced.
 fn with(version: u32, name: &str, value: &str) -> Vec<u8> {
-    let mut proto = ModelProto::decode(&file(version)[..]).unwrap();
+    replaced(&file(version), name, value)
+}
+
+fn replaced(model: &[u8], name: &str, value: &str) -> Vec<u8> {
+    let mut proto = ModelProto::decode(model).unwrap();
     proto.metadata_props.retain(|entry| entry.key != name);
     proto.metadata_props.push(StringStringEntryProto { key: name.to_owned(), value: value.to_owned() });
     proto.encode_to_vec()
@@ -104,7 +108,8 @@ fn text_of_a_file_adds_no_line_and_no_escape_to_what_is_shown() {
 
 #[test]
 fn a_threshold_that_contradicts_itself_is_refused() {
-    let properties = ModelProto::decode(&file(FORMAT_VERSION)[..]).unwrap().metadata_props;
+    let model = fs::read(golden("../../exported/clothes-efficientnet-lite0.onnx")).unwrap();
+    let properties = ModelProto::decode(&model[..]).unwrap().metadata_props;
     let threshold = properties.iter().find(|entry| entry.key == "cac.threshold").unwrap();
     let whole: Value = serde_json::from_str(&threshold.value).unwrap();
     let scores = whole["held_out_scores"].as_array().unwrap();
@@ -115,11 +120,11 @@ fn a_threshold_that_contradicts_itself_is_refused() {
         ("kept_at_least", json!(-3.0), "has `kept_at_least` -3, expected 0 to 1"),
         ("classes", json!([0.5]), "has 1 thresholds for "),
         ("operating_points", json!([{ "keep": 1.5, "threshold": 0.0 }]), "keeps a share of 1.5"),
-        ("operating_points", json!([]), "its output `unknown_at` has "),
+        ("operating_points", json!([]), "its output `unknown_at` has 3 columns, but its metadata 0"),
     ] {
         let mut threshold = whole.clone();
         threshold[field] = value;
-        let bytes = with(FORMAT_VERSION, "cac.threshold", &threshold.to_string());
+        let bytes = replaced(&model, "cac.threshold", &threshold.to_string());
         let error = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap_err();
         assert!(matches!(&error, Error::Model { .. }), "{field}: {error}");
         assert!(error.to_string().contains(reason), "{field}: {error}");

@@ -198,7 +198,7 @@ fn what_cannot_be_resized_in_the_graph_is_an_error() {
     };
     let any = model(InputForm::AnySize);
     let reason = changed(&any, &|model| model.metadata_props.retain(|entry| entry.key != "cac.resizes"));
-    assert!(reason.contains("its input is `images` [?, ?, ?, 3]"), "{reason}");
+    assert!(reason.contains("its input is `images` uint8 [?, ?, ?, 3]"), "{reason}");
     let reason = changed(&model(InputForm::Bytes), &|model| {
         let entry = tract_onnx::pb::StringStringEntryProto {
             key: "cac.resizes".to_owned(),
