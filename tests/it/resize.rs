@@ -206,7 +206,7 @@ fn what_cannot_be_resized_in_the_graph_is_an_error() {
         };
         model.metadata_props.push(entry);
     });
-    assert!(reason.contains("its input is `images` [?, 32, 32, 3]"), "{reason}");
+    assert!(reason.contains("its input is `images` uint8 [?, 32, 32, 3]"), "{reason}");
     let reason = changed(&any, &|model| {
         let nodes = &mut model.graph.as_mut().unwrap().node;
         let node = nodes.iter_mut().find(|node| node.name == "cac/input/resized").unwrap();
