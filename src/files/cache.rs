@@ -17,7 +17,7 @@ pub(crate) fn folder() -> Result<PathBuf> {
         Error::setting(
             "XDG_CACHE_HOME",
             value,
-            "must be an absolute path for downloads, because HOME is not one",
+            "must be an absolute path for downloads, because HOME is not an absolute path",
         )
     })?;
     Ok(root.join("cac-toolkit"))

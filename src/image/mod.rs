@@ -32,7 +32,7 @@ pub(crate) use resize::{WEIGHT_BITS, enlarged, fill};
 pub const EXTENSIONS: [&str; 12] =
     ["bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
-/// Whether a path has the extension of an image file, in any case.
+/// Whether a path has the extension of an image file, in upper or lower case.
 #[must_use]
 pub fn has_extension(path: &Path) -> bool {
     path.extension().is_some_and(|end| EXTENSIONS.iter().any(|known| end.eq_ignore_ascii_case(known)))

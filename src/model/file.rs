@@ -208,7 +208,9 @@ fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usiz
         };
         if let Some(found) = width(output).filter(|&found| found != expected) {
             let name = &output.name;
-            return Err(format!("its output `{name}` has {found} columns, but its metadata {expected}"));
+            return Err(format!(
+                "its output `{name}` has {found} columns, expected {expected} as in its metadata"
+            ));
         }
     }
     if decision.resizes {
@@ -287,7 +289,8 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
     let graph = model.graph.unwrap_or_default();
     let last = last_layer(&graph, file.manifest.decision.classes.len());
     if let Some(found) = file.width(FEATURES) {
-        return match last.map(|(layer, _)| layer.weight.ncols()).filter(|&width| width != found) {
+        return match last.map(|(layer, _)| layer.weight.ncols()).filter(|&width| found != 0 && width != found)
+        {
             Some(width) => Err(broken(format!(
                 "its output `{FEATURES}` has {found} columns, but its last layer reads {width}"
             ))),

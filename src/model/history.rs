@@ -1,7 +1,7 @@
 //! The origin of a model, for people. It is read field by field: a field that cannot be parsed is kept as it
 //! is, and never prevents scoring.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
@@ -181,6 +181,19 @@ impl Training {
         Self(fields)
     }
 
+    /// The fields that tell which images were trained on, with the last component of `known`: equal ones are
+    /// of the same images, if their data sets are the same.
+    pub(crate) fn split(&self) -> Self {
+        const SPLIT: [&str; 6] = ["known", "protocol", "held_out_test", "seed", "images", HELD_OUT_SEEN];
+        let mut fields = self.0.clone();
+        fields.retain(|name, _| SPLIT.contains(&name.as_str()));
+        let known = self.get::<String>("known");
+        if let Some(name) = known.as_deref().and_then(|known| Path::new(known).file_name()?.to_str()) {
+            fields.insert("known".to_owned(), name.into());
+        }
+        Self(fields)
+    }
+
     #[cfg(feature = "train")]
     pub(crate) fn insert(&mut self, name: &str, value: Value) {
         self.0.insert(name.to_owned(), value);
@@ -189,7 +202,9 @@ impl Training {
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
     /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
     /// (the number of training images), `held_out_test` (the share of images to test on), `test_images`
-    /// (their number), `skipped` (the number of images that could not be read), `held_out_seen` (whether the backbone had learned from held-out images) or `epoch` (the number of finished epochs after which the weights were taken).
+    /// (their number), `skipped` (the number of images that could not be read), `held_out_seen` (whether the
+    /// backbone had learned from held-out images) or `epoch` (the number of finished epochs after which the
+    /// weights were taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()

@@ -192,7 +192,9 @@ mod tests {
         ));
         let error = |result: Result<Manifest>| result.unwrap_err().to_string();
         assert!(error(read(&[("author".into(), "somebody".into())])).contains("not a model of this toolkit"));
-        assert!(error(with("cac.format_version", "{")).contains("not a model of this toolkit"));
+        assert!(
+            error(with("cac.format_version", "{")).contains("`cac.format_version` is \"{\", expected 1 to 2")
+        );
         assert!(
             error(read(&[("cac.format_version".into(), "1".into())])).contains("`cac.classes` is missing")
         );

@@ -117,7 +117,7 @@ impl Features {
     }
 }
 
-/// The number of training images whose features scores are fitted to, at least one of each class.
+/// The most training images whose features scores are fitted to; at least one of each class.
 pub const EXAMPLES: usize = 5000;
 
 /// Description of a trained network: everything but its tensors.
@@ -412,12 +412,14 @@ impl Checkpoint {
     }
 
     /// Writes only the network's weights, as a backbone: no logits, no images and no path. The metadata holds
-    /// the input (size and normalisation), the architecture, and the record of the training.
+    /// the input (size and normalisation), the architecture, and which images were trained on: the name of
+    /// the data set and how it was divided.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub fn write_weights(&self, path: &Path) -> Result<()> {
         let Facts { input, architecture, training, .. } = &self.facts;
+        let training = training.as_ref().map(Training::split);
         let note = serde_json::json!({ "input": input, "architecture": architecture, "training": training });
         let mut file = self.network.clone();
         file.note = Some(note.to_string());
@@ -596,8 +598,12 @@ mod tests {
     fn exported_weights_hold_no_image_and_no_path() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.safetensors");
-        example().write_weights(&path).unwrap();
+        let record = serde_json::json!({ "known": "somewhere/cats", "unknown": ["a=somewhere"], "seed": 3 });
+        let mut checkpoint = example();
+        checkpoint.facts.training = Some(Training::new(record.as_object().unwrap().clone()));
+        checkpoint.write_weights(&path).unwrap();
         let weights = Weights::read(&path).unwrap();
+        assert!(weights.note.as_ref().unwrap().contains(r#""training":{"known":"cats","seed":3}"#));
         assert!(weights.names().all(|name| !name.starts_with(HEAD)) && weights.get("fc.weight").is_some());
         assert!(!weights.note.as_ref().unwrap().contains("somewhere"));
         let error = Checkpoint::read(&path).unwrap_err();

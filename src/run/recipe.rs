@@ -203,8 +203,8 @@ impl Optimizer {
     }
 }
 
-/// The length of Muon's orthogonal steps relative to the learning rate: they do not depend on the scale of the
-/// gradients, for which that of pytorch-ood's loss is smaller.
+/// The length of Muon's orthogonal steps relative to the learning rate: they do not depend on the scale of
+/// the gradients, for which that of pytorch-ood's loss is smaller.
 #[cfg(feature = "train")]
 pub(crate) fn orthogonal_share(variant: Variant) -> f64 {
     let rate = |variant| Optimizer::Muon.learning_rate(variant);

@@ -266,8 +266,8 @@ impl Scorer {
     /// relative above 1.
     ///
     /// # Errors
-    /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Model`] if it is damaged, [`Error::Differs`] if an output differs, and those of
-    /// [`score`](Self::score).
+    /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Model`] if it is damaged, [`Error::Differs`]
+    /// if an output differs, and those of [`score`](Self::score).
     pub fn verify(&self) -> Result<f64> {
         let history = &self.manifest().history;
         let origin = || self.file.origin.clone();
@@ -603,8 +603,8 @@ struct RawOutputs {
 }
 
 impl RawOutputs {
-    /// Checks that there is one row for each of N images, one column for each of the classes, and what the file states of the
-    /// others.
+    /// Checks that there is one row for each of N images, one column for each of the classes, and what the
+    /// file states of the others.
     fn checked(self, runtime: &'static str, n: usize, file: &ModelFile) -> Result<Outputs> {
         let classes = file.manifest.decision.classes.len();
         let failed = |reason: &str| Error::Runtime { runtime, reason: reason.to_owned() };

@@ -40,7 +40,8 @@ const TEST_BATCH: usize = 64;
 const TEST_VALUES: usize = 3 << 20;
 /// Number of images for the self-check of an export.
 const CHECK_IMAGES: usize = 8;
-/// The maximum size of the features of training images in a checkpoint, and of those of test images, in bytes.
+/// The maximum size of the features of training images in a checkpoint, and of those of test images, in
+/// bytes.
 const KEPT_FEATURES: usize = 128 << 20;
 /// Prefix of the EMA's tensors in a state.
 const EMA: &str = "ema.";
@@ -229,8 +230,9 @@ impl<'a> Learner<'a> {
     pub fn begin(&mut self) -> Result<()> {
         if let Some(backbone) = &self.settings.backbone {
             let weights = Weights::read(&backbone.file)?.network()?;
+            let has_seen = |other: Training| has_seen_held_out(&self.record(0), &other);
             self.held_out_seen =
-                weights.training().is_some_and(|other| has_seen_held_out(&self.record(0), &other));
+                !self.batches.calibrating.is_empty() && weights.training().is_some_and(has_seen);
             match &mut self.frozen {
                 None => self.network.load(&weights, "", true)?,
                 Some(frozen) => frozen.keep(&weights)?,

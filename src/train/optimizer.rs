@@ -20,7 +20,8 @@ use crate::{
 const BETA: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// The singular values of a step that Muon makes orthogonal, as a share of the learning rate.
+/// The singular values of a step that Muon makes orthogonal, as a share of the learning rate for the paper's
+/// loss.
 const MUON_SHARE: f64 = 0.2;
 
 /// Names of the moments and of the number of steps in a state.

@@ -58,10 +58,9 @@ impl TrainSettings {
 /// were divided in another way, or began with one that had seen them.
 pub(super) fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     let value = |record: &Training, name: &str| record.get::<Value>(name).unwrap_or_default();
-    let is_same = |name: &&str| value(record, name) == value(of_backbone, name);
-    let split = ["protocol", "held_out_test", "seed", "held_out", "images"];
-    is_same(&"known")
-        && (!split.iter().all(is_same) || of_backbone.get::<bool>(HELD_OUT_SEEN).unwrap_or_default())
+    let (own, other) = (record.split(), of_backbone.split());
+    value(&other, HELD_OUT_SEEN) == Value::Bool(true)
+        || value(&own, "known") == value(&other, "known") && own != other
 }
 
 /// A path as a model file records it: unchanged if it stays below the current folder, else its last
@@ -89,9 +88,10 @@ mod tests {
         let own = json!({ "known": "cats", "seed": 1, "held_out": 0.1, "images": 90, "epochs": 5 });
         for (name, value, is_seen) in [
             ("epochs", json!(50), false),
+            ("held_out", json!(0.08), false),
             ("known", json!("dogs"), false),
+            ("known", json!("data/cats"), false),
             ("seed", json!(2), true),
-            ("held_out", json!(0.2), true),
             ("images", json!(91), true),
             ("protocol", json!("cac-2020/0"), true),
             (HELD_OUT_SEEN, json!(true), true),

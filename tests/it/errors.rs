@@ -299,7 +299,7 @@ fn runtime() {
     // Metadata with fewer classes than the graph computes: where the file states the widths it is refused.
     let bytes = replace(&model(), br#"["ant","bee","cow"]"#, br#"["ant","bee---cow"]"#);
     let error = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap_err().to_string();
-    assert!(error.ends_with("its output `logits` has 3 columns, but its metadata 2"), "{error}");
+    assert!(error.ends_with("its output `logits` has 3 columns, expected 2 as in its metadata"), "{error}");
     let mut proto = tract_onnx::pb::ModelProto::decode(&bytes[..]).unwrap();
     for output in &mut proto.graph.as_mut().unwrap().output {
         output.r#type = None;

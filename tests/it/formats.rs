@@ -120,7 +120,11 @@ fn a_threshold_that_contradicts_itself_is_refused() {
         ("kept_at_least", json!(-3.0), "has `kept_at_least` -3, expected 0 to 1"),
         ("classes", json!([0.5]), "has 1 thresholds for "),
         ("operating_points", json!([{ "keep": 1.5, "threshold": 0.0 }]), "keeps a share of 1.5"),
-        ("operating_points", json!([]), "its output `unknown_at` has 3 columns, but its metadata 0"),
+        (
+            "operating_points",
+            json!([]),
+            "its output `unknown_at` has 3 columns, expected 0 as in its metadata",
+        ),
     ] {
         let mut threshold = whole.clone();
         threshold[field] = value;

@@ -13,6 +13,7 @@ use std::{
 use cac::{
     Error,
     method::Anchors,
+    model::Inspection,
     run::{Checkpoint, Event, RunFolder, Which},
     train::{Outcome, TrainSettings, resume, train},
     weights::Weights,
@@ -357,6 +358,43 @@ fn outliers_from_a_folder_have_features_too() {
     let events = lines(&fs::read_to_string(at.join("run/log.jsonl")).unwrap());
     let auroc = events.last().unwrap()["report"]["rows"][0]["auroc"].as_f64().unwrap();
     assert!(auroc > 0.9, "{auroc}");
+}
+
+#[test]
+fn a_backbone_that_has_seen_held_out_images_takes_the_promise_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    stdout(&toolkit(at, &[&SMALL[..], &["--epochs", "1", "--seed", "1", "--run", "first"]].concat()));
+    stdout(&toolkit(at, &["export", "--run", "first", "weights.safetensors"]));
+    for (backbone, seed, is_seen) in [
+        ("first", "1", false),
+        ("first", "2", true),
+        ("weights.safetensors", "1", false),
+        ("weights.safetensors", "2", true),
+    ] {
+        let args = ["--epochs", "1", "--seed", seed, "--backbone", backbone, "--run", "second"];
+        let output = toolkit(at, &[&SMALL[..], &args].concat());
+        stdout(&output);
+        let said =
+            String::from_utf8_lossy(&output.stderr).contains("has learned from images that are held out");
+        stdout(&toolkit(at, &["export", "--run", "second", "m.onnx"]));
+        let threshold = Inspection::open(&at.join("m.onnx")).unwrap().manifest.decision.threshold.unwrap();
+        assert_eq!((said, threshold.kept_at_least.is_none()), (is_seen, is_seen), "{backbone} {seed}");
+        fs::remove_dir_all(at.join("second")).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn training_images_are_no_test_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    fs::remove_dir_all(at.join("colours/test")).unwrap();
+    std::os::unix::fs::symlink("train", at.join("colours/test")).unwrap();
+    let error = error(&toolkit(at, &[&SMALL[..], &["--run", "run"]].concat()));
+    assert!(error.contains("its training and test images are from the same files"), "{error}");
 }
 
 #[test]

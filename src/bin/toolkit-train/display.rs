@@ -59,7 +59,7 @@ impl Display {
                 if *held_out_seen {
                     say(
                         "the backbone has learned from images that are held out now: the threshold will make no promise; \
-                         give the --seed and --held-out of its training",
+                         with the images, --seed and --held-out of its training they are the same",
                     );
                 }
                 say(format_args!("training on {images} images, results in `{}`", self.folder.display()));

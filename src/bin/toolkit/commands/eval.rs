@@ -318,10 +318,12 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                         first.name
                     );
                 }
+                let scores = cli::scores(&args.score, Some(one.score));
+                let is_own_measured = scores.is_empty() || scores.contains(&one.score);
                 let is_by_class = |decision: &Decision| {
                     decision.threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some())
                 };
-                if is_by_class(one) != is_by_class(other) {
+                if is_own_measured && is_by_class(one) != is_by_class(other) {
                     bail!(
                         "only one of {name} and {} has scores relative to a threshold for each class",
                         first.name
