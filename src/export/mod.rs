@@ -365,7 +365,8 @@ fn threshold(
         ThresholdRule::Value(value) => return Err(Error::NotFinite { what: "the threshold", value }),
         ThresholdRule::Keep(keep) => (method::threshold(&scores, keep)?, Some(keep)),
     };
-    let known = checkpoint.facts.training.as_ref().and_then(|training| training.get::<String>("known"));
+    let training = checkpoint.facts.training.as_ref();
+    let known = training.and_then(|training| training.get::<String>("known"));
     let data = match known {
         Some(known) if is_from_test => format!("{} test images of {known}", scores.len()),
         Some(known) => format!("{} held-out training images of {known}", scores.len()),
@@ -373,7 +374,6 @@ fn threshold(
     };
     // The images of an import are as a rule those of the training, and an int8 file has other scores than the
     // network of which these are.
-    let training = checkpoint.facts.training.as_ref();
     let is_seen = training.and_then(|training| training.get(HELD_OUT_SEEN)).unwrap_or(false);
     let holds = !is_from_test
         && !is_seen

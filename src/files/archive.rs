@@ -321,7 +321,7 @@ fn refused(entry: &str, reason: &str) -> Fault {
 fn unwritable(place: &Path, name: &[u8], error: io::Error) -> Fault {
     use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory};
     match error.kind() {
-        AlreadyExists => refused(&shown(name), "occurs twice"),
+        AlreadyExists => refused(&shown(name), "is in it twice"),
         NotADirectory | IsADirectory => refused(&shown(name), "is a file and a folder"),
         InvalidFilename | InvalidInput => refused(&shown(name), "is not a name on this system"),
         _ => Fault::Disk(place.to_owned(), error),
@@ -574,15 +574,15 @@ pub(crate) mod tests {
     fn nothing_is_written_twice() {
         use EntryType::{Directory, Regular};
         for (entries, fault) in [
-            ([(Regular, &b"a"[..], &b"1"[..]), (Regular, b"./a", b"2")], "`./a` occurs twice"),
-            ([(Regular, b"a", b"1"), (Regular, b"a/b", b"2")], "`a/b` "),
-            ([(Regular, b"a/b", b"1"), (Regular, b"a", b"2")], "`a` "),
-            ([(Regular, b"a", b"1"), (Directory, b"a", b"")], "`a` "),
+            ([(Regular, &b"a"[..], &b"1"[..]), (Regular, b"./a", b"2")], "`./a` is in it twice"),
+            ([(Regular, b"a", b"1"), (Regular, b"a/b", b"2")], "`a/b` is "),
+            ([(Regular, b"a/b", b"1"), (Regular, b"a", b"2")], "`a` is "),
+            ([(Regular, b"a", b"1"), (Directory, b"a", b"")], "`a` is "),
         ] {
             let reason = reason("a.tar", &tar_of(&entries));
             assert!(reason.starts_with(fault), "{reason}");
         }
-        assert!(reason("a.zip", &zip_of(&[("a", b"1"), ("./a", b"2")])).ends_with("occurs twice"));
+        assert!(reason("a.zip", &zip_of(&[("a", b"1"), ("./a", b"2")])).ends_with("is in it twice"));
     }
 
     #[cfg(unix)]

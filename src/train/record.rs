@@ -57,10 +57,9 @@ impl TrainSettings {
 /// Whether a backbone has learned from held-out images: it was trained on images of the same data set, which
 /// were divided in another way, or began with one that had seen them.
 pub(super) fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
-    let value = |record: &Training, name: &str| record.get::<Value>(name).unwrap_or_default();
     let (own, other) = (record.split(), of_backbone.split());
-    value(&other, HELD_OUT_SEEN) == Value::Bool(true)
-        || value(&own, "known") == value(&other, "known") && own != other
+    let known = |split: &Training| split.get::<String>("known");
+    other.get(HELD_OUT_SEEN) == Some(true) || known(&own) == known(&other) && own != other
 }
 
 /// A path as a model file records it: unchanged if it stays below the current folder, else its last

@@ -167,6 +167,11 @@ pub fn measure(
     Ok(TestImages { known, unknown })
 }
 
+/// Whether a model's own score is among those measured: without any it is the only one.
+fn is_measured(own: RejectionScore, scores: &[RejectionScore]) -> bool {
+    scores.is_empty() || scores.contains(&own)
+}
+
 /// Checks that a threshold is of use, and that there is one for what is required.
 fn check_thresholds(
     scores: &[RejectionScore],
@@ -174,8 +179,7 @@ fn check_thresholds(
     args: &EvaluationArgs,
     required: &[Requirement],
 ) -> anyhow::Result<()> {
-    let is_threshold_used = scores.is_empty() || scores.contains(&own);
-    if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_threshold_used {
+    if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_measured(own, scores) {
         bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
     }
     if let Some(one) = required.iter().find(|one| one.needs_threshold())
@@ -319,11 +323,10 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                     );
                 }
                 let scores = cli::scores(&args.score, Some(one.score));
-                let is_own_measured = scores.is_empty() || scores.contains(&one.score);
                 let is_by_class = |decision: &Decision| {
                     decision.threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some())
                 };
-                if is_own_measured && is_by_class(one) != is_by_class(other) {
+                if is_measured(one.score, &scores) && is_by_class(one) != is_by_class(other) {
                     bail!(
                         "only one of {name} and {} has scores relative to a threshold for each class",
                         first.name
