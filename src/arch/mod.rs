@@ -7,6 +7,7 @@
 
 mod builder;
 mod cac_net;
+mod cifar_net;
 mod efficientnet_lite;
 mod resnet;
 mod wide_resnet;
@@ -24,8 +25,8 @@ use builder::Builder;
 pub use builder::{HEAD, RESERVED};
 
 /// All network families.
-pub static FAMILIES: [Family; 4] =
-    [wide_resnet::FAMILY, resnet::FAMILY, efficientnet_lite::FAMILY, cac_net::FAMILY];
+pub static FAMILIES: [Family; 5] =
+    [wide_resnet::FAMILY, resnet::FAMILY, efficientnet_lite::FAMILY, cac_net::FAMILY, cifar_net::FAMILY];
 
 /// The maximum number of classes.
 const MAX_CLASSES: usize = 65_536;
@@ -181,6 +182,8 @@ pub enum Init {
         /// The standard deviation.
         deviation: f64,
     },
+    /// Weights that whiten patches of the training images, and stay as they are; biases are 0.
+    Whiten,
     /// Weights and biases from a uniform distribution with mean 0.
     Uniform {
         /// The largest absolute value.
@@ -518,6 +521,8 @@ mod tests {
         }
         // The official checkpoints with six classes.
         assert_eq!(parameter_count(&Architecture::new("cac-net", &[]).unwrap(), 6), 1_011_398);
+        // airbench94, with 10 biases of the last layer.
+        assert_eq!(parameter_count(&Architecture::new("cifar-net", &[]).unwrap(), 10), 1_972_802);
     }
 
     #[test]
@@ -586,6 +591,8 @@ mod tests {
             ("efficientnet-lite", "member", 0.5),
             ("efficientnet-lite", "dropout", 1.0),
             ("cac-net", "channels", 0.0),
+            ("cifar-net", "channels", 0.0),
+            ("cifar-net", "channels", 1025.0),
             ("cac-net", "dropout", -0.1),
         ] {
             let network = Architecture::new(family, &[(setting, value)]).unwrap();
@@ -598,6 +605,10 @@ mod tests {
             let error = network.layers(10, 224, 31).unwrap_err();
             assert!(matches!(error, Error::Setting { name: "size", .. }), "{error}");
         }
+        let network = Architecture::new("cifar-net", &[]).unwrap();
+        assert!(network.layers(10, 17, 40).is_ok());
+        let error = network.layers(10, 32, 16).unwrap_err();
+        assert!(matches!(error, Error::Setting { name: "size", .. }), "{error}");
         let network = Architecture::new("cac-net", &[]).unwrap();
         for (classes, height, width) in [(1, 32, 32), (10, 36, 36), (10, 32, 40), (10, 8, 8)] {
             assert!(network.layers(classes, height, width).is_err(), "{classes} {height}x{width}");

@@ -115,6 +115,19 @@ impl Recipe {
         }
     }
 
+    /// The recipe that trains a `cifar-net`, from random weights or others.
+    #[must_use]
+    pub fn of_cifar_net() -> Self {
+        Self {
+            epochs: 8,
+            batch_size: 128,
+            optimizer: Optimizer::Muon,
+            learning_rate: 0.3,
+            outlier_share: 0.125,
+            ..Self::default()
+        }
+    }
+
     /// The recipe that trains all layers of a backbone that has learned photographs.
     #[must_use]
     pub fn fine_tuning() -> Self {
@@ -466,6 +479,7 @@ mod tests {
     fn frozen_layers_rule_out_what_needs_images() {
         Recipe::of_last_layer().check().unwrap();
         Recipe::fine_tuning().check().unwrap();
+        Recipe::of_cifar_net().check().unwrap();
         let refused = |recipe: Recipe| recipe.check().unwrap_err().to_string();
         let frozen = Recipe::of_last_layer;
         assert_eq!(

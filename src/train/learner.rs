@@ -43,6 +43,8 @@ const CHECK_IMAGES: usize = 8;
 /// The maximum size of the features of training images in a checkpoint, and of those of test images, in
 /// bytes.
 const KEPT_FEATURES: usize = 128 << 20;
+/// Number of training images whose patches the first convolution whitens.
+const WHITENING: usize = 1000;
 /// Prefix of the EMA's tensors in a state.
 const EMA: &str = "ema.";
 
@@ -237,6 +239,10 @@ impl<'a> Learner<'a> {
                 None => self.network.load(&weights, "", true)?,
                 Some(frozen) => frozen.keep(&weights)?,
             }
+        } else if self.network.is_to_be_whitened() {
+            let images = self.batches.known.batch(&self.batches.sample(WHITENING))?;
+            let images = self.to_tensor(images.view()).map_err(torch)?;
+            tch::no_grad(|| self.network.whiten(&images)).map_err(torch)?;
         }
         match &mut self.ema {
             Some((_, ema)) => ema.approach(&self.network, 1.0).map_err(torch),

@@ -12,6 +12,8 @@ use crate::{
 
 /// The kernels of cuDNN read several values at once, from addresses that are multiples of 16 bytes.
 const ALIGNMENT: usize = 64;
+/// Added to the variances of patches that are whitened, as a share of their mean.
+const WHITEN_EPSILON: f64 = 5e-4;
 
 /// A network with its parameters in a [`nn::VarStore`].
 pub(super) struct Network {
@@ -95,8 +97,11 @@ impl Network {
                         match (layer.init, name) {
                             (_, "running_mean") => path.f_zeros_no_train(name, &shape),
                             (_, "running_var") => path.f_ones_no_train(name, &shape),
+                            (Init::Whiten, "weight") => path.f_zeros_no_train(name, &shape),
                             (Init::None, "weight") => path.f_ones(name, &shape),
-                            (Init::None, _) | (Init::Normal { .. }, "bias") => path.f_zeros(name, &shape),
+                            (Init::None | Init::Whiten, _) | (Init::Normal { .. }, "bias") => {
+                                path.f_zeros(name, &shape)
+                            }
                             (Init::Normal { deviation }, _) => {
                                 path.f_var(name, &shape, nn::Init::Randn { mean: 0.0, stdev: deviation })
                             }
@@ -180,16 +185,7 @@ impl Network {
             });
             let mut next = || inputs.next().expect("a layer has its inputs");
             let output = match layer.op {
-                // Channels last in memory, which all later layers keep: convolutions are faster.
-                Op::Input => images
-                    .f_permute([0, 2, 3, 1])?
-                    .f_contiguous()?
-                    .f_permute([0, 3, 1, 2])?
-                    .f_to_kind(self.mean.kind())?
-                    .f_div_scalar(255.0)?
-                    .f_sub(&self.mean)?
-                    .f_div(&self.std)?
-                    .f_to_kind(kind)?,
+                Op::Input => self.normalised(images)?.f_to_kind(kind)?,
                 Op::Conv(conv) => convolution(next(), &conv, tensors, kind, training.is_some())?,
                 Op::BatchNorm { epsilon, momentum, .. } => {
                     let [weight, bias, mean, variance] = &tensors[..] else { unreachable!("four tensors") };
@@ -228,6 +224,37 @@ impl Network {
         }
         // The last layer reads the one before it.
         Ok(outputs.pop().flatten().unwrap_or_else(|| images.shallow_clone()))
+    }
+
+    /// The normalised values of images given as bytes `[N, 3, H, W]`.
+    fn normalised(&self, images: &Tensor) -> std::result::Result<Tensor, TchError> {
+        // Channels last in memory, which all later layers keep: convolutions are faster.
+        let last = images.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?;
+        last.f_to_kind(self.mean.kind())?.f_div_scalar(255.0)?.f_sub(&self.mean)?.f_div(&self.std)
+    }
+
+    /// Whether the first convolution awaits [`whiten`](Self::whiten).
+    pub fn is_to_be_whitened(&self) -> bool {
+        self.layers.iter().any(|layer| layer.init == Init::Whiten)
+    }
+
+    /// Sets the filters of the first convolution to the principal components of patches of these images,
+    /// scaled to the variance 1, each with both signs.
+    pub fn whiten(&mut self, images: &Tensor) -> std::result::Result<(), TchError> {
+        let Some(place) = self.layers.iter().position(|layer| layer.init == Init::Whiten) else {
+            return Ok(());
+        };
+        let Op::Conv(Conv { kernel, .. }) = self.layers[place].op else { unreachable!("a convolution") };
+        let size = [kernel as i64; 2];
+        let patches = self.normalised(images)?.f_im2col(size, [1, 1], [0, 0], [1, 1])?;
+        // `[N, values, places]` to `[values, N places]`.
+        let patches = patches.f_transpose(0, 1)?.f_flatten(1, 2)?;
+        let covariance = patches.f_matmul(&patches.f_transpose(0, 1)?)?.f_div_scalar(patches.size()[1])?;
+        let (variances, components) = covariance.f_to_kind(Kind::Double)?.f_linalg_eigh("U")?;
+        let least = variances.f_mean(Kind::Double)?.f_mul_scalar(WHITEN_EPSILON)?;
+        let components = components.f_div(&variances.f_add(&least)?.f_sqrt()?)?.f_transpose(0, 1)?;
+        let filters = Tensor::f_cat(&[&components, &components.f_neg()?], 0)?;
+        copy(&floats(&filters)?, &mut self.tensors[place][0])
     }
 
     /// Interpolates the parameters and statistics towards another network's by a share, 0 to 1.
@@ -408,6 +435,33 @@ mod tests {
                 assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{found} {expected}");
             }
         }
+    }
+
+    #[test]
+    fn the_first_convolution_whitens_patches() {
+        tch::manual_seed(1);
+        let layers = Architecture::new("cifar-net", &[("channels", 1.0)]).unwrap().layers(3, 17, 20).unwrap();
+        let store = nn::VarStore::new(Device::Cpu);
+        let mut network = Network::new(&store, layers, &Input::default()).unwrap();
+        // Neighbours are alike, as in photographs.
+        let coarse = Tensor::randn([50, 3, 9, 10], (Kind::Float, Device::Cpu));
+        let images = coarse.upsample_bilinear2d([17, 20], true, None, None);
+        let images = (images * 40.0 + 100.0).clamp(0.0, 255.0).to_kind(Kind::Uint8);
+        network.whiten(&images).unwrap();
+        let [filters, bias] = &network.tensors[1][..] else { unreachable!("weights and a bias") };
+        assert!(!filters.requires_grad() && bias.requires_grad());
+        let found = network.normalised(&images).unwrap().conv2d(filters, None::<Tensor>, 1, 0, 1, 1);
+        // `[N, 24, H, W]` to `[24, N H W]`.
+        let found = found.transpose(0, 1).flatten(1, -1);
+        let covariance = found.matmul(&found.transpose(0, 1)) / found.size()[1];
+        let [positive, negative] = [covariance.narrow(0, 0, 12), covariance.narrow(0, 12, 12)];
+        assert!(difference(&positive, &-negative) < 1e-4);
+        // The least components have less than the variance 1: nothing is divided by zero.
+        let variances = Vec::<f32>::try_from(positive.diagonal(0, 0, 1)).unwrap();
+        assert!(variances.iter().all(|&variance| 0.01 < variance && variance < 1.001), "{variances:?}");
+        assert!(variances.iter().filter(|&&variance| variance > 0.9).count() >= 6, "{variances:?}");
+        let mixed = positive.narrow(1, 0, 12).tril(-1).abs().max().double_value(&[]);
+        assert!(mixed < 1e-3, "{mixed}");
     }
 
     #[test]

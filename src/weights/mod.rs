@@ -363,6 +363,7 @@ mod tests {
         for (family, settings, size) in [
             ("wide-resnet", [("depth", 16.0), ("widen_factor", 3.0)].as_slice(), None),
             ("cac-net", &[("channels", 5.0)], Some(24)),
+            ("cifar-net", &[("channels", 3.0)], None),
             ("resnet", &[("depth", 18.0)], None),
             ("resnet", &[("depth", 34.0)], None),
             ("resnet", &[("depth", 50.0)], None),

@@ -942,6 +942,47 @@ fn the_official_network_trains_on_a_protocol() {
 }
 
 #[test]
+fn a_cifar_net_learns_from_random_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let train = |more: &[&str]| {
+        let args = ["train", "--known", "colours", "--unknown", "gaussian-noise:16", "--arch", "cifar-net"];
+        let short = ["--channels", "2", "--epochs", "4", "--batch-size", "11", "--held-out", "0.3"];
+        toolkit(at, &[&args[..], &short, more].concat())
+    };
+    assert!(stdout(&train(&["--run", "run"])).contains("16 known images: accuracy 100.00 %"));
+    let resolved = fs::read_to_string(at.join("run/resolved.json")).unwrap();
+    let recipe = &serde_json::from_str::<Value>(&resolved).unwrap()["recipe"];
+    let rate = recipe["learning_rate"].as_f64().unwrap();
+    assert!(recipe["optimizer"] == "muon" && (rate - 0.3).abs() < 1e-12, "{recipe}");
+    assert_eq!(recipe["outlier_share"], 0.125);
+
+    // Each filter of the first convolution has a second one of the other sign.
+    let filters_of =
+        |run: &str| checkpoint_of(&at.join(run)).network.get("whiten.weight").unwrap().values.clone();
+    let filters = filters_of("run");
+    let (half, other) = filters.split_at(12 * 12);
+    assert!(half.iter().any(|&value| value.abs() > 1.0) && half.iter().zip(other).all(|(a, b)| *a == -b));
+    // They stay as they are, with other images, too.
+    fs::rename(at.join("colours/train/red"), at.join("colours/train/dark")).unwrap();
+    fs::rename(at.join("colours/test/red"), at.join("colours/test/dark")).unwrap();
+    images(&at.join("colours/train"), "red", [90, 10, 10], 32);
+    images(&at.join("colours/test"), "red", [90, 10, 10], 8);
+    stdout(&train(&["--backbone", "run", "--run", "other"]));
+    assert_eq!(filters_of("other"), filters);
+
+    for precision in ["f32", "f16", "int8"] {
+        stdout(&toolkit(at, &["export", "model.onnx", "--run", "run", "--precision", precision, "--map"]));
+        for provider in ["cpu", "onnxruntime"] {
+            stdout(&toolkit(at, &["verify", "model.onnx", "--provider", provider]));
+        }
+    }
+    let small = train(&["--size", "16"]);
+    assert!(error(&small).contains("size = 16x16: must be at least 17 for a cifar-net"), "{}", error(&small));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

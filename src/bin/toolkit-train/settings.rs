@@ -75,9 +75,9 @@ pub struct Settings {
     /// if a step is too small for one outlier
     #[arg(long, value_name = "DIR|NAME|scrambled|none")]
     outliers: Option<Outliers>,
-    /// Outliers per known image in a step, 0 to 16
-    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().outlier_share)]
-    outlier_share: f64,
+    #[arg(long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",
+        |recipe| recipe.outlier_share))]
+    outlier_share: Option<f64>,
     /// Weight of the outlier term in the loss
     #[arg(long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     outlier_weight: f64,
@@ -117,9 +117,9 @@ pub struct Settings {
     epochs: Option<usize>,
     #[arg(long, value_name = "N", help = by_recipe("Known images per step", |recipe| recipe.batch_size))]
     batch_size: Option<usize>,
-    /// The optimizer
-    #[arg(long, value_parser = one_of(&Optimizer::ALL), default_value = name_of(&Recipe::default().optimizer))]
-    optimizer: Optimizer,
+    #[arg(long, value_parser = one_of(&Optimizer::ALL), help = by_recipe("The optimizer",
+        |recipe| name_of(&recipe.optimizer)))]
+    optimizer: Option<Optimizer>,
     #[arg(long, value_name = "X", help = learning_rates())]
     learning_rate: Option<f64>,
     /// The learning-rate schedule
@@ -170,10 +170,11 @@ fn learning_rates() -> String {
     let [adam, sgd] = [Optimizer::Adam, Optimizer::Sgd]
         .map(|optimizer| by_variant(|loss| optimizer.learning_rate(loss.variant)));
     // In single precision, without the digits that the division rounds.
-    let [frozen, fine] = [Recipe::of_last_layer(), Recipe::fine_tuning()].map(|r| rate_share(&r) as f32);
+    let shares =
+        OTHER_RECIPES.map(|(when, recipe)| format!("{} times that {when}", rate_share(&recipe()) as f32));
     format!(
-        "The peak learning rate; by default with adam {adam}; with sgd or muon {sgd}; {frozen} times that with --freeze, \
-         {fine} times for a backbone of photographs"
+        "The peak learning rate; by default with adam {adam}; with sgd or muon {sgd}; {}",
+        shares.join(", ")
     )
 }
 
@@ -182,15 +183,18 @@ fn rate_share(recipe: &Recipe) -> f64 {
     recipe.learning_rate / Recipe::default().learning_rate
 }
 
+/// The recipes other than the default one, and when they are taken.
+const OTHER_RECIPES: [(&str, fn() -> Recipe); 3] = [
+    ("with --freeze", Recipe::of_last_layer),
+    ("for a cifar-net", Recipe::of_cifar_net),
+    ("for a backbone of photographs", Recipe::fine_tuning),
+];
+
 /// The help of a flag whose default depends on the recipe.
 fn by_recipe<T: fmt::Display + PartialEq>(what: &str, default: impl Fn(&Recipe) -> T) -> String {
     let usual = default(&Recipe::default());
-    let others = [
-        ("with --freeze", Recipe::of_last_layer()),
-        ("for a backbone of photographs", Recipe::fine_tuning()),
-    ];
-    let others = others
-        .map(|(when, recipe)| (when, default(&recipe)))
+    let others = OTHER_RECIPES
+        .map(|(when, recipe)| (when, default(&recipe())))
         .into_iter()
         .filter(|(_, value)| *value != usual);
     let others: String = others.map(|(when, value)| format!(", {when} {value}")).collect();
@@ -362,16 +366,18 @@ impl Settings {
         let data = DataFolder::new(self.data.as_deref());
         let usual = match self.freeze {
             Some(true) => Recipe::of_last_layer(),
+            _ if architecture.family().name == "cifar-net" => Recipe::of_cifar_net(),
             _ if !backbone_is_of_photographs => Recipe::default(),
             Some(false) => Recipe::fine_tuning(),
             None if self.needs_all_layers() => Recipe::fine_tuning(),
             None => self.choose_recipe(&known, &data)?,
         };
-        let learning_rate = rate_share(&usual) * self.optimizer.learning_rate(loss.variant);
+        let optimizer = self.optimizer.unwrap_or(usual.optimizer);
+        let learning_rate = rate_share(&usual) * optimizer.learning_rate(loss.variant);
         let mut recipe = Recipe {
             epochs: self.epochs.unwrap_or(usual.epochs),
             batch_size: self.batch_size.unwrap_or(usual.batch_size),
-            optimizer: self.optimizer,
+            optimizer,
             learning_rate: self.learning_rate.unwrap_or(learning_rate),
             freeze: usual.freeze,
             backbone_rate: self.backbone_rate.unwrap_or(usual.backbone_rate),
@@ -383,7 +389,7 @@ impl Settings {
             trim: self.trim,
             ema: self.ema,
             outliers: usual.outliers,
-            outlier_share: self.outlier_share,
+            outlier_share: self.outlier_share.unwrap_or(usual.outlier_share),
             outlier_weight: self.outlier_weight,
             held_out: self.held_out,
             anchor_images: self.anchor_images,
@@ -426,7 +432,7 @@ impl Settings {
             || self.batch_norm == Some(BatchNorm::Batch)
             || self.augment.is_some_and(is_of_pixels)
             || self.precision == Precision::Bf16
-            || self.optimizer == Optimizer::Muon
+            || self.optimizer == Some(Optimizer::Muon)
             || self.network.settings.get("dropout").is_some_and(|share| share.value() > 0.0)
     }
 
