@@ -251,7 +251,8 @@ impl Network {
         let patches = patches.f_transpose(0, 1)?.f_flatten(1, 2)?;
         let covariance = patches.f_matmul(&patches.f_transpose(0, 1)?)?.f_div_scalar(patches.size()[1])?;
         let (variances, components) = covariance.f_to_kind(Kind::Double)?.f_linalg_eigh("U")?;
-        let least = variances.f_mean(Kind::Double)?.f_mul_scalar(WHITEN_EPSILON)?;
+        // Of images without any contrast all variances are 0.
+        let least = variances.f_mean(Kind::Double)?.f_mul_scalar(WHITEN_EPSILON)?.f_add_scalar(1e-12)?;
         let components = components.f_div(&variances.f_add(&least)?.f_sqrt()?)?.f_transpose(0, 1)?;
         let filters = Tensor::f_cat(&[&components, &components.f_neg()?], 0)?;
         copy(&floats(&filters)?, &mut self.tensors[place][0])
@@ -462,6 +463,10 @@ mod tests {
         assert!(variances.iter().filter(|&&variance| variance > 0.9).count() >= 6, "{variances:?}");
         let mixed = positive.narrow(1, 0, 12).tril(-1).abs().max().double_value(&[]);
         assert!(mixed < 1e-3, "{mixed}");
+
+        network.mean = Tensor::zeros([1, 3, 1, 1], (Kind::Float, Device::Cpu));
+        network.whiten(&Tensor::zeros([2, 3, 17, 20], (Kind::Uint8, Device::Cpu))).unwrap();
+        assert!(floats(&network.tensors[1][0]).unwrap().iter().all(|value| value.is_finite()));
     }
 
     #[test]
