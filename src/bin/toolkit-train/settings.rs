@@ -171,7 +171,7 @@ fn learning_rates() -> String {
         .map(|optimizer| by_variant(|loss| optimizer.learning_rate(loss.variant)));
     // In single precision, without the digits that the division rounds.
     let shares =
-        OTHER_RECIPES.map(|(when, recipe)| format!("{} times that {when}", rate_share(&recipe()) as f32));
+        other_recipes().map(|(when, recipe)| format!("{} times that {when}", rate_share(&recipe) as f32));
     format!(
         "The peak learning rate; by default with adam {adam}; with sgd or muon {sgd}; {}",
         shares.join(", ")
@@ -184,17 +184,19 @@ fn rate_share(recipe: &Recipe) -> f64 {
 }
 
 /// The recipes other than the default one, and when they are taken.
-const OTHER_RECIPES: [(&str, fn() -> Recipe); 3] = [
-    ("with --freeze", Recipe::of_last_layer),
-    ("for a cifar-net", Recipe::of_cifar_net),
-    ("for a backbone of photographs", Recipe::fine_tuning),
-];
+fn other_recipes() -> [(&'static str, Recipe); 3] {
+    [
+        ("with --freeze", Recipe::of_last_layer()),
+        ("for a cifar-net", Recipe::of_cifar_net()),
+        ("for a backbone of photographs", Recipe::fine_tuning()),
+    ]
+}
 
 /// The help of a flag whose default depends on the recipe.
 fn by_recipe<T: fmt::Display + PartialEq>(what: &str, default: impl Fn(&Recipe) -> T) -> String {
     let usual = default(&Recipe::default());
-    let others = OTHER_RECIPES
-        .map(|(when, recipe)| (when, default(&recipe())))
+    let others = other_recipes()
+        .map(|(when, recipe)| (when, default(&recipe)))
         .into_iter()
         .filter(|(_, value)| *value != usual);
     let others: String = others.map(|(when, value)| format!(", {when} {value}")).collect();
