@@ -5,10 +5,7 @@
 //! place; and the last layer has a bias.
 
 use super::{Architecture, Builder, Conv, Family, Init, Op, Recognized, Setting, Shapes};
-use crate::{
-    error::{Error, Result},
-    image::Input,
-};
+use crate::{error::Result, image::Input};
 
 pub(super) const FAMILY: Family = Family {
     name: "cifar-net",
@@ -40,11 +37,7 @@ fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
 
 fn layers(network: &Architecture, classes: usize, size: (usize, usize), net: &mut Builder) -> Result<()> {
     let channels = network.whole("channels", 1..=1024, |_| true, "must be 1 to 1024")?;
-    let (height, width) = size;
-    if height.min(width) < 17 {
-        let reason = "must be at least 17 for a cifar-net";
-        return Err(Error::setting("size", format!("{height}x{width}"), reason));
-    }
+    super::at_least(17, size, "a cifar-net")?;
     let mut x = net.push("input", Op::Input, &[]);
     let whiten = Conv { kernel: 2, padding: [0; 4], bias: true, ..Conv::same(3, STEM, 2, 1) };
     x = net.push_with("whiten", Op::Conv(whiten), &[x], Init::Whiten);

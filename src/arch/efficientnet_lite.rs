@@ -147,7 +147,7 @@ fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
 fn layers(network: &Architecture, classes: usize, size: (usize, usize), net: &mut Builder) -> Result<()> {
     let member = member(network)?;
     let dropout = network.dropout()?;
-    super::at_least_32(size)?;
+    super::at_least(32, size, "an efficientnet-lite")?;
 
     let input = net.push("input", Op::Input, &[]);
     let mut x = Cursor { net, at: input, channels: 3, size };

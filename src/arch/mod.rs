@@ -369,12 +369,13 @@ impl Architecture {
     }
 }
 
-/// Checks a (height, width) for a network that divides it by 32.
-fn at_least_32((height, width): (usize, usize)) -> Result<()> {
-    if height.min(width) >= 32 {
+/// Checks a (height, width) for a network whose layers leave nothing of a smaller one.
+fn at_least(pixels: usize, (height, width): (usize, usize), network: &str) -> Result<()> {
+    if height.min(width) >= pixels {
         return Ok(());
     }
-    Err(Error::setting("size", format!("{height}x{width}"), "must be at least 32 for this network"))
+    let reason = format!("must be at least {pixels} for {network}");
+    Err(Error::setting("size", format!("{height}x{width}"), reason))
 }
 
 /// How many layers read the output of each layer.

@@ -75,7 +75,7 @@ fn layers(network: &Architecture, classes: usize, size: (usize, usize), net: &mu
     let possible = |factor| factor == 1 || is_bottleneck;
     let reason = "must be 1 to 16, and 1 for a ResNet-18 or ResNet-34";
     let widen_factor = network.whole("widen_factor", 1..=16, possible, reason)?;
-    super::at_least_32(size)?;
+    super::at_least(32, size, "a resnet")?;
 
     let mut x = net.push("input", Op::Input, &[]);
     x = net.conv("conv1", x, Conv::same(3, 64, 7, 2));

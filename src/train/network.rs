@@ -235,17 +235,21 @@ impl Network {
 
     /// Whether the first convolution awaits [`whiten`](Self::whiten).
     pub fn is_to_be_whitened(&self) -> bool {
-        self.layers.iter().any(|layer| layer.init == Init::Whiten)
+        self.whitening().is_some()
+    }
+
+    /// The convolution that whitens: its index, and the height and width of its patches.
+    fn whitening(&self) -> Option<(usize, [i64; 2])> {
+        self.layers.iter().enumerate().find_map(|(index, layer)| match layer.op {
+            Op::Conv(Conv { kernel, .. }) if layer.init == Init::Whiten => Some((index, [kernel as i64; 2])),
+            _ => None,
+        })
     }
 
     /// Sets the filters of the first convolution to the principal components of patches of these images,
     /// scaled to the variance 1, each with both signs.
     pub fn whiten(&mut self, images: &Tensor) -> std::result::Result<(), TchError> {
-        let Some(place) = self.layers.iter().position(|layer| layer.init == Init::Whiten) else {
-            return Ok(());
-        };
-        let Op::Conv(Conv { kernel, .. }) = self.layers[place].op else { unreachable!("a convolution") };
-        let size = [kernel as i64; 2];
+        let Some((index, size)) = self.whitening() else { return Ok(()) };
         let patches = self.normalised(images)?.f_im2col(size, [1, 1], [0, 0], [1, 1])?;
         // `[N, values, places]` to `[values, N places]`.
         let patches = patches.f_transpose(0, 1)?.f_flatten(1, 2)?;
@@ -255,7 +259,7 @@ impl Network {
         let least = variances.f_mean(Kind::Double)?.f_mul_scalar(WHITEN_EPSILON)?.f_add_scalar(1e-12)?;
         let components = components.f_div(&variances.f_add(&least)?.f_sqrt()?)?.f_transpose(0, 1)?;
         let filters = Tensor::f_cat(&[&components, &components.f_neg()?], 0)?;
-        copy(&floats(&filters)?, &mut self.tensors[place][0])
+        copy(&floats(&filters)?, &mut self.tensors[index][0])
     }
 
     /// Interpolates the parameters and statistics towards another network's by a share, 0 to 1.

@@ -71,7 +71,7 @@ fn help_usage_and_version_are_those_of_toolkit_train() {
         "Usage: toolkit train [OPTIONS]",
         "toolkit train --known <DIR|NAME> [OPTIONS]",
         "--widen-factor <X>",
-        "[default: sgd]",
+        "by default sgd, for a cifar-net muon",
         "imagenet32-nocifar",
     ] {
         assert!(help.contains(part), "{part}: {help}");
