@@ -369,7 +369,7 @@ impl Architecture {
     }
 }
 
-/// Checks a (height, width) for a network whose layers leave nothing of a smaller one.
+/// Checks a (height, width) for a network that takes this many pixels or more on each side.
 fn at_least(pixels: usize, (height, width): (usize, usize), network: &str) -> Result<()> {
     if height.min(width) >= pixels {
         return Ok(());

@@ -39,25 +39,30 @@ pub(super) const TEXTURES: Layout = Layout {
     open: |folder, wanted| (CLASSES.open)(&folder.join("images"), wanted),
 };
 
-/// The name of a training split.
-const TRAIN: &str = "train";
-/// The names of a test split, in order of preference.
-const TEST: [&str; 4] = ["test", "val", "valid", "validation"];
+/// The names of a training split, in lower case and in order of preference.
+const TRAIN: [&str; 2] = ["train", "training"];
+/// Those of a test split.
+const TEST: [&str; 5] = ["test", "val", "valid", "validation", "testing"];
 
 /// `FOLDER/SPLIT/CLASS/...`, or `FOLDER/CLASS/...` without splits.
 fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
+    let entries = entries(folder)?;
     // A class may be called `train` or `test`; only a split contains folders.
-    let split = |name: &str| Some(folder.join(name)).filter(|split| has_folders(split));
-    let (train, test) = (split(TRAIN), TEST.into_iter().find_map(split));
+    let split = |name: &str| {
+        let is_named = |path: &&PathBuf| path.file_name().is_some_and(|file| file.eq_ignore_ascii_case(name));
+        entries.iter().filter(is_named).find(|split| has_folders(split)).cloned()
+    };
+    let (train, test) = (TRAIN.into_iter().find_map(split), TEST.into_iter().find_map(split));
     let all = (train.is_none() && test.is_none()).then(|| folder.to_owned());
     let classes = all.as_deref().map(class_folders).transpose()?;
+    let has_train = train.is_some();
     let found = || match classes {
         Some(classes) => {
             let names = few(classes.iter().map(|(name, _)| name.as_str()));
-            format!("class folders {names}, no folder `{TRAIN}` with class folders")
+            format!("class folders {names}, no folder `{}` with class folders", TRAIN[0])
         }
-        None if split(TRAIN).is_some() => {
-            format!("a folder `{TRAIN}`, none of {} with class folders", few(TEST.into_iter()))
+        None if has_train => {
+            format!("a folder `{}`, none of {} with class folders", TRAIN[0], few(TEST.into_iter()))
         }
         None => {
             format!("the folders {}", few(TEST.into_iter().filter(|name| split(name).is_some())))
@@ -72,6 +77,10 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
         part.labels.resize(part.labels.len() + images.files.len(), part.classes.len() as i64 - 1);
         files.extend(images.files);
         add_counts(&mut part.left_out, &images.left_out);
+    }
+    // Images of no class.
+    for path in self::entries(&root)?.iter().filter(|path| has_extension(path) && !path.is_dir()) {
+        *part.left_out.entry(extension(path)).or_default() += 1;
     }
     part.source = Source::Files(files);
     Ok(part)
@@ -147,8 +156,7 @@ pub(super) fn images_below(folder: &Path) -> Result<Listing> {
                 if has_extension(&path) {
                     listing.files.push(path);
                 } else {
-                    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-                    *listing.left_out.entry(extension).or_default() += 1;
+                    *listing.left_out.entry(extension(&path)).or_default() += 1;
                 }
             }
         }
@@ -165,6 +173,11 @@ pub(super) fn images_below(folder: &Path) -> Result<Listing> {
         return Err(Error::Dataset { path: folder.to_owned(), reason });
     }
     Ok(listing)
+}
+
+/// The extension in lower case.
+fn extension(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 
 fn has_folders(folder: &Path) -> bool {
@@ -218,7 +231,8 @@ pub mod tests {
             &["dog/b.PNG", "dog/deep/a.jpg", "cat/1.webp", "cat/notes.txt", ".hidden/x.png", "x.png"],
         );
         let (classes, labels, files, left_out) = read(root, Split::Test);
-        assert_eq!(left_out, LeftOut::from([("txt".to_owned(), 1)]));
+        // An image beside the class folders is of no class.
+        assert_eq!(left_out, LeftOut::from([("png".to_owned(), 1), ("txt".to_owned(), 1)]));
         assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
         assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
         let error = known(root, Wanted::Known(Split::Train)).unwrap_err();
@@ -258,11 +272,21 @@ pub mod tests {
 
     #[test]
     fn the_test_split_has_several_names() {
-        for name in TEST {
+        for name in TEST.into_iter().chain(["Test", "VAL"]) {
             let folder = tempfile::tempdir().unwrap();
             let files = ["train/a/1.png".to_owned(), format!("{name}/a/1.png"), format!("{name}/b/1.png")];
             touch(folder.path(), &files.each_ref().map(String::as_str));
             assert_eq!(read(folder.path(), Split::Test).0, ["a", "b"], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_training_split_may_be_spelled_otherwise() {
+        for name in ["Train", "training"] {
+            let folder = tempfile::tempdir().unwrap();
+            let file = |path: &str| format!("{name}/{path}");
+            touch(folder.path(), &[&file("a/1.png"), &file("b/1.png"), "test/c/1.png"]);
+            assert_eq!(read(folder.path(), Split::Train).0, ["a", "b"], "{name}");
         }
     }
 

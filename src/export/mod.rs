@@ -63,7 +63,7 @@ pub struct ExportOptions {
     /// Whether features are an output.
     pub features: bool,
     /// Whether the logits of each place are an output: `logit_map`, for which the network must average its
-    /// features over the image, and known images must have been held out.
+    /// features over the image, and held-out or test images must have been scored.
     pub logit_map: bool,
     /// Whether each predicted class has a threshold of its own, which keeps its share of the images of that
     /// class.

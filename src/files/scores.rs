@@ -125,6 +125,12 @@ fn read_csv(
         .from_reader(Cursor::new(header).chain(file));
     let heads = reader.byte_headers().map_err(|error| broken(path, error))?;
     let heads: Vec<String> = heads.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect();
+    // A quote that is not closed would swallow lines without a word.
+    let spans_lines = |values: &csv::ByteRecord| values.iter().any(|value| value.contains(&b'\n'));
+    let unclosed = "a value goes on in the next line: is a quote not closed?";
+    if spans_lines(reader.byte_headers().map_err(|error| broken(path, error))?) {
+        return Err(broken(path, format!("line 1: {unclosed}")));
+    }
     let place = |name: &str| {
         let mut places = (0..heads.len()).filter(|&place| heads[place] == name);
         match (places.next(), places.next()) {
@@ -154,6 +160,9 @@ fn read_csv(
             let line = record.position().map_or(0, csv::Position::line);
             broken(path, format!("line {line}: {reason}"))
         };
+        if spans_lines(&record) {
+            return Err(at(unclosed));
+        }
         let wrong = |column: usize, what: &str| {
             let text = String::from_utf8_lossy(&record[column]);
             at(&format!("`{}` is not {what}", text.escape_debug()))
@@ -559,6 +568,8 @@ mod tests {
             (b"label,score,score\n1,2,3\n", "it has several columns `score`"),
             (b"label,score,set,set\n1,2,a,b\n", "it has several columns `set`"),
             (b"label,score\n1,2\n1,high\n", "line 3: `high` is not a number"),
+            (b"label,score,image\n1,0,a\n1,0,\"b\n-1,9,c\n", "line 3: a value goes on in the next line"),
+            (b"label,score,\"image\n1,0,a\n-1,9,c\n", "line 1: a value goes on in the next line"),
             (b"label;score\n1;0,5\n", "line 2: `0,5` is not a number"),
             (b"label;score\r1;0,5\r", "`0,5` is not a number"),
             (b"label,score\n1,nan\n", "line 2: a score is NaN"),

@@ -80,7 +80,9 @@ impl Interval {
         let centre = share + Z * Z / (2.0 * n);
         let reach = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
         let at = |value: f64| (value / (1.0 + Z * Z / n)).clamp(0.0, 1.0);
-        Self { low: at(centre - reach), high: at(centre + reach) }
+        // At 0 and 1 rounding would leave the share out.
+        let low = if share == 0.0 { 0.0 } else { at(centre - reach) };
+        Self { low, high: if share == 1.0 { 1.0 } else { at(centre + reach) } }
     }
 
     /// The interval of a weighted sum of independent shares, whose weights sum to 1: Wilson's for the number

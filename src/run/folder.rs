@@ -176,12 +176,16 @@ impl RunFolder {
         files
     }
 
-    /// Removes all states but the newest `count`.
+    /// Removes all states but `count`: this one and those before it. Those after it are of a run that could not
+    /// be resumed from them.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn remove_states_but(&self, count: usize) -> Result<()> {
-        remove(self.states()?.iter().rev().skip(count))
+    pub fn remove_states_but(&self, count: usize, newest: &Path) -> Result<()> {
+        let states = self.states()?;
+        let end = states.iter().position(|state| state == newest).map_or(states.len(), |place| place + 1);
+        let start = end.saturating_sub(count);
+        remove(states[..start].iter().chain(&states[end..]))
     }
 
     /// Paths of the files whose names match, sorted by name.
@@ -244,8 +248,8 @@ mod tests {
         std::fs::write(folder.path().join("state-of-mind.safetensors"), "").unwrap();
         let states = [(9, 7), (9, 100), (10, 0), (1_000_000, 3)].map(|(epoch, step)| run.state(epoch, step));
         assert_eq!(run.states().unwrap(), states);
-        run.remove_states_but(1).unwrap();
-        assert_eq!(run.states().unwrap(), states[3..]);
+        run.remove_states_but(2, &states[2]).unwrap();
+        assert_eq!(run.states().unwrap(), states[1..3]);
         assert!(folder.path().join("state-of-mind.safetensors").exists());
     }
 }

@@ -194,8 +194,8 @@ pub enum Optimizer {
     Sgd,
     /// As [`Sgd`](Self::Sgd), but the steps of convolutions other than depthwise ones, as matrices with a row
     /// for each output, are made orthogonal: their singular values become about a fifth of the learning rate,
-    /// more if there are more rows than columns (Muon; Jordan et al., 2024,
-    /// <https://kellerjordan.github.io/posts/muon>).
+    /// or ten times the smaller rate of [`Variant::PytorchOod`], and more if there are more rows than columns
+    /// (Muon; Jordan et al., 2024, <https://kellerjordan.github.io/posts/muon>).
     Muon,
 }
 

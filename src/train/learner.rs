@@ -43,8 +43,9 @@ const CHECK_IMAGES: usize = 8;
 /// The maximum size of the features of training images in a checkpoint, and of those of test images, in
 /// bytes.
 const KEPT_FEATURES: usize = 128 << 20;
-/// Number of training images whose patches the first convolution whitens.
-const WHITENING: usize = 1000;
+/// Number of pixels of training images whose patches the first convolution whitens: those of 1,000 images of
+/// 32 x 32.
+const WHITENED: usize = 1000 * 32 * 32;
 /// Prefix of the EMA's tensors in a state.
 const EMA: &str = "ema.";
 
@@ -240,7 +241,11 @@ impl<'a> Learner<'a> {
                 Some(frozen) => frozen.keep(&weights)?,
             }
         } else if self.network.is_to_be_whitened() {
-            let images = self.batches.known.batch(&self.batches.sample(WHITENING))?;
+            let Input { height, width, .. } = self.settings.input;
+            let count = (WHITENED / (height * width)).max(1);
+            let mut drawn = self.batches.sample(count);
+            drawn.truncate(count);
+            let images = self.batches.known.batch(&drawn)?;
             let images = self.to_tensor(images.view()).map_err(torch)?;
             tch::no_grad(|| self.network.whiten(&images)).map_err(torch)?;
         }
@@ -276,6 +281,11 @@ impl<'a> Learner<'a> {
         Ok(is_done)
     }
 
+    /// The test images for the self-check of an export.
+    fn check_images(&self) -> Vec<usize> {
+        (0..self.batches.known_test.len().min(CHECK_IMAGES)).collect()
+    }
+
     /// The number of images that are evaluated together.
     fn test_batch(&self) -> usize {
         (TEST_VALUES / self.settings.input.values()).clamp(1, TEST_BATCH)
@@ -299,7 +309,7 @@ impl<'a> Learner<'a> {
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<bool> {
-        let Batches { choosing, calibrating, known_test, unknown_tests, .. } = self.batches;
+        let Batches { choosing, calibrating, unknown_tests, .. } = self.batches;
         let layers = checkpoint.facts.layers()?;
         let width = arch::feature_count(&layers);
         let drawn = self.batches.sample(run::EXAMPLES.min(KEPT_FEATURES / (width * size_of::<f32>())));
@@ -314,7 +324,7 @@ impl<'a> Learner<'a> {
         let mirrors = self.settings.recipe.augment != Augment::None;
         let images =
             drawn.len() + choosing.len() + calibrating.len() + made + if keeps_tests { tested } else { 0 };
-        let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
+        let check = self.check_images();
         let images = if mirrors { 2 * images + check.len() } else { images };
 
         let (device, input) = (self.store.device(), &self.settings.input);
@@ -555,7 +565,7 @@ impl<'a> Learner<'a> {
             None => (self.anchors()?, self.held_out()?, None),
         };
         let network = self.kept_weights()?;
-        let check: Vec<usize> = (0..known_test.len().min(CHECK_IMAGES)).collect();
+        let check = self.check_images();
         let check =
             CheckBatch { images: known_test.images(&check)?, logits: self.logits(Set::Test, &check)? };
         let facts = Facts {

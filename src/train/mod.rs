@@ -95,8 +95,8 @@ pub enum Outcome {
     /// All epochs are done, but the run was asked to stop before it had computed the features of the best
     /// one, from which an export chooses the score.
     WithoutFeatures,
-    /// The run was asked to stop; its current weights are saved as the last checkpoint, and its state to
-    /// resume from.
+    /// The run was asked to stop; its state is saved to resume from, and its current weights as the last
+    /// checkpoint, if any of them were trained.
     Interrupted {
         /// The epoch that was not finished, from 1.
         epoch: usize,

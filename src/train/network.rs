@@ -233,7 +233,7 @@ impl Network {
         last.f_to_kind(self.mean.kind())?.f_div_scalar(255.0)?.f_sub(&self.mean)?.f_div(&self.std)
     }
 
-    /// Whether the first convolution awaits [`whiten`](Self::whiten).
+    /// Whether the first convolution has weights of [`whiten`](Self::whiten).
     pub fn is_to_be_whitened(&self) -> bool {
         self.whitening().is_some()
     }
@@ -696,6 +696,25 @@ mod tests {
     }
 
     #[test]
+    fn muon_makes_the_steps_of_convolutions_orthogonal() {
+        let (store, _network) = filled(Kind::Float);
+        let after = after_step(run::Optimizer::Muon, 1.0, true);
+        // Those of `after_step`.
+        let (rate, weight_decay) = (1e-4, 0.1);
+        for name in ["block1.layer.0.conv1.weight", "block2.layer.0.convShortcut.weight"] {
+            let before = store.variables()[name].detach().to_kind(Kind::Double);
+            let after = Tensor::from_slice(&after[name]).to_kind(Kind::Double).view_as(&before);
+            let step = (after - &before * (1.0 - rate * weight_decay)).flatten(1, -1) / rate;
+            let (_, singular_values, _) = step.svd(true, false);
+            let [rows, columns] = step.size()[..] else { unreachable!("a matrix") };
+            let length = 0.2 * (rows as f64 / columns as f64).max(1.0).sqrt();
+            let values: Vec<f64> = Vec::try_from(singular_values / length).unwrap();
+            // Those that the gradient has almost none of stay small.
+            assert!(values[0] < 1.25 && values[values.len() / 2] > 0.65, "{name}: {values:?}");
+        }
+    }
+
+    #[test]
     fn running_statistics_stay_and_scale_and_shift_are_trained() {
         let [of_batch, running] = [false, true].map(|keeps| after_step(run::Optimizer::Sgd, 1.0, keeps));
         let (store, network) = filled(Kind::Float);
@@ -755,24 +774,23 @@ mod tests {
 
     #[test]
     fn gradients_of_large_networks_are_right() {
-        for case in [fill::CASES[0], fill::CASES[3]] {
+        let of_resnet = ["conv1.weight", "layer2.0.downsample.1.bias", "layer3.1.conv1.weight"];
+        let of_efficientnet_lite = [
+            "conv_stem.weight",
+            "blocks.0.0.bn1.weight",
+            "blocks.1.0.conv_dw.weight",
+            "blocks.4.1.conv_pw.weight",
+            "blocks.5.1.conv_dw.weight",
+            "bn2.weight",
+        ];
+        for (case, names) in [(fill::CASES[0], &of_resnet[..]), (fill::CASES[3], &of_efficientnet_lite)] {
             let (store, network) = filled_case(case, [47, 64], Kind::Double);
             let images = sized_images([47, 64]);
             let loss = || network.forward(&images, Some(0)).unwrap().square().sum(None::<Kind>);
             loss().backward();
             let variables = store.variables();
-            for name in [
-                "conv1.weight",
-                "layer2.0.downsample.1.bias",
-                "layer3.1.conv1.weight",
-                "conv_stem.weight",
-                "blocks.0.0.bn1.weight",
-                "blocks.1.0.conv_dw.weight",
-                "blocks.4.1.conv_pw.weight",
-                "blocks.5.1.conv_dw.weight",
-                "bn2.weight",
-            ] {
-                let Some(variable) = variables.get(name) else { continue };
+            for &name in names {
+                let variable = &variables[name];
                 let gradient = variable.grad();
                 let direction = &gradient / gradient.norm();
                 let at = |step: f64| {

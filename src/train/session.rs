@@ -62,7 +62,8 @@ pub fn train(
 ///
 /// # Errors
 /// Those of [`train`], [`Error::NoState`] if the folder holds no state, [`Error::DataChanged`] if
-/// training or test images have changed since the run started, [`Error::Checkpoint`] if no state can be read.
+/// training or test images have changed since the run started, [`Error::Weights`] or [`Error::Checkpoint`] if no
+/// state can be read.
 pub fn resume(
     run: &RunFolder,
     save_every: Duration,
@@ -149,7 +150,7 @@ fn run_to_the_end(
         }
     }
     // A run that was killed right after its last save has one more.
-    run.remove_states_but(STATES_KEPT)?;
+    run.remove_states_but(STATES_KEPT, &session.state.path(run))?;
     let mut best = Checkpoint::read(&run.checkpoint(Which::Best))?;
     if best.features.is_none() {
         if !session.learner.add_features(&mut best, stop, &mut observe)? {
@@ -268,7 +269,7 @@ impl<'a> Session<'a> {
             tensors.insert(LEAST_LOSSES, &[self.least_losses.len()], self.least_losses.clone());
         }
         self.state.save(tensors, self.folder)?;
-        self.folder.remove_states_but(STATES_KEPT)?;
+        self.folder.remove_states_but(STATES_KEPT, &self.state.path(self.folder))?;
         self.saved = Instant::now();
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The state that a run needs to resume exactly where it stopped, in one file that is written atomically.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,12 @@ impl State {
     /// Writes the state with its tensors.
     pub fn save(&self, mut tensors: Weights, run: &RunFolder) -> Result<()> {
         tensors.note = Some(serde_json::to_string(self).expect("a state is plain data"));
-        tensors.write(&run.state(self.epoch, self.step))
+        tensors.write(&self.path(run))
+    }
+
+    /// Its file in a run folder.
+    pub fn path(&self, run: &RunFolder) -> PathBuf {
+        run.state(self.epoch, self.step)
     }
 
     /// Reads the newest readable state of a run, with its tensors.

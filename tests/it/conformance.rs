@@ -45,7 +45,8 @@ fn close(a: f32, b: f32) -> bool {
 }
 
 fn all_close<'a>(a: impl IntoIterator<Item = &'a f32>, b: impl IntoIterator<Item = &'a f32>) -> bool {
-    a.into_iter().zip(b).all(|(&a, &b)| close(a, b))
+    let (a, b): (Vec<f32>, Vec<f32>) = (a.into_iter().copied().collect(), b.into_iter().copied().collect());
+    a.len() == b.len() && a.iter().zip(b).all(|(&a, b)| close(a, b))
 }
 
 /// The golden images, and extreme ones: black, white, one white pixel.

@@ -188,7 +188,8 @@ fn a_killed_run_with_frozen_layers_resumes_to_the_same_weights() {
 #[test]
 fn a_killed_run_with_two_learning_rates_resumes_to_the_same_weights() {
     goes_on_to_the_same_weights(
-        "--backbone backbone --backbone-rate=0.2 --batch-norm=running --augment=resized-crop --batch-size=4 --json",
+        "--backbone backbone --backbone-rate=0.2 --batch-norm=running --augment=resized-crop --optimizer=muon \
+         --batch-size=4 --json",
     );
 }
 

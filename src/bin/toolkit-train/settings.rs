@@ -141,9 +141,9 @@ pub struct Settings {
     /// Decay of the exponential moving average (EMA) of the weights, which is tested and saved; 0 for no EMA
     #[arg(long, value_name = "DECAY", default_value_t = Recipe::default().ema)]
     ema: f64,
-    /// Epochs between tests, which choose the best weights; the last epoch is always tested. By default 1,
-    /// with --freeze 5
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help = format!(
+        "Epochs between tests, which choose the best weights; the last epoch is always tested. By default {}, \
+         with --freeze {}", test_every(false), test_every(true)))]
     test_every: Option<usize>,
     /// Seed of initial weights, data order, augmentation, dropout and held-out images
     #[arg(long, value_name = "N", default_value_t = Recipe::default().seed, value_parser = value_parser!(u64).range(..=i64::MAX as u64))]
@@ -176,6 +176,11 @@ fn learning_rates() -> String {
         "The peak learning rate; by default with adam {adam}; with sgd or muon {sgd}; {}",
         shares.join(", ")
     )
+}
+
+/// The default number of epochs between tests.
+fn test_every(freeze: bool) -> usize {
+    if freeze { 5 } else { 1 }
 }
 
 /// The learning rate of a recipe, as a share of the default one.
@@ -374,7 +379,12 @@ impl Settings {
             None if self.needs_all_layers() => Recipe::fine_tuning(),
             None => self.choose_recipe(&known, &data)?,
         };
-        let optimizer = self.optimizer.unwrap_or(usual.optimizer);
+        let backbone_rate = self.backbone_rate.unwrap_or(usual.backbone_rate);
+        let optimizer = self.optimizer.unwrap_or(match usual.optimizer {
+            // No convolution is trained.
+            Optimizer::Muon if backbone_rate == 0.0 => Optimizer::Sgd,
+            usual => usual,
+        });
         let learning_rate = rate_share(&usual) * optimizer.learning_rate(loss.variant);
         let mut recipe = Recipe {
             epochs: self.epochs.unwrap_or(usual.epochs),
@@ -382,7 +392,7 @@ impl Settings {
             optimizer,
             learning_rate: self.learning_rate.unwrap_or(learning_rate),
             freeze: usual.freeze,
-            backbone_rate: self.backbone_rate.unwrap_or(usual.backbone_rate),
+            backbone_rate,
             batch_norm: self.batch_norm.unwrap_or(usual.batch_norm),
             schedule: self.schedule,
             warm_up: self.warm_up,
@@ -421,7 +431,7 @@ impl Settings {
             anchors: self.anchors.unwrap_or(loss.anchor_kind(recipe.has_outliers())),
             recipe,
             device: self.device,
-            test_every: self.test_every.unwrap_or(if usual.freeze { 5 } else { 1 }),
+            test_every: self.test_every.unwrap_or(test_every(usual.freeze)),
             memory: self.memory.saturating_mul(1 << 20),
             skip_broken: self.skip_broken,
         })

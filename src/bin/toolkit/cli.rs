@@ -2,6 +2,8 @@
 
 use std::{
     ffi::OsString,
+    fs::File,
+    io::Read,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     str::FromStr,
@@ -671,6 +673,12 @@ fn split_model(names: &[PathBuf]) -> (Option<&Path>, &[PathBuf]) {
 /// The first flag that is given.
 pub fn first_given(flags: &[(&'static str, bool)]) -> Option<&'static str> {
     flags.iter().find_map(|&(flag, given)| given.then_some(flag))
+}
+
+/// Whether a file begins as one of ONNX does: with the field `ir_version`.
+pub fn begins_as_model(path: &Path) -> std::io::Result<bool> {
+    let mut start = [0];
+    Ok(File::open(path)?.read(&mut start)? == 1 && start == [8])
 }
 
 /// Whether the name of a file is that of a model.

@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io::{Read, Write},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -136,12 +135,7 @@ fn kind(path: &Path) -> anyhow::Result<Input> {
     if cli::is_model(path) {
         return Ok(Input::Model(path.to_owned()));
     }
-    let mut start = [0];
-    if path.is_file() {
-        File::open(path).and_then(|mut file| file.read(&mut start)).map_err(unreadable(path))?;
-    }
-    // The field `ir_version`, by which every ONNX file begins.
-    let is_model = start == [8];
+    let is_model = path.is_file() && cli::begins_as_model(path).map_err(unreadable(path))?;
     Ok(if is_model { Input::Model(path.to_owned()) } else { Input::Scores(path.to_owned()) })
 }
 

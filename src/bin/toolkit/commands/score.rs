@@ -24,7 +24,7 @@ use super::{
     BUILT_IN, check_output, check_place, names_apart, places, print_json, read_model, with_threshold,
 };
 use crate::{
-    cli::{ScoreArgs, is_model},
+    cli::{ScoreArgs, begins_as_model, is_model},
     terminal::{say, stdout, stdout_is_closed},
 };
 
@@ -40,7 +40,16 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     if let Some(second) = images.iter().find(|image| is_model(image)) {
         bail!("`{}` is a model; give one, before the images", second.display());
     }
+    if let [folder, ..] = images
+        && images.iter().all(|image| image.is_dir())
+    {
+        bail!("`{}` is a folder; give the images in it", folder.display());
+    }
     if model.is_none() {
+        let first = &images[0];
+        if first.is_file() && begins_as_model(first).is_ok_and(|is_model| is_model) {
+            bail!("`{}` is a model; its name must end in .onnx", first.display());
+        }
         say(BUILT_IN);
     }
     let maps = match &args.map {

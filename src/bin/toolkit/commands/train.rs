@@ -27,7 +27,7 @@ pub fn run(TrainArgs { args }: &TrainArgs) -> anyhow::Result<()> {
     let program = find(&name).ok_or_else(|| {
         Advice::new(
             format!("`{name}` is neither beside this program nor on the PATH"),
-            "run `make build` in a checkout: it builds this program with libtorch, which training needs",
+            "run `make build` in a checkout: it builds `toolkit-train` too, with libtorch",
         )
     })?;
     become_program(&program, args)
