@@ -4,7 +4,7 @@
     python3 benches/drift.py TOOLKIT BENCH KNOWN NAME=DIR... [--streams N] [--provider NAME] [--scores DIR]
 
 BENCH is the program built from drift.rs, KNOWN CIFAR-10 in its binary layout, NAME=DIR a folder with images of a new kind.
-The built-in model scores the test images, changed copies of every sixth of them, and the new images. Each stream is 500
+The WideResNet in exported/ scores the test images, changed copies of every sixth of them, and the new images. Each stream is 500
 or 5,000 unchanged images, and then changed copies of other images; or unchanged images again, of which a share is new.
 All are drawn without replacement. The delay is the number of images from the change to the alarm. Prints Markdown: the
 median and the 90 % quantile of the delays over the streams, `>N` where too few streams alarmed before they ended after N
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
+MODEL = Path(__file__).resolve().parent.parent / "exported/cifar10-wrn-40-2.onnx"
 BEFORE = [500, 5000]
 EVERY = 6
 SHARES = [0.01, 0.05, 0.2]
@@ -54,20 +55,19 @@ def changed(record: bytes, change, strength) -> bytes:
 class Bench:
     def __init__(self, args, folder: Path):
         self.toolkit, self.provider, self.streams = args.toolkit, args.provider, args.streams
-        self.folder, self.kept = folder, args.scores or folder
+        self.kept = args.scores or folder
         self.bench, self.held_out = args.bench, folder / "held-out.txt"
-        shown = subprocess.run([self.toolkit, "inspect", "--json"], capture_output=True, check=True)
+        shown = subprocess.run([self.toolkit, "inspect", MODEL, "--json"], capture_output=True, check=True)
         scores = json.loads(shown.stdout)["manifest"]["threshold"]["held_out_scores"]
         self.held_out.write_text("\n".join(map(str, scores)))
 
     def scores(self, name: str, known: Path, unknown: list[str]) -> dict[str, np.ndarray]:
         """The scores of each set of images, which have this name."""
         file = self.kept / f"{name}.csv"
-        command = [self.toolkit, "eval", "--known", known, "--scores", file, "--resamples", "0"]
+        command = [self.toolkit, "eval", MODEL, "--known", known, "--scores", file, "--resamples", "0"]
         command += ["--provider", self.provider] + [part for named in unknown for part in ("--unknown", named)]
-        # The built-in model, not one in the current folder.
         if not file.exists():
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         sets = {}
         with open(file) as lines:
             for row in csv.DictReader(lines):

@@ -347,3 +347,33 @@ fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
         Array2::from_shape_fn((size, size), |place| vectors[(place.0, place.1)]),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_principal_axes_span_the_plane_of_the_points() {
+        // A plane in six dimensions that is not along the axes, and a little beside it.
+        let [along, across] = [[1.0, 2.0, 0.0, -1.0, 0.5, 1.0], [0.0, 1.0, -3.0, 1.0, 1.0, 0.5]];
+        let point = |i: usize, feature: usize| {
+            let (a, b) = ((i as f64).sin(), (1.7 * i as f64).cos());
+            a * along[feature] + b * across[feature] + 1e-4 * ((i * (feature + 3)) as f64).sin()
+        };
+        let points = Array2::from_shape_fn((200, 6), |(i, feature)| point(i, feature));
+        let centred = &points - &points.mean_axis(Axis(0)).unwrap();
+        let axes = principal(&centred, 2);
+        let back = centred.dot(&axes.t()).dot(&axes);
+        assert!((&back - &centred).iter().all(|apart| apart.abs() < 1e-3));
+        let identity = axes.dot(&axes.t()) - Array2::<f64>::eye(2);
+        assert!(identity.iter().all(|apart| apart.abs() < 1e-12), "{identity}");
+    }
+
+    #[test]
+    fn representatives_keep_the_shares_of_the_classes() {
+        let labels: Vec<i64> = (0..100).map(|i| i64::from(i % 10 == 0)).collect();
+        let places = representatives(&labels, 20);
+        assert!(places.len() == 20 && places.is_sorted());
+        assert_eq!(places.iter().filter(|&&place| labels[place] == 1).count(), 2);
+    }
+}

@@ -42,7 +42,7 @@ pub(super) const TEXTURES: Layout = Layout {
 /// The names of a training split, in lower case and in order of preference.
 const TRAIN: [&str; 2] = ["train", "training"];
 /// Those of a test split.
-const TEST: [&str; 5] = ["test", "val", "valid", "validation", "testing"];
+const TEST: [&str; 5] = ["test", "testing", "val", "valid", "validation"];
 
 /// `FOLDER/SPLIT/CLASS/...`, or `FOLDER/CLASS/...` without splits.
 fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
@@ -50,23 +50,27 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     // A class may be called `train` or `test`; only a split contains folders.
     let split = |name: &str| {
         let is_named = |path: &&PathBuf| path.file_name().is_some_and(|file| file.eq_ignore_ascii_case(name));
-        entries.iter().filter(is_named).find(|split| has_folders(split)).cloned()
+        let others = entries.iter().filter(is_named).cloned();
+        [folder.join(name)].into_iter().chain(others).find(|split| has_folders(split))
     };
     let (train, test) = (TRAIN.into_iter().find_map(split), TEST.into_iter().find_map(split));
     let all = (train.is_none() && test.is_none()).then(|| folder.to_owned());
     let classes = all.as_deref().map(class_folders).transpose()?;
-    let has_train = train.is_some();
+    let name = |split: &Path| split.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let training = train.as_deref().map(name);
     let found = || match classes {
         Some(classes) => {
             let names = few(classes.iter().map(|(name, _)| name.as_str()));
             format!("class folders {names}, no folder `{}` with class folders", TRAIN[0])
         }
-        None if has_train => {
-            format!("a folder `{}`, none of {} with class folders", TRAIN[0], few(TEST.into_iter()))
-        }
-        None => {
-            format!("the folders {}", few(TEST.into_iter().filter(|name| split(name).is_some())))
-        }
+        None => match &training {
+            Some(name) => format!("a folder `{name}`, none of {} with class folders", few(TEST.into_iter())),
+            None => {
+                let names: Vec<String> =
+                    TEST.into_iter().filter_map(split).map(|split| name(&split)).collect();
+                format!("the folders {}", few(names.iter().map(String::as_str)))
+            }
+        },
     };
     let root = Splits { train, test, all }.choose(wanted, folder, found)?;
     let mut part = Part { classes: Vec::new(), labels: Vec::new(), ..unlabelled(Listing::default()) };
@@ -79,7 +83,7 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
         add_counts(&mut part.left_out, &images.left_out);
     }
     // Images of no class.
-    for path in self::entries(&root)?.iter().filter(|path| has_extension(path) && !path.is_dir()) {
+    for path in self::entries(&root)?.iter().filter(|path| has_extension(path) && path.is_file()) {
         *part.left_out.entry(extension(path)).or_default() += 1;
     }
     part.source = Source::Files(files);
@@ -167,8 +171,11 @@ pub(super) fn images_below(folder: &Path) -> Result<Listing> {
     collect(folder, &mut Vec::new(), &mut listing)?;
     if listing.files.is_empty() {
         let others = few(listing.left_out.keys().map(String::as_str));
-        let others =
-            if listing.left_out.is_empty() { String::new() } else { format!(", only files with {others}") };
+        let others = if listing.left_out.is_empty() {
+            String::new()
+        } else {
+            format!(", only files that end in {others}")
+        };
         let reason = format!("it holds no images ({}){others}", EXTENSIONS.join(", "));
         return Err(Error::Dataset { path: folder.to_owned(), reason });
     }

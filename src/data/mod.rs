@@ -237,7 +237,8 @@ impl Dataset {
         &self.labels
     }
 
-    /// The numbers of files in its folders whose extension is not that of an image, by extension.
+    /// The numbers of files in its folders whose extension is not that of an image, and of images beside the class
+    /// folders, by extension.
     #[must_use]
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
@@ -685,7 +686,9 @@ pub(crate) fn leaving_classes(
 pub(crate) fn fault_of_class(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("a class needs a name"),
-        "unknown" => Some("no class may be called `unknown`, which a verdict says of images of no class"),
+        "unknown" => {
+            Some("no class may be called `unknown`: that is the verdict on images of no known class")
+        }
         _ => None,
     }
 }

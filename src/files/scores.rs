@@ -21,6 +21,7 @@ use super::{
     npy::{self, Refusal},
 };
 use crate::{
+    data::on_one_line,
     error::{Error, Result, few},
     eval::{Evaluation, ScoredSet},
 };
@@ -121,16 +122,16 @@ fn read_csv(
     let delimiter = [b',', b';', b'\t'].into_iter().find(|delimiter| names.contains(delimiter));
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter.unwrap_or(b','))
-        .trim(csv::Trim::All)
         .from_reader(Cursor::new(header).chain(file));
-    let heads = reader.byte_headers().map_err(|error| broken(path, error))?;
-    let heads: Vec<String> = heads.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect();
     // A quote that is not closed would swallow lines without a word.
-    let spans_lines = |values: &csv::ByteRecord| values.iter().any(|value| value.contains(&b'\n'));
+    let spans_lines = |values: &csv::ByteRecord| values.iter().flatten().any(|byte| b"\r\n".contains(byte));
     let unclosed = "a value goes on in the next line: is a quote not closed?";
-    if spans_lines(reader.byte_headers().map_err(|error| broken(path, error))?) {
+    let mut heads = reader.byte_headers().map_err(|error| broken(path, error))?.clone();
+    if spans_lines(&heads) {
         return Err(broken(path, format!("line 1: {unclosed}")));
     }
+    heads.trim();
+    let heads: Vec<String> = heads.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect();
     let place = |name: &str| {
         let mut places = (0..heads.len()).filter(|&place| heads[place] == name);
         match (places.next(), places.next()) {
@@ -156,11 +157,13 @@ fn read_csv(
     let image = place("image").ok().flatten();
     let mut record = csv::ByteRecord::new();
     while reader.read_byte_record(&mut record).map_err(|error| broken(path, error))? {
+        let is_whole = !spans_lines(&record);
+        record.trim();
         let at = |reason: &str| {
             let line = record.position().map_or(0, csv::Position::line);
             broken(path, format!("line {line}: {reason}"))
         };
-        if spans_lines(&record) {
+        if !is_whole {
             return Err(at(unclosed));
         }
         let wrong = |column: usize, what: &str| {
@@ -376,7 +379,9 @@ fn csv(names: &[String], sets: &[ScoredSet]) -> Vec<u8> {
     for set in sets {
         for (index, (label, prediction)) in set.truth.iter().zip(&set.predicted).enumerate() {
             let image = set.images.get(index).cloned().unwrap_or_default();
-            let first = [set.name.clone(), image, label.to_string(), prediction.to_string()];
+            // One line for each image, as this file is read.
+            let [name, image] = [&set.name, &image].map(|name| on_one_line(name));
+            let first = [name, image, label.to_string(), prediction.to_string()];
             line(&mut first.into_iter().chain(set.scores.iter().map(|scores| scores[index].to_string())));
         }
     }
@@ -569,6 +574,8 @@ mod tests {
             (b"label,score,set,set\n1,2,a,b\n", "it has several columns `set`"),
             (b"label,score\n1,2\n1,high\n", "line 3: `high` is not a number"),
             (b"label,score,image\n1,0,a\n1,0,\"b\n-1,9,c\n", "line 3: a value goes on in the next line"),
+            (b"label,score,image\n1,0,\"\n-1,9,\"c\"\n", "line 2: a value goes on in the next line"),
+            (b"label,score,image\r1,0,\"b\r-1,9,c\r", "a value goes on in the next line"),
             (b"label,score,\"image\n1,0,a\n-1,9,c\n", "line 1: a value goes on in the next line"),
             (b"label;score\n1;0,5\n", "line 2: `0,5` is not a number"),
             (b"label;score\r1;0,5\r", "`0,5` is not a number"),

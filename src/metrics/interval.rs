@@ -97,7 +97,9 @@ impl Interval {
         }
         // At 0 and 1 the variance says nothing about the images.
         let images = if variance > 0.0 { sum * (1.0 - sum) / variance } else { 1.0 / inverse };
-        Self::of_share(sum.clamp(0.0, 1.0), images)
+        // The weights of several sets sum to almost 1.
+        let sum = if (sum - sum.round()).abs() < 1e-12 { sum.round() } else { sum };
+        Self::of_share(sum, images)
     }
 
     /// The smallest interval that holds both.
@@ -320,6 +322,16 @@ mod tests {
         let share = |weight, share, images| Share { weight, share, images };
         assert_eq!(Interval::of_shares([share(1.0, 1.0, 3)]), interval);
         assert_eq!(Interval::of_shares([share(1.0, 0.25, 8)]), Interval::wilson(2, 8));
+        // Six sixths are not quite 1.
+        assert_eq!(Interval::of_shares([share(1.0 / 6.0, 1.0, 300); 6]).high, 1.0);
+        // A share lies in its interval.
+        for total in 1..200 {
+            assert_eq!(
+                (Interval::wilson(0, total).low, Interval::wilson(total, total).high),
+                (0.0, 1.0),
+                "{total}"
+            );
+        }
         // Two sets of as many images tell as much as one of twice as many.
         let halves = Interval::of_shares([share(0.5, 1.0, 10), share(0.5, 1.0, 10)]);
         assert!((halves.low - Interval::wilson(20, 20).low).abs() < 1e-12 && halves.high == 1.0);

@@ -117,6 +117,15 @@ pub struct Row {
     pub intervals: Option<RowIntervals>,
 }
 
+impl Row {
+    /// Whether the unknown images score lower than the known ones, as if larger meant less likely unknown: the
+    /// AUROC is below 50 %, with its interval where there is one.
+    #[must_use]
+    pub fn is_reversed(&self) -> bool {
+        self.intervals.map_or(self.metrics.auroc, |intervals| intervals.metrics.auroc.high) < 0.5
+    }
+}
+
 /// 95 % intervals of a row: DeLong's for the AUROC; Wilson's for shares at a fixed threshold, such as the
 /// detection accuracy's; at least that and the bootstrap's for both FPR metrics; the bootstrap's for the
 /// rest.

@@ -231,11 +231,7 @@ impl Subject {
                 ));
             }
         }
-        // Beyond what other images might have had.
-        let is_reversed = |row: &&Row| {
-            row.intervals.map_or(row.metrics.auroc, |intervals| intervals.metrics.auroc.high) < 0.5
-        };
-        let reversed: Vec<&Row> = set_rows(self).iter().filter(is_reversed).collect();
+        let reversed: Vec<&Row> = set_rows(self).iter().filter(|row| row.is_reversed()).collect();
         let (named, more) = reversed.split_at(reversed.len().min(NAMED));
         for row in named {
             cautions.push(format!(

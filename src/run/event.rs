@@ -22,7 +22,7 @@ pub enum Event {
         steps: usize,
         /// Number of epochs.
         epochs: usize,
-        /// Files in the folders of all sets whose extension is not that of an image.
+        /// Files in the folders of all sets that are left out: not images by their extension, or of no class.
         #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
         left_out: LeftOut,
         /// Images of all sets that cannot be read and are left out.

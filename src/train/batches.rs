@@ -356,7 +356,7 @@ impl<'a> Batches<'a> {
         self.training.len()
     }
 
-    /// Files in the folders of all sets whose extension is not that of an image.
+    /// Files in the folders of all sets that are left out: not images by their extension, or of no class.
     #[must_use]
     pub fn left_out(&self) -> LeftOut {
         let unknown = self.unknown_tests.iter().map(|set| &set.images);

@@ -96,7 +96,7 @@ pub enum Outcome {
     /// one, from which an export chooses the score.
     WithoutFeatures,
     /// The run was asked to stop; its state is saved to resume from, and its current weights as the last
-    /// checkpoint, if any of them were trained.
+    /// checkpoint, unless it was computing the features of frozen layers.
     Interrupted {
         /// The epoch that was not finished, from 1.
         epoch: usize,

@@ -209,6 +209,8 @@ impl<'a> Session<'a> {
                 {
                     return Err(Error::DataChanged { path: folder.path().to_owned() });
                 }
+                // A damaged state after this one would stay in place of one before it.
+                folder.remove_states_but(STATES_KEPT, &state.path(folder))?;
                 learner.load(&tensors)?;
                 learner.held_out_seen = state.held_out_seen;
                 optimizer.load(&tensors)?;

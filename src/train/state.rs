@@ -57,13 +57,15 @@ impl State {
     /// Reads the newest readable state of a run, with its tensors.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder cannot be read, [`Error::NoState`] if it holds no state, and the error of
+    /// [`Error::Io`] if the folder or a state cannot be read, [`Error::NoState`] if it holds no state, and the error of
     /// the newest state if none can be read.
     pub fn open(run: &RunFolder) -> Result<(Self, Weights)> {
         let mut fault = None;
         for path in run.states()?.into_iter().rev() {
             match Self::read(&path) {
                 Ok(state) => return Ok(state),
+                // What cannot be read today may be whole.
+                Err(error @ Error::Io { .. }) => return Err(error),
                 Err(error) => fault = fault.or(Some(error)),
             }
         }

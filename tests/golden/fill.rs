@@ -31,7 +31,7 @@ pub enum Scale {
 
 /// The values of a parameter, each from the parameter's name and its place.
 pub fn values_scaled(name: &str, shape: &[usize], scale: Scale) -> Vec<f32> {
-    let is_linear = ["fc.", "classify.", "classifier."].iter().any(|layer| name.starts_with(layer));
+    let is_linear = ["fc.", "classify.", "classifier.", "head."].iter().any(|layer| name.starts_with(layer));
     let random = random(name);
     let value = |i: usize| {
         let unit = unit(random(i));
@@ -72,7 +72,7 @@ pub fn bytes(count: usize) -> Vec<u8> {
 pub type Case = (&'static str, &'static str, &'static [(&'static str, f64)], [usize; 2]);
 
 /// The networks in families.safetensors.
-pub const CASES: [Case; 8] = [
+pub const CASES: [Case; 9] = [
     ("resnet18", "resnet", &[("depth", 18.0)], [97, 129]),
     ("resnet50", "resnet", &[("depth", 50.0)], [65, 97]),
     ("wide_resnet50_2", "resnet", &[("depth", 50.0), ("widen_factor", 2.0)], [64, 64]),
@@ -81,4 +81,5 @@ pub const CASES: [Case; 8] = [
     ("tf_efficientnet_lite2", "efficientnet-lite", &[("member", 2.0)], [97, 97]),
     ("tf_efficientnet_lite3", "efficientnet-lite", &[("member", 3.0)], [129, 64]),
     ("tf_efficientnet_lite4", "efficientnet-lite", &[("member", 4.0)], [99, 81]),
+    ("cifar-net", "cifar-net", &[], [33, 40]),
 ];

@@ -12,9 +12,7 @@ use cac::{
 };
 use ndarray::{Array2, Array4, Axis};
 
-use crate::{checkpoint, filled};
-
-const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
+use crate::{PROVIDERS, checkpoint, filled, model_file};
 
 const SCORES: [&str; 18] = [
     "cac",
@@ -59,13 +57,6 @@ fn images(checkpoint: &Checkpoint) -> Array4<f32> {
     Array4::from_shape_vec((values.len() / plane, 3, 32, 32), values).unwrap()
 }
 
-fn exported(checkpoint: &Checkpoint, options: &ExportOptions) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    export::export(checkpoint, options, &path).unwrap();
-    std::fs::read(path).unwrap()
-}
-
 fn score(bytes: &[u8], provider: Provider, images: &Array4<f32>) -> Outputs {
     Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap()
 }
@@ -75,7 +66,7 @@ fn logits_match_pytorch() {
     // With widen factor 1 the first block has no convolution in its shortcut, so nothing folds into the stem.
     for widen_factor in [1, 2] {
         let checkpoint = checkpoint(widen_factor, Variant::Paper);
-        let bytes = exported(&checkpoint, &ExportOptions::default());
+        let bytes = model_file(&checkpoint, &ExportOptions::default());
         let expected = &checkpoint.check.logits;
         for provider in PROVIDERS {
             let scores = score(&bytes, provider, &images(&checkpoint));
@@ -95,7 +86,7 @@ fn with_own_features(mut checkpoint: Checkpoint) -> Checkpoint {
         let contrast = part(image * 17 + 5);
         (1.0 - contrast) * colour + contrast * noise
     });
-    let outputs = score(&exported(&checkpoint, &ExportOptions::default()), Provider::Cpu, &images);
+    let outputs = score(&model_file(&checkpoint, &ExportOptions::default()), Provider::Cpu, &images);
     let own = outputs.features.unwrap();
     let features = checkpoint.features.as_mut().unwrap();
     features.training = (own.clone(), (0..count as i64).map(|image| image % 3).collect());
@@ -115,7 +106,7 @@ fn every_score_in_the_graph_matches_its_formula() {
             threshold: ThresholdRule::Keep(0.5),
             ..ExportOptions::default()
         };
-        let bytes = exported(&checkpoint, &options);
+        let bytes = model_file(&checkpoint, &options);
         for provider in PROVIDERS {
             let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
             let threshold = scorer.decision().threshold.as_ref().unwrap().value;
@@ -168,7 +159,7 @@ fn distances_to_many_anchors_match_their_formula() {
     let mut sizes = Vec::new();
     for checkpoint in [fixed, rows] {
         let options = ExportOptions { threshold: ThresholdRule::Value(5.0), ..ExportOptions::default() };
-        let bytes = exported(&checkpoint, &options);
+        let bytes = model_file(&checkpoint, &options);
         sizes.push(bytes.len());
         for provider in PROVIDERS {
             let found = score(&bytes, provider, &checkpoint.check.images);
@@ -185,7 +176,7 @@ fn runtimes_agree() {
     for variant in [Variant::Paper, Variant::PytorchOod] {
         let checkpoint = checkpoint(2, variant);
         let options = ExportOptions { threshold: ThresholdRule::Keep(0.5), ..ExportOptions::default() };
-        let bytes = exported(&checkpoint, &options);
+        let bytes = model_file(&checkpoint, &options);
         let images = images(&checkpoint);
         let (a, b) = (score(&bytes, PROVIDERS[0], &images), score(&bytes, PROVIDERS[1], &images));
         assert!(all_close(&a.score, &b.score), "{variant:?}");
@@ -197,10 +188,10 @@ fn runtimes_agree() {
 fn bytes_and_fixed_batches_change_nothing() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let images = images(&checkpoint);
-    let expected = score(&exported(&checkpoint, &ExportOptions::default()), Provider::Cpu, &images);
+    let expected = score(&model_file(&checkpoint, &ExportOptions::default()), Provider::Cpu, &images);
     for input in [InputForm::Floats, InputForm::Bytes] {
         for batch in [None, Some(1), Some(4)] {
-            let bytes = exported(&checkpoint, &ExportOptions { input, batch, ..ExportOptions::default() });
+            let bytes = model_file(&checkpoint, &ExportOptions { input, batch, ..ExportOptions::default() });
             for provider in PROVIDERS {
                 let scores = score(&bytes, provider, &images);
                 assert!(all_close(&scores.score, &expected.score), "{provider} {input:?} {batch:?}");
@@ -218,7 +209,7 @@ fn bytes_score_like_the_equivalent_floats() {
     let floats = bytes.mapv(cac::image::unit);
     for input in InputForm::ALL {
         let model =
-            exported(&checkpoint, &ExportOptions { input, batch: Some(3), ..ExportOptions::default() });
+            model_file(&checkpoint, &ExportOptions { input, batch: Some(3), ..ExportOptions::default() });
         for provider in PROVIDERS {
             let scorer = Scorer::from_bytes(&model, provider).unwrap();
             let (a, b) = (scorer.score(floats.view()).unwrap(), scorer.score_u8(bytes.view()).unwrap());
@@ -230,7 +221,7 @@ fn bytes_score_like_the_equivalent_floats() {
 #[test]
 fn an_image_scores_the_same_alone_and_in_a_batch() {
     let checkpoint = checkpoint(1, Variant::PytorchOod);
-    let bytes = exported(&checkpoint, &ExportOptions::default());
+    let bytes = model_file(&checkpoint, &ExportOptions::default());
     let images = images(&checkpoint);
     for provider in PROVIDERS {
         let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
@@ -249,7 +240,7 @@ fn an_image_scores_the_same_alone_and_in_a_batch() {
 #[test]
 fn the_threshold_can_be_changed_when_scoring() {
     let checkpoint = checkpoint(2, Variant::Paper);
-    let bytes = exported(&checkpoint, &ExportOptions::default());
+    let bytes = model_file(&checkpoint, &ExportOptions::default());
     let images = images(&checkpoint);
     for provider in PROVIDERS {
         let open = || Scorer::from_bytes(&bytes, provider).unwrap();
@@ -267,14 +258,14 @@ fn the_threshold_can_be_changed_when_scoring() {
 fn smaller_precisions_are_close_to_f32() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let images = images(&checkpoint);
-    let exact = exported(&checkpoint, &ExportOptions::default());
+    let exact = model_file(&checkpoint, &ExportOptions::default());
     let expected = score(&exact, Provider::Cpu, &images);
     for (precision, share, tolerance) in
         [(ModelPrecision::Float16, 0.6, 0.01), (ModelPrecision::Int8, 0.4, 0.2)]
     {
         for input in [InputForm::Floats, InputForm::Bytes] {
             let calibration = Some(images.clone());
-            let bytes = exported(
+            let bytes = model_file(
                 &checkpoint,
                 &ExportOptions { precision, calibration, input, batch: Some(2), ..ExportOptions::default() },
             );
@@ -295,7 +286,7 @@ fn smaller_precisions_are_close_to_f32() {
 #[test]
 fn many_threads_share_one_scorer() {
     let checkpoint = checkpoint(1, Variant::Paper);
-    let bytes = exported(&checkpoint, &ExportOptions::default());
+    let bytes = model_file(&checkpoint, &ExportOptions::default());
     let images = images(&checkpoint);
     for provider in PROVIDERS {
         let scorer = Scorer::from_bytes(&bytes, provider).unwrap();

@@ -10,16 +10,7 @@ use cac::{
 };
 use ndarray::{Array2, Array4, Axis};
 
-use crate::checkpoint;
-
-const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
-
-fn exported(checkpoint: &Checkpoint, options: &ExportOptions) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    export::export(checkpoint, options, &path).unwrap();
-    std::fs::read(path).unwrap()
-}
+use crate::{PROVIDERS, checkpoint, model_file};
 
 /// The example with stand-ins that only its features tell from known images: they lie far from all of them in
 /// directions that the last layer does not read.
@@ -59,7 +50,7 @@ fn the_score_is_the_one_that_tells_known_images_from_stand_ins() {
     assert!(of("energy+knn:10") > 0.99, "{choice:?}");
     assert!(manifest.decision.score.of_features().next().is_some());
     // The file says so.
-    let inspection = Inspection::of(&exported(&checkpoint, &options), "model").unwrap();
+    let inspection = Inspection::of(&model_file(&checkpoint, &options), "model").unwrap();
     assert_eq!(inspection.manifest.history.choice.as_ref(), Some(choice));
     assert!(inspection.to_string().contains("choice     by the AUROC of 40 held-out images against far: "));
     // A given score overrides it.
@@ -89,7 +80,7 @@ fn the_constants_of_a_score_stay_below_their_limit() {
     let size = |score: &str, limit: usize| {
         let options =
             ExportOptions { score: Some(score.parse().unwrap()), limit, ..ExportOptions::default() };
-        exported(&checkpoint, &options).len()
+        model_file(&checkpoint, &options).len()
     };
     let plain = size("cac", 0);
     let (small, large) = (size("knn:10", 20_000) - plain, size("knn:10", 1 << 20) - plain);
@@ -133,7 +124,7 @@ fn only_class_means_need_training_images_of_every_class() {
 fn the_threshold_has_a_bound_and_operating_points() {
     let checkpoint = checkpoint(1, Variant::Paper);
     let n = checkpoint.held_out.calibrating.nrows();
-    let bytes = exported(&checkpoint, &ExportOptions::default());
+    let bytes = model_file(&checkpoint, &ExportOptions::default());
     let inspection = Inspection::of(&bytes, "model").unwrap();
     let threshold = inspection.manifest.decision.threshold.as_ref().unwrap();
     assert_eq!(threshold.kept_at_least, Some(kept_at_least(n, 0.95)));
@@ -178,7 +169,7 @@ fn a_file_can_average_an_image_and_its_mirror_image() {
         images.invert_axis(Axis(3));
         images.as_standard_layout().into_owned()
     };
-    let bytes = exported(&plain, &options);
+    let bytes = model_file(&plain, &options);
     let outputs = |bytes: &[u8], images: &Array4<f32>, provider| {
         Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap()
     };
@@ -210,7 +201,7 @@ fn a_file_can_average_an_image_and_its_mirror_image() {
     for (input, batch, precision, tolerance) in forms {
         let options =
             ExportOptions { input, batch, precision, calibration: calibration.clone(), ..options.clone() };
-        let averaged = exported(&both, &options);
+        let averaged = model_file(&both, &options);
         for provider in PROVIDERS {
             let of = |bytes, images| outputs(bytes, images, provider);
             let views = [of(&bytes, &plain.check.images), of(&bytes, &flipped)];
@@ -236,8 +227,8 @@ fn a_file_can_average_an_image_and_its_mirror_image() {
 fn features_can_be_left_out_of_the_outputs() {
     let checkpoint = with_stand_ins();
     let images = &checkpoint.check.images;
-    let with = exported(&checkpoint, &ExportOptions::default());
-    let without = exported(&checkpoint, &ExportOptions { features: false, ..ExportOptions::default() });
+    let with = model_file(&checkpoint, &ExportOptions::default());
+    let without = model_file(&checkpoint, &ExportOptions { features: false, ..ExportOptions::default() });
     for provider in PROVIDERS {
         let outputs =
             |bytes: &[u8]| Scorer::from_bytes(bytes, provider).unwrap().score(images.view()).unwrap();
@@ -256,8 +247,8 @@ fn features_can_be_left_out_of_the_outputs() {
         ExportOptions { logit_map: true, ..ExportOptions::default() },
     ];
     for form in forms {
-        let with = exported(&checkpoint, &form);
-        let without = Bytes::from(exported(&checkpoint, &ExportOptions { features: false, ..form }));
+        let with = model_file(&checkpoint, &form);
+        let without = Bytes::from(model_file(&checkpoint, &ExportOptions { features: false, ..form }));
         let added = with_features(without, "model").unwrap();
         for provider in PROVIDERS {
             let outputs = |bytes: &[u8]| {
@@ -275,8 +266,8 @@ fn features_can_be_left_out_of_the_outputs() {
 fn the_threshold_can_be_an_input_that_is_left_out() {
     let checkpoint = checkpoint(1, Variant::Paper);
     let images = &checkpoint.check.images;
-    let plain = exported(&checkpoint, &ExportOptions::default());
-    let open = exported(&checkpoint, &ExportOptions { threshold_input: true, ..ExportOptions::default() });
+    let plain = model_file(&checkpoint, &ExportOptions::default());
+    let open = model_file(&checkpoint, &ExportOptions { threshold_input: true, ..ExportOptions::default() });
     let takes_one = |bytes: &[u8]| Inspection::of(bytes, "model").unwrap().takes_threshold;
     assert_eq!([takes_one(&open), takes_one(&plain)], [true, false]);
     for provider in PROVIDERS {
@@ -302,7 +293,7 @@ fn each_class_can_have_its_own_threshold() {
         threshold: ThresholdRule::Keep(0.9),
         ..ExportOptions::default()
     };
-    let bytes = exported(&checkpoint, &options);
+    let bytes = model_file(&checkpoint, &options);
     let inspection = Inspection::of(&bytes, "model").unwrap();
     let threshold = inspection.manifest.decision.threshold.clone().unwrap();
     let of_classes = threshold.classes.as_ref().unwrap();
@@ -325,7 +316,7 @@ fn each_class_can_have_its_own_threshold() {
     let of_sizes = sizes.map(|size| kept_at_least(size, 0.9));
     assert!(of_sizes[2] < of_sizes[1] && of_sizes[2] < of_sizes[0], "{of_sizes:?}");
     assert_eq!(promised, Some(of_sizes[2]));
-    let plain = exported(&checkpoint, &ExportOptions { per_class: false, ..options.clone() });
+    let plain = model_file(&checkpoint, &ExportOptions { per_class: false, ..options.clone() });
     for provider in PROVIDERS {
         let outputs = |bytes: &[u8]| {
             Scorer::from_bytes(bytes, provider).unwrap().score(checkpoint.check.images.view()).unwrap()

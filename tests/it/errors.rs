@@ -221,7 +221,7 @@ fn a_model_with_numbers_that_are_not_finite_is_refused() {
         } else {
             graph.initializer.push(tensor);
         }
-        for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        for provider in crate::PROVIDERS {
             let error = Scorer::from_bytes(&proto.encode_to_vec(), provider).unwrap_err();
             assert!(matches!(error, Error::Model { .. }), "{error}");
             assert!(error.to_string().contains("its tensor `odd` holds NaN or an infinity"), "{error}");
@@ -276,7 +276,7 @@ fn a_model_that_names_other_files_is_refused() {
             |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
         outside.external_data = vec![entry("location", "Cargo.toml"), entry("offset", "0")];
         change(&mut proto, outside);
-        for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        for provider in crate::PROVIDERS {
             let error = Scorer::from_bytes(&proto.encode_to_vec(), provider).unwrap_err();
             assert!(matches!(error, Error::Model { .. }), "{error}");
         }
@@ -391,7 +391,7 @@ fn self_check() {
 #[test]
 fn differs() {
     let bytes = model();
-    for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+    for provider in crate::PROVIDERS {
         assert!(Scorer::from_bytes(&bytes, provider).unwrap().verify().unwrap() < 1e-4);
     }
     let mut proto = tract_onnx::pb::ModelProto::decode(&bytes[..]).unwrap();

@@ -17,7 +17,7 @@ fn says_what_it_said(bytes: &[u8], version: u32) {
     let said = fs::read(golden(&format!("models/v{version}.json"))).unwrap();
     let said: serde_json::Map<String, Value> = serde_json::from_slice(&said).unwrap();
     assert_eq!(said.len(), 4);
-    for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+    for provider in crate::PROVIDERS {
         let scorer = Scorer::from_bytes(bytes, provider).unwrap();
         assert_eq!(scorer.decision().format_version, version);
         for (name, expected) in &said {

@@ -39,7 +39,7 @@ fn checkpoints_of_every_layout_become_equivalent_models() {
         let output = toolkit(folder.path(), &args);
         assert!(stdout(&output).contains("threshold 3.5 (set by hand)"), "{file}");
         let (images, logits) = expected(logits, classes);
-        for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        for provider in crate::PROVIDERS {
             let scorer = Scorer::open(folder.path().join("model.onnx"), provider).unwrap();
             let scores = scorer.score(images.view()).unwrap();
             for (found, expected) in scores.logits.iter().zip(&logits) {

@@ -476,6 +476,6 @@ fn images_are_held_out_by_class_and_always_the_same() {
     fs::rename(split.path().join("moved"), split.path().join("train/a")).unwrap();
     fs::rename(folder.path().join("b"), split.path().join("train/b")).unwrap();
     let error = known(split.path(), Split::Test).unwrap_err();
-    assert!(error.to_string().contains("a folder `train`, none of `test`, `val`"), "{error}");
+    assert!(error.to_string().contains("a folder `train`, none of `test`, `testing`, `val`"), "{error}");
     assert_eq!(Dataset::divided(split.path(), 0.1, &Input::of_size(SIDE, SIDE)).unwrap().1.len(), 3);
 }

@@ -27,13 +27,18 @@ mod weights;
 use std::path::{Path, PathBuf};
 
 use cac::{
+    Provider,
     arch::Architecture,
+    export::{self, ExportOptions},
     image::Input,
     method::{Anchors, Loss, Variant},
     run::{CheckBatch, Checkpoint, Facts, Features, HeldOut},
     weights::Weights,
 };
 use ndarray::{Array2, Array4};
+
+/// The runtimes that run here, tract and ONNX Runtime.
+const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
 /// A file of the golden data.
 fn golden(name: &str) -> PathBuf {
@@ -99,4 +104,12 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
             logits: weights.matrix("check.logits", [4, 3]).unwrap(),
         },
     }
+}
+
+/// The model file of a checkpoint.
+fn model_file(checkpoint: &Checkpoint, options: &ExportOptions) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.onnx");
+    export::export(checkpoint, options, &path).unwrap();
+    std::fs::read(path).unwrap()
 }

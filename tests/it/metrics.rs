@@ -156,3 +156,23 @@ fn errors_in_a_file_are_named() {
     assert!(table.get("accuracy").is_none() && table["rows"][0].get("oscr").is_none());
     assert_eq!(table["rows"][0]["auroc"], 1.0);
 }
+
+#[test]
+fn what_looks_wrong_with_scores_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let said = |known: i32, unknown: i32, prediction: &str| {
+        let line = |i| format!("1,{},1\n1,{},{prediction}\n-1,{},\n", known + i, known + i, unknown + i);
+        let lines: String = (0..40).map(line).collect();
+        fs::write(at.join("a.csv"), format!("label,score,prediction\n{lines}")).unwrap();
+        let output = toolkit(at, &["metrics", "a.csv"]);
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert_eq!(said(0, 100, "1"), "");
+    assert!(
+        said(100, 0, "1").starts_with("the AUROC for `unknown` is below 50 %: is the score the right way")
+    );
+    let expected = "no accuracy and no OSCR: known images without a prediction: 40\n";
+    assert_eq!(said(0, 100, ""), expected);
+}

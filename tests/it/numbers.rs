@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use cac::{
-    Provider, Scorer,
+    Scorer,
     arch::Architecture,
     export::{self, ExportOptions, ThresholdRule},
     fit::{Examples, fit},
@@ -268,7 +268,7 @@ fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
     let options = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };
     export::export(&checkpoint, &options, &path).unwrap();
     let images = Array4::from_shape_vec((4, 3, 32, 32), pixels).unwrap();
-    for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+    for provider in crate::PROVIDERS {
         let logits = Scorer::open(&path, provider).unwrap().score(images.view()).unwrap().logits;
         let found = logits.iter().map(|&logit| f64::from(logit));
         all_close(&provider.to_string(), found, &method.values("wrn.logits.eval64"), 1e-5);
@@ -300,7 +300,7 @@ fn the_logits_of_large_networks_are_those_of_timm() {
         let images = Array4::from_shape_vec((2, 3, height, width), pixels).unwrap();
         let expected = golden.matrix(&format!("{name}.{height}x{width}"), [2, 5]).unwrap();
         let largest = expected.iter().fold(1.0_f32, |most, logit| most.max(logit.abs()));
-        for provider in [Provider::Cpu, Provider::OnnxRuntime] {
+        for provider in crate::PROVIDERS {
             let logits = Scorer::open(&path, provider).unwrap().score(images.view()).unwrap().logits;
             let difference =
                 (logits - &expected).fold(0.0_f32, |most, apart| most.max(apart.abs())) / largest;

@@ -18,22 +18,13 @@ use ndarray::{Array2, Axis};
 use serde_json::Value;
 
 use crate::{
-    checkpoint,
+    PROVIDERS, checkpoint,
     commands::{error, images, stdout, toolkit, trained},
-    fill,
+    fill, model_file,
 };
-
-const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
 fn with_map() -> ExportOptions {
     ExportOptions { logit_map: true, threshold: ThresholdRule::Keep(0.5), ..ExportOptions::default() }
-}
-
-fn exported(checkpoint: &Checkpoint, options: &ExportOptions) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
-    export::export(checkpoint, options, &path).unwrap();
-    fs::read(path).unwrap()
 }
 
 /// A checkpoint of the default member of a family, with weights of the formula.
@@ -73,7 +64,7 @@ fn the_mean_of_the_map_are_the_logits() {
         for (input, batch) in [(InputForm::Floats, None), (InputForm::AnySize, Some(3))] {
             let calibration = Some(wide.check.images.clone());
             let options = ExportOptions { precision, calibration, input, batch, ..with_map() };
-            let bytes = exported(&wide, &options);
+            let bytes = model_file(&wide, &options);
             for provider in PROVIDERS {
                 let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
                 let outputs = scorer.score(wide.check.images.view()).unwrap();
@@ -85,7 +76,7 @@ fn the_mean_of_the_map_are_the_logits() {
     for family in ["resnet", "efficientnet-lite"] {
         let checkpoint = of_family(family);
         let options = ExportOptions { threshold: ThresholdRule::Value(1.0), ..with_map() };
-        let bytes = exported(&checkpoint, &options);
+        let bytes = model_file(&checkpoint, &options);
         for provider in PROVIDERS {
             let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
             let outputs = scorer.score(checkpoint.check.images.view()).unwrap();
@@ -106,7 +97,7 @@ fn places_are_scored_by_the_score_of_logits() {
         ("knn:5", LogitScore::ENERGY),
     ] {
         let options = ExportOptions { score: Some(score.parse().unwrap()), ..with_map() };
-        let scorer = Scorer::from_bytes(&exported(&checkpoint, &options), Provider::Cpu).unwrap();
+        let scorer = Scorer::from_bytes(&model_file(&checkpoint, &options), Provider::Cpu).unwrap();
         let rule = scorer.decision().places.as_ref().unwrap();
         assert_eq!(rule.score, expected);
         let held_out = &checkpoint.held_out.calibrating;

@@ -16,12 +16,10 @@ use serde_json::Value;
 use tract_onnx::pb::ModelProto;
 
 use crate::{
-    checkpoint,
+    PROVIDERS, checkpoint,
     commands::{error, images, stdout, toolkit, trained},
     golden,
 };
-
-const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
 fn exported(checkpoint: &Checkpoint, input: InputForm, batch: Option<usize>) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();

@@ -496,7 +496,11 @@ fn a_damaged_state_falls_back_on_the_one_before() {
         );
         saved.into_iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     }
+    // A damaged state does not stay in place of one before it.
+    let damaged = at.join("run/state-000099-00000000.safetensors");
+    fs::write(&damaged, "damaged").unwrap();
     stdout(&toolkit(at, &["train", "--resume", "run"]));
+    assert!(!damaged.exists() && states.iter().all(|state| state.exists()));
 }
 
 #[test]

@@ -380,12 +380,12 @@ impl Settings {
             None => self.choose_recipe(&known, &data)?,
         };
         let backbone_rate = self.backbone_rate.unwrap_or(usual.backbone_rate);
-        let optimizer = self.optimizer.unwrap_or(match usual.optimizer {
-            // No convolution is trained.
-            Optimizer::Muon if backbone_rate == 0.0 => Optimizer::Sgd,
-            usual => usual,
-        });
-        let learning_rate = rate_share(&usual) * optimizer.learning_rate(loss.variant);
+        let (optimizer, share) = match (self.optimizer, usual.optimizer) {
+            // Muon is of no use where no convolution is trained.
+            (None, Optimizer::Muon) if backbone_rate == 0.0 => (Optimizer::Sgd, 1.0),
+            (given, usual_one) => (given.unwrap_or(usual_one), rate_share(&usual)),
+        };
+        let learning_rate = share * optimizer.learning_rate(loss.variant);
         let mut recipe = Recipe {
             epochs: self.epochs.unwrap_or(usual.epochs),
             batch_size: self.batch_size.unwrap_or(usual.batch_size),

@@ -183,8 +183,8 @@ impl Found<'_> {
             Some(alarm) => writeln!(out, "drift: alarm at image {alarm} of {images}")?,
             None => writeln!(out, "no drift in {images} images")?,
         }
-        let [now, greatest, needed] =
-            [status.log10_martingale, status.greatest_log10_martingale, -status.alpha.log10()].map(power);
+        let [now, greatest] = [status.log10_martingale, status.greatest_log10_martingale].map(power);
+        let needed = needed(status.alpha);
         writeln!(out, "martingale   {now}, at most {greatest} so far; alarm at {needed}")?;
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let [low, high] = <[f64; 2]>::from(recent.share_unknown_interval).map(percent);
@@ -225,6 +225,15 @@ impl Found<'_> {
     }
 }
 
+/// The martingale at which there is an alarm.
+fn needed(alpha: f64) -> String {
+    let number = 1.0 / alpha;
+    match number {
+        ..1e6 => format!("{number:.1}").trim_end_matches(".0").to_owned(),
+        _ => power(number.log10()),
+    }
+}
+
 /// A positive number by its decimal logarithm.
 fn power(log10: f64) -> String {
     let number = 10_f64.powf(log10);
@@ -242,6 +251,12 @@ fn probability(p: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_alarm_is_at_a_number_without_needless_digits() {
+        let found = [0.5, 0.05, 0.03, 0.01, 1e-4, 1e-9].map(needed);
+        assert_eq!(found, ["2", "20", "33.3", "100", "10000", "10^9.0"]);
+    }
 
     #[test]
     fn lines_are_scores() {

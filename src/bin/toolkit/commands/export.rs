@@ -100,7 +100,11 @@ pub fn calibration(
     let is_same = known.as_ref().is_some_and(|known| known == folder || is_same_place(known, folder));
     let recorded = data.and_then(|data| data.held_out_test);
     let protocol = data.and_then(|data| data.protocol);
-    let open = |share| open_training(folder, share, protocol.as_ref(), input);
+    let open = |share| match open_training(folder, share, protocol.as_ref(), input) {
+        // Other images, of the classes of the split alone.
+        Err(Error::Setting { name: "protocol", .. }) if !is_same => open_training(folder, share, None, input),
+        opened => opened,
+    };
     let images = match open(recorded.filter(|_| is_same)) {
         // The same data at another place.
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),

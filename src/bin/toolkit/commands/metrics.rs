@@ -3,6 +3,7 @@
 use std::{collections::HashMap, io::Write, path::Path};
 
 use cac::{
+    data::on_one_line,
     eval::Evaluated,
     files::{
         features::FeatureFile,
@@ -16,7 +17,7 @@ use cac::{
 use super::{eval::fitted, print_json};
 use crate::{
     cli::{self, MetricsArgs, ScoreArg},
-    terminal::stdout,
+    terminal::{say, stdout},
 };
 
 /// Prints the table of a file of scores.
@@ -54,18 +55,28 @@ fn of_features(path: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Says why there is no accuracy.
+fn say_missing(predictions: usize) {
+    say(format_args!("no accuracy and no OSCR: known images without a prediction: {predictions}"));
+}
+
 fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     let correct = |entry: &Entry| entry.prediction.map(|prediction| prediction == entry.label);
     if let Some(bins) = args.stream {
         let mut stream = Stream::new(bins as usize);
-        let mut is_judged = true;
+        let (mut judged, mut missing) = (0, 0);
         scores::read(file, &args.column, |entry| {
             let correct = correct(&entry);
-            is_judged &= entry.label < 0 || correct.is_some();
+            if entry.label >= 0 {
+                *if correct.is_some() { &mut judged } else { &mut missing } += 1;
+            }
             let known = Kind::Known { correct: correct.unwrap_or(true) };
             stream.push(entry.score, if entry.label < 0 { Kind::Unknown } else { known })
         })?;
-        let bounded = stream.finish(is_judged)?;
+        let bounded = stream.finish(missing == 0)?;
+        if judged > 0 && missing > 0 {
+            say_missing(missing);
+        }
         return if args.json { print_json(&bounded) } else { Ok(write!(stdout(), "{bounded}")?) };
     }
     let (mut known, mut verdicts): (Vec<f64>, Vec<bool>) = (Vec::new(), Vec::new());
@@ -91,5 +102,14 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     let unknown: Vec<(&str, &[f64])> =
         unknown.iter().map(|(name, scores)| (&name[..], &scores[..])).collect();
     let report = Report::new(&known, correct, &unknown, &args.report.options(args.threshold))?;
+    for row in report.rows.iter().take(unknown.len()).filter(|row| row.is_reversed()) {
+        say(format_args!(
+            "the AUROC for `{}` is below 50 %: is the score the right way round? Larger must mean more likely unknown",
+            on_one_line(&row.name)
+        ));
+    }
+    if correct.is_none() && !verdicts.is_empty() {
+        say_missing(known.len() - verdicts.len());
+    }
     if args.json { print_json(&report) } else { Ok(write!(stdout(), "{report}")?) }
 }
