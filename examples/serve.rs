@@ -454,7 +454,7 @@ mod tests {
     const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
     fn scorer() -> Scorer {
-        Scorer::open(Path::new(ROOT).join("exported/cifar10-wrn-40-2.onnx"), Provider::Cpu).unwrap()
+        Scorer::open(Path::new(ROOT).join("exported/cifar10-cifar-net.onnx"), Provider::Cpu).unwrap()
     }
 
     /// The address of a service, what stops it, and its end.

@@ -23,7 +23,7 @@ textures = sorted((DEMO / "textures").rglob("*.png"))[::75]
 unknown = [np.asarray(Image.open(texture).convert("RGB")).transpose(2, 0, 1) for texture in textures]
 images = (np.stack(known + unknown) / 255).astype(np.float32)
 
-session = onnxruntime.InferenceSession(HERE / "cifar10-wrn-40-2.onnx", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(HERE / "cifar10-cifar-net.onnx", providers=["CPUExecutionProvider"])
 names = [output.name for output in session.get_outputs()]
 outputs = dict(zip(names, session.run(names, {"images": images}), strict=True))
 tensors = {name: output.astype(np.float32) for name, output in outputs.items()}

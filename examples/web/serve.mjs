@@ -5,7 +5,7 @@ import { dirname, extname, join, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const model = process.argv[2] ?? join(here, "../../exported/cifar10-wrn-40-2.onnx");
+const model = process.argv[2] ?? join(here, "../../exported/cifar10-cifar-net.onnx");
 const types = {
   ".css": "text/css",
   ".html": "text/html; charset=utf-8",

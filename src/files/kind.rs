@@ -139,7 +139,7 @@ mod tests {
             header
         };
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        let onnx = std::fs::read(root.join("exported/cifar10-wrn-40-2.onnx")).unwrap();
+        let onnx = std::fs::read(root.join("exported/cifar10-cifar-net.onnx")).unwrap();
         for (bytes, what) in [
             (&b""[..], "empty"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),

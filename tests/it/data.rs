@@ -287,7 +287,7 @@ fn eval_takes_the_newest_model() {
     assert_eq!((&built_in["known"], &built_in["model"]), (&10.into(), &Value::Null));
     assert_eq!(built_in["rows"][0]["name"], "textures");
 
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("exported/cifar10-wrn-40-2.onnx");
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("exported/cifar10-cifar-net.onnx");
     let written = |name: &str, seconds: u64| {
         let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
         fs::File::options().append(true).open(at.join(name)).unwrap().set_modified(time).unwrap();

@@ -51,7 +51,7 @@ fn the_package_is_small_and_has_what_its_targets_need() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let list = String::from_utf8(output.stdout).unwrap();
     let files: Vec<&str> = list.lines().collect();
-    for file in ["src/lib.rs", "build.rs", "examples/tutorial.toml", "exported/cifar10-wrn-40-2.onnx"] {
+    for file in ["src/lib.rs", "build.rs", "examples/tutorial.toml", "exported/cifar10-cifar-net.onnx"] {
         assert!(files.contains(&file), "{file}");
     }
     let length = |file: &&str| fs::metadata(root.join(file)).map_or(0, |file| file.len());

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// The built-in model.
-const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-wrn-40-2.onnx");
+const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-cifar-net.onnx");
 
 /// What is said where the built-in model is taken because none is named.
 const BUILT_IN: &str = "model: the built-in one of CIFAR-10's classes";
