@@ -46,11 +46,11 @@ const TEST: [&str; 5] = ["test", "testing", "val", "valid", "validation"];
 
 /// `FOLDER/SPLIT/CLASS/...`, or `FOLDER/CLASS/...` without splits.
 fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
-    let entries = entries(folder)?;
+    let here = entries(folder)?;
     // A class may be called `train` or `test`; only a split contains folders.
     let split = |name: &str| {
         let is_named = |path: &&PathBuf| path.file_name().is_some_and(|file| file.eq_ignore_ascii_case(name));
-        let others = entries.iter().filter(is_named).cloned();
+        let others = here.iter().filter(is_named).cloned();
         [folder.join(name)].into_iter().chain(others).find(|split| has_folders(split))
     };
     let (train, test) = (TRAIN.into_iter().find_map(split), TEST.into_iter().find_map(split));
@@ -83,7 +83,7 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
         add_counts(&mut part.left_out, &images.left_out);
     }
     // Images of no class.
-    for path in self::entries(&root)?.iter().filter(|path| has_extension(path) && path.is_file()) {
+    for path in entries(&root)?.iter().filter(|path| has_extension(path) && path.is_file()) {
         *part.left_out.entry(extension(path)).or_default() += 1;
     }
     part.source = Source::Files(files);

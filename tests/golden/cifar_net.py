@@ -16,19 +16,10 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from fill import random
+
 FILE = Path(__file__).resolve().parent / "families.safetensors"
 CLASSES, HEIGHT, WIDTH = 5, 33, 40
-
-
-def random(name: str, count: int) -> np.ndarray:
-    """splitmix64 of fnv1a64(name) + i for each i below count."""
-    seed = 0xCBF29CE484222325
-    for byte in name.encode():
-        seed = (seed ^ byte) * 0x100000001B3 % 2**64
-    z = np.arange(count, dtype=np.uint64) + np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 def uniform(name: str, *shape: int) -> np.ndarray:

@@ -18,7 +18,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from method import random, save, signed, uniform
+from fill import random
+from method import save, signed, uniform
 
 HERE = Path(__file__).resolve().parent
 CASES = [

@@ -4,7 +4,7 @@ use std::fs;
 
 use cac::{
     Error, Provider, Scorer,
-    export::{self, ExportOptions, InputForm, ThresholdRule},
+    export::{ExportOptions, InputForm, ThresholdRule},
     image::{self, Filter, Fit, Input, Resize, RgbImage},
     method::Variant,
     run::Checkpoint,
@@ -18,16 +18,12 @@ use tract_onnx::pb::ModelProto;
 use crate::{
     PROVIDERS, checkpoint,
     commands::{error, images, stdout, toolkit, trained},
-    golden,
+    golden, model_file,
 };
 
 fn exported(checkpoint: &Checkpoint, input: InputForm, batch: Option<usize>) -> Vec<u8> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.onnx");
     let threshold = ThresholdRule::Keep(0.5);
-    let options = ExportOptions { input, batch, threshold, ..ExportOptions::default() };
-    export::export(checkpoint, &options, &path).unwrap();
-    fs::read(path).unwrap()
+    model_file(checkpoint, &ExportOptions { input, batch, threshold, ..ExportOptions::default() })
 }
 
 /// Photographs of many shapes, some of the same.

@@ -978,7 +978,7 @@ fn a_cifar_net_learns_from_random_weights() {
     stdout(&train("1", &["--backbone", "run", "--run", "other"]));
     assert_eq!(filters_of("other"), filters);
 
-    for precision in ["f32", "int8"] {
+    for precision in ["f32", "f16", "int8"] {
         stdout(&toolkit(at, &["export", "model.onnx", "--run", "run", "--precision", precision, "--map"]));
         for provider in ["cpu", "onnxruntime"] {
             stdout(&toolkit(at, &["verify", "model.onnx", "--provider", provider]));

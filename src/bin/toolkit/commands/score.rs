@@ -40,10 +40,8 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     if let Some(second) = images.iter().find(|image| is_model(image)) {
         bail!("`{}` is a model; give one, before the images", second.display());
     }
-    if let [folder, ..] = images
-        && images.iter().all(|image| image.is_dir())
-    {
-        bail!("`{}` is a folder; give the images in it", folder.display());
+    if images.iter().all(|image| image.is_dir()) {
+        bail!("`{}` is a folder; give the images in it", images[0].display());
     }
     if model.is_none() {
         let first = &images[0];
