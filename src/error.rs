@@ -1,6 +1,10 @@
 //! The errors of the library: one variant per cause, with the values at fault.
 
-use std::{io, path::Path, path::PathBuf};
+use std::{
+    fmt::{self, Write},
+    io,
+    path::{Path, PathBuf},
+};
 
 use crate::method::per_cent;
 
@@ -12,7 +16,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a path.
-    #[error("cannot {action} `{}`: {source}", path.display())]
+    #[error("cannot {action} `{}`: {source}", Shown(path))]
     Io {
         /// The action that failed, as a verb: `read`, `write`, ...
         action: &'static str,
@@ -22,23 +26,39 @@ pub enum Error {
         source: io::Error,
     },
     /// A file that should hold an image does not.
-    #[error("`{}` is not an image that can be read: {reason}", path.display())]
+    #[error("`{}` is not an image that can be read: {reason}", Shown(path))]
     Image {
         /// The file.
         path: PathBuf,
         /// What the decoder reported.
         reason: String,
     },
-    /// A folder holds no data set in a known layout, or a damaged one.
-    #[error("`{}` is not a usable data set: {reason}", path.display())]
+    /// A data set is damaged, or not as its layout has it.
+    #[error("`{}` is not a usable data set: {reason}", Shown(path))]
     Dataset {
         /// The file or folder at fault.
         path: PathBuf,
         /// What is missing or wrong.
         reason: String,
     },
+    /// A folder holds no data set in a known layout.
+    #[error("`{}` is not a usable data set: {reason}", Shown(path))]
+    NoLayout {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds.
+        reason: String,
+    },
+    /// A folder holds no images.
+    #[error("`{}` is not a usable data set: {reason}", Shown(path))]
+    NoImages {
+        /// The folder.
+        path: PathBuf,
+        /// What it holds instead.
+        reason: String,
+    },
     /// A data set is not divided into training and test images, or has only one of the two.
-    #[error("`{}` is not divided into training and test images: it has {found}", path.display())]
+    #[error("`{}` is not divided into training and test images: it has {found}", Shown(path))]
     Undivided {
         /// The file or folder.
         path: PathBuf,
@@ -46,7 +66,7 @@ pub enum Error {
         found: String,
     },
     /// The classes of a data set do not match the model or the protocol.
-    #[error("the classes of `{}` do not match: {reason}", path.display())]
+    #[error("the classes of `{}` do not match: {reason}", Shown(path))]
     Classes {
         /// The data set.
         path: PathBuf,
@@ -54,7 +74,7 @@ pub enum Error {
         reason: String,
     },
     /// A weights file is malformed or does not match the network.
-    #[error("`{}` does not hold usable weights: {reason}", path.display())]
+    #[error("`{}` does not hold usable weights: {reason}", Shown(path))]
     Weights {
         /// The safetensors or PyTorch file.
         path: PathBuf,
@@ -62,7 +82,7 @@ pub enum Error {
         reason: String,
     },
     /// A checkpoint or a resume state is malformed.
-    #[error("`{}` is not a usable checkpoint: {reason}", path.display())]
+    #[error("`{}` is not a usable checkpoint: {reason}", Shown(path))]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -86,7 +106,7 @@ pub enum Error {
         reason: String,
     },
     /// A downloaded file is not what it was, or not what was published.
-    #[error("`{}` has changed or is damaged: {reason}", path.display())]
+    #[error("`{}` has changed or is damaged: {reason}", Shown(path))]
     Checksum {
         /// The file.
         path: PathBuf,
@@ -94,7 +114,7 @@ pub enum Error {
         reason: String,
     },
     /// An archive is damaged, or holds what must not be unpacked.
-    #[error("cannot unpack `{}`: {reason}", path.display())]
+    #[error("cannot unpack `{}`: {reason}", Shown(path))]
     Archive {
         /// The archive.
         path: PathBuf,
@@ -102,7 +122,7 @@ pub enum Error {
         reason: String,
     },
     /// A published data set has not been downloaded.
-    #[error("the data set `{name}` is not in `{}`", folder.display())]
+    #[error("the data set `{name}` is not in `{}`", Shown(folder))]
     NotFetched {
         /// Its name.
         name: &'static str,
@@ -177,7 +197,7 @@ pub enum Error {
     #[error("the model has no scores of held-out images to compare with")]
     NoHeldOutScores,
     /// The state of a stream of scores is damaged, or of another stream.
-    #[error("cannot go on with `{}`: {reason}", path.display())]
+    #[error("cannot go on with `{}`: {reason}", Shown(path))]
     DriftState {
         /// The file.
         path: PathBuf,
@@ -185,7 +205,7 @@ pub enum Error {
         reason: String,
     },
     /// Another process has the state of a stream of scores open.
-    #[error("`{}` is in use by another process", path.display())]
+    #[error("`{}` is in use by another process", Shown(path))]
     StateInUse {
         /// The file.
         path: PathBuf,
@@ -207,7 +227,7 @@ pub enum Error {
         expected: String,
     },
     /// A file of features is malformed or something else.
-    #[error("`{}` does not hold usable features: {reason}", path.display())]
+    #[error("`{}` does not hold usable features: {reason}", Shown(path))]
     FeatureFile {
         /// The NPZ file.
         path: PathBuf,
@@ -215,7 +235,7 @@ pub enum Error {
         reason: String,
     },
     /// A file of scores is malformed or lacks a column.
-    #[error("`{}` does not hold usable scores: {reason}", path.display())]
+    #[error("`{}` does not hold usable scores: {reason}", Shown(path))]
     ScoreFile {
         /// The CSV or NPZ file.
         path: PathBuf,
@@ -227,7 +247,7 @@ pub enum Error {
     Scores(String),
     /// The outputs of an exported model differ from those of the trained network or the method.
     #[error(
-        "self-check failed: {what} differs by {difference:e}, allowed {tolerance:e}; nothing was written"
+        "self-check failed: the greatest difference of {what} is {difference:.1e}, allowed {tolerance:e}; nothing was written"
     )]
     SelfCheck {
         /// The output that differs.
@@ -238,7 +258,7 @@ pub enum Error {
         tolerance: f64,
     },
     /// A file's signature is not that of the key.
-    #[error("the signature `{}` is refused: {reason}", path.display())]
+    #[error("the signature `{}` is refused: {reason}", Shown(path))]
     Signature {
         /// The signature file.
         path: PathBuf,
@@ -296,29 +316,42 @@ pub enum Error {
         learning_rate: f64,
     },
     /// Another process is training in the run folder.
-    #[error("`{}` is in use: another process is training in it", path.display())]
+    #[error("`{}` is in use: another process is training in it", Shown(path))]
     Locked {
         /// The run folder.
         path: PathBuf,
     },
     /// A folder in which a run should begin holds one.
-    #[error("`{}` already holds a run", path.display())]
+    #[error("`{}` already holds a run", Shown(path))]
     HoldsRun {
         /// The folder.
         path: PathBuf,
     },
     /// A folder holds no run that can be resumed.
-    #[error("`{}` holds no run that can be resumed", path.display())]
+    #[error("`{}` holds no run that can be resumed", Shown(path))]
     NoState {
         /// The folder.
         path: PathBuf,
     },
     /// The data of a run has changed since it started.
-    #[error("cannot resume `{}`: its images, classes, outliers or test images have changed", path.display())]
+    #[error("cannot resume `{}`: its images, classes, outliers or test images have changed", Shown(path))]
     DataChanged {
         /// The run folder.
         path: PathBuf,
     },
+}
+
+/// A path within a sentence. Control characters, such as newlines, are escaped, so that a name cannot pass for
+/// a line of its own.
+struct Shown<'a>(&'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.to_string_lossy().chars() {
+            if c.is_control() { write!(f, "{}", c.escape_debug())? } else { f.write_char(c)? }
+        }
+        Ok(())
+    }
 }
 
 /// The number of errors, and each on a line.

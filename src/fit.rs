@@ -204,7 +204,10 @@ fn gaussians(
     }
     let kept = match limit {
         None => width,
-        Some(_) => if width > WIDE { COMPONENTS } else { width }.min((count / IMAGES_PER_COMPONENT).max(1)),
+        Some(_) => {
+            let components = if width > WIDE { COMPONENTS } else { width };
+            components.min((count / IMAGES_PER_COMPONENT).max(1))
+        }
     };
     let maps = if is_relative { 2 } else { 1 };
     if limit.is_some_and(|limit| (maps * width + classes) * kept * size_of::<f32>() > limit) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Split,
-    folder::{TEXTURE_LABELS, images_below},
+    folder::{TEXTURE_LABELS, images_below, is_hidden},
 };
 use crate::{
     error::{Error, Result},
@@ -738,10 +738,7 @@ pub(super) fn joined(folder: &Path, path: &str) -> PathBuf {
 
 /// Whether a folder has a folder or an image in it. Hidden ones do not count.
 fn holds_images(folder: &Path) -> bool {
-    let counts = |path: PathBuf| {
-        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-        !is_hidden && (has_extension(&path) || path.is_dir())
-    };
+    let counts = |path: PathBuf| !is_hidden(&path) && (has_extension(&path) || path.is_dir());
     fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| counts(entry.path())))
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
 };
@@ -316,9 +316,9 @@ fn lock(folder: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<File> {
     let path = folder.join(LOCK);
     let mut lock = || {
         let file = File::create(&path)?;
-        if file.try_lock().is_err() {
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
             observe(FetchEvent::Waiting);
-            file.lock()?;
+            atomic::lock(&file);
         }
         Ok(file)
     };
@@ -578,7 +578,9 @@ mod tests {
             Answer::Properly,
         ];
         let (url, served) = server(archive.clone(), answers.to_vec());
-        for (part, left) in [("404", &[][..]), ("an HTML page", &[]), ("", &["tiny.tar.gz.part"])] {
+        for (part, left) in
+            [("404", &[][..]), ("an HTML page", &[]), ("", &["tiny.tar.gz.part", "tiny.tar.gz.part.origin"])]
+        {
             let error = fetch(folder.path(), &url, &set).unwrap_err();
             assert!(
                 matches!(&error, Error::Download { mirror: MIRROR, bytes: Some(_), reason, .. } if reason.contains(part)),

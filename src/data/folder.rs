@@ -86,6 +86,19 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     for path in entries(&root)?.iter().filter(|path| has_extension(path) && path.is_file()) {
         *part.left_out.entry(extension(path)).or_default() += 1;
     }
+    // Images beside the splits.
+    let is_split = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        TRAIN.iter().chain(&TEST).any(|split| name.eq_ignore_ascii_case(split))
+    };
+    if root != folder {
+        for folder in here.iter().filter(|path| path.is_dir() && !is_split(path)) {
+            // A folder may hold none.
+            for image in images_below(folder).unwrap_or_default().files {
+                *part.left_out.entry(extension(&image)).or_default() += 1;
+            }
+        }
+    }
     part.source = Source::Files(files);
     Ok(part)
 }
@@ -116,7 +129,7 @@ pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
         let (found, holds) = (classes.len(), few(names.iter().map(String::as_str)));
         let reason =
             format!("it holds {holds}: {found} class folders, expected at least 2, and no other layout");
-        return Err(Error::Dataset { path: root.to_owned(), reason });
+        return Err(Error::NoLayout { path: root.to_owned(), reason });
     }
     Ok(classes)
 }
@@ -177,7 +190,7 @@ pub(super) fn images_below(folder: &Path) -> Result<Listing> {
             format!(", only files that end in {others}")
         };
         let reason = format!("it holds no images ({}){others}", EXTENSIONS.join(", "));
-        return Err(Error::Dataset { path: folder.to_owned(), reason });
+        return Err(Error::NoImages { path: folder.to_owned(), reason });
     }
     Ok(listing)
 }
@@ -191,13 +204,23 @@ fn has_folders(folder: &Path) -> bool {
     entries(folder).is_ok_and(|paths| paths.iter().any(|path| path.is_dir()))
 }
 
-/// The entries of a folder, sorted by name, without hidden ones.
+/// Folders that systems make: the thumbnails and the bin of Synology's NAS, what macOS adds to ZIP archives,
+/// and the bin and the index of Windows.
+const OF_SYSTEMS: [&str; 5] = ["@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"];
+
+/// Whether a file or folder is passed over: a hidden one, or a folder that a system makes.
+pub(super) fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".") || OF_SYSTEMS.iter().any(|folder| name == *folder)
+}
+
+/// The entries of a folder, sorted by name, without [hidden](is_hidden) ones.
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = || {
         let mut paths = std::fs::read_dir(folder)?
             .map(|entry| entry.map(|entry| entry.path()))
             .collect::<std::io::Result<Vec<_>>>()?;
-        paths.retain(|path| !path.file_name().unwrap_or_default().to_string_lossy().starts_with('.'));
+        paths.retain(|path| !is_hidden(path));
         paths.sort_unstable();
         Ok(paths)
     };
@@ -237,6 +260,7 @@ pub mod tests {
             root,
             &["dog/b.PNG", "dog/deep/a.jpg", "cat/1.webp", "cat/notes.txt", ".hidden/x.png", "x.png"],
         );
+        touch(root, &["cat/@eaDir/1.webp/thumbnail.jpg", "__MACOSX/cat/1.webp"]);
         let (classes, labels, files, left_out) = read(root, Split::Test);
         // An image beside the class folders is of no class.
         assert_eq!(left_out, LeftOut::from([("png".to_owned(), 1), ("txt".to_owned(), 1)]));
@@ -247,7 +271,13 @@ pub mod tests {
         assert!(error.to_string().contains("class folders `cat`, `dog`, no folder `train`"), "{error}");
 
         touch(root, &["train/a/1.png", "train/b/1.png", "test/b/1.png", "test/c/2.png"]);
-        assert_eq!(read(root, Split::Train).0, ["a", "b"]);
+        let (classes, .., left_out) = read(root, Split::Train);
+        assert_eq!(classes, ["a", "b"]);
+        // The images of the classes beside the splits.
+        assert_eq!(
+            left_out,
+            [("jpg", 1), ("png", 1), ("webp", 1)].map(|(end, count)| (end.to_owned(), count)).into()
+        );
         assert_eq!(read(root, Split::Test).0, ["b", "c"]);
     }
 
@@ -321,8 +351,8 @@ pub mod tests {
     fn empty_folders_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
-        assert!(matches!(images_below(root), Err(Error::Dataset { .. })));
-        assert!(matches!(known(root, Wanted::Known(Split::Test)), Err(Error::Dataset { .. })));
+        assert!(matches!(images_below(root), Err(Error::NoImages { .. })));
+        assert!(matches!(known(root, Wanted::Known(Split::Test)), Err(Error::NoLayout { .. })));
         touch(root, &["a/1.png", "b/readme.txt"]);
         let error = known(root, Wanted::Known(Split::Test)).unwrap_err().to_string();
         assert!(error.contains("b` is not a usable data set: it holds no images"), "{error}");

@@ -256,6 +256,6 @@ mod tests {
         assert!(error(&bomb(1 << 20), "train-images-idx3-ubyte.gz").contains("its size allows at most"));
         assert!(error(&bomb(4)[..2000], "train-images-idx3-ubyte.gz").contains("-ubyte.gz"));
         let missing = Dataset::known(folder.path(), Split::Train, &Input::of_size(8, 8)).unwrap_err();
-        assert!(matches!(missing, Error::Dataset { .. }), "{missing}");
+        assert!(matches!(missing, Error::NoLayout { .. }), "{missing}");
     }
 }

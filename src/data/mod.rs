@@ -284,6 +284,12 @@ impl Dataset {
     }
 
     /// The folders and files that the images come from, and the arrays in them.
+    /// The folder or file that was opened.
+    #[cfg(feature = "train")]
+    pub(crate) fn origin(&self) -> &Path {
+        &self.origin
+    }
+
     fn origins(&self) -> HashSet<(PathBuf, Option<&str>)> {
         let named: HashSet<(&Path, Option<&str>)> = match &*self.source {
             Source::Arrays(arrays) => arrays.places().collect(),

@@ -76,6 +76,9 @@ fn check_whole(files: &[&Path]) -> std::result::Result<(), String> {
     }
 }
 
+/// The most folders within each other in which image files are looked for: links may lead in circles.
+const DEEPEST: usize = 8;
+
 /// Whether a folder holds image files, or folders down to this depth do.
 fn holds_images(folder: &Path, depth: usize) -> bool {
     let entries = entries(folder).unwrap_or_default();
@@ -97,8 +100,8 @@ fn shards(folder: &Path) -> Vec<Shard> {
 }
 
 /// The files of a data set: one that is named, or those in a folder or in `data` in it, or else those of each
-/// configuration, which has a folder of its own. Beside image files, in class folders or not, only numbered
-/// shards count: other files describe the images.
+/// configuration, which has a folder of its own. Where the data set holds image files, only numbered shards
+/// count: other files describe the images.
 fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     if is_parquet(path) {
         return vec![(path.to_owned(), vec![(None, path.to_owned())])];
@@ -106,7 +109,7 @@ fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     let in_folder = |folder: PathBuf| {
         let shards = shards(&folder);
         let is_meant = |shards: &[Shard]| {
-            shards.iter().any(|(_, file)| numbered(file).is_some()) || !holds_images(&folder, 2)
+            shards.iter().any(|(_, file)| numbered(file).is_some()) || !holds_images(path, DEEPEST)
         };
         (!shards.is_empty() && is_meant(&shards)).then_some((folder, shards))
     };
@@ -258,6 +261,12 @@ mod with_parquet {
         }
         let (mut classes, mut indices) = (Vec::new(), Vec::new());
         if wanted.is_known() {
+            if labels.iter().all(|&label| label < 0) {
+                let name = files[0].file_name().unwrap_or_default().display();
+                return Err(unusable(format!(
+                    "the images of `{name}` have no labels: without its file another split is taken"
+                )));
+            }
             let folder = files[0].parent().unwrap_or(path);
             let names = match names.flatten() {
                 Some(names) => Some((0..).zip(names).collect()),

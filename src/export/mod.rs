@@ -173,7 +173,16 @@ pub(crate) fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<
     let file = |numbers| -> Result<Model> {
         Ok(model(graph::graph(checkpoint, &head, options, numbers)?, &manifest))
     };
-    let open = |model: &Model| Scorer::from_bytes(&model.encode_to_vec(), Provider::Cpu);
+    let open = |model: &Model| match Scorer::from_bytes(&model.encode_to_vec(), Provider::Cpu) {
+        Err(Error::Model { reason, .. }) if options.precision == ModelPrecision::Float16 => {
+            Err(Error::setting(
+                "file precision",
+                options.precision,
+                format!("does not hold the weights: {reason}"),
+            ))
+        }
+        opened => opened,
+    };
     let mut model = file(numbers(checkpoint, options)?)?;
     let scorer = open(&model)?;
     let difference = check(checkpoint, &head, &scorer, options.precision)?;
@@ -245,8 +254,12 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         (Some(RejectionScore::Single(Term::Logits(score))), ..) => (score.into(), None),
         (Some(score), Some(fitter), _) => (fitter.fit(score)?, None),
         (Some(score), None, _) => {
-            let reason =
-                "needs features, which a training computes at its end and an import from known images";
+            let images = checkpoint.held_out.calibrating.nrows();
+            let reason = match facts.imported {
+                Some(_) if images > 0 => format!("needs more than the {images} known images"),
+                _ => "needs features, which a training computes at its end and an import from known images"
+                    .to_owned(),
+            };
             return Err(Error::setting("score", format!("`{score}`"), reason));
         }
         (None, Some(fitter), Some(features)) => {
@@ -384,12 +397,11 @@ fn threshold(
         None => method::kept_at_least(scores.len(), keep),
     });
     // A score relative to a threshold that was chosen from it is not distributed as that of a new image.
-    if by_class.is_some() {
-        scores.clear();
-    }
-    let operating_points = OPERATING_POINTS
-        .into_iter()
-        .filter_map(|keep| Some(OperatingPoint { keep, threshold: method::threshold(&scores, keep).ok()? }));
+    let held_out_scores = if by_class.is_some() { Vec::new() } else { scores };
+    // Those for which there are enough scores.
+    let operating_points = OPERATING_POINTS.into_iter().filter_map(|keep| {
+        Some(OperatingPoint { keep, threshold: method::threshold(&held_out_scores, keep).ok()? })
+    });
     let operating_points = operating_points.collect();
     Ok(Threshold {
         value,
@@ -397,7 +409,7 @@ fn threshold(
         kept_at_least,
         data,
         is_from_test,
-        held_out_scores: scores,
+        held_out_scores,
         classes: by_class.map(|by_class| by_class.thresholds),
         operating_points,
     })

@@ -155,6 +155,11 @@ fn end_of_links(path: &Path) -> PathBuf {
     end
 }
 
+/// Waits for the exclusive lock of a file or folder. A file system without locks is not an error.
+pub fn lock(file: &File) {
+    while file.lock().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
+}
+
 /// A new file with a temporary name. It is locked, so that nobody takes it for what a killed writer left.
 fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
@@ -164,8 +169,7 @@ fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     loop {
         let file = builder.tempfile_in(folder)?;
-        // A file system without locks is not an error.
-        let _ = file.as_file().lock();
+        lock(file.as_file());
         // Another process may have removed it before it was locked.
         if file.path().exists() {
             return Ok(file);
@@ -179,10 +183,10 @@ pub fn unfinished_folder(within: &Path) -> io::Result<(tempfile::TempDir, Option
     loop {
         let folder = Builder::new().prefix(UNFINISHED).rand_bytes(RANDOM).tempdir_in(within)?;
         // Only Unix opens folders.
-        let lock = File::open(folder.path()).ok();
-        let _ = lock.as_ref().map(File::lock);
+        let opened = File::open(folder.path()).ok();
+        opened.iter().for_each(lock);
         if folder.path().exists() {
-            return Ok((folder, lock));
+            return Ok((folder, opened));
         }
     }
 }

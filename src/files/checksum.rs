@@ -76,6 +76,11 @@ pub(crate) struct Expected<'a> {
 }
 
 impl Expected<'_> {
+    /// Whether a checksum of the file is known.
+    pub fn is_checked(&self) -> bool {
+        self.md5.is_some() || self.sha256.is_some() || self.sha256_start.is_some()
+    }
+
     /// How a file differs, if it does: a phrase that begins with `it has`.
     pub fn fault(&self, found: &Checksums) -> Option<String> {
         if let Some(bytes) = self.bytes.filter(|&bytes| bytes != found.bytes) {

@@ -79,6 +79,38 @@ fn part_of(file: &Path) -> PathBuf {
     file.with_added_extension("part")
 }
 
+/// Where it is recorded what a part is a part of.
+fn origin_of(part: &Path) -> PathBuf {
+    part.with_added_extension("origin")
+}
+
+/// What a part is a part of.
+struct Origin {
+    url: String,
+    /// The version of the file as the server names it, for `If-Range`; empty if it does not.
+    version: String,
+}
+
+impl Origin {
+    /// The record, if there is one.
+    fn read(part: &Path) -> Option<Self> {
+        let text = fs::read_to_string(origin_of(part)).ok()?;
+        let (url, version) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
+        Some(Self { url: url.to_owned(), version: version.to_owned() })
+    }
+
+    fn of(url: &str, response: &Response<Body>) -> Self {
+        // A weak tag says that the meaning is the same, not the bytes.
+        let tag = Some(header(response, "etag")).filter(|tag| tag.starts_with('"'));
+        let version = tag.unwrap_or(header(response, "last-modified"));
+        Self { url: url.to_owned(), version: version.to_owned() }
+    }
+
+    fn write(&self, part: &Path) -> io::Result<()> {
+        fs::write(origin_of(part), format!("{}\n{}\n", self.url, self.version))
+    }
+}
+
 /// Verifies an existing file. Its SHA-256 is recorded beside it if none is yet.
 ///
 /// # Errors
@@ -129,9 +161,10 @@ fn fetch_within(
         return verify(&remote.expected, file);
     }
     let mut faults: Vec<(&str, String)> = Vec::new();
+    let mut is_other_than_recorded = false;
     for url in &remote.urls {
         let disk = |source| Error::Io { action: "write", path: part.clone(), source };
-        match transfer(patience, url, remote, folder, &mut open, &mut observe) {
+        match transfer(patience, url, remote, &part, &mut open, &mut observe) {
             Ok(()) => {}
             Err(Broken::Disk(source)) => return Err(disk(source)),
             Err(Broken::Server(reason)) => {
@@ -148,15 +181,23 @@ fn fetch_within(
         let Some(fault) = fault else {
             atomic::write(&record, format!("{}\n", found.sha256).as_bytes())?;
             fs::rename(&part, file).map_err(Error::io("write", file))?;
+            let _ = fs::remove_file(origin_of(&part));
             atomic::sync_folder(file);
             return Ok(found);
         };
         faults.push((url, fault));
+        is_other_than_recorded |= recorded.as_ref().is_some_and(|recorded| *recorded != found.sha256);
         // Resuming would not repair it.
         open.set_len(0).map_err(disk)?;
     }
     if open.metadata().is_ok_and(|part| part.len() == 0) {
         fs::remove_file(&part).map_err(Error::io("remove", &part))?;
+        let _ = fs::remove_file(origin_of(&part));
+    }
+    if is_other_than_recorded {
+        let faults: Vec<String> = faults.iter().map(|(url, fault)| format!("`{url}`: {fault}")).collect();
+        let reason = format!("the file that comes is not the one of this record: {}", faults.join("; "));
+        return Err(Error::Checksum { path: record, reason });
     }
     let (url, reason) = faults.first().cloned().unwrap_or(("", "it has no address".to_owned()));
     let others = faults.iter().skip(1).map(|(url, reason)| format!("; `{url}`: {reason}"));
@@ -224,7 +265,7 @@ fn open_alone(path: &Path) -> io::Result<File> {
     loop {
         // Windows cannot lock a file that is open for appending alone.
         let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        file.lock()?;
+        atomic::lock(&file);
         // The process that had the lock may have renamed or removed it.
         if is_at(&file, path)? {
             return Ok(file);
@@ -250,7 +291,7 @@ fn transfer(
     patience: Patience,
     url: &str,
     remote: &Remote,
-    folder: &Path,
+    part: &Path,
     file: &mut File,
     observe: &mut impl FnMut(Step),
 ) -> std::result::Result<(), Broken> {
@@ -265,7 +306,12 @@ fn transfer(
         file.set_len(0).map_err(Broken::Disk)?;
         done = 0;
     }
-    observe(Step::Asking { url, done, bytes: remote.expected.bytes });
+    let origin = Origin::read(part);
+    // Without a published checksum nobody would notice that the file is glued from two.
+    let is_elsewhere = |origin: &Origin| server_of(&origin.url) != server_of(url);
+    let is_of_another = origin.as_ref().is_some_and(is_elsewhere) && !remote.expected.is_checked();
+    let start = if is_of_another { 0 } else { done };
+    observe(Step::Asking { url, done: start, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(MOST_REDIRECTS)
@@ -275,14 +321,21 @@ fn transfer(
         .build()
         .into();
     let ask = |from: u64| {
-        let request = agent.get(url);
-        let request = if from > 0 { request.header("Range", format!("bytes={from}-")) } else { request };
+        let mut request = agent.get(url);
+        if from > 0 {
+            request = request.header("Range", format!("bytes={from}-"));
+            // The server sends the whole file if it is another by now.
+            if let Some(origin) = origin.as_ref().filter(|it| it.url == url && !it.version.is_empty()) {
+                request = request.header("If-Range", &origin.version);
+            }
+        }
         request.call().map_err(|error| server(&error))
     };
-    let mut response = ask(done)?;
+    let mut response = ask(start)?;
     // Start over if the server ignores ranges or has another file by now.
-    let goes_on =
-        response.status() == 206 && header(&response, "content-range").starts_with(&format!("bytes {done}-"));
+    let goes_on = start > 0
+        && response.status() == 206
+        && header(&response, "content-range").starts_with(&format!("bytes {done}-"));
     let is_refused = !response.status().is_success() && response.status() != 416;
     let old = if goes_on || is_refused { 0 } else { done };
     if old > 0 {
@@ -299,18 +352,24 @@ fn transfer(
     }
     let rest: Option<u64> = header(&response, "content-length").parse().ok();
     let total = rest.map(|rest| done.saturating_add(rest));
-    let incoming = Incoming { done, old, total, expected: remote.expected.bytes, most: remote.most };
+    let origin = Origin::of(url, &response);
+    let incoming =
+        Incoming { part, origin, done, old, total, expected: remote.expected.bytes, most: remote.most };
     if let Some(total) = total.filter(|&total| total > incoming.most()) {
         return Err(incoming.too_long(total));
     }
     if let Some(length) = total.or(remote.expected.bytes) {
-        room(folder, length.saturating_sub(done.max(old))).map_err(Broken::Disk)?;
+        room(part.parent().unwrap_or(Path::new(".")), length.saturating_sub(done.max(old)))
+            .map_err(Broken::Disk)?;
     }
     incoming.receive(response.into_body().into_reader(), file, patience, observe)
 }
 
 /// A file that a server sends.
-struct Incoming {
+struct Incoming<'a> {
+    /// Where it is put.
+    part: &'a Path,
+    origin: Origin,
     /// The bytes that are there, to which the others are added.
     done: u64,
     /// The bytes that are there, but of another transfer: they are kept until the file itself comes.
@@ -323,7 +382,7 @@ struct Incoming {
     most: u64,
 }
 
-impl Incoming {
+impl Incoming<'_> {
     fn most(&self) -> u64 {
         self.expected.unwrap_or(self.most)
     }
@@ -370,8 +429,11 @@ impl Incoming {
             if done + filled as u64 > self.most() {
                 return Err(self.too_long(done + filled as u64));
             }
-            if done == 0 && self.old > 0 {
-                file.set_len(0).map_err(Broken::Disk)?;
+            if done == 0 {
+                if self.old > 0 {
+                    file.set_len(0).map_err(Broken::Disk)?;
+                }
+                self.origin.write(self.part).map_err(Broken::Disk)?;
             }
             file.write_all(piece).map_err(Broken::Disk)?;
             done += piece.len() as u64;
@@ -388,6 +450,11 @@ impl Incoming {
         }
         file.sync_all().map_err(Broken::Disk)
     }
+}
+
+/// The name and the port of the server in an address.
+fn server_of(url: &str) -> Option<&str> {
+    url.split('/').nth(2)
 }
 
 /// Whether a phrase of [`kind::of`] is that of what servers send in place of a file.
@@ -422,6 +489,9 @@ pub(crate) mod tests {
         BreakOff(usize),
         /// With the head and this many bytes, and then with nothing until the client gives up.
         Stall(usize),
+        /// With the requested range if `If-Range` has this tag, else with the whole file; of either this
+        /// many bytes at most are sent.
+        Tagged(&'static str, usize),
         /// With another address, relative to the server's.
         Redirect(&'static str),
         /// With a text of this type.
@@ -445,14 +515,22 @@ pub(crate) mod tests {
                     .find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
                 let range = range.unwrap_or_default();
                 let from: usize = range.trim_end_matches('-').parse().unwrap_or(0);
+                let is_version =
+                    |tag: &str| head.iter().any(|line| line.to_lowercase() == format!("if-range: {tag}"));
                 let mut more = String::new();
                 let (status, body, sent) = match answer {
-                    Answer::Properly if from > 0 => {
+                    Answer::Tagged(tag, most) if from == 0 || !is_version(tag) => {
+                        more = format!("ETag: {tag}\r\n");
+                        ("200 OK", &file[..], file.len().min(most))
+                    }
+                    Answer::Properly | Answer::Tagged(..) if from > 0 => {
                         let last = file.len() - 1;
                         more = format!("Content-Range: bytes {from}-{last}/{}\r\n", file.len());
                         ("206 Partial Content", &file[from..], file.len() - from)
                     }
-                    Answer::Properly | Answer::Whole => ("200 OK", &file[..], file.len()),
+                    Answer::Properly | Answer::Whole | Answer::Tagged(..) => {
+                        ("200 OK", &file[..], file.len())
+                    }
                     Answer::BreakOff(sent) | Answer::Stall(sent) => ("200 OK", &file[..], sent),
                     Answer::Redirect(to) => {
                         more = format!("Location: {to}\r\n");
@@ -588,6 +666,49 @@ pub(crate) mod tests {
         assert_eq!(fs::read(path).unwrap(), file());
         assert_eq!(ranges(served), ["", "30000-", "30000-"]);
         assert_eq!(names(cache.path()), [NAME, "weights.pt.sha256"]);
+    }
+
+    #[test]
+    fn a_part_of_another_version_or_server_is_begun_anew() {
+        let all = usize::MAX;
+        let earlier = vec![0; 30_000];
+        for (now, is_same) in [("\"1\"", true), ("\"2\"", false)] {
+            let cache = tempfile::tempdir().unwrap();
+            let answers = vec![Answer::Tagged("\"1\"", 30_000), Answer::Tagged(now, all)];
+            let (url, served) = server(file(), answers);
+            reason(fetch_to(cache.path(), &url));
+            fs::write(cache.path().join(format!("{NAME}.part")), &earlier).unwrap();
+            let found = fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap();
+            let glued = [&earlier, &file()[30_000..]].concat();
+            assert!(found == if is_same { glued } else { file() }, "{now}");
+            assert_eq!(ranges(served), ["", "30000-"]);
+            assert_eq!(names(cache.path()), [NAME, "weights.pt.sha256"]);
+        }
+
+        let right = sha256(&file());
+        for (sha256, range) in [(None, ""), (Some(&right[..]), "30000-")] {
+            let cache = tempfile::tempdir().unwrap();
+            let (first, _) = server(file(), vec![Answer::BreakOff(30_000)]);
+            let (second, served) = server(file(), vec![Answer::Properly]);
+            let urls = [&first, &second].map(|url| format!("{url}/{NAME}")).to_vec();
+            let expected = Expected { sha256, ..Expected::default() };
+            let path = cache.path().join(NAME);
+            fetch(&Remote { urls, expected, ..remote("") }, &path, |_| ()).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), file());
+            assert_eq!(ranges(served), [range]);
+        }
+    }
+
+    #[test]
+    fn another_file_than_the_recorded_one_is_not_taken() {
+        let cache = tempfile::tempdir().unwrap();
+        let record = cache.path().join("weights.pt.sha256");
+        fs::write(&record, sha256(b"an earlier file")).unwrap();
+        let (url, _served) = server(file(), vec![Answer::Properly]);
+        let error = fetch_to(cache.path(), &url).unwrap_err();
+        assert!(matches!(&error, Error::Checksum { path, .. } if *path == record), "{error}");
+        assert!(error.to_string().contains("the file that comes is not the one of this record"), "{error}");
+        assert_eq!(names(cache.path()), ["weights.pt.sha256"]);
     }
 
     #[test]

@@ -2,16 +2,19 @@
 
 mod reference;
 
+use std::collections::HashSet;
+
 use ndarray::{Array2, Axis};
 
 use crate::{
+    arch::Layer,
     data::{Dataset, Noise, StandIn, fault_of_class, shuffled, stand_ins::in_chunks},
     error::{Error, Result},
     eval::{self, DatasetOutputs},
     export::{self, ExportOptions, ThresholdRule},
     image::{Input, SIZES},
     method::{self, AnchorKind, Anchors, KEEP, Loss, needed},
-    run::{CheckBatch, Checkpoint, Facts, Features, HeldOut},
+    run::{CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut},
     scorer::{Provider, Scorer},
     weights::Weights,
 };
@@ -39,6 +42,8 @@ pub struct Calibration<'a> {
     pub class_means: bool,
     /// Whether flipped images also count for the class means, as in the paper's code for objects.
     pub mirrored: bool,
+    /// The share of known images that the threshold will keep, on which it depends how many must calibrate.
+    pub keep: f64,
     /// The provider that runs the network.
     pub provider: Provider,
 }
@@ -48,30 +53,37 @@ impl Calibration<'_> {
     #[must_use]
     pub fn work(&self) -> usize {
         let passes = if self.class_means && self.mirrored { 2 } else { 1 };
-        let [_, choosing, _] = Division::of(self.images.len()).counts;
-        passes * self.images.len() + StandIn::ALL.len() * choosing
+        let Division { choosing, .. } = Division::of(self.images.labels(), self.keep);
+        passes * self.images.len() + StandIn::ALL.len() * choosing.len()
     }
 }
 
-/// The division of known images into those to which scores are fitted, which choose one, and which calibrate.
+/// The places of known images to which scores are fitted, which choose one, and which calibrate.
 struct Division {
-    order: Vec<usize>,
-    counts: [usize; 3],
+    training: Vec<usize>,
+    choosing: Vec<usize>,
+    calibrating: Vec<usize>,
 }
 
 impl Division {
-    fn of(images: usize) -> Self {
-        let quarter = images / 4;
-        let is_enough = quarter >= needed(KEEP);
-        let counts = if is_enough { [images - 2 * quarter, quarter, quarter] } else { [0, 0, images] };
-        Self { order: shuffled(images, 0), counts }
-    }
-
-    /// The places of each part.
-    fn parts(&self) -> [&[usize]; 3] {
-        let (training, rest) = self.order.split_at(self.counts[0]);
-        let (choosing, calibrating) = rest.split_at(self.counts[1]);
-        [training, choosing, calibrating]
+    /// A quarter calibrates, another one chooses; all calibrate where a quarter is too few for the threshold
+    /// that keeps this share. Scores are fitted to [`EXAMPLES`] images at most, and chosen by as many.
+    fn of(labels: &[i64], keep: f64) -> Self {
+        let mut training = shuffled(labels.len(), 0);
+        let quarter = labels.len() / 4;
+        // A share out of range is refused later.
+        if keep.is_nan() || quarter < needed(keep.clamp(KEEP, 0.999_999)) {
+            return Self { training: Vec::new(), choosing: Vec::new(), calibrating: training };
+        }
+        let calibrating = training.split_off(training.len() - quarter);
+        let mut choosing = training.split_off(training.len() - quarter);
+        choosing.truncate(EXAMPLES);
+        // One of each class comes first.
+        let mut classes = HashSet::new();
+        let (firsts, others): (Vec<_>, Vec<_>) =
+            training.into_iter().partition(|&place| classes.insert(labels[place]));
+        let most = EXAMPLES.max(firsts.len());
+        Self { training: firsts.into_iter().chain(others).take(most).collect(), choosing, calibrating }
     }
 }
 
@@ -104,10 +116,10 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
     let mut loss = options.loss;
     if let Anchors::Fixed { magnitude, .. } = anchors {
         loss.magnitude = magnitude.into();
+        loss.check()?;
     }
 
-    let images = Dataset::noise(Noise::uniform(2), &input).images(&[0, 1])?;
-    let logits = reference::logits(&layers, &network, &input, images.view())?;
+    let check = check(&Dataset::noise(Noise::uniform(2), &input), &input, &layers, &network)?;
     let facts = Facts {
         classes,
         input,
@@ -129,8 +141,16 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         features: None,
         mirrored: None,
         test: None,
-        check: CheckBatch { images, logits },
+        check,
     })
+}
+
+/// The first two images of a set, and their logits.
+fn check(images: &Dataset, input: &Input, layers: &[Layer], network: &Weights) -> Result<CheckBatch> {
+    let first: Vec<usize> = (0..images.len().min(2)).collect();
+    let images = images.images(&first)?;
+    let logits = reference::logits(layers, network, input, images.view())?;
+    Ok(CheckBatch { images, logits })
 }
 
 /// The names of `count` classes: those given, or numbers.
@@ -150,8 +170,9 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
 }
 
 /// Runs known images through the network, and makes their class means the anchors if requested. A quarter of
-/// the images calibrates, another one chooses, and to the rest scores are fitted; of fewer than 76 images all
-/// calibrate. Returns the accuracy, 0 to 1; a low one suggests classes in another order. `progress` receives
+/// the images calibrates, another one chooses, and to the rest scores are fitted; where a quarter is too few
+/// for the share to keep, as of fewer than 76 images for 0.95, all calibrate. The self-check of an export
+/// compares the first images. Returns the accuracy, 0 to 1; a low one suggests classes in another order. `progress` receives
 /// the number of images of each finished batch: [`Calibration::work`] in all.
 ///
 /// # Errors
@@ -178,15 +199,14 @@ pub fn calibrate(
         checkpoint.facts.anchors = AnchorKind::ClassMeans;
     }
     let nearest = method::nearest(checkpoint.anchors.distances(logits.view()).view());
-    let division = Division::of(images.len());
-    let [training, choosing, calibrating] = division.parts();
+    let Division { training, choosing, calibrating } = Division::of(images.labels(), calibration.keep);
     let rows = |matrix: &Array2<f32>, places: &[usize]| matrix.select(Axis(0), places);
     checkpoint.held_out =
-        HeldOut { choosing: rows(&logits, choosing), calibrating: rows(&logits, calibrating) };
+        HeldOut { choosing: rows(&logits, &choosing), calibrating: rows(&logits, &calibrating) };
     if !choosing.is_empty() {
         let stand_ins = StandIn::ALL.into_iter().map(|kind| {
             let mut features = Array2::zeros((0, checkpoint.last_layer()?.weight.ncols()));
-            for places in in_chunks(choosing) {
+            for places in in_chunks(&choosing) {
                 let outputs = scorer.score_u8(images.stand_ins(kind, places)?.view())?;
                 let found = outputs.features.expect("the file has features");
                 features.append(Axis(0), found.view()).expect("one row per image");
@@ -197,15 +217,55 @@ pub fn calibrate(
         checkpoint.features = Some(Features {
             stand_ins: stand_ins.collect::<Result<_>>()?,
             training: (
-                rows(&features, training),
+                rows(&features, &training),
                 training.iter().map(|&place| images.labels()[place]).collect(),
             ),
-            choosing: rows(&features, choosing),
-            calibrating: rows(&features, calibrating),
+            choosing: rows(&features, &choosing),
+            calibrating: rows(&features, &calibrating),
             test: None,
         });
     }
+    let facts = &checkpoint.facts;
+    checkpoint.check = check(images, &facts.input, &facts.layers()?, &checkpoint.network)?;
     let is_correct = |(found, label): &(usize, &i64)| i64::try_from(*found) == Ok(**label);
     let correct = nearest.into_iter().zip(images.labels()).filter(is_correct).count();
     Ok(correct as f64 / images.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_images_calibrate_as_the_share_needs() {
+        let counts = |images: usize, keep: f64| {
+            let labels: Vec<i64> = (0..images as i64).map(|place| place % 7).collect();
+            let Division { training, choosing, calibrating } = Division::of(&labels, keep);
+            let all: HashSet<&usize> = training.iter().chain(&choosing).chain(&calibrating).collect();
+            assert_eq!(all.len(), training.len() + choosing.len() + calibrating.len());
+            [training.len(), choosing.len(), calibrating.len()]
+        };
+        assert_eq!((counts(75, 0.95), counts(76, 0.95)), ([0, 0, 75], [38, 19, 19]));
+        assert_eq!((counts(195, 0.98), counts(196, 0.98)), ([0, 0, 195], [98, 49, 49]));
+        assert_eq!(counts(76, 0.5), [38, 19, 19]);
+        assert_eq!(counts(100, 1.0), [0, 0, 100]);
+        // What scores are fitted to, and chosen by, is bounded.
+        assert_eq!(counts(40_000, 0.95), [EXAMPLES, EXAMPLES, 10_000]);
+    }
+
+    #[test]
+    fn scores_are_fitted_to_images_of_every_class() {
+        let mut labels = vec![0; 40_000];
+        let rare = Division::of(&labels, 0.95).training.into_iter().chain(0..40_000);
+        // Images that the bound would leave out.
+        for (class, place) in rare.skip(EXAMPLES).take(300).enumerate() {
+            labels[place] = class as i64 + 1;
+        }
+        let training = Division::of(&labels, 0.95).training;
+        let classes: HashSet<i64> = training.iter().map(|&place| labels[place]).collect();
+        let order = shuffled(labels.len(), 0);
+        let all: HashSet<i64> = order[..20_000].iter().map(|&place| labels[place]).collect();
+        assert_eq!((training.len(), &classes), (EXAMPLES, &all));
+        assert!(all.len() > 100, "{}", all.len());
+    }
 }

@@ -85,21 +85,26 @@ impl Interval {
         Self { low, high: if share == 1.0 { 1.0 } else { at(centre + reach) } }
     }
 
-    /// The interval of a weighted sum of independent shares, whose weights sum to 1: Wilson's for the number
-    /// of images at which a single share would have its variance.
+    /// The interval of a weighted sum of independent shares, whose weights sum to 1, from Wilson's of each.
     pub(crate) fn of_shares(shares: impl IntoIterator<Item = Share>) -> Self {
-        let (mut sum, mut variance, mut inverse) = (0.0, 0.0, 0.0);
-        for Share { weight, share, images } in shares {
-            let of_one = weight * weight / images as f64;
-            sum += weight * share;
-            variance += of_one * share * (1.0 - share);
-            inverse += of_one;
+        let parts = shares
+            .into_iter()
+            .map(|Share { weight, share, images }| (weight, share, Self::of_share(share, images as f64)));
+        Self::of_sum(parts)
+    }
+
+    /// The interval of a weighted sum of independent values of 0 to 1, whose weights sum to 1, from the value
+    /// and the interval of each (Zou and Donner, 2008): the squares of the distances to the ends add up.
+    fn of_sum(parts: impl IntoIterator<Item = (f64, f64, Self)>) -> Self {
+        let (mut sum, mut below, mut above) = (0.0, 0.0, 0.0);
+        for (weight, value, Self { low, high }) in parts {
+            sum += weight * value;
+            below += (weight * (value - low)).powi(2);
+            above += (weight * (high - value)).powi(2);
         }
-        // At 0 and 1 the variance says nothing about the images.
-        let images = if variance > 0.0 { sum * (1.0 - sum) / variance } else { 1.0 / inverse };
         // The weights of several sets sum to almost 1.
         let sum = if (sum - sum.round()).abs() < 1e-12 { sum.round() } else { sum };
-        Self::of_share(sum, images)
+        Self { low: (sum - below.sqrt()).max(0.0), high: (sum + above.sqrt()).min(1.0) }
     }
 
     /// The smallest interval that holds both.
@@ -168,12 +173,17 @@ impl Resample {
     }
 }
 
+/// A side with fewer images has too few to estimate a variance from.
+const FEW: usize = 50;
+
 /// The interval of the mean AUROC over unknown sets that share their known images, with the variance of
-/// DeLong et al. (1988) on the scale of logits, on which it holds for few images too (Pepe, 2003). It is
-/// 0..=1 if a side has a single image, because its variance is undefined. An AUROC of 0 or 1 has none: the
-/// interval is Wilson's for as many images as the smallest set or the known ones have, whichever are fewer.
+/// DeLong et al. (1988) on the scale of logits (Pepe, 2003). Where a side has fewer than [`FEW`] images it
+/// holds at least that of [`auroc_interval_of_few`] too. It is 0..=1 if a side has a single image, because its
+/// variance is undefined. An AUROC of 0 or 1 has none: the interval is Wilson's for as many images as the
+/// smallest set or the known ones have, whichever are fewer.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
     let count = sets.len() as f64;
+    let mut parts = Vec::with_capacity(sets.len());
     // Per known image, the share of unknown images that score higher, averaged over the sets; a tie counts
     // one half.
     let mut known_placements = vec![0.0; known.len()];
@@ -196,6 +206,8 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
             flagged += step.known;
         }
         variance += variance_of_mean(&unknown_placements) / (count * count);
+        let auroc = unknown_placements.iter().sum::<f64>() / p;
+        parts.push((1.0 / count, auroc, auroc_interval_of_few(auroc, n, p)));
     }
     variance += variance_of_mean(&known_placements);
     let auroc = known_placements.iter().sum::<f64>() / known_placements.len() as f64;
@@ -203,14 +215,34 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
         return Interval { low: 0.0, high: 1.0 };
     }
     let spread = auroc * (1.0 - auroc);
+    let images = sets.iter().map(|set| set.len()).fold(known.len(), usize::min);
     // The sum may have been rounded.
     if spread < 1e-12 {
-        let images = sets.iter().map(|set| set.len()).fold(known.len(), usize::min);
         return Interval::of_share(auroc.clamp(0.0, 1.0), images as f64);
     }
     let (logit, reach) = ((auroc / (1.0 - auroc)).ln(), Z * variance.sqrt() / spread);
     let [low, high] = [logit - reach, logit + reach].map(|logit| 1.0 / (1.0 + (-logit).exp()));
-    Interval { low, high }
+    let interval = Interval { low, high };
+    if images < FEW { interval.hull(Interval::of_sum(parts)) } else { interval }
+}
+
+/// The interval of an AUROC of `n` and `m` images by method 5 of Newcombe (2006): its ends are where the
+/// AUROC lies on the border of their own intervals, with the variance of exponential scores.
+fn auroc_interval_of_few(auroc: f64, n: f64, m: f64) -> Interval {
+    let more = (n + m) / 2.0 - 1.0;
+    let reach = |a: f64| {
+        let variance = a * (1.0 - a) * (1.0 + more * (1.0 - a) / (2.0 - a) + more * a / (1.0 + a));
+        Z * (variance / (n * m)).sqrt()
+    };
+    let end = |mut outside: f64| {
+        let mut inside = auroc;
+        for _ in 0..60 {
+            let middle = (inside + outside) / 2.0;
+            *if (auroc - middle).abs() < reach(middle) { &mut inside } else { &mut outside } = middle;
+        }
+        outside
+    };
+    Interval { low: end(0.0), high: end(1.0) }
 }
 
 /// The variance of the values' mean; NaN for a single value.
@@ -296,19 +328,32 @@ mod tests {
     #[test]
     fn coverage_is_about_95_percent() {
         // P(x < y + s) for x, y uniform on 0..1 is 1 - (1 - s)²/2.
-        for (images, shift, auroc) in [(80, 0.5, 0.875), (80, 0.8, 0.98), (20, 0.5, 0.875), (20, 0.8, 0.98)] {
+        for (known_images, unknown_images, shift, auroc) in [
+            (200, 200, 0.5, 0.875),
+            (200, 200, 0.8, 0.98),
+            (80, 80, 0.5, 0.875),
+            (80, 80, 0.8, 0.98),
+            (20, 20, 0.5, 0.875),
+            (20, 20, 0.8, 0.98),
+            (500, 10, 0.5, 0.875),
+            (500, 10, 0.8, 0.98),
+            (500, 3, 0.8, 0.98),
+        ] {
             let mut held = 0;
             for seed in 0..400 {
                 let mut random = ChaCha8Rng::seed_from_u64(1000 + seed);
-                let mut side = |shift: f64| -> Vec<f64> {
+                let mut side = |images: usize, shift: f64| -> Vec<f64> {
                     (0..images).map(|_| random.random::<f64>() + shift).collect()
                 };
-                let (known, unknown) = (side(0.0), side(shift));
+                let (known, unknown) = (side(known_images, 0.0), side(unknown_images, shift));
                 let (known, unknown) = ranked(&known, &unknown);
                 let interval = auroc_interval(&known, &[&unknown]);
                 held += u32::from(interval.low <= auroc && auroc <= interval.high);
             }
-            assert!((364..=397).contains(&held), "{held} of 400 with {images} images at {auroc}");
+            assert!(
+                (364..=397).contains(&held),
+                "{held} of 400 with {known_images} and {unknown_images} images at {auroc}"
+            );
         }
     }
 
@@ -321,7 +366,8 @@ mod tests {
         assert!((interval.low - 3.0 / (3.0 + Z * Z)).abs() < 1e-12 && interval.high == 1.0);
         let share = |weight, share, images| Share { weight, share, images };
         assert_eq!(Interval::of_shares([share(1.0, 1.0, 3)]), interval);
-        assert_eq!(Interval::of_shares([share(1.0, 0.25, 8)]), Interval::wilson(2, 8));
+        let (one, wilson) = (Interval::of_shares([share(1.0, 0.25, 8)]), Interval::wilson(2, 8));
+        assert!((one.low - wilson.low).abs() < 1e-15 && (one.high - wilson.high).abs() < 1e-15);
         // Six sixths are not quite 1.
         assert_eq!(Interval::of_shares([share(1.0 / 6.0, 1.0, 300); 6]).high, 1.0);
         // A share lies in its interval.
@@ -332,9 +378,13 @@ mod tests {
                 "{total}"
             );
         }
-        // Two sets of as many images tell as much as one of twice as many.
+        // The distances of two sets from their lower ends add up in squares.
         let halves = Interval::of_shares([share(0.5, 1.0, 10), share(0.5, 1.0, 10)]);
-        assert!((halves.low - Interval::wilson(20, 20).low).abs() < 1e-12 && halves.high == 1.0);
+        let below = 1.0 - Interval::wilson(10, 10).low;
+        assert!((halves.low - (1.0 - below / 2.0_f64.sqrt())).abs() < 1e-12 && halves.high == 1.0);
+        // A perfect share of few images is uncertain beside another one of many.
+        let mixed = Interval::of_shares([share(0.5, 1.0, 3), share(0.5, 0.994, 1000)]);
+        assert!(mixed.low < 0.997 - below / 2.0, "{mixed:?}");
         let hull = Interval { low: 0.2, high: 0.3 }.hull(Interval { low: 0.1, high: 0.25 });
         assert_eq!(hull, Interval { low: 0.1, high: 0.3 });
     }

@@ -130,7 +130,7 @@ impl Metrics {
         let (mut auroc, mut oscr) = (0_u128, 0_u128);
         let (mut aupr_in, mut aupr_out) = (0.0, 0.0);
         // The loop runs once per score, so divisions are done after it where possible.
-        let (caught, kept) = (enough(total.unknown), enough(total.known));
+        let (enough_caught, enough_kept) = (enough(total.unknown), enough(total.known));
         let (mut at_caught, mut at_kept, mut at_best) = (None, Counts::default(), Counts::default());
         let balance = |at: Counts| at.unknown as f64 * n - at.known as f64 * p;
         let mut best = 0.0;
@@ -145,7 +145,7 @@ impl Metrics {
                 oscr += u128::from(step.unknown) * u128::from(heights);
                 aupr_out += step.unknown as f64
                     * (precision(before.unknown, before.known) + precision(at.unknown, at.known));
-                if at_caught.is_none() && at.unknown >= caught {
+                if at_caught.is_none() && at.unknown >= enough_caught {
                     at_caught = Some(at);
                 }
                 if balance(at) > best {
@@ -153,10 +153,10 @@ impl Metrics {
                 }
             }
             if step.known > 0 {
-                let kept = |at: Counts| precision(total.known - at.known, total.unknown - at.unknown);
-                aupr_in += step.known as f64 * (kept(before) + kept(at));
+                let of_accepted = |at: Counts| precision(total.known - at.known, total.unknown - at.unknown);
+                aupr_in += step.known as f64 * (of_accepted(before) + of_accepted(at));
             }
-            if total.known - at.known >= kept {
+            if total.known - at.known >= enough_kept {
                 at_kept = at;
             }
         }

@@ -162,6 +162,11 @@ fn width(output: &Value) -> Option<usize> {
 
 /// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.
 fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usize>, bool), String> {
+    // Runtimes take the last of a name.
+    let mut names = HashSet::new();
+    if let Some(twice) = graph.initializer.iter().find(|tensor| !names.insert(&tensor.name)) {
+        return Err(format!("it has two tensors `{}`", twice.name));
+    }
     // A threshold is optional: the tensor of this name is its default.
     let [images, further @ ..] = &graph.input[..] else { return Err("it has no input".to_owned()) };
     if further.iter().any(|input| input.name != "threshold") || further.len() > 1 {
@@ -343,6 +348,22 @@ mod tests {
         for name in OUTPUTS.iter().chain(&FURTHER_OUTPUTS) {
             assert!(crate::arch::RESERVED.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_tensor_that_is_there_twice_is_refused() {
+        let whole = include_bytes!("../../exported/cifar10-cifar-net.onnx");
+        let threshold = Tensor {
+            name: "threshold".to_owned(),
+            data_type: element::FLOAT,
+            float_data: vec![-1000.0],
+            ..Tensor::default()
+        };
+        // Readers of protobuf merge messages that follow each other.
+        let graph = Graph { initializer: vec![threshold], ..Graph::default() };
+        let more = Model { graph: Some(graph), ..Model::default() }.encode_to_vec();
+        let error = ModelFile::parse(Bytes::from([&whole[..], &more].concat()), "x").err().expect("an error");
+        assert!(error.to_string().contains("it has two tensors `threshold`"), "{error}");
     }
 
     #[test]

@@ -194,6 +194,15 @@ impl Training {
         Self(fields)
     }
 
+    /// What a backbone needs of the record: the split, and those of the backbones before.
+    pub(crate) fn of_backbone(&self) -> Self {
+        let mut split = self.split();
+        if let Some(ancestors) = self.0.get(ANCESTORS) {
+            split.0.insert(ANCESTORS.to_owned(), ancestors.clone());
+        }
+        split
+    }
+
     #[cfg(feature = "train")]
     pub(crate) fn insert(&mut self, name: &str, value: Value) {
         self.0.insert(name.to_owned(), value);
@@ -203,7 +212,8 @@ impl Training {
     /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
     /// (the number of training images), `held_out_test` (the share of images to test on), `test_images`
     /// (their number), `skipped` (the number of images that could not be read), `held_out_seen` (whether the
-    /// backbone had learned from held-out images) or `epoch` (the number of finished epochs after which the
+    /// backbone had learned from held-out images), `ancestors` (what it and the backbones before it were trained
+    /// on) or `epoch` (the number of finished epochs after which the
     /// weights were taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
@@ -224,7 +234,8 @@ impl Training {
             format!("{} {value}", name.replace('_', " "))
         };
         let is_data = |name: &str| DATA.contains(&name);
-        let (data, recipe): (Vec<_>, Vec<_>) = self.0.iter().partition(|(name, _)| is_data(name));
+        let shown = self.0.iter().filter(|(name, _)| *name != ANCESTORS);
+        let (data, recipe): (Vec<_>, Vec<_>) = shown.partition(|(name, _)| is_data(name));
         [data, recipe].map(|fields| fields.into_iter().map(text).collect::<Vec<_>>().join(", "))
     }
 }
@@ -239,6 +250,10 @@ impl fmt::Display for Training {
 
 /// The field of a run whose backbone had learned from held-out images.
 pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
+
+/// The field of what the backbone was trained on, and the backbones before it: the [split](Training::split) of
+/// each. It is for a training that begins with this one, and not shown.
+pub(crate) const ANCESTORS: &str = "ancestors";
 
 /// The fields that do not belong to the recipe.
 const DATA: [&str; 14] = [

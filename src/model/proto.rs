@@ -131,6 +131,8 @@ pub(crate) struct Attribute {
     pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub s: Option<Vec<u8>>,
     #[prost(message, optional, tag = "5")]
     pub t: Option<Tensor>,
     /// Undecoded, because a model of this toolkit has none.
@@ -185,6 +187,8 @@ pub(crate) struct Tensor {
     /// Integers, and the bits of 16-bit numbers.
     #[prost(int32, repeated, tag = "5")]
     pub int32_data: Vec<i32>,
+    #[prost(int64, repeated, tag = "7")]
+    pub int64_data: Vec<i64>,
     #[prost(string, tag = "8")]
     pub name: String,
     /// The values, little-endian, instead of `float_data`.
@@ -192,6 +196,8 @@ pub(crate) struct Tensor {
     pub raw_data: Bytes,
     #[prost(double, repeated, tag = "10")]
     pub double_data: Vec<f64>,
+    #[prost(uint64, repeated, tag = "11")]
+    pub uint64_data: Vec<u64>,
     /// Not 0 if the values are in another file.
     #[prost(int32, tag = "14")]
     pub data_location: i32,

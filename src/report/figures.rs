@@ -379,30 +379,25 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
         .map(|(place, &threshold)| [(place + 1) as f64 / (held_out.len() + 1) as f64, measured(threshold)])
         .filter(|[promised, _]| *promised >= LEAST_KEPT)
         .collect();
-    let lowest = points.iter().fold(LEAST_KEPT, |least, point| least.min(point[1]));
+    let chosen = subject.keep.zip(kept(subject));
+    let drawn = chosen.filter(|(keep, _)| *keep >= LEAST_KEPT);
+    let drawn = drawn.and_then(|(keep, (kept, interval))| Some((keep, kept, interval?)));
+    let lowest = drawn.map_or(LEAST_KEPT, |(.., interval)| interval.low.min(LEAST_KEPT));
+    let lowest = points.iter().fold(lowest, |least, point| least.min(point[1]));
     let from = (lowest * 10.0).floor() / 10.0;
     let mut marks = vec![
         Mark::Guide { from: [LEAST_KEPT, LEAST_KEPT], to: [1.0, 1.0] },
         Mark::Line { points, series: 0 },
     ];
-    let caption = match (subject.keep, kept(subject)) {
-        (Some(keep), Some((kept, interval))) => {
-            if let Some(interval) = interval.filter(|_| keep >= LEAST_KEPT) {
-                marks.push(Mark::Whisker {
-                    x: keep,
-                    low: interval.low.max(from),
-                    y: kept.max(from),
-                    high: interval.high,
-                });
-            }
-            format!(
-                "The threshold was to keep {} and keeps {}. It was chosen on {}.",
-                percent(keep),
-                with_interval(kept, interval),
-                counted(held_out.len(), "held-out image")
-            )
-        }
-        _ => format!("Thresholds are chosen on {}.", counted(held_out.len(), "held-out image")),
+    marks.extend(drawn.map(|(x, y, Interval { low, high })| Mark::Whisker { x, low, y, high }));
+    let caption = match chosen {
+        Some((keep, (kept, interval))) => format!(
+            "The threshold was to keep {} and keeps {}. It was chosen on {}.",
+            percent(keep),
+            with_interval(kept, interval),
+            counted(held_out.len(), "held-out image")
+        ),
+        None => format!("Thresholds are chosen on {}.", counted(held_out.len(), "held-out image")),
     };
     let legend = vec![(Key::Line(0), "share of the test images that is kept".to_owned())];
     let plot = Plot {
@@ -546,13 +541,23 @@ fn matrix(
                         fill-opacity=(format!("{:.2}", 0.06 + 0.94 * share)) {
                         title { (isolated(&elided(&row.name, 40))) " as " (isolated(&elided(&columns[column], 40))) ": " (count) " of " (all) }
                     }
-                    text class={ (text_class) (if share > 0.5 { " turned" } else { "" }) } text-anchor="middle"
+                    text class={ (text_class) (turned(share)) } text-anchor="middle"
                         x=(coordinate(x(column) + side / 2.0)) y=(coordinate(y(place) + height / 2.0 + 4.0)) {
                         @if share < 0.01 { "<1" } @else { (format!("{:.0}", 100.0 * share)) }
                     }
                 }
             }
         }
+    }
+}
+
+/// The class of a number within a cell of this share: its colour turns where it is easier to read then, in the
+/// dark scheme earlier than in the light one.
+fn turned(share: f64) -> &'static str {
+    match share {
+        0.86.. => " turned",
+        0.58.. => " turned-in-dark",
+        _ => "",
     }
 }
 

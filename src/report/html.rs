@@ -362,11 +362,14 @@ fn known_line(report: &Report) -> String {
 fn metrics_table(subject: &Subject, number: usize) -> Markup {
     let Ok(report) = &subject.report else { return html! {} };
     let has_threshold = report.known_kept.is_some();
+    // Groups and rows of all sets follow the sets.
+    let sets = subject.unknown.len().min(report.rows.len());
+    let (of_sets, others) = report.rows.split_at(sets);
     html! {
         h3 id={ "metrics-" (number) } { "Metrics" }
         p { (sentence(&known_line(report))) }
         @if !report.rows.is_empty() {
-            div.scroll tabindex="0" role="region" aria-label="table" {
+            div.scroll tabindex="0" role="region" aria-label="metrics" {
                 table {
                     caption { span { "In per cent" @if report.intervals.is_some() { ", with 95 % intervals" } "." } }
                     thead { tr {
@@ -375,10 +378,12 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
                         @for (head, note, ..) in COLUMNS { th scope="col" title=(note) { (head) } }
                         @if has_threshold { th scope="col" title="share of unknown images that the threshold catches" { "caught" } }
                     } }
-                    tbody { @for row in report.rows.iter().take(ROWS) { (metrics_row(row, has_threshold)) } }
+                    tbody {
+                        @for row in of_sets.iter().take(ROWS).chain(others) { (metrics_row(row, has_threshold)) }
+                    }
                 }
             }
-            @if report.rows.len() > ROWS { p.note { "The first " (ROWS) " of " (report.rows.len()) " rows." } }
+            @if sets > ROWS { p.note { "The first " (ROWS) " of " (sets) " unknown sets." } }
             p.note {
                 "FPR95TPR: share of known flagged where 95 % of the unknown are caught. FPR@95%kept: share of unknown \
                  accepted where 95 % of the known are kept. For both smaller is better, for the others larger."
@@ -407,11 +412,17 @@ fn overall(report: &Report) -> Option<&Row> {
 
 fn comparison_table(sections: &[Section]) -> Markup {
     let has_agreement = sections.iter().any(|section| section.subject.agreement.is_some());
+    let has_intervals = sections
+        .iter()
+        .any(|section| section.subject.report.as_ref().is_ok_and(|report| report.intervals.is_some()));
     html! {
         h2 { "Comparison" }
-        div.scroll tabindex="0" role="region" aria-label="table" {
+        div.scroll tabindex="0" role="region" aria-label="comparison" {
             table {
-                caption { span { "In per cent, with 95 % intervals. Metrics of several unknown sets are their mean." } }
+                caption { span {
+                    "Shares in per cent" @if has_intervals { ", with 95 % intervals" } ". Metrics of several unknown \
+                     sets are their mean."
+                } }
                 thead { tr {
                     th scope="col" { "result" }
                     th scope="col" { "accuracy" }
@@ -484,7 +495,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
     html! {
         h3 id={ "classes-" (number) } { "By class" }
         @if all > CLASSES { p.note { "The " (CLASSES) " weakest of " (all) " classes." } }
-        div.scroll tabindex="0" role="region" aria-label="table" {
+        div.scroll tabindex="0" role="region" aria-label="classes" {
             table.compact {
                 caption { span { "Known test images of each class, in per cent" @if has_strangers { "; and the number of unknown images that are accepted as this class" } "." } }
                 thead { tr {
@@ -532,7 +543,7 @@ fn set_table(subject: &Subject) -> Markup {
         @if !rows.is_empty() {
             h3 { "By unknown set" }
             @if all > ROWS { p.note { "The first " (ROWS) " of " (all) " sets." } }
-            div.scroll tabindex="0" role="region" aria-label="table" {
+            div.scroll tabindex="0" role="region" aria-label="unknown sets" {
                 table.compact {
                     caption { span { "What the accepted images of each set are taken for." } }
                     thead { tr {

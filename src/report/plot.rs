@@ -316,7 +316,8 @@ impl Plot {
                 html! { path class={ "bars l" (series % SERIES) " f" (series % SERIES) } d=(path) {} }
             }
             Mark::Dots { points, series } => {
-                let shapes = points.iter().map(|&point| shape(*series, self.at(point)));
+                let finite = points.iter().filter(|point| point.iter().all(|value| value.is_finite()));
+                let shapes = finite.map(|&point| shape(*series, self.at(point)));
                 html! { path class={ "dots d" (series % SERIES) } d=(shapes.collect::<String>()) {} }
             }
             Mark::Guide { from, to } => {
@@ -455,7 +456,7 @@ pub(super) fn page_style() -> String {
     let light = list(|(name, light, _)| format!("{name}:{light};"));
     let dark = list(|(name, _, dark)| format!("{name}:{dark};"));
     format!(
-        ":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}\n{}",
+        ":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}svg .turned-in-dark{{fill:var(--paper)}}}}\n{}",
         rules()
     )
 }

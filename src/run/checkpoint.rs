@@ -419,7 +419,7 @@ impl Checkpoint {
     /// [`Error::Io`].
     pub fn write_weights(&self, path: &Path) -> Result<()> {
         let Facts { input, architecture, training, .. } = &self.facts;
-        let training = training.as_ref().map(Training::split);
+        let training = training.as_ref().map(Training::of_backbone);
         let note = serde_json::json!({ "input": input, "architecture": architecture, "training": training });
         let mut file = self.network.clone();
         file.note = Some(note.to_string());

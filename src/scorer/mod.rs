@@ -152,9 +152,9 @@ impl Scorer {
     /// Replaces the threshold of the file.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if it is NaN.
+    /// [`Error::NotFinite`] if it is NaN or infinite.
     pub fn with_threshold(mut self, threshold: f32) -> Result<Self> {
-        if threshold.is_nan() {
+        if !threshold.is_finite() {
             return Err(Error::NotFinite { what: "the threshold", value: threshold });
         }
         self.threshold = threshold;

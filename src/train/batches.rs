@@ -171,7 +171,7 @@ impl Sets {
     ) -> Result<Option<Contents>> {
         let images = self.each().map(|(set, _)| set.len()).sum();
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
-        let (mut errors, mut skipped_in_tests, mut is_one_empty) = (Vec::new(), 0, false);
+        let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
         for (set, is_test) in self.each() {
             let sum = &mut sums[usize::from(is_test)];
@@ -197,12 +197,18 @@ impl Sets {
                 sum.update((readable.len() as u64).to_le_bytes());
             }
             if readable.len() < set.len() {
-                is_one_empty |= readable.is_empty();
+                if let ([], Some(error)) = (&readable[..], errors.last()) {
+                    let reason = format!("none of its {} images can be read; {error}", set.len());
+                    emptied.get_or_insert(Error::Dataset { path: set.origin().to_owned(), reason });
+                }
                 *set = set.pick(&readable);
             }
         }
-        if !errors.is_empty() && (!skip || is_one_empty) {
+        if !errors.is_empty() && !skip {
             return Err(Error::BrokenImages { errors });
+        }
+        if let Some(error) = emptied {
+            return Err(error);
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
         Ok(Some(Contents { skipped: errors.len(), skipped_in_tests, checksum, tests_checksum }))
@@ -275,13 +281,24 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     Ok([choosing, count - choosing])
 }
 
+/// [`held_out`] for a data set, of which each class keeps an image.
+fn held_out_of(known: &Dataset, share: f64) -> Result<[usize; 2]> {
+    let [choosing, calibrating] = held_out(share, known.len())?;
+    let count = choosing + calibrating;
+    if count + known.classes().len() > known.len() {
+        let value = format!("{count} of {} images", known.len());
+        return Err(Error::setting("held-out", value, "leaves a class without a training image"));
+    }
+    Ok([choosing, calibrating])
+}
+
 impl<'a> Batches<'a> {
     /// Opens all data sets of a run and decodes every image once. `observe` gets [`Event::Reading`]. Returns
     /// `None` if `stop` is set before all images are read.
     ///
     /// # Errors
     /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless
-    /// they are left out; [`Error::Setting`] if an image belongs to two sets that must be apart, or the
+    /// they are left out; [`Error::Dataset`] if a set has no others; [`Error::Setting`] if an image belongs to two sets that must be apart, or the
     /// held-out images are too few or too many; [`Error::Classes`] if a class cannot have its name.
     pub fn open(
         settings: &'a TrainSettings,
@@ -292,6 +309,8 @@ impl<'a> Batches<'a> {
         if let Some(reason) = sets.known.classes().iter().find_map(|name| fault_of_class(name)) {
             return Err(Error::Classes { path: settings.known.clone(), reason: reason.to_owned() });
         }
+        // Reading all images may take hours.
+        held_out_of(&sets.known, settings.recipe.held_out)?;
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
         let Contents { skipped, skipped_in_tests, checksum, tests_checksum } = contents;
@@ -299,13 +318,8 @@ impl<'a> Batches<'a> {
             sets.keep(settings.memory);
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
-        let [choosing, calibrating] = held_out(settings.recipe.held_out, known.len())?;
+        let [choosing, calibrating] = held_out_of(&known, settings.recipe.held_out)?;
         let seed = settings.recipe.seed;
-        let held_out = choosing + calibrating;
-        if held_out + known.classes().len() > known.len() {
-            let value = format!("{held_out} of {} images", known.len());
-            return Err(Error::setting("held-out", value, "leaves a class without a training image"));
-        }
         // Images that calibrate are drawn without regard to their classes, as new images come.
         let (calibrating, rest) = known.draw_leaving_classes(calibrating, seed);
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;

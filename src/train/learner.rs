@@ -17,7 +17,7 @@ use super::{
     features::{Features, FrozenLayers, View, mirror},
     loss,
     network::{self, Network},
-    record::has_seen_held_out,
+    record::{ancestors, have_seen_held_out},
     torch, torch_device,
 };
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
-    model::{HELD_OUT_SEEN, Training},
+    model::{ANCESTORS, HELD_OUT_SEEN, Training},
     run::{
         self, Augment, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestLogits,
         TrainingData, TrainingPrecision,
@@ -61,6 +61,8 @@ pub(super) struct Learner<'a> {
     frozen: Option<Frozen>,
     /// Whether the backbone had learned from held-out images, as far as its file tells.
     pub held_out_seen: bool,
+    /// What the backbone was trained on, and the backbones before it, as far as its file tells.
+    pub ancestors: Vec<Training>,
 }
 
 /// The layers below the last, which are not trained.
@@ -92,7 +94,7 @@ impl Frozen {
     }
 
     /// Copies the tensors of the layers below the last.
-    fn keep(&mut self, weights: &Weights) -> Result<()> {
+    fn copy_from(&mut self, weights: &Weights) -> Result<()> {
         let parameters: Vec<_> = self.below().iter().flat_map(Layer::parameters).collect();
         for (name, shape) in parameters {
             self.backbone.insert(&name, &shape, weights.values(&name, &shape)?.to_vec());
@@ -226,21 +228,30 @@ impl<'a> Learner<'a> {
             layers,
             features: None,
         });
-        Ok(Self { settings, batches, store, network, ema, frozen, held_out_seen: false })
+        Ok(Self {
+            settings,
+            batches,
+            store,
+            network,
+            ema,
+            frozen,
+            held_out_seen: false,
+            ancestors: Vec::new(),
+        })
     }
 
     /// Loads the backbone, if there is one.
     pub fn begin(&mut self) -> Result<()> {
         if let Some(backbone) = &self.settings.backbone {
             let weights = Weights::read(&backbone.file)?.network()?;
-            let has_seen = |other: Training| has_seen_held_out(&self.record(0), &other);
+            self.ancestors = weights.training().as_ref().map_or(Vec::new(), ancestors);
             self.held_out_seen =
-                !self.batches.calibrating.is_empty() && weights.training().is_some_and(has_seen);
+                !self.batches.calibrating.is_empty() && have_seen_held_out(&self.record(0), &self.ancestors);
             match &mut self.frozen {
                 None => self.network.load(&weights, "", true)?,
-                Some(frozen) => frozen.keep(&weights)?,
+                Some(frozen) => frozen.copy_from(&weights)?,
             }
-        } else if self.network.is_to_be_whitened() {
+        } else if self.network.has_whitening() {
             let Input { height, width, .. } = self.settings.input;
             let count = (WHITENED / (height * width)).max(1);
             let mut drawn = self.batches.sample(count);
@@ -515,7 +526,7 @@ impl<'a> Learner<'a> {
     /// Restores the network and its EMA from a state.
     pub fn load(&mut self, tensors: &Weights) -> Result<()> {
         if let Some(frozen) = &mut self.frozen {
-            frozen.keep(tensors)?;
+            frozen.copy_from(tensors)?;
         }
         self.network.load(tensors, "", false)?;
         match &mut self.ema {
@@ -552,6 +563,9 @@ impl<'a> Learner<'a> {
         let mut record = self.settings.record(self.batches.images(), known_test.len(), *skipped, epoch);
         if self.held_out_seen {
             record.insert(HELD_OUT_SEEN, true.into());
+        }
+        if !self.ancestors.is_empty() {
+            record.insert(ANCESTORS, serde_json::json!(self.ancestors));
         }
         record
     }

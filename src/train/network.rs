@@ -233,8 +233,8 @@ impl Network {
         last.f_to_kind(self.mean.kind())?.f_div_scalar(255.0)?.f_sub(&self.mean)?.f_div(&self.std)
     }
 
-    /// Whether the first convolution has weights of [`whiten`](Self::whiten).
-    pub fn is_to_be_whitened(&self) -> bool {
+    /// Whether the weights of the first convolution are those of [`whiten`](Self::whiten), and not learned.
+    pub fn has_whitening(&self) -> bool {
         self.whitening().is_some()
     }
 

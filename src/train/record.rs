@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::TrainSettings;
 use crate::{
     data::{PublishedSet, UnknownSet},
-    model::{HELD_OUT_SEEN, Training},
+    model::{ANCESTORS, Training},
     run::Outliers,
 };
 
@@ -54,12 +54,22 @@ impl TrainSettings {
     }
 }
 
-/// Whether a backbone has learned from held-out images: it was trained on images of the same data set, which
-/// were divided in another way, or began with one that had seen them.
-pub(super) fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
-    let (own, other) = (record.split(), of_backbone.split());
+/// What a backbone was trained on, and the backbones before it: the [split](Training::split) of each.
+pub(super) fn ancestors(of_backbone: &Training) -> Vec<Training> {
+    let mut all: Vec<Training> = of_backbone.get(ANCESTORS).unwrap_or_default();
+    let split = of_backbone.split();
+    if !all.contains(&split) {
+        all.push(split);
+    }
+    all
+}
+
+/// Whether backbones have learned from held-out images: one was trained on images of the same data set, which
+/// were divided in another way, or of which it had seen those held out.
+pub(super) fn have_seen_held_out(record: &Training, ancestors: &[Training]) -> bool {
+    let own = record.split();
     let known = |split: &Training| split.get::<String>("known");
-    other.get(HELD_OUT_SEEN) == Some(true) || known(&own) == known(&other) && own != other
+    ancestors.iter().any(|other| known(other) == known(&own) && *other != own)
 }
 
 /// A path as a model file records it: unchanged if it stays below the current folder, else its last
@@ -79,7 +89,7 @@ fn portable(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{data::DataFolder, run::Recipe, train::Backbone};
+    use crate::{data::DataFolder, model::HELD_OUT_SEEN, run::Recipe, train::Backbone};
 
     #[test]
     fn a_backbone_of_the_same_images_divided_otherwise_has_seen_those_held_out() {
@@ -97,7 +107,20 @@ mod tests {
         ] {
             let mut other = own.clone();
             other[name] = value;
-            assert_eq!(has_seen_held_out(&record(own.clone()), &record(other)), is_seen, "{name}");
+            let found = have_seen_held_out(&record(own.clone()), &ancestors(&record(other)));
+            assert_eq!(found, is_seen, "{name}");
+        }
+
+        // Cats, then dogs, then the cats again.
+        let cats = |seed: u64| json!({ "known": "cats", "seed": seed, "images": 90 });
+        for (seed, is_seen) in [(1, false), (2, true)] {
+            let first = ancestors(&record(cats(1)));
+            let dogs = record(json!({ "known": "dogs", "seed": 3, HELD_OUT_SEEN: true, ANCESTORS: first }));
+            let all = ancestors(&dogs);
+            assert_eq!(all.len(), 2);
+            assert_eq!(have_seen_held_out(&record(cats(seed)), &all), is_seen);
+            // What the second had seen of its own images is nothing to others.
+            assert!(!have_seen_held_out(&record(json!({ "known": "birds" })), &all));
         }
     }
 

@@ -102,6 +102,10 @@ fn run_to_the_end(
     settings.check()?;
     // Data may take hours to read.
     atomic::check_writable_folder(run.path())?;
+    if let (Start::New { .. }, Some(backbone)) = (&start, &settings.backbone) {
+        let weights = Weights::read(&backbone.file)?.network()?;
+        weights.check_backbone_of(&settings.architecture, &settings.input)?;
+    }
     let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
     let is_new = matches!(start, Start::New { .. });
     let mut session = Session::begin(settings, &batches, run, start)?;
@@ -115,9 +119,12 @@ fn run_to_the_end(
     }
     // From here on the run can be resumed.
     observe(&start);
-    if !session.learner.find_features(run, stop, &mut observe)? {
+    let is_trained = session.state.epoch > epochs;
+    let has_features = |best: Checkpoint| best.features.is_some();
+    // A finished run needs no features of frozen layers any more.
+    let is_finished = is_trained && Checkpoint::read(&run.checkpoint(Which::Best)).is_ok_and(has_features);
+    if !is_finished && !session.learner.find_features(run, stop, &mut observe)? {
         let epoch = session.state.epoch;
-        let is_trained = epoch > epochs;
         return Ok(if is_trained { Outcome::WithoutFeatures } else { Outcome::Interrupted { epoch } });
     }
     session.saved = Instant::now();
@@ -213,6 +220,7 @@ impl<'a> Session<'a> {
                 folder.remove_states_but(STATES_KEPT, &state.path(folder))?;
                 learner.load(&tensors)?;
                 learner.held_out_seen = state.held_out_seen;
+                learner.ancestors.clone_from(&state.ancestors);
                 optimizer.load(&tensors)?;
                 let least = match tensors.get(LEAST_LOSSES) {
                     Some(_) => tensors.values(LEAST_LOSSES, &[batches.choosing.len()])?.to_vec(),
@@ -231,7 +239,8 @@ impl<'a> Session<'a> {
                 atomic::write(&folder.resolved(), &resolved)?;
                 folder.write_settings(given)?;
                 let state = State::new(settings.clone(), checksum.clone(), tests_checksum.clone());
-                (log, State { held_out_seen: learner.held_out_seen, ..state }, Vec::new())
+                let (held_out_seen, ancestors) = (learner.held_out_seen, learner.ancestors.clone());
+                (log, State { held_out_seen, ancestors, ..state }, Vec::new())
             }
         };
         log.rewind(state.log)?;

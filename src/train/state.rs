@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{TrainSettings, log::Lengths};
 use crate::{
     error::{Error, Result},
+    model::Training,
     run::RunFolder,
     weights::Weights,
 };
@@ -33,6 +34,9 @@ pub(super) struct State {
     /// Whether the backbone had learned from held-out images.
     #[serde(default)]
     pub held_out_seen: bool,
+    /// What the backbone was trained on, and the backbones before it.
+    #[serde(default)]
+    pub ancestors: Vec<Training>,
 }
 
 impl State {
@@ -40,7 +44,8 @@ impl State {
     pub fn new(settings: TrainSettings, data: String, test_sets: String) -> Self {
         let (test_sets, log) = (Some(test_sets), Lengths::default());
         let (epoch, step, smoothed_loss) = (1, 0, None);
-        Self { settings, data, test_sets, epoch, step, smoothed_loss, log, held_out_seen: false }
+        let (held_out_seen, ancestors) = (false, Vec::new());
+        Self { settings, data, test_sets, epoch, step, smoothed_loss, log, held_out_seen, ancestors }
     }
 
     /// Writes the state with its tensors.

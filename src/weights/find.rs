@@ -6,6 +6,7 @@ use super::Weights;
 use crate::{
     arch::{Architecture, FAMILIES, Layer, Recognized},
     error::{Result, few},
+    image::Input,
 };
 
 /// Words in the prefixes of averaged weights.
@@ -21,7 +22,11 @@ pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
     for prefix in prefixes(weights) {
         let shapes = |name: &str| weights.get(&format!("{prefix}{name}")).map(|tensor| &tensor.shape[..]);
         let body = match Architecture::recognize(&shapes) {
-            Some(Ok(found)) => body(&found).map(|body| (found, body)),
+            // Neither the number of classes nor the size matters before the last layer.
+            Some(Ok(found)) => {
+                let body = body(&found.architecture, &found.architecture.default_input()).ok();
+                body.map(|body| (found, body))
+            }
             Some(Err(reason)) => {
                 unsupported.push(reason);
                 None
@@ -67,16 +72,18 @@ fn prefixes(weights: &Weights) -> BTreeSet<&str> {
 }
 
 /// The parameters of a network without the last layer.
-fn body(found: &Recognized) -> Option<Vec<(String, Vec<usize>)>> {
-    let input = found.architecture.default_input();
-    // Neither the number of classes nor the size matters before the last layer.
-    let layers = found.architecture.layers(2, input.height, input.width).ok()?;
-    Some(layers[..layers.len() - 1].iter().flat_map(Layer::parameters).collect())
+pub(super) fn body(network: &Architecture, input: &Input) -> Result<Vec<(String, Vec<usize>)>> {
+    let layers = network.layers(2, input.height, input.width)?;
+    Ok(layers[..layers.len() - 1].iter().flat_map(Layer::parameters).collect())
 }
 
 /// The first tensor within the blocks of a network that the network does not have, without the prefix: the
 /// weights are those of another network with the same layers and more, such as squeeze-and-excite.
-fn foreign<'a>(weights: &'a Weights, prefix: &str, body: &[(String, Vec<usize>)]) -> Option<&'a str> {
+pub(super) fn foreign<'a>(
+    weights: &'a Weights,
+    prefix: &str,
+    body: &[(String, Vec<usize>)],
+) -> Option<&'a str> {
     let own: HashSet<&str> = body.iter().map(|(name, _)| name.as_str()).collect();
     // In `layer1.0.conv1.weight` the blocks are below `layer1.`.
     let blocks: HashSet<&str> = own

@@ -10,7 +10,7 @@ mod published;
 mod pytorch;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -107,8 +107,17 @@ impl Weights {
             let name = if self.tensors.contains_key(&usual) { name } else { usual };
             self.tensors.insert(name, tensor);
         }
-        let shapes = |name: &str| self.tensors.get(name).map(|tensor| &tensor.shape[..]);
-        let synonyms: HashMap<String, String> = Architecture::synonyms(&shapes).into_iter().collect();
+        fn above(name: &str) -> impl Iterator<Item = &str> {
+            name.match_indices('.').map(move |(end, _)| &name[..=end])
+        }
+        let prefixes: BTreeSet<&str> = self.tensors.keys().flat_map(|name| above(name)).chain([""]).collect();
+        let mut synonyms = HashMap::new();
+        for prefix in prefixes {
+            let whole = |name: &str| format!("{prefix}{name}");
+            let shapes = |name: &str| self.tensors.get(&whole(name)).map(|tensor| &tensor.shape[..]);
+            let found = Architecture::synonyms(&shapes).into_iter();
+            synonyms.extend(found.map(|(layer, usual)| (whole(&layer), whole(&usual))));
+        }
         if !synonyms.is_empty() {
             let renamed = |name: &str| {
                 let (layer, parameter) = name.rsplit_once('.')?;
@@ -247,6 +256,23 @@ impl Weights {
         find::network(self).map(|(_, found)| found)
     }
 
+    /// Checks that these tensors of a network, without a prefix, are a backbone of another: all below the
+    /// last layer is there, and nothing of a deeper network.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] naming the first tensor that is missing, misshaped, not finite or foreign.
+    #[cfg(feature = "train")]
+    pub(crate) fn check_backbone_of(&self, network: &Architecture, input: &Input) -> Result<()> {
+        let body = find::body(network, input)?;
+        for (name, shape) in &body {
+            self.values(name, shape)?;
+        }
+        match find::foreign(self, "", &body) {
+            None => Ok(()),
+            Some(name) => Err(self.error(format!("`{name}` is not in {network}, whose tensors they have"))),
+        }
+    }
+
     /// The tensors of the network by pytorch-ood's names, without the prefix before them: `state_dict.model.`
     /// in a checkpoint of Lightning, for example. The other tensors with this prefix stay too, as the anchors
     /// of a CAC network.
@@ -326,6 +352,31 @@ fn floats(view: &TensorView) -> Option<Vec<f32>> {
 mod tests {
     use super::*;
     use crate::arch::{Architecture, FAMILIES};
+
+    #[test]
+    fn names_of_another_code_are_known_behind_a_prefix() {
+        let network = Architecture::new("efficientnet-lite", &[]).unwrap();
+        let is_marked = |name: &str| {
+            let number = name.strip_prefix("_blocks.")?.strip_suffix("._depthwise_conv.weight")?;
+            (number.parse::<usize>().ok()? < 16).then_some(&[1][..])
+        };
+        let synonyms = Architecture::synonyms(&is_marked);
+        let other = |layer: &str| synonyms.iter().find(|(_, usual)| usual == layer).unwrap().0.clone();
+        for prefix in ["", "state_dict.model."] {
+            let parameters = network.layers(10, 224, 224).unwrap();
+            let parameters = parameters.iter().flat_map(Layer::parameters);
+            let tensors = parameters.map(|(name, shape)| {
+                let (layer, parameter) = name.rsplit_once('.').unwrap();
+                let values = vec![1.0; shape.iter().product()];
+                (format!("{prefix}{}.{parameter}", other(layer)), Tensor { shape, values })
+            });
+            let mut weights = Weights::new(Path::new("w"));
+            weights.insert_all(tensors.collect());
+            let found = weights.recognize().unwrap();
+            assert_eq!((found.architecture, found.classes), (network.clone(), Some(10)), "{prefix}");
+            assert_eq!(weights.network().unwrap().prefix(), prefix);
+        }
+    }
 
     #[test]
     fn all_floating_point_types_are_read_and_others_skipped() {

@@ -286,7 +286,7 @@ fn smaller_precisions_are_compared_with_f32() {
     stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
     let others = toolkit(at, &[&["eval", "f32.onnx", "energy.onnx"], &data[..]].concat());
     assert!(error(&others).contains(
-        "energy.onnx on cpu and f32.onnx on cpu differ in classes, image size, resizing or rejection score"
+        "energy.onnx on cpu cannot be compared with f32.onnx on cpu: their rejection scores differ, `energy` and"
     ));
 }
 
@@ -363,6 +363,12 @@ fn wrong_input_gives_one_error_line_and_exit_code_1() {
         );
     }
     assert!(run(&["export", "--run", "nowhere", "x.onnx"]).contains("nowhere"));
+    assert!(run(&["export", "model"]).contains("the name of a model file ends in .onnx: `model`"));
+    let infinite = run(&["score", "model.onnx", "other/d.png", "--threshold", "inf"]);
+    assert!(infinite.contains("the threshold is inf, expected a finite number"), "{infinite}");
+    fs::write(at.join("mean.csv"), "score,label,set\n1,0,\n2,-1,mean\n").unwrap();
+    let reserved = run(&["metrics", "mean.csv"]);
+    assert!(reserved.contains("`mean.csv`: set name = `mean`: is reserved or taken"), "{reserved}");
     assert!(run(&["export", "x.onnx", "--calibrate", "known"]).contains("for --precision f16 and int8"));
     let count = run(&["export", "x.onnx", "--calibration-images", "9"]);
     assert!(count.contains("--calibration-images is for --precision f16 and int8"), "{count}");

@@ -77,7 +77,18 @@ fn image() {
 #[test]
 fn dataset() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Dataset::known(folder.path(), Split::Test, &Input::default()).unwrap_err();
+    let open =
+        |name: &str| Dataset::known(&folder.path().join(name), Split::Test, &Input::default()).unwrap_err();
+    fs::create_dir_all(folder.path().join("empty")).unwrap();
+    let error = open("empty");
+    assert!(matches!(error, Error::NoLayout { .. }), "{error}");
+    for class in ["a", "b"] {
+        fs::create_dir_all(folder.path().join("classes").join(class)).unwrap();
+    }
+    let error = open("classes");
+    assert!(matches!(error, Error::NoImages { .. }), "{error}");
+    fs::write(folder.path().join("file"), "text").unwrap();
+    let error = open("file");
     assert!(matches!(error, Error::Dataset { .. }), "{error}");
 }
 

@@ -355,7 +355,7 @@ fn a_page_about_many_sets_says_what_it_leaves_out() {
     fs::write(at.join("scores.csv"), text).unwrap();
     stdout(&toolkit(at, &["report", "scores.csv", "--threshold", "0.9", "--resamples", "0"]));
     let text = page(at, "report.html");
-    assert!(text.contains("The first 200 of 2502 rows."));
+    assert!(text.contains("The first 200 of 2500 unknown sets."));
     assert!(text.contains("The first 200 of 2500 sets."));
     assert!(text.contains("The first 10 of 2500 unknown sets."));
     assert!(text.len() < 1_000_000, "{}", text.len());

@@ -100,6 +100,30 @@ fn images_of_any_size_are_decided_as_by_the_plain_model() {
 }
 
 #[test]
+fn tensors_may_be_stored_otherwise() {
+    const INT64: i32 = 7;
+    let file = exported(&checkpoint(1, Variant::Paper), InputForm::AnySize, None);
+    let mut model = ModelProto::decode(&file[..]).unwrap();
+    let constants = &mut model.graph.as_mut().unwrap().initializer;
+    let mut changed = 0;
+    for tensor in
+        constants.iter_mut().filter(|tensor| tensor.data_type == INT64 && !tensor.raw_data.is_empty())
+    {
+        let bytes = std::mem::take(&mut tensor.raw_data);
+        tensor.int64_data = bytes.as_chunks().0.iter().map(|&value| i64::from_le_bytes(value)).collect();
+        changed += 1;
+    }
+    assert!(changed > 3, "{changed}");
+    let changed = model.encode_to_vec();
+    let photographs = &photographs()[..3];
+    for provider in PROVIDERS {
+        let [expected, found] = [&file, &changed]
+            .map(|bytes| Scorer::from_bytes(bytes, provider).unwrap().score_originals(photographs).unwrap());
+        assert_close(&found, &expected, &provider.to_string());
+    }
+}
+
+#[test]
 fn an_empty_image_is_black() {
     let scorer = |input| {
         let bytes = exported(&checkpoint(1, Variant::Paper), input, None);

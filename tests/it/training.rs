@@ -1082,6 +1082,12 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
     );
     let text = String::from_utf8_lossy(&wrong.stderr);
     assert!(text.contains("backbone.safetensors` does not hold usable weights: tensor `block1."), "{text}");
+    // A shallower network has the first blocks of each group, and the same tensors.
+    let shallow =
+        toolkit(at, &[&colours[..], &["--backbone", backbone, "--depth", "16", "--run", "other"]].concat());
+    let text = String::from_utf8_lossy(&shallow.stderr);
+    assert!(text.contains("is not in WideResNet-16-2, whose tensors they have"), "{text}");
+    assert!(!at.join("other").exists());
 
     let mut infinite = before.clone();
     infinite.insert("bn1.bias", &[128], vec![f32::NAN; 128]);

@@ -77,10 +77,10 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Signature { .. } => {
             "do not use the file; ask its author for the file, the signature and the public key"
         }
-        Error::Dataset { path, reason } if path.is_dir() && reason.starts_with("it holds no images") => {
+        Error::NoImages { .. } => {
             "give a folder with such images; convert others, such as HEIC, to JPEG or PNG"
         }
-        Error::Dataset { path, .. } if path.is_dir() => {
+        Error::NoLayout { .. } => {
             let layouts: Vec<&str> = layouts().collect();
             return Some(format!(
                 "use a published data set by name (`toolkit data list`), or one of these: {}",

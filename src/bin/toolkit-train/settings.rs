@@ -380,10 +380,21 @@ impl Settings {
             None => self.choose_recipe(&known, &data)?,
         };
         let backbone_rate = self.backbone_rate.unwrap_or(usual.backbone_rate);
-        let (optimizer, share) = match (self.optimizer, usual.optimizer) {
+        let optimizer = match (self.optimizer, usual.optimizer) {
             // Muon is of no use where no convolution is trained.
-            (None, Optimizer::Muon) if backbone_rate == 0.0 => (Optimizer::Sgd, 1.0),
-            (given, usual_one) => (given.unwrap_or(usual_one), rate_share(&usual)),
+            (None, Optimizer::Muon) if backbone_rate == 0.0 => Optimizer::Sgd,
+            (given, usual_one) => given.unwrap_or(usual_one),
+        };
+        // The rate of a recipe for Muon is no other optimizer's.
+        let is_for_muon = usual.optimizer == Optimizer::Muon && optimizer != Optimizer::Muon;
+        let share = if is_for_muon { 1.0 } else { rate_share(&usual) };
+        // Dropout is in the layers that are not trained; some networks have it by default.
+        let drops = |(name, share): (&str, f64)| name == "dropout" && share > 0.0;
+        let is_given = self.network.settings.contains_key("dropout");
+        let architecture = if usual.freeze && !is_given && architecture.settings().any(drops) {
+            architecture.with("dropout", 0.0)?
+        } else {
+            architecture
         };
         let learning_rate = share * optimizer.learning_rate(loss.variant);
         let mut recipe = Recipe {
@@ -470,6 +481,11 @@ impl Settings {
     /// The loss; magnitude and weight are by default those of the variant.
     fn loss(&self) -> anyhow::Result<Loss> {
         match self.loss {
+            Objective::Cac if self.variant == Variant::CrossEntropy => {
+                bail!(
+                    "variant = \"cross-entropy\" is no definition of the CAC loss; it is --loss cross-entropy"
+                )
+            }
             Objective::Cac => {
                 let Loss { variant, magnitude, weight } = Loss::new(self.variant);
                 let magnitude = self.magnitude.unwrap_or(magnitude);

@@ -13,6 +13,7 @@ use cac::{
     drift::{Monitor, Origin, Recent, StateFile, Status},
     eval,
     files::scores,
+    method::kept_at_least,
     model::{Inspection, Threshold},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
@@ -164,6 +165,17 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
+    /// The share of known images that the threshold in use keeps at least, with a confidence of 95 %; absent
+    /// without a promise.
+    fn kept_at_least(&self, keep: f64) -> Option<f64> {
+        let Threshold { kept_at_least: of_file, classes, .. } = self.threshold?;
+        of_file.map(|of_file| match classes {
+            Some(_) => of_file,
+            // Another share may be asked for.
+            None => kept_at_least(self.held_out, keep),
+        })
+    }
+
     fn print_json(&self) -> anyhow::Result<()> {
         let mut line = serde_json::to_value(self.status)?;
         line["drift"] = self.status.alarm.is_some().into();
@@ -172,6 +184,7 @@ impl Found<'_> {
         line["held_out_images"] = self.held_out.into();
         line["recent"] = serde_json::to_value(self.recent)?;
         line["keep"] = self.keep.into();
+        line["kept_at_least"] = self.keep.and_then(|keep| self.kept_at_least(keep)).into();
         print_json(&line)
     }
 
@@ -188,12 +201,16 @@ impl Found<'_> {
         writeln!(out, "martingale   {now}, at most {greatest} so far; alarm at {needed}")?;
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let [low, high] = <[f64; 2]>::from(recent.share_unknown_interval).map(percent);
-        let has_promise = self.threshold.is_some_and(|threshold| threshold.kept_at_least.is_some());
         let expected = self.keep.map_or(String::new(), |keep| {
             let share = percent(1.0 - keep);
-            match has_promise {
-                true => format!("; the threshold promises at most {share}"),
-                false => format!("; at most {share} of the images that the threshold was chosen from"),
+            match self.kept_at_least(keep) {
+                Some(bound) => {
+                    let most = percent(1.0 - bound);
+                    format!(
+                        "; the threshold promises at most {share} on average, at most {most} with a confidence of 95 %"
+                    )
+                }
+                None => format!("; at most {share} of the images that the threshold was chosen from"),
             }
         });
         writeln!(

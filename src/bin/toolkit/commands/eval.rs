@@ -315,12 +315,8 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
             let scorer = with_threshold(Scorer::profiled(bytes.clone(), &origin, provider)?, &args.scorer)?;
             if let Some(first) = contenders.first() {
                 let (one, other) = (first.scorer.decision(), scorer.decision());
-                let has_same_pixels = one.input.has_same_pixels(&other.input);
-                if one.classes != other.classes || !has_same_pixels || one.score != other.score {
-                    bail!(
-                        "{name} and {} differ in classes, image size, resizing or rejection score",
-                        first.name
-                    );
+                if let Some(what) = difference(one, other) {
+                    bail!("{name} cannot be compared with {}: {what}", first.name);
                 }
                 let scores = cli::scores(&args.score, Some(one.score));
                 let is_by_class = |decision: &Decision| {
@@ -338,6 +334,21 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
         }
     }
     Ok(contenders)
+}
+
+/// Why two models cannot be compared, if so.
+fn difference(one: &Decision, other: &Decision) -> Option<String> {
+    if one.classes != other.classes {
+        return Some("their classes differ".to_owned());
+    }
+    if !one.input.has_same_pixels(&other.input) {
+        let [one, other] = [one, other].map(|decision| decision.input.resizing());
+        return Some(format!("they resize images differently, with {other}, and with {one}"));
+    }
+    if one.score != other.score {
+        return Some(format!("their rejection scores differ, `{}` and `{}`", other.score, one.score));
+    }
+    None
 }
 
 /// Where images come from: what is given, or what the training recorded.

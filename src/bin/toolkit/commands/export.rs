@@ -21,7 +21,7 @@ use ndarray::Array4;
 
 use super::{check_not_read, check_output, is_same_place, print_json};
 use crate::{
-    cli::{ExportArgs, FileArgs, first_given},
+    cli::{ExportArgs, FileArgs, first_given, is_model},
     terminal::{data::dataset, say, stdout},
 };
 
@@ -56,7 +56,16 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let checkpoint = if args.mirror { checkpoint.of_both_views()? } else { checkpoint };
     let calibration =
         calibration(&args.file, &args.model, checkpoint.facts.data.as_ref(), &checkpoint.facts.input)?;
+    check_is_model(&args.model)?;
     write(&checkpoint, &args.file, calibration, &args.model, run.path())
+}
+
+/// Checks the name of a model file: by it the other commands tell a model from images.
+pub fn check_is_model(model: &Path) -> anyhow::Result<()> {
+    if !is_model(model) {
+        bail!("the name of a model file ends in .onnx: `{}`", model.display());
+    }
+    Ok(())
 }
 
 /// Checks that the model, and the repository for Triton, can be written, before the work begins.

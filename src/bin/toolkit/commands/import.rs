@@ -23,6 +23,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         inputs.extend(RunFolder::new(&args.weights).files());
     }
     export::check_outputs(&args.model, &args.file, inputs.iter().map(PathBuf::as_path))?;
+    export::check_is_model(&args.model)?;
     if args.file.data.is_given() && args.known.is_none() && args.file.calibrate.is_none() {
         bail!("--data is for the images of --known and --calibrate, and neither is given");
     }
@@ -69,6 +70,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             images: &known,
             class_means: options.loss.anchor_kind(false) == AnchorKind::ClassMeans && !args.keep_anchors,
             mirrored: !args.no_mirror,
+            keep: args.file.keep,
             provider: args.provider,
         };
         let mut bar = Progress::new("calibrating".to_owned(), calibration.work());

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, io::Write, path::Path};
 
+use anyhow::anyhow;
 use cac::{
     data::on_one_line,
     eval::Evaluated,
@@ -101,7 +102,10 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     let correct = (verdicts.len() == known.len()).then_some(&verdicts[..]);
     let unknown: Vec<(&str, &[f64])> =
         unknown.iter().map(|(name, scores)| (&name[..], &scores[..])).collect();
-    let report = Report::new(&known, correct, &unknown, &args.report.options(args.threshold))?;
+    let options = args.report.options(args.threshold);
+    let names: Vec<&str> = unknown.iter().map(|(name, _)| *name).collect();
+    Report::check(&names, &options).map_err(|error| anyhow!("`{}`: {error}", file.display()))?;
+    let report = Report::new(&known, correct, &unknown, &options)?;
     for row in report.rows.iter().take(unknown.len()).filter(|row| row.is_reversed()) {
         say(format_args!(
             "the AUROC for `{}` is below 50 %: is the score the right way round? Larger must mean more likely unknown",

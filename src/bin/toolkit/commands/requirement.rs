@@ -84,7 +84,10 @@ impl Requirement {
             format!(" (95 % interval {low:.4} to {high:.4})")
         });
         let side = if is_small_good { "most" } else { "least" };
-        Some(format!("not met: {what} is {value:.4}{interval}, required is at {side} {bound}"))
+        // A value next to the bound has all its digits.
+        let rounded = format!("{value:.4}");
+        let value = if rounded.parse() == Ok(bound) { value.to_string() } else { rounded };
+        Some(format!("not met: {what} is {value}{interval}, required is at {side} {bound}"))
     }
 }
 
@@ -122,6 +125,13 @@ mod tests {
         for met in ["accuracy=0.75", "known_kept=0.75", "unknown_caught=0.5", "auroc=0.5", "fpr95_tpr=0.75"] {
             assert_eq!(unmet(met, None), none, "{met}");
         }
+        assert_eq!(
+            unmet("accuracy=0.75001", None),
+            ["not met: accuracy is 0.7500, required is at least 0.75001"]
+        );
+        let near =
+            Requirement { metric: "accuracy", bound: 0.9 }.fault("accuracy".into(), Some(0.89996), None);
+        assert_eq!(near.unwrap(), "not met: accuracy is 0.89996, required is at least 0.9");
         assert_eq!(unmet("accuracy=0.76", None), ["not met: accuracy is 0.7500, required is at least 0.76"]);
         assert_eq!(unmet("auroc=0.8", None), ["not met: auroc of near is 0.5000, required is at least 0.8"]);
         assert_eq!(unmet("unknown_caught=1", None).len(), 1);
