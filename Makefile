@@ -2,6 +2,8 @@
 # libraries into a user cache.
 
 CARGO ?= cargo
+# How tests and lints are built. CI adds settings.
+RELEASE ?= --release
 TARGET = $(or $(CARGO_TARGET_DIR),target)/release
 TOOLKIT = $(TARGET)/toolkit
 DEMO = examples/demo
@@ -56,19 +58,19 @@ $(BACKBONE): examples/photos/backbone.txt
 # half a second to load; of the build with training only what that adds. The build without it comes last, so that its
 # toolkit stays. Tests run side by side, so that each trains on one thread.
 test: native ## runs the tests
-	OMP_NUM_THREADS=1 $(CARGO) test --release --features train,parquet --lib --bins --example serve --test mutations
-	OMP_NUM_THREADS=1 $(CARGO) test --release --features train,parquet --test it -- train parquet
-	$(CARGO) test --release --test it
-	$(CARGO) test --release --doc
+	OMP_NUM_THREADS=1 $(CARGO) test $(RELEASE) --features train,parquet --lib --bins --example serve --test mutations
+	OMP_NUM_THREADS=1 $(CARGO) test $(RELEASE) --features train,parquet --test it -- train parquet
+	$(CARGO) test $(RELEASE) --test it
+	$(CARGO) test $(RELEASE) --doc
 
 # In the release profile, so that build scripts and macros are built once for lints and tests; torch-sys' C++ takes a minute.
 lint: ## checks format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --release --no-default-features --features tract -- -D warnings
-	$(CARGO) clippy --release --no-default-features --features onnxruntime -- -D warnings
-	$(CARGO) clippy --release --all-targets -- -D warnings
-	$(CARGO) clippy --release --all-targets --features train,parquet -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --lib --no-deps --features train,parquet
+	$(CARGO) clippy $(RELEASE) --no-default-features --features tract -- -D warnings
+	$(CARGO) clippy $(RELEASE) --no-default-features --features onnxruntime -- -D warnings
+	$(CARGO) clippy $(RELEASE) --all-targets -- -D warnings
+	$(CARGO) clippy $(RELEASE) --all-targets --features train,parquet -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(RELEASE) --lib --no-deps --features train,parquet
 
 check: native ## checks that everything compiles; CI runs it with the declared Rust version
 	$(CARGO) check --locked --all-targets

@@ -113,6 +113,14 @@ pub enum Error {
         /// How it differs from what is expected.
         reason: String,
     },
+    /// The server's file is not the one that was downloaded before.
+    #[error("the server's file is not the one whose SHA-256 is recorded in `{}`: {reason}", Shown(record))]
+    Replaced {
+        /// The file with the recorded SHA-256.
+        record: PathBuf,
+        /// The address, and how the file differs.
+        reason: String,
+    },
     /// An archive is damaged, or holds what must not be unpacked.
     #[error("cannot unpack `{}`: {reason}", Shown(path))]
     Archive {

@@ -86,19 +86,6 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     for path in entries(&root)?.iter().filter(|path| has_extension(path) && path.is_file()) {
         *part.left_out.entry(extension(path)).or_default() += 1;
     }
-    // Images beside the splits.
-    let is_split = |path: &Path| {
-        let name = path.file_name().unwrap_or_default();
-        TRAIN.iter().chain(&TEST).any(|split| name.eq_ignore_ascii_case(split))
-    };
-    if root != folder {
-        for folder in here.iter().filter(|path| path.is_dir() && !is_split(path)) {
-            // A folder may hold none.
-            for image in images_below(folder).unwrap_or_default().files {
-                *part.left_out.entry(extension(&image)).or_default() += 1;
-            }
-        }
-    }
     part.source = Source::Files(files);
     Ok(part)
 }
@@ -271,13 +258,7 @@ pub mod tests {
         assert!(error.to_string().contains("class folders `cat`, `dog`, no folder `train`"), "{error}");
 
         touch(root, &["train/a/1.png", "train/b/1.png", "test/b/1.png", "test/c/2.png"]);
-        let (classes, .., left_out) = read(root, Split::Train);
-        assert_eq!(classes, ["a", "b"]);
-        // The images of the classes beside the splits.
-        assert_eq!(
-            left_out,
-            [("jpg", 1), ("png", 1), ("webp", 1)].map(|(end, count)| (end.to_owned(), count)).into()
-        );
+        assert_eq!(read(root, Split::Train).0, ["a", "b"]);
         assert_eq!(read(root, Split::Test).0, ["b", "c"]);
     }
 

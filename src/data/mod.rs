@@ -139,7 +139,7 @@ impl Dataset {
     /// test split.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Dataset`] if no layout is recognised, a file is missing or damaged, or the
+    /// [`Error::Io`]; [`Error::NoLayout`] and [`Error::NoImages`]; [`Error::Dataset`] if a file is missing or damaged, or the
     /// folder of a class has no images; [`Error::Undivided`] if training images are wanted of data without
     /// splits, or test images of data with training images alone.
     pub fn known(path: &Path, split: Split, input: &Input) -> Result<Self> {
@@ -169,7 +169,7 @@ impl Dataset {
     /// in a folder and its subfolders.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Dataset`] if there are no images or a file is damaged.
+    /// [`Error::Io`], [`Error::NoImages`], and [`Error::Dataset`] if a file is damaged.
     pub fn unknown(path: &Path, split: Split, input: &Input) -> Result<Self> {
         let Part { source, left_out, .. } = layout::open(path, Wanted::Unknown(split))?;
         let dataset = Self::without_classes(path, source.len(), input, source);
@@ -283,13 +283,13 @@ impl Dataset {
         }
     }
 
-    /// The folders and files that the images come from, and the arrays in them.
     /// The folder or file that was opened.
     #[cfg(feature = "train")]
     pub(crate) fn origin(&self) -> &Path {
         &self.origin
     }
 
+    /// The folders and files that the images come from, and the arrays in them.
     fn origins(&self) -> HashSet<(PathBuf, Option<&str>)> {
         let named: HashSet<(&Path, Option<&str>)> = match &*self.source {
             Source::Arrays(arrays) => arrays.places().collect(),

@@ -100,24 +100,27 @@ fn shards(folder: &Path) -> Vec<Shard> {
 }
 
 /// The files of a data set: one that is named, or those in a folder or in `data` in it, or else those of each
-/// configuration, which has a folder of its own. Where the data set holds image files, only numbered shards
-/// count: other files describe the images.
+/// configuration, which has a folder of its own. Beside image files, and within a data set of them, only
+/// numbered shards count: other files describe the images.
 fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     if is_parquet(path) {
         return vec![(path.to_owned(), vec![(None, path.to_owned())])];
     }
+    let folders = || entries(path).unwrap_or_default().into_iter().filter(|path| path.is_dir());
+    // One folder of images may hold those of a documentation.
+    let is_of_images = || folders().filter(|folder| holds_images(folder, DEEPEST)).nth(1).is_some();
     let in_folder = |folder: PathBuf| {
         let shards = shards(&folder);
         let is_meant = |shards: &[Shard]| {
-            shards.iter().any(|(_, file)| numbered(file).is_some()) || !holds_images(path, DEEPEST)
+            let is_beside_images = || holds_images(&folder, DEEPEST) || folder != path && is_of_images();
+            shards.iter().any(|(_, file)| numbered(file).is_some()) || !is_beside_images()
         };
         (!shards.is_empty() && is_meant(&shards)).then_some((folder, shards))
     };
     if let Some(place) = [path.to_owned(), path.join("data")].into_iter().find_map(in_folder) {
         return vec![place];
     }
-    let folders = entries(path).unwrap_or_default().into_iter().filter(|path| path.is_dir());
-    folders.take(MOST_FOLDERS).filter_map(in_folder).collect()
+    folders().take(MOST_FOLDERS).filter_map(in_folder).collect()
 }
 
 fn open(path: &Path, wanted: Wanted) -> Result<Part> {
@@ -264,7 +267,7 @@ mod with_parquet {
             if labels.iter().all(|&label| label < 0) {
                 let name = files[0].file_name().unwrap_or_default().display();
                 return Err(unusable(format!(
-                    "the images of `{name}` have no labels: without its file another split is taken"
+                    "the images of `{name}` have no labels; remove its files to use another split"
                 )));
             }
             let folder = files[0].parent().unwrap_or(path);
@@ -488,9 +491,13 @@ mod tests {
 
     #[test]
     fn a_table_beside_images_makes_no_parquet_of_them() {
-        for table in
-            ["cats/annotations.parquet", "annotations.parquet", "val_boxes.parquet", "data/a.parquet"]
-        {
+        for table in [
+            "cats/annotations.parquet",
+            "annotations.parquet",
+            "val_boxes.parquet",
+            "notes/boxes.parquet",
+            "data/a.parquet",
+        ] {
             for split in ["", "train/"] {
                 let folder = tempfile::tempdir().unwrap();
                 let [cat, dog] = ["cats/1.jpg", "dogs/1.jpg"].map(|name| format!("{split}{name}"));
@@ -501,6 +508,9 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), &["assets/logo.png", "train-00000-of-00001.parquet"]);
+        assert_eq!(places(folder.path()).len(), 1);
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["assets/logo.png", "data/train.parquet"]);
         assert_eq!(places(folder.path()).len(), 1);
         assert!(exists(folder.path()));
     }

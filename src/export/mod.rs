@@ -256,7 +256,9 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         (Some(score), None, _) => {
             let images = checkpoint.held_out.calibrating.nrows();
             let reason = match facts.imported {
-                Some(_) if images > 0 => format!("needs more than the {images} known images"),
+                Some(_) if images > 0 => {
+                    format!("needs more known images: of {images} all choose the threshold")
+                }
                 _ => "needs features, which a training computes at its end and an import from known images"
                     .to_owned(),
             };

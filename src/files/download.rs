@@ -63,6 +63,7 @@ const PATIENCE: Patience =
 ///
 /// # Errors
 /// [`Error::Download`] if no server can be reached, the connection is closed early, or another file comes;
+/// [`Error::Replaced`] if that is not the one that is recorded;
 /// [`Error::Checksum`] if the existing file has another checksum; [`Error::Io`] if the file cannot be written
 /// or the disk has no room for it.
 pub(crate) fn fetch(remote: &Remote, file: &Path, observe: impl FnMut(Step)) -> Result<Checksums> {
@@ -196,8 +197,7 @@ fn fetch_within(
     }
     if is_other_than_recorded {
         let faults: Vec<String> = faults.iter().map(|(url, fault)| format!("`{url}`: {fault}")).collect();
-        let reason = format!("the file that comes is not the one of this record: {}", faults.join("; "));
-        return Err(Error::Checksum { path: record, reason });
+        return Err(Error::Replaced { record, reason: faults.join("; ") });
     }
     let (url, reason) = faults.first().cloned().unwrap_or(("", "it has no address".to_owned()));
     let others = faults.iter().skip(1).map(|(url, reason)| format!("; `{url}`: {reason}"));
@@ -325,7 +325,7 @@ fn transfer(
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
             // The server sends the whole file if it is another by now.
-            if let Some(origin) = origin.as_ref().filter(|it| it.url == url && !it.version.is_empty()) {
+            if let Some(origin) = origin.as_ref().filter(|origin| !origin.version.is_empty()) {
                 request = request.header("If-Range", &origin.version);
             }
         }
@@ -706,8 +706,7 @@ pub(crate) mod tests {
         fs::write(&record, sha256(b"an earlier file")).unwrap();
         let (url, _served) = server(file(), vec![Answer::Properly]);
         let error = fetch_to(cache.path(), &url).unwrap_err();
-        assert!(matches!(&error, Error::Checksum { path, .. } if *path == record), "{error}");
-        assert!(error.to_string().contains("the file that comes is not the one of this record"), "{error}");
+        assert!(matches!(&error, Error::Replaced { record: found, .. } if *found == record), "{error}");
         assert_eq!(names(cache.path()), ["weights.pt.sha256"]);
     }
 

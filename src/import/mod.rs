@@ -42,7 +42,7 @@ pub struct Calibration<'a> {
     pub class_means: bool,
     /// Whether flipped images also count for the class means, as in the paper's code for objects.
     pub mirrored: bool,
-    /// The share of known images that the threshold will keep, on which it depends how many must calibrate.
+    /// The share of known images that the threshold will keep, which determines how many images must calibrate.
     pub keep: f64,
     /// The provider that runs the network.
     pub provider: Provider,

@@ -223,7 +223,15 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
     let (logit, reach) = ((auroc / (1.0 - auroc)).ln(), Z * variance.sqrt() / spread);
     let [low, high] = [logit - reach, logit + reach].map(|logit| 1.0 / (1.0 + (-logit).exp()));
     let interval = Interval { low, high };
-    if images < FEW { interval.hull(Interval::of_sum(parts)) } else { interval }
+    match (known.len(), images) {
+        // All sets have the same known images: their errors do not cancel out.
+        (..FEW, _) => {
+            let mean = |end: fn(&Interval) -> f64| parts.iter().map(|(weight, _, of)| weight * end(of)).sum();
+            interval.hull(Interval { low: mean(|of| of.low), high: mean(|of| of.high) })
+        }
+        (_, ..FEW) => interval.hull(Interval::of_sum(parts)),
+        _ => interval,
+    }
 }
 
 /// The interval of an AUROC of `n` and `m` images by method 5 of Newcombe (2006): its ends are where the

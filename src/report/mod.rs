@@ -126,7 +126,7 @@ impl Row {
     }
 }
 
-/// 95 % intervals of a row: DeLong's for the AUROC; Wilson's for shares at a fixed threshold, such as the
+/// 95 % intervals of a row: DeLong's for the AUROC, of few images at least Newcombe's; Wilson's for shares at a fixed threshold, such as the
 /// detection accuracy's; at least that and the bootstrap's for both FPR metrics; the bootstrap's for the
 /// rest.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -17,7 +17,7 @@ use super::{
     features::{Features, FrozenLayers, View, mirror},
     loss,
     network::{self, Network},
-    record::{ancestors, have_seen_held_out},
+    record::{ancestors, has_seen_held_out},
     torch, torch_device,
 };
 use crate::{
@@ -244,9 +244,11 @@ impl<'a> Learner<'a> {
     pub fn begin(&mut self) -> Result<()> {
         if let Some(backbone) = &self.settings.backbone {
             let weights = Weights::read(&backbone.file)?.network()?;
-            self.ancestors = weights.training().as_ref().map_or(Vec::new(), ancestors);
-            self.held_out_seen =
-                !self.batches.calibrating.is_empty() && have_seen_held_out(&self.record(0), &self.ancestors);
+            if let Some(training) = weights.training() {
+                self.held_out_seen =
+                    !self.batches.calibrating.is_empty() && has_seen_held_out(&self.record(0), &training);
+                self.ancestors = ancestors(&training);
+            }
             match &mut self.frozen {
                 None => self.network.load(&weights, "", true)?,
                 Some(frozen) => frozen.copy_from(&weights)?,

@@ -169,10 +169,6 @@ impl TrainSettings {
                 "needs starting weights for the layers that are not trained",
             ));
         }
-        let dropout = self.architecture.settings().find(|(name, share)| *name == "dropout" && *share > 0.0);
-        if let (true, Some((name, share))) = (self.recipe.freeze, dropout) {
-            return Err(Error::setting(name, share, "must be 0 where only the last layer is trained"));
-        }
         let backbone = self.backbone.as_ref().map(|backbone| backbone.file.as_path());
         let known = Some(self.known.as_path());
         let paths = [known, self.data.given(), self.recipe.outliers.folder(), backbone];

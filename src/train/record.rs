@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::TrainSettings;
 use crate::{
     data::{PublishedSet, UnknownSet},
-    model::{ANCESTORS, Training},
+    model::{ANCESTORS, HELD_OUT_SEEN, Training},
     run::Outliers,
 };
 
@@ -64,12 +64,15 @@ pub(super) fn ancestors(of_backbone: &Training) -> Vec<Training> {
     all
 }
 
-/// Whether backbones have learned from held-out images: one was trained on images of the same data set, which
-/// were divided in another way, or of which it had seen those held out.
-pub(super) fn have_seen_held_out(record: &Training, ancestors: &[Training]) -> bool {
+/// Whether a backbone, or one before it, has learned from held-out images: it was trained on images of the same
+/// data set, which were divided in another way, or of which it had seen those held out. Of a record without
+/// ancestors, as version 0.1 and the first ones of 0.2 wrote it, nobody knows of which.
+pub(super) fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     let own = record.split();
     let known = |split: &Training| split.get::<String>("known");
-    ancestors.iter().any(|other| known(other) == known(&own) && *other != own)
+    let is_unclear =
+        of_backbone.get(HELD_OUT_SEEN) == Some(true) && of_backbone.get::<Vec<Training>>(ANCESTORS).is_none();
+    is_unclear || ancestors(of_backbone).iter().any(|other| known(other) == known(&own) && *other != own)
 }
 
 /// A path as a model file records it: unchanged if it stays below the current folder, else its last
@@ -89,7 +92,7 @@ fn portable(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{data::DataFolder, model::HELD_OUT_SEEN, run::Recipe, train::Backbone};
+    use crate::{data::DataFolder, run::Recipe, train::Backbone};
 
     #[test]
     fn a_backbone_of_the_same_images_divided_otherwise_has_seen_those_held_out() {
@@ -107,20 +110,21 @@ mod tests {
         ] {
             let mut other = own.clone();
             other[name] = value;
-            let found = have_seen_held_out(&record(own.clone()), &ancestors(&record(other)));
-            assert_eq!(found, is_seen, "{name}");
+            assert_eq!(has_seen_held_out(&record(own.clone()), &record(other)), is_seen, "{name}");
         }
+        // Written before there were ancestors.
+        let earlier = record(json!({ "known": "dogs", HELD_OUT_SEEN: true }));
+        assert!(has_seen_held_out(&record(own), &earlier));
 
         // Cats, then dogs, then the cats again.
         let cats = |seed: u64| json!({ "known": "cats", "seed": seed, "images": 90 });
         for (seed, is_seen) in [(1, false), (2, true)] {
             let first = ancestors(&record(cats(1)));
             let dogs = record(json!({ "known": "dogs", "seed": 3, HELD_OUT_SEEN: true, ANCESTORS: first }));
-            let all = ancestors(&dogs);
-            assert_eq!(all.len(), 2);
-            assert_eq!(have_seen_held_out(&record(cats(seed)), &all), is_seen);
+            assert_eq!(ancestors(&dogs).len(), 2);
+            assert_eq!(has_seen_held_out(&record(cats(seed)), &dogs), is_seen);
             // What the second had seen of its own images is nothing to others.
-            assert!(!have_seen_held_out(&record(json!({ "known": "birds" })), &all));
+            assert!(!has_seen_held_out(&record(json!({ "known": "birds" })), &dogs));
         }
     }
 

@@ -102,9 +102,8 @@ fn run_to_the_end(
     settings.check()?;
     // Data may take hours to read.
     atomic::check_writable_folder(run.path())?;
-    if let (Start::New { .. }, Some(backbone)) = (&start, &settings.backbone) {
-        let weights = Weights::read(&backbone.file)?.network()?;
-        weights.check_backbone_of(&settings.architecture, &settings.input)?;
+    if let Start::New { .. } = start {
+        check_network(settings)?;
     }
     let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
     let is_new = matches!(start, Start::New { .. });
@@ -171,6 +170,17 @@ fn run_to_the_end(
     session.record(&finished)?;
     observe(&finished);
     Ok(Outcome::Finished(report))
+}
+
+/// Checks that the network of a new run has what it begins with.
+fn check_network(settings: &TrainSettings) -> Result<()> {
+    let TrainSettings { architecture, input, recipe, backbone, .. } = settings;
+    let dropout = architecture.settings().find(|(name, share)| *name == "dropout" && *share > 0.0);
+    if let (true, Some((name, share))) = (recipe.freeze, dropout) {
+        return Err(Error::setting(name, share, "must be 0 where only the last layer is trained"));
+    }
+    let Some(backbone) = backbone else { return Ok(()) };
+    Weights::read(&backbone.file)?.network()?.check_backbone_of(architecture, input)
 }
 
 /// The metrics of a tested network, for its default rejection score.

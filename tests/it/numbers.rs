@@ -84,15 +84,18 @@ fn every_metric_to_the_last_digit() {
             }),
         };
         let (n, m) = (known.len() as f64, unknown.len() as f64);
-        for (found, expected) in [(interval.low, low), (interval.high, high)] {
-            let further = (found - auroc).abs() - (expected - auroc).abs();
-            // Newcombe's method 5: an end is as far from the AUROC as its own interval reaches.
+        // Newcombe's method 5: an end is as far from the AUROC as its own interval reaches.
+        let within = |end: f64| {
             let more = (n + m) / 2.0 - 1.0;
-            let factor = 1.0 + more * (1.0 - found) / (2.0 - found) + more * found / (1.0 + found);
-            let reach = (normal * found * (1.0 - found) * factor / (n * m)).sqrt();
-            let is_newcombes = ((found - auroc).abs() - reach).abs() <= 1e-12;
-            let is_right = further.abs() <= 1e-12 || fewest < 50.0 && further > 0.0 && is_newcombes;
-            assert!(is_right, "{}: {interval:?}, {low} to {high}", golden["name"]);
+            let factor = 1.0 + more * (1.0 - end) / (2.0 - end) + more * end / (1.0 + end);
+            (end - auroc).abs() - (normal * end * (1.0 - end) * factor / (n * m)).sqrt()
+        };
+        for (found, expected) in [(interval.low, low), (interval.high, high)] {
+            // It applies to few images, and an AUROC of neither 0 nor 1 that has a variance.
+            let is_wider =
+                fewest < 50.0 && fewest > 1.0 && auroc > 0.0 && auroc < 1.0 && within(expected) < 0.0;
+            let difference = if is_wider { within(found) } else { found - expected };
+            assert!(difference.abs() <= 1e-12, "{}: {interval:?}, {low} to {high}", golden["name"]);
         }
     }
 }

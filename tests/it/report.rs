@@ -356,6 +356,10 @@ fn a_page_about_many_sets_says_what_it_leaves_out() {
     stdout(&toolkit(at, &["report", "scores.csv", "--threshold", "0.9", "--resamples", "0"]));
     let text = page(at, "report.html");
     assert!(text.contains("The first 200 of 2500 unknown sets."));
+    // The rows of all sets are there all the same.
+    for row in ["mean", "all"] {
+        assert!(text.contains(&format!("<th scope=\"row\"><bdi>{row}</bdi></th>")), "{row}");
+    }
     assert!(text.contains("The first 200 of 2500 sets."));
     assert!(text.contains("The first 10 of 2500 unknown sets."));
     assert!(text.len() < 1_000_000, "{}", text.len());

@@ -447,6 +447,7 @@ fn settings_that_frozen_layers_rule_out_are_refused() {
         ("backbone-rate", "0.5"),
         ("precision", "bf16"),
         ("optimizer", "muon"),
+        ("dropout", "0.2"),
     ] {
         let error = refused(&["--freeze", "--backbone", "backbone", &format!("--{setting}"), value]);
         let start = format!("error: {} = {value}: must be ", setting.replace('-', " "));

@@ -37,6 +37,9 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Checksum { path, .. } => {
             return Some(format!("remove `{}` to fetch it again", path.display()));
         }
+        Error::Replaced { record, .. } => {
+            return Some(format!("remove `{}` to take the new file", record.display()));
+        }
         Error::DataChanged { path } => {
             return Some(format!(
                 "restore the data, or start a new run with `--config {}`",
@@ -126,7 +129,9 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Setting { name: "unknown set", value, .. } if !value.contains('=') => {
             "`toolkit data list` lists the data sets that have a name"
         }
-        Error::Setting { name: "file precision", .. } => "give known images with --calibrate",
+        Error::Setting { name: "file precision", value, .. } if value == "int8" => {
+            "give known images with --calibrate"
+        }
         _ => return None,
     };
     Some(hint.to_owned())

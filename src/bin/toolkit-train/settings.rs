@@ -170,8 +170,11 @@ fn learning_rates() -> String {
     let [adam, sgd] = [Optimizer::Adam, Optimizer::Sgd]
         .map(|optimizer| by_variant(|loss| optimizer.learning_rate(loss.variant)));
     // In single precision, without the digits that the division rounds.
-    let shares =
-        other_recipes().map(|(when, recipe)| format!("{} times that {when}", rate_share(&recipe) as f32));
+    let shares = other_recipes().map(|(when, recipe)| {
+        // The rate of a recipe for Muon is no other optimizer's.
+        let with = if recipe.optimizer == Optimizer::Muon { " with muon" } else { "" };
+        format!("{} times that {when}{with}", rate_share(&recipe) as f32)
+    });
     format!(
         "The peak learning rate; by default with adam {adam}; with sgd or muon {sgd}; {}",
         shares.join(", ")
@@ -483,7 +486,7 @@ impl Settings {
         match self.loss {
             Objective::Cac if self.variant == Variant::CrossEntropy => {
                 bail!(
-                    "variant = \"cross-entropy\" is no definition of the CAC loss; it is --loss cross-entropy"
+                    "variant = \"cross-entropy\" is no definition of the CAC loss; use loss = \"cross-entropy\""
                 )
             }
             Objective::Cac => {
