@@ -405,7 +405,7 @@ fn metrics_row(row: &Row, has_threshold: bool) -> Markup {
     }
 }
 
-/// The last row that stands for all unknown images: the mean of several sets, or the only one.
+/// The row that stands for all unknown images: the mean of several sets, or the only set.
 fn overall(report: &Report) -> Option<&Row> {
     report.rows.iter().find(|row| row.name == super::MEAN).or(report.rows.first())
 }

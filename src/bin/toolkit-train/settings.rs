@@ -348,6 +348,21 @@ impl fmt::Display for Given {
     }
 }
 
+/// What a training begins with.
+struct Start {
+    architecture: Architecture,
+    /// The input of the weights, or the usual one of the network.
+    input: Input,
+    backbone: Option<Backbone>,
+}
+
+impl Start {
+    /// Whether there are weights that learned from photographs.
+    fn is_of_photographs(&self) -> bool {
+        self.backbone.is_some() && self.input.height >= PHOTOGRAPHS
+    }
+}
+
 impl Settings {
     fn resolve(&self) -> anyhow::Result<TrainSettings> {
         let is_tutorial = self.known.is_none();
@@ -356,32 +371,58 @@ impl Settings {
             [] if is_tutorial => vec![UNKNOWN.to_owned()],
             given => given.to_vec(),
         };
-        let default = (is_tutorial && self.network.arch.is_none()).then(|| PathBuf::from(BACKBONE));
-        let start = self.backbone.as_ref().or(default.as_ref());
-        let loss = self.loss()?;
-        let mut found = None;
-        let mut input = None;
-        let mut backbone = None;
-        if let Some(name) = start {
-            let start = StartingWeights::read(name)?;
-            found = Some(start.weights.recognize()?.architecture);
-            input = start.input;
-            let (name, file) = (name.to_string_lossy().into_owned(), start.weights.path().to_owned());
-            backbone = Some(Backbone { name, file });
-        }
-        let architecture = self.network.resolve(found)?;
-        let input = input.unwrap_or(architecture.default_input());
-        let backbone_is_of_photographs = backbone.is_some() && input.height >= PHOTOGRAPHS;
-        let input = self.input.applied_to(input);
         let data = DataFolder::new(self.data.as_deref());
+        let loss = self.loss()?;
+        let start = self.start(is_tutorial)?;
         let usual = match self.freeze {
             Some(true) => Recipe::of_last_layer(),
-            _ if architecture.family().name == "cifar-net" => Recipe::of_cifar_net(),
-            _ if !backbone_is_of_photographs => Recipe::default(),
+            _ if start.architecture.family().name == "cifar-net" => Recipe::of_cifar_net(),
+            _ if !start.is_of_photographs() => Recipe::default(),
             Some(false) => Recipe::fine_tuning(),
             None if self.needs_all_layers() => Recipe::fine_tuning(),
             None => self.choose_recipe(&known, &data)?,
         };
+        let freeze = usual.freeze;
+        let recipe = self.recipe(usual, &loss);
+        let Start { architecture, input, backbone } = start;
+        Ok(TrainSettings {
+            known,
+            held_out_test: self.held_out_test,
+            data,
+            unknown,
+            protocol: self.protocol,
+            backbone,
+            architecture: if freeze { self.without_dropout(architecture)? } else { architecture },
+            input: self.input.applied_to(input),
+            loss,
+            anchors: self.anchors.unwrap_or(loss.anchor_kind(recipe.has_outliers())),
+            recipe,
+            device: self.device,
+            test_every: self.test_every.unwrap_or(test_every(freeze)),
+            memory: self.memory.saturating_mul(1 << 20),
+            skip_broken: self.skip_broken,
+        })
+    }
+
+    /// The network, its usual input, and the starting weights, which are downloaded if they have a name.
+    fn start(&self, is_tutorial: bool) -> anyhow::Result<Start> {
+        let default = (is_tutorial && self.network.arch.is_none()).then(|| PathBuf::from(BACKBONE));
+        let Some(name) = self.backbone.as_ref().or(default.as_ref()) else {
+            let architecture = self.network.resolve(None)?;
+            return Ok(Start { input: architecture.default_input(), architecture, backbone: None });
+        };
+        let StartingWeights { weights, input } = StartingWeights::read(name)?;
+        let architecture = self.network.resolve(Some(weights.recognize()?.architecture))?;
+        let (name, file) = (name.to_string_lossy().into_owned(), weights.path().to_owned());
+        Ok(Start {
+            input: input.unwrap_or(architecture.default_input()),
+            architecture,
+            backbone: Some(Backbone { name, file }),
+        })
+    }
+
+    /// The recipe with what was given.
+    fn recipe(&self, usual: Recipe, loss: &Loss) -> Recipe {
         let backbone_rate = self.backbone_rate.unwrap_or(usual.backbone_rate);
         let optimizer = match (self.optimizer, usual.optimizer) {
             // Muon is of no use where no convolution is trained.
@@ -391,14 +432,6 @@ impl Settings {
         // The rate of a recipe for Muon is no other optimizer's.
         let is_for_muon = usual.optimizer == Optimizer::Muon && optimizer != Optimizer::Muon;
         let share = if is_for_muon { 1.0 } else { rate_share(&usual) };
-        // Dropout is in the layers that are not trained; some networks have it by default.
-        let drops = |(name, share): (&str, f64)| name == "dropout" && share > 0.0;
-        let is_given = self.network.settings.contains_key("dropout");
-        let architecture = if usual.freeze && !is_given && architecture.settings().any(drops) {
-            architecture.with("dropout", 0.0)?
-        } else {
-            architecture
-        };
         let learning_rate = share * optimizer.learning_rate(loss.variant);
         let mut recipe = Recipe {
             epochs: self.epochs.unwrap_or(usual.epochs),
@@ -432,23 +465,14 @@ impl Settings {
             self.loss == Objective::CrossEntropy || recipe.outliers_beside(recipe.batch_size) == 0;
         let default = if is_without { Outliers::None } else { recipe.outliers };
         recipe.outliers = self.outliers.clone().unwrap_or(default);
-        Ok(TrainSettings {
-            known,
-            held_out_test: self.held_out_test,
-            data,
-            unknown,
-            protocol: self.protocol,
-            backbone,
-            architecture,
-            input,
-            loss,
-            anchors: self.anchors.unwrap_or(loss.anchor_kind(recipe.has_outliers())),
-            recipe,
-            device: self.device,
-            test_every: self.test_every.unwrap_or(test_every(usual.freeze)),
-            memory: self.memory.saturating_mul(1 << 20),
-            skip_broken: self.skip_broken,
-        })
+        recipe
+    }
+
+    /// A network without the dropout that some have by default: it is in layers that are not trained.
+    fn without_dropout(&self, network: Architecture) -> anyhow::Result<Architecture> {
+        let drops = network.settings().any(|(name, share)| name == "dropout" && share > 0.0);
+        let is_given = self.network.settings.contains_key("dropout");
+        Ok(if drops && !is_given { network.with("dropout", 0.0)? } else { network })
     }
 
     /// Whether a given setting asks for more than the last layer.
