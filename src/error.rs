@@ -349,8 +349,8 @@ pub enum Error {
     },
 }
 
-/// A path within a sentence. Control characters, such as newlines, are escaped, so that a name cannot pass for
-/// a line of its own.
+/// A path within a sentence. Control characters, such as newlines, are escaped, so that a name cannot pass
+/// for a line of its own.
 struct Shown<'a>(&'a Path);
 
 impl fmt::Display for Shown<'_> {

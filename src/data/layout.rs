@@ -139,8 +139,8 @@ pub fn exists(path: &Path) -> bool {
 /// Reads a data set in the layout that it has.
 ///
 /// # Errors
-/// [`Error::Io`] if there is nothing; [`Error::NoLayout`] and [`Error::NoImages`]; [`Error::Dataset`] if several
-/// layouts are recognised, or a file is damaged; [`Error::Undivided`] if it lacks the split.
+/// [`Error::Io`] if there is nothing; [`Error::NoLayout`] and [`Error::NoImages`]; [`Error::Dataset`] if
+/// several layouts are recognised, or a file is damaged; [`Error::Undivided`] if it lacks the split.
 pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     let unusable = |reason| Error::Dataset { path: path.to_owned(), reason };
     // Files in it would be those of the current folder.

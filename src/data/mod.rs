@@ -139,9 +139,9 @@ impl Dataset {
     /// test split.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::NoLayout`] and [`Error::NoImages`]; [`Error::Dataset`] if a file is missing or damaged, or the
-    /// folder of a class has no images; [`Error::Undivided`] if training images are wanted of data without
-    /// splits, or test images of data with training images alone.
+    /// [`Error::Io`]; [`Error::NoLayout`] and [`Error::NoImages`]; [`Error::Dataset`] if a file is missing or
+    /// damaged, or the folder of a class has no images; [`Error::Undivided`] if training images are wanted of
+    /// data without splits, or test images of data with training images alone.
     pub fn known(path: &Path, split: Split, input: &Input) -> Result<Self> {
         Self::with_classes(path, Wanted::Known(split), input)
     }
@@ -237,8 +237,8 @@ impl Dataset {
         &self.labels
     }
 
-    /// The numbers of files in its folders whose extension is not that of an image, and of images beside the class
-    /// folders, by extension.
+    /// The numbers of files in its folders whose extension is not that of an image, and of images beside the
+    /// class folders, by extension.
     #[must_use]
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out

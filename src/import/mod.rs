@@ -42,7 +42,8 @@ pub struct Calibration<'a> {
     pub class_means: bool,
     /// Whether flipped images also count for the class means, as in the paper's code for objects.
     pub mirrored: bool,
-    /// The share of known images that the threshold will keep, which determines how many images must calibrate.
+    /// The share of known images that the threshold will keep, which determines how many images must
+    /// calibrate.
     pub keep: f64,
     /// The provider that runs the network.
     pub provider: Provider,
@@ -172,8 +173,8 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
 /// Runs known images through the network, and makes their class means the anchors if requested. A quarter of
 /// the images calibrates, another one chooses, and to the rest scores are fitted; where a quarter is too few
 /// for the share to keep, as of fewer than 76 images for 0.95, all calibrate. The self-check of an export
-/// compares the first images. Returns the accuracy, 0 to 1; a low one suggests classes in another order. `progress` receives
-/// the number of images of each finished batch: [`Calibration::work`] in all.
+/// compares the first images. Returns the accuracy, 0 to 1; a low one suggests classes in another order.
+/// `progress` receives the number of images of each finished batch: [`Calibration::work`] in all.
 ///
 /// # Errors
 /// Those of [`export::export`] and of [`eval::outputs`].

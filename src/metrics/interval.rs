@@ -178,8 +178,8 @@ const FEW: usize = 50;
 
 /// The interval of the mean AUROC over unknown sets that share their known images, with the variance of
 /// DeLong et al. (1988) on the scale of logits (Pepe, 2003). Where a side has fewer than [`FEW`] images it
-/// holds at least that of [`auroc_interval_of_few`] too. It is 0..=1 if a side has a single image, because its
-/// variance is undefined. An AUROC of 0 or 1 has none: the interval is Wilson's for as many images as the
+/// holds at least that of [`auroc_interval_of_few`] too. It is 0..=1 if a side has a single image, because
+/// its variance is undefined. An AUROC of 0 or 1 has none: the interval is Wilson's for as many images as the
 /// smallest set or the known ones have, whichever are fewer.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
     let count = sets.len() as f64;

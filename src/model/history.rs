@@ -212,9 +212,8 @@ impl Training {
     /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
     /// (the number of training images), `held_out_test` (the share of images to test on), `test_images`
     /// (their number), `skipped` (the number of images that could not be read), `held_out_seen` (whether the
-    /// backbone had learned from held-out images), `ancestors` (what it and the backbones before it were trained
-    /// on) or `epoch` (the number of finished epochs after which the
-    /// weights were taken).
+    /// backbone had learned from held-out images), `ancestors` (what it and the backbones before it were
+    /// trained on) or `epoch` (the number of finished epochs after which the weights were taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()
@@ -251,8 +250,8 @@ impl fmt::Display for Training {
 /// The field of a run whose backbone had learned from held-out images.
 pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
 
-/// The field of what the backbone was trained on, and the backbones before it: the [split](Training::split) of
-/// each. It is for a training that begins with this one, and not shown.
+/// The field of what the backbone was trained on, and the backbones before it: the [split](Training::split)
+/// of each. It is for a training that begins with this one, and not shown.
 pub(crate) const ANCESTORS: &str = "ancestors";
 
 /// The fields that do not belong to the recipe.

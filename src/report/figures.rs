@@ -551,8 +551,8 @@ fn matrix(
     }
 }
 
-/// The class of a number within a cell of this share: its colour turns where it is easier to read then, in the
-/// dark scheme earlier than in the light one.
+/// The class of a number within a cell of this share: its colour turns where it is easier to read then, in
+/// the dark scheme earlier than in the light one.
 fn turned(share: f64) -> &'static str {
     match share {
         0.86.. => " turned",

@@ -118,17 +118,17 @@ pub struct Row {
 }
 
 impl Row {
-    /// Whether the unknown images score lower than the known ones, as if larger meant less likely unknown: the
-    /// AUROC is below 50 %, with its interval where there is one.
+    /// Whether the unknown images score lower than the known ones, as if larger meant less likely unknown:
+    /// the AUROC is below 50 %, with its interval where there is one.
     #[must_use]
     pub fn is_reversed(&self) -> bool {
         self.intervals.map_or(self.metrics.auroc, |intervals| intervals.metrics.auroc.high) < 0.5
     }
 }
 
-/// 95 % intervals of a row: DeLong's for the AUROC, of few images at least Newcombe's; Wilson's for shares at a fixed threshold, such as the
-/// detection accuracy's; at least that and the bootstrap's for both FPR metrics; the bootstrap's for the
-/// rest.
+/// 95 % intervals of a row: DeLong's for the AUROC, of few images at least Newcombe's; Wilson's for shares at
+/// a fixed threshold, such as the detection accuracy's; at least that and the bootstrap's for both FPR
+/// metrics; the bootstrap's for the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowIntervals {
     /// The interval of [`Row::unknown_caught`].

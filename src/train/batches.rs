@@ -298,8 +298,9 @@ impl<'a> Batches<'a> {
     ///
     /// # Errors
     /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless
-    /// they are left out; [`Error::Dataset`] if a set has no others; [`Error::Setting`] if an image belongs to two sets that must be apart, or the
-    /// held-out images are too few or too many; [`Error::Classes`] if a class cannot have its name.
+    /// they are left out; [`Error::Dataset`] if a set has no others; [`Error::Setting`] if an image belongs
+    /// to two sets that must be apart, or the held-out images are too few or too many; [`Error::Classes`] if
+    /// a class cannot have its name.
     pub fn open(
         settings: &'a TrainSettings,
         stop: &AtomicBool,

@@ -61,9 +61,9 @@ pub fn train(
 /// weights are bit-identical to those of an uninterrupted run.
 ///
 /// # Errors
-/// Those of [`train`], [`Error::NoState`] if the folder holds no state, [`Error::DataChanged`] if
-/// training or test images have changed since the run started, [`Error::Weights`] or [`Error::Checkpoint`] if no
-/// state can be read.
+/// Those of [`train`], [`Error::NoState`] if the folder holds no state, [`Error::DataChanged`] if training or
+/// test images have changed since the run started, [`Error::Weights`] or [`Error::Checkpoint`] if no state
+/// can be read.
 pub fn resume(
     run: &RunFolder,
     save_every: Duration,

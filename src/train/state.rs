@@ -62,8 +62,8 @@ impl State {
     /// Reads the newest readable state of a run, with its tensors.
     ///
     /// # Errors
-    /// [`Error::Io`] if the folder or a state cannot be read, [`Error::NoState`] if it holds no state, and the error of
-    /// the newest state if none can be read.
+    /// [`Error::Io`] if the folder or a state cannot be read, [`Error::NoState`] if it holds no state, and
+    /// the error of the newest state if none can be read.
     pub fn open(run: &RunFolder) -> Result<(Self, Weights)> {
         let mut fault = None;
         for path in run.states()?.into_iter().rev() {
