@@ -1,12 +1,11 @@
 //! The errors of the library: one variant per cause, with the values at fault.
 
 use std::{
-    fmt::{self, Write},
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
-use crate::method::per_cent;
+use crate::{data::on_one_line, method::per_cent};
 
 /// The result of the library's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -355,10 +354,7 @@ struct Shown<'a>(&'a Path);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.to_string_lossy().chars() {
-            if c.is_control() { write!(f, "{}", c.escape_debug())? } else { f.write_char(c)? }
-        }
-        Ok(())
+        f.write_str(&on_one_line(&self.0.to_string_lossy()))
     }
 }
 

@@ -2,6 +2,7 @@
 //! metadata.
 
 use std::{
+    cell::LazyCell,
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
@@ -108,11 +109,12 @@ fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     }
     let folders = || entries(path).unwrap_or_default().into_iter().filter(|path| path.is_dir());
     // One folder of images may hold those of a documentation.
-    let is_of_images = || folders().filter(|folder| holds_images(folder, DEEPEST)).nth(1).is_some();
+    let is_of_images =
+        LazyCell::new(|| folders().filter(|folder| holds_images(folder, DEEPEST)).nth(1).is_some());
     let in_folder = |folder: PathBuf| {
         let shards = shards(&folder);
         let is_meant = |shards: &[Shard]| {
-            let is_beside_images = || holds_images(&folder, DEEPEST) || folder != path && is_of_images();
+            let is_beside_images = || holds_images(&folder, DEEPEST) || folder != path && *is_of_images;
             shards.iter().any(|(_, file)| numbered(file).is_some()) || !is_beside_images()
         };
         (!shards.is_empty() && is_meant(&shards)).then_some((folder, shards))

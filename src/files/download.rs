@@ -307,9 +307,10 @@ fn transfer(
         done = 0;
     }
     let origin = Origin::read(part);
+    let is_here = |origin: &&Origin| server_of(&origin.url) == server_of(url);
+    let of_here = origin.as_ref().filter(is_here);
     // Without a published checksum nobody would notice that the file is glued from two.
-    let is_elsewhere = |origin: &Origin| server_of(&origin.url) != server_of(url);
-    let is_of_another = origin.as_ref().is_some_and(is_elsewhere) && !remote.expected.is_checked();
+    let is_of_another = origin.is_some() && of_here.is_none() && !remote.expected.is_checked();
     let start = if is_of_another { 0 } else { done };
     observe(Step::Asking { url, done: start, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
@@ -325,7 +326,7 @@ fn transfer(
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
             // The server sends the whole file if it is another by now.
-            if let Some(origin) = origin.as_ref().filter(|origin| !origin.version.is_empty()) {
+            if let Some(origin) = of_here.filter(|origin| !origin.version.is_empty()) {
                 request = request.header("If-Range", &origin.version);
             }
         }

@@ -241,9 +241,8 @@ impl<'a> Learner<'a> {
     }
 
     /// Loads the backbone, if there is one.
-    pub fn begin(&mut self) -> Result<()> {
-        if let Some(backbone) = &self.settings.backbone {
-            let weights = Weights::read(&backbone.file)?.network()?;
+    pub fn begin(&mut self, backbone: Option<Weights>) -> Result<()> {
+        if let Some(weights) = backbone {
             if let Some(training) = weights.training() {
                 self.held_out_seen =
                     !self.batches.calibrating.is_empty() && has_seen_held_out(&self.record(0), &training);

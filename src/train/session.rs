@@ -102,12 +102,10 @@ fn run_to_the_end(
     settings.check()?;
     // Data may take hours to read.
     atomic::check_writable_folder(run.path())?;
-    if let Start::New { .. } = start {
-        check_network(settings)?;
-    }
-    let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
     let is_new = matches!(start, Start::New { .. });
-    let mut session = Session::begin(settings, &batches, run, start)?;
+    let backbone = if is_new { backbone_of(settings)? } else { None };
+    let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
+    let mut session = Session::begin(settings, &batches, run, start, backbone)?;
     let epochs = settings.recipe.epochs;
     let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
     let (skipped, held_out_seen) = (batches.skipped, session.learner.held_out_seen);
@@ -172,15 +170,17 @@ fn run_to_the_end(
     Ok(Outcome::Finished(report))
 }
 
-/// Checks that the network of a new run has what it begins with.
-fn check_network(settings: &TrainSettings) -> Result<()> {
+/// The weights that a new run begins with, if there are some, once they are known to suit its network.
+fn backbone_of(settings: &TrainSettings) -> Result<Option<Weights>> {
     let TrainSettings { architecture, input, recipe, backbone, .. } = settings;
     let dropout = architecture.settings().find(|(name, share)| *name == "dropout" && *share > 0.0);
     if let (true, Some((name, share))) = (recipe.freeze, dropout) {
         return Err(Error::setting(name, share, "must be 0 where only the last layer is trained"));
     }
-    let Some(backbone) = backbone else { return Ok(()) };
-    Weights::read(&backbone.file)?.network()?.check_backbone_of(architecture, input)
+    let Some(backbone) = backbone else { return Ok(None) };
+    let weights = Weights::read(&backbone.file)?.network()?;
+    weights.check_backbone_of(architecture, input)?;
+    Ok(Some(weights))
 }
 
 /// The metrics of a tested network, for its default rejection score.
@@ -213,6 +213,7 @@ impl<'a> Session<'a> {
         batches: &'a Batches<'a>,
         folder: &'a RunFolder,
         start: Start,
+        backbone: Option<Weights>,
     ) -> Result<Self> {
         let mut learner = Learner::new(settings, batches)?;
         let mut optimizer =
@@ -239,7 +240,7 @@ impl<'a> Session<'a> {
                 (log, *state, least)
             }
             Start::New { given } => {
-                learner.begin()?;
+                learner.begin(backbone)?;
                 let path = folder.path();
                 std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
                 let log = Log::open(folder)?;

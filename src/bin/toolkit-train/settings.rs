@@ -171,9 +171,8 @@ fn learning_rates() -> String {
         .map(|optimizer| by_variant(|loss| optimizer.learning_rate(loss.variant)));
     // In single precision, without the digits that the division rounds.
     let shares = other_recipes().map(|(when, recipe)| {
-        // The rate of a recipe for Muon is no other optimizer's.
         let with = if recipe.optimizer == Optimizer::Muon { " with muon" } else { "" };
-        format!("{} times that {when}{with}", rate_share(&recipe) as f32)
+        format!("{} times that {when}{with}", rate_share(&recipe, recipe.optimizer) as f32)
     });
     format!(
         "The peak learning rate; by default with adam {adam}; with sgd or muon {sgd}; {}",
@@ -186,8 +185,12 @@ fn test_every(freeze: bool) -> usize {
     if freeze { 5 } else { 1 }
 }
 
-/// The learning rate of a recipe, as a share of the default one.
-fn rate_share(recipe: &Recipe) -> f64 {
+/// The learning rate of a recipe with an optimizer, as a share of the default one. That of a recipe for Muon is
+/// no other optimizer's.
+fn rate_share(recipe: &Recipe, optimizer: Optimizer) -> f64 {
+    if recipe.optimizer == Optimizer::Muon && optimizer != Optimizer::Muon {
+        return 1.0;
+    }
     recipe.learning_rate / Recipe::default().learning_rate
 }
 
@@ -429,10 +432,7 @@ impl Settings {
             (None, Optimizer::Muon) if backbone_rate == 0.0 => Optimizer::Sgd,
             (given, usual_one) => given.unwrap_or(usual_one),
         };
-        // The rate of a recipe for Muon is no other optimizer's.
-        let is_for_muon = usual.optimizer == Optimizer::Muon && optimizer != Optimizer::Muon;
-        let share = if is_for_muon { 1.0 } else { rate_share(&usual) };
-        let learning_rate = share * optimizer.learning_rate(loss.variant);
+        let learning_rate = rate_share(&usual, optimizer) * optimizer.learning_rate(loss.variant);
         let mut recipe = Recipe {
             epochs: self.epochs.unwrap_or(usual.epochs),
             batch_size: self.batch_size.unwrap_or(usual.batch_size),
