@@ -29,7 +29,7 @@ use axum::{
 };
 use cac::{
     Bytes, Provider, Scorer, Verdict,
-    drift::{ALPHA, Monitor, Origin, Recent, StateFile, Status},
+    drift::{ALPHA, Monitor, Recent, StateFile, Status, StreamOrigin},
     files::sha256,
     image,
 };
@@ -67,7 +67,7 @@ const BODIES_LIMIT: usize = 64 << 20;
 /// The maximum number of waiting images; further requests get 503.
 const QUEUE: usize = 256;
 
-/// The images of which the share called unknown is told.
+/// The number of recent images over which the share of unknown ones is reported.
 const RECENT: usize = 1000;
 /// The time after which the state is written again, while images come.
 const SAVE_AFTER: Duration = Duration::from_secs(60);
@@ -78,7 +78,7 @@ struct Request {
     answer: oneshot::Sender<Verdict>,
 }
 
-/// What the images were.
+/// What has been scored so far.
 struct Seen {
     images: u64,
     unknown: u64,
@@ -86,7 +86,7 @@ struct Seen {
     drift: Option<Drift>,
 }
 
-/// What a monitor tells.
+/// A monitor's status and its recent images.
 type Drift = (Status, Option<Recent>);
 
 fn drift(monitor: &Monitor, scorer: &Scorer) -> Drift {
@@ -148,7 +148,7 @@ fn begin(
         monitor => Some(monitor?),
     };
     let open = |(path, monitor): (&Path, &mut Monitor)| {
-        StateFile::open(path, Origin { model, score: decision.score.to_string() }, monitor)
+        StateFile::open(path, StreamOrigin { model, score: decision.score.to_string() }, monitor)
     };
     let file = state.zip(monitor.as_mut()).map(open).transpose()?;
     Ok((monitor, file))

@@ -6,7 +6,7 @@ use cac::{
     Provider, Result, Scorer,
     arch::Architecture,
     data::{DataFolder, Dataset, Noise, Protocol, Role, Split},
-    drift::{Monitor, Origin, StateFile},
+    drift::{Monitor, StateFile, StreamOrigin},
     files::{archive, scores},
     image::{self, Input},
     import::{self, ImportOptions},
@@ -135,7 +135,7 @@ fn drift_state(bytes: &[u8]) -> bool {
     let path = folder.path().join("state");
     std::fs::write(&path, bytes).expect("space for the file");
     let mut monitor = Monitor::new(&[0.0, 1.0], 0.01, 0).expect("held-out scores");
-    let origin = Origin { model: "fuzz".to_owned(), score: "cac".to_owned() };
+    let origin = StreamOrigin { model: "fuzz".to_owned(), score: "cac".to_owned() };
     let opened = StateFile::open(&path, origin, &mut monitor);
     opened.is_ok_and(|file| file.write(&monitor).is_ok())
 }
@@ -254,7 +254,7 @@ fn settings(bytes: &[u8]) -> bool {
     let text = &*String::from_utf8_lossy(bytes);
     let recipe: Option<Recipe> = serde_json::from_str(text).ok().or_else(|| toml::from_str(text).ok());
     if let Some(recipe) = recipe.as_ref().filter(|recipe| recipe.check().is_ok()) {
-        let _ = (recipe.rates(3, 10), recipe.trimmed_of(7), recipe.outliers_beside(7));
+        let _ = (recipe.rates(3, 10), recipe.trimmed_of(7), recipe.outliers_per_step(7));
     }
     let architecture: Option<Architecture> = serde_json::from_str(text).ok();
     if let Some(architecture) = &architecture {

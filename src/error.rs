@@ -32,7 +32,7 @@ pub enum Error {
         /// What the decoder reported.
         reason: String,
     },
-    /// A data set is damaged, or not as its layout has it.
+    /// A data set is damaged, or does not follow its layout.
     #[error("`{}` is not a usable data set: {reason}", Shown(path))]
     Dataset {
         /// The file or folder at fault.
@@ -88,7 +88,7 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
-    /// A file cannot be downloaded, or what came is not the published file.
+    /// A download failed, or its result is not the published file.
     #[error("cannot fetch `{url}`: {reason}")]
     Download {
         /// The source.
@@ -204,7 +204,7 @@ pub enum Error {
     #[error("the model has no scores of held-out images to compare with")]
     NoHeldOutScores,
     /// The state of a stream of scores is damaged, or of another stream.
-    #[error("cannot go on with `{}`: {reason}", Shown(path))]
+    #[error("cannot continue the stream of `{}`: {reason}", Shown(path))]
     DriftState {
         /// The file.
         path: PathBuf,
@@ -233,7 +233,7 @@ pub enum Error {
         /// The expected shape, such as `[N, 3, 32, 32]`.
         expected: String,
     },
-    /// A file of features is malformed or something else.
+    /// A file of features is malformed or of another kind.
     #[error("`{}` does not hold usable features: {reason}", Shown(path))]
     FeatureFile {
         /// The NPZ file.

@@ -7,8 +7,8 @@ use crate::{
     data::shuffled,
     error::{Error, Result},
     method::{
-        Activations, Affine, Anchors, Constants, FeatureScore, FittedScore, FittedTerm, LEAST_LENGTH,
-        LastLayer, RejectionScore, Standard, Term,
+        Activations, Affine, Anchors, Constants, FeatureScore, FittedScore, FittedTerm, LastLayer, MIN_NORM,
+        RejectionScore, Standardisation, Term,
     },
 };
 
@@ -18,7 +18,7 @@ pub const LIMIT: usize = 4 << 20;
 /// Added to the diagonal of a scatter matrix before it is inverted, as in pytorch-ood.
 const RIDGE: f64 = 1e-6;
 /// The number of training features that `knn` keeps. More of them gain nothing with ten neighbours.
-const BANK: usize = 1024;
+pub(crate) const BANK: usize = 1024;
 /// The number of features above which Mahalanobis distances are measured in principal components.
 const WIDE: usize = 512;
 /// The number of these components, and the fewest that `vim` leaves to a residual.
@@ -27,7 +27,7 @@ const COMPONENTS: usize = 256;
 const IMAGES_PER_COMPONENT: usize = 2;
 /// The least mean length of a residual, relative to that of the features: below it the principal space
 /// contains all training images.
-const LEAST_RESIDUAL: f64 = 1e-5;
+const MIN_RESIDUAL: f64 = 1e-5;
 
 /// Training images as a network sees them.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +107,7 @@ impl Fitter<'_> {
         let known = self.sample(self.known);
         let standardised = |term: Term| {
             let term = self.term(term)?;
-            let standard = Standard::of(&term.rejection(&known.activations())).ok_or_else(|| {
+            let standard = Standardisation::of(&term.rejection(&known.activations())).ok_or_else(|| {
                 let reason = "needs further known images whose scores vary";
                 Error::setting("score", format!("`{score}`"), reason)
             })?;
@@ -164,7 +164,7 @@ fn neighbours_of(
 fn directions(features: ArrayView2<f32>) -> Array2<f64> {
     let mut directions = features.mapv(f64::from);
     for mut feature in directions.rows_mut() {
-        let length = feature.dot(&feature).sqrt().max(LEAST_LENGTH.into());
+        let length = feature.dot(&feature).sqrt().max(MIN_NORM.into());
         feature /= length;
     }
     directions
@@ -248,7 +248,7 @@ fn boundaries(examples: &Examples, limit: Option<usize>) -> std::result::Result<
     let weight = &examples.last_layer.weight;
     let classes = weight.nrows();
     if limit.is_some_and(|limit| classes * classes * size_of::<f32>() > limit) {
-        return Err(format!("has a constant for each two of {classes} classes, more than the limit"));
+        return Err(format!("has a constant for each pair of {classes} classes, more than the limit"));
     }
     let weight = weight.mapv(f64::from);
     let norms = Array2::from_shape_fn((classes, classes), |(one, other)| {
@@ -284,7 +284,7 @@ fn residual(examples: &Examples, limit: Option<usize>) -> std::result::Result<Co
         points.rows().into_iter().map(|row| row.dot(&row).sqrt()).sum::<f64>() / points.nrows() as f64
     };
     let length = mean_length(&centred.dot(&matrix.t()));
-    if length <= LEAST_RESIDUAL * mean_length(&centred) {
+    if length <= MIN_RESIDUAL * mean_length(&centred) {
         return Err(format!(
             "needs more training images: {principal} dimensions contain all {}",
             features.nrows()

@@ -25,7 +25,7 @@ pub const RESERVED: [&str; 16] = [
 ];
 
 /// The prefix of all other tensor names in an exported graph that do not belong to a layer.
-pub const HEAD: &str = "cac/";
+pub const HEAD_PREFIX: &str = "cac/";
 
 /// Appends layers and returns their indices.
 #[derive(Default)]
@@ -68,7 +68,8 @@ impl Builder {
     pub fn finish(mut self) -> Vec<Layer> {
         let mut names = HashSet::new();
         for (index, Layer { name, inputs, .. }) in self.layers.iter().enumerate() {
-            let is_free = !RESERVED.contains(&name.as_str()) && !name.starts_with(HEAD) && names.insert(name);
+            let is_free =
+                !RESERVED.contains(&name.as_str()) && !name.starts_with(HEAD_PREFIX) && names.insert(name);
             assert!(is_free, "the layer name `{name}` is taken");
             assert!(inputs.iter().all(|&input| input < index), "`{name}` reads a later layer");
         }

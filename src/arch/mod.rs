@@ -22,7 +22,7 @@ use crate::{
     image::Input,
 };
 use builder::Builder;
-pub use builder::{HEAD, RESERVED};
+pub use builder::{HEAD_PREFIX, RESERVED};
 
 /// All network families.
 pub static FAMILIES: [Family; 5] =

@@ -10,7 +10,7 @@ use super::{layout::Reasoned, path_text};
 use crate::image::{self, Input, MAX_BYTES, MAX_SIDE, RgbImage};
 
 /// The most bytes that deflate makes of one.
-pub(super) const MOST_INFLATED: u64 = 1032;
+pub(super) const MAX_INFLATED: u64 = 1032;
 /// The bytes of an array that are read first; then as many again as there are.
 const FIRST_PIECE: usize = 1 << 20;
 
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn an_array_that_claims_more_than_its_file_is_refused_before_it_is_read() {
-        let error = read(&mut &b"abc"[..], 1 << 40, 3 * MOST_INFLATED).unwrap_err();
+        let error = read(&mut &b"abc"[..], 1 << 40, 3 * MAX_INFLATED).unwrap_err();
         assert!(
             error.contains("claims 1099511627776 bytes of values, its size allows at most 3096"),
             "{error}"

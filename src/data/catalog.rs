@@ -39,7 +39,7 @@ pub struct PublishedSet {
     pub downloads: &'static [Download],
     /// Where its images are, below the folder of the data sets or below its own folder there: the first
     /// layout is that of the downloads.
-    pub(super) layouts: &'static [Layout],
+    pub(super) layouts: &'static [PublishedLayout],
 }
 
 /// A file of a published data set.
@@ -63,18 +63,18 @@ pub struct Download {
 
 /// Where the images of a data set are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct PublishedLayout {
     /// The folder of the known images, relative.
     pub folder: &'static str,
     /// The folders of unknown images to train on and to test on, below it.
     unknown: [&'static str; 2],
     /// The files without which it is not whole; none for a folder of images.
-    pub parts: &'static [Part],
+    pub parts: &'static [PublishedFile],
 }
 
 /// A file of a layout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct PublishedFile {
     pub file: &'static str,
     /// The split that it is needed for; `None` for both.
     split: Option<Split>,
@@ -102,17 +102,17 @@ impl Role {
 const TRAIN: Option<Split> = Some(Split::Train);
 const TEST: Option<Split> = Some(Split::Test);
 
-const fn part(file: &'static str, split: Option<Split>) -> Part {
-    Part { file, split, md5: None }
+const fn part(file: &'static str, split: Option<Split>) -> PublishedFile {
+    PublishedFile { file, split, md5: None }
 }
 
 /// A file with the MD5 that torchvision 0.29 checks.
-const fn checked(file: &'static str, split: Option<Split>, md5: &'static str) -> Part {
-    Part { file, split, md5: Some(md5) }
+const fn checked(file: &'static str, split: Option<Split>, md5: &'static str) -> PublishedFile {
+    PublishedFile { file, split, md5: Some(md5) }
 }
 
-const fn layout(folder: &'static str, parts: &'static [Part]) -> Layout {
-    Layout { folder, unknown: [""; 2], parts }
+const fn layout(folder: &'static str, parts: &'static [PublishedFile]) -> PublishedLayout {
+    PublishedLayout { folder, unknown: [""; 2], parts }
 }
 
 /// A download that is needed for both splits. 0 bytes and an empty SHA-256 are not published.
@@ -420,7 +420,7 @@ pub static SETS: [PublishedSet; 16] = [
             "",
             "tiny-imagenet-200",
         )],
-        layouts: &[Layout {
+        layouts: &[PublishedLayout {
             unknown: ["train", "val/images"],
             ..layout("tiny-imagenet-200", &[part("wnids.txt", None), part("val/val_annotations.txt", TEST)])
         }],
@@ -441,8 +441,8 @@ pub static SETS: [PublishedSet; 16] = [
             "dtd",
         )],
         layouts: &[
-            Layout { unknown: ["images"; 2], ..layout("dtd", &[part(TEXTURE_LABELS, None)]) },
-            Layout { unknown: ["images"; 2], ..layout("dtd/dtd", &[part(TEXTURE_LABELS, None)]) },
+            PublishedLayout { unknown: ["images"; 2], ..layout("dtd", &[part(TEXTURE_LABELS, None)]) },
+            PublishedLayout { unknown: ["images"; 2], ..layout("dtd/dtd", &[part(TEXTURE_LABELS, None)]) },
         ],
     },
     PublishedSet {
@@ -601,7 +601,7 @@ pub static SETS: [PublishedSet; 16] = [
     },
 ];
 
-const IDX: [Part; 4] = [
+const IDX: [PublishedFile; 4] = [
     part("train-images-idx3-ubyte", TRAIN),
     part("train-labels-idx1-ubyte", TRAIN),
     part("t10k-images-idx3-ubyte", TEST),
@@ -678,11 +678,11 @@ impl PublishedSet {
     }
 }
 
-impl Layout {
+impl PublishedLayout {
     /// Whether everything is there that a role needs, below a folder.
     pub fn is_whole(&self, base: &Path, role: Role) -> bool {
         let folder = joined(base, self.folder);
-        let needed = |part: &&Part| part.split.is_none_or(|split| split == role.split());
+        let needed = |part: &&PublishedFile| part.split.is_none_or(|split| split == role.split());
         if self.parts.is_empty() {
             holds_images(&folder)
         } else {
@@ -702,7 +702,7 @@ impl Layout {
 }
 
 /// Where a data set may be: each layout below its own folder, and then below the folder of all data sets.
-fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Layout)> {
+fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static PublishedLayout)> {
     let own = folder.join(set.name);
     let below = |base: &Path| set.layouts.iter().map(|layout| (base.to_owned(), layout)).collect::<Vec<_>>();
     let mut places = [below(&own), below(folder)].concat();
@@ -716,9 +716,13 @@ fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Layout)> 
 /// The first copy of a data set that is whole for all of these roles; below `own`, or elsewhere. Without
 /// parts, a copy outside of the set's own folder is recognised by the number of its images: others may have
 /// the same names.
-pub(super) fn copy(set: &PublishedSet, folder: &Path, roles: &[Role]) -> Option<(PathBuf, &'static Layout)> {
+pub(super) fn copy(
+    set: &PublishedSet,
+    folder: &Path,
+    roles: &[Role],
+) -> Option<(PathBuf, &'static PublishedLayout)> {
     let own = folder.join(set.name);
-    let is_copy = |(base, layout): &(PathBuf, &Layout)| {
+    let is_copy = |(base, layout): &(PathBuf, &PublishedLayout)| {
         let is_sure = *base == own || !layout.parts.is_empty();
         roles.iter().all(|&role| layout.is_whole(base, role))
             && (is_sure || count(&joined(base, layout.folder)) == set.images[1])
@@ -841,17 +845,17 @@ impl DataFolder {
 }
 
 #[cfg(test)]
-impl Layout {
+impl PublishedLayout {
     /// That of the tests of downloads.
     pub const TINY: Self = layout("tiny", &[]);
 
-    pub const fn of(folder: &'static str, parts: &'static [Part]) -> Self {
+    pub const fn of(folder: &'static str, parts: &'static [PublishedFile]) -> Self {
         layout(folder, parts)
     }
 }
 
 #[cfg(test)]
-impl Part {
+impl PublishedFile {
     pub const fn of(file: &'static str, split: Option<Split>) -> Self {
         part(file, split)
     }
@@ -912,9 +916,9 @@ mod tests {
     }
 
     /// Makes everything that a layout needs below a folder.
-    fn make(base: &Path, layout: &Layout) {
+    fn make(base: &Path, layout: &PublishedLayout) {
         let folder = joined(base, layout.folder);
-        let image = Part::of("a/1.png", None);
+        let image = PublishedFile::of("a/1.png", None);
         let parts = if layout.parts.is_empty() { &[image] } else { layout.parts };
         for part in parts {
             let path = folder.join(part.file);

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     DataFolder, Download, PublishedSet, Role, Split,
-    catalog::{self, Layout, joined},
+    catalog::{self, PublishedLayout, joined},
 };
 use crate::{
     error::{Error, Result},
@@ -24,7 +24,7 @@ use crate::{
 /// The environment variable with the URL of a mirror, which serves `URL/NAME/FILE`.
 const MIRROR: &str = "CAC_DATA_MIRROR";
 /// The most bytes of a download whose length is not published.
-const MOST: u64 = 16 << 30;
+const MAX_DOWNLOAD: u64 = 16 << 30;
 /// The file that is locked while a data set is fetched.
 const LOCK: &str = ".lock";
 /// The extension of the list of what was unpacked, in the form of `sha256sum`.
@@ -47,11 +47,11 @@ pub enum FetchEvent<'a> {
         /// Its length in bytes, if it is published.
         bytes: Option<u64>,
     },
-    /// A part of the file is there.
+    /// More of the file has arrived.
     Received {
         /// The bytes that are there.
         done: u64,
-        /// The bytes of the whole file, if the server tells.
+        /// The length of the whole file in bytes, if the server states it.
         total: Option<u64>,
     },
     /// A part of an archive is unpacked.
@@ -170,7 +170,7 @@ impl DataFolder {
         };
         download::check_room(&folder, needed.iter().map(room).sum())?;
         for download in needed {
-            bring(mirror, set, download, &folder, keep_archives, observe)?;
+            install(mirror, set, download, &folder, keep_archives, observe)?;
         }
         match self.find(set, roles)? {
             Some(_) => Ok(()),
@@ -269,7 +269,7 @@ impl Check {
     }
 
     /// Compares the files of a layout whose MD5 is published, unless they are compared already.
-    fn compare_parts(&mut self, layout: &Layout, base: &Path) -> Result<()> {
+    fn compare_parts(&mut self, layout: &PublishedLayout, base: &Path) -> Result<()> {
         for part in layout.parts.iter().filter(|part| part.md5.is_some()) {
             let path = joined(base, layout.folder).join(part.file);
             if path.exists() && !self.seen.contains(&path) {
@@ -326,7 +326,7 @@ fn lock(folder: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<File> {
 }
 
 /// Downloads a file, and unpacks it if it is an archive.
-fn bring(
+fn install(
     mirror: Option<&str>,
     set: &PublishedSet,
     download: &Download,
@@ -340,8 +340,14 @@ fn bring(
         None => download.urls.iter().map(|&url| url.to_owned()).collect(),
     };
     let (expected, name) = (download.expected(), Some(set.name));
-    let remote =
-        download::Remote { urls, expected, most: MOST, fault: |_| Ok(None), mirror: MIRROR, set: name };
+    let remote = download::Remote {
+        urls,
+        expected,
+        most: MAX_DOWNLOAD,
+        fault: |_| Ok(None),
+        mirror: MIRROR,
+        set: name,
+    };
     download::fetch(&remote, &file, |step| match step {
         download::Step::Asking { url, done, bytes } => {
             observe(FetchEvent::Downloading { url, file: &file, done, bytes });
@@ -400,7 +406,7 @@ fn sync(_folder: &Path) {}
 mod tests {
     use super::*;
     use crate::{
-        data::catalog::{Layout, Part},
+        data::catalog::{PublishedFile, PublishedLayout},
         files::{
             archive::tests::{gzip, tar_of, tar_of_files, zip_of},
             download::tests::{Answer, server},
@@ -450,7 +456,7 @@ mod tests {
             note: "",
             parts: &[],
             downloads: vec![download].leak(),
-            layouts: &[Layout::TINY],
+            layouts: &[PublishedLayout::TINY],
         }
     }
 
@@ -543,7 +549,8 @@ mod tests {
             let url = format!("{url}/{file}").leak();
             let mut set = set_of(file, &content, vec![url]);
             if file.ends_with(".gz") {
-                set.layouts = vec![Layout::of("", vec![Part::of("tiny", None)].leak())].leak();
+                set.layouts =
+                    vec![PublishedLayout::of("", vec![PublishedFile::of("tiny", None)].leak())].leak();
             }
             let data = DataFolder::new(Some(folder.path()));
             data.fetch_from(None, &set, &[ROLE], false, &mut |_| ()).unwrap();
@@ -556,8 +563,11 @@ mod tests {
         let test = Download { holds: "test.mat", split: Some(Split::Test), ..set.downloads[0] };
         let train = Download { holds: "train.mat", file: "train.mat", split: Some(Split::Train), ..test };
         set.downloads = vec![train, test].leak();
-        let parts = [Part::of("train.mat", Some(Split::Train)), Part::of("test.mat", Some(Split::Test))];
-        set.layouts = vec![Layout::of("", parts.to_vec().leak())].leak();
+        let parts = [
+            PublishedFile::of("train.mat", Some(Split::Train)),
+            PublishedFile::of("test.mat", Some(Split::Test)),
+        ];
+        set.layouts = vec![PublishedLayout::of("", parts.to_vec().leak())].leak();
         let data = DataFolder::new(Some(folder.path()));
         data.fetch_from(None, &set, &[ROLE], false, &mut |_| ()).unwrap();
         assert_eq!(served.join().unwrap().len(), 1);

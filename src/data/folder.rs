@@ -1,7 +1,7 @@
 //! Data sets in image folders.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -140,18 +140,18 @@ pub(crate) fn add_counts(to: &mut LeftOut, more: &LeftOut) {
     }
 }
 
-/// All images in a folder and its subfolders. Hidden files and folders are skipped.
+/// All images in a folder and its subfolders, each of which is read once. Hidden files and folders are
+/// skipped.
 pub(super) fn images_below(folder: &Path) -> Result<Listing> {
-    /// `above` holds the parent folders, because a link can lead back to one of them.
-    fn collect(folder: &Path, above: &mut Vec<PathBuf>, listing: &mut Listing) -> Result<()> {
+    /// `seen` holds the folders that were read: links can lead to one of them, and back to a parent folder.
+    fn collect(folder: &Path, seen: &mut HashSet<PathBuf>, listing: &mut Listing) -> Result<()> {
         let place = folder.canonicalize().map_err(Error::io("read", folder))?;
-        if above.contains(&place) {
+        if !seen.insert(place) {
             return Ok(());
         }
-        above.push(place);
         for path in entries(folder)? {
             if path.is_dir() {
-                collect(&path, above, listing)?;
+                collect(&path, seen, listing)?;
             } else if path.metadata().is_ok_and(|file| !file.is_file()) {
                 // A pipe or a device.
                 continue;
@@ -164,11 +164,10 @@ pub(super) fn images_below(folder: &Path) -> Result<Listing> {
                 }
             }
         }
-        above.pop();
         Ok(())
     }
     let mut listing = Listing::default();
-    collect(folder, &mut Vec::new(), &mut listing)?;
+    collect(folder, &mut HashSet::new(), &mut listing)?;
     if listing.files.is_empty() {
         let others = few(listing.left_out.keys().map(String::as_str));
         let others = if listing.left_out.is_empty() {

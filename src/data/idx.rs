@@ -11,7 +11,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::{
     Source, Split,
-    arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
+    arrays::{self, Arrays, Form, MAX_INFLATED, Piece},
     layout::{Layout, Part, Reasoned, Splits, Wanted, classified, named_classes},
 };
 use crate::error::{Error, Result, few};
@@ -137,7 +137,7 @@ fn read(path: &Path, axes: usize) -> Result<(Vec<usize>, Vec<u8>)> {
     let file = BufReader::new(file);
     let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
     let result = match is_compressed {
-        true => read_from(&mut MultiGzDecoder::new(file), axes, size.saturating_mul(MOST_INFLATED)),
+        true => read_from(&mut MultiGzDecoder::new(file), axes, size.saturating_mul(MAX_INFLATED)),
         false => read_from(&mut { file }, axes, size),
     };
     result.map_err(|reason| Error::Dataset { path: path.to_owned(), reason })

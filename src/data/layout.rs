@@ -60,7 +60,7 @@ pub(super) struct Splits<T> {
 }
 
 impl<T> Splits<T> {
-    /// What has the images that are wanted; `found` says what there is.
+    /// Chooses the source of the wanted images; `found` describes what exists, for messages.
     ///
     /// # Errors
     /// [`Error::Undivided`] if known images are wanted that can be had by holding out a share;
@@ -96,7 +96,7 @@ impl<T> Splits<T> {
 }
 
 impl Splits<Split> {
-    /// The splits of which there is something.
+    /// The splits that exist.
     pub fn of(is_there: impl Fn(Split) -> bool) -> Self {
         let of = |split| is_there(split).then_some(split);
         Self { train: of(Split::Train), test: of(Split::Test), all: None }
@@ -192,7 +192,16 @@ pub(super) fn names_in(path: &Path) -> Result<Option<Vec<String>>> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
     // Editors of Windows begin a file with a byte order mark.
     let text = text.trim_start_matches('\u{feff}');
-    Ok(Some(text.lines().map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()))
+    let mut names: Vec<String> = text.lines().map(|name| name.trim().to_owned()).collect();
+    while names.pop_if(|name| name.is_empty()).is_some() {}
+    // The names after it would be those of other classes.
+    match names.iter().position(String::is_empty) {
+        Some(place) => {
+            let reason = format!("line {} is empty", place + 1);
+            Err(Error::Dataset { path: path.to_owned(), reason })
+        }
+        None => Ok(Some(names)),
+    }
 }
 
 /// The names of classes in the file `classes.txt` of a folder, if there is one, numbered from 0.

@@ -261,10 +261,30 @@ impl Dataset {
         }
     }
 
-    /// Whether the two have images from the same folder, file or array.
+    /// Whether the two have images from the same folder, file or array. A link to a file is that file.
     #[must_use]
     pub fn shares_images_with(&self, other: &Self) -> bool {
         !self.origins().is_disjoint(&other.origins())
+            || (self.has_links() || other.has_links())
+                && !self.image_files().is_disjoint(&other.image_files())
+    }
+
+    /// Whether there are links among its image files.
+    fn has_links(&self) -> bool {
+        match &*self.source {
+            Source::Files(files) => self.places.iter().any(|&place| files[place].is_symlink()),
+            _ => false,
+        }
+    }
+
+    /// Its image files, to which links lead.
+    fn image_files(&self) -> HashSet<PathBuf> {
+        match &*self.source {
+            Source::Files(files) => {
+                self.places.iter().filter_map(|&place| files[place].canonicalize().ok()).collect()
+            }
+            _ => HashSet::new(),
+        }
     }
 
     /// Whether images come from this file.
@@ -294,7 +314,8 @@ impl Dataset {
         let named: HashSet<(&Path, Option<&str>)> = match &*self.source {
             Source::Arrays(arrays) => arrays.places().collect(),
             Source::Files(files) => {
-                let folders = self.places.iter().filter_map(|&place| files[place].parent());
+                let files = self.places.iter().map(|&place| &files[place]).filter(|file| !file.is_symlink());
+                let folders = files.filter_map(|file| file.parent());
                 folders.map(|folder| (folder, None)).collect()
             }
             #[cfg(feature = "parquet")]

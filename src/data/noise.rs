@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 /// Images of independent random bytes; image `i` is always the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noise {
-    kind: Kind,
+    kind: NoiseKind,
     /// The number of images.
     pub count: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum NoiseKind {
     /// Mean 128 and standard deviation 128, clipped to 0..=255.
     Gaussian,
     /// All bytes equally likely.
@@ -27,21 +27,21 @@ impl Noise {
     /// `count` images of Gaussian noise: mean 128, standard deviation 128, clipped to 0..=255.
     #[must_use]
     pub fn gaussian(count: usize) -> Self {
-        Self { kind: Kind::Gaussian, count }
+        Self { kind: NoiseKind::Gaussian, count }
     }
 
     /// `count` images of uniform noise.
     #[must_use]
     pub fn uniform(count: usize) -> Self {
-        Self { kind: Kind::Uniform, count }
+        Self { kind: NoiseKind::Uniform, count }
     }
 
     /// `gaussian-noise` or `uniform-noise`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self.kind {
-            Kind::Gaussian => "gaussian-noise",
-            Kind::Uniform => "uniform-noise",
+            NoiseKind::Gaussian => "gaussian-noise",
+            NoiseKind::Uniform => "uniform-noise",
         }
     }
 
@@ -49,12 +49,12 @@ impl Noise {
     pub(super) fn pixels(self, index: usize, length: usize) -> Vec<u8> {
         let mut random = ChaCha8Rng::seed_from_u64(index as u64);
         match self.kind {
-            Kind::Gaussian => {
+            NoiseKind::Gaussian => {
                 let normal = Normal::new(128.0_f32, 128.0).expect("a positive deviation");
                 // `as` clips to 0..=255.
                 (0..length).map(|_| random.sample(normal) as u8).collect()
             }
-            Kind::Uniform => {
+            NoiseKind::Uniform => {
                 let mut bytes = vec![0; length];
                 random.fill_bytes(&mut bytes);
                 bytes

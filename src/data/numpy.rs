@@ -85,7 +85,7 @@ mod with_files {
     use crate::{
         data::{
             Source,
-            arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
+            arrays::{self, Arrays, Form, MAX_INFLATED, Piece},
             cifar,
             layout::{Part, Splits, Wanted, classified, named_classes},
         },
@@ -115,7 +115,7 @@ mod with_files {
     /// The number of images of a severity in CIFAR-10-C.
     const OF_SEVERITY: usize = 10_000;
     /// The most bytes of labels or names that are read.
-    const MOST_LABELS: u64 = 1 << 30;
+    const MAX_LABELS: u64 = 1 << 30;
 
     pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         match super::place(path) {
@@ -263,7 +263,7 @@ mod with_files {
     impl<'a> NpzArray<'a> {
         fn open(path: &'a Path, archive: &'a mut ZipArchive<BufReader<File>>, name: &str) -> Result<Self> {
             let entry = archive.by_name(&format!("{name}.npy")).map_err(|error| broken(path, error))?;
-            let most = entry.size().min(entry.compressed_size().saturating_mul(MOST_INFLATED));
+            let most = entry.size().min(entry.compressed_size().saturating_mul(MAX_INFLATED));
             let reader: Box<dyn Read> = Box::new(entry);
             Self::new(path, format!("array `{name}`"), reader, most)
         }
@@ -331,7 +331,7 @@ mod with_files {
                     self.broken(format!("has shape {shape:?}, expected one label an image, [N] or [N, 1]"))
                 );
             }
-            let bytes = count.checked_mul(size as usize).filter(|&bytes| bytes as u64 <= MOST_LABELS);
+            let bytes = count.checked_mul(size as usize).filter(|&bytes| bytes as u64 <= MAX_LABELS);
             let bytes = bytes.ok_or_else(|| self.broken("has too many values for labels"))?;
             let bytes = self.values(bytes)?;
             let is_big_endian = self.is_big_endian();
@@ -354,7 +354,7 @@ mod with_files {
                 let kind = self.header.dtype().descr();
                 self.broken(format!("should hold the names of the classes, but has values of type {kind}"))
             })?;
-            let bytes = count.checked_mul(width).filter(|&bytes| bytes as u64 <= MOST_LABELS);
+            let bytes = count.checked_mul(width).filter(|&bytes| bytes as u64 <= MAX_LABELS);
             let bytes = bytes.ok_or_else(|| self.broken("has too many values for names"))?;
             let bytes = self.values(bytes)?;
             let is_big_endian = self.is_big_endian();

@@ -27,7 +27,7 @@ pub(super) const LAYOUT: Layout = Layout {
 const TRAIN: [&str; 1] = ["train"];
 const TEST: [&str; 4] = ["test", "validation", "val", "valid"];
 /// The most folders in which configurations are looked for.
-const MOST_FOLDERS: usize = 64;
+const MAX_FOLDERS: usize = 64;
 
 /// A file, and the name of its split if it has one.
 type Shard = (Option<&'static str>, PathBuf);
@@ -77,8 +77,8 @@ fn check_whole(files: &[&Path]) -> std::result::Result<(), String> {
     }
 }
 
-/// The most folders within each other in which image files are looked for: links may lead in circles.
-const DEEPEST: usize = 8;
+/// The maximum depth of the search for image files: links may form a cycle.
+const MAX_DEPTH: usize = 8;
 
 /// Whether a folder holds image files, or folders down to this depth do.
 fn holds_images(folder: &Path, depth: usize) -> bool {
@@ -110,11 +110,11 @@ fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     let folders = || entries(path).unwrap_or_default().into_iter().filter(|path| path.is_dir());
     // One folder of images may hold those of a documentation.
     let is_of_images =
-        LazyCell::new(|| folders().filter(|folder| holds_images(folder, DEEPEST)).nth(1).is_some());
+        LazyCell::new(|| folders().filter(|folder| holds_images(folder, MAX_DEPTH)).nth(1).is_some());
     let in_folder = |folder: PathBuf| {
         let shards = shards(&folder);
         let is_meant = |shards: &[Shard]| {
-            let is_beside_images = || holds_images(&folder, DEEPEST) || folder != path && *is_of_images;
+            let is_beside_images = || holds_images(&folder, MAX_DEPTH) || folder != path && *is_of_images;
             shards.iter().any(|(_, file)| numbered(file).is_some()) || !is_beside_images()
         };
         (!shards.is_empty() && is_meant(&shards)).then_some((folder, shards))
@@ -122,7 +122,7 @@ fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     if let Some(place) = [path.to_owned(), path.join("data")].into_iter().find_map(in_folder) {
         return vec![place];
     }
-    folders().take(MOST_FOLDERS).filter_map(in_folder).collect()
+    folders().take(MAX_FOLDERS).filter_map(in_folder).collect()
 }
 
 fn open(path: &Path, wanted: Wanted) -> Result<Part> {
@@ -191,7 +191,7 @@ mod with_parquet {
     };
 
     /// The most bytes that Snappy makes of one, rounded up: a copy of 64 bytes takes three.
-    const MOST_UNPACKED: i64 = 24;
+    const MAX_UNPACKED: i64 = 24;
 
     /// Images as they were encoded, in memory.
     #[derive(Debug)]
@@ -295,7 +295,7 @@ mod with_parquet {
             let (Some(unpacked), Some(packed)) = (sizes[0], sizes[1]) else {
                 return Err(format!("the header of a page at byte {at} has no sizes"));
             };
-            if packed < 0 || unpacked > packed.saturating_mul(MOST_UNPACKED) {
+            if packed < 0 || unpacked > packed.saturating_mul(MAX_UNPACKED) {
                 return Err(format!("a page at byte {at} claims {unpacked} bytes, packed into {packed}"));
             }
             let begin = file.stream_position().map_err(|error| error.to_string())?;

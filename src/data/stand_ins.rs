@@ -1,5 +1,5 @@
-//! Images that stand for unknown ones where there are none. They are made of known images, in ways that no
-//! training here learns from: one kind is near to known images, the other far from them.
+//! Synthetic unknown images, for when there are no real ones. They are made from known images, in ways that
+//! training does not use: one kind is close to known images, the other far from them.
 
 use image::{Rgb, RgbImage};
 use ndarray::{Array4, ArrayView4};
@@ -16,7 +16,7 @@ pub enum StandIn {
     Blobs,
 }
 
-/// The most images of which stand-ins are made together.
+/// The maximum number of images that are combined into stand-ins at a time.
 #[cfg(any(feature = "export", feature = "train"))]
 const AT_ONCE: usize = 64;
 /// The share of height and width that is pasted, in tenths.

@@ -10,7 +10,7 @@ use flate2::read::ZlibDecoder;
 
 use super::{
     Source,
-    arrays::{self, Arrays, Form, MOST_INFLATED, Piece},
+    arrays::{self, Arrays, Form, MAX_INFLATED, Piece},
     layout::{Layout, Part, Reasoned, Splits, Wanted, classified},
 };
 use crate::{
@@ -82,7 +82,7 @@ const HEADER: usize = 128;
 const VERSION: std::ops::Range<usize> = 124..126;
 const BYTE_ORDER: std::ops::Range<usize> = 126..128;
 /// The longest name, and the largest number of axes, in bytes.
-const LONGEST: usize = 256;
+const MAX_TEXT: usize = 256;
 
 /// Reads the matrices `X` and `y`. Others are passed over.
 fn read(path: &Path) -> Result<Matrices> {
@@ -123,7 +123,7 @@ fn read_from(mut file: BufReader<File>, size: u64) -> Reasoned<Matrices> {
                 Element { reader: &mut content, is_big_endian, most: length.into() }.matrix(&mut found)?;
             }
             COMPRESSED => {
-                let most = u64::from(length).saturating_mul(MOST_INFLATED);
+                let most = u64::from(length).saturating_mul(MAX_INFLATED);
                 let mut reader = ZlibDecoder::new(content);
                 let mut element = Element { reader: &mut reader, is_big_endian, most };
                 let (kind, _) = element.tag()?;
@@ -202,13 +202,13 @@ impl<R: Read> Element<'_, R> {
 
     /// Reads a matrix if it is one of those wanted: its flags, lengths, name and values.
     fn matrix(&mut self, found: &mut Matrices) -> Reasoned<()> {
-        let flags = self.integers(LONGEST)?;
+        let flags = self.integers(MAX_TEXT)?;
         let is_complex = flags.first().is_none_or(|flags| flags & 0x800 != 0);
-        let lengths = self.integers(LONGEST)?;
+        let lengths = self.integers(MAX_TEXT)?;
         let shape =
             lengths.iter().map(|&length| usize::try_from(length).ok()).collect::<Option<Vec<usize>>>();
         let shape = shape.ok_or_else(|| format!("a matrix has lengths {lengths:?}"))?;
-        let name = self.bytes(LONGEST)?.1;
+        let name = self.bytes(MAX_TEXT)?.1;
         let count = shape.iter().try_fold(1_usize, |count, &length| count.checked_mul(length));
         let too_large =
             |name: &str| format!("matrix `{name}` has shape {shape:?}, which is larger than any file");

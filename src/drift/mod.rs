@@ -30,10 +30,10 @@ use crate::{
     method::is_unknown,
     metrics::Interval,
 };
-pub use state::{Origin, StateFile};
+pub use state::{StateFile, StreamOrigin};
 
-/// The default probability of a false alarm. After a change the martingale grows exponentially, so that the
-/// way from 20, for a probability of 0.05, to 100 takes few more images.
+/// The default probability of a false alarm. After a change the martingale grows exponentially, so growing
+/// from 20, for a probability of 0.05, to 100 takes only a few more images.
 pub const ALPHA: f64 = 0.01;
 
 /// The share of the capital that is divided anew before each bet.
@@ -48,9 +48,9 @@ const HALF_LIFE: f64 = 1000.0;
 /// The share of the scores before that count as high for the gambler who bets on more of them.
 const TAIL: f64 = 0.05;
 
-/// What each gambler multiplies his capital by after a p-value; 1 in the mean of uniform ones. Three are
-/// those of the simple jumper: they bet on higher scores, on nothing, on lower scores. The fourth bets on
-/// more scores among the highest, as come from a new kind of image.
+/// The factor on each gambler's capital after a p-value; its mean over uniform p-values is 1. Three are those
+/// of the simple jumper: they bet on higher scores, on nothing, on lower scores. The fourth bets on more
+/// scores among the highest, as come from a new kind of image.
 fn odds(p: f64) -> [f64; 4] {
     let tail = if p <= TAIL { 2.0 } else { (1.0 - 2.0 * TAIL) / (1.0 - TAIL) };
     [1.5 - p, 1.0, 0.5 + p, tail]
@@ -205,8 +205,8 @@ fn finite(score: f32) -> f32 {
     if score.is_nan() { f32::MAX } else { score.clamp(f32::MIN, f32::MAX) }
 }
 
-/// A jumper: gamblers of whom each has his odds. Before each bet they share a part of their capital, and get
-/// a part of the reserve. As all bets are shares of a capital, that is as if another jumper began.
+/// A jumper: several gamblers, each with their own odds. Before each bet they share a part of their capital,
+/// and get a part of the reserve. As all bets are shares of a capital, that is as if another jumper began.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Martingale<const GAMBLERS: usize> {
     /// The natural logarithm of the capital, which can become too large for a number.

@@ -17,15 +17,15 @@ use crate::{
 
 /// The format version that is written, and the newest that is read.
 const FORMAT_VERSION: u32 = 1;
-/// What is added to the name of the file for that which is locked.
+/// The suffix of the lock file.
 const LOCK: &str = ".lock";
 /// The greatest difference between the martingale that the file states and that of its scores, relative above
 /// 1. Other processors may compute another last bit of a logarithm.
 const TOLERANCE: f64 = 1e-6;
 
-/// What the scores of a stream are. Those of different origin cannot be compared.
+/// The origin of the scores of a stream. Scores of different origins cannot be compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Origin {
+pub struct StreamOrigin {
     /// The SHA-256 of the model file, hexadecimal.
     pub model: String,
     /// The name of the score.
@@ -55,7 +55,7 @@ struct Version {
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
-    origin: Origin,
+    origin: StreamOrigin,
     _lock: File,
 }
 
@@ -66,7 +66,7 @@ impl StateFile {
     /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of
     /// another origin or of another seed; [`Error::FormatVersion`] for a newer file; [`Error::Io`], also if
     /// the file could not be written.
-    pub fn open(path: &Path, origin: Origin, monitor: &mut Monitor) -> Result<Self> {
+    pub fn open(path: &Path, origin: StreamOrigin, monitor: &mut Monitor) -> Result<Self> {
         let lock = lock(path)?;
         match fs::read(path) {
             Ok(bytes) => resume(path, &bytes, &origin, monitor)?,
@@ -97,9 +97,10 @@ impl StateFile {
     }
 }
 
-/// Locks the file beside a state, or beside that to which a link leads.
+/// Locks the lock file of a state, or of its target if the state is a link.
 fn lock(path: &Path) -> Result<File> {
-    let mut place = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    // A link may lead to a file that does not exist yet.
+    let mut place = path.canonicalize().unwrap_or_else(|_| atomic::end_of_links(path)).into_os_string();
     place.push(LOCK);
     let file = OpenOptions::new().create(true).append(true).open(&place);
     let file = file.map_err(Error::io("write", path))?;
@@ -111,7 +112,7 @@ fn lock(path: &Path) -> Result<File> {
 }
 
 /// Pushes the scores of a state.
-fn resume(path: &Path, bytes: &[u8], origin: &Origin, monitor: &mut Monitor) -> Result<()> {
+fn resume(path: &Path, bytes: &[u8], origin: &StreamOrigin, monitor: &mut Monitor) -> Result<()> {
     let refused = |reason: String| Error::DriftState { path: path.to_owned(), reason };
     let damaged = |reason: &dyn std::fmt::Display| refused(format!("it is damaged: {reason}"));
     let Version { format_version } = serde_json::from_slice(bytes).map_err(|error| damaged(&error))?;
@@ -126,7 +127,7 @@ fn resume(path: &Path, bytes: &[u8], origin: &Origin, monitor: &mut Monitor) -> 
         ("the seed", &*state.seed.to_string(), &*monitor.seed.to_string()),
     ];
     if let Some((what, found, expected)) = pairs.into_iter().find(|(_, found, expected)| found != expected) {
-        return Err(refused(format!("it is of {what} {found}, not {expected}")));
+        return Err(refused(format!("it belongs to {what} {found}, expected {expected}")));
     }
     if state.images != state.scores.len() {
         return Err(damaged(&format_args!(
@@ -150,8 +151,8 @@ mod tests {
 
     const HELD_OUT: [f32; 5] = [-3.5, 0.1, 0.2, 1.0 / 3.0, 7.0];
 
-    fn origin() -> Origin {
-        Origin { model: "abc".to_owned(), score: "cac".to_owned() }
+    fn origin() -> StreamOrigin {
+        StreamOrigin { model: "abc".to_owned(), score: "cac".to_owned() }
     }
 
     fn monitor(seed: u64) -> Monitor {
@@ -197,13 +198,17 @@ mod tests {
         let path = folder.path().join("drift.json");
         written(&path, 20);
         let before = fs::read(&path).unwrap();
-        let refused = |origin: Origin, seed: u64, reason: &str| {
+        let refused = |origin: StreamOrigin, seed: u64, reason: &str| {
             let error = StateFile::open(&path, origin, &mut monitor(seed)).unwrap_err();
             assert!(matches!(error, Error::DriftState { .. }), "{error}");
             assert!(error.to_string().ends_with(&format!("drift.json`: it is of {reason}")), "{error}");
         };
-        refused(Origin { model: "abd".to_owned(), ..origin() }, 4, "the model with SHA-256 abc, not abd");
-        refused(Origin { score: "energy".to_owned(), ..origin() }, 4, "the score cac, not energy");
+        refused(
+            StreamOrigin { model: "abd".to_owned(), ..origin() },
+            4,
+            "the model with SHA-256 abc, not abd",
+        );
+        refused(StreamOrigin { score: "energy".to_owned(), ..origin() }, 4, "the score cac, not energy");
         refused(origin(), 5, "the seed 4, not 5");
         assert_eq!(fs::read(&path).unwrap(), before);
     }

@@ -1,12 +1,12 @@
-//! The choice of the rejection score, without unknown images: held-out known images are told from stand-ins
-//! made of them.
+//! The choice of the rejection score, without unknown images: it is the score that best separates held-out
+//! known images from stand-ins made from them.
 
 use ndarray::{Array1, Array2};
 
 use crate::{
     error::Result,
-    fit::{Fitter, Sample},
-    method::{FeatureScore, FittedScore, FittedTerm, LogitScore, RejectionScore, Standard, Term},
+    fit::{BANK, Fitter, Sample},
+    method::{FeatureScore, FittedScore, FittedTerm, LogitScore, RejectionScore, Standardisation, Term},
     metrics::Metrics,
     model::{Candidate, Choice},
 };
@@ -14,7 +14,7 @@ use crate::{
 /// A term that is fitted, with its standardised scores of the known images and of each kind of stand-in.
 struct Compared {
     term: FittedTerm,
-    standard: Standard,
+    standard: Standardisation,
     known: Array1<f32>,
     stand_ins: Vec<Array1<f32>>,
 }
@@ -35,12 +35,13 @@ pub(super) fn choose(
     let compared = |fitter: &Fitter, term: Term| {
         let term = fitter.term(term).ok()?;
         let of_known = term.rejection(&known.activations());
-        let standard = Standard::of(&of_known)?;
+        let standard = Standardisation::of(&of_known)?;
         let of_stand_in = |sample: &Sample| standard.applied_to(term.rejection(&sample.activations()));
         let stand_ins = unknown.iter().map(of_stand_in).collect();
         Some(Compared { known: standard.applied_to(of_known), stand_ins, standard, term })
     };
-    let (of_classes, of_features) = candidates(magnitude, fitter.examples.labels.len());
+    let (of_classes, of_features) =
+        candidates(magnitude, fitter.examples.labels.len(), fitter.anchors.classes());
     let [of_classes, of_features] = [of_classes, of_features].map(|terms| -> Vec<Compared> {
         terms.into_iter().filter_map(|term| compared(fitter, term)).collect()
     });
@@ -85,15 +86,16 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 /// The terms of the candidates, in the order of preference: those of classes and those of features, for
-/// anchors of this length and so many training images. More candidates would be chosen by chance, because
+/// anchors of this length, and so many training images and classes. More candidates would be chosen by chance, because
 /// stand-ins resemble unknown images only roughly.
-fn candidates(magnitude: f64, images: usize) -> (Vec<Term>, Vec<Term>) {
+fn candidates(magnitude: f64, images: usize, classes: usize) -> (Vec<Term>, Vec<Term>) {
     let warm = LogitScore::warm_energy(magnitude);
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into(), FeatureScore::Fdbd.into()];
     of_classes.dedup();
-    let neighbours = (images / IMAGES_PER_NEIGHBOUR).clamp(1, 10);
+    let neighbours = (images.min(BANK) / (NEIGHBOUR_SHARE * classes)).clamp(1, 10);
     (of_classes, vec![FeatureScore::Knn { neighbours }.into(), FeatureScore::UnitMahalanobis.into()])
 }
 
-/// The number of training images for each neighbour of `knn`, up to ten.
-const IMAGES_PER_NEIGHBOUR: usize = 50;
+/// `knn` looks at a share 1 / this of the images that a class has in its bank, and at ten at most: with more
+/// neighbours than images of a class, every image has neighbours of other classes.
+const NEIGHBOUR_SHARE: usize = 8;

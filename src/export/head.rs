@@ -1,13 +1,13 @@
 //! The head of the graph: from features and logits to distances, score, label, verdict and p-value.
 //!
 //! The outputs and the tensors that other tools may edit have plain names. All other names start with
-//! [`HEAD`](crate::arch::HEAD), so that no layer can clash with them.
+//! [`HEAD_PREFIX`](crate::arch::HEAD_PREFIX), so that no layer can clash with them.
 
 use ndarray::{Array1, Array2};
 
 use super::{ExportOptions, builder::Builder};
 use crate::{
-    method::{Affine, Anchors, Constants, FittedScore, FittedTerm, LEAST_DISTANCE, LEAST_LENGTH, LogitScore},
+    method::{Affine, Anchors, Constants, FittedScore, FittedTerm, LogitScore, MIN_DISTANCE, MIN_NORM},
     model::{
         Threshold,
         proto::{Attribute, element},
@@ -238,7 +238,7 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
             graph.floats(average, &[mean.len()], &mean.to_vec());
             let centred = graph.node("Sub", &part("centred"), &["features", average], vec![]);
             let distance = length(graph, &part("centred"), &centred, false);
-            graph.floats(least, &[], &[LEAST_DISTANCE]);
+            graph.floats(least, &[], &[MIN_DISTANCE]);
             let distance = graph.node("Max", &part("centred/divisor"), &[&distance, least], vec![]);
             graph.floats(width, &[], &[1.0 - norms.nrows() as f32]);
             let divisor = graph.node("Mul", &part("divisor"), &[&distance, width], vec![]);
@@ -261,7 +261,7 @@ fn directions(graph: &mut Builder, prefix: &str) -> String {
     let part = |name: &str| format!("{prefix}/{name}");
     let length = length(graph, &part("features"), "features", true);
     let least = part("features/least");
-    graph.floats(&least, &[], &[LEAST_LENGTH]);
+    graph.floats(&least, &[], &[MIN_NORM]);
     let length = graph.node("Max", &part("features/divisor"), &[&length, &least], vec![]);
     graph.node("Div", &part("direction"), &["features", &length], vec![])
 }

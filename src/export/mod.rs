@@ -257,7 +257,7 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
             let images = checkpoint.held_out.calibrating.nrows();
             let reason = match facts.imported {
                 Some(_) if images > 0 => {
-                    format!("needs more known images: of {images} all choose the threshold")
+                    format!("needs more known images: all {images} are used to choose the threshold")
                 }
                 _ => "needs features, which a training computes at its end and an import from known images"
                     .to_owned(),
@@ -387,8 +387,8 @@ fn threshold(
         Some(known) => format!("{} held-out training images of {known}", scores.len()),
         None => format!("{} known images given at the import", scores.len()),
     };
-    // The images of an import are as a rule those of the training, and an int8 file has other scores than the
-    // network of which these are.
+    // The known images of an import are usually its training images, and an int8 file computes other scores
+    // than the network that these scores are from.
     let is_seen = training.and_then(|training| training.get(HELD_OUT_SEEN)).unwrap_or(false);
     let holds = !is_from_test
         && !is_seen
@@ -503,13 +503,14 @@ fn difference_of_logits(found: ArrayView2<f32>, expected: ArrayView2<f32>) -> f6
 fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     let distances = head.anchors.distances(found.logits.view());
     within("distances", greatest_difference(&found.distances, &distances), HEAD_TOLERANCE)?;
+    let labels = method::nearest(found.distances.view());
     let reads_features = head.score.score().reads_features();
     // Without features as an output there is nothing to compare with.
     if !reads_features || found.features.is_some() {
         let activations = found.activations();
         let mut scores = head.score.rejection(&activations).to_vec();
         if let Some(thresholds) = &head.threshold.classes {
-            relative(&mut scores, &method::nearest(found.distances.view()), thresholds);
+            relative(&mut scores, &labels, thresholds);
         }
         within(
             "score",
@@ -517,7 +518,6 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
             HEAD_TOLERANCE,
         )?;
     }
-    let labels = method::nearest(found.distances.view());
     within("label", differing(&found.label, &labels), 0.0)?;
     let Threshold { value, held_out_scores, .. } = head.threshold;
     let verdicts: Vec<bool> = found.score.iter().map(|&score| method::is_unknown(score, *value)).collect();
@@ -531,8 +531,9 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
             .collect();
         within("unknown_at", differing(found_at, &expected), 0.0)?;
     }
-    let p_values =
-        found.score.iter().map(|&score| method::p_value(held_out_scores, score)).collect::<Vec<_>>();
+    // Without held-out scores there is no such output.
+    let compared = found.score.iter().filter(|_| !held_out_scores.is_empty());
+    let p_values: Vec<f32> = compared.map(|&score| method::p_value(held_out_scores, score)).collect();
     within("p-value", greatest_difference(found.p_value.iter().flatten(), &p_values), HEAD_TOLERANCE)
 }
 
@@ -590,9 +591,14 @@ fn greater(a: f64, b: f64) -> f64 {
     if b.is_nan() { f64::INFINITY } else { a.max(b) }
 }
 
+/// The number of values that differ; infinite if one of the two has more values.
 fn differing<'a, T: PartialEq + 'a>(
-    found: impl IntoIterator<Item = &'a T>,
-    expected: impl IntoIterator<Item = &'a T>,
+    found: impl IntoIterator<Item = &'a T, IntoIter: ExactSizeIterator>,
+    expected: &'a [T],
 ) -> f64 {
-    found.into_iter().zip(expected).filter(|(found, expected)| found != expected).count() as f64
+    let found = found.into_iter();
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    found.zip(expected).filter(|(found, expected)| found != expected).count() as f64
 }

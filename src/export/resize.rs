@@ -39,7 +39,7 @@ const GROUP: usize = 16;
 const LOW_BITS: u32 = 7;
 
 /// A lower bound of the sum of the kernel over the source pixels of an output pixel that is in the image.
-const LEAST_SUM: f64 = 0.25;
+const MIN_SUM: f64 = 0.25;
 
 /// Adds the nodes from `images`, bytes `[N, H, W, 3]` of any size, to [`RESIZED`], bytes as float32 `[N, 3,
 /// height, width]` of an input.
@@ -249,7 +249,7 @@ impl<'a> Axis<'a> {
         let keep = vec![Attribute::int("keepdims", 1)];
         let sum = nodes.node("ReduceSum", &[&kernel.name, &Ints(&[2]).name(nodes)], keep);
         // Pixels that padding replaces may read nothing.
-        let sum = if fit == Fit::Pad { sum.with("Max", LEAST_SUM) } else { sum };
+        let sum = if fit == Fit::Pad { sum.with("Max", MIN_SUM) } else { sum };
         let weights = (kernel / sum * f64::from(1 << WEIGHT_BITS) + 0.5).unary("Floor");
         let weights = weights * (1.0 / f64::from(1 << LOW_BITS));
         let high = (&weights + 0.5).unary("Floor");

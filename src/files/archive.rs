@@ -21,14 +21,14 @@ use super::{
 use crate::error::{Error, Result};
 
 /// The most bytes of contents for each byte of the archive, and [`EXTRA`] more.
-const MOST_TIMES: u64 = 16;
+const MAX_EXPANSION: u64 = 16;
 const EXTRA: u64 = 1 << 20;
 /// The most entries, and the most bytes and folders in the name of one.
-const MOST_ENTRIES: usize = 1_000_000;
-const LONGEST_NAME: usize = 1024;
-const MOST_FOLDERS: usize = 32;
+const MAX_ENTRIES: usize = 1_000_000;
+const MAX_NAME: usize = 1024;
+const MAX_FOLDERS: usize = 32;
 /// The most bytes of a header that holds the name of the next entry.
-const LONGEST_HEADER: u64 = 1 << 16;
+const MAX_HEADER: u64 = 1 << 16;
 
 /// What was unpacked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64))
     let length = file.metadata().map_err(unreadable)?.len();
     let mut unpacking = Unpacking {
         folder,
-        left: length.saturating_mul(MOST_TIMES).saturating_add(EXTRA),
+        left: length.saturating_mul(MAX_EXPANSION).saturating_add(EXTRA),
         entries: 0,
         folders: HashSet::new(),
         contents: Contents::default(),
@@ -236,8 +236,8 @@ impl Unpacking<'_> {
 
     fn count(&mut self) -> std::result::Result<(), Fault> {
         self.entries += 1;
-        if self.entries > MOST_ENTRIES {
-            return Err(Fault::Archive(format!("it has more than {MOST_ENTRIES} entries")));
+        if self.entries > MAX_ENTRIES {
+            return Err(Fault::Archive(format!("it has more than {MAX_ENTRIES} entries")));
         }
         Ok(())
     }
@@ -283,7 +283,7 @@ impl Unpacking<'_> {
                 Err(error) => return Err(fault(&format!("cannot be read: {error}"))),
             };
             self.left = self.left.checked_sub(piece.len() as u64).ok_or_else(|| {
-                Fault::Archive(format!("its contents are more than {MOST_TIMES} times as long as it is"))
+                Fault::Archive(format!("it unpacks to more than {MAX_EXPANSION} times its size"))
             })?;
             file.write_all(piece).map_err(disk)?;
             sum.update(piece);
@@ -301,8 +301,8 @@ impl Unpacking<'_> {
 /// The content of a header, which must be short.
 fn header(entry: &mut impl Read) -> std::result::Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
-    entry.take(LONGEST_HEADER + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LONGEST_HEADER {
+    entry.take(MAX_HEADER + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_HEADER {
         return Err(refused("an entry", "has a header that is too long"));
     }
     Ok(bytes)
@@ -310,7 +310,7 @@ fn header(entry: &mut impl Read) -> std::result::Result<Vec<u8>, Fault> {
 
 /// The name of an entry, for errors.
 fn shown(name: &[u8]) -> String {
-    format!("`{}`", name[..name.len().min(LONGEST_NAME)].escape_ascii())
+    format!("`{}`", name[..name.len().min(MAX_NAME)].escape_ascii())
 }
 
 fn refused(entry: &str, reason: &str) -> Fault {
@@ -333,7 +333,7 @@ fn unwritable(place: &Path, name: &[u8], error: io::Error) -> Fault {
 fn relative(name: &[u8], is_windows: bool) -> std::result::Result<Option<String>, &'static str> {
     const LEADS_OUT: &str = "leads out of the folder";
     let name = std::str::from_utf8(name).map_err(|_| "is not UTF-8")?;
-    if name.len() > LONGEST_NAME {
+    if name.len() > MAX_NAME {
         return Err("is too long");
     }
     if name.chars().any(char::is_control) {
@@ -348,7 +348,7 @@ fn relative(name: &[u8], is_windows: bool) -> std::result::Result<Option<String>
         return Err(LEADS_OUT);
     }
     let parts: Vec<&str> = name.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-    if parts.len() > MOST_FOLDERS {
+    if parts.len() > MAX_FOLDERS {
         return Err("is in too many folders");
     }
     if is_windows && parts.iter().any(|part| !is_windows_name(part)) {
@@ -599,7 +599,7 @@ pub(crate) mod tests {
     #[test]
     fn contents_are_bounded() {
         let long = vec![0; 3 << 20];
-        let bounded = "its contents are more than 16 times as long as it is";
+        let bounded = "it unpacks to more than 16 times its size";
         assert_eq!(reason("a.gz", &gzip(&long)), bounded);
         assert_eq!(reason("a.tar.gz", &gzip(&tar_of_files(&[("a", &long)]))), bounded);
         let deflated =

@@ -145,7 +145,7 @@ fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
 }
 
 /// Where a path leads whose file does not exist yet.
-fn end_of_links(path: &Path) -> PathBuf {
+pub(crate) fn end_of_links(path: &Path) -> PathBuf {
     let mut end = path.to_owned();
     // As many links as Linux follows.
     for _ in 0..40 {

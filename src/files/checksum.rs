@@ -64,7 +64,7 @@ impl Checksums {
     }
 }
 
-/// What a file must be, as far as it is known.
+/// The published length and checksums of a file; `None` where unknown.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Expected<'a> {
     /// The length in bytes.

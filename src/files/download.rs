@@ -17,7 +17,7 @@ use super::{
 use crate::error::{Error, Result};
 
 /// The most redirects that are followed for a file.
-const MOST_REDIRECTS: u32 = 8;
+const MAX_REDIRECTS: u32 = 8;
 
 /// A file on servers.
 pub(crate) struct Remote<'a> {
@@ -40,7 +40,7 @@ pub(crate) struct Remote<'a> {
 pub(crate) enum Step<'a> {
     /// A request is sent for what is left after the first `done` bytes.
     Asking { url: &'a str, done: u64, bytes: Option<u64> },
-    /// A part of the file is there.
+    /// More of the file has arrived.
     Received { done: u64, total: Option<u64> },
 }
 
@@ -80,19 +80,19 @@ fn part_of(file: &Path) -> PathBuf {
     file.with_added_extension("part")
 }
 
-/// Where it is recorded what a part is a part of.
+/// The file that records the origin of a partial download.
 fn origin_of(part: &Path) -> PathBuf {
     part.with_added_extension("origin")
 }
 
-/// What a part is a part of.
-struct Origin {
+/// The URL and the version of a partial download.
+struct PartOrigin {
     url: String,
     /// The version of the file as the server names it, for `If-Range`; empty if it does not.
     version: String,
 }
 
-impl Origin {
+impl PartOrigin {
     /// The record, if there is one.
     fn read(part: &Path) -> Option<Self> {
         let text = fs::read_to_string(origin_of(part)).ok()?;
@@ -119,7 +119,7 @@ impl Origin {
 /// cannot be read.
 pub(crate) fn verify(expected: &Expected, file: &Path) -> Result<Checksums> {
     let record = record_of(file);
-    let recorded = recorded(expected, &record);
+    let recorded = recorded(expected, &record)?;
     let expected = Expected { sha256: expected.sha256.or(recorded.as_deref()), ..*expected };
     let found = Checksums::of_file(file)?;
     if let Some(fault) = expected.fault(&found) {
@@ -132,12 +132,19 @@ pub(crate) fn verify(expected: &Expected, file: &Path) -> Result<Checksums> {
     Ok(found)
 }
 
-/// The recorded SHA-256, unless one is published.
-fn recorded(expected: &Expected, record: &Path) -> Option<String> {
-    match expected.sha256 {
-        Some(_) => None,
-        None => fs::read_to_string(record).ok().map(|text| text.trim().to_owned()),
+/// The recorded SHA-256, unless one is published. `sha256sum` writes a name behind it.
+///
+/// # Errors
+/// [`Error::Checksum`] if the record holds none.
+fn recorded(expected: &Expected, record: &Path) -> Result<Option<String>> {
+    let Some(text) = fs::read_to_string(record).ok().filter(|_| expected.sha256.is_none()) else {
+        return Ok(None);
+    };
+    let sum = text.split_whitespace().next().unwrap_or_default().to_lowercase();
+    if sum.len() != 64 || !sum.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Err(Error::Checksum { path: record.to_owned(), reason: "it holds no SHA-256".to_owned() });
     }
+    Ok(Some(sum))
 }
 
 fn fetch_within(
@@ -150,7 +157,7 @@ fn fetch_within(
         return verify(&remote.expected, file);
     }
     let (record, part) = (record_of(file), part_of(file));
-    let recorded = recorded(&remote.expected, &record);
+    let recorded = recorded(&remote.expected, &record)?;
     let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
@@ -219,7 +226,7 @@ fn described(path: &Path) -> Result<String> {
     Ok(kind::of(&start).map_or(String::new(), |what| format!("; it is {what}")))
 }
 
-/// How many bytes of a file have come already, in an earlier download too.
+/// The number of bytes of a file already on disk, from earlier downloads too.
 pub(crate) fn bytes_here(file: &Path) -> u64 {
     file.metadata().or_else(|_| part_of(file).metadata()).map_or(0, |here| here.len())
 }
@@ -306,16 +313,15 @@ fn transfer(
         file.set_len(0).map_err(Broken::Disk)?;
         done = 0;
     }
-    let origin = Origin::read(part);
-    let is_here = |origin: &&Origin| server_of(&origin.url) == server_of(url);
-    let of_here = origin.as_ref().filter(is_here);
-    // Without a published checksum nobody would notice that the file is glued from two.
-    let is_of_another = origin.is_some() && of_here.is_none() && !remote.expected.is_checked();
-    let start = if is_of_another { 0 } else { done };
+    let origin = PartOrigin::read(part);
+    let of_here = origin.as_ref().filter(|origin| server_of(&origin.url) == server_of(url));
+    // Without a published checksum only the server can tell whether the part is of the same version.
+    let is_versioned = of_here.is_some_and(|origin| origin.url == url && !origin.version.is_empty());
+    let start = if remote.expected.is_checked() || is_versioned { done } else { 0 };
     observe(Step::Asking { url, done: start, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
-        .max_redirects(MOST_REDIRECTS)
+        .max_redirects(MAX_REDIRECTS)
         .timeout_connect(Some(patience.answer))
         .timeout_recv_response(Some(patience.answer))
         .timeout_per_read(Some(patience.answer))
@@ -352,8 +358,9 @@ fn transfer(
         return Err(Broken::Server("the server sent an HTML page in place of the file".to_owned()));
     }
     let rest: Option<u64> = header(&response, "content-length").parse().ok();
-    let total = rest.map(|rest| done.saturating_add(rest));
-    let origin = Origin::of(url, &response);
+    let stated = header(&response, "content-range").rsplit('/').next().and_then(|total| total.parse().ok());
+    let total = stated.filter(|_| done > 0).or(rest.map(|rest| done.saturating_add(rest)));
+    let origin = PartOrigin::of(url, &response);
     let incoming =
         Incoming { part, origin, done, old, total, expected: remote.expected.bytes, most: remote.most };
     if let Some(total) = total.filter(|&total| total > incoming.most()) {
@@ -370,12 +377,12 @@ fn transfer(
 struct Incoming<'a> {
     /// Where it is put.
     part: &'a Path,
-    origin: Origin,
+    origin: PartOrigin,
     /// The bytes that are there, to which the others are added.
     done: u64,
     /// The bytes that are there, but of another transfer: they are kept until the file itself comes.
     old: u64,
-    /// The bytes of the whole file, if the server tells.
+    /// The length of the whole file in bytes, if the server states it.
     total: Option<u64>,
     /// The bytes of the whole file, if they are published.
     expected: Option<u64>,
@@ -446,7 +453,7 @@ impl Incoming<'_> {
                 break;
             }
         }
-        if let Some(total) = self.total.filter(|&total| done < total) {
+        if let Some(total) = self.total.or(self.expected).filter(|&total| done < total) {
             return Err(Broken::Server(format!("the connection closed after {done} of {total} bytes")));
         }
         file.sync_all().map_err(Broken::Disk)
@@ -458,7 +465,7 @@ fn server_of(url: &str) -> Option<&str> {
     url.split('/').nth(2)
 }
 
-/// Whether a phrase of [`kind::of`] is that of what servers send in place of a file.
+/// Whether a phrase of [`kind::of`] describes what servers send instead of a file.
 fn is_page(what: &str) -> bool {
     ["HTML", "XML", "JSON", "empty"].iter().any(|kind| what.contains(kind))
 }
@@ -799,7 +806,7 @@ pub(crate) mod tests {
         assert_eq!(asked, ["/weights.pt", "/a", "/b?dl=1"]);
 
         let cache = tempfile::tempdir().unwrap();
-        let count = MOST_REDIRECTS as usize + 1;
+        let count = MAX_REDIRECTS as usize + 1;
         let (url, served) = server(file(), vec![Answer::Redirect("/weights.pt"); count]);
         let reason = reason(fetch_to(cache.path(), &url));
         assert!(reason.contains("redirect"), "{reason}");

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use npyz::{DType, NpyFile, NpyHeader};
 
 /// The longest header that is read, in bytes.
-const LONGEST: usize = 1 << 16;
+const MAX_HEADER: usize = 1 << 16;
 
 /// Why an array cannot be read.
 pub(crate) enum Refusal {
@@ -54,7 +54,7 @@ fn head(file: &mut impl Read) -> io::Result<Vec<u8>> {
         head.extend(high);
         length += usize::from(u16::from_le_bytes(high)) << 16;
     }
-    if length > LONGEST {
+    if length > MAX_HEADER {
         return Err(io::Error::other("its header is too long"));
     }
     let start = head.len();

@@ -13,9 +13,9 @@ use std::{
 pub(crate) type Result<T> = std::result::Result<T, String>;
 
 /// The maximum length of a name, in bytes.
-const LONGEST_NAME: usize = 256;
+const MAX_NAME: usize = 256;
 /// The maximum number of axes of a tensor or an array.
-const MOST_AXES: usize = 8;
+const MAX_AXES: usize = 8;
 
 /// The result of a pickle, as nodes that refer to each other by index, so that deep nesting needs no
 /// recursion.
@@ -65,7 +65,7 @@ enum Function {
     /// Another function with a type, its arguments and a state.
     RebuildFromType,
     /// A storage type, with the size of an item in bytes.
-    Storage(Option<Kind>, usize),
+    Storage(Option<ElementType>, usize),
     ArrayType,
     RebuildArray,
     ArrayFromBuffer,
@@ -92,7 +92,7 @@ pub(crate) struct PickledArray<'a> {
 
 /// The floating-point types.
 #[derive(Clone, Copy)]
-pub(crate) enum Kind {
+pub(crate) enum ElementType {
     Half,
     Brain,
     Single,
@@ -105,7 +105,7 @@ pub(crate) struct Storage {
     /// The node of its key.
     key: usize,
     /// Absent for types that are skipped.
-    pub kind: Option<Kind>,
+    pub kind: Option<ElementType>,
     /// 0 if the type is unknown.
     pub item_bytes: usize,
 }
@@ -133,10 +133,10 @@ impl Function {
             ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state")
             | ("torch.nn.parameter", "Parameter") => Self::RebuildParameter,
             ("torch._tensor", "_rebuild_from_type" | "_rebuild_from_type_v2") => Self::RebuildFromType,
-            ("torch", "HalfStorage") => Self::Storage(Some(Kind::Half), 2),
-            ("torch", "BFloat16Storage") => Self::Storage(Some(Kind::Brain), 2),
-            ("torch", "FloatStorage") => Self::Storage(Some(Kind::Single), 4),
-            ("torch", "DoubleStorage") => Self::Storage(Some(Kind::Double), 8),
+            ("torch", "HalfStorage") => Self::Storage(Some(ElementType::Half), 2),
+            ("torch", "BFloat16Storage") => Self::Storage(Some(ElementType::Brain), 2),
+            ("torch", "FloatStorage") => Self::Storage(Some(ElementType::Single), 4),
+            ("torch", "DoubleStorage") => Self::Storage(Some(ElementType::Double), 8),
             ("torch", "BoolStorage" | "ByteStorage" | "CharStorage" | "QInt8Storage" | "QUInt8Storage") => {
                 Self::Storage(None, 1)
             }
@@ -211,7 +211,7 @@ impl<'a> Pickle<'a> {
                     _ => format!("{path}.{key}"),
                 };
                 match &self.nodes[child] {
-                    _ if path.len() > LONGEST_NAME => (),
+                    _ if path.len() > MAX_NAME => (),
                     Node::Tensor(view) if !key.is_empty() => tensors.push((path, &**view)),
                     Node::Dict(_) | Node::List(_) | Node::Object(_) if !entered[child] => {
                         queue.push_back((path, child));
@@ -267,7 +267,7 @@ impl<'a> Pickle<'a> {
     /// A text that is short enough to be a name.
     fn text(&self, node: usize) -> Option<&'a str> {
         match self.nodes[node] {
-            Node::Text(text) | Node::Bytes(text) | Node::Latin1(text) if text.len() <= LONGEST_NAME => {
+            Node::Text(text) | Node::Bytes(text) | Node::Latin1(text) if text.len() <= MAX_NAME => {
                 str::from_utf8(text).ok()
             }
             _ => None,
@@ -323,7 +323,7 @@ impl<'a> Pickle<'a> {
         let (kind, item_bytes) = (name.next()?, name.as_str().parse().ok()?);
         let order = parts(state).and_then(|state| self.text(*state.get(1)?));
         let shape = parts(shape)?;
-        if shape.len() > MOST_AXES {
+        if shape.len() > MAX_AXES {
             return None;
         }
         let length = |&node: &usize| usize::try_from(self.integer(node)?).ok();
@@ -645,7 +645,7 @@ impl<'a> Machine<'a> {
         };
         let sizes = |node: usize| match &self.nodes[node] {
             // Each tensor has a copy of its shape, so the number of axes is limited.
-            Node::List(items) if items.len() <= MOST_AXES => {
+            Node::List(items) if items.len() <= MAX_AXES => {
                 items.iter().map(size).collect::<Option<Vec<usize>>>()
             }
             _ => None,
@@ -673,7 +673,7 @@ impl<'a> Machine<'a> {
         if let Function::Unknown = function
             && self.unknown.is_none()
         {
-            self.unknown = Some(format!("{module}.{name}").chars().take(LONGEST_NAME).collect());
+            self.unknown = Some(format!("{module}.{name}").chars().take(MAX_NAME).collect());
         }
         self.push(Node::Function(function));
     }

@@ -42,9 +42,9 @@ pub struct Entry<'a> {
 }
 
 /// The longest header of CSV, in bytes.
-const LONGEST_HEADER: u64 = 1 << 16;
+const MAX_HEADER: u64 = 1 << 16;
 /// The maximum number of values of an array that is read into memory, 1 GiB.
-const MOST_IN_MEMORY: u64 = 1 << 27;
+const MAX_IN_MEMORY: u64 = 1 << 27;
 
 /// Reads a file entry by entry, in constant memory unless arrays of several axes differ in their order in
 /// memory. The content tells NPZ from CSV. `column` names the column or array of scores.
@@ -76,7 +76,7 @@ fn read_entries(
     take: impl FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
     let file = File::open(path).map_err(Error::io("read", path))?;
-    let mut file = BufReader::with_capacity(LONGEST_HEADER as usize, file);
+    let mut file = BufReader::with_capacity(MAX_HEADER as usize, file);
     let start = file.fill_buf().map_err(Error::io("read", path))?;
     if kind::is_zip(start) {
         read_npz(path, column, is_labelled, take)
@@ -116,7 +116,7 @@ fn read_csv(
     mut take: impl FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
     let mut header = Vec::new();
-    file.by_ref().take(LONGEST_HEADER).read_until(b'\n', &mut header).map_err(Error::io("read", path))?;
+    file.by_ref().take(MAX_HEADER).read_until(b'\n', &mut header).map_err(Error::io("read", path))?;
     // Lines may end in a carriage return alone.
     let names = header.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
     let delimiter = [b',', b';', b'\t'].into_iter().find(|delimiter| names.contains(delimiter));
@@ -125,7 +125,7 @@ fn read_csv(
         .from_reader(Cursor::new(header).chain(file));
     // A quote that is not closed would swallow lines without a word.
     let spans_lines = |values: &csv::ByteRecord| values.iter().flatten().any(|byte| b"\r\n".contains(byte));
-    let unclosed = "a value goes on in the next line: is a quote not closed?";
+    let unclosed = "a value continues on the next line: is a quote unclosed?";
     let mut heads = reader.byte_headers().map_err(|error| broken(path, error))?.clone();
     if spans_lines(&heads) {
         return Err(broken(path, format!("line 1: {unclosed}")));
@@ -268,7 +268,7 @@ impl<'a> Array<'a> {
         if !is_c || self.order == Order::C {
             return Ok(self.values);
         }
-        if self.shape.iter().product::<u64>() > MOST_IN_MEMORY {
+        if self.shape.iter().product::<u64>() > MAX_IN_MEMORY {
             let reason = "is in Fortran order, unlike others, and too large to be read into memory";
             return Err(broken(path, format!("array `{}` {reason}", self.name)));
         }
@@ -573,10 +573,10 @@ mod tests {
             (b"label,score,score\n1,2,3\n", "it has several columns `score`"),
             (b"label,score,set,set\n1,2,a,b\n", "it has several columns `set`"),
             (b"label,score\n1,2\n1,high\n", "line 3: `high` is not a number"),
-            (b"label,score,image\n1,0,a\n1,0,\"b\n-1,9,c\n", "line 3: a value goes on in the next line"),
-            (b"label,score,image\n1,0,\"\n-1,9,\"c\"\n", "line 2: a value goes on in the next line"),
-            (b"label,score,image\r1,0,\"b\r-1,9,c\r", "a value goes on in the next line"),
-            (b"label,score,\"image\n1,0,a\n-1,9,c\n", "line 1: a value goes on in the next line"),
+            (b"label,score,image\n1,0,a\n1,0,\"b\n-1,9,c\n", "line 3: a value continues on the next line"),
+            (b"label,score,image\n1,0,\"\n-1,9,\"c\"\n", "line 2: a value continues on the next line"),
+            (b"label,score,image\r1,0,\"b\r-1,9,c\r", "a value continues on the next line"),
+            (b"label,score,\"image\n1,0,a\n-1,9,c\n", "line 1: a value continues on the next line"),
             (b"label;score\n1;0,5\n", "line 2: `0,5` is not a number"),
             (b"label;score\r1;0,5\r", "`0,5` is not a number"),
             (b"label,score\n1,nan\n", "line 2: a score is NaN"),

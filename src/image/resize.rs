@@ -73,7 +73,7 @@ fn axes((height, width): (usize, usize), input: &Input) -> [Axis; 2] {
     }
 }
 
-/// The height and width of which an input is a share.
+/// The size of an input divided by the share of its crop, (height, width).
 pub(crate) fn enlarged(input: &Input, share: f64) -> [usize; 2] {
     [input.height, input.width].map(|side| (side as f64 / share).floor() as usize)
 }

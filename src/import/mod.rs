@@ -59,7 +59,7 @@ impl Calibration<'_> {
     }
 }
 
-/// The places of known images to which scores are fitted, which choose one, and which calibrate.
+/// The indices of the known images that fit the scores, choose one, and calibrate the threshold.
 struct Division {
     training: Vec<usize>,
     choosing: Vec<usize>,
@@ -67,8 +67,9 @@ struct Division {
 }
 
 impl Division {
-    /// A quarter calibrates, another one chooses; all calibrate where a quarter is too few for the threshold
-    /// that keeps this share. Scores are fitted to [`EXAMPLES`] images at most, and chosen by as many.
+    /// A quarter calibrates the threshold, a quarter chooses the score, and the rest fits the scores. If a
+    /// quarter is too few for a threshold that keeps this share, all calibrate. Fitting and choosing each use
+    /// at most [`EXAMPLES`] images.
     fn of(labels: &[i64], keep: f64) -> Self {
         let mut training = shuffled(labels.len(), 0);
         let quarter = labels.len() / 4;

@@ -28,8 +28,8 @@ pub enum FeatureScore {
     /// The mean distance to the decision boundaries, relative to the distance to the mean feature, negated
     /// (Liu and Qin, ICML 2024); at most 0.
     Fdbd,
-    /// The virtual logit, which is the length of what the principal space of the training features leaves of
-    /// f, scaled, less log sum exp z (Wang et al., CVPR 2022).
+    /// The virtual logit minus log sum exp z. The virtual logit is the scaled norm of the residual of f
+    /// outside the principal subspace of the training features (Wang et al., CVPR 2022).
     Vim,
 }
 
@@ -57,14 +57,14 @@ pub enum Constants {
     },
     /// Of `fdbd`.
     Boundaries {
-        /// The distances between the weights of each two classes, `[C, C]`; 1 on the diagonal.
+        /// The distances between the weights of each pair of classes, `[C, C]`; 1 on the diagonal.
         norms: Array2<f32>,
         /// The mean training feature, `[F]`.
         mean: Array1<f32>,
     },
     /// Of `vim`.
     Residual {
-        /// Maps features to what the principal space leaves of them.
+        /// Maps features to their residual outside the principal subspace.
         residual: Affine,
         /// The scale of its length.
         alpha: f32,
@@ -133,9 +133,7 @@ impl FeatureScore {
     pub fn formula(self) -> String {
         match self {
             Self::Knn { neighbours } => {
-                format!(
-                    "distance from f / |f| to the training feature that is number {neighbours} by distance"
-                )
+                format!("distance from f / |f| to the k-th nearest training feature, k = {neighbours}")
             }
             Self::Mahalanobis => "½ min over c of (f − μ_c)ᵀ S (f − μ_c)".to_owned(),
             Self::UnitMahalanobis => "½ min over c of (f / |f| − μ_c)ᵀ S (f / |f| − μ_c)".to_owned(),
@@ -148,10 +146,10 @@ impl FeatureScore {
     }
 }
 
-/// The least length that is divided by, as in pytorch-ood.
-pub(crate) const LEAST_LENGTH: f32 = 1e-12;
-/// The least distance to the mean feature that is divided by, as in pytorch-ood.
-pub(crate) const LEAST_DISTANCE: f32 = 1e-8;
+/// The smallest norm used as a divisor, as in pytorch-ood.
+pub(crate) const MIN_NORM: f32 = 1e-12;
+/// The smallest distance to the mean feature used as a divisor, as in pytorch-ood.
+pub(crate) const MIN_DISTANCE: f32 = 1e-8;
 
 impl Constants {
     /// The scores `[N]` of features `[N, F]` and logits `[N, C]`.
@@ -187,7 +185,7 @@ impl Constants {
                     let (class, most) = greatest(logits);
                     let sum: f32 =
                         logits.iter().zip(norms.row(class)).map(|(z, norm)| (most - z) / norm).sum();
-                    let distance = length((&feature - mean).view()).max(LEAST_DISTANCE);
+                    let distance = length((&feature - mean).view()).max(MIN_DISTANCE);
                     -sum / ((logits.len() - 1) as f32 * distance)
                 };
                 Zip::from(features.rows()).and(logits.rows()).map_collect(score)
@@ -206,7 +204,7 @@ impl Constants {
 }
 
 impl Constants {
-    /// How far float32 may move each score `[N]` of features `[N, F]`, by order of magnitude: small
+    /// The order of magnitude of the float32 rounding error of each score `[N]` of features `[N, F]`: small
     /// differences of large numbers lose digits.
     #[cfg(feature = "export")]
     pub(crate) fn rounding(&self, features: ArrayView2<f32>) -> Array1<f32> {
@@ -246,7 +244,7 @@ impl Affine {
 fn directions(features: ArrayView2<f32>) -> Array2<f32> {
     let mut directions = features.to_owned();
     for mut feature in directions.rows_mut() {
-        let length = length(feature.view()).max(LEAST_LENGTH);
+        let length = length(feature.view()).max(MIN_NORM);
         feature /= length;
     }
     directions

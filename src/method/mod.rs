@@ -14,9 +14,9 @@ mod threshold;
 pub use anchors::{AnchorKind, Anchors, nearest};
 pub use features::{Affine, Constants, FeatureScore, LastLayer};
 #[cfg(feature = "export")]
-pub(crate) use features::{LEAST_DISTANCE, LEAST_LENGTH};
+pub(crate) use features::{MIN_DISTANCE, MIN_NORM};
 pub use logits::LogitScore;
 pub use loss::{Loss, Variant};
-pub use score::{Activations, FittedScore, FittedTerm, RejectionScore, Standard, Term};
+pub use score::{Activations, FittedScore, FittedTerm, RejectionScore, Standardisation, Term};
 pub(crate) use threshold::per_cent;
 pub use threshold::{KEEP, is_unknown, kept_at_least, needed, p_value, threshold};

@@ -155,7 +155,7 @@ impl RejectionScore {
     }
 }
 
-/// What a network makes of N images.
+/// The outputs of a network for N images.
 #[derive(Debug, Clone, Copy)]
 pub struct Activations<'a> {
     /// The vectors that the last layer reads, `[N, F]`. Scores of features need them.
@@ -182,7 +182,7 @@ pub enum FittedScore {
     /// One score.
     Single(FittedTerm),
     /// The sum of two standardised scores.
-    Sum([(FittedTerm, Standard); 2]),
+    Sum([(FittedTerm, Standardisation); 2]),
 }
 
 /// A [`Term`] with its constants.
@@ -196,7 +196,7 @@ pub enum FittedTerm {
 
 /// Mean and standard deviation of a score among known images.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Standard {
+pub struct Standardisation {
     /// The mean.
     pub mean: f32,
     /// The standard deviation, above 0.
@@ -232,7 +232,7 @@ impl FittedTerm {
     }
 }
 
-impl Standard {
+impl Standardisation {
     /// Those of some scores; `None` if they do not vary or are not finite.
     #[must_use]
     pub fn of(scores: &Array1<f32>) -> Option<Self> {

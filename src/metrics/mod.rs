@@ -48,7 +48,7 @@ fn none<T>() -> Option<T> {
 }
 
 /// The share of images at which both FPR metrics are read.
-const AT: f64 = 0.95;
+const OPERATING_RATE: f64 = 0.95;
 
 /// Whether an image is known or unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +109,8 @@ impl Metrics {
         Ok(Self::with_balance(&RankedKnown::new(known, correct)?, &Ranked::new(unknown)?).0)
     }
 
-    /// The metrics of ranked scores, and the two shares of which the detection accuracy is the mean: those of
-    /// the unknown images caught and of the known ones kept.
+    /// The metrics of ranked scores, and the two shares whose mean is the detection accuracy: those of the
+    /// unknown images caught and of the known ones kept.
     pub(crate) fn with_balance(known: &RankedKnown, unknown: &Ranked) -> (Self, [f64; 2]) {
         let total = Counts {
             unknown: unknown.len() as u64,
@@ -167,7 +167,7 @@ impl Metrics {
             fpr95_tpr: at_caught.unwrap_or(total).known as f64 / n,
             fpr_at_95_known_kept: (total.unknown - at_kept.unknown) as f64 / p,
             oscr: Some(oscr as f64 / (2.0 * p * n)),
-            // In one division, so that a share is the nearest number to what it is.
+            // One division, so that the result is correctly rounded.
             detection_accuracy: (at_best.unknown as f64 * n + (total.known - at_best.known) as f64 * p)
                 / (2.0 * p * n),
         };
@@ -236,8 +236,8 @@ impl Counts {
 
 /// The smallest number of images that is at least 95 % of all.
 fn enough(all: u64) -> u64 {
-    let about = (AT * all as f64) as u64;
-    (about.saturating_sub(1)..=all).find(|&count| count as f64 / all as f64 >= AT).unwrap_or(all)
+    let about = (OPERATING_RATE * all as f64) as u64;
+    (about.saturating_sub(1)..=all).find(|&count| count as f64 / all as f64 >= OPERATING_RATE).unwrap_or(all)
 }
 
 /// hits / (hits + misses); 1 if both are 0, at the end of the curve.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{AT, Counts, Interval, Kind, Metrics, not_a_number, precision};
+use super::{Counts, Interval, Kind, Metrics, OPERATING_RATE, not_a_number, precision};
 use crate::error::{Error, Result};
 
 /// Computes the metrics of scores that arrive one by one in any order, in bounded memory.
@@ -198,12 +198,12 @@ fn bounds<'a>(bins: impl Iterator<Item = &'a Bin>, total: Counts) -> Metrics<Int
         }
         // The first point of the curve that the bin may contain.
         let first = if bin.low == bin.high { at } else { before };
-        if caught(before) < AT && caught(at) >= AT {
+        if caught(before) < OPERATING_RATE && caught(at) >= OPERATING_RATE {
             sums.fpr95_tpr = Interval { low: flagged(first), high: flagged(at) };
         }
-        if kept(at) >= AT {
+        if kept(at) >= OPERATING_RATE {
             sums.fpr_at_95_known_kept = exactly(accepted(at));
-        } else if kept(before) >= AT && bin.low != bin.high {
+        } else if kept(before) >= OPERATING_RATE && bin.low != bin.high {
             sums.fpr_at_95_known_kept = Interval { low: accepted(at), high: accepted(before) };
         }
         let balance = |caught: f64, flagged: f64| (caught + 1.0 - flagged) / 2.0;

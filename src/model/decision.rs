@@ -60,13 +60,13 @@ pub struct Threshold {
     /// [`is_from_test`](Self::is_from_test).
     pub data: String,
     /// Whether these are the test images, because the training held none out. What the threshold keeps of
-    /// them is then no estimate.
+    /// them then does not estimate that of new images.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_from_test: bool,
     /// The scores of these images in ascending order, so that another share can be chosen.
     pub held_out_scores: Vec<f32>,
-    /// Thresholds by predicted class, `[C]`, on a score of which [`value`](Self::value) is no threshold: the
-    /// file's score is relative to them. `None` if one threshold holds for all classes.
+    /// Thresholds per predicted class, `[C]`, on the raw score. The file's score, to which
+    /// [`value`](Self::value) applies, is relative to them. `None` if one threshold holds for all classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<f32>>,
     /// Further thresholds, in the order of the output `unknown_at`.

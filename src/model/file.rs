@@ -286,7 +286,7 @@ pub(super) fn last_layer(graph: &Graph, classes: usize) -> Option<(LastLayer, &s
 ///
 /// # Errors
 /// [`Error::Model`] and [`Error::FormatVersion`] if it is not a valid model of this toolkit, or its last
-/// layer is not as this toolkit writes it.
+/// layer does not have the form that this toolkit writes.
 #[cfg(all(feature = "files", feature = "tract"))]
 pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
     let (file, model) = ModelFile::parse(bytes.clone(), origin)?;
@@ -303,7 +303,7 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
         };
     }
     let Some((layer, read)) = last else {
-        return Err(broken("its last layer is not as this toolkit writes it".to_owned()));
+        return Err(broken("its last layer does not have the form that this toolkit writes".to_owned()));
     };
     let width = layer.weight.ncols();
     let mut added = Graph {

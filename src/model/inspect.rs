@@ -41,10 +41,10 @@ pub struct Inspection {
     pub threshold: f32,
     /// Metadata of the file.
     pub manifest: Manifest,
-    /// Anchors in the graph; `None` if they are not as this toolkit writes them. Not in JSON.
+    /// Anchors in the graph; `None` unless they have the form that this toolkit writes. Not in JSON.
     #[serde(skip)]
     pub anchors: Option<Anchors>,
-    /// Last layer of the graph; `None` if it is not as this toolkit writes it. Not in JSON.
+    /// Last layer of the graph; `None` unless it has the form that this toolkit writes. Not in JSON.
     #[serde(skip)]
     pub last_layer: Option<LastLayer>,
     /// Names of the outputs.

@@ -31,7 +31,7 @@ const MAPPED: usize = 4;
 /// The number of points from which on a line of a run has no dots.
 const DOTTED: usize = 30;
 /// The smallest share that is shown of those kept.
-const LEAST_KEPT: f64 = 0.8;
+const MIN_KEPT: f64 = 0.8;
 
 /// A figure: a plot with its caption.
 pub(super) struct Figure {
@@ -204,7 +204,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
     let has_bands =
         section.curves.iter().any(|Curves(curves)| curves.iter().any(|(.., band)| !band.is_empty()));
     if section.curves.len() > BANDS {
-        notes.push("Bands would hide each other, and are left out; the table has the intervals.".to_owned());
+        notes.push("Bands are omitted because they would overlap; the table has the intervals.".to_owned());
     }
     let kinds: Vec<Curve> = section.curves[0].0.iter().map(|(kind, ..)| *kind).collect();
     if !kinds.contains(&Curve::Oscr) {
@@ -377,22 +377,20 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
         .iter()
         .enumerate()
         .map(|(place, &threshold)| [(place + 1) as f64 / (held_out.len() + 1) as f64, measured(threshold)])
-        .filter(|[promised, _]| *promised >= LEAST_KEPT)
+        .filter(|[promised, _]| *promised >= MIN_KEPT)
         .collect();
     let chosen = subject.keep.zip(kept(subject));
-    let drawn = chosen.filter(|(keep, _)| *keep >= LEAST_KEPT);
+    let drawn = chosen.filter(|(keep, _)| *keep >= MIN_KEPT);
     let drawn = drawn.and_then(|(keep, (kept, interval))| Some((keep, kept, interval?)));
-    let lowest = drawn.map_or(LEAST_KEPT, |(.., interval)| interval.low.min(LEAST_KEPT));
+    let lowest = drawn.map_or(MIN_KEPT, |(.., interval)| interval.low.min(MIN_KEPT));
     let lowest = points.iter().fold(lowest, |least, point| least.min(point[1]));
     let from = (lowest * 10.0).floor() / 10.0;
-    let mut marks = vec![
-        Mark::Guide { from: [LEAST_KEPT, LEAST_KEPT], to: [1.0, 1.0] },
-        Mark::Line { points, series: 0 },
-    ];
+    let mut marks =
+        vec![Mark::Guide { from: [MIN_KEPT, MIN_KEPT], to: [1.0, 1.0] }, Mark::Line { points, series: 0 }];
     marks.extend(drawn.map(|(x, y, Interval { low, high })| Mark::Whisker { x, low, y, high }));
     let caption = match chosen {
         Some((keep, (kept, interval))) => format!(
-            "The threshold was to keep {} and keeps {}. It was chosen on {}.",
+            "The threshold was chosen to keep {} and keeps {}. It was chosen on {}.",
             percent(keep),
             with_interval(kept, interval),
             counted(held_out.len(), "held-out image")
@@ -401,7 +399,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     };
     let legend = vec![(Key::Line(0), "share of the test images that is kept".to_owned())];
     let plot = Plot {
-        x: Axis { from: LEAST_KEPT, ..Axis::share("share to keep of new known images (%)") },
+        x: Axis { from: MIN_KEPT, ..Axis::share("share to keep of new known images (%)") },
         y: Axis { from, ..Axis::share("share kept of the known test images (%)") },
         height: 190.0,
         marks,

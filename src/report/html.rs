@@ -11,8 +11,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::{
     Report, Row,
     figures::{self, Figure, Group},
-    name::{LONGEST, elided, name, visible},
-    page::{Kind, Mistake, Page, RunLog, Section, Subject, Thumbnail, last_part, shareable},
+    name::{MAX_NAME, elided, name, visible},
+    page::{Mistake, MistakeKind, Page, RunLog, Section, Subject, Thumbnail, last_part, shareable},
     plot,
     words::{counted, grouped, number, percent, with_interval},
 };
@@ -83,8 +83,8 @@ impl Page {
     #[must_use]
     pub fn html(&self) -> String {
         let title = match (&self.sections[..], &self.runs[..]) {
-            ([one], _) => format!("Open-set report: {}", elided(&one.subject.name, LONGEST)),
-            ([], [run]) => format!("Training run: {}", elided(&run.name, LONGEST)),
+            ([one], _) => format!("Open-set report: {}", elided(&one.subject.name, MAX_NAME)),
+            ([], [run]) => format!("Training run: {}", elided(&run.name, MAX_NAME)),
             ([], _) => "Training runs".to_owned(),
             (several, _) => format!("Open-set report: {}", counted(several.len(), "result")),
         };
@@ -224,12 +224,12 @@ impl Page {
             @for (kind, mistakes) in section.mistakes.iter().filter(|(_, mistakes)| !mistakes.is_empty()) {
                 h4 {
                     @match (kind, has_threshold) {
-                        (Kind::UnknownAccepted, true) => "Unknown images that are accepted, the lowest scores first",
-                        (Kind::UnknownAccepted, false) => "Unknown images with the lowest scores",
-                        (Kind::KnownRejected, true) => "Known images that are rejected, the highest scores first",
-                        (Kind::KnownRejected, false) => "Known images with the highest scores",
-                        (Kind::KnownMisnamed, true) => "Known images that are accepted and called by another name, the lowest scores first",
-                        (Kind::KnownMisnamed, false) => "Known images that are called by another name, the lowest scores first",
+                        (MistakeKind::UnknownAccepted, true) => "Unknown images that are accepted, the lowest scores first",
+                        (MistakeKind::UnknownAccepted, false) => "Unknown images with the lowest scores",
+                        (MistakeKind::KnownRejected, true) => "Known images that are rejected, the highest scores first",
+                        (MistakeKind::KnownRejected, false) => "Known images with the highest scores",
+                        (MistakeKind::KnownMisnamed, true) => "Accepted known images with a wrong class, lowest scores first",
+                        (MistakeKind::KnownMisnamed, false) => "Known images with a wrong class, lowest scores first",
                     }
                 }
                 ul.sheet { @for mistake in mistakes { (self.card(section, *kind, *mistake, with_image)) } }
@@ -237,7 +237,7 @@ impl Page {
         }
     }
 
-    fn card(&self, section: &Section, kind: Kind, mistake: Mistake, with_image: bool) -> Markup {
+    fn card(&self, section: &Section, kind: MistakeKind, mistake: Mistake, with_image: bool) -> Markup {
         let subject = &section.subject;
         let set = subject.set(mistake.set);
         let image = section.image(mistake);
@@ -258,7 +258,7 @@ impl Page {
                         (None, 0) => "known",
                         _ => (name(&elided(&set.name, 24))),
                     }
-                    @if kind == Kind::KnownRejected && subject.threshold.is_some() {
+                    @if kind == MistakeKind::KnownRejected && subject.threshold.is_some() {
                         " called " strong { "unknown" }
                         @if let Some(called) = called.filter(|called| Some(called) != truth.as_ref()) {
                             ", nearest " (name(&elided(&called, 24)))
@@ -291,7 +291,7 @@ fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
     let scale = (96 / width.max(height)).max(1);
     html! {
         img src={ "data:image/" (kind) ";base64," (STANDARD.encode(bytes)) } width=(width * scale) height=(height * scale)
-            class=[(scale > 1).then_some("pixels")] alt=(elided(label, LONGEST));
+            class=[(scale > 1).then_some("pixels")] alt=(elided(label, MAX_NAME));
     }
 }
 
@@ -698,7 +698,7 @@ mod tests {
     use super::*;
     use crate::{
         metrics::{Bootstrap, curve::area},
-        report::{Origin, ReportOptions, Scored, Subject},
+        report::{Provenance, ReportOptions, Scored, Subject},
     };
 
     /// Collects what a browser's tokenizer finds in a page.
@@ -820,7 +820,7 @@ mod tests {
                 name: name.to_owned(),
                 score: name.to_owned(),
                 classes: vec![name.to_owned(), "b".to_owned(), "c".to_owned()],
-                origin: Some(Origin { manifest: manifest.unwrap(), sha256: None, provider: None }),
+                origin: Some(Provenance { manifest: manifest.unwrap(), sha256: None, provider: None }),
                 ..subject(known, unknown, Some(2.5), 20)
             };
             let text = html(&page(vec![subject.clone(), subject]));
@@ -846,7 +846,7 @@ mod tests {
             "x",
         );
         let subject = Subject {
-            origin: Some(Origin { manifest: manifest.unwrap(), sha256: None, provider: None }),
+            origin: Some(Provenance { manifest: manifest.unwrap(), sha256: None, provider: None }),
             ..subject(scored("known", 90, 3, 0.0), vec![scored("far", 30, 0, 1.0)], None, 0)
         };
         let text = html(&page(vec![subject]));
@@ -904,7 +904,7 @@ mod tests {
         let sets = |count: usize| (0..count).map(|set| scored(&format!("set {set}"), 150, 0, 1.0)).collect();
         let text = html(&page(vec![subject(scored("known", 300, 10, 0.0), sets(15), Some(3.0), 20)]));
         assert!(text.contains("The first 10 of 15 unknown sets."));
-        assert!(text.contains("Bands would hide each other"));
+        assert!(text.contains("Bands are omitted because they would overlap"));
         let one = || subject(scored("known", 300, 10, 0.0), sets(1), Some(3.0), 20);
         let text = html(&page((0..12).map(|_| one()).collect()));
         assert_eq!(text.matches("<section").count(), 6);

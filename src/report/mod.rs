@@ -32,7 +32,7 @@ use crate::{
 #[cfg(feature = "report")]
 pub use html::PlotFile;
 #[cfg(feature = "report")]
-pub use page::{Map, Origin, Page, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
+pub use page::{Map, Page, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
 
 /// The row of the mean over the unknown sets.
 const MEAN: &str = "mean";
@@ -149,8 +149,8 @@ struct Member<'a> {
 /// What was measured of an unknown set.
 struct Measured {
     metrics: Metrics,
-    /// The shares of which the detection accuracy is the mean: of the unknown images caught and of the known
-    /// ones kept.
+    /// The shares whose mean is the detection accuracy: of the unknown images caught and of the known ones
+    /// kept.
     balance: [f64; 2],
     /// The share of unknown images that the threshold catches.
     caught: Option<f64>,

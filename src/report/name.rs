@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use maud::{Markup, html};
 
 /// The maximum number of characters of a name in running text and tables.
-pub(super) const LONGEST: usize = 60;
+pub(super) const MAX_NAME: usize = 60;
 /// The maximum number of characters of a name that is shown in full beside a shortened one.
-const LONGEST_IN_FULL: usize = 10_000;
+const MAX_IN_FULL: usize = 10_000;
 
 /// The name with a visible form of every character that could not be seen, or that would move others: control
 /// characters, marks of direction, spaces without width, tags. The joiners of emoji and scripts stay.
@@ -52,11 +52,11 @@ pub(super) fn isolated(text: &str) -> String {
 /// A name within a page: visible, shortened, and apart from the direction of its surroundings. A name that is
 /// shortened is the title in full.
 pub(super) fn name(text: &str) -> Markup {
-    let shown = elided(text, LONGEST);
+    let shown = elided(text, MAX_NAME);
     let is_shortened = shown.chars().count() < visible(text).chars().count();
     html! {
         @if is_shortened {
-            bdi title=(elided(text, LONGEST_IN_FULL)) { (shown) }
+            bdi title=(elided(text, MAX_IN_FULL)) { (shown) }
         } @else {
             bdi { (shown) }
         }

@@ -28,11 +28,11 @@ pub(super) const BANDS: usize = 3;
 /// The maximum number of subjects that are shown in detail.
 pub(super) const DETAILED: usize = 6;
 /// The maximum number of classes whose anchors are drawn.
-const MOST_ANCHORS: usize = 1000;
+const MAX_ANCHORS: usize = 1000;
 /// What stands between the parts of a path, on this or on another system.
 const SEPARATORS: [char; 2] = ['/', '\\'];
 /// The maximum number of points of a map.
-const MOST_POINTS: usize = 2000;
+const MAX_POINTS: usize = 2000;
 
 /// The images of one set, with what a model says of them.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,14 +71,14 @@ pub struct Subject {
     /// The logits in two dimensions, if they are known.
     pub map: Option<Map>,
     /// What the model file or the checkpoint says.
-    pub origin: Option<Origin>,
+    pub origin: Option<Provenance>,
     /// The agreement with the first subject, by its name.
     pub agreement: Option<(String, Agreement)>,
 }
 
 /// Where a subject comes from.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Origin {
+pub struct Provenance {
     /// The decision and the history.
     pub manifest: Manifest,
     /// SHA-256 of the model file, in hexadecimal.
@@ -139,7 +139,7 @@ pub(super) struct Section {
     /// others.
     pub roc: Vec<[f64; 2]>,
     /// The images that are judged wrongly, the most confident first.
-    pub mistakes: Vec<(Kind, Vec<Mistake>)>,
+    pub mistakes: Vec<(MistakeKind, Vec<Mistake>)>,
     /// For each set with such an image, the folder that is left out of the names of its images.
     folders: HashMap<usize, String>,
 }
@@ -150,7 +150,7 @@ pub(super) struct Curves(pub Vec<(Curve, Vec<[f64; 2]>, Vec<Interval>)>);
 
 /// A kind of wrong verdicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum MistakeKind {
     UnknownAccepted,
     KnownRejected,
     KnownMisnamed,
@@ -293,21 +293,24 @@ impl Subject {
 
     /// The most confident mistakes of each kind, at most `most` of each. Without a threshold these are the
     /// unknown images with the lowest scores, and the known ones with the highest.
-    fn mistakes(&self, most: usize) -> Vec<(Kind, Vec<Mistake>)> {
+    fn mistakes(&self, most: usize) -> Vec<(MistakeKind, Vec<Mistake>)> {
         let has_threshold = self.threshold.is_some();
         let is_wrong = |place: usize| {
             self.known.predicted.get(place).is_some_and(|class| *class != self.known.truth[place])
         };
-        let found = |kind: Kind| -> Vec<Mistake> {
-            let sets: Vec<usize> =
-                if kind == Kind::UnknownAccepted { (1..=self.unknown.len()).collect() } else { vec![0] };
+        let found = |kind: MistakeKind| -> Vec<Mistake> {
+            let sets: Vec<usize> = if kind == MistakeKind::UnknownAccepted {
+                (1..=self.unknown.len()).collect()
+            } else {
+                vec![0]
+            };
             let mut found: Vec<(f64, Mistake)> = Vec::new();
             for set in sets {
                 for (place, &score) in self.set(set).scores.iter().enumerate() {
                     let is_meant = match kind {
-                        Kind::UnknownAccepted => !self.rejects(score),
-                        Kind::KnownRejected => self.rejects(score) || !has_threshold,
-                        Kind::KnownMisnamed => is_wrong(place) && !self.rejects(score),
+                        MistakeKind::UnknownAccepted => !self.rejects(score),
+                        MistakeKind::KnownRejected => self.rejects(score) || !has_threshold,
+                        MistakeKind::KnownMisnamed => is_wrong(place) && !self.rejects(score),
                     };
                     if is_meant {
                         found.push((score, Mistake { set, place }));
@@ -316,12 +319,12 @@ impl Subject {
             }
             // The sort is stable: images of the same score keep the order of their sets.
             match kind {
-                Kind::KnownRejected => found.sort_by(|(a, _), (b, _)| b.total_cmp(a)),
+                MistakeKind::KnownRejected => found.sort_by(|(a, _), (b, _)| b.total_cmp(a)),
                 _ => found.sort_by(|(a, _), (b, _)| a.total_cmp(b)),
             }
             found.into_iter().take(most).map(|(_, mistake)| mistake).collect()
         };
-        let kinds = [Kind::UnknownAccepted, Kind::KnownRejected, Kind::KnownMisnamed];
+        let kinds = [MistakeKind::UnknownAccepted, MistakeKind::KnownRejected, MistakeKind::KnownMisnamed];
         kinds.into_iter().map(|kind| (kind, found(kind))).collect()
     }
 }
@@ -338,7 +341,7 @@ impl Map {
         };
         let (known, unknown) = evaluation.sets.split_first()?;
         let known = finite(known);
-        let has_anchors = anchors.classes() <= MOST_ANCHORS && known.ncols() == anchors.classes();
+        let has_anchors = anchors.classes() <= MAX_ANCHORS && known.ncols() == anchors.classes();
         let anchors =
             if has_anchors { anchors.to_rows().mapv(f64::from) } else { Array2::zeros((0, known.ncols())) };
         if known.is_empty() {
@@ -362,8 +365,8 @@ impl Map {
             images: evaluation.images(),
         };
         // An evaluation keeps no more; this bounds what others make.
-        map.known.truncate(MOST_POINTS);
-        map.unknown.iter_mut().for_each(|set| set.truncate(MOST_POINTS));
+        map.known.truncate(MAX_POINTS);
+        map.unknown.iter_mut().for_each(|set| set.truncate(MAX_POINTS));
         Some(map)
     }
 }
@@ -447,7 +450,7 @@ impl Section {
         subject: Subject,
         curves: Vec<Curves>,
         roc: Vec<[f64; 2]>,
-        mistakes: Vec<(Kind, Vec<Mistake>)>,
+        mistakes: Vec<(MistakeKind, Vec<Mistake>)>,
     ) -> Self {
         let mut folders = HashMap::new();
         for mistake in mistakes.iter().flat_map(|(_, mistakes)| mistakes) {

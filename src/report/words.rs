@@ -207,7 +207,7 @@ impl Subject {
         if self.keep.is_some() && self.is_chosen_from_test() {
             cautions.push(
                 "The threshold was chosen on the known test images, because the training held none out: the share \
-                 that it keeps of them is no estimate."
+                 of them that it keeps does not estimate the share of new images."
                     .to_owned(),
             );
         }
@@ -245,8 +245,7 @@ impl Subject {
             cautions.push(format!("The AUROC for {} is below 50 %, too.", counted(more.len(), "more set")));
         }
         if self.unknown.is_empty() {
-            cautions
-                .push("There are no unknown images: nothing says what the model does with them.".to_owned());
+            cautions.push("There are no unknown images, so their treatment is not measured.".to_owned());
         }
         cautions
     }

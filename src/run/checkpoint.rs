@@ -9,7 +9,7 @@ use ndarray::{Array2, Array4};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    arch::{self, Architecture, HEAD, Layer},
+    arch::{self, Architecture, HEAD_PREFIX, Layer},
     data::Protocol,
     error::{Error, Result},
     image::{Input, SIZES},
@@ -65,7 +65,7 @@ pub struct Features {
     pub test: Option<(Array2<f32>, Vec<Array2<f32>>)>,
 }
 
-/// What the network makes of the mirror images of those that a checkpoint is about.
+/// The network's outputs for the mirror images of a checkpoint's images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mirrored {
     /// Their features, in the order of the others.
@@ -197,14 +197,14 @@ pub struct CheckBatch {
 
 /// The two checkpoints of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum CheckpointKind {
     /// The best epoch.
     Best,
     /// The last epoch, or the moment of an interruption.
     Last,
 }
 
-impl Which {
+impl CheckpointKind {
     /// Both checkpoints.
     pub const ALL: [Self; 2] = [Self::Best, Self::Last];
 }
@@ -340,7 +340,7 @@ impl Checkpoint {
             file.insert(TEST_LABELS, &[labels.len()], labels.iter().map(|&label| label as f32).collect());
             file.insert_listed(TEST_UNKNOWN, unknown.iter().map(|(name, logits)| (name.as_str(), logits)));
         }
-        debug_assert!(self.network.names().all(|name| !name.starts_with(HEAD)));
+        debug_assert!(self.network.names().all(|name| !name.starts_with(HEAD_PREFIX)));
         file
     }
 
@@ -604,7 +604,9 @@ mod tests {
         checkpoint.write_weights(&path).unwrap();
         let weights = Weights::read(&path).unwrap();
         assert!(weights.note.as_ref().unwrap().contains(r#""training":{"known":"cats","seed":3}"#));
-        assert!(weights.names().all(|name| !name.starts_with(HEAD)) && weights.get("fc.weight").is_some());
+        assert!(
+            weights.names().all(|name| !name.starts_with(HEAD_PREFIX)) && weights.get("fc.weight").is_some()
+        );
         assert!(!weights.note.as_ref().unwrap().contains("somewhere"));
         let error = Checkpoint::read(&path).unwrap_err();
         assert!(matches!(error, Error::Checkpoint { .. }), "{error}");

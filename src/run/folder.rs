@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Which;
+use super::CheckpointKind;
 use crate::{
     error::{Error, Result},
     files::atomic,
@@ -52,7 +52,7 @@ impl RunFolder {
     #[must_use]
     pub fn newest(runs: &Path) -> Option<Self> {
         let written = |run: &Self| {
-            let checkpoints = Which::ALL.map(|which| run.checkpoint(which));
+            let checkpoints = CheckpointKind::ALL.map(|which| run.checkpoint(which));
             checkpoints.iter().filter_map(|file| file.metadata().ok()?.modified().ok()).max()
         };
         let all = entries(runs).ok()?.into_iter().map(Self);
@@ -70,7 +70,7 @@ impl RunFolder {
     /// Whether the folder holds a checkpoint or a resume state.
     #[must_use]
     pub fn holds_run(&self) -> bool {
-        let has_checkpoint = Which::ALL.iter().any(|&which| self.checkpoint(which).exists());
+        let has_checkpoint = CheckpointKind::ALL.iter().any(|&which| self.checkpoint(which).exists());
         has_checkpoint || self.states().is_ok_and(|states| !states.is_empty())
     }
 
@@ -90,10 +90,10 @@ impl RunFolder {
 
     /// Path of a checkpoint.
     #[must_use]
-    pub fn checkpoint(&self, which: Which) -> PathBuf {
+    pub fn checkpoint(&self, which: CheckpointKind) -> PathBuf {
         self.0.join(match which {
-            Which::Best => "checkpoint.safetensors",
-            Which::Last => "checkpoint-last.safetensors",
+            CheckpointKind::Best => "checkpoint.safetensors",
+            CheckpointKind::Last => "checkpoint-last.safetensors",
         })
     }
 
@@ -169,7 +169,7 @@ impl RunFolder {
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.settings(), self.resolved(), self.log(), self.tensorboard()];
-        files.extend(Which::ALL.map(|which| self.checkpoint(which)));
+        files.extend(CheckpointKind::ALL.map(|which| self.checkpoint(which)));
         files.extend(self.states().unwrap_or_default());
         let [start, end] = FEATURES;
         files.extend(self.named(|name| name.starts_with(start) && name.ends_with(end)).unwrap_or_default());
@@ -230,10 +230,10 @@ mod tests {
             run
         });
         assert_eq!(RunFolder::newest(&runs), None, "no checkpoint yet");
-        std::fs::write(second.checkpoint(Which::Last), "").unwrap();
+        std::fs::write(second.checkpoint(CheckpointKind::Last), "").unwrap();
         assert_eq!(RunFolder::newest(&runs).as_ref(), Some(&second));
         std::thread::sleep(std::time::Duration::from_millis(20));
-        std::fs::write(first.checkpoint(Which::Best), "").unwrap();
+        std::fs::write(first.checkpoint(CheckpointKind::Best), "").unwrap();
         assert_eq!(RunFolder::newest(&runs).as_ref(), Some(&first));
         assert!(first.holds_run() && second.holds_run());
     }

@@ -7,7 +7,8 @@ mod folder;
 mod recipe;
 
 pub use checkpoint::{
-    CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut, Mirrored, TestLogits, TrainingData, Which,
+    CheckBatch, Checkpoint, CheckpointKind, EXAMPLES, Facts, Features, HeldOut, Mirrored, TestLogits,
+    TrainingData,
 };
 pub use device::Device;
 pub(crate) use device::numbered;

@@ -91,8 +91,8 @@ impl Default for Recipe {
     }
 }
 
-/// The number of training images up to which [`Recipe::of_last_layer`] is taken for photographs. Of 120, 300
-/// and 900 photographs of clothes it makes a network as good or better, of 2,359 a worse one.
+/// The number of training images up to which [`Recipe::of_last_layer`] is taken for photographs. On 120, 300
+/// and 900 photographs of clothes the network is as good or better; on 2,359 it is worse.
 pub const FEW_IMAGES: usize = 1000;
 
 /// The momentum where the schedule does not set it.
@@ -216,8 +216,8 @@ impl Optimizer {
     }
 }
 
-/// The length of Muon's orthogonal steps relative to the learning rate: they do not depend on the scale of
-/// the gradients, for which that of pytorch-ood's loss is smaller.
+/// The factor on Muon's orthogonal steps. Their length does not depend on the scale of the gradients, so the
+/// factor undoes the smaller learning rate of pytorch-ood's loss.
 #[cfg(feature = "train")]
 pub(crate) fn orthogonal_share(variant: Variant) -> f64 {
     let rate = |variant| Optimizer::Muon.learning_rate(variant);
@@ -334,7 +334,7 @@ pub struct ScheduledRates {
 impl Recipe {
     /// Number of outliers in a step of `known` known images.
     #[must_use]
-    pub fn outliers_beside(&self, known: usize) -> usize {
+    pub fn outliers_per_step(&self, known: usize) -> usize {
         if self.has_outliers() { (self.outlier_share * known as f64).round() as usize } else { 0 }
     }
 
@@ -344,7 +344,7 @@ impl Recipe {
         self.outliers != Outliers::None
     }
 
-    /// Checks that all values are in range and fit each other.
+    /// Checks that all values are in range and consistent.
     ///
     /// # Errors
     /// [`Error::Setting`] for a value out of range, or one that does not fit another.
@@ -362,7 +362,7 @@ impl Recipe {
             self.check_frozen()?;
         }
         if self.optimizer == Optimizer::Muon && self.backbone_rate == 0.0 {
-            let reason = "must be sgd or adam where only the last layer is trained";
+            let reason = "must be sgd or adam when only the last layer is trained";
             return Err(Error::setting("optimizer", "muon", reason));
         }
         for (name, value) in [("held-out", self.held_out), ("trim", self.trim), ("EMA", self.ema)] {
@@ -378,7 +378,7 @@ impl Recipe {
             return Err(Error::setting("outlier share", self.outlier_share, "must be 0 to 16"));
         }
         if self.has_outliers() {
-            if self.outliers_beside(self.batch_size) == 0 {
+            if self.outliers_per_step(self.batch_size) == 0 {
                 let reason = format!("adds less than one outlier to a step of {} images", self.batch_size);
                 return Err(Error::setting("outlier share", self.outlier_share, reason));
             }
@@ -408,7 +408,7 @@ impl Recipe {
     /// Checks what does not go with features that are computed once.
     fn check_frozen(&self) -> Result<()> {
         let refused = |name, value: &dyn fmt::Display, must: &str| {
-            Err(Error::setting(name, value, format!("must be {must} where only the last layer is trained")))
+            Err(Error::setting(name, value, format!("must be {must} when only the last layer is trained")))
         };
         if self.backbone_rate > 0.0 {
             return refused("backbone rate", &self.backbone_rate, "0");
@@ -484,7 +484,7 @@ mod tests {
         let frozen = Recipe::of_last_layer;
         assert_eq!(
             refused(Recipe { augment: Augment::ResizedCrop, ..frozen() }),
-            "augment = resized-crop: must be flip or none where only the last layer is trained"
+            "augment = resized-crop: must be flip or none when only the last layer is trained"
         );
         assert!(refused(Recipe { backbone_rate: 0.1, ..frozen() }).starts_with("backbone rate = 0.1"));
         assert!(

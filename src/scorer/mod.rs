@@ -288,9 +288,8 @@ impl Scorer {
         for (what, found, expected) in
             [("norms of the logits", &found.norm, &expected.norm), ("scores", &found.score, &expected.score)]
         {
-            let is_whole = found.len() == expected.len();
             let difference = greatest_difference(found, expected);
-            if !is_whole || difference.is_nan() || difference > tolerance {
+            if difference.is_nan() || difference > tolerance {
                 return Err(differs(what, difference));
             }
             greatest = greatest.max(difference);
@@ -657,14 +656,23 @@ impl RawOutputs {
     }
 }
 
-/// The largest difference, relative above 1; NaN if a value is NaN.
+/// The largest difference, relative above 1; NaN if a value is NaN, infinite if one of the two has more values.
 pub(crate) fn greatest_difference<'a>(
     found: impl IntoIterator<Item = &'a f32>,
     expected: impl IntoIterator<Item = &'a f32>,
 ) -> f64 {
-    let pairs = found.into_iter().zip(expected);
-    let differences = pairs.map(|(a, b)| f64::from((a - b).abs() / b.abs().max(1.0)));
-    differences.fold(0.0, |most: f64, d| if most.is_nan() || d <= most { most } else { d })
+    let (mut found, mut expected) = (found.into_iter(), expected.into_iter());
+    let mut greatest = 0.0_f64;
+    loop {
+        match (found.next(), expected.next()) {
+            (None, None) => return greatest,
+            (Some(a), Some(b)) => match f64::from((a - b).abs() / b.abs().max(1.0)) {
+                difference if difference.is_nan() => return difference,
+                difference => greatest = greatest.max(difference),
+            },
+            _ => return f64::INFINITY,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -677,5 +685,12 @@ mod tests {
         for found in [[f32::NAN, 1.0, 9.0], [1.0, f32::NAN, 1.0], [1.0, 1.0, f32::NAN]] {
             assert!(greatest_difference(&found, &[1.0; 3]).is_nan());
         }
+    }
+
+    #[test]
+    fn values_without_a_partner_differ() {
+        assert_eq!(greatest_difference(&[], &[]), 0.0);
+        assert_eq!(greatest_difference(&[1.0], &[1.0, 2.0]), f64::INFINITY);
+        assert_eq!(greatest_difference(&[1.0, 2.0], &[]), f64::INFINITY);
     }
 }

@@ -12,8 +12,8 @@ use crate::{
 /// The scores of the h x w places of an image, from top to bottom and from left to right of what the network
 /// sees of it.
 ///
-/// A place is scored as an image would be whose features were everywhere those of this place. What the
-/// network sees around a place counts too: places overlap.
+/// A place is scored like an image that has the features of this place everywhere. What the network sees
+/// around a place counts too: places overlap.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Places {
     /// The score.

@@ -258,9 +258,9 @@ impl Reader<'_> {
 }
 
 /// How many images are held out to choose the epoch and the score, and how many to calibrate the threshold; a
-/// share of 0 holds out none. A small share is raised to 58 images, with which the threshold is not the
-/// greatest score, or, where these are more than a fifth of all, to the 19 that a threshold needs, unless
-/// these are more than a fifth, too. A third of them chooses if that is 19 or more; else all calibrate.
+/// share of 0 holds out none. A small share is raised to 58 images, so that the threshold is not the largest
+/// score. If 58 are more than a fifth of all images, it is raised to the 19 that a threshold needs, unless
+/// they are more than a fifth, too. A third chooses if that is at least 19; otherwise all calibrate.
 fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     let (mut count, needed) = ((share * images as f64 - 1e-9).ceil() as usize, needed(KEEP));
     if count == 0 {
@@ -450,11 +450,11 @@ impl<'a> Batches<'a> {
         order[start..end].iter().map(|&place| self.training[place]).collect()
     }
 
-    /// The numbers in the epoch of a step's outliers, of which there are `known` known images.
+    /// The numbers, within the epoch, of the outliers of a step with `known` known images.
     fn outlier_numbers(&self, step: usize, known: usize) -> impl Iterator<Item = usize> + use<> {
         let recipe = &self.settings.recipe;
-        let first = step * recipe.outliers_beside(recipe.batch_size);
-        first..first + recipe.outliers_beside(known)
+        let first = step * recipe.outliers_per_step(recipe.batch_size);
+        first..first + recipe.outliers_per_step(known)
     }
 
     /// The pixels of known images, and of outliers.

@@ -40,7 +40,7 @@ const BATCH: usize = 16;
 const READ: usize = 256;
 /// The least standard deviation of a feature that is divided by, as a share of that of all features: one that
 /// hardly varies among training images must not decide about others.
-const LEAST_DEVIATION: f64 = 1e-3;
+const MIN_DEVIATION: f64 = 1e-3;
 
 /// How an image is seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,7 +246,7 @@ impl Features {
         let variances: Vec<f64> = sums.iter().zip(&squares).map(variance).collect();
         let usual = (variances.iter().sum::<f64>() / width as f64).sqrt();
         // Features that are all constant.
-        let least = if usual > 0.0 { LEAST_DEVIATION * usual } else { 1.0 };
+        let least = if usual > 0.0 { MIN_DEVIATION * usual } else { 1.0 };
         self.mean = sums.iter().map(|sum| (sum / count) as f32).collect();
         self.deviation = variances.iter().map(|variance| variance.sqrt().max(least) as f32).collect();
         Ok(self)

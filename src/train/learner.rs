@@ -404,7 +404,7 @@ impl<'a> Learner<'a> {
     }
 
     /// Updates the EMA after a step, counted from 0 over the whole run. The decay is smaller in early steps.
-    pub fn follow(&mut self, step: usize) -> Result<()> {
+    pub fn update_ema(&mut self, step: usize) -> Result<()> {
         let Some((_, ema)) = &mut self.ema else { return Ok(()) };
         let past = self.settings.recipe.ema.min((1.0 + step as f64) / (10.0 + step as f64));
         ema.approach(&self.network, 1.0 - past).map_err(torch)

@@ -64,9 +64,9 @@ pub(super) fn ancestors(of_backbone: &Training) -> Vec<Training> {
     all
 }
 
-/// Whether a backbone, or one before it, has learned from held-out images: it was trained on images of the
-/// same data set, which were divided in another way, or of which it had seen those held out. Of a record
-/// without ancestors, as version 0.1 and the first ones of 0.2 wrote it, nobody knows of which.
+/// Whether a backbone, or one of its ancestors, has learned from held-out images: it was trained on another
+/// division of the same data set, or had itself seen that division's held-out images. A record without
+/// ancestors, as 0.1 and early 0.2 wrote it, does not say of which data set.
 pub(super) fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     let own = record.split();
     let known = |split: &Training| split.get::<String>("known");

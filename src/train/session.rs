@@ -17,7 +17,7 @@ use crate::{
     files::atomic,
     metrics::Bootstrap,
     report::{Report, ReportOptions},
-    run::{Checkpoint, RunFolder, Which},
+    run::{Checkpoint, CheckpointKind, RunFolder},
     weights::Weights,
 };
 
@@ -28,7 +28,7 @@ const REPORT_EVERY: usize = 10;
 /// Steps between logged events.
 const LOG_EVERY: usize = 50;
 /// The tensor of the least held-out losses in a state.
-const LEAST_LOSSES: &str = "held-out.losses";
+const MIN_LOSSES: &str = "held-out.losses";
 /// States kept on disk: if the newest is damaged, the one before it is used.
 const STATES_KEPT: usize = 2;
 
@@ -119,7 +119,8 @@ fn run_to_the_end(
     let is_trained = session.state.epoch > epochs;
     let has_features = |best: Checkpoint| best.features.is_some();
     // A finished run needs no features of frozen layers any more.
-    let is_finished = is_trained && Checkpoint::read(&run.checkpoint(Which::Best)).is_ok_and(has_features);
+    let is_finished =
+        is_trained && Checkpoint::read(&run.checkpoint(CheckpointKind::Best)).is_ok_and(has_features);
     if !is_finished && !session.learner.find_features(run, stop, &mut observe)? {
         let epoch = session.state.epoch;
         return Ok(if is_trained { Outcome::WithoutFeatures } else { Outcome::Interrupted { epoch } });
@@ -155,12 +156,12 @@ fn run_to_the_end(
     }
     // A run that was killed right after its last save has one more.
     run.remove_states_but(STATES_KEPT, &session.state.path(run))?;
-    let mut best = Checkpoint::read(&run.checkpoint(Which::Best))?;
+    let mut best = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))?;
     if best.features.is_none() {
         if !session.learner.add_features(&mut best, stop, &mut observe)? {
             return Ok(Outcome::WithoutFeatures);
         }
-        best.write(&run.checkpoint(Which::Best))?;
+        best.write(&run.checkpoint(CheckpointKind::Best))?;
     }
     let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
     let report = report(&best, &options)?;
@@ -175,7 +176,7 @@ fn backbone_of(settings: &TrainSettings) -> Result<Option<Weights>> {
     let TrainSettings { architecture, input, recipe, backbone, .. } = settings;
     let dropout = architecture.settings().find(|(name, share)| *name == "dropout" && *share > 0.0);
     if let (true, Some((name, share))) = (recipe.freeze, dropout) {
-        return Err(Error::setting(name, share, "must be 0 where only the last layer is trained"));
+        return Err(Error::setting(name, share, "must be 0 when only the last layer is trained"));
     }
     let Some(backbone) = backbone else { return Ok(None) };
     let weights = Weights::read(&backbone.file)?.network()?;
@@ -233,8 +234,8 @@ impl<'a> Session<'a> {
                 learner.held_out_seen = state.held_out_seen;
                 learner.ancestors.clone_from(&state.ancestors);
                 optimizer.load(&tensors)?;
-                let least = match tensors.get(LEAST_LOSSES) {
-                    Some(_) => tensors.values(LEAST_LOSSES, &[batches.choosing.len()])?.to_vec(),
+                let least = match tensors.get(MIN_LOSSES) {
+                    Some(_) => tensors.values(MIN_LOSSES, &[batches.choosing.len()])?.to_vec(),
                     None => Vec::new(),
                 };
                 (log, *state, least)
@@ -288,7 +289,7 @@ impl<'a> Session<'a> {
         self.optimizer.save(&mut tensors).map_err(torch)?;
         self.check_finite(&tensors)?;
         if !self.least_losses.is_empty() {
-            tensors.insert(LEAST_LOSSES, &[self.least_losses.len()], self.least_losses.clone());
+            tensors.insert(MIN_LOSSES, &[self.least_losses.len()], self.least_losses.clone());
         }
         self.state.save(tensors, self.folder)?;
         self.folder.remove_states_but(STATES_KEPT, &self.state.path(self.folder))?;
@@ -315,7 +316,9 @@ impl<'a> Session<'a> {
                 let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
                 if !is_kept {
                     // `save` has checked the weights.
-                    self.learner.checkpoint(epoch - 1, None)?.write(&self.folder.checkpoint(Which::Last))?;
+                    self.learner
+                        .checkpoint(epoch - 1, None)?
+                        .write(&self.folder.checkpoint(CheckpointKind::Last))?;
                 }
                 return Ok(false);
             }
@@ -327,7 +330,7 @@ impl<'a> Session<'a> {
             let rates = recipe.rates(step, steps);
             let loss = self.learner.training_loss(&batch)?;
             self.optimizer.step(&loss, rates).map_err(torch)?;
-            self.learner.follow(step)?;
+            self.learner.update_ema(step)?;
             self.smooth(&loss).map_err(torch)?;
             self.state.step += 1;
             done += batch.labels.len();
@@ -396,9 +399,9 @@ impl<'a> Session<'a> {
         let tensors = checkpoint.tensors();
         self.check_finite(&tensors)?;
         let report = report(&checkpoint, &ReportOptions::default())?;
-        tensors.write(&self.folder.checkpoint(Which::Last))?;
+        tensors.write(&self.folder.checkpoint(CheckpointKind::Last))?;
         if is_best {
-            tensors.write(&self.folder.checkpoint(Which::Best))?;
+            tensors.write(&self.folder.checkpoint(CheckpointKind::Best))?;
         }
         if self.least_losses.is_empty() || mean(&losses) < mean(&self.least_losses) {
             self.least_losses = losses;

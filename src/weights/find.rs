@@ -43,8 +43,10 @@ pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
         match foreign(weights, prefix, &body) {
             None => candidates.push((prefix, found, share)),
             Some(name) => {
-                unsupported
-                    .push(format!("`{name}` is not in {}, whose tensors they have", found.architecture));
+                unsupported.push(format!(
+                    "`{name}` is not in {}, which the other tensors match",
+                    found.architecture
+                ));
             }
         }
     }

@@ -19,7 +19,7 @@ use ndarray::Array2;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{
-    arch::{Architecture, HEAD, Layer, Recognized},
+    arch::{Architecture, HEAD_PREFIX, Layer, Recognized},
     error::{Error, Result},
     files::{atomic, kind},
     image::Input,
@@ -30,7 +30,7 @@ use crate::model::Training;
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) use fold::folded;
 #[cfg(feature = "files")]
-pub use published::Published;
+pub use published::PublishedWeights;
 
 /// A tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +46,7 @@ pub struct Tensor {
 pub struct Weights {
     path: PathBuf,
     tensors: BTreeMap<String, Tensor>,
-    /// Dropped before their names.
+    /// The prefix that was removed from the names.
     prefix: String,
     /// Text stored with the tensors.
     pub note: Option<String>,
@@ -269,7 +269,9 @@ impl Weights {
         }
         match find::foreign(self, "", &body) {
             None => Ok(()),
-            Some(name) => Err(self.error(format!("`{name}` is not in {network}, whose tensors they have"))),
+            Some(name) => {
+                Err(self.error(format!("`{name}` is not in {network}, which the other tensors match")))
+            }
         }
     }
 
@@ -313,14 +315,14 @@ const WRAPPERS: [&str; 5] =
 /// A tensor's name without wrappers, in pytorch-ood's spelling. Names that belong to no layer may hold those
 /// of data sets.
 fn usual(name: &str) -> String {
-    if name.starts_with(HEAD) {
+    if name.starts_with(HEAD_PREFIX) {
         return name.to_owned();
     }
     let parts: Vec<&str> = name.split('.').filter(|part| !WRAPPERS.contains(part)).collect();
     parts.join(".").replace("conv_shortcut", "convShortcut")
 }
 
-/// What bytes are that are not weights, if they tell.
+/// A description of bytes that are not weights, if they are recognised.
 fn what(bytes: &[u8]) -> Option<String> {
     if kind::is_zip(bytes) || kind::is_legacy_pytorch(bytes) {
         return Some("it is a PyTorch file, which needs the feature `files`".to_owned());

@@ -8,7 +8,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::Tensor;
 use crate::files::{
     kind,
-    pickle::{Kind, Pickle, Result, View},
+    pickle::{ElementType, Pickle, Result, View},
 };
 
 /// Whether the bytes are a PyTorch file in either format, or at least a ZIP archive.
@@ -113,16 +113,16 @@ fn legacy(bytes: &[u8]) -> Result<(Pickle<'_>, Storages)> {
 }
 
 /// The values in row-major order; `None` if one is outside the storage.
-fn values(view: &View, kind: Kind, bytes: &[u8]) -> Option<Vec<f32>> {
+fn values(view: &View, kind: ElementType, bytes: &[u8]) -> Option<Vec<f32>> {
     let item_bytes = view.storage.item_bytes;
     let number = |at: usize| -> Option<f32> {
         let start = at.checked_mul(item_bytes)?;
         let bytes = bytes.get(start..start.checked_add(item_bytes)?)?;
         Some(match kind {
-            Kind::Half => f16::from_le_bytes(bytes.try_into().ok()?).to_f32(),
-            Kind::Brain => bf16::from_le_bytes(bytes.try_into().ok()?).to_f32(),
-            Kind::Single => f32::from_le_bytes(bytes.try_into().ok()?),
-            Kind::Double => f64::from_le_bytes(bytes.try_into().ok()?) as f32,
+            ElementType::Half => f16::from_le_bytes(bytes.try_into().ok()?).to_f32(),
+            ElementType::Brain => bf16::from_le_bytes(bytes.try_into().ok()?).to_f32(),
+            ElementType::Single => f32::from_le_bytes(bytes.try_into().ok()?),
+            ElementType::Double => f64::from_le_bytes(bytes.try_into().ok()?) as f32,
         })
     };
     let count = view.count()?;

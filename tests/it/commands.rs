@@ -9,7 +9,7 @@ use std::{
 use cac::{
     files::features::FeatureFile,
     method::Variant,
-    run::{RunFolder, Which},
+    run::{CheckpointKind, RunFolder},
 };
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ pub fn error(output: &Output) -> String {
 pub fn trained() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let run = RunFolder::create_next(&folder.path().join("runs")).unwrap();
-    checkpoint(2, Variant::Paper).write(&run.checkpoint(Which::Best)).unwrap();
+    checkpoint(2, Variant::Paper).write(&run.checkpoint(CheckpointKind::Best)).unwrap();
     folder
 }
 

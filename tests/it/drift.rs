@@ -240,13 +240,13 @@ fn a_state_goes_on_as_if_it_had_never_stopped() {
 
     // Another seed, another model, damage.
     let output = drift(at, &[&args[..], &["--seed", "1"]].concat(), &[1.0]);
-    assert!(error(&output).contains("cannot go on with `"), "{}", said(&output));
-    assert!(error(&output).contains("it is of the seed 0, not 1"), "{}", said(&output));
-    assert!(said(&output).contains("hint: a stream goes on with the model"));
+    assert!(error(&output).contains("cannot continue the stream of `"), "{}", said(&output));
+    assert!(error(&output).contains("it belongs to the seed 0, expected 1"), "{}", said(&output));
+    assert!(said(&output).contains("hint: a stream must be continued with its model"));
     export::export(&checkpoint(1, Variant::Paper), &ExportOptions::default(), &at.join("other.onnx"))
         .unwrap();
     let output = drift(at, &[&["other.onnx"], &args[..]].concat(), &[1.0]);
-    let expected = format!("it is of the model with SHA-256 {}, not ", built_in().sha256);
+    let expected = format!("it belongs to the model with SHA-256 {}, expected ", built_in().sha256);
     assert!(error(&output).contains(&expected), "{}", said(&output));
     fs::write(at.join("drift.json"), &before[..before.len() / 2]).unwrap();
     assert!(error(&drift(at, &args, &[1.0])).contains("it is damaged: EOF while parsing"));
@@ -348,7 +348,7 @@ fn requirements_that_are_not_met_give_3() {
     assert_eq!(json(&output)["rows"][0]["auroc"], table["rows"][0]["auroc"]);
     let output = eval(&["--require", "known_kept=0,unknown_caught=1,fpr95_tpr=0", "--threshold", "1e9"]);
     assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
-    let expected = "not met: unknown_caught of uniform-noise is 0.0000 (95 % interval 0.0000 to 0.2991), required is at \
+    let expected = "not met: unknown_caught of uniform-noise is 0.0000 (95 % interval 0.0000 to 0.2991), required: at \
                     least 1 (cpu, score cac)";
     assert!(said(&output).lines().any(|line| line == expected), "{}", said(&output));
 

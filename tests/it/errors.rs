@@ -13,7 +13,7 @@ use cac::{
     method::Variant,
     metrics::Metrics,
     model::{Inspection, ModelPrecision},
-    run::{Checkpoint, RunFolder, Which},
+    run::{Checkpoint, CheckpointKind, RunFolder},
     weights::Weights,
 };
 use ndarray::Array4;
@@ -501,7 +501,7 @@ fn classes() {
 #[test]
 fn a_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
-    let path = RunFolder::new(folder.path()).checkpoint(Which::Best);
+    let path = RunFolder::new(folder.path()).checkpoint(CheckpointKind::Best);
     fs::copy(golden("wrn-10-1.safetensors"), &path).unwrap();
     let error = Checkpoint::read(&path).unwrap_err();
     assert!(matches!(error, Error::Checkpoint { .. }), "{error}");

@@ -9,7 +9,7 @@ use std::{
 
 use cac::{
     method::Variant,
-    run::{RunFolder, TestLogits, Which},
+    run::{CheckpointKind, RunFolder, TestLogits},
 };
 use ndarray::Array2;
 use serde_json::Value;
@@ -49,7 +49,7 @@ fn run(folder: &Path) -> RunFolder {
         )],
         skipped: 2,
     });
-    checkpoint.write(&run.checkpoint(Which::Best)).unwrap();
+    checkpoint.write(&run.checkpoint(CheckpointKind::Best)).unwrap();
     let report = r#"{"known":60,"accuracy":0.9,"rows":[]}"#;
     let log = [
         r#"{"event":"start","images":128,"steps":2,"epochs":2}"#.to_owned(),
@@ -263,7 +263,7 @@ fn a_page_about_a_run() {
         assert!(text.contains(part), "{part}");
     }
     // Only the log.
-    fs::remove_file(run.checkpoint(Which::Best)).unwrap();
+    fs::remove_file(run.checkpoint(CheckpointKind::Best)).unwrap();
     stdout(&toolkit(at, &["report", "runs/1"]));
     let text = page(at, "report.html");
     assert!(text.contains("Training run: 1") && !text.contains("Confusion matrix"));
@@ -309,10 +309,10 @@ fn outputs_replace_no_input_and_no_other_output() {
     images(at);
     let run = run(at);
     stdout(&toolkit(at, &["export", "model.onnx"]));
-    let files = || [run.log(), run.checkpoint(Which::Best)].map(|file| fs::read(file).unwrap());
+    let files = || [run.log(), run.checkpoint(CheckpointKind::Best)].map(|file| fs::read(file).unwrap());
     let before = files();
     let data = ["--known", "known", "--unknown", "other=other"];
-    let best = run.checkpoint(Which::Best);
+    let best = run.checkpoint(CheckpointKind::Best);
     for (args, message) in [
         (
             &["report", "runs/1", "-o", "runs/1/log.jsonl"][..],

@@ -14,7 +14,7 @@ use cac::{
     Error,
     method::Anchors,
     model::Inspection,
-    run::{Checkpoint, Event, RunFolder, Which},
+    run::{Checkpoint, CheckpointKind, Event, RunFolder},
     train::{Outcome, TrainSettings, resume, train},
     weights::Weights,
 };
@@ -66,7 +66,7 @@ const SMALL: [&str; 15] = [
 ];
 
 fn checkpoint_of(run: &Path) -> Checkpoint {
-    Checkpoint::read(&RunFolder::new(run).checkpoint(Which::Best)).unwrap()
+    Checkpoint::read(&RunFolder::new(run).checkpoint(CheckpointKind::Best)).unwrap()
 }
 
 /// The facts in the best checkpoint of a run.
@@ -231,7 +231,7 @@ fn goes_on_to_the_same_weights(recipe: &str) {
             child.wait().unwrap();
             kills += 1;
             // A checkpoint is the old or the new one, never a mixture.
-            for file in Which::ALL.map(|which| RunFolder::new(at.join("killed")).checkpoint(which)) {
+            for file in CheckpointKind::ALL.map(|which| RunFolder::new(at.join("killed")).checkpoint(which)) {
                 assert!(!file.exists() || Checkpoint::read(&file).is_ok(), "seed {seed}: {}", file.display());
             }
             args = vec!["train", "--resume", "killed", "--json", "--save-every", "0"];
@@ -452,7 +452,7 @@ fn settings_that_frozen_layers_rule_out_are_refused() {
         let error = refused(&["--freeze", "--backbone", "backbone", &format!("--{setting}"), value]);
         let start = format!("error: {} = {value}: must be ", setting.replace('-', " "));
         assert!(error.starts_with(&start), "{error}");
-        assert!(error.ends_with("where only the last layer is trained"), "{error}");
+        assert!(error.ends_with("when only the last layer is trained"), "{error}");
     }
 }
 
@@ -582,7 +582,7 @@ fn a_run_stopped_after_its_last_epoch_resumes_to_the_features() {
         }
     });
     assert_eq!(outcome.unwrap(), Outcome::WithoutFeatures);
-    let best = || Checkpoint::read(&run.checkpoint(Which::Best)).unwrap();
+    let best = || Checkpoint::read(&run.checkpoint(CheckpointKind::Best)).unwrap();
     assert!(best().test.is_some() && best().features.is_none());
 
     stop.store(false, Ordering::Relaxed);
@@ -598,7 +598,7 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run_and_its_states_stay() {
     two_colours(at);
     stdout(&toolkit(at, &[&SMALL[..], &["--run", "run", "--save-every", "0"]].concat()));
     let run = RunFolder::new(at.join("run"));
-    let last = run.checkpoint(Which::Last);
+    let last = run.checkpoint(CheckpointKind::Last);
     let expected = fs::read(&last).unwrap();
     // The last epoch is to be tested again, and its checkpoint cannot replace a folder.
     let newest = run.states().unwrap().pop().unwrap();
@@ -1087,7 +1087,7 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
     let shallow =
         toolkit(at, &[&colours[..], &["--backbone", backbone, "--depth", "16", "--run", "other"]].concat());
     let text = String::from_utf8_lossy(&shallow.stderr);
-    assert!(text.contains("is not in WideResNet-16-2, whose tensors they have"), "{text}");
+    assert!(text.contains("is not in WideResNet-16-2, which the other tensors match"), "{text}");
     assert!(!at.join("other").exists());
 
     let mut infinite = before.clone();
@@ -1296,7 +1296,7 @@ fn divergence_ends_the_run() {
         assert!(text.contains("of epoch 1, at learning rate "), "{run}: {text}");
         // What was written before is finite.
         let run = RunFolder::new(folder.path().join(run));
-        assert!(!run.checkpoint(Which::Last).exists());
+        assert!(!run.checkpoint(CheckpointKind::Last).exists());
         for state in run.states().unwrap() {
             assert_eq!(Weights::read(&state).unwrap().not_finite(), None, "{}", state.display());
         }
@@ -1332,7 +1332,7 @@ fn ctrl_c_saves_the_current_weights() {
     );
     // As many epochs as are finished.
     let epoch = text.split("error: interrupted in epoch ").nth(1).unwrap().lines().next().unwrap();
-    let last = Checkpoint::read(&RunFolder::new(at.join("runs/1")).checkpoint(Which::Last)).unwrap();
+    let last = Checkpoint::read(&RunFolder::new(at.join("runs/1")).checkpoint(CheckpointKind::Last)).unwrap();
     let finished: Option<usize> = last.facts.training.unwrap().get("epoch");
     assert_eq!(finished.map(|finished| finished + 1), epoch.parse().ok());
     stdout(&toolkit(at, &["export", "model.onnx", "--last"]));

@@ -9,7 +9,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use cac::weights::Published;
+use cac::weights::PublishedWeights;
 use serde_json::{Value, json};
 
 use crate::{
@@ -106,7 +106,7 @@ fn weights_are_listed_with_what_is_known_of_them() {
     let kept = put(at, "imagenet32-nocifar.pt", b"weights");
     let lines = toolkit(at, &["weights", "list", "--json"], NOWHERE);
     let lines: Vec<Value> = stdout(&lines).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), Published::all().count());
+    assert_eq!(lines.len(), PublishedWeights::all().count());
     let of = |name: &str| lines.iter().find(|line| line["name"] == name).unwrap();
     assert_eq!(
         *of("timm/tf_efficientnet_lite4.in1k"),

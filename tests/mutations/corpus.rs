@@ -10,7 +10,7 @@ use std::{
 use cac::{
     arch::{Architecture, Layer},
     data::LeftOut,
-    drift::{Monitor, Origin, StateFile},
+    drift::{Monitor, StateFile, StreamOrigin},
     eval::{Evaluation, ScoredSet},
     export::{ExportOptions, InputForm, ThresholdRule, export},
     files::scores,
@@ -25,7 +25,7 @@ use cac::{
 use ndarray::{Array2, Array4};
 
 /// The longest golden file that is mutated: short files are mutated fast, and in the places that matter.
-const LONGEST: u64 = 40_000;
+const MAX_BYTES: u64 = 40_000;
 
 /// The files that a reader must accept, or at least one of them, and files that once were at fault.
 pub fn of(target: &str) -> Vec<Vec<u8>> {
@@ -38,7 +38,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "class-names" => vec![b"airplane\nautomobile\n\nbird\n".to_vec(), "häschen\r\nhund".into()],
         "drift-state" => vec![written(|path| {
             let mut monitor = Monitor::new(&[0.0, 1.0], 0.01, 0)?;
-            let origin = Origin { model: "fuzz".to_owned(), score: "cac".to_owned() };
+            let origin = StreamOrigin { model: "fuzz".to_owned(), score: "cac".to_owned() };
             let file = StateFile::open(path, origin, &mut monitor)?;
             [0.25, -1.5e-7, 3e38].into_iter().for_each(|score| monitor.push(score));
             file.write(&monitor)
@@ -108,7 +108,7 @@ fn folder(path: &str, longest: u64) -> Vec<Vec<u8>> {
 
 /// The golden files of a folder that are models or weights of PyTorch.
 fn golden(name: &str) -> Vec<Vec<u8>> {
-    let mut files = folder(&format!("tests/golden/{name}"), LONGEST);
+    let mut files = folder(&format!("tests/golden/{name}"), MAX_BYTES);
     let is_meant =
         |bytes: &Vec<u8>| [&b"PK"[..], &[0x80], &[0x08]].iter().any(|start| bytes.starts_with(start));
     files.retain(is_meant);

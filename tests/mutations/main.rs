@@ -1,6 +1,6 @@
 //! Reads damaged files. Each reader of `fuzz/targets.rs` gets the files of its corpus, and then mutations of
 //! them. None may cause a panic, an abort, more memory than [`memory`] allows, or more time than
-//! [`MOST_TIME`].
+//! [`MAX_TIME`].
 //!
 //! A reader runs in a process of its own, so that an abort is a failure with a name. `MUTATIONS` is the
 //! number of mutations for each reader (10,000), `MUTATION_SEED` their seed (0), `MUTATION_SECONDS` the time
@@ -33,10 +33,10 @@ use targets::{TARGETS, Target};
 static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
 
 /// Between two inputs, in time and in time of the processor.
-const MOST_TIME: Duration = Duration::from_secs(60);
-const MOST_PROCESSOR_TIME: Duration = Duration::from_secs(10);
+const MAX_TIME: Duration = Duration::from_secs(60);
+const MAX_PROCESSOR_TIME: Duration = Duration::from_secs(10);
 /// After so many failures a reader is given up.
-const MOST_FAILURES: usize = 10;
+const MAX_FAILURES: usize = 10;
 /// What a child is told: the reader, and the number of its first input.
 const JOB: &str = "MUTATION_JOB";
 /// The file of a child's stderr, on which a reader must not print.
@@ -168,7 +168,7 @@ fn temporary_folder() -> PathBuf {
 fn watch(name: &str) -> usize {
     let begun = Instant::now();
     let (mut first, mut failures) = (0, 0);
-    while failures < MOST_FAILURES {
+    while failures < MAX_FAILURES {
         let printed = tempfile::NamedTempFile::new().unwrap();
         let child = Command::new(env::current_exe().unwrap())
             .env(JOB, format!("{name}:{first}"))
@@ -221,7 +221,7 @@ fn outcome(mut child: Child, progress: &Path) -> (String, Option<String>) {
         let (next, used) = (current(progress), used_by(child.id()).unwrap_or_default());
         if next != number {
             (number, since, processor_time) = (next, Instant::now(), used);
-        } else if since.elapsed() > MOST_TIME || used.saturating_sub(processor_time) > MOST_PROCESSOR_TIME {
+        } else if since.elapsed() > MAX_TIME || used.saturating_sub(processor_time) > MAX_PROCESSOR_TIME {
             child.kill().unwrap();
             break Some(format!("it took more than {:.0?}", since.elapsed()));
         }

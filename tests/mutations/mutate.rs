@@ -11,9 +11,9 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 /// The place of the magic word in a header of tar.
 const USTAR: Range<usize> = 257..262;
 /// The longest repetition, which is for parsers that recurse.
-const MOST_REPEATED: usize = 20_000;
+const MAX_REPEATED: usize = 20_000;
 /// The most bytes that are appended to a file.
-const MOST_PADDING: usize = 1 << 16;
+const MAX_PADDING: usize = 1 << 16;
 
 /// Values at which lengths, counts and offsets overflow or exceed a file.
 const SIZES: [u64; 12] = [
@@ -226,7 +226,7 @@ fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut ChaCha8Rng) {
     match random.random_range(0..12) {
         0 if random.random_ratio(1, 4) => {
             // A file that is long enough for what it claims.
-            let more = random.random_range(0..MOST_PADDING);
+            let more = random.random_range(0..MAX_PADDING);
             bytes.resize(bytes.len() + more, random.random());
         }
         0 => bytes.truncate(at),
@@ -245,7 +245,7 @@ fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut ChaCha8Rng) {
         6 => {
             let part = bytes[part].to_vec();
             let times = match random.random_range(0..32) {
-                0 if !part.is_empty() => random.random_range(0..=MOST_REPEATED / part.len()),
+                0 if !part.is_empty() => random.random_range(0..=MAX_REPEATED / part.len()),
                 _ => 1,
             };
             bytes.splice(at..at, part.repeat(times));

@@ -11,8 +11,8 @@ use cac::{
 use super::{Progress, quoted, say};
 
 /// The data of pytorch-ood's CAC tutorial, which is used where a user names none.
-pub const KNOWN: &str = "cifar10";
-pub const UNKNOWN: &str = "textures";
+pub const TUTORIAL_KNOWN: &str = "cifar10";
+pub const TUTORIAL_UNKNOWN: &str = "textures";
 
 /// The names of all published data sets.
 pub fn set_names() -> String {

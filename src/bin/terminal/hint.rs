@@ -47,7 +47,7 @@ pub fn of(error: &Error) -> Option<String> {
             ));
         }
         Error::Io { action: "write", source, .. } if source.kind() == ErrorKind::StorageFull => {
-            "free some disk space; earlier files are intact, and `toolkit train --resume` goes on with a run"
+            "free some disk space; earlier files are intact, and `toolkit train --resume` resumes a run"
         }
         Error::Provider { provider, .. } if provider.starts_with("cuda") => {
             "install the CUDA libraries with `make native CUDA=1` and an NVIDIA driver, or use `cpu`"
@@ -116,7 +116,7 @@ pub fn of(error: &Error) -> Option<String> {
             "export the model from a run that held images out, or import it with --known"
         }
         Error::DriftState { .. } => {
-            "a stream goes on with the model, the score and the seed that it began with; give another --state to begin anew"
+            "a stream must be continued with its model, score and seed; use another --state to start a new one"
         }
         Error::StateInUse { .. } => "wait until it has ended, or give another --state",
         Error::BrokenImages { .. } => {

@@ -1,4 +1,4 @@
-//! Standard output, of which a reader may take the start.
+//! Standard output whose reader may stop early.
 
 use std::{
     io::{Error, ErrorKind, Result, Stdout, Write},

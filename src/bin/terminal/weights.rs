@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use cac::{
     image::Input,
-    run::{RunFolder, Which},
-    weights::{Published, Weights},
+    run::{CheckpointKind, RunFolder},
+    weights::{PublishedWeights, Weights},
 };
 
 use super::{Advice, data::FetchDisplay};
@@ -33,7 +33,7 @@ impl StartingWeights {
     /// Reads a file, the published weights of this name, which are downloaded once, or the best checkpoint of
     /// a run folder, in this order.
     pub fn read(text: &Path) -> anyhow::Result<Self> {
-        let published = text.to_str().filter(|_| !text.is_file()).and_then(Published::named);
+        let published = text.to_str().filter(|_| !text.is_file()).and_then(PublishedWeights::named);
         let is_file_name = text
             .extension()
             .is_some_and(|end| EXTENSIONS.iter().any(|other| end.eq_ignore_ascii_case(other)));
@@ -53,7 +53,7 @@ impl StartingWeights {
                 .into());
             }
             None if text.is_dir() => {
-                let file = RunFolder::new(text).checkpoint(Which::Best);
+                let file = RunFolder::new(text).checkpoint(CheckpointKind::Best);
                 if !file.is_file() {
                     let name = file.file_name().unwrap_or_default().display();
                     bail!("`{}` is a folder without `{name}`; give a file of weights", text.display());
@@ -69,7 +69,7 @@ impl StartingWeights {
 }
 
 /// The path of published weights, which are downloaded unless they are here.
-pub fn fetch(weights: &Published) -> anyhow::Result<PathBuf> {
+pub fn fetch(weights: &PublishedWeights) -> anyhow::Result<PathBuf> {
     let mut display = FetchDisplay::new(weights.name, Some(weights.bytes));
     let file = weights.fetch(&mut |event| display.show(&event))?;
     display.finish();
@@ -88,11 +88,11 @@ pub fn similar(text: &str) -> Vec<&'static str> {
         let is_within = !wanted.is_empty() && name.contains(&wanted);
         strsim::sorensen_dice(&wanted, &name) + f64::from(u8::from(is_within))
     };
-    let closest = |weights: &'static Published| {
+    let closest = |weights: &'static PublishedWeights| {
         weights.names().map(|name| (likeness(name), name)).max_by(|(a, _), (b, _)| a.total_cmp(b))
     };
     let mut names: Vec<(f64, &str)> =
-        Published::all().filter_map(closest).filter(|&(likeness, _)| likeness > 0.6).collect();
+        PublishedWeights::all().filter_map(closest).filter(|&(likeness, _)| likeness > 0.6).collect();
     names.sort_by(|(a, _), (b, _)| b.total_cmp(a));
     names.into_iter().take(SUGGESTIONS).map(|(_, name)| name).collect()
 }
@@ -126,6 +126,6 @@ mod tests {
         let (_, names) = SOME_WEIGHTS.split_once(": ").unwrap();
         let names: Vec<&str> = names.split(" and others").next().unwrap().split(", ").collect();
         assert_eq!(names.len(), 4);
-        assert!(names.iter().all(|name| Published::named(name).is_some()), "{names:?}");
+        assert!(names.iter().all(|name| PublishedWeights::named(name).is_some()), "{names:?}");
     }
 }

@@ -57,10 +57,8 @@ impl Display {
                     say(format_args!("images that cannot be read and are left out: {skipped}"));
                 }
                 if *held_out_seen {
-                    say(
-                        "the backbone has learned from images that are held out now: the threshold will make no promise; \
-                         with the images, --seed and --held-out of its training they are the same",
-                    );
+                    say("the backbone was trained on images that are now held out, so the threshold \
+                         carries no guarantee; to keep the guarantee, use the images, --seed and --held-out of its training");
                 }
                 say(format_args!("training on {images} images, results in `{}`", self.folder.display()));
             }

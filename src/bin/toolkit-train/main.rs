@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     files::check_writable_folder,
-    run::{Device, RUNS, RunFolder, TrainingPrecision, Which},
+    run::{CheckpointKind, Device, RUNS, RunFolder, TrainingPrecision},
     train::{Outcome, TrainSettings, resume, train},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -155,7 +155,7 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
         Outcome::Interrupted { epoch } => {
             let mut hint = resume;
             // The features of frozen layers come before all weights.
-            if run.checkpoint(Which::Last).exists() {
+            if run.checkpoint(CheckpointKind::Last).exists() {
                 hint += &format!(
                     ", or export the current weights with `toolkit export --run {quoted} --last model.onnx`"
                 );

@@ -24,7 +24,7 @@ use toml::Table;
 
 use crate::terminal::{
     InputArgs, SOME_WEIGHTS, StartingWeights, by_variant,
-    data::{KNOWN, UNKNOWN, dataset, set_names, unknown_datasets},
+    data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, set_names, unknown_datasets},
     name_of, one_of, say,
 };
 
@@ -102,8 +102,8 @@ pub struct Settings {
     #[serde(flatten)]
     network: Network,
 
-    /// Train only the last layer, on features of the others that are computed once; needs a backbone. By
-    /// default, for a backbone of photographs, where there are few training images
+    /// Train only the last layer, on features that the frozen layers compute once; needs a backbone. The
+    /// default for a backbone of photographs if there are few training images
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     freeze: Option<bool>,
     #[arg(long, value_name = "SHARE", help = by_recipe("Learning rate of all layers but the last as a share of \
@@ -369,9 +369,9 @@ impl Start {
 impl Settings {
     fn resolve(&self) -> anyhow::Result<TrainSettings> {
         let is_tutorial = self.known.is_none();
-        let known = self.known.clone().unwrap_or(KNOWN.into());
+        let known = self.known.clone().unwrap_or(TUTORIAL_KNOWN.into());
         let unknown = match &self.unknown[..] {
-            [] if is_tutorial => vec![UNKNOWN.to_owned()],
+            [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
             given => given.to_vec(),
         };
         let data = DataFolder::new(self.data.as_deref());
@@ -462,7 +462,7 @@ impl Settings {
         };
         // Cross-entropy needs no outliers, and a small step has no room for one.
         let is_without =
-            self.loss == Objective::CrossEntropy || recipe.outliers_beside(recipe.batch_size) == 0;
+            self.loss == Objective::CrossEntropy || recipe.outliers_per_step(recipe.batch_size) == 0;
         let default = if is_without { Outliers::None } else { recipe.outliers };
         recipe.outliers = self.outliers.clone().unwrap_or(default);
         recipe
@@ -590,7 +590,7 @@ impl Args for Network {
                 format!("{} (by default {} for {})", setting.about, setting.default, family.name)
             });
             let help = format!(
-                "{}; with a backbone by default its own, where its tensors reveal it",
+                "{}; with a backbone, by default the value that its tensors imply",
                 meanings.collect::<Vec<_>>().join(". ")
             );
             let flag = name.replace('_', "-");

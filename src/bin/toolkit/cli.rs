@@ -19,7 +19,7 @@ use cac::{
     metrics::Bootstrap,
     model::ModelPrecision,
     report::{Group, ReportOptions},
-    weights::Published,
+    weights::PublishedWeights,
 };
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use ndarray::Array4;
@@ -71,7 +71,7 @@ pub enum Command {
     /// Classify images, or reject them as unknown
     #[command(allow_negative_numbers = true)]
     Score(ScoreArgs),
-    /// Check whether new images are still like those for which the threshold was chosen; exit code 3 if not
+    /// Check whether new images still resemble those that the threshold was chosen for; exit code 3 if not
     #[command(allow_negative_numbers = true)]
     Drift(DriftArgs),
     /// Show the contents of a model file
@@ -105,7 +105,7 @@ pub struct ImportArgs {
     /// threshold and, for `paper`, the class means as anchors
     #[arg(long, value_name = "DIR|NAME")]
     pub known: Option<PathBuf>,
-    /// Share of the images of --known that are test images and are left out, where they have no test split
+    /// Share of the --known images to set aside as test images, if they have no test split
     #[arg(long, value_name = "SHARE", requires = "known")]
     pub held_out_test: Option<f64>,
     /// Published split that selects the known classes: cac-2020 (that of the authors' weights), cac-2021 or
@@ -171,8 +171,8 @@ pub struct FileArgs {
     /// Leave the features out of the outputs, for smaller responses
     #[arg(long)]
     pub no_features: bool,
-    /// Add the logits of each place to the outputs; `score --map` draws from them which part of an image
-    /// looks unknown
+    /// Add a map of the logits to the outputs; `score --map` uses it to show which part of an image looks
+    /// unknown
     #[arg(long)]
     pub map: bool,
     /// Choose a threshold for each predicted class, from held-out images of that class
@@ -479,25 +479,25 @@ pub enum WeightsCommand {
     Fetch {
         /// Their names
         #[arg(required = true, value_name = "NAME", value_parser = published)]
-        names: Vec<&'static Published>,
+        names: Vec<&'static PublishedWeights>,
     },
     /// Print the path of weights that are here
     Path {
         /// Their name
         #[arg(value_name = "NAME", value_parser = published)]
-        name: &'static Published,
+        name: &'static PublishedWeights,
     },
     /// Read weights and compare them with their published or recorded checksums
     Verify {
         /// Their names; by default all that are here
         #[arg(value_name = "NAME", value_parser = published)]
-        names: Vec<&'static Published>,
+        names: Vec<&'static PublishedWeights>,
     },
 }
 
 /// Parses the name of published weights.
-fn published(text: &str) -> Result<&'static Published, String> {
-    Published::named(text).ok_or_else(|| match &similar(text)[..] {
+fn published(text: &str) -> Result<&'static PublishedWeights, String> {
+    PublishedWeights::named(text).ok_or_else(|| match &similar(text)[..] {
         [] => "no published weights have this name; `toolkit weights list` lists all".to_owned(),
         names => format!("no published weights have this name; similar names: {}", names.join(", ")),
     })
@@ -614,10 +614,10 @@ impl ScoreArgs {
 /// `toolkit drift`
 #[derive(Args)]
 pub struct DriftArgs {
-    /// Probability of a false alarm, ever: there is an alarm where the martingale reaches 1 / X
+    /// Probability of ever raising a false alarm; the alarm is raised when the martingale reaches 1 / X
     #[arg(long, value_name = "X", default_value_t = ALPHA)]
     pub alpha: f64,
-    /// Resume the stream that this file has, if it exists, and save it there afterwards
+    /// State file of the stream: resumed if it exists, saved afterwards
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
     /// Take these images in random order, because their order has no meaning, as in folders of classes
@@ -627,8 +627,7 @@ pub struct DriftArgs {
     /// alarm depends on all
     #[arg(long, value_name = "N")]
     pub window: Option<NonZeroUsize>,
-    /// Seed of the random numbers that break ties, and of --shuffle; that with which the stream of --state
-    /// began
+    /// Seed for breaking ties and for --shuffle; the same as when the stream of --state began
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// The column or array of scores in a file of scores; by default score
@@ -717,7 +716,7 @@ pub struct VerifyArgs {
 /// The signature that a model file must have.
 #[derive(Default, Args)]
 pub struct SignatureArgs {
-    /// Refuse the model file unless this file of minisign is its signature
+    /// Minisign signature of the model file; a file that does not match is refused
     #[arg(long, value_name = "FILE", requires = "public_key")]
     pub signature: Option<PathBuf>,
     /// The public key of the signature: minisign's file, or the key in base64
@@ -736,8 +735,8 @@ pub struct ProvidersArgs {
 /// Threshold and form of the output.
 #[derive(Args)]
 pub struct ScorerArgs {
-    /// Use the threshold that keeps this share of the images from which that of the file was chosen, 0 to
-    /// below 1; by default that of the file
+    /// Choose the threshold that keeps this share of the file's held-out images, 0 to below 1; by default,
+    /// use the threshold of the file
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,
     /// Threshold on the score; by default that of the file

@@ -23,7 +23,7 @@ use crate::{
 
 /// Published weights of a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Published {
+pub struct PublishedWeights {
     /// The name, with parts between slashes.
     pub name: &'static str,
     /// Another name: a shorter one, an earlier one, or that of another source for the same file.
@@ -80,11 +80,11 @@ const fn crop([mean, std]: [[f32; 3]; 2], size: usize, share: f64) -> Input {
 /// The environment variable with the URL of a mirror, which serves `URL/NAME.EXTENSION`.
 const MIRROR: &str = "CAC_WEIGHTS_MIRROR";
 /// The most bytes of a file of weights.
-const MOST: u64 = 1 << 30;
+const MAX_DOWNLOAD: u64 = 1 << 30;
 /// The digits of a whole SHA-256.
 const DIGITS: usize = 64;
 
-impl Published {
+impl PublishedWeights {
     /// All published weights.
     pub fn all() -> impl Iterator<Item = &'static Self> {
         let tables: [&'static [Self]; 4] =
@@ -150,7 +150,8 @@ impl Published {
             _ => vec![self.url()],
         };
         let expected = self.expected();
-        let remote = download::Remote { urls, expected, most: MOST, fault, mirror: MIRROR, set: None };
+        let remote =
+            download::Remote { urls, expected, most: MAX_DOWNLOAD, fault, mirror: MIRROR, set: None };
         download::fetch(&remote, &file, |step| match step {
             Step::Asking { url, done, bytes } => {
                 observe(FetchEvent::Downloading { url, file: &file, done, bytes });
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn the_table_is_consistent() {
         let (mut names, mut urls) = (HashSet::new(), HashSet::new());
-        for weights in Published::all() {
+        for weights in PublishedWeights::all() {
             let name = weights.name;
             for name in weights.names() {
                 assert!(names.insert(name), "{name}");
@@ -215,7 +216,7 @@ mod tests {
             }
             assert!(urls.insert(weights.url()) && weights.url().starts_with("https://"), "{name}");
             weights.input.check(&SIZES).unwrap();
-            assert!((1_000_000..MOST).contains(&weights.bytes) && weights.classes > 1, "{name}");
+            assert!((1_000_000..MAX_DOWNLOAD).contains(&weights.bytes) && weights.classes > 1, "{name}");
             assert!(weights.source.starts_with("https://") && weights.licence != Some(""), "{name}");
             let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
             let is_sum = |sum: &str| [8, DIGITS].contains(&sum.len()) && sum.chars().all(is_digit);
@@ -223,7 +224,7 @@ mod tests {
             let extension = weights.paths().next().unwrap().strip_prefix(name).unwrap().to_owned();
             assert!([".pt", ".pth", ".safetensors"].contains(&&*extension), "{extension}");
         }
-        assert_eq!(Published::all().count(), 85);
+        assert_eq!(PublishedWeights::all().count(), 85);
     }
 
     #[test]
@@ -234,7 +235,7 @@ mod tests {
             let line: Value = serde_json::from_str(line).unwrap();
             let text = |name: &str| line[name].as_str();
             let name = text("name").unwrap();
-            let weights = Published::named(name).expect(name);
+            let weights = PublishedWeights::named(name).expect(name);
             seen.insert(weights.name);
             assert_eq!(Some(&*weights.url()), text("url"), "{name}");
             assert!(weights.sha256.unwrap_or("").starts_with(text("sha256").unwrap_or("")), "{name}");
@@ -278,7 +279,7 @@ mod tests {
             assert!((weights.bytes as f64 - bytes).abs() <= 1e-3 * bytes, "{name}");
         }
         let others: Vec<_> =
-            Published::all().map(|weights| weights.name).filter(|name| !seen.contains(name)).collect();
+            PublishedWeights::all().map(|weights| weights.name).filter(|name| !seen.contains(name)).collect();
         assert_eq!((list.lines().count(), others), (84, vec!["cifar10-pixmix", "cifar100-pixmix"]));
     }
 
@@ -298,10 +299,10 @@ mod tests {
             ("resnet50.a1_in1k", "timm/resnet50.a1_in1k.safetensors"),
             ("resnet-50/imagenet1k/crossentropy", "torchvision/resnet50/imagenet1k-v2.pth"),
         ] {
-            assert_eq!(Published::named(name).unwrap().paths().next().unwrap(), file);
+            assert_eq!(PublishedWeights::named(name).unwrap().paths().next().unwrap(), file);
         }
         for name in ["", "imagenet", "resnet50", "timm", "wrn-40-2/cifar10/energy", "Imagenet32"] {
-            assert_eq!(Published::named(name), None, "{name}");
+            assert_eq!(PublishedWeights::named(name), None, "{name}");
         }
     }
 }

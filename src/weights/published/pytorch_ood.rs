@@ -1,16 +1,16 @@
 //! The registry of pytorch-ood 0.4.0, and two files of its earlier versions. Its stored metrics are not taken
 //! over.
 
-use super::{Host, IMAGENET, Published, crop, plain};
+use super::{Host, IMAGENET, PublishedWeights, crop, plain};
 
 /// The URL of a file in pytorch-ood's own repository.
-pub(super) fn url(weights: &Published) -> String {
+pub(super) fn url(weights: &PublishedWeights) -> String {
     let sum = weights.sha256.unwrap_or_default();
     let repository = "https://huggingface.co/kkirchheim/pytorch-ood-models/resolve/main";
     format!("{repository}/{}/model-{}.pt", weights.name, &sum[..sum.len().min(16)])
 }
 
-const WRN_40_2: Published = Published {
+const WRN_40_2: PublishedWeights = PublishedWeights {
     name: "",
     alias: None,
     family: "wide-resnet",
@@ -24,30 +24,30 @@ const WRN_40_2: Published = Published {
     source: "https://huggingface.co/kkirchheim/pytorch-ood-models",
     host: Host::PytorchOod,
 };
-const CIFAR_10: Published = Published {
+const CIFAR_10: PublishedWeights = PublishedWeights {
     trained_on: "CIFAR-10",
     classes: 10,
     input: plain([0.4913, 0.4823, 0.4467], [0.247, 0.2435, 0.2616]),
     bytes: 8_996_112,
     ..WRN_40_2
 };
-const CIFAR_100: Published = Published {
+const CIFAR_100: PublishedWeights = PublishedWeights {
     trained_on: "CIFAR-100",
     classes: 100,
     input: plain([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
     bytes: 9_042_552,
     ..WRN_40_2
 };
-const IMAGENET_32: Published = Published {
+const IMAGENET_32: PublishedWeights = PublishedWeights {
     trained_on: "ImageNet at 32x32",
     classes: 1000,
     input: plain([0.5; 3], [0.5; 3]),
     bytes: 9_506_952,
     ..WRN_40_2
 };
-const IMAGENET_32_NO_CIFAR: Published =
-    Published { trained_on: "ImageNet at 32x32, without CIFAR-10's classes", ..IMAGENET_32 };
-const IMAGENET_200: Published = Published {
+const IMAGENET_32_NO_CIFAR: PublishedWeights =
+    PublishedWeights { trained_on: "ImageNet at 32x32, without CIFAR-10's classes", ..IMAGENET_32 };
+const IMAGENET_200: PublishedWeights = PublishedWeights {
     family: "resnet",
     network: "ResNet-18",
     trained_on: "ImageNet-200",
@@ -62,28 +62,33 @@ const IMAGENET_200: Published = Published {
 /// A WideResNet of other authors, under the name that pytorch-ood had for it before.
 const fn third_party(
     [name, alias]: [&'static str; 2],
-    base: Published,
+    base: PublishedWeights,
     url: &'static str,
     sha256: &'static str,
     source: &'static str,
-) -> Published {
+) -> PublishedWeights {
     let alias = Some(alias);
-    Published { name, alias, sha256: Some(sha256), source, host: Host::At(url), ..base }
+    PublishedWeights { name, alias, sha256: Some(sha256), source, host: Host::At(url), ..base }
 }
 
 /// Normalised with the mean and the standard deviation of Hendrycks et al. and Liu et al.
-const fn of_hendrycks(base: Published) -> Published {
+const fn of_hendrycks(base: PublishedWeights) -> PublishedWeights {
     let mean = [125.3 / 255.0, 123.0 / 255.0, 113.9 / 255.0];
-    Published { input: plain(mean, [63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0]), ..base }
+    PublishedWeights { input: plain(mean, [63.0 / 255.0, 62.1 / 255.0, 66.7 / 255.0]), ..base }
 }
 
 /// WideResNet-40-4 of PixMix.
-const fn pixmix(name: &'static str, base: Published, bytes: u64, url: &'static str) -> Published {
+const fn pixmix(
+    name: &'static str,
+    base: PublishedWeights,
+    bytes: u64,
+    url: &'static str,
+) -> PublishedWeights {
     let (input, source) = (plain([0.5; 3], [0.5; 3]), "https://arxiv.org/abs/2112.05135");
-    Published { name, network: "WideResNet-40-4", input, bytes, source, host: Host::At(url), ..base }
+    PublishedWeights { name, network: "WideResNet-40-4", input, bytes, source, host: Host::At(url), ..base }
 }
 
-pub(super) static OF_OTHERS: [Published; 10] = [
+pub(super) static OF_OTHERS: [PublishedWeights; 10] = [
     third_party(
         ["wrn-40-2/imagenet32/crossentropy", "imagenet32"],
         IMAGENET_32,
@@ -147,7 +152,7 @@ pub(super) static OF_OTHERS: [Published; 10] = [
 /// A table of what pytorch-ood trained: for each training the SHA-256 by seed.
 macro_rules! table {
     ($($training:literal of $base:ident: $($seed:literal $sum:literal)+;)+) => {
-        [$($(Published {
+        [$($(PublishedWeights {
             name: concat!($training, "/", $seed),
             sha256: Some($sum),
             ..$base
@@ -155,7 +160,7 @@ macro_rules! table {
     };
 }
 
-pub(super) static OWN: [Published; 51] = table! {
+pub(super) static OWN: [PublishedWeights; 51] = table! {
     "resnet-18/imagenet200/crossentropy" of IMAGENET_200:
         "s0" "f4807cb4ea6828f3ebfa21bac46e04e340b242b90d46f2e9ea4cd70bcf300e76"
         "s1" "64022f83262be54a74a58ee8f2d64f69a515a7f64f7b2b7ab2d9ddd000e2534d"

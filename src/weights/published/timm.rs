@@ -1,15 +1,20 @@
 //! timm's weights on the Hugging Face hub, as timm 1.0.31 describes them. Their SHA-256 is not stated there.
 
-use super::{HALF, Host, IMAGENET, Published, crop};
+use super::{HALF, Host, IMAGENET, PublishedWeights, crop};
 use crate::image::{Filter, Input, Resize};
 
 /// The URL of the newest revision, which timm takes too.
-pub(super) fn url(weights: &Published) -> String {
+pub(super) fn url(weights: &PublishedWeights) -> String {
     format!("https://huggingface.co/{}/resolve/main/model.safetensors", weights.name)
 }
 
-const fn timm(name: &'static str, family: &'static str, network: &'static str, input: Input) -> Published {
-    Published {
+const fn timm(
+    name: &'static str,
+    family: &'static str,
+    network: &'static str,
+    input: Input,
+) -> PublishedWeights {
+    PublishedWeights {
         name,
         alias: Some(name.split_at("timm/".len()).1),
         family,
@@ -26,15 +31,15 @@ const fn timm(name: &'static str, family: &'static str, network: &'static str, i
 }
 
 /// A ResNet of "ResNet strikes back", in a file of `bytes` bytes.
-const fn a1(name: &'static str, network: &'static str, bytes: u64) -> Published {
+const fn a1(name: &'static str, network: &'static str, bytes: u64) -> PublishedWeights {
     let input = bicubic(crop(IMAGENET, 224, 0.95));
     let source = "https://arxiv.org/abs/2110.00476";
-    Published { bytes, source, ..timm(name, "resnet", network, input) }
+    PublishedWeights { bytes, source, ..timm(name, "resnet", network, input) }
 }
 
 /// A Wide ResNet of torchvision.
-const fn tv2(name: &'static str, network: &'static str, bytes: u64) -> Published {
-    Published {
+const fn tv2(name: &'static str, network: &'static str, bytes: u64) -> PublishedWeights {
+    PublishedWeights {
         bytes,
         licence: Some("BSD-3-Clause"),
         source: "https://github.com/pytorch/vision",
@@ -42,15 +47,15 @@ const fn tv2(name: &'static str, network: &'static str, bytes: u64) -> Published
     }
 }
 
-const fn lite(name: &'static str, network: &'static str, input: Input, bytes: u64) -> Published {
-    Published { bytes, ..timm(name, "efficientnet-lite", network, input) }
+const fn lite(name: &'static str, network: &'static str, input: Input, bytes: u64) -> PublishedWeights {
+    PublishedWeights { bytes, ..timm(name, "efficientnet-lite", network, input) }
 }
 
 const fn bicubic(input: Input) -> Input {
     Input { resize: Resize { filter: Filter::Bicubic, ..input.resize }, ..input }
 }
 
-pub(super) static ALL: [Published; 12] = [
+pub(super) static ALL: [PublishedWeights; 12] = [
     a1("timm/resnet18.a1_in1k", "ResNet-18", 46_796_608),
     a1("timm/resnet34.a1_in1k", "ResNet-34", 87_259_072),
     a1("timm/resnet50.a1_in1k", "ResNet-50", 102_441_032),

@@ -1,8 +1,8 @@
 //! The weights of torchvision 0.28. File names end in the first eight digits of the SHA-256.
 
-use super::{Host, IMAGENET, Published, crop};
+use super::{Host, IMAGENET, PublishedWeights, crop};
 
-pub(super) fn url(weights: &Published) -> String {
+pub(super) fn url(weights: &PublishedWeights) -> String {
     let model = weights.name.split('/').nth(1).unwrap_or_default();
     let sum = weights.sha256.unwrap_or_default();
     format!("https://download.pytorch.org/models/{model}-{}.pth", &sum[..sum.len().min(8)])
@@ -15,8 +15,8 @@ const fn torchvision(
     sha256: &'static str,
     mebibytes: f64,
     resized: f64,
-) -> Published {
-    Published {
+) -> PublishedWeights {
+    PublishedWeights {
         name,
         alias: None,
         family: "resnet",
@@ -32,20 +32,30 @@ const fn torchvision(
     }
 }
 
-const fn v1(name: &'static str, network: &'static str, sha256: &'static str, mebibytes: f64) -> Published {
+const fn v1(
+    name: &'static str,
+    network: &'static str,
+    sha256: &'static str,
+    mebibytes: f64,
+) -> PublishedWeights {
     torchvision(name, network, sha256, mebibytes, 256.0)
 }
 
-const fn v2(name: &'static str, network: &'static str, sha256: &'static str, mebibytes: f64) -> Published {
+const fn v2(
+    name: &'static str,
+    network: &'static str,
+    sha256: &'static str,
+    mebibytes: f64,
+) -> PublishedWeights {
     torchvision(name, network, sha256, mebibytes, 232.0)
 }
 
-pub(super) static ALL: [Published; 12] = [
+pub(super) static ALL: [PublishedWeights; 12] = [
     v1("torchvision/resnet18/imagenet1k-v1", "ResNet-18", "f37072fd", 44.661),
     v1("torchvision/resnet34/imagenet1k-v1", "ResNet-34", "b627a593", 83.275),
     v1("torchvision/resnet50/imagenet1k-v1", "ResNet-50", "0676ba61", 97.781),
     // pytorch-ood knows the whole SHA-256 of this one.
-    Published {
+    PublishedWeights {
         alias: Some("resnet-50/imagenet1k/crossentropy"),
         ..v2(
             "torchvision/resnet50/imagenet1k-v2",

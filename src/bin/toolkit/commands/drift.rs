@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use cac::{
     Scorer,
     data::{Dataset, Split, on_one_line, path_text},
-    drift::{Monitor, Origin, Recent, StateFile, Status},
+    drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval,
     files::scores,
     method::kept_at_least,
@@ -61,7 +61,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let mut monitor = Monitor::new(held_out, args.alpha, args.seed)?;
     // Before the images are scored, which takes long.
     let file = args.state.as_deref().map(|path| {
-        let origin = Origin { model: inspection.sha256.clone(), score: decision.score.to_string() };
+        let origin = StreamOrigin { model: inspection.sha256.clone(), score: decision.score.to_string() };
         StateFile::open(path, origin, &mut monitor)
     });
     let file = file.transpose()?;
@@ -99,7 +99,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     }
     match result.status.alarm {
         Some(_) => Err(Unmet(vec![
-            "drift: these are no longer the images for which the threshold was chosen".to_owned(),
+            "drift: the images no longer resemble those that the threshold was chosen for".to_owned(),
         ])
         .into()),
         None => Ok(()),

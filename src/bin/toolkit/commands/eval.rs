@@ -19,7 +19,7 @@ use cac::{
     fit::{Fitter, LIMIT},
     method::{Anchors, LastLayer, RejectionScore, Term},
     model::{Decision, Inspection, Manifest, Training, with_features},
-    report::{Map, Origin, Report, Subject},
+    report::{Map, Provenance, Report, Subject},
     run::EXAMPLES,
 };
 
@@ -31,7 +31,7 @@ use crate::{
     cli::{self, EvalArgs, EvaluationArgs, ScoreArg, SignatureArgs},
     terminal::{
         Progress,
-        data::{KNOWN, UNKNOWN, dataset, unknown_datasets},
+        data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, unknown_datasets},
         say, say_left_out, stdout,
     },
 };
@@ -147,7 +147,7 @@ pub fn measure(
             scores::write(path, &evaluation)?;
         }
         let operators = scorer.placement().unwrap_or_else(|error| {
-            say(format_args!("cannot tell where the operators ran: {error}"));
+            say(format_args!("cannot determine which provider ran the operators: {error}"));
             BTreeMap::new()
         });
         take(Measured {
@@ -239,7 +239,7 @@ fn training_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) 
 fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> anyhow::Result<FeatureFile> {
     let Contender { name, anchors, last_layer, scorer, .. } = contender;
     let (Some(anchors), Some(last_layer)) = (anchors, last_layer) else {
-        bail!("the anchors or the last layer of {name} are not as this toolkit writes them");
+        bail!("the anchors or the last layer of {name} do not have the form that this toolkit writes");
     };
     let mut bar = Progress::new("training images".to_owned(), images.len());
     let mut done = 0;
@@ -370,7 +370,7 @@ impl<'a> Source<'a> {
         let is_tutorial = is_built_in && args.known.is_none();
         let known = match (&args.known, recorded) {
             (Some(known), _) => known.clone(),
-            (None, _) if is_tutorial => KNOWN.into(),
+            (None, _) if is_tutorial => TUTORIAL_KNOWN.into(),
             (None, Some(known)) if exists(&known) || PublishedSet::meant_by(&known).is_some() => {
                 say(format_args!("known images: `{}`, as recorded in the model", known.display()));
                 known
@@ -395,7 +395,7 @@ fn test_images(
 ) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
     let &Source { ref known, share, ref protocol, training, is_tutorial } = source;
     let unknown = match &args.unknown[..] {
-        [] if is_tutorial => vec![UNKNOWN.to_owned()],
+        [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
         [] => training.and_then(|training| training.get("unknown")).unwrap_or_default(),
         given => given.to_vec(),
     };
@@ -456,7 +456,7 @@ impl Measured<'_> {
             classes: manifest.decision.classes.clone(),
             // The logits are the same for every score.
             map: self.anchors.filter(|_| score == 0).and_then(|anchors| Map::new(self.evaluation, anchors)),
-            origin: Some(Origin {
+            origin: Some(Provenance {
                 manifest: manifest.clone(),
                 sha256: Some(self.sha256.to_owned()),
                 provider: Some(self.scorer.provider().to_string()),

@@ -15,7 +15,7 @@ use cac::{
     files::{check_writable_folder, sha256},
     image::{Input, unit},
     model::{ModelPrecision, ResizeCheck},
-    run::{Checkpoint, RUNS, RunFolder, TrainingData, Which},
+    run::{Checkpoint, CheckpointKind, RUNS, RunFolder, TrainingData},
 };
 use ndarray::Array4;
 
@@ -33,9 +33,9 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
             .with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?,
     };
     check_outputs(&args.model, &args.file, run.files().iter().map(PathBuf::as_path))?;
-    let which = if args.last { Which::Last } else { Which::Best };
+    let which = if args.last { CheckpointKind::Last } else { CheckpointKind::Best };
     let file = run.checkpoint(which);
-    if which == Which::Best && !file.exists() && run.checkpoint(Which::Last).exists() {
+    if which == CheckpointKind::Best && !file.exists() && run.checkpoint(CheckpointKind::Last).exists() {
         bail!("`{}` has no finished epoch; export its last weights with --last", run.path().display());
     }
     if !file.exists() && run.is_of_version_0_1() {

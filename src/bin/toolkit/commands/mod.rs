@@ -41,8 +41,7 @@ const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-cifar-net.onnx
 /// What is said where the built-in model is taken because none is named.
 const BUILT_IN: &str = "model: the built-in one of CIFAR-10's classes";
 
-/// What was asked about does not hold, each finding on a line. The command did not fail: the exit code is
-/// another.
+/// The findings of exit code 3, one per line. The command did not fail: the exit code is another.
 #[derive(Debug)]
 pub struct Unmet(pub Vec<String>);
 

@@ -14,8 +14,8 @@ use cac::{
     export::{self, ExportOptions, ThresholdRule},
     files::scores,
     method::KEEP,
-    report::{Map, Origin, Page, Report, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
-    run::{Checkpoint, Event, RunFolder, Which},
+    report::{Map, Page, Provenance, Report, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
+    run::{Checkpoint, CheckpointKind, Event, RunFolder},
 };
 use serde_json::json;
 
@@ -194,7 +194,7 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
 fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(RunLog, Vec<Subject>)> {
     let run = RunFolder::new(path);
     let has_log = run.log().exists();
-    let file = Which::ALL.into_iter().map(|which| run.checkpoint(which)).find(|file| file.exists());
+    let file = CheckpointKind::ALL.into_iter().map(|which| run.checkpoint(which)).find(|file| file.exists());
     if !has_log && file.is_none() {
         bail!("`{}` is not a run folder: it has neither a log nor a checkpoint", path.display());
     }
@@ -249,7 +249,7 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
             keep: threshold.and_then(|threshold| threshold.keep),
             classes: checkpoint.facts.classes.clone(),
             map: subjects.is_empty().then(|| Map::new(&evaluation, &checkpoint.anchors)).flatten(),
-            origin: Some(Origin { manifest, sha256: None, provider: None }),
+            origin: Some(Provenance { manifest, sha256: None, provider: None }),
             ..Subject::of_evaluation(name, &evaluation, 0, &report)
         });
     }

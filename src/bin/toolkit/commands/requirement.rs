@@ -87,7 +87,7 @@ impl Requirement {
         // A value next to the bound has all its digits.
         let rounded = format!("{value:.4}");
         let value = if rounded.parse() == Ok(bound) { value.to_string() } else { rounded };
-        Some(format!("not met: {what} is {value}{interval}, required is at {side} {bound}"))
+        Some(format!("not met: {what} is {value}{interval}, required: at {side} {bound}"))
     }
 }
 
@@ -127,17 +127,17 @@ mod tests {
         }
         assert_eq!(
             unmet("accuracy=0.75001", None),
-            ["not met: accuracy is 0.7500, required is at least 0.75001"]
+            ["not met: accuracy is 0.7500, required: at least 0.75001"]
         );
         let near =
             Requirement { metric: "accuracy", bound: 0.9 }.fault("accuracy".into(), Some(0.89996), None);
-        assert_eq!(near.unwrap(), "not met: accuracy is 0.89996, required is at least 0.9");
-        assert_eq!(unmet("accuracy=0.76", None), ["not met: accuracy is 0.7500, required is at least 0.76"]);
-        assert_eq!(unmet("auroc=0.8", None), ["not met: auroc of near is 0.5000, required is at least 0.8"]);
+        assert_eq!(near.unwrap(), "not met: accuracy is 0.89996, required: at least 0.9");
+        assert_eq!(unmet("accuracy=0.76", None), ["not met: accuracy is 0.7500, required: at least 0.76"]);
+        assert_eq!(unmet("auroc=0.8", None), ["not met: auroc of near is 0.5000, required: at least 0.8"]);
         assert_eq!(unmet("unknown_caught=1", None).len(), 1);
         assert_eq!(
             unmet("fpr95_tpr=0.1", None),
-            ["not met: fpr95_tpr of near is 0.7500, required is at most 0.1"]
+            ["not met: fpr95_tpr of near is 0.7500, required: at most 0.1"]
         );
         let found = unmet("known_kept=1", Some(Bootstrap { resamples: 50, seed: 1 }));
         assert!(found[0].starts_with("not met: known_kept is 0.7500 (95 % interval 0."), "{found:?}");

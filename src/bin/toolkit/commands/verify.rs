@@ -14,7 +14,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
     let sha256 = sha256(&bytes);
     let is_signed = args.signature.signature.is_some();
     if !args.json {
-        let signed = if is_signed { ", the signature is right" } else { "" };
+        let signed = if is_signed { ", valid signature" } else { "" };
         writeln!(stdout(), "{origin}: SHA-256 {sha256}{signed}")?;
     }
     for &provider in &args.provider {

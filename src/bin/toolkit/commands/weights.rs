@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use cac::{Error, weights::Published};
+use cac::{Error, weights::PublishedWeights};
 use serde_json::json;
 
 use super::print_json;
@@ -33,9 +33,19 @@ pub fn run(command: &WeightsCommand) -> anyhow::Result<()> {
 fn list(json: bool) -> anyhow::Result<()> {
     let head = ["name", "network", "pixels", "size", "here", "licence", "trained on", "source", "also"];
     let mut rows = vec![head.map(str::to_owned)];
-    for weights in Published::all() {
-        let Published { name, alias, family, network, trained_on, classes, input, licence, source, .. } =
-            weights;
+    for weights in PublishedWeights::all() {
+        let PublishedWeights {
+            name,
+            alias,
+            family,
+            network,
+            trained_on,
+            classes,
+            input,
+            licence,
+            source,
+            ..
+        } = weights;
         let path = Some(weights.path()?).filter(|path| path.is_file());
         if json {
             print_json(&json!({
@@ -69,8 +79,9 @@ fn list(json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn verify(names: &[&'static Published]) -> anyhow::Result<()> {
-    let all: Vec<&Published> = if names.is_empty() { Published::all().collect() } else { names.to_vec() };
+fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
+    let all: Vec<&PublishedWeights> =
+        if names.is_empty() { PublishedWeights::all().collect() } else { names.to_vec() };
     let mut out = stdout();
     let (mut checked, mut damaged) = (0, Vec::new());
     for weights in all {
@@ -98,7 +109,7 @@ fn verify(names: &[&'static Published]) -> anyhow::Result<()> {
 }
 
 /// The error of weights that are not here.
-fn missing(weights: &Published) -> cac::Result<Advice> {
+fn missing(weights: &PublishedWeights) -> cac::Result<Advice> {
     let (name, path) = (weights.name, weights.path()?);
     Ok(Advice::new(
         format!("the weights `{name}` are not in `{}`", path.display()),
