@@ -2,11 +2,23 @@
 //!
 //!     cargo run --release --no-default-features --features tract --example score MODEL.onnx IMAGE...
 
+use std::{error::Error, process::ExitCode};
+
 use cac::{Provider, Scorer, image};
 
-fn main() -> cac::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let model = args.next().expect("usage: score MODEL.onnx IMAGE...");
+    let model = args.next().ok_or("usage: score MODEL.onnx IMAGE...")?;
     let scorer = Scorer::open(model, Provider::Cpu)?;
     for path in args {
         let verdict = scorer.score_image(&image::open(&path)?)?;

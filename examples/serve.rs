@@ -14,6 +14,7 @@ use std::{
     error::Error,
     path::{Path, PathBuf},
     pin::pin,
+    process::ExitCode,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::available_parallelism,
     time::{Duration, Instant},
@@ -102,7 +103,17 @@ struct Service {
     memory: Arc<Semaphore>,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
     const USAGE: &str = "usage: serve [--state FILE] MODEL.onnx [PROVIDER [ADDRESS]]";
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     let mut state = None;
@@ -114,10 +125,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             return Err(USAGE.into());
         });
     }
+    if args.len() > 3 || args.iter().any(|arg| arg.starts_with('-')) {
+        return Err(USAGE.into());
+    }
     let model = args.first().ok_or(USAGE)?;
     let provider = args.get(1).map_or(Ok(Provider::Cpu), |name| name.parse())?;
     let address = args.get(2).map_or("127.0.0.1:8080", String::as_str);
-    let bytes = Bytes::from(std::fs::read(model)?);
+    let bytes = std::fs::read(model).map_err(|error| format!("cannot read `{model}`: {error}"))?;
+    let bytes = Bytes::from(bytes);
     let scorer = Scorer::named(bytes.clone(), model, provider)?;
     scorer.warm_up(1)?;
     let (monitor, state) = begin(&scorer, sha256(&bytes), state.as_deref())?;
@@ -128,7 +143,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .max_blocking_threads(1 + available_parallelism()?.get())
         .build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await?;
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|error| format!("cannot listen on `{address}`: {error}"))?;
         println!("http://{}/ on {}", listener.local_addr()?, scorer.runtime());
         serve(listener, scorer, monitor, state, first_signal()).await;
         Ok(())

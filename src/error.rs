@@ -1,11 +1,10 @@
 //! The errors of the library: one variant per cause, with the values at fault.
 
+use crate::text::{on_one_line, per_cent};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
 };
-
-use crate::{data::on_one_line, method::per_cent};
 
 /// The result of the library's fallible functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -363,18 +362,6 @@ fn list(errors: &[Error]) -> String {
     let lines = errors.iter().map(|error| format!("\n  {error}"));
     let images = if errors.len() == 1 { "image" } else { "images" };
     format!("{} {images} cannot be read:{}", errors.len(), lines.collect::<String>())
-}
-
-/// The first few names, and how many more there are.
-pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    const FEW: usize = 8;
-    let mut names = names.map(|name| format!("`{}`", name.escape_debug()));
-    let first: Vec<String> = names.by_ref().take(FEW).collect();
-    match (first.len(), names.count()) {
-        (0, _) => "nothing".to_owned(),
-        (_, 0) => first.join(", "),
-        (_, more) => format!("{} and {more} more", first.join(", ")),
-    }
 }
 
 impl Error {

@@ -86,6 +86,7 @@ pub mod report;
 pub mod run;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub mod scorer;
+pub mod text;
 #[cfg(feature = "train")]
 pub mod train;
 pub mod weights;

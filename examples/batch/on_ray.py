@@ -10,6 +10,8 @@ row with an error only. p_value is null where the model has none. Hidden files a
 begins with an underscore.
 """
 
+import sys
+
 import pyarrow as pa
 import ray
 import scoring
@@ -38,6 +40,9 @@ if __name__ == "__main__":
     ray.init(runtime_env={"py_modules": [scoring]})
     # Ray leaves out files of a folder whose names begin with an underscore, as a camera's may.
     files = scoring.local_files(args.images)
+    if files and (broken := [file for file in files if "\n" in str(file)]):
+        print(f"Ray skips {len(broken)} files with a line break in their path: {broken[0]!r}, ...", file=sys.stderr)
+        files = [file for file in files if file not in broken]
     images = ray.data.read_binary_files([str(file) for file in files] if files else args.images, include_paths=True)
     rows = images.map_batches(
         Scorer,

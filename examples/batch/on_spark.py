@@ -30,9 +30,11 @@ if __name__ == "__main__":
             yield pd.DataFrame(scorer.rows(batch["path"], batch["bytes"]))
 
     files = scoring.local_files(args.images) or []
-    skipped = [file for file in files if "/_" in f"/{file.relative_to(args.images).as_posix()}"]
-    if skipped:
-        print(f"Spark skips {len(skipped)} files whose names begin with an underscore: {skipped[0]}, ...", file=sys.stderr)
+    underscored = [file for file in files if "/_" in f"/{file.relative_to(args.images).as_posix()}"]
+    empty = [file for file in files if not file.stat().st_size]
+    for skipped, what in [(underscored, "whose names begin with an underscore"), (empty, "that are empty")]:
+        if skipped:
+            print(f"Spark skips {len(skipped)} files {what}: {skipped[0]}, ...", file=sys.stderr)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = (
         SparkSession.builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", args.batch_size)

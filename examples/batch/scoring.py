@@ -96,8 +96,14 @@ def local_files(folder: str) -> list[Path] | None:
     root = Path(folder)
     if not root.is_dir():
         return None
-    files = (file for file in sorted(root.rglob("*")) if file.is_file())
-    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]
+    files, seen = [], set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        # A link may lead back to a folder above it.
+        is_new = (place := os.path.realpath(folder)) not in seen
+        seen.add(place)
+        folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+        files += [Path(folder, name) for name in names if is_new and not name.startswith(".")]
+    return sorted(file for file in files if file.is_file())
 
 
 def arguments(description: str) -> Namespace:

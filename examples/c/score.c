@@ -176,6 +176,7 @@ int main(int argc, char **argv) {
     for (size_t k = 0; k < wanted; results[k++] = NULL) ort->ReleaseValue(results[k]);
   }
 
+  if (fflush(stdout) || ferror(stdout)) FAIL("cannot write the results");
   ort->ReleaseValue(images);
   ort->ReleaseMemoryInfo(memory);
   free(planes);

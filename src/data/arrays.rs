@@ -6,8 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{layout::Reasoned, path_text};
-use crate::image::{self, Input, MAX_BYTES, MAX_SIDE, RgbImage};
+use super::layout::Reasoned;
+use crate::{
+    image::{self, Input, MAX_BYTES, MAX_SIDE, RgbImage},
+    text::path_text,
+};
 
 /// The most bytes that deflate makes of one.
 pub(super) const MAX_INFLATED: u64 = 1032;

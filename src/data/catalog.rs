@@ -615,6 +615,12 @@ impl PublishedSet {
         SETS.iter().find(|set| set.name == name)
     }
 
+    /// Whether its classes are digits, whose mirror images are of no class.
+    #[must_use]
+    pub fn is_of_digits(&self) -> bool {
+        ["mnist", "svhn"].contains(&self.name)
+    }
+
     /// The data set that a user means by a text where a folder or a name can stand: `NAME`, or `NAME:PART` of
     /// a set with parts. Only the name itself means the data set, whether or not there is a folder of that
     /// name; `./NAME` and `NAME/` mean the folder.

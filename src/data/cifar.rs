@@ -8,7 +8,10 @@ use super::{
     arrays::{Arrays, Form, Piece},
     layout::{Layout, Part, Reasoned, Splits, Wanted, names_in},
 };
-use crate::error::{Error, Result, few};
+use crate::{
+    error::{Error, Result},
+    text::few,
+};
 
 const SIDE: usize = 32;
 /// The number of bytes of an image.

@@ -6,12 +6,13 @@ use std::{
 };
 
 use super::{
-    Source,
+    Source, Split,
     layout::{Layout, Part, Splits, Wanted},
 };
 use crate::{
-    error::{Error, Result, few},
+    error::{Error, Result},
     image::{EXTENSIONS, has_extension},
+    text::few,
 };
 
 /// Image folders without other marks. Unknown images may lie in any folder.
@@ -44,18 +45,41 @@ const TRAIN: [&str; 2] = ["train", "training"];
 /// Those of a test split.
 const TEST: [&str; 5] = ["test", "testing", "val", "valid", "validation"];
 
-/// `FOLDER/SPLIT/CLASS/...`, or `FOLDER/CLASS/...` without splits.
-fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
-    let here = entries(folder)?;
-    // A class may be called `train` or `test`; only a split contains folders.
-    let split = |name: &str| {
+/// The folders of a split, the preferred one first. A class may be called `train` or `test`; only a split
+/// contains folders.
+pub(super) fn splits(folder: &Path, split: Split) -> Vec<PathBuf> {
+    let here = entries(folder).unwrap_or_default();
+    let named = |name: &&str| {
         let is_named = |path: &&PathBuf| path.file_name().is_some_and(|file| file.eq_ignore_ascii_case(name));
         let others = here.iter().filter(is_named).cloned();
         [folder.join(name)].into_iter().chain(others).find(|split| has_folders(split))
     };
-    let (train, test) = (TRAIN.into_iter().find_map(split), TEST.into_iter().find_map(split));
-    let all = (train.is_none() && test.is_none()).then(|| folder.to_owned());
+    let names: &[&str] = match split {
+        Split::Train => &TRAIN,
+        Split::Test => &TEST,
+    };
+    names.iter().filter_map(named).collect()
+}
+
+/// Whether a name has one of these words, as `training_set` and `seg_test` have.
+fn has_word(name: &str, words: &[&str]) -> bool {
+    name.to_lowercase().split(|letter: char| !letter.is_alphanumeric()).any(|word| words.contains(&word))
+}
+
+/// `FOLDER/SPLIT/CLASS/...`, or `FOLDER/CLASS/...` without splits.
+fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
+    let (train, tests) = (splits(folder, Split::Train).into_iter().next(), splits(folder, Split::Test));
+    let all = (train.is_none() && tests.is_empty()).then(|| folder.to_owned());
     let classes = all.as_deref().map(class_folders).transpose()?;
+    let of_split = |words: &[&str]| {
+        let is_split = |(name, path): &&(String, PathBuf)| has_word(name, words) && has_folders(path);
+        classes.iter().flatten().find(is_split).map(|(name, _)| name)
+    };
+    if let (Some(train), Some(test)) = (of_split(&TRAIN), of_split(&TEST)) {
+        let reason =
+            format!("its folders `{train}` and `{test}` are splits by another name than `train` and `test`");
+        return Err(Error::NoLayout { path: folder.to_owned(), reason });
+    }
     let name = |split: &Path| split.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let training = train.as_deref().map(name);
     let found = || match classes {
@@ -66,12 +90,12 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
         None => match &training {
             Some(name) => format!("a folder `{name}`, none of {} with class folders", few(TEST.into_iter())),
             None => {
-                let names: Vec<String> =
-                    TEST.into_iter().filter_map(split).map(|split| name(&split)).collect();
+                let names: Vec<String> = tests.iter().map(|split| name(split)).collect();
                 format!("the folders {}", few(names.iter().map(String::as_str)))
             }
         },
     };
+    let test = tests.first().cloned();
     let root = Splits { train, test, all }.choose(wanted, folder, found)?;
     let mut part = Part { classes: Vec::new(), labels: Vec::new(), ..unlabelled(Listing::default()) };
     let mut files = Vec::new();
@@ -216,7 +240,6 @@ pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::data::Split;
     use std::fs;
 
     /// The classes, labels, files and other files of a split.
@@ -305,6 +328,30 @@ pub mod tests {
             touch(folder.path(), &[&file("a/1.png"), &file("b/1.png"), "test/c/1.png"]);
             assert_eq!(read(folder.path(), Split::Train).0, ["a", "b"], "{name}");
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_folder_is_read_once_however_many_links_lead_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), &["camera/2026-11-26/1.png", "camera/2026-11-26/2.png"]);
+        std::os::unix::fs::symlink("2026-11-26", root.path().join("camera/latest")).unwrap();
+        assert_eq!(images_below(&root.path().join("camera")).unwrap().files.len(), 2);
+    }
+
+    #[test]
+    fn splits_by_another_name_are_no_classes() {
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), &["training_set/cat/1.png", "training_set/dog/1.png", "test_set/cat/2.png"]);
+        for wanted in [Wanted::Known(Split::Train), Wanted::Divided(0.5)] {
+            let error = known(root.path(), wanted).unwrap_err();
+            assert!(matches!(error, Error::NoLayout { .. }), "{error}");
+            assert!(error.to_string().contains("`training_set` and `test_set` are splits"), "{error}");
+        }
+        // A class of train stations is one.
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), &["train station/in/1.png", "test tube/1.png"]);
+        assert_eq!(known(root.path(), Wanted::Divided(0.5)).unwrap().classes, ["test tube", "train station"]);
     }
 
     #[cfg(unix)]

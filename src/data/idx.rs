@@ -14,7 +14,10 @@ use super::{
     arrays::{self, Arrays, Form, MAX_INFLATED, Piece},
     layout::{Layout, Part, Reasoned, Splits, Wanted, classified, named_classes},
 };
-use crate::error::{Error, Result, few};
+use crate::{
+    error::{Error, Result},
+    text::few,
+};
 
 pub(super) const LAYOUT: Layout = Layout {
     about: "IDX, as MNIST (`train-images-idx3-ubyte`, `t10k-images-idx3-ubyte`, or with `.gz`)",

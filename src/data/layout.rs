@@ -6,6 +6,7 @@ use super::{LeftOut, Source, Split, cifar, folder, idx, numpy, parquet, svhn, ti
 use crate::{
     error::{Error, Result},
     files::kind,
+    image::has_extension,
 };
 
 /// A value, or the reason why there is none.
@@ -162,7 +163,14 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
             return Err(unusable(format!("it is {what}")));
         }
         [] => (&folder::CLASSES, path),
-        [(layout, root)] => (*layout, root.as_path()),
+        [(layout, root)] => {
+            // Parquet files tell by their names whether they describe the images beside them.
+            let is_parquet = layout.about == parquet::LAYOUT.about;
+            if let Some(other) = beside(path, root, wanted).filter(|_| !is_parquet) {
+                return Err(unusable(format!("it holds {}, and {other}", layout.about)));
+            }
+            (*layout, root.as_path())
+        }
         several => {
             let name = |(layout, root): &(&Layout, PathBuf)| match root.strip_prefix(path) {
                 Ok(rest) if !rest.as_os_str().is_empty() => format!("`{}`", rest.display()),
@@ -173,6 +181,19 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         }
     };
     (layout.open)(root, wanted)
+}
+
+/// What a folder holds beside a data set that lies at `root`, if that could be meant too: its own splits, or
+/// image files where unknown images are wanted.
+fn beside(path: &Path, root: &Path, wanted: Wanted) -> Option<String> {
+    if wanted.is_known() {
+        let splits = [Split::Train, Split::Test].into_iter().flat_map(|split| folder::splits(path, split));
+        let mut others = splits.filter(|split| root != path && split != root);
+        return others.next().map(|split| format!("class folders in `{}`", split.display()));
+    }
+    let entries = folder::entries(path).ok()?;
+    let image = entries.into_iter().find(|entry| has_extension(entry) && entry.is_file())?;
+    Some(format!("images such as `{}`", image.display()))
 }
 
 /// The first bytes of a file.
@@ -235,6 +256,37 @@ pub(super) fn classified(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_line_among_the_names_of_classes_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("classes.txt");
+        std::fs::write(&file, "\u{feff}zero\r\none \n\n\n").unwrap();
+        let names = ["zero", "one"].map(str::to_owned).to_vec();
+        assert_eq!(names_in(&file).unwrap(), Some(names));
+        std::fs::write(&file, "zero\n\ntwo\n").unwrap();
+        let error = names_in(&file).unwrap_err().to_string();
+        assert!(error.ends_with("classes.txt` is not a usable data set: line 2 is empty"), "{error}");
+    }
+
+    #[test]
+    fn a_data_set_beside_images_of_another_is_not_taken_for_all() {
+        use folder::tests::touch;
+        let root = tempfile::tempdir().unwrap();
+        let nested = "cifar-10-batches-bin";
+        touch(root.path(), &[&format!("{nested}/data_batch_1.bin"), &format!("{nested}/test_batch.bin")]);
+        let refused = |wanted: Wanted| match open(root.path(), wanted) {
+            Err(Error::Dataset { reason, .. }) if reason.contains(", and ") => Some(reason),
+            _ => None,
+        };
+        let (known, unknown) = (Wanted::Known(Split::Train), Wanted::Unknown(Split::Test));
+        assert_eq!((refused(known), refused(unknown)), (None, None));
+        touch(root.path(), &["base.png", "textures/dots/1.png"]);
+        assert_eq!(refused(known), None);
+        assert!(refused(unknown).unwrap().ends_with("base.png`"));
+        touch(root.path(), &["test/cat/1.png"]);
+        assert!(refused(known).unwrap().ends_with("test`"));
+    }
 
     #[test]
     fn labels_are_those_of_named_classes_or_numbers() {

@@ -28,11 +28,16 @@ use std::{
 use ndarray::Array4;
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 use rayon::prelude::*;
+#[cfg(feature = "files")]
+use sha2::{Digest, Sha256};
 
+#[cfg(feature = "files")]
+use crate::files::checksum;
 use crate::{
-    error::{Error, Result, few},
+    error::{Error, Result},
     image::{self, Input, Region},
     report,
+    text::{few, path_text},
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
@@ -261,12 +266,37 @@ impl Dataset {
         }
     }
 
+    /// SHA-256, in hexadecimal, of the names of all images in order. Paths are relative to the data set, so
+    /// that it may be moved.
+    #[cfg(feature = "files")]
+    #[must_use]
+    pub fn names_checksum(&self) -> String {
+        let mut sum = Sha256::new();
+        for &place in &self.places {
+            let name = match &*self.source {
+                Source::Files(files) => {
+                    path_text(files[place].strip_prefix(&self.origin).unwrap_or(&files[place]))
+                }
+                _ => place.to_string(),
+            };
+            sum.update(name);
+            sum.update([0]);
+        }
+        checksum::hexadecimal(sum)
+    }
+
     /// Whether the two have images from the same folder, file or array. A link to a file is that file.
     #[must_use]
     pub fn shares_images_with(&self, other: &Self) -> bool {
         !self.origins().is_disjoint(&other.origins())
             || (self.has_links() || other.has_links())
                 && !self.image_files().is_disjoint(&other.image_files())
+    }
+
+    /// Whether it was opened in a folder, or in one below.
+    fn lies_in(&self, folder: &Path) -> bool {
+        let places = self.origin.canonicalize().and_then(|place| Ok((place, folder.canonicalize()?)));
+        places.is_ok_and(|(place, folder)| place.starts_with(folder))
     }
 
     /// Whether there are links among its image files.
@@ -799,7 +829,8 @@ pub fn open_training(
 /// are the first unknown set, `other-classes`.
 ///
 /// # Errors
-/// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::by_protocol`] and [`UnknownSet::open_all`].
+/// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::by_protocol`] and [`UnknownSet::open_all`];
+/// [`Error::Setting`] if an unknown set has known images, those to train on included.
 pub fn open_test(
     known: &Path,
     held_out_test: Option<f64>,
@@ -807,11 +838,21 @@ pub fn open_test(
     protocol: Option<&Protocol>,
     input: &Input,
 ) -> Result<(Dataset, Vec<UnknownSet>)> {
-    let known = match held_out_test {
+    let test = match held_out_test {
         Some(share) => Dataset::divided(known, share, input)?.1,
         None => Dataset::known(known, Split::Test, input)?,
     };
-    with_unknown(known, unknown, protocol, input)
+    let (test, unknown) = with_unknown(test, unknown, protocol, input)?;
+    // Images of the other classes of a protocol are from the same files.
+    let mut within =
+        unknown.iter().filter(|set| set.name != OTHER_CLASSES && set.images.lies_in(known)).peekable();
+    // There may be no training images.
+    if within.peek().is_some()
+        && let Ok(training) = open_training(known, held_out_test, protocol, input)
+    {
+        within.try_for_each(|set| set.check_apart_from(&training))?;
+    }
+    Ok((test, unknown))
 }
 
 /// Opens what [`open_training`] and [`open_test`] open. Data that is divided here is read once.
@@ -860,23 +901,6 @@ fn with_unknown(
         sets.push(set);
     }
     Ok((known, sets))
-}
-
-/// A path as text. Bytes that are not UTF-8 become `\xNN`, so that different paths stay different.
-#[must_use]
-pub fn path_text(path: &Path) -> String {
-    let mut text = String::new();
-    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
-    }
-    text
-}
-
-/// A name as a part of a line: control characters, such as a tab or a newline, are escaped.
-#[must_use]
-pub fn on_one_line(name: &str) -> String {
-    if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
 }
 
 /// A permutation of 0..count that depends only on the seed.

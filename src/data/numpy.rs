@@ -89,11 +89,12 @@ mod with_files {
             cifar,
             layout::{Part, Splits, Wanted, classified, named_classes},
         },
-        error::{Error, Result, few},
+        error::{Error, Result},
         files::{
             kind,
             npy::{self, Refusal},
         },
+        text::few,
     };
 
     /// The names of images and labels in archives with splits: those of Keras, and of MedMNIST.

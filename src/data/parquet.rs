@@ -12,8 +12,9 @@ use super::{
     layout::{Layout, Part, Splits, Wanted},
 };
 use crate::{
-    error::{Error, Result, few},
+    error::{Error, Result},
     image::has_extension,
+    text::few,
 };
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -183,11 +184,11 @@ mod with_parquet {
         data::{
             LeftOut, Source,
             layout::{Part, Reasoned, Wanted, classified, named_classes},
-            path_text,
         },
-        error::{Error, Result, few},
+        error::{Error, Result},
         image::{self, RgbImage},
         panics::caught,
+        text::{few, path_text},
     };
 
     /// The most bytes that Snappy makes of one, rounded up: a copy of 64 bytes takes three.

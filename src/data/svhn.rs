@@ -14,8 +14,9 @@ use super::{
     layout::{Layout, Part, Reasoned, Splits, Wanted, classified},
 };
 use crate::{
-    error::{Error, Result, few},
+    error::{Error, Result},
     files::kind,
+    text::few,
 };
 
 const TRAIN: &str = "train_32x32.mat";

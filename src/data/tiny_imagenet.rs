@@ -11,7 +11,10 @@ use super::{
     folder::{class_folders, images_below, unlabelled},
     layout::{Layout, Part, Splits, Wanted, names_in},
 };
-use crate::error::{Error, Result, few};
+use crate::{
+    error::{Error, Result},
+    text::few,
+};
 
 pub(super) const LAYOUT: Layout = Layout {
     about: "Tiny ImageNet (`train/WNID/images/...`, `val/images/...`, `wnids.txt`)",

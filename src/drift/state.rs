@@ -201,15 +201,15 @@ mod tests {
         let refused = |origin: StreamOrigin, seed: u64, reason: &str| {
             let error = StateFile::open(&path, origin, &mut monitor(seed)).unwrap_err();
             assert!(matches!(error, Error::DriftState { .. }), "{error}");
-            assert!(error.to_string().ends_with(&format!("drift.json`: it is of {reason}")), "{error}");
+            assert!(error.to_string().ends_with(&format!("drift.json`: it belongs to {reason}")), "{error}");
         };
         refused(
             StreamOrigin { model: "abd".to_owned(), ..origin() },
             4,
-            "the model with SHA-256 abc, not abd",
+            "the model with SHA-256 abc, expected abd",
         );
-        refused(StreamOrigin { score: "energy".to_owned(), ..origin() }, 4, "the score cac, not energy");
-        refused(origin(), 5, "the seed 4, not 5");
+        refused(StreamOrigin { score: "energy".to_owned(), ..origin() }, 4, "the score cac, expected energy");
+        refused(origin(), 5, "the seed 4, expected 5");
         assert_eq!(fs::read(&path).unwrap(), before);
     }
 

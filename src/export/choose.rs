@@ -92,10 +92,39 @@ fn candidates(magnitude: f64, images: usize, classes: usize) -> (Vec<Term>, Vec<
     let warm = LogitScore::warm_energy(magnitude);
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into(), FeatureScore::Fdbd.into()];
     of_classes.dedup();
-    let neighbours = (images.min(BANK) / (NEIGHBOUR_SHARE * classes)).clamp(1, 10);
+    let neighbours = (images / IMAGES_PER_NEIGHBOUR)
+        .min(images.min(BANK) / (IMAGES_OF_CLASS_PER_NEIGHBOUR * classes))
+        .clamp(1, 10);
     (of_classes, vec![FeatureScore::Knn { neighbours }.into(), FeatureScore::UnitMahalanobis.into()])
 }
 
-/// `knn` looks at a share 1 / this of the images that a class has in its bank, and at ten at most: with more
-/// neighbours than images of a class, every image has neighbours of other classes.
-const NEIGHBOUR_SHARE: usize = 8;
+/// The number of training images for each neighbour of `knn`, up to ten.
+const IMAGES_PER_NEIGHBOUR: usize = 50;
+/// The number of images that a class has in the bank of `knn`, for each neighbour: with more neighbours than
+/// images of a class, every image has neighbours of other classes.
+const IMAGES_OF_CLASS_PER_NEIGHBOUR: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_are_fewer_than_the_images_of_a_class() {
+        for (images, classes, expected) in [
+            (5000, 10, 10),
+            (900, 10, 10),
+            (280, 5, 5),
+            (150, 5, 3),
+            (5000, 100, 1),
+            (500, 50, 1),
+            (19, 2, 1),
+        ] {
+            let (_, of_features) = candidates(10.0, images, classes);
+            assert_eq!(
+                of_features[0],
+                FeatureScore::Knn { neighbours: expected }.into(),
+                "{images} {classes}"
+            );
+        }
+    }
+}

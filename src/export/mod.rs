@@ -37,6 +37,7 @@ use crate::{
     report::ReportOptions,
     run::{CheckBatch, Checkpoint, Features},
     scorer::{Outputs, Provider, Scorer, greatest_difference, tract::TRACT},
+    text::per_cent,
 };
 
 /// The largest difference of a logit from the trained network's that the self-check allows, as a share of the
@@ -439,7 +440,7 @@ fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: 
             Error::TooFewHeldOut { found, needed, .. } => {
                 let reason = format!(
                     "class `{name}` needs {needed} held-out images to keep {} %, it has {found}",
-                    method::per_cent(keep)
+                    per_cent(keep)
                 );
                 Error::setting("per class", true, reason)
             }

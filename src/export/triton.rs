@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::{
-    data::on_one_line,
     error::{Error, Result},
     files::atomic,
     model::file::{LOGIT_MAP, ModelFile},
+    text::on_one_line,
 };
 
 /// The maximum batch size on Triton.
@@ -28,10 +28,11 @@ pub struct Published {
 
 /// Adds a model file to a model repository, as the next version under the file's name: `NAME/config.pbtxt`,
 /// `NAME/labels.txt` and `NAME/VERSION/model.onnx`. The version's folder appears atomically. Also writes
-/// `NAME.yaml`, a KServe InferenceService for the whole repository, unless it exists. Missing folders are
-/// created; other models and versions are unchanged.
+/// `NAME.yaml`, a KServe InferenceService for the whole repository. Missing folders are created; what exists
+/// is left unchanged.
 ///
 /// # Errors
+/// [`Error::Setting`] if the repository has a model of this name with other classes, inputs or outputs,
 /// [`Error::Io`], and those of [`Scorer::from_bytes`](crate::scorer::Scorer::from_bytes) if it is not a model
 /// of this toolkit.
 pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
@@ -39,6 +40,17 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
     let (file, _) = ModelFile::parse(&bytes[..], &model.display().to_string())?;
     let name = name(model);
     let folder = repository.join(&name);
+    let labels: String = file.manifest.decision.classes.iter().map(|name| on_one_line(name) + "\n").collect();
+    let [head, interface, rest] = config(&name, &file);
+    let (labels_file, config_file) = (folder.join("labels.txt"), folder.join("config.pbtxt"));
+    // All versions have these files in common, and a user may have tuned the configuration.
+    let earlier = |path: &Path| fs::read_to_string(path).ok();
+    let differs = earlier(&labels_file).is_some_and(|earlier| earlier != labels)
+        || earlier(&config_file).is_some_and(|earlier| !earlier.contains(&interface));
+    if differs {
+        let reason = format!("`{}` has versions with other classes, inputs or outputs", folder.display());
+        return Err(Error::setting("model of the repository", format!("`{name}`"), reason));
+    }
     fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     let service_file = repository.join(format!("{name}.yaml"));
     if !service_file.exists() {
@@ -48,9 +60,11 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
     let (new, _lock) =
         atomic::unfinished_folder(&folder).map_err(Error::io("create a folder in", &folder))?;
     atomic::write(&new.path().join("model.onnx"), &bytes)?;
-    atomic::write(&folder.join("config.pbtxt"), config(&name, &file).as_bytes())?;
-    let labels: String = file.manifest.decision.classes.iter().map(|name| on_one_line(name) + "\n").collect();
-    atomic::write(&folder.join("labels.txt"), labels.as_bytes())?;
+    for (path, text) in [(&config_file, head + &interface + &rest), (&labels_file, labels)] {
+        if !path.exists() {
+            atomic::write(path, text.as_bytes())?;
+        }
+    }
     // The server runs as another user.
     #[cfg(unix)]
     fs::set_permissions(new.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
@@ -86,8 +100,9 @@ fn next_version(folder: &Path) -> Result<u64> {
     Ok(versions.max().unwrap_or(0).saturating_add(1))
 }
 
-/// The configuration, an `inference.ModelConfig` in protobuf's text format.
-fn config(name: &str, file: &ModelFile) -> String {
+/// The configuration, an `inference.ModelConfig` in protobuf's text format: what comes before the inputs and
+/// outputs, these, and what comes after.
+fn config(name: &str, file: &ModelFile) -> [String; 3] {
     let input = &file.manifest.decision.input;
     let (height, width, classes) = (input.height, input.width, file.manifest.decision.classes.len());
     // To Triton, a fixed batch is an ordinary axis.
@@ -124,11 +139,9 @@ fn config(name: &str, file: &ModelFile) -> String {
         .collect();
     let batching =
         if max_batch > 0 { "dynamic_batching { max_queue_delay_microseconds: 1000 }\n" } else { "" };
-    format!(
-        r#"name: "{name}"
-backend: "onnxruntime"
-max_batch_size: {max_batch}
-input [
+    let head = format!("name: \"{name}\"\nbackend: \"onnxruntime\"\nmax_batch_size: {max_batch}\n");
+    let interface = format!(
+        r#"input [
   {{ name: "images" data_type: TYPE_{kind} dims: [ {batch}{image} ] }}
 ]
 output [
@@ -138,8 +151,9 @@ output [
   {{ name: "label" data_type: TYPE_INT64 {column} }},
   {{ name: "unknown" data_type: TYPE_BOOL {column} }}{further}
 ]
-{batching}"#
-    )
+"#
+    );
+    [head, interface, batching.to_owned()]
 }
 
 fn service(name: &str) -> String {

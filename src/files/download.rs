@@ -314,10 +314,11 @@ fn transfer(
         done = 0;
     }
     let origin = PartOrigin::read(part);
-    let of_here = origin.as_ref().filter(|origin| server_of(&origin.url) == server_of(url));
-    // Without a published checksum only the server can tell whether the part is of the same version.
-    let is_versioned = of_here.is_some_and(|origin| origin.url == url && !origin.version.is_empty());
-    let start = if remote.expected.is_checked() || is_versioned { done } else { 0 };
+    let is_here = |origin: &&PartOrigin| server_of(&origin.url) == server_of(url);
+    let of_here = origin.as_ref().filter(is_here);
+    // Without a published checksum nobody would notice that the file is glued from two.
+    let is_of_another = origin.is_some() && of_here.is_none() && !remote.expected.is_checked();
+    let start = if is_of_another { 0 } else { done };
     observe(Step::Asking { url, done: start, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
@@ -502,6 +503,9 @@ pub(crate) mod tests {
         Tagged(&'static str, usize),
         /// With another address, relative to the server's.
         Redirect(&'static str),
+        /// As [`Properly`](Self::Properly), but with the first bytes of the rest alone, as if these were all:
+        /// the head does not tell the length.
+        Short(usize),
         /// With a text of this type.
         Page(&'static str, &'static str),
         Status(&'static str),
@@ -531,15 +535,19 @@ pub(crate) mod tests {
                         more = format!("ETag: {tag}\r\n");
                         ("200 OK", &file[..], file.len().min(most))
                     }
-                    Answer::Properly | Answer::Tagged(..) if from > 0 => {
+                    Answer::Properly | Answer::Tagged(..) | Answer::Short(_) if from > 0 => {
                         let last = file.len() - 1;
                         more = format!("Content-Range: bytes {from}-{last}/{}\r\n", file.len());
-                        ("206 Partial Content", &file[from..], file.len() - from)
+                        let rest = file.len() - from;
+                        let sent = if let Answer::Short(most) = answer { most.min(rest) } else { rest };
+                        ("206 Partial Content", &file[from..], sent)
                     }
                     Answer::Properly | Answer::Whole | Answer::Tagged(..) => {
                         ("200 OK", &file[..], file.len())
                     }
-                    Answer::BreakOff(sent) | Answer::Stall(sent) => ("200 OK", &file[..], sent),
+                    Answer::BreakOff(sent) | Answer::Stall(sent) | Answer::Short(sent) => {
+                        ("200 OK", &file[..], sent)
+                    }
                     Answer::Redirect(to) => {
                         more = format!("Location: {to}\r\n");
                         ("302 Found", &[][..], 0)
@@ -550,10 +558,10 @@ pub(crate) mod tests {
                     }
                     Answer::Status(status) => (status, &[][..], 0),
                 };
-                let head = format!(
-                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{more}\r\n",
-                    body.len()
-                );
+                if !matches!(answer, Answer::Short(_)) {
+                    more += &format!("Content-Length: {}\r\n", body.len());
+                }
+                let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n{more}\r\n");
                 (&stream).write_all(head.as_bytes()).unwrap();
                 // The client may have disconnected on an error.
                 let _ = (&stream).write_all(&body[..sent]);
@@ -674,6 +682,32 @@ pub(crate) mod tests {
         assert_eq!(fs::read(path).unwrap(), file());
         assert_eq!(ranges(served), ["", "30000-", "30000-"]);
         assert_eq!(names(cache.path()), [NAME, "weights.pt.sha256"]);
+    }
+
+    #[test]
+    fn what_a_server_without_lengths_leaves_out_is_fetched_later() {
+        let cache = tempfile::tempdir().unwrap();
+        let (url, served) =
+            server(file(), vec![Answer::Short(30_000), Answer::Short(20_000), Answer::Properly]);
+        let expected = Expected { bytes: Some(100_000), ..Expected::default() };
+        for bytes in [30_000, 50_000] {
+            let reason = reason(fetch_expected(cache.path(), &url, expected));
+            assert_eq!(reason, format!("the connection closed after {bytes} of 100000 bytes"));
+        }
+        assert_eq!(fs::read(fetch_expected(cache.path(), &url, expected).unwrap()).unwrap(), file());
+        assert_eq!(ranges(served), ["", "30000-", "50000-"]);
+    }
+
+    #[test]
+    fn a_record_may_be_that_of_sha256sum() {
+        let cache = tempfile::tempdir().unwrap();
+        let (path, record) = (cache.path().join(NAME), cache.path().join("weights.pt.sha256"));
+        fs::write(&path, file()).unwrap();
+        fs::write(&record, format!("{}  {NAME}\n", sha256(&file()).to_uppercase())).unwrap();
+        assert_eq!(fetch_to(cache.path(), "http://127.0.0.1:1").unwrap(), path);
+        fs::write(&record, "").unwrap();
+        let error = fetch_to(cache.path(), "http://127.0.0.1:1").unwrap_err();
+        assert!(matches!(&error, Error::Checksum { path, .. } if *path == record), "{error}");
     }
 
     #[test]

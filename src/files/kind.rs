@@ -104,7 +104,7 @@ pub(crate) fn of_archive(names: &[&str]) -> String {
     } else if has(|name| name.ends_with(".npy")) {
         "a NumPy archive (.npz)".to_owned()
     } else {
-        format!("a ZIP archive of {}", crate::error::few(names.iter().copied()))
+        format!("a ZIP archive of {}", crate::text::few(names.iter().copied()))
     }
 }
 

@@ -7,8 +7,9 @@
 //! name of each image as `image`, in NPZ as UTF-8 bytes.
 
 use std::{
+    cell::Cell,
     fs::File,
-    io::{BufRead, BufReader, Cursor, Read, Write},
+    io::{self, BufRead, BufReader, Cursor, Read, Write},
     path::Path,
 };
 
@@ -21,9 +22,9 @@ use super::{
     npy::{self, Refusal},
 };
 use crate::{
-    data::on_one_line,
-    error::{Error, Result, few},
+    error::{Error, Result},
     eval::{Evaluation, ScoredSet},
+    text::{few, on_one_line},
 };
 
 /// The entry of one image.
@@ -43,6 +44,8 @@ pub struct Entry<'a> {
 
 /// The longest header of CSV, in bytes.
 const MAX_HEADER: u64 = 1 << 16;
+/// The longest line of CSV, in bytes.
+const MAX_LINE: u64 = 1 << 20;
 /// The maximum number of values of an array that is read into memory, 1 GiB.
 const MAX_IN_MEMORY: u64 = 1 << 27;
 
@@ -108,6 +111,24 @@ pub(super) fn broken(path: &Path, reason: impl ToString) -> Error {
     Error::ScoreFile { path: path.to_owned(), reason: reason.to_string() }
 }
 
+/// Reads until so many bytes are read that no line has.
+struct Limited<'a, R> {
+    inner: R,
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Limited<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left.get() == 0 {
+            let reason = format!("a line has more than {MAX_LINE} bytes: is a quote unclosed?");
+            return Err(io::Error::other(reason));
+        }
+        let count = self.inner.read(buffer)?;
+        self.left.set(self.left.get().saturating_sub(count as u64));
+        Ok(count)
+    }
+}
+
 fn read_csv(
     path: &Path,
     mut file: impl BufRead,
@@ -115,6 +136,7 @@ fn read_csv(
     is_labelled: bool,
     mut take: impl FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
+    let left = Cell::new(MAX_LINE);
     let mut header = Vec::new();
     file.by_ref().take(MAX_HEADER).read_until(b'\n', &mut header).map_err(Error::io("read", path))?;
     // Lines may end in a carriage return alone.
@@ -122,7 +144,7 @@ fn read_csv(
     let delimiter = [b',', b';', b'\t'].into_iter().find(|delimiter| names.contains(delimiter));
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter.unwrap_or(b','))
-        .from_reader(Cursor::new(header).chain(file));
+        .from_reader(Limited { inner: Cursor::new(header).chain(file), left: &left });
     // A quote that is not closed would swallow lines without a word.
     let spans_lines = |values: &csv::ByteRecord| values.iter().flatten().any(|byte| b"\r\n".contains(byte));
     let unclosed = "a value continues on the next line: is a quote unclosed?";
@@ -156,7 +178,9 @@ fn read_csv(
     // Names are for people: whatever is wrong with them, the scores are read.
     let image = place("image").ok().flatten();
     let mut record = csv::ByteRecord::new();
+    left.set(MAX_LINE);
     while reader.read_byte_record(&mut record).map_err(|error| broken(path, error))? {
+        left.set(MAX_LINE);
         let is_whole = !spans_lines(&record);
         record.trim();
         let at = |reason: &str| {
@@ -555,6 +579,26 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             assert!(all(&path, "score").unwrap_err().to_string().ends_with(reason), "{reason}");
         }
+    }
+
+    #[test]
+    fn endless_lines_are_refused_before_they_fill_the_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        let long = "b".repeat(2 << 20);
+        let lines = "1,0,c\n".repeat(1 << 18);
+        for text in [
+            format!("label,score,{long}\n1,0,a\n-1,9,c\n"),
+            format!("label,score,image\n1,0,\"a\n{lines}"),
+            format!("label,score,image\n1,0,{long}\n-1,9,c\n"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = all(&path, "score").unwrap_err().to_string();
+            assert!(error.ends_with("a line has more than 1048576 bytes: is a quote unclosed?"), "{error}");
+            assert!(error.len() < 300);
+        }
+        std::fs::write(&path, format!("label,score,image\n{lines}-1,9,c\n")).unwrap();
+        assert_eq!(all(&path, "score").unwrap().len(), (1 << 18) + 1);
     }
 
     #[test]

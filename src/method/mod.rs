@@ -18,5 +18,4 @@ pub(crate) use features::{MIN_DISTANCE, MIN_NORM};
 pub use logits::LogitScore;
 pub use loss::{Loss, Variant};
 pub use score::{Activations, FittedScore, FittedTerm, RejectionScore, Standardisation, Term};
-pub(crate) use threshold::per_cent;
 pub use threshold::{KEEP, is_unknown, kept_at_least, needed, p_value, threshold};

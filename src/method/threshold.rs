@@ -32,11 +32,6 @@ pub fn threshold(ascending: &[f32], keep: f64) -> Result<f32> {
     Ok(ascending[rank(found, keep) - 1])
 }
 
-/// A share in per cent, without the digits that a multiplication by 100 makes up.
-pub(crate) fn per_cent(share: f64) -> f64 {
-    (share * 1e10).round() / 1e8
-}
-
 /// k, from 1.
 fn rank(count: usize, keep: f64) -> usize {
     // The tolerance is that of `needed`.
@@ -174,15 +169,6 @@ mod tests {
         // Ties only add to what is kept. Of finitely many new images the share varies a little more.
         let below = shares.iter().filter(|&&share| share < bound - 0.01).count() as f64 / splits as f64;
         assert!(below <= 0.05 + 3.0 * (0.05 * 0.95 / splits as f64).sqrt(), "{below}");
-    }
-
-    #[test]
-    fn a_share_has_no_more_digits_in_per_cent() {
-        let shares = [0.947, 0.55, 0.95, 0.999, 0.29, 1.0 / 3.0];
-        assert_eq!(
-            shares.map(|share| per_cent(share).to_string()).join(" "),
-            "94.7 55 95 99.9 29 33.33333333"
-        );
     }
 
     #[test]

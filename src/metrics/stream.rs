@@ -155,6 +155,9 @@ impl Stream {
     }
 }
 
+/// What the sums of a metric may be off by in rounding: those of bounds and of an exact metric differ in order.
+const ROUNDING: f64 = 5e-13;
+
 /// The bounds of the metrics of a curve that is known only at the edges of bins, given in descending order.
 /// Within a bin, the numbers of flagged images are between those at its edges.
 fn bounds<'a>(bins: impl Iterator<Item = &'a Bin>, total: Counts) -> Metrics<Interval> {
@@ -211,7 +214,10 @@ fn bounds<'a>(bins: impl Iterator<Item = &'a Bin>, total: Counts) -> Metrics<Int
         best.low = best.low.max(balance(caught(at), flagged(at)));
         best.high = best.high.max(balance(caught(at), flagged(first)));
     }
-    Metrics { oscr: Some(oscr), ..sums }
+    Metrics { oscr: Some(oscr), ..sums }.map(|bounds| Interval {
+        low: (bounds.low - ROUNDING).max(0.0),
+        high: (bounds.high + ROUNDING).min(1.0),
+    })
 }
 
 #[cfg(test)]

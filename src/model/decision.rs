@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use super::{FORMAT_VERSION, Fault, PREFIX};
 use crate::{
     image::{Input, SIZES},
-    method::{LogitScore, RejectionScore, per_cent},
+    method::{LogitScore, RejectionScore},
+    text::per_cent,
 };
 
 /// Everything that scoring needs besides the graph.

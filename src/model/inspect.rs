@@ -9,10 +9,10 @@ use super::{
     file::{ModelFile, anchors, last_layer},
 };
 use crate::{
-    data::on_one_line,
     error::{Error, Result},
     files::sha256,
     method::{AnchorKind, Anchors, LastLayer},
+    text::on_one_line,
 };
 
 /// The contents of a model file.

@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{Report, Row, RowIntervals};
 use crate::{
-    data::on_one_line,
     metrics::{Interval, Metrics},
+    text::on_one_line,
 };
 
 /// The columns after the name and the number of images.

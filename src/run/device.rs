@@ -4,7 +4,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    text::numbered,
+};
 
 /// The device that a network is trained on; as text `cpu`, `cuda` or `cuda:N`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,14 +18,6 @@ pub enum Device {
     Cpu,
     /// The CUDA device with this number.
     Cuda(u32),
-}
-
-/// Splits a text such as `cuda:1` into the name and the device number; `None` if the number is invalid.
-pub(crate) fn numbered(text: &str) -> Option<(&str, Option<u32>)> {
-    let Some((name, number)) = text.split_once(':') else { return Some((text, None)) };
-    // Runtimes take the number as a signed integer.
-    let number = number.parse().ok().filter(|&number| i32::try_from(number).is_ok())?;
-    Some((name, Some(number)))
 }
 
 impl fmt::Display for Device {

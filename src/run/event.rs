@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    data::{LeftOut, path_text},
+    data::LeftOut,
     error::{Error, Result},
     report::{Report, is_zero},
+    text::path_text,
 };
 
 /// An event of a run; the lines of `log.jsonl` are events.

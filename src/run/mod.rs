@@ -11,7 +11,6 @@ pub use checkpoint::{
     TrainingData,
 };
 pub use device::Device;
-pub(crate) use device::numbered;
 pub use event::Event;
 pub use folder::{RUNS, RunFolder};
 #[cfg(feature = "train")]

@@ -41,6 +41,10 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// The augmentation of training images.
     pub augment: Augment,
+    /// Whether the augmentation mirrors half of the images. The mirror image of a digit or of a text is of no
+    /// class.
+    #[serde(default = "yes")]
+    pub mirror: bool,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
     /// below 1.
     pub trim: f64,
@@ -78,6 +82,7 @@ impl Default for Recipe {
             warm_up: 0.0,
             weight_decay: 5e-4,
             augment: Augment::Crop,
+            mirror: true,
             trim: 0.0,
             ema: 0.0,
             outliers: Outliers::Scrambled,
@@ -89,6 +94,11 @@ impl Default for Recipe {
             precision: TrainingPrecision::F32,
         }
     }
+}
+
+/// Recipes of former runs do not say that they mirror images.
+fn yes() -> bool {
+    true
 }
 
 /// The number of training images up to which [`Recipe::of_last_layer`] is taken for photographs. On 120, 300
@@ -246,15 +256,14 @@ impl Schedule {
 pub enum Augment {
     /// No augmentation.
     None,
-    /// Random horizontal flip.
+    /// Random horizontal flip, as all that follow unless [`mirror`](Recipe::mirror) is off.
     Flip,
-    /// Random horizontal flip, and a shift by up to an eighth of the size with black padding.
+    /// A shift by up to an eighth of the size with black padding.
     Crop,
-    /// As in the official CAC code: random crop of 80 to 100 % of the area, horizontal flip, rotation by up
-    /// to 10 degrees.
+    /// As in the official CAC code: random crop of 80 to 100 % of the area, rotation by up to 10 degrees.
     Affine,
     /// For photographs, as in torchvision's `RandomResizedCrop`: a random box of 50 to 100 % of the area of
-    /// the original image, resized to the input, and a random horizontal flip.
+    /// the original image, resized to the input.
     ResizedCrop,
 }
 
@@ -336,6 +345,12 @@ impl Recipe {
     #[must_use]
     pub fn outliers_per_step(&self, known: usize) -> usize {
         if self.has_outliers() { (self.outlier_share * known as f64).round() as usize } else { 0 }
+    }
+
+    /// Whether training mirrors images.
+    #[must_use]
+    pub fn mirrors(&self) -> bool {
+        self.mirror && self.augment != Augment::None
     }
 
     /// Whether training uses outliers.

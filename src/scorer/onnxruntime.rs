@@ -363,7 +363,9 @@ fn environment() -> std::result::Result<(Environment, PathBuf), String> {
 /// the system's loader.
 fn library() -> PathBuf {
     if let Some(path) = std::env::var_os(LIBRARY).filter(|path| !path.is_empty()) {
-        return path.into();
+        let path = PathBuf::from(path);
+        // The loader looks for a name without a folder elsewhere than in the current folder.
+        return path.canonicalize().ok().filter(|path| path.is_file()).unwrap_or(path);
     }
     let name = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(&name)));

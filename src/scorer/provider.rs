@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     error::{Error, Result},
-    run::numbered,
+    text::numbered,
 };
 
 /// The runtime and device that run a network.

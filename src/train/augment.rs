@@ -6,15 +6,22 @@ use rand::{Rng, RngExt};
 
 use crate::{
     image::{self, Input, Region, RgbImage},
-    run::Augment,
+    run::{Augment, Recipe},
 };
 
 /// Augments an image in place. What [`Augment::ResizedCrop`] does before is [`resized_crop`].
-pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
-    match how {
+pub(super) fn augment<R: Rng>(
+    recipe: &Recipe,
+    pixels: &mut [u8],
+    height: usize,
+    width: usize,
+    random: &mut R,
+) {
+    let flip = |random: &mut R| random.random::<bool>() && recipe.mirror;
+    match recipe.augment {
         Augment::None => {}
         Augment::Flip | Augment::ResizedCrop => {
-            if random.random() {
+            if flip(random) {
                 pixels.chunks_exact_mut(width).for_each(<[u8]>::reverse);
             }
         }
@@ -25,7 +32,7 @@ pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usi
             };
             let (down, right) = (shift(height), shift(width));
             let view = View { matrix: [[1.0, 0.0], [0.0, 1.0]], offset: [right, down] };
-            view.mirrored(random.random()).take(pixels, height, width);
+            view.mirrored(flip(random)).take(pixels, height, width);
         }
         Augment::Affine => {
             let (height_f, width_f) = (height as f32, width as f32);
@@ -38,7 +45,7 @@ pub(super) fn augment(how: Augment, pixels: &mut [u8], height: usize, width: usi
             let down = random.random_range(-0.5..=0.5) * (1.0 - along) * height_f;
             let (sine, cosine) = random.random_range(-10.0_f32..=10.0).to_radians().sin_cos();
             let matrix = [[across * cosine, -across * sine], [along * sine, along * cosine]];
-            View { matrix, offset: [right, down] }.mirrored(random.random()).take(pixels, height, width);
+            View { matrix, offset: [right, down] }.mirrored(flip(random)).take(pixels, height, width);
         }
     }
 }
@@ -139,6 +146,10 @@ mod tests {
         (0..3 * 16 * 24).map(|i| (i * 7 % 251 + 1) as u8).collect()
     }
 
+    fn by(augment: Augment) -> Recipe {
+        Recipe { augment, ..Recipe::default() }
+    }
+
     fn seen(matrix: [[f32; 2]; 2], offset: [f32; 2]) -> Vec<u8> {
         let mut pixels = image();
         View { matrix, offset }.take(&mut pixels, 16, 24);
@@ -173,7 +184,7 @@ mod tests {
         let mut mirrored = 0;
         for _ in 0..200 {
             let mut pixels = old.clone();
-            augment(Augment::Crop, &mut pixels, 16, 24, &mut random);
+            augment(&by(Augment::Crop), &mut pixels, 16, 24, &mut random);
             let is_view = |mirror: f32| {
                 (-3..=3).any(|right| {
                     (-2..=2)
@@ -192,13 +203,13 @@ mod tests {
         for _ in 0..100 {
             // In an image of one colour only the corners can become dark.
             let mut pixels = vec![200; 3 * 16 * 24];
-            augment(Augment::Affine, &mut pixels, 16, 24, &mut random);
+            augment(&by(Augment::Affine), &mut pixels, 16, 24, &mut random);
             let dark = pixels.iter().filter(|&&value| value < 200).count();
             assert!(dark < pixels.len() / 5, "{dark}");
             assert_eq!(at(&pixels, 0, 8, 12), 200);
         }
         let mut pixels = image();
-        augment(Augment::None, &mut pixels, 16, 24, &mut random);
+        augment(&by(Augment::None), &mut pixels, 16, 24, &mut random);
         assert_eq!(pixels, image());
     }
 
@@ -232,11 +243,21 @@ mod tests {
         let (old, mirrored) = (image(), seen([[-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]));
         let flipped = (0..200).filter(|_| {
             let mut pixels = old.clone();
-            augment(Augment::Flip, &mut pixels, 16, 24, &mut random);
+            augment(&by(Augment::Flip), &mut pixels, 16, 24, &mut random);
             assert!(pixels == old || pixels == mirrored);
             pixels == mirrored
         });
         let flipped = flipped.count();
         assert!((70..130).contains(&flipped), "{flipped}");
+    }
+
+    #[test]
+    fn digits_are_not_mirrored() {
+        let mut random = ChaCha8Rng::seed_from_u64(5);
+        for _ in 0..20 {
+            let mut pixels = image();
+            augment(&Recipe { mirror: false, ..by(Augment::Flip) }, &mut pixels, 16, 24, &mut random);
+            assert_eq!(pixels, image());
+        }
     }
 }

@@ -58,6 +58,8 @@ pub struct Batches<'a> {
     pub(super) checksum: String,
     /// SHA-256, in hexadecimal, of the test sets: their sizes, labels, and the encoded images.
     pub(super) tests_checksum: String,
+    /// The [names](Dataset::names_checksum) of the known test images, if these are held out.
+    pub(super) test_names: Option<String>,
 }
 
 /// A data set of a run.
@@ -310,6 +312,7 @@ impl<'a> Batches<'a> {
         if let Some(reason) = sets.known.classes().iter().find_map(|name| fault_of_class(name)) {
             return Err(Error::Classes { path: settings.known.clone(), reason: reason.to_owned() });
         }
+        let test_names = settings.held_out_test.map(|_| sets.known_test.names_checksum());
         // Reading all images may take hours.
         held_out_of(&sets.known, settings.recipe.held_out)?;
         sets.keep(settings.memory);
@@ -345,6 +348,7 @@ impl<'a> Batches<'a> {
             skipped_in_tests,
             checksum,
             tests_checksum,
+            test_names,
         }))
     }
 
@@ -480,13 +484,13 @@ impl<'a> Batches<'a> {
 
     /// Fills `image` with one of a data set, augmented.
     fn draw(&self, dataset: &Dataset, index: usize, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
-        let (input, how) = (&self.settings.input, self.settings.recipe.augment);
-        if how == Augment::ResizedCrop {
+        let TrainSettings { input, recipe, .. } = self.settings;
+        if recipe.augment == Augment::ResizedCrop {
             image.copy_from_slice(&resized_crop(&dataset.original(index)?, input, random));
         } else {
             image.copy_from_slice(&dataset.pixels(index)?);
         }
-        augment(how, image, input.height, input.width, random);
+        augment(recipe, image, input.height, input.width, random);
         Ok(())
     }
 
@@ -497,13 +501,14 @@ impl<'a> Batches<'a> {
         let drawn = self.training[random.random_range(0..self.training.len())];
         image.copy_from_slice(&self.known.pixels(drawn)?);
         scramble(image, height, width, random);
-        augment(self.settings.recipe.augment, image, height, width, random);
+        augment(&self.settings.recipe, image, height, width, random);
         Ok(())
     }
 
     /// The features of known images, and of outliers.
     fn features(&self, features: &Features, epoch: usize, step: usize, known: &[usize]) -> Result<Images> {
-        let is_flipped = self.settings.recipe.augment == Augment::Flip;
+        let recipe = &self.settings.recipe;
+        let is_flipped = recipe.augment == Augment::Flip && recipe.mirror;
         let view = |random: &mut ChaCha8Rng| match is_flipped && random.random() {
             true => View::Mirrored,
             false => View::Plain,

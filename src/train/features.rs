@@ -88,7 +88,7 @@ pub(super) struct FrozenLayers<'a, Open> {
 /// The rows that a run needs.
 fn blocks(batches: &Batches) -> Vec<Block> {
     let recipe = &batches.settings.recipe;
-    let mirrored = (recipe.augment == Augment::Flip).then_some(View::Mirrored);
+    let mirrored = (recipe.augment == Augment::Flip && recipe.mirror).then_some(View::Mirrored);
     let scrambled = (recipe.outliers == Outliers::Scrambled).then_some(View::Scrambled);
     let mut start = 0;
     let block = |set: Set| {

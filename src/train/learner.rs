@@ -26,9 +26,9 @@ use crate::{
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
-    model::{ANCESTORS, HELD_OUT_SEEN, Training},
+    model::{ANCESTORS, HELD_OUT_SEEN, TEST_NAMES, Training},
     run::{
-        self, Augment, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestLogits,
+        self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestLogits,
         TrainingData, TrainingPrecision,
     },
     weights::{Weights, folded},
@@ -333,7 +333,7 @@ impl<'a> Learner<'a> {
         let tested: usize = tests.iter().map(|&set| self.batches.dataset(set).len()).sum();
         let keeps_tests = tested * width * size_of::<f32>() <= KEPT_FEATURES;
         let made = StandIn::ALL.len() * choosing.len();
-        let mirrors = self.settings.recipe.augment != Augment::None;
+        let mirrors = self.settings.recipe.mirrors();
         let images =
             drawn.len() + choosing.len() + calibrating.len() + made + if keeps_tests { tested } else { 0 };
         let check = self.check_images();
@@ -560,8 +560,11 @@ impl<'a> Learner<'a> {
 
     /// The record of the training after this many epochs.
     fn record(&self, epoch: usize) -> Training {
-        let Batches { known_test, skipped, .. } = self.batches;
+        let Batches { known_test, skipped, test_names, .. } = self.batches;
         let mut record = self.settings.record(self.batches.images(), known_test.len(), *skipped, epoch);
+        if let Some(names) = test_names {
+            record.insert(TEST_NAMES, names.as_str().into());
+        }
         if self.held_out_seen {
             record.insert(HELD_OUT_SEEN, true.into());
         }

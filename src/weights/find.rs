@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, HashSet};
 use super::Weights;
 use crate::{
     arch::{Architecture, FAMILIES, Layer, Recognized},
-    error::{Result, few},
+    error::Result,
     image::Input,
+    text::few,
 };
 
 /// Words in the prefixes of averaged weights.

@@ -310,11 +310,23 @@ fn export_writes_a_model_repository_for_triton() {
         |version: &str| fs::read(at.join("models/my-model").join(version).join("model.onnx")).unwrap();
     let first = model("1");
     assert_eq!(first, fs::read(at.join("My model.onnx")).unwrap());
-    // Another export is the next version, and the first version stays.
-    let again = toolkit(at, &[&export[..], &["--input", "u8", "--batch", "4"]].concat());
+    // Another export is the next version. The first version stays, and so does what a user has tuned.
+    let tuned = config.replace("max_batch_size: 64", "max_batch_size: 8");
+    fs::write(at.join("models/my-model/config.pbtxt"), &tuned).unwrap();
+    let again = toolkit(at, &[&export[..], &["--keep", "0.5"]].concat());
     assert!(stdout(&again).contains("version 2"));
     assert!(model("1") == first && model("2") != first);
-    let config = read("my-model/config.pbtxt");
+    assert_eq!(read("my-model/config.pbtxt"), tuned);
+    // The configuration is that of all versions.
+    let bytes = ["--input", "u8", "--batch", "4"];
+    let refused = error(&toolkit(at, &[&export[..], &bytes].concat()));
+    assert!(
+        refused.ends_with("`models/my-model` has versions with other classes, inputs or outputs"),
+        "{refused}"
+    );
+    assert!(!at.join("models/my-model/3").exists());
+    stdout(&toolkit(at, &[&["export", "bytes.onnx", "--triton", "models"][..], &bytes].concat()));
+    let config = read("bytes/config.pbtxt");
     assert!(config.contains("max_batch_size: 0") && !config.contains("dynamic_batching"), "{config}");
     assert!(config.contains("data_type: TYPE_UINT8 dims: [ 4, 32, 32, 3 ]"), "{config}");
     assert!(config.contains(r#"name: "unknown" data_type: TYPE_BOOL dims: [ 4 ] }"#), "{config}");

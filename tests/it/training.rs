@@ -378,7 +378,7 @@ fn a_backbone_that_has_seen_held_out_images_takes_the_promise_away() {
         let output = toolkit(at, &[&SMALL[..], &args].concat());
         stdout(&output);
         let said =
-            String::from_utf8_lossy(&output.stderr).contains("has learned from images that are held out");
+            String::from_utf8_lossy(&output.stderr).contains("was trained on images that are now held out");
         stdout(&toolkit(at, &["export", "--run", "second", "m.onnx"]));
         let threshold = Inspection::open(&at.join("m.onnx")).unwrap().manifest.decision.threshold.unwrap();
         assert_eq!((said, threshold.kept_at_least.is_none()), (is_seen, is_seen), "{backbone} {seed}");
@@ -556,6 +556,17 @@ fn a_run_is_not_replaced() {
     let message = String::from_utf8_lossy(&refused.stderr);
     assert!(message.contains("hint: resume it with `toolkit train --resume 'a run'`, or"), "{message}");
     assert!(files() == before);
+
+    // Nor are the settings that it would begin with.
+    fs::create_dir(at.join("settings")).unwrap();
+    fs::write(at.join("settings/settings.toml"), "# mine\nseed = 5\n").unwrap();
+    let refused = toolkit(at, &["train", "--config", "settings/settings.toml", "--run", "settings"]);
+    assert!(
+        error(&refused).ends_with("is the file of --config, and --run would replace it"),
+        "{}",
+        error(&refused)
+    );
+    assert_eq!(fs::read_to_string(at.join("settings/settings.toml")).unwrap(), "# mine\nseed = 5\n");
 
     // Nor by the library.
     let settings: TrainSettings = serde_json::from_slice(&before[&at.join("a run/resolved.json")]).unwrap();
@@ -1271,7 +1282,10 @@ fn test_images_are_held_out_of_class_folders() {
     let text = stdout(&imported);
     assert!(text.contains("compared with f32 on 64 training images"), "{text}");
 
-    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/new.png")).unwrap();
+    // One image more, and as many test images, which are others.
+    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/00.png")).unwrap();
+    let (count, said, _) = tested(&[]);
+    assert!(count == 16 && said.contains("`colours` has changed since the training"), "{said}");
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newer.png")).unwrap();
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newest.png")).unwrap();
     let (count, said, _) = tested(&[]);

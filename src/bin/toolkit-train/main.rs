@@ -90,7 +90,12 @@ fn run() -> anyhow::Result<()> {
     let given = settings::given(&matches, cli.config.as_deref())?;
     // Before a download, which takes long.
     if let Some(folder) = &cli.run {
-        RunFolder::new(folder).check_holds_no_run()?;
+        let run = RunFolder::new(folder);
+        run.check_holds_no_run()?;
+        let own = run.settings().canonicalize().ok();
+        if own.is_some() && own == cli.config.as_ref().and_then(|file| file.canonicalize().ok()) {
+            bail!("`{}` is the file of --config, and --run would replace it", run.settings().display());
+        }
     }
     let settings = given.resolve()?;
     let run = match &cli.run {

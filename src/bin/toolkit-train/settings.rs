@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::{DataFolder, Protocol, Role, Split, open_training},
+    data::{DataFolder, Protocol, PublishedSet, Role, Split, open_training},
     image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
@@ -134,6 +134,9 @@ pub struct Settings {
     #[arg(long, value_parser = one_of(&Augment::ALL), help = by_recipe("The augmentation of training images",
         |recipe| name_of(&recipe.augment)))]
     augment: Option<Augment>,
+    /// Do not mirror training images, as for digits and texts; the default for `mnist` and `svhn`
+    #[arg(long)]
+    no_mirror: bool,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
     /// below 1
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
@@ -445,6 +448,7 @@ impl Settings {
             warm_up: self.warm_up,
             weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
             augment: self.augment.unwrap_or(usual.augment),
+            mirror: !self.no_mirror && !self.is_of_digits(),
             trim: self.trim,
             ema: self.ema,
             outliers: usual.outliers,
@@ -466,6 +470,11 @@ impl Settings {
         let default = if is_without { Outliers::None } else { recipe.outliers };
         recipe.outliers = self.outliers.clone().unwrap_or(default);
         recipe
+    }
+
+    /// Whether the known images are a published data set of digits.
+    fn is_of_digits(&self) -> bool {
+        self.known.as_deref().and_then(PublishedSet::meant_by).is_some_and(PublishedSet::is_of_digits)
     }
 
     /// A network without the dropout that some have by default: it is in layers that are not trained.

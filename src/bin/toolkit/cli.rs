@@ -121,7 +121,8 @@ pub struct ImportArgs {
     /// Keep the anchors of the file, or fixed ones, instead of class means
     #[arg(long, requires = "known")]
     pub keep_anchors: bool,
-    /// Leave mirrored training images out of the class means, as for digits
+    /// Leave mirrored training images out of the class means, as for digits; the default for `mnist` and
+    /// `svhn`
     #[arg(long, requires = "known", conflicts_with = "keep_anchors")]
     pub no_mirror: bool,
     /// Provider that runs the network on the training images, as for `eval`

@@ -9,12 +9,13 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     Scorer,
-    data::{Dataset, Split, on_one_line, path_text},
+    data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval,
     files::scores,
     method::kept_at_least,
     model::{Inspection, Threshold},
+    text::{on_one_line, path_text},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 

@@ -408,9 +408,8 @@ fn test_images(
         ));
     }
     let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), &manifest.decision.input)?;
-    let tested = training.filter(|training| training.get::<usize>("skipped").is_none());
-    let tested: Option<usize> = tested.and_then(|training| training.get("test_images"));
-    if tested.is_some_and(|tested| tested != known.len()) && args.held_out_test.is_none() {
+    let tested: Option<String> = training.and_then(|training| training.get("test_names"));
+    if tested.is_some_and(|tested| tested != known.names_checksum()) && args.held_out_test.is_none() {
         say(format_args!(
             "`{}` has changed since the training; the model may have been trained on some of its test images",
             folder.display()

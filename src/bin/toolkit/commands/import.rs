@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use cac::{
-    data::{Dataset, Role, Split, open_training},
+    data::{Dataset, PublishedSet, Role, Split, open_training},
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
     run::{RunFolder, TrainingData},
@@ -64,12 +64,14 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     });
     let calibration = export::calibration(&args.file, &args.model, data.as_ref(), &checkpoint.facts.input)?;
     if let Some(known) = known {
+        let of_digits = args.known.as_deref().and_then(PublishedSet::meant_by);
+        let is_of_digits = of_digits.is_some_and(PublishedSet::is_of_digits);
         let count = if args.images == 0 { known.len() } else { args.images };
         let known = known.pick(&known.draw(count, 0).0);
         let calibration = Calibration {
             images: &known,
             class_means: options.loss.anchor_kind(false) == AnchorKind::ClassMeans && !args.keep_anchors,
-            mirrored: !args.no_mirror,
+            mirrored: !args.no_mirror && !is_of_digits,
             keep: args.file.keep,
             provider: args.provider,
         };

@@ -4,7 +4,6 @@ use std::{collections::HashMap, io::Write, path::Path};
 
 use anyhow::anyhow;
 use cac::{
-    data::on_one_line,
     eval::Evaluated,
     files::{
         features::FeatureFile,
@@ -13,6 +12,7 @@ use cac::{
     method::FittedScore,
     metrics::{Kind, Stream},
     report::Report,
+    text::on_one_line,
 };
 
 use super::{eval::fitted, print_json};

@@ -25,9 +25,10 @@ use std::{
 use anyhow::bail;
 use cac::{
     Bytes, Error, Scorer,
-    data::{Dataset, path_text},
+    data::Dataset,
     files::{check_writable, check_writable_folder, signature},
     model::Inspection,
+    text::path_text,
 };
 
 use crate::{

@@ -9,13 +9,13 @@ use std::{
 use anyhow::{anyhow, bail};
 use cac::{
     Error, Provider,
-    data::path_text,
     eval::Evaluation,
     export::{self, ExportOptions, ThresholdRule},
     files::scores,
     method::KEEP,
     report::{Map, Page, Provenance, Report, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
     run::{Checkpoint, CheckpointKind, Event, RunFolder},
+    text::path_text,
 };
 use serde_json::json;
 

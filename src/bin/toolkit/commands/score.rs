@@ -10,11 +10,12 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     Error, Scorer, Verdict,
-    data::{on_one_line, path_text, prefetch},
+    data::prefetch,
     files::check_writable_folder,
     image::{self, RgbImage},
     model::Decision,
     scorer::Places,
+    text::{on_one_line, path_text},
 };
 use ndarray::{Array2, Array4};
 use rayon::prelude::*;

@@ -1,0 +1,64 @@
+//! Names, paths and numbers as parts of a text.
+
+use std::path::Path;
+
+/// A path as text. Bytes that are not UTF-8 become `\xNN`, so that different paths stay different.
+#[must_use]
+pub fn path_text(path: &Path) -> String {
+    let mut text = String::new();
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    text
+}
+
+/// A name as a part of a line: control characters, such as a tab or a newline, are escaped.
+#[must_use]
+pub fn on_one_line(name: &str) -> String {
+    if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
+}
+
+/// The first few names, and how many more there are.
+pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const FEW: usize = 8;
+    /// The maximum number of characters of a name.
+    const LENGTH: usize = 100;
+    let mut names = names.map(|name| match name.char_indices().nth(LENGTH) {
+        Some((end, _)) => format!("`{}...`", name[..end].escape_debug()),
+        None => format!("`{}`", name.escape_debug()),
+    });
+    let first: Vec<String> = names.by_ref().take(FEW).collect();
+    match (first.len(), names.count()) {
+        (0, _) => "nothing".to_owned(),
+        (_, 0) => first.join(", "),
+        (_, more) => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// A share in per cent, without the digits that a multiplication by 100 makes up.
+pub(crate) fn per_cent(share: f64) -> f64 {
+    (share * 1e10).round() / 1e8
+}
+
+/// Splits a text such as `cuda:1` into the name and the device number; `None` if the number is invalid.
+pub(crate) fn numbered(text: &str) -> Option<(&str, Option<u32>)> {
+    let Some((name, number)) = text.split_once(':') else { return Some((text, None)) };
+    // Runtimes take the number as a signed integer.
+    let number = number.parse().ok().filter(|&number| i32::try_from(number).is_ok())?;
+    Some((name, Some(number)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_has_no_more_digits_in_per_cent() {
+        let shares = [0.947, 0.55, 0.95, 0.999, 0.29, 1.0 / 3.0];
+        assert_eq!(
+            shares.map(|share| per_cent(share).to_string()).join(" "),
+            "94.7 55 95 99.9 29 33.33333333"
+        );
+    }
+}
