@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_perfect_detector() {
+    fn a_perfect_detector_has_perfect_metrics() {
         let m = Metrics::new(&[0.1, 0.2, 0.3], Some(&[true, true, false]), &[0.4, 0.5]).unwrap();
         assert_eq!((m.auroc, m.aupr_in, m.aupr_out), (1.0, 1.0, 1.0));
         assert_eq!((m.fpr95_tpr, m.fpr_at_95_known_kept, m.detection_accuracy), (0.0, 0.0, 1.0));

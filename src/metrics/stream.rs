@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn infinite_and_invalid_scores() {
+    fn infinite_scores_are_ranked_and_nan_is_refused() {
         let known = Kind::Known { correct: true };
         let mut stream = Stream::new(8);
         for (score, kind) in

@@ -52,6 +52,7 @@ enum Runtime {
 
 /// The outputs of a model for N images and C known classes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Outputs {
     /// Logits `[N, C]`.
     pub logits: Array2<f32>,
@@ -79,6 +80,7 @@ pub struct Outputs {
 
 /// The decision of a model on one image.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[non_exhaustive]
 pub struct Verdict {
     /// The name of the class with the nearest anchor, even if the image is unknown.
     pub class: String,

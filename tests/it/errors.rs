@@ -29,7 +29,7 @@ fn model() -> Vec<u8> {
 }
 
 #[test]
-fn io() {
+fn a_missing_file_is_an_io_error() {
     let error = Scorer::open("/no/such/model.onnx", Provider::Cpu).unwrap_err();
     assert!(matches!(error, Error::Io { action: "read", .. }));
     assert!(error.to_string().starts_with("cannot read `/no/such/model.onnx`: "), "{error}");
@@ -46,7 +46,7 @@ fn a_folder_at_the_output_path_is_not_replaced() {
 }
 
 #[test]
-fn image() {
+fn truncated_and_oversized_images_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("image.png");
     let jpeg = fs::read(golden("images/bumpy_0176.jpg")).unwrap();
@@ -75,7 +75,7 @@ fn image() {
 }
 
 #[test]
-fn dataset() {
+fn data_that_cannot_be_used_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let open =
         |name: &str| Dataset::known(&folder.path().join(name), Split::Test, &Input::default()).unwrap_err();
@@ -93,7 +93,7 @@ fn dataset() {
 }
 
 #[test]
-fn undivided() {
+fn a_split_is_not_invented() {
     let folder = golden("../../examples/demo/textures");
     let error = Dataset::known(&folder, Split::Train, &Input::default()).unwrap_err();
     assert!(matches!(error, Error::Undivided { .. }), "{error}");
@@ -104,7 +104,7 @@ fn undivided() {
 }
 
 #[test]
-fn archive() {
+fn a_truncated_archive_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.zip");
     fs::write(&path, b"PK\x03\x04").unwrap();
@@ -113,7 +113,7 @@ fn archive() {
 }
 
 #[test]
-fn weights() {
+fn weights_that_do_not_fit_are_refused() {
     let error = Weights::read(&golden("make.py")).unwrap_err();
     assert!(matches!(error, Error::Weights { .. }) && error.to_string().contains("make.py"), "{error}");
 
@@ -306,7 +306,7 @@ fn a_model_that_names_other_files_is_refused() {
 }
 
 #[test]
-fn runtime() {
+fn a_failing_runtime_is_an_error() {
     // Metadata with fewer classes than the graph computes: where the file states the widths it is refused.
     let bytes = replace(&model(), br#"["ant","bee","cow"]"#, br#"["ant","bee---cow"]"#);
     let error = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap_err().to_string();
@@ -336,14 +336,14 @@ fn single_flipped_bytes_never_panic() {
 }
 
 #[test]
-fn format_version() {
+fn a_newer_format_version_is_refused() {
     let newer = replace(&model(), b"cac.format_version\x12\x012", b"cac.format_version\x12\x013");
     let error = Scorer::from_bytes(&newer, Provider::Cpu).unwrap_err();
     assert!(matches!(error, Error::FormatVersion { found: 3, supported: 2, .. }), "{error}");
 }
 
 #[test]
-fn setting() {
+fn a_setting_out_of_range_is_refused() {
     let checkpoint = checkpoint(1, Variant::Paper);
     for options in [
         ExportOptions { threshold: ThresholdRule::Keep(1.5), ..ExportOptions::default() },
@@ -356,7 +356,7 @@ fn setting() {
 }
 
 #[test]
-fn shape_and_values() {
+fn images_of_another_shape_or_without_a_value_are_refused() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     // tract's Relu turns NaN into 0, which would give a verdict.
     for value in [f32::NAN, f32::INFINITY] {
@@ -368,7 +368,7 @@ fn shape_and_values() {
 }
 
 #[test]
-fn feature_file() {
+fn a_damaged_feature_file_is_refused() {
     let error = FeatureFile::read(&golden("metrics.py")).unwrap_err();
     assert!(
         matches!(error, Error::FeatureFile { .. }) && error.to_string().contains("metrics.py"),
@@ -377,7 +377,7 @@ fn feature_file() {
 }
 
 #[test]
-fn score_file() {
+fn a_damaged_score_file_is_refused() {
     let error = scores::read(&golden("metrics.py"), "score", |_| Ok(())).unwrap_err();
     assert!(matches!(error, Error::ScoreFile { .. }) && error.to_string().contains("metrics.py"), "{error}");
 }
@@ -388,7 +388,7 @@ fn scores_without_images() {
 }
 
 #[test]
-fn self_check() {
+fn a_failing_self_check_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     fs::write(&path, "what was there").unwrap();
@@ -400,7 +400,7 @@ fn self_check() {
 }
 
 #[test]
-fn differs() {
+fn outputs_that_differ_from_the_golden_batch_are_an_error() {
     let bytes = model();
     for provider in crate::PROVIDERS {
         assert!(Scorer::from_bytes(&bytes, provider).unwrap().verify().unwrap() < 1e-4);
@@ -421,7 +421,7 @@ fn no_golden_batch() {
 }
 
 #[test]
-fn no_map() {
+fn places_need_a_map() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     let outputs = scorer.score(Array4::zeros((1, 3, 32, 32)).view()).unwrap();
     let error = scorer.places(&outputs).unwrap_err();
@@ -469,13 +469,13 @@ fn too_few_held_out() {
 }
 
 #[test]
-fn provider() {
+fn a_provider_that_is_not_there_is_an_error() {
     let error = Scorer::from_bytes(&model(), Provider::Cuda(99)).unwrap_err();
     assert!(matches!(error, Error::Provider { .. }), "{error}");
 }
 
 #[test]
-fn not_finite() {
+fn values_that_are_not_finite_are_refused() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     let error = scorer.with_threshold(f32::NAN).unwrap_err();
     assert_eq!(error.to_string(), "the threshold is NaN, expected a finite number");
@@ -487,7 +487,7 @@ fn not_finite() {
 }
 
 #[test]
-fn classes() {
+fn classes_that_do_not_fit_are_refused() {
     let folder = golden("../../examples/demo");
     let demo = Dataset::known(&folder, Split::Test, &Input::default()).unwrap();
     let error = demo.align(&["cat".to_owned(), "dog".to_owned()]).unwrap_err();

@@ -64,7 +64,7 @@ fn known(place: &Path, split: Split) -> Result<Dataset> {
 }
 
 /// Checks both splits of a place, as known classes and as unknown images.
-fn is_divided(place: &Path, is_grey: bool) {
+fn assert_divided(place: &Path, is_grey: bool) {
     for (split, numbers) in [(Split::Train, TRAIN), (Split::Test, TEST)] {
         check(&known(place, split).unwrap(), numbers.clone(), is_grey, place);
         let unknown = Dataset::unknown(place, split, &Input::of_size(SIDE, SIDE)).unwrap();
@@ -78,7 +78,7 @@ fn is_divided(place: &Path, is_grey: bool) {
 }
 
 /// Checks a place without splits, which has the test images.
-fn is_undivided(place: &Path, is_grey: bool) {
+fn assert_undivided(place: &Path, is_grey: bool) {
     check(&known(place, Split::Test).unwrap(), TEST, is_grey, place);
     let unknown = Dataset::unknown(place, Split::Test, &Input::of_size(SIDE, SIDE)).unwrap();
     check_pixels(&unknown, TEST, is_grey, &place.display().to_string());
@@ -90,7 +90,7 @@ fn is_undivided(place: &Path, is_grey: bool) {
 }
 
 /// Checks a place with the training images alone, which can be divided.
-fn is_training_alone(place: &Path, is_grey: bool, found: &str) {
+fn assert_training_alone(place: &Path, is_grey: bool, found: &str) {
     check(&known(place, Split::Train).unwrap(), TRAIN, is_grey, place);
     let error = known(place, Split::Test).unwrap_err();
     assert!(matches!(&error, Error::Undivided { .. }) && error.to_string().ends_with(found), "{error}");
@@ -100,7 +100,7 @@ fn is_training_alone(place: &Path, is_grey: bool, found: &str) {
 }
 
 /// Checks a place with test images alone, of which none are training images.
-fn is_test_alone(place: &Path, found: &str) {
+fn assert_test_alone(place: &Path, found: &str) {
     let error = known(place, Split::Train).unwrap_err();
     assert!(matches!(&error, Error::Dataset { .. }), "{error}");
     assert!(error.to_string().ends_with(&format!("it has {found}, no training images")), "{error}");
@@ -157,7 +157,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn cifar() {
+fn cifar_is_recognised_in_every_release() {
     let digits = "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n\n";
     for (release, names, files, coarse) in [
         ("cifar-10-batches-bin", "batches.meta.txt", ["data_batch_1.bin", "test_batch.bin"], None),
@@ -170,14 +170,14 @@ fn cifar() {
             let record = |n: usize| coarse.into_iter().chain([(n % 10) as u8]).chain(planes(n, false));
             write(&place, file, &numbers.flat_map(record).collect::<Vec<u8>>());
         }
-        is_divided(&place, false);
-        is_divided(folder.path(), false);
+        assert_divided(&place, false);
+        assert_divided(folder.path(), false);
         let [train, test] = files.map(|file| place.join(file));
         fs::rename(&test, folder.path().join("aside")).unwrap();
-        is_training_alone(&place, false, &format!("it has `{}`", files[0]));
+        assert_training_alone(&place, false, &format!("it has `{}`", files[0]));
         fs::rename(folder.path().join("aside"), test).unwrap();
         fs::remove_file(train).unwrap();
-        is_test_alone(&place, &format!("`{}`", files[1]));
+        assert_test_alone(&place, &format!("`{}`", files[1]));
     }
     for (written_by, release) in [
         ("python2", "cifar-10-batches-py"),
@@ -188,7 +188,7 @@ fn cifar() {
         ("python3-protocol-5", "cifar-10-batches-py"),
     ] {
         let folder = unpacked(written_by);
-        is_divided(&folder.path().join(release), false);
+        assert_divided(&folder.path().join(release), false);
         let above = known(folder.path(), Split::Test);
         match written_by {
             "python2" => {
@@ -204,19 +204,19 @@ fn cifar() {
 }
 
 #[test]
-fn svhn() {
+fn svhn_is_recognised() {
     for name in ["svhn", "svhn-compressed"] {
         let folder = unpacked(name);
-        is_divided(folder.path(), false);
+        assert_divided(folder.path(), false);
         let extra = folder.path().join("extra_32x32.mat");
         fs::rename(folder.path().join("test_32x32.mat"), &extra).unwrap();
-        is_undivided(&extra, false);
-        is_training_alone(folder.path(), false, "it has `train_32x32.mat`");
+        assert_undivided(&extra, false);
+        assert_training_alone(folder.path(), false, "it has `train_32x32.mat`");
     }
 }
 
 #[test]
-fn idx_files() {
+fn idx_files_are_recognised() {
     let grey =
         |numbers: std::ops::Range<usize>| numbers.flat_map(|n| planes(n, true)[..SIDE * SIDE].to_vec());
     for (place, dot, is_packed, test) in [
@@ -238,21 +238,21 @@ fn idx_files() {
                 }
             }
         }
-        is_divided(folder.path(), true);
+        assert_divided(folder.path(), true);
         let place = folder.path().join(place);
-        is_divided(&place, true);
+        assert_divided(&place, true);
         let end = if is_packed { ".gz" } else { "" };
         let images = |split: &str| format!("{split}-images{dot}idx3-ubyte{end}");
         fs::rename(place.join(images(test)), folder.path().join("aside")).unwrap();
-        is_training_alone(&place, true, &format!("it has `{}`", images("train")));
+        assert_training_alone(&place, true, &format!("it has `{}`", images("train")));
         fs::rename(folder.path().join("aside"), place.join(images(test))).unwrap();
         fs::remove_file(place.join(images("train"))).unwrap();
-        is_test_alone(&place, &format!("`{}`", images(test)));
+        assert_test_alone(&place, &format!("`{}`", images(test)));
     }
 }
 
 #[test]
-fn image_folders() {
+fn image_folders_are_recognised() {
     let folder = tempfile::tempdir().unwrap();
     for n in TEST {
         write(folder.path(), &format!("plain/{n}/{n}.png"), &png(n));
@@ -261,7 +261,7 @@ fn image_folders() {
     for n in TRAIN {
         write(folder.path(), &format!("divided/train/{}/{n}.png", n % 10), &png(n));
     }
-    is_undivided(&folder.path().join("plain"), false);
+    assert_undivided(&folder.path().join("plain"), false);
     let divided = folder.path().join("divided");
     for (split, numbers) in [(Split::Train, TRAIN), (Split::Test, TEST)] {
         check(&known(&divided, split).unwrap(), numbers, false, &divided);
@@ -270,11 +270,11 @@ fn image_folders() {
     assert_eq!(Dataset::unknown(&divided, Split::Test, &Input::of_size(SIDE, SIDE)).unwrap().len(), 20);
     // Test images are no training images, whatever else there is.
     fs::rename(divided.join("train"), divided.join("val")).unwrap();
-    is_test_alone(&divided, "the folders `test`, `val`");
+    assert_test_alone(&divided, "the folders `test`, `val`");
 }
 
 #[test]
-fn textures() {
+fn dtd_is_recognised() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("dtd");
     for n in TEST {
@@ -284,13 +284,13 @@ fn textures() {
     write(&root, "labels/train1.txt", b"0/0_0001.jpg\n");
     write(&root, "imdb/imdb.mat", b"MATLAB 5.0 MAT-file");
     for place in [&root, folder.path()] {
-        is_undivided(place, false);
+        assert_undivided(place, false);
         assert!(known(place, Split::Test).unwrap().left_out().is_empty());
     }
 }
 
 #[test]
-fn tiny_imagenet() {
+fn tiny_imagenet_is_recognised() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("tiny-imagenet-200");
     let (mut ids, mut words, mut annotations) = (String::new(), String::from("n99\tcow\n"), String::new());
@@ -306,29 +306,29 @@ fn tiny_imagenet() {
     write(&root, "wnids.txt", ids.as_bytes());
     write(&root, "words.txt", words.as_bytes());
     write(&root, "val/val_annotations.txt", annotations.as_bytes());
-    is_divided(&root, false);
-    is_divided(folder.path(), false);
+    assert_divided(&root, false);
+    assert_divided(folder.path(), false);
     fs::rename(root.join("val"), folder.path().join("aside")).unwrap();
-    is_training_alone(&root, false, "it has `train`");
+    assert_training_alone(&root, false, "it has `train`");
     fs::rename(folder.path().join("aside"), root.join("val")).unwrap();
     fs::remove_dir_all(root.join("train")).unwrap();
-    is_test_alone(&root, "`val`");
+    assert_test_alone(&root, "`val`");
 }
 
 #[test]
-fn arrays_of_numpy() {
+fn arrays_of_numpy_are_recognised() {
     let folder = unpacked("npz");
     let at = |name: &str| folder.path().join(name);
-    is_divided(&at("keras.npz"), false);
-    is_divided(&at("medmnist.npz"), false);
-    is_undivided(&at("planes.npz"), false);
-    is_undivided(&at("fortran.npz"), false);
-    is_undivided(&at("grey.npz"), true);
+    assert_divided(&at("keras.npz"), false);
+    assert_divided(&at("medmnist.npz"), false);
+    assert_undivided(&at("planes.npz"), false);
+    assert_undivided(&at("fortran.npz"), false);
+    assert_undivided(&at("grey.npz"), true);
     assert!(known(&at("keras.npz"), Split::Test).unwrap().name(3).ends_with("keras.npz/x_test#3"));
     // A folder with one archive stands for it.
     let alone = tempfile::tempdir().unwrap();
     fs::copy(at("keras.npz"), alone.path().join("mnist.npz")).unwrap();
-    is_divided(alone.path(), false);
+    assert_divided(alone.path(), false);
     // With a byte order mark.
     write(alone.path(), "classes.txt", b"\xef\xbb\xbfa\nb\nc\nd\ne\nf\ng\nh\ni\nj\n");
     let classes = known(alone.path(), Split::Train).unwrap().classes().to_vec();
@@ -337,7 +337,7 @@ fn arrays_of_numpy() {
     let folder = unpacked("npy");
     let error = known(folder.path(), Split::Test).unwrap_err().to_string();
     assert!(error.contains("one of its files must be named: `corruption.npy`"), "{error}");
-    is_undivided(&folder.path().join("corruption.npy"), false);
+    assert_undivided(&folder.path().join("corruption.npy"), false);
     assert!(
         known(&folder.path().join("corruption.npy"), Split::Test)
             .unwrap()
@@ -398,13 +398,13 @@ fn a_severity_of_a_corruption() {
 
 #[cfg(feature = "parquet")]
 #[test]
-fn parquet() {
+fn parquet_is_recognised() {
     let folder = unpacked("parquet");
-    is_divided(folder.path(), false);
-    is_divided(&folder.path().join("data"), false);
+    assert_divided(folder.path(), false);
+    assert_divided(&folder.path().join("data"), false);
     let config = tempfile::tempdir().unwrap();
     fs::rename(folder.path().join("data"), config.path().join("plain_text")).unwrap();
-    is_divided(config.path(), false);
+    assert_divided(config.path(), false);
     let one = config.path().join("plain_text/test-00001-of-00002.parquet");
     assert_eq!(known(&one, Split::Test).unwrap().labels(), [5, 6, 7, 8, 9]);
     // The header of the first page has its type, its unpacked and its packed size, two bytes of seven bits
