@@ -42,8 +42,8 @@ if __name__ == "__main__":
     files = scoring.local_files(args.images)
     if files and (broken := [file for file in files if "\n" in str(file)]):
         print(f"Ray skips {len(broken)} files with a line break in their path: {broken[0]!r}, ...", file=sys.stderr)
-        files = [file for file in files if file not in broken]
-    images = ray.data.read_binary_files([str(file) for file in files] if files else args.images, include_paths=True)
+        files = [file for file in files if "\n" not in str(file)]
+    images = ray.data.read_binary_files(args.images if files is None else [str(file) for file in files], include_paths=True)
     rows = images.map_batches(
         Scorer,
         fn_constructor_args=(args.model,),

@@ -101,7 +101,7 @@ def local_files(folder: str) -> list[Path] | None:
         # A link may lead back to a folder above it.
         is_new = (place := os.path.realpath(folder)) not in seen
         seen.add(place)
-        folders[:] = [name for name in folders if is_new and not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
         files += [Path(folder, name) for name in names if is_new and not name.startswith(".")]
     return sorted(file for file in files if file.is_file())
 

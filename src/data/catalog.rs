@@ -886,6 +886,8 @@ mod tests {
         let is_hexadecimal = |sum: &str, digits| {
             sum.len() == digits && sum.bytes().all(|byte| b"0123456789abcdef".contains(&byte))
         };
+        let of_digits = SETS.iter().filter(|set| set.is_of_digits()).map(|set| set.name);
+        assert_eq!(of_digits.collect::<Vec<_>>(), ["svhn", "mnist"]);
         let mut sums = HashSet::new();
         for set in &SETS {
             assert!(set.images[1] > 0 && !set.about.is_empty() && !set.terms.is_empty(), "{}", set.name);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{
     LeftOut, Source, Split,
     arrays::{Arrays, Form, Piece},
-    layout::{Layout, Part, Reasoned, Splits, Wanted, names_in},
+    layout::{Layout, Part, Reasoned, Splits, Wanted, class_names},
 };
 use crate::{
     error::{Error, Result},
@@ -184,7 +184,7 @@ impl Release {
     fn classes(&self, folder: &Path) -> Result<Vec<String>> {
         let path = folder.join(self.names);
         let names = match self.form {
-            Encoding::Records { .. } => names_in(&path)?,
+            Encoding::Records { .. } => class_names(&path)?,
             Encoding::Pickles { names, .. } => pickled_names(&path, names)?,
         };
         Ok(names.unwrap_or_else(|| self.classes.iter().map(|&name| name.to_owned()).collect()))

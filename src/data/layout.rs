@@ -205,17 +205,16 @@ fn start(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The names in a text file, one a line, if there is one.
+/// The names in a text file, one a line, if there is one. Empty lines are passed over.
 pub(super) fn names_in(path: &Path) -> Result<Option<Vec<String>>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    // Editors of Windows begin a file with a byte order mark.
-    let text = text.trim_start_matches('\u{feff}');
-    let mut names: Vec<String> = text.lines().map(|name| name.trim().to_owned()).collect();
+    Ok(lines_of(path)?.map(|lines| lines.into_iter().filter(|name| !name.is_empty()).collect()))
+}
+
+/// The names of classes in a text file, one a line, if there is one. Only at its end may lines be empty: the
+/// names after another one would be those of other classes.
+pub(super) fn class_names(path: &Path) -> Result<Option<Vec<String>>> {
+    let Some(mut names) = lines_of(path)? else { return Ok(None) };
     while names.pop_if(|name| name.is_empty()).is_some() {}
-    // The names after it would be those of other classes.
     match names.iter().position(String::is_empty) {
         Some(place) => {
             let reason = format!("line {} is empty", place + 1);
@@ -225,9 +224,20 @@ pub(super) fn names_in(path: &Path) -> Result<Option<Vec<String>>> {
     }
 }
 
+/// The lines of a text file, trimmed, if there is one.
+fn lines_of(path: &Path) -> Result<Option<Vec<String>>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    // Editors of Windows begin a file with a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
+    Ok(Some(text.lines().map(|line| line.trim().to_owned()).collect()))
+}
+
 /// The names of classes in the file `classes.txt` of a folder, if there is one, numbered from 0.
 pub(super) fn named_classes(folder: &Path) -> Result<Option<Vec<(i64, String)>>> {
-    let names = names_in(&folder.join("classes.txt"))?;
+    let names = class_names(&folder.join("classes.txt"))?;
     Ok(names.map(|names| (0..).zip(names).collect()))
 }
 
@@ -263,9 +273,9 @@ mod tests {
         let file = folder.path().join("classes.txt");
         std::fs::write(&file, "\u{feff}zero\r\none \n\n\n").unwrap();
         let names = ["zero", "one"].map(str::to_owned).to_vec();
-        assert_eq!(names_in(&file).unwrap(), Some(names));
+        assert_eq!(class_names(&file).unwrap(), Some(names));
         std::fs::write(&file, "zero\n\ntwo\n").unwrap();
-        let error = names_in(&file).unwrap_err().to_string();
+        let error = class_names(&file).unwrap_err().to_string();
         assert!(error.ends_with("classes.txt` is not a usable data set: line 2 is empty"), "{error}");
     }
 

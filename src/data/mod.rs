@@ -288,9 +288,9 @@ impl Dataset {
     /// Whether the two have images from the same folder, file or array. A link to a file is that file.
     #[must_use]
     pub fn shares_images_with(&self, other: &Self) -> bool {
-        !self.origins().is_disjoint(&other.origins())
-            || (self.has_links() || other.has_links())
-                && !self.image_files().is_disjoint(&other.image_files())
+        let has_links = self.has_links() || other.has_links();
+        !self.origins(has_links).is_disjoint(&other.origins(has_links))
+            || has_links && !self.image_files().is_disjoint(&other.image_files())
     }
 
     /// Whether it was opened in a folder, or in one below.
@@ -302,7 +302,7 @@ impl Dataset {
     /// Whether there are links among its image files.
     fn has_links(&self) -> bool {
         match &*self.source {
-            Source::Files(files) => self.places.iter().any(|&place| files[place].is_symlink()),
+            Source::Files(files) => self.places.par_iter().any(|&place| files[place].is_symlink()),
             _ => false,
         }
     }
@@ -311,7 +311,7 @@ impl Dataset {
     fn image_files(&self) -> HashSet<PathBuf> {
         match &*self.source {
             Source::Files(files) => {
-                self.places.iter().filter_map(|&place| files[place].canonicalize().ok()).collect()
+                self.places.par_iter().filter_map(|&place| files[place].canonicalize().ok()).collect()
             }
             _ => HashSet::new(),
         }
@@ -339,12 +339,17 @@ impl Dataset {
         &self.origin
     }
 
-    /// The folders and files that the images come from, and the arrays in them.
-    fn origins(&self) -> HashSet<(PathBuf, Option<&str>)> {
+    /// The folders and files that the images come from, and the arrays in them. If there are links, the
+    /// folders of these do not count.
+    fn origins(&self, has_links: bool) -> HashSet<(PathBuf, Option<&str>)> {
         let named: HashSet<(&Path, Option<&str>)> = match &*self.source {
             Source::Arrays(arrays) => arrays.places().collect(),
             Source::Files(files) => {
-                let files = self.places.iter().map(|&place| &files[place]).filter(|file| !file.is_symlink());
+                let files = self
+                    .places
+                    .iter()
+                    .map(|&place| &files[place])
+                    .filter(|file| !has_links || !file.is_symlink());
                 let folders = files.filter_map(|file| file.parent());
                 folders.map(|folder| (folder, None)).collect()
             }
@@ -869,7 +874,8 @@ pub(crate) fn open_both(
 ) -> Result<(Dataset, Dataset, Vec<UnknownSet>)> {
     let Some(share) = held_out_test else {
         let training = open_training(known, None, protocol, input)?;
-        let (test, unknown) = open_test(known, None, unknown, protocol, input)?;
+        let test = Dataset::known(known, Split::Test, input)?;
+        let (test, unknown) = with_unknown(test, unknown, protocol, input)?;
         return Ok((training, test, unknown));
     };
     let (training, test) = Dataset::divided(known, share, input)?;

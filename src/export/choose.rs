@@ -86,8 +86,8 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 /// The terms of the candidates, in the order of preference: those of classes and those of features, for
-/// anchors of this length, and so many training images and classes. More candidates would be chosen by chance, because
-/// stand-ins resemble unknown images only roughly.
+/// anchors of this length, and so many training images and classes. More candidates would be chosen by
+/// chance, because stand-ins resemble unknown images only roughly.
 fn candidates(magnitude: f64, images: usize, classes: usize) -> (Vec<Term>, Vec<Term>) {
     let warm = LogitScore::warm_energy(magnitude);
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into(), FeatureScore::Fdbd.into()];

@@ -45,9 +45,10 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
     let (labels_file, config_file) = (folder.join("labels.txt"), folder.join("config.pbtxt"));
     // All versions have these files in common, and a user may have tuned the configuration.
     let earlier = |path: &Path| fs::read_to_string(path).ok();
+    let is_first = !folder.is_dir() || next_version(&folder)? == 1;
     let differs = earlier(&labels_file).is_some_and(|earlier| earlier != labels)
         || earlier(&config_file).is_some_and(|earlier| !earlier.contains(&interface));
-    if differs {
+    if differs && !is_first {
         let reason = format!("`{}` has versions with other classes, inputs or outputs", folder.display());
         return Err(Error::setting("model of the repository", format!("`{name}`"), reason));
     }
@@ -61,7 +62,7 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
         atomic::unfinished_folder(&folder).map_err(Error::io("create a folder in", &folder))?;
     atomic::write(&new.path().join("model.onnx"), &bytes)?;
     for (path, text) in [(&config_file, head + &interface + &rest), (&labels_file, labels)] {
-        if !path.exists() {
+        if is_first || !path.exists() {
             atomic::write(path, text.as_bytes())?;
         }
     }

@@ -111,7 +111,7 @@ pub(super) fn broken(path: &Path, reason: impl ToString) -> Error {
     Error::ScoreFile { path: path.to_owned(), reason: reason.to_string() }
 }
 
-/// Reads until so many bytes are read that no line has.
+/// Refuses to read on once more bytes are read than a line may have; `left` is set anew for each line.
 struct Limited<'a, R> {
     inner: R,
     left: &'a Cell<u64>,

@@ -155,7 +155,8 @@ impl Stream {
     }
 }
 
-/// What the sums of a metric may be off by in rounding: those of bounds and of an exact metric differ in order.
+/// The largest rounding error that is expected of the sums: those of bounds and those of an exact metric are
+/// added in different order.
 const ROUNDING: f64 = 5e-13;
 
 /// The bounds of the metrics of a curve that is known only at the edges of bins, given in descending order.
@@ -284,7 +285,7 @@ mod tests {
                 let all = exact.named().zip(metrics.named()).zip(bounds.named());
                 for (((name, exact), (_, value)), (_, Interval { low, high })) in all {
                     let what = format!("{order} {capacity} {name}: {low} <= {exact}, {value} <= {high}");
-                    let holds = |value: f64| low - 1e-12 <= value && value <= high + 1e-12;
+                    let holds = |value: f64| low <= value && value <= high;
                     assert!(holds(exact) && holds(value), "{what}");
                     // An AUPR starts from few flagged images, of which a bin is a large part.
                     assert!(high - low < 32.0 / capacity as f64, "{what}");

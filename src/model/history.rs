@@ -211,9 +211,10 @@ impl Training {
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
     /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
     /// (the number of training images), `held_out_test` (the share of images to test on), `test_images`
-    /// (their number), `test_names` (the checksum of their names), `skipped` (the number of images that could not be read), `held_out_seen` (whether the
-    /// backbone had learned from held-out images), `ancestors` (what it and the backbones before it were
-    /// trained on) or `epoch` (the number of finished epochs after which the weights were taken).
+    /// (their number), `test_names` (the checksum of their names), `skipped` (the number of images that could
+    /// not be read), `held_out_seen` (whether the backbone had learned from held-out images), `ancestors`
+    /// (what it and the backbones before it were trained on) or `epoch` (the number of finished epochs after
+    /// which the weights were taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()
@@ -254,8 +255,8 @@ pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
 /// of each. It is for a training that begins with this one, and not shown.
 pub(crate) const ANCESTORS: &str = "ancestors";
 
-/// The field of the [names](crate::data::Dataset::names_checksum) of the test images, if they are held out: by
-/// them `eval` notices that the data set is divided in another way. It is not shown.
+/// The field of the [names](crate::data::Dataset::names_checksum) of the test images, if they are held out:
+/// by them `eval` notices that the data set is divided in another way. It is not shown.
 pub(crate) const TEST_NAMES: &str = "test_names";
 
 /// The fields that do not belong to the recipe.

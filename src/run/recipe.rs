@@ -133,6 +133,7 @@ impl Recipe {
             batch_size: 128,
             optimizer: Optimizer::Muon,
             learning_rate: 0.3,
+            augment: Augment::Shift,
             outlier_share: 0.125,
             ..Self::default()
         }
@@ -260,6 +261,9 @@ pub enum Augment {
     Flip,
     /// A shift by up to an eighth of the size with black padding.
     Crop,
+    /// A shift by up to a sixteenth of the size, with the image reflected at its borders: no edge appears
+    /// that a whitening convolution would enhance.
+    Shift,
     /// As in the official CAC code: random crop of 80 to 100 % of the area, rotation by up to 10 degrees.
     Affine,
     /// For photographs, as in torchvision's `RandomResizedCrop`: a random box of 50 to 100 % of the area of
@@ -269,7 +273,8 @@ pub enum Augment {
 
 impl Augment {
     /// All augmentations.
-    pub const ALL: [Self; 5] = [Self::None, Self::Flip, Self::Crop, Self::Affine, Self::ResizedCrop];
+    pub const ALL: [Self; 6] =
+        [Self::None, Self::Flip, Self::Crop, Self::Shift, Self::Affine, Self::ResizedCrop];
 }
 
 /// Unknown images for training; as text `none`, `scrambled`, the folder or the name of a published data set.

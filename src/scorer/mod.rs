@@ -658,7 +658,8 @@ impl RawOutputs {
     }
 }
 
-/// The largest difference, relative above 1; NaN if a value is NaN, infinite if one of the two has more values.
+/// The largest difference, relative above 1; NaN if a value is NaN, infinite if one of the two has more
+/// values.
 pub(crate) fn greatest_difference<'a>(
     found: impl IntoIterator<Item = &'a f32>,
     expected: impl IntoIterator<Item = &'a f32>,

@@ -34,6 +34,14 @@ pub(super) fn augment<R: Rng>(
             let view = View { matrix: [[1.0, 0.0], [0.0, 1.0]], offset: [right, down] };
             view.mirrored(flip(random)).take(pixels, height, width);
         }
+        Augment::Shift => {
+            let mut shift = |size: usize| {
+                let most = (size / 16) as i32;
+                random.random_range(-most..=most)
+            };
+            let (down, right) = (shift(height), shift(width));
+            reflected_shift(pixels, height, width, [down, right], flip(random));
+        }
         Augment::Affine => {
             let (height_f, width_f) = (height as f32, width as f32);
             let share: f32 = random.random_range(0.8..=1.0);
@@ -46,6 +54,33 @@ pub(super) fn augment<R: Rng>(
             let (sine, cosine) = random.random_range(-10.0_f32..=10.0).to_radians().sin_cos();
             let matrix = [[across * cosine, -across * sine], [along * sine, along * cosine]];
             View { matrix, offset: [right, down] }.mirrored(flip(random)).take(pixels, height, width);
+        }
+    }
+}
+
+/// Moves the view down and to the right by less than the size. Beyond its borders the image is reflected.
+fn reflected_shift(
+    pixels: &mut [u8],
+    height: usize,
+    width: usize,
+    [down, right]: [i32; 2],
+    is_mirrored: bool,
+) {
+    let reflected = |place: i32, size: usize| {
+        let last = size as i32 - 1;
+        (last - (last - place.abs()).abs()) as usize
+    };
+    let rows: Vec<usize> = (0..height as i32).map(|row| reflected(row + down, height)).collect();
+    let mut columns: Vec<usize> = (0..width as i32).map(|column| reflected(column + right, width)).collect();
+    if is_mirrored {
+        columns.reverse();
+    }
+    let old = pixels.to_vec();
+    for (new, old) in pixels.chunks_exact_mut(height * width).zip(old.chunks_exact(height * width)) {
+        for (new, &row) in new.chunks_exact_mut(width).zip(&rows) {
+            for (new, column) in new.iter_mut().zip(&columns) {
+                *new = old[row * width + column];
+            }
         }
     }
 }
@@ -252,12 +287,46 @@ mod tests {
     }
 
     #[test]
+    fn shifts_reflect_the_image_at_its_borders() {
+        let old = image();
+        let shifted = |shift: [i32; 2], is_mirrored: bool| {
+            let mut pixels = old.clone();
+            reflected_shift(&mut pixels, 16, 24, shift, is_mirrored);
+            pixels
+        };
+        assert_eq!(shifted([0, 0], false), old);
+        assert_eq!(shifted([0, 0], true), seen([[-1.0, 0.0], [0.0, 1.0]], [0.0, 0.0]));
+        let moved = shifted([-1, 2], false);
+        for (row, column, old_row, old_column) in
+            [(0, 0, 1, 2), (1, 0, 0, 2), (15, 21, 14, 23), (15, 22, 14, 22), (8, 23, 7, 21)]
+        {
+            assert_eq!(at(&moved, 1, row, column), at(&old, 1, old_row, old_column), "{row} {column}");
+        }
+
+        let (mut random, mut mirrored) = (ChaCha8Rng::seed_from_u64(6), 0);
+        for _ in 0..200 {
+            let mut pixels = old.clone();
+            augment(&by(Augment::Shift), &mut pixels, 16, 24, &mut random);
+            let is_view = |is_mirrored: bool| {
+                (-1..=1).any(|right| (-1..=1).any(|down| pixels == shifted([down, right], is_mirrored)))
+            };
+            assert!(is_view(false) || is_view(true));
+            mirrored += u32::from(is_view(true));
+        }
+        assert!((70..130).contains(&mirrored), "{mirrored}");
+    }
+
+    #[test]
     fn digits_are_not_mirrored() {
         let mut random = ChaCha8Rng::seed_from_u64(5);
-        for _ in 0..20 {
-            let mut pixels = image();
-            augment(&Recipe { mirror: false, ..by(Augment::Flip) }, &mut pixels, 16, 24, &mut random);
-            assert_eq!(pixels, image());
+        let shifted = |right: i32, down: i32| seen([[1.0, 0.0], [0.0, 1.0]], [right as f32, down as f32]);
+        for augmentation in [Augment::Flip, Augment::Crop] {
+            for _ in 0..20 {
+                let mut pixels = image();
+                augment(&Recipe { mirror: false, ..by(augmentation) }, &mut pixels, 16, 24, &mut random);
+                let is_view = (-3..=3).any(|right| (-2..=2).any(|down| pixels == shifted(right, down)));
+                assert!(is_view && (augmentation == Augment::Crop || pixels == image()));
+            }
         }
     }
 }

@@ -35,7 +35,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "cifar-names" => unpacked("pickle-of-names"),
         "cifar-pickle" => unpacked("pickle"),
         "cifar" => vec![[0; 3073].to_vec(), [[1; 3073], [0; 3073]].concat()],
-        "class-names" => vec![b"airplane\nautomobile\n\nbird\n".to_vec(), "häschen\r\nhund".into()],
+        "class-names" => vec![b"airplane\nautomobile\nbird\n\n".to_vec(), "häschen\r\nhund".into()],
         "drift-state" => vec![written(|path| {
             let mut monitor = Monitor::new(&[0.0, 1.0], 0.01, 0)?;
             let origin = StreamOrigin { model: "fuzz".to_owned(), score: "cac".to_owned() };

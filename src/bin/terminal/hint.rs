@@ -34,6 +34,9 @@ pub fn of(error: &Error) -> Option<String> {
                 sources.join(", ")
             ));
         }
+        Error::Checksum { path, .. } if path.extension().is_some_and(|extension| extension == "sha256") => {
+            return Some(format!("remove `{}` to record the file as it is", path.display()));
+        }
         Error::Checksum { path, .. } => {
             return Some(format!("remove `{}` to fetch it again", path.display()));
         }

@@ -135,8 +135,8 @@ pub struct Settings {
         |recipe| name_of(&recipe.augment)))]
     augment: Option<Augment>,
     /// Do not mirror training images, as for digits and texts; the default for `mnist` and `svhn`
-    #[arg(long)]
-    no_mirror: bool,
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    no_mirror: Option<bool>,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
     /// below 1
     #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
@@ -188,8 +188,8 @@ fn test_every(freeze: bool) -> usize {
     if freeze { 5 } else { 1 }
 }
 
-/// The learning rate of a recipe with an optimizer, as a share of the default one. That of a recipe for Muon is
-/// no other optimizer's.
+/// The learning rate of a recipe with an optimizer, as a share of the default one. That of a recipe for Muon
+/// is no other optimizer's.
 fn rate_share(recipe: &Recipe, optimizer: Optimizer) -> f64 {
     if recipe.optimizer == Optimizer::Muon && optimizer != Optimizer::Muon {
         return 1.0;
@@ -448,7 +448,7 @@ impl Settings {
             warm_up: self.warm_up,
             weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
             augment: self.augment.unwrap_or(usual.augment),
-            mirror: !self.no_mirror && !self.is_of_digits(),
+            mirror: !self.no_mirror.unwrap_or_else(|| self.is_of_digits()),
             trim: self.trim,
             ema: self.ema,
             outliers: usual.outliers,

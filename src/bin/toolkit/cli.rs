@@ -218,7 +218,7 @@ pub struct FileArgs {
     #[arg(long, value_name = "N", help = format!("Number of calibration images, drawn at random; by default {}", FileArgs::CALIBRATION_IMAGES))]
     pub calibration_images: Option<NonZeroUsize>,
     /// Also add the file to this Triton model repository as the next version, with a KServe InferenceService
-    /// beside it
+    /// beside it; versions with other classes, inputs or outputs need another name
     #[arg(long, value_name = "DIR")]
     pub triton: Option<PathBuf>,
     /// Print the file's manifest as JSON
