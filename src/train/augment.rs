@@ -26,21 +26,13 @@ pub(super) fn augment<R: Rng>(
             }
         }
         Augment::Crop => {
-            let mut shift = |size: usize| {
-                let most = (size / 8) as i32;
-                random.random_range(-most..=most) as f32
-            };
-            let (down, right) = (shift(height), shift(width));
+            let [down, right] = [height, width].map(|size| shift(size / 8, random) as f32);
             let view = View { matrix: [[1.0, 0.0], [0.0, 1.0]], offset: [right, down] };
             view.mirrored(flip(random)).take(pixels, height, width);
         }
         Augment::Shift => {
-            let mut shift = |size: usize| {
-                let most = (size / 16) as i32;
-                random.random_range(-most..=most)
-            };
-            let (down, right) = (shift(height), shift(width));
-            reflected_shift(pixels, height, width, [down, right], flip(random));
+            let shifts = [height, width].map(|size| shift(size / 16, random));
+            reflected_shift(pixels, height, width, shifts, flip(random));
         }
         Augment::Affine => {
             let (height_f, width_f) = (height as f32, width as f32);
@@ -56,6 +48,12 @@ pub(super) fn augment<R: Rng>(
             View { matrix, offset: [right, down] }.mirrored(flip(random)).take(pixels, height, width);
         }
     }
+}
+
+/// A random shift by at most this many pixels.
+fn shift(most: usize, random: &mut impl Rng) -> i32 {
+    let most = most as i32;
+    random.random_range(-most..=most)
 }
 
 /// Moves the view down and to the right by less than the size. Beyond its borders the image is reflected.

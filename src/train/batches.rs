@@ -507,8 +507,7 @@ impl<'a> Batches<'a> {
 
     /// The features of known images, and of outliers.
     fn features(&self, features: &Features, epoch: usize, step: usize, known: &[usize]) -> Result<Images> {
-        let recipe = &self.settings.recipe;
-        let is_flipped = recipe.augment == Augment::Flip && recipe.mirror;
+        let is_flipped = self.settings.recipe.mirrors();
         let view = |random: &mut ChaCha8Rng| match is_flipped && random.random() {
             true => View::Mirrored,
             false => View::Plain,

@@ -28,7 +28,7 @@ use crate::{
     data::prefetch,
     error::{Error, Result},
     files::{atomic, checksum, npy},
-    run::{Augment, Device, Outliers, RunFolder},
+    run::{Device, Outliers, RunFolder},
     weights::Weights,
 };
 
@@ -88,7 +88,7 @@ pub(super) struct FrozenLayers<'a, Open> {
 /// The rows that a run needs.
 fn blocks(batches: &Batches) -> Vec<Block> {
     let recipe = &batches.settings.recipe;
-    let mirrored = (recipe.augment == Augment::Flip && recipe.mirror).then_some(View::Mirrored);
+    let mirrored = recipe.mirrors().then_some(View::Mirrored);
     let scrambled = (recipe.outliers == Outliers::Scrambled).then_some(View::Scrambled);
     let mut start = 0;
     let block = |set: Set| {
