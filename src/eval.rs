@@ -63,7 +63,7 @@ pub struct ScoredSet {
     pub predicted: Vec<usize>,
     /// The values of each score; larger = more likely unknown.
     pub scores: Vec<Vec<f32>>,
-    /// The places of the images in the set whose logits are kept: at equal distances, ascending.
+    /// The positions of the images in the set whose logits are kept: at equal distances, ascending.
     pub sampled: Vec<usize>,
     /// The logits of these images, `[S, C]`.
     pub logits: Array2<f32>,
@@ -110,11 +110,11 @@ impl Evaluation {
         let mut features = features
             .filter(|_| needs_features)
             .into_iter()
-            .flat_map(|(known, unknown)| [known].into_iter().chain(unknown).map(|features| features.view()));
+            .flat_map(|features| features.sets().map(|features| features.view()));
         let sample = Sample::new(checkpoint.anchors.classes(), unknown.len());
         let mut set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
             let distances = checkpoint.anchors.distances(logits.view());
-            let sampled: Vec<usize> = sample.places(name, logits.nrows()).collect();
+            let sampled: Vec<usize> = sample.positions(name, logits.nrows()).collect();
             ScoredSet {
                 name: name.to_owned(),
                 images: Vec::new(),
@@ -203,10 +203,10 @@ impl Sample {
         Self { known: all / 2, unknown: all / 2 / unknown_sets.max(1) }
     }
 
-    /// The places of the sampled ones of `count` images.
-    fn places(&self, set: &str, count: usize) -> impl Iterator<Item = usize> {
+    /// The positions of the sampled ones of `count` images.
+    fn positions(&self, set: &str, count: usize) -> impl Iterator<Item = usize> {
         let sampled = if set == KNOWN { self.known } else { self.unknown }.min(count);
-        (0..count).filter(move |place| place * sampled / count != (place + 1) * sampled / count)
+        (0..count).filter(move |position| position * sampled / count != (position + 1) * sampled / count)
     }
 }
 
@@ -285,11 +285,11 @@ pub fn evaluate(
             logits: Array2::zeros((0, classes)),
             ..ScoredSet::default()
         };
-        let mut sampled = sample.places(name, images.len()).peekable();
+        let mut sampled = sample.positions(name, images.len()).peekable();
         run(scorer, images, |batch| {
             for (row, &index) in batch.indices.iter().enumerate() {
                 // An image that cannot be read is passed over.
-                while sampled.next_if(|&place| place < index).is_some() {}
+                while sampled.next_if(|&position| position < index).is_some() {}
                 if sampled.next_if_eq(&index).is_some() {
                     set.sampled.push(set.truth.len() + row);
                     set.logits.push_row(batch.outputs.logits.row(row)).expect("one logit per class");
@@ -412,19 +412,19 @@ fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> 
     // What a model that resizes decides follows from the images as they are.
     let read = |batch: &[usize]| {
         if scorer.decision().resizes {
-            let (places, images, errors) = images.readable_originals(batch);
-            (places, Read::Originals(images), errors)
+            let (positions, images, errors) = images.readable_originals(batch);
+            (positions, Read::Originals(images), errors)
         } else {
-            let (places, pixels, errors) = images.readable_batch(batch);
-            (places, Read::Pixels(pixels), errors)
+            let (positions, pixels, errors) = images.readable_batch(batch);
+            (positions, Read::Pixels(pixels), errors)
         }
     };
     prefetch(
         batches,
         |batch| (batch, read(batch)),
         |decoded| {
-            for (batch, (places, images, errors)) in decoded {
-                let indices = places.into_iter().map(|place| batch[place]).collect();
+            for (batch, (positions, images, errors)) in decoded {
+                let indices = positions.into_iter().map(|position| batch[position]).collect();
                 let outputs = match images {
                     Read::Pixels(pixels) => scorer.score_u8(pixels.view()),
                     Read::Originals(images) => scorer.score_originals(&images),

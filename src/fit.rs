@@ -170,15 +170,15 @@ fn directions(features: ArrayView2<f32>) -> Array2<f64> {
     directions
 }
 
-/// The places of `count` images, drawn so that each class has its share.
+/// The indices of `count` images, drawn so that each class has its share.
 fn representatives(labels: &[i64], count: usize) -> Vec<usize> {
     let mut order = shuffled(labels.len(), 0);
     let mut seen = std::collections::HashMap::new();
     // The rank of an image among those of its class, as a share of them: the lowest are kept.
     let mut ranks = vec![0.0; labels.len()];
-    for &place in &order {
-        let rank = seen.entry(labels[place]).or_insert(0);
-        ranks[place] = f64::from(*rank);
+    for &index in &order {
+        let rank = seen.entry(labels[index]).or_insert(0);
+        ranks[index] = f64::from(*rank);
         *rank += 1;
     }
     for (rank, label) in ranks.iter_mut().zip(labels) {
@@ -346,8 +346,8 @@ fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
         matrix.self_adjoint_eigen(Side::Lower).expect("the iteration converges for finite matrices");
     let (vectors, values) = (decomposition.U(), decomposition.S().column_vector());
     (
-        (0..size).map(|place| values[place]).collect(),
-        Array2::from_shape_fn((size, size), |place| vectors[(place.0, place.1)]),
+        (0..size).map(|index| values[index]).collect(),
+        Array2::from_shape_fn((size, size), |index| vectors[(index.0, index.1)]),
     )
 }
 
@@ -375,8 +375,8 @@ mod tests {
     #[test]
     fn representatives_keep_the_shares_of_the_classes() {
         let labels: Vec<i64> = (0..100).map(|i| i64::from(i % 10 == 0)).collect();
-        let places = representatives(&labels, 20);
-        assert!(places.len() == 20 && places.is_sorted());
-        assert_eq!(places.iter().filter(|&&place| labels[place] == 1).count(), 2);
+        let indices = representatives(&labels, 20);
+        assert!(indices.len() == 20 && indices.is_sorted());
+        assert_eq!(indices.iter().filter(|&&index| labels[index] == 1).count(), 2);
     }
 }

@@ -257,7 +257,7 @@ impl Family {
         Architecture { family: self, settings }
     }
 
-    fn place(&self, setting: &str) -> Option<usize> {
+    fn index_of(&self, setting: &str) -> Option<usize> {
         self.settings.iter().position(|other| other.name == setting)
     }
 }
@@ -285,12 +285,12 @@ impl Architecture {
     /// # Errors
     /// [`Error::Setting`] if the family has no such setting.
     pub fn with(mut self, setting: &str, value: f64) -> Result<Self> {
-        let Some(place) = self.family.place(setting) else {
+        let Some(index) = self.family.index_of(setting) else {
             let names: Vec<&str> = self.family.settings.iter().map(|setting| setting.name).collect();
             let reason = format!("not a setting of {}, which has {}", self.family.name, names.join(", "));
             return Err(Error::setting("network", format!("`{setting}`"), reason));
         };
-        self.settings[place] = value;
+        self.settings[index] = value;
         Ok(self)
     }
 
@@ -342,7 +342,7 @@ impl Architecture {
 
     /// The value of a setting of the family.
     fn get(&self, setting: &str) -> f64 {
-        self.settings[self.family.place(setting).expect("a setting of the family")]
+        self.settings[self.family.index_of(setting).expect("a setting of the family")]
     }
 
     /// The value of a setting that must be an integer in `range` and satisfy `is_possible`.

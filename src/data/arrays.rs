@@ -31,7 +31,7 @@ pub(super) struct Piece {
     pub file: PathBuf,
     /// The name of the array, where a file has several.
     pub array: Option<String>,
-    /// The place of the first of the images in that array.
+    /// The index of the first of the images in that array.
     pub first: usize,
     pub count: usize,
 }

@@ -38,6 +38,7 @@ pub(super) const FINE_CLASSES: [&str; 100] = [
 pub(super) const TEN_BINARY: Layout = Layout {
     about: "CIFAR-10 (`data_batch_1.bin`, `test_batch.bin`)",
     nested: &["cifar-10-batches-bin"],
+    ignores_images: false,
     is_here: |folder| Release::TEN_BINARY.is_here(folder),
     open: |folder, wanted| Release::TEN_BINARY.open(folder, wanted),
 };
@@ -45,6 +46,7 @@ pub(super) const TEN_BINARY: Layout = Layout {
 pub(super) const TEN_PICKLED: Layout = Layout {
     about: "CIFAR-10 in Python's form (`data_batch_1`, `test_batch`)",
     nested: &["cifar-10-batches-py"],
+    ignores_images: false,
     is_here: |folder| Release::TEN_PICKLED.is_here(folder),
     open: |folder, wanted| Release::TEN_PICKLED.open(folder, wanted),
 };
@@ -52,6 +54,7 @@ pub(super) const TEN_PICKLED: Layout = Layout {
 pub(super) const HUNDRED_BINARY: Layout = Layout {
     about: "CIFAR-100 (`train.bin`, `test.bin`)",
     nested: &["cifar-100-binary"],
+    ignores_images: false,
     is_here: |folder| Release::HUNDRED_BINARY.is_here(folder),
     open: |folder, wanted| Release::HUNDRED_BINARY.open(folder, wanted),
 };
@@ -59,6 +62,7 @@ pub(super) const HUNDRED_BINARY: Layout = Layout {
 pub(super) const HUNDRED_PICKLED: Layout = Layout {
     about: "CIFAR-100 in Python's form (`train`, `test`, `meta`)",
     nested: &["cifar-100-python"],
+    ignores_images: false,
     is_here: |folder| {
         let is_release = Release::HUNDRED_PICKLED.is_here(folder);
         is_release && folder.join("meta").is_file()

@@ -19,6 +19,7 @@ use crate::{
 pub(super) const CLASSES: Layout = Layout {
     about: "folders of images (`train/CLASS/...` and `test/CLASS/...`, or `CLASS/...`)",
     nested: &[],
+    ignores_images: false,
     is_here: Path::is_dir,
     open: |folder, wanted| match wanted {
         Wanted::Unknown(_) => Ok(unlabelled(images_below(folder)?)),
@@ -33,6 +34,7 @@ pub(super) const TEXTURE_LABELS: &str = "labels/labels_joint_anno.txt";
 pub(super) const TEXTURES: Layout = Layout {
     about: "the Describable Textures Dataset (`images/CLASS/...` with `labels` or `imdb`)",
     nested: &["dtd"],
+    ignores_images: false,
     is_here: |folder| {
         let marks = [TEXTURE_LABELS, "imdb/imdb.mat"];
         folder.join("images").is_dir() && marks.iter().any(|mark| folder.join(mark).is_file())

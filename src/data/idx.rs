@@ -22,6 +22,7 @@ use crate::{
 pub(super) const LAYOUT: Layout = Layout {
     about: "IDX, as MNIST (`train-images-idx3-ubyte`, `t10k-images-idx3-ubyte`, or with `.gz`)",
     nested: &["raw", "MNIST/raw", "FashionMNIST/raw", "KMNIST/raw", "EMNIST/raw", "gzip"],
+    ignores_images: false,
     is_here: |path| place(path).is_some(),
     open,
 };

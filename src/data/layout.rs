@@ -18,6 +18,9 @@ pub(super) struct Layout {
     pub about: &'static str,
     /// Where it may lie in the folder that is named.
     pub nested: &'static [&'static str],
+    /// Whether image files and splits beside it are ignored, because the names of its files say that they hold
+    /// images. Otherwise such a folder is ambiguous.
+    pub ignores_images: bool,
     /// Whether a path has this layout.
     pub is_here: fn(&Path) -> bool,
     /// Reads images of a path that has this layout.
@@ -164,9 +167,9 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
         }
         [] => (&folder::CLASSES, path),
         [(layout, root)] => {
-            // Parquet files tell by their names whether they describe the images beside them.
-            let is_parquet = layout.about == parquet::LAYOUT.about;
-            if let Some(other) = beside(path, root, wanted).filter(|_| !is_parquet) {
+            if !layout.ignores_images
+                && let Some(other) = beside(path, root, wanted)
+            {
                 return Err(unusable(format!("it holds {}, and {other}", layout.about)));
             }
             (*layout, root.as_path())
@@ -216,8 +219,8 @@ pub(super) fn class_names(path: &Path) -> Result<Option<Vec<String>>> {
     let Some(mut names) = lines_of(path)? else { return Ok(None) };
     while names.pop_if(|name| name.is_empty()).is_some() {}
     match names.iter().position(String::is_empty) {
-        Some(place) => {
-            let reason = format!("line {} is empty", place + 1);
+        Some(index) => {
+            let reason = format!("line {} is empty", index + 1);
             Err(Error::Dataset { path: path.to_owned(), reason })
         }
         None => Ok(Some(names)),
@@ -254,12 +257,12 @@ pub(super) fn classified(
     let mut classes = names.unwrap_or_else(|| all.map(|label| (label, label.to_string())).collect());
     classes.sort_by_key(|(label, _)| *label);
     classes.dedup_by_key(|(label, _)| *label);
-    let place = |(number, &label): (usize, &i64)| match classes.binary_search_by_key(&label, |class| class.0)
-    {
-        Ok(place) if label >= 0 => Ok(place as i64),
-        _ => Err(format!("image {number} has label {label}, but there are {} classes", classes.len())),
-    };
-    let labels = labels.iter().enumerate().map(place).collect::<Reasoned<Vec<i64>>>()?;
+    let index_of =
+        |(number, &label): (usize, &i64)| match classes.binary_search_by_key(&label, |class| class.0) {
+            Ok(index) if label >= 0 => Ok(index as i64),
+            _ => Err(format!("image {number} has label {label}, but there are {} classes", classes.len())),
+        };
+    let labels = labels.iter().enumerate().map(index_of).collect::<Reasoned<Vec<i64>>>()?;
     Ok((classes.into_iter().map(|(_, name)| name).collect(), labels))
 }
 

@@ -102,7 +102,7 @@ pub struct Dataset {
     source: Arc<Source>,
     left_out: Arc<LeftOut>,
     /// The index of each image in the source.
-    places: Vec<usize>,
+    positions: Vec<usize>,
     /// The decoded pixels of the first images, filled at first access.
     kept: Arc<[OnceLock<Box<[u8]>>]>,
 }
@@ -157,11 +157,11 @@ impl Dataset {
         if classes.len() < 2 {
             return unusable(format!("it has {} classes, expected at least 2", classes.len()));
         }
-        let mut places = HashMap::new();
-        for (place, name) in classes.iter().enumerate() {
-            if let Some(before) = places.insert(name, place) {
+        let mut indices = HashMap::new();
+        for (index, name) in classes.iter().enumerate() {
+            if let Some(before) = indices.insert(name, index) {
                 return unusable(format!(
-                    "its classes {before} and {place} are both called `{}`",
+                    "its classes {before} and {index} are both called `{}`",
                     name.escape_debug()
                 ));
             }
@@ -213,9 +213,9 @@ impl Dataset {
     }
 
     fn new(origin: &Path, classes: Vec<String>, labels: Vec<i64>, input: &Input, source: Source) -> Self {
-        let (origin, places) = (origin.to_owned(), (0..labels.len()).collect());
+        let (origin, positions) = (origin.to_owned(), (0..labels.len()).collect());
         let (source, left_out, kept) = (Arc::new(source), Arc::default(), Arc::from([]));
-        Self { origin, classes, labels, input: *input, is_mirrored: false, source, left_out, places, kept }
+        Self { origin, classes, labels, input: *input, is_mirrored: false, source, left_out, positions, kept }
     }
 
     /// The number of images.
@@ -256,13 +256,13 @@ impl Dataset {
     /// If `index` is not below [`len`](Self::len).
     #[must_use]
     pub fn name(&self, index: usize) -> String {
-        let place = self.places[index];
+        let position = self.positions[index];
         match &*self.source {
-            Source::Arrays(arrays) => arrays.name(place),
-            Source::Files(files) => path_text(&files[place]),
+            Source::Arrays(arrays) => arrays.name(position),
+            Source::Files(files) => path_text(&files[position]),
             #[cfg(feature = "parquet")]
-            Source::Rows(rows) => rows.name(place),
-            Source::Noise(noise) => format!("{}#{place}", noise.name()),
+            Source::Rows(rows) => rows.name(position),
+            Source::Noise(noise) => format!("{}#{position}", noise.name()),
         }
     }
 
@@ -272,12 +272,12 @@ impl Dataset {
     #[must_use]
     pub fn names_checksum(&self) -> String {
         let mut sum = Sha256::new();
-        for &place in &self.places {
+        for &position in &self.positions {
             let name = match &*self.source {
                 Source::Files(files) => {
-                    path_text(files[place].strip_prefix(&self.origin).unwrap_or(&files[place]))
+                    path_text(files[position].strip_prefix(&self.origin).unwrap_or(&files[position]))
                 }
-                _ => place.to_string(),
+                _ => position.to_string(),
             };
             sum.update(name);
             sum.update([0]);
@@ -302,7 +302,7 @@ impl Dataset {
     /// Whether there are links among its image files.
     fn has_links(&self) -> bool {
         match &*self.source {
-            Source::Files(files) => self.places.par_iter().any(|&place| files[place].is_symlink()),
+            Source::Files(files) => self.positions.par_iter().any(|&position| files[position].is_symlink()),
             _ => false,
         }
     }
@@ -310,9 +310,11 @@ impl Dataset {
     /// Its image files, to which links lead.
     fn image_files(&self) -> HashSet<PathBuf> {
         match &*self.source {
-            Source::Files(files) => {
-                self.places.par_iter().filter_map(|&place| files[place].canonicalize().ok()).collect()
-            }
+            Source::Files(files) => self
+                .positions
+                .par_iter()
+                .filter_map(|&position| files[position].canonicalize().ok())
+                .collect(),
             _ => HashSet::new(),
         }
     }
@@ -346,9 +348,9 @@ impl Dataset {
             Source::Arrays(arrays) => arrays.places().collect(),
             Source::Files(files) => {
                 let files = self
-                    .places
+                    .positions
                     .iter()
-                    .map(|&place| &files[place])
+                    .map(|&position| &files[position])
                     .filter(|file| !has_links || !file.is_symlink());
                 let folders = files.filter_map(|file| file.parent());
                 folders.map(|folder| (folder, None)).collect()
@@ -391,9 +393,9 @@ impl Dataset {
     pub(crate) fn checked(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         let encoded = self.encoded(index)?;
         let image = match &*self.source {
-            Source::Files(files) => image::of_file(&files[self.places[index]], &encoded)?,
+            Source::Files(files) => image::of_file(&files[self.positions[index]], &encoded)?,
             #[cfg(feature = "parquet")]
-            Source::Rows(rows) => rows.image(self.places[index])?,
+            Source::Rows(rows) => rows.image(self.positions[index])?,
             // They need no decoder.
             Source::Arrays(_) | Source::Noise(_) => return Ok(encoded),
         };
@@ -412,19 +414,19 @@ impl Dataset {
     /// # Errors
     /// Those of [`pixels`](Self::pixels).
     pub(crate) fn original(&self, index: usize) -> Result<image::RgbImage> {
-        let place = self.places[index];
+        let position = self.positions[index];
         match &*self.source {
-            Source::Arrays(arrays) => Ok(arrays.image(place)),
-            Source::Files(files) => image::open(&files[place]),
+            Source::Arrays(arrays) => Ok(arrays.image(position)),
+            Source::Files(files) => image::open(&files[position]),
             #[cfg(feature = "parquet")]
-            Source::Rows(rows) => rows.image(place),
+            Source::Rows(rows) => rows.image(position),
             Source::Noise(_) => {
                 Ok(image::of_planes(&self.pixels(index)?, self.input.height, self.input.width))
             }
         }
     }
 
-    /// The images of a batch that can be read, in the size of their files: their places in `indices` and the
+    /// The images of a batch that can be read, in the size of their files: their positions in `indices` and the
     /// images; then the errors of the others. Decodes on all threads. Noise has a black frame where the input
     /// crops images.
     ///
@@ -442,17 +444,17 @@ impl Dataset {
             Ok(image)
         };
         let decoded: Vec<Result<image::RgbImage>> = indices.par_iter().map(read).collect();
-        let (mut places, mut images, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, image) in decoded.into_iter().enumerate() {
+        let (mut positions, mut images, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+        for (position, image) in decoded.into_iter().enumerate() {
             match image {
                 Ok(image) => {
-                    places.push(place);
+                    positions.push(position);
                     images.push(image);
                 }
                 Err(error) => errors.push(error),
             }
         }
-        (places, images, errors)
+        (positions, images, errors)
     }
 
     fn mirror(&self, pixels: &mut [u8]) {
@@ -462,13 +464,13 @@ impl Dataset {
     }
 
     fn decode(&self, index: usize) -> Result<Cow<'_, [u8]>> {
-        let (place, input) = (self.places[index], &self.input);
+        let (position, input) = (self.positions[index], &self.input);
         let mut pixels = match &*self.source {
-            Source::Arrays(arrays) => arrays.pixels(place, input),
-            Source::Files(files) => Cow::Owned(image::pixels(&image::open(&files[place])?, input)),
+            Source::Arrays(arrays) => arrays.pixels(position, input),
+            Source::Files(files) => Cow::Owned(image::pixels(&image::open(&files[position])?, input)),
             #[cfg(feature = "parquet")]
-            Source::Rows(rows) => Cow::Owned(image::pixels(&rows.image(place)?, input)),
-            Source::Noise(noise) => Cow::Owned(noise.pixels(place, self.image_len())),
+            Source::Rows(rows) => Cow::Owned(image::pixels(&rows.image(position)?, input)),
+            Source::Noise(noise) => Cow::Owned(noise.pixels(position, self.image_len())),
         };
         if self.is_mirrored {
             self.mirror(pixels.to_mut());
@@ -504,13 +506,13 @@ impl Dataset {
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
     pub fn encoded(&self, index: usize) -> Result<Cow<'_, [u8]>> {
-        let place = self.places[index];
+        let position = self.positions[index];
         Ok(match &*self.source {
-            Source::Arrays(arrays) => arrays.record(place),
+            Source::Arrays(arrays) => arrays.record(position),
             #[cfg(feature = "parquet")]
-            Source::Rows(rows) => Cow::Borrowed(rows.encoded(place)),
+            Source::Rows(rows) => Cow::Borrowed(rows.encoded(position)),
             Source::Files(files) => {
-                let file = &files[place];
+                let file = &files[position];
                 Cow::Owned(std::fs::read(file).map_err(Error::io("read", file))?)
             }
             Source::Noise(_) => Cow::Owned(self.name(index).into_bytes()),
@@ -534,7 +536,7 @@ impl Dataset {
         Ok(Array4::from_shape_vec(shape, batch).expect("the values match the shape"))
     }
 
-    /// The images of a batch that can be read: their places in `indices`, and their bytes `[M, 3, height,
+    /// The images of a batch that can be read: their positions in `indices`, and their bytes `[M, 3, height,
     /// width]`; then the errors of the others. Decodes on all threads.
     ///
     /// # Panics
@@ -543,18 +545,18 @@ impl Dataset {
     pub fn readable_batch(&self, indices: &[usize]) -> (Vec<usize>, Array4<u8>, Vec<Error>) {
         let decoded: Vec<Result<Cow<[u8]>>> = indices.par_iter().map(|&index| self.pixels(index)).collect();
         let mut bytes = Vec::with_capacity(decoded.len() * self.image_len());
-        let (mut places, mut errors) = (Vec::new(), Vec::new());
-        for (place, image) in decoded.into_iter().enumerate() {
+        let (mut positions, mut errors) = (Vec::new(), Vec::new());
+        for (position, image) in decoded.into_iter().enumerate() {
             match image {
                 Ok(pixels) => {
-                    places.push(place);
+                    positions.push(position);
                     bytes.extend_from_slice(&pixels);
                 }
                 Err(error) => errors.push(error),
             }
         }
-        let shape = (places.len(), 3, self.input.height, self.input.width);
-        (places, Array4::from_shape_vec(shape, bytes).expect("the values match the shape"), errors)
+        let shape = (positions.len(), 3, self.input.height, self.input.width);
+        (positions, Array4::from_shape_vec(shape, bytes).expect("the values match the shape"), errors)
     }
 
     /// Several images as the network's input, `[N, 3, height, width]` in 0..=1, decoded on all threads.
@@ -596,9 +598,9 @@ impl Dataset {
     /// # Errors
     /// [`Error::Classes`] if the model lacks a class of the data set.
     pub fn align(mut self, classes: &[String]) -> Result<Self> {
-        let places: HashMap<&String, i64> = classes.iter().zip(0..).collect();
-        let place = |class| {
-            places.get(class).copied().ok_or_else(|| Error::Classes {
+        let class_indices: HashMap<&String, i64> = classes.iter().zip(0..).collect();
+        let class_index = |class| {
+            class_indices.get(class).copied().ok_or_else(|| Error::Classes {
                 path: self.origin.clone(),
                 reason: format!(
                     "`{class}` is not one of the known classes: {}",
@@ -606,10 +608,10 @@ impl Dataset {
                 ),
             })
         };
-        let places = self.classes.iter().map(place).collect::<Result<Vec<i64>>>()?;
+        let class_indices = self.classes.iter().map(class_index).collect::<Result<Vec<i64>>>()?;
         for label in &mut self.labels {
             if let Ok(class) = usize::try_from(*label) {
-                *label = places[class];
+                *label = class_indices[class];
             }
         }
         self.classes = classes.to_vec();
@@ -627,13 +629,14 @@ impl Dataset {
             let reason = format!("needs {wanted} classes, `{}` has {found}", self.origin.display());
             return Err(Error::setting("protocol", protocol, reason));
         }
-        let place = |label: i64| protocol.known.iter().position(|&class| i64::try_from(class) == Ok(label));
-        let places: Vec<Option<usize>> = self.labels.iter().map(|&label| place(label)).collect();
+        let class_index =
+            |label: i64| protocol.known.iter().position(|&class| i64::try_from(class) == Ok(label));
+        let class_indices: Vec<Option<usize>> = self.labels.iter().map(|&label| class_index(label)).collect();
         let indices = |is_known: bool| -> Vec<usize> {
-            (0..self.len()).filter(|&index| places[index].is_some() == is_known).collect()
+            (0..self.len()).filter(|&index| class_indices[index].is_some() == is_known).collect()
         };
         let mut known = self.pick(&indices(true));
-        known.labels = places.iter().flatten().map(|&place| place as i64).collect();
+        known.labels = class_indices.iter().flatten().map(|&class_index| class_index as i64).collect();
         known.classes = protocol.known.iter().map(|&class| self.classes[class].clone()).collect();
         let mut others = self.pick(&indices(false));
         others.labels.fill(UNKNOWN);
@@ -649,8 +652,9 @@ impl Dataset {
     /// If an index is not below [`len`](Self::len).
     #[must_use]
     pub fn pick(&self, indices: &[usize]) -> Self {
-        let (labels, places) = indices.iter().map(|&index| (self.labels[index], self.places[index])).unzip();
-        Self { labels, places, kept: Arc::from([]), ..self.clone() }
+        let (labels, positions) =
+            indices.iter().map(|&index| (self.labels[index], self.positions[index])).unzip();
+        Self { labels, positions, kept: Arc::from([]), ..self.clone() }
     }
 
     /// Holds out `count` images, drawn at random with a seed in proportion to the classes; a class keeps at
@@ -728,15 +732,15 @@ impl Dataset {
     }
 }
 
-/// The places, in their order, that can be taken of all labels so that one of each class is left.
+/// The indices, in their order, that can be taken of all labels so that one of each class is left.
 pub(crate) fn leaving_classes(
     labels: &[i64],
-    places: impl IntoIterator<Item = usize>,
+    indices: impl IntoIterator<Item = usize>,
 ) -> impl Iterator<Item = usize> {
     let mut left: HashMap<i64, usize> = HashMap::new();
     labels.iter().for_each(|&label| *left.entry(label).or_default() += 1);
-    places.into_iter().filter(move |&place| {
-        let left = left.get_mut(&labels[place]).expect("each label was counted");
+    indices.into_iter().filter(move |&index| {
+        let left = left.get_mut(&labels[index]).expect("each label was counted");
         let is_taken = *left > 1;
         *left -= usize::from(is_taken);
         is_taken
@@ -979,7 +983,7 @@ mod tests {
         let dataset = Dataset::noise(Noise::uniform(2), &Input::of_size(1, 2));
         let mirrored = dataset.clone().mirrored();
         let bytes = dataset.pixels(1).unwrap();
-        let reversed = [1, 0, 3, 2, 5, 4].map(|place| bytes[place]);
+        let reversed = [1, 0, 3, 2, 5, 4].map(|index| bytes[index]);
         assert_eq!(*mirrored.pixels(1).unwrap(), reversed);
         assert_eq!(*mirrored.pick(&[1]).pixels(0).unwrap(), reversed);
         assert_eq!(mirrored.mirrored().batch(&[0, 1]).unwrap(), dataset.batch(&[0, 1]).unwrap());
@@ -1084,8 +1088,8 @@ mod tests {
         }
         std::fs::write(folder.path().join("1.png"), "no image").unwrap();
         let dataset = Dataset::unknown(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap();
-        let (places, pixels, errors) = dataset.readable_batch(&[3, 1, 2]);
-        assert_eq!((places, errors.len()), (vec![0, 2], 1));
+        let (positions, pixels, errors) = dataset.readable_batch(&[3, 1, 2]);
+        assert_eq!((positions, errors.len()), (vec![0, 2], 1));
         assert_eq!((pixels[[0, 0, 0, 0]], pixels[[1, 0, 0, 0]]), (3, 2));
     }
 

@@ -9,6 +9,7 @@ use crate::image;
 pub(super) const LAYOUT: Layout = Layout {
     about: "NumPy's arrays (FILE.npz with `x_train`, `y_train`, `x_test`, `y_test`, or with `images`, `labels`; FILE.npy with `labels.npy`)",
     nested: &[],
+    ignores_images: false,
     is_here: |path| place(path).is_some(),
     #[cfg(feature = "files")]
     open: with_files::open,

@@ -20,6 +20,7 @@ use crate::{
 pub(super) const LAYOUT: Layout = Layout {
     about: "Hugging Face's Parquet (`train-*.parquet`, `test-*.parquet`)",
     nested: &[],
+    ignores_images: true,
     is_here: |path| !places(path).is_empty(),
     open,
 };

@@ -25,6 +25,7 @@ const TEST: &str = "test_32x32.mat";
 pub(super) const LAYOUT: Layout = Layout {
     about: "SVHN's cropped digits (`train_32x32.mat`, `test_32x32.mat`)",
     nested: &[],
+    ignores_images: false,
     is_here: |path| match path.is_dir() {
         true => [TRAIN, TEST].iter().any(|name| path.join(name).is_file()),
         false => path.is_file() && path.extension().is_some_and(|extension| extension == "mat"),

@@ -19,6 +19,7 @@ use crate::{
 pub(super) const LAYOUT: Layout = Layout {
     about: "Tiny ImageNet (`train/WNID/images/...`, `val/images/...`, `wnids.txt`)",
     nested: &["tiny-imagenet-200"],
+    ignores_images: false,
     is_here: |folder| {
         let has_split = |split| folder.join(name_of(split)).is_dir();
         (has_split(Split::Train) || has_split(Split::Test)) && folder.join("wnids.txt").is_file()

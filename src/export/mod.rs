@@ -244,13 +244,12 @@ fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifes
 pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifest, FittedScore)> {
     let facts = &checkpoint.facts;
     let last_layer = checkpoint.last_layer()?;
-    let fitter =
-        checkpoint.features.as_ref().map(|Features { training: (features, labels), choosing, .. }| Fitter {
-            examples: Examples { features: features.view(), labels, last_layer: &last_layer },
-            known: choosing,
-            anchors: &checkpoint.anchors,
-            limit: Some(options.limit),
-        });
+    let fitter = checkpoint.features.as_ref().map(|Features { training, labels, choosing, .. }| Fitter {
+        examples: Examples { features: training.view(), labels, last_layer: &last_layer },
+        known: choosing,
+        anchors: &checkpoint.anchors,
+        limit: Some(options.limit),
+    });
     let (score, choice) = match (options.score, &fitter, &checkpoint.features) {
         (Some(RejectionScore::Single(Term::Logits(score))), ..) => (score.into(), None),
         (Some(score), Some(fitter), _) => (fitter.fit(score)?, None),
@@ -358,7 +357,7 @@ fn threshold(
     } else {
         let features = checkpoint.features.as_ref().and_then(|features| match is_from_test {
             false => Some(&features.calibrating),
-            true => features.test.as_ref().map(|(known, _)| known),
+            true => features.test.as_ref().map(|features| &features.known),
         });
         let (Some(fitter), Some(features)) = (fitter, features) else {
             let reason = "needs held-out images, or features of the test images";

@@ -85,10 +85,10 @@ pub(super) fn added_means(
     let outputs_of_group = scales.len() * inputs_of_group / means.len();
     let added = |(output, &scale): (usize, &f32)| {
         let means = &means[output / outputs_of_group * inputs_of_group..][..inputs_of_group];
-        let places = output * of_output..(output + 1) * of_output;
-        let errors = weights[places.clone()].iter().zip(&whole[places]);
+        let indices = output * of_output..(output + 1) * of_output;
+        let errors = weights[indices.clone()].iter().zip(&whole[indices]);
         let errors = errors.map(|(&weight, &whole)| f64::from(scale) * f64::from(whole) - f64::from(weight));
-        errors.enumerate().map(|(place, error)| error * means[place / taps]).sum()
+        errors.enumerate().map(|(index, error)| error * means[index / taps]).sum()
     };
     scales.iter().enumerate().map(added).collect()
 }
@@ -112,8 +112,8 @@ pub(super) fn ranges(observer: &[u8], tensors: &[String], images: ArrayView4<f32
         };
         let values: Option<Vec<Vec<f32>>> = outputs.iter().map(values).collect();
         let values = values.ok_or_else(|| failed("an activation is not finite".to_owned()))?;
-        let tensor = |place: usize| {
-            let [least, greatest, means] = [0, 1, 2].map(|part| &values[part * tensors.len() + place]);
+        let tensor = |index: usize| {
+            let [least, greatest, means] = [0, 1, 2].map(|part| &values[part * tensors.len() + index]);
             let means = means.iter().map(|&mean| f64::from(mean) / count as f64).collect();
             Observed { least: least[0], greatest: greatest[0], means }
         };

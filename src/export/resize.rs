@@ -214,15 +214,15 @@ impl<'a> Axis<'a> {
         let radius = input.resize.filter.radius() as i64;
         // The last group repeats the last pixel.
         let groups = room.div_ceil(GROUP);
-        let places = (0..groups * GROUP).map(|place| place.min(room - 1));
-        let kept = nodes.integers(&format!("places/{room}"), &[groups, GROUP], places);
-        let mut places = kept.clone();
+        let positions = (0..groups * GROUP).map(|position| position.min(room - 1));
+        let kept = nodes.integers(&format!("positions/{room}"), &[groups, GROUP], positions);
+        let mut positions = kept.clone();
         let mut is_inside = None;
         let mut to = to.clone();
         if fit != Fit::Stretch {
             // Negative where the image is padded. Both halves are rounded to the even number, as Python does.
             let skipped = ((&to - room as i64).cast(element::DOUBLE) * 0.5).round();
-            places = kept + &skipped;
+            positions = kept + &skipped;
             if fit == Fit::Pad {
                 let all = nodes.integers(&format!("room/{room}"), &[room], 0..room) + &skipped;
                 is_inside = Some(all.with("GreaterOrEqual", 0).with("And", all.with("Less", &to)));
@@ -232,7 +232,7 @@ impl<'a> Axis<'a> {
         }
         // All positions are integers: in units of 1 / (2 * to) source pixels.
         let unit = &to * 2;
-        let middles = (&places * 2 + 1) * from;
+        let middles = (&positions * 2 + 1) * from;
         let stretch = from.with("Max", &to) * 2;
         let reach = &stretch * radius;
         let span = (from * (2 * (GROUP as i64 - 1)) + &reach * 2) / &unit + 2;
@@ -416,14 +416,14 @@ impl<'a> Value<'a> {
     }
 
     /// An element of a vector.
-    fn at(&self, place: i64) -> Self {
-        self.with("Gather", place)
+    fn at(&self, index: i64) -> Self {
+        self.with("Gather", index)
     }
 
     /// A column of a matrix, as a matrix.
-    fn columns(&self, place: i64) -> Self {
+    fn columns(&self, index: i64) -> Self {
         let axis = vec![Attribute::int("axis", 1)];
-        self.nodes.node("Gather", &[&self.name, &Ints(&[place]).name(self.nodes)], axis)
+        self.nodes.node("Gather", &[&self.name, &Ints(&[index]).name(self.nodes)], axis)
     }
 
     /// One of two values, by a condition.

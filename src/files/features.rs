@@ -7,17 +7,16 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{BufRead, BufReader, Cursor, Write},
+    io::{self, BufRead, BufReader},
     path::Path,
 };
 
-use ndarray::{Array2, ArrayView2, Axis};
-use npyz::WriterBuilder;
-use zip::{ZipArchive, ZipWriter};
+use ndarray::{Array2, Axis};
+use zip::ZipArchive;
 
 use super::{
     atomic, kind,
-    scores::{array, broken, entry_of, npy},
+    npz::{self, Archive, Array},
 };
 use crate::{
     data::leaving_classes,
@@ -77,10 +76,10 @@ impl FeatureFile {
         let all = 0..labels.len();
         let standardising: HashSet<usize> =
             leaving_classes(labels, all.clone().step_by(STANDARDISING)).collect();
-        let (known, fitted): (Vec<usize>, Vec<usize>) = all.partition(|place| standardising.contains(place));
-        let rows = |places: &[usize]| self.training.features.select(Axis(0), places);
+        let (known, fitted): (Vec<usize>, Vec<usize>) = all.partition(|index| standardising.contains(index));
+        let rows = |indices: &[usize]| self.training.features.select(Axis(0), indices);
         let (known, fitted_features) = (rows(&known), rows(&fitted));
-        let labels: Vec<i64> = fitted.iter().map(|&place| labels[place]).collect();
+        let labels: Vec<i64> = fitted.iter().map(|&index| labels[index]).collect();
         let examples =
             Examples { features: fitted_features.view(), labels: &labels, last_layer: &self.last_layer };
         take(&Fitter { examples, known: &known, anchors: &self.anchors, limit })
@@ -116,14 +115,6 @@ impl FeatureFile {
     /// # Errors
     /// [`Error::Io`], and [`Error::FeatureFile`] if it is not such a file, or its arrays do not fit together.
     pub fn read(path: &Path) -> Result<Self> {
-        // Its arrays are read as those of scores.
-        Self::of_arrays(path).map_err(|error| match error {
-            Error::ScoreFile { path, reason } => Error::FeatureFile { path, reason },
-            other => other,
-        })
-    }
-
-    fn of_arrays(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io("read", path))?;
         let mut file = BufReader::with_capacity(kind::START, file);
         let start = file.fill_buf().map_err(Error::io("read", path))?;
@@ -186,36 +177,40 @@ impl FeatureFile {
         atomic::write(path, &bytes)
     }
 
-    fn bytes(&self) -> std::io::Result<Vec<u8>> {
-        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
-        let mut add = |name: &str, bytes: Vec<u8>| {
-            archive.start_file(format!("{name}.npy"), entry_of(&bytes))?;
-            archive.write_all(&bytes)
-        };
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        let mut archive = npz::Writer::new();
         let training = FeatureSet { name: TRAINING.to_owned(), ..self.training.clone() };
-        add("last_layer/weight", floats(self.last_layer.weight.view())?)?;
-        add("last_layer/bias", npy(self.last_layer.bias.clone())?)?;
-        add("anchors", floats(self.anchors.to_rows().view())?)?;
+        archive.add("last_layer/weight", &npz::matrix(self.last_layer.weight.view())?)?;
+        archive.add("last_layer/bias", &npz::vector(self.last_layer.bias.clone())?)?;
+        archive.add("anchors", &npz::matrix(self.anchors.to_rows().view())?)?;
         for set in [&training].into_iter().chain(&self.sets) {
-            add(&format!("{}/features", set.name), floats(set.features.view())?)?;
+            archive.add(&format!("{}/features", set.name), &npz::matrix(set.features.view())?)?;
             let logits = self.last_layer.logits(set.features.view());
-            add(&format!("{}/logits", set.name), floats(logits.view())?)?;
-            add(&format!("{}/label", set.name), npy(set.labels.clone())?)?;
+            archive.add(&format!("{}/logits", set.name), &npz::matrix(logits.view())?)?;
+            archive.add(&format!("{}/label", set.name), &npz::vector(set.labels.clone())?)?;
         }
-        Ok(archive.finish()?.into_inner())
+        archive.finish()
     }
 }
 
+fn broken(path: &Path, reason: impl ToString) -> Error {
+    Error::FeatureFile { path: path.to_owned(), reason: reason.to_string() }
+}
+
 /// A matrix of finite numbers; a vector is one row.
-fn matrix(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) -> Result<Array2<f32>> {
+fn matrix(path: &Path, archive: &mut Archive, name: &str) -> Result<Array2<f32>> {
     let missing = || broken(path, format!("it has no array `{name}`: it is not a file of features"));
-    let array = array(path, archive, name)?.ok_or_else(missing)?;
+    let unreadable = |reason| broken(path, reason);
+    let array = Array::open(archive, name).map_err(unreadable)?.ok_or_else(missing)?;
     let shape = match array.shape[..] {
         [columns] => [1, columns as usize],
         [rows, columns] => [rows as usize, columns as usize],
         _ => return Err(broken(path, format!("array `{name}` has shape {:?}", array.shape))),
     };
-    let values = array.in_order(true, path)?.map(|value| Ok(value? as f32)).collect::<Result<Vec<f32>>>()?;
+    let values = array.values(true).and_then(|values| {
+        values.map(|value| value.map(|value| value as f32)).collect::<std::result::Result<Vec<f32>, _>>()
+    });
+    let values = values.map_err(unreadable)?;
     if values.iter().any(|value| !value.is_finite()) {
         return Err(broken(
             path,
@@ -223,17 +218,6 @@ fn matrix(path: &Path, archive: &mut ZipArchive<BufReader<File>>, name: &str) ->
         ));
     }
     Array2::from_shape_vec(shape, values).map_err(|error| broken(path, error))
-}
-
-/// A matrix as an NPY file.
-fn floats(matrix: ArrayView2<f32>) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let shape = [matrix.nrows() as u64, matrix.ncols() as u64];
-    let options = npyz::WriteOptions::new().default_dtype().shape(&shape);
-    let mut writer = options.writer(&mut bytes).begin_nd()?;
-    writer.extend(matrix.iter().copied())?;
-    writer.finish()?;
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -312,25 +296,24 @@ mod tests {
         }
         // Arrays that this writer does not write.
         let replaced = |name: &str, array: Vec<u8>| {
-            let mut old = ZipArchive::new(Cursor::new(example().bytes().unwrap())).unwrap();
-            let mut new = ZipWriter::new(File::create(&path).unwrap());
+            let mut old = ZipArchive::new(io::Cursor::new(example().bytes().unwrap())).unwrap();
+            let mut new = npz::Writer::new();
             for index in 0..old.len() {
                 let mut entry = old.by_index(index).unwrap();
-                new.start_file(entry.name(), entry_of(&[])).unwrap();
-                if entry.name() == format!("{name}.npy") {
-                    new.write_all(&array).unwrap();
-                } else {
-                    std::io::copy(&mut entry, &mut new).unwrap();
-                }
+                let old_name = entry.name().trim_end_matches(".npy").to_owned();
+                let mut bytes = Vec::new();
+                io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+                new.add(&old_name, if old_name == name { &array } else { &bytes }).unwrap();
             }
-            new.finish().unwrap();
+            std::fs::write(&path, new.finish().unwrap()).unwrap();
             FeatureFile::read(&path).unwrap_err().to_string()
         };
-        let none = |rows: usize| floats(Array2::zeros((rows, 0)).view()).unwrap();
+        let none = |rows: usize| npz::matrix(Array2::zeros((rows, 0)).view()).unwrap();
         assert!(replaced("last_layer/weight", none(2)).contains("`last_layer/weight` does not fit"));
         assert!(replaced("known/features", none(2)).contains("`known/features` does not fit"));
         assert!(
-            replaced("known/label", npy(vec![0.0, 0.5]).unwrap()).contains("`known/label` must hold classes")
+            replaced("known/label", npz::vector(vec![0.0, 0.5]).unwrap())
+                .contains("`known/label` must hold classes")
         );
         std::fs::write(&path, b"label,score\n").unwrap();
         let error = FeatureFile::read(&path).unwrap_err();

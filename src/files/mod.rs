@@ -15,6 +15,8 @@ pub(crate) mod kind;
 #[cfg(feature = "files")]
 pub(crate) mod npy;
 #[cfg(feature = "files")]
+mod npz;
+#[cfg(feature = "files")]
 pub(crate) mod pickle;
 #[cfg(feature = "files")]
 pub mod scores;

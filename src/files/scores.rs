@@ -9,17 +9,15 @@
 use std::{
     cell::Cell,
     fs::File,
-    io::{self, BufRead, BufReader, Cursor, Read, Write},
+    io::{self, BufRead, BufReader, Cursor, Read},
     path::Path,
 };
 
-use ndarray::{ArrayD, IxDyn, ShapeBuilder};
-use npyz::{NpyFile, Order, WriterBuilder};
-use zip::{ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
+use zip::ZipArchive;
 
 use super::{
     atomic, kind,
-    npy::{self, Refusal},
+    npz::{self, Array, Numbers},
 };
 use crate::{
     error::{Error, Result},
@@ -46,8 +44,6 @@ pub struct Entry<'a> {
 const MAX_HEADER: u64 = 1 << 16;
 /// The longest line of CSV, in bytes.
 const MAX_LINE: u64 = 1 << 20;
-/// The maximum number of values of an array that is read into memory, 1 GiB.
-const MAX_IN_MEMORY: u64 = 1 << 27;
 
 /// Reads a file entry by entry, in constant memory unless arrays of several axes differ in their order in
 /// memory. The content tells NPZ from CSV. `column` names the column or array of scores.
@@ -107,7 +103,7 @@ fn is_npz(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"))
 }
 
-pub(super) fn broken(path: &Path, reason: impl ToString) -> Error {
+fn broken(path: &Path, reason: impl ToString) -> Error {
     Error::ScoreFile { path: path.to_owned(), reason: reason.to_string() }
 }
 
@@ -154,15 +150,15 @@ fn read_csv(
     }
     heads.trim();
     let heads: Vec<String> = heads.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect();
-    let place = |name: &str| {
-        let mut places = (0..heads.len()).filter(|&place| heads[place] == name);
-        match (places.next(), places.next()) {
+    let find = |name: &str| {
+        let mut found = (0..heads.len()).filter(|&column_index| heads[column_index] == name);
+        match (found.next(), found.next()) {
             (_, Some(_)) => Err(broken(path, format!("it has several columns `{name}`"))),
-            (place, None) => Ok(place),
+            (column_index, None) => Ok(column_index),
         }
     };
     let needed = |name: &str| {
-        place(name)?.ok_or_else(|| {
+        find(name)?.ok_or_else(|| {
             let found = if heads.iter().all(|head| head.parse::<f64>().is_ok()) {
                 "numbers: the line of names is missing".to_owned()
             } else {
@@ -172,11 +168,11 @@ fn read_csv(
         })
     };
     let score = needed(column)?;
-    let labelled = |name: &str| if is_labelled { place(name) } else { Ok(None) };
+    let labelled = |name: &str| if is_labelled { find(name) } else { Ok(None) };
     let label = is_labelled.then(|| needed("label")).transpose()?;
     let (prediction, set) = (labelled("prediction")?, labelled("set")?);
     // Names are for people: whatever is wrong with them, the scores are read.
-    let image = place("image").ok().flatten();
+    let image = find("image").ok().flatten();
     let mut record = csv::ByteRecord::new();
     left.set(MAX_LINE);
     while reader.read_byte_record(&mut record).map_err(|error| broken(path, error))? {
@@ -232,14 +228,18 @@ fn read_npz(
         return Err(broken(path, format!("it is {}, expected CSV or NPZ", kind::of_archive(&names))));
     }
     arrays.sort_unstable();
-    let missing = |name: &str, found: &str| broken(path, format!("it has no array `{name}`, only {found}"));
     let found = few(arrays.into_iter());
     let [scores, labels, predictions] = &mut archives;
-    let scores = array(path, scores, column)?.ok_or_else(|| missing(column, &found))?;
+    let unreadable = |reason| broken(path, reason);
+    let needed = |archive, name| {
+        let array = Array::open(archive, name).map_err(unreadable)?;
+        array.ok_or_else(|| broken(path, format!("it has no array `{name}`, only {found}")))
+    };
+    let scores = needed(scores, column)?;
     let (mut label, mut prediction) = (None, None);
     if is_labelled {
-        label = Some(array(path, labels, "label")?.ok_or_else(|| missing("label", &found))?);
-        prediction = array(path, predictions, "prediction")?;
+        label = Some(needed(labels, "label")?);
+        prediction = Array::open(predictions, "prediction").map_err(unreadable)?;
     }
     let others = || label.iter().chain(&prediction);
     if let Some(other) = others().find(|other| other.shape != scores.shape) {
@@ -249,17 +249,17 @@ fn read_npz(
     // In one order all arrays have the values of an image at the same place. Scores alone are in the order of
     // C.
     let is_mixed = !is_labelled || others().any(|other| other.order != scores.order);
-    let scores = scores.in_order(is_mixed, path)?;
-    let mut labels = label.map(|array| array.in_order(is_mixed, path)).transpose()?;
-    let mut predictions = prediction.map(|array| array.in_order(is_mixed, path)).transpose()?;
+    let scores = scores.values(is_mixed).map_err(unreadable)?;
+    let mut labels = label.map(|array| array.values(is_mixed)).transpose().map_err(unreadable)?;
+    let mut predictions = prediction.map(|array| array.values(is_mixed)).transpose().map_err(unreadable)?;
     for (index, score) in scores.enumerate() {
         let class = |name: &str, values: &mut Option<Numbers>| {
-            let value = values.as_mut().and_then(Iterator::next).transpose()?;
+            let value = values.as_mut().and_then(Iterator::next).transpose().map_err(unreadable)?;
             let wrong =
                 |value| broken(path, format!("value {index} of `{name}`: `{value}` is not an integer"));
             value.map(|value| whole(value).ok_or_else(|| wrong(value))).transpose()
         };
-        let score = score?;
+        let score = score.map_err(unreadable)?;
         if score.is_nan() {
             return Err(broken(path, format!("value {index} of `{column}`: a score is NaN")));
         }
@@ -273,105 +273,6 @@ fn read_npz(
 /// The number as an integer, if it is one.
 fn whole(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
-}
-
-pub(super) type Numbers<'a> = Box<dyn Iterator<Item = Result<f64>> + 'a>;
-
-/// An array, whose values are read one by one in the order in memory.
-pub(super) struct Array<'a> {
-    name: &'a str,
-    pub(super) shape: Vec<u64>,
-    order: Order,
-    values: Numbers<'a>,
-}
-
-impl<'a> Array<'a> {
-    /// The values, in C order if it is asked for: the last axis is fastest. Then an array in Fortran order is
-    /// read into memory.
-    pub(super) fn in_order(self, is_c: bool, path: &Path) -> Result<Numbers<'a>> {
-        if !is_c || self.order == Order::C {
-            return Ok(self.values);
-        }
-        if self.shape.iter().product::<u64>() > MAX_IN_MEMORY {
-            let reason = "is in Fortran order, unlike others, and too large to be read into memory";
-            return Err(broken(path, format!("array `{}` {reason}", self.name)));
-        }
-        let values = self.values.collect::<Result<Vec<f64>>>()?;
-        let shape: Vec<usize> = self.shape.iter().map(|&length| length as usize).collect();
-        let array = ArrayD::from_shape_vec(IxDyn(&shape).f(), values).map_err(|error| broken(path, error))?;
-        Ok(Box::new(array.into_iter().map(Ok)))
-    }
-}
-
-/// The array with this name, if there is one.
-pub(super) fn array<'a>(
-    path: &'a Path,
-    archive: &'a mut ZipArchive<BufReader<File>>,
-    name: &'a str,
-) -> Result<Option<Array<'a>>> {
-    let entry = match archive.by_name(&format!("{name}.npy")) {
-        Err(ZipError::FileNotFound) => return Ok(None),
-        entry => entry.map_err(|error| broken(path, error))?,
-    };
-    let entry = ToEnd { left: entry.size(), entry };
-    let wrong = |reason: &str| broken(path, format!("array `{name}` {reason}"));
-    let file = npy::open(entry).map_err(|refusal| match refusal {
-        Refusal::Broken(error) => broken(path, error),
-        Refusal::Unfit(reason) => wrong(reason),
-    })?;
-    let kind = npy::kind(&file.dtype());
-    let (shape, order) = (file.shape().to_vec(), file.order());
-    let values = match kind {
-        ("f", 8) => numbers(path, file, |value: f64| value),
-        ("f", 4) => numbers(path, file, |value: f32| value.into()),
-        ("f", 2) => numbers(path, file, |value: npyz::half::f16| value.into()),
-        ("i", 8) => numbers(path, file, |value: i64| value as f64),
-        ("i", 4) => numbers(path, file, |value: i32| value.into()),
-        ("i", 2) => numbers(path, file, |value: i16| value.into()),
-        ("i", 1) => numbers(path, file, |value: i8| value.into()),
-        ("u", 8) => numbers(path, file, |value: u64| value as f64),
-        ("u", 4) => numbers(path, file, |value: u32| value.into()),
-        ("u", 2) => numbers(path, file, |value: u16| value.into()),
-        ("u", 1) => numbers(path, file, |value: u8| value.into()),
-        ("b", 1) => numbers(path, file, |value: bool| u8::from(value).into()),
-        _ => {
-            let kind = file.dtype().descr();
-            Err(wrong(&format!(
-                "has type {kind}, expected integers, booleans, or numbers of 2, 4 or 8 bytes"
-            )))
-        }
-    };
-    Ok(Some(Array { name, shape, order, values: values? }))
-}
-
-fn numbers<'a, T: npyz::Deserialize + 'a>(
-    path: &'a Path,
-    file: NpyFile<impl Read + 'a>,
-    number: fn(T) -> f64,
-) -> Result<Numbers<'a>> {
-    let values = file.data::<T>().map_err(|error| broken(path, error))?;
-    Ok(Box::new(values.map(move |value| value.map(number).map_err(|error| broken(path, error)))))
-}
-
-/// An entry of an archive whose end is read with its last byte: only then is its checksum compared.
-struct ToEnd<R> {
-    entry: R,
-    /// The number of bytes that have not been read.
-    left: u64,
-}
-
-impl<R: Read> Read for ToEnd<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.entry.read(buffer)?;
-        self.left = self.left.saturating_sub(count as u64);
-        if self.left == 0 && count > 0 {
-            self.entry.read_exact(&mut [0]).or_else(|error| match error.kind() {
-                std::io::ErrorKind::UnexpectedEof => Ok(()),
-                _ => Err(error),
-            })?;
-        }
-        Ok(count)
-    }
 }
 
 /// Writes an evaluation as NPZ if the name ends in `.npz`, otherwise as CSV. The first score is the column or
@@ -412,55 +313,28 @@ fn csv(names: &[String], sets: &[ScoredSet]) -> Vec<u8> {
     writer.into_inner().expect("memory can be written")
 }
 
-/// How an array is stored in an archive: one of several GiB needs longer fields.
-pub(super) fn entry_of(array: &[u8]) -> SimpleFileOptions {
-    SimpleFileOptions::default().large_file(array.len() >> 31 > 0)
-}
-
-fn npz(names: &[String], sets: &[ScoredSet]) -> std::io::Result<Vec<u8>> {
-    let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
-    let mut add = |name: &str, array: std::io::Result<Vec<u8>>| {
-        let array = array?;
-        archive.start_file(format!("{name}.npy"), entry_of(&array))?;
-        archive.write_all(&array)
-    };
+fn npz(names: &[String], sets: &[ScoredSet]) -> io::Result<Vec<u8>> {
+    let mut archive = npz::Writer::new();
     let images: Vec<&String> = sets.iter().flat_map(|set| &set.images).collect();
-    add("image", texts(&images))?;
-    add("label", npy(sets.iter().flat_map(|set| set.truth.iter().copied()).collect()))?;
-    let predictions = sets.iter().flat_map(|set| set.predicted.iter().map(|&class| class as i64)).collect();
-    add("prediction", npy::<i64>(predictions))?;
+    archive.add("image", &npz::texts(&images)?)?;
+    let labels = sets.iter().flat_map(|set| set.truth.iter().copied());
+    archive.add("label", &npz::vector(labels.collect::<Vec<i64>>())?)?;
+    let predictions = sets.iter().flat_map(|set| set.predicted.iter().map(|&class| class as i64));
+    archive.add("prediction", &npz::vector(predictions.collect::<Vec<i64>>())?)?;
     for (index, name) in names.iter().enumerate() {
-        add(name, npy(sets.iter().flat_map(|set| set.scores[index].iter().copied()).collect()))?;
+        let scores = sets.iter().flat_map(|set| set.scores[index].iter().copied());
+        archive.add(name, &npz::vector(scores.collect::<Vec<f32>>())?)?;
     }
-    Ok(archive.finish()?.into_inner())
-}
-
-/// A numeric array as an NPY file.
-pub(super) fn npy<T: npyz::AutoSerialize>(values: Vec<T>) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let options = npyz::WriteOptions::new().default_dtype().shape(&[values.len() as u64]);
-    let mut writer = options.writer(&mut bytes).begin_nd()?;
-    writer.extend(values)?;
-    writer.finish()?;
-    Ok(bytes)
-}
-
-/// An array of strings as an NPY file, each padded to the longest.
-fn texts(values: &[&String]) -> std::io::Result<Vec<u8>> {
-    let longest = values.iter().map(|text| text.len()).max().unwrap_or(0).max(1);
-    let dtype = npyz::DType::Plain(format!("|S{longest}").parse().expect("a NumPy type"));
-    let mut bytes = Vec::new();
-    let options = npyz::WriteOptions::<[u8]>::new().dtype(dtype).shape(&[values.len() as u64]);
-    let mut writer = options.writer(&mut bytes).begin_nd()?;
-    for text in values {
-        writer.push(text.as_bytes())?;
-    }
-    writer.finish()?;
-    Ok(bytes)
+    archive.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use npyz::NpyFile;
+    use zip::{ZipWriter, write::SimpleFileOptions};
+
     use super::*;
     use crate::method::{LogitScore, RejectionScore};
 
@@ -534,7 +408,9 @@ mod tests {
         let path = folder.path().join("scores.npz");
         let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
         let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-        for (name, array) in [("score", npy(vec![0.25, 0.5, 0.75])), ("label", npy(vec![0_i64, 1, -1]))] {
+        for (name, array) in
+            [("score", npz::vector(vec![0.25, 0.5, 0.75])), ("label", npz::vector(vec![0_i64, 1, -1]))]
+        {
             archive.start_file(format!("{name}.npy"), stored).unwrap();
             archive.write_all(&array.unwrap()).unwrap();
         }

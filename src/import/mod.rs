@@ -83,7 +83,7 @@ impl Division {
         // One of each class comes first.
         let mut classes = HashSet::new();
         let (firsts, others): (Vec<_>, Vec<_>) =
-            training.into_iter().partition(|&place| classes.insert(labels[place]));
+            training.into_iter().partition(|&index| classes.insert(labels[index]));
         let most = EXAMPLES.max(firsts.len());
         Self { training: firsts.into_iter().chain(others).take(most).collect(), choosing, calibrating }
     }
@@ -162,7 +162,7 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
     if classes.len() != count {
         return refused(format!("the weights are for {count} classes"));
     }
-    if let Some(twice) = (1..count).find(|&place| classes[..place].contains(&classes[place])) {
+    if let Some(twice) = (1..count).find(|&index| classes[..index].contains(&classes[index])) {
         return refused(format!("`{}` occurs twice", classes[twice]));
     }
     match classes.iter().find_map(|name| fault_of_class(name)) {
@@ -202,26 +202,24 @@ pub fn calibrate(
     }
     let nearest = method::nearest(checkpoint.anchors.distances(logits.view()).view());
     let Division { training, choosing, calibrating } = Division::of(images.labels(), calibration.keep);
-    let rows = |matrix: &Array2<f32>, places: &[usize]| matrix.select(Axis(0), places);
+    let rows = |matrix: &Array2<f32>, indices: &[usize]| matrix.select(Axis(0), indices);
     checkpoint.held_out =
         HeldOut { choosing: rows(&logits, &choosing), calibrating: rows(&logits, &calibrating) };
     if !choosing.is_empty() {
         let stand_ins = StandIn::ALL.into_iter().map(|kind| {
             let mut features = Array2::zeros((0, checkpoint.last_layer()?.weight.ncols()));
-            for places in in_chunks(&choosing) {
-                let outputs = scorer.score_u8(images.stand_ins(kind, places)?.view())?;
+            for indices in in_chunks(&choosing) {
+                let outputs = scorer.score_u8(images.stand_ins(kind, indices)?.view())?;
                 let found = outputs.features.expect("the file has features");
                 features.append(Axis(0), found.view()).expect("one row per image");
-                progress(places.len());
+                progress(indices.len());
             }
             Ok((kind.name().to_owned(), features))
         });
         checkpoint.features = Some(Features {
             stand_ins: stand_ins.collect::<Result<_>>()?,
-            training: (
-                rows(&features, &training),
-                training.iter().map(|&place| images.labels()[place]).collect(),
-            ),
+            training: rows(&features, &training),
+            labels: training.iter().map(|&index| images.labels()[index]).collect(),
             choosing: rows(&features, &choosing),
             calibrating: rows(&features, &calibrating),
             test: None,
@@ -241,7 +239,7 @@ mod tests {
     #[test]
     fn as_many_images_calibrate_as_the_share_needs() {
         let counts = |images: usize, keep: f64| {
-            let labels: Vec<i64> = (0..images as i64).map(|place| place % 7).collect();
+            let labels: Vec<i64> = (0..images as i64).map(|index| index % 7).collect();
             let Division { training, choosing, calibrating } = Division::of(&labels, keep);
             let all: HashSet<&usize> = training.iter().chain(&choosing).chain(&calibrating).collect();
             assert_eq!(all.len(), training.len() + choosing.len() + calibrating.len());
@@ -260,13 +258,13 @@ mod tests {
         let mut labels = vec![0; 40_000];
         let rare = Division::of(&labels, 0.95).training.into_iter().chain(0..40_000);
         // Images that the bound would leave out.
-        for (class, place) in rare.skip(EXAMPLES).take(300).enumerate() {
-            labels[place] = class as i64 + 1;
+        for (class, index) in rare.skip(EXAMPLES).take(300).enumerate() {
+            labels[index] = class as i64 + 1;
         }
         let training = Division::of(&labels, 0.95).training;
-        let classes: HashSet<i64> = training.iter().map(|&place| labels[place]).collect();
+        let classes: HashSet<i64> = training.iter().map(|&index| labels[index]).collect();
         let order = shuffled(labels.len(), 0);
-        let all: HashSet<i64> = order[..20_000].iter().map(|&place| labels[place]).collect();
+        let all: HashSet<i64> = order[..20_000].iter().map(|&index| labels[index]).collect();
         assert_eq!((training.len(), &classes), (EXAMPLES, &all));
         assert!(all.len() > 100, "{}", all.len());
     }

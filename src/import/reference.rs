@@ -53,7 +53,7 @@ fn forward(layers: &[Layer], weights: &Weights, input: &Input, image: ArrayView3
             .iter()
             .map(|(name, shape)| weights.values(name, shape))
             .collect::<Result<Vec<_>>>()?;
-        let read = |place: usize| &outputs[layer.inputs[place]];
+        let read = |index: usize| &outputs[layer.inputs[index]];
         let output = match layer.op {
             Op::Input => normalized(input, image),
             Op::Conv(conv) => read(0).convolved(&conv, parameters[0], parameters.get(1).copied()),

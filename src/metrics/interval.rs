@@ -63,9 +63,9 @@ impl Interval {
     fn middle(mut values: Vec<f64>) -> Self {
         values.sort_unstable_by(f64::total_cmp);
         let at = |share: f64| {
-            let place = share * (values.len() - 1) as f64;
-            let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
-            below + (above - below) * place.fract()
+            let position = share * (values.len() - 1) as f64;
+            let (below, above) = (values[position.floor() as usize], values[position.ceil() as usize]);
+            below + (above - below) * position.fract()
         };
         Self { low: at(0.025), high: at(0.975) }
     }

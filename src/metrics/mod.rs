@@ -265,7 +265,7 @@ impl Ranked {
 
     /// The number of scores above a threshold, which come first.
     fn above(&self, threshold: f64) -> usize {
-        self.0.partition_point(|&place| place < rank(threshold))
+        self.0.partition_point(|&end| end < rank(threshold))
     }
 
     fn sort(scores: impl Iterator<Item = f64>) -> Result<Self> {

@@ -101,7 +101,7 @@ impl ModelFile {
         self.outputs.iter().any(|(output, _)| output == name)
     }
 
-    /// The place of an output; `None` if the model does not have it.
+    /// The index of an output; `None` if the model does not have it.
     #[cfg(feature = "tract")]
     pub fn output(&self, name: &str) -> Option<usize> {
         self.outputs.iter().position(|(output, _)| output == name)

@@ -92,9 +92,9 @@ impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (images, stand_ins) = (self.images, self.stand_ins.join(", "));
         write!(f, "by the AUROC of {images} held-out images against {stand_ins}: ")?;
-        for (place, Candidate { score, mean, .. }) in self.candidates.iter().take(SHOWN).enumerate() {
-            write!(f, "{}{score} {:.1} %", if place > 0 { ", " } else { "" }, 100.0 * mean)?;
-            if let Some(unreduced) = self.unreduced.filter(|_| place == 0) {
+        for (index, Candidate { score, mean, .. }) in self.candidates.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{score} {:.1} %", if index > 0 { ", " } else { "" }, 100.0 * mean)?;
+            if let Some(unreduced) = self.unreduced.filter(|_| index == 0) {
                 write!(f, " ({:.1} % with all constants)", 100.0 * unreduced)?;
             }
         }

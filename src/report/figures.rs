@@ -115,7 +115,7 @@ fn bars(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
     counts
         .into_iter()
         .enumerate()
-        .map(|(place, count)| [axis.from + place as f64 * width, count as f64 / all])
+        .map(|(index, count)| [axis.from + index as f64 * width, count as f64 / all])
         .collect()
 }
 
@@ -210,13 +210,13 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
     if !kinds.contains(&Curve::Oscr) {
         notes.push("OSCR needs the prediction for every known image, and is left out.".to_owned());
     }
-    let figures = kinds.iter().enumerate().map(|(place, &kind)| {
+    let figures = kinds.iter().enumerate().map(|(index, &kind)| {
         let CurveLabels { id, title, x, y, area } = labels(kind);
         let mut marks = Vec::new();
         if kind == Curve::Roc {
             marks.push(Mark::Guide { from: [0.0, 0.0], to: [1.0, 1.0] });
         }
-        let shown = || section.curves.iter().take(SERIES).map(|Curves(curves)| &curves[place]).enumerate();
+        let shown = || section.curves.iter().take(SERIES).map(|Curves(curves)| &curves[index]).enumerate();
         for (series, (.., band)) in shown().filter(|(_, (.., band))| !band.is_empty()) {
             let ends = places().zip(band).map(|(x, interval)| (x, interval.low, interval.high)).collect();
             marks.push(Mark::Band { ends, series });
@@ -376,7 +376,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     let points: Vec<[f64; 2]> = held_out
         .iter()
         .enumerate()
-        .map(|(place, &threshold)| [(place + 1) as f64 / (held_out.len() + 1) as f64, measured(threshold)])
+        .map(|(index, &threshold)| [(index + 1) as f64 / (held_out.len() + 1) as f64, measured(threshold)])
         .filter(|[promised, _]| *promised >= MIN_KEPT)
         .collect();
     let chosen = subject.keep.zip(kept(subject));
@@ -451,19 +451,19 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
     let count = |images: &mut dyn Iterator<Item = (i64, f64)>| {
         let mut counts = vec![0; columns.len()];
         for (class, score) in images {
-            let place = match unknown_column {
+            let column = match unknown_column {
                 Some(column) if subject.rejects(score) => column,
                 _ => classes.binary_search(&class).unwrap_or(others),
             };
-            counts[place] += 1;
+            counts[column] += 1;
         }
         counts
     };
     let known = &subject.known;
     let mut rows: Vec<ConfusionRow> = Vec::new();
     for &class in &classes {
-        let places = (0..known.scores.len()).filter(|&place| known.truth[place] == class);
-        let counts = count(&mut places.map(|place| (known.predicted[place], known.scores[place])));
+        let indices = (0..known.scores.len()).filter(|&index| known.truth[index] == class);
+        let counts = count(&mut indices.map(|index| (known.predicted[index], known.scores[index])));
         rows.push(ConfusionRow { name: subject.class(class), is_known: true, counts });
     }
     for set in
@@ -477,10 +477,10 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
         .iter()
         .enumerate()
         .filter(|(_, row)| row.is_known)
-        .flat_map(|(place, row)| {
+        .flat_map(|(index, row)| {
             let all: usize = row.counts.iter().sum();
-            let other = (0..classes.len()).filter(move |&column| column != place);
-            other.map(move |column| (row.counts[column] as f64 / all.max(1) as f64, place, column))
+            let other = (0..classes.len()).filter(move |&column| column != index);
+            other.map(move |column| (row.counts[column] as f64 / all.max(1) as f64, index, column))
         })
         .filter(|(share, ..)| *share > 0.0)
         .max_by(|a, b| a.0.total_cmp(&b.0));
@@ -526,21 +526,21 @@ fn matrix(
                 @let at = format!("translate({} {}) rotate(-50)", coordinate(x(column) + side / 2.0 + 3.0), coordinate(HEADS - 7.0));
                 text class=(text_class) transform=(at) { (isolated(&elided(name, 16))) }
             }
-            @for (place, row) in rows.iter().enumerate() {
+            @for (index, row) in rows.iter().enumerate() {
                 @let all = row.counts.iter().sum::<usize>();
-                text class=(text_class) x=(coordinate(NAMES - 6.0)) y=(coordinate(y(place) + height / 2.0 + 4.0))
+                text class=(text_class) x=(coordinate(NAMES - 6.0)) y=(coordinate(y(index) + height / 2.0 + 4.0))
                     text-anchor="end" { (isolated(&elided(&row.name, 18))) }
                 @for (column, &count) in row.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
                     @let share = count as f64 / all as f64;
-                    @let is_right = if row.is_known { place == column } else { Some(column) == unknown_column };
+                    @let is_right = if row.is_known { index == column } else { Some(column) == unknown_column };
                     rect class={ (if Some(column) == unknown_column { "cell-unknown" } else { "cell" }) (if is_right { " right" } else { "" }) }
-                        x=(coordinate(x(column) + 1.0)) y=(coordinate(y(place) + 1.0))
+                        x=(coordinate(x(column) + 1.0)) y=(coordinate(y(index) + 1.0))
                         width=(coordinate(side - 2.0)) height=(coordinate(height - 2.0))
                         fill-opacity=(format!("{:.2}", 0.06 + 0.94 * share)) {
                         title { (isolated(&elided(&row.name, 40))) " as " (isolated(&elided(&columns[column], 40))) ": " (count) " of " (all) }
                     }
                     text class={ (text_class) (turned(share)) } text-anchor="middle"
-                        x=(coordinate(x(column) + side / 2.0)) y=(coordinate(y(place) + height / 2.0 + 4.0)) {
+                        x=(coordinate(x(column) + side / 2.0)) y=(coordinate(y(index) + height / 2.0 + 4.0)) {
                         @if share < 0.01 { "<1" } @else { (format!("{:.0}", 100.0 * share)) }
                     }
                 }

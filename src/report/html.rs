@@ -241,10 +241,10 @@ impl Page {
         let subject = &section.subject;
         let set = subject.set(mistake.set);
         let image = section.image(mistake);
-        let numbered = format!("image {}", mistake.place + 1);
+        let numbered = format!("image {}", mistake.index + 1);
         let label = section.shown_image(mistake).unwrap_or(&numbered);
-        let truth = set.truth.get(mistake.place).map(|&class| subject.class(class));
-        let called = set.predicted.get(mistake.place).map(|&class| subject.class(class));
+        let truth = set.truth.get(mistake.index).map(|&class| subject.class(class));
+        let called = set.predicted.get(mistake.index).map(|&class| subject.class(class));
         html! {
             li {
                 @match image.and_then(|image| self.thumbnail(image)) {
@@ -267,7 +267,7 @@ impl Page {
                         " called " strong { (name(&elided(&called, 24))) }
                     }
                 }
-                p.score { (number(set.scores[mistake.place])) }
+                p.score { (number(set.scores[mistake.index])) }
                 p.file title=(elided(label, 10_000)) { bdi { (elided(last_part(label), 28)) } }
             }
         }
@@ -278,8 +278,8 @@ impl Page {
 fn sentence(text: &str) -> Markup {
     let text = text.replace(" %", "\u{a0}%");
     html! {
-        @for (place, word) in text.split(' ').enumerate() {
-            @if place > 0 { " " }
+        @for (index, word) in text.split(' ').enumerate() {
+            @if index > 0 { " " }
             @if word.starts_with('(') && word.contains('–') { span.whole { (word) } } @else { (word) }
         }
     }
@@ -560,8 +560,8 @@ fn set_table(subject: &Subject) -> Markup {
                             td { (grouped(set.scores.len())) }
                             td { (grouped(accepted)) }
                             td.text {
-                                @for (place, (class, count)) in counts.iter().take(3).enumerate() {
-                                    @if place > 0 { ", " }
+                                @for (index, (class, count)) in counts.iter().take(3).enumerate() {
+                                    @if index > 0 { ", " }
                                     (name(&elided(&subject.class(*class), 24))) " (" (count) ")"
                                 }
                             }
@@ -586,8 +586,8 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 @let (height, width) = (decision.input.height, decision.input.width);
                 (row("classes", html! {
                     (decision.classes.len()) ": "
-                    @for (place, class) in decision.classes.iter().take(CLASSES).enumerate() {
-                        @if place > 0 { ", " }
+                    @for (index, class) in decision.classes.iter().take(CLASSES).enumerate() {
+                        @if index > 0 { ", " }
                         (name(class))
                     }
                     @if decision.classes.len() > CLASSES { ", and " (decision.classes.len() - CLASSES) " more" }
@@ -749,14 +749,14 @@ mod tests {
 
     /// A set of `count` images with scores from `least` on.
     fn scored(name: &str, count: usize, classes: i64, least: f64) -> Scored {
-        let score = |place: usize| least + (place * 7919 % 1000) as f64 / 250.0;
-        let class = |place: usize| if classes == 0 { -1 } else { place as i64 % classes };
+        let score = |index: usize| least + (index * 7919 % 1000) as f64 / 250.0;
+        let class = |index: usize| if classes == 0 { -1 } else { index as i64 % classes };
         Scored {
             name: name.to_owned(),
-            images: (0..count).map(|place| format!("folder/{name}/{place}.png")).collect(),
+            images: (0..count).map(|index| format!("folder/{name}/{index}.png")).collect(),
             truth: (0..count).map(class).collect(),
             predicted: (0..count)
-                .map(|place| (class(place).max(0) + i64::from(place % 9 == 0)) % classes.max(3))
+                .map(|index| (class(index).max(0) + i64::from(index % 9 == 0)) % classes.max(3))
                 .collect(),
             scores: (0..count).map(score).collect(),
         }

@@ -300,16 +300,16 @@ fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>
         {
             return Err(setting(name, "the name is empty, reserved or taken".to_owned()));
         }
-        let place = |set: &String| {
+        let index_of = |set: &String| {
             let missing =
                 || setting(name, format!("`{set}` is not one of the unknown sets: {}", names.join(", ")));
             names.iter().position(|other| other == set).ok_or_else(missing)
         };
-        let sets = sets.iter().map(place).collect::<Result<Vec<usize>>>()?;
+        let sets = sets.iter().map(index_of).collect::<Result<Vec<usize>>>()?;
         if sets.is_empty() {
             return Err(setting(name, "must list an unknown set".to_owned()));
         }
-        if (1..sets.len()).any(|place| sets[..place].contains(&sets[place])) {
+        if (1..sets.len()).any(|index| sets[..index].contains(&sets[index])) {
             return Err(setting(name, "lists a set twice".to_owned()));
         }
         members.push(Member { name, sets });

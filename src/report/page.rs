@@ -156,11 +156,11 @@ pub(super) enum MistakeKind {
     KnownMisnamed,
 }
 
-/// An image that is judged wrongly: its set, 0 for the known images, and its place there.
+/// An image that is judged wrongly: its set, 0 for the known images, and its index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mistake {
     pub set: usize,
-    pub place: usize,
+    pub index: usize,
 }
 
 /// What a model says of the images of a class.
@@ -272,9 +272,9 @@ impl Subject {
     /// What the model says of each class.
     pub(super) fn per_class(&self) -> BTreeMap<i64, OfClass> {
         let mut classes: BTreeMap<i64, OfClass> = BTreeMap::new();
-        for (place, (&truth, &score)) in self.known.truth.iter().zip(&self.known.scores).enumerate() {
+        for (index, (&truth, &score)) in self.known.truth.iter().zip(&self.known.scores).enumerate() {
             let of_class = classes.entry(truth).or_default();
-            let is_correct = self.known.predicted.get(place) == Some(&truth);
+            let is_correct = self.known.predicted.get(index) == Some(&truth);
             let is_kept = !self.rejects(score);
             of_class.images += 1;
             of_class.correct += usize::from(is_correct);
@@ -295,8 +295,8 @@ impl Subject {
     /// unknown images with the lowest scores, and the known ones with the highest.
     fn mistakes(&self, most: usize) -> Vec<(MistakeKind, Vec<Mistake>)> {
         let has_threshold = self.threshold.is_some();
-        let is_wrong = |place: usize| {
-            self.known.predicted.get(place).is_some_and(|class| *class != self.known.truth[place])
+        let is_wrong = |index: usize| {
+            self.known.predicted.get(index).is_some_and(|class| *class != self.known.truth[index])
         };
         let found = |kind: MistakeKind| -> Vec<Mistake> {
             let sets: Vec<usize> = if kind == MistakeKind::UnknownAccepted {
@@ -306,14 +306,14 @@ impl Subject {
             };
             let mut found: Vec<(f64, Mistake)> = Vec::new();
             for set in sets {
-                for (place, &score) in self.set(set).scores.iter().enumerate() {
+                for (index, &score) in self.set(set).scores.iter().enumerate() {
                     let is_meant = match kind {
                         MistakeKind::UnknownAccepted => !self.rejects(score),
                         MistakeKind::KnownRejected => self.rejects(score) || !has_threshold,
-                        MistakeKind::KnownMisnamed => is_wrong(place) && !self.rejects(score),
+                        MistakeKind::KnownMisnamed => is_wrong(index) && !self.rejects(score),
                     };
                     if is_meant {
-                        found.push((score, Mistake { set, place }));
+                        found.push((score, Mistake { set, index }));
                     }
                 }
             }
@@ -477,7 +477,7 @@ impl Section {
     /// The name of an image, if the set has names.
     pub fn image(&self, mistake: Mistake) -> Option<&str> {
         let names = &self.subject.set(mistake.set).images;
-        names.get(mistake.place).map(String::as_str).filter(|name| !name.is_empty())
+        names.get(mistake.index).map(String::as_str).filter(|name| !name.is_empty())
     }
 }
 

@@ -46,23 +46,23 @@ impl Plane {
         let total: f64 = centred.iter().map(|value| value * value).sum();
         let mut axes = Array2::zeros((width, 2));
         let mut explained = 0.0;
-        for (mut axis, &place) in axes.columns_mut().into_iter().zip(&order) {
-            if variances[place] <= 1e-12 * total {
+        for (mut axis, &index) in axes.columns_mut().into_iter().zip(&order) {
+            if variances[index] <= 1e-12 * total {
                 continue;
             }
-            axis.assign(&basis.dot(&vectors.column(place)));
+            axis.assign(&basis.dot(&vectors.column(index)));
             let greatest =
                 axis.iter().fold(0.0, |most: f64, &x| if x.abs() > most.abs() + 1e-9 { x } else { most });
             axis *= greatest.signum();
-            explained += variances[place] / total;
+            explained += variances[index] / total;
         }
         Some(Self { mean, axes, explained })
     }
 
     /// The coordinates of points `[N, C]` in the plane.
     pub fn project(&self, points: ArrayView2<f64>) -> Vec<[f64; 2]> {
-        let places = (&points - &self.mean).dot(&self.axes);
-        places.rows().into_iter().map(|row| [row[0], row[1]]).collect()
+        let coordinates = (&points - &self.mean).dot(&self.axes);
+        coordinates.rows().into_iter().map(|row| [row[0], row[1]]).collect()
     }
 }
 

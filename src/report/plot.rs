@@ -206,9 +206,9 @@ impl Plot {
                 @for mark in &self.marks { (self.mark(mark)) }
                 (self.labels())
                 path.frame d={ "M" (LEFT) " " (coordinate(top)) "V" (coordinate(bottom)) "H" (coordinate(right)) } {}
-                @for (place, (key, text)) in self.legend.iter().enumerate() {
-                    @let x = LEFT + (right - LEFT) / 2.0 * (place / lines) as f64;
-                    @let y = bottom + BOTTOM + LEGEND * (place % lines) as f64 + 8.0;
+                @for (index, (key, text)) in self.legend.iter().enumerate() {
+                    @let x = LEFT + (right - LEFT) / 2.0 * (index / lines) as f64;
+                    @let y = bottom + BOTTOM + LEGEND * (index % lines) as f64 + 8.0;
                     (legend(*key, text, [x, y]))
                 }
             }
@@ -410,11 +410,11 @@ fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     for part in points.chunk_by(|a, b| strip(a) == strip(b)) {
         let by_height = |&a: &usize, &b: &usize| part[a][1].total_cmp(&part[b][1]);
         let (low, high) = ((0..part.len()).min_by(by_height), (0..part.len()).max_by(by_height));
-        let mut places = [Some(0), low, high, Some(part.len() - 1)].map(Option::unwrap_or_default);
-        places.sort_unstable();
-        for (index, place) in places.into_iter().enumerate() {
-            if index == 0 || place != places[index - 1] {
-                let point = part[place];
+        let mut positions = [Some(0), low, high, Some(part.len() - 1)].map(Option::unwrap_or_default);
+        positions.sort_unstable();
+        for (index, position) in positions.into_iter().enumerate() {
+            if index == 0 || position != positions[index - 1] {
+                let point = part[position];
                 while let [.., a, b] = kept[..]
                     && is_between(a, b, point)
                 {

@@ -42,10 +42,10 @@ pub(super) fn number(value: f64) -> String {
 /// A count with its digits in groups of three.
 pub(super) fn grouped(count: usize) -> String {
     let mut digits = count.to_string();
-    let mut place = digits.len();
-    while place > 3 {
-        place -= 3;
-        digits.insert(place, ',');
+    let mut position = digits.len();
+    while position > 3 {
+        position -= 3;
+        digits.insert(position, ',');
     }
     digits
 }
@@ -187,7 +187,7 @@ impl Subject {
             .sets()
             .enumerate()
             .filter(|(_, set)| (1..FEW).contains(&set.scores.len()))
-            .map(|(place, set)| match place {
+            .map(|(index, set)| match index {
                 0 => counted(set.scores.len(), "known image"),
                 _ => format!("{} of {}", counted(set.scores.len(), "image"), quoted(&set.name)),
             })
@@ -260,7 +260,7 @@ mod tests {
     };
 
     fn subject(known: &[f64], unknown: &[(&str, &[f64])], threshold: Option<f64>) -> Subject {
-        let correct: Vec<bool> = (0..known.len()).map(|place| place % 4 != 3).collect();
+        let correct: Vec<bool> = (0..known.len()).map(|index| index % 4 != 3).collect();
         let options = ReportOptions {
             threshold,
             bootstrap: Some(Bootstrap { resamples: 0, seed: 0 }),

@@ -52,17 +52,34 @@ pub struct HeldOut {
 /// Features `[M, F]` of some images: what the last layer reads.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Features {
-    /// Of training images, with their classes.
-    pub training: (Array2<f32>, Vec<i64>),
+    /// Of training images.
+    pub training: Array2<f32>,
+    /// The classes of these training images, `[M]`.
+    pub labels: Vec<i64>,
     /// Of the held-out images that choose, in the order of their logits.
     pub choosing: Array2<f32>,
     /// Of those from which the threshold is chosen.
     pub calibrating: Array2<f32>,
     /// Name and features of images that stand for unknown ones.
     pub stand_ins: Vec<(String, Array2<f32>)>,
-    /// Of the known test images and of each unknown test set, in the order of their logits; `None` without a
-    /// test, or where they would be too large.
-    pub test: Option<(Array2<f32>, Vec<Array2<f32>>)>,
+    /// Of the test images; `None` without a test, or where they would be too large.
+    pub test: Option<TestFeatures>,
+}
+
+/// Features `[M, F]` of the test images, in the order of their logits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TestFeatures {
+    /// Of the known test images.
+    pub known: Array2<f32>,
+    /// Of each unknown test set.
+    pub unknown: Vec<Array2<f32>>,
+}
+
+impl TestFeatures {
+    /// The features of each set: those of the known images come first.
+    pub fn sets(&self) -> impl Iterator<Item = &Array2<f32>> {
+        [&self.known].into_iter().chain(&self.unknown)
+    }
 }
 
 /// The network's outputs for the mirror images of a checkpoint's images.
@@ -77,23 +94,22 @@ pub struct Mirrored {
 impl Features {
     /// The shapes of all matrices, in order.
     fn shapes(&self) -> Vec<(usize, usize)> {
-        let Self { training, choosing, calibrating, stand_ins, test } = self;
+        let Self { training, choosing, calibrating, stand_ins, test, .. } = self;
         let stand_ins = stand_ins.iter().map(|(_, features)| features);
-        let tests = test.iter().flat_map(|(known, unknown)| [known].into_iter().chain(unknown));
-        let all = [&training.0, choosing, calibrating].into_iter().chain(stand_ins).chain(tests);
+        let tests = test.iter().flat_map(TestFeatures::sets);
+        let all = [training, choosing, calibrating].into_iter().chain(stand_ins).chain(tests);
         all.map(Array2::dim).collect()
     }
 
     /// Whether these are features of the images whose logits are given, and the labels are those of classes.
     fn fits(&self, held_out: &HeldOut, test: Option<&TestLogits>, classes: usize) -> bool {
         let rows = |matrices: [&Array2<f32>; 2]| matrices.map(Array2::nrows);
-        let has_classes = self.training.1.iter().all(|&label| (0..classes as i64).contains(&label));
+        let has_classes = self.labels.iter().all(|&label| (0..classes as i64).contains(&label));
         let has_held_out =
             rows([&self.choosing, &self.calibrating]) == rows([&held_out.choosing, &held_out.calibrating]);
-        let has_test = self.test.as_ref().zip(test).is_none_or(|((known, unknown), logits)| {
-            let unknown = unknown.iter().map(Array2::nrows);
-            known.nrows() == logits.known.nrows()
-                && unknown.eq(logits.unknown.iter().map(|(_, logits)| logits.nrows()))
+        let has_test = self.test.as_ref().zip(test).is_none_or(|(features, logits)| {
+            let logits = [&logits.known].into_iter().chain(logits.unknown.iter().map(|(_, logits)| logits));
+            features.sets().map(Array2::nrows).eq(logits.map(Array2::nrows))
         });
         has_classes && has_held_out && has_test
     }
@@ -103,12 +119,13 @@ impl Features {
         let mean = |one: &Array2<f32>, other: &Array2<f32>| (one + other) * 0.5;
         let listed =
             |((name, one), (_, other)): (&(String, _), &(String, _))| (name.clone(), mean(one, other));
-        let test = self.test.as_ref().zip(other.test.as_ref()).map(|((known, unknown), other)| {
-            let unknown = unknown.iter().zip(&other.1).map(|(one, other)| mean(one, other));
-            (mean(known, &other.0), unknown.collect())
+        let test = self.test.as_ref().zip(other.test.as_ref()).map(|(one, other)| {
+            let unknown = one.unknown.iter().zip(&other.unknown).map(|(one, other)| mean(one, other));
+            TestFeatures { known: mean(&one.known, &other.known), unknown: unknown.collect() }
         });
         Self {
-            training: (mean(&self.training.0, &other.training.0), self.training.1.clone()),
+            training: mean(&self.training, &other.training),
+            labels: self.labels.clone(),
             choosing: mean(&self.choosing, &other.choosing),
             calibrating: mean(&self.calibrating, &other.calibrating),
             stand_ins: self.stand_ins.iter().zip(&other.stand_ins).map(listed).collect(),
@@ -382,14 +399,13 @@ impl Checkpoint {
         let anchors = match self.facts.anchors {
             AnchorKind::Fixed => self.anchors,
             AnchorKind::ClassMeans => {
-                let (training, labels) = &features.training;
                 let fixed = Anchors::fixed(self.facts.classes.len(), self.facts.loss.magnitude);
-                fixed.class_means(logits(training).view(), labels)
+                fixed.class_means(logits(&features.training).view(), &features.labels)
             }
         };
         let held_out =
             HeldOut { choosing: logits(&features.choosing), calibrating: logits(&features.calibrating) };
-        let test = self.test.zip(features.test.as_ref()).map(|(test, (known, unknown))| {
+        let test = self.test.zip(features.test.as_ref()).map(|(test, TestFeatures { known, unknown })| {
             let names = test.unknown.into_iter().map(|(name, _)| name);
             TestLogits {
                 known: logits(known),
@@ -444,15 +460,16 @@ impl Weights {
         let test = match self.get(&named(FEATURES_TEST_KNOWN)) {
             Some(_) => {
                 let unknown = self.listed(&named(FEATURES_TEST_UNKNOWN), width)?;
-                Some((
-                    matrix(FEATURES_TEST_KNOWN)?,
-                    unknown.into_iter().map(|(_, features)| features).collect(),
-                ))
+                Some(TestFeatures {
+                    known: matrix(FEATURES_TEST_KNOWN)?,
+                    unknown: unknown.into_iter().map(|(_, features)| features).collect(),
+                })
             }
             None => None,
         };
         Ok(Some(Features {
-            training: (matrix(FEATURES_TRAINING)?, labels.iter().map(|&label| label as i64).collect()),
+            training: matrix(FEATURES_TRAINING)?,
+            labels: labels.iter().map(|&label| label as i64).collect(),
             choosing: matrix(FEATURES_CHOOSING)?,
             calibrating: matrix(FEATURES_CALIBRATING)?,
             stand_ins: self.listed(&named(FEATURES_STAND_IN), width)?,
@@ -462,7 +479,7 @@ impl Weights {
 
     /// Adds features for [`features`](Self::features).
     fn insert_features(&mut self, prefix: &str, features: &Features) {
-        let Features { training: (training, labels), choosing, calibrating, stand_ins, test } = features;
+        let Features { training, labels, choosing, calibrating, stand_ins, test } = features;
         let named = |name: &str| format!("{prefix}{name}");
         self.insert_matrix(&named(FEATURES_TRAINING), training);
         let numbers = labels.iter().map(|&label| label as f32).collect();
@@ -471,7 +488,7 @@ impl Weights {
         self.insert_matrix(&named(FEATURES_CALIBRATING), calibrating);
         let stand_ins = stand_ins.iter().map(|(name, features)| (name.as_str(), features));
         self.insert_listed(&named(FEATURES_STAND_IN), stand_ins);
-        if let Some((known, unknown)) = test {
+        if let Some(TestFeatures { known, unknown }) = test {
             self.insert_matrix(&named(FEATURES_TEST_KNOWN), known);
             let unknown = unknown.iter().map(|features| ("set", features));
             self.insert_listed(&named(FEATURES_TEST_UNKNOWN), unknown);
@@ -568,11 +585,12 @@ mod tests {
             Array2::from_shape_fn((count, width), |(row, column)| (row * width + column) as f32)
         };
         let features = Features {
-            training: (rows(3), vec![1, 0, 1]),
+            training: rows(3),
+            labels: vec![1, 0, 1],
             choosing: rows(1),
             calibrating: rows(0),
             stand_ins: vec![("scrambled".to_owned(), rows(2)), ("blended".to_owned(), rows(1))],
-            test: Some((rows(3), vec![rows(1), rows(2)])),
+            test: Some(TestFeatures { known: rows(3), unknown: vec![rows(1), rows(2)] }),
         };
         let mirrored = Features { choosing: rows(1) * 2.0, ..features.clone() };
         let mirrored = Mirrored { features: mirrored, check: Array2::ones((1, 2)) };
@@ -631,14 +649,15 @@ mod tests {
         let width = example().last_layer().unwrap().weight.ncols();
         let rows = |count| Array2::zeros((count, width));
         let fitting = || Features {
-            training: (rows(2), vec![1, 0]),
+            training: rows(2),
+            labels: vec![1, 0],
             choosing: rows(1),
             calibrating: rows(0),
             stand_ins: Vec::new(),
-            test: Some((
-                rows(3),
-                example().test.unwrap().unknown.iter().map(|(_, z)| rows(z.nrows())).collect(),
-            )),
+            test: Some(TestFeatures {
+                known: rows(3),
+                unknown: example().test.unwrap().unknown.iter().map(|(_, z)| rows(z.nrows())).collect(),
+            }),
         };
         let read_features = |change: &dyn Fn(&mut Features)| {
             read_with(&|checkpoint| {
@@ -648,11 +667,11 @@ mod tests {
             })
         };
         for error in [
-            read_features(&|features| features.training.1[1] = 2),
-            read_features(&|features| features.training.1[1] = -1),
+            read_features(&|features| features.labels[1] = 2),
+            read_features(&|features| features.labels[1] = -1),
             read_features(&|features| features.calibrating = rows(1)),
-            read_features(&|features| features.test.as_mut().unwrap().1.truncate(1)),
-            read_features(&|features| features.test.as_mut().unwrap().0 = rows(4)),
+            read_features(&|features| features.test.as_mut().unwrap().unknown.truncate(1)),
+            read_features(&|features| features.test.as_mut().unwrap().known = rows(4)),
         ] {
             assert!(error.contains("its features do not match its logits"), "{error}");
         }

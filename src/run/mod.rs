@@ -7,8 +7,8 @@ mod folder;
 mod recipe;
 
 pub use checkpoint::{
-    CheckBatch, Checkpoint, CheckpointKind, EXAMPLES, Facts, Features, HeldOut, Mirrored, TestLogits,
-    TrainingData,
+    CheckBatch, Checkpoint, CheckpointKind, EXAMPLES, Facts, Features, HeldOut, Mirrored, TestFeatures,
+    TestLogits, TrainingData,
 };
 pub use device::Device;
 pub use event::Event;

@@ -382,12 +382,12 @@ impl Scorer {
     #[must_use]
     pub fn verdicts(&self, outputs: &Outputs) -> Vec<Verdict> {
         let classes = &self.decision().classes;
-        let verdict = |place: usize| Verdict {
-            class: classes.get(outputs.label[place]).cloned().unwrap_or_default(),
-            unknown: outputs.unknown[place],
-            score: outputs.score[place],
+        let verdict = |index: usize| Verdict {
+            class: classes.get(outputs.label[index]).cloned().unwrap_or_default(),
+            unknown: outputs.unknown[index],
+            score: outputs.score[index],
             threshold: self.threshold,
-            p_value: outputs.p_value.as_ref().map(|values| values[place]),
+            p_value: outputs.p_value.as_ref().map(|values| values[index]),
         };
         (0..outputs.score.len()).map(verdict).collect()
     }

@@ -133,8 +133,8 @@ impl Sets {
         }
         let outliers = match recipe.outliers.folder() {
             Some(folder) => {
-                let place = data.resolve(folder, &[Role::Unknown(Split::Train)])?;
-                let outliers = Dataset::unknown(&place, Split::Train, input)?;
+                let path = data.resolve(folder, &[Role::Unknown(Split::Train)])?;
+                let outliers = Dataset::unknown(&path, Split::Train, input)?;
                 let tests = unknown_tests.iter().map(|set| &set.images);
                 if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
                     let reason = "holds known or test images";
@@ -327,7 +327,7 @@ impl<'a> Batches<'a> {
         // Images that calibrate are drawn without regard to their classes, as new images come.
         let (calibrating, rest) = known.draw_leaving_classes(calibrating, seed);
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
-        let of_rest = |places: Vec<usize>| places.into_iter().map(|place| rest[place]).collect::<Vec<_>>();
+        let of_rest = |indices: Vec<usize>| indices.into_iter().map(|index| rest[index]).collect::<Vec<_>>();
         let (choosing, training) = (of_rest(choosing), of_rest(training));
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
@@ -399,7 +399,7 @@ impl<'a> Batches<'a> {
     /// Training images drawn at random with the seed, and one of each class that these lack.
     pub(super) fn sample(&self, count: usize) -> Vec<usize> {
         let drawn = self.known.pick(&self.training).draw_with_classes(count, self.settings.recipe.seed);
-        drawn.into_iter().map(|place| self.training[place]).collect()
+        drawn.into_iter().map(|index| self.training[index]).collect()
     }
 
     /// The labels of known images.
@@ -451,7 +451,7 @@ impl<'a> Batches<'a> {
         let batch_size = self.settings.recipe.batch_size;
         let start = step * batch_size;
         let end = if step + 1 == self.steps() { order.len() } else { start + batch_size };
-        order[start..end].iter().map(|&place| self.training[place]).collect()
+        order[start..end].iter().map(|&index| self.training[index]).collect()
     }
 
     /// The numbers, within the epoch, of the outliers of a step with `known` known images.

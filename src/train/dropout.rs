@@ -61,8 +61,8 @@ fn mask<T: Element + Copy + Send + Sync>(
         let mut random = Xoshiro256PlusPlus::seed_from_u64(seed.wrapping_add((stream as u64) << 32));
         for factors in factors.chunks_mut(4) {
             let drawn = random.next_u64();
-            for (place, factor) in factors.iter_mut().enumerate() {
-                let drawn = drawn >> (16 * place) & 0xFFFF;
+            for (index, factor) in factors.iter_mut().enumerate() {
+                let drawn = drawn >> (16 * index) & 0xFFFF;
                 *factor = choice[usize::from(drawn >= least)];
             }
         }

@@ -67,7 +67,7 @@ struct Block {
 pub(super) struct Features {
     path: PathBuf,
     file: Mutex<File>,
-    /// The place of the first value in the file.
+    /// The offset of the first value in the file.
     start: u64,
     blocks: Vec<Block>,
     mean: Vec<f32>,
@@ -184,8 +184,8 @@ impl Features {
     /// The row of an image in a set; `None` if it was not computed in this view.
     pub fn find(&self, set: Set, index: usize, view: View) -> Option<usize> {
         let block = self.blocks.iter().find(|block| block.set == set)?;
-        let place = block.views.iter().position(|&other| other == view)?;
-        Some(block.start + index * block.views.len() + place)
+        let view_index = block.views.iter().position(|&other| other == view)?;
+        Some(block.start + index * block.views.len() + view_index)
     }
 
     /// The row of an image in a set and a view of the run.
@@ -212,8 +212,8 @@ impl Features {
         let mut file = self.file.lock().expect("no reader panics");
         let mut bytes = vec![0; 4 * width];
         for &row in rows {
-            let place = self.start + (4 * row * width) as u64;
-            file.seek(SeekFrom::Start(place))
+            let offset = self.start + (4 * row * width) as u64;
+            file.seek(SeekFrom::Start(offset))
                 .and_then(|_| file.read_exact(&mut bytes))
                 .map_err(Error::io("read", &self.path))?;
             values.extend(bytes.as_chunks().0.iter().map(|&chunk| f32::from_le_bytes(chunk)));

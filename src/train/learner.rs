@@ -17,7 +17,7 @@ use super::{
     features::{Features, FrozenLayers, View, mirror},
     loss,
     network::{self, Network},
-    record::{ancestors, has_seen_held_out},
+    record::Lineage,
     torch, torch_device,
 };
 use crate::{
@@ -26,10 +26,10 @@ use crate::{
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
-    model::{ANCESTORS, HELD_OUT_SEEN, TEST_NAMES, Training},
+    model::{TEST_NAMES, Training},
     run::{
-        self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestLogits,
-        TrainingData, TrainingPrecision,
+        self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestFeatures,
+        TestLogits, TrainingData, TrainingPrecision,
     },
     weights::{Weights, folded},
 };
@@ -59,10 +59,8 @@ pub(super) struct Learner<'a> {
     /// EMA of the network's parameters and statistics, with the store that owns it.
     ema: Option<(nn::VarStore, Network)>,
     frozen: Option<Frozen>,
-    /// Whether the backbone had learned from held-out images, as far as its file tells.
-    pub held_out_seen: bool,
-    /// What the backbone was trained on, and the backbones before it, as far as its file tells.
-    pub ancestors: Vec<Training>,
+    /// What the backbone had learned from.
+    pub lineage: Lineage,
 }
 
 /// The layers below the last, which are not trained.
@@ -228,25 +226,15 @@ impl<'a> Learner<'a> {
             layers,
             features: None,
         });
-        Ok(Self {
-            settings,
-            batches,
-            store,
-            network,
-            ema,
-            frozen,
-            held_out_seen: false,
-            ancestors: Vec::new(),
-        })
+        Ok(Self { settings, batches, store, network, ema, frozen, lineage: Lineage::default() })
     }
 
     /// Loads the backbone, if there is one.
     pub fn begin(&mut self, backbone: Option<Weights>) -> Result<()> {
         if let Some(weights) = backbone {
             if let Some(training) = weights.training() {
-                self.held_out_seen =
-                    !self.batches.calibrating.is_empty() && has_seen_held_out(&self.record(0), &training);
-                self.ancestors = ancestors(&training);
+                let has_held_out = !self.batches.calibrating.is_empty();
+                self.lineage = Lineage::new(&self.record(0), &training, has_held_out);
             }
             match &mut self.frozen {
                 None => self.network.load(&weights, "", true)?,
@@ -327,7 +315,7 @@ impl<'a> Learner<'a> {
         let drawn = self.batches.sample(run::EXAMPLES.min(KEPT_FEATURES / (width * size_of::<f32>())));
         // A pasted patch is that of another image in the same batch, which must hold several classes.
         let mixed = shuffled(choosing.len(), self.settings.recipe.seed).into_iter();
-        let mixed: Vec<usize> = mixed.map(|place| choosing[place]).collect();
+        let mixed: Vec<usize> = mixed.map(|index| choosing[index]).collect();
         let unknown = (0..unknown_tests.len()).map(Set::Unknown);
         let tests: Vec<Set> = [Set::Test].into_iter().chain(unknown).collect();
         let tested: usize = tests.iter().map(|&set| self.batches.dataset(set).len()).sum();
@@ -355,12 +343,14 @@ impl<'a> Learner<'a> {
                     finishing.features(set, &indices, view)
                 };
                 let known = whole(Set::Test)?;
-                test = Some((known, tests[1..].iter().map(|&set| whole(set)).collect::<Result<_>>()?));
+                let unknown = tests[1..].iter().map(|&set| whole(set)).collect::<Result<_>>()?;
+                test = Some(TestFeatures { known, unknown });
             }
             Ok(run::Features {
                 stand_ins,
                 test,
-                training: (finishing.features(Set::Known, &drawn, view)?, self.batches.labels(&drawn)),
+                training: finishing.features(Set::Known, &drawn, view)?,
+                labels: self.batches.labels(&drawn),
                 choosing: finishing.features(Set::Known, choosing, view)?,
                 calibrating: finishing.features(Set::Known, calibrating, view)?,
             })
@@ -565,12 +555,7 @@ impl<'a> Learner<'a> {
         if let Some(names) = test_names {
             record.insert(TEST_NAMES, names.as_str().into());
         }
-        if self.held_out_seen {
-            record.insert(HELD_OUT_SEEN, true.into());
-        }
-        if !self.ancestors.is_empty() {
-            record.insert(ANCESTORS, serde_json::json!(self.ancestors));
-        }
+        self.lineage.add_to(&mut record);
         record
     }
 

@@ -251,7 +251,7 @@ impl Network {
     pub fn whiten(&mut self, images: &Tensor) -> std::result::Result<(), TchError> {
         let Some((index, size)) = self.whitening() else { return Ok(()) };
         let patches = self.normalised(images)?.f_im2col(size, [1, 1], [0, 0], [1, 1])?;
-        // `[N, values, places]` to `[values, N places]`.
+        // `[N, values, positions]` to `[values, N positions]`.
         let patches = patches.f_transpose(0, 1)?.f_flatten(1, 2)?;
         let covariance = patches.f_matmul(&patches.f_transpose(0, 1)?)?.f_div_scalar(patches.size()[1])?;
         let (variances, components) = covariance.f_to_kind(Kind::Double)?.f_linalg_eigh("U")?;
@@ -479,8 +479,8 @@ mod tests {
         let (_store, network, ..) = golden(1);
         let (start, end) = (network.all.data_ptr() as usize, network.all.numel() * 4);
         for tensor in network.tensors.iter().flatten() {
-            let place = tensor.data_ptr() as usize - start;
-            assert!(place < end && place.is_multiple_of(4 * ALIGNMENT), "{place}");
+            let offset = tensor.data_ptr() as usize - start;
+            assert!(offset < end && offset.is_multiple_of(4 * ALIGNMENT), "{offset}");
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) struct Optimizer {
 struct Group {
     /// Their share of the learning rate.
     share: f64,
-    /// Their place among all trained parameters.
+    /// Their index among all trained parameters.
     start: i64,
     values: Tensor,
     /// Those of several dimensions: the weights of convolutions and of the last layer.
@@ -60,7 +60,7 @@ struct Matrices {
     length: f64,
     rows: i64,
     columns: i64,
-    /// The place of the first value of each.
+    /// The index of the first value of each.
     starts: Vec<i64>,
 }
 
@@ -107,7 +107,7 @@ impl Group {
 }
 
 impl Matrices {
-    /// The convolutions of a network, with their places among all of its parameters. Depthwise ones are left
+    /// The convolutions of a network, with their indices among all of its parameters. Depthwise ones are left
     /// out: each of their channels has a step of its own.
     fn hidden(parameters: &[NetworkParameter], share: f64) -> Vec<Self> {
         let mut by_shape = BTreeMap::<_, Vec<i64>>::new();
@@ -129,13 +129,13 @@ impl Matrices {
         by_shape.into_iter().map(of_shape).collect()
     }
 
-    /// Those in a range of all parameters, with their places in it, if there are any.
+    /// Those in a range of all parameters, with their indices in it, if there are any.
     fn within(&self, start: i64, end: i64) -> Option<Self> {
         let starts: Vec<i64> = self
             .starts
             .iter()
-            .filter(|place| (start..end).contains(place))
-            .map(|place| place - start)
+            .filter(|index| (start..end).contains(index))
+            .map(|index| index - start)
             .collect();
         (!starts.is_empty()).then_some(Self { starts, ..*self })
     }

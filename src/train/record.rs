@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::TrainSettings;
@@ -54,8 +55,36 @@ impl TrainSettings {
     }
 }
 
+/// What the backbone of a run had learned from, as far as its file tells.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Lineage {
+    /// Whether it had learned from the run's held-out images.
+    pub held_out_seen: bool,
+    /// What it was trained on, and the backbones before it.
+    pub ancestors: Vec<Training>,
+}
+
+impl Lineage {
+    /// The lineage of a run with this record, from a backbone with that one.
+    pub fn new(run: &Training, backbone: &Training, has_held_out: bool) -> Self {
+        let held_out_seen = has_held_out && has_seen_held_out(run, backbone);
+        Self { held_out_seen, ancestors: ancestors(backbone) }
+    }
+
+    /// Adds it to the record of a run.
+    pub fn add_to(&self, record: &mut Training) {
+        if self.held_out_seen {
+            record.insert(HELD_OUT_SEEN, true.into());
+        }
+        if !self.ancestors.is_empty() {
+            record.insert(ANCESTORS, json!(self.ancestors));
+        }
+    }
+}
+
 /// What a backbone was trained on, and the backbones before it: the [split](Training::split) of each.
-pub(super) fn ancestors(of_backbone: &Training) -> Vec<Training> {
+fn ancestors(of_backbone: &Training) -> Vec<Training> {
     let mut all: Vec<Training> = of_backbone.get(ANCESTORS).unwrap_or_default();
     let split = of_backbone.split();
     if !all.contains(&split) {
@@ -67,7 +96,7 @@ pub(super) fn ancestors(of_backbone: &Training) -> Vec<Training> {
 /// Whether a backbone, or one of its ancestors, has learned from held-out images: it was trained on another
 /// division of the same data set, or had itself seen that division's held-out images. A record without
 /// ancestors, as 0.1 and early 0.2 wrote it, does not say of which data set.
-pub(super) fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
+fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     let own = record.split();
     let known = |split: &Training| split.get::<String>("known");
     let is_unclear =

@@ -41,9 +41,9 @@ fn repeat(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng)
     let (piece_height, piece_width) = (height / parts, width / parts);
     let top = random.random_range(0..=height - piece_height);
     let left = random.random_range(0..=width - piece_width);
-    let mirrored = |place: usize, length: usize| {
-        let place = place % (2 * length);
-        place.min(2 * length - 1 - place)
+    let mirrored = |index: usize, length: usize| {
+        let index = index % (2 * length);
+        index.min(2 * length - 1 - index)
     };
     take(pixels, height, width, |row, column| {
         (top + mirrored(row, piece_height), left + mirrored(column, piece_width))
@@ -80,8 +80,8 @@ fn blend(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) 
 fn take(pixels: &mut [u8], height: usize, width: usize, from: impl Fn(usize, usize) -> (usize, usize)) {
     for channel in pixels.chunks_exact_mut(height * width) {
         let old = channel.to_vec();
-        for (place, value) in channel.iter_mut().enumerate() {
-            let (row, column) = from(place / width, place % width);
+        for (index, value) in channel.iter_mut().enumerate() {
+            let (row, column) = from(index / width, index % width);
             *value = old[row * width + column];
         }
     }
@@ -98,14 +98,14 @@ mod tests {
 
     /// Where each pixel (row, column) of a scrambled image comes from.
     fn sources(how: fn(&mut [u8], usize, usize, &mut ChaCha8Rng), seed: u64) -> Vec<Vec<(usize, usize)>> {
-        let places = (0..HEIGHT).flat_map(|row| (0..WIDTH).map(move |column| (row as u8, column as u8)));
-        let (rows, columns): (Vec<u8>, Vec<u8>) = places.unzip();
+        let positions = (0..HEIGHT).flat_map(|row| (0..WIDTH).map(move |column| (row as u8, column as u8)));
+        let (rows, columns): (Vec<u8>, Vec<u8>) = positions.unzip();
         let mut pixels = [rows.clone(), columns, rows].concat();
         how(&mut pixels, HEIGHT, WIDTH, &mut ChaCha8Rng::seed_from_u64(seed));
-        let at = |channel, place| usize::from(pixels[channel * HEIGHT * WIDTH + place]);
-        let source = |place| {
-            assert_eq!(at(0, place), at(2, place));
-            (at(0, place), at(1, place))
+        let at = |channel, index| usize::from(pixels[channel * HEIGHT * WIDTH + index]);
+        let source = |index| {
+            assert_eq!(at(0, index), at(2, index));
+            (at(0, index), at(1, index))
         };
         (0..HEIGHT).map(|row| (0..WIDTH).map(|column| source(row * WIDTH + column)).collect()).collect()
     }
@@ -174,12 +174,13 @@ mod tests {
                     columns.iter().map(|&column| (rows[row], column)).collect();
                 assert_eq!(*sources, expected);
             }
-            let length = |places: &[usize]| places.iter().max().unwrap() - places.iter().min().unwrap() + 1;
-            for places in [&rows, &columns] {
-                let length = length(places);
-                for (place, &from) in places.iter().enumerate() {
-                    let back = place % (2 * length);
-                    assert_eq!(from, places[0] + back.min(2 * length - 1 - back));
+            let length =
+                |positions: &[usize]| positions.iter().max().unwrap() - positions.iter().min().unwrap() + 1;
+            for positions in [&rows, &columns] {
+                let length = length(positions);
+                for (index, &from) in positions.iter().enumerate() {
+                    let back = index % (2 * length);
+                    assert_eq!(from, positions[0] + back.min(2 * length - 1 - back));
                 }
             }
             sizes.push((length(&rows), length(&columns)));

@@ -108,7 +108,7 @@ fn run_to_the_end(
     let mut session = Session::begin(settings, &batches, run, start, backbone)?;
     let epochs = settings.recipe.epochs;
     let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
-    let (skipped, held_out_seen) = (batches.skipped, session.learner.held_out_seen);
+    let (skipped, held_out_seen) = (batches.skipped, session.learner.lineage.held_out_seen);
     let start = Event::Start { images, steps, epochs, left_out, skipped, held_out_seen };
     if is_new {
         session.record(&start)?;
@@ -231,8 +231,7 @@ impl<'a> Session<'a> {
                 // A damaged state after this one would stay in place of one before it.
                 folder.remove_states_but(STATES_KEPT, &state.path(folder))?;
                 learner.load(&tensors)?;
-                learner.held_out_seen = state.held_out_seen;
-                learner.ancestors.clone_from(&state.ancestors);
+                learner.lineage.clone_from(&state.lineage);
                 optimizer.load(&tensors)?;
                 let least = match tensors.get(MIN_LOSSES) {
                     Some(_) => tensors.values(MIN_LOSSES, &[batches.choosing.len()])?.to_vec(),
@@ -251,8 +250,7 @@ impl<'a> Session<'a> {
                 atomic::write(&folder.resolved(), &resolved)?;
                 folder.write_settings(given)?;
                 let state = State::new(settings.clone(), checksum.clone(), tests_checksum.clone());
-                let (held_out_seen, ancestors) = (learner.held_out_seen, learner.ancestors.clone());
-                (log, State { held_out_seen, ancestors, ..state }, Vec::new())
+                (log, State { lineage: learner.lineage.clone(), ..state }, Vec::new())
             }
         };
         log.rewind(state.log)?;

@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{TrainSettings, log::Lengths};
+use super::{TrainSettings, log::Lengths, record::Lineage};
 use crate::{
     error::{Error, Result},
-    model::Training,
     run::RunFolder,
     weights::Weights,
 };
@@ -31,12 +30,9 @@ pub(super) struct State {
     pub smoothed_loss: Option<f64>,
     /// The lengths of the log files.
     pub log: Lengths,
-    /// Whether the backbone had learned from held-out images.
-    #[serde(default)]
-    pub held_out_seen: bool,
-    /// What the backbone was trained on, and the backbones before it.
-    #[serde(default)]
-    pub ancestors: Vec<Training>,
+    /// What the backbone had learned from.
+    #[serde(flatten)]
+    pub lineage: Lineage,
 }
 
 impl State {
@@ -44,8 +40,8 @@ impl State {
     pub fn new(settings: TrainSettings, data: String, test_sets: String) -> Self {
         let (test_sets, log) = (Some(test_sets), Lengths::default());
         let (epoch, step, smoothed_loss) = (1, 0, None);
-        let (held_out_seen, ancestors) = (false, Vec::new());
-        Self { settings, data, test_sets, epoch, step, smoothed_loss, log, held_out_seen, ancestors }
+        let lineage = Lineage::default();
+        Self { settings, data, test_sets, epoch, step, smoothed_loss, log, lineage }
     }
 
     /// Writes the state with its tensors.

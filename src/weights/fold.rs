@@ -17,23 +17,23 @@ pub(crate) fn folded(layers: &[Layer], weights: &Weights) -> Result<(Vec<Layer>,
     let mut folded = Weights::new(weights.path());
     let mut kept: Vec<Layer> = Vec::with_capacity(layers.len());
     // Where each layer is among those that are kept.
-    let mut places = Vec::with_capacity(layers.len());
+    let mut indices = Vec::with_capacity(layers.len());
     for layer in layers {
         if let (Op::BatchNorm { .. }, &[input]) = (layer.op, &layer.inputs[..])
             && let Op::Conv(conv) = layers[input].op
             && readers[input] == 1
         {
-            let place: usize = places[input];
-            kept[place].op = Op::Conv(Conv { bias: true, ..conv });
+            let index: usize = indices[input];
+            kept[index].op = Op::Conv(Conv { bias: true, ..conv });
             fold(&mut folded, &layers[input].name, &conv, &affine(layer, weights)?);
-            places.push(place);
+            indices.push(index);
             continue;
         }
         for (name, shape) in layer.parameters() {
             folded.insert(&name, &shape, weights.values(&name, &shape)?.to_vec());
         }
-        places.push(kept.len());
-        let inputs = layer.inputs.iter().map(|&input| places[input]).collect();
+        indices.push(kept.len());
+        let inputs = layer.inputs.iter().map(|&input| indices[input]).collect();
         kept.push(Layer { inputs, ..layer.clone() });
     }
     Ok((kept, folded))

@@ -89,7 +89,8 @@ fn with_own_features(mut checkpoint: Checkpoint) -> Checkpoint {
     let outputs = score(&model_file(&checkpoint, &ExportOptions::default()), Provider::Cpu, &images);
     let own = outputs.features.unwrap();
     let features = checkpoint.features.as_mut().unwrap();
-    features.training = (own.clone(), (0..count as i64).map(|image| image % 3).collect());
+    features.training = own.clone();
+    features.labels = (0..count as i64).map(|image| image % 3).collect();
     features.choosing = own.slice_axis(Axis(0), (..40).into()).to_owned();
     features.calibrating = own;
     checkpoint

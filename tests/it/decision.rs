@@ -66,8 +66,8 @@ fn a_score_of_features_needs_features() {
     let error = export::decide(&bare, &options).unwrap_err().to_string();
     assert!(error.starts_with("score = `vim`: needs features"), "{error}");
     let mut few = checkpoint(1, Variant::Paper);
-    let Features { training: (features, labels), .. } = few.features.as_mut().unwrap();
-    *features = features.slice_axis(Axis(0), (..6).into()).to_owned();
+    let Features { training, labels, .. } = few.features.as_mut().unwrap();
+    *training = training.slice_axis(Axis(0), (..6).into()).to_owned();
     labels.truncate(6);
     let options = ExportOptions { score: Some("knn:7".parse().unwrap()), ..ExportOptions::default() };
     let error = export::decide(&few, &options).unwrap_err().to_string();
@@ -105,7 +105,7 @@ fn a_residual_of_few_components_is_refused() {
 #[test]
 fn only_class_means_need_training_images_of_every_class() {
     let mut checkpoint = checkpoint(2, Variant::Paper);
-    let labels = &mut checkpoint.features.as_mut().unwrap().training.1;
+    let labels = &mut checkpoint.features.as_mut().unwrap().labels;
     labels.iter_mut().filter(|label| **label == 0).for_each(|label| *label = 1);
     let with = |score: &str| {
         let options = ExportOptions { score: Some(score.parse().unwrap()), ..ExportOptions::default() };
@@ -178,7 +178,8 @@ fn a_file_can_average_an_image_and_its_mirror_image() {
     let shifted = |features: &Array2<f32>| features * 0.5;
     plain.mirrored = Some(Mirrored {
         features: Features {
-            training: (shifted(&features.training.0), features.training.1.clone()),
+            training: shifted(&features.training),
+            labels: features.labels.clone(),
             choosing: shifted(&features.choosing),
             calibrating: shifted(&features.calibrating),
             stand_ins: features.stand_ins.iter().map(|(name, one)| (name.clone(), shifted(one))).collect(),

@@ -90,7 +90,8 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
         network: weights.of_layers(&layers).unwrap(),
         anchors: Anchors::Rows(weights.matrix("anchors", [3, 3]).unwrap()),
         features: Some(Features {
-            training: (features(600, 0), (0..600).map(|row| row % 3).collect()),
+            training: features(600, 0),
+            labels: (0..600).map(|row| row % 3).collect(),
             choosing: features(40, 1),
             calibrating: features(held_out.nrows(), 2),
             stand_ins: Vec::new(),

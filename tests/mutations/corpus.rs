@@ -19,7 +19,7 @@ use cac::{
     method::{LogitScore, Loss, Variant},
     model::{Inspection, ModelPrecision},
     report::{Report, ReportOptions},
-    run::{Checkpoint, Event, Features, HeldOut, Recipe, TestLogits},
+    run::{Checkpoint, Event, Features, HeldOut, Recipe, TestFeatures, TestLogits},
     weights::Weights,
 };
 use ndarray::{Array2, Array4};
@@ -178,11 +178,12 @@ fn checkpoint() -> Checkpoint {
     checkpoint.held_out = HeldOut { choosing: rows(4, 2), calibrating: rows(20, 2) };
     let width = checkpoint.last_layer().unwrap().weight.ncols();
     checkpoint.features = Some(Features {
-        training: (rows(5, width), vec![0, 1, 0, 1, 0]),
+        training: rows(5, width),
+        labels: vec![0, 1, 0, 1, 0],
         choosing: rows(4, width),
         calibrating: rows(20, width),
         stand_ins: vec![("blends".to_owned(), rows(4, width))],
-        test: Some((rows(3, width), vec![rows(2, width)])),
+        test: Some(TestFeatures { known: rows(3, width), unknown: vec![rows(2, width)] }),
     });
     checkpoint.test = Some(TestLogits {
         known: Array2::ones((3, 2)),

@@ -82,7 +82,7 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     }
     let (mut known, mut verdicts): (Vec<f64>, Vec<bool>) = (Vec::new(), Vec::new());
     let mut unknown: Vec<(String, Vec<f64>)> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut indices: HashMap<String, usize> = HashMap::new();
     scores::read(file, &args.column, |entry| {
         if entry.label >= 0 {
             known.push(entry.score);
@@ -90,10 +90,10 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
             return Ok(());
         }
         let name = if entry.set.is_empty() { "unknown" } else { entry.set };
-        match places.get(name) {
-            Some(&place) => unknown[place].1.push(entry.score),
+        match indices.get(name) {
+            Some(&index) => unknown[index].1.push(entry.score),
             None => {
-                places.insert(name.to_owned(), unknown.len());
+                indices.insert(name.to_owned(), unknown.len());
                 unknown.push((name.to_owned(), vec![entry.score]));
             }
         }

@@ -159,19 +159,19 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
 fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject> {
     let mut known = Scored { name: "known".to_owned(), ..Scored::default() };
     let mut unknown: Vec<Scored> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut indices: HashMap<String, usize> = HashMap::new();
     let column = args.column.as_deref().unwrap_or(cli::SCORE_COLUMN);
     scores::read(path, column, |entry| {
         let set = if entry.label >= 0 {
             &mut known
         } else {
             let name = if entry.set.is_empty() { "unknown" } else { entry.set };
-            let place = places.get(name).copied().unwrap_or_else(|| {
-                places.insert(name.to_owned(), unknown.len());
+            let index = indices.get(name).copied().unwrap_or_else(|| {
+                indices.insert(name.to_owned(), unknown.len());
                 unknown.push(Scored { name: name.to_owned(), ..Scored::default() });
                 unknown.len() - 1
             });
-            &mut unknown[place]
+            &mut unknown[index]
         };
         set.images.push(entry.image.to_owned());
         set.truth.push(entry.label);

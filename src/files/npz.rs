@@ -1,0 +1,172 @@
+//! Archives of NumPy's arrays (NPZ). Numeric arrays are read value by value. Errors are reasons, which the
+//! reader of a format puts into its own error with the path.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Cursor, Read, Write},
+};
+
+use ndarray::{ArrayD, ArrayView2, IxDyn, ShapeBuilder};
+use npyz::{AutoSerialize, Deserialize, NpyFile, Order, WriterBuilder};
+use zip::{ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
+
+use super::npy::{self, Refusal};
+
+/// The maximum number of values of an array that is read into memory, 1 GiB.
+const MAX_IN_MEMORY: u64 = 1 << 27;
+
+pub(super) type Archive = ZipArchive<BufReader<File>>;
+
+/// The values of an array as they are read.
+pub(super) type Numbers<'a> = Box<dyn Iterator<Item = Result<f64, String>> + 'a>;
+
+/// A numeric array whose header is read.
+pub(super) struct Array<'a> {
+    pub name: &'a str,
+    pub shape: Vec<u64>,
+    pub order: Order,
+    values: Numbers<'a>,
+}
+
+impl<'a> Array<'a> {
+    /// Opens the array with this name, if there is one.
+    ///
+    /// # Errors
+    /// The reason why the archive or the header cannot be read, or why the values are not numbers.
+    pub fn open(archive: &'a mut Archive, name: &'a str) -> Result<Option<Self>, String> {
+        let entry = match archive.by_name(&format!("{name}.npy")) {
+            Err(ZipError::FileNotFound) => return Ok(None),
+            entry => entry.map_err(|error| error.to_string())?,
+        };
+        let entry = ToEnd { left: entry.size(), entry };
+        let file = npy::open(entry).map_err(|refusal| match refusal {
+            Refusal::Broken(error) => error.to_string(),
+            Refusal::Unfit(reason) => format!("array `{name}` {reason}"),
+        })?;
+        let (shape, order) = (file.shape().to_vec(), file.order());
+        let values = match npy::kind(&file.dtype()) {
+            ("f", 8) => numbers(file, |value: f64| value),
+            ("f", 4) => numbers(file, |value: f32| value.into()),
+            ("f", 2) => numbers(file, |value: npyz::half::f16| value.into()),
+            ("i", 8) => numbers(file, |value: i64| value as f64),
+            ("i", 4) => numbers(file, |value: i32| value.into()),
+            ("i", 2) => numbers(file, |value: i16| value.into()),
+            ("i", 1) => numbers(file, |value: i8| value.into()),
+            ("u", 8) => numbers(file, |value: u64| value as f64),
+            ("u", 4) => numbers(file, |value: u32| value.into()),
+            ("u", 2) => numbers(file, |value: u16| value.into()),
+            ("u", 1) => numbers(file, |value: u8| value.into()),
+            ("b", 1) => numbers(file, |value: bool| u8::from(value).into()),
+            _ => Err(format!(
+                "array `{name}` has type {}, expected integers, booleans, or numbers of 2, 4 or 8 bytes",
+                file.dtype().descr()
+            )),
+        };
+        Ok(Some(Self { name, shape, order, values: values? }))
+    }
+
+    /// The values in their order in memory, or in C order, where the last axis is fastest. For this, an array
+    /// in Fortran order is read into memory.
+    ///
+    /// # Errors
+    /// The reason why such an array cannot be read.
+    pub fn values(self, in_c_order: bool) -> Result<Numbers<'a>, String> {
+        if !in_c_order || self.order == Order::C {
+            return Ok(self.values);
+        }
+        if self.shape.iter().product::<u64>() > MAX_IN_MEMORY {
+            return Err(format!(
+                "array `{}` is in Fortran order, unlike others, and too large to be read into memory",
+                self.name
+            ));
+        }
+        let values = self.values.collect::<Result<Vec<f64>, String>>()?;
+        let shape: Vec<usize> = self.shape.iter().map(|&length| length as usize).collect();
+        let array = ArrayD::from_shape_vec(IxDyn(&shape).f(), values).map_err(|error| error.to_string())?;
+        Ok(Box::new(array.into_iter().map(Ok)))
+    }
+}
+
+fn numbers<'a, T: Deserialize + 'a>(
+    file: NpyFile<impl Read + 'a>,
+    number: fn(T) -> f64,
+) -> Result<Numbers<'a>, String> {
+    let values = file.data::<T>().map_err(|error| error.to_string())?;
+    Ok(Box::new(values.map(move |value| value.map(number).map_err(|error| error.to_string()))))
+}
+
+/// An entry of an archive whose end is read with its last byte: only then is its checksum compared.
+struct ToEnd<R> {
+    entry: R,
+    /// The number of bytes that have not been read.
+    left: u64,
+}
+
+impl<R: Read> Read for ToEnd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.entry.read(buffer)?;
+        self.left = self.left.saturating_sub(count as u64);
+        if self.left == 0 && count > 0 {
+            self.entry.read_exact(&mut [0]).or_else(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => Ok(()),
+                _ => Err(error),
+            })?;
+        }
+        Ok(count)
+    }
+}
+
+/// Writes an archive into memory.
+pub(super) struct Writer(ZipWriter<Cursor<Vec<u8>>>);
+
+impl Writer {
+    pub fn new() -> Self {
+        Self(ZipWriter::new(Cursor::new(Vec::new())))
+    }
+
+    /// Adds an array, the bytes of an NPY file.
+    pub fn add(&mut self, name: &str, array: &[u8]) -> io::Result<()> {
+        // An array of several GiB needs longer fields.
+        let options = SimpleFileOptions::default().large_file(array.len() >> 31 > 0);
+        self.0.start_file(format!("{name}.npy"), options)?;
+        self.0.write_all(array)
+    }
+
+    /// The bytes of the archive.
+    pub fn finish(self) -> io::Result<Vec<u8>> {
+        Ok(self.0.finish()?.into_inner())
+    }
+}
+
+/// Numbers `[N]` as an NPY file.
+pub(super) fn vector<T: AutoSerialize>(values: Vec<T>) -> io::Result<Vec<u8>> {
+    array(&[values.len() as u64], values)
+}
+
+/// A matrix as an NPY file.
+pub(super) fn matrix(matrix: ArrayView2<f32>) -> io::Result<Vec<u8>> {
+    array(&[matrix.nrows() as u64, matrix.ncols() as u64], matrix.iter().copied())
+}
+
+fn array<T: AutoSerialize>(shape: &[u64], values: impl IntoIterator<Item = T>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let options = npyz::WriteOptions::new().default_dtype().shape(shape);
+    let mut writer = options.writer(&mut bytes).begin_nd()?;
+    writer.extend(values)?;
+    writer.finish()?;
+    Ok(bytes)
+}
+
+/// Strings `[N]` as an NPY file, each padded to the longest.
+pub(super) fn texts(values: &[&String]) -> io::Result<Vec<u8>> {
+    let longest = values.iter().map(|text| text.len()).max().unwrap_or(0).max(1);
+    let dtype = npyz::DType::Plain(format!("|S{longest}").parse().expect("a NumPy type"));
+    let mut bytes = Vec::new();
+    let options = npyz::WriteOptions::<[u8]>::new().dtype(dtype).shape(&[values.len() as u64]);
+    let mut writer = options.writer(&mut bytes).begin_nd()?;
+    for text in values {
+        writer.push(text.as_bytes())?;
+    }
+    writer.finish()?;
+    Ok(bytes)
+}
