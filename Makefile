@@ -68,7 +68,7 @@ lint: ## checks format, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(RELEASE) --no-default-features --features tract -- -D warnings
 	$(CARGO) clippy $(RELEASE) --no-default-features --features onnxruntime -- -D warnings
-	$(CARGO) clippy $(RELEASE) --all-targets -- -D warnings
+	$(CARGO) clippy $(RELEASE) -- -D warnings
 	$(CARGO) clippy $(RELEASE) --all-targets --features train,parquet -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(RELEASE) --lib --no-deps --features train,parquet
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The result of the library's fallible functions.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of the library. Messages are lowercase fragments.
 #[derive(Debug, thiserror::Error)]

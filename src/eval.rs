@@ -2,31 +2,28 @@
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use ndarray::Array4;
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::error::Error;
-use crate::{
-    data::UNKNOWN,
-    error::Result,
-    method::{self, Activations, FittedScore, RejectionScore},
-    report::{Report, ReportOptions},
-    run::{Checkpoint, TestLogits},
-};
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::{
     data::{Dataset, UnknownSet, prefetch},
     image::RgbImage,
     scorer::{Outputs, Scorer},
 };
+use crate::{
+    data::{KNOWN, UNKNOWN},
+    error::Result,
+    method::{self, Activations, FittedScore, RejectionScore},
+    report::{Report, ReportOptions},
+    run::{Checkpoint, TestLogits},
+};
 
 /// The maximum number of images of an evaluation whose logits are kept, half of them known.
 const SAMPLED: usize = 2000;
 /// The maximum number of logits that are kept, 8 MiB.
 const KEPT_LOGITS: usize = 1 << 21;
-
-/// The name of the set of known images.
-pub const KNOWN: &str = "known";
 
 /// The predictions and scores of a model on known and unknown images.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,13 +103,12 @@ impl Evaluation {
         if needs_features && features.is_none() {
             return None;
         }
-        // In the order of the sets.
-        let mut features = features
-            .filter(|_| needs_features)
-            .into_iter()
-            .flat_map(|features| features.sets().map(|features| features.view()));
+        let features: Vec<Option<ArrayView2<f32>>> = match features.filter(|_| needs_features) {
+            Some(features) => features.sets().map(|set| Some(set.view())).collect(),
+            None => vec![None; 1 + unknown.len()],
+        };
         let sample = Sample::new(checkpoint.anchors.classes(), unknown.len());
-        let mut set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>| {
+        let set = |name: &str, logits: &Array2<f32>, truth: Vec<i64>, features: Option<ArrayView2<f32>>| {
             let distances = checkpoint.anchors.distances(logits.view());
             let sampled: Vec<usize> = sample.positions(name, logits.nrows()).collect();
             ScoredSet {
@@ -123,7 +119,7 @@ impl Evaluation {
                 scores: vec![
                     score
                         .rejection(&Activations {
-                            features: features.next(),
+                            features,
                             logits: logits.view(),
                             distances: distances.view(),
                         })
@@ -134,8 +130,11 @@ impl Evaluation {
                 features: None,
             }
         };
-        let known = set(KNOWN, known, labels.clone());
-        let unknown = unknown.iter().map(|(name, logits)| set(name, logits, vec![UNKNOWN; logits.nrows()]));
+        let known = set(KNOWN, known, labels.clone(), features[0]);
+        let unknown = unknown
+            .iter()
+            .zip(&features[1..])
+            .map(|((name, logits), &features)| set(name, logits, vec![UNKNOWN; logits.nrows()], features));
         let sets = [known].into_iter().chain(unknown).collect();
         let score = score.score();
         let decision = threshold.map(|threshold| (score, threshold));
@@ -157,11 +156,14 @@ impl Evaluation {
     /// The report for one score. It uses the model's threshold, not that of the options.
     ///
     /// # Errors
-    /// Those of [`Report::new`].
+    /// [`Error::Scores`] if none of the images of a set can be read; those of [`Report::new`].
     ///
     /// # Panics
     /// If there is no such score.
     pub fn report(&self, score: usize, options: &ReportOptions) -> Result<Report> {
+        if let Some(set) = self.sets.iter().find(|set| self.skipped > 0 && set.truth.is_empty()) {
+            return Err(Error::Scores(format!("`{}`: none of its images can be read", set.name)));
+        }
         let (known, unknown) = self.sets.split_first().expect("there are known images");
         let correct = known.correct();
         let unknown: Vec<(&str, &[f32])> =

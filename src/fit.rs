@@ -129,23 +129,18 @@ pub fn fit(score: FeatureScore, examples: &Examples, limit: Option<usize>) -> Re
     if examples.labels.is_empty() {
         return Err(refused("needs training images"));
     }
-    match score {
-        FeatureScore::Knn { neighbours } => {
-            neighbours_of(examples, neighbours, limit).map_err(|r| refused(&r))
-        }
+    let constants = match score {
+        FeatureScore::Knn { neighbours } => neighbours_of(examples, neighbours, limit),
         FeatureScore::Mahalanobis | FeatureScore::UnitMahalanobis | FeatureScore::RelativeMahalanobis => {
-            gaussians(examples, score, limit).map_err(|r| refused(&r))
+            gaussians(examples, score, limit)
         }
-        FeatureScore::Fdbd => boundaries(examples, limit).map_err(|r| refused(&r)),
-        FeatureScore::Vim => residual(examples, limit).map_err(|r| refused(&r)),
-    }
+        FeatureScore::Fdbd => boundaries(examples, limit),
+        FeatureScore::Vim => residual(examples, limit),
+    };
+    constants.map_err(|reason| refused(&reason))
 }
 
-fn neighbours_of(
-    examples: &Examples,
-    neighbours: usize,
-    limit: Option<usize>,
-) -> std::result::Result<Constants, String> {
+fn neighbours_of(examples: &Examples, neighbours: usize, limit: Option<usize>) -> Result<Constants, String> {
     let directions = directions(examples.features);
     let (count, width) = directions.dim();
     let most = limit.map_or(count, |limit| count.min(BANK).min(limit / (width * size_of::<half::f16>())));
@@ -190,11 +185,7 @@ fn representatives(labels: &[i64], count: usize) -> Vec<usize> {
     order
 }
 
-fn gaussians(
-    examples: &Examples,
-    score: FeatureScore,
-    limit: Option<usize>,
-) -> std::result::Result<Constants, String> {
+fn gaussians(examples: &Examples, score: FeatureScore, limit: Option<usize>) -> Result<Constants, String> {
     let is_unit = score == FeatureScore::UnitMahalanobis;
     let is_relative = score == FeatureScore::RelativeMahalanobis;
     let (count, width) = examples.features.dim();
@@ -244,7 +235,7 @@ fn gaussians(
     Ok(Constants::Gaussians { is_unit, within, means, background })
 }
 
-fn boundaries(examples: &Examples, limit: Option<usize>) -> std::result::Result<Constants, String> {
+fn boundaries(examples: &Examples, limit: Option<usize>) -> Result<Constants, String> {
     let weight = &examples.last_layer.weight;
     let classes = weight.nrows();
     if limit.is_some_and(|limit| classes * classes * size_of::<f32>() > limit) {
@@ -262,7 +253,7 @@ fn boundaries(examples: &Examples, limit: Option<usize>) -> std::result::Result<
     Ok(Constants::Boundaries { norms, mean: mean.mapv(|value| value as f32) })
 }
 
-fn residual(examples: &Examples, limit: Option<usize>) -> std::result::Result<Constants, String> {
+fn residual(examples: &Examples, limit: Option<usize>) -> Result<Constants, String> {
     let features = examples.features.mapv(f64::from);
     let width = features.ncols();
     let origin = origin(examples.last_layer);

@@ -19,6 +19,16 @@ pub fn on_one_line(name: &str) -> String {
     if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
 }
 
+/// What is said of images that cannot be read, if there are any.
+#[must_use]
+pub fn not_counted(skipped: usize) -> Option<String> {
+    match skipped {
+        0 => None,
+        1 => Some("1 image cannot be read and is not counted".to_owned()),
+        _ => Some(format!("{skipped} images cannot be read and are not counted")),
+    }
+}
+
 /// The first few names, and how many more there are.
 pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const FEW: usize = 8;

@@ -1,6 +1,6 @@
-// npm ci --ignore-scripts && npm start [-- MODEL.onnx]: serves the page on localhost.
+// npm ci --ignore-scripts && npm start: serves the page on localhost; npm start -- /path/to/MODEL.onnx with another model.
 import { createServer } from "node:http";
-import { readFile } from "node:fs/promises";
+import { access, readFile } from "node:fs/promises";
 import { dirname, extname, join, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -12,6 +12,11 @@ const types = {
   ".mjs": "text/javascript",
   ".wasm": "application/wasm",
 };
+
+await access(model).catch((error) => {
+  console.error(`error: cannot read the model: ${error.message}`);
+  process.exit(1);
+});
 
 const server = createServer(async (request, response) => {
   try {

@@ -27,7 +27,7 @@ pub(super) const FAMILY: Family = Family {
     layers,
 };
 
-fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
+fn recognize(shapes: Shapes) -> Result<Recognized, String> {
     let channels = shapes(FAMILY.mark).and_then(|shape| shape.first()).map_or(0, |&channels| channels);
     let (classes, size) = match shapes("classify.weight") {
         Some(&[classes, features]) => (Some(classes), Some(8 * (features / (2 * channels).max(1)).isqrt())),

@@ -27,7 +27,7 @@ pub(super) const FAMILY: Family = Family {
 /// The filters of the first convolution: twice the values of a patch.
 const STEM: usize = 24;
 
-fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
+fn recognize(shapes: Shapes) -> Result<Recognized, String> {
     let channels =
         shapes("layers.1.conv1.weight").and_then(|shape| shape.first()).map_or(0, |&channels| channels);
     let architecture =

@@ -129,7 +129,7 @@ fn synonyms(shapes: Shapes) -> Vec<(String, String)> {
     names
 }
 
-fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
+fn recognize(shapes: Shapes) -> Result<Recognized, String> {
     // Depth and width of this stage tell the members apart.
     let stage = &STAGES[5];
     let blocks = (0..).take_while(|i| shapes(&format!("blocks.5.{i}.conv_pwl.weight")).is_some()).count();

@@ -50,7 +50,7 @@ pub struct Family {
     synonyms: fn(Shapes) -> Vec<(String, String)>,
     /// Recognises a member from the shapes of its tensors, with the mark; the error says what is not
     /// supported.
-    recognize: fn(Shapes) -> std::result::Result<Recognized, String>,
+    recognize: fn(Shapes) -> Result<Recognized, String>,
     /// Appends the layers of a member for a number of classes and a (height, width).
     layers: fn(&Architecture, usize, (usize, usize), &mut Builder) -> Result<()>,
 }
@@ -304,7 +304,7 @@ impl Architecture {
     /// Recognises a network from the shapes of its tensors. `None` if they have no family's mark; the error
     /// says what is not supported.
     #[must_use]
-    pub fn recognize(shapes: Shapes) -> Option<std::result::Result<Recognized, String>> {
+    pub fn recognize(shapes: Shapes) -> Option<Result<Recognized, String>> {
         let family = FAMILIES.iter().find(|family| shapes(family.mark).is_some())?;
         Some((family.recognize)(shapes))
     }
@@ -444,7 +444,7 @@ impl PartialEq for Architecture {
 }
 
 impl Serialize for Architecture {
-    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("family", self.family.name)?;
         for (name, value) in self.settings() {
@@ -460,7 +460,7 @@ impl Serialize for Architecture {
 
 impl<'de> Deserialize<'de> for Architecture {
     /// An unknown family or setting is an error; a missing setting has its default.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error;
         let mut map = Map::deserialize(deserializer)?;
         let family = map.remove("family").unwrap_or_default();

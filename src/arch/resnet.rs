@@ -49,7 +49,7 @@ fn default_input(_: &Architecture) -> Input {
     }
 }
 
-fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
+fn recognize(shapes: Shapes) -> Result<Recognized, String> {
     let blocks = [1, 2, 3, 4].map(|group| {
         (0..).take_while(|i| shapes(&format!("layer{group}.{i}.conv1.weight")).is_some()).count()
     });

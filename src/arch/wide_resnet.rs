@@ -32,7 +32,7 @@ pub(super) const FAMILY: Family = Family {
     layers,
 };
 
-fn recognize(shapes: Shapes) -> std::result::Result<Recognized, String> {
+fn recognize(shapes: Shapes) -> Result<Recognized, String> {
     let width = shapes(FAMILY.mark).and_then(|shape| shape.first()).map_or(0, |&width| width);
     let blocks = (0..).take_while(|i| shapes(&format!("block1.layer.{i}.conv1.weight")).is_some()).count();
     let settings = [("depth", (6 * blocks + 4) as f64), ("widen_factor", (width / 16) as f64)];

@@ -7,6 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "train")]
+use super::cifar;
 use super::{
     Split,
     folder::{TEXTURE_LABELS, images_below, is_hidden},
@@ -633,6 +635,17 @@ impl PublishedSet {
         }
     }
 
+    /// The data set that known images are of: the one meant by its name, or CIFAR's by their classes.
+    #[cfg(feature = "train")]
+    pub(crate) fn of_known(text: &Path, classes: &[String]) -> Option<&'static Self> {
+        let of_cifar = || match classes {
+            _ if classes == cifar::CLASSES => Self::named("cifar10"),
+            _ if classes == cifar::FINE_CLASSES => Self::named("cifar100"),
+            _ => None,
+        };
+        Self::meant_by(text).or_else(of_cifar)
+    }
+
     /// The name of the row and that of the published data set, if an unknown set is given as `NAME=SET` or
     /// `SET`.
     #[must_use]
@@ -712,7 +725,8 @@ fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Published
     let own = folder.join(set.name);
     let below = |base: &Path| set.layouts.iter().map(|layout| (base.to_owned(), layout)).collect::<Vec<_>>();
     let mut places = [below(&own), below(folder)].concat();
-    // Where its own folder has the name of a layout, that layout is not the one above the same in it.
+    // If the set's own folder is named like a layout and contains that layout, too (`NAME/NAME`), the inner
+    // folder is the layout.
     places.retain(|(base, layout)| {
         *base == own || base.join(layout.folder) != own || !own.join(layout.folder).exists()
     });
@@ -921,6 +935,19 @@ mod tests {
         for role in ROLES {
             assert_eq!(data.resolve(Path::new("./cifar10"), &[role]).unwrap(), Path::new("./cifar10"));
         }
+    }
+
+    #[cfg(feature = "train")]
+    #[test]
+    fn known_images_are_of_cifar_also_in_a_folder() {
+        let of = |text: &str, classes: &[&str]| {
+            let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
+            PublishedSet::of_known(Path::new(text), &classes).map(|set| set.name)
+        };
+        assert_eq!(of("svhn", &["0", "1"]), Some("svhn"));
+        assert_eq!(of("data/cifar-10-batches-bin", &cifar::CLASSES), Some("cifar10"));
+        assert_eq!(of("data/cifar-100-binary", &cifar::FINE_CLASSES), Some("cifar100"));
+        assert_eq!(of("photos", &["cat", "dog"]), None);
     }
 
     /// Makes everything that a layout needs below a folder.

@@ -17,7 +17,7 @@ use crate::{
     files::{
         archive, atomic,
         checksum::{Checksums, Expected},
-        download,
+        download::{self, FetchEvent},
     },
 };
 
@@ -29,48 +29,6 @@ const MAX_DOWNLOAD: u64 = 16 << 30;
 const LOCK: &str = ".lock";
 /// The extension of the list of what was unpacked, in the form of `sha256sum`.
 const LIST: &str = "sha256sums";
-
-/// The progress of [`DataFolder::fetch`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum FetchEvent<'a> {
-    /// Another process fetches the same data set; it is waited for.
-    Waiting,
-    /// A file is about to be downloaded.
-    Downloading {
-        /// From where.
-        url: &'a str,
-        /// To where.
-        file: &'a Path,
-        /// The bytes that an interrupted download has left.
-        done: u64,
-        /// Its length in bytes, if it is published.
-        bytes: Option<u64>,
-    },
-    /// More of the file has arrived.
-    Received {
-        /// The bytes that are there.
-        done: u64,
-        /// The length of the whole file in bytes, if the server states it.
-        total: Option<u64>,
-    },
-    /// A part of an archive is unpacked.
-    Unpacked {
-        /// The archive.
-        file: &'a Path,
-        /// The bytes of the archive that are unpacked.
-        done: u64,
-        /// The bytes of the archive.
-        total: u64,
-    },
-    /// Links and devices in an archive were left out.
-    LeftOut {
-        /// The archive.
-        file: &'a Path,
-        /// The number of entries.
-        entries: usize,
-    },
-}
 
 /// The result of [`DataFolder::verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -142,7 +100,7 @@ impl DataFolder {
         if self.find(set, roles)?.is_some() {
             return Ok(());
         }
-        // A copy elsewhere that has a part of it is of no use.
+        // An incomplete copy elsewhere does not count.
         let layout = &set.layouts[0];
         let missing: Vec<Role> =
             roles.iter().copied().filter(|&role| !layout.is_whole(&folder, role)).collect();
@@ -348,12 +306,7 @@ fn install(
         mirror: MIRROR,
         set: name,
     };
-    download::fetch(&remote, &file, |step| match step {
-        download::Step::Asking { url, done, bytes } => {
-            observe(FetchEvent::Downloading { url, file: &file, done, bytes });
-        }
-        download::Step::Received { done, total } => observe(FetchEvent::Received { done, total }),
-    })?;
+    download::fetch(&remote, &file, observe)?;
     if !download.is_archive() {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! Data sets in image folders.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -101,9 +101,17 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     let root = Splits { train, test, all }.choose(wanted, folder, found)?;
     let mut part = Part { classes: Vec::new(), labels: Vec::new(), ..unlabelled(Listing::default()) };
     let mut files = Vec::new();
+    let mut folders: HashMap<PathBuf, String> = HashMap::new();
     for (name, class) in class_folders(&root)? {
+        let mut seen = HashSet::new();
+        let images = listing(&class, &mut seen)?;
+        for folder in seen {
+            if let Some(other) = folders.insert(folder, name.clone()) {
+                let reason = format!("by a link, the classes `{other}` and `{name}` have the same images");
+                return Err(Error::Dataset { path: root, reason });
+            }
+        }
         part.classes.push(name);
-        let images = images_below(&class)?;
         part.labels.resize(part.labels.len() + images.files.len(), part.classes.len() as i64 - 1);
         files.extend(images.files);
         add_counts(&mut part.left_out, &images.left_out);
@@ -149,7 +157,7 @@ pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 
 /// The files of a folder, sorted by path.
 #[derive(Debug, Default)]
-pub(super) struct Listing {
+pub struct Listing {
     /// The files with the extension of an image.
     pub files: Vec<PathBuf>,
     /// The number of other files by their extension.
@@ -168,8 +176,16 @@ pub(crate) fn add_counts(to: &mut LeftOut, more: &LeftOut) {
 
 /// All images in a folder and its subfolders, each of which is read once. Hidden files and folders are
 /// skipped.
-pub(super) fn images_below(folder: &Path) -> Result<Listing> {
-    /// `seen` holds the folders that were read: links can lead to one of them, and back to a parent folder.
+///
+/// # Errors
+/// [`Error::Io`] if a folder cannot be read; [`Error::NoImages`] if there are none.
+pub fn images_below(folder: &Path) -> Result<Listing> {
+    listing(folder, &mut HashSet::new())
+}
+
+/// [`images_below`] a folder; adds the folders that were read to `seen`, without links.
+fn listing(folder: &Path, seen: &mut HashSet<PathBuf>) -> Result<Listing> {
+    /// Links can lead to a folder that was seen, and back to a parent folder.
     fn collect(folder: &Path, seen: &mut HashSet<PathBuf>, listing: &mut Listing) -> Result<()> {
         let place = folder.canonicalize().map_err(Error::io("read", folder))?;
         if !seen.insert(place) {
@@ -193,7 +209,7 @@ pub(super) fn images_below(folder: &Path) -> Result<Listing> {
         Ok(())
     }
     let mut listing = Listing::default();
-    collect(folder, &mut HashSet::new(), &mut listing)?;
+    collect(folder, seen, &mut listing)?;
     if listing.files.is_empty() {
         let others = few(listing.left_out.keys().map(String::as_str));
         let others = if listing.left_out.is_empty() {
@@ -365,6 +381,18 @@ pub mod tests {
             std::os::unix::fs::symlink("..", folder.path().join(link)).unwrap();
         }
         assert_eq!(images_below(folder.path()).unwrap().files.len(), 2);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_between_classes_is_refused() {
+        for (link, target) in [("a/loop", ".."), ("a/more", "../b"), ("c", "a")] {
+            let root = tempfile::tempdir().unwrap();
+            touch(root.path(), &["a/1.png", "b/2.png"]);
+            std::os::unix::fs::symlink(target, root.path().join(link)).unwrap();
+            let error = known(root.path(), Wanted::Divided(0.5)).unwrap_err().to_string();
+            assert!(error.contains("by a link, the classes `a` and "), "{link}: {error}");
+        }
     }
 
     #[cfg(unix)]

@@ -1,6 +1,9 @@
 //! The layouts of data sets: one table, in which each layout says how it is recognised and read.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use super::{LeftOut, Source, Split, cifar, folder, idx, numpy, parquet, svhn, tiny_imagenet};
 use crate::{
@@ -10,7 +13,7 @@ use crate::{
 };
 
 /// A value, or the reason why there is none.
-pub(super) type Reasoned<T> = std::result::Result<T, String>;
+pub(super) type Reasoned<T> = Result<T, String>;
 
 /// A layout of data sets.
 pub(super) struct Layout {
@@ -161,7 +164,7 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     }
     let (layout, root) = match &found[..] {
         [] if path.is_file() => {
-            let start = start(path)?;
+            let start = File::open(path).and_then(kind::first_bytes).map_err(Error::io("read", path))?;
             let what = kind::of(&start).unwrap_or("a file of an unknown kind");
             return Err(unusable(format!("it is {what}")));
         }
@@ -197,15 +200,6 @@ fn beside(path: &Path, root: &Path, wanted: Wanted) -> Option<String> {
     let entries = folder::entries(path).ok()?;
     let image = entries.into_iter().find(|entry| has_extension(entry) && entry.is_file())?;
     Some(format!("images such as `{}`", image.display()))
-}
-
-/// The first bytes of a file.
-fn start(path: &Path) -> Result<Vec<u8>> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    let read = |file: std::fs::File| file.take(kind::START as u64).read_to_end(&mut bytes);
-    std::fs::File::open(path).and_then(read).map_err(Error::io("read", path))?;
-    Ok(bytes)
 }
 
 /// The names in a text file, one a line, if there is one. Empty lines are passed over.
@@ -257,11 +251,13 @@ pub(super) fn classified(
     let mut classes = names.unwrap_or_else(|| all.map(|label| (label, label.to_string())).collect());
     classes.sort_by_key(|(label, _)| *label);
     classes.dedup_by_key(|(label, _)| *label);
-    let index_of =
-        |(number, &label): (usize, &i64)| match classes.binary_search_by_key(&label, |class| class.0) {
-            Ok(index) if label >= 0 => Ok(index as i64),
-            _ => Err(format!("image {number} has label {label}, but there are {} classes", classes.len())),
-        };
+    let index_of = |(number, &label): (usize, &i64)| match classes
+        .binary_search_by_key(&label, |class| class.0)
+    {
+        Ok(index) if label >= 0 => Ok(index as i64),
+        _ if label < 0 => Err(format!("image {number} has label {label}, and labels must not be negative")),
+        _ => Err(format!("image {number} has label {label}, but there are {} classes", classes.len())),
+    };
     let labels = labels.iter().enumerate().map(index_of).collect::<Reasoned<Vec<i64>>>()?;
     Ok((classes.into_iter().map(|(_, name)| name).collect(), labels))
 }

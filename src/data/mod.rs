@@ -33,19 +33,20 @@ use sha2::{Digest, Sha256};
 
 #[cfg(feature = "files")]
 use crate::files::checksum;
+#[cfg(feature = "files")]
+pub use crate::files::download::FetchEvent;
 use crate::{
     error::{Error, Result},
     image::{self, Input, Region},
-    report,
     text::{few, path_text},
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
 #[cfg(feature = "files")]
-pub use fetch::{Fault, FetchEvent, Verified};
-pub use folder::LeftOut;
+pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
+pub use folder::{LeftOut, Listing, images_below};
 use layout::{Part, Wanted};
 pub use layout::{exists, layouts};
 pub use loader::prefetch;
@@ -55,6 +56,16 @@ pub use stand_ins::StandIn;
 
 /// The label of images that belong to no known class.
 pub const UNKNOWN: i64 = -1;
+
+/// The name of the set of known images.
+pub const KNOWN: &str = "known";
+
+/// The row of a report with the mean over the unknown sets.
+pub(crate) const MEAN: &str = "mean";
+/// The row of all unknown images together.
+pub(crate) const ALL: &str = "all";
+/// Names that no unknown set and no group has: those of rows, and that of the known images.
+pub(crate) const RESERVED_NAMES: [&str; 3] = [MEAN, ALL, KNOWN];
 
 /// The name of the unknown set made of the classes that a protocol leaves out.
 pub(crate) const OTHER_CLASSES: &str = "other-classes";
@@ -317,6 +328,18 @@ impl Dataset {
                 .collect(),
             _ => HashSet::new(),
         }
+    }
+
+    /// Whether some of its images are files that lie in this folder itself.
+    #[must_use]
+    pub fn has_files_in(&self, folder: &Path) -> bool {
+        let (Source::Files(files), Ok(folder)) = (&*self.source, folder.canonicalize()) else { return false };
+        let folders: HashSet<&Path> =
+            self.positions.iter().filter_map(|&position| files[position].parent()).collect();
+        folders.into_iter().any(|other| {
+            let other = if other.as_os_str().is_empty() { Path::new(".") } else { other };
+            other.canonicalize().is_ok_and(|other| other == folder)
+        })
     }
 
     /// Whether images come from this file.
@@ -732,7 +755,7 @@ impl Dataset {
     }
 }
 
-/// The indices, in their order, that can be taken of all labels so that one of each class is left.
+/// Those of `indices`, in order, that can be taken while an image of each class is left.
 pub(crate) fn leaving_classes(
     labels: &[i64],
     indices: impl IntoIterator<Item = usize>,
@@ -769,7 +792,7 @@ impl UnknownSet {
         let mut sets: Vec<Self> = Vec::with_capacity(texts.len());
         for text in texts {
             let set = Self::open(text, input)?;
-            let is_reserved = set.name == OTHER_CLASSES || report::RESERVED.contains(&set.name.as_str());
+            let is_reserved = set.name == OTHER_CLASSES || RESERVED_NAMES.contains(&set.name.as_str());
             if is_reserved || sets.iter().any(|other| other.name == set.name) {
                 let name = format!("`{}`", set.name);
                 return Err(Error::setting("set name", name, "is reserved or taken"));

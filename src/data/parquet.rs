@@ -57,7 +57,7 @@ fn numbered(file: &Path) -> Option<(&str, usize, usize)> {
 }
 
 /// Checks that every shard is there once.
-fn check_whole(files: &[&Path]) -> std::result::Result<(), String> {
+fn check_whole(files: &[&Path]) -> Result<(), String> {
     let mut found: BTreeMap<&str, (usize, BTreeSet<usize>)> = BTreeMap::new();
     for (beginning, number, count) in files.iter().filter_map(|file| numbered(file)) {
         let (counted, numbers) = found.entry(beginning).or_insert((count, BTreeSet::new()));

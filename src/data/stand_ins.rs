@@ -77,8 +77,8 @@ impl StandIn {
     }
 }
 
-/// The images of which stand-ins are made together: parts of nearly equal size, because one left alone could
-/// only be pasted onto itself.
+/// Splits images into chunks of nearly equal size whose stand-ins are made together: an image alone in a
+/// chunk could only be pasted onto itself.
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) fn in_chunks(images: &[usize]) -> impl Iterator<Item = &[usize]> {
     let parts = images.len().div_ceil(AT_ONCE);

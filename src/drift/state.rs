@@ -35,6 +35,7 @@ pub struct StreamOrigin {
 /// The content of the file. The martingale follows from the scores; it is there to be looked at, and as a
 /// check.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct State<'a> {
     format_version: u32,
     model: Cow<'a, str>,

@@ -49,12 +49,13 @@ fn logit_map(graph: &mut Builder, features: &str, layer: &str, batch: Option<usi
 }
 
 /// A graph that maps one image to the minima, then the maxima, then the means of each channel, of the tensors
-/// that int8 would quantise; and the names of these tensors.
+/// that int8 would quantise, over its views; and the names of these tensors.
 pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> {
     let mut graph = Builder::new(Numbers::Observe(Vec::new()));
     let options = ExportOptions { batch: Some(1), ..ExportOptions::default() };
-    input(&mut graph, &checkpoint.facts.input, &options, false);
-    network(&mut graph, &checkpoint.facts.layers()?, &checkpoint.network, false)?;
+    let facts = &checkpoint.facts;
+    input(&mut graph, &facts.input, &options, facts.averages_views);
+    network(&mut graph, &facts.layers()?, &checkpoint.network, facts.averages_views)?;
     let tensors = graph.observed().to_vec();
     for (op, axes) in
         [("ReduceMin", [0, 1, 2, 3].as_slice()), ("ReduceMax", &[0, 1, 2, 3]), ("ReduceMean", &[0, 2, 3])]

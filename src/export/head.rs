@@ -146,14 +146,23 @@ fn one_score(graph: &mut Builder, prefix: &str, term: &FittedTerm, output: &str)
 
 fn score_of_logits(graph: &mut Builder, prefix: &str, score: LogitScore, output: &str) {
     let part = |name: &str| format!("{prefix}/{name}");
+    // d (1 - softmin d), with the share of the other classes as a sum: see `method::logits`.
     let products = |graph: &mut Builder, distances: &str| {
-        let [one, closeness, softmin, others, rejection] =
-            ["one", "closeness", "softmin", "softmin/others", "rejection"].map(part);
-        graph.floats(&one, &[], &[1.0]);
-        graph.node("Neg", &closeness, &[distances], vec![]);
-        graph.node("Softmax", &softmin, &[&closeness], vec![axis()]);
-        graph.node("Sub", &others, &[&one, &softmin], vec![]);
-        graph.node("Mul", &rejection, &[distances, &others], vec![])
+        let axis = part("class");
+        graph.scalar(&axis, 1);
+        let kept = || vec![Attribute::ints("axes", &[1]), Attribute::int("keepdims", 1)];
+        let least = graph.node("ReduceMin", &part("nearest"), &[distances], kept());
+        let closeness = graph.node("Sub", &part("closeness"), &[&least, distances], vec![]);
+        let exponentials = graph.node("Exp", &part("exponentials"), &[&closeness], vec![]);
+        let [before, behind] = [("before", 0), ("behind", 1)].map(|(name, reverse)| {
+            let attributes = vec![Attribute::int("exclusive", 1), Attribute::int("reverse", reverse)];
+            graph.node("CumSum", &part(name), &[&exponentials, &axis], attributes)
+        });
+        let others = graph.node("Add", &part("others"), &[&before, &behind], vec![]);
+        let sum =
+            graph.node("ReduceSum", &part("sum"), &[&exponentials, ROW], vec![Attribute::int("keepdims", 1)]);
+        let share = graph.node("Div", &part("others/share"), &[&others, &sum], vec![]);
+        graph.node("Mul", &part("rejection"), &[distances, &share], vec![])
     };
     match score {
         LogitScore::Cac => {

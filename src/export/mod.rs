@@ -29,8 +29,7 @@ use crate::{
     method::{self, Activations, FittedScore, FittedTerm, LogitScore, RejectionScore, Term},
     metrics::Bootstrap,
     model::{
-        Decision, FORMAT_VERSION, HELD_OUT_SEEN, History, Manifest, ModelPrecision, OperatingPoint,
-        PlaceScore, Threshold,
+        Decision, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, PlaceScore, Threshold,
         file::{LOGIT_MAP, max_batch},
         proto::{Graph, Model, Property},
     },
@@ -40,8 +39,7 @@ use crate::{
     text::per_cent,
 };
 
-/// The largest difference of a logit from the trained network's that the self-check allows, as a share of the
-/// image's largest logit or, if that is below 1, of 1.
+/// The self-check's tolerance for a logit, relative to the image's largest logit, or to 1 if that is smaller.
 const fn tolerance(precision: ModelPrecision) -> f64 {
     match precision {
         ModelPrecision::Float32 => 1e-4,
@@ -272,16 +270,6 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         }
         (None, ..) => (facts.score.into(), None),
     };
-    let threshold = threshold(checkpoint, options, &score, fitter.as_ref())?;
-    let decision = Decision {
-        format_version: FORMAT_VERSION,
-        classes: facts.classes.clone(),
-        input: facts.input,
-        resizes: options.input == InputForm::AnySize,
-        score: score.score(),
-        threshold: Some(threshold),
-        places: options.logit_map.then(|| place_score(checkpoint, &score)).transpose()?,
-    };
     let history = History {
         producer: Some(producer()),
         architecture: Some(facts.architecture.clone()),
@@ -294,6 +282,16 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         training: facts.training.clone(),
         choice,
         ..History::default()
+    };
+    let threshold = threshold(checkpoint, options, &score, fitter.as_ref(), &history)?;
+    let decision = Decision {
+        format_version: FORMAT_VERSION,
+        classes: facts.classes.clone(),
+        input: facts.input,
+        resizes: options.input == InputForm::AnySize,
+        score: score.score(),
+        threshold: Some(threshold),
+        places: options.logit_map.then(|| place_score(checkpoint, &score)).transpose()?,
     };
     Ok((Manifest { decision, history }, score))
 }
@@ -349,6 +347,7 @@ fn threshold(
     options: &ExportOptions,
     score: &FittedScore,
     fitter: Option<&Fitter>,
+    history: &History,
 ) -> Result<Threshold> {
     let rule = options.threshold;
     let (logits, is_from_test) = chosen_from(checkpoint);
@@ -387,13 +386,7 @@ fn threshold(
         Some(known) => format!("{} held-out training images of {known}", scores.len()),
         None => format!("{} known images given at the import", scores.len()),
     };
-    // The known images of an import are usually its training images, and an int8 file computes other scores
-    // than the network that these scores are from.
-    let is_seen = training.and_then(|training| training.get(HELD_OUT_SEEN)).unwrap_or(false);
-    let holds = !is_from_test
-        && !is_seen
-        && checkpoint.facts.imported.is_none()
-        && options.precision != ModelPrecision::Int8;
+    let holds = !is_from_test && history.doubt_of_held_out().is_none();
     let kept_at_least = keep.filter(|_| holds).map(|keep| match &by_class {
         Some(by_class) => by_class.kept_at_least,
         None => method::kept_at_least(scores.len(), keep),

@@ -78,7 +78,7 @@ pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64))
         Ok(BufReader::new(Counted { file: File::open(archive)?, done: Rc::clone(&done) }))
     };
     let mut observe = || progress(done.get(), length);
-    let start = start(File::open(archive).map_err(unreadable)?).map_err(unreadable)?;
+    let start = kind::first_bytes(File::open(archive).map_err(unreadable)?).map_err(unreadable)?;
     let unpacked = match kind::of(&start) {
         _ if kind::is_zip(&start) || start.starts_with(b"PK\x05\x06") => {
             unpacking.zip(file, &mut |packed| progress(packed, length))
@@ -86,7 +86,7 @@ pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64))
         _ if kind::is_tar(&start) => unpacking.tar(counted().map_err(unreadable)?, &mut observe),
         _ if start.starts_with(b"\x1f\x8b") => {
             let reader = || Ok(MultiGzDecoder::new(counted()?));
-            match reader().and_then(self::start) {
+            match reader().and_then(kind::first_bytes) {
                 Err(error) => Err(error.into()),
                 Ok(inside) if kind::is_tar(&inside) => {
                     done.set(0);
@@ -108,13 +108,6 @@ pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64))
         Err(Fault::Archive(reason)) => Err(Error::Archive { path: archive.to_owned(), reason }),
         Err(Fault::Disk(path, source)) => Err(Error::Io { action: "write", path, source }),
     }
-}
-
-/// The first bytes.
-fn start(reader: impl Read) -> io::Result<Vec<u8>> {
-    let mut start = Vec::new();
-    reader.take(kind::START as u64).read_to_end(&mut start)?;
-    Ok(start)
 }
 
 /// Why unpacking ended early.
@@ -161,7 +154,7 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    fn tar(&mut self, reader: impl Read, observe: &mut dyn FnMut()) -> std::result::Result<(), Fault> {
+    fn tar(&mut self, reader: impl Read, observe: &mut dyn FnMut()) -> Result<(), Fault> {
         let mut archive = Archive::new(reader);
         // The name of the next entry, if a header before it has one.
         let mut name: Option<Vec<u8>> = None;
@@ -211,7 +204,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    fn zip(&mut self, file: File, observe: &mut dyn FnMut(u64)) -> std::result::Result<(), Fault> {
+    fn zip(&mut self, file: File, observe: &mut dyn FnMut(u64)) -> Result<(), Fault> {
         let mut archive = ZipArchive::new(BufReader::new(file))?;
         let mut packed = 0_u64;
         for index in 0..archive.len() {
@@ -234,7 +227,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    fn count(&mut self) -> std::result::Result<(), Fault> {
+    fn count(&mut self) -> Result<(), Fault> {
         self.entries += 1;
         if self.entries > MAX_ENTRIES {
             return Err(Fault::Archive(format!("it has more than {MAX_ENTRIES} entries")));
@@ -243,14 +236,14 @@ impl Unpacking<'_> {
     }
 
     /// Makes the folder of an entry.
-    fn folder(&mut self, name: &[u8]) -> std::result::Result<(), Fault> {
+    fn folder(&mut self, name: &[u8]) -> Result<(), Fault> {
         match relative(name, cfg!(windows)).map_err(|reason| refused(&shown(name), reason))? {
             Some(path) => self.make_folder(&self.folder.join(path), name),
             None => Ok(()),
         }
     }
 
-    fn make_folder(&mut self, folder: &Path, name: &[u8]) -> std::result::Result<(), Fault> {
+    fn make_folder(&mut self, folder: &Path, name: &[u8]) -> Result<(), Fault> {
         if !self.folders.contains(folder) {
             fs::create_dir_all(folder).map_err(|error| unwritable(folder, name, error))?;
             self.folders.insert(folder.to_owned());
@@ -265,7 +258,7 @@ impl Unpacking<'_> {
         entry: &mut dyn Read,
         length: Option<u64>,
         observe: &mut dyn FnMut(),
-    ) -> std::result::Result<(), Fault> {
+    ) -> Result<(), Fault> {
         let fault = |reason: &str| refused(&shown(name), reason);
         let path = relative(name, cfg!(windows)).map_err(fault)?.ok_or_else(|| fault("has no name"))?;
         let place = self.folder.join(&path);
@@ -299,7 +292,7 @@ impl Unpacking<'_> {
 }
 
 /// The content of a header, which must be short.
-fn header(entry: &mut impl Read) -> std::result::Result<Vec<u8>, Fault> {
+fn header(entry: &mut impl Read) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
     entry.take(MAX_HEADER + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_HEADER {
@@ -330,7 +323,7 @@ fn unwritable(place: &Path, name: &[u8], error: io::Error) -> Fault {
 
 /// The path of an entry below the folder, with `/` between the parts; `None` for the folder itself. Otherwise
 /// what is wrong with the name.
-fn relative(name: &[u8], is_windows: bool) -> std::result::Result<Option<String>, &'static str> {
+fn relative(name: &[u8], is_windows: bool) -> Result<Option<String>, &'static str> {
     const LEADS_OUT: &str = "leads out of the folder";
     let name = std::str::from_utf8(name).map_err(|_| "is not UTF-8")?;
     if name.len() > MAX_NAME {

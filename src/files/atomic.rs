@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, BufWriter, Write},
+    ops::ControlFlow::{self, Break, Continue},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -34,21 +35,23 @@ pub fn sync_folder(file: &Path) {
 }
 
 /// Writes a file beside `path`, syncs it, and renames it into place. A link is kept and its target replaced.
-/// What a killed writer has left in the folder is removed by the first write to it.
+/// The first write to a folder also removes temporary files that killed writers left there.
 ///
 /// # Errors
 /// [`Error::Io`], also if `path` is something other than a file. After an error `path` is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fill = |file: &mut dyn Write| file.write_all(bytes).map_err(Error::io("write", path)).map(|()| true);
+    let fill = |file: &mut dyn Write| file.write_all(bytes).map_err(Error::io("write", path)).map(Continue);
     write_with(path, fill).map(drop)
 }
 
-/// [`write`] for a file that `fill` writes. Returns what `fill` returns; where that is false, `path` is
-/// unchanged.
+/// [`write`] for a file that `fill` writes. If `fill` breaks off, `path` is unchanged.
 ///
 /// # Errors
 /// Those of [`write`] and of `fill`.
-pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<bool>) -> Result<bool> {
+pub fn write_with(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn Write) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
     let begin = || {
         let (path, existing) = target(path)?;
         clean(folder_of(&path));
@@ -57,8 +60,8 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<bool>
     };
     let (place, existing, file) = begin().map_err(Error::io("write", path))?;
     let mut buffer = BufWriter::with_capacity(BUFFER, file);
-    if !fill(&mut buffer)? {
-        return Ok(false);
+    if fill(&mut buffer)?.is_break() {
+        return Ok(Break(()));
     }
     let end = || {
         let file = buffer.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -68,7 +71,7 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> Result<bool>
         file.as_file().sync_all()?;
         file.persist(&place).map_err(|error| error.error)?;
         sync_folder(&place);
-        Ok(true)
+        Ok(Continue(()))
     };
     end().map_err(Error::io("write", path))
 }
@@ -86,7 +89,7 @@ pub fn link(file: &Path, path: &Path) -> Result<()> {
     }
     let copy = |to: &mut dyn Write| {
         io::copy(&mut File::open(file)?, to)?;
-        Ok(true)
+        Ok(Continue(()))
     };
     write_with(path, |to| copy(to).map_err(Error::io("write", path))).map(drop)
 }
@@ -144,7 +147,7 @@ fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
     }
 }
 
-/// Where a path leads whose file does not exist yet.
+/// The target of a chain of links whose file does not exist yet.
 pub(crate) fn end_of_links(path: &Path) -> PathBuf {
     let mut end = path.to_owned();
     // As many links as Linux follows.
@@ -202,7 +205,7 @@ fn clean(folder: &Path) {
 }
 
 /// Removes the files and folders that killed writers have left in a folder: those whose lock is free. Errors
-/// are ignored: what is left takes space, and nothing else.
+/// are ignored: leftovers only take up space.
 pub fn remove_unfinished(folder: &Path) {
     let is_ours = |name: &str| {
         let random = name.strip_prefix(UNFINISHED).unwrap_or_default();
@@ -231,16 +234,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         write(&path, b"one").unwrap();
-        let fill = |is_done: bool| {
+        let fill = |flow: ControlFlow<()>| {
             write_with(&path, |file| {
                 file.write_all(b"two").unwrap();
-                Ok(is_done)
+                Ok(flow)
             })
         };
-        assert!(!fill(false).unwrap() && std::fs::read(&path).unwrap() == b"one");
+        assert!(fill(Break(())).unwrap().is_break() && std::fs::read(&path).unwrap() == b"one");
         let refused = write_with(&path, |_| Err(Error::io("read", Path::new("b"))(io::Error::other("gone"))));
         assert!(refused.is_err() && std::fs::read(&path).unwrap() == b"one");
-        assert!(fill(true).unwrap() && std::fs::read(&path).unwrap() == b"two");
+        assert!(fill(Continue(())).unwrap().is_continue() && std::fs::read(&path).unwrap() == b"two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -27,8 +27,8 @@ pub(crate) struct Remote<'a> {
     pub expected: Expected<'a>,
     /// The most bytes of a file whose length is not published.
     pub most: u64,
-    /// What is wrong with the content of a file, if anything. It is asked where no whole SHA-256 is
-    /// published.
+    /// Checks the content of a file and returns what is wrong with it, if anything. Called where no whole
+    /// SHA-256 is published.
     pub fault: fn(&Path) -> Result<Option<String>>,
     /// The environment variable that names another source, for errors.
     pub mirror: &'static str,
@@ -36,12 +36,46 @@ pub(crate) struct Remote<'a> {
     pub set: Option<&'static str>,
 }
 
-/// The progress of a download.
-pub(crate) enum Step<'a> {
-    /// A request is sent for what is left after the first `done` bytes.
-    Asking { url: &'a str, done: u64, bytes: Option<u64> },
+/// The progress of fetching a published data set or published weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FetchEvent<'a> {
+    /// Waiting for another process that is fetching the same data set.
+    Waiting,
+    /// A request is sent for the bytes of a file from `done` on.
+    Downloading {
+        /// From where.
+        url: &'a str,
+        /// To where.
+        file: &'a Path,
+        /// The bytes that an interrupted download has left.
+        done: u64,
+        /// Its length in bytes, if it is published.
+        bytes: Option<u64>,
+    },
     /// More of the file has arrived.
-    Received { done: u64, total: Option<u64> },
+    Received {
+        /// The bytes that are there.
+        done: u64,
+        /// The length of the whole file in bytes, if the server states it.
+        total: Option<u64>,
+    },
+    /// A part of an archive is unpacked.
+    Unpacked {
+        /// The archive.
+        file: &'a Path,
+        /// The bytes of the archive that are unpacked.
+        done: u64,
+        /// The bytes of the archive.
+        total: u64,
+    },
+    /// Links and devices in an archive were left out.
+    LeftOut {
+        /// The archive.
+        file: &'a Path,
+        /// The number of entries.
+        entries: usize,
+    },
 }
 
 /// How long a server may take.
@@ -66,7 +100,7 @@ const PATIENCE: Patience =
 /// [`Error::Replaced`] if that is not the one that is recorded;
 /// [`Error::Checksum`] if the existing file has another checksum; [`Error::Io`] if the file cannot be written
 /// or the disk has no room for it.
-pub(crate) fn fetch(remote: &Remote, file: &Path, observe: impl FnMut(Step)) -> Result<Checksums> {
+pub(crate) fn fetch(remote: &Remote, file: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<Checksums> {
     fetch_within(PATIENCE, remote, file, observe)
 }
 
@@ -112,14 +146,24 @@ impl PartOrigin {
     }
 }
 
-/// Verifies an existing file. Its SHA-256 is recorded beside it if none is yet.
+/// Checks the content of a file and returns what is wrong with it, if anything.
+type Check = fn(&Path) -> Result<Option<String>>;
+
+/// Verifies an existing file. Its SHA-256 is recorded beside it if none is yet; where none is published
+/// either, its content is checked first.
 ///
 /// # Errors
-/// [`Error::Checksum`] if it has another checksum than the published or the recorded one; [`Error::Io`] if it
-/// cannot be read.
-pub(crate) fn verify(expected: &Expected, file: &Path) -> Result<Checksums> {
+/// [`Error::Checksum`] if it has another checksum than the published or the recorded one, or the check finds
+/// a fault; [`Error::Io`] if it cannot be read.
+pub(crate) fn verify(expected: &Expected, file: &Path, check: Check) -> Result<Checksums> {
     let record = record_of(file);
     let recorded = recorded(expected, &record)?;
+    if expected.sha256.is_none()
+        && recorded.is_none()
+        && let Some(reason) = check(file)?
+    {
+        return Err(Error::Checksum { path: file.to_owned(), reason });
+    }
     let expected = Expected { sha256: expected.sha256.or(recorded.as_deref()), ..*expected };
     let found = Checksums::of_file(file)?;
     if let Some(fault) = expected.fault(&found) {
@@ -151,10 +195,10 @@ fn fetch_within(
     patience: Patience,
     remote: &Remote,
     file: &Path,
-    mut observe: impl FnMut(Step),
+    observe: &mut dyn FnMut(FetchEvent),
 ) -> Result<Checksums> {
     if file.exists() {
-        return verify(&remote.expected, file);
+        return verify(&remote.expected, file, remote.fault);
     }
     let (record, part) = (record_of(file), part_of(file));
     let recorded = recorded(&remote.expected, &record)?;
@@ -166,13 +210,13 @@ fn fetch_within(
         // Another process has downloaded the file and renamed its part. The part that was just created is a
         // leftover.
         let _ = fs::remove_file(&part);
-        return verify(&remote.expected, file);
+        return verify(&remote.expected, file, remote.fault);
     }
     let mut faults: Vec<(&str, String)> = Vec::new();
     let mut is_other_than_recorded = false;
     for url in &remote.urls {
         let disk = |source| Error::Io { action: "write", path: part.clone(), source };
-        match transfer(patience, url, remote, &part, &mut open, &mut observe) {
+        match transfer(patience, url, remote, file, &mut open, observe) {
             Ok(()) => {}
             Err(Broken::Disk(source)) => return Err(disk(source)),
             Err(Broken::Server(reason)) => {
@@ -220,9 +264,7 @@ fn fetch_within(
 
 /// `; it is ...`, if the start of a file tells what it is.
 fn described(path: &Path) -> Result<String> {
-    let mut start = Vec::new();
-    let file = File::open(path).and_then(|file| file.take(kind::START as u64).read_to_end(&mut start));
-    file.map_err(Error::io("read", path))?;
+    let start = File::open(path).and_then(kind::first_bytes).map_err(Error::io("read", path))?;
     Ok(kind::of(&start).map_or(String::new(), |what| format!("; it is {what}")))
 }
 
@@ -298,28 +340,29 @@ fn transfer(
     patience: Patience,
     url: &str,
     remote: &Remote,
-    part: &Path,
-    file: &mut File,
-    observe: &mut impl FnMut(Step),
-) -> std::result::Result<(), Broken> {
+    file: &Path,
+    out: &mut File,
+    observe: &mut dyn FnMut(FetchEvent),
+) -> Result<(), Broken> {
+    let part = &part_of(file);
     let server = |error: &dyn std::fmt::Display| Broken::Server(error.to_string());
-    let mut done = file.metadata().map_err(Broken::Disk)?.len();
+    let mut done = out.metadata().map_err(Broken::Disk)?.len();
     if done > 0 && remote.expected.bytes == Some(done) {
-        // It was killed before the check.
+        // The earlier process was killed between the transfer and the check.
         return Ok(());
     }
     if remote.expected.bytes.is_some_and(|bytes| done > bytes) {
-        // It is of another file.
-        file.set_len(0).map_err(Broken::Disk)?;
+        // It is longer than the file, so it is a part of another one.
+        out.set_len(0).map_err(Broken::Disk)?;
         done = 0;
     }
     let origin = PartOrigin::read(part);
     let is_here = |origin: &&PartOrigin| server_of(&origin.url) == server_of(url);
     let of_here = origin.as_ref().filter(is_here);
-    // Without a published checksum nobody would notice that the file is glued from two.
+    // Without a published checksum, a file joined from parts of two would go unnoticed.
     let is_of_another = origin.is_some() && of_here.is_none() && !remote.expected.is_checked();
     let start = if is_of_another { 0 } else { done };
-    observe(Step::Asking { url, done: start, bytes: remote.expected.bytes });
+    observe(FetchEvent::Downloading { url, file, done: start, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(MAX_REDIRECTS)
@@ -371,7 +414,7 @@ fn transfer(
         room(part.parent().unwrap_or(Path::new(".")), length.saturating_sub(done.max(old)))
             .map_err(Broken::Disk)?;
     }
-    incoming.receive(response.into_body().into_reader(), file, patience, observe)
+    incoming.receive(response.into_body().into_reader(), out, patience, observe)
 }
 
 /// A file that a server sends.
@@ -381,7 +424,7 @@ struct Incoming<'a> {
     origin: PartOrigin,
     /// The bytes that are there, to which the others are added.
     done: u64,
-    /// The bytes that are there, but of another transfer: they are kept until the file itself comes.
+    /// Bytes that cannot be resumed from; they are kept until the first bytes of the new transfer arrive.
     old: u64,
     /// The length of the whole file in bytes, if the server states it.
     total: Option<u64>,
@@ -406,10 +449,10 @@ impl Incoming<'_> {
     fn receive(
         self,
         mut body: impl Read,
-        file: &mut File,
+        out: &mut File,
         patience: Patience,
-        observe: &mut impl FnMut(Step),
-    ) -> std::result::Result<(), Broken> {
+        observe: &mut dyn FnMut(FetchEvent),
+    ) -> Result<(), Broken> {
         let mut done = self.done;
         let (mut buffer, mut filled) = (vec![0; BUFFER], 0);
         let (mut since, mut in_window) = (Instant::now(), 0);
@@ -431,7 +474,7 @@ impl Incoming<'_> {
             }
             let piece = &buffer[..filled];
             if done == 0
-                && let Some(what) = kind::of(piece).filter(|what| is_page(what))
+                && let Some(what) = kind::page(piece)
             {
                 return Err(Broken::Server(format!("the server sent {what} in place of the file")));
             }
@@ -440,14 +483,14 @@ impl Incoming<'_> {
             }
             if done == 0 {
                 if self.old > 0 {
-                    file.set_len(0).map_err(Broken::Disk)?;
+                    out.set_len(0).map_err(Broken::Disk)?;
                 }
                 self.origin.write(self.part).map_err(Broken::Disk)?;
             }
-            file.write_all(piece).map_err(Broken::Disk)?;
+            out.write_all(piece).map_err(Broken::Disk)?;
             done += piece.len() as u64;
             if !piece.is_empty() {
-                observe(Step::Received { done, total: self.total });
+                observe(FetchEvent::Received { done, total: self.total });
             }
             filled = 0;
             if length == 0 {
@@ -457,18 +500,13 @@ impl Incoming<'_> {
         if let Some(total) = self.total.or(self.expected).filter(|&total| done < total) {
             return Err(Broken::Server(format!("the connection closed after {done} of {total} bytes")));
         }
-        file.sync_all().map_err(Broken::Disk)
+        out.sync_all().map_err(Broken::Disk)
     }
 }
 
 /// The name and the port of the server in an address.
 fn server_of(url: &str) -> Option<&str> {
     url.split('/').nth(2)
-}
-
-/// Whether a phrase of [`kind::of`] describes what servers send instead of a file.
-fn is_page(what: &str) -> bool {
-    ["HTML", "XML", "JSON", "empty"].iter().any(|kind| what.contains(kind))
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
@@ -601,7 +639,7 @@ pub(crate) mod tests {
 
     fn fetch_expected(cache: &Path, url: &str, expected: Expected) -> Result<PathBuf> {
         let file = cache.join(NAME);
-        fetch(&Remote { expected, ..remote(url) }, &file, |_| ()).map(|_| file)
+        fetch(&Remote { expected, ..remote(url) }, &file, &mut |_| ()).map(|_| file)
     }
 
     /// The reason of a failed download.
@@ -626,11 +664,12 @@ pub(crate) mod tests {
         let (url, served) = server(file(), vec![Answer::Properly]);
         let (mut asked, mut last) = (None, (0, None));
         let path = cache.path().join("new").join(NAME);
-        let observe = |step: Step| match step {
-            Step::Asking { url, done, bytes } => asked = Some((url.to_owned(), done, bytes)),
-            Step::Received { done, total } => last = (done, total),
+        let mut observe = |event: FetchEvent| match event {
+            FetchEvent::Downloading { url, done, bytes, .. } => asked = Some((url.to_owned(), done, bytes)),
+            FetchEvent::Received { done, total } => last = (done, total),
+            other => panic!("{other:?}"),
         };
-        let found = fetch(&remote(&url), &path, observe).unwrap();
+        let found = fetch(&remote(&url), &path, &mut observe).unwrap();
         assert_eq!(asked, Some((format!("{url}/{NAME}"), 0, None)));
         assert_eq!(last, (100_000, Some(100_000)));
         assert_eq!(fs::read(&path).unwrap(), file());
@@ -735,7 +774,7 @@ pub(crate) mod tests {
             let urls = [&first, &second].map(|url| format!("{url}/{NAME}")).to_vec();
             let expected = Expected { sha256, ..Expected::default() };
             let path = cache.path().join(NAME);
-            fetch(&Remote { urls, expected, ..remote("") }, &path, |_| ()).unwrap();
+            fetch(&Remote { urls, expected, ..remote("") }, &path, &mut |_| ()).unwrap();
             assert_eq!(fs::read(&path).unwrap(), file());
             assert_eq!(ranges(served), [range]);
         }
@@ -853,7 +892,7 @@ pub(crate) mod tests {
         let (url, served) = server(file(), vec![Answer::Stall(50_000), Answer::Properly]);
         let impatient = Patience { answer: Duration::from_secs(2), ..PATIENCE };
         let path = cache.path().join(NAME);
-        let reason = reason(fetch_within(impatient, &remote(&url), &path, |_| ()).map(|_| path.clone()));
+        let reason = reason(fetch_within(impatient, &remote(&url), &path, &mut |_| ()).map(|_| path.clone()));
         assert!(reason.contains("timeout"), "{reason}");
         fetch_to(cache.path(), &url).unwrap();
         assert_eq!(ranges(served), ["", "50000-"]);
@@ -862,7 +901,7 @@ pub(crate) mod tests {
         let path = cache.path().join(NAME);
         let (url, _served) = server(file(), vec![Answer::Properly]);
         let greedy = Patience { window: Duration::ZERO, least: u64::MAX, ..PATIENCE };
-        let error = fetch_within(greedy, &remote(&url), &path, |_| ()).unwrap_err().to_string();
+        let error = fetch_within(greedy, &remote(&url), &path, &mut |_| ()).unwrap_err().to_string();
         assert!(error.contains("the server sends less than"), "{error}");
     }
 
@@ -877,7 +916,7 @@ pub(crate) mod tests {
         let expected = Expected { sha256: Some(&right), ..Expected::default() };
         let path = cache.path().join(NAME);
         let all = Remote { urls: urls.to_vec(), expected, ..remote("") };
-        fetch(&all, &path, |_| ()).unwrap();
+        fetch(&all, &path, &mut |_| ()).unwrap();
         assert_eq!(fs::read(&path).unwrap(), file());
 
         fs::remove_file(&path).unwrap();
@@ -885,7 +924,7 @@ pub(crate) mod tests {
         let (second, _) = server(b"another file".to_vec(), vec![Answer::Properly]);
         let urls = [&first, &second].map(|url| format!("{url}/{NAME}"));
         let some = Remote { urls: urls.to_vec(), ..all };
-        let error = fetch(&some, &path, |_| ()).unwrap_err().to_string();
+        let error = fetch(&some, &path, &mut |_| ()).unwrap_err().to_string();
         let parts = [&format!("cannot fetch `{first}/"), "404", &second, "it has SHA-256"];
         assert!(parts.iter().all(|part| error.contains(*part)), "{error}");
     }
@@ -898,7 +937,7 @@ pub(crate) mod tests {
         let error = reason(fetch_expected(cache.path(), &url, short));
         assert_eq!(error, "the file has 100000 bytes or more, expected 99999");
         let small = Remote { most: 5000, ..remote(&url) };
-        let error = fetch(&small, &cache.path().join(NAME), |_| ()).unwrap_err().to_string();
+        let error = fetch(&small, &cache.path().join(NAME), &mut |_| ()).unwrap_err().to_string();
         assert!(error.ends_with("the file has more than 5000 bytes"), "{error}");
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
         check_room(cache.path(), 1).unwrap();

@@ -19,16 +19,16 @@ use super::{
     npz::{self, Archive, Array},
 };
 use crate::{
-    data::leaving_classes,
+    data::{KNOWN, leaving_classes},
     error::{Error, Result},
-    eval::{Evaluation, KNOWN, ScoredSet},
+    eval::{Evaluation, ScoredSet},
     fit::{Examples, Fitter, Sample},
     method::{Anchors, FittedScore, LastLayer, nearest},
 };
 
 /// The name of the training images.
 const TRAINING: &str = "training";
-/// One in how many training images standardises sums instead.
+/// One training image in this many is set aside to standardise sums.
 const STANDARDISING: usize = 5;
 
 /// Features of sets of images, and what follows them in the network.
@@ -69,7 +69,7 @@ pub fn check_names(unknown: &[&str]) -> Result<()> {
 }
 
 impl FeatureFile {
-    /// Calls `take` with what fits scores to the training images, of which one in five standardises sums,
+    /// Calls `take` with a [`Fitter`] of the training images. One in five is set aside to standardise sums,
     /// unless it is the last of its class.
     pub fn with_fitter<R>(&self, limit: Option<usize>, take: impl FnOnce(&Fitter) -> R) -> R {
         let labels = &self.training.labels;
@@ -179,15 +179,15 @@ impl FeatureFile {
 
     fn bytes(&self) -> io::Result<Vec<u8>> {
         let mut archive = npz::Writer::new();
-        let training = FeatureSet { name: TRAINING.to_owned(), ..self.training.clone() };
         archive.add("last_layer/weight", &npz::matrix(self.last_layer.weight.view())?)?;
         archive.add("last_layer/bias", &npz::vector(self.last_layer.bias.clone())?)?;
         archive.add("anchors", &npz::matrix(self.anchors.to_rows().view())?)?;
-        for set in [&training].into_iter().chain(&self.sets) {
-            archive.add(&format!("{}/features", set.name), &npz::matrix(set.features.view())?)?;
+        let sets = self.sets.iter().map(|set| (set.name.as_str(), set));
+        for (name, set) in [(TRAINING, &self.training)].into_iter().chain(sets) {
+            archive.add(&format!("{name}/features"), &npz::matrix(set.features.view())?)?;
             let logits = self.last_layer.logits(set.features.view());
-            archive.add(&format!("{}/logits", set.name), &npz::matrix(logits.view())?)?;
-            archive.add(&format!("{}/label", set.name), &npz::vector(set.labels.clone())?)?;
+            archive.add(&format!("{name}/logits"), &npz::matrix(logits.view())?)?;
+            archive.add(&format!("{name}/label"), &npz::vector(set.labels.clone())?)?;
         }
         archive.finish()
     }
@@ -208,7 +208,7 @@ fn matrix(path: &Path, archive: &mut Archive, name: &str) -> Result<Array2<f32>>
         _ => return Err(broken(path, format!("array `{name}` has shape {:?}", array.shape))),
     };
     let values = array.values(true).and_then(|values| {
-        values.map(|value| value.map(|value| value as f32)).collect::<std::result::Result<Vec<f32>, _>>()
+        values.map(|value| value.map(|value| value as f32)).collect::<Result<Vec<f32>, _>>()
     });
     let values = values.map_err(unreadable)?;
     if values.iter().any(|value| !value.is_finite()) {

@@ -1,4 +1,6 @@
-//! What a file is by its content, for errors about a file that is something else than it was given as.
+//! Recognises files by their content, so that an error can say what a file really is.
+
+use std::io::{self, Read};
 
 /// The longest start of a file that [`of`] looks at, in bytes.
 pub(crate) const START: usize = 512;
@@ -32,9 +34,11 @@ const MAGIC: [(&[u8], &str); 25] = [
     (b"\x7fELF", "a program"),
 ];
 
-/// The first words of text formats, in lower case.
-const WORDS: [(&str, &str); 6] = [
-    ("version https://git-lfs", "a Git LFS pointer, not the file that it stands for"),
+/// The first words of a pointer to a file in Git LFS, in lower case.
+const GIT_LFS: &str = "version https://git-lfs";
+
+/// The first words of pages, in lower case.
+const WORDS: [(&str, &str); 5] = [
     ("<!doctype html", "an HTML page"),
     ("<html", "an HTML page"),
     ("<head", "an HTML page"),
@@ -57,19 +61,11 @@ pub(crate) fn is_zip(bytes: &[u8]) -> bool {
 
 /// What a file is, if its first [`START`] bytes tell: a phrase that completes `it is`.
 pub(crate) fn of(bytes: &[u8]) -> Option<&'static str> {
-    if bytes.is_empty() {
-        return Some("empty");
-    }
-    let text = String::from_utf8_lossy(start(bytes, START)).to_lowercase();
-    let text = text.trim_start_matches('\u{feff}').trim_start();
     if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Some(what);
     }
-    if let Some((_, what)) = WORDS.iter().find(|(words, _)| text.starts_with(words)) {
-        return Some(what);
-    }
-    let pointed = |open: char| text.strip_prefix(open).and_then(|rest| rest.trim_start().chars().next());
     match bytes {
+        _ if text(bytes).starts_with(GIT_LFS) => Some("a Git LFS pointer, not the file that it stands for"),
         _ if is_legacy_pytorch(bytes) => Some("a PyTorch file"),
         _ if is_tar(bytes) => Some("a tar archive"),
         [0x80, 2..=5, ..] => Some("a pickle that torch.save did not write"),
@@ -80,11 +76,38 @@ pub(crate) fn of(bytes: &[u8]) -> Option<&'static str> {
         [first, 0, second, 0, ..] | [0, first, 0, second, ..] if *first > 8 && *second > 8 => {
             Some("text in UTF-16, not UTF-8")
         }
-        _ if pointed('<').is_some_and(char::is_alphabetic) => Some("an XML document"),
-        _ if pointed('{').is_some_and(|next| "\"}".contains(next)) => Some("a JSON document"),
-        _ if pointed('[').is_some_and(|next| "\"{[]".contains(next)) => Some("a JSON document"),
-        _ => None,
+        _ => page(bytes),
     }
+}
+
+/// What servers send instead of a file, if its first [`START`] bytes tell: a page, a document that states an
+/// error, or nothing. A phrase as that of [`of`].
+pub(crate) fn page(bytes: &[u8]) -> Option<&'static str> {
+    let text = text(bytes);
+    if let Some((_, what)) = WORDS.iter().find(|(words, _)| text.starts_with(words)) {
+        return Some(what);
+    }
+    let pointed = |open: char| text.strip_prefix(open).and_then(|rest| rest.trim_start().chars().next());
+    match () {
+        () if bytes.is_empty() => Some("empty"),
+        () if pointed('<').is_some_and(char::is_alphabetic) => Some("an XML document"),
+        () if pointed('{').is_some_and(|next| "\"}".contains(next)) => Some("a JSON document"),
+        () if pointed('[').is_some_and(|next| "\"{[]".contains(next)) => Some("a JSON document"),
+        () => None,
+    }
+}
+
+/// The start of a file as text in lower case, without white space before it.
+fn text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(start(bytes, START)).to_lowercase();
+    text.trim_start_matches('\u{feff}').trim_start().to_owned()
+}
+
+/// The first [`START`] bytes, or all if there are fewer.
+pub(crate) fn first_bytes(reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(START);
+    reader.take(START as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// What a ZIP archive with entries of these names is: a phrase that completes `it is`.

@@ -52,10 +52,7 @@ pub(super) fn reason(error: impl Display) -> Reason {
 }
 
 /// Checks the size of an image before memory is reserved for it.
-pub(super) fn check_size(
-    (width, height): (u32, u32),
-    bytes_per_pixel: u64,
-) -> std::result::Result<(), Reason> {
+pub(super) fn check_size((width, height): (u32, u32), bytes_per_pixel: u64) -> Result<(), Reason> {
     match u64::from(width) * u64::from(height) * bytes_per_pixel {
         0 => Err("it has no pixels".to_owned()),
         size if width > MAX_SIDE || height > MAX_SIDE || size > MAX_BYTES => {
@@ -71,14 +68,14 @@ const FREE_PIXELS: u64 = 1 << 24;
 const PIXELS_PER_BYTE: u64 = 8192;
 
 /// Checks that a file is long enough for its pixels, where the decoder would fill in what is missing.
-pub(super) fn check_length((width, height): (u32, u32), length: usize) -> std::result::Result<(), Reason> {
+pub(super) fn check_length((width, height): (u32, u32), length: usize) -> Result<(), Reason> {
     if u64::from(width) * u64::from(height) > FREE_PIXELS + PIXELS_PER_BYTE * length as u64 {
         return Err(format!("it claims {width} x {height} pixels in {length} bytes"));
     }
     Ok(())
 }
 
-fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, Reason> {
+fn decode(bytes: &[u8]) -> Result<RgbImage, Reason> {
     let format = format::of(bytes)?;
     let (image, orientation) = unpanicked(|| match format {
         ImageFormat::Gif => Ok((gif::decode(bytes)?, 1)),
@@ -108,12 +105,12 @@ fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, Reason> {
 }
 
 /// Turns a panic into an error: decoders panic on some damaged files.
-fn unpanicked<T>(decode: impl FnOnce() -> std::result::Result<T, Reason>) -> std::result::Result<T, Reason> {
+fn unpanicked<T>(decode: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
     caught(decode).unwrap_or_else(|| Err("its decoder panicked".to_owned()))
 }
 
 /// The decoder of a format, which knows the size of the image.
-fn decoder(format: ImageFormat, bytes: &[u8]) -> std::result::Result<impl ImageDecoder, Reason> {
+fn decoder(format: ImageFormat, bytes: &[u8]) -> Result<impl ImageDecoder, Reason> {
     let mut limits = Limits::default();
     (limits.max_image_width, limits.max_image_height) = (Some(MAX_SIDE), Some(MAX_SIDE));
     limits.max_alloc = Some(MAX_BYTES);
@@ -127,7 +124,7 @@ fn decoder(format: ImageFormat, bytes: &[u8]) -> std::result::Result<impl ImageD
     Ok(decoder)
 }
 
-fn rgb(decoder: impl ImageDecoder) -> std::result::Result<RgbImage, Reason> {
+fn rgb(decoder: impl ImageDecoder) -> Result<RgbImage, Reason> {
     let image = DynamicImage::from_decoder(decoder).map_err(reason)?;
     // The crate would round 16-bit values, where Pillow and browsers' decoders keep the upper byte.
     Ok(match image {
@@ -157,7 +154,7 @@ mod tests {
     #[test]
     fn a_panic_of_a_decoder_is_a_reason() {
         assert_eq!(
-            unpanicked(|| -> std::result::Result<(), Reason> { panic!("out of bounds") }),
+            unpanicked(|| -> Result<(), Reason> { panic!("out of bounds") }),
             Err("its decoder panicked".to_owned())
         );
         assert_eq!(unpanicked(|| Ok(1)), Ok(1));

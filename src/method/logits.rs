@@ -120,12 +120,23 @@ impl LogitScore {
     }
 }
 
-/// d_c (1 - softmin(d)_c) for every class c.
+/// d_c (1 - softmin(d)_c) for every class c. The share of the other classes is a sum of theirs: 1 - softmin
+/// would lose all digits near an anchor.
 fn product(d: Array1<f32>) -> Array1<f32> {
     let least = d.fold(f32::INFINITY, |least, &d| least.min(d));
     let exponentials = d.map(|d| (least - d).exp());
     let sum = exponentials.sum();
-    Zip::from(&d).and(&exponentials).map_collect(|d, e| d * (1.0 - e / sum))
+    let mut others = Array1::<f32>::zeros(d.len());
+    let mut add = |classes: &mut dyn Iterator<Item = usize>| {
+        let mut passed = 0.0;
+        for class in classes {
+            others[class] += passed;
+            passed += exponentials[class];
+        }
+    };
+    add(&mut (0..d.len()));
+    add(&mut (0..d.len()).rev());
+    Zip::from(&d).and(&others).map_collect(|d, others| d * (others / sum))
 }
 
 #[cfg(test)]
@@ -144,6 +155,18 @@ mod tests {
         assert_eq!(LogitScore::Cac.rejection(z.view(), d.view()), array![0.0]);
         assert_eq!(LogitScore::MinDistance.rejection(z.view(), d.view()), array![0.0]);
         assert!((LogitScore::PytorchOod.rejection(z.view(), d.view())[0] + 200.0).abs() < 1e-4);
+    }
+
+    #[test]
+    fn the_cac_score_keeps_its_digits_near_long_anchors() {
+        // 1 - softmin is 5e-13 at the nearest anchor, far below the resolution of float32 at 1.
+        let d = arr2(&[[0.5, 28.8, 28.8]]);
+        let expected = 0.5 * (2.0 * (-28.3_f64).exp() / (1.0 + 2.0 * (-28.3_f64).exp()));
+        let found = f64::from(LogitScore::Cac.rejection(d.view(), d.view())[0]);
+        assert!((found / expected - 1.0).abs() < 1e-5, "{found:e} {expected:e}");
+        // Several nearest anchors.
+        let d = arr2(&[[2.0, 2.0, 2.0, 2.0]]);
+        assert_eq!(LogitScore::Cac.rejection(d.view(), d.view()), array![1.5]);
     }
 
     #[test]

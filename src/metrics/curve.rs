@@ -117,7 +117,8 @@ pub(crate) fn bands(
         })
         .collect()
     };
-    let intervals = bootstrap.intervals(known.len(), &counts, measure);
+    let draws = bootstrap.draws(known.len(), &counts, measure);
+    let intervals: Vec<Interval> = draws.map(|draws| draws.middle()).collect();
     intervals
         .chunks(PLACES * curves.len().max(1))
         .map(|set| set.chunks(PLACES).map(<[Interval]>::to_vec).collect())

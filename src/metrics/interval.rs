@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, Metrics, Ranked, RankedKnown, steps};
+use super::{Counts, Metrics, OPERATING_RATE, Ranked, RankedKnown, steps};
 
 /// The 97.5 % quantile of the standard normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
@@ -28,6 +28,15 @@ pub(crate) struct Share {
     pub share: f64,
     /// The number of images, above 0.
     pub images: usize,
+}
+
+/// A value of 0 to 1 with its interval, as a part of a weighted sum whose weights sum to 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    /// Its weight in the sum.
+    pub weight: f64,
+    pub value: f64,
+    pub interval: Interval,
 }
 
 /// The bootstrap: the known images and each unknown set are resampled with replacement, and the middle 95 %
@@ -59,17 +68,6 @@ impl From<Interval> for [f64; 2] {
 }
 
 impl Interval {
-    /// The middle 95 % of values, interpolated linearly.
-    fn middle(mut values: Vec<f64>) -> Self {
-        values.sort_unstable_by(f64::total_cmp);
-        let at = |share: f64| {
-            let position = share * (values.len() - 1) as f64;
-            let (below, above) = (values[position.floor() as usize], values[position.ceil() as usize]);
-            below + (above - below) * position.fract()
-        };
-        Self { low: at(0.025), high: at(0.975) }
-    }
-
     /// Wilson's 95 % interval of a share of which `count` of `total` were found, `total` above 0.
     pub(crate) fn wilson(count: usize, total: usize) -> Self {
         Self::of_share(count as f64 / total as f64, total as f64)
@@ -87,17 +85,18 @@ impl Interval {
 
     /// The interval of a weighted sum of independent shares, whose weights sum to 1, from Wilson's of each.
     pub(crate) fn of_shares(shares: impl IntoIterator<Item = Share>) -> Self {
-        let parts = shares
-            .into_iter()
-            .map(|Share { weight, share, images }| (weight, share, Self::of_share(share, images as f64)));
-        Self::of_sum(parts)
+        Self::of_sum(shares.into_iter().map(|Share { weight, share, images }| Part {
+            weight,
+            value: share,
+            interval: Self::of_share(share, images as f64),
+        }))
     }
 
-    /// The interval of a weighted sum of independent values of 0 to 1, whose weights sum to 1, from the value
-    /// and the interval of each (Zou and Donner, 2008): the squares of the distances to the ends add up.
-    fn of_sum(parts: impl IntoIterator<Item = (f64, f64, Self)>) -> Self {
+    /// The interval of a weighted sum of independent values of 0 to 1 (Zou and Donner, 2008): the squares of
+    /// the distances to the ends add up.
+    pub(crate) fn of_sum(parts: impl IntoIterator<Item = Part>) -> Self {
         let (mut sum, mut below, mut above) = (0.0, 0.0, 0.0);
-        for (weight, value, Self { low, high }) in parts {
+        for Part { weight, value, interval: Self { low, high } } in parts {
             sum += weight * value;
             below += (weight * (value - low)).powi(2);
             above += (weight * (high - value)).powi(2);
@@ -107,9 +106,54 @@ impl Interval {
         Self { low: (sum - below.sqrt()).max(0.0), high: (sum + above.sqrt()).min(1.0) }
     }
 
+    /// The interval of a weighted sum of values whose errors do not cancel out: the sum of the ends.
+    pub(crate) fn of_ends(parts: impl IntoIterator<Item = Part>) -> Self {
+        parts.into_iter().fold(Self::default(), |sum, Part { weight, interval, .. }| Self {
+            low: sum.low + weight * interval.low,
+            high: sum.high + weight * interval.high,
+        })
+    }
+
     /// The smallest interval that holds both.
     pub(crate) fn hull(self, other: Self) -> Self {
         Self { low: self.low.min(other.low), high: self.high.max(other.high) }
+    }
+}
+
+/// What was measured of each resample, in ascending order.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Draws(Vec<f64>);
+
+impl Draws {
+    fn new(mut values: Vec<f64>) -> Self {
+        values.sort_unstable_by(f64::total_cmp);
+        Self(values)
+    }
+
+    /// The middle 95 %, interpolated linearly.
+    pub(crate) fn middle(&self) -> Interval {
+        let at = |share: f64| {
+            let position = share * (self.0.len() - 1) as f64;
+            let (below, above) = (self.0[position.floor() as usize], self.0[position.ceil() as usize]);
+            below + (above - below) * position.fract()
+        };
+        Interval { low: at(0.025), high: at(0.975) }
+    }
+
+    /// The interval around a value with the standard deviation of the draws, on the scale of logits. A value
+    /// of 0 or 1 has none.
+    pub(crate) fn around(&self, value: f64) -> Interval {
+        // Resamples of few images may be perfect.
+        const LEAST: f64 = 1e-6;
+        let logit = |share: f64| (share / (1.0 - share)).ln();
+        if !(LEAST..=1.0 - LEAST).contains(&value) {
+            return Interval { low: value, high: value };
+        }
+        let logits: Vec<f64> = self.0.iter().map(|draw| logit(draw.clamp(LEAST, 1.0 - LEAST))).collect();
+        let count = logits.len() as f64;
+        let reach = Z * (count * variance_of_mean(&logits)).sqrt();
+        let at = |logit: f64| 1.0 / (1.0 + (-logit).exp());
+        Interval { low: at(logit(value) - reach), high: at(logit(value) + reach) }
     }
 }
 
@@ -120,13 +164,13 @@ pub(crate) struct Resample {
 }
 
 impl Bootstrap {
-    /// Measures every resample and returns an interval for each measured number; empty without resamples.
-    pub(crate) fn intervals(
+    /// Measures every resample and returns what was drawn of each measured number; empty without resamples.
+    pub(crate) fn draws(
         self,
         known: usize,
         unknown: &[usize],
         measure: impl Fn(&Resample) -> Vec<f64> + Sync,
-    ) -> Vec<Interval> {
+    ) -> impl Iterator<Item = Draws> {
         let rows: Vec<Vec<f64>> = (0..self.resamples)
             .into_par_iter()
             .map(|resample| {
@@ -144,7 +188,7 @@ impl Bootstrap {
             })
             .collect();
         let numbers = rows.first().map_or(0, Vec::len);
-        (0..numbers).map(|i| Interval::middle(rows.iter().map(|row| row[i]).collect())).collect()
+        (0..numbers).map(move |i| Draws::new(rows.iter().map(|row| row[i]).collect()))
     }
 }
 
@@ -207,7 +251,8 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
         }
         variance += variance_of_mean(&unknown_placements) / (count * count);
         let auroc = unknown_placements.iter().sum::<f64>() / p;
-        parts.push((1.0 / count, auroc, auroc_interval_of_few(auroc, n, p)));
+        let interval = auroc_interval_of_few(auroc, n, p);
+        parts.push(Part { weight: 1.0 / count, value: auroc, interval });
     }
     variance += variance_of_mean(&known_placements);
     let auroc = known_placements.iter().sum::<f64>() / known_placements.len() as f64;
@@ -225,10 +270,7 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
     let interval = Interval { low, high };
     match (known.len(), images) {
         // All sets have the same known images: their errors do not cancel out.
-        (..FEW, _) => {
-            let mean = |end: fn(&Interval) -> f64| parts.iter().map(|(weight, _, of)| weight * end(of)).sum();
-            interval.hull(Interval { low: mean(|of| of.low), high: mean(|of| of.high) })
-        }
+        (..FEW, _) => interval.hull(Interval::of_ends(parts)),
         (_, ..FEW) => interval.hull(Interval::of_sum(parts)),
         _ => interval,
     }
@@ -251,6 +293,70 @@ fn auroc_interval_of_few(auroc: f64, n: f64, m: f64) -> Interval {
         outside
     };
     Interval { low: end(0.0), high: end(1.0) }
+}
+
+/// A side with fewer images has fewer than eight beyond its quantile of 5 %, too few for the bootstrap.
+const FEW_BEYOND: usize = 150;
+
+/// Whether a side has too few images for the percentiles of the bootstrap.
+pub(crate) fn is_few(images: usize) -> bool {
+    images < FEW_BEYOND
+}
+
+/// The 2.5 % and 97.5 % quantiles of how many of `count` images lie beyond the population's 5 % quantile:
+/// those of a binomial distribution.
+fn beyond(count: usize) -> [usize; 2] {
+    const SHARE: f64 = 1.0 - OPERATING_RATE;
+    let mut probability = (1.0 - SHARE).powi(count as i32);
+    let mut sum = probability;
+    let mut ends = [None; 2];
+    for number in 0..=count {
+        for (end, least) in ends.iter_mut().zip([0.025, 0.975]) {
+            if end.is_none() && sum >= least {
+                *end = Some(number);
+            }
+        }
+        probability *= (count - number) as f64 / (number + 1) as f64 * SHARE / (1.0 - SHARE);
+        sum += probability;
+    }
+    ends.map(|end| end.unwrap_or(count))
+}
+
+/// The intervals of the two FPR metrics where the threshold is at a quantile of few images; `None` where a
+/// side has enough images for the [`Bootstrap`]. The order of the images bounds the quantile, whatever their
+/// distribution; what no image bounds is at the end of the scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct FprOfFew {
+    pub fpr95_tpr: Option<Interval>,
+    pub fpr_at_95_known_kept: Option<Interval>,
+}
+
+impl FprOfFew {
+    pub(crate) fn new(known: &RankedKnown, unknown: &Ranked) -> Self {
+        let (n, m) = (known.len(), unknown.len());
+        // The score of a rank is at least that of the next one.
+        let above = |rank: u64| rank.saturating_sub(1);
+        // Of known images with a score of at least that rank's.
+        let flagged = |rank: u64| (known.correct.to_rank(rank) + known.wrong.to_rank(rank)) as f64 / n as f64;
+        let fpr95_tpr = is_few(m).then(|| {
+            let [least, most] = beyond(m);
+            Interval {
+                low: if most < m { flagged(above(unknown.0[m - 1 - most])) } else { 0.0 },
+                high: if least > 0 { flagged(unknown.0[m - least]) } else { 1.0 },
+            }
+        });
+        // Of unknown images with a score below that rank's.
+        let accepted = |rank: u64| (m - unknown.to_rank(rank)) as f64 / m as f64;
+        let fpr_at_95_known_kept = is_few(n).then(|| {
+            let [least, most] = beyond(n);
+            let known = known.ranked().0;
+            Interval {
+                low: if most < n { accepted(known[most]) } else { 0.0 },
+                high: if least > 0 { accepted(above(known[least - 1])) } else { 1.0 },
+            }
+        });
+        Self { fpr95_tpr, fpr_at_95_known_kept }
+    }
 }
 
 /// The variance of the values' mean; NaN for a single value.
@@ -304,7 +410,8 @@ mod tests {
         let (known, unknown) = example(400, 300, 2);
         let delong = auroc_interval(&known, &[&unknown]);
         let bootstrap = Bootstrap { resamples: 2000, seed: 3 };
-        let drawn = bootstrap.intervals(400, &[300], |drawn| vec![drawn.metrics(&known, 0, &unknown).auroc]);
+        let drawn = bootstrap.draws(400, &[300], |drawn| vec![drawn.metrics(&known, 0, &unknown).auroc]);
+        let drawn: Vec<Interval> = drawn.map(|draws| draws.middle()).collect();
         let width = delong.high - delong.low;
         assert!((delong.low - drawn[0].low).abs() < width / 10.0, "{delong:?} {drawn:?}");
         assert!((delong.high - drawn[0].high).abs() < width / 10.0, "{delong:?} {drawn:?}");
@@ -366,6 +473,29 @@ mod tests {
     }
 
     #[test]
+    fn the_order_of_few_images_bounds_a_quantile() {
+        assert_eq!((beyond(20), beyond(71), beyond(72), beyond(100)), ([0, 3], [0, 8], [1, 8], [1, 10]));
+        let (known, unknown) = ranked(&[0.0; 150], &[1.0; 150]);
+        let none = FprOfFew { fpr95_tpr: None, fpr_at_95_known_kept: None };
+        assert_eq!(FprOfFew::new(&known, &unknown), none);
+        // Without an image beyond the quantile, the threshold may be anywhere.
+        let (known, unknown) = ranked(&[0.0, 1.0, 2.0], &[4.0, 5.0]);
+        let whole = Some(Interval { low: 0.0, high: 1.0 });
+        let all = FprOfFew { fpr95_tpr: whole, fpr_at_95_known_kept: whole };
+        assert_eq!(FprOfFew::new(&known, &unknown), all);
+    }
+
+    #[test]
+    fn draws_around_a_value_are_symmetric_in_logits() {
+        let draws = Draws::new((1..100).map(|share| f64::from(share) / 100.0).collect());
+        let Interval { low, high } = draws.around(0.5);
+        assert!((low + high - 1.0).abs() < 1e-12 && (0.01..0.1).contains(&low), "{low}");
+        assert_eq!(draws.around(1.0), Interval { low: 1.0, high: 1.0 });
+        let perfect = Draws::new(vec![0.9, 1.0, 1.0]).around(0.99);
+        assert!(perfect.low < 0.9 && perfect.high < 1.0, "{perfect:?}");
+    }
+
+    #[test]
     fn what_is_perfect_on_few_images_is_not_certain() {
         let (known, unknown) = ranked(&[0.0, 1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]);
         let interval = auroc_interval(&known, &[&unknown]);
@@ -402,11 +532,13 @@ mod tests {
         let (known, unknown) = example(50, 40, 6);
         let of = |seed| {
             let bootstrap = Bootstrap { resamples: 50, seed };
-            bootstrap.intervals(50, &[40], |drawn| vec![drawn.metrics(&known, 0, &unknown).aupr_in])
+            let mut draws =
+                bootstrap.draws(50, &[40], |drawn| vec![drawn.metrics(&known, 0, &unknown).aupr_in]);
+            draws.next().unwrap()
         };
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
-        assert!(Bootstrap { resamples: 0, seed: 1 }.intervals(50, &[40], |_| vec![0.0]).is_empty());
+        assert!(Bootstrap { resamples: 0, seed: 1 }.draws(50, &[40], |_| vec![0.0]).next().is_none());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 pub use interval::{Bootstrap, Interval};
-pub(crate) use interval::{Resample, Share, auroc_interval};
+pub(crate) use interval::{Draws, FprOfFew, Part, Resample, Share, auroc_interval, is_few};
 pub use stream::{Bounded, Stream};
 
 /// The metrics of known images against one set of unknown images: their values or, with `T = Interval`,
@@ -43,6 +43,19 @@ pub struct Metrics<T = f64> {
     pub detection_accuracy: T,
 }
 
+/// A metric of [`Metrics`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields of `Metrics` have the definitions")]
+pub enum Metric {
+    Auroc,
+    AuprIn,
+    AuprOut,
+    Fpr95Tpr,
+    FprAt95KnownKept,
+    Oscr,
+    DetectionAccuracy,
+}
+
 fn none<T>() -> Option<T> {
     None
 }
@@ -69,6 +82,15 @@ pub(crate) struct Counts {
     known: u64,
     /// Known images that were classified correctly.
     correct: u64,
+}
+
+/// The two shares whose mean is the detection accuracy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Balance {
+    /// The share of unknown images caught.
+    pub caught: f64,
+    /// The share of known images kept.
+    pub kept: f64,
 }
 
 /// Scores in descending order, stored as ascending [`rank`]s.
@@ -109,9 +131,8 @@ impl Metrics {
         Ok(Self::with_balance(&RankedKnown::new(known, correct)?, &Ranked::new(unknown)?).0)
     }
 
-    /// The metrics of ranked scores, and the two shares whose mean is the detection accuracy: those of the
-    /// unknown images caught and of the known ones kept.
-    pub(crate) fn with_balance(known: &RankedKnown, unknown: &Ranked) -> (Self, [f64; 2]) {
+    /// The metrics of ranked scores, and the two shares whose mean is the detection accuracy.
+    pub(crate) fn with_balance(known: &RankedKnown, unknown: &Ranked) -> (Self, Balance) {
         let total = Counts {
             unknown: unknown.len() as u64,
             known: known.len() as u64,
@@ -120,7 +141,7 @@ impl Metrics {
         let (metrics, at) = Self::from_steps(steps(known, unknown, |_| 1, |_| 1), total);
         let caught = at.unknown as f64 / total.unknown as f64;
         let kept = (total.known - at.known) as f64 / total.known as f64;
-        (metrics.judged(known.is_judged), [caught, kept])
+        (metrics.judged(known.is_judged), Balance { caught, kept })
     }
 
     /// The metrics of a curve from nothing flagged to everything flagged, given the counts that each lower
@@ -195,19 +216,85 @@ impl<T> Metrics<T> {
         }
     }
 
-    /// The metrics that are present, by field name, in the order of [`map`](Self::map).
+    /// A metric; `None` if it is absent.
+    pub fn get(self, metric: Metric) -> Option<T> {
+        match metric {
+            Metric::Auroc => Some(self.auroc),
+            Metric::AuprIn => Some(self.aupr_in),
+            Metric::AuprOut => Some(self.aupr_out),
+            Metric::Fpr95Tpr => Some(self.fpr95_tpr),
+            Metric::FprAt95KnownKept => Some(self.fpr_at_95_known_kept),
+            Metric::Oscr => self.oscr,
+            Metric::DetectionAccuracy => Some(self.detection_accuracy),
+        }
+    }
+}
+
+impl<T: Copy> Metrics<T> {
+    /// The metrics that are present, by field name, in the order of [`Metric::ALL`].
     pub fn named(self) -> impl Iterator<Item = (&'static str, T)> {
-        [
-            ("auroc", Some(self.auroc)),
-            ("aupr_in", Some(self.aupr_in)),
-            ("aupr_out", Some(self.aupr_out)),
-            ("fpr95_tpr", Some(self.fpr95_tpr)),
-            ("fpr_at_95_known_kept", Some(self.fpr_at_95_known_kept)),
-            ("oscr", self.oscr),
-            ("detection_accuracy", Some(self.detection_accuracy)),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value?)))
+        Metric::ALL.into_iter().filter_map(move |metric| Some((metric.name(), self.get(metric)?)))
+    }
+}
+
+impl Metric {
+    /// All metrics, in the order of tables.
+    pub const ALL: [Self; 7] = [
+        Self::Auroc,
+        Self::AuprIn,
+        Self::AuprOut,
+        Self::Fpr95Tpr,
+        Self::FprAt95KnownKept,
+        Self::Oscr,
+        Self::DetectionAccuracy,
+    ];
+
+    /// The name of its field in [`Metrics`], as in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auroc => "auroc",
+            Self::AuprIn => "aupr_in",
+            Self::AuprOut => "aupr_out",
+            Self::Fpr95Tpr => "fpr95_tpr",
+            Self::FprAt95KnownKept => "fpr_at_95_known_kept",
+            Self::Oscr => "oscr",
+            Self::DetectionAccuracy => "detection_accuracy",
+        }
+    }
+
+    /// The head of its column in tables.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Auroc => "AUROC",
+            Self::AuprIn => "AUPR-IN",
+            Self::AuprOut => "AUPR-OUT",
+            Self::Fpr95Tpr => "FPR95TPR",
+            Self::FprAt95KnownKept => "FPR@95%kept",
+            Self::Oscr => "OSCR",
+            Self::DetectionAccuracy => "det.acc.",
+        }
+    }
+
+    /// What it measures, as a phrase.
+    #[must_use]
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Auroc => "area under the ROC curve",
+            Self::AuprIn => "area under precision and recall, known positive",
+            Self::AuprOut => "area under precision and recall, unknown positive",
+            Self::Fpr95Tpr => "share of known flagged where 95 % of the unknown are caught",
+            Self::FprAt95KnownKept => "share of unknown accepted where 95 % of the known are kept",
+            Self::Oscr => "open-set classification rate",
+            Self::DetectionAccuracy => "the best mean of the shares caught and kept",
+        }
+    }
+
+    /// Whether smaller is better.
+    #[must_use]
+    pub fn is_smaller_better(self) -> bool {
+        matches!(self, Self::Fpr95Tpr | Self::FprAt95KnownKept)
     }
 }
 
@@ -268,6 +355,11 @@ impl Ranked {
         self.0.partition_point(|&end| end < rank(threshold))
     }
 
+    /// The number of scores of at least this [`rank`]'s.
+    fn to_rank(&self, rank: u64) -> usize {
+        self.0.partition_point(|&other| other <= rank)
+    }
+
     fn sort(scores: impl Iterator<Item = f64>) -> Result<Self> {
         // The upper bound may be too high; unused memory is never touched.
         let mut ranks = Vec::with_capacity(scores.size_hint().1.unwrap_or(0));
@@ -311,6 +403,13 @@ impl RankedKnown {
     /// The share of scores that are not above a threshold.
     pub(crate) fn share_kept(&self, threshold: f64) -> f64 {
         (self.len() - self.correct.above(threshold) - self.wrong.above(threshold)) as f64 / self.len() as f64
+    }
+
+    /// All scores.
+    fn ranked(&self) -> Ranked {
+        let mut ranks = [&self.correct.0[..], &self.wrong.0].concat();
+        ranks.sort_unstable();
+        Ranked(ranks)
     }
 
     /// The share classified correctly, if correctness is known.

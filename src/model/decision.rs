@@ -49,8 +49,8 @@ pub struct PlaceScore {
 pub struct Threshold {
     /// An image is unknown if its score is larger.
     pub value: f32,
-    /// The share of new known images that the threshold keeps, 0 to below 1, in the mean over all draws of
-    /// the images that it was chosen from; `None` if the value was set by hand.
+    /// The share of new known images that the threshold keeps, 0 to below 1, on average over draws of the
+    /// images that it was chosen from; `None` if the value was set by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<f64>,
     /// The share of new known images that it keeps with a confidence of 95 %; `None` without such a

@@ -121,7 +121,7 @@ impl ModelFile {
 
 /// Checks that the model is self-contained, because ONNX Runtime would open other files that a model names,
 /// and that its numbers are finite, because runtimes differ in what they make of NaN: max(0, NaN) may be 0.
-fn check_tensors(model: &Model, graph: &Graph) -> std::result::Result<(), String> {
+fn check_tensors(model: &Model, graph: &Graph) -> Result<(), String> {
     let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
     let is_odd = |attribute: &Attribute| {
         let has_graphs = attribute.g.is_some() || !attribute.graphs.is_empty();
@@ -161,7 +161,7 @@ fn width(output: &Value) -> Option<usize> {
 }
 
 /// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.
-fn check(graph: &Graph, decision: &Decision) -> std::result::Result<(Option<usize>, bool), String> {
+fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), String> {
     // Runtimes take the last of a name.
     let mut names = HashSet::new();
     if let Some(twice) = graph.initializer.iter().find(|tensor| !names.insert(&tensor.name)) {
@@ -325,7 +325,7 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
     Ok([&bytes[..], &added.encode_to_vec()].concat().into())
 }
 
-fn threshold(graph: &Graph) -> std::result::Result<f32, String> {
+fn threshold(graph: &Graph) -> Result<f32, String> {
     let is_threshold = |tensor: &&Tensor| tensor.name == "threshold" && tensor.data_type == element::FLOAT;
     let tensor = graph.initializer.iter().find(is_threshold);
     let value = |tensor: &Tensor| match (&tensor.float_data[..], &tensor.raw_data[..]) {

@@ -62,6 +62,24 @@ pub struct History {
     pub other: BTreeMap<String, Value>,
 }
 
+impl History {
+    /// Why the held-out scores may not be those of new known images, if so: without that neither the
+    /// threshold nor [`drift`](crate::drift) has a guarantee.
+    #[must_use]
+    pub fn doubt_of_held_out(&self) -> Option<&'static str> {
+        let is_seen = self.training.as_ref().and_then(|training| training.get(HELD_OUT_SEEN)) == Some(true);
+        if self.imported.is_some() {
+            Some("the network may have learned from the images that were given to `import`")
+        } else if is_seen {
+            Some("the backbone had learned from the held-out images")
+        } else if self.precision == Some(ModelPrecision::Int8) {
+            Some("the held-out scores are those of the network in float32, not in int8")
+        } else {
+            None
+        }
+    }
+}
+
 /// What the choice of a score was based on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
@@ -91,10 +109,13 @@ impl fmt::Display for Choice {
     /// The best score and the runners-up, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (images, stand_ins) = (self.images, self.stand_ins.join(", "));
-        write!(f, "by the AUROC of {images} held-out images against {stand_ins}: ")?;
+        write!(f, "by the AUROC of {images} known images against {stand_ins}: ")?;
         for (index, Candidate { score, mean, .. }) in self.candidates.iter().take(SHOWN).enumerate() {
             write!(f, "{}{score} {:.1} %", if index > 0 { ", " } else { "" }, 100.0 * mean)?;
-            if let Some(unreduced) = self.unreduced.filter(|_| index == 0) {
+            let rounded = |share: f64| (1000.0 * share).round();
+            if let Some(unreduced) = self.unreduced.filter(|unreduced| rounded(*unreduced) != rounded(*mean))
+                && index == 0
+            {
                 write!(f, " ({:.1} % with all constants)", 100.0 * unreduced)?;
             }
         }

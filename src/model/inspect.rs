@@ -190,12 +190,15 @@ impl fmt::Display for Inspection {
         for (name, value) in &history.other {
             line(name, value)?;
         }
-        match (&history.metrics, history.precision) {
-            (Some(report), None | Some(ModelPrecision::Float32)) => write!(f, "\n{report}"),
-            (Some(report), Some(precision)) => {
-                write!(f, "\nmetrics before conversion to {precision}:\n{report}")
-            }
-            (None, _) => Ok(()),
+        let Some(report) = &history.metrics else { return Ok(()) };
+        let precision = history.precision.filter(|precision| *precision != ModelPrecision::Float32);
+        let before = precision.map(|precision| format!(" before conversion to {precision}"));
+        let edited = decision.threshold.as_ref().map(|rule| rule.value);
+        let edited = edited.filter(|value| value.to_bits() != self.threshold.to_bits());
+        let with = edited.map(|value| format!(" with the threshold {value}"));
+        if before.is_some() || with.is_some() {
+            write!(f, "\nmetrics{}{}:", before.unwrap_or_default(), with.unwrap_or_default())?;
         }
+        write!(f, "\n{report}")
     }
 }

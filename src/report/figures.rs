@@ -9,8 +9,9 @@ use super::{
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };
 use crate::{
+    data::RESERVED_NAMES,
     metrics::{
-        Interval, Metrics,
+        Interval, Metric,
         curve::{Curve, places},
     },
     run::Event,
@@ -28,7 +29,7 @@ const CONFUSED_SETS: usize = 12;
 const NAMED_ANCHORS: usize = 30;
 /// The most unknown sets on the map of the logits.
 const MAPPED: usize = 4;
-/// The number of points from which on a line of a run has no dots.
+/// Lines of a run with at least this many points have no dots.
 const DOTTED: usize = 30;
 /// The smallest share that is shown of those kept.
 const MIN_KEPT: f64 = 0.8;
@@ -83,7 +84,7 @@ pub(super) fn of_section(section: &Section, number: usize) -> Vec<Group> {
     ]
 }
 
-/// Ends of an axis for scores that leave out a thousandth on either side.
+/// The axis of scores, from their 0.1 % to their 99.9 % quantile.
 fn score_axis(subject: &Subject) -> Axis {
     let mut finite: Vec<f64> =
         subject.sets().flat_map(|set| set.scores.iter().copied()).filter(|score| score.is_finite()).collect();
@@ -226,9 +227,9 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         for (series, (_, points, _)) in shown() {
             marks.push(Mark::Line { points: points.clone(), series });
             let Some(row) = rows.get(series) else { continue };
-            let area = area_under(kind, row.metrics);
-            let value =
-                with_interval(area, row.intervals.map(|intervals| area_under(kind, intervals.metrics)));
+            let intervals = row.intervals.and_then(|intervals| intervals.metrics.get(area));
+            let area = row.metrics.get(area).unwrap_or_default();
+            let value = with_interval(area, intervals);
             // The names of many are short, to stand in two columns; the table has the intervals.
             let text = if section.curves.len() > BANDS {
                 format!("{} {}", short(&row.name, 12), percent(area))
@@ -241,7 +242,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         let more = values.len().saturating_sub(4);
         values.truncate(4);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let caption = format!("The area under the curve ({area}) is {}{more}.", values.join(", "));
+        let caption = format!("The area under the curve ({}) is {}{more}.", area.title(), values.join(", "));
         let plot = Plot { x: Axis::share(x), y: Axis::share(y), height: 250.0, marks, legend };
         Figure::new(format!("{id}-{number}"), title, caption, plot)
     });
@@ -258,7 +259,8 @@ struct CurveLabels {
     title: &'static str,
     x: &'static str,
     y: &'static str,
-    area: &'static str,
+    /// The area under the curve.
+    area: Metric,
 }
 
 fn labels(kind: Curve) -> CurveLabels {
@@ -268,39 +270,29 @@ fn labels(kind: Curve) -> CurveLabels {
             title: "ROC",
             x: "known images flagged (%)",
             y: "unknown images caught (%)",
-            area: "AUROC",
+            area: Metric::Auroc,
         },
         Curve::PrecisionOfUnknown => CurveLabels {
             id: "precision-unknown",
             title: "Precision and recall of “unknown”",
             x: "unknown images caught (%)",
             y: "unknown among the flagged images (%)",
-            area: "AUPR-OUT",
+            area: Metric::AuprOut,
         },
         Curve::PrecisionOfKnown => CurveLabels {
             id: "precision-known",
             title: "Precision and recall of “known”",
             x: "known images kept (%)",
             y: "known among the accepted images (%)",
-            area: "AUPR-IN",
+            area: Metric::AuprIn,
         },
         Curve::Oscr => CurveLabels {
             id: "oscr",
             title: "OSCR",
             x: "unknown images accepted (%)",
             y: "known images accepted and named correctly (%)",
-            area: "OSCR",
+            area: Metric::Oscr,
         },
-    }
-}
-
-/// The area under a curve, or its interval.
-fn area_under<T: Default>(kind: Curve, metrics: Metrics<T>) -> T {
-    match kind {
-        Curve::Roc => metrics.auroc,
-        Curve::PrecisionOfUnknown => metrics.aupr_out,
-        Curve::PrecisionOfKnown => metrics.aupr_in,
-        Curve::Oscr => metrics.oscr.unwrap_or_default(),
     }
 }
 
@@ -736,8 +728,7 @@ impl RunCurves {
                     let at = *epoch as f64;
                     curves.held_out.extend(held_out_loss.map(|loss| [at, loss]));
                     curves.accuracy.extend(report.accuracy.map(|accuracy| [at, accuracy]));
-                    for row in report.rows.iter().filter(|row| !super::RESERVED.contains(&row.name.as_str()))
-                    {
+                    for row in report.rows.iter().filter(|row| !RESERVED_NAMES.contains(&row.name.as_str())) {
                         let point = [at, row.metrics.auroc];
                         match curves.sets.iter_mut().find(|(name, _)| *name == row.name) {
                             Some((_, points)) => points.push(point),

@@ -11,16 +11,19 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use super::{
     Report, Row,
     figures::{self, Figure, Group},
-    name::{MAX_NAME, elided, name, visible},
-    page::{Mistake, MistakeKind, Page, RunLog, Section, Subject, Thumbnail, last_part, shareable},
+    name::{MAX_IN_FULL, MAX_NAME, elided, name, visible},
+    page::{
+        Mistake, MistakeKind, Page, RunLog, Section, Subject, THUMBNAIL, Thumbnail, last_parts, shareable,
+    },
     plot,
     words::{counted, grouped, number, percent, with_interval},
 };
 use crate::{
+    data::MEAN,
     error::{Error, Result},
     files::atomic,
     method::RejectionScore,
-    metrics::{Interval, Metrics},
+    metrics::{Interval, Metric},
     model::Training,
     run::Event,
 };
@@ -38,45 +41,6 @@ pub struct PlotFile {
     /// The plot as SVG, in light colours on white.
     pub svg: String,
 }
-
-/// The columns of the table: the name, a note, and the value of a row.
-type Column = (
-    &'static str,
-    &'static str,
-    fn(&Metrics<f64>) -> Option<f64>,
-    fn(&Metrics<Interval>) -> Option<Interval>,
-);
-
-/// The metrics of the table, larger is better unless the note says otherwise.
-const COLUMNS: [Column; 7] = [
-    ("AUROC", "area under the ROC curve", |m| Some(m.auroc), |m| Some(m.auroc)),
-    ("AUPR-IN", "area under precision and recall, known positive", |m| Some(m.aupr_in), |m| Some(m.aupr_in)),
-    (
-        "AUPR-OUT",
-        "area under precision and recall, unknown positive",
-        |m| Some(m.aupr_out),
-        |m| Some(m.aupr_out),
-    ),
-    (
-        "FPR95TPR",
-        "share of known flagged where 95 % of the unknown are caught; smaller is better",
-        |m| Some(m.fpr95_tpr),
-        |m| Some(m.fpr95_tpr),
-    ),
-    (
-        "FPR@95%kept",
-        "share of unknown accepted where 95 % of the known are kept; smaller is better",
-        |m| Some(m.fpr_at_95_known_kept),
-        |m| Some(m.fpr_at_95_known_kept),
-    ),
-    ("OSCR", "open-set classification rate", |m| m.oscr, |m| m.oscr),
-    (
-        "det.acc.",
-        "the best mean of the shares caught and kept",
-        |m| Some(m.detection_accuracy),
-        |m| Some(m.detection_accuracy),
-    ),
-];
 
 impl Page {
     /// The page as HTML. The same input gives the same bytes.
@@ -268,7 +232,7 @@ impl Page {
                     }
                 }
                 p.score { (number(set.scores[mistake.index])) }
-                p.file title=(elided(label, 10_000)) { bdi { (elided(last_part(label), 28)) } }
+                p.file title=(elided(label, MAX_IN_FULL)) { bdi { (elided(last_parts(label, 2), 28)) } }
             }
         }
     }
@@ -288,7 +252,7 @@ fn sentence(text: &str) -> Markup {
 fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
     let Thumbnail { kind, bytes, width, height } = thumbnail;
     // Small images are enlarged by whole pixels.
-    let scale = (96 / width.max(height)).max(1);
+    let scale = (THUMBNAIL as u32 / width.max(height)).max(1);
     html! {
         img src={ "data:image/" (kind) ";base64," (STANDARD.encode(bytes)) } width=(width * scale) height=(height * scale)
             class=[(scale > 1).then_some("pixels")] alt=(elided(label, MAX_NAME));
@@ -375,7 +339,7 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
                     thead { tr {
                         th scope="col" { "unknown set" }
                         th scope="col" { "images" }
-                        @for (head, note, ..) in COLUMNS { th scope="col" title=(note) { (head) } }
+                        @for metric in Metric::ALL { th scope="col" title=(note(metric)) { (metric.title()) } }
                         @if has_threshold { th scope="col" title="share of unknown images that the threshold catches" { "caught" } }
                     } }
                     tbody {
@@ -397,8 +361,8 @@ fn metrics_row(row: &Row, has_threshold: bool) -> Markup {
         tr {
             th scope="row" { (name(&row.name)) }
             td { (grouped(row.unknown)) }
-            @for (.., value, interval) in COLUMNS {
-                (cell(value(&row.metrics), row.intervals.and_then(|intervals| interval(&intervals.metrics))))
+            @for metric in Metric::ALL {
+                (cell(row.metrics.get(metric), row.intervals.and_then(|intervals| intervals.metrics.get(metric))))
             }
             @if has_threshold { (cell(row.unknown_caught, row.intervals.and_then(|intervals| intervals.unknown_caught))) }
         }
@@ -407,7 +371,13 @@ fn metrics_row(row: &Row, has_threshold: bool) -> Markup {
 
 /// The row that stands for all unknown images: the mean of several sets, or the only set.
 fn overall(report: &Report) -> Option<&Row> {
-    report.rows.iter().find(|row| row.name == super::MEAN).or(report.rows.first())
+    report.rows.iter().find(|row| row.name == MEAN).or(report.rows.first())
+}
+
+/// What a metric measures, and that smaller is better where it is.
+fn note(metric: Metric) -> String {
+    let smaller = if metric.is_smaller_better() { "; smaller is better" } else { "" };
+    format!("{}{smaller}", metric.description())
 }
 
 fn comparison_table(sections: &[Section]) -> Markup {
@@ -428,7 +398,7 @@ fn comparison_table(sections: &[Section]) -> Markup {
                     th scope="col" { "accuracy" }
                     th scope="col" { "kept" }
                     th scope="col" { "caught" }
-                    @for (head, note, ..) in COLUMNS { th scope="col" title=(note) { (head) } }
+                    @for metric in Metric::ALL { th scope="col" title=(note(metric)) { (metric.title()) } }
                     @if has_agreement {
                         th scope="col" title="images given another class than by the first" { "other classes" }
                         th scope="col" title="images given another verdict than by the first" { "other verdicts" }
@@ -445,11 +415,11 @@ fn comparison_table(sections: &[Section]) -> Markup {
                                 (cell(report.accuracy, report.intervals.and_then(|of| of.accuracy)))
                                 (cell(report.known_kept, report.intervals.and_then(|of| of.known_kept)))
                                 (cell(row.and_then(|row| row.unknown_caught), intervals.and_then(|of| of.unknown_caught)))
-                                @for (.., value, interval) in COLUMNS {
-                                    (cell(row.and_then(|row| value(&row.metrics)), intervals.and_then(|of| interval(&of.metrics))))
+                                @for metric in Metric::ALL {
+                                    (cell(row.and_then(|row| row.metrics.get(metric)), intervals.and_then(|of| of.metrics.get(metric))))
                                 }
                             } @else {
-                                @for _ in 0..COLUMNS.len() + 3 { td { "–" } }
+                                @for _ in 0..Metric::ALL.len() + 3 { td { "–" } }
                             }
                             @if has_agreement {
                                 @match &subject.agreement {
@@ -615,7 +585,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 (row("keep", html! {
                     "the threshold was chosen to keep "
                     @match manifest.and_then(|manifest| manifest.decision.threshold.as_ref()) {
-                        Some(threshold) if threshold.keep == Some(keep) => (name(&threshold.promise(keep))),
+                        Some(threshold) if threshold.keep == Some(keep) => (elided(&threshold.promise(keep), MAX_IN_FULL)),
                         Some(threshold) => { (percent(keep)) ", from " (name(&threshold.data)) }
                         None => (percent(keep)),
                     }

@@ -25,21 +25,17 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    data::{ALL, MEAN, RESERVED_NAMES},
     error::{Error, Result},
-    eval,
-    metrics::{Bootstrap, Interval, Metrics, Ranked, RankedKnown, Resample, Share, auroc_interval},
+    metrics::{
+        Balance, Bootstrap, Draws, FprOfFew, Interval, Metrics, Part, Ranked, RankedKnown, Resample, Share,
+        auroc_interval, is_few,
+    },
 };
 #[cfg(feature = "report")]
 pub use html::PlotFile;
 #[cfg(feature = "report")]
 pub use page::{Map, Page, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
-
-/// The row of the mean over the unknown sets.
-const MEAN: &str = "mean";
-/// The row of all unknown images together.
-const ALL: &str = "all";
-/// Names that no unknown set and no group has: those of rows, and that of the known images.
-pub(crate) const RESERVED: [&str; 3] = [MEAN, ALL, eval::KNOWN];
 
 /// The options of a report.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -89,7 +85,7 @@ pub(crate) fn is_zero(count: &usize) -> bool {
 }
 
 /// 95 % intervals of the metrics of the known images alone, Wilson's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct KnownIntervals {
     /// The interval of [`Report::accuracy`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -128,7 +124,7 @@ impl Row {
 
 /// 95 % intervals of a row: DeLong's for the AUROC, of few images at least Newcombe's; Wilson's for shares at
 /// a fixed threshold, such as the detection accuracy's; at least that and the bootstrap's for both FPR
-/// metrics; the bootstrap's for the rest.
+/// metrics; the bootstrap's for the rest. Those of few images are wider.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowIntervals {
     /// The interval of [`Row::unknown_caught`].
@@ -146,12 +142,19 @@ struct Member<'a> {
     sets: Vec<usize>,
 }
 
+/// Intervals from the draws of a metric.
+#[derive(Clone, Copy)]
+struct Drawn {
+    /// The middle 95 %.
+    middle: Interval,
+    /// The same; of few images, whose percentiles are too close to each other, wider.
+    wide: Interval,
+}
+
 /// What was measured of an unknown set.
 struct Measured {
     metrics: Metrics,
-    /// The shares whose mean is the detection accuracy: of the unknown images caught and of the known ones
-    /// kept.
-    balance: [f64; 2],
+    balance: Balance,
     /// The share of unknown images that the threshold catches.
     caught: Option<f64>,
 }
@@ -247,9 +250,15 @@ impl Report {
             of_rows.flat_map(|metrics| metrics.named().map(|(_, value)| value)).collect()
         };
         // The intervals come in the order of the numbers.
-        let mut intervals = bootstrap.intervals(known.len(), &counts, measure).into_iter();
+        let mut draws = bootstrap.draws(known.len(), &counts, measure);
+        let of_few: &Vec<FprOfFew> = &sets.iter().map(|set| FprOfFew::new(known, set)).collect();
         for (row, member) in self.rows.iter_mut().zip(members) {
-            let drawn = row.metrics.map(|_| intervals.next().expect("an interval for each number"));
+            let images = member.sets.iter().map(|&set| counts[set]).fold(known.len(), usize::min);
+            let drawn = row.metrics.map(|value| {
+                let draws: Draws = draws.next().expect("the draws of each number");
+                let middle = draws.middle();
+                Drawn { middle, wide: if is_few(images) { middle.hull(draws.around(value)) } else { middle } }
+            });
             let part = 1.0 / member.sets.len() as f64;
             let mean = |share: &dyn Fn(&Measured) -> f64| -> Vec<Share> {
                 let of =
@@ -257,19 +266,35 @@ impl Report {
                 member.sets.iter().map(of).collect()
             };
             // The known images are the same for all sets.
-            let kept = member.sets.iter().map(|&set| part * measured[set].balance[1]).sum();
-            let halves = mean(&|set| set.balance[0])
+            let kept = member.sets.iter().map(|&set| part * measured[set].balance.kept).sum();
+            let halves = mean(&|set| set.balance.caught)
                 .into_iter()
                 .chain([Share { weight: 1.0, share: kept, images: known.len() }])
                 .map(|share| Share { weight: share.weight / 2.0, ..share });
             let of: Vec<&Ranked> = member.sets.iter().map(|&set| &sets[set]).collect();
             let accepted = Interval::of_shares(mean(&|set| set.metrics.fpr_at_95_known_kept));
+            // A threshold at a quantile of few images.
+            let at_quantile = |value: fn(&Metrics) -> f64, few: fn(&FprOfFew) -> Option<Interval>| {
+                member.sets.iter().map(move |&set| {
+                    let value = value(&measured[set].metrics);
+                    let interval = few(&of_few[set]).unwrap_or(Interval { low: value, high: value });
+                    Part { weight: part, value, interval }
+                })
+            };
+            let at_caught = Interval::of_sum(at_quantile(|metrics| metrics.fpr95_tpr, |few| few.fpr95_tpr));
+            // All sets have the same known images: their errors do not cancel out.
+            let at_kept = Interval::of_ends(at_quantile(
+                |metrics| metrics.fpr_at_95_known_kept,
+                |few| few.fpr_at_95_known_kept,
+            ));
             let metrics = Metrics {
                 auroc: auroc_interval(known, &of),
-                fpr95_tpr: drawn.fpr95_tpr.hull(of_known(row.metrics.fpr95_tpr)),
-                fpr_at_95_known_kept: drawn.fpr_at_95_known_kept.hull(accepted),
+                aupr_in: drawn.aupr_in.wide,
+                aupr_out: drawn.aupr_out.wide,
+                fpr95_tpr: drawn.fpr95_tpr.middle.hull(of_known(row.metrics.fpr95_tpr)).hull(at_caught),
+                fpr_at_95_known_kept: drawn.fpr_at_95_known_kept.middle.hull(accepted).hull(at_kept),
+                oscr: drawn.oscr.map(|drawn| drawn.wide),
                 detection_accuracy: Interval::of_shares(halves),
-                ..drawn
             };
             let caught = |_| Interval::of_shares(mean(&|set| set.caught.unwrap_or_default()));
             row.intervals = Some(RowIntervals { unknown_caught: row.unknown_caught.map(caught), metrics });
@@ -288,7 +313,7 @@ impl Member<'_> {
 /// The rows of a report: the sets, the groups and, with several sets, `mean` and `all`. The set of `all`
 /// comes after the others.
 fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>> {
-    let mut taken = HashSet::from(RESERVED);
+    let mut taken = HashSet::from(RESERVED_NAMES);
     if let Some(name) = names.iter().find(|&&name| !taken.insert(name)) {
         return Err(Error::setting("set name", format!("`{name}`"), "is reserved or taken"));
     }
@@ -296,7 +321,9 @@ fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>
         names.iter().enumerate().map(|(index, name)| Member { name, sets: vec![index] }).collect();
     let setting = |value: &str, reason: String| Error::setting("group", value, reason);
     for Group { name, sets } in groups {
-        if name.is_empty() || RESERVED.contains(&name.as_str()) || members.iter().any(|row| row.name == name)
+        if name.is_empty()
+            || RESERVED_NAMES.contains(&name.as_str())
+            || members.iter().any(|row| row.name == name)
         {
             return Err(setting(name, "the name is empty, reserved or taken".to_owned()));
         }
@@ -335,6 +362,8 @@ impl std::str::FromStr for Group {
 
 #[cfg(test)]
 mod tests {
+    use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+
     use super::*;
 
     const KNOWN: [f32; 4] = [0.0, 1.0, 2.0, 3.0];
@@ -429,6 +458,32 @@ mod tests {
     }
 
     #[test]
+    fn an_fpr_of_few_images_is_in_its_interval() {
+        // Scores are uniform on 0..1, and on 0.5..1.5: 5 % of the unknown images are below 0.55, and 45 % of
+        // the known ones above it. 5 % of the known images are above 0.95, and 45 % of the unknown below it.
+        for (known_images, unknown_images) in [(500, 10), (500, 20), (20, 500), (149, 149), (90, 60)] {
+            let mut held = [0; 2];
+            for seed in 0..300 {
+                let mut random = ChaCha8Rng::seed_from_u64(2000 + seed);
+                let mut side = |images: usize, shift: f64| -> Vec<f64> {
+                    (0..images).map(|_| random.random::<f64>() + shift).collect()
+                };
+                let (known, unknown) = (side(known_images, 0.0), side(unknown_images, 0.5));
+                let bootstrap = Some(Bootstrap { resamples: 100, seed: 0 });
+                let options = ReportOptions { bootstrap, ..ReportOptions::default() };
+                let report = Report::new(&known, None, &[("far", &unknown)], &options).unwrap();
+                let intervals = report.rows[0].intervals.unwrap().metrics;
+                let intervals = [intervals.fpr95_tpr, intervals.fpr_at_95_known_kept];
+                for (held, Interval { low, high }) in held.iter_mut().zip(intervals) {
+                    *held += u32::from(low <= 0.45 && 0.45 <= high);
+                }
+            }
+            let images = format!("{known_images} and {unknown_images} images");
+            assert!(held.iter().all(|&held| held >= 279), "{held:?} of 300 with {images}");
+        }
+    }
+
+    #[test]
     fn accuracy_and_oscr_need_correctness() {
         let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
         let report = Report::new(&KNOWN, None, &[("far", &FAR)], &options).unwrap();
@@ -441,11 +496,11 @@ mod tests {
     #[test]
     fn accuracy_without_unknown_sets() {
         let report = Report::new::<f32>(&[0.0], Some(&[true]), &[], &ReportOptions::default()).unwrap();
-        assert_eq!(report.to_string(), "1 known images: accuracy 100.00 %\n");
+        assert_eq!(report.to_string(), "1 known image: accuracy 100.00 %\n");
         let skipped = Report { skipped: 2, ..report };
         assert_eq!(
             skipped.to_string(),
-            "1 known images: accuracy 100.00 %\n2 images cannot be read and are not counted\n"
+            "1 known image: accuracy 100.00 %\n2 images cannot be read and are not counted\n"
         );
     }
 

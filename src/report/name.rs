@@ -7,7 +7,7 @@ use maud::{Markup, html};
 /// The maximum number of characters of a name in running text and tables.
 pub(super) const MAX_NAME: usize = 60;
 /// The maximum number of characters of a name that is shown in full beside a shortened one.
-const MAX_IN_FULL: usize = 10_000;
+pub(super) const MAX_IN_FULL: usize = 10_000;
 
 /// The name with a visible form of every character that could not be seen, or that would move others: control
 /// characters, marks of direction, spaces without width, tags. The joiners of emoji and scripts stay.
@@ -28,7 +28,7 @@ pub(super) fn visible(name: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// A text with at most so many characters: its middle makes way for an ellipsis.
+/// The text, shortened to `most` characters by an ellipsis in the middle.
 pub(super) fn elided(text: &str, most: usize) -> String {
     let text = visible(text);
     let count = text.chars().count();

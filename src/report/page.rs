@@ -67,7 +67,7 @@ pub struct Subject {
     /// The unknown sets.
     pub unknown: Vec<Scored>,
     /// The metrics, or why there are none.
-    pub report: std::result::Result<Report, String>,
+    pub report: Result<Report, String>,
     /// The logits in two dimensions, if they are known.
     pub map: Option<Map>,
     /// What the model file or the checkpoint says.
@@ -511,7 +511,14 @@ fn common_folder(paths: &[String]) -> &str {
 
 /// The name of a file without its folders.
 pub(super) fn last_part(path: &str) -> &str {
-    path.rsplit(SEPARATORS).next().filter(|part| !part.is_empty()).unwrap_or(path)
+    last_parts(path, 1)
+}
+
+/// The end of a path, of at most so many parts.
+pub(super) fn last_parts(path: &str, parts: usize) -> &str {
+    let mut starts = path.rmatch_indices(SEPARATORS).map(|(index, separator)| index + separator.len());
+    let end = starts.nth(parts - 1).map_or(path, |start| &path[start..]);
+    if end.is_empty() { path } else { end }
 }
 
 /// A value of a model's history as others may see it: of paths from elsewhere, also in `NAME=PATH`, the last
@@ -577,6 +584,19 @@ fn overall_roc(subject: &Subject) -> Result<Vec<[f64; 2]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_a_path_has_as_many_parts_as_there_are() {
+        for (path, one, two) in [
+            ("dress/01.jpg", "01.jpg", "dress/01.jpg"),
+            ("photos/dress/01.jpg", "01.jpg", "dress/01.jpg"),
+            ("C:\\photos\\01.jpg", "01.jpg", "photos\\01.jpg"),
+            ("01.jpg", "01.jpg", "01.jpg"),
+            ("dress/", "dress/", "dress/"),
+        ] {
+            assert_eq!((last_part(path), last_parts(path, 2)), (one, two), "{path}");
+        }
+    }
 
     #[test]
     fn only_the_curves_that_are_drawn_are_kept() {

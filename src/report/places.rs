@@ -13,7 +13,7 @@ use crate::{
     scorer::Places,
 };
 
-/// The least and the greatest length of the longer side of the photograph in a picture.
+/// Bounds on the longer side of the photograph in a picture, in pixels.
 const SIDES: [u32; 2] = [384, 1024];
 /// The space between photographs.
 const GAP: u32 = 8;

@@ -4,13 +4,9 @@ use std::fmt;
 
 use super::{Report, Row, RowIntervals};
 use crate::{
-    metrics::{Interval, Metrics},
-    text::on_one_line,
+    metrics::{Interval, Metric, Metrics},
+    text::{not_counted, on_one_line},
 };
-
-/// The columns after the name and the number of images.
-const HEADS: [&str; 8] =
-    ["AUROC", "AUPR-IN", "AUPR-OUT", "FPR95TPR", "FPR@95%kept", "OSCR", "det.acc.", "caught"];
 
 fn percent(share: f64) -> String {
     format!("{:.2}", 100.0 * share)
@@ -21,27 +17,21 @@ fn percents(Interval { low, high }: Interval) -> String {
 }
 
 /// A line of the table, with a dash for each absent value.
-fn line<T>(first: [String; 2], metrics: Metrics<T>, caught: Option<T>, text: fn(T) -> String) -> Vec<String> {
-    let m = metrics.map(|value| Some(text(value)));
-    let caught = caught.map(text);
-    let oscr = m.oscr.flatten();
-    let rest = [
-        m.auroc,
-        m.aupr_in,
-        m.aupr_out,
-        m.fpr95_tpr,
-        m.fpr_at_95_known_kept,
-        oscr,
-        m.detection_accuracy,
-        caught,
-    ];
-    first.into_iter().chain(rest.map(|cell| cell.unwrap_or_else(|| "-".to_owned()))).collect()
+fn line<T: Copy>(
+    first: [String; 2],
+    metrics: Metrics<T>,
+    caught: Option<T>,
+    text: fn(T) -> String,
+) -> Vec<String> {
+    let values = Metric::ALL.map(|metric| metrics.get(metric)).into_iter().chain([caught]);
+    let cells = values.map(|value| value.map_or_else(|| "-".to_owned(), text));
+    first.into_iter().chain(cells).collect()
 }
 
 impl fmt::Display for Report {
     /// A table in percent with one line per row, followed by its 95 % intervals if there are any.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} known images", self.known)?;
+        write!(f, "{} known image{}", self.known, if self.known == 1 { "" } else { "s" })?;
         let intervals = self.intervals.as_ref();
         let shares = [
             ("accuracy", self.accuracy, intervals.and_then(|intervals| intervals.accuracy)),
@@ -55,15 +45,14 @@ impl fmt::Display for Report {
             separator = ", ";
         }
         writeln!(f)?;
-        match self.skipped {
-            0 => {}
-            1 => writeln!(f, "1 image cannot be read and is not counted")?,
-            skipped => writeln!(f, "{skipped} images cannot be read and are not counted")?,
+        if let Some(sentence) = not_counted(self.skipped) {
+            writeln!(f, "{sentence}")?;
         }
         if self.rows.is_empty() {
             return Ok(());
         }
-        let heads = ["unknown set", "images"].into_iter().chain(HEADS);
+        let heads =
+            ["unknown set", "images"].into_iter().chain(Metric::ALL.map(Metric::title)).chain(["caught"]);
         let mut lines: Vec<Vec<String>> = vec![heads.map(str::to_owned).collect()];
         for Row { name, unknown, unknown_caught, metrics, intervals } in &self.rows {
             // Names are those of a file.
@@ -82,10 +71,9 @@ impl fmt::Display for Report {
             }
             writeln!(f)?;
         }
-        writeln!(
-            f,
-            "FPR95TPR: share of known flagged where 95 % of the unknown are caught\n\
-             FPR@95%kept: share of unknown accepted where 95 % of the known are kept"
-        )
+        for metric in [Metric::Fpr95Tpr, Metric::FprAt95KnownKept] {
+            writeln!(f, "{}: {}", metric.title(), metric.description())?;
+        }
+        Ok(())
     }
 }

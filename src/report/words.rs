@@ -5,7 +5,7 @@ use super::{
     name::{elided, isolated},
     page::{Scored, Subject},
 };
-use crate::{metrics::Interval, model::Threshold};
+use crate::{metrics::Interval, model::Threshold, text::not_counted};
 
 /// A share of a row with its interval.
 type ShareOf = fn(&Row) -> Option<(f64, Option<Interval>)>;
@@ -92,8 +92,7 @@ impl Subject {
             Ok(report) => report,
             Err(reason) => return format!("There are no metrics: {reason}."),
         };
-        let intervals =
-            report.intervals.unwrap_or(super::KnownIntervals { accuracy: None, known_kept: None });
+        let intervals = report.intervals.unwrap_or_default();
         let named = report.accuracy.map(|accuracy| {
             format!("names {} of the known images correctly", with_interval(accuracy, intervals.accuracy))
         });
@@ -212,11 +211,7 @@ impl Subject {
             );
         }
         let Ok(report) = &self.report else { return cautions };
-        if report.skipped > 0 {
-            let verb = if report.skipped == 1 { "is" } else { "are" };
-            cautions
-                .push(format!("{} cannot be read and {verb} not counted.", counted(report.skipped, "image")));
-        }
+        cautions.extend(not_counted(report.skipped).map(|sentence| sentence + "."));
         if let (Some(kept), Some(keep)) = (report.known_kept, self.keep) {
             let interval = report.intervals.and_then(|intervals| intervals.known_kept);
             // Fewer are kept where the images that chose the threshold happened to score low.

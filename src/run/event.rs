@@ -104,12 +104,12 @@ pub enum Event {
 }
 
 /// A path, which need not be UTF-8.
-fn as_text<S: Serializer>(path: &Path, to: S) -> std::result::Result<S::Ok, S::Error> {
+fn as_text<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path_text(path))
 }
 
 /// A number, which JSON writes as null where it is infinite or NaN.
-fn number<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<f64, D::Error> {
+fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 

@@ -543,7 +543,7 @@ impl Outputs {
     fn concatenate(parts: &[Self], file: &ModelFile, runtime: &'static str) -> Result<Self> {
         fn join<D: ndarray::RemoveAxis, T: Clone>(
             parts: Vec<ndarray::ArrayView<T, D>>,
-        ) -> std::result::Result<ndarray::Array<T, D>, ndarray::ShapeError> {
+        ) -> Result<ndarray::Array<T, D>, ndarray::ShapeError> {
             concatenate(Axis(0), &parts)
         }
         if parts.is_empty() {

@@ -47,7 +47,7 @@ pub(super) struct OnnxRuntime {
     model: Bytes,
     provider: Provider,
     library: PathBuf,
-    placement: OnceLock<std::result::Result<BTreeMap<String, usize>, String>>,
+    placement: OnceLock<Result<BTreeMap<String, usize>, String>>,
 }
 
 /// The idle sessions, the number of all sessions, and its maximum.
@@ -172,10 +172,7 @@ impl OnnxRuntime {
 }
 
 /// Ends a session's profile and counts the operators in it by execution provider.
-fn count_operators(
-    session: &mut Session,
-    folder: TempDir,
-) -> std::result::Result<BTreeMap<String, usize>, String> {
+fn count_operators(session: &mut Session, folder: TempDir) -> Result<BTreeMap<String, usize>, String> {
     let file = session.end_profiling().map_err(one_line)?;
     let text = std::fs::read(folder.path().join(file))
         .map_err(|error| format!("cannot read the profile: {error}"))?;
@@ -335,7 +332,7 @@ struct ProfileArgs {
 }
 
 /// Loads the library on first use; after a failure the next use tries again.
-fn environment() -> std::result::Result<(Environment, PathBuf), String> {
+fn environment() -> Result<(Environment, PathBuf), String> {
     let mut environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = &*environment {
         return Ok(loaded.clone());

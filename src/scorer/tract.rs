@@ -34,11 +34,11 @@ pub(crate) struct Plan(Vec<Arc<TypedRunnableModel>>);
 
 impl Plan {
     /// Optimises a model that takes float32.
-    pub(crate) fn of_floats(bytes: &[u8], shape: [usize; 4]) -> std::result::Result<Self, String> {
+    pub(crate) fn of_floats(bytes: &[u8], shape: [usize; 4]) -> Result<Self, String> {
         Self::new(bytes, f32::fact(shape))
     }
 
-    fn new(bytes: &[u8], input: TypedFact) -> std::result::Result<Self, String> {
+    fn new(bytes: &[u8], input: TypedFact) -> Result<Self, String> {
         let parts = unpanicked(|| {
             let model = ModelProto::decode(bytes)?;
             let model = tract_onnx::onnx().model_for_proto_model(&model)?;
@@ -46,11 +46,11 @@ impl Plan {
         });
         // Half the nodes are optimised in less than half the time, and parts side by side.
         let ready = |part: TypedModel| unpanicked(|| part.into_optimized()?.into_runnable());
-        Ok(Self(parts?.into_par_iter().map(ready).collect::<std::result::Result<_, _>>()?))
+        Ok(Self(parts?.into_par_iter().map(ready).collect::<Result<_, _>>()?))
     }
 
     /// Runs the network; the outputs are in the order of the graph.
-    pub(crate) fn run(&self, input: Tensor) -> std::result::Result<TVec<TValue>, String> {
+    pub(crate) fn run(&self, input: Tensor) -> Result<TVec<TValue>, String> {
         let first = tvec!(input.into());
         unpanicked(|| self.0.iter().try_fold(first, |values, part| part.run(values)))
     }
@@ -146,13 +146,13 @@ impl Resizer {
     }
 
     /// Resizes images `[N, H, W, 3]` of bytes to `[N, 3, height, width]`.
-    pub(crate) fn run(&self, images: Array4<u8>) -> std::result::Result<Tensor, String> {
+    pub(crate) fn run(&self, images: Array4<u8>) -> Result<Tensor, String> {
         let (_, height, width, _) = images.dim();
         let mut resized = self.plan([height, width])?.run(images.into())?;
         Ok(resized.remove(0).into_tensor())
     }
 
-    fn plan(&self, size: [usize; 2]) -> std::result::Result<Arc<Plan>, String> {
+    fn plan(&self, size: [usize; 2]) -> Result<Arc<Plan>, String> {
         let kept = || self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         let place = |plans: &[([usize; 2], _)]| plans.iter().position(|(other, _)| *other == size);
         let mut plans = kept();
@@ -282,7 +282,7 @@ fn pixels(images: Array4<u8>, input: &Input) -> Array4<f32> {
 }
 
 /// Turns a panic into an error: tract panics on some malformed graphs, which a hostile file may hold.
-fn unpanicked<T>(run: impl FnOnce() -> TractResult<T>) -> std::result::Result<T, String> {
+fn unpanicked<T>(run: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
     match caught(run) {
         Some(result) => result.map_err(|error| format!("{error:#}")),
         None => Err("it panicked on the graph".to_owned()),

@@ -31,7 +31,7 @@ use crate::{
     run::{Augment, Outliers},
 };
 
-/// Images that are read between two looks at the clock.
+/// Images read between progress checks.
 const READ_AT_ONCE: usize = 256;
 /// Time between events while images are read.
 const REPORT_READING_EVERY: Duration = Duration::from_secs(1);
@@ -229,7 +229,7 @@ struct Contents {
 
 /// Reads images for the first time.
 struct Reader<'a> {
-    /// Images of all sets, and those that are read.
+    /// The number of images in all sets, and how many have been read.
     images: usize,
     done: usize,
     /// The time of the last event.

@@ -6,6 +6,7 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
+    ops::ControlFlow::{self, Break, Continue},
     path::{Path, PathBuf},
     sync::{
         Mutex,
@@ -42,7 +43,7 @@ const READ: usize = 256;
 /// hardly varies among training images must not decide about others.
 const MIN_DEVIATION: f64 = 1e-3;
 
-/// How an image is seen.
+/// The view of an image that features are computed of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum View {
     /// As it is.
@@ -157,11 +158,11 @@ impl Features {
             return features.measured(batches).map(Some);
         }
         let evaluate = (layers.open)()?;
-        let is_done = atomic::write_with(&path, |file| {
+        let written = atomic::write_with(&path, |file| {
             let array = Array { path: &path, file };
             array.compute(batches, &blocks, width, evaluate, stop, observe)
         })?;
-        if !is_done {
+        if written.is_break() {
             return Ok(None);
         }
         open(&path).map(|features| features.measured(batches)).transpose()
@@ -274,7 +275,7 @@ struct Array<'a> {
 }
 
 impl Array<'_> {
-    /// Writes the features of all blocks; returns false if it was asked to stop.
+    /// Writes the features of all blocks; breaks off if it is asked to stop.
     fn compute(
         self,
         batches: &Batches,
@@ -283,7 +284,7 @@ impl Array<'_> {
         evaluate: impl Fn(&Array4<u8>) -> Result<Vec<f32>>,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
-    ) -> Result<bool> {
+    ) -> Result<ControlFlow<()>> {
         let of_file = |error| Error::io("write", self.path)(error);
         let views = |block: &Block| block.images * block.views.len();
         let images: usize = blocks.iter().map(views).sum();
@@ -295,10 +296,10 @@ impl Array<'_> {
         for block in blocks {
             let indices: Vec<usize> = (0..block.images).collect();
             let make = |indices: &[usize]| seen(batches, block, indices);
-            let is_done = prefetch(indices.chunks(BATCH), make, |made| {
+            let computed = prefetch(indices.chunks(BATCH), make, |made| {
                 for images_of_views in made {
                     if stop.load(Ordering::Relaxed) {
-                        return Ok(false);
+                        return Ok(Break(()));
                     }
                     let of_views =
                         images_of_views?.iter().map(&evaluate).collect::<Result<Vec<Vec<f32>>>>()?;
@@ -311,14 +312,14 @@ impl Array<'_> {
                     }
                     observe(&Event::Features { done, images });
                 }
-                Ok(true)
+                Ok(Continue(()))
             })?;
-            if !is_done {
-                return Ok(false);
+            if computed.is_break() {
+                return Ok(Break(()));
             }
         }
         writer.finish().map_err(of_file)?;
-        Ok(true)
+        Ok(Continue(()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The network of a run: its loss, EMA, tests and checkpoints.
 
 use std::{
+    ops::ControlFlow::{self, Break, Continue},
     path::Path,
     sync::{
         Arc,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     arch::{self, Layer},
-    data::{StandIn, prefetch, shuffled, stand_ins::in_chunks},
+    data::{PublishedSet, StandIn, prefetch, shuffled, stand_ins::in_chunks},
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
@@ -31,7 +32,7 @@ use crate::{
         self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestFeatures,
         TestLogits, TrainingData, TrainingPrecision,
     },
-    weights::{Weights, folded},
+    weights::{PublishedWeights, Weights, folded},
 };
 
 /// Batch size of evaluation, and the number of values of images above which it is smaller: activations take
@@ -101,7 +102,8 @@ impl Frozen {
     }
 }
 
-/// The layers below the last on a device, in evaluation mode, behind a last layer that is not set.
+/// The network that computes features, in evaluation mode on a device. Its last layer keeps its initial
+/// weights.
 fn below_the_last(
     layers: &[Layer],
     weights: &Weights,
@@ -116,7 +118,7 @@ fn below_the_last(
     Ok(network)
 }
 
-/// The features of a checkpoint while they are computed.
+/// Computes the features of a checkpoint and reports progress.
 struct Finishing<'a> {
     learner: &'a Learner<'a>,
     /// The layers below the last.
@@ -127,7 +129,7 @@ struct Finishing<'a> {
     images: usize,
     done: usize,
     stop: &'a AtomicBool,
-    /// Whether it was asked to stop: then features are missing.
+    /// Set once `stop` is; the features are then incomplete.
     is_stopped: bool,
     observe: &'a mut dyn FnMut(&Event),
 }
@@ -232,10 +234,17 @@ impl<'a> Learner<'a> {
     /// Loads the backbone, if there is one.
     pub fn begin(&mut self, backbone: Option<Weights>) -> Result<()> {
         if let Some(weights) = backbone {
-            if let Some(training) = weights.training() {
-                let has_held_out = !self.batches.calibrating.is_empty();
-                self.lineage = Lineage::new(&self.record(0), &training, has_held_out);
-            }
+            let has_held_out = !self.batches.calibrating.is_empty();
+            let published = self.settings.backbone.as_ref().map(|backbone| &*backbone.name);
+            self.lineage = match (weights.training(), published.and_then(PublishedWeights::named)) {
+                (Some(training), _) => Lineage::new(&self.record(0), &training, has_held_out),
+                (None, Some(published)) => {
+                    let known = PublishedSet::of_known(&self.settings.known, self.batches.known.classes());
+                    let is_learned = known.is_some_and(|known| published.learned.contains(&known.name));
+                    Lineage { held_out_seen: has_held_out && is_learned, ..Lineage::default() }
+                }
+                (None, None) => Lineage::default(),
+            };
             match &mut self.frozen {
                 None => self.network.load(&weights, "", true)?,
                 Some(frozen) => frozen.copy_from(&weights)?,
@@ -255,7 +264,7 @@ impl<'a> Learner<'a> {
         }
     }
 
-    /// Computes the features of frozen layers, or finds them; returns false if it was asked to stop.
+    /// Computes the features of frozen layers, or finds them; breaks off if it is asked to stop.
     ///
     /// # Errors
     /// Those of [`Features::of_run`].
@@ -264,8 +273,8 @@ impl<'a> Learner<'a> {
         run: &RunFolder,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
-    ) -> Result<bool> {
-        let Some(frozen) = &self.frozen else { return Ok(true) };
+    ) -> Result<ControlFlow<()>> {
+        let Some(frozen) = &self.frozen else { return Ok(Continue(())) };
         let learner = &*self;
         let open = || {
             let device = learner.store.device();
@@ -274,11 +283,11 @@ impl<'a> Learner<'a> {
         };
         let layers = FrozenLayers { weights: &frozen.backbone, width: frozen.width(), open };
         let features = Features::of_run(self.batches, &layers, run, stop, observe)?;
-        let is_done = features.is_some();
+        let flow = if features.is_some() { Continue(()) } else { Break(()) };
         if let Some(frozen) = &mut self.frozen {
             frozen.features = features.map(Arc::new);
         }
-        Ok(is_done)
+        Ok(flow)
     }
 
     /// The test images for the self-check of an export.
@@ -302,13 +311,13 @@ impl<'a> Learner<'a> {
     }
 
     /// Computes the features of a checkpoint from which an export chooses a score, and those of mirror images
-    /// if the training mirrored some. Returns false if it was asked to stop.
+    /// if the training mirrored some. Breaks off if it is asked to stop.
     pub fn add_features(
         &self,
         checkpoint: &mut Checkpoint,
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
-    ) -> Result<bool> {
+    ) -> Result<ControlFlow<()>> {
         let Batches { choosing, calibrating, unknown_tests, .. } = self.batches;
         let layers = checkpoint.facts.layers()?;
         let width = arch::feature_count(&layers);
@@ -362,11 +371,11 @@ impl<'a> Learner<'a> {
             let check = finishing.features(Set::Test, &check, View::Mirrored)?;
             mirrored = Some(Mirrored { features, check: checkpoint.last_layer()?.logits(check.view()) });
         }
-        let is_whole = !finishing.is_stopped;
-        if is_whole {
-            (checkpoint.features, checkpoint.mirrored) = (Some(features), mirrored);
+        if finishing.is_stopped {
+            return Ok(Break(()));
         }
-        Ok(is_whole)
+        (checkpoint.features, checkpoint.mirrored) = (Some(features), mirrored);
+        Ok(Continue(()))
     }
 
     /// The features of frozen layers, if there are any.
@@ -406,14 +415,14 @@ impl<'a> Learner<'a> {
     }
 
     /// Copies images given as bytes `[N, 3, H, W]` to the device.
-    fn to_tensor(&self, images: ArrayView4<u8>) -> std::result::Result<Tensor, TchError> {
+    fn to_tensor(&self, images: ArrayView4<u8>) -> Result<Tensor, TchError> {
         let shape: Vec<i64> = images.shape().iter().map(|&length| length as i64).collect();
         let bytes = images.as_slice().expect("batches are contiguous");
         self.on_device(Tensor::f_from_slice(bytes)?.f_view(&shape[..])?)
     }
 
     /// Copies what the trained layers read to the device.
-    fn input(&self, images: &Images) -> std::result::Result<Tensor, TchError> {
+    fn input(&self, images: &Images) -> Result<Tensor, TchError> {
         match images {
             Images::Pixels(pixels) => self.to_tensor(pixels.view()),
             Images::Features(rows) => {
@@ -424,7 +433,7 @@ impl<'a> Learner<'a> {
     }
 
     /// Copies a tensor to the device, without waiting for pending work of a GPU.
-    fn on_device(&self, tensor: Tensor) -> std::result::Result<Tensor, TchError> {
+    fn on_device(&self, tensor: Tensor) -> Result<Tensor, TchError> {
         let device = self.store.device();
         if !device.is_cuda() {
             return Ok(tensor);

@@ -78,11 +78,7 @@ pub(super) struct Parameter<'a> {
 
 impl Network {
     /// A network with initial weights.
-    pub fn new(
-        store: &nn::VarStore,
-        layers: Vec<Layer>,
-        input: &Input,
-    ) -> std::result::Result<Self, TchError> {
+    pub fn new(store: &nn::VarStore, layers: Vec<Layer>, input: &Input) -> Result<Self, TchError> {
         let mut tensors: Vec<Vec<Tensor>> = layers
             .iter()
             .map(|layer| {
@@ -112,7 +108,7 @@ impl Network {
                     })
                     .collect()
             })
-            .collect::<std::result::Result<_, _>>()?;
+            .collect::<Result<_, _>>()?;
         let all = join(&mut tensors)?;
         let channel = |values: &[f32; 3]| {
             Tensor::f_from_slice(values)?.f_view([1, 3, 1, 1])?.f_to_device(store.device())
@@ -151,7 +147,7 @@ impl Network {
     /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device; for a network
     /// that is the last layer of another, of features `[N, F]`. `training` is the seed of dropout, `None` in
     /// evaluation.
-    pub fn forward(&self, images: &Tensor, training: Option<u64>) -> std::result::Result<Tensor, TchError> {
+    pub fn forward(&self, images: &Tensor, training: Option<u64>) -> Result<Tensor, TchError> {
         let features = if self.keeps_backbone {
             tch::no_grad(|| self.features(images, training))?
         } else {
@@ -162,14 +158,14 @@ impl Network {
 
     /// A fully connected layer, with the weight and the bias in `tensors`, in the type of the stored
     /// parameters.
-    fn linear(&self, x: &Tensor, tensors: &[Tensor]) -> std::result::Result<Tensor, TchError> {
+    fn linear(&self, x: &Tensor, tensors: &[Tensor]) -> Result<Tensor, TchError> {
         x.f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))
     }
 
     /// The features of images, which the last layer reads, as in [`forward`](Self::forward).
     ///
     /// An activation is freed or overwritten by its last reader: small networks are bound by memory traffic.
-    pub fn features(&self, images: &Tensor, training: Option<u64>) -> std::result::Result<Tensor, TchError> {
+    pub fn features(&self, images: &Tensor, training: Option<u64>) -> Result<Tensor, TchError> {
         let below = &self.layers[..self.layers.len() - 1];
         let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(below.len());
         let kind = if training.is_some() { self.training_kind } else { self.mean.kind() };
@@ -227,7 +223,7 @@ impl Network {
     }
 
     /// The normalised values of images given as bytes `[N, 3, H, W]`.
-    fn normalised(&self, images: &Tensor) -> std::result::Result<Tensor, TchError> {
+    fn normalised(&self, images: &Tensor) -> Result<Tensor, TchError> {
         // Channels last in memory, which all later layers keep: convolutions are faster.
         let last = images.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?;
         last.f_to_kind(self.mean.kind())?.f_div_scalar(255.0)?.f_sub(&self.mean)?.f_div(&self.std)
@@ -248,7 +244,7 @@ impl Network {
 
     /// Sets the filters of the first convolution to the principal components of patches of these images,
     /// scaled to the variance 1, each with both signs.
-    pub fn whiten(&mut self, images: &Tensor) -> std::result::Result<(), TchError> {
+    pub fn whiten(&mut self, images: &Tensor) -> Result<(), TchError> {
         let Some((index, size)) = self.whitening() else { return Ok(()) };
         let patches = self.normalised(images)?.f_im2col(size, [1, 1], [0, 0], [1, 1])?;
         // `[N, values, positions]` to `[values, N positions]`.
@@ -263,7 +259,7 @@ impl Network {
     }
 
     /// Interpolates the parameters and statistics towards another network's by a share, 0 to 1.
-    pub fn approach(&mut self, other: &Self, share: f64) -> std::result::Result<(), TchError> {
+    pub fn approach(&mut self, other: &Self, share: f64) -> Result<(), TchError> {
         self.all.f_lerp_(&other.all, share).map(drop)
     }
 
@@ -288,7 +284,7 @@ impl Network {
     }
 
     /// Copies the parameters and statistics, with a prefix before their names.
-    pub fn save(&self, weights: &mut Weights, prefix: &str) -> std::result::Result<(), TchError> {
+    pub fn save(&self, weights: &mut Weights, prefix: &str) -> Result<(), TchError> {
         for (layer, tensors) in self.layers.iter().zip(&self.tensors) {
             for ((name, shape), tensor) in layer.parameters().into_iter().zip(tensors) {
                 weights.insert(&format!("{prefix}{name}"), &shape, floats(tensor)?);
@@ -299,7 +295,7 @@ impl Network {
 }
 
 /// Moves the tensors of all layers into one, by their part. They become views of it.
-fn join(layers: &mut [Vec<Tensor>]) -> std::result::Result<Tensor, TchError> {
+fn join(layers: &mut [Vec<Tensor>]) -> Result<Tensor, TchError> {
     let count = layers.len();
     let mut tensors: Vec<(Part, &mut Tensor)> = layers
         .iter_mut()
@@ -309,7 +305,7 @@ fn join(layers: &mut [Vec<Tensor>]) -> std::result::Result<Tensor, TchError> {
         .collect();
     tensors.sort_by_key(|(part, _)| *part);
     let detached: Vec<Tensor> =
-        tensors.iter().map(|(_, tensor)| tensor.f_detach()).collect::<std::result::Result<_, _>>()?;
+        tensors.iter().map(|(_, tensor)| tensor.f_detach()).collect::<Result<_, _>>()?;
     let all = concatenated(&detached)?;
     let mut start = 0;
     for (_, tensor) in tensors {
@@ -321,7 +317,7 @@ fn join(layers: &mut [Vec<Tensor>]) -> std::result::Result<Tensor, TchError> {
 }
 
 /// The values of tensors one after the other. Zeros follow a tensor up to a multiple of [`ALIGNMENT`].
-pub(super) fn concatenated(tensors: &[Tensor]) -> std::result::Result<Tensor, TchError> {
+pub(super) fn concatenated(tensors: &[Tensor]) -> Result<Tensor, TchError> {
     let mut parts = Vec::with_capacity(tensors.len());
     for tensor in tensors {
         let length = tensor.numel();
@@ -346,7 +342,7 @@ fn convolution(
     tensors: &[Tensor],
     kind: Kind,
     is_training: bool,
-) -> std::result::Result<Tensor, TchError> {
+) -> Result<Tensor, TchError> {
     let Conv { kernel, stride, padding, groups, .. } = *conv;
     let [top, left, bottom, right] = padding.map(|size| size as i64);
     let is_cuda = x.device().is_cuda();
@@ -391,7 +387,7 @@ fn convolution(
 }
 
 /// Overwrites the values of a tensor.
-pub(super) fn copy(values: &[f32], tensor: &mut Tensor) -> std::result::Result<(), TchError> {
+pub(super) fn copy(values: &[f32], tensor: &mut Tensor) -> Result<(), TchError> {
     tch::no_grad(|| {
         let source = Tensor::f_from_slice(values)?.f_view_as(tensor)?;
         tensor.f_copy_(&source)
@@ -399,7 +395,7 @@ pub(super) fn copy(values: &[f32], tensor: &mut Tensor) -> std::result::Result<(
 }
 
 /// Copies the values of a tensor from its device.
-pub(super) fn floats(tensor: &Tensor) -> std::result::Result<Vec<f32>, TchError> {
+pub(super) fn floats(tensor: &Tensor) -> Result<Vec<f32>, TchError> {
     let flat = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?;
     Vec::<f32>::try_from(flat.f_view([-1])?)
 }

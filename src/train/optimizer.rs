@@ -78,7 +78,7 @@ impl Group {
         rates: ScheduledRates,
         weight_decay: f64,
         steps: i32,
-    ) -> std::result::Result<(), TchError> {
+    ) -> Result<(), TchError> {
         let gradient = gradient.f_narrow(0, self.start, self.values.size()[0])?;
         let learning_rate = self.share * rates.learning_rate;
         if weight_decay > 0.0 {
@@ -141,14 +141,14 @@ impl Matrices {
     }
 
     /// Makes the matrices of a step orthogonal, all of the same length.
-    fn orthogonalize(&self, step: &Tensor) -> std::result::Result<(), TchError> {
+    fn orthogonalize(&self, step: &Tensor) -> Result<(), TchError> {
         let matrices = self
             .starts
             .iter()
             .map(|&start| {
                 step.f_narrow(0, start, self.rows * self.columns)?.f_view([self.rows, self.columns])
             })
-            .collect::<std::result::Result<Vec<_>, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
         let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?)?.f_mul_scalar_(self.length)?;
         for (mut matrix, orthogonal) in matrices.into_iter().zip(orthogonal.f_unbind(0)?) {
             matrix.f_copy_(&orthogonal)?;
@@ -160,7 +160,7 @@ impl Matrices {
 /// Matrices `[N, rows, columns]` with nearly orthogonal rows or columns, whichever are fewer: their singular
 /// vectors stay, their singular values come between 0.7 and 1.2. Five steps of the Newton-Schulz iteration of
 /// Muon (Jordan et al., 2024).
-fn orthogonal(matrices: &Tensor) -> std::result::Result<Tensor, TchError> {
+fn orthogonal(matrices: &Tensor) -> Result<Tensor, TchError> {
     const A: f64 = 3.4445;
     const B: f64 = -4.7750;
     const C: f64 = 2.0315;
@@ -179,7 +179,7 @@ fn orthogonal(matrices: &Tensor) -> std::result::Result<Tensor, TchError> {
 impl Optimizer {
     /// Creates an optimizer of the parameters of a network. All but those of its last layer have a share of
     /// the learning rate, `backbone_rate`, and are left out if that is 0.
-    pub fn new(network: &Network, recipe: &Recipe, variant: Variant) -> std::result::Result<Self, TchError> {
+    pub fn new(network: &Network, recipe: &Recipe, variant: Variant) -> Result<Self, TchError> {
         let Recipe { optimizer, weight_decay, backbone_rate, .. } = *recipe;
         let all = network.parameters();
         let length = |is_meant: &dyn Fn(&NetworkParameter) -> bool| -> i64 {
@@ -205,7 +205,7 @@ impl Optimizer {
         };
         let moments = (0..count)
             .map(|_| view(first, backbone + last)?.f_zeros_like())
-            .collect::<std::result::Result<Vec<_>, TchError>>()?;
+            .collect::<Result<Vec<_>, TchError>>()?;
         let groups = ranges
             .into_iter()
             .map(|(share, start, end)| {
@@ -215,11 +215,11 @@ impl Optimizer {
                     start: start - first,
                     values: view(start, end)?,
                     decayed: view(matrices_start.max(start), matrices_end.min(end))?,
-                    moments: moments.iter().map(of_moment).collect::<std::result::Result<_, _>>()?,
+                    moments: moments.iter().map(of_moment).collect::<Result<_, _>>()?,
                     orthogonal: hidden.iter().filter_map(|matrices| matrices.within(start, end)).collect(),
                 })
             })
-            .collect::<std::result::Result<_, TchError>>()?;
+            .collect::<Result<_, TchError>>()?;
         let parameters = all
             .into_iter()
             .filter(|parameter| backbone_rate > 0.0 || parameter.part.is_last())
@@ -233,7 +233,7 @@ impl Optimizer {
     }
 
     /// Computes the gradients of a loss and updates the parameters.
-    pub fn step(&mut self, loss: &Tensor, rates: ScheduledRates) -> std::result::Result<(), TchError> {
+    pub fn step(&mut self, loss: &Tensor, rates: ScheduledRates) -> Result<(), TchError> {
         let tensors: Vec<&Tensor> = self.parameters.iter().map(|parameter| &parameter.tensor).collect();
         let gradient = concatenated(&Tensor::f_run_backward(&[loss], &tensors, false, false)?)?;
         self.steps += 1;
@@ -246,7 +246,7 @@ impl Optimizer {
     fn parts<'a>(
         &'a self,
         moment: &'a Tensor,
-    ) -> impl Iterator<Item = std::result::Result<(&'a str, &'a [usize], Tensor), TchError>> {
+    ) -> impl Iterator<Item = Result<(&'a str, &'a [usize], Tensor), TchError>> {
         let mut start = 0;
         self.parameters.iter().map(move |parameter| {
             let length = parameter.tensor.numel();
@@ -257,7 +257,7 @@ impl Optimizer {
     }
 
     /// Copies the optimizer state into the tensors of a file.
-    pub fn save(&self, weights: &mut Weights) -> std::result::Result<(), TchError> {
+    pub fn save(&self, weights: &mut Weights) -> Result<(), TchError> {
         for (moment, order) in self.moments.iter().zip(ORDERS) {
             for part in self.parts(moment) {
                 let (name, shape, part) = part?;

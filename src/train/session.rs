@@ -1,6 +1,7 @@
 //! The training loop, its tests, and the files that it writes to the run folder.
 
 use std::{
+    ops::ControlFlow::{self, Break, Continue},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -90,7 +91,7 @@ enum Start<'a> {
     Saved { log: Log, state: Box<State>, tensors: Weights },
 }
 
-/// Trains from its start to the end.
+/// Trains from `start` to the last epoch, and writes the result.
 fn run_to_the_end(
     settings: &TrainSettings,
     start: Start,
@@ -121,7 +122,7 @@ fn run_to_the_end(
     // A finished run needs no features of frozen layers any more.
     let is_finished =
         is_trained && Checkpoint::read(&run.checkpoint(CheckpointKind::Best)).is_ok_and(has_features);
-    if !is_finished && !session.learner.find_features(run, stop, &mut observe)? {
+    if !is_finished && session.learner.find_features(run, stop, &mut observe)?.is_break() {
         let epoch = session.state.epoch;
         return Ok(if is_trained { Outcome::WithoutFeatures } else { Outcome::Interrupted { epoch } });
     }
@@ -133,11 +134,11 @@ fn run_to_the_end(
         let train = |batches: &mut dyn Iterator<Item = Result<Batch>>| {
             session.epoch(batches, save_every, stop, &mut observe)
         };
-        let is_done = match &features {
+        let trained = match &features {
             Some(features) => batches.features_of_epoch(features, epoch, first_step, train),
             None => batches.of_epoch(epoch, first_step, train),
         }?;
-        if !is_done {
+        if trained.is_break() {
             return Ok(Outcome::Interrupted { epoch });
         }
         let tested = if session.is_tested(epoch) {
@@ -154,11 +155,11 @@ fn run_to_the_end(
             observe(&event);
         }
     }
-    // A run that was killed right after its last save has one more.
+    // A run killed right after its last save has one state too many.
     run.remove_states_but(STATES_KEPT, &session.state.path(run))?;
     let mut best = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))?;
     if best.features.is_none() {
-        if !session.learner.add_features(&mut best, stop, &mut observe)? {
+        if session.learner.add_features(&mut best, stop, &mut observe)?.is_break() {
             return Ok(Outcome::WithoutFeatures);
         }
         best.write(&run.checkpoint(CheckpointKind::Best))?;
@@ -228,7 +229,7 @@ impl<'a> Session<'a> {
                 {
                     return Err(Error::DataChanged { path: folder.path().to_owned() });
                 }
-                // A damaged state after this one would stay in place of one before it.
+                // Otherwise a newer, damaged state would be kept instead of a good older one.
                 folder.remove_states_but(STATES_KEPT, &state.path(folder))?;
                 learner.load(&tensors)?;
                 learner.lineage.clone_from(&state.lineage);
@@ -295,14 +296,14 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Trains on the remaining batches of an epoch; returns false if it was asked to stop.
+    /// Trains on the remaining batches of an epoch; breaks off if it is asked to stop.
     fn epoch(
         &mut self,
         batches: impl IntoIterator<Item = Result<Batch>>,
         save_every: Duration,
         stop: &AtomicBool,
         observe: &mut impl FnMut(&Event),
-    ) -> Result<bool> {
+    ) -> Result<ControlFlow<()>> {
         let recipe = &self.settings.recipe;
         let (epoch, steps) = (self.state.epoch, self.batches.steps());
         let begun = Instant::now();
@@ -318,7 +319,7 @@ impl<'a> Session<'a> {
                         .checkpoint(epoch - 1, None)?
                         .write(&self.folder.checkpoint(CheckpointKind::Last))?;
                 }
-                return Ok(false);
+                return Ok(Break(()));
             }
             if done > 0 && self.saved.elapsed() >= save_every {
                 self.save()?;
@@ -348,7 +349,7 @@ impl<'a> Session<'a> {
                 observe(&event);
             }
         }
-        Ok(true)
+        Ok(Continue(()))
     }
 
     /// Checks tensors before they replace good ones on disk.
@@ -373,7 +374,7 @@ impl<'a> Session<'a> {
     }
 
     /// Updates the moving average of the loss.
-    fn smooth(&mut self, loss: &Tensor) -> std::result::Result<(), TchError> {
+    fn smooth(&mut self, loss: &Tensor) -> Result<(), TchError> {
         let loss = loss.f_detach()?;
         let smoothed = match &self.smoothed_loss {
             Some(past) => past.f_lerp(&loss, 1.0 - LOSS_MEMORY)?,

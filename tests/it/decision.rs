@@ -52,7 +52,7 @@ fn the_score_is_the_one_that_tells_known_images_from_stand_ins() {
     // The file says so.
     let inspection = Inspection::of(&model_file(&checkpoint, &options), "model").unwrap();
     assert_eq!(inspection.manifest.history.choice.as_ref(), Some(choice));
-    assert!(inspection.to_string().contains("choice     by the AUROC of 40 held-out images against far: "));
+    assert!(inspection.to_string().contains("choice     by the AUROC of 40 known images against far: "));
     // A given score overrides it.
     let given = ExportOptions { score: Some("cac".parse().unwrap()), ..options };
     let (manifest, _) = export::decide(&checkpoint, &given).unwrap();

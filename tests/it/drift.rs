@@ -75,8 +75,9 @@ fn a_stream_without_drift_gives_0_and_one_with_drift_3() {
     let text = stdout(&output);
     let count = same.len();
     for part in [
-        &format!("no drift in {count} images\nmartingale   "),
-        " so far; alarm at 100\nunknown      ",
+        &format!("no alarm in {count} images\nmartingale   "),
+        ", highest so far ",
+        "; alarm at 100\nunknown      ",
         &format!(" of the last {count} images (95 % interval "),
         "); the threshold promises at most 5.0 % on average, at most 6.4 % with a confidence of 95 %\n",
         &format!(
@@ -279,6 +280,7 @@ fn folders_and_files_are_streams_of_the_same_scores() {
     let output = toolkit(at, &["drift", "model.onnx", "known", "--json"]);
     let of_folder: Value = serde_json::from_str(stdout(&output)).unwrap();
     assert_eq!((&of_folder["images"], &of_folder["skipped"]), (&3.into(), &1.into()));
+    assert_eq!(of_folder["guaranteed"], true);
     assert!(
         said(&output).contains("known/test/bee/a.png` is not an image that can be read"),
         "{}",
@@ -287,6 +289,16 @@ fn folders_and_files_are_streams_of_the_same_scores() {
     assert!(said(&output).contains("left out files by their extension: 1 .txt"), "{}", said(&output));
     let text = toolkit(at, &["drift", "model.onnx", "known"]);
     assert!(stdout(&text).ends_with("1 image cannot be read and is not counted\n"), "{}", stdout(&text));
+
+    // In int8 the scores are others than those held out.
+    fs::rename(at.join("known/test"), at.join("known/train")).unwrap();
+    stdout(&toolkit(at, &["export", "int8.onnx", "--precision", "int8", "--calibrate", "known"]));
+    fs::rename(at.join("known/train"), at.join("known/test")).unwrap();
+    assert_eq!(json(&toolkit(at, &["drift", "int8.onnx", "known", "--json"]))["guaranteed"], false);
+    let text = toolkit(at, &["drift", "int8.onnx", "known"]);
+    let note = "note: the rate of false alarms has no guarantee: the held-out scores are those of the network in float32, \
+                not in int8\n";
+    assert!(stdout(&text).ends_with(note), "{}", stdout(&text));
 
     // The same images by `score`, in the order of their names.
     let files = ["known/test/ant/a.png", "known/test/bee/b.png", "known/test/cow/c.png"];

@@ -159,6 +159,12 @@ fn the_built_in_model_is_the_default() {
     fs::copy(model, folder.path().join("model")).unwrap();
     let refused = crate::commands::error(&toolkit(folder.path(), &["score", "model", image]));
     assert_eq!(refused, "error: `model` is a model; its name must end in .onnx");
-    let refused = crate::commands::error(&toolkit(folder.path(), &["score", "."]));
-    assert_eq!(refused, "error: `.` is a folder; give the images in it");
+    let empty = crate::commands::error(&toolkit(folder.path(), &["score", "."]));
+    assert!(empty.contains("it holds no images"), "{empty}");
+    // A folder stands for the images in it.
+    let at = Path::new(image).parent().unwrap().to_str().unwrap();
+    let all = toolkit(folder.path(), &["score", at]);
+    let lines: Vec<&str> = stdout(&all).lines().collect();
+    assert!(lines.len() > 1 && lines.iter().all(|line| line.starts_with(at)), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with(image)), "{lines:?}");
 }

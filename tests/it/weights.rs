@@ -151,7 +151,7 @@ fn weights_are_listed_with_what_is_known_of_them() {
 fn files_under_earlier_names_stay_valid() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let kept = put(at, "resnet18.a1_in1k.safetensors", b"weights");
+    let kept = put(at, "resnet18.a1_in1k.safetensors", &fs::read(golden("wrn-10-1.safetensors")).unwrap());
     for name in ["timm/resnet18.a1_in1k", "resnet18.a1_in1k"] {
         let path = toolkit(at, &["weights", "path", name], NOWHERE);
         assert_eq!(stdout(&path), format!("{}\n", kept.display()));
@@ -218,15 +218,28 @@ fn interrupted_downloads_are_resumed() {
 
     // What came first must stay the same.
     let verify = |args: &[&str]| toolkit(at, &[&["weights", "verify"], args].concat(), NOWHERE);
-    let line = format!("timm/resnet34.a1_in1k: `{}` has its checksum\n", place.display());
+    let line = format!(
+        "timm/resnet34.a1_in1k: `{}` is the file whose SHA-256 was recorded; none is published in full\n",
+        place.display()
+    );
     assert_eq!((stdout(&verify(&[])), stdout(&verify(&["resnet34.a1_in1k"]))), (&*line, &*line));
     fs::write(&place, &file[1..]).unwrap();
     let output = verify(&[]);
     assert_eq!(error(&output), "error: 1 of 1 files of weights are damaged");
-    let hint =
-        format!("hint: remove `{}` and run `toolkit weights fetch timm/resnet34.a1_in1k`\n", place.display());
+    let hint = format!(
+        "hint: remove `{file}` and run `toolkit weights fetch timm/resnet34.a1_in1k`, or remove `{file}.sha256` if the \
+         file is the right one\n",
+        file = place.display()
+    );
     assert!(stderr(&output).ends_with(&hint), "{}", stderr(&output));
     assert!(error(&fetch()).contains("has changed or is damaged"));
+
+    // What holds no weights is not recorded.
+    fs::remove_file(format!("{}.sha256", place.display())).unwrap();
+    fs::write(&place, "garbage").unwrap();
+    let output = verify(&[]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("is damaged: "));
+    assert!(!Path::new(&format!("{}.sha256", place.display())).exists());
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub fn set_names() -> String {
 /// The path of a data set that a user gave: one that is here, or the published data set of this name, of
 /// which is downloaded what the roles need. The path is that of the first role.
 ///
-/// Only the bare name means the data set: `./cifar10` and `cifar10/` are folders. It is said which was taken.
+/// Only the bare name means the data set: `./cifar10` and `cifar10/` are folders. Says which of the two was
+/// taken.
 pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result<PathBuf> {
     let Some(set) = PublishedSet::meant_by(text) else {
         let is_word = text.components().eq([Component::Normal(text.as_os_str())]);
@@ -128,7 +129,7 @@ impl FetchDisplay {
         }
     }
 
-    /// Ends the bar of what is there.
+    /// Removes the progress bar, if one is shown.
     pub fn finish(&mut self) {
         self.bar.take().into_iter().for_each(Progress::finish);
     }

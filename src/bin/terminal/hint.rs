@@ -1,8 +1,8 @@
 //! Hints: what a user can do about an error of the library.
 
-use std::io::ErrorKind;
+use std::{io::ErrorKind, path::Path};
 
-use cac::{Error, data::layouts};
+use cac::{Error, data::layouts, run::RunFolder};
 
 use super::{
     data::{fetch_command, size},
@@ -52,6 +52,14 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Io { action: "write", source, .. } if source.kind() == ErrorKind::StorageFull => {
             "free some disk space; earlier files are intact, and `toolkit train --resume` resumes a run"
         }
+        Error::Io { action: "read", path, source }
+            if source.kind() == ErrorKind::IsADirectory && RunFolder::new(path).holds_run() =>
+        {
+            return Some(format!(
+                "it is a run folder; `toolkit export --run {} model.onnx` writes its model",
+                quoted(path)
+            ));
+        }
         Error::Provider { provider, .. } if provider.starts_with("cuda") => {
             "install the CUDA libraries with `make native CUDA=1` and an NVIDIA driver, or use `cpu`"
         }
@@ -93,6 +101,12 @@ pub fn of(error: &Error) -> Option<String> {
                 layouts.join("; ")
             ));
         }
+        Error::Undivided { path, .. } if has_splits(path.parent()) => {
+            return Some(format!(
+                "give the folder above, which has train and test: {}",
+                quoted(path.parent().unwrap_or(path))
+            ));
+        }
         Error::Undivided { .. } => {
             "hold out a share of each class to test on with `--held-out-test 0.2` of `train`, `eval` and `import`, or \
              sort the images into the folders train/CLASS and test/CLASS"
@@ -128,7 +142,12 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Setting { name: "held-out", .. } => {
             "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"
         }
+        Error::Setting { name: "freeze", .. } => "give a backbone with --backbone",
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
+        Error::Setting { name: "unknown set", value, .. } if Path::new(value.trim_matches('`')).is_dir() => {
+            let folder = value.trim_matches('`');
+            return Some(format!("give the folder a name: --unknown NAME={}", quoted(Path::new(folder))));
+        }
         Error::Setting { name: "unknown set", value, .. } if !value.contains('=') => {
             "`toolkit data list` lists the data sets that have a name"
         }
@@ -138,4 +157,9 @@ pub fn of(error: &Error) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+/// Whether a folder is divided into training and test images.
+fn has_splits(folder: Option<&Path>) -> bool {
+    folder.is_some_and(|folder| ["train", "test"].iter().all(|split| folder.join(split).is_dir()))
 }

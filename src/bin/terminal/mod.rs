@@ -62,6 +62,9 @@ pub fn say_left_out(left_out: &LeftOut) {
     };
     let list: Vec<String> = left_out.iter().map(of).collect();
     say(format_args!("left out files by their extension: {}", list.join(", ")));
+    if ["heic", "heif", "avif"].iter().any(|&extension| left_out.contains_key(extension)) {
+        say("HEIC and AVIF cannot be read: convert such photographs to JPEG or PNG");
+    }
 }
 
 /// Prints the error of a command, if any, and returns the exit code.

@@ -141,7 +141,13 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
     let quoted = quoted(run.path());
     let resume = format!("resume with `toolkit train --resume {quoted}`");
     match outcome {
-        Outcome::Finished(report) if !json => Ok(writeln!(stdout(), "{report}run: {folder}")?),
+        Outcome::Finished(report) if !json => {
+            writeln!(stdout(), "{report}run: {folder}")?;
+            say(format_args!(
+                "next: `toolkit export --run {quoted} model.onnx` chooses the score and the threshold of a model file"
+            ));
+            Ok(())
+        }
         Outcome::Finished(_) => Ok(()),
         Outcome::NotBegun => {
             let message = "interrupted while images were read";

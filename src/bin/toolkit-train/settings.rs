@@ -28,6 +28,14 @@ use crate::terminal::{
     name_of, one_of, say,
 };
 
+/// The headings of the flags in `--help`.
+const DATA: &str = "Data";
+const NETWORK: &str = "Network";
+const LOSS: &str = "Loss and outliers";
+const SCHEDULE: &str = "Schedule and optimizer";
+const AUGMENTATION: &str = "Augmentation";
+const RUN: &str = "Run";
+
 /// The settings of a run.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -35,135 +43,135 @@ pub struct Settings {
     /// Known classes: the name of a published data set (see below), train/CLASS/*.png and test/CLASS/*.png,
     /// or a data set as it was unpacked: CIFAR-10, CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet,
     /// arrays of NumPy; by default cifar10
-    #[arg(long, value_name = "DIR|NAME")]
+    #[arg(help_heading = DATA, long, value_name = "DIR|NAME")]
     known: Option<PathBuf>,
     /// Share of the known images to test on, above 0 and below 1, where they have no test split, as
     /// CLASS/*.png; they are drawn by class, the same ones in every run
-    #[arg(long, value_name = "SHARE")]
+    #[arg(help_heading = DATA, long, value_name = "SHARE")]
     held_out_test: Option<f64>,
     /// Unknown test images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
     /// uniform-noise[:COUNT]; repeatable. By default textures, if --known is not given either
-    #[arg(long, value_name = "NAME=DIR|NAME")]
+    #[arg(help_heading = DATA, long, value_name = "NAME=DIR|NAME")]
     #[serde(default)]
     unknown: Vec<String>,
     /// Folder of the published data sets; by default that in CAC_DATA, else ~/.cache/cac-toolkit/data
-    #[arg(long, value_name = "DIR")]
+    #[arg(help_heading = DATA, long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// Published split of ten classes, to train on six and test on the other four as unknown: cac-2020,
     /// cac-2021 or arpl-2021, each /0 to /4
-    #[arg(long, value_name = "NAME/TRIAL")]
+    #[arg(help_heading = DATA, long, value_name = "NAME/TRIAL")]
     protocol: Option<Protocol>,
     /// Starting weights: a file (safetensors, .pt or .pth), a run folder (its best checkpoint) or the name of
     /// published weights (see below); the last layer is replaced. By default random, or imagenet32-nocifar if
     /// neither --known nor --arch is given
-    #[arg(long, value_name = "FILE|NAME")]
+    #[arg(help_heading = NETWORK, long, value_name = "FILE|NAME")]
     backbone: Option<PathBuf>,
 
     /// The loss: cac (Class Anchor Clustering), or cross-entropy (plain classification, to make a backbone)
-    #[arg(long, value_enum, default_value_t = Objective::Cac)]
+    #[arg(help_heading = LOSS, long, value_enum, default_value_t = Objective::Cac)]
     loss: Objective,
     /// Definition of the CAC loss and, without outliers, of the rejection score
-    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
+    #[arg(help_heading = LOSS, long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
     variant: Variant,
-    #[arg(long, value_name = "X", help = format!("Length of the anchors; by default {}", by_variant(|loss| loss.magnitude)))]
+    #[arg(help_heading = LOSS, long, value_name = "X", help = format!("Length of the anchors; by default {}", by_variant(|loss| loss.magnitude)))]
     magnitude: Option<f64>,
-    #[arg(long, value_name = "X", help = format!("Weight of the anchor term; by default {}", by_variant(|loss| loss.weight)))]
+    #[arg(help_heading = LOSS, long, value_name = "X", help = format!("Weight of the anchor term; by default {}", by_variant(|loss| loss.weight)))]
     weight: Option<f64>,
     /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set,
     /// the name of a published one, or the known training images `scrambled`, for classes that differ in
     /// shape; by default scrambled; none with --freeze, for a backbone of photographs, for cross-entropy or
     /// if a step is too small for one outlier
-    #[arg(long, value_name = "DIR|NAME|scrambled|none")]
+    #[arg(help_heading = LOSS, long, value_name = "DIR|NAME|scrambled|none")]
     outliers: Option<Outliers>,
-    #[arg(long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",
+    #[arg(help_heading = LOSS, long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",
         |recipe| recipe.outlier_share))]
     outlier_share: Option<f64>,
     /// Weight of the outlier term in the loss
-    #[arg(long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
+    #[arg(help_heading = LOSS, long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     outlier_weight: f64,
     /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0
     /// to below 1; at least 58 images, or 19 where 58 are more than a fifth; with 0 the last epoch is the
     /// best
-    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
+    #[arg(help_heading = DATA, long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
     held_out: f64,
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
-    #[arg(long, value_parser = one_of(&AnchorKind::ALL))]
+    #[arg(help_heading = LOSS, long, value_parser = one_of(&AnchorKind::ALL))]
     anchors: Option<AnchorKind>,
     /// Number of training images for class means, drawn at random, at least one of each class; 0 for all
-    #[arg(long, value_name = "N", default_value_t = Recipe::default().anchor_images)]
+    #[arg(help_heading = LOSS, long, value_name = "N", default_value_t = Recipe::default().anchor_images)]
     anchor_images: usize,
 
     /// The input of the network
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = NETWORK)]
     #[serde(flatten)]
     input: InputArgs,
     /// The network and its sizes
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = NETWORK)]
     #[serde(flatten)]
     network: Network,
 
     /// Train only the last layer, on features that the frozen layers compute once; needs a backbone. The
     /// default for a backbone of photographs if there are few training images
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(help_heading = NETWORK, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     freeze: Option<bool>,
-    #[arg(long, value_name = "SHARE", help = by_recipe("Learning rate of all layers but the last as a share of \
+    #[arg(help_heading = NETWORK, long, value_name = "SHARE", help = by_recipe("Learning rate of all layers but the last as a share of \
         --learning-rate, 0 to 1", |recipe| recipe.backbone_rate))]
     backbone_rate: Option<f64>,
-    #[arg(long, value_parser = one_of(&BatchNorm::ALL), help = by_recipe("Statistics of batch normalisation in training: \
+    #[arg(help_heading = NETWORK, long, value_parser = one_of(&BatchNorm::ALL), help = by_recipe("Statistics of batch normalisation in training: \
         those of the batch, or the running ones of the backbone, which stay as they are",
         |recipe| name_of(&recipe.batch_norm)))]
     batch_norm: Option<BatchNorm>,
-    #[arg(long, value_name = "N", help = by_recipe("Passes over the training images", |recipe| recipe.epochs))]
+    #[arg(help_heading = SCHEDULE, long, value_name = "N", help = by_recipe("Passes over the training images", |recipe| recipe.epochs))]
     epochs: Option<usize>,
-    #[arg(long, value_name = "N", help = by_recipe("Known images per step", |recipe| recipe.batch_size))]
+    #[arg(help_heading = SCHEDULE, long, value_name = "N", help = by_recipe("Known images per step", |recipe| recipe.batch_size))]
     batch_size: Option<usize>,
-    #[arg(long, value_parser = one_of(&Optimizer::ALL), help = by_recipe("The optimizer",
+    #[arg(help_heading = SCHEDULE, long, value_parser = one_of(&Optimizer::ALL), help = by_recipe("The optimizer",
         |recipe| name_of(&recipe.optimizer)))]
     optimizer: Option<Optimizer>,
-    #[arg(long, value_name = "X", help = learning_rates())]
+    #[arg(help_heading = SCHEDULE, long, value_name = "X", help = learning_rates())]
     learning_rate: Option<f64>,
     /// The learning-rate schedule
-    #[arg(long, value_parser = one_of(&Schedule::ALL), default_value = name_of(&Recipe::default().schedule))]
+    #[arg(help_heading = SCHEDULE, long, value_parser = one_of(&Schedule::ALL), default_value = name_of(&Recipe::default().schedule))]
     schedule: Schedule,
     /// Warm-up length in epochs; with one-cycle 0 means 30 % of the run
-    #[arg(long, value_name = "EPOCHS", default_value_t = Recipe::default().warm_up)]
+    #[arg(help_heading = SCHEDULE, long, value_name = "EPOCHS", default_value_t = Recipe::default().warm_up)]
     warm_up: f64,
-    #[arg(long, value_name = "X", help = by_recipe("Decoupled weight decay of convolutions and the last layer",
+    #[arg(help_heading = SCHEDULE, long, value_name = "X", help = by_recipe("Decoupled weight decay of convolutions and the last layer",
         |recipe| recipe.weight_decay))]
     weight_decay: Option<f64>,
-    #[arg(long, value_parser = one_of(&Augment::ALL), help = by_recipe("The augmentation of training images",
+    #[arg(help_heading = AUGMENTATION, long, value_parser = one_of(&Augment::ALL), help = by_recipe("The augmentation of training images",
         |recipe| name_of(&recipe.augment)))]
     augment: Option<Augment>,
     /// Do not mirror training images, as for digits and texts; the default for `mnist` and `svhn`
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(help_heading = AUGMENTATION, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_mirror: Option<bool>,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
     /// below 1
-    #[arg(long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
+    #[arg(help_heading = LOSS, long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
     trim: f64,
     /// Decay of the exponential moving average (EMA) of the weights, which is tested and saved; 0 for no EMA
-    #[arg(long, value_name = "DECAY", default_value_t = Recipe::default().ema)]
+    #[arg(help_heading = SCHEDULE, long, value_name = "DECAY", default_value_t = Recipe::default().ema)]
     ema: f64,
-    #[arg(long, value_name = "N", help = format!(
+    #[arg(help_heading = RUN, long, value_name = "N", help = format!(
         "Epochs between tests, which choose the best weights; the last epoch is always tested. By default {}, \
          with --freeze {}", test_every(false), test_every(true)))]
     test_every: Option<usize>,
     /// Seed of initial weights, data order, augmentation, dropout and held-out images
-    #[arg(long, value_name = "N", default_value_t = Recipe::default().seed, value_parser = value_parser!(u64).range(..=i64::MAX as u64))]
+    #[arg(help_heading = RUN, long, value_name = "N", default_value_t = Recipe::default().seed, value_parser = value_parser!(u64).range(..=i64::MAX as u64))]
     seed: u64,
     /// Training device: cpu, cuda or cuda:N
-    #[arg(long, default_value_t = Device::Cpu)]
+    #[arg(help_heading = RUN, long, default_value_t = Device::Cpu)]
     device: Device,
     /// The precision of activations in training; auto is bf16 on a CPU with AVX512-BF16 unless --freeze is
     /// given, else f32
-    #[arg(long, value_enum, default_value_t = Precision::Auto)]
+    #[arg(help_heading = RUN, long, value_enum, default_value_t = Precision::Auto)]
     precision: Precision,
     /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are
     /// needed
-    #[arg(long, value_name = "MiB", default_value_t = 768)]
+    #[arg(help_heading = DATA, long, value_name = "MiB", default_value_t = 768)]
     memory: u64,
     /// Leave out images that cannot be read; otherwise the run ends with a list of them
-    #[arg(long)]
+    #[arg(help_heading = DATA, long)]
     skip_broken: bool,
 }
 

@@ -599,9 +599,9 @@ pub struct ScoreArgs {
     /// The signature of the model file
     #[command(flatten)]
     pub signature: SignatureArgs,
-    /// Images of any size, after the model file if the first name ends in .onnx; by default the built-in
-    /// model of CIFAR-10's classes
-    #[arg(required = true, value_name = "[MODEL.onnx] IMAGE")]
+    /// Images of any size, or folders of them, after the model file if the first name ends in .onnx; by
+    /// default the built-in model of CIFAR-10's classes
+    #[arg(required = true, value_name = "[MODEL.onnx] IMAGE|DIR")]
     files: Vec<PathBuf>,
 }
 

@@ -10,12 +10,11 @@ mod torchvision;
 use std::path::{Path, PathBuf};
 
 use crate::{
-    data::FetchEvent,
     error::{Error, Result},
     files::{
         cache,
         checksum::Expected,
-        download::{self, Step},
+        download::{self, FetchEvent},
     },
     image::{Fit, Input, Resize},
     weights::Weights,
@@ -34,6 +33,8 @@ pub struct PublishedWeights {
     pub network: &'static str,
     /// The data that it was trained on.
     pub trained_on: &'static str,
+    /// The published data sets whose training images are among that data, by name.
+    pub learned: &'static [&'static str],
     /// The number of its classes.
     pub classes: usize,
     /// The input for which it was published.
@@ -152,13 +153,15 @@ impl PublishedWeights {
         let expected = self.expected();
         let remote =
             download::Remote { urls, expected, most: MAX_DOWNLOAD, fault, mirror: MIRROR, set: None };
-        download::fetch(&remote, &file, |step| match step {
-            Step::Asking { url, done, bytes } => {
-                observe(FetchEvent::Downloading { url, file: &file, done, bytes });
-            }
-            Step::Received { done, total } => observe(FetchEvent::Received { done, total }),
-        })?;
+        download::fetch(&remote, &file, observe)?;
         Ok(file)
+    }
+
+    /// Whether the whole SHA-256 of its file is published. Otherwise the first file that can be read as
+    /// weights is recorded, and must stay the same.
+    #[must_use]
+    pub fn has_checksum(&self) -> bool {
+        self.expected().sha256.is_some()
     }
 
     /// Reads the cached file and compares its SHA-256 with what is published and recorded. Returns its path,
@@ -172,7 +175,7 @@ impl PublishedWeights {
         if !file.is_file() {
             return Ok(None);
         }
-        download::verify(&self.expected(), &file)?;
+        download::verify(&self.expected(), &file, fault)?;
         Ok(Some(file))
     }
 
@@ -197,7 +200,10 @@ fn fault(file: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Filter, SIZES};
+    use crate::{
+        data::PublishedSet,
+        image::{Filter, SIZES},
+    };
     use serde_json::Value;
     use std::collections::HashSet;
 
@@ -216,6 +222,15 @@ mod tests {
             }
             assert!(urls.insert(weights.url()) && weights.url().starts_with("https://"), "{name}");
             weights.input.check(&SIZES).unwrap();
+            let learned = match weights.trained_on {
+                "CIFAR-10" => "cifar10",
+                "CIFAR-100" => "cifar100",
+                other => {
+                    assert!(other.starts_with("ImageNet"), "{other}");
+                    "tiny-imagenet"
+                }
+            };
+            assert!(weights.learned == [learned] && PublishedSet::named(learned).is_some(), "{name}");
             assert!((1_000_000..MAX_DOWNLOAD).contains(&weights.bytes) && weights.classes > 1, "{name}");
             assert!(weights.source.starts_with("https://") && weights.licence != Some(""), "{name}");
             let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);

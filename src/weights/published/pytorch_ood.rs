@@ -16,6 +16,7 @@ const WRN_40_2: PublishedWeights = PublishedWeights {
     family: "wide-resnet",
     network: "WideResNet-40-2",
     trained_on: "",
+    learned: &[],
     classes: 0,
     input: plain([0.0; 3], [1.0; 3]),
     bytes: 0,
@@ -26,6 +27,7 @@ const WRN_40_2: PublishedWeights = PublishedWeights {
 };
 const CIFAR_10: PublishedWeights = PublishedWeights {
     trained_on: "CIFAR-10",
+    learned: &["cifar10"],
     classes: 10,
     input: plain([0.4913, 0.4823, 0.4467], [0.247, 0.2435, 0.2616]),
     bytes: 8_996_112,
@@ -33,6 +35,7 @@ const CIFAR_10: PublishedWeights = PublishedWeights {
 };
 const CIFAR_100: PublishedWeights = PublishedWeights {
     trained_on: "CIFAR-100",
+    learned: &["cifar100"],
     classes: 100,
     input: plain([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
     bytes: 9_042_552,
@@ -40,6 +43,7 @@ const CIFAR_100: PublishedWeights = PublishedWeights {
 };
 const IMAGENET_32: PublishedWeights = PublishedWeights {
     trained_on: "ImageNet at 32x32",
+    learned: &["tiny-imagenet"],
     classes: 1000,
     input: plain([0.5; 3], [0.5; 3]),
     bytes: 9_506_952,
@@ -51,6 +55,7 @@ const IMAGENET_200: PublishedWeights = PublishedWeights {
     family: "resnet",
     network: "ResNet-18",
     trained_on: "ImageNet-200",
+    learned: &["tiny-imagenet"],
     classes: 200,
     // pytorch-ood stretches an image to 256x256 before the crop; an image that is not square keeps its
     // proportions here.

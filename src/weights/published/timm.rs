@@ -20,6 +20,7 @@ const fn timm(
         family,
         network,
         trained_on: "ImageNet",
+        learned: &["tiny-imagenet"],
         classes: 1000,
         input,
         bytes: 0,

@@ -22,6 +22,7 @@ const fn torchvision(
         family: "resnet",
         network,
         trained_on: "ImageNet",
+        learned: &["tiny-imagenet"],
         classes: 1000,
         input: crop(IMAGENET, 224, 224.0 / resized),
         bytes: (mebibytes * 1_048_576.0) as u64,

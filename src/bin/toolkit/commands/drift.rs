@@ -15,7 +15,7 @@ use cac::{
     files::scores,
     method::kept_at_least,
     model::{Inspection, Threshold},
-    text::{on_one_line, path_text},
+    text::{not_counted, on_one_line, path_text},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 
@@ -87,6 +87,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         stream,
         held_out: monitor.held_out(),
         threshold,
+        doubt: inspection.manifest.history.doubt_of_held_out(),
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
     if args.json {
@@ -161,6 +162,8 @@ struct Found<'a> {
     stream: Stream,
     held_out: usize,
     threshold: Option<&'a Threshold>,
+    /// Why the held-out scores may not be those of new known images.
+    doubt: Option<&'static str>,
     /// The share of known images that the threshold in use was chosen to keep.
     keep: Option<f64>,
 }
@@ -177,9 +180,15 @@ impl Found<'_> {
         })
     }
 
+    /// Whether the rate of false alarms has a guarantee.
+    fn is_guaranteed(&self) -> bool {
+        self.doubt.is_none() && self.threshold.is_none_or(|threshold| !threshold.is_from_test)
+    }
+
     fn print_json(&self) -> anyhow::Result<()> {
         let mut line = serde_json::to_value(self.status)?;
         line["drift"] = self.status.alarm.is_some().into();
+        line["guaranteed"] = self.is_guaranteed().into();
         line["new_images"] = self.stream.scores.len().into();
         line["skipped"] = self.stream.skipped.into();
         line["held_out_images"] = self.held_out.into();
@@ -195,11 +204,11 @@ impl Found<'_> {
         let images = status.images;
         match status.alarm {
             Some(alarm) => writeln!(out, "drift: alarm at image {alarm} of {images}")?,
-            None => writeln!(out, "no drift in {images} images")?,
+            None => writeln!(out, "no alarm in {images} images")?,
         }
         let [now, greatest] = [status.log10_martingale, status.greatest_log10_martingale].map(power);
         let needed = needed(status.alpha);
-        writeln!(out, "martingale   {now}, at most {greatest} so far; alarm at {needed}")?;
+        writeln!(out, "martingale   {now}, highest so far {greatest}; alarm at {needed}")?;
         let percent = |share: f64| format!("{:.1} %", 100.0 * share);
         let [low, high] = <[f64; 2]>::from(recent.share_unknown_interval).map(percent);
         let expected = self.keep.map_or(String::new(), |keep| {
@@ -227,10 +236,8 @@ impl Found<'_> {
             test.statistic,
             probability(test.p_value)
         )?;
-        match stream.skipped {
-            0 => {}
-            1 => writeln!(out, "1 image cannot be read and is not counted")?,
-            skipped => writeln!(out, "{skipped} images cannot be read and are not counted")?,
+        if let Some(sentence) = not_counted(stream.skipped) {
+            writeln!(out, "{sentence}")?;
         }
         if let Some(threshold) = self.threshold.filter(|threshold| threshold.is_from_test) {
             writeln!(
@@ -238,6 +245,8 @@ impl Found<'_> {
                 "note: the model held out no training images; it compares with {}",
                 on_one_line(&threshold.data)
             )?;
+        } else if let Some(doubt) = self.doubt {
+            writeln!(out, "note: the rate of false alarms has no guarantee: {doubt}")?;
         }
         Ok(())
     }

@@ -96,9 +96,9 @@ pub fn measure(
     let contenders = open_contenders(models, args)?;
     let first = contenders.first().expect("--provider has a default");
     let manifest = first.scorer.manifest();
-    let own = manifest.decision.score;
-    let scores = cli::scores(&args.score, Some(own));
-    check_thresholds(&scores, own, args, required)?;
+    for contender in &contenders {
+        check_thresholds(contender.scorer.decision().score, args, required)?;
+    }
     let source = Source::of(args, manifest, first.model.is_none())?;
     let (known, unknown) = test_images(&source, args, manifest)?;
     for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
@@ -108,17 +108,18 @@ pub fn measure(
     let options = args.report.options(None);
     let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
 
-    let fits_scores = fits_scores(&args.score, own);
-    let needs_training = fits_scores || args.keep_features.is_some();
+    let needs_fit = |contender: &Contender| fits_scores(&args.score, contender.scorer.decision().score);
+    let needs_training = contenders.iter().any(needs_fit) || args.keep_features.is_some();
     let training = needs_training.then(|| training_images(&source, args, manifest)).transpose()?;
     let mut of_first: Option<Evaluation> = None;
     for contender in &contenders {
         let Contender { name, model, sha256, anchors, scorer, .. } = contender;
         let keeps = args.keep_features.as_ref().filter(|_| of_first.is_none());
-        let training = training.as_ref().filter(|_| fits_scores || keeps.is_some());
+        let own = scorer.decision().score;
+        let training = training.as_ref().filter(|_| needs_fit(contender) || keeps.is_some());
         let mut features =
             training.map(|images| features_of(contender, images, args.skip_broken)).transpose()?;
-        let evaluated = match &scores[..] {
+        let evaluated = match &cli::scores(&args.score, Some(own))[..] {
             [] => vec![Evaluated::Own],
             scores => fitted(features.as_ref(), scores, Some(own), args.score.contains(&ScoreArg::All))?,
         };
@@ -174,11 +175,11 @@ fn is_measured(own: RejectionScore, scores: &[RejectionScore]) -> bool {
 
 /// Checks that a threshold is of use, and that there is one for what is required.
 fn check_thresholds(
-    scores: &[RejectionScore],
     own: RejectionScore,
     args: &EvaluationArgs,
     required: &[Requirement],
 ) -> anyhow::Result<()> {
+    let scores = &cli::scores(&args.score, Some(own));
     if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_measured(own, scores) {
         bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
     }
@@ -200,6 +201,10 @@ fn check_sets(
 ) -> anyhow::Result<()> {
     for output in [page, args.scores.as_deref(), args.keep_features.as_deref()].into_iter().flatten() {
         check_not_read(output, [known].into_iter().chain(unknown.iter().map(|set| &set.images)))?;
+    }
+    let mut images = [known].into_iter().chain(unknown.iter().map(|set| &set.images));
+    if let Some(plots) = args.plots.as_ref().filter(|plots| images.any(|images| images.has_files_in(plots))) {
+        bail!("cannot write plots to `{}`: it holds images that are evaluated", plots.display());
     }
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
     Report::check(&names, &args.report.options(None))?;
@@ -322,7 +327,10 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                 let is_by_class = |decision: &Decision| {
                     decision.threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some())
                 };
-                if is_measured(one.score, &scores) && is_by_class(one) != is_by_class(other) {
+                if one.score == other.score
+                    && is_measured(one.score, &scores)
+                    && is_by_class(one) != is_by_class(other)
+                {
                     bail!(
                         "only one of {name} and {} has scores relative to a threshold for each class",
                         first.name
@@ -344,9 +352,6 @@ fn difference(one: &Decision, other: &Decision) -> Option<String> {
     if !one.input.has_same_pixels(&other.input) {
         let [one, other] = [one, other].map(|decision| decision.input.resizing());
         return Some(format!("they resize images differently, with {other}, and with {one}"));
-    }
-    if one.score != other.score {
-        return Some(format!("their rejection scores differ, `{}` and `{}`", other.score, one.score));
     }
     None
 }
@@ -497,8 +502,8 @@ impl Measured<'_> {
         Some((name, first.agreement(self.evaluation, self.evaluation.scores[score])?))
     }
 
-    fn print_json(mut self) -> anyhow::Result<()> {
-        for (index, report) in std::mem::take(&mut self.reports).into_iter().enumerate() {
+    fn print_json(&self) -> anyhow::Result<()> {
+        for (index, report) in self.reports.iter().enumerate() {
             let Ok(report) = report else { continue };
             let score = &self.evaluation.scores[index];
             let mut line = serde_json::to_value(report)?;
@@ -520,9 +525,9 @@ impl Measured<'_> {
         Ok(())
     }
 
-    fn print(mut self) -> anyhow::Result<()> {
+    fn print(&self) -> anyhow::Result<()> {
         let mut out = stdout();
-        for (index, report) in std::mem::take(&mut self.reports).into_iter().enumerate() {
+        for (index, report) in self.reports.iter().enumerate() {
             let Ok(report) = report else { continue };
             let score = &self.evaluation.scores[index];
             let threshold = self.evaluation.threshold(index);

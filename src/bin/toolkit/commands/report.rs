@@ -9,6 +9,7 @@ use std::{
 use anyhow::{anyhow, bail};
 use cac::{
     Error, Provider,
+    data::KNOWN,
     eval::Evaluation,
     export::{self, ExportOptions, ThresholdRule},
     files::scores,
@@ -157,7 +158,7 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
 
 /// A file of scores.
 fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject> {
-    let mut known = Scored { name: "known".to_owned(), ..Scored::default() };
+    let mut known = Scored { name: KNOWN.to_owned(), ..Scored::default() };
     let mut unknown: Vec<Scored> = Vec::new();
     let mut indices: HashMap<String, usize> = HashMap::new();
     let column = args.column.as_deref().unwrap_or(cli::SCORE_COLUMN);

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use cac::{
-    metrics::{Interval, Metrics},
+    metrics::{Interval, Metric},
     report::Report,
 };
 
@@ -11,8 +11,6 @@ use cac::{
 const OF_KNOWN: [&str; 2] = ["accuracy", "known_kept"];
 /// The share of an unknown set that the threshold catches.
 const CAUGHT: &str = "unknown_caught";
-/// The metrics of which small is good begin so.
-const SMALLER_IS_BETTER: &str = "fpr";
 
 /// A bound on a metric of the table.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,11 +24,10 @@ pub struct Requirement {
 impl Requirement {
     /// The names of all metrics.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        let of_sets = Metrics { oscr: Some(0.0), ..Metrics::default() };
-        OF_KNOWN.into_iter().chain([CAUGHT]).chain(of_sets.named().map(|(name, _)| name))
+        OF_KNOWN.into_iter().chain([CAUGHT]).chain(Metric::ALL.map(Metric::name))
     }
 
-    /// Whether there is nothing to compare without unknown images.
+    /// Whether the metric needs unknown images.
     pub fn needs_unknown(&self) -> bool {
         !OF_KNOWN.contains(&self.metric)
     }
@@ -38,6 +35,11 @@ impl Requirement {
     /// Whether there is nothing to compare without a threshold.
     pub fn needs_threshold(&self) -> bool {
         [CAUGHT, OF_KNOWN[1]].contains(&self.metric)
+    }
+
+    /// The metric of an unknown set that it is about, if it is about one.
+    fn of_set(&self) -> Option<Metric> {
+        Metric::ALL.into_iter().find(|metric| metric.name() == self.metric)
     }
 
     /// The name of its metric.
@@ -56,17 +58,12 @@ impl Requirement {
         if let Some((value, interval)) = of_known {
             return self.fault(self.metric.to_owned(), value, interval).into_iter().collect();
         }
-        let of = |metrics: Metrics| {
-            metrics.named().find_map(|(name, value)| (name == self.metric).then_some(value))
-        };
-        let interval_of = |metrics: Metrics<Interval>| {
-            metrics.named().find_map(|(name, interval)| (name == self.metric).then_some(interval))
-        };
+        let of_set = self.of_set();
         let fault = |row: &cac::report::Row| {
             let intervals = row.intervals;
-            let (value, interval) = match self.metric {
-                CAUGHT => (row.unknown_caught, intervals.and_then(|row| row.unknown_caught)),
-                _ => (of(row.metrics), intervals.and_then(|row| interval_of(row.metrics))),
+            let (value, interval) = match of_set {
+                None => (row.unknown_caught, intervals.and_then(|row| row.unknown_caught)),
+                Some(metric) => (row.metrics.get(metric), intervals.and_then(|row| row.metrics.get(metric))),
             };
             self.fault(format!("{} of {}", self.metric, row.name), value, interval)
         };
@@ -74,7 +71,7 @@ impl Requirement {
     }
 
     fn fault(&self, what: String, value: Option<f64>, interval: Option<Interval>) -> Option<String> {
-        let (bound, is_small_good) = (self.bound, self.metric.starts_with(SMALLER_IS_BETTER));
+        let (bound, is_small_good) = (self.bound, self.of_set().is_some_and(Metric::is_smaller_better));
         let value = value?;
         let is_met = if is_small_good { value <= bound } else { value >= bound };
         if is_met {

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     Error, Scorer, Verdict,
-    data::prefetch,
+    data::{Listing, images_below, prefetch},
     files::check_writable_folder,
     image::{self, RgbImage},
     model::Decision,
@@ -22,11 +22,12 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    BUILT_IN, check_output, check_place, names_apart, places, print_json, read_model, with_threshold,
+    BUILT_IN, check_output, check_place, is_same_place, names_apart, places, print_json, read_model,
+    with_threshold,
 };
 use crate::{
     cli::{ScoreArgs, begins_as_model, is_model},
-    terminal::{say, stdout, stdout_is_closed},
+    terminal::{say, say_left_out, stdout, stdout_is_closed},
 };
 
 /// The number of photographs in memory whose maps are drawn side by side.
@@ -41,9 +42,6 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     if let Some(second) = images.iter().find(|image| is_model(image)) {
         bail!("`{}` is a model; give one, before the images", second.display());
     }
-    if images.iter().all(|image| image.is_dir()) {
-        bail!("`{}` is a folder; give the images in it", images[0].display());
-    }
     if model.is_none() {
         let first = &images[0];
         if first.is_file() && begins_as_model(first).is_ok_and(|is_model| is_model) {
@@ -51,6 +49,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         }
         say(BUILT_IN);
     }
+    let images = &files(images)?[..];
     let maps = match &args.map {
         Some(map) => map_files(map, images)?,
         None => HashMap::new(),
@@ -80,8 +79,24 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     )?;
     match broken {
         0 => Ok(()),
+        1 if shown == 1 => bail!("the image cannot be read"),
         _ => bail!("{broken} of {shown} images cannot be read"),
     }
+}
+
+/// The given files, and the images in the given folders.
+fn files(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for path in given {
+        if path.is_dir() {
+            let Listing { files, left_out } = images_below(path)?;
+            say_left_out(&left_out);
+            all.extend(files);
+        } else {
+            all.push(path.clone());
+        }
+    }
+    Ok(all)
 }
 
 /// What is written.
@@ -108,6 +123,10 @@ fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, 
         );
     }
     check_writable_folder(map)?;
+    let folder_of = |image: &PathBuf| image.parent().map(|folder| folder.join("."));
+    if images.iter().any(|image| folder_of(image).is_some_and(|folder| is_same_place(&folder, map))) {
+        bail!("cannot write maps to `{}`: it holds images that are scored", map.display());
+    }
     let file = |(image, name): (PathBuf, String)| (image, map.join(format!("{name}.png")));
     let files: HashMap<PathBuf, PathBuf> = names_apart(images).into_iter().map(file).collect();
     let inputs = places(images.iter().map(PathBuf::as_path));

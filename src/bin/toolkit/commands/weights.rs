@@ -86,13 +86,24 @@ fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
     let (mut checked, mut damaged) = (0, Vec::new());
     for weights in all {
         match weights.verify() {
-            Ok(Some(path)) => writeln!(out, "{}: `{}` has its checksum", weights.name, path.display())?,
+            Ok(Some(path)) => {
+                let state = if weights.has_checksum() {
+                    "has its checksum"
+                } else {
+                    "is the file whose SHA-256 was recorded; none is published in full"
+                };
+                writeln!(out, "{}: `{}` {state}", weights.name, path.display())?;
+            }
             Ok(None) if names.is_empty() => continue,
             Ok(None) => return Err(missing(weights)?.into()),
             Err(Error::Checksum { path, reason }) => {
                 writeln!(out, "{}: `{}` is damaged: {reason}", weights.name, path.display())?;
                 let (path, name) = (path.display(), weights.name);
-                damaged.push(format!("remove `{path}` and run `toolkit weights fetch {name}`"));
+                let advice = format!("remove `{path}` and run `toolkit weights fetch {name}`");
+                damaged.push(match weights.has_checksum() {
+                    true => advice,
+                    false => format!("{advice}, or remove `{path}.sha256` if the file is the right one"),
+                });
             }
             Err(error) => return Err(error.into()),
         }
