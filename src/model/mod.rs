@@ -20,10 +20,8 @@ use crate::error::{Error, Result};
 pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use file::with_features;
-#[cfg(any(feature = "export", feature = "train"))]
-pub(crate) use history::HELD_OUT_SEEN;
 #[cfg(feature = "train")]
-pub(crate) use history::{ANCESTORS, TEST_NAMES};
+pub(crate) use history::{ANCESTORS, HELD_OUT_SEEN, TEST_NAMES};
 pub use history::{Candidate, Choice, History, ResizeCheck, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
