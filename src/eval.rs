@@ -153,6 +153,12 @@ impl Evaluation {
         self.decision.filter(|(own, _)| *own == self.scores[score]).map(|(_, threshold)| threshold)
     }
 
+    /// Whether the model decides by a score.
+    #[must_use]
+    pub fn decides_by(&self, score: RejectionScore) -> bool {
+        self.decision.is_some_and(|(own, _)| own == score)
+    }
+
     /// The report for one score. It uses the model's threshold, not that of the options.
     ///
     /// # Errors
@@ -173,14 +179,16 @@ impl Evaluation {
         Ok(Report { skipped: self.skipped, ..report })
     }
 
-    /// Compares a score with that of another evaluation of the same images. Each keeps its own threshold.
-    /// Returns `None` unless both have the score.
+    /// Compares a score with that of another evaluation of the same images. Verdicts are compared only where
+    /// both decide by the score, each by its own threshold; otherwise none differs. Returns `None` unless both
+    /// have the score.
     #[must_use]
     pub fn agreement(&self, other: &Self, score: RejectionScore) -> Option<Agreement> {
+        let decide = self.decides_by(score) && other.decides_by(score);
         let judgements = |evaluation: &Self| -> Option<Vec<Judgement>> {
-            let score = evaluation.scores.iter().position(|one| *one == score)?;
-            let threshold = evaluation.threshold(score).unwrap_or(f32::INFINITY);
-            let all = evaluation.sets.iter().flat_map(|set| set.scores[score].iter().zip(&set.predicted));
+            let index = evaluation.scores.iter().position(|one| *one == score)?;
+            let threshold = evaluation.threshold(index).filter(|_| decide).unwrap_or(f32::INFINITY);
+            let all = evaluation.sets.iter().flat_map(|set| set.scores[index].iter().zip(&set.predicted));
             let judgement = |(&score, &label): (&f32, &usize)| Judgement {
                 score,
                 label,

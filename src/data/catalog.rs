@@ -635,15 +635,23 @@ impl PublishedSet {
         }
     }
 
-    /// The data set that known images are of: the one meant by its name, or CIFAR's by their classes.
+    /// The data set that known images are of: the one meant by its name, or CIFAR's by their classes, of which
+    /// a protocol takes some.
     #[cfg(feature = "train")]
-    pub(crate) fn of_known(text: &Path, classes: &[String]) -> Option<&'static Self> {
-        let of_cifar = || match classes {
-            _ if classes == cifar::CLASSES => Self::named("cifar10"),
-            _ if classes == cifar::FINE_CLASSES => Self::named("cifar100"),
-            _ => None,
+    pub(crate) fn of_known(text: &Path, classes: &[String], has_protocol: bool) -> Option<&'static Self> {
+        let are_of = |all: &[&str]| {
+            classes.iter().all(|class| all.contains(&&**class))
+                && (has_protocol || classes.len() == all.len())
         };
-        Self::meant_by(text).or_else(of_cifar)
+        Self::meant_by(text).or_else(|| {
+            if are_of(&cifar::CLASSES) {
+                Self::named("cifar10")
+            } else if are_of(&cifar::FINE_CLASSES) {
+                Self::named("cifar100")
+            } else {
+                None
+            }
+        })
     }
 
     /// The name of the row and that of the published data set, if an unknown set is given as `NAME=SET` or
@@ -940,14 +948,16 @@ mod tests {
     #[cfg(feature = "train")]
     #[test]
     fn known_images_are_of_cifar_also_in_a_folder() {
-        let of = |text: &str, classes: &[&str]| {
+        let by_protocol = |text: &str, classes: &[&str], has_protocol: bool| {
             let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
-            PublishedSet::of_known(Path::new(text), &classes).map(|set| set.name)
+            PublishedSet::of_known(Path::new(text), &classes, has_protocol).map(|set| set.name)
         };
+        let of = |text: &str, classes: &[&str]| by_protocol(text, classes, false);
         assert_eq!(of("svhn", &["0", "1"]), Some("svhn"));
         assert_eq!(of("data/cifar-10-batches-bin", &cifar::CLASSES), Some("cifar10"));
         assert_eq!(of("data/cifar-100-binary", &cifar::FINE_CLASSES), Some("cifar100"));
         assert_eq!(of("photos", &["cat", "dog"]), None);
+        assert_eq!(by_protocol("data/cifar-10-batches-bin", &["cat", "dog"], true), Some("cifar10"));
     }
 
     /// Makes everything that a layout needs below a folder.

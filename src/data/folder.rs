@@ -103,10 +103,10 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     let mut files = Vec::new();
     let mut folders: HashMap<PathBuf, String> = HashMap::new();
     for (name, class) in class_folders(&root)? {
-        let mut seen = HashSet::new();
-        let images = listing(&class, &mut seen)?;
-        for folder in seen {
-            if let Some(other) = folders.insert(folder, name.clone()) {
+        let images = images_below(&class)?;
+        let own: HashSet<&Path> = images.files.iter().filter_map(|file| file.parent()).collect();
+        for folder in own.into_iter().filter_map(|folder| folder.canonicalize().ok()) {
+            if let Some(other) = folders.insert(folder, name.clone()).filter(|other| *other != name) {
                 let reason = format!("by a link, the classes `{other}` and `{name}` have the same images");
                 return Err(Error::Dataset { path: root, reason });
             }
@@ -156,7 +156,7 @@ pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 }
 
 /// The files of a folder, sorted by path.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Listing {
     /// The files with the extension of an image.
     pub files: Vec<PathBuf>,
@@ -180,12 +180,7 @@ pub(crate) fn add_counts(to: &mut LeftOut, more: &LeftOut) {
 /// # Errors
 /// [`Error::Io`] if a folder cannot be read; [`Error::NoImages`] if there are none.
 pub fn images_below(folder: &Path) -> Result<Listing> {
-    listing(folder, &mut HashSet::new())
-}
-
-/// [`images_below`] a folder; adds the folders that were read to `seen`, without links.
-fn listing(folder: &Path, seen: &mut HashSet<PathBuf>) -> Result<Listing> {
-    /// Links can lead to a folder that was seen, and back to a parent folder.
+    /// `seen` holds the folders that were read: links can lead to one of them, and back to a parent folder.
     fn collect(folder: &Path, seen: &mut HashSet<PathBuf>, listing: &mut Listing) -> Result<()> {
         let place = folder.canonicalize().map_err(Error::io("read", folder))?;
         if !seen.insert(place) {
@@ -209,7 +204,7 @@ fn listing(folder: &Path, seen: &mut HashSet<PathBuf>) -> Result<Listing> {
         Ok(())
     }
     let mut listing = Listing::default();
-    collect(folder, seen, &mut listing)?;
+    collect(folder, &mut HashSet::new(), &mut listing)?;
     if listing.files.is_empty() {
         let others = few(listing.left_out.keys().map(String::as_str));
         let others = if listing.left_out.is_empty() {

@@ -330,15 +330,16 @@ impl Dataset {
         }
     }
 
-    /// Whether some of its images are files that lie in this folder itself.
+    /// Whether an image file that is put into this folder would become one of these images.
     #[must_use]
-    pub fn has_files_in(&self, folder: &Path) -> bool {
+    pub fn would_read(&self, folder: &Path) -> bool {
         let (Source::Files(files), Ok(folder)) = (&*self.source, folder.canonicalize()) else { return false };
-        let folders: HashSet<&Path> =
-            self.positions.iter().filter_map(|&position| files[position].parent()).collect();
-        folders.into_iter().any(|other| {
+        // Subfolders of a class are read, and those of a folder of unknown images.
+        let whole = self.classes.is_empty().then_some(&*self.origin);
+        let folders = self.positions.iter().filter_map(|&position| files[position].parent()).chain(whole);
+        folders.collect::<HashSet<_>>().into_iter().any(|other| {
             let other = if other.as_os_str().is_empty() { Path::new(".") } else { other };
-            other.canonicalize().is_ok_and(|other| other == folder)
+            other.canonicalize().is_ok_and(|other| folder.starts_with(other))
         })
     }
 

@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 /// The most redirects that are followed for a file.
 const MAX_REDIRECTS: u32 = 8;
 
+/// Checks the content of a file and returns what is wrong with it, if anything.
+type Check = fn(&Path) -> Result<Option<String>>;
+
 /// A file on servers.
 pub(crate) struct Remote<'a> {
     /// Its addresses, one or more, which are tried in order.
@@ -27,9 +30,8 @@ pub(crate) struct Remote<'a> {
     pub expected: Expected<'a>,
     /// The most bytes of a file whose length is not published.
     pub most: u64,
-    /// Checks the content of a file and returns what is wrong with it, if anything. Called where no whole
-    /// SHA-256 is published.
-    pub fault: fn(&Path) -> Result<Option<String>>,
+    /// Called where no whole SHA-256 is published.
+    pub fault: Check,
     /// The environment variable that names another source, for errors.
     pub mirror: &'static str,
     /// The published data set that it belongs to, if any, for errors.
@@ -145,9 +147,6 @@ impl PartOrigin {
         fs::write(origin_of(part), format!("{}\n{}\n", self.url, self.version))
     }
 }
-
-/// Checks the content of a file and returns what is wrong with it, if anything.
-type Check = fn(&Path) -> Result<Option<String>>;
 
 /// Verifies an existing file. Its SHA-256 is recorded beside it if none is yet; where none is published
 /// either, its content is checked first.

@@ -88,12 +88,14 @@ pub(crate) fn page(bytes: &[u8]) -> Option<&'static str> {
         return Some(what);
     }
     let pointed = |open: char| text.strip_prefix(open).and_then(|rest| rest.trim_start().chars().next());
-    match () {
-        () if bytes.is_empty() => Some("empty"),
-        () if pointed('<').is_some_and(char::is_alphabetic) => Some("an XML document"),
-        () if pointed('{').is_some_and(|next| "\"}".contains(next)) => Some("a JSON document"),
-        () if pointed('[').is_some_and(|next| "\"{[]".contains(next)) => Some("a JSON document"),
-        () => None,
+    let is_json = pointed('{').is_some_and(|next| "\"}".contains(next))
+        || pointed('[').is_some_and(|next| "\"{[]".contains(next));
+    if bytes.is_empty() {
+        Some("empty")
+    } else if pointed('<').is_some_and(char::is_alphabetic) {
+        Some("an XML document")
+    } else {
+        is_json.then_some("a JSON document")
     }
 }
 

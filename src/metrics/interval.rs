@@ -140,8 +140,8 @@ impl Draws {
         Interval { low: at(0.025), high: at(0.975) }
     }
 
-    /// The interval around a value with the standard deviation of the draws, on the scale of logits. A value
-    /// of 0 or 1 has none.
+    /// The interval around a value with the standard deviation of the draws, on the scale of logits. That of 0
+    /// or 1 has no width.
     pub(crate) fn around(&self, value: f64) -> Interval {
         // Resamples of few images may be perfect.
         const LEAST: f64 = 1e-6;
@@ -324,7 +324,7 @@ fn beyond(count: usize) -> [usize; 2] {
 
 /// The intervals of the two FPR metrics where the threshold is at a quantile of few images; `None` where a
 /// side has enough images for the [`Bootstrap`]. The order of the images bounds the quantile, whatever their
-/// distribution; what no image bounds is at the end of the scores.
+/// distribution; an end that no image bounds is 0 or 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct FprOfFew {
     pub fpr95_tpr: Option<Interval>,
@@ -334,25 +334,23 @@ pub(crate) struct FprOfFew {
 impl FprOfFew {
     pub(crate) fn new(known: &RankedKnown, unknown: &Ranked) -> Self {
         let (n, m) = (known.len(), unknown.len());
-        // The score of a rank is at least that of the next one.
-        let above = |rank: u64| rank.saturating_sub(1);
         // Of known images with a score of at least that rank's.
         let flagged = |rank: u64| (known.correct.to_rank(rank) + known.wrong.to_rank(rank)) as f64 / n as f64;
         let fpr95_tpr = is_few(m).then(|| {
             let [least, most] = beyond(m);
             Interval {
-                low: if most < m { flagged(above(unknown.0[m - 1 - most])) } else { 0.0 },
+                low: if most < m { flagged(unknown.0[m - 1 - most]) } else { 0.0 },
                 high: if least > 0 { flagged(unknown.0[m - least]) } else { 1.0 },
             }
         });
-        // Of unknown images with a score below that rank's.
+        // Of unknown images with a score below that rank's, or at most that of the rank before.
         let accepted = |rank: u64| (m - unknown.to_rank(rank)) as f64 / m as f64;
         let fpr_at_95_known_kept = is_few(n).then(|| {
             let [least, most] = beyond(n);
             let known = known.ranked().0;
             Interval {
                 low: if most < n { accepted(known[most]) } else { 0.0 },
-                high: if least > 0 { accepted(above(known[least - 1])) } else { 1.0 },
+                high: if least > 0 { accepted(known[least - 1].saturating_sub(1)) } else { 1.0 },
             }
         });
         Self { fpr95_tpr, fpr_at_95_known_kept }

@@ -202,7 +202,7 @@ impl<T> Metrics<T> {
         Self { oscr: self.oscr.filter(|_| is_judged), ..self }
     }
 
-    /// Applies a function to each metric.
+    /// Applies a function to each metric, in the order of [`Metric::ALL`].
     #[must_use]
     pub fn map<U>(self, mut f: impl FnMut(T) -> U) -> Metrics<U> {
         Metrics {

@@ -193,9 +193,9 @@ impl fmt::Display for Inspection {
         let Some(report) = &history.metrics else { return Ok(()) };
         let precision = history.precision.filter(|precision| *precision != ModelPrecision::Float32);
         let before = precision.map(|precision| format!(" before conversion to {precision}"));
-        let edited = decision.threshold.as_ref().map(|rule| rule.value);
-        let edited = edited.filter(|value| value.to_bits() != self.threshold.to_bits());
-        let with = edited.map(|value| format!(" with the threshold {value}"));
+        let measured_with = decision.threshold.as_ref().map(|rule| rule.value);
+        let measured_with = measured_with.filter(|value| value.to_bits() != self.threshold.to_bits());
+        let with = measured_with.map(|value| format!(" with the threshold {value}"));
         if before.is_some() || with.is_some() {
             write!(f, "\nmetrics{}{}:", before.unwrap_or_default(), with.unwrap_or_default())?;
         }

@@ -249,7 +249,7 @@ impl Report {
             let of_rows = members.iter().map(|member| member.mean(|set| metrics[set]));
             of_rows.flat_map(|metrics| metrics.named().map(|(_, value)| value)).collect()
         };
-        // The intervals come in the order of the numbers.
+        // The draws come in the order of the numbers, that of `Metric::ALL` in each row.
         let mut draws = bootstrap.draws(known.len(), &counts, measure);
         let of_few: &Vec<FprOfFew> = &sets.iter().map(|set| FprOfFew::new(known, set)).collect();
         for (row, member) in self.rows.iter_mut().zip(members) {

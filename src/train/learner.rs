@@ -239,9 +239,10 @@ impl<'a> Learner<'a> {
             self.lineage = match (weights.training(), published.and_then(PublishedWeights::named)) {
                 (Some(training), _) => Lineage::new(&self.record(0), &training, has_held_out),
                 (None, Some(published)) => {
-                    let known = PublishedSet::of_known(&self.settings.known, self.batches.known.classes());
-                    let is_learned = known.is_some_and(|known| published.learned.contains(&known.name));
-                    Lineage { held_out_seen: has_held_out && is_learned, ..Lineage::default() }
+                    let TrainSettings { known, protocol, .. } = self.settings;
+                    let classes = self.batches.known.classes();
+                    let known = PublishedSet::of_known(known, classes, protocol.is_some());
+                    Lineage::of_published(published, known, has_held_out)
                 }
                 (None, None) => Lineage::default(),
             };

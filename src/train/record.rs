@@ -10,6 +10,7 @@ use crate::{
     data::{PublishedSet, UnknownSet},
     model::{ANCESTORS, HELD_OUT_SEEN, Training},
     run::Outliers,
+    weights::PublishedWeights,
 };
 
 impl TrainSettings {
@@ -55,7 +56,7 @@ impl TrainSettings {
     }
 }
 
-/// What the backbone of a run had learned from, as far as its file tells.
+/// What the backbone of a run had learned from, as far as is known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Lineage {
@@ -70,6 +71,18 @@ impl Lineage {
     pub fn new(run: &Training, backbone: &Training, has_held_out: bool) -> Self {
         let held_out_seen = has_held_out && has_seen_held_out(run, backbone);
         Self { held_out_seen, ancestors: ancestors(backbone) }
+    }
+
+    /// The lineage of a run on a published data set, if that is known, from published weights.
+    pub fn of_published(
+        weights: &PublishedWeights,
+        known: Option<&PublishedSet>,
+        has_held_out: bool,
+    ) -> Self {
+        let is_learned = known.is_some_and(|known| weights.learned.contains(&known.name));
+        let record = |name: &&str| Training::new([("known".to_owned(), json!(name))].into_iter().collect());
+        let ancestors = weights.learned.iter().map(record).collect();
+        Self { held_out_seen: has_held_out && is_learned, ancestors }
     }
 
     /// Adds it to the record of a run.
@@ -122,6 +135,23 @@ fn portable(path: &Path) -> String {
 mod tests {
     use super::*;
     use crate::{data::DataFolder, run::Recipe, train::Backbone};
+
+    #[test]
+    fn published_weights_have_seen_the_data_set_that_they_learned() {
+        let weights = PublishedWeights::named("cifar10-pt").unwrap();
+        let of = |set: &str, has_held_out: bool| {
+            let lineage = Lineage::of_published(weights, PublishedSet::named(set), has_held_out);
+            assert_eq!(lineage.ancestors.len(), 1);
+            lineage.held_out_seen
+        };
+        assert!(of("cifar10", true) && !of("cifar10", false) && !of("cifar100", true));
+        // Also behind another training.
+        let lineage = Lineage::of_published(weights, None, true);
+        let mut dogs = Training::new(json!({ "known": "dogs", "seed": 3 }).as_object().unwrap().clone());
+        lineage.add_to(&mut dogs);
+        let own = json!({ "known": "cifar10", "seed": 1, "images": 49_000 });
+        assert!(has_seen_held_out(&Training::new(own.as_object().unwrap().clone()), &dogs));
+    }
 
     #[test]
     fn a_backbone_of_the_same_images_divided_otherwise_has_seen_those_held_out() {

@@ -294,7 +294,18 @@ fn smaller_precisions_are_compared_with_f32() {
     assert!(own[1]["agreement"].is_null() && own[1]["threshold"].is_number());
     let energy = lines(&["--score", "energy"]);
     assert!(energy.iter().all(|line| line["score"] == "energy"));
-    assert!(energy[1]["agreement"]["greatest_score_difference"].as_f64().unwrap() < 1e-4);
+    let agreement = &energy[1]["agreement"];
+    assert!(agreement["greatest_score_difference"].as_f64().unwrap() < 1e-4);
+    assert_eq!(agreement["unknown_flips"], 0, "only one decides by the energy");
+    let threshold = [&["eval", "f32.onnx", "energy.onnx", "--threshold", "3"], &data[..]].concat();
+    let refused = error(&toolkit(at, &threshold)).to_owned();
+    assert!(refused.contains("--threshold is for one score, but those of f32.onnx on cpu"), "{refused}");
+    stdout(&toolkit(at, &["export", "class.onnx", "--score", "energy", "--per-class", "--keep", "0.5"]));
+    for score in ["energy", "cac"] {
+        let mixed = [&["eval", "f32.onnx", "class.onnx", "--score", score], &data[..]].concat();
+        let said = toolkit(at, &mixed);
+        assert_eq!(said.status.success(), score == "cac", "{score}: {said:?}");
+    }
 }
 
 #[test]

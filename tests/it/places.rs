@@ -175,6 +175,11 @@ fn the_command_draws_one_file_or_a_folder() {
     assert_eq!(said, "error: `new.png` is one file for 2 images; give a folder with --map");
     assert!(refused(&["other/d.png", "map.onnx", "other/d.png"]).0.contains("it is also an input"));
     assert!(refused(&["other", "map.onnx", "other/d.png"]).0.contains("it holds images that are scored"));
+    fs::create_dir_all(at.join("other/maps")).unwrap();
+    assert!(
+        refused(&["other/maps", "map.onnx", "other"]).0.contains("in a folder of images that are scored")
+    );
+    fs::remove_dir(at.join("other/maps")).unwrap();
     assert!(refused(&["none/new.png", "map.onnx", "other/d.png"]).0.contains("there is no folder `none`"));
     assert!(refused(&["map.onnx", "map.onnx", "other/d.png"]).0.contains("is not a folder"));
     assert!(!at.join("new.png").exists() && !at.join("none").exists());

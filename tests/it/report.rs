@@ -324,7 +324,10 @@ fn outputs_replace_no_input_and_no_other_output() {
         (&["eval", "model.onnx", "--report", "x", "--plots", "x"], "`x`: another output has this name"),
         (&["eval", "model.onnx", "--plots", "known", "--report", "known/roc-1.svg"], "a plot in `"),
         (&["report", "model.onnx", "--plots", ".", "--scores", "a.png"], "a plot in `"),
-        (&["eval", "model.onnx", "--plots", "known/test/ant"], "ant`: it holds images that are evaluated"),
+        (
+            &["eval", "model.onnx", "--plots", "known/test/ant"],
+            "ant`: it is a folder of images that are evaluated",
+        ),
         (&["eval", "model.onnx", "--plots", "other"], "cannot write plots to `other`"),
     ] {
         let needs_data = args.contains(&"model.onnx");

@@ -219,7 +219,7 @@ fn interrupted_downloads_are_resumed() {
     // What came first must stay the same.
     let verify = |args: &[&str]| toolkit(at, &[&["weights", "verify"], args].concat(), NOWHERE);
     let line = format!(
-        "timm/resnet34.a1_in1k: `{}` is the file whose SHA-256 was recorded; none is published in full\n",
+        "timm/resnet34.a1_in1k: `{}` has the recorded SHA-256; none is published in full\n",
         place.display()
     );
     assert_eq!((stdout(&verify(&[])), stdout(&verify(&["resnet34.a1_in1k"]))), (&*line, &*line));

@@ -101,11 +101,8 @@ pub fn of(error: &Error) -> Option<String> {
                 layouts.join("; ")
             ));
         }
-        Error::Undivided { path, .. } if has_splits(path.parent()) => {
-            return Some(format!(
-                "give the folder above, which has train and test: {}",
-                quoted(path.parent().unwrap_or(path))
-            ));
+        Error::Undivided { path, .. } if has_splits(above(path)) => {
+            return Some(format!("give the folder above, which has train and test: {}", quoted(above(path))));
         }
         Error::Undivided { .. } => {
             "hold out a share of each class to test on with `--held-out-test 0.2` of `train`, `eval` and `import`, or \
@@ -159,7 +156,12 @@ pub fn of(error: &Error) -> Option<String> {
     Some(hint.to_owned())
 }
 
+/// The folder above, which is the current one above a bare name.
+fn above(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Whether a folder is divided into training and test images.
-fn has_splits(folder: Option<&Path>) -> bool {
-    folder.is_some_and(|folder| ["train", "test"].iter().all(|split| folder.join(split).is_dir()))
+fn has_splits(folder: &Path) -> bool {
+    ["train", "test"].iter().all(|split| folder.join(split).is_dir())
 }

@@ -55,13 +55,13 @@ struct Cli {
     #[command(flatten)]
     settings: Settings,
     /// Run folder for the results; by default the next free runs/N
-    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    #[arg(help_heading = settings::RUN, long, value_name = "DIR", conflicts_with = "resume")]
     run: Option<PathBuf>,
     /// Seconds between saves of the state to resume from
-    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    #[arg(help_heading = settings::RUN, long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
     save_every: f64,
     /// Print events as JSON lines
-    #[arg(long)]
+    #[arg(help_heading = settings::RUN, long)]
     json: bool,
 }
 
@@ -217,6 +217,16 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        settings::command::<Cli>().debug_assert();
+        let command = settings::command::<Cli>();
+        let own = ["config", "resume", "help", "version"];
+        for argument in command.get_arguments().filter(|argument| !own.contains(&argument.get_id().as_str()))
+        {
+            assert!(argument.get_help_heading().is_some(), "{argument}");
+        }
+        let heading = |name: &str| {
+            command.get_arguments().find(|argument| argument.get_id() == name).unwrap().get_help_heading()
+        };
+        assert_eq!([heading("run"), heading("arch")], [Some("Run"), Some("Network")]);
+        command.debug_assert();
     }
 }

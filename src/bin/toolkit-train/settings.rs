@@ -34,7 +34,7 @@ const NETWORK: &str = "Network";
 const LOSS: &str = "Loss and outliers";
 const SCHEDULE: &str = "Schedule and optimizer";
 const AUGMENTATION: &str = "Augmentation";
-const RUN: &str = "Run";
+pub const RUN: &str = "Run";
 
 /// The settings of a run.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]

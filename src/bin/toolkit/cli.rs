@@ -278,7 +278,7 @@ impl FileArgs {
 pub struct EvalArgs {
     /// Model file; by default the newest in the current folder, else the built-in model of CIFAR-10's
     /// classes, which is measured on cifar10 and textures. Repeatable; each further model is compared with
-    /// the first
+    /// the first where both are measured by the same score
     #[arg(value_name = "MODEL.onnx")]
     pub model: Vec<PathBuf>,
     /// Also write a report to look at: one HTML file, as `toolkit report` does

@@ -97,7 +97,10 @@ pub fn measure(
     let first = contenders.first().expect("--provider has a default");
     let manifest = first.scorer.manifest();
     for contender in &contenders {
-        check_thresholds(contender.scorer.decision().score, args, required)?;
+        check_thresholds(contender, args, required)?;
+        if args.scorer.threshold.is_some() && contender.scorer.decision().score != manifest.decision.score {
+            bail!("--threshold is for one score, but those of {} and {} differ", first.name, contender.name);
+        }
     }
     let source = Source::of(args, manifest, first.model.is_none())?;
     let (known, unknown) = test_images(&source, args, manifest)?;
@@ -175,10 +178,11 @@ fn is_measured(own: RejectionScore, scores: &[RejectionScore]) -> bool {
 
 /// Checks that a threshold is of use, and that there is one for what is required.
 fn check_thresholds(
-    own: RejectionScore,
+    contender: &Contender,
     args: &EvaluationArgs,
     required: &[Requirement],
 ) -> anyhow::Result<()> {
+    let own = contender.scorer.decision().score;
     let scores = &cli::scores(&args.score, Some(own));
     if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_measured(own, scores) {
         bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
@@ -203,8 +207,8 @@ fn check_sets(
         check_not_read(output, [known].into_iter().chain(unknown.iter().map(|set| &set.images)))?;
     }
     let mut images = [known].into_iter().chain(unknown.iter().map(|set| &set.images));
-    if let Some(plots) = args.plots.as_ref().filter(|plots| images.any(|images| images.has_files_in(plots))) {
-        bail!("cannot write plots to `{}`: it holds images that are evaluated", plots.display());
+    if let Some(plots) = args.plots.as_ref().filter(|plots| images.any(|images| images.would_read(plots))) {
+        bail!("cannot write plots to `{}`: it is a folder of images that are evaluated", plots.display());
     }
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
     Report::check(&names, &args.report.options(None))?;
@@ -323,14 +327,18 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                 if let Some(what) = difference(one, other) {
                     bail!("{name} cannot be compared with {}: {what}", first.name);
                 }
-                let scores = cli::scores(&args.score, Some(one.score));
-                let is_by_class = |decision: &Decision| {
-                    decision.threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some())
+                // The score that is relative to a threshold for each class.
+                let relative = |decision: &Decision| {
+                    let threshold = decision.threshold.as_ref()?;
+                    threshold.classes.as_ref().map(|_| decision.score)
                 };
-                if one.score == other.score
-                    && is_measured(one.score, &scores)
-                    && is_by_class(one) != is_by_class(other)
-                {
+                let measures = |decision: &Decision, score| {
+                    let scores = cli::scores(&args.score, Some(decision.score));
+                    if scores.is_empty() { decision.score == score } else { scores.contains(&score) }
+                };
+                let is_compared = |score| measures(one, score) && measures(other, score);
+                let either = [relative(one), relative(other)].into_iter().flatten();
+                if relative(one) != relative(other) && either.into_iter().any(is_compared) {
                     bail!(
                         "only one of {name} and {} has scores relative to a threshold for each class",
                         first.name
@@ -543,9 +551,12 @@ impl Measured<'_> {
             writeln!(out, "score {score}{threshold_text}\n{report}")?;
             if let Some((first, agreement)) = self.agreement(index) {
                 let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;
-                let classes = match threshold {
-                    Some(_) => format!("{label_flips} classes and {unknown_flips} verdicts differ"),
-                    None => format!("{label_flips} classes differ"),
+                let decide =
+                    threshold.is_some() && self.against.is_some_and(|(_, first)| first.decides_by(*score));
+                let classes = if decide {
+                    format!("{label_flips} classes and {unknown_flips} verdicts differ")
+                } else {
+                    format!("{label_flips} classes differ")
                 };
                 writeln!(
                     out,

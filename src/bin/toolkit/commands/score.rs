@@ -49,6 +49,10 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         }
         say(BUILT_IN);
     }
+    let folders = images.iter().filter(|path| path.is_dir());
+    if let Some(map) = args.map.as_ref().filter(|map| folders.clone().any(|folder| lies_in(map, folder))) {
+        bail!("cannot write maps to `{}`: it is in a folder of images that are scored", map.display());
+    }
     let images = &files(images)?[..];
     let maps = match &args.map {
         Some(map) => map_files(map, images)?,
@@ -97,6 +101,11 @@ fn files(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         }
     }
     Ok(all)
+}
+
+/// Whether a path is a folder or in it.
+fn lies_in(path: &Path, folder: &Path) -> bool {
+    path.canonicalize().is_ok_and(|path| folder.canonicalize().is_ok_and(|folder| path.starts_with(folder)))
 }
 
 /// What is written.

@@ -90,7 +90,7 @@ fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
                 let state = if weights.has_checksum() {
                     "has its checksum"
                 } else {
-                    "is the file whose SHA-256 was recorded; none is published in full"
+                    "has the recorded SHA-256; none is published in full"
                 };
                 writeln!(out, "{}: `{}` {state}", weights.name, path.display())?;
             }
@@ -98,11 +98,15 @@ fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
             Ok(None) => return Err(missing(weights)?.into()),
             Err(Error::Checksum { path, reason }) => {
                 writeln!(out, "{}: `{}` is damaged: {reason}", weights.name, path.display())?;
-                let (path, name) = (path.display(), weights.name);
-                let advice = format!("remove `{path}` and run `toolkit weights fetch {name}`");
-                damaged.push(match weights.has_checksum() {
-                    true => advice,
-                    false => format!("{advice}, or remove `{path}.sha256` if the file is the right one"),
+                let record = path.with_added_extension("sha256");
+                let fetch =
+                    format!("remove `{}` and run `toolkit weights fetch {}`", path.display(), weights.name);
+                damaged.push(if path.extension().is_some_and(|end| end == "sha256") {
+                    format!("remove `{}` to record the file as it is", path.display())
+                } else if !weights.has_checksum() && record.exists() {
+                    format!("{fetch}, or remove `{}` if the file is the right one", record.display())
+                } else {
+                    fetch
                 });
             }
             Err(error) => return Err(error.into()),
