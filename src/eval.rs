@@ -5,8 +5,6 @@ use ndarray::Array4;
 use ndarray::{Array2, ArrayView2, Axis};
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
-use crate::error::Error;
-#[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::{
     data::{Dataset, UnknownSet, prefetch},
     image::RgbImage,
@@ -14,7 +12,7 @@ use crate::{
 };
 use crate::{
     data::{KNOWN, UNKNOWN},
-    error::Result,
+    error::{Error, Result},
     method::{self, Activations, FittedScore, RejectionScore},
     report::{Report, ReportOptions},
     run::{Checkpoint, TestLogits},

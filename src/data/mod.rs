@@ -37,6 +37,7 @@ use crate::files::checksum;
 pub use crate::files::download::FetchEvent;
 use crate::{
     error::{Error, Result},
+    files::atomic::folder_of,
     image::{self, Input, Region},
     text::{few, path_text},
 };
@@ -330,17 +331,18 @@ impl Dataset {
         }
     }
 
-    /// Whether an image file that is put into this folder would become one of these images.
+    /// Whether an image file that is put into this folder, which need not exist, would become one of these
+    /// images.
     #[must_use]
     pub fn would_read(&self, folder: &Path) -> bool {
-        let (Source::Files(files), Ok(folder)) = (&*self.source, folder.canonicalize()) else { return false };
+        let Source::Files(files) = &*self.source else { return false };
+        let existing = |folder: PathBuf| folder.ancestors().find_map(|above| above.canonicalize().ok());
+        let Some(folder) = std::path::absolute(folder).ok().and_then(existing) else { return false };
         // Subfolders of a class are read, and those of a folder of unknown images.
         let whole = self.classes.is_empty().then_some(&*self.origin);
-        let folders = self.positions.iter().filter_map(|&position| files[position].parent()).chain(whole);
-        folders.collect::<HashSet<_>>().into_iter().any(|other| {
-            let other = if other.as_os_str().is_empty() { Path::new(".") } else { other };
-            other.canonicalize().is_ok_and(|other| folder.starts_with(other))
-        })
+        let folders = self.positions.iter().map(|&position| folder_of(&files[position])).chain(whole);
+        let mut folders = folders.collect::<HashSet<_>>().into_iter();
+        folders.any(|other| other.canonicalize().is_ok_and(|other| folder.starts_with(other)))
     }
 
     /// Whether images come from this file.

@@ -146,22 +146,16 @@ fn one_score(graph: &mut Builder, prefix: &str, term: &FittedTerm, output: &str)
 
 fn score_of_logits(graph: &mut Builder, prefix: &str, score: LogitScore, output: &str) {
     let part = |name: &str| format!("{prefix}/{name}");
-    // d (1 - softmin d), with the share of the other classes as a sum: see `method::logits`.
+    // d (1 - softmin d), with the share of the other classes as a sum, as in `method::logits`.
     let products = |graph: &mut Builder, distances: &str| {
-        let axis = part("class");
-        graph.scalar(&axis, 1);
         let kept = || vec![Attribute::ints("axes", &[1]), Attribute::int("keepdims", 1)];
         let least = graph.node("ReduceMin", &part("nearest"), &[distances], kept());
         let closeness = graph.node("Sub", &part("closeness"), &[&least, distances], vec![]);
         let exponentials = graph.node("Exp", &part("exponentials"), &[&closeness], vec![]);
-        let [before, behind] = [("before", 0), ("behind", 1)].map(|(name, reverse)| {
-            let attributes = vec![Attribute::int("exclusive", 1), Attribute::int("reverse", reverse)];
-            graph.node("CumSum", &part(name), &[&exponentials, &axis], attributes)
-        });
-        let others = graph.node("Add", &part("others"), &[&before, &behind], vec![]);
+        let others = sums_of_others(graph, &part("exponentials"), &exponentials);
         let sum =
             graph.node("ReduceSum", &part("sum"), &[&exponentials, ROW], vec![Attribute::int("keepdims", 1)]);
-        let share = graph.node("Div", &part("others/share"), &[&others, &sum], vec![]);
+        let share = graph.node("Div", &part("share"), &[&others, &sum], vec![]);
         graph.node("Mul", &part("rejection"), &[distances, &share], vec![])
     };
     match score {
@@ -329,16 +323,23 @@ const BLOCK: usize = 256;
 /// of z² before and behind class c, plus (z_c - magnitude)².
 fn distances_to_fixed(graph: &mut Builder, magnitude: f32) {
     graph.floats("magnitude", &[], &[magnitude]);
-    graph.scalar("cac/axis", 1);
-    graph.node("Mul", "cac/logits/squared", &["logits", "logits"], vec![]);
-    let sums = [("cac/logits/before", 0), ("cac/logits/behind", 1)].map(|(name, reverse)| {
-        let attributes = vec![Attribute::int("exclusive", 1), Attribute::int("reverse", reverse)];
-        graph.node("CumSum", name, &["cac/logits/squared", "cac/axis"], attributes)
-    });
+    let squares = graph.node("Mul", "cac/logits/squared", &["logits", "logits"], vec![]);
+    let others = sums_of_others(graph, "cac/logits/squared", &squares);
     graph.node("Sub", "cac/offsets", &["logits", "magnitude"], vec![]);
     graph.node("Mul", "cac/offsets/squared", &["cac/offsets", "cac/offsets"], vec![]);
-    graph.node("Add", "cac/distances/others", &[&sums[0], &sums[1]], vec![]);
-    graph.node("Add", "cac/distances/squared", &["cac/distances/others", "cac/offsets/squared"], vec![]);
+    graph.node("Add", "cac/distances/squared", &[&others, "cac/offsets/squared"], vec![]);
+}
+
+/// Adds for each value of a row the sum of the others, without cancellation, as `method::anchors` does.
+fn sums_of_others(graph: &mut Builder, prefix: &str, values: &str) -> String {
+    let part = |name: &str| format!("{prefix}/{name}");
+    let axis = part("axis");
+    graph.scalar(&axis, 1);
+    let [before, behind] = [("before", 0), ("behind", 1)].map(|(name, reverse)| {
+        let attributes = vec![Attribute::int("exclusive", 1), Attribute::int("reverse", reverse)];
+        graph.node("CumSum", &part(name), &[values, &axis], attributes)
+    });
+    graph.node("Add", &part("others"), &[&before, &behind], vec![])
 }
 
 /// Adds the squared distances to anchors given as rows.

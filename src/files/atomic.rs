@@ -22,7 +22,8 @@ const BUFFER: usize = 1 << 16;
 /// The length of the file that a check writes: a full disk has no room for a block.
 const BLOCK: usize = 4096;
 
-fn folder_of(file: &Path) -> &Path {
+/// The folder of a file, which is the current one for a bare name.
+pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

@@ -1,5 +1,7 @@
 //! Anchors, one per class, and the distances to them.
 
+use std::ops::AddAssign;
+
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
 use serde::{Deserialize, Serialize};
 
@@ -129,24 +131,28 @@ impl Anchors {
 }
 
 /// The squared distance of the logits z to each fixed anchor: the sum of z² without z_c², plus (z_c - m)².
-pub(super) fn squared_to_fixed(
-    z: impl DoubleEndedIterator<Item = f64> + ExactSizeIterator + Clone,
-    magnitude: f64,
-) -> Vec<f64> {
-    let mut squared = vec![0.0; z.len()];
-    // Subtracting z_c² from the sum of all squares would cancel near an anchor; the sums of those before and
-    // behind c do not.
-    let mut before = 0.0;
-    for (squared, z) in squared.iter_mut().zip(z.clone()) {
-        *squared = before;
-        before += z * z;
-    }
-    let mut behind = 0.0;
-    for (squared, z) in squared.iter_mut().zip(z).rev() {
-        *squared += behind + (z - magnitude) * (z - magnitude);
-        behind += z * z;
-    }
+pub(super) fn squared_to_fixed(z: impl Iterator<Item = f64> + Clone, magnitude: f64) -> Vec<f64> {
+    let squares: Vec<f64> = z.clone().map(|z| z * z).collect();
+    let mut squared = sums_of_others(&squares);
+    squared.iter_mut().zip(z).for_each(|(squared, z)| *squared += (z - magnitude) * (z - magnitude));
     squared
+}
+
+/// For each value the sum of the others: of those before and of those behind it. Subtracting the value from
+/// the sum of all would cancel where it is the greater part.
+pub(super) fn sums_of_others<T: Copy + Default + AddAssign>(values: &[T]) -> Vec<T> {
+    let mut sums = vec![T::default(); values.len()];
+    let mut before = T::default();
+    for (sum, &value) in sums.iter_mut().zip(values) {
+        *sum += before;
+        before += value;
+    }
+    let mut behind = T::default();
+    for (sum, &value) in sums.iter_mut().zip(values).rev() {
+        *sum += behind;
+        behind += value;
+    }
+    sums
 }
 
 /// The class of the nearest anchor for each row of distances `[N, C]`; the first on a tie.

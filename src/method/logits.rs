@@ -5,7 +5,7 @@ use std::fmt;
 use ndarray::{Array1, ArrayView1, ArrayView2, Zip};
 use serde::{Deserialize, Serialize};
 
-use super::{RejectionScore, Term};
+use super::{RejectionScore, Term, anchors::sums_of_others};
 use crate::error::{Error, Result};
 
 /// A score of the logits z and their Euclidean distances d to the anchors. Larger = more likely unknown. As
@@ -126,16 +126,7 @@ fn product(d: Array1<f32>) -> Array1<f32> {
     let least = d.fold(f32::INFINITY, |least, &d| least.min(d));
     let exponentials = d.map(|d| (least - d).exp());
     let sum = exponentials.sum();
-    let mut others = Array1::<f32>::zeros(d.len());
-    let mut add = |classes: &mut dyn Iterator<Item = usize>| {
-        let mut passed = 0.0;
-        for class in classes {
-            others[class] += passed;
-            passed += exponentials[class];
-        }
-    };
-    add(&mut (0..d.len()));
-    add(&mut (0..d.len()).rev());
+    let others = Array1::from(sums_of_others(&exponentials.to_vec()));
     Zip::from(&d).and(&others).map_collect(|d, others| d * (others / sum))
 }
 

@@ -151,15 +151,16 @@ impl fmt::Display for Inspection {
             None => {}
         }
         line("score", &format_args!("{}; larger = more likely unknown", decision.score))?;
-        let rule = match &decision.threshold {
-            Some(rule) if rule.value.to_bits() != self.threshold.to_bits() => {
-                format!(", edited; originally {}", rule.value)
-            }
-            Some(rule) => match rule.keep {
+        // The tensor of the file counts.
+        let original = decision.threshold.as_ref().map(|rule| rule.value);
+        let original = original.filter(|value| value.to_bits() != self.threshold.to_bits());
+        let rule = match (original, &decision.threshold) {
+            (Some(original), _) => format!(", edited; originally {original}"),
+            (None, Some(rule)) => match rule.keep {
                 Some(keep) => format!(", keeps {}", rule.promise(keep)),
                 None => ", set by hand".to_owned(),
             },
-            None => String::new(),
+            (None, None) => String::new(),
         };
         line("threshold", &format_args!("{}{rule}", self.threshold))?;
         if let Some(choice) = &history.choice {
@@ -193,9 +194,7 @@ impl fmt::Display for Inspection {
         let Some(report) = &history.metrics else { return Ok(()) };
         let precision = history.precision.filter(|precision| *precision != ModelPrecision::Float32);
         let before = precision.map(|precision| format!(" before conversion to {precision}"));
-        let measured_with = decision.threshold.as_ref().map(|rule| rule.value);
-        let measured_with = measured_with.filter(|value| value.to_bits() != self.threshold.to_bits());
-        let with = measured_with.map(|value| format!(" with the threshold {value}"));
+        let with = original.map(|original| format!(" with the threshold {original}"));
         if before.is_some() || with.is_some() {
             write!(f, "\nmetrics{}{}:", before.unwrap_or_default(), with.unwrap_or_default())?;
         }

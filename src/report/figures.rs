@@ -227,9 +227,9 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         for (series, (_, points, _)) in shown() {
             marks.push(Mark::Line { points: points.clone(), series });
             let Some(row) = rows.get(series) else { continue };
-            let intervals = row.intervals.and_then(|intervals| intervals.metrics.get(area));
+            let interval = row.intervals.and_then(|intervals| intervals.metrics.get(area));
             let area = row.metrics.get(area).unwrap_or_default();
-            let value = with_interval(area, intervals);
+            let value = with_interval(area, interval);
             // The names of many are short, to stand in two columns; the table has the intervals.
             let text = if section.curves.len() > BANDS {
                 format!("{} {}", short(&row.name, 12), percent(area))

@@ -180,6 +180,8 @@ fn the_command_draws_one_file_or_a_folder() {
         refused(&["other/maps", "map.onnx", "other"]).0.contains("in a folder of images that are scored")
     );
     fs::remove_dir(at.join("other/maps")).unwrap();
+    assert!(refused(&["other/new", "map.onnx", "other"]).0.contains("in a folder of images that are scored"));
+    assert!(!at.join("other/new").exists());
     assert!(refused(&["none/new.png", "map.onnx", "other/d.png"]).0.contains("there is no folder `none`"));
     assert!(refused(&["map.onnx", "map.onnx", "other/d.png"]).0.contains("is not a folder"));
     assert!(!at.join("new.png").exists() && !at.join("none").exists());

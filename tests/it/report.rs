@@ -329,6 +329,7 @@ fn outputs_replace_no_input_and_no_other_output() {
             "ant`: it is a folder of images that are evaluated",
         ),
         (&["eval", "model.onnx", "--plots", "other"], "cannot write plots to `other`"),
+        (&["eval", "model.onnx", "--plots", "other/new"], "cannot write plots to `other/new`"),
     ] {
         let needs_data = args.contains(&"model.onnx");
         let args = if needs_data { [args, &data].concat() } else { args.to_vec() };

@@ -6,7 +6,7 @@ use cac::{Error, data::layouts, run::RunFolder};
 
 use super::{
     data::{fetch_command, size},
-    quoted,
+    folder_of, quoted,
 };
 
 /// The hint for an error, if there is one.
@@ -101,8 +101,11 @@ pub fn of(error: &Error) -> Option<String> {
                 layouts.join("; ")
             ));
         }
-        Error::Undivided { path, .. } if has_splits(above(path)) => {
-            return Some(format!("give the folder above, which has train and test: {}", quoted(above(path))));
+        Error::Undivided { path, .. } if has_splits(folder_of(path)) => {
+            return Some(format!(
+                "give the folder above, which has train and test: {}",
+                quoted(folder_of(path))
+            ));
         }
         Error::Undivided { .. } => {
             "hold out a share of each class to test on with `--held-out-test 0.2` of `train`, `eval` and `import`, or \
@@ -154,11 +157,6 @@ pub fn of(error: &Error) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
-}
-
-/// The folder above, which is the current one above a bare name.
-fn above(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Whether a folder is divided into training and test images.

@@ -51,6 +51,11 @@ pub fn hide_caught_panics() {
     }));
 }
 
+/// The folder of a file, which is the current one for a bare name.
+pub fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Says which files were left out by their extension, if any.
 pub fn say_left_out(left_out: &LeftOut) {
     if left_out.is_empty() {

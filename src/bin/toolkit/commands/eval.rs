@@ -171,9 +171,12 @@ pub fn measure(
     Ok(TestImages { known, unknown })
 }
 
-/// Whether a model's own score is among those measured: without any it is the only one.
-fn is_measured(own: RejectionScore, scores: &[RejectionScore]) -> bool {
-    scores.is_empty() || scores.contains(&own)
+/// Whether a model that decides by `own` is measured by a score: without --score by its own alone.
+fn is_measured(score: RejectionScore, own: RejectionScore, args: &[ScoreArg]) -> bool {
+    match &cli::scores(args, Some(own))[..] {
+        [] => score == own,
+        scores => scores.contains(&score),
+    }
 }
 
 /// Checks that a threshold is of use, and that there is one for what is required.
@@ -183,12 +186,12 @@ fn check_thresholds(
     required: &[Requirement],
 ) -> anyhow::Result<()> {
     let own = contender.scorer.decision().score;
-    let scores = &cli::scores(&args.score, Some(own));
-    if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_measured(own, scores) {
+    if (args.scorer.threshold.is_some() || args.scorer.keep.is_some()) && !is_measured(own, own, &args.score)
+    {
         bail!("a threshold applies to the model's own score, `{own}`, which is not among those of --score");
     }
     if let Some(one) = required.iter().find(|one| one.needs_threshold())
-        && scores.iter().any(|score| *score != own)
+        && cli::scores(&args.score, Some(own)).iter().any(|score| *score != own)
     {
         bail!("`{}` is required, but only the model's own score, `{own}`, has a threshold", one.metric());
     }
@@ -203,11 +206,11 @@ fn check_sets(
     args: &EvaluationArgs,
     required: &[Requirement],
 ) -> anyhow::Result<()> {
+    let images = || [known].into_iter().chain(unknown.iter().map(|set| &set.images));
     for output in [page, args.scores.as_deref(), args.keep_features.as_deref()].into_iter().flatten() {
-        check_not_read(output, [known].into_iter().chain(unknown.iter().map(|set| &set.images)))?;
+        check_not_read(output, images())?;
     }
-    let mut images = [known].into_iter().chain(unknown.iter().map(|set| &set.images));
-    if let Some(plots) = args.plots.as_ref().filter(|plots| images.any(|images| images.would_read(plots))) {
+    if let Some(plots) = args.plots.as_ref().filter(|plots| images().any(|images| images.would_read(plots))) {
         bail!("cannot write plots to `{}`: it is a folder of images that are evaluated", plots.display());
     }
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
@@ -332,11 +335,8 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                     let threshold = decision.threshold.as_ref()?;
                     threshold.classes.as_ref().map(|_| decision.score)
                 };
-                let measures = |decision: &Decision, score| {
-                    let scores = cli::scores(&args.score, Some(decision.score));
-                    if scores.is_empty() { decision.score == score } else { scores.contains(&score) }
-                };
-                let is_compared = |score| measures(one, score) && measures(other, score);
+                let is_compared =
+                    |score| [one, other].iter().all(|model| is_measured(score, model.score, &args.score));
                 let either = [relative(one), relative(other)].into_iter().flatten();
                 if relative(one) != relative(other) && either.into_iter().any(is_compared) {
                     bail!(

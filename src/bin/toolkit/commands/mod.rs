@@ -33,7 +33,7 @@ use cac::{
 
 use crate::{
     cli::{EvaluationArgs, ScorerArgs, SignatureArgs, is_model},
-    terminal::{say, stdout},
+    terminal::{folder_of, say, stdout},
 };
 
 /// The built-in model.
@@ -167,8 +167,7 @@ fn place(path: &Path) -> PathBuf {
     let whole =
         || path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned());
     let Some(name) = path.file_name() else { return whole() };
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    folder.canonicalize().map_or_else(|_| whole(), |folder| folder.join(name))
+    folder_of(path).canonicalize().map_or_else(|_| whole(), |folder| folder.join(name))
 }
 
 /// The names of the folders on the way to a file, and its own: from the current folder on if it is there.
@@ -208,8 +207,8 @@ fn check_output<'a>(file: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> 
 /// Checks that an output is a file in a folder, and none of the inputs at these places.
 fn check_place(file: &Path, inputs: &HashSet<PathBuf>) -> anyhow::Result<()> {
     refuse_if_read(file, file.canonicalize().is_ok_and(|place| inputs.contains(&place)))?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+    let folder = folder_of(file);
+    if !folder.is_dir() {
         bail!("cannot write `{}`: there is no folder `{}`", file.display(), folder.display());
     }
     if file.is_dir() {

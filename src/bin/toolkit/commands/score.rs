@@ -1,7 +1,7 @@
 //! `toolkit score`
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::Write,
     path::{Path, PathBuf},
@@ -22,12 +22,12 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
-    BUILT_IN, check_output, check_place, is_same_place, names_apart, places, print_json, read_model,
+    BUILT_IN, check_output, check_place, is_same_place, names_apart, place, places, print_json, read_model,
     with_threshold,
 };
 use crate::{
     cli::{ScoreArgs, begins_as_model, is_model},
-    terminal::{say, say_left_out, stdout, stdout_is_closed},
+    terminal::{folder_of, say, say_left_out, stdout, stdout_is_closed},
 };
 
 /// The number of photographs in memory whose maps are drawn side by side.
@@ -49,9 +49,8 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         }
         say(BUILT_IN);
     }
-    let folders = images.iter().filter(|path| path.is_dir());
-    if let Some(map) = args.map.as_ref().filter(|map| folders.clone().any(|folder| lies_in(map, folder))) {
-        bail!("cannot write maps to `{}`: it is in a folder of images that are scored", map.display());
+    if let Some(map) = &args.map {
+        check_apart(map, images)?;
     }
     let images = &files(images)?[..];
     let maps = match &args.map {
@@ -103,9 +102,19 @@ fn files(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Whether a path is a folder or in it.
-fn lies_in(path: &Path, folder: &Path) -> bool {
-    path.canonicalize().is_ok_and(|path| folder.canonicalize().is_ok_and(|folder| path.starts_with(folder)))
+/// Checks that maps do not become images of a given folder, nor come among given images.
+fn check_apart(map: &Path, given: &[PathBuf]) -> anyhow::Result<()> {
+    let (folders, files): (Vec<&Path>, Vec<&Path>) =
+        given.iter().map(PathBuf::as_path).partition(|path| path.is_dir());
+    let place = place(map);
+    if folders.iter().any(|folder| folder.canonicalize().is_ok_and(|folder| place.starts_with(folder))) {
+        bail!("cannot write maps to `{}`: it is in a folder of images that are scored", map.display());
+    }
+    let folders: HashSet<&Path> = files.into_iter().map(folder_of).collect();
+    if folders.iter().any(|folder| is_same_place(folder, map)) {
+        bail!("cannot write maps to `{}`: it holds images that are scored", map.display());
+    }
+    Ok(())
 }
 
 /// What is written.
@@ -132,10 +141,6 @@ fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, 
         );
     }
     check_writable_folder(map)?;
-    let folder_of = |image: &PathBuf| image.parent().map(|folder| folder.join("."));
-    if images.iter().any(|image| folder_of(image).is_some_and(|folder| is_same_place(&folder, map))) {
-        bail!("cannot write maps to `{}`: it holds images that are scored", map.display());
-    }
     let file = |(image, name): (PathBuf, String)| (image, map.join(format!("{name}.png")));
     let files: HashMap<PathBuf, PathBuf> = names_apart(images).into_iter().map(file).collect();
     let inputs = places(images.iter().map(PathBuf::as_path));
