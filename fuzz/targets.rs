@@ -7,13 +7,15 @@ use cac::{
     arch::Architecture,
     data::{DataFolder, Dataset, Noise, Protocol, Role, Split},
     drift::{Monitor, StateFile, StreamOrigin},
-    files::{archive, scores},
+    eval::score_file,
+    files::archive,
     image::{self, Input},
     import::{self, ImportOptions},
     method::{Loss, RejectionScore, Variant},
     metrics::{Kind, Stream},
     model::{Inspection, Manifest},
-    report::{Group, Page, Report, ReportOptions, RunLog},
+    page::{Page, RunLog},
+    report::{Group, Report, ReportOptions},
     run::{Checkpoint, Device, Event, Facts, Outliers, Recipe},
     weights::Weights,
 };
@@ -237,7 +239,7 @@ fn names(bytes: &[u8]) -> bool {
 fn scores(path: &Path) -> Result<()> {
     let mut stream = Stream::new(64);
     let (mut known, mut unknown) = (Vec::new(), Vec::new());
-    scores::read(path, "score", |entry| {
+    score_file::read(path, "score", |entry| {
         let is_known = entry.label >= 0;
         if is_known { &mut known } else { &mut unknown }.push(entry.score);
         let correct = entry.prediction == Some(entry.label);

@@ -10,7 +10,7 @@
 //!                        │                                              │
 //!                        └──────────── scorer ─────────────────── model.onnx
 //!                                         │
-//!                              score, label, unknown ─ eval ─ metrics ─ report
+//!                              score, label, unknown ─ eval ─ metrics ─ report ─ page
 //!                                         │
 //!                                       drift
 //! ```
@@ -51,10 +51,10 @@
 //! | `tract` | [`Scorer`] and [`eval`] on the CPU in pure Rust | none |
 //! | `onnxruntime` | [`Scorer`] and [`eval`] with the other providers | libonnxruntime, at run time |
 //! | `export` | [`export`], [`import`] and [`fit`]: the writing of model files; includes `tract` and `files` | none |
-//! | `files` | [`files::scores`], weights in PyTorch's format, published weights and data sets by name, data sets in pickles and arrays of NumPy | none |
+//! | `files` | [`eval::score_file`], weights in PyTorch's format, published weights and data sets by name, data sets in pickles and arrays of NumPy | none |
 //! | `parquet` | data sets in Parquet | none |
-//! | `report` | [`report::Page`]: results to look at, as HTML, SVG and PNG; includes `tract` and `files` | none |
-//! | `cli` (default) | the program `toolkit`; includes `export`, `onnxruntime` and `report` | as above |
+//! | `page` | [`page::Page`]: results to look at, as HTML, SVG and PNG; includes `tract` and `files` | none |
+//! | `cli` (default) | the program `toolkit`; includes `export`, `onnxruntime` and `page` | as above |
 //! | `train` | [`train`]; with `cli` the program `toolkit-train`; includes `files` | libtorch, at build and run time |
 //!
 //! A program that only scores needs `default-features = false, features = ["tract"]` or `["onnxruntime"]`.
@@ -81,6 +81,8 @@ pub mod import;
 pub mod method;
 pub mod metrics;
 pub mod model;
+#[cfg(feature = "page")]
+pub mod page;
 mod panics;
 pub mod report;
 pub mod run;

@@ -1,19 +1,16 @@
 //! The ONNX graph: preprocessing, the layers of [`arch`](crate::arch) under their own names, and the
 //! [head](Head) that decides.
 
-use super::{
-    ExportOptions, InputForm,
-    builder::{Builder, Numbers},
-    head::Head,
-    resize::resize,
-};
+use super::{ExportOptions, InputForm, head::Head, numbers::Numbers};
 use crate::{
     arch::{self, Conv, Layer, Op},
     error::Result,
     image::Input,
     model::{
+        builder::Builder,
         file::{LOGIT_MAP, RESIZED},
         proto::{Attribute, Graph, element},
+        resize::resize,
     },
     run::Checkpoint,
     weights::{self, Weights},
@@ -24,13 +21,14 @@ pub(super) fn graph(
     checkpoint: &Checkpoint,
     head: &Head,
     options: &ExportOptions,
-    numbers: Numbers,
+    mut numbers: Numbers,
 ) -> Result<Graph> {
-    let mut graph = Builder::new(numbers);
+    let mut graph = Builder::default();
     let facts = &checkpoint.facts;
     input(&mut graph, &facts.input, options, facts.averages_views);
     let layers = facts.layers()?;
-    let before_pooling = network(&mut graph, &layers, &checkpoint.network, facts.averages_views)?;
+    let before_pooling =
+        network(&mut graph, &mut numbers, &layers, &checkpoint.network, facts.averages_views)?;
     head.add_to(&mut graph, options);
     if let (true, Some(map), Some(last)) = (options.logit_map, before_pooling, layers.last()) {
         logit_map(&mut graph, &map, &last.name, options.batch, head.anchors.classes());
@@ -51,12 +49,13 @@ fn logit_map(graph: &mut Builder, features: &str, layer: &str, batch: Option<usi
 /// A graph that maps one image to the minima, then the maxima, then the means of each channel, of the tensors
 /// that int8 would quantise, over its views; and the names of these tensors.
 pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> {
-    let mut graph = Builder::new(Numbers::Observe(Vec::new()));
+    let mut graph = Builder::default();
+    let mut numbers = Numbers::Observe(Vec::new());
     let options = ExportOptions { batch: Some(1), ..ExportOptions::default() };
     let facts = &checkpoint.facts;
     input(&mut graph, &facts.input, &options, facts.averages_views);
-    network(&mut graph, &facts.layers()?, &checkpoint.network, facts.averages_views)?;
-    let tensors = graph.observed().to_vec();
+    network(&mut graph, &mut numbers, &facts.layers()?, &checkpoint.network, facts.averages_views)?;
+    let tensors = numbers.observed().to_vec();
     for (op, axes) in
         [("ReduceMin", [0, 1, 2, 3].as_slice()), ("ReduceMax", &[0, 1, 2, 3]), ("ReduceMean", &[0, 2, 3])]
     {
@@ -125,6 +124,7 @@ const NORMALIZED: &str = "cac/input/normalized";
 /// images. Returns the tensor whose average over the image is the features, if there is one.
 fn network(
     graph: &mut Builder,
+    numbers: &mut Numbers,
     layers: &[Layer],
     weights: &Weights,
     has_both_views: bool,
@@ -148,27 +148,35 @@ fn network(
             Op::Input => NORMALIZED.to_owned(),
             Op::Dropout(_) | Op::DropoutChannels(_) => inputs[0].to_owned(),
             Op::Conv(conv) => {
-                let output = convolution(graph, name, &conv, inputs[0], weights)?;
+                let output = convolution((graph, numbers), name, &conv, inputs[0], weights)?;
                 // If only a ReLU follows, the output of the ReLU is quantised instead.
                 let is_rectified = |next: &Layer| next.inputs == [index] && is_rectifier(&next.op);
                 if layers.iter().any(is_rectified) && readers[index] == 1 {
                     rectified.push(index);
                     output
                 } else {
-                    graph.narrow(&output)
+                    numbers.narrow(graph, &output)
                 }
             }
             Op::BatchNorm { epsilon, .. } => {
                 let epsilon = Attribute::float("epsilon", epsilon as f32);
-                with_parameters(graph, "BatchNormalization", name, layer, inputs[0], weights, epsilon)?
+                with_parameters(
+                    (graph, numbers),
+                    "BatchNormalization",
+                    name,
+                    layer,
+                    inputs[0],
+                    weights,
+                    epsilon,
+                )?
             }
             Op::Linear { .. } => {
                 let transposed = Attribute::int("transB", 1);
-                with_parameters(graph, "Gemm", name, layer, inputs[0], weights, transposed)?
+                with_parameters((graph, numbers), "Gemm", name, layer, inputs[0], weights, transposed)?
             }
             Op::Relu | Op::Relu6 => {
                 let output = rectifier(graph, name, &layer.op, inputs[0]);
-                if rectified.contains(&layer.inputs[0]) { graph.narrow(&output) } else { output }
+                if rectified.contains(&layer.inputs[0]) { numbers.narrow(graph, &output) } else { output }
             }
             Op::LeakyRelu(slope) => {
                 graph.node("LeakyRelu", name, &inputs, vec![Attribute::float("alpha", slope as f32)])
@@ -216,7 +224,7 @@ fn rectifier(graph: &mut Builder, name: &str, op: &Op, input: &str) -> String {
 
 /// Adds a node that reads `input` and the layer's parameters, in order.
 fn with_parameters(
-    graph: &mut Builder,
+    (graph, numbers): (&mut Builder, &Numbers),
     op: &str,
     name: &str,
     layer: &Layer,
@@ -227,7 +235,11 @@ fn with_parameters(
     let parameters = layer.parameters();
     for (name, shape) in &parameters {
         let values = weights.values(name, shape)?;
-        if shape.len() > 1 { graph.weights(name, shape, values) } else { graph.floats(name, shape, values) }
+        if shape.len() > 1 {
+            numbers.weights(graph, name, shape, values)
+        } else {
+            graph.floats(name, shape, values)
+        }
     }
     let parameters = parameters.iter().map(|(name, _)| name.as_str());
     let tensors: Vec<&str> = [input].into_iter().chain(parameters).collect();
@@ -236,7 +248,7 @@ fn with_parameters(
 
 /// Adds a convolution. `name` names its output and prefixes its weights.
 fn convolution(
-    graph: &mut Builder,
+    (graph, numbers): (&mut Builder, &mut Numbers),
     name: &str,
     conv: &Conv,
     input: &str,
@@ -254,5 +266,5 @@ fn convolution(
     if conv.groups > 1 {
         attributes.push(Attribute::int("group", conv.groups as i64));
     }
-    Ok(graph.convolution(name, input, (&weight, &shape, kernels), (&bias, shifts), attributes))
+    Ok(numbers.convolution(graph, name, input, (&weight, &shape, kernels), (&bias, shifts), attributes))
 }

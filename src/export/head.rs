@@ -5,11 +5,12 @@
 
 use ndarray::{Array1, Array2};
 
-use super::{ExportOptions, builder::Builder};
+use super::ExportOptions;
 use crate::{
     method::{Affine, Anchors, Constants, FittedScore, FittedTerm, LogitScore, MIN_DISTANCE, MIN_NORM},
     model::{
         Threshold,
+        builder::Builder,
         proto::{Attribute, element},
     },
 };

@@ -3,10 +3,10 @@
 //! The graph uses only opset 17 of `ai.onnx`, without functions or control flow, so that every common runtime
 //! can run it. Nodes and tensors are named after the layers.
 
-mod builder;
 mod choose;
 mod graph;
 mod head;
+mod numbers;
 mod quantize;
 mod resize;
 pub mod triton;
@@ -16,9 +16,8 @@ use std::path::Path;
 use ndarray::{Array1, Array2, Array4, ArrayView1, ArrayView2, Axis};
 use prost::Message;
 
-use builder::Numbers;
 use head::Head;
-pub(crate) use resize::resizes_to;
+use numbers::Numbers;
 
 use crate::{
     arch,

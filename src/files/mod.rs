@@ -1,4 +1,4 @@
-//! Files: atomic writes, downloads, archives, checksums, signatures, score files, and formats that several
+//! Files: atomic writes, downloads, archives, checksums, signatures, and formats that several
 //! modules read.
 
 #[cfg(feature = "files")]
@@ -9,17 +9,13 @@ pub(crate) mod cache;
 pub(crate) mod checksum;
 #[cfg(feature = "files")]
 pub(crate) mod download;
-#[cfg(feature = "export")]
-pub mod features;
 pub(crate) mod kind;
 #[cfg(feature = "files")]
 pub(crate) mod npy;
 #[cfg(feature = "files")]
-mod npz;
+pub(crate) mod npz;
 #[cfg(feature = "files")]
 pub(crate) mod pickle;
-#[cfg(feature = "files")]
-pub mod scores;
 #[cfg(feature = "files")]
 pub mod signature;
 

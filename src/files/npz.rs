@@ -15,13 +15,13 @@ use super::npy::{self, Refusal};
 /// The maximum number of values of an array that is read into memory, 1 GiB.
 const MAX_IN_MEMORY: u64 = 1 << 27;
 
-pub(super) type Archive = ZipArchive<BufReader<File>>;
+pub(crate) type Archive = ZipArchive<BufReader<File>>;
 
 /// The values of an array as they are read.
-pub(super) type Numbers<'a> = Box<dyn Iterator<Item = Result<f64, String>> + 'a>;
+pub(crate) type Numbers<'a> = Box<dyn Iterator<Item = Result<f64, String>> + 'a>;
 
 /// A numeric array whose header is read.
-pub(super) struct Array<'a> {
+pub(crate) struct Array<'a> {
     pub name: &'a str,
     pub shape: Vec<u64>,
     pub order: Order,
@@ -117,7 +117,7 @@ impl<R: Read> Read for ToEnd<R> {
 }
 
 /// Writes an archive into memory.
-pub(super) struct Writer(ZipWriter<Cursor<Vec<u8>>>);
+pub(crate) struct Writer(ZipWriter<Cursor<Vec<u8>>>);
 
 impl Writer {
     pub fn new() -> Self {
@@ -139,12 +139,12 @@ impl Writer {
 }
 
 /// Numbers `[N]` as an NPY file.
-pub(super) fn vector<T: AutoSerialize>(values: Vec<T>) -> io::Result<Vec<u8>> {
+pub(crate) fn vector<T: AutoSerialize>(values: Vec<T>) -> io::Result<Vec<u8>> {
     array(&[values.len() as u64], values)
 }
 
 /// A matrix as an NPY file.
-pub(super) fn matrix(matrix: ArrayView2<f32>) -> io::Result<Vec<u8>> {
+pub(crate) fn matrix(matrix: ArrayView2<f32>) -> io::Result<Vec<u8>> {
     array(&[matrix.nrows() as u64, matrix.ncols() as u64], matrix.iter().copied())
 }
 
@@ -158,7 +158,7 @@ fn array<T: AutoSerialize>(shape: &[u64], values: impl IntoIterator<Item = T>) -
 }
 
 /// Strings `[N]` as an NPY file, each padded to the longest.
-pub(super) fn texts(values: &[&String]) -> io::Result<Vec<u8>> {
+pub(crate) fn texts(values: &[&String]) -> io::Result<Vec<u8>> {
     let longest = values.iter().map(|text| text.len()).max().unwrap_or(0).max(1);
     let dtype = npyz::DType::Plain(format!("|S{longest}").parse().expect("a NumPy type"));
     let mut bytes = Vec::new();

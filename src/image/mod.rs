@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 pub(crate) use decode::of_file;
 pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
 pub use decode::{from_bytes, open};
-#[cfg(feature = "report")]
+#[cfg(feature = "page")]
 pub(crate) use resize::Placement;
 pub(crate) use resize::{Frame, Region, is_unchanged, region};
 #[cfg(feature = "export")]

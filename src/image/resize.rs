@@ -107,14 +107,14 @@ pub(crate) fn is_unchanged((height, width): (usize, usize), input: &Input) -> bo
 }
 
 /// Where an image lies in an input.
-#[cfg(feature = "report")]
+#[cfg(feature = "page")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Placement {
     axes: [Axis; 2],
     room: [usize; 2],
 }
 
-#[cfg(feature = "report")]
+#[cfg(feature = "page")]
 impl Placement {
     /// The placement of an image of a height and width, which may be empty.
     pub fn of([height, width]: [usize; 2], input: &Input) -> Self {

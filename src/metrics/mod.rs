@@ -3,7 +3,7 @@
 //! *Unknown* is the positive class, and a larger score means *more likely unknown*. An image is flagged at a
 //! threshold t if its score is at least t. All functions are pure.
 
-#[cfg(feature = "report")]
+#[cfg(feature = "page")]
 pub(crate) mod curve;
 mod interval;
 mod stream;

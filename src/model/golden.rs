@@ -22,7 +22,8 @@ pub struct GoldenBatch {
 
 impl GoldenBatch {
     /// The outputs of a model from its logits `[N, C]`, scores and classes.
-    pub(crate) fn new<'a>(
+    #[must_use]
+    pub fn new<'a>(
         logits: ArrayView2<f32>,
         score: impl IntoIterator<Item = &'a f32>,
         label: impl IntoIterator<Item = &'a usize>,

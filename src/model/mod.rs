@@ -2,6 +2,8 @@
 //! needs; it is read strictly. The [history](History) is the origin of the model; it is read field by field,
 //! and fields that cannot be parsed are kept and shown.
 
+#[cfg(feature = "export")]
+pub(crate) mod builder;
 mod decision;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub(crate) mod file;
@@ -12,6 +14,8 @@ mod inspect;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 #[cfg_attr(not(feature = "export"), allow(dead_code, reason = "only an export writes whole models"))]
 pub(crate) mod proto;
+#[cfg(feature = "export")]
+pub(crate) mod resize;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};

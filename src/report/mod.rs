@@ -1,24 +1,6 @@
-//! The report: a table of metrics with their intervals, and a page to look at.
+//! The report: a table of metrics with their intervals.
 
-#[cfg(feature = "report")]
-mod figures;
-#[cfg(feature = "report")]
-mod html;
-#[cfg(feature = "report")]
-mod name;
-#[cfg(feature = "report")]
-mod page;
-#[cfg(feature = "report")]
-mod pca;
-#[cfg(feature = "report")]
-mod places;
-#[cfg(feature = "report")]
-mod plot;
-#[cfg(feature = "report")]
-mod raster;
 mod text;
-#[cfg(feature = "report")]
-mod words;
 
 use std::collections::HashSet;
 
@@ -32,10 +14,6 @@ use crate::{
         auroc_interval, is_few,
     },
 };
-#[cfg(feature = "report")]
-pub use html::PlotFile;
-#[cfg(feature = "report")]
-pub use page::{Map, Page, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
 
 /// The options of a report.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -186,7 +186,7 @@ enum Resizing {
 /// Whether nodes that resize are those of an export, which do what [`image::pixels`] does.
 #[cfg(feature = "export")]
 fn resizes_as_written(resizing: &Model, input: &Input) -> bool {
-    crate::export::resizes_to(resizing, input)
+    crate::model::resize::resizes_to(resizing, input)
 }
 
 /// Without the feature `export` there is nothing to compare them with, so they are run.

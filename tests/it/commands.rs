@@ -7,7 +7,7 @@ use std::{
 };
 
 use cac::{
-    files::features::FeatureFile,
+    eval::feature_file::FeatureFile,
     method::Variant,
     run::{CheckpointKind, RunFolder},
 };

@@ -1,4 +1,4 @@
-//! The dependencies of each feature, and what the package holds.
+//! The dependencies of each feature and of each module, and what the package holds.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -37,6 +37,75 @@ fn the_documentation_counts_the_packages_of_an_embedding() {
     for features in ["tract", "onnxruntime"] {
         let others = packages(features).len() - 1;
         assert!(page.contains(&format!("`{features}` brings {others} packages")), "{features}: {others}");
+    }
+}
+
+/// The modules of the library that a source file names, outside of its tests.
+fn imports(source: &str) -> BTreeSet<String> {
+    let code = source.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let name = |path: &str| path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut names = BTreeSet::new();
+    for (start, prefix) in code.match_indices("crate::") {
+        let path = &code[start + prefix.len()..];
+        let Some(group) = path.strip_prefix('{') else {
+            names.insert(name(path));
+            continue;
+        };
+        let (mut depth, mut is_first) = (0, true);
+        for (start, c) in group.char_indices() {
+            match c {
+                '}' if depth == 0 => break,
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => is_first = true,
+                _ if depth == 0 && is_first && c.is_alphabetic() => {
+                    names.insert(name(&group[start..]));
+                    is_first = false;
+                }
+                _ => {}
+            }
+        }
+    }
+    // The others are the crate's own, such as `Error`.
+    names.retain(|name| name.starts_with(char::is_lowercase));
+    names
+}
+
+#[test]
+fn imports_are_found_in_groups_and_in_paths() {
+    let source = "use crate::{\n    a::{b, c},\n    d,\n    Error,\n};\n// crate::comment\nfn f() { crate::e::g() }\n\
+        #[cfg(test)]\nmod tests { use crate::late; }";
+    assert_eq!(imports(source).into_iter().collect::<Vec<_>>(), ["a", "d", "e"]);
+}
+
+#[test]
+fn modules_import_in_the_order_of_the_code_map() {
+    let page = include_str!("../../docs/development.md");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `src/")?.split('`').next());
+    let is_module = |file: &str| file != "lib.rs" && !file.starts_with("bin");
+    let module = |file: &str| file.trim_end_matches('/').trim_end_matches(".rs").to_owned();
+    let order: Vec<String> = rows.filter(|row| is_module(row)).map(module).collect();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = fs::read_dir(&source).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let modules: BTreeSet<String> = files.filter(|file| is_module(file)).map(|file| module(&file)).collect();
+    assert_eq!(modules, order.iter().cloned().collect());
+
+    let mut folders = vec![source.clone()];
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            let file = path.strip_prefix(&source).unwrap();
+            let own = module(file.iter().next().unwrap().to_str().unwrap());
+            let Some(place) = order.iter().position(|name| *name == own) else { continue };
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                for import in imports(&fs::read_to_string(&path).unwrap()) {
+                    assert!(order[..=place].contains(&import), "{} imports `{import}`", file.display());
+                }
+            }
+        }
     }
 }
 

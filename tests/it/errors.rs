@@ -6,9 +6,8 @@ use std::{fs, path::Path};
 use cac::{
     Error, Provider, Scorer,
     data::{Dataset, Split},
-    eval,
+    eval::{self, feature_file::FeatureFile, score_file},
     export::{self, ExportOptions, ThresholdRule},
-    files::{features::FeatureFile, scores},
     image::{self, Input},
     method::Variant,
     metrics::Metrics,
@@ -378,7 +377,7 @@ fn a_damaged_feature_file_is_refused() {
 
 #[test]
 fn a_damaged_score_file_is_refused() {
-    let error = scores::read(&golden("metrics.py"), "score", |_| Ok(())).unwrap_err();
+    let error = score_file::read(&golden("metrics.py"), "score", |_| Ok(())).unwrap_err();
     assert!(matches!(error, Error::ScoreFile { .. }) && error.to_string().contains("metrics.py"), "{error}");
 }
 

@@ -11,8 +11,7 @@ use cac::{
     Scorer,
     data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
-    eval,
-    files::scores,
+    eval::{self, score_file},
     method::kept_at_least,
     model::{Inspection, Threshold},
     text::{not_counted, on_one_line, path_text},
@@ -130,7 +129,7 @@ fn read_lines(lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
 
 /// The scores of a file of scores. A model's scores are in single precision.
 fn read_file(path: &Path, column: &str) -> anyhow::Result<Vec<f32>> {
-    Ok(scores::read_scores(path, column)?.into_iter().map(|score| score as f32).collect())
+    Ok(score_file::read_scores(path, column)?.into_iter().map(|score| score as f32).collect())
 }
 
 /// Scores the images of a folder, in the order of their paths.

@@ -11,15 +11,16 @@ use anyhow::bail;
 use cac::{
     Scorer,
     data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test, open_training},
-    eval::{self, Agreement, DatasetOutputs, EvaluateOptions, Evaluated, Evaluation, ScoredSet, evaluate},
-    files::{
-        features::{self, FeatureFile, FeatureSet},
-        scores,
+    eval::{
+        self, Agreement, DatasetOutputs, EvaluateOptions, Evaluated, Evaluation, ScoredSet, evaluate,
+        feature_file::{self, FeatureFile, FeatureSet},
+        score_file,
     },
     fit::{Fitter, LIMIT},
     method::{Anchors, LastLayer, RejectionScore, Term},
     model::{Decision, Inspection, Manifest, Training, with_features},
-    report::{Map, Provenance, Report, Subject},
+    page::{Map, Provenance, Subject},
+    report::Report,
     run::EXAMPLES,
 };
 
@@ -148,7 +149,7 @@ pub fn measure(
             features.write(path)?;
         }
         if let (Some(path), None) = (&args.scores, &of_first) {
-            scores::write(path, &evaluation)?;
+            score_file::write(path, &evaluation)?;
         }
         let operators = scorer.placement().unwrap_or_else(|error| {
             say(format_args!("cannot determine which provider ran the operators: {error}"));
@@ -216,7 +217,7 @@ fn check_sets(
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
     Report::check(&names, &args.report.options(None))?;
     if args.keep_features.is_some() {
-        features::check_names(&names)?;
+        feature_file::check_names(&names)?;
     }
     if let Some(one) = required.iter().find(|one| one.needs_unknown() && unknown.is_empty()) {
         bail!("`{}` is required, but there are no unknown images; give --unknown NAME=DIR", one.metric());

@@ -4,10 +4,10 @@ use std::{collections::HashMap, io::Write, path::Path};
 
 use anyhow::anyhow;
 use cac::{
-    eval::Evaluated,
-    files::{
-        features::FeatureFile,
-        scores::{self, Entry},
+    eval::{
+        Evaluated,
+        feature_file::FeatureFile,
+        score_file::{self, Entry},
     },
     method::FittedScore,
     metrics::{Kind, Stream},
@@ -66,7 +66,7 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     if let Some(bins) = args.stream {
         let mut stream = Stream::new(bins as usize);
         let (mut judged, mut missing) = (0, 0);
-        scores::read(file, &args.column, |entry| {
+        score_file::read(file, &args.column, |entry| {
             let correct = correct(&entry);
             if entry.label >= 0 {
                 *if correct.is_some() { &mut judged } else { &mut missing } += 1;
@@ -83,7 +83,7 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     let (mut known, mut verdicts): (Vec<f64>, Vec<bool>) = (Vec::new(), Vec::new());
     let mut unknown: Vec<(String, Vec<f64>)> = Vec::new();
     let mut indices: HashMap<String, usize> = HashMap::new();
-    scores::read(file, &args.column, |entry| {
+    score_file::read(file, &args.column, |entry| {
         if entry.label >= 0 {
             known.push(entry.score);
             verdicts.extend(correct(&entry));

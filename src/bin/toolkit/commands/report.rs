@@ -10,11 +10,11 @@ use anyhow::{anyhow, bail};
 use cac::{
     Error, Provider,
     data::KNOWN,
-    eval::Evaluation,
+    eval::{Evaluation, score_file},
     export::{self, ExportOptions, ThresholdRule},
-    files::scores,
     method::KEEP,
-    report::{Map, Page, Provenance, Report, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
+    page::{Map, Page, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
+    report::Report,
     run::{Checkpoint, CheckpointKind, Event, RunFolder},
     text::path_text,
 };
@@ -162,7 +162,7 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
     let mut unknown: Vec<Scored> = Vec::new();
     let mut indices: HashMap<String, usize> = HashMap::new();
     let column = args.column.as_deref().unwrap_or(cli::SCORE_COLUMN);
-    scores::read(path, column, |entry| {
+    score_file::read(path, column, |entry| {
         let set = if entry.label >= 0 {
             &mut known
         } else {

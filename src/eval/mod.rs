@@ -1,5 +1,10 @@
 //! A model's outputs on whole data sets, from which reports, score files and comparisons are made.
 
+#[cfg(feature = "export")]
+pub mod feature_file;
+#[cfg(feature = "files")]
+pub mod score_file;
+
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use ndarray::Array4;
 use ndarray::{Array2, ArrayView2, Axis};

@@ -3,8 +3,8 @@
 use maud::{Markup, html};
 
 use super::{
+    content::{BANDS, Curves, Map, RunLog, Scored, Section, Subject},
     name::{elided, isolated},
-    page::{BANDS, Curves, Map, RunLog, Scored, Section, Subject},
     plot::{Axis, INNER, Key, Mark, Plot, SERIES, Unit, coordinate},
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };

@@ -15,13 +15,13 @@ use std::{
 
 use zip::ZipArchive;
 
-use super::{
-    atomic, kind,
-    npz::{self, Array, Numbers},
-};
+use super::{Evaluation, ScoredSet};
 use crate::{
     error::{Error, Result},
-    eval::{Evaluation, ScoredSet},
+    files::{
+        atomic, kind,
+        npz::{self, Array, Numbers},
+    },
     text::{few, on_one_line},
 };
 

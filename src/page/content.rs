@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
 
-use super::{Report, ReportOptions, pca::Plane, plot::SERIES};
+use super::{pca::Plane, plot::SERIES};
 use crate::{
     error::{Error, Result},
     eval::{Agreement, Evaluation, ScoredSet},
@@ -16,6 +16,7 @@ use crate::{
         curve::{Curve, bands},
     },
     model::Manifest,
+    report::{Report, ReportOptions},
     run::Event,
 };
 

@@ -9,12 +9,11 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
-    Report, Row,
-    figures::{self, Figure, Group},
-    name::{MAX_IN_FULL, MAX_NAME, elided, name, visible},
-    page::{
+    content::{
         Mistake, MistakeKind, Page, RunLog, Section, Subject, THUMBNAIL, Thumbnail, last_parts, shareable,
     },
+    figures::{self, Figure, Group},
+    name::{MAX_IN_FULL, MAX_NAME, elided, name, visible},
     plot,
     words::{counted, grouped, number, percent, with_interval},
 };
@@ -25,6 +24,7 @@ use crate::{
     method::RejectionScore,
     metrics::{Interval, Metric},
     model::Training,
+    report::{Report, Row},
     run::Event,
 };
 
@@ -85,7 +85,7 @@ impl Page {
     #[must_use]
     pub fn plots(&self) -> Vec<PlotFile> {
         let of_sections =
-            self.sections.iter().take(super::page::DETAILED).enumerate().flat_map(|(number, section)| {
+            self.sections.iter().take(super::content::DETAILED).enumerate().flat_map(|(number, section)| {
                 figures::of_section(section, number + 1).into_iter().flat_map(|group| group.figures)
             });
         let of_runs = self.runs.iter().enumerate().flat_map(|(number, run)| figures::of_run(run, number + 1));
@@ -132,7 +132,7 @@ impl Page {
                     @for (number, section) in sections.iter().enumerate() {
                         li {
                             @let title = figures::title(&section.subject);
-                            @if number < super::page::DETAILED {
+                            @if number < super::content::DETAILED {
                                 a href={ "#result-" (number + 1) } { (name(&title)) }
                             } @else {
                                 (name(&title))
@@ -148,7 +148,7 @@ impl Page {
     }
 
     fn section(&self, section: &Section, number: usize) -> Markup {
-        if number > super::page::DETAILED {
+        if number > super::content::DETAILED {
             return html! {};
         }
         let subject = &section.subject;
@@ -450,7 +450,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
     if all > CLASSES {
         // The weakest come first where not all are shown.
         rows.sort_by(|(_, a), (_, b)| {
-            let quality = |of: &super::page::OfClass| {
+            let quality = |of: &super::content::OfClass| {
                 // Nothing is known of a class without images.
                 if of.images == 0 {
                     return f64::INFINITY;
@@ -498,7 +498,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
 fn set_table(subject: &Subject) -> Markup {
     let judged = || subject.unknown.iter().filter(|set| set.predicted.len() == set.scores.len());
     let (rows, all): (Vec<_>, usize) = (judged().take(ROWS).collect(), judged().count());
-    let taken_for = |set: &super::page::Scored| {
+    let taken_for = |set: &super::content::Scored| {
         let mut counts: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
         for (&class, &score) in set.predicted.iter().zip(&set.scores) {
             if !subject.rejects(score) {
@@ -668,7 +668,8 @@ mod tests {
     use super::*;
     use crate::{
         metrics::{Bootstrap, curve::area},
-        report::{Provenance, ReportOptions, Scored, Subject},
+        page::{Provenance, Scored, Subject},
+        report::ReportOptions,
     };
 
     /// Collects what a browser's tokenizer finds in a page.

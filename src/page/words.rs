@@ -1,11 +1,10 @@
 //! The result in words: the verdict, and what to be careful about.
 
 use super::{
-    Row,
+    content::{Scored, Subject},
     name::{elided, isolated},
-    page::{Scored, Subject},
 };
-use crate::{metrics::Interval, model::Threshold, text::not_counted};
+use crate::{metrics::Interval, model::Threshold, report::Row, text::not_counted};
 
 /// A share of a row with its interval.
 type ShareOf = fn(&Row) -> Option<(f64, Option<Interval>)>;

@@ -14,14 +14,14 @@ use std::{
 use ndarray::{Array2, Axis};
 use zip::ZipArchive;
 
-use super::{
-    atomic, kind,
-    npz::{self, Archive, Array},
-};
+use super::{Evaluation, ScoredSet};
 use crate::{
     data::{KNOWN, leaving_classes},
     error::{Error, Result},
-    eval::{Evaluation, ScoredSet},
+    files::{
+        atomic, kind,
+        npz::{self, Archive, Array},
+    },
     fit::{Examples, Fitter, Sample},
     method::{Anchors, FittedScore, LastLayer, nearest},
 };

@@ -1,0 +1,14 @@
+//! A page to look at: results as HTML, and their plots as SVG and PNG.
+
+mod content;
+mod figures;
+mod html;
+mod name;
+mod pca;
+mod places;
+mod plot;
+mod raster;
+mod words;
+
+pub use content::{Map, Page, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
+pub use html::PlotFile;
