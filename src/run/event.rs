@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::{
     data::LeftOut,
     error::{Error, Result},
+    method::LogitScore,
     report::{Report, is_zero},
     text::path_text,
 };
@@ -23,6 +24,9 @@ pub enum Event {
         steps: usize,
         /// Number of epochs.
         epochs: usize,
+        /// The rejection score of the tests.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        score: Option<LogitScore>,
         /// Files in the folders of all sets that are left out: not images by their extension, or of no class.
         #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
         left_out: LeftOut,
@@ -146,6 +150,7 @@ mod tests {
                 images: 7,
                 steps: 2,
                 epochs: 1,
+                score: Some(LogitScore::Cac),
                 left_out: LeftOut::new(),
                 skipped: 0,
                 held_out_seen: false,

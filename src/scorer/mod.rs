@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use crate::{
     error::{Error, Result},
-    image::{self, Frame, RgbImage},
+    image::{self, Frame, Input, RgbImage},
     method::{self, Activations},
     model::{
         Decision, Manifest, ModelPrecision,
@@ -264,8 +264,9 @@ impl Scorer {
     }
 
     /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in
-    /// the file: class, score, and the norm of the logits. Returns the largest difference of a norm or score,
-    /// relative above 1.
+    /// the file: class, score, and the norm of the logits. A model that resizes must also decide larger golden
+    /// images as it does those that [`image::pixels`] has made smaller. Returns the largest difference of a
+    /// norm or score, relative above 1.
     ///
     /// # Errors
     /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Model`] if it is damaged, [`Error::Differs`]
@@ -279,35 +280,44 @@ impl Scorer {
                 false => Error::NoGoldenBatch { origin: origin() },
             });
         };
-        let found = self.golden_batch()?;
-        let differs =
-            |what, difference| Error::Differs { origin: origin(), runtime: self.runtime(), what, difference };
         let tolerance = match history.precision {
             Some(ModelPrecision::Int8) => 0.2,
             _ => 1e-3,
         };
-        let mut greatest = 0.0_f64;
-        for (what, found, expected) in
-            [("norms of the logits", &found.norm, &expected.norm), ("scores", &found.score, &expected.score)]
-        {
-            let difference = greatest_difference(found, expected);
-            if difference.is_nan() || difference > tolerance {
-                return Err(differs(what, difference));
-            }
-            greatest = greatest.max(difference);
+        let differs = |(what, difference)| Error::Differs {
+            origin: origin(),
+            runtime: self.runtime(),
+            what,
+            difference,
+        };
+        let exported = compared(&self.golden_batch()?, expected, tolerance).map_err(differs)?;
+        if !self.decision().resizes {
+            return Ok(exported);
         }
-        let flips =
-            found.label.iter().zip(&expected.label).filter(|(found, expected)| found != expected).count();
-        if flips > 0 || found.label.len() != expected.label.len() {
-            return Err(differs("classes", flips as f64));
-        }
-        Ok(greatest)
+        let [found, expected] = self.resized_batches()?;
+        let resized = compared(&found, &expected, tolerance)
+            .map_err(|(_, difference)| differs(("outputs after resizing", difference)))?;
+        Ok(exported.max(resized))
+    }
+
+    /// The outputs for larger golden images, as the model resizes them and as [`image::pixels`] does.
+    fn resized_batches(&self) -> Result<[GoldenBatch; 2]> {
+        let input = &self.decision().input;
+        let larger = Input { height: 2 * input.height + 1, width: input.width * 5 / 4 + 2, ..*input };
+        let planes = golden::images(&larger);
+        let planes = planes.as_slice().expect("in standard order").chunks_exact(larger.values());
+        let images: Vec<RgbImage> =
+            planes.map(|planes| image::of_planes(planes, larger.height, larger.width)).collect();
+        let pixels = images.iter().flat_map(|image| image::pixels(image, input)).collect();
+        let shape = (images.len(), 3, input.height, input.width);
+        let pixels = Array4::from_shape_vec(shape, pixels).expect("whole images");
+        Ok([self.score_originals(&images)?, self.score_u8(pixels.view())?]
+            .map(|outputs| outputs.golden_batch()))
     }
 
     /// The outputs for the golden images.
     pub(crate) fn golden_batch(&self) -> Result<GoldenBatch> {
-        let outputs = self.score_u8(golden::images(&self.decision().input).view())?;
-        Ok(GoldenBatch::new(outputs.logits.view(), &outputs.score, &outputs.label))
+        Ok(self.score_u8(golden::images(&self.decision().input).view())?.golden_batch())
     }
 
     /// Scores images `[N, 3, H, W]` of the model's size, RGB in 0..=1. A model that resizes leaves them as
@@ -520,6 +530,11 @@ impl Outputs {
         }
     }
 
+    /// What is compared of them.
+    fn golden_batch(&self) -> GoldenBatch {
+        GoldenBatch::new(self.logits.view(), &self.score, &self.label)
+    }
+
     /// The outputs for no images.
     fn none(file: &ModelFile) -> Self {
         let classes = file.manifest.decision.classes.len();
@@ -656,6 +671,28 @@ impl RawOutputs {
             logit_map: logit_map.transpose()?,
         })
     }
+}
+
+/// Compares golden batches. Returns the largest difference of a norm or score, relative above 1.
+///
+/// # Errors
+/// What differs, and by how much; for classes, the number of images.
+fn compared(found: &GoldenBatch, expected: &GoldenBatch, tolerance: f64) -> Result<f64, (&'static str, f64)> {
+    let mut greatest = 0.0_f64;
+    for (what, found, expected) in
+        [("norms of the logits", &found.norm, &expected.norm), ("scores", &found.score, &expected.score)]
+    {
+        let difference = greatest_difference(found, expected);
+        if difference.is_nan() || difference > tolerance {
+            return Err((what, difference));
+        }
+        greatest = greatest.max(difference);
+    }
+    let flips = found.label.iter().zip(&expected.label).filter(|(found, expected)| found != expected).count();
+    if flips > 0 || found.label.len() != expected.label.len() {
+        return Err(("classes", flips as f64));
+    }
+    Ok(greatest)
 }
 
 /// The largest difference, relative above 1; NaN if a value is NaN, infinite if one of the two has more

@@ -588,7 +588,7 @@ impl<'a> Learner<'a> {
             loss: settings.loss,
             anchors: settings.anchors,
             averages_views: false,
-            score: settings.loss.rejection_score(settings.recipe.has_outliers()),
+            score: settings.rejection_score(),
             imported: None,
             training: Some(self.record(epoch)),
             data: Some(TrainingData {

@@ -26,7 +26,7 @@ use crate::{
     data::{DataFolder, Protocol},
     error::{Error, Result},
     image::{Input, SIZES},
-    method::{AnchorKind, Loss},
+    method::{AnchorKind, LogitScore, Loss},
     report::Report,
     run::{Device, Recipe},
 };
@@ -149,6 +149,12 @@ impl TrainSettings {
 }
 
 impl TrainSettings {
+    /// The rejection score of the tests.
+    #[must_use]
+    pub fn rejection_score(&self) -> LogitScore {
+        self.loss.rejection_score(self.recipe.has_outliers())
+    }
+
     /// Checks the settings and the device, as far as that is possible without the data.
     ///
     /// # Errors

@@ -110,7 +110,8 @@ fn run_to_the_end(
     let epochs = settings.recipe.epochs;
     let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
     let (skipped, held_out_seen) = (batches.skipped, session.learner.lineage.held_out_seen);
-    let start = Event::Start { images, steps, epochs, left_out, skipped, held_out_seen };
+    let score = Some(settings.rejection_score());
+    let start = Event::Start { images, steps, epochs, score, left_out, skipped, held_out_seen };
     if is_new {
         session.record(&start)?;
         session.save()?;

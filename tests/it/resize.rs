@@ -124,6 +124,25 @@ fn tensors_may_be_stored_otherwise() {
 }
 
 #[test]
+fn a_model_that_resizes_in_another_way_is_told() {
+    let file = exported(&checkpoint(1, Variant::Paper), InputForm::AnySize, None);
+    let mut model = ModelProto::decode(&file[..]).unwrap();
+    let constants = &mut model.graph.as_mut().unwrap().initializer;
+    // Bytes are rounded down in place of to the nearest; images of the input's size stay as they are.
+    let half = constants.iter_mut().find(|tensor| tensor.name == "cac/resize/float/0.5").unwrap();
+    half.raw_data = 0.0_f32.to_le_bytes().to_vec();
+    let changed = model.encode_to_vec();
+    for provider in PROVIDERS {
+        assert!(Scorer::from_bytes(&file, provider).unwrap().verify().unwrap() < 1e-4);
+        let error = Scorer::from_bytes(&changed, provider).unwrap().verify().unwrap_err();
+        assert!(
+            matches!(error, Error::Differs { what: "outputs after resizing", .. }),
+            "{provider}: {error}"
+        );
+    }
+}
+
+#[test]
 fn an_empty_image_is_black() {
     let scorer = |input| {
         let bytes = exported(&checkpoint(1, Variant::Paper), input, None);

@@ -94,6 +94,7 @@ fn from_images_to_verdicts() {
             (&log[0]["event"], &log[0]["images"], &log[0]["steps"]),
             (&"start".into(), &44.into(), &6.into())
         );
+        assert_eq!(log[0]["score"], facts_of(&at.join("runs/1"))["score"]);
         let epochs: Vec<&Value> = log.iter().filter(|line| line["event"] == "epoch").collect();
         assert_eq!(epochs.len(), 3);
         assert_eq!(epochs[2]["report"]["rows"][0]["name"], "gaussian-noise");
@@ -1139,6 +1140,11 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         ),
         (["--outlier-share=1e300", "--outliers=colours"], "must be 0 to 16"),
         (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
+        (["--loss=cross-entropy", "--variant=paper"], "--variant is a setting of --loss cac"),
+        (
+            ["--outliers=none", "--outlier-share=0.5"],
+            "--outlier-share is a setting of --outliers, and this training has none",
+        ),
         (["--held-out", "0.99"], "held-out = 64 of 64 images: leaves a class without a training image"),
         (["--held-out", "0.02"], "held-out = 0.02: holds out 2 of 64 images; a threshold that keeps 95 % of"),
         (["--unknown", "red=colours/train/red"], "unknown set = `red=colours/train/red`: holds known images"),

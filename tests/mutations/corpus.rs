@@ -270,6 +270,7 @@ fn log() -> Vec<u8> {
         images: 9,
         steps: 1,
         epochs: 2,
+        score: Some(LogitScore::Cac),
         left_out: LeftOut::new(),
         skipped: 1,
         held_out_seen: false,

@@ -49,7 +49,7 @@ impl Display {
             Event::FeaturesFound { file } => {
                 say(format_args!("features of the frozen layers: those of `{}`", file.display()));
             }
-            Event::Start { images, steps, epochs, left_out, skipped, held_out_seen } => {
+            Event::Start { images, steps, epochs, score, left_out, skipped, held_out_seen } => {
                 self.clear();
                 (self.epochs, self.steps) = (*epochs, *steps);
                 say_left_out(left_out);
@@ -60,7 +60,11 @@ impl Display {
                     say("the backbone was trained on images that are now held out, so the threshold \
                          carries no guarantee; to keep the guarantee, use the images, --seed and --held-out of its training");
                 }
-                say(format_args!("training on {images} images, results in `{}`", self.folder.display()));
+                let score = score.map_or(String::new(), |score| format!(", tested by the score {score}"));
+                say(format_args!(
+                    "training on {images} images{score}, results in `{}`",
+                    self.folder.display()
+                ));
             }
             Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
                 let message =

@@ -76,7 +76,7 @@ fn run() -> anyhow::Result<()> {
     let cli = <Cli as clap::FromArgMatches>::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let save_every = Duration::from_secs_f64(cli.save_every);
     if let Some(folder) = &cli.resume {
-        if let Some(name) = settings::given(&matches, None)?.names().next() {
+        if let Some(name) = settings::given(&matches, None)?.typed().first() {
             let message = format!("the argument '--{name}' cannot be used with '--resume <DIR>'\n");
             Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
         }

@@ -270,6 +270,8 @@ const TUTORIAL: (&str, &str) = ("tutorial", include_str!("../../../examples/tuto
 #[derive(Debug, Clone)]
 pub struct Given {
     table: Table,
+    /// The names of those that were typed.
+    typed: Vec<String>,
 }
 
 /// The command of a program with these settings.
@@ -297,8 +299,9 @@ pub fn given(matches: &ArgMatches, file: Option<&Path>) -> anyhow::Result<Given>
         Some(file) => read(file)?,
         None => Table::new(),
     };
+    let names = typed.keys().cloned().collect();
     table.extend(typed);
-    Ok(Given { table })
+    Ok(Given { table, typed: names })
 }
 
 /// Reads and checks the settings in a file.
@@ -344,14 +347,37 @@ fn with_defaults(given: &Table) -> anyhow::Result<Settings> {
 }
 
 impl Given {
-    /// The names of the given settings.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.table.keys().map(String::as_str)
+    /// The names of the settings that were typed.
+    pub fn typed(&self) -> &[String] {
+        &self.typed
     }
 
     /// Converts the settings to the library's.
     pub fn resolve(&self) -> anyhow::Result<TrainSettings> {
-        with_defaults(&self.table)?.resolve()
+        let settings = with_defaults(&self.table)?.resolve()?;
+        self.check_used(&settings)?;
+        Ok(settings)
+    }
+
+    /// Refuses settings that were typed, but have no effect beside the others. A file may hold such settings
+    /// for other flags.
+    fn check_used(&self, settings: &TrainSettings) -> anyhow::Result<()> {
+        let is_cac = settings.loss.variant != Variant::CrossEntropy;
+        // A share of 0 asks for none.
+        let has_outliers = settings.recipe.has_outliers() || settings.recipe.outlier_share == 0.0;
+        let of_outliers = "--outliers, and this training has none";
+        let owners = [
+            ("variant", is_cac, "--loss cac"),
+            ("outlier-share", has_outliers, of_outliers),
+            ("outlier-weight", has_outliers, of_outliers),
+        ];
+        match owners
+            .iter()
+            .find(|(name, is_used, _)| !is_used && self.typed.iter().any(|typed| typed == name))
+        {
+            Some((name, _, owner)) => bail!("--{name} is a setting of {owner}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -669,7 +695,7 @@ mod tests {
             // Weights would be downloaded.
             table.insert("known".to_owned(), "animals".into());
             table.remove("backbone");
-            if let Ok(settings) = (Given { table }).resolve() {
+            if let Ok(settings) = (Given { table, typed: Vec::new() }).resolve() {
                 accepted += usize::from(settings.check().is_ok());
             }
         }
