@@ -277,8 +277,8 @@ pub enum Error {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
     },
-    /// A runtime gives other outputs for a model's golden images than its export did, or than their resizing
-    /// by the toolkit.
+    /// A runtime gives other outputs for a model's golden images than its export did, or decides
+    /// images that it resizes otherwise than the same images resized by the toolkit.
     #[error("`{origin}` fails its check on {runtime}: {what} of its golden images differ by {difference:e}")]
     Differs {
         /// The path, the name that was given with bytes, or `memory`.

@@ -50,7 +50,7 @@
 //! |---|---|---|
 //! | `tract` | [`Scorer`] and [`eval`] on the CPU in pure Rust | none |
 //! | `onnxruntime` | [`Scorer`] and [`eval`] with the other providers | libonnxruntime, at run time |
-//! | `export` | [`export`], [`import`] and [`fit`]: the writing of model files; includes `tract` and `files` | none |
+//! | `export` | [`export`], [`import`], [`fit`] and [`eval::feature_file`]: the writing of model files; includes `tract` and `files` | none |
 //! | `files` | [`eval::score_file`], weights in PyTorch's format, published weights and data sets by name, data sets in pickles and arrays of NumPy | none |
 //! | `parquet` | data sets in Parquet | none |
 //! | `page` | [`page::Page`]: results to look at, as HTML, SVG and PNG; includes `tract` and `files` | none |

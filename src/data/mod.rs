@@ -150,6 +150,40 @@ pub struct UnknownSet {
     pub images: Dataset,
 }
 
+/// The images of a batch that can be read.
+#[derive(Debug)]
+pub struct Readable<T> {
+    /// The positions of the images in the batch, ascending.
+    pub positions: Vec<usize>,
+    /// The images.
+    pub images: T,
+    /// The errors of the others.
+    pub errors: Vec<Error>,
+}
+
+impl<T> Readable<Vec<T>> {
+    fn of(decoded: Vec<Result<T>>) -> Self {
+        let mut readable = Self { positions: Vec::new(), images: Vec::new(), errors: Vec::new() };
+        for (position, image) in decoded.into_iter().enumerate() {
+            match image {
+                Ok(image) => {
+                    readable.positions.push(position);
+                    readable.images.push(image);
+                }
+                Err(error) => readable.errors.push(error),
+            }
+        }
+        readable
+    }
+}
+
+impl<T> Readable<T> {
+    /// The same with the images in another form.
+    pub(crate) fn map<U>(self, form: impl FnOnce(T) -> U) -> Readable<U> {
+        Readable { positions: self.positions, images: form(self.images), errors: self.errors }
+    }
+}
+
 impl Dataset {
     /// Opens a split of a data set of known classes, in one of the [`layouts`] that are recognised. Images of
     /// arrays are read into memory; those of files are decoded when they are needed. Data without splits is a
@@ -452,14 +486,13 @@ impl Dataset {
         }
     }
 
-    /// The images of a batch that can be read, in the size of their files: their positions in `indices` and the
-    /// images; then the errors of the others. Decodes on all threads. Noise has a black frame where the input
-    /// crops images.
+    /// The images of a batch that can be read, in the size of their files. Decodes on all threads. Noise has a
+    /// black frame where the input crops images.
     ///
     /// # Panics
     /// If an index is not below [`len`](Self::len).
     #[must_use]
-    pub fn readable_originals(&self, indices: &[usize]) -> (Vec<usize>, Vec<image::RgbImage>, Vec<Error>) {
+    pub fn readable_originals(&self, indices: &[usize]) -> Readable<Vec<image::RgbImage>> {
         let read = |&index: &usize| {
             let mut image = self.original(index)?;
             if let (Source::Noise(_), Some(frame)) = (&*self.source, image::Frame::of(&self.input)) {
@@ -469,18 +502,7 @@ impl Dataset {
             }
             Ok(image)
         };
-        let decoded: Vec<Result<image::RgbImage>> = indices.par_iter().map(read).collect();
-        let (mut positions, mut images, mut errors) = (Vec::new(), Vec::new(), Vec::new());
-        for (position, image) in decoded.into_iter().enumerate() {
-            match image {
-                Ok(image) => {
-                    positions.push(position);
-                    images.push(image);
-                }
-                Err(error) => errors.push(error),
-            }
-        }
-        (positions, images, errors)
+        Readable::of(indices.par_iter().map(read).collect())
     }
 
     fn mirror(&self, pixels: &mut [u8]) {
@@ -562,27 +584,17 @@ impl Dataset {
         Ok(Array4::from_shape_vec(shape, batch).expect("the values match the shape"))
     }
 
-    /// The images of a batch that can be read: their positions in `indices`, and their bytes `[M, 3, height,
-    /// width]`; then the errors of the others. Decodes on all threads.
+    /// The images of a batch that can be read, bytes `[M, 3, height, width]`. Decodes on all threads.
     ///
     /// # Panics
     /// If an index is not below [`len`](Self::len).
     #[must_use]
-    pub fn readable_batch(&self, indices: &[usize]) -> (Vec<usize>, Array4<u8>, Vec<Error>) {
-        let decoded: Vec<Result<Cow<[u8]>>> = indices.par_iter().map(|&index| self.pixels(index)).collect();
-        let mut bytes = Vec::with_capacity(decoded.len() * self.image_len());
-        let (mut positions, mut errors) = (Vec::new(), Vec::new());
-        for (position, image) in decoded.into_iter().enumerate() {
-            match image {
-                Ok(pixels) => {
-                    positions.push(position);
-                    bytes.extend_from_slice(&pixels);
-                }
-                Err(error) => errors.push(error),
-            }
-        }
-        let shape = (positions.len(), 3, self.input.height, self.input.width);
-        (positions, Array4::from_shape_vec(shape, bytes).expect("the values match the shape"), errors)
+    pub fn readable_batch(&self, indices: &[usize]) -> Readable<Array4<u8>> {
+        let decoded = indices.par_iter().map(|&index| self.pixels(index)).collect();
+        Readable::<Vec<Cow<[u8]>>>::of(decoded).map(|images| {
+            let shape = (images.len(), 3, self.input.height, self.input.width);
+            Array4::from_shape_vec(shape, images.concat()).expect("the values match the shape")
+        })
     }
 
     /// Several images as the network's input, `[N, 3, height, width]` in 0..=1, decoded on all threads.
@@ -1114,7 +1126,7 @@ mod tests {
         }
         std::fs::write(folder.path().join("1.png"), "no image").unwrap();
         let dataset = Dataset::unknown(folder.path(), Split::Test, &Input::of_size(8, 8)).unwrap();
-        let (positions, pixels, errors) = dataset.readable_batch(&[3, 1, 2]);
+        let Readable { positions, images: pixels, errors } = dataset.readable_batch(&[3, 1, 2]);
         assert_eq!((positions, errors.len()), (vec![0, 2], 1));
         assert_eq!((pixels[[0, 0, 0, 0]], pixels[[1, 0, 0, 0]]), (3, 2));
     }

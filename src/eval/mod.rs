@@ -1,4 +1,5 @@
-//! A model's outputs on whole data sets, from which reports, score files and comparisons are made.
+//! A model's outputs on whole data sets, from which reports and comparisons are made, and the files
+//! of their scores and features.
 
 #[cfg(feature = "export")]
 pub mod feature_file;
@@ -11,7 +12,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::{
-    data::{Dataset, UnknownSet, prefetch},
+    data::{Dataset, Readable, UnknownSet, prefetch},
     image::RgbImage,
     scorer::{Outputs, Scorer},
 };
@@ -423,20 +424,15 @@ fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> 
     let indices: Vec<usize> = (0..images.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
     // What a model that resizes decides follows from the images as they are.
-    let read = |batch: &[usize]| {
-        if scorer.decision().resizes {
-            let (positions, images, errors) = images.readable_originals(batch);
-            (positions, Read::Originals(images), errors)
-        } else {
-            let (positions, pixels, errors) = images.readable_batch(batch);
-            (positions, Read::Pixels(pixels), errors)
-        }
+    let read = |batch: &[usize]| match scorer.decision().resizes {
+        true => images.readable_originals(batch).map(Read::Originals),
+        false => images.readable_batch(batch).map(Read::Pixels),
     };
     prefetch(
         batches,
         |batch| (batch, read(batch)),
         |decoded| {
-            for (batch, (positions, images, errors)) in decoded {
+            for (batch, Readable { positions, images, errors }) in decoded {
                 let indices = positions.into_iter().map(|position| batch[position]).collect();
                 let outputs = match images {
                     Read::Pixels(pixels) => scorer.score_u8(pixels.view()),

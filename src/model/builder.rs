@@ -1,4 +1,5 @@
-//! Builds an ONNX graph node by node. A node has one output of the same name; only a split has several.
+//! Builds an ONNX graph node by node. A node has one output of the same name; a split and a TopK have
+//! further ones.
 
 use std::collections::HashSet;
 

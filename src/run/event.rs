@@ -24,7 +24,7 @@ pub enum Event {
         steps: usize,
         /// Number of epochs.
         epochs: usize,
-        /// The rejection score of the tests.
+        /// The rejection score of the tests; `None` in logs of earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         score: Option<LogitScore>,
         /// Files in the folders of all sets that are left out: not images by their extension, or of no class.

@@ -264,8 +264,8 @@ impl Scorer {
     }
 
     /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in
-    /// the file: class, score, and the norm of the logits. A model that resizes must also decide larger golden
-    /// images as it does those that [`image::pixels`] has made smaller. Returns the largest difference of a
+    /// the file: class, score, and the norm of the logits. A model that resizes must also decide golden images
+    /// of another size as it does those that [`image::pixels`] has resized. Returns the largest difference of a
     /// norm or score, relative above 1.
     ///
     /// # Errors

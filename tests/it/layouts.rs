@@ -53,7 +53,7 @@ fn check_pixels(data: &Dataset, numbers: std::ops::Range<usize>, is_grey: bool, 
         assert!(data.encoded(index).unwrap().len() > 9, "{place}");
     }
     let indices: Vec<usize> = (0..data.len()).collect();
-    assert_eq!(data.readable_batch(&indices).0.len(), 10, "{place}");
+    assert_eq!(data.readable_batch(&indices).positions.len(), 10, "{place}");
     assert!(data.shares_images_with(data), "{place}");
     let names: std::collections::HashSet<String> = (0..10).map(|index| data.name(index)).collect();
     assert_eq!(names.len(), 10, "{place}");

@@ -359,16 +359,17 @@ impl Given {
         Ok(settings)
     }
 
-    /// Refuses settings that were typed, but have no effect beside the others. A file may hold such settings
-    /// for other flags.
+    /// Refuses settings of a loss or of outliers that were typed, but that this training does not have. A file
+    /// may hold them for other flags.
     fn check_used(&self, settings: &TrainSettings) -> anyhow::Result<()> {
         let is_cac = settings.loss.variant != Variant::CrossEntropy;
+        let has_outliers = settings.recipe.has_outliers();
         // A share of 0 asks for none.
-        let has_outliers = settings.recipe.has_outliers() || settings.recipe.outlier_share == 0.0;
+        let has_share = has_outliers || settings.recipe.outlier_share == 0.0;
         let of_outliers = "--outliers, and this training has none";
         let owners = [
             ("variant", is_cac, "--loss cac"),
-            ("outlier-share", has_outliers, of_outliers),
+            ("outlier-share", has_share, of_outliers),
             ("outlier-weight", has_outliers, of_outliers),
         ];
         match owners

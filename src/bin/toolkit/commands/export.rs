@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     Error,
-    data::{Role, Split, exists, open_training},
+    data::{Readable, Role, Split, exists, open_training},
     eval::Agreement,
     export::{self, InputForm, triton},
     files::{check_writable_folder, sha256},
@@ -121,7 +121,7 @@ pub fn calibration(
     }?;
     check_not_read(model, [&images])?;
     let count = args.calibration_images.map_or(FileArgs::CALIBRATION_IMAGES, NonZeroUsize::get);
-    let (_, pixels, errors) = images.readable_batch(&images.draw(count, 0).0);
+    let Readable { images: pixels, errors, .. } = images.readable_batch(&images.draw(count, 0).0);
     if pixels.is_empty() && !errors.is_empty() {
         return Err(Error::BrokenImages { errors }.into());
     }
