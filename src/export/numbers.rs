@@ -17,7 +17,7 @@ fn exact(tensor: &str) -> &str {
     tensor.strip_suffix(RESTORED).and_then(|tensor| tensor.strip_suffix('.')).unwrap_or(tensor)
 }
 
-/// The number format of a graph.
+/// A number format.
 pub(super) enum Numbers {
     Float32,
     /// Weights are stored as float16; all computation is in float32.

@@ -308,10 +308,7 @@ impl Scorer {
         let planes = planes.as_slice().expect("in standard order").chunks_exact(larger.values());
         let images: Vec<RgbImage> =
             planes.map(|planes| image::of_planes(planes, larger.height, larger.width)).collect();
-        let pixels = images.iter().flat_map(|image| image::pixels(image, input)).collect();
-        let shape = (images.len(), 3, input.height, input.width);
-        let pixels = Array4::from_shape_vec(shape, pixels).expect("whole images");
-        Ok([self.score_originals(&images)?, self.score_u8(pixels.view())?]
+        Ok([self.score_originals(&images)?, self.score_u8(resized(&images, input).view())?]
             .map(|outputs| outputs.golden_batch()))
     }
 
@@ -360,11 +357,7 @@ impl Scorer {
     pub fn score_originals(&self, images: &[RgbImage]) -> Result<Outputs> {
         let Decision { input, resizes, .. } = self.decision();
         if !resizes {
-            let mut pixels = vec![0; images.len() * input.values()];
-            let places = pixels.par_chunks_exact_mut(input.values());
-            places.zip(images).for_each(|(place, image)| place.copy_from_slice(&image::pixels(image, input)));
-            let shape = (images.len(), 3, input.height, input.width);
-            return self.score_u8(ArrayView4::from_shape(shape, &pixels).expect("whole images"));
+            return self.score_u8(resized(images, input).view());
         }
         let groups: Vec<&[RgbImage]> = images.chunk_by(|a, b| a.dimensions() == b.dimensions()).collect();
         let run = |group: &&[RgbImage]| {
@@ -671,6 +664,15 @@ impl RawOutputs {
             logit_map: logit_map.transpose()?,
         })
     }
+}
+
+/// Images as [`image::pixels`] brings them to the size of an input, `[N, 3, height, width]`.
+fn resized(images: &[RgbImage], input: &Input) -> Array4<u8> {
+    let mut pixels = vec![0; images.len() * input.values()];
+    let places = pixels.par_chunks_exact_mut(input.values());
+    places.zip(images).for_each(|(place, image)| place.copy_from_slice(&image::pixels(image, input)));
+    let shape = (images.len(), 3, input.height, input.width);
+    Array4::from_shape_vec(shape, pixels).expect("whole images")
 }
 
 /// Compares golden batches. Returns the largest difference of a norm or score, relative above 1.
