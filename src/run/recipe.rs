@@ -277,7 +277,8 @@ impl Augment {
         [Self::None, Self::Flip, Self::Crop, Self::Shift, Self::Affine, Self::ResizedCrop];
 }
 
-/// Unknown images for training; as text `none`, `scrambled`, the folder or the name of a published data set.
+/// Unknown images for training; as text `none`, `scrambled`, the folder or the name of a published data set, or
+/// `scrambled,` and that.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Outliers {
@@ -291,14 +292,35 @@ pub enum Outliers {
     /// The images of a folder, or the training images of a data set with splits or of a
     /// [published one](crate::data::PublishedSet) by name.
     Folder(PathBuf),
+    /// Both in turn.
+    ScrambledAndFolder(PathBuf),
 }
 
+/// Before a folder, for [`Outliers::ScrambledAndFolder`].
+const SCRAMBLED_AND: &str = "scrambled,";
+
 impl Outliers {
+    /// Whether some outliers are scrambled training images.
+    #[must_use]
+    pub fn are_scrambled(&self) -> bool {
+        matches!(self, Self::Scrambled | Self::ScrambledAndFolder(_))
+    }
+
+    /// The same kinds of outliers, from another folder.
+    #[must_use]
+    pub fn with_folder(&self, folder: &Path) -> Self {
+        match self {
+            Self::None | Self::Scrambled => self.clone(),
+            Self::Folder(_) => Self::Folder(folder.to_owned()),
+            Self::ScrambledAndFolder(_) => Self::ScrambledAndFolder(folder.to_owned()),
+        }
+    }
+
     /// The folder that the outliers are read from, or the name of the published data set, if any.
     #[must_use]
     pub fn folder(&self) -> Option<&Path> {
         match self {
-            Self::Folder(folder) => Some(folder),
+            Self::Folder(folder) | Self::ScrambledAndFolder(folder) => Some(folder),
             Self::None | Self::Scrambled => None,
         }
     }
@@ -309,7 +331,10 @@ impl From<&str> for Outliers {
         match text {
             "none" => Self::None,
             "scrambled" => Self::Scrambled,
-            folder => Self::Folder(folder.into()),
+            _ => match text.strip_prefix(SCRAMBLED_AND) {
+                Some(folder) => Self::ScrambledAndFolder(folder.into()),
+                None => Self::Folder(text.into()),
+            },
         }
     }
 }
@@ -332,6 +357,7 @@ impl fmt::Display for Outliers {
             Self::None => f.write_str("none"),
             Self::Scrambled => f.write_str("scrambled"),
             Self::Folder(folder) => folder.display().fmt(f),
+            Self::ScrambledAndFolder(folder) => write!(f, "{SCRAMBLED_AND}{}", folder.display()),
         }
     }
 }
@@ -518,7 +544,7 @@ mod tests {
 
     #[test]
     fn outliers_survive_a_round_trip_through_text() {
-        for text in ["none", "scrambled", "./scrambled"] {
+        for text in ["none", "scrambled", "./scrambled", "scrambled,./others", "scrambled,scrambled"] {
             let outliers = Outliers::from(text);
             assert_eq!(outliers.to_string(), text);
             assert_eq!(
@@ -527,6 +553,9 @@ mod tests {
             );
         }
         assert_eq!(Outliers::from("./scrambled"), Outliers::Folder("./scrambled".into()));
+        let both = Outliers::from("scrambled,others");
+        assert!(both.are_scrambled() && both.folder() == Some(Path::new("others")));
+        assert_eq!(both.with_folder(Path::new("more")).to_string(), "scrambled,more");
     }
 
     #[test]

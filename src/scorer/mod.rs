@@ -264,9 +264,9 @@ impl Scorer {
     }
 
     /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in
-    /// the file: class, score, and the norm of the logits. A model that resizes must also decide golden images
-    /// of another size as it does those that [`image::pixels`] has resized. Returns the largest difference of a
-    /// norm or score, relative above 1.
+    /// the file: class, score, and the norm of the logits. A model that resizes must also decide taller, wider
+    /// and smaller golden images as it does those that [`image::pixels`] has resized. Returns the largest
+    /// difference of a norm or score, relative above 1.
     ///
     /// # Errors
     /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Model`] if it is damaged, [`Error::Differs`]
@@ -290,24 +290,32 @@ impl Scorer {
             what,
             difference,
         };
-        let exported = compared(&self.golden_batch()?, expected, tolerance).map_err(differs)?;
-        if !self.decision().resizes {
-            return Ok(exported);
+        let outputs = ["norms of the logits", "scores", "classes"];
+        let mut greatest =
+            compared(&self.golden_batch()?, expected, outputs, tolerance).map_err(differs)?;
+        let Input { height, width, .. } = self.decision().input;
+        let sizes = [
+            [3 * height + 1, width * 5 / 4 + 2],
+            [height * 5 / 4 + 2, 3 * width + 1],
+            [height / 2 + 1, width * 2 / 3 + 1],
+        ];
+        let outputs =
+            ["norms of the logits after resizing", "scores after resizing", "classes after resizing"];
+        for size in sizes.into_iter().filter(|_| self.decision().resizes) {
+            let [found, expected] = self.resized_batches(size)?;
+            greatest = greatest.max(compared(&found, &expected, outputs, tolerance).map_err(differs)?);
         }
-        let [found, expected] = self.resized_batches()?;
-        let resized = compared(&found, &expected, tolerance)
-            .map_err(|(_, difference)| differs(("outputs after resizing", difference)))?;
-        Ok(exported.max(resized))
+        Ok(greatest)
     }
 
-    /// The outputs for larger golden images, as the model resizes them and as [`image::pixels`] does.
-    fn resized_batches(&self) -> Result<[GoldenBatch; 2]> {
+    /// The outputs for golden images of a height and width, as the model resizes them and as [`image::pixels`]
+    /// does.
+    fn resized_batches(&self, [height, width]: [usize; 2]) -> Result<[GoldenBatch; 2]> {
         let input = &self.decision().input;
-        let larger = Input { height: 2 * input.height + 1, width: input.width * 5 / 4 + 2, ..*input };
-        let planes = golden::images(&larger);
-        let planes = planes.as_slice().expect("in standard order").chunks_exact(larger.values());
-        let images: Vec<RgbImage> =
-            planes.map(|planes| image::of_planes(planes, larger.height, larger.width)).collect();
+        let original = Input { height, width, ..*input };
+        let planes = golden::images(&original);
+        let planes = planes.as_slice().expect("in standard order").chunks_exact(original.values());
+        let images: Vec<RgbImage> = planes.map(|planes| image::of_planes(planes, height, width)).collect();
         Ok([self.score_originals(&images)?, self.score_u8(resized(&images, input).view())?]
             .map(|outputs| outputs.golden_batch()))
     }
@@ -678,11 +686,16 @@ fn resized(images: &[RgbImage], input: &Input) -> Array4<u8> {
 /// Compares golden batches. Returns the largest difference of a norm or score, relative above 1.
 ///
 /// # Errors
-/// What differs, and by how much; for classes, the number of images.
-fn compared(found: &GoldenBatch, expected: &GoldenBatch, tolerance: f64) -> Result<f64, (&'static str, f64)> {
+/// The name of what differs, of norms, scores and classes, and by how much; for classes, the number of images.
+fn compared(
+    found: &GoldenBatch,
+    expected: &GoldenBatch,
+    [norms, scores, classes]: [&'static str; 3],
+    tolerance: f64,
+) -> Result<f64, (&'static str, f64)> {
     let mut greatest = 0.0_f64;
     for (what, found, expected) in
-        [("norms of the logits", &found.norm, &expected.norm), ("scores", &found.score, &expected.score)]
+        [(norms, &found.norm, &expected.norm), (scores, &found.score, &expected.score)]
     {
         let difference = greatest_difference(found, expected);
         if difference.is_nan() || difference > tolerance {
@@ -692,7 +705,7 @@ fn compared(found: &GoldenBatch, expected: &GoldenBatch, tolerance: f64) -> Resu
     }
     let flips = found.label.iter().zip(&expected.label).filter(|(found, expected)| found != expected).count();
     if flips > 0 || found.label.len() != expected.label.len() {
-        return Err(("classes", flips as f64));
+        return Err((classes, flips as f64));
     }
     Ok(greatest)
 }

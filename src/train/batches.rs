@@ -461,6 +461,13 @@ impl<'a> Batches<'a> {
         first..first + recipe.outliers_per_step(known)
     }
 
+    /// The folder from which the outlier with this number in the epoch is drawn; `None` for a scrambled training
+    /// image.
+    fn outliers_for(&self, number: usize) -> Option<&Dataset> {
+        let are_both = matches!(self.settings.recipe.outliers, Outliers::ScrambledAndFolder(_));
+        self.outliers.as_ref().filter(|_| !are_both || number % 2 == 1)
+    }
+
     /// The pixels of known images, and of outliers.
     fn pixels(&self, epoch: usize, step: usize, known: &[usize]) -> Result<Images> {
         let Input { height, width, .. } = self.settings.input;
@@ -470,13 +477,10 @@ impl<'a> Batches<'a> {
         let images = pixels.as_slice_mut().expect("a new array is contiguous");
         images.par_chunks_exact_mut(self.known.image_len()).zip(&all).try_for_each(|(image, purpose)| {
             let mut random = self.random(epoch, purpose);
-            match (purpose, &self.outliers) {
-                (Purpose::Known(index), _) => self.draw(&self.known, *index, image, &mut random),
-                (_, Some(outliers)) => {
-                    let index = random.random_range(0..outliers.len());
-                    self.draw(outliers, index, image, &mut random)
-                }
-                (_, None) => self.draw_scrambled(image, &mut random),
+            match *purpose {
+                Purpose::Known(index) => self.draw(&self.known, index, image, &mut random),
+                Purpose::Outlier(number) => self.draw_outlier(number, image, &mut random),
+                Purpose::Order | Purpose::Network(_) => unreachable!("no image"),
             }
         })?;
         Ok(Images::Pixels(pixels))
@@ -494,9 +498,12 @@ impl<'a> Batches<'a> {
         Ok(())
     }
 
-    /// Fills `image` with a scrambled training image, augmented.
-    fn draw_scrambled(&self, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
-        debug_assert_eq!(self.settings.recipe.outliers, Outliers::Scrambled);
+    /// Fills `image` with the outlier of this number in the epoch, augmented.
+    fn draw_outlier(&self, number: usize, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
+        if let Some(outliers) = self.outliers_for(number) {
+            return self.draw(outliers, random.random_range(0..outliers.len()), image, random);
+        }
+        debug_assert!(self.settings.recipe.outliers.are_scrambled());
         let Input { height, width, .. } = self.settings.input;
         let drawn = self.training[random.random_range(0..self.training.len())];
         image.copy_from_slice(&self.known.pixels(drawn)?);
@@ -518,7 +525,7 @@ impl<'a> Batches<'a> {
         });
         let outliers = self.outlier_numbers(step, known.len()).map(|number| {
             let mut random = self.random(epoch, &Purpose::Outlier(number));
-            match &self.outliers {
+            match self.outliers_for(number) {
                 Some(outliers) => {
                     let index = random.random_range(0..outliers.len());
                     features.row(Set::Outliers, index, view(&mut random))
@@ -549,6 +556,8 @@ impl<'a> Batches<'a> {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::ArrayView3;
+
     use super::*;
     use crate::run::Recipe;
     use std::path::Path;
@@ -646,6 +655,26 @@ mod tests {
             let along = i32::from(pixels[[image, 2, 15, 8]]) - i32::from(pixels[[image, 2, 0, 8]]);
             assert!((85..=240).contains(&across.abs()) && (130..=240).contains(&along), "{across} {along}");
         }
+    }
+
+    #[test]
+    fn scrambled_outliers_and_those_of_a_folder_take_turns() {
+        let folder = tempfile::tempdir().unwrap();
+        let green = [10, 250, 20];
+        image::RgbImage::from_pixel(16, 16, image::Rgb(green)).save(folder.path().join("0.png")).unwrap();
+        let mut settings = settings(0);
+        settings.recipe.outliers = Outliers::ScrambledAndFolder(folder.path().to_owned());
+        // An odd number in a step: turns go on in the next.
+        settings.recipe.outlier_share = 3.0 / 64.0;
+        let is_green = |image: ArrayView3<u8>| {
+            green.iter().zip(image.outer_iter()).all(|(value, channel)| channel.iter().all(|x| x == value))
+        };
+        let mut found = Vec::new();
+        for (pixels, labels, _) in made(&settings) {
+            found.extend(pixels.outer_iter().skip(labels.len()).map(is_green));
+        }
+        // Those with the numbers 9 to 14.
+        assert_eq!(found, [true, false, true, false, true, false]);
     }
 
     #[test]

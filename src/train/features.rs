@@ -29,7 +29,7 @@ use crate::{
     data::prefetch,
     error::{Error, Result},
     files::{atomic, checksum, npy},
-    run::{Device, Outliers, RunFolder},
+    run::{Device, RunFolder},
     weights::Weights,
 };
 
@@ -90,7 +90,7 @@ pub(super) struct FrozenLayers<'a, Open> {
 fn blocks(batches: &Batches) -> Vec<Block> {
     let recipe = &batches.settings.recipe;
     let mirrored = recipe.mirrors().then_some(View::Mirrored);
-    let scrambled = (recipe.outliers == Outliers::Scrambled).then_some(View::Scrambled);
+    let scrambled = recipe.outliers.are_scrambled().then_some(View::Scrambled);
     let mut start = 0;
     let block = |set: Set| {
         let views: Vec<View> = match set {
@@ -109,7 +109,7 @@ fn blocks(batches: &Batches) -> Vec<Block> {
 /// The checksum of everything that the features follow from.
 fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
     let settings = batches.settings;
-    let is_scrambled = settings.recipe.outliers == Outliers::Scrambled;
+    let is_scrambled = settings.recipe.outliers.are_scrambled();
     let facts = json!({
         "version": VERSION,
         "architecture": settings.architecture,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tch::{TchError, Tensor};
+use tch::{Kind, TchError, Tensor};
 
 use super::{
     network::{Network, Parameter as NetworkParameter, Part, concatenated, copy, floats, padded},
@@ -58,6 +58,8 @@ struct Group {
 struct Matrices {
     /// The singular values of their steps, as a share of the learning rate.
     length: f64,
+    /// The type in which they are made orthogonal.
+    kind: Kind,
     rows: i64,
     columns: i64,
     /// The index of the first value of each.
@@ -109,7 +111,7 @@ impl Group {
 impl Matrices {
     /// The convolutions of a network, with their indices among all of its parameters. Depthwise ones are left
     /// out: each of their channels has a step of its own.
-    fn hidden(parameters: &[NetworkParameter], share: f64) -> Vec<Self> {
+    fn hidden(parameters: &[NetworkParameter], share: f64, kind: Kind) -> Vec<Self> {
         let mut by_shape = BTreeMap::<_, Vec<i64>>::new();
         let mut start = 0;
         for parameter in parameters {
@@ -124,7 +126,7 @@ impl Matrices {
         let of_shape = |((rows, columns), starts): ((i64, i64), _)| {
             // As in Muon, matrices with more rows than columns take longer steps.
             let length = share * (rows as f64 / columns as f64).max(1.0).sqrt();
-            Self { length, rows, columns, starts }
+            Self { length, kind, rows, columns, starts }
         };
         by_shape.into_iter().map(of_shape).collect()
     }
@@ -149,7 +151,7 @@ impl Matrices {
                 step.f_narrow(0, start, self.rows * self.columns)?.f_view([self.rows, self.columns])
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?)?.f_mul_scalar_(self.length)?;
+        let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?, self.kind)?.f_mul_scalar_(self.length)?;
         for (mut matrix, orthogonal) in matrices.into_iter().zip(orthogonal.f_unbind(0)?) {
             matrix.f_copy_(&orthogonal)?;
         }
@@ -159,20 +161,21 @@ impl Matrices {
 
 /// Matrices `[N, rows, columns]` with nearly orthogonal rows or columns, whichever are fewer: their singular
 /// vectors stay, their singular values come between 0.7 and 1.2. Five steps of the Newton-Schulz iteration of
-/// Muon (Jordan et al., 2024).
-fn orthogonal(matrices: &Tensor) -> Result<Tensor, TchError> {
+/// Muon (Jordan et al., 2024), in the type `kind`: bf16 suffices.
+fn orthogonal(matrices: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
     const A: f64 = 3.4445;
     const B: f64 = -4.7750;
     const C: f64 = 2.0315;
     let is_tall = matrices.size()[1] > matrices.size()[2];
     let wide = if is_tall { matrices.f_transpose(1, 2)? } else { matrices.shallow_clone() };
     let norm = wide.f_norm_scalaropt_dim(2.0, [1, 2], true)?;
-    let mut x = wide.f_div(&norm.f_add_scalar(1e-7)?)?;
+    let mut x = wide.f_div(&norm.f_add_scalar(1e-7)?)?.f_to_kind(kind)?;
     for _ in 0..5 {
         let gram = x.f_bmm(&x.f_transpose(1, 2)?)?;
         let polynomial = gram.f_baddbmm(&gram, &gram, B, C)?;
         x = x.f_baddbmm(&polynomial, &x, A, 1.0)?;
     }
+    let x = x.f_to_kind(matrices.kind())?;
     if is_tall { x.f_transpose(1, 2) } else { Ok(x) }
 }
 
@@ -201,7 +204,10 @@ impl Optimizer {
         let (count, hidden) = match optimizer {
             run::Optimizer::Adam => (2, Vec::new()),
             run::Optimizer::Sgd => (1, Vec::new()),
-            run::Optimizer::Muon => (1, Matrices::hidden(&all, MUON_SHARE * orthogonal_share(variant))),
+            run::Optimizer::Muon => {
+                let share = MUON_SHARE * orthogonal_share(variant);
+                (1, Matrices::hidden(&all, share, network.training_kind))
+            }
         };
         let moments = (0..count)
             .map(|_| view(first, backbone + last)?.f_zeros_like())
@@ -287,23 +293,29 @@ impl Optimizer {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
 
     #[test]
     fn orthogonal_matrices_keep_their_singular_vectors() {
         tch::manual_seed(1);
-        for shape in [[2, 8, 24], [2, 24, 8], [1, 5, 5]] {
-            let matrices = Tensor::randn(shape, (Kind::Double, Device::Cpu));
-            let found = orthogonal(&matrices).unwrap();
-            assert_eq!(found.size(), shape);
-            let (_, singular_values, _) = found.svd(true, false);
-            let singular_values = Vec::<f64>::try_from(singular_values.flatten(0, -1)).unwrap();
-            assert!(singular_values.iter().all(|value| (0.65..1.25).contains(value)), "{singular_values:?}");
-            // U S Vᵀ and U S' Vᵀ: the product V S S' Vᵀ is symmetric.
-            let product = matrices.transpose(1, 2).matmul(&found);
-            assert!((&product - product.transpose(1, 2)).abs().max().double_value(&[]) < 1e-8);
+        for (kind, tolerance) in [(Kind::Double, 1e-8), (Kind::BFloat16, 0.2)] {
+            for shape in [[2, 8, 24], [2, 24, 8], [1, 5, 5]] {
+                let matrices = Tensor::randn(shape, (Kind::Double, Device::Cpu));
+                let found = orthogonal(&matrices, kind).unwrap();
+                assert_eq!((found.size(), found.kind()), (shape.to_vec(), Kind::Double));
+                let (_, singular_values, _) = found.svd(true, false);
+                let singular_values = Vec::<f64>::try_from(singular_values.flatten(0, -1)).unwrap();
+                assert!(
+                    singular_values.iter().all(|value| (0.65..1.25).contains(value)),
+                    "{singular_values:?}"
+                );
+                // U S Vᵀ and U S' Vᵀ: the product V S S' Vᵀ is symmetric.
+                let product = matrices.transpose(1, 2).matmul(&found);
+                let difference = (&product - product.transpose(1, 2)).abs().max().double_value(&[]);
+                assert!(difference < tolerance, "{kind:?} {shape:?}: {difference}");
+            }
         }
     }
 }

@@ -27,7 +27,8 @@ impl TrainSettings {
         let Value::Object(mut fields) = json!(self.recipe) else { unreachable!("a recipe is an object") };
         let mut insert = |name: &str, value: Value| fields.insert(name.to_owned(), value);
         if let Some(folder) = self.recipe.outliers.folder() {
-            insert("outliers", portable(folder).into());
+            let outliers = self.recipe.outliers.with_folder(Path::new(&portable(folder)));
+            insert("outliers", outliers.to_string().into());
         }
         insert("known", portable(&self.known).into());
         if let Some(share) = self.held_out_test {
@@ -213,7 +214,7 @@ mod tests {
                 .to_vec(),
             data: DataFolder::new(Some(Path::new("/home/bob/data"))),
             backbone: Some(Backbone { name: "/home/bob/w.pt".to_owned(), file: "/home/bob/w.pt".into() }),
-            recipe: Recipe { outliers: "/home/bob/others".into(), ..Recipe::default() },
+            recipe: Recipe { outliers: "scrambled,/home/bob/others".into(), ..Recipe::default() },
             skip_broken: true,
             ..TrainSettings::example()
         };
@@ -227,7 +228,7 @@ mod tests {
         for part in [
             "known cats",
             "unknown dogs=dogs gaussian-noise:5 textures a=textures b=./textures",
-            "outliers others",
+            "outliers scrambled,others",
             "backbone w.pt",
             "images 7",
             "held out test 0.25",

@@ -136,9 +136,26 @@ fn a_model_that_resizes_in_another_way_is_told() {
         assert!(Scorer::from_bytes(&file, provider).unwrap().verify().unwrap() < 1e-4);
         let error = Scorer::from_bytes(&changed, provider).unwrap().verify().unwrap_err();
         assert!(
-            matches!(error, Error::Differs { what: "outputs after resizing", .. }),
+            matches!(error, Error::Differs { what: "norms of the logits after resizing", .. }),
             "{provider}: {error}"
         );
+    }
+}
+
+#[test]
+fn both_orders_of_resizing_are_verified() {
+    let file = exported(&checkpoint(1, Variant::Paper), InputForm::AnySize, None);
+    for branch in [0, 1] {
+        let mut model = ModelProto::decode(&file[..]).unwrap();
+        let nodes = &mut model.graph.as_mut().unwrap().node;
+        let joined = nodes.iter().find(|node| node.name == "cac/input/resized").unwrap();
+        let resized = joined.input[branch].clone();
+        let last = nodes.iter_mut().find(|node| node.output.contains(&resized)).unwrap();
+        let order = last.attribute.iter_mut().find(|attribute| attribute.name == "perm").unwrap();
+        // Rows become columns.
+        order.ints.swap(2, 3);
+        let error = Scorer::from_bytes(&model.encode_to_vec(), Provider::Cpu).unwrap().verify().unwrap_err();
+        assert!(matches!(error, Error::Differs { what, .. } if what.ends_with("after resizing")), "{error}");
     }
 }
 

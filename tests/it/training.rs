@@ -360,6 +360,13 @@ fn outliers_from_a_folder_have_features_too() {
     let events = lines(&fs::read_to_string(at.join("run/log.jsonl")).unwrap());
     let auroc = events.last().unwrap()["report"]["rows"][0]["auroc"].as_f64().unwrap();
     assert!(auroc > 0.9, "{auroc}");
+    let both = args.map(|arg| match arg {
+        "green" => "scrambled,green",
+        "run" => "both",
+        other => other,
+    });
+    stdout(&toolkit(at, &[&SMALL[..], &both, &["--epochs", "1"]].concat()));
+    assert_eq!(facts_of(&at.join("both"))["training"]["outliers"], "scrambled,green");
 }
 
 #[test]
@@ -1139,7 +1146,11 @@ fn wrong_settings_are_refused_before_anything_is_written() {
             "outlier share = 0.001: adds less than one outlier to a step of 64",
         ),
         (["--outlier-share=1e300", "--outliers=colours"], "must be 0 to 16"),
-        (["--loss=cross-entropy", "--weight=2"], "settings of --loss cac"),
+        (["--outlier-share=0.001", "--seed=1"], "outlier share = 0.001: adds less than one outlier to a step"),
+        (["--loss=cross-entropy", "--weight=2"], "--weight is a setting of --loss cac"),
+        (["--outliers=none", "--outlier-weight=1"], "--outlier-weight is a setting of --outliers, and this"),
+        (["--anchors=fixed", "--anchor-images=9"], "--anchor-images is a setting of --anchors class-means"),
+        (["--augment=none", "--no-mirror"], "--no-mirror is a setting of --augment, and this training has none"),
         (["--loss=cross-entropy", "--variant=paper"], "--variant is a setting of --loss cac"),
         (
             ["--outliers=none", "--outlier-share=0.5"],

@@ -79,9 +79,9 @@ pub struct Settings {
     weight: Option<f64>,
     /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set,
     /// the name of a published one, or the known training images `scrambled`, for classes that differ in
-    /// shape; by default scrambled; none with --freeze, for a backbone of photographs, for cross-entropy or
-    /// if a step is too small for one outlier
-    #[arg(help_heading = LOSS, long, value_name = "DIR|NAME|scrambled|none")]
+    /// shape; `scrambled,DIR` for both in turn; by default scrambled; none with --freeze, for a backbone of
+    /// photographs, for cross-entropy or if a step is too small for one outlier
+    #[arg(help_heading = LOSS, long, value_name = "DIR|NAME|scrambled|scrambled,DIR|none")]
     outliers: Option<Outliers>,
     #[arg(help_heading = LOSS, long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",
         |recipe| recipe.outlier_share))]
@@ -359,8 +359,8 @@ impl Given {
         Ok(settings)
     }
 
-    /// Refuses settings of a loss or of outliers that were typed, but that this training does not have. A file
-    /// may hold them for other flags.
+    /// Refuses settings that were typed, but that this training does not use. A file may hold them for other
+    /// flags.
     fn check_used(&self, settings: &TrainSettings) -> anyhow::Result<()> {
         let is_cac = settings.loss.variant != Variant::CrossEntropy;
         let has_outliers = settings.recipe.has_outliers();
@@ -369,8 +369,12 @@ impl Given {
         let of_outliers = "--outliers, and this training has none";
         let owners = [
             ("variant", is_cac, "--loss cac"),
+            ("magnitude", is_cac, "--loss cac"),
+            ("weight", is_cac, "--loss cac"),
             ("outlier-share", has_share, of_outliers),
             ("outlier-weight", has_outliers, of_outliers),
+            ("anchor-images", settings.anchors == AnchorKind::ClassMeans, "--anchors class-means"),
+            ("no-mirror", settings.recipe.augment != Augment::None, "--augment, and this training has none"),
         ];
         match owners
             .iter()
@@ -499,9 +503,11 @@ impl Settings {
                 Precision::Bf16 => TrainingPrecision::Bf16,
             },
         };
-        // Cross-entropy needs no outliers, and a small step has no room for one.
-        let is_without =
-            self.loss == Objective::CrossEntropy || recipe.outliers_per_step(recipe.batch_size) == 0;
+        // Cross-entropy needs no outliers, and a small step has no room for one; where a share is given, that is
+        // an error.
+        let is_share_given = self.outlier_share.is_some_and(|share| share != 0.0);
+        let is_without = self.loss == Objective::CrossEntropy
+            || (recipe.outliers_per_step(recipe.batch_size) == 0 && !is_share_given);
         let default = if is_without { Outliers::None } else { recipe.outliers };
         recipe.outliers = self.outliers.clone().unwrap_or(default);
         recipe
@@ -561,9 +567,6 @@ impl Settings {
                 let Loss { variant, magnitude, weight } = Loss::new(self.variant);
                 let magnitude = self.magnitude.unwrap_or(magnitude);
                 Ok(Loss { variant, magnitude, weight: self.weight.unwrap_or(weight) })
-            }
-            Objective::CrossEntropy if self.magnitude.is_some() || self.weight.is_some() => {
-                bail!("--magnitude and --weight are settings of --loss cac")
             }
             Objective::CrossEntropy => Ok(Loss::new(Variant::CrossEntropy)),
         }
