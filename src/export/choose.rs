@@ -20,10 +20,12 @@ struct Compared {
 }
 
 /// Compares the candidates on known images and stand-ins, whose names and features these are; `None` without
-/// images. `magnitude` is the length of the anchors.
+/// images. `magnitude` is the length of the anchors; `has_outliers` says whether the network learned from
+/// outliers.
 pub(super) fn choose(
     fitter: &Fitter,
     magnitude: f64,
+    has_outliers: bool,
     stand_ins: &[(String, Array2<f32>)],
 ) -> Result<Option<(FittedScore, Choice)>> {
     if fitter.known.nrows() < 2 || stand_ins.is_empty() {
@@ -41,7 +43,7 @@ pub(super) fn choose(
         Some(Compared { known: standard.applied_to(of_known), stand_ins, standard, term })
     };
     let (of_classes, of_features) =
-        candidates(magnitude, fitter.examples.labels.len(), fitter.anchors.classes());
+        candidates(magnitude, has_outliers, fitter.examples.labels.len(), fitter.anchors.classes());
     let [of_classes, of_features] = [of_classes, of_features].map(|terms| -> Vec<Compared> {
         terms.into_iter().filter_map(|term| compared(fitter, term)).collect()
     });
@@ -88,10 +90,16 @@ fn mean(values: &[f64]) -> f64 {
 /// The terms of the candidates, in the order of preference: those of classes and those of features, for
 /// anchors of this length, and so many training images and classes. More candidates would be chosen by
 /// chance, because stand-ins resemble unknown images only roughly.
-fn candidates(magnitude: f64, images: usize, classes: usize) -> (Vec<Term>, Vec<Term>) {
+///
+/// `fdbd` is none for a network that learned from outliers: it may separate stand-ins better than the energy
+/// does and unknown images worse (docs/results.md, "Scores").
+fn candidates(magnitude: f64, has_outliers: bool, images: usize, classes: usize) -> (Vec<Term>, Vec<Term>) {
     let warm = LogitScore::warm_energy(magnitude);
-    let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into(), FeatureScore::Fdbd.into()];
+    let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into()];
     of_classes.dedup();
+    if !has_outliers {
+        of_classes.push(FeatureScore::Fdbd.into());
+    }
     let neighbours = (images / IMAGES_PER_NEIGHBOUR)
         .min(images.min(BANK) / (IMAGES_OF_CLASS_PER_NEIGHBOUR * classes))
         .clamp(1, 10);
@@ -109,6 +117,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn differences_of_logits_are_no_candidate_after_outliers() {
+        let names = |has_outliers| -> Vec<String> {
+            let (of_classes, _) = candidates(10.0, has_outliers, 5000, 10);
+            of_classes.iter().map(Term::to_string).collect()
+        };
+        assert_eq!(names(false), ["energy", "energy:5", "fdbd"]);
+        assert_eq!(names(true), ["energy", "energy:5"]);
+    }
+
+    #[test]
     fn neighbours_are_fewer_than_the_images_of_a_class() {
         for (images, classes, expected) in [
             (5000, 10, 10),
@@ -119,7 +137,7 @@ mod tests {
             (500, 50, 1),
             (19, 2, 1),
         ] {
-            let (_, of_features) = candidates(10.0, images, classes);
+            let (_, of_features) = candidates(10.0, false, images, classes);
             assert_eq!(
                 of_features[0],
                 FeatureScore::Knn { neighbours: expected }.into(),

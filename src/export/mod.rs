@@ -33,7 +33,7 @@ use crate::{
         proto::{Graph, Model, Property},
     },
     report::ReportOptions,
-    run::{CheckBatch, Checkpoint, Features},
+    run::{CheckBatch, Checkpoint, Features, Outliers},
     scorer::{Outputs, Provider, Scorer, greatest_difference, tract::TRACT},
     text::per_cent,
 };
@@ -262,7 +262,9 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
             return Err(Error::setting("score", format!("`{score}`"), reason));
         }
         (None, Some(fitter), Some(features)) => {
-            match choose::choose(fitter, facts.loss.magnitude, &features.stand_ins)? {
+            let outliers = facts.training.as_ref().and_then(|training| training.get::<Outliers>("outliers"));
+            let has_outliers = outliers.is_some_and(|outliers| outliers != Outliers::None);
+            match choose::choose(fitter, facts.loss.magnitude, has_outliers, &features.stand_ins)? {
                 Some((score, choice)) => (score, Some(choice)),
                 None => (facts.score.into(), None),
             }

@@ -291,8 +291,7 @@ impl Scorer {
             difference,
         };
         let outputs = ["norms of the logits", "scores", "classes"];
-        let mut greatest =
-            compared(&self.golden_batch()?, expected, outputs, tolerance).map_err(differs)?;
+        let mut greatest = compared(&self.golden_batch()?, expected, outputs, tolerance).map_err(differs)?;
         let Input { height, width, .. } = self.decision().input;
         let sizes = [
             [3 * height + 1, width * 5 / 4 + 2],

@@ -664,6 +664,7 @@ mod tests {
         image::RgbImage::from_pixel(16, 16, image::Rgb(green)).save(folder.path().join("0.png")).unwrap();
         let mut settings = settings(0);
         settings.recipe.outliers = Outliers::ScrambledAndFolder(folder.path().to_owned());
+        settings.recipe.augment = Augment::None;
         // An odd number in a step: turns go on in the next.
         settings.recipe.outlier_share = 3.0 / 64.0;
         let is_green = |image: ArrayView3<u8>| {

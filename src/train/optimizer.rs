@@ -151,7 +151,8 @@ impl Matrices {
                 step.f_narrow(0, start, self.rows * self.columns)?.f_view([self.rows, self.columns])
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let orthogonal = orthogonal(&Tensor::f_stack(&matrices, 0)?, self.kind)?.f_mul_scalar_(self.length)?;
+        let orthogonal =
+            orthogonal(&Tensor::f_stack(&matrices, 0)?, self.kind)?.f_mul_scalar_(self.length)?;
         for (mut matrix, orthogonal) in matrices.into_iter().zip(orthogonal.f_unbind(0)?) {
             matrix.f_copy_(&orthogonal)?;
         }

@@ -1146,11 +1146,17 @@ fn wrong_settings_are_refused_before_anything_is_written() {
             "outlier share = 0.001: adds less than one outlier to a step of 64",
         ),
         (["--outlier-share=1e300", "--outliers=colours"], "must be 0 to 16"),
-        (["--outlier-share=0.001", "--seed=1"], "outlier share = 0.001: adds less than one outlier to a step"),
+        (
+            ["--outlier-share=0.001", "--seed=1"],
+            "outlier share = 0.001: adds less than one outlier to a step",
+        ),
         (["--loss=cross-entropy", "--weight=2"], "--weight is a setting of --loss cac"),
         (["--outliers=none", "--outlier-weight=1"], "--outlier-weight is a setting of --outliers, and this"),
         (["--anchors=fixed", "--anchor-images=9"], "--anchor-images is a setting of --anchors class-means"),
-        (["--augment=none", "--no-mirror"], "--no-mirror is a setting of --augment, and this training has none"),
+        (
+            ["--augment=none", "--no-mirror"],
+            "--no-mirror is a setting of --augment, and this training has none",
+        ),
         (["--loss=cross-entropy", "--variant=paper"], "--variant is a setting of --loss cac"),
         (
             ["--outliers=none", "--outlier-share=0.5"],
