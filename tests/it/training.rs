@@ -47,7 +47,8 @@ fn images(at: &Path, folder: &str, colour: [u8; 3], count: u32) {
     }
 }
 
-const SMALL: [&str; 15] = [
+/// A short training, in float32 on every processor.
+const SMALL: [&str; 17] = [
     "train",
     "--known",
     "colours",
@@ -63,6 +64,8 @@ const SMALL: [&str; 15] = [
     "0.3",
     "--epochs",
     "3",
+    "--precision",
+    "f32",
 ];
 
 fn checkpoint_of(run: &Path) -> Checkpoint {
