@@ -127,8 +127,8 @@ fn portable(path: &Path) -> String {
         return path.display().to_string();
     }
     let last = path.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
-    let means_more =
-        PublishedSet::meant_by(Path::new(&*last)).is_some() || Outliers::from(&*last).folder().is_none();
+    let is_folder = Outliers::from(&*last).folder() == Some(Path::new(&*last));
+    let means_more = PublishedSet::meant_by(Path::new(&*last)).is_some() || !is_folder;
     if means_more { format!("./{last}") } else { last.into_owned() }
 }
 
@@ -202,6 +202,7 @@ mod tests {
             ("cifar10/", "cifar10/"),
             ("/home/bob/cifar10", "./cifar10"),
             ("/home/bob/scrambled", "./scrambled"),
+            ("/home/bob/scrambled,cats", "./scrambled,cats"),
             ("../none", "./none"),
         ] {
             assert_eq!(portable(Path::new(path)), name, "{path}");
