@@ -63,7 +63,7 @@ def compare(runs: dict, base: str, rounds: int, show) -> None:
 
 
 def main(program: Path, known: Path, unknown: Path, models: list[Path], rounds: int) -> None:
-    count = len(Known(known)) + len(Unknown(unknown))
+    count = len(Known(known / "test_batch.bin")) + len(Unknown(unknown))
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}")
     evaluate = [program, "eval", "--known", known, "--unknown", f"unknown={unknown}", "--resamples", "0"]
     runs = {"pytorch-ood": lambda: pytorch(known, unknown)}
