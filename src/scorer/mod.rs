@@ -292,6 +292,9 @@ impl Scorer {
         };
         let outputs = ["norms of the logits", "scores", "classes"];
         let mut greatest = compared(&self.golden_batch()?, expected, outputs, tolerance).map_err(differs)?;
+        if !self.decision().resizes {
+            return Ok(greatest);
+        }
         let Input { height, width, .. } = self.decision().input;
         let sizes = [
             [3 * height + 1, width * 5 / 4 + 2],
@@ -300,7 +303,7 @@ impl Scorer {
         ];
         let outputs =
             ["norms of the logits after resizing", "scores after resizing", "classes after resizing"];
-        for size in sizes.into_iter().filter(|_| self.decision().resizes) {
+        for size in sizes {
             let [found, expected] = self.resized_batches(size)?;
             greatest = greatest.max(compared(&found, &expected, outputs, tolerance).map_err(differs)?);
         }

@@ -28,7 +28,7 @@ use crate::{
     files::checksum,
     image::Input,
     method::{KEEP, needed},
-    run::{Augment, Outliers},
+    run::Augment,
 };
 
 /// Images read between progress checks.
@@ -464,8 +464,8 @@ impl<'a> Batches<'a> {
     /// The folder from which the outlier with this number in the epoch is drawn; `None` for a scrambled training
     /// image.
     fn outliers_for(&self, number: usize) -> Option<&Dataset> {
-        let are_both = matches!(self.settings.recipe.outliers, Outliers::ScrambledAndFolder(_));
-        self.outliers.as_ref().filter(|_| !are_both || number % 2 == 1)
+        let are_scrambled = self.settings.recipe.outliers.are_scrambled();
+        self.outliers.as_ref().filter(|_| !are_scrambled || number % 2 == 1)
     }
 
     /// The pixels of known images, and of outliers.
@@ -559,7 +559,7 @@ mod tests {
     use ndarray::ArrayView3;
 
     use super::*;
-    use crate::run::Recipe;
+    use crate::run::{Outliers, Recipe};
     use std::path::Path;
 
     fn settings(memory: u64) -> TrainSettings {
