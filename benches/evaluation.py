@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Compare the speed of evaluation, and the time to a first score, with PyTorch and ONNX Runtime in Python.
 
-    python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...] [--rounds N]
+    python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...] [--provider NAME...] [--rounds N]
 
 KNOWN is a folder with CIFAR-10's test_batch.bin, UNKNOWN a folder of images. Each round runs, one after the other on
 all CPU threads, pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2, float32, DataLoader, OODMetrics),
-and `toolkit eval` with each model on tract and on ONNX Runtime. The toolkit's time includes process start; PyTorch's
-excludes its imports. Then it scores one image with `toolkit score` and examples/python/score.py, each as a whole
-process. Prints images per second, milliseconds, and ratios within a round. Needs PyTorch, pytorch-ood and onnxruntime
+and `toolkit eval` with each model on each provider, by default tract and ONNX Runtime. The toolkit's time includes
+process start; PyTorch's excludes its imports. Then it scores one image with `toolkit score` and
+examples/python/score.py, each as a whole process. Prints images per second, milliseconds, and ratios within a round. Needs PyTorch, pytorch-ood and onnxruntime
 (`make bench-eval` installs them).
 """
 
@@ -62,13 +62,13 @@ def compare(runs: dict, base: str, rounds: int, show) -> None:
         print(f"{name:40} {show(median(of)):>20}   {ratio} times {base}", flush=True)
 
 
-def main(program: Path, known: Path, unknown: Path, models: list[Path], rounds: int) -> None:
+def main(program: Path, known: Path, unknown: Path, models: list[Path], providers: list[str], rounds: int) -> None:
     count = len(Known(known / "test_batch.bin")) + len(Unknown(unknown))
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, onnxruntime {onnxruntime.__version__}")
     evaluate = [program, "eval", "--known", known, "--unknown", f"unknown={unknown}", "--resamples", "0"]
     runs = {"pytorch-ood": lambda: pytorch(known, unknown)}
     for model in models:
-        for provider in ("cpu", "onnxruntime"):
+        for provider in providers:
             command = [*evaluate, "--provider", provider, model]
             runs[f"{model.stem} on {provider}"] = lambda command=command: seconds(command)
     compare(runs, "pytorch-ood", rounds, lambda time: f"{count / time:.0f} images/s")
@@ -88,6 +88,8 @@ if __name__ == "__main__":
     for name in ("toolkit", "known", "unknown"):
         parser.add_argument(name, type=Path)
     parser.add_argument("models", type=Path, nargs="*", default=[EXPORTED])
+    parser.add_argument("--provider", action="append")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    main(args.toolkit.resolve(), args.known, args.unknown, args.models, args.rounds)
+    providers = args.provider or ["cpu", "onnxruntime"]
+    main(args.toolkit.resolve(), args.known, args.unknown, args.models, providers, args.rounds)

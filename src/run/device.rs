@@ -20,6 +20,18 @@ pub enum Device {
     Cuda(u32),
 }
 
+impl Device {
+    /// Whether it computes faster in bfloat16 than in float32: a CPU with AVX512-BF16. A GPU does so in TF32.
+    #[must_use]
+    pub fn is_faster_in_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let has_bf16 = std::arch::is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        let has_bf16 = false;
+        self == Self::Cpu && has_bf16
+    }
+}
+
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

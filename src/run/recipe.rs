@@ -187,11 +187,7 @@ impl TrainingPrecision {
     /// The faster precision: bf16 on a CPU with AVX512-BF16, f32 on other CPUs and on CUDA.
     #[must_use]
     pub fn fastest_on(device: Device) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        let is_fast = std::arch::is_x86_feature_detected!("avx512bf16");
-        #[cfg(not(target_arch = "x86_64"))]
-        let is_fast = false;
-        if device == Device::Cpu && is_fast { Self::Bf16 } else { Self::F32 }
+        if device.is_faster_in_bf16() { Self::Bf16 } else { Self::F32 }
     }
 }
 

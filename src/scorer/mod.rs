@@ -280,10 +280,9 @@ impl Scorer {
                 false => Error::NoGoldenBatch { origin: origin() },
             });
         };
-        let tolerance = match history.precision {
-            Some(ModelPrecision::Int8) => 0.2,
-            _ => 1e-3,
-        };
+        let is_coarse =
+            history.precision == Some(ModelPrecision::Int8) || self.provider == Provider::OpenVinoBf16;
+        let tolerance = if is_coarse { 0.2 } else { 1e-3 };
         let differs = |(what, difference)| Error::Differs {
             origin: origin(),
             runtime: self.runtime(),

@@ -9,7 +9,7 @@ use std::{
 
 use ort::{
     environment::{Environment, GlobalThreadPoolOptions},
-    ep::{self, ExecutionProvider},
+    ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider},
     logging::LogLevel,
     session::{Session, SessionInputValue, SessionOutputs, builder::SessionBuilder},
     value::{PrimitiveTensorElementType, Tensor},
@@ -25,6 +25,7 @@ use crate::{
         file::{FEATURES, LOGIT_MAP, ModelFile},
         proto::{Graph, Model, Node, Value, element},
     },
+    run::Device,
 };
 
 pub(super) const NAME: &str = "ONNX Runtime";
@@ -248,6 +249,10 @@ fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Output
 fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
     let (environment, library) = environment().map_err(unavailable)?;
+    if provider == Provider::OpenVinoBf16 && !Device::Cpu.is_faster_in_bf16() {
+        // OpenVINO would compute in float32 without a word.
+        return Err(unavailable("this processor has no AVX512-BF16".to_owned()));
+    }
     let (is_built_in, dispatch) = match provider {
         // Named, so that ONNX Runtime does not choose a device itself. With an arena, the memory of a run
         // belongs to its session; malloc would keep it for each thread that ran one.
@@ -262,6 +267,11 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
         ),
         Provider::TensorRt(device) => offer(ep::TensorRT::default().with_device_id(device as i32)),
         Provider::OpenVino => offer(ep::OpenVINO::default()),
+        Provider::OpenVinoBf16 => {
+            let settings = r#"{"CPU": {"INFERENCE_PRECISION_HINT": "bf16"}}"#;
+            let provider = ep::OpenVINO::default().with_device_type("CPU");
+            offer(provider.with_arbitrary_config("load_config", settings))
+        }
         Provider::CoreMl => offer(ep::CoreML::default()),
         Provider::DirectMl(device) => offer(ep::DirectML::default().with_device_id(device as i32)),
         Provider::WebGpu => offer(ep::WebGPU::default()),

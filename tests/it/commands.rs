@@ -112,7 +112,7 @@ fn providers_are_checked_and_failures_have_a_reason() {
     let output = toolkit(folder.path(), &["providers", "--json"]);
     let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let found = |name: &str| lines.iter().find(|line| line["provider"] == name).unwrap();
-    assert_eq!(lines.len(), 8);
+    assert_eq!(lines.len(), 9);
     assert_eq!(
         (&found("cpu")["available"], &found("onnxruntime")["available"]),
         (&true.into(), &true.into())
@@ -120,8 +120,14 @@ fn providers_are_checked_and_failures_have_a_reason() {
     // DirectML exists on Windows only, where these tests do not run.
     let reason = found("directml:0")["reason"].as_str().unwrap();
     assert!(reason.contains("was built without directml"), "{reason}");
+    let reason = found("openvino:bf16")["reason"].as_str().unwrap();
+    let expected = match cac::run::Device::Cpu.is_faster_in_bf16() {
+        true => "was built without openvino",
+        false => "this processor has no AVX512-BF16",
+    };
+    assert!(reason.contains(expected), "{reason}");
     let text = toolkit(folder.path(), &["providers"]);
-    assert!(stdout(&text).starts_with("cpu          yes  tract, "), "{}", stdout(&text));
+    assert!(stdout(&text).starts_with("cpu           yes  tract, "), "{}", stdout(&text));
 
     let without = Command::new(env!("CARGO_BIN_EXE_toolkit"))
         .args(["providers", "--json"])

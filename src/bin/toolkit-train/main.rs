@@ -123,7 +123,7 @@ fn begin(
     if cfg!(target_arch = "x86_64")
         && settings.device == Device::Cpu
         && settings.recipe.precision == TrainingPrecision::Bf16
-        && TrainingPrecision::fastest_on(Device::Cpu) == TrainingPrecision::F32
+        && !Device::Cpu.is_faster_in_bf16()
     {
         say("--precision bf16 is slower than f32 on this processor, which has no AVX512-BF16");
     }

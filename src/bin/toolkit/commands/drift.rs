@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
-    Scorer,
+    Provider, Scorer,
     data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
@@ -86,7 +86,8 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         stream,
         held_out: monitor.held_out(),
         threshold,
-        doubt: inspection.manifest.history.doubt_of_held_out(),
+        doubt: (inspection.manifest.history.doubt_of_held_out())
+            .or_else(|| args.provider.and_then(Provider::doubt_of_held_out)),
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
     if args.json {

@@ -26,7 +26,7 @@ pub fn run(args: &ProvidersArgs) -> anyhow::Result<()> {
                 Ok(runtime) => ("yes", runtime),
                 Err(reason) => ("no", reason),
             };
-            writeln!(stdout(), "{:<12} {mark:<3}  {text}", provider.to_string())?;
+            writeln!(stdout(), "{:<13} {mark:<3}  {text}", provider.to_string())?;
         }
     }
     Ok(())
