@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Compare the speed of evaluation, and the time to a first score, with PyTorch and ONNX Runtime in Python.
 
-    python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...] [--provider NAME...] [--rounds N]
+    python3 benches/evaluation.py TOOLKIT KNOWN UNKNOWN [MODEL.onnx...] [--provider NAME]... [--rounds N]
 
 KNOWN is a folder with CIFAR-10's test_batch.bin, UNKNOWN a folder of images. Each round runs, one after the other on
 all CPU threads, pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2, float32, DataLoader, OODMetrics),

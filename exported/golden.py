@@ -19,7 +19,7 @@ DEMO = HERE.parent / "examples" / "demo"
 
 rows = np.fromfile(DEMO / "cifar-10-batches-bin" / "test_batch.bin", np.uint8).reshape(-1, 3073)
 known = [rows[index, 1:].reshape(3, 32, 32) for index in (0, 5, 10, 15)]
-# Their scores are small: those of other textures are hundreds, with few decimals in float32.
+# Some textures score hundreds, with few decimals in float32; these do not.
 textures = sorted((DEMO / "textures").rglob("*.png"))[39::75]
 unknown = [np.asarray(Image.open(texture).convert("RGB")).transpose(2, 0, 1) for texture in textures]
 images = (np.stack(known + unknown) / 255).astype(np.float32)

@@ -279,7 +279,7 @@ pub enum Error {
     },
     /// A runtime gives other outputs for a model's golden images than its export did, or decides
     /// images that it resizes otherwise than the same images resized by the toolkit.
-    #[error("`{origin}` fails its check on {runtime}: {what} of its golden images differ by {difference:e}")]
+    #[error("`{origin}` fails its check on {runtime}: {what} differ by {difference:e} for its golden images")]
     Differs {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,

@@ -21,7 +21,8 @@ pub enum Device {
 }
 
 impl Device {
-    /// Whether it computes faster in bfloat16 than in float32: a CPU with AVX512-BF16. A GPU does so in TF32.
+    /// Whether it computes faster in bfloat16 than in float32: a CPU with AVX512-BF16. Not a GPU, which
+    /// trains in TF32.
     #[must_use]
     pub fn is_faster_in_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]

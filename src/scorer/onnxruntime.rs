@@ -249,10 +249,6 @@ fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Output
 fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
     let (environment, library) = environment().map_err(unavailable)?;
-    if provider == Provider::OpenVinoBf16 && !Device::Cpu.is_faster_in_bf16() {
-        // OpenVINO would compute in float32 without a word.
-        return Err(unavailable("this processor has no AVX512-BF16".to_owned()));
-    }
     let (is_built_in, dispatch) = match provider {
         // Named, so that ONNX Runtime does not choose a device itself. With an arena, the memory of a run
         // belongs to its session; malloc would keep it for each thread that ran one.
@@ -280,6 +276,10 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
         let (library, provider) = (library.display(), provider.to_string());
         let name = provider.split(':').next().unwrap_or_default();
         return Err(unavailable(format!("`{library}` was built without {name}")));
+    }
+    if provider == Provider::OpenVinoBf16 && !Device::Cpu.is_faster_in_bf16() {
+        // OpenVINO would compute in float32 without a word.
+        return Err(unavailable("this processor has no AVX512-BF16".to_owned()));
     }
     let builder = Session::builder(&environment)
         .map_err(|error| unavailable(error.to_string()))?

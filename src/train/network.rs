@@ -394,8 +394,8 @@ fn convolution(
 const COLUMNS: usize = 3;
 
 /// A depthwise convolution, padded by left, right, top and bottom, as convolutions of stride 1 and at most [`COLUMNS`]
-/// columns: a wider kernel is the sum of its parts, and a stride takes its pixels from all. In bfloat16 oneDNN computes
-/// the gradients of the whole 4 to 12 times as slowly.
+/// columns: a wider kernel is the sum of its parts, and with a stride the pixels are taken from the output without one.
+/// In bfloat16 oneDNN is many times slower with the gradients of the undivided convolution.
 fn depthwise(
     x: &Tensor,
     weight: &Tensor,

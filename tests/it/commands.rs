@@ -121,11 +121,7 @@ fn providers_are_checked_and_failures_have_a_reason() {
     let reason = found("directml:0")["reason"].as_str().unwrap();
     assert!(reason.contains("was built without directml"), "{reason}");
     let reason = found("openvino:bf16")["reason"].as_str().unwrap();
-    let expected = match cac::run::Device::Cpu.is_faster_in_bf16() {
-        true => "was built without openvino",
-        false => "this processor has no AVX512-BF16",
-    };
-    assert!(reason.contains(expected), "{reason}");
+    assert!(reason.contains("was built without openvino"), "{reason}");
     let text = toolkit(folder.path(), &["providers"]);
     assert!(stdout(&text).starts_with("cpu           yes  tract, "), "{}", stdout(&text));
 

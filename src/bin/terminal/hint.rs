@@ -66,8 +66,8 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Provider { provider, .. } if provider == "onnxruntime" => {
             "run `make build` to put the library beside the program, set ORT_DYLIB_PATH to its path, or use `cpu`"
         }
-        Error::Provider { reason, .. } if reason.contains("AVX512-BF16") => {
-            "use `openvino`, which computes in float32"
+        Error::Provider { provider, .. } if provider == "openvino:bf16" => {
+            "set ORT_DYLIB_PATH to an ONNX Runtime with OpenVINO; on a processor without AVX512-BF16 use `openvino`"
         }
         Error::Provider { .. } => {
             "set ORT_DYLIB_PATH to an ONNX Runtime that was built with this provider; `toolkit providers` lists the \

@@ -80,7 +80,7 @@ pub struct Settings {
     /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set,
     /// the name of a published one, or the known training images `scrambled`, for classes that differ in
     /// shape; `scrambled,DIR` for both in turn; by default scrambled; none with --freeze, for a backbone of
-    /// photographs, for cross-entropy or if a step is too small for one outlier
+    /// photographs, for cross-entropy or, without --outlier-share, if a step is too small for one outlier
     #[arg(help_heading = LOSS, long, value_name = "DIR|NAME|scrambled|scrambled,DIR|none")]
     outliers: Option<Outliers>,
     #[arg(help_heading = LOSS, long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",

@@ -173,7 +173,7 @@ impl Found<'_> {
     /// without a promise.
     fn kept_at_least(&self, keep: f64) -> Option<f64> {
         let Threshold { kept_at_least: of_file, classes, .. } = self.threshold?;
-        of_file.map(|of_file| match classes {
+        of_file.filter(|_| self.doubt.is_none()).map(|of_file| match classes {
             Some(_) => of_file,
             // Another share may be asked for.
             None => kept_at_least(self.held_out, keep),

@@ -463,7 +463,12 @@ impl Measured<'_> {
         if args.provider.len() > 1 {
             name = format!("{name} on {}", self.scorer.provider());
         }
-        let manifest = self.scorer.manifest();
+        let mut manifest = self.scorer.manifest().clone();
+        if let (Some(threshold), Some(_)) =
+            (&mut manifest.decision.threshold, self.scorer.provider().doubt_of_held_out())
+        {
+            threshold.kept_at_least = None;
+        }
         let subject = |(score, report): (usize, &cac::Result<Report>)| Subject {
             keep: self.evaluation.threshold(score).and(self.scorer.keep()),
             classes: manifest.decision.classes.clone(),
