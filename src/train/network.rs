@@ -393,9 +393,9 @@ fn convolution(
 /// The most columns of a depthwise kernel whose gradient oneDNN computes quickly in bfloat16.
 const COLUMNS: usize = 3;
 
-/// A depthwise convolution, padded by left, right, top and bottom, as convolutions of stride 1 and at most [`COLUMNS`]
-/// columns: a wider kernel is the sum of its parts, and with a stride the pixels are taken from the output without one.
-/// In bfloat16 oneDNN is many times slower with the gradients of the undivided convolution.
+/// A depthwise convolution, padded by left, right, top and bottom, as convolutions of stride 1 and at most
+/// [`COLUMNS`] columns: a wider kernel is the sum of its parts, and with a stride the pixels are taken from the
+/// output without one. In bfloat16 oneDNN is many times slower with the gradients of the undivided convolution.
 fn depthwise(
     x: &Tensor,
     weight: &Tensor,
