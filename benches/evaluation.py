@@ -7,8 +7,8 @@ KNOWN is a folder with CIFAR-10's test_batch.bin, UNKNOWN a folder of images. Ea
 all CPU threads, pytorch-ood's evaluation loop as in its tutorial (WideResNet-40-2, float32, DataLoader, OODMetrics),
 and `toolkit eval` with each model on each provider, by default tract and ONNX Runtime. The toolkit's time includes
 process start; PyTorch's excludes its imports. Then it scores one image with `toolkit score` and
-examples/python/score.py, each as a whole process. Prints images per second, milliseconds, and ratios within a round. Needs PyTorch, pytorch-ood and onnxruntime
-(`make bench-eval` installs them).
+examples/python/score.py, each as a whole process. Prints images per second, milliseconds, and ratios within a
+round. Needs PyTorch, pytorch-ood and onnxruntime (`make bench-eval` installs them).
 """
 
 import subprocess

@@ -7,8 +7,6 @@ use crate::{
     text::numbered,
 };
 
-const OPENVINO_BF16: &str = "openvino:bf16";
-
 /// The runtime and device that run a network.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -91,7 +89,7 @@ impl fmt::Display for Provider {
             Self::Cuda(device) => write!(f, "cuda:{device}"),
             Self::TensorRt(device) => write!(f, "tensorrt:{device}"),
             Self::OpenVino => f.write_str("openvino"),
-            Self::OpenVinoBf16 => f.write_str(OPENVINO_BF16),
+            Self::OpenVinoBf16 => f.write_str("openvino:bf16"),
             Self::CoreMl => f.write_str("coreml"),
             Self::DirectMl(device) => write!(f, "directml:{device}"),
             Self::WebGpu => f.write_str("webgpu"),
@@ -104,9 +102,6 @@ impl FromStr for Provider {
 
     /// Parses what `Display` writes; the default device is 0.
     fn from_str(text: &str) -> Result<Self> {
-        if text == OPENVINO_BF16 {
-            return Ok(Self::OpenVinoBf16);
-        }
         match numbered(text) {
             Some(("cpu", None)) => Ok(Self::Cpu),
             Some(("onnxruntime", None)) => Ok(Self::OnnxRuntime),
@@ -116,9 +111,10 @@ impl FromStr for Provider {
             Some(("coreml", None)) => Ok(Self::CoreMl),
             Some(("directml", device)) => Ok(Self::DirectMl(device.unwrap_or(0))),
             Some(("webgpu", None)) => Ok(Self::WebGpu),
+            _ if text == "openvino:bf16" => Ok(Self::OpenVinoBf16),
             _ => {
-                let reason = "must be cpu, onnxruntime, cuda, tensorrt, openvino, openvino:bf16, coreml, directml or \
-                              webgpu; cuda, tensorrt and directml take a device as :N";
+                let reason = "must be cpu, onnxruntime, cuda, tensorrt, openvino, openvino:bf16, coreml, directml \
+                              or webgpu; cuda, tensorrt and directml take a device as :N";
                 Err(Error::setting("provider", format!("`{text}`"), reason))
             }
         }

@@ -417,6 +417,7 @@ fn depthwise(
     if stride == 1 {
         return Ok(y);
     }
+    // Channels last in memory, as the convolution left them.
     let last = y.f_permute([0, 2, 3, 1])?.f_slice(1, None, None, stride)?.f_slice(2, None, None, stride)?;
     last.f_contiguous()?.f_permute([0, 3, 1, 2])
 }

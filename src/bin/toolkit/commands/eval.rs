@@ -463,6 +463,7 @@ impl Measured<'_> {
         if args.provider.len() > 1 {
             name = format!("{name} on {}", self.scorer.provider());
         }
+        // The bound of the file is about its scores in float32.
         let mut manifest = self.scorer.manifest().clone();
         if let (Some(threshold), Some(_)) =
             (&mut manifest.decision.threshold, self.scorer.provider().doubt_of_held_out())
