@@ -45,6 +45,10 @@ pub struct Recipe {
     /// class.
     #[serde(default = "yes")]
     pub mirror: bool,
+    /// Share of the images of a step, outliers among them, that are mixed with fractals after the augmentation
+    /// (PixMix; Hendrycks et al., arXiv 2112.05135); 0 to 1.
+    #[serde(default)]
+    pub pixmix: f64,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
     /// below 1.
     pub trim: f64,
@@ -83,6 +87,7 @@ impl Default for Recipe {
             weight_decay: 5e-4,
             augment: Augment::Crop,
             mirror: true,
+            pixmix: 0.0,
             trim: 0.0,
             ema: 0.0,
             outliers: Outliers::Scrambled,
@@ -397,8 +402,10 @@ impl Recipe {
         };
         at_least_1("epochs", self.epochs)?;
         at_least_1("batch size", self.batch_size)?;
-        if !(0.0..=1.0).contains(&self.backbone_rate) {
-            return Err(Error::setting("backbone rate", self.backbone_rate, "must be a share from 0 to 1"));
+        for (name, value) in [("backbone rate", self.backbone_rate), ("pixmix", self.pixmix)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::setting(name, value, "must be a share from 0 to 1"));
+            }
         }
         if self.freeze {
             self.check_frozen()?;
@@ -461,6 +468,9 @@ impl Recipe {
         if !matches!(self.augment, Augment::None | Augment::Flip) {
             let name = serde_json::json!(self.augment);
             return refused("augment", &name.as_str().unwrap_or_default(), "flip or none");
+        }
+        if self.pixmix > 0.0 {
+            return refused("pixmix", &self.pixmix, "0");
         }
         if self.precision != TrainingPrecision::F32 {
             return refused("precision", &"bf16", "f32");
@@ -533,6 +543,7 @@ mod tests {
             refused(Recipe { batch_norm: BatchNorm::Batch, ..frozen() }).starts_with("batch norm = batch")
         );
         assert!(refused(Recipe { precision: TrainingPrecision::Bf16, ..frozen() }).starts_with("precision"));
+        assert!(refused(Recipe { pixmix: 0.5, ..frozen() }).starts_with("pixmix = 0.5: must be 0 when"));
         assert!(
             refused(Recipe { backbone_rate: 1.5, ..Recipe::default() }).starts_with("backbone rate = 1.5")
         );

@@ -118,9 +118,9 @@ fn random_region((height, width): (usize, usize), random: &mut impl Rng) -> Regi
 
 /// An affine map from new to old coordinates, relative to the centre: the new pixel (x, y) is sampled at
 /// `matrix` (x, y) + `offset`.
-struct View {
-    matrix: [[f32; 2]; 2],
-    offset: [f32; 2],
+pub(super) struct View {
+    pub(super) matrix: [[f32; 2]; 2],
+    pub(super) offset: [f32; 2],
 }
 
 impl View {
@@ -134,7 +134,7 @@ impl View {
     }
 
     /// Resamples the image: bilinear, black outside.
-    fn take(&self, pixels: &mut [u8], height: usize, width: usize) {
+    pub(super) fn take(&self, pixels: &mut [u8], height: usize, width: usize) {
         let old = pixels.to_vec();
         let (middle_x, middle_y) = ((width - 1) as f32 / 2.0, (height - 1) as f32 / 2.0);
         let plane = height * width;

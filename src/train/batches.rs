@@ -17,6 +17,8 @@ use super::{
     Event, TrainSettings,
     augment::{augment, resized_crop},
     features::{Features, View},
+    fractal::Fractals,
+    pixmix::pixmix,
     scramble::scramble,
 };
 use crate::{
@@ -50,6 +52,8 @@ pub struct Batches<'a> {
     pub(super) unknown_tests: Vec<UnknownSet>,
     /// Outliers from a folder.
     outliers: Option<Dataset>,
+    /// Fractals that are mixed into images, if any are.
+    fractals: Option<Fractals>,
     /// The number of images that cannot be read, in all sets and in the test sets.
     pub(super) skipped: usize,
     pub(super) skipped_in_tests: usize,
@@ -344,6 +348,8 @@ impl<'a> Batches<'a> {
             known_test,
             unknown_tests,
             outliers,
+            fractals: (settings.recipe.pixmix > 0.0)
+                .then(|| Fractals::for_images(settings.input.height, settings.input.width)),
             skipped,
             skipped_in_tests,
             checksum,
@@ -494,7 +500,7 @@ impl<'a> Batches<'a> {
         } else {
             image.copy_from_slice(&dataset.pixels(index)?);
         }
-        augment(recipe, image, input.height, input.width, random);
+        self.augment(image, random);
         Ok(())
     }
 
@@ -508,8 +514,19 @@ impl<'a> Batches<'a> {
         let drawn = self.training[random.random_range(0..self.training.len())];
         image.copy_from_slice(&self.known.pixels(drawn)?);
         scramble(image, height, width, random);
-        augment(&self.settings.recipe, image, height, width, random);
+        self.augment(image, random);
         Ok(())
+    }
+
+    /// Augments an image, and mixes it with fractals or not.
+    fn augment(&self, image: &mut [u8], random: &mut impl Rng) {
+        let TrainSettings { input, recipe, .. } = self.settings;
+        augment(recipe, image, input.height, input.width, random);
+        if let Some(fractals) = &self.fractals
+            && random.random_bool(recipe.pixmix)
+        {
+            pixmix(image, input.height, input.width, fractals, random);
+        }
     }
 
     /// The features of known images, and of outliers.
@@ -560,7 +577,7 @@ mod tests {
 
     use super::*;
     use crate::run::{Outliers, Recipe};
-    use std::path::Path;
+    use std::{ops::Range, path::Path};
 
     fn settings(memory: u64) -> TrainSettings {
         TrainSettings {
@@ -619,6 +636,31 @@ mod tests {
         for (threads, memory) in [(4, 0), (4, 1 << 30), (3, 100_000)] {
             assert!(on_threads(threads, memory) == expected, "{threads} threads, {memory} bytes");
         }
+    }
+
+    #[test]
+    fn a_share_of_the_images_is_mixed_with_fractals() {
+        let of_share = |pixmix, threads| {
+            let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut settings = settings(1 << 30);
+            settings.recipe.pixmix = pixmix;
+            threads.install(|| made(&settings))
+        };
+        let plain = of_share(0.0, 4);
+        // The augmentation is that of the plain images.
+        let changed = |mixed: &[(Array4<u8>, Vec<i64>, u64)], of: Range<usize>| {
+            let images = plain.iter().zip(mixed).flat_map(|((plain, ..), (mixed, ..))| {
+                plain.outer_iter().zip(mixed.outer_iter()).skip(of.start).take(of.len())
+            });
+            images.filter(|(plain, mixed)| plain != mixed).count()
+        };
+        let half = of_share(0.5, 4);
+        assert!(half == of_share(0.5, 1));
+        // Of two steps of 64 known images and 16 outliers; one image in ten is mixed with nothing.
+        let (known, outliers) = (changed(&half, 0..64), changed(&half, 64..80));
+        assert!((40..75).contains(&known) && (7..24).contains(&outliers), "{known} {outliers}");
+        let all = changed(&of_share(1.0, 4), 0..80);
+        assert!((125..159).contains(&all), "{all}");
     }
 
     #[test]

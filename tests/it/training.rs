@@ -171,7 +171,7 @@ fn timeless(log: &Path) -> Vec<Value> {
 fn a_run_killed_at_any_moment_resumes_to_the_same_weights() {
     goes_on_to_the_same_weights(
         "--ema=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
-         --outliers=scrambled --batch-size=2 --json",
+         --pixmix=0.5 --outliers=scrambled --batch-size=2 --json",
     );
 }
 
@@ -1137,6 +1137,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--trim", "1"], "trim = 1"),
         (["--trim", "0.01"], "trim = 0.01: removes less than one of the 64 images in a step"),
         (["--ema", "-0.1"], "EMA = -0.1"),
+        (["--pixmix", "1.5"], "pixmix = 1.5: must be a share from 0 to 1"),
         (["--warm-up", "10"], "warm-up = 10"),
         (["--weight-decay", "-1"], "weight decay = -1"),
         (["--outlier-weight", "nan"], "outlier weight = NaN"),

@@ -145,6 +145,9 @@ pub struct Settings {
     /// Do not mirror training images, as for digits and texts; the default for `mnist` and `svhn`
     #[arg(help_heading = AUGMENTATION, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_mirror: Option<bool>,
+    /// Share of the training images that are mixed with fractals (PixMix), 0 to 1
+    #[arg(help_heading = AUGMENTATION, long, value_name = "SHARE", default_value_t = Recipe::default().pixmix)]
+    pixmix: f64,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
     /// below 1
     #[arg(help_heading = LOSS, long, value_name = "SHARE", default_value_t = Recipe::default().trim)]
@@ -488,6 +491,7 @@ impl Settings {
             weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
             augment: self.augment.unwrap_or(usual.augment),
             mirror: !self.no_mirror.unwrap_or_else(|| self.is_of_digits()),
+            pixmix: self.pixmix,
             trim: self.trim,
             ema: self.ema,
             outliers: usual.outliers,
@@ -531,6 +535,7 @@ impl Settings {
         self.backbone_rate.is_some_and(|rate| rate > 0.0)
             || self.batch_norm == Some(BatchNorm::Batch)
             || self.augment.is_some_and(is_of_pixels)
+            || self.pixmix > 0.0
             || self.precision == Precision::Bf16
             || self.optimizer == Some(Optimizer::Muon)
             || self.network.settings.get("dropout").is_some_and(|share| share.value() > 0.0)
