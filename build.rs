@@ -11,17 +11,23 @@ fn main() {
     }
 }
 
-/// Sets CAC_COMMIT in a git checkout; models record it.
+/// Sets CAC_COMMIT in a git checkout, with a `+` behind it if the sources are others; models record it.
 fn commit() {
     // Git appends to this file whenever HEAD moves.
     let moves = ".git/logs/HEAD";
     if !Path::new(moves).exists() {
         return;
     }
-    println!("cargo::rerun-if-changed={moves}");
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output();
-    if let Some(output) = output.ok().filter(|output| output.status.success()) {
-        println!("cargo::rustc-env=CAC_COMMIT={}", String::from_utf8_lossy(&output.stdout).trim());
+    let sources = ["src", "Cargo.toml", "Cargo.lock"];
+    for path in [moves].iter().chain(&sources) {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let git = |arguments: &[&str]| Command::new("git").args(arguments).output().ok();
+    let is_changed = git(&[&["diff", "--quiet", "HEAD", "--"], &sources[..]].concat())
+        .is_some_and(|output| !output.status.success());
+    if let Some(output) = git(&["rev-parse", "--short=12", "HEAD"]).filter(|output| output.status.success()) {
+        let mark = if is_changed { "+" } else { "" };
+        println!("cargo::rustc-env=CAC_COMMIT={}{mark}", String::from_utf8_lossy(&output.stdout).trim());
     }
 }
 
