@@ -11,20 +11,25 @@ fn main() {
     }
 }
 
-/// Sets CAC_COMMIT in a git checkout, with a `+` behind it if the sources are others; models record it.
+/// Sets CAC_COMMIT in a git checkout, with a `+` if the library differs from it; models record it.
 fn commit() {
     // Git appends to this file whenever HEAD moves.
     let moves = ".git/logs/HEAD";
     if !Path::new(moves).exists() {
         return;
     }
-    let sources = ["src", "Cargo.toml", "Cargo.lock"];
-    for path in [moves].iter().chain(&sources) {
+    println!("cargo::rerun-if-changed={moves}");
+    // Not the programs: when this script runs again, the library is built again.
+    let parts = fs::read_dir("src").into_iter().flatten().flatten().map(|part| part.path());
+    let mut library: Vec<String> = ["Cargo.toml", "Cargo.lock"].map(str::to_owned).into();
+    library.extend(parts.filter(|part| !part.ends_with("bin")).map(|part| part.display().to_string()));
+    for path in &library {
         println!("cargo::rerun-if-changed={path}");
     }
     let git = |arguments: &[&str]| Command::new("git").args(arguments).output().ok();
-    let is_changed = git(&[&["diff", "--quiet", "HEAD", "--"], &sources[..]].concat())
-        .is_some_and(|output| !output.status.success());
+    let status: Vec<&str> =
+        ["status", "--porcelain", "--"].into_iter().chain(library.iter().map(String::as_str)).collect();
+    let is_changed = git(&status).is_some_and(|output| !output.stdout.is_empty());
     if let Some(output) = git(&["rev-parse", "--short=12", "HEAD"]).filter(|output| output.status.success()) {
         let mark = if is_changed { "+" } else { "" };
         println!("cargo::rustc-env=CAC_COMMIT={}{mark}", String::from_utf8_lossy(&output.stdout).trim());

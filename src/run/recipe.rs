@@ -45,7 +45,7 @@ pub struct Recipe {
     /// class.
     #[serde(default = "yes")]
     pub mirror: bool,
-    /// Share of the images of a step, outliers among them, that are mixed with fractals after the augmentation
+    /// Probability that an image of a step, known or an outlier, is mixed with fractals after its augmentation
     /// (PixMix; Hendrycks et al., arXiv 2112.05135); 0 to 1.
     #[serde(default)]
     pub pixmix: f64,

@@ -3,14 +3,17 @@
 
 use std::{array, f32::consts::PI};
 
+use ::image::Rgb;
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 use rayon::prelude::*;
+
+use crate::image::{self, Filter, Region, RgbImage};
 
 /// The most pictures, and the most pixels of all together.
 const PICTURES: usize = 1024;
 const PIXELS: usize = 1 << 22;
-/// The side of a fractal, in sides of the images for which it is.
-const SIDES: usize = 2;
+/// The greatest side of a picture. Below, it is twice the longer side of the images.
+const LONGEST: usize = 256;
 /// Points of an orbit per pixel, and those at its start that are not on the attractor yet.
 const POINTS: usize = 15;
 const WARM_UP: usize = 20;
@@ -22,49 +25,38 @@ const TRIAL_SIDE: usize = 32;
 const LEAST_INSIDE: f64 = 0.25;
 const LEAST_VISITED: f64 = 0.125;
 
-/// Square pictures from which fractals of one size are cut; the same ones in every run.
+/// Square pictures from which fractals of one size are cut; on one platform the same ones in every run.
 pub(super) struct Fractals {
-    side: usize,
     height: usize,
     width: usize,
-    /// Bytes `[3, side, side]`.
-    pictures: Vec<Vec<u8>>,
+    pictures: Vec<RgbImage>,
 }
 
 impl Fractals {
     /// Draws the pictures, on all threads: fewer of them for larger images.
     pub(super) fn for_images(height: usize, width: usize) -> Self {
-        let side = SIDES * height.max(width);
-        let count = (PIXELS / (side * side)).clamp(1, PICTURES);
+        let side = (2 * height.max(width)).min(LONGEST);
+        let count = (PIXELS / (side * side)).min(PICTURES);
         let drawn = |number| picture(side, &mut ChaCha8Rng::seed_from_u64(number));
         let pictures = (0..count as u64).into_par_iter().map(drawn).collect();
-        Self { side, height, width, pictures }
+        Self { height, width, pictures }
     }
 
-    /// Bytes `[3, height, width]`: a random part of a picture, turned and mirrored at random.
+    /// Bytes `[3, height, width]`: a random square of a picture, at least half as long, resized.
     pub(super) fn draw(&self, random: &mut impl Rng) -> Vec<u8> {
-        let Self { side, height, width, .. } = *self;
         let picture = &self.pictures[random.random_range(0..self.pictures.len())];
-        let [top, left] = [height, width].map(|size| random.random_range(0..=side - size));
-        let [is_turned, is_flipped, is_mirrored]: [bool; 3] = random.random();
-        let mut pixels = Vec::with_capacity(3 * height * width);
-        for channel in picture.chunks_exact(side * side) {
-            for row in top..top + height {
-                for column in left..left + width {
-                    let row = if is_flipped { side - 1 - row } else { row };
-                    let column = if is_mirrored { side - 1 - column } else { column };
-                    pixels.push(channel[if is_turned { column * side + row } else { row * side + column }]);
-                }
-            }
-        }
-        pixels
+        let whole = picture.width() as usize;
+        let side = random.random_range(whole / 2..=whole);
+        let [top, left] = array::from_fn(|_| random.random_range(0..=whole - side));
+        let square = Region { left, top, width: side, height: side };
+        image::region(picture, square, (self.height, self.width), Filter::default())
     }
 }
 
 /// A map of the plane.
 type Variation = fn(f32, f32) -> (f32, f32);
 
-/// One of the maps of a fractal: an affine one, then a variation of Draves's, which give the colour.
+/// One of the maps of a fractal, an affine one and then a variation, with its colour.
 struct Map {
     affine: [[f32; 3]; 2],
     variation: Variation,
@@ -112,20 +104,26 @@ struct Trace {
     colour: [f32; 3],
 }
 
-/// A fractal, bytes `[3, side, side]`, of random maps. Those whose orbit leaves the picture or shrinks to a
-/// few points are drawn anew.
-fn picture(side: usize, random: &mut impl Rng) -> Vec<u8> {
+/// A fractal of random maps. Those whose orbit leaves the picture or shrinks to a few points are drawn anew.
+fn picture(side: usize, random: &mut impl Rng) -> RgbImage {
     loop {
         let maps: Vec<Map> = (0..random.random_range(2..=6)).map(|_| Map::draw(random)).collect();
         let zoom = random.random_range(0.3..0.7);
-        let trial = orbit(&maps, zoom, TRIAL_SIDE, random);
-        let pixels = trial.len() as f64;
-        let inside: f64 = trial.iter().map(|trace| f64::from(trace.visits)).sum();
-        let visited = trial.iter().filter(|trace| trace.visits > 0.0).count() as f64;
-        if inside >= LEAST_INSIDE * POINTS as f64 * pixels && visited >= LEAST_VISITED * pixels {
-            return developed(&orbit(&maps, zoom, side, random), random);
+        if fills(&orbit(&maps, zoom, TRIAL_SIDE, random)) {
+            let traces = orbit(&maps, zoom, side, random);
+            if fills(&traces) {
+                return developed(&traces, side, random);
+            }
         }
     }
+}
+
+/// Whether enough of an orbit is in the picture, and in enough of its pixels.
+fn fills(traces: &[Trace]) -> bool {
+    let pixels = traces.len() as f64;
+    let inside: f64 = traces.iter().map(|trace| f64::from(trace.visits)).sum();
+    let visited = traces.iter().filter(|trace| trace.visits > 0.0).count() as f64;
+    inside >= LEAST_INSIDE * POINTS as f64 * pixels && visited >= LEAST_VISITED * pixels
 }
 
 /// Follows a random orbit of the maps; the picture shows a square of 1 / `zoom` about the origin.
@@ -153,22 +151,23 @@ fn orbit(maps: &[Map], zoom: f32, side: usize, random: &mut impl Rng) -> Vec<Tra
     traces
 }
 
-/// The picture of an orbit: its mean colours over a dark one, as opaque as the logarithm of the visits.
-fn developed(traces: &[Trace], random: &mut impl Rng) -> Vec<u8> {
+/// The picture of an orbit: its mean colours over a random one, as opaque as the logarithm of the visits.
+fn developed(traces: &[Trace], side: usize, random: &mut impl Rng) -> RgbImage {
     let mut visits: Vec<f32> = traces.iter().map(|trace| trace.visits).collect();
     visits.sort_by(f32::total_cmp);
     // A few bright points do not darken the rest.
     let most = visits[visits.len() * 99 / 100].max(1.0).ln_1p();
-    let mut pixels = Vec::with_capacity(3 * traces.len());
-    for channel in 0..3 {
-        let behind = random.random::<f32>() * random.random::<f32>();
-        pixels.extend(traces.iter().map(|trace| {
-            let opacity = (trace.visits.ln_1p() / most).min(1.0);
+    // Dark ones are more frequent.
+    let behind: [f32; 3] = array::from_fn(|_| random.random::<f32>() * random.random::<f32>());
+    RgbImage::from_fn(side as u32, side as u32, |x, y| {
+        let trace = &traces[y as usize * side + x as usize];
+        let opacity = (trace.visits.ln_1p() / most).min(1.0);
+        let value = |channel: usize| {
             let colour = trace.colour[channel] / trace.visits.max(1.0);
-            ((behind + (colour - behind) * opacity) * 255.0).round() as u8
-        }));
-    }
-    pixels
+            ((behind[channel] + (colour - behind[channel]) * opacity) * 255.0).round() as u8
+        };
+        Rgb(array::from_fn(value))
+    })
 }
 
 #[cfg(test)]
@@ -178,17 +177,17 @@ mod tests {
 
     #[test]
     fn pictures_have_structure_and_are_different() {
-        let pictures: Vec<Vec<u8>> =
-            (0..20).map(|seed| picture(32, &mut ChaCha8Rng::seed_from_u64(seed))).collect();
+        let pictures: Vec<RgbImage> =
+            (0..20).map(|seed| picture(64, &mut ChaCha8Rng::seed_from_u64(seed))).collect();
         for picture in &pictures {
-            assert_eq!(picture.len(), 3 * 32 * 32);
-            let mean = picture.iter().map(|&value| f64::from(value)).sum::<f64>() / picture.len() as f64;
-            let squares = picture.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>();
-            let deviation = (squares / picture.len() as f64).sqrt();
+            let values = picture.as_raw();
+            let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64;
+            let squares = values.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>();
+            let deviation = (squares / values.len() as f64).sqrt();
             assert!(deviation > 10.0, "{deviation}");
         }
-        assert_eq!(pictures.iter().collect::<HashSet<_>>().len(), pictures.len());
-        assert_eq!(pictures[7], picture(32, &mut ChaCha8Rng::seed_from_u64(7)));
+        let different: HashSet<_> = pictures.iter().map(|picture| picture.as_raw()).collect();
+        assert_eq!(different.len(), pictures.len());
     }
 
     #[test]
@@ -209,28 +208,35 @@ mod tests {
     }
 
     #[test]
-    fn a_part_may_be_turned_and_mirrored() {
-        let picture = (0..3 * 36).collect();
-        let fractals = Fractals { side: 6, height: 2, width: 3, pictures: vec![picture] };
+    fn fractals_are_squares_of_the_pictures() {
+        // The values grow by 2 a column and by 3 a row.
+        let picture =
+            RgbImage::from_fn(32, 32, |x, y| Rgb([0, 50, 90].map(|least| least + (2 * x + 3 * y) as u8)));
+        let fractals = Fractals { height: 8, width: 16, pictures: vec![picture] };
         let mut random = ChaCha8Rng::seed_from_u64(2);
-        let mut steps = HashSet::new();
+        let mut sides = HashSet::new();
         for _ in 0..200 {
-            let part = fractals.draw(&mut random);
-            assert_eq!(part.len(), 18);
-            let at = |place: usize| i32::from(part[place]);
-            // From a pixel to its right and lower neighbours, and to the next channel.
-            assert_eq!((at(6) - at(0), at(17) - at(5)), (36, 72));
-            assert_eq!((at(2) - at(1), at(5) - at(2)), (at(1) - at(0), at(3) - at(0)));
-            steps.insert((at(1) - at(0), at(3) - at(0)));
+            let fractal = fractals.draw(&mut random);
+            assert_eq!(fractal.len(), 3 * 8 * 16);
+            let at = |channel: usize, row: usize, column: usize| {
+                i32::from(fractal[(8 * channel + row) * 16 + column])
+            };
+            assert_eq!((at(1, 3, 5) - at(0, 3, 5), at(2, 3, 5) - at(0, 3, 5)), (50, 90));
+            // Ten of 16 columns, and four of 8 rows, away from the borders.
+            let across = f64::from(at(0, 4, 13) - at(0, 4, 3)) / 2.0 * 1.6;
+            let down = f64::from(at(0, 6, 8) - at(0, 2, 8)) / 3.0 * 2.0;
+            assert!((across - down).abs() < 3.0 && (14.0..34.0).contains(&across), "{across} {down}");
+            sides.insert(across.round() as i32);
         }
-        let all = [(1, 6), (1, -6), (-1, 6), (-1, -6), (6, 1), (6, -1), (-6, 1), (-6, -1)];
-        assert_eq!(steps, HashSet::from(all));
+        assert!(sides.len() > 8, "{sides:?}");
     }
 
     #[test]
-    fn large_images_have_fewer_fractals() {
-        let fractals = Fractals::for_images(256, 100);
-        assert_eq!((fractals.side, fractals.pictures.len()), (512, 16));
-        assert_eq!(fractals.draw(&mut ChaCha8Rng::seed_from_u64(3)).len(), 3 * 256 * 100);
+    fn large_images_have_fewer_and_no_larger_pictures() {
+        for (size, side, count) in [((8, 6), 16, 1024), ((100, 96), 200, 104), ((20, 4096), 256, 64)] {
+            let fractals = Fractals::for_images(size.0, size.1);
+            assert_eq!((fractals.pictures[0].width(), fractals.pictures.len()), (side, count), "{size:?}");
+            assert_eq!(fractals.draw(&mut ChaCha8Rng::seed_from_u64(3)).len(), 3 * size.0 * size.1);
+        }
     }
 }

@@ -5,9 +5,9 @@
 
 image, other                       bytes of two images of one channel, 20 x 20
 stretch, equalize                  Pillow's `autocontrast` and `equalize` of the first
-posterize, solarize                its `posterize` to 3 bits, and its `solarize` from 100 on
-mixtures                           weights a and b, and the sum and the product of the two images by the formulas
-                                   of the paper's code in float64: pixel values 0 to 1, rounded to bytes at the end
+posterize, solarize                its `posterize` to 3 bits, and its `solarize` from 180 on
+mixtures                           which image is first and which second, weights a and b, and the sum and the product
+                                   by the formulas of the paper's code in float64: values 0 to 1, rounded to bytes
 """
 import json
 from importlib.metadata import version
@@ -38,19 +38,21 @@ def main() -> None:
     second = ((7 * x * x + 13 * y * y + 5 * x * y) % 256).astype(np.uint8)
     image = Image.fromarray(first)
     mixtures = []
+    images = {"image": first, "other": second}
     for a, b in WEIGHTS:
-        mixed = {}
-        for name, mix in [("sum", total), ("product", product)]:
-            values = mix(first / 255, second / 255, a, b).clip(0, 1)
-            mixed[name] = numbers(np.rint(values * 255).astype(int))
-        mixtures.append({"a": a, "b": b, **mixed})
+        for one, two in [("image", "other"), ("other", "image")]:
+            mixed = {}
+            for name, mix in [("sum", total), ("product", product)]:
+                values = mix(images[one] / 255, images[two] / 255, a, b).clip(0, 1)
+                mixed[name] = numbers(np.rint(values * 255).astype(int))
+            mixtures.append({"first": one, "second": two, "a": a, "b": b, **mixed})
     golden = {
         "image": numbers(first),
         "other": numbers(second),
         "stretch": numbers(ImageOps.autocontrast(image)),
         "equalize": numbers(ImageOps.equalize(image)),
         "posterize": numbers(ImageOps.posterize(image, 3)),
-        "solarize": numbers(ImageOps.solarize(image, 100)),
+        "solarize": numbers(ImageOps.solarize(image, 180)),
         "mixtures": mixtures,
     }
     (HERE / "pixmix.json").write_text(json.dumps(golden) + "\n")

@@ -145,7 +145,7 @@ pub struct Settings {
     /// Do not mirror training images, as for digits and texts; the default for `mnist` and `svhn`
     #[arg(help_heading = AUGMENTATION, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_mirror: Option<bool>,
-    /// Share of the training images that are mixed with fractals (PixMix), 0 to 1
+    /// Share of the images of a step, outliers too, that are mixed with generated fractals (PixMix), 0 to 1
     #[arg(help_heading = AUGMENTATION, long, value_name = "SHARE", default_value_t = Recipe::default().pixmix)]
     pixmix: f64,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
