@@ -11,7 +11,9 @@ use cac::{
     method::Variant,
     run::{CheckpointKind, RunFolder},
 };
+use prost::Message;
 use serde_json::Value;
+use tract_onnx::pb::ModelProto;
 
 use crate::{checkpoint, golden};
 
@@ -464,6 +466,28 @@ fn a_model_is_verified_with_its_golden_batch_and_its_signature() {
             assert!(error(&score).contains(message) && error(&verify).contains(message));
         }
     }
+}
+
+#[test]
+fn figures_of_a_provider_that_computes_something_else_are_told() {
+    let folder = trained();
+    let at = folder.path();
+    images(at);
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    let eval = || toolkit(at, &["eval", "model.onnx", "--known", "known", "--unknown", "other=other"]);
+    let whole = eval();
+    assert!(!stdout(&whole).is_empty() && !String::from_utf8_lossy(&whole.stderr).contains("figures"));
+    // As if the runtime computed the last layer wrongly.
+    let mut proto = ModelProto::decode(&fs::read(at.join("model.onnx")).unwrap()[..]).unwrap();
+    let weights = &mut proto.graph.as_mut().unwrap().initializer;
+    let bias = weights.iter_mut().find(|tensor| tensor.name == "fc.bias").unwrap();
+    bias.raw_data[..4].copy_from_slice(&2.5_f32.to_le_bytes());
+    fs::write(at.join("model.onnx"), proto.encode_to_vec()).unwrap();
+    let wrong = eval();
+    assert!(!stdout(&wrong).is_empty());
+    let said = String::from_utf8_lossy(&wrong.stderr);
+    let expected = "the figures of cpu are not the model's: `model.onnx` fails its check on cpu: tract";
+    assert!(said.contains(expected), "{said}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::bail;
 use cac::{
-    Scorer,
+    Error, Scorer,
     data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test, open_training},
     eval::{
         self, Agreement, DatasetOutputs, EvaluateOptions, Evaluated, Evaluation, ScoredSet, evaluate,
@@ -119,6 +119,7 @@ pub fn measure(
     for contender in &contenders {
         let Contender { name, model, sha256, anchors, scorer, .. } = contender;
         let keeps = args.keep_features.as_ref().filter(|_| of_first.is_none());
+        check_provider(name, scorer);
         let own = scorer.decision().score;
         let training = training.as_ref().filter(|_| needs_fit(contender) || keeps.is_some());
         let mut features =
@@ -177,6 +178,15 @@ fn is_measured(score: RejectionScore, own: RejectionScore, args: &[ScoreArg]) ->
     match &cli::scores(args, Some(own))[..] {
         [] => score == own,
         scores => scores.contains(&score),
+    }
+}
+
+/// Says so if the provider does not compute what the model computed at its export: the figures are then those
+/// of the provider.
+fn check_provider(name: &str, scorer: &Scorer) {
+    match scorer.verify() {
+        Ok(_) | Err(Error::NoGoldenBatch { .. }) => {}
+        Err(error) => say(format_args!("the figures of {name} are not the model's: {error}")),
     }
 }
 
