@@ -112,7 +112,7 @@ pub enum Error {
         reason: String,
     },
     /// The server's file is not the one that was downloaded before.
-    #[error("the server's file is not the one whose SHA-256 is recorded in `{}`: {reason}", Shown(record))]
+    #[error("the server's file does not match the SHA-256 in `{}`: {reason}", Shown(record))]
     Replaced {
         /// The file with the recorded SHA-256.
         record: PathBuf,

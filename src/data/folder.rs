@@ -78,8 +78,7 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
         classes.iter().flatten().find(is_split).map(|(name, _)| name)
     };
     if let (Some(train), Some(test)) = (of_split(&TRAIN), of_split(&TEST)) {
-        let reason =
-            format!("its folders `{train}` and `{test}` are splits by another name than `train` and `test`");
+        let reason = format!("its split folders `{train}` and `{test}` must be named `train` and `test`");
         return Err(Error::NoLayout { path: folder.to_owned(), reason });
     }
     let name = |split: &Path| split.file_name().unwrap_or_default().to_string_lossy().into_owned();

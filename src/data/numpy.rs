@@ -125,7 +125,7 @@ mod with_files {
             Some(Place::Array(file, severity)) => array(&file, severity, wanted),
             Some(Place::Several(files)) => {
                 let names: Vec<_> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
-                Err(broken(path, format!("one of its files must be named: {}", few(names.into_iter()))))
+                Err(broken(path, format!("choose one of its files: {}", few(names.into_iter()))))
             }
             None => Err(broken(path, "its file has vanished")),
         }

@@ -209,7 +209,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
     }
     let kinds: Vec<Curve> = section.curves[0].0.iter().map(|(kind, ..)| *kind).collect();
     if !kinds.contains(&Curve::Oscr) {
-        notes.push("OSCR needs the prediction for every known image, and is left out.".to_owned());
+        notes.push("OSCR is omitted: it needs a prediction for every known image.".to_owned());
     }
     let figures = kinds.iter().enumerate().map(|(index, &kind)| {
         let CurveLabels { id, title, x, y, area } = labels(kind);
@@ -335,7 +335,7 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
                 with_interval(kept, interval)
             )
         }
-        (None, _) => "There is no threshold; each one would keep and accept these shares.".to_owned(),
+        (None, _) => "No threshold is set; the curves show what each would accept.".to_owned(),
         _ => "What each threshold would keep and accept.".to_owned(),
     };
     let plot = Plot { x, y: Axis::share("images accepted (%)"), height: 190.0, marks, legend };
@@ -391,7 +391,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     };
     let legend = vec![(Key::Line(0), "share of the test images that is kept".to_owned())];
     let plot = Plot {
-        x: Axis { from: MIN_KEPT, ..Axis::share("share to keep of new known images (%)") },
+        x: Axis { from: MIN_KEPT, ..Axis::share("share of new known images to keep (%)") },
         y: Axis { from, ..Axis::share("share kept of the known test images (%)") },
         height: 190.0,
         marks,
@@ -410,7 +410,7 @@ struct ConfusionRow {
 fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     if !subject.is_judged() || subject.known.scores.is_empty() {
         return (
-            Some("Predictions are not known for every known image: there is no confusion matrix.".to_owned()),
+            Some("Some known images have no prediction, so there is no confusion matrix.".to_owned()),
             vec![],
         );
     }
@@ -553,10 +553,7 @@ fn turned(share: f64) -> &'static str {
 
 fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     let Some(map) = &subject.map else {
-        return (
-            Some("The logits are not known here, or are those of the first score.".to_owned()),
-            Vec::new(),
-        );
+        return (Some("Logits are unavailable, or are shown with the first score.".to_owned()), Vec::new());
     };
     let Map { known, unknown, anchors, explained, images } = map;
     let sets = &unknown[..unknown.len().min(MAPPED)];

@@ -74,7 +74,7 @@ impl Page {
                         }
                         @for (number, run) in self.runs.iter().enumerate() { (run_section(run, number + 1)) }
                     }
-                    footer { p { "Made by toolkit " (env!("CARGO_PKG_VERSION")) ". Every number is measured on the images that are counted here; intervals are 95 %." } }
+                    footer { p { "Made by toolkit " (env!("CARGO_PKG_VERSION")) ". All numbers are measured on the images counted here; intervals are 95 %." } }
                 }
             }
         }
@@ -183,14 +183,14 @@ impl Page {
             h3 id={ "mistakes-" (number) } { "The most confident mistakes" }
             @if all == 0 { p { "There are none." } }
             @else if !with_image {
-                p.note { "The images themselves are not known here; their names and scores are." }
+                p.note { "The images are not available here, only their names and scores." }
             }
             @for (kind, mistakes) in section.mistakes.iter().filter(|(_, mistakes)| !mistakes.is_empty()) {
                 h4 {
                     @match (kind, has_threshold) {
-                        (MistakeKind::UnknownAccepted, true) => "Unknown images that are accepted, the lowest scores first",
+                        (MistakeKind::UnknownAccepted, true) => "Accepted unknown images, lowest scores first",
                         (MistakeKind::UnknownAccepted, false) => "Unknown images with the lowest scores",
-                        (MistakeKind::KnownRejected, true) => "Known images that are rejected, the highest scores first",
+                        (MistakeKind::KnownRejected, true) => "Rejected known images, highest scores first",
                         (MistakeKind::KnownRejected, false) => "Known images with the highest scores",
                         (MistakeKind::KnownMisnamed, true) => "Accepted known images with a wrong class, lowest scores first",
                         (MistakeKind::KnownMisnamed, false) => "Known images with a wrong class, lowest scores first",
@@ -563,7 +563,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                     @if decision.classes.len() > CLASSES { ", and " (decision.classes.len() - CLASSES) " more" }
                 }))
                 (row("input", html! { "RGB, " (height) " × " (width) " pixels" }))
-                (row("resizing", html! { (decision.input.resizing()) "; antialiased, to the byte as Pillow 13"
+                (row("resizing", html! { (decision.input.resizing()) "; antialiased, identical to Pillow 13"
                     @if decision.resizes { "; the graph resizes images of any size itself" }
                 }))
                 (row("normalisation", html! {

@@ -239,7 +239,7 @@ impl Subject {
             cautions.push(format!("The AUROC for {} is below 50 %, too.", counted(more.len(), "more set")));
         }
         if self.unknown.is_empty() {
-            cautions.push("There are no unknown images, so their treatment is not measured.".to_owned());
+            cautions.push("There are no unknown images, so rejecting them is not measured.".to_owned());
         }
         cautions
     }

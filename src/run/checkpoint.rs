@@ -265,7 +265,7 @@ impl Checkpoint {
         let layers = facts.layers()?;
         if file.get(HELD_OUT_BEFORE).is_some() {
             let reason =
-                "the held-out images of this earlier version chose the epoch and the threshold; train again";
+                "an earlier version chose epoch and threshold on the same held-out images; train again";
             return Err(broken(reason.to_owned()));
         }
         let rows = |name: &str| file.rows(name);

@@ -38,7 +38,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
     }
     match &pickle.unknown {
         Some(function) if read.is_empty() => {
-            Err(format!("it holds no tensors, only what `{function}` would make, and no code is executed"))
+            Err(format!("it holds no tensors, only a call to `{function}`, and no code is executed"))
         }
         _ => Ok(read),
     }
@@ -189,7 +189,7 @@ mod tests {
     fn nothing_is_executed_and_no_tensor_comes_of_it() {
         for name in ["evil.pt", "evil-legacy.pt"] {
             let error = error(&std::fs::read(golden(name)).unwrap());
-            assert!(error.contains("it holds no tensors, only what `posix.system` would make"), "{error}");
+            assert!(error.contains("it holds no tensors, only a call to `posix.system`"), "{error}");
         }
     }
 

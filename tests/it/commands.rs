@@ -476,7 +476,7 @@ fn figures_of_a_provider_that_computes_something_else_are_told() {
     stdout(&toolkit(at, &["export", "model.onnx"]));
     let eval = || toolkit(at, &["eval", "model.onnx", "--known", "known", "--unknown", "other=other"]);
     let whole = eval();
-    assert!(!stdout(&whole).is_empty() && !String::from_utf8_lossy(&whole.stderr).contains("figures"));
+    assert!(!stdout(&whole).is_empty() && !String::from_utf8_lossy(&whole.stderr).contains("reproduce"));
     // As if the runtime computed the last layer wrongly.
     let mut proto = ModelProto::decode(&fs::read(at.join("model.onnx")).unwrap()[..]).unwrap();
     let weights = &mut proto.graph.as_mut().unwrap().initializer;
@@ -486,7 +486,7 @@ fn figures_of_a_provider_that_computes_something_else_are_told() {
     let wrong = eval();
     assert!(!stdout(&wrong).is_empty());
     let said = String::from_utf8_lossy(&wrong.stderr);
-    let expected = "the figures of cpu are not the model's: `model.onnx` fails its check on cpu: tract";
+    let expected = "cpu does not reproduce the model: `model.onnx` fails its check on cpu: tract";
     assert!(said.contains(expected), "{said}");
 }
 

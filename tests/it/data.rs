@@ -114,7 +114,7 @@ fn what_is_neither_a_folder_nor_a_name_is_told() {
     let at = folder.path();
     let message = error(&toolkit(at, &["eval", "--known", "cifar-10"]));
     let expected =
-        "error: `cifar-10` is neither a data set here nor the name of a published one: cifar10, cifar100,";
+        "error: `cifar-10` is neither an existing path nor a published data set: cifar10, cifar100,";
     assert!(message.starts_with(expected), "{message}");
     // A set in a folder of EMNIST has a path, but no file of its own.
     fs::write(at.join("emnist-letters-test-images-idx3-ubyte"), "").unwrap();
@@ -213,7 +213,7 @@ fn data_is_listed_found_and_verified() {
     let verify = |args: &[&str]| toolkit(at, &[&["data", "verify", "--data", "sets"], args].concat());
     assert_eq!(stdout(&verify(&["cifar10"])), "cifar10: 0 files with their checksum\n");
     let output = verify(&[]);
-    assert_eq!(error(&output), "error: 1 of 2 data sets are damaged or not whole");
+    assert_eq!(error(&output), "error: 1 of 2 data sets damaged or incomplete");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("textures: `sets/dtd/dtd/images` has 3 images, expected 5640\n"), "{text}");
     // Only what the toolkit fetched can go.
@@ -277,7 +277,7 @@ fn eval_takes_the_newest_model() {
     let first_line = |output: &Output| stderr(output).lines().next().unwrap_or_default().to_owned();
     // Without the data, too, it is said which model would be measured.
     let offline = eval(&[]);
-    assert_eq!(first_line(&offline), "model: the built-in one of CIFAR-10's classes");
+    assert_eq!(first_line(&offline), "model: built-in, with CIFAR-10's classes");
     for part in ["cifar10", "MB", "CAC_DATA_MIRROR"] {
         assert!(stderr(&offline).contains(part), "{part}: {}", stderr(&offline));
     }

@@ -98,7 +98,7 @@ fn a_stream_without_drift_gives_0_and_one_with_drift_3() {
     assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.starts_with("drift: alarm at image ") && text.contains("alarm at 100\n"), "{text}");
-    let expected = "model: the built-in one of CIFAR-10's classes\ndrift: the images no longer resemble";
+    let expected = "model: built-in, with CIFAR-10's classes\ndrift: the images no longer resemble";
     assert!(said(&output).starts_with(expected), "{}", said(&output));
     assert!(!said(&output).contains("error:"));
 
@@ -185,8 +185,7 @@ fn a_model_that_compares_with_test_images_says_so() {
     export::export(&checkpoint, &ExportOptions::default(), &at.join("model.onnx")).unwrap();
     let scores = Inspection::open(&at.join("model.onnx")).unwrap().manifest.decision.threshold.unwrap();
     let output = drift(at, &["model.onnx", "-"], &scores.held_out_scores);
-    let note =
-        format!("note: the model held out no training images; it compares with {count} test images of ants");
+    let note = format!("note: no training images were held out; compared with {count} test images of ants");
     assert!(stdout(&output).lines().any(|line| line == note), "{}", stdout(&output));
     assert!(!stdout(&output).contains("promises"), "{}", stdout(&output));
     // A model that held out images has no such note.
@@ -243,7 +242,7 @@ fn a_state_goes_on_as_if_it_had_never_stopped() {
     let output = drift(at, &[&args[..], &["--seed", "1"]].concat(), &[1.0]);
     assert!(error(&output).contains("cannot continue the stream of `"), "{}", said(&output));
     assert!(error(&output).contains("it belongs to the seed 0, expected 1"), "{}", said(&output));
-    assert!(said(&output).contains("hint: a stream must be continued with its model"));
+    assert!(said(&output).contains("hint: continue a stream with the same model"));
     export::export(&checkpoint(1, Variant::Paper), &ExportOptions::default(), &at.join("other.onnx"))
         .unwrap();
     let output = drift(at, &[&["other.onnx"], &args[..]].concat(), &[1.0]);

@@ -181,9 +181,7 @@ fn a_page_about_scores() {
         let number = format!("{:.1} %", 100.0 * number.as_f64().unwrap());
         assert!(verdict.contains(&number), "{number}: {verdict}");
     }
-    for part in
-        ["&lt;i&gt;far&lt;/i&gt;", "logits are not known here", "images themselves are not known", "u/4"]
-    {
+    for part in ["&lt;i&gt;far&lt;/i&gt;", "Logits are unavailable", "images are not available here", "u/4"] {
         assert!(page_text.contains(part), "{part}");
     }
 
@@ -218,7 +216,10 @@ fn a_page_about_scores() {
         stdout(&printed)
     );
     let bare = page(at, "bare.html");
-    assert!(bare.contains("there is no confusion matrix") && bare.contains("OSCR needs the prediction"));
+    assert!(
+        bare.contains("there is no confusion matrix")
+            && bare.contains("OSCR is omitted: it needs a prediction")
+    );
 
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--group", "near=typo", "-o", "none.html"]));
     assert!(wrong.contains("`typo` is not one of the unknown sets"), "{wrong}");

@@ -783,7 +783,7 @@ fn the_settings_files_in_the_repository_are_valid() {
         let args = ["--config", config.to_str().unwrap(), "--backbone", backbone.to_str().unwrap()];
         let output = toolkit(folder.path(), &[&["train", "--known", "missing"], &args[..]].concat());
         assert!(
-            crate::commands::error(&output).contains("`missing` is neither a data set here nor the name"),
+            crate::commands::error(&output).contains("`missing` is neither an existing path nor a published"),
             "{file}"
         );
     }
@@ -1142,7 +1142,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
         (["--weight-decay", "-1"], "weight decay = -1"),
         (["--outlier-weight", "nan"], "outlier weight = NaN"),
         (["--outlier-weight", "0"], "outlier weight = 0: must be positive if there are outliers"),
-        (["--outliers", "missing"], "`missing` is neither a data set here nor the name of a published one: "),
+        (["--outliers", "missing"], "`missing` is neither an existing path nor a published data set: "),
         (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test images"),
         (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test images"),
         (
@@ -1154,17 +1154,14 @@ fn wrong_settings_are_refused_before_anything_is_written() {
             ["--outlier-share=0.001", "--seed=1"],
             "outlier share = 0.001: adds less than one outlier to a step",
         ),
-        (["--loss=cross-entropy", "--weight=2"], "--weight is a setting of --loss cac"),
-        (["--outliers=none", "--outlier-weight=1"], "--outlier-weight is a setting of --outliers, and this"),
-        (["--anchors=fixed", "--anchor-images=9"], "--anchor-images is a setting of --anchors class-means"),
-        (
-            ["--augment=none", "--no-mirror"],
-            "--no-mirror is a setting of --augment, and this training has none",
-        ),
-        (["--loss=cross-entropy", "--variant=paper"], "--variant is a setting of --loss cac"),
+        (["--loss=cross-entropy", "--weight=2"], "--weight requires --loss cac"),
+        (["--outliers=none", "--outlier-weight=1"], "--outlier-weight requires --outliers, and this"),
+        (["--anchors=fixed", "--anchor-images=9"], "--anchor-images requires --anchors class-means"),
+        (["--augment=none", "--no-mirror"], "--no-mirror requires --augment, and this training has none"),
+        (["--loss=cross-entropy", "--variant=paper"], "--variant requires --loss cac"),
         (
             ["--outliers=none", "--outlier-share=0.5"],
-            "--outlier-share is a setting of --outliers, and this training has none",
+            "--outlier-share requires --outliers, and this training has none",
         ),
         (["--held-out", "0.99"], "held-out = 64 of 64 images: leaves a class without a training image"),
         (["--held-out", "0.02"], "held-out = 0.02: holds out 2 of 64 images; a threshold that keeps 95 % of"),

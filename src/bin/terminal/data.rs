@@ -29,7 +29,7 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
         let is_word = text.components().eq([Component::Normal(text.as_os_str())]);
         if is_word && !exists(text) {
             bail!(
-                "`{}` is neither a data set here nor the name of a published one: {}",
+                "`{}` is neither an existing path nor a published data set: {}",
                 text.display(),
                 set_names()
             );

@@ -89,13 +89,13 @@ pub fn of(error: &Error) -> Option<String> {
         Error::FormatVersion { .. } => "update the toolkit",
         Error::NoGoldenBatch { .. } => "export the model again",
         Error::Differs { .. } => {
-            "compare its SHA-256 with that of the original; a provider that computes in less precision differs too"
+            "compare the model's SHA-256 with the original's; a provider of lower precision differs too"
         }
         Error::Signature { .. } => {
             "do not use the file; ask its author for the file, the signature and the public key"
         }
         Error::NoImages { .. } => {
-            "give a folder with such images; convert others, such as HEIC, to JPEG or PNG"
+            "give images in these formats; convert others, such as HEIC, to JPEG or PNG"
         }
         Error::NoLayout { .. } => {
             let layouts: Vec<&str> = layouts().collect();
@@ -136,7 +136,7 @@ pub fn of(error: &Error) -> Option<String> {
             "export the model from a run that held images out, or import it with --known"
         }
         Error::DriftState { .. } => {
-            "a stream must be continued with its model, score and seed; use another --state to start a new one"
+            "continue a stream with the same model, score and seed, or start a new one with another --state"
         }
         Error::StateInUse { .. } => "wait until it has ended, or give another --state",
         Error::BrokenImages { .. } => {

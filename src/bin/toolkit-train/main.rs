@@ -39,12 +39,12 @@ const USAGE: &str = "toolkit train [OPTIONS]
 /// Train a network with the CAC loss and test it after every epoch.
 ///
 /// Progress goes to stderr, the table of the best epoch to stdout. Exit codes: 0 success, 1 failure or
-/// interruption, 2 a command line that cannot be parsed.
+/// interruption, 2 usage error.
 #[derive(Parser)]
 #[command(name = "toolkit train", bin_name = "toolkit train", version, max_term_width = 100, override_usage = USAGE,
           args_override_self = true, allow_negative_numbers = true)]
 struct Cli {
-    /// Read settings from a TOML file, with the names of the flags below, or take those of pytorch-ood's CAC
+    /// Read settings from a TOML file, with the flags below as keys, or use those of pytorch-ood's CAC
     /// tutorial; flags take precedence
     #[arg(long, value_name = "FILE|tutorial", conflicts_with = "resume")]
     config: Option<PathBuf>,

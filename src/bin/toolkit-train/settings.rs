@@ -41,12 +41,12 @@ pub const RUN: &str = "Run";
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
     /// Known classes: the name of a published data set (see below), train/CLASS/*.png and test/CLASS/*.png,
-    /// or a data set as it was unpacked: CIFAR-10, CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet,
-    /// arrays of NumPy; by default cifar10
+    /// or an unpacked data set: CIFAR-10, CIFAR-100, SVHN, MNIST and others in IDX, Tiny ImageNet, NumPy
+    /// arrays; by default cifar10
     #[arg(help_heading = DATA, long, value_name = "DIR|NAME")]
     known: Option<PathBuf>,
-    /// Share of the known images to test on, above 0 and below 1, where they have no test split, as
-    /// CLASS/*.png; they are drawn by class, the same ones in every run
+    /// Share of the known images to test on, above 0 and below 1, if they have no test split, as
+    /// in CLASS/*.png; drawn per class, the same in every run
     #[arg(help_heading = DATA, long, value_name = "SHARE")]
     held_out_test: Option<f64>,
     /// Unknown test images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
@@ -79,8 +79,8 @@ pub struct Settings {
     weight: Option<f64>,
     /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set,
     /// the name of a published one, or the known training images `scrambled`, for classes that differ in
-    /// shape; `scrambled,DIR` for both in turn; by default scrambled; none with --freeze, for a backbone of
-    /// photographs, for cross-entropy or, without --outlier-share, if a step is too small for one outlier
+    /// shape; `scrambled,DIR` alternates both. By default scrambled; none with --freeze, a backbone of
+    /// photographs or cross-entropy, or if a step is too small for one outlier and --outlier-share is not set
     #[arg(help_heading = LOSS, long, value_name = "DIR|NAME|scrambled|scrambled,DIR|none")]
     outliers: Option<Outliers>,
     #[arg(help_heading = LOSS, long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",
@@ -90,7 +90,7 @@ pub struct Settings {
     #[arg(help_heading = LOSS, long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     outlier_weight: f64,
     /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0
-    /// to below 1; at least 58 images, or 19 where 58 are more than a fifth; with 0 the last epoch is the
+    /// to below 1; at least 58 images, or 19 if 58 exceed a fifth; with 0 the last epoch counts as
     /// best
     #[arg(help_heading = DATA, long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
     held_out: f64,
@@ -117,8 +117,8 @@ pub struct Settings {
     #[arg(help_heading = NETWORK, long, value_name = "SHARE", help = by_recipe("Learning rate of all layers but the last as a share of \
         --learning-rate, 0 to 1", |recipe| recipe.backbone_rate))]
     backbone_rate: Option<f64>,
-    #[arg(help_heading = NETWORK, long, value_parser = one_of(&BatchNorm::ALL), help = by_recipe("Statistics of batch normalisation in training: \
-        those of the batch, or the running ones of the backbone, which stay as they are",
+    #[arg(help_heading = NETWORK, long, value_parser = one_of(&BatchNorm::ALL), help = by_recipe("Batch-norm statistics in training: \
+        those of the batch, or the backbone's running ones, kept fixed",
         |recipe| name_of(&recipe.batch_norm)))]
     batch_norm: Option<BatchNorm>,
     #[arg(help_heading = SCHEDULE, long, value_name = "N", help = by_recipe("Passes over the training images", |recipe| recipe.epochs))]
@@ -142,7 +142,7 @@ pub struct Settings {
     #[arg(help_heading = AUGMENTATION, long, value_parser = one_of(&Augment::ALL), help = by_recipe("The augmentation of training images",
         |recipe| name_of(&recipe.augment)))]
     augment: Option<Augment>,
-    /// Do not mirror training images, as for digits and texts; the default for `mnist` and `svhn`
+    /// Do not mirror training images, e.g. for digits or text; the default for `mnist` and `svhn`
     #[arg(help_heading = AUGMENTATION, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_mirror: Option<bool>,
     /// Share of the images of a step, outliers too, that are mixed with generated fractals (PixMix), 0 to 1
@@ -173,7 +173,7 @@ pub struct Settings {
     /// needed
     #[arg(help_heading = DATA, long, value_name = "MiB", default_value_t = 768)]
     memory: u64,
-    /// Leave out images that cannot be read; otherwise the run ends with a list of them
+    /// Skip images that cannot be read; otherwise the run fails and lists them
     #[arg(help_heading = DATA, long)]
     skip_broken: bool,
 }
@@ -383,7 +383,7 @@ impl Given {
             .iter()
             .find(|(name, is_used, _)| !is_used && self.typed.iter().any(|typed| typed == name))
         {
-            Some((name, _, owner)) => bail!("--{name} is a setting of {owner}"),
+            Some((name, _, owner)) => bail!("--{name} requires {owner}"),
             None => Ok(()),
         }
     }
@@ -549,7 +549,7 @@ impl Settings {
         let images = open_training(&folder, self.held_out_test, protocol, &Input::default())?.len();
         if images <= FEW_IMAGES {
             say(format_args!(
-                "training only the last layer (--freeze): {images} images are few; --freeze=false trains all layers"
+                "training only the last layer (--freeze): only {images} images; --freeze=false trains all layers"
             ));
             Ok(Recipe::of_last_layer())
         } else {

@@ -31,8 +31,8 @@ use crate::{
 
 /// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
 ///
-/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 a command line that
-/// cannot be parsed, 3 drift or a requirement of `eval --require` that is not met.
+/// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 usage error,
+/// 3 drift or an unmet requirement of `eval --require`.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -76,7 +76,7 @@ pub enum Command {
     Drift(DriftArgs),
     /// Show the contents of a model file
     Inspect(InspectArgs),
-    /// Check that a model file computes here what it computed when it was exported
+    /// Check that a model file reproduces the results recorded at its export
     Verify(VerifyArgs),
     /// List the providers that can run a model here, and why the others cannot
     Providers(ProvidersArgs),
@@ -167,7 +167,7 @@ pub struct ExportArgs {
 pub struct FileArgs {
     #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default the one that best separates held-out known images from stand-ins for unknown ones", RejectionScore::NAMES))]
     pub score: Option<RejectionScore>,
-    #[arg(long, value_name = "MB", value_parser = megabytes, help = format!("Limit of the constants of a score of features in the file; by default {:.1}", LIMIT as f64 / 1e6))]
+    #[arg(long, value_name = "MB", value_parser = megabytes, help = format!("Size limit for a feature score's constants in the file; by default {:.1}", LIMIT as f64 / 1e6))]
     pub score_limit: Option<f64>,
     /// Leave the features out of the outputs, for smaller responses
     #[arg(long)]
@@ -182,8 +182,8 @@ pub struct FileArgs {
     /// Make the threshold an optional input of the graph, with the chosen one as its default
     #[arg(long)]
     pub threshold_input: bool,
-    /// Choose the threshold that keeps this share of new known images, 0 to below 1, from held-out ones; from
-    /// the known test images if the training held none out. An import uses the images of --known
+    /// Choose the threshold on held-out images to keep this share of new known ones, 0 to below 1; on the
+    /// known test images if training held none out. An import uses the --known images
     #[arg(long, value_name = "SHARE", default_value_t = KEEP)]
     pub keep: f64,
     /// Set the threshold by hand; images with a larger score are unknown
@@ -209,7 +209,7 @@ pub struct FileArgs {
     #[arg(long, value_parser = one_of(&ModelPrecision::ALL), default_value = name_of(&ModelPrecision::default()))]
     pub precision: ModelPrecision,
     /// Known training images, as for `train`, to calibrate int8 and to compare f16 and int8 with f32; by
-    /// default those of the training, for an import those of --known
+    /// default the training data, or --known for an import
     #[arg(long, value_name = "DIR|NAME")]
     pub calibrate: Option<PathBuf>,
     /// Where published data sets are
@@ -276,15 +276,15 @@ impl FileArgs {
 #[derive(Args)]
 #[command(after_help = format!("Published data sets: {}", set_names()))]
 pub struct EvalArgs {
-    /// Model file; by default the newest in the current folder, else the built-in model of CIFAR-10's
-    /// classes, which is measured on cifar10 and textures. Repeatable; each further model is compared with
-    /// the first where both are measured by the same score
+    /// Model file; by default the newest in the current folder, else the built-in CIFAR-10 model,
+    /// evaluated on cifar10 and textures. Repeatable; each further model is compared with the first on the
+    /// scores that they share
     #[arg(value_name = "MODEL.onnx")]
     pub model: Vec<PathBuf>,
-    /// Also write a report to look at: one HTML file, as `toolkit report` does
+    /// Also write an HTML report, as `toolkit report` does
     #[arg(long = "report", value_name = "FILE.html")]
     pub page: Option<PathBuf>,
-    #[arg(long, value_name = "METRIC=X", value_delimiter = ',', help = format!("End with exit code 3 unless each value is at least X, 0 to 1, and at most X for fpr...; for every unknown set, model, provider and score: {}", Requirement::names().collect::<Vec<_>>().join(", ")))]
+    #[arg(long, value_name = "METRIC=X", value_delimiter = ',', help = format!("Exit with code 3 unless METRIC is at least X (at most X for fpr...), 0 to 1, for every unknown set, model, provider and score: {}", Requirement::names().collect::<Vec<_>>().join(", ")))]
     pub require: Vec<Requirement>,
     /// What is measured, and how
     #[command(flatten)]
@@ -295,8 +295,8 @@ pub struct EvalArgs {
 #[derive(Args)]
 #[command(after_help = format!("Published data sets: {}", set_names()))]
 pub struct PageArgs {
-    /// Model files, which are evaluated as by `eval`; files of scores, as for `metrics`; run folders, with
-    /// the test after training and its curves. By default the newest model in the current folder, else the
+    /// Model files, evaluated as by `eval`; files of scores, as for `metrics`; run folders, with their test
+    /// results and training curves. By default the newest model in the current folder, else the
     /// built-in one of CIFAR-10's classes
     #[arg(value_name = "MODEL.onnx|SCORES.csv|RUN")]
     pub inputs: Vec<PathBuf>,
@@ -324,8 +324,8 @@ pub struct EvaluationArgs {
     /// Repeatable; each further provider is compared with the first
     #[arg(long, default_value = "cpu")]
     pub provider: Vec<Provider>,
-    /// Known classes: the name of a published data set (see below), test/CLASS/*.png, CLASS/*.png, or a data
-    /// set as it was unpacked, as for `train`; by default the data of the training
+    /// Known classes: the name of a published data set (see below), test/CLASS/*.png, CLASS/*.png, or an
+    /// unpacked data set, as for `train`; by default the training data
     #[arg(long, value_name = "DIR|NAME")]
     pub known: Option<PathBuf>,
     /// Share of the known images that `train` held out to test on, where they have no test split; by default
@@ -345,14 +345,14 @@ pub struct EvaluationArgs {
     pub protocol: Option<Protocol>,
     #[arg(long, value_name = "NAME", help = format!("Rejection score to evaluate: {}, the sum A+B of two, or all; repeatable. By default the model's own. Others that need constants are fitted to training images of --known", RejectionScore::NAMES))]
     pub score: Vec<ScoreArg>,
-    /// Write the scores of all images by the first model as CSV, or as NPZ if the name ends in .npz
+    /// Write the first model's scores of all images as CSV, or as NPZ if the name ends in .npz
     #[arg(long, value_name = "FILE")]
     pub scores: Option<PathBuf>,
     /// Write the features of all images, and of training images, by the first model as NPZ; `metrics
     /// --features` computes scores from them
     #[arg(long, value_name = "FILE.npz")]
     pub keep_features: Option<PathBuf>,
-    /// Leave out images that cannot be read; otherwise the evaluation ends with a list of them
+    /// Skip images that cannot be read; otherwise the evaluation fails and lists them
     #[arg(long)]
     pub skip_broken: bool,
     /// Options of the table
@@ -426,7 +426,7 @@ const ALL: [&str; 14] = [
 /// `toolkit data`
 #[derive(Subcommand)]
 pub enum DataCommand {
-    /// List the data sets that are known by name, and whether they are here
+    /// List the published data sets, and which are stored locally
     List {
         /// Where they are
         #[command(flatten)]
@@ -470,7 +470,7 @@ pub enum DataCommand {
 /// `toolkit weights`
 #[derive(Subcommand)]
 pub enum WeightsCommand {
-    /// List the weights that are known by name, and whether they are here
+    /// List the published weights, and which are stored locally
     List {
         /// Print a JSON line for each
         #[arg(long)]
@@ -599,8 +599,8 @@ pub struct ScoreArgs {
     /// The signature of the model file
     #[command(flatten)]
     pub signature: SignatureArgs,
-    /// Images of any size, or folders of them, after the model file if the first name ends in .onnx; by
-    /// default the built-in model of CIFAR-10's classes
+    /// Images of any size, or folders of them. A first name that ends in .onnx is the model file; by default
+    /// the built-in CIFAR-10 model
     #[arg(required = true, value_name = "[MODEL.onnx] IMAGE|DIR")]
     files: Vec<PathBuf>,
 }
@@ -621,14 +621,14 @@ pub struct DriftArgs {
     /// State file of the stream: resumed if it exists, saved afterwards
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
-    /// Take these images in random order, because their order has no meaning, as in folders of classes
+    /// Shuffle these images, because their order is meaningless, as in class folders
     #[arg(long)]
     pub shuffle: bool,
     /// Compare the last N images of the stream with the held-out ones; by default those of this call. The
     /// alarm depends on all
     #[arg(long, value_name = "N")]
     pub window: Option<NonZeroUsize>,
-    /// Seed for breaking ties and for --shuffle; the same as when the stream of --state began
+    /// Seed for ties and --shuffle; must be the one that the --state stream began with
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// The column or array of scores in a file of scores; by default score
@@ -644,8 +644,8 @@ pub struct DriftArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// A folder of images, in the order of their paths; a CSV or NPZ file of scores, as for `metrics`, but it
-    /// needs no labels; or - for one score a line on standard input. After the model file; by default the
+    /// A folder of images, in path order; a CSV or NPZ file of scores, as for `metrics` but with labels
+    /// optional; or - for one score per line on standard input. After the model file; by default the
     /// built-in model of CIFAR-10's classes
     #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
     inputs: Vec<PathBuf>,

@@ -242,7 +242,7 @@ impl Found<'_> {
         if let Some(threshold) = self.threshold.filter(|threshold| threshold.is_from_test) {
             writeln!(
                 out,
-                "note: the model held out no training images; it compares with {}",
+                "note: no training images were held out; compared with {}",
                 on_one_line(&threshold.data)
             )?;
         } else if let Some(doubt) = self.doubt {

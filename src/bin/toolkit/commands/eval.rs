@@ -186,7 +186,7 @@ fn is_measured(score: RejectionScore, own: RejectionScore, args: &[ScoreArg]) ->
 fn check_provider(name: &str, scorer: &Scorer) {
     match scorer.verify() {
         Ok(_) | Err(Error::NoGoldenBatch { .. }) => {}
-        Err(error) => say(format_args!("the figures of {name} are not the model's: {error}")),
+        Err(error) => say(format_args!("{name} does not reproduce the model: {error}")),
     }
 }
 

@@ -44,7 +44,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::read(&file)?;
     if args.model.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) {
         if let Some(flag) = args.mirror.then_some("--mirror").or(args.file.given()) {
-            bail!("{flag} is for a model file; `{}` gets bare weights", args.model.display());
+            bail!("{flag} is for a model file, not for weights (`{}`)", args.model.display());
         }
         checkpoint.write_weights(&args.model)?;
         writeln!(stdout(), "{}: weights from `{}`", args.model.display(), run.path().display())?;

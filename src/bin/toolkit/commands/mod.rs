@@ -40,7 +40,7 @@ use crate::{
 const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-cifar-net.onnx");
 
 /// What is said where the built-in model is taken because none is named.
-const BUILT_IN: &str = "model: the built-in one of CIFAR-10's classes";
+const BUILT_IN: &str = "model: built-in, with CIFAR-10's classes";
 
 /// The findings of exit code 3, one per line. The command did not fail: the exit code is another.
 #[derive(Debug)]

@@ -33,7 +33,7 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
         } else {
             writeln!(
                 stdout(),
-                "{runtime}: {images} golden images get the same classes, and scores and norms of the logits within {difference:.1e}"
+                "{runtime}: same classes for {images} golden images; scores and norms of the logits within {difference:.1e}"
             )?;
         }
     }
