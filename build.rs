@@ -19,7 +19,7 @@ fn commit() {
         return;
     }
     println!("cargo::rerun-if-changed={moves}");
-    // Not the programs: when this script runs again, the library is built again.
+    // Not the programs: rerunning this script rebuilds the library.
     let parts = fs::read_dir("src").into_iter().flatten().flatten().map(|part| part.path());
     let mut library: Vec<String> = ["Cargo.toml", "Cargo.lock"].map(str::to_owned).into();
     library.extend(parts.filter(|part| !part.ends_with("bin")).map(|part| part.display().to_string()));

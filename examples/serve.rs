@@ -5,7 +5,7 @@
 //!
 //! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score, threshold and
 //! p-value as JSON; `GET /health` answers with provider, classes, threshold and whether the images have
-//! drifted; `GET /metrics` with the same in the text format of Prometheus. `--state` keeps the state of the
+//! drifted; `GET /metrics` with the same in the Prometheus text format. `--state` keeps the state of the
 //! drift monitor in a file, as `toolkit drift` does. SIGTERM and Ctrl-C end the service after it has answered
 //! the requests that it accepted, or a little later if a client does not read its answers; a second signal
 //! ends it at once.
@@ -70,7 +70,7 @@ const QUEUE: usize = 256;
 
 /// The number of recent images over which the share of unknown ones is reported.
 const RECENT: usize = 1000;
-/// The time after which the state is written again, while images come.
+/// The time after which the state is written again, while images arrive.
 const SAVE_AFTER: Duration = Duration::from_secs(60);
 
 /// An image's pixels `[3, H, W]` and the channel for its verdict.
@@ -99,7 +99,7 @@ struct Service {
     scorer: Arc<Scorer>,
     seen: Arc<Mutex<Seen>>,
     queue: mpsc::Sender<Request>,
-    /// Has a permit for each byte of [`BODIES_LIMIT`].
+    /// Has one permit per byte of [`BODIES_LIMIT`].
     memory: Arc<Semaphore>,
 }
 
@@ -151,8 +151,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     })
 }
 
-/// The monitor, which goes on from the file of the state if there is one. It needs up to 16 bytes for each
-/// image.
+/// The monitor, resumed from the state file if there is one. It needs up to 16 bytes per image.
 fn begin(
     scorer: &Scorer,
     model: String,
@@ -237,7 +236,7 @@ async fn serve(
         };
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
         tasks.spawn(async move {
-            // A failure concerns only this connection's client.
+            // A failure affects only this connection's client.
             let _ = connection.await;
             drop(place);
         });
@@ -311,7 +310,7 @@ async fn metrics(State(service): State<Service>) -> Response {
     (StatusCode::OK, [(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-/// What was seen is whole whenever it is locked: nothing panics while it changes.
+/// `Seen` is consistent whenever it is locked: nothing panics while it changes.
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -337,8 +336,8 @@ async fn score(State(service): State<Service>, body: Body) -> Result<Response, F
     Ok(answer_with(StatusCode::OK, json!(verdict)))
 }
 
-/// Reads a body, with a permit for each byte. The rest of a refused body is read too, and dropped: a client
-/// reads its answer only after it has sent its request.
+/// Reads a body, with one permit per byte. The rest of a refused body is read and dropped: a client reads its
+/// answer only after it has sent its request.
 async fn read(mut body: Body, memory: Arc<Semaphore>) -> Result<(Vec<u8>, OwnedSemaphorePermit), Failure> {
     let permits = |count: usize| Arc::clone(&memory).try_acquire_many_owned(count as u32);
     let mut whole = Ok((Vec::new(), permits(0).map_err(|_| Failure::busy())?));
@@ -362,8 +361,7 @@ fn answer_with(status: StatusCode, json: Value) -> Response {
     (status, [(CONTENT_TYPE, "application/json")], json.to_string()).into_response()
 }
 
-/// Scores the images that wait, in batches, until the queue is closed. While a batch runs, the next one
-/// gathers.
+/// Scores the waiting images in batches until the queue is closed. While a batch runs, the next one gathers.
 fn score_all(
     scorer: &Scorer,
     seen: &Mutex<Seen>,

@@ -103,7 +103,7 @@ pub enum Error {
         /// What went wrong.
         reason: String,
     },
-    /// A downloaded file is not what it was, or not what was published.
+    /// A downloaded file has changed, or is not the published one.
     #[error("`{}` has changed or is damaged: {reason}", Shown(path))]
     Checksum {
         /// The file.
@@ -119,7 +119,7 @@ pub enum Error {
         /// The address, and how the file differs.
         reason: String,
     },
-    /// An archive is damaged, or holds what must not be unpacked.
+    /// An archive is damaged, or an entry must not be unpacked.
     #[error("cannot unpack `{}`: {reason}", Shown(path))]
     Archive {
         /// The archive.
@@ -134,7 +134,7 @@ pub enum Error {
         name: &'static str,
         /// The folder of the data sets.
         folder: PathBuf,
-        /// What is missing: the address and the length in bytes of each download, if it is published.
+        /// What is missing: each download's address and, if published, its length in bytes.
         downloads: Vec<(&'static str, Option<u64>)>,
     },
     /// A file is not an ONNX model of this toolkit, or is damaged.
@@ -145,7 +145,7 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
-    /// A model does not have the logits of places as an output.
+    /// A model does not output the logits of places.
     #[error("`{origin}` has no map of logits")]
     NoMap {
         /// The path, the name that was given with bytes, or `memory`.
@@ -192,22 +192,22 @@ pub enum Error {
     /// There are too few known images to choose a threshold that keeps a share of them.
     #[error("a threshold that keeps {} % of known images needs at least {needed} of them; there are {found}", per_cent(*keep))]
     TooFewHeldOut {
-        /// The images that were held out to choose it.
+        /// The number of images held out to choose it.
         found: usize,
         /// The number needed.
         needed: usize,
         /// The share, 0 to below 1.
         keep: f64,
     },
-    /// A model has no scores of held-out images, with which a stream could be compared.
+    /// A model has no scores of held-out images to compare a stream with.
     #[error("the model has no scores of held-out images to compare with")]
     NoHeldOutScores,
-    /// The state of a stream of scores is damaged, or of another stream.
+    /// The state of a stream of scores is damaged or belongs to another stream.
     #[error("cannot continue the stream of `{}`: {reason}", Shown(path))]
     DriftState {
         /// The file.
         path: PathBuf,
-        /// How it is damaged, or what it is of.
+        /// How it is damaged, or what it belongs to.
         reason: String,
     },
     /// Another process has the state of a stream of scores open.
@@ -263,7 +263,7 @@ pub enum Error {
         /// The largest difference allowed.
         tolerance: f64,
     },
-    /// A file's signature is not that of the key.
+    /// A file's signature is not valid for the key.
     #[error("the signature `{}` is refused: {reason}", Shown(path))]
     Signature {
         /// The signature file.
@@ -277,8 +277,8 @@ pub enum Error {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
     },
-    /// A runtime gives other outputs for a model's golden images than its export did, or decides
-    /// images that it resizes otherwise than the same images resized by the toolkit.
+    /// A runtime's outputs for a model's golden images differ from those at export or, if the model resizes,
+    /// from those for the same images resized by the toolkit.
     #[error("`{origin}` fails its check on {runtime}: {what} differ by {difference:e} for its golden images")]
     Differs {
         /// The path, the name that was given with bytes, or `memory`.
@@ -328,7 +328,7 @@ pub enum Error {
         /// The run folder.
         path: PathBuf,
     },
-    /// A folder in which a run should begin holds one.
+    /// A folder for a new run already holds one.
     #[error("`{}` already holds a run", Shown(path))]
     HoldsRun {
         /// The folder.
@@ -348,8 +348,8 @@ pub enum Error {
     },
 }
 
-/// A path within a sentence. Control characters, such as newlines, are escaped, so that a name cannot pass
-/// for a line of its own.
+/// A path within a sentence. Control characters, such as newlines, are escaped, so a name cannot pass for a
+/// line of its own.
 struct Shown<'a>(&'a Path);
 
 impl fmt::Display for Shown<'_> {
@@ -358,7 +358,7 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// The number of errors, and each on a line.
+/// The error count, then one error per line.
 fn list(errors: &[Error]) -> String {
     let lines = errors.iter().map(|error| format!("\n  {error}"));
     let images = if errors.len() == 1 { "image" } else { "images" };

@@ -1,4 +1,4 @@
-//! Fits the constants of scores of features to training images.
+//! Fits the constants of feature scores to training images.
 
 use faer::{Mat, Side};
 use ndarray::{Array1, Array2, ArrayView2, Axis};
@@ -17,15 +17,15 @@ pub const LIMIT: usize = 4 << 20;
 
 /// Added to the diagonal of a scatter matrix before it is inverted, as in pytorch-ood.
 const RIDGE: f64 = 1e-6;
-/// The number of training features that `knn` keeps. More of them gain nothing with ten neighbours.
+/// The number of training features that `knn` keeps. Keeping more gains nothing with ten neighbours.
 pub(crate) const BANK: usize = 1024;
 /// The number of features above which Mahalanobis distances are measured in principal components.
 const WIDE: usize = 512;
-/// The number of these components, and the fewest that `vim` leaves to a residual.
+/// The number of these components, and the fewest that a residual of `vim` keeps.
 const COMPONENTS: usize = 256;
-/// The number of training images that a dimension of a Mahalanobis distance needs.
+/// The number of training images needed per dimension of a Mahalanobis distance.
 const IMAGES_PER_COMPONENT: usize = 2;
-/// The least mean length of a residual, relative to that of the features: below it the principal space
+/// The minimum mean length of a residual, relative to that of the features: below it, the principal space
 /// contains all training images.
 const MIN_RESIDUAL: f64 = 1e-5;
 
@@ -36,7 +36,7 @@ pub struct Examples<'a> {
     pub features: ArrayView2<'a, f32>,
     /// Classes `[N]`, 0 to below C.
     pub labels: &'a [i64],
-    /// What follows the features.
+    /// The layer after the features.
     pub last_layer: &'a LastLayer,
 }
 
@@ -45,7 +45,7 @@ pub struct Examples<'a> {
 pub struct Fitter<'a> {
     /// The training images.
     pub examples: Examples<'a>,
-    /// Features `[M, F]` of further known images, by which the terms of a sum are standardised.
+    /// Features `[M, F]` of further known images, used to standardise the terms of a sum.
     pub known: &'a Array2<f32>,
     /// The anchors.
     pub anchors: &'a Anchors,
@@ -53,7 +53,7 @@ pub struct Fitter<'a> {
     pub limit: Option<usize>,
 }
 
-/// Features of images, with what follows from them.
+/// Features of images, and what is computed from them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample<'a> {
     features: &'a Array2<f32>,
@@ -119,7 +119,7 @@ impl Fitter<'_> {
 
 /// Fits the constants of a score. With a limit in bytes they are reduced: `knn` keeps at most 1,024 features,
 /// as 16-bit numbers; Mahalanobis distances of long features, or from few images, are measured in their
-/// principal components; `vim` keeps those components of the residual in which training images vary least,
+/// principal components; `vim` keeps the components of the residual along which training images vary least,
 /// 256 or more. Without a limit they are exact.
 ///
 /// # Errors
@@ -309,13 +309,13 @@ fn origin(last_layer: &LastLayer) -> Array1<f64> {
     if has_more_classes { -solved } else { -weight.t().dot(&solved) }
 }
 
-/// The axes `[kept, F]` along which points, whose mean is 0, vary most.
+/// The axes `[kept, F]` along which points of mean 0 vary most.
 fn principal(centred: &Array2<f64>, kept: usize) -> Array2<f64> {
     let (_, vectors) = eigen(&scatter(centred));
     vectors.slice_axis(Axis(1), (-(kept as isize)..).into()).t().to_owned()
 }
 
-/// The matrix A for which |A x|² is xᵀ S x, S the inverse of the scatter of some points, with the [`RIDGE`].
+/// The matrix A for which |A x|² is xᵀ S x, S being the inverse scatter of some points, with the [`RIDGE`].
 fn whitening(points: &Array2<f64>) -> Array2<f64> {
     let (values, vectors) = eigen(&scatter(points));
     let mut whitening = vectors.t().to_owned();
@@ -329,7 +329,7 @@ fn scatter(points: &Array2<f64>) -> Array2<f64> {
     points.t().dot(points)
 }
 
-/// The eigenvalues of a symmetric matrix, ascending, and as columns its eigenvectors.
+/// The eigenvalues of a symmetric matrix, ascending, and its eigenvectors as columns.
 fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
     let size = matrix.nrows();
     let matrix = Mat::from_fn(size, size, |row, column| matrix[[row, column]]);
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_principal_axes_span_the_plane_of_the_points() {
-        // A plane in six dimensions that is not along the axes, and a little beside it.
+        // Points a little off a plane in six dimensions that is oblique to the axes.
         let [along, across] = [[1.0, 2.0, 0.0, -1.0, 0.5, 1.0], [0.0, 1.0, -3.0, 1.0, 1.0, 0.5]];
         let point = |i: usize, feature: usize| {
             let (a, b) = ((i as f64).sin(), (1.7 * i as f64).cos());

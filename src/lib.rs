@@ -94,10 +94,10 @@ pub mod train;
 pub mod weights;
 
 pub use error::{Error, Result};
-/// The crate of the arrays that a scorer takes and gives.
+/// The crate of the arrays that a scorer takes and returns.
 pub use ndarray;
 pub use panics::panic_is_caught;
-/// The bytes of a model file, shared in place of copied.
+/// The bytes of a model file, shared instead of copied.
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub use prost::bytes::Bytes;
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]

@@ -1,4 +1,4 @@
-//! Panics of other libraries, which a hostile file may cause, as values.
+//! Turns panics of other libraries, which a hostile file may cause, into values.
 
 use std::{
     cell::Cell,

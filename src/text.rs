@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// A path as text. Bytes that are not UTF-8 become `\xNN`, so that different paths stay different.
+/// A path as text. Bytes that are not UTF-8 become `\xNN`, so different paths stay different.
 #[must_use]
 pub fn path_text(path: &Path) -> String {
     let mut text = String::new();
@@ -19,7 +19,7 @@ pub fn on_one_line(name: &str) -> String {
     if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
 }
 
-/// What is said of images that cannot be read, if there are any.
+/// The note on images that cannot be read, if there are any.
 #[must_use]
 pub fn not_counted(skipped: usize) -> Option<String> {
     match skipped {
@@ -46,7 +46,7 @@ pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// A share in per cent, without the digits that a multiplication by 100 makes up.
+/// A share in per cent, without the spurious digits of a multiplication by 100.
 pub(crate) fn per_cent(share: f64) -> f64 {
     (share * 1e10).round() / 1e8
 }

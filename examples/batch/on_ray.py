@@ -6,8 +6,8 @@ python3 on_ray.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
 Starts Ray on this machine (two cores or more), or uses the cluster at RAY_ADDRESS. MODEL and IMAGES (a folder, or a URL
 such as s3://...) must be readable on every node; OUT must be writable and new. A file that is not an image becomes a
-row with an error only. p_value is null where the model has none. Hidden files are left out, of a URL also those whose name
-begins with an underscore.
+row with an error only. p_value is null if the model has none. Hidden files are left out; of a URL, also those
+whose name begins with an underscore.
 """
 
 import sys
@@ -38,7 +38,7 @@ class Scorer(scoring.Scorer):
 if __name__ == "__main__":
     args = scoring.arguments("Score a folder of images with Ray Data.")
     ray.init(runtime_env={"py_modules": [scoring]})
-    # Ray leaves out files of a folder whose names begin with an underscore, as a camera's may.
+    # Ray skips files in a folder whose names begin with an underscore, as a camera's may.
     files = scoring.local_files(args.images)
     if files and (broken := [file for file in files if "\n" in str(file)]):
         print(f"Ray skips {len(broken)} files with a line break in their path: {broken[0]!r}, ...", file=sys.stderr)

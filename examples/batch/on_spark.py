@@ -6,8 +6,9 @@ python3 on_spark.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
 Needs Java 17 or later. Runs on this machine, or with `spark-submit --master URL on_spark.py ...` and the same arguments
 on a cluster. MODEL and IMAGES (a folder, or a URL such as s3a://...) must be readable on every node; OUT must be
-writable and new. A file that is not an image becomes a row with an error only. p_value is null where the
-model has none. Spark skips empty files, and those in whose path below IMAGES a name begins with a dot or an underscore.
+writable and new. A file that is not an image becomes a row with an error only. p_value is null if the
+model has none. Spark skips empty files, and those with a name that begins with a dot or an underscore in
+their path below IMAGES.
 """
 
 import os

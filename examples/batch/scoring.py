@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-# Without this ONNX Runtime tells Microsoft about the model and the machine.
+# Without this, ONNX Runtime sends data about the model and the machine to Microsoft.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 
 def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
-    """The image in the size of the model's input, by the rule in its cac.input."""
+    """The image at the size of the model's input, by the rule in its cac.input."""
     size = width, height = input["width"], input["height"]
     rule = input.get("resize", {"fit": "stretch"})
     filter = Image.Resampling[rule.get("filter", "bilinear").upper()]
@@ -55,7 +55,7 @@ class Scorer:
         self.resizes = json.loads(properties.get("cac.resizes", "false"))
         images = self.session.get_inputs()[0]
         self.takes_bytes = images.type == "tensor(uint8)"
-        # The number that a file of `export --batch N` takes; None for any number.
+        # The batch size of a file of `export --batch N`; None for any size.
         self.batch = images.shape[0] if isinstance(images.shape[0], int) else None
         self.outputs = [output.name for output in self.session.get_outputs() if output.name in OUTPUTS]
 

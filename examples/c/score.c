@@ -27,8 +27,8 @@ static void check(OrtStatus *status, const char *what) {
   exit(1);
 }
 
-// Makes ["a", "b"] into a\0b\0 and returns how many there are, 0 if it is no such list. Escapes lose their backslash,
-// which is right for those that a printable name has.
+// Turns ["a", "b"] into a\0b\0 and returns the number of strings, 0 if it is no such list. Escapes lose their
+// backslash, which is right for those in a printable name.
 static int64_t unpack(char *text) {
   static const char space[] = " \t\r\n";
   char *out = text;
@@ -50,7 +50,7 @@ static int64_t unpack(char *text) {
   }
 }
 
-// A number of a PPM's header and the one character after it; -1 if there is none.
+// Reads a number of a PPM header and the character after it; -1 if there is none.
 static long number(FILE *file) {
   int c = getc(file);
   for (bool comment = false; isspace(c) || c == '#' || (comment && c != EOF); c = getc(file)) {
@@ -114,7 +114,7 @@ int main(int argc, char **argv) {
   const char *path = argv[1];
   ort = OrtGetApiBase()->GetApi(ORT_API_VERSION);
   if (!ort) FAIL("ONNX Runtime %s is older than the header", OrtGetApiBase()->GetVersionString());
-  // Without these ONNX Runtime tells Microsoft about the model and the machine.
+  // Without these, ONNX Runtime sends data about the model and the machine to Microsoft.
 #ifndef _WIN32
   setenv("ORT_DISABLE_TELEMETRY", "1", 1);
 #endif

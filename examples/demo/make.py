@@ -7,7 +7,7 @@ CIFAR_DIR     CIFAR-10 in its official binary layout
 TEXTURES_DIR  images of the Describable Textures Dataset at 32x32, in class folders
 BACKBONE      a WideResNet-40-2 as `toolkit export weights.safetensors` writes it
 
-Needs NumPy and safetensors. Writes its output beside this file.
+Needs NumPy and safetensors. Writes its output next to this file.
 """
 import shutil
 import sys
@@ -42,7 +42,7 @@ def main(cifar: Path, textures: Path, backbone: Path) -> None:
         for image in sorted(folder.iterdir())[:TEXTURES_PER_CLASS]:
             shutil.copyfile(image, copy / image.name)
 
-    # Leave out the last layer, and what a run stores beside the network.
+    # Leave out the last layer, and what a run stores besides the network.
     network = ("conv1.", "block", "bn1.")
     state = {name: tensor for name, tensor in load_file(backbone).items() if name.startswith(network)}
     save_file({name: tensor.astype(np.float16) for name, tensor in state.items()}, HERE / "backbone.safetensors")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run train.py on the workers of a Ray cluster: python3 on_ray.py --workers N, then the flags of train.py.
 
-Paths must be readable on every node, and train.py must be beside this file on each. Also needs
+Paths must be readable on every node, and train.py must be next to this file on each. Also needs
 `pip install 'ray[train]'`.
 """
 

@@ -6,9 +6,10 @@
     toolkit import DIR/weights.pt model.onnx --known DIR
 
 The network is a WideResNet-40-2 for images of 32 pixels, or one of timm's ResNets and EfficientNet-Lites for
-photographs. Data, weights, loss and recipe are those of `toolkit train --freeze=false --held-out 0 --outliers none`,
-except that the last, smaller batch is dropped. After every epoch the results folder holds all that a job needs to resume with the same number of
-processes, so torchrun's `--max-restarts` recovers from a lost machine. `weights.pt` is written at the end.
+photographs. Data, weights, loss and recipe are those of
+`toolkit train --freeze=false --held-out 0 --outliers none`, except that the last, smaller batch is dropped.
+After every epoch, the results folder holds all that a job needs to resume with the same number of processes,
+so torchrun's `--max-restarts` recovers from a lost machine. `weights.pt` is written at the end.
 """
 
 import argparse

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-# Without this ONNX Runtime tells Microsoft about the model and the machine.
+# Without this, ONNX Runtime sends data about the model and the machine to Microsoft.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 
 def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
-    """The image in the size of the model's input, by the rule in its cac.input."""
+    """The image at the size of the model's input, by the rule in its cac.input."""
     size = width, height = input["width"], input["height"]
     rule = input.get("resize", {"fit": "stretch"})
     filter = Image.Resampling[rule.get("filter", "bilinear").upper()]

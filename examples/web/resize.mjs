@@ -1,5 +1,5 @@
-// Resizes to the byte like the toolkit, Pillow 13 and torchvision: antialiased, in two passes of whole numbers, rounded
-// after each.
+// Resizes byte for byte like the toolkit, Pillow 13 and torchvision: antialiased, in two integer passes,
+// rounded after each.
 
 // A weight of 1.
 const ONE = 2 ** 22;
@@ -15,11 +15,11 @@ const FILTERS = {
   },
 };
 
-// Rounds a positive number; halves to the even one, as Python does.
+// Rounds a positive number, with halves to even, as Python does.
 const rounded = (x) => (x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x));
 
-// What happens along one axis: `from` pixels become `to`. As many as there is room for are kept from `skipped` on, and
-// put at `place`.
+// The resize along one axis: `from` pixels become `to`. As many as fit are kept, from `skipped` on, and put
+// at `place`.
 const centred = (from, to, room) => {
   const skipped = rounded(Math.max(0, to - room) / 2);
   return { from, to, skipped, count: Math.min(to, room), place: rounded(Math.max(0, room - to) / 2) };
@@ -64,8 +64,8 @@ function windows({ from, to, skipped, count }, { radius, kernel }) {
   });
 }
 
-// Resizes the lines of an image, which may have more channels than red, green and blue. Lines begin lineStep
-// values after each other, their pixels pixelStep values; at(line, place) numbers the resized pixels.
+// Resizes the lines of an image, which may have more channels than red, green and blue. Lines are lineStep
+// values apart, their pixels pixelStep values; at(line, place) numbers the resized pixels.
 function pass(values, lines, [lineStep, pixelStep], all, at) {
   const resized = new Uint8ClampedArray(lines * all.length * 3);
   for (let line = 0; line < lines; line++) {
@@ -98,7 +98,7 @@ export function tensor({ data, width, height }, input) {
   const [vertical, horizontal] = axes(height, width, input);
   const filter = FILTERS[input.resize?.filter ?? "bilinear"];
   const [rows, columns] = [windows(vertical, filter), windows(horizontal, filter)];
-  // Pillow 13 changes the height first where it shrinks by more than twice as many pixels as the width.
+  // Pillow 13 changes the height first if it shrinks by more than twice as many pixels as the width.
   const verticalFirst = height - vertical.to > Math.max(0, 2 * (width - horizontal.to));
   const pixels = verticalFirst
     ? across(down(data, 4, width, rows), 3, rows.length, width, columns)

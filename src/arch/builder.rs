@@ -82,7 +82,7 @@ impl Builder {
         self.layers
     }
 
-    /// Whether only its reader needs the output of a layer.
+    /// Whether only a layer's reader needs its output.
     fn is_free(&self, index: usize, readers: &[usize]) -> bool {
         let Layer { op, inputs, .. } = &self.layers[index];
         readers[index] == 1

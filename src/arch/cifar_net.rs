@@ -1,9 +1,9 @@
 //! The small network of airbench94 (Jordan, arXiv 2404.00498) for images of about 32 pixels, with its parameter
-//! names: a 2x2 convolution that whitens, three groups of two 3x3 convolutions, the first of which is followed
-//! by pooling, and a linear layer. Unlike there, activations are ReLU in place of GELU, which folds into
-//! convolutions on every runtime; features are means over the image in place of maxima, so that logits have a
-//! place; and the last layer has a bias. Batch normalisation has scales, and filters neither begin as the
-//! identity nor keep a norm.
+//! names: a whitening 2x2 convolution, three groups of two 3x3 convolutions, the first of which is followed
+//! by pooling, and a linear layer. Unlike airbench94, activations are ReLU, which every runtime folds into
+//! convolutions, instead of GELU; features are means over the image instead of maxima, so that logits can be
+//! localised; and the last layer has a bias. Batch normalisation has scales, and filters neither start as
+//! the identity nor keep a norm.
 
 use super::{Architecture, Builder, Conv, Family, Init, Op, Recognized, Setting, Shapes};
 use crate::{error::Result, image::Input};

@@ -25,9 +25,9 @@ pub(super) const FAMILY: Family = Family {
 
 /// What distinguishes the members.
 struct Member {
-    /// The factor of the channels.
+    /// The multiplier of the channels.
     width: f64,
-    /// The factor of the number of blocks in a stage.
+    /// The multiplier of the number of blocks in a stage.
     depth: f64,
     /// Height and width of the images.
     size: usize,
@@ -88,13 +88,13 @@ fn member(network: &Architecture) -> Result<&'static Member> {
 }
 
 fn default_input(network: &Architecture) -> Input {
-    // `layers` refuses other members.
+    // `layers` rejects other members.
     let Member { size, crop, filter, .. } = *member(network).unwrap_or(&MEMBERS[0]);
     let resize = Resize { fit: Fit::Crop { share: crop }, filter };
     Input { height: size, width: size, mean: [0.5; 3], std: [0.5; 3], resize }
 }
 
-/// The names of layers in EfficientNet-PyTorch, which numbers blocks through, and those of timm.
+/// The layer names of EfficientNet-PyTorch, which numbers blocks consecutively, and of timm.
 fn synonyms(shapes: Shapes) -> Vec<(String, String)> {
     let has = |layer: String| shapes(&format!("{layer}.weight")).is_some();
     let count = (0..).take_while(|number| has(format!("_blocks.{number}._depthwise_conv"))).count();
@@ -218,7 +218,7 @@ impl Cursor<'_> {
     }
 
     /// An inverted residual block; without expansion a depthwise separable convolution. The input is added
-    /// where its shape is that of the output.
+    /// if its shape is that of the output.
     fn block(&mut self, name: &str, stage: &Stage, outputs: usize, stride: usize) {
         let at = |suffix: &str| format!("{name}.{suffix}");
         let (shortcut, inputs) = (self.at, self.channels);

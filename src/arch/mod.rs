@@ -40,13 +40,13 @@ pub struct Family {
     pub about: &'static str,
     /// The settings of its members.
     pub settings: &'static [Setting],
-    /// A tensor that every member has, and no member of another family; by it weights are recognised.
+    /// A tensor that every member has, and no member of another family; weights are recognised by it.
     pub mark: &'static str,
     /// The title of a member, such as `WideResNet-40-2`.
     title: fn(&Architecture) -> String,
     /// The input for which a member was published.
     default_input: fn(&Architecture) -> Input,
-    /// The names that another code gives to the layers, each with its name here, if tensors have such names.
+    /// The layer names of another implementation, each with its name here, if the tensors use them.
     synonyms: fn(Shapes) -> Vec<(String, String)>,
     /// Recognises a member from the shapes of its tensors, with the mark; the error says what is not
     /// supported.
@@ -295,7 +295,7 @@ impl Architecture {
     }
 
     /// The layer names of another implementation than the one that a family follows, each with the family's
-    /// name; empty unless the tensors are named so.
+    /// name; empty unless the tensors use them.
     #[must_use]
     pub fn synonyms(shapes: Shapes) -> Vec<(String, String)> {
         FAMILIES.iter().flat_map(|family| (family.synonyms)(shapes)).collect()
@@ -315,8 +315,8 @@ impl Architecture {
         self.family
     }
 
-    /// The input for which the network was published: size, normalisation and resizing where neither weights
-    /// nor the user state others.
+    /// The input for which the network was published: size, normalisation and resizing unless the weights or
+    /// the user state others.
     #[must_use]
     pub fn default_input(&self) -> Input {
         (self.family.default_input)(self)
@@ -399,7 +399,7 @@ pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
     last
 }
 
-/// The index of the layer whose output is the features: what the last layer reads, dropout aside.
+/// The index of the layer whose output is the features: the last layer's input, dropout aside.
 #[cfg(feature = "export")]
 pub(crate) fn features(layers: &[Layer]) -> usize {
     let mut index = layers.len() - 1;
@@ -417,7 +417,7 @@ pub(crate) fn averages(layers: &[Layer]) -> bool {
     layers[features(layers)].op == Op::GlobalAveragePool
 }
 
-/// The number of features: of values that the last layer reads.
+/// The number of features: the inputs of the last layer.
 pub(crate) fn feature_count(layers: &[Layer]) -> usize {
     match layers.last().map(|layer| &layer.op) {
         Some(&Op::Linear { inputs, .. }) => inputs,

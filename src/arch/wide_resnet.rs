@@ -66,7 +66,7 @@ fn layers(network: &Architecture, classes: usize, _: (usize, usize), net: &mut B
     Ok(())
 }
 
-/// a = relu(bn1(x)); conv2(dropout(relu(bn2(conv1(a))))) + shortcut, which is x itself or, where the width
+/// a = relu(bn1(x)); conv2(dropout(relu(bn2(conv1(a))))) + shortcut, which is x itself or, if the width
 /// changes, a strided 1x1 convolution of a.
 fn block(
     net: &mut Builder,

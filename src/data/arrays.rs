@@ -12,12 +12,12 @@ use crate::{
     text::path_text,
 };
 
-/// The most bytes that deflate makes of one.
+/// The most bytes that deflate expands one byte to.
 pub(super) const MAX_INFLATED: u64 = 1032;
-/// The bytes of an array that are read first; then as many again as there are.
+/// The bytes of an array to read first; each further piece doubles those read.
 const FIRST_PIECE: usize = 1 << 20;
 
-/// Images of one size, of bytes.
+/// Images of one size, as bytes.
 #[derive(Debug)]
 pub(super) struct Arrays {
     pieces: Vec<Piece>,
@@ -29,15 +29,15 @@ pub(super) struct Arrays {
 #[derive(Debug)]
 pub(super) struct Piece {
     pub file: PathBuf,
-    /// The name of the array, where a file has several.
+    /// The name of the array, if a file has several.
     pub array: Option<String>,
     /// The index of the first of the images in that array.
     pub first: usize,
     pub count: usize,
 }
 
-/// The size of each image, and the distances in bytes from one image, channel, row and column to the next.
-/// Grey images have a distance of 0 between channels.
+/// The size of each image, and the strides in bytes between images, channels, rows and columns. Grey images
+/// have a channel stride of 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Form {
     pub count: usize,
@@ -50,7 +50,7 @@ pub(super) struct Form {
 }
 
 impl Form {
-    /// `count` images `[3, height, width]`, if there are any and their sides are those of an image.
+    /// `count` images `[3, height, width]`, if there is at least one and their size is that of an image.
     pub fn planes(count: usize, height: usize, width: usize) -> Option<Self> {
         let channel = height.checked_mul(width)?;
         let form =
@@ -65,12 +65,12 @@ impl Form {
         has_sides && 3 * self.height as u64 * self.width as u64 <= MAX_BYTES && self.count > 0
     }
 
-    /// The images that are stored column by column.
+    /// The form of images stored column by column.
     pub fn transposed(self) -> Self {
         Self { height: self.width, width: self.height, row: self.column, column: self.row, ..self }
     }
 
-    /// The images of an array `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`.
+    /// The form of an array of images `[N, H, W]`, `[N, H, W, 1 or 3]` or `[N, 1 or 3, H, W]`.
     pub fn of(shape: &[usize], is_fortran: bool) -> Reasoned<Self> {
         let unfit = || {
             format!(
@@ -119,7 +119,7 @@ impl Form {
 }
 
 impl Arrays {
-    /// The images in these bytes, whose number is that of the form.
+    /// The images in these bytes, whose number must match the form.
     pub fn new(pieces: Vec<Piece>, form: Form, bytes: Vec<u8>) -> Self {
         debug_assert_eq!(bytes.len(), form.bytes());
         Self { pieces, form, bytes }
@@ -150,12 +150,12 @@ impl Arrays {
         format!("#{index}")
     }
 
-    /// Whether the images are an input as they are.
+    /// Whether the images become an input unchanged.
     pub fn is_unchanged(&self, input: &Input) -> bool {
         image::is_unchanged((self.form.height, self.form.width), input)
     }
 
-    /// The bytes `[3, height, width]` of an image, brought to an input.
+    /// The bytes `[3, height, width]` of an image, resized to an input.
     pub fn pixels(&self, index: usize, input: &Input) -> Cow<'_, [u8]> {
         if !self.is_unchanged(input) {
             return Cow::Owned(image::pixels(&self.image(index), input));
@@ -173,7 +173,7 @@ impl Arrays {
         })
     }
 
-    /// The bytes of an image without those of its repeated channels.
+    /// The bytes of an image, without repeated channels.
     pub fn record(&self, index: usize) -> Cow<'_, [u8]> {
         let Form { height, width, image, .. } = self.form;
         let (channels, length) = (self.form.channels(), self.form.channels() * height * width);
@@ -201,8 +201,8 @@ impl Arrays {
     }
 }
 
-/// Reads the bytes of an array. `most` is an upper bound of how many there can be. Memory is taken as the
-/// bytes come, so that a small file that claims a large array takes little.
+/// Reads the bytes of an array. `most` is an upper bound on their number. Memory is allocated as the bytes
+/// arrive, so a small file that claims a large array takes little.
 pub(super) fn read(reader: &mut impl Read, count: usize, most: u64) -> Reasoned<Vec<u8>> {
     if count as u64 > most {
         return Err(format!("it claims {count} bytes of values, its size allows at most {most}"));
@@ -231,8 +231,8 @@ pub(super) fn check_end(reader: &mut impl Read) -> Reasoned<()> {
     }
 }
 
-/// Numbers of one of NumPy's types as integers: `u`, `i`, `b` and `f` of `size` bytes; `None` for other types
-/// and for numbers that are not integers.
+/// Numbers of a NumPy type as integers: `u`, `i`, `b` and `f` of `size` bytes; `None` for other types and for
+/// numbers that are not integers.
 pub(super) fn integers(bytes: &[u8], kind: &str, size: usize, is_big_endian: bool) -> Option<Vec<i64>> {
     let read = |item: &[u8]| {
         let mut word = [0; 8];

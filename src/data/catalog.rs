@@ -29,13 +29,13 @@ pub struct PublishedSet {
     pub name: &'static str,
     /// What it holds, in a few words.
     pub about: &'static str,
-    /// The numbers of images to train on and to test on. Unknown images are those to test on.
+    /// The numbers of training and test images. Unknown images are the test images.
     pub images: [usize; 2],
     /// The licence, or what the authors ask for.
     pub terms: &'static str,
     /// What to know about its use; may be empty.
     pub note: &'static str,
-    /// The names of its parts, of which a user takes one as `NAME:PART`; none for a set that is taken whole.
+    /// The names of its parts, one of which a user names as `NAME:PART`; empty for a set used as a whole.
     pub parts: &'static [&'static str],
     /// The files to download.
     pub downloads: &'static [Download],
@@ -47,7 +47,7 @@ pub struct PublishedSet {
 /// A file of a published data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Download {
-    /// Its addresses, which are tried in order.
+    /// Its URLs, tried in order.
     pub urls: &'static [&'static str],
     /// Its name on a mirror and in the folder of the data set.
     pub file: &'static str,
@@ -66,11 +66,11 @@ pub struct Download {
 /// Where the images of a data set are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct PublishedLayout {
-    /// The folder of the known images, relative.
+    /// The relative path of the folder of known images.
     pub folder: &'static str,
-    /// The folders of unknown images to train on and to test on, below it.
+    /// The folders of unknown training and test images, below it.
     unknown: [&'static str; 2],
-    /// The files without which it is not whole; none for a folder of images.
+    /// The files that a whole copy must have; none for a folder of images.
     pub parts: &'static [PublishedFile],
 }
 
@@ -117,7 +117,7 @@ const fn layout(folder: &'static str, parts: &'static [PublishedFile]) -> Publis
     PublishedLayout { folder, unknown: [""; 2], parts }
 }
 
-/// A download that is needed for both splits. 0 bytes and an empty SHA-256 are not published.
+/// A download needed for both splits. 0 bytes or an empty SHA-256 mean that none is published.
 const fn download(
     url: &'static [&'static str],
     file: &'static str,
@@ -166,9 +166,9 @@ const CORRUPTIONS: [&str; 19] = [
 
 const EASY: &str = "its resizing leaves traces, which make it easy to catch";
 
-/// The data sets, sorted by kind. Addresses and MD5 are those of torchvision 0.29.2 and pytorch-ood 0.4.0
+/// The data sets, sorted by kind. URLs and MD5 are those of torchvision 0.29.2 and pytorch-ood 0.4.0
 /// (iSUN's: detectors 0.1.11; the MD5 of CIFAR-10's binary files: its page), lengths and SHA-256 those of
-/// tensorflow-datasets 4.9.10 and Keras 3, where they have them.
+/// tensorflow-datasets 4.9.10 and Keras 3, if available.
 pub static SETS: [PublishedSet; 16] = [
     PublishedSet {
         name: "cifar10",
@@ -617,15 +617,15 @@ impl PublishedSet {
         SETS.iter().find(|set| set.name == name)
     }
 
-    /// Whether its classes are digits, whose mirror images are of no class.
+    /// Whether its classes are digits, whose mirror images belong to no class.
     #[must_use]
     pub fn is_of_digits(&self) -> bool {
         ["mnist", "svhn"].contains(&self.name)
     }
 
-    /// The data set that a user means by a text where a folder or a name can stand: `NAME`, or `NAME:PART` of
-    /// a set with parts. Only the name itself means the data set, whether or not there is a folder of that
-    /// name; `./NAME` and `NAME/` mean the folder.
+    /// The data set that a user's text names (it may also be a folder): `NAME`, or `NAME:PART` of a set with
+    /// parts. Only the exact name means the data set, whether or not there is a folder of that name; `./NAME`
+    /// and `NAME/` mean the folder.
     #[must_use]
     pub fn meant_by(text: &Path) -> Option<&'static Self> {
         let text = text.to_str()?;
@@ -635,8 +635,8 @@ impl PublishedSet {
         }
     }
 
-    /// The data set that known images are of: the one meant by its name, or CIFAR's by their classes, of which
-    /// a protocol takes some.
+    /// The data set of known images: the one that is named, or CIFAR's if the classes are its own, of which a
+    /// protocol uses only some.
     #[cfg(feature = "train")]
     pub(crate) fn of_known(text: &Path, classes: &[String], has_protocol: bool) -> Option<&'static Self> {
         let are_of = |all: &[&str]| {
@@ -654,16 +654,15 @@ impl PublishedSet {
         })
     }
 
-    /// The name of the row and that of the published data set, if an unknown set is given as `NAME=SET` or
-    /// `SET`.
+    /// The names of the row and of the published data set, if an unknown set is given as `NAME=SET` or `SET`.
     #[must_use]
     pub fn unknown_in(text: &str) -> Option<(&str, &str)> {
         let (name, set) = text.split_once('=').unwrap_or((text, text));
         Self::meant_by(Path::new(set)).map(|_| (name, set))
     }
 
-    /// The file of the part that a user means, with the strength after it as the reader of arrays takes it;
-    /// `None` for a set that is taken whole.
+    /// The file of the part that a user names, followed by the strength in the array reader's syntax; `None`
+    /// for a set used as a whole.
     fn part_meant_by(&self, text: &Path) -> Result<Option<String>> {
         if self.parts.is_empty() {
             return Ok(None);
@@ -706,7 +705,7 @@ impl PublishedSet {
 }
 
 impl PublishedLayout {
-    /// Whether everything is there that a role needs, below a folder.
+    /// Whether everything that a role needs exists below a folder.
     pub fn is_whole(&self, base: &Path, role: Role) -> bool {
         let folder = joined(base, self.folder);
         let needed = |part: &&PublishedFile| part.split.is_none_or(|split| split == role.split());
@@ -741,8 +740,8 @@ fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Published
     places
 }
 
-/// The first copy of a data set that is whole for all of these roles; below `own`, or elsewhere. Without
-/// parts, a copy outside of the set's own folder is recognised by the number of its images: others may have
+/// The first copy of a data set that is whole for all of these roles, below `own` or elsewhere. Without
+/// parts, a copy outside the set's own folder is recognised by its number of images: other data may have
 /// the same names.
 pub(super) fn copy(
     set: &PublishedSet,
@@ -768,13 +767,13 @@ pub(super) fn joined(folder: &Path, path: &str) -> PathBuf {
     if path.is_empty() { folder.to_owned() } else { folder.join(path) }
 }
 
-/// Whether a folder has a folder or an image in it. Hidden ones do not count.
+/// Whether a folder contains a folder or an image. Hidden ones do not count.
 fn holds_images(folder: &Path) -> bool {
     let counts = |path: PathBuf| !is_hidden(&path) && (has_extension(&path) || path.is_dir());
     fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| counts(entry.path())))
 }
 
-/// The folder of the published data sets: a given one, or by default that in the environment variable
+/// The folder of the published data sets: the given one, or by default that in the environment variable
 /// `CAC_DATA`, or else `$XDG_CACHE_HOME/cac-toolkit/data`, or else `.cache/cac-toolkit/data` in the home
 /// folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -807,9 +806,9 @@ impl DataFolder {
         }
     }
 
-    /// The folder or file of a data set's images, if it is there: as it was downloaded, in `NAME`, or else as
-    /// torchvision and the authors' archives lay it out, in `NAME` or in the folder itself. One copy has what
-    /// all roles need; the path is that of the first role. Nothing is downloaded.
+    /// The folder or file of a data set's images, if it is there: as downloaded, in `NAME`, or else as
+    /// torchvision and the authors' archives lay it out, in `NAME` or in the folder itself. One copy must
+    /// have what all roles need; the path is that of the first role. Nothing is downloaded.
     ///
     /// # Errors
     /// Those of [`path`](Self::path).
@@ -820,8 +819,7 @@ impl DataFolder {
         let folder = self.path()?;
         let Some((base, layout)) = copy(set, &folder, roles) else { return Ok(None) };
         let role = roles[0];
-        // In the folder of all data sets the file itself tells which is meant. To train on, both files are
-        // needed.
+        // In the folder of all data sets, the file itself shows which is meant. Training needs both files.
         let file = layout.parts.iter().find(|part| part.split == Some(role.split()));
         let is_meant = layout.folder.is_empty() && base == folder && role != Role::Known(Split::Train);
         let file = file.filter(|_| is_meant);
@@ -841,12 +839,12 @@ impl DataFolder {
         })
     }
 
-    /// The path that a text means where a folder or the name of a published data set can stand; see
+    /// The path that a user's text means, which is a folder or the name of a published data set; see
     /// [`PublishedSet::meant_by`]. Nothing is downloaded.
     ///
     /// # Errors
-    /// [`Error::NotFetched`] if the data set is not there; [`Error::Setting`] if the set is taken by parts,
-    /// and the text names none; those of [`path`](Self::path).
+    /// [`Error::NotFetched`] if the data set is not there; [`Error::Setting`] if the set is used in parts and
+    /// the text names none; those of [`path`](Self::path).
     pub fn resolve(&self, text: &Path, roles: &[Role]) -> Result<PathBuf> {
         let Some(set) = PublishedSet::meant_by(text) else { return Ok(text.to_owned()) };
         let part = set.part_meant_by(text)?;
@@ -1030,7 +1028,7 @@ mod tests {
         let tiny = "tiny-imagenet-200";
         let expected = [tiny, tiny, "tiny-imagenet-200/train", "tiny-imagenet-200/val/images"];
         assert_eq!(ROLES.map(|role| at("tiny-imagenet", role)), expected);
-        // Beside other data sets the file tells which is meant.
+        // Among other data sets, the file shows which is meant.
         let (train, test) = ("train_32x32.mat", "test_32x32.mat");
         assert_eq!(ROLES.map(|role| at("svhn", role)), ["", test, train, test]);
     }
@@ -1087,7 +1085,7 @@ mod tests {
     fn elsewhere_a_set_without_parts_has_all_images() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::new(Some(folder.path()));
-        // Here somebody keeps ImageNet itself.
+        // Someone keeps ImageNet itself here.
         fs::create_dir_all(folder.path().join("Imagenet/test")).unwrap();
         fs::write(folder.path().join("Imagenet/test/1.png"), "").unwrap();
         assert_eq!(data.find(PublishedSet::named("tin-crop").unwrap(), &[ROLES[3]]).unwrap(), None);

@@ -83,9 +83,9 @@ struct Release {
 
 /// How files hold images.
 enum Encoding {
-    /// Records with this number of labels, of which the last counts.
+    /// Records with this number of labels, the last of which counts.
     Records { labels: usize },
-    /// Pickles of a dictionary, in which these keys have the labels and the names of the classes.
+    /// Pickles of a dictionary with the labels and the class names under these keys.
     Pickles { labels: &'static str, names: &'static str },
 }
 
@@ -144,8 +144,8 @@ impl Release {
         let names = self.files(splits.choose(wanted, folder, found)?);
         let classes = self.classes(folder)?;
         let paths: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
-        // A smaller set of the same form may have fewer files, but none is missing before the last, and none
-        // of the published data set.
+        // A smaller set of the same form may have fewer files, but none may be missing before the last. The
+        // published data set must have all.
         let count = paths.iter().rposition(|path| path.is_file()).map_or(1, |last| last + 1);
         let check = |count: usize| {
             let missing: Vec<&str> =
@@ -195,7 +195,7 @@ impl Release {
     }
 }
 
-/// The labels of records; their pixels are appended.
+/// Returns the labels of records and appends their pixels.
 fn records(bytes: &[u8], labels: usize, pixels: &mut Vec<u8>) -> Reasoned<Vec<i64>> {
     let record = labels + PIXELS;
     if bytes.is_empty() || !bytes.len().is_multiple_of(record) {
@@ -208,7 +208,7 @@ fn records(bytes: &[u8], labels: usize, pixels: &mut Vec<u8>) -> Reasoned<Vec<i6
     Ok(bytes.chunks_exact(record).map(of_record).collect())
 }
 
-/// The labels of a pickled dictionary; its pixels are appended.
+/// Returns the labels of a pickled dictionary and appends its pixels.
 #[cfg(feature = "files")]
 fn pickled(bytes: &[u8], labels: &str, pixels: &mut Vec<u8>) -> Reasoned<Vec<i64>> {
     use crate::files::pickle::Pickle;

@@ -23,7 +23,7 @@ use crate::{
 
 /// The environment variable with the URL of a mirror, which serves `URL/NAME/FILE`.
 const MIRROR: &str = "CAC_DATA_MIRROR";
-/// The most bytes of a download whose length is not published.
+/// The maximum bytes of a download whose length is not published.
 const MAX_DOWNLOAD: u64 = 16 << 30;
 /// The file that is locked while a data set is fetched.
 const LOCK: &str = ".lock";
@@ -35,15 +35,15 @@ const LIST: &str = "sha256sums";
 pub struct Verified {
     /// The number of files that have the recorded or published checksum.
     pub files: usize,
-    /// The number of images, where they are in files of their own.
+    /// The number of images, if they are in files of their own.
     pub images: Option<usize>,
     /// What is wrong.
     pub faults: Vec<Fault>,
-    /// The data set's own folder, if [`fetch`](DataFolder::fetch) brought something into it.
+    /// The data set's own folder, if [`fetch`](DataFolder::fetch) put something into it.
     pub fetched: Option<PathBuf>,
 }
 
-/// A file or folder that is not as it was or as it was published.
+/// A file or folder that differs from what was recorded or published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The file or folder.
@@ -59,16 +59,16 @@ impl fmt::Display for Fault {
 }
 
 impl DataFolder {
-    /// Downloads and unpacks what some roles of a data set need, unless it is there, into its folder `NAME`.
-    /// Each file comes from the published address, or from `$CAC_DATA_MIRROR/NAME/FILE`, and must have the
-    /// published length and checksums. Interrupted downloads are resumed. An archive is unpacked beside its
-    /// place and renamed, and then removed unless it is kept. `FILE.sha256` records its SHA-256, and
-    /// `FILE.sha256sums` those of what was in it.
+    /// Downloads and unpacks what some roles of a data set need into its folder `NAME`, unless it is there.
+    /// Each file comes from the published URL, or from `$CAC_DATA_MIRROR/NAME/FILE`, and must have the
+    /// published length and checksums. Interrupted downloads are resumed. An archive is unpacked next to its
+    /// destination and renamed into place, then removed unless it is kept. `FILE.sha256` records its SHA-256,
+    /// and `FILE.sha256sums` those of its contents.
     ///
     /// # Errors
-    /// [`Error::Download`] if no server can be reached, a connection is closed early, or another file comes;
-    /// [`Error::Checksum`] if a file that is already there is another one; [`Error::Archive`];
-    /// [`Error::Dataset`] if something else is at its place; [`Error::Io`] if the folder cannot be written or
+    /// [`Error::Download`] if no server can be reached, a connection is closed early, or a different file
+    /// arrives; [`Error::Checksum`] if an existing file is a different one; [`Error::Archive`];
+    /// [`Error::Dataset`] if something else is in its place; [`Error::Io`] if the folder cannot be written or
     /// the disk has no room; [`Error::Setting`] if no folder is given and the environment names none.
     pub fn fetch(
         &self,
@@ -104,7 +104,7 @@ impl DataFolder {
         let layout = &set.layouts[0];
         let missing: Vec<Role> =
             roles.iter().copied().filter(|&role| !layout.is_whole(&folder, role)).collect();
-        // What a killed process was unpacking.
+        // Leftovers of a killed process.
         atomic::remove_unfinished(&folder);
         let is_needed =
             |download: &&Download| missing.iter().any(|&role| PublishedSet::needs(download, role));
@@ -120,7 +120,7 @@ impl DataFolder {
         }
         let needed: Vec<&Download> =
             needed.into_iter().filter(|download| !is_unpacked(&folder, download)).collect();
-        // An archive and about as much in it, less what has come already.
+        // An archive and about as much unpacked, less what is already downloaded.
         let room = |download: &&Download| {
             let bytes = download.bytes.unwrap_or(0);
             let here = download::bytes_here(&folder.join(download.file)).min(bytes);
@@ -140,10 +140,10 @@ impl DataFolder {
         }
     }
 
-    /// Reads everything of a data set that is there, and compares. Of what was downloaded every file must
-    /// have the recorded SHA-256, and a kept archive its published checksums; of other copies the files whose
-    /// MD5 is published are compared. Images that are files of their own are counted. Returns nothing if the
-    /// data set is not there.
+    /// Reads everything of a data set that is there, and compares it. Each downloaded file must have the
+    /// recorded SHA-256, and a kept archive its published checksums; in other copies, the files with a
+    /// published MD5 are compared. Images in files of their own are counted. Returns nothing if the data set
+    /// is not there.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Setting`] if no folder is given and the environment names none.
@@ -161,7 +161,7 @@ impl DataFolder {
             }
             check.compare_list(&list_of(&own, download), &own)?;
         }
-        // The first that is there is the one that is used.
+        // The first that exists is the one that is used.
         let [train, test] = [Split::Train, Split::Test].map(Role::Unknown);
         let of_roles: [&[Role]; 3] = [&[train, test], &[test], &[train]];
         let copy = of_roles.into_iter().find_map(|roles| catalog::copy(set, &folder, roles));
@@ -237,7 +237,7 @@ impl Check {
         Ok(())
     }
 
-    /// Counts images, of which there must be as many as are published.
+    /// Counts the images, whose number must be the published one.
     fn count(&mut self, set: &PublishedSet, folder: &Path) {
         let found = catalog::count(folder);
         self.verified.images = Some(found);
@@ -343,8 +343,8 @@ fn install(
     Ok(())
 }
 
-/// Writes the disk's caches, where the system can do it for one disk. Errors are ignored: `verify` finds what
-/// is lost with the power.
+/// Flushes the disk's caches, if the system can do so for one disk. Errors are ignored: `verify` finds what
+/// a power failure loses.
 #[cfg(target_os = "linux")]
 fn sync(folder: &Path) {
     if let Ok(folder) = File::open(folder) {
@@ -509,7 +509,7 @@ mod tests {
             data.fetch_from(None, &set, &[ROLE], false, &mut |_| ()).unwrap();
             assert!(folder.path().join("tiny/tiny").exists() && data.verify(&set).unwrap().is_some());
         }
-        // A file that is no archive, for one of the splits.
+        // A file that is not an archive, for one of the splits.
         let folder = tempfile::tempdir().unwrap();
         let (url, served) = server(b"MATLAB".to_vec(), vec![Answer::Properly]);
         let mut set = set_of("test.mat", b"MATLAB", vec![format!("{url}/test.mat").leak()]);
@@ -562,7 +562,7 @@ mod tests {
         assert!(error.contains("it has MD5 ") && error.contains("compressed with gzip"), "{error}");
         assert!(names(&folder.path().join("tiny")).is_empty());
 
-        // Brought by hand: the right file, and another one.
+        // Put there by hand: another file, and the right one.
         fs::write(folder.path().join("tiny/tiny.tar.gz"), "something else").unwrap();
         let error = fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap_err();
         assert!(matches!(&error, Error::Checksum { .. }), "{error}");
@@ -598,7 +598,7 @@ mod tests {
         let error = fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap_err();
         assert!(matches!(&error, Error::Dataset { path, .. } if *path == place), "{error}");
         assert_eq!(names(&place), ["mine.txt"]);
-        // Somebody's copy is taken as it is.
+        // A user's own copy is used as it is.
         fs::write(place.join("1.png"), "").unwrap();
         fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
     }
@@ -611,8 +611,8 @@ mod tests {
         assert!(matches!(&error, Error::Io { action: "write", .. }), "{error}");
     }
 
-    /// What a child process is told: the folder of the data, the mirror, and whether it stops while it
-    /// unpacks.
+    /// The instructions for a child process: the folder of the data, the mirror, and whether to stop while
+    /// unpacking.
     const JOB: &str = "CAC_TEST_FETCH";
 
     /// Runs one of these tests in another process, with a job.

@@ -30,7 +30,7 @@ pub(super) const CLASSES: Layout = Layout {
 /// The labels of the Describable Textures Dataset.
 pub(super) const TEXTURE_LABELS: &str = "labels/labels_joint_anno.txt";
 
-/// The Describable Textures Dataset: beside the images lie folders of labels and splits.
+/// The Describable Textures Dataset, with folders of labels and splits next to the images.
 pub(super) const TEXTURES: Layout = Layout {
     about: "the Describable Textures Dataset (`images/CLASS/...` with `labels` or `imdb`)",
     nested: &["dtd"],
@@ -44,7 +44,7 @@ pub(super) const TEXTURES: Layout = Layout {
 
 /// The names of a training split, in lower case and in order of preference.
 const TRAIN: [&str; 2] = ["train", "training"];
-/// Those of a test split.
+/// The same for a test split.
 const TEST: [&str; 5] = ["test", "testing", "val", "valid", "validation"];
 
 /// The folders of a split, the preferred one first. A class may be called `train` or `test`; only a split
@@ -63,7 +63,7 @@ pub(super) fn splits(folder: &Path, split: Split) -> Vec<PathBuf> {
     names.iter().filter_map(named).collect()
 }
 
-/// Whether a name has one of these words, as `training_set` and `seg_test` have.
+/// Whether a name contains one of these words, as `training_set` and `seg_test` do.
 fn has_word(name: &str, words: &[&str]) -> bool {
     name.to_lowercase().split(|letter: char| !letter.is_alphanumeric()).any(|word| words.contains(&word))
 }
@@ -134,7 +134,7 @@ pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = entries(root)?;
     let mut classes = Vec::new();
     for class in entries.iter().filter(|path| path.is_dir()) {
-        // Names that are not UTF-8 would become equal if they were converted.
+        // Converting names that are not UTF-8 could make them equal.
         let Some(name) = class.file_name().and_then(|name| name.to_str()) else {
             let reason = "its name, which is that of a class, is not UTF-8".to_owned();
             return Err(Error::Dataset { path: class.clone(), reason });
@@ -163,10 +163,10 @@ pub struct Listing {
     pub left_out: LeftOut,
 }
 
-/// Numbers of files by their extension in lower case, which is empty for files without one.
+/// File counts by extension in lower case, which is empty for files without one.
 pub type LeftOut = BTreeMap<String, usize>;
 
-/// Adds numbers of files to others.
+/// Adds file counts to others.
 pub(crate) fn add_counts(to: &mut LeftOut, more: &LeftOut) {
     for (extension, count) in more {
         *to.entry(extension.clone()).or_default() += count;
@@ -192,7 +192,7 @@ pub fn images_below(folder: &Path) -> Result<Listing> {
                 // A pipe or a device.
                 continue;
             } else {
-                // A link to nowhere counts too: its image cannot be read.
+                // A broken link counts too: its image cannot be read.
                 if has_extension(&path) {
                     listing.files.push(path);
                 } else {
@@ -226,11 +226,11 @@ fn has_folders(folder: &Path) -> bool {
     entries(folder).is_ok_and(|paths| paths.iter().any(|path| path.is_dir()))
 }
 
-/// Folders that systems make: the thumbnails and the bin of Synology's NAS, what macOS adds to ZIP archives,
-/// and the bin and the index of Windows.
+/// Folders that systems create: thumbnails and recycle bin of Synology's NAS, what macOS adds to ZIP
+/// archives, and recycle bin and index of Windows.
 const OF_SYSTEMS: [&str; 5] = ["@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"];
 
-/// Whether a file or folder is passed over: a hidden one, or a folder that a system makes.
+/// Whether a file or folder is skipped: a hidden one, or a folder that a system creates.
 pub(super) fn is_hidden(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.as_encoded_bytes().starts_with(b".") || OF_SYSTEMS.iter().any(|folder| name == *folder)
@@ -283,7 +283,7 @@ pub mod tests {
         );
         touch(root, &["cat/@eaDir/1.webp/thumbnail.jpg", "__MACOSX/cat/1.webp"]);
         let (classes, labels, files, left_out) = read(root, Split::Test);
-        // An image beside the class folders is of no class.
+        // An image next to the class folders belongs to no class.
         assert_eq!(left_out, LeftOut::from([("png".to_owned(), 1), ("txt".to_owned(), 1)]));
         assert_eq!((classes, labels), (vec!["cat".to_owned(), "dog".to_owned()], vec![0, 1, 1]));
         assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
@@ -358,9 +358,9 @@ pub mod tests {
         for wanted in [Wanted::Known(Split::Train), Wanted::Divided(0.5)] {
             let error = known(root.path(), wanted).unwrap_err();
             assert!(matches!(error, Error::NoLayout { .. }), "{error}");
-            assert!(error.to_string().contains("`training_set` and `test_set` are splits"), "{error}");
+            assert!(error.to_string().contains("`training_set` and `test_set` must be named"), "{error}");
         }
-        // A class of train stations is one.
+        // A class of train stations is not a split.
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), &["train station/in/1.png", "test tube/1.png"]);
         assert_eq!(known(root.path(), Wanted::Divided(0.5)).unwrap().classes, ["test tube", "train station"]);

@@ -1,4 +1,4 @@
-//! IDX, the files of MNIST and of the sets in its form: a header of big-endian lengths, then bytes.
+//! IDX, the format of MNIST and of similar sets: a header of big-endian lengths, then bytes.
 
 use std::{
     collections::BTreeSet,
@@ -29,17 +29,17 @@ pub(super) const LAYOUT: Layout = Layout {
 
 /// The type of unsigned bytes.
 const BYTES: u8 = 8;
-/// How the files of images are spelled.
+/// The spellings of the names of image files.
 const IMAGES: [&str; 4] =
     ["images-idx3-ubyte", "images-idx3-ubyte.gz", "images.idx3-ubyte", "images.idx3-ubyte.gz"];
-/// The beginnings of the names of each split's files.
+/// The prefixes of each split's file names.
 const TRAIN: [&str; 1] = ["train-"];
 const TEST: [&str; 2] = ["t10k-", "test-"];
-/// The beginning of the names of EMNIST's files, whose images are stored column by column.
+/// The prefix of EMNIST's file names; its images are stored column by column.
 const EMNIST: &str = "emnist-";
 
-/// The folder of the files, and the beginning of their names. A folder may hold several sets, as EMNIST's
-/// does; then the path has the name of a set as its last part, such as `emnist-letters`.
+/// The folder of the files, and the prefixes of their names. A folder may hold several sets, as EMNIST's
+/// does; then the last part of the path names a set, such as `emnist-letters`.
 fn place(path: &Path) -> Option<(PathBuf, BTreeSet<String>)> {
     if path.is_dir() {
         let prefixes = prefixes(path);
@@ -49,7 +49,7 @@ fn place(path: &Path) -> Option<(PathBuf, BTreeSet<String>)> {
     prefixes(folder).contains(&prefix).then(|| (folder.to_owned(), BTreeSet::from([prefix])))
 }
 
-/// The beginnings of the names of all sets in a folder.
+/// The name prefixes of all sets in a folder.
 fn prefixes(folder: &Path) -> BTreeSet<String> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let Ok(entries) = folder.read_dir() else { return BTreeSet::new() };
@@ -167,8 +167,8 @@ fn read_from(reader: &mut impl Read, axes: usize, most: u64) -> Reasoned<(Vec<us
     Ok((shape, bytes))
 }
 
-/// The characters that the labels of EMNIST stand for, if there is a file of them: lines of a label and the
-/// codes of its capital and its small letter.
+/// The characters that EMNIST's labels stand for, if there is a file of them: each line has a label and the
+/// codes of its upper-case and lower-case letter.
 fn mapping(path: &Path) -> Result<Option<Vec<(i64, String)>>> {
     if !path.is_file() {
         return Ok(None);

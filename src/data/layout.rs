@@ -19,9 +19,9 @@ pub(super) type Reasoned<T> = Result<T, String>;
 pub(super) struct Layout {
     /// Its name, and what it is recognised by.
     pub about: &'static str,
-    /// Where it may lie in the folder that is named.
+    /// Where it may lie in the given folder.
     pub nested: &'static [&'static str],
-    /// Whether image files and splits beside it are ignored, because the names of its files say that they hold
+    /// Whether image files and splits next to it are ignored, because its file names show that they hold
     /// images. Otherwise such a folder is ambiguous.
     pub ignores_images: bool,
     /// Whether a path has this layout.
@@ -30,7 +30,7 @@ pub(super) struct Layout {
     pub open: fn(&Path, Wanted) -> Result<Part>,
 }
 
-/// What is read of a data set.
+/// What is read from a data set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Wanted {
     /// The images of a split with their classes.
@@ -44,7 +44,7 @@ pub(super) enum Wanted {
 /// Images of a data set.
 #[derive(Debug)]
 pub(super) struct Part {
-    /// The names of the classes. They may be missing where unknown images are wanted, as may the labels.
+    /// The class names. They and the labels may be missing if unknown images are wanted.
     pub classes: Vec<String>,
     /// An index into the classes for each image.
     pub labels: Vec<i64>,
@@ -59,7 +59,7 @@ impl Part {
     }
 }
 
-/// What a data set has for each split, or for all images where it has no splits.
+/// What a data set has for each split, or for all images if it has no splits.
 pub(super) struct Splits<T> {
     pub train: Option<T>,
     pub test: Option<T>,
@@ -70,9 +70,9 @@ impl<T> Splits<T> {
     /// Chooses the source of the wanted images; `found` describes what exists, for messages.
     ///
     /// # Errors
-    /// [`Error::Undivided`] if known images are wanted that can be had by holding out a share;
-    /// [`Error::Setting`] if a share is to be held out where there are test images; [`Error::Dataset`] if the
-    /// images are missing.
+    /// [`Error::Undivided`] if the wanted known images can be had by holding out a share; [`Error::Setting`]
+    /// if a share is to be held out although there are test images; [`Error::Dataset`] if the images are
+    /// missing.
     pub fn choose(self, wanted: Wanted, path: &Path, found: impl FnOnce() -> String) -> Result<T> {
         let split = match wanted {
             Wanted::Known(split) | Wanted::Unknown(split) => split,
@@ -150,7 +150,7 @@ pub fn exists(path: &Path) -> bool {
 /// several layouts are recognised, or a file is damaged; [`Error::Undivided`] if it lacks the split.
 pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     let unusable = |reason| Error::Dataset { path: path.to_owned(), reason };
-    // Files in it would be those of the current folder.
+    // An empty path would mean the current folder.
     if path.as_os_str().is_empty() {
         return Err(unusable("the path is empty".to_owned()));
     }
@@ -189,8 +189,8 @@ pub(super) fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     (layout.open)(root, wanted)
 }
 
-/// What a folder holds beside a data set that lies at `root`, if that could be meant too: its own splits, or
-/// image files where unknown images are wanted.
+/// What a folder holds next to a data set at `root`, if it could be meant too: its own splits, or image
+/// files if unknown images are wanted.
 fn beside(path: &Path, root: &Path, wanted: Wanted) -> Option<String> {
     if wanted.is_known() {
         let splits = [Split::Train, Split::Test].into_iter().flat_map(|split| folder::splits(path, split));
@@ -202,13 +202,13 @@ fn beside(path: &Path, root: &Path, wanted: Wanted) -> Option<String> {
     Some(format!("images such as `{}`", image.display()))
 }
 
-/// The names in a text file, one a line, if there is one. Empty lines are passed over.
+/// The names in a text file, one per line, if there is one. Empty lines are skipped.
 pub(super) fn names_in(path: &Path) -> Result<Option<Vec<String>>> {
     Ok(lines_of(path)?.map(|lines| lines.into_iter().filter(|name| !name.is_empty()).collect()))
 }
 
-/// The names of classes in a text file, one a line, if there is one. Only at its end may lines be empty: the
-/// names after another one would be those of other classes.
+/// The class names in a text file, one per line, if there is one. Only the last lines may be empty: any
+/// other empty line would shift the names after it to other classes.
 pub(super) fn class_names(path: &Path) -> Result<Option<Vec<String>>> {
     let Some(mut names) = lines_of(path)? else { return Ok(None) };
     while names.pop_if(|name| name.is_empty()).is_some() {}
@@ -227,7 +227,7 @@ fn lines_of(path: &Path) -> Result<Option<Vec<String>>> {
         return Ok(None);
     }
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    // Editors of Windows begin a file with a byte order mark.
+    // Windows editors begin a file with a byte order mark.
     let text = text.trim_start_matches('\u{feff}');
     Ok(Some(text.lines().map(|line| line.trim().to_owned()).collect()))
 }

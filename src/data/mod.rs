@@ -65,7 +65,7 @@ pub const KNOWN: &str = "known";
 pub(crate) const MEAN: &str = "mean";
 /// The row of all unknown images together.
 pub(crate) const ALL: &str = "all";
-/// Names that no unknown set and no group has: those of rows, and that of the known images.
+/// Names that no unknown set and no group may have: those of rows, and that of the known images.
 pub(crate) const RESERVED_NAMES: [&str; 3] = [MEAN, ALL, KNOWN];
 
 /// The name of the unknown set made of the classes that a protocol leaves out.
@@ -99,7 +99,7 @@ impl fmt::Display for Split {
     }
 }
 
-/// The seed by which test images are held out, the same for all trainings: they can be compared.
+/// The seed for holding out test images, the same for all trainings so that they can be compared.
 const HELD_OUT_TEST_SEED: u64 = 0;
 
 /// Labelled images, all resized to one input. An image is decoded at every access unless it is
@@ -185,14 +185,14 @@ impl<T> Readable<T> {
 }
 
 impl Dataset {
-    /// Opens a split of a data set of known classes, in one of the [`layouts`] that are recognised. Images of
-    /// arrays are read into memory; those of files are decoded when they are needed. Data without splits is a
+    /// Opens a split of a data set of known classes, in one of the recognised [`layouts`]. Images in arrays
+    /// are read into memory; those in files are decoded when they are needed. Data without splits counts as a
     /// test split.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::NoLayout`] and [`Error::NoImages`]; [`Error::Dataset`] if a file is missing or
-    /// damaged, or the folder of a class has no images; [`Error::Undivided`] if training images are wanted of
-    /// data without splits, or test images of data with training images alone.
+    /// damaged, or the folder of a class has no images; [`Error::Undivided`] if training images are wanted
+    /// from data without splits, or test images from data with only training images.
     pub fn known(path: &Path, split: Split, input: &Input) -> Result<Self> {
         Self::with_classes(path, Wanted::Known(split), input)
     }
@@ -228,8 +228,8 @@ impl Dataset {
     }
 
     /// Opens a data set of known classes that has no test split, and divides it into training and test
-    /// images. The test images are a share of all, drawn at random in proportion to the classes, each of
-    /// which keeps an image for training. They are always the same as long as the data is.
+    /// images. The test images are a random share of all, stratified by class; each class keeps at least one
+    /// image for training. They stay the same as long as the data does.
     ///
     /// # Errors
     /// Those of [`known`](Self::known), and [`Error::Setting`] if the data has a test split of its own, or
@@ -288,8 +288,8 @@ impl Dataset {
         &self.labels
     }
 
-    /// The numbers of files in its folders whose extension is not that of an image, and of images beside the
-    /// class folders, by extension.
+    /// The number of files in its folders without an image extension, and of images next to the class
+    /// folders, by extension.
     #[must_use]
     pub fn left_out(&self) -> &LeftOut {
         &self.left_out
@@ -331,7 +331,7 @@ impl Dataset {
         checksum::hexadecimal(sum)
     }
 
-    /// Whether the two have images from the same folder, file or array. A link to a file is that file.
+    /// Whether the two have images from the same folder, file or array. A link to a file counts as that file.
     #[must_use]
     pub fn shares_images_with(&self, other: &Self) -> bool {
         let has_links = self.has_links() || other.has_links();
@@ -339,7 +339,7 @@ impl Dataset {
             || has_links && !self.image_files().is_disjoint(&other.image_files())
     }
 
-    /// Whether it was opened in a folder, or in one below.
+    /// Whether it was opened from this folder or one below it.
     fn lies_in(&self, folder: &Path) -> bool {
         let places = self.origin.canonicalize().and_then(|place| Ok((place, folder.canonicalize()?)));
         places.is_ok_and(|(place, folder)| place.starts_with(folder))
@@ -353,7 +353,7 @@ impl Dataset {
         }
     }
 
-    /// Its image files, to which links lead.
+    /// Its image files, with links resolved.
     fn image_files(&self) -> HashSet<PathBuf> {
         match &*self.source {
             Source::Files(files) => self
@@ -365,8 +365,7 @@ impl Dataset {
         }
     }
 
-    /// Whether an image file that is put into this folder, which need not exist, would become one of these
-    /// images.
+    /// Whether an image file put into this folder, which need not exist, would become one of these images.
     #[must_use]
     pub fn would_read(&self, folder: &Path) -> bool {
         let Source::Files(files) = &*self.source else { return false };
@@ -444,8 +443,8 @@ impl Dataset {
         Ok(Cow::Borrowed(kept.get_or_init(|| pixels)))
     }
 
-    /// The [encoded](Self::encoded) bytes of one image, after it was decoded from them. Its pixels are kept
-    /// if there is room.
+    /// Checks that one image can be decoded, and returns its [encoded](Self::encoded) bytes. Its pixels are
+    /// kept if there is room.
     ///
     /// # Errors
     /// Those of [`pixels`](Self::pixels).
@@ -486,8 +485,8 @@ impl Dataset {
         }
     }
 
-    /// The images of a batch that can be read, in the size of their files. Decodes on all threads. Noise has a
-    /// black frame where the input crops images.
+    /// The images of a batch that can be read, in the size of their files. Decodes on all threads. Noise has
+    /// a black frame if the input crops images.
     ///
     /// # Panics
     /// If an index is not below [`len`](Self::len).
@@ -526,7 +525,7 @@ impl Dataset {
         Ok(pixels)
     }
 
-    /// One image to look at, upright and in its own proportions; made smaller, not larger, so that neither
+    /// One image for viewing, upright and in its own proportions; shrunk but never enlarged, so that neither
     /// side has more than `most` pixels.
     ///
     /// # Errors
@@ -545,8 +544,8 @@ impl Dataset {
         Ok(image::of_planes(&bytes, height, width))
     }
 
-    /// The bytes of one image as its file, its array or its row of Parquet has them; of noise its name. They
-    /// are the same as long as the image is.
+    /// The bytes of one image as they are in its file, array or Parquet row; for noise, its name. They stay
+    /// the same as long as the image does.
     ///
     /// # Errors
     /// [`Error::Io`] if its file cannot be read.
@@ -656,7 +655,7 @@ impl Dataset {
         Ok(self)
     }
 
-    /// The images by a protocol: those of its known classes, renumbered from 0, and the rest as
+    /// Splits the images by a protocol: those of its known classes, renumbered from 0, and the rest as
     /// unknown images.
     ///
     /// # Errors
@@ -679,7 +678,7 @@ impl Dataset {
         let mut others = self.pick(&indices(false));
         others.labels.fill(UNKNOWN);
         others.classes.clear();
-        // The known images have them.
+        // The known images keep these counts.
         others.left_out = Arc::default();
         Ok((known, others))
     }
@@ -695,7 +694,7 @@ impl Dataset {
         Self { labels, positions, kept: Arc::from([]), ..self.clone() }
     }
 
-    /// Holds out `count` images, drawn at random with a seed in proportion to the classes; a class keeps at
+    /// Holds out `count` images, drawn at random with a seed and stratified by class; each class keeps at
     /// least one image. Returns their indices and those of the rest, both ascending.
     ///
     /// # Errors
@@ -705,8 +704,7 @@ impl Dataset {
         for &label in &self.labels {
             *sizes.entry(label).or_default() += 1;
         }
-        // The images of each class, but one, at equal distances in 0..1; the first `count` of all are held
-        // out.
+        // All images but one of each class, evenly spaced in 0..1; the first `count` overall are held out.
         let mut drawn: HashMap<i64, usize> = HashMap::new();
         let mut order: Vec<(f64, usize)> = Vec::with_capacity(self.len());
         for index in shuffled(self.len(), seed) {
@@ -738,7 +736,7 @@ impl Dataset {
     }
 
     /// Draws `count` images at random with a seed, but leaves one of each class. Returns their indices and
-    /// those of the rest, both ascending. Fewer are drawn if there are not so many.
+    /// those of the rest, both ascending. Fewer are drawn if there are not enough.
     #[must_use]
     pub fn draw_leaving_classes(&self, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
         let order = shuffled(self.len(), seed);
@@ -770,7 +768,7 @@ impl Dataset {
     }
 }
 
-/// Those of `indices`, in order, that can be taken while an image of each class is left.
+/// Those of `indices`, in order, that can be taken if one image of each class must be left.
 pub(crate) fn leaving_classes(
     labels: &[i64],
     indices: impl IntoIterator<Item = usize>,
@@ -877,7 +875,7 @@ pub fn open_training(
 ///
 /// # Errors
 /// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::by_protocol`] and [`UnknownSet::open_all`];
-/// [`Error::Setting`] if an unknown set has known images, those to train on included.
+/// [`Error::Setting`] if an unknown set has known images, including those to train on.
 pub fn open_test(
     known: &Path,
     held_out_test: Option<f64>,

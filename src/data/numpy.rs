@@ -1,5 +1,5 @@
-//! Arrays of NumPy: archives (`.npz`) with images and labels, and arrays (`.npy`) with `labels.npy` beside
-//! them, as CIFAR-10-C's.
+//! NumPy arrays: archives (`.npz`) with images and labels, and arrays (`.npy`) with `labels.npy` next to
+//! them, like those of CIFAR-10-C.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub(super) const LAYOUT: Layout = Layout {
     },
 };
 
-/// The labels of the arrays beside them.
+/// The labels of the arrays next to them.
 const LABELS: &str = "labels.npy";
 
 /// Where arrays are.
@@ -32,7 +32,7 @@ enum Place {
     Archive(PathBuf),
     /// An array and the severity of its corruption, from 1 to 5, if one was asked for.
     Array(PathBuf, Option<usize>),
-    /// Several files in a folder, of which one must be named.
+    /// Several files in a folder, one of which must be named.
     Several(Vec<PathBuf>),
 }
 
@@ -40,8 +40,8 @@ fn ends_in(path: &Path, extensions: &[&str]) -> bool {
     path.extension().is_some_and(|end| extensions.iter().any(|extension| end.eq_ignore_ascii_case(extension)))
 }
 
-/// What a path stands for: an archive, the only one of a folder, or an array, which may be followed by `:`
-/// and a severity. A folder that also holds image files or folders is not one of arrays.
+/// What a path stands for: an archive, the only one in a folder, or an array, optionally followed by `:` and
+/// a severity. A folder that also holds image files or folders is not one of arrays.
 fn place(path: &Path) -> Option<Place> {
     if path.is_dir() {
         let entries = super::folder::entries(path).ok()?;
@@ -102,7 +102,7 @@ mod with_files {
     const TRAIN: [[&str; 2]; 3] =
         [["x_train", "y_train"], ["train_images", "train_labels"], ["X_train", "y_train"]];
     const TEST: [[&str; 2]; 3] = [["x_test", "y_test"], ["test_images", "test_labels"], ["X_test", "y_test"]];
-    /// Those in archives without splits.
+    /// The names in archives without splits.
     const ALL: [[&str; 2]; 7] = [
         ["images", "labels"],
         ["x", "y"],
@@ -146,7 +146,7 @@ mod with_files {
             return Err(broken(path, format!("it is {}, expected arrays", kind::of_archive(&names))));
         }
         let has = |name: &&str| arrays.contains(name);
-        // Where several names would do, the labels decide.
+        // If several names match, the labels decide.
         let find = |pairs: &[[&'static str; 2]]| -> Option<[&'static str; 2]> {
             let whole = pairs.iter().find(|[images, labels]| has(images) && has(labels));
             whole.or_else(|| pairs.iter().find(|[images, _]| has(images))).copied()
@@ -194,7 +194,7 @@ mod with_files {
         Ok(part)
     }
 
-    /// An array beside its labels.
+    /// An array next to its labels.
     fn array(path: &Path, severity: Option<usize>, wanted: Wanted) -> Result<Part> {
         let whole = Splits { train: None, test: None, all: Some(()) };
         whole.choose(wanted, path, || "one array of images".to_owned())?;
@@ -247,7 +247,7 @@ mod with_files {
         Ok(part)
     }
 
-    /// An array whose header is read.
+    /// An array whose header has been read.
     struct Array<'a, R> {
         path: &'a Path,
         /// The array's name in messages.
@@ -255,7 +255,7 @@ mod with_files {
         header: NpyHeader,
         /// Its values.
         reader: R,
-        /// An upper bound of the bytes of its values.
+        /// An upper bound on the bytes of its values.
         most: u64,
     }
 
@@ -317,7 +317,7 @@ mod with_files {
             Ok((form, self.count()?))
         }
 
-        /// All values, as bytes of this number.
+        /// All values, as this many bytes.
         fn values(&mut self, count: usize) -> Result<Vec<u8>> {
             let bytes = arrays::read(&mut self.reader, count, self.most);
             let bytes = bytes.and_then(|bytes| arrays::check_end(&mut self.reader).map(|()| bytes));

@@ -1,5 +1,5 @@
-//! Hugging Face's data sets as Parquet: a column of encoded images and one of labels, whose names are in the
-//! metadata.
+//! Hugging Face data sets as Parquet: a column of encoded images and one of labels, with the label names in
+//! the metadata.
 
 use std::{
     cell::LazyCell,
@@ -25,16 +25,16 @@ pub(super) const LAYOUT: Layout = Layout {
     open,
 };
 
-/// The names of splits, of which the first of a kind counts.
+/// The names of splits; of each kind, the first one present counts.
 const TRAIN: [&str; 1] = ["train"];
 const TEST: [&str; 4] = ["test", "validation", "val", "valid"];
-/// The most folders in which configurations are looked for.
+/// The maximum number of folders searched for configurations.
 const MAX_FOLDERS: usize = 64;
 
 /// A file, and the name of its split if it has one.
 type Shard = (Option<&'static str>, PathBuf);
 
-/// Whether this is a file of images. `metadata.parquet` describes image files beside it.
+/// Whether this is a file of images. `metadata.parquet` describes image files next to it.
 fn is_parquet(path: &Path) -> bool {
     let is_other = path.file_name().is_some_and(|name| name == "metadata.parquet");
     !is_other && path.extension().is_some_and(|extension| extension == "parquet") && path.is_file()
@@ -82,7 +82,7 @@ fn check_whole(files: &[&Path]) -> Result<(), String> {
 /// The maximum depth of the search for image files: links may form a cycle.
 const MAX_DEPTH: usize = 8;
 
-/// Whether a folder holds image files, or folders down to this depth do.
+/// Whether a folder, or one below it down to this depth, holds image files.
 fn holds_images(folder: &Path, depth: usize) -> bool {
     let entries = entries(folder).unwrap_or_default();
     entries.iter().any(|path| has_extension(path))
@@ -102,15 +102,15 @@ fn shards(folder: &Path) -> Vec<Shard> {
     entries(folder).unwrap_or_default().into_iter().flat_map(of_entry).collect()
 }
 
-/// The files of a data set: one that is named, or those in a folder or in `data` in it, or else those of each
-/// configuration, which has a folder of its own. Beside image files, and within a data set of them, only
+/// The files of a data set: a named one, or those in a folder or in its `data`, or else those of each
+/// configuration, which has a folder of its own. Next to image files, and within a data set of them, only
 /// numbered shards count: other files describe the images.
 fn places(path: &Path) -> Vec<(PathBuf, Vec<Shard>)> {
     if is_parquet(path) {
         return vec![(path.to_owned(), vec![(None, path.to_owned())])];
     }
     let folders = || entries(path).unwrap_or_default().into_iter().filter(|path| path.is_dir());
-    // One folder of images may hold those of a documentation.
+    // A single folder of images may belong to documentation.
     let is_of_images =
         LazyCell::new(|| folders().filter(|folder| holds_images(folder, MAX_DEPTH)).nth(1).is_some());
     let in_folder = |folder: PathBuf| {
@@ -192,7 +192,7 @@ mod with_parquet {
         text::{few, path_text},
     };
 
-    /// The most bytes that Snappy makes of one, rounded up: a copy of 64 bytes takes three.
+    /// The most bytes that Snappy expands one byte to, rounded up: a copy of 64 bytes takes three.
     const MAX_UNPACKED: i64 = 24;
 
     /// Images as they were encoded, in memory.
@@ -200,7 +200,7 @@ mod with_parquet {
     pub(in crate::data) struct Rows {
         /// The files with their numbers of images.
         files: Vec<(PathBuf, usize)>,
-        /// Parts of the pages that were read, so that an image that a page refers to often is there once.
+        /// Slices of the pages read, so an image that a page refers to repeatedly is stored once.
         images: Vec<ByteArray>,
     }
 
@@ -284,7 +284,7 @@ mod with_parquet {
         Ok(Part { classes, labels: indices, source: Source::Rows(rows), left_out: LeftOut::new() })
     }
 
-    /// Checks the sizes that the pages of a column claim, because the reader takes as much memory.
+    /// Checks the sizes that the pages of a column claim, because the reader allocates that much memory.
     fn check_pages(file: &File, column: &ColumnChunkMetaData) -> Reasoned<()> {
         let (start, length) = column.byte_range();
         let end = start.saturating_add(length);
@@ -307,7 +307,7 @@ mod with_parquet {
     }
 
     /// Reads a structure of Thrift's compact protocol. The outermost is the header of a page, whose fields 2
-    /// and 3 are its sizes unpacked and packed.
+    /// and 3 are its unpacked and packed sizes.
     fn page_header(file: &mut impl Read, sizes: &mut [Option<i64>; 2], depth: usize) -> io::Result<()> {
         let mut id = 0;
         loop {

@@ -10,7 +10,7 @@ use crate::image::{Filter, Input, Resize, pixels};
 /// A kind of stand-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StandIn {
-    /// An image with a part of an image of another class, at its place.
+    /// An image with part of an image of another class pasted at the same place.
     Paste,
     /// Blobs in the colours of an image.
     Blobs,
@@ -37,8 +37,8 @@ impl StandIn {
         }
     }
 
-    /// One stand-in for each of some images, as bytes `[N, 3, H, W]`, with their classes. The same images and
-    /// seed give the same ones. Where all images are of one class, parts of any other are pasted.
+    /// One stand-in for each of the images, bytes `[N, 3, H, W]` with these classes. The same images and seed
+    /// give the same stand-ins. If all images are of one class, parts of any other image are pasted.
     #[must_use]
     pub fn of(self, images: ArrayView4<u8>, labels: &[i64], seed: u64) -> Array4<u8> {
         let mut made = images.to_owned();

@@ -65,7 +65,7 @@ fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     Ok(part)
 }
 
-/// What is read of a MAT-file.
+/// What is read from a MAT-file.
 #[derive(Default)]
 struct Matrices {
     images: Option<(Form, Vec<u8>)>,
@@ -79,14 +79,14 @@ const INT_32: u32 = 5;
 const UINT_32: u32 = 6;
 const MATRIX: u32 = 14;
 const COMPRESSED: u32 = 15;
-/// The length of the header of a MAT-file, and where its version and the mark of its byte order are.
+/// The length of the header of a MAT-file, and the positions of its version and byte order mark.
 const HEADER: usize = 128;
 const VERSION: std::ops::Range<usize> = 124..126;
 const BYTE_ORDER: std::ops::Range<usize> = 126..128;
 /// The longest name, and the largest number of axes, in bytes.
 const MAX_TEXT: usize = 256;
 
-/// Reads the matrices `X` and `y`. Others are passed over.
+/// Reads the matrices `X` and `y`. Others are skipped.
 fn read(path: &Path) -> Result<Matrices> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let size = file.metadata().map_err(Error::io("read", path))?.len();
@@ -100,7 +100,7 @@ fn read_from(mut file: BufReader<File>, size: u64) -> Reasoned<Matrices> {
     let is_big_endian = match (header.get(VERSION), header.get(BYTE_ORDER)) {
         (Some([0, 1]), Some(b"IM")) => false,
         (Some([1, 0]), Some(b"MI")) => true,
-        // MATLAB 7.3 writes such files with the same first words.
+        // MATLAB 7.3 begins its HDF5 files with the same words.
         (Some([0, 2]), Some(b"IM")) => {
             return Err("it is an HDF5 file, as MATLAB 7.3 writes; save it with `-v7`".to_owned());
         }
@@ -145,7 +145,7 @@ fn read_from(mut file: BufReader<File>, size: u64) -> Reasoned<Matrices> {
 struct Element<'a, R> {
     reader: &'a mut R,
     is_big_endian: bool,
-    /// An upper bound of the bytes that can be read.
+    /// An upper bound on the bytes that can be read.
     most: u64,
 }
 

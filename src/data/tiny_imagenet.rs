@@ -1,5 +1,5 @@
-//! Tiny ImageNet: `train/WNID/images/*.JPEG`, and `val/images/*.JPEG` with a table of their classes as test
-//! split.
+//! Tiny ImageNet: `train/WNID/images/*.JPEG`, and as test split `val/images/*.JPEG` with a table of their
+//! classes.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -45,7 +45,7 @@ fn open(folder: &Path, wanted: Wanted) -> Result<Part> {
     let split = Splits::of(|split| is_there(&split)).choose(wanted, folder, found)?;
     let root = folder.join(name_of(split));
     if let Wanted::Unknown(_) = wanted {
-        // Beside the images lie only tables.
+        // Only tables lie next to the images.
         return Ok(Part { left_out: LeftOut::new(), ..unlabelled(images_below(&root)?) });
     }
     let mut ids = names_in(&folder.join("wnids.txt"))?.unwrap_or_default();
@@ -64,7 +64,7 @@ fn open(folder: &Path, wanted: Wanted) -> Result<Part> {
             files.push(file);
         }
     } else {
-        // The images of a class, also where a user has sorted those of `val` into folders.
+        // The images of a class, including those of `val` if a user has sorted them into folders.
         for (id, class) in class_folders(&root)? {
             let Some(&label) = places.get(id.as_str()) else {
                 return Err(Error::Dataset { path: class, reason: format!("`{id}` is not in `wnids.txt`") });
@@ -100,7 +100,7 @@ fn annotations(path: &Path, places: &HashMap<&str, i64>) -> Result<HashMap<Strin
     Ok(classes)
 }
 
-/// The first of each class's words, or its WNID where another class has the same one or the file has none.
+/// The first of each class's words, or its WNID if another class has the same one or the file has none.
 fn names(path: &Path, ids: &[String]) -> Result<Vec<String>> {
     let wanted: HashSet<&str> = ids.iter().map(String::as_str).collect();
     let mut words: BTreeMap<String, String> = BTreeMap::new();

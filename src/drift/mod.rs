@@ -1,24 +1,24 @@
 //! Drift: whether the images of a stream are still like those for which a threshold was chosen.
 //!
-//! A [`Monitor`] takes the rejection score of each image, in the order in which the images come. It is a
-//! conformal test martingale: it bets against the hypothesis that the held-out images of the model and those
-//! of the stream are exchangeable. Under that hypothesis its capital M, which starts at 1, ever reaches 1 /
-//! alpha with a probability of at most alpha, whatever the network, the score and the length of the stream
-//! (Ville's inequality). After a change it grows exponentially.
+//! A [`Monitor`] takes the rejection score of each image, in order of arrival. It is a conformal test
+//! martingale: it bets against the hypothesis that the held-out images of the model and those of the stream
+//! are exchangeable. Under that hypothesis, the probability that its capital M, which starts at 1, ever
+//! reaches 1 / alpha is at most alpha, whatever the network, the score and the length of the stream (Ville's
+//! inequality). After a change M grows exponentially.
 //!
 //! The p-value of an image is (#{s_i > s} + theta #{s_i = s}) / (number of scores), itself included, over the
 //! held-out scores and all earlier scores of the stream; theta is uniform on 0 to 1. These p-values are
 //! independent and uniform. Those against the held-out scores alone are not, because they share their errors:
-//! then the promise would be false. So all scores are kept, in 8 to 16 bytes an image.
+//! the promise would not hold. So all scores are kept, in 8 to 16 bytes per image.
 //!
 //! The bets are those of the simple jumper of Vovk et al., "Retrain or not retrain: conformal test
-//! martingales for change-point detection" (COPA 2021), and two things are added. The jumper bets that scores
-//! rise or fall as a whole, which a new kind of image in a few per cent of the stream hardly makes them do;
-//! so a fourth gambler bets on more scores among the highest. And while nothing changes, the capital of a
-//! jumper falls exponentially, to 10^-18 or so in 10,000 images, all of which it would have to win back after
-//! a change; so it has half of the capital, and the rest is given bit by bit to jumpers that begin later. M
-//! is the weighted mean of all these, and a martingale as each of them is. It is never less than half of the
-//! jumper that begins first, and falls no faster than 1 / n.
+//! martingales for change-point detection" (COPA 2021), with two additions. The jumper bets that scores rise
+//! or fall as a whole, but a new kind of image in a few per cent of the stream hardly shifts them; so a
+//! fourth gambler bets on more scores among the highest. And while nothing changes, the capital of a jumper
+//! falls exponentially, to about 10^-18 in 10,000 images, and it would have to win all of it back after a
+//! change; so it has half of the capital, and the rest is given bit by bit to jumpers that begin later. M is
+//! the weighted mean of all these, and a martingale because each of them is. It is never less than half of
+//! the jumper that begins first, and falls no faster than 1 / n.
 
 mod state;
 
@@ -36,7 +36,7 @@ pub use state::{StateFile, StreamOrigin};
 /// from 20, for a probability of 0.05, to 100 takes only a few more images.
 pub const ALPHA: f64 = 0.01;
 
-/// The share of the capital that is divided anew before each bet.
+/// The share of the capital that is redistributed before each bet.
 const JUMP: f64 = 0.01;
 
 /// The share of the capital that is kept for jumpers that begin later.
@@ -45,19 +45,19 @@ const RESERVE: f64 = 0.5;
 /// The number of images after which half of the reserve has been given away.
 const HALF_LIFE: f64 = 1000.0;
 
-/// The share of the scores before that count as high for the gambler who bets on more of them.
+/// The share of the earlier scores that count as high for the gambler who bets on more of them.
 const TAIL: f64 = 0.05;
 
 /// The factor on each gambler's capital after a p-value; its mean over uniform p-values is 1. Three are those
 /// of the simple jumper: they bet on higher scores, on nothing, on lower scores. The fourth bets on more
-/// scores among the highest, as come from a new kind of image.
+/// scores among the highest, as from a new kind of image.
 fn odds(p: f64) -> [f64; 4] {
     let tail = if p <= TAIL { 2.0 } else { (1.0 - 2.0 * TAIL) / (1.0 - TAIL) };
     [1.5 - p, 1.0, 0.5 + p, tail]
 }
 
-/// Watches a stream of rejection scores. The same scores, seed and held-out scores give the same numbers, to
-/// the bit.
+/// Watches a stream of rejection scores. The same scores, seed and held-out scores give the same numbers, bit
+/// for bit.
 #[derive(Debug)]
 pub struct Monitor {
     alpha: f64,
@@ -84,9 +84,9 @@ pub struct Status {
     pub log10_martingale: f64,
     /// The decimal logarithm of its greatest value; at least 0.
     pub greatest_log10_martingale: f64,
-    /// The probability of a false alarm: there is an alarm where the martingale reaches 1 / alpha.
+    /// The probability of a false alarm: there is an alarm when the martingale reaches 1 / alpha.
     pub alpha: f64,
-    /// The number of images at the alarm, which is never taken back.
+    /// The number of images at the alarm, which is never withdrawn.
     pub alarm: Option<usize>,
 }
 
@@ -105,14 +105,14 @@ pub struct Recent {
     pub kolmogorov_smirnov: KolmogorovSmirnov,
 }
 
-/// The two-sample test of Kolmogorov and Smirnov. Its p-value is for a single look at a stream, not for a
-/// look every day.
+/// The two-sample test of Kolmogorov and Smirnov. Its p-value is for a single look at a stream, not for daily
+/// looks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct KolmogorovSmirnov {
     /// The largest difference between the shares of scores up to a value, 0 to 1.
     pub statistic: f64,
-    /// The probability of such a difference between samples of the same images, by Kolmogorov's limit, which
-    /// is too large for few images and for ties.
+    /// The probability of such a difference between samples of the same distribution, by Kolmogorov's limit,
+    /// which is too large for few images and for ties.
     pub p_value: f64,
 }
 
@@ -206,14 +206,14 @@ fn finite(score: f32) -> f32 {
 }
 
 /// A jumper: several gamblers, each with their own odds. Before each bet they share a part of their capital,
-/// and get a part of the reserve. As all bets are shares of a capital, that is as if another jumper began.
+/// and get a part of the reserve. As all bets are shares of a capital, this is as if another jumper began.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Martingale<const GAMBLERS: usize> {
-    /// The natural logarithm of the capital, which can become too large for a number.
+    /// The natural logarithm of the capital, which can become too large for a float.
     ln: f64,
-    /// The share of each gambler in it.
+    /// Each gambler's share of it.
     shares: [f64; GAMBLERS],
-    /// The share of what is kept. The reserve itself is [`RESERVE`] / (1 + bets / [`HALF_LIFE`]).
+    /// The reserve's share of it. The reserve itself is [`RESERVE`] / (1 + bets / [`HALF_LIFE`]).
     reserve: f64,
     bets: f64,
 }
@@ -238,8 +238,8 @@ impl<const GAMBLERS: usize> Martingale<GAMBLERS> {
     }
 }
 
-/// Scores in sorted runs, each longer than the next, as in a binary counter. An insertion moves each score
-/// log n times in its life, a count takes log² n comparisons.
+/// Scores in sorted runs, each longer than the next, as in a binary counter. Insertions move each score log n
+/// times over its lifetime; a count takes log² n comparisons.
 #[derive(Debug)]
 struct Ranks(Vec<Vec<f32>>);
 
@@ -302,7 +302,7 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    /// The greatest difference from the numbers of others, relative above 1.
+    /// The greatest difference from reference values, relative above 1.
     const TOLERANCE: f64 = 1e-12;
 
     fn golden() -> Value {
@@ -466,7 +466,7 @@ mod tests {
         assert_eq!(monitor.recent(0, 2.5), None);
     }
 
-    /// The promise, in small; `benches/drift.rs` has it in full.
+    /// The promise, on a small scale; `benches/drift.rs` has it in full.
     #[test]
     fn false_alarms_are_as_rare_as_promised() {
         let (streams, alpha) = (400, 0.05);

@@ -1,4 +1,4 @@
-//! The state of a monitor in a file, so that a stream goes on later.
+//! The state of a monitor in a file, so that a stream can go on later.
 
 use std::{
     borrow::Cow,
@@ -20,7 +20,7 @@ const FORMAT_VERSION: u32 = 1;
 /// The suffix of the lock file.
 const LOCK: &str = ".lock";
 /// The greatest difference between the martingale that the file states and that of its scores, relative above
-/// 1. Other processors may compute another last bit of a logarithm.
+/// 1. The last bit of a logarithm may differ on other processors.
 const TOLERANCE: f64 = 1e-6;
 
 /// The origin of the scores of a stream. Scores of different origins cannot be compared.
@@ -32,7 +32,7 @@ pub struct StreamOrigin {
     pub score: String,
 }
 
-/// The content of the file. The martingale follows from the scores; it is there to be looked at, and as a
+/// The content of the file. The martingale follows from the scores; it is stored for inspection and as a
 /// check.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,8 +51,8 @@ struct Version {
     format_version: u32,
 }
 
-/// The file with the state of a monitor. It is locked until it is dropped: a second process would lose the
-/// images of the first, or the first those of the second. The lock is an empty file beside it, which stays.
+/// The file with the state of a monitor. It is locked until it is dropped, because one of two processes would
+/// lose the images of the other. The lock is an empty file next to it, which stays.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
@@ -61,7 +61,7 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Opens a state, and brings a new monitor to where it was. Without a file the monitor stays as it is.
+    /// Opens a state and restores it in a new monitor. Without a file, the monitor stays as it is.
     ///
     /// # Errors
     /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of
@@ -78,7 +78,7 @@ impl StateFile {
         Ok(Self { path: path.to_owned(), origin, _lock: lock })
     }
 
-    /// Replaces the file. After an error it is as it was.
+    /// Replaces the file. After an error it is unchanged.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -160,7 +160,7 @@ mod tests {
         Monitor::new(&HELD_OUT, ALPHA, seed).unwrap()
     }
 
-    /// Scores of which many need all digits.
+    /// Scores, many of which need all digits.
     fn scores(count: usize) -> impl Iterator<Item = f32> {
         (0..count).map(|i| (i as f32 * 0.7).sin() * 1e-3 + (i as f32 / 3.0).exp2() % 1.7)
     }

@@ -55,7 +55,7 @@ pub struct FeatureSet {
     pub labels: Vec<i64>,
 }
 
-/// Checks that a file can have unknown sets of these names.
+/// Checks that a file can have unknown sets with these names.
 ///
 /// # Errors
 /// [`Error::Setting`] if a name is that of another set of the file.

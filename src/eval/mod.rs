@@ -64,7 +64,7 @@ pub struct ScoredSet {
     pub predicted: Vec<usize>,
     /// The values of each score; larger = more likely unknown.
     pub scores: Vec<Vec<f32>>,
-    /// The positions of the images in the set whose logits are kept: at equal distances, ascending.
+    /// The positions in the set of the images whose logits are kept: evenly spaced, ascending.
     pub sampled: Vec<usize>,
     /// The logits of these images, `[S, C]`.
     pub logits: Array2<f32>,
@@ -183,7 +183,7 @@ impl Evaluation {
         Ok(Report { skipped: self.skipped, ..report })
     }
 
-    /// Compares a score with that of another evaluation of the same images. Verdicts are compared only where
+    /// Compares a score with that of another evaluation of the same images. Verdicts are compared only if
     /// both decide by the score, each by its own threshold; otherwise none differs. Returns `None` unless both
     /// have the score.
     #[must_use]
@@ -217,7 +217,7 @@ impl Sample {
         Self { known: all / 2, unknown: all / 2 / unknown_sets.max(1) }
     }
 
-    /// The positions of the sampled ones of `count` images.
+    /// The positions of the sampled images among `count`.
     fn positions(&self, set: &str, count: usize) -> impl Iterator<Item = usize> {
         let sampled = if set == KNOWN { self.known } else { self.unknown }.min(count);
         (0..count).filter(move |position| position * sampled / count != (position + 1) * sampled / count)
@@ -263,7 +263,7 @@ impl Agreement {
     }
 }
 
-/// What [`evaluate`] does with images.
+/// How [`evaluate`] treats images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EvaluateOptions {
     /// Leave out images that cannot be read.
@@ -302,7 +302,7 @@ pub fn evaluate(
         let mut sampled = sample.positions(name, images.len()).peekable();
         run(scorer, images, |batch| {
             for (row, &index) in batch.indices.iter().enumerate() {
-                // An image that cannot be read is passed over.
+                // An image that cannot be read is skipped.
                 while sampled.next_if(|&position| position < index).is_some() {}
                 if sampled.next_if_eq(&index).is_some() {
                     set.sampled.push(set.truth.len() + row);
@@ -342,7 +342,7 @@ pub fn evaluate(
     Ok(Evaluation { scores, decision: Some((own, scorer.threshold())), sets, skipped: errors.len() })
 }
 
-/// What a network computes of N images of a data set, in their order.
+/// A network's outputs for N images of a data set, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DatasetOutputs {
     /// The indices of the images in the data set.
@@ -391,8 +391,8 @@ fn append(all: &mut Option<Array2<f32>>, further: Option<&Array2<f32>>) {
     }
 }
 
-/// The rejection scores of a data set's images, in order, but for those that cannot be read. `take` receives
-/// the scores of each batch as it is finished, and the errors of its other images.
+/// The rejection scores of a data set's images, in order, except those that cannot be read. `take` receives
+/// the scores of each finished batch, and the errors of its other images.
 ///
 /// # Errors
 /// Those of [`Scorer::score`].
@@ -423,7 +423,7 @@ enum Read {
 fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> Result<()> {
     let indices: Vec<usize> = (0..images.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
-    // What a model that resizes decides follows from the images as they are.
+    // A model that resizes decides on the images as they are.
     let read = |batch: &[usize]| match scorer.decision().resizes {
         true => images.readable_originals(batch).map(Read::Originals),
         false => images.readable_batch(batch).map(Read::Pixels),

@@ -40,13 +40,13 @@ pub struct Entry<'a> {
     pub score: f64,
 }
 
-/// The longest header of CSV, in bytes.
+/// The longest CSV header, in bytes.
 const MAX_HEADER: u64 = 1 << 16;
-/// The longest line of CSV, in bytes.
+/// The longest CSV line, in bytes.
 const MAX_LINE: u64 = 1 << 20;
 
-/// Reads a file entry by entry, in constant memory unless arrays of several axes differ in their order in
-/// memory. The content tells NPZ from CSV. `column` names the column or array of scores.
+/// Reads a file entry by entry, in constant memory unless arrays of several axes differ in memory order. NPZ
+/// and CSV are told apart by content. `column` names the column or array of scores.
 ///
 /// # Errors
 /// [`Error::Io`], those of `take`, and [`Error::ScoreFile`] if the file is malformed or something else, lacks
@@ -67,7 +67,7 @@ pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
     Err(broken(path, missing))
 }
 
-/// Reads the entries; where they are not labelled, only their scores.
+/// Reads the entries, or only their scores if they are not labelled.
 fn read_entries(
     path: &Path,
     column: &str,
@@ -86,10 +86,10 @@ fn read_entries(
     }
 }
 
-/// Reads the scores alone, in order; nothing else has to be in the file. Otherwise as [`read`].
+/// Reads only the scores, in order; the file needs nothing else. Otherwise as [`read`].
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::ScoreFile`], also without entries.
+/// [`Error::Io`]; [`Error::ScoreFile`], also if there are no entries.
 pub fn read_scores(path: &Path, column: &str) -> Result<Vec<f64>> {
     let mut scores = Vec::new();
     read_entries(path, column, false, |entry| {
@@ -107,7 +107,7 @@ fn broken(path: &Path, reason: impl ToString) -> Error {
     Error::ScoreFile { path: path.to_owned(), reason: reason.to_string() }
 }
 
-/// Refuses to read on once more bytes are read than a line may have; `left` is set anew for each line.
+/// Fails once more bytes are read than a line may have; `left` is reset for each line.
 struct Limited<'a, R> {
     inner: R,
     left: &'a Cell<u64>,
@@ -141,7 +141,7 @@ fn read_csv(
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter.unwrap_or(b','))
         .from_reader(Limited { inner: Cursor::new(header).chain(file), left: &left });
-    // A quote that is not closed would swallow lines without a word.
+    // An unclosed quote would silently swallow lines.
     let spans_lines = |values: &csv::ByteRecord| values.iter().flatten().any(|byte| b"\r\n".contains(byte));
     let unclosed = "a value continues on the next line: is a quote unclosed?";
     let mut heads = reader.byte_headers().map_err(|error| broken(path, error))?.clone();
@@ -171,7 +171,7 @@ fn read_csv(
     let labelled = |name: &str| if is_labelled { find(name) } else { Ok(None) };
     let label = is_labelled.then(|| needed("label")).transpose()?;
     let (prediction, set) = (labelled("prediction")?, labelled("set")?);
-    // Names are for people: whatever is wrong with them, the scores are read.
+    // Names are for people: the scores are read whatever is wrong with them.
     let image = find("image").ok().flatten();
     let mut record = csv::ByteRecord::new();
     left.set(MAX_LINE);
@@ -216,7 +216,7 @@ fn read_npz(
     is_labelled: bool,
     mut take: impl FnMut(Entry) -> Result<()>,
 ) -> Result<()> {
-    // An archive reads one entry at a time, but three arrays are read in step.
+    // An archive reads one entry at a time, but three arrays are read in lockstep.
     let open = || {
         let file = File::open(path).map_err(Error::io("read", path))?;
         ZipArchive::new(BufReader::new(file)).map_err(|error| broken(path, error))
@@ -246,8 +246,7 @@ fn read_npz(
         let shapes = format!("`{column}` {:?}, `{}` {:?}", scores.shape, other.name, other.shape);
         return Err(broken(path, format!("its arrays differ in shape: {shapes}")));
     }
-    // In one order all arrays have the values of an image at the same place. Scores alone are in the order of
-    // C.
+    // In the same order, all arrays have an image's values at the same place. Scores alone are in C order.
     let is_mixed = !is_labelled || others().any(|other| other.order != scores.order);
     let scores = scores.values(is_mixed).map_err(unreadable)?;
     let mut labels = label.map(|array| array.values(is_mixed)).transpose().map_err(unreadable)?;
@@ -304,7 +303,7 @@ fn csv(names: &[String], sets: &[ScoredSet]) -> Vec<u8> {
     for set in sets {
         for (index, (label, prediction)) in set.truth.iter().zip(&set.predicted).enumerate() {
             let image = set.images.get(index).cloned().unwrap_or_default();
-            // One line for each image, as this file is read.
+            // One line per image, as the reader requires.
             let [name, image] = [&set.name, &image].map(|name| on_one_line(name));
             let first = [name, image, label.to_string(), prediction.to_string()];
             line(&mut first.into_iter().chain(set.scores.iter().map(|scores| scores[index].to_string())));

@@ -1,5 +1,5 @@
-//! The choice of the rejection score, without unknown images: it is the score that best separates held-out
-//! known images from stand-ins made from them.
+//! Chooses the rejection score without unknown images: the one that best separates held-out known images from
+//! stand-ins made from them.
 
 use ndarray::{Array1, Array2};
 
@@ -11,7 +11,7 @@ use crate::{
     model::{Candidate, Choice},
 };
 
-/// A term that is fitted, with its standardised scores of the known images and of each kind of stand-in.
+/// A fitted term, with its standardised scores of the known images and of each kind of stand-in.
 struct Compared {
     term: FittedTerm,
     standard: Standardisation,
@@ -19,7 +19,7 @@ struct Compared {
     stand_ins: Vec<Array1<f32>>,
 }
 
-/// Compares the candidates on known images and stand-ins, whose names and features these are; `None` without
+/// Compares the candidates on known images and on stand-ins, given as names and features; `None` without
 /// images. `magnitude` is the length of the anchors; `has_outliers` says whether the network learned from
 /// outliers.
 pub(super) fn choose(
@@ -56,7 +56,7 @@ pub(super) fn choose(
             found.push((Candidate { score, mean, auroc }, [one, other]));
         }
     }
-    // Equal ones stay in the order of preference.
+    // Ties stay in the order of preference.
     found.sort_by(|(a, _), (b, _)| b.mean.total_cmp(&a.mean));
     let Some((_, best)) = found.first() else { return Ok(None) };
     let score = FittedScore::Sum(best.map(|compared| (compared.term.clone(), compared.standard)));
@@ -88,11 +88,11 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 /// The terms of the candidates, in the order of preference: those of classes and those of features, for
-/// anchors of this length, and so many training images and classes. More candidates would be chosen by
-/// chance, because stand-ins resemble unknown images only roughly.
+/// anchors of this length, and these numbers of training images and classes. With more candidates, chance
+/// would decide, because stand-ins resemble unknown images only roughly.
 ///
-/// `fdbd` is none for a network that learned from outliers: it may separate stand-ins better than the energy
-/// does and unknown images worse (docs/results.md, "Scores").
+/// `fdbd` is no candidate for a network that learned from outliers: it may separate stand-ins better than the
+/// energy does, but unknown images worse (docs/results.md, "Scores").
 fn candidates(magnitude: f64, has_outliers: bool, images: usize, classes: usize) -> (Vec<Term>, Vec<Term>) {
     let warm = LogitScore::warm_energy(magnitude);
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into()];
@@ -106,10 +106,10 @@ fn candidates(magnitude: f64, has_outliers: bool, images: usize, classes: usize)
     (of_classes, vec![FeatureScore::Knn { neighbours }.into(), FeatureScore::UnitMahalanobis.into()])
 }
 
-/// The number of training images for each neighbour of `knn`, up to ten.
+/// The number of training images per neighbour of `knn`, up to ten.
 const IMAGES_PER_NEIGHBOUR: usize = 50;
-/// The number of images that a class has in the bank of `knn`, for each neighbour: with more neighbours than
-/// images of a class, every image has neighbours of other classes.
+/// The number of images of a class in the bank of `knn`, per neighbour: with more neighbours than images of a
+/// class, every image has neighbours of other classes.
 const IMAGES_OF_CLASS_PER_NEIGHBOUR: usize = 8;
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ fn logit_map(graph: &mut Builder, features: &str, layer: &str, batch: Option<usi
     graph.output(LOGIT_MAP, element::FLOAT, &[batch, Some(classes), None, None]);
 }
 
-/// A graph that maps one image to the minima, then the maxima, then the means of each channel, of the tensors
-/// that int8 would quantise, over its views; and the names of these tensors.
+/// A graph that maps one image to the minima, then the maxima, then the channel means of the tensors that
+/// int8 would quantise, over its views; and the names of these tensors.
 pub(super) fn observer(checkpoint: &Checkpoint) -> Result<(Graph, Vec<String>)> {
     let mut graph = Builder::default();
     let mut numbers = Numbers::Observe(Vec::new());
@@ -108,7 +108,7 @@ fn input(graph: &mut Builder, input: &Input, options: &ExportOptions, has_both_v
     }
 }
 
-/// Adds `features`, the means of those of images and of their mirror images.
+/// Adds `features`, averaged over images and their mirror images.
 fn mean_of_views(graph: &mut Builder, features: &str, width: usize) -> String {
     graph.ints("cac/views/shape", &[2, -1, width as i64]);
     let views = graph.node("Reshape", "cac/views", &[features, "cac/views/shape"], vec![]);
@@ -120,8 +120,8 @@ fn mean_of_views(graph: &mut Builder, features: &str, width: usize) -> String {
 const NORMALIZED: &str = "cac/input/normalized";
 
 /// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded
-/// into convolutions. With both views the features are the means of those of images and of their mirror
-/// images. Returns the tensor whose average over the image is the features, if there is one.
+/// into convolutions. With both views, the features are averaged over images and their mirror images. Returns
+/// the tensor whose average over the image is the features, if there is one.
 fn network(
     graph: &mut Builder,
     numbers: &mut Numbers,
@@ -132,7 +132,7 @@ fn network(
     let (layers, weights) = &weights::folded(layers, weights)?;
     let readers = arch::readers(layers);
     let features = arch::features(layers);
-    // Layers that end a convolution before a ReLU.
+    // Convolutions whose output only a ReLU reads.
     let mut rectified = Vec::new();
     // The tensor that holds each layer's output.
     let mut outputs: Vec<String> = Vec::with_capacity(layers.len());
@@ -204,7 +204,7 @@ fn network(
     Ok(arch::averages(layers).then(|| outputs.swap_remove(layers[features].inputs[0])))
 }
 
-/// Whether quantisation to bytes, of which 0 is the least, does what the operation does.
+/// Whether quantisation to bytes, the least of which is 0, does what the operation does.
 fn is_rectifier(op: &Op) -> bool {
     matches!(op, Op::Relu | Op::Relu6)
 }

@@ -1,7 +1,7 @@
 //! The head of the graph: from features and logits to distances, score, label, verdict and p-value.
 //!
 //! The outputs and the tensors that other tools may edit have plain names. All other names start with
-//! [`HEAD_PREFIX`](crate::arch::HEAD_PREFIX), so that no layer can clash with them.
+//! [`HEAD_PREFIX`](crate::arch::HEAD_PREFIX), so no layer can clash with them.
 
 use ndarray::{Array1, Array2};
 
@@ -321,7 +321,7 @@ const MATRIX_CLASSES: usize = 256;
 const BLOCK: usize = 256;
 
 /// Adds the squared distances to fixed anchors, in time and memory linear in the number of classes: the sum
-/// of z² before and behind class c, plus (z_c - magnitude)².
+/// of z² before and after class c, plus (z_c - magnitude)².
 fn distances_to_fixed(graph: &mut Builder, magnitude: f32) {
     graph.floats("magnitude", &[], &[magnitude]);
     let squares = graph.node("Mul", "cac/logits/squared", &["logits", "logits"], vec![]);
@@ -331,7 +331,7 @@ fn distances_to_fixed(graph: &mut Builder, magnitude: f32) {
     graph.node("Add", "cac/distances/squared", &[&others, "cac/offsets/squared"], vec![]);
 }
 
-/// Adds for each value of a row the sum of the others, without cancellation, as `method::anchors` does.
+/// Adds, for each value of a row, the sum of the others, without cancellation, as `method::anchors` does.
 fn sums_of_others(graph: &mut Builder, prefix: &str, values: &str) -> String {
     let part = |name: &str| format!("{prefix}/{name}");
     let axis = part("axis");

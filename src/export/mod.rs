@@ -53,18 +53,17 @@ const HEAD_TOLERANCE: f64 = 1e-4;
 /// The options of an export.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportOptions {
-    /// The rejection score; by default the one that tells held-out known images best from stand-ins of
+    /// The rejection score; by default the one that best separates held-out known images from stand-ins for
     /// unknown ones or, without features in the checkpoint, that of its training.
     pub score: Option<RejectionScore>,
-    /// The limit of the constants of a score of features, in bytes; see [`fit::fit`].
+    /// The size limit of a feature score's constants, in bytes; see [`fit::fit`].
     pub limit: usize,
     /// Whether features are an output.
     pub features: bool,
-    /// Whether the logits of each place are an output: `logit_map`, for which the network must average its
-    /// features over the image, and held-out or test images must have been scored.
+    /// Whether the logits of each place are an output, `logit_map`. The network must average its features
+    /// over the image, and held-out or test images must have been scored.
     pub logit_map: bool,
-    /// Whether each predicted class has a threshold of its own, which keeps its share of the images of that
-    /// class.
+    /// Whether each predicted class has its own threshold, which keeps its share of the images of that class.
     pub per_class: bool,
     /// Whether the threshold is an optional input, with the chosen one as its default.
     pub threshold_input: bool,
@@ -102,8 +101,8 @@ impl Default for ExportOptions {
 /// How the threshold is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ThresholdRule {
-    /// The [threshold](method::threshold) that keeps this share, 0 to below 1, of new known images, from
-    /// held-out ones; from the known test images if the training held none out.
+    /// The [threshold](method::threshold) that keeps this share, 0 to below 1, of new known images, chosen
+    /// from held-out ones; from the known test images if the training held none out.
     Keep(f64),
     /// This value.
     Value(f32),
@@ -303,12 +302,12 @@ fn producer() -> String {
     format!("{} {}{commit}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
 }
 
-/// The shares of known images that operating points keep, where there are enough images for them.
+/// The shares of known images that operating points keep, if there are enough images for them.
 const OPERATING_POINTS: [f64; 3] = [0.9, 0.95, 0.99];
 
-/// The score of places: that of the image if it is one of logits, the one of logits in a sum, else the
-/// energy. Single places have larger logits than their mean, the image, so that those of a strong class are
-/// far from its anchor: the distance would take them for unknown.
+/// The score of places: the image's if it is a logit score, the logit score in a sum, else the energy. Single
+/// places have larger logits than the image, their mean, so those of a strong class are far from its anchor:
+/// by distance, they would look unknown.
 fn place_score(checkpoint: &Checkpoint, score: &FittedScore) -> Result<PlaceScore> {
     let refused = |reason: &str| Err(Error::setting("logit map", true, reason));
     if checkpoint.facts.averages_views {
@@ -392,7 +391,7 @@ fn threshold(
         Some(by_class) => by_class.kept_at_least,
         None => method::kept_at_least(scores.len(), keep),
     });
-    // A score relative to a threshold that was chosen from it is not distributed as that of a new image.
+    // A score relative to a threshold that was chosen from it is not distributed like that of a new image.
     let held_out_scores = if by_class.is_some() { Vec::new() } else { scores };
     // Those for which there are enough scores.
     let operating_points = OPERATING_POINTS.into_iter().filter_map(|keep| {
@@ -418,7 +417,7 @@ struct ByClass {
     kept_at_least: f64,
 }
 
-/// Chooses a threshold for each class, from the scores of images of which these classes were predicted.
+/// Chooses a threshold for each class, from the scores of the images predicted as that class.
 fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: &[usize]) -> Result<ByClass> {
     let ThresholdRule::Keep(keep) = rule else {
         return Err(Error::setting("per class", true, "needs a share to keep, not a threshold"));
@@ -482,8 +481,8 @@ fn check(checkpoint: &Checkpoint, head: &Head, scorer: &Scorer, precision: Model
     Ok(difference)
 }
 
-/// The largest difference of a logit, as a share of the image's largest one: rounding within a network errs
-/// by a share of what it adds up, also where the sum is small.
+/// The largest difference of a logit, relative to the image's largest one: rounding errors in a network are
+/// proportional to the terms of a sum, even if the sum is small.
 fn difference_of_logits(found: ArrayView2<f32>, expected: ArrayView2<f32>) -> f64 {
     let of_image = |(found, expected): (ArrayView1<f32>, ArrayView1<f32>)| {
         let largest = expected.fold(1.0_f32, |most, logit| most.max(logit.abs()));
@@ -531,7 +530,7 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     within("p-value", greatest_difference(found.p_value.iter().flatten(), &p_values), HEAD_TOLERANCE)
 }
 
-/// The largest difference of a score, relative above 1, beyond what rounding may decide about.
+/// The largest difference of a score, relative above 1, beyond what rounding can explain.
 fn difference_of_scores(
     score: &FittedScore,
     activations: &Activations,

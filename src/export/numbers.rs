@@ -83,7 +83,7 @@ impl Numbers {
     }
 
     /// Quantises and dequantises an input or output of a convolution if the format is int8. Returns the name
-    /// of the result, which is the same for a tensor and for its result.
+    /// of the result, also if the tensor is already a result.
     pub(super) fn narrow(&mut self, graph: &mut Builder, tensor: &str) -> String {
         let tensor = exact(tensor);
         let quantization = match self {

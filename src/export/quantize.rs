@@ -4,8 +4,7 @@
 //! Activations become bytes, value / scale + zero point. Weights become -63..=63 with one scale per output
 //! channel: seven bits, because processors without VNNI add two products in 16 bits, which 8-bit weights
 //! would overflow. What rounding the weights adds to the mean of an output is subtracted from its bias (Nagel
-//! et al., arXiv 1906.04721): in depthwise convolutions, which add few products, it is the greater part of
-//! the error.
+//! et al., arXiv 1906.04721): in depthwise convolutions, which add few products, this is most of the error.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +17,10 @@ use crate::{
     scorer::tract::Plan,
 };
 
-/// What is known of tensors `[N, C, H, W]`, by name.
+/// Statistics of tensors `[N, C, H, W]`, by name.
 pub(super) type Ranges = BTreeMap<String, Observed>;
 
-/// What is known of a tensor from images.
+/// Statistics of a tensor over images.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Observed {
     pub least: f32,
@@ -93,13 +92,13 @@ pub(super) fn added_means(
     scales.iter().enumerate().map(added).collect()
 }
 
-/// Images that are observed side by side.
+/// Images that are observed in parallel.
 const BATCH: usize = 32;
 
 /// Ranges and means of each tensor over all images `[N, 3, H, W]`.
 ///
-/// `observer` is a graph that maps one image to the minima, then the maxima, then the means of each channel,
-/// of the tensors.
+/// `observer` is a graph that maps one image to the minima, then the maxima, then the channel means of the
+/// tensors.
 pub(super) fn ranges(observer: &[u8], tensors: &[String], images: ArrayView4<f32>) -> Result<Ranges> {
     let failed = |reason: String| Error::Runtime { runtime: "tract", reason };
     let (count, channels, height, width) = images.dim();
@@ -122,7 +121,7 @@ pub(super) fn ranges(observer: &[u8], tensors: &[String], images: ArrayView4<f32
     let images: Vec<_> = images.axis_chunks_iter(Axis(0), 1).collect();
     let mut all: Option<Vec<Observed>> = None;
     for batch in images.chunks(BATCH) {
-        // Sums are in the order of the images, so that threads do not matter.
+        // Sums are in the order of the images, whatever the threads do.
         for more in batch.par_iter().map(|image| of_image(*image)).collect::<Result<Vec<_>>>()? {
             match &mut all {
                 Some(all) => all.iter_mut().zip(&more).for_each(|(tensor, more)| tensor.widen(more)),

@@ -71,7 +71,7 @@ fn sizes_to_check(height: usize, width: usize) -> [[usize; 2]; 9] {
     ]
 }
 
-/// An image with all bytes and sharp edges.
+/// An image with all byte values and sharp edges.
 fn formula(height: usize, width: usize) -> RgbImage {
     RgbImage::from_fn(width as u32, height as u32, |x, y| {
         Rgb([0, 1, 2].map(|channel| (7 * x * x + 13 * y * y + 5 * x * y + 101 * channel) as u8))
@@ -90,7 +90,7 @@ mod tests {
         },
     };
 
-    /// A model that resizes, and nothing else.
+    /// A model that only resizes.
     fn model(input: &Input) -> Model {
         let mut graph = Builder::default();
         graph.input("images", element::UINT8, &[None, None, None, Some(3)]);

@@ -43,7 +43,7 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
     let labels: String = file.manifest.decision.classes.iter().map(|name| on_one_line(name) + "\n").collect();
     let [head, interface, rest] = config(&name, &file);
     let (labels_file, config_file) = (folder.join("labels.txt"), folder.join("config.pbtxt"));
-    // All versions have these files in common, and a user may have tuned the configuration.
+    // All versions share these files, and a user may have tuned the configuration.
     let earlier = |path: &Path| fs::read_to_string(path).ok();
     let is_first = !folder.is_dir() || next_version(&folder)? == 1;
     let differs = earlier(&labels_file).is_some_and(|earlier| earlier != labels)

@@ -1,4 +1,4 @@
-//! Archives of others, unpacked safely: tar, tar.gz, ZIP and single files compressed with gzip.
+//! Safe unpacking of untrusted archives: tar, tar.gz, ZIP and single files compressed with gzip.
 
 use std::{
     cell::Cell,
@@ -20,14 +20,14 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// The most bytes of contents for each byte of the archive, and [`EXTRA`] more.
+/// The maximum bytes of contents per byte of the archive, plus [`EXTRA`].
 const MAX_EXPANSION: u64 = 16;
 const EXTRA: u64 = 1 << 20;
-/// The most entries, and the most bytes and folders in the name of one.
+/// The maximum number of entries, and of bytes and folders in an entry's name.
 const MAX_ENTRIES: usize = 1_000_000;
 const MAX_NAME: usize = 1024;
 const MAX_FOLDERS: usize = 32;
-/// The most bytes of a header that holds the name of the next entry.
+/// The maximum bytes of a header that holds the name of the next entry.
 const MAX_HEADER: u64 = 1 << 16;
 
 /// What was unpacked.
@@ -50,18 +50,18 @@ pub struct Unpacked {
     pub sha256: String,
 }
 
-/// Unpacks an archive, whose content tells what it is, into an empty folder. A single compressed file gets
-/// the name of the archive without `.gz`. `progress` receives the bytes of the archive that are done, and
-/// their total.
+/// Unpacks an archive, recognised by its content, into an empty folder. A single compressed file gets the
+/// name of the archive without `.gz`. `progress` receives the bytes of the archive done so far and their
+/// total.
 ///
-/// Nothing is written outside of the folder and no file is written twice. Only files and folders are made,
+/// Nothing is written outside the folder, and no file is written twice. Only files and folders are created,
 /// with the usual permissions; links, pipes and devices are left out. The contents are at most 16 times as
-/// long as the archive and 1 MiB more, in at most a million entries.
+/// long as the archive plus 1 MiB, in at most a million entries.
 ///
 /// # Errors
 /// [`Error::Archive`] if it is not an archive, is damaged, holds more, or the name of an entry is absolute,
-/// leads out of the folder, is not UTF-8, is not allowed on this system, or occurs twice; [`Error::Io`]. What
-/// was unpacked before remains in the folder.
+/// leads out of the folder, is not UTF-8, is not allowed on this system, or occurs twice; [`Error::Io`].
+/// Files unpacked before the error remain in the folder.
 pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Contents> {
     let unreadable = |source| Error::Io { action: "read", path: archive.to_owned(), source };
     let file = File::open(archive).map_err(unreadable)?;
@@ -251,7 +251,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Writes the file of an entry, whose length is known or not.
+    /// Writes the file of an entry; its length may be unknown.
     fn file(
         &mut self,
         name: &[u8],
@@ -310,7 +310,7 @@ fn refused(entry: &str, reason: &str) -> Fault {
     Fault::Archive(format!("{entry} {reason}"))
 }
 
-/// The fault of a file or folder that cannot be made, which may be that of the archive.
+/// The fault if a file or folder cannot be created; the archive itself may be to blame.
 fn unwritable(place: &Path, name: &[u8], error: io::Error) -> Fault {
     use io::ErrorKind::{AlreadyExists, InvalidFilename, InvalidInput, IsADirectory, NotADirectory};
     match error.kind() {
@@ -321,8 +321,8 @@ fn unwritable(place: &Path, name: &[u8], error: io::Error) -> Fault {
     }
 }
 
-/// The path of an entry below the folder, with `/` between the parts; `None` for the folder itself. Otherwise
-/// what is wrong with the name.
+/// The path of an entry below the folder, with `/` between the parts; `None` for the folder itself. The
+/// error says what is wrong with the name.
 fn relative(name: &[u8], is_windows: bool) -> Result<Option<String>, &'static str> {
     const LEADS_OUT: &str = "leads out of the folder";
     let name = std::str::from_utf8(name).map_err(|_| "is not UTF-8")?;
@@ -336,7 +336,7 @@ fn relative(name: &[u8], is_windows: bool) -> Result<Option<String>, &'static st
     if name.starts_with('/') || name.starts_with('\\') || drive {
         return Err("is absolute");
     }
-    // Windows takes both for separators.
+    // Windows accepts both as separators.
     if name.split(['/', '\\']).any(|part| part == "..") {
         return Err(LEADS_OUT);
     }
@@ -350,7 +350,7 @@ fn relative(name: &[u8], is_windows: bool) -> Result<Option<String>, &'static st
     Ok(if parts.is_empty() { None } else { Some(parts.join("/")) })
 }
 
-/// Whether Windows takes a part of a path for the name of a file, and of no other.
+/// Whether a part of a path is a valid file name on Windows and names no other file there.
 fn is_windows_name(part: &str) -> bool {
     const DEVICES: [&str; 6] = ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"];
     let stem = part.split('.').next().unwrap_or_default().trim_end().to_uppercase();
@@ -412,7 +412,7 @@ pub(crate) mod tests {
         writer.finish().unwrap().into_inner()
     }
 
-    /// Unpacks an archive of this name in a folder of a folder. Returns what is in the outer one.
+    /// Unpacks an archive of this name into a folder within a folder. Returns what is in the outer one.
     fn unpacked(name: &str, archive: &[u8]) -> (Result<Contents>, Vec<(String, Vec<u8>)>) {
         let outer = tempfile::tempdir().unwrap();
         let (path, folder) = (outer.path().join(name), outer.path().join("in"));
@@ -457,7 +457,7 @@ pub(crate) mod tests {
             tar_of(&[(EntryType::Directory, b"set/", b""), (EntryType::Directory, b"./", b"")]);
         with_folder.truncate(2 * 512);
         with_folder.extend(&tar);
-        // Two members of gzip are one stream.
+        // Two gzip members are one stream.
         let parts = [gzip(&tar[..700]), gzip(&tar[700..])].concat();
         for archive in [tar.clone(), gzip(&tar), zip_of(&FILES), with_folder, parts] {
             let (contents, files) = unpacked("any", &archive);
@@ -491,7 +491,7 @@ pub(crate) mod tests {
             let (contents, _) = unpacked("a.tar", &archive);
             assert_eq!(contents.unwrap().files[0].path, long);
         }
-        // The name of the header is what counts.
+        // The name in the extended header counts.
         let mut pax = tar::Builder::new(Vec::new());
         pax.append_pax_extensions([("path", &b"../x"[..])]).unwrap();
         pax.append(&header, &b"1"[..]).unwrap();

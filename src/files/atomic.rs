@@ -17,12 +17,12 @@ use crate::error::{Error, Result};
 const UNFINISHED: &str = ".unfinished-";
 /// The number of random letters and digits after the prefix.
 const RANDOM: usize = 6;
-/// The bytes that are written at once.
+/// The number of bytes written at a time.
 const BUFFER: usize = 1 << 16;
 /// The length of the file that a check writes: a full disk has no room for a block.
 const BLOCK: usize = 4096;
 
-/// The folder of a file, which is the current one for a bare name.
+/// The folder of a file; the current one for a bare name.
 pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -35,17 +35,17 @@ pub fn sync_folder(file: &Path) {
     }
 }
 
-/// Writes a file beside `path`, syncs it, and renames it into place. A link is kept and its target replaced.
+/// Writes a file next to `path`, syncs it, and renames it into place. A link is kept and its target replaced.
 /// The first write to a folder also removes temporary files that killed writers left there.
 ///
 /// # Errors
-/// [`Error::Io`], also if `path` is something other than a file. After an error `path` is unchanged.
+/// [`Error::Io`], including if `path` is something other than a file. After an error `path` is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let fill = |file: &mut dyn Write| file.write_all(bytes).map_err(Error::io("write", path)).map(Continue);
     write_with(path, fill).map(drop)
 }
 
-/// [`write`] for a file that `fill` writes. If `fill` breaks off, `path` is unchanged.
+/// [`write`] with contents that `fill` writes. If `fill` breaks off, `path` is unchanged.
 ///
 /// # Errors
 /// Those of [`write`] and of `fill`.
@@ -77,8 +77,8 @@ pub fn write_with(
     end().map_err(Error::io("write", path))
 }
 
-/// Puts a file, which must not change from then on, at `path` as well: as a link where the file system has
-/// them, else as a copy.
+/// Makes a file, which must not change afterwards, available at `path` too: as a link if the file system
+/// supports them, else as a copy.
 ///
 /// # Errors
 /// [`Error::Io`].
@@ -95,11 +95,11 @@ pub fn link(file: &Path, path: &Path) -> Result<()> {
     write_with(path, |to| copy(to).map_err(Error::io("write", path))).map(drop)
 }
 
-/// Checks that a file can be written to `path`, as far as that is known before: its folder takes a small
-/// file, and another can be renamed over it. Nothing remains, and `path` is unchanged.
+/// Checks that a file can be written to `path`, as far as that can be known in advance: its folder takes a
+/// small file, and another can be renamed over it. Nothing remains, and `path` is unchanged.
 ///
 /// # Errors
-/// [`Error::Io`], also if `path` is something other than a file.
+/// [`Error::Io`], including if `path` is something other than a file.
 pub fn check_writable(path: &Path) -> Result<()> {
     let check = || try_out(folder_of(&target(path)?.0));
     check().map_err(Error::io("write", path))
@@ -108,7 +108,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
 /// Checks that files can be written to a folder, which need not exist, as [`check_writable`] does.
 ///
 /// # Errors
-/// [`Error::Io`], also if `folder` is something other than a folder.
+/// [`Error::Io`], including if `folder` is something other than a folder.
 pub fn check_writable_folder(folder: &Path) -> Result<()> {
     let existing = folder.ancestors().find(|folder| folder.exists());
     let existing = existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -130,8 +130,7 @@ fn try_out(folder: &Path) -> io::Result<()> {
     // Open, and so locked, until it is removed.
     let _new = new.persist(&old)?;
     match old.close() {
-        // Another process has removed it: it took the file that was replaced for one that a killed writer
-        // left.
+        // Another process removed it: it took the replaced file for one left by a killed writer.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         closed => closed,
     }
@@ -151,7 +150,7 @@ fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
 /// The target of a chain of links whose file does not exist yet.
 pub(crate) fn end_of_links(path: &Path) -> PathBuf {
     let mut end = path.to_owned();
-    // As many links as Linux follows.
+    // The number of links that Linux follows.
     for _ in 0..40 {
         let Ok(next) = end.read_link() else { break };
         end = end.parent().unwrap_or(Path::new("")).join(next);
@@ -164,7 +163,7 @@ pub fn lock(file: &File) {
     while file.lock().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {}
 }
 
-/// A new file with a temporary name. It is locked, so that nobody takes it for what a killed writer left.
+/// A new file with a temporary name, locked so that nobody takes it for a leftover of a killed writer.
 fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(UNFINISHED).rand_bytes(RANDOM);
@@ -186,7 +185,7 @@ fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
 pub fn unfinished_folder(within: &Path) -> io::Result<(tempfile::TempDir, Option<File>)> {
     loop {
         let folder = Builder::new().prefix(UNFINISHED).rand_bytes(RANDOM).tempdir_in(within)?;
-        // Only Unix opens folders.
+        // Only Unix can open folders.
         let opened = File::open(folder.path()).ok();
         opened.iter().for_each(lock);
         if folder.path().exists() {
@@ -195,8 +194,8 @@ pub fn unfinished_folder(within: &Path) -> io::Result<(tempfile::TempDir, Option
     }
 }
 
-/// [Removes](remove_unfinished) what killed writers have left in a folder, once: many files may be written to
-/// it.
+/// [Removes](remove_unfinished) what killed writers left in a folder, only once because many files may be
+/// written to it.
 fn clean(folder: &Path) {
     static CLEANED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
     let mut cleaned = CLEANED.lock().unwrap_or_else(PoisonError::into_inner);

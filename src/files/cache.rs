@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// `$XDG_CACHE_HOME/cac-toolkit`, or else in `.cache` of the home folder.
+/// `$XDG_CACHE_HOME/cac-toolkit`, or else `.cache/cac-toolkit` in the home folder.
 ///
 /// # Errors
 /// [`Error::Setting`] if neither is known.

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
-/// The bytes of a file that are read at once.
+/// The number of bytes of a file read at a time.
 pub(crate) const BUFFER: usize = 1 << 16;
 
 /// The SHA-256 in hexadecimal.
@@ -39,7 +39,7 @@ pub(crate) struct Checksums {
 }
 
 impl Checksums {
-    /// Those of a file, which is read in pieces.
+    /// The length and checksums of a file, read in pieces.
     ///
     /// # Errors
     /// [`Error::Io`].

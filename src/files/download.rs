@@ -16,7 +16,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// The most redirects that are followed for a file.
+/// The maximum number of redirects followed for a file.
 const MAX_REDIRECTS: u32 = 8;
 
 /// Checks the content of a file and returns what is wrong with it, if anything.
@@ -24,17 +24,17 @@ type Check = fn(&Path) -> Result<Option<String>>;
 
 /// A file on servers.
 pub(crate) struct Remote<'a> {
-    /// Its addresses, one or more, which are tried in order.
+    /// Its URLs, at least one, tried in order.
     pub urls: Vec<String>,
     /// What is published about it.
     pub expected: Expected<'a>,
-    /// The most bytes of a file whose length is not published.
+    /// The maximum bytes of a file whose length is not published.
     pub most: u64,
-    /// Called where no whole SHA-256 is published.
+    /// Called if no whole SHA-256 is published.
     pub fault: Check,
-    /// The environment variable that names another source, for errors.
+    /// The environment variable that names another source, for error messages.
     pub mirror: &'static str,
-    /// The published data set that it belongs to, if any, for errors.
+    /// The published data set that it belongs to, if any, for error messages.
     pub set: Option<&'static str>,
 }
 
@@ -46,29 +46,29 @@ pub enum FetchEvent<'a> {
     Waiting,
     /// A request is sent for the bytes of a file from `done` on.
     Downloading {
-        /// From where.
+        /// The source.
         url: &'a str,
-        /// To where.
+        /// The destination.
         file: &'a Path,
-        /// The bytes that an interrupted download has left.
+        /// The bytes that an interrupted download left.
         done: u64,
         /// Its length in bytes, if it is published.
         bytes: Option<u64>,
     },
     /// More of the file has arrived.
     Received {
-        /// The bytes that are there.
+        /// The bytes on disk so far.
         done: u64,
         /// The length of the whole file in bytes, if the server states it.
         total: Option<u64>,
     },
-    /// A part of an archive is unpacked.
+    /// Part of an archive has been unpacked.
     Unpacked {
         /// The archive.
         file: &'a Path,
-        /// The bytes of the archive that are unpacked.
+        /// The bytes of the archive unpacked so far.
         done: u64,
-        /// The bytes of the archive.
+        /// The length of the archive.
         total: u64,
     },
     /// Links and devices in an archive were left out.
@@ -93,13 +93,13 @@ struct Patience {
 const PATIENCE: Patience =
     Patience { answer: Duration::from_secs(30), window: Duration::from_secs(60), least: 60 * 1024 };
 
-/// Downloads a file unless it exists, and verifies what is published about it. Its SHA-256, where none is
-/// published, is recorded in `FILE.sha256` when the file is first seen, and must stay the same. An
+/// Downloads a file unless it exists, and verifies it against what is published. If no SHA-256 is published,
+/// that of the file is recorded in `FILE.sha256` when it is first seen, and must stay the same. An
 /// interrupted transfer is resumed.
 ///
 /// # Errors
-/// [`Error::Download`] if no server can be reached, the connection is closed early, or another file comes;
-/// [`Error::Replaced`] if that is not the one that is recorded;
+/// [`Error::Download`] if no server can be reached, the connection is closed early, or another file arrives;
+/// [`Error::Replaced`] if that is not the recorded one;
 /// [`Error::Checksum`] if the existing file has another checksum; [`Error::Io`] if the file cannot be written
 /// or the disk has no room for it.
 pub(crate) fn fetch(remote: &Remote, file: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<Checksums> {
@@ -111,7 +111,7 @@ pub(crate) fn record_of(file: &Path) -> PathBuf {
     file.with_added_extension("sha256")
 }
 
-/// Where a file is while it is downloaded.
+/// The path of a file while it is downloaded.
 fn part_of(file: &Path) -> PathBuf {
     file.with_added_extension("part")
 }
@@ -124,7 +124,7 @@ fn origin_of(part: &Path) -> PathBuf {
 /// The URL and the version of a partial download.
 struct PartOrigin {
     url: String,
-    /// The version of the file as the server names it, for `If-Range`; empty if it does not.
+    /// The server's version of the file, for `If-Range`; empty if the server states none.
     version: String,
 }
 
@@ -137,7 +137,7 @@ impl PartOrigin {
     }
 
     fn of(url: &str, response: &Response<Body>) -> Self {
-        // A weak tag says that the meaning is the same, not the bytes.
+        // A weak tag promises the same meaning, not the same bytes.
         let tag = Some(header(response, "etag")).filter(|tag| tag.starts_with('"'));
         let version = tag.unwrap_or(header(response, "last-modified"));
         Self { url: url.to_owned(), version: version.to_owned() }
@@ -148,11 +148,11 @@ impl PartOrigin {
     }
 }
 
-/// Verifies an existing file. Its SHA-256 is recorded beside it if none is yet; where none is published
+/// Verifies an existing file. Its SHA-256 is recorded next to it if none is yet; if none is published
 /// either, its content is checked first.
 ///
 /// # Errors
-/// [`Error::Checksum`] if it has another checksum than the published or the recorded one, or the check finds
+/// [`Error::Checksum`] if its checksum differs from the published or the recorded one, or the check finds
 /// a fault; [`Error::Io`] if it cannot be read.
 pub(crate) fn verify(expected: &Expected, file: &Path, check: Check) -> Result<Checksums> {
     let record = record_of(file);
@@ -175,7 +175,7 @@ pub(crate) fn verify(expected: &Expected, file: &Path, check: Check) -> Result<C
     Ok(found)
 }
 
-/// The recorded SHA-256, unless one is published. `sha256sum` writes a name behind it.
+/// The recorded SHA-256, unless one is published. `sha256sum` writes a name after it.
 ///
 /// # Errors
 /// [`Error::Checksum`] if the record holds none.
@@ -261,7 +261,7 @@ fn fetch_within(
     })
 }
 
-/// `; it is ...`, if the start of a file tells what it is.
+/// `; it is ...`, if the first bytes of a file identify it.
 fn described(path: &Path) -> Result<String> {
     let start = File::open(path).and_then(kind::first_bytes).map_err(Error::io("read", path))?;
     Ok(kind::of(&start).map_or(String::new(), |what| format!("; it is {what}")))
@@ -272,7 +272,7 @@ pub(crate) fn bytes_here(file: &Path) -> u64 {
     file.metadata().or_else(|_| part_of(file).metadata()).map_or(0, |here| here.len())
 }
 
-/// Checks that a folder's disk has room for so many bytes, where the system tells.
+/// Checks that a folder's disk has room for this many bytes, if that is known.
 ///
 /// # Errors
 /// [`Error::Io`] of the kind [`StorageFull`](io::ErrorKind::StorageFull).
@@ -311,10 +311,10 @@ enum Broken {
 /// Opens a file for appending under an exclusive lock; waits for other processes.
 fn open_alone(path: &Path) -> io::Result<File> {
     loop {
-        // Windows cannot lock a file that is open for appending alone.
+        // Windows cannot lock a file that is opened only for appending.
         let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
         atomic::lock(&file);
-        // The process that had the lock may have renamed or removed it.
+        // The process that held the lock may have renamed or removed it.
         if is_at(&file, path)? {
             return Ok(file);
         }
@@ -351,14 +351,14 @@ fn transfer(
         return Ok(());
     }
     if remote.expected.bytes.is_some_and(|bytes| done > bytes) {
-        // It is longer than the file, so it is a part of another one.
+        // It is longer than the file, so it is part of another file.
         out.set_len(0).map_err(Broken::Disk)?;
         done = 0;
     }
     let origin = PartOrigin::read(part);
     let is_here = |origin: &&PartOrigin| server_of(&origin.url) == server_of(url);
     let of_here = origin.as_ref().filter(is_here);
-    // Without a published checksum, a file joined from parts of two would go unnoticed.
+    // Without a published checksum, a mix of two files would go unnoticed.
     let is_of_another = origin.is_some() && of_here.is_none() && !remote.expected.is_checked();
     let start = if is_of_another { 0 } else { done };
     observe(FetchEvent::Downloading { url, file, done: start, bytes: remote.expected.bytes });
@@ -374,7 +374,7 @@ fn transfer(
         let mut request = agent.get(url);
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
-            // The server sends the whole file if it is another by now.
+            // The server sends the whole file if it has changed since.
             if let Some(origin) = of_here.filter(|origin| !origin.version.is_empty()) {
                 request = request.header("If-Range", &origin.version);
             }
@@ -382,7 +382,7 @@ fn transfer(
         request.call().map_err(|error| server(&error))
     };
     let mut response = ask(start)?;
-    // Start over if the server ignores ranges or has another file by now.
+    // Start over if the server ignores ranges or the file has changed.
     let goes_on = start > 0
         && response.status() == 206
         && header(&response, "content-range").starts_with(&format!("bytes {done}-"));
@@ -418,18 +418,18 @@ fn transfer(
 
 /// A file that a server sends.
 struct Incoming<'a> {
-    /// Where it is put.
+    /// Where it is written.
     part: &'a Path,
     origin: PartOrigin,
-    /// The bytes that are there, to which the others are added.
+    /// The bytes already there, to which the rest is appended.
     done: u64,
-    /// Bytes that cannot be resumed from; they are kept until the first bytes of the new transfer arrive.
+    /// Bytes that cannot be resumed from, kept until the first bytes of the new transfer arrive.
     old: u64,
     /// The length of the whole file in bytes, if the server states it.
     total: Option<u64>,
-    /// The bytes of the whole file, if they are published.
+    /// The length of the whole file in bytes, if it is published.
     expected: Option<u64>,
-    /// The most bytes of a file whose length is not published.
+    /// The maximum bytes of a file whose length is not published.
     most: u64,
 }
 
@@ -467,7 +467,7 @@ impl Incoming<'_> {
                 }
                 (since, in_window) = (Instant::now(), 0);
             }
-            // The start tells whether a server sends a page.
+            // The first bytes show whether the server sends a page.
             if done == 0 && filled < kind::START && length > 0 {
                 continue;
             }
@@ -503,7 +503,7 @@ impl Incoming<'_> {
     }
 }
 
-/// The name and the port of the server in an address.
+/// The host and port in a URL.
 fn server_of(url: &str) -> Option<&str> {
     url.split('/').nth(2)
 }
@@ -535,13 +535,13 @@ pub(crate) mod tests {
         BreakOff(usize),
         /// With the head and this many bytes, and then with nothing until the client gives up.
         Stall(usize),
-        /// With the requested range if `If-Range` has this tag, else with the whole file; of either this
-        /// many bytes at most are sent.
+        /// With the requested range if `If-Range` has this tag, else with the whole file; in either case, at
+        /// most this many bytes are sent.
         Tagged(&'static str, usize),
         /// With another address, relative to the server's.
         Redirect(&'static str),
-        /// As [`Properly`](Self::Properly), but with the first bytes of the rest alone, as if these were all:
-        /// the head does not tell the length.
+        /// Like [`Properly`](Self::Properly), but only the first bytes of the rest, as if these were all: the
+        /// head does not state the length.
         Short(usize),
         /// With a text of this type.
         Page(&'static str, &'static str),
@@ -641,7 +641,7 @@ pub(crate) mod tests {
         fetch(&Remote { expected, ..remote(url) }, &file, &mut |_| ()).map(|_| file)
     }
 
-    /// The reason of a failed download.
+    /// The reason for a failed download.
     fn reason(result: Result<PathBuf>) -> String {
         match result.unwrap_err() {
             Error::Download { reason, .. } => reason,
@@ -813,7 +813,7 @@ pub(crate) mod tests {
             server(file(), vec![Answer::Status("416 Range Not Satisfiable"), Answer::Properly]);
         assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file());
 
-        // What is longer than the file is not asked to go on.
+        // A part that is longer than the file is not resumed.
         let cache = tempfile::tempdir().unwrap();
         fs::write(cache.path().join(format!("{NAME}.part")), vec![0; 200_000]).unwrap();
         let (url, served) = server(file(), vec![Answer::Whole]);
@@ -856,7 +856,7 @@ pub(crate) mod tests {
         }
         served.join().unwrap();
 
-        // What has come of the file stays.
+        // What was received of the file stays.
         let part = cache.path().join(format!("{NAME}.part"));
         fs::write(&part, &file()[..30_000]).unwrap();
         let (url, served) = server(file(), [&answers[..], &[Answer::Properly]].concat());

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-/// The longest start of a file that [`of`] looks at, in bytes.
+/// The number of bytes at the start of a file that [`of`] looks at.
 pub(crate) const START: usize = 512;
 
 /// The first bytes of binary formats.
@@ -34,7 +34,7 @@ const MAGIC: [(&[u8], &str); 25] = [
     (b"\x7fELF", "a program"),
 ];
 
-/// The first words of a pointer to a file in Git LFS, in lower case.
+/// The first words of a Git LFS pointer, in lower case.
 const GIT_LFS: &str = "version https://git-lfs";
 
 /// The first words of pages, in lower case.
@@ -49,17 +49,17 @@ const WORDS: [(&str, &str); 5] = [
 /// The magic number of PyTorch's format before 1.6, as a pickled ten-byte integer.
 const PYTORCH: [u8; 12] = [0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
-/// Whether the bytes begin as PyTorch's format before 1.6 does, in any protocol of pickle.
+/// Whether the bytes begin like PyTorch's format before 1.6, in any pickle protocol.
 pub(crate) fn is_legacy_pytorch(bytes: &[u8]) -> bool {
     bytes.first() == Some(&0x80) && start(bytes, 32).windows(PYTORCH.len()).any(|window| window == PYTORCH)
 }
 
-/// Whether the bytes begin as a ZIP archive does, which PyTorch's format is since 1.6.
+/// Whether the bytes begin like a ZIP archive, which PyTorch's format has been since 1.6.
 pub(crate) fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04")
 }
 
-/// What a file is, if its first [`START`] bytes tell: a phrase that completes `it is`.
+/// What a file is, if its first [`START`] bytes show it: a phrase that completes `it is`.
 pub(crate) fn of(bytes: &[u8]) -> Option<&'static str> {
     if let Some((_, what)) = MAGIC.iter().find(|(magic, _)| bytes.starts_with(magic)) {
         return Some(what);
@@ -72,7 +72,7 @@ pub(crate) fn of(bytes: &[u8]) -> Option<&'static str> {
         [_, _, _, _, b'T', b'F', b'L', b'3', ..] => Some("a TensorFlow Lite model"),
         // The field `ir_version`, and the tag of a field of an ONNX model.
         [8, 1..=20, 0x12 | 0x1a | 0x22 | 0x28 | 0x32 | 0x3a | 0x42, ..] => Some("an ONNX model"),
-        // ASCII in two bytes, without a mark of their order.
+        // ASCII in two bytes, without a byte order mark.
         [first, 0, second, 0, ..] | [0, first, 0, second, ..] if *first > 8 && *second > 8 => {
             Some("text in UTF-16, not UTF-8")
         }
@@ -80,8 +80,8 @@ pub(crate) fn of(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// What servers send instead of a file, if its first [`START`] bytes tell: a page, a document that states an
-/// error, or nothing. A phrase as that of [`of`].
+/// What servers send instead of a file, if its first [`START`] bytes show it: a page, a document that states
+/// an error, or nothing. A phrase like that of [`of`].
 pub(crate) fn page(bytes: &[u8]) -> Option<&'static str> {
     let text = text(bytes);
     if let Some((_, what)) = WORDS.iter().find(|(words, _)| text.starts_with(words)) {
@@ -99,7 +99,7 @@ pub(crate) fn page(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The start of a file as text in lower case, without white space before it.
+/// The start of a file as text in lower case, without leading white space.
 fn text(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(start(bytes, START)).to_lowercase();
     text.trim_start_matches('\u{feff}').trim_start().to_owned()

@@ -35,7 +35,7 @@ pub(crate) fn open<R: Read>(mut reader: R) -> Result<NpyFile<R>, Refusal> {
     Ok(NpyFile::with_header(header, reader))
 }
 
-/// The letter of a type and its size in bytes, of texts in characters; empty for records.
+/// The letter of a type and its size, in bytes or, for texts, in characters; empty for records.
 pub(crate) fn kind(dtype: &DType) -> (&'static str, u64) {
     match dtype {
         DType::Plain(kind) => (kind.type_char().to_str(), kind.size_field()),

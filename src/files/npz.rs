@@ -1,5 +1,5 @@
-//! Archives of NumPy's arrays (NPZ). Numeric arrays are read value by value. Errors are reasons, which the
-//! reader of a format puts into its own error with the path.
+//! NumPy archives (NPZ). Numeric arrays are read value by value. Errors are reasons; the reader of a format
+//! puts them into its own error with the path.
 
 use std::{
     fs::File,
@@ -20,7 +20,7 @@ pub(crate) type Archive = ZipArchive<BufReader<File>>;
 /// The values of an array as they are read.
 pub(crate) type Numbers<'a> = Box<dyn Iterator<Item = Result<f64, String>> + 'a>;
 
-/// A numeric array whose header is read.
+/// A numeric array whose header has been read.
 pub(crate) struct Array<'a> {
     pub name: &'a str,
     pub shape: Vec<u64>,
@@ -65,7 +65,7 @@ impl<'a> Array<'a> {
         Ok(Some(Self { name, shape, order, values: values? }))
     }
 
-    /// The values in their order in memory, or in C order, where the last axis is fastest. For this, an array
+    /// The values in memory order, or in C order, where the last axis varies fastest. For C order, an array
     /// in Fortran order is read into memory.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ fn numbers<'a, T: Deserialize + 'a>(
     Ok(Box::new(values.map(move |value| value.map(number).map_err(|error| error.to_string()))))
 }
 
-/// An entry of an archive whose end is read with its last byte: only then is its checksum compared.
+/// An archive entry that reads its end along with its last byte: only then is its checksum compared.
 struct ToEnd<R> {
     entry: R,
     /// The number of bytes that have not been read.

@@ -1,9 +1,8 @@
 //! Reads a pickle as data.
 //!
 //! A pickle is a program that may call any function. This reader never executes it: it recognises the
-//! functions that rebuild tensors of PyTorch, arrays of NumPy and mappings, and does their work itself. What
-//! any other function would make becomes an object that has only the items and the state that the pickle
-//! gives it.
+//! functions that rebuild PyTorch tensors, NumPy arrays and mappings, and does their work itself. The result
+//! of any other function becomes an object with only the items and the state that the pickle gives it.
 
 use std::{
     borrow::Cow,
@@ -22,7 +21,7 @@ const MAX_AXES: usize = 8;
 pub(crate) struct Pickle<'a> {
     nodes: Vec<Node<'a>>,
     root: usize,
-    /// The first name that is none of those recognised.
+    /// The first name that is not recognised.
     pub unknown: Option<String>,
 }
 
@@ -31,10 +30,10 @@ enum Node<'a> {
     Other,
     Bool(bool),
     Int(i64),
-    /// A string: UTF-8, or any bytes where Python 2 wrote it.
+    /// A string: UTF-8, or any bytes if Python 2 wrote it.
     Text(&'a [u8]),
     Bytes(&'a [u8]),
-    /// Bytes as text, one character for each: how Python 3 writes bytes for Python 2.
+    /// Bytes as text, one character per byte: how Python 3 writes bytes for Python 2.
     Latin1(&'a [u8]),
     /// A list or a tuple.
     List(Vec<usize>),
@@ -74,17 +73,17 @@ enum Function {
     Unknown,
 }
 
-/// An array of NumPy.
+/// A NumPy array.
 pub(crate) struct PickledArray<'a> {
     /// The lengths of its axes.
     pub shape: Vec<usize>,
-    /// Whether the first axis is fastest in memory, in place of the last.
+    /// Whether the first axis varies fastest in memory, instead of the last.
     pub is_fortran: bool,
     /// The kind of its values: `u` unsigned and `i` signed integers, `b` booleans, and others.
     pub kind: char,
     /// The size of a value in bytes.
     pub item_bytes: usize,
-    /// Whether the highest byte of a value comes first.
+    /// Whether the most significant byte of a value comes first.
     pub is_big_endian: bool,
     /// The bytes of the values.
     pub bytes: Cow<'a, [u8]>,
@@ -174,7 +173,7 @@ impl<'a> Pickle<'a> {
         }
     }
 
-    /// The node of the whole.
+    /// The root node.
     pub fn root(&self) -> usize {
         self.root
     }
@@ -194,8 +193,8 @@ impl<'a> Pickle<'a> {
     /// The tensors by their path: the keys that lead to them from the root, joined by dots. Modules that were
     /// pickled whole have the paths of their state dict.
     ///
-    /// Each container is entered once, by its shortest path, so that neither a cycle nor a container that is
-    /// shared many times takes long.
+    /// Each container is entered once, by its shortest path, so neither a cycle nor a container shared many
+    /// times takes long.
     pub fn tensors(&self) -> Vec<(String, &View)> {
         let mut tensors = Vec::new();
         let mut entered = vec![false; self.nodes.len()];
@@ -296,7 +295,7 @@ impl<'a> Pickle<'a> {
         if let Node::Int(value) = self.nodes[node] { Some(value) } else { None }
     }
 
-    /// An array of NumPy, if the node is one that can be understood.
+    /// A NumPy array, if the node is one that can be understood.
     pub fn array(&self, node: usize) -> Option<PickledArray<'a>> {
         let parts =
             |node: usize| if let Node::List(parts) = &self.nodes[node] { Some(&parts[..]) } else { None };
@@ -440,7 +439,7 @@ impl<'a> Machine<'a> {
                 let bytes = self.take(length)?;
                 self.push(Node::Bytes(bytes));
             }
-            // NEXT_BUFFER, of which the file has no more; READONLY_BUFFER
+            // NEXT_BUFFER, whose buffers are not in the file; READONLY_BUFFER
             0x97 => self.stack.push(OTHER),
             0x98 => (),
             // EXT1, EXT2, EXT4: a registered class or function
@@ -570,7 +569,7 @@ impl<'a> Machine<'a> {
             // BINPERSID
             b'Q' => {
                 let id = self.pop()?;
-                // A module's class had an id too, before PyTorch 1.6.
+                // Before PyTorch 1.6, a module's class had an id too.
                 self.push(self.storage(id).map_or(Node::Other, Node::Storage));
             }
             // PERSID
@@ -606,7 +605,7 @@ impl<'a> Machine<'a> {
                 _ => Node::Other,
             },
             (Function::RebuildFromType, Some(inner)) => match given.get(2) {
-                // One level is all that torch.save writes.
+                // torch.save writes only one level.
                 Some(&arguments) if !self.is_from_type(inner) => return self.call(inner, arguments),
                 _ => Node::Other,
             },
@@ -678,7 +677,7 @@ impl<'a> Machine<'a> {
         self.push(Node::Function(function));
     }
 
-    /// Passes over a value.
+    /// Skips a value.
     fn skip(&mut self, length: usize) -> Result<()> {
         self.take(length)?;
         self.stack.push(OTHER);

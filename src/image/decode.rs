@@ -10,9 +10,9 @@ use crate::{
     panics::caught,
 };
 
-/// Reads an image file in the format of its content, whatever its name, and turns it as its EXIF or XMP
-/// orientation says. The result is that of Pillow's `ImageOps.exif_transpose(image).convert("RGB")`:
-/// transparency is dropped, and of several images the first is read.
+/// Reads an image file, in the format detected from its content, not its name, and applies its EXIF or XMP
+/// orientation. The result is that of Pillow's `ImageOps.exif_transpose(image).convert("RGB")`: transparency
+/// is dropped, and only the first of several images is read.
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, [`Error::Image`] if its format is not supported, it is damaged,
@@ -62,12 +62,12 @@ pub(super) fn check_size((width, height): (u32, u32), bytes_per_pixel: u64) -> R
     }
 }
 
-/// The pixels that a file of any length may hold, and those for each of its bytes. Deflate, the best
-/// compression but for single-coloured images, makes 1,032 bytes of one: 8,256 pixels of one bit.
+/// The pixels that a file of any length may hold, and those per byte of its length. Deflate, the best
+/// compression except for single-coloured images, expands one byte to 1,032: 8,256 pixels of one bit.
 const FREE_PIXELS: u64 = 1 << 24;
 const PIXELS_PER_BYTE: u64 = 8192;
 
-/// Checks that a file is long enough for its pixels, where the decoder would fill in what is missing.
+/// Checks that a file is long enough for its pixels: a decoder would fill in missing data.
 pub(super) fn check_length((width, height): (u32, u32), length: usize) -> Result<(), Reason> {
     if u64::from(width) * u64::from(height) > FREE_PIXELS + PIXELS_PER_BYTE * length as u64 {
         return Err(format!("it claims {width} x {height} pixels in {length} bytes"));
@@ -92,7 +92,7 @@ fn decode(bytes: &[u8]) -> Result<RgbImage, Reason> {
                 ImageFormat::WebP => {
                     (webp::chunk(bytes, b"EXIF").map(Cow::from), webp::chunk(bytes, b"XMP ").map(Cow::from))
                 }
-                // The others have none.
+                // Other formats have none.
                 _ => (None, None),
             };
             let of_exif = exif.and_then(|exif| orientation::of_exif(&exif));
@@ -126,7 +126,7 @@ fn decoder(format: ImageFormat, bytes: &[u8]) -> Result<impl ImageDecoder, Reaso
 
 fn rgb(decoder: impl ImageDecoder) -> Result<RgbImage, Reason> {
     let image = DynamicImage::from_decoder(decoder).map_err(reason)?;
-    // The crate would round 16-bit values, where Pillow and browsers' decoders keep the upper byte.
+    // The crate would round 16-bit values; Pillow and browsers' decoders keep the upper byte.
     Ok(match image {
         DynamicImage::ImageLuma16(image) => upper_bytes(&image, |pixel| [pixel[0]; 3]),
         DynamicImage::ImageLumaA16(image) => upper_bytes(&image, |pixel| [pixel[0]; 3]),

@@ -5,7 +5,7 @@ use image::ImageFormat;
 /// The format of a file.
 ///
 /// # Errors
-/// What the file is instead of an image that can be read.
+/// What the file is, if it is not an image that can be read.
 pub(super) fn of(bytes: &[u8]) -> Result<ImageFormat, String> {
     let supported = [
         ImageFormat::Bmp,
@@ -27,7 +27,7 @@ pub(super) fn of(bytes: &[u8]) -> Result<ImageFormat, String> {
     }
 }
 
-/// The name of another format that is often met among images.
+/// The name of another format often found among images.
 fn other(bytes: &[u8]) -> Option<&'static str> {
     let start = &bytes[..bytes.len().min(1024)];
     let contains = |text: &[u8]| start.windows(text.len()).any(|part| part.eq_ignore_ascii_case(text));

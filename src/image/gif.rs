@@ -6,9 +6,9 @@ use image::RgbImage;
 
 use super::decode::{Reason, check_length, check_size, reason};
 
-/// Decodes the first image. The canvas grows where the image lies outside it. What the image leaves free has
-/// the transparent colour, or else the first one. Indexes beyond the palette are black, or grey like a
-/// palette in which each index is its own grey value.
+/// Decodes the first image. The canvas grows to hold an image that extends beyond it. Pixels outside the
+/// image get the transparent colour, or else the first one. Indexes beyond the palette are black, or grey if
+/// the palette maps each index to its own grey value.
 pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, Reason> {
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::Indexed);

@@ -1,4 +1,4 @@
-//! What a JPEG says about itself before its compressed data.
+//! JPEG headers: the segments before the compressed data.
 
 use super::{decode::MAX_BYTES, orientation};
 
@@ -13,7 +13,7 @@ impl<'a> Header<'a> {
     /// Reads the segments.
     ///
     /// # Errors
-    /// The JPEG is truncated, which the decoder would fill in, or it is of a kind that the decoder misreads.
+    /// If the JPEG is truncated (the decoder would fill in the rest) or of a kind that the decoder misreads.
     pub fn read(bytes: &'a [u8]) -> Result<Self, String> {
         let truncated = || "it is truncated".to_owned();
         let mut header = Self::default();
@@ -31,7 +31,7 @@ impl<'a> Header<'a> {
                     let is_whole = bytes[at..].windows(2).any(|pair| pair == [0xff, 0xd9]);
                     return is_whole.then_some(header).ok_or_else(truncated);
                 }
-                // Frames, but not the tables between their numbers.
+                // Frame markers, except the table markers in their range.
                 0xc0..=0xcf | 0xf7 if ![0xc4, 0xc8, 0xcc].contains(&marker) => {
                     check_frame(marker, body, bytes.len())?
                 }
@@ -51,7 +51,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Checks what a frame header says: precision, height, width, and the components with their sampling.
+/// Checks a frame header: precision, height, width, and the components with their sampling.
 fn check_frame(marker: u8, body: &[u8], file_length: usize) -> Result<(), String> {
     let unsupported = |kind: &str| Err(format!("{kind} is not supported"));
     match marker {
@@ -75,11 +75,11 @@ fn check_frame(marker: u8, body: &[u8], file_length: usize) -> Result<(), String
     let down = 8 * sampling.clone().map(|(_, down)| u64::from(down)).max().unwrap_or(0).max(1);
     let blocks: u64 = sampling.map(|(across, down)| u64::from(across) * u64::from(down)).sum();
     let [height, width] = [[high, low], [wide, narrow]].map(|side| u64::from(u16::from_be_bytes(side)));
-    // Each block takes a bit at least.
+    // Each block takes at least one bit.
     if (width / across) * (height / down) * blocks > 8 * file_length as u64 {
         return Err(format!("it claims {width} x {height} pixels in {file_length} bytes"));
     }
-    // A progressive JPEG is kept as 64 coefficients of 16 bits for each block, until its last scan.
+    // A progressive JPEG is held as 64 coefficients of 16 bits per block until its last scan.
     let coefficients = 128 * blocks * width.div_ceil(across) * height.div_ceil(down);
     if marker == 0xc2 && coefficients > MAX_BYTES {
         return Err(format!("its {width} x {height} pixels need too much memory"));

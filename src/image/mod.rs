@@ -27,8 +27,7 @@ pub(crate) use resize::{Frame, Region, is_unchanged, region};
 #[cfg(feature = "export")]
 pub(crate) use resize::{WEIGHT_BITS, enlarged, fill};
 
-/// The extensions of image files, in lower case: those of torchvision's `ImageFolder`, GIF, and further ones
-/// of JPEG.
+/// Image file extensions, in lower case: those of torchvision's `ImageFolder`, GIF, and more for JPEG.
 pub const EXTENSIONS: [&str; 12] =
     ["bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
@@ -63,11 +62,11 @@ impl Default for Input {
     }
 }
 
-/// How an image of any size is brought to the size of a network's input; in JSON an object with `fit`, for a
-/// crop its `share`, and `filter`.
+/// How an image of any size is fitted to a network's input; in JSON, an object with `fit`, `share` for a
+/// crop, and `filter`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resize {
-    /// What becomes of the proportions.
+    /// How the proportions are handled.
     #[serde(flatten)]
     pub fit: Fit,
     /// The filter, antialiased.
@@ -75,21 +74,21 @@ pub struct Resize {
     pub filter: Filter,
 }
 
-/// What becomes of the proportions of an image.
+/// How the proportions of an image are handled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fit", rename_all = "kebab-case")]
 pub enum Fit {
     /// Each side is resized to that of the input; proportions are not kept.
     #[default]
     Stretch,
-    /// The image is resized until it covers floor(side of the input / share) pixels in height and width, its
-    /// other side truncated, and cropped at the centre. For a square input that is what timm and torchvision
+    /// The image is resized to just cover floor(side of the input / share) pixels in height and width, its
+    /// other side truncated, and cropped at the centre. For a square input, this is what timm and torchvision
     /// do: `Resize(int)`, then `CenterCrop`.
     Crop {
         /// The share of the short side that is kept, above 0 and at most 1.
         share: f64,
     },
-    /// The image is resized until it fits, centred, and padded with the mean, rounded to a byte: Pillow's
+    /// The image is resized to fit, centred, and padded with the mean, rounded to a byte, as in Pillow's
     /// `ImageOps.pad`.
     Pad,
 }
@@ -105,7 +104,7 @@ pub enum Filter {
     Bicubic,
 }
 
-/// The share of a `crop` without one, that of timm and torchvision for most networks.
+/// The default share of a `crop`, that of timm and torchvision for most networks.
 const SHARE: f64 = 0.875;
 
 impl FromStr for Fit {
@@ -143,7 +142,7 @@ impl Filter {
     /// All filters.
     pub const ALL: [Self; 2] = [Self::Bilinear, Self::Bicubic];
 
-    /// The distance from which on a pixel has no weight, in pixels of the smaller image.
+    /// The distance from which a pixel has no weight, in pixels of the smaller image.
     pub(crate) fn radius(self) -> usize {
         match self {
             Self::Bilinear => 1,
@@ -181,9 +180,9 @@ impl Input {
     /// Checks the size, the normalisation and the resize.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the size is out of range, a mean is not in 0..=1, or a standard deviation is not
-    /// above 0 and at most 1: those of bytes are no values of an input; or if the share of a crop is not
-    /// above 0 and at most 1.
+    /// [`Error::Setting`] if the size is out of range, a mean is not in 0..=1, a standard deviation is not
+    /// above 0 and at most 1 (an input has values in 0..=1, not bytes), or the share of a crop is not above 0
+    /// and at most 1.
     pub(crate) fn check(&self, sizes: &RangeInclusive<usize>) -> Result<()> {
         if let Some(size) = [self.height, self.width].into_iter().find(|size| !sizes.contains(size)) {
             let (least, most) = (sizes.start(), sizes.end());
@@ -206,7 +205,7 @@ impl Input {
         Ok(())
     }
 
-    /// Whether an image becomes the same bytes for another input. The mean counts only where it pads.
+    /// Whether an image becomes the same bytes for another input. The mean matters only if it pads.
     #[must_use]
     pub fn has_same_pixels(&self, other: &Self) -> bool {
         let is_same_mean = self.mean == other.mean || self.resize.fit != Fit::Pad;
@@ -237,8 +236,8 @@ impl Input {
     }
 }
 
-/// Resizes an image to RGB bytes `[3, height, width]` of an input, as its [`Resize`] says. The result is
-/// byte-identical to that of Pillow 13, and so of torchvision and timm on a PIL image. An empty image becomes
+/// Resizes an image to an input's RGB bytes `[3, height, width]`, according to its [`Resize`]. The result is
+/// byte-identical to Pillow 13's, and so to torchvision's and timm's on a PIL image. An empty image becomes
 /// black.
 #[must_use]
 pub fn pixels(image: &RgbImage, input: &Input) -> Vec<u8> {

@@ -1,11 +1,11 @@
-//! How an image is to be turned, as its EXIF or XMP metadata says.
+//! Orients an image by its EXIF or XMP metadata.
 
 use image::{DynamicImage, RgbImage, metadata::Orientation};
 
 /// The tag of the orientation.
 const ORIENTATION: u16 = 0x112;
 
-/// Turns an image by an EXIF orientation; values other than 2 to 8 change nothing.
+/// Applies an EXIF orientation to an image; values other than 2 to 8 change nothing.
 pub(super) fn apply(image: RgbImage, orientation: u16) -> RgbImage {
     let orientation = u8::try_from(orientation).ok().and_then(Orientation::from_exif);
     let mut image = DynamicImage::from(image);
@@ -16,7 +16,7 @@ pub(super) fn apply(image: RgbImage, orientation: u16) -> RgbImage {
 /// The orientation in EXIF metadata. Damaged metadata have none.
 pub(super) fn of_exif(exif: &[u8]) -> Option<u16> {
     let mut exif = exif;
-    // Some programs write the header of JPEG's segment into other formats too, or twice.
+    // Some programs write the header of JPEG's EXIF segment into other formats too, or twice.
     while let Some(rest) = exif.strip_prefix(b"Exif\0\0") {
         exif = rest;
     }
@@ -45,7 +45,7 @@ const LONG: u16 = 4;
 const SIGNED_SHORT: u16 = 8;
 const SIGNED_LONG: u16 = 9;
 
-/// The first directory of a TIFF, which EXIF metadata are as well.
+/// The first directory of a TIFF; EXIF metadata is a TIFF, too.
 pub(super) struct Directory<'a> {
     bytes: &'a [u8],
     is_little_endian: bool,
@@ -57,7 +57,7 @@ pub(super) struct Entry {
     pub tag: u16,
     pub format: u16,
     pub count: u64,
-    /// The offset of the value, or of its own offset if it is long.
+    /// The offset of the value, or of its own offset if the value is long.
     pub value: usize,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Directory<'a> {
         if self.is_little_endian { value.to_le_bytes() } else { value.to_be_bytes() }
     }
 
-    /// An offset that lies outside if there is none.
+    /// An offset, or one beyond the file if there is none.
     fn offset(&self, stated: Option<u64>) -> usize {
         stated.and_then(|offset| offset.try_into().ok()).unwrap_or(usize::MAX)
     }

@@ -1,11 +1,11 @@
-//! The EXIF metadata of a PNG, which image's decoder finds only before the pixels and not in text.
+//! The EXIF metadata of a PNG. The image crate's decoder finds it only before the pixels and not in text.
 
 use std::{borrow::Cow, io::Read};
 
 /// ImageMagick's name for EXIF metadata as text.
 const RAW_PROFILE: &[u8] = b"Raw profile type exif\0";
 
-/// The maximum size of a compressed text when it is unpacked.
+/// The maximum unpacked size of a compressed text.
 const MAX_TEXT: u64 = 1 << 20;
 
 /// The EXIF metadata of a PNG.
@@ -42,7 +42,7 @@ fn chunks(bytes: &[u8]) -> impl Iterator<Item = (&[u8; 4], &[u8])> {
     })
 }
 
-/// An empty line, the name of the profile, its length, and its bytes in hexadecimal.
+/// The bytes of a profile: an empty line, its name, its length, and the bytes in hexadecimal.
 fn raw_profile(text: &[u8]) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.split(|&byte| byte == b'\n').skip(3).flatten().copied().collect();
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();

@@ -28,8 +28,8 @@ impl Region {
     }
 }
 
-/// What a resize does along one axis: `from` pixels become `to`. Those from `skipped` on are kept, as many as
-/// there is room for from `place` on.
+/// A resize along one axis: `from` pixels become `to`. Those from `skipped` on are kept and put at `place`,
+/// as many as there is room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Axis {
     from: usize,
@@ -43,7 +43,7 @@ impl Axis {
         Self { from, to, skipped: 0, place: 0 }
     }
 
-    /// Keeps the centre where there is too little room, else leaves as much free on both sides.
+    /// Keeps the centre if there is too little room, else leaves equal space on both sides.
     fn centred(from: usize, to: usize, room: usize) -> Self {
         Self { from, to, skipped: half(to.saturating_sub(room)), place: half(room.saturating_sub(to)) }
     }
@@ -54,13 +54,13 @@ impl Axis {
     }
 }
 
-/// Half of a number, rounded to the even one, as Python's `round` does.
+/// Half of a number, with ties rounded to even, as Python's `round` does.
 fn half(spare: usize) -> usize {
     let half = spare / 2;
     half + (spare & half & 1)
 }
 
-/// How images of a height and width are brought to an input: what happens along both axes.
+/// How images of a height and width are resized to an input, along both axes.
 fn axes((height, width): (usize, usize), input: &Input) -> [Axis; 2] {
     let room = (input.height, input.width);
     let centred = |(to_height, to_width)| {
@@ -78,8 +78,8 @@ pub(crate) fn enlarged(input: &Input, share: f64) -> [usize; 2] {
     [input.height, input.width].map(|side| (side as f64 / share).floor() as usize)
 }
 
-/// The height and width of an image that covers a rectangle and is no larger than it must be; not rounded,
-/// but truncated, as torchvision's `Resize` does for the short side of a square.
+/// The height and width of the smallest resized image that covers a rectangle; truncated, not rounded, as
+/// torchvision's `Resize` does for the short side of a square.
 fn covering((height, width): (usize, usize), [to_height, to_width]: [usize; 2]) -> (usize, usize) {
     if height.saturating_mul(to_width) <= width.saturating_mul(to_height) {
         (to_height, to_height.saturating_mul(width) / height)
@@ -88,7 +88,7 @@ fn covering((height, width): (usize, usize), [to_height, to_width]: [usize; 2]) 
     }
 }
 
-/// The height and width of an image that fits into an input: those of Pillow's `ImageOps.contain`.
+/// The height and width of an image resized to fit into an input: those of Pillow's `ImageOps.contain`.
 fn fitting((height, width): (usize, usize), room: (usize, usize)) -> (usize, usize) {
     let ratio = |a: usize, b: usize| a as f64 / b as f64;
     let side = |ratio: f64, side: usize| (ratio * side as f64).round_ties_even() as usize;
@@ -99,7 +99,7 @@ fn fitting((height, width): (usize, usize), room: (usize, usize)) -> (usize, usi
     }
 }
 
-/// Whether images of a height and width are an input as they are.
+/// Whether images of a height and width become an input unchanged.
 pub(crate) fn is_unchanged((height, width): (usize, usize), input: &Input) -> bool {
     let is_same = |axis: Axis, room| (axis.from, axis.to) == (room, room);
     let [vertical, horizontal] = axes((height, width), input);
@@ -122,8 +122,7 @@ impl Placement {
         Self { axes, room: [input.height, input.width] }
     }
 
-    /// The place in the input, in shares of its height and width, of one in the image; `None` outside of the
-    /// input.
+    /// The place in the input of one in the image, as shares of height and width; `None` outside the input.
     pub fn at(&self, place: [f64; 2]) -> Option<[f64; 2]> {
         let along = |axis: usize| {
             let Axis { to, skipped, place: free, .. } = self.axes[axis];
@@ -139,8 +138,8 @@ pub(crate) fn fill(input: &Input) -> [u8; 3] {
     input.mean.map(|mean| (255.0 * mean).round_ties_even() as u8)
 }
 
-/// Where the pixels of an input lie in an image that becomes this input without resampling. The image has the
-/// size that a crop enlarges to, else that of the input.
+/// Where the pixels of an input lie in an image that becomes this input without resampling. The image has
+/// the size that a crop enlarges to, or else that of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Frame {
     /// The height of the image.
@@ -154,7 +153,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The frame of an input; `None` if the image would be larger than images may be.
+    /// The frame of an input; `None` if the image would exceed the size limits.
     pub fn of(input: &Input) -> Option<Self> {
         let [height, width] = match input.resize.fit {
             Fit::Crop { share } => enlarged(input, share),
@@ -166,7 +165,7 @@ impl Frame {
         has_room.then_some(Self { height, width, top: vertical.skipped, left: horizontal.skipped })
     }
 
-    /// The image around pixels of the input's size, which are the input of this image.
+    /// An image around pixels of the input's size; its input is these pixels.
     pub fn around(&self, pixels: &RgbImage) -> RgbImage {
         let mut framed = RgbImage::new(self.width as u32, self.height as u32);
         image::imageops::replace(&mut framed, pixels, self.left as i64, self.top as i64);
@@ -182,14 +181,14 @@ pub(super) fn planes(image: &RgbImage, input: &Input) -> Vec<u8> {
     }
     let region = Region::whole(image);
     let axes = axes((region.height, region.width), input);
-    // Only padding shows.
+    // Only padding stays visible.
     let mut planes = fill(input).map(|byte| vec![byte; height * width]).concat();
     resample(image, region, axes, input.resize.filter, (height, width), &mut planes);
     planes
 }
 
-/// A region of an image, resized in one resampling to bytes `[3, height, width]`; black if it is empty. The
-/// result is that of Pillow's `image.crop(box).resize((width, height), filter)`.
+/// A region of an image, resampled once to bytes `[3, height, width]`; black if it is empty. The result is
+/// that of Pillow's `image.crop(box).resize((width, height), filter)`.
 ///
 /// # Panics
 /// If the region is not inside the image.
@@ -207,7 +206,7 @@ pub(crate) fn region(
     planes
 }
 
-/// Resizes a region and writes what is kept of it into planes of a height and width.
+/// Resizes a region and writes the kept pixels into planes of a height and width.
 fn resample(
     image: &RgbImage,
     region: Region,
@@ -244,8 +243,8 @@ fn resample(
     }
 }
 
-/// Whether Pillow 13 changes the height first: where it shrinks by more than twice as many pixels as the
-/// width. Earlier versions always change the width first.
+/// Whether Pillow 13 resizes the height first: if it shrinks by more than twice as many pixels as the width.
+/// Earlier versions always resize the width first.
 fn is_vertical_first(vertical: Axis, horizontal: Axis) -> bool {
     let shrinks = |axis: Axis| axis.from as i64 - axis.to as i64;
     shrinks(vertical) > (2 * shrinks(horizontal)).max(0)
@@ -258,7 +257,7 @@ pub(crate) const WEIGHT_BITS: u32 = 22;
 struct Window {
     /// The index of the first source pixel.
     first: usize,
-    /// The weights of the source pixels from there on.
+    /// The weights of the source pixels from `first` on.
     weights: Vec<i32>,
 }
 
@@ -308,7 +307,7 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// Changes the width of rows of pixels, of which the first is that at `start`.
+/// Resizes the width of rows whose first pixel is in source column `start`.
 fn resized_width(rows: &[&[u8]], windows: &[Window], start: usize) -> Vec<u8> {
     let mut resized = Vec::with_capacity(3 * rows.len() * windows.len());
     for row in rows {
@@ -325,7 +324,7 @@ fn resized_width(rows: &[&[u8]], windows: &[Window], start: usize) -> Vec<u8> {
     resized
 }
 
-/// Changes the number of rows of pixels, of which the first is that at `start`.
+/// Resizes the height of rows, the first of which is source row `start`.
 fn resized_height(rows: &[&[u8]], windows: &[Window], start: usize) -> Vec<u8> {
     let length = rows.first().map_or(0, |row| row.len());
     let mut resized = Vec::with_capacity(length * windows.len());

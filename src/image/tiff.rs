@@ -22,7 +22,7 @@ const BLACK_IS_ZERO: u16 = 1;
 const PALETTE: u16 = 3;
 /// The value of Compression for JPEG.
 const JPEG: u16 = 7;
-/// The value of ExtraSamples for colours that are multiplied by alpha.
+/// The value of ExtraSamples for colours premultiplied by alpha.
 const ASSOCIATED_ALPHA: u16 = 1;
 
 /// Decodes the first image and its EXIF orientation.
@@ -89,8 +89,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
     Ok((RgbImage::from_raw(width, height, rgb).ok_or("it is truncated")?, orientation))
 }
 
-/// Checks that the decoder reads the directory as it is. It prints to stderr when it refuses a text longer
-/// than the file, in place of a number that it needs. In a BigTIFF it loses its place after a value of an
+/// Checks that the decoder reads the directory correctly. It prints to stderr if it refuses a text longer
+/// than the file in place of a number that it needs. In a BigTIFF, it loses its place after a value of an
 /// unknown type.
 fn check_directory(bytes: &[u8]) -> Result<(), Reason> {
     let Some(directory) = Directory::of_tiff(bytes) else { return Ok(()) };
@@ -106,7 +106,7 @@ fn check_directory(bytes: &[u8]) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Checks JPEGs in a TIFF, whose sizes the decoder believes.
+/// Checks the JPEGs in a TIFF: the decoder trusts their sizes.
 fn check_jpegs(decoder: &mut Decoder<Cursor<&[u8]>>, bytes: &[u8]) -> Result<(), Reason> {
     if decoder.find_tag_unsigned(Tag::Compression).map_err(reason)? != Some(JPEG) {
         return Ok(());
@@ -145,7 +145,7 @@ fn palette(map: &[u16]) -> Vec<[u8; 3]> {
     (0..size).map(colour).collect()
 }
 
-/// Samples of 1, 2 or 4 bits, in rows of whole bytes, as bytes: unchanged if they are indexes, else 0 to 255.
+/// Unpacks samples of 1, 2 or 4 bits, in rows of whole bytes: indexes unchanged, others scaled to 0 to 255.
 fn unpack(packed: &[u8], width: usize, bits: u8, are_indexes: bool) -> Vec<u8> {
     let most = (1_u8 << bits) - 1;
     let scale = if are_indexes { 1 } else { 255 / most };
@@ -158,7 +158,7 @@ fn unpack(packed: &[u8], width: usize, bits: u8, are_indexes: bool) -> Vec<u8> {
     packed.chunks_exact(width.div_ceil(per_byte)).flat_map(row).collect()
 }
 
-/// The samples pixel by pixel, if they are stored plane by plane.
+/// Interleaves the samples if they are stored plane by plane.
 fn interleave(values: Vec<u8>, layout: &BufferLayoutPreference) -> Vec<u8> {
     if layout.planes < 2 {
         return values;
@@ -167,7 +167,7 @@ fn interleave(values: Vec<u8>, layout: &BufferLayoutPreference) -> Vec<u8> {
     (0..size).flat_map(|at| values.iter().skip(at).step_by(size)).copied().collect()
 }
 
-/// A colour value without the alpha that it was multiplied by.
+/// A colour value with premultiplied alpha divided out.
 fn divided(value: u8, alpha: u8) -> u8 {
     match u32::from(alpha) {
         0 => 0,

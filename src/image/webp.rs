@@ -1,7 +1,7 @@
-//! The metadata of a WebP. image's decoder reserves memory for whatever length a chunk claims.
+//! The metadata of a WebP. The image crate's decoder reserves whatever memory a chunk claims.
 
 /// The body of the first chunk of this kind, in a file that may have metadata: `RIFF`, length and `WEBP`,
-/// then chunks, of which the first is `VP8X`.
+/// then chunks, the first of which is `VP8X`.
 pub(super) fn chunk<'a>(bytes: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
     let mut rest = bytes.get(12..).filter(|rest| rest.starts_with(b"VP8X"))?;
     loop {

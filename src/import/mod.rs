@@ -73,7 +73,7 @@ impl Division {
     fn of(labels: &[i64], keep: f64) -> Self {
         let mut training = shuffled(labels.len(), 0);
         let quarter = labels.len() / 4;
-        // A share out of range is refused later.
+        // A share out of range is rejected later.
         if keep.is_nan() || quarter < needed(keep.clamp(KEEP, 0.999_999)) {
             return Self { training: Vec::new(), choosing: Vec::new(), calibrating: training };
         }
@@ -172,8 +172,8 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
 }
 
 /// Runs known images through the network, and makes their class means the anchors if requested. A quarter of
-/// the images calibrates, another one chooses, and to the rest scores are fitted; where a quarter is too few
-/// for the share to keep, as of fewer than 76 images for 0.95, all calibrate. The self-check of an export
+/// the images calibrates, another one chooses, and scores are fitted to the rest; if a quarter is too few for
+/// the share to keep, as with fewer than 76 images for 0.95, all calibrate. The self-check of an export
 /// compares the first images. Returns the accuracy, 0 to 1; a low one suggests classes in another order.
 /// `progress` receives the number of images of each finished batch: [`Calibration::work`] in all.
 ///
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!((counts(195, 0.98), counts(196, 0.98)), ([0, 0, 195], [98, 49, 49]));
         assert_eq!(counts(76, 0.5), [38, 19, 19]);
         assert_eq!(counts(100, 1.0), [0, 0, 100]);
-        // What scores are fitted to, and chosen by, is bounded.
+        // The number of images that fit and choose scores is bounded.
         assert_eq!(counts(40_000, 0.95), [EXAMPLES, EXAMPLES, 10_000]);
     }
 

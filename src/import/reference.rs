@@ -13,7 +13,7 @@ use crate::{
     weights::Weights,
 };
 
-/// The most values of a matrix of patches, which a convolution computes at once.
+/// The maximum number of values in a matrix of patches, which a convolution computes at once.
 const PATCHES: usize = 1 << 22;
 
 /// The activations `[channels, height, width]` of an image; height and width are 1 after pooling or

@@ -20,7 +20,7 @@ impl AnchorKind {
     pub const ALL: [Self; 2] = [Self::Fixed, Self::ClassMeans];
 }
 
-/// The anchors of C classes, one per class, as long as the logits.
+/// The anchors of C classes, one per class, in the space of the logits.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Anchors {
     /// The unit vectors times a magnitude, as in training. Distances take O(C) time per image.
@@ -61,7 +61,7 @@ impl Anchors {
         }
     }
 
-    /// Whether they are fixed or of another origin, which for a network of this toolkit are class means.
+    /// Whether they are fixed; any others are class means in a network of this toolkit.
     #[must_use]
     pub fn kind(&self) -> AnchorKind {
         match self {
@@ -79,7 +79,7 @@ impl Anchors {
         }
     }
 
-    /// The Euclidean distances of logits `[N, C]`: `[N, C]`, each at least 0.
+    /// The Euclidean distances `[N, C]` of logits `[N, C]`, each at least 0.
     ///
     /// # Panics
     /// If the logits have another width.
@@ -138,8 +138,8 @@ pub(super) fn squared_to_fixed(z: impl Iterator<Item = f64> + Clone, magnitude: 
     squared
 }
 
-/// For each value the sum of the others: of those before and of those behind it. Subtracting the value from
-/// the sum of all would cancel where it is the greater part.
+/// For each value, the sum of the others: of those before and of those after it. Subtracting the value from
+/// the total would cause cancellation if it dominates.
 pub(super) fn sums_of_others<T: Copy + Default + AddAssign>(values: &[T]) -> Vec<T> {
     let mut sums = vec![T::default(); values.len()];
     let mut before = T::default();

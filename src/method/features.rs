@@ -10,20 +10,20 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 /// `knn`; `mahalanobis`, `unit-mahalanobis`, `relative-mahalanobis`, `fdbd` or `vim`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeatureScore {
-    /// The distance from f/|f| to the K-th nearest of the training features, which have length 1, too (Sun et
-    /// al., ICML 2022); 0 to 2.
+    /// The distance from f/|f| to the K-th nearest of the training features, also of length 1 (Sun et al.,
+    /// ICML 2022); 0 to 2.
     Knn {
         /// K, 1 to 1,000.
         neighbours: usize,
     },
-    /// Half the squared Mahalanobis distance to the nearest class mean, with the scatter within classes (Lee
-    /// et al., NeurIPS 2018); at least 0.
+    /// Half the squared Mahalanobis distance to the nearest class mean, with the within-class scatter (Lee et
+    /// al., NeurIPS 2018); at least 0.
     Mahalanobis,
-    /// The same of f/|f|, with the scatter and the means of features of length 1 (Müller and Hein,
+    /// The same for f/|f|, with the scatter and the means of features of length 1 (Müller and Hein,
     /// "Mahalanobis++", ICML 2025).
     UnitMahalanobis,
-    /// The squared Mahalanobis distance to the nearest class mean, less that to the mean of all images, with
-    /// the scatter of all (Ren et al., arXiv 2106.09022).
+    /// The squared Mahalanobis distance to the nearest class mean, minus that to the mean of all images, with
+    /// the total scatter (Ren et al., arXiv 2106.09022).
     RelativeMahalanobis,
     /// The mean distance to the decision boundaries, relative to the distance to the mean feature, negated
     /// (Liu and Qin, ICML 2024); at most 0.
@@ -45,9 +45,9 @@ pub enum Constants {
     },
     /// Of `mahalanobis`, `unit-mahalanobis` and, with a background, `relative-mahalanobis`.
     Gaussians {
-        /// Whether features are brought to length 1 first.
+        /// Whether features are scaled to length 1 first.
         is_unit: bool,
-        /// Maps features to D dimensions in which the scatter within classes is the identity.
+        /// Maps features to D dimensions in which the within-class scatter is the identity.
         within: Affine,
         /// The class means there, `[C, D]`.
         means: Array2<f32>,
@@ -80,7 +80,7 @@ pub struct Affine {
     pub offset: Array1<f32>,
 }
 
-/// The layer that computes logits of features: weight f + bias.
+/// The layer that computes logits from features: weight f + bias.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LastLayer {
     /// `[C, F]`.
@@ -114,7 +114,7 @@ impl FeatureScore {
     /// `knn` with ten neighbours.
     pub const KNN: Self = Self::Knn { neighbours: 10 };
 
-    /// The score of a text; `None` if it is not one of these.
+    /// The score that a text names; `None` if it names none.
     pub(super) fn named(text: &str) -> Option<Self> {
         let neighbours = |text: &str| text.parse().ok().filter(|k| (1..=1000).contains(k));
         Some(match text {
@@ -264,7 +264,7 @@ fn length(vector: ArrayView1<f32>) -> f32 {
     vector.dot(&vector).sqrt()
 }
 
-/// The first of the largest values, with its place.
+/// The first of the largest values, with its index.
 fn greatest(values: ArrayView1<f32>) -> (usize, f32) {
     let later = |first: (usize, f32), next: (usize, f32)| if next.1 > first.1 { next } else { first };
     values.iter().copied().enumerate().reduce(later).expect("a network has classes")
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(of(1, &features), array![0.0, 1.0, 2_f32.sqrt()]);
         assert_eq!(of(2, &features)[0], 2_f32.sqrt());
         assert_eq!(of(3, &features), array![2.0, 1.0, 2.0]);
-        // What is no number is not known.
+        // NaN does not become known.
         assert!(of(1, &arr2(&[[f32::NAN, 1.0]]))[0].is_nan());
     }
 

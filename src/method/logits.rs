@@ -59,13 +59,13 @@ impl TryFrom<RejectionScore> for LogitScore {
 }
 
 impl LogitScore {
-    /// The energy at half the length of the anchors, which detects best that all logits are low: `energy:5`
-    /// for the default length.
+    /// The energy at a temperature of half the anchor length, which best detects that all logits are low:
+    /// `energy:5` for the default length.
     pub(crate) fn warm_energy(magnitude: f64) -> Self {
         Self::Energy { temperature: (magnitude / 2.0) as f32 }
     }
 
-    /// The score of a text; `None` if it is not one of these.
+    /// The score that a text names; `None` if it names none.
     pub(super) fn named(text: &str) -> Option<Self> {
         let temperature = |text: &str| text.parse().ok().filter(|t| (1e-3..=1e6).contains(t));
         Some(match text {
@@ -120,7 +120,7 @@ impl LogitScore {
     }
 }
 
-/// d_c (1 - softmin(d)_c) for every class c. The share of the other classes is a sum of theirs: 1 - softmin
+/// d_c (1 - softmin(d)_c) for every class c. The share of the other classes is summed directly: 1 - softmin
 /// would lose all digits near an anchor.
 fn product(d: Array1<f32>) -> Array1<f32> {
     let least = d.fold(f32::INFINITY, |least, &d| least.min(d));

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 pub enum RejectionScore {
     /// One score as it is.
     Single(Term),
-    /// The sum of two scores, each less its mean and divided by its standard deviation among known images
-    /// to which it was not fitted: held-out ones at an export.
+    /// The sum of two scores, each minus its mean and divided by its standard deviation over known images
+    /// that it was not fitted to: held-out ones at an export.
     Sum(Term, Term),
 }
 
@@ -222,7 +222,7 @@ impl FittedTerm {
     /// The scores `[N]`.
     ///
     /// # Panics
-    /// If the shapes do not match the constants, or features are missing that are needed.
+    /// If the shapes do not match the constants, or required features are missing.
     #[must_use]
     pub fn rejection(&self, activations: &Activations) -> Array1<f32> {
         match self {
@@ -233,7 +233,7 @@ impl FittedTerm {
 }
 
 impl Standardisation {
-    /// Those of some scores; `None` if they do not vary or are not finite.
+    /// Mean and deviation of scores; `None` if they do not vary or are not finite.
     #[must_use]
     pub fn of(scores: &Array1<f32>) -> Option<Self> {
         let scores = scores.mapv(f64::from);
@@ -261,7 +261,7 @@ impl FittedScore {
     /// The scores `[N]`; larger = more likely unknown.
     ///
     /// # Panics
-    /// If the shapes do not match the constants, or features are missing that are needed.
+    /// If the shapes do not match the constants, or required features are missing.
     #[must_use]
     pub fn rejection(&self, activations: &Activations) -> Array1<f32> {
         match self {

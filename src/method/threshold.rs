@@ -9,13 +9,13 @@ pub const KEEP: f64 = 0.95;
 /// With fewer, not even the largest of their scores keeps that share of further images.
 #[must_use]
 pub fn needed(keep: f64) -> usize {
-    // The tolerance is that of a share such as 0.9, which has no exact binary form.
+    // The tolerance is for shares such as 0.9, which have no exact binary form.
     ((keep / (1.0 - keep) - 1e-9).ceil() as usize).max(1)
 }
 
 /// The conformal threshold that keeps a new known image with a probability of at least `keep` (0 to below 1),
 /// given the scores of n known images in ascending order: the k-th, k = ⌈(n + 1) keep⌉. The promise holds for
-/// any network, if these images and the new one are drawn alike and had no part in its training or in the
+/// any network, if these images and the new one are exchangeable and had no part in its training or in the
 /// choice of its epoch and score (split conformal prediction; Vovk et al., 2005).
 ///
 /// # Errors
@@ -43,7 +43,7 @@ fn rank(count: usize, keep: f64) -> usize {
 #[must_use]
 pub fn kept_at_least(count: usize, keep: f64) -> f64 {
     let rank = rank(count, keep).min(count);
-    // P(Beta(k, n + 1 - k) <= share) is the probability of k successes or more of n.
+    // P(Beta(k, n + 1 - k) <= share) is the probability of at least k successes in n.
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..60 {
         let share = f64::midpoint(low, high);
@@ -52,8 +52,8 @@ pub fn kept_at_least(count: usize, keep: f64) -> f64 {
     low
 }
 
-/// The probability of `least` successes or more of `count`, each with probability `share`, above 0 and below
-/// 1.
+/// The probability of `least` or more successes in `count` trials, each with probability `share`, above 0 and
+/// below 1.
 fn binomial_tail(count: usize, least: usize, share: f64) -> f64 {
     let odds = (share / (1.0 - share)).ln();
     // The logarithm of the probability of i successes, from i = 0.
@@ -104,7 +104,7 @@ mod tests {
         assert!(!is_unknown(19.0, 19.0) && is_unknown(19.1, 19.0) && is_unknown(f32::NAN, 19.0));
     }
 
-    /// Of scipy 1.17.1: `beta.ppf(0.05, k, n + 1 - k)`, with n and the share kept.
+    /// From scipy 1.17.1: `beta.ppf(0.05, k, n + 1 - k)`, with n and the share kept.
     const QUANTILES: [(usize, f64, f64); 7] = [
         (19, 0.95, 0.8541314966877566),
         (39, 0.95, 0.8840478512420759),
@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// 2,000 splits of 400 scores into 60 that calibrate and 340 new ones.
+    /// 2,000 splits of 400 scores into 60 for calibration and 340 new ones.
     #[test]
     fn the_promise_holds_over_random_splits() {
         let keep = 0.9;
@@ -166,7 +166,7 @@ mod tests {
         let deviation =
             (shares.iter().map(|share| (share - mean).powi(2)).sum::<f64>() / splits as f64).sqrt();
         assert!(mean >= keep - 3.0 * deviation / (splits as f64).sqrt(), "{mean}");
-        // Ties only add to what is kept. Of finitely many new images the share varies a little more.
+        // Ties only add to what is kept. With finitely many new images, the share varies a little more.
         let below = shares.iter().filter(|&&share| share < bound - 0.01).count() as f64 / splits as f64;
         assert!(below <= 0.05 + 3.0 * (0.05 * 0.95 / splits as f64).sqrt(), "{below}");
     }

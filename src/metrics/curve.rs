@@ -28,7 +28,7 @@ impl Curve {
         matches!(self, Self::PrecisionOfKnown | Self::Oscr)
     }
 
-    /// The point of a threshold, given what it flags and what there is.
+    /// The point of a threshold, given the flagged and total counts.
     fn point(self, flagged: Counts, total: Counts) -> [f64; 2] {
         let share = |count: u64, of: u64| count as f64 / of as f64;
         let (known, unknown) = (total.known - flagged.known, total.unknown - flagged.unknown);
@@ -85,8 +85,8 @@ pub(crate) fn places() -> impl Iterator<Item = f64> {
     (0..PLACES).map(|place| (1.0 - (std::f64::consts::PI * place as f64 / (PLACES - 1) as f64).cos()) / 2.0)
 }
 
-/// The heights at the [`places`] of a polyline with ascending x. Where it is vertical, it has the height at
-/// which it arrives; at its start that at which it leaves.
+/// The heights at the [`places`] of a polyline with ascending x. Where it is vertical, the height is that at
+/// which it arrives; at its start, that at which it leaves.
 fn heights(mut points: impl Iterator<Item = [f64; 2]>) -> Vec<f64> {
     let mut before = points.next().unwrap_or([0.0; 2]);
     let mut at = before;
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    /// Scores with ties, of which one in four known images is classified wrongly.
+    /// Scores with ties; one in four known images is misclassified.
     fn example() -> (RankedKnown, Ranked) {
         let known: Vec<f64> = (0..200).map(|i| f64::from(i * 37 % 101)).collect();
         let unknown: Vec<f64> = (0..90).map(|i| f64::from(i * 53 % 97) + 20.0).collect();

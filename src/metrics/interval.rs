@@ -19,7 +19,7 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// A share that was measured on some images, as a part of a weighted sum.
+/// A share measured on some images, as a part of a weighted sum.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Share {
     /// Its weight in the sum.
@@ -30,7 +30,7 @@ pub(crate) struct Share {
     pub images: usize,
 }
 
-/// A value of 0 to 1 with its interval, as a part of a weighted sum whose weights sum to 1.
+/// A value from 0 to 1 with its interval, as a part of a weighted sum whose weights sum to 1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
     /// Its weight in the sum.
@@ -68,7 +68,7 @@ impl From<Interval> for [f64; 2] {
 }
 
 impl Interval {
-    /// Wilson's 95 % interval of a share of which `count` of `total` were found, `total` above 0.
+    /// Wilson's 95 % interval of the share `count` of `total`, with `total` above 0.
     pub(crate) fn wilson(count: usize, total: usize) -> Self {
         Self::of_share(count as f64 / total as f64, total as f64)
     }
@@ -78,12 +78,12 @@ impl Interval {
         let centre = share + Z * Z / (2.0 * n);
         let reach = Z * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
         let at = |value: f64| (value / (1.0 + Z * Z / n)).clamp(0.0, 1.0);
-        // At 0 and 1 rounding would leave the share out.
+        // At 0 and 1, rounding would exclude the share.
         let low = if share == 0.0 { 0.0 } else { at(centre - reach) };
         Self { low, high: if share == 1.0 { 1.0 } else { at(centre + reach) } }
     }
 
-    /// The interval of a weighted sum of independent shares, whose weights sum to 1, from Wilson's of each.
+    /// The interval of a weighted sum of independent shares, whose weights sum to 1, from Wilson's for each.
     pub(crate) fn of_shares(shares: impl IntoIterator<Item = Share>) -> Self {
         Self::of_sum(shares.into_iter().map(|Share { weight, share, images }| Part {
             weight,
@@ -114,13 +114,13 @@ impl Interval {
         })
     }
 
-    /// The smallest interval that holds both.
+    /// The smallest interval that contains both.
     pub(crate) fn hull(self, other: Self) -> Self {
         Self { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 }
 
-/// What was measured of each resample, in ascending order.
+/// The values measured on the resamples, in ascending order.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Draws(Vec<f64>);
 
@@ -140,8 +140,8 @@ impl Draws {
         Interval { low: at(0.025), high: at(0.975) }
     }
 
-    /// The interval around a value with the standard deviation of the draws, on the scale of logits. That of 0
-    /// or 1 has no width.
+    /// The interval around a value from the standard deviation of the draws, on the logit scale. At 0 or 1 it
+    /// has no width.
     pub(crate) fn around(&self, value: f64) -> Interval {
         // Resamples of few images may be perfect.
         const LEAST: f64 = 1e-6;
@@ -164,7 +164,7 @@ pub(crate) struct Resample {
 }
 
 impl Bootstrap {
-    /// Measures every resample and returns what was drawn of each measured number; empty without resamples.
+    /// Measures every resample and returns the draws of each measured number; empty without resamples.
     pub(crate) fn draws(
         self,
         known: usize,
@@ -217,14 +217,14 @@ impl Resample {
     }
 }
 
-/// A side with fewer images has too few to estimate a variance from.
+/// A side with fewer images has too few to estimate a variance.
 const FEW: usize = 50;
 
 /// The interval of the mean AUROC over unknown sets that share their known images, with the variance of
-/// DeLong et al. (1988) on the scale of logits (Pepe, 2003). Where a side has fewer than [`FEW`] images it
-/// holds at least that of [`auroc_interval_of_few`] too. It is 0..=1 if a side has a single image, because
-/// its variance is undefined. An AUROC of 0 or 1 has none: the interval is Wilson's for as many images as the
-/// smallest set or the known ones have, whichever are fewer.
+/// DeLong et al. (1988) on the logit scale (Pepe, 2003). If a side has fewer than [`FEW`] images, it also
+/// contains that of [`auroc_interval_of_few`]. If a side has a single image, it is 0..=1, because the
+/// variance is undefined. An AUROC of 0 or 1 has no variance: the interval is Wilson's for the number of
+/// known images or of images in the smallest set, whichever is smaller.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
     let count = sets.len() as f64;
     let mut parts = Vec::with_capacity(sets.len());
@@ -269,15 +269,15 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
     let [low, high] = [logit - reach, logit + reach].map(|logit| 1.0 / (1.0 + (-logit).exp()));
     let interval = Interval { low, high };
     match (known.len(), images) {
-        // All sets have the same known images: their errors do not cancel out.
+        // All sets share the known images, so their errors do not cancel out.
         (..FEW, _) => interval.hull(Interval::of_ends(parts)),
         (_, ..FEW) => interval.hull(Interval::of_sum(parts)),
         _ => interval,
     }
 }
 
-/// The interval of an AUROC of `n` and `m` images by method 5 of Newcombe (2006): its ends are where the
-/// AUROC lies on the border of their own intervals, with the variance of exponential scores.
+/// The interval of an AUROC of `n` and `m` images by method 5 of Newcombe (2006): its ends are the
+/// values whose own intervals, with the variance of exponential scores, just reach the AUROC.
 fn auroc_interval_of_few(auroc: f64, n: f64, m: f64) -> Interval {
     let more = (n + m) / 2.0 - 1.0;
     let reach = |a: f64| {
@@ -295,7 +295,7 @@ fn auroc_interval_of_few(auroc: f64, n: f64, m: f64) -> Interval {
     Interval { low: end(0.0), high: end(1.0) }
 }
 
-/// A side with fewer images has fewer than eight beyond its quantile of 5 %, too few for the bootstrap.
+/// A side with fewer images has fewer than eight beyond its 5 % quantile, too few for the bootstrap.
 const FEW_BEYOND: usize = 150;
 
 /// Whether a side has too few images for the percentiles of the bootstrap.
@@ -322,9 +322,9 @@ fn beyond(count: usize) -> [usize; 2] {
     ends.map(|end| end.unwrap_or(count))
 }
 
-/// The intervals of the two FPR metrics where the threshold is at a quantile of few images; `None` where a
-/// side has enough images for the [`Bootstrap`]. The order of the images bounds the quantile, whatever their
-/// distribution; an end that no image bounds is 0 or 1.
+/// The intervals of the two FPR metrics if the threshold is at a quantile of few images; `None` if a side has
+/// enough images for the [`Bootstrap`]. The order statistics bound the quantile for any distribution; an end
+/// that no image bounds is 0 or 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct FprOfFew {
     pub fpr95_tpr: Option<Interval>,
@@ -334,7 +334,7 @@ pub(crate) struct FprOfFew {
 impl FprOfFew {
     pub(crate) fn new(known: &RankedKnown, unknown: &Ranked) -> Self {
         let (n, m) = (known.len(), unknown.len());
-        // Of known images with a score of at least that rank's.
+        // The share of known images with at least the score of `rank`.
         let flagged = |rank: u64| (known.correct.to_rank(rank) + known.wrong.to_rank(rank)) as f64 / n as f64;
         let fpr95_tpr = is_few(m).then(|| {
             let [least, most] = beyond(m);
@@ -343,7 +343,7 @@ impl FprOfFew {
                 high: if least > 0 { flagged(unknown.0[m - least]) } else { 1.0 },
             }
         });
-        // Of unknown images with a score below that rank's, or at most that of the rank before.
+        // The share of unknown images below the score of `rank`; for `rank - 1`, at or below it.
         let accepted = |rank: u64| (m - unknown.to_rank(rank)) as f64 / m as f64;
         let fpr_at_95_known_kept = is_few(n).then(|| {
             let [least, most] = beyond(n);
@@ -518,7 +518,7 @@ mod tests {
         let halves = Interval::of_shares([share(0.5, 1.0, 10), share(0.5, 1.0, 10)]);
         let below = 1.0 - Interval::wilson(10, 10).low;
         assert!((halves.low - (1.0 - below / 2.0_f64.sqrt())).abs() < 1e-12 && halves.high == 1.0);
-        // A perfect share of few images is uncertain beside another one of many.
+        // A perfect share of few images is uncertain next to one of many.
         let mixed = Interval::of_shares([share(0.5, 1.0, 3), share(0.5, 0.994, 1000)]);
         assert!(mixed.low < 0.997 - below / 2.0, "{mixed:?}");
         let hull = Interval { low: 0.2, high: 0.3 }.hull(Interval { low: 0.1, high: 0.25 });

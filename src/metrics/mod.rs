@@ -122,11 +122,11 @@ impl Metrics {
     /// Computes all metrics. `correct[i]` says whether known image `i` was classified correctly; without it
     /// there is no OSCR.
     ///
-    /// The time is that of sorting the scores, the memory that of a copy in double precision. Infinite scores
-    /// are allowed.
+    /// Takes the time of sorting the scores and the memory of a copy in double precision. Infinite scores are
+    /// allowed.
     ///
     /// # Errors
-    /// [`Error::Scores`] if a side is empty, a score is NaN, or `correct` has another length than `known`.
+    /// [`Error::Scores`] if a side is empty, a score is NaN, or `correct` and `known` differ in length.
     pub fn new<S: Copy + Into<f64>>(known: &[S], correct: Option<&[bool]>, unknown: &[S]) -> Result<Self> {
         Ok(Self::with_balance(&RankedKnown::new(known, correct)?, &Ranked::new(unknown)?).0)
     }
@@ -355,7 +355,7 @@ impl Ranked {
         self.0.partition_point(|&end| end < rank(threshold))
     }
 
-    /// The number of scores of at least this [`rank`]'s.
+    /// The number of scores at least as high as this [`rank`]'s.
     fn to_rank(&self, rank: u64) -> usize {
         self.0.partition_point(|&other| other <= rank)
     }
@@ -423,7 +423,7 @@ fn not_a_number() -> Error {
 }
 
 /// The counts that each unique threshold adds, from the highest down. An image counts as often as its weight
-/// says. Weights are given by rank; wrongly classified images come after the correct ones.
+/// states. Weights are given by rank; wrongly classified images come after the correct ones.
 fn steps(
     known: &RankedKnown,
     unknown: &Ranked,

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Computes the metrics of scores that arrive one by one in any order, in bounded memory.
 ///
 /// Neighbouring scores are merged into at most `capacity` bins with similar numbers of images. The curve is
-/// exact at the edges of a bin and bounded by them within it. Every metric comes with the bounds that follow.
+/// exact at the edges of a bin and bounded by them within it. Every metric comes with the resulting bounds.
 /// With at most `capacity` distinct scores, nothing is merged and the metrics are exact.
 #[derive(Debug, Clone)]
 pub struct Stream {
@@ -139,7 +139,7 @@ impl Stream {
         }
     }
 
-    /// Merges neighbours up to an equal share of the images. Any two that remain apart hold more than that
+    /// Merges neighbours up to an equal share of the images. Any two left separate hold more than that
     /// share together, which limits the number of bins to about half the capacity.
     fn merge(&mut self) {
         let total: u64 = self.bins.iter().map(|bin| bin.counts.images()).sum();
@@ -155,8 +155,7 @@ impl Stream {
     }
 }
 
-/// The largest rounding error that is expected of the sums: those of bounds and those of an exact metric are
-/// added in different order.
+/// The largest expected rounding error of the sums: bounds and exact metrics are summed in different orders.
 const ROUNDING: f64 = 5e-13;
 
 /// The bounds of the metrics of a curve that is known only at the edges of bins, given in descending order.

@@ -30,7 +30,7 @@ impl Builder {
         name.to_owned()
     }
 
-    /// Whether there is a node of a name.
+    /// Whether there is a node of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.graph.node.iter().any(|node| node.name == name)
     }

@@ -17,11 +17,11 @@ use crate::{
 pub struct Decision {
     /// The format version of the file, at most [`FORMAT_VERSION`].
     pub format_version: u32,
-    /// The names of the known classes, in the order of the logits; two or more, each once.
+    /// The names of the known classes, in the order of the logits; two or more, all different.
     pub classes: Vec<String>,
     /// Image size and normalisation.
     pub input: Input,
-    /// Whether the graph brings images of any size to this size.
+    /// Whether the graph resizes images of any size to this size.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resizes: bool,
     /// The rejection score that the graph computes.
@@ -39,8 +39,8 @@ pub struct Decision {
 pub struct PlaceScore {
     /// The score.
     pub score: LogitScore,
-    /// This score of the known images from which thresholds are chosen, as wholes, in ascending order; one or
-    /// more.
+    /// This score of whole images, the known ones from which thresholds are chosen, in ascending order; one
+    /// or more.
     pub held_out_scores: Vec<f32>,
 }
 
@@ -60,8 +60,8 @@ pub struct Threshold {
     /// Description of the known images from which thresholds are chosen: held-out ones, unless
     /// [`is_from_test`](Self::is_from_test).
     pub data: String,
-    /// Whether these are the test images, because the training held none out. What the threshold keeps of
-    /// them then does not estimate that of new images.
+    /// Whether these are the test images, because the training held none out. The kept share of these then
+    /// does not estimate that of new images.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_from_test: bool,
     /// The scores of these images in ascending order, so that another share can be chosen.
@@ -76,14 +76,14 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    /// The share of new known images that the threshold was chosen to keep; `None` if the threshold in use is
-    /// another, or if it was set by hand.
+    /// The share of new known images that the threshold was chosen to keep; `None` if another threshold is in
+    /// use, or if it was set by hand.
     #[must_use]
     pub fn share_kept_by(&self, threshold: f32) -> Option<f64> {
         self.keep.filter(|_| threshold.to_bits() == self.value.to_bits())
     }
 
-    /// What is wrong with it, if anything, in a file of this many classes.
+    /// What is wrong with it, if anything, in a file with this many classes.
     fn fault(&self, classes: usize) -> Option<String> {
         if !are_ascending(&self.held_out_scores) {
             return Some("has held-out scores that do not ascend".to_owned());
@@ -128,7 +128,7 @@ pub struct OperatingPoint {
 }
 
 impl Decision {
-    /// The scores of the held-out images from which the threshold was chosen, ascending; empty without any.
+    /// The scores of the held-out images from which the threshold was chosen, ascending; empty if none.
     #[must_use]
     pub fn held_out_scores(&self) -> &[f32] {
         self.threshold.as_ref().map_or(&[], |threshold| &threshold.held_out_scores)
@@ -162,7 +162,7 @@ impl Decision {
             return Err(Fault::Broken(format!("`{PREFIX}classes` has `{twice}` twice")));
         }
         let input: Input = needed(fields, "input")?;
-        // Files of version 1 may have fewer pixels than networks of today.
+        // Files of version 1 may have smaller inputs than today's networks.
         input
             .check(&(1..=*SIZES.end()))
             .map_err(|error| Fault::Broken(format!("`{PREFIX}input`: {error}")))?;

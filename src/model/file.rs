@@ -30,7 +30,7 @@ pub(crate) const RESIZED: &str = "cac/input/resized";
 /// The outputs of every model, in this order.
 const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
-/// Outputs that a model may have, too, after the others, in any order.
+/// Optional outputs of a model, after the others, in any order.
 const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", FEATURES, LOGIT_MAP];
 
 /// What the last layer reads, `[N, F]`.
@@ -57,9 +57,9 @@ pub(crate) struct ModelFile {
     /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`. A model that resizes takes
     /// bytes.
     pub takes_bytes: bool,
-    /// The names of the outputs, in their order, and the length of a row of a matrix.
+    /// The names of the outputs, in order, each with its row length if it is a matrix.
     pub outputs: Vec<(String, Option<usize>)>,
-    /// The anchors, from which places are scored; `None` without the output [`LOGIT_MAP`].
+    /// The anchors, by which places are scored; `None` without the output [`LOGIT_MAP`].
     pub anchors: Option<Anchors>,
 }
 
@@ -107,7 +107,7 @@ impl ModelFile {
         self.outputs.iter().position(|(output, _)| output == name)
     }
 
-    /// The length of a row of an output, 0 where it has none; `None` if the model does not have the output.
+    /// The row length of an output, 0 if it has none; `None` if the model does not have the output.
     pub fn width(&self, name: &str) -> Option<usize> {
         let output = self.outputs.iter().find(|(output, _)| output == name);
         output.map(|(_, width)| width.unwrap_or(0))
@@ -120,7 +120,7 @@ impl ModelFile {
 }
 
 /// Checks that the model is self-contained, because ONNX Runtime would open other files that a model names,
-/// and that its numbers are finite, because runtimes differ in what they make of NaN: max(0, NaN) may be 0.
+/// and that its numbers are finite, because runtimes treat NaN differently: max(0, NaN) may be 0.
 fn check_tensors(model: &Model, graph: &Graph) -> Result<(), String> {
     let attributes = || graph.node.iter().flat_map(|node| &node.attribute);
     let is_odd = |attribute: &Attribute| {
@@ -162,7 +162,7 @@ fn width(output: &Value) -> Option<usize> {
 
 /// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.
 fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), String> {
-    // Runtimes take the last of a name.
+    // Of equal names, runtimes take the last.
     let mut names = HashSet::new();
     if let Some(twice) = graph.initializer.iter().find(|tensor| !names.insert(&tensor.name)) {
         return Err(format!("it has two tensors `{}`", twice.name));
@@ -243,7 +243,7 @@ fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), St
     Ok((shape[0], takes_bytes))
 }
 
-/// The anchors of a graph for this many classes, if they are as the toolkit writes them.
+/// The anchors of a graph for this many classes, if they are in the toolkit's form.
 pub(super) fn anchors(graph: &Graph, classes: usize) -> Option<Anchors> {
     if let Some((_, rows)) = values(graph, "anchors") {
         return Some(Anchors::from_rows(Array2::from_shape_vec((classes, classes), rows).ok()?));
@@ -252,7 +252,7 @@ pub(super) fn anchors(graph: &Graph, classes: usize) -> Option<Anchors> {
     Some(Anchors::Fixed { classes, magnitude })
 }
 
-/// The values of a float32 tensor, or of a float16 one from which a node makes it.
+/// The values of a float32 tensor, or of the float16 one that a node casts to it.
 fn values(graph: &Graph, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
     let tensor = |name: &str| graph.initializer.iter().find(|tensor| tensor.name == name);
     let shape = |tensor: &Tensor| -> Option<Vec<usize>> {
@@ -269,7 +269,7 @@ fn values(graph: &Graph, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
     Some((shape(tensor)?, values.collect()))
 }
 
-/// The last layer of a graph and the tensor that it reads, if it is as the toolkit writes it.
+/// The last layer of a graph and the tensor that it reads, if it is in the toolkit's form.
 #[cfg(all(feature = "files", feature = "tract"))]
 pub(super) fn last_layer(graph: &Graph, classes: usize) -> Option<(LastLayer, &str)> {
     let node = graph.node.iter().find(|node| node.op_type == "Gemm" && node.output == ["logits"])?;
@@ -319,8 +319,7 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
             attribute: Vec::new(),
         });
     }
-    // A reader of protobuf merges messages that follow each other, so that the file keeps what is not decoded
-    // here.
+    // Protobuf readers merge concatenated messages, so the file keeps what is not decoded here.
     let added = Model { graph: Some(added), ..Model::default() };
     Ok([&bytes[..], &added.encode_to_vec()].concat().into())
 }
@@ -359,7 +358,7 @@ mod tests {
             float_data: vec![-1000.0],
             ..Tensor::default()
         };
-        // Readers of protobuf merge messages that follow each other.
+        // Protobuf readers merge concatenated messages.
         let graph = Graph { initializer: vec![threshold], ..Graph::default() };
         let more = Model { graph: Some(graph), ..Model::default() }.encode_to_vec();
         let error = ModelFile::parse(Bytes::from([&whole[..], &more].concat()), "x").err().expect("an error");

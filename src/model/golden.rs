@@ -1,12 +1,12 @@
-//! The golden batch: a model's outputs at its export for images from a formula. They travel in the file, so
-//! that every runtime can be checked without further data.
+//! The golden batch: a model's outputs, at export, for images from a formula. They travel in the file, so
+//! every runtime can be checked without further data.
 
 use ndarray::{Array4, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 use crate::image::Input;
 
-/// The length of the equally coloured squares of each golden image, in pixels; 4096 is the whole image.
+/// The side of the single-coloured squares of each golden image, in pixels; 4096 is the whole image.
 const SQUARES: [usize; 6] = [4096, 16, 8, 4, 2, 1];
 
 /// The outputs of a model for the [golden images](images).
@@ -41,7 +41,7 @@ impl GoldenBatch {
 
 /// The golden images, bytes `[6, 3, H, W]`. Image n has squares of a random colour: the byte of channel c at
 /// row y and column x is the highest byte of `splitmix64(n 2^48 + c 2^40 + (y / s) 2^20 + x / s)`, where s is
-/// the length of a square.
+/// the side of a square.
 #[must_use]
 pub fn images(input: &Input) -> Array4<u8> {
     Array4::from_shape_fn((SQUARES.len(), 3, input.height, input.width), |(n, c, y, x)| {

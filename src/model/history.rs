@@ -1,5 +1,5 @@
-//! The origin of a model, for people. It is read field by field: a field that cannot be parsed is kept as it
-//! is, and never prevents scoring.
+//! The origin of a model, for humans. It is read field by field: a field that cannot be parsed is kept as is
+//! and never prevents scoring.
 
 use std::{collections::BTreeMap, fmt, path::Path};
 
@@ -32,7 +32,7 @@ pub struct History {
     /// The precision of the network in the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<ModelPrecision>,
-    /// Whether the features are the means of those of an image and of its mirror image; `None` is no.
+    /// Whether features are averaged over an image and its mirror image; `None` means no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub averages_views: Option<bool>,
     /// Name and version of the runtime that the file was checked with when it was written.
@@ -63,8 +63,8 @@ pub struct History {
 }
 
 impl History {
-    /// Why the held-out scores may not be those of new known images, if so: without that neither the
-    /// threshold nor [`drift`](crate::drift) has a guarantee.
+    /// Why the held-out scores may differ from those of new known images, if so: then neither the threshold
+    /// nor [`drift`](crate::drift) has a guarantee.
     #[must_use]
     pub fn doubt_of_held_out(&self) -> Option<&'static str> {
         let is_seen = self.training.as_ref().and_then(|training| training.get(HELD_OUT_SEEN)) == Some(true);
@@ -89,7 +89,7 @@ pub struct Choice {
     pub images: usize,
     /// All scores that were compared, the best first.
     pub candidates: Vec<Candidate>,
-    /// The mean of the best one with constants that are not reduced, 0 to 1.
+    /// The mean of the best one with unreduced constants, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unreduced: Option<f64>,
 }
@@ -126,10 +126,10 @@ impl fmt::Display for Choice {
 /// The number of candidates that are shown.
 const SHOWN: usize = 5;
 
-/// The comparison of the resizing in a graph with that of the toolkit, when the file was written.
+/// The comparison of a graph's resizing with the toolkit's, when the file was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResizeCheck {
-    /// Images, of a formula, in portrait and landscape, smaller and larger than the input.
+    /// Images from a formula, in portrait and landscape, smaller and larger than the input.
     pub images: usize,
     /// Values of all resized images.
     pub values: usize,
@@ -143,7 +143,7 @@ pub struct ResizeCheck {
 pub struct Training(Map<String, Value>);
 
 impl History {
-    /// Parses the fields that the decision leaves, of a file of format version `version`.
+    /// Parses the fields that the decision leaves, in a file of format version `version`.
     pub(super) fn take(mut fields: Map<String, Value>, version: u32) -> Self {
         if version == 1 {
             translate_version_1(&mut fields);
@@ -202,8 +202,8 @@ impl Training {
         Self(fields)
     }
 
-    /// The fields that tell which images were trained on, with the last component of `known`: equal ones are
-    /// of the same images, if their data sets are the same.
+    /// The fields that identify the training images, with only the last component of `known`. Equal fields
+    /// mean the same images if the data sets are the same.
     pub(crate) fn split(&self) -> Self {
         const SPLIT: [&str; 6] = ["known", "protocol", "held_out_test", "seed", "images", HELD_OUT_SEEN];
         let mut fields = self.0.clone();
@@ -215,7 +215,7 @@ impl Training {
         Self(fields)
     }
 
-    /// What a backbone needs of the record: the split, and those of the backbones before.
+    /// What a backbone needs of the record: its split, and those of the backbones before it.
     pub(crate) fn of_backbone(&self) -> Self {
         let mut split = self.split();
         if let Some(ancestors) = self.0.get(ANCESTORS) {
@@ -262,7 +262,7 @@ impl Training {
 }
 
 impl fmt::Display for Training {
-    /// The fields of the data and those of the recipe, on a line each.
+    /// The fields of the data and those of the recipe, one line each.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [data, recipe] = self.parts();
         write!(f, "{data}\n{recipe}")
@@ -272,12 +272,12 @@ impl fmt::Display for Training {
 /// The field of a run whose backbone had learned from held-out images.
 pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
 
-/// The field of what the backbone was trained on, and the backbones before it: the [split](Training::split)
-/// of each. It is for a training that begins with this one, and not shown.
+/// The field of what the backbone and those before it were trained on: the [split](Training::split) of each.
+/// It is for training runs that start from this one, and is not shown.
 pub(crate) const ANCESTORS: &str = "ancestors";
 
 /// The field of the [names](crate::data::Dataset::names_checksum) of the test images, if they are held out:
-/// by them `eval` notices that the data set is divided in another way. It is not shown.
+/// `eval` uses it to notice a different division of the data set. It is not shown.
 pub(crate) const TEST_NAMES: &str = "test_names";
 
 /// The fields that do not belong to the recipe.

@@ -35,7 +35,7 @@ pub struct Inspection {
     pub batch: Option<usize>,
     /// Whether the input is bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`.
     pub takes_bytes: bool,
-    /// Whether the threshold is an input that may be left out.
+    /// Whether the threshold is an optional input.
     pub takes_threshold: bool,
     /// Threshold in the graph; other tools may have edited it.
     pub threshold: f32,
@@ -86,7 +86,7 @@ impl Inspection {
                 .fold(0, usize::saturating_add),
             batch: file.batch,
             takes_bytes: file.takes_bytes,
-            // No other input may be beside the images.
+            // The only other input allowed is the threshold.
             takes_threshold: graph.input.len() > 1,
             threshold: file.threshold,
             anchors: anchors(&graph, file.manifest.decision.classes.len()),
@@ -151,7 +151,7 @@ impl fmt::Display for Inspection {
             None => {}
         }
         line("score", &format_args!("{}; larger = more likely unknown", decision.score))?;
-        // The tensor of the file counts.
+        // The tensor takes precedence.
         let original = decision.threshold.as_ref().map(|rule| rule.value);
         let original = original.filter(|value| value.to_bits() != self.threshold.to_bits());
         let rule = match (original, &decision.threshold) {

@@ -209,7 +209,7 @@ impl Tensor {
         fn any<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bool {
             bytes.as_chunks().0.iter().any(|&value| !is_finite(value))
         }
-        // The bits of an exponent that only infinity and NaN have.
+        // Only infinity and NaN have all bits of the exponent set.
         let half = |bits: u16| bits & 0x7c00 != 0x7c00;
         let brain = |bits: u16| bits & 0x7f80 != 0x7f80;
         let bits = |is_finite: &dyn Fn(u16) -> bool| {

@@ -1,11 +1,11 @@
-//! Resizing inside the graph, byte-identical to [`image::pixels`](crate::image::pixels) and so to Pillow, in
-//! operators that every runtime has.
+//! Resizing inside the graph, byte-identical to [`image::pixels`](crate::image::pixels) and so to Pillow,
+//! with operators that every runtime has.
 //!
-//! Each axis is a product with a matrix of weights, which the graph computes from the shape of the images.
-//! Pillow's weights are integers of 22 bits, and a sum of their products with bytes has more bits than a
-//! float32. Therefore each weight is the sum of two numbers with few bits: the products with either are
-//! exact, in any order of summation. An output pixel reads few source pixels: outputs are computed in groups,
-//! each from the span of pixels that it reads.
+//! Each axis is resized by a product with a weight matrix, which the graph computes from the shape of the
+//! images. Pillow's weights are 22-bit integers, and a sum of their products with bytes has more bits than a
+//! float32. So each weight is split into two numbers with few bits, whose sums of products are exact in any
+//! order. An output pixel reads few source pixels, so outputs are computed in groups, each from the span of
+//! pixels that it reads.
 
 use std::{
     cell::{Cell, RefCell},
@@ -24,10 +24,10 @@ use crate::image::{self as pixels, Filter, Fit, Input, WEIGHT_BITS};
 const GROUP: usize = 16;
 
 /// The bits of the low part of a weight. Sums of products with bytes stay below 2^24 for both parts, up to
-/// 1,000 source pixels for one.
+/// 1,000 source pixels per output pixel.
 const LOW_BITS: u32 = 7;
 
-/// A lower bound of the sum of the kernel over the source pixels of an output pixel that is in the image.
+/// A lower bound on the sum of the kernel over the source pixels of an output pixel that is in the image.
 const MIN_SUM: f64 = 0.25;
 
 /// Adds the nodes from `images`, bytes `[N, H, W, 3]` of any size, to [`RESIZED`], bytes as float32 `[N, 3,
@@ -41,8 +41,8 @@ pub(crate) fn resize(graph: &mut Builder, input: &Input) {
     let vertical = Axis::new(&nodes, input, [&height, &to_height], input.height);
     let horizontal = Axis::new(&nodes, input, [&width, &to_width], input.width);
 
-    // Pillow changes the height first where it shrinks by more than twice as many pixels as the width. There
-    // is no control flow: all images take that way, or none.
+    // Pillow resizes the height first if it shrinks by more than twice as many pixels as the width. There is
+    // no control flow: each branch gets all images or none.
     let (lower, narrower) = (&height - &to_height, &width - &to_width);
     let is_vertical_first = lower.with("Greater", &narrower * 2).with("And", lower.with("Greater", 0));
     let tall = &count * is_vertical_first.cast(element::INT64);
@@ -91,7 +91,7 @@ pub(crate) fn resizes_to(model: &Model, input: &Input) -> bool {
     model.graph.as_ref().is_some_and(has_same)
 }
 
-/// The height and width that images of a height and width are resized to, before they are cropped or padded.
+/// The size that images of a height and width are resized to, before they are cropped or padded.
 fn sizes<'a>(nodes: &'a Nodes<'a>, input: &Input, [height, width]: [&Value<'a>; 2]) -> [Value<'a>; 2] {
     let room = [input.height, input.width].map(|side| nodes.value_of(side as i64));
     match input.resize.fit {
@@ -117,9 +117,9 @@ fn sizes<'a>(nodes: &'a Nodes<'a>, input: &Input, [height, width]: [&Value<'a>; 
 /// What a resize does along one axis, on which all images have the same number of pixels.
 struct Axis<'a> {
     room: usize,
-    /// The first source pixel that is read, and the one behind the last, each `[1]`; `None` if all are read.
+    /// The first source pixel that is read, and the one after the last, each `[1]`; `None` if all are read.
     span: Option<[Value<'a>; 2]>,
-    /// The source pixels of each group, `[groups, span]`, from the first that is read on.
+    /// The source pixels of each group, `[groups, span]`, counted from the first that is read.
     indices: Value<'a>,
     /// The parts of their weights for each output pixel, `[groups, GROUP, span]`: in units of 2^-15, the low
     /// part as a fraction.
@@ -129,8 +129,8 @@ struct Axis<'a> {
 }
 
 impl<'a> Axis<'a> {
-    /// The axis on which `from` pixels become `to`, of which the middle is kept, or padded, where `room` is
-    /// another number.
+    /// The axis on which `from` pixels become `to`. If `room` differs, the middle is kept, or padding is
+    /// added.
     fn new(nodes: &'a Nodes<'a>, input: &Input, [from, to]: [&Value<'a>; 2], room: usize) -> Self {
         let fit = input.resize.fit;
         let radius = input.resize.filter.radius() as i64;
@@ -142,17 +142,17 @@ impl<'a> Axis<'a> {
         let mut is_inside = None;
         let mut to = to.clone();
         if fit != Fit::Stretch {
-            // Negative where the image is padded. Both halves are rounded to the even number, as Python does.
+            // Negative where the image is padded. Halves are rounded to the even number, as Python does.
             let skipped = ((&to - room as i64).cast(element::DOUBLE) * 0.5).round();
             positions = kept + &skipped;
             if fit == Fit::Pad {
                 let all = nodes.integers(&format!("room/{room}"), &[room], 0..room) + &skipped;
                 is_inside = Some(all.with("GreaterOrEqual", 0).with("And", all.with("Less", &to)));
-                // An image may be too long to leave any pixel of its other side.
+                // A very long image may leave no pixel of its other side.
                 to = to.with("Max", 1);
             }
         }
-        // All positions are integers: in units of 1 / (2 * to) source pixels.
+        // All positions are integers, in units of 1 / (2 * to) source pixels.
         let unit = &to * 2;
         let middles = (&positions * 2 + 1) * from;
         let stretch = from.with("Max", &to) * 2;
@@ -217,7 +217,7 @@ fn kernel<'a>(x: &Value<'a>, filter: Filter) -> Value<'a> {
     }
 }
 
-/// The nodes of the resizing. They have numbers as names.
+/// The nodes of the resizing. Their names are numbers.
 struct Nodes<'a> {
     graph: RefCell<&'a mut Builder>,
     /// The constants added so far.
@@ -277,7 +277,7 @@ impl<'a> Nodes<'a> {
         self.constant(name, shape, element::INT64, &values, |value| value.to_le_bytes())
     }
 
-    /// A constant; the same name is the same constant.
+    /// A constant, added once per name.
     fn constant<T: Copy, const SIZE: usize>(
         &'a self,
         name: &str,
@@ -307,7 +307,7 @@ impl<'a> Value<'a> {
         self.nodes.node("Cast", &[&self.name], vec![Attribute::int("to", element.into())])
     }
 
-    /// The nearest integers of doubles, halves to the even one. Not every runtime rounds doubles.
+    /// The nearest integers of doubles, halves to even. Not every runtime rounds doubles.
     fn round(&self) -> Self {
         let below = self.unary("Floor");
         let rest = self - &below;
@@ -327,7 +327,7 @@ impl<'a> Value<'a> {
         self.nodes.node("Slice", &[&self.name, &start, &end], vec![])
     }
 
-    /// Some rows and columns, the second and third axis: from the first of each to before the last.
+    /// Some rows and columns, the second and third axis: from the start of each to before its end.
     fn region(&self, rows: &[Self; 2], columns: &[Self; 2]) -> Self {
         let [starts, ends] = [0, 1].map(|end| {
             let ends = [rows, columns].map(|span| span[end].name.as_str());

@@ -1,4 +1,4 @@
-//! What a page shows: the scores of models, of score files and of runs, and what follows from them.
+//! What a page shows: the scores of models, score files and runs, and what is derived from them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -30,12 +30,12 @@ pub(super) const BANDS: usize = 3;
 pub(super) const DETAILED: usize = 6;
 /// The maximum number of classes whose anchors are drawn.
 const MAX_ANCHORS: usize = 1000;
-/// What stands between the parts of a path, on this or on another system.
+/// The separators between the parts of a path, on this or another system.
 const SEPARATORS: [char; 2] = ['/', '\\'];
 /// The maximum number of points of a map.
 const MAX_POINTS: usize = 2000;
 
-/// The images of one set, with what a model says of them.
+/// The images of one set, with a model's outputs for them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Scored {
     /// The set's name.
@@ -71,9 +71,9 @@ pub struct Subject {
     pub report: Result<Report, String>,
     /// The logits in two dimensions, if they are known.
     pub map: Option<Map>,
-    /// What the model file or the checkpoint says.
+    /// What the model file or the checkpoint records.
     pub origin: Option<Provenance>,
-    /// The agreement with the first subject, by its name.
+    /// The name of the first subject, and the agreement with it.
     pub agreement: Option<(String, Agreement)>,
 }
 
@@ -88,19 +88,19 @@ pub struct Provenance {
     pub provider: Option<String>,
 }
 
-/// Logits in two dimensions: those of some images, at equal distances in each set, and the anchors.
+/// Logits in two dimensions: those of some images, evenly spaced in each set, and the anchors.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Map {
     pub(super) known: Vec<[f64; 2]>,
     pub(super) unknown: Vec<Vec<[f64; 2]>>,
     pub(super) anchors: Vec<[f64; 2]>,
-    /// The share of the variance that the two dimensions hold.
+    /// The share of variance that the two dimensions explain.
     pub(super) explained: f64,
     /// The number of images, drawn or not.
     pub(super) images: usize,
 }
 
-/// An image to look at, encoded.
+/// An encoded image for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thumbnail {
     pub(super) kind: &'static str,
@@ -116,7 +116,7 @@ pub struct RunLog {
     pub name: String,
     /// Its events.
     pub events: Vec<Event>,
-    /// The number of lines that are not understood.
+    /// The number of unrecognised lines.
     pub others: usize,
 }
 
@@ -129,19 +129,19 @@ pub struct Page {
     thumbnails: HashMap<String, Thumbnail>,
 }
 
-/// A subject with what follows from its scores.
+/// A subject and what is derived from its scores.
 #[derive(Debug, Clone)]
 pub(super) struct Section {
     pub subject: Subject,
-    /// The curves of the first [`SERIES`] unknown sets; empty without metrics, or where the subject is not
+    /// The curves of the first [`SERIES`] unknown sets; empty without metrics, or if the subject is not
     /// shown in detail.
     pub curves: Vec<Curves>,
-    /// The ROC curve against all unknown images; empty without metrics, or where it is not compared with
+    /// The ROC curve against all unknown images; empty without metrics, or if it is not compared with
     /// others.
     pub roc: Vec<[f64; 2]>,
-    /// The images that are judged wrongly, the most confident first.
+    /// The misjudged images, the most confident mistakes first.
     pub mistakes: Vec<(MistakeKind, Vec<Mistake>)>,
-    /// For each set with such an image, the folder that is left out of the names of its images.
+    /// For each set with such an image, the folder that is omitted from its image names.
     folders: HashMap<usize, String>,
 }
 
@@ -149,7 +149,7 @@ pub(super) struct Section {
 #[derive(Debug, Clone)]
 pub(super) struct Curves(pub Vec<(Curve, Vec<[f64; 2]>, Vec<Interval>)>);
 
-/// A kind of wrong verdicts.
+/// A kind of wrong verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MistakeKind {
     UnknownAccepted,
@@ -157,14 +157,14 @@ pub(super) enum MistakeKind {
     KnownMisnamed,
 }
 
-/// An image that is judged wrongly: its set, 0 for the known images, and its index there.
+/// A misjudged image: its set, 0 for the known images, and its index there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mistake {
     pub set: usize,
     pub index: usize,
 }
 
-/// What a model says of the images of a class.
+/// The counts of a model's verdicts for a class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct OfClass {
     pub images: usize,
@@ -208,10 +208,10 @@ impl Subject {
         }
     }
 
-    /// The entries of a file of scores, with their report for these options, or the reason why there is none.
+    /// The entries of a score file, with their report for these options, or the reason there is none.
     ///
     /// # Errors
-    /// Those of [`Report::new`] but [`Error::Scores`].
+    /// Those of [`Report::new`] except [`Error::Scores`].
     pub fn of_scores(
         name: &str,
         score: &str,
@@ -270,7 +270,7 @@ impl Subject {
         std::iter::once(&self.known).chain(&self.unknown)
     }
 
-    /// What the model says of each class.
+    /// The counts of verdicts for each class.
     pub(super) fn per_class(&self) -> BTreeMap<i64, OfClass> {
         let mut classes: BTreeMap<i64, OfClass> = BTreeMap::new();
         for (index, (&truth, &score)) in self.known.truth.iter().zip(&self.known.scores).enumerate() {
@@ -318,7 +318,7 @@ impl Subject {
                     }
                 }
             }
-            // The sort is stable: images of the same score keep the order of their sets.
+            // The sort is stable: images with the same score keep the order of their sets.
             match kind {
                 MistakeKind::KnownRejected => found.sort_by(|(a, _), (b, _)| b.total_cmp(a)),
                 _ => found.sort_by(|(a, _), (b, _)| a.total_cmp(b)),
@@ -365,7 +365,7 @@ impl Map {
             explained: plane.explained,
             images: evaluation.images(),
         };
-        // An evaluation keeps no more; this bounds what others make.
+        // An evaluation keeps no more; this bounds those made by others.
         map.known.truncate(MAX_POINTS);
         map.unknown.iter_mut().for_each(|set| set.truncate(MAX_POINTS));
         Some(map)
@@ -373,7 +373,7 @@ impl Map {
 }
 
 impl Thumbnail {
-    /// Encodes an image: small ones without loss.
+    /// Encodes an image; small ones losslessly.
     #[must_use]
     pub fn new(image: &RgbImage) -> Self {
         use ::image::{ExtendedColorType, ImageEncoder, codecs};
@@ -402,17 +402,17 @@ impl Thumbnail {
 }
 
 impl Page {
-    /// Computes what follows from the scores. Bands are as the intervals of the reports, if there is a
-    /// bootstrap.
+    /// Computes what is derived from the scores. With a bootstrap, curves have bands, as reports have
+    /// intervals.
     #[must_use]
     pub fn new(subjects: Vec<Subject>, runs: Vec<RunLog>, bootstrap: Option<Bootstrap>) -> Self {
         let each = THUMBNAILS / 3 / subjects.len().clamp(1, DETAILED);
-        // One alone is not compared.
+        // A single subject is not compared.
         let mut left_to_compare = if subjects.len() > 1 { SERIES } else { 0 };
         let sections = subjects.into_iter().enumerate().map(|(index, subject)| {
             let is_detailed = index < DETAILED;
             let (mut curves_of_sets, mut roc) = (Vec::new(), Vec::new());
-            // Where one set is at fault, there is no plot of the others.
+            // If one set is faulty, the others are not plotted.
             if subject.report.is_ok() && is_detailed {
                 curves_of_sets = curves(&subject, bootstrap).unwrap_or_default();
             }
@@ -461,7 +461,7 @@ impl Section {
         Self { subject, curves, roc, mistakes, folders }
     }
 
-    /// The name of an image as others may see it: unchanged if it stays below the current folder, else
+    /// The name of an image, safe to share: unchanged if it is below the current folder, else
     /// without the folder that it shares with the images of its set.
     pub fn shown_image(&self, mistake: Mistake) -> Option<&str> {
         let name = self.image(mistake)?;
@@ -489,8 +489,8 @@ fn is_elsewhere(path: &str) -> bool {
     has_root || has_drive || path.split(SEPARATORS).any(|part| part == "..")
 }
 
-/// The folder that all paths from elsewhere are in, with the separator at its end. Empty if it is a root or
-/// none.
+/// The common folder of all paths from elsewhere, with a trailing separator. Empty if it is a root or there
+/// is none.
 fn common_folder(paths: &[String]) -> &str {
     let mut elsewhere = paths.iter().map(String::as_str).filter(|path| is_elsewhere(path));
     let folder = |path: &str| path.rfind(SEPARATORS).map_or(0, |end| end + 1);
@@ -499,7 +499,7 @@ fn common_folder(paths: &[String]) -> &str {
     for path in elsewhere {
         if !path.starts_with(common) {
             let differs = common.bytes().zip(path.bytes()).position(|(a, b)| a != b);
-            // Before a byte that differs, a separator ends a character.
+            // A separator before the differing byte ends a character.
             let same = differs.unwrap_or(common.len().min(path.len()));
             let end = common.as_bytes()[..same].iter().rposition(|byte| b"/\\".contains(byte));
             common = &common[..end.map_or(0, |end| end + 1)];
@@ -515,15 +515,15 @@ pub(super) fn last_part(path: &str) -> &str {
     last_parts(path, 1)
 }
 
-/// The end of a path, of at most so many parts.
+/// The end of a path: at most this many parts.
 pub(super) fn last_parts(path: &str, parts: usize) -> &str {
     let mut starts = path.rmatch_indices(SEPARATORS).map(|(index, separator)| index + separator.len());
     let end = starts.nth(parts - 1).map_or(path, |start| &path[start..]);
     if end.is_empty() { path } else { end }
 }
 
-/// A value of a model's history as others may see it: of paths from elsewhere, also in `NAME=PATH`, the last
-/// part.
+/// A value of a model's history, safe to share: paths from elsewhere, also in `NAME=PATH`, keep only their
+/// last part.
 pub(super) fn shareable(value: Value) -> Value {
     match value {
         Value::String(text) => {
@@ -538,7 +538,7 @@ pub(super) fn shareable(value: Value) -> Value {
     }
 }
 
-/// The text of an error of the scores, without its first words.
+/// The text of an error of the scores, without its prefix.
 fn reason(error: &Error) -> String {
     match error {
         Error::Scores(reason) => reason.clone(),
@@ -546,7 +546,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The curves of the first [`SERIES`] unknown sets, with bands if there is a bootstrap and they are few.
+/// The curves of the first [`SERIES`] unknown sets, with bands if there is a bootstrap and few sets.
 fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<Vec<Curves>> {
     let is_judged = subject.is_judged();
     let correct: Vec<bool> = subject

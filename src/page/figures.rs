@@ -27,11 +27,11 @@ const CONFUSED: usize = 30;
 const CONFUSED_SETS: usize = 12;
 /// The maximum number of classes whose anchors are named.
 const NAMED_ANCHORS: usize = 30;
-/// The most unknown sets on the map of the logits.
+/// The maximum number of unknown sets on the logit map.
 const MAPPED: usize = 4;
 /// Lines of a run with at least this many points have no dots.
 const DOTTED: usize = 30;
-/// The smallest share that is shown of those kept.
+/// The smallest kept share that is shown.
 const MIN_KEPT: f64 = 0.8;
 
 /// A figure: a plot with its caption.
@@ -67,7 +67,7 @@ pub(super) struct Group {
     pub figures: Vec<Figure>,
 }
 
-/// All figures of a section; `number` is one that no other section has.
+/// All figures of a section; `number` is unique to it.
 pub(super) fn of_section(section: &Section, number: usize) -> Vec<Group> {
     let group = |id: &str, title, (note, figures): (Option<String>, Vec<Figure>)| Group {
         id: format!("{id}-{number}"),
@@ -230,7 +230,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
             let interval = row.intervals.and_then(|intervals| intervals.metrics.get(area));
             let area = row.metrics.get(area).unwrap_or_default();
             let value = with_interval(area, interval);
-            // The names of many are short, to stand in two columns; the table has the intervals.
+            // With many sets, names are short to fit in two columns; the table has the intervals.
             let text = if section.curves.len() > BANDS {
                 format!("{} {}", short(&row.name, 12), percent(area))
             } else {
@@ -253,7 +253,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
     ((!notes.is_empty()).then(|| notes.join(" ")), figures)
 }
 
-/// What a curve is called, and its axes and the area under it.
+/// The name of a curve, its axes and the area under it.
 struct CurveLabels {
     id: &'static str,
     title: &'static str,
@@ -296,7 +296,7 @@ fn labels(kind: Curve) -> CurveLabels {
     }
 }
 
-/// The share of images at or below each score, as a line of steps.
+/// The share of images at or below each score, as a step function.
 fn accepted(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
     let mut scores: Vec<f64> = set.scores.iter().copied().filter(|score| !score.is_nan()).collect();
     scores.sort_unstable_by(f64::total_cmp);
@@ -348,7 +348,7 @@ fn kept(subject: &Subject) -> Option<(f64, Option<Interval>)> {
     Some((report.known_kept?, report.intervals.and_then(|intervals| intervals.known_kept)))
 }
 
-/// The shares that thresholds were to keep, against the shares that they keep.
+/// The shares that thresholds should keep, against the shares that they keep.
 fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     if subject.is_chosen_from_test() {
         return Err("Thresholds are chosen on the test images: there are no others to check them on.");
@@ -541,8 +541,8 @@ fn matrix(
     }
 }
 
-/// The class of a number within a cell of this share: its colour turns where it is easier to read then, in
-/// the dark scheme earlier than in the light one.
+/// The CSS class of the number in a cell with this share: its colour turns if that is easier to read, in the
+/// dark scheme earlier than in the light one.
 fn turned(share: f64) -> &'static str {
     match share {
         0.86.. => " turned",
@@ -559,7 +559,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     let sets = &unknown[..unknown.len().min(MAPPED)];
     let drawn = known.len() + sets.iter().map(Vec::len).sum::<usize>();
     let all = || known.iter().chain(sets.iter().flatten());
-    // A few points far away would make all others one dot.
+    // A few distant points would collapse all others to a dot.
     let axis = |label: &str, coordinate: usize| {
         let mut values: Vec<f64> = all().map(|point| point[coordinate]).collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -570,7 +570,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     };
     let (mut x, mut y) =
         (axis("first principal component of the logits", 0), axis("second principal component", 1));
-    // One unit is as long on both axes.
+    // Both axes have the same scale.
     let height = 330.0;
     let per_unit = ((x.to - x.from) / INNER).max((y.to - y.from) / height);
     for (axis, pixels) in [(&mut x, INNER), (&mut y, height)] {
@@ -710,7 +710,7 @@ impl RunCurves {
             Event::Step { step, .. } => Some(*step),
             _ => None,
         });
-        // Steps as parts of an epoch; a log without its first event counts the steps that it has.
+        // Steps as fractions of an epoch; a log without its first event counts those it has.
         let steps = planned.or_else(|| seen.max()).unwrap_or(1).max(1) as f64;
         let mut curves = Self::default();
         for event in &run.events {
@@ -828,14 +828,14 @@ fn last(points: &[[f64; 2]]) -> Option<f64> {
     points.last().map(|point| point[1])
 }
 
-/// An axis of heights, from 0 on if none is negative.
+/// An axis of heights, starting at 0 if none is negative.
 fn from_0<'a>(label: &str, points: impl Iterator<Item = &'a [f64; 2]>) -> Axis {
     let values: Vec<f64> = points.map(|point| point[1]).collect();
     let axis = Axis::around(label, values.iter().copied());
     if values.iter().any(|&value| value < 0.0) { axis } else { Axis { from: 0.0, ..axis } }
 }
 
-/// A line, with dots if it has few points: a single one could not be seen.
+/// A line, with dots if it has few points: a single one would be invisible.
 fn line(points: &[[f64; 2]], series: usize) -> Vec<Mark> {
     let mut marks = vec![Mark::Line { points: points.to_vec(), series }];
     if points.len() < DOTTED {

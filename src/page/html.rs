@@ -1,7 +1,6 @@
-//! The page: one HTML file without scripts, whose images and styles are in it.
+//! The page: one HTML file without scripts, with inline images and styles.
 //!
-//! `maud` makes it: its templates are checked when they are compiled, and everything that is put into them is
-//! escaped.
+//! `maud` renders it: templates are checked at compile time, and everything that is inserted is escaped.
 
 use std::{fs, path::Path};
 
@@ -105,7 +104,7 @@ impl Page {
         atomic::write(path, self.html().as_bytes())
     }
 
-    /// Writes all plots to a folder, which is created, each as SVG and as PNG. Returns how many there are.
+    /// Writes each plot as SVG and PNG to a folder, which is created. Returns the number of plots.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -119,7 +118,7 @@ impl Page {
         Ok(plots.len())
     }
 
-    /// What comes first: the verdict, and with several results their comparison.
+    /// The first part: the verdict and, with several results, their comparison.
     fn summary(&self) -> Markup {
         let sections = &self.sections;
         html! {
@@ -251,7 +250,7 @@ fn sentence(text: &str) -> Markup {
 
 fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
     let Thumbnail { kind, bytes, width, height } = thumbnail;
-    // Small images are enlarged by whole pixels.
+    // Small images are enlarged by an integer factor.
     let scale = (THUMBNAIL as u32 / width.max(height)).max(1);
     html! {
         img src={ "data:image/" (kind) ";base64," (STANDARD.encode(bytes)) } width=(width * scale) height=(height * scale)
@@ -374,7 +373,7 @@ fn overall(report: &Report) -> Option<&Row> {
     report.rows.iter().find(|row| row.name == MEAN).or(report.rows.first())
 }
 
-/// What a metric measures, and that smaller is better where it is.
+/// What a metric measures, and a note if smaller is better.
 fn note(metric: Metric) -> String {
     let smaller = if metric.is_smaller_better() { "; smaller is better" } else { "" };
     format!("{}{smaller}", metric.description())
@@ -448,7 +447,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
     let all = rows.len();
     let share = |count: usize, of: usize| count as f64 / of.max(1) as f64;
     if all > CLASSES {
-        // The weakest come first where not all are shown.
+        // If not all are shown, the weakest come first.
         rows.sort_by(|(_, a), (_, b)| {
             let quality = |of: &super::content::OfClass| {
                 // Nothing is known of a class without images.
@@ -494,7 +493,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
     }
 }
 
-/// For each unknown set the classes that its accepted images are taken for.
+/// For each unknown set, the classes predicted for its accepted images.
 fn set_table(subject: &Subject) -> Markup {
     let judged = || subject.unknown.iter().filter(|set| set.predicted.len() == set.scores.len());
     let (rows, all): (Vec<_>, usize) = (judged().take(ROWS).collect(), judged().count());
@@ -626,7 +625,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
     }
 }
 
-/// The record of a training without folders of the machine that it ran on: files of older versions have them.
+/// The record of a training without the folders of its machine, which files of older versions contain.
 fn shareable_training(training: &Training) -> Option<Training> {
     let record = serde_json::to_value(training).ok()?;
     serde_json::from_value(shareable(record)).ok()
@@ -718,7 +717,7 @@ mod tests {
     const ATTRIBUTES: &str = "alt aria-label aria-labelledby charset class content cx cy d fill-opacity height href id lang name r \
                               role scope src tabindex text-anchor title transform viewBox width x xmlns y";
 
-    /// A set of `count` images with scores from `least` on.
+    /// A set of `count` images with scores from `least` up.
     fn scored(name: &str, count: usize, classes: i64, least: f64) -> Scored {
         let score = |index: usize| least + (index * 7919 % 1000) as f64 / 250.0;
         let class = |index: usize| if classes == 0 { -1 } else { index as i64 % classes };
@@ -743,7 +742,7 @@ mod tests {
         Page::new(subjects, Vec::new(), Some(Bootstrap { resamples: 20, seed: 0 }))
     }
 
-    /// The page, which must be of the tags and attributes of the templates alone.
+    /// The page, which may have only tags and attributes of the templates.
     fn html(page: &Page) -> String {
         let text = page.html();
         let Found { tags, attributes, errors } = parsed(&text);

@@ -1,4 +1,4 @@
-//! A page to look at: results as HTML, and their plots as SVG and PNG.
+//! A page of results as HTML, and their plots as SVG and PNG.
 
 mod content;
 mod figures;

@@ -1,4 +1,4 @@
-//! Names of classes, sets and files as they are shown. They come from anyone.
+//! Names of classes, sets and files as displayed. They are untrusted.
 
 use std::borrow::Cow;
 
@@ -6,11 +6,11 @@ use maud::{Markup, html};
 
 /// The maximum number of characters of a name in running text and tables.
 pub(super) const MAX_NAME: usize = 60;
-/// The maximum number of characters of a name that is shown in full beside a shortened one.
+/// The maximum number of characters of a name that is shown in full next to a shortened one.
 pub(super) const MAX_IN_FULL: usize = 10_000;
 
-/// The name with a visible form of every character that could not be seen, or that would move others: control
-/// characters, marks of direction, spaces without width, tags. The joiners of emoji and scripts stay.
+/// The name with escapes for characters that would be invisible or move others: control characters,
+/// direction marks, zero-width spaces, tags. The joiners of emoji and scripts stay.
 pub(super) fn visible(name: &str) -> Cow<'_, str> {
     let is_odd = |c: char| {
         c.is_control()
@@ -28,7 +28,7 @@ pub(super) fn visible(name: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The text, shortened to `most` characters by an ellipsis in the middle.
+/// The text, shortened to `most` characters with an ellipsis in the middle.
 pub(super) fn elided(text: &str, most: usize) -> String {
     let text = visible(text);
     let count = text.chars().count();
@@ -41,7 +41,7 @@ pub(super) fn elided(text: &str, most: usize) -> String {
     format!("{head}…{tail}")
 }
 
-/// A text that does not change the direction of what stands around it, for SVG and plain text, which have no
+/// A text that does not change the direction of its surroundings, for SVG and plain text, which have no
 /// `bdi`.
 pub(super) fn isolated(text: &str) -> String {
     // The scripts before Hebrew are written from left to right.
@@ -49,8 +49,8 @@ pub(super) fn isolated(text: &str) -> String {
     if is_plain { text.to_owned() } else { format!("\u{2068}{text}\u{2069}") }
 }
 
-/// A name within a page: visible, shortened, and apart from the direction of its surroundings. A name that is
-/// shortened is the title in full.
+/// A name within a page: visible, shortened, and isolated from the direction of its surroundings. If it is
+/// shortened, its title is the full name.
 pub(super) fn name(text: &str) -> Markup {
     let shown = elided(text, MAX_NAME);
     let is_shortened = shown.chars().count() < visible(text).chars().count();

@@ -4,7 +4,7 @@ use ndarray::{Array1, Array2, ArrayView2, Axis};
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 use rand_distr::{Distribution, StandardNormal};
 
-/// The number of directions that are followed to find two. Up to this width the result is exact.
+/// The number of directions tracked to find two. Up to this width, the result is exact.
 const FOLLOWED: usize = 16;
 /// The number of iterations.
 const ITERATIONS: usize = 60;
@@ -30,7 +30,7 @@ impl Plane {
         if followed == 0 {
             return None;
         }
-        // Subspace iteration (Rutishauser, 1969), and Rayleigh and Ritz's step within the subspace.
+        // Subspace iteration (Rutishauser, 1969), and a Rayleigh-Ritz step within the subspace.
         let mut random = ChaCha8Rng::seed_from_u64(0);
         let mut basis =
             Array2::from_shape_simple_fn((width, followed), || StandardNormal.sample(&mut random));
@@ -66,8 +66,8 @@ impl Plane {
     }
 }
 
-/// Makes columns orthonormal by Gram and Schmidt's method, twice for accuracy. A column that depends on those
-/// before becomes 0.
+/// Makes columns orthonormal by the Gram-Schmidt process, twice for accuracy. A column that depends on
+/// earlier ones becomes 0.
 fn orthonormalise(columns: &mut Array2<f64>) {
     for index in 0..columns.ncols() {
         let (before, mut rest) = columns.view_mut().split_at(Axis(1), index);
@@ -84,7 +84,7 @@ fn orthonormalise(columns: &mut Array2<f64>) {
     }
 }
 
-/// The eigenvalues and, as columns, the eigenvectors of a symmetric matrix, by Jacobi's rotations.
+/// The eigenvalues and, as columns, the eigenvectors of a symmetric matrix, by Jacobi rotations.
 fn eigen(mut matrix: Array2<f64>) -> (Vec<f64>, Array2<f64>) {
     let size = matrix.nrows();
     let mut vectors = Array2::eye(size);

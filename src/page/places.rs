@@ -27,9 +27,9 @@ const AS_KNOWN: [f32; 3] = [0.97, 0.0, 0.0];
 const UNKNOWN: [f32; 3] = [0.48, 0.155, 0.09];
 
 impl Places {
-    /// A picture: the photograph, beside it the same in grey under the colours of its places, and the scale
+    /// A picture: the photograph, next to it the same in grey under the colours of its places, and the scale
     /// below. The colours go from near white, where every held-out known image scores higher, to red, where
-    /// none does. What the input of the network leaves out is dimmed.
+    /// none does. What the network does not see is dimmed.
     #[must_use]
     pub fn picture(&self, photograph: &RgbImage, input: &Input) -> RgbImage {
         let shown = shown(photograph);
@@ -77,7 +77,7 @@ impl Places {
         })
     }
 
-    /// The scale, with a mark at the image as a whole.
+    /// The scale, with a mark for the image as a whole.
     fn legend(&self) -> RgbImage {
         let (left, length) = (70, 220);
         let steps: String = (0..length)
@@ -102,7 +102,7 @@ impl Places {
     }
 }
 
-/// The photograph in the size of the picture.
+/// The photograph at the size of the picture.
 fn shown(photograph: &RgbImage) -> RgbImage {
     let longer = photograph.width().max(photograph.height()).max(1);
     let to = longer.clamp(SIDES[0], SIDES[1]);
@@ -112,7 +112,7 @@ fn shown(photograph: &RgbImage) -> RgbImage {
     image::of_planes(&image::region(photograph, whole, (height, width), Filter::Bilinear), height, width)
 }
 
-/// The value at a place given as shares of height and width, between those of the nearest centres.
+/// The value at a place, given as shares of height and width, interpolated between the nearest centres.
 fn interpolated(values: &Array2<f32>, at: [f64; 2]) -> f32 {
     let [(top, bottom, down), (left, right, across)] = [(at[0], values.nrows()), (at[1], values.ncols())]
         .map(|(share, count)| {
@@ -163,7 +163,7 @@ mod tests {
         let ([red, green, blue], last) = (colours[0], colours[20]);
         assert!(red.min(green).min(blue) > 240.0 && (red - blue).abs() < 1.0, "{colours:?}");
         assert!(last[0] > 150.0 && last[1] < 40.0 && last[2] < 60.0, "{last:?}");
-        // As whole channels: a power computed while compiling differs from one computed here in its last
+        // As whole channels: a power computed at compile time differs from one at run time in its last
         // digits.
         assert_eq!(ramp(1.5).map(|channel| channel as u8), last.map(|channel| channel as u8));
     }
@@ -205,7 +205,7 @@ mod tests {
         assert!(pale(at(&cropped, 220)) && red(at(&cropped, 580)));
         // An image that is padded is seen as a whole.
         assert!(pale(at(&of(Fit::Pad), 10)) && red(at(&of(Fit::Pad), 790)));
-        // A small image is enlarged, so that the scale fits below.
+        // A small image is enlarged so that the scale fits below.
         let small = places.picture(&RgbImage::new(8, 4), &Input::of_size(8, 8));
         assert_eq!(small.width(), 2 * 384 + GAP);
         assert_eq!(places.picture(&RgbImage::new(0, 5), &Input::of_size(8, 8)).width(), 768);

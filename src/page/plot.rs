@@ -1,10 +1,9 @@
 //! Plots as SVG: axes, marks in the coordinates of the data, and a legend with the dash or the shape of each
 //! series.
 //!
-//! They are made by the same escaping templates as the page. The crates that draw plots write colours into
-//! their SVG; here marks have classes, so that one style sheet gives a page its light, dark and printed
-//! colours, and another one gives a file of its own fixed ones. A series is told by its dash and its shape,
-//! not by its colour alone.
+//! They use the same escaping templates as the page. Plotting crates write colours into their SVG; here marks
+//! have classes, so one style sheet gives a page its light, dark and printed colours, and another gives a
+//! standalone file fixed ones. Series differ in dash and shape, not in colour alone.
 
 use std::fmt::Write;
 
@@ -28,10 +27,10 @@ const RULE_HEAD: f64 = 15.0;
 const BOTTOM: f64 = 40.0;
 /// The height of a line of the legend.
 const LEGEND: f64 = 18.0;
-/// The maximum number of entries of a legend that stand below each other; more stand in two columns.
+/// The maximum number of legend entries in one column; more are set in two.
 const ONE_COLUMN: usize = 4;
 
-/// The colours of both schemes by name: Okabe and Ito's, which colour-blind people tell apart, darker and
+/// The colours of both schemes by name: Okabe and Ito's, safe for colour-blind people, darker and
 /// lighter for contrast.
 const COLOURS: [(&str, &str, &str); 11] = [
     ("--paper", "#ffffff", "#16191d"),
@@ -51,7 +50,7 @@ const COLOURS: [(&str, &str, &str); 11] = [
 const DASHES: [&str; SERIES] =
     ["none", "7 3", "2 2.5", "9 3 2 3", "5 2 2 2 2 2", "12 4", "4 4", "1 3", "10 2 1 2 1 2", "6 6"];
 
-/// What a quantity of an axis is.
+/// The unit of an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Unit {
     /// A share from 0 to 1, written in per cent.
@@ -70,25 +69,24 @@ pub(super) struct Axis {
     pub unit: Unit,
 }
 
-/// What is drawn, in the coordinates of the data. Points that are not finite interrupt a line.
+/// What is drawn, in data coordinates. Non-finite points interrupt a line.
 #[derive(Debug, Clone)]
 pub(super) enum Mark {
-    /// A line; it is thinned as far as that cannot be seen.
+    /// A line, thinned as far as that is invisible.
     Line { points: Vec<[f64; 2]>, series: usize },
     /// The area between the lower and the upper ends at ascending places.
     Band { ends: Vec<(f64, f64, f64)>, series: usize },
-    /// Bars that touch each other, from 0 up: the left end of each with its height, and the right end of the
-    /// last.
+    /// Adjacent bars from 0 up: the left end of each with its height, and the right end of the last.
     Bars { heights: Vec<[f64; 2]>, end: f64, series: usize },
     /// Separate points.
     Dots { points: Vec<[f64; 2]>, series: usize },
-    /// A straight line to compare with.
+    /// A straight reference line.
     Guide { from: [f64; 2], to: [f64; 2] },
     /// An interval of y at one x, with its value.
     Whisker { x: f64, low: f64, y: f64, high: f64 },
     /// A vertical line across the plot, with a label.
     Rule { x: f64, label: String },
-    /// Text beside a point.
+    /// Text next to a point.
     Label { at: [f64; 2], text: String },
 }
 
@@ -118,7 +116,7 @@ impl Axis {
         Self { label: label.into(), from: 0.0, to: 1.0, unit: Unit::Share }
     }
 
-    /// An axis that spans the finite ones of some values, and a little more.
+    /// An axis that spans the finite values, and a little more.
     pub fn around(label: impl Into<String>, values: impl Iterator<Item = f64>) -> Self {
         let [mut from, mut to] = [f64::INFINITY, f64::NEG_INFINITY];
         // The margin and the difference of the ends are finite.
@@ -155,7 +153,7 @@ impl Axis {
             [1.0, 2.0, 2.5, 5.0, 10.0].map(|step| step * power).into_iter().find(|&step| step >= rough * 0.99)
         };
         let Some(step) = step.filter(|step| step.is_normal()) else { return Vec::new() };
-        // Digits behind the point: those of the step.
+        // Decimal places: those of the step.
         let decimals = (0..12).find(|&digits| {
             let scaled = step * 10_f64.powi(digits);
             (scaled - scaled.round()).abs() < 1e-6 * scaled
@@ -177,7 +175,7 @@ impl Axis {
 }
 
 impl Plot {
-    /// The plot as an element of a page. `id` is one that no other element has.
+    /// The plot as an element of a page. `id` is unique to it.
     pub fn svg(&self, id: &str, description: &str) -> Markup {
         let (right, top) = (WIDTH - RIGHT, self.top());
         let bottom = top + self.height;
@@ -201,7 +199,7 @@ impl Plot {
                 text.axis x=(coordinate((LEFT + right) / 2.0)) y=(coordinate(bottom + 32.0)) text-anchor="middle" {
                     (self.x.label)
                 }
-                // Above the axis, where it is read without turning the head.
+                // Above the axis, to be read without turning the head.
                 text.axis x="4" y="13" { (self.y.label) }
                 @for mark in &self.marks { (self.mark(mark)) }
                 (self.labels())
@@ -221,7 +219,7 @@ impl Plot {
         if has_rule { HEAD + RULE_HEAD } else { HEAD }
     }
 
-    /// The labels of points: each where it hides the fewest others.
+    /// The labels of points, each where it hides the least.
     fn labels(&self) -> Markup {
         let labels: Vec<([f64; 2], String)> = self
             .marks
@@ -387,7 +385,7 @@ fn polyline(points: &[[f64; 2]]) -> String {
 fn shape(series: usize, [x, y]: [f64; 2]) -> String {
     let at = format!("M{} {}", coordinate(x), coordinate(y));
     match series % 5 {
-        // A dot: a line without length has round ends.
+        // A dot: a zero-length line with round ends.
         0 => format!("{at}h0"),
         1 => format!("{at}m-2-2l4 4m0-4l-4 4"),
         2 => format!("{at}m-2.5 0h5m-2.5-2.5v5"),
@@ -396,14 +394,13 @@ fn shape(series: usize, [x, y]: [f64; 2]) -> String {
     }
 }
 
-/// The widest strip of which a thinned line keeps four points.
+/// The width of a strip of which a thinned line keeps four points.
 const STRIP: f64 = 0.5;
 /// How far a point that is left out may lie from the line.
 const OFF: f64 = 0.02;
 
-/// A line in user units with fewer points and the same look: in each strip of half a pixel the first, lowest,
-/// highest and last point remain (M4: Jugel et al., VLDB 2014), and of these only the ones that bend the
-/// line.
+/// A line in user units with fewer points and the same look: each half-pixel strip keeps its first, lowest,
+/// highest and last point (M4: Jugel et al., VLDB 2014), and of these only the ones that bend the line.
 fn thinned(points: &[[f64; 2]]) -> Vec<[f64; 2]> {
     let mut kept: Vec<[f64; 2]> = Vec::new();
     let strip = |point: &[f64; 2]| (point[0] / STRIP).floor();
@@ -461,7 +458,7 @@ pub(super) fn page_style() -> String {
     )
 }
 
-/// A plot as a file of its own, in light colours on white.
+/// A plot as a standalone file, in light colours on white.
 pub(super) fn standalone(svg: Markup) -> String {
     let mut style = rules();
     for (name, light, _) in COLOURS {

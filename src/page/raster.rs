@@ -9,13 +9,13 @@ use resvg::{
 
 use super::html::PlotFile;
 
-/// The only font, so that a plot is the same on every machine.
+/// The only font, so a plot is the same on every machine.
 const FONT: &[u8] = include_bytes!("font/DejaVuSans.ttf");
-/// The pixels of a user unit.
+/// Pixels per user unit.
 const SCALE: f32 = 2.0;
 
 impl PlotFile {
-    /// The plot as PNG, two pixels for each user unit. Characters outside of Latin-1 are drawn as boxes.
+    /// The plot as PNG, two pixels per user unit. Characters outside Latin-1 are drawn as boxes.
     #[must_use]
     pub fn png(&self) -> Vec<u8> {
         let mut fonts = Database::new();

@@ -1,4 +1,4 @@
-//! The result in words: the verdict, and what to be careful about.
+//! The result in words: the verdict and the cautions.
 
 use super::{
     content::{Scored, Subject},
@@ -154,7 +154,7 @@ impl Subject {
         sentence + "."
     }
 
-    /// What to be careful about, each in a sentence or two.
+    /// The cautions, each in a sentence or two.
     #[must_use]
     pub fn cautions(&self) -> Vec<String> {
         let mut cautions = Vec::new();
@@ -213,7 +213,7 @@ impl Subject {
         cautions.extend(not_counted(report.skipped).map(|sentence| sentence + "."));
         if let (Some(kept), Some(keep)) = (report.known_kept, self.keep) {
             let interval = report.intervals.and_then(|intervals| intervals.known_kept);
-            // Fewer are kept where the images that chose the threshold happened to score low.
+            // Fewer are kept if the images used to choose the threshold happened to score low.
             let of_draw = self.chosen().filter(|threshold| threshold.keep == Some(keep));
             let least = of_draw.and_then(|threshold| threshold.kept_at_least).unwrap_or(keep);
             if interval.map_or(kept, |interval| interval.high) < least {
@@ -324,7 +324,7 @@ mod tests {
         caution(&[1.0; 3], &[1.0; 3], "All scores are equal");
         caution(&[1.0, 2.0], &[0.0], "only 2 known images");
         caution(&[1.0, 2.0], &[0.0], "The AUROC for x is 0.0 %");
-        // 48 % is no sign of reversed scores where other images might have had 50 %.
+        // 48 % is no sign of reversed scores if other images might have had 50 %.
         let scores: Vec<f64> = (0..100).map(f64::from).collect();
         let mut at_chance = subject(&scores, &[("x", &scores[..96])], None);
         let reversed =

@@ -93,16 +93,16 @@ pub struct Row {
 
 impl Row {
     /// Whether the unknown images score lower than the known ones, as if larger meant less likely unknown:
-    /// the AUROC is below 50 %, with its interval where there is one.
+    /// the AUROC is below 50 %, with its interval if there is one.
     #[must_use]
     pub fn is_reversed(&self) -> bool {
         self.intervals.map_or(self.metrics.auroc, |intervals| intervals.metrics.auroc.high) < 0.5
     }
 }
 
-/// 95 % intervals of a row: DeLong's for the AUROC, of few images at least Newcombe's; Wilson's for shares at
-/// a fixed threshold, such as the detection accuracy's; at least that and the bootstrap's for both FPR
-/// metrics; the bootstrap's for the rest. Those of few images are wider.
+/// 95 % intervals of a row: DeLong's for the AUROC, with few images at least Newcombe's; Wilson's for shares
+/// at a fixed threshold, such as the detection accuracy's; at least Wilson's and the bootstrap's for both
+/// FPR metrics; the bootstrap's for the rest. Few images widen them.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowIntervals {
     /// The interval of [`Row::unknown_caught`].
@@ -125,11 +125,11 @@ struct Member<'a> {
 struct Drawn {
     /// The middle 95 %.
     middle: Interval,
-    /// The same; of few images, whose percentiles are too close to each other, wider.
+    /// The same, but wider for few images, whose percentiles are too close together.
     wide: Interval,
 }
 
-/// What was measured of an unknown set.
+/// The measurements of an unknown set.
 struct Measured {
     metrics: Metrics,
     balance: Balance,
@@ -227,7 +227,7 @@ impl Report {
             let of_rows = members.iter().map(|member| member.mean(|set| metrics[set]));
             of_rows.flat_map(|metrics| metrics.named().map(|(_, value)| value)).collect()
         };
-        // The draws come in the order of the numbers, that of `Metric::ALL` in each row.
+        // The draws are in the order of the numbers: row by row, in that of `Metric::ALL`.
         let mut draws = bootstrap.draws(known.len(), &counts, measure);
         let of_few: &Vec<FprOfFew> = &sets.iter().map(|set| FprOfFew::new(known, set)).collect();
         for (row, member) in self.rows.iter_mut().zip(members) {
@@ -260,7 +260,7 @@ impl Report {
                 })
             };
             let at_caught = Interval::of_sum(at_quantile(|metrics| metrics.fpr95_tpr, |few| few.fpr95_tpr));
-            // All sets have the same known images: their errors do not cancel out.
+            // All sets share the known images, so their errors do not cancel out.
             let at_kept = Interval::of_ends(at_quantile(
                 |metrics| metrics.fpr_at_95_known_kept,
                 |few| few.fpr_at_95_known_kept,

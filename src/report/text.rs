@@ -55,7 +55,7 @@ impl fmt::Display for Report {
             ["unknown set", "images"].into_iter().chain(Metric::ALL.map(Metric::title)).chain(["caught"]);
         let mut lines: Vec<Vec<String>> = vec![heads.map(str::to_owned).collect()];
         for Row { name, unknown, unknown_caught, metrics, intervals } in &self.rows {
-            // Names are those of a file.
+            // Names come from files.
             lines.push(line([on_one_line(name), unknown.to_string()], *metrics, *unknown_caught, percent));
             if let Some(RowIntervals { unknown_caught, metrics }) = intervals {
                 let first = ["  95 % interval".to_owned(), String::new()];

@@ -1,7 +1,7 @@
 //! Checkpoints: a trained network with everything that export needs, in one file.
 //!
-//! The file is a safetensors file. The network's tensors keep their own names, so that a checkpoint can be a
-//! backbone. Everything else has names that begin with `cac/`, which no layer may use.
+//! The file is a safetensors file. The network's tensors keep their own names, so a checkpoint can serve as
+//! a backbone. Everything else has names that begin with `cac/`, which no layer may use.
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ pub struct Checkpoint {
     pub held_out: HeldOut,
     /// Features, from which an export fits scores and chooses one; `None` before the end of a training.
     pub features: Option<Features>,
-    /// The same of mirror images; `None` if the training mirrored none, or for an import.
+    /// The same for mirror images; `None` if the training mirrored none, or for an import.
     pub mirrored: Option<Mirrored>,
     /// Logits of the test after training; `None` without a test.
     pub test: Option<TestLogits>,
@@ -44,12 +44,12 @@ pub struct Checkpoint {
 pub struct HeldOut {
     /// Of the images that choose the epoch and the score.
     pub choosing: Array2<f32>,
-    /// Of the images from which the threshold is chosen. They had no say in anything else, so that the
-    /// threshold keeps its [promise](crate::method::threshold).
+    /// Of the images from which the threshold is chosen. They influenced nothing else, so the threshold
+    /// keeps its [promise](crate::method::threshold).
     pub calibrating: Array2<f32>,
 }
 
-/// Features `[M, F]` of some images: what the last layer reads.
+/// Features `[M, F]` of some images: the last layer's input.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Features {
     /// Of training images.
@@ -62,7 +62,7 @@ pub struct Features {
     pub calibrating: Array2<f32>,
     /// Name and features of images that stand for unknown ones.
     pub stand_ins: Vec<(String, Array2<f32>)>,
-    /// Of the test images; `None` without a test, or where they would be too large.
+    /// Of the test images; `None` without a test, or if they would be too large.
     pub test: Option<TestFeatures>,
 }
 
@@ -76,7 +76,7 @@ pub struct TestFeatures {
 }
 
 impl TestFeatures {
-    /// The features of each set: those of the known images come first.
+    /// The features of each set, those of the known images first.
     pub fn sets(&self) -> impl Iterator<Item = &Array2<f32>> {
         [&self.known].into_iter().chain(&self.unknown)
     }
@@ -134,7 +134,7 @@ impl Features {
     }
 }
 
-/// The most training images whose features scores are fitted to; at least one of each class.
+/// The most training images to whose features scores are fitted; at least one of each class.
 pub const EXAMPLES: usize = 5000;
 
 /// Description of a trained network: everything but its tensors.
@@ -150,10 +150,10 @@ pub struct Facts {
     pub loss: Loss,
     /// How the anchors were obtained.
     pub anchors: AnchorKind,
-    /// Whether the features are the means of those of an image and of its mirror image.
+    /// Whether the features are averaged over an image and its mirror image.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub averages_views: bool,
-    /// The score of logits for tests in training; it depends on the loss and the outliers.
+    /// The logit score for tests in training; it depends on the loss and the outliers.
     pub score: LogitScore,
     /// Name of the weights file, if the network was imported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -230,7 +230,7 @@ impl CheckpointKind {
 const ANCHORS: &str = "cac/anchors";
 const CHOOSING: &str = "cac/held-out/choosing";
 const CALIBRATING: &str = "cac/held-out/calibrating";
-/// Of runs whose held-out images all chose the epoch.
+/// From runs whose held-out images all chose the epoch.
 const HELD_OUT_BEFORE: &str = "cac/held-out";
 /// Prefixes of the features of images and of their mirror images, and what follows them.
 const FEATURES: &str = "cac/features/";
@@ -375,8 +375,8 @@ impl Checkpoint {
         Ok(LastLayer { weight, bias: self.network.values(bias, &[shape[0]])?.to_vec() })
     }
 
-    /// The checkpoint of a network whose features are the means of those of an image and of its mirror image.
-    /// Without features of the test images it has no test.
+    /// The checkpoint of a network whose features are averaged over an image and its mirror image. Without
+    /// features of the test images it has no test.
     ///
     /// # Errors
     /// [`Error::Setting`] if there are no features of mirror images, or none from which a threshold could be
@@ -495,8 +495,8 @@ impl Weights {
         }
     }
 
-    /// The matrices with `columns` columns whose names begin with `prefix` and have a number and a name of
-    /// their own, in the order of the numbers: tensors are sorted by name.
+    /// The matrices with `columns` columns whose names are `prefix`, a number and a name of their own, in
+    /// the order of the numbers: tensors are sorted by name.
     fn listed(&self, prefix: &str, columns: usize) -> Result<Vec<(String, Array2<f32>)>> {
         let named =
             self.names().filter_map(|name| Some((name, name.strip_prefix(prefix)?.split_once('/')?.1)));

@@ -27,25 +27,25 @@ pub enum Event {
         /// The rejection score of the tests; `None` in logs of earlier versions.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         score: Option<LogitScore>,
-        /// Files in the folders of all sets that are left out: not images by their extension, or of no class.
+        /// Left-out files in the folders of all sets: not images by their extension, or of no class.
         #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
         left_out: LeftOut,
         /// Images of all sets that cannot be read and are left out.
         #[serde(default, skip_serializing_if = "is_zero")]
         skipped: usize,
-        /// Whether the backbone had learned from held-out images, as far as its file tells: then a threshold
+        /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold
         /// chosen from them makes no promise.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         held_out_seen: bool,
     },
-    /// Images are read for the first time, and checked; only where that takes long.
+    /// Images are being read for the first time and checked; only if that takes long.
     Reading {
         /// Images read.
         done: usize,
         /// All images, of training and tests.
         images: usize,
     },
-    /// Features of frozen layers are computed.
+    /// Features of frozen layers are being computed.
     Features {
         /// Images evaluated, each view counted.
         done: usize,
@@ -74,12 +74,12 @@ pub enum Event {
         #[serde(deserialize_with = "number")]
         images_per_second: f64,
     },
-    /// An epoch is trained and its test starts.
+    /// An epoch has been trained and its test starts.
     Testing {
         /// The epoch, from 1.
         epoch: usize,
     },
-    /// An epoch is tested and its weights are saved.
+    /// An epoch has been tested and its weights saved.
     Epoch {
         /// The epoch, from 1.
         epoch: usize,
@@ -93,7 +93,7 @@ pub enum Event {
         /// The metrics, without intervals.
         report: Report,
     },
-    /// The features of the best epoch are computed, from which an export chooses a score.
+    /// The features of the best epoch are being computed; an export chooses a score from them.
     Finishing {
         /// Images evaluated.
         done: usize,
@@ -112,7 +112,7 @@ fn as_text<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path_text(path))
 }
 
-/// A number, which JSON writes as null where it is infinite or NaN.
+/// A number, which JSON writes as null if it is infinite or NaN.
 fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }

@@ -129,14 +129,14 @@ impl RunFolder {
         self.0.join("events.out.tfevents.0.toolkit")
     }
 
-    /// Path of the features of frozen layers, by the checksum of what they follow from.
+    /// Path of the features of frozen layers, by the checksum of what they depend on.
     #[cfg(feature = "train")]
     pub(crate) fn features(&self, checksum: &str) -> PathBuf {
         let [start, end] = FEATURES;
         self.0.join(format!("{start}{}{end}", &checksum[..FEATURES_DIGITS]))
     }
 
-    /// The files of the same name as one of this folder, in the folders beside it.
+    /// The files with the same name as one of this folder, in its sibling folders.
     #[cfg(feature = "train")]
     pub(crate) fn beside(&self, file: &Path) -> Vec<PathBuf> {
         let runs = self.0.parent().filter(|runs| !runs.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -159,13 +159,13 @@ impl RunFolder {
     /// [`Error::Io`] if the folder cannot be read.
     pub fn states(&self) -> Result<Vec<PathBuf>> {
         let mut states = self.named(|name| place_of(name).is_some())?;
-        // Numbers may have more digits than their names have room for.
+        // Numbers may have more digits than names are padded to.
         states.sort_by_key(|path| path.file_name().and_then(|name| place_of(name.to_str()?)));
         Ok(states)
     }
 
-    /// Paths of all files that a run writes: states and features that are there, and the others whether they
-    /// are or not.
+    /// Paths of all files that a run writes: states and features that exist, and the others whether or not
+    /// they exist.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.settings(), self.resolved(), self.log(), self.tensorboard()];
@@ -176,7 +176,7 @@ impl RunFolder {
         files
     }
 
-    /// Removes all states but `count`: this one and those before it. Those after it are of a run that could not
+    /// Removes all states but `count`: this one and those before it. Later ones are of a run that could not
     /// be resumed from them.
     ///
     /// # Errors

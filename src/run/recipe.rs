@@ -13,7 +13,7 @@ use crate::{
     method::Variant,
 };
 
-/// A training recipe. `benches/recipes.py` measured the choice of the defaults.
+/// A training recipe. The defaults were chosen with `benches/recipes.py`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// Passes over the training images, at least 1.
@@ -28,7 +28,7 @@ pub struct Recipe {
     /// the features of each image once.
     pub freeze: bool,
     /// The learning rate of all layers but the last, as a share of `learning_rate`; 0 to 1. With 0 their
-    /// parameters stay as they are.
+    /// parameters stay unchanged.
     pub backbone_rate: f64,
     /// The statistics of batch normalisation in training.
     pub batch_norm: BatchNorm,
@@ -41,8 +41,7 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// The augmentation of training images.
     pub augment: Augment,
-    /// Whether the augmentation mirrors half of the images. The mirror image of a digit or of a text is of no
-    /// class.
+    /// Whether the augmentation mirrors half of the images. A mirrored digit or text belongs to no class.
     #[serde(default = "yes")]
     pub mirror: bool,
     /// Probability that an image of a step, known or an outlier, is mixed with fractals after its augmentation
@@ -101,16 +100,16 @@ impl Default for Recipe {
     }
 }
 
-/// Recipes of former runs do not say that they mirror images.
+/// Recipes of earlier runs do not say that they mirror images.
 fn yes() -> bool {
     true
 }
 
-/// The number of training images up to which [`Recipe::of_last_layer`] is taken for photographs. On 120, 300
+/// The number of training images up to which [`Recipe::of_last_layer`] is used for photographs. On 120, 300
 /// and 900 photographs of clothes the network is as good or better; on 2,359 it is worse.
 pub const FEW_IMAGES: usize = 1000;
 
-/// The momentum where the schedule does not set it.
+/// The momentum if the schedule does not set it.
 const MOMENTUM: f64 = 0.9;
 
 impl Recipe {
@@ -144,7 +143,7 @@ impl Recipe {
         }
     }
 
-    /// The recipe that trains all layers of a backbone that has learned photographs.
+    /// The recipe that trains all layers of a backbone trained on photographs.
     #[must_use]
     pub fn fine_tuning() -> Self {
         Self {
@@ -204,9 +203,9 @@ pub enum Optimizer {
     Adam,
     /// Stochastic gradient descent with Nesterov momentum, 0.9 unless the schedule sets it.
     Sgd,
-    /// As [`Sgd`](Self::Sgd), but the steps of convolutions other than depthwise ones, as matrices with a row
-    /// for each output, are made orthogonal: their singular values become about a fifth of the learning rate,
-    /// or ten times the smaller rate of [`Variant::PytorchOod`], and more if there are more rows than columns
+    /// Like [`Sgd`](Self::Sgd), but the steps of all but depthwise convolutions, as matrices with a row per
+    /// output, are orthogonalised: their singular values become about a fifth of the learning rate, or ten
+    /// times the smaller rate of [`Variant::PytorchOod`], and more if there are more rows than columns
     /// (Muon; Jordan et al., 2024, <https://kellerjordan.github.io/posts/muon>).
     Muon,
 }
@@ -258,7 +257,7 @@ impl Schedule {
 pub enum Augment {
     /// No augmentation.
     None,
-    /// Random horizontal flip, as all that follow unless [`mirror`](Recipe::mirror) is off.
+    /// Random horizontal flip, as in all that follow, unless [`mirror`](Recipe::mirror) is off.
     Flip,
     /// A shift by up to an eighth of the size with black padding.
     Crop,
@@ -278,8 +277,8 @@ impl Augment {
         [Self::None, Self::Flip, Self::Crop, Self::Shift, Self::Affine, Self::ResizedCrop];
 }
 
-/// Unknown images for training; as text `none`, `scrambled`, the folder or the name of a published data set, or
-/// `scrambled,` and that.
+/// Unknown images for training; as text `none`, `scrambled`, a folder or the name of a published data set,
+/// or `scrambled,` followed by either.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Outliers {
@@ -454,7 +453,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Checks what does not go with features that are computed once.
+    /// Checks for what is incompatible with features computed once.
     fn check_frozen(&self) -> Result<()> {
         let refused = |name, value: &dyn fmt::Display, must: &str| {
             Err(Error::setting(name, value, format!("must be {must} when only the last layer is trained")))

@@ -26,10 +26,10 @@ use crate::{
 pub use places::Places;
 pub use provider::Provider;
 
-/// The preferred batch of a model that resizes, whose images may be large; on more threads it is their
+/// The preferred batch of a model that resizes, whose images may be large; with more threads, it is their
 /// number.
 const ORIGINALS: usize = 8;
-/// The most bytes of the images of a preferred batch.
+/// The maximum bytes of the images of a preferred batch.
 const BATCH_BYTES: usize = 64 << 20;
 
 /// A model that is ready to score. Threads that share it run concurrently: no lock is held while the network
@@ -68,13 +68,12 @@ pub struct Outputs {
     /// the file does not compute it. See [`method::p_value`].
     pub p_value: Option<Array1<f32>>,
     /// Whether the score is above each of the K [operating
-    /// points](crate::model::Threshold::operating_points), `[N, K]`; `None` if the file does not have them as
-    /// an output.
+    /// points](crate::model::Threshold::operating_points), `[N, K]`; `None` if the file does not output them.
     pub unknown_at: Option<Array2<bool>>,
-    /// Features `[N, F]`; `None` if the file does not have them as an output.
+    /// Features `[N, F]`; `None` if the file does not output them.
     pub features: Option<Array2<f32>>,
     /// The logits of each place, `[N, C, h, w]`, whose mean over the h x w places is the logits; `None` if
-    /// the file does not have them as an output. [`Scorer::places`] scores them.
+    /// the file does not output them. [`Scorer::places`] scores them.
     pub logit_map: Option<Array4<f32>>,
 }
 
@@ -164,7 +163,7 @@ impl Scorer {
         Ok(self)
     }
 
-    /// Replaces the threshold by the one that keeps a share (0 to below 1) of the held-out known images,
+    /// Replaces the threshold with the one that keeps a share (0 to below 1) of the held-out known images,
     /// whose scores are in the file.
     ///
     /// # Errors
@@ -197,7 +196,7 @@ impl Scorer {
     }
 
     /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it
-    /// was set by hand, or if that is not known.
+    /// was set by hand, or the share is not known.
     #[must_use]
     pub fn keep(&self) -> Option<f64> {
         self.keep
@@ -220,9 +219,9 @@ impl Scorer {
         }
     }
 
-    /// The number of operators that each of ONNX Runtime's execution providers ran: operators that one does
-    /// not support run on another. Empty before the first run of a [profiled](Self::profiled) scorer, and
-    /// with tract.
+    /// The number of operators that each of ONNX Runtime's execution providers ran: those that a provider
+    /// does not support run on another. Empty before the first run of a [profiled](Self::profiled) scorer,
+    /// and with tract.
     ///
     /// # Errors
     /// [`Error::Runtime`] if the profile cannot be read.
@@ -248,7 +247,7 @@ impl Scorer {
             Runtime::OnnxRuntime(runtime) => runtime.preferred_batch(),
         };
         let batch = batch.min(BATCH_BYTES / self.decision().input.values()).max(1);
-        // Nothing is added to fill a fixed batch.
+        // Then a fixed batch needs no padding.
         batch.next_multiple_of(self.file.batch.unwrap_or(1))
     }
 
@@ -264,8 +263,8 @@ impl Scorer {
     }
 
     /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in
-    /// the file: class, score, and the norm of the logits. A model that resizes must also decide taller, wider
-    /// and smaller golden images as it does those that [`image::pixels`] has resized. Returns the largest
+    /// the file: class, score, and the norm of the logits. A model that resizes must also decide taller,
+    /// wider and smaller golden images as if [`image::pixels`] had resized them. Returns the largest
     /// difference of a norm or score, relative above 1.
     ///
     /// # Errors
@@ -309,8 +308,7 @@ impl Scorer {
         Ok(greatest)
     }
 
-    /// The outputs for golden images of a height and width, as the model resizes them and as [`image::pixels`]
-    /// does.
+    /// The outputs for golden images of a height and width, resized by the model and by [`image::pixels`].
     fn resized_batches(&self, [height, width]: [usize; 2]) -> Result<[GoldenBatch; 2]> {
         let input = &self.decision().input;
         let original = Input { height, width, ..*input };
@@ -359,7 +357,7 @@ impl Scorer {
     }
 
     /// Scores decoded images of any size. A model that resizes gets them as they are, neighbours of the same
-    /// size together; for others they are brought to the model's size as by [`image::pixels`].
+    /// size together; for others, [`image::pixels`] resizes them to the model's size.
     ///
     /// # Errors
     /// [`Error::Runtime`] if the runtime fails.
@@ -381,7 +379,7 @@ impl Scorer {
             self.run_whole(Images::Bytes(images.permuted_axes([0, 3, 1, 2])))
         };
         let (parts, runtime): (Result<Vec<Outputs>>, _) = match &self.runtime {
-            // It runs each image on one thread.
+            // tract runs each image on one thread.
             #[cfg(feature = "tract")]
             Runtime::Tract(_) => (groups.par_iter().map(run).collect(), tract::NAME),
             #[cfg(feature = "onnxruntime")]
@@ -532,7 +530,7 @@ impl Outputs {
         }
     }
 
-    /// What is compared of them.
+    /// The values that are compared.
     fn golden_batch(&self) -> GoldenBatch {
         GoldenBatch::new(self.logits.view(), &self.score, &self.label)
     }
@@ -556,7 +554,7 @@ impl Outputs {
     /// Concatenates the outputs of consecutive parts.
     ///
     /// # Errors
-    /// [`Error::Runtime`] if features or maps of the logits differ in their shape.
+    /// [`Error::Runtime`] if features or maps of the logits differ in shape.
     fn concatenate(parts: &[Self], file: &ModelFile, runtime: &'static str) -> Result<Self> {
         fn join<D: ndarray::RemoveAxis, T: Clone>(
             parts: Vec<ndarray::ArrayView<T, D>>,
@@ -621,8 +619,8 @@ struct RawOutputs {
 }
 
 impl RawOutputs {
-    /// Checks that there is one row for each of N images, one column for each of the classes, and what the
-    /// file states of the others.
+    /// Checks that there are N rows, one per image, and one column per class, and that other outputs are as
+    /// the file states.
     fn checked(self, runtime: &'static str, n: usize, file: &ModelFile) -> Result<Outputs> {
         let classes = file.manifest.decision.classes.len();
         let failed = |reason: &str| Error::Runtime { runtime, reason: reason.to_owned() };
@@ -675,7 +673,7 @@ impl RawOutputs {
     }
 }
 
-/// Images as [`image::pixels`] brings them to the size of an input, `[N, 3, height, width]`.
+/// Images resized to an input by [`image::pixels`], `[N, 3, height, width]`.
 fn resized(images: &[RgbImage], input: &Input) -> Array4<u8> {
     let mut pixels = vec![0; images.len() * input.values()];
     let places = pixels.par_chunks_exact_mut(input.values());
@@ -687,7 +685,7 @@ fn resized(images: &[RgbImage], input: &Input) -> Array4<u8> {
 /// Compares golden batches. Returns the largest difference of a norm or score, relative above 1.
 ///
 /// # Errors
-/// The name of what differs, of norms, scores and classes, and by how much; for classes, the number of images.
+/// What differs (norms, scores or classes) and by how much; for classes, the number of images.
 fn compared(
     found: &GoldenBatch,
     expected: &GoldenBatch,

@@ -64,7 +64,7 @@ struct ModelSession {
     profile: Option<TempDir>,
 }
 
-/// A session in use. Dropping it makes the session idle again, or after a panic makes room for a new one.
+/// A session in use. Dropping it makes the session idle again or, after a panic, makes room for a new one.
 struct Lease<'a> {
     runtime: &'a OnnxRuntime,
     session: Option<ModelSession>,
@@ -126,8 +126,8 @@ impl OnnxRuntime {
         Outputs::concatenate(&outputs, file, NAME)
     }
 
-    /// Takes an idle session, creates one below the limit, or waits for the next idle one. The limit drops to
-    /// the sessions that there are if no further one can be created, for example because memory is full.
+    /// Takes an idle session, creates one below the limit, or waits for the next idle one. If no further one
+    /// can be created, for example because memory is full, the limit drops to the current count.
     fn take(&self, file: &ModelFile) -> Result<Lease<'_>> {
         let mut pool = self.pool();
         loop {
@@ -250,11 +250,11 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
     let unavailable = |reason: String| Error::Provider { provider: provider.to_string(), reason };
     let (environment, library) = environment().map_err(unavailable)?;
     let (is_built_in, dispatch) = match provider {
-        // Named, so that ONNX Runtime does not choose a device itself. With an arena, the memory of a run
+        // Explicit, so ONNX Runtime does not choose a device itself. With an arena, the memory of a run
         // belongs to its session; malloc would keep it for each thread that ran one.
         Provider::Cpu | Provider::OnnxRuntime => offer(ep::CPU::default().with_arena_allocator(true)),
         // TF32 would round to three digits, and every other provider would differ. The heuristic finds
-        // kernels in milliseconds, where a search runs them all, for each batch size.
+        // kernels in milliseconds; a search runs them all, for each batch size.
         Provider::Cuda(device) => offer(
             ep::CUDA::default()
                 .with_device_id(device as i32)
@@ -278,12 +278,12 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
         return Err(unavailable(format!("`{library}` was built without {name}")));
     }
     if provider == Provider::OpenVinoBf16 && !Device::Cpu.is_faster_in_bf16() {
-        // OpenVINO would compute in float32 without a word.
+        // OpenVINO would silently compute in float32.
         return Err(unavailable("this processor has no AVX512-BF16".to_owned()));
     }
     let builder = Session::builder(&environment)
         .map_err(|error| unavailable(error.to_string()))?
-        // A pattern allocates the memory of a run as one block, which has another size for each batch size.
+        // A pattern allocates the memory of a run as one block, whose size depends on the batch size.
         .with_memory_pattern(provider != Provider::OnnxRuntime)
         .map_err(|error| unavailable(one_line(error)))?
         .with_log_level(LogLevel::Fatal)
@@ -366,22 +366,22 @@ fn environment() -> Result<(Environment, PathBuf), String> {
     Ok(environment.insert((loaded, library)).clone())
 }
 
-/// Path of the library: the environment variable, else the file beside the program, else the bare name for
+/// Path of the library: the environment variable, else the file next to the program, else the bare name for
 /// the system's loader.
 fn library() -> PathBuf {
     if let Some(path) = std::env::var_os(LIBRARY).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
-        // The loader looks for a name without a folder elsewhere than in the current folder.
+        // For a name without a folder, the loader does not look in the current folder.
         return path.canonicalize().ok().filter(|path| path.is_file()).unwrap_or(path);
     }
     let name = format!("{}onnxruntime{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(&name)));
-    // ONNX Runtime looks for provider libraries beside its real path, not beside a symlink.
+    // ONNX Runtime looks for provider libraries next to its real path, not next to a symlink.
     let file = beside.and_then(|path| path.canonicalize().ok());
     file.filter(|path| path.is_file()).unwrap_or_else(|| name.into())
 }
 
-/// An error as one line, without the places in ONNX Runtime's source that it names first.
+/// An error as one line, without the source locations in ONNX Runtime at its start.
 fn one_line(error: impl ToString) -> String {
     let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
     let marked = line.rsplit_once("[ONNXRuntimeError] : ").map(|(_, marked)| marked);

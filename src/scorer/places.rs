@@ -20,19 +20,18 @@ pub struct Places {
     pub rule: LogitScore,
     /// The rejection scores `[h, w]`; larger = more likely unknown.
     pub score: Array2<f32>,
-    /// The [p-values](method::p_value) `[h, w]` of these scores among those of held-out known images as
-    /// wholes.
+    /// The [p-values](method::p_value) `[h, w]` of these scores among those of whole held-out known images.
     pub p_value: Array2<f32>,
     /// Indices of the nearest anchors, `[h, w]`.
     pub label: Array2<usize>,
-    /// The p-value of the image as a whole for the same score, which may be another than that of the verdict.
+    /// The p-value of the whole image for the same score, which may differ from that of the verdict.
     pub whole: f32,
     /// The number of held-out known images.
     pub known: usize,
 }
 
 impl Scorer {
-    /// Whether the model has the logits of places as an output.
+    /// Whether the model outputs the logits of places.
     ///
     /// # Errors
     /// [`Error::NoMap`] if it does not.
@@ -43,7 +42,7 @@ impl Scorer {
     /// The scores of the places of each image, from outputs of this model.
     ///
     /// # Errors
-    /// [`Error::NoMap`] if the model does not have the logits of places as an output.
+    /// [`Error::NoMap`] if the model does not output the logits of places.
     pub fn places(&self, outputs: &Outputs) -> Result<Vec<Places>> {
         let (rule, anchors) = self.place_score()?;
         let maps = outputs.logit_map.as_ref().ok_or_else(|| self.no_map())?;

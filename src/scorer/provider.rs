@@ -35,7 +35,7 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// All providers; those that take a device with device 0.
+    /// All providers; those that take a device, with device 0.
     pub const ALL: [Self; 9] = [
         Self::Cpu,
         Self::OnnxRuntime,
@@ -66,7 +66,7 @@ impl Provider {
         }
     }
 
-    /// Why scores differ from those that the export chose the threshold from, if so: without that neither the
+    /// Why scores differ from those that the export chose the threshold from, if so: then neither the
     /// threshold nor [`drift`](crate::drift) has a guarantee.
     #[must_use]
     pub fn doubt_of_held_out(self) -> Option<&'static str> {

@@ -29,7 +29,7 @@ pub(crate) const TRACT: &str = "tract 0.23.9";
 /// The number of nodes after which a part of a network may end.
 const PART: usize = 20;
 
-/// A network that is ready to run: parts, each of which takes what the one before returns.
+/// A network that is ready to run, in parts: each takes what the previous one returns.
 pub(crate) struct Plan(Vec<Arc<TypedRunnableModel>>);
 
 impl Plan {
@@ -44,7 +44,7 @@ impl Plan {
             let model = tract_onnx::onnx().model_for_proto_model(&model)?;
             parts(&model.with_input_fact(0, input.into())?.into_typed()?)
         });
-        // Half the nodes are optimised in less than half the time, and parts side by side.
+        // Half the nodes are optimised in less than half the time, and parts in parallel.
         let ready = |part: TypedModel| unpanicked(|| part.into_optimized()?.into_runnable());
         Ok(Self(parts?.into_par_iter().map(ready).collect::<Result<_, _>>()?))
     }
@@ -56,14 +56,14 @@ impl Plan {
     }
 }
 
-/// Cuts a network where one tensor carries all that follows. No cut divides nodes that tract would fuse: the
-/// tensor is read by convolutions, or more than once.
+/// Cuts a network where all that follows depends on one tensor only. No cut separates nodes that tract would
+/// fuse: the tensor is read by convolutions, or more than once.
 fn parts(model: &TypedModel) -> TractResult<Vec<TypedModel>> {
     let mut is_computed = vec![false; model.nodes().len()];
     for input in model.input_outlets()? {
         is_computed[input.node] = true;
     }
-    // The tensors that are computed already, with the number of their uses to come.
+    // The tensors computed so far, with the number of their remaining uses.
     let mut open: HashMap<OutletId, usize> = HashMap::new();
     let (mut cuts, mut size) = (Vec::new(), 0);
     for id in model.eval_order()? {
@@ -108,14 +108,14 @@ fn parts(model: &TypedModel) -> TractResult<Vec<TypedModel>> {
 /// The number of image sizes whose plans are kept.
 const SIZES_KEPT: usize = 16;
 
-/// The part of a model that resizes images. tract wants to know all shapes, so there is a plan for each size
-/// of images.
+/// The part of a model that resizes images. tract needs to know all shapes, so there is a plan for each image
+/// size.
 pub(crate) struct Resizer {
     /// The nodes up to [`RESIZED`], as a model.
     model: Vec<u8>,
     /// The number of images that a plan takes.
     batch: usize,
-    /// The plans that were used last, by height and width, the newest at the end.
+    /// The most recently used plans, by height and width, the newest at the end.
     plans: Mutex<Vec<([usize; 2], Arc<Plan>)>>,
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn cut(model: &Model, batch: usize, size: [usize; 2]) -> (Model, Mode
 }
 
 impl Resizer {
-    /// The resizing of a model, as it was [cut](cut) off.
+    /// The resizing of a model, as [cut](cut) off.
     pub(crate) fn new(model: &Model, batch: usize) -> Self {
         Self { model: model.encode_to_vec(), batch, plans: Mutex::default() }
     }
@@ -198,7 +198,7 @@ fn resizes_as_written(_: &Model, _: &Input) -> bool {
 pub(super) struct Tract {
     /// Before the network, in a model that resizes.
     resizing: Option<Resizing>,
-    /// The network, behind the resizing.
+    /// The network, after the resizing.
     plan: Plan,
     /// The number of images that the plan takes: the file's fixed batch, or 1.
     batch: usize,
@@ -269,7 +269,7 @@ impl Tract {
     }
 }
 
-/// Images `[N, H, W, 3]` brought to an input, `[N, 3, height, width]`; values are bytes.
+/// Images `[N, H, W, 3]` resized to an input, `[N, 3, height, width]`; values are bytes.
 fn pixels(images: Array4<u8>, input: &Input) -> Array4<f32> {
     let (count, height, width, _) = images.dim();
     let mut resized = Vec::with_capacity(count * input.values());

@@ -9,7 +9,7 @@ use crate::{
     run::{Augment, Recipe},
 };
 
-/// Augments an image in place. What [`Augment::ResizedCrop`] does before is [`resized_crop`].
+/// Augments an image in place; for [`Augment::ResizedCrop`], after [`resized_crop`].
 pub(super) fn augment<R: Rng>(
     recipe: &Recipe,
     pixels: &mut [u8],
@@ -86,7 +86,7 @@ fn reflected_shift(
 /// The shares of the area and the aspect ratios (width / height) of a random box.
 const AREAS: RangeInclusive<f64> = 0.5..=1.0;
 const RATIOS: [f64; 2] = [3.0 / 4.0, 4.0 / 3.0];
-/// The number of boxes that are drawn until one fits.
+/// The maximum number of boxes drawn until one fits.
 const TRIES: usize = 10;
 
 /// The bytes `[3, height, width]` of a random box of an image.
@@ -263,7 +263,7 @@ mod tests {
         let most = shares.iter().copied().fold(0.0, f64::max);
         assert!(least > 0.495 && least < 0.51 && most > 0.95, "{least} {most}");
         assert!((mean(&places) - 0.5).abs() < 0.03, "{}", mean(&places));
-        // Where no box fits, it is the largest at the centre.
+        // If no box fits, it is the largest at the centre.
         let region = |left, top, width, height| Region { left, top, width, height };
         assert_eq!(random_region((30, 1000), &mut random), region(480, 0, 40, 30));
         assert_eq!(random_region((1000, 30), &mut random), region(0, 480, 30, 40));

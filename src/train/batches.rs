@@ -1,5 +1,5 @@
 //! The images of a run, and its batches. Random choices for an image depend only on the seed, the epoch and
-//! the image, so that any number of threads makes the same batches.
+//! the image, so any number of threads makes the same batches.
 
 use std::{
     collections::HashSet,
@@ -52,9 +52,9 @@ pub struct Batches<'a> {
     pub(super) unknown_tests: Vec<UnknownSet>,
     /// Outliers from a folder.
     outliers: Option<Dataset>,
-    /// Fractals that are mixed into images, if any are.
+    /// Fractals to mix into images, if any.
     fractals: Option<Fractals>,
-    /// The number of images that cannot be read, in all sets and in the test sets.
+    /// The numbers of images that cannot be read, in all sets and in the test sets.
     pub(super) skipped: usize,
     pub(super) skipped_in_tests: usize,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
@@ -69,11 +69,11 @@ pub struct Batches<'a> {
 /// A data set of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Set {
-    /// The known training images, held-out ones among them.
+    /// The known training images, including held-out ones.
     Known,
     /// The known test images.
     Test,
-    /// The unknown test images with this number.
+    /// The unknown test set with this number.
     Unknown(usize),
     /// The outliers from a folder.
     Outliers,
@@ -89,7 +89,7 @@ struct Sets {
 
 /// The images of a step, known images first.
 pub struct Batch {
-    /// What the trained layers read.
+    /// The input of the trained layers.
     pub images: Images,
     /// Labels of the known images; the remaining images are outliers.
     pub labels: Vec<i64>,
@@ -168,7 +168,7 @@ impl Sets {
     }
 
     /// Decodes every image once, and leaves out those that cannot be read if `skip` is set and no set loses
-    /// all. `None` if it was asked to stop.
+    /// all of its images. `None` if asked to stop.
     fn read(
         &mut self,
         skip: bool,
@@ -198,8 +198,8 @@ impl Sets {
                 }
             }
             if is_test {
-                // An image that moves from the end of a set to the start of the next keeps its place in the
-                // sum.
+                // Otherwise an image could move from the end of a set to the start of the next without
+                // changing the sum.
                 sum.update((readable.len() as u64).to_le_bytes());
             }
             if readable.len() < set.len() {
@@ -221,7 +221,7 @@ impl Sets {
     }
 }
 
-/// What is found when all images are read.
+/// The result of reading all images.
 struct Contents {
     /// Images that cannot be read, in all sets and in the test sets.
     skipped: usize,
@@ -242,8 +242,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The SHA-256 of each encoded image of a set, which are decoded on all threads; `None` if it was asked
-    /// to stop.
+    /// The SHA-256 of each encoded image of a set, decoding them on all threads; `None` if asked to stop.
     fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<[u8; 32]>>> {
         let indices: Vec<usize> = (0..set.len()).collect();
         let mut digests = Vec::with_capacity(set.len());
@@ -265,8 +264,8 @@ impl Reader<'_> {
 
 /// How many images are held out to choose the epoch and the score, and how many to calibrate the threshold; a
 /// share of 0 holds out none. A small share is raised to 58 images, so that the threshold is not the largest
-/// score. If 58 are more than a fifth of all images, it is raised to the 19 that a threshold needs, unless
-/// they are more than a fifth, too. A third chooses if that is at least 19; otherwise all calibrate.
+/// score. If 58 exceed a fifth of all images, it is raised to the 19 that a threshold needs, unless these
+/// exceed a fifth too. A third chooses if that is at least 19; otherwise all calibrate.
 fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     let (mut count, needed) = ((share * images as f64 - 1e-9).ceil() as usize, needed(KEEP));
     if count == 0 {
@@ -282,12 +281,12 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
         );
         return Err(Error::setting("held-out", share, reason));
     }
-    // Few would choose by chance.
+    // Too few would choose by chance.
     let choosing = if count / 3 < needed { 0 } else { count / 3 };
     Ok([choosing, count - choosing])
 }
 
-/// [`held_out`] for a data set, of which each class keeps an image.
+/// [`held_out`] for a data set; each class keeps an image.
 fn held_out_of(known: &Dataset, share: f64) -> Result<[usize; 2]> {
     let [choosing, calibrating] = held_out(share, known.len())?;
     let count = choosing + calibrating;
@@ -305,8 +304,8 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless
     /// they are left out; [`Error::Dataset`] if a set has no others; [`Error::Setting`] if an image belongs
-    /// to two sets that must be apart, or the held-out images are too few or too many; [`Error::Classes`] if
-    /// a class cannot have its name.
+    /// to two sets that must be disjoint, or the held-out images are too few or too many;
+    /// [`Error::Classes`] if a class cannot have its name.
     pub fn open(
         settings: &'a TrainSettings,
         stop: &AtomicBool,
@@ -328,7 +327,7 @@ impl<'a> Batches<'a> {
         let Sets { known, known_test, unknown_tests, outliers } = sets;
         let [choosing, calibrating] = held_out_of(&known, settings.recipe.held_out)?;
         let seed = settings.recipe.seed;
-        // Images that calibrate are drawn without regard to their classes, as new images come.
+        // Images that calibrate are drawn regardless of their classes, as new images arrive.
         let (calibrating, rest) = known.draw_leaving_classes(calibrating, seed);
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
         let of_rest = |indices: Vec<usize>| indices.into_iter().map(|index| rest[index]).collect::<Vec<_>>();
@@ -381,11 +380,11 @@ impl<'a> Batches<'a> {
         self.training.len()
     }
 
-    /// Files in the folders of all sets that are left out: not images by their extension, or of no class.
+    /// Left-out files in the folders of all sets: not images by their extension, or of no class.
     #[must_use]
     pub fn left_out(&self) -> LeftOut {
         let unknown = self.unknown_tests.iter().map(|set| &set.images);
-        // Parts of one data set have the same.
+        // Parts of one data set share them.
         let test = Some(&self.known_test).filter(|test| !ptr::eq(test.left_out(), self.known.left_out()));
         let sets = [&self.known].into_iter().chain(test).chain(unknown).chain(&self.outliers);
         sets.fold(LeftOut::new(), |mut all, set| {
@@ -394,15 +393,14 @@ impl<'a> Batches<'a> {
         })
     }
 
-    /// The number of steps per epoch. An image that would be the last step alone belongs to the step before
-    /// it: batch normalisation needs the variance of a step, which is undefined for one image if a map is one
-    /// pixel.
+    /// The number of steps per epoch. A single image left for the last step joins the step before it: batch
+    /// normalisation needs the variance of a step, which is undefined for one image if a map is one pixel.
     #[must_use]
     pub fn steps(&self) -> usize {
         (self.training.len() - 1).div_ceil(self.settings.recipe.batch_size)
     }
 
-    /// Training images drawn at random with the seed, and one of each class that these lack.
+    /// Training images drawn at random with the seed, and one of each class missing among them.
     pub(super) fn sample(&self, count: usize) -> Vec<usize> {
         let drawn = self.known.pick(&self.training).draw_with_classes(count, self.settings.recipe.seed);
         drawn.into_iter().map(|index| self.training[index]).collect()
@@ -413,7 +411,7 @@ impl<'a> Batches<'a> {
         indices.iter().map(|&index| self.known.labels()[index]).collect()
     }
 
-    /// Calls `take` with the batches of an epoch from `first_step` on, which are prepared in the background.
+    /// Calls `take` with the batches of an epoch from `first_step` on, prepared in the background.
     pub fn of_epoch<R>(
         &self,
         epoch: usize,
@@ -434,8 +432,8 @@ impl<'a> Batches<'a> {
         self.of_steps(epoch, first_step, |step, drawn| self.features(features, epoch, step, drawn), take)
     }
 
-    /// Calls `take` with the batches of an epoch; `make` makes the images of a step, of which these known
-    /// ones were drawn.
+    /// Calls `take` with the batches of an epoch; `make` makes the images of a step from the known ones
+    /// drawn for it.
     fn of_steps<R>(
         &self,
         epoch: usize,
@@ -492,7 +490,7 @@ impl<'a> Batches<'a> {
         Ok(Images::Pixels(pixels))
     }
 
-    /// Fills `image` with one of a data set, augmented.
+    /// Fills `image` with an augmented image of a data set.
     fn draw(&self, dataset: &Dataset, index: usize, image: &mut [u8], random: &mut impl Rng) -> Result<()> {
         let TrainSettings { input, recipe, .. } = self.settings;
         if recipe.augment == Augment::ResizedCrop {
@@ -518,7 +516,7 @@ impl<'a> Batches<'a> {
         Ok(())
     }
 
-    /// Augments an image, and mixes it with fractals or not.
+    /// Augments an image, and may mix it with fractals.
     fn augment(&self, image: &mut [u8], random: &mut impl Rng) {
         let TrainSettings { input, recipe, .. } = self.settings;
         augment(recipe, image, input.height, input.width, random);
@@ -690,7 +688,7 @@ mod tests {
         for (threads, memory) in [(4, 0), (3, 1 << 30), (1, 10_000)] {
             assert!(on_threads(threads, memory) == expected, "{threads} threads, {memory} bytes");
         }
-        // The colours of a box change as slowly as its size says: less than in the whole image.
+        // The colours of a box change in proportion to its size: less than in the whole image.
         let (pixels, ..) = &expected[0];
         for image in 0..8 {
             let across = i32::from(pixels[[image, 1, 8, 15]]) - i32::from(pixels[[image, 1, 8, 0]]);
@@ -707,7 +705,7 @@ mod tests {
         let mut settings = settings(0);
         settings.recipe.outliers = Outliers::ScrambledAndFolder(folder.path().to_owned());
         settings.recipe.augment = Augment::None;
-        // An odd number in a step: turns go on in the next.
+        // An odd number per step: turns continue in the next.
         settings.recipe.outlier_share = 3.0 / 64.0;
         let is_green = |image: ArrayView3<u8>| {
             green.iter().zip(image.outer_iter()).all(|(value, channel)| channel.iter().all(|x| x == value))
@@ -716,7 +714,7 @@ mod tests {
         for (pixels, labels, _) in made(&settings) {
             found.extend(pixels.outer_iter().skip(labels.len()).map(is_green));
         }
-        // Those with the numbers 9 to 14.
+        // Outliers number 9 to 14.
         assert_eq!(found, [true, false, true, false, true, false]);
     }
 

@@ -1,7 +1,7 @@
-//! The features of frozen layers: what the last layer reads, of each image once, in a file of the run folder.
+//! Features of frozen layers: the last layer's input, computed once per image, in a file of the run folder.
 //!
-//! The file is an array of NumPy, `[rows, features]` in float32. Its name has a checksum of everything that
-//! the features follow from, so that a file with the name of a run's features holds them.
+//! The file is a NumPy array, `[rows, features]` in float32. Its name has a checksum of everything that
+//! the features depend on, so a file with the name of a run's features holds them.
 
 use std::{
     fs::File,
@@ -35,15 +35,15 @@ use crate::{
 
 /// The version of the layout of the rows, and of what their checksum covers.
 const VERSION: u32 = 1;
-/// Images that are evaluated at once.
+/// Images evaluated at once.
 const BATCH: usize = 16;
-/// Rows that are read at once.
+/// Rows read at once.
 const READ: usize = 256;
-/// The least standard deviation of a feature that is divided by, as a share of that of all features: one that
-/// hardly varies among training images must not decide about others.
+/// The smallest standard deviation to divide by, as a share of that of all features: a feature that hardly
+/// varies among training images must not dominate in other images.
 const MIN_DEVIATION: f64 = 1e-3;
 
-/// The view of an image that features are computed of.
+/// The view of an image from which features are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum View {
     /// As it is.
@@ -54,7 +54,7 @@ pub(super) enum View {
     Scrambled,
 }
 
-/// The rows of a set, those of an image one after the other.
+/// The rows of a set; those of an image are adjacent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Block {
     set: Set,
@@ -81,7 +81,7 @@ pub(super) struct FrozenLayers<'a, Open> {
     pub weights: &'a Weights,
     /// The number of features.
     pub width: usize,
-    /// Makes what computes the features `[N, width]` of images `[N, 3, H, W]`; called only where there are
+    /// Makes the function from images `[N, 3, H, W]` to features `[N, width]`; called only if there are
     /// none.
     pub open: Open,
 }
@@ -106,7 +106,7 @@ fn blocks(batches: &Batches) -> Vec<Block> {
     batches.sets().map(block).collect()
 }
 
-/// The checksum of everything that the features follow from.
+/// The checksum of everything that the features depend on.
 fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
     let settings = batches.settings;
     let is_scrambled = settings.recipe.outliers.are_scrambled();
@@ -131,8 +131,8 @@ fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
 }
 
 impl Features {
-    /// The features of a run: those in its folder or in one beside it, or else computed. `None` if it was
-    /// asked to stop.
+    /// The features of a run: read from its folder or a sibling folder, or else computed. `None` if asked to
+    /// stop.
     ///
     /// # Errors
     /// [`Error::Io`], and those of reading images and of the layers.
@@ -168,7 +168,7 @@ impl Features {
         open(&path).map(|features| features.measured(batches)).transpose()
     }
 
-    /// Opens a file that is whole; `None` if it is not there or damaged.
+    /// Opens a complete file; `None` if it is missing or damaged.
     fn open(path: &Path, blocks: Vec<Block>, width: usize) -> Option<Self> {
         let mut file = File::open(path).ok()?;
         let array = npy::open(&mut file).ok()?;
@@ -246,14 +246,14 @@ impl Features {
         let variance = |(sum, square): (&f64, &f64)| (square / count - (sum / count).powi(2)).max(0.0);
         let variances: Vec<f64> = sums.iter().zip(&squares).map(variance).collect();
         let usual = (variances.iter().sum::<f64>() / width as f64).sqrt();
-        // Features that are all constant.
+        // All features may be constant.
         let least = if usual > 0.0 { MIN_DEVIATION * usual } else { 1.0 };
         self.mean = sums.iter().map(|sum| (sum / count) as f32).collect();
         self.deviation = variances.iter().map(|variance| variance.sqrt().max(least) as f32).collect();
         Ok(self)
     }
 
-    /// Turns a last layer of standardised features, weight `[C, features]` and bias `[C]`, into one of
+    /// Turns a last layer for standardised features, weight `[C, features]` and bias `[C]`, into one for raw
     /// features.
     pub fn fold(&self, weight: &mut [f32], bias: &mut [f32]) {
         for (weights, bias) in weight.chunks_exact_mut(self.mean.len()).zip(bias) {
@@ -268,14 +268,14 @@ impl Features {
     }
 }
 
-/// A file of features that is being written.
+/// A features file being written.
 struct Array<'a> {
     path: &'a Path,
     file: &'a mut dyn Write,
 }
 
 impl Array<'_> {
-    /// Writes the features of all blocks; breaks off if it is asked to stop.
+    /// Writes the features of all blocks; breaks if asked to stop.
     fn compute(
         self,
         batches: &Batches,

@@ -1,4 +1,4 @@
-//! Fractal flames: images without a class but with structure of every scale (Draves and Reckase, "The Fractal
+//! Fractal flames: images without a class but with structure at every scale (Draves and Reckase, "The Fractal
 //! Flame Algorithm", 2008).
 
 use std::{array, f32::consts::PI};
@@ -9,19 +9,19 @@ use rayon::prelude::*;
 
 use crate::image::{self, Filter, Region, RgbImage};
 
-/// The most pictures, and the most pixels of all together.
+/// The maximum number of pictures, and of pixels in total.
 const PICTURES: usize = 1024;
 const PIXELS: usize = 1 << 22;
-/// The greatest side of a picture. Below, it is twice the longer side of the images.
+/// The longest side of a picture; up to it, twice the longer side of the images.
 const LONGEST: usize = 256;
-/// Points of an orbit per pixel, and those at its start that are not on the attractor yet.
+/// Points of an orbit per pixel, and those at its start not yet on the attractor.
 const POINTS: usize = 15;
 const WARM_UP: usize = 20;
 /// An orbit this far out has escaped.
 const FAR: f32 = 1e4;
 /// The side of the picture on which maps are tried.
 const TRIAL_SIDE: usize = 32;
-/// The least share of an orbit that is in the picture, and of the picture that the orbit visits.
+/// The minimum share of an orbit in the picture, and of the picture visited by the orbit.
 const LEAST_INSIDE: f64 = 0.25;
 const LEAST_VISITED: f64 = 0.125;
 
@@ -42,7 +42,7 @@ impl Fractals {
         Self { height, width, pictures }
     }
 
-    /// Bytes `[3, height, width]`: a random square of a picture, at least half as long, resized.
+    /// Bytes `[3, height, width]`: a random square of a picture, at least half its side, resized.
     pub(super) fn draw(&self, random: &mut impl Rng) -> Vec<u8> {
         let picture = &self.pictures[random.random_range(0..self.pictures.len())];
         let whole = picture.width() as usize;
@@ -96,7 +96,7 @@ impl Map {
     }
 }
 
-/// What an orbit has left in a pixel.
+/// What an orbit leaves in a pixel.
 #[derive(Clone, Copy, Default)]
 struct Trace {
     visits: f32,
@@ -104,7 +104,7 @@ struct Trace {
     colour: [f32; 3],
 }
 
-/// A fractal of random maps. Those whose orbit leaves the picture or shrinks to a few points are drawn anew.
+/// A fractal of random maps. Those whose orbit leaves the picture or shrinks to a few points are redrawn.
 fn picture(side: usize, random: &mut impl Rng) -> RgbImage {
     loop {
         let maps: Vec<Map> = (0..random.random_range(2..=6)).map(|_| Map::draw(random)).collect();
@@ -151,13 +151,13 @@ fn orbit(maps: &[Map], zoom: f32, side: usize, random: &mut impl Rng) -> Vec<Tra
     traces
 }
 
-/// The picture of an orbit: its mean colours over a random one, as opaque as the logarithm of the visits.
+/// The picture of an orbit: its mean colours over a random one; opacity follows the logarithm of the visits.
 fn developed(traces: &[Trace], side: usize, random: &mut impl Rng) -> RgbImage {
     let mut visits: Vec<f32> = traces.iter().map(|trace| trace.visits).collect();
     visits.sort_by(f32::total_cmp);
     // A few bright points do not darken the rest.
     let most = visits[visits.len() * 99 / 100].max(1.0).ln_1p();
-    // Dark ones are more frequent.
+    // Dark backgrounds are likelier.
     let behind: [f32; 3] = array::from_fn(|_| random.random::<f32>() * random.random::<f32>());
     RgbImage::from_fn(side as u32, side as u32, |x, y| {
         let trace = &traces[y as usize * side + x as usize];
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn fractals_are_squares_of_the_pictures() {
-        // The values grow by 2 a column and by 3 a row.
+        // The values grow by 2 per column and 3 per row.
         let picture =
             RgbImage::from_fn(32, 32, |x, y| Rgb([0, 50, 90].map(|least| least + (2 * x + 3 * y) as u8)));
         let fractals = Fractals { height: 8, width: 16, pictures: vec![picture] };

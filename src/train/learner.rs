@@ -35,7 +35,7 @@ use crate::{
     weights::{PublishedWeights, Weights, folded},
 };
 
-/// Batch size of evaluation, and the number of values of images above which it is smaller: activations take
+/// Batch size of evaluation, and the number of image values above which it is reduced: activations take
 /// memory.
 const TEST_BATCH: usize = 64;
 const TEST_VALUES: usize = 3 << 20;
@@ -60,7 +60,7 @@ pub(super) struct Learner<'a> {
     /// EMA of the network's parameters and statistics, with the store that owns it.
     ema: Option<(nn::VarStore, Network)>,
     frozen: Option<Frozen>,
-    /// What the backbone had learned from.
+    /// What the backbone was trained on.
     pub lineage: Lineage,
 }
 
@@ -70,7 +70,7 @@ struct Frozen {
     backbone: Weights,
     /// All layers.
     layers: Vec<Layer>,
-    /// What the last layer reads, once it is there.
+    /// The last layer's input, once available.
     features: Option<Arc<Features>>,
 }
 
@@ -125,7 +125,7 @@ struct Finishing<'a> {
     network: Network,
     /// The number of features.
     width: usize,
-    /// The number of images whose features are computed, and of those that are done.
+    /// The number of images whose features are computed, and of those done.
     images: usize,
     done: usize,
     stop: &'a AtomicBool,
@@ -135,7 +135,7 @@ struct Finishing<'a> {
 }
 
 impl Finishing<'_> {
-    /// The features of images of a set. Those of frozen layers may be there already.
+    /// The features of images of a set. Those of frozen layers may already exist.
     fn features(&mut self, set: Set, indices: &[usize], view: View) -> Result<Array2<f32>> {
         let found = self.learner.features().and_then(|features| {
             let rows = indices.iter().map(|&index| features.find(set, index, view));
@@ -149,7 +149,7 @@ impl Finishing<'_> {
         self.compute(indices, view, |indices| dataset.batch(indices))
     }
 
-    /// The features of stand-ins for unknown images that are made of known ones.
+    /// The features of stand-ins for unknown images, made from known ones.
     fn stand_ins(&mut self, kind: StandIn, indices: &[usize], view: View) -> Result<Array2<f32>> {
         let known = &self.learner.batches.known;
         self.compute(indices, view, |indices| known.stand_ins(kind, indices))
@@ -265,7 +265,7 @@ impl<'a> Learner<'a> {
         }
     }
 
-    /// Computes the features of frozen layers, or finds them; breaks off if it is asked to stop.
+    /// Computes the features of frozen layers, or finds them; breaks if asked to stop.
     ///
     /// # Errors
     /// Those of [`Features::of_run`].
@@ -296,7 +296,7 @@ impl<'a> Learner<'a> {
         (0..self.batches.known_test.len().min(CHECK_IMAGES)).collect()
     }
 
-    /// The number of images that are evaluated together.
+    /// The number of images evaluated together.
     fn test_batch(&self) -> usize {
         (TEST_VALUES / self.settings.input.values()).clamp(1, TEST_BATCH)
     }
@@ -312,7 +312,7 @@ impl<'a> Learner<'a> {
     }
 
     /// Computes the features of a checkpoint from which an export chooses a score, and those of mirror images
-    /// if the training mirrored some. Breaks off if it is asked to stop.
+    /// if the training mirrored some. Breaks if asked to stop.
     pub fn add_features(
         &self,
         checkpoint: &mut Checkpoint,
@@ -323,7 +323,7 @@ impl<'a> Learner<'a> {
         let layers = checkpoint.facts.layers()?;
         let width = arch::feature_count(&layers);
         let drawn = self.batches.sample(run::EXAMPLES.min(KEPT_FEATURES / (width * size_of::<f32>())));
-        // A pasted patch is that of another image in the same batch, which must hold several classes.
+        // A pasted patch is from another image in the same batch, which must hold several classes.
         let mixed = shuffled(choosing.len(), self.settings.recipe.seed).into_iter();
         let mixed: Vec<usize> = mixed.map(|index| choosing[index]).collect();
         let unknown = (0..unknown_tests.len()).map(Set::Unknown);
@@ -422,7 +422,7 @@ impl<'a> Learner<'a> {
         self.on_device(Tensor::f_from_slice(bytes)?.f_view(&shape[..])?)
     }
 
-    /// Copies what the trained layers read to the device.
+    /// Copies the trained layers' input to the device.
     fn input(&self, images: &Images) -> Result<Tensor, TchError> {
         match images {
             Images::Pixels(pixels) => self.to_tensor(pixels.view()),

@@ -121,7 +121,7 @@ impl Appended {
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if let Err(error) = self.file.write_all(bytes) {
-            // A full disk may have taken a part of the line.
+            // A full disk may have taken part of the line.
             let _ = self.file.set_len(self.bytes);
             return Err(Error::io("write", &self.path)(error));
         }

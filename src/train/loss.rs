@@ -29,7 +29,7 @@ pub(super) fn losses(loss: &Loss, logits: &Tensor, labels: &Tensor) -> Result<Te
             .f_sum_dim_intlist(1, false, None::<Kind>)?
             .f_add_scalar(1.0)?
             .f_log()?,
-        // The own class contributes exp(0), the 1 in log(1 + ...).
+        // The true class contributes exp(0), the 1 in log(1 + ...).
         _ => own.f_sub(&distances)?.f_logsumexp(1, false)?,
     };
     tuplet.f_add(&own.f_squeeze_dim(1)?.f_mul_scalar(loss.weight)?)

@@ -92,7 +92,7 @@ pub struct Backbone {
 pub enum Outcome {
     /// All epochs are done; the metrics of the best epoch, with intervals.
     Finished(Report),
-    /// The run was asked to stop while its images were read. The folder is as it was.
+    /// The run was asked to stop while its images were read. The folder is unchanged.
     NotBegun,
     /// All epochs are done, but the run was asked to stop before it had computed the features of the best
     /// one, from which an export chooses the score.
@@ -128,7 +128,7 @@ fn torch_device(device: Device) -> Result<tch::Device> {
 
 #[cfg(test)]
 impl TrainSettings {
-    /// Settings of tests.
+    /// Settings for tests.
     fn example() -> Self {
         Self {
             known: "animals".into(),
@@ -157,7 +157,7 @@ impl TrainSettings {
         self.loss.rejection_score(self.recipe.has_outliers())
     }
 
-    /// Checks the settings and the device, as far as that is possible without the data.
+    /// Checks the settings and the device, as far as possible without the data.
     ///
     /// # Errors
     /// [`Error::Setting`] for a value out of range, or one that does not fit another; [`Error::Provider`] if

@@ -10,9 +10,9 @@ use crate::{
     weights::Weights,
 };
 
-/// The kernels of cuDNN read several values at once, from addresses that are multiples of 16 bytes.
+/// The kernels of cuDNN read several values at once, from 16-byte-aligned addresses.
 const ALIGNMENT: usize = 64;
-/// Added to the variances of patches that are whitened, as a share of their mean.
+/// Added to the variances of whitened patches, as a share of their mean.
 const WHITEN_EPSILON: f64 = 5e-4;
 
 /// A network with its parameters in a [`nn::VarStore`].
@@ -20,8 +20,7 @@ pub(super) struct Network {
     layers: Vec<Layer>,
     /// The tensors of each layer in the order of [`Layer::parameters`], as views of `all`.
     tensors: Vec<Vec<Tensor>>,
-    /// All tensors, [concatenated] by their [`Part`], so that an operation on them is one kernel instead of
-    /// hundreds.
+    /// All tensors, [concatenated] by [`Part`], so an operation on them is one kernel instead of hundreds.
     all: Tensor,
     /// For each layer, the last layer that reads its output.
     last_readers: Vec<usize>,
@@ -30,14 +29,14 @@ pub(super) struct Network {
     /// The type of activations and convolution weights in training. Stored parameters, normalisation
     /// statistics, the last layer and evaluation keep their own type.
     pub training_kind: Kind,
-    /// Whether training uses the running statistics of batch normalisation, and leaves them as they are.
+    /// Whether training uses the running statistics of batch normalisation, and leaves them unchanged.
     pub keeps_statistics: bool,
     /// Whether training computes no gradients for the layers below the last.
     pub keeps_backbone: bool,
 }
 
-/// The parts of a network's tensors, in the order of [`Network::all`]: the parameters of the backbone, of the
-/// last layer, and those of several dimensions are each in one piece.
+/// The parts of a network's tensors, in the order of [`Network::all`]: the parameters of the backbone, those
+/// of the last layer, and those of several dimensions are each contiguous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
     BackboneVectors,
@@ -48,7 +47,7 @@ pub(super) enum Part {
 }
 
 impl Part {
-    /// The part of a tensor of the last layer or of another one.
+    /// The part of a tensor, in the last layer or another.
     fn of(tensor: &Tensor, is_last: bool) -> Self {
         match (tensor.requires_grad(), is_last, tensor.dim() < 2) {
             (false, ..) => Self::Statistics,
@@ -128,7 +127,7 @@ impl Network {
         })
     }
 
-    /// Loads weights, whose names have a prefix. `keep_last` leaves the last layer unchanged: a backbone has
+    /// Loads weights whose names have a prefix. `keep_last` leaves the last layer unchanged: a backbone has
     /// different classes.
     ///
     /// # Errors
@@ -144,8 +143,8 @@ impl Network {
         Ok(())
     }
 
-    /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device; for a network
-    /// that is the last layer of another, of features `[N, F]`. `training` is the seed of dropout, `None` in
+    /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device; of features
+    /// `[N, F]` if the network is the last layer of another. `training` is the dropout seed, `None` in
     /// evaluation.
     pub fn forward(&self, images: &Tensor, training: Option<u64>) -> Result<Tensor, TchError> {
         let features = if self.keeps_backbone {
@@ -162,7 +161,7 @@ impl Network {
         x.f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))
     }
 
-    /// The features of images, which the last layer reads, as in [`forward`](Self::forward).
+    /// The features of images (the last layer's input), as in [`forward`](Self::forward).
     ///
     /// An activation is freed or overwritten by its last reader: small networks are bound by memory traffic.
     pub fn features(&self, images: &Tensor, training: Option<u64>) -> Result<Tensor, TchError> {
@@ -234,7 +233,7 @@ impl Network {
         self.whitening().is_some()
     }
 
-    /// The convolution that whitens: its index, and the height and width of its patches.
+    /// The whitening convolution: its index, and the height and width of its patches.
     fn whitening(&self) -> Option<(usize, [i64; 2])> {
         self.layers.iter().enumerate().find_map(|(index, layer)| match layer.op {
             Op::Conv(Conv { kernel, .. }) if layer.init == Init::Whiten => Some((index, [kernel as i64; 2])),
@@ -243,7 +242,7 @@ impl Network {
     }
 
     /// Sets the filters of the first convolution to the principal components of patches of these images,
-    /// scaled to the variance 1, each with both signs.
+    /// scaled to unit variance, each with both signs.
     pub fn whiten(&mut self, images: &Tensor) -> Result<(), TchError> {
         let Some((index, size)) = self.whitening() else { return Ok(()) };
         let patches = self.normalised(images)?.f_im2col(size, [1, 1], [0, 0], [1, 1])?;
@@ -251,7 +250,7 @@ impl Network {
         let patches = patches.f_transpose(0, 1)?.f_flatten(1, 2)?;
         let covariance = patches.f_matmul(&patches.f_transpose(0, 1)?)?.f_div_scalar(patches.size()[1])?;
         let (variances, components) = covariance.f_to_kind(Kind::Double)?.f_linalg_eigh("U")?;
-        // Of images without any contrast all variances are 0.
+        // All variances are 0 in images without contrast.
         let least = variances.f_mean(Kind::Double)?.f_mul_scalar(WHITEN_EPSILON)?.f_add_scalar(1e-12)?;
         let components = components.f_div(&variances.f_add(&least)?.f_sqrt()?)?.f_transpose(0, 1)?;
         let filters = Tensor::f_cat(&[&components, &components.f_neg()?], 0)?;
@@ -263,7 +262,7 @@ impl Network {
         self.all.f_lerp_(&other.all, share).map(drop)
     }
 
-    /// The parameters by their part.
+    /// The parameters, sorted by part.
     pub fn parameters(&self) -> Vec<Parameter<'_>> {
         let mut parameters = Vec::new();
         for (index, (layer, tensors)) in self.layers.iter().zip(&self.tensors).enumerate() {
@@ -294,7 +293,7 @@ impl Network {
     }
 }
 
-/// Moves the tensors of all layers into one, by their part. They become views of it.
+/// Moves the tensors of all layers into one, sorted by part. They become views of it.
 fn join(layers: &mut [Vec<Tensor>]) -> Result<Tensor, TchError> {
     let count = layers.len();
     let mut tensors: Vec<(Part, &mut Tensor)> = layers
@@ -316,7 +315,7 @@ fn join(layers: &mut [Vec<Tensor>]) -> Result<Tensor, TchError> {
     Ok(all)
 }
 
-/// The values of tensors one after the other. Zeros follow a tensor up to a multiple of [`ALIGNMENT`].
+/// The concatenated values of tensors, each zero-padded to a multiple of [`ALIGNMENT`].
 pub(super) fn concatenated(tensors: &[Tensor]) -> Result<Tensor, TchError> {
     let mut parts = Vec::with_capacity(tensors.len());
     for tensor in tensors {
@@ -352,9 +351,9 @@ fn convolution(
     if is_training && is_slow && !is_cuda {
         return depthwise(&x, &weight, bias.as_ref(), stride as i64, [left, right, top, bottom]);
     }
-    // libtorch pads symmetrically; asymmetric padding is applied before. So is that of a depthwise kernel
-    // larger than its feature map, up to the kernel's size: oneDNN takes 4 to 13 times as long for its
-    // gradients otherwise.
+    // libtorch pads symmetrically; asymmetric padding is applied before. So is the padding for a depthwise
+    // kernel larger than its feature map, up to the kernel's size: otherwise oneDNN takes 4 to 13 times as
+    // long for its gradients.
     let before = if (top, left) != (bottom, right) {
         [left, right, top, bottom]
     } else if is_training && groups > 1 && !is_cuda {
@@ -393,9 +392,9 @@ fn convolution(
 /// The most columns of a depthwise kernel whose gradient oneDNN computes quickly in bfloat16.
 const COLUMNS: usize = 3;
 
-/// A depthwise convolution, padded by left, right, top and bottom, as convolutions of stride 1 and at most
-/// [`COLUMNS`] columns: a wider kernel is the sum of its parts, and with a stride the pixels are taken from the
-/// output without one. In bfloat16 oneDNN is many times slower with the gradients of the undivided convolution.
+/// A depthwise convolution, padded by left, right, top and bottom, as stride-1 convolutions of at most
+/// [`COLUMNS`] columns: the parts of a wider kernel are summed, and a stride subsamples the stride-1 output.
+/// In bfloat16 oneDNN is many times slower with the gradients of the undivided convolution.
 fn depthwise(
     x: &Tensor,
     weight: &Tensor,
@@ -448,7 +447,7 @@ mod tests {
     };
     use std::path::Path;
 
-    /// The network that PyTorch made, its images as bytes, and its logits.
+    /// The network made by PyTorch, its images as bytes, and its logits.
     fn golden(widen_factor: usize) -> (nn::VarStore, Network, Tensor, Vec<f32>) {
         let file = format!("tests/golden/wrn-10-{widen_factor}.safetensors");
         let weights = Weights::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
@@ -480,7 +479,7 @@ mod tests {
         let layers = Architecture::new("cifar-net", &[("channels", 1.0)]).unwrap().layers(3, 17, 20).unwrap();
         let store = nn::VarStore::new(Device::Cpu);
         let mut network = Network::new(&store, layers, &Input::default()).unwrap();
-        // Neighbours are alike, as in photographs.
+        // Neighbouring pixels are alike, as in photographs.
         let coarse = Tensor::randn([50, 3, 9, 10], (Kind::Float, Device::Cpu));
         let images = coarse.upsample_bilinear2d([17, 20], true, None, None);
         let images = (images * 40.0 + 100.0).clamp(0.0, 255.0).to_kind(Kind::Uint8);
@@ -493,7 +492,7 @@ mod tests {
         let covariance = found.matmul(&found.transpose(0, 1)) / found.size()[1];
         let [positive, negative] = [covariance.narrow(0, 0, 12), covariance.narrow(0, 12, 12)];
         assert!(difference(&positive, &-negative) < 1e-4);
-        // The least components have less than the variance 1: nothing is divided by zero.
+        // The smallest components have less than unit variance: nothing is divided by zero.
         let variances = Vec::<f32>::try_from(positive.diagonal(0, 0, 1)).unwrap();
         assert!(variances.iter().all(|&variance| 0.01 < variance && variance < 1.001), "{variances:?}");
         assert!(variances.iter().filter(|&&variance| variance > 0.9).count() >= 6, "{variances:?}");
@@ -507,7 +506,7 @@ mod tests {
 
     #[test]
     fn all_tensors_are_aligned_views_of_one() {
-        // A last layer of three classes, whose bias is no multiple of the alignment.
+        // The last layer has three classes: its bias is no multiple of the alignment.
         let (_store, network, ..) = golden(1);
         let (start, end) = (network.all.data_ptr() as usize, network.all.numel() * 4);
         for tensor in network.tensors.iter().flatten() {
@@ -652,7 +651,7 @@ mod tests {
     }
 
     fn follows_pytorch(variant: Variant, name: &str) {
-        // In single precision rounding separates runs by a percent within 20 steps, PyTorch's own too,
+        // In single precision, rounding makes runs diverge by a percent within 20 steps, PyTorch's own too,
         // because Adam's first steps are the signs of the gradients. Double precision is not affected.
         for (kind, suffix, tolerance) in [(Kind::Double, "64", 1e-9), (Kind::Float, "", 3e-2)] {
             let (_store, network) = filled(kind);
@@ -731,7 +730,7 @@ mod tests {
     fn muon_makes_the_steps_of_convolutions_orthogonal() {
         let (store, _network) = filled(Kind::Float);
         let after = after_step(run::Optimizer::Muon, 1.0, true);
-        // Those of `after_step`.
+        // As in `after_step`.
         let (rate, weight_decay) = (1e-4, 0.1);
         for name in ["block1.layer.0.conv1.weight", "block2.layer.0.convShortcut.weight"] {
             let before = store.variables()[name].detach().to_kind(Kind::Double);
@@ -741,7 +740,7 @@ mod tests {
             let [rows, columns] = step.size()[..] else { unreachable!("a matrix") };
             let length = 0.2 * (rows as f64 / columns as f64).max(1.0).sqrt();
             let values: Vec<f64> = Vec::try_from(singular_values / length).unwrap();
-            // Those that the gradient has almost none of stay small.
+            // Directions almost absent from the gradient stay small.
             assert!(values[0] < 1.25 && values[values.len() / 2] > 0.65, "{name}: {values:?}");
         }
     }

@@ -20,7 +20,7 @@ use crate::{
 const BETA: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
 
-/// The singular values of a step that Muon makes orthogonal, as a share of the learning rate for the paper's
+/// The singular values of a step orthogonalised by Muon, as a share of the learning rate for the paper's
 /// loss.
 const MUON_SHARE: f64 = 0.2;
 
@@ -28,8 +28,8 @@ const MUON_SHARE: f64 = 0.2;
 const ORDERS: [&str; 2] = ["first", "second"];
 const STEPS: &str = "optimizer.steps";
 
-/// The optimizer of a network's parameters. Gradients and moments are one tensor each, as the parameters are,
-/// so that a step takes a dozen kernels.
+/// The optimizer of a network's parameters. Gradients and moments are one tensor each, like the parameters,
+/// so a step takes a dozen kernels.
 pub(super) struct Optimizer {
     parameters: Vec<Parameter>,
     groups: Vec<Group>,
@@ -47,10 +47,10 @@ struct Group {
     /// Their index among all trained parameters.
     start: i64,
     values: Tensor,
-    /// Those of several dimensions: the weights of convolutions and of the last layer.
+    /// Parameters of several dimensions: the weights of convolutions and the last layer.
     decayed: Tensor,
     moments: Vec<Tensor>,
-    /// Those whose steps are made orthogonal.
+    /// Parameters with orthogonalised steps.
     orthogonal: Vec<Matrices>,
 }
 
@@ -58,7 +58,7 @@ struct Group {
 struct Matrices {
     /// The singular values of their steps, as a share of the learning rate.
     length: f64,
-    /// The type in which they are made orthogonal.
+    /// The type in which they are orthogonalised.
     kind: Kind,
     rows: i64,
     columns: i64,
@@ -73,7 +73,7 @@ struct Parameter {
 }
 
 impl Group {
-    /// Updates the parameters in step number `steps`, by the gradient of all trained parameters.
+    /// Updates the parameters in step number `steps`, from the gradient of all trained parameters.
     fn step(
         &mut self,
         gradient: &Tensor,
@@ -131,7 +131,7 @@ impl Matrices {
         by_shape.into_iter().map(of_shape).collect()
     }
 
-    /// Those in a range of all parameters, with their indices in it, if there are any.
+    /// The matrices in a range of all parameters, with their indices in it, if any.
     fn within(&self, start: i64, end: i64) -> Option<Self> {
         let starts: Vec<i64> = self
             .starts
@@ -142,7 +142,7 @@ impl Matrices {
         (!starts.is_empty()).then_some(Self { starts, ..*self })
     }
 
-    /// Makes the matrices of a step orthogonal, all of the same length.
+    /// Orthogonalises the matrices of a step, all to the same length.
     fn orthogonalize(&self, step: &Tensor) -> Result<(), TchError> {
         let matrices = self
             .starts
@@ -161,8 +161,8 @@ impl Matrices {
 }
 
 /// Matrices `[N, rows, columns]` with nearly orthogonal rows or columns, whichever are fewer: their singular
-/// vectors stay, their singular values come between 0.7 and 1.2. Five steps of the Newton-Schulz iteration of
-/// Muon (Jordan et al., 2024), in the type `kind`: bf16 suffices.
+/// vectors stay, their singular values end up between 0.7 and 1.2. Five steps of Muon's Newton-Schulz
+/// iteration (Jordan et al., 2024), in the type `kind`: bf16 suffices.
 fn orthogonal(matrices: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
     const A: f64 = 3.4445;
     const B: f64 = -4.7750;
@@ -181,8 +181,8 @@ fn orthogonal(matrices: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
 }
 
 impl Optimizer {
-    /// Creates an optimizer of the parameters of a network. All but those of its last layer have a share of
-    /// the learning rate, `backbone_rate`, and are left out if that is 0.
+    /// Creates an optimizer of a network's parameters. All but those of its last layer take a share of the
+    /// learning rate, `backbone_rate`, and are left out if that is 0.
     pub fn new(network: &Network, recipe: &Recipe, variant: Variant) -> Result<Self, TchError> {
         let Recipe { optimizer, weight_decay, backbone_rate, .. } = *recipe;
         let all = network.parameters();
@@ -192,7 +192,7 @@ impl Optimizer {
         };
         let backbone = length(&|parameter| !parameter.part.is_last());
         let last = length(&|parameter| parameter.part.is_last());
-        // The matrices of the backbone and those of the last layer are neighbours.
+        // The matrices of the backbone and those of the last layer are adjacent.
         let matrices_start = length(&|parameter| !parameter.part.is_last() && !parameter.part.is_matrices());
         let matrices_end = matrices_start + length(&|parameter| parameter.part.is_matrices());
         let ranges = match backbone_rate {

@@ -1,5 +1,5 @@
 //! PixMix: images mixed with fractals (Hendrycks et al., CVPR 2022, arXiv 2112.05135), on bytes
-//! `[3, height, width]`. Every round is rounded to bytes; distortions are about the centre, of any degree.
+//! `[3, height, width]`. Every round is rounded to bytes; distortions are about the centre, of any strength.
 
 use std::{array, ops::Range};
 
@@ -8,11 +8,11 @@ use rand_distr::{Beta, Distribution};
 
 use super::{augment::View, fractal::Fractals};
 
-/// The most rounds of mixing; the paper's k.
+/// The maximum number of mixing rounds; the paper's k.
 const ROUNDS: usize = 4;
 /// The concentration of the weights; the paper's beta.
 const BETA: f64 = 3.0;
-/// The strength of a distortion, 1 at AugMix's greatest; the paper's severity of 3.
+/// The strength of a distortion, 1 at AugMix's maximum; the paper's severity of 3.
 const STRENGTHS: Range<f32> = 0.01..0.3;
 
 /// Mixes an image, or a distortion of it, with fractals and with its own distortions.
@@ -40,7 +40,7 @@ pub(super) fn pixmix(
     }
 }
 
-/// How two images become one, with values from 0 to 1, clipped to that range.
+/// How two images are mixed, with values from 0 to 1, clipped to that range.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mixture {
     /// The weighted sum about middle grey.
@@ -59,7 +59,7 @@ impl Mixture {
     }
 
     fn apply(self, pixels: &mut [u8], others: &[u8]) {
-        // What each image gives is a function of a byte.
+        // Each image's contribution is a function of a byte.
         let table =
             |of: &dyn Fn(f32) -> f32| -> [f32; 256] { array::from_fn(|value| of(value as f32 / 127.5)) };
         let mix = |pixels: &mut [u8], [first, second]: [[f32; 256]; 2], both: fn(f32, f32) -> f32| {
@@ -82,7 +82,7 @@ impl Mixture {
 }
 
 /// One of AugMix's distortions (Hendrycks et al., arXiv 1912.02781), with a strength from 0 to 1, or -1 to 1
-/// where the direction matters.
+/// if the direction matters.
 #[derive(Debug, Clone, Copy)]
 enum Distortion {
     Rotation(f32),
@@ -114,8 +114,8 @@ impl Distortion {
     }
 }
 
-/// Distorts an image. At strength 1 it is rotated by 30 degrees, sheared by 0.3, shifted by a third of the size,
-/// left with none of 4 bits, or inverted from 0 on; at 0 left with all 4 bits, or inverted from 256 on.
+/// Distorts an image. At strength 1 it is rotated by 30 degrees, sheared by 0.3, shifted by a third of the
+/// size, posterized to 0 bits, or solarized from 0 on; at 0, posterized to 4 bits, or solarized from 256 on.
 fn distort(pixels: &mut [u8], height: usize, width: usize, distortion: Distortion) {
     const SAME: [[f32; 2]; 2] = [[1.0, 0.0], [0.0, 1.0]];
     let third = |strength: f32, size: usize| (strength * size as f32 / 3.0).trunc();
@@ -269,7 +269,7 @@ mod tests {
                 let of = |place: &str| bytes(&golden[mixed[place].as_str().unwrap()]);
                 let mut image = of("first");
                 mixture.apply(&mut image, &of("second"));
-                // Half a byte may round the other way.
+                // Halves may round the other way.
                 let expected = bytes(&mixed[name]);
                 assert!(image.iter().zip(&expected).all(|(&a, &b)| a.abs_diff(b) <= 1), "{name}");
                 assert!(image.iter().zip(&expected).filter(|(a, b)| a != b).count() < 4, "{name}");
@@ -309,7 +309,7 @@ mod tests {
             pixels
         };
         let all: Vec<Vec<u8>> = (0..300).map(mixed).collect();
-        // No round of mixing, and no distortion or one without an effect.
+        // No round of mixing, and no distortion or one without effect.
         let same = all.iter().filter(|&pixels| *pixels == original).count();
         assert!((20..50).contains(&same), "{same}");
         let is_brighter_right = |pixels: &&Vec<u8>| {

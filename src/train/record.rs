@@ -14,11 +14,11 @@ use crate::{
 };
 
 impl TrainSettings {
-    /// Records the run: its settings, the numbers of training images, of known test images if they are held
-    /// out, and of images that cannot be read, the epoch after which the weights were taken, and what else
-    /// decides about the bits of the weights: libtorch's version and number of threads. Data sets, outliers
-    /// and backbones are named by their name, by their path if it stays below the current folder, else by its
-    /// last component: a record reveals no folder of this machine or user.
+    /// Records the run: its settings; the numbers of training images, of known test images if held out, and
+    /// of images that cannot be read; the epoch after which the weights were taken; and what else determines
+    /// the bits of the weights: libtorch's version and number of threads. Data sets, outliers and backbones
+    /// are recorded by name, by path if it stays below the current folder, else by the path's last
+    /// component: a record reveals no folder of this machine or user.
     pub(super) fn record(&self, images: usize, tested: usize, skipped: usize, epoch: usize) -> Training {
         let unknown = self.unknown.iter().map(|text| match UnknownSet::folder(text) {
             Some((name, folder)) => format!("{name}={}", portable(Path::new(folder))),
@@ -57,11 +57,11 @@ impl TrainSettings {
     }
 }
 
-/// What the backbone of a run had learned from, as far as is known.
+/// What the backbone of a run was trained on, as far as known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Lineage {
-    /// Whether it had learned from the run's held-out images.
+    /// Whether it was trained on the run's held-out images.
     pub held_out_seen: bool,
     /// What it was trained on, and the backbones before it.
     pub ancestors: Vec<Training>,
@@ -109,7 +109,7 @@ fn ancestors(of_backbone: &Training) -> Vec<Training> {
 
 /// Whether a backbone, or one of its ancestors, has learned from held-out images: it was trained on another
 /// division of the same data set, or had itself seen that division's held-out images. A record without
-/// ancestors, as 0.1 and early 0.2 wrote it, does not say of which data set.
+/// ancestors, as written by 0.1 and early 0.2, does not say of which data set.
 fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     let own = record.split();
     let known = |split: &Training| split.get::<String>("known");
@@ -118,9 +118,9 @@ fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     is_unclear || ancestors(of_backbone).iter().any(|other| known(other) == known(&own) && *other != own)
 }
 
-/// A path as a model file records it: unchanged if it stays below the current folder, else its last
-/// component, so that a file reveals no home folder, cache or user. A folder that is called like a published
-/// data set, or like a kind of outliers, does not become that: it is `./NAME`.
+/// A path as recorded in a model file: unchanged if it stays below the current folder, else its last
+/// component, so that a file reveals no home folder, cache or user. A folder named like a published data
+/// set, or like a kind of outliers, is recorded as `./NAME`, not to be mistaken for that.
 fn portable(path: &Path) -> String {
     let is_below = path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     if is_below {
@@ -146,7 +146,7 @@ mod tests {
             lineage.held_out_seen
         };
         assert!(of("cifar10", true) && !of("cifar10", false) && !of("cifar100", true));
-        // Also behind another training.
+        // Also with a training in between.
         let lineage = Lineage::of_published(weights, None, true);
         let mut dogs = Training::new(json!({ "known": "dogs", "seed": 3 }).as_object().unwrap().clone());
         lineage.add_to(&mut dogs);
@@ -172,7 +172,7 @@ mod tests {
             other[name] = value;
             assert_eq!(has_seen_held_out(&record(own.clone()), &record(other)), is_seen, "{name}");
         }
-        // Written before there were ancestors.
+        // Written before ancestors were recorded.
         let earlier = record(json!({ "known": "dogs", HELD_OUT_SEEN: true }));
         assert!(has_seen_held_out(&record(own), &earlier));
 
@@ -183,7 +183,7 @@ mod tests {
             let dogs = record(json!({ "known": "dogs", "seed": 3, HELD_OUT_SEEN: true, ANCESTORS: first }));
             assert_eq!(ancestors(&dogs).len(), 2);
             assert_eq!(has_seen_held_out(&record(cats(seed)), &dogs), is_seen);
-            // What the second had seen of its own images is nothing to others.
+            // What the second had seen of its own images does not affect others.
             assert!(!has_seen_held_out(&record(json!({ "known": "birds" })), &dogs));
         }
     }

@@ -1,11 +1,11 @@
-//! Outliers made of known images, on bytes `[3, height, width]`: local texture is kept, global shape is
+//! Outliers made from known images, on bytes `[3, height, width]`: local texture is kept, global shape is
 //! destroyed (negative data augmentation; Sinha et al., arXiv 2102.05113).
 
 use rand::{Rng, RngExt, seq::SliceRandom};
 
 /// Pieces along each side of a shuffled image.
 const PIECES: usize = 4;
-/// Number of copies of an image that a texture sums.
+/// Number of copies of an image summed into a texture.
 const COPIES: usize = 16;
 
 /// Scrambles an image in one of three equally likely ways.
@@ -17,7 +17,7 @@ pub(super) fn scramble(pixels: &mut [u8], height: usize, width: usize, random: &
     }
 }
 
-/// Cuts the image into pieces and shuffles them; a remainder below and beside them stays in place.
+/// Cuts the image into pieces and shuffles them; a remainder below and to the right stays in place.
 fn shuffle(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
     let (piece_height, piece_width) = (height / PIECES, width / PIECES);
     let mut order: Vec<usize> = (0..PIECES * PIECES).collect();
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use rand::{SeedableRng, rngs::ChaCha8Rng};
 
-    // Not square, and with a remainder beside the pieces.
+    // Not square, and with a remainder next to the pieces.
     const HEIGHT: usize = 17;
     const WIDTH: usize = 26;
 

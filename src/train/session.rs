@@ -28,7 +28,7 @@ const LOSS_MEMORY: f64 = 0.99;
 const REPORT_EVERY: usize = 10;
 /// Steps between logged events.
 const LOG_EVERY: usize = 50;
-/// The tensor of the least held-out losses in a state.
+/// The tensor of the lowest held-out losses in a state.
 const MIN_LOSSES: &str = "held-out.losses";
 /// States kept on disk: if the newest is damaged, the one before it is used.
 const STATES_KEPT: usize = 2;
@@ -120,7 +120,7 @@ fn run_to_the_end(
     observe(&start);
     let is_trained = session.state.epoch > epochs;
     let has_features = |best: Checkpoint| best.features.is_some();
-    // A finished run needs no features of frozen layers any more.
+    // A finished run no longer needs features of frozen layers.
     let is_finished =
         is_trained && Checkpoint::read(&run.checkpoint(CheckpointKind::Best)).is_ok_and(has_features);
     if !is_finished && session.learner.find_features(run, stop, &mut observe)?.is_break() {
@@ -173,7 +173,7 @@ fn run_to_the_end(
     Ok(Outcome::Finished(report))
 }
 
-/// The weights that a new run begins with, if there are some, once they are known to suit its network.
+/// The weights that a new run starts from, if any, checked to fit its network.
 fn backbone_of(settings: &TrainSettings) -> Result<Option<Weights>> {
     let TrainSettings { architecture, input, recipe, backbone, .. } = settings;
     let dropout = architecture.settings().find(|(name, share)| *name == "dropout" && *share > 0.0);
@@ -246,7 +246,7 @@ impl<'a> Session<'a> {
                 let path = folder.path();
                 std::fs::create_dir_all(path).map_err(Error::io("create", path))?;
                 let log = Log::open(folder)?;
-                // Another process may have begun and ended one meanwhile.
+                // Another process may have started and ended one meanwhile.
                 folder.check_holds_no_run()?;
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
@@ -297,7 +297,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Trains on the remaining batches of an epoch; breaks off if it is asked to stop.
+    /// Trains on the remaining batches of an epoch; breaks if asked to stop.
     fn epoch(
         &mut self,
         batches: impl IntoIterator<Item = Result<Batch>>,
@@ -413,10 +413,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether the mean of some losses is no higher than that of the least so far, of the same images, within the
-/// standard error of the mean difference. A schedule that ends with small steps makes later weights better,
-/// which few images cannot tell. (Breiman et al., Classification and Regression Trees, 1984, take the
-/// standard error of the lowest mean itself.)
+/// Whether the mean of some losses is no higher than that of the lowest so far, of the same images, within
+/// the standard error of the mean difference. A schedule that ends with small steps makes later weights
+/// better, which few images cannot show. (Breiman et al., Classification and Regression Trees, 1984, take
+/// the standard error of the lowest mean itself.)
 fn is_as_low(losses: &[f32], least: &[f32]) -> bool {
     // The first epoch, or no held-out images.
     if least.is_empty() {

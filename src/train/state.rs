@@ -19,7 +19,7 @@ pub(super) struct State {
     pub settings: TrainSettings,
     /// The checksum of the training data.
     pub data: String,
-    /// The checksum of the test sets; a state of an older toolkit has none.
+    /// The checksum of the test sets; a state from an older toolkit has none.
     #[serde(default)]
     pub test_sets: Option<String>,
     /// The epoch to resume in, from 1.
@@ -30,7 +30,7 @@ pub(super) struct State {
     pub smoothed_loss: Option<f64>,
     /// The lengths of the log files.
     pub log: Lengths,
-    /// What the backbone had learned from.
+    /// What the backbone was trained on.
     #[serde(flatten)]
     pub lineage: Lineage,
 }
@@ -65,7 +65,7 @@ impl State {
         for path in run.states()?.into_iter().rev() {
             match Self::read(&path) {
                 Ok(state) => return Ok(state),
-                // What cannot be read today may be whole.
+                // A state that cannot be read now may be intact.
                 Err(error @ Error::Io { .. }) => return Err(error),
                 Err(error) => fault = fault.or(Some(error)),
             }

@@ -1,4 +1,4 @@
-//! Finds the network among the tensors of a file: the prefix behind which a known family is recognised.
+//! Finds the network among the tensors of a file: the prefix after which a known family is recognised.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -37,7 +37,7 @@ pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
         let Some((found, body)) = body else { continue };
         let present = body.iter().filter(|(name, shape)| shapes(name).is_some_and(|found| found == shape));
         let share = present.count() as f64 / body.len() as f64;
-        // A first layer of this name is no network yet.
+        // A first layer of this name alone is no network.
         if share <= 0.5 {
             continue;
         }
@@ -67,7 +67,7 @@ pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
     })
 }
 
-/// What stands before the marks of the families, in alphabetical order.
+/// The prefixes before the families' marks, in alphabetical order.
 fn prefixes(weights: &Weights) -> BTreeSet<&str> {
     let before = |name| FAMILIES.iter().filter_map(move |family| str::strip_suffix(name, family.mark));
     let is_whole = |prefix: &&str| !prefix.ends_with(char::is_alphanumeric);
@@ -80,8 +80,8 @@ pub(super) fn body(network: &Architecture, input: &Input) -> Result<Vec<(String,
     Ok(layers[..layers.len() - 1].iter().flat_map(Layer::parameters).collect())
 }
 
-/// The first tensor within the blocks of a network that the network does not have, without the prefix: the
-/// weights are those of another network with the same layers and more, such as squeeze-and-excite.
+/// The first tensor, without the prefix, within the blocks of a network but not part of it: the weights
+/// are those of another network with the same layers and more, such as squeeze-and-excite.
 pub(super) fn foreign<'a>(
     weights: &'a Weights,
     prefix: &str,

@@ -7,8 +7,8 @@ use crate::{
     error::Result,
 };
 
-/// The layers of a network and their weights, where a batch normalisation that is the only reader of a
-/// convolution is a part of it, in evaluation mode.
+/// The layers of a network and their weights, with each batch normalisation that is the only reader of
+/// a convolution folded into it, in evaluation mode.
 ///
 /// # Errors
 /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
@@ -16,7 +16,7 @@ pub(crate) fn folded(layers: &[Layer], weights: &Weights) -> Result<(Vec<Layer>,
     let readers = arch::readers(layers);
     let mut folded = Weights::new(weights.path());
     let mut kept: Vec<Layer> = Vec::with_capacity(layers.len());
-    // Where each layer is among those that are kept.
+    // The index of each layer among those kept.
     let mut indices = Vec::with_capacity(layers.len());
     for layer in layers {
         if let (Op::BatchNorm { .. }, &[input]) = (layer.op, &layer.inputs[..])
@@ -39,7 +39,7 @@ pub(crate) fn folded(layers: &[Layer], weights: &Weights) -> Result<(Vec<Layer>,
     Ok((kept, folded))
 }
 
-/// Scales and shifts the outputs of a convolution by channel.
+/// Scales and shifts the outputs of a convolution per channel.
 fn fold(weights: &mut Weights, name: &str, conv: &Conv, norm: &[(f64, f64)]) {
     let [weight, bias] = ["weight", "bias"].map(|parameter| format!("{name}.{parameter}"));
     let kernels = weights.tensors.get_mut(&weight).expect("the convolution is kept");
@@ -86,8 +86,7 @@ mod tests {
         let (kept, folded) = folded(&layers, &weights).unwrap();
         let norms =
             |layers: &[Layer]| layers.iter().filter(|layer| matches!(layer.op, Op::BatchNorm { .. })).count();
-        // Those behind an addition stay, and that of the first block, which reads the first convolution,
-        // goes.
+        // Those after an addition stay; that of the first block, which reads the first convolution, goes.
         assert_eq!((norms(&layers), norms(&kept)), (7, 3));
         assert!(kept.iter().all(|layer| layer.name != "block1.layer.0.bn1"));
         let relu = kept.iter().find(|layer| layer.name == "block1.layer.0.relu1").unwrap();

@@ -67,13 +67,12 @@ impl Weights {
     ///
     /// Floating-point tensors of any width become `f32`; tensors of other types, such as PyTorch's batch
     /// counters, are skipped, and so is everything that is not a tensor. The name of a tensor in nested
-    /// dictionaries, or in a module that was saved whole, has the keys of all of them, joined by dots. Parts
-    /// of a name that a wrapper of PyTorch puts in, such as `module` and `_orig_mod`, are dropped, and
-    /// `conv_shortcut` becomes `convShortcut`, as in pytorch-ood. The names of EfficientNet-PyTorch become
-    /// those of timm.
+    /// dictionaries, or in a module saved whole, joins the keys of all levels by dots. Parts of a name
+    /// inserted by PyTorch's wrappers, such as `module` and `_orig_mod`, are dropped, and `conv_shortcut`
+    /// becomes `convShortcut`, as in pytorch-ood. The names of EfficientNet-PyTorch become those of timm.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or something else, which is named.
+    /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or of another kind, which it names.
     pub fn read(path: &Path) -> Result<Self> {
         let mut weights = Self::new(path);
         if path.is_dir() {
@@ -97,7 +96,7 @@ impl Weights {
         Ok(weights)
     }
 
-    /// Adds tensors by their usual names. A tensor whose usual name is taken keeps its own.
+    /// Adds tensors under their usual names. A tensor whose usual name is taken keeps its own.
     fn insert_all(&mut self, tensors: Vec<(String, Tensor)>) {
         let (plain, wrapped): (Vec<_>, Vec<_>) =
             tensors.into_iter().partition(|(name, _)| usual(name) == *name);
@@ -247,7 +246,7 @@ impl Weights {
         serde_json::from_value(note.get("training")?.clone()).ok()
     }
 
-    /// Recognises the network from the names and shapes of its tensors, behind any prefix, as
+    /// Recognises the network from the names and shapes of its tensors, after any prefix, as
     /// [`network`](Self::network) does.
     ///
     /// # Errors
@@ -256,8 +255,8 @@ impl Weights {
         find::network(self).map(|(_, found)| found)
     }
 
-    /// Checks that these tensors of a network, without a prefix, are a backbone of another: all below the
-    /// last layer is there, and nothing of a deeper network.
+    /// Checks that these tensors of a network, without a prefix, are a backbone for another: everything
+    /// below the last layer is there, and nothing of a deeper network.
     ///
     /// # Errors
     /// [`Error::Weights`] naming the first tensor that is missing, misshaped, not finite or foreign.
@@ -275,9 +274,9 @@ impl Weights {
         }
     }
 
-    /// The tensors of the network by pytorch-ood's names, without the prefix before them: `state_dict.model.`
-    /// in a checkpoint of Lightning, for example. The other tensors with this prefix stay too, as the anchors
-    /// of a CAC network.
+    /// The tensors of the network under pytorch-ood's names, without their prefix: `state_dict.model.` in a
+    /// Lightning checkpoint, for example. Other tensors with this prefix stay too, such as the anchors of a
+    /// CAC network.
     ///
     /// If the file holds several networks, complete ones come before incomplete ones, plain weights before
     /// averaged ones (`ema`, `swa`, `teacher`), fewer keys before more, and then the first in alphabetical
@@ -295,7 +294,7 @@ impl Weights {
         Ok(Self { path: self.path.clone(), tensors, prefix, note: self.note.clone() })
     }
 
-    /// What [`network`](Self::network) dropped before the names of the tensors.
+    /// The prefix that [`network`](Self::network) dropped from the tensor names.
     #[must_use]
     pub fn prefix(&self) -> &str {
         &self.prefix
@@ -312,8 +311,8 @@ impl Weights {
 const WRAPPERS: [&str; 5] =
     ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_module"];
 
-/// A tensor's name without wrappers, in pytorch-ood's spelling. Names that belong to no layer may hold those
-/// of data sets.
+/// A tensor's name without wrappers, in pytorch-ood's spelling. Names of no layer are kept: they may hold
+/// names of data sets.
 fn usual(name: &str) -> String {
     if name.starts_with(HEAD_PREFIX) {
         return name.to_owned();
@@ -560,7 +559,7 @@ mod tests {
         }
     }
 
-    /// A network of this family whose first tensor begins with `value`, behind a prefix.
+    /// A network of this family whose first tensor begins with `value`, after a prefix.
     fn add(weights: &mut Weights, family: &str, prefix: &str, value: f32) {
         let network = Architecture::new(family, &[]).unwrap();
         for (name, shape) in network.layers(2, 32, 32).unwrap().iter().flat_map(Layer::parameters) {

@@ -298,14 +298,14 @@ mod tests {
         let object = [&typed[..], STORAGE, b"K\0K\x01\x85K\x01\x85t}tRs"].concat();
         let value = [&1_i64.to_le_bytes()[..], &2.5_f32.to_le_bytes()].concat();
         assert_eq!(read(&file(&object, b"]X\x01\0\0\x000a", &value)).unwrap().len(), 1);
-        // A tensor that an unknown function is given is not what it makes.
+        // A tensor passed to an unknown function is not its result.
         assert!(
             error(&file(
                 &[b"}X\x01\0\0\0acx\nneg\n(", &tensor[..], b"tRs"].concat(),
                 b"]X\x01\0\0\x000a",
                 &value
             ))
-            .contains("only what `x.neg` would make")
+            .contains("only a call to `x.neg`")
         );
     }
 
@@ -315,12 +315,12 @@ mod tests {
         // A million levels of nesting.
         let deep = [&b")"[..], &[0x85; 1_000_000]].concat();
         assert_eq!(read(&legacy(&deep)).unwrap().len(), 0);
-        // Dictionaries of which each holds the one before twice: 2^100 paths.
+        // Dictionaries that each hold the one before twice: 2^100 paths.
         let shared = b"}q\x01".iter().copied();
         let level = b"}q\x02(X\x01\0\0\0ah\x01X\x01\0\0\0bh\x01uq\x01";
         let bomb: Vec<u8> = shared.chain(level.repeat(100)).collect();
         assert_eq!(read(&legacy(&bomb)).unwrap().len(), 0);
-        // A list and an object that hold themselves, and a rebuilt type of itself.
+        // A list and an object that contain themselves, and a rebuilt type of itself.
         assert_eq!(read(&legacy(b"]q\x01h\x01a")).unwrap().len(), 0);
         assert!(error(&legacy(b"cx\ny\n)Rq\x01h\x01b")).contains("no tensors"));
         let typed = b"ctorch._tensor\n_rebuild_from_type_v2\nq\x02h\x02]q\x01(h\x02Nh\x01eR";

@@ -10,7 +10,7 @@ use cac::{
 
 use super::{Progress, quoted, say};
 
-/// The data of pytorch-ood's CAC tutorial, which is used where a user names none.
+/// The data of pytorch-ood's CAC tutorial, used if the user names none.
 pub const TUTORIAL_KNOWN: &str = "cifar10";
 pub const TUTORIAL_UNKNOWN: &str = "textures";
 
@@ -19,11 +19,10 @@ pub fn set_names() -> String {
     SETS.map(|set| set.name).join(", ")
 }
 
-/// The path of a data set that a user gave: one that is here, or the published data set of this name, of
-/// which is downloaded what the roles need. The path is that of the first role.
+/// The path of a data set that a user gave: a local one, or the published one of this name, of which the
+/// parts that the roles need are downloaded. The path is that of the first role.
 ///
-/// Only the bare name means the data set: `./cifar10` and `cifar10/` are folders. Says which of the two was
-/// taken.
+/// Only the bare name means the data set: `./cifar10` and `cifar10/` are folders. Prints which was taken.
 pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result<PathBuf> {
     let Some(set) = PublishedSet::meant_by(text) else {
         let is_word = text.components().eq([Component::Normal(text.as_os_str())]);
@@ -80,10 +79,10 @@ pub fn fetch(
     Ok(())
 }
 
-/// Shows how something published is fetched.
+/// Shows the progress of a download.
 pub struct FetchDisplay {
     name: &'static str,
-    /// About how many bytes a file has whose length is not published.
+    /// The approximate bytes of a file without a published length.
     about: Option<u64>,
     bar: Option<Progress>,
     unpacking: Option<PathBuf>,
@@ -135,7 +134,7 @@ impl FetchDisplay {
     }
 }
 
-/// A number of bytes in the unit that suits it.
+/// A number of bytes in a suitable unit.
 pub fn size(bytes: u64) -> String {
     let value = bytes as f64;
     match bytes {

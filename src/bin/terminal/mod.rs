@@ -41,7 +41,7 @@ impl fmt::Display for Advice {
 
 impl std::error::Error for Advice {}
 
-/// Keeps silent about panics that the library returns as errors; others are reported.
+/// Silences panics that the library returns as errors; others are reported.
 pub fn hide_caught_panics() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -56,7 +56,7 @@ pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Says which files were left out by their extension, if any.
+/// Prints which files were left out by their extension, if any.
 pub fn say_left_out(left_out: &LeftOut) {
     if left_out.is_empty() {
         return;
@@ -92,7 +92,7 @@ pub fn finish(result: anyhow::Result<()>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A path as a shell reads it.
+/// A path, quoted for a shell.
 pub fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     if cfg!(windows) {

@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Writes a line to stderr, or several. Control characters, which names of files may have, are escaped. A
+/// Writes one or more lines to stderr. Control characters, which file names may contain, are escaped. A
 /// closed stderr is not an error.
 pub fn say(line: impl Display) {
     let escaped = |text: &str| -> String {

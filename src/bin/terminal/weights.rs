@@ -15,11 +15,10 @@ use super::{Advice, data::FetchDisplay};
 pub const SOME_WEIGHTS: &str = "Published weights: imagenet32-nocifar, timm/tf_efficientnet_lite0.in1k, timm/resnet50.a1_in1k, \
                                 torchvision/resnet18/imagenet1k-v1 and others; `toolkit weights list` lists all";
 
-/// The extensions of files of weights. Something else after a dot belongs to a name, as in
-/// `resnet50.a1_in1k`.
+/// The extensions of weight files. Anything else after a dot is part of a name, as in `resnet50.a1_in1k`.
 const EXTENSIONS: [&str; 8] = ["bin", "ckpt", "onnx", "pkl", "pt", "pth", "safetensors", "tar"];
 
-/// The most names that are suggested.
+/// The maximum number of suggested names.
 const SUGGESTIONS: usize = 5;
 
 /// Starting weights.
@@ -76,7 +75,7 @@ pub fn fetch(weights: &PublishedWeights) -> anyhow::Result<PathBuf> {
     Ok(file)
 }
 
-/// The names of published weights that are most like a text, the most similar first.
+/// The names of published weights closest to a text, the most similar first.
 pub fn similar(text: &str) -> Vec<&'static str> {
     let plain = |text: &str| -> String {
         text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()

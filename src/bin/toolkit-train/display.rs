@@ -106,7 +106,7 @@ impl Display {
         }
     }
 
-    /// Shows a number of finished items, in a new bar if it shows something else.
+    /// Shows a number of finished items, in a new bar if the label changes.
     fn progress(&mut self, label: String, done: usize, total: usize, message: &str) {
         if self.bar.as_ref().is_some_and(|(shown, _)| *shown != label) {
             self.clear();

@@ -165,7 +165,7 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
         }
         Outcome::Interrupted { epoch } => {
             let mut hint = resume;
-            // The features of frozen layers come before all weights.
+            // While frozen layers compute features, there are no weights yet.
             if run.checkpoint(CheckpointKind::Last).exists() {
                 hint += &format!(
                     ", or export the current weights with `toolkit export --run {quoted} --last model.onnx`"
@@ -197,7 +197,7 @@ fn stop_on_signals() -> anyhow::Result<Arc<AtomicBool>> {
     std::thread::spawn(move || {
         for _ in signals.forever() {
             if asked.swap(true, Ordering::Relaxed) {
-                // Without libtorch's destructors, which would crash the computation that is going on.
+                // Without libtorch's destructors, which would crash the running computation.
                 signal_hook::low_level::exit(1);
             }
             say("stopping soon; press Ctrl-C again to stop at once");

@@ -199,8 +199,8 @@ fn test_every(freeze: bool) -> usize {
     if freeze { 5 } else { 1 }
 }
 
-/// The learning rate of a recipe with an optimizer, as a share of the default one. That of a recipe for Muon
-/// is no other optimizer's.
+/// The learning rate of a recipe with an optimizer, as a share of the default one. The rate of a recipe for
+/// Muon applies to no other optimizer.
 fn rate_share(recipe: &Recipe, optimizer: Optimizer) -> f64 {
     if recipe.optimizer == Optimizer::Muon && optimizer != Optimizer::Muon {
         return 1.0;
@@ -208,7 +208,7 @@ fn rate_share(recipe: &Recipe, optimizer: Optimizer) -> f64 {
     recipe.learning_rate / Recipe::default().learning_rate
 }
 
-/// The recipes other than the default one, and when they are taken.
+/// The recipes other than the default one, and when they are used.
 fn other_recipes() -> [(&'static str, Recipe); 3] {
     [
         ("with --freeze", Recipe::of_last_layer()),
@@ -266,14 +266,14 @@ enum Number {
 const PHOTOGRAPHS: usize = 96;
 /// The starting weights of pytorch-ood's CAC tutorial, for runs on its data.
 const BACKBONE: &str = "imagenet32-nocifar";
-/// The name by which `--config` knows the settings of that tutorial, and these.
+/// The name of that tutorial's settings for `--config`, and the settings.
 const TUTORIAL: (&str, &str) = ("tutorial", include_str!("../../../examples/tutorial.toml"));
 
 /// The settings as given by flags and file.
 #[derive(Debug, Clone)]
 pub struct Given {
     table: Table,
-    /// The names of those that were typed.
+    /// The names of the typed settings.
     typed: Vec<String>,
 }
 
@@ -317,9 +317,9 @@ fn read(file: &Path) -> anyhow::Result<Table> {
     parse(&text, file)
 }
 
-/// The settings in a text that is named by its file.
+/// The settings in the text of a file, which errors name.
 fn parse(text: &str, file: &Path) -> anyhow::Result<Table> {
-    // On one line each: errors of TOML show the lines of the file.
+    // On one line: TOML's own messages show lines of the file.
     let not_toml = |error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start);
         let line = 1 + text.bytes().take(start).filter(|&byte| byte == b'\n').count();
@@ -362,8 +362,7 @@ impl Given {
         Ok(settings)
     }
 
-    /// Refuses settings that were typed, but that this training does not use. A file may hold them for other
-    /// flags.
+    /// Refuses typed settings that this training does not use. A file may hold them for other flags.
     fn check_used(&self, settings: &TrainSettings) -> anyhow::Result<()> {
         let is_cac = settings.loss.variant != Variant::CrossEntropy;
         let has_outliers = settings.recipe.has_outliers();
@@ -405,7 +404,7 @@ struct Start {
 }
 
 impl Start {
-    /// Whether there are weights that learned from photographs.
+    /// Whether there are weights trained on photographs.
     fn is_of_photographs(&self) -> bool {
         self.backbone.is_some() && self.input.height >= PHOTOGRAPHS
     }
@@ -469,11 +468,11 @@ impl Settings {
         })
     }
 
-    /// The recipe with what was given.
+    /// The recipe with the given settings.
     fn recipe(&self, usual: Recipe, loss: &Loss) -> Recipe {
         let backbone_rate = self.backbone_rate.unwrap_or(usual.backbone_rate);
         let optimizer = match (self.optimizer, usual.optimizer) {
-            // Muon is of no use where no convolution is trained.
+            // Muon is useless if no convolution is trained.
             (None, Optimizer::Muon) if backbone_rate == 0.0 => Optimizer::Sgd,
             (given, usual_one) => given.unwrap_or(usual_one),
         };
@@ -507,7 +506,7 @@ impl Settings {
                 Precision::Bf16 => TrainingPrecision::Bf16,
             },
         };
-        // Cross-entropy needs no outliers, and a small step has no room for one; where a share is given, that is
+        // Cross-entropy needs no outliers, and a small step has no room for one; if a share is given, that is
         // an error.
         let is_share_given = self.outlier_share.is_some_and(|share| share != 0.0);
         let is_without = self.loss == Objective::CrossEntropy
@@ -522,7 +521,7 @@ impl Settings {
         self.known.as_deref().and_then(PublishedSet::meant_by).is_some_and(PublishedSet::is_of_digits)
     }
 
-    /// A network without the dropout that some have by default: it is in layers that are not trained.
+    /// A network without default dropout, which some have in layers that are not trained.
     fn without_dropout(&self, network: Architecture) -> anyhow::Result<Architecture> {
         let drops = network.settings().any(|(name, share)| name == "dropout" && share > 0.0);
         let is_given = self.network.settings.contains_key("dropout");
@@ -541,7 +540,7 @@ impl Settings {
             || self.network.settings.get("dropout").is_some_and(|share| share.value() > 0.0)
     }
 
-    /// The recipe for a number of training images, with a word about the choice.
+    /// The recipe for the number of training images; the choice is printed.
     fn choose_recipe(&self, known: &Path, data: &DataFolder) -> anyhow::Result<Recipe> {
         let folder = dataset(known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
         let protocol = self.protocol.as_ref();

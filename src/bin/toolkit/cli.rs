@@ -377,7 +377,7 @@ impl FromStr for ScoreArg {
     }
 }
 
-/// The scores that were asked for, each once; `own` is the first of all.
+/// The requested scores, each once; `own` is the first of `all`.
 pub fn scores(args: &[ScoreArg], own: Option<RejectionScore>) -> Vec<RejectionScore> {
     let mut scores: Vec<RejectionScore> = Vec::new();
     for arg in args {
@@ -662,7 +662,7 @@ impl DriftArgs {
     }
 }
 
-/// A model file that is named first, and the rest.
+/// The model file, if it is named first, and the rest.
 fn split_model(names: &[PathBuf]) -> (Option<&Path>, &[PathBuf]) {
     match names {
         [model, rest @ ..] if is_model(model) => (Some(model), rest),
@@ -675,7 +675,7 @@ pub fn first_given(flags: &[(&'static str, bool)]) -> Option<&'static str> {
     flags.iter().find_map(|&(flag, given)| given.then_some(flag))
 }
 
-/// Whether a file begins as one of ONNX does: with the field `ir_version`.
+/// Whether a file begins like an ONNX file: with the field `ir_version`.
 pub fn begins_as_model(path: &Path) -> std::io::Result<bool> {
     let mut start = [0];
     Ok(File::open(path)?.read(&mut start)? == 1 && start == [8])

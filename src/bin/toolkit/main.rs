@@ -1,5 +1,5 @@
 //! `toolkit`: scores, evaluates, exports and imports models. A separate program, `toolkit-train`, trains, so
-//! that this one never loads libtorch.
+//! this one never loads libtorch.
 
 mod cli;
 mod commands;
@@ -18,10 +18,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The exit code of a command that found drift, or a requirement that is not met.
 const UNMET: u8 = 3;
 
-/// Makes ONNX Runtime, whose official libraries send events about models and the machine to Microsoft by
-/// default, create and send none. Its API can only end that once the first event is on its way.
+/// Disables ONNX Runtime's telemetry: by default, its official libraries send events about models and the
+/// machine to Microsoft. Its API can end that only once the first event is on its way.
 fn disable_telemetry() {
-    // As there are no other threads yet, nobody reads the environment at the same time.
+    // There are no other threads yet that could read the environment at the same time.
     let _ = dotenvy::from_read_override(&b"ORT_DISABLE_TELEMETRY=1"[..]);
 }
 

@@ -39,8 +39,8 @@ pub struct PublishedWeights {
     pub classes: usize,
     /// The input for which it was published.
     pub input: Input,
-    /// About how many bytes the file has: as its source states it, or else as many as its tensors in single
-    /// precision.
+    /// The approximate size of the file in bytes: as its source states it, or else that of its tensors
+    /// in single precision.
     pub bytes: u64,
     /// Its SHA-256 in hexadecimal, or as many of the first digits as are published. Without all of them the
     /// file is trusted at the first download and must not change afterwards.
@@ -61,7 +61,7 @@ enum Host {
     Torchvision,
 }
 
-/// The mean and the standard deviation that are usual for ImageNet.
+/// The usual mean and standard deviation for ImageNet.
 const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 /// To -1..=1.
 const HALF: [[f32; 3]; 2] = [[0.5; 3]; 2];
@@ -72,7 +72,7 @@ const fn plain(mean: [f32; 3], std: [f32; 3]) -> Input {
     Input { height: 32, width: 32, mean, std, resize }
 }
 
-/// Square images, of whose short side a share is kept, resized bilinearly.
+/// Square images, cropped to a share of the short side, resized bilinearly.
 const fn crop([mean, std]: [[f32; 3]; 2], size: usize, share: f64) -> Input {
     let resize = Resize { fit: Fit::Crop { share }, filter: crate::image::Filter::Bilinear };
     Input { height: size, width: size, mean, std, resize }
@@ -80,7 +80,7 @@ const fn crop([mean, std]: [[f32; 3]; 2], size: usize, share: f64) -> Input {
 
 /// The environment variable with the URL of a mirror, which serves `URL/NAME.EXTENSION`.
 const MIRROR: &str = "CAC_WEIGHTS_MIRROR";
-/// The most bytes of a file of weights.
+/// The maximum size of a weights file, in bytes.
 const MAX_DOWNLOAD: u64 = 1 << 30;
 /// The digits of a whole SHA-256.
 const DIGITS: usize = 64;
@@ -123,7 +123,7 @@ impl PublishedWeights {
     }
 
     /// The path of the file in the cache, `$XDG_CACHE_HOME/cac-toolkit/weights/NAME.EXTENSION`, whether or
-    /// not it is there. A file that is there under the alias stays there.
+    /// not it exists. A file that exists under the alias stays there.
     ///
     /// # Errors
     /// [`Error::Setting`] if the environment names no cache.
@@ -134,8 +134,8 @@ impl PublishedWeights {
         Ok(places.swap_remove(found))
     }
 
-    /// The path of the cached file, downloaded if it is missing, with its SHA-256 beside it in `FILE.sha256`.
-    /// It comes from its URL or from `$CAC_WEIGHTS_MIRROR/NAME.EXTENSION`, where the alias is asked for next.
+    /// The path of the cached file, downloaded if missing, with its SHA-256 next to it in `FILE.sha256`.
+    /// It comes from its URL or from `$CAC_WEIGHTS_MIRROR/NAME.EXTENSION`, where the alias is tried next.
     /// An interrupted transfer is resumed.
     ///
     /// # Errors
@@ -188,7 +188,7 @@ impl PublishedWeights {
     }
 }
 
-/// Why a file holds no weights, if it does not.
+/// Why a file holds no weights; `None` if it does.
 fn fault(file: &Path) -> Result<Option<String>> {
     match Weights::read(file) {
         Ok(_) => Ok(None),
@@ -288,7 +288,7 @@ mod tests {
             if matches!(weights.host, Host::At(_)) {
                 assert_eq!(text("source"), Some(weights.source), "{name}");
             }
-            // Beside its tensors a file has their names.
+            // Besides its tensors, a file has their names.
             let stated = line["mebibytes"].as_f64().map(|mebibytes| mebibytes * 1_048_576.0);
             let bytes = stated.or(line["bytes"].as_f64()).unwrap();
             assert!((weights.bytes as f64 - bytes).abs() <= 1e-3 * bytes, "{name}");

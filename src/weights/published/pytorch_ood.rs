@@ -1,5 +1,5 @@
-//! The registry of pytorch-ood 0.4.0, and two files of its earlier versions. Its stored metrics are not taken
-//! over.
+//! The registry of pytorch-ood 0.4.0, and two files of its earlier versions. Its stored metrics are not
+//! copied.
 
 use super::{Host, IMAGENET, PublishedWeights, crop, plain};
 
@@ -57,8 +57,8 @@ const IMAGENET_200: PublishedWeights = PublishedWeights {
     trained_on: "ImageNet-200",
     learned: &["tiny-imagenet"],
     classes: 200,
-    // pytorch-ood stretches an image to 256x256 before the crop; an image that is not square keeps its
-    // proportions here.
+    // pytorch-ood stretches an image to 256x256 before the crop; here a non-square image keeps its
+    // proportions.
     input: crop(IMAGENET, 224, 224.0 / 256.0),
     bytes: 45_155_008,
     ..WRN_40_2

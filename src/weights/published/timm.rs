@@ -3,7 +3,7 @@
 use super::{HALF, Host, IMAGENET, PublishedWeights, crop};
 use crate::image::{Filter, Input, Resize};
 
-/// The URL of the newest revision, which timm takes too.
+/// The URL of the newest revision, which timm uses too.
 pub(super) fn url(weights: &PublishedWeights) -> String {
     format!("https://huggingface.co/{}/resolve/main/model.safetensors", weights.name)
 }

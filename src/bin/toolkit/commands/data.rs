@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Everything of a data set.
+/// All roles of a data set.
 const ALL: [Role; 2] = [Role::Known(Split::Train), Role::Known(Split::Test)];
 
 /// Lists, downloads, finds and checks published data sets.
@@ -41,7 +41,7 @@ fn named<'a>(names: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item 
     names.into_iter().filter_map(|name| PublishedSet::named(name))
 }
 
-/// The path of what is there of a data set: of both splits, or else of one.
+/// The path of the local part of a data set: both splits, or else one.
 fn find(set: &PublishedSet, data: &DataFolder) -> cac::Result<PathBuf> {
     let [train, test] = ALL;
     data.require(set, &ALL).or_else(|_| data.require(set, &[test])).or_else(|_| data.require(set, &[train]))

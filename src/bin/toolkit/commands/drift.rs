@@ -35,7 +35,7 @@ struct Stream {
     skipped: usize,
 }
 
-/// Continues a stream with more images, and says whether it has drifted.
+/// Continues a stream with more images, and prints whether it has drifted.
 pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let (model, input) = args.model_and_input()?;
     let (is_stdin, is_folder) = (input == Path::new(STDIN), input.is_dir());
@@ -95,7 +95,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     } else {
         result.print()?;
     }
-    // Last, because a call that fails can be repeated.
+    // Last, so that a failed call can be repeated.
     if let Some(file) = file {
         file.write(&monitor)?;
     }
@@ -108,7 +108,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     }
 }
 
-/// One score a line.
+/// Reads one score per line.
 fn read_lines(lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
     let mut scores = Vec::new();
     for (index, line) in lines.lines().enumerate() {
@@ -169,7 +169,7 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// The share of known images that the threshold in use keeps at least, with a confidence of 95 %; absent
+    /// The share of known images that the threshold in use keeps at least, with 95 % confidence; absent
     /// without a promise.
     fn kept_at_least(&self, keep: f64) -> Option<f64> {
         let Threshold { kept_at_least: of_file, classes, .. } = self.threshold?;
@@ -252,7 +252,7 @@ impl Found<'_> {
     }
 }
 
-/// The martingale at which there is an alarm.
+/// The martingale value at which the alarm is raised.
 fn needed(alpha: f64) -> String {
     let number = 1.0 / alpha;
     match number {

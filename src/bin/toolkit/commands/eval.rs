@@ -83,9 +83,9 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     if unmet.is_empty() { Ok(()) } else { Err(Unmet(unmet).into()) }
 }
 
-/// Evaluates models on every provider, and hands each result over as it comes. Returns the images. The
-/// anchors are read if a page is made of the results. The outputs have been checked; what is required can be
-/// compared.
+/// Evaluates models on every provider, and passes on each result as it comes. Returns the images. The
+/// anchors are passed on if the results go into a page. The caller has checked the outputs; what is
+/// required is checked here.
 pub fn measure(
     models: &[PathBuf],
     args: &EvaluationArgs,
@@ -173,7 +173,7 @@ pub fn measure(
     Ok(TestImages { known, unknown })
 }
 
-/// Whether a model that decides by `own` is measured by a score: without --score by its own alone.
+/// Whether a model that decides by `own` is measured by a score: without --score, only by its own.
 fn is_measured(score: RejectionScore, own: RejectionScore, args: &[ScoreArg]) -> bool {
     match &cli::scores(args, Some(own))[..] {
         [] => score == own,
@@ -181,8 +181,8 @@ fn is_measured(score: RejectionScore, own: RejectionScore, args: &[ScoreArg]) ->
     }
 }
 
-/// Says so if the provider does not compute what the model computed at its export: the figures are then those
-/// of the provider.
+/// Warns if the provider does not reproduce the model's results at export: the figures are then those of the
+/// provider.
 fn check_provider(name: &str, scorer: &Scorer) {
     match scorer.verify() {
         Ok(_) | Err(Error::NoGoldenBatch { .. }) => {}
@@ -190,7 +190,7 @@ fn check_provider(name: &str, scorer: &Scorer) {
     }
 }
 
-/// Checks that a threshold is of use, and that there is one for what is required.
+/// Checks that a threshold is used, and that there is one if a requirement needs it.
 fn check_thresholds(
     contender: &Contender,
     args: &EvaluationArgs,
@@ -281,8 +281,8 @@ fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> an
     Ok(FeatureFile { last_layer: last_layer.clone(), anchors: anchors.clone(), training, sets: Vec::new() })
 }
 
-/// The scores to evaluate, with their constants. `own` is left as it is; a score for which there are too few
-/// images is left out, and said, if all were asked for.
+/// The scores to evaluate, with their constants. `own` is left as it is. If all were requested, a score with
+/// too few images is left out, with a message.
 pub fn fitted(
     features: Option<&FeatureFile>,
     scores: &[RejectionScore],
@@ -316,7 +316,7 @@ pub fn fitted(
 }
 
 /// Opens every model on every provider, and checks that they can be compared. Models without the output
-/// `features` get it where it is needed.
+/// `features` get it if needed.
 fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::Result<Vec<Contender<'a>>> {
     let models: Vec<Option<&Path>> = match models {
         [] => vec![None],
@@ -341,7 +341,7 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                 if let Some(what) = difference(one, other) {
                     bail!("{name} cannot be compared with {}: {what}", first.name);
                 }
-                // The score that is relative to a threshold for each class.
+                // The score that is relative to per-class thresholds.
                 let relative = |decision: &Decision| {
                     let threshold = decision.threshold.as_ref()?;
                     threshold.classes.as_ref().map(|_| decision.score)
@@ -363,7 +363,7 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
     Ok(contenders)
 }
 
-/// Why two models cannot be compared, if so.
+/// Why two models cannot be compared, if they cannot.
 fn difference(one: &Decision, other: &Decision) -> Option<String> {
     if one.classes != other.classes {
         return Some("their classes differ".to_owned());
@@ -375,15 +375,15 @@ fn difference(one: &Decision, other: &Decision) -> Option<String> {
     None
 }
 
-/// Where images come from: what is given, or what the training recorded.
+/// Where images come from: as given, or as the training recorded.
 struct Source<'a> {
     known: PathBuf,
     /// The share of test images held out.
     share: Option<f64>,
     protocol: Option<Protocol>,
-    /// The record of the training, if the known images are those of it.
+    /// The record of the training, if its known images are used.
     training: Option<&'a Training>,
-    /// Whether they are the images of the tutorial, which the built-in model learned.
+    /// Whether they are the images of the tutorial, on which the built-in model was trained.
     is_tutorial: bool,
 }
 
@@ -442,7 +442,7 @@ fn test_images(
     Ok((known.align(&manifest.decision.classes)?, unknown))
 }
 
-/// The share of test images that the training held out of a data set of this name.
+/// The share of test images that the training held out of a data set with this name.
 fn trained_without(known: &Path, manifest: &Manifest) -> Option<f64> {
     let training = manifest.history.training.as_ref()?;
     let recorded: PathBuf = training.get("known")?;
@@ -467,13 +467,13 @@ pub struct Measured<'a> {
 }
 
 impl Measured<'_> {
-    /// What a page shows, for each score. Models have names.
+    /// The subjects of a page, one per score. `names` names the models.
     pub fn subjects(&self, names: &HashMap<PathBuf, String>, args: &EvaluationArgs) -> Vec<Subject> {
         let mut name = self.model.map_or("the built-in model".to_owned(), |model| names[model].clone());
         if args.provider.len() > 1 {
             name = format!("{name} on {}", self.scorer.provider());
         }
-        // The bound of the file is about its scores in float32.
+        // The bound of the file is for its scores in float32.
         let mut manifest = self.scorer.manifest().clone();
         if let (Some(threshold), Some(_)) =
             (&mut manifest.decision.threshold, self.scorer.provider().doubt_of_held_out())
@@ -510,7 +510,7 @@ impl Measured<'_> {
         self.tables().filter_map(fault).collect()
     }
 
-    /// What the tables do not meet, a sentence for each.
+    /// The unmet requirements of the tables, one sentence each.
     fn unmet(&self, required: &[Requirement]) -> Vec<String> {
         let sets = self.evaluation.sets.len() - 1;
         let of = |(report, table): (&cac::Result<Report>, String)| -> Vec<String> {
@@ -521,7 +521,7 @@ impl Measured<'_> {
         self.tables().flat_map(of).collect()
     }
 
-    /// The agreement with the first contender on one of the scores, if that one has it too.
+    /// The agreement with the first contender on a score, if both have it.
     fn agreement(&self, score: usize) -> Option<(&str, Agreement)> {
         let (name, first) = self.against?;
         Some((name, first.agreement(self.evaluation, self.evaluation.scores[score])?))

@@ -60,7 +60,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     write(&checkpoint, &args.file, calibration, &args.model, run.path())
 }
 
-/// Checks the name of a model file: by it the other commands tell a model from images.
+/// Checks the name of a model file, by which other commands tell it from images.
 pub fn check_is_model(model: &Path) -> anyhow::Result<()> {
     if !is_model(model) {
         bail!("the name of a model file ends in .onnx: `{}`", model.display());
@@ -84,8 +84,8 @@ pub fn check_outputs<'a>(
     }
 }
 
-/// The calibration images of f16 and int8, from --calibrate or else from the data of the training, without
-/// its test images; `None` for f32 or without both. The model must not replace one of them.
+/// The calibration images for f16 and int8, from --calibrate or else from the training's data, without its
+/// test images; `None` for f32 or without either. The model must not replace one of them.
 pub fn calibration(
     args: &FileArgs,
     model: &Path,
@@ -110,12 +110,12 @@ pub fn calibration(
     let recorded = data.and_then(|data| data.held_out_test);
     let protocol = data.and_then(|data| data.protocol);
     let open = |share| match open_training(folder, share, protocol.as_ref(), input) {
-        // Other images, of the classes of the split alone.
+        // Other images, of only the split's classes.
         Err(Error::Setting { name: "protocol", .. }) if !is_same => open_training(folder, share, None, input),
         opened => opened,
     };
     let images = match open(recorded.filter(|_| is_same)) {
-        // The same data at another place.
+        // The same data in another place.
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),
         opened => opened,
     }?;

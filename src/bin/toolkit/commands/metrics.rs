@@ -30,7 +30,7 @@ pub fn run(args: &MetricsArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Prints a table for each score of features.
+/// Prints a table for each score computed from features.
 fn of_features(path: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     let features = FeatureFile::read(path)?;
     let is_all = args.score.contains(&ScoreArg::All);
@@ -56,7 +56,7 @@ fn of_features(path: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says why there is no accuracy.
+/// Prints why there is no accuracy.
 fn say_missing(predictions: usize) {
     say(format_args!("no accuracy and no OSCR: known images without a prediction: {predictions}"));
 }

@@ -39,10 +39,10 @@ use crate::{
 /// The built-in model.
 const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-cifar-net.onnx");
 
-/// What is said where the built-in model is taken because none is named.
+/// The message if the built-in model is used because none is named.
 const BUILT_IN: &str = "model: built-in, with CIFAR-10's classes";
 
-/// The findings of exit code 3, one per line. The command did not fail: the exit code is another.
+/// The findings of exit code 3, one per line. They are not a failure, which has another code.
 #[derive(Debug)]
 pub struct Unmet(pub Vec<String>);
 
@@ -83,8 +83,8 @@ fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(B
     Ok((bytes, origin))
 }
 
-/// The models that a user names, else the newest one in the current folder; none for the built-in one. Says
-/// which is taken if none is named.
+/// The models that a user names, else the newest one in the current folder; none for the built-in one. If
+/// none is named, prints which is used.
 fn named_or_newest(named: &[PathBuf]) -> Vec<PathBuf> {
     if !named.is_empty() {
         return named.to_vec();
@@ -97,7 +97,7 @@ fn named_or_newest(named: &[PathBuf]) -> Vec<PathBuf> {
     newest.into_iter().collect()
 }
 
-/// The model file of this toolkit in a folder that was written last.
+/// The most recently written model file of this toolkit in a folder.
 fn newest_model(folder: &Path) -> Option<PathBuf> {
     let mut files: Vec<(SystemTime, PathBuf)> = std::fs::read_dir(folder)
         .ok()?
@@ -116,7 +116,7 @@ fn newest_model(folder: &Path) -> Option<PathBuf> {
     files.into_iter().rev().map(|(_, path)| path).find(|path| is_ours(path))
 }
 
-/// The scorer with the threshold of the flags.
+/// The scorer with the threshold from the flags.
 fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
     match (args.keep, args.threshold) {
         (Some(keep), _) => scorer.with_keep(keep),
@@ -125,9 +125,9 @@ fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
     }
 }
 
-/// The names of inputs as others may see them: the last part of each path, with as many of the folders above
-/// it as tell it from the others, and no absolute path. A number tells apart those that have the same
-/// folders, one from the current folder and the other from the root on.
+/// The names of inputs, safe to share: the last part of each path, with as many parent folders as make it
+/// unique, and no absolute path. A number distinguishes those with the same folders, one relative to the
+/// current folder and the other to the root.
 fn names_apart(paths: &[PathBuf]) -> HashMap<PathBuf, String> {
     let places: Vec<PathBuf> = paths.iter().map(|path| place(path)).collect();
     let mut left: HashMap<&PathBuf, Vec<String>> =
@@ -170,7 +170,7 @@ fn place(path: &Path) -> PathBuf {
     folder_of(path).canonicalize().map_or_else(|_| whole(), |folder| folder.join(name))
 }
 
-/// The names of the folders on the way to a file, and its own: from the current folder on if it is there.
+/// The names of a file's parent folders and its own, relative to the current folder if it contains the file.
 fn parts_of(place: &Path) -> Vec<String> {
     let current = std::env::current_dir().and_then(|folder| folder.canonicalize());
     let path = current.ok().and_then(|current| place.strip_prefix(current).ok()).unwrap_or(place);
@@ -193,7 +193,7 @@ fn refuse_if_read(file: &Path, is_read: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where inputs are.
+/// The places of inputs.
 fn places<'a>(inputs: impl IntoIterator<Item = &'a Path>) -> HashSet<PathBuf> {
     inputs.into_iter().filter_map(|input| input.canonicalize().ok()).collect()
 }
@@ -277,7 +277,7 @@ mod tests {
             assert_eq!(paths.iter().map(|path| names[path].as_str()).collect::<Vec<_>>(), expected);
         }
         let here = std::env::current_dir().unwrap();
-        // The same folders from the current folder and from the root on.
+        // The same folders relative to the current folder and to the root.
         let paths = ["/data/a", "data/a", "./data/a"].map(PathBuf::from);
         let names = names_apart(&paths);
         assert_eq!(paths.map(|path| names[&path].clone()), ["data/a", "data/a (2)", "data/a (2)"]);

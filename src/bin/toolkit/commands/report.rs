@@ -30,7 +30,7 @@ use crate::{
     terminal::{say, stdout},
 };
 
-/// What an input of the report is.
+/// The kind of an input of the report.
 enum Input {
     Model(PathBuf),
     Scores(PathBuf),
@@ -127,8 +127,8 @@ impl Outcome {
     }
 }
 
-/// What an input is: a folder is a run, and a file of scores does not begin as an ONNX file does. A pipe can
-/// be read once, so it is one of scores.
+/// The kind of an input: a folder is a run, and a score file does not begin like an ONNX file. A pipe can
+/// be read only once, so it counts as a score file.
 fn kind(path: &Path) -> anyhow::Result<Input> {
     if path.is_dir() {
         return Ok(Input::Run(path.to_owned()));
@@ -140,7 +140,7 @@ fn kind(path: &Path) -> anyhow::Result<Input> {
     Ok(if is_model { Input::Model(path.to_owned()) } else { Input::Scores(path.to_owned()) })
 }
 
-/// The first flag that only models understand.
+/// The first given flag that applies only to models.
 fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
     let flags = [
         ("--provider", args.provider != [Provider::Cpu]),
@@ -180,7 +180,7 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
         set.scores.push(entry.score);
         Ok(())
     })?;
-    // Predictions of some images alone do not tell whose they are.
+    // Predictions for only some images cannot be assigned to them.
     for set in std::iter::once(&mut known).chain(&mut unknown) {
         if set.predicted.len() != set.scores.len() {
             set.predicted.clear();
@@ -280,7 +280,7 @@ pub fn write(
     Ok(())
 }
 
-/// The thumbnails of the images that a page shows. One that cannot be read any more has none.
+/// The thumbnails of the images that a page shows. One that can no longer be read has none.
 fn thumbnails(images: &TestImages, page: &Page) -> Vec<(String, Thumbnail)> {
     let wanted = page.wanted();
     let sets = std::iter::once(&images.known).chain(images.unknown.iter().map(|set| &set.images));

@@ -17,7 +17,7 @@ const CAUGHT: &str = "unknown_caught";
 pub struct Requirement {
     /// As in JSON.
     metric: &'static str,
-    /// The least value, or the greatest where small is good; 0 to 1.
+    /// The least value, or the greatest if smaller is better; 0 to 1.
     bound: f64,
 }
 
@@ -32,12 +32,12 @@ impl Requirement {
         !OF_KNOWN.contains(&self.metric)
     }
 
-    /// Whether there is nothing to compare without a threshold.
+    /// Whether the metric needs a threshold.
     pub fn needs_threshold(&self) -> bool {
         [CAUGHT, OF_KNOWN[1]].contains(&self.metric)
     }
 
-    /// The metric of an unknown set that it is about, if it is about one.
+    /// The metric, if it is one of unknown sets against the known images.
     fn of_set(&self) -> Option<Metric> {
         Metric::ALL.into_iter().find(|metric| metric.name() == self.metric)
     }
@@ -47,8 +47,8 @@ impl Requirement {
         self.metric
     }
 
-    /// Where the first rows of a table, those of its unknown sets, do not meet the requirement: a sentence
-    /// for each. The value counts, not its interval.
+    /// Where the first `sets` rows of a table, its unknown sets, do not meet the requirement: one sentence
+    /// each. The value counts, not its interval.
     pub fn unmet(&self, report: &Report, sets: usize) -> Vec<String> {
         let of_known = match self.metric {
             "accuracy" => Some((report.accuracy, report.intervals.and_then(|known| known.accuracy))),
@@ -81,7 +81,7 @@ impl Requirement {
             format!(" (95 % interval {low:.4} to {high:.4})")
         });
         let side = if is_small_good { "most" } else { "least" };
-        // A value next to the bound has all its digits.
+        // A value close to the bound has all its digits.
         let rounded = format!("{value:.4}");
         let value = if rounded.parse() == Ok(bound) { value.to_string() } else { rounded };
         Some(format!("not met: {what} is {value}{interval}, required: at {side} {bound}"))

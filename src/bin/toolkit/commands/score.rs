@@ -33,7 +33,7 @@ use crate::{
 /// The number of photographs in memory whose maps are drawn side by side.
 const PHOTOGRAPHS: usize = 8;
 
-/// Prints the verdict on each image. An image that cannot be read does not end the work.
+/// Prints the verdict on each image. An image that cannot be read does not end the run.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let (model, images) = args.model_and_images();
     if images.is_empty() {
@@ -102,7 +102,7 @@ fn files(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Checks that maps do not become images of a given folder, nor come among given images.
+/// Checks that maps are written neither into a given folder nor next to given images.
 fn check_apart(map: &Path, given: &[PathBuf]) -> anyhow::Result<()> {
     let (folders, files): (Vec<&Path>, Vec<&Path>) =
         given.iter().map(PathBuf::as_path).partition(|path| path.is_dir());
@@ -124,7 +124,7 @@ struct Output {
     json: bool,
 }
 
-/// The file of each image's map, which can be written.
+/// The file of each image's map, checked to be writable.
 fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, PathBuf>> {
     let is_png = map.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));
     if is_png && !map.is_dir() {
@@ -168,8 +168,8 @@ fn decode(files: &[PathBuf], decision: &Decision, is_drawn: bool) -> Vec<Result<
     files.par_iter().map(read).collect()
 }
 
-/// Prints the verdicts of a batch and draws the maps; prints the errors of images that cannot be read in
-/// their places. Returns the number of the latter.
+/// Prints the verdicts of a batch and draws the maps. Images that cannot be read get an error in place of a
+/// verdict; returns their number.
 fn show(
     scorer: &Scorer,
     files: &[PathBuf],

@@ -11,14 +11,14 @@ use crate::{
     terminal::{Advice, VERSION_VARIABLE},
 };
 
-/// The environment variable of the least level of libtorch's messages, which it reads when it is loaded.
+/// The environment variable of libtorch's minimum log level, which it reads when it is loaded.
 const LIBTORCH_LOG: &str = "TORCH_CPP_LOG_LEVEL";
 
 /// The environment variable of glibc's settings, which it reads when a program starts.
 const GLIBC_SETTINGS: &str = "GLIBC_TUNABLES";
 
-/// Freed memory is used again and not given back. Activations of large images are tens of megabytes each; the
-/// kernel would zero their pages anew in every layer, which takes a third of the time.
+/// Freed memory is reused, not returned to the system. Activations of large images are tens of megabytes
+/// each; the kernel would zero their pages again in every layer, which takes a third of the time.
 const KEEP_MEMORY: &str = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776";
 
 /// Runs `toolkit-train` in place of this program, with its terminal, signals and exit code.
@@ -33,7 +33,7 @@ pub fn run(TrainArgs { args }: &TrainArgs) -> anyhow::Result<()> {
     become_program(&program, args)
 }
 
-/// The program beside this one, else on the PATH.
+/// The program next to this one, else on the PATH.
 fn find(name: &str) -> Option<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(name)));
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -52,7 +52,7 @@ fn is_program(path: &Path) -> bool {
     path.is_file()
 }
 
-/// The call of `toolkit-train`. libtorch is told to keep its warnings to itself and glibc to keep its memory,
+/// The command that runs `toolkit-train`. Silences libtorch's warnings and makes glibc keep freed memory,
 /// unless the user has set that.
 fn command(program: &Path, args: &[OsString]) -> Command {
     let mut command = Command::new(program);
