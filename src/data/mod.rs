@@ -312,8 +312,8 @@ impl Dataset {
         }
     }
 
-    /// SHA-256, in hexadecimal, of the names of all images in order. Paths are relative to the data set, so
-    /// that it may be moved.
+    /// SHA-256, in hexadecimal, of the names of all images in order, or of their positions in arrays. Paths are
+    /// relative to the data set, so it may be moved.
     #[cfg(feature = "files")]
     #[must_use]
     pub fn names_checksum(&self) -> String {

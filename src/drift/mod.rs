@@ -117,7 +117,7 @@ pub struct KolmogorovSmirnov {
 }
 
 impl Monitor {
-    /// A monitor before its first image. `held_out` are the scores of the images for which the threshold was
+    /// A monitor before its first image. `held_out` are the scores of the images from which the threshold was
     /// chosen, in any order; the more there are, the sooner a change is noticed.
     ///
     /// # Errors

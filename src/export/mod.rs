@@ -76,7 +76,7 @@ pub struct ExportOptions {
     /// The precision of the network.
     pub precision: ModelPrecision,
     /// Known images `[N, 3, H, W]` in 0..=1; a few hundred are enough. [`ModelPrecision::Int8`] measures the
-    /// ranges of activations on them. Models in other precisions are compared with float32 on them.
+    /// ranges of activations on them. Models in f16 and int8 are compared with float32 on them.
     pub calibration: Option<Array4<f32>>,
 }
 
@@ -481,7 +481,7 @@ fn check(checkpoint: &Checkpoint, head: &Head, scorer: &Scorer, precision: Model
     Ok(difference)
 }
 
-/// The largest difference of a logit, relative to the image's largest one: rounding errors in a network are
+/// The largest difference of a logit, relative to the image's largest one above 1: rounding errors in a network are
 /// proportional to the terms of a sum, even if the sum is small.
 fn difference_of_logits(found: ArrayView2<f32>, expected: ArrayView2<f32>) -> f64 {
     let of_image = |(found, expected): (ArrayView1<f32>, ArrayView1<f32>)| {

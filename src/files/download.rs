@@ -93,8 +93,8 @@ struct Patience {
 const PATIENCE: Patience =
     Patience { answer: Duration::from_secs(30), window: Duration::from_secs(60), least: 60 * 1024 };
 
-/// Downloads a file unless it exists, and verifies it against what is published. If no SHA-256 is published,
-/// that of the file is recorded in `FILE.sha256` when it is first seen, and must stay the same. An
+/// Downloads a file unless it exists, and verifies it against what is published. The SHA-256 of the file is
+/// recorded in `FILE.sha256` when it is first seen, and must stay the same. An
 /// interrupted transfer is resumed.
 ///
 /// # Errors

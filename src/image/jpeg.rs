@@ -44,7 +44,7 @@ impl<'a> Header<'a> {
         Err(truncated())
     }
 
-    /// The EXIF orientation.
+    /// The EXIF orientation, else that of XMP, else 1.
     pub fn orientation(&self) -> u16 {
         let of_exif = self.exif.and_then(orientation::of_exif);
         of_exif.or_else(|| self.xmp.and_then(orientation::of_xmp)).unwrap_or(1)

@@ -1,5 +1,4 @@
-//! Builds an ONNX graph node by node. A node has one output of the same name; a split and a TopK have
-//! further ones.
+//! Builds an ONNX graph node by node. A node has one output of the same name, except a split and a TopK.
 
 use std::collections::HashSet;
 

@@ -10,7 +10,7 @@ use crate::{
     weights::Weights,
 };
 
-/// The kernels of cuDNN read several values at once, from 16-byte-aligned addresses.
+/// Values between the starts of tensors: cuDNN reads several at once, from aligned addresses.
 const ALIGNMENT: usize = 64;
 /// Added to the variances of whitened patches, as a share of their mean.
 const WHITEN_EPSILON: f64 = 5e-4;
