@@ -521,7 +521,7 @@ impl<'a> Batches<'a> {
         let TrainSettings { input, recipe, .. } = self.settings;
         augment(recipe, image, input.height, input.width, random);
         if let Some(fractals) = &self.fractals
-            && random.random_bool(recipe.pixmix)
+            && random.random::<f64>() < recipe.pixmix
         {
             pixmix(image, input.height, input.width, fractals, random);
         }
