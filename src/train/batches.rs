@@ -623,26 +623,28 @@ mod tests {
         batches.of_epoch(2, 3, |made| made.take(2).map(|batch| parts(batch.unwrap())).collect())
     }
 
+    /// [`made`] on a number of threads.
+    fn made_on(threads: usize, settings: &TrainSettings) -> Vec<(Array4<u8>, Vec<i64>, u64)> {
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        threads.install(|| made(settings))
+    }
+
     #[test]
     fn any_number_of_threads_and_any_memory_make_the_same_batches() {
-        let on_threads = |count, memory| {
-            let threads = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
-            threads.install(|| made(&settings(memory)))
-        };
-        let expected = on_threads(1, 0);
+        let expected = made_on(1, &settings(0));
         assert_eq!((expected[0].0.dim(), expected[0].1.len()), ((80, 3, 16, 16), 64));
         for (threads, memory) in [(4, 0), (4, 1 << 30), (3, 100_000)] {
-            assert!(on_threads(threads, memory) == expected, "{threads} threads, {memory} bytes");
+            let found = made_on(threads, &settings(memory));
+            assert!(found == expected, "{threads} threads, {memory} bytes");
         }
     }
 
     #[test]
     fn a_share_of_the_images_is_mixed_with_fractals() {
         let of_share = |pixmix, threads| {
-            let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let mut settings = settings(1 << 30);
             settings.recipe.pixmix = pixmix;
-            threads.install(|| made(&settings))
+            made_on(threads, &settings)
         };
         let plain = of_share(0.0, 4);
         // The augmentation is that of the plain images.
@@ -680,10 +682,7 @@ mod tests {
         settings.known = folder.path().to_owned();
         settings.recipe =
             Recipe { augment: Augment::ResizedCrop, held_out: 0.0, batch_size: 8, ..settings.recipe };
-        let on_threads = |count, memory| {
-            let threads = rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
-            threads.install(|| made(&TrainSettings { memory, ..settings.clone() }))
-        };
+        let on_threads = |count, memory| made_on(count, &TrainSettings { memory, ..settings.clone() });
         let expected = on_threads(1, 0);
         for (threads, memory) in [(4, 0), (3, 1 << 30), (1, 10_000)] {
             assert!(on_threads(threads, memory) == expected, "{threads} threads, {memory} bytes");

@@ -25,10 +25,8 @@ const TRIAL_SIDE: usize = 32;
 const LEAST_INSIDE: f64 = 0.25;
 const LEAST_VISITED: f64 = 0.125;
 
-/// Square pictures from which fractals of one size are cut; on one platform the same ones in every run.
+/// Square pictures from which fractals are cut; on one platform the same ones in every run.
 pub(super) struct Fractals {
-    height: usize,
-    width: usize,
     pictures: Vec<RgbImage>,
 }
 
@@ -38,18 +36,17 @@ impl Fractals {
         let side = (2 * height.max(width)).min(LONGEST);
         let count = (PIXELS / (side * side)).min(PICTURES);
         let drawn = |number| picture(side, &mut ChaCha8Rng::seed_from_u64(number));
-        let pictures = (0..count as u64).into_par_iter().map(drawn).collect();
-        Self { height, width, pictures }
+        Self { pictures: (0..count as u64).into_par_iter().map(drawn).collect() }
     }
 
     /// Bytes `[3, height, width]`: a random square of a picture, at least half its side, resized.
-    pub(super) fn draw(&self, random: &mut impl Rng) -> Vec<u8> {
+    pub(super) fn draw(&self, height: usize, width: usize, random: &mut impl Rng) -> Vec<u8> {
         let picture = &self.pictures[random.random_range(0..self.pictures.len())];
         let whole = picture.width() as usize;
         let side = random.random_range(whole / 2..=whole);
         let [top, left] = array::from_fn(|_| random.random_range(0..=whole - side));
         let square = Region { left, top, width: side, height: side };
-        image::region(picture, square, (self.height, self.width), Filter::default())
+        image::region(picture, square, (height, width), Filter::default())
     }
 }
 
@@ -212,11 +209,11 @@ mod tests {
         // The values grow by 2 per column and 3 per row.
         let picture =
             RgbImage::from_fn(32, 32, |x, y| Rgb([0, 50, 90].map(|least| least + (2 * x + 3 * y) as u8)));
-        let fractals = Fractals { height: 8, width: 16, pictures: vec![picture] };
+        let fractals = Fractals { pictures: vec![picture] };
         let mut random = ChaCha8Rng::seed_from_u64(2);
         let mut sides = HashSet::new();
         for _ in 0..200 {
-            let fractal = fractals.draw(&mut random);
+            let fractal = fractals.draw(8, 16, &mut random);
             assert_eq!(fractal.len(), 3 * 8 * 16);
             let at = |channel: usize, row: usize, column: usize| {
                 i32::from(fractal[(8 * channel + row) * 16 + column])
@@ -233,10 +230,12 @@ mod tests {
 
     #[test]
     fn large_images_have_fewer_and_no_larger_pictures() {
-        for (size, side, count) in [((8, 6), 16, 1024), ((100, 96), 200, 104), ((20, 4096), 256, 64)] {
-            let fractals = Fractals::for_images(size.0, size.1);
-            assert_eq!((fractals.pictures[0].width(), fractals.pictures.len()), (side, count), "{size:?}");
-            assert_eq!(fractals.draw(&mut ChaCha8Rng::seed_from_u64(3)).len(), 3 * size.0 * size.1);
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        for (height, width, side, count) in [(8, 6, 16, 1024), (100, 96, 200, 104), (20, 4096, 256, 64)] {
+            let fractals = Fractals::for_images(height, width);
+            let found = (fractals.pictures[0].width(), fractals.pictures.len());
+            assert_eq!(found, (side, count), "{height} x {width}");
+            assert_eq!(fractals.draw(height, width, &mut random).len(), 3 * height * width);
         }
     }
 }

@@ -27,7 +27,8 @@ pub(super) fn pixmix(
     if random.random() {
         distort(pixels, height, width, Distortion::draw(random));
     }
-    let fractal = fractals.draw(random);
+    // Two images in five need none.
+    let mut fractal = None;
     for _ in 0..random.random_range(0..=ROUNDS) {
         let mixture = Mixture::draw(random);
         if random.random() {
@@ -35,7 +36,7 @@ pub(super) fn pixmix(
             distort(&mut distorted, height, width, Distortion::draw(random));
             mixture.apply(pixels, &distorted);
         } else {
-            mixture.apply(pixels, &fractal);
+            mixture.apply(pixels, fractal.get_or_insert_with(|| fractals.draw(height, width, random)));
         }
     }
 }

@@ -398,17 +398,23 @@ fn a_failing_self_check_is_an_error() {
     assert_eq!(fs::read(&path).unwrap(), b"what was there");
 }
 
+/// A model as a runtime that computes the last layer wrongly would have it.
+pub fn with_another_bias(model: &[u8]) -> Vec<u8> {
+    let mut proto = tract_onnx::pb::ModelProto::decode(model).unwrap();
+    let weights = &mut proto.graph.as_mut().unwrap().initializer;
+    let bias = weights.iter_mut().find(|tensor| tensor.name == "fc.bias").unwrap();
+    bias.raw_data[..4].copy_from_slice(&2.5_f32.to_le_bytes());
+    proto.encode_to_vec()
+}
+
 #[test]
 fn outputs_that_differ_from_the_golden_batch_are_an_error() {
     let bytes = model();
     for provider in crate::PROVIDERS {
         assert!(Scorer::from_bytes(&bytes, provider).unwrap().verify().unwrap() < 1e-4);
     }
-    let mut proto = tract_onnx::pb::ModelProto::decode(&bytes[..]).unwrap();
-    let weights = &mut proto.graph.as_mut().unwrap().initializer;
-    let weights = weights.iter_mut().find(|tensor| tensor.name == "fc.bias").unwrap();
-    weights.raw_data[..4].copy_from_slice(&2.5_f32.to_le_bytes());
-    let error = Scorer::from_bytes(&proto.encode_to_vec(), Provider::Cpu).unwrap().verify().unwrap_err();
+    let wrong = with_another_bias(&bytes);
+    let error = Scorer::from_bytes(&wrong, Provider::Cpu).unwrap().verify().unwrap_err();
     assert!(matches!(error, Error::Differs { what: "norms of the logits", .. }), "{error}");
 }
 
