@@ -10,9 +10,9 @@ same training images.
 
 Each detector runs in its own process, on all CPU threads. Its time is that of fitting and scoring, its memory the peak
 beyond that of the features. Time and memory of ours are those of the whole process, which reads the file and computes
-the metrics. Prints a Markdown table: AUROC and the share of the unknown images caught where 95 % of the known ones are
-kept, in per cent with 95 % intervals, and medians of seconds and MB; others in the order of their mean AUROC. Needs
-pytorch-ood (`make bench-detectors` installs it).
+the metrics. Prints a Markdown table: AUROC and the share of the unknown images caught when 95 % of the known
+ones are kept, in per cent with 95 % intervals, and medians of seconds and MB; the others in the order of
+their mean AUROC. Needs pytorch-ood (`make bench-detectors` installs it).
 """
 
 import csv
@@ -38,7 +38,7 @@ def detector(name: str, head):
 
     kind = getattr(detector, name)
     if name == "ViM":
-        # No default. Those of the paper, and half of the features where there are fewer.
+        # There is no default. The paper's values, and half of the features if there are fewer.
         width = head.in_features
         principal = 1000 if width >= 1500 else 512 if width >= 768 else width // 2
         return kind(None, d=principal, w=head.weight, b=head.bias)
@@ -67,7 +67,7 @@ def score_images(name: str, features: str, scores: str) -> None:
     if name in OF_LOGITS:
         form, inputs = "logits", {key: head(value).detach() for key, value in inputs.items()}
     elif hasattr(made, "predict_feature_maps"):
-        # Of one pixel: what these detectors clip and scale is pooled here.
+        # Of one pixel: the features that these detectors clip and scale are pooled already.
         form, inputs = "feature_maps", {key: value[:, :, None, None] for key, value in inputs.items()}
     training = inputs.pop("training")
     before, start = memory("VmRSS"), time.perf_counter()

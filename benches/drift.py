@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""How soon drift notices a change.
+"""How soon drift detects a change.
 
     python3 benches/drift.py TOOLKIT BENCH KNOWN NAME=DIR... [--streams N] [--provider NAME] [--scores DIR]
 
 BENCH is the program built from drift.rs, KNOWN CIFAR-10 in its binary layout, NAME=DIR a folder with images of a new kind.
 The WideResNet in exported/ scores the test images, changed copies of every sixth of them, and the new images. Each stream is 500
-or 5,000 unchanged images, and then changed copies of other images; or unchanged images again, of which a share is new.
-All are drawn without replacement. The delay is the number of images from the change to the alarm. Prints Markdown: the
-median and the 90 % quantile of the delays over the streams, `>N` where too few streams alarmed before they ended after N
-images, and the share of streams that alarmed. A stream that alarms before the change is counted as a false alarm, and has
-no delay. --scores keeps the scores in a folder, and takes those that are there. Needs NumPy and Pillow.
+or 5,000 unchanged images, and then changed copies of other images; or more unchanged images, a share of which
+is new. All are drawn without replacement. The delay is the number of images from the change to the alarm.
+Prints Markdown: the median and the 90 % quantile of the delays over the streams, `>N` if too few streams
+raised the alarm before they ended after N images, and the share of streams that raised it. An alarm before
+the change is counted as false, and has no delay. --scores keeps the scores in a folder, and uses those
+already there. Needs NumPy and Pillow.
 """
 
 import csv
@@ -56,13 +57,14 @@ class Bench:
     def __init__(self, args, folder: Path):
         self.toolkit, self.provider, self.streams = args.toolkit, args.provider, args.streams
         self.kept = args.scores or folder
+        self.folder = folder
         self.bench, self.held_out = args.bench, folder / "held-out.txt"
         shown = subprocess.run([self.toolkit, "inspect", MODEL, "--json"], capture_output=True, check=True)
         scores = json.loads(shown.stdout)["manifest"]["threshold"]["held_out_scores"]
         self.held_out.write_text("\n".join(map(str, scores)))
 
     def scores(self, name: str, known: Path, unknown: list[str]) -> dict[str, np.ndarray]:
-        """The scores of each set of images, which have this name."""
+        """The scores of each set of images, kept under this name."""
         file = self.kept / f"{name}.csv"
         command = [self.toolkit, "eval", MODEL, "--known", known, "--scores", file, "--resamples", "0"]
         command += ["--provider", self.provider] + [part for named in unknown for part in ("--unknown", named)]
@@ -75,7 +77,7 @@ class Bench:
         return {name: np.array(scores) for name, scores in sets.items()}
 
     def alarms(self, make) -> np.ndarray:
-        """The images at which the streams alarm, [streams, alphas]; `make` makes a stream of a generator."""
+        """The images of the alarms, [streams, alphas]; `make` makes a stream from a generator."""
         streams = [make(np.random.default_rng(seed)) for seed in range(self.streams)]
         lines = "".join(" ".join(map(str, stream.astype(np.float32))) + "\n" for stream in streams)
         found = subprocess.run([self.bench, self.held_out], input=lines, capture_output=True, text=True, check=True)

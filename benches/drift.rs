@@ -1,9 +1,9 @@
-//! False alarms and delays of a monitor of drift.
+//! False alarms and delays of the drift monitor.
 //!
-//! `drift [STREAMS]` prints how often it alarms without a change, where each stream has held-out scores of
-//! its own, and how fast it is. `drift HELD_OUT` reads streams of scores, one on each line of standard input,
-//! and prints for each the images at which it alarms, or `-`, for each alpha. The file has one held-out score
-//! on each line. `drift.py` makes both.
+//! `drift [STREAMS]` prints how often it raises an alarm without a change, with separate held-out scores for
+//! each stream, and how fast it is. `drift HELD_OUT` reads streams of scores, one per line of standard input,
+//! and prints for each the image at which it raises the alarm, or `-`, for each alpha. The file has one
+//! held-out score per line. `drift.py` makes both.
 
 use std::{
     io::{BufRead, stdin},
@@ -31,7 +31,7 @@ fn scores(text: &str) -> Vec<f32> {
     text.split_whitespace().map(|score| score.parse().expect("a score")).collect()
 }
 
-/// The images at which a stream alarms for each alpha.
+/// The image at which a stream raises the alarm, for each alpha.
 fn alarms(held_out: &[f32], stream: &[f32], seed: u64) -> [Option<usize>; ALPHAS.len()] {
     ALPHAS.map(|alpha| {
         let mut monitor = Monitor::new(held_out, alpha, seed).expect("held-out scores");
@@ -55,7 +55,7 @@ fn false_alarms(streams: u64) {
     println!("{:>8}  {:>5}  {:>6}  {:>6}", "held out", "alpha", "share", "bound");
     for held_out in HELD_OUT {
         let has_alarm = |seed: u64| {
-            // Only the ranks of scores count, so that any distribution does.
+            // Only the ranks of scores count, so any distribution will do.
             let mut random = ChaCha8Rng::seed_from_u64(1 << 32 | seed);
             let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| random.random()).collect() };
             alarms(&draw(held_out), &draw(IMAGES), seed)

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Measure the scorer as a program of its own sees it, from outside of this repository.
+"""Measure the scorer as a separate program sees it, from outside this repository.
 
     python3 benches/embedding.py MODEL.onnx IMAGE [--profile plain|small]... [--feature tract|onnxruntime]...
 
-Makes a new crate that depends on this one with a single feature, builds it from nothing, and scores IMAGE. `small` is
-the profile of docs/embedding.md. Prints the processor time of the build, the size of the program, and, as medians of
-whole processes in turns: milliseconds of the process, and, of further processes that score twice, those until the model is
-ready and of the second verdict, and resident memory when the model is ready and after the first verdict.
-examples/python/score.py is run in the same turns.
-Python needs onnxruntime and Pillow, the feature `onnxruntime` ORT_DYLIB_PATH (`make bench-embedding` has them).
+Makes a new crate that depends on this one with a single feature, builds it from scratch, and scores IMAGE.
+`small` is the profile of docs/embedding.md. Prints the processor time of the build, the size of the program,
+and, as medians over processes run in turns: the milliseconds of a whole process, and, for further processes
+that score twice, the milliseconds until the model is ready and of the second verdict, and resident memory
+when the model is ready and after the first verdict. examples/python/score.py is run in the same turns.
+Python needs onnxruntime and Pillow, the feature `onnxruntime` ORT_DYLIB_PATH (`make bench-embedding` provides
+them).
 """
 
 import os
@@ -35,7 +36,7 @@ cac = {{ path = "{root}", default-features = false, features = ["{feature}"] }}
 
 {profile}
 """
-# Prints the verdict and, with a fourth argument, on a line of its own what was measured.
+# Prints the verdict and, with a fourth argument, the measurements on a line of their own.
 PROGRAM = """use std::time::Instant;
 
 use cac::{Provider, Scorer, image};
@@ -75,7 +76,7 @@ def profile(name: str) -> str:
 
 
 def built(folder: Path, feature: str, name: str) -> Path:
-    """Builds the crate, and prints what that took."""
+    """Builds the crate, and prints what it took."""
     (folder / "src").mkdir(parents=True)
     (folder / "Cargo.toml").write_text(MANIFEST.format(root=ROOT, feature=feature, profile=profile(name)))
     (folder / "Cargo.lock").write_bytes((ROOT / "Cargo.lock").read_bytes())
@@ -92,7 +93,7 @@ def built(folder: Path, feature: str, name: str) -> Path:
 
 
 def measured(command: list, is_ours: bool) -> list[float]:
-    """Milliseconds of a process, and what another one of ours prints."""
+    """Milliseconds of a process, and, for ours, the figures that another one prints."""
     start = time.perf_counter()
     subprocess.run(command, capture_output=True, check=True)
     took = 1e3 * (time.perf_counter() - start)

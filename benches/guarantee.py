@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Try the guarantee of thresholds on real scores.
+"""Test the guarantee of thresholds on real scores.
 
     python3 benches/guarantee.py SCORES.csv... [--keep SHARE] [--calibrating N] [--splits N]
 
@@ -7,7 +7,8 @@ SCORES.csv is what `toolkit eval --scores` writes. Its known images are divided 
 and the rest, which are new. Prints, for each file: the mean share of the new images that the conformal threshold keeps, its
 Monte-Carlo error, and the share of the splits in which it keeps less than the 5 % quantile of the beta-binomial
 distribution of that number. The promise is a mean of at least SHARE, and at most 5 % of the splits below the quantile. For
-comparison, the same of the threshold that keeps SHARE of the calibrating images themselves. Needs NumPy and SciPy.
+comparison, the same for the threshold that keeps SHARE of the calibrating images themselves. Needs NumPy and
+SciPy.
 """
 
 import csv

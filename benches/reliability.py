@@ -3,16 +3,16 @@
 
     python3 benches/reliability.py TOOLKIT [--kills N] [--seed N] [--only TEXT]
 
-Kills: every command runs to the end once, for its results and its duration. Then it is killed (SIGKILL), half of the
-times at a random moment, half of the times as soon as it writes a temporary file after a random moment. Each result
-must be absent, as it was before, or byte for byte that of the whole run. Then the next call must succeed, end with the
-bytes of the whole run, and leave no temporary file. A training is killed, resumed and killed again, and resumed to the
-end.
+Kills: every command runs to the end once, for its results and its duration. Then it is killed (SIGKILL), half
+of the time at a random moment, half of the time as soon as it writes a temporary file after a random moment.
+Each result must be absent, as it was before, or byte for byte that of the whole run. Then the next call must
+succeed, end with the bytes of the whole run, and leave no temporary file. A training run is killed, resumed
+and killed again, and resumed to the end.
 
-Disks: a full tmpfs, a read-only mount, a folder that takes no file, a mount point in place of a file, onto which no file
-can be renamed, and a system on which every rename fails (seccomp). These need a mount namespace (`unshare
---map-root-user --mount`). A command that must fail before its work is given an input that does not exist: the error must
-be that of the disk.
+Disks: a full tmpfs, a read-only mount, a folder that accepts no file, a mount point in place of a file, onto
+which no file can be renamed, and a system on which every rename fails (seccomp). These need a mount namespace
+(`unshare --map-root-user --mount`). A command that must fail before its work is given an input that does not
+exist: the error must be about the disk.
 
 Fails on any other result. Needs Linux and Python 3.11.
 """
@@ -96,7 +96,7 @@ class Task:
 
     name: str
     arguments: list[str]
-    # Files that are there before.
+    # Files that exist before.
     before: dict[str, bytes] = field(default_factory=dict)
     duration: float = 0
     stdout: bytes = b""
@@ -104,9 +104,9 @@ class Task:
 
 
 def refuse_renames():
-    """Lets every rename of this process fail."""
+    """Makes every rename of this process fail."""
     numbers = {"x86_64": (82, 264, 316), "aarch64": (38, 276)}[platform.machine()]
-    # A program in BPF: load the number of the call; jump to the last line if it is one of these; allow; refuse.
+    # A BPF program: load the number of the call; jump to the last line if it is one of these; allow; refuse.
     lines = [(0x20, 0, 0, 0)]
     lines += [(0x15, len(numbers) - index, 0, number) for index, number in enumerate(numbers)]
     lines += [(0x06, 0, 0, 0x7FFF0000), (0x06, 0, 0, 0x00050000 | errno.EPERM)]
@@ -170,7 +170,7 @@ class Kills:
     def __init__(self, toolkit: Toolkit, chance: random.Random):
         self.toolkit, self.chance = toolkit, chance
         self.faults: list[str] = []
-        # Of each task: kills, and results by what they were.
+        # For each task: kills, and results by their state.
         self.counts: dict[str, Counter] = {}
 
     @contextmanager
@@ -215,7 +215,7 @@ class Kills:
                     content = found.get(name)
                     counts["absent" if content is None else "whole" if content == task.whole[name] else "old"] += 1
                 stdout = self.toolkit.run(task.arguments, folder)
-                assert told(stdout) == told(task.stdout), "the next call prints other lines"
+                assert comparable(stdout) == comparable(task.stdout), "the next call prints different lines"
                 left = tree(folder)
                 wrong = [name for name in left.keys() | task.whole.keys() if left.get(name) != task.whole.get(name)]
                 assert not wrong, f"the next call leaves {wrong}"
@@ -259,9 +259,9 @@ class Kills:
                 header = json.loads(content[8 : 8 + length])
                 header.pop("__metadata__", None)
                 end = max(tensor["data_offsets"][1] for tensor in header.values())
-                assert 8 + length + end == len(content), f"`{file.name}` is cut"
+                assert 8 + length + end == len(content), f"`{file.name}` is truncated"
             elif file.suffix == ".jsonl":
-                assert not content or content.endswith(b"\n"), "the log is cut"
+                assert not content or content.endswith(b"\n"), "the log is truncated"
                 for line in content.splitlines():
                     json.loads(line)
             elif file.suffix == ".json":
@@ -298,7 +298,7 @@ class Kills:
         return lines
 
 
-def told(stdout: bytes) -> bytes:
+def comparable(stdout: bytes) -> bytes:
     """What a command prints, without timings and the version in a repository, which may be the next one."""
     return re.sub(rb"in [\d.]+ s, \d+ images/s|version \d+", b"", stdout)
 
@@ -320,12 +320,12 @@ def small_data(folder: Path):
 
 
 class Disks:
-    """Disks that fail. Runs as root of a namespace of its own."""
+    """Disks that fail. Runs as root in a namespace of its own."""
 
     def __init__(self, toolkit: Toolkit, arguments: list[str], model: Path, run: Path):
         self.toolkit, self.arguments, self.model, self.run = toolkit, arguments, model, run
         weights = str(CHECKPOINTS / "wrn.pt")
-        # Of each command that writes: arguments before the path, and an input that does not exist instead.
+        # For each command that writes: arguments before the path, and the same with a missing input.
         self.commands = {
             "export": (["export", "--run", str(run)], ["export", "--run", "missing"]),
             "import": (["import", weights, "--threshold", "1"], ["import", "missing.pt", "--threshold", "1"]),
@@ -357,7 +357,7 @@ class Disks:
 
     @staticmethod
     def fill(folder: Path, leave: int = 0):
-        """Takes the space of a disk, all but some bytes."""
+        """Takes up the space of a disk, except for some bytes."""
         with open(folder / "filler", "wb", buffering=0) as filler:
             try:
                 while True:
@@ -369,7 +369,7 @@ class Disks:
     def check_old(self, folder: Path):
         files = tree(folder)
         files.pop("filler", None)
-        assert files == {"old": OLD}, f"there is {files.keys()}"
+        assert files == {"old": OLD}, f"found {files.keys()}"
 
     def full_before(self):
         for usual, missing in self.commands.values():
@@ -388,7 +388,7 @@ class Disks:
                 self.fill(disk, leave=5000)
                 self.toolkit.fail(self.call(usual, disk / "old"), disk, "cannot write", "disk/old`", "No space left")
                 self.check_old(disk)
-                # The same call with space.
+                # The same call with enough space.
                 (disk / "filler").unlink()
                 self.toolkit.run(self.call(usual, disk / "old"), disk)
                 assert tree(disk).keys() == {"old"} and (disk / "old").read_bytes() != OLD

@@ -3,13 +3,14 @@
 
     python3 benches/serve.py SERVE MODEL [--provider NAME] [--requests N] [--clients N]
 
-SERVE is the program built from examples/serve.rs. First it asks for the verdict on each image alone. Then the clients
-ask at once, half of them on one connection each, half on a new connection for each request. Of 1,000 requests, 870 are
-images, which must get the verdict they got alone; 40 are malformed (422), 30 oversized (413), 30 trickle in but in
-time (200), 5 trickle too slowly (408), and 25 clients disconnect within a body. A client asks again after a 503. At
-the end, the service gets SIGTERM while the clients go on: whoever has read `100 Continue` must get an answer, and the
-service must exit with 0. Prints resident memory after each quarter, requests per second, and latencies of the images
-that do not trickle. Fails on a lost, wrong or crossed answer. Needs Linux and Python 3.11.
+SERVE is the program built from examples/serve.rs. First, the script asks for the verdict on each image alone.
+Then the clients ask concurrently, half of them over one connection each, half over a new connection for each
+request. Of 1,000 requests, 870 are images, which must get the verdict they got alone; 40 are malformed (422),
+30 oversized (413), 30 trickle in but in time (200), 5 trickle too slowly (408), and 25 clients disconnect in
+the middle of a body. A client asks again after a 503. At the end, the service gets SIGTERM while the clients
+continue: whoever has read `100 Continue` must get an answer, and the service must exit with 0. Prints
+resident memory after each quarter, requests per second, and latencies of the images that do not trickle.
+Fails on a lost, wrong or crossed answer. Needs Linux and Python 3.11.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BODY_LIMIT = 8 << 20
 READ_LIMIT = 10
 TOLERANCE = 1e-4
-# Seconds after which an answer is lost.
+# Seconds after which an answer counts as lost.
 PATIENCE = 60
 # Weights of the kinds of requests, in thousandths.
 MIX = {"image": 870, "malformed": 40, "oversized": 30, "trickling": 30, "slow": 5, "disconnecting": 25}

@@ -471,7 +471,7 @@ mod tests {
         Scorer::open(Path::new(ROOT).join("exported/cifar10-cifar-net.onnx"), Provider::Cpu).unwrap()
     }
 
-    /// The address of a service, what stops it, and its end.
+    /// The address of a service, the sender that stops it, and its task.
     async fn start() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
         start_with(None).await
     }
@@ -542,7 +542,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_client_that_reads_no_answers_does_not_hold_up_the_end() {
+    async fn a_client_that_reads_no_answers_does_not_delay_shutdown() {
         let (address, stop, end) = start().await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         let asking =
@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_cannot_be_scored_is_refused() {
+    async fn invalid_requests_are_refused() {
         let (address, _stop, _) = start().await;
         let (status, health) = ask(address, "GET /health", b"").await;
         assert_eq!((status, health["classes"][3].as_str()), (200, Some("cat")));
@@ -569,7 +569,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn drift_is_told_and_goes_on_after_a_restart() {
+    async fn drift_is_reported_and_continues_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("drift.json");
         let images = images();
@@ -642,7 +642,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn what_was_accepted_is_answered_before_the_end() {
+    async fn accepted_requests_are_answered_before_shutdown() {
         let (address, stop, end) = start().await;
         let mut accepted = Vec::new();
         for (bytes, verdict) in images() {

@@ -1,4 +1,4 @@
-//! The readers of bytes that may come from anyone, for the mutation test and for libFuzzer.
+//! The readers of untrusted bytes, for the mutation test and for libFuzzer.
 
 use std::{io::Write, path::Path};
 
@@ -58,12 +58,12 @@ pub const TARGETS: &[Target] = &[
 
 /// A pickle of a dictionary with one image, whose class is 0.
 const PICKLE: &[u8] = &pickle();
-/// A file of IDX with the labels 0 and 1.
+/// An IDX file with the labels 0 and 1.
 const LABELS: &[u8] = b"\0\0\x08\x01\0\0\0\x02\0\x01";
-/// NumPy's array of the labels 0 and 1.
+/// A NumPy array of the labels 0 and 1.
 const ARRAY: &[u8] =
     b"\x93NUMPY\x01\0\x3a\0{'descr': '|u1', 'fortran_order': False, 'shape': (2,), }\n\0\x01";
-/// NumPy's array of two grey images of 2x2 pixels.
+/// A NumPy array of two grey images of 2x2 pixels.
 const ARRAY_OF_IMAGES: &[u8] =
     b"\x93NUMPY\x01\0\x3f\0{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2, 2), }\nabcdefgh";
 
@@ -80,7 +80,7 @@ const START: &[u8] = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\n
     (K\x01K\x01M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\0K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb\x89T\x00\x0c\0\0";
 const END: &[u8] = b"tbU\x06labels]K\0au.";
 
-/// The result of a reader of files on a file of these bytes.
+/// Whether a reader of files accepts a file with these bytes.
 fn in_file(bytes: &[u8], read: fn(&Path) -> Result<()>) -> bool {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(bytes).expect("space for the file");
@@ -131,7 +131,7 @@ fn class_names(bytes: &[u8]) -> bool {
     cifar_folder(bytes, &[0; 3073])
 }
 
-/// The state of a stream of scores, which is written again.
+/// The state of a stream of scores, which is written back.
 fn drift_state(bytes: &[u8]) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("state");
@@ -147,7 +147,7 @@ fn cifar_folder(classes: &[u8], records: &[u8]) -> bool {
     data_set(&[("batches.meta.txt", classes), ("test_batch.bin", records)], "")
 }
 
-/// The table of the test split of Tiny ImageNet, beside two images.
+/// The table of the test split of Tiny ImageNet, next to two images.
 fn tiny_imagenet(annotations: &[u8]) -> bool {
     let image = b"P5 1 1 255 a".as_slice();
     data_set(
@@ -218,7 +218,7 @@ fn model_on_tract(bytes: &[u8]) -> bool {
     scorer.score_image(&image::RgbImage::new(20, 16)).is_ok()
 }
 
-/// Everything that is named by text.
+/// Everything that is parsed from a name.
 fn names(bytes: &[u8]) -> bool {
     let text = &*String::from_utf8_lossy(bytes);
     let _ = Outliers::from(text);
@@ -235,7 +235,7 @@ fn names(bytes: &[u8]) -> bool {
         | text.parse::<RejectionScore>().is_ok()
 }
 
-/// Scores, and the metrics of them.
+/// Scores and their metrics.
 fn scores(path: &Path) -> Result<()> {
     let mut stream = Stream::new(64);
     let (mut known, mut unknown) = (Vec::new(), Vec::new());

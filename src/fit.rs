@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_principal_axes_span_the_plane_of_the_points() {
-        // Points a little off a plane in six dimensions that is oblique to the axes.
+        // Points slightly off a plane in six dimensions, oblique to the axes.
         let [along, across] = [[1.0, 2.0, 0.0, -1.0, 0.5, 1.0], [0.0, 1.0, -3.0, 1.0, 1.0, 0.5]];
         let point = |i: usize, feature: usize| {
             let (a, b) = ((i as f64).sin(), (1.7 * i as f64).cos());
@@ -358,13 +358,13 @@ mod tests {
         let centred = &points - &points.mean_axis(Axis(0)).unwrap();
         let axes = principal(&centred, 2);
         let back = centred.dot(&axes.t()).dot(&axes);
-        assert!((&back - &centred).iter().all(|apart| apart.abs() < 1e-3));
+        assert!((&back - &centred).iter().all(|error| error.abs() < 1e-3));
         let identity = axes.dot(&axes.t()) - Array2::<f64>::eye(2);
-        assert!(identity.iter().all(|apart| apart.abs() < 1e-12), "{identity}");
+        assert!(identity.iter().all(|error| error.abs() < 1e-12), "{identity}");
     }
 
     #[test]
-    fn representatives_keep_the_shares_of_the_classes() {
+    fn representatives_keep_the_class_proportions() {
         let labels: Vec<i64> = (0..100).map(|i| i64::from(i % 10 == 0)).collect();
         let indices = representatives(&labels, 20);
         assert!(indices.len() == 20 && indices.is_sorted());

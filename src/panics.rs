@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_becomes_a_value_and_its_thread_is_marked_until_then() {
+    fn panics_become_values_and_threads_are_marked_meanwhile() {
         assert!(!panic_is_caught());
         assert_eq!(caught(panic_is_caught), Some(true));
         assert_eq!(caught(|| caught(|| panic!("inner")).is_none() && panic_is_caught()), Some(true));

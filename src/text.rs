@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_has_no_more_digits_in_per_cent() {
+    fn percentages_have_no_spurious_digits() {
         let shares = [0.947, 0.55, 0.95, 0.999, 0.29, 1.0 / 3.0];
         assert_eq!(
             shares.map(|share| per_cent(share).to_string()).join(" "),

@@ -6,8 +6,8 @@ python3 on_ray.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
 Starts Ray on this machine (two cores or more), or uses the cluster at RAY_ADDRESS. MODEL and IMAGES (a folder, or a URL
 such as s3://...) must be readable on every node; OUT must be writable and new. A file that is not an image becomes a
-row with an error only. p_value is null if the model has none. Hidden files are left out; of a URL, also those
-whose name begins with an underscore.
+row with an error only. p_value is null if the model has none. Hidden files are left out; for a URL,
+also those whose name begins with an underscore.
 """
 
 import sys

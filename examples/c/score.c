@@ -1,4 +1,4 @@
-// Score images with a model file and nothing of this toolkit, through ONNX Runtime's C API.
+// Score images with a model file and without this toolkit, through ONNX Runtime's C API.
 //
 // cc -std=c11 -O2 -I ORT/include score.c -o score -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib
 // ./score MODEL.onnx IMAGE.ppm...

@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_odd_pixel_of_padding_comes_after() {
+    fn odd_padding_goes_at_the_end() {
         assert_eq!(padding(224, 3, 2), (0, 1));
         assert_eq!(padding(225, 3, 2), (1, 1));
         assert_eq!(padding(112, 5, 2), (1, 2));
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_another_code_stand_for_all_layers() {
+    fn synonyms_cover_all_layers() {
         for (number, member) in MEMBERS.iter().enumerate() {
             let blocks: usize = STAGES.iter().map(|stage| member.blocks(stage)).sum();
             let has = |name: &str| {

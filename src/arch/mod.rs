@@ -522,7 +522,7 @@ mod tests {
         }
         // The official checkpoints with six classes.
         assert_eq!(parameter_count(&Architecture::new("cac-net", &[]).unwrap(), 6), 1_011_398);
-        // airbench94, with 10 biases of the last layer.
+        // airbench94, plus 10 biases in the last layer.
         assert_eq!(parameter_count(&Architecture::new("cifar-net", &[]).unwrap(), 10), 1_972_802);
     }
 
@@ -540,7 +540,7 @@ mod tests {
             // Frozen layers end where the last one begins.
             assert_eq!(layers.last().unwrap().inputs, [layers.len() - 2], "{}", family.name);
             assert!(layers.iter().any(|layer| layer.in_place) || family.name == "cac-net", "{}", family.name);
-            // Weights of the network are recognised as such.
+            // The network is recognised from its weights.
             let parameters: Vec<(String, Vec<usize>)> = layers.iter().flat_map(Layer::parameters).collect();
             let shapes = |name: &str| {
                 parameters.iter().find(|(other, _)| other == name).map(|(_, shape)| shape.as_slice())

@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_order_of_axes_gives_the_same_images() {
+    fn every_axis_order_gives_the_same_images() {
         // The byte of image n, channel c, row y and column x is n + 2c + 10y + 50x.
         let (count, height, width) = (2, 3, 4);
         let byte = |n: usize, c: usize, y: usize, x: usize| (n + 2 * c + 10 * y + 50 * x) as u8;
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_that_are_no_images_are_refused() {
+    fn shapes_that_are_not_images_are_refused() {
         for shape in [
             &[][..],
             &[2],
@@ -333,13 +333,13 @@ mod tests {
     }
 
     #[test]
-    fn an_array_that_claims_more_than_its_file_is_refused_before_it_is_read() {
+    fn oversized_claims_are_refused_before_reading() {
         let error = read(&mut &b"abc"[..], 1 << 40, 3 * MAX_INFLATED).unwrap_err();
         assert!(
             error.contains("claims 1099511627776 bytes of values, its size allows at most 3096"),
             "{error}"
         );
-        // More than any machine has, if the bound allows it.
+        // More memory than any machine has, with a bound that allows it.
         let claimed = isize::MAX as usize / 2;
         let error = read(&mut &b"abc"[..], claimed, u64::MAX).unwrap_err();
         assert!(error.contains("truncated: it has 3 of"), "{error}");

@@ -872,7 +872,7 @@ impl DataFolder {
 
 #[cfg(test)]
 impl PublishedLayout {
-    /// That of the tests of downloads.
+    /// The layout of the download tests.
     pub const TINY: Self = layout("tiny", &[]);
 
     pub const fn of(folder: &'static str, parts: &'static [PublishedFile]) -> Self {
@@ -945,7 +945,7 @@ mod tests {
 
     #[cfg(feature = "train")]
     #[test]
-    fn known_images_are_of_cifar_also_in_a_folder() {
+    fn known_cifar_images_are_recognised_in_a_folder_too() {
         let by_protocol = |text: &str, classes: &[&str], has_protocol: bool| {
             let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
             PublishedSet::of_known(Path::new(text), &classes, has_protocol).map(|set| set.name)
@@ -958,7 +958,7 @@ mod tests {
         assert_eq!(by_protocol("data/cifar-10-batches-bin", &["cat", "dog"], true), Some("cifar10"));
     }
 
-    /// Makes everything that a layout needs below a folder.
+    /// Creates everything that a layout needs in a folder.
     fn make(base: &Path, layout: &PublishedLayout) {
         let folder = joined(base, layout.folder);
         let image = PublishedFile::of("a/1.png", None);
@@ -971,7 +971,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_in_every_layout_are_found_where_they_are() {
+    fn copies_in_every_layout_are_found() {
         for set in &SETS {
             // Copies without parts are found elsewhere if they have all images.
             let places = set.layouts.iter().flat_map(|layout| [(layout, true), (layout, false)]);
@@ -1000,7 +1000,7 @@ mod tests {
                         assert_eq!(found, place);
                     }
                 }
-                // Without one of its files it is not whole.
+                // Without one of its files, a copy is incomplete.
                 for part in layout.parts {
                     let path = place.join(part.file);
                     fs::remove_file(&path).unwrap();
@@ -1014,7 +1014,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_of_unknown_images_leave_out_the_rest() {
+    fn folders_of_unknown_images_exclude_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::new(Some(folder.path()));
         for name in ["textures", "tiny-imagenet", "svhn"] {
@@ -1034,7 +1034,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_sets_become_folders_with_a_name() {
+    fn unknown_sets_become_named_folders() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::new(Some(folder.path()));
         let resolve = |texts: &[&str]| {
@@ -1052,7 +1052,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_with_parts_are_taken_by_part() {
+    fn sets_with_parts_are_resolved_by_part() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::new(Some(folder.path()));
         make(folder.path(), &PublishedSet::named("cifar10-c").unwrap().layouts[0]);
@@ -1069,7 +1069,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_is_being_fetched_is_not_there() {
+    fn a_set_that_is_being_fetched_is_not_found() {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("imagenet-o");
         fs::create_dir_all(own.join(".unfinished-abcdef/imagenet-o/n01443537")).unwrap();
@@ -1082,7 +1082,7 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_a_set_without_parts_has_all_images() {
+    fn a_set_without_parts_is_found_elsewhere_only_if_complete() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::new(Some(folder.path()));
         // Someone keeps ImageNet itself here.
@@ -1100,7 +1100,7 @@ mod tests {
     }
 
     #[test]
-    fn one_copy_has_what_all_roles_need() {
+    fn one_copy_must_serve_all_roles() {
         let folder = tempfile::tempdir().unwrap();
         let data = DataFolder::new(Some(folder.path()));
         let set = PublishedSet::named("svhn").unwrap();

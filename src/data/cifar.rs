@@ -356,7 +356,7 @@ mod tests {
 
     #[cfg(feature = "files")]
     #[test]
-    fn pickles_that_hold_no_images_are_errors_and_never_run() {
+    fn pickles_without_images_are_errors_and_never_run() {
         let folder = tempfile::tempdir().unwrap();
         let array = |kind: &str, shape: &[u8], order: &str, length: usize| {
             let start = &b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\0\x85U\x01btR(K\x01"[..];

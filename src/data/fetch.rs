@@ -386,7 +386,7 @@ mod tests {
         bytes
     };
 
-    /// A data set of one download, which holds the folder `tiny`.
+    /// A data set with one download, which holds the folder `tiny`.
     fn set_of(file: &'static str, content: &[u8], urls: Vec<&'static str>) -> PublishedSet {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(file);
@@ -469,7 +469,7 @@ mod tests {
                 FILES[..3].iter().map(|(name, content)| format!("{}  {name}\n", sha256(content))).collect();
             assert_eq!(list, lines.concat());
 
-            // What is there needs no server.
+            // What is already there needs no server.
             fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
             let files = if keep { 4 } else { 3 };
             let verified = data.verify(&set).unwrap().unwrap();
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_archive_and_plain_files_are_taken() {
+    fn archives_of_every_kind_and_plain_files_are_fetched() {
         for (file, content) in
             [("tiny.tar", tar_of_files(&FILES)), ("tiny.zip", zip_of(&FILES)), ("tiny.gz", gzip(&[7; 100]))]
         {
@@ -530,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_transfers_and_other_files_leave_nothing_but_the_part() {
+    fn failed_downloads_leave_nothing_but_the_part_file() {
         let folder = tempfile::tempdir().unwrap();
         let (set, archive) = tiny();
         let answers = [
@@ -562,7 +562,7 @@ mod tests {
         assert!(error.contains("it has MD5 ") && error.contains("compressed with gzip"), "{error}");
         assert!(names(&folder.path().join("tiny")).is_empty());
 
-        // Put there by hand: another file, and the right one.
+        // Put there by hand: a wrong file, then the right one.
         fs::write(folder.path().join("tiny/tiny.tar.gz"), "something else").unwrap();
         let error = fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap_err();
         assert!(matches!(&error, Error::Checksum { .. }), "{error}");
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn evil_archives_and_archives_of_something_else_are_not_put_in_place() {
+    fn malicious_and_wrong_archives_are_not_put_in_place() {
         let evil = [FILES[0], ("tiny/../../../x", b"1")];
         for (content, part) in [
             (gzip(&tar_of_files(&evil)), "leads out of the folder"),
@@ -589,7 +589,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_way_is_not_replaced() {
+    fn existing_files_are_not_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let (set, _) = tiny();
         let place = folder.path().join("tiny/tiny");
@@ -604,15 +604,14 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_written_is_found_before_the_download() {
+    fn an_unwritable_folder_is_detected_before_the_download() {
         let (set, _) = tiny();
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = fetch(file.path(), "http://127.0.0.1:1", &set).unwrap_err();
         assert!(matches!(&error, Error::Io { action: "write", .. }), "{error}");
     }
 
-    /// The instructions for a child process: the folder of the data, the mirror, and whether to stop while
-    /// unpacking.
+    /// The instructions for a child process: data folder, mirror, and whether to stop while unpacking.
     const JOB: &str = "CAC_TEST_FETCH";
 
     /// Runs one of these tests in another process, with a job.
@@ -644,14 +643,14 @@ mod tests {
     }
 
     #[test]
-    fn after_a_kill_the_next_call_begins_with_what_is_whole() {
+    fn after_a_kill_the_next_call_starts_from_the_complete_archive() {
         if did_job() {
             return;
         }
         let folder = tempfile::tempdir().unwrap();
         let (set, archive) = tiny();
         let (url, served) = server(archive, vec![Answer::Properly]);
-        let name = "after_a_kill_the_next_call_begins_with_what_is_whole";
+        let name = "after_a_kill_the_next_call_starts_from_the_complete_archive";
         let mut killed = child(name, folder.path(), &url, true);
         let (mut said, mut byte) = (Vec::new(), [0]);
         while !said.ends_with(b"unpacking!") && killed.stdout.as_mut().unwrap().read(&mut byte).unwrap() > 0 {
@@ -675,14 +674,14 @@ mod tests {
     }
 
     #[test]
-    fn processes_that_fetch_at_once_download_once() {
+    fn concurrent_processes_download_once() {
         if did_job() {
             return;
         }
         let folder = tempfile::tempdir().unwrap();
         let (set, archive) = tiny();
         let (url, served) = server(archive, vec![Answer::Properly]);
-        let name = "processes_that_fetch_at_once_download_once";
+        let name = "concurrent_processes_download_once";
         let children: Vec<_> = (0..3).map(|_| child(name, folder.path(), &url, false)).collect();
         for child in children {
             let output = child.wait_with_output().unwrap();

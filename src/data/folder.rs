@@ -254,7 +254,7 @@ pub mod tests {
     use super::*;
     use std::fs;
 
-    /// The classes, labels, files and other files of a split.
+    /// The classes, labels and files of a split, and the files left out.
     fn read(folder: &Path, split: Split) -> (Vec<String>, Vec<i64>, Vec<PathBuf>, LeftOut) {
         let Part { classes, labels, source: Source::Files(files), left_out } =
             known(folder, Wanted::Known(split)).unwrap()
@@ -264,7 +264,7 @@ pub mod tests {
         (classes, labels, files, left_out)
     }
 
-    /// Makes empty files, with the folders above them.
+    /// Creates empty files, with the folders above them.
     pub fn touch(root: &Path, names: &[&str]) {
         for name in names {
             let path = root.join(name);
@@ -333,7 +333,7 @@ pub mod tests {
     }
 
     #[test]
-    fn a_training_split_may_be_spelled_otherwise() {
+    fn the_training_split_may_be_spelled_differently() {
         for name in ["Train", "training"] {
             let folder = tempfile::tempdir().unwrap();
             let file = |path: &str| format!("{name}/{path}");
@@ -352,7 +352,7 @@ pub mod tests {
     }
 
     #[test]
-    fn splits_by_another_name_are_no_classes() {
+    fn splits_by_another_name_are_not_classes() {
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), &["training_set/cat/1.png", "training_set/dog/1.png", "test_set/cat/2.png"]);
         for wanted in [Wanted::Known(Split::Train), Wanted::Divided(0.5)] {
@@ -391,7 +391,7 @@ pub mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_to_nowhere_are_images_that_cannot_be_read() {
+    fn dangling_links_count_as_unreadable_images() {
         let folder = tempfile::tempdir().unwrap();
         touch(folder.path(), &["1.png"]);
         std::os::unix::fs::symlink("nowhere.png", folder.path().join("2.png")).unwrap();

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn emnist_is_upright_and_has_the_names_of_its_letters() {
+    fn emnist_is_upright_and_its_classes_are_named_by_letters() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
         for set in ["emnist-letters", "emnist-digits"] {

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_empty_line_among_the_names_of_classes_is_refused() {
+    fn an_empty_line_among_class_names_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("classes.txt");
         std::fs::write(&file, "\u{feff}zero\r\none \n\n\n").unwrap();
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_set_beside_images_of_another_is_not_taken_for_all() {
+    fn a_data_set_next_to_other_images_is_refused() {
         use folder::tests::touch;
         let root = tempfile::tempdir().unwrap();
         let nested = "cifar-10-batches-bin";
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_those_of_named_classes_or_numbers() {
+    fn labels_become_indices_of_named_or_numbered_classes() {
         let names =
             |names: &[(i64, &str)]| names.iter().map(|&(label, name)| (label, name.to_owned())).collect();
         let found = classified(&[3, 1], [1, 3, 7, 3].into_iter(), None).unwrap();

@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_of_the_pool_do_not_wait_for_each_other() {
+    fn pool_threads_do_not_wait_for_each_other() {
         use rayon::prelude::*;
         let sum = |_| prefetch(0..10, |i| (0..i).into_par_iter().sum::<usize>(), |made| made.sum::<usize>());
         let sums: Vec<usize> = (0..64).into_par_iter().map(sum).collect();

@@ -1066,7 +1066,7 @@ mod tests {
     }
 
     #[test]
-    fn held_out_images_are_in_proportion_to_the_classes() {
+    fn held_out_images_are_stratified_by_class() {
         let labels: Vec<i64> = (0..100)
             .map(|i| {
                 if i < 60 {
@@ -1109,14 +1109,14 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn paths_that_are_not_utf_8_stay_different() {
+    fn paths_that_are_not_utf_8_stay_distinct() {
         use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
         let text = |bytes: &[u8]| path_text(Path::new(OsStr::from_bytes(bytes)));
         assert_eq!([text(b"a/\xea\xee.png"), text("ü\n".as_bytes())], [r"a/\xea\xee.png", "ü\n"]);
     }
 
     #[test]
-    fn images_that_cannot_be_read_are_told_apart() {
+    fn unreadable_images_are_reported_separately() {
         let folder = tempfile::tempdir().unwrap();
         for index in 0..4 {
             let path = folder.path().join(format!("{index}.png"));

@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_beside_images_makes_no_parquet_of_them() {
+    fn a_table_next_to_images_is_not_a_parquet_data_set() {
         for table in [
             "cats/annotations.parquet",
             "annotations.parquet",
@@ -507,7 +507,7 @@ mod tests {
                 let [cat, dog] = ["cats/1.jpg", "dogs/1.jpg"].map(|name| format!("{split}{name}"));
                 let table = format!("{split}{table}");
                 touch(folder.path(), &[&cat, &dog, "data/1.jpg", &table]);
-                assert!(places(folder.path()).is_empty(), "{table} beside {cat}");
+                assert!(places(folder.path()).is_empty(), "{table} next to {cat}");
             }
         }
         let folder = tempfile::tempdir().unwrap();

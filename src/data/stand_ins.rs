@@ -117,13 +117,13 @@ mod tests {
 
     #[cfg(any(feature = "export", feature = "train"))]
     #[test]
-    fn no_image_is_left_alone() {
+    fn no_chunk_is_too_small() {
         for count in (0..200).chain([6401]) {
             let images: Vec<usize> = (0..count).collect();
             let chunks: Vec<&[usize]> = in_chunks(&images).collect();
             assert_eq!(chunks.concat(), images);
-            let least = chunks.iter().map(|chunk| chunk.len()).min().unwrap_or_default();
-            assert!(least >= count.min(32), "{count}: {least}");
+            let smallest = chunks.iter().map(|chunk| chunk.len()).min().unwrap_or_default();
+            assert!(smallest >= count.min(32), "{count}: {smallest}");
             assert!(chunks.iter().all(|chunk| chunk.len() <= AT_ONCE));
         }
     }

@@ -265,7 +265,7 @@ mod tests {
         [&kind.to_le_bytes()[..], &(bytes.len() as u32).to_le_bytes(), bytes, &vec![0; padding]].concat()
     }
 
-    /// A matrix of this name and shape, whose values are an element.
+    /// A matrix with this name and shape; `values` is an element.
     fn matrix(name: &str, shape: &[i32], values: &[u8]) -> Vec<u8> {
         let lengths: Vec<u8> = shape.iter().flat_map(|length| length.to_le_bytes()).collect();
         let parts = [
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_label_10_is_the_digit_0_in_numbers_of_every_type() {
+    fn label_10_is_digit_0_in_every_number_type() {
         let labels = |values: &[u8]| matrix("y", &[2, 1], values);
         for values in [
             element(UINT_8, &[10, 3]),
@@ -315,7 +315,7 @@ mod tests {
             // The rows of an image are next to each other.
             assert_eq!(*data.pixels(1).unwrap(), [12, 14, 13, 15, 16, 18, 17, 19, 20, 22, 21, 23]);
         }
-        // MATLAB writes no length for one image.
+        // MATLAB omits the last axis for one image.
         let one = matrix("X", &[2, 2, 3], &element(UINT_8, &[7; 12]));
         assert_eq!(read(&[&matrix("y", &[1, 1], &element(UINT_8, &[1])), &one]).unwrap().len(), 1);
     }
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_named() {
+    fn other_file_types_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("extra_32x32.mat");
         let error = |bytes: &[u8]| {

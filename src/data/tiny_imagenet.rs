@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_the_test_split_must_name_every_image() {
+    fn the_test_split_table_must_name_every_image() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &[("wnids.txt", "n1\nn2\n"), ("val/images/val_0.JPEG", "")]);
         let error = |table: &str| {

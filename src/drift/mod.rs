@@ -302,7 +302,7 @@ mod tests {
     use super::*;
     use serde_json::Value;
 
-    /// The greatest difference from reference values, relative above 1.
+    /// The greatest allowed difference from reference values, relative above 1.
     const TOLERANCE: f64 = 1e-12;
 
     fn golden() -> Value {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn the_simple_jumper_is_that_of_online_cp() {
+    fn the_simple_jumper_matches_online_cp() {
         for case in golden()["martingales"].as_array().unwrap() {
             let mut martingale = Martingale::new(0.0);
             for (p, log10) in numbers(&case["p_values"]).into_iter().zip(numbers(&case["log10"])) {
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn the_comparison_is_that_of_scipy() {
+    fn kolmogorov_smirnov_and_wilson_match_scipy() {
         for case in golden()["kolmogorov_smirnov"].as_array().unwrap() {
             let [a, b] = ["a", "b"].map(|side| -> Vec<f32> {
                 numbers(&case[side]).into_iter().map(|number| number as f32).collect()
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn ranks_are_those_of_a_sorted_list() {
+    fn ranks_match_a_sorted_list() {
         let held_out: Vec<f32> = normal(37, 0.0, 1).into_iter().map(|score| (4.0 * score).round()).collect();
         let mut all = held_out.clone();
         let mut sorted = held_out;
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn p_values_are_uniform_whatever_the_ties() {
+    fn p_values_are_uniform_despite_ties() {
         // All scores are equal: only theta is left.
         let mut monitor = Monitor::new(&[0.0; 50], ALPHA, 3).unwrap();
         let mut thetas = ChaCha8Rng::seed_from_u64(3);
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_that_rise_or_fall_are_noticed_and_the_alarm_stays() {
+    fn rising_and_falling_scores_raise_a_lasting_alarm() {
         let held_out = normal(1000, 0.0, 1);
         let same = monitor(&held_out, &normal(2000, 0.0, 2)).status();
         assert_eq!((same.images, same.alarm), (2000, None));
@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_that_are_not_finite_count_as_the_greatest_or_the_least() {
+    fn non_finite_scores_count_as_the_greatest_or_least() {
         let of = |score: f32| monitor(&[0.0, 1.0], &[score; 9]);
         assert_eq!(of(f32::NAN).status(), of(f32::MAX).status());
         assert_eq!(of(f32::INFINITY).status(), of(f32::MAX).status());
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_images_are_compared() {
+    fn the_most_recent_images_are_compared() {
         let monitor = monitor(&[0.0, 1.0, 2.0, 3.0], &[9.0, 9.0, 0.0, 1.0, 2.0, 3.0]);
         let all = monitor.recent(100, 2.5).unwrap();
         assert_eq!((all.images, all.unknown, all.share_unknown), (6, 3, 0.5));
@@ -466,7 +466,7 @@ mod tests {
         assert_eq!(monitor.recent(0, 2.5), None);
     }
 
-    /// The promise, on a small scale; `benches/drift.rs` has it in full.
+    /// The promise, on a small scale; `benches/drift.rs` checks it in full.
     #[test]
     fn false_alarms_are_as_rare_as_promised() {
         let (streams, alpha) = (400, 0.05);

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_goes_on_with_the_same_bits() {
+    fn a_resumed_stream_is_bit_identical() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("drift.json");
         let mut whole = written(&path, 300);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_of_something_else_is_refused() {
+    fn a_state_of_another_stream_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("drift.json");
         written(&path, 20);
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_open_once() {
+    fn a_state_cannot_be_opened_twice() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("drift.json");
         let first = StateFile::open(&path, origin(), &mut monitor(4)).unwrap();

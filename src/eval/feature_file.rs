@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn files_whose_arrays_do_not_fit_are_refused() {
+    fn files_with_invalid_arrays_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("features.npz");
         let refused = |change: &dyn Fn(&mut FeatureFile)| {
@@ -294,7 +294,7 @@ mod tests {
         for name in [TRAINING, KNOWN] {
             assert!(check_names(&["near", name]).unwrap_err().to_string().contains(name));
         }
-        // Arrays that this writer does not write.
+        // Arrays that this writer never writes.
         let replaced = |name: &str, array: Vec<u8>| {
             let mut old = ZipArchive::new(io::Cursor::new(example().bytes().unwrap())).unwrap();
             let mut new = npz::Writer::new();

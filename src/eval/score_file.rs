@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_of_an_archive_is_an_error() {
+    fn a_changed_byte_in_an_archive_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("scores.npz");
         let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_lines_are_refused_before_they_fill_the_memory() {
+    fn endless_lines_are_refused_before_they_fill_memory() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.csv");
         let long = "b".repeat(2 << 20);
@@ -522,7 +522,7 @@ mod tests {
         assert!(matches!(all(&folder.path().join("none.csv"), "score"), Err(Error::Io { .. })));
 
         let path = folder.path().join("a.npz");
-        // Headers on which a parser of literals would hang.
+        // Headers that would make a literal parser hang.
         for head in ["{".repeat(40), format!("{{'shape': {}1{}}}", "(1,".repeat(40), ")".repeat(40))] {
             let mut archive = ZipWriter::new(File::create(&path).unwrap());
             for name in ["score.npy", "label.npy"] {
@@ -571,7 +571,7 @@ mod tests {
             let entries = all(&path, "score").unwrap();
             entries.iter().map(|&(_, label, _, score)| (label, score)).collect::<Vec<_>>()
         };
-        // [[0, 1, -1], [-2, 3, 4]] in both orders, in row and column, and the scores 0 to 5.
+        // [[0, 1, -1], [-2, 3, 4]] and the scores 0 to 5, each in row-major and in column-major order.
         let (c, fortran): (&[u8], &[u8]) = (&[0, 1, 255, 254, 3, 4], &[0, 254, 1, 3, 255, 4]);
         let (rising, columns): (&[u8], &[u8]) = (&[0, 1, 2, 3, 4, 5], &[0, 3, 1, 4, 2, 5]);
         let right = [(0, 0.0), (1, 1.0), (-1, 2.0), (-2, 3.0), (3, 4.0), (4, 5.0)];
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn arrays_that_do_not_fit_are_named() {
+    fn unusable_arrays_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.npz");
         let message = |label: (&str, &str, &[u8]), score: (&str, bool, &str, &[u8])| {

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_of_logits_are_no_candidate_after_outliers() {
+    fn fdbd_is_not_a_candidate_after_outliers() {
         let names = |has_outliers| -> Vec<String> {
             let (of_classes, _) = candidates(10.0, has_outliers, 5000, 10);
             of_classes.iter().map(Term::to_string).collect()
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_fewer_than_the_images_of_a_class() {
+    fn neighbours_are_fewer_than_images_per_class() {
         for (images, classes, expected) in [
             (5000, 10, 10),
             (900, 10, 10),

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_graph_is_told_from_that_of_the_toolkit() {
+    fn a_changed_graph_is_detected() {
         let input = inputs().next().unwrap();
         let mut changed = model(&input);
         assert!(resizes_to(&changed, &input));

@@ -412,7 +412,7 @@ pub(crate) mod tests {
         writer.finish().unwrap().into_inner()
     }
 
-    /// Unpacks an archive of this name into a folder within a folder. Returns what is in the outer one.
+    /// Unpacks an archive with this name into a folder within a folder. Returns what is in the outer one.
     fn unpacked(name: &str, archive: &[u8]) -> (Result<Contents>, Vec<(String, Vec<u8>)>) {
         let outer = tempfile::tempdir().unwrap();
         let (path, folder) = (outer.path().join(name), outer.path().join("in"));
@@ -451,7 +451,7 @@ pub(crate) mod tests {
     const FILES: [(&str, &[u8]); 3] = [("set/a.txt", b"one"), ("./set/deep/b", b""), ("set/c", &[7; 5000])];
 
     #[test]
-    fn every_format_gives_its_files_whatever_its_name() {
+    fn every_format_is_unpacked_whatever_its_name() {
         let tar = tar_of_files(&FILES);
         let mut with_folder =
             tar_of(&[(EntryType::Directory, b"set/", b""), (EntryType::Directory, b"./", b"")]);
@@ -499,7 +499,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn names_that_lead_elsewhere_are_refused() {
+    fn unsafe_names_are_refused() {
         for (name, fault) in [
             (&b"../x"[..], "leads out of the folder"),
             (b"a/../../x", "leads out of the folder"),
@@ -580,7 +580,7 @@ pub(crate) mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn permissions_are_the_usual_ones() {
+    fn permissions_in_archives_are_ignored() {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tar");
@@ -604,7 +604,7 @@ pub(crate) mod tests {
         }
         assert_eq!(reason("a.zip", &writer.finish().unwrap().into_inner()), bounded);
 
-        // Lengths that are claimed.
+        // A false length in a header.
         let mut archive = tar_of_files(&[("a", b"1")]);
         let mut header = tar::Header::from_byte_slice(&archive[..512]).clone();
         header.set_size(u64::MAX / 4);
@@ -626,7 +626,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn damaged_archives_and_other_files_are_named() {
+    fn errors_name_damage_and_other_file_types() {
         let tar = tar_of_files(&FILES);
         for archive in [tar[..600].to_vec(), gzip(&tar)[..100].to_vec(), zip_of(&FILES)[..60].to_vec()] {
             assert!(!reason("a", &archive).is_empty());

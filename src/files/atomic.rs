@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_given_up_leaves_the_old_one() {
+    fn an_abandoned_write_leaves_the_old_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         write(&path, b"one").unwrap();
@@ -269,7 +269,7 @@ mod tests {
         write(&link, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert!(link.is_symlink());
-        // A link may be there before its file.
+        // A link may exist before its target.
         let early = folder.path().join("early");
         symlink(&link, folder.path().join("between")).unwrap();
         symlink("between", &early).unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_killed_writers_left_is_removed_and_nothing_else() {
+    fn only_leftovers_of_killed_writers_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for left in [".unfinished-a1B2c3", ".unfinished-notes.txt", ".unfinished-"] {
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_writers_do_not_take_each_other_for_killed() {
+    fn concurrent_writers_do_not_mistake_each_other_for_killed() {
         let folder = tempfile::tempdir().unwrap();
         std::thread::scope(|scope| {
             for writer in 0..8 {
@@ -345,10 +345,10 @@ mod tests {
         assert_eq!(error, format!("cannot write `{path}/run`: `{path}` is not a folder"));
     }
 
-    // Nobody can make a file there, not even root.
+    // Nobody can create a file there, not even root.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_folder_that_takes_no_file_is_found_before_the_work() {
+    fn a_folder_that_accepts_no_files_is_detected_before_the_work() {
         assert!(check_writable(Path::new("/proc/model.onnx")).is_err());
         assert!(check_writable_folder(Path::new("/proc/runs/1")).is_err());
     }

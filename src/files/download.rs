@@ -543,7 +543,7 @@ pub(crate) mod tests {
         /// Like [`Properly`](Self::Properly), but only the first bytes of the rest, as if these were all: the
         /// head does not state the length.
         Short(usize),
-        /// With a text of this type.
+        /// With this content type and text.
         Page(&'static str, &'static str),
         Status(&'static str),
     }
@@ -723,7 +723,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_a_server_without_lengths_leaves_out_is_fetched_later() {
+    fn transfers_cut_short_without_a_length_are_resumed() {
         let cache = tempfile::tempdir().unwrap();
         let (url, served) =
             server(file(), vec![Answer::Short(30_000), Answer::Short(20_000), Answer::Properly]);
@@ -737,7 +737,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_record_may_be_that_of_sha256sum() {
+    fn records_in_sha256sum_format_are_read() {
         let cache = tempfile::tempdir().unwrap();
         let (path, record) = (cache.path().join(NAME), cache.path().join("weights.pt.sha256"));
         fs::write(&path, file()).unwrap();
@@ -749,7 +749,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_part_of_another_version_or_server_is_begun_anew() {
+    fn a_part_from_another_version_or_server_is_restarted() {
         let all = usize::MAX;
         let earlier = vec![0; 30_000];
         for (now, is_same) in [("\"1\"", true), ("\"2\"", false)] {
@@ -780,7 +780,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn another_file_than_the_recorded_one_is_not_taken() {
+    fn a_file_that_differs_from_its_record_is_refused() {
         let cache = tempfile::tempdir().unwrap();
         let record = cache.path().join("weights.pt.sha256");
         fs::write(&record, sha256(b"an earlier file")).unwrap();
@@ -791,7 +791,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_whole_part_needs_no_server() {
+    fn a_complete_part_needs_no_server() {
         let cache = tempfile::tempdir().unwrap();
         let expected = Expected { bytes: Some(100_000), ..Expected::default() };
         fs::write(cache.path().join(format!("{NAME}.part")), file()).unwrap();
@@ -838,7 +838,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn pages_in_place_of_the_file_are_told() {
+    fn pages_in_place_of_the_file_are_detected() {
         let cache = tempfile::tempdir().unwrap();
         let (html, plain) = ("text/html; charset=utf-8", "application/octet-stream");
         let answers = [
@@ -856,7 +856,7 @@ pub(crate) mod tests {
         }
         served.join().unwrap();
 
-        // What was received of the file stays.
+        // The bytes of the file already received are kept.
         let part = cache.path().join(format!("{NAME}.part"));
         fs::write(&part, &file()[..30_000]).unwrap();
         let (url, served) = server(file(), [&answers[..], &[Answer::Properly]].concat());
@@ -869,7 +869,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn redirects_are_followed_up_to_a_number() {
+    fn redirects_are_followed_up_to_a_limit() {
         let cache = tempfile::tempdir().unwrap();
         let answers = vec![Answer::Redirect("/a"), Answer::Redirect("/b?dl=1"), Answer::Properly];
         let (url, served) = server(file(), answers);
@@ -886,7 +886,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn servers_that_stall_or_trickle_are_given_up_and_what_came_is_kept() {
+    fn slow_servers_are_abandoned_and_the_part_is_kept() {
         let cache = tempfile::tempdir().unwrap();
         let (url, served) = server(file(), vec![Answer::Stall(50_000), Answer::Properly]);
         let impatient = Patience { answer: Duration::from_secs(2), ..PATIENCE };
@@ -929,7 +929,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn files_that_are_longer_than_published_or_than_the_disk_are_refused_at_once() {
+    fn oversized_files_are_refused_at_once() {
         let cache = tempfile::tempdir().unwrap();
         let (url, _served) = server(file(), vec![Answer::Properly; 2]);
         let short = Expected { bytes: Some(99_999), ..Expected::default() };
@@ -950,7 +950,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn refusing_and_missing_servers_are_errors() {
+    fn failed_requests_and_missing_servers_are_errors() {
         let cache = tempfile::tempdir().unwrap();
         let (url, served) = server(file(), vec![Answer::Status("404 Not Found")]);
         let error = fetch_to(cache.path(), &url).unwrap_err().to_string();

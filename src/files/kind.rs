@@ -153,9 +153,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kinds_are_told_by_their_content() {
+    fn kinds_are_detected_by_content() {
         let old_tar = {
-            // An old tar archive, without the magic word of POSIX.
+            // An old tar archive, without the POSIX magic.
             let mut header = vec![0; 512];
             header[..8].copy_from_slice(b"sys_info");
             header[100..107].copy_from_slice(b"0000644");

@@ -32,7 +32,7 @@ mod tests {
     }
 
     #[test]
-    fn signatures_are_those_of_minisign() {
+    fn minisign_signatures_are_checked() {
         let signature = golden("signature/v2.onnx.minisig");
         let key = std::fs::read_to_string(golden("signature/key.pub")).unwrap();
         let model = std::fs::read(golden("models/v2.onnx")).unwrap();

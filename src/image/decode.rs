@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_of_a_decoder_is_a_reason() {
+    fn a_decoder_panic_becomes_an_error() {
         assert_eq!(
             unpanicked(|| -> Result<(), Reason> { panic!("out of bounds") }),
             Err("its decoder panicked".to_owned())

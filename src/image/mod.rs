@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn means_and_deviations_of_bytes_are_refused() {
+    fn means_and_deviations_on_the_byte_scale_are_refused() {
         let check = |mean: [f32; 3], std: [f32; 3]| Input { mean, std, ..Input::default() }.check(&SIZES);
         assert!(check([0.0, 0.485, 1.0], [1.0, 0.229, 1.0 / 255.0]).is_ok());
         for (mean, std, at_fault) in [
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_of_the_same_pixels_are_told() {
+    fn inputs_with_the_same_pixels_are_recognised() {
         let one = Input::default();
         let normalised = Input { mean: [0.1; 3], std: [0.2; 3], ..one };
         let resize = Resize { fit: Fit::Pad, filter: Filter::Bilinear };
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn images_that_are_not_square_keep_their_layout() {
+    fn non_square_images_keep_their_layout() {
         let image = RgbImage::from_fn(3, 2, |x, y| image::Rgb([x as u8, y as u8, (10 * y + x) as u8]));
         assert_eq!(
             pixels(&image, &Input::of_size(2, 3)),

@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_an_image_of_the_right_size_are_unchanged() {
+    fn images_of_the_right_size_are_unchanged() {
         let crop = |share| Fit::Crop { share };
         for (fit, size, expected) in [
             (Fit::Stretch, (8, 9), true),
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn no_share_is_too_small_for_the_arithmetic() {
+    fn any_crop_share_is_handled() {
         let image = RgbImage::from_pixel(3, 2, image::Rgb([7; 3]));
         for share in [f64::MIN_POSITIVE, 1e-9, 0.0, -1.0, 2.0, f64::NAN] {
             let input = Input {

@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_images_calibrate_as_the_share_needs() {
+    fn calibration_gets_as_many_images_as_the_share_needs() {
         let counts = |images: usize, keep: f64| {
             let labels: Vec<i64> = (0..images as i64).map(|index| index % 7).collect();
             let Division { training, choosing, calibrating } = Division::of(&labels, keep);

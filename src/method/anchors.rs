@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn distances_to_fixed_anchors_are_those_to_their_rows() {
+    fn distances_to_fixed_anchors_match_those_to_their_rows() {
         let fixed = Anchors::fixed(50, 10.0);
         let rows = Anchors::Rows(fixed.to_rows());
         assert_eq!(Anchors::from_rows(fixed.to_rows()), fixed);

@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn vim_adds_what_the_principal_space_leaves() {
+    fn vim_adds_the_residual() {
         let residual = Affine { matrix: arr2(&[[0.0, 1.0]]), offset: arr1(&[0.5]) };
         let constants = Constants::Residual { residual, alpha: 3.0 };
         let (features, logits) = (arr2(&[[9.0, 0.5], [9.0, -1.5]]), arr2(&[[0.0, 0.0], [0.0, 3_f32.ln()]]));

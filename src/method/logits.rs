@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cac_score_keeps_its_digits_near_long_anchors() {
+    fn the_cac_score_stays_precise_near_long_anchors() {
         // 1 - softmin is 5e-13 at the nearest anchor, far below the resolution of float32 at 1.
         let d = arr2(&[[0.5, 28.8, 28.8]]);
         let expected = 0.5 * (2.0 * (-28.3_f64).exp() / (1.0 + 2.0 * (-28.3_f64).exp()));

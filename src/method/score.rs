@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn scores_of_features_are_told_from_those_of_logits() {
+    fn feature_scores_are_distinguished_from_logit_scores() {
         let of = |text: &str| -> Vec<String> {
             let score: RejectionScore = text.parse().unwrap();
             score.of_features().map(|score| score.to_string()).collect()

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_threshold_is_that_of_split_conformal_prediction() {
+    fn the_threshold_follows_split_conformal_prediction() {
         let scores: Vec<f32> = (1..=39).map(|i| i as f32).collect();
         for (keep, expected) in
             [(0.95, 38.0), (0.951, 39.0), (0.0, 1.0), (0.025, 1.0), (0.5, 20.0), (0.9, 36.0)]

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_areas_are_the_metrics() {
+    fn areas_match_the_metrics() {
         let (known, unknown) = example();
         let (metrics, _) = Metrics::with_balance(&known, &unknown);
         let metrics = [metrics.auroc, metrics.aupr_out, metrics.aupr_in, metrics.oscr.unwrap()];
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn bands_hold_the_curves_and_depend_on_the_seed_alone() {
+    fn bands_contain_the_curves_and_depend_only_on_the_seed() {
         let (known, unknown) = example();
         let sets = [unknown];
         let of = |seed| bands(&Curve::ALL, &known, &sets, Bootstrap { resamples: 200, seed });

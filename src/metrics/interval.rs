@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_few_images_bounds_a_quantile() {
+    fn order_statistics_bound_a_quantile_of_few_images() {
         assert_eq!((beyond(20), beyond(71), beyond(72), beyond(100)), ([0, 3], [0, 8], [1, 8], [1, 10]));
         let (known, unknown) = ranked(&[0.0; 150], &[1.0; 150]);
         let none = FprOfFew { fpr95_tpr: None, fpr_at_95_known_kept: None };
@@ -494,10 +494,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_perfect_on_few_images_is_not_certain() {
+    fn a_perfect_result_on_few_images_is_uncertain() {
         let (known, unknown) = ranked(&[0.0, 1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]);
         let interval = auroc_interval(&known, &[&unknown]);
-        // Wilson's interval of 3 of 3.
+        // Wilson's interval for 3 of 3.
         assert_eq!(interval, Interval::wilson(3, 3));
         assert!((interval.low - 3.0 / (3.0 + Z * Z)).abs() < 1e-12 && interval.high == 1.0);
         let share = |weight, share, images| Share { weight, share, images };
@@ -514,7 +514,7 @@ mod tests {
                 "{total}"
             );
         }
-        // The distances of two sets from their lower ends add up in squares.
+        // The distances of two sets from their lower ends add in quadrature.
         let halves = Interval::of_shares([share(0.5, 1.0, 10), share(0.5, 1.0, 10)]);
         let below = 1.0 - Interval::wilson(10, 10).low;
         assert!((halves.low - (1.0 - below / 2.0_f64.sqrt())).abs() < 1e-12 && halves.high == 1.0);

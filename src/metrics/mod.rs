@@ -491,8 +491,8 @@ mod tests {
         assert!(close(m.fpr95_tpr, 1.0 / 3.0));
         // 95 % of three known images is all of them, so the tied unknown image is accepted too.
         assert!(close(m.fpr_at_95_known_kept, 0.5));
-        // The known share accepted and correct falls 2/3, 1/3 (k 3 is flagged with u 3), the unknown share 1,
-        // 1/2, 0.
+        // The share of known images accepted and correct falls as 2/3, 1/3 (k 3 is flagged with u 3), that of
+        // unknown images as 1, 1/2, 0.
         assert!(close(m.oscr.unwrap(), 0.5 * 2.0 / 3.0 + 0.5 * (2.0 / 3.0 + 1.0 / 3.0) / 2.0));
         assert!(close(m.detection_accuracy, (1.0 + 1.0 - 1.0 / 3.0) / 2.0));
     }

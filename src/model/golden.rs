@@ -71,7 +71,7 @@ mod tests {
         let image = |n: usize| -> u64 {
             images.index_axis(ndarray::Axis(0), n).iter().map(|&byte| u64::from(byte)).sum()
         };
-        // The sums of an independent implementation.
+        // The sums from an independent implementation.
         assert_eq!([0, 4, 5].map(image), [7440, 9028, 9719]);
     }
 }

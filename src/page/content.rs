@@ -587,7 +587,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_path_has_as_many_parts_as_there_are() {
+    fn paths_are_shortened_to_at_most_this_many_parts() {
         for (path, one, two) in [
             ("dress/01.jpg", "01.jpg", "dress/01.jpg"),
             ("photos/dress/01.jpg", "01.jpg", "dress/01.jpg"),
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_curves_that_are_drawn_are_kept() {
+    fn only_drawn_curves_are_kept() {
         let set = |name: String, class: i64| Scored {
             name,
             truth: vec![class; 9],
@@ -627,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn images_are_shown_without_folders_of_a_machine() {
+    fn image_names_reveal_no_local_folders() {
         let shown = |images: &[&str]| -> Vec<String> {
             let images: Vec<String> = images.iter().map(|&image| image.to_owned()).collect();
             let unknown = Scored {

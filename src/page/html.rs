@@ -688,7 +688,7 @@ mod tests {
                     self.tags.borrow_mut().insert(name.to_string());
                     let names = attrs.iter().map(|attribute| attribute.name.local.to_string());
                     self.attributes.borrow_mut().extend(names);
-                    // As a browser does within a style.
+                    // As a browser does inside a `style` element.
                     if &*name == "style" && kind == html5ever::tokenizer::TagKind::StartTag {
                         return TokenSinkResult::RawData(RawKind::Rawtext);
                     }
@@ -742,7 +742,7 @@ mod tests {
         Page::new(subjects, Vec::new(), Some(Bootstrap { resamples: 20, seed: 0 }))
     }
 
-    /// The page, which may have only tags and attributes of the templates.
+    /// The HTML of the page, which may have only tags and attributes of the templates.
     fn html(page: &Page) -> String {
         let text = page.html();
         let Found { tags, attributes, errors } = parsed(&text);
@@ -759,7 +759,7 @@ mod tests {
     }
 
     #[test]
-    fn hostile_names_are_text() {
+    fn hostile_names_are_rendered_as_text() {
         let hostile = [
             "<script>alert(1)</script>",
             "\"><img src=x onerror=alert(1)>",
@@ -799,7 +799,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_names_no_folder_of_a_machine() {
+    fn the_history_reveals_no_local_folders() {
         let training = serde_json::json!({
             "known": "/home/bob/cats", "unknown": ["dogs=/home/bob/dogs/", "textures", "a=b/c"], "epochs": 3,
         });
@@ -820,7 +820,7 @@ mod tests {
             ..subject(scored("known", 90, 3, 0.0), vec![scored("far", 30, 0, 1.0)], None, 0)
         };
         let text = html(&page(vec![subject]));
-        assert!(!text.contains("bob"), "a folder of the machine");
+        assert!(!text.contains("bob"), "a local folder");
         for part in ["known cats", "unknown dogs=dogs textures a=b/c", "weights.pt", "x.bin", "epochs 3"] {
             assert!(text.contains(part), "{part}");
         }
@@ -882,7 +882,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_page_is_small_and_always_the_same() {
+    fn large_pages_are_compact_and_deterministic() {
         let unknown = (0..10).map(|set| scored(&format!("set {set}"), 10_000, 0, 1.5)).collect();
         let subject = subject(scored("known", 100_000, 1000, 0.0), unknown, Some(3.5), 0);
         let mut page = Page::new(vec![subject], Vec::new(), None);
@@ -901,7 +901,7 @@ mod tests {
     }
 
     #[test]
-    fn the_drawn_curves_have_the_areas_of_the_table() {
+    fn areas_under_drawn_curves_match_the_table() {
         let subject = subject(scored("known", 30_000, 5, 0.0), vec![scored("far", 7_000, 0, 1.1)], None, 0);
         let metrics = subject.report.as_ref().unwrap().rows[0].metrics;
         let plots = Page::new(vec![subject], Vec::new(), None).plots();
@@ -919,7 +919,7 @@ mod tests {
                 .split('L')
                 .map(|point| {
                     let (x, y) = point.split_once(' ').unwrap();
-                    // The area for the data is 380 wide and 250 high, from 48 and down to 272.
+                    // The plot area is 380 wide and 250 high, from x = 48 and down to y = 272.
                     [(x.parse::<f64>().unwrap() - 48.0) / 380.0, (272.0 - y.parse::<f64>().unwrap()) / 250.0]
                 })
                 .collect();

@@ -140,7 +140,6 @@ mod tests {
 
     #[test]
     fn a_case_computed_by_hand() {
-        // The covariance [[10, 6], [6, 10]] has the eigenvalues 16 along (1, 1) and 4 along (1, -1).
         let points = arr2(&[[5.0, 3.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-5.0, -3.0]]);
         let points = points + 7.0;
         let plane = Plane::through(points.view()).unwrap();
@@ -164,7 +163,7 @@ mod tests {
 
     #[test]
     fn wide_points_give_the_axes_of_greatest_variance() {
-        // 40 dimensions; dimension d varies by 40 - d.
+        // 40 dimensions; 7 varies the most, then 31.
         let mut random = ChaCha8Rng::seed_from_u64(3);
         let points = Array2::from_shape_fn((500, 40), |(_, d)| {
             let value: f64 = StandardNormal.sample(&mut random);

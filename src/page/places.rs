@@ -163,8 +163,7 @@ mod tests {
         let ([red, green, blue], last) = (colours[0], colours[20]);
         assert!(red.min(green).min(blue) > 240.0 && (red - blue).abs() < 1.0, "{colours:?}");
         assert!(last[0] > 150.0 && last[1] < 40.0 && last[2] < 60.0, "{last:?}");
-        // As whole channels: a power computed at compile time differs from one at run time in its last
-        // digits.
+        // As integers: a power computed at compile time differs from one at run time in its last digits.
         assert_eq!(ramp(1.5).map(|channel| channel as u8), last.map(|channel| channel as u8));
     }
 
@@ -203,7 +202,7 @@ mod tests {
             assert_eq!(at(&cropped, outside), [(DIMMED * 120.0) as u8; 3]);
         }
         assert!(pale(at(&cropped, 220)) && red(at(&cropped, 580)));
-        // An image that is padded is seen as a whole.
+        // A padded image is seen whole.
         assert!(pale(at(&of(Fit::Pad), 10)) && red(at(&of(Fit::Pad), 790)));
         // A small image is enlarged so that the scale fits below.
         let small = places.picture(&RgbImage::new(8, 4), &Input::of_size(8, 8));

@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn points_on_a_straight_line_are_left_out_and_spikes_stay() {
+    fn thinning_drops_collinear_points_and_keeps_spikes() {
         let line: Vec<[f64; 2]> = (0..100).map(|i| [f64::from(i), 2.0 * f64::from(i)]).collect();
         assert_eq!(thinned(&line), [line[0], line[99]]);
         let spike = [[0.0, 0.0], [0.1, 0.0], [0.2, 90.0], [0.3, 0.0], [9.0, 0.0]];
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_round() {
+    fn ticks_are_at_round_numbers() {
         let texts = |from: f64, to: f64, unit| -> Vec<String> {
             let axis = Axis { label: String::new(), from, to, unit };
             axis.ticks().into_iter().map(|(_, text)| text).collect()

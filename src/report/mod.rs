@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_the_numbers_nearest_to_them() {
+    fn shares_are_correctly_rounded() {
         let [known, unknown] = [90, 10]
             .map(|low| -> Vec<f64> { (0..100).map(|number| if number < low { 0.0 } else { 2.0 }).collect() });
         let report = |known: &[f64], threshold| {
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn an_fpr_of_few_images_is_in_its_interval() {
+    fn intervals_cover_the_fpr_of_few_images() {
         // Scores are uniform on 0..1, and on 0.5..1.5: 5 % of the unknown images are below 0.55, and 45 % of
         // the known ones above it. 5 % of the known images are above 0.95, and 45 % of the unknown below it.
         for (known_images, unknown_images) in [(500, 10), (500, 20), (20, 500), (149, 149), (90, 60)] {
@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_sets_are_unique() {
+    fn set_names_must_be_unique() {
         for names in [["far", "far"], ["far", "all"], ["mean", "far"]] {
             let sets = names.map(|name| (name, &[1.0][..]));
             let error = Report::new(&[0.0], None, &sets, &ReportOptions::default()).unwrap_err();

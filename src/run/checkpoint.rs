@@ -613,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn exported_weights_hold_no_image_and_no_path() {
+    fn exported_weights_contain_no_images_or_paths() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("weights.safetensors");
         let record = serde_json::json!({ "known": "somewhere/cats", "unknown": ["a=somewhere"], "seed": 3 });

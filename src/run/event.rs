@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logs_are_read_as_far_as_they_are_understood() {
+    fn unknown_and_truncated_log_lines_are_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
         let report = Report::new(&[0.0, 1.0], Some(&[true, false]), &[("far", &[2.0])], &Default::default());

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_run_is_the_one_whose_checkpoint_was_written_last() {
+    fn the_newest_run_has_the_latest_checkpoint() {
         let folder = tempfile::tempdir().unwrap();
         let runs = folder.path().join("runs");
         assert_eq!(RunFolder::newest(&runs), None);

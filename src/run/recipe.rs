@@ -527,7 +527,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frozen_layers_rule_out_what_needs_images() {
+    fn frozen_layers_rule_out_settings_that_need_images() {
         Recipe::of_last_layer().check().unwrap();
         Recipe::fine_tuning().check().unwrap();
         Recipe::of_cifar_net().check().unwrap();

@@ -734,7 +734,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_nan_is_the_greatest_difference_wherever_it_is() {
+    fn nan_is_the_greatest_difference_at_any_position() {
         assert_eq!(greatest_difference(&[1.5, 30.0], &[1.0, 20.0]), 0.5);
         for found in [[f32::NAN, 1.0, 9.0], [1.0, f32::NAN, 1.0], [1.0, 1.0, f32::NAN]] {
             assert!(greatest_difference(&found, &[1.0; 3]).is_nan());
@@ -742,7 +742,7 @@ mod tests {
     }
 
     #[test]
-    fn values_without_a_partner_differ() {
+    fn values_without_a_counterpart_differ() {
         assert_eq!(greatest_difference(&[], &[]), 0.0);
         assert_eq!(greatest_difference(&[1.0], &[1.0, 2.0]), f64::INFINITY);
         assert_eq!(greatest_difference(&[1.0, 2.0], &[]), f64::INFINITY);

@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_in_parts_computes_what_it_computes_as_a_whole() {
+    fn a_network_in_parts_computes_the_same_as_the_whole() {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("exported/cifar10-wrn-40-2.onnx");
         let bytes = &std::fs::read(path).unwrap();
         let shape = [1, 3, 32, 32];
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_version_of_tract_is_the_one_that_is_built() {
+    fn the_tract_version_matches_cargo_lock() {
         let (name, version) = TRACT.split_once(' ').unwrap();
         let entry = format!("name = \"{name}-onnx\"\nversion = \"{version}\"\n");
         assert!(include_str!("../../Cargo.lock").contains(&entry), "{entry}");

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use rand::{SeedableRng, rngs::ChaCha8Rng};
 
-    /// An image that is not square, with three different channels.
+    /// A non-square image with three different channels.
     fn image() -> Vec<u8> {
         (0..3 * 16 * 24).map(|i| (i * 7 % 251 + 1) as u8).collect()
     }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_are_those_of_torchvision() {
+    fn boxes_are_drawn_as_in_torchvision() {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         let (mut shares, mut places) = (Vec::new(), Vec::new());
         for _ in 0..2_000 {
@@ -263,7 +263,7 @@ mod tests {
         let most = shares.iter().copied().fold(0.0, f64::max);
         assert!(least > 0.495 && least < 0.51 && most > 0.95, "{least} {most}");
         assert!((mean(&places) - 0.5).abs() < 0.03, "{}", mean(&places));
-        // If no box fits, it is the largest at the centre.
+        // If no box fits, the largest central one is taken.
         let region = |left, top, width, height| Region { left, top, width, height };
         assert_eq!(random_region((30, 1000), &mut random), region(480, 0, 40, 30));
         assert_eq!(random_region((1000, 30), &mut random), region(0, 480, 30, 40));

@@ -608,7 +608,7 @@ mod tests {
     }
 
     fn open(settings: &TrainSettings) -> Batches<'_> {
-        Batches::open(settings, &AtomicBool::new(false), |_| {}).unwrap().expect("nothing asks to stop")
+        Batches::open(settings, &AtomicBool::new(false), |_| {}).unwrap().expect("no stop was requested")
     }
 
     /// The pixels, labels and seed of a batch.
@@ -623,14 +623,14 @@ mod tests {
         batches.of_epoch(2, 3, |made| made.take(2).map(|batch| parts(batch.unwrap())).collect())
     }
 
-    /// [`made`] on a number of threads.
+    /// [`made`] on this many threads.
     fn made_on(threads: usize, settings: &TrainSettings) -> Vec<(Array4<u8>, Vec<i64>, u64)> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         threads.install(|| made(settings))
     }
 
     #[test]
-    fn any_number_of_threads_and_any_memory_make_the_same_batches() {
+    fn batches_do_not_depend_on_threads_or_memory() {
         let expected = made_on(1, &settings(0));
         assert_eq!((expected[0].0.dim(), expected[0].1.len()), ((80, 3, 16, 16), 64));
         for (threads, memory) in [(4, 0), (4, 1 << 30), (3, 100_000)] {
@@ -647,7 +647,7 @@ mod tests {
             made_on(threads, &settings)
         };
         let plain = of_share(0.0, 4);
-        // The augmentation is that of the plain images.
+        // The augmentation is the same as for the plain images.
         let changed = |mixed: &[(Array4<u8>, Vec<i64>, u64)], of: Range<usize>| {
             let images = plain.iter().zip(mixed).flat_map(|((plain, ..), (mixed, ..))| {
                 plain.outer_iter().zip(mixed.outer_iter()).skip(of.start).take(of.len())
@@ -656,7 +656,7 @@ mod tests {
         };
         let half = of_share(0.5, 4);
         assert!(half == of_share(0.5, 1));
-        // Of two steps of 64 known images and 16 outliers; one image in ten is mixed with nothing.
+        // Two steps of 64 known images and 16 outliers each; one image in ten is mixed with nothing.
         let (known, outliers) = (changed(&half, 0..64), changed(&half, 64..80));
         assert!((40..75).contains(&known) && (7..24).contains(&outliers), "{known} {outliers}");
         let all = changed(&of_share(1.0, 4), 0..80);
@@ -664,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn resized_crops_are_made_of_the_images_as_they_are() {
+    fn resized_crops_are_cut_from_the_original_images() {
         let folder = tempfile::tempdir().unwrap();
         for (class, red) in [("a", 0), ("b", 200)] {
             for split in ["train", "test"] {
@@ -697,14 +697,14 @@ mod tests {
     }
 
     #[test]
-    fn scrambled_outliers_and_those_of_a_folder_take_turns() {
+    fn outliers_alternate_between_scrambled_and_folder() {
         let folder = tempfile::tempdir().unwrap();
         let green = [10, 250, 20];
         image::RgbImage::from_pixel(16, 16, image::Rgb(green)).save(folder.path().join("0.png")).unwrap();
         let mut settings = settings(0);
         settings.recipe.outliers = Outliers::ScrambledAndFolder(folder.path().to_owned());
         settings.recipe.augment = Augment::None;
-        // An odd number per step: turns continue in the next.
+        // An odd number per step: the alternation continues in the next.
         settings.recipe.outlier_share = 3.0 / 64.0;
         let is_green = |image: ArrayView3<u8>| {
             green.iter().zip(image.outer_iter()).all(|(value, channel)| channel.iter().all(|x| x == value))
@@ -713,7 +713,7 @@ mod tests {
         for (pixels, labels, _) in made(&settings) {
             found.extend(pixels.outer_iter().skip(labels.len()).map(is_green));
         }
-        // Outliers number 9 to 14.
+        // Outliers 9 to 14.
         assert_eq!(found, [true, false, true, false, true, false]);
     }
 
@@ -735,8 +735,8 @@ mod tests {
         let held_out = [batches.choosing.len(), batches.calibrating.len()];
         assert_eq!((batches.images(), held_out, batches.steps()), (1542, [19, 39], 25));
         let all = [&batches.training, &batches.choosing, &batches.calibrating];
-        let apart: HashSet<&usize> = all.into_iter().flatten().collect();
-        assert_eq!(apart.len(), batches.known.len());
+        let distinct: HashSet<&usize> = all.into_iter().flatten().collect();
+        assert_eq!(distinct.len(), batches.known.len());
         let (mut labels, mut counts) = (Vec::new(), Vec::new());
         batches.of_epoch(1, 0, |batches| {
             for batch in batches {
@@ -756,7 +756,7 @@ mod tests {
         assert_eq!(labels, expected);
     }
     #[test]
-    fn no_step_has_one_image_alone() {
+    fn no_step_has_a_single_image() {
         let mut settings = settings(0);
         // 1542 images: 23 steps of 67 and one more image, or a step of 2 at the end.
         for (batch_size, steps, last) in
@@ -785,7 +785,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_stops_when_it_is_asked_to() {
+    fn reading_stops_on_request() {
         let settings = settings(0);
         assert!(Batches::open(&settings, &AtomicBool::new(true), |_| {}).unwrap().is_none());
     }

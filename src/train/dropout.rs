@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn features_without_places_are_dropped() {
+    fn features_without_spatial_axes_are_dropped() {
         for unit in [Unit::Activation, Unit::Channel] {
             let input = Tensor::ones([64, 1280], (Kind::Float, Device::Cpu));
             let output = dropout(&input, 0.2, unit, 7).unwrap();

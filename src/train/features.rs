@@ -359,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folded_layer_reads_features_as_they_are() {
+    fn a_folded_layer_takes_unstandardised_features() {
         let features = Features {
             path: PathBuf::new(),
             file: Mutex::new(tempfile::tempfile().unwrap()),

@@ -173,7 +173,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn pictures_have_structure_and_are_different() {
+    fn pictures_have_structure_and_differ() {
         let pictures: Vec<RgbImage> =
             (0..20).map(|seed| picture(64, &mut ChaCha8Rng::seed_from_u64(seed))).collect();
         for picture in &pictures {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn fractals_are_squares_of_the_pictures() {
+    fn fractals_are_squares_cut_from_the_pictures() {
         // The values grow by 2 per column and 3 per row.
         let picture =
             RgbImage::from_fn(32, 32, |x, y| Rgb([0, 50, 90].map(|least| least + (2 * x + 3 * y) as u8)));
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn large_images_have_fewer_and_no_larger_pictures() {
+    fn large_images_have_fewer_pictures_of_bounded_size() {
         let mut random = ChaCha8Rng::seed_from_u64(3);
         for (height, width, side, count) in [(8, 6, 16, 1024), (100, 96, 200, 104), (20, 4096, 256, 64)] {
             let fractals = Fractals::for_images(height, width);

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn values_and_gradients_are_those_of_pytorch() {
+    fn values_and_gradients_match_pytorch() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/method.safetensors");
         let tensors = Tensor::read_safetensors(path).unwrap();
         let tensor = |name: String| {

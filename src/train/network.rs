@@ -506,7 +506,7 @@ mod tests {
 
     #[test]
     fn all_tensors_are_aligned_views_of_one() {
-        // The last layer has three classes: its bias is no multiple of the alignment.
+        // The last layer has three classes: the size of its bias is not a multiple of the alignment.
         let (_store, network, ..) = golden(1);
         let (start, end) = (network.all.data_ptr() as usize, network.all.numel() * 4);
         for tensor in network.tensors.iter().flatten() {
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_resnet_40_2_computes_what_pytorch_computes_in_training_and_after() {
+    fn wide_resnet_40_2_matches_pytorch_in_training_and_evaluation() {
         for (kind, suffix, tolerance) in [(Kind::Float, "", 1e-5), (Kind::Double, "64", 1e-12)] {
             let (store, network) = filled(kind);
             let images = images(0..4);
@@ -595,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn large_networks_compute_what_timm_computes() {
+    fn large_networks_match_timm() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/families.safetensors");
         let golden = Tensor::read_safetensors(path).unwrap();
         for case in fill::CASES {
@@ -605,8 +605,8 @@ mod tests {
             let logits = tch::no_grad(|| network.forward(&images, None).unwrap());
             let name = format!("{name}.{height}x{width}");
             let expected = &golden.iter().find(|(other, _)| *other == name).unwrap().1;
-            let apart = difference(&logits, expected);
-            assert!(apart < 1e-4, "{name}: {apart}");
+            let error = difference(&logits, expected);
+            assert!(error < 1e-4, "{name}: {error}");
         }
     }
 
@@ -626,9 +626,9 @@ mod tests {
         network.training_kind = Kind::BFloat16;
         let (found, found_slope) = gradient(&network);
         assert_eq!((found.kind(), found_slope.kind()), (Kind::Float, Kind::Float));
-        let apart = difference(&found, &expected);
+        let error = difference(&found, &expected);
         // Each of forty layers rounds to eight significant bits.
-        assert!(apart > 1e-6 && apart < 0.1, "{apart}");
+        assert!(error > 1e-6 && error < 0.1, "{error}");
         let cosine = (&slope * &found_slope).sum(None::<Kind>) / (slope.norm() * found_slope.norm());
         // PyTorch's autocast reaches 0.80 here: forty layers of random weights make the gradient noisy.
         assert!(cosine.double_value(&[]) > 0.75, "{cosine}");
@@ -641,12 +641,12 @@ mod tests {
     }
 
     #[test]
-    fn adam_and_the_cosine_follow_pytorch_with_the_loss_of_the_paper() {
+    fn adam_and_the_cosine_follow_pytorch_with_the_paper_loss() {
         follows_pytorch(Variant::Paper, "paper");
     }
 
     #[test]
-    fn adam_and_the_cosine_follow_pytorch_with_the_loss_of_pytorch_ood() {
+    fn adam_and_the_cosine_follow_pytorch_with_the_pytorch_ood_loss() {
         follows_pytorch(Variant::PytorchOod, "pytorch_ood");
     }
 
@@ -701,7 +701,7 @@ mod tests {
     type Values = std::collections::BTreeMap<String, Vec<f32>>;
 
     #[test]
-    fn all_layers_but_the_last_have_a_share_of_the_rate() {
+    fn all_layers_but_the_last_have_a_share_of_the_learning_rate() {
         let (store, _network) = filled(Kind::Float);
         let before: Values =
             store.variables().into_iter().map(|(name, tensor)| (name, floats(&tensor).unwrap())).collect();
@@ -727,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn muon_makes_the_steps_of_convolutions_orthogonal() {
+    fn muon_orthogonalises_the_steps_of_convolutions() {
         let (store, _network) = filled(Kind::Float);
         let after = after_step(run::Optimizer::Muon, 1.0, true);
         // As in `after_step`.
@@ -755,7 +755,7 @@ mod tests {
             assert!(running[name] == before(name) && of_batch[name] != before(name), "{name}");
         }
         assert!(running["bn1.weight"] != before("bn1.weight"));
-        // With running statistics a network computes the same in training as after it.
+        // With running statistics, a network computes the same in training and in evaluation.
         let network = Network { keeps_statistics: true, ..network };
         let of = |training| tch::no_grad(|| network.forward(&images(0..2), training).unwrap());
         assert!(of(Some(1)) == of(None));
@@ -777,7 +777,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_right_although_activations_are_overwritten() {
+    fn gradients_are_correct_despite_overwritten_activations() {
         let (store, network, images, _) = golden(2);
         // In evaluation the network is a plain function of its weights.
         let loss = || network.forward(&images, None).unwrap().square().sum(None::<Kind>);
@@ -804,7 +804,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_of_large_networks_are_right() {
+    fn gradients_of_large_networks_are_correct() {
         let of_resnet = ["conv1.weight", "layer2.0.downsample.1.bias", "layer3.1.conv1.weight"];
         let of_efficientnet_lite = [
             "conv_stem.weight",

@@ -215,8 +215,8 @@ mod tests {
     }
 
     #[test]
-    fn views_change_by_the_scales_of_augmix() {
-        // The centre of a bright square that was 20 pixels to the right of the centre of the image, or below it.
+    fn geometric_distortions_have_the_scales_of_augmix() {
+        // The centre of a bright square that was 20 pixels to the right of the image's centre, or below it.
         let moved = |distortion: Distortion, is_below: bool| {
             let (middle, far) = (49..=51, 69..=71);
             let (rows, columns) = if is_below { (far, middle) } else { (middle, far) };
@@ -310,7 +310,7 @@ mod tests {
             pixels
         };
         let all: Vec<Vec<u8>> = (0..300).map(mixed).collect();
-        // No round of mixing, and no distortion or one without effect.
+        // No round of mixing, and either no distortion or one without effect.
         let same = all.iter().filter(|&pixels| *pixels == original).count();
         assert!((20..50).contains(&same), "{same}");
         let is_brighter_right = |pixels: &&Vec<u8>| {

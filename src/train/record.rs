@@ -138,7 +138,7 @@ mod tests {
     use crate::{data::DataFolder, run::Recipe, train::Backbone};
 
     #[test]
-    fn published_weights_have_seen_the_data_set_that_they_learned() {
+    fn published_weights_have_seen_the_data_set_they_were_trained_on() {
         let weights = PublishedWeights::named("cifar10-pt").unwrap();
         let of = |set: &str, has_held_out: bool| {
             let lineage = Lineage::of_published(weights, PublishedSet::named(set), has_held_out);
@@ -146,7 +146,7 @@ mod tests {
             lineage.held_out_seen
         };
         assert!(of("cifar10", true) && !of("cifar10", false) && !of("cifar100", true));
-        // Also with a training in between.
+        // Also with another training run in between.
         let lineage = Lineage::of_published(weights, None, true);
         let mut dogs = Training::new(json!({ "known": "dogs", "seed": 3 }).as_object().unwrap().clone());
         lineage.add_to(&mut dogs);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backbone_of_the_same_images_divided_otherwise_has_seen_those_held_out() {
+    fn a_backbone_from_another_split_has_seen_the_held_out_images() {
         let record = |fields: Value| Training::new(fields.as_object().unwrap().clone());
         let own = json!({ "known": "cats", "seed": 1, "held_out": 0.1, "images": 90, "epochs": 5 });
         for (name, value, is_seen) in [
@@ -183,13 +183,13 @@ mod tests {
             let dogs = record(json!({ "known": "dogs", "seed": 3, HELD_OUT_SEEN: true, ANCESTORS: first }));
             assert_eq!(ancestors(&dogs).len(), 2);
             assert_eq!(has_seen_held_out(&record(cats(seed)), &dogs), is_seen);
-            // What the second had seen of its own images does not affect others.
+            // What the second run had seen of its own images does not affect others.
             assert!(!has_seen_held_out(&record(json!({ "known": "birds" })), &dogs));
         }
     }
 
     #[test]
-    fn records_reveal_no_path_of_this_machine() {
+    fn records_reveal_no_local_paths() {
         for (path, name) in [
             ("data/cifar-10", "data/cifar-10"),
             ("./cats", "./cats"),

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blend_keeps_colours_and_contrast_but_no_position() {
+    fn a_blend_keeps_colours_and_contrast_but_not_positions() {
         let side = 32;
         // Grey, with a bright square in a corner.
         let mut image = vec![40; 3 * side * side];

@@ -75,7 +75,7 @@ mod tests {
     use crate::arch::Architecture;
 
     #[test]
-    fn norms_after_convolutions_become_a_part_of_them() {
+    fn norms_are_folded_into_the_convolutions_before_them() {
         let network = Architecture::new("wide-resnet", &[("depth", 10.0)]).unwrap();
         let layers = network.layers(3, 32, 32).unwrap();
         let mut weights = Weights::new("test".as_ref());

@@ -355,7 +355,7 @@ mod tests {
     use crate::arch::{Architecture, FAMILIES};
 
     #[test]
-    fn names_of_another_code_are_known_behind_a_prefix() {
+    fn synonyms_are_recognized_behind_a_prefix() {
         let network = Architecture::new("efficientnet-lite", &[]).unwrap();
         let is_marked = |name: &str| {
             let number = name.strip_prefix("_blocks.")?.strip_suffix("._depthwise_conv.weight")?;
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_timm_are_recognized_in_every_family() {
+    fn timm_files_of_every_family_are_recognized() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         for family in &FAMILIES {
@@ -464,7 +464,7 @@ mod tests {
             for (name, shape) in parameters {
                 let bytes = &zeros[..4 * shape.iter().product::<usize>()];
                 if let Some(norm) = name.strip_suffix("running_mean") {
-                    // A number without an axis.
+                    // A scalar.
                     let counter = TensorView::new(Dtype::I64, Vec::new(), &count).unwrap();
                     views.push((format!("{norm}num_batches_tracked"), counter));
                 }
@@ -481,7 +481,7 @@ mod tests {
 
     /// Networks that share tensors with a family, as timm names them.
     #[test]
-    fn networks_of_another_kind_are_refused_by_what_differs() {
+    fn errors_for_similar_networks_name_the_difference() {
         type Change = (&'static str, Option<&'static [usize]>);
         let refused = |family: &str, settings: &[(&str, f64)], changes: &[Change]| {
             let network = Architecture::new(family, settings).unwrap();
@@ -559,7 +559,7 @@ mod tests {
         }
     }
 
-    /// A network of this family whose first tensor begins with `value`, after a prefix.
+    /// Adds a network of this family, with names after a prefix and every value `value`.
     fn add(weights: &mut Weights, family: &str, prefix: &str, value: f32) {
         let network = Architecture::new(family, &[]).unwrap();
         for (name, shape) in network.layers(2, 32, 32).unwrap().iter().flat_map(Layer::parameters) {
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_networks_the_plain_one_is_taken() {
+    fn the_plain_network_is_taken_among_several() {
         for (taken, other) in [
             ("", "ema."),
             ("state_dict.", "state_dict_ema."),
@@ -623,7 +623,7 @@ mod tests {
             weights.tensors.remove(missing);
             assert_eq!(weights.network().unwrap().prefix(), "ema.", "{missing}");
         }
-        // Names that differ by a wrapper stay apart.
+        // Names that differ by a wrapper stay distinct.
         let mut weights = Weights::new(Path::new("w"));
         let tensor = |value: f32| Tensor { shape: vec![], values: vec![value] };
         weights.insert_all(vec![("module.a".to_owned(), tensor(2.0)), ("a".to_owned(), tensor(1.0))]);
@@ -634,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_weights_are_named() {
+    fn files_that_are_not_weights_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.pt");
         let message = |bytes: &[u8]| {
@@ -667,7 +667,7 @@ mod tests {
 
     #[test]
     #[cfg(feature = "files")]
-    fn archives_that_are_no_weights_are_named() {
+    fn archives_that_are_not_weights_are_named() {
         use std::io::{Cursor, Write};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.pt");

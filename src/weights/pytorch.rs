@@ -155,7 +155,7 @@ mod tests {
     }
 
     fn error(bytes: &[u8]) -> String {
-        read(bytes).expect_err("refused")
+        read(bytes).expect_err("must be refused")
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_executed_and_no_tensor_comes_of_it() {
+    fn nothing_is_executed_and_no_tensor_results() {
         for name in ["evil.pt", "evil-legacy.pt"] {
             let error = error(&std::fs::read(golden(name)).unwrap());
             assert!(error.contains("it holds no tensors, only a call to `posix.system`"), "{error}");
@@ -229,7 +229,7 @@ mod tests {
     const REBUILD: &[u8] = b"ctorch._utils\n_rebuild_tensor_v2\n(";
 
     #[test]
-    fn what_is_not_a_tensor_is_passed_over() {
+    fn everything_but_tensors_is_skipped() {
         let tensor = [REBUILD, STORAGE, b"K\0K\x01\x85K\x01\x85tR"].concat();
         let names = |before: &[u8], after: &[u8]| -> Vec<String> {
             let object = [before, &tensor, after].concat();

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score the same images with the toolkit and with the examples in other languages than Rust, and compare the results.
+"""Score the same images with the toolkit and the examples in languages other than Rust; compare the results.
 
     python tests/conformance/examples.py TOOLKIT MODEL.onnx...
 
@@ -8,7 +8,7 @@ also run on OpenVINO and on ONNX's reference evaluator; two take three images at
 batch jobs also get a broken image, which must become a row with an error. C needs the folder of onnxruntime_c_api.h in
 ORT_INCLUDE, Spark needs Java; an example is skipped, with a message, if its requirement is missing. Fails if an example
 gives a different class or verdict, a score that differs by more than TOLERANCE, or a p-value that differs by more than
-P_TOLERANCE or is there for a model without p-values.
+P_TOLERANCE or is present for a model without p-values.
 """
 
 import json
@@ -101,8 +101,8 @@ def on_reference(model: Path, images: list[Path]) -> Verdicts:
 
 
 def from_toolkit(toolkit: Path, model: Path, images: list[Path]) -> Verdicts:
-    said = map(json.loads, output(toolkit, "score", "--json", model, *images).splitlines())
-    verdicts = ((line["image"], line["verdict"]) for line in said)
+    printed = map(json.loads, output(toolkit, "score", "--json", model, *images).splitlines())
+    verdicts = ((line["image"], line["verdict"]) for line in printed)
     return {
         Path(path).stem: Verdict(found["class"], found["score"], found["unknown"], found.get("p_value"))
         for path, found in verdicts

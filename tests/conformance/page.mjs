@@ -1,5 +1,5 @@
-// node page.mjs TOOLKIT MODEL.onnx SCREENSHOT.png IMAGE...: loads images into the page of examples/web, and fails unless
-// its verdicts are those of the toolkit.
+// node page.mjs TOOLKIT MODEL.onnx SCREENSHOT.png IMAGE...: loads images into the page of examples/web, and
+// fails unless its verdicts match the toolkit's.
 import { execFileSync, spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write images of odd shapes, and photographs with an EXIF orientation, made of the golden photographs.
+"""Write images of odd shapes, and photographs with an EXIF orientation, made from the golden photographs.
 
     python tests/conformance/photographs.py FOLDER
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 SOURCES = Path(__file__).resolve().parents[1] / "golden" / "images"
-# Width and height of the images, of which most are wider or higher than those of a model's input.
+# Width and height of the images, most of which are wider or higher than a model's input.
 SHAPES = [(300, 60), (40, 320), (97, 61), (61, 97), (5, 7), (1, 90), (200, 3), (36, 36), (32, 32)]
 
 

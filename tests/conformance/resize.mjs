@@ -1,5 +1,5 @@
-// node resize.mjs SHAPES.json: resizes computed images with the code of the page, and fails unless the bytes are those
-// of Pillow. tests/golden/images.py made the file.
+// node resize.mjs SHAPES.json: resizes computed images with the code of the page, and fails unless the bytes
+// match Pillow's. tests/golden/images.py made the file.
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { tensor } from "../../examples/web/resize.mjs";

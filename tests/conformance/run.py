@@ -36,7 +36,7 @@ DEMO = ROOT / "examples" / "demo"
 SIZE = 32
 BATCHES = (1, 7, 64)
 MARGIN = 1e-4
-# Between them, these have every operator of a score of features.
+# Together, these use every operator of the feature-based scores.
 SCORES = ("energy+knn:10", "energy+unit-mahalanobis", "relative-mahalanobis", "fdbd", "vim")
 
 Outputs = dict[str, np.ndarray]
@@ -91,7 +91,7 @@ def check_golden(model: Path) -> None:
 
 
 def columns(model: Path) -> dict[str, tuple[int, ...]]:
-    """The outputs of a model, and the shape of each without the axis of images."""
+    """The outputs of a model, and the shape of each without the batch axis."""
     outputs = onnx.load(model).graph.output
     return {output.name: tuple(axis.dim_value for axis in output.type.tensor_type.shape.dim[1:]) for output in outputs}
 
@@ -144,9 +144,9 @@ def from_program(command: list[str], model: Path) -> Outputs:
     run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError(run.stderr.strip().splitlines()[-1] if run.stderr.strip() else "failed")
-    said = json.loads(run.stdout)
-    shapes = {name: shape for name, shape in columns(model).items() if name in said}
-    return {name: np.array(said[name]).reshape(-1, *shape) for name, shape in shapes.items()}
+    outputs = json.loads(run.stdout)
+    shapes = {name: shape for name, shape in columns(model).items() if name in outputs}
+    return {name: np.array(outputs[name]).reshape(-1, *shape) for name, shape in shapes.items()}
 
 
 def runtimes(
@@ -193,7 +193,7 @@ def differences(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
 
 
 def follows(found: Outputs, constants: Outputs) -> bool:
-    """Whether verdicts and p-values are those of the runtime's own scores, by the constants of the file."""
+    """Whether verdicts and p-values follow from the runtime's own scores and the constants of the file."""
     scores = found["score"].astype(np.float32)
     expected = {"unknown": ~(scores <= constants["threshold"])}
     if "unknown_at" in found:
@@ -206,7 +206,7 @@ def follows(found: Outputs, constants: Outputs) -> bool:
 
 @dataclass
 class Result:
-    """What a runtime made of a model."""
+    """The results of a runtime for a model."""
 
     name: str
     batches: list[int] = field(default_factory=list)
@@ -218,7 +218,7 @@ class Result:
     failures: list[str] = field(default_factory=list)
 
     def add(self, batch: int, found: Outputs, expected: Outputs, constants: Outputs) -> None:
-        """Compares the outputs for batches of a size."""
+        """Compares the outputs for batches of one size."""
         self.batches.append(batch)
         self.images = len(found["score"])
         step = 10 if self.images < len(expected["score"]) else 1
@@ -263,7 +263,7 @@ def measure(folder: Path, program: Path, model: Path, images: np.ndarray, batche
 
 
 def check_threshold_input(model: Path, images: np.ndarray) -> None:
-    """Feed another threshold to a model that takes one."""
+    """Feed a different threshold to a model that accepts one."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = ["score", "unknown"]
     scores, _ = session.run(names, {"images": images})
@@ -296,7 +296,7 @@ def main(toolkit: Path, model: Path, run: Path, program: Path) -> int:
         of_scores = []
         for score in SCORES:
             file = folder / f"{score}.onnx"
-            # A threshold that may be given must not disturb a runtime that does not know of it.
+            # An optional threshold input must not disturb a runtime that does not know about it.
             command = [toolkit, "export", "--run", run, file, "--score", score, "--threshold-input"]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             of_scores.append(measure(folder, program, file, few, (7,)))
@@ -307,8 +307,8 @@ def main(toolkit: Path, model: Path, run: Path, program: Path) -> int:
         "|---|---|---|---|---|---|",
     ]
     for result in results:
-        said = (f"{result.score:.1e}", result.classes, result.verdicts)
-        cells = (result.name, ", ".join(map(str, result.batches)), result.images, *said)
+        figures = (f"{result.score:.1e}", result.classes, result.verdicts)
+        cells = (result.name, ", ".join(map(str, result.batches)), result.images, *figures)
         lines.append(f"| {' | '.join(map(str, cells))} |")
         lines.extend(f"| {result.name} | failed: {reason} | | | | |" for reason in result.failures)
     write_table("conformance", lines, is_failure)

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Add the golden logits of a cifar-net, by NumPy alone, to families.safetensors.
+"""Add the golden logits of a cifar-net, computed with NumPy alone, to families.safetensors.
 
     python3 families.py && python3 cifar_net.py
 
 cifar-net.33x40 [2, 5]    float64, of the network of airbench94 (Jordan, arXiv 2404.00498) with 5 classes in evaluation
                           mode, with ReLU, means over the image and a bias in the last layer, for 2 images of this size
 
-Weights and images are those of families.py. The script prints how much the logits depend on the images, on their place
-and on the epsilon of batch normalisation: a network that is built differently must not pass.
+Weights and images are those of families.py. The script prints how much the logits depend on the images, on
+their position and on the epsilon of batch normalisation: a network that is built differently must not pass.
 """
 import math
 from pathlib import Path
@@ -46,7 +46,7 @@ def convolution(x: np.ndarray, name: str, outputs: int, kernel: int, padding: in
 
 
 def pool(x: np.ndarray) -> np.ndarray:
-    """Maxima of 2 x 2; what is left at the right and at the bottom has no window."""
+    """Maxima of 2 x 2 windows; a remainder at the right or at the bottom is dropped."""
     count, channels, height, width = x.shape
     x = x[:, :, : height // 2 * 2, : width // 2 * 2]
     return x.reshape(count, channels, height // 2, 2, width // 2, 2).max((3, 5))

@@ -1,10 +1,11 @@
 """Data sets of ten training and ten test images in the layouts of other programs, as those programs write them.
 
-Image n has at channel c, row y and column x the byte (37 n + 61 c + 5 (y // 2) + 3 (c + 1) (x // 4)) mod 256. Images 0
-to 9 are for tests, 10 to 19 for training; the class of an image is the last digit of n. tests/it/layouts.rs knows the
-same formula.
+The byte of image n at channel c, row y and column x is (37 n + 61 c + 5 (y // 2) + 3 (c + 1) (x // 4)) mod
+256. Images 0 to 9 are for tests, 10 to 19 for training; the class of an image is the last digit of n.
+tests/it/layouts.rs uses the same formula.
 
-The files in `one` have one or two images, for the mutation test. Writes tests/golden/data. Every file is compressed with gzip, which the test undoes: whole images would take 30 kB.
+The files in `one` have one or two images, for the mutation test. Writes tests/golden/data. Every file is
+compressed with gzip, which the test undoes: whole images would take 30 kB.
 
   python2 tests/golden/data.py   the pickles of CIFAR as they are published: Python 2, protocol 2
   python3 tests/golden/data.py   the rest: pickles of Python 3, MAT-files, NPZ and NPY, Parquet
@@ -83,8 +84,8 @@ def python_3():
         save(file, *arguments, **options)
         return file.getvalue()
 
-    # The keys are bytes, as pickle.load(..., encoding="bytes") makes them of what Python 2 wrote. Labels are a list or
-    # an array.
+    # The keys are bytes, as pickle.load(..., encoding="bytes") returns them from files of Python 2. Labels
+    # are a list or an array.
     digits = [str(digit).encode() for digit in range(10)]
     for protocol in 2, 3, 4, 5:
         folder = "python3-protocol-%d/cifar-10-batches-py/" % protocol

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the golden numbers of the scores of features with pytorch-ood: detectors.safetensors.
+"""Make the golden numbers of the feature-based scores with pytorch-ood: detectors.safetensors.
 
     python3 detectors.py
 
@@ -29,7 +29,7 @@ def main() -> None:
     centres = 2 * normal(CLASSES, WIDTH)
     spread = normal(WIDTH, WIDTH) / 3 + torch.eye(WIDTH)
     labels = torch.arange(TRAINING) % CLASSES
-    # float32 as networks give, in float64 for the detectors.
+    # float32 values, like those of networks, in float64 for the detectors.
     training = (centres[labels] + normal(TRAINING, WIDTH) @ spread + 1).float().double()
     test = (centres[torch.arange(TEST) % CLASSES] + normal(TEST, WIDTH) * torch.arange(TEST)[:, None] / 3).float().double()
     head = torch.nn.Linear(WIDTH, CLASSES)

@@ -8,7 +8,7 @@ pub fn splitmix64(x: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Equally likely in 0..1.
+/// Uniform in 0..1.
 pub fn unit(random: u64) -> f64 {
     (random >> 11) as f64 / 2_f64.powi(53)
 }
@@ -20,7 +20,7 @@ fn random(name: &str) -> impl Fn(usize) -> u64 {
     move |i| splitmix64(seed.wrapping_add(i as u64))
 }
 
-/// What the kernels of convolutions are scaled by.
+/// What convolution kernels are scaled by.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Scale {
     /// The outputs that an input reaches, in `method.py`.

@@ -3,13 +3,13 @@
 
     python3 images.py
 
-decode.json  small files of many kinds in hexadecimal, with the width, the height and the RGB bytes that Pillow makes
-             of them: ImageOps.exif_transpose(image).convert("RGB")
-shapes.json  for a computed image of each HEIGHTxWIDTH and each way to resize it the first half of a SHA-256: of its
-             planes at all TARGETS, one after the other
+decode.json  small files of many kinds in hexadecimal, with the width, the height and the RGB bytes that
+             Pillow decodes: ImageOps.exif_transpose(image).convert("RGB")
+shapes.json  for a computed image of each HEIGHTxWIDTH and each way to resize it, the first half of the
+             SHA-256 of its planes at all TARGETS, one after the other
 
 Needs NumPy, Pillow and torchvision; versions.txt lists the versions used. Other versions of Pillow resize tall
-images in another order of passes.
+images with the passes in a different order.
 """
 import hashlib
 import io
@@ -119,7 +119,7 @@ def gif(canvas, frame, palette=None, local=None, background=0, transparent=None)
     file += b"," + struct.pack("<HHHHB", *frame, flags(local)) + bytes(local or [])
     codes = []
     for at in range(frame[2] * frame[3]):
-        # Codes stay short where the table is cleared early.
+        # Codes stay short if the table is cleared early.
         codes += [16] * (at % 8 == 0) + [7 * at % 15]
     bits = "".join(f"{code:05b}"[::-1] for code in [*codes, 17])
     data = bytes(int(bits[at : at + 8][::-1], 2) for at in range(0, len(bits), 8))
@@ -237,7 +237,7 @@ def resized(image: Image.Image, target: tuple[int, int], fit: str, name: str) ->
         case ["crop", share]:
             height, width = (math.floor(side / float(share)) for side in target)
             scale = max(Fraction(height, image.height), Fraction(width, image.width))
-            # A number is torchvision's short side.
+            # To torchvision, a single number is the short side.
             size = height if height == width else (int(image.height * scale), int(image.width * scale))
             return CenterCrop(target)(Resize(size, InterpolationMode(name))(image))
 
@@ -253,7 +253,7 @@ def write(name: str, entries: dict) -> None:
 
 
 if __name__ == "__main__":
-    # Pillow warns of the damaged files.
+    # Pillow warns about the damaged files.
     warnings.simplefilter("ignore")
     write("decode.json", {name: decoded(file) for name, file in files()})
     write("shapes.json", {f"{height}x{width}": shape(height, width) for height, width in SHAPES})

@@ -20,7 +20,7 @@ protocol-1.pt     {state_dict} in pickle protocol 1, protocol-5.pt in protocol 5
 malicious.pt      {state_dict, hook: a command that is executed if the pickle is}
 script.pt         a TorchScript archive
 encoder.pt        a WideResNet-10-1 with 3 classes in half precision behind `encoder.`
-resnet.pt         {state_dict} of an encoder that begins as a CAC network does, but is none
+resnet.pt         {state_dict} of an encoder that begins like a CAC network, but is not one
 expected.safetensors
     logits [4, 6], encoder.logits [4, 3]   float32, in evaluation mode, of the images of ../checkpoints.py
 

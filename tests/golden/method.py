@@ -15,7 +15,7 @@ cC.score.msp, .max_logit, .energy [N]    rejection scores of the logits alone, t
 cC.score.energy_5 [N]                    the energy at temperature 5
 wrn.logits.eval, .train [4, 10]          float32, of the filled WideResNet-40-2 for 4 images with running and
                                          with batch statistics; the names ending in 64 are computed in float64
-wrn.running_mean.after, _var.after [16]  of block1.layer.0.bn1 after that one pass in train mode, likewise
+wrn.running_mean.after, _var.after [16]  of block1.layer.0.bn1 after that pass in train mode, in both types
 trajectory.V.losses [20]                 float32, before each of 20 steps of 8 images with Adam and cosine annealing;
                                          trajectory.V.losses64 computed in float64
 trajectory.learning_rates [20]           of each step

@@ -8,7 +8,7 @@ flagged is score >= t. Infinities are the strings "inf" and "-inf".
 
 versions  of the packages used
 cases     scores, all float32, and their metrics, rounded from fractions. `delong` is the normal 95 % interval
-          [low, high] of the AUROC, not clipped; it and `auroc_variance` are null where a side has one score. The
+          [low, high] of the AUROC, not clipped; it and `auroc_variance` are null if a side has one score. The
           case with `generated` is made by formula, see `cases`, and scikit-learn
 faults    scores or logits for which the result of a toolkit, run here, is not the exact value
 

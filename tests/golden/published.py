@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""List the published weights of pytorch-ood, timm and torchvision, as these packages know them: published.jsonl.
+"""List the published weights of pytorch-ood, timm and torchvision, as in these packages: published.jsonl.
 
     python3 published.py
 
@@ -58,7 +58,7 @@ def of_timm(name: str) -> dict[str, object]:
     assert cfg.crop_mode == "center"
     return {
         "name": cfg.hf_hub_id,
-        # As timm does where an entry names no revision.
+        # As timm does if an entry names no revision.
         "url": f"https://huggingface.co/{cfg.hf_hub_id}/resolve/main/{cfg.hf_hub_filename or 'model.safetensors'}",
         "size": size,
         "resized": math.floor(size / cfg.crop_pct),

@@ -13,11 +13,11 @@ use cac::{
 };
 use serde_json::Value;
 
-use crate::{checkpoint, errors::with_another_bias, golden};
+use crate::{checkpoint, errors::with_changed_bias, golden};
 
 pub fn toolkit(folder: &Path, args: &[&str]) -> Output {
     let (program, args) = match args {
-        // What `toolkit` does: here both load libtorch, and it loads slowly.
+        // What `toolkit` would run: with this feature both load libtorch, which is slow.
         #[cfg(feature = "train")]
         ["train", rest @ ..] => (env!("CARGO_BIN_EXE_toolkit-train"), rest),
         all => (env!("CARGO_BIN_EXE_toolkit"), all),
@@ -230,7 +230,7 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
     assert_eq!(stdout(&twice).lines().count(), 1);
     let taken = toolkit(at, &["eval", "model.onnx", "--known", "known", "--unknown", "known=other"]);
     assert!(error(&taken).contains("set name = `known`: is reserved or taken"));
-    // `--score` gives the numbers of a file that was exported with that score.
+    // `--score` gives the same numbers as a file exported with that score.
     stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
     let own = toolkit(at, &[&["eval", "energy.onnx"], &data[2..], &["--json"]].concat());
     let own: Value = serde_json::from_str(stdout(&own)).unwrap();
@@ -238,7 +238,7 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
 }
 
 #[test]
-fn smaller_precisions_are_compared_with_f32() {
+fn lower_precisions_are_compared_with_f32() {
     let folder = trained();
     let at = folder.path();
     images(at);
@@ -248,11 +248,11 @@ fn smaller_precisions_are_compared_with_f32() {
     for precision in ["f16", "int8"] {
         let file = format!("{precision}.onnx");
         let export = ["export", &file, "--precision", precision, "--calibrate", "known"];
-        let said = toolkit(at, &export);
+        let output = toolkit(at, &export);
         assert!(
-            stdout(&said).contains("compared with f32 on 3 training images: 0 classes and "),
+            stdout(&output).contains("compared with f32 on 3 training images: 0 classes and "),
             "{}",
-            stdout(&said)
+            stdout(&output)
         );
         assert!(
             stdout(&toolkit(at, &["inspect", &file]))
@@ -264,10 +264,10 @@ fn smaller_precisions_are_compared_with_f32() {
     // Images that cannot be read are left out, unless all are.
     let broken = at.join("known/train/ant/broken.png");
     fs::write(&broken, "no image").unwrap();
-    let said = toolkit(at, &["export", "f16.onnx", "--precision", "f16", "--calibrate", "known"]);
-    assert!(stdout(&said).contains("compared with f32 on 3 training images"), "{}", stdout(&said));
+    let output = toolkit(at, &["export", "f16.onnx", "--precision", "f16", "--calibrate", "known"]);
+    assert!(stdout(&output).contains("compared with f32 on 3 training images"), "{}", stdout(&output));
     let left_out = "calibration images that cannot be read and are left out: 1\n";
-    assert!(String::from_utf8_lossy(&said.stderr).contains(left_out));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(left_out));
     fs::remove_file(broken).unwrap();
     let onto = ["export", "known/train/ant/a.png", "--precision", "f16", "--calibrate", "known"];
     assert!(error(&toolkit(at, &onto)).contains("cannot write `known/train/ant/a.png`: it is also an input"));
@@ -276,8 +276,8 @@ fn smaller_precisions_are_compared_with_f32() {
     let data = ["--known", "known", "--unknown", "other=other", "--json"];
     let models =
         ["eval", "f32.onnx", "f16.onnx", "int8.onnx", "--provider", "cpu", "--provider", "onnxruntime"];
-    let said = toolkit(at, &[&models[..], &data].concat());
-    let lines: Vec<Value> = stdout(&said).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let output = toolkit(at, &[&models[..], &data].concat());
+    let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let models: Vec<&str> = lines.iter().map(|line| line["model"].as_str().unwrap()).collect();
     assert_eq!(models, ["f32.onnx", "f32.onnx", "f16.onnx", "f16.onnx", "int8.onnx", "int8.onnx"]);
     let differences: Vec<f64> = lines[1..]
@@ -286,10 +286,10 @@ fn smaller_precisions_are_compared_with_f32() {
         .collect();
     assert!(differences[0] < 1e-4 && differences[1] > differences[0] && differences[3] > differences[1]);
     stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
-    // Models of different scores are measured side by side; only the same score is compared.
+    // Models with different scores are evaluated side by side; only equal scores are compared.
     let lines = |args: &[&str]| -> Vec<Value> {
-        let said = toolkit(at, &[&["eval", "f32.onnx", "energy.onnx"], &data[..], args].concat());
-        stdout(&said).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let output = toolkit(at, &[&["eval", "f32.onnx", "energy.onnx"], &data[..], args].concat());
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     };
     let own = lines(&[]);
     assert_eq!((&own[0]["score"], &own[1]["score"]), (&"cac".into(), &"energy".into()));
@@ -305,8 +305,8 @@ fn smaller_precisions_are_compared_with_f32() {
     stdout(&toolkit(at, &["export", "class.onnx", "--score", "energy", "--per-class", "--keep", "0.5"]));
     for score in ["energy", "cac"] {
         let mixed = [&["eval", "f32.onnx", "class.onnx", "--score", score], &data[..]].concat();
-        let said = toolkit(at, &mixed);
-        assert_eq!(said.status.success(), score == "cac", "{score}: {said:?}");
+        let output = toolkit(at, &mixed);
+        assert_eq!(output.status.success(), score == "cac", "{score}: {output:?}");
     }
 }
 
@@ -330,14 +330,14 @@ fn export_writes_a_model_repository_for_triton() {
         |version: &str| fs::read(at.join("models/my-model").join(version).join("model.onnx")).unwrap();
     let first = model("1");
     assert_eq!(first, fs::read(at.join("My model.onnx")).unwrap());
-    // Another export is the next version. The first version stays, and so does what a user has tuned.
+    // Another export becomes the next version. The first version stays, and so do a user's changes.
     let tuned = config.replace("max_batch_size: 64", "max_batch_size: 8");
     fs::write(at.join("models/my-model/config.pbtxt"), &tuned).unwrap();
     let again = toolkit(at, &[&export[..], &["--keep", "0.5"]].concat());
     assert!(stdout(&again).contains("version 2"));
     assert!(model("1") == first && model("2") != first);
     assert_eq!(read("my-model/config.pbtxt"), tuned);
-    // The configuration is that of all versions.
+    // All versions share the configuration.
     let bytes = ["--input", "u8", "--batch", "4"];
     let refused = error(&toolkit(at, &[&export[..], &bytes].concat()));
     assert!(
@@ -357,7 +357,7 @@ fn export_writes_a_model_repository_for_triton() {
 }
 
 #[test]
-fn wrong_input_gives_one_error_line_and_exit_code_1() {
+fn invalid_input_gives_one_error_line_and_exit_code_1() {
     let folder = trained();
     let at = folder.path();
     images(at);
@@ -455,7 +455,7 @@ fn a_model_is_verified_with_its_golden_batch_and_its_signature() {
         let key = file(key);
         let signed = ["--signature", &signature, "--public-key", &key];
         let score = toolkit(at, &[&["score"], &signed[..], &[&model, &image]].concat());
-        // The model is of before the golden batch.
+        // The model predates golden batches.
         let verify = toolkit(at, &[&["verify"], &signed[..], &[&model]].concat());
         if message.is_empty() {
             assert!(stdout(&score).contains("bumpy_0176.jpg"));
@@ -467,7 +467,7 @@ fn a_model_is_verified_with_its_golden_batch_and_its_signature() {
 }
 
 #[test]
-fn figures_of_a_provider_that_computes_something_else_are_told() {
+fn eval_warns_if_a_provider_does_not_reproduce_the_model() {
     let folder = trained();
     let at = folder.path();
     images(at);
@@ -476,16 +476,16 @@ fn figures_of_a_provider_that_computes_something_else_are_told() {
     let whole = eval();
     assert!(!stdout(&whole).is_empty() && !String::from_utf8_lossy(&whole.stderr).contains("reproduce"));
     let model = at.join("model.onnx");
-    fs::write(&model, with_another_bias(&fs::read(&model).unwrap())).unwrap();
+    fs::write(&model, with_changed_bias(&fs::read(&model).unwrap())).unwrap();
     let wrong = eval();
     assert!(!stdout(&wrong).is_empty());
-    let said = String::from_utf8_lossy(&wrong.stderr);
+    let stderr = String::from_utf8_lossy(&wrong.stderr);
     let expected = "cpu does not reproduce the model: `model.onnx` fails its check on cpu: tract";
-    assert!(said.contains(expected), "{said}");
+    assert!(stderr.contains(expected), "{stderr}");
 }
 
 #[test]
-fn one_bad_image_does_not_end_the_work() {
+fn one_bad_image_does_not_end_the_run() {
     let folder = trained();
     let at = folder.path();
     images(at);
@@ -514,8 +514,11 @@ fn one_bad_image_does_not_end_the_work() {
     }
     let skipping = [&data[..], &["--skip-broken", "--scores", "scores.csv"]].concat();
     let table = toolkit(at, &skipping);
-    let said = String::from_utf8_lossy(&table.stderr);
-    assert!(said.contains("left out files by their extension: 1 without an extension, 1 .heic\n"), "{said}");
+    let stderr = String::from_utf8_lossy(&table.stderr);
+    assert!(
+        stderr.contains("left out files by their extension: 1 without an extension, 1 .heic\n"),
+        "{stderr}"
+    );
     let table = stdout(&table);
     assert!(table.contains("2 images cannot be read and are not counted\n"), "{table}");
     let json: Value =
@@ -523,7 +526,7 @@ fn one_bad_image_does_not_end_the_work() {
     assert_eq!((&json["known"], &json["rows"][0]["unknown"]), (&3.into(), &1.into()));
     assert_eq!((&json["skipped"], &json["images"]), (&2.into(), &4.into()));
     assert_eq!(fs::read_to_string(at.join("scores.csv")).unwrap().lines().count(), 5);
-    // A set of which no image can be read is named, and the page is written all the same.
+    // A set without readable images is named, and the page is still written.
     fs::create_dir_all(at.join("broken")).unwrap();
     fs::write(at.join("broken/x.png"), "no image").unwrap();
     let page = ["--skip-broken", "--unknown", "broken=broken", "--report", "page.html"];
@@ -537,7 +540,7 @@ fn one_bad_image_does_not_end_the_work() {
     );
     assert!(fs::read_to_string(at.join("page.html")).unwrap().contains("There are no metrics: `broken`"));
 
-    // Training images, to which scores of features are fitted.
+    // Training images, to which feature-based scores are fitted.
     for (class, shade) in [("ant", 10), ("bee", 90), ("cow", 200)] {
         let path = at.join("known/train").join(class);
         fs::create_dir_all(&path).unwrap();
@@ -549,14 +552,14 @@ fn one_bad_image_does_not_end_the_work() {
     assert!(error(&broken).contains("1 image cannot be read"), "{}", error(&broken));
     let table = toolkit(at, &[&keeping[..], &["--skip-broken"]].concat());
     assert!(table.status.success(), "{}", String::from_utf8_lossy(&table.stderr));
-    let said = String::from_utf8_lossy(&table.stderr).into_owned();
-    assert!(said.contains("left out training images that cannot be read: 1\n"), "{said}");
+    let stderr = String::from_utf8_lossy(&table.stderr).into_owned();
+    assert!(stderr.contains("left out training images that cannot be read: 1\n"), "{stderr}");
     let features = FeatureFile::read(&at.join("f.npz")).unwrap();
     assert_eq!((&features.training.labels, features.sets[0].labels.len()), (&vec![0, 1, 2], 3));
     let taken = [&data[..4], &["--unknown", "training=other", "--keep-features", "f.npz"]].concat();
     assert!(error(&toolkit(at, &taken)).contains("set name = `training`"));
 
-    // A model without features as an output has them all the same.
+    // Features can be kept even if they are not an output of the model.
     stdout(&toolkit(at, &["export", "plain.onnx", "--no-features"]));
     let keeping = ["--skip-broken", "--provider", "onnxruntime", "--keep-features", "plain.npz"];
     stdout(&toolkit(at, &[&["eval", "plain.onnx"], &data[2..], &keeping].concat()));
@@ -570,7 +573,7 @@ fn one_bad_image_does_not_end_the_work() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn odd_names_of_images_stay_apart_and_on_their_line() {
+fn odd_file_names_stay_distinct_and_on_one_line() {
     use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -597,7 +600,7 @@ fn odd_names_of_images_stay_apart_and_on_their_line() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_keeps_the_old_file() {
+fn the_old_file_survives_a_full_disk() {
     let folder = trained();
     let at = folder.path();
     fs::write(at.join("model.onnx"), "what was there").unwrap();
@@ -613,12 +616,12 @@ fn a_full_disk_keeps_the_old_file() {
     assert_eq!(fs::read_dir(at).unwrap().count(), 2, "the runs and the model, no temporary file");
 }
 
-// Nobody can make a file in /proc, not even root.
+// Nobody can create a file in /proc, not even root.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_place_that_takes_no_file_is_found_before_the_work() {
+fn unwritable_outputs_are_found_before_any_work() {
     let folder = tempfile::tempdir().unwrap();
-    // The inputs do not exist either, which would be found later.
+    // The inputs do not exist either, but that would be found later.
     for (args, place) in [
         (&["export", "--run", "missing", "/proc/file"][..], "/proc/file"),
         (&["export", "--run", "missing", "model.onnx", "--triton", "/proc/models"], "/proc/models"),
@@ -633,7 +636,7 @@ fn a_place_that_takes_no_file_is_found_before_the_work() {
 }
 
 #[test]
-fn what_killed_calls_left_is_removed_by_the_next_one() {
+fn leftovers_of_killed_processes_are_removed() {
     let folder = trained();
     let at = folder.path();
     fs::write(at.join(".unfinished-a1B2c3"), "half a model").unwrap();
@@ -673,7 +676,7 @@ fn file_names_need_not_be_unicode() {
 }
 
 #[test]
-fn another_share_to_keep_is_another_threshold() {
+fn keep_changes_the_threshold() {
     let folder = tempfile::tempdir().unwrap();
     let [model, image] =
         ["models/v2.onnx", "images/bumpy_0176.jpg"].map(|name| golden(name).display().to_string());
@@ -687,7 +690,7 @@ fn another_share_to_keep_is_another_threshold() {
 }
 
 #[test]
-fn wrong_usage_is_exit_code_2() {
+fn usage_errors_exit_with_code_2() {
     let folder = tempfile::tempdir().unwrap();
     for args in [
         &["evaluate"][..],
@@ -725,7 +728,7 @@ fn an_unavailable_provider_is_an_error_with_a_hint() {
 }
 
 #[test]
-fn what_is_read_is_not_replaced() {
+fn outputs_never_replace_inputs() {
     let folder = trained();
     let at = folder.path();
     images(at);
@@ -765,7 +768,7 @@ fn a_closed_pipe_is_not_a_failure() {
 }
 
 #[test]
-fn a_closed_stderr_is_not_a_crash() {
+fn a_closed_stderr_does_not_cause_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_toolkit"))
         .args(["inspect", "none.onnx"])

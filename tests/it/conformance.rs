@@ -76,7 +76,7 @@ fn logits_match_pytorch() {
     }
 }
 
-/// The checkpoint with features that its network has: of flat images of all colours, with noise.
+/// The checkpoint with the features that its network computes from flat images of all colours, with noise.
 fn with_own_features(mut checkpoint: Checkpoint) -> Checkpoint {
     let count = 400;
     let images = Array4::from_shape_fn((count, 3, 32, 32), |(image, channel, row, column)| {
@@ -124,7 +124,7 @@ fn every_score_in_the_graph_matches_its_formula() {
                 logits: scores.logits.view(),
                 distances: scores.distances.view(),
             });
-            // The distance to a neighbour that is nearly the same is the root of a small difference.
+            // The distance to a nearly identical neighbour is the square root of a small difference.
             let tolerance = if name.contains("knn") { 3e-3 } else { TOLERANCE };
             let is_close = |(a, b): (&f32, &f32)| (a - b).abs() <= tolerance * b.abs().max(1.0);
             assert!(
@@ -256,7 +256,7 @@ fn the_threshold_can_be_changed_when_scoring() {
 }
 
 #[test]
-fn smaller_precisions_are_close_to_f32() {
+fn lower_precisions_are_close_to_f32() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let images = images(&checkpoint);
     let exact = model_file(&checkpoint, &ExportOptions::default());
@@ -293,7 +293,7 @@ fn many_threads_share_one_scorer() {
         let scorer = Scorer::from_bytes(&bytes, provider).unwrap();
         let expected = scorer.score(images.view()).unwrap();
         std::thread::scope(|scope| {
-            // More threads than sessions of ONNX Runtime.
+            // More threads than ONNX Runtime sessions.
             for _ in 0..10 {
                 scope.spawn(|| assert_eq!(scorer.score(images.view()).unwrap(), expected));
             }

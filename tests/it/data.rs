@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use crate::commands::{error, stdout};
 
-/// CIFAR-10's ten classes with a few images each in the binary layout, and three textures, as torchvision has
-/// them.
+/// CIFAR-10's ten classes with a few images each in the binary layout, and three textures in torchvision's
+/// layout.
 fn copies(data: &Path) {
     let cifar = data.join("cifar-10-batches-bin");
     fs::create_dir_all(&cifar).unwrap();
@@ -43,7 +43,7 @@ fn textures(folder: &Path, count: u8) {
     }
 }
 
-/// Runs the toolkit without the data of this machine: by default in `cache`, from a mirror that does not
+/// Runs the toolkit without this machine's data: its default folder is in `cache`, and its mirror does not
 /// exist.
 fn toolkit(at: &Path, args: &[&str]) -> Output {
     toolkit_with(at, args, "http://127.0.0.1:1")
@@ -65,7 +65,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn eval_takes_names_and_says_which_data_it_took() {
+fn eval_accepts_names_and_prints_which_data_it_uses() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     copies(&at.join("sets"));
@@ -83,22 +83,22 @@ fn eval_takes_names_and_says_which_data_it_took() {
     let named = ["eval", "--known", "cifar10", "--unknown", "a=textures", "--data", "sets"];
     let output = toolkit(at, &named);
     assert!(stdout(&output).contains("\na  "), "{}", stdout(&output));
-    let said = stderr(&output);
+    let text = stderr(&output);
     for line in [
         "`cifar10` is the data set in `sets/cifar-10-batches-bin`\n",
         "`textures` is the data set in `sets/dtd/dtd/images`\n",
     ] {
-        assert!(said.contains(line), "{said}");
+        assert!(text.contains(line), "{text}");
     }
 
-    // A folder of that name is another one.
+    // A folder of the same name is a different set.
     textures(&at.join("textures"), 2);
     let output = toolkit(at, &[&named[..], &["--unknown", "b=./textures", "--json"]].concat());
     let json: Value = serde_json::from_str(stdout(&output)).unwrap();
     assert_eq!((&json["rows"][0]["unknown"], &json["rows"][1]["unknown"]), (&3.into(), &2.into()));
     assert!(stderr(&output).contains("; the folder would be `./textures`\n"), "{}", stderr(&output));
 
-    // The environment names the folder too.
+    // The environment can name the folder, too.
     let output = Command::new(env!("CARGO_BIN_EXE_toolkit"))
         .args(["data", "path", "cifar10"])
         .env("CAC_DATA", at.join("sets"))
@@ -109,14 +109,14 @@ fn eval_takes_names_and_says_which_data_it_took() {
 }
 
 #[test]
-fn what_is_neither_a_folder_nor_a_name_is_told() {
+fn unrecognised_data_names_are_errors() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let message = error(&toolkit(at, &["eval", "--known", "cifar-10"]));
     let expected =
         "error: `cifar-10` is neither an existing path nor a published data set: cifar10, cifar100,";
     assert!(message.starts_with(expected), "{message}");
-    // A set in a folder of EMNIST has a path, but no file of its own.
+    // A set in an EMNIST folder has a path, but no file of its own.
     fs::write(at.join("emnist-letters-test-images-idx3-ubyte"), "").unwrap();
     let message =
         error(&toolkit(at, &["eval", "--known", "emnist-letters", "--unknown", "gaussian-noise:5"]));
@@ -133,7 +133,7 @@ fn what_is_neither_a_folder_nor_a_name_is_told() {
 }
 
 #[test]
-fn without_a_network_the_error_says_how_to_bring_the_file() {
+fn offline_errors_say_where_to_put_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let place = at.join("cache/cac-toolkit/data/cifar10/cifar-10-binary.tar.gz");
@@ -141,13 +141,13 @@ fn without_a_network_the_error_says_how_to_bring_the_file() {
     for args in [&["eval", "--known", "cifar10"][..], &["data", "fetch", "cifar10"]] {
         let output = toolkit(at, args);
         assert!(error(&output).starts_with(&format!("error: cannot fetch `{url}`: ")), "{}", stderr(&output));
-        let said = stderr(&output);
+        let text = stderr(&output);
         for part in [
             format!("downloading cifar10 (170 MB) from {url} to `{}`\n", place.display()),
             format!("put the file (170 MB) at `{}`, or set CAC_DATA_MIRROR to the URL", place.display()),
             "or give a folder that has `cifar10` with --data".to_owned(),
         ] {
-            assert!(said.contains(&part), "{part}: {said}");
+            assert!(text.contains(&part), "{part}: {text}");
         }
     }
     let output = toolkit(at, &["data", "path", "cifar10"]);
@@ -156,7 +156,7 @@ fn without_a_network_the_error_says_how_to_bring_the_file() {
                 https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz (170 MB); ";
     assert!(stderr(&output).contains(hint), "{}", stderr(&output));
 
-    // What is brought by hand must be the published file.
+    // A file put there by hand must be the published one.
     fs::write(&place, "something else").unwrap();
     let output = toolkit(at, &["data", "fetch", "cifar10"]);
     let message = error(&output);
@@ -165,7 +165,7 @@ fn without_a_network_the_error_says_how_to_bring_the_file() {
 }
 
 #[test]
-fn a_page_in_place_of_a_data_set_is_told() {
+fn an_html_page_instead_of_a_data_set_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -216,7 +216,7 @@ fn data_is_listed_found_and_verified() {
     assert_eq!(error(&output), "error: 1 of 2 data sets damaged or incomplete");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("textures: `sets/dtd/dtd/images` has 3 images, expected 5640\n"), "{text}");
-    // Only what the toolkit fetched can go.
+    // Only what the toolkit fetched may be removed.
     let hint = "hint: `sets/dtd/dtd/images` was not fetched by the toolkit: compare it with the original\n";
     assert!(stderr(&output).ends_with(hint), "{}", stderr(&output));
     assert!(error(&verify(&["svhn"])).contains("the data set `svhn` is not in `sets`"));
@@ -249,7 +249,7 @@ fn a_missing_set_is_a_typed_error() {
 }
 
 #[test]
-fn the_guide_has_every_data_set() {
+fn the_guide_lists_every_data_set() {
     let guide = include_str!("../../docs/guide.md");
     let number = |count: usize| if count == 0 { String::new() } else { count.to_string() };
     for set in &SETS {
@@ -270,12 +270,12 @@ fn the_guide_has_every_data_set() {
 }
 
 #[test]
-fn eval_takes_the_newest_model() {
+fn eval_uses_the_newest_model() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let eval = |args: &[&str]| toolkit(at, &[&["eval", "--resamples", "0"], args].concat());
     let first_line = |output: &Output| stderr(output).lines().next().unwrap_or_default().to_owned();
-    // Without the data, too, it is said which model would be measured.
+    // Even without the data, `eval` prints which model it would evaluate.
     let offline = eval(&[]);
     assert_eq!(first_line(&offline), "model: built-in, with CIFAR-10's classes");
     for part in ["cifar10", "MB", "CAC_DATA_MIRROR"] {
@@ -296,7 +296,7 @@ fn eval_takes_the_newest_model() {
         fs::copy(&model, at.join(name)).unwrap();
         written(name, seconds);
     }
-    // The newest file is a model of another tool.
+    // The newest file is another tool's model.
     fs::write(at.join("other.onnx"), "").unwrap();
     let newest = eval(&["--known", "cifar10", "--data", "sets"]);
     assert!(newest.status.success(), "{}", stderr(&newest));
@@ -340,7 +340,7 @@ mod training {
     }
 
     #[test]
-    fn nothing_is_downloaded_for_a_run_that_cannot_begin() {
+    fn nothing_is_downloaded_for_a_run_that_cannot_start() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("held")).unwrap();
         fs::write(folder.path().join("held/checkpoint.safetensors"), "").unwrap();
@@ -354,9 +354,9 @@ mod training {
         assert!(!folder.path().join("runs/1").exists());
     }
 
-    /// The commands of the tutorial, without the starting weights, which cannot be had here.
+    /// The commands of the tutorial, without the starting weights, which are not available here.
     #[test]
-    fn three_commands_are_the_tutorial() {
+    fn the_tutorial_is_three_commands() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
         copies(&at.join("cache/cac-toolkit/data"));
@@ -375,7 +375,7 @@ mod training {
             let eval = toolkit(at, &["eval", "--resamples", "0", "--report", "page.html"]);
             let is_from_test = settings[0] == "--config";
             assert_eq!(stdout(&eval).contains(", chosen on test images"), is_from_test, "{}", stdout(&eval));
-            // A threshold that is given was chosen on nothing.
+            // A given threshold was not chosen on any images.
             let given = ["eval", "--resamples", "0", "--threshold", "1", "--report", "given.html"];
             let given = toolkit(at, &given);
             assert!(!stdout(&given).contains("chosen on"), "{}", stdout(&given));
@@ -397,7 +397,7 @@ mod training {
     }
 
     #[test]
-    fn training_without_the_starting_weights_says_how_to_bring_them() {
+    fn training_without_the_starting_weights_says_how_to_get_them() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
         copies(&at.join("cache/cac-toolkit/data"));
@@ -413,6 +413,6 @@ mod training {
         for part in ["imagenet32-nocifar.pt", "http://127.0.0.1:1", "hint: "] {
             assert!(message.contains(part), "{part}: {message}");
         }
-        assert!(!at.join("runs").exists(), "nothing is begun");
+        assert!(!at.join("runs").exists(), "nothing was started");
     }
 }

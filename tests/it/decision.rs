@@ -1,4 +1,4 @@
-//! The choice of score and threshold, and what follows from it in the file.
+//! The choice of score and threshold, and its effects in the file.
 
 use cac::{
     Bytes, Error, Provider, Scorer,
@@ -12,14 +12,14 @@ use ndarray::{Array2, Array4, Axis};
 
 use crate::{PROVIDERS, checkpoint, model_file};
 
-/// The example with stand-ins that only its features tell from known images: they lie far from all of them in
-/// directions that the last layer does not read.
+/// The example with stand-ins that only the features distinguish from known images: they lie far from all of
+/// them in directions that the last layer ignores.
 fn with_stand_ins() -> Checkpoint {
     let mut checkpoint = checkpoint(1, Variant::Paper);
     let last_layer = checkpoint.last_layer().unwrap();
     let features = checkpoint.features.as_mut().unwrap();
     let weight = last_layer.weight.mapv(f64::from);
-    // The part of a direction that no class reads, by Gram and Schmidt.
+    // The part of a direction that no class reads, by Gram-Schmidt orthogonalisation.
     let mut basis: Vec<ndarray::Array1<f64>> = Vec::new();
     for row in weight.rows() {
         let mut rest = row.to_owned();
@@ -35,7 +35,7 @@ fn with_stand_ins() -> Checkpoint {
 }
 
 #[test]
-fn the_score_is_the_one_that_tells_known_images_from_stand_ins() {
+fn the_score_that_best_separates_stand_ins_is_chosen() {
     let checkpoint = with_stand_ins();
     let options = ExportOptions::default();
     let (manifest, score) = export::decide(&checkpoint, &options).unwrap();
@@ -60,7 +60,7 @@ fn the_score_is_the_one_that_tells_known_images_from_stand_ins() {
 }
 
 #[test]
-fn a_score_of_features_needs_features() {
+fn a_feature_based_score_needs_features() {
     let options = ExportOptions { score: Some("vim".parse().unwrap()), ..ExportOptions::default() };
     let bare = Checkpoint { features: None, ..checkpoint(1, Variant::Paper) };
     let error = export::decide(&bare, &options).unwrap_err().to_string();
@@ -75,7 +75,7 @@ fn a_score_of_features_needs_features() {
 }
 
 #[test]
-fn the_constants_of_a_score_stay_below_their_limit() {
+fn score_constants_stay_below_the_limit() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let size = |score: &str, limit: usize| {
         let options =
@@ -90,7 +90,7 @@ fn the_constants_of_a_score_stay_below_their_limit() {
 }
 
 #[test]
-fn a_residual_of_few_components_is_refused() {
+fn vim_is_refused_if_its_components_exceed_the_limit() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let with = |limit| {
         let score = Some("vim".parse().unwrap());
@@ -237,7 +237,7 @@ fn features_can_be_left_out_of_the_outputs() {
         assert_eq!(with.features.as_ref().map(|features| features.nrows()), Some(images.dim().0));
         assert_eq!((without.features, without.score), (None, with.score));
     }
-    // They can be added again, whatever the form of the file.
+    // They can be added back, whatever the form of the file.
     let calibration = Some(images.clone());
     let forms = [
         ExportOptions::default(),
@@ -264,7 +264,7 @@ fn features_can_be_left_out_of_the_outputs() {
 }
 
 #[test]
-fn the_threshold_can_be_an_input_that_is_left_out() {
+fn the_threshold_can_be_an_optional_input() {
     let checkpoint = checkpoint(1, Variant::Paper);
     let images = &checkpoint.check.images;
     let plain = model_file(&checkpoint, &ExportOptions::default());

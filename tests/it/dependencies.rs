@@ -1,4 +1,4 @@
-//! The dependencies of each feature and of each module, and what the package holds.
+//! The dependencies of each feature and of each module, and the contents of the package.
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
@@ -17,7 +17,7 @@ fn packages(features: &str) -> Vec<String> {
 }
 
 #[test]
-fn an_embedded_scorer_has_no_heavy_dependency() {
+fn an_embedded_scorer_has_no_heavy_dependencies() {
     let has = |features: &str, name: &str| packages(features).iter().any(|package| package == name);
     for heavy in ["torch-sys", "tch", "ort", "ort-sys", "clap", "indicatif"] {
         assert!(!has("tract", heavy), "{heavy}");
@@ -32,7 +32,7 @@ fn an_embedded_scorer_has_no_heavy_dependency() {
 }
 
 #[test]
-fn the_documentation_counts_the_packages_of_an_embedding() {
+fn the_embedding_page_states_the_number_of_packages() {
     let page = include_str!("../../docs/embedding.md");
     for features in ["tract", "onnxruntime"] {
         let others = packages(features).len() - 1;
@@ -40,7 +40,7 @@ fn the_documentation_counts_the_packages_of_an_embedding() {
     }
 }
 
-/// The modules of the library that a source file names, outside of its tests.
+/// The library modules that a source file refers to, outside its tests.
 fn imports(source: &str) -> BTreeSet<String> {
     let code = source.split("#[cfg(test)]\nmod tests").next().unwrap();
     let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
@@ -68,7 +68,7 @@ fn imports(source: &str) -> BTreeSet<String> {
             }
         }
     }
-    // The others are the crate's own, such as `Error`.
+    // The rest are the crate's own items, such as `Error`.
     names.retain(|name| name.starts_with(char::is_lowercase));
     names
 }
@@ -125,7 +125,6 @@ fn the_package_is_small_and_has_what_its_targets_need() {
     }
     let length = |file: &&str| fs::metadata(root.join(file)).map_or(0, |file| file.len());
     let bytes: u64 = files.iter().map(length).sum();
-    // A registry takes 10 MiB, compressed: the model, which no compression makes smaller, and text, which
-    // becomes a quarter.
+    // A registry accepts 10 MiB, compressed: the model does not compress, and text shrinks to a quarter.
     assert!(bytes < 13_000_000, "{bytes} bytes in {} files", files.len());
 }

@@ -22,7 +22,7 @@ use crate::{
     golden,
 };
 
-/// The exit code of drift, and of a requirement that is not met.
+/// The exit code of drift, and of an unmet requirement.
 const UNMET: i32 = 3;
 
 /// Runs `toolkit drift` with scores on standard input.
@@ -51,7 +51,7 @@ fn json(output: &Output) -> Value {
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-fn said(output: &Output) -> String {
+fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -60,20 +60,20 @@ fn built_in() -> Inspection {
 }
 
 /// The held-out scores of the built-in model, in random order: a stream without drift.
-fn same() -> Vec<f32> {
+fn stable_stream() -> Vec<f32> {
     let mut scores = built_in().manifest.decision.threshold.unwrap().held_out_scores;
     scores.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
     scores
 }
 
 #[test]
-fn a_stream_without_drift_gives_0_and_one_with_drift_3() {
+fn drift_exits_with_3_and_no_drift_with_0() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let same = same();
-    let output = drift(at, &["-"], &same);
+    let stable = stable_stream();
+    let output = drift(at, &["-"], &stable);
     let text = stdout(&output);
-    let count = same.len();
+    let count = stable.len();
     for part in [
         &format!("no alarm in {count} images\nmartingale   "),
         ", highest so far ",
@@ -89,31 +89,31 @@ fn a_stream_without_drift_gives_0_and_one_with_drift_3() {
 
     // Models of version 0.1 promise nothing.
     let earlier = golden("../../exported/cifar10-wrn-40-2.onnx");
-    let output = drift(at, &[earlier.to_str().unwrap(), "-"], &same);
+    let output = drift(at, &[earlier.to_str().unwrap(), "-"], &stable);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("); at most 5.0 % of the images that the threshold was chosen from\n"), "{text}");
 
-    let higher: Vec<f32> = same.iter().map(|score| score + 2.0).collect();
+    let higher: Vec<f32> = stable.iter().map(|score| score + 2.0).collect();
     let output = drift(at, &["-"], &higher);
-    assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(UNMET), "{}", stderr(&output));
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.starts_with("drift: alarm at image ") && text.contains("alarm at 100\n"), "{text}");
     let expected = "model: built-in, with CIFAR-10's classes\ndrift: the images no longer resemble";
-    assert!(said(&output).starts_with(expected), "{}", said(&output));
-    assert!(!said(&output).contains("error:"));
+    assert!(stderr(&output).starts_with(expected), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("error:"));
 
-    // Scores that fall are drift too, and a larger alpha notices it sooner.
-    let lower: Vec<f32> = same.iter().map(|score| score - 2.0).collect();
+    // Falling scores are drift, too, and a larger alpha detects it sooner.
+    let lower: Vec<f32> = stable.iter().map(|score| score - 2.0).collect();
     let alarm = |alpha: &str| {
         let output = drift(at, &["-", "--json", "--alpha", alpha], &lower);
-        assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
+        assert_eq!(output.status.code(), Some(UNMET), "{}", stderr(&output));
         json(&output)["alarm"].as_u64().unwrap()
     };
     assert!(alarm("0.2") < alarm("0.001"));
 }
 
 #[test]
-fn wrong_input_is_refused() {
+fn invalid_input_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let refused = |args: &[&str], input: &[u8], reason: &str| {
@@ -189,15 +189,15 @@ fn a_model_that_compares_with_test_images_says_so() {
     assert!(stdout(&output).lines().any(|line| line == note), "{}", stdout(&output));
     assert!(!stdout(&output).contains("promises"), "{}", stdout(&output));
     // A model that held out images has no such note.
-    assert!(!stdout(&drift(at, &["-"], &same())).contains("note:"));
+    assert!(!stdout(&drift(at, &["-"], &stable_stream())).contains("note:"));
 }
 
 #[test]
-fn a_state_goes_on_as_if_it_had_never_stopped() {
+fn a_resumed_stream_matches_an_uninterrupted_one() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let stream: Vec<f32> =
-        same().iter().take(600).enumerate().map(|(i, score)| score + i as f32 / 400.0).collect();
+        stable_stream().iter().take(600).enumerate().map(|(i, score)| score + i as f32 / 400.0).collect();
     let whole = drift(at, &["-", "--json"], &stream);
     let mut last = None;
     for part in stream.chunks(250) {
@@ -210,8 +210,9 @@ fn a_state_goes_on_as_if_it_had_never_stopped() {
         assert_eq!(whole[field], last[field], "{field}");
     }
     assert_eq!((&last["new_images"], &last["recent"]["images"]), (&100.into(), &100.into()));
-    // The alarm stays, and the last images may be more than those of this call.
-    let again = drift(at, &["-", "--json", "--state", "drift.json", "--window", "300"], &same()[..10]);
+    // The alarm stays, and the window may reach back beyond this call's images.
+    let again =
+        drift(at, &["-", "--json", "--state", "drift.json", "--window", "300"], &stable_stream()[..10]);
     assert_eq!(again.status.code(), Some(UNMET));
     assert_eq!(json(&again)["alarm"], last["alarm"]);
     assert_eq!(json(&again)["recent"]["images"], 300);
@@ -233,43 +234,43 @@ fn a_state_goes_on_as_if_it_had_never_stopped() {
         assert!(
             error(&output).contains("cannot write to standard output: No space left on device"),
             "{}",
-            said(&output)
+            stderr(&output)
         );
         assert_eq!(fs::read(at.join("drift.json")).unwrap(), before);
     }
 
-    // Another seed, another model, damage.
+    // A different seed, a different model, a damaged file.
     let output = drift(at, &[&args[..], &["--seed", "1"]].concat(), &[1.0]);
-    assert!(error(&output).contains("cannot continue the stream of `"), "{}", said(&output));
-    assert!(error(&output).contains("it belongs to the seed 0, expected 1"), "{}", said(&output));
-    assert!(said(&output).contains("hint: continue a stream with the same model"));
+    assert!(error(&output).contains("cannot continue the stream of `"), "{}", stderr(&output));
+    assert!(error(&output).contains("it belongs to the seed 0, expected 1"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("hint: continue a stream with the same model"));
     export::export(&checkpoint(1, Variant::Paper), &ExportOptions::default(), &at.join("other.onnx"))
         .unwrap();
     let output = drift(at, &[&["other.onnx"], &args[..]].concat(), &[1.0]);
     let expected = format!("it belongs to the model with SHA-256 {}, expected ", built_in().sha256);
-    assert!(error(&output).contains(&expected), "{}", said(&output));
+    assert!(error(&output).contains(&expected), "{}", stderr(&output));
     fs::write(at.join("drift.json"), &before[..before.len() / 2]).unwrap();
     assert!(error(&drift(at, &args, &[1.0])).contains("it is damaged: EOF while parsing"));
     let output = drift(at, &["-", "--state", "no/such/drift.json"], &[1.0]);
-    assert!(error(&output).contains("cannot write `no/such/drift.json`"), "{}", said(&output));
+    assert!(error(&output).contains("cannot write `no/such/drift.json`"), "{}", stderr(&output));
 }
 
 #[test]
-fn a_state_that_another_process_has_open_is_refused() {
+fn a_state_in_use_by_another_process_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let args = ["-", "--state", "drift.json"];
     let lock = fs::File::create(at.join("drift.json.lock")).unwrap();
     lock.lock().unwrap();
-    let output = drift(at, &args, &same()[..5]);
-    assert!(error(&output).ends_with("drift.json` is in use by another process"), "{}", said(&output));
+    let output = drift(at, &args, &stable_stream()[..5]);
+    assert!(error(&output).ends_with("drift.json` is in use by another process"), "{}", stderr(&output));
     assert!(!at.join("drift.json").exists());
     drop(lock);
-    stdout(&drift(at, &args, &same()[..5]));
+    stdout(&drift(at, &args, &stable_stream()[..5]));
 }
 
 #[test]
-fn folders_and_files_are_streams_of_the_same_scores() {
+fn folders_files_and_stdin_are_equivalent_streams() {
     let folder = trained();
     let at = folder.path();
     images(at);
@@ -281,15 +282,15 @@ fn folders_and_files_are_streams_of_the_same_scores() {
     assert_eq!((&of_folder["images"], &of_folder["skipped"]), (&3.into(), &1.into()));
     assert_eq!(of_folder["guaranteed"], true);
     assert!(
-        said(&output).contains("known/test/bee/a.png` is not an image that can be read"),
+        stderr(&output).contains("known/test/bee/a.png` is not an image that can be read"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
-    assert!(said(&output).contains("left out files by their extension: 1 .txt"), "{}", said(&output));
+    assert!(stderr(&output).contains("left out files by their extension: 1 .txt"), "{}", stderr(&output));
     let text = toolkit(at, &["drift", "model.onnx", "known"]);
     assert!(stdout(&text).ends_with("1 image cannot be read and is not counted\n"), "{}", stdout(&text));
 
-    // In int8 the scores are others than those held out.
+    // In int8, the scores differ from the held-out ones.
     fs::rename(at.join("known/test"), at.join("known/train")).unwrap();
     stdout(&toolkit(at, &["export", "int8.onnx", "--precision", "int8", "--calibrate", "known"]));
     fs::rename(at.join("known/train"), at.join("known/test")).unwrap();
@@ -299,7 +300,7 @@ fn folders_and_files_are_streams_of_the_same_scores() {
                 not in int8\n";
     assert!(stdout(&text).ends_with(note), "{}", stdout(&text));
 
-    // The same images by `score`, in the order of their names.
+    // The same images scored by `score`, in the order of their names.
     let files = ["known/test/ant/a.png", "known/test/bee/b.png", "known/test/cow/c.png"];
     let scores = toolkit(at, &[&["score", "model.onnx", "--json"], &files[..]].concat());
     let scores: Vec<String> = stdout(&scores)
@@ -307,7 +308,7 @@ fn folders_and_files_are_streams_of_the_same_scores() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["verdict"]["score"].to_string())
         .collect();
     let on_stdin = json(&drift_on(at, &["model.onnx", "-", "--json"], scores.join("\n").as_bytes()));
-    // Labels need not be there, and do not count.
+    // Labels are optional and ignored.
     let lines: String = scores.iter().map(|score| format!("{score},any\n")).collect();
     fs::write(at.join("a.csv"), format!("mine,label\n{lines}")).unwrap();
     let of_file = toolkit(at, &["drift", "model.onnx", "a.csv", "--column", "mine", "--json"]);
@@ -317,30 +318,30 @@ fn folders_and_files_are_streams_of_the_same_scores() {
         assert_eq!(of_folder[field], of_file[field], "{field}");
     }
     let npz = toolkit(at, &["drift", golden("scores/plain.npz").to_str().unwrap(), "--json"]);
-    assert!(json(&npz)["images"].as_u64().unwrap() > 1, "{}", said(&npz));
+    assert!(json(&npz)["images"].as_u64().unwrap() > 1, "{}", stderr(&npz));
 
     fs::remove_dir_all(at.join("known")).unwrap();
     fs::create_dir(at.join("known")).unwrap();
     fs::write(at.join("known/a.png"), "no image").unwrap();
     let none = toolkit(at, &["drift", "model.onnx", "known"]);
-    assert!(error(&none).contains("none of the 1 images in `known` can be read"), "{}", said(&none));
+    assert!(error(&none).contains("none of the 1 images in `known` can be read"), "{}", stderr(&none));
 }
 
 #[test]
-fn a_random_order_is_the_same_again_and_helps_where_images_are_sorted() {
+fn shuffling_is_reproducible_and_helps_if_images_are_sorted() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let mut sorted = same();
+    let mut sorted = stable_stream();
     sorted.sort_by(f32::total_cmp);
     let args = ["-", "--json", "--shuffle"];
     assert_eq!(drift(at, &args[..2], &sorted).status.code(), Some(UNMET));
     let [once, again] = [(); 2].map(|()| drift(at, &args, &sorted));
-    assert!(once.status.success(), "{}", said(&once));
+    assert!(once.status.success(), "{}", stderr(&once));
     assert_eq!(once.stdout, again.stdout);
 }
 
 #[test]
-fn requirements_that_are_not_met_give_3() {
+fn unmet_requirements_exit_with_3() {
     let folder = trained();
     let at = folder.path();
     images(at);
@@ -358,18 +359,18 @@ fn requirements_that_are_not_met_give_3() {
     assert_eq!(output.status.code(), Some(if auroc < 1.0 || table["accuracy"] != 1.0 { UNMET } else { 0 }));
     assert_eq!(json(&output)["rows"][0]["auroc"], table["rows"][0]["auroc"]);
     let output = eval(&["--require", "known_kept=0,unknown_caught=1,fpr95_tpr=0", "--threshold", "1e9"]);
-    assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(UNMET), "{}", stderr(&output));
     let expected = "not met: unknown_caught of uniform-noise is 0.0000 (95 % interval 0.0000 to 0.2991), required: at \
                     least 1 (cpu, score cac)";
-    assert!(said(&output).lines().any(|line| line == expected), "{}", said(&output));
+    assert!(stderr(&output).lines().any(|line| line == expected), "{}", stderr(&output));
 
-    // Whether anybody reads the tables or not.
+    // Even if nobody reads the tables.
     let required = ["--require", "unknown_caught=1", "--threshold", "1e9", "--report", "page.html"];
     let mut twice = Command::new(env!("CARGO_BIN_EXE_toolkit"));
     twice.args(["eval", "model.onnx", "model.onnx", "--known", "known", "--unknown", "uniform-noise:9"]);
     let output = unread(twice.args(required).current_dir(at));
-    assert_eq!(output.status.code(), Some(UNMET), "{}", said(&output));
-    assert_eq!(said(&output).matches("not met: unknown_caught").count(), 2, "{}", said(&output));
+    assert_eq!(output.status.code(), Some(UNMET), "{}", stderr(&output));
+    assert_eq!(stderr(&output).matches("not met: unknown_caught").count(), 2, "{}", stderr(&output));
     assert!(at.join("page.html").exists());
 
     assert_eq!(eval(&["--require", "auc=0.9"]).status.code(), Some(2));
@@ -378,12 +379,12 @@ fn requirements_that_are_not_met_give_3() {
     assert!(
         error(&output).contains("only the model's own score, `cac`, has a threshold"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
     let output = toolkit(at, &["eval", "model.onnx", "--known", "known", "--require", "auroc=0.5"]);
     assert!(
         error(&output).contains("`auroc` is required, but there are no unknown images"),
         "{}",
-        said(&output)
+        stderr(&output)
     );
 }

@@ -74,7 +74,7 @@ fn truncated_and_oversized_images_are_refused() {
 }
 
 #[test]
-fn data_that_cannot_be_used_is_named() {
+fn unusable_data_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let open =
         |name: &str| Dataset::known(&folder.path().join(name), Split::Test, &Input::default()).unwrap_err();
@@ -92,7 +92,7 @@ fn data_that_cannot_be_used_is_named() {
 }
 
 #[test]
-fn a_split_is_not_invented() {
+fn a_missing_split_is_an_error() {
     let folder = golden("../../examples/demo/textures");
     let error = Dataset::known(&folder, Split::Train, &Input::default()).unwrap_err();
     assert!(matches!(error, Error::Undivided { .. }), "{error}");
@@ -123,7 +123,7 @@ fn weights_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_foreign_or_damaged_model() {
+fn foreign_and_damaged_models_are_refused() {
     let bytes = model();
     let open = |bytes: &[u8]| Scorer::from_bytes(bytes, Provider::Cpu).unwrap_err();
     for length in [0, 1, 100, bytes.len() / 2, bytes.len() - 1] {
@@ -209,7 +209,7 @@ fn malformed_graphs_are_errors() {
 }
 
 #[test]
-fn a_model_with_numbers_that_are_not_finite_is_refused() {
+fn a_model_with_non_finite_numbers_is_refused() {
     use half::{bf16, f16};
     use tract_onnx::pb::{
         AttributeProto, ModelProto, SparseTensorProto, TensorProto, tensor_proto::DataType,
@@ -270,7 +270,7 @@ fn a_model_with_numbers_that_are_not_finite_is_refused() {
 }
 
 #[test]
-fn a_model_that_names_other_files_is_refused() {
+fn external_data_and_subgraphs_are_refused() {
     use tract_onnx::pb::{
         AttributeProto, GraphProto, ModelProto, StringStringEntryProto, TensorProto,
         tensor_proto::DataLocation,
@@ -306,7 +306,7 @@ fn a_model_that_names_other_files_is_refused() {
 
 #[test]
 fn a_failing_runtime_is_an_error() {
-    // Metadata with fewer classes than the graph computes: where the file states the widths it is refused.
+    // Metadata with fewer classes than the graph computes: refused if the file states the widths.
     let bytes = replace(&model(), br#"["ant","bee","cow"]"#, br#"["ant","bee---cow"]"#);
     let error = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap_err().to_string();
     assert!(error.ends_with("its output `logits` has 3 columns, expected 2 as in its metadata"), "{error}");
@@ -355,7 +355,7 @@ fn a_setting_out_of_range_is_refused() {
 }
 
 #[test]
-fn images_of_another_shape_or_without_a_value_are_refused() {
+fn images_of_wrong_shape_or_with_non_finite_values_are_refused() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     // tract's Relu turns NaN into 0, which would give a verdict.
     for value in [f32::NAN, f32::INFINITY] {
@@ -382,7 +382,7 @@ fn a_damaged_score_file_is_refused() {
 }
 
 #[test]
-fn scores_without_images() {
+fn scores_without_known_images_are_refused() {
     assert!(matches!(Metrics::new::<f32>(&[], None, &[1.0]), Err(Error::Scores(_))));
 }
 
@@ -398,8 +398,8 @@ fn a_failing_self_check_is_an_error() {
     assert_eq!(fs::read(&path).unwrap(), b"what was there");
 }
 
-/// A model as a runtime that computes the last layer wrongly would have it.
-pub fn with_another_bias(model: &[u8]) -> Vec<u8> {
+/// A model with the outputs of a runtime that computes the last layer wrongly.
+pub fn with_changed_bias(model: &[u8]) -> Vec<u8> {
     let mut proto = tract_onnx::pb::ModelProto::decode(model).unwrap();
     let weights = &mut proto.graph.as_mut().unwrap().initializer;
     let bias = weights.iter_mut().find(|tensor| tensor.name == "fc.bias").unwrap();
@@ -413,13 +413,13 @@ fn outputs_that_differ_from_the_golden_batch_are_an_error() {
     for provider in crate::PROVIDERS {
         assert!(Scorer::from_bytes(&bytes, provider).unwrap().verify().unwrap() < 1e-4);
     }
-    let wrong = with_another_bias(&bytes);
+    let wrong = with_changed_bias(&bytes);
     let error = Scorer::from_bytes(&wrong, Provider::Cpu).unwrap().verify().unwrap_err();
     assert!(matches!(error, Error::Differs { what: "norms of the logits", .. }), "{error}");
 }
 
 #[test]
-fn no_golden_batch() {
+fn a_missing_golden_batch_is_an_error() {
     let old = fs::read(golden("models/v1.onnx")).unwrap();
     let error = Scorer::from_bytes(&old, Provider::Cpu).unwrap().verify().unwrap_err();
     assert!(matches!(error, Error::NoGoldenBatch { .. }), "{error}");
@@ -435,7 +435,7 @@ fn places_need_a_map() {
 }
 
 #[test]
-fn broken_images() {
+fn broken_images_are_skipped_or_listed() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a/1.png", "a/2.png", "b/1.png"] {
         let path = folder.path().join(name);
@@ -458,7 +458,7 @@ fn broken_images() {
 }
 
 #[test]
-fn too_few_held_out() {
+fn too_few_held_out_images_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let mut few = checkpoint(1, Variant::Paper);
     few.features = None;
@@ -474,13 +474,13 @@ fn too_few_held_out() {
 }
 
 #[test]
-fn a_provider_that_is_not_there_is_an_error() {
+fn an_unavailable_provider_is_an_error() {
     let error = Scorer::from_bytes(&model(), Provider::Cuda(99)).unwrap_err();
     assert!(matches!(error, Error::Provider { .. }), "{error}");
 }
 
 #[test]
-fn values_that_are_not_finite_are_refused() {
+fn non_finite_thresholds_are_refused() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     let error = scorer.with_threshold(f32::NAN).unwrap_err();
     assert_eq!(error.to_string(), "the threshold is NaN, expected a finite number");
@@ -492,7 +492,7 @@ fn values_that_are_not_finite_are_refused() {
 }
 
 #[test]
-fn classes_that_do_not_fit_are_refused() {
+fn mismatched_classes_are_refused() {
     let folder = golden("../../examples/demo");
     let demo = Dataset::known(&folder, Split::Test, &Input::default()).unwrap();
     let error = demo.align(&["cat".to_owned(), "dog".to_owned()]).unwrap_err();
@@ -504,7 +504,7 @@ fn classes_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_checkpoint() {
+fn weights_alone_are_not_a_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let path = RunFolder::new(folder.path()).checkpoint(CheckpointKind::Best);
     fs::copy(golden("wrn-10-1.safetensors"), &path).unwrap();
@@ -513,7 +513,7 @@ fn a_checkpoint() {
     assert!(error.to_string().contains("it holds only weights"), "{error}");
 }
 
-/// Replaces every occurrence of a pattern by another of the same length.
+/// Replaces every occurrence of a pattern with another of the same length.
 fn replace(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     assert_eq!(from.len(), to.len());
     let mut bytes = bytes.to_vec();

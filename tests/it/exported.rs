@@ -51,7 +51,7 @@ fn the_cards_match_the_committed_files() {
 }
 
 #[test]
-fn the_features_of_a_model_without_them_become_an_output() {
+fn features_can_be_added_to_a_model_without_them() {
     let bytes = Bytes::from(fs::read(golden("models/v1.onnx")).unwrap());
     let found = with_features(bytes.clone(), "v1.onnx").unwrap();
     let layer = Inspection::of(&found, "v1.onnx").unwrap().last_layer.unwrap();
@@ -70,7 +70,7 @@ fn the_features_of_a_model_without_them_become_an_output() {
 }
 
 #[test]
-fn the_committed_models_compute_what_they_computed_when_they_were_exported() {
+fn the_committed_models_reproduce_their_golden_batches() {
     for model in MODELS {
         for provider in crate::PROVIDERS {
             let scorer = Scorer::open(Path::new(ROOT).join(model), provider).unwrap();
@@ -97,7 +97,7 @@ fn the_committed_model_reproduces_its_metrics_on_the_committed_images() {
     let stated: Value = serde_json::from_str(&stated).unwrap();
     let demo = format!("{ROOT}/examples/demo");
     let (unknown, model) = (format!("textures={demo}/textures"), format!("{ROOT}/{MODEL}"));
-    // A folder with a model would be evaluated in place of the built-in one.
+    // A model in the current folder would be evaluated instead of the built-in one.
     let folder = tempfile::tempdir().unwrap();
     for (provider, model) in [("cpu", None), ("onnxruntime", Some(&*model))] {
         let data = ["--known", &*demo, "--unknown", &*unknown];
@@ -119,7 +119,7 @@ fn the_committed_model_reproduces_its_metrics_on_the_committed_images() {
 }
 
 #[test]
-fn the_built_in_model_computes_what_it_computes_in_python() {
+fn the_built_in_model_computes_the_same_as_in_python() {
     let golden = Weights::read(&Path::new(ROOT).join("exported/golden.safetensors")).unwrap();
     let values = |name: &str, shape: &[usize]| golden.values(name, shape).unwrap();
     let images = Array4::from_shape_vec((8, 3, 32, 32), values("images", &[8, 3, 32, 32]).to_vec()).unwrap();
@@ -155,7 +155,7 @@ fn the_built_in_model_is_the_default() {
     let none = crate::commands::error(&toolkit(folder.path(), &["score", model]));
     assert!(none.contains("give images after the model"), "{none}");
 
-    // Another model is not taken for an image.
+    // A model without the extension is not mistaken for an image.
     fs::copy(model, folder.path().join("model")).unwrap();
     let refused = crate::commands::error(&toolkit(folder.path(), &["score", "model", image]));
     assert_eq!(refused, "error: `model` is a model; its name must end in .onnx");

@@ -12,15 +12,15 @@ use crate::{
     golden,
 };
 
-/// A model scores the golden images as its own version of the toolkit did.
-fn says_what_it_said(bytes: &[u8], version: u32) {
-    let said = fs::read(golden(&format!("models/v{version}.json"))).unwrap();
-    let said: serde_json::Map<String, Value> = serde_json::from_slice(&said).unwrap();
-    assert_eq!(said.len(), 4);
+/// Asserts that a model scores the golden images as its own version of the toolkit did.
+fn assert_scores_as_recorded(bytes: &[u8], version: u32) {
+    let recorded = fs::read(golden(&format!("models/v{version}.json"))).unwrap();
+    let recorded: serde_json::Map<String, Value> = serde_json::from_slice(&recorded).unwrap();
+    assert_eq!(recorded.len(), 4);
     for provider in crate::PROVIDERS {
         let scorer = Scorer::from_bytes(bytes, provider).unwrap();
         assert_eq!(scorer.decision().format_version, version);
-        for (name, expected) in &said {
+        for (name, expected) in &recorded {
             let found = scorer.score_image(&image::open(golden("images").join(name)).unwrap()).unwrap();
             let near =
                 |found: f32, expected: &Value| (f64::from(found) - expected.as_f64().unwrap()).abs() < 1e-4;
@@ -41,14 +41,14 @@ fn file(version: u32) -> Vec<u8> {
 }
 
 #[test]
-fn a_file_of_every_version_scores_as_it_did() {
+fn files_of_every_version_score_as_before() {
     for version in 1..=FORMAT_VERSION {
-        says_what_it_said(&file(version), version);
+        assert_scores_as_recorded(&file(version), version);
     }
 }
 
 #[test]
-fn a_file_of_every_version_can_be_inspected() {
+fn files_of_every_version_can_be_inspected() {
     let folder = tempfile::tempdir().unwrap();
     for version in 1..=FORMAT_VERSION {
         let path = golden(&format!("models/v{version}.onnx"));
@@ -85,7 +85,7 @@ fn replaced(model: &[u8], name: &str, value: &str) -> Vec<u8> {
 }
 
 #[test]
-fn text_of_a_file_adds_no_line_and_no_escape_to_what_is_shown() {
+fn metadata_cannot_inject_lines_or_escapes() {
     let folder = tempfile::tempdir().unwrap();
     let forged = r#""x\u001b[2J\nscore      forged""#;
     for (name, value) in [
@@ -107,7 +107,7 @@ fn text_of_a_file_adds_no_line_and_no_escape_to_what_is_shown() {
 }
 
 #[test]
-fn a_threshold_that_contradicts_itself_is_refused() {
+fn an_inconsistent_threshold_is_refused() {
     let model = fs::read(golden("../../exported/clothes-efficientnet-lite0.onnx")).unwrap();
     let properties = ModelProto::decode(&model[..]).unwrap().metadata_props;
     let threshold = properties.iter().find(|entry| entry.key == "cac.threshold").unwrap();
@@ -144,7 +144,7 @@ fn a_threshold_that_contradicts_itself_is_refused() {
 }
 
 #[test]
-fn a_model_with_a_history_that_cannot_be_parsed_scores_and_is_shown() {
+fn a_model_with_an_unparsable_history_can_be_used_and_inspected() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("strange.onnx");
     for version in 1..=FORMAT_VERSION {
@@ -155,7 +155,7 @@ fn a_model_with_a_history_that_cannot_be_parsed_scores_and_is_shown() {
             ("weather", r#"{"rain":true}"#),
         ] {
             let bytes = with(version, &format!("cac.{name}"), value);
-            says_what_it_said(&bytes, version);
+            assert_scores_as_recorded(&bytes, version);
             fs::write(&path, bytes).unwrap();
             let text = toolkit(folder.path(), &["inspect", "strange.onnx"]);
             assert!(stdout(&text).contains(&format!("{name:<10} {value}\n")), "{name}: {}", stdout(&text));

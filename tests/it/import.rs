@@ -85,9 +85,9 @@ fn a_network_is_found_in_every_layout() {
         let args = ["import", path.to_str().unwrap(), "model.onnx", "--threshold", "1"];
         let output = toolkit(folder.path(), &args);
         stdout(&output);
-        let said = String::from_utf8(output.stderr).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
         let named = format!("the weights are those of `{prefix}`");
-        assert_eq!(said.contains(&named), !prefix.is_empty(), "{file}: {said}");
+        assert_eq!(stderr.contains(&named), !prefix.is_empty(), "{file}: {stderr}");
         let (name, classes) = if file == "encoder.pt" { ("encoder.logits", 3) } else { ("logits", 6) };
         let scorer = Scorer::open(folder.path().join("model.onnx"), Provider::Cpu).unwrap();
         let found = scorer.score(images.view()).unwrap().logits;
@@ -101,7 +101,7 @@ fn a_network_is_found_in_every_layout() {
 #[test]
 fn anchors_come_from_the_file_or_are_fixed() {
     let folder = tempfile::tempdir().unwrap();
-    let nearest = |file: &str, magnitude: &str| {
+    let distances_of = |file: &str, magnitude: &str| {
         let path = golden("checkpoints").join(file);
         let path = path.to_str().unwrap();
         let args = ["import", path, "model.onnx", "--threshold", "1", "--magnitude", magnitude];
@@ -111,12 +111,12 @@ fn anchors_come_from_the_file_or_are_fixed() {
         scorer.score(images.view()).unwrap().distances
     };
     // The anchors of cac-zip.pth have noise of up to 1 per value; the magnitude matters only without anchors.
-    let (given, legacy) = (nearest("cac-zip.pth", "10"), nearest("cac-legacy.pth", "10"));
+    let (given, legacy) = (distances_of("cac-zip.pth", "10"), distances_of("cac-legacy.pth", "10"));
     assert_ne!(given, legacy);
-    assert_eq!(given, nearest("cac-zip.pth", "3"));
-    assert_eq!(legacy, nearest("cac-zero.pth", "10"));
-    assert_ne!(legacy, nearest("cac-zero.pth", "3"));
-    // Fixed anchors of a file have a length of their own.
+    assert_eq!(given, distances_of("cac-zip.pth", "3"));
+    assert_eq!(legacy, distances_of("cac-zero.pth", "10"));
+    assert_ne!(legacy, distances_of("cac-zero.pth", "3"));
+    // Fixed anchors from a file have their own magnitude.
     let mut weights = Weights::read(&golden("checkpoints/cac-zero.pth")).unwrap().network().unwrap();
     weights.insert("anchors", &[6, 6], Array2::from_diag_elem(6, 5.0).into_iter().collect());
     let path = folder.path().join("five.safetensors");
@@ -134,7 +134,7 @@ fn anchors_come_from_the_file_or_are_fixed() {
 }
 
 #[test]
-fn the_rule_of_resizing_is_that_of_the_model() {
+fn images_are_resized_by_the_rule_of_the_model() {
     let folder = tempfile::tempdir().unwrap();
     let path = golden("checkpoints/wrn.pt");
     let import = |fit: &[&str]| {
@@ -166,7 +166,7 @@ fn the_rule_of_resizing_is_that_of_the_model() {
         let prepared = Array4::from_shape_vec((1, 3, 32, 32), pixels).unwrap();
         let score = scorer.score_image(&image).unwrap().score;
         assert_eq!(score, scorer.score_u8(prepared.view()).unwrap().score[0], "{fit} {filter}");
-        assert!(!scores.contains(&score), "{fit} {filter} is another rule");
+        assert!(!scores.contains(&score), "{fit} {filter} is a different rule");
         scores.push(score);
     }
     let refused = import(&["--fit", "crop:2"]);
@@ -176,7 +176,7 @@ fn the_rule_of_resizing_is_that_of_the_model() {
 }
 
 #[test]
-fn large_networks_bring_the_input_they_were_published_for() {
+fn large_networks_default_to_their_published_input() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     for (family, setting, share, filter) in [
@@ -271,7 +271,7 @@ fn known_images_give_names_class_means_and_threshold() {
 }
 
 #[test]
-fn unusable_weights_and_data_are_named() {
+fn unusable_weights_and_data_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     small_cifar(at);

@@ -1,4 +1,4 @@
-//! Data sets: the same images in every layout that is read, as the programs write them that own the layout.
+//! Data sets: the same images in every supported layout, as written by the programs that define it.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ fn byte(n: usize, channel: usize, row: usize, column: usize) -> u8 {
     (37 * n + 61 * channel + 5 * (row / 2) + 3 * (channel + 1) * (column / 4)) as u8
 }
 
-/// The bytes `[3, 32, 32]` of an image; all channels of a grey one are the first.
+/// The bytes `[3, 32, 32]` of an image; every channel of a grey one equals the first.
 fn planes(n: usize, is_grey: bool) -> Vec<u8> {
     let of_channel = |channel: usize| {
         (0..SIDE * SIDE).map(move |at| byte(n, if is_grey { 0 } else { channel }, at / SIDE, at % SIDE))
@@ -89,8 +89,8 @@ fn assert_undivided(place: &Path, is_grey: bool) {
     assert_eq!(error.to_string(), "`` is not a usable data set: the path is empty");
 }
 
-/// Checks a place with the training images alone, which can be divided.
-fn assert_training_alone(place: &Path, is_grey: bool, found: &str) {
+/// Checks a place with only training images, which can be divided.
+fn assert_training_only(place: &Path, is_grey: bool, found: &str) {
     check(&known(place, Split::Train).unwrap(), TRAIN, is_grey, place);
     let error = known(place, Split::Test).unwrap_err();
     assert!(matches!(&error, Error::Undivided { .. }) && error.to_string().ends_with(found), "{error}");
@@ -99,8 +99,8 @@ fn assert_training_alone(place: &Path, is_grey: bool, found: &str) {
     assert!(error.to_string().contains("leaves a class without a training image"), "{error}");
 }
 
-/// Checks a place with test images alone, of which none are training images.
-fn assert_test_alone(place: &Path, found: &str) {
+/// Checks a place with only test images, none of which are used for training.
+fn assert_test_only(place: &Path, found: &str) {
     let error = known(place, Split::Train).unwrap_err();
     assert!(matches!(&error, Error::Dataset { .. }), "{error}");
     assert!(error.to_string().ends_with(&format!("it has {found}, no training images")), "{error}");
@@ -136,7 +136,7 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Image `n` as a file of PNG.
+/// Image `n` as a PNG file.
 fn png(n: usize) -> Vec<u8> {
     let pixel = |x: u32, y: u32| Rgb([0, 1, 2].map(|channel| byte(n, channel, y as usize, x as usize)));
     let mut bytes = std::io::Cursor::new(Vec::new());
@@ -144,7 +144,7 @@ fn png(n: usize) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// A file of IDX.
+/// An IDX file.
 fn idx(shape: &[usize], bytes: impl IntoIterator<Item = u8>) -> Vec<u8> {
     let lengths = shape.iter().flat_map(|&length| (length as u32).to_be_bytes());
     [0, 0, 8, shape.len() as u8].into_iter().chain(lengths).chain(bytes).collect()
@@ -174,10 +174,10 @@ fn cifar_is_recognised_in_every_release() {
         assert_divided(folder.path(), false);
         let [train, test] = files.map(|file| place.join(file));
         fs::rename(&test, folder.path().join("aside")).unwrap();
-        assert_training_alone(&place, false, &format!("it has `{}`", files[0]));
+        assert_training_only(&place, false, &format!("it has `{}`", files[0]));
         fs::rename(folder.path().join("aside"), test).unwrap();
         fs::remove_file(train).unwrap();
-        assert_test_alone(&place, &format!("`{}`", files[1]));
+        assert_test_only(&place, &format!("`{}`", files[1]));
     }
     for (written_by, release) in [
         ("python2", "cifar-10-batches-py"),
@@ -211,7 +211,7 @@ fn svhn_is_recognised() {
         let extra = folder.path().join("extra_32x32.mat");
         fs::rename(folder.path().join("test_32x32.mat"), &extra).unwrap();
         assert_undivided(&extra, false);
-        assert_training_alone(folder.path(), false, "it has `train_32x32.mat`");
+        assert_training_only(folder.path(), false, "it has `train_32x32.mat`");
     }
 }
 
@@ -244,10 +244,10 @@ fn idx_files_are_recognised() {
         let end = if is_packed { ".gz" } else { "" };
         let images = |split: &str| format!("{split}-images{dot}idx3-ubyte{end}");
         fs::rename(place.join(images(test)), folder.path().join("aside")).unwrap();
-        assert_training_alone(&place, true, &format!("it has `{}`", images("train")));
+        assert_training_only(&place, true, &format!("it has `{}`", images("train")));
         fs::rename(folder.path().join("aside"), place.join(images(test))).unwrap();
         fs::remove_file(place.join(images("train"))).unwrap();
-        assert_test_alone(&place, &format!("`{}`", images(test)));
+        assert_test_only(&place, &format!("`{}`", images(test)));
     }
 }
 
@@ -266,11 +266,11 @@ fn image_folders_are_recognised() {
     for (split, numbers) in [(Split::Train, TRAIN), (Split::Test, TEST)] {
         check(&known(&divided, split).unwrap(), numbers, false, &divided);
     }
-    // As unknown images all are meant.
+    // As unknown images, all are used.
     assert_eq!(Dataset::unknown(&divided, Split::Test, &Input::of_size(SIDE, SIDE)).unwrap().len(), 20);
-    // Test images are no training images, whatever else there is.
+    // Test images are never training images, whatever else there is.
     fs::rename(divided.join("train"), divided.join("val")).unwrap();
-    assert_test_alone(&divided, "the folders `test`, `val`");
+    assert_test_only(&divided, "the folders `test`, `val`");
 }
 
 #[test]
@@ -309,14 +309,14 @@ fn tiny_imagenet_is_recognised() {
     assert_divided(&root, false);
     assert_divided(folder.path(), false);
     fs::rename(root.join("val"), folder.path().join("aside")).unwrap();
-    assert_training_alone(&root, false, "it has `train`");
+    assert_training_only(&root, false, "it has `train`");
     fs::rename(folder.path().join("aside"), root.join("val")).unwrap();
     fs::remove_dir_all(root.join("train")).unwrap();
-    assert_test_alone(&root, "`val`");
+    assert_test_only(&root, "`val`");
 }
 
 #[test]
-fn arrays_of_numpy_are_recognised() {
+fn numpy_arrays_are_recognised() {
     let folder = unpacked("npz");
     let at = |name: &str| folder.path().join(name);
     assert_divided(&at("keras.npz"), false);
@@ -347,7 +347,7 @@ fn arrays_of_numpy_are_recognised() {
 }
 
 #[test]
-fn a_severity_of_a_corruption() {
+fn one_severity_of_a_corruption_can_be_chosen() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("CIFAR-10-C");
     let npy = |kind: &str, shape: &str, values: &mut dyn Iterator<Item = u8>| -> Vec<u8> {
@@ -357,7 +357,7 @@ fn a_severity_of_a_corruption() {
             [b"\x93NUMPY\x01\x00".as_slice(), &(text.len() as u16).to_le_bytes(), text.as_bytes()].concat();
         start.into_iter().chain(values).collect()
     };
-    // Images of two pixels, whose value is the thousand of their number.
+    // Images of two pixels, whose value is their number divided by 1000, rounded down.
     let mut pixels = (0..50_000_usize).flat_map(|n| [(n / 1000) as u8; 6]);
     write(&place, "fog.npy", &npy("|u1", "50000, 1, 2, 3", &mut pixels));
     let mut labels = (0..50_000_u64).flat_map(|n| (n % 10).to_le_bytes());
@@ -407,8 +407,8 @@ fn parquet_is_recognised() {
     assert_divided(config.path(), false);
     let one = config.path().join("plain_text/test-00001-of-00002.parquet");
     assert_eq!(known(&one, Split::Test).unwrap().labels(), [5, 6, 7, 8, 9]);
-    // The header of the first page has its type, its unpacked and its packed size, two bytes of seven bits
-    // each. The last becomes 1.
+    // The header of the first page has its type, its unpacked and its packed size, each size in two bytes of
+    // seven bits. The last becomes 1.
     let mut bytes = fs::read(&one).unwrap();
     assert_eq!([bytes[4], bytes[6], bytes[9]], [0x15; 3]);
     bytes[10..12].copy_from_slice(&[0x82, 0]);
@@ -426,7 +426,7 @@ fn parquet_needs_its_feature() {
 }
 
 #[test]
-fn what_is_no_data_set_is_named() {
+fn unrecognised_data_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let message = |place: &Path| known(place, Split::Train).unwrap_err().to_string();
     for name in ["b.csv", "a.txt", "docs/x.md"] {
@@ -444,7 +444,7 @@ fn what_is_no_data_set_is_named() {
 }
 
 #[test]
-fn images_are_held_out_by_class_and_always_the_same() {
+fn held_out_images_are_stratified_and_reproducible() {
     let folder = tempfile::tempdir().unwrap();
     for (class, count) in [("a", 20), ("b", 10), ("c", 1)] {
         for n in 0..count {
@@ -469,7 +469,7 @@ fn images_are_held_out_by_class_and_always_the_same() {
         assert!(matches!(&error, Error::Setting { name: "held-out test", .. }), "{error}");
         assert!(error.to_string().contains(reason), "{error}");
     }
-    // A training split alone is divided too.
+    // A training split without a test split is divided, too.
     let split = tempfile::tempdir().unwrap();
     fs::rename(folder.path().join("a"), split.path().join("moved")).unwrap();
     fs::create_dir(split.path().join("train")).unwrap();

@@ -37,7 +37,7 @@ use cac::{
 };
 use ndarray::{Array2, Array4};
 
-/// The runtimes that run here, tract and ONNX Runtime.
+/// The runtimes that the tests use: tract and ONNX Runtime.
 const PROVIDERS: [Provider; 2] = [Provider::Cpu, Provider::OnnxRuntime];
 
 /// A file of the golden data.
@@ -56,7 +56,7 @@ fn filled(architecture: &Architecture, classes: usize) -> Weights {
     weights
 }
 
-/// A checkpoint of the golden WideResNet-10-k, which PyTorch made.
+/// A checkpoint of the golden WideResNet-10-k, made by PyTorch.
 fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
     let weights = Weights::read(&golden(&format!("wrn-10-{widen_factor}.safetensors"))).unwrap();
     let settings = [("depth", 10.0), ("widen_factor", widen_factor as f64), ("dropout", 0.3)];

@@ -1,4 +1,4 @@
-//! Tables from files of scores.
+//! Tables from score files.
 
 use std::{fmt::Write, fs, path::Path};
 
@@ -30,7 +30,7 @@ fn scores(folder: &Path) {
 }
 
 #[test]
-fn a_table_from_a_file() {
+fn metrics_prints_a_table_for_a_score_file() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     scores(at);
@@ -62,7 +62,7 @@ fn a_table_from_a_file() {
 }
 
 #[test]
-fn the_bounds_of_a_stream_hold_the_exact_metrics() {
+fn stream_bounds_contain_the_exact_metrics() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     scores(at);
@@ -84,7 +84,7 @@ fn the_bounds_of_a_stream_hold_the_exact_metrics() {
 
 /// The files of `tests/golden/scores.py`, which NumPy wrote, with the AUROC of scikit-learn.
 #[test]
-fn files_of_numpy_give_the_area_of_scikit_learn() {
+fn numpy_files_give_the_auroc_of_scikit_learn() {
     let folder = golden("scores");
     let expected: Value = serde_json::from_slice(&fs::read(folder.join("expected.json")).unwrap()).unwrap();
     let expected = expected.as_object().unwrap();
@@ -103,7 +103,7 @@ fn files_of_numpy_give_the_area_of_scikit_learn() {
 }
 
 #[test]
-fn errors_in_a_file_are_named() {
+fn errors_in_a_score_file_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let message = |text: &str, more: &[&str]| {
@@ -147,7 +147,7 @@ fn errors_in_a_file_are_named() {
     let [table, stream] =
         [&[][..], &["--stream"]].map(|more| json(at, &[&["metrics", "a.csv"], more].concat()));
     assert_eq!((&table["accuracy"], &stream["accuracy"]), (&1.0.into(), &1.0.into()));
-    // A class that is predicted need not be the label of an image.
+    // A predicted class need not be the label of any image.
     fs::write(at.join("a.csv"), "label,score,prediction\n1,2,7\n-1,3,-1\n").unwrap();
     assert_eq!(json(at, &["metrics", "a.csv"])["accuracy"], 0.0);
     // Without predictions the other metrics are computed.
@@ -158,10 +158,10 @@ fn errors_in_a_file_are_named() {
 }
 
 #[test]
-fn what_looks_wrong_with_scores_is_said() {
+fn suspicious_scores_give_warnings() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let said = |known: i32, unknown: i32, prediction: &str| {
+    let warnings = |known: i32, unknown: i32, prediction: &str| {
         let line = |i| format!("1,{},1\n1,{},{prediction}\n-1,{},\n", known + i, known + i, unknown + i);
         let lines: String = (0..40).map(line).collect();
         fs::write(at.join("a.csv"), format!("label,score,prediction\n{lines}")).unwrap();
@@ -169,10 +169,11 @@ fn what_looks_wrong_with_scores_is_said() {
         assert!(output.status.success());
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    assert_eq!(said(0, 100, "1"), "");
+    assert_eq!(warnings(0, 100, "1"), "");
     assert!(
-        said(100, 0, "1").starts_with("the AUROC for `unknown` is below 50 %: is the score the right way")
+        warnings(100, 0, "1")
+            .starts_with("the AUROC for `unknown` is below 50 %: is the score the right way")
     );
     let expected = "no accuracy and no OSCR: known images without a prediction: 40\n";
-    assert_eq!(said(0, 100, ""), expected);
+    assert_eq!(warnings(0, 100, ""), expected);
 }

@@ -1,5 +1,5 @@
-//! Agreement with other toolkits: `tests/golden/metrics.py` and `method.py` made the numbers, and state the
-//! versions.
+//! Agreement with other toolkits: `tests/golden/metrics.py` and `method.py` computed the numbers, and state
+//! the versions.
 
 use std::{fs, path::Path};
 
@@ -53,7 +53,7 @@ fn metrics_file() -> Value {
 }
 
 #[test]
-fn every_metric_to_the_last_digit() {
+fn every_metric_matches_to_the_last_digit() {
     for golden in metrics_file()["cases"].as_array().unwrap() {
         let (known, right, unknown) = case(golden);
         let options = ReportOptions {
@@ -74,10 +74,10 @@ fn every_metric_to_the_last_digit() {
         let [low, high] = match ends.map(|ends| ends[1].as_f64().unwrap() - auroc) {
             // Without a variance of the scores the interval is 0 to 1.
             None => [0.0, 1.0],
-            // Wilson's, of none or all of the fewer images.
+            // Wilson's interval, for none or all of the smaller set's images.
             Some(_) if auroc == 0.0 => [0.0, normal / (fewest + normal)],
             Some(_) if auroc == 1.0 => [fewest / (fewest + normal), 1.0],
-            // DeLong's normal interval, whose reach is that of the logit by the chain rule.
+            // DeLong's normal interval, its reach transformed to the logit by the chain rule.
             Some(reach) => [-1.0, 1.0].map(|side| {
                 let odds = auroc / (1.0 - auroc) * (side * reach / (auroc * (1.0 - auroc))).exp();
                 odds / (1.0 + odds)
@@ -102,7 +102,7 @@ fn every_metric_to_the_last_digit() {
 
 /// The faults that `docs/metrics.md` lists: the toolkit's number and the exact one.
 #[test]
-fn where_other_toolkits_differ() {
+fn metrics_are_exact_where_other_toolkits_differ() {
     let file = metrics_file();
     let mut seen = 0;
     for fault in file["faults"].as_array().unwrap() {
@@ -208,7 +208,7 @@ fn all_close(what: &str, found: impl IntoIterator<Item = f64>, expected: &[f64],
 }
 
 #[test]
-fn losses_distances_and_scores_are_those_of_pytorch() {
+fn losses_distances_and_scores_match_pytorch() {
     let method = Golden::named("method.safetensors");
     for classes in [2, 5] {
         let of = |name: &str| format!("c{classes}.{name}");
@@ -254,7 +254,7 @@ fn losses_distances_and_scores_are_those_of_pytorch() {
 }
 
 #[test]
-fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
+fn wide_resnet_40_2_logits_match_pytorch() {
     let method = Golden::named("method.safetensors");
     let architecture = Architecture::new("wide-resnet", &[]).unwrap();
     let pixels: Vec<f32> = fill::images(4).into_iter().map(image::unit).collect();
@@ -288,7 +288,7 @@ fn the_logits_of_wide_resnet_40_2_are_those_of_pytorch() {
 }
 
 #[test]
-fn the_logits_of_large_networks_are_those_of_timm() {
+fn logits_of_large_networks_match_timm() {
     let golden = Weights::read(&golden("families.safetensors")).unwrap();
     for (name, family, settings, [height, width]) in fill::CASES {
         let architecture = Architecture::new(family, settings).unwrap();
@@ -339,7 +339,7 @@ fn a_pytorch_file_gives_the_same_network() {
 }
 
 #[test]
-fn scores_of_features_are_those_of_pytorch_ood() {
+fn feature_based_scores_match_pytorch_ood() {
     let file = Golden::named("detectors.safetensors");
     let matrix = |name: &str, columns: usize| {
         let values: Vec<f32> = file.values(name).iter().map(|&value| value as f32).collect();

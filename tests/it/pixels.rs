@@ -33,7 +33,7 @@ fn photographs_are_resized_as_in_pillow() {
 }
 
 #[test]
-fn an_image_is_resized_to_the_byte_as_in_pillow() {
+fn resizing_matches_pillow_byte_for_byte() {
     let expected = Weights::read(&golden("resize-exact.safetensors")).unwrap();
     let image = ::image::RgbImage::from_fn(97, 61, computed);
     for (height, width) in [(32, 32), (61, 97), (61, 40), (1, 1), (7, 5), (70, 120)] {
@@ -49,7 +49,7 @@ fn an_image_is_resized_to_the_byte_as_in_pillow() {
 /// The entries of a file that images.py made.
 fn entries(name: &str) -> serde_json::Map<String, Value> {
     let Value::Object(entries) = serde_json::from_slice(&fs::read(golden(name)).unwrap()).unwrap() else {
-        panic!("{name} is no object");
+        panic!("{name} is not an object");
     };
     entries
 }
@@ -72,7 +72,7 @@ fn every_kind_of_image_is_decoded_as_in_pillow() {
             "{name}"
         );
         let theirs = bytes(&expected["rgb"]);
-        // JPEG does not fix the last bits.
+        // JPEG does not specify the last bits.
         let tolerance = if name.ends_with(".jpg") { 2 } else { 0 };
         let differs = |(ours, theirs): (&u8, &u8)| ours.abs_diff(*theirs) > tolerance;
         assert!(
@@ -84,7 +84,7 @@ fn every_kind_of_image_is_decoded_as_in_pillow() {
 }
 
 #[test]
-fn images_of_every_shape_are_resized_to_the_byte_as_in_pillow() {
+fn every_shape_is_resized_byte_for_byte_as_in_pillow() {
     let mut compared = 0;
     for (shape, expected) in entries("shapes.json") {
         let (height, width) = shape.split_once('x').unwrap();
@@ -122,7 +122,7 @@ fn computed(x: u32, y: u32) -> ::image::Rgb<u8> {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn unsupported_formats_are_named() {
     let jpeg = |marker, bits, components| {
         [
             &[0xff, 0xd8, 0xff, marker, 0, 8 + 3 * components, bits, 0, 8, 0, 8, components],
@@ -202,7 +202,7 @@ fn a_short_file_cannot_claim_a_large_image() {
         let error = image::from_bytes(&file).expect_err(name).to_string();
         assert!(error.contains("13000 x 13000") || error.contains("13001 x 13001"), "{name}: {error}");
     }
-    // Long enough, but the coefficients of a progressive JPEG need 6 bytes for each pixel.
+    // Long enough, but the coefficients of a progressive JPEG need 6 bytes per pixel.
     let mut long = jpeg(0xc2);
     long.splice(long.len() - 2..long.len() - 2, vec![0; 1 << 20]);
     let error = image::from_bytes(&long).unwrap_err().to_string();

@@ -27,7 +27,7 @@ fn with_map() -> ExportOptions {
     ExportOptions { logit_map: true, threshold: ThresholdRule::Keep(0.5), ..ExportOptions::default() }
 }
 
-/// A checkpoint of the default member of a family, with weights of the formula.
+/// A checkpoint of the default member of a family, with weights from the formula.
 fn of_family(family: &str) -> Checkpoint {
     let architecture = Architecture::new(family, &[]).unwrap();
     let mut weights = Weights::new(Path::new("filled"));
@@ -57,7 +57,7 @@ fn assert_mean_is_logits(outputs: &Outputs, what: &str) {
 }
 
 #[test]
-fn the_mean_of_the_map_are_the_logits() {
+fn the_mean_of_the_map_equals_the_logits() {
     let wide = checkpoint(2, Variant::Paper);
     let precisions = [ModelPrecision::Float32, ModelPrecision::Float16, ModelPrecision::Int8];
     for precision in precisions {
@@ -88,7 +88,7 @@ fn the_mean_of_the_map_are_the_logits() {
 }
 
 #[test]
-fn places_are_scored_by_the_score_of_logits() {
+fn places_are_scored_by_a_logit_score() {
     let checkpoint = checkpoint(2, Variant::Paper);
     for (score, expected) in [
         ("msp", LogitScore::Msp),
@@ -105,7 +105,7 @@ fn places_are_scored_by_the_score_of_logits() {
         let outputs = scorer.score(checkpoint.check.images.view()).unwrap();
         let places = scorer.places(&outputs).unwrap();
         assert_eq!((places.len(), places[0].score.dim()), (4, (8, 8)));
-        // An image of one place would be scored as this place.
+        // An image of only this place would get the same score.
         let map = outputs.logit_map.as_ref().unwrap();
         let logits = Array2::from_shape_fn((1, 3), |(_, class)| map[[2, class, 5, 3]]);
         let distances = checkpoint.anchors.distances(logits.view());
@@ -126,7 +126,7 @@ fn a_network_that_flattens_has_no_map() {
 }
 
 #[test]
-fn the_command_draws_one_file_or_a_folder() {
+fn score_draws_one_map_or_a_folder_of_maps() {
     let folder = trained();
     let at = folder.path();
     images(at);
@@ -143,8 +143,8 @@ fn the_command_draws_one_file_or_a_folder() {
 
     let picture = |path: &str| image::open(at.join(path)).unwrap().into_rgb8();
     let one = ["score", "--json", "--map", "one.png", "map.onnx", "other/d.png"];
-    let said = toolkit(at, &one);
-    let json: Value = serde_json::from_str(stdout(&said)).unwrap();
+    let output = toolkit(at, &one);
+    let json: Value = serde_json::from_str(stdout(&output)).unwrap();
     let map = &json["map"];
     assert_eq!((&map["file"], &map["score"]), (&"one.png".into(), &json_score(at)));
     for rows in ["scores", "p_values", "classes"] {
@@ -154,12 +154,12 @@ fn the_command_draws_one_file_or_a_folder() {
     assert!(["ant", "bee", "cow"].contains(&map["classes"][7][7].as_str().unwrap()), "{map}");
     assert_eq!(picture("one.png").width(), 2 * 384 + 8);
 
-    // Names are kept apart, and a broken image has no picture.
+    // Equal names are kept apart, and a broken image has no map.
     fs::write(at.join("broken.png"), "no image").unwrap();
     fs::copy(at.join("other/d.png"), at.join("known/d.png")).unwrap();
-    let said =
+    let output =
         toolkit(at, &["score", "--map", "maps", "any.onnx", "other/d.png", "broken.png", "known/d.png"]);
-    assert!(error(&said).ends_with("1 of 3 images cannot be read"), "{}", error(&said));
+    assert!(error(&output).ends_with("1 of 3 images cannot be read"), "{}", error(&output));
     assert_eq!(picture("maps/other/d.png.png"), picture("one.png"));
     assert_eq!(picture("maps/known/d.png.png"), picture("one.png"));
     assert!(!at.join("maps/broken.png.png").exists());
@@ -168,11 +168,11 @@ fn the_command_draws_one_file_or_a_folder() {
         let output = toolkit(at, &[&["score", "--map"], args].concat());
         (error(&output), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let (said, all) = refused(&["new.png", "plain.onnx", "other/d.png"]);
-    assert_eq!(said, "error: `plain.onnx` has no map of logits");
+    let (message, all) = refused(&["new.png", "plain.onnx", "other/d.png"]);
+    assert_eq!(message, "error: `plain.onnx` has no map of logits");
     assert!(all.contains("hint: export the model again with --map"), "{all}");
-    let (said, _) = refused(&["new.png", "map.onnx", "other/d.png", "known/d.png"]);
-    assert_eq!(said, "error: `new.png` is one file for 2 images; give a folder with --map");
+    let (message, _) = refused(&["new.png", "map.onnx", "other/d.png", "known/d.png"]);
+    assert_eq!(message, "error: `new.png` is one file for 2 images; give a folder with --map");
     assert!(refused(&["other/d.png", "map.onnx", "other/d.png"]).0.contains("it is also an input"));
     assert!(refused(&["other", "map.onnx", "other/d.png"]).0.contains("it holds images that are scored"));
     fs::create_dir_all(at.join("other/maps")).unwrap();
@@ -185,7 +185,7 @@ fn the_command_draws_one_file_or_a_folder() {
     assert!(refused(&["none/new.png", "map.onnx", "other/d.png"]).0.contains("there is no folder `none`"));
     assert!(refused(&["map.onnx", "map.onnx", "other/d.png"]).0.contains("is not a folder"));
     assert!(!at.join("new.png").exists() && !at.join("none").exists());
-    // What could not be written leaves what was there.
+    // If no map can be drawn, the old file stays.
     let before = fs::read(at.join("one.png")).unwrap();
     fs::write(at.join("broken.jpg"), &before[..99]).unwrap();
     assert!(!toolkit(at, &["score", "--map", "one.png", "map.onnx", "broken.jpg"]).status.success());

@@ -33,10 +33,10 @@ fn toolkit_train_loads_libtorch() {
 #[test]
 fn a_missing_toolkit_train_is_an_error_with_a_hint() {
     let folder = tempfile::tempdir().unwrap();
-    // A copy has no `toolkit-train` beside it.
+    // A copy has no `toolkit-train` next to it.
     let alone = folder.path().join("toolkit");
     fs::copy(env!("CARGO_BIN_EXE_toolkit"), &alone).unwrap();
-    // A process that another test starts may hold a file open for writing that was just written.
+    // A process started by another test may still hold the file just written open for writing.
     let train = |path: &Path| loop {
         match Command::new(&alone).args(["train", "--known", "x"]).env("PATH", path).output() {
             Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {}
@@ -102,16 +102,16 @@ fn make_photos_runs_the_commands_of_the_readme() {
     assert_eq!(block.lines().collect::<Vec<_>>(), run);
 }
 
-/// Official libraries keep an identifier of the machine and send events, unless they are told not to.
+/// Official libraries keep an identifier of the machine and send events unless told not to.
 #[test]
-fn onnx_runtime_has_no_telemetry() {
+fn onnx_runtime_sends_no_telemetry() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo/textures/banded/banded_0011.png");
     let mut command = Command::new(env!("CARGO_BIN_EXE_toolkit"));
     command.args(["score", "--provider", "onnxruntime"]).arg(image).current_dir(at);
     command.env("HOME", at).env("XDG_CACHE_HOME", at.join("cache"));
-    // There is none in CI either. Some unset a variable by an empty value.
+    // There is none in CI either. Some people unset a variable by setting it to an empty value.
     let output = command.env("ORT_DISABLE_TELEMETRY", "").env_remove("CI").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let left: Vec<_> = std::fs::read_dir(at).unwrap().collect();

@@ -1,4 +1,4 @@
-//! Pages to look at: one test for each kind of input.
+//! HTML reports: one test for each kind of input.
 
 use std::{
     fs,
@@ -33,7 +33,7 @@ fn images(folder: &Path) {
     }
 }
 
-/// A run with a test of 60 known and 40 unknown images, and a log.
+/// A run tested on 60 known and 40 unknown images, with a log.
 fn run(folder: &Path) -> RunFolder {
     let run = RunFolder::create_next(&folder.join("runs")).unwrap();
     let mut checkpoint = checkpoint(2, Variant::Paper);
@@ -70,14 +70,14 @@ fn page(folder: &Path, name: &str) -> String {
     let text = fs::read_to_string(folder.join(name)).unwrap();
     assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>"), "{name}");
     for outside in ["http://", "https://", "<script", "<link", "@import"] {
-        // The name space of SVG is no address.
+        // The SVG namespace is not a link.
         assert!(!text.replace("http://www.w3.org/2000/svg", "").contains(outside), "{name}: {outside}");
     }
     text
 }
 
 #[test]
-fn a_page_about_models() {
+fn a_report_shows_models() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     images(at);
@@ -91,7 +91,7 @@ fn a_page_about_models() {
     let text = page(at, "a.html");
     let verdict = printed.lines().next().unwrap();
     assert!(verdict.starts_with("Names ") && verdict.contains(" of other and "), "{verdict}");
-    // On the page numbers stay together with their unit and their interval.
+    // On the page, numbers stay together with their unit and their interval.
     let words = text.replace("<span class=\"whole\">(", "(").replace(")</span>", ")").replace('\u{a0}', " ");
     assert!(words.contains(&format!("<p class=\"verdict\">{verdict}</p>")), "{verdict}");
     assert!(printed.contains("caution: There are only 3 known images"), "{printed}");
@@ -156,7 +156,7 @@ fn a_page_about_models() {
 }
 
 #[test]
-fn a_page_about_scores() {
+fn a_report_shows_scores() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let mut text = "set,image,label,prediction,score\n".to_owned();
@@ -185,7 +185,7 @@ fn a_page_about_scores() {
         assert!(page_text.contains(part), "{part}");
     }
 
-    // A pipe is read once.
+    // A pipe can be read only once.
     #[cfg(unix)]
     {
         let mut report = Command::new(env!("CARGO_BIN_EXE_toolkit"));
@@ -196,14 +196,14 @@ fn a_page_about_scores() {
         assert!(page(at, "piped.html").contains("u/4"));
     }
 
-    // Names from elsewhere are shown below the folder that all have in common.
+    // Names from elsewhere are shown relative to their common folder.
     let elsewhere = text.replace(",k/", ",/home/bob/data/k/").replace(",u/", r",C:\Users\bob\u\");
     fs::write(at.join("elsewhere.csv"), elsewhere).unwrap();
     stdout(&toolkit(at, &["report", "elsewhere.csv", "-o", "elsewhere.html", "--resamples", "0"]));
     let elsewhere = page(at, "elsewhere.html");
     assert!(!elsewhere.contains("bob") && elsewhere.contains("title=\"5"), "no folder of another machine");
 
-    // Without predictions, names and threshold the rest is there.
+    // Without predictions, names and a threshold, the rest is still there.
     let bare: String = text
         .lines()
         .map(|line| line.split(',').collect::<Vec<_>>())
@@ -241,7 +241,7 @@ fn a_page_about_scores() {
 }
 
 #[test]
-fn a_page_about_a_run() {
+fn a_report_shows_a_run() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let run = run(at);
@@ -271,7 +271,7 @@ fn a_page_about_a_run() {
 }
 
 #[test]
-fn results_are_told_apart_by_as_many_folders_as_it_takes() {
+fn results_are_named_by_as_many_folders_as_needed() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     images(at);
@@ -304,7 +304,7 @@ fn results_are_told_apart_by_as_many_folders_as_it_takes() {
 }
 
 #[test]
-fn outputs_replace_no_input_and_no_other_output() {
+fn outputs_never_replace_inputs_or_other_outputs() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     images(at);
@@ -341,14 +341,14 @@ fn outputs_replace_no_input_and_no_other_output() {
     let help = toolkit(at, &["report", "--help"]);
     let help = stdout(&help).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("By default the newest model in the current folder, else"), "{help}");
-    // Without a name, the model that is read is the newest.
+    // Without a name, the newest model is read.
     let found = error(&toolkit(at, &["report", "-o", "model.onnx"]));
     assert!(found.contains("cannot write `model.onnx`: it is also an input"), "{found}");
     assert!(files() == before);
 }
 
 #[test]
-fn a_page_about_many_sets_says_what_it_leaves_out() {
+fn a_report_on_many_sets_says_what_it_leaves_out() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let unit = |i: u64| fill::unit(fill::splitmix64(i));
@@ -363,7 +363,7 @@ fn a_page_about_many_sets_says_what_it_leaves_out() {
     stdout(&toolkit(at, &["report", "scores.csv", "--threshold", "0.9", "--resamples", "0"]));
     let text = page(at, "report.html");
     assert!(text.contains("The first 200 of 2500 unknown sets."));
-    // The rows of all sets are there all the same.
+    // The rows for all sets together are still there.
     for row in ["mean", "all"] {
         assert!(text.contains(&format!("<th scope=\"row\"><bdi>{row}</bdi></th>")), "{row}");
     }

@@ -26,7 +26,7 @@ fn exported(checkpoint: &Checkpoint, input: InputForm, batch: Option<usize>) -> 
     model_file(checkpoint, &ExportOptions { input, batch, threshold, ..ExportOptions::default() })
 }
 
-/// Photographs of many shapes, some of the same.
+/// Photographs of many shapes, some of them equal.
 fn photographs() -> Vec<RgbImage> {
     let mut photographs = Vec::new();
     for (name, sizes) in [
@@ -57,7 +57,7 @@ fn assert_close(found: &Outputs, expected: &Outputs, what: &str) {
 }
 
 #[test]
-fn images_of_any_size_are_decided_as_by_the_plain_model() {
+fn a_model_that_resizes_agrees_with_the_plain_one() {
     let photographs = photographs();
     for (fit, filter) in [
         (Fit::Stretch, Filter::Bilinear),
@@ -78,7 +78,7 @@ fn images_of_any_size_are_decided_as_by_the_plain_model() {
                 let scorer = Scorer::from_bytes(&model, provider).unwrap();
                 let found = scorer.score_originals(&photographs).unwrap();
                 assert_close(&found, &expected, &what);
-                // The bytes are the same, and tract computes one image like another.
+                // The bytes are the same, and tract computes every image in the same way.
                 if provider == Provider::Cpu && batch.is_none() {
                     assert_eq!(found, expected, "{what}");
                 }
@@ -100,7 +100,7 @@ fn images_of_any_size_are_decided_as_by_the_plain_model() {
 }
 
 #[test]
-fn tensors_may_be_stored_otherwise() {
+fn tensors_may_be_stored_in_typed_fields() {
     const INT64: i32 = 7;
     let file = exported(&checkpoint(1, Variant::Paper), InputForm::AnySize, None);
     let mut model = ModelProto::decode(&file[..]).unwrap();
@@ -124,11 +124,11 @@ fn tensors_may_be_stored_otherwise() {
 }
 
 #[test]
-fn a_model_that_resizes_in_another_way_is_told() {
+fn a_model_that_resizes_differently_fails_verification() {
     let file = exported(&checkpoint(1, Variant::Paper), InputForm::AnySize, None);
     let mut model = ModelProto::decode(&file[..]).unwrap();
     let constants = &mut model.graph.as_mut().unwrap().initializer;
-    // Bytes are rounded down in place of to the nearest; images of the input's size stay as they are.
+    // Bytes are rounded down instead of to the nearest; images of the input's size stay as they are.
     let half = constants.iter_mut().find(|tensor| tensor.name == "cac/resize/float/0.5").unwrap();
     half.raw_data = 0.0_f32.to_le_bytes().to_vec();
     let changed = model.encode_to_vec();
@@ -145,7 +145,7 @@ fn a_model_that_resizes_in_another_way_is_told() {
 #[test]
 fn both_orders_of_resizing_are_verified() {
     let file = exported(&checkpoint(1, Variant::Paper), InputForm::AnySize, None);
-    // Images of the model's own size take the second.
+    // Images of the model's own size take the second branch.
     for (branch, expected) in
         ["norms of the logits after resizing", "norms of the logits"].into_iter().enumerate()
     {
@@ -174,16 +174,16 @@ fn an_empty_image_is_black() {
 }
 
 #[test]
-fn every_command_takes_a_model_that_resizes() {
+fn every_command_accepts_a_model_that_resizes() {
     let folder = trained();
     let at = folder.path();
     images(at);
     stdout(&toolkit(at, &["export", "plain.onnx", "--input", "u8", "--threshold", "1.5"]));
     let export = ["export", "any.onnx", "--resize", "--threshold", "1.5", "--triton", "models"];
-    let said = toolkit(at, &export);
+    let output = toolkit(at, &export);
     let line =
         "resizing with tract: 0 of 27648 values differ from the toolkit's, on 9 images of other sizes\n";
-    assert!(stdout(&said).contains(line), "{}", stdout(&said));
+    assert!(stdout(&output).contains(line), "{}", stdout(&output));
 
     let text = toolkit(at, &["inspect", "any.onnx"]);
     for line in [
@@ -202,13 +202,13 @@ fn every_command_takes_a_model_that_resizes() {
     assert!(config.contains("data_type: TYPE_UINT8 dims: [ -1, -1, 3 ]"), "{config}");
 
     let data = ["--known", "known", "--unknown", "other=other", "--unknown", "uniform-noise:5", "--json"];
-    let said = toolkit(at, &[&["eval", "plain.onnx", "any.onnx"], &data[..]].concat());
-    let second: Value = serde_json::from_str(stdout(&said).lines().nth(1).unwrap()).unwrap();
+    let output = toolkit(at, &[&["eval", "plain.onnx", "any.onnx"], &data[..]].concat());
+    let second: Value = serde_json::from_str(stdout(&output).lines().nth(1).unwrap()).unwrap();
     let agreement = &second["agreement"];
     assert_eq!(agreement["greatest_score_difference"], 0.0, "{agreement}");
     assert_eq!((&agreement["label_flips"], &agreement["unknown_flips"]), (&0.into(), &0.into()));
 
-    // A fixed batch is filled with as many images, and a second input is no hindrance.
+    // A fixed batch is filled with as many images as it takes, and a second input does no harm.
     let export =
         ["export", "open.onnx", "--resize", "--threshold", "1.5", "--threshold-input", "--batch", "64"];
     stdout(&toolkit(at, &export));
@@ -217,8 +217,8 @@ fn every_command_takes_a_model_that_resizes() {
 
     let photograph = golden("images/bumpy_0176.jpg");
     let score = |model: &str| {
-        let said = toolkit(at, &["score", "--json", model, photograph.to_str().unwrap()]);
-        stdout(&said).to_owned()
+        let output = toolkit(at, &["score", "--json", model, photograph.to_str().unwrap()]);
+        stdout(&output).to_owned()
     };
     assert_eq!(score("any.onnx"), score("plain.onnx"));
     assert_eq!(score("open.onnx"), score("plain.onnx"));
@@ -229,7 +229,7 @@ fn every_command_takes_a_model_that_resizes() {
 }
 
 #[test]
-fn what_cannot_be_resized_in_the_graph_is_an_error() {
+fn invalid_uses_of_resize_are_errors() {
     let folder = trained();
     let at = folder.path();
     let floats = error(&toolkit(at, &["export", "m.onnx", "--resize", "--input", "f32"]));
@@ -243,7 +243,7 @@ fn what_cannot_be_resized_in_the_graph_is_an_error() {
     assert_eq!(tiny, "error: crop = 0.0001: enlarges images to more pixels than an image may have");
     assert!(!at.join("i.onnx").exists());
 
-    // The metadata and the graph must say the same.
+    // The metadata and the graph must agree.
     let model = |input| exported(&checkpoint(1, Variant::Paper), input, None);
     let changed = |bytes: &[u8], change: &dyn Fn(&mut ModelProto)| {
         let mut model = ModelProto::decode(bytes).unwrap();

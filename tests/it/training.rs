@@ -47,7 +47,7 @@ fn images(at: &Path, folder: &str, colour: [u8; 3], count: u32) {
     }
 }
 
-/// A short training, in float32 on every processor.
+/// A short training run, in float32 on every processor.
 const SMALL: [&str; 17] = [
     "train",
     "--known",
@@ -124,7 +124,7 @@ fn from_images_to_verdicts() {
             (&44.into(), &"colours".into())
         );
         let tested = &epochs.iter().rfind(|epoch| epoch["best"] == true).unwrap()["report"]["rows"][0];
-        // The table of an epoch has no intervals, the final one has.
+        // The table of an epoch has no intervals, the final one does.
         assert!(tested.get("intervals").is_none() && text.contains("95 % interval"), "{text}");
 
         stdout(&toolkit(at, &["export", "model.onnx"]));
@@ -165,11 +165,11 @@ fn timeless(log: &Path) -> Vec<Value> {
     events
 }
 
-// Together these settings cover everything that has a state or is random.
+// Together, these settings cover everything that is stateful or random.
 
 #[test]
 fn a_run_killed_at_any_moment_resumes_to_the_same_weights() {
-    goes_on_to_the_same_weights(
+    resumes_to_the_same_weights(
         "--ema=0.9 --augment=affine --optimizer=sgd --learning-rate=0.01 --schedule=one-cycle \
          --pixmix=0.5 --outliers=scrambled --batch-size=2 --json",
     );
@@ -177,27 +177,27 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_weights() {
 
 #[test]
 fn a_killed_run_with_adam_and_dropout_resumes_to_the_same_weights() {
-    goes_on_to_the_same_weights(
+    resumes_to_the_same_weights(
         "--optimizer=adam --schedule=cosine --dropout=0.3 --trim=0.3 --outliers=none --batch-size=4 --json",
     );
 }
 
 #[test]
 fn a_killed_run_with_frozen_layers_resumes_to_the_same_weights() {
-    goes_on_to_the_same_weights(
+    resumes_to_the_same_weights(
         "--freeze --backbone backbone --ema=0.9 --outliers=scrambled --batch-size=4 --test-every=1 --json",
     );
 }
 
 #[test]
 fn a_killed_run_with_two_learning_rates_resumes_to_the_same_weights() {
-    goes_on_to_the_same_weights(
+    resumes_to_the_same_weights(
         "--backbone backbone --backbone-rate=0.2 --batch-norm=running --augment=resized-crop --optimizer=muon \
          --batch-size=4 --json",
     );
 }
 
-fn goes_on_to_the_same_weights(recipe: &str) {
+fn resumes_to_the_same_weights(recipe: &str) {
     use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
     use std::io::{BufRead, BufReader};
 
@@ -261,13 +261,13 @@ fn goes_on_to_the_same_weights(recipe: &str) {
     assert!(stdout(&again).contains("accuracy"));
 }
 
-/// The files of features in a run folder.
+/// The feature files in a run folder.
 fn features_in(run: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(run).unwrap().map(|file| file.unwrap().path());
     files.filter(|file| file.extension().is_some_and(|extension| extension == "npy")).collect()
 }
 
-/// The tensors of a run's best network, but for those of the last layer.
+/// The tensors of a run's best network, except those of the last layer.
 fn backbone_of(run: &Path) -> Vec<(String, Vec<f32>)> {
     let network = checkpoint_of(run).network;
     let names = network.names().filter(|name| !name.starts_with("fc.")).map(str::to_owned);
@@ -333,7 +333,7 @@ fn the_last_layer_is_trained_on_features_that_are_computed_once() {
         let read = |run: &str| fs::read(at.join(run).join(file)).unwrap();
         assert!(read("runs/first") == read("runs/again"), "{file}");
     }
-    // Other images need others.
+    // Other images need other features.
     images(&at.join("colours/train"), "red", [201, 30, 30], 1);
     assert!(kinds(&frozen("runs/changed", &[])).contains(&"features".to_owned()));
 }
@@ -373,7 +373,7 @@ fn outliers_from_a_folder_have_features_too() {
 }
 
 #[test]
-fn a_backbone_that_has_seen_held_out_images_takes_the_promise_away() {
+fn a_backbone_trained_on_held_out_images_voids_the_promise() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -388,18 +388,18 @@ fn a_backbone_that_has_seen_held_out_images_takes_the_promise_away() {
         let args = ["--epochs", "1", "--seed", seed, "--backbone", backbone, "--run", "second"];
         let output = toolkit(at, &[&SMALL[..], &args].concat());
         stdout(&output);
-        let said =
+        let warned =
             String::from_utf8_lossy(&output.stderr).contains("was trained on images that are now held out");
         stdout(&toolkit(at, &["export", "--run", "second", "m.onnx"]));
         let threshold = Inspection::open(&at.join("m.onnx")).unwrap().manifest.decision.threshold.unwrap();
-        assert_eq!((said, threshold.kept_at_least.is_none()), (is_seen, is_seen), "{backbone} {seed}");
+        assert_eq!((warned, threshold.kept_at_least.is_none()), (is_seen, is_seen), "{backbone} {seed}");
         fs::remove_dir_all(at.join("second")).unwrap();
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn training_images_are_no_test_images() {
+fn training_images_cannot_be_test_images() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -410,7 +410,7 @@ fn training_images_are_no_test_images() {
 }
 
 #[test]
-fn a_backbone_moves_as_far_as_its_share_lets_it() {
+fn backbone_rate_and_batch_norm_control_what_changes() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -438,7 +438,7 @@ fn a_backbone_moves_as_far_as_its_share_lets_it() {
 }
 
 #[test]
-fn settings_that_frozen_layers_rule_out_are_refused() {
+fn settings_incompatible_with_frozen_layers_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -468,7 +468,7 @@ fn settings_that_frozen_layers_rule_out_are_refused() {
 }
 
 #[test]
-fn a_damaged_state_falls_back_on_the_one_before() {
+fn a_damaged_state_falls_back_to_the_previous_one() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -508,7 +508,7 @@ fn a_damaged_state_falls_back_on_the_one_before() {
         );
         saved.into_iter().for_each(|(path, bytes)| fs::write(path, bytes).unwrap());
     }
-    // A damaged state does not stay in place of one before it.
+    // A damaged state is not kept instead of an earlier one.
     let damaged = at.join("run/state-000099-00000000.safetensors");
     fs::write(&damaged, "damaged").unwrap();
     stdout(&toolkit(at, &["train", "--resume", "run"]));
@@ -534,7 +534,7 @@ fn a_test_image_that_moves_to_the_next_set_is_noticed() {
 }
 
 #[test]
-fn no_class_is_called_unknown() {
+fn no_class_may_be_called_unknown() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -568,7 +568,7 @@ fn a_run_is_not_replaced() {
     assert!(message.contains("hint: resume it with `toolkit train --resume 'a run'`, or"), "{message}");
     assert!(files() == before);
 
-    // Nor are the settings that it would begin with.
+    // Nor are the settings that it would start with.
     fs::create_dir(at.join("settings")).unwrap();
     fs::write(at.join("settings/settings.toml"), "# mine\nseed = 5\n").unwrap();
     let refused = toolkit(at, &["train", "--config", "settings/settings.toml", "--run", "settings"]);
@@ -588,7 +588,7 @@ fn a_run_is_not_replaced() {
 }
 
 #[test]
-fn a_run_stopped_after_its_last_epoch_resumes_to_the_features() {
+fn a_run_stopped_after_its_last_epoch_resumes_with_the_features() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -614,7 +614,7 @@ fn a_run_stopped_after_its_last_epoch_resumes_to_the_features() {
 }
 
 #[test]
-fn a_checkpoint_that_cannot_be_written_ends_the_run_and_its_states_stay() {
+fn an_unwritable_checkpoint_ends_the_run_and_keeps_its_states() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -646,7 +646,7 @@ fn a_checkpoint_that_cannot_be_written_ends_the_run_and_its_states_stay() {
 fn a_run_that_cannot_be_saved_ends_before_it_trains() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    // Nobody can make a folder there, not even root. The data does not exist either, which is found later.
+    // Nobody can create a folder there, not even root. The data does not exist either, which is found later.
     let error = crate::commands::error(&toolkit(at, &["train", "--known", "missing", "--run", "/proc/run"]));
     assert!(error.starts_with("error: cannot write `/proc/run`: "), "{error}");
 
@@ -663,7 +663,7 @@ fn a_run_that_cannot_be_saved_ends_before_it_trains() {
     let error = crate::commands::error(&output);
     assert!(error.starts_with("error: cannot write `run/state-000001-00000000.safetensors`: "), "{error}");
     assert!(!String::from_utf8_lossy(&output.stderr).contains("training on"));
-    // With space, the same call trains.
+    // With enough space, the same command trains.
     stdout(&toolkit(at, &[&SMALL[..], &["--epochs=1", "--run", "run"]].concat()));
 }
 
@@ -844,7 +844,7 @@ fn cross_entropy_makes_a_backbone() {
     let last = events.last().unwrap();
     assert_eq!((&last["event"], &last["report"]["accuracy"]), (&"finished".into(), &1.0.into()));
     assert!(last["report"]["intervals"]["accuracy"].is_array());
-    // The run gives a model, with a score of the logits, and a backbone.
+    // The run yields a model, with a logit score, and a backbone.
     let exported = toolkit(at, &["export", "plain.onnx", "--run", "plain", "--json"]);
     let exported: Value = serde_json::from_str(stdout(&exported)).unwrap();
     assert_eq!(
@@ -987,13 +987,13 @@ fn a_cifar_net_learns_from_random_weights() {
     assert!(recipe["optimizer"] == "muon" && (rate - 0.3).abs() < 1e-12, "{recipe}");
     assert_eq!(recipe["outlier_share"], 0.125);
 
-    // Each filter of the first convolution has a second one of the other sign.
+    // Each filter of the first convolution has a counterpart of opposite sign.
     let filters_of =
         |run: &str| checkpoint_of(&at.join(run)).network.get("whiten.weight").unwrap().values.clone();
     let filters = filters_of("run");
     let (half, other) = filters.split_at(12 * 12);
     assert!(half.iter().any(|&value| value.abs() > 1.0) && half.iter().zip(other).all(|(a, b)| *a == -b));
-    // They stay as they are, with other images, too.
+    // They stay as they are, even with other images.
     fs::rename(at.join("colours/train/red"), at.join("colours/train/dark")).unwrap();
     fs::rename(at.join("colours/test/red"), at.join("colours/test/dark")).unwrap();
     images(&at.join("colours/train"), "red", [90, 10, 10], 32);
@@ -1025,7 +1025,7 @@ fn the_same_seed_gives_the_same_bytes() {
         assert!(bytes("a") == bytes("b"), "{file}: equal seeds");
         assert!(bytes("a") != bytes("c"), "{file}: different seeds");
     }
-    // The model states what else decides about the bits.
+    // The model states what else determines the bits.
     let inspected = toolkit(at, &["inspect", "a.onnx", "--json"]);
     let manifest = &serde_json::from_str::<Value>(stdout(&inspected)).unwrap()["manifest"];
     assert!(manifest["checked_with"].as_str().unwrap().starts_with("tract "), "{manifest}");
@@ -1036,7 +1036,7 @@ fn the_same_seed_gives_the_same_bytes() {
 }
 
 #[test]
-fn concurrent_runs_take_different_folders() {
+fn concurrent_runs_use_different_folders() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -1124,7 +1124,7 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
 }
 
 #[test]
-fn wrong_settings_are_refused_before_anything_is_written() {
+fn invalid_settings_are_refused_before_anything_is_written() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -1194,7 +1194,7 @@ fn wrong_settings_are_refused_before_anything_is_written() {
 }
 
 #[test]
-fn images_that_cannot_be_read_are_listed_before_training_or_left_out() {
+fn unreadable_images_are_listed_before_training_or_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
@@ -1219,7 +1219,7 @@ fn images_that_cannot_be_read_are_listed_before_training_or_left_out() {
     assert_eq!(facts_of(&at.join("run"))["training"]["skipped"], 3);
     assert_eq!(facts_of(&at.join("run"))["training"]["images"], 44);
 
-    // Of a set something must be left.
+    // Something must be left of each set.
     fs::create_dir(at.join("broken")).unwrap();
     fs::write(at.join("broken/bad.png"), "no image").unwrap();
     for of_set in [["--outliers", "broken"], ["--unknown", "other=broken"]] {
@@ -1269,7 +1269,7 @@ fn test_images_are_held_out_of_class_folders() {
     assert_eq!(resumed.status.code(), Some(2));
     stdout(&toolkit(at, &["train", "--resume", "run"]));
 
-    // Exactly the images that are not for tests calibrate an export.
+    // An export is calibrated on exactly the images that are not for tests.
     stdout(&toolkit(
         at,
         &["export", "--run", "run", "m.onnx", "--precision", "f16", "--calibration-images", "64"],
@@ -1285,18 +1285,21 @@ fn test_images_are_held_out_of_class_folders() {
             fs::read_to_string(at.join("s.csv")).unwrap(),
         )
     };
-    let (count, said, scores) = tested(&[]);
-    assert_eq!((count, said.contains("trained on")), (16, false), "{said}");
+    let (count, stderr, scores) = tested(&[]);
+    assert_eq!((count, stderr.contains("trained on")), (16, false), "{stderr}");
     let images_of = |scores: &str| {
         let known = scores.lines().filter(|line| line.starts_with("known,"));
         known.map(|line| line.split(',').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
     };
     let (_, _, again) = tested(&["--known", "colours", "--held-out-test", "0.2"]);
     assert_eq!(images_of(&scores), images_of(&again));
-    let (count, said, _) = tested(&["--known", "colours"]);
-    assert!(count == 80 && said.contains("trained on some of these images; `--held-out-test 0.2`"), "{said}");
+    let (count, stderr, _) = tested(&["--known", "colours"]);
+    assert!(
+        count == 80 && stderr.contains("trained on some of these images; `--held-out-test 0.2`"),
+        "{stderr}"
+    );
 
-    // Weights of others are calibrated on the other images.
+    // Imported weights are calibrated on the remaining images.
     stdout(&toolkit(at, &["export", "--run", "run", "w.safetensors"]));
     let import = |more: &[&str]| {
         toolkit(at, &[&["import", "w.safetensors", "i.onnx", "--known", "colours"], more].concat())
@@ -1306,14 +1309,14 @@ fn test_images_are_held_out_of_class_folders() {
     let text = stdout(&imported);
     assert!(text.contains("compared with f32 on 64 training images"), "{text}");
 
-    // One image more, and as many test images, which are others.
+    // One more image, and as many test images, but different ones.
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/00.png")).unwrap();
-    let (count, said, _) = tested(&[]);
-    assert!(count == 16 && said.contains("`colours` has changed since the training"), "{said}");
+    let (count, stderr, _) = tested(&[]);
+    assert!(count == 16 && stderr.contains("`colours` has changed since the training"), "{stderr}");
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newer.png")).unwrap();
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newest.png")).unwrap();
-    let (count, said, _) = tested(&[]);
-    assert!(count == 17 && said.contains("`colours` has changed since the training"), "{said}");
+    let (count, stderr, _) = tested(&[]);
+    assert!(count == 17 && stderr.contains("`colours` has changed since the training"), "{stderr}");
     let changed = toolkit(at, &["train", "--resume", "run"]);
     assert!(String::from_utf8_lossy(&changed.stderr).contains("cannot resume `run`"));
 }
@@ -1322,7 +1325,7 @@ fn test_images_are_held_out_of_class_folders() {
 fn divergence_ends_the_run() {
     let folder = tempfile::tempdir().unwrap();
     two_colours(folder.path());
-    // Without held-out images there is no loss of theirs, and few steps leave the loss of training finite.
+    // Without held-out images there is no held-out loss, and after few steps the training loss is finite.
     for (run, settings) in [
         ("loss", &["--learning-rate", "1e30"][..]),
         ("weights", &["--learning-rate", "1e38", "--held-out", "0", "--epochs", "1", "--batch-size", "64"]),
@@ -1355,7 +1358,7 @@ fn ctrl_c_saves_the_current_weights() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // From this event on the run can be resumed.
+    // From this event on, the run can be resumed.
     let mut events = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(events.any(|line| line.unwrap().contains("\"event\":\"start\"")));
     let pid = child.id().to_string();
@@ -1368,7 +1371,7 @@ fn ctrl_c_saves_the_current_weights() {
             && text.contains("hint: resume with `toolkit train --resume runs/1`"),
         "{text}"
     );
-    // As many epochs as are finished.
+    // The checkpoint holds as many epochs as were finished.
     let epoch = text.split("error: interrupted in epoch ").nth(1).unwrap().lines().next().unwrap();
     let last = Checkpoint::read(&RunFolder::new(at.join("runs/1")).checkpoint(CheckpointKind::Last)).unwrap();
     let finished: Option<usize> = last.facts.training.unwrap().get("epoch");

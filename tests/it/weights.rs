@@ -19,7 +19,7 @@ use crate::{
 
 /// How the server answers a request.
 enum Answer {
-    /// With the file, from the byte that is asked for.
+    /// With the file, from the requested byte on.
     File,
     /// With the head and the first bytes of the file.
     BreakOff(usize),
@@ -100,7 +100,7 @@ fn put(at: &Path, name: &str, content: &[u8]) -> PathBuf {
 }
 
 #[test]
-fn weights_are_listed_with_what_is_known_of_them() {
+fn list_shows_what_is_known_about_each_file() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let kept = put(at, "imagenet32-nocifar.pt", b"weights");
@@ -166,7 +166,7 @@ fn files_under_earlier_names_stay_valid() {
 }
 
 #[test]
-fn a_mirror_serves_paths_by_name_and_then_by_alias() {
+fn a_mirror_is_asked_by_name_and_then_by_alias() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let file = fs::read(golden("wrn-10-1.safetensors")).unwrap();
@@ -179,14 +179,14 @@ fn a_mirror_serves_paths_by_name_and_then_by_alias() {
         served.join().unwrap(),
         ["GET /timm/resnet50.a1_in1k.safetensors", "GET /resnet50.a1_in1k.safetensors"]
     );
-    let said = stderr(&output);
+    let text = stderr(&output);
     let line = format!(
         "downloading timm/resnet50.a1_in1k (about 102 MB) from {url}/timm/resnet50.a1_in1k.safetensors to `{}`\n",
         place.display()
     );
-    assert!(said.contains(&line), "{said}");
+    assert!(text.contains(&line), "{text}");
 
-    // The input is that of the weights, and flags come before.
+    // The input is that of the weights unless flags override it.
     for (flags, size) in [(&[][..], 224), (&["--size", "32"], 32)] {
         let import = ["import", "resnet50.a1_in1k", "model.onnx", "--score", "msp", "--threshold", "-0.5"];
         stdout(&toolkit(at, &[&import, flags].concat(), NOWHERE));
@@ -204,7 +204,7 @@ fn interrupted_downloads_are_resumed() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let file = fs::read(golden("wrn-10-1.safetensors")).unwrap();
-    // The alias is asked for after the first fault; what came is kept.
+    // The alias is requested after the first failure; what arrived is kept.
     let (url, served) = serve(file.clone(), vec![Answer::BreakOff(5000), Answer::Missing, Answer::File]);
     let fetch = || toolkit(at, &["weights", "fetch", "timm/resnet34.a1_in1k"], &url);
     assert!(error(&fetch()).starts_with(&format!("error: cannot fetch `{url}/timm/resnet34.a1_in1k")));
@@ -216,7 +216,7 @@ fn interrupted_downloads_are_resumed() {
     let asked = [path, "GET /resnet34.a1_in1k.safetensors bytes=5000-", &format!("{path} bytes=5000-")];
     assert_eq!(served.join().unwrap(), asked);
 
-    // What came first must stay the same.
+    // What was downloaded first must stay the same.
     let verify = |args: &[&str]| toolkit(at, &[&["weights", "verify"], args].concat(), NOWHERE);
     let line = format!(
         "timm/resnet34.a1_in1k: `{}` has the recorded SHA-256; none is published in full\n",
@@ -234,7 +234,7 @@ fn interrupted_downloads_are_resumed() {
     assert!(stderr(&output).ends_with(&hint), "{}", stderr(&output));
     assert!(error(&fetch()).contains("has changed or is damaged"));
 
-    // What holds no weights is not recorded.
+    // A file without weights is not recorded.
     fs::remove_file(format!("{}.sha256", place.display())).unwrap();
     fs::write(&place, "garbage").unwrap();
     let output = verify(&[]);
@@ -243,15 +243,15 @@ fn interrupted_downloads_are_resumed() {
 }
 
 #[test]
-fn other_files_and_pages_are_not_kept() {
+fn wrong_files_and_html_pages_are_not_kept() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let file = fs::read(golden("checkpoints/wrn.pt")).unwrap();
-    let nothing = |name: &str| {
+    let assert_empty = |name: &str| {
         let folder = cache(at).join(name).parent().unwrap().to_owned();
         assert_eq!(fs::read_dir(folder).unwrap().count(), 0, "{name}");
     };
-    // Of one only the first digits are published.
+    // For one of them, only the first digits of its SHA-256 are published.
     for (name, path, expected) in [
         ("torchvision/resnet18/imagenet1k-v1", "torchvision/resnet18/imagenet1k-v1.pth", "f37072fd..."),
         ("wrn-40-2/cifar10/oe/s0", "wrn-40-2/cifar10/oe/s0.pt", "4b018f801843365c"),
@@ -264,25 +264,25 @@ fn other_files_and_pages_are_not_kept() {
             "{message}"
         );
         assert!(message.contains(&format!(", expected {expected}")), "{message}");
-        nothing(path);
+        assert_empty(path);
     }
     let (url, served) = serve(file, vec![Answer::Page]);
     let message =
         error(&toolkit(at, &["import", "torchvision/resnet34/imagenet1k-v1", "m.onnx"], &url)).to_owned();
     served.join().unwrap();
     assert!(message.ends_with("the server sent an HTML page in place of the file"), "{message}");
-    nothing("torchvision/resnet34/imagenet1k-v1.pth");
-    // Of another nothing is published.
+    assert_empty("torchvision/resnet34/imagenet1k-v1.pth");
+    // For another one, none is published.
     let (url, served) = serve(vec![0], vec![Answer::Text, Answer::Text]);
     let message = error(&toolkit(at, &["weights", "fetch", "timm/resnet18.a1_in1k"], &url)).to_owned();
     served.join().unwrap();
     let reason = "timm/resnet18.a1_in1k.safetensors`: it is plain text: `quota exceeded`; ";
     assert!(message.contains(reason), "{message}");
-    nothing("timm/resnet18.a1_in1k.safetensors");
+    assert_empty("timm/resnet18.a1_in1k.safetensors");
 }
 
 #[test]
-fn processes_that_fetch_at_once_download_once() {
+fn concurrent_fetches_download_once() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let (url, served) = serve(fs::read(golden("checkpoints/wrn.pt")).unwrap(), vec![Answer::File]);
@@ -296,7 +296,7 @@ fn processes_that_fetch_at_once_download_once() {
 }
 
 #[test]
-fn without_a_network_the_error_says_how_to_bring_the_file() {
+fn offline_errors_say_where_to_put_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let place = cache(at).join("timm/tf_efficientnet_lite0.in1k.safetensors");
@@ -321,7 +321,7 @@ fn without_a_network_the_error_says_how_to_bring_the_file() {
 }
 
 #[test]
-fn similar_names_are_told() {
+fn similar_names_are_suggested() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let output = toolkit(at, &["import", "resnet50.a2_in1k", "m.onnx"], NOWHERE);
@@ -332,7 +332,7 @@ fn similar_names_are_told() {
     let output = toolkit(at, &["weights", "fetch", "imagenet-32"], NOWHERE);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("similar names: imagenet32, "), "{}", stderr(&output));
-    // A name of a file is one.
+    // A name with the extension of a weight file is a file.
     assert!(
         error(&toolkit(at, &["import", "resnet50.pth", "m.onnx"], NOWHERE))
             .contains("cannot read `resnet50.pth`")

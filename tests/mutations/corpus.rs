@@ -1,5 +1,4 @@
-//! The files that are mutated, for each reader: small golden files, and smaller ones of this library's
-//! writers.
+//! The files that are mutated, for each reader: small golden files, and smaller ones written by this library.
 
 use std::{
     fs,
@@ -26,7 +25,7 @@ use ndarray::{Array2, Array4};
 /// The longest golden file that is mutated: short files are mutated fast, and in the places that matter.
 const MAX_BYTES: u64 = 40_000;
 
-/// The files that a reader must accept, or at least one of them, and files that once were at fault.
+/// Files that a reader should accept, at least one of which it must, and files that once made it fail.
 pub fn of(target: &str) -> Vec<Vec<u8>> {
     let mut files = match target {
         "archive" => archives(),
@@ -91,12 +90,12 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
     files
 }
 
-/// The bytes of a file of the repository.
+/// The bytes of a file in the repository.
 fn read(path: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The files of a folder of the repository that are not longer than this, sorted by name.
+/// The files in a folder of the repository that are not longer than this, sorted by name.
 fn folder(path: &str, longest: u64) -> Vec<Vec<u8>> {
     let Ok(entries) = Path::new(env!("CARGO_MANIFEST_DIR")).join(path).read_dir() else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -105,7 +104,7 @@ fn folder(path: &str, longest: u64) -> Vec<Vec<u8>> {
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
-/// The golden files of a folder that are models or weights of PyTorch.
+/// The golden files in a folder that are models or PyTorch weights.
 fn golden(name: &str) -> Vec<Vec<u8>> {
     let mut files = folder(&format!("tests/golden/{name}"), MAX_BYTES);
     let is_meant =
@@ -135,13 +134,13 @@ fn idx() -> Vec<Vec<u8>> {
     vec![[&b"\0\0\x08\x03\0\0\0\x02\0\0\0\x03\0\0\0\x04"[..], &[7; 24]].concat()]
 }
 
-/// An array of NumPy.
+/// A NumPy array.
 fn npy(kind: &str, shape: &str, values: &[u8]) -> Vec<u8> {
     let text = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({shape}), }}\n");
     [b"\x93NUMPY\x01\0", &(text.len() as u16).to_le_bytes()[..], text.as_bytes(), values].concat()
 }
 
-/// What a writer of files writes.
+/// The file that a writer writes.
 fn written(write: impl FnOnce(&Path) -> cac::Result<()>) -> Vec<u8> {
     written_as("file", write)
 }

@@ -4,7 +4,7 @@
 //!
 //! A reader runs in a process of its own, so that an abort is a failure with a name. `MUTATIONS` is the
 //! number of mutations for each reader (10,000), `MUTATION_SEED` their seed (0), `MUTATION_SECONDS` the time
-//! for each reader in place of the number. Arguments select readers by parts of their names. `--corpus DIR`
+//! for each reader instead of the number. Arguments select readers by parts of their names. `--corpus DIR`
 //! writes the corpora into a folder.
 
 mod corpus;
@@ -32,17 +32,17 @@ use targets::{TARGETS, Target};
 #[global_allocator]
 static MEMORY: Cap<System> = Cap::new(System, usize::MAX);
 
-/// Between two inputs, in time and in time of the processor.
+/// The limits between two inputs, in wall-clock and in processor time.
 const MAX_TIME: Duration = Duration::from_secs(60);
 const MAX_PROCESSOR_TIME: Duration = Duration::from_secs(10);
-/// After so many failures a reader is given up.
+/// After this many failures, a reader is abandoned.
 const MAX_FAILURES: usize = 10;
-/// What a child is told: the reader, and the number of its first input.
+/// The variable with a child's job: the reader, and the number of its first input.
 const JOB: &str = "MUTATION_JOB";
-/// The file of a child's stderr, on which a reader must not print.
+/// The variable with the file of a child's stderr, to which a reader must not print.
 const PRINTED: &str = "MUTATION_PRINTED";
 
-/// The most memory for an input, in bytes.
+/// The maximum memory for an input, in bytes.
 fn memory(target: &str, length: usize) -> usize {
     let fixed = if target == "image" { 1024 << 20 } else { 64 << 20 };
     fixed + 64 * length
@@ -144,7 +144,7 @@ fn read_all(&(name, read): &Target, first: u64) {
         let is_accepted = read(&bytes);
         slowest = slowest.max(started.elapsed());
         MEMORY.set_limit(usize::MAX).unwrap();
-        assert_eq!(fs::metadata(&printed).unwrap().len(), 0, "the reader prints");
+        assert_eq!(fs::metadata(&printed).unwrap().len(), 0, "the reader printed something");
         accepted += u64::from(is_accepted);
         peak = peak.max(MEMORY.max_allocated().saturating_sub(allocated));
         number += 1;
@@ -230,7 +230,7 @@ fn outcome(mut child: Child, progress: &Path) -> (String, Option<String>) {
     (String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned(), fault)
 }
 
-/// The processor time of a process, where Linux tells it: fields 14 and 15 in hundredths of a second.
+/// The processor time of a process, if Linux reports it: fields 14 and 15 in hundredths of a second.
 fn used_by(process: u32) -> Option<Duration> {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();

@@ -1,4 +1,4 @@
-//! Damages files: at random, and inside of what a checksum or a length protects.
+//! Damages files: at random, and inside what a checksum or a length protects.
 
 use std::{
     io::{Cursor, Read, Write},
@@ -8,11 +8,11 @@ use std::{
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-/// The place of the magic word in a header of tar.
+/// The place of the magic value in a tar header.
 const USTAR: Range<usize> = 257..262;
-/// The longest repetition, which is for parsers that recurse.
+/// The longest repetition, for recursive parsers.
 const MAX_REPEATED: usize = 20_000;
-/// The most bytes that are appended to a file.
+/// The maximum number of bytes appended to a file.
 const MAX_PADDING: usize = 1 << 16;
 
 /// Values at which lengths, counts and offsets overflow or exceed a file.
@@ -55,9 +55,9 @@ pub fn mutated(corpus: &[Vec<u8>], seed: u64, number: u64) -> Vec<u8> {
     inside(&corpus[at], corpus, &mut random)
 }
 
-/// Mutates a part of a file and mends what protects it, or mutates the file as it is.
+/// Mutates a part of a file and repairs what protects it, or mutates the file as it is.
 fn inside(bytes: &[u8], corpus: &[Vec<u8>], random: &mut ChaCha8Rng) -> Vec<u8> {
-    let mended = match bytes {
+    let repaired = match bytes {
         _ if random.random_ratio(1, 4) => None,
         [b'P', b'K', 3, 4, ..] => archive(bytes, corpus, random),
         [0x1f, 0x8b, ..] => gzip(bytes, corpus, random),
@@ -69,7 +69,7 @@ fn inside(bytes: &[u8], corpus: &[Vec<u8>], random: &mut ChaCha8Rng) -> Vec<u8> 
         [_, _, _, 0, 0, 0, 0, 0, b'{', ..] => with_header::<8>(bytes, 0, corpus, random),
         _ => None,
     };
-    mended.unwrap_or_else(|| damaged(bytes, corpus, random))
+    repaired.unwrap_or_else(|| damaged(bytes, corpus, random))
 }
 
 /// A ZIP archive with one entry mutated. Sizes and checksums are right.
@@ -161,9 +161,9 @@ fn with_header<const N: usize>(
     Some([&bytes[..at], &length[..N], &header, &bytes[end..]].concat())
 }
 
-/// A message of protobuf with a field mutated, at any depth. The lengths around it are right.
+/// A protobuf message with a field mutated, at any depth. The lengths around it are right.
 fn message(bytes: &[u8], corpus: &[Vec<u8>], random: &mut ChaCha8Rng) -> Option<Vec<u8>> {
-    // Each field with a length: where it begins, and where its content does and ends.
+    // For each length-delimited field: the starts of its length and of its content, and its end.
     let (mut fields, mut at) = (Vec::new(), 0);
     while at < bytes.len() {
         let (tag, start) = varint(bytes, at)?;
@@ -269,14 +269,14 @@ fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut ChaCha8Rng) {
             bytes[at..end].copy_from_slice(&size[..end - at]);
         }
         9 => {
-            // A varint of protobuf, in place of one.
+            // A protobuf varint, in place of another.
             let end = (at..bytes.len()).find(|&end| bytes[end] < 0x80).map_or(bytes.len(), |end| end + 1);
             let mut varint = Vec::new();
             push_varint(&mut varint, SIZES[random.random_range(0..SIZES.len())]);
             bytes.splice(at..end, varint);
         }
         _ => {
-            // A number as text, in place of one: the next one, or the first after the start.
+            // A number as text, in place of another: the next one, or the first after the start.
             let is_digit = |&at: &usize| bytes[at].is_ascii_digit();
             let Some(at) = (at..bytes.len()).chain(0..at).find(is_digit) else { return };
             let end = (at..bytes.len()).find(|at| !is_digit(at)).unwrap_or(bytes.len());

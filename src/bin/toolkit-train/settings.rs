@@ -686,7 +686,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damaged_files_of_settings_are_refused_or_resolved() {
+    fn damaged_settings_files_are_refused_or_resolved() {
         let all = Table::try_from(with_defaults(&Table::new()).unwrap()).unwrap().to_string();
         let corpus = [
             TUTORIAL.1,

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_that_of_the_packages() {
+    fn the_table_matches_the_packages() {
         let list = include_str!("../../../tests/golden/published.jsonl");
         let mut seen = HashSet::new();
         for line in list.lines() {
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_that_was_valid_is() {
+    fn formerly_valid_names_stay_valid() {
         for (name, file) in [
             ("imagenet32", "wrn-40-2/imagenet32/crossentropy.pt"),
             ("imagenet32-nocifar", "wrn-40-2/imagenet32-nocifar/crossentropy.pt"),

@@ -280,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_alarm_is_at_a_number_without_needless_digits() {
+    fn alarm_thresholds_have_no_needless_digits() {
         let found = [0.5, 0.05, 0.03, 0.01, 1e-4, 1e-9].map(needed);
         assert_eq!(found, ["2", "20", "33.3", "100", "10000", "10^9.0"]);
     }

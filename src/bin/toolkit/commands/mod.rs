@@ -262,7 +262,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inputs_are_told_apart_by_as_many_folders_as_it_takes() {
+    fn names_have_as_many_folders_as_needed_to_be_unique() {
         for (paths, expected) in [
             (&["a/model.onnx"][..], &["model.onnx"][..]),
             (&["a/model.onnx", "b/model.onnx", "c/x.onnx"], &["a/model.onnx", "b/model.onnx", "x.onnx"]),
