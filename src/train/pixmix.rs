@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mixed_image_remains_recognizable() {
+    fn a_mixed_image_remains_recognisable() {
         let (height, width) = (32, 48);
         let fractals = Fractals::for_images(height, width);
         let original: Vec<u8> =

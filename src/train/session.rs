@@ -437,7 +437,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_later_epoch_is_best_unless_its_losses_are_significantly_higher() {
+    fn a_later_epoch_is_best_unless_its_losses_are_higher_beyond_the_standard_error() {
         let least = [1.0, 2.0, 3.0, 4.0];
         let after = |changes: [f32; 4]| {
             let losses: Vec<f32> = least.iter().zip(changes).map(|(loss, change)| loss + change).collect();

@@ -355,7 +355,7 @@ mod tests {
     use crate::arch::{Architecture, FAMILIES};
 
     #[test]
-    fn synonyms_are_recognized_behind_a_prefix() {
+    fn synonyms_are_recognised_behind_a_prefix() {
         let network = Architecture::new("efficientnet-lite", &[]).unwrap();
         let is_marked = |name: &str| {
             let number = name.strip_prefix("_blocks.")?.strip_suffix("._depthwise_conv.weight")?;
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_recognized_by_names_and_shapes() {
+    fn networks_are_recognised_by_names_and_shapes() {
         for (family, settings, size) in [
             ("wide-resnet", [("depth", 16.0), ("widen_factor", 3.0)].as_slice(), None),
             ("cac-net", &[("channels", 5.0)], Some(24)),
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn timm_files_of_every_family_are_recognized() {
+    fn timm_files_of_every_family_are_recognised() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
         for family in &FAMILIES {
