@@ -33,13 +33,17 @@ pub fn unread(command: &mut Command) -> Output {
 }
 
 pub fn stdout(output: &Output) -> &str {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", stderr(output));
     std::str::from_utf8(&output.stdout).unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The one error line of a command that must fail with exit code 1.
 pub fn error(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let text = stderr(output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
     assert_eq!(errors.len(), 1, "{text}");

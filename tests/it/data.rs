@@ -14,7 +14,7 @@ use cac::{
 };
 use serde_json::Value;
 
-use crate::commands::{error, stdout};
+use crate::commands::{error, stderr, stdout};
 
 /// CIFAR-10's ten classes with a few images each in the binary layout, and three textures in torchvision's
 /// layout.
@@ -58,10 +58,6 @@ fn toolkit_with(at: &Path, args: &[&str], mirror: &str) -> Output {
         .env_remove("CAC_DATA")
         .output()
         .unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]

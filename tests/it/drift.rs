@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::{
     checkpoint,
-    commands::{error, images, stdout, toolkit, trained, unread},
+    commands::{error, images, stderr, stdout, toolkit, trained, unread},
     golden,
 };
 
@@ -49,10 +49,6 @@ fn drift_on(folder: &Path, args: &[&str], input: &[u8]) -> Output {
 fn json(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 fn built_in() -> Inspection {

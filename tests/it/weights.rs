@@ -13,7 +13,7 @@ use cac::weights::PublishedWeights;
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{error, stdout},
+    commands::{error, stderr, stdout},
     golden,
 };
 
@@ -82,10 +82,6 @@ fn toolkit(at: &Path, args: &[&str], mirror: &str) -> Output {
 
 /// A mirror that does not exist.
 const NOWHERE: &str = "http://127.0.0.1:1";
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 fn cache(at: &Path) -> PathBuf {
     at.join("cache/cac-toolkit/weights")
