@@ -271,7 +271,7 @@ fn lower_precisions_are_compared_with_f32() {
     let output = toolkit(at, &["export", "f16.onnx", "--precision", "f16", "--calibrate", "known"]);
     assert!(stdout(&output).contains("compared with f32 on 3 training images"), "{}", stdout(&output));
     let left_out = "calibration images that cannot be read and are left out: 1\n";
-    assert!(String::from_utf8_lossy(&output.stderr).contains(left_out));
+    assert!(stderr(&output).contains(left_out));
     fs::remove_file(broken).unwrap();
     let onto = ["export", "known/train/ant/a.png", "--precision", "f16", "--calibrate", "known"];
     assert!(error(&toolkit(at, &onto)).contains("cannot write `known/train/ant/a.png`: it is also an input"));
@@ -433,7 +433,7 @@ fn invalid_input_gives_one_error_line_and_exit_code_1() {
             &[&["eval", "model.onnx", "--known", "known", "--unknown", "x=other"], &more[..]].concat(),
         );
         assert!(error(&output).contains(message));
-        assert!(!String::from_utf8_lossy(&output.stderr).contains("scoring"));
+        assert!(!stderr(&output).contains("scoring"));
     }
 }
 
@@ -463,7 +463,7 @@ fn a_model_is_verified_with_its_golden_batch_and_its_signature() {
         let verify = toolkit(at, &[&["verify"], &signed[..], &[&model]].concat());
         if message.is_empty() {
             assert!(stdout(&score).contains("bumpy_0176.jpg"));
-            assert!(String::from_utf8_lossy(&verify.stderr).contains("has no golden batch"));
+            assert!(stderr(&verify).contains("has no golden batch"));
         } else {
             assert!(error(&score).contains(message) && error(&verify).contains(message));
         }
@@ -478,14 +478,14 @@ fn eval_warns_if_a_provider_does_not_reproduce_the_model() {
     stdout(&toolkit(at, &["export", "model.onnx"]));
     let eval = || toolkit(at, &["eval", "model.onnx", "--known", "known", "--unknown", "other=other"]);
     let whole = eval();
-    assert!(!stdout(&whole).is_empty() && !String::from_utf8_lossy(&whole.stderr).contains("reproduce"));
+    assert!(!stdout(&whole).is_empty() && !stderr(&whole).contains("reproduce"));
     let model = at.join("model.onnx");
     fs::write(&model, with_changed_bias(&fs::read(&model).unwrap())).unwrap();
     let wrong = eval();
     assert!(!stdout(&wrong).is_empty());
-    let stderr = String::from_utf8_lossy(&wrong.stderr);
+    let text = stderr(&wrong);
     let expected = "cpu does not reproduce the model: `model.onnx` fails its check on cpu: tract";
-    assert!(stderr.contains(expected), "{stderr}");
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]
@@ -511,18 +511,15 @@ fn one_bad_image_does_not_end_the_run() {
 
     let data = ["eval", "model.onnx", "--known", "known", "--unknown", "other=other"];
     let output = toolkit(at, &data);
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = stderr(&output);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
     for part in ["error: 2 images cannot be read:\n", "bee/z.png` is not", "other/y.png` is not", "hint: "] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let skipping = [&data[..], &["--skip-broken", "--scores", "scores.csv"]].concat();
     let table = toolkit(at, &skipping);
-    let stderr = String::from_utf8_lossy(&table.stderr);
-    assert!(
-        stderr.contains("left out files by their extension: 1 without an extension, 1 .heic\n"),
-        "{stderr}"
-    );
+    let text = stderr(&table);
+    assert!(text.contains("left out files by their extension: 1 without an extension, 1 .heic\n"), "{text}");
     let table = stdout(&table);
     assert!(table.contains("2 images cannot be read and are not counted\n"), "{table}");
     let json: Value =
@@ -555,9 +552,9 @@ fn one_bad_image_does_not_end_the_run() {
     let broken = toolkit(at, &keeping);
     assert!(error(&broken).contains("1 image cannot be read"), "{}", error(&broken));
     let table = toolkit(at, &[&keeping[..], &["--skip-broken"]].concat());
-    assert!(table.status.success(), "{}", String::from_utf8_lossy(&table.stderr));
-    let stderr = String::from_utf8_lossy(&table.stderr).into_owned();
-    assert!(stderr.contains("left out training images that cannot be read: 1\n"), "{stderr}");
+    let text = stderr(&table);
+    assert!(table.status.success(), "{text}");
+    assert!(text.contains("left out training images that cannot be read: 1\n"), "{text}");
     let features = FeatureFile::read(&at.join("f.npz")).unwrap();
     assert_eq!((&features.training.labels, features.sets[0].labels.len()), (&vec![0, 1, 2], 3));
     let taken = [&data[..4], &["--unknown", "training=other", "--keep-features", "f.npz"]].concat();
@@ -718,7 +715,7 @@ fn an_unavailable_provider_is_an_error_with_a_hint() {
     let args = ["score", "model.onnx", image.to_str().unwrap(), "--provider"];
     let output = toolkit(at, &[&args[..], &["cuda:99"]].concat());
     assert!(error(&output).contains("provider `cuda:99` is not available"));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: "));
+    assert!(stderr(&output).contains("hint: "));
 
     let output = Command::new(env!("CARGO_BIN_EXE_toolkit"))
         .args(args)
@@ -728,7 +725,7 @@ fn an_unavailable_provider_is_an_error_with_a_hint() {
         .output()
         .unwrap();
     assert!(error(&output).contains("/no/such/libonnxruntime.so"));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: run `make build` to put"));
+    assert!(stderr(&output).contains("hint: run `make build` to put"));
 }
 
 #[test]
@@ -762,7 +759,7 @@ fn a_closed_pipe_is_not_a_failure() {
     let image = golden("images/bumpy_0176.jpg");
     let mut score = Command::new(env!("CARGO_BIN_EXE_toolkit"));
     let output = unread(score.args(["score", "model.onnx"]).args(vec![image; 20]).current_dir(at));
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 
     // Nor does it hide one.
     let mut verify = Command::new(env!("CARGO_BIN_EXE_toolkit"));

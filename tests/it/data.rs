@@ -210,7 +210,7 @@ fn data_is_listed_found_and_verified() {
     assert_eq!(stdout(&verify(&["cifar10"])), "cifar10: 0 files with their checksum\n");
     let output = verify(&[]);
     assert_eq!(error(&output), "error: 1 of 2 data sets damaged or incomplete");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("textures: `sets/dtd/dtd/images` has 3 images, expected 5640\n"), "{text}");
     // Only what the toolkit fetched may be removed.
     let hint = "hint: `sets/dtd/dtd/images` was not fetched by the toolkit: compare it with the original\n";
@@ -218,7 +218,7 @@ fn data_is_listed_found_and_verified() {
     assert!(error(&verify(&["svhn"])).contains("the data set `svhn` is not in `sets`"));
     fs::write(at.join("sets/test_32x32.mat"), "no matrix").unwrap();
     let output = verify(&["svhn"]);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("svhn: `sets/test_32x32.mat` is damaged: it has MD5 "), "{text}");
     assert!(!stderr(&output).contains("remove"), "{}", stderr(&output));
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
+use crate::commands::stderr;
+
 /// The names of the packages that a build with these features pulls in.
 fn packages(features: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
@@ -10,7 +12,7 @@ fn packages(features: &str) -> Vec<String> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", stderr(&output));
     let text = String::from_utf8(output.stdout).unwrap();
     let names: BTreeSet<&str> = text.lines().map(|line| line.trim_end_matches(" (*)")).collect();
     names.into_iter().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
@@ -117,7 +119,7 @@ fn the_package_is_small_and_has_what_its_targets_need() {
         .current_dir(root)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", stderr(&output));
     let list = String::from_utf8(output.stdout).unwrap();
     let files: Vec<&str> = list.lines().collect();
     for file in ["src/lib.rs", "build.rs", "examples/tutorial.toml", "exported/cifar10-cifar-net.onnx"] {

@@ -47,8 +47,7 @@ fn drift_on(folder: &Path, args: &[&str], input: &[u8]) -> Output {
 }
 
 fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(output)))
 }
 
 fn built_in() -> Inspection {
@@ -68,7 +67,7 @@ fn drift_exits_with_3_and_no_drift_with_0() {
     let at = folder.path();
     let stable = stable_stream();
     let output = drift(at, &["-"], &stable);
-    let text = stdout(&output);
+    let text = String::from_utf8_lossy(&output.stdout);
     let count = stable.len();
     for part in [
         &format!("no alarm in {count} images\nmartingale   "),

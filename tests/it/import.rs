@@ -12,7 +12,7 @@ use ndarray::{Array2, Array4};
 use serde_json::Value;
 
 use crate::{
-    commands::{error, stdout, toolkit},
+    commands::{error, stderr, stdout, toolkit},
     fill, golden,
 };
 
@@ -171,7 +171,7 @@ fn images_are_resized_by_the_rule_of_the_model() {
     }
     let refused = import(&["--fit", "crop:2"]);
     assert_eq!(refused.status.code(), Some(2));
-    let text = String::from_utf8_lossy(&refused.stderr);
+    let text = stderr(&refused);
     assert!(text.contains("must be stretch, pad, crop or crop:SHARE"), "{text}");
 }
 
@@ -254,12 +254,12 @@ fn known_images_give_names_class_means_and_threshold() {
     assert_eq!((&manifest["anchors"], &manifest["threshold"]["keep"]), (&"class-means".into(), &0.95.into()));
     assert_eq!(manifest["threshold"]["held_out_scores"].as_array().unwrap().len(), 24);
     assert_eq!(manifest["threshold"]["data"], "24 known images given at the import");
-    let anchors = || fs::read(at.join("model.onnx")).unwrap();
-    let mirrored = anchors();
+    let model = || fs::read(at.join("model.onnx")).unwrap();
+    let mirrored = model();
     assert_eq!(import(&["--images", "0", "--keep-anchors"])["anchors"], "fixed");
-    assert!(anchors() != mirrored);
+    assert!(model() != mirrored);
     import(&["--images", "0", "--no-mirror"]);
-    assert!(anchors() != mirrored);
+    assert!(model() != mirrored);
 
     // The other four classes are the first unknown set.
     let evaluation =
@@ -350,5 +350,5 @@ fn published_weights_are_downloaded_once() {
     fs::remove_dir_all(at.join("cache")).unwrap();
     let output = import();
     assert!(error(&output).contains(&format!("cannot fetch `{url}/cifar10-pixmix.pt`")));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: run the command again"));
+    assert!(stderr(&output).contains("hint: run the command again"));
 }

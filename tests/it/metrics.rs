@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, path::Path};
 use serde_json::Value;
 
 use crate::{
-    commands::{error, stdout, toolkit},
+    commands::{error, stderr, stdout, toolkit},
     fill, golden,
 };
 
@@ -167,7 +167,7 @@ fn suspicious_scores_give_warnings() {
         fs::write(at.join("a.csv"), format!("label,score,prediction\n{lines}")).unwrap();
         let output = toolkit(at, &["metrics", "a.csv"]);
         assert!(output.status.success());
-        String::from_utf8_lossy(&output.stderr).into_owned()
+        stderr(&output)
     };
     assert_eq!(warnings(0, 100, "1"), "");
     assert!(

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     PROVIDERS, checkpoint,
-    commands::{error, images, stdout, toolkit, trained},
+    commands::{error, images, stderr, stdout, toolkit, trained},
     fill, model_file,
 };
 
@@ -166,7 +166,7 @@ fn score_draws_one_map_or_a_folder_of_maps() {
 
     let refused = |args: &[&str]| {
         let output = toolkit(at, &[&["score", "--map"], args].concat());
-        (error(&output), String::from_utf8_lossy(&output.stderr).into_owned())
+        (error(&output), stderr(&output))
     };
     let (message, all) = refused(&["new.png", "plain.onnx", "other/d.png"]);
     assert_eq!(message, "error: `plain.onnx` has no map of logits");

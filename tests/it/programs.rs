@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 #[cfg(feature = "train")]
 use crate::commands::toolkit;
-use crate::commands::{error, stdout};
+use crate::commands::{error, stderr, stdout};
 
 /// The libraries that a program loads when it starts.
 #[cfg(target_os = "linux")]
@@ -45,7 +45,7 @@ fn a_missing_toolkit_train_is_an_error_with_a_hint() {
     };
     let output = train(Path::new("/nowhere"));
     assert!(error(&output).contains("`toolkit-train` is neither beside this program nor on the PATH"));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("hint: run `make build`"));
+    assert!(stderr(&output).contains("hint: run `make build`"));
 
     // All arguments are passed to the one on the PATH, and its exit code is returned.
     let path = folder.path().join("bin");
@@ -113,7 +113,7 @@ fn onnx_runtime_sends_no_telemetry() {
     command.env("HOME", at).env("XDG_CACHE_HOME", at.join("cache"));
     // There is none in CI either. Some people unset a variable by setting it to an empty value.
     let output = command.env("ORT_DISABLE_TELEMETRY", "").env_remove("CI").output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", stderr(&output));
     let left: Vec<_> = std::fs::read_dir(at).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -20,7 +20,7 @@ use cac::{
 };
 use serde_json::{Value, json};
 
-use crate::commands::{error, stdout, toolkit};
+use crate::commands::{error, stderr, stdout, toolkit};
 
 fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo")
@@ -388,8 +388,7 @@ fn a_backbone_trained_on_held_out_images_voids_the_promise() {
         let args = ["--epochs", "1", "--seed", seed, "--backbone", backbone, "--run", "second"];
         let output = toolkit(at, &[&SMALL[..], &args].concat());
         stdout(&output);
-        let warned =
-            String::from_utf8_lossy(&output.stderr).contains("was trained on images that are now held out");
+        let warned = stderr(&output).contains("was trained on images that are now held out");
         stdout(&toolkit(at, &["export", "--run", "second", "m.onnx"]));
         let threshold = Inspection::open(&at.join("m.onnx")).unwrap().manifest.decision.threshold.unwrap();
         assert_eq!((warned, threshold.kept_at_least.is_none()), (is_seen, is_seen), "{backbone} {seed}");
@@ -564,7 +563,7 @@ fn a_run_is_not_replaced() {
     let before = files();
     let refused = toolkit(at, &args);
     assert_eq!(error(&refused), "error: `a run` already holds a run");
-    let message = String::from_utf8_lossy(&refused.stderr);
+    let message = stderr(&refused);
     assert!(message.contains("hint: resume it with `toolkit train --resume 'a run'`, or"), "{message}");
     assert!(files() == before);
 
@@ -662,7 +661,7 @@ fn a_run_that_cannot_be_saved_ends_before_it_trains() {
         .unwrap();
     let error = crate::commands::error(&output);
     assert!(error.starts_with("error: cannot write `run/state-000001-00000000.safetensors`: "), "{error}");
-    assert!(!String::from_utf8_lossy(&output.stderr).contains("training on"));
+    assert!(!stderr(&output).contains("training on"));
     // With enough space, the same command trains.
     stdout(&toolkit(at, &[&SMALL[..], &["--epochs=1", "--run", "run"]].concat()));
 }
@@ -829,7 +828,7 @@ fn cross_entropy_makes_a_backbone() {
     let plain = ["--loss=cross-entropy", "--mean=0.25,0.5,0.75", "--test-every=2", "--run=plain", "--json"];
     let resize = ["--fit=pad", "--filter=bicubic"];
     let output = toolkit(at, &[&SMALL[..], &plain, &resize].concat());
-    let progress = String::from_utf8_lossy(&output.stderr);
+    let progress = stderr(&output);
     assert!(
         ["1/3 ", "2/3 ", "3/3 "].iter().all(|epoch| progress.contains(&format!("epoch {epoch}"))),
         "{progress}"
@@ -1103,12 +1102,12 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
         at,
         &[&colours[..], &["--backbone", backbone, "--widen-factor", "4", "--run", "other"]].concat(),
     );
-    let text = String::from_utf8_lossy(&wrong.stderr);
+    let text = stderr(&wrong);
     assert!(text.contains("backbone.safetensors` does not hold usable weights: tensor `block1."), "{text}");
     // A shallower network has the first blocks of each group, and the same tensors.
     let shallow =
         toolkit(at, &[&colours[..], &["--backbone", backbone, "--depth", "16", "--run", "other"]].concat());
-    let text = String::from_utf8_lossy(&shallow.stderr);
+    let text = stderr(&shallow);
     assert!(text.contains("is not in WideResNet-16-2, which the other tensors match"), "{text}");
     assert!(!at.join("other").exists());
 
@@ -1116,7 +1115,7 @@ fn a_backbone_is_loaded_except_for_its_last_layer() {
     infinite.insert("bn1.bias", &[128], vec![f32::NAN; 128]);
     infinite.write(&at.join("nan.safetensors")).unwrap();
     let wrong = toolkit(at, &[&colours[..], &["--backbone", "nan.safetensors", "--run", "another"]].concat());
-    let text = String::from_utf8_lossy(&wrong.stderr);
+    let text = stderr(&wrong);
     assert!(
         text.contains("`nan.safetensors` does not hold usable weights: tensor `bn1.bias` holds NaN"),
         "{text}"
@@ -1186,7 +1185,7 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         let args: Vec<String> = args.iter().map(|arg| arg.replace("CIFAR", &cifar)).collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let output = toolkit(at, &args);
-        let text = String::from_utf8_lossy(&output.stderr);
+        let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{wrong:?}: {text}");
         assert!(text.contains(message), "{wrong:?}: {text}");
         assert!(!at.join("run").exists(), "{wrong:?}");
@@ -1204,7 +1203,7 @@ fn unreadable_images_are_listed_before_training_or_left_out() {
     }
     let args = [&SMALL[..], &["--epochs", "1", "--run", "run"]].concat();
     let output = toolkit(at, &args);
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("error: 3 images cannot be read:") && text.contains("--skip-broken"), "{text}");
     assert!(bad.iter().all(|name| text.contains(&format!("{name}` is not an image"))), "{text}");
@@ -1225,7 +1224,7 @@ fn unreadable_images_are_listed_before_training_or_left_out() {
     for of_set in [["--outliers", "broken"], ["--unknown", "other=broken"]] {
         let args = [&SMALL[..], &["--epochs", "1", "--run", "other", "--skip-broken"], &of_set].concat();
         let output = toolkit(at, &args);
-        let text = String::from_utf8_lossy(&output.stderr);
+        let text = stderr(&output);
         assert!(!output.status.success() && text.contains("broken/bad.png` is not an image"), "{text}");
         assert!(!at.join("other").exists());
     }
@@ -1285,19 +1284,16 @@ fn test_images_are_held_out_of_class_folders() {
             fs::read_to_string(at.join("s.csv")).unwrap(),
         )
     };
-    let (count, stderr, scores) = tested(&[]);
-    assert_eq!((count, stderr.contains("trained on")), (16, false), "{stderr}");
+    let (count, text, scores) = tested(&[]);
+    assert_eq!((count, text.contains("trained on")), (16, false), "{text}");
     let images_of = |scores: &str| {
         let known = scores.lines().filter(|line| line.starts_with("known,"));
         known.map(|line| line.split(',').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
     };
     let (_, _, again) = tested(&["--known", "colours", "--held-out-test", "0.2"]);
     assert_eq!(images_of(&scores), images_of(&again));
-    let (count, stderr, _) = tested(&["--known", "colours"]);
-    assert!(
-        count == 80 && stderr.contains("trained on some of these images; `--held-out-test 0.2`"),
-        "{stderr}"
-    );
+    let (count, text, _) = tested(&["--known", "colours"]);
+    assert!(count == 80 && text.contains("trained on some of these images; `--held-out-test 0.2`"), "{text}");
 
     // Imported weights are calibrated on the remaining images.
     stdout(&toolkit(at, &["export", "--run", "run", "w.safetensors"]));
@@ -1306,19 +1302,19 @@ fn test_images_are_held_out_of_class_folders() {
     };
     assert!(!import(&[]).status.success());
     let imported = import(&["--held-out-test", "0.2", "--precision", "f16", "--calibration-images", "99"]);
-    let text = stdout(&imported);
-    assert!(text.contains("compared with f32 on 64 training images"), "{text}");
+    let verdict = stdout(&imported);
+    assert!(verdict.contains("compared with f32 on 64 training images"), "{verdict}");
 
     // One more image, and as many test images, but different ones.
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/00.png")).unwrap();
-    let (count, stderr, _) = tested(&[]);
-    assert!(count == 16 && stderr.contains("`colours` has changed since the training"), "{stderr}");
+    let (count, text, _) = tested(&[]);
+    assert!(count == 16 && text.contains("`colours` has changed since the training"), "{text}");
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newer.png")).unwrap();
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newest.png")).unwrap();
-    let (count, stderr, _) = tested(&[]);
-    assert!(count == 17 && stderr.contains("`colours` has changed since the training"), "{stderr}");
+    let (count, text, _) = tested(&[]);
+    assert!(count == 17 && text.contains("`colours` has changed since the training"), "{text}");
     let changed = toolkit(at, &["train", "--resume", "run"]);
-    assert!(String::from_utf8_lossy(&changed.stderr).contains("cannot resume `run`"));
+    assert!(stderr(&changed).contains("cannot resume `run`"));
 }
 
 #[test]
@@ -1331,7 +1327,7 @@ fn divergence_ends_the_run() {
         ("weights", &["--learning-rate", "1e38", "--held-out", "0", "--epochs", "1", "--batch-size", "64"]),
     ] {
         let output = toolkit(folder.path(), &[&SMALL[..], settings, &["--run", run]].concat());
-        let text = String::from_utf8_lossy(&output.stderr);
+        let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{run}: {text}");
         assert!(text.contains("error: training diverged: ") && text.contains("hint: "), "{run}: {text}");
         assert!(text.contains("of epoch 1, at learning rate "), "{run}: {text}");
@@ -1364,7 +1360,7 @@ fn ctrl_c_saves_the_current_weights() {
     let pid = child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
+    let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(
         text.contains("error: interrupted in epoch ")
