@@ -36,6 +36,7 @@ RECIPES = {
     "backbone-rate": "--backbone-rate 0.2",
     "batch-norm": "--batch-norm running",
     "flip": "--augment flip",
+    "degrade": "--degrade 0.15",
     "pixmix": "--pixmix 0.5",
     "together": TOGETHER,
     "together+decay": TOGETHER.replace("5e-4", "5e-3"),

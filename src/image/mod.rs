@@ -23,6 +23,8 @@ pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
 pub use decode::{from_bytes, open};
 #[cfg(feature = "page")]
 pub(crate) use resize::Placement;
+#[cfg(feature = "train")]
+pub(crate) use resize::cubic;
 pub(crate) use resize::{Frame, Region, is_unchanged, region};
 #[cfg(feature = "export")]
 pub(crate) use resize::{WEIGHT_BITS, enlarged, fill};

@@ -294,8 +294,9 @@ fn triangle(x: f64) -> f64 {
     (1.0 - x.abs()).max(0.0)
 }
 
-/// The cubic convolution with a = -0.5, in Pillow's order of operations.
-fn cubic(x: f64) -> f64 {
+/// The weight of a pixel at a distance, in pixels, in cubic convolution with a = -0.5 (Keys, 1981), in
+/// Pillow's order of operations.
+pub(crate) fn cubic(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();
     if x < 1.0 {

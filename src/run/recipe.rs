@@ -44,8 +44,13 @@ pub struct Recipe {
     /// Whether the augmentation mirrors half of the images. A mirrored digit or text belongs to no class.
     #[serde(default = "yes")]
     pub mirror: bool,
-    /// Probability that an image of a step, known or an outlier, is mixed with fractals after its augmentation
-    /// (PixMix; Hendrycks et al., arXiv 2112.05135); 0 to 1.
+    /// Probability of each of three degradations of an image of a step, known or an outlier, after its
+    /// augmentation: reduced and enlarged again, noise, JPEG compression; 0 to 1. None of them makes a known
+    /// image unknown (full-spectrum OOD detection; Yang et al., arXiv 2204.05306).
+    #[serde(default)]
+    pub degrade: f64,
+    /// Probability that an image of a step, known or an outlier, is mixed with fractals after all that (PixMix;
+    /// Hendrycks et al., arXiv 2112.05135); 0 to 1.
     #[serde(default)]
     pub pixmix: f64,
     /// Share of the known images of a step, those with the largest loss, to leave out as mislabelled; 0 to
@@ -86,6 +91,7 @@ impl Default for Recipe {
             weight_decay: 5e-4,
             augment: Augment::Crop,
             mirror: true,
+            degrade: 0.0,
             pixmix: 0.0,
             trim: 0.0,
             ema: 0.0,
@@ -138,6 +144,7 @@ impl Recipe {
             optimizer: Optimizer::Muon,
             learning_rate: 0.3,
             augment: Augment::Shift,
+            degrade: 0.15,
             outlier_share: 0.125,
             ..Self::default()
         }
@@ -285,9 +292,9 @@ pub enum Outliers {
     /// No outliers.
     #[default]
     None,
-    /// Known training images, scrambled anew for every step: pieces shuffled, one piece repeated, or blended
-    /// into a texture (negative data augmentation; Sinha et al., arXiv 2102.05113). For classes that differ
-    /// in shape.
+    /// Known training images, scrambled anew for every step: pieces shuffled, one piece repeated, blended into
+    /// a texture, or warped (negative data augmentation; Sinha et al., arXiv 2102.05113). For classes that
+    /// differ in shape.
     Scrambled,
     /// The images of a folder, or the training images of a data set with splits or of a
     /// [published one](crate::data::PublishedSet) by name.
@@ -401,7 +408,9 @@ impl Recipe {
         };
         at_least_1("epochs", self.epochs)?;
         at_least_1("batch size", self.batch_size)?;
-        for (name, value) in [("backbone rate", self.backbone_rate), ("pixmix", self.pixmix)] {
+        for (name, value) in
+            [("backbone rate", self.backbone_rate), ("degrade", self.degrade), ("pixmix", self.pixmix)]
+        {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Error::setting(name, value, "must be a share from 0 to 1"));
             }
@@ -468,8 +477,10 @@ impl Recipe {
             let name = serde_json::json!(self.augment);
             return refused("augment", &name.as_str().unwrap_or_default(), "flip or none");
         }
-        if self.pixmix > 0.0 {
-            return refused("pixmix", &self.pixmix, "0");
+        for (name, value) in [("degrade", self.degrade), ("pixmix", self.pixmix)] {
+            if value > 0.0 {
+                return refused(name, &value, "0");
+            }
         }
         if self.precision != TrainingPrecision::F32 {
             return refused("precision", &"bf16", "f32");
@@ -542,6 +553,7 @@ mod tests {
             refused(Recipe { batch_norm: BatchNorm::Batch, ..frozen() }).starts_with("batch norm = batch")
         );
         assert!(refused(Recipe { precision: TrainingPrecision::Bf16, ..frozen() }).starts_with("precision"));
+        assert!(refused(Recipe { degrade: 0.1, ..frozen() }).starts_with("degrade = 0.1: must be 0 when"));
         assert!(refused(Recipe { pixmix: 0.5, ..frozen() }).starts_with("pixmix = 0.5: must be 0 when"));
         assert!(
             refused(Recipe { backbone_rate: 1.5, ..Recipe::default() }).starts_with("backbone rate = 1.5")

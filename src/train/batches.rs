@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Event, TrainSettings,
     augment::{augment, resized_crop},
+    degrade::degrade,
     features::{Features, View},
     fractal::Fractals,
     pixmix::pixmix,
@@ -516,10 +517,13 @@ impl<'a> Batches<'a> {
         Ok(())
     }
 
-    /// Augments an image, and may mix it with fractals.
+    /// Augments an image, then may degrade it, then may mix it with fractals.
     fn augment(&self, image: &mut [u8], random: &mut impl Rng) {
         let TrainSettings { input, recipe, .. } = self.settings;
         augment(recipe, image, input.height, input.width, random);
+        if recipe.degrade > 0.0 {
+            degrade(image, input.height, input.width, recipe.degrade, random);
+        }
         if let Some(fractals) = &self.fractals
             && random.random::<f64>() < recipe.pixmix
         {
@@ -640,27 +644,29 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_the_images_is_mixed_with_fractals() {
-        let of_share = |pixmix, threads| {
+    fn a_share_of_the_images_is_degraded_or_mixed_with_fractals() {
+        let made = |degrade, pixmix, threads| {
             let mut settings = settings(1 << 30);
-            settings.recipe.pixmix = pixmix;
+            settings.recipe = Recipe { degrade, pixmix, ..settings.recipe };
             made_on(threads, &settings)
         };
-        let plain = of_share(0.0, 4);
+        let plain = made(0.0, 0.0, 4);
         // The augmentation is the same as for the plain images.
-        let changed = |mixed: &[(Array4<u8>, Vec<i64>, u64)], of: Range<usize>| {
-            let images = plain.iter().zip(mixed).flat_map(|((plain, ..), (mixed, ..))| {
-                plain.outer_iter().zip(mixed.outer_iter()).skip(of.start).take(of.len())
+        let changed = |batches: &[(Array4<u8>, Vec<i64>, u64)], of: Range<usize>| {
+            let images = plain.iter().zip(batches).flat_map(|((plain, ..), (changed, ..))| {
+                plain.outer_iter().zip(changed.outer_iter()).skip(of.start).take(of.len())
             });
-            images.filter(|(plain, mixed)| plain != mixed).count()
+            images.filter(|(plain, changed)| plain != changed).count()
         };
-        let half = of_share(0.5, 4);
-        assert!(half == of_share(0.5, 1));
-        // Two steps of 64 known images and 16 outliers each; one image in ten is mixed with nothing.
-        let (known, outliers) = (changed(&half, 0..64), changed(&half, 64..80));
-        assert!((40..75).contains(&known) && (7..24).contains(&outliers), "{known} {outliers}");
-        let all = changed(&of_share(1.0, 4), 0..80);
-        assert!((125..159).contains(&all), "{all}");
+        // Two steps of 64 known images and 16 outliers each. One image in ten is mixed with nothing.
+        for (degrade, pixmix, of_known, of_outliers) in
+            [(0.0, 0.5, 40..75, 7..24), (0.2, 0.0, 45..80, 8..24), (0.2, 0.5, 75..110, 15..30)]
+        {
+            let batches = made(degrade, pixmix, 4);
+            assert!(batches == made(degrade, pixmix, 1));
+            let (known, outliers) = (changed(&batches, 0..64), changed(&batches, 64..80));
+            assert!(of_known.contains(&known) && of_outliers.contains(&outliers), "{known} {outliers}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Batches, Event,
     batches::{Purpose, Set},
-    scramble::scramble,
+    scramble::{self, scramble},
 };
 use crate::{
     data::prefetch,
@@ -117,7 +117,7 @@ fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
         "device": if settings.device == Device::Cpu { "cpu" } else { "cuda" },
         "libtorch": option_env!("CAC_LIBTORCH"),
         "views": blocks.iter().map(|block| block.views.len()).collect::<Vec<_>>(),
-        "scrambled": is_scrambled.then_some(settings.recipe.seed),
+        "scrambled": is_scrambled.then_some((scramble::VERSION, settings.recipe.seed)),
         "training": batches.checksum,
         "tests": batches.tests_checksum,
     });

@@ -2,6 +2,7 @@
 
 mod augment;
 mod batches;
+mod degrade;
 mod dropout;
 mod features;
 mod fractal;

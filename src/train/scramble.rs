@@ -1,19 +1,31 @@
 //! Outliers made from known images, on bytes `[3, height, width]`: local texture is kept, global shape is
-//! destroyed (negative data augmentation; Sinha et al., arXiv 2102.05113).
+//! destroyed or distorted (negative data augmentation; Sinha et al., arXiv 2102.05113).
+
+use std::array;
 
 use rand::{Rng, RngExt, seq::SliceRandom};
+use rand_distr::{Distribution, StandardNormal};
 
+use crate::image::cubic;
+
+/// The version of these methods; cached features of scrambled images depend on it.
+pub(super) const VERSION: u32 = 2;
 /// Pieces along each side of a shuffled image.
 const PIECES: usize = 4;
 /// Number of copies of an image summed into a texture.
 const COPIES: usize = 16;
+/// Cells along each side of the grid of a warp.
+const CELLS: usize = 4;
+/// Standard deviation of the displacements at the corners of a warp's cells, as a share of the height or width.
+const DISPLACEMENT: f64 = 0.2;
 
-/// Scrambles an image in one of three equally likely ways.
+/// Scrambles an image in one of four equally likely ways.
 pub(super) fn scramble(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
-    match random.random_range(0..3) {
+    match random.random_range(0..4) {
         0 => shuffle(pixels, height, width, random),
         1 => repeat(pixels, height, width, random),
-        _ => blend(pixels, height, width, random),
+        2 => blend(pixels, height, width, random),
+        _ => warp(pixels, height, width, random),
     }
 }
 
@@ -53,7 +65,7 @@ fn repeat(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng)
 /// Makes a texture with the image's colours and much of its spectrum: the sum of copies that are shifted
 /// cyclically and inverted about the mean of each channel at random (spot noise; van Wijk, SIGGRAPH 1991).
 fn blend(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
-    let copies: [(usize, usize, f32); COPIES] = std::array::from_fn(|_| {
+    let copies: [(usize, usize, f32); COPIES] = array::from_fn(|_| {
         let sign = if random.random() { 1.0 } else { -1.0 };
         (random.random_range(0..height), random.random_range(0..width), sign)
     });
@@ -74,6 +86,69 @@ fn blend(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) 
             *value = (mean + sum / (COPIES as f32).sqrt()).round() as u8;
         }
     }
+}
+
+/// Displaces the pixels by smooth random fields, and reflects the image at its borders (elastic distortion;
+/// Simard et al., ICDAR 2003). Interpolation is cubic: bilinear interpolation blurs, and a network would
+/// learn that blurred images are outliers.
+fn warp(pixels: &mut [u8], height: usize, width: usize, random: &mut impl Rng) {
+    let [down, right] = [height, width].map(|size| field(height, width, DISPLACEMENT * size as f64, random));
+    let old = pixels.to_vec();
+    let plane = height * width;
+    for index in 0..plane {
+        let (row, column) = (index / width, index % width);
+        let rows = taps(row as f64 + down(row, column), height);
+        let columns = taps(column as f64 + right(row, column), width);
+        for (new, old) in pixels.chunks_exact_mut(plane).zip(old.chunks_exact(plane)) {
+            let of_row = |row: usize| -> f64 {
+                columns.iter().map(|&(column, weight)| weight * f64::from(old[row * width + column])).sum()
+            };
+            let value: f64 = rows.iter().map(|&(row, weight)| weight * of_row(row)).sum();
+            // `as` saturates to 0..=255.
+            new[index] = value.round() as u8;
+        }
+    }
+}
+
+/// A smooth field as a function of the row and the column: normally distributed with this standard deviation
+/// at the corners of the grid, interpolated smoothly between.
+fn field<R: Rng>(
+    height: usize,
+    width: usize,
+    deviation: f64,
+    random: &mut R,
+) -> impl Fn(usize, usize) -> f64 + use<R> {
+    let corners: [[f64; CELLS + 1]; CELLS + 1] = array::from_fn(|_| {
+        array::from_fn(|_| {
+            let normal: f64 = StandardNormal.sample(random);
+            deviation * normal
+        })
+    });
+    // The cell of a row or column, and how far it is between the cell's corners, 0 to 1.
+    let cell = |index: usize, size: usize| {
+        let position = (index * CELLS) as f64 / size as f64;
+        let share = position.fract();
+        (position as usize, share * share * (3.0 - 2.0 * share))
+    };
+    move |row, column| {
+        let ((top, down), (left, right)) = (cell(row, height), cell(column, width));
+        let [above, below] = [top, top + 1].map(|row| {
+            let [from, to] = [corners[row][left], corners[row][left + 1]];
+            from + right * (to - from)
+        });
+        above + down * (below - above)
+    }
+}
+
+/// The four pixels around a position on an axis, reflected at the borders, with their weights.
+fn taps(position: f64, size: usize) -> [(usize, f64); 4] {
+    let first = position.floor() as i64 - 1;
+    let period = 2 * (size as i64 - 1);
+    array::from_fn(|tap| {
+        let pixel = first + tap as i64;
+        let place = pixel.rem_euclid(period);
+        (place.min(period - place) as usize, cubic(position - pixel as f64))
+    })
 }
 
 /// Fills each pixel from the (row, column) that `from` maps it to.
@@ -111,29 +186,25 @@ mod tests {
     }
 
     #[test]
-    fn all_three_ways_occur_on_the_smallest_images() {
+    fn the_four_ways_are_equally_frequent_on_the_smallest_images() {
         let old: Vec<u8> = (0..3 * 8 * 8).collect();
-        let mut ways: Vec<&str> = (0..30)
-            .map(|seed| {
-                let mut new = old.clone();
-                scramble(&mut new, 8, 8, &mut ChaCha8Rng::seed_from_u64(seed));
-                assert_ne!(new, old);
-                let is_of = |channel: usize| {
-                    let plane = channel * 64..(channel + 1) * 64;
-                    new[plane.clone()].iter().all(|&value| plane.contains(&usize::from(value)))
-                };
-                let is_part = (0..3).all(is_of);
-                new.sort_unstable();
-                match (new == old, is_part) {
-                    (true, _) => "shuffled",
-                    (_, true) => "repeated",
-                    _ => "blended",
-                }
-            })
-            .collect();
-        ways.sort_unstable();
-        ways.dedup();
-        assert_eq!(ways, ["blended", "repeated", "shuffled"]);
+        let ways = [shuffle, repeat, blend, warp];
+        let mut counts = [0; 4];
+        for seed in 0..400 {
+            let random = || ChaCha8Rng::seed_from_u64(seed);
+            let mut new = old.clone();
+            scramble(&mut new, 8, 8, &mut random());
+            assert_ne!(new, old);
+            let is_by = |way: &fn(&mut [u8], usize, usize, &mut ChaCha8Rng)| {
+                // The first number chooses the way.
+                let (mut pixels, mut random) = (old.clone(), random());
+                let _: u32 = random.random_range(0..4);
+                way(&mut pixels, 8, 8, &mut random);
+                pixels == new
+            };
+            counts[ways.iter().position(is_by).expect("one of the four ways")] += 1;
+        }
+        assert!(counts.iter().all(|count| (70..130).contains(count)), "{counts:?}");
     }
 
     #[test]
@@ -215,5 +286,67 @@ mod tests {
         let mut even = vec![77; 3 * side * side];
         blend(&mut even, side, side, &mut random);
         assert!(even.iter().all(|&value| value == 77));
+    }
+
+    #[test]
+    fn a_warp_differs_between_axes_and_places_and_is_smooth() {
+        // Eight steps of a byte for each pixel, so that the sources are known to an eighth of a pixel.
+        let places = |of: fn(usize) -> usize| (0..HEIGHT * WIDTH).map(move |index| 8 * of(index) as u8);
+        let rows = places(|index| index / WIDTH).collect::<Vec<u8>>();
+        let original = [&rows[..], &places(|index| index % WIDTH).collect::<Vec<u8>>(), &rows].concat();
+        let (mut products, mut apart, mut steps, mut between) = ([[0.0; 2]; 2], 0.0, Vec::new(), 0);
+        let repetitions = 400;
+        for seed in 0..repetitions {
+            let mut pixels = original.clone();
+            warp(&mut pixels, HEIGHT, WIDTH, &mut ChaCha8Rng::seed_from_u64(seed));
+            let source = |row: usize, column: usize| {
+                [0, 1].map(|axis| f64::from(pixels[(axis * HEIGHT + row) * WIDTH + column]) / 8.0)
+            };
+            // The displacements, as shares of the size. The source of the central pixel is rarely reflected.
+            let displacement = |row: usize, column: usize| {
+                let [from_row, from_column] = source(row, column);
+                [(from_row - row as f64) / HEIGHT as f64, (from_column - column as f64) / WIDTH as f64]
+            };
+            let centre = displacement(HEIGHT / 2, WIDTH / 2);
+            let other = displacement(HEIGHT / 4, WIDTH / 4);
+            for (products, a) in products.iter_mut().zip(centre) {
+                for (product, b) in products.iter_mut().zip(centre) {
+                    *product += a * b / repetitions as f64;
+                }
+            }
+            apart += (centre[0] - other[0]).powi(2) / repetitions as f64;
+            assert!(pixels[..HEIGHT * WIDTH] == pixels[2 * HEIGHT * WIDTH..], "channels move together");
+            for row in 1..HEIGHT {
+                for column in 1..WIDTH {
+                    let here = source(row, column);
+                    for beside in [source(row, column - 1), source(row - 1, column)] {
+                        steps.push((here[0] - beside[0]).abs().max((here[1] - beside[1]).abs()));
+                    }
+                    between += usize::from((here[0] - here[0].round()).abs() > 0.2);
+                }
+            }
+        }
+        for (axis, other) in [(0, 1), (1, 0)] {
+            assert!((products[axis][axis].sqrt() - DISPLACEMENT).abs() < 0.03, "{products:?}");
+            assert!(products[axis][other].abs() < 0.01, "{products:?}");
+        }
+        // Of independent displacements twice 0.04, less where they are reflected; of a translation 0.
+        assert!(apart > 0.04, "{apart}");
+        assert!(between > steps.len() / 6, "pixels are interpolated: {between}, {} steps", steps.len());
+        steps.sort_by(f64::total_cmp);
+        let [median, largest] = [steps[steps.len() / 2], steps[steps.len() - 1]];
+        assert!(median < 2.0 && largest < 10.0, "{median} {largest}");
+    }
+
+    #[test]
+    fn interpolation_is_cubic_and_reflects_at_the_borders() {
+        assert_eq!(taps(2.5, 8), [(1, -0.0625), (2, 0.5625), (3, 0.5625), (4, -0.0625)]);
+        assert_eq!(taps(-0.5, 8).map(|(pixel, _)| pixel), [2, 1, 0, 1]);
+        assert_eq!(taps(7.5, 8).map(|(pixel, _)| pixel), [6, 7, 6, 5]);
+        // A whole number takes one pixel; 20 is 6 after 14, twice the 7 steps between the borders.
+        for (position, pixel) in [(0.0, 0), (7.0, 7), (-3.0, 3), (8.0, 6), (20.0, 6), (-20.0, 6)] {
+            assert_eq!(taps(position, 8)[1], (pixel, 1.0), "{position}");
+            assert!(taps(position, 8).iter().filter(|(_, weight)| *weight != 0.0).count() == 1);
+        }
     }
 }

@@ -145,6 +145,10 @@ pub struct Settings {
     /// Do not mirror training images, e.g. for digits or text; the default for `mnist` and `svhn`
     #[arg(help_heading = AUGMENTATION, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     no_mirror: Option<bool>,
+    #[arg(help_heading = AUGMENTATION, long, value_name = "SHARE", help = by_recipe("Probability that an image, \
+        known or an outlier, is reduced and enlarged, gets noise, or is compressed as JPEG, each drawn on its own; 0 to 1",
+        |recipe| recipe.degrade))]
+    degrade: Option<f64>,
     /// Share of the images of a step, outliers too, that are mixed with generated fractals (PixMix), 0 to 1
     #[arg(help_heading = AUGMENTATION, long, value_name = "SHARE", default_value_t = Recipe::default().pixmix)]
     pixmix: f64,
@@ -490,6 +494,7 @@ impl Settings {
             weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
             augment: self.augment.unwrap_or(usual.augment),
             mirror: !self.no_mirror.unwrap_or_else(|| self.is_of_digits()),
+            degrade: self.degrade.unwrap_or(usual.degrade),
             pixmix: self.pixmix,
             trim: self.trim,
             ema: self.ema,
@@ -534,6 +539,7 @@ impl Settings {
         self.backbone_rate.is_some_and(|rate| rate > 0.0)
             || self.batch_norm == Some(BatchNorm::Batch)
             || self.augment.is_some_and(is_of_pixels)
+            || self.degrade.is_some_and(|share| share > 0.0)
             || self.pixmix > 0.0
             || self.precision == Precision::Bf16
             || self.optimizer == Some(Optimizer::Muon)
