@@ -12,7 +12,7 @@ const [toolkit, folder] = process.argv.slice(2).map((path) => resolve(path));
 const temporary = await mkdtemp(join(tmpdir(), "report-"));
 const report = join(temporary, "report.html");
 const demo = ["--known", "examples/demo", "--unknown", "textures=examples/demo/textures"];
-execFileSync(toolkit, ["report", "exported/cifar10-wrn-40-2.onnx", ...demo, "--output", report], { stdio: "inherit" });
+execFileSync(toolkit, ["report", "exported/cifar10-cifar-net.onnx", ...demo, "--output", report], { stdio: "inherit" });
 await mkdir(folder, { recursive: true });
 const context = await launch(chromium, join(temporary, "profile"));
 try {
