@@ -11,7 +11,6 @@ shares of the known images kept and of the unknown ones caught by the threshold 
 and Pillow.
 """
 
-import io
 import json
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
+from drift import jpeg
 from PIL import Image
 
 
@@ -27,18 +27,17 @@ def reduced(image: Image.Image, _) -> Image.Image:
     return small.resize(image.size, Image.Resampling.BICUBIC)
 
 
-def jpeg(image: Image.Image, _) -> Image.Image:
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=40)
-    return Image.open(file)
-
-
 def noise(image: Image.Image, random: np.random.Generator) -> Image.Image:
     values = np.asarray(image) + random.normal(0, 8, (image.height, image.width, 3))
     return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
 
 
-DEGRADATIONS = {"as they are": lambda image, _: image, "reduced": reduced, "JPEG": jpeg, "noise": noise}
+DEGRADATIONS = {
+    "as they are": lambda image, _: image,
+    "reduced": reduced,
+    "JPEG": lambda image, _: jpeg(image, 40),
+    "noise": noise,
+}
 
 
 def degrade(source: Path, target: Path, degradation):
@@ -51,18 +50,21 @@ def degrade(source: Path, target: Path, degradation):
         degradation(image, np.random.default_rng(number)).save(target / f"{number}.png", compress_level=1)
 
 
-def scored(args, model: Path, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of the images in a folder, and whether they are unknown."""
-    command = [args.toolkit, "score", model, folder, "--provider", args.provider, "--json"]
-    lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    verdicts = [json.loads(line)["verdict"] for line in lines.splitlines()]
-    return np.array([verdict["score"] for verdict in verdicts]), np.array([verdict["unknown"] for verdict in verdicts])
+def output(*command) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
 
 
-def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
-    known = np.sort(known)
-    below, not_above = np.searchsorted(known, unknown, "left"), np.searchsorted(known, unknown, "right")
-    return float((below + not_above).mean() / 2 / len(known))
+def shares(args, model: Path, known: Path, unknown: Path, scores: Path) -> list[float]:
+    """The AUROC, and what the threshold in the file keeps and catches of the images in two folders."""
+    rows = ["label,score"]
+    for label, folder in ((0, known), (-1, unknown)):
+        lines = output(args.toolkit, "score", model, folder, "--provider", args.provider, "--json").splitlines()
+        verdicts = [json.loads(line)["verdict"] for line in lines]
+        rows += [f"{label},{verdict['score']}" for verdict in verdicts]
+    scores.write_text("\n".join(rows))
+    threshold = str(verdicts[0]["threshold"])
+    report = json.loads(output(args.toolkit, "metrics", scores, "--threshold", threshold, "--resamples", "0", "--json"))
+    return [report["rows"][0]["auroc"], report["known_kept"], report["rows"][0]["unknown_caught"]]
 
 
 def main():
@@ -80,9 +82,8 @@ def main():
             for source, place in zip((args.known, args.unknown), places, strict=True):
                 degrade(source, place, degradation)
             for model in args.model:
-                (known, flagged), (unknown, caught) = (scored(args, model, place) for place in places)
-                shares = (auroc(known, unknown), 1 - flagged.mean(), caught.mean())
-                cells = [model.name, name, *(f"{100 * share:.1f}" for share in shares)]
+                found = shares(args, model, *places, Path(folder) / "scores.csv")
+                cells = [model.name, name, *(f"{100 * share:.1f}" for share in found)]
                 print(f"| {' | '.join(cells)} |", flush=True)
 
 

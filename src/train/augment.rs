@@ -56,6 +56,13 @@ fn shift(most: usize, random: &mut impl Rng) -> i32 {
     random.random_range(-most..=most)
 }
 
+/// The pixel at a place on an axis of this size, at least 2, that is continued by reflection at its ends.
+pub(super) fn reflected(place: i32, size: usize) -> usize {
+    let last = size as i32 - 1;
+    let place = place.rem_euclid(2 * last);
+    place.min(2 * last - place) as usize
+}
+
 /// Moves the view down and to the right by less than the size. Beyond its borders the image is reflected.
 fn reflected_shift(
     pixels: &mut [u8],
@@ -64,10 +71,6 @@ fn reflected_shift(
     [down, right]: [i32; 2],
     is_mirrored: bool,
 ) {
-    let reflected = |place: i32, size: usize| {
-        let last = size as i32 - 1;
-        (last - (last - place.abs()).abs()) as usize
-    };
     let rows: Vec<usize> = (0..height as i32).map(|row| reflected(row + down, height)).collect();
     let mut columns: Vec<usize> = (0..width as i32).map(|column| reflected(column + right, width)).collect();
     if is_mirrored {

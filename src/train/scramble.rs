@@ -6,6 +6,7 @@ use std::array;
 use rand::{Rng, RngExt, seq::SliceRandom};
 use rand_distr::{Distribution, StandardNormal};
 
+use super::augment::reflected;
 use crate::image::cubic;
 
 /// The version of these methods; cached features of scrambled images depend on it.
@@ -142,12 +143,10 @@ fn field<R: Rng>(
 
 /// The four pixels around a position on an axis, reflected at the borders, with their weights.
 fn taps(position: f64, size: usize) -> [(usize, f64); 4] {
-    let first = position.floor() as i64 - 1;
-    let period = 2 * (size as i64 - 1);
+    let first = position.floor() as i32 - 1;
     array::from_fn(|tap| {
-        let pixel = first + tap as i64;
-        let place = pixel.rem_euclid(period);
-        (place.min(period - place) as usize, cubic(position - pixel as f64))
+        let pixel = first + tap as i32;
+        (reflected(pixel, size), cubic(position - f64::from(pixel)))
     })
 }
 

@@ -1304,8 +1304,8 @@ fn test_images_are_held_out_of_class_folders() {
     };
     assert!(!import(&[]).status.success());
     let imported = import(&["--held-out-test", "0.2", "--precision", "f16", "--calibration-images", "99"]);
-    let verdict = stdout(&imported);
-    assert!(verdict.contains("compared with f32 on 64 training images"), "{verdict}");
+    let text = stdout(&imported);
+    assert!(text.contains("compared with f32 on 64 training images"), "{text}");
 
     // One more image, and as many test images, but different ones.
     fs::copy(at.join("colours/red/0.png"), at.join("colours/red/00.png")).unwrap();
