@@ -3,6 +3,7 @@
 mod arrays;
 mod catalog;
 mod cifar;
+pub(crate) mod degradation;
 #[cfg(feature = "files")]
 mod fetch;
 mod folder;
@@ -43,6 +44,7 @@ use crate::{
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
+pub use degradation::Degradation;
 #[cfg(feature = "files")]
 pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
@@ -111,6 +113,7 @@ pub struct Dataset {
     labels: Vec<i64>,
     input: Input,
     is_mirrored: bool,
+    degradation: Option<Degradation>,
     source: Arc<Source>,
     left_out: Arc<LeftOut>,
     /// The index of each image in the source.
@@ -260,8 +263,18 @@ impl Dataset {
 
     fn new(origin: &Path, classes: Vec<String>, labels: Vec<i64>, input: &Input, source: Source) -> Self {
         let (origin, positions) = (origin.to_owned(), (0..labels.len()).collect());
-        let (source, left_out, kept) = (Arc::new(source), Arc::default(), Arc::from([]));
-        Self { origin, classes, labels, input: *input, is_mirrored: false, source, left_out, positions, kept }
+        Self {
+            origin,
+            classes,
+            labels,
+            input: *input,
+            is_mirrored: false,
+            degradation: None,
+            source: Arc::new(source),
+            left_out: Arc::default(),
+            positions,
+            kept: Arc::from([]),
+        }
     }
 
     /// The number of images.
@@ -460,33 +473,38 @@ impl Dataset {
         };
         if let Some(kept) = self.kept.get(index) {
             kept.get_or_init(|| {
-                let mut pixels = image::pixels(&image, &self.input);
-                self.mirror(&mut pixels);
-                pixels.into_boxed_slice()
+                self.altered(index, image::pixels(&image, &self.input).into()).into_owned().into_boxed_slice()
             });
         }
         Ok(encoded)
     }
 
-    /// One image as it is in its file, upright.
+    /// Whether images are made here instead of being read as they are.
+    fn is_made(&self) -> bool {
+        self.degradation.is_some() || matches!(&*self.source, Source::Noise(_))
+    }
+
+    /// One image as it is in its file, upright; one that is made here, in the size of the input.
     ///
     /// # Errors
     /// Those of [`pixels`](Self::pixels).
     pub(crate) fn original(&self, index: usize) -> Result<image::RgbImage> {
+        if self.is_made() {
+            return Ok(image::of_planes(&self.pixels(index)?, self.input.height, self.input.width));
+        }
         let position = self.positions[index];
         match &*self.source {
             Source::Arrays(arrays) => Ok(arrays.image(position)),
             Source::Files(files) => image::open(&files[position]),
             #[cfg(feature = "parquet")]
             Source::Rows(rows) => rows.image(position),
-            Source::Noise(_) => {
-                Ok(image::of_planes(&self.pixels(index)?, self.input.height, self.input.width))
-            }
+            Source::Noise(_) => unreachable!("noise is made here"),
         }
     }
 
-    /// The images of a batch that can be read, in the size of their files. Decodes on all threads. Noise has
-    /// a black frame if the input crops images.
+    /// The images of a batch that can be read, in the size of their files. Decodes on all threads. Images that
+    /// are made here, noise and degraded ones, have the size of the input, and a black frame if it crops
+    /// images.
     ///
     /// # Panics
     /// If an index is not below [`len`](Self::len).
@@ -494,8 +512,10 @@ impl Dataset {
     pub fn readable_originals(&self, indices: &[usize]) -> Readable<Vec<image::RgbImage>> {
         let read = |&index: &usize| {
             let mut image = self.original(index)?;
-            if let (Source::Noise(_), Some(frame)) = (&*self.source, image::Frame::of(&self.input)) {
-                image = frame.around(&image);
+            if self.is_made() {
+                if let Some(frame) = image::Frame::of(&self.input) {
+                    image = frame.around(&image);
+                }
             } else if self.is_mirrored {
                 ::image::imageops::flip_horizontal_in_place(&mut image);
             }
@@ -504,25 +524,28 @@ impl Dataset {
         Readable::of(indices.par_iter().map(read).collect())
     }
 
-    fn mirror(&self, pixels: &mut [u8]) {
-        if self.is_mirrored {
-            pixels.chunks_exact_mut(self.input.width).for_each(<[u8]>::reverse);
+    /// Degrades and mirrors the pixels of an image, as asked for.
+    fn altered<'a>(&self, index: usize, mut pixels: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
+        let Input { height, width, .. } = self.input;
+        if let Some(degradation) = self.degradation {
+            degradation.apply(pixels.to_mut(), height, width, self.positions[index] as u64);
         }
+        if self.is_mirrored {
+            pixels.to_mut().chunks_exact_mut(width).for_each(<[u8]>::reverse);
+        }
+        pixels
     }
 
     fn decode(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         let (position, input) = (self.positions[index], &self.input);
-        let mut pixels = match &*self.source {
+        let pixels = match &*self.source {
             Source::Arrays(arrays) => arrays.pixels(position, input),
             Source::Files(files) => Cow::Owned(image::pixels(&image::open(&files[position])?, input)),
             #[cfg(feature = "parquet")]
             Source::Rows(rows) => Cow::Owned(image::pixels(&rows.image(position)?, input)),
             Source::Noise(noise) => Cow::Owned(noise.pixels(position, self.image_len())),
         };
-        if self.is_mirrored {
-            self.mirror(pixels.to_mut());
-        }
-        Ok(pixels)
+        Ok(self.altered(index, pixels))
     }
 
     /// One image for viewing, upright and in its own proportions; shrunk but never enlarged, so that neither
@@ -626,6 +649,14 @@ impl Dataset {
     #[must_use]
     pub fn mirrored(mut self) -> Self {
         self.is_mirrored = !self.is_mirrored;
+        self.kept = Arc::from([]);
+        self
+    }
+
+    /// The same images, degraded after they have the size of the input. No decoded image is kept.
+    #[must_use]
+    pub fn degraded(mut self, degradation: Degradation) -> Self {
+        self.degradation = Some(degradation);
         self.kept = Arc::from([]);
         self
     }
@@ -1023,6 +1054,26 @@ mod tests {
         assert_eq!(*mirrored.pixels(1).unwrap(), reversed);
         assert_eq!(*mirrored.pick(&[1]).pixels(0).unwrap(), reversed);
         assert_eq!(mirrored.mirrored().batch(&[0, 1]).unwrap(), dataset.batch(&[0, 1]).unwrap());
+    }
+
+    #[test]
+    fn degraded_images_are_those_of_the_index_in_the_data_set() {
+        let input = Input::of_size(16, 24);
+        let dataset = Dataset::noise(Noise::uniform(3), &input);
+        for degradation in Degradation::ALL {
+            let degraded = dataset.clone().degraded(degradation);
+            let mut expected = dataset.pixels(2).unwrap().into_owned();
+            degradation.apply(&mut expected, 16, 24, 2);
+            assert!(*degraded.pixels(2).unwrap() == expected && *dataset.pixels(2).unwrap() != expected);
+            assert!(*degraded.pick(&[2]).pixels(0).unwrap() == expected);
+            assert!(degraded.original(2).unwrap() == image::of_planes(&expected, 16, 24));
+            let mirrored = degraded.mirrored();
+            let pixels = mirrored.pixels(2).unwrap().into_owned();
+            assert!(pixels.iter().rev().take(24).eq(expected[3 * 16 * 24 - 24..].iter()), "mirrored");
+            // Resized by a model, they are the same pixels.
+            let read = mirrored.readable_originals(&[2]);
+            assert!(image::pixels(&read.images[0], &input) == pixels, "mirrored once");
+        }
     }
 
     #[test]

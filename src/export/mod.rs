@@ -28,7 +28,8 @@ use crate::{
     method::{self, Activations, FittedScore, FittedTerm, LogitScore, RejectionScore, Term},
     metrics::Bootstrap,
     model::{
-        Decision, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, PlaceScore, Threshold,
+        Decision, Degraded, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, PlaceScore,
+        Robustness, Threshold,
         file::{LOGIT_MAP, max_batch},
         proto::{Graph, Model, Property},
     },
@@ -270,7 +271,7 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         }
         (None, ..) => (facts.score.into(), None),
     };
-    let history = History {
+    let mut history = History {
         producer: Some(producer()),
         architecture: Some(facts.architecture.clone()),
         loss: Some(facts.loss),
@@ -284,6 +285,9 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
         ..History::default()
     };
     let threshold = threshold(checkpoint, options, &score, fitter.as_ref(), &history)?;
+    if let (Some(fitter), Some(features)) = (&fitter, &checkpoint.features) {
+        history.robustness = robustness(features, &score, fitter, &threshold);
+    }
     let decision = Decision {
         format_version: FORMAT_VERSION,
         classes: facts.classes.clone(),
@@ -408,6 +412,39 @@ fn threshold(
         classes: by_class.map(|by_class| by_class.thresholds),
         operating_points,
     })
+}
+
+/// What the threshold does with held-out images, as they are and degraded; `None` without degraded ones.
+fn robustness(
+    features: &Features,
+    score: &FittedScore,
+    fitter: &Fitter,
+    threshold: &Threshold,
+) -> Option<Robustness> {
+    let images = features.undegraded().nrows();
+    if images == 0 || features.degraded.is_empty() {
+        return None;
+    }
+    let share = |count: usize| count as f64 / images as f64;
+    // The predicted classes, and the share of images that are kept.
+    let judged = |features: &Array2<f32>| {
+        let sample = fitter.sample(features);
+        let activations = sample.activations();
+        let predicted = method::nearest(activations.distances);
+        let mut scores = score.rejection(&activations).to_vec();
+        if let Some(thresholds) = &threshold.classes {
+            relative(&mut scores, &predicted, thresholds);
+        }
+        let kept = scores.iter().filter(|&&score| !method::is_unknown(score, threshold.value)).count();
+        (predicted, share(kept))
+    };
+    let (classes, kept) = judged(features.undegraded());
+    let degraded = features.degraded.iter().map(|(name, features)| {
+        let (predicted, kept) = judged(features);
+        let same = predicted.iter().zip(&classes).filter(|(one, other)| one == other).count();
+        Degraded { name: name.clone(), kept, same_class: share(same) }
+    });
+    Some(Robustness { images, kept, degraded: degraded.collect() })
 }
 
 /// Thresholds by predicted class.

@@ -4,11 +4,11 @@ mod reference;
 
 use std::collections::HashSet;
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, Array4, Axis};
 
 use crate::{
     arch::Layer,
-    data::{Dataset, Noise, StandIn, fault_of_class, shuffled, stand_ins::in_chunks},
+    data::{Dataset, Degradation, Noise, StandIn, fault_of_class, shuffled, stand_ins::in_chunks},
     error::{Error, Result},
     eval::{self, DatasetOutputs},
     export::{self, ExportOptions, ThresholdRule},
@@ -55,7 +55,7 @@ impl Calibration<'_> {
     pub fn work(&self) -> usize {
         let passes = if self.class_means && self.mirrored { 2 } else { 1 };
         let Division { choosing, .. } = Division::of(self.images.labels(), self.keep);
-        passes * self.images.len() + StandIn::ALL.len() * choosing.len()
+        passes * self.images.len() + (StandIn::ALL.len() + Degradation::ALL.len()) * choosing.len()
     }
 }
 
@@ -206,18 +206,29 @@ pub fn calibrate(
     checkpoint.held_out =
         HeldOut { choosing: rows(&logits, &choosing), calibrating: rows(&logits, &calibrating) };
     if !choosing.is_empty() {
-        let stand_ins = StandIn::ALL.into_iter().map(|kind| {
-            let mut features = Array2::zeros((0, checkpoint.last_layer()?.weight.ncols()));
+        let width = features.ncols();
+        let mut made = |name: &str, make: &dyn Fn(&[usize]) -> Result<Array4<u8>>| {
+            let mut features = Array2::zeros((0, width));
             for indices in in_chunks(&choosing) {
-                let outputs = scorer.score_u8(images.stand_ins(kind, indices)?.view())?;
+                let outputs = scorer.score_u8(make(indices)?.view())?;
                 let found = outputs.features.expect("the file has features");
                 features.append(Axis(0), found.view()).expect("one row per image");
                 progress(indices.len());
             }
-            Ok((kind.name().to_owned(), features))
-        });
+            Ok((name.to_owned(), features))
+        };
+        let mut stand_ins = Vec::new();
+        for kind in StandIn::ALL {
+            stand_ins.push(made(kind.name(), &|indices| images.stand_ins(kind, indices))?);
+        }
+        let mut degraded = Vec::new();
+        for degradation in Degradation::ALL {
+            let images = images.clone().degraded(degradation);
+            degraded.push(made(degradation.name(), &|indices| images.batch(indices))?);
+        }
         checkpoint.features = Some(Features {
-            stand_ins: stand_ins.collect::<Result<_>>()?,
+            stand_ins,
+            degraded,
             training: rows(&features, &training),
             labels: training.iter().map(|&index| images.labels()[index]).collect(),
             choosing: rows(&features, &choosing),

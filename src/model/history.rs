@@ -54,6 +54,9 @@ pub struct History {
     /// Why the score was chosen; `None` if it was given, or nothing could be compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
+    /// What the threshold does with degraded known images; `None` if none were seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub robustness: Option<Robustness>,
     /// Metrics of the test after training, for the file's score and threshold, in float32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Report>,
@@ -123,6 +126,50 @@ impl fmt::Display for Choice {
     }
 }
 
+/// What becomes of held-out known images when they are degraded, by the threshold of the export and in
+/// float32. They chose the score or, if too few were held out for that, the threshold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Robustness {
+    /// The number of images.
+    pub images: usize,
+    /// The share of them that is kept as they are, 0 to 1.
+    pub kept: f64,
+    /// The same images, degraded.
+    pub degraded: Vec<Degraded>,
+}
+
+/// Known images with one degradation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// The name of the [degradation](crate::data::Degradation).
+    pub name: String,
+    /// The share of them that is kept, 0 to 1.
+    pub kept: f64,
+    /// The share of them that is predicted as the same class as before, 0 to 1.
+    pub same_class: f64,
+}
+
+impl Robustness {
+    /// The degradations under which markedly fewer images are kept.
+    pub fn weak(&self) -> impl Iterator<Item = &Degraded> {
+        self.degraded.iter().filter(|one| one.kept < self.kept - TOLERATED)
+    }
+}
+
+impl fmt::Display for Robustness {
+    /// The shares that are kept, in one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "of {} held-out known images {:.1} % are kept", self.images, 100.0 * self.kept)?;
+        for Degraded { name, kept, .. } in &self.degraded {
+            write!(f, ", {name} {:.1} %", 100.0 * kept)?;
+        }
+        Ok(())
+    }
+}
+
+/// The loss of kept images that is no weakness, as a share of all.
+const TOLERATED: f64 = 0.2;
+
 /// The number of candidates that are shown.
 const SHOWN: usize = 5;
 
@@ -161,6 +208,7 @@ impl History {
             training: understood(&mut fields, "training"),
             golden: understood(&mut fields, "golden"),
             choice: understood(&mut fields, "choice"),
+            robustness: understood(&mut fields, "robustness"),
             metrics: understood(&mut fields, "metrics"),
             other: fields.into_iter().collect(),
         }

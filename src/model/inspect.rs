@@ -166,6 +166,9 @@ impl fmt::Display for Inspection {
         if let Some(choice) = &history.choice {
             line("choice", choice)?;
         }
+        if let Some(robustness) = &history.robustness {
+            line("degraded", robustness)?;
+        }
         if let Some(file) = &history.imported {
             line("imported", &format_args!("from {file}"))?;
         }

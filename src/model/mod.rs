@@ -26,7 +26,7 @@ pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 pub use file::with_features;
 #[cfg(feature = "train")]
 pub(crate) use history::{ANCESTORS, HELD_OUT_SEEN, TEST_NAMES};
-pub use history::{Candidate, Choice, History, ResizeCheck, Training};
+pub use history::{Candidate, Choice, Degraded, History, ResizeCheck, Robustness, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
 
@@ -159,6 +159,11 @@ mod tests {
             producer: Some("test".to_owned()),
             loss: Some(Loss::new(Variant::Paper)),
             precision: Some(ModelPrecision::Float16),
+            robustness: Some(Robustness {
+                images: 7,
+                kept: 1.0 / 3.0,
+                degraded: vec![Degraded { name: "noise".to_owned(), kept: 0.1, same_class: 0.7 }],
+            }),
             ..History::default()
         };
         Manifest { decision, history }

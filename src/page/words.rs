@@ -209,6 +209,20 @@ impl Subject {
                     .to_owned(),
             );
         }
+        let robustness = self.origin.as_ref().and_then(|origin| origin.manifest.history.robustness.as_ref());
+        if let Some(robustness) = robustness.filter(|_| self.keep.is_some()) {
+            let weak: Vec<String> = robustness
+                .weak()
+                .map(|one| format!("{} ({})", percent(one.kept), quoted(&one.name)))
+                .collect();
+            if !weak.is_empty() {
+                cautions.push(format!(
+                    "Of degraded known images, the threshold kept only {} when the model was exported, and {} as they were.",
+                    listed(&weak),
+                    percent(robustness.kept)
+                ));
+            }
+        }
         let Ok(report) = &self.report else { return cautions };
         cautions.extend(not_counted(report.skipped).map(|sentence| sentence + "."));
         if let (Some(kept), Some(keep)) = (report.known_kept, self.keep) {
@@ -250,6 +264,8 @@ mod tests {
     use super::*;
     use crate::{
         metrics::Bootstrap,
+        model::{Degraded, Manifest, Robustness},
+        page::content::Provenance,
         report::{Report, ReportOptions},
     };
 
@@ -310,6 +326,44 @@ mod tests {
         let alone = subject(&known, &[], Some(199.0));
         assert!(alone.verdict().ends_with("its threshold keeps 100.0 % of them."), "{}", alone.verdict());
         assert!(alone.cautions().iter().any(|caution| caution.contains("no unknown images")));
+    }
+
+    #[test]
+    fn a_weakness_that_the_model_file_records_calls_for_caution() {
+        let scores: Vec<f64> = (0..200).map(f64::from).collect();
+        let mut subject = subject(&scores, &[("far", &scores)], Some(199.0));
+        let of_kept = |noise: f64, jpeg: f64| {
+            let one = |name: &str, kept| Degraded { name: name.to_owned(), kept, same_class: 0.9 };
+            let degraded = vec![one("reduced", 0.8), one("noise", noise), one("jpeg", jpeg)];
+            let robustness = Robustness { images: 1000, kept: 0.952, degraded };
+            let manifest = Manifest::from_properties(
+                [
+                    ("cac.format_version", "2"),
+                    ("cac.classes", r#"["a","b","c"]"#),
+                    ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
+                    ("cac.score", "\"cac\""),
+                    ("cac.robustness", &*serde_json::to_string(&robustness).unwrap()),
+                ],
+                "x",
+            );
+            Some(Provenance { manifest: manifest.unwrap(), sha256: None, provider: None })
+        };
+        subject.origin = of_kept(0.031, 0.5);
+        assert_eq!(
+            subject.cautions(),
+            [format!(
+                "Of degraded known images, the threshold kept only 3.1 % ({}) and 50.0 % ({}) when the model was \
+                 exported, and 95.2 % as they were.",
+                quoted("noise"),
+                quoted("jpeg")
+            )]
+        );
+        // The threshold of the file is not used.
+        let own = Subject { keep: None, ..subject.clone() };
+        subject.origin = of_kept(0.76, 0.95);
+        for unaffected in [own, subject] {
+            assert_eq!(unaffected.cautions(), [""; 0]);
+        }
     }
 
     #[test]

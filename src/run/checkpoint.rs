@@ -62,6 +62,9 @@ pub struct Features {
     pub calibrating: Array2<f32>,
     /// Name and features of images that stand for unknown ones.
     pub stand_ins: Vec<(String, Array2<f32>)>,
+    /// Name of each [degradation](crate::data::Degradation), and features of the degraded images, in the order
+    /// of the [undegraded](Self::undegraded) ones; empty in checkpoints of versions that had none.
+    pub degraded: Vec<(String, Array2<f32>)>,
     /// Of the test images; `None` without a test, or if they would be too large.
     pub test: Option<TestFeatures>,
 }
@@ -92,12 +95,19 @@ pub struct Mirrored {
 }
 
 impl Features {
+    /// The features of the images that are degraded, as they are: of those that choose or, if none do, of
+    /// those that calibrate.
+    #[must_use]
+    pub fn undegraded(&self) -> &Array2<f32> {
+        if self.choosing.is_empty() { &self.calibrating } else { &self.choosing }
+    }
+
     /// The shapes of all matrices, in order.
     fn shapes(&self) -> Vec<(usize, usize)> {
-        let Self { training, choosing, calibrating, stand_ins, test, .. } = self;
-        let stand_ins = stand_ins.iter().map(|(_, features)| features);
+        let Self { training, choosing, calibrating, stand_ins, degraded, test, .. } = self;
+        let made = stand_ins.iter().chain(degraded).map(|(_, features)| features);
         let tests = test.iter().flat_map(TestFeatures::sets);
-        let all = [training, choosing, calibrating].into_iter().chain(stand_ins).chain(tests);
+        let all = [training, choosing, calibrating].into_iter().chain(made).chain(tests);
         all.map(Array2::dim).collect()
     }
 
@@ -111,14 +121,17 @@ impl Features {
             let logits = [&logits.known].into_iter().chain(logits.unknown.iter().map(|(_, logits)| logits));
             features.sets().map(Array2::nrows).eq(logits.map(Array2::nrows))
         });
-        has_classes && has_held_out && has_test
+        let has_degraded = self.degraded.iter().all(|(_, one)| one.nrows() == self.undegraded().nrows());
+        has_classes && has_held_out && has_degraded && has_test
     }
 
     /// The mean of the features of two views of the same images.
     fn mean(&self, other: &Self) -> Self {
         let mean = |one: &Array2<f32>, other: &Array2<f32>| (one + other) * 0.5;
-        let listed =
-            |((name, one), (_, other)): (&(String, _), &(String, _))| (name.clone(), mean(one, other));
+        let listed = |one: &[(String, Array2<f32>)], other: &[(String, Array2<f32>)]| {
+            let pairs = one.iter().zip(other);
+            pairs.map(|((name, one), (_, other))| (name.clone(), mean(one, other))).collect()
+        };
         let test = self.test.as_ref().zip(other.test.as_ref()).map(|(one, other)| {
             let unknown = one.unknown.iter().zip(&other.unknown).map(|(one, other)| mean(one, other));
             TestFeatures { known: mean(&one.known, &other.known), unknown: unknown.collect() }
@@ -128,7 +141,8 @@ impl Features {
             labels: self.labels.clone(),
             choosing: mean(&self.choosing, &other.choosing),
             calibrating: mean(&self.calibrating, &other.calibrating),
-            stand_ins: self.stand_ins.iter().zip(&other.stand_ins).map(listed).collect(),
+            stand_ins: listed(&self.stand_ins, &other.stand_ins),
+            degraded: listed(&self.degraded, &other.degraded),
             test,
         }
     }
@@ -240,6 +254,7 @@ const FEATURES_LABELS: &str = "labels";
 const FEATURES_CHOOSING: &str = "choosing";
 const FEATURES_CALIBRATING: &str = "calibrating";
 const FEATURES_STAND_IN: &str = "stand-in/";
+const FEATURES_DEGRADED: &str = "degraded/";
 const FEATURES_TEST_KNOWN: &str = "test/known";
 const FEATURES_TEST_UNKNOWN: &str = "test/unknown/";
 const CHECK_IMAGES: &str = "cac/check/images";
@@ -473,21 +488,24 @@ impl Weights {
             choosing: matrix(FEATURES_CHOOSING)?,
             calibrating: matrix(FEATURES_CALIBRATING)?,
             stand_ins: self.listed(&named(FEATURES_STAND_IN), width)?,
+            degraded: self.listed(&named(FEATURES_DEGRADED), width)?,
             test,
         }))
     }
 
     /// Adds features for [`features`](Self::features).
     fn insert_features(&mut self, prefix: &str, features: &Features) {
-        let Features { training, labels, choosing, calibrating, stand_ins, test } = features;
+        let Features { training, labels, choosing, calibrating, stand_ins, degraded, test } = features;
         let named = |name: &str| format!("{prefix}{name}");
         self.insert_matrix(&named(FEATURES_TRAINING), training);
         let numbers = labels.iter().map(|&label| label as f32).collect();
         self.insert(&named(FEATURES_LABELS), &[labels.len()], numbers);
         self.insert_matrix(&named(FEATURES_CHOOSING), choosing);
         self.insert_matrix(&named(FEATURES_CALIBRATING), calibrating);
-        let stand_ins = stand_ins.iter().map(|(name, features)| (name.as_str(), features));
-        self.insert_listed(&named(FEATURES_STAND_IN), stand_ins);
+        for (prefix, matrices) in [(FEATURES_STAND_IN, stand_ins), (FEATURES_DEGRADED, degraded)] {
+            let matrices = matrices.iter().map(|(name, features)| (name.as_str(), features));
+            self.insert_listed(&named(prefix), matrices);
+        }
         if let Some(TestFeatures { known, unknown }) = test {
             self.insert_matrix(&named(FEATURES_TEST_KNOWN), known);
             let unknown = unknown.iter().map(|features| ("set", features));
@@ -590,6 +608,7 @@ mod tests {
             choosing: rows(1),
             calibrating: rows(0),
             stand_ins: vec![("scrambled".to_owned(), rows(2)), ("blended".to_owned(), rows(1))],
+            degraded: vec![("noise".to_owned(), rows(1))],
             test: Some(TestFeatures { known: rows(3), unknown: vec![rows(1), rows(2)] }),
         };
         let mirrored = Features { choosing: rows(1) * 2.0, ..features.clone() };
@@ -605,7 +624,7 @@ mod tests {
         let read = Checkpoint::read(&path).unwrap();
         assert_eq!((read.test, read.anchors, read.features), (None, means, Some(features.clone())));
         assert_eq!(read.mirrored.as_ref(), Some(&mirrored));
-        let other = Features { choosing: rows(2), ..features };
+        let other = Features { stand_ins: Vec::new(), ..features };
         let other = Checkpoint { mirrored: Some(Mirrored { features: other, ..mirrored }), ..untested };
         other.write(&path).unwrap();
         let error = Checkpoint::read(&path).unwrap_err().to_string();
@@ -654,6 +673,7 @@ mod tests {
             choosing: rows(1),
             calibrating: rows(0),
             stand_ins: Vec::new(),
+            degraded: vec![("noise".to_owned(), rows(1))],
             test: Some(TestFeatures {
                 known: rows(3),
                 unknown: example().test.unwrap().unknown.iter().map(|(_, z)| rows(z.nrows())).collect(),
@@ -670,6 +690,7 @@ mod tests {
             read_features(&|features| features.labels[1] = 2),
             read_features(&|features| features.labels[1] = -1),
             read_features(&|features| features.calibrating = rows(1)),
+            read_features(&|features| features.degraded[0].1 = rows(2)),
             read_features(&|features| features.test.as_mut().unwrap().unknown.truncate(1)),
             read_features(&|features| features.test.as_mut().unwrap().known = rows(4)),
         ] {

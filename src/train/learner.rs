@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     arch::{self, Layer},
-    data::{PublishedSet, StandIn, prefetch, shuffled, stand_ins::in_chunks},
+    data::{Degradation, PublishedSet, StandIn, prefetch, shuffled, stand_ins::in_chunks},
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
@@ -153,6 +153,12 @@ impl Finishing<'_> {
     fn stand_ins(&mut self, kind: StandIn, indices: &[usize], view: View) -> Result<Array2<f32>> {
         let known = &self.learner.batches.known;
         self.compute(indices, view, |indices| known.stand_ins(kind, indices))
+    }
+
+    /// The features of degraded known images.
+    fn degraded(&mut self, degradation: Degradation, indices: &[usize], view: View) -> Result<Array2<f32>> {
+        let known = self.learner.batches.known.clone().degraded(degradation);
+        self.compute(indices, view, |indices| known.batch(indices))
     }
 
     fn compute(
@@ -330,7 +336,8 @@ impl<'a> Learner<'a> {
         let tests: Vec<Set> = [Set::Test].into_iter().chain(unknown).collect();
         let tested: usize = tests.iter().map(|&set| self.batches.dataset(set).len()).sum();
         let keeps_tests = tested * width * size_of::<f32>() <= KEPT_FEATURES;
-        let made = StandIn::ALL.len() * choosing.len();
+        let undegraded = if choosing.is_empty() { calibrating } else { choosing };
+        let made = StandIn::ALL.len() * choosing.len() + Degradation::ALL.len() * undegraded.len();
         let mirrors = self.settings.recipe.mirrors();
         let images =
             drawn.len() + choosing.len() + calibrating.len() + made + if keeps_tests { tested } else { 0 };
@@ -346,6 +353,10 @@ impl<'a> Learner<'a> {
             for kind in StandIn::ALL {
                 stand_ins.push((kind.name().to_owned(), finishing.stand_ins(kind, &mixed, view)?));
             }
+            let mut degraded = Vec::new();
+            for one in Degradation::ALL {
+                degraded.push((one.name().to_owned(), finishing.degraded(one, undegraded, view)?));
+            }
             let mut test = None;
             if keeps_tests {
                 let mut whole = |set: Set| {
@@ -358,6 +369,7 @@ impl<'a> Learner<'a> {
             }
             Ok(run::Features {
                 stand_ins,
+                degraded,
                 test,
                 training: finishing.features(Set::Known, &drawn, view)?,
                 labels: self.batches.labels(&drawn),

@@ -7,7 +7,9 @@ use std::{
 };
 
 use cac::{
+    data::{Dataset, Degradation, Split},
     eval::feature_file::FeatureFile,
+    image::Input,
     method::Variant,
     run::{CheckpointKind, RunFolder},
 };
@@ -239,6 +241,72 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
     let own = toolkit(at, &[&["eval", "energy.onnx"], &data[2..], &["--json"]].concat());
     let own: Value = serde_json::from_str(stdout(&own)).unwrap();
     assert_eq!(own["rows"][0]["auroc"], tables[1]["rows"][0]["auroc"]);
+}
+
+#[test]
+fn eval_degrades_all_test_images() {
+    let folder = trained();
+    let at = folder.path();
+    for (number, place) in ["known/test/ant", "known/test/bee", "known/test/cow", "other"].iter().enumerate()
+    {
+        let path = at.join(place);
+        fs::create_dir_all(&path).unwrap();
+        let stripe = |x: u32, y: u32| (x * (7 + number as u32) + y * y * 5) as u8 % 200;
+        let image = ::image::RgbImage::from_fn(40, 20, |x, y| ::image::Rgb([stripe(x, y), stripe(y, x), 90]));
+        image.save(path.join("a.png")).unwrap();
+    }
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    stdout(&toolkit(at, &["export", "any-size.onnx", "--resize"]));
+    let input = Input::default();
+    let known = Dataset::known(&at.join("known"), Split::Test, &input).unwrap();
+    let unknown = Dataset::unknown(&at.join("other"), Split::Test, &input).unwrap();
+    let degraded = |name: &str, degradation: Degradation| {
+        let save = |images: &Dataset, place: &str| {
+            let pixels = images.clone().degraded(degradation).pixels(0).unwrap().into_owned();
+            let image = ::image::RgbImage::from_fn(32, 32, |column, row| {
+                let at = (32 * row + column) as usize;
+                ::image::Rgb([pixels[at], pixels[1024 + at], pixels[2048 + at]])
+            });
+            let path = at.join(format!("{name}-{place}"));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            image.save(path).unwrap();
+        };
+        for (index, class) in ["ant", "bee", "cow"].iter().enumerate() {
+            save(&known.pick(&[index]), &format!("known/test/{class}/a.png"));
+        }
+        save(&unknown, "other/a.png");
+    };
+    // The scores in a file, in the order of the images.
+    let scores = |args: &[&str]| -> Vec<f64> {
+        let output = toolkit(at, &[&["eval"], args, &["--scores", "scores.csv"]].concat());
+        stdout(&output);
+        let text = fs::read_to_string(at.join("scores.csv")).unwrap();
+        let (head, lines) = text.split_once('\n').unwrap();
+        let column = head.split(',').position(|name| name == "score").unwrap();
+        lines.lines().map(|line| line.split(',').nth(column).unwrap().parse().unwrap()).collect()
+    };
+    let plain = scores(&["model.onnx", "--known", "known", "--unknown", "other=other"]);
+    for degradation in Degradation::ALL {
+        let name = degradation.name();
+        degraded(name, degradation);
+        let (known, other) = (format!("{name}-known"), format!("other={name}-other"));
+        let expected = scores(&["model.onnx", "--known", &known, "--unknown", &other]);
+        assert!(expected.len() == 4 && expected != plain, "{name}: {expected:?}");
+        for model in ["model.onnx", "any-size.onnx"] {
+            let found = scores(&[model, "--known", "known", "--unknown", "other=other", "--degraded", name]);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{model} {name}");
+            }
+        }
+    }
+    let args = ["eval", "model.onnx", "--known", "known", "--unknown", "other=other", "--degraded", "jpeg"];
+    let table = toolkit(at, &args);
+    assert!(stdout(&table).contains("4 images, degraded (jpeg), in "), "{}", stdout(&table));
+    let json = toolkit(at, &[&args[..], &["--json", "--report", "page.html"]].concat());
+    let json: Value = serde_json::from_str(stdout(&json)).unwrap();
+    assert_eq!(json["degraded"], "jpeg");
+    let page = fs::read_to_string(at.join("page.html")).unwrap();
+    assert!(page.contains("model.onnx, images degraded: jpeg"));
 }
 
 #[test]

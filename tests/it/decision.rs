@@ -161,6 +161,50 @@ fn the_threshold_has_a_bound_and_operating_points() {
 }
 
 #[test]
+fn the_file_says_what_becomes_of_degraded_known_images() {
+    let mut checkpoint = with_stand_ins();
+    let options = ExportOptions::default();
+    let of = |checkpoint: &Checkpoint, options: &ExportOptions| {
+        export::decide(checkpoint, options).unwrap().0.history.robustness
+    };
+    assert_eq!(of(&checkpoint, &options), None, "a checkpoint without degraded images");
+    let features = checkpoint.features.as_mut().unwrap();
+    // The threshold keeps its share of the images that choose, because the same ones calibrate.
+    let known = features.calibrating.clone();
+    let far = &features.stand_ins[0].1 - &features.choosing + &known;
+    features.choosing = known.clone();
+    let (mut half, rest) = (far.clone(), known.view().split_at(Axis(0), 20).1);
+    half.view_mut().split_at(Axis(0), 20).1.assign(&rest);
+    // Features of the opposite sign are of other classes.
+    let named = [("same", known.clone()), ("half", half), ("far", far), ("other", -1.0 * &known)];
+    features.degraded = named.map(|(name, features)| (name.to_owned(), features)).to_vec();
+    for options in [options.clone(), ExportOptions { threshold: ThresholdRule::Keep(0.5), ..options.clone() }]
+    {
+        let robustness = of(&checkpoint, &options).unwrap();
+        let [same, half, far, other] = &robustness.degraded[..] else { panic!("{robustness:?}") };
+        assert_eq!((robustness.images, robustness.kept), (40, same.kept));
+        let keep = if options.threshold == ThresholdRule::Keep(0.5) { 0.5 } else { 0.95 };
+        assert!((robustness.kept - keep).abs() < 0.03, "{robustness:?}");
+        assert_eq!((far.kept, far.same_class, same.same_class), (0.0, 1.0, 1.0));
+        assert!((half.kept - robustness.kept / 2.0).abs() <= 0.1 && other.same_class < 0.7, "{robustness:?}");
+        let weak: Vec<&str> = robustness.weak().map(|one| one.name.as_str()).collect();
+        assert!(weak.starts_with(&["half", "far"]), "{weak:?}");
+    }
+    // Those of the predicted class count.
+    let threshold = ThresholdRule::Keep(0.5);
+    let per_class =
+        of(&checkpoint, &ExportOptions { per_class: true, threshold, ..options.clone() }).unwrap();
+    assert!((0.5..0.65).contains(&per_class.kept) && per_class.degraded[2].kept == 0.0, "{per_class:?}");
+    let inspection = Inspection::of(&model_file(&checkpoint, &options), "model").unwrap();
+    assert_eq!(inspection.manifest.history.robustness, of(&checkpoint, &options));
+    let text = inspection.to_string();
+    assert!(
+        text.contains("degraded   of 40 held-out known images 9") && text.contains(", far 0.0 %"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_file_can_average_an_image_and_its_mirror_image() {
     let mut plain = with_stand_ins();
     let options = ExportOptions::default();
@@ -183,6 +227,7 @@ fn a_file_can_average_an_image_and_its_mirror_image() {
             choosing: shifted(&features.choosing),
             calibrating: shifted(&features.calibrating),
             stand_ins: features.stand_ins.iter().map(|(name, one)| (name.clone(), shifted(one))).collect(),
+            degraded: Vec::new(),
             test: None,
         },
         check: outputs(&bytes, &flipped, Provider::Cpu).logits,

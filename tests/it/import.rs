@@ -216,20 +216,20 @@ fn large_networks_default_to_their_published_input() {
     }
 }
 
-/// CIFAR-10's layout with images of the formula: 40 for training and 20 for testing.
-fn small_cifar(folder: &std::path::Path) {
-    let images = fill::images(60);
+/// CIFAR-10's layout with images of the formula: some for training and 20 for testing.
+fn small_cifar(folder: &std::path::Path, training: usize) {
+    let images = fill::images(training + 20);
     let record = |i: usize| [&[(i % 10) as u8][..], &images[i * 3072..][..3072]].concat();
     let records = |range: std::ops::Range<usize>| range.flat_map(record).collect::<Vec<u8>>();
-    fs::write(folder.join("data_batch_1.bin"), records(0..40)).unwrap();
-    fs::write(folder.join("test_batch.bin"), records(40..60)).unwrap();
+    fs::write(folder.join("data_batch_1.bin"), records(0..training)).unwrap();
+    fs::write(folder.join("test_batch.bin"), records(training..training + 20)).unwrap();
 }
 
 #[test]
 fn known_images_give_names_class_means_and_threshold() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    small_cifar(at);
+    small_cifar(at, 40);
     let path = golden("checkpoints/cac-legacy.pth");
     let import = |more: &[&str]| {
         let args = [
@@ -271,10 +271,34 @@ fn known_images_give_names_class_means_and_threshold() {
 }
 
 #[test]
+fn enough_known_images_choose_a_score_and_show_what_degradations_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    small_cifar(at, 140);
+    let path = golden("checkpoints/cac-legacy.pth");
+    let args = ["import", path.to_str().unwrap(), "model.onnx", "--known", ".", "--protocol", "cac-2021/0"];
+    let output = toolkit(at, &args);
+    // A quarter of 84 images chooses.
+    let text = stdout(&output);
+    assert!(text.contains("\ndegraded: of 21 held-out known images "), "{text}");
+    let inspected = toolkit(at, &["inspect", "model.onnx", "--json"]);
+    let inspected: Value = serde_json::from_str(stdout(&inspected)).unwrap();
+    let manifest = &inspected["manifest"];
+    assert_eq!(
+        (&manifest["choice"]["images"], &manifest["robustness"]["images"]),
+        (&21.into(), &21.into()),
+        "{manifest}"
+    );
+    let degraded = manifest["robustness"]["degraded"].as_array().unwrap();
+    let names: Vec<&str> = degraded.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["reduced", "noise", "jpeg"]);
+}
+
+#[test]
 fn unusable_weights_and_data_are_reported() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    small_cifar(at);
+    small_cifar(at, 40);
     let run = |args: &[&str]| {
         let output = toolkit(at, &[&["import"], args].concat());
         error(&output)

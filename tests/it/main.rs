@@ -95,6 +95,7 @@ fn checkpoint(widen_factor: usize, variant: Variant) -> Checkpoint {
             choosing: features(40, 1),
             calibrating: features(held_out.nrows(), 2),
             stand_ins: Vec::new(),
+            degraded: Vec::new(),
             test: None,
         }),
         mirrored: None,

@@ -11,13 +11,16 @@ use std::{
 };
 
 use cac::{
-    Error,
+    Error, Provider, Scorer,
+    data::{Dataset, Degradation, Split},
+    export::{self, ExportOptions},
     method::Anchors,
     model::Inspection,
     run::{Checkpoint, CheckpointKind, Event, RunFolder},
     train::{Outcome, TrainSettings, resume, train},
     weights::Weights,
 };
+use ndarray::ArrayView1;
 use serde_json::{Value, json};
 
 use crate::commands::{error, stderr, stdout, toolkit};
@@ -305,7 +308,9 @@ fn the_last_layer_is_trained_on_features_that_are_computed_once() {
     let refused = toolkit(at, &["export", "--run", "runs/plain", "--mirror", "both.onnx"]);
     assert!(error(&refused).contains("mirror = true: needs a training whose augmentation mirrors images"));
     // Exported, the network computes from images what the last layer computed from features.
-    stdout(&toolkit(at, &["export", "--run", "runs/first", "model.onnx"]));
+    let exported = toolkit(at, &["export", "--run", "runs/first", "model.onnx"]);
+    // None of them choose, because they are few.
+    assert!(stdout(&exported).contains("\ndegraded: of 20 held-out known images "), "{}", stdout(&exported));
     let evaluation = toolkit(at, &["eval", "model.onnx", "--json"]);
     let evaluation: Value = serde_json::from_str(stdout(&evaluation)).unwrap();
     for metric in ["auroc", "oscr"] {
@@ -593,7 +598,8 @@ fn a_run_stopped_after_its_last_epoch_resumes_with_the_features() {
     let at = folder.path();
     two_colours(at);
     let known = at.join("colours").display().to_string();
-    stdout(&toolkit(at, &[&SMALL[..], &["--known", &known, "--epochs", "1", "--run", "whole"]].concat()));
+    let args = ["--known", &known, "--epochs", "1", "--held-out", "0.9", "--run", "whole"];
+    stdout(&toolkit(at, &[&SMALL[..], &args].concat()));
     let settings = fs::read(at.join("whole/resolved.json")).unwrap();
     let settings: TrainSettings = serde_json::from_slice(&settings).unwrap();
     let run = RunFolder::new(at.join("run"));
@@ -610,7 +616,38 @@ fn a_run_stopped_after_its_last_epoch_resumes_with_the_features() {
     stop.store(false, Ordering::Relaxed);
     let outcome = resume(&run, save_every, &stop, |_| {}).unwrap();
     assert!(matches!(outcome, Outcome::Finished(_)), "{outcome:?}");
-    assert!(best().features.is_some());
+    let checkpoint = best();
+    let features = checkpoint.features.as_ref().unwrap();
+
+    // They are those that the exported model computes from the same images, degraded or not.
+    let model = at.join("model.onnx");
+    export::export(&checkpoint, &ExportOptions::default(), &model).unwrap();
+    let scorer = Scorer::open(&model, Provider::Cpu).unwrap();
+    let images = Dataset::known(Path::new(&known), Split::Train, &settings.input).unwrap();
+    let computed = |images: &Dataset| {
+        let all: Vec<usize> = (0..images.len()).collect();
+        scorer.score_u8(images.batch(&all).unwrap().view()).unwrap().features.unwrap()
+    };
+    let differs = |one: ArrayView1<f32>, other: ArrayView1<f32>| {
+        one.iter().zip(other).any(|(one, other)| (one - other).abs() > 1e-4 * other.abs().max(1.0))
+    };
+    let plain = computed(&images);
+    let find = |row| plain.rows().into_iter().position(|other| !differs(row, other)).unwrap();
+    let chosen: Vec<usize> = features.choosing.rows().into_iter().map(find).collect();
+    assert!(chosen.len() >= 2);
+    let names: Vec<&str> = features.degraded.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, Degradation::ALL.map(Degradation::name));
+    for (degradation, (name, found)) in Degradation::ALL.into_iter().zip(&features.degraded) {
+        let degraded = computed(&images.clone().degraded(degradation));
+        for (row, &image) in found.rows().into_iter().zip(&chosen) {
+            assert!(!differs(row, degraded.row(image)), "{name} {image}");
+        }
+        assert!(
+            name != "noise" || chosen.iter().any(|&image| differs(plain.row(image), degraded.row(image)))
+        );
+    }
+    let mirrored = checkpoint.mirrored.as_ref().unwrap();
+    assert_eq!(mirrored.features.degraded[0].1.dim(), features.degraded[0].1.dim());
 }
 
 #[test]

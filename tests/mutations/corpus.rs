@@ -181,6 +181,7 @@ fn checkpoint() -> Checkpoint {
         choosing: rows(4, width),
         calibrating: rows(20, width),
         stand_ins: vec![("blends".to_owned(), rows(4, width))],
+        degraded: vec![("noise".to_owned(), rows(4, width))],
         test: Some(TestFeatures { known: rows(3, width), unknown: vec![rows(2, width)] }),
     });
     checkpoint.test = Some(TestLogits {

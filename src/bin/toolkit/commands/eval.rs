@@ -10,7 +10,10 @@ use std::{
 use anyhow::bail;
 use cac::{
     Error, Scorer,
-    data::{Dataset, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test, open_training},
+    data::{
+        Dataset, Degradation, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test,
+        open_training,
+    },
     eval::{
         self, Agreement, DatasetOutputs, EvaluateOptions, Evaluated, Evaluation, ScoredSet, evaluate,
         feature_file::{self, FeatureFile, FeatureSet},
@@ -166,6 +169,7 @@ pub fn measure(
             anchors: anchors.as_ref().filter(|_| has_page),
             seconds,
             operators,
+            degraded: args.degraded,
             against: of_first.as_ref().map(|of_first| (first.name.as_str(), of_first)),
         })?;
         of_first.get_or_insert(evaluation);
@@ -439,7 +443,10 @@ fn test_images(
             folder.display()
         ));
     }
-    Ok((known.align(&manifest.decision.classes)?, unknown))
+    let known = known.align(&manifest.decision.classes)?;
+    let Some(degradation) = args.degraded else { return Ok((known, unknown)) };
+    let degraded = |set: UnknownSet| UnknownSet { images: set.images.degraded(degradation), ..set };
+    Ok((known.degraded(degradation), unknown.into_iter().map(degraded).collect()))
 }
 
 /// The share of test images that the training held out of a data set with this name.
@@ -462,6 +469,8 @@ pub struct Measured<'a> {
     anchors: Option<&'a Anchors>,
     seconds: f64,
     operators: BTreeMap<String, usize>,
+    /// How the images are degraded.
+    degraded: Option<Degradation>,
     /// Name and result of the first contender.
     against: Option<(&'a str, &'a Evaluation)>,
 }
@@ -472,6 +481,9 @@ impl Measured<'_> {
         let mut name = self.model.map_or("the built-in model".to_owned(), |model| names[model].clone());
         if args.provider.len() > 1 {
             name = format!("{name} on {}", self.scorer.provider());
+        }
+        if let Some(degradation) = self.degraded {
+            name = format!("{name}, images degraded: {degradation}");
         }
         // The bound of the file is for its scores in float32.
         let mut manifest = self.scorer.manifest().clone();
@@ -540,6 +552,9 @@ impl Measured<'_> {
             line["sha256"] = self.sha256.into();
             line["provider"] = self.scorer.runtime().into();
             line["images"] = self.evaluation.images().into();
+            if let Some(degradation) = self.degraded {
+                line["degraded"] = degradation.name().into();
+            }
             line["seconds"] = self.seconds.into();
             line["operators"] = serde_json::to_value(&self.operators)?;
             if let Some((_, agreement)) = self.agreement(index) {
@@ -583,7 +598,9 @@ impl Measured<'_> {
         }
         let (images, seconds, runtime) = (self.evaluation.images(), self.seconds, self.scorer.runtime());
         let rate = images as f64 / seconds.max(1e-9);
-        writeln!(out, "{images} images in {seconds:.1} s, {rate:.0} images/s, on {runtime}")?;
+        let degraded =
+            self.degraded.map_or(String::new(), |degradation| format!(", degraded ({degradation}),"));
+        writeln!(out, "{images} images{degraded} in {seconds:.1} s, {rate:.0} images/s, on {runtime}")?;
         writeln!(out, "model with SHA-256 {}", self.sha256)?;
         for (provider, count) in &self.operators {
             writeln!(out, "operators on {provider}: {count}")?;

@@ -148,6 +148,7 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
         ("--known", args.known.is_some()),
         ("--held-out-test", args.held_out_test.is_some()),
         ("--skip-broken", args.skip_broken),
+        ("--degraded", args.degraded.is_some()),
         ("--unknown", !args.unknown.is_empty()),
         ("--protocol", args.protocol.is_some()),
         ("--scores", args.scores.is_some()),
