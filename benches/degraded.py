@@ -7,8 +7,8 @@ KNOWN is a folder of images of the model's classes, UNKNOWN of images of none, b
 have been trained on either. Every image is scored as it is; reduced to three quarters of its width and height and
 enlarged again; as JPEG at quality 40; and with normal noise of a standard deviation of 8 of 255. Prints Markdown: for
 each model and degradation the AUROC of the degraded known images against equally degraded unknown ones, and the
-shares of the known images kept and of the unknown ones caught by the threshold in the file, in per cent. Needs NumPy
-and Pillow.
+shares of the known images kept and of the unknown ones caught by the threshold in the file, in per cent. `toolkit eval
+--degraded` does much the same; this one degrades files in their own size, with Pillow's code. Needs NumPy and Pillow.
 """
 
 import json

@@ -19,6 +19,15 @@ pub fn on_one_line(name: &str) -> String {
     if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
 }
 
+/// `a`, `a and b`, `a, b and c`.
+pub(crate) fn listed(parts: &[String]) -> String {
+    match parts {
+        [] => String::new(),
+        [only] => only.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
 /// The note on images that cannot be read, if there are any.
 #[must_use]
 pub fn not_counted(skipped: usize) -> Option<String> {

@@ -2,14 +2,17 @@
 //! compression. A model that takes them for signs of unknown images rejects known ones (full-spectrum OOD
 //! detection; Yang et al., arXiv 2204.05306).
 
-use std::fmt;
+use std::str::FromStr;
 
 use image::codecs::jpeg::JpegEncoder;
 use rand::{Rng, SeedableRng, rngs::ChaCha8Rng};
 use rand_distr::{Distribution, Normal};
 use serde::{Deserialize, Serialize};
 
-use crate::image::{self as images, Filter, Input, Region};
+use crate::{
+    error::{Error, Result},
+    image::{self as images, Filter, Input, Region},
+};
 
 /// A degradation of fixed strength, with which a model is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,20 +40,40 @@ impl Degradation {
         }
     }
 
-    /// Degrades an image. The same seed gives the same noise.
-    pub(super) fn apply(self, pixels: &mut [u8], height: usize, width: usize, seed: u64) {
+    /// As it follows a number of images: `reduced`, `with noise` or `as JPEG`.
+    #[must_use]
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Reduced => "reduced",
+            Self::Noise => "with noise",
+            Self::Jpeg => "as JPEG",
+        }
+    }
+
+    /// Degrades an image; the noise depends only on its bytes.
+    pub(super) fn apply(self, pixels: &mut [u8], height: usize, width: usize) {
         match self {
             Self::Reduced => reduce(pixels, height, width, 0.75, [Filter::Bilinear, Filter::Bicubic]),
-            Self::Noise => add_noise(pixels, 8.0, &mut ChaCha8Rng::seed_from_u64(seed)),
+            Self::Noise => add_noise(pixels, 8.0, &mut ChaCha8Rng::seed_from_u64(hash(pixels))),
             Self::Jpeg => compress(pixels, height, width, 40),
         }
     }
 }
 
-impl fmt::Display for Degradation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+impl FromStr for Degradation {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|one| one.name() == name);
+        found.ok_or_else(|| Error::setting("degradation", name, "must be reduced, noise or jpeg"))
     }
+}
+
+/// FNV-1a.
+fn hash(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// Reduces the image by a scale below 1 and enlarges it again, with a filter for each.
@@ -84,7 +107,7 @@ pub(crate) fn compress(pixels: &mut [u8], height: usize, width: usize, quality: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::{SeedableRng, rngs::ChaCha8Rng};
+    use crate::data::{Dataset, Noise};
 
     const HEIGHT: usize = 24;
     const WIDTH: usize = 40;
@@ -108,19 +131,49 @@ mod tests {
 
     #[test]
     fn a_degradation_has_a_fixed_strength_and_a_name() {
+        let degraded = |image: &[u8], degradation: Degradation| {
+            let mut pixels = image.to_vec();
+            degradation.apply(&mut pixels, HEIGHT, WIDTH);
+            pixels
+        };
+        let (image, grey) = (ramp(), vec![128; 3 * HEIGHT * WIDTH]);
+        let mut expected = image.clone();
+        reduce(&mut expected, HEIGHT, WIDTH, 0.75, [Filter::Bilinear, Filter::Bicubic]);
+        assert!(degraded(&image, Degradation::Reduced) == expected && expected != image);
+        expected = image.clone();
+        compress(&mut expected, HEIGHT, WIDTH, 40);
+        assert!(degraded(&image, Degradation::Jpeg) == expected && expected != image);
+        let noisy = degraded(&grey, Degradation::Noise);
+        let (mean, deviation) = differences(&noisy, &grey);
+        assert!(mean.abs() < 0.3 && (deviation - 8.0).abs() < 0.3, "{mean} {deviation}");
+        // The same image has the same noise, and another image another.
+        assert!(degraded(&grey, Degradation::Noise) == noisy);
+        let other = degraded(&vec![129; grey.len()], Degradation::Noise);
+        assert!(differences(&other, &noisy).1 > 8.0);
         for degradation in Degradation::ALL {
-            let degraded = |seed| {
-                let mut pixels = ramp();
-                degradation.apply(&mut pixels, HEIGHT, WIDTH, seed);
-                pixels
-            };
-            assert!(degraded(1) == degraded(1));
-            assert_eq!(degraded(1) != degraded(2), degradation == Degradation::Noise);
-            let mut pixels = vec![128; 3 * HEIGHT * WIDTH];
-            degradation.apply(&mut pixels, HEIGHT, WIDTH, 1);
-            let (_, deviation) = differences(&pixels, &[128; 3 * HEIGHT * WIDTH]);
-            assert_eq!(deviation.round(), if degradation == Degradation::Noise { 8.0 } else { 0.0 });
             assert_eq!(serde_json::to_value(degradation).unwrap(), degradation.name());
+            assert_eq!(degradation.name().parse::<Degradation>().unwrap(), degradation);
+        }
+        assert!("blur".parse::<Degradation>().unwrap_err().to_string().contains("reduced, noise or jpeg"));
+    }
+
+    #[test]
+    fn the_noise_is_not_that_of_images_of_noise() {
+        let (plain, input) = (Noise::gaussian(4), Input::of_size(HEIGHT, WIDTH));
+        let images = Dataset::noise(plain, &input);
+        for index in 0..images.len() {
+            let [plain, degraded] = [images.clone(), images.clone().degraded(Degradation::Noise)]
+                .map(|images| images.pixels(index).unwrap().into_owned());
+            let values = plain.iter().zip(&degraded).filter(|&(&plain, _)| (30..=225).contains(&plain));
+            let values: Vec<(f64, f64)> = values
+                .map(|(&plain, &degraded)| (plain.into(), f64::from(degraded) - f64::from(plain)))
+                .collect();
+            let mean = |of: fn(&(f64, f64)) -> f64| values.iter().map(of).sum::<f64>() / values.len() as f64;
+            let [brightness, noise] = [mean(|value| value.0), mean(|value| value.1)];
+            let products = values.iter().map(|value| (value.0 - brightness) * (value.1 - noise));
+            let covariance = products.sum::<f64>() / values.len() as f64;
+            // Standard deviations of 56 and 8.
+            assert!((covariance / (56.0 * 8.0)).abs() < 0.15, "{covariance}");
         }
     }
 

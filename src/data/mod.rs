@@ -118,7 +118,7 @@ pub struct Dataset {
     left_out: Arc<LeftOut>,
     /// The index of each image in the source.
     positions: Vec<usize>,
-    /// The decoded pixels of the first images, filled at first access.
+    /// The decoded pixels of the first images, neither degraded nor mirrored, filled at first access.
     kept: Arc<[OnceLock<Box<[u8]>>]>,
 }
 
@@ -448,12 +448,15 @@ impl Dataset {
     /// # Panics
     /// If `index` is not below [`len`](Self::len).
     pub fn pixels(&self, index: usize) -> Result<Cow<'_, [u8]>> {
-        let Some(kept) = self.kept.get(index) else { return self.decode(index) };
-        if let Some(pixels) = kept.get() {
-            return Ok(Cow::Borrowed(pixels));
-        }
-        let pixels = self.decode(index)?.into_owned().into_boxed_slice();
-        Ok(Cow::Borrowed(kept.get_or_init(|| pixels)))
+        let Some(kept) = self.kept.get(index) else { return Ok(self.altered(self.decode(index)?)) };
+        let pixels = match kept.get() {
+            Some(pixels) => pixels,
+            None => {
+                let pixels = self.decode(index)?.into_owned().into_boxed_slice();
+                kept.get_or_init(|| pixels)
+            }
+        };
+        Ok(self.altered(Cow::Borrowed(pixels)))
     }
 
     /// Checks that one image can be decoded, and returns its [encoded](Self::encoded) bytes. Its pixels are
@@ -472,9 +475,7 @@ impl Dataset {
             Source::Arrays(_) | Source::Noise(_) => return Ok(encoded),
         };
         if let Some(kept) = self.kept.get(index) {
-            kept.get_or_init(|| {
-                self.altered(index, image::pixels(&image, &self.input).into()).into_owned().into_boxed_slice()
-            });
+            kept.get_or_init(|| image::pixels(&image, &self.input).into_boxed_slice());
         }
         Ok(encoded)
     }
@@ -525,10 +526,10 @@ impl Dataset {
     }
 
     /// Degrades and mirrors the pixels of an image, as asked for.
-    fn altered<'a>(&self, index: usize, mut pixels: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
+    fn altered<'a>(&self, mut pixels: Cow<'a, [u8]>) -> Cow<'a, [u8]> {
         let Input { height, width, .. } = self.input;
         if let Some(degradation) = self.degradation {
-            degradation.apply(pixels.to_mut(), height, width, self.positions[index] as u64);
+            degradation.apply(pixels.to_mut(), height, width);
         }
         if self.is_mirrored {
             pixels.to_mut().chunks_exact_mut(width).for_each(<[u8]>::reverse);
@@ -538,14 +539,13 @@ impl Dataset {
 
     fn decode(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         let (position, input) = (self.positions[index], &self.input);
-        let pixels = match &*self.source {
+        Ok(match &*self.source {
             Source::Arrays(arrays) => arrays.pixels(position, input),
             Source::Files(files) => Cow::Owned(image::pixels(&image::open(&files[position])?, input)),
             #[cfg(feature = "parquet")]
             Source::Rows(rows) => Cow::Owned(image::pixels(&rows.image(position)?, input)),
             Source::Noise(noise) => Cow::Owned(noise.pixels(position, self.image_len())),
-        };
-        Ok(self.altered(index, pixels))
+        })
     }
 
     /// One image for viewing, upright and in its own proportions; shrunk but never enlarged, so that neither
@@ -645,19 +645,19 @@ impl Dataset {
         self
     }
 
-    /// The same images, flipped horizontally; flipping twice restores them. No decoded image is kept.
+    /// The same images, flipped horizontally; flipping twice restores them.
     #[must_use]
     pub fn mirrored(mut self) -> Self {
         self.is_mirrored = !self.is_mirrored;
-        self.kept = Arc::from([]);
         self
     }
 
-    /// The same images, degraded after they have the size of the input. No decoded image is kept.
+    /// The same images, degraded after they are resized to the input, instead of any earlier degradation. The
+    /// same image always has the same noise. [Names](Self::name) and [encoded](Self::encoded) bytes are
+    /// those of the original.
     #[must_use]
     pub fn degraded(mut self, degradation: Degradation) -> Self {
         self.degradation = Some(degradation);
-        self.kept = Arc::from([]);
         self
     }
 
@@ -1057,13 +1057,13 @@ mod tests {
     }
 
     #[test]
-    fn degraded_images_are_those_of_the_index_in_the_data_set() {
+    fn degraded_images_stay_the_same_however_they_are_read() {
         let input = Input::of_size(16, 24);
         let dataset = Dataset::noise(Noise::uniform(3), &input);
         for degradation in Degradation::ALL {
             let degraded = dataset.clone().degraded(degradation);
             let mut expected = dataset.pixels(2).unwrap().into_owned();
-            degradation.apply(&mut expected, 16, 24, 2);
+            degradation.apply(&mut expected, 16, 24);
             assert!(*degraded.pixels(2).unwrap() == expected && *dataset.pixels(2).unwrap() != expected);
             assert!(*degraded.pick(&[2]).pixels(0).unwrap() == expected);
             assert!(degraded.original(2).unwrap() == image::of_planes(&expected, 16, 24));
@@ -1092,6 +1092,9 @@ mod tests {
         std::fs::remove_file(folder.path().join("1.png")).unwrap();
         std::fs::remove_file(folder.path().join("3.png")).unwrap();
         assert_eq!(dataset.pixels(1).unwrap()[0], 1, "kept");
+        let noisy = dataset.clone().degraded(Degradation::Noise);
+        assert!(noisy.pixels(1).unwrap() != dataset.pixels(1).unwrap(), "kept as it was");
+        assert!(dataset.clone().mirrored().pixels(1).unwrap() == dataset.pixels(1).unwrap());
         assert!(dataset.pixels(3).is_err(), "not kept");
     }
 

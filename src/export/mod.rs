@@ -34,7 +34,7 @@ use crate::{
         proto::{Graph, Model, Property},
     },
     report::ReportOptions,
-    run::{CheckBatch, Checkpoint, Features, Outliers},
+    run::{CheckBatch, Checkpoint, Features, Outliers, degraded_among},
     scorer::{Outputs, Provider, Scorer, greatest_difference, tract::TRACT},
     text::per_cent,
 };
@@ -414,20 +414,20 @@ fn threshold(
     })
 }
 
-/// What the threshold does with held-out images, as they are and degraded; `None` without degraded ones.
+/// What the threshold keeps of the images that calibrate, as they are and degraded; `None` without degraded
+/// ones.
 fn robustness(
     features: &Features,
     score: &FittedScore,
     fitter: &Fitter,
     threshold: &Threshold,
 ) -> Option<Robustness> {
-    let images = features.undegraded().nrows();
-    if images == 0 || features.degraded.is_empty() {
+    let undegraded = degraded_among(&(0..features.calibrating.nrows()).collect::<Vec<_>>());
+    if undegraded.is_empty() || features.degraded.is_empty() {
         return None;
     }
-    let share = |count: usize| count as f64 / images as f64;
-    // The predicted classes, and the share of images that are kept.
-    let judged = |features: &Array2<f32>| {
+    // The class of each image that is kept.
+    let kept = |features: &Array2<f32>| -> Vec<Option<usize>> {
         let sample = fitter.sample(features);
         let activations = sample.activations();
         let predicted = method::nearest(activations.distances);
@@ -435,16 +435,30 @@ fn robustness(
         if let Some(thresholds) = &threshold.classes {
             relative(&mut scores, &predicted, thresholds);
         }
-        let kept = scores.iter().filter(|&&score| !method::is_unknown(score, threshold.value)).count();
-        (predicted, share(kept))
+        let is_kept = |score: f32| !method::is_unknown(score, threshold.value);
+        predicted
+            .into_iter()
+            .zip(scores)
+            .map(|(class, score)| Some(class).filter(|_| is_kept(score)))
+            .collect()
     };
-    let (classes, kept) = judged(features.undegraded());
-    let degraded = features.degraded.iter().map(|(name, features)| {
-        let (predicted, kept) = judged(features);
-        let same = predicted.iter().zip(&classes).filter(|(one, other)| one == other).count();
-        Degraded { name: name.clone(), kept, same_class: share(same) }
+    let share =
+        |of: &mut dyn Iterator<Item = bool>| of.filter(|&is| is).count() as f64 / undegraded.len() as f64;
+    let clean = kept(&features.calibrating.select(Axis(0), &undegraded));
+    let degraded = features.degraded.iter().map(|(degradation, features)| {
+        let degraded = kept(features);
+        let is_same = |(one, clean): (&Option<usize>, &Option<usize>)| one.is_some() && one == clean;
+        Degraded {
+            degradation: *degradation,
+            kept: share(&mut degraded.iter().map(Option::is_some)),
+            same_class: share(&mut degraded.iter().zip(&clean).map(is_same)),
+        }
     });
-    Some(Robustness { images, kept, degraded: degraded.collect() })
+    Some(Robustness {
+        images: undegraded.len(),
+        degraded: degraded.collect(),
+        kept: share(&mut clean.iter().map(Option::is_some)),
+    })
 }
 
 /// Thresholds by predicted class.

@@ -14,7 +14,7 @@ use crate::{
     export::{self, ExportOptions, ThresholdRule},
     image::{Input, SIZES},
     method::{self, AnchorKind, Anchors, KEEP, Loss, needed},
-    run::{CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut},
+    run::{CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut, degraded_among},
     scorer::{Provider, Scorer},
     weights::Weights,
 };
@@ -54,8 +54,13 @@ impl Calibration<'_> {
     #[must_use]
     pub fn work(&self) -> usize {
         let passes = if self.class_means && self.mirrored { 2 } else { 1 };
-        let Division { choosing, .. } = Division::of(self.images.labels(), self.keep);
-        passes * self.images.len() + (StandIn::ALL.len() + Degradation::ALL.len()) * choosing.len()
+        let Division { choosing, calibrating, .. } = Division::of(self.images.labels(), self.keep);
+        let mut work = passes * self.images.len();
+        if !choosing.is_empty() {
+            work += StandIn::ALL.len() * choosing.len();
+            work += Degradation::ALL.len() * degraded_among(&calibrating).len();
+        }
+        work
     }
 }
 
@@ -207,24 +212,26 @@ pub fn calibrate(
         HeldOut { choosing: rows(&logits, &choosing), calibrating: rows(&logits, &calibrating) };
     if !choosing.is_empty() {
         let width = features.ncols();
-        let mut made = |name: &str, make: &dyn Fn(&[usize]) -> Result<Array4<u8>>| {
+        let mut made = |indices: &[usize], make: &dyn Fn(&[usize]) -> Result<Array4<u8>>| {
             let mut features = Array2::zeros((0, width));
-            for indices in in_chunks(&choosing) {
+            for indices in in_chunks(indices) {
                 let outputs = scorer.score_u8(make(indices)?.view())?;
                 let found = outputs.features.expect("the file has features");
                 features.append(Axis(0), found.view()).expect("one row per image");
                 progress(indices.len());
             }
-            Ok((name.to_owned(), features))
+            Result::Ok(features)
         };
         let mut stand_ins = Vec::new();
         for kind in StandIn::ALL {
-            stand_ins.push(made(kind.name(), &|indices| images.stand_ins(kind, indices))?);
+            let features = made(&choosing, &|indices| images.stand_ins(kind, indices))?;
+            stand_ins.push((kind.name().to_owned(), features));
         }
+        let undegraded = degraded_among(&calibrating);
         let mut degraded = Vec::new();
         for degradation in Degradation::ALL {
             let images = images.clone().degraded(degradation);
-            degraded.push(made(degradation.name(), &|indices| images.batch(indices))?);
+            degraded.push((degradation, made(&undegraded, &|indices| images.batch(indices))?));
         }
         checkpoint.features = Some(Features {
             stand_ins,

@@ -8,9 +8,11 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     arch::Architecture,
+    data::Degradation,
     method::{AnchorKind, Loss, RejectionScore},
     model::{ModelPrecision, golden::GoldenBatch},
     report::Report,
+    text::listed,
 };
 
 /// How a model was made. A field is `None` if it is missing, or if this version cannot parse it; then `other`
@@ -54,7 +56,7 @@ pub struct History {
     /// Why the score was chosen; `None` if it was given, or nothing could be compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
-    /// What the threshold does with degraded known images; `None` if none were seen.
+    /// What the threshold keeps of degraded known images; `None` if none were seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub robustness: Option<Robustness>,
     /// Metrics of the test after training, for the file's score and threshold, in float32.
@@ -126,8 +128,8 @@ impl fmt::Display for Choice {
     }
 }
 
-/// What becomes of held-out known images when they are degraded, by the threshold of the export and in
-/// float32. They chose the score or, if too few were held out for that, the threshold.
+/// What an export keeps of degraded known images, by its threshold and the scores of the network in float32.
+/// They are among those from which the threshold was chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Robustness {
     /// The number of images.
@@ -138,37 +140,50 @@ pub struct Robustness {
     pub degraded: Vec<Degraded>,
 }
 
-/// Known images with one degradation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What is kept of images with one degradation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Degraded {
-    /// The name of the [degradation](crate::data::Degradation).
-    pub name: String,
-    /// The share of them that is kept, 0 to 1.
+    /// The degradation.
+    pub degradation: Degradation,
+    /// The share of the images that is kept, 0 to 1.
     pub kept: f64,
-    /// The share of them that is predicted as the same class as before, 0 to 1.
+    /// The share that is kept and of the same class as before.
     pub same_class: f64,
 }
 
 impl Robustness {
-    /// The degradations under which markedly fewer images are kept.
-    pub fn weak(&self) -> impl Iterator<Item = &Degraded> {
-        self.degraded.iter().filter(|one| one.kept < self.kept - TOLERATED)
+    /// The degradations under which far fewer images are kept in their class, in a sentence without a full
+    /// stop; `None` if there are none.
+    #[must_use]
+    pub fn weakness(&self) -> Option<String> {
+        let is_weak = |one: &&Degraded| self.kept - one.same_class > TOLERATED;
+        let in_words =
+            |one: &Degraded| format!("{:.1} % {}", 100.0 * one.same_class, one.degradation.in_words());
+        let weak: Vec<String> = self.degraded.iter().filter(is_weak).map(in_words).collect();
+        let kept = 100.0 * self.kept;
+        (!weak.is_empty()).then(|| {
+            format!(
+                "the model keeps {kept:.1} % of known images, but as the same class only {}",
+                listed(&weak)
+            )
+        })
     }
 }
 
 impl fmt::Display for Robustness {
-    /// The shares that are kept, in one line.
+    /// The shares, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "of {} held-out known images {:.1} % are kept", self.images, 100.0 * self.kept)?;
-        for Degraded { name, kept, .. } in &self.degraded {
-            write!(f, ", {name} {:.1} %", 100.0 * kept)?;
+        write!(f, "{:.1} % of {} known images are kept", 100.0 * self.kept, self.images)?;
+        for Degraded { degradation, kept, same_class } in &self.degraded {
+            let (kept, same_class) = (100.0 * kept, 100.0 * same_class);
+            write!(f, "; {} {kept:.1} %, {same_class:.1} % as the same class", degradation.in_words())?;
         }
         Ok(())
     }
 }
 
-/// The loss of kept images that is no weakness, as a share of all.
-const TOLERATED: f64 = 0.2;
+/// The loss that is no weakness, as a share of all images: a fifth, and what rounding may add.
+const TOLERATED: f64 = 0.2 + 1e-9;
 
 /// The number of candidates that are shown.
 const SHOWN: usize = 5;

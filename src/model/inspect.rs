@@ -167,7 +167,7 @@ impl fmt::Display for Inspection {
             line("choice", choice)?;
         }
         if let Some(robustness) = &history.robustness {
-            line("degraded", robustness)?;
+            line("robustness", robustness)?;
         }
         if let Some(file) = &history.imported {
             line("imported", &format_args!("from {file}"))?;

@@ -132,6 +132,7 @@ impl Fault {
 mod tests {
     use super::*;
     use crate::{
+        data::Degradation,
         image::Input,
         method::{LogitScore, Loss, Variant},
     };
@@ -162,7 +163,7 @@ mod tests {
             robustness: Some(Robustness {
                 images: 7,
                 kept: 1.0 / 3.0,
-                degraded: vec![Degraded { name: "noise".to_owned(), kept: 0.1, same_class: 0.7 }],
+                degraded: vec![Degraded { degradation: Degradation::Noise, kept: 0.1, same_class: 0.05 }],
             }),
             ..History::default()
         };

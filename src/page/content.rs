@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{pca::Plane, plot::SERIES};
 use crate::{
+    data::Degradation,
     error::{Error, Result},
     eval::{Agreement, Evaluation, ScoredSet},
     image::RgbImage,
@@ -15,7 +16,7 @@ use crate::{
         Bootstrap, Interval, Ranked, RankedKnown,
         curve::{Curve, bands},
     },
-    model::Manifest,
+    model::{Manifest, Robustness},
     report::{Report, ReportOptions},
     run::Event,
 };
@@ -75,6 +76,8 @@ pub struct Subject {
     pub origin: Option<Provenance>,
     /// The name of the first subject, and the agreement with it.
     pub agreement: Option<(String, Agreement)>,
+    /// How its images were degraded.
+    pub degradation: Option<Degradation>,
 }
 
 /// Where a subject comes from.
@@ -205,6 +208,7 @@ impl Subject {
             map: None,
             origin: None,
             agreement: None,
+            degradation: None,
         }
     }
 
@@ -240,6 +244,7 @@ impl Subject {
             map: None,
             origin: None,
             agreement: None,
+            degradation: None,
         })
     }
 
@@ -247,6 +252,13 @@ impl Subject {
     pub(super) fn rejects(&self, score: f64) -> bool {
         self.threshold
             .is_some_and(|threshold| !matches!(score.partial_cmp(&threshold), Some(order) if order.is_le()))
+    }
+
+    /// What the export found on degraded images, if this is its score and its threshold.
+    pub(super) fn robustness(&self) -> Option<&Robustness> {
+        let Manifest { decision, history } = &self.origin.as_ref()?.manifest;
+        let chosen = decision.threshold.as_ref().map(|threshold| f64::from(threshold.value));
+        history.robustness.as_ref().filter(|_| chosen.is_some() && self.threshold == chosen)
     }
 
     /// The name of a class.

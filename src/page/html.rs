@@ -593,7 +593,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
             @if let Some(choice) = manifest.and_then(|manifest| manifest.history.choice.as_ref()) {
                 (row("choice of the score", text(choice)))
             }
-            @if let Some(robustness) = manifest.and_then(|manifest| manifest.history.robustness.as_ref()) {
+            @if let Some(robustness) = subject.robustness() {
                 (row("degraded images", text(robustness)))
             }
         }
@@ -670,7 +670,6 @@ mod tests {
     use super::*;
     use crate::{
         metrics::{Bootstrap, curve::area},
-        model::{Degraded, Robustness},
         page::{Provenance, Scored, Subject},
         report::ReportOptions,
     };
@@ -778,8 +777,6 @@ mod tests {
             let mut known = scored(name, 90, 3, 0.0);
             known.images = vec![name.to_owned(); 90];
             let unknown = vec![scored(name, 30, 0, 1.0), scored("other", 30, 0, 3.0)];
-            let degraded = vec![Degraded { name: name.to_owned(), kept: 0.1, same_class: 1.0 }];
-            let robustness = Robustness { images: 90, kept: 0.9, degraded };
             let manifest = crate::model::Manifest::from_properties(
                 [
                     ("cac.format_version", "2"),
@@ -788,7 +785,6 @@ mod tests {
                     ("cac.score", "\"cac\""),
                     ("cac.producer", &*serde_json::to_string(name).unwrap()),
                     ("cac.training", &*serde_json::json!({ "known": name, name: [name] }).to_string()),
-                    ("cac.robustness", &*serde_json::to_string(&robustness).unwrap()),
                     (&*format!("cac.{name}"), name),
                 ],
                 "x",
@@ -798,11 +794,9 @@ mod tests {
                 score: name.to_owned(),
                 classes: vec![name.to_owned(), "b".to_owned(), "c".to_owned()],
                 origin: Some(Provenance { manifest: manifest.unwrap(), sha256: None, provider: None }),
-                keep: Some(0.95),
                 ..subject(known, unknown, Some(2.5), 20)
             };
             let text = html(&page(vec![subject.clone(), subject]));
-            assert!(text.contains("the threshold kept only 10.0\u{a0}%"));
             assert!(!text.contains(['\0', '\u{202e}', '\u{1b}']), "{name}");
         }
     }

@@ -4,7 +4,12 @@ use super::{
     content::{Scored, Subject},
     name::{elided, isolated},
 };
-use crate::{metrics::Interval, model::Threshold, report::Row, text::not_counted};
+use crate::{
+    metrics::Interval,
+    model::{Robustness, Threshold},
+    report::Row,
+    text::{listed, not_counted},
+};
 
 /// A share of a row with its interval.
 type ShareOf = fn(&Row) -> Option<(f64, Option<Interval>)>;
@@ -57,15 +62,6 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
 /// A name in a sentence.
 pub(super) fn quoted(name: &str) -> String {
     isolated(&elided(name, 40))
-}
-
-/// `a`, `a and b`, `a, b and c`.
-fn listed(parts: &[String]) -> String {
-    match parts {
-        [] => String::new(),
-        [only] => only.clone(),
-        [first @ .., last] => format!("{} and {last}", first.join(", ")),
-    }
 }
 
 /// The row of each unknown set.
@@ -209,19 +205,12 @@ impl Subject {
                     .to_owned(),
             );
         }
-        let robustness = self.origin.as_ref().and_then(|origin| origin.manifest.history.robustness.as_ref());
-        if let Some(robustness) = robustness.filter(|_| self.keep.is_some()) {
-            let weak: Vec<String> = robustness
-                .weak()
-                .map(|one| format!("{} ({})", percent(one.kept), quoted(&one.name)))
-                .collect();
-            if !weak.is_empty() {
-                cautions.push(format!(
-                    "Of degraded known images, the threshold kept only {} when the model was exported, and {} as they were.",
-                    listed(&weak),
-                    percent(robustness.kept)
-                ));
-            }
+        if let Some(degradation) = self.degradation {
+            cautions.push(format!("All test images are degraded: {}.", degradation.in_words()));
+        }
+        if let Some(mut weakness) = self.robustness().and_then(Robustness::weakness) {
+            weakness[..1].make_ascii_uppercase();
+            cautions.push(weakness + ".");
         }
         let Ok(report) = &self.report else { return cautions };
         cautions.extend(not_counted(report.skipped).map(|sentence| sentence + "."));
@@ -263,8 +252,9 @@ impl Subject {
 mod tests {
     use super::*;
     use crate::{
+        data::Degradation,
         metrics::Bootstrap,
-        model::{Degraded, Manifest, Robustness},
+        model::{Degraded, Manifest},
         page::content::Provenance,
         report::{Report, ReportOptions},
     };
@@ -293,6 +283,7 @@ mod tests {
             map: None,
             origin: None,
             agreement: None,
+            degradation: None,
         }
     }
 
@@ -333,37 +324,39 @@ mod tests {
         let scores: Vec<f64> = (0..200).map(f64::from).collect();
         let mut subject = subject(&scores, &[("far", &scores)], Some(199.0));
         let of_kept = |noise: f64, jpeg: f64| {
-            let one = |name: &str, kept| Degraded { name: name.to_owned(), kept, same_class: 0.9 };
-            let degraded = vec![one("reduced", 0.8), one("noise", noise), one("jpeg", jpeg)];
-            let robustness = Robustness { images: 1000, kept: 0.952, degraded };
+            let one = |degradation, same_class| Degraded { degradation, kept: 0.9, same_class };
+            let [reduced, noise, jpeg] =
+                [(0, 0.8), (1, noise), (2, jpeg)].map(|(index, kept)| one(Degradation::ALL[index], kept));
+            let robustness = Robustness { images: 1000, kept: 0.952, degraded: vec![reduced, noise, jpeg] };
             let manifest = Manifest::from_properties(
                 [
                     ("cac.format_version", "2"),
                     ("cac.classes", r#"["a","b","c"]"#),
                     ("cac.input", r#"{"height":32,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),
                     ("cac.score", "\"cac\""),
+                    ("cac.threshold", r#"{"value":199.0,"data":"by hand","held_out_scores":[]}"#),
                     ("cac.robustness", &*serde_json::to_string(&robustness).unwrap()),
                 ],
                 "x",
             );
             Some(Provenance { manifest: manifest.unwrap(), sha256: None, provider: None })
         };
+        // Also a threshold that was set by hand.
+        subject.keep = None;
         subject.origin = of_kept(0.031, 0.5);
         assert_eq!(
             subject.cautions(),
-            [format!(
-                "Of degraded known images, the threshold kept only 3.1 % ({}) and 50.0 % ({}) when the model was \
-                 exported, and 95.2 % as they were.",
-                quoted("noise"),
-                quoted("jpeg")
-            )]
+            [
+                "The model keeps 95.2 % of known images, but as the same class only 3.1 % with noise and 50.0 % as JPEG."
+            ]
         );
-        // The threshold of the file is not used.
-        let own = Subject { keep: None, ..subject.clone() };
-        subject.origin = of_kept(0.76, 0.95);
-        for unaffected in [own, subject] {
+        let other = Subject { threshold: Some(198.5), ..subject.clone() };
+        subject.origin = of_kept(0.752, 0.95);
+        for unaffected in [other, subject.clone()] {
             assert_eq!(unaffected.cautions(), [""; 0]);
         }
+        subject.degradation = Some(Degradation::Jpeg);
+        assert_eq!(subject.cautions(), ["All test images are degraded: as JPEG."]);
     }
 
     #[test]

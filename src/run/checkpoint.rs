@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     arch::{self, Architecture, HEAD_PREFIX, Layer},
-    data::Protocol,
+    data::{Degradation, Protocol},
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, Anchors, LastLayer, LogitScore, Loss},
@@ -62,9 +62,8 @@ pub struct Features {
     pub calibrating: Array2<f32>,
     /// Name and features of images that stand for unknown ones.
     pub stand_ins: Vec<(String, Array2<f32>)>,
-    /// Name of each [degradation](crate::data::Degradation), and features of the degraded images, in the order
-    /// of the [undegraded](Self::undegraded) ones; empty in checkpoints of versions that had none.
-    pub degraded: Vec<(String, Array2<f32>)>,
+    /// Each degradation with the features of images that calibrate, degraded: of at most 1,000, evenly spaced.
+    pub degraded: Vec<(Degradation, Array2<f32>)>,
     /// Of the test images; `None` without a test, or if they would be too large.
     pub test: Option<TestFeatures>,
 }
@@ -95,17 +94,11 @@ pub struct Mirrored {
 }
 
 impl Features {
-    /// The features of the images that are degraded, as they are: of those that choose or, if none do, of
-    /// those that calibrate.
-    #[must_use]
-    pub fn undegraded(&self) -> &Array2<f32> {
-        if self.choosing.is_empty() { &self.calibrating } else { &self.choosing }
-    }
-
     /// The shapes of all matrices, in order.
     fn shapes(&self) -> Vec<(usize, usize)> {
         let Self { training, choosing, calibrating, stand_ins, degraded, test, .. } = self;
-        let made = stand_ins.iter().chain(degraded).map(|(_, features)| features);
+        let degraded = degraded.iter().map(|(_, features)| features);
+        let made = stand_ins.iter().map(|(_, features)| features).chain(degraded);
         let tests = test.iter().flat_map(TestFeatures::sets);
         let all = [training, choosing, calibrating].into_iter().chain(made).chain(tests);
         all.map(Array2::dim).collect()
@@ -121,17 +114,13 @@ impl Features {
             let logits = [&logits.known].into_iter().chain(logits.unknown.iter().map(|(_, logits)| logits));
             features.sets().map(Array2::nrows).eq(logits.map(Array2::nrows))
         });
-        let has_degraded = self.degraded.iter().all(|(_, one)| one.nrows() == self.undegraded().nrows());
+        let degraded = self.calibrating.nrows().min(DEGRADED);
+        let has_degraded = self.degraded.iter().all(|(_, features)| features.nrows() == degraded);
         has_classes && has_held_out && has_degraded && has_test
     }
 
     /// The mean of the features of two views of the same images.
     fn mean(&self, other: &Self) -> Self {
-        let mean = |one: &Array2<f32>, other: &Array2<f32>| (one + other) * 0.5;
-        let listed = |one: &[(String, Array2<f32>)], other: &[(String, Array2<f32>)]| {
-            let pairs = one.iter().zip(other);
-            pairs.map(|((name, one), (_, other))| (name.clone(), mean(one, other))).collect()
-        };
         let test = self.test.as_ref().zip(other.test.as_ref()).map(|(one, other)| {
             let unknown = one.unknown.iter().zip(&other.unknown).map(|(one, other)| mean(one, other));
             TestFeatures { known: mean(&one.known, &other.known), unknown: unknown.collect() }
@@ -141,12 +130,34 @@ impl Features {
             labels: self.labels.clone(),
             choosing: mean(&self.choosing, &other.choosing),
             calibrating: mean(&self.calibrating, &other.calibrating),
-            stand_ins: listed(&self.stand_ins, &other.stand_ins),
-            degraded: listed(&self.degraded, &other.degraded),
+            stand_ins: means(&self.stand_ins, &other.stand_ins),
+            degraded: means(&self.degraded, &other.degraded),
             test,
         }
     }
 }
+
+/// The mean of the features of two views.
+fn mean(one: &Array2<f32>, other: &Array2<f32>) -> Array2<f32> {
+    (one + other) * 0.5
+}
+
+/// The same for the features of each kind.
+fn means<Kind: Clone>(
+    one: &[(Kind, Array2<f32>)],
+    other: &[(Kind, Array2<f32>)],
+) -> Vec<(Kind, Array2<f32>)> {
+    one.iter().zip(other).map(|((kind, one), (_, other))| (kind.clone(), mean(one, other))).collect()
+}
+
+/// Those of the images that calibrate that are degraded: at most 1,000, evenly spaced.
+#[cfg(any(feature = "export", feature = "train"))]
+pub(crate) fn degraded_among(calibrating: &[usize]) -> Vec<usize> {
+    let count = calibrating.len().min(DEGRADED);
+    (0..count).map(|number| calibrating[number * calibrating.len() / count]).collect()
+}
+
+const DEGRADED: usize = 1000;
 
 /// The most training images to whose features scores are fitted; at least one of each class.
 pub const EXAMPLES: usize = 5000;
@@ -482,13 +493,18 @@ impl Weights {
             }
             None => None,
         };
+        let mut degraded = Vec::new();
+        for (name, features) in self.listed(&named(FEATURES_DEGRADED), width)? {
+            let degradation = name.parse().map_err(|error| self.error(format!("{error}")))?;
+            degraded.push((degradation, features));
+        }
         Ok(Some(Features {
             training: matrix(FEATURES_TRAINING)?,
             labels: labels.iter().map(|&label| label as i64).collect(),
             choosing: matrix(FEATURES_CHOOSING)?,
             calibrating: matrix(FEATURES_CALIBRATING)?,
             stand_ins: self.listed(&named(FEATURES_STAND_IN), width)?,
-            degraded: self.listed(&named(FEATURES_DEGRADED), width)?,
+            degraded,
             test,
         }))
     }
@@ -502,10 +518,10 @@ impl Weights {
         self.insert(&named(FEATURES_LABELS), &[labels.len()], numbers);
         self.insert_matrix(&named(FEATURES_CHOOSING), choosing);
         self.insert_matrix(&named(FEATURES_CALIBRATING), calibrating);
-        for (prefix, matrices) in [(FEATURES_STAND_IN, stand_ins), (FEATURES_DEGRADED, degraded)] {
-            let matrices = matrices.iter().map(|(name, features)| (name.as_str(), features));
-            self.insert_listed(&named(prefix), matrices);
-        }
+        let stand_ins = stand_ins.iter().map(|(name, features)| (name.as_str(), features));
+        self.insert_listed(&named(FEATURES_STAND_IN), stand_ins);
+        let degraded = degraded.iter().map(|(degradation, features)| (degradation.name(), features));
+        self.insert_listed(&named(FEATURES_DEGRADED), degraded);
         if let Some(TestFeatures { known, unknown }) = test {
             self.insert_matrix(&named(FEATURES_TEST_KNOWN), known);
             let unknown = unknown.iter().map(|features| ("set", features));
@@ -608,7 +624,7 @@ mod tests {
             choosing: rows(1),
             calibrating: rows(0),
             stand_ins: vec![("scrambled".to_owned(), rows(2)), ("blended".to_owned(), rows(1))],
-            degraded: vec![("noise".to_owned(), rows(1))],
+            degraded: vec![(Degradation::Noise, rows(0)), (Degradation::Reduced, rows(0))],
             test: Some(TestFeatures { known: rows(3), unknown: vec![rows(1), rows(2)] }),
         };
         let mirrored = Features { choosing: rows(1) * 2.0, ..features.clone() };
@@ -624,11 +640,16 @@ mod tests {
         let read = Checkpoint::read(&path).unwrap();
         assert_eq!((read.test, read.anchors, read.features), (None, means, Some(features.clone())));
         assert_eq!(read.mirrored.as_ref(), Some(&mirrored));
-        let other = Features { stand_ins: Vec::new(), ..features };
-        let other = Checkpoint { mirrored: Some(Mirrored { features: other, ..mirrored }), ..untested };
-        other.write(&path).unwrap();
-        let error = Checkpoint::read(&path).unwrap_err().to_string();
-        assert!(error.contains("the features of mirror images do not match"), "{error}");
+        for other in [
+            Features { choosing: rows(2), ..features.clone() },
+            Features { stand_ins: Vec::new(), ..features.clone() },
+            Features { degraded: Vec::new(), ..features },
+        ] {
+            let mirrored = Some(Mirrored { features: other, ..mirrored.clone() });
+            Checkpoint { mirrored, ..untested.clone() }.write(&path).unwrap();
+            let error = Checkpoint::read(&path).unwrap_err().to_string();
+            assert!(error.contains("the features of mirror images do not match"), "{error}");
+        }
     }
 
     #[test]
@@ -673,7 +694,7 @@ mod tests {
             choosing: rows(1),
             calibrating: rows(0),
             stand_ins: Vec::new(),
-            degraded: vec![("noise".to_owned(), rows(1))],
+            degraded: vec![(Degradation::Noise, rows(0))],
             test: Some(TestFeatures {
                 known: rows(3),
                 unknown: example().test.unwrap().unknown.iter().map(|(_, z)| rows(z.nrows())).collect(),

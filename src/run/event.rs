@@ -93,7 +93,7 @@ pub enum Event {
         /// The metrics, without intervals.
         report: Report,
     },
-    /// The features of the best epoch are being computed; an export chooses a score from them.
+    /// The features of the best epoch are being computed, for the export.
     Finishing {
         /// Images evaluated.
         done: usize,

@@ -6,6 +6,8 @@ mod event;
 mod folder;
 mod recipe;
 
+#[cfg(any(feature = "export", feature = "train"))]
+pub(crate) use checkpoint::degraded_among;
 pub use checkpoint::{
     CheckBatch, Checkpoint, CheckpointKind, EXAMPLES, Facts, Features, HeldOut, Mirrored, TestFeatures,
     TestLogits, TrainingData,

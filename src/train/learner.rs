@@ -317,8 +317,8 @@ impl<'a> Learner<'a> {
         Ok(values)
     }
 
-    /// Computes the features of a checkpoint from which an export chooses a score, and those of mirror images
-    /// if the training mirrored some. Breaks if asked to stop.
+    /// Computes the features of a checkpoint from which an export chooses a score and tells what degraded images
+    /// do, and those of mirror images if the training mirrored some. Breaks if asked to stop.
     pub fn add_features(
         &self,
         checkpoint: &mut Checkpoint,
@@ -336,7 +336,7 @@ impl<'a> Learner<'a> {
         let tests: Vec<Set> = [Set::Test].into_iter().chain(unknown).collect();
         let tested: usize = tests.iter().map(|&set| self.batches.dataset(set).len()).sum();
         let keeps_tests = tested * width * size_of::<f32>() <= KEPT_FEATURES;
-        let undegraded = if choosing.is_empty() { calibrating } else { choosing };
+        let undegraded = run::degraded_among(calibrating);
         let made = StandIn::ALL.len() * choosing.len() + Degradation::ALL.len() * undegraded.len();
         let mirrors = self.settings.recipe.mirrors();
         let images =
@@ -355,7 +355,7 @@ impl<'a> Learner<'a> {
             }
             let mut degraded = Vec::new();
             for one in Degradation::ALL {
-                degraded.push((one.name().to_owned(), finishing.degraded(one, undegraded, view)?));
+                degraded.push((one, finishing.degraded(one, &undegraded, view)?));
             }
             let mut test = None;
             if keeps_tests {

@@ -306,7 +306,9 @@ fn eval_degrades_all_test_images() {
     let json: Value = serde_json::from_str(stdout(&json)).unwrap();
     assert_eq!(json["degraded"], "jpeg");
     let page = fs::read_to_string(at.join("page.html")).unwrap();
-    assert!(page.contains("model.onnx, images degraded: jpeg"));
+    assert!(page.contains("All test images are degraded: as JPEG."));
+    let unmet = toolkit(at, &[&args[..], &["--require", "accuracy=1"]].concat());
+    assert!(stderr(&unmet).contains("score cac, images degraded: jpeg)"), "{}", stderr(&unmet));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use cac::{
     Bytes, Error, Provider, Scorer,
+    data::Degradation,
     export::{self, ExportOptions, InputForm, ThresholdRule},
     method::{Variant, kept_at_least},
     model::{Inspection, ModelPrecision, with_features},
@@ -169,39 +170,57 @@ fn the_file_says_what_becomes_of_degraded_known_images() {
     };
     assert_eq!(of(&checkpoint, &options), None, "a checkpoint without degraded images");
     let features = checkpoint.features.as_mut().unwrap();
-    // The threshold keeps its share of the images that choose, because the same ones calibrate.
     let known = features.calibrating.clone();
-    let far = &features.stand_ins[0].1 - &features.choosing + &known;
-    features.choosing = known.clone();
+    let far = &known + &(&features.stand_ins[0].1 - &features.choosing).mean_axis(Axis(0)).unwrap();
     let (mut half, rest) = (far.clone(), known.view().split_at(Axis(0), 20).1);
     half.view_mut().split_at(Axis(0), 20).1.assign(&rest);
-    // Features of the opposite sign are of other classes.
-    let named = [("same", known.clone()), ("half", half), ("far", far), ("other", -1.0 * &known)];
-    features.degraded = named.map(|(name, features)| (name.to_owned(), features)).to_vec();
-    for options in [options.clone(), ExportOptions { threshold: ThresholdRule::Keep(0.5), ..options.clone() }]
-    {
+    let degraded = [half, far, known.clone()];
+    features.degraded = Degradation::ALL.into_iter().zip(degraded).collect();
+    for (keep, has_classes) in [(0.95, false), (0.5, false), (0.5, true)] {
+        let threshold = ThresholdRule::Keep(keep);
+        let options = ExportOptions { threshold, per_class: has_classes, ..options.clone() };
         let robustness = of(&checkpoint, &options).unwrap();
-        let [same, half, far, other] = &robustness.degraded[..] else { panic!("{robustness:?}") };
-        assert_eq!((robustness.images, robustness.kept), (40, same.kept));
-        let keep = if options.threshold == ThresholdRule::Keep(0.5) { 0.5 } else { 0.95 };
-        assert!((robustness.kept - keep).abs() < 0.03, "{robustness:?}");
-        assert_eq!((far.kept, far.same_class, same.same_class), (0.0, 1.0, 1.0));
-        assert!((half.kept - robustness.kept / 2.0).abs() <= 0.1 && other.same_class < 0.7, "{robustness:?}");
-        let weak: Vec<&str> = robustness.weak().map(|one| one.name.as_str()).collect();
-        assert!(weak.starts_with(&["half", "far"]), "{weak:?}");
+        let [half, far, same] = &robustness.degraded[..] else { panic!("{robustness:?}") };
+        // A threshold for each class keeps at least its share of each.
+        let most = if has_classes { keep + 0.15 } else { keep + 0.03 };
+        assert!(robustness.images == 40 && (keep..most).contains(&robustness.kept), "{robustness:?}");
+        assert_eq!((far.kept, far.same_class), (0.0, 0.0));
+        assert_eq!((same.kept, same.same_class), (robustness.kept, robustness.kept));
+        assert!((half.kept - robustness.kept / 2.0).abs() <= 0.1, "{robustness:?}");
+        assert_eq!(half.same_class, half.kept);
+        let weakness = robustness.weakness().unwrap();
+        assert!(
+            weakness.contains(" % of known images, but as the same class only ")
+                && weakness.ends_with(" % reduced and 0.0 % with noise"),
+            "{weakness}"
+        );
     }
-    // Those of the predicted class count.
-    let threshold = ThresholdRule::Keep(0.5);
-    let per_class =
-        of(&checkpoint, &ExportOptions { per_class: true, threshold, ..options.clone() }).unwrap();
-    assert!((0.5..0.65).contains(&per_class.kept) && per_class.degraded[2].kept == 0.0, "{per_class:?}");
     let inspection = Inspection::of(&model_file(&checkpoint, &options), "model").unwrap();
     assert_eq!(inspection.manifest.history.robustness, of(&checkpoint, &options));
     let text = inspection.to_string();
+    assert!(text.contains("robustness 97.5 % of 40 known images are kept; reduced "), "{text}");
     assert!(
-        text.contains("degraded   of 40 held-out known images 9") && text.contains(", far 0.0 %"),
+        text.contains(
+            "; with noise 0.0 %, 0.0 % as the same class; as JPEG 97.5 %, 97.5 % as the same class\n"
+        ),
         "{text}"
     );
+    // Kept, but of another class.
+    let features = checkpoint.features.as_mut().unwrap();
+    features.degraded = vec![(Degradation::Reduced, -1.0 * &known)];
+    let everything = ExportOptions { threshold: ThresholdRule::Value(1e9), ..options.clone() };
+    let robustness = of(&checkpoint, &everything).unwrap();
+    assert_eq!((robustness.kept, robustness.degraded[0].kept), (1.0, 1.0));
+    assert!(robustness.degraded[0].same_class < 0.7 && robustness.weakness().is_some(), "{robustness:?}");
+    // At most 1,000 images are degraded, evenly spaced.
+    let features = checkpoint.features.as_mut().unwrap();
+    let many: Vec<usize> = (0..2500).map(|index| index % 40).collect();
+    features.calibrating = features.calibrating.select(Axis(0), &many);
+    checkpoint.held_out.calibrating = checkpoint.held_out.calibrating.select(Axis(0), &many);
+    let spaced: Vec<usize> = (0..1000).map(|number| many[number * 2500 / 1000]).collect();
+    features.degraded = vec![(Degradation::Noise, known.select(Axis(0), &spaced))];
+    let robustness = of(&checkpoint, &options).unwrap();
+    assert_eq!((robustness.images, robustness.degraded[0].kept), (1000, robustness.kept));
 }
 
 #[test]

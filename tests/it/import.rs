@@ -5,7 +5,11 @@ use std::fs;
 use cac::{
     Provider, Scorer,
     arch::Architecture,
+    data::{Dataset, Split},
+    export::{ExportOptions, export},
     image::{self, Filter, Fit, Input, Resize},
+    import::{self, Calibration, ImportOptions},
+    method::{Loss, Variant},
     weights::Weights,
 };
 use ndarray::{Array2, Array4};
@@ -254,6 +258,7 @@ fn known_images_give_names_class_means_and_threshold() {
     assert_eq!((&manifest["anchors"], &manifest["threshold"]["keep"]), (&"class-means".into(), &0.95.into()));
     assert_eq!(manifest["threshold"]["held_out_scores"].as_array().unwrap().len(), 24);
     assert_eq!(manifest["threshold"]["data"], "24 known images given at the import");
+    assert_eq!(manifest.get("robustness"), None, "all of these few images calibrate");
     let model = || fs::read(at.join("model.onnx")).unwrap();
     let mirrored = model();
     assert_eq!(import(&["--images", "0", "--keep-anchors"])["anchors"], "fixed");
@@ -278,9 +283,12 @@ fn enough_known_images_choose_a_score_and_show_what_degradations_do() {
     let path = golden("checkpoints/cac-legacy.pth");
     let args = ["import", path.to_str().unwrap(), "model.onnx", "--known", ".", "--protocol", "cac-2021/0"];
     let output = toolkit(at, &args);
-    // A quarter of 84 images chooses.
+    // A quarter of 84 images chooses, and a quarter calibrates.
     let text = stdout(&output);
-    assert!(text.contains("\ndegraded: of 21 held-out known images "), "{text}");
+    assert!(
+        text.contains("\ndegraded: ") && text.contains(" % of 21 known images are kept; reduced "),
+        "{text}"
+    );
     let inspected = toolkit(at, &["inspect", "model.onnx", "--json"]);
     let inspected: Value = serde_json::from_str(stdout(&inspected)).unwrap();
     let manifest = &inspected["manifest"];
@@ -290,8 +298,45 @@ fn enough_known_images_choose_a_score_and_show_what_degradations_do() {
         "{manifest}"
     );
     let degraded = manifest["robustness"]["degraded"].as_array().unwrap();
-    let names: Vec<&str> = degraded.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> = degraded.iter().map(|one| one["degradation"].as_str().unwrap()).collect();
     assert_eq!(names, ["reduced", "noise", "jpeg"]);
+
+    // The features are those of the degraded images.
+    let weights = Weights::read(&path).unwrap();
+    let options = ImportOptions {
+        name: "weights".to_owned(),
+        classes: None,
+        input: Input::default(),
+        loss: Loss::new(Variant::Paper),
+    };
+    let mut checkpoint = import::checkpoint(&weights, &options).unwrap();
+    let images = Dataset::known(at, Split::Train, &checkpoint.facts.input).unwrap();
+    let (images, _) = images.by_protocol(&"cac-2021/0".parse().unwrap()).unwrap();
+    let calibration = Calibration {
+        images: &images,
+        class_means: true,
+        mirrored: true,
+        keep: 0.95,
+        provider: Provider::Cpu,
+    };
+    let mut done = 0;
+    import::calibrate(&mut checkpoint, &calibration, |more| done += more).unwrap();
+    assert_eq!(done, calibration.work());
+    let model = at.join("again.onnx");
+    export(&checkpoint, &ExportOptions::default(), &model).unwrap();
+    let scorer = Scorer::open(&model, Provider::Cpu).unwrap();
+    let computed = |images: &Dataset| {
+        let all: Vec<usize> = (0..images.len()).collect();
+        scorer.score_u8(images.batch(&all).unwrap().view()).unwrap().features.unwrap()
+    };
+    let (plain, features) = (computed(&images), checkpoint.features.unwrap());
+    for (degradation, found) in &features.degraded {
+        let degraded = computed(&images.clone().degraded(*degradation));
+        for (row, original) in found.rows().into_iter().zip(features.calibrating.rows()) {
+            let index = plain.rows().into_iter().position(|other| other == original).unwrap();
+            assert!(row == degraded.row(index) && row != original, "{degradation:?} {index}");
+        }
+    }
 }
 
 #[test]

@@ -226,9 +226,13 @@ fn a_report_shows_scores() {
     assert!(!at.join("none.html").exists());
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--keep", "0.9"]));
     assert!(wrong.contains("--keep needs held-out scores"), "{wrong}");
-    for flag in
-        [&["--known", "data"][..], &["--skip-broken"], &["--provider", "onnxruntime"], &["--data", "data"]]
-    {
+    for flag in [
+        &["--known", "data"][..],
+        &["--skip-broken"],
+        &["--degraded", "noise"],
+        &["--provider", "onnxruntime"],
+        &["--data", "data"],
+    ] {
         let wrong = error(&toolkit(at, &[&["report", "scores.csv"], flag].concat()));
         assert!(wrong.contains(&format!("{} is for models", flag[0])), "{wrong}");
     }

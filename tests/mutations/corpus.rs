@@ -8,7 +8,7 @@ use std::{
 
 use cac::{
     arch::{Architecture, Layer},
-    data::LeftOut,
+    data::{Degradation, LeftOut},
     drift::{Monitor, StateFile, StreamOrigin},
     eval::{Evaluation, ScoredSet, score_file},
     export::{ExportOptions, InputForm, ThresholdRule, export},
@@ -181,7 +181,7 @@ fn checkpoint() -> Checkpoint {
         choosing: rows(4, width),
         calibrating: rows(20, width),
         stand_ins: vec![("blends".to_owned(), rows(4, width))],
-        degraded: vec![("noise".to_owned(), rows(4, width))],
+        degraded: vec![(Degradation::Noise, rows(20, width))],
         test: Some(TestFeatures { known: rows(3, width), unknown: vec![rows(2, width)] }),
     });
     checkpoint.test = Some(TestLogits {

@@ -343,9 +343,8 @@ pub struct EvaluationArgs {
     /// default that of the training, if its data is used
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
-    /// Degrade all test images: reduced to three quarters and enlarged again, normal noise (standard deviation
-    /// 8 of 255), or JPEG at quality 40
-    #[arg(long, value_parser = one_of(&Degradation::ALL))]
+    /// Degrade all test images: fewer pixels, noise, or JPEG compression
+    #[arg(long, value_name = "NAME", value_parser = one_of(&Degradation::ALL))]
     pub degraded: Option<Degradation>,
     #[arg(long, value_name = "NAME", help = format!("Rejection score to evaluate: {}, the sum A+B of two, or all; repeatable. By default the model's own. Others that need constants are fitted to training images of --known", RejectionScore::NAMES))]
     pub score: Vec<ScoreArg>,

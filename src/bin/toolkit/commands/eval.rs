@@ -482,9 +482,6 @@ impl Measured<'_> {
         if args.provider.len() > 1 {
             name = format!("{name} on {}", self.scorer.provider());
         }
-        if let Some(degradation) = self.degraded {
-            name = format!("{name}, images degraded: {degradation}");
-        }
         // The bound of the file is for its scores in float32.
         let mut manifest = self.scorer.manifest().clone();
         if let (Some(threshold), Some(_)) =
@@ -502,6 +499,7 @@ impl Measured<'_> {
                 sha256: Some(self.sha256.to_owned()),
                 provider: Some(self.scorer.provider().to_string()),
             }),
+            degradation: self.degraded,
             agreement: self.agreement(score).map(|(first, agreement)| (first.to_owned(), agreement)),
             ..Subject::of_evaluation(&name, self.evaluation, score, report)
         };
@@ -510,7 +508,10 @@ impl Measured<'_> {
 
     /// The reports, each with the name of its table.
     fn tables(&self) -> impl Iterator<Item = (&cac::Result<Report>, String)> {
-        let name = |score| format!("{}, score {}", self.name, self.evaluation.scores[score]);
+        let degraded = self.degraded.map_or("", Degradation::name);
+        let before = if degraded.is_empty() { "" } else { ", images degraded: " };
+        let name =
+            move |score| format!("{}, score {}{before}{degraded}", self.name, self.evaluation.scores[score]);
         self.reports.iter().enumerate().map(move |(score, report)| (report, name(score)))
     }
 
@@ -598,8 +599,9 @@ impl Measured<'_> {
         }
         let (images, seconds, runtime) = (self.evaluation.images(), self.seconds, self.scorer.runtime());
         let rate = images as f64 / seconds.max(1e-9);
-        let degraded =
-            self.degraded.map_or(String::new(), |degradation| format!(", degraded ({degradation}),"));
+        let degraded = self
+            .degraded
+            .map_or(String::new(), |degradation| format!(", degraded ({}),", degradation.name()));
         writeln!(out, "{images} images{degraded} in {seconds:.1} s, {rate:.0} images/s, on {runtime}")?;
         writeln!(out, "model with SHA-256 {}", self.sha256)?;
         for (provider, count) in &self.operators {

@@ -14,7 +14,7 @@ use cac::{
     export::{self, InputForm, triton},
     files::{check_writable_folder, sha256},
     image::{Input, unit},
-    model::{Degraded, ModelPrecision, ResizeCheck},
+    model::{ModelPrecision, ResizeCheck},
     run::{Checkpoint, CheckpointKind, RUNS, RunFolder, TrainingData},
 };
 use ndarray::Array4;
@@ -179,12 +179,9 @@ pub fn write(
         let can_learn = checkpoint.facts.training.as_ref().is_some_and(|training| {
             training.get("freeze") == Some(false) && training.get("degrade") == Some(0.0)
         });
-        for Degraded { name, kept, .. } in robustness.weak() {
-            let advice = if can_learn { "; `train --degrade 0.15` may help" } else { "" };
-            say(format_args!(
-                "the threshold keeps only {:.1} % of known images that are degraded ({name}){advice}",
-                100.0 * kept
-            ));
+        if let Some(weakness) = robustness.weakness() {
+            let advice = if can_learn { "; `train --degrade` may help" } else { "" };
+            say(format_args!("{weakness}{advice}"));
         }
     }
     if let Some(ResizeCheck { images, values, differing, .. }) = exported.manifest.history.resize_check {

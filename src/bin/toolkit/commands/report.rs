@@ -229,6 +229,7 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
             Err(Error::TooFewHeldOut { .. }) if !is_asked_for => {
                 let (mut manifest, score) = export::decide(&checkpoint, &export(ThresholdRule::Value(0.0)))?;
                 manifest.decision.threshold = None;
+                manifest.history.robustness = None;
                 (manifest, score)
             }
             Err(error) if args.score.contains(&ScoreArg::All) => {
