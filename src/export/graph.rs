@@ -8,7 +8,7 @@ use crate::{
     image::Input,
     model::{
         builder::Builder,
-        file::{LOGIT_MAP, RESIZED},
+        file::{LOGIT_MAP, NORMALIZED, RESIZED, VIEWS},
         proto::{Attribute, Graph, element},
         resize::resize,
     },
@@ -116,9 +116,6 @@ fn mean_of_views(graph: &mut Builder, features: &str, width: usize) -> String {
     graph.node("ReduceMean", "features", &[&views], mean)
 }
 
-/// The name of the normalised images.
-const NORMALIZED: &str = "cac/input/normalized";
-
 /// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded
 /// into convolutions. With both views, the features are averaged over images and their mirror images. Returns
 /// the tensor whose average over the image is the features, if there is one.
@@ -139,7 +136,7 @@ fn network(
     for (index, layer) in layers.iter().enumerate() {
         let name = match index {
             _ if index + 1 == layers.len() => "logits",
-            _ if index == features && has_both_views => "cac/views/features",
+            _ if index == features && has_both_views => VIEWS,
             _ if index == features => "features",
             _ => &layer.name,
         };

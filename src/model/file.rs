@@ -26,6 +26,12 @@ const MAX_WINDOW: i64 = 64;
 
 /// The tensor of resized images, bytes as float32 `[N, 3, H, W]`, in models that resize.
 pub(crate) const RESIZED: &str = "cac/input/resized";
+/// The normalised images, with their mirror images behind them if the features of both are averaged.
+#[cfg(feature = "tract")]
+pub(crate) const NORMALIZED: &str = "cac/input/normalized";
+/// The features of both, before they are averaged.
+#[cfg(feature = "tract")]
+pub(crate) const VIEWS: &str = "cac/views/features";
 
 /// The outputs of every model, in this order.
 const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];

@@ -1,5 +1,7 @@
 //! tract: one image at a time on every thread, which is faster than batches.
 
+mod padding;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
@@ -15,7 +17,7 @@ use crate::{
     error::{Error, Result},
     image::{self, Input, RgbImage},
     model::{
-        file::{FEATURES, LOGIT_MAP, ModelFile, RESIZED},
+        file::{FEATURES, LOGIT_MAP, ModelFile, NORMALIZED, RESIZED, VIEWS},
         proto::{Graph, Model, Node, Value, element},
     },
     panics::caught,
@@ -29,31 +31,96 @@ pub(crate) const TRACT: &str = "tract 0.23.9";
 /// The number of nodes after which a part of a network may end.
 const PART: usize = 20;
 
-/// A network that is ready to run, in parts: each takes what the previous one returns.
-pub(crate) struct Plan(Vec<Arc<TypedRunnableModel>>);
+/// A network that is ready to run, in stages: each takes what the previous one returns.
+pub(crate) struct Plan(Vec<Stage<Arc<TypedRunnableModel>>>);
+
+/// A stage of a network, in parts: each takes what the previous one returns.
+struct Stage<Part> {
+    parts: Vec<Part>,
+    /// Whether each row of the only input runs by itself.
+    is_by_row: bool,
+}
 
 impl Plan {
     /// Optimises a model that takes float32.
+    #[cfg(any(feature = "export", test))]
     pub(crate) fn of_floats(bytes: &[u8], shape: [usize; 4]) -> Result<Self, String> {
         Self::new(bytes, f32::fact(shape))
     }
 
     fn new(bytes: &[u8], input: TypedFact) -> Result<Self, String> {
-        let parts = unpanicked(|| {
-            let model = ModelProto::decode(bytes)?;
-            let model = tract_onnx::onnx().model_for_proto_model(&model)?;
-            parts(&model.with_input_fact(0, input.into())?.into_typed()?)
-        });
+        let stage = unpanicked(|| {
+            let model = opened(bytes)?.with_input_fact(0, input.into())?;
+            Ok(Stage { parts: parts(&model.into_typed()?)?, is_by_row: false })
+        })?;
+        Self::optimized(vec![stage])
+    }
+
+    /// The same for a model that averages the features of `count` images and of their mirror images, of a
+    /// height and width. Each view runs through the network by itself: on several threads, and in
+    /// convolutions of one image, which tract computes faster than those of several.
+    fn by_view(bytes: &[u8], input: TypedFact, count: usize, size: [usize; 2]) -> Result<Self, String> {
+        let stages = unpanicked(|| {
+            let model = opened(bytes)?;
+            let stage = |model: InferenceModel, input: TypedFact, is_by_row: bool| {
+                let model = model.with_input_fact(0, input.into())?.into_compact()?.into_typed()?;
+                let output = model.output_fact(0)?.clone();
+                TractResult::Ok((Stage { parts: parts(&model)?, is_by_row }, output))
+            };
+            let (views, _) = stage(model.clone().with_outputs_by_name([NORMALIZED])?, input, false)?;
+            let network = model.clone().with_inputs_by_name([NORMALIZED])?.with_outputs_by_name([VIEWS])?;
+            let (network, mut features) = stage(network, f32::fact([1, 3, size[0], size[1]]), true)?;
+            features.shape.set(0, (2 * count).to_dim());
+            let (rest, _) = stage(model.with_inputs_by_name([VIEWS])?, features.without_value(), false)?;
+            Ok(vec![views, network, rest])
+        })?;
+        Self::optimized(stages)
+    }
+
+    fn optimized(stages: Vec<Stage<TypedModel>>) -> Result<Self, String> {
+        let ready = |part: TypedModel| {
+            unpanicked(|| {
+                let mut part = part.into_optimized()?;
+                padding::replace(&mut part);
+                part.into_runnable()
+            })
+        };
         // Half the nodes are optimised in less than half the time, and parts in parallel.
-        let ready = |part: TypedModel| unpanicked(|| part.into_optimized()?.into_runnable());
-        Ok(Self(parts?.into_par_iter().map(ready).collect::<Result<_, _>>()?))
+        let stage = |Stage { parts, is_by_row }: Stage<TypedModel>| {
+            let parts = parts.into_par_iter().map(ready).collect::<Result<_, _>>()?;
+            Ok(Stage { parts, is_by_row })
+        };
+        Ok(Self(stages.into_par_iter().map(stage).collect::<Result<_, String>>()?))
     }
 
     /// Runs the network; the outputs are in the order of the graph.
     pub(crate) fn run(&self, input: Tensor) -> Result<TVec<TValue>, String> {
-        let first = tvec!(input.into());
-        unpanicked(|| self.0.iter().try_fold(first, |values, part| part.run(values)))
+        self.0.iter().try_fold(tvec!(input.into()), |values, stage| stage.run(values))
     }
+}
+
+impl Stage<Arc<TypedRunnableModel>> {
+    fn run(&self, inputs: TVec<TValue>) -> Result<TVec<TValue>, String> {
+        let whole = |inputs: TVec<TValue>| {
+            unpanicked(|| self.parts.iter().try_fold(inputs, |values, part| part.run(values)))
+        };
+        if !self.is_by_row {
+            return whole(inputs);
+        }
+        let [input] = &inputs[..] else { return Err("views of several tensors".to_owned()) };
+        let row = |row| {
+            let row = unpanicked(|| input.slice(0, row, row + 1))?;
+            whole(tvec!(row.into()))
+        };
+        let rows = (0..input.shape()[0]).into_par_iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        let rows: Vec<&Tensor> = rows.iter().flatten().map(|row| &**row).collect();
+        Ok(tvec!(unpanicked(|| Tensor::stack_tensors(0, &rows))?.into()))
+    }
+}
+
+/// The graph of a model file.
+fn opened(bytes: &[u8]) -> TractResult<InferenceModel> {
+    tract_onnx::onnx().model_for_proto_model(&ModelProto::decode(bytes)?)
 }
 
 /// Cuts a network where all that follows depends on one tensor only. No cut separates nodes that tract would
@@ -208,16 +275,23 @@ impl Tract {
     pub fn new(bytes: &[u8], model: &Model, file: &ModelFile) -> Result<Self> {
         let batch = file.batch.unwrap_or(1);
         let (height, width) = (file.manifest.decision.input.height, file.manifest.decision.input.width);
+        let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+        let has_views = nodes.flat_map(|node| &node.output).any(|output| output == VIEWS);
+        let plan = |bytes: &[u8], input: TypedFact| match has_views {
+            true => Plan::by_view(bytes, input, batch, [height, width]),
+            false => Plan::new(bytes, input),
+        };
+        let floats = f32::fact([batch, 3, height, width]);
         let (resizing, plan) = if file.manifest.decision.resizes {
             let (resizing, rest) = cut(model, batch, [height, width]);
             let is_ours = resizes_as_written(&resizing, &file.manifest.decision.input);
             let resizing =
                 if is_ours { Resizing::Pixels } else { Resizing::Nodes(Resizer::new(&resizing, batch)) };
-            (Some(resizing), Plan::of_floats(&rest.encode_to_vec(), [batch, 3, height, width]))
+            (Some(resizing), plan(&rest.encode_to_vec(), floats))
         } else if file.takes_bytes {
-            (None, Plan::new(bytes, u8::fact([batch, height, width, 3])))
+            (None, plan(bytes, u8::fact([batch, height, width, 3])))
         } else {
-            (None, Plan::of_floats(bytes, [batch, 3, height, width]))
+            (None, plan(bytes, floats))
         };
         let plan = plan.map_err(|reason| file.unsupported(NAME, reason))?;
         Ok(Self { resizing, plan, batch })
@@ -291,6 +365,8 @@ fn unpanicked<T>(run: impl FnOnce() -> TractResult<T>) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
+    use tract_onnx::tract_core::ops::array::Pad;
+
     use super::*;
 
     #[test]
@@ -299,16 +375,38 @@ mod tests {
         let bytes = &std::fs::read(path).unwrap();
         let shape = [1, 3, 32, 32];
         let plan = Plan::of_floats(bytes, shape).unwrap();
-        assert_eq!(plan.0.len(), 6);
+        let [Stage { parts, .. }] = &plan.0[..] else { panic!("{} stages", plan.0.len()) };
+        assert_eq!(parts.len(), 6);
+        let mut nodes = parts.iter().flat_map(|part| part.model().nodes());
+        assert!(nodes.all(|node| !node.op_is::<Pad>()));
         let whole = tract_onnx::onnx().model_for_read(&mut &bytes[..]).unwrap();
         let whole = whole.with_input_fact(0, f32::fact(shape).into()).unwrap();
-        let whole = Plan(vec![whole.into_optimized().unwrap().into_runnable().unwrap()]);
+        let whole = whole.into_optimized().unwrap().into_runnable().unwrap();
+        let whole = Plan(vec![Stage { parts: vec![whole], is_by_row: false }]);
         let image =
             Array4::from_shape_fn(shape, |(_, channel, y, x)| ((7 * y + 3 * x + channel) % 32) as f32 / 31.0);
         let [parts, whole] = [plan, whole].map(|plan| plan.run(image.clone().into()).unwrap());
         assert_eq!(parts.len(), whole.len());
         for (part, whole) in parts.iter().zip(&whole) {
             part.close_enough(whole, true).unwrap();
+        }
+    }
+
+    #[test]
+    fn views_that_run_by_themselves_compute_the_same_as_together() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("exported/cifar10-cifar-net.onnx");
+        let bytes = &std::fs::read(path).unwrap();
+        let shape = [3, 3, 32, 32];
+        let by_view = Plan::by_view(bytes, f32::fact(shape), 3, [32, 32]).unwrap();
+        assert!(by_view.0.iter().map(|stage| stage.is_by_row).eq([false, true, false]));
+        let together = Plan::of_floats(bytes, shape).unwrap();
+        let images = Array4::from_shape_fn(shape, |(number, channel, y, x)| {
+            ((7 * y + (3 + number) * x + channel) % 32) as f32 / 31.0
+        });
+        let [by_view, together] = [by_view, together].map(|plan| plan.run(images.clone().into()).unwrap());
+        assert_eq!(by_view.len(), together.len());
+        for (one, other) in by_view.iter().zip(&together) {
+            one.close_enough(other, true).unwrap();
         }
     }
 
