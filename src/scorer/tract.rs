@@ -1,6 +1,7 @@
 //! tract: one image at a time on every thread, which is faster than batches.
 
 mod padding;
+mod quantizing;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -82,6 +83,7 @@ impl Plan {
             unpanicked(|| {
                 let mut part = part.into_optimized()?;
                 padding::replace(&mut part);
+                quantizing::replace(&mut part);
                 part.into_runnable()
             })
         };
