@@ -26,7 +26,7 @@ const MAX_WINDOW: i64 = 64;
 
 /// The tensor of resized images, bytes as float32 `[N, 3, H, W]`, in models that resize.
 pub(crate) const RESIZED: &str = "cac/input/resized";
-/// The normalised images, with their mirror images behind them if the features of both are averaged.
+/// The normalised images, followed by their mirror images if the features of both are averaged.
 #[cfg(feature = "tract")]
 pub(crate) const NORMALIZED: &str = "cac/input/normalized";
 /// The features of both, before they are averaged.

@@ -11,7 +11,14 @@ use std::{
 use ndarray::Array4;
 use prost::Message;
 use rayon::prelude::*;
-use tract_onnx::{pb::ModelProto, prelude::*, tract_core::ops::cnn::Conv};
+use tract_onnx::{
+    pb::ModelProto,
+    prelude::*,
+    tract_core::{
+        internal::{ensure, format_err},
+        ops::{cnn::Conv, source::TypedSource},
+    },
+};
 
 use super::{Images, Outputs, RawOutputs};
 use crate::{
@@ -57,23 +64,32 @@ impl Plan {
         Self::optimized(vec![stage])
     }
 
-    /// The same for a model that averages the features of `count` images and of their mirror images, of a
-    /// height and width. Each view runs through the network by itself: on several threads, and in
+    /// Optimises a model that averages the features of `count` images and of their mirror images; `size` is
+    /// their height and width. Each view runs through the network separately: on several threads, and in
     /// convolutions of one image, which tract computes faster than those of several.
+    ///
+    /// An error if the model cannot be divided like this.
     fn by_view(bytes: &[u8], input: TypedFact, count: usize, size: [usize; 2]) -> Result<Self, String> {
         let stages = unpanicked(|| {
             let model = opened(bytes)?;
+            let outlet = |name: &str| model.find_outlet_label(name).ok_or_else(|| format_err!("no `{name}`"));
+            let (normalized, views) = (outlet(NORMALIZED)?, outlet(VIEWS)?);
             let stage = |model: InferenceModel, input: TypedFact, is_by_row: bool| {
                 let model = model.with_input_fact(0, input.into())?.into_compact()?.into_typed()?;
-                let output = model.output_fact(0)?.clone();
-                TractResult::Ok((Stage { parts: parts(&model)?, is_by_row }, output))
+                let sources = model.nodes().iter().filter(|node| node.op_is::<TypedSource>());
+                ensure!(sources.count() == 1, "another tensor is read");
+                let output = model.output_fact(0)?.without_value();
+                Ok((Stage { parts: parts(&model)?, is_by_row }, output))
             };
-            let (views, _) = stage(model.clone().with_outputs_by_name([NORMALIZED])?, input, false)?;
-            let network = model.clone().with_inputs_by_name([NORMALIZED])?.with_outputs_by_name([VIEWS])?;
-            let (network, mut features) = stage(network, f32::fact([1, 3, size[0], size[1]]), true)?;
+            let [height, width] = size;
+            let (mirror, images) = stage(model.clone().with_output_outlets(&[normalized])?, input, false)?;
+            ensure!(images == f32::fact([2 * count, 3, height, width]), "the images are {images:?}");
+            let network = model.clone().with_input_outlets(&[normalized])?.with_output_outlets(&[views])?;
+            let (network, mut features) = stage(network, f32::fact([1, 3, height, width]), true)?;
+            ensure!(features.shape.first() == Some(&1.to_dim()), "the features are {features:?}");
             features.shape.set(0, (2 * count).to_dim());
-            let (rest, _) = stage(model.with_inputs_by_name([VIEWS])?, features.without_value(), false)?;
-            Ok(vec![views, network, rest])
+            let (rest, _) = stage(model.with_input_outlets(&[views])?, features, false)?;
+            Ok(vec![mirror, network, rest])
         })?;
         Self::optimized(stages)
     }
@@ -109,12 +125,15 @@ impl Stage<Arc<TypedRunnableModel>> {
         if !self.is_by_row {
             return whole(inputs);
         }
-        let [input] = &inputs[..] else { return Err("views of several tensors".to_owned()) };
+        let [input] = &inputs[..] else { return Err("rows of several tensors".to_owned()) };
         let row = |row| {
             let row = unpanicked(|| input.slice(0, row, row + 1))?;
             whole(tvec!(row.into()))
         };
-        let rows = (0..input.shape()[0]).into_par_iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        let rows = (0..input.shape().first().copied().unwrap_or_default())
+            .into_par_iter()
+            .map(row)
+            .collect::<Result<Vec<_>, _>>()?;
         let rows: Vec<&Tensor> = rows.iter().flatten().map(|row| &**row).collect();
         Ok(tvec!(unpanicked(|| Tensor::stack_tensors(0, &rows))?.into()))
     }
@@ -279,9 +298,9 @@ impl Tract {
         let (height, width) = (file.manifest.decision.input.height, file.manifest.decision.input.width);
         let nodes = model.graph.iter().flat_map(|graph| &graph.node);
         let has_views = nodes.flat_map(|node| &node.output).any(|output| output == VIEWS);
-        let plan = |bytes: &[u8], input: TypedFact| match has_views {
-            true => Plan::by_view(bytes, input, batch, [height, width]),
-            false => Plan::new(bytes, input),
+        let plan = |bytes: &[u8], input: TypedFact| {
+            let by_view = has_views.then(|| Plan::by_view(bytes, input.clone(), batch, [height, width]));
+            by_view.and_then(Result::ok).map_or_else(|| Plan::new(bytes, input), Ok)
         };
         let floats = f32::fact([batch, 3, height, width]);
         let (resizing, plan) = if file.manifest.decision.resizes {
@@ -370,6 +389,7 @@ mod tests {
     use tract_onnx::tract_core::ops::array::Pad;
 
     use super::*;
+    use crate::model::proto::Attribute;
 
     #[test]
     fn a_network_in_parts_computes_the_same_as_the_whole() {
@@ -394,13 +414,21 @@ mod tests {
         }
     }
 
+    /// Whether each stage of a model's plan runs by row.
+    fn stages(model: &Model) -> Vec<bool> {
+        let bytes = model.encode_to_vec();
+        let (file, model) = ModelFile::parse(&bytes[..], "model").unwrap();
+        let plan = Tract::new(&bytes, &model, &file).unwrap().plan;
+        plan.0.iter().map(|stage| stage.is_by_row).collect()
+    }
+
     #[test]
-    fn views_that_run_by_themselves_compute_the_same_as_together() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("exported/cifar10-cifar-net.onnx");
-        let bytes = &std::fs::read(path).unwrap();
+    fn views_run_separately_and_compute_the_same_as_together() {
+        let exported = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("exported");
+        let read = |name: &str| std::fs::read(exported.join(name)).unwrap();
+        let bytes = &read("cifar10-cifar-net.onnx");
         let shape = [3, 3, 32, 32];
         let by_view = Plan::by_view(bytes, f32::fact(shape), 3, [32, 32]).unwrap();
-        assert!(by_view.0.iter().map(|stage| stage.is_by_row).eq([false, true, false]));
         let together = Plan::of_floats(bytes, shape).unwrap();
         let images = Array4::from_shape_fn(shape, |(number, channel, y, x)| {
             ((7 * y + (3 + number) * x + channel) % 32) as f32 / 31.0
@@ -410,6 +438,48 @@ mod tests {
         for (one, other) in by_view.iter().zip(&together) {
             one.close_enough(other, true).unwrap();
         }
+
+        let model = Model::decode(&bytes[..]).unwrap();
+        assert_eq!(stages(&model), [false, true, false]);
+        let plain = Model::decode(&read("cifar10-wrn-40-2.onnx")[..]).unwrap();
+        assert_eq!(stages(&plain), [false]);
+        // The names of nodes do not matter; a model without one of the tensors runs as a whole.
+        let changed = |change: &dyn Fn(&mut Node)| {
+            let mut model = model.clone();
+            model.graph.iter_mut().flat_map(|graph| &mut graph.node).for_each(change);
+            stages(&model)
+        };
+        assert_eq!(changed(&|node| node.name = format!("{}?", node.name)), [false, true, false]);
+        let renamed = changed(&|node| {
+            let tensors = node.input.iter_mut().chain(&mut node.output);
+            tensors.filter(|tensor| *tensor == NORMALIZED).for_each(|tensor| tensor.push('?'));
+        });
+        assert_eq!(renamed, [false]);
+        // The rest would read more than the features of the views.
+        let logits = |node: &&mut Node| node.output.iter().any(|output| output == "cac/views");
+        let mut odd = model.clone();
+        odd.graph.iter_mut().flat_map(|graph| &mut graph.node).filter(logits).for_each(|node| {
+            node.input[0] = "cac/views/other".to_owned();
+        });
+        let graph = odd.graph.as_mut().unwrap();
+        let place = graph.node.iter().position(|node| node.output[0] == "cac/views").unwrap();
+        let image = graph.input[0].name.clone();
+        let extreme = Node {
+            op_type: "ReduceMin".to_owned(),
+            name: "extreme".to_owned(),
+            input: vec![image],
+            output: vec!["extreme".to_owned()],
+            attribute: vec![Attribute::int("keepdims", 0)],
+        };
+        let sum = Node {
+            op_type: "Add".to_owned(),
+            name: "sum".to_owned(),
+            input: vec![VIEWS.to_owned(), "extreme".to_owned()],
+            output: vec!["cac/views/other".to_owned()],
+            ..Node::default()
+        };
+        graph.node.splice(place..place, [extreme, sum]);
+        assert_eq!(stages(&odd), [false]);
     }
 
     #[test]

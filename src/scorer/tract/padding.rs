@@ -15,7 +15,7 @@ struct Padding {
     constant: Arc<Tensor>,
 }
 
-/// Replaces tract's padding in an optimised model.
+/// Replaces tract's padding in an optimised model where it pads only the last two axes, with a constant.
 pub(super) fn replace(model: &mut TypedModel) {
     for node in model.nodes_mut() {
         let padding = node.op_as::<Pad>().and_then(Padding::of);
@@ -29,9 +29,11 @@ pub(super) fn replace(model: &mut TypedModel) {
 impl Padding {
     /// The same as tract's operator; `None` if that pads other axes, or with other than a constant.
     fn of(pad: &Pad) -> Option<Self> {
-        let (&[rows, columns], others) = pad.pads.split_last_chunk().map(|(others, last)| (last, others))?;
+        let (others, &[rows, columns]) = pad.pads.split_last_chunk()?;
         let PadMode::Constant(constant) = &pad.mode else { return None };
-        others.iter().all(|&other| other == (0, 0)).then(|| Self {
+        // A negative number, which crops, is a very large one here.
+        let grows = [rows, columns].iter().all(|&(before, after)| before.max(after) <= isize::MAX as usize);
+        (grows && others.iter().all(|&other| other == (0, 0))).then(|| Self {
             rows,
             columns,
             constant: constant.clone(),
@@ -40,8 +42,8 @@ impl Padding {
 
     fn padded<T: Datum + Copy>(&self, input: &Tensor) -> TractResult<Tensor> {
         let (mut shape, input) = (TVec::from(input.shape()), input.to_plain_array_view::<T>()?);
-        let [.., height, width] = shape[..] else { bail!("a tensor of rank {}", shape.len()) };
-        let [.., rows, columns] = &mut shape[..] else { bail!("a tensor of rank {}", shape.len()) };
+        let [.., rows, columns] = &mut shape[..] else { bail!("its rank is below 2") };
+        let (height, width) = (*rows, *columns);
         *rows += self.rows.0 + self.rows.1;
         *columns += self.columns.0 + self.columns.1;
         let (plane, row) = (*rows * *columns, *columns);
@@ -117,17 +119,23 @@ mod tests {
             (60 * n + 20 * c + 5 * y + x) as f32
         });
         let bytes = floats.mapv(|value| value as u8);
-        let pad = |pads: [(usize, usize); 4], constant: Tensor| Pad {
+        let pad = |pads: &[(usize, usize)], constant: Tensor| Pad {
             pads: pads.to_vec(),
             mode: PadMode::Constant(constant.into_arc_tensor()),
         };
         let last_two = [(0, 0), (0, 0), (1, 2), (3, 0)];
+        let plane =
+            floats.index_axis(tract_ndarray::Axis(0), 0).index_axis(tract_ndarray::Axis(0), 0).to_owned();
+        let empty = tract_ndarray::Array4::<f32>::zeros((2, 3, 0, 5));
         for (pad, input, is_ours) in [
-            (pad([(0, 0), (0, 0), (1, 1), (1, 1)], tensor0(0_f32)), Tensor::from(floats.clone()), true),
-            (pad(last_two, tensor0(-1.5_f32)), floats.clone().into(), true),
+            (pad(&[(0, 0), (0, 0), (1, 1), (1, 1)], tensor0(0_f32)), Tensor::from(floats.clone()), true),
+            (pad(&last_two, tensor0(-1.5_f32)), floats.clone().into(), true),
+            (pad(&last_two, tensor0(f16::from_f32(0.5))), floats.mapv(f16::from_f32).into(), true),
             // A constant for another type.
-            (pad(last_two, tensor0(7_f32)), bytes.into(), true),
-            (pad([(0, 0), (1, 0), (1, 1), (1, 1)], tensor0(0_f32)), floats.clone().into(), false),
+            (pad(&last_two, tensor0(7_f32)), bytes.into(), true),
+            (pad(&last_two[2..], tensor0(2_f32)), plane.into(), true),
+            (pad(&last_two, tensor0(2_f32)), empty.into(), true),
+            (pad(&[(0, 0), (1, 0), (1, 1), (1, 1)], tensor0(0_f32)), floats.clone().into(), false),
             (Pad { pads: last_two.to_vec(), mode: PadMode::Edge }, floats.clone().into(), false),
         ] {
             let (expected, _) = padded(&pad, &input, false);
@@ -135,5 +143,7 @@ mod tests {
             assert_eq!((found.shape(), is_replaced), (expected.shape(), is_ours), "{pad:?}");
             found.close_enough(&expected, false).unwrap();
         }
+        let crops = Pad { pads: vec![(0, 0), (0, 0), (usize::MAX, 0), (0, 0)], mode: PadMode::default() };
+        assert_eq!(Padding::of(&crops), None);
     }
 }

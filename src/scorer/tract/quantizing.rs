@@ -17,7 +17,7 @@ struct Quantizing {
     is_signed: bool,
 }
 
-// The scale of a model is finite.
+// A scale is the reciprocal of a finite number, so never NaN.
 impl Eq for Quantizing {}
 
 /// Replaces tract's quantisation in an optimised model.
@@ -25,9 +25,8 @@ pub(super) fn replace(model: &mut TypedModel) {
     for id in 0..model.nodes().len() {
         let node = model.node(id);
         let Some(quantizing) = node.op_as::<ElementWiseOp>().and_then(Quantizing::of) else { continue };
-        let takes_floats = node.inputs.first().is_some_and(|&input| {
-            model.outlet_fact(input).is_ok_and(|fact| fact.datum_type == f32::datum_type())
-        });
+        let takes_floats =
+            model.node_input_facts(id).is_ok_and(|facts| facts[0].datum_type == f32::datum_type());
         if takes_floats {
             model.node_mut(id).op = Box::new(quantizing);
         }
@@ -35,7 +34,7 @@ pub(super) fn replace(model: &mut TypedModel) {
 }
 
 impl Quantizing {
-    /// The same as tract's operator; `None` if that is another one.
+    /// The same as tract's operator, but saturated where its sum overflows; `None` if that is another one.
     fn of(op: &ElementWiseOp) -> Option<Self> {
         if let Some(op) = op.0.downcast_ref::<QuantizeLinearU8>() {
             return Some(Self { scale: op.scale, zero_point: op.zero_point.into(), is_signed: false });
@@ -103,7 +102,7 @@ mod tests {
 
     #[test]
     fn it_quantizes_as_tract_does() {
-        // Halves are ties; the greatest integers round on their own.
+        // Halves are ties; values of 2^23 and more have no fraction.
         let halves = (-3000..3000).map(|half| half as f32 / 2.0);
         let extremes = [f32::NAN, -0.0, 1e-40, 4.2e6, -8e6, 0.499_999_97];
         let values: Vec<f32> = halves.chain(extremes).collect();
@@ -119,8 +118,43 @@ mod tests {
                 assert!(op.quantized(&values).map(|value| value as u8).eq(expected), "{op:?}");
             }
         }
-        // tract's sum overflows here.
+        // tract's sum overflows here: it wraps, or panics in a debug build.
         let op = Quantizing { scale: 1.0, zero_point: 3, is_signed: true };
         assert!(op.quantized(&[f32::INFINITY, 3e9, -3e9, f32::NEG_INFINITY]).eq([127, 127, -128, -128]));
+    }
+
+    #[test]
+    fn only_quantisation_of_floats_is_replaced() {
+        let floats = tract_ndarray::Array4::from_shape_fn((1, 2, 3, 5), |(_, c, y, x)| {
+            (90 * c + 30 * y + 7 * x) as f32
+        });
+        let integers = floats.mapv(|value| value as i32);
+        let empty = tract_ndarray::Array4::<f32>::zeros((1, 2, 0, 5));
+        let unsigned = || QuantizeLinearU8 { scale: 1.3, zero_point: 9 };
+        let signed = || QuantizeLinearI8 { scale: 0.7, zero_point: -9 };
+        for (op, input, is_ours) in [
+            (ElementWiseOp(Box::new(unsigned()), None), Tensor::from(floats.clone()), true),
+            (ElementWiseOp(Box::new(signed()), None), floats.into(), true),
+            (ElementWiseOp(Box::new(unsigned()), None), empty.into(), true),
+            (ElementWiseOp(Box::new(signed()), None), integers.into(), false),
+        ] {
+            let [expected, found] = [false, true].map(|is_replaced| {
+                let mut model = TypedModel::default();
+                let source = model.add_source("input", input.datum_type().fact(input.shape())).unwrap();
+                let output = model.wire_node("quantize", op.clone(), &[source]).unwrap();
+                model.select_output_outlets(&output).unwrap();
+                if is_replaced {
+                    replace(&mut model);
+                    assert_eq!(
+                        model.nodes().iter().any(|node| node.op_is::<Quantizing>()),
+                        is_ours,
+                        "{op:?}"
+                    );
+                }
+                let mut outputs = model.into_runnable().unwrap().run(tvec!(input.clone().into())).unwrap();
+                outputs.remove(0).into_tensor()
+            });
+            assert_eq!(found, expected, "{op:?}");
+        }
     }
 }
