@@ -442,22 +442,21 @@ fn robustness(
             .map(|(class, score)| Some(class).filter(|_| is_kept(score)))
             .collect()
     };
-    let share =
-        |of: &mut dyn Iterator<Item = bool>| of.filter(|&is| is).count() as f64 / undegraded.len() as f64;
+    let share = |count: usize| count as f64 / undegraded.len() as f64;
     let clean = kept(&features.calibrating.select(Axis(0), &undegraded));
     let degraded = features.degraded.iter().map(|(degradation, features)| {
         let degraded = kept(features);
-        let is_same = |(one, clean): (&Option<usize>, &Option<usize>)| one.is_some() && one == clean;
+        let is_same = |(one, clean): &(&Option<usize>, &Option<usize>)| one.is_some() && one == clean;
         Degraded {
             degradation: *degradation,
-            kept: share(&mut degraded.iter().map(Option::is_some)),
-            same_class: share(&mut degraded.iter().zip(&clean).map(is_same)),
+            kept: share(degraded.iter().flatten().count()),
+            same_class: share(degraded.iter().zip(&clean).filter(is_same).count()),
         }
     });
     Some(Robustness {
         images: undegraded.len(),
+        kept: share(clean.iter().flatten().count()),
         degraded: degraded.collect(),
-        kept: share(&mut clean.iter().map(Option::is_some)),
     })
 }
 

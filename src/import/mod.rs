@@ -4,7 +4,7 @@ mod reference;
 
 use std::collections::HashSet;
 
-use ndarray::{Array2, Array4, Axis};
+use ndarray::{Array2, Axis};
 
 use crate::{
     arch::Layer,
@@ -211,28 +211,24 @@ pub fn calibrate(
     checkpoint.held_out =
         HeldOut { choosing: rows(&logits, &choosing), calibrating: rows(&logits, &calibrating) };
     if !choosing.is_empty() {
-        let width = features.ncols();
-        let mut made = |indices: &[usize], make: &dyn Fn(&[usize]) -> Result<Array4<u8>>| {
-            let mut features = Array2::zeros((0, width));
-            for indices in in_chunks(indices) {
-                let outputs = scorer.score_u8(make(indices)?.view())?;
+        let stand_ins = StandIn::ALL.into_iter().map(|kind| {
+            let mut features = Array2::zeros((0, checkpoint.last_layer()?.weight.ncols()));
+            for indices in in_chunks(&choosing) {
+                let outputs = scorer.score_u8(images.stand_ins(kind, indices)?.view())?;
                 let found = outputs.features.expect("the file has features");
                 features.append(Axis(0), found.view()).expect("one row per image");
                 progress(indices.len());
             }
-            Result::Ok(features)
-        };
-        let mut stand_ins = Vec::new();
-        for kind in StandIn::ALL {
-            let features = made(&choosing, &|indices| images.stand_ins(kind, indices))?;
-            stand_ins.push((kind.name().to_owned(), features));
-        }
-        let undegraded = degraded_among(&calibrating);
-        let mut degraded = Vec::new();
-        for degradation in Degradation::ALL {
-            let images = images.clone().degraded(degradation);
-            degraded.push((degradation, made(&undegraded, &|indices| images.batch(indices))?));
-        }
+            Ok((kind.name().to_owned(), features))
+        });
+        let stand_ins = stand_ins.collect::<Result<_>>()?;
+        let undegraded = images.pick(&degraded_among(&calibrating));
+        let degraded = Degradation::ALL.into_iter().map(|degradation| {
+            let images = undegraded.clone().degraded(degradation);
+            let DatasetOutputs { features, .. } = eval::outputs(&scorer, &images, false, &mut progress)?;
+            Ok((degradation, features.expect("the file has features")))
+        });
+        let degraded = degraded.collect::<Result<_>>()?;
         checkpoint.features = Some(Features {
             stand_ins,
             degraded,

@@ -6,6 +6,7 @@ use cac::{
     Provider, Scorer,
     arch::Architecture,
     data::{Dataset, Split},
+    eval::outputs,
     export::{ExportOptions, export},
     image::{self, Filter, Fit, Input, Resize},
     import::{self, Calibration, ImportOptions},
@@ -325,10 +326,7 @@ fn enough_known_images_choose_a_score_and_show_what_degradations_do() {
     let model = at.join("again.onnx");
     export(&checkpoint, &ExportOptions::default(), &model).unwrap();
     let scorer = Scorer::open(&model, Provider::Cpu).unwrap();
-    let computed = |images: &Dataset| {
-        let all: Vec<usize> = (0..images.len()).collect();
-        scorer.score_u8(images.batch(&all).unwrap().view()).unwrap().features.unwrap()
-    };
+    let computed = |images: &Dataset| outputs(&scorer, images, false, |_| {}).unwrap().features.unwrap();
     let (plain, features) = (computed(&images), checkpoint.features.unwrap());
     for (degradation, found) in &features.degraded {
         let degraded = computed(&images.clone().degraded(*degradation));

@@ -508,10 +508,9 @@ impl Measured<'_> {
 
     /// The reports, each with the name of its table.
     fn tables(&self) -> impl Iterator<Item = (&cac::Result<Report>, String)> {
-        let degraded = self.degraded.map_or("", Degradation::name);
-        let before = if degraded.is_empty() { "" } else { ", images degraded: " };
-        let name =
-            move |score| format!("{}, score {}{before}{degraded}", self.name, self.evaluation.scores[score]);
+        let degraded = self.degraded.map(|degradation| format!(", images degraded: {}", degradation.name()));
+        let degraded = degraded.unwrap_or_default();
+        let name = move |score| format!("{}, score {}{degraded}", self.name, self.evaluation.scores[score]);
         self.reports.iter().enumerate().map(move |(score, report)| (report, name(score)))
     }
 

@@ -176,10 +176,10 @@ pub fn write(
     )?;
     if let Some(robustness) = &exported.manifest.history.robustness {
         writeln!(stdout(), "degraded: {robustness}")?;
-        let can_learn = checkpoint.facts.training.as_ref().is_some_and(|training| {
-            training.get("freeze") == Some(false) && training.get("degrade") == Some(0.0)
-        });
         if let Some(weakness) = robustness.weakness() {
+            let can_learn = checkpoint.facts.training.as_ref().is_some_and(|training| {
+                training.get("freeze") == Some(false) && training.get("degrade") == Some(0.0)
+            });
             let advice = if can_learn { "; `train --degrade` may help" } else { "" };
             say(format_args!("{weakness}{advice}"));
         }
