@@ -253,7 +253,8 @@ pub enum Error {
     Scores(String),
     /// The outputs of an exported model differ from those of the trained network or the method.
     #[error(
-        "self-check failed: the greatest difference of {what} is {difference:.1e}, allowed {tolerance:e}; nothing was written"
+        "self-check failed: the greatest difference of {what} is {}, allowed {tolerance:e}; nothing was written",
+        amount(*difference)
     )]
     SelfCheck {
         /// The output that differs.
@@ -271,6 +272,12 @@ pub enum Error {
         /// Why it is refused.
         reason: String,
     },
+    /// A value of an image is not in the range of pixels.
+    #[error("a value of an image is {value}, expected 0 to 1")]
+    PixelRange {
+        /// The value.
+        value: f32,
+    },
     /// A model has no golden batch to compare with.
     #[error("`{origin}` has no golden batch: an older version exported it")]
     NoGoldenBatch {
@@ -279,7 +286,13 @@ pub enum Error {
     },
     /// A runtime's outputs for a model's golden images differ from those at export or, if the model resizes,
     /// from those for the same images resized by the toolkit.
-    #[error("`{origin}` fails its check on {runtime}: {what} differ by {difference:e} for its golden images")]
+    #[error("`{origin}` fails its check on {runtime}: {what} differ {}",
+        if difference.fract() == 0.0 {
+            format!("for {difference} of its golden images")
+        } else {
+            format!("by {} for its golden images", amount(*difference))
+        }
+    )]
     Differs {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
@@ -356,6 +369,11 @@ impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&on_one_line(&self.0.to_string_lossy()))
     }
+}
+
+/// A difference; the number of images that differ is a whole number.
+fn amount(difference: f64) -> String {
+    if difference.fract() == 0.0 { difference.to_string() } else { format!("{difference:.1e}") }
 }
 
 /// The error count, then one error per line.

@@ -489,7 +489,7 @@ impl Incoming<'_> {
             out.write_all(piece).map_err(Broken::Disk)?;
             done += piece.len() as u64;
             if !piece.is_empty() {
-                observe(FetchEvent::Received { done, total: self.total });
+                observe(FetchEvent::Received { done, total: self.total.or(self.expected) });
             }
             filled = 0;
             if length == 0 {

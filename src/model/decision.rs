@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::{FORMAT_VERSION, Fault, PREFIX};
 use crate::{
     image::{Input, SIZES},
-    method::{LogitScore, RejectionScore},
+    method::{LogitScore, RejectionScore, kept_at_least},
     text::per_cent,
 };
 
@@ -83,6 +83,15 @@ impl Threshold {
         self.keep.filter(|_| threshold.to_bits() == self.value.to_bits())
     }
 
+    /// The share of new known images that a threshold for the share `keep` keeps at least, with a confidence of
+    /// 95 %; `None` without a guarantee.
+    #[must_use]
+    pub fn kept_at_least_for(&self, keep: f64) -> Option<f64> {
+        let of_file = self.kept_at_least?;
+        let is_own = self.classes.is_some() || self.keep == Some(keep);
+        Some(if is_own { of_file } else { kept_at_least(self.held_out_scores.len(), keep) })
+    }
+
     /// What is wrong with it, if anything, in a file with this many classes.
     fn fault(&self, classes: usize) -> Option<String> {
         if !are_ascending(&self.held_out_scores) {
@@ -102,12 +111,13 @@ impl Threshold {
     /// What a threshold for the share `keep` promises, in words.
     #[must_use]
     pub fn promise(&self, keep: f64) -> String {
+        let bound = self.kept_at_least_for(keep);
         let keep = per_cent(keep);
         let (of_class, of_one) = match self.classes {
             Some(_) => (" of each predicted class", " for each class alone"),
             None => ("", ""),
         };
-        match self.kept_at_least {
+        match bound {
             Some(bound) => format!(
                 "{keep} % of new known images{of_class}, and at least {:.1} % with a confidence of 95 %{of_one}; chosen from {}",
                 100.0 * bound,
@@ -168,7 +178,10 @@ impl Decision {
             .map_err(|error| Fault::Broken(format!("`{PREFIX}input`: {error}")))?;
         let resizes = optional(fields, "resizes")?.unwrap_or(false);
         let score = needed(fields, "score")?;
-        let threshold: Option<Threshold> = optional(fields, "threshold")?;
+        let mut threshold: Option<Threshold> = optional(fields, "threshold")?;
+        if let Some(threshold) = threshold.as_mut().filter(|_| version == 1) {
+            threshold.data = without_folders(&threshold.data);
+        }
         if let Some(fault) = threshold.as_ref().and_then(|threshold| threshold.fault(classes.len())) {
             return Err(Fault::Broken(format!("`{PREFIX}threshold` {fault}")));
         }
@@ -181,6 +194,13 @@ impl Decision {
         }
         Ok(Self { format_version: version, classes, input, resizes, score, threshold, places })
     }
+}
+
+/// `1000 training images of a data set`, where version 1 wrote the path of the data set on its machine.
+fn without_folders(data: &str) -> String {
+    let Some((images, path)) = data.split_once(" of ") else { return data.to_owned() };
+    let name = path.trim_end_matches(['/', '\\']).rsplit(['/', '\\']).next().unwrap_or_default();
+    format!("{images} of {name}")
 }
 
 /// Whether scores are finite and in ascending order.

@@ -146,6 +146,10 @@ fn check_tensors(model: &Model, graph: &Graph) -> Result<(), String> {
         if tensor.data_location != 0 {
             return Err(format!("its tensor `{}` is in another file", tensor.name));
         }
+        // Runtimes differ in which of them they read.
+        if !tensor.raw_data.is_empty() && !tensor.float_data.is_empty() {
+            return Err(format!("its tensor `{}` has both `raw_data` and `float_data`", tensor.name));
+        }
         // A threshold that keeps every image is infinite.
         if tensor.name != "threshold" && tensor.has_non_finite() {
             return Err(format!("its tensor `{}` holds NaN or an infinity", tensor.name));
@@ -215,10 +219,13 @@ fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), St
         let expected = match output.name.as_str() {
             "logits" | "distances" | LOGIT_MAP => decision.classes.len(),
             "unknown_at" => points,
+            FEATURES if width(output).is_none() => {
+                return Err(format!("its output `{FEATURES}` does not state its number of columns"));
+            }
             _ => continue,
         };
+        let name = &output.name;
         if let Some(found) = width(output).filter(|&found| found != expected) {
-            let name = &output.name;
             return Err(format!(
                 "its output `{name}` has {found} columns, expected {expected} as in its metadata"
             ));
@@ -331,15 +338,11 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
 }
 
 fn threshold(graph: &Graph) -> Result<f32, String> {
-    let is_threshold = |tensor: &&Tensor| tensor.name == "threshold" && tensor.data_type == element::FLOAT;
-    let tensor = graph.initializer.iter().find(is_threshold);
-    let value = |tensor: &Tensor| match (&tensor.float_data[..], &tensor.raw_data[..]) {
-        (&[value], _) => Some(value),
-        (_, &[a, b, c, d]) => Some(f32::from_le_bytes([a, b, c, d])),
-        _ => None,
-    };
-    let value = tensor.and_then(value).filter(|value| !value.is_nan());
-    value.ok_or_else(|| "it has no tensor `threshold` with one float32".to_owned())
+    match values(graph, "threshold").as_ref().map(|(_, values)| &values[..]) {
+        Some([value]) if value.is_nan() => Err("its tensor `threshold` is NaN".to_owned()),
+        Some([value]) => Ok(*value),
+        _ => Err("it has no tensor `threshold` with one float32".to_owned()),
+    }
 }
 
 #[cfg(all(test, feature = "files", feature = "tract"))]

@@ -68,10 +68,8 @@ pub struct History {
 }
 
 impl History {
-    /// Why the held-out scores may differ from those of new known images, if so: then neither the threshold
-    /// nor [`drift`](crate::drift) has a guarantee.
-    #[must_use]
-    pub fn doubt_of_held_out(&self) -> Option<&'static str> {
+    /// [`Manifest::doubt_of_held_out`](super::Manifest::doubt_of_held_out) of a file of the current format.
+    pub(crate) fn doubt_of_held_out(&self) -> Option<&'static str> {
         let is_seen = self.training.as_ref().and_then(|training| training.get(HELD_OUT_SEEN)) == Some(true);
         if self.imported.is_some() {
             Some("the network may have learned from the images that were given to `import`")

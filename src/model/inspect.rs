@@ -166,8 +166,9 @@ impl fmt::Display for Inspection {
         if let Some(choice) = &history.choice {
             line("choice", choice)?;
         }
+        let with = original.map_or(String::new(), |original| format!(" with the threshold {original}"));
         if let Some(robustness) = &history.robustness {
-            line("robustness", robustness)?;
+            line("robustness", &format_args!("{robustness}{with}"))?;
         }
         if let Some(file) = &history.imported {
             line("imported", &format_args!("from {file}"))?;
@@ -197,9 +198,8 @@ impl fmt::Display for Inspection {
         let Some(report) = &history.metrics else { return Ok(()) };
         let precision = history.precision.filter(|precision| *precision != ModelPrecision::Float32);
         let before = precision.map(|precision| format!(" before conversion to {precision}"));
-        let with = original.map(|original| format!(" with the threshold {original}"));
-        if before.is_some() || with.is_some() {
-            write!(f, "\nmetrics{}{}:", before.unwrap_or_default(), with.unwrap_or_default())?;
+        if before.is_some() || original.is_some() {
+            write!(f, "\nmetrics{}{with}:", before.unwrap_or_default())?;
         }
         write!(f, "\n{report}")
     }

@@ -110,6 +110,15 @@ impl Manifest {
         let history = History::take(fields, decision.format_version);
         Ok(Self { decision, history })
     }
+
+    /// Why the held-out scores may differ from those of new known images, if so: then neither the threshold
+    /// nor [`drift`](crate::drift) has a guarantee.
+    #[must_use]
+    pub fn doubt_of_held_out(&self) -> Option<&'static str> {
+        let is_first = self.decision.format_version == 1;
+        let chose_epoch = is_first.then_some("the held-out images also chose the epoch");
+        self.history.doubt_of_held_out().or(chose_epoch)
+    }
 }
 
 /// Why a decision cannot be read.

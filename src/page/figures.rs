@@ -380,14 +380,14 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     let mut marks =
         vec![Mark::Guide { from: [MIN_KEPT, MIN_KEPT], to: [1.0, 1.0] }, Mark::Line { points, series: 0 }];
     marks.extend(drawn.map(|(x, y, Interval { low, high })| Mark::Whisker { x, low, y, high }));
+    let data = subject.chosen().map_or("", |threshold| &threshold.data);
     let caption = match chosen {
         Some((keep, (kept, interval))) => format!(
-            "The threshold was chosen to keep {} and keeps {}. It was chosen on {}.",
+            "The threshold was chosen to keep {} and keeps {}. It was chosen on {data}.",
             percent(keep),
             with_interval(kept, interval),
-            counted(held_out.len(), "held-out image")
         ),
-        None => format!("Thresholds are chosen on {}.", counted(held_out.len(), "held-out image")),
+        None => format!("Thresholds are chosen on {data}."),
     };
     let legend = vec![(Key::Line(0), "share of the test images that is kept".to_owned())];
     let plot = Plot {

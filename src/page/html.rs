@@ -584,8 +584,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 (row("keep", html! {
                     "the threshold was chosen to keep "
                     @match manifest.and_then(|manifest| manifest.decision.threshold.as_ref()) {
-                        Some(threshold) if threshold.keep == Some(keep) => (elided(&threshold.promise(keep), MAX_IN_FULL)),
-                        Some(threshold) => { (percent(keep)) ", from " (name(&threshold.data)) }
+                        Some(threshold) => (elided(&threshold.promise(keep), MAX_IN_FULL)),
                         None => (percent(keep)),
                     }
                 }))

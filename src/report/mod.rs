@@ -306,8 +306,10 @@ fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>
             return Err(setting(name, "the name is empty, reserved or taken".to_owned()));
         }
         let index_of = |set: &String| {
-            let missing =
-                || setting(name, format!("`{set}` is not one of the unknown sets: {}", names.join(", ")));
+            let missing = || match names {
+                [] => setting(name, "there are no unknown sets".to_owned()),
+                _ => setting(name, format!("`{set}` is not one of the unknown sets: {}", names.join(", "))),
+            };
             names.iter().position(|other| other == set).ok_or_else(missing)
         };
         let sets = sets.iter().map(index_of).collect::<Result<Vec<usize>>>()?;

@@ -7,7 +7,7 @@ mod provider;
 #[cfg(feature = "tract")]
 pub(crate) mod tract;
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, path::Path};
 
 use ndarray::{Array1, Array2, Array4, ArrayView4, Axis, Slice, concatenate};
 use prost::bytes::Bytes;
@@ -328,12 +328,13 @@ impl Scorer {
     /// they are.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the images do not have the model's size, [`Error::NotFinite`] if a value is not
-    /// finite, [`Error::Runtime`] if the runtime fails.
+    /// [`Error::Shape`] if the images do not have the model's size, [`Error::PixelRange`] if a value is
+    /// farther out of range than resizing makes it, such as a byte, or NaN, [`Error::Runtime`] if the runtime
+    /// fails.
     pub fn score(&self, images: ArrayView4<f32>) -> Result<Outputs> {
         // In some runtimes max(0, NaN) is 0, which could make such an image known.
-        if let Some(&value) = images.iter().find(|value| !value.is_finite()) {
-            return Err(Error::NotFinite { what: "a value of an image", value });
+        if let Some(&value) = images.iter().find(|value| !PIXELS.contains(value)) {
+            return Err(Error::PixelRange { value });
         }
         self.score_images(Images::Floats(images))
     }
@@ -388,13 +389,13 @@ impl Scorer {
         Outputs::concatenate(&parts?, &self.file, runtime)
     }
 
-    /// The verdict on each image, from outputs of this model.
+    /// The verdict on each image, from outputs of this model, by the threshold of this scorer.
     #[must_use]
     pub fn verdicts(&self, outputs: &Outputs) -> Vec<Verdict> {
         let classes = &self.decision().classes;
         let verdict = |index: usize| Verdict {
             class: classes.get(outputs.label[index]).cloned().unwrap_or_default(),
-            unknown: outputs.unknown[index],
+            unknown: method::is_unknown(outputs.score[index], self.threshold),
             score: outputs.score[index],
             threshold: self.threshold,
             p_value: outputs.p_value.as_ref().map(|values| values[index]),
@@ -458,6 +459,9 @@ impl fmt::Debug for Scorer {
             .finish_non_exhaustive()
     }
 }
+
+/// The values of pixels that are taken: bicubic filters overshoot 0..=1.
+const PIXELS: RangeInclusive<f32> = -0.5..=1.5;
 
 /// Images `[N, 3, H, W]` as floats or bytes.
 #[derive(Clone, Copy)]

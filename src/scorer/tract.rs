@@ -12,7 +12,7 @@ use ndarray::Array4;
 use prost::Message;
 use rayon::prelude::*;
 use tract_onnx::{
-    pb::ModelProto,
+    pb::{ModelProto, type_proto},
     prelude::*,
     tract_core::{
         internal::{ensure, format_err},
@@ -139,9 +139,19 @@ impl Stage<Arc<TypedRunnableModel>> {
     }
 }
 
-/// The graph of a model file.
+/// The graph of a model file, without what it says of shapes: the input's is given, and the others follow. The
+/// names of axes are expressions to tract, whose parser has no limit of depth.
 fn opened(bytes: &[u8]) -> TractResult<InferenceModel> {
-    tract_onnx::onnx().model_for_proto_model(&ModelProto::decode(bytes)?)
+    let mut model = ModelProto::decode(bytes)?;
+    let graph = model.graph.iter_mut();
+    for value in graph.flat_map(|graph| graph.input.iter_mut().chain(&mut graph.output)) {
+        if let Some(type_proto::Value::TensorType(tensor)) =
+            value.r#type.as_mut().and_then(|kind| kind.value.as_mut())
+        {
+            tensor.shape = None;
+        }
+    }
+    tract_onnx::onnx().with_ignore_value_info(true).model_for_proto_model(&model)
 }
 
 /// Cuts a network where all that follows depends on one tensor only. No cut separates nodes that tract would

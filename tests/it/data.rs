@@ -209,7 +209,7 @@ fn data_is_listed_found_and_verified() {
     let verify = |args: &[&str]| toolkit(at, &[&["data", "verify", "--data", "sets"], args].concat());
     assert_eq!(stdout(&verify(&["cifar10"])), "cifar10: 0 files with their checksum\n");
     let output = verify(&[]);
-    assert_eq!(error(&output), "error: 1 of 2 data sets damaged or incomplete");
+    assert_eq!(error(&output), "error: 1 of 2 data sets are damaged or incomplete");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("textures: `sets/dtd/dtd/images` has 3 images, expected 5640\n"), "{text}");
     // Only what the toolkit fetched may be removed.

@@ -148,6 +148,12 @@ fn the_threshold_has_a_bound_and_operating_points() {
         }
     }
     assert!(inspection.to_string().contains("with a confidence of 95 %"), "{inspection}");
+    // Another share has another bound, and the verdicts are those of another threshold.
+    assert_eq!(threshold.kept_at_least_for(0.8), Some(kept_at_least(n, 0.8)));
+    let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
+    let outputs = scorer.score(checkpoint.check.images.view()).unwrap();
+    let scorer = scorer.with_threshold(outputs.score[0] - 1.0).unwrap();
+    assert!(scorer.verdicts(&outputs)[0].unknown);
     // Set by hand, for other scores, or without held-out images of its own: no promise.
     let by_hand = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };
     let int8 = ExportOptions { precision: ModelPrecision::Int8, ..ExportOptions::default() };

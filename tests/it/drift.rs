@@ -87,6 +87,10 @@ fn drift_exits_with_3_and_no_drift_with_0() {
     let output = drift(at, &[earlier.to_str().unwrap(), "-"], &stable);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("); at most 5.0 % of the images that the threshold was chosen from\n"), "{text}");
+    let note = "note: the rate of false alarms has no guarantee: the held-out images also chose the epoch\n";
+    assert!(text.ends_with(note), "{text}");
+    let output = drift(at, &[earlier.to_str().unwrap(), "-", "--json"], &stable);
+    assert_eq!(json(&output)["guaranteed"], false);
 
     let higher: Vec<f32> = stable.iter().map(|score| score + 2.0).collect();
     let output = drift(at, &["-"], &higher);

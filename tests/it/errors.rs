@@ -139,7 +139,7 @@ fn foreign_and_damaged_models_are_refused() {
 
 #[test]
 fn malformed_graphs_are_errors() {
-    use tract_onnx::pb::{ModelProto, NodeProto};
+    use tract_onnx::pb::{ModelProto, NodeProto, TensorProto};
 
     let bytes = model();
     let open = |change: &dyn Fn(&mut ModelProto)| {
@@ -195,6 +195,41 @@ fn malformed_graphs_are_errors() {
         stated.value = stated.value.replace("32", "4096");
     });
     assert!(error.unwrap_err().to_string().contains("images, more than 5"));
+    // The names of axes are not parsed: nested parentheses would overflow the stack.
+    open(&|proto| {
+        use tract_onnx::pb::{
+            TensorShapeProto, TypeProto, ValueInfoProto,
+            tensor_shape_proto::{Dimension, dimension::Value},
+            type_proto,
+        };
+        let name = Value::DimParam("(".repeat(200_000));
+        let axis = Dimension { value: Some(name), ..Dimension::default() };
+        let graph = proto.graph.as_mut().unwrap();
+        let inner = graph.node[0].output[0].clone();
+        let shape = Some(TensorShapeProto { dim: vec![axis.clone()] });
+        let tensor = type_proto::Value::TensorType(type_proto::Tensor { elem_type: 1, shape });
+        let r#type = Some(TypeProto { value: Some(tensor), ..TypeProto::default() });
+        graph.value_info.push(ValueInfoProto { name: inner, r#type, ..ValueInfoProto::default() });
+        for value in graph.input.iter_mut().chain(&mut graph.output) {
+            let Some(type_proto::Value::TensorType(tensor)) = &mut value.r#type.as_mut().unwrap().value
+            else {
+                panic!()
+            };
+            tensor.shape.as_mut().unwrap().dim[0] = axis.clone();
+        }
+    })
+    .unwrap();
+    let threshold_of = |change: &dyn Fn(&mut TensorProto)| {
+        open(&|proto| {
+            let tensors = &mut proto.graph.as_mut().unwrap().initializer;
+            change(tensors.iter_mut().find(|tensor| tensor.name == "threshold").unwrap());
+        })
+    };
+    threshold_of(&|tensor| tensor.raw_data = 2.0_f32.to_le_bytes().to_vec()).unwrap();
+    let error = threshold_of(&|tensor| tensor.float_data = vec![2.0]).unwrap_err();
+    assert!(error.to_string().contains("has both `raw_data` and `float_data`"), "{error}");
+    let error = threshold_of(&|tensor| tensor.raw_data = f32::NAN.to_le_bytes().to_vec()).unwrap_err();
+    assert!(error.to_string().contains("its tensor `threshold` is NaN"), "{error}");
     // Dimensions whose product overflows can still be inspected.
     let mut endless = ModelProto::decode(&bytes[..]).unwrap();
     endless.graph.as_mut().unwrap().initializer[0].dims = vec![i64::MAX; 3];
@@ -311,9 +346,13 @@ fn a_failing_runtime_is_an_error() {
     let error = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap_err().to_string();
     assert!(error.ends_with("its output `logits` has 3 columns, expected 2 as in its metadata"), "{error}");
     let mut proto = tract_onnx::pb::ModelProto::decode(&bytes[..]).unwrap();
-    for output in &mut proto.graph.as_mut().unwrap().output {
-        output.r#type = None;
-    }
+    let outputs = &mut proto.graph.as_mut().unwrap().output;
+    let features = outputs.iter().find(|output| output.name == "features").unwrap().clone();
+    outputs.iter_mut().for_each(|output| output.r#type = None);
+    let error = Scorer::from_bytes(&proto.encode_to_vec(), Provider::Cpu).unwrap_err().to_string();
+    assert!(error.ends_with("its output `features` does not state its number of columns"), "{error}");
+    let outputs = &mut proto.graph.as_mut().unwrap().output;
+    *outputs.iter_mut().find(|output| output.name == "features").unwrap() = features;
     let scorer = Scorer::from_bytes(&proto.encode_to_vec(), Provider::Cpu).unwrap();
     let error = scorer.score(Array4::zeros((1, 3, 32, 32)).view()).unwrap_err();
     assert!(matches!(error, Error::Runtime { runtime: "tract", .. }), "{error}");
@@ -355,13 +394,15 @@ fn a_setting_out_of_range_is_refused() {
 }
 
 #[test]
-fn images_of_wrong_shape_or_with_non_finite_values_are_refused() {
+fn images_of_wrong_shape_or_with_values_out_of_range_are_refused() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     // tract's Relu turns NaN into 0, which would give a verdict.
-    for value in [f32::NAN, f32::INFINITY] {
+    for value in [f32::NAN, f32::INFINITY, 255.0, -2.1] {
         let error = scorer.score(Array4::from_elem((1, 3, 32, 32), value).view()).unwrap_err();
-        assert!(matches!(error, Error::NotFinite { what: "a value of an image", .. }), "{error}");
+        assert!(matches!(error, Error::PixelRange { .. }), "{error}");
+        assert_eq!(error.to_string(), format!("a value of an image is {value}, expected 0 to 1"));
     }
+    scorer.score(Array4::from_elem((1, 3, 32, 32), 1.2).view()).unwrap();
     let error = scorer.score(Array4::zeros((2, 3, 32, 31)).view()).unwrap_err();
     assert_eq!(error.to_string(), "the batch of images has shape [2, 3, 32, 31], expected [N, 3, 32, 32]");
 }
@@ -416,6 +457,9 @@ fn outputs_that_differ_from_the_golden_batch_are_an_error() {
     let wrong = with_changed_bias(&bytes);
     let error = Scorer::from_bytes(&wrong, Provider::Cpu).unwrap().verify().unwrap_err();
     assert!(matches!(error, Error::Differs { what: "norms of the logits", .. }), "{error}");
+    let classes =
+        Error::Differs { origin: "m".into(), runtime: "r".into(), what: "classes", difference: 2.0 };
+    assert_eq!(classes.to_string(), "`m` fails its check on r: classes differ for 2 of its golden images");
 }
 
 #[test]

@@ -370,6 +370,8 @@ fn unusable_weights_and_data_are_reported() {
         run(&[&legacy, "m.onnx", "--threshold", "1", "--classes", "a,b"])
             .contains("the weights are for 6 classes")
     );
+    let refused = run(&[&file("cac-zip.pth"), "m.onnx", "--threshold", "1", "--size", "64"]);
+    assert!(refused.contains("--size 64: the weights fix the size at 32 pixels"), "{refused}");
     // Ten classes in the data, six in the network.
     assert!(run(&[&legacy, "m.onnx", "--known", "."]).contains("the weights are for 6 classes"));
     assert!(run(&["no.pt", "m.onnx"]).contains("cannot read `no.pt`"));

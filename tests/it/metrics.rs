@@ -165,9 +165,11 @@ fn suspicious_scores_give_warnings() {
         let line = |i| format!("1,{},1\n1,{},{prediction}\n-1,{},\n", known + i, known + i, unknown + i);
         let lines: String = (0..40).map(line).collect();
         fs::write(at.join("a.csv"), format!("label,score,prediction\n{lines}")).unwrap();
-        let output = toolkit(at, &["metrics", "a.csv"]);
-        assert!(output.status.success());
-        stderr(&output)
+        let [metrics, report] = ["metrics", "report"].map(|command| toolkit(at, &[command, "a.csv"]));
+        assert!(metrics.status.success() && report.status.success());
+        let missing = "no accuracy and no OSCR";
+        assert_eq!(stderr(&metrics).contains(missing), stderr(&report).contains(missing));
+        stderr(&metrics)
     };
     assert_eq!(warnings(0, 100, "1"), "");
     assert!(

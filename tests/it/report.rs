@@ -267,6 +267,10 @@ fn a_report_shows_a_run() {
     ] {
         assert!(text.contains(part), "{part}");
     }
+    let refused =
+        error(&toolkit(at, &["report", "runs/1", "--score", "cac", "--score", "energy", "--threshold", "2"]));
+    assert!(refused.contains("--threshold is for one score, but there are `cac` and `energy`"), "{refused}");
+    stdout(&toolkit(at, &["report", "runs/1", "--score", "energy", "--threshold", "2"]));
     // Only the log.
     fs::remove_file(run.checkpoint(CheckpointKind::Best)).unwrap();
     stdout(&toolkit(at, &["report", "runs/1"]));

@@ -113,11 +113,11 @@ impl From<FitText> for String {
 /// The input of a network, where it is not that of its weights.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct InputArgs {
-    /// Height and width of the images; by default those of the weights, else of the network family. The
-    /// weights of the official network fix them
+    /// Height and width of the images; by default those of the weights, else of the network family. Weights
+    /// of the official CAC network fix the size
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     #[serde(skip_serializing_if = "Option::is_none")]
-    size: Option<usize>,
+    pub size: Option<usize>,
     /// How to fit images of other proportions to the input: stretch distorts them; crop cuts out the centre,
     /// with this share (0.875) of the short side; pad fills the rest with the mean. By
     /// default that of the weights, else of the network family

@@ -34,7 +34,7 @@ use crate::{
 /// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 usage error,
 /// 3 drift or an unmet requirement of `eval --require`.
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "toolkit", version, max_term_width = 100)]
 pub struct Cli {
     /// The subcommand.
     #[command(subcommand)]
@@ -648,8 +648,8 @@ pub struct DriftArgs {
     #[arg(long)]
     pub json: bool,
     /// A folder of images, in path order; a CSV or NPZ file of scores, as for `metrics` but with labels
-    /// optional; or - for one score per line on standard input. After the model file; by default the
-    /// built-in model of CIFAR-10's classes
+    /// optional; or - for one score per line on standard input. A first name that ends in .onnx is the model
+    /// file; by default the built-in model of CIFAR-10's classes
     #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
     inputs: Vec<PathBuf>,
 }

@@ -116,7 +116,7 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
     }
     if damaged > 0 {
         return Err(Advice::new(
-            format!("{damaged} of {checked} data sets damaged or incomplete"),
+            format!("{damaged} of {checked} data sets are damaged or incomplete"),
             to_fetch.into_iter().chain(of_foreign(&foreign)).collect::<Vec<_>>().join("; "),
         )
         .into());

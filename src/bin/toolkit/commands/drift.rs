@@ -12,7 +12,6 @@ use cac::{
     data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
-    method::kept_at_least,
     model::{Inspection, Threshold},
     text::{not_counted, on_one_line, path_text},
 };
@@ -86,7 +85,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         stream,
         held_out: monitor.held_out(),
         threshold,
-        doubt: (inspection.manifest.history.doubt_of_held_out())
+        doubt: (inspection.manifest.doubt_of_held_out())
             .or_else(|| args.provider.and_then(Provider::doubt_of_held_out)),
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
@@ -171,13 +170,8 @@ struct Found<'a> {
 impl Found<'_> {
     /// The share of known images that the threshold in use keeps at least, with 95 % confidence; absent
     /// without a promise.
-    fn kept_at_least(&self, keep: f64) -> Option<f64> {
-        let Threshold { kept_at_least: of_file, classes, .. } = self.threshold?;
-        of_file.filter(|_| self.doubt.is_none()).map(|of_file| match classes {
-            Some(_) => of_file,
-            // Another share may be asked for.
-            None => kept_at_least(self.held_out, keep),
-        })
+    fn kept_at_least(&self) -> Option<f64> {
+        self.threshold?.kept_at_least.filter(|_| self.doubt.is_none() && self.keep.is_some())
     }
 
     /// Whether the rate of false alarms has a guarantee.
@@ -194,7 +188,7 @@ impl Found<'_> {
         line["held_out_images"] = self.held_out.into();
         line["recent"] = serde_json::to_value(self.recent)?;
         line["keep"] = self.keep.into();
-        line["kept_at_least"] = self.keep.and_then(|keep| self.kept_at_least(keep)).into();
+        line["kept_at_least"] = self.kept_at_least().into();
         print_json(&line)
     }
 
@@ -213,7 +207,7 @@ impl Found<'_> {
         let [low, high] = <[f64; 2]>::from(recent.share_unknown_interval).map(percent);
         let expected = self.keep.map_or(String::new(), |keep| {
             let share = percent(1.0 - keep);
-            match self.kept_at_least(keep) {
+            match self.kept_at_least() {
                 Some(bound) => {
                     let most = percent(1.0 - bound);
                     format!(
@@ -232,7 +226,7 @@ impl Found<'_> {
         let test = recent.kolmogorov_smirnov;
         writeln!(
             out,
-            "difference   {:.3} (Kolmogorov-Smirnov, p = {}) between these and {held_out} held-out scores",
+            "difference   {:.3} (Kolmogorov-Smirnov, p {}) between these and {held_out} held-out scores",
             test.statistic,
             probability(test.p_value)
         )?;
@@ -272,7 +266,11 @@ fn power(log10: f64) -> String {
 }
 
 fn probability(p: f64) -> String {
-    if p < 0.01 { format!("{p:.0e}") } else { format!("{p:.2}") }
+    match p {
+        ..1e-300 => "< 1e-300".to_owned(),
+        ..0.01 => format!("= {p:.0e}"),
+        _ => format!("= {p:.2}"),
+    }
 }
 
 #[cfg(test)]
@@ -307,6 +305,6 @@ mod tests {
             [-0.5, 2.0, 0.0, 5.5, 300.26, -7.0].map(power),
             ["0.316", "100", "1.000", "316228", "10^300.3", "10^-7.0"]
         );
-        assert_eq!([1.0, 0.012, 3.54e-45, 0.0].map(probability), ["1.00", "0.01", "4e-45", "0e0"]);
+        assert_eq!([1.0, 0.012, 3.54e-45, 0.0].map(probability), ["= 1.00", "= 0.01", "= 4e-45", "< 1e-300"]);
     }
 }

@@ -141,7 +141,13 @@ pub fn write(
 ) -> anyhow::Result<()> {
     let exported = export::export(checkpoint, &args.options(calibration), model)?;
     let published = match &args.triton {
-        Some(repository) => Some(triton::publish(model, repository)?),
+        Some(repository) => {
+            let published = triton::publish(model, repository);
+            if published.is_err() {
+                say(format_args!("the model is written: `{}`", model.display()));
+            }
+            Some(published?)
+        }
         None => None,
     };
     if args.json {

@@ -35,6 +35,9 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let network = weights.recognize()?;
     let mut input = args.input.applied_to(start.input.unwrap_or(network.architecture.default_input()));
     if let Some(size) = network.size {
+        if let Some(given) = args.input.size.filter(|&given| given != size) {
+            bail!("--size {given}: the weights fix the size at {size} pixels");
+        }
         (input.height, input.width) = (size, size);
     }
     let named = (!args.classes.is_empty()).then_some(&args.classes);

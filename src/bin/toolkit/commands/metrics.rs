@@ -56,9 +56,9 @@ fn of_features(path: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints why there is no accuracy.
-fn say_missing(predictions: usize) {
-    say(format_args!("no accuracy and no OSCR: known images without a prediction: {predictions}"));
+/// Why there is no accuracy.
+pub fn without_accuracy(missing: usize) -> String {
+    format!("no accuracy and no OSCR: known images without a prediction: {missing}")
 }
 
 fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
@@ -76,7 +76,7 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
         })?;
         let bounded = stream.finish(missing == 0)?;
         if judged > 0 && missing > 0 {
-            say_missing(missing);
+            say(without_accuracy(missing));
         }
         return if args.json { print_json(&bounded) } else { Ok(write!(stdout(), "{bounded}")?) };
     }
@@ -113,7 +113,7 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
         ));
     }
     if correct.is_none() && !verdicts.is_empty() {
-        say_missing(known.len() - verdicts.len());
+        say(without_accuracy(known.len() - verdicts.len()));
     }
     if args.json { print_json(&report) } else { Ok(write!(stdout(), "{report}")?) }
 }

@@ -12,7 +12,7 @@ use cac::{
     data::KNOWN,
     eval::{Evaluation, score_file},
     export::{self, ExportOptions, ThresholdRule},
-    method::KEEP,
+    method::{KEEP, RejectionScore},
     page::{Map, Page, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
     report::Report,
     run::{Checkpoint, CheckpointKind, Event, RunFolder},
@@ -23,6 +23,7 @@ use serde_json::json;
 use super::{
     check_result_files,
     eval::{TestImages, measure},
+    metrics::without_accuracy,
     named_or_newest, names_apart, print_json, unreadable,
 };
 use crate::{
@@ -92,6 +93,15 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     for (log, tests) in of_runs {
         logs.push(log);
         subjects.extend(tests);
+    }
+    // Each file of scores is on a scale that is not known here.
+    let judged = subjects.iter().filter(|subject| subject.origin.is_some() && subject.threshold.is_some());
+    let scores: Vec<&str> = judged.map(|subject| subject.score.as_str()).collect();
+    if let [first, others @ ..] = &scores[..]
+        && let Some(other) = others.iter().find(|other| *other != first)
+        && options.scorer.threshold.is_some()
+    {
+        bail!("--threshold is for one score, but there are `{first}` and `{other}`");
     }
     let results: Vec<Outcome> = subjects.iter().map(Outcome::of).collect();
     write(subjects, logs, images.as_ref(), Some(&args.output), options)?;
@@ -181,6 +191,10 @@ fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject
         set.scores.push(entry.score);
         Ok(())
     })?;
+    let predicted = known.predicted.len();
+    if predicted > 0 && predicted < known.scores.len() {
+        say(format_args!("{name}: {}", without_accuracy(known.scores.len() - predicted)));
+    }
     // Predictions for only some images cannot be assigned to them.
     for set in std::iter::once(&mut known).chain(&mut unknown) {
         if set.predicted.len() != set.scores.len() {
@@ -210,7 +224,11 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     };
     let report_options = args.report.options(None);
     Report::check(&test.unknown.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), &report_options)?;
-    let scores = match &cli::scores(&args.score, Some(checkpoint.facts.score.into()))[..] {
+    let own = match args.score.contains(&ScoreArg::All) {
+        true => Some(chosen_score(&checkpoint)?),
+        false => None,
+    };
+    let scores = match &cli::scores(&args.score, own)[..] {
         [] => vec![None],
         given => given.iter().map(|&score| Some(score)).collect(),
     };
@@ -257,6 +275,13 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
         });
     }
     Ok((log, subjects))
+}
+
+/// The score that an export chooses.
+fn chosen_score(checkpoint: &Checkpoint) -> anyhow::Result<RejectionScore> {
+    // The choice does not depend on the threshold, for which there may be too few held-out images.
+    let options = ExportOptions { threshold: ThresholdRule::Value(0.0), ..ExportOptions::default() };
+    Ok(export::decide(checkpoint, &options)?.1.score())
 }
 
 /// Writes the page and the plots of some results. Thumbnails are of the images that the models were measured
