@@ -661,6 +661,13 @@ impl Dataset {
         self
     }
 
+    /// The names of the classes without images.
+    pub fn classes_without_images(&self) -> impl Iterator<Item = &str> {
+        let seen: HashSet<i64> = self.labels.iter().copied().collect();
+        let named = self.classes.iter().zip(0..);
+        named.filter(move |(_, class)| !seen.contains(class)).map(|(name, _)| name.as_str())
+    }
+
     /// Renumbers the labels to index `classes`, the class names of a model.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The result in words: the verdict and the cautions.
 
+use std::collections::HashSet;
+
 use super::{
     content::{Scored, Subject},
     name::{elided, isolated},
@@ -239,6 +241,14 @@ impl Subject {
         }
         if !more.is_empty() {
             cautions.push(format!("The AUROC for {} is below 50 %, too.", counted(more.len(), "more set")));
+        }
+        let tested: HashSet<i64> = self.known.truth.iter().copied().collect();
+        let untested = self.classes.iter().zip(0..).filter(|(_, class)| !tested.contains(class));
+        let untested: Vec<String> = untested.map(|(name, _)| quoted(name)).collect();
+        if !untested.is_empty() {
+            let (named, more) = untested.split_at(untested.len().min(NAMED));
+            let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+            cautions.push(format!("There are no test images of {}{more}.", listed(named)));
         }
         if self.unknown.is_empty() {
             cautions.push("There are no unknown images, so rejecting them is not measured.".to_owned());

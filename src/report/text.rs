@@ -29,7 +29,8 @@ fn line<T: Copy>(
 }
 
 impl fmt::Display for Report {
-    /// A table in percent with one line per row, followed by its 95 % intervals if there are any.
+    /// A table in percent with one line per row, followed by its 95 % intervals if there are any, and by the
+    /// meaning of two metrics, without it as `{:#}`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} known image{}", self.known, if self.known == 1 { "" } else { "s" })?;
         let intervals = self.intervals.as_ref();
@@ -70,6 +71,9 @@ impl fmt::Display for Report {
                 write!(f, "  {cell:>width$}")?;
             }
             writeln!(f)?;
+        }
+        if f.alternate() {
+            return Ok(());
         }
         for metric in [Metric::Fpr95Tpr, Metric::FprAt95KnownKept] {
             writeln!(f, "{}: {}", metric.title(), metric.description())?;

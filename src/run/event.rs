@@ -33,6 +33,16 @@ pub enum Event {
         /// Images of all sets that cannot be read and are left out.
         #[serde(default, skip_serializing_if = "is_zero")]
         skipped: usize,
+        /// The number of held-out images that choose the epoch and the score, and of those that calibrate the
+        /// threshold; `None` in logs of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held_out: Option<[usize; 2]>,
+        /// The classes without test images.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        untested: Vec<String>,
+        /// Known test images with the bytes of a training image.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        repeated: usize,
         /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold
         /// chosen from them makes no promise.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -83,10 +93,10 @@ pub enum Event {
     Epoch {
         /// The epoch, from 1.
         epoch: usize,
-        /// The loss on the held-out images; `None` without any.
+        /// The loss on the held-out images that choose; `None` without any.
         held_out_loss: Option<f64>,
         /// Whether these are the best weights so far: their held-out loss is no higher than the lowest
-        /// before, within the standard error of the difference, or there are no held-out images.
+        /// before, within the standard error of the difference, or no held-out images choose.
         best: bool,
         /// Seconds of training and test, counted from the resume if the run was resumed in this epoch.
         seconds: f64,
@@ -153,6 +163,9 @@ mod tests {
                 score: Some(LogitScore::Cac),
                 left_out: LeftOut::new(),
                 skipped: 0,
+                held_out: Some([2, 19]),
+                untested: vec!["cat".to_owned()],
+                repeated: 3,
                 held_out_seen: false,
             },
             Event::Step { epoch: 1, step: 1, loss: 0.5, learning_rate: 1e-3, images_per_second: 9.0 },

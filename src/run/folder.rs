@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::CheckpointKind;
+use super::{CheckpointKind, Event};
 use crate::{
     error::{Error, Result},
     files::atomic,
@@ -74,12 +74,14 @@ impl RunFolder {
         has_checkpoint || self.states().is_ok_and(|states| !states.is_empty())
     }
 
-    /// Checks that the folder [holds](Self::holds_run) no run.
+    /// Checks that the folder [holds](Self::holds_run) no run, and no log of epochs of one.
     ///
     /// # Errors
     /// [`Error::HoldsRun`].
     pub fn check_holds_no_run(&self) -> Result<()> {
-        if self.holds_run() { Err(Error::HoldsRun { path: self.0.clone() }) } else { Ok(()) }
+        let is_epoch = |event: &Event| matches!(event, Event::Epoch { .. });
+        let has_log = Event::read_log(&self.log()).is_ok_and(|(events, _)| events.iter().any(is_epoch));
+        if self.holds_run() || has_log { Err(Error::HoldsRun { path: self.0.clone() }) } else { Ok(()) }
     }
 
     /// Whether the folder holds a run of version 0.1, which this version cannot read.

@@ -427,21 +427,12 @@ impl Recipe {
                 return Err(Error::setting(name, value, "must be a share from 0 to below 1"));
             }
         }
-        if self.trim > 0.0 && self.trimmed_of(self.batch_size) == 0 {
-            let reason = format!("removes less than one of the {} images in a step", self.batch_size);
-            return Err(Error::setting("trim", self.trim, reason));
-        }
         if !(0.0..=16.0).contains(&self.outlier_share) {
             return Err(Error::setting("outlier share", self.outlier_share, "must be 0 to 16"));
         }
-        if self.has_outliers() {
-            if self.outliers_per_step(self.batch_size) == 0 {
-                let reason = format!("adds less than one outlier to a step of {} images", self.batch_size);
-                return Err(Error::setting("outlier share", self.outlier_share, reason));
-            }
-            if self.outlier_weight == 0.0 {
-                return Err(Error::setting("outlier weight", 0, "must be positive if there are outliers"));
-            }
+        self.check_step(self.batch_size)?;
+        if self.has_outliers() && self.outlier_weight == 0.0 {
+            return Err(Error::setting("outlier weight", 0, "must be positive if there are outliers"));
         }
         // The warm-up must leave room for the decay.
         if !(0.0..self.epochs as f64).contains(&self.warm_up) {
@@ -458,6 +449,19 @@ impl Recipe {
             if !(value.is_finite() && value >= 0.0) {
                 return Err(Error::setting(name, value, "must be at least 0, and finite"));
             }
+        }
+        Ok(())
+    }
+
+    /// Checks that shares of the known images in a step are at least one image.
+    pub(crate) fn check_step(&self, images: usize) -> Result<()> {
+        if self.trim > 0.0 && self.trimmed_of(images) == 0 {
+            let reason = format!("removes less than one of the {images} images in a step");
+            return Err(Error::setting("trim", self.trim, reason));
+        }
+        if self.has_outliers() && self.outliers_per_step(images) == 0 {
+            let reason = format!("adds less than one outlier to a step of {images} images");
+            return Err(Error::setting("outlier share", self.outlier_share, reason));
         }
         Ok(())
     }

@@ -58,6 +58,8 @@ pub struct Batches<'a> {
     /// The numbers of images that cannot be read, in all sets and in the test sets.
     pub(super) skipped: usize,
     pub(super) skipped_in_tests: usize,
+    /// Known test images with the bytes of a known training image.
+    pub(super) repeated: usize,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
     /// outliers.
     pub(super) checksum: String,
@@ -180,11 +182,18 @@ impl Sets {
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
+        // Those of the known training images, and how many known test images have one of them.
+        let (mut trained, mut repeated) = (HashSet::new(), None);
         for (set, is_test) in self.each() {
             let sum = &mut sums[usize::from(is_test)];
             sum.update(set.classes().join("\0"));
             let mut readable = Vec::with_capacity(set.len());
             let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
+            if trained.is_empty() {
+                trained.extend(digests.iter().flatten().copied());
+            } else if is_test && repeated.is_none() {
+                repeated = Some(digests.iter().flatten().filter(|digest| trained.contains(*digest)).count());
+            }
             for (index, digest) in digests.into_iter().enumerate() {
                 match digest {
                     Ok(digest) => {
@@ -218,7 +227,8 @@ impl Sets {
             return Err(error);
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
-        Ok(Some(Contents { skipped: errors.len(), skipped_in_tests, checksum, tests_checksum }))
+        let (skipped, repeated) = (errors.len(), repeated.unwrap_or(0));
+        Ok(Some(Contents { skipped, skipped_in_tests, repeated, checksum, tests_checksum }))
     }
 }
 
@@ -227,6 +237,8 @@ struct Contents {
     /// Images that cannot be read, in all sets and in the test sets.
     skipped: usize,
     skipped_in_tests: usize,
+    /// Known test images with the bytes of a known training image.
+    repeated: usize,
     /// Of the training data and of the test images.
     checksum: String,
     tests_checksum: String,
@@ -321,7 +333,7 @@ impl<'a> Batches<'a> {
         held_out_of(&sets.known, settings.recipe.held_out)?;
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
-        let Contents { skipped, skipped_in_tests, checksum, tests_checksum } = contents;
+        let Contents { skipped, skipped_in_tests, repeated, checksum, tests_checksum } = contents;
         if skipped > 0 {
             sets.keep(settings.memory);
         }
@@ -333,6 +345,7 @@ impl<'a> Batches<'a> {
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
         let of_rest = |indices: Vec<usize>| indices.into_iter().map(|index| rest[index]).collect::<Vec<_>>();
         let (choosing, training) = (of_rest(choosing), of_rest(training));
+        settings.recipe.check_step(training.len().min(settings.recipe.batch_size))?;
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
             let readable = if skipped > 0 { " that can be read" } else { "" };
@@ -352,6 +365,7 @@ impl<'a> Batches<'a> {
                 .then(|| Fractals::for_images(settings.input.height, settings.input.width)),
             skipped,
             skipped_in_tests,
+            repeated,
             checksum,
             tests_checksum,
             test_names,
@@ -379,6 +393,11 @@ impl<'a> Batches<'a> {
     #[must_use]
     pub fn images(&self) -> usize {
         self.training.len()
+    }
+
+    /// The classes without test images.
+    pub(super) fn untested(&self) -> Vec<String> {
+        self.known_test.classes_without_images().map(str::to_owned).collect()
     }
 
     /// Left-out files in the folders of all sets: not images by their extension, or of no class.

@@ -31,10 +31,10 @@ use crate::{
     image::{Input, SIZES},
     method::{AnchorKind, LogitScore, Loss},
     report::Report,
-    run::{Device, Recipe},
+    run::{BatchNorm, Device, Recipe},
 };
 pub use batches::{Batch, Batches, Images};
-pub use session::{resume, train};
+pub use session::{backbone_of, resume, train};
 
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,6 +112,14 @@ fn torch(error: TchError) -> Error {
     Error::Runtime { runtime: "libtorch", reason }
 }
 
+/// Checks that a device is available.
+///
+/// # Errors
+/// [`Error::Provider`] if there is none, [`Error::Setting`] if its number is too large.
+pub fn check_device(device: Device) -> Result<()> {
+    torch_device(device).map(drop)
+}
+
 /// The device of libtorch.
 ///
 /// # Errors
@@ -171,12 +179,23 @@ impl TrainSettings {
         }
         self.loss.check()?;
         self.input.check(&SIZES)?;
-        if self.recipe.freeze && self.backbone.is_none() {
-            return Err(Error::setting(
-                "freeze",
-                true,
-                "needs starting weights for the layers that are not trained",
-            ));
+        let Recipe { freeze, backbone_rate, batch_norm, .. } = self.recipe;
+        if self.backbone.is_none() {
+            let weights = "needs starting weights for the layers that are not trained";
+            if freeze {
+                return Err(Error::setting("freeze", true, weights));
+            }
+            if backbone_rate == 0.0 {
+                return Err(Error::setting("backbone rate", 0, weights));
+            }
+            if batch_norm == BatchNorm::Running {
+                let reason = "needs starting weights, whose statistics it uses";
+                return Err(Error::setting("batch norm", "running", reason));
+            }
+        }
+        let dropout = self.architecture.settings().find(|(name, share)| *name == "dropout" && *share > 0.0);
+        if let (true, Some((name, share))) = (freeze, dropout) {
+            return Err(Error::setting(name, share, "must be 0 when only the last layer is trained"));
         }
         let backbone = self.backbone.as_ref().map(|backbone| backbone.file.as_path());
         let known = Some(self.known.as_path());

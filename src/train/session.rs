@@ -37,8 +37,8 @@ const STATES_KEPT: usize = 2;
 /// epoch, the log, the resolved settings, and the two newest states to resume from.
 ///
 /// The best epoch is the last whose loss on the held-out known images is no higher than the lowest before,
-/// within the standard error of the difference; without such images it is the last. Test sets do not
-/// influence the choice. `stop` is checked while images are read and before every step. The state is saved
+/// within the standard error of the difference. Of few known images none are held out to choose, and the
+/// last epoch counts as best. Test sets do not influence the choice. `stop` is checked while images are read and before every step. The state is saved
 /// every `save_every`, and at the end. `given` is the text of the settings as the user gave them, for
 /// [`RunFolder::settings`].
 ///
@@ -109,9 +109,18 @@ fn run_to_the_end(
     let mut session = Session::begin(settings, &batches, run, start, backbone)?;
     let epochs = settings.recipe.epochs;
     let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
-    let (skipped, held_out_seen) = (batches.skipped, session.learner.lineage.held_out_seen);
-    let score = Some(settings.rejection_score());
-    let start = Event::Start { images, steps, epochs, score, left_out, skipped, held_out_seen };
+    let start = Event::Start {
+        images,
+        steps,
+        epochs,
+        score: Some(settings.rejection_score()),
+        left_out,
+        skipped: batches.skipped,
+        held_out: Some([batches.choosing.len(), batches.calibrating.len()]),
+        untested: batches.untested(),
+        repeated: batches.repeated,
+        held_out_seen: session.learner.lineage.held_out_seen,
+    };
     if is_new {
         session.record(&start)?;
         session.save()?;
@@ -173,16 +182,14 @@ fn run_to_the_end(
     Ok(Outcome::Finished(report))
 }
 
-/// The weights that a new run starts from, if any, checked to fit its network.
-fn backbone_of(settings: &TrainSettings) -> Result<Option<Weights>> {
-    let TrainSettings { architecture, input, recipe, backbone, .. } = settings;
-    let dropout = architecture.settings().find(|(name, share)| *name == "dropout" && *share > 0.0);
-    if let (true, Some((name, share))) = (recipe.freeze, dropout) {
-        return Err(Error::setting(name, share, "must be 0 when only the last layer is trained"));
-    }
-    let Some(backbone) = backbone else { return Ok(None) };
+/// Reads the weights that a new run starts from, if any, and checks that they fit its network.
+///
+/// # Errors
+/// Those of [`Weights::read`] and [`Weights::network`], and [`Error::Weights`] if they do not fit.
+pub fn backbone_of(settings: &TrainSettings) -> Result<Option<Weights>> {
+    let Some(backbone) = &settings.backbone else { return Ok(None) };
     let weights = Weights::read(&backbone.file)?.network()?;
-    weights.check_backbone_of(architecture, input)?;
+    weights.check_backbone_of(&settings.architecture, &settings.input)?;
     Ok(Some(weights))
 }
 
@@ -225,9 +232,7 @@ impl<'a> Session<'a> {
         let (mut log, state, least_losses) = match start {
             Start::Saved { log, state, tensors } => {
                 // The best checkpoint has the outputs for the test images.
-                if state.data != *checksum
-                    || state.test_sets.as_ref().is_some_and(|sum| sum != tests_checksum)
-                {
+                if (&state.data, &state.test_sets) != (checksum, tests_checksum) {
                     return Err(Error::DataChanged { path: folder.path().to_owned() });
                 }
                 // Otherwise a newer, damaged state would be kept instead of a good older one.
@@ -418,7 +423,7 @@ impl<'a> Session<'a> {
 /// better, which few images cannot show. (Breiman et al., Classification and Regression Trees, 1984, take
 /// the standard error of the lowest mean itself.)
 fn is_as_low(losses: &[f32], least: &[f32]) -> bool {
-    // The first epoch, or no held-out images.
+    // The first epoch, or no held-out images that choose.
     if least.is_empty() {
         return true;
     }

@@ -11,17 +11,20 @@ use crate::{
     weights::Weights,
 };
 
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// The state of a run besides the tensors of the network and the optimizer. The data order and all random
 /// numbers follow from the seed, the epoch and the step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct State {
+    /// The version of the toolkit that began the run: another may draw other images from the same seed.
+    pub version: String,
     /// The settings of the run.
     pub settings: TrainSettings,
     /// The checksum of the training data.
     pub data: String,
-    /// The checksum of the test sets; a state from an older toolkit has none.
-    #[serde(default)]
-    pub test_sets: Option<String>,
+    /// The checksum of the test sets.
+    pub test_sets: String,
     /// The epoch to resume in, from 1.
     pub epoch: usize,
     /// Finished steps of this epoch.
@@ -38,10 +41,10 @@ pub(super) struct State {
 impl State {
     /// The state of a new run.
     pub fn new(settings: TrainSettings, data: String, test_sets: String) -> Self {
-        let (test_sets, log) = (Some(test_sets), Lengths::default());
+        let (version, log) = (VERSION.to_owned(), Lengths::default());
         let (epoch, step, smoothed_loss) = (1, 0, None);
         let lineage = Lineage::default();
-        Self { settings, data, test_sets, epoch, step, smoothed_loss, log, lineage }
+        Self { version, settings, data, test_sets, epoch, step, smoothed_loss, log, lineage }
     }
 
     /// Writes the state with its tensors.
@@ -78,7 +81,13 @@ impl State {
         let broken = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
         let note =
             tensors.note.as_deref().ok_or_else(|| broken("it is not the state of a run".to_owned()))?;
-        match serde_json::from_str(note) {
+        let state: serde_json::Value = serde_json::from_str(note).unwrap_or_default();
+        match state["version"].as_str() {
+            Some(VERSION) => {}
+            Some(other) => return Err(broken(format!("version {other} wrote it, and this is {VERSION}"))),
+            None => return Err(broken("another version of the toolkit wrote it".to_owned())),
+        }
+        match serde_json::from_value(state) {
             Ok(state) => Ok((state, tensors)),
             Err(error) => Err(broken(format!("its state is damaged: {error}"))),
         }
@@ -105,6 +114,15 @@ mod tests {
         state.save(tensors, &run).unwrap();
         let path = run.state(1, 0);
         assert_eq!(State::open(&run).unwrap().0, state);
+
+        // Another version may draw other images.
+        let other = State { version: "0.1.9".to_owned(), ..state.clone() };
+        other.save(Weights::new(folder.path()), &run).unwrap();
+        let error = State::open(&run).unwrap_err().to_string();
+        assert!(error.contains("version 0.1.9 wrote it, and this is "), "{error}");
+        let mut tensors = Weights::new(folder.path());
+        tensors.insert("fc.bias", &[10], vec![0.0; 10]);
+        state.save(tensors, &run).unwrap();
 
         let corpus = [std::fs::read(&path).unwrap()];
         let mut accepted = 0;

@@ -101,6 +101,8 @@ fn from_images_to_verdicts() {
             (&log[0]["event"], &log[0]["images"], &log[0]["steps"]),
             (&"start".into(), &44.into(), &6.into())
         );
+        assert_eq!(log[0]["held_out"], json!([0, 20]));
+        assert!(log[0].get("untested").is_none() && log[0].get("repeated").is_none());
         assert_eq!(log[0]["score"], facts_of(&at.join("runs/1"))["score"]);
         let epochs: Vec<&Value> = log.iter().filter(|line| line["event"] == "epoch").collect();
         assert_eq!(epochs.len(), 3);
@@ -561,6 +563,39 @@ fn no_class_may_be_called_unknown() {
 }
 
 #[test]
+fn what_the_test_images_lack_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    images(&at.join("colours/train"), "green", [30, 200, 30], 32);
+    fs::copy(at.join("colours/train/red/0.png"), at.join("colours/test/red/copy.png")).unwrap();
+    let output = toolkit(at, &[&SMALL[..], &["--epochs", "1"]].concat());
+    stdout(&output);
+    let said = stderr(&output);
+    for part in [
+        "network WideResNet-10-1, images of 32 x 32 pixels, random weights\n",
+        "29 images are held out for the threshold, too few to choose an epoch and a score too: the last epoch counts",
+        "known classes without test images: green\n",
+        "test images that are also training images: 1\n",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let log = lines(&fs::read_to_string(at.join("runs/1/log.jsonl")).unwrap());
+    assert_eq!((&log[0]["untested"], &log[0]["repeated"]), (&json!(["green"]), &json!(1)));
+
+    let output = toolkit(at, &["export", "model.onnx"]);
+    assert!(stdout(&output).contains("no images were held out to choose another by"), "{}", stdout(&output));
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "colours"]);
+    assert!(stderr(&output).contains("known classes without test images: green\n"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("was trained on"), "{}", stderr(&output));
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "colours/train"]);
+    let said = "the model was trained on some of these known images\n";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    let output = toolkit(at, &["report", "model.onnx", "--known", "colours"]);
+    assert!(stdout(&output).contains("caution: There are no test images of"), "{}", stdout(&output));
+}
+
+#[test]
 fn a_run_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -577,6 +612,12 @@ fn a_run_is_not_replaced() {
     let message = stderr(&refused);
     assert!(message.contains("hint: resume it with `toolkit train --resume 'a run'`, or"), "{message}");
     assert!(files() == before);
+
+    // Nor is the log of one whose checkpoints were removed.
+    fs::create_dir(at.join("pruned")).unwrap();
+    fs::copy(at.join("a run/log.jsonl"), at.join("pruned/log.jsonl")).unwrap();
+    let args = [&SMALL[..], &["--epochs", "1", "--run", "pruned"]].concat();
+    assert_eq!(error(&toolkit(at, &args)), "error: `pruned` already holds a run");
 
     // Nor are the settings that it would start with.
     fs::create_dir(at.join("settings")).unwrap();
@@ -1183,6 +1224,9 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         (["--test-every", "0"], "test every = 0"),
         (["--trim", "1"], "trim = 1"),
         (["--trim", "0.01"], "trim = 0.01: removes less than one of the 64 images in a step"),
+        (["--trim", "0.02"], "trim = 0.02: removes less than one of the 44 images in a step"),
+        (["--backbone-rate", "0"], "backbone rate = 0: needs starting weights for the layers"),
+        (["--batch-norm", "running"], "batch norm = running: needs starting weights, whose statistics"),
         (["--ema", "-0.1"], "EMA = -0.1"),
         (["--degrade", "-0.1"], "degrade = -0.1: must be a share from 0 to 1"),
         (["--pixmix", "1.5"], "pixmix = 1.5: must be a share from 0 to 1"),

@@ -273,6 +273,9 @@ fn log() -> Vec<u8> {
         score: Some(LogitScore::Cac),
         left_out: LeftOut::new(),
         skipped: 1,
+        held_out: Some([2, 19]),
+        untested: vec!["cat".to_owned()],
+        repeated: 3,
         held_out_seen: false,
     }];
     for epoch in 1..3 {

@@ -2,7 +2,11 @@
 
 use std::{io::ErrorKind, path::Path};
 
-use cac::{Error, data::layouts, run::RunFolder};
+use cac::{
+    Error,
+    data::{images_below, layouts},
+    run::RunFolder,
+};
 
 use super::{
     data::{fetch_command, size},
@@ -97,6 +101,11 @@ pub fn of(error: &Error) -> Option<String> {
         Error::NoImages { .. } => {
             "give images in these formats; convert others, such as HEIC, to JPEG or PNG"
         }
+        // Images, but not in class folders.
+        Error::NoLayout { path, .. } if images_below(path).is_ok() => {
+            "sort the images into a folder for each known class, two or more: CLASS/*.jpg, or train/CLASS/*.jpg and \
+             test/CLASS/*.jpg"
+        }
         Error::NoLayout { .. } => {
             let layouts: Vec<&str> = layouts().collect();
             return Some(format!(
@@ -115,7 +124,8 @@ pub fn of(error: &Error) -> Option<String> {
              sort the images into the folders train/CLASS and test/CLASS"
         }
         Error::Classes { .. } => {
-            "name the folders after the known classes; `toolkit inspect` lists those of a model"
+            "name the folders after the known classes: those of the model, which `toolkit inspect` lists, or in a training \
+             those of its images"
         }
         Error::Diverged { .. } => {
             "start again with a lower --learning-rate; the checkpoints and states written before are intact"
@@ -142,11 +152,24 @@ pub fn of(error: &Error) -> Option<String> {
         Error::BrokenImages { .. } => {
             "repair or remove the files; `train`, `eval` and `report` leave them out with --skip-broken"
         }
+        Error::Setting { name: "held-out", reason, .. } if reason.starts_with("leaves a class") => {
+            "hold out a smaller share with --held-out, or add images"
+        }
         Error::Setting { name: "held-out", .. } => {
-            "change --held-out, or give `--held-out 0`: `export` then chooses the threshold on the test images"
+            "add images, or hold out a larger share with --held-out; with `--held-out 0`, `export` takes the threshold from \
+             the test images, 19 or more, or from --threshold"
         }
         Error::Setting { name: "freeze", .. } => "give a backbone with --backbone",
+        Error::Setting { name: "held-out test", reason, .. } if reason.starts_with("leaves a class") => {
+            "add images of this class: each class needs one to train on, and one to test on"
+        }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
+        Error::Setting { name: "classes", reason, .. } if reason.starts_with("the weights are for") => {
+            "to train on other classes, start from the weights with `toolkit train --backbone`"
+        }
+        Error::Setting { name: "score", reason, .. } if reason.starts_with("needs further known images") => {
+            "hold out more images with `train --held-out`, of 58 a third choose the score; or take a single score"
+        }
         Error::Setting { name: "unknown set", value, .. } if Path::new(value.trim_matches('`')).is_dir() => {
             let folder = value.trim_matches('`');
             return Some(format!("give the folder a name: --unknown NAME={}", quoted(Path::new(folder))));

@@ -10,7 +10,7 @@ pub mod weights;
 
 use std::{borrow::Cow, fmt, path::Path, process::ExitCode};
 
-use cac::data::LeftOut;
+use cac::{data::LeftOut, text::on_one_line};
 pub use parsers::{InputArgs, by_variant, name_of, one_of};
 pub use progress::{Progress, say};
 pub use standard_output::{stdout, stdout_is_closed};
@@ -69,6 +69,17 @@ pub fn say_left_out(left_out: &LeftOut) {
     say(format_args!("left out files by their extension: {}", list.join(", ")));
     if ["heic", "heif", "avif"].iter().any(|&extension| left_out.contains_key(extension)) {
         say("HEIC and AVIF cannot be read: convert such photographs to JPEG or PNG");
+    }
+}
+
+/// Prints which known classes have no test images, if any.
+pub fn say_untested<'a>(mut classes: impl Iterator<Item = &'a str>) {
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = classes.by_ref().take(SHOWN).map(on_one_line).collect();
+    let more = classes.count();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    if !shown.is_empty() {
+        say(format_args!("known classes without test images: {}{more}", shown.join(", ")));
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use cac::{run::RunFolder, train::Event};
 
-use crate::terminal::{Progress, say, say_left_out, stdout, stdout_is_closed};
+use crate::terminal::{Progress, say, say_left_out, say_untested, stdout, stdout_is_closed};
 
 /// Lines and a bar on stderr, and with `--json` the events on stdout.
 pub struct Display {
@@ -49,12 +49,33 @@ impl Display {
             Event::FeaturesFound { file } => {
                 say(format_args!("features of the frozen layers: those of `{}`", file.display()));
             }
-            Event::Start { images, steps, epochs, score, left_out, skipped, held_out_seen } => {
+            Event::Start {
+                images,
+                steps,
+                epochs,
+                score,
+                left_out,
+                skipped,
+                held_out,
+                untested,
+                repeated,
+                held_out_seen,
+            } => {
                 self.clear();
                 (self.epochs, self.steps) = (*epochs, *steps);
                 say_left_out(left_out);
                 if *skipped > 0 {
                     say(format_args!("images that cannot be read and are left out: {skipped}"));
+                }
+                if let Some([0, calibrating]) = held_out.filter(|[_, calibrating]| *calibrating > 0) {
+                    say(format_args!(
+                        "{calibrating} images are held out for the threshold, too few to choose an epoch and a score too: the last \
+                         epoch counts as best"
+                    ));
+                }
+                say_untested(untested.iter().map(String::as_str));
+                if *repeated > 0 {
+                    say(format_args!("test images that are also training images: {repeated}"));
                 }
                 if *held_out_seen {
                     say("the backbone was trained on images that are now held out, so the threshold \
@@ -80,7 +101,7 @@ impl Display {
                 let held_out = held_out_loss.map(|loss| format!(", held-out loss {loss:.4}"));
                 let best = if *best { " (best)" } else { "" };
                 let held_out = held_out.unwrap_or_default();
-                say(format_args!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report}"));
+                say(format_args!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report:#}"));
             }
             Event::Finishing { done, images } => {
                 self.progress("features of the best epoch".to_owned(), *done, *images, "");

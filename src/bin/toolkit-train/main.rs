@@ -20,7 +20,7 @@ use anyhow::{Context, bail};
 use cac::{
     files::check_writable_folder,
     run::{CheckpointKind, Device, RUNS, RunFolder, TrainingPrecision},
-    train::{Outcome, TrainSettings, resume, train},
+    train::{Outcome, TrainSettings, backbone_of, resume, train},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use display::Display;
@@ -83,12 +83,13 @@ fn run() -> anyhow::Result<()> {
         let run = RunFolder::new(folder);
         let stop = stop_on_signals()?;
         let mut display = Display::new(cli.json, &run);
-        let outcome = resume(&run, save_every, &stop, |event| display.show(event))?;
+        let outcome = resume(&run, save_every, &stop, |event| display.show(event)).map_err(elsewhere)?;
         display.finish()?;
         return report(outcome, &run, cli.json);
     }
     let given = settings::given(&matches, cli.config.as_deref())?;
     // Before a download, which takes long.
+    check_writable_folder(cli.run.as_deref().unwrap_or(Path::new(RUNS)))?;
     if let Some(folder) = &cli.run {
         let run = RunFolder::new(folder);
         run.check_holds_no_run()?;
@@ -98,11 +99,12 @@ fn run() -> anyhow::Result<()> {
         }
     }
     let settings = given.resolve()?;
+    prepare(&settings)?;
     let run = match &cli.run {
         Some(folder) => RunFolder::new(folder),
         None => RunFolder::create_next(Path::new(RUNS))?,
     };
-    let outcome = begin(&settings, &given, &run, save_every, cli.json);
+    let outcome = begin(&settings, &given.to_string(), &run, save_every, cli.json);
     if matches!(outcome, Err(_) | Ok(Outcome::NotBegun)) && cli.run.is_none() {
         // Fails on purpose if anything was written into it.
         let _ = std::fs::remove_dir(run.path());
@@ -110,16 +112,11 @@ fn run() -> anyhow::Result<()> {
     report(outcome?, &run, cli.json)
 }
 
-/// Trains with the settings, and saves them in the folder as given.
-fn begin(
-    settings: &TrainSettings,
-    given: &settings::Given,
-    run: &RunFolder,
-    save_every: Duration,
-    json: bool,
-) -> anyhow::Result<Outcome> {
+/// Checks the settings, downloads the data, and says what is trained.
+fn prepare(settings: &TrainSettings) -> anyhow::Result<()> {
     // Before a download, which takes long.
     settings.check()?;
+    backbone_of(settings)?;
     if cfg!(target_arch = "x86_64")
         && settings.device == Device::Cpu
         && settings.recipe.precision == TrainingPrecision::Bf16
@@ -127,13 +124,41 @@ fn begin(
     {
         say("--precision bf16 is slower than f32 on this processor, which has no AVX512-BF16");
     }
-    check_writable_folder(run.path())?;
     settings::fetch_data(settings)?;
+    say(settings::network(settings));
+    if settings::wastes_photographs(settings)? {
+        say(format_args!(
+            "the images are much larger: for photographs, --backbone {} starts from a network trained on such",
+            settings::OF_PHOTOGRAPHS
+        ));
+    }
+    Ok(())
+}
+
+/// Trains with the settings, and saves them in the folder as `given`.
+fn begin(
+    settings: &TrainSettings,
+    given: &str,
+    run: &RunFolder,
+    save_every: Duration,
+    json: bool,
+) -> anyhow::Result<Outcome> {
     let stop = stop_on_signals()?;
     let mut display = Display::new(json, run);
-    let outcome = train(settings, &given.to_string(), run, save_every, &stop, |event| display.show(event))?;
+    let outcome = train(settings, given, run, save_every, &stop, |event| display.show(event))?;
     display.finish()?;
     Ok(outcome)
+}
+
+/// The error of a resumed run, whose data may have relative paths.
+fn elsewhere(error: cac::Error) -> anyhow::Error {
+    let is_relative = matches!(&error, cac::Error::Io { path, source, .. }
+        if path.is_relative() && source.kind() == std::io::ErrorKind::NotFound);
+    if is_relative {
+        let hint = "resume from the folder in which the run was started: its data is searched from there";
+        return Advice::new(error.to_string(), hint).into();
+    }
+    error.into()
 }
 
 fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {

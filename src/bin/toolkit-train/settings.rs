@@ -10,11 +10,11 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::{DataFolder, Protocol, PublishedSet, Role, Split, open_training},
+    data::{DataFolder, Dataset, Protocol, PublishedSet, Role, Split, open_training},
     image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
-    train::{Backbone, TrainSettings},
+    train::{Backbone, TrainSettings, check_device},
 };
 use clap::{
     Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, parser::ValueSource, value_parser,
@@ -286,6 +286,32 @@ pub fn command<Cli: CommandFactory>() -> Command {
     Cli::command().after_help(format!("{SOME_WEIGHTS}\nPublished data sets: {}", set_names()))
 }
 
+/// A network trained on photographs that a laptop can fine-tune.
+pub const OF_PHOTOGRAPHS: &str = "timm/tf_efficientnet_lite0.in1k";
+
+/// The network and what it starts from, in a line.
+pub fn network(settings: &TrainSettings) -> String {
+    let TrainSettings { architecture, input, backbone, .. } = settings;
+    let weights = match backbone {
+        Some(backbone) => format!("weights of `{}`", backbone.name.escape_debug()),
+        None => "random weights".to_owned(),
+    };
+    format!("network {architecture}, images of {} x {} pixels, {weights}", input.width, input.height)
+}
+
+/// Whether the images are photographs, but the network is neither made for these nor trained on any.
+pub fn wastes_photographs(settings: &TrainSettings) -> anyhow::Result<bool> {
+    let TrainSettings { known, data, input, held_out_test, protocol, backbone, .. } = settings;
+    if backbone.is_some() || input.height >= PHOTOGRAPHS {
+        return Ok(false);
+    }
+    let folder = dataset(known, data, &[Role::Known(Split::Train)])?;
+    let images = open_training(&folder, *held_out_test, protocol.as_ref(), input)?;
+    // One that cannot be read is an error later.
+    let first = images.thumbnail(0, PHOTOGRAPHS);
+    Ok(first.is_ok_and(|image| image.width().max(image.height()) as usize >= PHOTOGRAPHS))
+}
+
 /// Downloads the published data sets of a run, unless they are there.
 pub fn fetch_data(settings: &TrainSettings) -> anyhow::Result<()> {
     let data = &settings.data;
@@ -424,6 +450,11 @@ impl Settings {
         };
         let data = DataFolder::new(self.data.as_deref());
         let loss = self.loss()?;
+        // Before weights are downloaded, which takes long.
+        check_device(self.device)?;
+        if PublishedSet::meant_by(&known).is_none() {
+            self.training_images(&known, &data)?;
+        }
         let start = self.start(is_tutorial)?;
         let usual = match self.freeze {
             Some(true) => Recipe::of_last_layer(),
@@ -457,7 +488,10 @@ impl Settings {
 
     /// The network, its usual input, and the starting weights, which are downloaded if they have a name.
     fn start(&self, is_tutorial: bool) -> anyhow::Result<Start> {
-        let default = (is_tutorial && self.network.arch.is_none()).then(|| PathBuf::from(BACKBONE));
+        // Any other network would not fit its weights.
+        let is_usual =
+            self.network.arch.is_none() && self.network.settings.keys().all(|name| name == "dropout");
+        let default = (is_tutorial && is_usual).then(|| PathBuf::from(BACKBONE));
         let Some(name) = self.backbone.as_ref().or(default.as_ref()) else {
             let architecture = self.network.resolve(None)?;
             return Ok(Start { input: architecture.default_input(), architecture, backbone: None });
@@ -548,21 +582,24 @@ impl Settings {
 
     /// The recipe for the number of training images; the choice is printed.
     fn choose_recipe(&self, known: &Path, data: &DataFolder) -> anyhow::Result<Recipe> {
-        let folder = dataset(known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
-        let protocol = self.protocol.as_ref();
-        // Images are counted, not read.
-        let images = open_training(&folder, self.held_out_test, protocol, &Input::default())?.len();
+        let images = self.training_images(known, data)?.len();
         if images <= FEW_IMAGES {
             say(format_args!(
-                "training only the last layer (--freeze): only {images} images; --freeze=false trains all layers"
+                "with only {images} images, only the last layer is trained (--freeze); --freeze=false trains all layers"
             ));
             Ok(Recipe::of_last_layer())
         } else {
             say(format_args!(
-                "training all layers (--freeze=false): {images} images are enough; --freeze trains only the last layer"
+                "with {images} images, all layers are trained (--freeze=false); --freeze trains only the last layer"
             ));
             Ok(Recipe::fine_tuning())
         }
+    }
+
+    /// The known training images, which are listed, not read.
+    fn training_images(&self, known: &Path, data: &DataFolder) -> anyhow::Result<Dataset> {
+        let folder = dataset(known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+        Ok(open_training(&folder, self.held_out_test, self.protocol.as_ref(), &Input::default())?)
     }
 
     /// The loss; magnitude and weight are by default those of the variant.
@@ -646,9 +683,13 @@ impl Args for Network {
             let meanings = owners(name).map(|(family, setting)| {
                 format!("{} (by default {} for {})", setting.about, setting.default, family.name)
             });
+            // No tensor tells it.
+            let is_implied = name != "dropout";
+            let implied = "; with a backbone, by default the value that its tensors imply";
             let help = format!(
-                "{}; with a backbone, by default the value that its tensors imply",
-                meanings.collect::<Vec<_>>().join(". ")
+                "{}{}",
+                meanings.collect::<Vec<_>>().join(". "),
+                if is_implied { implied } else { "" }
             );
             let flag = name.replace('_', "-");
             Arg::new(name).long(flag).value_name("X").value_parser(value_parser!(f64)).help(help)
@@ -692,6 +733,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_suggested_weights_exist() {
+        assert!(cac::weights::PublishedWeights::named(OF_PHOTOGRAPHS).is_some());
+    }
+
+    #[test]
+    fn the_usual_backbone_is_for_the_usual_network() {
+        let table = Table::from_iter([("depth".to_owned(), toml::Value::from(28))]);
+        let settings = Given { table, typed: Vec::new() }.resolve().unwrap();
+        assert_eq!(
+            (settings.architecture.to_string(), settings.backbone),
+            ("WideResNet-28-2".to_owned(), None)
+        );
+    }
+
+    #[test]
     fn damaged_settings_files_are_refused_or_resolved() {
         let all = Table::try_from(with_defaults(&Table::new()).unwrap()).unwrap().to_string();
         let corpus = [
@@ -700,6 +756,12 @@ mod tests {
             "known = \"animals\"\nunknown = [\"a=b\", \"gaussian-noise\"]\nmean = [0.5, 0.4, 0.3]",
         ]
         .map(|text| text.as_bytes().to_vec());
+        let folder = tempfile::tempdir().unwrap();
+        for class in ["train/cat", "train/dog", "test/cat"] {
+            std::fs::create_dir_all(folder.path().join(class)).unwrap();
+            std::fs::write(folder.path().join(class).join("1.png"), "").unwrap();
+        }
+        let known = folder.path().to_str().unwrap();
         let mut accepted = 0;
         for number in 0..2_000 {
             let bytes = mutate::mutated(&corpus, 0, number);
@@ -707,7 +769,7 @@ mod tests {
                 continue;
             };
             // Weights would be downloaded.
-            table.insert("known".to_owned(), "animals".into());
+            table.insert("known".to_owned(), known.into());
             table.remove("backbone");
             if let Ok(settings) = (Given { table, typed: Vec::new() }).resolve() {
                 accepted += usize::from(settings.check().is_ok());

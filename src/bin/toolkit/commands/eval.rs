@@ -36,7 +36,7 @@ use crate::{
     terminal::{
         Progress,
         data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, unknown_datasets},
-        say, say_left_out, stdout,
+        say, say_left_out, say_untested, stdout,
     },
 };
 
@@ -443,10 +443,23 @@ fn test_images(
             folder.display()
         ));
     }
+    if args.known.is_some() && trained_on(manifest).is_some_and(|trained| trained.shares_images_with(&known))
+    {
+        say("the model was trained on some of these known images");
+    }
     let known = known.align(&manifest.decision.classes)?;
+    say_untested(known.classes_without_images());
     let Some(degradation) = args.degraded else { return Ok((known, unknown)) };
     let degraded = |set: UnknownSet| UnknownSet { images: set.images.degraded(degradation), ..set };
     Ok((known.degraded(degradation), unknown.into_iter().map(degraded).collect()))
+}
+
+/// The images that a model was trained on, if they are still where its training found them.
+fn trained_on(manifest: &Manifest) -> Option<Dataset> {
+    let training = manifest.history.training.as_ref()?;
+    let (known, share): (PathBuf, _) = (training.get("known")?, training.get("held_out_test"));
+    let protocol: Option<Protocol> = training.get("protocol");
+    open_training(&known, share, protocol.as_ref(), &manifest.decision.input).ok()
 }
 
 /// The share of test images that the training held out of a data set with this name.

@@ -164,9 +164,14 @@ pub fn write(
         None if args.score.is_none() && checkpoint.facts.imported.is_some() => {
             ", without features to choose another by".to_owned()
         }
-        None if args.score.is_none() => {
-            ", that of the training: no features to choose by, or no score of them fits".to_owned()
-        }
+        None if args.score.is_none() => match &checkpoint.features {
+            None => ", that of the training: the run has no features to choose another by".to_owned(),
+            Some(features) if features.choosing.is_empty() => {
+                ", that of the training: no images were held out to choose another by, for which it takes 58"
+                    .to_owned()
+            }
+            Some(_) => ", that of the training: no other fits".to_owned(),
+        },
         None => String::new(),
     };
     let sha256 = sha256(&std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?);
