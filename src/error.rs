@@ -1,8 +1,8 @@
 //! The errors of the library: one variant per cause, with the values at fault.
 
-use crate::text::{on_one_line, per_cent};
+use crate::text::{per_cent, shown};
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a path.
-    #[error("cannot {action} `{}`: {source}", Shown(path))]
+    #[error("cannot {action} `{}`: {source}", shown(path))]
     Io {
         /// The action that failed, as a verb: `read`, `write`, ...
         action: &'static str,
@@ -24,7 +24,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file that should hold an image does not.
-    #[error("`{}` is not an image that can be read: {reason}", Shown(path))]
+    #[error("`{}` is not an image that can be read: {reason}", shown(path))]
     Image {
         /// The file.
         path: PathBuf,
@@ -32,7 +32,7 @@ pub enum Error {
         reason: String,
     },
     /// A data set is damaged, or does not follow its layout.
-    #[error("`{}` is not a usable data set: {reason}", Shown(path))]
+    #[error("`{}` is not a usable data set: {reason}", shown(path))]
     Dataset {
         /// The file or folder at fault.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum Error {
         reason: String,
     },
     /// A folder holds no data set in a known layout.
-    #[error("`{}` is not a usable data set: {reason}", Shown(path))]
+    #[error("`{}` is not a usable data set: {reason}", shown(path))]
     NoLayout {
         /// The folder.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum Error {
         reason: String,
     },
     /// A folder holds no images.
-    #[error("`{}` is not a usable data set: {reason}", Shown(path))]
+    #[error("`{}` is not a usable data set: {reason}", shown(path))]
     NoImages {
         /// The folder.
         path: PathBuf,
@@ -56,7 +56,7 @@ pub enum Error {
         reason: String,
     },
     /// A data set is not divided into training and test images, or has only one of the two.
-    #[error("`{}` is not divided into training and test images: it has {found}", Shown(path))]
+    #[error("`{}` is not divided into training and test images: it has {found}", shown(path))]
     Undivided {
         /// The file or folder.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum Error {
         found: String,
     },
     /// The classes of a data set do not match the model or the protocol.
-    #[error("the classes of `{}` do not match: {reason}", Shown(path))]
+    #[error("the classes of `{}` do not match: {reason}", shown(path))]
     Classes {
         /// The data set.
         path: PathBuf,
@@ -72,7 +72,7 @@ pub enum Error {
         reason: String,
     },
     /// A weights file is malformed or does not match the network.
-    #[error("`{}` does not hold usable weights: {reason}", Shown(path))]
+    #[error("`{}` does not hold usable weights: {reason}", shown(path))]
     Weights {
         /// The safetensors or PyTorch file.
         path: PathBuf,
@@ -80,7 +80,7 @@ pub enum Error {
         reason: String,
     },
     /// A checkpoint or a resume state is malformed.
-    #[error("`{}` is not a usable checkpoint: {reason}", Shown(path))]
+    #[error("`{}` is not a usable checkpoint: {reason}", shown(path))]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -104,7 +104,7 @@ pub enum Error {
         reason: String,
     },
     /// A downloaded file has changed, or is not the published one.
-    #[error("`{}` has changed or is damaged: {reason}", Shown(path))]
+    #[error("`{}` has changed or is damaged: {reason}", shown(path))]
     Checksum {
         /// The file.
         path: PathBuf,
@@ -112,7 +112,7 @@ pub enum Error {
         reason: String,
     },
     /// The server's file is not the one that was downloaded before.
-    #[error("the server's file does not match the SHA-256 in `{}`: {reason}", Shown(record))]
+    #[error("the server's file does not match the SHA-256 in `{}`: {reason}", shown(record))]
     Replaced {
         /// The file with the recorded SHA-256.
         record: PathBuf,
@@ -120,7 +120,7 @@ pub enum Error {
         reason: String,
     },
     /// An archive is damaged, or an entry must not be unpacked.
-    #[error("cannot unpack `{}`: {reason}", Shown(path))]
+    #[error("cannot unpack `{}`: {reason}", shown(path))]
     Archive {
         /// The archive.
         path: PathBuf,
@@ -128,7 +128,7 @@ pub enum Error {
         reason: String,
     },
     /// A published data set has not been downloaded.
-    #[error("the data set `{name}` is not in `{}`", Shown(folder))]
+    #[error("the data set `{name}` is not in `{}`", shown(folder))]
     NotFetched {
         /// Its name.
         name: &'static str,
@@ -203,7 +203,7 @@ pub enum Error {
     #[error("the model has no scores of held-out images to compare with")]
     NoHeldOutScores,
     /// The state of a stream of scores is damaged or belongs to another stream.
-    #[error("cannot continue the stream of `{}`: {reason}", Shown(path))]
+    #[error("cannot continue the stream of `{}`: {reason}", shown(path))]
     DriftState {
         /// The file.
         path: PathBuf,
@@ -211,7 +211,7 @@ pub enum Error {
         reason: String,
     },
     /// Another process has the state of a stream of scores open.
-    #[error("`{}` is in use by another process", Shown(path))]
+    #[error("`{}` is in use by another process", shown(path))]
     StateInUse {
         /// The file.
         path: PathBuf,
@@ -233,7 +233,7 @@ pub enum Error {
         expected: String,
     },
     /// A file of features is malformed or of another kind.
-    #[error("`{}` does not hold usable features: {reason}", Shown(path))]
+    #[error("`{}` does not hold usable features: {reason}", shown(path))]
     FeatureFile {
         /// The NPZ file.
         path: PathBuf,
@@ -241,7 +241,7 @@ pub enum Error {
         reason: String,
     },
     /// A file of scores is malformed or lacks a column.
-    #[error("`{}` does not hold usable scores: {reason}", Shown(path))]
+    #[error("`{}` does not hold usable scores: {reason}", shown(path))]
     ScoreFile {
         /// The CSV or NPZ file.
         path: PathBuf,
@@ -265,7 +265,7 @@ pub enum Error {
         tolerance: f64,
     },
     /// A file's signature is not valid for the key.
-    #[error("the signature `{}` is refused: {reason}", Shown(path))]
+    #[error("the signature `{}` is refused: {reason}", shown(path))]
     Signature {
         /// The signature file.
         path: PathBuf,
@@ -336,39 +336,29 @@ pub enum Error {
         learning_rate: f64,
     },
     /// Another process is training in the run folder.
-    #[error("`{}` is in use: another process is training in it", Shown(path))]
+    #[error("`{}` is in use: another process is training in it", shown(path))]
     Locked {
         /// The run folder.
         path: PathBuf,
     },
     /// A folder for a new run already holds one.
-    #[error("`{}` already holds a run", Shown(path))]
+    #[error("`{}` already holds a run", shown(path))]
     HoldsRun {
         /// The folder.
         path: PathBuf,
     },
     /// A folder holds no run that can be resumed.
-    #[error("`{}` holds no run that can be resumed", Shown(path))]
+    #[error("`{}` holds no run that can be resumed", shown(path))]
     NoState {
         /// The folder.
         path: PathBuf,
     },
     /// The data of a run has changed since it started.
-    #[error("cannot resume `{}`: its images, classes, outliers or test images have changed", Shown(path))]
+    #[error("cannot resume `{}`: its images, classes, outliers or test images have changed", shown(path))]
     DataChanged {
         /// The run folder.
         path: PathBuf,
     },
-}
-
-/// A path within a sentence. Control characters, such as newlines, are escaped, so a name cannot pass for a
-/// line of its own.
-struct Shown<'a>(&'a Path);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&on_one_line(&self.0.to_string_lossy()))
-    }
 }
 
 /// A difference; the number of images that differ is a whole number.

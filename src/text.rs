@@ -16,7 +16,16 @@ pub fn path_text(path: &Path) -> String {
 /// A name as a part of a line: control characters, such as a tab or a newline, are escaped.
 #[must_use]
 pub fn on_one_line(name: &str) -> String {
-    if name.contains(char::is_control) { name.escape_debug().to_string() } else { name.to_owned() }
+    let mut line = String::with_capacity(name.len());
+    for letter in name.chars() {
+        if letter.is_control() { line.extend(letter.escape_debug()) } else { line.push(letter) }
+    }
+    line
+}
+
+/// A path as a part of a line.
+pub(crate) fn shown(path: &Path) -> String {
+    on_one_line(&path_text(path))
 }
 
 /// `a`, `a and b`, `a, b and c`.
@@ -44,8 +53,8 @@ pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
     /// The maximum number of characters of a name.
     const LENGTH: usize = 100;
     let mut names = names.map(|name| match name.char_indices().nth(LENGTH) {
-        Some((end, _)) => format!("`{}...`", name[..end].escape_debug()),
-        None => format!("`{}`", name.escape_debug()),
+        Some((end, _)) => format!("`{}...`", on_one_line(&name[..end])),
+        None => format!("`{}`", on_one_line(name)),
     });
     let first: Vec<String> = names.by_ref().take(FEW).collect();
     match (first.len(), names.count()) {
@@ -71,6 +80,12 @@ pub(crate) fn numbered(text: &str) -> Option<(&str, Option<u32>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_control_characters_are_escaped() {
+        assert_eq!(on_one_line("Anna's \"h\u{e4}t\"\u{a0}\\\n\u{7}"), "Anna's \"h\u{e4}t\"\u{a0}\\\\n\\u{7}");
+        assert_eq!(few(["it's"].into_iter()), "`it's`");
+    }
 
     #[test]
     fn percentages_have_no_spurious_digits() {

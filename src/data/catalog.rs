@@ -710,7 +710,7 @@ impl PublishedLayout {
         let folder = joined(base, self.folder);
         let needed = |part: &&PublishedFile| part.split.is_none_or(|split| split == role.split());
         if self.parts.is_empty() {
-            holds_images(&folder)
+            has_content(&folder)
         } else {
             self.parts.iter().filter(needed).all(|part| folder.join(part.file).is_file())
         }
@@ -740,10 +740,10 @@ fn places(set: &PublishedSet, folder: &Path) -> Vec<(PathBuf, &'static Published
     places
 }
 
-/// The first copy of a data set that is whole for all of these roles, below `own` or elsewhere. Without
+/// The first copy of a data set that is whole for all of these roles, in its own folder or elsewhere. Without
 /// parts, a copy outside the set's own folder is recognised by its number of images: other data may have
 /// the same names.
-pub(super) fn copy(
+pub(super) fn whole_copy(
     set: &PublishedSet,
     folder: &Path,
     roles: &[Role],
@@ -768,7 +768,7 @@ pub(super) fn joined(folder: &Path, path: &str) -> PathBuf {
 }
 
 /// Whether a folder contains a folder or an image. Hidden ones do not count.
-fn holds_images(folder: &Path) -> bool {
+fn has_content(folder: &Path) -> bool {
     let counts = |path: PathBuf| !is_hidden(&path) && (has_extension(&path) || path.is_dir());
     fs::read_dir(folder).is_ok_and(|entries| entries.flatten().any(|entry| counts(entry.path())))
 }
@@ -817,7 +817,7 @@ impl DataFolder {
     /// If there is no role.
     pub fn find(&self, set: &PublishedSet, roles: &[Role]) -> Result<Option<PathBuf>> {
         let folder = self.path()?;
-        let Some((base, layout)) = copy(set, &folder, roles) else { return Ok(None) };
+        let Some((base, layout)) = whole_copy(set, &folder, roles) else { return Ok(None) };
         let role = roles[0];
         // In the folder of all data sets, the file itself shows which is meant. Training needs both files.
         let file = layout.parts.iter().find(|part| part.split == Some(role.split()));

@@ -78,7 +78,7 @@ struct Release {
     names: &'static str,
     /// The published names.
     classes: &'static [&'static str],
-    form: Encoding,
+    encoding: Encoding,
 }
 
 /// How files hold images.
@@ -101,14 +101,14 @@ impl Release {
         test: "test_batch.bin",
         names: "batches.meta.txt",
         classes: &CLASSES,
-        form: Encoding::Records { labels: 1 },
+        encoding: Encoding::Records { labels: 1 },
     };
     const TEN_PICKLED: Self = Self {
         train: &["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"],
         test: "test_batch",
         names: "batches.meta",
         classes: &CLASSES,
-        form: Encoding::Pickles { labels: "labels", names: "label_names" },
+        encoding: Encoding::Pickles { labels: "labels", names: "label_names" },
     };
     /// The coarse label comes first.
     const HUNDRED_BINARY: Self = Self {
@@ -116,14 +116,14 @@ impl Release {
         test: "test.bin",
         names: "fine_label_names.txt",
         classes: &FINE_CLASSES,
-        form: Encoding::Records { labels: 2 },
+        encoding: Encoding::Records { labels: 2 },
     };
     const HUNDRED_PICKLED: Self = Self {
         train: &["train"],
         test: "test",
         names: "meta",
         classes: &FINE_CLASSES,
-        form: Encoding::Pickles { labels: "fine_labels", names: "fine_label_names" },
+        encoding: Encoding::Pickles { labels: "fine_labels", names: "fine_label_names" },
     };
 
     fn is_here(&self, folder: &Path) -> bool {
@@ -163,7 +163,7 @@ impl Release {
         for path in &paths[..count] {
             let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
             let broken = |reason| Error::Dataset { path: path.clone(), reason };
-            let found = match self.form {
+            let found = match self.encoding {
                 Encoding::Records { labels } => records(&bytes, labels, &mut pixels).map_err(broken)?,
                 Encoding::Pickles { labels, .. } => pickled(&bytes, labels, &mut pixels).map_err(broken)?,
             };
@@ -187,7 +187,7 @@ impl Release {
 
     fn classes(&self, folder: &Path) -> Result<Vec<String>> {
         let path = folder.join(self.names);
-        let names = match self.form {
+        let names = match self.encoding {
             Encoding::Records { .. } => class_names(&path)?,
             Encoding::Pickles { names, .. } => pickled_names(&path, names)?,
         };
@@ -318,7 +318,7 @@ mod tests {
         let batch = |number: usize| folder.path().join(format!("data_batch_{number}.bin"));
         let error = || error(folder.path(), Split::Train);
         fs::write(folder.path().join("test_batch.bin"), record(1)).unwrap();
-        assert!(error().contains("it has `test_batch.bin`, no training images"), "{}", error());
+        assert!(error().contains("it has `test_batch.bin`, but no training images"), "{}", error());
         fs::write(batch(2), record(1)).unwrap();
         assert!(error().contains("it has no data_batch_1.bin"), "{}", error());
         for number in [1, 2, 4] {

@@ -89,7 +89,8 @@ impl DataFolder {
         keep_archives: bool,
         observe: &mut dyn FnMut(FetchEvent),
     ) -> Result<()> {
-        if roles.is_empty() || self.find(set, roles)?.is_some() {
+        let is_here = |folder: &Self| Ok::<_, Error>(folder.find(set, roles)?.is_some());
+        if roles.is_empty() || !keep_archives && is_here(self)? {
             return Ok(());
         }
         let folder = self.path()?.join(set.name);
@@ -97,7 +98,13 @@ impl DataFolder {
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let _lock = lock(&folder, observe)?;
         // Another process may have fetched it.
-        if self.find(set, roles)?.is_some() {
+        if is_here(self)? {
+            let wanted = set.downloads.iter().filter(|_| keep_archives);
+            for download in
+                wanted.filter(|download| roles.iter().any(|&role| PublishedSet::needs(download, role)))
+            {
+                download_file(mirror, set, download, &folder, observe)?;
+            }
             return Ok(());
         }
         // An incomplete copy elsewhere does not count.
@@ -164,7 +171,7 @@ impl DataFolder {
         // The first that exists is the one that is used.
         let [train, test] = [Split::Train, Split::Test].map(Role::Unknown);
         let of_roles: [&[Role]; 3] = [&[train, test], &[test], &[train]];
-        let copy = of_roles.into_iter().find_map(|roles| catalog::copy(set, &folder, roles));
+        let copy = of_roles.into_iter().find_map(|roles| catalog::whole_copy(set, &folder, roles));
         if let Some((base, layout)) = &copy {
             check.compare_parts(layout, base)?;
             let images = layout.of_role(base, Role::Unknown(Split::Test));
@@ -283,15 +290,14 @@ fn lock(folder: &Path, observe: &mut dyn FnMut(FetchEvent)) -> Result<File> {
     lock().map_err(Error::io("write", &path))
 }
 
-/// Downloads a file, and unpacks it if it is an archive.
-fn install(
+/// Downloads a file unless it is there, and returns its path.
+fn download_file(
     mirror: Option<&str>,
     set: &PublishedSet,
     download: &Download,
     folder: &Path,
-    keep_archive: bool,
     observe: &mut dyn FnMut(FetchEvent),
-) -> Result<()> {
+) -> Result<PathBuf> {
     let file = folder.join(download.file);
     let urls = match mirror {
         Some(mirror) => vec![format!("{}/{}/{}", mirror.trim_end_matches('/'), set.name, download.file)],
@@ -307,6 +313,19 @@ fn install(
         set: name,
     };
     download::fetch(&remote, &file, observe)?;
+    Ok(file)
+}
+
+/// Downloads a file, and unpacks it if it is an archive.
+fn install(
+    mirror: Option<&str>,
+    set: &PublishedSet,
+    download: &Download,
+    folder: &Path,
+    keep_archive: bool,
+    observe: &mut dyn FnMut(FetchEvent),
+) -> Result<()> {
+    let file = download_file(mirror, set, download, folder, observe)?;
     if !download.is_archive() {
         return Ok(());
     }
@@ -471,6 +490,14 @@ mod tests {
 
             // What is already there needs no server.
             fetch(folder.path(), "http://127.0.0.1:1", &set).unwrap();
+            // Its archive does if it is to be kept and is not.
+            if !keep {
+                let (url, served) = server(archive.clone(), vec![Answer::Properly]);
+                data.fetch_from(Some(&url), &set, &[ROLE], true, &mut |_| ()).unwrap();
+                served.join().unwrap();
+                assert_eq!(fs::read(at("tiny.tar.gz")).unwrap(), archive);
+                fs::remove_file(at("tiny.tar.gz")).unwrap();
+            }
             let files = if keep { 4 } else { 3 };
             let verified = data.verify(&set).unwrap().unwrap();
             let fetched = Some(folder.path().join("tiny"));

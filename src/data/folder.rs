@@ -86,10 +86,12 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     let found = || match classes {
         Some(classes) => {
             let names = few(classes.iter().map(|(name, _)| name.as_str()));
-            format!("class folders {names}, no folder `{}` with class folders", TRAIN[0])
+            format!("class folders {names}, but no folder `{}` with class folders", TRAIN[0])
         }
         None => match &training {
-            Some(name) => format!("a folder `{name}`, none of {} with class folders", few(TEST.into_iter())),
+            Some(name) => {
+                format!("a folder `{name}`, but none of {} with class folders", few(TEST.into_iter()))
+            }
             None => {
                 let names: Vec<String> = tests.iter().map(|split| name(split)).collect();
                 format!("the folders {}", few(names.iter().map(String::as_str)))
@@ -133,6 +135,12 @@ pub(super) fn unlabelled(images: Listing) -> Part {
 pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = entries(root)?;
     let mut classes = Vec::new();
+    // Its class would be missing without a word.
+    if let Some(link) =
+        entries.iter().find(|path| path.is_symlink() && !path.exists() && !has_extension(path))
+    {
+        return Err(Error::Dataset { path: link.clone(), reason: "it is a link to nothing".to_owned() });
+    }
     for class in entries.iter().filter(|path| path.is_dir()) {
         // Converting names that are not UTF-8 could make them equal.
         let Some(name) = class.file_name().and_then(|name| name.to_str()) else {
@@ -146,9 +154,11 @@ pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
             .iter()
             .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
             .collect();
-        let (found, holds) = (classes.len(), few(names.iter().map(String::as_str)));
-        let reason =
-            format!("it holds {holds}: {found} class folders, expected at least 2, and no other layout");
+        let holds = few(names.iter().map(String::as_str));
+        let reason = match &classes[..] {
+            [_] => format!("it holds {holds}: one class folder, expected at least 2"),
+            _ => format!("it holds {holds}: no class folders and no other layout"),
+        };
         return Err(Error::NoLayout { path: root.to_owned(), reason });
     }
     Ok(classes)
@@ -205,11 +215,12 @@ pub fn images_below(folder: &Path) -> Result<Listing> {
     let mut listing = Listing::default();
     collect(folder, &mut HashSet::new(), &mut listing)?;
     if listing.files.is_empty() {
-        let others = few(listing.left_out.keys().map(String::as_str));
-        let others = if listing.left_out.is_empty() {
-            String::new()
-        } else {
-            format!(", only files that end in {others}")
+        let extensions: Vec<&str> =
+            listing.left_out.keys().map(String::as_str).filter(|end| !end.is_empty()).collect();
+        let others = match (&extensions[..], listing.left_out.is_empty()) {
+            (_, true) => String::new(),
+            ([], false) => ", only files without an extension".to_owned(),
+            (extensions, false) => format!(", only files that end in {}", few(extensions.iter().copied())),
         };
         let reason = format!("it holds no images ({}){others}", EXTENSIONS.join(", "));
         return Err(Error::NoImages { path: folder.to_owned(), reason });
@@ -227,8 +238,9 @@ fn has_folders(folder: &Path) -> bool {
 }
 
 /// Folders that systems create: thumbnails and recycle bin of Synology's NAS, what macOS adds to ZIP
-/// archives, and recycle bin and index of Windows.
-const OF_SYSTEMS: [&str; 5] = ["@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information"];
+/// archives, recycle bin and index of Windows, and what ext4 has in the root of a disk.
+const OF_SYSTEMS: [&str; 6] =
+    ["@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"];
 
 /// Whether a file or folder is skipped: a hidden one, or a folder that a system creates.
 pub(super) fn is_hidden(path: &Path) -> bool {
@@ -289,7 +301,7 @@ pub mod tests {
         assert_eq!(files, ["cat/1.webp", "dog/b.PNG", "dog/deep/a.jpg"].map(|name| root.join(name)));
         let error = known(root, Wanted::Known(Split::Train)).unwrap_err();
         assert!(matches!(error, Error::Undivided { .. }), "{error}");
-        assert!(error.to_string().contains("class folders `cat`, `dog`, no folder `train`"), "{error}");
+        assert!(error.to_string().contains("class folders `cat`, `dog`, but no folder `train`"), "{error}");
 
         touch(root, &["train/a/1.png", "train/b/1.png", "test/b/1.png", "test/c/2.png"]);
         assert_eq!(read(root, Split::Train).0, ["a", "b"]);
@@ -387,6 +399,17 @@ pub mod tests {
             let error = known(root.path(), Wanted::Divided(0.5)).unwrap_err().to_string();
             assert!(error.contains("by a link, the classes `a` and "), "{link}: {error}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_class_that_is_a_link_to_nothing_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        touch(root.path(), &["a/1.png", "b/1.png", "lost+found/1.png"]);
+        assert_eq!(known(root.path(), Wanted::Divided(0.5)).unwrap().classes, ["a", "b"]);
+        std::os::unix::fs::symlink("/nowhere", root.path().join("c")).unwrap();
+        let error = known(root.path(), Wanted::Divided(0.5)).unwrap_err().to_string();
+        assert!(error.contains("c` is not a usable data set: it is a link to nothing"), "{error}");
     }
 
     #[cfg(unix)]

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    text::few,
+    text::{few, on_one_line},
 };
 
 pub(super) const LAYOUT: Layout = Layout {
@@ -180,7 +180,7 @@ fn mapping(path: &Path) -> Result<Option<Vec<(i64, String)>>> {
         Some((label, char::from_u32(code)?.to_string()))
     };
     let wrong = |line: &str| {
-        let reason = format!("`{}` is not a label and the code of a character", line.escape_debug());
+        let reason = format!("`{}` is not a label and the code of a character", on_one_line(line));
         Error::Dataset { path: path.to_owned(), reason }
     };
     let lines = text.lines().filter(|line| !line.trim().is_empty());

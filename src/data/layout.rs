@@ -95,7 +95,7 @@ impl<T> Splits<T> {
             (_, None, None, Some(all)) => Ok(all),
             (Wanted::Known(Split::Test), None, Some(_), _) => Err(Error::Undivided { path, found: found() }),
             _ => {
-                let reason = format!("it has {}, no {split} images", found());
+                let reason = format!("it has {}, but no {split} images", found());
                 Err(Error::Dataset { path, reason })
             }
         }

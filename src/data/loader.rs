@@ -29,7 +29,7 @@ pub fn prefetch<Task: Send, T: Send, R>(
                 }
             }
         });
-        // Dropped by `take`, so that the thread stops.
+        // Dropped after `take`, so that the thread stops.
         take(&mut receiver.into_iter())
     })
 }

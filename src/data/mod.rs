@@ -40,7 +40,7 @@ use crate::{
     error::{Error, Result},
     files::atomic::folder_of,
     image::{self, Input, Region},
-    text::{few, path_text},
+    text::{few, on_one_line, path_text},
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
@@ -211,7 +211,7 @@ impl Dataset {
             if let Some(before) = indices.insert(name, index) {
                 return unusable(format!(
                     "its classes {before} and {index} are both called `{}`",
-                    name.escape_debug()
+                    on_one_line(name)
                 ));
             }
         }
@@ -583,7 +583,7 @@ impl Dataset {
             Source::Rows(rows) => Cow::Borrowed(rows.encoded(position)),
             Source::Files(files) => {
                 let file = &files[position];
-                Cow::Owned(std::fs::read(file).map_err(Error::io("read", file))?)
+                Cow::Owned(image::read(file)?)
             }
             Source::Noise(_) => Cow::Owned(self.name(index).into_bytes()),
         })
@@ -674,11 +674,12 @@ impl Dataset {
     /// [`Error::Classes`] if the model lacks a class of the data set.
     pub fn align(mut self, classes: &[String]) -> Result<Self> {
         let class_indices: HashMap<&String, i64> = classes.iter().zip(0..).collect();
-        let class_index = |class| {
+        let class_index = |class: &String| {
             class_indices.get(class).copied().ok_or_else(|| Error::Classes {
                 path: self.origin.clone(),
                 reason: format!(
-                    "`{class}` is not one of the known classes: {}",
+                    "`{}` is not one of the known classes: {}",
+                    on_one_line(class),
                     few(classes.iter().map(String::as_str))
                 ),
             })
@@ -843,10 +844,12 @@ impl UnknownSet {
         let mut sets: Vec<Self> = Vec::with_capacity(texts.len());
         for text in texts {
             let set = Self::open(text, input)?;
-            let is_reserved = set.name == OTHER_CLASSES || RESERVED_NAMES.contains(&set.name.as_str());
-            if is_reserved || sets.iter().any(|other| other.name == set.name) {
-                let name = format!("`{}`", set.name);
-                return Err(Error::setting("set name", name, "is reserved or taken"));
+            let setting = |reason| Err(Error::setting("set name", format!("`{}`", set.name), reason));
+            if set.name == OTHER_CLASSES || RESERVED_NAMES.contains(&set.name.as_str()) {
+                return setting("is reserved for a row of the report");
+            }
+            if sets.iter().any(|other| other.name == set.name) {
+                return setting("is the name of another set");
             }
             sets.push(set);
         }

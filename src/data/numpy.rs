@@ -54,6 +54,9 @@ fn place(path: &Path) -> Option<Place> {
             [only] if ends_in(only, &["npz"]) => Place::Archive((*only).clone()),
             _ => {
                 files.retain(|file| !file.ends_with(LABELS));
+                if files.is_empty() {
+                    return None;
+                }
                 Place::Several(files.into_iter().cloned().collect())
             }
         });
@@ -196,18 +199,21 @@ mod with_files {
 
     /// An array next to its labels.
     fn array(path: &Path, severity: Option<usize>, wanted: Wanted) -> Result<Part> {
-        let whole = Splits { train: None, test: None, all: Some(()) };
-        whole.choose(wanted, path, || "one array of images".to_owned())?;
+        let splits = Splits { train: None, test: None, all: Some(()) };
+        splits.choose(wanted, path, || "one array of images".to_owned())?;
         let mut array = NpyArray::open(path)?;
         let (whole, count) = array.form()?;
         let mut form = whole;
         let mut first = 0;
         if let Some(severity) = severity {
             first = OF_SEVERITY * (severity - 1);
-            if whole.count != 5 * OF_SEVERITY || array.header.order() != Order::C {
+            if whole.count != 5 * OF_SEVERITY {
                 let reason =
                     format!("it has {} images, expected {OF_SEVERITY} of each severity", whole.count);
                 return Err(broken(path, reason));
+            }
+            if array.header.order() != Order::C {
+                return Err(broken(path, "a severity needs an array in C order".to_owned()));
             }
             form.count = OF_SEVERITY;
             let skipped = first as i64 * whole.image as i64;
@@ -435,7 +441,7 @@ mod tests {
                 .contains("it is a ZIP archive of `a.txt`, expected arrays")
         );
         let others = npz(&[("weights.npy", npy("<f4", "1,", &[0; 4]))]);
-        assert!(error(&others).contains("it has the arrays `weights`, no test images"));
+        assert!(error(&others).contains("it has the arrays `weights`, but no test images"));
         assert!(
             error(&npz(&[images()])).contains("it has the arrays `images`, none with the labels of `images`")
         );

@@ -1,7 +1,8 @@
 //! Downloads: fetched once, verified and kept.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    collections::VecDeque,
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -204,7 +205,7 @@ fn fetch_within(
     let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
     let folder = file.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let mut open = open_alone(&part).map_err(Error::io("write", &part))?;
+    let mut open = open_alone(&part, observe).map_err(Error::io("write", &part))?;
     if file.exists() {
         // Another process has downloaded the file and renamed its part. The part that was just created is a
         // leftover.
@@ -213,7 +214,9 @@ fn fetch_within(
     }
     let mut faults: Vec<(&str, String)> = Vec::new();
     let mut is_other_than_recorded = false;
-    for url in &remote.urls {
+    let mut is_resumed = open.metadata().is_ok_and(|part| part.len() > 0);
+    let mut urls: VecDeque<&String> = remote.urls.iter().collect();
+    while let Some(url) = urls.pop_front() {
         let disk = |source| Error::Io { action: "write", path: part.clone(), source };
         match transfer(patience, url, remote, file, &mut open, observe) {
             Ok(()) => {}
@@ -236,10 +239,16 @@ fn fetch_within(
             atomic::sync_folder(file);
             return Ok(found);
         };
-        faults.push((url, fault));
-        is_other_than_recorded |= recorded.as_ref().is_some_and(|recorded| *recorded != found.sha256);
         // Resuming would not repair it.
         open.set_len(0).map_err(disk)?;
+        if is_resumed {
+            // What was here may be of another file: the whole one is asked for.
+            is_resumed = false;
+            urls.push_front(url);
+            continue;
+        }
+        faults.push((url, fault));
+        is_other_than_recorded |= recorded.as_ref().is_some_and(|recorded| *recorded != found.sha256);
     }
     if open.metadata().is_ok_and(|part| part.len() == 0) {
         fs::remove_file(&part).map_err(Error::io("remove", &part))?;
@@ -309,11 +318,14 @@ enum Broken {
 }
 
 /// Opens a file for appending under an exclusive lock; waits for other processes.
-fn open_alone(path: &Path) -> io::Result<File> {
+fn open_alone(path: &Path, observe: &mut dyn FnMut(FetchEvent)) -> io::Result<File> {
     loop {
         // Windows cannot lock a file that is opened only for appending.
         let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        atomic::lock(&file);
+        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            observe(FetchEvent::Waiting);
+            atomic::lock(&file);
+        }
         // The process that held the lock may have renamed or removed it.
         if is_at(&file, path)? {
             return Ok(file);
@@ -720,6 +732,22 @@ pub(crate) mod tests {
         assert_eq!(fs::read(path).unwrap(), file());
         assert_eq!(ranges(served), ["", "30000-", "30000-"]);
         assert_eq!(names(cache.path()), [NAME, "weights.pt.sha256"]);
+    }
+
+    #[test]
+    fn a_part_of_another_file_is_replaced() {
+        let cache = tempfile::tempdir().unwrap();
+        let sum = sha256(&file());
+        let expected = Expected { bytes: Some(100_000), sha256: Some(&sum), ..Expected::default() };
+        let part = cache.path().join(NAME).with_extension("pt.part");
+        for (length, asked) in [(100_000, &[""][..]), (40_000, &["40000-", ""])] {
+            fs::write(&part, vec![0; length]).unwrap();
+            let (url, served) = server(file(), vec![Answer::Properly; asked.len()]);
+            let path = fetch_expected(cache.path(), &url, expected).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), file());
+            assert_eq!(ranges(served), asked);
+            fs::remove_file(path).unwrap();
+        }
     }
 
     #[test]

@@ -16,11 +16,23 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::Io`] if the file cannot be read, [`Error::Image`] if its format is not supported, it is damaged,
-/// its pixels need more than 512 MiB, or its width or height exceeds 65,535 pixels.
+/// it is longer than 2 GiB, its pixels need more than 512 MiB, or its width or height exceeds 65,535 pixels.
 pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    decode(&bytes).map_err(|reason| Error::Image { path: path.to_owned(), reason })
+    decode(&read(path)?).map_err(|reason| Error::Image { path: path.to_owned(), reason })
+}
+
+/// The bytes of an image file.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Image`] if it is longer than an image can be.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    let length = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
+    if length > MAX_FILE {
+        let reason = format!("it is {length} bytes long, more than {MAX_FILE}");
+        return Err(Error::Image { path: path.to_owned(), reason });
+    }
+    std::fs::read(path).map_err(Error::io("read", path))
 }
 
 /// [`open`] for an image file that has been read.
@@ -42,6 +54,9 @@ pub(crate) const MAX_SIDE: u32 = 65_535;
 
 /// The maximum memory for the pixels of an image, in bytes. A decoder's buffers and copies come on top.
 pub(crate) const MAX_BYTES: u64 = 512 << 20;
+
+/// The maximum length of an image file in bytes: it is read as a whole.
+pub(crate) const MAX_FILE: u64 = 2 << 30;
 
 /// Why an image cannot be read.
 pub(super) type Reason = String;

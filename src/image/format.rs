@@ -2,6 +2,8 @@
 
 use image::ImageFormat;
 
+use crate::files::kind;
+
 /// The format of a file.
 ///
 /// # Errors
@@ -19,15 +21,15 @@ pub(super) fn of(bytes: &[u8]) -> Result<ImageFormat, String> {
     match image::guess_format(bytes) {
         Ok(format) if supported.contains(&format) => Ok(format),
         _ if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") => Ok(ImageFormat::Tiff),
-        _ if bytes.is_empty() => Err("it is empty".to_owned()),
-        _ => Err(match other(bytes) {
-            Some(name) => format!("{name} is not supported"),
-            None => "it is not BMP, GIF, JPEG, PNG, PNM, TIFF or WebP".to_owned(),
+        _ => Err(match (other(bytes), kind::of(&bytes[..bytes.len().min(kind::START)])) {
+            (Some(name), _) => format!("{name} is not supported"),
+            (None, Some(what)) => format!("it is {what}"),
+            (None, None) => "it is not BMP, GIF, JPEG, PNG, PNM, TIFF or WebP".to_owned(),
         }),
     }
 }
 
-/// The name of another format often found among images.
+/// The name of another image format, or one that is taken for one.
 fn other(bytes: &[u8]) -> Option<&'static str> {
     let start = &bytes[..bytes.len().min(1024)];
     let contains = |text: &[u8]| start.windows(text.len()).any(|part| part.eq_ignore_ascii_case(text));
@@ -42,13 +44,12 @@ fn other(bytes: &[u8]) -> Option<&'static str> {
             () => "MP4",
         });
     }
-    let magics: [(&[u8], &str); 19] = [
+    let magics: [(&[u8], &str); 15] = [
         (b"\xff\x0a", "JPEG XL"),
         (b"\0\0\0\x0cJXL ", "JPEG XL"),
         (b"\0\0\0\x0cjP  ", "JPEG 2000"),
         (b"\xff\x4f\xff\x51", "JPEG 2000"),
         (b"II\xbc", "JPEG XR"),
-        (b"%PDF", "PDF"),
         (b"%!PS", "PostScript"),
         (b"8BPS", "Photoshop's PSD"),
         (b"\0\0\x01\0", "ICO"),
@@ -59,18 +60,11 @@ fn other(bytes: &[u8]) -> Option<&'static str> {
         (b"Pf", "PFM"),
         (b"PF", "PFM"),
         (b"farbfeld", "farbfeld"),
-        (b"\x1f\x8b", "gzip"),
-        (b"PK\x03\x04", "ZIP"),
-        (b"version https://git-lfs", "a Git LFS pointer"),
     ];
     let magic = magics.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name);
     magic.or_else(|| {
         let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
         let is_text = text.trim_ascii_start().starts_with(b"<");
-        match () {
-            () if is_text && contains(b"<svg") => Some("SVG"),
-            () if is_text && (contains(b"<html") || contains(b"<!doctype html")) => Some("HTML"),
-            () => None,
-        }
+        (is_text && contains(b"<svg")).then_some("SVG")
     })
 }

@@ -41,7 +41,10 @@ impl<'a> Header<'a> {
             }
             at += length;
         }
-        Err(truncated())
+        match bytes.get(at..at + 4) {
+            Some(_) => Err("bytes between the segments of a JPEG are not supported".to_owned()),
+            None => Err(truncated()),
+        }
     }
 
     /// The EXIF orientation, else that of XMP, else 1.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 #[cfg(feature = "train")]
 pub(crate) use decode::of_file;
-pub(crate) use decode::{MAX_BYTES, MAX_SIDE};
+pub(crate) use decode::{MAX_BYTES, MAX_SIDE, read};
 pub use decode::{from_bytes, open};
 #[cfg(feature = "page")]
 pub(crate) use resize::Placement;

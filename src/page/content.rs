@@ -33,7 +33,7 @@ pub(super) const DETAILED: usize = 6;
 const MAX_ANCHORS: usize = 1000;
 /// The separators between the parts of a path, on this or another system.
 const SEPARATORS: [char; 2] = ['/', '\\'];
-/// The maximum number of points of a map.
+/// The maximum number of points of a projection.
 const MAX_POINTS: usize = 2000;
 
 /// The images of one set, with a model's outputs for them.
@@ -71,7 +71,7 @@ pub struct Subject {
     /// The metrics, or why there are none.
     pub report: Result<Report, String>,
     /// The logits in two dimensions, if they are known.
-    pub map: Option<Map>,
+    pub projection: Option<Projection>,
     /// What the model file or the checkpoint records.
     pub origin: Option<Provenance>,
     /// The name of the first subject, and the agreement with it.
@@ -93,7 +93,7 @@ pub struct Provenance {
 
 /// Logits in two dimensions: those of some images, evenly spaced in each set, and the anchors.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Map {
+pub struct Projection {
     pub(super) known: Vec<[f64; 2]>,
     pub(super) unknown: Vec<Vec<[f64; 2]>>,
     pub(super) anchors: Vec<[f64; 2]>,
@@ -205,7 +205,7 @@ impl Subject {
                 Ok(report) => Ok(report.clone()),
                 Err(error) => Err(reason(error)),
             },
-            map: None,
+            projection: None,
             origin: None,
             agreement: None,
             degradation: None,
@@ -241,7 +241,7 @@ impl Subject {
             report,
             known,
             unknown,
-            map: None,
+            projection: None,
             origin: None,
             agreement: None,
             degradation: None,
@@ -342,7 +342,7 @@ impl Subject {
     }
 }
 
-impl Map {
+impl Projection {
     /// The logits that an evaluation kept, in the plane of the known images and the anchors. `None` without
     /// logits.
     #[must_use]

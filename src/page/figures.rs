@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::{
-    content::{BANDS, Curves, Map, RunLog, Scored, Section, Subject},
+    content::{BANDS, Curves, Projection, RunLog, Scored, Section, Subject},
     name::{elided, isolated},
     plot::{Axis, INNER, Key, Mark, Plot, SERIES, Unit, coordinate},
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
@@ -552,10 +552,10 @@ fn turned(share: f64) -> &'static str {
 }
 
 fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
-    let Some(map) = &subject.map else {
+    let Some(projection) = &subject.projection else {
         return (Some("Logits are unavailable, or are shown with the first score.".to_owned()), Vec::new());
     };
-    let Map { known, unknown, anchors, explained, images } = map;
+    let Projection { known, unknown, anchors, explained, images } = projection;
     let sets = &unknown[..unknown.len().min(MAPPED)];
     let drawn = known.len() + sets.iter().map(Vec::len).sum::<usize>();
     let all = || known.iter().chain(sets.iter().flatten());

@@ -289,7 +289,7 @@ mod tests {
             known: scored("known", known),
             unknown: unknown.iter().map(|(name, scores)| scored(name, scores)).collect(),
             report: Report::new(known, Some(&correct), unknown, &options).map_err(|error| error.to_string()),
-            map: None,
+            projection: None,
             origin: None,
             agreement: None,
             degradation: None,

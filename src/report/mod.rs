@@ -293,7 +293,10 @@ impl Member<'_> {
 fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>> {
     let mut taken = HashSet::from(RESERVED_NAMES);
     if let Some(name) = names.iter().find(|&&name| !taken.insert(name)) {
-        return Err(Error::setting("set name", format!("`{name}`"), "is reserved or taken"));
+        let is_reserved = RESERVED_NAMES.contains(name);
+        let reason =
+            if is_reserved { "is reserved for a row of the report" } else { "is the name of another set" };
+        return Err(Error::setting("set name", format!("`{name}`"), reason));
     }
     let mut members: Vec<Member> =
         names.iter().enumerate().map(|(index, name)| Member { name, sets: vec![index] }).collect();

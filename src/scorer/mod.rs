@@ -163,8 +163,8 @@ impl Scorer {
         Ok(self)
     }
 
-    /// Replaces the threshold with the one that keeps a share (0 to below 1) of the held-out known images,
-    /// whose scores are in the file.
+    /// Replaces the threshold with the one that keeps a share (0 to below 1) of new known images, chosen from
+    /// the held-out scores in the file.
     ///
     /// # Errors
     /// [`Error::Setting`] if the file has a threshold for each class, and those of [`method::threshold`].
@@ -595,15 +595,18 @@ impl Outputs {
 
     fn first(mut self, count: usize) -> Self {
         let first = Slice::from(..count);
-        self.logits.slice_axis_inplace(Axis(0), first);
-        self.distances.slice_axis_inplace(Axis(0), first);
-        self.score.slice_axis_inplace(Axis(0), first);
-        self.label.slice_axis_inplace(Axis(0), first);
-        self.unknown.slice_axis_inplace(Axis(0), first);
-        self.p_value.iter_mut().for_each(|values| values.slice_axis_inplace(Axis(0), first));
-        self.unknown_at.iter_mut().for_each(|verdicts| verdicts.slice_axis_inplace(Axis(0), first));
-        self.features.iter_mut().for_each(|features| features.slice_axis_inplace(Axis(0), first));
-        self.logit_map.iter_mut().for_each(|map| map.slice_axis_inplace(Axis(0), first));
+        // Each output is named, so that none is forgotten.
+        let Self { logits, distances, score, label, unknown, p_value, unknown_at, features, logit_map } =
+            &mut self;
+        logits.slice_axis_inplace(Axis(0), first);
+        distances.slice_axis_inplace(Axis(0), first);
+        score.slice_axis_inplace(Axis(0), first);
+        label.slice_axis_inplace(Axis(0), first);
+        unknown.slice_axis_inplace(Axis(0), first);
+        p_value.iter_mut().for_each(|values| values.slice_axis_inplace(Axis(0), first));
+        unknown_at.iter_mut().for_each(|verdicts| verdicts.slice_axis_inplace(Axis(0), first));
+        features.iter_mut().for_each(|features| features.slice_axis_inplace(Axis(0), first));
+        logit_map.iter_mut().for_each(|map| map.slice_axis_inplace(Axis(0), first));
         self
     }
 }

@@ -27,8 +27,8 @@ pub(super) fn augment<R: Rng>(
         }
         Augment::Crop => {
             let [down, right] = [height, width].map(|size| shift(size / 8, random) as f32);
-            let view = View { matrix: [[1.0, 0.0], [0.0, 1.0]], offset: [right, down] };
-            view.mirrored(flip(random)).take(pixels, height, width);
+            let warp = Warp { matrix: [[1.0, 0.0], [0.0, 1.0]], offset: [right, down] };
+            warp.mirrored(flip(random)).take(pixels, height, width);
         }
         Augment::Shift => {
             let shifts = [height, width].map(|size| shift(size / 16, random));
@@ -45,7 +45,7 @@ pub(super) fn augment<R: Rng>(
             let down = random.random_range(-0.5..=0.5) * (1.0 - along) * height_f;
             let (sine, cosine) = random.random_range(-10.0_f32..=10.0).to_radians().sin_cos();
             let matrix = [[across * cosine, -across * sine], [along * sine, along * cosine]];
-            View { matrix, offset: [right, down] }.mirrored(flip(random)).take(pixels, height, width);
+            Warp { matrix, offset: [right, down] }.mirrored(flip(random)).take(pixels, height, width);
         }
     }
 }
@@ -121,12 +121,12 @@ fn random_region((height, width): (usize, usize), random: &mut impl Rng) -> Regi
 
 /// An affine map from new to old coordinates, relative to the centre: the new pixel (x, y) is sampled at
 /// `matrix` (x, y) + `offset`.
-pub(super) struct View {
+pub(super) struct Warp {
     pub(super) matrix: [[f32; 2]; 2],
     pub(super) offset: [f32; 2],
 }
 
-impl View {
+impl Warp {
     fn mirrored(mut self, really: bool) -> Self {
         if really {
             for row in &mut self.matrix {
@@ -188,7 +188,7 @@ mod tests {
 
     fn seen(matrix: [[f32; 2]; 2], offset: [f32; 2]) -> Vec<u8> {
         let mut pixels = image();
-        View { matrix, offset }.take(&mut pixels, 16, 24);
+        Warp { matrix, offset }.take(&mut pixels, 16, 24);
         pixels
     }
 

@@ -17,7 +17,7 @@ use super::{
     Event, TrainSettings,
     augment::{augment, resized_crop},
     degrade::degrade,
-    features::{Features, View},
+    features::{FrozenFeatures, View},
     fractal::Fractals,
     pixmix::pixmix,
     scramble::scramble,
@@ -444,7 +444,7 @@ impl<'a> Batches<'a> {
     /// [`of_epoch`](Self::of_epoch) for batches of features.
     pub(super) fn features_of_epoch<R>(
         &self,
-        features: &Features,
+        features: &FrozenFeatures,
         epoch: usize,
         first_step: usize,
         take: impl FnOnce(&mut dyn Iterator<Item = Result<Batch>>) -> R,
@@ -551,7 +551,13 @@ impl<'a> Batches<'a> {
     }
 
     /// The features of known images, and of outliers.
-    fn features(&self, features: &Features, epoch: usize, step: usize, known: &[usize]) -> Result<Images> {
+    fn features(
+        &self,
+        features: &FrozenFeatures,
+        epoch: usize,
+        step: usize,
+        known: &[usize],
+    ) -> Result<Images> {
         let is_flipped = self.settings.recipe.mirrors();
         let view = |random: &mut ChaCha8Rng| match is_flipped && random.random() {
             true => View::Mirrored,

@@ -65,7 +65,7 @@ struct Block {
 }
 
 /// The features of all sets, on disk, and their mean and standard deviation in training.
-pub(super) struct Features {
+pub(super) struct FrozenFeatures {
     path: PathBuf,
     file: Mutex<File>,
     /// The offset of the first value in the file.
@@ -130,7 +130,7 @@ fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
     checksum::hexadecimal(sum)
 }
 
-impl Features {
+impl FrozenFeatures {
     /// The features of a run: read from its folder or a sibling folder, or else computed. `None` if asked to
     /// stop.
     ///
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_folded_layer_takes_unstandardised_features() {
-        let features = Features {
+        let features = FrozenFeatures {
             path: PathBuf::new(),
             file: Mutex::new(tempfile::tempfile().unwrap()),
             start: 0,

@@ -15,7 +15,7 @@ use tch::{Kind, TchError, Tensor, nn};
 use super::{
     Batch, Batches, Event, TrainSettings,
     batches::{Images, Set},
-    features::{Features, FrozenLayers, View, mirror},
+    features::{FrozenFeatures, FrozenLayers, View, mirror},
     loss,
     network::{self, Network},
     record::Lineage,
@@ -71,11 +71,11 @@ struct Frozen {
     /// All layers.
     layers: Vec<Layer>,
     /// The last layer's input, once available.
-    features: Option<Arc<Features>>,
+    features: Option<Arc<FrozenFeatures>>,
 }
 
 impl Frozen {
-    fn features(&self) -> &Features {
+    fn features(&self) -> &FrozenFeatures {
         self.features.as_ref().expect("the features are there before the first step")
     }
 
@@ -274,7 +274,7 @@ impl<'a> Learner<'a> {
     /// Computes the features of frozen layers, or finds them; breaks if asked to stop.
     ///
     /// # Errors
-    /// Those of [`Features::of_run`].
+    /// Those of [`FrozenFeatures::of_run`].
     pub fn find_features(
         &mut self,
         run: &RunFolder,
@@ -289,7 +289,7 @@ impl<'a> Learner<'a> {
             Ok(move |images: &Array4<u8>| learner.evaluate(&network, images))
         };
         let layers = FrozenLayers { weights: &frozen.backbone, width: frozen.width(), open };
-        let features = Features::of_run(self.batches, &layers, run, stop, observe)?;
+        let features = FrozenFeatures::of_run(self.batches, &layers, run, stop, observe)?;
         let flow = if features.is_some() { Continue(()) } else { Break(()) };
         if let Some(frozen) = &mut self.frozen {
             frozen.features = features.map(Arc::new);
@@ -392,7 +392,7 @@ impl<'a> Learner<'a> {
     }
 
     /// The features of frozen layers, if there are any.
-    pub fn features(&self) -> Option<Arc<Features>> {
+    pub fn features(&self) -> Option<Arc<FrozenFeatures>> {
         self.frozen.as_ref()?.features.clone()
     }
 

@@ -1,12 +1,13 @@
 //! PixMix: images mixed with fractals (Hendrycks et al., CVPR 2022, arXiv 2112.05135), on bytes
-//! `[3, height, width]`. Every round is rounded to bytes; distortions are about the centre, of any strength.
+//! `[3, height, width]`. Every round is rounded to bytes. Distortions are centred, and their strength is
+//! continuous.
 
 use std::{array, ops::Range};
 
 use rand::{Rng, RngExt};
 use rand_distr::{Beta, Distribution};
 
-use super::{augment::View, fractal::Fractals};
+use super::{augment::Warp, fractal::Fractals};
 
 /// The maximum number of mixing rounds; the paper's k.
 const ROUNDS: usize = 4;
@@ -134,7 +135,7 @@ fn distort(pixels: &mut [u8], height: usize, width: usize, distortion: Distortio
         Distortion::Posterization(strength) => return posterize(pixels, 4 - (4.0 * strength) as u32),
         Distortion::Solarization(strength) => return solarize(pixels, 256 - (256.0 * strength) as u16),
     };
-    View { matrix, offset }.take(pixels, height, width);
+    Warp { matrix, offset }.take(pixels, height, width);
 }
 
 /// Stretches the values of a channel to the whole range, as Pillow's `ImageOps.autocontrast` does.

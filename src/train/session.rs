@@ -109,7 +109,7 @@ fn run_to_the_end(
     let mut session = Session::begin(settings, &batches, run, start, backbone)?;
     let epochs = settings.recipe.epochs;
     let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
-    let start = Event::Start {
+    let started = Event::Start {
         images,
         steps,
         epochs,
@@ -122,11 +122,11 @@ fn run_to_the_end(
         held_out_seen: session.learner.lineage.held_out_seen,
     };
     if is_new {
-        session.record(&start)?;
+        session.record(&started)?;
         session.save()?;
     }
     // From here on the run can be resumed.
-    observe(&start);
+    observe(&started);
     let is_trained = session.state.epoch > epochs;
     let has_features = |best: Checkpoint| best.features.is_some();
     // A finished run no longer needs features of frozen layers.
@@ -141,12 +141,12 @@ fn run_to_the_end(
     while session.state.epoch <= epochs {
         let (epoch, first_step) = (session.state.epoch, session.state.step);
         let begun = Instant::now();
-        let train = |batches: &mut dyn Iterator<Item = Result<Batch>>| {
+        let train_on = |batches: &mut dyn Iterator<Item = Result<Batch>>| {
             session.epoch(batches, save_every, stop, &mut observe)
         };
         let trained = match &features {
-            Some(features) => batches.features_of_epoch(features, epoch, first_step, train),
-            None => batches.of_epoch(epoch, first_step, train),
+            Some(features) => batches.features_of_epoch(features, epoch, first_step, train_on),
+            None => batches.of_epoch(epoch, first_step, train_on),
         }?;
         if trained.is_break() {
             return Ok(Outcome::Interrupted { epoch });

@@ -274,7 +274,7 @@ impl Weights {
         }
     }
 
-    /// The tensors of the network under pytorch-ood's names, without their prefix: `state_dict.model.` in a
+    /// The tensors of the network under the names of its family, without their prefix: `state_dict.model.` in a
     /// Lightning checkpoint, for example. Other tensors with this prefix stay too, such as the anchors of a
     /// CAC network.
     ///

@@ -235,7 +235,7 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
     let twice = toolkit(at, &[&data[..], &["--score", "msp", "--score", "msp", "--json"]].concat());
     assert_eq!(stdout(&twice).lines().count(), 1);
     let taken = toolkit(at, &["eval", "model.onnx", "--known", "known", "--unknown", "known=other"]);
-    assert!(error(&taken).contains("set name = `known`: is reserved or taken"));
+    assert!(error(&taken).contains("set name = `known`: is reserved for a row of the report"));
     // `--score` gives the same numbers as a file exported with that score.
     stdout(&toolkit(at, &["export", "energy.onnx", "--score", "energy"]));
     let own = toolkit(at, &[&["eval", "energy.onnx"], &data[2..], &["--json"]].concat());
@@ -448,7 +448,7 @@ fn invalid_input_gives_one_error_line_and_exit_code_1() {
         run(&["score", "model.onnx", "other/d.png", "--threshold", "nan"]).contains("the threshold is NaN")
     );
     let twice = ["eval", "model.onnx", "--known", "known", "--unknown", "x=other", "--unknown", "x=known"];
-    assert!(run(&twice).contains("set name = `x`: is reserved or taken"));
+    assert!(run(&twice).contains("set name = `x`: is the name of another set"));
     assert!(run(&["eval", "half.onnx", "--known", "known"]).contains("`half.onnx` is not a usable model"));
     assert!(run(&["eval", "model.onnx"]).contains("give --known"));
     assert!(run(&["eval", "model.onnx", "--known", "nowhere"]).contains("`nowhere`"));
@@ -474,7 +474,10 @@ fn invalid_input_gives_one_error_line_and_exit_code_1() {
     assert!(infinite.contains("the threshold is inf, expected a finite number"), "{infinite}");
     fs::write(at.join("mean.csv"), "score,label,set\n1,0,\n2,-1,mean\n").unwrap();
     let reserved = run(&["metrics", "mean.csv"]);
-    assert!(reserved.contains("`mean.csv`: set name = `mean`: is reserved or taken"), "{reserved}");
+    assert!(
+        reserved.contains("`mean.csv`: set name = `mean`: is reserved for a row of the report"),
+        "{reserved}"
+    );
     assert!(run(&["export", "x.onnx", "--calibrate", "known"]).contains("for --precision f16 and int8"));
     let count = run(&["export", "x.onnx", "--calibration-images", "9"]);
     assert!(count.contains("--calibration-images is for --precision f16 and int8"), "{count}");

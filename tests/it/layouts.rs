@@ -103,7 +103,7 @@ fn assert_training_only(place: &Path, is_grey: bool, found: &str) {
 fn assert_test_only(place: &Path, found: &str) {
     let error = known(place, Split::Train).unwrap_err();
     assert!(matches!(&error, Error::Dataset { .. }), "{error}");
-    assert!(error.to_string().ends_with(&format!("it has {found}, no training images")), "{error}");
+    assert!(error.to_string().ends_with(&format!("it has {found}, but no training images")), "{error}");
     let error = Dataset::divided(place, 0.5, &Input::of_size(SIDE, SIDE)).unwrap_err();
     assert!(error.to_string().contains("has a test split of its own"), "{error}");
 }
@@ -476,6 +476,6 @@ fn held_out_images_are_stratified_and_reproducible() {
     fs::rename(split.path().join("moved"), split.path().join("train/a")).unwrap();
     fs::rename(folder.path().join("b"), split.path().join("train/b")).unwrap();
     let error = known(split.path(), Split::Test).unwrap_err();
-    assert!(error.to_string().contains("a folder `train`, none of `test`, `testing`, `val`"), "{error}");
+    assert!(error.to_string().contains("a folder `train`, but none of `test`, `testing`, `val`"), "{error}");
     assert_eq!(Dataset::divided(split.path(), 0.1, &Input::of_size(SIDE, SIDE)).unwrap().1.len(), 3);
 }

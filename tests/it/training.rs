@@ -1336,7 +1336,7 @@ fn test_images_are_held_out_of_class_folders() {
         String::from_utf8(output.stderr).unwrap()
     };
     let text = refused(&[]);
-    assert!(text.contains("it has class folders `blue`, `red`, no folder `train`"), "{text}");
+    assert!(text.contains("it has class folders `blue`, `red`, but no folder `train`"), "{text}");
     assert!(
         text.contains("hint: hold out a share of each class") && text.contains("`--held-out-test 0.2`"),
         "{text}"

@@ -33,6 +33,9 @@ pub fn name_of(value: &impl Serialize) -> String {
 pub fn by_variant(default: impl Fn(&Loss) -> f64) -> String {
     let [paper, pytorch_ood] =
         [Variant::Paper, Variant::PytorchOod].map(|variant| default(&Loss::new(variant)));
+    if paper == pytorch_ood {
+        return paper.to_string();
+    }
     format!("{paper} for paper, {pytorch_ood} for pytorch-ood")
 }
 

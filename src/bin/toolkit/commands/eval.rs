@@ -22,7 +22,7 @@ use cac::{
     fit::{Fitter, LIMIT},
     method::{Anchors, LastLayer, RejectionScore, Term},
     model::{Decision, Inspection, Manifest, Training, with_features},
-    page::{Map, Provenance, Subject},
+    page::{Projection, Provenance, Subject},
     report::Report,
     run::EXAMPLES,
 };
@@ -506,7 +506,10 @@ impl Measured<'_> {
             keep: self.evaluation.threshold(score).and(self.scorer.keep()),
             classes: manifest.decision.classes.clone(),
             // The logits are the same for every score.
-            map: self.anchors.filter(|_| score == 0).and_then(|anchors| Map::new(self.evaluation, anchors)),
+            projection: self
+                .anchors
+                .filter(|_| score == 0)
+                .and_then(|anchors| Projection::new(self.evaluation, anchors)),
             origin: Some(Provenance {
                 manifest: manifest.clone(),
                 sha256: Some(self.sha256.to_owned()),

@@ -29,8 +29,12 @@ use crate::{
 pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let run = match &args.run {
         Some(run) => RunFolder::new(run),
-        None => RunFolder::newest(Path::new(RUNS))
-            .with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?,
+        None => {
+            let run = RunFolder::newest(Path::new(RUNS))
+                .with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?;
+            say(format_args!("run: `{}`, the newest in `{RUNS}`", run.path().display()));
+            run
+        }
     };
     check_outputs(&args.model, &args.file, run.files().iter().map(PathBuf::as_path))?;
     let which = if args.last { CheckpointKind::Last } else { CheckpointKind::Best };
@@ -105,7 +109,15 @@ pub fn calibration(
     let (sets, role) = (args.data.folder(), Role::Known(Split::Train));
     let known = data.and_then(|data| sets.resolve(&data.known, &[role]).ok()).filter(|known| exists(known));
     let given = args.calibrate.as_ref().map(|given| dataset(given, &sets, &[role])).transpose()?;
-    let Some(folder) = given.as_ref().or(known.as_ref()) else { return Ok(None) };
+    let Some(folder) = given.as_ref().or(known.as_ref()) else {
+        if let Some(data) = data {
+            say(format_args!(
+                "the training images are not here, to calibrate or compare: `{}`",
+                data.known.display()
+            ));
+        }
+        return Ok(None);
+    };
     let is_same = known.as_ref().is_some_and(|known| known == folder || is_same_place(known, folder));
     let recorded = data.and_then(|data| data.held_out_test);
     let protocol = data.and_then(|data| data.protocol);

@@ -13,7 +13,7 @@ use cac::{
     eval::{Evaluation, score_file},
     export::{self, ExportOptions, ThresholdRule},
     method::{KEEP, RejectionScore},
-    page::{Map, Page, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
+    page::{Page, Projection, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
     report::Report,
     run::{Checkpoint, CheckpointKind, Event, RunFolder},
     text::path_text,
@@ -269,7 +269,10 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
         subjects.push(Subject {
             keep: threshold.and_then(|threshold| threshold.keep),
             classes: checkpoint.facts.classes.clone(),
-            map: subjects.is_empty().then(|| Map::new(&evaluation, &checkpoint.anchors)).flatten(),
+            projection: subjects
+                .is_empty()
+                .then(|| Projection::new(&evaluation, &checkpoint.anchors))
+                .flatten(),
             origin: Some(Provenance { manifest, sha256: None, provider: None }),
             ..Subject::of_evaluation(name, &evaluation, 0, &report)
         });

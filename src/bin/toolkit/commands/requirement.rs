@@ -4,19 +4,46 @@ use std::str::FromStr;
 
 use cac::{
     metrics::{Interval, Metric},
-    report::Report,
+    report::{Report, Row},
 };
 
-/// The metrics of the known images alone.
-const OF_KNOWN: [&str; 2] = ["accuracy", "known_kept"];
-/// The share of an unknown set that the threshold catches.
-const CAUGHT: &str = "unknown_caught";
+/// A metric with its interval, where it has them.
+type Found = (Option<f64>, Option<Interval>);
+
+/// What a requirement is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Measure {
+    /// Of the known images.
+    Accuracy,
+    /// The share of the known images that the threshold keeps.
+    KnownKept,
+    /// The share of an unknown set that the threshold catches.
+    UnknownCaught,
+    /// Of an unknown set against the known images.
+    OfSet(Metric),
+}
+
+impl Measure {
+    fn all() -> impl Iterator<Item = Self> {
+        let of_sets = Metric::ALL.into_iter().map(Self::OfSet);
+        [Self::Accuracy, Self::KnownKept, Self::UnknownCaught].into_iter().chain(of_sets)
+    }
+
+    /// As in JSON.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::KnownKept => "known_kept",
+            Self::UnknownCaught => "unknown_caught",
+            Self::OfSet(metric) => metric.name(),
+        }
+    }
+}
 
 /// A bound on a metric of the table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Requirement {
-    /// As in JSON.
-    metric: &'static str,
+    measure: Measure,
     /// The least value, or the greatest if smaller is better; 0 to 1.
     bound: f64,
 }
@@ -24,54 +51,53 @@ pub struct Requirement {
 impl Requirement {
     /// The names of all metrics.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        OF_KNOWN.into_iter().chain([CAUGHT]).chain(Metric::ALL.map(Metric::name))
+        Measure::all().map(Measure::name)
     }
 
     /// Whether the metric needs unknown images.
     pub fn needs_unknown(&self) -> bool {
-        !OF_KNOWN.contains(&self.metric)
+        !matches!(self.measure, Measure::Accuracy | Measure::KnownKept)
     }
 
     /// Whether the metric needs a threshold.
     pub fn needs_threshold(&self) -> bool {
-        [CAUGHT, OF_KNOWN[1]].contains(&self.metric)
-    }
-
-    /// The metric, if it is one of unknown sets against the known images.
-    fn of_set(&self) -> Option<Metric> {
-        Metric::ALL.into_iter().find(|metric| metric.name() == self.metric)
+        matches!(self.measure, Measure::KnownKept | Measure::UnknownCaught)
     }
 
     /// The name of its metric.
     pub fn metric(&self) -> &'static str {
-        self.metric
+        self.measure.name()
     }
 
     /// Where the first `sets` rows of a table, its unknown sets, do not meet the requirement: one sentence
     /// each. The value counts, not its interval.
     pub fn unmet(&self, report: &Report, sets: usize) -> Vec<String> {
-        let of_known = match self.metric {
-            "accuracy" => Some((report.accuracy, report.intervals.and_then(|known| known.accuracy))),
-            "known_kept" => Some((report.known_kept, report.intervals.and_then(|known| known.known_kept))),
-            _ => None,
-        };
-        if let Some((value, interval)) = of_known {
-            return self.fault(self.metric.to_owned(), value, interval).into_iter().collect();
-        }
-        let of_set = self.of_set();
-        let fault = |row: &cac::report::Row| {
-            let intervals = row.intervals;
-            let (value, interval) = match of_set {
-                None => (row.unknown_caught, intervals.and_then(|row| row.unknown_caught)),
-                Some(metric) => (row.metrics.get(metric), intervals.and_then(|row| row.metrics.get(metric))),
+        let name = self.metric();
+        let of_sets = |value: &dyn Fn(&Row) -> Found| {
+            let fault = |row: &Row| {
+                let (value, interval) = value(row);
+                self.fault(format!("{name} of {}", row.name), value, interval)
             };
-            self.fault(format!("{} of {}", self.metric, row.name), value, interval)
+            report.rows.iter().take(sets).filter_map(fault).collect()
         };
-        report.rows.iter().take(sets).filter_map(fault).collect()
+        let of_known = |value, interval| self.fault(name.to_owned(), value, interval).into_iter().collect();
+        match self.measure {
+            Measure::Accuracy => of_known(report.accuracy, report.intervals.and_then(|known| known.accuracy)),
+            Measure::KnownKept => {
+                of_known(report.known_kept, report.intervals.and_then(|known| known.known_kept))
+            }
+            Measure::UnknownCaught => {
+                of_sets(&|row| (row.unknown_caught, row.intervals.and_then(|row| row.unknown_caught)))
+            }
+            Measure::OfSet(metric) => of_sets(&|row| {
+                (row.metrics.get(metric), row.intervals.and_then(|row| row.metrics.get(metric)))
+            }),
+        }
     }
 
     fn fault(&self, what: String, value: Option<f64>, interval: Option<Interval>) -> Option<String> {
-        let (bound, is_small_good) = (self.bound, self.of_set().is_some_and(Metric::is_smaller_better));
+        let is_small_good = matches!(self.measure, Measure::OfSet(metric) if metric.is_smaller_better());
+        let bound = self.bound;
         let value = value?;
         let is_met = if is_small_good { value <= bound } else { value >= bound };
         if is_met {
@@ -95,10 +121,10 @@ impl FromStr for Requirement {
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, bound) = text.split_once('=').ok_or("expected METRIC=X, such as auroc=0.9")?;
         let names = || Self::names().collect::<Vec<_>>().join(", ");
-        let metric = Self::names().find(|metric| *metric == name.trim());
-        let metric = metric.ok_or_else(|| format!("`{name}` is not a metric: {}", names()))?;
+        let measure = Measure::all().find(|measure| measure.name() == name.trim());
+        let measure = measure.ok_or_else(|| format!("`{name}` is not a metric: {}", names()))?;
         let bound = bound.trim().parse().ok().filter(|bound| (0.0..=1.0).contains(bound));
-        Ok(Self { metric, bound: bound.ok_or("expected a share from 0 to 1")? })
+        Ok(Self { measure, bound: bound.ok_or("expected a share from 0 to 1")? })
     }
 }
 
@@ -126,8 +152,11 @@ mod tests {
             unmet("accuracy=0.75001", None),
             ["not met: accuracy is 0.7500, required: at least 0.75001"]
         );
-        let near =
-            Requirement { metric: "accuracy", bound: 0.9 }.fault("accuracy".into(), Some(0.89996), None);
+        let near = Requirement { measure: Measure::Accuracy, bound: 0.9 }.fault(
+            "accuracy".into(),
+            Some(0.89996),
+            None,
+        );
         assert_eq!(near.unwrap(), "not met: accuracy is 0.89996, required: at least 0.9");
         assert_eq!(unmet("accuracy=0.76", None), ["not met: accuracy is 0.7500, required: at least 0.76"]);
         assert_eq!(unmet("auroc=0.8", None), ["not met: auroc of near is 0.5000, required: at least 0.8"]);
