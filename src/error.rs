@@ -286,13 +286,7 @@ pub enum Error {
     },
     /// A runtime's outputs for a model's golden images differ from those at export or, if the model resizes,
     /// from those for the same images resized by the toolkit.
-    #[error("`{origin}` fails its check on {runtime}: {what} differ {}",
-        if difference.fract() == 0.0 {
-            format!("for {difference} of its golden images")
-        } else {
-            format!("by {} for its golden images", amount(*difference))
-        }
-    )]
+    #[error("`{origin}` fails its check on {runtime}: {what} differ {} of its golden images", differ(what, *difference))]
     Differs {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
@@ -359,6 +353,15 @@ pub enum Error {
         /// The run folder.
         path: PathBuf,
     },
+}
+
+/// How golden images differ: by a number, or in their number.
+fn differ(what: &str, difference: f64) -> String {
+    if what.starts_with("classes") {
+        format!("for {difference}")
+    } else {
+        format!("by {difference:.1e} for some")
+    }
 }
 
 /// A difference; the number of images that differ is a whole number.

@@ -13,12 +13,14 @@ pub fn path_text(path: &Path) -> String {
     text
 }
 
-/// A name as a part of a line: control characters, such as a tab or a newline, are escaped.
+/// A name as a part of a line: characters that end or reorder it, such as a newline, and other control
+/// characters are escaped.
 #[must_use]
 pub fn on_one_line(name: &str) -> String {
     let mut line = String::with_capacity(name.len());
     for letter in name.chars() {
-        if letter.is_control() { line.extend(letter.escape_debug()) } else { line.push(letter) }
+        let reorders = matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if letter.is_control() || reorders { line.extend(letter.escape_debug()) } else { line.push(letter) }
     }
     line
 }
@@ -84,6 +86,7 @@ mod tests {
     #[test]
     fn only_control_characters_are_escaped() {
         assert_eq!(on_one_line("Anna's \"h\u{e4}t\"\u{a0}\\\n\u{7}"), "Anna's \"h\u{e4}t\"\u{a0}\\\\n\\u{7}");
+        assert_eq!(on_one_line("a\u{202e}b\u{2066}"), "a\\u{202e}b\\u{2066}");
         assert_eq!(few(["it's"].into_iter()), "`it's`");
     }
 

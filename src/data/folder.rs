@@ -79,7 +79,7 @@ fn known(folder: &Path, wanted: Wanted) -> Result<Part> {
     };
     if let (Some(train), Some(test)) = (of_split(&TRAIN), of_split(&TEST)) {
         let reason = format!("its split folders `{train}` and `{test}` must be named `train` and `test`");
-        return Err(Error::NoLayout { path: folder.to_owned(), reason });
+        return Err(Error::Dataset { path: folder.to_owned(), reason });
     }
     let name = |split: &Path| split.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let training = train.as_deref().map(name);
@@ -135,11 +135,11 @@ pub(super) fn unlabelled(images: Listing) -> Part {
 pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let entries = entries(root)?;
     let mut classes = Vec::new();
-    // Its class would be missing without a word.
-    if let Some(link) =
-        entries.iter().find(|path| path.is_symlink() && !path.exists() && !has_extension(path))
-    {
-        return Err(Error::Dataset { path: link.clone(), reason: "it is a link to nothing".to_owned() });
+    // A class whose folder cannot be reached would be missing without a word. Files have an extension.
+    let is_broken =
+        |path: &&PathBuf| path.is_symlink() && path.extension().is_none() && path.metadata().is_err();
+    if let Some(link) = entries.iter().find(is_broken) {
+        return Err(Error::Dataset { path: link.clone(), reason: "it is a broken link".to_owned() });
     }
     for class in entries.iter().filter(|path| path.is_dir()) {
         // Converting names that are not UTF-8 could make them equal.
@@ -369,7 +369,7 @@ pub mod tests {
         touch(root.path(), &["training_set/cat/1.png", "training_set/dog/1.png", "test_set/cat/2.png"]);
         for wanted in [Wanted::Known(Split::Train), Wanted::Divided(0.5)] {
             let error = known(root.path(), wanted).unwrap_err();
-            assert!(matches!(error, Error::NoLayout { .. }), "{error}");
+            assert!(matches!(error, Error::Dataset { .. }), "{error}");
             assert!(error.to_string().contains("`training_set` and `test_set` must be named"), "{error}");
         }
         // A class of train stations is not a split.
@@ -403,13 +403,15 @@ pub mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_class_that_is_a_link_to_nothing_is_refused() {
+    fn a_class_that_is_a_broken_link_is_refused() {
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), &["a/1.png", "b/1.png", "lost+found/1.png"]);
         assert_eq!(known(root.path(), Wanted::Divided(0.5)).unwrap().classes, ["a", "b"]);
+        std::os::unix::fs::symlink("/nowhere", root.path().join("README.md")).unwrap();
+        assert_eq!(known(root.path(), Wanted::Divided(0.5)).unwrap().classes, ["a", "b"]);
         std::os::unix::fs::symlink("/nowhere", root.path().join("c")).unwrap();
         let error = known(root.path(), Wanted::Divided(0.5)).unwrap_err().to_string();
-        assert!(error.contains("c` is not a usable data set: it is a link to nothing"), "{error}");
+        assert!(error.contains("c` is not a usable data set: it is a broken link"), "{error}");
     }
 
     #[cfg(unix)]

@@ -188,7 +188,7 @@ fn read_csv(
         }
         let wrong = |column: usize, what: &str| {
             let text = String::from_utf8_lossy(&record[column]);
-            at(&format!("`{}` is not {what}", text.escape_debug()))
+            at(&format!("`{}` is not {what}", on_one_line(&text)))
         };
         let text = |column: usize| str::from_utf8(&record[column]).map_err(|_| wrong(column, "UTF-8"));
         let number = |column: usize| text(column).ok()?.parse::<f64>().ok();

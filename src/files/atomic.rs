@@ -167,23 +167,16 @@ pub fn lock(file: &File) {
 fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = Builder::new();
     builder.prefix(UNFINISHED).rand_bytes(RANDOM);
-    // Temporary files are private; this one gets the usual permissions.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    // With the usual permissions, where temporary files are private, and errors without the temporary name.
+    let create = |path: &Path| OpenOptions::new().read(true).write(true).create_new(true).open(path);
     loop {
-        let file = builder.tempfile_in(folder).map_err(without_path)?;
+        let file = builder.make_in(folder, create)?;
         lock(file.as_file());
         // Another process may have removed it before it was locked.
         if file.path().exists() {
             return Ok(file);
         }
     }
-}
-
-/// The operating system's error alone: the temporary name means nothing to a user.
-fn without_path(error: io::Error) -> io::Error {
-    let cause = error.get_ref().and_then(|error| error.source()?.downcast_ref::<io::Error>());
-    cause.and_then(io::Error::raw_os_error).map_or(error, io::Error::from_raw_os_error)
 }
 
 /// A new folder with a temporary name, which is removed unless it is renamed. The file is its lock.

@@ -23,6 +23,10 @@ pub(super) fn of(bytes: &[u8]) -> Result<ImageFormat, String> {
         _ if bytes.starts_with(b"II+\0") || bytes.starts_with(b"MM\0+") => Ok(ImageFormat::Tiff),
         _ => Err(match (other(bytes), kind::of(&bytes[..bytes.len().min(kind::START)])) {
             (Some(name), _) => format!("{name} is not supported"),
+            // Its first bytes are, but not all of them.
+            (None, Some(what)) if what.ends_with(" image") => {
+                format!("it is {what} with a damaged signature")
+            }
             (None, Some(what)) => format!("it is {what}"),
             (None, None) => "it is not BMP, GIF, JPEG, PNG, PNM, TIFF or WebP".to_owned(),
         }),

@@ -42,7 +42,7 @@ impl<'a> Header<'a> {
             at += length;
         }
         match bytes.get(at..at + 4) {
-            Some(_) => Err("bytes between the segments of a JPEG are not supported".to_owned()),
+            Some(_) => Err("it has bytes that belong to no segment".to_owned()),
             None => Err(truncated()),
         }
     }

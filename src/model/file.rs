@@ -307,8 +307,7 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
     let graph = model.graph.unwrap_or_default();
     let last = last_layer(&graph, file.manifest.decision.classes.len());
     if let Some(found) = file.width(FEATURES) {
-        return match last.map(|(layer, _)| layer.weight.ncols()).filter(|&width| found != 0 && width != found)
-        {
+        return match last.map(|(layer, _)| layer.weight.ncols()).filter(|&width| width != found) {
             Some(width) => Err(broken(format!(
                 "its output `{FEATURES}` has {found} columns, but its last layer reads {width}"
             ))),

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{
     content::{BANDS, Curves, Projection, RunLog, Scored, Section, Subject},
-    name::{elided, isolated},
+    name::{MAX_NAME, elided, isolated},
     plot::{Axis, INNER, Key, Mark, Plot, SERIES, Unit, coordinate},
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };
@@ -353,13 +353,14 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     if subject.is_chosen_from_test() {
         return Err("Thresholds are chosen on the test images: there are no others to check them on.");
     }
-    let held_out = subject.chosen().map_or(&[][..], |threshold| &threshold.held_out_scores);
-    if subject.threshold.is_none() || held_out.is_empty() {
+    let chosen_from = subject.chosen().filter(|threshold| !threshold.held_out_scores.is_empty());
+    let (Some(chosen_from), Some(_)) = (chosen_from, subject.threshold) else {
         return Err(
             "The scores of held-out images, from which thresholds are chosen, are not known for this score: \
                     promised and measured shares cannot be compared.",
         );
-    }
+    };
+    let held_out = &chosen_from.held_out_scores;
     let mut scores = subject.known.scores.clone();
     scores.sort_unstable_by(f64::total_cmp);
     let all = scores.len().max(1) as f64;
@@ -380,7 +381,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     let mut marks =
         vec![Mark::Guide { from: [MIN_KEPT, MIN_KEPT], to: [1.0, 1.0] }, Mark::Line { points, series: 0 }];
     marks.extend(drawn.map(|(x, y, Interval { low, high })| Mark::Whisker { x, low, y, high }));
-    let data = subject.chosen().map_or("", |threshold| &threshold.data);
+    let data = isolated(&elided(&chosen_from.data, 2 * MAX_NAME));
     let caption = match chosen {
         Some((keep, (kept, interval))) => format!(
             "The threshold was chosen to keep {} and keeps {}. It was chosen on {data}.",

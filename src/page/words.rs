@@ -1,6 +1,6 @@
 //! The result in words: the verdict and the cautions.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     content::{Scored, Subject},
@@ -226,6 +226,21 @@ impl Subject {
                      from those that it was chosen on.",
                     percent(keep),
                     with_interval(kept, interval)
+                ));
+            }
+        }
+        let most = self.known.truth.iter().fold(HashMap::new(), |mut counts: HashMap<i64, usize>, &class| {
+            *counts.entry(class).or_default() += 1;
+            counts
+        });
+        let majority = most.into_values().max().unwrap_or(0) as f64 / self.known.truth.len().max(1) as f64;
+        if let Some(accuracy) = report.accuracy {
+            let interval = report.intervals.and_then(|intervals| intervals.accuracy);
+            if interval.map_or(accuracy, |interval| interval.low) <= majority {
+                cautions.push(format!(
+                    "The accuracy, {}, may be no better than always naming the most frequent class, which is right for {}.",
+                    with_interval(accuracy, interval),
+                    percent(majority)
                 ));
             }
         }

@@ -143,8 +143,7 @@ impl Stage<Arc<TypedRunnableModel>> {
 /// names of axes are expressions to tract, whose parser has no limit of depth.
 fn opened(bytes: &[u8]) -> TractResult<InferenceModel> {
     let mut model = ModelProto::decode(bytes)?;
-    let graph = model.graph.iter_mut();
-    for value in graph.flat_map(|graph| graph.input.iter_mut().chain(&mut graph.output)) {
+    for value in model.graph.iter_mut().flat_map(|graph| &mut graph.input) {
         if let Some(type_proto::Value::TensorType(tensor)) =
             value.r#type.as_mut().and_then(|kind| kind.value.as_mut())
         {

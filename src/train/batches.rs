@@ -315,7 +315,8 @@ impl<'a> Batches<'a> {
     /// `None` if `stop` is set before all images are read.
     ///
     /// # Errors
-    /// Those of opening the data sets; [`Error::BrokenImages`], with all images that cannot be read, unless
+    /// Those of opening the data sets; [`Error::Setting`] if a share of the images of a step is less than one;
+    /// [`Error::BrokenImages`], with all images that cannot be read, unless
     /// they are left out; [`Error::Dataset`] if a set has no others; [`Error::Setting`] if an image belongs
     /// to two sets that must be disjoint, or the held-out images are too few or too many;
     /// [`Error::Classes`] if a class cannot have its name.

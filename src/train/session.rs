@@ -38,8 +38,9 @@ const STATES_KEPT: usize = 2;
 ///
 /// The best epoch is the last whose loss on the held-out known images is no higher than the lowest before,
 /// within the standard error of the difference. Of few known images none are held out to choose, and the
-/// last epoch counts as best. Test sets do not influence the choice. `stop` is checked while images are read and before every step. The state is saved
-/// every `save_every`, and at the end. `given` is the text of the settings as the user gave them, for
+/// last epoch counts as best. Test sets do not influence the choice. `stop` is checked while images are read
+/// and before every step. The state is saved every `save_every`, and at the end. `given` is the text of the
+/// settings as the user gave them, for
 /// [`RunFolder::settings`].
 ///
 /// # Errors
@@ -104,7 +105,7 @@ fn run_to_the_end(
     // Data may take hours to read.
     atomic::check_writable_folder(run.path())?;
     let is_new = matches!(start, Start::New { .. });
-    let backbone = if is_new { backbone_of(settings)? } else { None };
+    let backbone = if is_new { read_backbone(settings)? } else { None };
     let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
     let mut session = Session::begin(settings, &batches, run, start, backbone)?;
     let epochs = settings.recipe.epochs;
@@ -186,7 +187,7 @@ fn run_to_the_end(
 ///
 /// # Errors
 /// Those of [`Weights::read`] and [`Weights::network`], and [`Error::Weights`] if they do not fit.
-pub fn backbone_of(settings: &TrainSettings) -> Result<Option<Weights>> {
+pub fn read_backbone(settings: &TrainSettings) -> Result<Option<Weights>> {
     let Some(backbone) = &settings.backbone else { return Ok(None) };
     let weights = Weights::read(&backbone.file)?.network()?;
     weights.check_backbone_of(&settings.architecture, &settings.input)?;

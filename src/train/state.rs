@@ -81,16 +81,14 @@ impl State {
         let broken = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
         let note =
             tensors.note.as_deref().ok_or_else(|| broken("it is not the state of a run".to_owned()))?;
-        let state: serde_json::Value = serde_json::from_str(note).unwrap_or_default();
+        let damaged = |error: serde_json::Error| broken(format!("its state is damaged: {error}"));
+        let state: serde_json::Value = serde_json::from_str(note).map_err(damaged)?;
         match state["version"].as_str() {
             Some(VERSION) => {}
             Some(other) => return Err(broken(format!("version {other} wrote it, and this is {VERSION}"))),
             None => return Err(broken("another version of the toolkit wrote it".to_owned())),
         }
-        match serde_json::from_value(state) {
-            Ok(state) => Ok((state, tensors)),
-            Err(error) => Err(broken(format!("its state is damaged: {error}"))),
-        }
+        Ok((serde_json::from_value(state).map_err(damaged)?, tensors))
     }
 }
 

@@ -460,6 +460,11 @@ fn outputs_that_differ_from_the_golden_batch_are_an_error() {
     let classes =
         Error::Differs { origin: "m".into(), runtime: "r".into(), what: "classes", difference: 2.0 };
     assert_eq!(classes.to_string(), "`m` fails its check on r: classes differ for 2 of its golden images");
+    let scores = Error::Differs { origin: "m".into(), runtime: "r".into(), what: "scores", difference: 1.0 };
+    assert_eq!(
+        scores.to_string(),
+        "`m` fails its check on r: scores differ by 1.0e0 for some of its golden images"
+    );
 }
 
 #[test]

@@ -130,6 +130,9 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Diverged { .. } => {
             "start again with a lower --learning-rate; the checkpoints and states written before are intact"
         }
+        Error::HoldsRun { path } if !RunFolder::new(path).holds_run() => {
+            "its log has epochs: remove it, or choose another folder with --run"
+        }
         Error::HoldsRun { path } => {
             return Some(format!(
                 "resume it with `toolkit train --resume {}`, or choose another folder with --run",
@@ -168,7 +171,7 @@ pub fn of(error: &Error) -> Option<String> {
             "to train on other classes, start from the weights with `toolkit train --backbone`"
         }
         Error::Setting { name: "score", reason, .. } if reason.starts_with("needs further known images") => {
-            "hold out more images with `train --held-out`, of 58 a third choose the score; or take a single score"
+            "hold out more images with `train --held-out` (of 58 or more, a third choose the score), or take a single score"
         }
         Error::Setting { name: "unknown set", value, .. } if Path::new(value.trim_matches('`')).is_dir() => {
             let folder = value.trim_matches('`');

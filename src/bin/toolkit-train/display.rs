@@ -69,7 +69,7 @@ impl Display {
                 }
                 if let Some([0, calibrating]) = held_out.filter(|[_, calibrating]| *calibrating > 0) {
                     say(format_args!(
-                        "{calibrating} images are held out for the threshold, too few to choose an epoch and a score too: the last \
+                        "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
                          epoch counts as best"
                     ));
                 }
@@ -99,7 +99,8 @@ impl Display {
             Event::Testing { epoch } => say(format_args!("epoch {epoch}/{epochs}: testing")),
             Event::Epoch { epoch, held_out_loss, best, seconds, report } => {
                 let held_out = held_out_loss.map(|loss| format!(", held-out loss {loss:.4}"));
-                let best = if *best { " (best)" } else { "" };
+                // Without a loss to choose by, the last one always is.
+                let best = if *best && held_out_loss.is_some() { " (best)" } else { "" };
                 let held_out = held_out.unwrap_or_default();
                 say(format_args!("epoch {epoch}/{epochs}: {seconds:.0} s{held_out}{best}\n{report:#}"));
             }

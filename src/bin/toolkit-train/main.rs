@@ -20,7 +20,7 @@ use anyhow::{Context, bail};
 use cac::{
     files::check_writable_folder,
     run::{CheckpointKind, Device, RUNS, RunFolder, TrainingPrecision},
-    train::{Outcome, TrainSettings, backbone_of, resume, train},
+    train::{Outcome, TrainSettings, read_backbone, resume, train},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use display::Display;
@@ -83,7 +83,8 @@ fn run() -> anyhow::Result<()> {
         let run = RunFolder::new(folder);
         let stop = stop_on_signals()?;
         let mut display = Display::new(cli.json, &run);
-        let outcome = resume(&run, save_every, &stop, |event| display.show(event)).map_err(elsewhere)?;
+        let outcome = resume(&run, save_every, &stop, |event| display.show(event))
+            .map_err(|error| with_resume_hint(error, &run))?;
         display.finish()?;
         return report(outcome, &run, cli.json);
     }
@@ -116,7 +117,7 @@ fn run() -> anyhow::Result<()> {
 fn prepare(settings: &TrainSettings) -> anyhow::Result<()> {
     // Before a download, which takes long.
     settings.check()?;
-    backbone_of(settings)?;
+    read_backbone(settings)?;
     if cfg!(target_arch = "x86_64")
         && settings.device == Device::Cpu
         && settings.recipe.precision == TrainingPrecision::Bf16
@@ -126,9 +127,9 @@ fn prepare(settings: &TrainSettings) -> anyhow::Result<()> {
     }
     settings::fetch_data(settings)?;
     say(settings::network(settings));
-    if settings::wastes_photographs(settings)? {
+    if settings::shrinks_photographs(settings)? {
         say(format_args!(
-            "the images are much larger: for photographs, --backbone {} starts from a network trained on such",
+            "the images are much larger than that; for photographs, start from a network trained on some: --backbone {}",
             settings::OF_PHOTOGRAPHS
         ));
     }
@@ -150,11 +151,11 @@ fn begin(
     Ok(outcome)
 }
 
-/// The error of a resumed run, whose data may have relative paths.
-fn elsewhere(error: cac::Error) -> anyhow::Error {
-    let is_relative = matches!(&error, cac::Error::Io { path, source, .. }
-        if path.is_relative() && source.kind() == std::io::ErrorKind::NotFound);
-    if is_relative {
+/// The error of a resumed run. Its data may have relative paths.
+fn with_resume_hint(error: cac::Error, run: &RunFolder) -> anyhow::Error {
+    let is_of_data = matches!(&error, cac::Error::Io { path, source, .. }
+        if path.is_relative() && source.kind() == std::io::ErrorKind::NotFound && !path.starts_with(run.path()));
+    if is_of_data {
         let hint = "resume from the folder in which the run was started: its data is searched from there";
         return Advice::new(error.to_string(), hint).into();
     }

@@ -10,10 +10,11 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::{DataFolder, Dataset, Protocol, PublishedSet, Role, Split, open_training},
+    data::{DataFolder, Protocol, PublishedSet, Role, Split, open_training},
     image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
+    text::on_one_line,
     train::{Backbone, TrainSettings, check_device},
 };
 use clap::{
@@ -293,19 +294,23 @@ pub const OF_PHOTOGRAPHS: &str = "timm/tf_efficientnet_lite0.in1k";
 pub fn network(settings: &TrainSettings) -> String {
     let TrainSettings { architecture, input, backbone, .. } = settings;
     let weights = match backbone {
-        Some(backbone) => format!("weights of `{}`", backbone.name.escape_debug()),
+        Some(backbone) => format!("weights of `{}`", on_one_line(&backbone.name)),
         None => "random weights".to_owned(),
     };
     format!("network {architecture}, images of {} x {} pixels, {weights}", input.width, input.height)
 }
 
-/// Whether the images are photographs, but the network is neither made for these nor trained on any.
-pub fn wastes_photographs(settings: &TrainSettings) -> anyhow::Result<bool> {
+/// Whether the images are photographs that the network reads at a small size, without a backbone.
+pub fn shrinks_photographs(settings: &TrainSettings) -> anyhow::Result<bool> {
     let TrainSettings { known, data, input, held_out_test, protocol, backbone, .. } = settings;
     if backbone.is_some() || input.height >= PHOTOGRAPHS {
         return Ok(false);
     }
-    let folder = dataset(known, data, &[Role::Known(Split::Train)])?;
+    // Published sets are of small images.
+    if PublishedSet::meant_by(known).is_some() {
+        return Ok(false);
+    }
+    let folder = data.resolve(known, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
     let images = open_training(&folder, *held_out_test, protocol.as_ref(), input)?;
     // One that cannot be read is an error later.
     let first = images.thumbnail(0, PHOTOGRAPHS);
@@ -452,9 +457,8 @@ impl Settings {
         let loss = self.loss()?;
         // Before weights are downloaded, which takes long.
         check_device(self.device)?;
-        if PublishedSet::meant_by(&known).is_none() {
-            self.training_images(&known, &data)?;
-        }
+        let is_published = PublishedSet::meant_by(&known).is_some();
+        let images = if is_published { None } else { Some(self.count_images(&known, &data)?) };
         let start = self.start(is_tutorial)?;
         let usual = match self.freeze {
             Some(true) => Recipe::of_last_layer(),
@@ -462,7 +466,7 @@ impl Settings {
             _ if !start.is_of_photographs() => Recipe::default(),
             Some(false) => Recipe::fine_tuning(),
             None if self.needs_all_layers() => Recipe::fine_tuning(),
-            None => self.choose_recipe(&known, &data)?,
+            None => choose_recipe(images.map_or_else(|| self.count_images(&known, &data), Ok)?),
         };
         let freeze = usual.freeze;
         let recipe = self.recipe(usual, &loss);
@@ -580,26 +584,11 @@ impl Settings {
             || self.network.settings.get("dropout").is_some_and(|share| share.value() > 0.0)
     }
 
-    /// The recipe for the number of training images; the choice is printed.
-    fn choose_recipe(&self, known: &Path, data: &DataFolder) -> anyhow::Result<Recipe> {
-        let images = self.training_images(known, data)?.len();
-        if images <= FEW_IMAGES {
-            say(format_args!(
-                "with only {images} images, only the last layer is trained (--freeze); --freeze=false trains all layers"
-            ));
-            Ok(Recipe::of_last_layer())
-        } else {
-            say(format_args!(
-                "with {images} images, all layers are trained (--freeze=false); --freeze trains only the last layer"
-            ));
-            Ok(Recipe::fine_tuning())
-        }
-    }
-
-    /// The known training images, which are listed, not read.
-    fn training_images(&self, known: &Path, data: &DataFolder) -> anyhow::Result<Dataset> {
+    /// The number of known training images, which are listed; only those of arrays are read.
+    fn count_images(&self, known: &Path, data: &DataFolder) -> anyhow::Result<usize> {
         let folder = dataset(known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
-        Ok(open_training(&folder, self.held_out_test, self.protocol.as_ref(), &Input::default())?)
+        let protocol = self.protocol.as_ref();
+        Ok(open_training(&folder, self.held_out_test, protocol, &Input::default())?.len())
     }
 
     /// The loss; magnitude and weight are by default those of the variant.
@@ -617,6 +606,21 @@ impl Settings {
             }
             Objective::CrossEntropy => Ok(Loss::new(Variant::CrossEntropy)),
         }
+    }
+}
+
+/// The recipe for a number of photographs to train on; the choice is printed.
+fn choose_recipe(images: usize) -> Recipe {
+    if images <= FEW_IMAGES {
+        say(format_args!(
+            "with only {images} images, only the last layer is trained (--freeze); --freeze=false trains all layers"
+        ));
+        Recipe::of_last_layer()
+    } else {
+        say(format_args!(
+            "with {images} images, all layers are trained (--freeze=false); --freeze trains only the last layer"
+        ));
+        Recipe::fine_tuning()
     }
 }
 

@@ -446,7 +446,7 @@ pub enum DataCommand {
         /// Where they are
         #[command(flatten)]
         folder: FolderArgs,
-        /// Keep the archives after they are unpacked
+        /// Keep the archives after they are unpacked, and download those of a set that is here
         #[arg(long)]
         keep: bool,
     },

@@ -445,7 +445,7 @@ fn test_images(
     }
     if args.known.is_some() && trained_on(manifest).is_some_and(|trained| trained.shares_images_with(&known))
     {
-        say("the model was trained on some of these known images");
+        say("the model may have been trained on some of these known images");
     }
     let known = known.align(&manifest.decision.classes)?;
     say_untested(known.classes_without_images());
@@ -454,12 +454,15 @@ fn test_images(
     Ok((known.degraded(degradation), unknown.into_iter().map(degraded).collect()))
 }
 
-/// The images that a model was trained on, if they are still where its training found them.
+/// The images that a model was trained on, if they are still where its training found them. The images of
+/// data without a test split are those of [`trained_without`], in the same folders.
 fn trained_on(manifest: &Manifest) -> Option<Dataset> {
     let training = manifest.history.training.as_ref()?;
-    let (known, share): (PathBuf, _) = (training.get("known")?, training.get("held_out_test"));
-    let protocol: Option<Protocol> = training.get("protocol");
-    open_training(&known, share, protocol.as_ref(), &manifest.decision.input).ok()
+    if training.get::<f64>("held_out_test").is_some() {
+        return None;
+    }
+    let (known, protocol): (PathBuf, Option<Protocol>) = (training.get("known")?, training.get("protocol"));
+    open_training(&known, None, protocol.as_ref(), &manifest.decision.input).ok()
 }
 
 /// The share of test images that the training held out of a data set with this name.

@@ -112,7 +112,7 @@ pub fn calibration(
     let Some(folder) = given.as_ref().or(known.as_ref()) else {
         if let Some(data) = data {
             say(format_args!(
-                "the training images are not here, to calibrate or compare: `{}`",
+                "cannot calibrate or compare on the training images: `{}` is not here",
                 data.known.display()
             ));
         }
@@ -179,8 +179,7 @@ pub fn write(
         None if args.score.is_none() => match &checkpoint.features {
             None => ", that of the training: the run has no features to choose another by".to_owned(),
             Some(features) if features.choosing.is_empty() => {
-                ", that of the training: no images were held out to choose another by, for which it takes 58"
-                    .to_owned()
+                ", that of the training: too few images were held out to choose another".to_owned()
             }
             Some(_) => ", that of the training: no other fits".to_owned(),
         },

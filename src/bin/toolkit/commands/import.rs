@@ -8,6 +8,7 @@ use cac::{
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
     run::{RunFolder, TrainingData},
+    text::on_one_line,
 };
 
 use super::{check_not_read, export};
@@ -30,7 +31,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     let start = StartingWeights::read(&args.weights)?;
     let weights = start.weights.network()?;
     if !weights.prefix().is_empty() {
-        say(format_args!("the weights are those of `{}`", weights.prefix().escape_debug()));
+        say(format_args!("the weights are those of `{}`", on_one_line(weights.prefix())));
     }
     let network = weights.recognize()?;
     let mut input = args.input.applied_to(start.input.unwrap_or(network.architecture.default_input()));

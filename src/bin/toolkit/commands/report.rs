@@ -16,7 +16,7 @@ use cac::{
     page::{Page, Projection, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
     report::Report,
     run::{Checkpoint, CheckpointKind, Event, RunFolder},
-    text::path_text,
+    text::{on_one_line, path_text},
 };
 use serde_json::json;
 
@@ -79,6 +79,9 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
         files.iter().map(|path| of_scores(path, &names[path], args)).collect::<anyhow::Result<Vec<_>>>()?;
     let of_runs =
         runs.iter().map(|path| of_run(path, &names[path], options)).collect::<anyhow::Result<Vec<_>>>()?;
+    if options.scorer.threshold.is_some() {
+        check_one_score(of_runs.iter().flat_map(|(_, tests)| tests))?;
+    }
     let mut subjects = Vec::new();
     let mut images = None;
     if has_models {
@@ -94,14 +97,8 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
         logs.push(log);
         subjects.extend(tests);
     }
-    // Each file of scores is on a scale that is not known here.
-    let judged = subjects.iter().filter(|subject| subject.origin.is_some() && subject.threshold.is_some());
-    let scores: Vec<&str> = judged.map(|subject| subject.score.as_str()).collect();
-    if let [first, others @ ..] = &scores[..]
-        && let Some(other) = others.iter().find(|other| *other != first)
-        && options.scorer.threshold.is_some()
-    {
-        bail!("--threshold is for one score, but there are `{first}` and `{other}`");
+    if options.scorer.threshold.is_some() {
+        check_one_score(&subjects)?;
     }
     let results: Vec<Outcome> = subjects.iter().map(Outcome::of).collect();
     write(subjects, logs, images.as_ref(), Some(&args.output), options)?;
@@ -111,7 +108,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     let mut out = stdout();
     for Outcome { name, score, verdict, cautions } in &results {
         if results.len() > 1 {
-            write!(out, "{}, {score}: ", name.escape_debug())?;
+            write!(out, "{}, {score}: ", on_one_line(name))?;
         }
         writeln!(out, "{verdict}")?;
         for caution in cautions {
@@ -119,6 +116,18 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
         }
     }
     Ok(writeln!(out, "report: {}", args.output.display())?)
+}
+
+/// Checks that those of the subjects that a threshold applies to have one score. That of a file of scores is
+/// not known.
+fn check_one_score<'a>(subjects: impl IntoIterator<Item = &'a Subject>) -> anyhow::Result<()> {
+    let is_judged = |subject: &&Subject| subject.origin.is_some() && subject.threshold.is_some();
+    let mut scores = subjects.into_iter().filter(is_judged).map(|subject| &subject.score);
+    let Some(first) = scores.next() else { return Ok(()) };
+    match scores.find(|score| *score != first) {
+        Some(other) => bail!("--threshold is for one score, but there are `{first}` and `{other}`"),
+        None => Ok(()),
+    }
 }
 
 /// A result in words.
@@ -224,11 +233,13 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     };
     let report_options = args.report.options(None);
     Report::check(&test.unknown.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), &report_options)?;
-    let own = match args.score.contains(&ScoreArg::All) {
-        true => Some(chosen_score(&checkpoint)?),
-        false => None,
-    };
-    let scores = match &cli::scores(&args.score, own)[..] {
+    let mut wanted = args.score.clone();
+    if wanted.contains(&ScoreArg::All) {
+        // That of an export, then that of the tests.
+        let own = [chosen_score(&checkpoint)?, checkpoint.facts.score.into()];
+        wanted.splice(0..0, own.map(ScoreArg::One));
+    }
+    let scores = match &cli::scores(&wanted, None)[..] {
         [] => vec![None],
         given => given.iter().map(|&score| Some(score)).collect(),
     };
