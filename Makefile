@@ -13,6 +13,9 @@ LIBRARY = libonnxruntime.$(if $(filter Darwin,$(shell uname)),dylib,so)
 # For programs that are not next to it.
 WITH_LIBRARY = ORT_DYLIB_PATH="$${ORT_DYLIB_PATH:-$(CURDIR)/.native/onnxruntime/lib/libonnxruntime.so}"
 
+# Benches must not disturb each other, and builds share their folder.
+.NOTPARALLEL:
+
 .PHONY: help native build demo photos test lint check fuzz deny bench bench-train bench-photographs bench-loader \
   bench-eval bench-detectors bench-embedding bench-metrics bench-drift bench-serve reliability conformance screenshots pins
 
@@ -175,7 +178,7 @@ conformance: build tests/conformance/.venv/ready tests/conformance/node_modules/
 	node tests/conformance/resize.mjs tests/golden/shapes.json
 	set -e; for model in exported/cifar10-wrn-40-2.onnx runs/conformance/model.onnx; do \
 	  node tests/conformance/page.mjs $(TOOLKIT) $$model target/page.png \
-	    $$(ls examples/demo/textures/*/*.png tests/golden/images/*.jpg | sed -n '1~40p'); \
+	    $$(ls examples/demo/textures/*/*.png tests/golden/images/*.jpg | awk 'NR % 40 == 1'); \
 	done
 	set -e; folder=$$(mktemp -d); trap 'rm -r "$$folder"' EXIT; for fit in crop pad; do \
 	  $(TOOLKIT) import tests/golden/checkpoints/wrn.pt "$$folder/$$fit.onnx" --threshold 1 --fit $$fit \

@@ -13,11 +13,14 @@ fn main() {
 
 /// Sets CAC_COMMIT in a git checkout, with a `+` if the library differs from it; models record it.
 fn commit() {
-    // Git appends to this file whenever HEAD moves.
-    let moves = ".git/logs/HEAD";
-    if !Path::new(moves).exists() {
-        return;
-    }
+    let git = |arguments: &[&str]| Command::new("git").args(arguments).output().ok();
+    // Git appends to this file whenever HEAD moves. In a worktree it is in the main checkout.
+    let moves = match Path::new(".git").exists() {
+        true => git(&["rev-parse", "--git-path", "logs/HEAD"]),
+        false => None,
+    };
+    let moves = moves.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let Some(moves) = moves.filter(|moves| Path::new(moves).exists()) else { return };
     println!("cargo::rerun-if-changed={moves}");
     // Not the programs: rerunning this script rebuilds the library.
     let parts = fs::read_dir("src").into_iter().flatten().flatten().map(|part| part.path());
@@ -26,7 +29,6 @@ fn commit() {
     for path in &library {
         println!("cargo::rerun-if-changed={path}");
     }
-    let git = |arguments: &[&str]| Command::new("git").args(arguments).output().ok();
     let status: Vec<&str> =
         ["status", "--porcelain", "--"].into_iter().chain(library.iter().map(String::as_str)).collect();
     let is_changed = git(&status).is_some_and(|output| !output.stdout.is_empty());

@@ -97,9 +97,9 @@ def events(command: list) -> list[tuple[float, dict]]:
 
 
 def toolkit_features(train: list) -> float:
-    # Without mirror images each image is one view.
-    of_features = [(at, event) for at, event in events([*train, "--freeze", "--augment", "none", "--epochs", "1"])
-                   if event["event"] == "features"]
+    # Without mirror images each image is one view. Without memory each is decoded anew, as timm does.
+    flags = ["--freeze", "--augment", "none", "--epochs", "1", "--memory", "0"]
+    of_features = [(at, event) for at, event in events([*train, *flags]) if event["event"] == "features"]
     (first, begun), (last, ended) = of_features[0], of_features[-1]
     return (ended["done"] - begun["done"]) / (last - first)
 

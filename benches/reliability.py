@@ -600,10 +600,11 @@ def main(args) -> int:
     when = f"Measured on {date.today()}, seed {args.seed}: {machine(program)}."
     table = "\n".join([when, "", *kills.rows(), "", *disk_rows])
     print(table)
+    has_failed = bool(kills.faults or namespace.returncode)
     is_whole = not args.only and args.kills >= 200
-    if is_whole:
+    if is_whole and not has_failed:
         write_page(table)
-    return 1 if kills.faults or namespace.returncode else 0
+    return int(has_failed)
 
 
 if __name__ == "__main__":

@@ -162,6 +162,9 @@ fn begin(
         Err(cac::Error::NoHeldOutScores) if state.is_none() => None,
         monitor => Some(monitor?),
     };
+    if let Some(doubt) = scorer.doubt_of_held_out().filter(|_| monitor.is_some()) {
+        eprintln!("the rate of false alarms of drift has no guarantee: {doubt}");
+    }
     let open = |(path, monitor): (&Path, &mut Monitor)| {
         StateFile::open(path, StreamOrigin { model, score: decision.score.to_string() }, monitor)
     };

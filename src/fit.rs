@@ -123,11 +123,18 @@ impl Fitter<'_> {
 /// 256 or more. Without a limit they are exact.
 ///
 /// # Errors
-/// [`Error::Setting`] if there are too few images for the score, or the constants do not fit.
+/// [`Error::Setting`] if there are too few images for the score, the constants do not fit, a label is no class
+/// or missing, or `knn` is to have no neighbour.
 pub fn fit(score: FeatureScore, examples: &Examples, limit: Option<usize>) -> Result<Constants> {
     let refused = |reason: &str| Error::setting("score", format!("`{score}`"), reason);
     if examples.labels.is_empty() {
         return Err(refused("needs training images"));
+    }
+    let classes = 0..examples.last_layer.weight.nrows() as i64;
+    if examples.labels.len() != examples.features.nrows()
+        || examples.labels.iter().any(|label| !classes.contains(label))
+    {
+        return Err(refused("needs one of the classes as the label of each image"));
     }
     let constants = match score {
         FeatureScore::Knn { neighbours } => neighbours_of(examples, neighbours, limit),
@@ -144,6 +151,9 @@ fn neighbours_of(examples: &Examples, neighbours: usize, limit: Option<usize>) -
     let directions = directions(examples.features);
     let (count, width) = directions.dim();
     let most = limit.map_or(count, |limit| count.min(BANK).min(limit / (width * size_of::<half::f16>())));
+    if neighbours == 0 {
+        return Err("needs a neighbour".to_owned());
+    }
     if most < neighbours {
         return Err(format!("needs at least {neighbours} training images; {most} can be kept"));
     }

@@ -57,7 +57,8 @@
 //! | `cli` (default) | the program `toolkit`; includes `export`, `onnxruntime` and `page` | as above |
 //! | `train` | [`train`]; with `cli` the program `toolkit-train`; includes `files` | libtorch, at build and run time |
 //!
-//! A program that only scores needs `default-features = false, features = ["tract"]` or `["onnxruntime"]`.
+//! A program that only scores needs `default-features = false, features = ["tract"]`, or `["onnxruntime"]` with
+//! [`Provider::OnnxRuntime`] in place of [`Provider::Cpu`], which is tract.
 #![cfg_attr(
     not(all(feature = "cli", feature = "train")),
     allow(rustdoc::broken_intra_doc_links, reason = "the table links to items that may not be built")

@@ -407,8 +407,14 @@ impl Dataset {
         }
     }
 
+    /// The input that images are resized for.
+    #[must_use]
+    pub fn input(&self) -> &Input {
+        &self.input
+    }
+
     /// The folder or file that was opened.
-    #[cfg(feature = "train")]
+    #[cfg(any(feature = "train", feature = "tract", feature = "onnxruntime"))]
     pub(crate) fn origin(&self) -> &Path {
         &self.origin
     }

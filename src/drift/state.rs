@@ -61,11 +61,12 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Opens a state and restores it in a new monitor. Without a file, the monitor stays as it is.
+    /// Opens a state and restores it in a new monitor. Without a file, the monitor stays as it is. After an
+    /// error it may have images of the state: do not use it.
     ///
     /// # Errors
     /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of
-    /// another origin or of another seed; [`Error::FormatVersion`] for a newer file; [`Error::Io`], also if
+    /// another origin or of another seed, or if the monitor has images already; [`Error::FormatVersion`] for a newer file; [`Error::Io`], also if
     /// the file could not be written.
     pub fn open(path: &Path, origin: StreamOrigin, monitor: &mut Monitor) -> Result<Self> {
         let lock = lock(path)?;
@@ -136,6 +137,9 @@ fn resume(path: &Path, bytes: &[u8], origin: &StreamOrigin, monitor: &mut Monito
             state.images,
             state.scores.len()
         )));
+    }
+    if monitor.status().images > 0 {
+        return Err(refused("the monitor has images already".to_owned()));
     }
     state.scores.iter().for_each(|&score| monitor.push(score));
     let (stated, found) = (state.log10_martingale, monitor.status().log10_martingale);

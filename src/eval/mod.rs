@@ -13,8 +13,10 @@ use ndarray::{Array2, ArrayView2, Axis};
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::{
     data::{Dataset, Readable, UnknownSet, prefetch},
-    image::RgbImage,
+    image::{Input, RgbImage},
+    model::Decision,
     scorer::{Outputs, Scorer},
+    text::shown,
 };
 use crate::{
     data::{KNOWN, UNKNOWN},
@@ -272,13 +274,14 @@ pub struct EvaluateOptions {
     pub keep_features: bool,
 }
 
-/// Runs the known images and the unknown sets through the model and computes `scores`. Labels must index the
-/// model's classes (see [`Dataset::align`]). Images that cannot be read are left out if `skip_broken` is set.
+/// Runs the known images and the unknown sets through the model and computes `scores`. Data sets must be opened
+/// with the model's input, and the known one must have its classes (see [`Dataset::align`]). Images that cannot be read are left out if `skip_broken` is set.
 /// `progress` receives the number of images of each finished batch.
 ///
 /// # Errors
-/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out; those of
-/// [`Scorer::score`].
+/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out; [`Error::Classes`] if the
+/// classes are others; [`Error::Setting`] if a set was opened with another input, or if the model's own score
+/// is to be computed anew, but has a threshold for each class; those of [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn evaluate(
     scorer: &Scorer,
@@ -288,9 +291,20 @@ pub fn evaluate(
     options: EvaluateOptions,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
-    let own = scorer.decision().score;
+    let Decision { score: own, ref classes, ref threshold, .. } = *scorer.decision();
+    if known.classes() != classes {
+        let reason = "its classes are not those of the model, in their order".to_owned();
+        return Err(Error::Classes { path: known.origin().to_owned(), reason });
+    }
+    let is_relative = threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some());
+    if is_relative
+        && scores.iter().any(|score| matches!(score, Evaluated::Other(other) if other.score() == own))
+    {
+        let reason = "is relative to a threshold for each class in this model";
+        return Err(Error::setting("score", format!("`{own}`"), reason));
+    }
     let mut errors = Vec::new();
-    let classes = scorer.decision().classes.len();
+    let classes = classes.len();
     let sample = Sample::new(classes, unknown.len());
     let mut score_all = |name: &str, images: &Dataset| {
         let mut set = ScoredSet {
@@ -357,8 +371,8 @@ pub struct DatasetOutputs {
 /// set. `progress` receives the number of images of each finished batch.
 ///
 /// # Errors
-/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out and others remain; those
-/// of [`Scorer::score`].
+/// [`Error::BrokenImages`], with all that cannot be read, unless they are left out and others remain;
+/// [`Error::Setting`] if the set was opened with another input than the model's; those of [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn outputs(
     scorer: &Scorer,
@@ -395,7 +409,7 @@ fn append(all: &mut Option<Array2<f32>>, further: Option<&Array2<f32>>) {
 /// the scores of each finished batch, and the errors of its other images.
 ///
 /// # Errors
-/// Those of [`Scorer::score`].
+/// [`Error::Setting`] if the set was opened with another input than the model's; those of [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn scores(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(Vec<f32>, Vec<Error>)) -> Result<()> {
     run(scorer, images, |batch| take(batch.outputs.score.to_vec(), batch.errors))
@@ -421,6 +435,11 @@ enum Read {
 /// Runs all images through a model in batches. Images are decoded while the network runs.
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> Result<()> {
+    if !images.input().has_same_pixels(&scorer.decision().input) {
+        let [found, expected] = [images.input(), &scorer.decision().input].map(Input::resizing);
+        let value = format!("`{}`", shown(images.origin()));
+        return Err(Error::setting("images", value, format!("are read {found}; the model needs {expected}")));
+    }
     let indices: Vec<usize> = (0..images.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
     // A model that resizes decides on the images as they are.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ureq::{Agent, Body, http::Response};
+use ureq::{Agent, Body, Proxy, http::Response};
 
 use super::{
     atomic,
@@ -380,6 +380,7 @@ fn transfer(
         .timeout_connect(Some(patience.answer))
         .timeout_recv_response(Some(patience.answer))
         .timeout_per_read(Some(patience.answer))
+        .proxy(if is_local(url) { None } else { Proxy::try_from_env() })
         .build()
         .into();
     let ask = |from: u64| {
@@ -513,6 +514,14 @@ impl Incoming<'_> {
         }
         out.sync_all().map_err(Broken::Disk)
     }
+}
+
+/// Whether a URL is of this machine, for which a proxy is not asked.
+fn is_local(url: &str) -> bool {
+    let host = server_of(url).unwrap_or_default();
+    ["localhost", "127.0.0.1", "[::1]"]
+        .iter()
+        .any(|local| host.strip_prefix(local).is_some_and(|port| port.is_empty() || port.starts_with(':')))
 }
 
 /// The host and port in a URL.

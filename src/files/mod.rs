@@ -19,6 +19,24 @@ pub(crate) mod pickle;
 #[cfg(feature = "files")]
 pub mod signature;
 
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+/// The bytes of a file; `None` if there are more than `most`, which a pipe shows only as it is read.
+pub(crate) fn read_at_most(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    if length > most {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= most).then_some(bytes))
+}
+
 pub use atomic::{check_writable, check_writable_folder};
 #[cfg(feature = "files")]
 pub use checksum::sha256;

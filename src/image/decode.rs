@@ -7,6 +7,7 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, L
 use super::{format, gif, jpeg, orientation, png, tiff, webp};
 use crate::{
     error::{Error, Result},
+    files::read_at_most,
     panics::caught,
 };
 
@@ -27,12 +28,9 @@ pub fn open(path: impl AsRef<Path>) -> Result<RgbImage> {
 /// # Errors
 /// [`Error::Io`] if it cannot be read, [`Error::Image`] if it is longer than an image can be.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
-    let length = std::fs::metadata(path).map_err(Error::io("read", path))?.len();
-    if length > MAX_FILE {
-        let reason = format!("it is {length} bytes long, more than {MAX_FILE}");
-        return Err(Error::Image { path: path.to_owned(), reason });
-    }
-    std::fs::read(path).map_err(Error::io("read", path))
+    let bytes = read_at_most(path, MAX_FILE).map_err(Error::io("read", path))?;
+    let reason = || format!("it is longer than {MAX_FILE} bytes");
+    bytes.ok_or_else(|| Error::Image { path: path.to_owned(), reason: reason() })
 }
 
 /// [`open`] for an image file that has been read.

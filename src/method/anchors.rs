@@ -46,7 +46,7 @@ impl Anchors {
     pub fn from_rows(rows: Array2<f32>) -> Self {
         let magnitude = rows.first().copied().unwrap_or_default();
         let is_fixed = rows.indexed_iter().all(|((c, i), &a)| a == if c == i { magnitude } else { 0.0 });
-        if is_fixed && magnitude > 0.0 {
+        if is_fixed && rows.is_square() && magnitude > 0.0 {
             return Self::Fixed { classes: rows.nrows(), magnitude };
         }
         Self::Rows(rows)

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 pub const KEEP: f64 = 0.95;
 
 /// The number of held-out images that a threshold for the share `keep` needs, keep / (1 - keep): 19 for 0.95.
-/// With fewer, not even the largest of their scores keeps that share of further images.
+/// With fewer, not even the largest of their scores keeps that share of further images. `keep` is 0 to below 1.
 #[must_use]
 pub fn needed(keep: f64) -> usize {
     // The tolerance is for shares such as 0.9, which have no exact binary form.
@@ -20,7 +20,7 @@ pub fn needed(keep: f64) -> usize {
 ///
 /// # Errors
 /// [`Error::Setting`] if `keep` is out of range, [`Error::TooFewHeldOut`] with fewer scores than
-/// [`needed`].
+/// [`needed`], [`Error::Scores`] if they do not ascend or one is NaN.
 pub fn threshold(ascending: &[f32], keep: f64) -> Result<f32> {
     if !(0.0..1.0).contains(&keep) {
         return Err(Error::setting("keep", keep, "must be at least 0 and below 1"));
@@ -28,6 +28,9 @@ pub fn threshold(ascending: &[f32], keep: f64) -> Result<f32> {
     let (found, needed) = (ascending.len(), needed(keep));
     if found < needed {
         return Err(Error::TooFewHeldOut { found, needed, keep });
+    }
+    if ascending.iter().any(|score| score.is_nan()) || !ascending.is_sorted() {
+        return Err(Error::Scores("the held-out scores do not ascend".to_owned()));
     }
     Ok(ascending[rank(found, keep) - 1])
 }
@@ -39,7 +42,7 @@ fn rank(count: usize, keep: f64) -> usize {
 }
 
 /// The share of new known images that the [`threshold`] of `count` scores keeps with a confidence of 95 %:
-/// the 5 % quantile of Beta(k, n + 1 - k), the distribution of that share over all draws of the n scores.
+/// the 5 % quantile of Beta(k, n + 1 - k), for `keep` from 0 to below 1, the distribution of that share over all draws of the n scores.
 #[must_use]
 pub fn kept_at_least(count: usize, keep: f64) -> f64 {
     let rank = rank(count, keep).min(count);
@@ -73,6 +76,7 @@ fn binomial_tail(count: usize, least: usize, share: f64) -> f64 {
 /// of at most a with a probability of at most a.
 #[must_use]
 pub fn p_value(ascending: &[f32], score: f32) -> f32 {
+    debug_assert!(ascending.is_sorted(), "the scores ascend");
     // A NaN is unknown: no score is larger.
     let not_smaller =
         if score.is_nan() { 0 } else { ascending.len() - ascending.partition_point(|&s| s < score) };

@@ -9,7 +9,7 @@ use super::{
     file::{ModelFile, anchors, last_layer},
 };
 use crate::{
-    error::{Error, Result},
+    error::Result,
     files::sha256,
     method::{AnchorKind, Anchors, LastLayer},
     text::on_one_line,
@@ -55,17 +55,16 @@ impl Inspection {
     /// Reads a model file without running it.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Model`] and [`Error::FormatVersion`] if it is not a valid model of this
-    /// toolkit.
+    /// Those of [`read`](super::read) and [`of`](Self::of).
     pub fn open(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        Self::of(&bytes, &path.display().to_string())
+        Self::of(&super::read(path)?, &path.display().to_string())
     }
 
     /// Inspects a model in memory; `origin` names it in errors.
     ///
     /// # Errors
-    /// Those of [`open`](Self::open), without [`Error::Io`].
+    /// [`Error::Model`](crate::Error::Model) and [`Error::FormatVersion`](crate::Error::FormatVersion) if it is
+    /// not a valid model of this toolkit.
     pub fn of(bytes: &[u8], origin: &str) -> Result<Self> {
         let (file, model) = ModelFile::parse(bytes, origin)?;
         let graph = model.graph.unwrap_or_default();

@@ -17,10 +17,14 @@ pub(crate) mod proto;
 #[cfg(feature = "export")]
 pub(crate) mod resize;
 
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+use crate::files::read_at_most;
 pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use file::with_features;
@@ -65,6 +69,22 @@ impl std::fmt::Display for ModelPrecision {
             Self::Int8 => "int8",
         })
     }
+}
+
+/// The maximum length of a model file in bytes, that of a protobuf message.
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+const MAX_FILE: u64 = 2 << 30;
+
+/// The bytes of a model file, unchecked.
+///
+/// # Errors
+/// [`Error::Io`] if it cannot be read, [`Error::Model`] if it is longer than a model can be.
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+pub fn read(path: &std::path::Path) -> Result<Bytes> {
+    let bytes = read_at_most(path, MAX_FILE).map_err(Error::io("read", path))?;
+    let reason = || format!("it is longer than {MAX_FILE} bytes");
+    let bytes = bytes.ok_or_else(|| Error::Model { origin: path.display().to_string(), reason: reason() })?;
+    Ok(bytes.into())
 }
 
 /// The metadata of a model file; in JSON one object with the fields of both parts.
@@ -115,6 +135,9 @@ impl Manifest {
     /// nor [`drift`](crate::drift) has a guarantee.
     #[must_use]
     pub fn doubt_of_held_out(&self) -> Option<&'static str> {
+        if self.decision.threshold.as_ref().is_some_and(|threshold| threshold.is_from_test) {
+            return Some("no training images were held out, and the scores are those of test images");
+        }
         let is_first = self.decision.format_version == 1;
         let chose_epoch = is_first.then_some("the held-out images also chose the epoch");
         self.history.doubt_of_held_out().or(chose_epoch)

@@ -18,7 +18,7 @@ use crate::{
     image::{self, Frame, Input, RgbImage},
     method::{self, Activations},
     model::{
-        Decision, Manifest, ModelPrecision,
+        self, Decision, Manifest, ModelPrecision,
         file::{FEATURES, LOGIT_MAP, ModelFile},
         golden::{self, GoldenBatch},
     },
@@ -58,9 +58,10 @@ pub struct Outputs {
     pub logits: Array2<f32>,
     /// Euclidean distances to the anchors, `[N, C]`, at least 0.
     pub distances: Array2<f32>,
-    /// Rejection scores `[N]`; larger = more likely unknown.
+    /// Rejection scores `[N]`; larger = more likely unknown. In a model with a [threshold for each
+    /// class](crate::model::Threshold::classes) they are relative to that of the predicted class.
     pub score: Array1<f32>,
-    /// Indices of the nearest anchors, `[N]`, 0 to below C.
+    /// Predicted classes: the indices of the nearest anchors, `[N]`, 0 to below C.
     pub label: Array1<usize>,
     /// Whether the score is above the threshold, `[N]`.
     pub unknown: Array1<bool>,
@@ -85,7 +86,7 @@ pub struct Verdict {
     pub class: String,
     /// Whether the image belongs to none of the known classes.
     pub unknown: bool,
-    /// The rejection score; larger = more likely unknown.
+    /// The rejection score, as in [`Outputs::score`]; larger = more likely unknown.
     pub score: f32,
     /// The score above which an image is unknown.
     pub threshold: f32,
@@ -101,8 +102,7 @@ impl Scorer {
     /// [`Error::Io`], and those of [`from_bytes`](Self::from_bytes), with the path.
     pub fn open(path: impl AsRef<Path>, provider: Provider) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        Self::new(bytes.into(), &path.display().to_string(), provider, false)
+        Self::new(model::read(path)?, &path.display().to_string(), provider, false)
     }
 
     /// Reads a model from memory.
@@ -195,6 +195,13 @@ impl Scorer {
         self.threshold
     }
 
+    /// Why neither the threshold nor [`drift`](crate::drift) has a guarantee with this model on this provider,
+    /// if so.
+    #[must_use]
+    pub fn doubt_of_held_out(&self) -> Option<&'static str> {
+        self.manifest().doubt_of_held_out().or_else(|| self.provider.doubt_of_held_out())
+    }
+
     /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it
     /// was set by hand, or the share is not known.
     #[must_use]
@@ -213,7 +220,10 @@ impl Scorer {
     pub fn runtime(&self) -> String {
         match &self.runtime {
             #[cfg(feature = "tract")]
-            Runtime::Tract(_) => format!("cpu: tract, {} threads", rayon::current_num_threads()),
+            Runtime::Tract(_) => match rayon::current_num_threads() {
+                1 => "cpu: tract, 1 thread".to_owned(),
+                threads => format!("cpu: tract, {threads} threads"),
+            },
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(runtime) => format!("{}: {}", self.provider, runtime.describe()),
         }

@@ -43,6 +43,10 @@ const STATES_KEPT: usize = 2;
 /// settings as the user gave them, for
 /// [`RunFolder::settings`].
 ///
+/// Published data sets and weights must be there: nothing is downloaded. Paths are kept as given, so a run is
+/// resumed from the same folder. libtorch's generator of random numbers, which all threads of the process
+/// share, is seeded: train one network at a time.
+///
 /// # Errors
 /// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device,
 /// [`Error::HoldsRun`] or [`Error::Locked`] if the folder has a run or another process trains in it,

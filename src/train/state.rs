@@ -88,7 +88,12 @@ impl State {
             Some(other) => return Err(broken(format!("version {other} wrote it, and this is {VERSION}"))),
             None => return Err(broken("another version of the toolkit wrote it".to_owned())),
         }
-        Ok((serde_json::from_value(state).map_err(damaged)?, tensors))
+        let state: Self = serde_json::from_value(state).map_err(damaged)?;
+        let folder = RunFolder::new(path.parent().unwrap_or(Path::new("")));
+        if state.path(&folder) != path {
+            return Err(broken(format!("it is a state of epoch {}, step {}", state.epoch, state.step)));
+        }
+        Ok((state, tensors))
     }
 }
 
@@ -121,6 +126,11 @@ mod tests {
         let mut tensors = Weights::new(folder.path());
         tensors.insert("fc.bias", &[10], vec![0.0; 10]);
         state.save(tensors, &run).unwrap();
+
+        // A copy by another name may be of another run.
+        std::fs::copy(&path, run.state(2, 5)).unwrap();
+        assert_eq!(State::open(&run).unwrap().0, state);
+        std::fs::remove_file(run.state(2, 5)).unwrap();
 
         let corpus = [std::fs::read(&path).unwrap()];
         let mut accepted = 0;

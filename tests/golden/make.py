@@ -77,7 +77,11 @@ def main(images: list[Path]) -> None:
     save_file({name: tensor.half() for name, tensor in resized.items()}, HERE / "resize.safetensors")
     save_file(exact(), HERE / "resize-exact.safetensors")
     packages = ["torch", "pillow", "numpy", "pytorch-ood", "safetensors"]
-    (HERE / "versions.txt").write_text("".join(f"{name} {version(name)}\n" for name in packages))
+    # The lines of other scripts, and of packages that they need, stay.
+    lines = (HERE / "versions.txt").read_text().splitlines()
+    others = [line for line in lines if line.partition(" ")[0] not in packages]
+    own = [f"{name} {version(name)}" for name in packages]
+    (HERE / "versions.txt").write_text("".join(f"{line}\n" for line in own + others))
 
 
 if __name__ == "__main__":

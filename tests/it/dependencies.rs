@@ -4,7 +4,9 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use crate::commands::stderr;
 
-/// The names of the packages that a build with these features pulls in.
+/// The names of the packages that a build with these features pulls in. Cargo has downloaded them for this
+/// platform alone.
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn packages(features: &str) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--locked", "--prefix=none", "--format={p}", "--edges=normal"])
@@ -18,6 +20,7 @@ fn packages(features: &str) -> Vec<String> {
     names.into_iter().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
 }
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
 fn an_embedded_scorer_has_no_heavy_dependencies() {
     let has = |features: &str, name: &str| packages(features).iter().any(|package| package == name);
@@ -33,6 +36,7 @@ fn an_embedded_scorer_has_no_heavy_dependencies() {
     assert!(has("train", "torch-sys"));
 }
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[test]
 fn the_embedding_page_states_the_number_of_packages() {
     let page = include_str!("../../docs/embedding.md");
@@ -109,6 +113,23 @@ fn modules_import_in_the_order_of_the_code_map() {
             }
         }
     }
+}
+
+#[test]
+fn every_reader_of_files_has_a_fuzz_target() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let targets = fs::read_to_string(root.join("targets.rs")).unwrap();
+    let list = targets.split_once("TARGETS").unwrap().1.split_once("];").unwrap().0;
+    let named = |line: &str| Some(line.trim().strip_prefix("(\"")?.split('"').next()?.to_owned());
+    let readers: BTreeSet<String> = list.lines().filter_map(named).collect();
+    let files = fs::read_dir(root.join("fuzz_targets")).unwrap().map(|entry| entry.unwrap().path());
+    let files: BTreeSet<String> =
+        files.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let bins = manifest.split("[[bin]]\n").skip(1);
+    let bins: BTreeSet<String> = bins.map(|bin| bin.split('"').nth(1).unwrap().to_owned()).collect();
+    assert!(readers.len() > 20);
+    assert_eq!((&files, &bins), (&readers, &readers));
 }
 
 #[test]

@@ -457,7 +457,17 @@ impl Settings {
         let loss = self.loss()?;
         // Before weights are downloaded, which takes long.
         check_device(self.device)?;
-        let is_published = PublishedSet::meant_by(&known).is_some();
+        let is_local = |path: &Path| PublishedSet::meant_by(path).is_none();
+        let folders = unknown.iter().filter_map(|set| Some(Path::new(set.split_once('=')?.1)));
+        for folder in folders.filter(|folder| is_local(folder)) {
+            data.resolve(folder, &[Role::Unknown(Split::Test)])?;
+        }
+        if let Some(folder) =
+            self.outliers.as_ref().and_then(Outliers::folder).filter(|folder| is_local(folder))
+        {
+            data.resolve(folder, &[Role::Unknown(Split::Train)])?;
+        }
+        let is_published = !is_local(&known);
         let images = if is_published { None } else { Some(self.count_images(&known, &data)?) };
         let start = self.start(is_tutorial)?;
         let usual = match self.freeze {
@@ -685,14 +695,16 @@ impl Args for Network {
         ));
         let settings = setting_names().into_iter().map(|name| {
             let meanings = owners(name).map(|(family, setting)| {
-                format!("{} (by default {} for {})", setting.about, setting.default, family.name)
+                let mut about = setting.about.to_owned();
+                about[..1].make_ascii_lowercase();
+                format!("{}: {about}, by default {}", family.name, setting.default)
             });
             // No tensor tells it.
             let is_implied = name != "dropout";
             let implied = "; with a backbone, by default the value that its tensors imply";
             let help = format!(
                 "{}{}",
-                meanings.collect::<Vec<_>>().join(". "),
+                meanings.collect::<Vec<_>>().join("; "),
                 if is_implied { implied } else { "" }
             );
             let flag = name.replace('_', "-");

@@ -13,7 +13,7 @@ use cac::{
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
     model::{Inspection, Threshold},
-    text::{not_counted, on_one_line, path_text},
+    text::{not_counted, path_text},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 
@@ -112,13 +112,14 @@ fn read_lines(lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
     let mut scores = Vec::new();
     for (index, line) in lines.lines().enumerate() {
         let line = line.with_context(|| format!("cannot read line {} of standard input", index + 1))?;
-        let text = line.trim();
+        // Windows programs begin a text with a byte order mark.
+        let text = line.trim_start_matches('\u{feff}').trim();
         if text.is_empty() {
             continue;
         }
         match text.parse::<f32>() {
             Ok(score) if !score.is_nan() => scores.push(score),
-            _ => bail!("line {} of standard input: `{}` is not a score", index + 1, text.escape_debug()),
+            _ => bail!("line {} of standard input: `{text}` is not a score", index + 1),
         }
     }
     if scores.is_empty() {
@@ -176,7 +177,7 @@ impl Found<'_> {
 
     /// Whether the rate of false alarms has a guarantee.
     fn is_guaranteed(&self) -> bool {
-        self.doubt.is_none() && self.threshold.is_none_or(|threshold| !threshold.is_from_test)
+        self.doubt.is_none()
     }
 
     fn print_json(&self) -> anyhow::Result<()> {
@@ -233,13 +234,7 @@ impl Found<'_> {
         if let Some(sentence) = not_counted(stream.skipped) {
             writeln!(out, "{sentence}")?;
         }
-        if let Some(threshold) = self.threshold.filter(|threshold| threshold.is_from_test) {
-            writeln!(
-                out,
-                "note: no training images were held out; compared with {}",
-                on_one_line(&threshold.data)
-            )?;
-        } else if let Some(doubt) = self.doubt {
+        if let Some(doubt) = self.doubt {
             writeln!(out, "note: the rate of false alarms has no guarantee: {doubt}")?;
         }
         Ok(())
@@ -286,7 +281,7 @@ mod tests {
     #[test]
     fn lines_are_scores() {
         let read = |text: &str| read_lines(text.as_bytes()).map_err(|error| error.to_string());
-        assert_eq!(read("1\n\n -2.5e3\r\n+inf\n0"), Ok(vec![1.0, -2500.0, f32::INFINITY, 0.0]));
+        assert_eq!(read("\u{feff}1\n\n -2.5e3\r\n+inf\n0"), Ok(vec![1.0, -2500.0, f32::INFINITY, 0.0]));
         for (text, reason) in [
             ("", "standard input has no scores"),
             ("\n  \n", "standard input has no scores"),

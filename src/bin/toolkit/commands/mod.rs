@@ -67,10 +67,7 @@ fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
 /// those of the built-in model.
 fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Bytes, String)> {
     let (bytes, origin) = match model {
-        Some(path) => {
-            let bytes = std::fs::read(path).map_err(unreadable(path))?;
-            (bytes.into(), path.display().to_string())
-        }
+        Some(path) => (cac::model::read(path)?, path.display().to_string()),
         None => (Bytes::from_static(MODEL), "the built-in model".to_owned()),
     };
     if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {

@@ -243,7 +243,13 @@ fn print(
     let (score, threshold) = (verdict.score, verdict.threshold);
     // The last column, because a model without held-out scores has none.
     let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value:.4}"));
-    Ok(writeln!(stdout(), "{name}\t{class}\t{score:.4}\t{threshold:.4}{p_value}")?)
+    let [score, threshold] = [score, threshold].map(score_text);
+    Ok(writeln!(stdout(), "{name}\t{class}\t{score}\t{threshold}{p_value}")?)
+}
+
+/// A score with four decimals, or four digits after the first if it is tiny, as those of `cac` are.
+fn score_text(score: f32) -> String {
+    if score != 0.0 && score.abs() < 0.01 { format!("{score:.4e}") } else { format!("{score:.4}") }
 }
 
 /// The scores of places, row by row.
