@@ -181,6 +181,20 @@ fn a_report_shows_scores() {
         let number = format!("{:.1} %", 100.0 * number.as_f64().unwrap());
         assert!(verdict.contains(&number), "{number}: {verdict}");
     }
+    // A file above the limit of the shell is an error like a full disk.
+    #[cfg(unix)]
+    {
+        let program = env!("CARGO_BIN_EXE_toolkit");
+        let command = format!("ulimit -f 20; exec '{program}' report scores.csv --resamples 0 -o large.html");
+        let output =
+            std::process::Command::new("sh").args(["-c", &command]).current_dir(at).output().unwrap();
+        let message = error(&output);
+        assert!(message.starts_with("error: cannot write `large.html`: File too large"), "{message}");
+        assert!(fs::read_dir(at).unwrap().all(|entry| {
+            let name = entry.unwrap().file_name();
+            !name.to_string_lossy().starts_with(".unfinished") && name != "large.html"
+        }));
+    }
     for part in ["&lt;i&gt;far&lt;/i&gt;", "Logits are unavailable", "images are not available here", "u/4"] {
         assert!(page_text.contains(part), "{part}");
     }

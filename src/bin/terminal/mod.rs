@@ -51,6 +51,16 @@ pub fn hide_caught_panics() {
     }));
 }
 
+/// Makes a file that exceeds a limit of the shell an error, as a full disk is. The signal would end the program
+/// without a message.
+pub fn report_file_limits() {
+    #[cfg(unix)]
+    {
+        use std::sync::{Arc, atomic::AtomicBool};
+        let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::<AtomicBool>::default());
+    }
+}
+
 /// The folder of a file, which is the current one for a bare name.
 pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))

@@ -67,6 +67,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     terminal::hide_caught_panics();
+    terminal::report_file_limits();
     terminal::finish(run())
 }
 

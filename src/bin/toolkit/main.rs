@@ -28,6 +28,7 @@ fn disable_telemetry() {
 fn main() -> ExitCode {
     disable_telemetry();
     terminal::hide_caught_panics();
+    terminal::report_file_limits();
     let result = match Cli::parse().command {
         Command::Train(args) => commands::train::run(&args),
         Command::Import(args) => commands::import::run(&args),
