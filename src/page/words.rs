@@ -1,7 +1,5 @@
 //! The result in words: the verdict and the cautions.
 
-use std::collections::{HashMap, HashSet};
-
 use super::{
     content::{Scored, Subject},
     name::{elided, isolated},
@@ -229,11 +227,9 @@ impl Subject {
                 ));
             }
         }
-        let most = self.known.truth.iter().fold(HashMap::new(), |mut counts: HashMap<i64, usize>, &class| {
-            *counts.entry(class).or_default() += 1;
-            counts
-        });
-        let majority = most.into_values().max().unwrap_or(0) as f64 / self.known.truth.len().max(1) as f64;
+        let per_class = self.per_class();
+        let most = per_class.values().map(|of_class| of_class.images).max().unwrap_or(0);
+        let majority = most as f64 / self.known.truth.len().max(1) as f64;
         if let Some(accuracy) = report.accuracy {
             let interval = report.intervals.and_then(|intervals| intervals.accuracy);
             if interval.map_or(accuracy, |interval| interval.low) <= majority {
@@ -257,8 +253,8 @@ impl Subject {
         if !more.is_empty() {
             cautions.push(format!("The AUROC for {} is below 50 %, too.", counted(more.len(), "more set")));
         }
-        let tested: HashSet<i64> = self.known.truth.iter().copied().collect();
-        let untested = self.classes.iter().zip(0..).filter(|(_, class)| !tested.contains(class));
+        let is_tested = |class: &i64| per_class.get(class).is_some_and(|of_class| of_class.images > 0);
+        let untested = self.classes.iter().zip(0..).filter(|(_, class)| !is_tested(class));
         let untested: Vec<String> = untested.map(|(name, _)| quoted(name)).collect();
         if !untested.is_empty() {
             let (named, more) = untested.split_at(untested.len().min(NAMED));

@@ -34,7 +34,7 @@ use crate::{
     run::{BatchNorm, Device, Recipe},
 };
 pub use batches::{Batch, Batches, Images};
-pub use session::{read_backbone, resume, train};
+pub use session::{resume, train};
 
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -188,10 +188,7 @@ fn run_to_the_end(
 }
 
 /// Reads the weights that a new run starts from, if any, and checks that they fit its network.
-///
-/// # Errors
-/// Those of [`Weights::read`] and [`Weights::network`], and [`Error::Weights`] if they do not fit.
-pub fn read_backbone(settings: &TrainSettings) -> Result<Option<Weights>> {
+fn read_backbone(settings: &TrainSettings) -> Result<Option<Weights>> {
     let Some(backbone) = &settings.backbone else { return Ok(None) };
     let weights = Weights::read(&backbone.file)?.network()?;
     weights.check_backbone_of(&settings.architecture, &settings.input)?;

@@ -261,7 +261,7 @@ impl Weights {
     /// # Errors
     /// [`Error::Weights`] naming the first tensor that is missing, misshaped, not finite or foreign.
     #[cfg(feature = "train")]
-    pub(crate) fn check_backbone_of(&self, network: &Architecture, input: &Input) -> Result<()> {
+    pub fn check_backbone_of(&self, network: &Architecture, input: &Input) -> Result<()> {
         let body = find::body(network, input)?;
         for (name, shape) in &body {
             self.values(name, shape)?;

@@ -20,7 +20,7 @@ use anyhow::{Context, bail};
 use cac::{
     files::check_writable_folder,
     run::{CheckpointKind, Device, RUNS, RunFolder, TrainingPrecision},
-    train::{Outcome, TrainSettings, read_backbone, resume, train},
+    train::{Outcome, TrainSettings, resume, train},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use display::Display;
@@ -118,7 +118,6 @@ fn run() -> anyhow::Result<()> {
 fn prepare(settings: &TrainSettings) -> anyhow::Result<()> {
     // Before a download, which takes long.
     settings.check()?;
-    read_backbone(settings)?;
     if cfg!(target_arch = "x86_64")
         && settings.device == Device::Cpu
         && settings.recipe.precision == TrainingPrecision::Bf16

@@ -500,7 +500,8 @@ impl Settings {
         })
     }
 
-    /// The network, its usual input, and the starting weights, which are downloaded if they have a name.
+    /// The network, its usual input, and the starting weights, which are downloaded if they have a name, and
+    /// fit the network.
     fn start(&self, is_tutorial: bool) -> anyhow::Result<Start> {
         // Any other network would not fit its weights.
         let is_usual =
@@ -512,12 +513,10 @@ impl Settings {
         };
         let StartingWeights { weights, input } = StartingWeights::read(name)?;
         let architecture = self.network.resolve(Some(weights.recognize()?.architecture))?;
+        let input = input.unwrap_or(architecture.default_input());
+        weights.network()?.check_backbone_of(&architecture, &self.input.applied_to(input))?;
         let (name, file) = (name.to_string_lossy().into_owned(), weights.path().to_owned());
-        Ok(Start {
-            input: input.unwrap_or(architecture.default_input()),
-            architecture,
-            backbone: Some(Backbone { name, file }),
-        })
+        Ok(Start { input, architecture, backbone: Some(Backbone { name, file }) })
     }
 
     /// The recipe with the given settings.

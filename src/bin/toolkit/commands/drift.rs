@@ -172,7 +172,7 @@ impl Found<'_> {
     /// The share of known images that the threshold in use keeps at least, with 95 % confidence; absent
     /// without a promise.
     fn kept_at_least(&self) -> Option<f64> {
-        self.threshold?.kept_at_least.filter(|_| self.doubt.is_none() && self.keep.is_some())
+        self.threshold?.kept_at_least_for(self.keep?).filter(|_| self.doubt.is_none())
     }
 
     /// Whether the rate of false alarms has a guarantee.
