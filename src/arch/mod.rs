@@ -388,7 +388,7 @@ pub(crate) fn readers(layers: &[Layer]) -> Vec<usize> {
 }
 
 /// For each layer, the last layer that reads its output; the number of layers if none does.
-#[cfg(any(feature = "train", all(feature = "files", feature = "tract")))]
+#[cfg(any(feature = "export", feature = "train"))]
 pub(crate) fn last_readers(layers: &[Layer]) -> Vec<usize> {
     let mut last = vec![layers.len(); layers.len()];
     for (index, layer) in layers.iter().enumerate() {

@@ -829,7 +829,6 @@ pub(crate) fn leaving_classes(
 }
 
 /// Why a text cannot be the name of a known class, if it cannot.
-#[cfg(any(feature = "export", feature = "train"))]
 pub(crate) fn fault_of_class(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("a class needs a name"),

@@ -6,7 +6,7 @@ use std::{
     io::{self, BufReader, Cursor, Read, Write},
 };
 
-use ndarray::{ArrayD, ArrayView2, IxDyn, ShapeBuilder};
+use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use npyz::{AutoSerialize, Deserialize, NpyFile, Order, WriterBuilder};
 use zip::{ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
@@ -144,7 +144,8 @@ pub(crate) fn vector<T: AutoSerialize>(values: Vec<T>) -> io::Result<Vec<u8>> {
 }
 
 /// A matrix as an NPY file.
-pub(crate) fn matrix(matrix: ArrayView2<f32>) -> io::Result<Vec<u8>> {
+#[cfg(feature = "export")]
+pub(crate) fn matrix(matrix: ndarray::ArrayView2<f32>) -> io::Result<Vec<u8>> {
     array(&[matrix.nrows() as u64, matrix.ncols() as u64], matrix.iter().copied())
 }
 

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{FORMAT_VERSION, Fault, PREFIX};
 use crate::{
+    data::fault_of_class,
     image::{Input, SIZES},
     method::{LogitScore, RejectionScore, kept_at_least},
     text::per_cent,
@@ -170,6 +171,9 @@ impl Decision {
         let mut names = HashSet::new();
         if let Some(twice) = classes.iter().find(|name| !names.insert(*name)) {
             return Err(Fault::Broken(format!("`{PREFIX}classes` has `{twice}` twice")));
+        }
+        if let Some(reason) = classes.iter().find_map(|name| fault_of_class(name)) {
+            return Err(Fault::Broken(format!("`{PREFIX}classes`: {reason}")));
         }
         let input: Input = needed(fields, "input")?;
         // Files of version 1 may have smaller inputs than today's networks.

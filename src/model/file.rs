@@ -81,6 +81,11 @@ impl ModelFile {
         check_tensors(&model, graph).map_err(broken)?;
         let (batch, takes_bytes) = check(graph, &manifest.decision).map_err(broken)?;
         let threshold = threshold(graph).map_err(broken)?;
+        // `p_value` compares with the tensor, another threshold is chosen from the metadata.
+        let held_out = values(graph, "held_out_scores").map(|(_, scores)| scores);
+        if held_out.is_some_and(|scores| scores != manifest.decision.held_out_scores()) {
+            return Err(broken("its tensor `held_out_scores` differs from its metadata".to_owned()));
+        }
         let outputs = graph.output.iter().map(|output| (output.name.clone(), width(output))).collect();
         let decision = &manifest.decision;
         let has_map = graph.output.iter().any(|output| output.name == LOGIT_MAP);
@@ -371,6 +376,19 @@ mod tests {
         let more = Model { graph: Some(graph), ..Model::default() }.encode_to_vec();
         let error = ModelFile::parse(Bytes::from([&whole[..], &more].concat()), "x").err().expect("an error");
         assert!(error.to_string().contains("it has two tensors `threshold`"), "{error}");
+    }
+
+    #[test]
+    fn other_held_out_scores_than_in_the_metadata_are_refused() {
+        let whole = include_bytes!("../../exported/cifar10-cifar-net.onnx");
+        let mut model = Model::decode(&whole[..]).unwrap();
+        let tensors = &mut model.graph.as_mut().unwrap().initializer;
+        let scores = tensors.iter_mut().find(|tensor| tensor.name == "held_out_scores").unwrap();
+        let mut values = scores.raw_data.to_vec();
+        values[0] ^= 1;
+        scores.raw_data = values.into();
+        let error = ModelFile::parse(Bytes::from(model.encode_to_vec()), "x").err().expect("an error");
+        assert!(error.to_string().contains("its tensor `held_out_scores` differs"), "{error}");
     }
 
     #[test]

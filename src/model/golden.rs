@@ -21,6 +21,12 @@ pub struct GoldenBatch {
 }
 
 impl GoldenBatch {
+    /// Whether it has all outputs of all golden images.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        [self.norm.len(), self.score.len(), self.label.len()] == [SQUARES.len(); 3]
+    }
+
     /// The outputs of a model from its logits `[N, C]`, scores and classes.
     #[must_use]
     pub fn new<'a>(

@@ -113,8 +113,8 @@ impl Manifest {
     /// Parses ONNX metadata properties. Those without the prefix `cac.` are ignored.
     ///
     /// # Errors
-    /// [`Error::FormatVersion`] for a newer file, and [`Error::Model`] if a field of the decision is missing
-    /// or damaged; `origin` names the file in them.
+    /// [`Error::FormatVersion`] for a newer file, and [`Error::Model`] if a field is there twice, or one of the
+    /// decision is missing or damaged; `origin` names the file in them.
     pub fn from_properties<'a>(
         properties: impl IntoIterator<Item = (&'a str, &'a str)>,
         origin: &str,
@@ -122,10 +122,15 @@ impl Manifest {
         // Text that is not JSON becomes a string: an error in the decision, kept in the history.
         let value =
             |text: &str| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned()));
-        let named =
-            properties.into_iter().filter_map(|(name, text)| Some((name.strip_prefix(PREFIX)?, text)));
-        let mut fields: Map<String, Value> =
-            named.map(|(name, text)| (name.to_owned(), value(text))).collect();
+        let mut fields = Map::new();
+        for (name, text) in properties {
+            let Some(field) = name.strip_prefix(PREFIX) else { continue };
+            // Of equal names, other readers may take the first.
+            if fields.insert(field.to_owned(), value(text)).is_some() {
+                let reason = format!("its metadata has `{name}` twice");
+                return Err(Error::Model { origin: origin.to_owned(), reason });
+            }
+        }
         let decision = Decision::take(&mut fields).map_err(|fault| fault.of(origin))?;
         let history = History::take(fields, decision.format_version);
         Ok(Self { decision, history })
@@ -240,11 +245,15 @@ mod tests {
         assert!(
             error(read(&[("cac.format_version".into(), "1".into())])).contains("`cac.classes` is missing")
         );
+        let twice = [example().to_properties(), vec![("cac.classes".into(), "[]".into())]].concat();
+        assert!(error(read(&twice)).contains("its metadata has `cac.classes` twice"));
         for (name, value) in [
             ("cac.classes", "{"),
             ("cac.classes", "[\"cat\"]"),
             ("cac.classes", "[1, 2]"),
             ("cac.classes", r#"["cat", "dog", "cat"]"#),
+            ("cac.classes", r#"["cat", "unknown"]"#),
+            ("cac.classes", r#"["cat", ""]"#),
             ("cac.score", "\"of tomorrow\""),
             ("cac.resizes", "\"perhaps\""),
             ("cac.input", r#"{"height":0,"width":32,"mean":[0.5,0.5,0.5],"std":[0.5,0.5,0.5]}"#),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Device;
 use crate::{
+    arch::Architecture,
     error::{Error, Result},
     method::Variant,
 };
@@ -119,6 +120,12 @@ pub const FEW_IMAGES: usize = 1000;
 const MOMENTUM: f64 = 0.9;
 
 impl Recipe {
+    /// The recipe of a network's own, if it has one.
+    #[must_use]
+    pub fn of_network(network: &Architecture) -> Option<Self> {
+        (network.family().name == "cifar-net").then(Self::of_cifar_net)
+    }
+
     /// The recipe that trains the last layer alone, on features of the other layers.
     #[must_use]
     pub fn of_last_layer() -> Self {

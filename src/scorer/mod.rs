@@ -283,8 +283,8 @@ impl Scorer {
     pub fn verify(&self) -> Result<f64> {
         let history = &self.manifest().history;
         let origin = || self.file.origin.clone();
-        let Some(expected) = &history.golden else {
-            return Err(match history.other.contains_key("golden") {
+        let Some(expected) = history.golden.as_ref().filter(|golden| golden.is_complete()) else {
+            return Err(match history.golden.is_some() || history.other.contains_key("golden") {
                 true => Error::Model { origin: origin(), reason: "its `cac.golden` is damaged".to_owned() },
                 false => Error::NoGoldenBatch { origin: origin() },
             });

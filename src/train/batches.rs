@@ -604,7 +604,10 @@ mod tests {
     use ndarray::ArrayView3;
 
     use super::*;
-    use crate::run::{Outliers, Recipe};
+    use crate::{
+        arch::FAMILIES,
+        run::{Outliers, Recipe},
+    };
     use std::{ops::Range, path::Path};
 
     fn settings(memory: u64) -> TrainSettings {
@@ -613,7 +616,7 @@ mod tests {
             // Not the native size of the images, so that resized copies are kept or made again.
             input: Input { height: 16, width: 16, ..Input::default() },
             memory,
-            ..TrainSettings::example()
+            ..TrainSettings::new("animals", FAMILIES[0].default_member())
         }
     }
 

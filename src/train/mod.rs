@@ -1,4 +1,7 @@
 //! Training on libtorch: the settings, events and outcome of a run. The loop is in `session.rs`.
+//!
+//! `examples/train.rs` is a whole program. Outside of this package, a program finds libtorch by an rpath of its
+//! own, or by `LD_LIBRARY_PATH`.
 
 mod augment;
 mod batches;
@@ -29,12 +32,15 @@ use crate::{
     data::{DataFolder, Protocol},
     error::{Error, Result},
     image::{Input, SIZES},
-    method::{AnchorKind, LogitScore, Loss},
+    method::{AnchorKind, LogitScore, Loss, Variant},
     report::Report,
     run::{BatchNorm, Device, Recipe},
 };
 pub use batches::{Batch, Batches, Images};
 pub use session::{resume, train};
+
+/// The default of [`TrainSettings::memory`]: 768 MiB.
+pub const MEMORY: u64 = 768 << 20;
 
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,31 +141,33 @@ fn torch_device(device: Device) -> Result<tch::Device> {
     }
 }
 
-#[cfg(test)]
 impl TrainSettings {
-    /// Settings for tests.
-    fn example() -> Self {
+    /// The settings of a run on the CPU from random weights, with the defaults of the network and no unknown
+    /// test sets. Their fields are then changed: a backbone, for one, brings the input that it was trained with,
+    /// and a recipe such as [`Recipe::fine_tuning`].
+    #[must_use]
+    pub fn new(known: impl Into<PathBuf>, architecture: Architecture) -> Self {
+        let loss = Loss::new(Variant::Paper);
+        let recipe = Recipe::of_network(&architecture).unwrap_or_default();
         Self {
-            known: "animals".into(),
+            known: known.into(),
             held_out_test: None,
             data: DataFolder::default(),
             unknown: Vec::new(),
             protocol: None,
             backbone: None,
-            architecture: Architecture::new("wide-resnet", &[]).expect("the family exists"),
-            input: Input::default(),
-            loss: Loss::new(crate::method::Variant::Paper),
-            anchors: AnchorKind::Fixed,
-            recipe: Recipe::default(),
+            input: architecture.default_input(),
+            architecture,
+            loss,
+            anchors: loss.anchor_kind(recipe.has_outliers()),
+            recipe,
             device: Device::Cpu,
             test_every: 1,
-            memory: 0,
+            memory: MEMORY,
             skip_broken: false,
         }
     }
-}
 
-impl TrainSettings {
     /// The rejection score of the tests.
     #[must_use]
     pub fn rejection_score(&self) -> LogitScore {

@@ -135,7 +135,7 @@ fn portable(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{data::DataFolder, run::Recipe, train::Backbone};
+    use crate::{arch::FAMILIES, data::DataFolder, run::Recipe, train::Backbone};
 
     #[test]
     fn published_weights_have_seen_the_data_set_they_were_trained_on() {
@@ -217,7 +217,7 @@ mod tests {
             backbone: Some(Backbone { name: "/home/bob/w.pt".to_owned(), file: "/home/bob/w.pt".into() }),
             recipe: Recipe { outliers: "scrambled,/home/bob/others".into(), ..Recipe::default() },
             skip_broken: true,
-            ..TrainSettings::example()
+            ..TrainSettings::new("animals", FAMILIES[0].default_member())
         };
         let record = settings.record(7, 5, 2, 3);
         let text = record.to_string();

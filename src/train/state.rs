@@ -1,6 +1,9 @@
 //! The state that a run needs to resume exactly where it stopped, in one file that is written atomically.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,15 +61,15 @@ impl State {
         run.state(self.epoch, self.step)
     }
 
-    /// Reads the newest readable state of a run, with its tensors.
+    /// Reads the newest state that can be read and is of this run, with its tensors.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder or a state cannot be read, [`Error::NoState`] if it holds no state, and
-    /// the error of the newest state if none can be read.
+    /// the error of the newest state if none can be used.
     pub fn open(run: &RunFolder) -> Result<(Self, Weights)> {
         let mut fault = None;
         for path in run.states()?.into_iter().rev() {
-            match Self::read(&path) {
+            match Self::read(&path, run) {
                 Ok(state) => return Ok(state),
                 // A state that cannot be read now may be intact.
                 Err(error @ Error::Io { .. }) => return Err(error),
@@ -76,9 +79,12 @@ impl State {
         Err(fault.unwrap_or_else(|| Error::NoState { path: run.path().to_owned() }))
     }
 
-    fn read(path: &Path) -> Result<(Self, Weights)> {
+    fn read(path: &Path, run: &RunFolder) -> Result<(Self, Weights)> {
         let tensors = Weights::read(path)?;
         let broken = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
+        if let Some((name, value)) = tensors.not_finite() {
+            return Err(broken(format!("its tensor `{name}` holds {value}")));
+        }
         let note =
             tensors.note.as_deref().ok_or_else(|| broken("it is not the state of a run".to_owned()))?;
         let damaged = |error: serde_json::Error| broken(format!("its state is damaged: {error}"));
@@ -89,11 +95,19 @@ impl State {
             None => return Err(broken("another version of the toolkit wrote it".to_owned())),
         }
         let state: Self = serde_json::from_value(state).map_err(damaged)?;
-        let folder = RunFolder::new(path.parent().unwrap_or(Path::new("")));
-        if state.path(&folder) != path {
+        if state.path(run) != path {
             return Err(broken(format!("it is a state of epoch {}, step {}", state.epoch, state.step)));
         }
-        Ok((state, tensors))
+        // The settings and the data determine a run, so only one with other settings is another one.
+        let file = run.resolved();
+        match std::fs::read(&file) {
+            Ok(resolved) => match serde_json::from_slice::<TrainSettings>(&resolved) {
+                Ok(settings) if settings == state.settings => Ok((state, tensors)),
+                _ => Err(broken(format!("it has other settings than `{}`", file.display()))),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok((state, tensors)),
+            Err(error) => Err(Error::io("read", &file)(error)),
+        }
     }
 }
 
@@ -104,12 +118,16 @@ mod mutate;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::FAMILIES;
 
     #[test]
     fn damaged_states_are_refused_or_read() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::new(folder.path());
-        let settings = TrainSettings { unknown: vec!["others=birds".to_owned()], ..TrainSettings::example() };
+        let settings = TrainSettings {
+            unknown: vec!["others=birds".to_owned()],
+            ..TrainSettings::new("animals", FAMILIES[0].default_member())
+        };
         let state =
             State { smoothed_loss: Some(0.5), ..State::new(settings, "0".repeat(64), "1".repeat(64)) };
         let mut tensors = Weights::new(folder.path());
@@ -128,9 +146,28 @@ mod tests {
         state.save(tensors, &run).unwrap();
 
         // A copy by another name may be of another run.
-        std::fs::copy(&path, run.state(2, 5)).unwrap();
+        let later = run.state(2, 5);
+        std::fs::copy(&path, &later).unwrap();
         assert_eq!(State::open(&run).unwrap().0, state);
-        std::fs::remove_file(run.state(2, 5)).unwrap();
+
+        // So is a state with other settings.
+        std::fs::write(run.resolved(), serde_json::to_vec(&state.settings).unwrap()).unwrap();
+        let mut other = State { epoch: 2, step: 5, ..state.clone() };
+        other.settings.recipe.seed += 1;
+        other.save(Weights::new(folder.path()), &run).unwrap();
+        assert_eq!(State::open(&run).unwrap().0, state);
+        std::fs::write(run.resolved(), serde_json::to_vec(&other.settings).unwrap()).unwrap();
+        std::fs::remove_file(&later).unwrap();
+        let error = State::open(&run).unwrap_err().to_string();
+        assert!(error.contains("it has other settings than `") && error.contains("resolved.json"), "{error}");
+        std::fs::remove_file(run.resolved()).unwrap();
+
+        // A tensor that is not finite is damage, as no run saves one.
+        let mut tensors = Weights::new(folder.path());
+        tensors.insert("fc.bias", &[2], vec![0.0, f32::NAN]);
+        State { epoch: 2, step: 5, ..state.clone() }.save(tensors, &run).unwrap();
+        assert_eq!(State::open(&run).unwrap().0, state);
+        std::fs::remove_file(&later).unwrap();
 
         let corpus = [std::fs::read(&path).unwrap()];
         let mut accepted = 0;

@@ -580,7 +580,7 @@ fn one_bad_image_does_not_end_the_run() {
     let errors: Vec<&str> = errors.lines().collect();
     assert!(errors[0].starts_with("`other/y.png` is not an image"), "{errors:?}");
     assert!(errors[1].starts_with("cannot read `none.png`"), "{errors:?}");
-    assert_eq!(errors[2..], ["error: 2 of 4 images cannot be read"]);
+    assert_eq!(errors[2..], ["error: 2 of 4 images cannot be scored"]);
 
     let data = ["eval", "model.onnx", "--known", "known", "--unknown", "other=other"];
     let output = toolkit(at, &data);

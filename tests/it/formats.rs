@@ -107,6 +107,16 @@ fn metadata_cannot_inject_lines_or_escapes() {
 }
 
 #[test]
+fn an_incomplete_golden_batch_is_damaged() {
+    let model = file(FORMAT_VERSION);
+    for golden in [r#"{"norm":[],"score":[],"label":[]}"#, r#"{"norm":"long"}"#] {
+        let model = replaced(&model, "cac.golden", golden);
+        let error = Scorer::from_bytes(&model, Provider::Cpu).unwrap().verify().unwrap_err();
+        assert!(error.to_string().contains("its `cac.golden` is damaged"), "{golden}: {error}");
+    }
+}
+
+#[test]
 fn an_inconsistent_threshold_is_refused() {
     let model = fs::read(golden("../../exported/clothes-efficientnet-lite0.onnx")).unwrap();
     let properties = ModelProto::decode(&model[..]).unwrap().metadata_props;

@@ -159,7 +159,7 @@ fn score_draws_one_map_or_a_folder_of_maps() {
     fs::copy(at.join("other/d.png"), at.join("known/d.png")).unwrap();
     let output =
         toolkit(at, &["score", "--map", "maps", "any.onnx", "other/d.png", "broken.png", "known/d.png"]);
-    assert!(error(&output).ends_with("1 of 3 images cannot be read"), "{}", error(&output));
+    assert!(error(&output).ends_with("1 of 3 images cannot be scored"), "{}", error(&output));
     assert_eq!(picture("maps/other/d.png.png"), picture("one.png"));
     assert_eq!(picture("maps/known/d.png.png"), picture("one.png"));
     assert!(!at.join("maps/broken.png.png").exists());

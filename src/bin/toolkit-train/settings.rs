@@ -15,7 +15,7 @@ use cac::{
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     text::on_one_line,
-    train::{Backbone, TrainSettings, check_device},
+    train::{Backbone, MEMORY, TrainSettings, check_device},
 };
 use clap::{
     Arg, ArgMatches, Args, Command, CommandFactory, FromArgMatches, parser::ValueSource, value_parser,
@@ -176,7 +176,7 @@ pub struct Settings {
     precision: Precision,
     /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are
     /// needed
-    #[arg(help_heading = DATA, long, value_name = "MiB", default_value_t = 768)]
+    #[arg(help_heading = DATA, long, value_name = "MiB", default_value_t = MEMORY >> 20)]
     memory: u64,
     /// Skip images that cannot be read; otherwise the run fails and lists them
     #[arg(help_heading = DATA, long)]
@@ -470,13 +470,13 @@ impl Settings {
         let is_published = !is_local(&known);
         let images = if is_published { None } else { Some(self.count_images(&known, &data)?) };
         let start = self.start(is_tutorial)?;
-        let usual = match self.freeze {
-            Some(true) => Recipe::of_last_layer(),
-            _ if start.architecture.family().name == "cifar-net" => Recipe::of_cifar_net(),
+        let usual = match (self.freeze, Recipe::of_network(&start.architecture)) {
+            (Some(true), _) => Recipe::of_last_layer(),
+            (_, Some(own)) => own,
             _ if !start.is_of_photographs() => Recipe::default(),
-            Some(false) => Recipe::fine_tuning(),
-            None if self.needs_all_layers() => Recipe::fine_tuning(),
-            None => choose_recipe(images.map_or_else(|| self.count_images(&known, &data), Ok)?),
+            (Some(false), _) => Recipe::fine_tuning(),
+            (None, _) if self.needs_all_layers() => Recipe::fine_tuning(),
+            (None, _) => choose_recipe(images.map_or_else(|| self.count_images(&known, &data), Ok)?),
         };
         let freeze = usual.freeze;
         let recipe = self.recipe(usual, &loss);

@@ -82,8 +82,8 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     )?;
     match broken {
         0 => Ok(()),
-        1 if shown == 1 => bail!("the image cannot be read"),
-        _ => bail!("{broken} of {shown} images cannot be read"),
+        1 if shown == 1 => bail!("the image cannot be scored"),
+        _ => bail!("{broken} of {shown} images cannot be scored"),
     }
 }
 
@@ -168,7 +168,7 @@ fn decode(files: &[PathBuf], decision: &Decision, is_drawn: bool) -> Vec<Result<
     files.par_iter().map(read).collect()
 }
 
-/// Prints the verdicts of a batch and draws the maps. Images that cannot be read get an error in place of a
+/// Prints the verdicts of a batch and draws the maps. Images that cannot be scored get an error in place of a
 /// verdict; returns their number.
 fn show(
     scorer: &Scorer,
@@ -188,7 +188,21 @@ fn show(
         }));
     }
     let outputs = if *resizes {
-        scorer.score_originals(&photographs)
+        match scorer.score_originals(&photographs) {
+            // One image may be too large for the runtime; the others get their verdicts.
+            Err(Error::Runtime { .. }) if files.len() > 1 => {
+                let mut photographs = photographs.into_iter().map(Image::Original);
+                let mut image = |()| photographs.next().expect("an image for each file");
+                return (files.chunks(1).zip(read))
+                    .map(|(file, read)| show(scorer, file, vec![read.map(&mut image)], output))
+                    .sum();
+            }
+            Err(error @ Error::Runtime { .. }) => {
+                say(format_args!("`{}`: {error}", files[0].display()));
+                return Ok(1);
+            }
+            scored => scored,
+        }
     } else {
         let shape = (pixels.len() / input.values(), 3, input.height, input.width);
         scorer.score_u8(Array4::from_shape_vec(shape, pixels).expect("whole images").view())

@@ -1,0 +1,49 @@
+//! Trains a classifier on a folder of small images, tests it and writes its model file, without the command line.
+//!
+//!     make native
+//!     cargo run --release --features export,train --example train -- KNOWN UNKNOWN MODEL.onnx
+
+use std::{error::Error, path::Path, process::ExitCode, sync::atomic::AtomicBool, time::Duration};
+
+use cac::{
+    arch::Architecture,
+    export::{ExportOptions, export},
+    run::{Checkpoint, CheckpointKind, Event, RUNS, RunFolder},
+    train::{Outcome, TrainSettings, train},
+};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [known, unknown, model] = &args[..] else {
+        return Err("usage: train KNOWN UNKNOWN MODEL.onnx".into());
+    };
+    let mut settings = TrainSettings::new(known, Architecture::new("cifar-net", &[("channels", 32.0)])?);
+    settings.unknown.push(format!("unknown={unknown}"));
+
+    let run = RunFolder::create_next(Path::new(RUNS))?;
+    // A program with a user sets it, for example on Ctrl-C.
+    let stop = AtomicBool::new(false);
+    let outcome = train(&settings, "", &run, Duration::from_secs(60), &stop, |event| {
+        if let Event::Epoch { epoch, report, .. } = event {
+            eprintln!("epoch {epoch}: accuracy {:.1} %", 100.0 * report.accuracy.unwrap_or_default());
+        }
+    })?;
+    if let Outcome::Finished(report) = outcome {
+        println!("{report}");
+    }
+
+    let checkpoint = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))?;
+    let exported = export(&checkpoint, &ExportOptions::default(), Path::new(model))?;
+    println!("{model}: score {}", exported.manifest.decision.score);
+    Ok(())
+}
