@@ -5,6 +5,7 @@ mod conformance;
 mod data;
 mod decision;
 mod dependencies;
+mod documentation;
 mod drift;
 mod errors;
 mod exported;

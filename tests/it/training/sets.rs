@@ -1,0 +1,194 @@
+//! The data sets of a training: what is refused, left out or held out.
+
+use super::*;
+
+#[cfg(unix)]
+#[test]
+fn training_images_cannot_be_test_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    fs::remove_dir_all(at.join("colours/test")).unwrap();
+    std::os::unix::fs::symlink("train", at.join("colours/test")).unwrap();
+    let error = error(&toolkit(at, &[&SMALL[..], &["--run", "run"]].concat()));
+    assert!(error.contains("its training and test images are from the same files"), "{error}");
+}
+
+#[test]
+fn no_class_may_be_called_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    for split in ["train", "test"] {
+        let at = at.join("colours").join(split);
+        fs::rename(at.join("red"), at.join("unknown")).unwrap();
+    }
+    let refused = error(&toolkit(at, &[&SMALL[..], &["--run", "run"]].concat()));
+    assert!(
+        refused.contains("the classes of `colours` do not match: no class may be called `unknown`"),
+        "{refused}"
+    );
+    assert!(!at.join("run").exists());
+}
+
+#[test]
+fn what_the_test_images_lack_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    images(&at.join("colours/train"), "green", [30, 200, 30], 32);
+    fs::copy(at.join("colours/train/red/0.png"), at.join("colours/test/red/copy.png")).unwrap();
+    let output = toolkit(at, &[&SMALL[..], &["--epochs", "1"]].concat());
+    stdout(&output);
+    let said = stderr(&output);
+    for part in [
+        "network WideResNet-10-1, images of 32 x 32 pixels, random weights\n",
+        "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
+        "known classes without test images: green\n",
+        "test images that are also training images: 1\n",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let log = lines(&fs::read_to_string(at.join("runs/1/log.jsonl")).unwrap());
+    assert_eq!((&log[0]["untested"], &log[0]["repeated"]), (&json!(["green"]), &json!(1)));
+
+    let output = toolkit(at, &["export", "model.onnx"]);
+    assert!(
+        stdout(&output).contains("too few images were held out to choose another"),
+        "{}",
+        stdout(&output)
+    );
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "colours"]);
+    assert!(stderr(&output).contains("known classes without test images: green\n"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("been trained on"), "{}", stderr(&output));
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "colours/train"]);
+    let said = "the model may have been trained on some of these known images\n";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    let output = toolkit(at, &["report", "model.onnx", "--known", "colours"]);
+    assert!(stdout(&output).contains("caution: There are no test images of"), "{}", stdout(&output));
+}
+
+#[test]
+fn unreadable_images_are_listed_before_training_or_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    two_colours(at);
+    let bad = ["train/red/bad.png", "train/blue/bad.png", "test/red/bad.png"];
+    for name in bad {
+        fs::write(at.join("colours").join(name), "no image").unwrap();
+    }
+    let args = [&SMALL[..], &["--epochs", "1", "--run", "run"]].concat();
+    let output = toolkit(at, &args);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("error: 3 images cannot be read:") && text.contains("--skip-broken"), "{text}");
+    assert!(bad.iter().all(|name| text.contains(&format!("{name}` is not an image"))), "{text}");
+    assert!(!at.join("run").exists());
+
+    let table = toolkit(at, &[&args[..], &["--skip-broken"]].concat());
+    let table = stdout(&table);
+    assert!(
+        table.contains("16 known images: ") && table.contains("1 image cannot be read and is not"),
+        "{table}"
+    );
+    assert_eq!(facts_of(&at.join("run"))["training"]["skipped"], 3);
+    assert_eq!(facts_of(&at.join("run"))["training"]["images"], 44);
+
+    // Something must be left of each set.
+    fs::create_dir(at.join("broken")).unwrap();
+    fs::write(at.join("broken/bad.png"), "no image").unwrap();
+    for of_set in [["--outliers", "broken"], ["--unknown", "other=broken"]] {
+        let args = [&SMALL[..], &["--epochs", "1", "--run", "other", "--skip-broken"], &of_set].concat();
+        let output = toolkit(at, &args);
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains("broken/bad.png` is not an image"), "{text}");
+        assert!(!at.join("other").exists());
+    }
+}
+
+#[test]
+fn test_images_are_held_out_of_class_folders() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    images(at, "colours/red", [200, 30, 30], 40);
+    images(at, "colours/blue", [30, 30, 200], 40);
+    let run = |more: &[&str]| toolkit(at, &[&SMALL[..], &["--epochs", "1", "--run", "run"], more].concat());
+    let refused = |more: &[&str]| {
+        let output = run(more);
+        assert!(!output.status.success() && !at.join("run").exists());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let text = refused(&[]);
+    assert!(text.contains("it has class folders `blue`, `red`, but no folder `train`"), "{text}");
+    assert!(
+        text.contains("hint: hold out a share of each class") && text.contains("`--held-out-test 0.2`"),
+        "{text}"
+    );
+    assert!(
+        refused(&["--held-out-test", "0"]).contains("held-out test = 0: must be a share above 0 and below 1")
+    );
+    let demo = demo().display().to_string();
+    let text = refused(&["--known", &demo, "--held-out-test", "0.2"]);
+    assert!(
+        text.contains("held-out test = 0.2: `") && text.contains("has a test split of its own"),
+        "{text}"
+    );
+
+    let table = run(&["--held-out-test", "0.2"]);
+    assert!(stdout(&table).contains("16 known images: "), "{}", stdout(&table));
+    let facts = facts_of(&at.join("run"));
+    assert_eq!((&facts["training"]["images"], &facts["training"]["test_images"]), (&44.into(), &16.into()));
+    let recorded = [&facts["training"]["held_out_test"], &facts["data"]["held_out_test"]];
+    assert_eq!(recorded, [&json!(0.2); 2]);
+    let resumed = toolkit(at, &["train", "--resume", "run", "--held-out-test", "0.3"]);
+    assert_eq!(resumed.status.code(), Some(2));
+    stdout(&toolkit(at, &["train", "--resume", "run"]));
+
+    // An export is calibrated on exactly the images that are not for tests.
+    stdout(&toolkit(
+        at,
+        &["export", "--run", "run", "m.onnx", "--precision", "f16", "--calibration-images", "64"],
+    ));
+    let eval =
+        |more: &[&str]| toolkit(at, &[&["eval", "m.onnx", "--scores", "s.csv", "--json"], more].concat());
+    let tested = |more: &[&str]| {
+        let output = eval(more);
+        let known: Value = serde_json::from_str(stdout(&output).lines().next().unwrap()).unwrap();
+        (
+            known["known"].as_u64().unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+            fs::read_to_string(at.join("s.csv")).unwrap(),
+        )
+    };
+    let (count, text, scores) = tested(&[]);
+    assert_eq!((count, text.contains("trained on")), (16, false), "{text}");
+    let images_of = |scores: &str| {
+        let known = scores.lines().filter(|line| line.starts_with("known,"));
+        known.map(|line| line.split(',').nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (_, _, again) = tested(&["--known", "colours", "--held-out-test", "0.2"]);
+    assert_eq!(images_of(&scores), images_of(&again));
+    let (count, text, _) = tested(&["--known", "colours"]);
+    assert!(count == 80 && text.contains("trained on some of these images; `--held-out-test 0.2`"), "{text}");
+
+    // Imported weights are calibrated on the remaining images.
+    stdout(&toolkit(at, &["export", "--run", "run", "w.safetensors"]));
+    let import = |more: &[&str]| {
+        toolkit(at, &[&["import", "w.safetensors", "i.onnx", "--known", "colours"], more].concat())
+    };
+    assert!(!import(&[]).status.success());
+    let imported = import(&["--held-out-test", "0.2", "--precision", "f16", "--calibration-images", "99"]);
+    let text = stdout(&imported);
+    assert!(text.contains("compared with f32 on 64 training images"), "{text}");
+
+    // One more image, and as many test images, but different ones.
+    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/00.png")).unwrap();
+    let (count, text, _) = tested(&[]);
+    assert!(count == 16 && text.contains("`colours` has changed since the training"), "{text}");
+    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newer.png")).unwrap();
+    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newest.png")).unwrap();
+    let (count, text, _) = tested(&[]);
+    assert!(count == 17 && text.contains("`colours` has changed since the training"), "{text}");
+    let changed = toolkit(at, &["train", "--resume", "run"]);
+    assert!(stderr(&changed).contains("cannot resume `run`"));
+}
