@@ -14,14 +14,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write a path.
-    #[error("cannot {action} `{}`: {source}", shown(path))]
+    #[error("cannot {action} `{}`: {error}", shown(path))]
     Io {
         /// The action that failed, as a verb: `read`, `write`, ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's error.
-        source: io::Error,
+        /// The system's error, which the message includes: it is no [source](std::error::Error::source).
+        error: io::Error,
     },
     /// A file that should hold an image does not.
     #[error("`{}` is not an image that can be read: {reason}", shown(path))]
@@ -385,6 +385,6 @@ impl Error {
     /// Wraps an operating system error with the failed action and its path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |error| Self::Io { action, path, error }
     }
 }

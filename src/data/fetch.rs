@@ -205,7 +205,7 @@ impl Check {
                 None => self.verified.files += 1,
                 Some(fault) => self.fault(&path, format!("is damaged: {fault}")),
             },
-            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 self.fault(&path, "is missing".to_owned());
             }
             Err(error) => return Err(error),

@@ -63,7 +63,7 @@ pub struct Unpacked {
 /// leads out of the folder, is not UTF-8, is not allowed on this system, or occurs twice; [`Error::Io`].
 /// Files unpacked before the error remain in the folder.
 pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Contents> {
-    let unreadable = |source| Error::Io { action: "read", path: archive.to_owned(), source };
+    let unreadable = |error| Error::Io { action: "read", path: archive.to_owned(), error };
     let file = File::open(archive).map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
     let mut unpacking = Unpacking {
@@ -106,7 +106,7 @@ pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64))
     match unpacked {
         Ok(()) => Ok(unpacking.contents),
         Err(Fault::Archive(reason)) => Err(Error::Archive { path: archive.to_owned(), reason }),
-        Err(Fault::Disk(path, source)) => Err(Error::Io { action: "write", path, source }),
+        Err(Fault::Disk(path, error)) => Err(Error::Io { action: "write", path, error }),
     }
 }
 

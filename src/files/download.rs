@@ -217,7 +217,7 @@ fn fetch_within(
     let mut is_resumed = open.metadata().is_ok_and(|part| part.len() > 0);
     let mut urls: VecDeque<&String> = remote.urls.iter().collect();
     while let Some(url) = urls.pop_front() {
-        let disk = |source| Error::Io { action: "write", path: part.clone(), source };
+        let disk = |error| Error::Io { action: "write", path: part.clone(), error };
         match transfer(patience, url, remote, file, &mut open, observe) {
             Ok(()) => {}
             Err(Broken::Disk(source)) => return Err(disk(source)),
@@ -980,7 +980,7 @@ pub(crate) mod tests {
         if cfg!(unix) {
             let error = check_room(cache.path(), u64::MAX).unwrap_err();
             assert!(
-                matches!(&error, Error::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull),
+                matches!(&error, Error::Io { error, .. } if error.kind() == io::ErrorKind::StorageFull),
                 "{error}"
             );
         }

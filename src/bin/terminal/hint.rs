@@ -53,11 +53,11 @@ pub fn of(error: &Error) -> Option<String> {
                 quoted(&path.join("settings.toml"))
             ));
         }
-        Error::Io { action: "write", source, .. } if source.kind() == ErrorKind::StorageFull => {
+        Error::Io { action: "write", error, .. } if error.kind() == ErrorKind::StorageFull => {
             "free some disk space; earlier files are intact, and `toolkit train --resume` resumes a run"
         }
-        Error::Io { action: "read", path, source }
-            if source.kind() == ErrorKind::IsADirectory && RunFolder::new(path).holds_run() =>
+        Error::Io { action: "read", path, error }
+            if error.kind() == ErrorKind::IsADirectory && RunFolder::new(path).holds_run() =>
         {
             return Some(format!(
                 "it is a run folder; `toolkit export --run {} model.onnx` writes its model",

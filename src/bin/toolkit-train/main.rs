@@ -153,8 +153,8 @@ fn begin(
 
 /// The error of a resumed run. Its data may have relative paths.
 fn with_resume_hint(error: cac::Error, run: &RunFolder) -> anyhow::Error {
-    let is_of_data = matches!(&error, cac::Error::Io { path, source, .. }
-        if path.is_relative() && source.kind() == std::io::ErrorKind::NotFound && !path.starts_with(run.path()));
+    let is_of_data = matches!(&error, cac::Error::Io { path, error, .. }
+        if path.is_relative() && error.kind() == std::io::ErrorKind::NotFound && !path.starts_with(run.path()));
     if is_of_data {
         let hint = "resume from the folder in which the run was started: its data is searched from there";
         return Advice::new(error.to_string(), hint).into();

@@ -60,7 +60,7 @@ const KEY_LENGTH: usize = 56;
 /// The error of a file that cannot be read.
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { action: "read", path, source }
+    move |error| Error::Io { action: "read", path, error }
 }
 
 /// The bytes of a model file, whose signature is checked if there is one, and its name in errors; by default
