@@ -2,7 +2,7 @@
 
 use crate::text::{per_cent, shown};
 use std::{
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -286,7 +286,7 @@ pub enum Error {
     },
     /// A runtime's outputs for a model's golden images differ from those at export or, if the model resizes,
     /// from those for the same images resized by the toolkit.
-    #[error("`{origin}` fails its check on {runtime}: {what} differ {} of its golden images", differ(what, *difference))]
+    #[error("`{origin}` fails its check on {runtime}: {what} differ {difference} of its golden images")]
     Differs {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
@@ -294,8 +294,8 @@ pub enum Error {
         runtime: String,
         /// The outputs that differ.
         what: &'static str,
-        /// The largest difference, relative above 1; for classes, the number of images that differ.
-        difference: f64,
+        /// How far they differ.
+        difference: Difference,
     },
     /// The requested provider is not available.
     #[error("provider `{provider}` is not available: {reason}")]
@@ -355,12 +355,21 @@ pub enum Error {
     },
 }
 
-/// How golden images differ: by a number, or in their number.
-fn differ(what: &str, difference: f64) -> String {
-    if what.starts_with("classes") {
-        format!("for {difference}")
-    } else {
-        format!("by {difference:.1e} for some")
+/// How far the outputs for golden images differ.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Difference {
+    /// By at most this, relative above 1.
+    Value(f64),
+    /// For so many images.
+    Images(usize),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(difference) => write!(f, "by {difference:.1e} for some"),
+            Self::Images(count) => write!(f, "for {count}"),
+        }
     }
 }
 

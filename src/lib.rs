@@ -94,7 +94,7 @@ pub mod text;
 pub mod train;
 pub mod weights;
 
-pub use error::{Error, Result};
+pub use error::{Difference, Error, Result};
 /// The crate of the arrays that a scorer takes and returns.
 pub use ndarray;
 pub use panics::panic_is_caught;

@@ -63,6 +63,12 @@ pub(super) fn splits(folder: &Path, split: Split) -> Vec<PathBuf> {
     names.iter().filter_map(named).collect()
 }
 
+/// Whether a folder has class folders of both splits.
+#[must_use]
+pub fn is_divided(folder: &Path) -> bool {
+    [Split::Train, Split::Test].iter().all(|&split| !splits(folder, split).is_empty())
+}
+
 /// Whether a name contains one of these words, as `training_set` and `seg_test` do.
 fn has_word(name: &str, words: &[&str]) -> bool {
     name.to_lowercase().split(|letter: char| !letter.is_alphanumeric()).any(|word| words.contains(&word))
@@ -341,6 +347,7 @@ pub mod tests {
             let files = ["train/a/1.png".to_owned(), format!("{name}/a/1.png"), format!("{name}/b/1.png")];
             touch(folder.path(), &files.each_ref().map(String::as_str));
             assert_eq!(read(folder.path(), Split::Test).0, ["a", "b"], "{name}");
+            assert!(is_divided(folder.path()) && !is_divided(&folder.path().join(name)), "{name}");
         }
     }
 

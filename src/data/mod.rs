@@ -49,7 +49,7 @@ pub use degradation::Degradation;
 pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
-pub use folder::{LeftOut, Listing, images_below};
+pub use folder::{LeftOut, Listing, images_below, is_divided};
 use layout::{Part, Wanted};
 pub use layout::{exists, layouts};
 pub use loader::prefetch;
@@ -500,13 +500,17 @@ impl Dataset {
             return Ok(image::of_planes(&self.pixels(index)?, self.input.height, self.input.width));
         }
         let position = self.positions[index];
-        match &*self.source {
-            Source::Arrays(arrays) => Ok(arrays.image(position)),
-            Source::Files(files) => image::open(&files[position]),
+        let mut image = match &*self.source {
+            Source::Arrays(arrays) => arrays.image(position),
+            Source::Files(files) => image::open(&files[position])?,
             #[cfg(feature = "parquet")]
-            Source::Rows(rows) => rows.image(position),
+            Source::Rows(rows) => rows.image(position)?,
             Source::Noise(_) => unreachable!("noise is made here"),
+        };
+        if self.is_mirrored {
+            ::image::imageops::flip_horizontal_in_place(&mut image);
         }
+        Ok(image)
     }
 
     /// The images of a batch that can be read, in the size of their files. Decodes on all threads. Images that
@@ -518,15 +522,12 @@ impl Dataset {
     #[must_use]
     pub fn readable_originals(&self, indices: &[usize]) -> Readable<Vec<image::RgbImage>> {
         let read = |&index: &usize| {
-            let mut image = self.original(index)?;
-            if self.is_made() {
-                if let Some(frame) = image::Frame::of(&self.input) {
-                    image = frame.around(&image);
-                }
-            } else if self.is_mirrored {
-                ::image::imageops::flip_horizontal_in_place(&mut image);
-            }
-            Ok(image)
+            let image = self.original(index)?;
+            let frame = if self.is_made() { image::Frame::of(&self.input) } else { None };
+            Ok(match frame {
+                Some(frame) => frame.around(&image),
+                None => image,
+            })
         };
         Readable::of(indices.par_iter().map(read).collect())
     }

@@ -214,10 +214,10 @@ fn fetch_within(
     }
     let mut faults: Vec<(&str, String)> = Vec::new();
     let mut is_other_than_recorded = false;
-    let mut is_resumed = open.metadata().is_ok_and(|part| part.len() > 0);
     let mut urls: VecDeque<&String> = remote.urls.iter().collect();
     while let Some(url) = urls.pop_front() {
         let disk = |error| Error::Io { action: "write", path: part.clone(), error };
+        let is_resumed = open.metadata().is_ok_and(|part| part.len() > 0);
         match transfer(patience, url, remote, file, &mut open, observe) {
             Ok(()) => {}
             Err(Broken::Disk(source)) => return Err(disk(source)),
@@ -243,7 +243,6 @@ fn fetch_within(
         open.set_len(0).map_err(disk)?;
         if is_resumed {
             // What was here may be of another file: the whole one is asked for.
-            is_resumed = false;
             urls.push_front(url);
             continue;
         }
@@ -814,6 +813,20 @@ pub(crate) mod tests {
             assert_eq!(fs::read(&path).unwrap(), file());
             assert_eq!(ranges(served), [range]);
         }
+    }
+
+    #[test]
+    fn the_whole_file_is_asked_for_after_a_part_of_another_one() {
+        let cache = tempfile::tempdir().unwrap();
+        let (first, _) = server(vec![7; 100_000], vec![Answer::BreakOff(30_000)]);
+        let (second, served) = server(file(), vec![Answer::Properly, Answer::Properly]);
+        let urls = [&first, &second].map(|url| format!("{url}/{NAME}")).to_vec();
+        let right = sha256(&file());
+        let expected = Expected { sha256: Some(&right), ..Expected::default() };
+        let path = cache.path().join(NAME);
+        fetch(&Remote { urls, expected, ..remote("") }, &path, &mut |_| ()).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), file());
+        assert_eq!(ranges(served), ["30000-", ""]);
     }
 
     #[test]

@@ -9,8 +9,7 @@ use super::{FORMAT_VERSION, Fault, PREFIX};
 use crate::{
     data::fault_of_class,
     image::{Input, SIZES},
-    method::{LogitScore, RejectionScore, kept_at_least},
-    text::per_cent,
+    method::{LogitScore, RejectionScore},
 };
 
 /// Everything that scoring needs besides the graph.
@@ -84,15 +83,6 @@ impl Threshold {
         self.keep.filter(|_| threshold.to_bits() == self.value.to_bits())
     }
 
-    /// The share of new known images that a threshold for the share `keep` keeps at least, with a confidence of
-    /// 95 %; `None` without a guarantee.
-    #[must_use]
-    pub fn kept_at_least_for(&self, keep: f64) -> Option<f64> {
-        let of_file = self.kept_at_least?;
-        let is_own = self.classes.is_some() || self.keep == Some(keep);
-        Some(if is_own { of_file } else { kept_at_least(self.held_out_scores.len(), keep) })
-    }
-
     /// What is wrong with it, if anything, in a file with this many classes.
     fn fault(&self, classes: usize) -> Option<String> {
         if !are_ascending(&self.held_out_scores) {
@@ -107,25 +97,6 @@ impl Threshold {
         }
         let thresholds = self.classes.as_ref().map(Vec::len).filter(|&thresholds| thresholds != classes)?;
         Some(format!("has {thresholds} thresholds for {classes} classes"))
-    }
-
-    /// What a threshold for the share `keep` promises, in words.
-    #[must_use]
-    pub fn promise(&self, keep: f64) -> String {
-        let bound = self.kept_at_least_for(keep);
-        let keep = per_cent(keep);
-        let (of_class, of_one) = match self.classes {
-            Some(_) => (" of each predicted class", " for each class alone"),
-            None => ("", ""),
-        };
-        match bound {
-            Some(bound) => format!(
-                "{keep} % of new known images{of_class}, and at least {:.1} % with a confidence of 95 %{of_one}; chosen from {}",
-                100.0 * bound,
-                self.data
-            ),
-            None => format!("{keep} % of {}{of_class}", self.data),
-        }
     }
 }
 

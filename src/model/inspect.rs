@@ -156,7 +156,7 @@ impl fmt::Display for Inspection {
         let rule = match (original, &decision.threshold) {
             (Some(original), _) => format!(", edited; originally {original}"),
             (None, Some(rule)) => match rule.keep {
-                Some(keep) => format!(", keeps {}", rule.promise(keep)),
+                Some(keep) => format!(", keeps {}", self.manifest.promise(keep, None).unwrap_or_default()),
                 None => ", set by hand".to_owned(),
             },
             (None, None) => String::new(),

@@ -22,9 +22,13 @@ use prost::bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::files::read_at_most;
+use crate::{
+    error::{Error, Result},
+    method,
+    text::per_cent,
+};
 pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use file::with_features;
@@ -146,6 +150,44 @@ impl Manifest {
         let is_first = self.decision.format_version == 1;
         let chose_epoch = is_first.then_some("the held-out images also chose the epoch");
         self.history.doubt_of_held_out().or(chose_epoch)
+    }
+
+    /// The share of new known images that a threshold for the share `keep` keeps at least, with a confidence of
+    /// 95 %; `None` without a guarantee. `doubt` is that of what computes the scores, as
+    /// `Provider::doubt_of_held_out` says it.
+    #[must_use]
+    pub fn kept_at_least(&self, keep: f64, doubt: Option<&str>) -> Option<f64> {
+        let rule = self.decision.threshold.as_ref()?;
+        // A file that has none for its own share has none for another.
+        let is_without = rule.keep.is_some() && rule.kept_at_least.is_none();
+        if is_without || doubt.or(self.doubt_of_held_out()).is_some() {
+            return None;
+        }
+        if rule.classes.is_some() || rule.keep == Some(keep) {
+            return rule.kept_at_least;
+        }
+        let scores = rule.held_out_scores.len();
+        (scores > 0).then(|| method::kept_at_least(scores, keep))
+    }
+
+    /// What a threshold for the share `keep` promises, in words; `None` if the file has no threshold. `doubt`
+    /// is that of [`kept_at_least`](Self::kept_at_least).
+    #[must_use]
+    pub fn promise(&self, keep: f64, doubt: Option<&str>) -> Option<String> {
+        let rule = self.decision.threshold.as_ref()?;
+        let data = &rule.data;
+        let (of_class, of_one) = match rule.classes {
+            Some(_) => (" of each predicted class", " for each class alone"),
+            None => ("", ""),
+        };
+        let share = per_cent(keep);
+        Some(match self.kept_at_least(keep, doubt) {
+            Some(bound) => format!(
+                "{share} % of new known images{of_class}, and at least {:.1} % with a confidence of 95 %{of_one}; chosen from {data}",
+                100.0 * bound
+            ),
+            None => format!("{share} % of {data}{of_class}"),
+        })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     model::{Manifest, Robustness},
     report::{Report, ReportOptions},
     run::Event,
+    scorer::Provider,
 };
 
 /// The maximum number of thumbnails of a page.
@@ -88,7 +89,14 @@ pub struct Provenance {
     /// SHA-256 of the model file, in hexadecimal.
     pub sha256: Option<String>,
     /// What ran the model.
-    pub provider: Option<String>,
+    pub provider: Option<Provider>,
+}
+
+impl Provenance {
+    /// Why what ran the model voids a guarantee, if so.
+    fn doubt(&self) -> Option<&'static str> {
+        self.provider.and_then(Provider::doubt_of_held_out)
+    }
 }
 
 /// Logits in two dimensions: those of some images, evenly spaced in each set, and the anchors.
@@ -259,6 +267,18 @@ impl Subject {
         let Manifest { decision, history } = &self.origin.as_ref()?.manifest;
         let chosen = decision.threshold.as_ref().map(|threshold| f64::from(threshold.value));
         history.robustness.as_ref().filter(|_| chosen.is_some() && self.threshold == chosen)
+    }
+
+    /// [`Manifest::kept_at_least`] for its scores.
+    pub(super) fn kept_at_least(&self, keep: f64) -> Option<f64> {
+        let origin = self.origin.as_ref()?;
+        origin.manifest.kept_at_least(keep, origin.doubt())
+    }
+
+    /// [`Manifest::promise`] for its scores.
+    pub(super) fn promise(&self, keep: f64) -> Option<String> {
+        let origin = self.origin.as_ref()?;
+        origin.manifest.promise(keep, origin.doubt())
     }
 
     /// The name of a class.

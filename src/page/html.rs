@@ -583,8 +583,8 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
             @if let Some(keep) = subject.keep {
                 (row("keep", html! {
                     "the threshold was chosen to keep "
-                    @match manifest.and_then(|manifest| manifest.decision.threshold.as_ref()) {
-                        Some(threshold) => (elided(&threshold.promise(keep), MAX_IN_FULL)),
+                    @match subject.promise(keep) {
+                        Some(promise) => (elided(&promise, MAX_IN_FULL)),
                         None => (percent(keep)),
                     }
                 }))
@@ -602,7 +602,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
             dl {
                 (row("name", name(&subject.name)))
                 @if let Some(sha256) = &origin.sha256 { (row("SHA-256", html! { code { (sha256) } })) }
-                @if let Some(provider) = &origin.provider { (row("run by", name(provider))) }
+                @if let Some(provider) = origin.provider { (row("run by", name(&provider.to_string()))) }
                 (row("format", html! { (origin.manifest.decision.format_version) }))
                 @if let Some(producer) = &history.producer { (row("written by", name(producer))) }
                 @if let Some(runtime) = &history.checked_with { (row("checked with", name(runtime))) }

@@ -217,7 +217,7 @@ impl Subject {
         if let (Some(kept), Some(keep)) = (report.known_kept, self.keep) {
             let interval = report.intervals.and_then(|intervals| intervals.known_kept);
             // Fewer are kept if the images used to choose the threshold happened to score low.
-            let least = self.chosen().and_then(|threshold| threshold.kept_at_least_for(keep)).unwrap_or(keep);
+            let least = self.kept_at_least(keep).unwrap_or(keep);
             if interval.map_or(kept, |interval| interval.high) < least {
                 cautions.push(format!(
                     "The threshold was chosen to keep {} of the known images, but it keeps {}. These images may differ \

@@ -14,7 +14,7 @@ use prost::bytes::Bytes;
 use rayon::prelude::*;
 
 use crate::{
-    error::{Error, Result},
+    error::{Difference, Error, Result},
     image::{self, Frame, Input, RgbImage},
     method::{self, Activations},
     model::{
@@ -248,7 +248,7 @@ impl Scorer {
     #[must_use]
     pub fn preferred_batch(&self) -> usize {
         let batch: usize = match &self.runtime {
-            _ if self.decision().resizes => rayon::current_num_threads().max(ORIGINALS),
+            _ if self.resizes() => rayon::current_num_threads().max(ORIGINALS),
             #[cfg(feature = "tract")]
             // Each thread runs one image, or one fixed batch, at a time: a large batch keeps all threads
             // busy.
@@ -373,8 +373,8 @@ impl Scorer {
     /// # Errors
     /// [`Error::Runtime`] if the runtime fails.
     pub fn score_originals(&self, images: &[RgbImage]) -> Result<Outputs> {
-        let Decision { input, resizes, .. } = self.decision();
-        if !resizes {
+        let input = &self.decision().input;
+        if !self.resizes() {
             return self.score_u8(resized(images, input).view());
         }
         let groups: Vec<&[RgbImage]> = images.chunk_by(|a, b| a.dimensions() == b.dimensions()).collect();
@@ -396,7 +396,21 @@ impl Scorer {
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(_) => (groups.iter().map(run).collect(), onnxruntime::NAME),
         };
-        Outputs::concatenate(&parts?, &self.file, runtime)
+        Outputs::concatenate(parts?, &self.file, runtime)
+    }
+
+    /// Whether the runtime resizes images by the nodes of the graph. They are then given
+    /// [as they are](Self::score_originals); otherwise in the model's size, also if the file could resize them:
+    /// tract runs no nodes that compute what [`image::pixels`] does.
+    #[must_use]
+    pub fn resizes(&self) -> bool {
+        self.decision().resizes
+            && match &self.runtime {
+                #[cfg(feature = "tract")]
+                Runtime::Tract(tract) => tract.resizes(),
+                #[cfg(feature = "onnxruntime")]
+                Runtime::OnnxRuntime(_) => true,
+            }
     }
 
     /// The verdict on each image, from outputs of this model, by the threshold of this scorer.
@@ -422,7 +436,7 @@ impl Scorer {
                 expected: format!("[N, 3, {}, {}]", input.height, input.width),
             });
         }
-        if !self.decision().resizes {
+        if !self.resizes() {
             return self.run_whole(images);
         }
         let Some(frame) = Frame::of(input) else { unreachable!("the file was checked") };
@@ -514,15 +528,26 @@ impl Images<'_> {
     fn to_bytes(self) -> Array4<u8> {
         match self {
             Self::Floats(images) => {
-                // `as` saturates to 0..=255.
-                images
-                    .permuted_axes([0, 2, 3, 1])
-                    .as_standard_layout()
-                    .map(|value| (value * 255.0).round() as u8)
+                images.permuted_axes([0, 2, 3, 1]).as_standard_layout().map(|&value| byte(value))
             }
             Self::Bytes(images) => images.permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned(),
         }
     }
+
+    /// What resizing returns, `[N, 3, H, W]`: bytes as floats.
+    #[cfg(feature = "tract")]
+    fn to_resized(self) -> Array4<f32> {
+        match self {
+            Self::Floats(images) => images.as_standard_layout().map(|&value| f32::from(byte(value))),
+            Self::Bytes(images) => images.as_standard_layout().map(|&byte| f32::from(byte)),
+        }
+    }
+}
+
+/// The byte of a value in 0..=1.
+fn byte(value: f32) -> u8 {
+    // `as` saturates to 0..=255.
+    (value * 255.0).round() as u8
 }
 
 /// Pads images with black ones to whole batches.
@@ -569,14 +594,14 @@ impl Outputs {
     ///
     /// # Errors
     /// [`Error::Runtime`] if features or maps of the logits differ in shape.
-    fn concatenate(parts: &[Self], file: &ModelFile, runtime: &'static str) -> Result<Self> {
+    fn concatenate(mut parts: Vec<Self>, file: &ModelFile, runtime: &'static str) -> Result<Self> {
         fn join<D: ndarray::RemoveAxis, T: Clone>(
             parts: Vec<ndarray::ArrayView<T, D>>,
         ) -> Result<ndarray::Array<T, D>, ndarray::ShapeError> {
             concatenate(Axis(0), &parts)
         }
-        if parts.is_empty() {
-            return Ok(Self::none(file));
+        if parts.len() < 2 {
+            return Ok(parts.pop().unwrap_or_else(|| Self::none(file)));
         }
         let p_values: Option<Vec<_>> = parts.iter().map(|part| Some(part.p_value.as_ref()?.view())).collect();
         let unknown_at: Option<Vec<_>> =
@@ -702,26 +727,26 @@ fn resized(images: &[RgbImage], input: &Input) -> Array4<u8> {
 /// Compares golden batches. Returns the largest difference of a norm or score, relative above 1.
 ///
 /// # Errors
-/// What differs (norms, scores or classes) and by how much; for classes, the number of images.
+/// What differs (norms, scores or classes) and how far.
 fn compared(
     found: &GoldenBatch,
     expected: &GoldenBatch,
     [norms, scores, classes]: [&'static str; 3],
     tolerance: f64,
-) -> Result<f64, (&'static str, f64)> {
+) -> Result<f64, (&'static str, Difference)> {
     let mut greatest = 0.0_f64;
     for (what, found, expected) in
         [(norms, &found.norm, &expected.norm), (scores, &found.score, &expected.score)]
     {
         let difference = greatest_difference(found, expected);
         if difference.is_nan() || difference > tolerance {
-            return Err((what, difference));
+            return Err((what, Difference::Value(difference)));
         }
         greatest = greatest.max(difference);
     }
     let flips = found.label.iter().zip(&expected.label).filter(|(found, expected)| found != expected).count();
     if flips > 0 || found.label.len() != expected.label.len() {
-        return Err((classes, flips as f64));
+        return Err((classes, Difference::Images(flips)));
     }
     Ok(greatest)
 }

@@ -123,7 +123,7 @@ impl OnnxRuntime {
             outputs
         });
         let outputs = outputs.collect::<Result<Vec<Outputs>>>()?;
-        Outputs::concatenate(&outputs, file, NAME)
+        Outputs::concatenate(outputs, file, NAME)
     }
 
     /// Takes an idle session, creates one below the limit, or waits for the next idle one. If no further one

@@ -23,7 +23,7 @@ use tract_onnx::{
 use super::{Images, Outputs, RawOutputs};
 use crate::{
     error::{Error, Result},
-    image::{self, Input, RgbImage},
+    image::Input,
     model::{
         file::{FEATURES, LOGIT_MAP, ModelFile, NORMALIZED, RESIZED, VIEWS},
         proto::{Graph, Model, Node, Value, element},
@@ -276,11 +276,12 @@ impl Resizer {
 enum Resizing {
     /// The nodes of the graph, on tract.
     Nodes(Resizer),
-    /// [`image::pixels`]: the nodes are those that this toolkit writes, which compute the same bytes.
+    /// [`image::pixels`](crate::image::pixels), before the images get here: the nodes are those that this
+    /// toolkit writes, which compute the same bytes.
     Pixels,
 }
 
-/// Whether nodes that resize are those of an export, which do what [`image::pixels`] does.
+/// Whether nodes that resize are those of an export, which do what [`image::pixels`](crate::image::pixels) does.
 #[cfg(feature = "export")]
 fn resizes_as_written(resizing: &Model, input: &Input) -> bool {
     crate::model::resize::resizes_to(resizing, input)
@@ -327,12 +328,17 @@ impl Tract {
         Ok(Self { resizing, plan, batch })
     }
 
+    /// Whether images are resized by the nodes of the graph.
+    pub fn resizes(&self) -> bool {
+        matches!(self.resizing, Some(Resizing::Nodes(_)))
+    }
+
     pub fn run(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
         let parts: Vec<Outputs> = (0..images.len().div_ceil(self.batch))
             .into_par_iter()
             .map(|number| self.run_plan(images.part(number * self.batch, self.batch), file))
             .collect::<Result<_>>()?;
-        Outputs::concatenate(&parts, file, NAME)
+        Outputs::concatenate(parts, file, NAME)
     }
 
     fn run_plan(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
@@ -340,7 +346,7 @@ impl Tract {
         let n = images.len();
         let input: Tensor = match &self.resizing {
             Some(Resizing::Nodes(resizer)) => resizer.run(images.to_bytes()).map_err(failed)?,
-            Some(Resizing::Pixels) => pixels(images.to_bytes(), &file.manifest.decision.input).into(),
+            Some(Resizing::Pixels) => images.to_resized().into(),
             None if file.takes_bytes => images.to_bytes().into(),
             None => images.to_floats().into(),
         };
@@ -371,18 +377,6 @@ impl Tract {
         }
         .checked(NAME, n, file)
     }
-}
-
-/// Images `[N, H, W, 3]` resized to an input, `[N, 3, height, width]`; values are bytes.
-fn pixels(images: Array4<u8>, input: &Input) -> Array4<f32> {
-    let (count, height, width, _) = images.dim();
-    let mut resized = Vec::with_capacity(count * input.values());
-    for image in images.outer_iter() {
-        let bytes = image.iter().copied().collect();
-        let image = RgbImage::from_raw(width as u32, height as u32, bytes).expect("three bytes a pixel");
-        resized.extend(image::pixels(&image, input).into_iter().map(f32::from));
-    }
-    Array4::from_shape_vec((count, 3, input.height, input.width), resized).expect("whole images")
 }
 
 /// Turns a panic into an error: tract panics on some malformed graphs, which a hostile file may hold.

@@ -154,18 +154,18 @@ impl Sets {
         Ok(Self { known, known_test, unknown_tests, outliers })
     }
 
-    /// The data sets, the most frequently used first, with a flag for test sets.
-    fn each(&mut self) -> impl Iterator<Item = (&mut Dataset, bool)> {
-        let training = [Some(&mut self.known), self.outliers.as_mut()].into_iter().flatten();
-        let unknown = self.unknown_tests.iter_mut().map(|set| &mut set.images);
-        training
-            .map(|set| (set, false))
-            .chain([&mut self.known_test].into_iter().chain(unknown).map(|set| (set, true)))
+    /// The data sets, the most frequently used first.
+    fn each(&mut self) -> impl Iterator<Item = (Set, &mut Dataset)> {
+        let outliers = self.outliers.as_mut().map(|images| (Set::Outliers, images));
+        let unknown = self.unknown_tests.iter_mut().enumerate();
+        let unknown = unknown.map(|(number, set)| (Set::Unknown(number), &mut set.images));
+        let known = [(Set::Known, &mut self.known)];
+        known.into_iter().chain(outliers).chain([(Set::Test, &mut self.known_test)]).chain(unknown)
     }
 
     /// Keeps decoded images up to a number of bytes.
     fn keep(&mut self, mut memory: u64) {
-        for (set, _) in self.each() {
+        for (_, set) in self.each() {
             *set = set.clone().keep(&mut memory);
         }
     }
@@ -178,21 +178,24 @@ impl Sets {
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<Option<Contents>> {
-        let images = self.each().map(|(set, _)| set.len()).sum();
+        let images = self.each().map(|(_, set)| set.len()).sum();
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
         // Those of the known training images, and how many known test images have one of them.
-        let (mut trained, mut repeated) = (HashSet::new(), None);
-        for (set, is_test) in self.each() {
+        let (mut trained, mut repeated) = (HashSet::new(), 0);
+        for (kind, set) in self.each() {
+            let is_test = matches!(kind, Set::Test | Set::Unknown(_));
             let sum = &mut sums[usize::from(is_test)];
             sum.update(set.classes().join("\0"));
             let mut readable = Vec::with_capacity(set.len());
             let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
-            if trained.is_empty() {
-                trained.extend(digests.iter().flatten().copied());
-            } else if is_test && repeated.is_none() {
-                repeated = Some(digests.iter().flatten().filter(|digest| trained.contains(*digest)).count());
+            match kind {
+                Set::Known => trained.extend(digests.iter().flatten().copied()),
+                Set::Test => {
+                    repeated = digests.iter().flatten().filter(|digest| trained.contains(*digest)).count();
+                }
+                Set::Unknown(_) | Set::Outliers => {}
             }
             for (index, digest) in digests.into_iter().enumerate() {
                 match digest {
@@ -227,7 +230,7 @@ impl Sets {
             return Err(error);
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
-        let (skipped, repeated) = (errors.len(), repeated.unwrap_or(0));
+        let skipped = errors.len();
         Ok(Some(Contents { skipped, skipped_in_tests, repeated, checksum, tests_checksum }))
     }
 }

@@ -10,13 +10,17 @@ mod published;
 mod pytorch;
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
 };
 
 use half::{bf16, f16};
 use ndarray::Array2;
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{TensorView, View},
+};
 
 use crate::{
     arch::{Architecture, HEAD_PREFIX, Layer, Recognized},
@@ -132,17 +136,7 @@ impl Weights {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let bytes: Vec<(&String, &Tensor, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, tensor)| {
-                (name, tensor, tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect())
-            })
-            .collect();
-        let views = bytes.iter().map(|(name, tensor, bytes)| {
-            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes);
-            (name, view.expect("values match the shape"))
-        });
+        let views = self.tensors.iter().map(|(name, tensor)| (name, Stored(tensor)));
         let metadata = self.note.as_ref().map(|note| HashMap::from([(NOTE.to_owned(), note.clone())]));
         let file = safetensors::serialize(views, metadata)
             .map_err(|error| self.error(format!("cannot be written: {error}")))?;
@@ -332,6 +326,27 @@ fn what(bytes: &[u8]) -> Option<String> {
         is_text.then(|| format!("it is plain text: `{}`", text.chars().take(60).collect::<String>()))
     };
     kind::of(bytes).map(|what| format!("it is {what}")).or_else(line)
+}
+
+/// A tensor as a file stores it; its bytes are made when they are written.
+struct Stored<'a>(&'a Tensor);
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.0.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(&self.0.values[..])
+    }
 }
 
 /// The values of a floating-point tensor; `None` for other types.

@@ -149,7 +149,8 @@ fn the_threshold_has_a_bound_and_operating_points() {
     }
     assert!(inspection.to_string().contains("with a confidence of 95 %"), "{inspection}");
     // Another share has another bound, and the verdicts are those of another threshold.
-    assert_eq!(threshold.kept_at_least_for(0.8), Some(kept_at_least(n, 0.8)));
+    assert_eq!(inspection.manifest.kept_at_least(0.8, None), Some(kept_at_least(n, 0.8)));
+    assert_eq!(inspection.manifest.kept_at_least(0.8, Some("bfloat16")), None);
     let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
     let outputs = scorer.score(checkpoint.check.images.view()).unwrap();
     let scorer = scorer.with_threshold(outputs.score[0] - 1.0).unwrap();
@@ -157,13 +158,16 @@ fn the_threshold_has_a_bound_and_operating_points() {
     // Set by hand, for other scores, or without held-out images of its own: no promise.
     let by_hand = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };
     let int8 = ExportOptions { precision: ModelPrecision::Int8, ..ExportOptions::default() };
-    for options in [by_hand, int8] {
+    for (options, of_another) in [(by_hand, Some(kept_at_least(n, 0.8))), (int8, None)] {
         let (manifest, _) = export::decide(&checkpoint, &options).unwrap();
+        // The held-out scores hold for another share, unless they are not those of the file.
+        assert_eq!(manifest.kept_at_least(0.8, None), of_another);
         assert_eq!(manifest.decision.threshold.unwrap().kept_at_least, None);
     }
     let mut imported = checkpoint;
     imported.facts.imported = Some("w.pt".to_owned());
     let (manifest, _) = export::decide(&imported, &ExportOptions::default()).unwrap();
+    assert_eq!(manifest.kept_at_least(0.8, None), None);
     assert_eq!(manifest.decision.threshold.unwrap().kept_at_least, None);
 }
 
@@ -370,7 +374,7 @@ fn each_class_can_have_its_own_threshold() {
     let of_classes = threshold.classes.as_ref().unwrap();
     assert!(of_classes[0] < of_classes[1] && of_classes[1] < of_classes[2], "{of_classes:?}");
     assert_eq!((threshold.value, threshold.kept_at_least), (0.0, Some(kept_at_least(30, 0.9))));
-    let promise = threshold.promise(0.9);
+    let promise = inspection.manifest.promise(0.9, None).unwrap();
     assert!(
         promise.starts_with("90 % of new known images of each predicted class, and at least "),
         "{promise}"

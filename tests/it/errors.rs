@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use cac::{
-    Error, Provider, Scorer,
+    Difference, Error, Provider, Scorer,
     data::{Dataset, Split},
     eval::{self, feature_file::FeatureFile, score_file},
     export::{self, ExportOptions, ThresholdRule},
@@ -457,10 +457,19 @@ fn outputs_that_differ_from_the_golden_batch_are_an_error() {
     let wrong = with_changed_bias(&bytes);
     let error = Scorer::from_bytes(&wrong, Provider::Cpu).unwrap().verify().unwrap_err();
     assert!(matches!(error, Error::Differs { what: "norms of the logits", .. }), "{error}");
-    let classes =
-        Error::Differs { origin: "m".into(), runtime: "r".into(), what: "classes", difference: 2.0 };
+    let classes = Error::Differs {
+        origin: "m".into(),
+        runtime: "r".into(),
+        what: "classes",
+        difference: Difference::Images(2),
+    };
     assert_eq!(classes.to_string(), "`m` fails its check on r: classes differ for 2 of its golden images");
-    let scores = Error::Differs { origin: "m".into(), runtime: "r".into(), what: "scores", difference: 1.0 };
+    let scores = Error::Differs {
+        origin: "m".into(),
+        runtime: "r".into(),
+        what: "scores",
+        difference: Difference::Value(1.0),
+    };
     assert_eq!(
         scores.to_string(),
         "`m` fails its check on r: scores differ by 1.0e0 for some of its golden images"

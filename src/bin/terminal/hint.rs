@@ -4,7 +4,7 @@ use std::{io::ErrorKind, path::Path};
 
 use cac::{
     Error,
-    data::{images_below, layouts},
+    data::{images_below, is_divided, layouts},
     run::RunFolder,
 };
 
@@ -113,9 +113,9 @@ pub fn of(error: &Error) -> Option<String> {
                 layouts.join("; ")
             ));
         }
-        Error::Undivided { path, .. } if has_splits(folder_of(path)) => {
+        Error::Undivided { path, .. } if is_divided(folder_of(path)) => {
             return Some(format!(
-                "give the folder above, which has train and test: {}",
+                "give the folder above, which has training and test images: {}",
                 quoted(folder_of(path))
             ));
         }
@@ -186,9 +186,4 @@ pub fn of(error: &Error) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
-}
-
-/// Whether a folder is divided into training and test images.
-fn has_splits(folder: &Path) -> bool {
-    ["train", "test"].iter().all(|split| folder.join(split).is_dir())
 }

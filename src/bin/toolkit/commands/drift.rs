@@ -12,7 +12,7 @@ use cac::{
     data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
-    model::{Inspection, Threshold},
+    model::{Inspection, Manifest},
     text::{not_counted, path_text},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
@@ -84,7 +84,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         recent: monitor.recent(window, inspection.threshold).context("there are no scores")?,
         stream,
         held_out: monitor.held_out(),
-        threshold,
+        manifest: &inspection.manifest,
         doubt: (inspection.manifest.doubt_of_held_out())
             .or_else(|| args.provider.and_then(Provider::doubt_of_held_out)),
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
@@ -161,7 +161,7 @@ struct Found<'a> {
     recent: Recent,
     stream: Stream,
     held_out: usize,
-    threshold: Option<&'a Threshold>,
+    manifest: &'a Manifest,
     /// Why the held-out scores may not be those of new known images.
     doubt: Option<&'static str>,
     /// The share of known images that the threshold in use was chosen to keep.
@@ -172,7 +172,7 @@ impl Found<'_> {
     /// The share of known images that the threshold in use keeps at least, with 95 % confidence; absent
     /// without a promise.
     fn kept_at_least(&self) -> Option<f64> {
-        self.threshold?.kept_at_least_for(self.keep?).filter(|_| self.doubt.is_none())
+        self.manifest.kept_at_least(self.keep?, self.doubt)
     }
 
     /// Whether the rate of false alarms has a guarantee.

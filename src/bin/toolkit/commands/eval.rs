@@ -498,13 +498,7 @@ impl Measured<'_> {
         if args.provider.len() > 1 {
             name = format!("{name} on {}", self.scorer.provider());
         }
-        // The bound of the file is for its scores in float32.
-        let mut manifest = self.scorer.manifest().clone();
-        if let (Some(threshold), Some(_)) =
-            (&mut manifest.decision.threshold, self.scorer.provider().doubt_of_held_out())
-        {
-            threshold.kept_at_least = None;
-        }
+        let manifest = self.scorer.manifest();
         let subject = |(score, report): (usize, &cac::Result<Report>)| Subject {
             keep: self.evaluation.threshold(score).and(self.scorer.keep()),
             classes: manifest.decision.classes.clone(),
@@ -516,7 +510,7 @@ impl Measured<'_> {
             origin: Some(Provenance {
                 manifest: manifest.clone(),
                 sha256: Some(self.sha256.to_owned()),
-                provider: Some(self.scorer.provider().to_string()),
+                provider: Some(self.scorer.provider()),
             }),
             degradation: self.degraded,
             agreement: self.agreement(score).map(|(first, agreement)| (first.to_owned(), agreement)),

@@ -167,8 +167,10 @@ pub fn write(
     }
     let threshold =
         exported.manifest.decision.threshold.as_ref().context("an exported model has a threshold")?;
-    let rule =
-        threshold.keep.map_or("set by hand".to_owned(), |keep| format!("keeps {}", threshold.promise(keep)));
+    let rule = match threshold.keep.and_then(|keep| exported.manifest.promise(keep, None)) {
+        Some(promise) => format!("keeps {promise}"),
+        None => "set by hand".to_owned(),
+    };
     let score = exported.manifest.decision.score;
     let choice = exported.manifest.history.choice.as_ref();
     let why = match choice {

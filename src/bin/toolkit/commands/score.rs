@@ -67,7 +67,7 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let output = Output { maps, json: args.scorer.json };
     let (shown, broken) = prefetch(
         images.chunks(batch),
-        |files| (files, decode(files, scorer.decision(), !output.maps.is_empty())),
+        |files| (files, decode(files, &scorer, !output.maps.is_empty())),
         |decoded| {
             let (mut shown, mut broken) = (0, 0);
             for (files, images) in decoded {
@@ -152,17 +152,18 @@ fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, 
 enum Image {
     /// Bytes `[3, H, W]` of the model's size, and the photograph if it is drawn.
     Pixels(Vec<u8>, Option<RgbImage>),
-    /// As it was decoded, for a model that resizes.
+    /// As it was decoded, for a graph that resizes.
     Original(RgbImage),
 }
 
 /// Decodes files on all threads.
-fn decode(files: &[PathBuf], decision: &Decision, is_drawn: bool) -> Vec<Result<Image, Error>> {
+fn decode(files: &[PathBuf], scorer: &Scorer, is_drawn: bool) -> Vec<Result<Image, Error>> {
+    let input = &scorer.decision().input;
     let read = |file: &PathBuf| {
         let image = image::open(file)?;
-        Ok(match decision.resizes {
+        Ok(match scorer.resizes() {
             true => Image::Original(image),
-            false => Image::Pixels(image::pixels(&image, &decision.input), is_drawn.then_some(image)),
+            false => Image::Pixels(image::pixels(&image, input), is_drawn.then_some(image)),
         })
     };
     files.par_iter().map(read).collect()
@@ -176,7 +177,7 @@ fn show(
     images: Vec<Result<Image, Error>>,
     output: &Output,
 ) -> anyhow::Result<usize> {
-    let Decision { input, resizes, .. } = scorer.decision();
+    let input = &scorer.decision().input;
     let (mut pixels, mut photographs, mut read) = (Vec::new(), Vec::new(), Vec::new());
     for image in images {
         read.push(image.map(|image| match image {
@@ -187,7 +188,7 @@ fn show(
             Image::Original(image) => photographs.push(image),
         }));
     }
-    let outputs = if *resizes {
+    let outputs = if scorer.resizes() {
         match scorer.score_originals(&photographs) {
             // One image may be too large for the runtime; the others get their verdicts.
             Err(Error::Runtime { .. }) if files.len() > 1 => {
