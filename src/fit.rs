@@ -18,7 +18,7 @@ pub const LIMIT: usize = 4 << 20;
 /// Added to the diagonal of a scatter matrix before it is inverted, as in pytorch-ood.
 const RIDGE: f64 = 1e-6;
 /// The number of training features that `knn` keeps. Keeping more gains nothing with ten neighbours.
-pub(crate) const BANK: usize = 1024;
+const BANK: usize = 1024;
 /// The number of features above which Mahalanobis distances are measured in principal components.
 const WIDE: usize = 512;
 /// The number of these components, and the fewest that a residual of `vim` keeps.
@@ -85,6 +85,15 @@ impl Fitter<'_> {
         Sample::new(features, self.examples.last_layer, self.anchors)
     }
 
+    /// The number of images that `knn` keeps of the class of which it keeps the fewest.
+    pub(crate) fn fewest_kept_by_knn(&self) -> usize {
+        let mut kept = vec![0; self.examples.last_layer.weight.nrows()];
+        for index in kept_by_knn(&self.examples, self.limit) {
+            kept[self.examples.labels[index] as usize] += 1;
+        }
+        kept.into_iter().min().unwrap_or(0)
+    }
+
     /// A term with its constants.
     pub(crate) fn term(&self, term: Term) -> Result<FittedTerm> {
         Ok(match term {
@@ -148,16 +157,14 @@ pub fn fit(score: FeatureScore, examples: &Examples, limit: Option<usize>) -> Re
 }
 
 fn neighbours_of(examples: &Examples, neighbours: usize, limit: Option<usize>) -> Result<Constants, String> {
-    let directions = directions(examples.features);
-    let (count, width) = directions.dim();
-    let most = limit.map_or(count, |limit| count.min(BANK).min(limit / (width * size_of::<half::f16>())));
+    let kept = kept_by_knn(examples, limit);
     if neighbours == 0 {
         return Err("needs a neighbour".to_owned());
     }
-    if most < neighbours {
-        return Err(format!("needs at least {neighbours} training images; {most} can be kept"));
+    if kept.len() < neighbours {
+        return Err(format!("needs at least {neighbours} training images; {} can be kept", kept.len()));
     }
-    let bank = directions.select(Axis(0), &representatives(examples.labels, most));
+    let bank = directions(examples.features).select(Axis(0), &kept);
     let rounded = |value: f64| match limit {
         Some(_) => half::f16::from_f64(value).to_f32(),
         None => value as f32,
@@ -175,15 +182,25 @@ fn directions(features: ArrayView2<f32>) -> Array2<f64> {
     directions
 }
 
-/// The indices of `count` images, drawn so that each class has its share.
-fn representatives(labels: &[i64], count: usize) -> Vec<usize> {
+/// The indices of the images that `knn` keeps within a limit in bytes.
+fn kept_by_knn(examples: &Examples, limit: Option<usize>) -> Vec<usize> {
+    let (count, width) = examples.features.dim();
+    let most = limit.map_or(count, |limit| count.min(BANK).min(limit / (width * size_of::<half::f16>())));
+    representatives(examples.labels, most, examples.last_layer.weight.nrows())
+}
+
+/// The indices of `count` images, drawn so that each class has its share, and half of an equal one first: with
+/// fewer images of a class than neighbours, `knn` would find all of its images far.
+fn representatives(labels: &[i64], count: usize, classes: usize) -> Vec<usize> {
+    let first = (count / (2 * classes)).max(1) as i32;
     let mut order = shuffled(labels.len(), 0);
     let mut seen = std::collections::HashMap::new();
-    // The rank of an image among those of its class, as a share of them: the lowest are kept.
+    // The rank of an image among those of its class, as a share of them, below 0 for the first: the lowest are
+    // kept.
     let mut ranks = vec![0.0; labels.len()];
     for &index in &order {
         let rank = seen.entry(labels[index]).or_insert(0);
-        ranks[index] = f64::from(*rank);
+        ranks[index] = f64::from(*rank - if *rank < first { first } else { 0 });
         *rank += 1;
     }
     for (rank, label) in ranks.iter_mut().zip(labels) {
@@ -207,7 +224,10 @@ fn gaussians(examples: &Examples, score: FeatureScore, limit: Option<usize>) -> 
         None => width,
         Some(_) => {
             let components = if width > WIDE { COMPONENTS } else { width };
-            components.min((count / IMAGES_PER_COMPONENT).max(1))
+            // The class means take a degree of freedom each, which matters with two images of a class.
+            let free = count.saturating_sub(classes);
+            let images = if free <= count / 2 { free } else { count };
+            components.min((images / IMAGES_PER_COMPONENT).max(1))
         }
     };
     let maps = if is_relative { 2 } else { 1 };
@@ -374,10 +394,13 @@ mod tests {
     }
 
     #[test]
-    fn representatives_keep_the_class_proportions() {
-        let labels: Vec<i64> = (0..100).map(|i| i64::from(i % 10 == 0)).collect();
-        let indices = representatives(&labels, 20);
-        assert!(indices.len() == 20 && indices.is_sorted());
-        assert_eq!(indices.iter().filter(|&&index| labels[index] == 1).count(), 2);
+    fn representatives_keep_the_class_proportions_and_half_an_equal_share() {
+        for (every, expected) in [(2, 10), (3, 7), (4, 5), (10, 5), (50, 2)] {
+            let labels: Vec<i64> = (0..100).map(|i| i64::from(i % every == 0)).collect();
+            let indices = representatives(&labels, 20, 2);
+            assert!(indices.len() == 20 && indices.is_sorted());
+            let of_class = indices.iter().filter(|&&index| labels[index] == 1).count();
+            assert_eq!(of_class, expected, "{every}");
+        }
     }
 }

@@ -7,12 +7,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "train")]
-use super::cifar;
 use super::{
     Split,
     folder::{TEXTURE_LABELS, images_below, is_hidden},
 };
+#[cfg(feature = "train")]
+use super::{cifar, tiny_imagenet};
 use crate::{
     error::{Error, Result},
     files::cache,
@@ -635,8 +635,8 @@ impl PublishedSet {
         }
     }
 
-    /// The data set of known images: the one that is named, or CIFAR's if the classes are its own, of which a
-    /// protocol uses only some.
+    /// The data set of known images: the one that is named, CIFAR's if the classes are its own, of which a
+    /// protocol uses only some, or Tiny ImageNet's if the folder is one.
     #[cfg(feature = "train")]
     pub(crate) fn of_known(text: &Path, classes: &[String], has_protocol: bool) -> Option<&'static Self> {
         let are_of = |all: &[&str]| {
@@ -648,6 +648,8 @@ impl PublishedSet {
                 Self::named("cifar10")
             } else if are_of(&cifar::FINE_CLASSES) {
                 Self::named("cifar100")
+            } else if (tiny_imagenet::LAYOUT.is_here)(text) {
+                Self::named("tiny-imagenet")
             } else {
                 None
             }

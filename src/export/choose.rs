@@ -5,7 +5,7 @@ use ndarray::{Array1, Array2};
 
 use crate::{
     error::Result,
-    fit::{BANK, Fitter, Sample},
+    fit::{Fitter, Sample},
     method::{FeatureScore, FittedScore, FittedTerm, LogitScore, RejectionScore, Standardisation, Term},
     metrics::Metrics,
     model::{Candidate, Choice},
@@ -42,8 +42,8 @@ pub(super) fn choose(
         let stand_ins = unknown.iter().map(of_stand_in).collect();
         Some(Compared { known: standard.applied_to(of_known), stand_ins, standard, term })
     };
-    let (of_classes, of_features) =
-        candidates(magnitude, has_outliers, fitter.examples.labels.len(), fitter.anchors.classes());
+    let images = fitter.examples.labels.len();
+    let (of_classes, of_features) = candidates(magnitude, has_outliers, images, fitter.fewest_kept_by_knn());
     let [of_classes, of_features] = [of_classes, of_features].map(|terms| -> Vec<Compared> {
         terms.into_iter().filter_map(|term| compared(fitter, term)).collect()
     });
@@ -88,29 +88,31 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 /// The terms of the candidates, in the order of preference: those of classes and those of features, for
-/// anchors of this length, and these numbers of training images and classes. With more candidates, chance
-/// would decide, because stand-ins resemble unknown images only roughly.
+/// anchors of this length, this number of training images, and of images of one class that `knn` keeps at
+/// least. With more candidates, chance would decide, because stand-ins resemble unknown images only roughly.
 ///
-/// `fdbd` is no candidate for a network that learned from outliers: it may separate stand-ins better than the
+/// `knn` is no candidate if it keeps no image of some class, which would be far from all. `fdbd` is no candidate for a network that learned from outliers: it may separate stand-ins better than the
 /// energy does, but unknown images worse (docs/results.md, "Scores").
-fn candidates(magnitude: f64, has_outliers: bool, images: usize, classes: usize) -> (Vec<Term>, Vec<Term>) {
+fn candidates(magnitude: f64, has_outliers: bool, images: usize, fewest: usize) -> (Vec<Term>, Vec<Term>) {
     let warm = LogitScore::warm_energy(magnitude);
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into()];
     of_classes.dedup();
     if !has_outliers {
         of_classes.push(FeatureScore::Fdbd.into());
     }
-    let neighbours = (images / IMAGES_PER_NEIGHBOUR)
-        .min(images.min(BANK) / (IMAGES_OF_CLASS_PER_NEIGHBOUR * classes))
-        .clamp(1, 10);
-    (of_classes, vec![FeatureScore::Knn { neighbours }.into(), FeatureScore::UnitMahalanobis.into()])
+    let mut of_features = vec![FeatureScore::UnitMahalanobis.into()];
+    if fewest > 0 {
+        let neighbours = (images / IMAGES_PER_NEIGHBOUR).min(fewest / KEPT_PER_NEIGHBOUR).clamp(1, 10);
+        of_features.insert(0, FeatureScore::Knn { neighbours }.into());
+    }
+    (of_classes, of_features)
 }
 
 /// The number of training images per neighbour of `knn`, up to ten.
 const IMAGES_PER_NEIGHBOUR: usize = 50;
-/// The number of images of a class in the bank of `knn`, per neighbour: with more neighbours than images of a
-/// class, every image has neighbours of other classes.
-const IMAGES_OF_CLASS_PER_NEIGHBOUR: usize = 8;
+/// The number of images of a class that `knn` keeps, per neighbour: with more neighbours than images of a
+/// class, every image of it has neighbours of other classes.
+const KEPT_PER_NEIGHBOUR: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -128,21 +130,24 @@ mod tests {
 
     #[test]
     fn neighbours_are_fewer_than_images_per_class() {
-        for (images, classes, expected) in [
-            (5000, 10, 10),
-            (900, 10, 10),
-            (280, 5, 5),
-            (150, 5, 3),
-            (5000, 100, 1),
-            (500, 50, 1),
-            (19, 2, 1),
+        for (images, fewest, expected) in [
+            (5000, 102, 10),
+            (900, 90, 10),
+            (280, 56, 5),
+            (150, 30, 3),
+            (5000, 10, 1),
+            (5000, 48, 6),
+            (19, 9, 1),
         ] {
-            let (_, of_features) = candidates(10.0, false, images, classes);
+            let (_, of_features) = candidates(10.0, false, images, fewest);
             assert_eq!(
                 of_features[0],
                 FeatureScore::Knn { neighbours: expected }.into(),
-                "{images} {classes}"
+                "{images} {fewest}"
             );
         }
+        // Without images of some class there is no such score.
+        let (_, of_features) = candidates(10.0, false, 5000, 0);
+        assert_eq!(of_features, [FeatureScore::UnitMahalanobis.into()]);
     }
 }

@@ -220,9 +220,13 @@ impl Resample {
 /// A side with fewer images has too few to estimate a variance.
 const FEW: usize = 50;
 
+/// So does one whose variance rests on fewer images: near 100 %, on those few that are not separated from all
+/// images of the other side.
+const FEW_MISPLACED: f64 = 20.0;
+
 /// The interval of the mean AUROC over unknown sets that share their known images, with the variance of
-/// DeLong et al. (1988) on the logit scale (Pepe, 2003). If a side has fewer than [`FEW`] images, it also
-/// contains that of [`auroc_interval_of_few`]. If a side has a single image, it is 0..=1, because the
+/// DeLong et al. (1988) on the logit scale (Pepe, 2003). If a side has fewer than [`FEW`] images, or effectively
+/// fewer than [`FEW_MISPLACED`] misplaced ones, it also contains that of [`auroc_interval_of_few`]. If a side has a single image, it is 0..=1, because the
 /// variance is undefined. An AUROC of 0 or 1 has no variance: the interval is Wilson's for the number of
 /// known images or of images in the smallest set, whichever is smaller.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
@@ -232,6 +236,7 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
     // one half.
     let mut known_placements = vec![0.0; known.len()];
     let mut variance = 0.0;
+    let mut misplaced = f64::INFINITY;
     for unknown in sets {
         let mut unknown_placements = Vec::with_capacity(unknown.0.len());
         let (n, p) = (known.len() as f64, unknown.0.len() as f64);
@@ -250,6 +255,7 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
             flagged += step.known;
         }
         variance += variance_of_mean(&unknown_placements) / (count * count);
+        misplaced = misplaced.min(effective_misplaced(&unknown_placements));
         let auroc = unknown_placements.iter().sum::<f64>() / p;
         let interval = auroc_interval_of_few(auroc, n, p);
         parts.push(Part { weight: 1.0 / count, value: auroc, interval });
@@ -268,12 +274,25 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
     let (logit, reach) = ((auroc / (1.0 - auroc)).ln(), Z * variance.sqrt() / spread);
     let [low, high] = [logit - reach, logit + reach].map(|logit| 1.0 / (1.0 + (-logit).exp()));
     let interval = Interval { low, high };
-    match (known.len(), images) {
-        // All sets share the known images, so their errors do not cancel out.
-        (..FEW, _) => interval.hull(Interval::of_ends(parts)),
-        (_, ..FEW) => interval.hull(Interval::of_sum(parts)),
-        _ => interval,
+    // All sets share the known images, so their errors do not cancel out.
+    if known.len() < FEW || effective_misplaced(&known_placements) < FEW_MISPLACED {
+        interval.hull(Interval::of_ends(parts))
+    } else if images < FEW || misplaced < FEW_MISPLACED {
+        interval.hull(Interval::of_sum(parts))
+    } else {
+        interval
     }
+}
+
+/// The effective number (Kish, 1965) of images that are not separated from all images of the other side, by
+/// how far their placements are from 1 or, of a score the wrong way round, from 0.
+fn effective_misplaced(placements: &[f64]) -> f64 {
+    let effective = |distance: fn(f64) -> f64| {
+        let distances = placements.iter().map(|&placement| distance(placement));
+        let (sum, squares) = distances.fold((0.0, 0.0), |(sum, squares), d| (sum + d, squares + d * d));
+        if squares > 0.0 { sum * sum / squares } else { 0.0 }
+    };
+    effective(|placement| 1.0 - placement).min(effective(|placement| placement))
 }
 
 /// The interval of an AUROC of `n` and `m` images by method 5 of Newcombe (2006): its ends are the
@@ -297,11 +316,6 @@ fn auroc_interval_of_few(auroc: f64, n: f64, m: f64) -> Interval {
 
 /// A side with fewer images has fewer than eight beyond its 5 % quantile, too few for the bootstrap.
 const FEW_BEYOND: usize = 150;
-
-/// Whether a side has too few images for the percentiles of the bootstrap.
-pub(crate) fn is_few(images: usize) -> bool {
-    images < FEW_BEYOND
-}
 
 /// The 2.5 % and 97.5 % quantiles of how many of `count` images lie beyond the population's 5 % quantile:
 /// those of a binomial distribution.
@@ -336,7 +350,7 @@ impl FprOfFew {
         let (n, m) = (known.len(), unknown.len());
         // The share of known images with at least the score of `rank`.
         let flagged = |rank: u64| (known.correct.to_rank(rank) + known.wrong.to_rank(rank)) as f64 / n as f64;
-        let fpr95_tpr = is_few(m).then(|| {
+        let fpr95_tpr = (m < FEW_BEYOND).then(|| {
             let [least, most] = beyond(m);
             Interval {
                 low: if most < m { flagged(unknown.0[m - 1 - most]) } else { 0.0 },
@@ -345,7 +359,7 @@ impl FprOfFew {
         });
         // The share of unknown images below the score of `rank`; for `rank - 1`, at or below it.
         let accepted = |rank: u64| (m - unknown.to_rank(rank)) as f64 / m as f64;
-        let fpr_at_95_known_kept = is_few(n).then(|| {
+        let fpr_at_95_known_kept = (n < FEW_BEYOND).then(|| {
             let [least, most] = beyond(n);
             let known = known.ranked().0;
             Interval {
@@ -366,6 +380,8 @@ fn variance_of_mean(values: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use rand_distr::{Distribution, StandardNormal};
+
     use super::*;
 
     fn ranked(known: &[f64], unknown: &[f64]) -> (RankedKnown, Ranked) {
@@ -467,6 +483,32 @@ mod tests {
                 (364..=397).contains(&held),
                 "{held} of 400 with {known_images} and {unknown_images} images at {auroc}"
             );
+        }
+    }
+
+    #[test]
+    fn coverage_is_no_less_where_few_images_are_misplaced() {
+        for (known_images, unknown_images, shift, auroc) in [
+            (1000, 50, 2.326_348 * 2.0_f64.sqrt(), 0.99),
+            (3000, 75, 3.090_232 * 2.0_f64.sqrt(), 0.999),
+            (3000, 300, 3.090_232 * 2.0_f64.sqrt(), 0.999),
+            (75, 3000, 3.090_232 * 2.0_f64.sqrt(), 0.999),
+            (1000, 50, -2.326_348 * 2.0_f64.sqrt(), 0.01),
+        ] {
+            let mut held = 0;
+            for seed in 0..200 {
+                let mut random = ChaCha8Rng::seed_from_u64(2000 + seed);
+                let mut side = |images: usize, shift: f64| -> Vec<f64> {
+                    (0..images)
+                        .map(|_| shift + Distribution::<f64>::sample(&StandardNormal, &mut random))
+                        .collect()
+                };
+                let (known, unknown) = (side(known_images, 0.0), side(unknown_images, shift));
+                let (known, unknown) = ranked(&known, &unknown);
+                let interval = auroc_interval(&known, &[&unknown]);
+                held += u32::from(interval.low <= auroc && auroc <= interval.high);
+            }
+            assert!(held >= 190, "{held} of 200 with {known_images} and {unknown_images} images at {auroc}");
         }
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 pub use interval::{Bootstrap, Interval};
-pub(crate) use interval::{Draws, FprOfFew, Part, Resample, Share, auroc_interval, is_few};
+pub(crate) use interval::{Draws, FprOfFew, Part, Resample, Share, auroc_interval};
 pub use stream::{Bounded, Stream};
 
 /// The metrics of known images against one set of unknown images: their values or, with `T = Interval`,

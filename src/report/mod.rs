@@ -11,7 +11,7 @@ use crate::{
     error::{Error, Result},
     metrics::{
         Balance, Bootstrap, Draws, FprOfFew, Interval, Metrics, Part, Ranked, RankedKnown, Resample, Share,
-        auroc_interval, is_few,
+        auroc_interval,
     },
 };
 
@@ -125,7 +125,8 @@ struct Member<'a> {
 struct Drawn {
     /// The middle 95 %.
     middle: Interval,
-    /// The same, but wider for few images, whose percentiles are too close together.
+    /// These and 1.96 standard deviations on the logit scale: near 100 % the percentiles are too close
+    /// together.
     wide: Interval,
 }
 
@@ -231,11 +232,10 @@ impl Report {
         let mut draws = bootstrap.draws(known.len(), &counts, measure);
         let of_few: &Vec<FprOfFew> = &sets.iter().map(|set| FprOfFew::new(known, set)).collect();
         for (row, member) in self.rows.iter_mut().zip(members) {
-            let images = member.sets.iter().map(|&set| counts[set]).fold(known.len(), usize::min);
             let drawn = row.metrics.map(|value| {
                 let draws: Draws = draws.next().expect("the draws of each number");
                 let middle = draws.middle();
-                Drawn { middle, wide: if is_few(images) { middle.hull(draws.around(value)) } else { middle } }
+                Drawn { middle, wide: middle.hull(draws.around(value)) }
             });
             let part = 1.0 / member.sets.len() as f64;
             let mean = |share: &dyn Fn(&Measured) -> f64| -> Vec<Share> {

@@ -43,6 +43,9 @@ pub enum Event {
         /// Known test images with the bytes of a training image.
         #[serde(default, skip_serializing_if = "is_zero")]
         repeated: usize,
+        /// Known training images with the bytes of another one. None of them calibrates the threshold.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        duplicates: usize,
         /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold
         /// chosen from them makes no promise.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -166,6 +169,7 @@ mod tests {
                 held_out: Some([2, 19]),
                 untested: vec!["cat".to_owned()],
                 repeated: 3,
+                duplicates: 2,
                 held_out_seen: false,
             },
             Event::Step { epoch: 1, step: 1, loss: 0.5, learning_rate: 1e-3, images_per_second: 9.0 },

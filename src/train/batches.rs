@@ -2,7 +2,7 @@
 //! the image, so any number of threads makes the same batches.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     ptr,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -60,6 +60,8 @@ pub struct Batches<'a> {
     pub(super) skipped_in_tests: usize,
     /// Known test images with the bytes of a known training image.
     pub(super) repeated: usize,
+    /// Known training images with the bytes of another one.
+    pub(super) duplicates: usize,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
     /// outliers.
     pub(super) checksum: String,
@@ -183,7 +185,7 @@ impl Sets {
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
         // Those of the known training images, and how many known test images have one of them.
-        let (mut trained, mut repeated) = (HashSet::new(), 0);
+        let (mut trained, mut twins, mut repeated) = (HashMap::new(), HashSet::new(), 0);
         for (kind, set) in self.each() {
             let is_test = matches!(kind, Set::Test | Set::Unknown(_));
             let sum = &mut sums[usize::from(is_test)];
@@ -191,9 +193,14 @@ impl Sets {
             let mut readable = Vec::with_capacity(set.len());
             let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
             match kind {
-                Set::Known => trained.extend(digests.iter().flatten().copied()),
+                Set::Known => {
+                    let readable: Vec<[u8; 32]> = digests.iter().flatten().copied().collect();
+                    readable.iter().for_each(|digest| *trained.entry(*digest).or_insert(0) += 1);
+                    twins = (0..readable.len()).filter(|&index| trained[&readable[index]] > 1).collect();
+                }
                 Set::Test => {
-                    repeated = digests.iter().flatten().filter(|digest| trained.contains(*digest)).count();
+                    repeated =
+                        digests.iter().flatten().filter(|digest| trained.contains_key(*digest)).count();
                 }
                 Set::Unknown(_) | Set::Outliers => {}
             }
@@ -231,7 +238,7 @@ impl Sets {
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
         let skipped = errors.len();
-        Ok(Some(Contents { skipped, skipped_in_tests, repeated, checksum, tests_checksum }))
+        Ok(Some(Contents { skipped, skipped_in_tests, repeated, twins, checksum, tests_checksum }))
     }
 }
 
@@ -242,6 +249,8 @@ struct Contents {
     skipped_in_tests: usize,
     /// Known test images with the bytes of a known training image.
     repeated: usize,
+    /// The known training images that have the bytes of another one.
+    twins: HashSet<usize>,
     /// Of the training data and of the test images.
     checksum: String,
     tests_checksum: String,
@@ -337,15 +346,16 @@ impl<'a> Batches<'a> {
         held_out_of(&sets.known, settings.recipe.held_out)?;
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
-        let Contents { skipped, skipped_in_tests, repeated, checksum, tests_checksum } = contents;
+        let Contents { skipped, skipped_in_tests, repeated, twins, checksum, tests_checksum } = contents;
         if skipped > 0 {
             sets.keep(settings.memory);
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
         let [choosing, calibrating] = held_out_of(&known, settings.recipe.held_out)?;
         let seed = settings.recipe.seed;
-        // Images that calibrate are drawn regardless of their classes, as new images arrive.
-        let (calibrating, rest) = known.draw_leaving_classes(calibrating, seed);
+        // Images that calibrate are drawn regardless of their classes, as new images arrive. The network would
+        // have learned the twin of one.
+        let (calibrating, rest) = known.draw_leaving_classes(calibrating, seed, &twins);
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
         let of_rest = |indices: Vec<usize>| indices.into_iter().map(|index| rest[index]).collect::<Vec<_>>();
         let (choosing, training) = (of_rest(choosing), of_rest(training));
@@ -370,6 +380,7 @@ impl<'a> Batches<'a> {
             skipped,
             skipped_in_tests,
             repeated,
+            duplicates: twins.len(),
             checksum,
             tests_checksum,
             test_names,

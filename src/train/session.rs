@@ -124,6 +124,7 @@ fn run_to_the_end(
         held_out: Some([batches.choosing.len(), batches.calibrating.len()]),
         untested: batches.untested(),
         repeated: batches.repeated,
+        duplicates: batches.duplicates,
         held_out_seen: session.learner.lineage.held_out_seen,
     };
     if is_new {

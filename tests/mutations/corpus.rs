@@ -276,6 +276,7 @@ fn log() -> Vec<u8> {
         held_out: Some([2, 19]),
         untested: vec!["cat".to_owned()],
         repeated: 3,
+        duplicates: 0,
         held_out_seen: false,
     }];
     for epoch in 1..3 {

@@ -59,6 +59,7 @@ impl Display {
                 held_out,
                 untested,
                 repeated,
+                duplicates,
                 held_out_seen,
             } => {
                 self.clear();
@@ -76,6 +77,11 @@ impl Display {
                 say_untested(untested.iter().map(String::as_str));
                 if *repeated > 0 {
                     say(format_args!("test images that are also training images: {repeated}"));
+                }
+                if *duplicates > 0 {
+                    say(format_args!(
+                        "training images that are there more than once: {duplicates}; none of them chooses the threshold"
+                    ));
                 }
                 if *held_out_seen {
                     say("the backbone was trained on images that are now held out, so the threshold \

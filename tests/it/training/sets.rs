@@ -38,6 +38,7 @@ fn what_the_test_images_lack_is_said() {
     two_colours(at);
     images(&at.join("colours/train"), "green", [30, 200, 30], 32);
     fs::copy(at.join("colours/train/red/0.png"), at.join("colours/test/red/copy.png")).unwrap();
+    fs::copy(at.join("colours/train/red/1.png"), at.join("colours/train/red/twin.png")).unwrap();
     let output = toolkit(at, &[&SMALL[..], &["--epochs", "1"]].concat());
     stdout(&output);
     let said = stderr(&output);
@@ -46,6 +47,7 @@ fn what_the_test_images_lack_is_said() {
         "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
         "known classes without test images: green\n",
         "test images that are also training images: 1\n",
+        "training images that are there more than once: 2; none of them chooses the threshold\n",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
