@@ -42,7 +42,7 @@ pub struct Examples<'a> {
 
 /// Fits scores to the features of training images.
 #[derive(Debug, Clone, Copy)]
-pub struct Fitter<'a> {
+pub(crate) struct Fitter<'a> {
     /// The training images.
     pub examples: Examples<'a>,
     /// Features `[M, F]` of further known images, used to standardise the terms of a sum.
@@ -55,7 +55,7 @@ pub struct Fitter<'a> {
 
 /// Features of images, and what is computed from them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sample<'a> {
+pub(crate) struct Sample<'a> {
     features: &'a Array2<f32>,
     logits: Array2<f32>,
     distances: Array2<f32>,

@@ -820,6 +820,7 @@ impl Dataset {
 }
 
 /// Those of `indices`, in order, that can be taken if one image of each class must be left.
+#[cfg(any(feature = "export", feature = "train"))]
 pub(crate) fn leaving_classes(
     labels: &[i64],
     indices: impl IntoIterator<Item = usize>,

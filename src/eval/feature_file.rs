@@ -23,7 +23,7 @@ use crate::{
         npz::{self, Archive, Array},
     },
     fit::{Examples, Fitter, Sample},
-    method::{Anchors, FittedScore, LastLayer, nearest},
+    method::{Anchors, FittedScore, LastLayer, RejectionScore, nearest},
 };
 
 /// The name of the training images.
@@ -69,20 +69,27 @@ pub fn check_names(unknown: &[&str]) -> Result<()> {
 }
 
 impl FeatureFile {
-    /// Calls `take` with a [`Fitter`] of the training images. One in five is set aside to standardise sums,
-    /// unless it is the last of its class.
-    pub fn with_fitter<R>(&self, limit: Option<usize>, take: impl FnOnce(&Fitter) -> R) -> R {
+    /// A score, fitted to the training images with the limit of [`fit`](crate::fit::fit). One image in five,
+    /// unless it is the last of its class, is set aside to standardise a sum.
+    ///
+    /// # Errors
+    /// Those of [`fit`](crate::fit::fit), and [`Error::Setting`] if a term cannot be standardised.
+    pub fn fit(&self, score: RejectionScore, limit: Option<usize>) -> Result<FittedScore> {
+        let (standardising, fitting) = self.divided();
+        let rows = |indices: &[usize]| self.training.features.select(Axis(0), indices);
+        let (known, features) = (rows(&standardising), rows(&fitting));
+        let labels: Vec<i64> = fitting.iter().map(|&index| self.training.labels[index]).collect();
+        let examples = Examples { features: features.view(), labels: &labels, last_layer: &self.last_layer };
+        Fitter { examples, known: &known, anchors: &self.anchors, limit }.fit(score)
+    }
+
+    /// The training images that standardise, and those that constants are fitted to.
+    fn divided(&self) -> (Vec<usize>, Vec<usize>) {
         let labels = &self.training.labels;
         let all = 0..labels.len();
         let standardising: HashSet<usize> =
             leaving_classes(labels, all.clone().step_by(STANDARDISING)).collect();
-        let (known, fitted): (Vec<usize>, Vec<usize>) = all.partition(|index| standardising.contains(index));
-        let rows = |indices: &[usize]| self.training.features.select(Axis(0), indices);
-        let (known, fitted_features) = (rows(&known), rows(&fitted));
-        let labels: Vec<i64> = fitted.iter().map(|&index| labels[index]).collect();
-        let examples =
-            Examples { features: fitted_features.view(), labels: &labels, last_layer: &self.last_layer };
-        take(&Fitter { examples, known: &known, anchors: &self.anchors, limit })
+        all.partition(|index| standardising.contains(index))
     }
 
     /// The predictions and scores of all sets.
@@ -259,13 +266,11 @@ mod tests {
         let greatest: Vec<f32> = logits.rows().into_iter().map(|row| -row[0].max(row[1])).collect();
         assert_eq!(evaluation.sets[2].scores, [greatest]);
         assert_eq!(evaluation.sets[0].truth, [1, 0]);
-        file.with_fitter(None, |fitter| {
-            assert_eq!((fitter.examples.labels, fitter.known.nrows()), (&[1, 0, 1][..], 1));
-        });
+        assert_eq!(file.training.labels, [0, 1, 0, 1]);
+        assert_eq!(file.divided(), (vec![0], vec![1, 2, 3]));
         let alone = FeatureSet { labels: vec![0, 1, 1, 1], ..file.training.clone() };
-        FeatureFile { training: alone, ..file }.with_fitter(None, |fitter| {
-            assert_eq!(fitter.examples.labels, [0, 1, 1, 1], "an image of each class");
-        });
+        let alone = FeatureFile { training: alone, ..file };
+        assert_eq!(alone.divided(), (vec![], vec![0, 1, 2, 3]), "an image of each class");
     }
 
     #[test]

@@ -114,18 +114,26 @@ impl FeatureScore {
     /// `knn` with ten neighbours.
     pub const KNN: Self = Self::Knn { neighbours: 10 };
 
+    /// All scores, `knn` with ten neighbours.
+    pub const ALL: [Self; 6] = [
+        Self::KNN,
+        Self::Mahalanobis,
+        Self::UnitMahalanobis,
+        Self::RelativeMahalanobis,
+        Self::Fdbd,
+        Self::Vim,
+    ];
+
     /// The score that a text names; `None` if it names none.
     pub(super) fn named(text: &str) -> Option<Self> {
-        let neighbours = |text: &str| text.parse().ok().filter(|k| (1..=1000).contains(k));
-        Some(match text {
-            "knn" => Self::KNN,
-            "mahalanobis" => Self::Mahalanobis,
-            "unit-mahalanobis" => Self::UnitMahalanobis,
-            "relative-mahalanobis" => Self::RelativeMahalanobis,
-            "fdbd" => Self::Fdbd,
-            "vim" => Self::Vim,
-            _ => Self::Knn { neighbours: text.strip_prefix("knn:").and_then(neighbours)? },
-        })
+        let neighbours = || {
+            let neighbours = text.strip_prefix("knn:")?.parse().ok();
+            Some(Self::Knn { neighbours: neighbours.filter(|k| (1..=1000).contains(k))? })
+        };
+        match text {
+            "knn" => Some(Self::KNN),
+            _ => Self::ALL.into_iter().find(|score| score.to_string() == text).or_else(neighbours),
+        }
     }
 
     /// The formula as text.

@@ -65,22 +65,21 @@ impl LogitScore {
         Self::Energy { temperature: (magnitude / 2.0) as f32 }
     }
 
-    /// The score that a text names; `None` if it names none.
-    pub(super) fn named(text: &str) -> Option<Self> {
-        let temperature = |text: &str| text.parse().ok().filter(|t| (1e-3..=1e6).contains(t));
-        Some(match text {
-            "cac" => Self::Cac,
-            "min-distance" => Self::MinDistance,
-            "pytorch-ood" => Self::PytorchOod,
-            "msp" => Self::Msp,
-            "max-logit" => Self::MaxLogit,
-            "energy" => Self::ENERGY,
-            _ => Self::Energy { temperature: text.strip_prefix("energy:").and_then(temperature)? },
-        })
-    }
-
     /// The energy at temperature 1.
     pub const ENERGY: Self = Self::Energy { temperature: 1.0 };
+
+    /// All scores, the energy at temperature 1.
+    pub const ALL: [Self; 6] =
+        [Self::Cac, Self::MinDistance, Self::PytorchOod, Self::Msp, Self::MaxLogit, Self::ENERGY];
+
+    /// The score that a text names; `None` if it names none.
+    pub(super) fn named(text: &str) -> Option<Self> {
+        let temperature = || {
+            let temperature = text.strip_prefix("energy:")?.parse().ok();
+            Some(Self::Energy { temperature: temperature.filter(|t| (1e-3..=1e6).contains(t))? })
+        };
+        Self::ALL.into_iter().find(|score| score.to_string() == text).or_else(temperature)
+    }
 
     /// The formula as text, of the logits z, their distances d to the anchors, and a temperature T.
     #[must_use]

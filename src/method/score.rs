@@ -94,7 +94,7 @@ impl FromStr for RejectionScore {
         let reason = || {
             format!(
                 "must be {}, or the sum A+B of two; T from 0.001 to 1000000, K from 1 to 1000",
-                Self::NAMES
+                Self::names()
             )
         };
         score.ok_or_else(|| Error::setting("score", format!("`{text}`"), reason()))
@@ -117,8 +117,16 @@ impl From<RejectionScore> for String {
 
 impl RejectionScore {
     /// The names of single scores that [`FromStr`] accepts, for messages and help texts.
-    pub const NAMES: &'static str = "cac, min-distance, pytorch-ood, msp, max-logit, energy, energy:T, knn, knn:K, \
-                                     mahalanobis, unit-mahalanobis, relative-mahalanobis, fdbd or vim";
+    #[must_use]
+    pub fn names() -> String {
+        let of_logits = LogitScore::ALL.map(|score| score.to_string());
+        let of_features = FeatureScore::ALL.map(|score| match score {
+            FeatureScore::Knn { .. } => "knn, knn:K".to_owned(),
+            other => other.to_string(),
+        });
+        let [first @ .., last] = &of_features;
+        format!("{}, energy:T, {} or {last}", of_logits.join(", "), first.join(", "))
+    }
 
     /// The score or the two scores that it consists of.
     pub fn terms(self) -> impl Iterator<Item = Term> {

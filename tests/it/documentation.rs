@@ -16,7 +16,10 @@ fn pages() -> BTreeMap<PathBuf, String> {
         for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
             if !path.is_dir() {
                 files.push(path);
-            } else if path.file_name().is_some_and(|name| name != "node_modules") {
+            } else if path
+                .file_name()
+                .is_some_and(|name| name != "node_modules" && !name.as_encoded_bytes().starts_with(b"."))
+            {
                 folders.push(path);
             }
         }

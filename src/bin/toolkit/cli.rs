@@ -15,7 +15,7 @@ use cac::{
     drift::ALPHA,
     export::{ExportOptions, InputForm, ThresholdRule},
     fit::LIMIT,
-    method::{KEEP, RejectionScore, Variant},
+    method::{FeatureScore, KEEP, LogitScore, RejectionScore, Term, Variant},
     metrics::Bootstrap,
     model::ModelPrecision,
     report::{Group, ReportOptions},
@@ -165,7 +165,7 @@ pub struct ExportArgs {
 /// How a model file is written.
 #[derive(Args)]
 pub struct FileArgs {
-    #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default the one that best separates held-out known images from stand-ins for unknown ones", RejectionScore::NAMES))]
+    #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default the one that best separates held-out known images from stand-ins for unknown ones", RejectionScore::names()))]
     pub score: Option<RejectionScore>,
     #[arg(long, value_name = "MB", value_parser = megabytes, help = format!("Size limit for a feature score's constants in the file; by default {:.1}", LIMIT as f64 / 1e6))]
     pub score_limit: Option<f64>,
@@ -346,7 +346,7 @@ pub struct EvaluationArgs {
     /// Degrade all test images: fewer pixels, noise, or JPEG compression
     #[arg(long, value_name = "NAME", value_parser = one_of(&Degradation::ALL))]
     pub degraded: Option<Degradation>,
-    #[arg(long, value_name = "NAME", help = format!("Rejection score to evaluate: {}, the sum A+B of two, or all; repeatable. By default the model's own. Others that need constants are fitted to training images of --known", RejectionScore::NAMES))]
+    #[arg(long, value_name = "NAME", help = format!("Rejection score to evaluate: {}, the sum A+B of two, or all; repeatable. By default the model's own. Others that need constants are fitted to training images of --known", RejectionScore::names()))]
     pub score: Vec<ScoreArg>,
     /// Write the first model's scores of all images as CSV, or as NPZ if the name ends in .npz
     #[arg(long, value_name = "FILE")]
@@ -385,9 +385,7 @@ pub fn scores(args: &[ScoreArg], own: Option<RejectionScore>) -> Vec<RejectionSc
     let mut scores: Vec<RejectionScore> = Vec::new();
     for arg in args {
         let named = match arg {
-            ScoreArg::All => {
-                own.into_iter().chain(ALL.iter().map(|name| name.parse().expect("a score"))).collect()
-            }
+            ScoreArg::All => own.into_iter().chain(all_scores()).collect(),
             ScoreArg::One(score) => vec![*score],
         };
         for score in named {
@@ -408,23 +406,15 @@ fn megabytes(text: &str) -> Result<f64, String> {
 /// The column of a file of scores that is read by default.
 pub const SCORE_COLUMN: &str = "score";
 
-/// The scores of `--score all`.
-const ALL: [&str; 14] = [
-    "cac",
-    "min-distance",
-    "msp",
-    "max-logit",
-    "energy",
-    "energy:5",
-    "knn:10",
-    "mahalanobis",
-    "unit-mahalanobis",
-    "relative-mahalanobis",
-    "fdbd",
-    "vim",
-    "energy+knn:10",
-    "fdbd+knn:10",
-];
+/// The scores of `--score all`: all but pytorch-ood's, to which any image with large logits looks known.
+fn all_scores() -> impl Iterator<Item = RejectionScore> {
+    let of_logits = LogitScore::ALL.into_iter().filter(|&score| score != LogitScore::PytorchOod);
+    let of_logits = of_logits.chain([LogitScore::Energy { temperature: 5.0 }]).map(Term::from);
+    let single = of_logits.chain(FeatureScore::ALL.map(Term::from)).map(RejectionScore::Single);
+    let sums = [LogitScore::ENERGY.into(), FeatureScore::Fdbd.into()]
+        .map(|one| RejectionScore::Sum(one, FeatureScore::KNN.into()));
+    single.chain(sums)
+}
 
 /// `toolkit data`
 #[derive(Subcommand)]

@@ -38,7 +38,7 @@ fn what_the_test_images_lack_is_said() {
     two_colours(at);
     images(&at.join("colours/train"), "green", [30, 200, 30], 32);
     fs::copy(at.join("colours/train/red/0.png"), at.join("colours/test/red/copy.png")).unwrap();
-    fs::copy(at.join("colours/train/red/1.png"), at.join("colours/train/red/twin.png")).unwrap();
+    fs::copy(at.join("colours/train/red/1.png"), at.join("colours/train/red/2.png")).unwrap();
     let output = toolkit(at, &[&SMALL[..], &["--epochs", "1"]].concat());
     stdout(&output);
     let said = stderr(&output);

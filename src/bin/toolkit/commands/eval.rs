@@ -19,8 +19,8 @@ use cac::{
         feature_file::{self, FeatureFile, FeatureSet},
         score_file,
     },
-    fit::{Fitter, LIMIT},
-    method::{Anchors, LastLayer, RejectionScore, Term},
+    fit::LIMIT,
+    method::{Anchors, FittedScore, LastLayer, LogitScore, RejectionScore},
     model::{Decision, Inspection, Manifest, Training, with_features},
     page::{Projection, Provenance, Subject},
     report::Report,
@@ -127,10 +127,18 @@ pub fn measure(
         let training = training.as_ref().filter(|_| needs_fit(contender) || keeps.is_some());
         let mut features =
             training.map(|images| features_of(contender, images, args.skip_broken)).transpose()?;
-        let evaluated = match &cli::scores(&args.score, Some(own))[..] {
-            [] => vec![Evaluated::Own],
-            scores => fitted(features.as_ref(), scores, Some(own), args.score.contains(&ScoreArg::All))?,
-        };
+        let is_all = args.score.contains(&ScoreArg::All);
+        let mut evaluated = Vec::new();
+        for score in cli::scores(&args.score, Some(own)) {
+            if score == own {
+                evaluated.push(Evaluated::Own);
+            } else {
+                evaluated.extend(fitted(features.as_ref(), score, is_all)?.map(Evaluated::Other));
+            }
+        }
+        if args.score.is_empty() {
+            evaluated.push(Evaluated::Own);
+        }
         let evaluate_options =
             EvaluateOptions { skip_broken: args.skip_broken, keep_features: keeps.is_some() };
         let start = Instant::now();
@@ -285,37 +293,24 @@ fn features_of(contender: &Contender, images: &Dataset, skip_broken: bool) -> an
     Ok(FeatureFile { last_layer: last_layer.clone(), anchors: anchors.clone(), training, sets: Vec::new() })
 }
 
-/// The scores to evaluate, with their constants. `own` is left as it is. If all were requested, a score with
-/// too few images is left out, with a message.
+/// A score with its constants; without features, one of logits. `None`, with a message, if all were requested
+/// and there are too few images for it.
 pub fn fitted(
     features: Option<&FeatureFile>,
-    scores: &[RejectionScore],
-    own: Option<RejectionScore>,
+    score: RejectionScore,
     is_all: bool,
-) -> anyhow::Result<Vec<Evaluated>> {
-    let all = |fitter: Option<&Fitter>| {
-        let mut evaluated = Vec::new();
-        for &score in scores {
-            if Some(score) == own {
-                evaluated.push(Evaluated::Own);
-                continue;
-            }
-            let fitted = match (score, fitter) {
-                (RejectionScore::Single(Term::Logits(score)), _) => Ok(score.into()),
-                (score, Some(fitter)) => fitter.fit(score),
-                _ => unreachable!("features are there if a score needs them"),
-            };
-            match fitted {
-                Ok(score) => evaluated.push(Evaluated::Other(score)),
-                Err(error) if is_all => say(format_args!("left out: {error}")),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(evaluated)
+) -> anyhow::Result<Option<FittedScore>> {
+    let fitted = match features {
+        Some(features) => features.fit(score, Some(LIMIT)),
+        None => LogitScore::try_from(score).map(FittedScore::from),
     };
-    match features {
-        Some(features) => features.with_fitter(Some(LIMIT), |fitter| all(Some(fitter))),
-        None => all(None),
+    match fitted {
+        Ok(score) => Ok(Some(score)),
+        Err(error) if is_all => {
+            say(format_args!("left out: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 

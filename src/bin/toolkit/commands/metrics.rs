@@ -5,11 +5,9 @@ use std::{collections::HashMap, io::Write, path::Path};
 use anyhow::anyhow;
 use cac::{
     eval::{
-        Evaluated,
         feature_file::FeatureFile,
         score_file::{self, Entry},
     },
-    method::FittedScore,
     metrics::{Kind, Stream},
     report::Report,
     text::on_one_line,
@@ -34,14 +32,10 @@ pub fn run(args: &MetricsArgs) -> anyhow::Result<()> {
 fn of_features(path: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
     let features = FeatureFile::read(path)?;
     let is_all = args.score.contains(&ScoreArg::All);
-    let scores = fitted(Some(&features), &cli::scores(&args.score, None), None, is_all)?;
-    let scores: Vec<FittedScore> = scores
-        .into_iter()
-        .map(|score| match score {
-            Evaluated::Other(score) => score,
-            Evaluated::Own => unreachable!("a file of features has no own score"),
-        })
-        .collect();
+    let mut scores = Vec::new();
+    for score in cli::scores(&args.score, None) {
+        scores.extend(fitted(Some(&features), score, is_all)?);
+    }
     let evaluation = features.evaluation(&scores);
     for (index, score) in evaluation.scores.iter().enumerate() {
         let report = evaluation.report(index, &args.report.options(None))?;
