@@ -357,6 +357,7 @@ pub enum Error {
 
 /// How far the outputs for golden images differ.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Difference {
     /// By at most this, relative above 1.
     Value(f64),

@@ -71,6 +71,7 @@ pub type Shapes<'a> = &'a dyn Fn(&str) -> Option<&'a [usize]>;
 
 /// A network recognised from its weights.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Recognized {
     /// The network.
     pub architecture: Architecture,
@@ -105,6 +106,7 @@ pub struct Layer {
 
 /// The operation of a layer. Activations are `[N, channels, height, width]` up to pooling or flattening.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum Op {
     /// The normalised images `[N, 3, H, W]`.
     Input,

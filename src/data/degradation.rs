@@ -17,6 +17,7 @@ use crate::{
 /// A degradation of fixed strength, with which a model is tested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Degradation {
     /// Reduced to three quarters of the height and width (bilinear), and enlarged again (bicubic).
     Reduced,

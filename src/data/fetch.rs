@@ -32,6 +32,7 @@ const LIST: &str = "sha256sums";
 
 /// The result of [`DataFolder::verify`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Verified {
     /// The number of files that have the recorded or published checksum.
     pub files: usize,

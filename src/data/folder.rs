@@ -172,6 +172,7 @@ pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
 
 /// The files of a folder, sorted by path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Listing {
     /// The files with the extension of an image.
     pub files: Vec<PathBuf>,

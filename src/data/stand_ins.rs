@@ -9,6 +9,7 @@ use crate::image::{Filter, Input, Resize, pixels};
 
 /// A kind of stand-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StandIn {
     /// An image with part of an image of another class pasted at the same place.
     Paste,

@@ -77,6 +77,7 @@ pub struct Monitor {
 
 /// The state of the martingale.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Status {
     /// Images of the stream.
     pub images: usize,
@@ -92,6 +93,7 @@ pub struct Status {
 
 /// The last images of a stream, compared with the held-out ones.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Recent {
     /// Images that are compared.
     pub images: usize,

@@ -131,6 +131,7 @@ impl InputForm {
 
 /// The result of an export.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Exported {
     /// The metadata of the file.
     pub manifest: Manifest,

@@ -17,6 +17,7 @@ const MAX_BATCH: usize = 64;
 
 /// The result of [`publish`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Published {
     /// The model's folder in the repository.
     pub folder: PathBuf,

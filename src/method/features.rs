@@ -9,6 +9,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 /// A score of the features f and the logits z. Larger = more likely unknown. As text `knn:K` or, for K = 10,
 /// `knn`; `mahalanobis`, `unit-mahalanobis`, `relative-mahalanobis`, `fdbd` or `vim`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FeatureScore {
     /// The distance from f/|f| to the K-th nearest of the training features, also of length 1 (Sun et al.,
     /// ICML 2022); 0 to 2.
@@ -35,6 +36,7 @@ pub enum FeatureScore {
 
 /// The constants of a score of features.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Constants {
     /// Of `knn`.
     Neighbours {

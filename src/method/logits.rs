@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 /// 1, `energy:T`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "RejectionScore", into = "RejectionScore")]
+#[non_exhaustive]
 pub enum LogitScore {
     /// The paper's score: min over c of d_c (1 - softmin(d)_c), at least 0.
     Cac,

@@ -17,6 +17,7 @@ use crate::{
 
 /// The contents of a model file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Inspection {
     /// Length of the file in bytes.
     pub bytes: usize,

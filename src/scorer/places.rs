@@ -15,6 +15,7 @@ use crate::{
 /// A place is scored like an image that has the features of this place everywhere. What the network sees
 /// around a place counts too: places overlap.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Places {
     /// The score.
     pub rule: LogitScore,

@@ -220,7 +220,7 @@ pub fn write(
             "compared with f32 on {images} training images: {label_flips} classes and {unknown_flips} verdicts differ"
         )?;
     }
-    if let Some(triton::Published { folder, version, service }) = published {
+    if let Some(triton::Published { folder, version, service, .. }) = published {
         writeln!(
             stdout(),
             "for Triton: version {version} in `{}`\nfor KServe: `{}`, whose storageUri must be set",

@@ -92,7 +92,7 @@ fn files(given: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in given {
         if path.is_dir() {
-            let Listing { files, left_out } = images_below(path)?;
+            let Listing { files, left_out, .. } = images_below(path)?;
             say_left_out(&left_out);
             all.extend(files);
         } else {
