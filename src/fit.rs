@@ -89,7 +89,9 @@ impl Fitter<'_> {
     pub(crate) fn fewest_kept_by_knn(&self) -> usize {
         let mut kept = vec![0; self.examples.last_layer.weight.nrows()];
         for index in kept_by_knn(&self.examples, self.limit) {
-            kept[self.examples.labels[index] as usize] += 1;
+            let class = usize::try_from(self.examples.labels[index]).ok();
+            // The fit refuses other labels.
+            class.and_then(|class| kept.get_mut(class)).into_iter().for_each(|kept| *kept += 1);
         }
         kept.into_iter().min().unwrap_or(0)
     }
@@ -189,8 +191,8 @@ fn kept_by_knn(examples: &Examples, limit: Option<usize>) -> Vec<usize> {
     representatives(examples.labels, most, examples.last_layer.weight.nrows())
 }
 
-/// The indices of `count` images, drawn so that each class has its share, and half of an equal one first: with
-/// fewer images of a class than neighbours, `knn` would find all of its images far.
+/// The indices of `count` images: of each class at least `count / (2 C)`, or all if it has fewer, the rest in
+/// proportion to the classes. With fewer images of a class than neighbours, `knn` finds all of its images far.
 fn representatives(labels: &[i64], count: usize, classes: usize) -> Vec<usize> {
     let first = (count / (2 * classes)).max(1) as i32;
     let mut order = shuffled(labels.len(), 0);
@@ -224,10 +226,9 @@ fn gaussians(examples: &Examples, score: FeatureScore, limit: Option<usize>) -> 
         None => width,
         Some(_) => {
             let components = if width > WIDE { COMPONENTS } else { width };
-            // The class means take a degree of freedom each, which matters with two images of a class.
+            // The class means take a degree of freedom each, which matters with few images of a class.
             let free = count.saturating_sub(classes);
-            let images = if free <= count / 2 { free } else { count };
-            components.min((images / IMAGES_PER_COMPONENT).max(1))
+            components.min((count / IMAGES_PER_COMPONENT).min(2 * free / 3).max(1))
         }
     };
     let maps = if is_relative { 2 } else { 1 };

@@ -91,8 +91,9 @@ fn mean(values: &[f64]) -> f64 {
 /// anchors of this length, this number of training images, and of images of one class that `knn` keeps at
 /// least. With more candidates, chance would decide, because stand-ins resemble unknown images only roughly.
 ///
-/// `knn` is no candidate if it keeps no image of some class, which would be far from all. `fdbd` is no candidate for a network that learned from outliers: it may separate stand-ins better than the
-/// energy does, but unknown images worse (docs/results.md, "Scores").
+/// `knn` is no candidate if it keeps no image of some class: all images of that class would look far. `fdbd` is
+/// none for a network that learned from outliers: it may separate stand-ins better than the energy does, but
+/// unknown images worse (docs/results.md, "Scores").
 fn candidates(magnitude: f64, has_outliers: bool, images: usize, fewest: usize) -> (Vec<Term>, Vec<Term>) {
     let warm = LogitScore::warm_energy(magnitude);
     let mut of_classes = vec![Term::from(LogitScore::ENERGY), warm.into()];

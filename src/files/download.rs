@@ -217,15 +217,14 @@ fn fetch_within(
     let mut urls: VecDeque<&String> = remote.urls.iter().collect();
     while let Some(url) = urls.pop_front() {
         let disk = |error| Error::Io { action: "write", path: part.clone(), error };
-        let is_resumed = open.metadata().is_ok_and(|part| part.len() > 0);
-        match transfer(patience, url, remote, file, &mut open, observe) {
-            Ok(()) => {}
-            Err(Broken::Disk(source)) => return Err(disk(source)),
+        let is_resumed = match transfer(patience, url, remote, file, &mut open, observe) {
+            Ok(is_resumed) => is_resumed,
+            Err(Broken::Disk(error)) => return Err(disk(error)),
             Err(Broken::Server(reason)) => {
                 faults.push((url, reason));
                 continue;
             }
-        }
+        };
         let found = Checksums::of_file(&part)?;
         let fault = match expected.fault(&found) {
             Some(fault) => Some(format!("{fault}{}", described(&part)?)),
@@ -345,7 +344,7 @@ fn is_at(_file: &File, path: &Path) -> io::Result<bool> {
     Ok(path.exists())
 }
 
-/// Downloads the rest of a partial file.
+/// Downloads the rest of a partial file; returns whether what was already here is part of it.
 fn transfer(
     patience: Patience,
     url: &str,
@@ -353,13 +352,13 @@ fn transfer(
     file: &Path,
     out: &mut File,
     observe: &mut dyn FnMut(FetchEvent),
-) -> Result<(), Broken> {
+) -> Result<bool, Broken> {
     let part = &part_of(file);
     let server = |error: &dyn std::fmt::Display| Broken::Server(error.to_string());
     let mut done = out.metadata().map_err(Broken::Disk)?.len();
     if done > 0 && remote.expected.bytes == Some(done) {
         // The earlier process was killed between the transfer and the check.
-        return Ok(());
+        return Ok(true);
     }
     if remote.expected.bytes.is_some_and(|bytes| done > bytes) {
         // It is longer than the file, so it is part of another file.
@@ -425,7 +424,8 @@ fn transfer(
         room(part.parent().unwrap_or(Path::new(".")), length.saturating_sub(done.max(old)))
             .map_err(Broken::Disk)?;
     }
-    incoming.receive(response.into_body().into_reader(), out, patience, observe)
+    incoming.receive(response.into_body().into_reader(), out, patience, observe)?;
+    Ok(goes_on)
 }
 
 /// A file that a server sends.

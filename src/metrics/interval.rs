@@ -220,14 +220,14 @@ impl Resample {
 /// A side with fewer images has too few to estimate a variance.
 const FEW: usize = 50;
 
-/// So does one whose variance rests on fewer images: near 100 %, on those few that are not separated from all
-/// images of the other side.
+/// A side whose variance rests on effectively fewer images has too few as well: near 100 %, it rests on those
+/// few that are not separated from all images of the other side.
 const FEW_MISPLACED: f64 = 20.0;
 
 /// The interval of the mean AUROC over unknown sets that share their known images, with the variance of
 /// DeLong et al. (1988) on the logit scale (Pepe, 2003). If a side has fewer than [`FEW`] images, or effectively
-/// fewer than [`FEW_MISPLACED`] misplaced ones, it also contains that of [`auroc_interval_of_few`]. If a side has a single image, it is 0..=1, because the
-/// variance is undefined. An AUROC of 0 or 1 has no variance: the interval is Wilson's for the number of
+/// fewer than [`FEW_MISPLACED`] misplaced ones, it also contains that of [`auroc_interval_of_few`]. If a side
+/// has a single image, it is 0..=1, because the variance is undefined. An AUROC of 0 or 1 has no variance: the interval is Wilson's for the number of
 /// known images or of images in the smallest set, whichever is smaller.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
     let count = sets.len() as f64;

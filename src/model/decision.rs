@@ -143,7 +143,8 @@ impl Decision {
         if let Some(twice) = classes.iter().find(|name| !names.insert(*name)) {
             return Err(Fault::Broken(format!("`{PREFIX}classes` has `{twice}` twice")));
         }
-        if let Some(reason) = classes.iter().find_map(|name| fault_of_class(name)) {
+        // Version 1 had no such rule.
+        if let Some(reason) = classes.iter().find_map(|name| fault_of_class(name)).filter(|_| version > 1) {
             return Err(Fault::Broken(format!("`{PREFIX}classes`: {reason}")));
         }
         let input: Input = needed(fields, "input")?;

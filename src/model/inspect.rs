@@ -156,8 +156,8 @@ impl fmt::Display for Inspection {
         let original = original.filter(|value| value.to_bits() != self.threshold.to_bits());
         let rule = match (original, &decision.threshold) {
             (Some(original), _) => format!(", edited; originally {original}"),
-            (None, Some(rule)) => match rule.keep {
-                Some(keep) => format!(", keeps {}", self.manifest.promise(keep, None).unwrap_or_default()),
+            (None, Some(rule)) => match rule.keep.and_then(|keep| self.manifest.promise(keep, None)) {
+                Some(promise) => format!(", keeps {promise}"),
                 None => ", set by hand".to_owned(),
             },
             (None, None) => String::new(),

@@ -289,6 +289,13 @@ mod tests {
         );
         let twice = [example().to_properties(), vec![("cac.classes".into(), "[]".into())]].concat();
         assert!(error(read(&twice)).contains("its metadata has `cac.classes` twice"));
+        let first = with("cac.classes", r#"["cat", "unknown", "dog"]"#);
+        assert!(error(first).contains("no class may be called `unknown`"));
+        let mut first = example().to_properties();
+        first.retain(|(name, _)| !["cac.format_version", "cac.classes"].contains(&&**name));
+        first.push(("cac.format_version".into(), "1".into()));
+        first.push(("cac.classes".into(), r#"["cat", "unknown", "dog"]"#.into()));
+        assert_eq!(read(&first).unwrap().decision.classes[1], "unknown");
         for (name, value) in [
             ("cac.classes", "{"),
             ("cac.classes", "[\"cat\"]"),

@@ -93,7 +93,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// Why what ran the model voids a guarantee, if so.
+    /// Why the provider voids the guarantee, if it does.
     fn doubt(&self) -> Option<&'static str> {
         self.provider.and_then(Provider::doubt_of_held_out)
     }

@@ -100,9 +100,10 @@ impl Row {
     }
 }
 
-/// 95 % intervals of a row: DeLong's for the AUROC, with few images at least Newcombe's; Wilson's for shares
-/// at a fixed threshold, such as the detection accuracy's; at least Wilson's and the bootstrap's for both
-/// FPR metrics; the bootstrap's for the rest. Few images widen them.
+/// 95 % intervals of a row: DeLong's for the AUROC, with few images or few misplaced ones at least Newcombe's;
+/// Wilson's for shares at a fixed threshold, such as the detection accuracy's; at least Wilson's and the
+/// bootstrap's for both FPR metrics, wider for few images; the bootstrap's for the rest, with at least 1.96
+/// standard deviations on the logit scale.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowIntervals {
     /// The interval of [`Row::unknown_caught`].

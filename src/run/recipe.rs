@@ -120,7 +120,7 @@ pub const FEW_IMAGES: usize = 1000;
 const MOMENTUM: f64 = 0.9;
 
 impl Recipe {
-    /// The recipe of a network's own, if it has one.
+    /// A network's own recipe, if it has one.
     #[must_use]
     pub fn of_network(network: &Architecture) -> Option<Self> {
         (network.family().name == "cifar-net").then(Self::of_cifar_net)

@@ -26,7 +26,7 @@ use crate::{
 pub use places::Places;
 pub use provider::Provider;
 
-/// The preferred batch of a model that resizes, whose images may be large; with more threads, it is their
+/// The preferred batch of a runtime that resizes, whose images may be large; with more threads, it is their
 /// number.
 const ORIGINALS: usize = 8;
 /// The maximum bytes of the images of a preferred batch.
@@ -244,7 +244,8 @@ impl Scorer {
         }
     }
 
-    /// The recommended number of images per call. Large images come in smaller batches.
+    /// The recommended number of images per call. Images of a large input come in smaller batches, as do those
+    /// that the runtime [resizes](Self::resizes); otherwise it does not bound the memory of decoded images.
     #[must_use]
     pub fn preferred_batch(&self) -> usize {
         let batch: usize = match &self.runtime {
@@ -273,8 +274,8 @@ impl Scorer {
     }
 
     /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in
-    /// the file: class, score, and the norm of the logits. A model that resizes must also decide taller,
-    /// wider and smaller golden images as if [`image::pixels`] had resized them. Returns the largest
+    /// the file: class, score, and the norm of the logits. A runtime that [resizes](Self::resizes) must also
+    /// decide taller, wider and smaller golden images as if [`image::pixels`] had resized them. Returns the largest
     /// difference of a norm or score, relative above 1.
     ///
     /// # Errors
@@ -300,7 +301,7 @@ impl Scorer {
         };
         let outputs = ["norms of the logits", "scores", "classes"];
         let mut greatest = compared(&self.golden_batch()?, expected, outputs, tolerance).map_err(differs)?;
-        if !self.decision().resizes {
+        if !self.resizes() {
             return Ok(greatest);
         }
         let Input { height, width, .. } = self.decision().input;
@@ -367,8 +368,8 @@ impl Scorer {
         Ok(self.verdicts(&outputs).remove(0))
     }
 
-    /// Scores decoded images of any size. A model that resizes gets them as they are, neighbours of the same
-    /// size together; for others, [`image::pixels`] resizes them to the model's size.
+    /// Scores decoded images of any size. A runtime that [resizes](Self::resizes) gets them as they are,
+    /// neighbours of the same size together; for others, [`image::pixels`] resizes them to the model's size.
     ///
     /// # Errors
     /// [`Error::Runtime`] if the runtime fails.

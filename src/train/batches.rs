@@ -194,9 +194,9 @@ impl Sets {
             let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
             match kind {
                 Set::Known => {
-                    let readable: Vec<[u8; 32]> = digests.iter().flatten().copied().collect();
-                    readable.iter().for_each(|digest| *trained.entry(*digest).or_insert(0) += 1);
-                    twins = (0..readable.len()).filter(|&index| trained[&readable[index]] > 1).collect();
+                    let found: Vec<[u8; 32]> = digests.iter().flatten().copied().collect();
+                    found.iter().for_each(|digest| *trained.entry(*digest).or_insert(0) += 1);
+                    twins = (0..found.len()).filter(|&index| trained[&found[index]] > 1).collect();
                 }
                 Set::Test => {
                     repeated =
@@ -355,7 +355,17 @@ impl<'a> Batches<'a> {
         let seed = settings.recipe.seed;
         // Images that calibrate are drawn regardless of their classes, as new images arrive. The network would
         // have learned the twin of one.
-        let (calibrating, rest) = known.draw_leaving_classes(calibrating, seed, &twins);
+        let wanted = calibrating;
+        let (calibrating, rest) = known.draw_leaving_classes(wanted, seed, &twins);
+        if wanted > 0 && calibrating.len() < needed(KEEP) {
+            let reason = format!(
+                "holds out {} images that occur once; a threshold that keeps {} % of known images needs {}",
+                calibrating.len(),
+                100.0 * KEEP,
+                needed(KEEP)
+            );
+            return Err(Error::setting("held-out", settings.recipe.held_out, reason));
+        }
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
         let of_rest = |indices: Vec<usize>| indices.into_iter().map(|index| rest[index]).collect::<Vec<_>>();
         let (choosing, training) = (of_rest(choosing), of_rest(training));
@@ -652,6 +662,41 @@ mod tests {
             error.contains("held-out = 0.02: holds out 1 of 36 images") && error.ends_with("needs 19"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn images_that_occur_twice_do_not_calibrate() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = |class: &str, name: &str, value: u8| {
+            let path = folder.path().join("train").join(class).join(format!("{name}.png"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            ::image::RgbImage::from_pixel(32, 32, ::image::Rgb([value, 7, 9])).save(path).unwrap();
+        };
+        for number in 0..40_u8 {
+            // Half of the images of a class are the first one.
+            image("ants", &format!("{number:02}"), if number < 20 { number } else { 0 });
+            image("bees", &format!("{number:02}"), 100 + number);
+        }
+        std::fs::write(folder.path().join("train/ants/00-broken.png"), "no image").unwrap();
+        for class in ["ants", "bees"] {
+            let test = folder.path().join("test").join(class);
+            std::fs::create_dir_all(&test).unwrap();
+            ::image::RgbImage::new(32, 32).save(test.join("0.png")).unwrap();
+        }
+        let mut settings = TrainSettings::new(folder.path(), FAMILIES[0].default_member());
+        settings.skip_broken = true;
+        settings.recipe.held_out = 0.3;
+        settings.recipe.batch_size = 8;
+        let batches = open(&settings);
+        assert_eq!((batches.skipped, batches.duplicates, batches.calibrating.len()), (1, 21, 24));
+        assert!(batches.calibrating.iter().all(|index| !(20..40).contains(index) && *index != 0));
+
+        for number in 0..40_u8 {
+            image("ants", &format!("{number:02}"), 0);
+            image("bees", &format!("{number:02}"), if number < 10 { 100 + number } else { 100 });
+        }
+        let error = Batches::open(&settings, &AtomicBool::new(false), |_| {}).err().expect("an error");
+        assert!(error.to_string().contains("holds out 9 images that occur once"), "{error}");
     }
 
     fn open(settings: &TrainSettings) -> Batches<'_> {

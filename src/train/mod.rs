@@ -143,8 +143,7 @@ fn torch_device(device: Device) -> Result<tch::Device> {
 
 impl TrainSettings {
     /// The settings of a run on the CPU from random weights, with the defaults of the network and no unknown
-    /// test sets. Their fields are then changed: a backbone, for one, brings the input that it was trained with,
-    /// and a recipe such as [`Recipe::fine_tuning`].
+    /// test sets. Change fields as needed: with a backbone, for example, also `input` and the recipe.
     #[must_use]
     pub fn new(known: impl Into<PathBuf>, architecture: Architecture) -> Self {
         let loss = Loss::new(Variant::Paper);

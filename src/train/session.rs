@@ -69,7 +69,7 @@ pub fn train(
 /// # Errors
 /// Those of [`train`], [`Error::NoState`] if the folder holds no state, [`Error::DataChanged`] if training or
 /// test images have changed since the run started, [`Error::Weights`] or [`Error::Checkpoint`] if no state
-/// can be read.
+/// can be used.
 pub fn resume(
     run: &RunFolder,
     save_every: Duration,

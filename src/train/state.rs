@@ -103,7 +103,8 @@ impl State {
         match std::fs::read(&file) {
             Ok(resolved) => match serde_json::from_slice::<TrainSettings>(&resolved) {
                 Ok(settings) if settings == state.settings => Ok((state, tensors)),
-                _ => Err(broken(format!("it has other settings than `{}`", file.display()))),
+                Ok(_) => Err(broken(format!("it has other settings than `{}`", file.display()))),
+                Err(error) => Err(broken(format!("`{}` cannot be read: {error}", file.display()))),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => Ok((state, tensors)),
             Err(error) => Err(Error::io("read", &file)(error)),
@@ -150,7 +151,7 @@ mod tests {
         std::fs::copy(&path, &later).unwrap();
         assert_eq!(State::open(&run).unwrap().0, state);
 
-        // So is a state with other settings.
+        // So may a state with other settings.
         std::fs::write(run.resolved(), serde_json::to_vec(&state.settings).unwrap()).unwrap();
         let mut other = State { epoch: 2, step: 5, ..state.clone() };
         other.settings.recipe.seed += 1;

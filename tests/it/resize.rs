@@ -13,11 +13,11 @@ use cac::{
 use ndarray::Array4;
 use prost::Message;
 use serde_json::Value;
-use tract_onnx::pb::ModelProto;
+use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto, TensorProto};
 
 use crate::{
     PROVIDERS, checkpoint,
-    commands::{error, images, stdout, toolkit, trained},
+    commands::{error, images, stderr, stdout, toolkit, trained},
     golden, model_file,
 };
 
@@ -140,6 +140,92 @@ fn a_model_that_resizes_differently_fails_verification() {
             "{provider}: {error}"
         );
     }
+}
+
+/// A model that fails on images with fewer rows than 40, as it might on very large ones.
+fn failing_on_low_images() -> Vec<u8> {
+    let file = exported(&checkpoint(1, Variant::Paper), InputForm::AnySize, None);
+    let mut model = ModelProto::decode(&file[..]).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let position = graph.node.iter().position(|node| node.name == "cac/input/resized").unwrap();
+    graph.node[position].output = vec!["resized".to_owned()];
+    let node = |op: &str, inputs: &[&str], output: &str, attribute: Vec<AttributeProto>| NodeProto {
+        op_type: op.to_owned(),
+        name: output.to_owned(),
+        input: inputs.iter().map(|&input| input.to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute,
+        ..NodeProto::default()
+    };
+    let int = |name: &str, value: i64| AttributeProto {
+        name: name.to_owned(),
+        r#type: 2,
+        i: value,
+        ..AttributeProto::default()
+    };
+    let axes = AttributeProto {
+        name: "axes".to_owned(),
+        r#type: 7,
+        ints: vec![1, 2, 3],
+        ..AttributeProto::default()
+    };
+    let added = [
+        node("Gather", &["images", "row"], "row/bytes", vec![int("axis", 1)]),
+        node("Cast", &["row/bytes"], "row/floats", vec![int("to", 1)]),
+        node("ReduceMax", &["row/floats"], "row/greatest", vec![axes, int("keepdims", 1)]),
+        node("Mul", &["row/greatest", "zero"], "row/zero", Vec::new()),
+        node("Add", &["resized", "row/zero"], "cac/input/resized", Vec::new()),
+    ];
+    graph.node.splice(position + 1..position + 1, added);
+    let tensor = |name: &str, data_type: i32, dims: Vec<i64>, raw_data: Vec<u8>| TensorProto {
+        name: name.to_owned(),
+        data_type,
+        dims,
+        raw_data,
+        ..TensorProto::default()
+    };
+    graph.initializer.push(tensor("row", 7, vec![1], 39_i64.to_le_bytes().to_vec()));
+    graph.initializer.push(tensor("zero", 1, vec![], 0.0_f32.to_le_bytes().to_vec()));
+    model.encode_to_vec()
+}
+
+#[test]
+fn an_image_that_the_runtime_cannot_resize_costs_no_other_verdict() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::write(at.join("model.onnx"), failing_on_low_images()).unwrap();
+    for (name, height) in [("a.png", 50), ("b.png", 20), ("c.png", 60), ("d.png", 20)] {
+        RgbImage::from_pixel(30, height, ::image::Rgb([90, 20, 200])).save(at.join(name)).unwrap();
+    }
+    let score = |images: &[&str]| {
+        let args = [&["score", "--provider", "onnxruntime", "model.onnx"], images].concat();
+        toolkit(at, &args)
+    };
+    let output = score(&["a.png", "b.png", "c.png", "d.png"]);
+    let lines: Vec<&str> = std::str::from_utf8(&output.stdout).unwrap().lines().collect();
+    assert!(
+        lines.len() == 2 && lines[0].starts_with("a.png\t") && lines[1].starts_with("c.png\t"),
+        "{lines:?}"
+    );
+    let said = stderr(&output);
+    assert!(said.contains("`b.png`: ONNX Runtime failed: ") && said.contains("`d.png`: "), "{said}");
+    assert_eq!(
+        (error(&output), output.status.code()),
+        ("error: 2 of 4 images cannot be scored".into(), Some(1))
+    );
+    // If none can be scored, it is not the images.
+    assert!(error(&score(&["b.png", "d.png"])).starts_with("error: ONNX Runtime failed: "));
+    assert_eq!(error(&score(&["b.png"])), "error: the image cannot be scored");
+}
+
+#[test]
+fn tract_resizes_only_by_the_nodes_of_others() {
+    let own = exported(&checkpoint(1, Variant::Paper), InputForm::AnySize, None);
+    let resizes = |bytes: &[u8], provider| Scorer::from_bytes(bytes, provider).unwrap().resizes();
+    assert!(!resizes(&own, Provider::Cpu) && resizes(&own, Provider::OnnxRuntime));
+    assert!(resizes(&failing_on_low_images(), Provider::Cpu));
+    let floats = exported(&checkpoint(1, Variant::Paper), InputForm::Floats, None);
+    assert!(PROVIDERS.iter().all(|&provider| !resizes(&floats, provider)));
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Display {
                 }
                 if *duplicates > 0 {
                     say(format_args!(
-                        "training images that are there more than once: {duplicates}; none of them chooses the threshold"
+                        "training images that occur more than once: {duplicates}; none of them chooses the threshold"
                     ));
                 }
                 if *held_out_seen {

@@ -33,7 +33,7 @@ use crate::{
 /// The number of photographs in memory whose maps are drawn side by side.
 const PHOTOGRAPHS: usize = 8;
 
-/// Prints the verdict on each image. An image that cannot be read does not end the run.
+/// Prints the verdict on each image. An image that cannot be scored does not end the run.
 pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
     let (model, images) = args.model_and_images();
     if images.is_empty() {
@@ -191,14 +191,18 @@ fn show(
     let outputs = if scorer.resizes() {
         match scorer.score_originals(&photographs) {
             // One image may be too large for the runtime; the others get their verdicts.
-            Err(Error::Runtime { .. }) if files.len() > 1 => {
+            Err(error @ Error::Runtime { .. }) if photographs.len() > 1 => {
+                let count = photographs.len();
                 let mut photographs = photographs.into_iter().map(Image::Original);
                 let mut image = |()| photographs.next().expect("an image for each file");
-                return (files.chunks(1).zip(read))
+                let unread = read.iter().filter(|image| image.is_err()).count();
+                let broken: usize = (files.chunks(1).zip(read))
                     .map(|(file, read)| show(scorer, file, vec![read.map(&mut image)], output))
-                    .sum();
+                    .sum::<anyhow::Result<_>>()?;
+                // Then it is not the images.
+                return if broken == unread + count { Err(error.into()) } else { Ok(broken) };
             }
-            Err(error @ Error::Runtime { .. }) => {
+            Err(error @ Error::Runtime { .. }) if files.len() == 1 => {
                 say(format_args!("`{}`: {error}", files[0].display()));
                 return Ok(1);
             }
