@@ -2,13 +2,13 @@
 //!
 //!     cargo run --release --no-default-features --features tract --example score MODEL.onnx IMAGE...
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, path::PathBuf, process::ExitCode};
 
 use cac::{Provider, Scorer, image};
 
 fn main() -> ExitCode {
     match run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -16,16 +16,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Box<dyn Error>> {
-    let mut args = std::env::args().skip(1);
+fn run() -> Result<ExitCode, Box<dyn Error>> {
+    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let model = args.next().ok_or("usage: score MODEL.onnx IMAGE...")?;
     let scorer = Scorer::open(model, Provider::Cpu)?;
+    let mut code = ExitCode::SUCCESS;
     for path in args {
-        let verdict = scorer.score_image(&image::open(&path)?)?;
+        let image = match image::open(&path) {
+            Ok(image) => image,
+            Err(error) => {
+                eprintln!("{error}");
+                code = ExitCode::FAILURE;
+                continue;
+            }
+        };
+        let verdict = scorer.score_image(&image)?;
         let class = if verdict.unknown { "unknown" } else { &verdict.class };
         // Not every file has p-values.
         let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value}"));
-        println!("{path}\t{class}\t{}{p_value}", verdict.score);
+        println!("{}\t{class}\t{}{p_value}", path.display(), verdict.score);
     }
-    Ok(())
+    Ok(code)
 }

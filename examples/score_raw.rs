@@ -5,25 +5,40 @@
 //! The images are float32 in native byte order, `[N, 3, H, W]`, RGB in 0..=1. Outputs that the model
 //! lacks are empty. `make conformance` compares the output with that of other runtimes.
 
-use std::{error::Error, fs};
+use std::{error::Error, ffi::OsString, fs, num::NonZeroUsize, process::ExitCode};
 
 use cac::{Provider, Scorer};
 use ndarray::{Array4, Axis};
 use serde_json::json;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), Box<dyn Error>> {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let [model, provider, images, batch] = &args[..] else {
         return Err("usage: score_raw MODEL.onnx PROVIDER IMAGES.f32 BATCH".into());
     };
-    let scorer = Scorer::open(model, provider.parse::<Provider>()?)?;
+    let scorer = Scorer::open(model, provider.to_string_lossy().parse::<Provider>()?)?;
+    let batch: NonZeroUsize = batch.to_string_lossy().parse()?;
     let input = &scorer.decision().input;
     let bytes = fs::read(images)?;
-    let values: Vec<f32> = bytes.as_chunks().0.iter().map(|&value| f32::from_ne_bytes(value)).collect();
+    let (values, rest) = bytes.as_chunks();
+    if !rest.is_empty() {
+        return Err("the images end within a number".into());
+    }
+    let values: Vec<f32> = values.iter().map(|&value| f32::from_ne_bytes(value)).collect();
     let count = values.len() / (3 * input.height * input.width);
     let images = Array4::from_shape_vec((count, 3, input.height, input.width), values)?;
     let mut said = json!({});
-    for batch in images.axis_chunks_iter(Axis(0), batch.parse()?) {
+    for batch in images.axis_chunks_iter(Axis(0), batch.get()) {
         let scores = scorer.score(batch)?;
         let part = json!({
             "logits": scores.logits.iter().collect::<Vec<_>>(),

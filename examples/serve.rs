@@ -38,7 +38,6 @@ use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use ndarray::Array4;
@@ -49,7 +48,7 @@ use tokio::{
     sync::{
         OwnedSemaphorePermit, Semaphore,
         mpsc::{self, error::TrySendError},
-        oneshot,
+        oneshot, watch,
     },
     task::{JoinSet, spawn_blocking},
     time::{sleep, timeout},
@@ -61,6 +60,9 @@ const CONNECTIONS: usize = 512;
 const BUFFER: usize = 64 << 10;
 /// The maximum time to read the head of a request, and its body. A connection may be idle for as long.
 const READ_TIME: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 10 });
+/// The maximum age of a connection: a client that does not read its answers must not keep a place for ever. A
+/// request that is being answered then has twice [`READ_TIME`].
+const LIFETIME: Duration = Duration::from_secs(if cfg!(test) { 8 } else { 300 });
 /// The maximum size of a request body, in bytes.
 const BODY_LIMIT: usize = 8 << 20;
 /// The maximum size of all request bodies in memory, in bytes; further requests get 503.
@@ -220,7 +222,7 @@ async fn serve(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(READ_TIME).max_buf_size(BUFFER);
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let connections = GracefulShutdown::new();
+    let (stopping, _) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut stop = pin!(stop);
     loop {
@@ -237,18 +239,28 @@ async fn serve(
             sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service.clone()));
+        let connection = http.serve_connection(TokioIo::new(stream), service.clone());
+        let mut stopping = stopping.subscribe();
         tasks.spawn(async move {
+            let mut connection = pin!(connection);
             // A failure affects only this connection's client.
-            let _ = connection.await;
+            let is_open = tokio::select! {
+                _ = connection.as_mut() => false,
+                () = sleep(LIFETIME) => true,
+                _ = stopping.changed() => true,
+            };
+            if is_open {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(2 * READ_TIME, connection).await;
+            }
             drop(place);
         });
         while tasks.try_join_next().is_some() {}
     }
     drop(listener);
-    // A client that does not read its answers must not keep the state from being saved.
-    let _ = timeout(2 * READ_TIME, connections.shutdown()).await;
-    tasks.shutdown().await;
+    // The tasks close their connections.
+    drop(stopping);
+    while tasks.join_next().await.is_some() {}
     // Closes the queue.
     drop(service);
     let _ = scoring.await;
@@ -554,6 +566,15 @@ mod tests {
         assert!(timeout(Duration::from_secs(2), asking).await.is_err());
         stop.send(()).unwrap();
         timeout(4 * READ_TIME, end).await.expect("the service ends").unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_client_that_reads_no_answers_loses_its_place() {
+        let (address, _stop, _) = start().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let asking =
+            async { while stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.is_ok() {} };
+        timeout(LIFETIME + 4 * READ_TIME, asking).await.expect("the connection is closed");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,13 @@
 //!     make native
 //!     cargo run --release --features export,train --example train -- KNOWN UNKNOWN MODEL.onnx
 
-use std::{error::Error, path::Path, process::ExitCode, sync::atomic::AtomicBool, time::Duration};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::atomic::AtomicBool,
+    time::Duration,
+};
 
 use cac::{
     arch::Architecture,
@@ -23,12 +29,12 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
     let [known, unknown, model] = &args[..] else {
         return Err("usage: train KNOWN UNKNOWN MODEL.onnx".into());
     };
     let mut settings = TrainSettings::new(known, Architecture::new("cifar-net", &[("channels", 32.0)])?);
-    settings.unknown.push(format!("unknown={unknown}"));
+    settings.unknown.push(format!("unknown={}", unknown.display()));
 
     let run = RunFolder::create_next(Path::new(RUNS))?;
     // A program with a user sets it, for example on Ctrl-C.
@@ -43,7 +49,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     }
 
     let checkpoint = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))?;
-    let exported = export(&checkpoint, &ExportOptions::default(), Path::new(model))?;
-    println!("{model}: score {}", exported.manifest.decision.score);
+    let exported = export(&checkpoint, &ExportOptions::default(), model)?;
+    println!("{}: score {}", model.display(), exported.manifest.decision.score);
     Ok(())
 }

@@ -7,13 +7,13 @@ python3 on_spark.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 Needs Java 17 or later. Runs on this machine, or with `spark-submit --master URL on_spark.py ...` and the same arguments
 on a cluster. MODEL and IMAGES (a folder, or a URL such as s3a://...) must be readable on every node; OUT must be
 writable and new. A file that is not an image becomes a row with an error only. p_value is null if the
-model has none. Spark skips empty files, and those with a name that begins with a dot or an underscore in
-their path below IMAGES.
+model has none. Hidden files are left out; for a URL, also empty ones and those with a name that begins with an underscore.
 """
 
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 import scoring
@@ -28,14 +28,11 @@ if __name__ == "__main__":
         """Runs once per partition, so the model is opened once."""
         scorer = scoring.Scorer(args.model)
         for batch in batches:
-            yield pd.DataFrame(scorer.rows(batch["path"], batch["bytes"]))
+            # Spark would read names as patterns and URIs, so the workers read local files themselves.
+            contents = batch["bytes"] if "bytes" in batch else [Path(path).read_bytes() for path in batch["path"]]
+            yield pd.DataFrame(scorer.rows(batch["path"], contents))
 
-    files = scoring.local_files(args.images) or []
-    underscored = [file for file in files if "/_" in f"/{file.relative_to(args.images).as_posix()}"]
-    empty = [file for file in files if not file.stat().st_size]
-    for skipped, what in [(underscored, "whose names begin with an underscore"), (empty, "that are empty")]:
-        if skipped:
-            print(f"Spark skips {len(skipped)} files {what}: {skipped[0]}, ...", file=sys.stderr)
+    files = scoring.local_files(args.images)
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     spark = (
         SparkSession.builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", args.batch_size)
@@ -43,6 +40,9 @@ if __name__ == "__main__":
         .getOrCreate()
     )
     spark.sparkContext.addPyFile(scoring.__file__)
-    images = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(args.images)
-    images = images.selectExpr("regexp_replace(path, '^file:', '') AS path", "content AS bytes")
-    images.coalesce(args.workers).mapInPandas(score, SCHEMA).write.parquet(args.out)
+    if files is None:
+        images = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(args.images)
+        images = images.selectExpr("path", "content AS bytes").coalesce(args.workers)
+    else:
+        images = spark.createDataFrame([(str(file),) for file in files], "path string").repartition(args.workers)
+    images.mapInPandas(score, SCHEMA).write.parquet(args.out)

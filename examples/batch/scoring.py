@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -11,11 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Without this, ONNX Runtime sends data about the model and the machine to Microsoft.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
+
+
+# Those of the toolkit. Pillow reads others, some by programs that it starts.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def opened(content: bytes) -> Image.Image:
+    """The image upright, in RGB without transparency."""
+    with Image.open(BytesIO(content), formats=FORMATS) as image:
+        # Pillow would clip grey values of 16 bits at 255.
+        is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+        if image.mode in ("I", "F") and not is_deep:
+            raise ValueError("samples of 32 bits")
+        image = ImageOps.exif_transpose(image)
+        if is_deep:
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
 
 
 def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
@@ -44,12 +62,14 @@ OUTPUTS = ("score", "label", "unknown", "p_value")
 
 
 class Scorer:
-    """A model in a single-threaded session; a job has one Scorer per core."""
+    """A model in a session of one thread, because a job has one Scorer per core; a service gives it more."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, threads: int = 1, provider: str = "CPUExecutionProvider") -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(model, options, providers=[provider])
+        if (found := self.session.get_providers()[0]) != provider:
+            raise RuntimeError(f"{provider} is not available: {found} would run the model")
         properties = self.session.get_modelmeta().custom_metadata_map
         self.classes, self.input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
         self.resizes = json.loads(properties.get("cac.resizes", "false"))
@@ -60,7 +80,7 @@ class Scorer:
         self.outputs = [output.name for output in self.session.get_outputs() if output.name in OUTPUTS]
 
     def decode(self, content: bytes) -> np.ndarray:
-        image = ImageOps.exif_transpose(Image.open(BytesIO(content))).convert("RGB")
+        image = opened(content)
         pixels = np.asarray(image if self.resizes else resized(image, self.input))
         return pixels if self.takes_bytes else pixels.astype(np.float32).transpose(2, 0, 1) / 255
 
@@ -74,6 +94,9 @@ class Scorer:
             for values in zip(*(output[: len(batch)].tolist() for output in outputs), strict=True):
                 yield dict(zip(self.outputs, values, strict=True))
 
+    def named(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        return {"class": self.classes[outputs.pop("label")], **outputs}
+
     def rows(self, paths: Iterable[str], contents: Iterable[bytes]) -> list[dict[str, Any]]:
         """One row per file, with class, score, unknown and p-value, or with an error."""
         rows: list[dict[str, Any]] = []
@@ -81,29 +104,59 @@ class Scorer:
         for path, content in zip(paths, contents, strict=True):
             row = dict.fromkeys(("path", "class", "score", "unknown", "p_value", "error")) | {"path": path}
             try:
-                images[len(rows)] = self.decode(content)
+                image = self.decode(content)
+                if self.resizes:
+                    # Photographs are large: one at a time.
+                    row |= self.named(next(self.run([image])))
+                else:
+                    images[len(rows)] = image
+            except UnidentifiedImageError:
+                row["error"] = "not an image that can be read"
             except Exception as error:  # Pillow's decoders raise many kinds
                 row["error"] = f"{type(error).__name__}: {error}"
             rows.append(row)
         for index, found in zip(images, self.run(list(images.values())), strict=True):
-            label = found.pop("label")
-            rows[index] |= {"class": self.classes[label], **found}
+            rows[index] |= self.named(found)
         return rows
 
 
+# Folders that systems create.
+OF_SYSTEMS = {"@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+
+
+def is_shown(name: str) -> bool:
+    return not name.startswith(".") and name not in OF_SYSTEMS
+
+
+def is_text(path: Path) -> bool:
+    """Whether the path is text, which the names of files need not be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def local_files(folder: str) -> list[Path] | None:
-    """The files in a local folder, without hidden ones; None for a URL."""
+    """The files in a local folder, without hidden ones and those of systems; None for a URL."""
     root = Path(folder)
     if not root.is_dir():
-        return None
+        if "://" in folder:
+            return None
+        raise SystemExit(f"{folder}: no such folder")
     files, seen = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         # A link may lead back to a folder above it.
         is_new = (place := os.path.realpath(folder)) not in seen
         seen.add(place)
-        folders[:] = sorted(name for name in folders if is_new and not name.startswith("."))
-        files += [Path(folder, name) for name in names if is_new and not name.startswith(".")]
-    return sorted(file for file in files if file.is_file())
+        folders[:] = sorted(name for name in folders if is_new and is_shown(name))
+        files += [Path(folder, name) for name in names if is_new and is_shown(name)]
+    found = sorted(file for file in files if file.is_file())
+    if broken := [file for file in found if not is_text(file)]:
+        print(f"skipped: {len(broken)} files whose names are not UTF-8: {broken[0]!r}, ...", file=sys.stderr)
+    if not (found := [file for file in found if is_text(file)]):
+        raise SystemExit(f"{root}: no files")
+    return found
 
 
 def arguments(description: str) -> Namespace:

@@ -27,8 +27,38 @@ static void check(OrtStatus *status, const char *what) {
   exit(1);
 }
 
-// Turns ["a", "b"] into a\0b\0 and returns the number of strings, 0 if it is no such list. Escapes lose their
-// backslash, which is right for those in a printable name.
+// The value of four hexadecimal digits; -1 if there are none.
+static long code_unit(const char *text) {
+  long value = 0;
+  for (int i = 0; i < 4; i++) {
+    int c = tolower((unsigned char)text[i]);
+    if (!isxdigit(c)) return -1;
+    value = 16 * value + (isdigit(c) ? c - '0' : c - 'a' + 10);
+  }
+  return value;
+}
+
+// Reads \uXXXX, or two of them, from after the first u, and writes the character in UTF-8. Returns the rest of the
+// text; NULL if it is no character.
+static char *read_escape(char *text, char **out) {
+  long c = code_unit(text), low = -1;
+  if (c < 1) return NULL;
+  text += 4;
+  if (c >= 0xd800 && c < 0xe000) {
+    if (c < 0xdc00 && text[0] == '\\' && text[1] == 'u') low = code_unit(text + 2);
+    if (low < 0xdc00 || low > 0xdfff) return NULL;
+    c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
+    text += 6;
+  }
+  int more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+  static const unsigned char first[] = {0, 0xc0, 0xe0, 0xf0};
+  *(*out)++ = (char)(first[more] | (c >> (6 * more)));
+  while (more--) *(*out)++ = (char)(0x80 | ((c >> (6 * more)) & 0x3f));
+  return text;
+}
+
+// Turns ["a", "b"] into a\0b\0 and returns the number of strings, 0 if it is no such list. Other escapes than those
+// of code points lose their backslash, which is right for those in a printable name.
 static int64_t unpack(char *text) {
   static const char space[] = " \t\r\n";
   char *out = text;
@@ -38,7 +68,10 @@ static int64_t unpack(char *text) {
     text += strspn(text, space);
     if (*text++ != '"') return 0;
     while (*text != '"') {
-      if (*text == '\\') text++;
+      if (*text == '\\' && *++text == 'u') {
+        if (!(text = read_escape(text + 1, &out))) return 0;
+        continue;
+      }
       if (!*text) return 0;
       *out++ = *text++;
     }

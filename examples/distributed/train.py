@@ -35,23 +35,57 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 WIDE_RESNET = "wide-resnet-40-2"
 SIZE = 32
 IMAGES = (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Those of the toolkit. Pillow reads others, some by programs that it starts.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+# Folders that systems create.
+OF_SYSTEMS = {"@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 DECAY = 5e-4
 
 
 def files(folder: Path) -> tuple[list[Path], list[int]]:
     """The images of train/CLASS/ folders, and their labels."""
-    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir() and path.name[0] != ".")
-    labelled = [
-        (file, label)
-        for label, path in enumerate(classes)
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in IMAGES and not any(part[0] == "." for part in file.relative_to(path).parts)
-    ]
-    return [file for file, _ in labelled], [label for _, label in labelled]
+    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir() and is_shown(path.name))
+    images: list[Path] = []
+    labels: list[int] = []
+    for label, path in enumerate(classes):
+        of_class = images_below(path)
+        if not of_class:
+            raise SystemExit(f"{path}: no images")
+        images += of_class
+        labels += [label] * len(of_class)
+    return images, labels
+
+
+def is_shown(name: str) -> bool:
+    return not name.startswith(".") and name not in OF_SYSTEMS
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder, through links too."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        # A link may lead back to a folder above it.
+        is_new = os.path.realpath(place) not in seen
+        seen.add(os.path.realpath(place))
+        folders[:] = [name for name in folders if is_new and is_shown(name)]
+        found += [Path(place, name) for name in names if is_new and is_shown(name)]
+    return sorted(file for file in found if file.suffix.lower() in IMAGES and file.is_file())
 
 
 def opened(file: Path) -> Image.Image:
-    return ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    """The image upright, in RGB without transparency."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            # Pillow would clip grey values of 16 bits at 255.
+            is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+            if image.mode in ("I", "F") and not is_deep:
+                raise ValueError("samples of 32 bits")
+            image = ImageOps.exif_transpose(image)
+            if is_deep:
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise ValueError(f"{file}: {error}") from error
 
 
 def planes(image: Image.Image) -> Tensor:
@@ -121,6 +155,9 @@ def train(args: argparse.Namespace) -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        # Also for the thread that pins memory.
+        torch.cuda.set_device(device)
     torch.manual_seed(args.seed + rank)
     if args.model == WIDE_RESNET:
         data, mean, std = small_images(args.known), [0.5] * 3, [0.5] * 3
@@ -159,14 +196,21 @@ def train(args: argparse.Namespace) -> None:
     loader = DataLoader(
         data, args.batch_size // world, sampler=sampler, num_workers=args.loaders, pin_memory=cuda, drop_last=True
     )
+    if not len(loader):
+        raise SystemExit(f"{args.known}: {len(data)} images, fewer than a batch of {args.batch_size}")
     groups = [{"params": of_backbone}, {"params": of_head}]
     optimizer = torch.optim.SGD(groups, args.learning_rate, 0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, args.epochs * len(loader))
     parts = {"network": network.module, "optimizer": optimizer, "schedule": schedule}
+    # The schedule and the order of the data depend on these.
+    run = {"epochs": args.epochs, "batch size": args.batch_size, "processes": world, "images": len(data), "seed": args.seed}
     args.results.mkdir(parents=True, exist_ok=True)
     first, state = 0, args.results / "state.pt"
     if state.exists():
         saved = torch.load(state, map_location=device)
+        for name, value in run.items():
+            if saved["run"][name] != value:
+                raise SystemExit(f"{state}: the run has {name} {saved['run'][name]}, not {value}")
         first = saved["epochs"]
         for name, part in parts.items():
             part.load_state_dict(saved[name])
@@ -193,7 +237,7 @@ def train(args: argparse.Namespace) -> None:
         dist.all_reduce(total)
         if rank == 0:
             print(f"epoch {epoch + 1}/{args.epochs}: loss {total.item() / world / len(loader):.4f}", flush=True)
-            save({name: part.state_dict() for name, part in parts.items()} | {"epochs": epoch + 1}, state)
+            save({name: part.state_dict() for name, part in parts.items()} | {"epochs": epoch + 1, "run": run}, state)
         dist.barrier()
     if rank == 0:
         save(network.module.state_dict(), args.results / "weights.pt")

@@ -20,6 +20,23 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 
 
+# Those of the toolkit. Pillow reads others, some by programs that it starts.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
+def opened(path: str) -> Image.Image:
+    """The image upright, in RGB without transparency."""
+    with Image.open(path, formats=FORMATS) as image:
+        # Pillow would clip grey values of 16 bits at 255.
+        is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+        if image.mode in ("I", "F") and not is_deep:
+            raise ValueError("samples of 32 bits")
+        image = ImageOps.exif_transpose(image)
+        if is_deep:
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return image.convert("RGB")
+
+
 def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
     """The image at the size of the model's input, by the rule in its cac.input."""
     size = width, height = input["width"], input["height"]
@@ -41,6 +58,8 @@ def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
             raise ValueError(f"the rule {other} is not known")
 
 
+if len(sys.argv) < 3:
+    sys.exit("usage: score.py MODEL.onnx IMAGE...")
 model, *paths = sys.argv[1:]
 session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
 properties = session.get_modelmeta().custom_metadata_map
@@ -48,8 +67,14 @@ classes, input = json.loads(properties["cac.classes"]), json.loads(properties["c
 resizes = json.loads(properties.get("cac.resizes", "false"))
 images_input = session.get_inputs()[0]
 outputs = [output.name for output in session.get_outputs()]
+failed = False
 for path in paths:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    try:
+        image = opened(path)
+    except Exception as error:  # Pillow's decoders raise many kinds
+        print(f"{path}: {error}", file=sys.stderr)
+        failed = True
+        continue
     images = np.asarray(image if resizes else resized(image, input))[None]
     if images_input.type == "tensor(float)":
         images = images.astype(np.float32).transpose(0, 3, 1, 2) / 255
@@ -61,3 +86,4 @@ for path in paths:
     # Not every file has p-values.
     numbers = [f"{found[output][0]:.4f}" for output in ("score", "p_value") if output in found]
     print(path, name, *numbers, sep="\t")
+sys.exit(failed)

@@ -29,6 +29,10 @@ const server = createServer(async (request, response) => {
     response.writeHead(404).end("not found");
   }
 });
+server.on("error", (error) => {
+  console.error(`error: ${error.message}`);
+  process.exit(1);
+});
 server.listen(Number(process.env.PORT ?? 8080), "127.0.0.1", () =>
   console.log(`http://127.0.0.1:${server.address().port}/`),
 );

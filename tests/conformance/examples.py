@@ -27,7 +27,7 @@ import openvino
 import photographs
 import pyarrow.parquet
 from onnx.reference import ReferenceEvaluator
-from PIL import Image, ImageOps
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -75,7 +75,7 @@ def properties(model: Path) -> dict[str, str]:
 
 
 def upright(image: Path) -> Image.Image:
-    return ImageOps.exif_transpose(Image.open(image)).convert("RGB")
+    return scoring.opened(image.read_bytes())
 
 
 def on_runtime(run: Callable[[np.ndarray], list[np.ndarray]], model: Path, images: list[Path]) -> Verdicts:

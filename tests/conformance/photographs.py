@@ -3,12 +3,13 @@
 
     python tests/conformance/photographs.py FOLDER
 
-Needs Pillow.
+Needs NumPy and Pillow.
 """
 
 import sys
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 SOURCES = Path(__file__).resolve().parents[1] / "golden" / "images"
@@ -27,6 +28,9 @@ def write(folder: Path) -> list[Path]:
     for width, height in SHAPES:
         paths.append(folder / f"shape-{width}x{height}.png")
         photograph.resize((width, height)).save(paths[-1])
+    paths.append(folder / "grey-of-16-bits.png")
+    grey = np.asarray(photograph.convert("L")).astype(np.uint16)
+    Image.fromarray(257 * grey).save(paths[-1])
     return paths
 
 
