@@ -1,4 +1,4 @@
-//! Trains a classifier on a folder of small images, tests it and writes its model file, without the command line.
+//! Trains, tests and exports a classifier of small images, without the command line.
 //!
 //!     make native
 //!     cargo run --release --features export,train --example train -- KNOWN UNKNOWN MODEL.onnx

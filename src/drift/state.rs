@@ -66,8 +66,8 @@ impl StateFile {
     ///
     /// # Errors
     /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of
-    /// another origin or of another seed, or if the monitor has images already; [`Error::FormatVersion`] for a newer file; [`Error::Io`], also if
-    /// the file could not be written.
+    /// another origin or of another seed, or if the monitor has images already; [`Error::FormatVersion`] for
+    /// a newer file; [`Error::Io`], also if the file could not be written.
     pub fn open(path: &Path, origin: StreamOrigin, monitor: &mut Monitor) -> Result<Self> {
         let lock = lock(path)?;
         match fs::read(path) {

@@ -274,9 +274,10 @@ pub struct EvaluateOptions {
     pub keep_features: bool,
 }
 
-/// Runs the known images and the unknown sets through the model and computes `scores`. Data sets must be opened
-/// with the model's input, and the known one must have its classes (see [`Dataset::align`]). Images that cannot be read are left out if `skip_broken` is set.
-/// `progress` receives the number of images of each finished batch.
+/// Runs the known images and the unknown sets through the model and computes `scores`. Data sets must be
+/// opened with the model's input, and the known one must have its classes (see [`Dataset::align`]). Images
+/// that cannot be read are left out if `skip_broken` is set. `progress` receives the number of images of each
+/// finished batch.
 ///
 /// # Errors
 /// [`Error::BrokenImages`], with all that cannot be read, unless they are left out; [`Error::Classes`] if the

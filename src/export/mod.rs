@@ -532,8 +532,8 @@ fn check(checkpoint: &Checkpoint, head: &Head, scorer: &Scorer, precision: Model
     Ok(difference)
 }
 
-/// The largest difference of a logit, relative to the image's largest one above 1: rounding errors in a network are
-/// proportional to the terms of a sum, even if the sum is small.
+/// The largest difference of a logit, relative to the image's largest one above 1: rounding errors in a
+/// network are proportional to the terms of a sum, even if the sum is small.
 fn difference_of_logits(found: ArrayView2<f32>, expected: ArrayView2<f32>) -> f64 {
     let of_image = |(found, expected): (ArrayView1<f32>, ArrayView1<f32>)| {
         let largest = expected.fold(1.0_f32, |most, logit| most.max(logit.abs()));

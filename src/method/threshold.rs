@@ -42,7 +42,8 @@ fn rank(count: usize, keep: f64) -> usize {
 }
 
 /// The share of new known images that the [`threshold`] of `count` scores keeps with a confidence of 95 %:
-/// the 5 % quantile of Beta(k, n + 1 - k), for `keep` from 0 to below 1, the distribution of that share over all draws of the n scores.
+/// the 5 % quantile of Beta(k, n + 1 - k), for `keep` from 0 to below 1, the distribution of that share over
+/// all draws of the n scores.
 #[must_use]
 pub fn kept_at_least(count: usize, keep: f64) -> f64 {
     let rank = rank(count, keep).min(count);

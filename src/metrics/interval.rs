@@ -225,10 +225,11 @@ const FEW: usize = 50;
 const FEW_MISPLACED: f64 = 20.0;
 
 /// The interval of the mean AUROC over unknown sets that share their known images, with the variance of
-/// DeLong et al. (1988) on the logit scale (Pepe, 2003). If a side has fewer than [`FEW`] images, or effectively
-/// fewer than [`FEW_MISPLACED`] misplaced ones, it also contains that of [`auroc_interval_of_few`]. If a side
-/// has a single image, it is 0..=1, because the variance is undefined. An AUROC of 0 or 1 has no variance: the interval is Wilson's for the number of
-/// known images or of images in the smallest set, whichever is smaller.
+/// DeLong et al. (1988) on the logit scale (Pepe, 2003). If a side has fewer than [`FEW`] images, or
+/// effectively fewer than [`FEW_MISPLACED`] misplaced ones, it also contains that of
+/// [`auroc_interval_of_few`]. If a side has a single image, it is 0..=1, because the variance is undefined.
+/// An AUROC of 0 or 1 has no variance: the interval is Wilson's for the number of known images or of images
+/// in the smallest set, whichever is smaller.
 pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval {
     let count = sets.len() as f64;
     let mut parts = Vec::with_capacity(sets.len());

@@ -119,8 +119,8 @@ pub(crate) struct RankedKnown {
 }
 
 impl Metrics {
-    /// Computes all metrics from scores that are larger for images more likely unknown. `correct[i]` says whether known image `i` was classified correctly; without it
-    /// there is no OSCR.
+    /// Computes all metrics from scores that are larger for images more likely unknown. `correct[i]` says
+    /// whether known image `i` was classified correctly; without it there is no OSCR.
     ///
     /// Takes the time of sorting the scores and the memory of a copy in double precision. Infinite scores are
     /// allowed.

@@ -281,7 +281,8 @@ enum Resizing {
     Pixels,
 }
 
-/// Whether nodes that resize are those of an export, which do what [`image::pixels`](crate::image::pixels) does.
+/// Whether nodes that resize are those of an export, which do what [`image::pixels`](crate::image::pixels)
+/// does.
 #[cfg(feature = "export")]
 fn resizes_as_written(resizing: &Model, input: &Input) -> bool {
     crate::model::resize::resizes_to(resizing, input)

@@ -510,8 +510,8 @@ impl<'a> Batches<'a> {
         first..first + recipe.outliers_per_step(known)
     }
 
-    /// The folder from which the outlier with this number in the epoch is drawn; `None` for a scrambled training
-    /// image.
+    /// The folder from which the outlier with this number in the epoch is drawn; `None` for a scrambled
+    /// training image.
     fn outliers_for(&self, number: usize) -> Option<&Dataset> {
         let are_scrambled = self.settings.recipe.outliers.are_scrambled();
         self.outliers.as_ref().filter(|_| !are_scrambled || number % 2 == 1)

@@ -317,8 +317,8 @@ impl<'a> Learner<'a> {
         Ok(values)
     }
 
-    /// Computes the features of a checkpoint from which an export chooses a score and tells what degraded images
-    /// do, and those of mirror images if the training mirrored some. Breaks if asked to stop.
+    /// Computes the features of a checkpoint from which an export chooses a score and tells what degraded
+    /// images do, and those of mirror images if the training mirrored some. Breaks if asked to stop.
     pub fn add_features(
         &self,
         checkpoint: &mut Checkpoint,
