@@ -22,15 +22,14 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
     let scorer = Scorer::open(model, Provider::Cpu)?;
     let mut code = ExitCode::SUCCESS;
     for path in args {
-        let image = match image::open(&path) {
-            Ok(image) => image,
+        let verdict = match image::open(&path).and_then(|image| scorer.score_image(&image)) {
+            Ok(verdict) => verdict,
             Err(error) => {
-                eprintln!("{error}");
+                eprintln!("{}: {error}", path.display());
                 code = ExitCode::FAILURE;
                 continue;
             }
         };
-        let verdict = scorer.score_image(&image)?;
         let class = if verdict.unknown { "unknown" } else { &verdict.class };
         // Not every file has p-values.
         let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value}"));

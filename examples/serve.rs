@@ -12,6 +12,7 @@
 
 use std::{
     error::Error,
+    ffi::OsString,
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
@@ -117,7 +118,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), Box<dyn Error>> {
     const USAGE: &str = "usage: serve [--state FILE] MODEL.onnx [PROVIDER [ADDRESS]]";
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let mut state = None;
     if let Some(place) = args.iter().position(|arg| arg == "--state") {
         args.remove(place);
@@ -127,15 +128,16 @@ fn run() -> Result<(), Box<dyn Error>> {
             return Err(USAGE.into());
         });
     }
-    if args.len() > 3 || args.iter().any(|arg| arg.starts_with('-')) {
+    if args.len() > 3 || args.iter().any(|arg| arg.as_encoded_bytes().starts_with(b"-")) {
         return Err(USAGE.into());
     }
     let model = args.first().ok_or(USAGE)?;
-    let provider = args.get(1).map_or(Ok(Provider::Cpu), |name| name.parse())?;
-    let address = args.get(2).map_or("127.0.0.1:8080", String::as_str);
-    let bytes = std::fs::read(model).map_err(|error| format!("cannot read `{model}`: {error}"))?;
+    let provider = args.get(1).map_or(Ok(Provider::Cpu), |name| name.to_string_lossy().parse())?;
+    let address = args.get(2).map_or("127.0.0.1:8080".into(), |address| address.to_string_lossy());
+    let origin = model.to_string_lossy();
+    let bytes = std::fs::read(model).map_err(|error| format!("cannot read `{origin}`: {error}"))?;
     let bytes = Bytes::from(bytes);
-    let scorer = Scorer::named(bytes.clone(), model, provider)?;
+    let scorer = Scorer::named(bytes.clone(), &origin, provider)?;
     scorer.warm_up(1)?;
     let (monitor, state) = begin(&scorer, sha256(&bytes), state.as_deref())?;
     drop(bytes);
@@ -145,7 +147,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         .max_blocking_threads(1 + available_parallelism()?.get())
         .build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(address).await;
+        let listener = TcpListener::bind(&*address).await;
         let listener = listener.map_err(|error| format!("cannot listen on `{address}`: {error}"))?;
         println!("http://{}/ on {}", listener.local_addr()?, scorer.runtime());
         serve(listener, scorer, monitor, state, first_signal()).await;

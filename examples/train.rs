@@ -33,8 +33,9 @@ fn run() -> Result<(), Box<dyn Error>> {
     let [known, unknown, model] = &args[..] else {
         return Err("usage: train KNOWN UNKNOWN MODEL.onnx".into());
     };
+    let unknown = unknown.to_str().ok_or("the folder of unknown images must be UTF-8")?;
     let mut settings = TrainSettings::new(known, Architecture::new("cifar-net", &[("channels", 32.0)])?);
-    settings.unknown.push(format!("unknown={}", unknown.display()));
+    settings.unknown.push(format!("unknown={unknown}"));
 
     let run = RunFolder::create_next(Path::new(RUNS))?;
     // A program with a user sets it, for example on Ctrl-C.

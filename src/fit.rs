@@ -91,7 +91,9 @@ impl Fitter<'_> {
         for index in kept_by_knn(&self.examples, self.limit) {
             let class = usize::try_from(self.examples.labels[index]).ok();
             // The fit refuses other labels.
-            class.and_then(|class| kept.get_mut(class)).into_iter().for_each(|kept| *kept += 1);
+            if let Some(count) = class.and_then(|class| kept.get_mut(class)) {
+                *count += 1;
+            }
         }
         kept.into_iter().min().unwrap_or(0)
     }

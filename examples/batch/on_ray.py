@@ -6,11 +6,10 @@ python3 on_ray.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 
 Starts Ray on this machine (two cores or more), or uses the cluster at RAY_ADDRESS. MODEL and IMAGES (a folder, or a URL
 such as s3://...) must be readable on every node; OUT must be writable and new. A file that is not an image becomes a
-row with an error only. p_value is null if the model has none. Hidden files are left out; for a URL,
-also those whose name begins with an underscore.
+row with an error only. p_value is null if the model has none. In a local folder, hidden files, folders that systems
+create, and files whose names are not UTF-8 are skipped; from a URL, hidden files and those whose names begin with an
+underscore.
 """
-
-import sys
 
 import pyarrow as pa
 import ray
@@ -31,19 +30,21 @@ SCHEMA = pa.schema(
 
 class Scorer(scoring.Scorer):
     def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = self.rows(batch["path"].to_pylist(), batch["bytes"].to_pylist())
+        paths = batch["path"].to_pylist()
+        contents = batch["bytes"].to_pylist() if "bytes" in batch.column_names else map(scoring.content, paths)
+        rows = self.rows(paths, contents)
         return pa.Table.from_pylist(rows, SCHEMA)
 
 
 if __name__ == "__main__":
     args = scoring.arguments("Score a folder of images with Ray Data.")
     ray.init(runtime_env={"py_modules": [scoring]})
-    # Ray skips files in a folder whose names begin with an underscore, as a camera's may.
     files = scoring.local_files(args.images)
-    if files and (broken := [file for file in files if "\n" in str(file)]):
-        print(f"Ray skips {len(broken)} files with a line break in their path: {broken[0]!r}, ...", file=sys.stderr)
-        files = [file for file in files if "\n" not in str(file)]
-    images = ray.data.read_binary_files(args.images if files is None else [str(file) for file in files], include_paths=True)
+    if files is None:
+        images = ray.data.read_binary_files(args.images, include_paths=True)
+    else:
+        # Ray would change some names, so the workers read local files themselves.
+        images = ray.data.from_items([{"path": str(file)} for file in files])
     rows = images.map_batches(
         Scorer,
         fn_constructor_args=(args.model,),

@@ -7,13 +7,13 @@ python3 on_spark.py MODEL.onnx IMAGES OUT [--workers N] [--batch-size N]
 Needs Java 17 or later. Runs on this machine, or with `spark-submit --master URL on_spark.py ...` and the same arguments
 on a cluster. MODEL and IMAGES (a folder, or a URL such as s3a://...) must be readable on every node; OUT must be
 writable and new. A file that is not an image becomes a row with an error only. p_value is null if the
-model has none. Hidden files are left out; for a URL, also empty ones and those with a name that begins with an underscore.
+model has none. In a local folder, hidden files, folders that systems create, and files whose names are not UTF-8 are
+skipped; from a URL, hidden files, empty ones, and those whose names begin with an underscore.
 """
 
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 import scoring
@@ -29,7 +29,7 @@ if __name__ == "__main__":
         scorer = scoring.Scorer(args.model)
         for batch in batches:
             # Spark would read names as patterns and URIs, so the workers read local files themselves.
-            contents = batch["bytes"] if "bytes" in batch else [Path(path).read_bytes() for path in batch["path"]]
+            contents = batch["bytes"] if "bytes" in batch else map(scoring.content, batch["path"])
             yield pd.DataFrame(scorer.rows(batch["path"], contents))
 
     files = scoring.local_files(args.images)

@@ -28,11 +28,14 @@ def opened(content: bytes) -> Image.Image:
     with Image.open(BytesIO(content), formats=FORMATS) as image:
         # Pillow would clip grey values of 16 bits at 255.
         is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-        if image.mode in ("I", "F") and not is_deep:
-            raise ValueError("samples of 32 bits")
+        tags = image.tag_v2 if image.format == "TIFF" else {}
+        if (is_deep and tags.get(258, (16,)) != (16,)) or (image.mode in ("I", "F") and not is_deep):
+            raise ValueError("samples that are not of 8 or 16 bits")
         image = ImageOps.exif_transpose(image)
         if is_deep:
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            # 0 is white in some TIFF.
+            image = Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
         return image.convert("RGB")
 
 
@@ -97,27 +100,46 @@ class Scorer:
     def named(self, outputs: dict[str, Any]) -> dict[str, Any]:
         return {"class": self.classes[outputs.pop("label")], **outputs}
 
-    def rows(self, paths: Iterable[str], contents: Iterable[bytes]) -> list[dict[str, Any]]:
-        """One row per file, with class, score, unknown and p-value, or with an error."""
+    def rows(self, paths: Iterable[str], contents: Iterable[bytes | OSError]) -> list[dict[str, Any]]:
+        """One row per file, with class, score, unknown and p-value, or with an error. All images are one batch."""
         rows: list[dict[str, Any]] = []
         images: dict[int, np.ndarray] = {}
+        failed: list[Exception] = []
         for path, content in zip(paths, contents, strict=True):
             row = dict.fromkeys(("path", "class", "score", "unknown", "p_value", "error")) | {"path": path}
+            rows.append(row)
             try:
+                if isinstance(content, OSError):
+                    raise content
                 image = self.decode(content)
-                if self.resizes:
-                    # Photographs are large: one at a time.
-                    row |= self.named(next(self.run([image])))
-                else:
-                    images[len(rows)] = image
             except UnidentifiedImageError:
                 row["error"] = "not an image that can be read"
+                continue
             except Exception as error:  # Pillow's decoders raise many kinds
                 row["error"] = f"{type(error).__name__}: {error}"
-            rows.append(row)
+                continue
+            if not self.resizes:
+                images[len(rows) - 1] = image
+                continue
+            try:
+                # Photographs are large: one at a time.
+                row |= self.named(next(self.run([image])))
+            except Exception as error:  # it may be too large
+                row["error"] = f"{type(error).__name__}: {error}"
+                failed.append(error)
+        if failed and not any(row["class"] for row in rows):
+            raise failed[0]
         for index, found in zip(images, self.run(list(images.values())), strict=True):
             rows[index] |= self.named(found)
         return rows
+
+
+def content(path: str) -> bytes | OSError:
+    """The bytes of a local file, or why it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        return error
 
 
 # Folders that systems create.
@@ -153,7 +175,7 @@ def local_files(folder: str) -> list[Path] | None:
         files += [Path(folder, name) for name in names if is_new and is_shown(name)]
     found = sorted(file for file in files if file.is_file())
     if broken := [file for file in found if not is_text(file)]:
-        print(f"skipped: {len(broken)} files whose names are not UTF-8: {broken[0]!r}, ...", file=sys.stderr)
+        print(f"files skipped because their names are not UTF-8: {len(broken)}, such as {str(broken[0])!r}", file=sys.stderr)
     if not (found := [file for file in found if is_text(file)]):
         raise SystemExit(f"{root}: no files")
     return found

@@ -57,10 +57,9 @@ static char *read_escape(char *text, char **out) {
   return text;
 }
 
-// Turns ["a", "b"] into a\0b\0 and returns the number of strings, 0 if it is no such list. Other escapes than those
-// of code points lose their backslash, which is right for those in a printable name.
+// Turns ["a", "b"] into a\0b\0 and returns the number of strings, 0 if it is no such list.
 static int64_t unpack(char *text) {
-  static const char space[] = " \t\r\n";
+  static const char space[] = " \t\r\n", escapes[] = "bfnrt", values[] = "\b\f\n\r\t";
   char *out = text;
   text += strspn(text, space);
   if (*text++ != '[') return 0;
@@ -68,12 +67,16 @@ static int64_t unpack(char *text) {
     text += strspn(text, space);
     if (*text++ != '"') return 0;
     while (*text != '"') {
-      if (*text == '\\' && *++text == 'u') {
+      bool is_escaped = *text == '\\';
+      text += is_escaped;
+      if (!*text) return 0;
+      if (is_escaped && *text == 'u') {
         if (!(text = read_escape(text + 1, &out))) return 0;
         continue;
       }
-      if (!*text) return 0;
-      *out++ = *text++;
+      const char *named = is_escaped ? strchr(escapes, *text) : NULL;
+      *out++ = named ? values[named - escapes] : *text;
+      text++;
     }
     *out++ = '\0';
     text++;

@@ -78,11 +78,14 @@ def opened(file: Path) -> Image.Image:
         with Image.open(file, formats=FORMATS) as image:
             # Pillow would clip grey values of 16 bits at 255.
             is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-            if image.mode in ("I", "F") and not is_deep:
-                raise ValueError("samples of 32 bits")
+            tags = image.tag_v2 if image.format == "TIFF" else {}
+            if (is_deep and tags.get(258, (16,)) != (16,)) or (image.mode in ("I", "F") and not is_deep):
+                raise ValueError("samples that are not of 8 or 16 bits")
             image = ImageOps.exif_transpose(image)
             if is_deep:
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                grey = (np.asarray(image) >> 8).astype(np.uint8)
+                # 0 is white in some TIFF.
+                image = Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
             return image.convert("RGB")
     except Exception as error:  # Pillow's decoders raise many kinds
         raise ValueError(f"{file}: {error}") from error
@@ -202,15 +205,16 @@ def train(args: argparse.Namespace) -> None:
     optimizer = torch.optim.SGD(groups, args.learning_rate, 0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, args.epochs * len(loader))
     parts = {"network": network.module, "optimizer": optimizer, "schedule": schedule}
-    # The schedule and the order of the data depend on these.
-    run = {"epochs": args.epochs, "batch size": args.batch_size, "processes": world, "images": len(data), "seed": args.seed}
+    # What a run depends on.
+    names = ("model", "size", "epochs", "batch_size", "learning_rate", "backbone_rate", "seed")
+    run = {name: getattr(args, name) for name in names} | {"processes": world, "images": len(data)}
     args.results.mkdir(parents=True, exist_ok=True)
     first, state = 0, args.results / "state.pt"
     if state.exists():
         saved = torch.load(state, map_location=device)
         for name, value in run.items():
-            if saved["run"][name] != value:
-                raise SystemExit(f"{state}: the run has {name} {saved['run'][name]}, not {value}")
+            if (before := saved.get("run", {}).get(name)) != value:
+                raise SystemExit(f"{state}: the run has {name} {before}, not {value}")
         first = saved["epochs"]
         for name, part in parts.items():
             part.load_state_dict(saved[name])

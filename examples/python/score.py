@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Without this, ONNX Runtime sends data about the model and the machine to Microsoft.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -29,11 +29,14 @@ def opened(path: str) -> Image.Image:
     with Image.open(path, formats=FORMATS) as image:
         # Pillow would clip grey values of 16 bits at 255.
         is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
-        if image.mode in ("I", "F") and not is_deep:
-            raise ValueError("samples of 32 bits")
+        tags = image.tag_v2 if image.format == "TIFF" else {}
+        if (is_deep and tags.get(258, (16,)) != (16,)) or (image.mode in ("I", "F") and not is_deep):
+            raise ValueError("samples that are not of 8 or 16 bits")
         image = ImageOps.exif_transpose(image)
         if is_deep:
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            # 0 is white in some TIFF.
+            image = Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
         return image.convert("RGB")
 
 
@@ -61,9 +64,12 @@ def resized(image: Image.Image, input: dict[str, Any]) -> Image.Image:
 if len(sys.argv) < 3:
     sys.exit("usage: score.py MODEL.onnx IMAGE...")
 model, *paths = sys.argv[1:]
-session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-properties = session.get_modelmeta().custom_metadata_map
-classes, input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
+try:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    properties = session.get_modelmeta().custom_metadata_map
+    classes, input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
+except Exception as error:  # ONNX Runtime raises many kinds
+    sys.exit(f"{model}: {error}")
 resizes = json.loads(properties.get("cac.resizes", "false"))
 images_input = session.get_inputs()[0]
 outputs = [output.name for output in session.get_outputs()]
@@ -71,17 +77,18 @@ failed = False
 for path in paths:
     try:
         image = opened(path)
+        images = np.asarray(image if resizes else resized(image, input))[None]
+        if images_input.type == "tensor(float)":
+            images = images.astype(np.float32).transpose(0, 3, 1, 2) / 255
+        # A file of `export --batch N` takes N images.
+        if isinstance(images_input.shape[0], int):
+            images = images.repeat(images_input.shape[0], axis=0)
+        found = dict(zip(outputs, session.run(outputs, {"images": images}), strict=True))
     except Exception as error:  # Pillow's decoders raise many kinds
-        print(f"{path}: {error}", file=sys.stderr)
+        reason = "not an image that can be read" if isinstance(error, UnidentifiedImageError) else error
+        print(f"{path}: {getattr(error, 'strerror', None) or reason}", file=sys.stderr)
         failed = True
         continue
-    images = np.asarray(image if resizes else resized(image, input))[None]
-    if images_input.type == "tensor(float)":
-        images = images.astype(np.float32).transpose(0, 3, 1, 2) / 255
-    # A file of `export --batch N` takes N images.
-    if isinstance(images_input.shape[0], int):
-        images = images.repeat(images_input.shape[0], axis=0)
-    found = dict(zip(outputs, session.run(outputs, {"images": images}), strict=True))
     name = "unknown" if found["unknown"][0] else classes[found["label"][0]]
     # Not every file has p-values.
     numbers = [f"{found[output][0]:.4f}" for output in ("score", "p_value") if output in found]

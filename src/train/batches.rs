@@ -351,11 +351,10 @@ impl<'a> Batches<'a> {
             sets.keep(settings.memory);
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
-        let [choosing, calibrating] = held_out_of(&known, settings.recipe.held_out)?;
+        let [choosing, wanted] = held_out_of(&known, settings.recipe.held_out)?;
         let seed = settings.recipe.seed;
         // Images that calibrate are drawn regardless of their classes, as new images arrive. The network would
         // have learned the twin of one.
-        let wanted = calibrating;
         let (calibrating, rest) = known.draw_leaving_classes(wanted, seed, &twins);
         if wanted > 0 && calibrating.len() < needed(KEEP) {
             let reason = format!(

@@ -30,7 +30,7 @@ def write(folder: Path) -> list[Path]:
         photograph.resize((width, height)).save(paths[-1])
     paths.append(folder / "grey-of-16-bits.png")
     grey = np.asarray(photograph.convert("L")).astype(np.uint16)
-    Image.fromarray(257 * grey).save(paths[-1])
+    Image.fromarray((grey << 8) | 0xFF).save(paths[-1])
     return paths
 
 

@@ -210,9 +210,12 @@ fn an_image_that_the_runtime_cannot_resize_costs_no_other_verdict() {
     );
     assert!(said.contains("`b.png`: ONNX Runtime failed: ") && said.contains("`d.png`: "), "{said}");
     assert!(error(&output).ends_with("2 of 4 images cannot be scored"), "{said}");
-    // If none can be scored, it is not the images.
-    assert!(error(&score(&["b.png", "d.png"])).contains("ONNX Runtime failed: "));
     assert!(error(&score(&["b.png"])).ends_with("the image cannot be scored"));
+    // Beside one that cannot be read.
+    fs::write(at.join("no.png"), "no image").unwrap();
+    let output = score(&["no.png", "b.png"]);
+    assert!(stderr(&output).contains("`no.png` is not an image") && stderr(&output).contains("`b.png`: "));
+    assert!(error(&output).ends_with("2 of 2 images cannot be scored"));
 }
 
 #[test]

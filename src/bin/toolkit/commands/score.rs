@@ -191,18 +191,14 @@ fn show(
     let outputs = if scorer.resizes() {
         match scorer.score_originals(&photographs) {
             // One image may be too large for the runtime; the others get their verdicts.
-            Err(error @ Error::Runtime { .. }) if photographs.len() > 1 => {
-                let count = photographs.len();
+            Err(Error::Runtime { .. }) if files.len() > 1 => {
                 let mut photographs = photographs.into_iter().map(Image::Original);
                 let mut image = |()| photographs.next().expect("an image for each file");
-                let unread = read.iter().filter(|image| image.is_err()).count();
-                let broken: usize = (files.chunks(1).zip(read))
+                return (files.chunks(1).zip(read))
                     .map(|(file, read)| show(scorer, file, vec![read.map(&mut image)], output))
-                    .sum::<anyhow::Result<_>>()?;
-                // Then it is not the images.
-                return if broken == unread + count { Err(error.into()) } else { Ok(broken) };
+                    .sum();
             }
-            Err(error @ Error::Runtime { .. }) if files.len() == 1 => {
+            Err(error @ Error::Runtime { .. }) => {
                 say(format_args!("`{}`: {error}", files[0].display()));
                 return Ok(1);
             }
