@@ -43,7 +43,8 @@ pub enum Event {
         /// Known test images with the bytes of a training image.
         #[serde(default, skip_serializing_if = "is_zero")]
         repeated: usize,
-        /// Known training images with the bytes of another one. None of them calibrates the threshold.
+        /// Known training images with the bytes of an earlier one. They are left out if that one calibrates the
+        /// threshold.
         #[serde(default, skip_serializing_if = "is_zero")]
         duplicates: usize,
         /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold

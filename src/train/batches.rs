@@ -60,7 +60,7 @@ pub struct Batches<'a> {
     pub(super) skipped_in_tests: usize,
     /// Known test images with the bytes of a known training image.
     pub(super) repeated: usize,
-    /// Known training images with the bytes of another one.
+    /// Known training images with the bytes of an earlier one.
     pub(super) duplicates: usize,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
     /// outliers.
@@ -185,7 +185,7 @@ impl Sets {
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
         // Those of the known training images, and how many known test images have one of them.
-        let (mut trained, mut twins, mut repeated) = (HashMap::new(), HashSet::new(), 0);
+        let (mut trained, mut firsts, mut repeated) = (HashMap::new(), Vec::new(), 0);
         for (kind, set) in self.each() {
             let is_test = matches!(kind, Set::Test | Set::Unknown(_));
             let sum = &mut sums[usize::from(is_test)];
@@ -194,9 +194,9 @@ impl Sets {
             let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
             match kind {
                 Set::Known => {
-                    let found: Vec<[u8; 32]> = digests.iter().flatten().copied().collect();
-                    found.iter().for_each(|digest| *trained.entry(*digest).or_insert(0) += 1);
-                    twins = (0..found.len()).filter(|&index| trained[&found[index]] > 1).collect();
+                    for (index, digest) in digests.iter().flatten().enumerate() {
+                        firsts.push(*trained.entry(*digest).or_insert(index));
+                    }
                 }
                 Set::Test => {
                     repeated =
@@ -238,7 +238,7 @@ impl Sets {
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
         let skipped = errors.len();
-        Ok(Some(Contents { skipped, skipped_in_tests, repeated, twins, checksum, tests_checksum }))
+        Ok(Some(Contents { skipped, skipped_in_tests, repeated, firsts, checksum, tests_checksum }))
     }
 }
 
@@ -249,8 +249,8 @@ struct Contents {
     skipped_in_tests: usize,
     /// Known test images with the bytes of a known training image.
     repeated: usize,
-    /// The known training images that have the bytes of another one.
-    twins: HashSet<usize>,
+    /// For each known training image, the first one with the same bytes.
+    firsts: Vec<usize>,
     /// Of the training data and of the test images.
     checksum: String,
     tests_checksum: String,
@@ -346,19 +346,24 @@ impl<'a> Batches<'a> {
         held_out_of(&sets.known, settings.recipe.held_out)?;
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
-        let Contents { skipped, skipped_in_tests, repeated, twins, checksum, tests_checksum } = contents;
+        let Contents { skipped, skipped_in_tests, repeated, firsts, checksum, tests_checksum } = contents;
         if skipped > 0 {
             sets.keep(settings.memory);
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
         let [choosing, wanted] = held_out_of(&known, settings.recipe.held_out)?;
         let seed = settings.recipe.seed;
-        // Images that calibrate are drawn regardless of their classes, as new images arrive. The network would
-        // have learned the twin of one.
-        let (calibrating, rest) = known.draw_leaving_classes(wanted, seed, &twins);
+        // Images that calibrate are drawn regardless of their classes, as new images arrive; of equal ones, the
+        // first. The others are left out, because the network would learn them.
+        let distinct: Vec<usize> = (0..known.len()).filter(|&index| firsts[index] == index).collect();
+        let (drawn, _) = known.pick(&distinct).draw_leaving_classes(wanted, seed);
+        let calibrating: Vec<usize> = drawn.into_iter().map(|index| distinct[index]).collect();
+        let is_drawn: HashSet<usize> = calibrating.iter().copied().collect();
+        let rest: Vec<usize> = (0..known.len()).filter(|&index| !is_drawn.contains(&firsts[index])).collect();
+        let duplicates = known.len() - distinct.len();
         if wanted > 0 && calibrating.len() < needed(KEEP) {
             let reason = format!(
-                "holds out {} images that occur once; a threshold that keeps {} % of known images needs {}",
+                "holds out {} distinct images; a threshold that keeps {} % of known images needs {}",
                 calibrating.len(),
                 100.0 * KEEP,
                 needed(KEEP)
@@ -389,7 +394,7 @@ impl<'a> Batches<'a> {
             skipped,
             skipped_in_tests,
             repeated,
-            duplicates: twins.len(),
+            duplicates,
             checksum,
             tests_checksum,
             test_names,
@@ -664,7 +669,7 @@ mod tests {
     }
 
     #[test]
-    fn images_that_occur_twice_do_not_calibrate() {
+    fn copies_of_images_that_calibrate_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let image = |class: &str, name: &str, value: u8| {
             let path = folder.path().join("train").join(class).join(format!("{name}.png"));
@@ -687,15 +692,27 @@ mod tests {
         settings.recipe.held_out = 0.3;
         settings.recipe.batch_size = 8;
         let batches = open(&settings);
-        assert_eq!((batches.skipped, batches.duplicates, batches.calibrating.len()), (1, 21, 24));
-        assert!(batches.calibrating.iter().all(|index| !(20..40).contains(index) && *index != 0));
+        assert_eq!((batches.skipped, batches.duplicates, batches.calibrating.len()), (1, 20, 24));
+        // Of the copies, one at most calibrates; then none is trained on.
+        let is_copy = |index: &&usize| **index == 0 || (20..40).contains(*index);
+        let [calibrating, trained] =
+            [&batches.calibrating, &batches.training].map(|indices| indices.iter().filter(is_copy).count());
+        assert!([(0, 21), (1, 0)].contains(&(calibrating, trained)), "{calibrating} {trained}");
+        assert_eq!(batches.calibrating.len() + batches.training.len() + calibrating * 20, 80);
+        let seeds = (0..20).map(|seed| {
+            let mut other = settings.clone();
+            other.recipe.seed = seed;
+            open(&other).calibrating.contains(&0)
+        });
+        assert_eq!(seeds.collect::<HashSet<bool>>().len(), 2, "both happen");
 
         for number in 0..40_u8 {
             image("ants", &format!("{number:02}"), 0);
             image("bees", &format!("{number:02}"), if number < 10 { 100 + number } else { 100 });
         }
+        // Eleven distinct images, of which each class keeps one.
         let error = Batches::open(&settings, &AtomicBool::new(false), |_| {}).err().expect("an error");
-        assert!(error.to_string().contains("holds out 9 images that occur once"), "{error}");
+        assert!(error.to_string().contains("holds out 9 distinct images; "), "{error}");
     }
 
     fn open(settings: &TrainSettings) -> Batches<'_> {

@@ -41,6 +41,7 @@ impl Log {
     /// Truncates the files to these lengths: a resumed run repeats the later events.
     pub fn rewind(&mut self, to: Lengths) -> Result<()> {
         self.lines.rewind(to.lines)?;
+        self.lines.end_with_line()?;
         self.tensorboard.rewind(to.tensorboard)
     }
 
@@ -119,6 +120,13 @@ impl Appended {
         Ok(())
     }
 
+    /// Removes the start of a line at the end of a text that has lost its own.
+    fn end_with_line(&mut self) -> Result<()> {
+        let text = std::fs::read(&self.path).map_err(Error::io("read", &self.path))?;
+        let whole = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        if whole < text.len() { self.rewind(whole as u64) } else { Ok(()) }
+    }
+
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         if let Err(error) = self.file.write_all(bytes) {
             // A full disk may have taken part of the line.
@@ -172,6 +180,12 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&lines).unwrap().lines().count(), 2);
 
         drop(log);
+        // A log that lost its end goes on after its last whole line.
+        let whole = std::fs::read_to_string(&lines).unwrap();
+        std::fs::write(&lines, &whole[..whole.len() - 9]).unwrap();
+        resumed(run, lengths).record(&step(5, 1.0), 10).unwrap();
+        let left = std::fs::read_to_string(&lines).unwrap();
+        assert!(left.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{left}");
         // A removed log is started anew.
         std::fs::remove_file(&lines).unwrap();
         resumed(run, lengths).record(&step(5, 1.0), 10).unwrap();

@@ -80,7 +80,7 @@ impl Display {
                 }
                 if *duplicates > 0 {
                     say(format_args!(
-                        "training images that occur more than once: {duplicates}; none of them chooses the threshold"
+                        "training images that are copies of others: {duplicates}; copies of held-out images are left out"
                     ));
                 }
                 if *held_out_seen {

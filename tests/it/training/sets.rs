@@ -47,7 +47,7 @@ fn what_the_test_images_lack_is_said() {
         "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
         "known classes without test images: green\n",
         "test images that are also training images: 1\n",
-        "training images that occur more than once: 2; none of them chooses the threshold\n",
+        "training images that are copies of others: 1; copies of held-out images are left out\n",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
