@@ -781,15 +781,6 @@ impl Dataset {
         Ok(kind.of(self.batch(indices)?.view(), &labels, seed))
     }
 
-    /// Draws `count` images at random with a seed, but leaves one of each class. Returns their indices and
-    /// those of the rest, both ascending. Fewer are drawn if there are not enough.
-    #[cfg(feature = "train")]
-    pub(crate) fn draw_leaving_classes(&self, count: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
-        let order = shuffled(self.len(), seed);
-        let drawn: HashSet<usize> = leaving_classes(&self.labels, order).take(count).collect();
-        (0..self.len()).partition(|index| drawn.contains(index))
-    }
-
     /// Draws `count` images at random with a seed, and one of each class that these lack. Returns their
     /// indices, in random order.
     #[must_use]

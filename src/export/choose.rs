@@ -101,12 +101,10 @@ fn candidates(magnitude: f64, has_outliers: bool, images: usize, fewest: usize) 
     if !has_outliers {
         of_classes.push(FeatureScore::Fdbd.into());
     }
-    let mut of_features = vec![FeatureScore::UnitMahalanobis.into()];
-    if fewest > 0 {
-        let neighbours = (images / IMAGES_PER_NEIGHBOUR).min(fewest / KEPT_PER_NEIGHBOUR).clamp(1, 10);
-        of_features.insert(0, FeatureScore::Knn { neighbours }.into());
-    }
-    (of_classes, of_features)
+    let neighbours = (images / IMAGES_PER_NEIGHBOUR).min(fewest / KEPT_PER_NEIGHBOUR).clamp(1, 10);
+    let knn = (fewest > 0).then_some(FeatureScore::Knn { neighbours });
+    let of_features = knn.into_iter().chain([FeatureScore::UnitMahalanobis]).map(Term::from);
+    (of_classes, of_features.collect())
 }
 
 /// The number of training images per neighbour of `knn`, up to ten.

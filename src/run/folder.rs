@@ -155,6 +155,12 @@ impl RunFolder {
         self.0.join(format!("{start}{epoch:06}-{step:08}{end}"))
     }
 
+    /// Whether a file is named like a resume state.
+    #[must_use]
+    pub fn is_state(file: &Path) -> bool {
+        file.file_name().and_then(|name| place_of(name.to_str()?)).is_some()
+    }
+
     /// Paths of the resume states, the newest last.
     ///
     /// # Errors

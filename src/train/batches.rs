@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     data::{
-        Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, fault_of_class, open_both,
-        prefetch, shuffled,
+        Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, fault_of_class,
+        leaving_classes, open_both, prefetch, shuffled,
     },
     error::{Error, Result},
     files::checksum,
@@ -184,7 +184,8 @@ impl Sets {
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
-        // Those of the known training images, and how many known test images have one of them.
+        // Those of the known training images with the first image of each, for each image the first one like it,
+        // and how many known test images have one of them.
         let (mut trained, mut firsts, mut repeated) = (HashMap::new(), Vec::new(), 0);
         for (kind, set) in self.each() {
             let is_test = matches!(kind, Set::Test | Set::Unknown(_));
@@ -300,15 +301,18 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
         count = count.max(least);
     }
     if count < needed {
-        let reason = format!(
-            "holds out {count} of {images} images; a threshold that keeps {} % of known images needs {needed}",
-            100.0 * KEEP
-        );
-        return Err(Error::setting("held-out", share, reason));
+        return Err(too_few_held_out(share, &format!("{count} of {images} images")));
     }
     // Too few would choose by chance.
     let choosing = if count / 3 < needed { 0 } else { count / 3 };
     Ok([choosing, count - choosing])
+}
+
+/// The error of a share that holds out too few images to choose a threshold from.
+fn too_few_held_out(share: f64, found: &str) -> Error {
+    let (kept, needed) = (100.0 * KEEP, needed(KEEP));
+    let reason = format!("holds out {found}; a threshold that keeps {kept} % of known images needs {needed}");
+    Error::setting("held-out", share, reason)
 }
 
 /// [`held_out`] for a data set; each class keeps an image.
@@ -356,20 +360,16 @@ impl<'a> Batches<'a> {
         // Images that calibrate are drawn regardless of their classes, as new images arrive; of equal ones, the
         // first. The others are left out, because the network would learn them.
         let distinct: Vec<usize> = (0..known.len()).filter(|&index| firsts[index] == index).collect();
-        let (drawn, _) = known.pick(&distinct).draw_leaving_classes(wanted, seed);
-        let calibrating: Vec<usize> = drawn.into_iter().map(|index| distinct[index]).collect();
-        let is_drawn: HashSet<usize> = calibrating.iter().copied().collect();
-        let rest: Vec<usize> = (0..known.len()).filter(|&index| !is_drawn.contains(&firsts[index])).collect();
-        let duplicates = known.len() - distinct.len();
-        if wanted > 0 && calibrating.len() < needed(KEEP) {
-            let reason = format!(
-                "holds out {} distinct images; a threshold that keeps {} % of known images needs {}",
-                calibrating.len(),
-                100.0 * KEEP,
-                needed(KEEP)
-            );
-            return Err(Error::setting("held-out", settings.recipe.held_out, reason));
+        let labels: Vec<i64> = distinct.iter().map(|&index| known.labels()[index]).collect();
+        let drawn = leaving_classes(&labels, shuffled(distinct.len(), seed)).take(wanted);
+        let drawn: HashSet<usize> = drawn.map(|index| distinct[index]).collect();
+        if wanted > 0 && drawn.len() < needed(KEEP) {
+            let found = format!("{} distinct images", drawn.len());
+            return Err(too_few_held_out(settings.recipe.held_out, &found));
         }
+        let calibrating: Vec<usize> = (0..known.len()).filter(|index| drawn.contains(index)).collect();
+        let rest: Vec<usize> = (0..known.len()).filter(|&index| !drawn.contains(&firsts[index])).collect();
+        let duplicates = known.len() - distinct.len();
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
         let of_rest = |indices: Vec<usize>| indices.into_iter().map(|index| rest[index]).collect::<Vec<_>>();
         let (choosing, training) = (of_rest(choosing), of_rest(training));

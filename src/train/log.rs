@@ -41,7 +41,9 @@ impl Log {
     /// Truncates the files to these lengths: a resumed run repeats the later events.
     pub fn rewind(&mut self, to: Lengths) -> Result<()> {
         self.lines.rewind(to.lines)?;
-        self.lines.end_with_line()?;
+        if self.lines.bytes < to.lines {
+            self.lines.end_with_line()?;
+        }
         self.tensorboard.rewind(to.tensorboard)
     }
 

@@ -84,7 +84,7 @@ pub fn of(error: &Error) -> Option<String> {
         Error::NoMap { .. } => "export the model again with --map",
         Error::Unsupported { runtime: "tract", .. } => "try another runtime: `--provider onnxruntime`",
         Error::Unsupported { .. } => "try a newer ONNX Runtime, or `--provider cpu`",
-        Error::Checkpoint { path, .. } if path.to_string_lossy().contains("state-") => {
+        Error::Checkpoint { path, .. } if RunFolder::is_state(path) => {
             "a run is resumed by the version that began it, with the settings in its `resolved.json`"
         }
         Error::Checkpoint { .. } => "use a checkpoint that `toolkit train` of the same version wrote",

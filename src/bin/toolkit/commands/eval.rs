@@ -128,16 +128,17 @@ pub fn measure(
         let mut features =
             training.map(|images| features_of(contender, images, args.skip_broken)).transpose()?;
         let is_all = args.score.contains(&ScoreArg::All);
+        let mut scores = cli::scores(&args.score, Some(own));
+        if scores.is_empty() {
+            scores.push(own);
+        }
         let mut evaluated = Vec::new();
-        for score in cli::scores(&args.score, Some(own)) {
+        for score in scores {
             if score == own {
                 evaluated.push(Evaluated::Own);
             } else {
                 evaluated.extend(fitted(features.as_ref(), score, is_all)?.map(Evaluated::Other));
             }
-        }
-        if args.score.is_empty() {
-            evaluated.push(Evaluated::Own);
         }
         let evaluate_options =
             EvaluateOptions { skip_broken: args.skip_broken, keep_features: keeps.is_some() };
