@@ -181,6 +181,41 @@ pub enum Error {
         /// The accepted values, or why this one is refused.
         reason: String,
     },
+    /// Held-out images would leave a class without a training image.
+    #[error("{name} = {value}: leaves a class without a training image")]
+    EmptiesClass {
+        /// The setting's name.
+        name: &'static str,
+        /// What it holds out.
+        value: String,
+    },
+    /// A share of the training images holds out too few to choose a threshold from.
+    #[error("held-out = {share}: holds out {found}; a threshold that keeps {} % of known images needs {needed}",
+        per_cent(*keep))]
+    HoldsOutTooFew {
+        /// The share, 0 to below 1.
+        share: f64,
+        /// The images that it holds out.
+        found: String,
+        /// The number needed.
+        needed: usize,
+        /// The share that the threshold keeps, 0 to below 1.
+        keep: f64,
+    },
+    /// The scores of a sum cannot be standardised.
+    #[error("score = `{score}`: needs further known images whose scores vary")]
+    Unstandardised {
+        /// The sum, `A+B`.
+        score: String,
+    },
+    /// Weights are for another number of classes than there are names.
+    #[error("classes = {classes}: the weights are for {expected} classes")]
+    ClassCount {
+        /// The names, separated by commas.
+        classes: String,
+        /// The number of classes of the weights.
+        expected: usize,
+    },
     /// A value is NaN or infinite.
     #[error("{what} is {value}, expected a finite number")]
     NotFinite {

@@ -111,7 +111,7 @@ impl Fitter<'_> {
     /// A score with its constants.
     ///
     /// # Errors
-    /// Those of [`fit`], and [`Error::Setting`] if a term cannot be standardised.
+    /// Those of [`fit`], and [`Error::Unstandardised`].
     pub fn fit(&self, score: RejectionScore) -> Result<FittedScore> {
         let (one, other) = match score {
             RejectionScore::Single(term) => return Ok(FittedScore::Single(self.term(term)?)),
@@ -120,10 +120,8 @@ impl Fitter<'_> {
         let known = self.sample(self.known);
         let standardised = |term: Term| {
             let term = self.term(term)?;
-            let standard = Standardisation::of(&term.rejection(&known.activations())).ok_or_else(|| {
-                let reason = "needs further known images whose scores vary";
-                Error::setting("score", format!("`{score}`"), reason)
-            })?;
+            let standard = Standardisation::of(&term.rejection(&known.activations()))
+                .ok_or_else(|| Error::Unstandardised { score: score.to_string() })?;
             Ok((term, standard))
         };
         Ok(FittedScore::Sum([standardised(one)?, standardised(other)?]))

@@ -3,6 +3,7 @@
 mod arrays;
 mod catalog;
 mod cifar;
+mod copies;
 pub(crate) mod degradation;
 #[cfg(feature = "files")]
 mod fetch;
@@ -22,6 +23,7 @@ use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -44,6 +46,7 @@ use crate::{
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
+pub(crate) use copies::Copies;
 pub use degradation::Degradation;
 #[cfg(feature = "files")]
 pub use fetch::{Fault, Verified};
@@ -232,22 +235,54 @@ impl Dataset {
 
     /// Opens a data set of known classes that has no test split, and divides it into training and test
     /// images. The test images are a random share of all, stratified by class; each class keeps at least one
-    /// image for training. They stay the same as long as the data does.
+    /// image for training. Images of equal bytes are on the same side. The test images stay the same as long as
+    /// the data does.
     ///
     /// # Errors
-    /// Those of [`known`](Self::known), and [`Error::Setting`] if the data has a test split of its own, or
-    /// the share is not above 0 and below 1, or too large for the classes.
+    /// Those of [`known`](Self::known); [`Error::Setting`] if the data has a test split of its own, or the
+    /// share is not above 0 and below 1; [`Error::EmptiesClass`] if it is too large.
     pub fn divided(path: &Path, share: f64, input: &Input) -> Result<(Self, Self)> {
-        let refused = |reason: &str| Err(Error::setting("held-out test", share, reason));
         if !(share > 0.0 && share < 1.0) {
-            return refused("must be a share above 0 and below 1");
+            return Err(Error::setting("held-out test", share, "must be a share above 0 and below 1"));
         }
         let whole = Self::with_classes(path, Wanted::Divided(share), input)?;
-        let count = ((share * whole.len() as f64).round() as usize).max(1);
-        match whole.hold_out(count, HELD_OUT_TEST_SEED) {
-            Ok((test, training)) => Ok((whole.pick(&training), whole.pick(&test))),
-            Err(_) => refused("leaves a class without a training image"),
+        let copies = whole.copies();
+        let distinct = copies.distinct();
+        let count = ((share * distinct.len() as f64).round() as usize).max(1);
+        let emptied = || Error::EmptiesClass { name: "held-out test", value: share.to_string() };
+        let drawn = whole.pick(&distinct).hold_out(count, HELD_OUT_TEST_SEED);
+        let (test, _) = drawn.map_err(|_| emptied())?;
+        let (test, training) = copies.divide(&test.into_iter().map(|index| distinct[index]).collect());
+        let (training, test) = (whole.pick(&training), whole.pick(&test));
+        // All images of a class may be copies of another's.
+        if training.classes_without_images().next().is_some() {
+            return Err(emptied());
         }
+        Ok((training, test))
+    }
+
+    /// Which images have equal [encoded](Self::encoded) bytes. Only files of the same length are read; one that
+    /// cannot be read equals no other.
+    fn copies(&self) -> Copies {
+        let length = |&position: &usize| match &*self.source {
+            Source::Files(files) => std::fs::metadata(&files[position]).map_or(0, |file| file.len()),
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.encoded(position).len() as u64,
+            // The images of arrays have one size.
+            Source::Arrays(_) | Source::Noise(_) => 0,
+        };
+        let lengths: Vec<u64> = self.positions.par_iter().map(length).collect();
+        let mut counts: HashMap<u64, usize> = HashMap::new();
+        lengths.iter().for_each(|&length| *counts.entry(length).or_default() += 1);
+        let digest = |index: usize| {
+            if counts[&lengths[index]] == 1 {
+                return None;
+            }
+            let mut hasher = DefaultHasher::new();
+            self.encoded(index).ok()?.hash(&mut hasher);
+            Some((lengths[index], hasher.finish()))
+        };
+        Copies::of((0..self.len()).into_par_iter().map(digest).collect::<Vec<_>>())
     }
 
     /// Generated noise as unknown images.
@@ -744,7 +779,7 @@ impl Dataset {
     /// least one image. Returns their indices and those of the rest, both ascending.
     ///
     /// # Errors
-    /// [`Error::Setting`] if that would leave a class without an image.
+    /// [`Error::EmptiesClass`] if that would leave a class without an image.
     pub fn hold_out(&self, count: usize, seed: u64) -> Result<(Vec<usize>, Vec<usize>)> {
         let mut sizes: HashMap<i64, usize> = HashMap::new();
         for &label in &self.labels {
@@ -763,7 +798,7 @@ impl Dataset {
         }
         if count > order.len() {
             let value = format!("{count} of {} images", self.len());
-            return Err(Error::setting("held-out", value, "leaves a class without a training image"));
+            return Err(Error::EmptiesClass { name: "held-out", value });
         }
         order.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let is_held_out: HashSet<usize> = order[..count].iter().map(|&(_, index)| index).collect();
@@ -1151,6 +1186,43 @@ mod tests {
         }
         assert_eq!(dataset.hold_out(20, 7).unwrap(), dataset.hold_out(20, 7).unwrap());
         assert_ne!(dataset.hold_out(20, 7).unwrap(), dataset.hold_out(20, 8).unwrap());
+    }
+
+    #[test]
+    fn equal_images_are_held_out_together() {
+        let folder = tempfile::tempdir().unwrap();
+        for (class, shade) in [("ants", 0), ("bees", 100)] {
+            let class = folder.path().join(class);
+            std::fs::create_dir(&class).unwrap();
+            for number in 0..40_u8 {
+                // The last twenty are copies of the first ten, two of each.
+                let value = shade + if number < 20 { number } else { (number - 20) / 2 };
+                let image = ::image::RgbImage::from_pixel(8, 8, ::image::Rgb([value; 3]));
+                image.save(class.join(format!("{number:02}.bmp"))).unwrap();
+            }
+        }
+        let (training, test) = Dataset::divided(folder.path(), 0.3, &Input::of_size(8, 8)).unwrap();
+        assert_eq!(training.len() + test.len(), 80);
+        let [training, test] =
+            [training, test].map(|set| first_bytes(&set).into_iter().collect::<HashSet<u8>>());
+        assert_eq!((training.len(), test.len()), (28, 12), "30 % of the distinct images");
+        assert!(training.is_disjoint(&test));
+
+        // The bees have no image of their own.
+        for number in 0..40 {
+            let image = format!("{number:02}.bmp");
+            std::fs::copy(folder.path().join("ants/00.bmp"), folder.path().join("bees").join(image)).unwrap();
+        }
+        let outcomes: HashSet<bool> = [0.1, 0.5, 0.9]
+            .map(|share| match Dataset::divided(folder.path(), share, &Input::of_size(8, 8)) {
+                Ok((training, _)) => training.classes_without_images().next().is_none(),
+                Err(error) => {
+                    assert!(matches!(error, Error::EmptiesClass { .. }), "{error}");
+                    false
+                }
+            })
+            .into();
+        assert_eq!(outcomes.len(), 2, "refused or with both classes");
     }
 
     #[test]

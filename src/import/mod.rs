@@ -98,8 +98,9 @@ impl Division {
 /// (`anchors`, or `means` in files of the paper's code), or fixed ones if the file has none or only zeros.
 ///
 /// # Errors
-/// [`Error::Weights`] if a tensor is missing, misshaped or not finite, [`Error::Setting`] if the classes or
-/// the input do not match the weights, or the loss is [out of range](Loss::check).
+/// [`Error::Weights`] if a tensor is missing, misshaped or not finite, [`Error::ClassCount`],
+/// [`Error::Setting`] if the classes are no names or the input does not match the weights, or the loss is
+/// [out of range](Loss::check).
 pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoint> {
     options.loss.check()?;
     let weights = weights.network()?;
@@ -165,7 +166,7 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
     let Some(classes) = given else { return Ok((0..count).map(|class| class.to_string()).collect()) };
     let refused = |reason: String| Err(Error::setting("classes", classes.join(","), reason));
     if classes.len() != count {
-        return refused(format!("the weights are for {count} classes"));
+        return Err(Error::ClassCount { classes: classes.join(","), expected: count });
     }
     if let Some(twice) = (1..count).find(|&index| classes[..index].contains(&classes[index])) {
         return refused(format!("`{}` occurs twice", classes[twice]));

@@ -43,14 +43,21 @@ pub enum Event {
         /// Known test images with the bytes of a training image.
         #[serde(default, skip_serializing_if = "is_zero")]
         repeated: usize,
-        /// Known training images with the bytes of an earlier one. They are left out if that one calibrates the
-        /// threshold.
+        /// Known training images with the bytes of an earlier one. They are left out if that one is held out.
         #[serde(default, skip_serializing_if = "is_zero")]
         duplicates: usize,
+        /// The names of those among them whose earlier one is of another class, that one first.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        in_two_classes: Vec<[String; 2]>,
         /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold
         /// chosen from them makes no promise.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         held_out_seen: bool,
+    },
+    /// The newest state cannot be used; the run resumes from the one before it.
+    StateUnusable {
+        /// The error of the newest state.
+        reason: String,
     },
     /// Images are being read for the first time and checked; only if that takes long.
     Reading {
@@ -171,6 +178,7 @@ mod tests {
                 untested: vec!["cat".to_owned()],
                 repeated: 3,
                 duplicates: 2,
+                in_two_classes: vec![["cat/1.png".to_owned(), "dog/7.png".to_owned()]],
                 held_out_seen: false,
             },
             Event::Step { epoch: 1, step: 1, loss: 0.5, learning_rate: 1e-3, images_per_second: 9.0 },

@@ -2,7 +2,7 @@
 //! the image, so any number of threads makes the same batches.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     ptr,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     data::{
-        Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, fault_of_class,
+        Copies, Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, fault_of_class,
         leaving_classes, open_both, prefetch, shuffled,
     },
     error::{Error, Result},
@@ -62,6 +62,8 @@ pub struct Batches<'a> {
     pub(super) repeated: usize,
     /// Known training images with the bytes of an earlier one.
     pub(super) duplicates: usize,
+    /// The names of known training images with the bytes of an earlier one of another class, that one first.
+    pub(super) in_two_classes: Vec<[String; 2]>,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
     /// outliers.
     pub(super) checksum: String,
@@ -184,9 +186,8 @@ impl Sets {
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
-        // Those of the known training images with the first image of each, for each image the first one like it,
-        // and how many known test images have one of them.
-        let (mut trained, mut firsts, mut repeated) = (HashMap::new(), Vec::new(), 0);
+        // Those of the known training images, and how many known test images have one of them.
+        let (mut trained, mut repeated): (Vec<[u8; 32]>, _) = (Vec::new(), 0);
         for (kind, set) in self.each() {
             let is_test = matches!(kind, Set::Test | Set::Unknown(_));
             let sum = &mut sums[usize::from(is_test)];
@@ -194,14 +195,10 @@ impl Sets {
             let mut readable = Vec::with_capacity(set.len());
             let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
             match kind {
-                Set::Known => {
-                    for (index, digest) in digests.iter().flatten().enumerate() {
-                        firsts.push(*trained.entry(*digest).or_insert(index));
-                    }
-                }
+                Set::Known => trained.extend(digests.iter().flatten()),
                 Set::Test => {
-                    repeated =
-                        digests.iter().flatten().filter(|digest| trained.contains_key(*digest)).count();
+                    let trained: HashSet<&[u8; 32]> = trained.iter().collect();
+                    repeated = digests.iter().flatten().filter(|digest| trained.contains(digest)).count();
                 }
                 Set::Unknown(_) | Set::Outliers => {}
             }
@@ -238,8 +235,8 @@ impl Sets {
             return Err(error);
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
-        let skipped = errors.len();
-        Ok(Some(Contents { skipped, skipped_in_tests, repeated, firsts, checksum, tests_checksum }))
+        let (skipped, copies) = (errors.len(), Copies::of(trained.into_iter().map(Some)));
+        Ok(Some(Contents { skipped, skipped_in_tests, repeated, copies, checksum, tests_checksum }))
     }
 }
 
@@ -250,8 +247,8 @@ struct Contents {
     skipped_in_tests: usize,
     /// Known test images with the bytes of a known training image.
     repeated: usize,
-    /// For each known training image, the first one with the same bytes.
-    firsts: Vec<usize>,
+    /// Known training images with the same bytes.
+    copies: Copies,
     /// Of the training data and of the test images.
     checksum: String,
     tests_checksum: String,
@@ -301,18 +298,12 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
         count = count.max(least);
     }
     if count < needed {
-        return Err(too_few_held_out(share, &format!("{count} of {images} images")));
+        let found = format!("{count} of {images} images");
+        return Err(Error::HoldsOutTooFew { share, found, needed, keep: KEEP });
     }
     // Too few would choose by chance.
     let choosing = if count / 3 < needed { 0 } else { count / 3 };
     Ok([choosing, count - choosing])
-}
-
-/// The error of a share that holds out too few images to choose a threshold from.
-fn too_few_held_out(share: f64, found: &str) -> Error {
-    let (kept, needed) = (100.0 * KEEP, needed(KEEP));
-    let reason = format!("holds out {found}; a threshold that keeps {kept} % of known images needs {needed}");
-    Error::setting("held-out", share, reason)
 }
 
 /// [`held_out`] for a data set; each class keeps an image.
@@ -321,7 +312,7 @@ fn held_out_of(known: &Dataset, share: f64) -> Result<[usize; 2]> {
     let count = choosing + calibrating;
     if count + known.classes().len() > known.len() {
         let value = format!("{count} of {} images", known.len());
-        return Err(Error::setting("held-out", value, "leaves a class without a training image"));
+        return Err(Error::EmptiesClass { name: "held-out", value });
     }
     Ok([choosing, calibrating])
 }
@@ -331,11 +322,11 @@ impl<'a> Batches<'a> {
     /// `None` if `stop` is set before all images are read.
     ///
     /// # Errors
-    /// Those of opening the data sets; [`Error::Setting`] if a share of the images of a step is less than one;
-    /// [`Error::BrokenImages`], with all images that cannot be read, unless
-    /// they are left out; [`Error::Dataset`] if a set has no others; [`Error::Setting`] if an image belongs
-    /// to two sets that must be disjoint, or the held-out images are too few or too many;
-    /// [`Error::Classes`] if a class cannot have its name.
+    /// Those of opening the data sets; [`Error::Setting`] if a share of the images of a step is less than one,
+    /// or an image belongs to two sets that must be disjoint; [`Error::BrokenImages`], with all images that
+    /// cannot be read, unless they are left out; [`Error::Dataset`] if a set has no others;
+    /// [`Error::HoldsOutTooFew`] and [`Error::EmptiesClass`]; [`Error::Classes`] if a class cannot have its
+    /// name.
     pub fn open(
         settings: &'a TrainSettings,
         stop: &AtomicBool,
@@ -350,29 +341,31 @@ impl<'a> Batches<'a> {
         held_out_of(&sets.known, settings.recipe.held_out)?;
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
-        let Contents { skipped, skipped_in_tests, repeated, firsts, checksum, tests_checksum } = contents;
+        let Contents { skipped, skipped_in_tests, repeated, copies, checksum, tests_checksum } = contents;
         if skipped > 0 {
             sets.keep(settings.memory);
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
         let [choosing, wanted] = held_out_of(&known, settings.recipe.held_out)?;
         let seed = settings.recipe.seed;
-        // Images that calibrate are drawn regardless of their classes, as new images arrive; of equal ones, the
-        // first. The others are left out, because the network would learn them.
-        let distinct: Vec<usize> = (0..known.len()).filter(|&index| firsts[index] == index).collect();
+        // Of equal images the first may be held out; the others are left out then, because the network would
+        // learn it from them. Images that calibrate are drawn regardless of their classes, as new images arrive.
+        let distinct = copies.distinct();
         let labels: Vec<i64> = distinct.iter().map(|&index| known.labels()[index]).collect();
         let drawn = leaving_classes(&labels, shuffled(distinct.len(), seed)).take(wanted);
         let drawn: HashSet<usize> = drawn.map(|index| distinct[index]).collect();
-        if wanted > 0 && drawn.len() < needed(KEEP) {
-            let found = format!("{} distinct images", drawn.len());
-            return Err(too_few_held_out(settings.recipe.held_out, &found));
+        let needed = needed(KEEP);
+        if wanted > 0 && drawn.len() < needed {
+            let (share, found) = (settings.recipe.held_out, format!("{} distinct images", drawn.len()));
+            return Err(Error::HoldsOutTooFew { share, found, needed, keep: KEEP });
         }
-        let calibrating: Vec<usize> = (0..known.len()).filter(|index| drawn.contains(index)).collect();
-        let rest: Vec<usize> = (0..known.len()).filter(|&index| !drawn.contains(&firsts[index])).collect();
-        let duplicates = known.len() - distinct.len();
+        let (calibrating, rest): (Vec<usize>, Vec<usize>) =
+            distinct.into_iter().partition(|index| drawn.contains(index));
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
-        let of_rest = |indices: Vec<usize>| indices.into_iter().map(|index| rest[index]).collect::<Vec<_>>();
-        let (choosing, training) = (of_rest(choosing), of_rest(training));
+        let choosing: Vec<usize> = choosing.into_iter().map(|index| rest[index]).collect();
+        let (training, _) = copies.divide(&training.into_iter().map(|index| rest[index]).collect());
+        let in_two_classes =
+            copies.across(known.labels()).map(|pair| pair.map(|index| known.name(index))).collect();
         settings.recipe.check_step(training.len().min(settings.recipe.batch_size))?;
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
@@ -394,7 +387,8 @@ impl<'a> Batches<'a> {
             skipped,
             skipped_in_tests,
             repeated,
-            duplicates,
+            duplicates: copies.count(),
+            in_two_classes,
             checksum,
             tests_checksum,
             test_names,

@@ -82,6 +82,7 @@ impl Log {
                 }
             }
             Event::Start { .. }
+            | Event::StateUnusable { .. }
             | Event::Reading { .. }
             | Event::Features { .. }
             | Event::Finishing { .. }

@@ -74,7 +74,7 @@ pub fn resume(
     run: &RunFolder,
     save_every: Duration,
     stop: &AtomicBool,
-    observe: impl FnMut(&Event),
+    mut observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
     // Do not create a log in a folder without a run.
     if run.states()?.is_empty() {
@@ -82,7 +82,10 @@ pub fn resume(
     }
     // The log is a lock: no other process saves a state from here on.
     let log = Log::open(run)?;
-    let (state, tensors) = State::open(run)?;
+    let (state, tensors, fault) = State::open(run)?;
+    if let Some(fault) = fault {
+        observe(&Event::StateUnusable { reason: fault.to_string() });
+    }
     let settings = state.settings.clone();
     let start = Start::Saved { log, state: Box::new(state), tensors };
     run_to_the_end(&settings, start, run, save_every, stop, observe)
@@ -125,6 +128,7 @@ fn run_to_the_end(
         untested: batches.untested(),
         repeated: batches.repeated,
         duplicates: batches.duplicates,
+        in_two_classes: batches.in_two_classes.clone(),
         held_out_seen: session.learner.lineage.held_out_seen,
     };
     if is_new {

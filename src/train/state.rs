@@ -50,9 +50,11 @@ impl State {
         Self { version, settings, data, test_sets, epoch, step, smoothed_loss, log, lineage }
     }
 
-    /// Writes the state with its tensors.
+    /// Writes the state with its tensors, and a checksum of both.
     pub fn save(&self, mut tensors: Weights, run: &RunFolder) -> Result<()> {
-        tensors.note = Some(serde_json::to_string(self).expect("a state is plain data"));
+        let text = serde_json::to_string(self).expect("a state is plain data");
+        let checksum = tensors.checksum(&text);
+        tensors.note = Some(format!("{text}\n{checksum}"));
         tensors.write(&self.path(run))
     }
 
@@ -61,16 +63,17 @@ impl State {
         run.state(self.epoch, self.step)
     }
 
-    /// Reads the newest state that can be read and is of this run, with its tensors.
+    /// Reads the newest state that is intact and of this run, with its tensors, and the error of the newest
+    /// state if that is another one.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder or a state cannot be read, [`Error::NoState`] if it holds no state, and
     /// the error of the newest state if none can be used.
-    pub fn open(run: &RunFolder) -> Result<(Self, Weights)> {
+    pub fn open(run: &RunFolder) -> Result<(Self, Weights, Option<Error>)> {
         let mut fault = None;
         for path in run.states()?.into_iter().rev() {
             match Self::read(&path, run) {
-                Ok(state) => return Ok(state),
+                Ok((state, tensors)) => return Ok((state, tensors, fault)),
                 // A state that cannot be read now may be intact.
                 Err(error @ Error::Io { .. }) => return Err(error),
                 Err(error) => fault = fault.or(Some(error)),
@@ -87,12 +90,16 @@ impl State {
         }
         let note =
             tensors.note.as_deref().ok_or_else(|| broken("it is not the state of a run".to_owned()))?;
+        let (text, checksum) = note.split_once('\n').unwrap_or((note, ""));
         let damaged = |error: serde_json::Error| broken(format!("its state is damaged: {error}"));
-        let state: serde_json::Value = serde_json::from_str(note).map_err(damaged)?;
+        let state: serde_json::Value = serde_json::from_str(text).map_err(damaged)?;
         match state["version"].as_str() {
             Some(VERSION) => {}
             Some(other) => return Err(broken(format!("version {other} wrote it, and this is {VERSION}"))),
             None => return Err(broken("another version of the toolkit wrote it".to_owned())),
+        }
+        if checksum != tensors.checksum(text) {
+            return Err(broken("it is damaged: its checksum is another one".to_owned()));
         }
         let state: Self = serde_json::from_value(state).map_err(damaged)?;
         if state.path(run) != path {
@@ -122,7 +129,7 @@ mod tests {
     use crate::arch::FAMILIES;
 
     #[test]
-    fn damaged_states_are_refused_or_read() {
+    fn only_intact_states_of_the_run_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let run = RunFolder::new(folder.path());
         let settings = TrainSettings {
@@ -149,7 +156,9 @@ mod tests {
         // A copy by another name may be of another run.
         let later = run.state(2, 5);
         std::fs::copy(&path, &later).unwrap();
-        assert_eq!(State::open(&run).unwrap().0, state);
+        let (opened, _, fault) = State::open(&run).unwrap();
+        assert_eq!(opened, state);
+        assert!(fault.is_some_and(|fault| fault.to_string().contains("it is a state of epoch 1, step 0")));
 
         // So may a state with other settings.
         std::fs::write(run.resolved(), serde_json::to_vec(&state.settings).unwrap()).unwrap();
@@ -171,11 +180,21 @@ mod tests {
         std::fs::remove_file(&later).unwrap();
 
         let corpus = [std::fs::read(&path).unwrap()];
-        let mut accepted = 0;
+        let (_, tensors, fault) = State::open(&run).unwrap();
+        assert!(fault.is_none());
         for number in 0..2_000 {
             std::fs::write(&path, mutate::mutated(&corpus, 0, number)).unwrap();
-            accepted += usize::from(State::open(&run).is_ok());
+            // White space in the header changes nothing.
+            if let Ok((opened, read, _)) = State::open(&run) {
+                assert_eq!((opened, read), (state.clone(), tensors.clone()), "mutation {number}");
+            }
         }
-        assert!((20..1_900).contains(&accepted), "{accepted}");
+
+        // A changed value is damage.
+        let mut changed = corpus[0].clone();
+        *changed.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, changed).unwrap();
+        let error = State::open(&run).unwrap_err().to_string();
+        assert!(error.contains("it is damaged: its checksum is another one"), "{error}");
     }
 }

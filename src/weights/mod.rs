@@ -35,6 +35,11 @@ use crate::model::Training;
 pub(crate) use fold::folded;
 #[cfg(feature = "files")]
 pub use published::PublishedWeights;
+#[cfg(feature = "train")]
+use {
+    crate::files::checksum,
+    sha2::{Digest, Sha256},
+};
 
 /// A tensor in row-major order.
 #[derive(Debug, Clone, PartialEq)]
@@ -207,6 +212,17 @@ impl Weights {
             return Err(self.error(format!("tensor `{name}` holds {value}")));
         }
         Ok(&tensor.values)
+    }
+
+    /// SHA-256, in hexadecimal, of a text and of the names, shapes and values of all tensors.
+    #[cfg(feature = "train")]
+    pub(crate) fn checksum(&self, text: &str) -> String {
+        let mut sum = Sha256::new_with_prefix(text);
+        for (name, tensor) in &self.tensors {
+            sum.update(format!("\n{name} {:?}\n", tensor.shape));
+            sum.update(Stored(tensor).data());
+        }
+        checksum::hexadecimal(sum)
     }
 
     /// The first tensor with a value that is NaN or infinite, and that value.

@@ -276,7 +276,8 @@ fn log() -> Vec<u8> {
         held_out: Some([2, 19]),
         untested: vec!["cat".to_owned()],
         repeated: 3,
-        duplicates: 0,
+        duplicates: 1,
+        in_two_classes: vec![["cat/1.png".to_owned(), "dog/2.png".to_owned()]],
         held_out_seen: false,
     }];
     for epoch in 1..3 {

@@ -158,22 +158,22 @@ pub fn of(error: &Error) -> Option<String> {
         Error::BrokenImages { .. } => {
             "repair or remove the files; `train`, `eval` and `report` leave them out with --skip-broken"
         }
-        Error::Setting { name: "held-out", reason, .. } if reason.starts_with("leaves a class") => {
+        Error::EmptiesClass { name: "held-out", .. } => {
             "hold out a smaller share with --held-out, or add images"
         }
-        Error::Setting { name: "held-out", .. } => {
+        Error::HoldsOutTooFew { .. } => {
             "add images, or hold out a larger share with --held-out; with `--held-out 0`, `export` takes the threshold from \
              the test images, 19 or more, or from --threshold"
         }
         Error::Setting { name: "freeze", .. } => "give a backbone with --backbone",
-        Error::Setting { name: "held-out test", reason, .. } if reason.starts_with("leaves a class") => {
+        Error::EmptiesClass { .. } => {
             "add images of this class: each class needs one to train on, and one to test on"
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
-        Error::Setting { name: "classes", reason, .. } if reason.starts_with("the weights are for") => {
+        Error::ClassCount { .. } => {
             "to train on other classes, start from the weights with `toolkit train --backbone`"
         }
-        Error::Setting { name: "score", reason, .. } if reason.starts_with("needs further known images") => {
+        Error::Unstandardised { .. } => {
             "hold out more images with `train --held-out` (of 58 or more, a third choose the score), or take a single score"
         }
         Error::Setting { name: "unknown set", value, .. } if Path::new(value.trim_matches('`')).is_dir() => {

@@ -37,6 +37,9 @@ impl Display {
         }
         let epochs = self.epochs;
         match event {
+            Event::StateUnusable { reason } => {
+                say(format_args!("resuming from the state before the newest: {reason}"));
+            }
             Event::Reading { done, images } => {
                 self.progress("reading images".to_owned(), *done, *images, "");
             }
@@ -60,6 +63,7 @@ impl Display {
                 untested,
                 repeated,
                 duplicates,
+                in_two_classes,
                 held_out_seen,
             } => {
                 self.clear();
@@ -81,6 +85,12 @@ impl Display {
                 if *duplicates > 0 {
                     say(format_args!(
                         "training images that are copies of others: {duplicates}; copies of held-out images are left out"
+                    ));
+                }
+                if let [[first, second], ..] = &in_two_classes[..] {
+                    say(format_args!(
+                        "images in two classes: {}, such as `{first}`, which is also `{second}`",
+                        in_two_classes.len()
                     ));
                 }
                 if *held_out_seen {

@@ -593,7 +593,7 @@ impl Settings {
             || self.network.settings.get("dropout").is_some_and(|share| share.value() > 0.0)
     }
 
-    /// The number of known training images, which are listed; only those of arrays are read.
+    /// The number of known training images, which are listed but not decoded.
     fn count_images(&self, known: &Path, data: &DataFolder) -> anyhow::Result<usize> {
         let folder = dataset(known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
         let protocol = self.protocol.as_ref();

@@ -124,7 +124,12 @@ fn a_damaged_state_falls_back_to_the_previous_one() {
     let whole = fs::read(&states[1]).unwrap();
     fs::write(&states[1], &whole[..whole.len() / 2]).unwrap();
     fs::remove_file(at.join("run/checkpoint-last.safetensors")).unwrap();
-    stdout(&toolkit(at, &["train", "--resume", "run"]));
+    let resumed = toolkit(at, &["train", "--resume", "run"]);
+    let said = stderr(&resumed);
+    assert!(
+        said.contains("resuming from the state before the newest: ") && said.contains("state-"),
+        "{said}"
+    );
     assert!(fs::read(at.join("run/checkpoint-last.safetensors")).unwrap() == expected);
 
     let resume = |folder: &str| crate::commands::error(&toolkit(at, &["train", "--resume", folder]));

@@ -39,6 +39,7 @@ fn what_the_test_images_lack_is_said() {
     images(&at.join("colours/train"), "green", [30, 200, 30], 32);
     fs::copy(at.join("colours/train/red/0.png"), at.join("colours/test/red/copy.png")).unwrap();
     fs::copy(at.join("colours/train/red/1.png"), at.join("colours/train/red/2.png")).unwrap();
+    fs::copy(at.join("colours/train/green/3.png"), at.join("colours/train/red/4.png")).unwrap();
     let output = toolkit(at, &[&SMALL[..], &["--epochs", "1"]].concat());
     stdout(&output);
     let said = stderr(&output);
@@ -47,7 +48,8 @@ fn what_the_test_images_lack_is_said() {
         "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
         "known classes without test images: green\n",
         "test images that are also training images: 1\n",
-        "training images that are copies of others: 1; copies of held-out images are left out\n",
+        "training images that are copies of others: 2; copies of held-out images are left out\n",
+        "images in two classes: 1, such as `colours/train/green/3.png`, which is also `colours/train/red/4.png`\n",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }

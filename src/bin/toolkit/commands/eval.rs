@@ -433,7 +433,8 @@ fn test_images(
     }
     let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), &manifest.decision.input)?;
     let tested: Option<String> = training.and_then(|training| training.get("test_names"));
-    if tested.is_some_and(|tested| tested != known.names_checksum()) && args.held_out_test.is_none() {
+    let is_as_trained = args.held_out_test.is_none() && args.protocol.is_none();
+    if is_as_trained && tested.is_some_and(|tested| tested != known.names_checksum()) {
         say(format_args!(
             "`{}` has changed since the training; the model may have been trained on some of its test images",
             folder.display()
