@@ -1,6 +1,6 @@
 //! The errors of the library: one variant per cause, with the values at fault.
 
-use crate::text::{per_cent, shown};
+use crate::text::{on_one_line, per_cent, shown};
 use std::{
     fmt, io,
     path::{Path, PathBuf},
@@ -20,7 +20,7 @@ pub enum Error {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's error, which the message includes: it is no [source](std::error::Error::source).
+        /// The system's error, which the message includes: it is not a [source](std::error::Error::source).
         error: io::Error,
     },
     /// A file that should hold an image does not.
@@ -138,7 +138,7 @@ pub enum Error {
         downloads: Vec<(&'static str, Option<u64>)>,
     },
     /// A file is not an ONNX model of this toolkit, or is damaged.
-    #[error("`{origin}` is not a usable model: {reason}")]
+    #[error("`{}` is not a usable model: {reason}", on_one_line(origin))]
     Model {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
@@ -146,13 +146,13 @@ pub enum Error {
         reason: String,
     },
     /// A model does not output the logits of places.
-    #[error("`{origin}` has no map of logits")]
+    #[error("`{}` has no map of logits", on_one_line(origin))]
     NoMap {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
     },
     /// A runtime cannot load a model whose metadata is valid.
-    #[error("{runtime} cannot run `{origin}`: {reason}")]
+    #[error("{runtime} cannot run `{}`: {reason}", on_one_line(origin))]
     Unsupported {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
@@ -162,7 +162,7 @@ pub enum Error {
         reason: String,
     },
     /// A file was written by a newer version of this toolkit.
-    #[error("`{origin}` has format version {found}, the newest supported is {supported}")]
+    #[error("`{}` has format version {found}, the newest supported is {supported}", on_one_line(origin))]
     FormatVersion {
         /// The file.
         origin: String,
@@ -225,7 +225,7 @@ pub enum Error {
         value: f32,
     },
     /// There are too few known images to choose a threshold that keeps a share of them.
-    #[error("a threshold that keeps {} % of known images needs at least {needed} of them; there are {found}", per_cent(*keep))]
+    #[error("a threshold that keeps {} % of known images needs {needed} images to choose from; there are {found}", per_cent(*keep))]
     TooFewHeldOut {
         /// The number of images held out to choose it.
         found: usize,
@@ -267,7 +267,7 @@ pub enum Error {
         /// The expected shape, such as `[N, 3, 32, 32]`.
         expected: String,
     },
-    /// A file of features is malformed or of another kind.
+    /// A feature file is malformed or of another kind.
     #[error("`{}` does not hold usable features: {reason}", shown(path))]
     FeatureFile {
         /// The NPZ file.
@@ -275,7 +275,7 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
-    /// A file of scores is malformed or lacks a column.
+    /// A score file is malformed or lacks a column.
     #[error("`{}` does not hold usable scores: {reason}", shown(path))]
     ScoreFile {
         /// The CSV or NPZ file.
@@ -314,14 +314,17 @@ pub enum Error {
         value: f32,
     },
     /// A model has no golden batch to compare with.
-    #[error("`{origin}` has no golden batch: an older version exported it")]
+    #[error("`{}` has no golden batch: an older version exported it", on_one_line(origin))]
     NoGoldenBatch {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
     },
     /// A runtime's outputs for a model's golden images differ from those at export or, if the model resizes,
     /// from those for the same images resized by the toolkit.
-    #[error("`{origin}` fails its check on {runtime}: {what} differ {difference} of its golden images")]
+    #[error(
+        "`{}` fails its check on {runtime}: {what} differ {difference} of its golden images",
+        on_one_line(origin)
+    )]
     Differs {
         /// The path, the name that was given with bytes, or `memory`.
         origin: String,
@@ -394,7 +397,7 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Difference {
-    /// By at most this, relative above 1.
+    /// By at most this; relative for values above 1.
     Value(f64),
     /// For so many images.
     Images(usize),
@@ -422,6 +425,18 @@ fn list(errors: &[Error]) -> String {
 }
 
 impl Error {
+    /// Whether the system failed, whatever the file: too many open files, no memory, or a fault of the disk.
+    #[cfg(any(feature = "train", feature = "tract", feature = "onnxruntime"))]
+    pub(crate) fn is_of_the_system(&self) -> bool {
+        /// EIO, ENOMEM, ENFILE and EMFILE, on Linux as on macOS.
+        const CODES: [i32; 4] = [5, 12, 23, 24];
+        let code = match self {
+            Self::Io { error, .. } => error.raw_os_error(),
+            _ => None,
+        };
+        cfg!(unix) && code.is_some_and(|code| CODES.contains(&code))
+    }
+
     /// An invalid setting: its name, its value as the user wrote it, and the accepted values.
     pub(crate) fn setting(name: &'static str, value: impl ToString, reason: impl Into<String>) -> Self {
         Self::Setting { name, value: value.to_string(), reason: reason.into() }

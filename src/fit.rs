@@ -395,6 +395,35 @@ mod tests {
     }
 
     #[test]
+    fn few_images_of_a_class_leave_few_components() {
+        let features =
+            Array2::from_shape_fn((20, 30), |(image, feature)| ((image * (feature + 3)) as f32).sin());
+        let labels: Vec<i64> = (0..20).map(|i| i % 8).collect();
+        let last_layer = LastLayer { weight: Array2::zeros((8, 30)), bias: vec![0.0; 8] };
+        let examples = Examples { features: features.view(), labels: &labels, last_layer: &last_layer };
+        let fitted = fit(FeatureScore::Mahalanobis, &examples, Some(1 << 20)).unwrap();
+        let Constants::Gaussians { within, .. } = fitted else { panic!("{fitted:?}") };
+        // Two thirds of 20 - 8, fewer than half of 20.
+        assert_eq!(within.matrix.dim(), (8, 30));
+    }
+
+    #[test]
+    fn a_limited_residual_keeps_the_axes_of_least_variance() {
+        // The features vary along the axes, each more than the one before.
+        let features = Array2::from_diag(&Array1::from_iter((1..=600_u16).map(f32::from)));
+        let last_layer = LastLayer { weight: Array2::zeros((1, 600)), bias: vec![0.0] };
+        let examples = Examples { features: features.view(), labels: &[0; 600], last_layer: &last_layer };
+        let fitted = fit(FeatureScore::Vim, &examples, Some(256 * 600 * 4)).unwrap();
+        let Constants::Residual { residual, .. } = fitted else { panic!("{fitted:?}") };
+        assert_eq!(residual.matrix.dim(), (256, 600));
+        let length = |feature: usize| residual.matrix.column(feature).mapv(|v| v * v).sum().sqrt();
+        // Of the 300 axes of the whole residual, the last 44 are left out.
+        let lengths = [10, 255, 256, 280].map(length);
+        let is_near = |(found, expected): (&f32, f32)| (found - expected).abs() < 1e-3;
+        assert!(lengths.iter().zip([1.0, 1.0, 0.0, 0.0]).all(is_near), "{lengths:?}");
+    }
+
+    #[test]
     fn representatives_keep_the_class_proportions_and_half_an_equal_share() {
         for (every, expected) in [(2, 10), (3, 7), (4, 5), (10, 5), (50, 2)] {
             let labels: Vec<i64> = (0..100).map(|i| i64::from(i % every == 0)).collect();

@@ -1,5 +1,5 @@
-//! Open-set image classifiers with Class Anchor Clustering (CAC): networks that name known classes and call
-//! everything else "unknown".
+//! Open-set image classifiers with Class Anchor Clustering (CAC): networks that classify images of known
+//! classes and reject all others as unknown.
 //!
 //! The data flow, and where it lives:
 //!

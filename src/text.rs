@@ -67,7 +67,8 @@ pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 /// A share in per cent, without the spurious digits of a multiplication by 100.
-pub(crate) fn per_cent(share: f64) -> f64 {
+#[must_use]
+pub fn per_cent(share: f64) -> f64 {
     (share * 1e10).round() / 1e8
 }
 

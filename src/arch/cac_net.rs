@@ -14,7 +14,7 @@ pub(super) const FAMILY: Family = Family {
     settings: &[
         Setting {
             name: "channels",
-            about: "Channels of the first two convolutions of a cac-net; the others have twice as many",
+            about: "Channels of the first two convolutions, half of the others'",
             default: 64.0,
         },
         Setting { name: "dropout", about: "Probability of channel dropout after each group", default: 0.2 },

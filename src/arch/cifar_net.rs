@@ -13,7 +13,7 @@ pub(super) const FAMILY: Family = Family {
     about: "six 3x3 convolutions for images of about 32 pixels, quick to train from scratch",
     settings: &[Setting {
         name: "channels",
-        about: "Channels of the first group of a cifar-net; the others have four times as many",
+        about: "Channels of the first group, a quarter of the others'",
         default: 64.0,
     }],
     mark: "whiten.weight",

@@ -24,6 +24,7 @@ impl Copies {
     }
 
     /// The number of images that are copies of an earlier one.
+    #[cfg(any(feature = "train", test))]
     pub fn count(&self) -> usize {
         self.0.len() - self.distinct().len()
     }
@@ -35,6 +36,7 @@ impl Copies {
     }
 
     /// Each image whose first equal one has another label, after that one.
+    #[cfg(any(feature = "train", test))]
     pub fn across<'a>(&'a self, labels: &'a [i64]) -> impl Iterator<Item = [usize; 2]> + 'a {
         let firsts = self.0.iter().zip(0..);
         firsts.filter(|&(&first, index)| labels[first] != labels[index]).map(|(&first, index)| [first, index])

@@ -52,7 +52,7 @@ pub use degradation::Degradation;
 pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
-pub use folder::{LeftOut, Listing, images_below, is_divided};
+pub use folder::{LeftOut, Listing, images_below, is_divided, unused_splits};
 use layout::{Part, Wanted};
 pub use layout::{exists, layouts};
 pub use loader::prefetch;
@@ -413,12 +413,24 @@ impl Dataset {
         }
     }
 
-    /// Whether an image file put into this folder, which need not exist, would become one of these images.
+    /// Whether an image file put into this folder, which need not exist, would become one of these images, or
+    /// one of another class or split of this data.
     #[must_use]
     pub fn would_read(&self, folder: &Path) -> bool {
         let Source::Files(files) = &*self.source else { return false };
-        let existing = |folder: PathBuf| folder.ancestors().find_map(|above| above.canonicalize().ok());
-        let Some(folder) = std::path::absolute(folder).ok().and_then(existing) else { return false };
+        let place = |folder: PathBuf| {
+            let existing = |above: &Path| Some((above.canonicalize().ok()?, above.to_owned()));
+            let (real, above) = folder.ancestors().find_map(existing)?;
+            Some(real.join(folder.strip_prefix(above).expect("one of its ancestors")))
+        };
+        let Some(folder) = std::path::absolute(folder).ok().and_then(place) else { return false };
+        // A new folder next to class folders would be a class.
+        let is_class_of = |root: &PathBuf| {
+            root.canonicalize().is_ok_and(|root| folder.starts_with(&root) && folder != root)
+        };
+        if !self.classes.is_empty() && folder::class_roots(&self.origin).iter().any(is_class_of) {
+            return true;
+        }
         // Subfolders of a class are read, and those of a folder of unknown images.
         let whole = self.classes.is_empty().then_some(&*self.origin);
         let folders = self.positions.iter().map(|&position| folder_of(&files[position])).chain(whole);
@@ -878,6 +890,9 @@ impl UnknownSet {
         for text in texts {
             let set = Self::open(text, input)?;
             let setting = |reason| Err(Error::setting("set name", format!("`{}`", set.name), reason));
+            if set.name.trim() != set.name {
+                return setting("begins or ends with a space");
+            }
             if set.name == OTHER_CLASSES || RESERVED_NAMES.contains(&set.name.as_str()) {
                 return setting("is reserved for a row of the report");
             }

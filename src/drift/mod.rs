@@ -359,6 +359,12 @@ mod tests {
     }
 
     #[test]
+    fn the_fourth_gambler_bets_on_the_highest_twentieth() {
+        // 0.05 * 2 + 0.95 * (0.9 / 0.95) = 1.
+        assert_eq!((odds(0.05)[3], odds(0.06)[3]), (2.0, 0.9 / 0.95));
+    }
+
+    #[test]
     fn the_martingale_is_a_mean_of_jumpers() {
         let mut random = ChaCha8Rng::seed_from_u64(5);
         let mut martingale = Martingale::new(RESERVE);
@@ -439,6 +445,21 @@ mod tests {
             // What comes later changes the capital, not the alarm.
             assert!(status.log10_martingale < status.greatest_log10_martingale - 1.0, "{status:?}");
         }
+    }
+
+    #[test]
+    fn a_few_images_of_a_new_kind_raise_an_alarm_if_they_score_high() {
+        let held_out: Vec<f32> = (0..1000).map(|score| score as f32).collect();
+        let stream: Vec<f32> = (0..600)
+            .map(|i| if i % 8 == 0 { (2000 + i) as f32 } else { (i * 617 % 1000) as f32 + 0.5 })
+            .collect();
+        let alarm = |sign: f32| {
+            let signed = |scores: &[f32]| -> Vec<f32> { scores.iter().map(|score| sign * score).collect() };
+            monitor(&signed(&held_out), &signed(&stream)).status().alarm
+        };
+        // A simulation in Python says 95 for each of 60 seeds, and none without the fourth gambler's bets.
+        assert!(alarm(1.0).is_some_and(|alarm| (80..=110).contains(&alarm)), "{:?}", alarm(1.0));
+        assert_eq!(alarm(-1.0), None);
     }
 
     #[test]

@@ -61,9 +61,7 @@ pub struct FeatureSet {
 /// [`Error::Setting`] if a name is that of another set of the file.
 pub fn check_names(unknown: &[&str]) -> Result<()> {
     match unknown.iter().find(|&&name| [TRAINING, KNOWN].contains(&name)) {
-        Some(name) => {
-            Err(Error::setting("set name", format!("`{name}`"), "is reserved in files of features"))
-        }
+        Some(name) => Err(Error::setting("set name", format!("`{name}`"), "is reserved in feature files")),
         None => Ok(()),
     }
 }
@@ -206,7 +204,7 @@ fn broken(path: &Path, reason: impl ToString) -> Error {
 
 /// A matrix of finite numbers; a vector is one row.
 fn matrix(path: &Path, archive: &mut Archive, name: &str) -> Result<Array2<f32>> {
-    let missing = || broken(path, format!("it has no array `{name}`: it is not a file of features"));
+    let missing = || broken(path, format!("it has no array `{name}`: it is not a feature file"));
     let unreadable = |reason| broken(path, reason);
     let array = Array::open(archive, name).map_err(unreadable)?.ok_or_else(missing)?;
     let shape = match array.shape[..] {

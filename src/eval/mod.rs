@@ -14,7 +14,6 @@ use ndarray::{Array2, ArrayView2, Axis};
 use crate::{
     data::{Dataset, Readable, UnknownSet, prefetch},
     image::{Input, RgbImage},
-    model::Decision,
     scorer::{Outputs, Scorer},
     text::shown,
 };
@@ -292,20 +291,19 @@ pub fn evaluate(
     options: EvaluateOptions,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
-    let Decision { score: own, ref classes, ref threshold, .. } = *scorer.decision();
-    if known.classes() != classes {
+    let (decision, own) = (scorer.decision(), scorer.decision().score);
+    if known.classes() != decision.classes {
         let reason = "its classes are not those of the model, in their order".to_owned();
         return Err(Error::Classes { path: known.origin().to_owned(), reason });
     }
-    let is_relative = threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some());
-    if is_relative
+    if decision.is_per_class()
         && scores.iter().any(|score| matches!(score, Evaluated::Other(other) if other.score() == own))
     {
         let reason = "is relative to a threshold for each class in this model";
         return Err(Error::setting("score", format!("`{own}`"), reason));
     }
     let mut errors = Vec::new();
-    let classes = classes.len();
+    let classes = decision.classes.len();
     let sample = Sample::new(classes, unknown.len());
     let mut score_all = |name: &str, images: &Dataset| {
         let mut set = ScoredSet {
@@ -452,7 +450,11 @@ fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> 
         batches,
         |batch| (batch, read(batch)),
         |decoded| {
-            for (batch, Readable { positions, images, errors }) in decoded {
+            for (batch, Readable { positions, images, mut errors }) in decoded {
+                // Such an image may be intact.
+                if let Some(position) = errors.iter().position(Error::is_of_the_system) {
+                    return Err(errors.swap_remove(position));
+                }
                 let indices = positions.into_iter().map(|position| batch[position]).collect();
                 let outputs = match images {
                     Read::Pixels(pixels) => scorer.score_u8(pixels.view()),
@@ -489,5 +491,29 @@ mod tests {
         assert_eq!(both.agreement(&one, cac).unwrap().greatest_score_difference, 0.25);
         assert_eq!(both.agreement(&one, energy), None);
         assert_eq!(one.agreement(&both, energy), None);
+    }
+
+    #[test]
+    fn images_with_other_classes_or_verdicts_are_counted() {
+        let cac = RejectionScore::Single(LogitScore::Cac.into());
+        let of = |threshold: f32, predicted: [usize; 5], values: [f32; 5]| Evaluation {
+            scores: vec![cac],
+            decision: Some((cac, threshold)),
+            sets: vec![ScoredSet {
+                truth: vec![0; 5],
+                predicted: predicted.to_vec(),
+                scores: vec![values.to_vec()],
+                ..ScoredSet::default()
+            }],
+            skipped: 0,
+        };
+        // Unknown are the last two, and the first and the last.
+        let one = of(1.0, [0, 1, 2, 0, 1], [0.5, 0.75, 0.25, 1.5, 2.0]);
+        let other = of(0.75, [0, 1, 2, 0, 2], [0.875, 0.75, 0.25, 0.75, 2.0]);
+        let expected =
+            Agreement { images: 5, greatest_score_difference: 0.5, label_flips: 1, unknown_flips: 2 };
+        assert_eq!(one.agreement(&other, cac), Some(expected));
+        let undecided = Evaluation { decision: None, ..other };
+        assert_eq!(one.agreement(&undecided, cac), Some(Agreement { unknown_flips: 0, ..expected }));
     }
 }

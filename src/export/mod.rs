@@ -498,7 +498,7 @@ fn relative(scores: &mut [f32], predicted: &[usize], thresholds: &[f32]) {
     scores.iter_mut().zip(predicted).for_each(|(score, &class)| *score -= thresholds[class]);
 }
 
-/// The scores of logits `[N, C]`, for a score of logits alone.
+/// The logit scores `[N, C]`, for a logit score alone.
 fn of_logits(checkpoint: &Checkpoint, score: &FittedScore, logits: &Array2<f32>) -> Array1<f32> {
     let distances = checkpoint.anchors.distances(logits.view());
     score.rejection(&Activations { features: None, logits: logits.view(), distances: distances.view() })

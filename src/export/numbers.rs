@@ -125,3 +125,22 @@ fn restored(graph: &mut Builder, name: &str, suffix: &str, scales: &[f32], data_
     graph.constant(&zero, &[scales.len()], data_type, &vec![0; scales.len() * size], |byte: u8| [byte]);
     graph.node("DequantizeLinear", name, &[&stored, &scale, &zero], vec![Attribute::int("axis", 0)]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::quantize::Observed;
+
+    #[test]
+    fn what_rounded_weights_add_is_subtracted_from_the_bias() {
+        let observed = Observed { least: 0.0, greatest: 25.5, means: vec![0.0, 10.0] };
+        let mut numbers = Numbers::Int8([("x".to_owned(), observed)].into());
+        let mut graph = Builder::default();
+        let kernels = ("w", &[1, 2, 1, 1][..], &[1.0, 0.49][..]);
+        numbers.convolution(&mut graph, "conv", "x", kernels, ("b", Some(&[0.5][..])), vec![]);
+        let tensors = graph.finish("g").initializer;
+        let bias = tensors.iter().find(|tensor| tensor.name == "b.int32").unwrap();
+        // In steps of 0.1 / 63 the bias is 315, and 0.49 is 31 in place of 30.87, which adds 0.13 * 100.
+        assert_eq!(bias.raw_data[..], 302_i32.to_le_bytes());
+    }
+}

@@ -564,6 +564,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn sparse_files_and_lengths_beside_the_header_are_refused() {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("a").unwrap();
+        header.set_size(0);
+        header.set_entry_type(EntryType::GNUSparse);
+        header.set_cksum();
+        let mut sparse = tar::Builder::new(Vec::new());
+        sparse.append(&header, io::empty()).unwrap();
+        assert_eq!(reason("a.tar", &sparse.into_inner().unwrap()), "`a` is a sparse file");
+        for (key, fault) in
+            [("GNU.sparse.major", "an entry is a sparse file"), ("size", "an entry is longer than 8 GiB")]
+        {
+            let mut pax = tar::Builder::new(Vec::new());
+            pax.append_pax_extensions([(key, &b"1"[..])]).unwrap();
+            assert_eq!(reason("a.tar", &pax.into_inner().unwrap()), fault);
+        }
+    }
+
+    #[test]
     fn nothing_is_written_twice() {
         use EntryType::{Directory, Regular};
         for (entries, fault) in [

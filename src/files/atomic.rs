@@ -60,12 +60,14 @@ pub fn write_with(
         Ok((path, existing, file))
     };
     let (place, existing, file) = begin().map_err(Error::io("write", path))?;
-    let mut buffer = BufWriter::with_capacity(BUFFER, file);
+    // The file itself, whose errors are without the temporary name.
+    let mut buffer = BufWriter::with_capacity(BUFFER, file.as_file());
     if fill(&mut buffer)?.is_break() {
         return Ok(Break(()));
     }
+    let flushed = buffer.into_inner().map(drop).map_err(io::IntoInnerError::into_error);
     let end = || {
-        let file = buffer.into_inner().map_err(io::IntoInnerError::into_error)?;
+        flushed?;
         if let Some(existing) = existing {
             file.as_file().set_permissions(existing.permissions())?;
         }
@@ -142,6 +144,10 @@ fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
         Ok(existing) if !existing.is_file() => {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a file"))
         }
+        // Replacing the file behind it would lose what is written there.
+        Ok(_) if leads_to_descriptor(path) => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is an open file of a process"))
+        }
         Ok(existing) => Ok((path.canonicalize()?, Some(existing))),
         Err(_) => Ok((end_of_links(path), None)),
     }
@@ -149,13 +155,32 @@ fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
 
 /// The target of a chain of links whose file does not exist yet.
 pub(crate) fn end_of_links(path: &Path) -> PathBuf {
-    let mut end = path.to_owned();
+    links(path).last().expect("the path itself")
+}
+
+/// A path, and where each of its links leads.
+fn links(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let next = |path: &PathBuf| Some(path.parent().unwrap_or(Path::new("")).join(path.read_link().ok()?));
     // The number of links that Linux follows.
-    for _ in 0..40 {
-        let Ok(next) = end.read_link() else { break };
-        end = end.parent().unwrap_or(Path::new("")).join(next);
-    }
-    end
+    std::iter::successors(Some(path.to_owned()), next).take(41)
+}
+
+/// Whether a path is a descriptor of a process, such as `/dev/stdout`.
+fn leads_to_descriptor(path: &Path) -> bool {
+    const PLACES: [&str; 4] = ["/proc", "/dev/fd", "/dev/stdout", "/dev/stderr"];
+    links(path).any(|link| PLACES.iter().any(|place| link.starts_with(place)))
+}
+
+/// Where a file written to this path would be: links are followed, also one whose file does not exist yet.
+#[must_use]
+pub fn destination(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| {
+        let end = end_of_links(path);
+        match (folder_of(&end).canonicalize(), end.file_name()) {
+            (Ok(folder), Some(name)) => folder.join(name),
+            _ => end,
+        }
+    })
 }
 
 /// Waits for the exclusive lock of a file or folder. A file system without locks is not an error.
@@ -243,16 +268,6 @@ mod tests {
         let refused = write_with(&path, |_| Err(Error::io("read", Path::new("b"))(io::Error::other("gone"))));
         assert!(refused.is_err() && std::fs::read(&path).unwrap() == b"one");
         assert!(fill(Continue(())).unwrap().is_continue() && std::fs::read(&path).unwrap() == b"two");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn replaces_whole_files_and_leaves_nothing_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a");
-        write(&path, b"one").unwrap();
-        write(&path, b"two").unwrap();
-        assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

@@ -368,9 +368,11 @@ fn transfer(
     let origin = PartOrigin::read(part);
     let is_here = |origin: &&PartOrigin| server_of(&origin.url) == server_of(url);
     let of_here = origin.as_ref().filter(is_here);
-    // Without a published checksum, a mix of two files would go unnoticed.
-    let is_of_another = origin.is_some() && of_here.is_none() && !remote.expected.is_checked();
-    let start = if is_of_another { 0 } else { done };
+    // Without a published checksum, a mix of two files would go unnoticed: only a part of the same version is
+    // continued.
+    let is_checked = remote.expected.is_checked();
+    let version = of_here.filter(|origin| origin.url == url).map_or("", |origin| &origin.version);
+    let start = if is_checked || !version.is_empty() { done } else { 0 };
     observe(FetchEvent::Downloading { url, file, done: start, bytes: remote.expected.bytes });
     let agent: Agent = Agent::config_builder()
         .http_status_as_error(false)
@@ -396,7 +398,9 @@ fn transfer(
     // Start over if the server ignores ranges or the file has changed.
     let goes_on = start > 0
         && response.status() == 206
-        && header(&response, "content-range").starts_with(&format!("bytes {done}-"));
+        && header(&response, "content-range").starts_with(&format!("bytes {done}-"))
+        // A server may leave out what `If-Range` has stated.
+        && (is_checked || ["", version].contains(&&*PartOrigin::of(url, &response).version));
     let is_refused = !response.status().is_success() && response.status() != 416;
     let old = if goes_on || is_refused { 0 } else { done };
     if old > 0 {
@@ -558,6 +562,10 @@ pub(crate) mod tests {
         /// With the requested range if `If-Range` has this tag, else with the whole file; in either case, at
         /// most this many bytes are sent.
         Tagged(&'static str, usize),
+        /// With the requested range of a file with this tag, whatever `If-Range` has.
+        Mistaken(&'static str),
+        /// With a weak tag and this date, and only this many bytes of the file.
+        Dated(&'static str, usize),
         /// With another address, relative to the server's.
         Redirect(&'static str),
         /// Like [`Properly`](Self::Properly), but only the first bytes of the rest, as if these were all: the
@@ -592,17 +600,26 @@ pub(crate) mod tests {
                         more = format!("ETag: {tag}\r\n");
                         ("200 OK", &file[..], file.len().min(most))
                     }
-                    Answer::Properly | Answer::Tagged(..) | Answer::Short(_) if from > 0 => {
+                    Answer::Properly | Answer::Tagged(..) | Answer::Mistaken(_) | Answer::Short(_)
+                        if from > 0 =>
+                    {
+                        if let Answer::Mistaken(tag) = answer {
+                            more = format!("ETag: {tag}\r\n");
+                        }
                         let last = file.len() - 1;
-                        more = format!("Content-Range: bytes {from}-{last}/{}\r\n", file.len());
+                        more += &format!("Content-Range: bytes {from}-{last}/{}\r\n", file.len());
                         let rest = file.len() - from;
                         let sent = if let Answer::Short(most) = answer { most.min(rest) } else { rest };
                         ("206 Partial Content", &file[from..], sent)
                     }
-                    Answer::Properly | Answer::Whole | Answer::Tagged(..) => {
+                    Answer::Properly | Answer::Whole | Answer::Tagged(..) | Answer::Mistaken(_) => {
                         ("200 OK", &file[..], file.len())
                     }
                     Answer::BreakOff(sent) | Answer::Stall(sent) | Answer::Short(sent) => {
+                        ("200 OK", &file[..], sent)
+                    }
+                    Answer::Dated(date, sent) => {
+                        more = format!("ETag: W/\"1\"\r\nLast-Modified: {date}\r\n");
                         ("200 OK", &file[..], sent)
                     }
                     Answer::Redirect(to) => {
@@ -654,6 +671,12 @@ pub(crate) mod tests {
     /// Fetches the file into a folder, without a known checksum.
     fn fetch_to(cache: &Path, url: &str) -> Result<PathBuf> {
         fetch_expected(cache, url, Expected::default())
+    }
+
+    /// Fetches the file into a folder, with its checksum, so that any part of it may be continued.
+    fn fetch_checked(cache: &Path, url: &str) -> Result<PathBuf> {
+        let sum = sha256(&file());
+        fetch_expected(cache, url, Expected { sha256: Some(&sum), ..Expected::default() })
     }
 
     fn fetch_expected(cache: &Path, url: &str, expected: Expected) -> Result<PathBuf> {
@@ -734,9 +757,9 @@ pub(crate) mod tests {
         let cache = tempfile::tempdir().unwrap();
         let answers = vec![Answer::BreakOff(30_000), Answer::Redirect("/weights.pt"), Answer::Properly];
         let (url, served) = server(file(), answers);
-        let error = reason(fetch_to(cache.path(), &url));
+        let error = reason(fetch_checked(cache.path(), &url));
         assert!(error.contains("30000 of 100000 bytes") || error.contains("disconnected"), "{error}");
-        let path = fetch_to(cache.path(), &url).unwrap();
+        let path = fetch_checked(cache.path(), &url).unwrap();
         assert_eq!(fs::read(path).unwrap(), file());
         assert_eq!(ranges(served), ["", "30000-", "30000-"]);
         assert_eq!(names(cache.path()), [NAME, "weights.pt.sha256"]);
@@ -763,7 +786,8 @@ pub(crate) mod tests {
         let cache = tempfile::tempdir().unwrap();
         let (url, served) =
             server(file(), vec![Answer::Short(30_000), Answer::Short(20_000), Answer::Properly]);
-        let expected = Expected { bytes: Some(100_000), ..Expected::default() };
+        let sum = sha256(&file());
+        let expected = Expected { bytes: Some(100_000), sha256: Some(&sum), ..Expected::default() };
         for bytes in [30_000, 50_000] {
             let reason = reason(fetch_expected(cache.path(), &url, expected));
             assert_eq!(reason, format!("the connection closed after {bytes} of 100000 bytes"));
@@ -816,6 +840,42 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_part_without_a_version_and_a_checksum_is_restarted() {
+        // A server that takes another file for the one that was begun, or does not say which it is.
+        for (answers, asked) in [
+            (vec![Answer::BreakOff(30_000), Answer::Properly], ["", ""]),
+            (vec![Answer::Tagged("\"1\"", 30_000), Answer::Mistaken("\"2\""), Answer::Whole], ["", "30000-"]),
+        ] {
+            let cache = tempfile::tempdir().unwrap();
+            let (url, served) = server(file(), answers);
+            reason(fetch_to(cache.path(), &url));
+            fs::write(cache.path().join(format!("{NAME}.part")), vec![0; 30_000]).unwrap();
+            assert!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap() == file());
+            assert_eq!(ranges(served)[..2], asked);
+        }
+        // Nor is the part of another address of the same server.
+        let cache = tempfile::tempdir().unwrap();
+        let (url, served) = server(file(), vec![Answer::Tagged("\"1\"", 30_000), Answer::Properly]);
+        let urls = ["first", NAME].map(|name| format!("{url}/{name}")).to_vec();
+        let path = cache.path().join(NAME);
+        fetch(&Remote { urls, ..remote("") }, &path, &mut |_| ()).unwrap();
+        assert!(fs::read(&path).unwrap() == file());
+        let asked: Vec<String> = served.join().unwrap().into_iter().map(|[_, range]| range).collect();
+        assert_eq!(asked, ["", ""]);
+    }
+
+    #[test]
+    fn a_weak_tag_does_not_identify_a_part() {
+        let cache = tempfile::tempdir().unwrap();
+        let date = "Mon, 01 Jan 2024 00:00:00 GMT";
+        let (url, served) = server(file(), vec![Answer::Dated(date, 30_000)]);
+        reason(fetch_to(cache.path(), &url));
+        served.join().unwrap();
+        let origin = fs::read_to_string(cache.path().join("weights.pt.part.origin")).unwrap();
+        assert_eq!(origin, format!("{url}/{NAME}\n{date}\n"));
+    }
+
+    #[test]
     fn the_whole_file_is_asked_for_after_a_part_of_another_one() {
         let cache = tempfile::tempdir().unwrap();
         let (first, _) = server(vec![7; 100_000], vec![Answer::BreakOff(30_000)]);
@@ -854,14 +914,14 @@ pub(crate) mod tests {
         let cache = tempfile::tempdir().unwrap();
         fs::write(cache.path().join(format!("{NAME}.part")), "of another file").unwrap();
         let (url, served) = server(file(), vec![Answer::Whole]);
-        assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file());
+        assert_eq!(fs::read(fetch_checked(cache.path(), &url).unwrap()).unwrap(), file());
         assert_eq!(ranges(served), ["15-"]);
 
         let cache = tempfile::tempdir().unwrap();
         fs::write(cache.path().join(format!("{NAME}.part")), vec![0; 200_000]).unwrap();
         let (url, _served) =
             server(file(), vec![Answer::Status("416 Range Not Satisfiable"), Answer::Properly]);
-        assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file());
+        assert_eq!(fs::read(fetch_checked(cache.path(), &url).unwrap()).unwrap(), file());
 
         // A part that is longer than the file is not resumed.
         let cache = tempfile::tempdir().unwrap();
@@ -911,10 +971,10 @@ pub(crate) mod tests {
         fs::write(&part, &file()[..30_000]).unwrap();
         let (url, served) = server(file(), [&answers[..], &[Answer::Properly]].concat());
         for _ in &answers {
-            reason(fetch_to(cache.path(), &url));
+            reason(fetch_checked(cache.path(), &url));
             assert_eq!(fs::metadata(&part).unwrap().len(), 30_000);
         }
-        assert_eq!(fs::read(fetch_to(cache.path(), &url).unwrap()).unwrap(), file());
+        assert_eq!(fs::read(fetch_checked(cache.path(), &url).unwrap()).unwrap(), file());
         assert_eq!(ranges(served), ["30000-"; 6]);
     }
 
@@ -943,7 +1003,7 @@ pub(crate) mod tests {
         let path = cache.path().join(NAME);
         let reason = reason(fetch_within(impatient, &remote(&url), &path, &mut |_| ()).map(|_| path.clone()));
         assert!(reason.contains("timeout"), "{reason}");
-        fetch_to(cache.path(), &url).unwrap();
+        fetch_checked(cache.path(), &url).unwrap();
         assert_eq!(ranges(served), ["", "50000-"]);
 
         let cache = tempfile::tempdir().unwrap();
@@ -1006,7 +1066,7 @@ pub(crate) mod tests {
         let error = fetch_to(cache.path(), &url).unwrap_err().to_string();
         assert!(error.contains(&url) && error.contains("404"), "{error}");
         served.join().unwrap();
-        let error = fetch_to(cache.path(), &url).unwrap_err();
+        let error = fetch_to(cache.path(), "http://127.0.0.1:1").unwrap_err();
         assert!(matches!(&error, Error::Download { path, .. } if path.ends_with(NAME)), "{error}");
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
     }

@@ -37,6 +37,6 @@ pub(crate) fn read_at_most(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
-pub use atomic::{check_writable, check_writable_folder};
+pub use atomic::{check_writable, check_writable_folder, destination};
 #[cfg(feature = "files")]
 pub use checksum::sha256;

@@ -219,7 +219,7 @@ impl Input {
     pub fn resizing(&self) -> String {
         let Self { height, width, resize: Resize { fit, filter }, .. } = self;
         match fit {
-            Fit::Stretch => format!("{filter}, to {height} x {width} pixels; proportions are not kept"),
+            Fit::Stretch => format!("{filter}, to {height} x {width} pixels; the aspect ratio is not kept"),
             Fit::Crop { share } => {
                 let covered = match resize::enlarged(self, *share) {
                     [one, other] if one == other => format!("the short side to {one} pixels"),
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn a_resize_is_read_written_and_described() {
         for (text, expected) in [
-            ("stretch", "bicubic, to 224 x 224 pixels; proportions are not kept"),
+            ("stretch", "bicubic, to 224 x 224 pixels; the aspect ratio is not kept"),
             ("crop:0.875", "bicubic, the short side to 256 pixels, then the centre of 224 x 224 pixels"),
             ("crop:1", "bicubic, the short side to 224 pixels, then the centre of 224 x 224 pixels"),
             ("pad", "bicubic, to fit into 224 x 224 pixels, then padded with the mean"),

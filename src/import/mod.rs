@@ -178,10 +178,11 @@ fn class_names(given: Option<&[String]>, count: usize) -> Result<Vec<String>> {
 }
 
 /// Runs known images through the network, and makes their class means the anchors if requested. A quarter of
-/// the images calibrates, another one chooses, and scores are fitted to the rest; if a quarter is too few for
-/// the share to keep, as with fewer than 76 images for 0.95, all calibrate. The self-check of an export
-/// compares the first images. Returns the accuracy, 0 to 1; a low one suggests classes in another order.
-/// `progress` receives the number of images of each finished batch: [`Calibration::work`] in all.
+/// the images is for the threshold, another for the score, and scores are fitted to the rest. If a quarter is
+/// too few for the share to keep, as with fewer than 76 images for 0.95, all are for the threshold. The
+/// self-check of an export compares the first images. Returns the accuracy, 0 to 1; a low one suggests
+/// classes in another order. `progress` receives the number of images of each finished batch:
+/// [`Calibration::work`] in all.
 ///
 /// # Errors
 /// Those of [`export::export`] and of [`eval::outputs`].

@@ -1,4 +1,4 @@
-//! Scores of features, the vectors that the last layer of a network reads.
+//! Feature scores: scores of the vectors that the last layer of a network reads.
 //!
 //! Shapes: N images, F features, C classes. The constants come from features of training images.
 
@@ -34,7 +34,7 @@ pub enum FeatureScore {
     Vim,
 }
 
-/// The constants of a score of features.
+/// The constants of a feature score.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Constants {

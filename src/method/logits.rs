@@ -1,4 +1,4 @@
-//! Scores of logits and of their distances to the anchors.
+//! Logit scores: scores of the logits and of their distances to the anchors.
 
 use std::fmt;
 
@@ -54,7 +54,7 @@ impl TryFrom<RejectionScore> for LogitScore {
     fn try_from(score: RejectionScore) -> Result<Self> {
         match score {
             RejectionScore::Single(Term::Logits(score)) => Ok(score),
-            other => Err(Error::setting("score", format!("`{other}`"), "must be a score of logits")),
+            other => Err(Error::setting("score", format!("`{other}`"), "must be a logit score")),
         }
     }
 }

@@ -137,7 +137,7 @@ impl RejectionScore {
         [one].into_iter().chain(other)
     }
 
-    /// The scores of features that it consists of.
+    /// The feature scores that it consists of.
     pub fn of_features(self) -> impl Iterator<Item = FeatureScore> {
         self.terms().filter_map(|term| match term {
             Term::Features(score) => Some(score),
@@ -166,7 +166,7 @@ impl RejectionScore {
 /// The outputs of a network for N images.
 #[derive(Debug, Clone, Copy)]
 pub struct Activations<'a> {
-    /// The vectors that the last layer reads, `[N, F]`. Scores of features need them.
+    /// The vectors that the last layer reads, `[N, F]`. Feature scores need them.
     pub features: Option<ArrayView2<'a, f32>>,
     /// `[N, C]`.
     pub logits: ArrayView2<'a, f32>,
@@ -180,7 +180,7 @@ impl<'a> Activations<'a> {
     /// # Panics
     /// If there are none.
     pub(crate) fn features(&self) -> ArrayView2<'a, f32> {
-        self.features.expect("a score of features needs features")
+        self.features.expect("a feature score needs features")
     }
 }
 

@@ -456,6 +456,17 @@ mod tests {
     }
 
     #[test]
+    fn a_second_set_does_not_make_up_for_few_known_images() {
+        let known: Vec<f64> = (0..20).map(f64::from).collect();
+        let a: Vec<f64> = (0..60).map(|i| f64::from(i) + 5.5).collect();
+        let (known, a) = ranked(&known, &a);
+        // 1095 of 1200 pairs are in order.
+        let few = auroc_interval_of_few(0.9125, 20.0, 60.0);
+        let mean = auroc_interval(&known, &[&a, &a]);
+        assert!(mean.low <= few.low + 1e-12 && few.high <= mean.high + 1e-12, "{mean:?} {few:?}");
+    }
+
+    #[test]
     fn coverage_is_about_95_percent() {
         // P(x < y + s) for x, y uniform on 0..1 is 1 - (1 - s)²/2.
         for (known_images, unknown_images, shift, auroc) in [
@@ -524,6 +535,23 @@ mod tests {
         let whole = Some(Interval { low: 0.0, high: 1.0 });
         let all = FprOfFew { fpr95_tpr: whole, fpr_at_95_known_kept: whole };
         assert_eq!(FprOfFew::new(&known, &unknown), all);
+    }
+
+    #[test]
+    fn the_fpr_of_few_images_lies_between_order_statistics() {
+        // As `beyond(100)` is [1, 10].
+        let few: Vec<f64> = (1..=100).map(f64::from).collect();
+        let many: Vec<f64> = (0..200).map(|i| f64::from(i) + 0.5).collect();
+        let (known, unknown) = ranked(&many, &few);
+        // The unknown scores 11 and 1: 189 and 199 of 200 known images have at least these.
+        let caught = Some(Interval { low: 0.945, high: 0.995 });
+        let found = FprOfFew::new(&known, &unknown);
+        assert_eq!(found, FprOfFew { fpr95_tpr: caught, fpr_at_95_known_kept: None });
+        let (known, unknown) = ranked(&few, &many);
+        // The known scores 90 and 100: 90 and 100 of 200 unknown images score less.
+        let kept = Some(Interval { low: 0.45, high: 0.5 });
+        let found = FprOfFew::new(&known, &unknown);
+        assert_eq!(found, FprOfFew { fpr95_tpr: None, fpr_at_95_known_kept: kept });
     }
 
     #[test]

@@ -116,6 +116,12 @@ impl Decision {
         self.threshold.as_ref().map_or(&[], |threshold| &threshold.held_out_scores)
     }
 
+    /// Whether there is a threshold for each predicted class. The file's score is then relative to them.
+    #[must_use]
+    pub fn is_per_class(&self) -> bool {
+        self.threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some())
+    }
+
     /// Removes the fields of the decision from all fields. The version is checked first: a newer file may
     /// have fields of another form.
     pub(super) fn take(fields: &mut Map<String, Value>) -> Result<Self, Fault> {

@@ -112,7 +112,7 @@ impl fmt::Display for Choice {
     /// The best score and the runners-up, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (images, stand_ins) = (self.images, self.stand_ins.join(", "));
-        write!(f, "by the AUROC of {images} known images against {stand_ins}: ")?;
+        write!(f, "by AUROC of {images} known images against synthetic unknowns ({stand_ins}): ")?;
         for (index, Candidate { score, mean, .. }) in self.candidates.iter().take(SHOWN).enumerate() {
             write!(f, "{}{score} {:.1} %", if index > 0 { ", " } else { "" }, 100.0 * mean)?;
             let rounded = |share: f64| (1000.0 * share).round();
@@ -161,7 +161,7 @@ impl Robustness {
         let kept = 100.0 * self.kept;
         (!weak.is_empty()).then(|| {
             format!(
-                "the model keeps {kept:.1} % of known images, but as the same class only {}",
+                "the model keeps {kept:.1} % of known images, but fewer degraded ones in the same class: {}",
                 listed(&weak)
             )
         })

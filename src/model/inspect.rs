@@ -113,9 +113,7 @@ impl fmt::Display for Inspection {
         let precision = history.precision.map(|precision| format!(", {precision}")).unwrap_or_default();
         line(
             "graph",
-            &format_args!(
-                "ONNX IR {ir}, opset {opset}, {nodes} nodes, {parameters} numbers in its tensors{precision}"
-            ),
+            &format_args!("ONNX IR {ir}, opset {opset}, {nodes} nodes, {parameters} parameters{precision}"),
         )?;
         let batch = self.batch.map_or("N".to_owned(), |batch| batch.to_string());
         let (height, width) = (input.height, input.width);
@@ -127,7 +125,7 @@ impl fmt::Display for Inspection {
             line("input", &format_args!("images float32 [{batch}, 3, {height}, {width}], RGB, 0 to 1"))?;
         }
         if self.takes_threshold {
-            line("", &"threshold float32 [], may be left out")?;
+            line("", &"threshold float32 [], optional")?;
         }
         let place = if decision.resizes { ", in the graph" } else { "" };
         line("resize", &format_args!("{}{place}", input.resizing()))?;
@@ -179,7 +177,7 @@ impl fmt::Display for Inspection {
             line("recipe", &recipe)?;
         }
         if let Some(runtime) = &history.checked_with {
-            line("checked", &format_args!("with {runtime}, when it was written"))?;
+            line("checked", &format_args!("with {runtime}, at export"))?;
         }
         if let Some(ResizeCheck { images, values, differing, .. }) = &history.resize_check {
             line(
@@ -190,7 +188,7 @@ impl fmt::Display for Inspection {
             )?;
         }
         if let Some(golden) = &history.golden {
-            line("golden", &format_args!("scores of {} images from a formula", golden.score.len()))?;
+            line("golden", &format_args!("outputs for {} generated images", golden.score.len()))?;
         }
         for (name, value) in &history.other {
             line(name, value)?;

@@ -153,8 +153,8 @@ impl Manifest {
     }
 
     /// The share of new known images that a threshold for the share `keep` keeps at least, with a confidence of
-    /// 95 %; `None` without a guarantee. `doubt` is that of what computes the scores, as
-    /// `Provider::doubt_of_held_out` says it.
+    /// 95 %; `None` without a guarantee. `doubt` is the provider's reason for none,
+    /// `Provider::doubt_of_held_out`.
     #[must_use]
     pub fn kept_at_least(&self, keep: f64, doubt: Option<&str>) -> Option<f64> {
         let rule = self.decision.threshold.as_ref()?;

@@ -52,7 +52,7 @@ pub struct Scored {
     pub scores: Vec<f64>,
 }
 
-/// A model with one of its scores, or a file of scores.
+/// A model with one of its scores, or a score file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
     /// The name of the model, run or file.

@@ -122,7 +122,7 @@ fn bars(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
 
 /// Histograms, and what each threshold would do.
 fn scores(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
-    let mut notes = vec!["The outermost bars also hold all scores beyond them.".to_owned()];
+    let mut notes = vec!["The outermost bars include all scores beyond them.".to_owned()];
     let sets = subject.unknown.len();
     let mut figures = histograms(subject, section);
     figures.push(accepted_by_threshold(subject, section));
@@ -248,7 +248,7 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
     });
     let figures = figures.collect();
     if has_bands {
-        notes.push("The bands hold 95 % of the bootstrap's curves at each place.".to_owned());
+        notes.push("The bands are pointwise 95 % bootstrap intervals.".to_owned());
     }
     ((!notes.is_empty()).then(|| notes.join(" ")), figures)
 }
@@ -290,7 +290,7 @@ fn labels(kind: Curve) -> CurveLabels {
             id: "oscr",
             title: "OSCR",
             x: "unknown images accepted (%)",
-            y: "known images accepted and named correctly (%)",
+            y: "known images accepted and correct (%)",
             area: Metric::Oscr,
         },
     }
@@ -398,7 +398,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
         marks,
         legend,
     };
-    Ok(Figure::new(format!("promises-{section}"), "Asked for and measured", caption, plot))
+    Ok(Figure::new(format!("promises-{section}"), "Target and measured", caption, plot))
 }
 
 /// A row of the confusion matrix: its name, whether its images are known, and the number of images by column.
@@ -595,8 +595,8 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
         marks.push(Mark::Label { at, text: subject.class(class as i64) });
     }
     let mut caption = format!(
-        "{} of {}, at equal distances in each set; the plane holds {} of the variance of the known images and the \
-         anchors. Names stand at the anchors.",
+        "{} of {}, evenly spaced in each set. The plane explains {} of the variance of the known images and the \
+         anchors. The class names mark the anchors.",
         grouped(shown),
         counted(*images, "image"),
         percent(*explained)
@@ -604,7 +604,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     if shown < drawn {
         let out = drawn - shown;
         let verb = if out == 1 { "lies" } else { "lie" };
-        caption += &format!(" {} {verb} outside.", counted(out, "image"));
+        caption += &format!(" {} {verb} outside the plot.", counted(out, "image"));
     }
     if unknown.len() > MAPPED {
         caption += &format!(" The first {MAPPED} of {} unknown sets are drawn.", unknown.len());
@@ -644,7 +644,7 @@ pub(super) fn comparison(sections: &[Section]) -> Option<Figure> {
     }
     let caption = best.map_or_else(String::new, |(auroc, subject)| {
         format!(
-            "The greatest AUROC against all unknown images is {}, of {}.",
+            "The highest AUROC against all unknown images is {}, of {}.",
             percent(auroc),
             quoted(&title(subject))
         )
@@ -802,7 +802,7 @@ impl RunCurves {
             ..Axis::share("test after each epoch (%)")
         };
         let caption = last(accuracy).map_or_else(String::new, |accuracy| {
-            format!("The last epoch names {} of the known test images correctly.", percent(accuracy))
+            format!("The last epoch classifies {} of the known test images correctly.", percent(accuracy))
         });
         let plot = self.plot(y, marks, legend);
         Some(RunPlot { id: "metrics", title: "Metrics", caption, plot })

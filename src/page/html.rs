@@ -401,7 +401,7 @@ fn comparison_table(sections: &[Section]) -> Markup {
                     @if has_agreement {
                         th scope="col" title="images given another class than by the first" { "other classes" }
                         th scope="col" title="images given another verdict than by the first" { "other verdicts" }
-                        th scope="col" title="the greatest difference of a score from the first, relative above 1" { "difference" }
+                        th scope="col" title="the largest difference of a score from the first; relative for scores above 1" { "difference" }
                     }
                 } }
                 tbody {
@@ -470,7 +470,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
                 thead { tr {
                     th scope="col" { "class" }
                     th scope="col" { "images" }
-                    @if is_judged { th scope="col" { "named correctly" } }
+                    @if is_judged { th scope="col" { "accuracy" } }
                     @if has_threshold { th scope="col" { "kept" } }
                     @if is_judged && has_threshold { th scope="col" { "kept and correct" } }
                     @if has_strangers { th scope="col" { "unknown accepted" } }

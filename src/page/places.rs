@@ -90,7 +90,7 @@ impl Places {
         let (mark, right) = (left as f32 + (1.0 - self.whole) * length as f32, left + length);
         let svg = format!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 384 58" font-size="10"><rect width="384" height="58" fill="#fff"/>{steps}
-            <path d="M{mark} 13l-4 -8h8z"/><text x="4" y="24">as known</text><text x="{}" y="24">unknown</text>
+            <path d="M{mark} 13l-4 -8h8z"/><text x="4" y="24">known</text><text x="{}" y="24">unknown</text>
             <text x="4" y="40">Share of {} held-out known images with a lower score</text>
             <text x="4" y="53">({}), from 0 to 100 %; the mark is the image as a whole</text></svg>"##,
             right + 6,

@@ -89,7 +89,10 @@ impl Subject {
         };
         let intervals = report.intervals.unwrap_or_default();
         let named = report.accuracy.map(|accuracy| {
-            format!("names {} of the known images correctly", with_interval(accuracy, intervals.accuracy))
+            format!(
+                "classifies {} of the known images correctly",
+                with_interval(accuracy, intervals.accuracy)
+            )
         });
         let kept = report.known_kept.map(|kept| with_interval(kept, intervals.known_kept));
         let rows = set_rows(self);
@@ -234,7 +237,7 @@ impl Subject {
             let interval = report.intervals.and_then(|intervals| intervals.accuracy);
             if interval.map_or(accuracy, |interval| interval.low) <= majority {
                 cautions.push(format!(
-                    "The accuracy, {}, may be no better than always naming the most frequent class, which is right for {}.",
+                    "The accuracy, {}, may be no better than always predicting the most frequent class: {}.",
                     with_interval(accuracy, interval),
                     percent(majority)
                 ));
@@ -314,7 +317,7 @@ mod tests {
         let both = subject(&known, &[("far", &far), ("near", &known)], Some(179.0));
         assert_eq!(
             both.verdict(),
-            "Names 75.0 % of the known images correctly; at a threshold that keeps 90.0 % of them it catches 60.0 % of \
+            "Classifies 75.0 % of the known images correctly; at a threshold that keeps 90.0 % of them it catches 60.0 % of \
              far and 10.0 % of near."
         );
         assert_eq!(
@@ -367,7 +370,7 @@ mod tests {
         assert_eq!(
             subject.cautions(),
             [
-                "The model keeps 95.2 % of known images, but as the same class only 3.1 % with noise and 50.0 % as JPEG."
+                "The model keeps 95.2 % of known images, but fewer degraded ones in the same class: 3.1 % with noise and 50.0 % as JPEG."
             ]
         );
         let other = Subject { threshold: Some(198.5), ..subject.clone() };

@@ -100,10 +100,12 @@ impl Row {
     }
 }
 
-/// 95 % intervals of a row: DeLong's for the AUROC, with few images or few misplaced ones at least Newcombe's;
-/// Wilson's for shares at a fixed threshold, such as the detection accuracy's; at least Wilson's and the
-/// bootstrap's for both FPR metrics, wider for few images; the bootstrap's for the rest, with at least 1.96
-/// standard deviations on the logit scale.
+/// 95 % intervals of a row.
+///
+/// - AUROC: DeLong's, and at least Newcombe's with few images or few misranked ones.
+/// - Shares at a fixed threshold, such as the detection accuracy's: Wilson's.
+/// - FPR metrics: at least Wilson's and the bootstrap's, wider for few images.
+/// - Others: the bootstrap's, at least 1.96 standard deviations on the logit scale.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RowIntervals {
     /// The interval of [`Row::unknown_caught`].
@@ -465,6 +467,18 @@ mod tests {
             let images = format!("{known_images} and {unknown_images} images");
             assert!(held.iter().all(|&held| held >= 279), "{held:?} of 300 with {images}");
         }
+    }
+
+    #[test]
+    fn a_second_set_does_not_bound_a_quantile_of_few_known_images() {
+        let known: Vec<f64> = (0..20).map(f64::from).collect();
+        let a: Vec<f64> = (0..200).map(|i| f64::from(i) / 10.0 + 10.0).collect();
+        let bootstrap = Some(Bootstrap { resamples: 100, seed: 0 });
+        let options = ReportOptions { bootstrap, ..ReportOptions::default() };
+        let report = Report::new(&known, None, &[("a", &a), ("b", &a)], &options).unwrap();
+        let mean = report.rows.iter().find(|row| row.name == MEAN).unwrap();
+        // None of 20 known images need lie beyond their 5 % quantile.
+        assert_eq!(mean.intervals.unwrap().metrics.fpr_at_95_known_kept.high, 1.0);
     }
 
     #[test]

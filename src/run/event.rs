@@ -1,6 +1,9 @@
 //! The events of a run, and the log that holds them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -49,6 +52,12 @@ pub enum Event {
         /// The names of those among them whose earlier one is of another class, that one first.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         in_two_classes: Vec<[String; 2]>,
+        /// The number of images of each unknown set with the bytes of a known training image or an outlier.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        learned: BTreeMap<String, usize>,
+        /// The classes with fewer than ten training images, and their number.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        scarce: BTreeMap<String, usize>,
         /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold
         /// chosen from them makes no promise.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -179,6 +188,8 @@ mod tests {
                 repeated: 3,
                 duplicates: 2,
                 in_two_classes: vec![["cat/1.png".to_owned(), "dog/7.png".to_owned()]],
+                learned: BTreeMap::from([("far".to_owned(), 4)]),
+                scarce: BTreeMap::from([("cat".to_owned(), 9)]),
                 held_out_seen: false,
             },
             Event::Step { epoch: 1, step: 1, loss: 0.5, learning_rate: 1e-3, images_per_second: 9.0 },

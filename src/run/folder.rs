@@ -14,7 +14,7 @@ pub const RUNS: &str = "runs";
 /// Prefix and suffix of the names of resume states.
 const STATE: [&str; 2] = ["state-", ".safetensors"];
 
-/// Prefix and suffix of the names of files of features, and the digits of the checksum between them.
+/// Prefix and suffix of the names of feature files, and the digits of the checksum between them.
 const FEATURES: [&str; 2] = ["features-", ".npy"];
 #[cfg(feature = "train")]
 const FEATURES_DIGITS: usize = 32;
@@ -74,14 +74,18 @@ impl RunFolder {
         has_checkpoint || self.states().is_ok_and(|states| !states.is_empty())
     }
 
-    /// Checks that the folder [holds](Self::holds_run) no run, and no log of epochs of one.
+    /// Checks that the folder [holds](Self::holds_run) no run, and no file that one would replace, other than
+    /// those of a run that was killed before its first epoch.
     ///
     /// # Errors
     /// [`Error::HoldsRun`].
     pub fn check_holds_no_run(&self) -> Result<()> {
-        let is_epoch = |event: &Event| matches!(event, Event::Epoch { .. });
-        let has_log = Event::read_log(&self.log()).is_ok_and(|(events, _)| events.iter().any(is_epoch));
-        if self.holds_run() || has_log { Err(Error::HoldsRun { path: self.0.clone() }) } else { Ok(()) }
+        let is_taken = match std::fs::read(self.log()) {
+            Ok(log) => !is_begun(&log),
+            // A run opens its log before it writes anything else.
+            Err(_) => self.settings().exists() || self.resolved().exists(),
+        };
+        if self.holds_run() || is_taken { Err(Error::HoldsRun { path: self.0.clone() }) } else { Ok(()) }
     }
 
     /// Whether the folder holds a run of version 0.1, which this version cannot read.
@@ -222,6 +226,17 @@ fn remove<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
     files.into_iter().try_for_each(|file| std::fs::remove_file(file).map_err(Error::io("remove", file)))
 }
 
+/// Whether a log is that of a run without a finished epoch: events alone, the last one perhaps without its end.
+fn is_begun(log: &[u8]) -> bool {
+    let whole = log.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+    let mut lines = log[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+    let is_event =
+        |start: &[u8]| start.iter().zip(br#"{"event":"#).all(|(found, expected)| found == expected);
+    is_event(&log[whole..])
+        && lines
+            .all(|line| serde_json::from_slice(line).is_ok_and(|event| !matches!(event, Event::Epoch { .. })))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,12 +253,44 @@ mod tests {
             run
         });
         assert_eq!(RunFolder::newest(&runs), None, "no checkpoint yet");
-        std::fs::write(second.checkpoint(CheckpointKind::Last), "").unwrap();
+        let write_at = |seconds: u64, file: PathBuf| {
+            let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+            std::fs::File::create(file).unwrap().set_modified(time).unwrap();
+        };
+        write_at(1000, second.checkpoint(CheckpointKind::Last));
         assert_eq!(RunFolder::newest(&runs).as_ref(), Some(&second));
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        std::fs::write(first.checkpoint(CheckpointKind::Best), "").unwrap();
+        write_at(2000, first.checkpoint(CheckpointKind::Best));
         assert_eq!(RunFolder::newest(&runs).as_ref(), Some(&first));
         assert!(first.holds_run() && second.holds_run());
+    }
+
+    #[test]
+    fn files_of_others_are_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::new(folder.path());
+        assert!(run.check_holds_no_run().is_ok());
+        let step =
+            r#"{"event":"step","epoch":1,"step":5,"loss":0.5,"learning_rate":0.1,"images_per_second":9.0}"#;
+        for (log, is_free) in [
+            (String::new(), true),
+            (format!("{step}\n{step}\n"), true),
+            (format!("{step}\n{}", &step[..20]), true),
+            (format!("{step}\n{{\"ev"), true),
+            ("{\"time\":1,\"event\":\"click\"}".to_owned(), false),
+            ("{\"time\":1,\"event\":\"click\"}\n".to_owned(), false),
+            (format!("{step}\nnotes\n{step}\n"), false),
+        ] {
+            std::fs::write(run.log(), &log).unwrap();
+            assert_eq!(run.check_holds_no_run().is_ok(), is_free, "{log}");
+        }
+        for file in [run.settings(), run.resolved()] {
+            std::fs::write(run.log(), "").unwrap();
+            std::fs::write(&file, "").unwrap();
+            assert!(run.check_holds_no_run().is_ok(), "a run was killed at its start");
+            std::fs::remove_file(run.log()).unwrap();
+            assert!(run.check_holds_no_run().is_err(), "{}", file.display());
+            std::fs::remove_file(&file).unwrap();
+        }
     }
 
     #[test]

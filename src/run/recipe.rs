@@ -506,6 +506,13 @@ impl Recipe {
         (self.trim * known as f64 + 1e-9) as usize
     }
 
+    /// The decay of the moving average of the weights after a step, counted from 0 over the whole run: smaller
+    /// in early steps, which start from random weights.
+    #[must_use]
+    pub fn ema_decay(&self, step: usize) -> f64 {
+        self.ema.min((1.0 + step as f64) / (10.0 + step as f64))
+    }
+
     /// Learning rate and momentum of a step, counted from 0 over the whole run.
     #[must_use]
     pub fn rates(&self, step: usize, steps_per_epoch: usize) -> ScheduledRates {
@@ -569,6 +576,15 @@ mod tests {
         assert!(
             refused(Recipe { backbone_rate: 1.5, ..Recipe::default() }).starts_with("backbone rate = 1.5")
         );
+    }
+
+    #[test]
+    fn the_moving_average_of_the_weights_begins_with_a_small_decay() {
+        for (ema, step, decay) in
+            [(0.9, 0, 0.1), (0.9, 1, 2.0 / 11.0), (0.9, 80, 0.9), (0.9, 1000, 0.9), (0.5, 8, 0.5)]
+        {
+            assert_eq!(Recipe { ema, ..Recipe::default() }.ema_decay(step), decay, "{ema} {step}");
+        }
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Scorer {
     /// # Errors
     /// [`Error::Setting`] if the file has a threshold for each class, and those of [`method::threshold`].
     pub fn with_keep(self, keep: f64) -> Result<Self> {
-        if self.decision().threshold.as_ref().is_some_and(|threshold| threshold.classes.is_some()) {
+        if self.decision().is_per_class() {
             let reason = "the model has a threshold for each class, chosen when it was exported";
             return Err(Error::setting("keep", keep, reason));
         }
@@ -400,9 +400,9 @@ impl Scorer {
         Outputs::concatenate(parts?, &self.file, runtime)
     }
 
-    /// Whether the runtime resizes images by the nodes of the graph. They are then given
-    /// [as they are](Self::score_originals); otherwise in the model's size, also if the file could resize them:
-    /// tract runs no nodes that compute what [`image::pixels`] does.
+    /// Whether the runtime resizes images by the nodes of the graph. If so, images are given
+    /// [as they are](Self::score_originals), otherwise in the model's size. On tract the toolkit resizes even
+    /// if the graph could, unless its nodes differ from [`image::pixels`].
     #[must_use]
     pub fn resizes(&self) -> bool {
         self.decision().resizes

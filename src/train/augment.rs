@@ -176,6 +176,7 @@ impl Warp {
 mod tests {
     use super::*;
     use rand::{SeedableRng, rngs::ChaCha8Rng};
+    use std::collections::HashSet;
 
     /// A non-square image with three different channels.
     fn image() -> Vec<u8> {
@@ -217,20 +218,22 @@ mod tests {
     fn crops_shift_by_at_most_an_eighth_and_half_of_them_are_mirrored() {
         let old = image();
         let mut random = ChaCha8Rng::seed_from_u64(1);
-        let mut mirrored = 0;
-        for _ in 0..200 {
+        let shifts: Vec<[i32; 2]> =
+            (-3..=3).flat_map(|right| (-2..=2).map(move |down| [right, down])).collect();
+        let (mut mirrored, mut found) = (0, HashSet::new());
+        for _ in 0..400 {
             let mut pixels = old.clone();
             augment(&by(Augment::Crop), &mut pixels, 16, 24, &mut random);
-            let is_view = |mirror: f32| {
-                (-3..=3).any(|right| {
-                    (-2..=2)
-                        .any(|down| pixels == seen([[mirror, 0.0], [0.0, 1.0]], [right as f32, down as f32]))
-                })
+            let view = |mirror: f32| {
+                shifts
+                    .iter()
+                    .find(|shift| pixels == seen([[mirror, 0.0], [0.0, 1.0]], shift.map(|by| by as f32)))
             };
-            assert!(is_view(1.0) || is_view(-1.0));
-            mirrored += u32::from(is_view(-1.0));
+            found.insert(view(1.0).or_else(|| view(-1.0)).expect("an allowed shift"));
+            mirrored += u32::from(view(-1.0).is_some());
         }
-        assert!((70..130).contains(&mirrored), "{mirrored}");
+        assert!((150..250).contains(&mirrored), "{mirrored}");
+        assert_eq!(found.len(), 35, "every shift occurs");
     }
 
     #[test]
@@ -244,6 +247,20 @@ mod tests {
             assert!(dark < pixels.len() / 5, "{dark}");
             assert_eq!(at(&pixels, 0, 8, 12), 200);
         }
+        // The value rises by 4 from column to column: at least by 2.9 in the smallest crop, turned by 10 degrees.
+        let ramp: Vec<u8> = (0..3 * 16 * 24).map(|index| (54 + 4 * (index % 24)) as u8).collect();
+        let (mut across, mut along) = (Vec::new(), Vec::new());
+        for _ in 0..100 {
+            let mut pixels = ramp.clone();
+            augment(&by(Augment::Affine), &mut pixels, 16, 24, &mut random);
+            let value = |row, column| i32::from(at(&pixels, 0, row, column));
+            across.push((value(8, 16) - value(8, 8)).abs());
+            along.push((value(11, 12) - value(5, 12)).abs());
+        }
+        assert!(across.iter().all(|rise| (23..=33).contains(rise)), "{across:?}");
+        assert!(across.iter().any(|&rise| rise < 29), "some are enlarged: {across:?}");
+        assert!(along.iter().all(|&rise| rise <= 5), "{along:?}");
+        assert!(along.iter().any(|&rise| rise >= 2), "some are turned: {along:?}");
         let mut pixels = image();
         augment(&by(Augment::None), &mut pixels, 16, 24, &mut random);
         assert_eq!(pixels, image());
@@ -304,17 +321,19 @@ mod tests {
             assert_eq!(at(&moved, 1, row, column), at(&old, 1, old_row, old_column), "{row} {column}");
         }
 
-        let (mut random, mut mirrored) = (ChaCha8Rng::seed_from_u64(6), 0);
+        let (mut random, mut mirrored, mut found) = (ChaCha8Rng::seed_from_u64(6), 0, HashSet::new());
         for _ in 0..200 {
             let mut pixels = old.clone();
             augment(&by(Augment::Shift), &mut pixels, 16, 24, &mut random);
-            let is_view = |is_mirrored: bool| {
-                (-1..=1).any(|right| (-1..=1).any(|down| pixels == shifted([down, right], is_mirrored)))
+            let view = |is_mirrored: bool| {
+                let mut shifts = (-1..=1).flat_map(|right| (-1..=1).map(move |down| [down, right]));
+                shifts.find(|&shift| pixels == shifted(shift, is_mirrored))
             };
-            assert!(is_view(false) || is_view(true));
-            mirrored += u32::from(is_view(true));
+            found.insert(view(false).or_else(|| view(true)).expect("an allowed shift"));
+            mirrored += u32::from(view(true).is_some());
         }
         assert!((70..130).contains(&mirrored), "{mirrored}");
+        assert_eq!(found.len(), 9, "every shift occurs");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! the image, so any number of threads makes the same batches.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     ptr,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -36,6 +36,8 @@ use crate::{
 
 /// Images read between progress checks.
 const READ_AT_ONCE: usize = 256;
+/// Fewer training images of a class than this are few.
+const SCARCE: usize = 10;
 /// Time between events while images are read.
 const REPORT_READING_EVERY: Duration = Duration::from_secs(1);
 
@@ -64,6 +66,8 @@ pub struct Batches<'a> {
     pub(super) duplicates: usize,
     /// The names of known training images with the bytes of an earlier one of another class, that one first.
     pub(super) in_two_classes: Vec<[String; 2]>,
+    /// The number of images of each unknown set with the bytes of a known training image or an outlier.
+    pub(super) learned: BTreeMap<String, usize>,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
     /// outliers.
     pub(super) checksum: String,
@@ -186,8 +190,11 @@ impl Sets {
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
-        // Those of the known training images, and how many known test images have one of them.
-        let (mut trained, mut repeated): (Vec<[u8; 32]>, _) = (Vec::new(), 0);
+        // Those of the known training images, of all images to learn from, and how many known test images have one
+        // of the former.
+        let (mut trained, mut learned_from, mut repeated): (Vec<[u8; 32]>, HashSet<_>, _) =
+            Default::default();
+        let mut learned = vec![0; self.unknown_tests.len()];
         for (kind, set) in self.each() {
             let is_test = matches!(kind, Set::Test | Set::Unknown(_));
             let sum = &mut sums[usize::from(is_test)];
@@ -195,12 +202,14 @@ impl Sets {
             let mut readable = Vec::with_capacity(set.len());
             let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
             match kind {
-                Set::Known => trained.extend(digests.iter().flatten()),
-                Set::Test => {
-                    let trained: HashSet<&[u8; 32]> = trained.iter().collect();
-                    repeated = digests.iter().flatten().filter(|digest| trained.contains(digest)).count();
+                Set::Known => {
+                    trained.extend(digests.iter().flatten());
+                    learned_from.extend(trained.iter().copied());
                 }
-                Set::Unknown(_) | Set::Outliers => {}
+                Set::Outliers => learned_from.extend(digests.iter().flatten()),
+                // Both come after the images to learn from.
+                Set::Test => repeated = count_of(&digests, &trained.iter().copied().collect()),
+                Set::Unknown(number) => learned[number] = count_of(&digests, &learned_from),
             }
             for (index, digest) in digests.into_iter().enumerate() {
                 match digest {
@@ -236,8 +245,15 @@ impl Sets {
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
         let (skipped, copies) = (errors.len(), Copies::of(trained.into_iter().map(Some)));
-        Ok(Some(Contents { skipped, skipped_in_tests, repeated, copies, checksum, tests_checksum }))
+        let names = self.unknown_tests.iter().map(|set| set.name.clone());
+        let learned = names.zip(learned).filter(|&(_, count)| count > 0).collect();
+        Ok(Some(Contents { skipped, skipped_in_tests, repeated, learned, copies, checksum, tests_checksum }))
     }
+}
+
+/// The number of images with one of these digests.
+fn count_of(digests: &[Result<[u8; 32]>], among: &HashSet<[u8; 32]>) -> usize {
+    digests.iter().flatten().filter(|digest| among.contains(*digest)).count()
 }
 
 /// The result of reading all images.
@@ -247,6 +263,8 @@ struct Contents {
     skipped_in_tests: usize,
     /// Known test images with the bytes of a known training image.
     repeated: usize,
+    /// As [`Batches::learned`].
+    learned: BTreeMap<String, usize>,
     /// Known training images with the same bytes.
     copies: Copies,
     /// Of the training data and of the test images.
@@ -341,7 +359,8 @@ impl<'a> Batches<'a> {
         held_out_of(&sets.known, settings.recipe.held_out)?;
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
-        let Contents { skipped, skipped_in_tests, repeated, copies, checksum, tests_checksum } = contents;
+        let Contents { skipped, skipped_in_tests, repeated, learned, copies, checksum, tests_checksum } =
+            contents;
         if skipped > 0 {
             sets.keep(settings.memory);
         }
@@ -389,10 +408,19 @@ impl<'a> Batches<'a> {
             repeated,
             duplicates: copies.count(),
             in_two_classes,
+            learned,
             checksum,
             tests_checksum,
             test_names,
         }))
+    }
+
+    /// The classes with few images to train on, and their number.
+    pub(super) fn scarce(&self) -> BTreeMap<String, usize> {
+        let mut counts = vec![0; self.known.classes().len()];
+        self.training.iter().for_each(|&index| counts[self.known.labels()[index] as usize] += 1);
+        let named = self.known.classes().iter().cloned().zip(counts);
+        named.filter(|&(_, count)| count < SCARCE).collect()
     }
 
     /// A data set.

@@ -357,6 +357,40 @@ fn seen(batches: &Batches, block: &Block, indices: &[usize]) -> Result<Vec<Array
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{arch::FAMILIES, image::Input, run::Outliers, train::TrainSettings};
+    use std::{path::Path, sync::atomic::AtomicBool};
+
+    #[test]
+    fn features_are_those_of_the_same_weights_images_and_seed() {
+        let key = |change: &dyn Fn(&mut TrainSettings), weight: f32| {
+            let mut settings = TrainSettings {
+                known: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo"),
+                input: Input { height: 16, width: 16, ..Input::default() },
+                ..TrainSettings::new("animals", FAMILIES[0].default_member())
+            };
+            settings.recipe.outliers = Outliers::None;
+            change(&mut settings);
+            let batches = Batches::open(&settings, &AtomicBool::new(false), |_| {}).unwrap().unwrap();
+            let mut weights = Weights::new(Path::new("backbone"));
+            weights.insert("conv.weight", &[1], vec![weight]);
+            super::key(&batches, &blocks(&batches), &weights)
+        };
+        let same = key(&|_| (), 0.5);
+        assert_eq!(same, key(&|settings| settings.recipe.seed = 9, 0.5), "nothing is random");
+        assert_ne!(same, key(&|_| (), 0.25), "another backbone");
+        assert_ne!(same, key(&|settings| settings.input.mean[1] = 0.25, 0.5), "another normalisation");
+        let scrambled = |seed| {
+            key(
+                &|settings| {
+                    settings.recipe.outliers = Outliers::Scrambled;
+                    settings.recipe.seed = seed;
+                },
+                0.5,
+            )
+        };
+        assert_ne!(same, scrambled(0));
+        assert_ne!(scrambled(0), scrambled(1), "other outliers");
+    }
 
     #[test]
     fn a_folded_layer_takes_unstandardised_features() {

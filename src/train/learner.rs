@@ -402,24 +402,15 @@ impl<'a> Learner<'a> {
         let forward = || {
             let labels = self.on_device(Tensor::f_from_slice(&batch.labels)?)?;
             let logits = self.network.forward(&self.input(&batch.images)?, Some(batch.seed))?;
-            let (known, all) = (labels.size()[0], logits.size()[0]);
-            let losses = loss::losses(loss, &logits.f_narrow(0, 0, known)?, &labels)?;
-            let mean = loss::trimmed_mean(&losses, recipe.trimmed_of(batch.labels.len()))?;
-            if all == known {
-                return Ok(mean);
-            }
-            let outliers = logits.f_narrow(0, known, all - known)?;
-            let outliers = loss::outlier_loss(loss, &outliers)?;
-            mean.f_add(&outliers.f_mul_scalar(recipe.outlier_weight)?)
+            loss::of_step(loss, recipe, &logits, &labels)
         };
         forward().map_err(torch)
     }
 
-    /// Updates the EMA after a step, counted from 0 over the whole run. The decay is smaller in early steps.
+    /// Updates the EMA after a step, counted from 0 over the whole run.
     pub fn update_ema(&mut self, step: usize) -> Result<()> {
         let Some((_, ema)) = &mut self.ema else { return Ok(()) };
-        let past = self.settings.recipe.ema.min((1.0 + step as f64) / (10.0 + step as f64));
-        ema.approach(&self.network, 1.0 - past).map_err(torch)
+        ema.approach(&self.network, 1.0 - self.settings.recipe.ema_decay(step)).map_err(torch)
     }
 
     /// The network to test and save: the EMA, if there is one.

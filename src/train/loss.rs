@@ -2,7 +2,37 @@
 
 use tch::{Kind, Reduction, TchError, Tensor};
 
-use crate::method::{Loss, Variant};
+use crate::{
+    method::{Loss, Variant},
+    run::Recipe,
+};
+
+/// Decay of the moving average of the loss, as in pytorch-ood's tutorial.
+const MEMORY: f64 = 0.99;
+
+/// The loss of a step, a scalar, for the logits `[N, C]` of known images and after them outliers, and the
+/// labels of the former.
+pub(super) fn of_step(
+    loss: &Loss,
+    recipe: &Recipe,
+    logits: &Tensor,
+    labels: &Tensor,
+) -> Result<Tensor, TchError> {
+    let (known, all) = (labels.size()[0], logits.size()[0]);
+    let losses = losses(loss, &logits.f_narrow(0, 0, known)?, labels)?;
+    let mean = trimmed_mean(&losses, recipe.trimmed_of(known as usize))?;
+    if all == known {
+        return Ok(mean);
+    }
+    let outliers = outlier_loss(loss, &logits.f_narrow(0, known, all - known)?)?;
+    mean.f_add(&outliers.f_mul_scalar(recipe.outlier_weight)?)
+}
+
+/// The moving average of losses after another one.
+pub(super) fn smoothed(past: Option<&Tensor>, loss: &Tensor) -> Result<Tensor, TchError> {
+    let loss = loss.f_detach()?;
+    past.map_or_else(|| Ok(loss.shallow_clone()), |past| past.f_lerp(&loss, 1.0 - MEMORY))
+}
 
 /// The loss of each row of logits `[N, C]` for labels `[N]` (int64, 0..C), with fixed anchors: `[N]`.
 pub(super) fn losses(loss: &Loss, logits: &Tensor, labels: &Tensor) -> Result<Tensor, TchError> {
@@ -36,7 +66,7 @@ pub(super) fn losses(loss: &Loss, logits: &Tensor, labels: &Tensor) -> Result<Te
 }
 
 /// The mean of losses `[N]` without the `trimmed` largest.
-pub(super) fn trimmed_mean(losses: &Tensor, trimmed: usize) -> Result<Tensor, TchError> {
+fn trimmed_mean(losses: &Tensor, trimmed: usize) -> Result<Tensor, TchError> {
     match trimmed as i64 {
         0 => losses.f_mean(None::<Kind>),
         trimmed => losses.f_topk(losses.size()[0] - trimmed, 0, false, false)?.0.f_mean(None::<Kind>),
@@ -46,7 +76,7 @@ pub(super) fn trimmed_mean(losses: &Tensor, trimmed: usize) -> Result<Tensor, Tc
 /// The mean loss of the logits `[N, C]` of unknown images, a scalar. CAC: relu(magnitude - distance), summed
 /// over the anchors, which is 0 at the origin. Cross-entropy: the cross-entropy to the uniform distribution
 /// (Hendrycks et al., arXiv 1812.04606).
-pub(super) fn outlier_loss(loss: &Loss, logits: &Tensor) -> Result<Tensor, TchError> {
+fn outlier_loss(loss: &Loss, logits: &Tensor) -> Result<Tensor, TchError> {
     let losses = match loss.variant {
         Variant::CrossEntropy => {
             logits.f_logsumexp(1, false)?.f_sub(&logits.f_mean_dim(1, false, None::<Kind>)?)?
@@ -152,6 +182,30 @@ mod tests {
         mean.backward();
         assert_eq!(mean.double_value(&[]), 2.0);
         assert_eq!(Vec::<f64>::try_from(losses.grad() * 3.0).unwrap(), [1.0, 1.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn outliers_count_by_their_weight() {
+        let loss = Loss::new(Variant::CrossEntropy);
+        // Both known images have a loss of ln(1 + e^-2), the outlier the mean of ln(1 + e^2) and ln(1 + e^-2).
+        let logits = Tensor::from_slice(&[2.0, 0.0, 0.0, 2.0, 2.0, 0.0]).view([3, 2]);
+        let labels = Tensor::from_slice(&[0_i64, 1]);
+        let value = |weight| {
+            let recipe = Recipe { outlier_weight: weight, trim: 0.0, ..Recipe::default() };
+            of_step(&loss, &recipe, &logits, &labels).unwrap().double_value(&[])
+        };
+        let (right, wrong) = ((-2_f64).exp().ln_1p(), 2_f64.exp().ln_1p());
+        for weight in [0.0, 0.5, 2.0] {
+            let expected = right + weight * (right + wrong) / 2.0;
+            assert!((value(weight) - expected).abs() < 1e-12, "{weight}: {}", value(weight));
+        }
+    }
+
+    #[test]
+    fn the_moving_average_keeps_99_per_cent() {
+        let [past, loss] = [1.0, 2.0].map(|value: f64| Tensor::from(value));
+        assert_eq!(smoothed(None, &loss).unwrap().double_value(&[]), 2.0);
+        assert!((smoothed(Some(&past), &loss).unwrap().double_value(&[]) - 1.01).abs() < 1e-12);
     }
 
     #[test]

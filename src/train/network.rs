@@ -727,6 +727,41 @@ mod tests {
     }
 
     #[test]
+    fn weights_decay_by_their_learning_rate_and_nothing_else_decays() {
+        for (backbone_rate, of_backbone) in [(1.0, 0.95), (0.25, 0.9875)] {
+            let (store, mut network) = filled(Kind::Float);
+            network.keeps_statistics = true;
+            let before: Values = store
+                .variables()
+                .into_iter()
+                .map(|(name, tensor)| (name, floats(&tensor).unwrap()))
+                .collect();
+            let recipe = Recipe {
+                optimizer: run::Optimizer::Sgd,
+                weight_decay: 0.5,
+                backbone_rate,
+                ..Recipe::default()
+            };
+            let mut optimizer = Optimizer::new(&network, &recipe, Variant::Paper).unwrap();
+            let loss = network.forward(&images(0..4), Some(0)).unwrap().sum(None::<Kind>) * 0.0;
+            optimizer.step(&loss, run::ScheduledRates { learning_rate: 0.1, momentum: 0.9 }).unwrap();
+            for (name, tensor) in store.variables() {
+                let factor = match tensor.dim() {
+                    1 => 1.0,
+                    _ if name == "fc.weight" => 0.95,
+                    _ => of_backbone,
+                };
+                for (after, before) in floats(&tensor).unwrap().iter().zip(&before[&name]) {
+                    assert!(
+                        (after - before * factor).abs() <= 1e-6 * before.abs(),
+                        "{name}: {before} {after}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn muon_orthogonalises_the_steps_of_convolutions() {
         let (store, _network) = filled(Kind::Float);
         let after = after_step(run::Optimizer::Muon, 1.0, true);

@@ -298,6 +298,40 @@ mod tests {
 
     use super::*;
 
+    /// The values of two parameters, 1 and 2 before, after one step and after another. The first one decays.
+    fn after_steps(moments: usize) -> [[f64; 2]; 2] {
+        let values = Tensor::from_slice(&[1.0, 2.0]);
+        let mut group = Group {
+            share: 1.0,
+            start: 0,
+            decayed: values.narrow(0, 0, 1),
+            moments: (0..moments).map(|_| values.zeros_like()).collect(),
+            values,
+            orthogonal: Vec::new(),
+        };
+        let rates = ScheduledRates { learning_rate: 0.1, momentum: 0.9 };
+        let mut step = 0;
+        [[0.5, -1.0], [1.0, 1.0]].map(|gradient| {
+            step += 1;
+            group.step(&Tensor::from_slice(&gradient), rates, 0.5, step).unwrap();
+            let values = Vec::<f64>::try_from(&group.values).unwrap();
+            [values[0], values[1]]
+        })
+    }
+
+    #[test]
+    fn steps_follow_their_formulas() {
+        // Worked out by hand: SGD with Nesterov's momentum, and AdamW.
+        for (moments, expected) in [
+            (1, [[0.855, 2.19], [0.58175, 2.081]]),
+            (2, [[0.850_000_002, 2.099_999_999], [0.710_981_800_5, 2.094_736_841_1]]),
+        ] {
+            for (found, expected) in after_steps(moments).iter().flatten().zip(expected.iter().flatten()) {
+                assert!((found - expected).abs() < 1e-9, "{moments}: {found}, expected {expected}");
+            }
+        }
+    }
+
     #[test]
     fn orthogonal_matrices_keep_their_singular_vectors() {
         tch::manual_seed(1);

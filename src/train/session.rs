@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tch::{TchError, Tensor};
+use tch::Tensor;
 
 use super::{
-    Batch, Batches, Event, Outcome, TrainSettings, learner::Learner, log::Log, optimizer::Optimizer,
-    state::State, torch,
+    Batch, Batches, Event, Outcome, TrainSettings, learner::Learner, log::Log, loss::smoothed,
+    optimizer::Optimizer, state::State, torch,
 };
 use crate::{
     error::{Error, Result},
@@ -22,8 +22,6 @@ use crate::{
     weights::Weights,
 };
 
-/// Decay of the moving average of the loss, as in pytorch-ood's tutorial.
-const LOSS_MEMORY: f64 = 0.99;
 /// Steps between progress events. Reading the loss waits for the device.
 const REPORT_EVERY: usize = 10;
 /// Steps between logged events.
@@ -129,6 +127,8 @@ fn run_to_the_end(
         repeated: batches.repeated,
         duplicates: batches.duplicates,
         in_two_classes: batches.in_two_classes.clone(),
+        learned: batches.learned.clone(),
+        scarce: batches.scarce(),
         held_out_seen: session.learner.lineage.held_out_seen,
     };
     if is_new {
@@ -343,7 +343,7 @@ impl<'a> Session<'a> {
             let loss = self.learner.training_loss(&batch)?;
             self.optimizer.step(&loss, rates).map_err(torch)?;
             self.learner.update_ema(step)?;
-            self.smooth(&loss).map_err(torch)?;
+            self.smoothed_loss = Some(smoothed(self.smoothed_loss.as_ref(), &loss).map_err(torch)?);
             self.state.step += 1;
             done += batch.labels.len();
             let step = self.state.step;
@@ -384,17 +384,6 @@ impl<'a> Session<'a> {
     /// Whether the network is tested after this epoch.
     fn is_tested(&self, epoch: usize) -> bool {
         epoch.is_multiple_of(self.settings.test_every) || epoch == self.settings.recipe.epochs
-    }
-
-    /// Updates the moving average of the loss.
-    fn smooth(&mut self, loss: &Tensor) -> Result<(), TchError> {
-        let loss = loss.f_detach()?;
-        let smoothed = match &self.smoothed_loss {
-            Some(past) => past.f_lerp(&loss, 1.0 - LOSS_MEMORY)?,
-            None => loss,
-        };
-        self.smoothed_loss = Some(smoothed);
-        Ok(())
     }
 
     /// Tests the network after an epoch that started at `begun`, and writes its checkpoints.

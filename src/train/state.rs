@@ -70,9 +70,9 @@ impl State {
     /// [`Error::Io`] if the folder or a state cannot be read, [`Error::NoState`] if it holds no state, and
     /// the error of the newest state if none can be used.
     pub fn open(run: &RunFolder) -> Result<(Self, Weights, Option<Error>)> {
-        let mut fault = None;
+        let (settings, mut fault) = (resolved(run)?, None);
         for path in run.states()?.into_iter().rev() {
-            match Self::read(&path, run) {
+            match Self::read(&path, run, settings.as_ref()) {
                 Ok((state, tensors)) => return Ok((state, tensors, fault)),
                 // A state that cannot be read now may be intact.
                 Err(error @ Error::Io { .. }) => return Err(error),
@@ -82,7 +82,12 @@ impl State {
         Err(fault.unwrap_or_else(|| Error::NoState { path: run.path().to_owned() }))
     }
 
-    fn read(path: &Path, run: &RunFolder) -> Result<(Self, Weights)> {
+    /// Reads a state of a run with these [settings](resolved).
+    fn read(
+        path: &Path,
+        run: &RunFolder,
+        settings: Option<&serde_json::Result<TrainSettings>>,
+    ) -> Result<(Self, Weights)> {
         let tensors = Weights::read(path)?;
         let broken = |reason: String| Error::Checkpoint { path: path.to_owned(), reason };
         if let Some((name, value)) = tensors.not_finite() {
@@ -107,15 +112,23 @@ impl State {
         }
         // The settings and the data determine a run, so only one with other settings is another one.
         let file = run.resolved();
-        match std::fs::read(&file) {
-            Ok(resolved) => match serde_json::from_slice::<TrainSettings>(&resolved) {
-                Ok(settings) if settings == state.settings => Ok((state, tensors)),
-                Ok(_) => Err(broken(format!("it has other settings than `{}`", file.display()))),
-                Err(error) => Err(broken(format!("`{}` cannot be read: {error}", file.display()))),
-            },
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok((state, tensors)),
-            Err(error) => Err(Error::io("read", &file)(error)),
+        match settings {
+            Some(Ok(settings)) if *settings != state.settings => {
+                Err(broken(format!("it has other settings than `{}`", file.display())))
+            }
+            Some(Err(error)) => Err(broken(format!("`{}` cannot be read: {error}", file.display()))),
+            Some(Ok(_)) | None => Ok((state, tensors)),
         }
+    }
+}
+
+/// The settings in a run folder, if the file is there.
+fn resolved(run: &RunFolder) -> Result<Option<serde_json::Result<TrainSettings>>> {
+    let path = run.resolved();
+    match std::fs::read(&path) {
+        Ok(settings) => Ok(Some(serde_json::from_slice(&settings))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &path)(error)),
     }
 }
 

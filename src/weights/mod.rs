@@ -25,7 +25,7 @@ use safetensors::{
 use crate::{
     arch::{Architecture, HEAD_PREFIX, Layer, Recognized},
     error::{Error, Result},
-    files::{atomic, kind},
+    files::{atomic, kind, read_at_most},
     image::Input,
 };
 
@@ -61,6 +61,9 @@ pub struct Weights {
     pub note: Option<String>,
 }
 
+/// The maximum length of a file of weights, in bytes.
+const LARGEST: u64 = 4 << 30;
+
 /// The key of the note in a safetensors file's metadata.
 const NOTE: &str = "note";
 
@@ -87,7 +90,9 @@ impl Weights {
         if path.is_dir() {
             return Err(weights.error("it is a folder, not a file".to_owned()));
         }
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let Some(bytes) = read_at_most(path, LARGEST).map_err(Error::io("read", path))? else {
+            return Err(weights.error(format!("it is larger than {LARGEST} bytes")));
+        };
         #[cfg(feature = "files")]
         if pytorch::is_pytorch(&bytes) {
             let tensors = pytorch::read(&bytes).map_err(|reason| weights.error(reason))?;

@@ -92,7 +92,7 @@ fn eval_accepts_names_and_prints_which_data_it_uses() {
     let output = toolkit(at, &[&named[..], &["--unknown", "b=./textures", "--json"]].concat());
     let json: Value = serde_json::from_str(stdout(&output)).unwrap();
     assert_eq!((&json["rows"][0]["unknown"], &json["rows"][1]["unknown"]), (&3.into(), &2.into()));
-    assert!(stderr(&output).contains("; the folder would be `./textures`\n"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("; for the folder, give `./textures`\n"), "{}", stderr(&output));
 
     // The environment can name the folder, too.
     let output = Command::new(env!("CARGO_BIN_EXE_toolkit"))
@@ -110,7 +110,7 @@ fn unrecognised_data_names_are_errors() {
     let at = folder.path();
     let message = error(&toolkit(at, &["eval", "--known", "cifar-10"]));
     let expected =
-        "error: `cifar-10` is neither an existing path nor a published data set: cifar10, cifar100,";
+        "error: `cifar-10` is neither a path nor one of the published data sets (cifar10, cifar100,";
     assert!(message.starts_with(expected), "{message}");
     // A set in an EMNIST folder has a path, but no file of its own.
     fs::write(at.join("emnist-letters-test-images-idx3-ubyte"), "").unwrap();

@@ -53,7 +53,11 @@ fn the_score_that_best_separates_stand_ins_is_chosen() {
     // The file says so.
     let inspection = Inspection::of(&model_file(&checkpoint, &options), "model").unwrap();
     assert_eq!(inspection.manifest.history.choice.as_ref(), Some(choice));
-    assert!(inspection.to_string().contains("choice     by the AUROC of 40 known images against far: "));
+    assert!(
+        inspection
+            .to_string()
+            .contains("choice     by AUROC of 40 known images against synthetic unknowns (far): ")
+    );
     // A given score overrides it.
     let given = ExportOptions { score: Some("cac".parse().unwrap()), ..options };
     let (manifest, _) = export::decide(&checkpoint, &given).unwrap();
@@ -200,7 +204,7 @@ fn the_file_says_what_becomes_of_degraded_known_images() {
         assert_eq!(half.same_class, half.kept);
         let weakness = robustness.weakness().unwrap();
         assert!(
-            weakness.contains(" % of known images, but as the same class only ")
+            weakness.contains(" % of known images, but fewer degraded ones in the same class: ")
                 && weakness.ends_with(" % reduced and 0.0 % with noise"),
             "{weakness}"
         );

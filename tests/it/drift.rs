@@ -76,7 +76,7 @@ fn drift_exits_with_3_and_no_drift_with_0() {
         ", highest so far ",
         "; alarm at 100\nunknown      ",
         &format!(" of the last {count} images (95 % interval "),
-        "); the threshold promises at most 5.0 % on average, at most 6.4 % with a confidence of 95 %\n",
+        "); the threshold guarantees at most 5.0 % on average, at most 6.4 % with 95 % confidence\n",
         &format!(
             "\ndifference   0.000 (Kolmogorov-Smirnov, p = 1.00) between these and {count} held-out scores\n"
         ),
@@ -134,7 +134,7 @@ fn invalid_input_is_refused() {
     refused(&["a.csv"], b"", "line 3: `x` is not a number");
     refused(&["a.csv", "--column", "energy"], b"", "it has no column `energy`, only `score`");
     refused(&["a.csv", "--provider", "cpu"], b"", "--provider is for a folder of images");
-    refused(&["-", "--column", "energy"], b"1\n", "--column is for a file of scores");
+    refused(&["-", "--column", "energy"], b"1\n", "--column is for a score file");
     fs::write(at.join("a.csv"), "score\n").unwrap();
     refused(&["a.csv"], b"", "the file has no entries");
     assert_eq!(drift_on(at, &["-", "--window", "0"], b"1\n").status.code(), Some(2));
@@ -159,7 +159,7 @@ fn an_edited_threshold_promises_nothing() {
     let Inspection { manifest, threshold, .. } = Inspection::of(&bytes, "model").unwrap();
     let scores = manifest.decision.threshold.unwrap().held_out_scores;
     let output = drift(at, &["model.onnx", "-"], &scores);
-    assert!(stdout(&output).contains("the threshold promises at most 5.0 %"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("the threshold guarantees at most 5.0 %"), "{}", stdout(&output));
     let mut model = ModelProto::decode(&bytes[..]).unwrap();
     let tensors = &mut model.graph.as_mut().unwrap().initializer;
     let edited = tensors.iter_mut().find(|tensor| tensor.name == "threshold").unwrap();
@@ -285,7 +285,7 @@ fn folders_files_and_stdin_are_equivalent_streams() {
         "{}",
         stderr(&output)
     );
-    assert!(stderr(&output).contains("left out files by their extension: 1 .txt"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("skipped files by extension: 1 .txt"), "{}", stderr(&output));
     let text = toolkit(at, &["drift", "model.onnx", "known"]);
     assert!(stdout(&text).ends_with("1 image cannot be read and is not counted\n"), "{}", stdout(&text));
 

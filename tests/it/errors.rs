@@ -1,7 +1,7 @@
 //! The errors of the library, each provoked by a test; downloads, data sets by name, divergence and
 //! signatures are tested with their features.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use cac::{
     Difference, Error, Provider, Scorer,
@@ -11,14 +11,14 @@ use cac::{
     image::{self, Input},
     method::Variant,
     metrics::Metrics,
-    model::{Inspection, ModelPrecision},
+    model::{Inspection, ModelPrecision, golden::GoldenBatch},
     run::{Checkpoint, CheckpointKind, RunFolder},
     weights::Weights,
 };
 use ndarray::Array4;
 use prost::Message;
 
-use crate::{checkpoint, golden};
+use crate::{checkpoint, formats::replaced, golden};
 
 fn model() -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
@@ -118,7 +118,9 @@ fn weights_that_do_not_fit_are_refused() {
 
     let mut other = checkpoint(1, Variant::Paper);
     other.network.insert("fc.weight", &[2, 64], vec![0.0; 128]);
-    let error = export::export(&other, &ExportOptions::default(), Path::new("never.onnx")).unwrap_err();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("never.onnx");
+    let error = export::export(&other, &ExportOptions::default(), &path).unwrap_err();
     assert!(error.to_string().contains("`fc.weight` has shape [2, 64], expected [3, 64]"), "{error}");
 }
 
@@ -382,13 +384,14 @@ fn a_newer_format_version_is_refused() {
 
 #[test]
 fn a_setting_out_of_range_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
     let checkpoint = checkpoint(1, Variant::Paper);
     for options in [
         ExportOptions { threshold: ThresholdRule::Keep(1.5), ..ExportOptions::default() },
         ExportOptions { batch: Some(0), ..ExportOptions::default() },
         ExportOptions { precision: ModelPrecision::Int8, ..ExportOptions::default() },
     ] {
-        let error = export::export(&checkpoint, &options, Path::new("never.onnx")).unwrap_err();
+        let error = export::export(&checkpoint, &options, &folder.path().join("never.onnx")).unwrap_err();
         assert!(matches!(error, Error::Setting { .. }), "{error}");
     }
 }
@@ -454,26 +457,32 @@ fn outputs_that_differ_from_the_golden_batch_are_an_error() {
     for provider in crate::PROVIDERS {
         assert!(Scorer::from_bytes(&bytes, provider).unwrap().verify().unwrap() < 1e-4);
     }
-    let wrong = with_changed_bias(&bytes);
-    let error = Scorer::from_bytes(&wrong, Provider::Cpu).unwrap().verify().unwrap_err();
+    let refused = |bytes: &[u8]| Scorer::from_bytes(bytes, Provider::Cpu).unwrap().verify().unwrap_err();
+    let error = refused(&with_changed_bias(&bytes));
     assert!(matches!(error, Error::Differs { what: "norms of the logits", .. }), "{error}");
-    let classes = Error::Differs {
-        origin: "m".into(),
-        runtime: "r".into(),
-        what: "classes",
-        difference: Difference::Images(2),
+
+    let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
+    let (runtime, expected) = (scorer.runtime(), scorer.manifest().history.golden.clone().unwrap());
+    let refused_with = |change: &dyn Fn(&mut GoldenBatch)| {
+        let mut batch = expected.clone();
+        change(&mut batch);
+        refused(&replaced(&bytes, "cac.golden", &serde_json::to_string(&batch).unwrap()))
     };
-    assert_eq!(classes.to_string(), "`m` fails its check on r: classes differ for 2 of its golden images");
-    let scores = Error::Differs {
-        origin: "m".into(),
-        runtime: "r".into(),
-        what: "scores",
-        difference: Difference::Value(1.0),
+    let error = refused_with(&|batch| batch.score[0] += 0.01 * batch.score[0].abs().max(1.0));
+    let Error::Differs { what: "scores", difference: Difference::Value(by), .. } = error else {
+        panic!("{error}")
     };
-    assert_eq!(
-        scores.to_string(),
-        "`m` fails its check on r: scores differ by 1.0e0 for some of its golden images"
+    // 0.01, relative to the changed score.
+    assert!((0.009..0.011).contains(&by), "{error}");
+    let text = format!("scores differ by {by:.1e} for some of its golden images");
+    assert_eq!(error.to_string(), format!("`memory` fails its check on {runtime}: {text}"));
+    let error = refused_with(&|batch| batch.label[0] = (batch.label[0] + 1) % 3);
+    assert!(
+        matches!(error, Error::Differs { what: "classes", difference: Difference::Images(1), .. }),
+        "{error}"
     );
+    let text = "classes differ for 1 of its golden images";
+    assert_eq!(error.to_string(), format!("`memory` fails its check on {runtime}: {text}"));
 }
 
 #[test]
@@ -526,7 +535,7 @@ fn too_few_held_out_images_are_an_error() {
     assert!(matches!(error, Error::TooFewHeldOut { found: 18, needed: 19, .. }), "{error}");
     assert_eq!(
         error.to_string(),
-        "a threshold that keeps 95 % of known images needs at least 19 of them; there are 18"
+        "a threshold that keeps 95 % of known images needs 19 images to choose from; there are 18"
     );
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -544,8 +553,9 @@ fn non_finite_thresholds_are_refused() {
     assert_eq!(error.to_string(), "the threshold is NaN, expected a finite number");
     let options =
         ExportOptions { threshold: ThresholdRule::Value(f32::INFINITY), ..ExportOptions::default() };
-    let error =
-        export::export(&checkpoint(1, Variant::Paper), &options, Path::new("never.onnx")).unwrap_err();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("never.onnx");
+    let error = export::export(&checkpoint(1, Variant::Paper), &options, &path).unwrap_err();
     assert!(matches!(error, Error::NotFinite { what: "the threshold", .. }), "{error}");
 }
 

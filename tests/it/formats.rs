@@ -77,7 +77,8 @@ fn with(version: u32, name: &str, value: &str) -> Vec<u8> {
     replaced(&file(version), name, value)
 }
 
-fn replaced(model: &[u8], name: &str, value: &str) -> Vec<u8> {
+/// A model with one metadata property replaced.
+pub fn replaced(model: &[u8], name: &str, value: &str) -> Vec<u8> {
     let mut proto = ModelProto::decode(model).unwrap();
     proto.metadata_props.retain(|entry| entry.key != name);
     proto.metadata_props.push(StringStringEntryProto { key: name.to_owned(), value: value.to_owned() });

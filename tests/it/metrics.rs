@@ -167,7 +167,7 @@ fn suspicious_scores_give_warnings() {
         fs::write(at.join("a.csv"), format!("label,score,prediction\n{lines}")).unwrap();
         let [metrics, report] = ["metrics", "report"].map(|command| toolkit(at, &[command, "a.csv"]));
         assert!(metrics.status.success() && report.status.success());
-        let missing = "no accuracy and no OSCR";
+        let missing = "no accuracy or OSCR";
         assert_eq!(stderr(&metrics).contains(missing), stderr(&report).contains(missing));
         stderr(&metrics)
     };
@@ -176,6 +176,6 @@ fn suspicious_scores_give_warnings() {
         warnings(100, 0, "1")
             .starts_with("the AUROC for `unknown` is below 50 %: is the score the right way")
     );
-    let expected = "no accuracy and no OSCR: known images without a prediction: 40\n";
+    let expected = "no accuracy or OSCR: 40 known images have no prediction\n";
     assert_eq!(warnings(0, 100, ""), expected);
 }

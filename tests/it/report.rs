@@ -90,7 +90,7 @@ fn a_report_shows_models() {
     let printed = stdout(&printed).to_owned();
     let text = page(at, "a.html");
     let verdict = printed.lines().next().unwrap();
-    assert!(verdict.starts_with("Names ") && verdict.contains(" of other and "), "{verdict}");
+    assert!(verdict.starts_with("Classifies ") && verdict.contains(" of other and "), "{verdict}");
     // On the page, numbers stay together with their unit and their interval.
     let words = text.replace("<span class=\"whole\">(", "(").replace(")</span>", ")").replace('\u{a0}', " ");
     assert!(words.contains(&format!("<p class=\"verdict\">{verdict}</p>")), "{verdict}");
@@ -248,10 +248,10 @@ fn a_report_shows_scores() {
         &["--data", "data"],
     ] {
         let wrong = error(&toolkit(at, &[&["report", "scores.csv"], flag].concat()));
-        assert!(wrong.contains(&format!("{} is for models", flag[0])), "{wrong}");
+        assert!(wrong.contains(&format!("{} needs a model", flag[0])), "{wrong}");
     }
     let column = error(&toolkit(at, &["report", "--column", "score"]));
-    assert!(column.contains("--column is for files of scores, and none is given"), "{column}");
+    assert!(column.contains("--column is for score files, and none is given"), "{column}");
     let threshold = error(&toolkit(at, &["report", "scores.csv", "--threshold", "nan"]));
     assert!(threshold.contains("the threshold is NaN"), "{threshold}");
     let wrong = error(&toolkit(at, &["report", "scores.csv", "--score", "energy"]));
@@ -266,7 +266,7 @@ fn a_report_shows_a_run() {
     let printed = toolkit(at, &["report", "runs/1", "--score", "cac", "--score", "energy"]);
     let printed = stdout(&printed).to_owned();
     assert!(
-        printed.contains("1, energy: Names ") && printed.contains("2 images cannot be read"),
+        printed.contains("1, energy: Classifies ") && printed.contains("2 images cannot be read"),
         "{printed}"
     );
     let text = page(at, "report.html");
@@ -276,7 +276,7 @@ fn a_report_shows_a_run() {
         "1 line of the log cannot be read.",
         "The best weights are those after epoch 1, with 1.5 on held-out images.",
         "Learning rate",
-        "Asked for and measured",
+        "Target and measured",
         "Logits in two dimensions",
     ] {
         assert!(text.contains(part), "{part}");

@@ -274,7 +274,7 @@ fn every_command_accepts_a_model_that_resizes() {
     let text = toolkit(at, &["inspect", "any.onnx"]);
     for line in [
         "input      images uint8 [N, H, W, 3], RGB, of any height and width\n",
-        "resize     bilinear, to 32 x 32 pixels; proportions are not kept, in the graph\n",
+        "resize     bilinear, to 32 x 32 pixels; the aspect ratio is not kept, in the graph\n",
         "resizing   0 of 27648 values of 9 images differed from the toolkit's\n",
     ] {
         assert!(stdout(&text).contains(line), "{line}: {}", stdout(&text));
@@ -319,7 +319,7 @@ fn invalid_uses_of_resize_are_errors() {
     let folder = trained();
     let at = folder.path();
     let floats = error(&toolkit(at, &["export", "m.onnx", "--resize", "--input", "f32"]));
-    assert_eq!(floats, "error: --resize takes bytes: leave out `--input f32`");
+    assert_eq!(floats, "error: --resize cannot be combined with `--input f32`");
     stdout(&toolkit(at, &["export", "m.onnx", "--resize", "--input", "u8"]));
     let weights = error(&toolkit(at, &["export", "w.safetensors", "--resize"]));
     assert!(weights.contains("--resize is for a model file"), "{weights}");

@@ -321,8 +321,7 @@ fn similar_names_are_suggested() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     let output = toolkit(at, &["import", "resnet50.a2_in1k", "m.onnx"], NOWHERE);
-    let message =
-        "error: `resnet50.a2_in1k` is neither a file, a run folder nor the name of published weights";
+    let message = "error: `resnet50.a2_in1k` is not a file, a run folder or the name of published weights";
     assert_eq!(error(&output), message);
     assert!(stderr(&output).contains("hint: similar names: resnet50.a1_in1k, "), "{}", stderr(&output));
     let output = toolkit(at, &["weights", "fetch", "imagenet-32"], NOWHERE);

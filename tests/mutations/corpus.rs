@@ -1,6 +1,7 @@
 //! The files that are mutated, for each reader: small golden files, and smaller ones written by this library.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{Cursor, Read, Write},
     path::Path,
@@ -278,6 +279,8 @@ fn log() -> Vec<u8> {
         repeated: 3,
         duplicates: 1,
         in_two_classes: vec![["cat/1.png".to_owned(), "dog/2.png".to_owned()]],
+        learned: BTreeMap::from([("far".to_owned(), 4)]),
+        scarce: BTreeMap::from([("cat".to_owned(), 9)]),
         held_out_seen: false,
     }];
     for epoch in 1..3 {

@@ -28,13 +28,17 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
         let is_word = text.components().eq([Component::Normal(text.as_os_str())]);
         if is_word && !exists(text) {
             bail!(
-                "`{}` is neither an existing path nor a published data set: {}",
+                "`{}` is neither a path nor one of the published data sets ({})",
                 text.display(),
                 set_names()
             );
         }
         return Ok(text.to_owned());
     };
+    let name = text.display();
+    if text.exists() {
+        say(format_args!("`{name}` is the published data set; for the folder, give `./{name}`"));
+    }
     let path = match data.resolve(text, roles) {
         Err(Error::NotFetched { .. }) => {
             fetch(set, data, roles, false)?;
@@ -42,12 +46,7 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
         }
         found => found?,
     };
-    let name = text.display();
-    if text.exists() {
-        say(format_args!("`{name}` is the data set in `{}`; the folder would be `./{name}`", path.display()));
-    } else {
-        say(format_args!("`{name}` is the data set in `{}`", path.display()));
-    }
+    say(format_args!("`{name}` is the data set in `{}`", path.display()));
     Ok(path)
 }
 
@@ -122,7 +121,7 @@ impl FetchDisplay {
             }
             FetchEvent::LeftOut { file, entries } => {
                 self.finish();
-                say(format_args!("left out {entries} links and devices of `{}`", file.display()));
+                say(format_args!("skipped {entries} links and devices in `{}`", file.display()));
             }
             _ => {}
         }

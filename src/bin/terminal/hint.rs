@@ -127,14 +127,14 @@ pub fn of(error: &Error) -> Option<String> {
              sort the images into the folders train/CLASS and test/CLASS"
         }
         Error::Classes { .. } => {
-            "name the folders after the known classes: those of the model, which `toolkit inspect` lists, or in a training \
-             those of its images"
+            "name the folders after the known classes: those that `toolkit inspect` lists or, for `train`, those of the \
+             training images"
         }
         Error::Diverged { .. } => {
             "start again with a lower --learning-rate; the checkpoints and states written before are intact"
         }
-        Error::HoldsRun { path } if !RunFolder::new(path).holds_run() => {
-            "its log has epochs: remove it, or choose another folder with --run"
+        Error::HoldsRun { path } if RunFolder::new(path).states().is_ok_and(|states| states.is_empty()) => {
+            "it has checkpoints, a log or settings: choose another folder with --run"
         }
         Error::HoldsRun { path } => {
             return Some(format!(
@@ -143,6 +143,9 @@ pub fn of(error: &Error) -> Option<String> {
             ));
         }
         Error::Locked { .. } => "wait until that run ends, or choose another folder with --run",
+        Error::NoState { path } if RunFolder::new(path).holds_run() => {
+            "its states were removed; `toolkit export` still writes its model"
+        }
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
         Error::TooFewHeldOut { .. } => {
             "hold out more images with `train --held-out`, give more to `import --known`, keep a smaller share with \
@@ -174,14 +177,14 @@ pub fn of(error: &Error) -> Option<String> {
             "to train on other classes, start from the weights with `toolkit train --backbone`"
         }
         Error::Unstandardised { .. } => {
-            "hold out more images with `train --held-out` (of 58 or more, a third choose the score), or take a single score"
+            "hold out more images with `train --held-out` (of 57 or more, a third choose the score), or take a score that is not a sum"
         }
         Error::Setting { name: "unknown set", value, .. } if Path::new(value.trim_matches('`')).is_dir() => {
             let folder = value.trim_matches('`');
             return Some(format!("give the folder a name: --unknown NAME={}", quoted(Path::new(folder))));
         }
         Error::Setting { name: "unknown set", value, .. } if !value.contains('=') => {
-            "`toolkit data list` lists the data sets that have a name"
+            "`toolkit data list` lists the published data sets"
         }
         Error::Setting { name: "file precision", value, .. } if value == "int8" => {
             "give known images with --calibrate"

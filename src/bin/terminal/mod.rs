@@ -10,7 +10,10 @@ pub mod weights;
 
 use std::{borrow::Cow, fmt, path::Path, process::ExitCode};
 
-use cac::{data::LeftOut, text::on_one_line};
+use cac::{
+    data::{LeftOut, unused_splits},
+    text::on_one_line,
+};
 pub use parsers::{InputArgs, by_variant, name_of, one_of};
 pub use progress::{Progress, say};
 pub use standard_output::{stdout, stdout_is_closed};
@@ -76,20 +79,32 @@ pub fn say_left_out(left_out: &LeftOut) {
         extension => format!("{count} .{extension}"),
     };
     let list: Vec<String> = left_out.iter().map(of).collect();
-    say(format_args!("left out files by their extension: {}", list.join(", ")));
+    say(format_args!("skipped files by extension: {}", list.join(", ")));
     if ["heic", "heif", "avif"].iter().any(|&extension| left_out.contains_key(extension)) {
         say("HEIC and AVIF cannot be read: convert such photographs to JPEG or PNG");
     }
 }
 
+/// Prints which folders of test images are not used because another one is.
+pub fn say_unused_splits(known: &Path) {
+    for folder in unused_splits(known) {
+        say(format_args!("not used: `{}`, because there is another folder of test images", folder.display()));
+    }
+}
+
 /// Prints which known classes have no test images, if any.
-pub fn say_untested<'a>(mut classes: impl Iterator<Item = &'a str>) {
+pub fn say_untested<'a>(classes: impl Iterator<Item = &'a str>) {
+    say_classes("known classes without test images", classes.map(on_one_line));
+}
+
+/// Prints what classes have in common, and the first of them, if there are any.
+pub fn say_classes(what: &str, mut classes: impl Iterator<Item = String>) {
     const SHOWN: usize = 8;
-    let shown: Vec<String> = classes.by_ref().take(SHOWN).map(on_one_line).collect();
+    let shown: Vec<String> = classes.by_ref().take(SHOWN).collect();
     let more = classes.count();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     if !shown.is_empty() {
-        say(format_args!("known classes without test images: {}{more}", shown.join(", ")));
+        say(format_args!("{what}: {}{more}", shown.join(", ")));
     }
 }
 

@@ -121,9 +121,9 @@ pub struct InputArgs {
     #[arg(long, value_name = "PIXELS", value_parser = pixels)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
-    /// How to fit images of other proportions to the input: stretch distorts them; crop cuts out the centre,
-    /// with this share (0.875) of the short side; pad fills the rest with the mean. By
-    /// default that of the weights, else of the network family
+    /// How to fit images of another aspect ratio to the input: stretch distorts them; crop cuts out the
+    /// centre, with this share (0.875) of the short side; pad fills the rest with the mean. By default that
+    /// of the weights, else of the network family
     #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
     #[serde(skip_serializing_if = "Option::is_none")]
     fit: Option<FitText>,

@@ -41,7 +41,7 @@ impl StartingWeights {
             None if !text.exists() && !is_file_name => {
                 let name = text.display();
                 return Err(Advice::new(
-                    format!("`{name}` is neither a file, a run folder nor the name of published weights"),
+                    format!("`{name}` is not a file, a run folder or the name of published weights"),
                     match &similar(&text.to_string_lossy())[..] {
                         [] => "`toolkit weights list` lists the names".to_owned(),
                         names => {

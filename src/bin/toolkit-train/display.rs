@@ -6,9 +6,9 @@ use std::{
 };
 
 use anyhow::Context;
-use cac::{run::RunFolder, train::Event};
+use cac::{run::RunFolder, text::on_one_line, train::Event};
 
-use crate::terminal::{Progress, say, say_left_out, say_untested, stdout, stdout_is_closed};
+use crate::terminal::{Progress, say, say_classes, say_left_out, say_untested, stdout, stdout_is_closed};
 
 /// Lines and a bar on stderr, and with `--json` the events on stdout.
 pub struct Display {
@@ -50,7 +50,7 @@ impl Display {
                 }
             }
             Event::FeaturesFound { file } => {
-                say(format_args!("features of the frozen layers: those of `{}`", file.display()));
+                say(format_args!("features of the frozen layers: reused from `{}`", file.display()));
             }
             Event::Start {
                 images,
@@ -64,6 +64,8 @@ impl Display {
                 repeated,
                 duplicates,
                 in_two_classes,
+                learned,
+                scarce,
                 held_out_seen,
             } => {
                 self.clear();
@@ -93,13 +95,21 @@ impl Display {
                         in_two_classes.len()
                     ));
                 }
+                for (set, count) in learned {
+                    say(format_args!("images of the unknown set `{set}` that are also trained on: {count}"));
+                }
+                let counted = scarce.iter().map(|(class, count)| format!("{} ({count})", on_one_line(class)));
+                say_classes("classes with few training images", counted);
                 if *held_out_seen {
                     say("the backbone was trained on images that are now held out, so the threshold \
                          carries no guarantee; to keep the guarantee, use the images, --seed and --held-out of its training");
                 }
-                let score = score.map_or(String::new(), |score| format!(", tested by the score {score}"));
+                let score = score.map_or(String::new(), |score| format!(", tested with the score {score}"));
                 say(format_args!(
-                    "training on {images} images{score}, results in `{}`",
+                    "training on {images} images{}{score}, results in `{}`",
+                    held_out.map_or(String::new(), |[choosing, calibrating]| {
+                        format!(", {} held out", choosing + calibrating)
+                    }),
                     self.folder.display()
                 ));
             }

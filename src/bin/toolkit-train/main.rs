@@ -29,7 +29,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
-use terminal::{Advice, VERSION_VARIABLE, quoted, say, stdout};
+use terminal::{Advice, VERSION_VARIABLE, quoted, say, say_unused_splits, stdout};
 
 const USAGE: &str = "toolkit train [OPTIONS]
        toolkit train --known <DIR|NAME> [OPTIONS]
@@ -94,11 +94,11 @@ fn run() -> anyhow::Result<()> {
     check_writable_folder(cli.run.as_deref().unwrap_or(Path::new(RUNS)))?;
     if let Some(folder) = &cli.run {
         let run = RunFolder::new(folder);
-        run.check_holds_no_run()?;
         let own = run.settings().canonicalize().ok();
         if own.is_some() && own == cli.config.as_ref().and_then(|file| file.canonicalize().ok()) {
             bail!("`{}` is the file of --config, and --run would replace it", run.settings().display());
         }
+        run.check_holds_no_run()?;
     }
     let settings = given.resolve()?;
     prepare(&settings)?;
@@ -126,10 +126,11 @@ fn prepare(settings: &TrainSettings) -> anyhow::Result<()> {
         say("--precision bf16 is slower than f32 on this processor, which has no AVX512-BF16");
     }
     settings::fetch_data(settings)?;
+    say_unused_splits(&settings.known);
     say(settings::network(settings));
     if settings::shrinks_photographs(settings)? {
         say(format_args!(
-            "the images are much larger than that; for photographs, start from a network trained on some: --backbone {}",
+            "the images are much larger than that; for photographs, start from a network trained on photographs: --backbone {}",
             settings::OF_PHOTOGRAPHS
         ));
     }
@@ -156,7 +157,7 @@ fn with_resume_hint(error: cac::Error, run: &RunFolder) -> anyhow::Error {
     let is_of_data = matches!(&error, cac::Error::Io { path, error, .. }
         if path.is_relative() && error.kind() == std::io::ErrorKind::NotFound && !path.starts_with(run.path()));
     if is_of_data {
-        let hint = "resume from the folder in which the run was started: its data is searched from there";
+        let hint = "resume from the folder in which the run was started: its paths are relative to it";
         return Advice::new(error.to_string(), hint).into();
     }
     error.into()
@@ -170,7 +171,7 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
         Outcome::Finished(report) if !json => {
             writeln!(stdout(), "{report}run: {folder}")?;
             say(format_args!(
-                "next: `toolkit export --run {quoted} model.onnx` chooses the score and the threshold of a model file"
+                "next: `toolkit export --run {quoted} model.onnx` chooses score and threshold and writes the model"
             ));
             Ok(())
         }

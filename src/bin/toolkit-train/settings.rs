@@ -4,6 +4,8 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -80,8 +82,8 @@ pub struct Settings {
     weight: Option<f64>,
     /// Unknown images that training keeps away from all anchors: a folder, the training split of a data set,
     /// the name of a published one, or the known training images `scrambled`, for classes that differ in
-    /// shape; `scrambled,DIR` alternates both. By default scrambled; none with --freeze, a backbone of
-    /// photographs or cross-entropy, or if a step is too small for one outlier and --outlier-share is not set
+    /// shape; `scrambled,DIR` alternates both. By default scrambled; none with --freeze, cross-entropy or a
+    /// backbone trained on photographs, or if a step has no room for one and --outlier-share is not set
     #[arg(help_heading = LOSS, long, value_name = "DIR|NAME|scrambled|scrambled,DIR|none")]
     outliers: Option<Outliers>,
     #[arg(help_heading = LOSS, long, value_name = "SHARE", help = by_recipe("Outliers per known image in a step, 0 to 16",
@@ -91,8 +93,8 @@ pub struct Settings {
     #[arg(help_heading = LOSS, long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     outlier_weight: f64,
     /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0
-    /// to below 1; at least 58 images, or 19 if 58 exceed a fifth; with 0 the last epoch counts as
-    /// best
+    /// to below 1; raised to 58 images, or to 19 if 58 are over a fifth of all; with 0 the last epoch counts
+    /// as best
     #[arg(help_heading = DATA, long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
     held_out: f64,
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
@@ -112,7 +114,7 @@ pub struct Settings {
     network: Network,
 
     /// Train only the last layer, on features that the frozen layers compute once; needs a backbone. The
-    /// default for a backbone of photographs if there are few training images
+    /// default for a backbone trained on photographs, with few training images
     #[arg(help_heading = NETWORK, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     freeze: Option<bool>,
     #[arg(help_heading = NETWORK, long, value_name = "SHARE", help = by_recipe("Learning rate of all layers but the last as a share of \
@@ -218,7 +220,7 @@ fn other_recipes() -> [(&'static str, Recipe); 3] {
     [
         ("with --freeze", Recipe::of_last_layer()),
         ("for a cifar-net", Recipe::of_cifar_net()),
-        ("for a backbone of photographs", Recipe::fine_tuning()),
+        ("for a backbone trained on photographs", Recipe::fine_tuning()),
     ]
 }
 
@@ -342,13 +344,20 @@ pub fn given(matches: &ArgMatches, file: Option<&Path>) -> anyhow::Result<Given>
     Ok(Given { table, typed: names })
 }
 
+/// The maximum length of a settings file, in bytes.
+const LARGEST: u64 = 1 << 20;
+
 /// Reads and checks the settings in a file.
 fn read(file: &Path) -> anyhow::Result<Table> {
-    let text = if file == Path::new(TUTORIAL.0) {
-        TUTORIAL.1.to_owned()
-    } else {
-        std::fs::read_to_string(file).with_context(|| format!("cannot read `{}`", file.display()))?
-    };
+    if file == Path::new(TUTORIAL.0) {
+        return parse(TUTORIAL.1, file);
+    }
+    let mut text = String::new();
+    let read = File::open(file).and_then(|opened| opened.take(LARGEST + 1).read_to_string(&mut text));
+    read.with_context(|| format!("cannot read `{}`", file.display()))?;
+    if text.len() as u64 > LARGEST {
+        bail!("`{}` is larger than a file of settings may be: {LARGEST} bytes", file.display());
+    }
     parse(&text, file)
 }
 
@@ -604,9 +613,7 @@ impl Settings {
     fn loss(&self) -> anyhow::Result<Loss> {
         match self.loss {
             Objective::Cac if self.variant == Variant::CrossEntropy => {
-                bail!(
-                    "variant = \"cross-entropy\" is no definition of the CAC loss; use loss = \"cross-entropy\""
-                )
+                bail!("variant = \"cross-entropy\" does not define a CAC loss; use loss = \"cross-entropy\"")
             }
             Objective::Cac => {
                 let Loss { variant, magnitude, weight } = Loss::new(self.variant);
@@ -696,7 +703,7 @@ impl Args for Network {
             let meanings = owners(name).map(|(family, setting)| {
                 let mut about = setting.about.to_owned();
                 about[..1].make_ascii_lowercase();
-                format!("{}: {about}, by default {}", family.name, setting.default)
+                format!("{} (default {}): {about}", family.name, setting.default)
             });
             // No tensor tells it.
             let is_implied = name != "dropout";

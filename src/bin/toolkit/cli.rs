@@ -29,7 +29,8 @@ use crate::{
     terminal::{InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, weights::similar},
 };
 
-/// Open-set image classifiers: networks that name the classes they know and say "unknown" to everything else.
+/// Open-set image classifiers: networks that classify images of known classes and reject all others as
+/// unknown.
 ///
 /// Results go to stdout, everything else to stderr. Exit codes: 0 success, 1 failure, 2 usage error,
 /// 3 drift or an unmet requirement of `eval --require`.
@@ -65,7 +66,7 @@ pub enum Command {
     /// List, download, find and check published weights
     #[command(subcommand)]
     Weights(WeightsCommand),
-    /// Compute the table of `eval` from a file of scores
+    /// Compute the table of `eval` from a score file
     #[command(allow_negative_numbers = true)]
     Metrics(MetricsArgs),
     /// Classify images, or reject them as unknown
@@ -208,8 +209,8 @@ pub struct FileArgs {
     /// bits
     #[arg(long, value_parser = one_of(&ModelPrecision::ALL), default_value = name_of(&ModelPrecision::default()))]
     pub precision: ModelPrecision,
-    /// Known training images, as for `train`, to calibrate int8 and to compare f16 and int8 with f32; by
-    /// default the training data, or --known for an import
+    /// Known training images, as for `train`, to quantise int8 (not for the threshold) and to compare f16 and
+    /// int8 with f32; by default the training data, or --known for an import
     #[arg(long, value_name = "DIR|NAME")]
     pub calibrate: Option<PathBuf>,
     /// Where published data sets are
@@ -295,7 +296,7 @@ pub struct EvalArgs {
 #[derive(Args)]
 #[command(after_help = format!("Published data sets: {}", set_names()))]
 pub struct PageArgs {
-    /// Model files, evaluated as by `eval`; files of scores, as for `metrics`; run folders, with their test
+    /// Model files, evaluated as by `eval`; score files, as for `metrics`; run folders, with their test
     /// results and training curves. By default the newest model in the current folder, else the
     /// built-in one of CIFAR-10's classes
     #[arg(value_name = "MODEL.onnx|SCORES.csv|RUN")]
@@ -303,7 +304,7 @@ pub struct PageArgs {
     /// The file to write
     #[arg(long, short, value_name = "FILE.html", default_value = "report.html")]
     pub output: PathBuf,
-    /// The column or array of scores in files of scores; by default score
+    /// The column or array of scores in score files; by default score
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
     /// What is measured, and how
@@ -320,16 +321,16 @@ pub struct EvaluationArgs {
     /// Write the plots of the report as SVG and PNG files to this folder
     #[arg(long, value_name = "DIR")]
     pub plots: Option<PathBuf>,
-    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback.
-    /// Repeatable; each further provider is compared with the first
+    /// What runs the model: cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`, without
+    /// fallback. Repeatable; each further provider is compared with the first
     #[arg(long, default_value = "cpu")]
     pub provider: Vec<Provider>,
     /// Known classes: the name of a published data set (see below), test/CLASS/*.png, CLASS/*.png, or an
     /// unpacked data set, as for `train`; by default the training data
     #[arg(long, value_name = "DIR|NAME")]
     pub known: Option<PathBuf>,
-    /// Share of the known images that `train` held out to test on, where they have no test split; by default
-    /// that of the training, if its data is used
+    /// Share of the known images that `train` held out as test images, if they have no test split; by default
+    /// the share in the model file, if --known is not given
     #[arg(long, value_name = "SHARE")]
     pub held_out_test: Option<f64>,
     /// Unknown images: NAME=DIR, the name of a published data set, gaussian-noise[:COUNT] or
@@ -340,7 +341,7 @@ pub struct EvaluationArgs {
     #[command(flatten)]
     pub data: FolderArgs,
     /// Published split into known and unknown classes: cac-2020, cac-2021 or arpl-2021, each /0 to /4; by
-    /// default that of the training, if its data is used
+    /// default the split in the model file, if --known is not given
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
     /// Degrade all test images: fewer pixels, noise, or JPEG compression
@@ -351,8 +352,8 @@ pub struct EvaluationArgs {
     /// Write the first model's scores of all images as CSV, or as NPZ if the name ends in .npz
     #[arg(long, value_name = "FILE")]
     pub scores: Option<PathBuf>,
-    /// Write the features of all images, and of training images, by the first model as NPZ; `metrics
-    /// --features` computes scores from them
+    /// Write the first model's features of all images, and of training images, as NPZ; `metrics --features`
+    /// computes scores from them
     #[arg(long, value_name = "FILE.npz")]
     pub keep_features: Option<PathBuf>,
     /// Skip images that cannot be read; otherwise the evaluation fails and lists them
@@ -403,7 +404,7 @@ fn megabytes(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number of megabytes, at least 0".to_owned())
 }
 
-/// The column of a file of scores that is read by default.
+/// The column of a score file that is read by default.
 pub const SCORE_COLUMN: &str = "score";
 
 /// The scores of `--score all`: all but pytorch-ood's, to which any image with large logits looks known.
@@ -428,7 +429,7 @@ pub enum DataCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Download data sets, unless they are here, and print their paths
+    /// Download data sets that are missing, and print their paths
     Fetch {
         /// Their names
         #[arg(required = true, value_name = "NAME", value_parser = set_name())]
@@ -436,11 +437,11 @@ pub enum DataCommand {
         /// Where they are
         #[command(flatten)]
         folder: FolderArgs,
-        /// Keep the archives after they are unpacked, and download those of a set that is here
+        /// Keep the archives after they are unpacked, and download those of a local set
         #[arg(long)]
         keep: bool,
     },
-    /// Print the path of a data set that is here
+    /// Print the path of a local data set
     Path {
         /// Its name
         #[arg(value_name = "NAME", value_parser = set_name())]
@@ -451,7 +452,7 @@ pub enum DataCommand {
     },
     /// Read data sets and compare them with their recorded or published checksums
     Verify {
-        /// Their names; by default all that are here
+        /// Their names; by default all local ones
         #[arg(value_name = "NAME", value_parser = set_name())]
         names: Vec<String>,
         /// Where they are
@@ -469,13 +470,13 @@ pub enum WeightsCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Download weights, unless they are here, and print their paths
+    /// Download weights that are missing, and print their paths
     Fetch {
         /// Their names
         #[arg(required = true, value_name = "NAME", value_parser = published)]
         names: Vec<&'static PublishedWeights>,
     },
-    /// Print the path of weights that are here
+    /// Print the path of local weights
     Path {
         /// Their name
         #[arg(value_name = "NAME", value_parser = published)]
@@ -483,7 +484,7 @@ pub enum WeightsCommand {
     },
     /// Read weights and compare them with their published or recorded checksums
     Verify {
-        /// Their names; by default all that are here
+        /// Their names; by default all local ones
         #[arg(value_name = "NAME", value_parser = published)]
         names: Vec<&'static PublishedWeights>,
     },
@@ -561,7 +562,8 @@ pub struct ReportArgs {
     #[arg(long, value_name = "NAME=SET,SET")]
     pub group: Vec<Group>,
     /// Number of bootstrap resamples for the 95 % intervals; 0 for no intervals
-    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples)]
+    #[arg(long, value_name = "N", default_value_t = Bootstrap::default().resamples,
+          value_parser = clap::value_parser!(u32).range(..=100_000))]
     pub resamples: u32,
     /// Seed of the bootstrap
     #[arg(long, value_name = "N", default_value_t = Bootstrap::default().seed)]
@@ -618,13 +620,13 @@ pub struct DriftArgs {
     #[arg(long)]
     pub shuffle: bool,
     /// Compare the last N images of the stream with the held-out ones; by default those of this call. The
-    /// alarm depends on all
+    /// alarm depends on the whole stream
     #[arg(long, value_name = "N")]
     pub window: Option<NonZeroUsize>,
     /// Seed for ties and --shuffle; must be the one that the --state stream began with
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// The column or array of scores in a file of scores; by default score
+    /// The column or array of scores in a score file; by default score
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
     /// For a folder of images: cpu (tract), by default, onnxruntime, cuda[:N] or another of `toolkit
@@ -637,7 +639,7 @@ pub struct DriftArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
-    /// A folder of images, in path order; a CSV or NPZ file of scores, as for `metrics` but with labels
+    /// A folder of images, in path order; a CSV or NPZ score file, as for `metrics` but with labels
     /// optional; or - for one score per line on standard input. A first name that ends in .onnx is the model
     /// file; by default the built-in model of CIFAR-10's classes
     #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
@@ -729,8 +731,8 @@ pub struct ProvidersArgs {
 /// Threshold and form of the output.
 #[derive(Args)]
 pub struct ScorerArgs {
-    /// Choose the threshold that keeps this share of the file's held-out images, 0 to below 1; by default,
-    /// use the threshold of the file
+    /// Choose the threshold that keeps this share of new known images, 0 to below 1, from the held-out scores
+    /// in the file; by default, use its own
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,
     /// Threshold on the score; by default that of the file

@@ -55,11 +55,22 @@ fn resumes_to_the_same_weights(recipe: &str) {
     }
     let args = [&SMALL[..], &recipe.split_whitespace().collect::<Vec<_>>()].concat();
     stdout(&toolkit(at, &[&args[..], &["--run", "whole"]].concat()));
+    if recipe.contains("--ema") && !recipe.contains("--freeze") {
+        let whole = RunFolder::new(at.join("whole"));
+        let state = Weights::read(whole.states().unwrap().last().unwrap()).unwrap();
+        let kept = Weights::read(&whole.checkpoint(CheckpointKind::Last)).unwrap().network().unwrap();
+        let weight = |weights: &Weights, name: &str| weights.get(name).unwrap().values.clone();
+        assert!(weight(&kept, "fc.weight") == weight(&state, "ema.fc.weight"));
+        assert!(weight(&kept, "fc.weight") != weight(&state, "fc.weight"));
+    }
     // The killed run computes its own.
     features_in(&at.join("whole")).iter().for_each(|file| fs::remove_file(file).unwrap());
 
-    let seed = std::process::id();
-    let mut random = ChaCha8Rng::seed_from_u64(seed.into());
+    // A failed test prints the seed, so that its kills can be repeated.
+    let seed: u64 = std::env::var("KILL_SEED")
+        .map_or_else(|_| std::process::id().into(), |seed| seed.parse().expect("KILL_SEED is a number"));
+    println!("KILL_SEED={seed}");
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut kills = 0;
     let mut args = [&args[..], &["--run", "killed", "--save-every", "0"]].concat();
     loop {
@@ -202,7 +213,11 @@ fn a_run_is_not_replaced() {
     let args = [&SMALL[..], &["--epochs", "1", "--run", "pruned"]].concat();
     let refused = toolkit(at, &args);
     assert_eq!(error(&refused), "error: `pruned` already holds a run");
-    assert!(stderr(&refused).contains("hint: its log has epochs: remove it, or"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("hint: it has checkpoints, a log or settings: choose another folder"),
+        "{}",
+        stderr(&refused)
+    );
 
     // Nor are the settings that it would start with.
     fs::create_dir(at.join("settings")).unwrap();

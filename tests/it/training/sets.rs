@@ -186,11 +186,15 @@ fn test_images_are_held_out_of_class_folders() {
     assert!(text.contains("compared with f32 on 64 training images"), "{text}");
 
     // One more image, and as many test images, but different ones.
-    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/00.png")).unwrap();
+    images(&at.join("new"), "red", [150, 20, 20], 3);
+    let add = |new: &str, name: &str| {
+        fs::copy(at.join("new/red").join(new), at.join("colours/red").join(name)).unwrap();
+    };
+    add("0.png", "00.png");
     let (count, text, _) = tested(&[]);
     assert!(count == 16 && text.contains("`colours` has changed since the training"), "{text}");
-    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newer.png")).unwrap();
-    fs::copy(at.join("colours/red/0.png"), at.join("colours/red/newest.png")).unwrap();
+    add("1.png", "newer.png");
+    add("2.png", "newest.png");
     let (count, text, _) = tested(&[]);
     assert!(count == 17 && text.contains("`colours` has changed since the training"), "{text}");
     let changed = toolkit(at, &["train", "--resume", "run"]);

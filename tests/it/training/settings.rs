@@ -206,7 +206,7 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         (["--weight-decay", "-1"], "weight decay = -1"),
         (["--outlier-weight", "nan"], "outlier weight = NaN"),
         (["--outlier-weight", "0"], "outlier weight = 0: must be positive if there are outliers"),
-        (["--outliers", "missing"], "`missing` is neither an existing path nor a published data set: "),
+        (["--outliers", "missing"], "`missing` is neither a path nor one of the published data sets ("),
         (["--outliers", "colours/test"], "outliers = `colours/test`: holds known or test images"),
         (["--known=CIFAR", "--outliers=CIFAR"], "holds known or test images"),
         (
@@ -238,7 +238,7 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         (["--backbone", "none.safetensors"], "cannot read `none.safetensors`"),
         (
             ["--backbone", "imagenet23"],
-            "neither a file, a run folder nor the name of published weights\nhint: similar names: imagenet32; ",
+            "not a file, a run folder or the name of published weights\nhint: similar names: imagenet32; ",
         ),
     ] {
         let args: Vec<&str> = ["train", "--known", "colours", "--held-out", "0.3"]

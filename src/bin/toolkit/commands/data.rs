@@ -122,7 +122,7 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
         .into());
     }
     if checked == 0 {
-        say("no published data set is here");
+        say("no published data set found");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `toolkit drift`
 
 use std::{
-    io::{BufRead, Write, stdin},
+    io::{BufRead, Read, Write, stdin},
     path::Path,
     time::Instant,
 };
@@ -42,7 +42,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         bail!("--provider is for a folder of images; scores are read as they are");
     }
     if args.column.is_some() && (is_stdin || is_folder) {
-        bail!("--column is for a file of scores");
+        bail!("--column is for a score file");
     }
     if model.is_none() {
         say(BUILT_IN);
@@ -52,7 +52,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let decision = &inspection.manifest.decision;
     let threshold = decision.threshold.as_ref();
     let held_out = decision.held_out_scores();
-    if threshold.is_some_and(|threshold| threshold.classes.is_some()) {
+    if decision.is_per_class() {
         bail!(
             "`{origin}` has a threshold for each class, and no scores to compare with; export it without --per-class"
         );
@@ -108,10 +108,19 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
 }
 
 /// Reads one score per line.
-fn read_lines(lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
-    let mut scores = Vec::new();
-    for (index, line) in lines.lines().enumerate() {
-        let line = line.with_context(|| format!("cannot read line {} of standard input", index + 1))?;
+fn read_lines(mut lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
+    /// The maximum length of a line, in bytes.
+    const LONGEST: u64 = 1024;
+    let (mut scores, mut line) = (Vec::new(), String::new());
+    for number in 1.. {
+        line.clear();
+        let read = lines.by_ref().take(LONGEST).read_line(&mut line);
+        if read.with_context(|| format!("cannot read line {number} of standard input"))? == 0 {
+            break;
+        }
+        if line.len() as u64 == LONGEST && !line.ends_with('\n') {
+            bail!("line {number} of standard input has more than {LONGEST} bytes");
+        }
         // Windows programs begin a text with a byte order mark.
         let text = line.trim_start_matches('\u{feff}').trim();
         if text.is_empty() {
@@ -119,7 +128,7 @@ fn read_lines(lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
         }
         match text.parse::<f32>() {
             Ok(score) if !score.is_nan() => scores.push(score),
-            _ => bail!("line {} of standard input: `{text}` is not a score", index + 1),
+            _ => bail!("line {number} of standard input: `{text}` is not a score"),
         }
     }
     if scores.is_empty() {
@@ -128,7 +137,7 @@ fn read_lines(lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
     Ok(scores)
 }
 
-/// The scores of a file of scores. A model's scores are in single precision.
+/// The scores of a score file. A model's scores are in single precision.
 fn read_file(path: &Path, column: &str) -> anyhow::Result<Vec<f32>> {
     Ok(score_file::read_scores(path, column)?.into_iter().map(|score| score as f32).collect())
 }
@@ -212,7 +221,7 @@ impl Found<'_> {
                 Some(bound) => {
                     let most = percent(1.0 - bound);
                     format!(
-                        "; the threshold promises at most {share} on average, at most {most} with a confidence of 95 %"
+                        "; the threshold guarantees at most {share} on average, at most {most} with 95 % confidence"
                     )
                 }
                 None => format!("; at most {share} of the images that the threshold was chosen from"),

@@ -25,6 +25,7 @@ use cac::{
     page::{Projection, Provenance, Subject},
     report::Report,
     run::EXAMPLES,
+    text::per_cent,
 };
 
 use super::{
@@ -34,9 +35,9 @@ use super::{
 use crate::{
     cli::{self, EvalArgs, EvaluationArgs, ScoreArg, SignatureArgs},
     terminal::{
-        Progress,
+        Advice, Progress,
         data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, unknown_datasets},
-        say, say_left_out, say_untested, stdout,
+        say, say_left_out, say_untested, say_unused_splits, stdout,
     },
 };
 
@@ -199,7 +200,7 @@ fn is_measured(score: RejectionScore, own: RejectionScore, args: &[ScoreArg]) ->
 fn check_provider(name: &str, scorer: &Scorer) {
     match scorer.verify() {
         Ok(_) | Err(Error::NoGoldenBatch { .. }) => {}
-        Err(error) => say(format_args!("{name} does not reproduce the model: {error}")),
+        Err(error) => say(format_args!("{name} does not reproduce the export: {error}")),
     }
 }
 
@@ -261,10 +262,30 @@ fn needs_examples(score: RejectionScore) -> bool {
     matches!(score, RejectionScore::Sum(..)) || score.reads_features()
 }
 
-/// Training images of the known classes.
+/// Training images of the known classes: those beside the test images, or else those that the model records.
 fn training_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<Dataset> {
-    let folder = dataset(&source.known, &args.data.folder(), &[Role::Known(Split::Train)])?;
-    let images = open_training(&folder, source.share, source.protocol.as_ref(), &manifest.decision.input)?;
+    let open = |known: &Path, share: Option<f64>, protocol: Option<&Protocol>| -> anyhow::Result<Dataset> {
+        let folder = dataset(known, &args.data.folder(), &[Role::Known(Split::Train)])?;
+        Ok(open_training(&folder, share, protocol, &manifest.decision.input)?)
+    };
+    let images = match open(&source.known, source.share, source.protocol.as_ref()) {
+        Err(error) if matches!(error.downcast_ref(), Some(Error::Undivided { .. })) => {
+            let training = manifest.history.training.as_ref();
+            let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
+            let is_found = |known: &PathBuf| exists(known) || PublishedSet::meant_by(known).is_some();
+            let (Some(training), Some(known)) = (training, recorded.filter(is_found)) else {
+                let message = format!(
+                    "`{}` has no training images, which scores other than the model's and --keep-features need",
+                    source.known.display()
+                );
+                let hint = "give a folder with these images in `train` and the others in `test`";
+                return Err(Advice::new(message, hint).into());
+            };
+            say(format_args!("training images: `{}`, as recorded in the model", known.display()));
+            open(&known, training.get("held_out_test"), training.get("protocol").as_ref())
+        }
+        opened => opened,
+    }?;
     let images = images.align(&manifest.decision.classes)?;
     let mut drawn = images.draw_with_classes(EXAMPLES, 0);
     drawn.sort_unstable();
@@ -342,10 +363,7 @@ fn open_contenders<'a>(models: &'a [PathBuf], args: &EvaluationArgs) -> anyhow::
                     bail!("{name} cannot be compared with {}: {what}", first.name);
                 }
                 // The score that is relative to per-class thresholds.
-                let relative = |decision: &Decision| {
-                    let threshold = decision.threshold.as_ref()?;
-                    threshold.classes.as_ref().map(|_| decision.score)
-                };
+                let relative = |decision: &Decision| decision.is_per_class().then_some(decision.score);
                 let is_compared =
                     |score| [one, other].iter().all(|model| is_measured(score, model.score, &args.score));
                 let either = [relative(one), relative(other)].into_iter().flatten();
@@ -370,7 +388,7 @@ fn difference(one: &Decision, other: &Decision) -> Option<String> {
     }
     if !one.input.has_same_pixels(&other.input) {
         let [one, other] = [one, other].map(|decision| decision.input.resizing());
-        return Some(format!("they resize images differently, with {other}, and with {one}"));
+        return Some(format!("they resize images differently: {other}; {one}"));
     }
     None
 }
@@ -425,6 +443,7 @@ fn test_images(
     };
     let data = args.data.folder();
     let folder = dataset(known, &data, &[Role::Known(Split::Test)])?;
+    say_unused_splits(&folder);
     let unknown = unknown_datasets(&unknown, &data)?;
     if let Some(share) = trained_without(known, manifest).filter(|&trained| share != Some(trained)) {
         say(format_args!(
@@ -583,13 +602,11 @@ impl Measured<'_> {
             let threshold = self.evaluation.threshold(index);
             let is_from_test =
                 self.scorer.decision().threshold.as_ref().is_some_and(|chosen| chosen.is_from_test);
-            let threshold_text = match threshold {
-                Some(threshold) if is_from_test && self.scorer.keep().is_some() => {
-                    format!(", threshold {threshold}, chosen on test images")
-                }
-                Some(threshold) => format!(", threshold {threshold}"),
-                None => String::new(),
-            };
+            let keep = self.scorer.keep().map(|keep| format!(", chosen to keep {} %", per_cent(keep)));
+            let from = if is_from_test && keep.is_some() { " of test images" } else { "" };
+            let threshold_text = threshold.map_or_else(String::new, |threshold| {
+                format!(", threshold {threshold}{}{from}", keep.unwrap_or_default())
+            });
             writeln!(out, "score {score}{threshold_text}\n{report}")?;
             if let Some((first, agreement)) = self.agreement(index) {
                 let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;

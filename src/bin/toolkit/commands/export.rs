@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     Error,
-    data::{Readable, Role, Split, exists, open_training},
+    data::{Dataset, Readable, Role, Split, exists, open_training},
     eval::Agreement,
     export::{self, InputForm, triton},
     files::{check_writable_folder, sha256},
@@ -32,7 +32,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         None => {
             let run = RunFolder::newest(Path::new(RUNS))
                 .with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?;
-            say(format_args!("run: `{}`, the newest in `{RUNS}`", run.path().display()));
+            say(format_args!("run: `{}`, the newest with a checkpoint in `{RUNS}`", run.path().display()));
             run
         }
     };
@@ -46,6 +46,13 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         bail!("`{}` is a run of version 0.1; only that version can export it", run.path().display());
     }
     let checkpoint = Checkpoint::read(&file)?;
+    // The features are written at the end.
+    if checkpoint.features.is_none()
+        && let Some(epoch) =
+            checkpoint.facts.training.as_ref().and_then(|training| training.get::<usize>("epoch"))
+    {
+        say(format_args!("the run has not ended; this is its network after epoch {epoch}"));
+    }
     if args.model.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) {
         if let Some(flag) = args.mirror.then_some("--mirror").or(args.file.given()) {
             bail!("{flag} is for a model file, not for weights (`{}`)", args.model.display());
@@ -67,7 +74,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
 /// Checks the name of a model file, by which other commands tell it from images.
 pub fn check_is_model(model: &Path) -> anyhow::Result<()> {
     if !is_model(model) {
-        bail!("the name of a model file ends in .onnx: `{}`", model.display());
+        bail!("`{}` is not a model name: it must end in .onnx", model.display());
     }
     Ok(())
 }
@@ -79,7 +86,7 @@ pub fn check_outputs<'a>(
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> anyhow::Result<()> {
     if args.resize && args.input == InputForm::Floats {
-        bail!("--resize takes bytes: leave out `--input f32`");
+        bail!("--resize cannot be combined with `--input f32`");
     }
     check_output(model, inputs)?;
     match &args.triton {
@@ -112,7 +119,7 @@ pub fn calibration(
     let Some(folder) = given.as_ref().or(known.as_ref()) else {
         if let Some(data) = data {
             say(format_args!(
-                "cannot calibrate or compare on the training images: `{}` is not here",
+                "cannot calibrate or compare on the training images: `{}` not found",
                 data.known.display()
             ));
         }
@@ -129,6 +136,8 @@ pub fn calibration(
     let images = match open(recorded.filter(|_| is_same)) {
         // The same data in another place.
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),
+        // Other images need no labels.
+        Err(Error::Undivided { .. }) if !is_same => Dataset::unknown(folder, Split::Train, input),
         opened => opened,
     }?;
     check_not_read(model, [&images])?;
@@ -156,7 +165,7 @@ pub fn write(
         Some(repository) => {
             let published = triton::publish(model, repository);
             if published.is_err() {
-                say(format_args!("the model is written: `{}`", model.display()));
+                say(format_args!("wrote the model to `{}`", model.display()));
             }
             Some(published?)
         }

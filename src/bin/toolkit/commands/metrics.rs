@@ -19,7 +19,7 @@ use crate::{
     terminal::{say, stdout},
 };
 
-/// Prints the table of a file of scores.
+/// Prints the table of a score file.
 pub fn run(args: &MetricsArgs) -> anyhow::Result<()> {
     match (&args.features, &args.file) {
         (Some(features), _) => of_features(features, args),
@@ -52,7 +52,7 @@ fn of_features(path: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
 
 /// Why there is no accuracy.
 pub fn without_accuracy(missing: usize) -> String {
-    format!("no accuracy and no OSCR: known images without a prediction: {missing}")
+    format!("no accuracy or OSCR: {missing} known images have no prediction")
 }
 
 fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {

@@ -26,7 +26,7 @@ use anyhow::bail;
 use cac::{
     Bytes, Error, Scorer,
     data::Dataset,
-    files::{check_writable, check_writable_folder, signature},
+    files::{check_writable, check_writable_folder, destination, signature},
     model::Inspection,
     text::path_text,
 };
@@ -214,7 +214,7 @@ fn check_place(file: &Path, inputs: &HashSet<PathBuf>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that a page, files of scores and features, and plots can be written, and that none of them replaces
+/// Checks that a page, score files, feature files and plots can be written, and that none of them replaces
 /// another or an input.
 fn check_result_files<'a>(
     page: Option<&'a Path>,
@@ -228,7 +228,7 @@ fn check_result_files<'a>(
     }
     for file in page.into_iter().chain(args.scores.as_deref()).chain(args.keep_features.as_deref()) {
         check_output(file, inputs.iter().map(PathBuf::as_path))?;
-        let place = file.canonicalize().unwrap_or_else(|_| place(file));
+        let place = destination(file);
         if taken.contains(&place) {
             bail!("cannot write `{}`: another output has this name", file.display());
         }

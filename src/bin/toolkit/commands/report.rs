@@ -38,7 +38,7 @@ enum Input {
     Run(PathBuf),
 }
 
-/// Writes a page about models, files of scores and runs.
+/// Writes a page about models, score files and runs.
 pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     let options = &args.options;
     let (mut models, mut files, mut runs) = (Vec::new(), Vec::new(), Vec::new());
@@ -57,21 +57,17 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     let inputs: Vec<PathBuf> = models.iter().chain(&files).cloned().chain(of_runs).collect();
     check_result_files(Some(&args.output), options, &inputs)?;
     if let Some(flag) = needs_models(options).filter(|_| !has_models) {
-        bail!("{flag} is for models, and none is given");
+        bail!("{flag} needs a model, and none is given");
     }
     if !options.score.is_empty() && !has_models && runs.is_empty() {
-        bail!(
-            "--score is for models and runs, and none is given; a file of scores has its own, see --column"
-        );
+        bail!("--score is for models and runs, and none is given; a score file has its own, see --column");
     }
     if let Some(file) = files.first().filter(|_| options.scorer.keep.is_some()) {
         let file = file.display();
-        bail!(
-            "--keep needs held-out scores, which the file of scores `{file}` does not have; give --threshold"
-        );
+        bail!("--keep needs held-out scores, which the score file `{file}` does not have; give --threshold");
     }
     if args.column.is_some() && files.is_empty() {
-        bail!("--column is for files of scores, and none is given");
+        bail!("--column is for score files, and none is given");
     }
     let names = names_apart(&[&models[..], &files, &runs].concat());
     // Before images are scored, which takes long.
@@ -118,7 +114,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     Ok(writeln!(out, "report: {}", args.output.display())?)
 }
 
-/// Checks that those of the subjects that a threshold applies to have one score. That of a file of scores is
+/// Checks that those of the subjects that a threshold applies to have one score. That of a score file is
 /// not known.
 fn check_one_score<'a>(subjects: impl IntoIterator<Item = &'a Subject>) -> anyhow::Result<()> {
     let is_judged = |subject: &&Subject| subject.origin.is_some() && subject.threshold.is_some();
@@ -176,7 +172,7 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
     cli::first_given(&flags)
 }
 
-/// A file of scores.
+/// A score file.
 fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject> {
     let mut known = Scored { name: KNOWN.to_owned(), ..Scored::default() };
     let mut unknown: Vec<Scored> = Vec::new();

@@ -122,7 +122,7 @@ impl FromStr for Requirement {
         let (name, bound) = text.split_once('=').ok_or("expected METRIC=X, such as auroc=0.9")?;
         let names = || Self::names().collect::<Vec<_>>().join(", ");
         let measure = Measure::all().find(|measure| measure.name() == name.trim());
-        let measure = measure.ok_or_else(|| format!("`{name}` is not a metric: {}", names()))?;
+        let measure = measure.ok_or_else(|| format!("`{name}` is not a metric ({})", names()))?;
         let bound = bound.trim().parse().ok().filter(|bound| (0.0..=1.0).contains(bound));
         Ok(Self { measure, bound: bound.ok_or("expected a share from 0 to 1")? })
     }
@@ -180,7 +180,7 @@ mod tests {
             ("auroc", "expected METRIC=X"),
             ("auroc=90", "expected a share from 0 to 1"),
             ("auroc=nan", "expected a share from 0 to 1"),
-            ("auc=0.9", "`auc` is not a metric: accuracy, known_kept, unknown_caught, auroc, aupr_in"),
+            ("auc=0.9", "`auc` is not a metric (accuracy, known_kept, unknown_caught, auroc, aupr_in"),
         ] {
             let error = text.parse::<Requirement>().unwrap_err();
             assert!(error.starts_with(reason), "{error}");

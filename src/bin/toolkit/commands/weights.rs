@@ -118,7 +118,7 @@ fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
         return Err(Advice::new(message, damaged.join("; ")).into());
     }
     if checked == 0 {
-        say("no published weights are here");
+        say("no published weights found");
     }
     Ok(())
 }
