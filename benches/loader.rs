@@ -15,9 +15,7 @@ use std::{
 
 use cac::{
     arch::Architecture,
-    data::DataFolder,
     image::Input,
-    method::{Loss, Variant},
     run::{Device, Recipe, RunFolder, TrainingPrecision},
     train::{Batch, Batches, Event, Images, TrainSettings, train},
 };
@@ -48,27 +46,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn settings(known: PathBuf, size: usize, batch_size: usize) -> TrainSettings {
-    let loss = Loss::new(Variant::Paper);
     TrainSettings {
-        known,
-        held_out_test: None,
-        data: DataFolder::default(),
-        unknown: Vec::new(),
-        protocol: None,
-        backbone: None,
-        architecture: Architecture::new("wide-resnet", &[]).expect("a family"),
         input: Input { height: size, width: size, ..Input::default() },
-        loss,
-        anchors: loss.anchor_kind(true),
         recipe: Recipe {
             batch_size,
             precision: TrainingPrecision::fastest_on(Device::Cpu),
             ..Recipe::default()
         },
-        device: Device::Cpu,
-        test_every: 1,
         memory: 0,
-        skip_broken: false,
+        ..TrainSettings::new(known, Architecture::new("wide-resnet", &[]).expect("a family"))
     }
 }
 

@@ -374,7 +374,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// A folder for a new run already holds one.
-    #[error("`{}` already holds a run", shown(path))]
+    #[error("`{}` holds a run, or files that one would replace", shown(path))]
     HoldsRun {
         /// The folder.
         path: PathBuf,
@@ -425,11 +425,10 @@ fn list(errors: &[Error]) -> String {
 }
 
 impl Error {
-    /// Whether the system failed, whatever the file: too many open files, no memory, or a fault of the disk.
-    #[cfg(any(feature = "train", feature = "tract", feature = "onnxruntime"))]
+    /// Whether the system failed, whatever the file: too many open files, or no memory.
     pub(crate) fn is_of_the_system(&self) -> bool {
-        /// EIO, ENOMEM, ENFILE and EMFILE, on Linux as on macOS.
-        const CODES: [i32; 4] = [5, 12, 23, 24];
+        /// ENOMEM, ENFILE and EMFILE, on Linux as on macOS.
+        const CODES: [i32; 3] = [12, 23, 24];
         let code = match self {
             Self::Io { error, .. } => error.raw_os_error(),
             _ => None,

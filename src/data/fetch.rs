@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    DataFolder, Download, PublishedSet, Role, Split,
+    DataFolder, Dataset, Download, PublishedSet, Role, Split,
     catalog::{self, PublishedLayout, joined},
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
         checksum::{Checksums, Expected},
         download::{self, FetchEvent},
     },
+    image::Input,
 };
 
 /// The environment variable with the URL of a mirror, which serves `URL/NAME/FILE`.
@@ -36,7 +37,8 @@ const LIST: &str = "sha256sums";
 pub struct Verified {
     /// The number of files that have the recorded or published checksum.
     pub files: usize,
-    /// The number of images, if they are in files of their own.
+    /// The number of images: of the test split, if they are in files of their own, else of the splits that are
+    /// there.
     pub images: Option<usize>,
     /// What is wrong.
     pub faults: Vec<Fault>,
@@ -151,8 +153,8 @@ impl DataFolder {
 
     /// Reads everything of a data set that is there, and compares it. Each downloaded file must have the
     /// recorded SHA-256, and a kept archive its published checksums; in other copies, the files with a
-    /// published MD5 are compared. Images in files of their own are counted. Returns nothing if the data set
-    /// is not there.
+    /// published MD5 are compared. Images are counted, unless the set is used in parts. Returns nothing if the
+    /// data set is not there.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Setting`] if no folder is given and the environment names none.
@@ -179,6 +181,8 @@ impl DataFolder {
             let images = layout.of_role(base, Role::Unknown(Split::Test));
             if layout.parts.is_empty() || images != joined(base, layout.folder) {
                 check.count(set, &images);
+            } else if set.parts.is_empty() {
+                check.count_in_arrays(set, layout, base);
             }
         } else if check.seen.is_empty() {
             return Ok(None);
@@ -253,6 +257,26 @@ impl Check {
         if found != set.images[1] {
             let expected = set.images[1];
             self.fault(folder, format!("has {found} images, expected {expected}"));
+        }
+    }
+
+    /// Counts the images of each split that is there, which are in arrays.
+    fn count_in_arrays(&mut self, set: &PublishedSet, layout: &PublishedLayout, base: &Path) {
+        for (split, expected) in [Split::Train, Split::Test].into_iter().zip(set.images) {
+            if expected == 0 || !layout.is_whole(base, Role::Unknown(split)) {
+                continue;
+            }
+            let folder = &layout.of_role(base, Role::Known(split));
+            match Dataset::known(folder, split, &Input::default()) {
+                Ok(images) => {
+                    *self.verified.images.get_or_insert(0) += images.len();
+                    if images.len() != expected {
+                        let found = images.len();
+                        self.fault(folder, format!("has {found} {split} images, expected {expected}"));
+                    }
+                }
+                Err(error) => self.fault(folder, format!("cannot be read: {error}")),
+            }
         }
     }
 }

@@ -69,18 +69,6 @@ pub fn is_divided(folder: &Path) -> bool {
     [Split::Train, Split::Test].iter().all(|&split| !splits(folder, split).is_empty())
 }
 
-/// The test splits of a folder that are not used, because another one is.
-#[must_use]
-pub fn unused_splits(folder: &Path) -> Vec<PathBuf> {
-    splits(folder, Split::Test).into_iter().skip(1).collect()
-}
-
-/// The folders in which each folder is a class.
-pub(super) fn class_roots(folder: &Path) -> Vec<PathBuf> {
-    let roots = [Split::Train, Split::Test].map(|split| splits(folder, split)).concat();
-    if roots.is_empty() { vec![folder.to_owned()] } else { roots }
-}
-
 /// Whether a name contains one of these words, as `training_set` and `seg_test` do.
 fn has_word(name: &str, words: &[&str]) -> bool {
     name.to_lowercase().split(|letter: char| !letter.is_alphanumeric()).any(|word| words.contains(&word))

@@ -143,6 +143,17 @@ pub fn exists(path: &Path) -> bool {
     path.exists() || MARKED.iter().any(|layout| (layout.is_here)(path))
 }
 
+/// The folders of test images that are not used because another one is.
+#[must_use]
+pub fn unused_splits(path: &Path) -> Vec<PathBuf> {
+    let is_marked = |layout: &&Layout| {
+        let nested = layout.nested.iter().map(|name| path.join(name));
+        [path.to_owned()].into_iter().chain(nested).any(|place| (layout.is_here)(&place))
+    };
+    let tests = if MARKED.iter().any(is_marked) { Vec::new() } else { folder::splits(path, Split::Test) };
+    tests.into_iter().skip(1).collect()
+}
+
 /// Reads a data set in the layout that it has.
 ///
 /// # Errors

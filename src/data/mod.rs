@@ -9,6 +9,7 @@ pub(crate) mod degradation;
 mod fetch;
 mod folder;
 mod idx;
+mod known;
 mod layout;
 mod loader;
 mod noise;
@@ -52,9 +53,10 @@ pub use degradation::Degradation;
 pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
-pub use folder::{LeftOut, Listing, images_below, is_divided, unused_splits};
+pub use folder::{LeftOut, Listing, images_below, is_divided};
+pub use known::{KnownData, TestImages};
 use layout::{Part, Wanted};
-pub use layout::{exists, layouts};
+pub use layout::{exists, layouts, unused_splits};
 pub use loader::prefetch;
 pub use noise::Noise;
 pub use protocol::Protocol;
@@ -246,7 +248,7 @@ impl Dataset {
             return Err(Error::setting("held-out test", share, "must be a share above 0 and below 1"));
         }
         let whole = Self::with_classes(path, Wanted::Divided(share), input)?;
-        let copies = whole.copies();
+        let copies = whole.copies()?;
         let distinct = copies.distinct();
         let count = ((share * distinct.len() as f64).round() as usize).max(1);
         let emptied = || Error::EmptiesClass { name: "held-out test", value: share.to_string() };
@@ -263,7 +265,10 @@ impl Dataset {
 
     /// Which images have equal [encoded](Self::encoded) bytes. Only files of the same length are read; one that
     /// cannot be read equals no other.
-    fn copies(&self) -> Copies {
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system has no memory or open files left.
+    fn copies(&self) -> Result<Copies> {
         let length = |&position: &usize| match &*self.source {
             Source::Files(files) => std::fs::metadata(&files[position]).map_or(0, |file| file.len()),
             #[cfg(feature = "parquet")]
@@ -276,13 +281,19 @@ impl Dataset {
         lengths.iter().for_each(|&length| *counts.entry(length).or_default() += 1);
         let digest = |index: usize| {
             if counts[&lengths[index]] == 1 {
-                return None;
+                return Ok(None);
             }
+            let bytes = match self.encoded(index) {
+                Ok(bytes) => bytes,
+                Err(error) if error.is_of_the_system() => return Err(error),
+                Err(_) => return Ok(None),
+            };
             let mut hasher = DefaultHasher::new();
-            self.encoded(index).ok()?.hash(&mut hasher);
-            Some((lengths[index], hasher.finish()))
+            bytes.hash(&mut hasher);
+            Ok(Some((lengths[index], hasher.finish())))
         };
-        Copies::of((0..self.len()).into_par_iter().map(digest).collect::<Vec<_>>())
+        let digests: Vec<Option<_>> = (0..self.len()).into_par_iter().map(digest).collect::<Result<_>>()?;
+        Ok(Copies::of(digests))
     }
 
     /// Generated noise as unknown images.
@@ -424,11 +435,20 @@ impl Dataset {
             Some(real.join(folder.strip_prefix(above).expect("one of its ancestors")))
         };
         let Some(folder) = std::path::absolute(folder).ok().and_then(place) else { return false };
-        // A new folder next to class folders would be a class.
-        let is_class_of = |root: &PathBuf| {
-            root.canonicalize().is_ok_and(|root| folder.starts_with(&root) && folder != root)
+        // A new folder next to class folders would be a class, in the other split too.
+        let is_class_of = |root: &Path| {
+            let Some(below) = root.canonicalize().ok().and_then(|root| folder.strip_prefix(root).ok()) else {
+                return false;
+            };
+            below.components().next().is_some()
+                && !below.components().any(|part| folder::is_hidden(part.as_ref()))
         };
-        if !self.classes.is_empty() && folder::class_roots(&self.origin).iter().any(is_class_of) {
+        let splits = [Split::Train, Split::Test].map(|split| folder::splits(&self.origin, split)).concat();
+        let mut roots: HashSet<&Path> = self.class_roots(files).collect();
+        if !roots.is_empty() {
+            roots.extend(splits.iter().map(PathBuf::as_path));
+        }
+        if roots.into_iter().any(is_class_of) {
             return true;
         }
         // Subfolders of a class are read, and those of a folder of unknown images.
@@ -436,6 +456,15 @@ impl Dataset {
         let folders = self.positions.iter().map(|&position| folder_of(&files[position])).chain(whole);
         let mut folders = folders.collect::<HashSet<_>>().into_iter();
         folders.any(|other| other.canonicalize().is_ok_and(|other| folder.starts_with(other)))
+    }
+
+    /// The folders of the class folders that these images are in.
+    fn class_roots<'a>(&'a self, files: &'a [PathBuf]) -> impl Iterator<Item = &'a Path> {
+        self.positions.iter().zip(&self.labels).filter_map(|(&position, &label)| {
+            let class = self.classes.get(usize::try_from(label).ok()?)?;
+            let is_of_class = |folder: &&Path| folder.file_name().is_some_and(|name| name == class.as_str());
+            folder_of(&files[position]).ancestors().find(is_of_class)?.parent()
+        })
     }
 
     /// Whether images come from this file.
@@ -938,104 +967,6 @@ impl UnknownSet {
     pub(crate) fn folder(text: &str) -> Option<(&str, &str)> {
         text.split_once('=').filter(|(name, folder)| !name.is_empty() && !folder.is_empty())
     }
-}
-
-/// Opens the training images of the known classes, limited to the known classes of a protocol if there is
-/// one. With `held_out_test` they are those that are not [held out](Dataset::divided).
-///
-/// # Errors
-/// Those of [`Dataset::known`], [`Dataset::divided`] and [`Dataset::by_protocol`].
-pub fn open_training(
-    known: &Path,
-    held_out_test: Option<f64>,
-    protocol: Option<&Protocol>,
-    input: &Input,
-) -> Result<Dataset> {
-    let known = match held_out_test {
-        Some(share) => Dataset::divided(known, share, input)?.0,
-        None => Dataset::known(known, Split::Train, input)?,
-    };
-    limited(known, protocol)
-}
-
-/// Opens the test images of the known classes, and the unknown sets. With `held_out_test` the former are
-/// those that are [held out](Dataset::divided). With a protocol, only its known classes are known; the rest
-/// are the first unknown set, `other-classes`.
-///
-/// # Errors
-/// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::by_protocol`] and [`UnknownSet::open_all`];
-/// [`Error::Setting`] if an unknown set has known images, including those to train on.
-pub fn open_test(
-    known: &Path,
-    held_out_test: Option<f64>,
-    unknown: &[String],
-    protocol: Option<&Protocol>,
-    input: &Input,
-) -> Result<(Dataset, Vec<UnknownSet>)> {
-    let test = match held_out_test {
-        Some(share) => Dataset::divided(known, share, input)?.1,
-        None => Dataset::known(known, Split::Test, input)?,
-    };
-    let (test, unknown) = with_unknown(test, unknown, protocol, input)?;
-    // Images of the other classes of a protocol are from the same files.
-    let mut within =
-        unknown.iter().filter(|set| set.name != OTHER_CLASSES && set.images.lies_in(known)).peekable();
-    // There may be no training images.
-    if within.peek().is_some()
-        && let Ok(training) = open_training(known, held_out_test, protocol, input)
-    {
-        within.try_for_each(|set| set.check_apart_from(&training))?;
-    }
-    Ok((test, unknown))
-}
-
-/// Opens what [`open_training`] and [`open_test`] open. Data that is divided here is read once.
-///
-/// # Errors
-/// Those of [`open_training`] and [`open_test`].
-#[cfg(feature = "train")]
-pub(crate) fn open_both(
-    known: &Path,
-    held_out_test: Option<f64>,
-    unknown: &[String],
-    protocol: Option<&Protocol>,
-    input: &Input,
-) -> Result<(Dataset, Dataset, Vec<UnknownSet>)> {
-    let Some(share) = held_out_test else {
-        let training = open_training(known, None, protocol, input)?;
-        let test = Dataset::known(known, Split::Test, input)?;
-        let (test, unknown) = with_unknown(test, unknown, protocol, input)?;
-        return Ok((training, test, unknown));
-    };
-    let (training, test) = Dataset::divided(known, share, input)?;
-    let (test, unknown) = with_unknown(test, unknown, protocol, input)?;
-    Ok((limited(training, protocol)?, test, unknown))
-}
-
-fn limited(known: Dataset, protocol: Option<&Protocol>) -> Result<Dataset> {
-    match protocol {
-        Some(protocol) => Ok(known.by_protocol(protocol)?.0),
-        None => Ok(known),
-    }
-}
-
-fn with_unknown(
-    mut known: Dataset,
-    unknown: &[String],
-    protocol: Option<&Protocol>,
-    input: &Input,
-) -> Result<(Dataset, Vec<UnknownSet>)> {
-    let mut sets = Vec::new();
-    if let Some(protocol) = protocol {
-        let (chosen, images) = known.by_protocol(protocol)?;
-        known = chosen;
-        sets.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
-    }
-    for set in UnknownSet::open_all(unknown, input)? {
-        set.check_apart_from(&known)?;
-        sets.push(set);
-    }
-    Ok((known, sets))
 }
 
 /// A permutation of 0..count that depends only on the seed.

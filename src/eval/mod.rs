@@ -12,7 +12,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use crate::{
-    data::{Dataset, Readable, UnknownSet, prefetch},
+    data::{Dataset, Readable, TestImages, prefetch},
     image::{Input, RgbImage},
     scorer::{Outputs, Scorer},
     text::shown,
@@ -285,13 +285,13 @@ pub struct EvaluateOptions {
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 pub fn evaluate(
     scorer: &Scorer,
-    known: &Dataset,
-    unknown: &[UnknownSet],
+    images: &TestImages,
     scores: &[Evaluated],
     options: EvaluateOptions,
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let (decision, own) = (scorer.decision(), scorer.decision().score);
+    let TestImages { known, unknown } = images;
     if known.classes() != decision.classes {
         let reason = "its classes are not those of the model, in their order".to_owned();
         return Err(Error::Classes { path: known.origin().to_owned(), reason });

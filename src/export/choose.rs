@@ -101,10 +101,22 @@ fn candidates(magnitude: f64, has_outliers: bool, images: usize, fewest: usize) 
     if !has_outliers {
         of_classes.push(FeatureScore::Fdbd.into());
     }
-    let neighbours = (images / IMAGES_PER_NEIGHBOUR).min(fewest / KEPT_PER_NEIGHBOUR).clamp(1, 10);
-    let knn = (fewest > 0).then_some(FeatureScore::Knn { neighbours });
-    let of_features = knn.into_iter().chain([FeatureScore::UnitMahalanobis]).map(Term::from);
+    let of_features = knn(images, fewest).into_iter().chain([FeatureScore::UnitMahalanobis]).map(Term::from);
     (of_classes, of_features.collect())
+}
+
+/// `knn` for this number of training images, and of images of one class that it keeps at least, if any.
+fn knn(images: usize, fewest: usize) -> Option<FeatureScore> {
+    let neighbours = (images / IMAGES_PER_NEIGHBOUR).min(fewest / KEPT_PER_NEIGHBOUR).clamp(1, 10);
+    (fewest > 0).then_some(FeatureScore::Knn { neighbours })
+}
+
+/// The score of a network whose last layer alone was trained, without outliers, where there are too few images to
+/// [measure](choose) any: `knn`, which needs none to be standardised (docs/experiments.md, "Too few images to
+/// choose a score").
+pub(super) fn without_measurement(fitter: &Fitter) -> Option<FittedScore> {
+    let knn = knn(fitter.examples.labels.len(), fitter.fewest_kept_by_knn())?;
+    fitter.fit(RejectionScore::Single(knn.into())).ok()
 }
 
 /// The number of training images per neighbour of `knn`, up to ten.

@@ -263,10 +263,16 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
             return Err(Error::setting("score", format!("`{score}`"), reason));
         }
         (None, Some(fitter), Some(features)) => {
-            let outliers = facts.training.as_ref().and_then(|training| training.get::<Outliers>("outliers"));
+            let training = facts.training.as_ref();
+            let outliers = training.and_then(|training| training.get::<Outliers>("outliers"));
             let has_outliers = outliers.is_some_and(|outliers| outliers != Outliers::None);
+            let is_frozen = training.and_then(|training| training.get("freeze")) == Some(true);
             match choose::choose(fitter, facts.loss.magnitude, has_outliers, &features.stand_ins)? {
                 Some((score, choice)) => (score, Some(choice)),
+                None if is_frozen && !has_outliers && !checkpoint.held_out.calibrating.is_empty() => {
+                    let unmeasured = choose::without_measurement(fitter);
+                    (unmeasured.unwrap_or_else(|| facts.score.into()), None)
+                }
                 None => (facts.score.into(), None),
             }
         }

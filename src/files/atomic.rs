@@ -167,8 +167,11 @@ fn links(path: &Path) -> impl Iterator<Item = PathBuf> {
 
 /// Whether a path is a descriptor of a process, such as `/dev/stdout`.
 fn leads_to_descriptor(path: &Path) -> bool {
-    const PLACES: [&str; 4] = ["/proc", "/dev/fd", "/dev/stdout", "/dev/stderr"];
-    links(path).any(|link| PLACES.iter().any(|place| link.starts_with(place)))
+    const PLACES: [&str; 3] = ["/dev/fd", "/dev/stdout", "/dev/stderr"];
+    let is_of_process = |link: &Path| {
+        link.starts_with("/proc") && folder_of(link).file_name().is_some_and(|name| name == "fd")
+    };
+    links(path).any(|link| is_of_process(&link) || PLACES.iter().any(|place| link.starts_with(place)))
 }
 
 /// Where a file written to this path would be: links are followed, also one whose file does not exist yet.

@@ -106,12 +106,6 @@ impl ModelFile {
         Ok((Self { origin, manifest, threshold, batch, takes_bytes, outputs, anchors }, model))
     }
 
-    /// Whether the model has an output.
-    #[cfg(feature = "onnxruntime")]
-    pub fn has_output(&self, name: &str) -> bool {
-        self.outputs.iter().any(|(output, _)| output == name)
-    }
-
     /// The index of an output; `None` if the model does not have it.
     #[cfg(feature = "tract")]
     pub fn output(&self, name: &str) -> Option<usize> {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     arch::Architecture,
-    data::Degradation,
+    data::{Degradation, KnownData},
     method::{AnchorKind, Loss, RejectionScore},
     model::{ModelPrecision, golden::GoldenBatch},
     report::Report,
@@ -300,6 +300,13 @@ impl Training {
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()
+    }
+
+    /// The data set of the known classes, if it is recorded.
+    #[must_use]
+    pub fn known_data(&self) -> Option<KnownData> {
+        let (held_out_test, protocol) = (self.get("held_out_test"), self.get("protocol"));
+        Some(KnownData { path: self.get("known")?, held_out_test, protocol })
     }
 
     /// All fields with their values: first those of the data, then those of the recipe.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     arch::{self, Architecture, HEAD_PREFIX, Layer},
-    data::{Degradation, Protocol},
+    data::{Degradation, KnownData},
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, Anchors, LastLayer, LogitScore, Loss},
@@ -188,7 +188,7 @@ pub struct Facts {
     pub training: Option<Training>,
     /// Location of the training data on this machine; never written to a model file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<TrainingData>,
+    pub data: Option<KnownData>,
 }
 
 impl Facts {
@@ -199,20 +199,6 @@ impl Facts {
     pub fn layers(&self) -> Result<Vec<Layer>> {
         self.architecture.layers(self.classes.len(), self.input.height, self.input.width)
     }
-}
-
-/// Location of training data on this machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainingData {
-    /// The data set of the known classes: a folder, or the name of a [published
-    /// one](crate::data::PublishedSet).
-    pub known: std::path::PathBuf,
-    /// Share of its images that are test images, if it has no test split of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_out_test: Option<f64>,
-    /// Protocol that selects the known classes; `None` if all classes are known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub protocol: Option<Protocol>,
 }
 
 /// Logits of the test after training. Export computes the metrics of its own score and threshold from them.
@@ -577,11 +563,7 @@ mod tests {
                 score: LogitScore::Cac,
                 imported: None,
                 training: None,
-                data: Some(TrainingData {
-                    known: "/somewhere".into(),
-                    held_out_test: Some(0.2),
-                    protocol: None,
-                }),
+                data: Some(KnownData { held_out_test: Some(0.2), ..KnownData::new("/somewhere") }),
             },
             network,
             anchors: Anchors::fixed(2, 10.0),

@@ -10,7 +10,7 @@ mod recipe;
 pub(crate) use checkpoint::degraded_among;
 pub use checkpoint::{
     CheckBatch, Checkpoint, CheckpointKind, EXAMPLES, Facts, Features, HeldOut, Mirrored, TestFeatures,
-    TestLogits, TrainingData,
+    TestLogits,
 };
 pub use device::Device;
 pub use event::Event;

@@ -647,52 +647,60 @@ impl Outputs {
     }
 }
 
-/// The outputs of a runtime for some images.
-struct RawOutputs {
-    logits: Vec<f32>,
-    distances: Vec<f32>,
-    score: Vec<f32>,
-    label: Vec<i64>,
-    unknown: Vec<bool>,
-    p_value: Option<Vec<f32>>,
-    unknown_at: Option<Vec<bool>>,
-    features: Option<Vec<f32>>,
-    /// With its shape.
-    logit_map: Option<(Vec<usize>, Vec<f32>)>,
+/// The tensors that a runtime returned for some images, by the names of the outputs.
+trait Returned {
+    /// The shape and the values of a float32 tensor.
+    fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), String>;
+    /// The values of an int64 tensor.
+    fn integers(&self, name: &str) -> Result<Vec<i64>, String>;
+    /// The values of a tensor of truth values.
+    fn flags(&self, name: &str) -> Result<Vec<bool>, String>;
 }
 
-impl RawOutputs {
-    /// Checks that there are N rows, one per image, and one column per class, and that other outputs are as
-    /// the file states.
-    fn checked(self, runtime: &'static str, n: usize, file: &ModelFile) -> Result<Outputs> {
+impl Outputs {
+    /// Reads the outputs for N images. Checks that there are N rows, one per image, and one column per class,
+    /// and that other outputs are as the file states.
+    ///
+    /// # Errors
+    /// [`Error::Runtime`].
+    fn read(returned: &impl Returned, runtime: &'static str, n: usize, file: &ModelFile) -> Result<Self> {
         let classes = file.manifest.decision.classes.len();
-        let failed = |reason: &str| Error::Runtime { runtime, reason: reason.to_owned() };
+        let failed = |reason: String| Error::Runtime { runtime, reason };
+        let differ = |what: &str| failed(format!("the model returned {what}"));
+        let floats = |name: &str| Ok(returned.floats(name).map_err(failed)?.1);
+        let rows = |values: usize| match values == n {
+            true => Ok(()),
+            false => Err(differ("outputs for a different number of images")),
+        };
+        let matrix = |name: &str| {
+            Array2::from_shape_vec((n, classes), floats(name)?)
+                .map_err(|_| differ("outputs for a different number of classes"))
+        };
+        // The columns of `values`, if the file does not state them.
+        let columns = |width: usize, values: usize| if width > 0 { width } else { values / n.max(1) };
         let in_range = |label: i64| usize::try_from(label).ok().filter(|&label| label < classes);
-        let label: Option<Vec<usize>> = self.label.into_iter().map(in_range).collect();
-        let label = label.ok_or_else(|| failed("the model returned a label out of range"))?;
-        let p_values = self.p_value.as_ref().map_or(n, Vec::len);
-        if [self.score.len(), label.len(), self.unknown.len(), p_values] != [n; 4] {
-            return Err(failed("the model returned outputs for a different number of images"));
-        }
-        let matrix = |values| {
-            Array2::from_shape_vec((n, classes), values)
-                .map_err(|_| failed("the model returned outputs for a different number of classes"))
-        };
-        let width = |name: &str, values: usize| match file.width(name) {
-            // Not stated.
-            None | Some(0) => values / n.max(1),
-            Some(width) => width,
-        };
-        let unknown_at = self.unknown_at.map(|verdicts| {
-            Array2::from_shape_vec((n, width("unknown_at", verdicts.len())), verdicts)
-                .map_err(|_| failed("the model returned a different number of verdicts than it states"))
+        let label: Option<Vec<usize>> =
+            returned.integers("label").map_err(failed)?.into_iter().map(in_range).collect();
+        let label = label.ok_or_else(|| differ("a label out of range"))?;
+        let (score, unknown) = (floats("score")?, returned.flags("unknown").map_err(failed)?);
+        [score.len(), label.len(), unknown.len()].into_iter().try_for_each(rows)?;
+        let p_value = file.width("p_value").map(|_| {
+            let values = floats("p_value")?;
+            rows(values.len()).map(|()| Array1::from(values))
         });
-        let features = self.features.map(|values| {
-            Array2::from_shape_vec((n, width(FEATURES, values.len())), values)
-                .map_err(|_| failed("the model returned a different number of features than it states"))
+        let unknown_at = file.width("unknown_at").map(|width| {
+            let verdicts = returned.flags("unknown_at").map_err(failed)?;
+            Array2::from_shape_vec((n, columns(width, verdicts.len())), verdicts)
+                .map_err(|_| differ("a different number of verdicts than it states"))
         });
-        let logit_map = self.logit_map.map(|(shape, values)| {
-            let misshapen = || failed("the model returned a map of logits of another shape");
+        let features = file.width(FEATURES).map(|width| {
+            let values = floats(FEATURES)?;
+            Array2::from_shape_vec((n, columns(width, values.len())), values)
+                .map_err(|_| differ("a different number of features than it states"))
+        });
+        let logit_map = file.width(LOGIT_MAP).map(|_| {
+            let misshapen = || differ("a map of logits of another shape");
+            let (shape, values) = returned.floats(LOGIT_MAP).map_err(failed)?;
             match shape[..] {
                 [images, channels, height, width]
                     if (images, channels) == (n, classes) && height * width > 0 =>
@@ -702,13 +710,13 @@ impl RawOutputs {
                 _ => Err(misshapen()),
             }
         });
-        Ok(Outputs {
-            logits: matrix(self.logits)?,
-            distances: matrix(self.distances)?,
-            score: self.score.into(),
+        Ok(Self {
+            logits: matrix("logits")?,
+            distances: matrix("distances")?,
+            score: score.into(),
             label: label.into(),
-            unknown: self.unknown.into(),
-            p_value: self.p_value.map(Array1::from),
+            unknown: unknown.into(),
+            p_value: p_value.transpose()?,
             unknown_at: unknown_at.transpose()?,
             features: features.transpose()?,
             logit_map: logit_map.transpose()?,

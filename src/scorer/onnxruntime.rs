@@ -18,11 +18,11 @@ use prost::{Message, bytes::Bytes};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use super::{Images, Outputs, Provider, RawOutputs};
+use super::{Images, Outputs, Provider, Returned};
 use crate::{
     error::{Error, Result},
     model::{
-        file::{FEATURES, LOGIT_MAP, ModelFile},
+        file::ModelFile,
         proto::{Graph, Model, Node, Value, element},
     },
     run::Device,
@@ -213,36 +213,31 @@ fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Output
         Tensor::from_array(images.to_floats()).map_err(failed)?.into()
     };
     let outputs = session.run(ort::inputs!["images" => input]).map_err(failed)?;
-    fn values<T: PrimitiveTensorElementType + Clone>(
-        outputs: &SessionOutputs,
-        name: &str,
-    ) -> ort::Result<Vec<T>> {
-        Ok(outputs[name].try_extract_tensor::<T>()?.1.to_vec())
+    Outputs::read(&outputs, NAME, n, file)
+}
+
+impl Returned for SessionOutputs<'_> {
+    fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), String> {
+        values(self, name)
     }
-    let floats = |name| values::<f32>(&outputs, name).map_err(failed);
-    let further = |name: &'static str| file.has_output(name).then(|| floats(name)).transpose();
-    RawOutputs {
-        logits: floats("logits")?,
-        distances: floats("distances")?,
-        score: floats("score")?,
-        label: values::<i64>(&outputs, "label").map_err(failed)?,
-        unknown: values::<bool>(&outputs, "unknown").map_err(failed)?,
-        p_value: further("p_value")?,
-        unknown_at: file
-            .has_output("unknown_at")
-            .then(|| values::<bool>(&outputs, "unknown_at").map_err(failed))
-            .transpose()?,
-        features: further(FEATURES)?,
-        logit_map: file
-            .has_output(LOGIT_MAP)
-            .then(|| {
-                let (shape, values) = outputs[LOGIT_MAP].try_extract_tensor::<f32>().map_err(failed)?;
-                let shape = shape.iter().map(|&length| usize::try_from(length).unwrap_or(0)).collect();
-                Ok((shape, values.to_vec()))
-            })
-            .transpose()?,
+
+    fn integers(&self, name: &str) -> Result<Vec<i64>, String> {
+        Ok(values(self, name)?.1)
     }
-    .checked(NAME, n, file)
+
+    fn flags(&self, name: &str) -> Result<Vec<bool>, String> {
+        Ok(values(self, name)?.1)
+    }
+}
+
+/// The shape and the values of an output.
+fn values<T: PrimitiveTensorElementType + Clone>(
+    outputs: &SessionOutputs,
+    name: &str,
+) -> Result<(Vec<usize>, Vec<T>), String> {
+    let (shape, values) = outputs[name].try_extract_tensor::<T>().map_err(one_line)?;
+    let shape = shape.iter().map(|&length| usize::try_from(length).unwrap_or(0)).collect();
+    Ok((shape, values.to_vec()))
 }
 
 /// A builder of sessions on a provider, and the path of the library.

@@ -20,12 +20,12 @@ use tract_onnx::{
     },
 };
 
-use super::{Images, Outputs, RawOutputs};
+use super::{Images, Outputs, Returned};
 use crate::{
     error::{Error, Result},
     image::Input,
     model::{
-        file::{FEATURES, LOGIT_MAP, ModelFile, NORMALIZED, RESIZED, VIEWS},
+        file::{ModelFile, NORMALIZED, RESIZED, VIEWS},
         proto::{Graph, Model, Node, Value, element},
     },
     panics::caught,
@@ -352,31 +352,35 @@ impl Tract {
             None => images.to_floats().into(),
         };
         let outputs = self.plan.run(input).map_err(failed)?;
-        let failed = |error: TractError| failed(format!("{error:#}"));
-        let output = |name: &str| &outputs[file.output(name).expect("every model has this output")];
-        fn values<T: Datum + Copy>(output: &Tensor) -> TractResult<Vec<T>> {
-            Ok(output.to_plain_array_view::<T>()?.iter().copied().collect())
-        }
-        let floats = |name| values::<f32>(output(name)).map_err(failed);
-        let further = |name| file.output(name).map(|_| floats(name)).transpose();
-        RawOutputs {
-            logits: floats("logits")?,
-            distances: floats("distances")?,
-            score: floats("score")?,
-            label: values::<i64>(output("label")).map_err(failed)?,
-            unknown: values::<bool>(output("unknown")).map_err(failed)?,
-            p_value: further("p_value")?,
-            unknown_at: file
-                .output("unknown_at")
-                .map(|place| values::<bool>(&outputs[place]).map_err(failed))
-                .transpose()?,
-            features: further(FEATURES)?,
-            logit_map: file
-                .output(LOGIT_MAP)
-                .map(|place| Ok((outputs[place].shape().to_vec(), floats(LOGIT_MAP)?)))
-                .transpose()?,
-        }
-        .checked(NAME, n, file)
+        Outputs::read(&Named { outputs: &outputs, file }, NAME, n, file)
+    }
+}
+
+/// The outputs of a plan, in the order of the file.
+struct Named<'a> {
+    outputs: &'a [TValue],
+    file: &'a ModelFile,
+}
+
+impl Named<'_> {
+    fn values<T: Datum + Copy>(&self, name: &str) -> Result<(Vec<usize>, Vec<T>), String> {
+        let output = &self.outputs[self.file.output(name).expect("only outputs of the file are read")];
+        let view = output.to_plain_array_view::<T>().map_err(|error| format!("{error:#}"))?;
+        Ok((view.shape().to_vec(), view.iter().copied().collect()))
+    }
+}
+
+impl Returned for Named<'_> {
+    fn floats(&self, name: &str) -> Result<(Vec<usize>, Vec<f32>), String> {
+        self.values(name)
+    }
+
+    fn integers(&self, name: &str) -> Result<Vec<i64>, String> {
+        Ok(self.values(name)?.1)
+    }
+
+    fn flags(&self, name: &str) -> Result<Vec<bool>, String> {
+        Ok(self.values(name)?.1)
     }
 }
 

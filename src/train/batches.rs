@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     data::{
-        Copies, Dataset, LeftOut, OTHER_CLASSES, Role, Split, UnknownSet, add_counts, fault_of_class,
-        leaving_classes, open_both, prefetch, shuffled,
+        Copies, Dataset, LeftOut, OTHER_CLASSES, Role, Split, TestImages, UnknownSet, add_counts,
+        fault_of_class, leaving_classes, prefetch, shuffled,
     },
     error::{Error, Result},
     files::checksum,
@@ -131,14 +131,14 @@ pub(super) enum Purpose {
 
 impl Sets {
     fn open(settings: &TrainSettings) -> Result<Self> {
-        let TrainSettings { input, data, recipe, .. } = settings;
-        let protocol = settings.protocol.as_ref();
-        let folder = data.resolve(&settings.known, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+        let TrainSettings { known, input, data, recipe, .. } = settings;
+        let roles = [Split::Train, Split::Test].map(Role::Known);
+        let folder = data.resolve(&known.path, &roles)?;
         let unknown = data.resolve_unknown(&settings.unknown)?;
-        let (known, known_test, unknown_tests) =
-            open_both(&folder, settings.held_out_test, &unknown, protocol, input)?;
+        let (known, tests) = known.at(&folder).both(&unknown, input)?;
+        let TestImages { known: known_test, unknown: unknown_tests } = tests;
         let known_test = known_test.align(known.classes())?;
-        if settings.held_out_test.is_none() && known.shares_images_with(&known_test) {
+        if settings.known.held_out_test.is_none() && known.shares_images_with(&known_test) {
             let reason = "its training and test images are from the same files".to_owned();
             return Err(Error::Dataset { path: folder, reason });
         }
@@ -190,8 +190,8 @@ impl Sets {
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
-        // Those of the known training images, of all images to learn from, and how many known test images have one
-        // of the former.
+        // The digests of the known training images and of all images to learn from, and the number of known test
+        // images among the former.
         let (mut trained, mut learned_from, mut repeated): (Vec<[u8; 32]>, HashSet<_>, _) =
             Default::default();
         let mut learned = vec![0; self.unknown_tests.len()];
@@ -218,6 +218,7 @@ impl Sets {
                         sum.update(digest);
                         readable.push(index);
                     }
+                    Err(error) if error.is_of_the_system() => return Err(error),
                     Err(error) => {
                         skipped_in_tests += usize::from(is_test);
                         errors.push(error);
@@ -352,9 +353,9 @@ impl<'a> Batches<'a> {
     ) -> Result<Option<Self>> {
         let mut sets = Sets::open(settings)?;
         if let Some(reason) = sets.known.classes().iter().find_map(|name| fault_of_class(name)) {
-            return Err(Error::Classes { path: settings.known.clone(), reason: reason.to_owned() });
+            return Err(Error::Classes { path: settings.known.path.clone(), reason: reason.to_owned() });
         }
-        let test_names = settings.held_out_test.map(|_| sets.known_test.names_checksum());
+        let test_names = settings.known.held_out_test.map(|_| sets.known_test.names_checksum());
         // Reading all images may take hours.
         held_out_of(&sets.known, settings.recipe.held_out)?;
         sets.keep(settings.memory);
@@ -365,11 +366,11 @@ impl<'a> Batches<'a> {
             sets.keep(settings.memory);
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
-        let [choosing, wanted] = held_out_of(&known, settings.recipe.held_out)?;
+        let distinct = copies.distinct();
+        let [choosing, wanted] = held_out_of(&known.pick(&distinct), settings.recipe.held_out)?;
         let seed = settings.recipe.seed;
         // Of equal images the first may be held out; the others are left out then, because the network would
         // learn it from them. Images that calibrate are drawn regardless of their classes, as new images arrive.
-        let distinct = copies.distinct();
         let labels: Vec<i64> = distinct.iter().map(|&index| known.labels()[index]).collect();
         let drawn = leaving_classes(&labels, shuffled(distinct.len(), seed)).take(wanted);
         let drawn: HashSet<usize> = drawn.map(|index| distinct[index]).collect();
@@ -389,8 +390,9 @@ impl<'a> Batches<'a> {
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
             let readable = if skipped > 0 { " that can be read" } else { "" };
-            let reason = format!("class `{name}` has no training image{readable}");
-            return Err(Error::Dataset { path: settings.known.clone(), reason });
+            let but = if copies.count() > 0 { ", other than copies of held-out images" } else { "" };
+            let reason = format!("class `{name}` has no training image{readable}{but}");
+            return Err(Error::Dataset { path: settings.known.path.clone(), reason });
         }
         Ok(Some(Self {
             settings,
@@ -658,15 +660,17 @@ mod tests {
         arch::FAMILIES,
         run::{Outliers, Recipe},
     };
-    use std::{ops::Range, path::Path};
+    use std::ops::Range;
 
     fn settings(memory: u64) -> TrainSettings {
         TrainSettings {
-            known: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo"),
             // Not the native size of the images, so that resized copies are kept or made again.
             input: Input { height: 16, width: 16, ..Input::default() },
             memory,
-            ..TrainSettings::new("animals", FAMILIES[0].default_member())
+            ..TrainSettings::new(
+                concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo"),
+                FAMILIES[0].default_member(),
+            )
         }
     }
 
@@ -811,7 +815,7 @@ mod tests {
             }
         }
         let mut settings = settings(0);
-        settings.known = folder.path().to_owned();
+        settings.known.path = folder.path().to_owned();
         settings.recipe =
             Recipe { augment: Augment::ResizedCrop, held_out: 0.0, batch_size: 8, ..settings.recipe };
         let on_threads = |count, memory| made_on(count, &TrainSettings { memory, ..settings.clone() });

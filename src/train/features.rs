@@ -364,9 +364,11 @@ mod tests {
     fn features_are_those_of_the_same_weights_images_and_seed() {
         let key = |change: &dyn Fn(&mut TrainSettings), weight: f32| {
             let mut settings = TrainSettings {
-                known: Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo"),
                 input: Input { height: 16, width: 16, ..Input::default() },
-                ..TrainSettings::new("animals", FAMILIES[0].default_member())
+                ..TrainSettings::new(
+                    concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo"),
+                    FAMILIES[0].default_member(),
+                )
             };
             settings.recipe.outliers = Outliers::None;
             change(&mut settings);

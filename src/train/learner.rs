@@ -23,14 +23,14 @@ use super::{
 };
 use crate::{
     arch::{self, Layer},
-    data::{Degradation, PublishedSet, StandIn, prefetch, shuffled, stand_ins::in_chunks},
+    data::{Degradation, KnownData, PublishedSet, StandIn, prefetch, shuffled, stand_ins::in_chunks},
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
     model::{TEST_NAMES, Training},
     run::{
         self, BatchNorm, CheckBatch, Checkpoint, Facts, HeldOut, Mirrored, RunFolder, TestFeatures,
-        TestLogits, TrainingData, TrainingPrecision,
+        TestLogits, TrainingPrecision,
     },
     weights::{PublishedWeights, Weights, folded},
 };
@@ -245,9 +245,9 @@ impl<'a> Learner<'a> {
             self.lineage = match (weights.training(), published.and_then(PublishedWeights::named)) {
                 (Some(training), _) => Lineage::new(&self.record(0), &training, has_held_out),
                 (None, Some(published)) => {
-                    let TrainSettings { known, protocol, .. } = self.settings;
+                    let KnownData { path, protocol, .. } = &self.settings.known;
                     let classes = self.batches.known.classes();
-                    let known = PublishedSet::of_known(known, classes, protocol.is_some());
+                    let known = PublishedSet::of_known(path, classes, protocol.is_some());
                     Lineage::of_published(published, known, has_held_out)
                 }
                 (None, None) => Lineage::default(),
@@ -594,11 +594,7 @@ impl<'a> Learner<'a> {
             score: settings.rejection_score(),
             imported: None,
             training: Some(self.record(epoch)),
-            data: Some(TrainingData {
-                known: settings.known.clone(),
-                held_out_test: settings.held_out_test,
-                protocol: settings.protocol,
-            }),
+            data: Some(settings.known.clone()),
         };
         Ok(Checkpoint { facts, network, anchors, held_out, features: None, mirrored: None, test, check })
     }

@@ -29,7 +29,7 @@ use tch::TchError;
 pub use crate::run::Event;
 use crate::{
     arch::Architecture,
-    data::{DataFolder, Protocol},
+    data::{DataFolder, KnownData},
     error::{Error, Result},
     image::{Input, SIZES},
     method::{AnchorKind, LogitScore, Loss, Variant},
@@ -45,21 +45,15 @@ pub const MEMORY: u64 = 768 << 20;
 /// The settings of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainSettings {
-    /// The data set of the known classes: a folder, or the name of a [published
-    /// one](crate::data::PublishedSet).
-    pub known: PathBuf,
-    /// The share of known images that is the test split, for data without one; see
-    /// [`Dataset::divided`](crate::data::Dataset::divided).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held_out_test: Option<f64>,
+    /// The data set of the known classes.
+    #[serde(flatten)]
+    pub known: KnownData,
     /// The folder of the published data sets.
     #[serde(default)]
     pub data: DataFolder,
     /// The unknown test sets, in the form that [`DataFolder::resolve_unknown`] and then
     /// [`UnknownSet::open`](crate::data::UnknownSet::open) parse.
     pub unknown: Vec<String>,
-    /// The protocol that selects the known classes; `None` if all classes are known.
-    pub protocol: Option<Protocol>,
     /// The starting weights; `None` for random ones.
     pub backbone: Option<Backbone>,
     /// The network.
@@ -149,11 +143,9 @@ impl TrainSettings {
         let loss = Loss::new(Variant::Paper);
         let recipe = Recipe::of_network(&architecture).unwrap_or_default();
         Self {
-            known: known.into(),
-            held_out_test: None,
+            known: KnownData::new(known),
             data: DataFolder::default(),
             unknown: Vec::new(),
-            protocol: None,
             backbone: None,
             input: architecture.default_input(),
             architecture,
@@ -205,7 +197,7 @@ impl TrainSettings {
             return Err(Error::setting(name, share, "must be 0 when only the last layer is trained"));
         }
         let backbone = self.backbone.as_ref().map(|backbone| backbone.file.as_path());
-        let known = Some(self.known.as_path());
+        let known = Some(self.known.path.as_path());
         let paths = [known, self.data.given(), self.recipe.outliers.folder(), backbone];
         if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
             return Err(Error::setting("path", path.display(), "must be UTF-8, because the run records it"));

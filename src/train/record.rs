@@ -30,8 +30,8 @@ impl TrainSettings {
             let outliers = self.recipe.outliers.with_folder(Path::new(&portable(folder)));
             insert("outliers", outliers.to_string().into());
         }
-        insert("known", portable(&self.known).into());
-        if let Some(share) = self.held_out_test {
+        insert("known", portable(&self.known.path).into());
+        if let Some(share) = self.known.held_out_test {
             insert("held_out_test", share.into());
             insert("test_images", tested.into());
         }
@@ -47,7 +47,7 @@ impl TrainSettings {
             insert("skipped", skipped.into());
         }
         insert("epoch", epoch.into());
-        if let Some(protocol) = self.protocol {
+        if let Some(protocol) = self.known.protocol {
             insert("protocol", json!(protocol));
         }
         if let Some(backbone) = &self.backbone {
@@ -135,7 +135,12 @@ fn portable(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{arch::FAMILIES, data::DataFolder, run::Recipe, train::Backbone};
+    use crate::{
+        arch::FAMILIES,
+        data::{DataFolder, KnownData},
+        run::Recipe,
+        train::Backbone,
+    };
 
     #[test]
     fn published_weights_have_seen_the_data_set_they_were_trained_on() {
@@ -208,8 +213,7 @@ mod tests {
             assert_eq!(portable(Path::new(path)), name, "{path}");
         }
         let settings = TrainSettings {
-            known: "/home/bob/cats".into(),
-            held_out_test: Some(0.25),
+            known: KnownData { held_out_test: Some(0.25), ..KnownData::new("/home/bob/cats") },
             unknown: ["dogs=/home/bob/dogs", "gaussian-noise:5", "textures", "a=textures", "b=/bob/textures"]
                 .map(str::to_owned)
                 .to_vec(),

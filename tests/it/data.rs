@@ -207,13 +207,17 @@ fn data_is_listed_found_and_verified() {
     assert!(text.contains("\nninco                 -    5879       -  -     objects outside"), "{text}");
 
     let verify = |args: &[&str]| toolkit(at, &[&["data", "verify", "--data", "sets"], args].concat());
-    assert_eq!(stdout(&verify(&["cifar10"])), "cifar10: 0 files with their checksum\n");
+    let text = String::from_utf8(verify(&["cifar10"]).stdout).unwrap();
+    let place = "cifar10: `sets/cifar-10-batches-bin`";
+    for fault in ["has 50 training images, expected 50000", "has 10 test images, expected 10000"] {
+        assert!(text.contains(&format!("{place} {fault}\n")), "{text}");
+    }
     let output = verify(&[]);
-    assert_eq!(error(&output), "error: 1 of 2 data sets are damaged or incomplete");
+    assert_eq!(error(&output), "error: 2 of 2 data sets are damaged or incomplete");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("textures: `sets/dtd/dtd/images` has 3 images, expected 5640\n"), "{text}");
     // Only what the toolkit fetched may be removed.
-    let hint = "hint: `sets/dtd/dtd/images` was not fetched by the toolkit: compare it with the original\n";
+    let hint = "were not fetched by the toolkit: compare them with the originals\n";
     assert!(stderr(&output).ends_with(hint), "{}", stderr(&output));
     assert!(error(&verify(&["svhn"])).contains("the data set `svhn` is not in `sets`"));
     fs::write(at.join("sets/test_32x32.mat"), "no matrix").unwrap();
@@ -370,7 +374,7 @@ mod training {
             assert!(stdout(&export).contains(&format!("{held_out} of cifar10")), "{}", stdout(&export));
             let eval = toolkit(at, &["eval", "--resamples", "0", "--report", "page.html"]);
             let is_from_test = settings[0] == "--config";
-            assert_eq!(stdout(&eval).contains(", chosen on test images"), is_from_test, "{}", stdout(&eval));
+            assert_eq!(stdout(&eval).contains(" of known test images\n"), is_from_test, "{}", stdout(&eval));
             // A given threshold was not chosen on any images.
             let given = ["eval", "--resamples", "0", "--threshold", "1", "--report", "given.html"];
             let given = toolkit(at, &given);

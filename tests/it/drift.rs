@@ -186,7 +186,7 @@ fn a_model_that_compares_with_test_images_says_so() {
     let output = drift(at, &["model.onnx", "-"], &scores.held_out_scores);
     let note = "note: the rate of false alarms has no guarantee: no training images were held out, and the scores are those of test images";
     assert!(stdout(&output).lines().any(|line| line == note), "{}", stdout(&output));
-    assert!(!stdout(&output).contains("promises"), "{}", stdout(&output));
+    assert!(!stdout(&output).contains("guarantees at most"), "{}", stdout(&output));
     // A model that held out images has no such note.
     assert!(!stdout(&drift(at, &["-"], &stable_stream())).contains("note:"));
 }

@@ -349,7 +349,7 @@ fn outputs_never_replace_inputs_or_other_outputs() {
         (&["report", "model.onnx", "--plots", ".", "--scores", "a.png"], "a plot in `"),
         (
             &["eval", "model.onnx", "--plots", "known/test/ant"],
-            "ant`: it is a folder of images that are evaluated",
+            "ant`: they would be read as images of this data",
         ),
         (&["eval", "model.onnx", "--plots", "other"], "cannot write plots to `other`"),
         (&["eval", "model.onnx", "--plots", "other/new"], "cannot write plots to `other/new`"),

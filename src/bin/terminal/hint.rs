@@ -170,7 +170,7 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::Setting { name: "freeze", .. } => "give a backbone with --backbone",
         Error::EmptiesClass { .. } => {
-            "add images of this class: each class needs one to train on, and one to test on"
+            "hold out a smaller share with --held-out-test, or add images: each class needs one to train on"
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
         Error::ClassCount { .. } => {

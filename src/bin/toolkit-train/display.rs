@@ -91,12 +91,17 @@ impl Display {
                 }
                 if let [[first, second], ..] = &in_two_classes[..] {
                     say(format_args!(
-                        "images in two classes: {}, such as `{first}`, which is also `{second}`",
-                        in_two_classes.len()
+                        "images in two classes: {}, such as `{}`, which is also `{}`",
+                        in_two_classes.len(),
+                        on_one_line(first),
+                        on_one_line(second)
                     ));
                 }
                 for (set, count) in learned {
-                    say(format_args!("images of the unknown set `{set}` that are also trained on: {count}"));
+                    say(format_args!(
+                        "images of the unknown set `{}` that are also training images: {count}",
+                        on_one_line(set)
+                    ));
                 }
                 let counted = scarce.iter().map(|(class, count)| format!("{} ({count})", on_one_line(class)));
                 say_classes("classes with few training images", counted);
@@ -107,9 +112,10 @@ impl Display {
                 let score = score.map_or(String::new(), |score| format!(", tested with the score {score}"));
                 say(format_args!(
                     "training on {images} images{}{score}, results in `{}`",
-                    held_out.map_or(String::new(), |[choosing, calibrating]| {
-                        format!(", {} held out", choosing + calibrating)
-                    }),
+                    match held_out.map_or(0, |[choosing, calibrating]| choosing + calibrating) {
+                        0 => String::new(),
+                        count => format!(", {count} held out"),
+                    },
                     self.folder.display()
                 ));
             }

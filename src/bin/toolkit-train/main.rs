@@ -126,7 +126,9 @@ fn prepare(settings: &TrainSettings) -> anyhow::Result<()> {
         say("--precision bf16 is slower than f32 on this processor, which has no AVX512-BF16");
     }
     settings::fetch_data(settings)?;
-    say_unused_splits(&settings.known);
+    if cac::data::PublishedSet::meant_by(&settings.known.path).is_none() {
+        say_unused_splits(&settings.known.path);
+    }
     say(settings::network(settings));
     if settings::shrinks_photographs(settings)? {
         say(format_args!(

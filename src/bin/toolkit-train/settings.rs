@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, anyhow, bail};
 use cac::{
     arch::{Architecture, FAMILIES, Family},
-    data::{DataFolder, Protocol, PublishedSet, Role, Split, open_training},
+    data::{DataFolder, KnownData, Protocol, PublishedSet, Role, Split},
     image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
@@ -304,16 +304,16 @@ pub fn network(settings: &TrainSettings) -> String {
 
 /// Whether the images are photographs that the network reads at a small size, without a backbone.
 pub fn shrinks_photographs(settings: &TrainSettings) -> anyhow::Result<bool> {
-    let TrainSettings { known, data, input, held_out_test, protocol, backbone, .. } = settings;
+    let TrainSettings { known, data, input, backbone, .. } = settings;
     if backbone.is_some() || input.height >= PHOTOGRAPHS {
         return Ok(false);
     }
     // Published sets are of small images.
-    if PublishedSet::meant_by(known).is_some() {
+    if PublishedSet::meant_by(&known.path).is_some() {
         return Ok(false);
     }
-    let folder = data.resolve(known, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
-    let images = open_training(&folder, *held_out_test, protocol.as_ref(), input)?;
+    let folder = data.resolve(&known.path, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+    let images = known.at(&folder).training(input)?;
     // One that cannot be read is an error later.
     let first = images.thumbnail(0, PHOTOGRAPHS);
     Ok(first.is_ok_and(|image| image.width().max(image.height()) as usize >= PHOTOGRAPHS))
@@ -322,7 +322,7 @@ pub fn shrinks_photographs(settings: &TrainSettings) -> anyhow::Result<bool> {
 /// Downloads the published data sets of a run, unless they are there.
 pub fn fetch_data(settings: &TrainSettings) -> anyhow::Result<()> {
     let data = &settings.data;
-    dataset(&settings.known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+    dataset(&settings.known.path, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
     unknown_datasets(&settings.unknown, data)?;
     if let Some(folder) = settings.recipe.outliers.folder() {
         dataset(folder, data, &[Role::Unknown(Split::Train)])?;
@@ -356,7 +356,7 @@ fn read(file: &Path) -> anyhow::Result<Table> {
     let read = File::open(file).and_then(|opened| opened.take(LARGEST + 1).read_to_string(&mut text));
     read.with_context(|| format!("cannot read `{}`", file.display()))?;
     if text.len() as u64 > LARGEST {
-        bail!("`{}` is larger than a file of settings may be: {LARGEST} bytes", file.display());
+        bail!("`{}` is larger than {LARGEST} bytes, the limit of a settings file", file.display());
     }
     parse(&text, file)
 }
@@ -457,7 +457,11 @@ impl Start {
 impl Settings {
     fn resolve(&self) -> anyhow::Result<TrainSettings> {
         let is_tutorial = self.known.is_none();
-        let known = self.known.clone().unwrap_or(TUTORIAL_KNOWN.into());
+        let known = KnownData {
+            path: self.known.clone().unwrap_or(TUTORIAL_KNOWN.into()),
+            held_out_test: self.held_out_test,
+            protocol: self.protocol,
+        };
         let unknown = match &self.unknown[..] {
             [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
             given => given.to_vec(),
@@ -476,8 +480,8 @@ impl Settings {
         {
             data.resolve(folder, &[Role::Unknown(Split::Train)])?;
         }
-        let is_published = !is_local(&known);
-        let images = if is_published { None } else { Some(self.count_images(&known, &data)?) };
+        let is_published = !is_local(&known.path);
+        let images = if is_published { None } else { Some(count_images(&known, &data)?) };
         let start = self.start(is_tutorial)?;
         let usual = match (self.freeze, Recipe::of_network(&start.architecture)) {
             (Some(true), _) => Recipe::of_last_layer(),
@@ -485,17 +489,15 @@ impl Settings {
             _ if !start.is_of_photographs() => Recipe::default(),
             (Some(false), _) => Recipe::fine_tuning(),
             (None, _) if self.needs_all_layers() => Recipe::fine_tuning(),
-            (None, _) => choose_recipe(images.map_or_else(|| self.count_images(&known, &data), Ok)?),
+            (None, _) => choose_recipe(images.map_or_else(|| count_images(&known, &data), Ok)?),
         };
         let freeze = usual.freeze;
         let recipe = self.recipe(usual, &loss);
         let Start { architecture, input, backbone } = start;
         Ok(TrainSettings {
             known,
-            held_out_test: self.held_out_test,
             data,
             unknown,
-            protocol: self.protocol,
             backbone,
             architecture: if freeze { self.without_dropout(architecture)? } else { architecture },
             input: self.input.applied_to(input),
@@ -602,13 +604,6 @@ impl Settings {
             || self.network.settings.get("dropout").is_some_and(|share| share.value() > 0.0)
     }
 
-    /// The number of known training images, which are listed but not decoded.
-    fn count_images(&self, known: &Path, data: &DataFolder) -> anyhow::Result<usize> {
-        let folder = dataset(known, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
-        let protocol = self.protocol.as_ref();
-        Ok(open_training(&folder, self.held_out_test, protocol, &Input::default())?.len())
-    }
-
     /// The loss; magnitude and weight are by default those of the variant.
     fn loss(&self) -> anyhow::Result<Loss> {
         match self.loss {
@@ -625,6 +620,12 @@ impl Settings {
     }
 }
 
+/// The number of known training images, which are listed but not decoded.
+fn count_images(known: &KnownData, data: &DataFolder) -> anyhow::Result<usize> {
+    let folder = dataset(&known.path, data, &[Role::Known(Split::Train), Role::Known(Split::Test)])?;
+    Ok(known.at(&folder).training(&Input::default())?.len())
+}
+
 /// The recipe for a number of photographs to train on; the choice is printed.
 fn choose_recipe(images: usize) -> Recipe {
     if images <= FEW_IMAGES {
@@ -634,7 +635,7 @@ fn choose_recipe(images: usize) -> Recipe {
         Recipe::of_last_layer()
     } else {
         say(format_args!(
-            "with {images} images, all layers are trained (--freeze=false); --freeze trains only the last layer"
+            "with {images} images, all layers are trained (--freeze=false); --freeze trains only the last layer, in a fraction of the time"
         ));
         Recipe::fine_tuning()
     }

@@ -202,7 +202,7 @@ fn a_run_is_not_replaced() {
     };
     let before = files();
     let refused = toolkit(at, &args);
-    assert_eq!(error(&refused), "error: `a run` already holds a run");
+    assert_eq!(error(&refused), "error: `a run` holds a run, or files that one would replace");
     let message = stderr(&refused);
     assert!(message.contains("hint: resume it with `toolkit train --resume 'a run'`, or"), "{message}");
     assert!(files() == before);
@@ -212,7 +212,7 @@ fn a_run_is_not_replaced() {
     fs::copy(at.join("a run/log.jsonl"), at.join("pruned/log.jsonl")).unwrap();
     let args = [&SMALL[..], &["--epochs", "1", "--run", "pruned"]].concat();
     let refused = toolkit(at, &args);
-    assert_eq!(error(&refused), "error: `pruned` already holds a run");
+    assert_eq!(error(&refused), "error: `pruned` holds a run, or files that one would replace");
     assert!(
         stderr(&refused).contains("hint: it has checkpoints, a log or settings: choose another folder"),
         "{}",

@@ -37,16 +37,24 @@ fn what_the_test_images_lack_is_said() {
     let at = folder.path();
     two_colours(at);
     images(&at.join("colours/train"), "green", [30, 200, 30], 32);
+    images(&at.join("colours/train"), "gold", [200, 200, 30], 2);
+    images(at, "other", [99, 99, 99], 3);
+    fs::copy(at.join("colours/train/red/5.png"), at.join("other/known.png")).unwrap();
+    fs::create_dir(at.join("colours/val")).unwrap();
+    images(&at.join("colours/val"), "red", [200, 30, 30], 1);
     fs::copy(at.join("colours/train/red/0.png"), at.join("colours/test/red/copy.png")).unwrap();
     fs::copy(at.join("colours/train/red/1.png"), at.join("colours/train/red/2.png")).unwrap();
     fs::copy(at.join("colours/train/green/3.png"), at.join("colours/train/red/4.png")).unwrap();
-    let output = toolkit(at, &[&SMALL[..], &["--epochs", "1"]].concat());
+    let output = toolkit(at, &[&SMALL[..], &["--epochs", "1", "--unknown", "other=other"]].concat());
     stdout(&output);
     let said = stderr(&output);
     for part in [
+        "not used: `colours/val`, because there is another folder of test images\n",
+        "images of the unknown set `other` that are also training images: 1\n",
+        "classes with few training images: gold (",
         "network WideResNet-10-1, images of 32 x 32 pixels, random weights\n",
-        "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
-        "known classes without test images: green\n",
+        "only 30 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
+        "known classes without test images: gold, green\n",
         "test images that are also training images: 1\n",
         "training images that are copies of others: 2; copies of held-out images are left out\n",
         "images in two classes: 1, such as `colours/train/green/3.png`, which is also `colours/train/red/4.png`\n",
@@ -54,16 +62,20 @@ fn what_the_test_images_lack_is_said() {
         assert!(said.contains(part), "{part}: {said}");
     }
     let log = lines(&fs::read_to_string(at.join("runs/1/log.jsonl")).unwrap());
-    assert_eq!((&log[0]["untested"], &log[0]["repeated"]), (&json!(["green"]), &json!(1)));
+    assert_eq!((&log[0]["untested"], &log[0]["repeated"]), (&json!(["gold", "green"]), &json!(1)));
 
     let output = toolkit(at, &["export", "model.onnx"]);
     assert!(
-        stdout(&output).contains("too few images were held out to choose another"),
+        stdout(&output).contains("too few images were held out to choose by measurement"),
         "{}",
         stdout(&output)
     );
     let output = toolkit(at, &["eval", "model.onnx", "--known", "colours"]);
-    assert!(stderr(&output).contains("known classes without test images: green\n"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("known classes without test images: gold, green\n"),
+        "{}",
+        stderr(&output)
+    );
     assert!(!stderr(&output).contains("been trained on"), "{}", stderr(&output));
     let output = toolkit(at, &["eval", "model.onnx", "--known", "colours/train"]);
     let said = "the model may have been trained on some of these known images\n";

@@ -177,7 +177,8 @@ fn the_settings_files_in_the_repository_are_valid() {
         let args = ["--config", config.to_str().unwrap(), "--backbone", backbone.to_str().unwrap()];
         let output = toolkit(folder.path(), &[&["train", "--known", "missing"], &args[..]].concat());
         assert!(
-            crate::commands::error(&output).contains("`missing` is neither an existing path nor a published"),
+            crate::commands::error(&output)
+                .contains("`missing` is neither a path nor one of the published data sets"),
             "{file}"
         );
     }

@@ -56,7 +56,8 @@ fn list(data: &DataFolder, json: bool) -> anyhow::Result<()> {
     for set in &SETS {
         let path = match find(set, data) {
             Ok(path) => Some(path),
-            Err(Error::NotFetched { .. }) => None,
+            // Without a home folder there is no place for one either.
+            Err(Error::NotFetched { .. } | Error::Setting { .. }) => None,
             Err(error) => return Err(error.into()),
         };
         let (PublishedSet { name, about, terms, note, .. }, [training, test]) = (set, set.images);
@@ -114,6 +115,7 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
         }
         foreign.extend(others.into_iter().map(|fault| fault.path.clone()));
     }
+    foreign.dedup();
     if damaged > 0 {
         return Err(Advice::new(
             format!("{damaged} of {checked} data sets are damaged or incomplete"),

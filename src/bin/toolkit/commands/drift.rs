@@ -111,16 +111,17 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
 fn read_lines(mut lines: impl BufRead) -> anyhow::Result<Vec<f32>> {
     /// The maximum length of a line, in bytes.
     const LONGEST: u64 = 1024;
-    let (mut scores, mut line) = (Vec::new(), String::new());
+    let (mut scores, mut bytes) = (Vec::new(), Vec::new());
     for number in 1.. {
-        line.clear();
-        let read = lines.by_ref().take(LONGEST).read_line(&mut line);
-        if read.with_context(|| format!("cannot read line {number} of standard input"))? == 0 {
+        bytes.clear();
+        let failed = || format!("cannot read line {number} of standard input");
+        if lines.by_ref().take(LONGEST + 1).read_until(b'\n', &mut bytes).with_context(failed)? == 0 {
             break;
         }
-        if line.len() as u64 == LONGEST && !line.ends_with('\n') {
+        if bytes.len() as u64 > LONGEST {
             bail!("line {number} of standard input has more than {LONGEST} bytes");
         }
+        let line = std::str::from_utf8(&bytes).with_context(failed)?;
         // Windows programs begin a text with a byte order mark.
         let text = line.trim_start_matches('\u{feff}').trim();
         if text.is_empty() {

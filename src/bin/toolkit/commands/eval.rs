@@ -10,10 +10,7 @@ use std::{
 use anyhow::bail;
 use cac::{
     Error, Scorer,
-    data::{
-        Dataset, Degradation, Protocol, PublishedSet, Role, Split, UnknownSet, exists, open_test,
-        open_training,
-    },
+    data::{Dataset, Degradation, KnownData, PublishedSet, Role, Split, TestImages, exists},
     eval::{
         self, Agreement, DatasetOutputs, EvaluateOptions, Evaluated, Evaluation, ScoredSet, evaluate,
         feature_file::{self, FeatureFile, FeatureSet},
@@ -52,12 +49,6 @@ struct Contender<'a> {
     anchors: Option<Anchors>,
     last_layer: Option<LastLayer>,
     scorer: Scorer,
-}
-
-/// The images that models are measured on.
-pub struct TestImages {
-    pub known: Dataset,
-    pub unknown: Vec<UnknownSet>,
 }
 
 /// Evaluates every model on every provider, and compares each with the first.
@@ -108,13 +99,11 @@ pub fn measure(
         }
     }
     let source = Source::of(args, manifest, first.model.is_none())?;
-    let (known, unknown) = test_images(&source, args, manifest)?;
-    for set in [&known].into_iter().chain(unknown.iter().map(|set| &set.images)) {
-        say_left_out(set.left_out());
-    }
-    check_sets(&known, &unknown, page, args, required)?;
+    let images = test_images(&source, args, manifest)?;
+    images.sets().for_each(|set| say_left_out(set.left_out()));
+    check_sets(&images, page, args, required)?;
     let options = args.report.options(None);
-    let total = known.len() + unknown.iter().map(|set| set.images.len()).sum::<usize>();
+    let total = images.len();
 
     let needs_fit = |contender: &Contender| fits_scores(&args.score, contender.scorer.decision().score);
     let needs_training = contenders.iter().any(needs_fit) || args.keep_features.is_some();
@@ -145,7 +134,7 @@ pub fn measure(
             EvaluateOptions { skip_broken: args.skip_broken, keep_features: keeps.is_some() };
         let start = Instant::now();
         let (mut bar, mut done) = (Progress::new(format!("scoring with {name}"), total), 0);
-        let evaluation = evaluate(scorer, &known, &unknown, &evaluated, evaluate_options, |more| {
+        let evaluation = evaluate(scorer, &images, &evaluated, evaluate_options, |more| {
             done += more;
             let rate = done as f64 / start.elapsed().as_secs_f64();
             bar.update(done, &format!("{rate:.0} images/s"));
@@ -184,7 +173,7 @@ pub fn measure(
         })?;
         of_first.get_or_insert(evaluation);
     }
-    Ok(TestImages { known, unknown })
+    Ok(images)
 }
 
 /// Whether a model that decides by `own` is measured by a score: without --score, only by its own.
@@ -225,19 +214,18 @@ fn check_thresholds(
 
 /// Checks that no output is an image, and that the unknown sets suit what is asked for.
 fn check_sets(
-    known: &Dataset,
-    unknown: &[UnknownSet],
+    images: &TestImages,
     page: Option<&Path>,
     args: &EvaluationArgs,
     required: &[Requirement],
 ) -> anyhow::Result<()> {
-    let images = || [known].into_iter().chain(unknown.iter().map(|set| &set.images));
     for output in [page, args.scores.as_deref(), args.keep_features.as_deref()].into_iter().flatten() {
-        check_not_read(output, images())?;
+        check_not_read(output, images.sets())?;
     }
-    if let Some(plots) = args.plots.as_ref().filter(|plots| images().any(|images| images.would_read(plots))) {
-        bail!("cannot write plots to `{}`: it is a folder of images that are evaluated", plots.display());
+    if let Some(plots) = args.plots.as_ref().filter(|plots| images.sets().any(|set| set.would_read(plots))) {
+        bail!("cannot write plots to `{}`: they would be read as images of this data", plots.display());
     }
+    let unknown = &images.unknown;
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
     Report::check(&names, &args.report.options(None))?;
     if args.keep_features.is_some() {
@@ -264,25 +252,26 @@ fn needs_examples(score: RejectionScore) -> bool {
 
 /// Training images of the known classes: those beside the test images, or else those that the model records.
 fn training_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<Dataset> {
-    let open = |known: &Path, share: Option<f64>, protocol: Option<&Protocol>| -> anyhow::Result<Dataset> {
-        let folder = dataset(known, &args.data.folder(), &[Role::Known(Split::Train)])?;
-        Ok(open_training(&folder, share, protocol, &manifest.decision.input)?)
+    let open = |data: &KnownData| -> anyhow::Result<Dataset> {
+        let folder = dataset(&data.path, &args.data.folder(), &[Role::Known(Split::Train)])?;
+        Ok(data.at(&folder).training(&manifest.decision.input)?)
     };
-    let images = match open(&source.known, source.share, source.protocol.as_ref()) {
-        Err(error) if matches!(error.downcast_ref(), Some(Error::Undivided { .. })) => {
-            let training = manifest.history.training.as_ref();
-            let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
-            let is_found = |known: &PathBuf| exists(known) || PublishedSet::meant_by(known).is_some();
-            let (Some(training), Some(known)) = (training, recorded.filter(is_found)) else {
+    let images = match open(&source.data) {
+        Err(error)
+            if matches!(error.downcast_ref(), Some(Error::Undivided { .. } | Error::Dataset { .. }))
+                && args.known.is_some() =>
+        {
+            let recorded = manifest.history.training.as_ref().and_then(Training::known_data);
+            let Some(recorded) = recorded.filter(|data| is_found(&data.path)) else {
                 let message = format!(
                     "`{}` has no training images, which scores other than the model's and --keep-features need",
-                    source.known.display()
+                    source.data.path.display()
                 );
                 let hint = "give a folder with these images in `train` and the others in `test`";
                 return Err(Advice::new(message, hint).into());
             };
-            say(format_args!("training images: `{}`, as recorded in the model", known.display()));
-            open(&known, training.get("held_out_test"), training.get("protocol").as_ref())
+            say(format_args!("training images: `{}`, as recorded in the model", recorded.path.display()));
+            open(&recorded)
         }
         opened => opened,
     }?;
@@ -395,10 +384,7 @@ fn difference(one: &Decision, other: &Decision) -> Option<String> {
 
 /// Where images come from: as given, or as the training recorded.
 struct Source<'a> {
-    known: PathBuf,
-    /// The share of test images held out.
-    share: Option<f64>,
-    protocol: Option<Protocol>,
+    data: KnownData,
     /// The record of the training, if its known images are used.
     training: Option<&'a Training>,
     /// Whether they are the images of the tutorial, on which the built-in model was trained.
@@ -408,49 +394,51 @@ struct Source<'a> {
 impl<'a> Source<'a> {
     fn of(args: &EvaluationArgs, manifest: &'a Manifest, is_built_in: bool) -> anyhow::Result<Self> {
         let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
-        let recorded: Option<PathBuf> = training.and_then(|training| training.get("known"));
         let is_tutorial = is_built_in && args.known.is_none();
-        let known = match (&args.known, recorded) {
-            (Some(known), _) => known.clone(),
-            (None, _) if is_tutorial => TUTORIAL_KNOWN.into(),
-            (None, Some(known)) if exists(&known) || PublishedSet::meant_by(&known).is_some() => {
-                say(format_args!("known images: `{}`, as recorded in the model", known.display()));
-                known
+        let recorded = match (&args.known, training.and_then(Training::known_data)) {
+            (Some(known), _) => KnownData::new(known),
+            (None, recorded) if is_tutorial => match recorded {
+                Some(recorded) => recorded.at(Path::new(TUTORIAL_KNOWN)),
+                None => KnownData::new(TUTORIAL_KNOWN),
+            },
+            (None, Some(recorded)) if is_found(&recorded.path) => {
+                say(format_args!("known images: `{}`, as recorded in the model", recorded.path.display()));
+                recorded
             }
-            (None, Some(known)) => bail!(
+            (None, Some(recorded)) => bail!(
                 "cannot find the training data of the model, `{}`; give --known DIR and --unknown NAME=DIR",
-                known.display()
+                recorded.path.display()
             ),
             (None, None) => bail!("the model does not record its training data; give --known DIR"),
         };
-        let share = args.held_out_test.or(training.and_then(|training| training.get("held_out_test")));
-        let protocol = args.protocol.or(training.and_then(|training| training.get("protocol")));
-        Ok(Self { known, share, protocol, training, is_tutorial })
+        let data = KnownData {
+            held_out_test: args.held_out_test.or(recorded.held_out_test),
+            protocol: args.protocol.or(recorded.protocol),
+            ..recorded
+        };
+        Ok(Self { data, training, is_tutorial })
     }
 }
 
 /// The known and unknown test images.
-fn test_images(
-    source: &Source,
-    args: &EvaluationArgs,
-    manifest: &Manifest,
-) -> anyhow::Result<(Dataset, Vec<UnknownSet>)> {
-    let &Source { ref known, share, ref protocol, training, is_tutorial } = source;
+fn test_images(source: &Source, args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<TestImages> {
+    let &Source { data: ref known, training, is_tutorial } = source;
     let unknown = match &args.unknown[..] {
         [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
         [] => training.and_then(|training| training.get("unknown")).unwrap_or_default(),
         given => given.to_vec(),
     };
     let data = args.data.folder();
-    let folder = dataset(known, &data, &[Role::Known(Split::Test)])?;
+    let folder = dataset(&known.path, &data, &[Role::Known(Split::Test)])?;
     say_unused_splits(&folder);
     let unknown = unknown_datasets(&unknown, &data)?;
-    if let Some(share) = trained_without(known, manifest).filter(|&trained| share != Some(trained)) {
+    let trained_without = trained_without(&known.path, manifest);
+    if let Some(share) = trained_without.filter(|&share| known.held_out_test != Some(share)) {
         say(format_args!(
             "the model may have been trained on some of these images; `--held-out-test {share}` leaves them out"
         ));
     }
-    let (known, unknown) = open_test(&folder, share, &unknown, protocol.as_ref(), &manifest.decision.input)?;
+    let TestImages { known, unknown } = known.at(&folder).test(&unknown, &manifest.decision.input)?;
     let tested: Option<String> = training.and_then(|training| training.get("test_names"));
     let is_as_trained = args.held_out_test.is_none() && args.protocol.is_none();
     if is_as_trained && tested.is_some_and(|tested| tested != known.names_checksum()) {
@@ -465,27 +453,32 @@ fn test_images(
     }
     let known = known.align(&manifest.decision.classes)?;
     say_untested(known.classes_without_images());
-    let Some(degradation) = args.degraded else { return Ok((known, unknown)) };
-    let degraded = |set: UnknownSet| UnknownSet { images: set.images.degraded(degradation), ..set };
-    Ok((known.degraded(degradation), unknown.into_iter().map(degraded).collect()))
+    let images = TestImages { known, unknown };
+    Ok(match args.degraded {
+        Some(degradation) => images.degraded(degradation),
+        None => images,
+    })
+}
+
+/// Whether recorded data is where the record says, or is published.
+fn is_found(known: &Path) -> bool {
+    exists(known) || PublishedSet::meant_by(known).is_some()
 }
 
 /// The images that a model was trained on, if they are still where its training found them. The images of
 /// data without a test split are those of [`trained_without`], in the same folders.
 fn trained_on(manifest: &Manifest) -> Option<Dataset> {
-    let training = manifest.history.training.as_ref()?;
-    if training.get::<f64>("held_out_test").is_some() {
+    let recorded = manifest.history.training.as_ref()?.known_data()?;
+    if recorded.held_out_test.is_some() {
         return None;
     }
-    let (known, protocol): (PathBuf, Option<Protocol>) = (training.get("known")?, training.get("protocol"));
-    open_training(&known, None, protocol.as_ref(), &manifest.decision.input).ok()
+    recorded.training(&manifest.decision.input).ok()
 }
 
 /// The share of test images that the training held out of a data set with this name.
 fn trained_without(known: &Path, manifest: &Manifest) -> Option<f64> {
-    let training = manifest.history.training.as_ref()?;
-    let recorded: PathBuf = training.get("known")?;
-    training.get("held_out_test").filter(|_| recorded.file_name() == known.file_name())
+    let recorded = manifest.history.training.as_ref()?.known_data()?;
+    recorded.held_out_test.filter(|_| recorded.path.file_name() == known.file_name())
 }
 
 /// The result of a model on a provider.
@@ -602,10 +595,11 @@ impl Measured<'_> {
             let threshold = self.evaluation.threshold(index);
             let is_from_test =
                 self.scorer.decision().threshold.as_ref().is_some_and(|chosen| chosen.is_from_test);
-            let keep = self.scorer.keep().map(|keep| format!(", chosen to keep {} %", per_cent(keep)));
-            let from = if is_from_test && keep.is_some() { " of test images" } else { "" };
+            let of = if is_from_test { "known test images" } else { "known images" };
+            let keep =
+                self.scorer.keep().map(|keep| format!(", chosen to keep {} % of {of}", per_cent(keep)));
             let threshold_text = threshold.map_or_else(String::new, |threshold| {
-                format!(", threshold {threshold}{}{from}", keep.unwrap_or_default())
+                format!(", threshold {threshold}{}", keep.unwrap_or_default())
             });
             writeln!(out, "score {score}{threshold_text}\n{report}")?;
             if let Some((first, agreement)) = self.agreement(index) {

@@ -9,13 +9,13 @@ use std::{
 use anyhow::{Context, bail};
 use cac::{
     Error,
-    data::{Dataset, Readable, Role, Split, exists, open_training},
+    data::{Dataset, KnownData, Readable, Role, Split, exists},
     eval::Agreement,
     export::{self, InputForm, triton},
     files::{check_writable_folder, sha256},
     image::{Input, unit},
     model::{ModelPrecision, ResizeCheck},
-    run::{Checkpoint, CheckpointKind, RUNS, RunFolder, TrainingData},
+    run::{Checkpoint, CheckpointKind, RUNS, RunFolder},
 };
 use ndarray::Array4;
 
@@ -46,12 +46,13 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         bail!("`{}` is a run of version 0.1; only that version can export it", run.path().display());
     }
     let checkpoint = Checkpoint::read(&file)?;
-    // The features are written at the end.
-    if checkpoint.features.is_none()
+    // The features of the best epoch are written at the end.
+    if which == CheckpointKind::Best
+        && checkpoint.features.is_none()
         && let Some(epoch) =
             checkpoint.facts.training.as_ref().and_then(|training| training.get::<usize>("epoch"))
     {
-        say(format_args!("the run has not ended; this is its network after epoch {epoch}"));
+        say(format_args!("the run has not ended; its best network so far is that of epoch {epoch}"));
     }
     if args.model.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) {
         if let Some(flag) = args.mirror.then_some("--mirror").or(args.file.given()) {
@@ -100,7 +101,7 @@ pub fn check_outputs<'a>(
 pub fn calibration(
     args: &FileArgs,
     model: &Path,
-    data: Option<&TrainingData>,
+    data: Option<&KnownData>,
     input: &Input,
 ) -> anyhow::Result<Option<Array4<f32>>> {
     if args.precision == ModelPrecision::Float32 {
@@ -114,24 +115,27 @@ pub fn calibration(
         return Ok(None);
     }
     let (sets, role) = (args.data.folder(), Role::Known(Split::Train));
-    let known = data.and_then(|data| sets.resolve(&data.known, &[role]).ok()).filter(|known| exists(known));
+    let known = data.and_then(|data| sets.resolve(&data.path, &[role]).ok()).filter(|known| exists(known));
     let given = args.calibrate.as_ref().map(|given| dataset(given, &sets, &[role])).transpose()?;
     let Some(folder) = given.as_ref().or(known.as_ref()) else {
         if let Some(data) = data {
             say(format_args!(
                 "cannot calibrate or compare on the training images: `{}` not found",
-                data.known.display()
+                data.path.display()
             ));
         }
         return Ok(None);
     };
     let is_same = known.as_ref().is_some_and(|known| known == folder || is_same_place(known, folder));
     let recorded = data.and_then(|data| data.held_out_test);
-    let protocol = data.and_then(|data| data.protocol);
-    let open = |share| match open_training(folder, share, protocol.as_ref(), input) {
-        // Other images, of only the split's classes.
-        Err(Error::Setting { name: "protocol", .. }) if !is_same => open_training(folder, share, None, input),
-        opened => opened,
+    let open = |held_out_test| {
+        let whole = KnownData { held_out_test, ..KnownData::new(folder) };
+        let limited = KnownData { protocol: data.and_then(|data| data.protocol), ..whole.clone() };
+        match limited.training(input) {
+            // Other images, of only the split's classes.
+            Err(Error::Setting { name: "protocol", .. }) if !is_same => whole.training(input),
+            opened => opened,
+        }
     };
     let images = match open(recorded.filter(|_| is_same)) {
         // The same data in another place.
@@ -189,10 +193,18 @@ pub fn write(
         }
         None if args.score.is_none() => match &checkpoint.features {
             None => ", that of the training: the run has no features to choose another by".to_owned(),
-            Some(features) if features.choosing.is_empty() => {
-                ", that of the training: too few images were held out to choose another".to_owned()
+            Some(features) => {
+                let from = if score.reads_features() {
+                    "for a last layer trained without outliers"
+                } else {
+                    "that of the training"
+                };
+                let why = match features.choosing.is_empty() {
+                    true => "too few images were held out to choose by measurement",
+                    false => "no other fits",
+                };
+                format!(", {from}: {why}")
             }
-            Some(_) => ", that of the training: no other fits".to_owned(),
         },
         None => String::new(),
     };

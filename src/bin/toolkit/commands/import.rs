@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use cac::{
-    data::{Dataset, PublishedSet, Role, Split, open_training},
+    data::{Dataset, KnownData, PublishedSet, Role, Split},
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
-    run::{RunFolder, TrainingData},
+    run::RunFolder,
     text::on_one_line,
 };
 
@@ -42,10 +42,15 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         (input.height, input.width) = (size, size);
     }
     let named = (!args.classes.is_empty()).then_some(&args.classes);
+    let data = args.known.clone().map(|path| KnownData {
+        path,
+        held_out_test: args.held_out_test,
+        protocol: args.protocol,
+    });
     let mut known = None;
-    if let Some(folder) = &args.known {
-        let folder = dataset(folder, &args.file.data.folder(), &[Role::Known(Split::Train)])?;
-        let images = open_training(&folder, args.held_out_test, args.protocol.as_ref(), &input)?;
+    if let Some(data) = &data {
+        let folder = dataset(&data.path, &args.file.data.folder(), &[Role::Known(Split::Train)])?;
+        let images = data.at(&folder).training(&input)?;
         check_not_read(&args.model, [&images])?;
         say_left_out(images.left_out());
         known = Some(match named {
@@ -61,11 +66,6 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
     let mut checkpoint = import::checkpoint(&weights, &options)?;
-    let data = args.known.clone().map(|known| TrainingData {
-        known,
-        held_out_test: args.held_out_test,
-        protocol: args.protocol,
-    });
     let calibration = export::calibration(&args.file, &args.model, data.as_ref(), &checkpoint.facts.input)?;
     if let Some(known) = known {
         let of_digits = args.known.as_deref().and_then(PublishedSet::meant_by);

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{anyhow, bail};
 use cac::{
     Error, Provider,
-    data::KNOWN,
+    data::{KNOWN, TestImages},
     eval::{Evaluation, score_file},
     export::{self, ExportOptions, ThresholdRule},
     method::{KEEP, RejectionScore},
@@ -21,10 +21,8 @@ use cac::{
 use serde_json::json;
 
 use super::{
-    check_result_files,
-    eval::{TestImages, measure},
-    metrics::without_accuracy,
-    named_or_newest, names_apart, print_json, unreadable,
+    check_result_files, eval::measure, metrics::without_accuracy, named_or_newest, names_apart, print_json,
+    unreadable,
 };
 use crate::{
     cli::{self, EvaluationArgs, PageArgs, ScoreArg},
@@ -320,9 +318,8 @@ pub fn write(
 /// The thumbnails of the images that a page shows. One that can no longer be read has none.
 fn thumbnails(images: &TestImages, page: &Page) -> Vec<(String, Thumbnail)> {
     let wanted = page.wanted();
-    let sets = std::iter::once(&images.known).chain(images.unknown.iter().map(|set| &set.images));
     let mut found = HashMap::new();
-    for set in sets {
+    for set in images.sets() {
         for index in 0..set.len() {
             let name = set.name(index);
             if wanted.contains(name.as_str())

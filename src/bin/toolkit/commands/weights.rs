@@ -46,7 +46,7 @@ fn list(json: bool) -> anyhow::Result<()> {
             source,
             ..
         } = weights;
-        let path = Some(weights.path()?).filter(|path| path.is_file());
+        let path = weights.path().ok().filter(|path| path.is_file());
         if json {
             print_json(&json!({
                 "name": name, "alias": alias, "family": family, "network": network, "trained_on": trained_on,
