@@ -307,8 +307,8 @@ impl Reader<'_> {
 /// How many images are held out to choose the epoch and the score, and how many to calibrate the threshold; a
 /// share of 0 holds out none. A small share is raised to 58 images, so that the threshold is not the largest
 /// score. If 58 exceed a fifth of all images, it is raised to the 19 that a threshold needs, unless these
-/// exceed a fifth too. A third chooses if that is at least 19; otherwise all calibrate.
-fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
+/// exceed a fifth too. A third chooses if that is at least 19; otherwise all calibrate. `what` is counted.
+fn held_out(share: f64, images: usize, what: &str) -> Result<[usize; 2]> {
     let (mut count, needed) = ((share * images as f64 - 1e-9).ceil() as usize, needed(KEEP));
     if count == 0 {
         return Ok([0, 0]);
@@ -317,7 +317,7 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
         count = count.max(least);
     }
     if count < needed {
-        let found = format!("{count} of {images} images");
+        let found = format!("{count} of {images} {what}");
         return Err(Error::HoldsOutTooFew { share, found, needed, keep: KEEP });
     }
     // Too few would choose by chance.
@@ -325,12 +325,13 @@ fn held_out(share: f64, images: usize) -> Result<[usize; 2]> {
     Ok([choosing, count - choosing])
 }
 
-/// [`held_out`] for a data set; each class keeps an image.
-fn held_out_of(known: &Dataset, share: f64) -> Result<[usize; 2]> {
-    let [choosing, calibrating] = held_out(share, known.len())?;
+/// [`held_out`] for this many images of a data set; each class keeps one.
+fn held_out_of(known: &Dataset, share: f64, images: usize) -> Result<[usize; 2]> {
+    let what = if images < known.len() { "distinct images" } else { "images" };
+    let [choosing, calibrating] = held_out(share, images, what)?;
     let count = choosing + calibrating;
-    if count + known.classes().len() > known.len() {
-        let value = format!("{count} of {} images", known.len());
+    if count + known.classes().len() > images {
+        let value = format!("{count} of {images} {what}");
         return Err(Error::EmptiesClass { name: "held-out", value });
     }
     Ok([choosing, calibrating])
@@ -357,7 +358,7 @@ impl<'a> Batches<'a> {
         }
         let test_names = settings.known.held_out_test.map(|_| sets.known_test.names_checksum());
         // Reading all images may take hours.
-        held_out_of(&sets.known, settings.recipe.held_out)?;
+        held_out_of(&sets.known, settings.recipe.held_out, sets.known.len())?;
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
         let Contents { skipped, skipped_in_tests, repeated, learned, copies, checksum, tests_checksum } =
@@ -367,18 +368,13 @@ impl<'a> Batches<'a> {
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
         let distinct = copies.distinct();
-        let [choosing, wanted] = held_out_of(&known.pick(&distinct), settings.recipe.held_out)?;
+        let [choosing, wanted] = held_out_of(&known, settings.recipe.held_out, distinct.len())?;
         let seed = settings.recipe.seed;
         // Of equal images the first may be held out; the others are left out then, because the network would
         // learn it from them. Images that calibrate are drawn regardless of their classes, as new images arrive.
         let labels: Vec<i64> = distinct.iter().map(|&index| known.labels()[index]).collect();
         let drawn = leaving_classes(&labels, shuffled(distinct.len(), seed)).take(wanted);
         let drawn: HashSet<usize> = drawn.map(|index| distinct[index]).collect();
-        let needed = needed(KEEP);
-        if wanted > 0 && drawn.len() < needed {
-            let (share, found) = (settings.recipe.held_out, format!("{} distinct images", drawn.len()));
-            return Err(Error::HoldsOutTooFew { share, found, needed, keep: KEEP });
-        }
         let (calibrating, rest): (Vec<usize>, Vec<usize>) =
             distinct.into_iter().partition(|index| drawn.contains(index));
         let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
@@ -685,9 +681,9 @@ mod tests {
             (0.5, 112, [0, 56]),
             (0.5, 114, [19, 38]),
         ] {
-            assert_eq!(held_out(share, images).unwrap(), expected, "{share} of {images}");
+            assert_eq!(held_out(share, images, "images").unwrap(), expected, "{share} of {images}");
         }
-        let error = held_out(0.02, 36).unwrap_err().to_string();
+        let error = held_out(0.02, 36, "images").unwrap_err().to_string();
         assert!(
             error.contains("held-out = 0.02: holds out 1 of 36 images") && error.ends_with("needs 19"),
             "{error}"
@@ -695,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_of_images_that_calibrate_are_left_out() {
+    fn copies_of_held_out_images_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let image = |class: &str, name: &str, value: u8| {
             let path = folder.path().join("train").join(class).join(format!("{name}.png"));
@@ -715,7 +711,7 @@ mod tests {
         }
         let mut settings = TrainSettings::new(folder.path(), FAMILIES[0].default_member());
         settings.skip_broken = true;
-        settings.recipe.held_out = 0.3;
+        settings.recipe.held_out = 0.4;
         settings.recipe.batch_size = 8;
         let batches = open(&settings);
         assert_eq!((batches.skipped, batches.duplicates, batches.calibrating.len()), (1, 20, 24));
@@ -732,13 +728,30 @@ mod tests {
         });
         assert_eq!(seeds.collect::<HashSet<bool>>().len(), 2, "both happen");
 
+        // With two copies of each image and enough images for both, images that choose have no copies either.
+        for number in 0..120_u8 {
+            image("ants", &format!("{number:03}"), number / 2);
+            image("bees", &format!("{number:03}"), 100 + number / 2);
+        }
+        settings.recipe.held_out = 0.5;
+        let batches = open(&settings);
+        assert!(batches.choosing.len() >= 19, "{}", batches.choosing.len());
+        let bytes = |indices: &[usize]| -> HashSet<Vec<u8>> {
+            indices.iter().map(|&index| batches.known.pixels(index).unwrap().into_owned()).collect()
+        };
+        let [choosing, calibrating, training] =
+            [&batches.choosing, &batches.calibrating, &batches.training].map(|indices| bytes(indices));
+        assert_eq!((choosing.len(), calibrating.len()), (batches.choosing.len(), batches.calibrating.len()));
+        assert!(choosing.is_disjoint(&training) && calibrating.is_disjoint(&training));
+        assert!(choosing.is_disjoint(&calibrating));
+        std::fs::remove_dir_all(folder.path().join("train")).unwrap();
+
         for number in 0..40_u8 {
             image("ants", &format!("{number:02}"), 0);
             image("bees", &format!("{number:02}"), if number < 10 { 100 + number } else { 100 });
         }
-        // Eleven distinct images, of which each class keeps one.
         let error = Batches::open(&settings, &AtomicBool::new(false), |_| {}).err().expect("an error");
-        assert!(error.to_string().contains("holds out 9 distinct images; "), "{error}");
+        assert!(error.to_string().contains("holds out 6 of 11 distinct images; "), "{error}");
     }
 
     fn open(settings: &TrainSettings) -> Batches<'_> {
