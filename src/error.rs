@@ -447,3 +447,16 @@ impl Error {
         move |error| Self::Io { action, path, error }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_lack_of_open_files_is_no_fault_of_a_file() {
+        let error = |code| Error::io("read", Path::new("image.png"))(io::Error::from_raw_os_error(code));
+        // EMFILE, ENOENT and EIO.
+        assert_eq!([24, 2, 5].map(|code| error(code).is_of_the_system()), [true, false, false]);
+    }
+}

@@ -1215,6 +1215,9 @@ mod tests {
         let noise = UnknownSet::open("gaussian-noise:5", &input).unwrap();
         assert_eq!((noise.name.as_str(), noise.images.len()), ("gaussian-noise", 5));
         assert_eq!(noise.images.pixels(4).unwrap().len(), 18);
+        let set = concat!(" a=", env!("CARGO_MANIFEST_DIR"), "/examples/demo/textures").to_owned();
+        let error = UnknownSet::open_all(&[set], &input).unwrap_err().to_string();
+        assert!(error.ends_with("begins or ends with a space"), "{error}");
         assert_eq!(UnknownSet::open("uniform-noise", &input).unwrap().images.len(), 1000);
         for wrong in ["", "noise", "gaussian-noise:0", "gaussian-noise:-3", "=folder"] {
             assert!(matches!(UnknownSet::open(wrong, &input), Err(Error::Setting { .. })), "{wrong}");

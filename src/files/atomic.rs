@@ -256,6 +256,25 @@ pub fn remove_unfinished(folder: &Path) {
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_file_behind_a_descriptor_is_not_replaced() {
+        use std::os::fd::AsRawFd;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.txt");
+        let mut log = File::create(&path).unwrap();
+        log.write_all(b"earlier").unwrap();
+        let descriptor = PathBuf::from(format!("/proc/self/fd/{}", log.as_raw_fd()));
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&descriptor, &link).unwrap();
+        for place in [&descriptor, &link] {
+            let error = check_writable(place).unwrap_err().to_string();
+            assert!(error.ends_with("it is an open file of a process"), "{error}");
+            assert!(write(place, b"later").is_err());
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"earlier");
+    }
+
     #[test]
     fn an_abandoned_write_leaves_the_old_file() {
         let folder = tempfile::tempdir().unwrap();

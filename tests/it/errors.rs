@@ -547,6 +547,18 @@ fn an_unavailable_provider_is_an_error() {
 }
 
 #[test]
+fn a_sum_without_images_to_standardise_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = ExportOptions { score: Some("energy+knn:1".parse().unwrap()), ..ExportOptions::default() };
+    let model = folder.path().join("never.onnx");
+    let mut checkpoint = checkpoint(1, Variant::Paper);
+    let features = checkpoint.features.as_mut().unwrap();
+    features.choosing = features.choosing.slice_axis(ndarray::Axis(0), (..0).into()).to_owned();
+    let error = export::export(&checkpoint, &options, &model).unwrap_err();
+    assert!(matches!(&error, Error::Unstandardised { score } if score == "energy+knn:1"), "{error}");
+}
+
+#[test]
 fn non_finite_thresholds_are_refused() {
     let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
     let error = scorer.with_threshold(f32::NAN).unwrap_err();

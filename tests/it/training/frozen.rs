@@ -29,7 +29,9 @@ fn the_last_layer_is_trained_on_features_that_are_computed_once() {
     assert!(error(&refused).contains("mirror = true: needs a training whose augmentation mirrors images"));
     // Exported, the network computes from images what the last layer computed from features.
     let exported = toolkit(at, &["export", "--run", "runs/first", "model.onnx"]);
-    // All held-out images calibrate, because they are few.
+    // All held-out images calibrate, because they are few: none measures a score.
+    let score = "\nscore knn:1, for a last layer trained without outliers: ";
+    assert!(stdout(&exported).contains(score), "{}", stdout(&exported));
     assert!(
         stdout(&exported).contains("\ndegraded: 100.0 % of 20 known images are kept; reduced "),
         "{}",

@@ -53,7 +53,7 @@ fn what_the_test_images_lack_is_said() {
         "images of the unknown set `other` that are also training images: 1\n",
         "classes with few training images: gold (",
         "network WideResNet-10-1, images of 32 x 32 pixels, random weights\n",
-        "only 30 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
+        "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
         "known classes without test images: gold, green\n",
         "test images that are also training images: 1\n",
         "training images that are copies of others: 2; copies of held-out images are left out\n",
@@ -69,6 +69,16 @@ fn what_the_test_images_lack_is_said() {
         stdout(&output).contains("too few images were held out to choose by measurement"),
         "{}",
         stdout(&output)
+    );
+    // Other scores are fitted to the images of the training if those that are tested have no others beside them.
+    images(at, "fresh/red", [202, 30, 30], 3);
+    images(at, "fresh/blue", [30, 30, 202], 3);
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "fresh", "--score", "knn:1"]);
+    let said = "training images: `colours`, as recorded in the model\n";
+    assert!(
+        stdout(&output).contains("score knn:1\n") && stderr(&output).contains(said),
+        "{}",
+        stderr(&output)
     );
     let output = toolkit(at, &["eval", "model.onnx", "--known", "colours"]);
     assert!(

@@ -296,6 +296,7 @@ mod tests {
             ("", "standard input has no scores"),
             ("\n  \n", "standard input has no scores"),
             ("1\n\nnan\n", "line 3 of standard input: `nan` is not a score"),
+            (&"1".repeat(1025), "line 1 of standard input has more than 1024 bytes"),
             ("1,2\n", "line 1 of standard input: `1,2` is not a score"),
             ("score\n1\n", "line 1 of standard input: `score` is not a score"),
         ] {
