@@ -257,7 +257,7 @@ impl Dataset {
         let (test, training) = copies.divide(&test.into_iter().map(|index| distinct[index]).collect());
         let (training, test) = (whole.pick(&training), whole.pick(&test));
         // All images of a class may be copies of another's.
-        if training.classes_without_images().next().is_some() {
+        if training.classes_without_images().count() > whole.classes_without_images().count() {
             return Err(emptied());
         }
         Ok((training, test))
