@@ -648,7 +648,7 @@ impl PublishedSet {
                 Self::named("cifar10")
             } else if are_of(&cifar::FINE_CLASSES) {
                 Self::named("cifar100")
-            } else if tiny_imagenet::is_in(text) {
+            } else if tiny_imagenet::LAYOUT.is_in(text) {
                 Self::named("tiny-imagenet")
             } else {
                 None

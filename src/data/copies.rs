@@ -23,12 +23,6 @@ impl Copies {
         (0..self.0.len()).filter(|&index| self.0[index] == index).collect()
     }
 
-    /// The number of images that are copies of an earlier one.
-    #[cfg(any(feature = "train", test))]
-    pub fn count(&self) -> usize {
-        self.0.len() - self.distinct().len()
-    }
-
     /// Divides all images into those equal to one of the given [distinct](Self::distinct) ones, and the rest,
     /// both ascending.
     pub fn divide(&self, distinct: &HashSet<usize>) -> (Vec<usize>, Vec<usize>) {
@@ -51,7 +45,7 @@ mod tests {
     fn equal_images_follow_the_first() {
         let copies =
             Copies::of(["a", "b", "a", "-", "-", "b"].map(|digest| (digest != "-").then_some(digest)));
-        assert_eq!((copies.distinct(), copies.count()), (vec![0, 1, 3, 4], 2));
+        assert_eq!(copies.distinct(), [0, 1, 3, 4]);
         assert_eq!(copies.divide(&HashSet::from([1, 4])), (vec![1, 4, 5], vec![0, 2, 3]));
         assert_eq!(copies.across(&[0, 1, 0, 0, 0, 2]).collect::<Vec<_>>(), [[1, 5]]);
     }

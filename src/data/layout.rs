@@ -30,6 +30,14 @@ pub(super) struct Layout {
     pub open: fn(&Path, Wanted) -> Result<Part>,
 }
 
+impl Layout {
+    /// Whether a folder has this layout, or directly holds one that has.
+    pub fn is_in(&self, folder: &Path) -> bool {
+        let nested = self.nested.iter().map(|name| folder.join(name));
+        [folder.to_owned()].into_iter().chain(nested).any(|place| (self.is_here)(&place))
+    }
+}
+
 /// What is read from a data set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Wanted {
@@ -146,12 +154,10 @@ pub fn exists(path: &Path) -> bool {
 /// The folders of test images that are not used because another one is.
 #[must_use]
 pub fn unused_splits(path: &Path) -> Vec<PathBuf> {
-    let is_marked = |layout: &&Layout| {
-        let nested = layout.nested.iter().map(|name| path.join(name));
-        [path.to_owned()].into_iter().chain(nested).any(|place| (layout.is_here)(&place))
-    };
-    let tests = if MARKED.iter().any(is_marked) { Vec::new() } else { folder::splits(path, Split::Test) };
-    tests.into_iter().skip(1).collect()
+    if MARKED.iter().any(|layout| layout.is_in(path)) {
+        return Vec::new();
+    }
+    folder::splits(path, Split::Test).into_iter().skip(1).collect()
 }
 
 /// Reads a data set in the layout that it has.

@@ -27,13 +27,6 @@ pub(super) const LAYOUT: Layout = Layout {
     open,
 };
 
-/// Whether a folder is, or directly holds, Tiny ImageNet.
-#[cfg(feature = "train")]
-pub(super) fn is_in(folder: &Path) -> bool {
-    let nested = LAYOUT.nested.iter().map(|name| folder.join(name));
-    [folder.to_owned()].into_iter().chain(nested).any(|folder| (LAYOUT.is_here)(&folder))
-}
-
 const ANNOTATIONS: &str = "val_annotations.txt";
 
 /// The folder of a split.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Monitor;
 use crate::{
     error::{Error, Result},
-    files::{atomic, check_writable},
+    files::{atomic, check_writable, destination},
 };
 
 /// The format version that is written, and the newest that is read.
@@ -101,8 +101,7 @@ impl StateFile {
 
 /// Locks the lock file of a state, or of its target if the state is a link.
 fn lock(path: &Path) -> Result<File> {
-    // A link may lead to a file that does not exist yet.
-    let mut place = path.canonicalize().unwrap_or_else(|_| atomic::end_of_links(path)).into_os_string();
+    let mut place = destination(path).into_os_string();
     place.push(LOCK);
     let file = OpenOptions::new().create(true).append(true).open(&place);
     let file = file.map_err(Error::io("write", path))?;

@@ -148,14 +148,8 @@ fn target(path: &Path) -> io::Result<(PathBuf, Option<Metadata>)> {
         Ok(_) if leads_to_descriptor(path) => {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is an open file of a process"))
         }
-        Ok(existing) => Ok((path.canonicalize()?, Some(existing))),
-        Err(_) => Ok((end_of_links(path), None)),
+        existing => Ok((destination(path), existing.ok())),
     }
-}
-
-/// The target of a chain of links whose file does not exist yet.
-pub(crate) fn end_of_links(path: &Path) -> PathBuf {
-    links(path).last().expect("the path itself")
 }
 
 /// A path, and where each of its links leads.
@@ -178,7 +172,7 @@ fn leads_to_descriptor(path: &Path) -> bool {
 #[must_use]
 pub fn destination(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| {
-        let end = end_of_links(path);
+        let end = links(path).last().expect("the path itself");
         match (folder_of(&end).canonicalize(), end.file_name()) {
             (Ok(folder), Some(name)) => folder.join(name),
             _ => end,

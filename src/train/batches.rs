@@ -77,6 +77,9 @@ pub struct Batches<'a> {
     pub(super) test_names: Option<String>,
 }
 
+/// The SHA-256 of an encoded image.
+type Sum = [u8; 32];
+
 /// A data set of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Set {
@@ -190,11 +193,11 @@ impl Sets {
         let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
         let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
         let mut sums = [Sha256::new(), Sha256::new()];
-        // The digests of the known training images and of all images to learn from, and the number of known test
-        // images among the former.
-        let (mut trained, mut learned_from, mut repeated): (Vec<[u8; 32]>, HashSet<_>, _) =
-            Default::default();
-        let mut learned = vec![0; self.unknown_tests.len()];
+        // The digests of the known training images, in order and as a set, and of the outliers.
+        let mut trained: Vec<Sum> = Vec::new();
+        let (mut known, mut outliers): (HashSet<Sum>, HashSet<Sum>) = Default::default();
+        // How many images of the test sets are among them.
+        let (mut repeated, mut learned) = (0, vec![0; self.unknown_tests.len()]);
         for (kind, set) in self.each() {
             let is_test = matches!(kind, Set::Test | Set::Unknown(_));
             let sum = &mut sums[usize::from(is_test)];
@@ -204,12 +207,17 @@ impl Sets {
             match kind {
                 Set::Known => {
                     trained.extend(digests.iter().flatten());
-                    learned_from.extend(trained.iter().copied());
+                    known.extend(digests.iter().flatten());
                 }
-                Set::Outliers => learned_from.extend(digests.iter().flatten()),
+                Set::Outliers => outliers.extend(digests.iter().flatten()),
                 // Both come after the images to learn from.
-                Set::Test => repeated = count_of(&digests, &trained.iter().copied().collect()),
-                Set::Unknown(number) => learned[number] = count_of(&digests, &learned_from),
+                Set::Test => {
+                    repeated = digests.iter().flatten().filter(|digest| known.contains(*digest)).count();
+                }
+                Set::Unknown(number) => {
+                    let is_learned = |digest: &&Sum| known.contains(*digest) || outliers.contains(*digest);
+                    learned[number] = digests.iter().flatten().filter(is_learned).count();
+                }
             }
             for (index, digest) in digests.into_iter().enumerate() {
                 match digest {
@@ -252,11 +260,6 @@ impl Sets {
     }
 }
 
-/// The number of images with one of these digests.
-fn count_of(digests: &[Result<[u8; 32]>], among: &HashSet<[u8; 32]>) -> usize {
-    digests.iter().flatten().filter(|digest| among.contains(*digest)).count()
-}
-
 /// The result of reading all images.
 struct Contents {
     /// Images that cannot be read, in all sets and in the test sets.
@@ -285,7 +288,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     /// The SHA-256 of each encoded image of a set, decoding them on all threads; `None` if asked to stop.
-    fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<[u8; 32]>>> {
+    fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<Sum>>> {
         let indices: Vec<usize> = (0..set.len()).collect();
         let mut digests = Vec::with_capacity(set.len());
         for indices in indices.chunks(READ_AT_ONCE) {
@@ -368,6 +371,7 @@ impl<'a> Batches<'a> {
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
         let distinct = copies.distinct();
+        let duplicates = known.len() - distinct.len();
         let [choosing, wanted] = held_out_of(&known, settings.recipe.held_out, distinct.len())?;
         let seed = settings.recipe.seed;
         // Of equal images the first may be held out; the others are left out then, because the network would
@@ -386,7 +390,7 @@ impl<'a> Batches<'a> {
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
             let readable = if skipped > 0 { " that can be read" } else { "" };
-            let but = if copies.count() > 0 { ", other than copies of held-out images" } else { "" };
+            let but = if duplicates > 0 { ", other than copies of held-out images" } else { "" };
             let reason = format!("class `{name}` has no training image{readable}{but}");
             return Err(Error::Dataset { path: settings.known.path.clone(), reason });
         }
@@ -404,7 +408,7 @@ impl<'a> Batches<'a> {
             skipped,
             skipped_in_tests,
             repeated,
-            duplicates: copies.count(),
+            duplicates,
             in_two_classes,
             learned,
             checksum,
