@@ -40,8 +40,10 @@ pub struct FeatureFile {
     pub anchors: Anchors,
     /// Training images, to which scores are fitted; none if that is not needed.
     pub training: FeatureSet,
-    /// The known images, then each unknown set.
-    pub sets: Vec<FeatureSet>,
+    /// The known images.
+    pub known: FeatureSet,
+    /// The unknown sets.
+    pub unknown: Vec<FeatureSet>,
 }
 
 /// The features of a set of images.
@@ -110,7 +112,8 @@ impl FeatureFile {
         Evaluation {
             scores: scores.iter().map(FittedScore::score).collect(),
             decision: None,
-            sets: self.sets.iter().map(scored).collect(),
+            known: scored(&self.known),
+            unknown: self.unknown.iter().map(scored).collect(),
             skipped: 0,
         }
     }
@@ -170,7 +173,9 @@ impl FeatureFile {
             return Err(broken(path, format!("its sets do not begin with `{TRAINING}` and `{KNOWN}`")));
         }
         let last_layer = LastLayer { weight, bias: bias.into_iter().collect() };
-        Ok(Self { last_layer, anchors: Anchors::from_rows(anchors), training: sets.remove(0), sets })
+        let unknown = sets.split_off(2);
+        let [training, known] = <[_; 2]>::try_from(sets).expect("two sets are left");
+        Ok(Self { last_layer, anchors: Anchors::from_rows(anchors), training, known, unknown })
     }
 
     /// Writes a file.
@@ -187,8 +192,8 @@ impl FeatureFile {
         archive.add("last_layer/weight", &npz::matrix(self.last_layer.weight.view())?)?;
         archive.add("last_layer/bias", &npz::vector(self.last_layer.bias.clone())?)?;
         archive.add("anchors", &npz::matrix(self.anchors.to_rows().view())?)?;
-        let sets = self.sets.iter().map(|set| (set.name.as_str(), set));
-        for (name, set) in [(TRAINING, &self.training)].into_iter().chain(sets) {
+        let unknown = self.unknown.iter().map(|set| (set.name.as_str(), set));
+        for (name, set) in [(TRAINING, &self.training), (KNOWN, &self.known)].into_iter().chain(unknown) {
             archive.add(&format!("{name}/features"), &npz::matrix(set.features.view())?)?;
             let logits = self.last_layer.logits(set.features.view());
             archive.add(&format!("{name}/logits"), &npz::matrix(logits.view())?)?;
@@ -243,7 +248,8 @@ mod tests {
             },
             anchors: Anchors::from_rows(arr2(&[[5.0, 1.0], [0.0, 5.0]])),
             training: set(TRAINING, 4, vec![0, 1, 0, 1]),
-            sets: vec![set(KNOWN, 2, vec![1, 0]), set("b/c", 1, vec![-1]), set("a", 2, vec![-1, -1])],
+            known: set(KNOWN, 2, vec![1, 0]),
+            unknown: vec![set("b/c", 1, vec![-1]), set("a", 2, vec![-1, -1])],
         }
     }
 
@@ -260,10 +266,10 @@ mod tests {
     fn scores_follow_from_features() {
         let file = example();
         let evaluation = file.evaluation(&[crate::method::LogitScore::MaxLogit.into()]);
-        let logits = file.last_layer.logits(file.sets[2].features.view());
+        let logits = file.last_layer.logits(file.unknown[1].features.view());
         let greatest: Vec<f32> = logits.rows().into_iter().map(|row| -row[0].max(row[1])).collect();
-        assert_eq!(evaluation.sets[2].scores, [greatest]);
-        assert_eq!(evaluation.sets[0].truth, [1, 0]);
+        assert_eq!(evaluation.unknown[1].scores, [greatest]);
+        assert_eq!(evaluation.known.truth, [1, 0]);
         assert_eq!(file.training.labels, [0, 1, 0, 1]);
         assert_eq!(file.divided(), (vec![0], vec![1, 2, 3]));
         let alone = FeatureSet { labels: vec![0, 1, 1, 1], ..file.training.clone() };
@@ -286,19 +292,19 @@ mod tests {
             refused(&|file| file.training.features[[0, 0]] = f32::INFINITY)
                 .contains("`training/features` holds")
         );
-        assert!(refused(&|file| file.sets[0].labels[0] = 2).contains("`known/label` must hold classes"));
-        assert!(refused(&|file| file.sets[1].labels.clear()).contains("`b/c/label` does not fit"));
+        assert!(refused(&|file| file.known.labels[0] = 2).contains("`known/label` must hold classes"));
+        assert!(refused(&|file| file.unknown[0].labels.clear()).contains("`b/c/label` does not fit"));
         assert!(refused(&|file| file.training.labels[0] = -1).contains("`training/label` must hold classes"));
         assert!(
-            refused(&|file| file.sets[1].labels[0] = 1).contains("`b/c/label` must hold negative integers")
+            refused(&|file| file.unknown[0].labels[0] = 1)
+                .contains("`b/c/label` must hold negative integers")
         );
-        assert!(refused(&|file| file.sets.clear()).contains("do not begin with `training`"));
         assert!(check_names(&["near", "far"]).is_ok());
         for name in [TRAINING, KNOWN] {
             assert!(check_names(&["near", name]).unwrap_err().to_string().contains(name));
         }
-        // Arrays that this writer never writes.
-        let replaced = |name: &str, array: Vec<u8>| {
+        // Files that this writer never writes.
+        let replaced = |name: &str, array: Option<Vec<u8>>| {
             let mut old = ZipArchive::new(io::Cursor::new(example().bytes().unwrap())).unwrap();
             let mut new = npz::Writer::new();
             for index in 0..old.len() {
@@ -306,16 +312,23 @@ mod tests {
                 let old_name = entry.name().trim_end_matches(".npy").to_owned();
                 let mut bytes = Vec::new();
                 io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
-                new.add(&old_name, if old_name == name { &array } else { &bytes }).unwrap();
+                match &array {
+                    Some(array) if old_name == name => new.add(&old_name, array).unwrap(),
+                    None if old_name.starts_with(name) => {}
+                    _ => new.add(&old_name, &bytes).unwrap(),
+                }
             }
             std::fs::write(&path, new.finish().unwrap()).unwrap();
             FeatureFile::read(&path).unwrap_err().to_string()
         };
-        let none = |rows: usize| npz::matrix(Array2::zeros((rows, 0)).view()).unwrap();
+        for set in [TRAINING, KNOWN] {
+            assert!(replaced(set, None).contains("do not begin with `training` and `known`"));
+        }
+        let none = |rows: usize| Some(npz::matrix(Array2::zeros((rows, 0)).view()).unwrap());
         assert!(replaced("last_layer/weight", none(2)).contains("`last_layer/weight` does not fit"));
         assert!(replaced("known/features", none(2)).contains("`known/features` does not fit"));
         assert!(
-            replaced("known/label", npz::vector(vec![0.0, 0.5]).unwrap())
+            replaced("known/label", Some(npz::vector(vec![0.0, 0.5]).unwrap()))
                 .contains("`known/label` must hold classes")
         );
         std::fs::write(&path, b"label,score\n").unwrap();

@@ -5,6 +5,13 @@
 pub mod feature_file;
 #[cfg(feature = "files")]
 pub mod score_file;
+mod test_scores;
+
+#[cfg(feature = "page")]
+pub(crate) use test_scores::is_rejected;
+pub use test_scores::{ClassCounts, Scored, TestScores, balanced_accuracy};
+
+use std::iter;
 
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
 use ndarray::Array4;
@@ -37,8 +44,10 @@ pub struct Evaluation {
     pub scores: Vec<RejectionScore>,
     /// The score that the model decides by, with its threshold.
     pub decision: Option<(RejectionScore, f32)>,
-    /// The known images, then each unknown set.
-    pub sets: Vec<ScoredSet>,
+    /// The known images.
+    pub known: ScoredSet,
+    /// The unknown sets.
+    pub unknown: Vec<ScoredSet>,
     /// The number of images that could not be read and are in no set.
     pub skipped: usize,
 }
@@ -140,16 +149,26 @@ impl Evaluation {
             .iter()
             .zip(&features[1..])
             .map(|((name, logits), &features)| set(name, logits, vec![UNKNOWN; logits.nrows()], features));
-        let sets = [known].into_iter().chain(unknown).collect();
+        let unknown = unknown.collect();
         let score = score.score();
         let decision = threshold.map(|threshold| (score, threshold));
-        Some(Self { scores: vec![score], decision, sets, skipped: *skipped })
+        Some(Self { scores: vec![score], decision, known, unknown, skipped: *skipped })
+    }
+
+    /// The known images, and then each unknown set.
+    pub fn sets(&self) -> impl Iterator<Item = &ScoredSet> {
+        iter::once(&self.known).chain(&self.unknown)
+    }
+
+    /// The same, to change them.
+    pub fn sets_mut(&mut self) -> impl Iterator<Item = &mut ScoredSet> {
+        iter::once(&mut self.known).chain(&mut self.unknown)
     }
 
     /// The number of images in all sets.
     #[must_use]
     pub fn images(&self) -> usize {
-        self.sets.iter().map(|set| set.truth.len()).sum()
+        self.sets().map(|set| set.truth.len()).sum()
     }
 
     /// The threshold of a score; `None` unless the model decides by it.
@@ -172,16 +191,15 @@ impl Evaluation {
     /// # Panics
     /// If there is no such score.
     pub fn report(&self, score: usize, options: &ReportOptions) -> Result<Report> {
-        if let Some(set) = self.sets.iter().find(|set| self.skipped > 0 && set.truth.is_empty()) {
+        if let Some(set) = self.sets().find(|set| self.skipped > 0 && set.truth.is_empty()) {
             return Err(Error::Scores(format!("`{}`: none of its images can be read", set.name)));
         }
-        let (known, unknown) = self.sets.split_first().expect("there are known images");
-        let correct = known.correct();
         let unknown: Vec<(&str, &[f32])> =
-            unknown.iter().map(|set| (set.name.as_str(), &set.scores[score][..])).collect();
+            self.unknown.iter().map(|set| (set.name.as_str(), &set.scores[score][..])).collect();
         let options = ReportOptions { threshold: self.threshold(score).map(f64::from), ..options.clone() };
-        let report = Report::new(&known.scores[score], Some(&correct), &unknown, &options)?;
-        Ok(Report { skipped: self.skipped, ..report })
+        let Self { known, skipped, .. } = self;
+        let report = Report::new(&known.scores[score], Some(&known.correct()), &unknown, &options)?;
+        Ok(Report { skipped: *skipped, ..report })
     }
 
     /// Compares a score with that of another evaluation of the same images. Verdicts are compared only if
@@ -193,7 +211,7 @@ impl Evaluation {
         let judgements = |evaluation: &Self| -> Option<Vec<Judgement>> {
             let index = evaluation.scores.iter().position(|one| *one == score)?;
             let threshold = evaluation.threshold(index).filter(|_| decide).unwrap_or(f32::INFINITY);
-            let all = evaluation.sets.iter().flat_map(|set| set.scores[index].iter().zip(&set.predicted));
+            let all = evaluation.sets().flat_map(|set| set.scores[index].iter().zip(&set.predicted));
             let judgement = |(&score, &label): (&f32, &usize)| Judgement {
                 score,
                 label,
@@ -340,10 +358,8 @@ pub fn evaluate(
         })?;
         Ok(set)
     };
-    let mut sets = vec![score_all(KNOWN, known)?];
-    for set in unknown {
-        sets.push(score_all(&set.name, &set.images)?);
-    }
+    let known = score_all(KNOWN, known)?;
+    let unknown = unknown.iter().map(|set| score_all(&set.name, &set.images)).collect::<Result<Vec<_>>>()?;
     if !errors.is_empty() && !options.skip_broken {
         return Err(Error::BrokenImages { errors });
     }
@@ -351,8 +367,8 @@ pub fn evaluate(
         Evaluated::Own => own,
         Evaluated::Other(score) => score.score(),
     });
-    let scores = scores.collect();
-    Ok(Evaluation { scores, decision: Some((own, scorer.threshold())), sets, skipped: errors.len() })
+    let decision = Some((own, scorer.threshold()));
+    Ok(Evaluation { scores: scores.collect(), decision, known, unknown, skipped: errors.len() })
 }
 
 /// A network's outputs for N images of a data set, in order.
@@ -479,12 +495,13 @@ mod tests {
         let of = |scores: &[RejectionScore], values: &[f32]| Evaluation {
             scores: scores.to_vec(),
             decision: None,
-            sets: vec![ScoredSet {
+            known: ScoredSet {
                 truth: vec![0],
                 predicted: vec![0],
                 scores: values.iter().map(|&value| vec![value]).collect(),
                 ..ScoredSet::default()
-            }],
+            },
+            unknown: Vec::new(),
             skipped: 0,
         };
         let (both, one) = (of(&[energy, cac], &[0.25, 0.5]), of(&[cac], &[0.75]));
@@ -499,12 +516,13 @@ mod tests {
         let of = |threshold: f32, predicted: [usize; 5], values: [f32; 5]| Evaluation {
             scores: vec![cac],
             decision: Some((cac, threshold)),
-            sets: vec![ScoredSet {
+            known: ScoredSet {
                 truth: vec![0; 5],
                 predicted: predicted.to_vec(),
                 scores: vec![values.to_vec()],
                 ..ScoredSet::default()
-            }],
+            },
+            unknown: Vec::new(),
             skipped: 0,
         };
         // Unknown are the last two, and the first and the last.

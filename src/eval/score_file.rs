@@ -8,15 +8,18 @@
 
 use std::{
     cell::Cell,
+    collections::HashMap,
     fs::File,
     io::{self, BufRead, BufReader, Cursor, Read},
+    iter,
     path::Path,
 };
 
 use zip::ZipArchive;
 
-use super::{Evaluation, ScoredSet};
+use super::{Evaluation, Scored, TestScores};
 use crate::{
+    data::KNOWN,
     error::{Error, Result},
     files::{
         atomic, kind,
@@ -40,6 +43,8 @@ pub struct Entry<'a> {
     pub score: f64,
 }
 
+/// The unknown set of images that are not in a named one.
+const UNNAMED: &str = "unknown";
 /// The longest CSV header, in bytes.
 const MAX_HEADER: u64 = 1 << 16;
 /// The longest CSV line, in bytes.
@@ -65,6 +70,45 @@ pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
         (false, false) => "the file has no entries",
     };
     Err(broken(path, missing))
+}
+
+/// Reads a file into its known images and its unknown sets, in the order of their first images; images that
+/// are not in a named set are in `unknown`. Also returns the number of known images that lack a prediction
+/// although others have one: a set has predictions for all of its images, or none.
+///
+/// # Errors
+/// Those of [`read`].
+pub fn read_sets(path: &Path, column: &str) -> Result<(TestScores, usize)> {
+    let empty = |name: &str| Scored { name: name.to_owned(), ..Scored::default() };
+    let mut tested = TestScores { known: empty(KNOWN), unknown: Vec::new() };
+    let mut indices: HashMap<String, usize> = HashMap::new();
+    read(path, column, |entry| {
+        let set = if entry.label >= 0 {
+            &mut tested.known
+        } else {
+            let name = if entry.set.is_empty() { UNNAMED } else { entry.set };
+            let index = indices.get(name).copied().unwrap_or_else(|| {
+                indices.insert(name.to_owned(), tested.unknown.len());
+                tested.unknown.push(empty(name));
+                tested.unknown.len() - 1
+            });
+            &mut tested.unknown[index]
+        };
+        set.images.push(entry.image.to_owned());
+        set.truth.push(entry.label);
+        set.predicted.extend(entry.prediction);
+        set.scores.push(entry.score);
+        Ok(())
+    })?;
+    let Scored { predicted, scores, .. } = &tested.known;
+    let unjudged = if predicted.is_empty() { 0 } else { scores.len() - predicted.len() };
+    // Predictions for only some images cannot be assigned to them.
+    for set in iter::once(&mut tested.known).chain(&mut tested.unknown) {
+        if set.predicted.len() != set.scores.len() {
+            set.predicted.clear();
+        }
+    }
+    Ok((tested, unjudged))
 }
 
 /// Reads the entries, or only their scores if they are not labelled.
@@ -286,21 +330,21 @@ pub fn write(path: &Path, evaluation: &Evaluation) -> Result<()> {
     };
     let names: Vec<String> = evaluation.scores.iter().enumerate().map(column).collect();
     let bytes = if is_npz(path) {
-        npz(&names, &evaluation.sets).map_err(Error::io("write", path))?
+        npz(&names, evaluation).map_err(Error::io("write", path))?
     } else {
-        csv(&names, &evaluation.sets)
+        csv(&names, evaluation)
     };
     atomic::write(path, &bytes)
 }
 
-fn csv(names: &[String], sets: &[ScoredSet]) -> Vec<u8> {
+fn csv(names: &[String], evaluation: &Evaluation) -> Vec<u8> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     let mut line = |cells: &mut dyn Iterator<Item = String>| {
         writer.write_record(cells).expect("all lines have the same length");
     };
     let heads = ["set", "image", "label", "prediction"].map(str::to_owned);
     line(&mut heads.into_iter().chain(names.iter().cloned()));
-    for set in sets {
+    for set in evaluation.sets() {
         for (index, (label, prediction)) in set.truth.iter().zip(&set.predicted).enumerate() {
             let image = set.images.get(index).cloned().unwrap_or_default();
             // One line per image, as the reader requires.
@@ -312,16 +356,16 @@ fn csv(names: &[String], sets: &[ScoredSet]) -> Vec<u8> {
     writer.into_inner().expect("memory can be written")
 }
 
-fn npz(names: &[String], sets: &[ScoredSet]) -> io::Result<Vec<u8>> {
+fn npz(names: &[String], evaluation: &Evaluation) -> io::Result<Vec<u8>> {
     let mut archive = npz::Writer::new();
-    let images: Vec<&String> = sets.iter().flat_map(|set| &set.images).collect();
+    let images: Vec<&String> = evaluation.sets().flat_map(|set| &set.images).collect();
     archive.add("image", &npz::texts(&images)?)?;
-    let labels = sets.iter().flat_map(|set| set.truth.iter().copied());
+    let labels = evaluation.sets().flat_map(|set| set.truth.iter().copied());
     archive.add("label", &npz::vector(labels.collect::<Vec<i64>>())?)?;
-    let predictions = sets.iter().flat_map(|set| set.predicted.iter().map(|&class| class as i64));
+    let predictions = evaluation.sets().flat_map(|set| set.predicted.iter().map(|&class| class as i64));
     archive.add("prediction", &npz::vector(predictions.collect::<Vec<i64>>())?)?;
     for (index, name) in names.iter().enumerate() {
-        let scores = sets.iter().flat_map(|set| set.scores[index].iter().copied());
+        let scores = evaluation.sets().flat_map(|set| set.scores[index].iter().copied());
         archive.add(name, &npz::vector(scores.collect::<Vec<f32>>())?)?;
     }
     archive.finish()
@@ -334,7 +378,7 @@ mod tests {
     use npyz::NpyFile;
     use zip::{ZipWriter, write::SimpleFileOptions};
 
-    use super::*;
+    use super::{super::ScoredSet, *};
     use crate::method::{LogitScore, RejectionScore};
 
     type Owned = (String, i64, Option<i64>, f64);
@@ -359,8 +403,8 @@ mod tests {
         }
     }
 
-    fn evaluation(scores: &[RejectionScore], sets: Vec<ScoredSet>) -> Evaluation {
-        Evaluation { scores: scores.to_vec(), decision: None, sets, skipped: 0 }
+    fn evaluation(scores: &[RejectionScore], known: ScoredSet, unknown: Vec<ScoredSet>) -> Evaluation {
+        Evaluation { scores: scores.to_vec(), decision: None, known, unknown, skipped: 0 }
     }
 
     #[test]
@@ -368,10 +412,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let written = evaluation(
             &[LogitScore::Cac.into(), LogitScore::MaxLogit.into()],
-            vec![
-                set("known", &[2, 0], &[&[0.1, f32::INFINITY], &[-1.0, -2.0]]),
-                set("far, out", &[-1], &[&[0.25], &[-0.5]]),
-            ],
+            set("known", &[2, 0], &[&[0.1, f32::INFINITY], &[-1.0, -2.0]]),
+            vec![set("far, out", &[-1], &[&[0.25], &[-0.5]])],
         );
         for name in ["scores.csv", "scores.npz"] {
             let path = folder.path().join(name);
@@ -399,6 +441,39 @@ mod tests {
                 assert_eq!(images, [&b"known/0.jpg"[..], b"known/1.jpg", b"far, out/0.jpg"]);
             }
         }
+    }
+
+    #[test]
+    fn sets_are_read_in_the_order_of_their_first_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scores.csv");
+        let sets = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_sets(&path, "score").unwrap()
+        };
+        let (tested, unjudged) = sets(
+            "set,image,label,prediction,score\n\
+             far,f1,-1,2,0.5\nknown,k1,2,2,0.25\n,u1,-1,,0.75\nfar,f2,-3,1,1\nknown,k2,0,1,0.125\n,,-1,0,2\n",
+        );
+        let scored = |name: &str, images: &[&str], truth: &[i64], predicted: &[i64], scores: &[f64]| Scored {
+            name: name.to_owned(),
+            images: images.iter().map(|&image| image.to_owned()).collect(),
+            truth: truth.to_vec(),
+            predicted: predicted.to_vec(),
+            scores: scores.to_vec(),
+        };
+        let expected = TestScores {
+            known: scored("known", &["k1", "k2"], &[2, 0], &[2, 1], &[0.25, 0.125]),
+            unknown: vec![
+                scored("far", &["f1", "f2"], &[-1, -3], &[2, 1], &[0.5, 1.0]),
+                scored("unknown", &["u1", ""], &[-1, -1], &[], &[0.75, 2.0]),
+            ],
+        };
+        assert_eq!((tested, unjudged), (expected, 0));
+        let (tested, unjudged) = sets("label,prediction,score\n1,1,0\n1,,0\n0,,0\n-1,,1\n");
+        assert_eq!((tested.known.predicted, unjudged), (vec![], 2));
+        let (tested, unjudged) = sets("label,score\n1,0\n-1,1\n");
+        assert_eq!((tested.known.predicted, unjudged), (vec![], 0), "nobody expects an accuracy");
     }
 
     #[test]
@@ -534,7 +609,7 @@ mod tests {
             assert!(all(&path, "score").unwrap_err().to_string().contains("is not numeric"));
         }
         let mut known = set("known", &[0; 50], &[&[1.0; 50]]);
-        write(&path, &evaluation(&[LogitScore::Cac.into()], vec![known.clone()])).unwrap();
+        write(&path, &evaluation(&[LogitScore::Cac.into()], known.clone(), Vec::new())).unwrap();
         let error = all(&path, "msp").unwrap_err().to_string();
         assert!(error.contains("no array `msp`, only `image`, `label`, `prediction`, `score`"), "{error}");
         let bytes = std::fs::read(&path).unwrap();
@@ -543,7 +618,7 @@ mod tests {
             assert!(matches!(all(&path, "score"), Err(Error::ScoreFile { .. })), "{length} bytes");
         }
         known.truth.pop();
-        write(&path, &evaluation(&[LogitScore::Cac.into()], vec![known])).unwrap();
+        write(&path, &evaluation(&[LogitScore::Cac.into()], known, Vec::new())).unwrap();
         let error = all(&path, "score").unwrap_err().to_string();
         assert!(error.contains("its arrays differ in shape: `score` [50], `label` [49]"), "{error}");
     }

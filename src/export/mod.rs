@@ -224,7 +224,7 @@ fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifes
     let report_options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
     let mut evaluation = Evaluation::of_checkpoint(checkpoint, &score, threshold);
     if let Some(Threshold { classes: Some(thresholds), .. }) = &manifest.decision.threshold {
-        for set in evaluation.iter_mut().flat_map(|evaluation| &mut evaluation.sets) {
+        for set in evaluation.iter_mut().flat_map(Evaluation::sets_mut) {
             relative(&mut set.scores[0], &set.predicted, thresholds);
         }
     }

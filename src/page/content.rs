@@ -1,6 +1,6 @@
 //! What a page shows: the scores of models, score files and runs, and what is derived from them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use ndarray::{Array2, Axis, concatenate};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use super::{pca::Plane, plot::SERIES};
 use crate::{
     data::Degradation,
     error::{Error, Result},
-    eval::{Agreement, Evaluation, ScoredSet},
+    eval::{Agreement, Evaluation, Scored, ScoredSet, TestScores, is_rejected},
     image::RgbImage,
     method::Anchors,
     metrics::{
@@ -37,21 +37,6 @@ const SEPARATORS: [char; 2] = ['/', '\\'];
 /// The maximum number of points of a projection.
 const MAX_POINTS: usize = 2000;
 
-/// The images of one set, with a model's outputs for them.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Scored {
-    /// The set's name.
-    pub name: String,
-    /// The names of the images, or empty.
-    pub images: Vec<String>,
-    /// The true classes; negative for unknown images.
-    pub truth: Vec<i64>,
-    /// The predicted classes, or empty.
-    pub predicted: Vec<i64>,
-    /// The rejection scores; larger = more likely unknown. An image whose score is NaN counts as unknown.
-    pub scores: Vec<f64>,
-}
-
 /// A model with one of its scores, or a score file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Subject {
@@ -65,10 +50,8 @@ pub struct Subject {
     pub keep: Option<f64>,
     /// The names of the known classes; without them classes are numbers.
     pub classes: Vec<String>,
-    /// The known images.
-    pub known: Scored,
-    /// The unknown sets.
-    pub unknown: Vec<Scored>,
+    /// The scores of the test images.
+    pub tested: TestScores,
     /// The metrics, or why there are none.
     pub report: Result<Report, String>,
     /// The logits in two dimensions, if they are known.
@@ -175,17 +158,6 @@ pub(super) struct Mistake {
     pub index: usize,
 }
 
-/// The counts of a model's verdicts for a class.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct OfClass {
-    pub images: usize,
-    pub correct: usize,
-    pub kept: usize,
-    pub kept_and_correct: usize,
-    /// Unknown images that are accepted as this class.
-    pub strangers: usize,
-}
-
 impl Subject {
     /// One score of an evaluation, with its report.
     ///
@@ -193,26 +165,40 @@ impl Subject {
     /// If there is no such score.
     #[must_use]
     pub fn of_evaluation(name: &str, evaluation: &Evaluation, score: usize, report: &Result<Report>) -> Self {
-        let scored = |set: &ScoredSet| Scored {
-            name: set.name.clone(),
-            images: set.images.clone(),
-            truth: set.truth.clone(),
-            predicted: set.predicted.iter().map(|&class| class as i64).collect(),
-            scores: set.scores[score].iter().map(|&score| score.into()).collect(),
+        let tested = TestScores::of_evaluation(evaluation, score);
+        let threshold = evaluation.threshold(score).map(f64::from);
+        let report = report.as_ref().map_err(reason).cloned();
+        Self::new(name, &evaluation.scores[score].to_string(), tested, threshold, report)
+    }
+
+    /// The scores of a file, with their report for these options, or the reason there is none.
+    ///
+    /// # Errors
+    /// Those of [`Report::new`] except [`Error::Scores`].
+    pub fn of_scores(name: &str, score: &str, tested: TestScores, options: &ReportOptions) -> Result<Self> {
+        let report = match tested.report(options) {
+            Err(Error::Scores(reason)) => Err(reason),
+            report => Ok(report?),
         };
-        let mut sets = evaluation.sets.iter().map(scored);
+        Ok(Self::new(name, score, tested, options.threshold, report))
+    }
+
+    /// Scores of which nothing else is known.
+    fn new(
+        name: &str,
+        score: &str,
+        tested: TestScores,
+        threshold: Option<f64>,
+        report: Result<Report, String>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
-            score: evaluation.scores[score].to_string(),
-            threshold: evaluation.threshold(score).map(f64::from),
+            score: score.to_owned(),
+            threshold,
             keep: None,
             classes: Vec::new(),
-            known: sets.next().unwrap_or_default(),
-            unknown: sets.collect(),
-            report: match report {
-                Ok(report) => Ok(report.clone()),
-                Err(error) => Err(reason(error)),
-            },
+            tested,
+            report,
             projection: None,
             origin: None,
             agreement: None,
@@ -220,46 +206,9 @@ impl Subject {
         }
     }
 
-    /// The entries of a score file, with their report for these options, or the reason there is none.
-    ///
-    /// # Errors
-    /// Those of [`Report::new`] except [`Error::Scores`].
-    pub fn of_scores(
-        name: &str,
-        score: &str,
-        known: Scored,
-        unknown: Vec<Scored>,
-        options: &ReportOptions,
-    ) -> Result<Self> {
-        let correct: Vec<bool> =
-            known.predicted.iter().zip(&known.truth).map(|(class, truth)| class == truth).collect();
-        let correct = (correct.len() == known.scores.len()).then_some(&correct[..]);
-        let sets: Vec<(&str, &[f64])> =
-            unknown.iter().map(|set| (set.name.as_str(), &set.scores[..])).collect();
-        let report = match Report::new(&known.scores, correct, &sets, options) {
-            Err(Error::Scores(reason)) => Err(reason),
-            report => Ok(report?),
-        };
-        Ok(Self {
-            name: name.to_owned(),
-            score: score.to_owned(),
-            threshold: options.threshold,
-            keep: None,
-            classes: Vec::new(),
-            report,
-            known,
-            unknown,
-            projection: None,
-            origin: None,
-            agreement: None,
-            degradation: None,
-        })
-    }
-
     /// The verdict on a score.
     pub(super) fn rejects(&self, score: f64) -> bool {
-        self.threshold
-            .is_some_and(|threshold| !matches!(score.partial_cmp(&threshold), Some(order) if order.is_le()))
+        is_rejected(score, self.threshold)
     }
 
     /// What the export found on degraded images, if this is its score and its threshold.
@@ -287,56 +236,21 @@ impl Subject {
         name.cloned().unwrap_or_else(|| class.to_string())
     }
 
-    /// Whether every known image has a prediction.
-    pub(super) fn is_judged(&self) -> bool {
-        self.known.predicted.len() == self.known.scores.len()
-    }
-
     /// A set by its number, 0 for the known images.
     pub(super) fn set(&self, set: usize) -> &Scored {
-        if set == 0 { &self.known } else { &self.unknown[set - 1] }
-    }
-
-    /// The known and the unknown images.
-    pub(super) fn sets(&self) -> impl Iterator<Item = &Scored> {
-        std::iter::once(&self.known).chain(&self.unknown)
-    }
-
-    /// The counts of verdicts for each class.
-    pub(super) fn per_class(&self) -> BTreeMap<i64, OfClass> {
-        let mut classes: BTreeMap<i64, OfClass> = BTreeMap::new();
-        for (index, (&truth, &score)) in self.known.truth.iter().zip(&self.known.scores).enumerate() {
-            let of_class = classes.entry(truth).or_default();
-            let is_correct = self.known.predicted.get(index) == Some(&truth);
-            let is_kept = !self.rejects(score);
-            of_class.images += 1;
-            of_class.correct += usize::from(is_correct);
-            of_class.kept += usize::from(is_kept);
-            of_class.kept_and_correct += usize::from(is_kept && is_correct);
-        }
-        for set in &self.unknown {
-            for (&class, &score) in set.predicted.iter().zip(&set.scores) {
-                if !self.rejects(score) {
-                    classes.entry(class).or_default().strangers += 1;
-                }
-            }
-        }
-        classes
+        if set == 0 { &self.tested.known } else { &self.tested.unknown[set - 1] }
     }
 
     /// The most confident mistakes of each kind, at most `most` of each. Without a threshold these are the
     /// unknown images with the lowest scores, and the known ones with the highest.
     fn mistakes(&self, most: usize) -> Vec<(MistakeKind, Vec<Mistake>)> {
+        let TestScores { known, unknown } = &self.tested;
         let has_threshold = self.threshold.is_some();
-        let is_wrong = |index: usize| {
-            self.known.predicted.get(index).is_some_and(|class| *class != self.known.truth[index])
-        };
+        let is_wrong =
+            |index: usize| known.predicted.get(index).is_some_and(|class| *class != known.truth[index]);
         let found = |kind: MistakeKind| -> Vec<Mistake> {
-            let sets: Vec<usize> = if kind == MistakeKind::UnknownAccepted {
-                (1..=self.unknown.len()).collect()
-            } else {
-                vec![0]
-            };
+            let sets: Vec<usize> =
+                if kind == MistakeKind::UnknownAccepted { (1..=unknown.len()).collect() } else { vec![0] };
             let mut found: Vec<(f64, Mistake)> = Vec::new();
             for set in sets {
                 for (index, &score) in self.set(set).scores.iter().enumerate() {
@@ -372,8 +286,7 @@ impl Projection {
             let rows: Vec<usize> = (0..set.logits.nrows()).filter(is_finite).collect();
             set.logits.select(Axis(0), &rows).mapv(f64::from)
         };
-        let (known, unknown) = evaluation.sets.split_first()?;
-        let known = finite(known);
+        let known = finite(&evaluation.known);
         let has_anchors = anchors.classes() <= MAX_ANCHORS && known.ncols() == anchors.classes();
         let anchors =
             if has_anchors { anchors.to_rows().mapv(f64::from) } else { Array2::zeros((0, known.ncols())) };
@@ -385,7 +298,8 @@ impl Projection {
         let is_same_width = |set: &&ScoredSet| set.logits.ncols() == known.ncols();
         let mut map = Self {
             known: plane.project(known.view()),
-            unknown: unknown
+            unknown: evaluation
+                .unknown
                 .iter()
                 .map(|set| {
                     Some(set)
@@ -580,19 +494,12 @@ fn reason(error: &Error) -> String {
 
 /// The curves of the first [`SERIES`] unknown sets, with bands if there is a bootstrap and few sets.
 fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<Vec<Curves>> {
-    let is_judged = subject.is_judged();
-    let correct: Vec<bool> = subject
-        .known
-        .predicted
-        .iter()
-        .zip(&subject.known.truth)
-        .map(|(class, truth)| class == truth)
-        .collect();
-    let known = RankedKnown::new(&subject.known.scores, is_judged.then_some(&correct[..]))?;
-    let shown = subject.unknown.iter().take(SERIES);
+    let correct = subject.tested.correct();
+    let known = RankedKnown::new(&subject.tested.known.scores, correct.as_deref())?;
+    let shown = subject.tested.unknown.iter().take(SERIES);
     let sets = shown.map(|set| Ranked::new(&set.scores)).collect::<Result<Vec<_>>>()?;
     let kinds: Vec<Curve> =
-        Curve::ALL.into_iter().filter(|&curve| is_judged || curve != Curve::Oscr).collect();
+        Curve::ALL.into_iter().filter(|&curve| correct.is_some() || curve != Curve::Oscr).collect();
     let bootstrap = bootstrap.filter(|_| sets.len() <= BANDS);
     let mut bands =
         bootstrap.map_or_else(Vec::new, |bootstrap| bands(&kinds, &known, &sets, bootstrap)).into_iter();
@@ -606,11 +513,12 @@ fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<Vec<Curves>
 
 /// The ROC curve against all unknown images; empty without any.
 fn overall_roc(subject: &Subject) -> Result<Vec<[f64; 2]>> {
-    let all: Vec<f64> = subject.unknown.iter().flat_map(|set| set.scores.iter().copied()).collect();
+    let TestScores { known, unknown } = &subject.tested;
+    let all: Vec<f64> = unknown.iter().flat_map(|set| set.scores.iter().copied()).collect();
     if all.is_empty() {
         return Ok(Vec::new());
     }
-    let known = RankedKnown::new(&subject.known.scores, None)?;
+    let known = RankedKnown::new(&known.scores, None)?;
     Ok(Curve::Roc.points(&known, &Ranked::new(&all)?))
 }
 
@@ -643,7 +551,8 @@ mod tests {
         let subject = |sets: usize| {
             let unknown = (0..sets).map(|number| set(number.to_string(), -1)).collect();
             let known = set("known".to_owned(), 0);
-            Subject::of_scores("a", "score", known, unknown, &ReportOptions::default()).unwrap()
+            Subject::of_scores("a", "score", TestScores { known, unknown }, &ReportOptions::default())
+                .unwrap()
         };
         let kept = |subjects: Vec<Subject>| -> Vec<[usize; 2]> {
             let of = |section: &Section| [section.curves.len(), usize::from(!section.roc.is_empty())];
@@ -669,7 +578,8 @@ mod tests {
                 ..Scored::default()
             };
             let known = Scored { truth: vec![0], scores: vec![1.0], ..Scored::default() };
-            let subject = Subject::of_scores("a", "score", known, vec![unknown], &ReportOptions::default());
+            let tested = TestScores { known, unknown: vec![unknown] };
+            let subject = Subject::of_scores("a", "score", tested, &ReportOptions::default());
             let page = Page::new(vec![subject.unwrap()], Vec::new(), None);
             let (_, mistakes) = &page.sections[0].mistakes[0];
             mistakes

@@ -3,13 +3,14 @@
 use maud::{Markup, html};
 
 use super::{
-    content::{BANDS, Curves, Projection, RunLog, Scored, Section, Subject},
+    content::{BANDS, Curves, Projection, RunLog, Section, Subject},
     name::{MAX_NAME, elided, isolated},
     plot::{Axis, INNER, Key, Mark, Plot, SERIES, Unit, coordinate},
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };
 use crate::{
     data::RESERVED_NAMES,
+    eval::Scored,
     metrics::{
         Interval, Metric,
         curve::{Curve, places},
@@ -86,8 +87,12 @@ pub(super) fn of_section(section: &Section, number: usize) -> Vec<Group> {
 
 /// The axis of scores, from their 0.1 % to their 99.9 % quantile.
 fn score_axis(subject: &Subject) -> Axis {
-    let mut finite: Vec<f64> =
-        subject.sets().flat_map(|set| set.scores.iter().copied()).filter(|score| score.is_finite()).collect();
+    let mut finite: Vec<f64> = subject
+        .tested
+        .sets()
+        .flat_map(|set| set.scores.iter().copied())
+        .filter(|score| score.is_finite())
+        .collect();
     finite.sort_unstable_by(f64::total_cmp);
     let at = |share: f64| finite.get(((finite.len().max(1) - 1) as f64 * share).round() as usize).copied();
     let threshold = subject.threshold.filter(|threshold| threshold.is_finite());
@@ -123,7 +128,7 @@ fn bars(set: &Scored, axis: &Axis) -> Vec<[f64; 2]> {
 /// Histograms, and what each threshold would do.
 fn scores(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     let mut notes = vec!["The outermost bars include all scores beyond them.".to_owned()];
-    let sets = subject.unknown.len();
+    let sets = subject.tested.unknown.len();
     let mut figures = histograms(subject, section);
     figures.push(accepted_by_threshold(subject, section));
     match promises(subject, section) {
@@ -141,7 +146,7 @@ fn scores(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
 
 fn histograms(subject: &Subject, section: usize) -> Vec<Figure> {
     let x = score_axis(subject);
-    let known = bars(&subject.known, &x);
+    let known = bars(&subject.tested.known, &x);
     let highest = |bars: &[[f64; 2]]| bars.iter().fold(0.0, |most: f64, bar| most.max(bar[1]));
     let rows = set_rows(subject);
     let of_set = |index: usize, set: Option<&Scored>| {
@@ -149,7 +154,7 @@ fn histograms(subject: &Subject, section: usize) -> Vec<Figure> {
         let top = highest(&known).max(unknown.as_deref().map_or(0.0, highest)).max(1e-3) * 1.08;
         let y = Axis { to: top, ..Axis::share("share of images (%)") };
         let mut marks = vec![Mark::Bars { heights: known.clone(), end: x.to, series: 0 }];
-        let mut legend = vec![(Key::Bars(0), counted(subject.known.scores.len(), "known image"))];
+        let mut legend = vec![(Key::Bars(0), counted(subject.tested.known.scores.len(), "known image"))];
         if let (Some(set), Some(heights)) = (set, unknown) {
             marks.push(Mark::Bars { heights, end: x.to, series: 1 });
             legend.push((
@@ -181,7 +186,7 @@ fn histograms(subject: &Subject, section: usize) -> Vec<Figure> {
         let plot = Plot { x: x.clone(), y, height: 190.0, marks, legend };
         Figure::new(format!("scores-{section}-{}", index + 1), &title, caption, plot)
     };
-    let sets = &subject.unknown;
+    let sets = &subject.tested.unknown;
     if sets.is_empty() {
         return vec![of_set(0, None)];
     }
@@ -199,8 +204,8 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         return (Some(reason), Vec::new());
     }
     let mut notes = Vec::new();
-    if subject.unknown.len() > SERIES {
-        notes.push(format!("The first {SERIES} of {} unknown sets.", subject.unknown.len()));
+    if subject.tested.unknown.len() > SERIES {
+        notes.push(format!("The first {SERIES} of {} unknown sets.", subject.tested.unknown.len()));
     }
     let has_bands =
         section.curves.iter().any(|Curves(curves)| curves.iter().any(|(.., band)| !band.is_empty()));
@@ -317,12 +322,12 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
     let x = Axis { label: "threshold on the score".to_owned(), ..score_axis(subject) };
     let mut marks: Vec<Mark> = Vec::new();
     let mut legend = Vec::new();
-    for (series, set) in subject.sets().take(SERIES).enumerate() {
+    for (series, set) in subject.tested.sets().take(SERIES).enumerate() {
         marks.push(Mark::Line { points: accepted(set, &x), series });
         let name = if series == 0 {
             "known images".to_owned()
         } else {
-            short(&set.name, if subject.unknown.len() > BANDS { 18 } else { 30 })
+            short(&set.name, if subject.tested.unknown.len() > BANDS { 18 } else { 30 })
         };
         legend.push((Key::Line(series), name));
     }
@@ -361,7 +366,7 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
         );
     };
     let held_out = &chosen_from.held_out_scores;
-    let mut scores = subject.known.scores.clone();
+    let mut scores = subject.tested.known.scores.clone();
     scores.sort_unstable_by(f64::total_cmp);
     let all = scores.len().max(1) as f64;
     let measured =
@@ -409,7 +414,7 @@ struct ConfusionRow {
 }
 
 fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
-    if !subject.is_judged() || subject.known.scores.is_empty() {
+    if !subject.tested.is_judged() || subject.tested.known.scores.is_empty() {
         return (
             Some("Some known images have no prediction, so there is no confusion matrix.".to_owned()),
             vec![],
@@ -417,14 +422,13 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
     }
     // How often each class is mistaken for another, or another for it.
     let mut mistaken: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
-    for ((&truth, &class), &score) in
-        subject.known.truth.iter().zip(&subject.known.predicted).zip(&subject.known.scores)
-    {
+    let known = &subject.tested.known;
+    for ((&truth, &class), &score) in known.truth.iter().zip(&known.predicted).zip(&known.scores) {
         let is_mistaken = usize::from(truth != class && !subject.rejects(score));
         *mistaken.entry(truth).or_default() += is_mistaken;
         *mistaken.entry(class).or_default() += is_mistaken;
     }
-    for class in subject.unknown.iter().flat_map(|set| &set.predicted) {
+    for class in subject.tested.unknown.iter().flat_map(|set| &set.predicted) {
         mistaken.entry(*class).or_default();
     }
     let all = mistaken.len();
@@ -452,15 +456,18 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
         }
         counts
     };
-    let known = &subject.known;
     let mut rows: Vec<ConfusionRow> = Vec::new();
     for &class in &classes {
         let indices = (0..known.scores.len()).filter(|&index| known.truth[index] == class);
         let counts = count(&mut indices.map(|index| (known.predicted[index], known.scores[index])));
         rows.push(ConfusionRow { name: subject.class(class), is_known: true, counts });
     }
-    for set in
-        subject.unknown.iter().take(CONFUSED_SETS).filter(|set| set.predicted.len() == set.scores.len())
+    for set in subject
+        .tested
+        .unknown
+        .iter()
+        .take(CONFUSED_SETS)
+        .filter(|set| set.predicted.len() == set.scores.len())
     {
         let counts = count(&mut set.predicted.iter().copied().zip(set.scores.iter().copied()));
         rows.push(ConfusionRow { name: set.name.clone(), is_known: false, counts });
@@ -586,7 +593,7 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     let mut marks = vec![Mark::Dots { points: within(known), series: 0 }];
     let mut legend = vec![(Key::Dots(0), "known images".to_owned())];
     let mut shown = within(known).len();
-    for (series, (points, set)) in sets.iter().zip(&subject.unknown).enumerate() {
+    for (series, (points, set)) in sets.iter().zip(&subject.tested.unknown).enumerate() {
         shown += within(points).len();
         marks.push(Mark::Dots { points: within(points), series: series + 1 });
         legend.push((Key::Dots(series + 1), short(&set.name, 30)));

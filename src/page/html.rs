@@ -19,6 +19,7 @@ use super::{
 use crate::{
     data::MEAN,
     error::{Error, Result},
+    eval::{ClassCounts, Scored},
     files::atomic,
     method::RejectionScore,
     metrics::{Interval, Metric},
@@ -326,7 +327,7 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
     let Ok(report) = &subject.report else { return html! {} };
     let has_threshold = report.known_kept.is_some();
     // Groups and rows of all sets follow the sets.
-    let sets = subject.unknown.len().min(report.rows.len());
+    let sets = subject.tested.unknown.len().min(report.rows.len());
     let (of_sets, others) = report.rows.split_at(sets);
     html! {
         h3 id={ "metrics-" (number) } { "Metrics" }
@@ -439,17 +440,17 @@ fn comparison_table(sections: &[Section]) -> Markup {
 }
 
 fn class_table(subject: &Subject, number: usize) -> Markup {
-    let classes = subject.per_class();
-    let is_judged = subject.is_judged();
+    let classes = subject.tested.by_class(subject.threshold);
+    let is_judged = subject.tested.is_judged();
     let has_threshold = subject.threshold.is_some();
-    let has_strangers = subject.unknown.iter().any(|set| !set.predicted.is_empty());
+    let has_unknown = subject.tested.unknown.iter().any(|set| !set.predicted.is_empty());
     let mut rows: Vec<_> = classes.into_iter().collect();
     let all = rows.len();
     let share = |count: usize, of: usize| count as f64 / of.max(1) as f64;
     if all > CLASSES {
         // If not all are shown, the weakest come first.
         rows.sort_by(|(_, a), (_, b)| {
-            let quality = |of: &super::content::OfClass| {
+            let quality = |of: &ClassCounts| {
                 // Nothing is known of a class without images.
                 if of.images == 0 {
                     return f64::INFINITY;
@@ -466,14 +467,14 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
         @if all > CLASSES { p.note { "The " (CLASSES) " weakest of " (all) " classes." } }
         div.scroll tabindex="0" role="region" aria-label="classes" {
             table.compact {
-                caption { span { "Known test images of each class, in per cent" @if has_strangers { "; and the number of unknown images that are accepted as this class" } "." } }
+                caption { span { "Known test images of each class, in per cent" @if has_unknown { "; and the number of unknown images that are accepted as this class" } "." } }
                 thead { tr {
                     th scope="col" { "class" }
                     th scope="col" { "images" }
                     @if is_judged { th scope="col" { "accuracy" } }
                     @if has_threshold { th scope="col" { "kept" } }
                     @if is_judged && has_threshold { th scope="col" { "kept and correct" } }
-                    @if has_strangers { th scope="col" { "unknown accepted" } }
+                    @if has_unknown { th scope="col" { "unknown accepted" } }
                 } }
                 tbody {
                     @for (class, of) in &rows {
@@ -483,7 +484,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
                             @if is_judged { (cell(of.correct, of.images)) }
                             @if has_threshold { (cell(of.kept, of.images)) }
                             @if is_judged && has_threshold { (cell(of.kept_and_correct, of.images)) }
-                            @if has_strangers { td { (grouped(of.strangers)) } }
+                            @if has_unknown { td { (grouped(of.unknown_accepted)) } }
                         }
                     }
                 }
@@ -495,9 +496,9 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
 
 /// For each unknown set, the classes predicted for its accepted images.
 fn set_table(subject: &Subject) -> Markup {
-    let judged = || subject.unknown.iter().filter(|set| set.predicted.len() == set.scores.len());
+    let judged = || subject.tested.unknown.iter().filter(|set| set.predicted.len() == set.scores.len());
     let (rows, all): (Vec<_>, usize) = (judged().take(ROWS).collect(), judged().count());
-    let taken_for = |set: &super::content::Scored| {
+    let taken_for = |set: &Scored| {
         let mut counts: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
         for (&class, &score) in set.predicted.iter().zip(&set.scores) {
             if !subject.rejects(score) {
@@ -668,8 +669,9 @@ mod tests {
 
     use super::*;
     use crate::{
+        eval::TestScores,
         metrics::{Bootstrap, curve::area},
-        page::{Provenance, Scored, Subject},
+        page::{Provenance, Subject},
         report::ReportOptions,
     };
 
@@ -737,7 +739,7 @@ mod tests {
     fn subject(known: Scored, unknown: Vec<Scored>, threshold: Option<f64>, resamples: u32) -> Subject {
         let bootstrap = Some(Bootstrap { resamples, seed: 0 });
         let options = ReportOptions { threshold, bootstrap, ..ReportOptions::default() };
-        Subject::of_scores("scores.csv", "score", known, unknown, &options).unwrap()
+        Subject::of_scores("scores.csv", "score", TestScores { known, unknown }, &options).unwrap()
     }
 
     fn page(subjects: Vec<Subject>) -> Page {

@@ -10,5 +10,5 @@ mod plot;
 mod raster;
 mod words;
 
-pub use content::{Page, Projection, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail};
+pub use content::{Page, Projection, Provenance, RunLog, Subject, THUMBNAIL, Thumbnail};
 pub use html::PlotFile;

@@ -1,10 +1,11 @@
 //! The result in words: the verdict and the cautions.
 
 use super::{
-    content::{Scored, Subject},
+    content::Subject,
     name::{elided, isolated},
 };
 use crate::{
+    eval::Scored,
     metrics::Interval,
     model::{Robustness, Threshold},
     report::Row,
@@ -66,7 +67,10 @@ pub(super) fn quoted(name: &str) -> String {
 
 /// The row of each unknown set.
 pub(super) fn set_rows(subject: &Subject) -> &[Row] {
-    subject.report.as_ref().map_or(&[], |report| &report.rows[..subject.unknown.len().min(report.rows.len())])
+    subject
+        .report
+        .as_ref()
+        .map_or(&[], |report| &report.rows[..subject.tested.unknown.len().min(report.rows.len())])
 }
 
 impl Subject {
@@ -159,14 +163,14 @@ impl Subject {
         let mut cautions = Vec::new();
         let count =
             |set: &Scored, test: fn(f64) -> bool| set.scores.iter().filter(|&&score| test(score)).count();
-        let nan: usize = self.sets().map(|set| count(set, f64::is_nan)).sum();
+        let nan: usize = self.tested.sets().map(|set| count(set, f64::is_nan)).sum();
         if nan > 0 {
             cautions.push(format!(
                 "{} not a number. Such images count as unknown, and no metric can be computed.",
                 if nan == 1 { "One score is".to_owned() } else { format!("{} are", counted(nan, "score")) }
             ));
         }
-        let infinite: usize = self.sets().map(|set| count(set, f64::is_infinite)).sum();
+        let infinite: usize = self.tested.sets().map(|set| count(set, f64::is_infinite)).sum();
         if infinite > 0 {
             let verb = if infinite == 1 { "is" } else { "are" };
             cautions.push(format!(
@@ -174,13 +178,14 @@ impl Subject {
                 counted(infinite, "score")
             ));
         }
-        let mut all = self.sets().flat_map(|set| &set.scores);
+        let mut all = self.tested.sets().flat_map(|set| &set.scores);
         if let Some(first) = all.next()
             && all.all(|score| score == first)
         {
             cautions.push("All scores are equal: they say nothing about any image.".to_owned());
         }
         let few: Vec<String> = self
+            .tested
             .sets()
             .enumerate()
             .filter(|(_, set)| (1..FEW).contains(&set.scores.len()))
@@ -230,9 +235,9 @@ impl Subject {
                 ));
             }
         }
-        let per_class = self.per_class();
-        let most = per_class.values().map(|of_class| of_class.images).max().unwrap_or(0);
-        let majority = most as f64 / self.known.truth.len().max(1) as f64;
+        let by_class = self.tested.by_class(self.threshold);
+        let most = by_class.values().map(|counts| counts.images).max().unwrap_or(0);
+        let majority = most as f64 / self.tested.known.truth.len().max(1) as f64;
         if let Some(accuracy) = report.accuracy {
             let interval = report.intervals.and_then(|intervals| intervals.accuracy);
             if interval.map_or(accuracy, |interval| interval.low) <= majority {
@@ -256,7 +261,7 @@ impl Subject {
         if !more.is_empty() {
             cautions.push(format!("The AUROC for {} is below 50 %, too.", counted(more.len(), "more set")));
         }
-        let is_tested = |class: &i64| per_class.get(class).is_some_and(|of_class| of_class.images > 0);
+        let is_tested = |class: &i64| by_class.get(class).is_some_and(|counts| counts.images > 0);
         let untested = self.classes.iter().zip(0..).filter(|(_, class)| !is_tested(class));
         let untested: Vec<String> = untested.map(|(name, _)| quoted(name)).collect();
         if !untested.is_empty() {
@@ -264,7 +269,7 @@ impl Subject {
             let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
             cautions.push(format!("There are no test images of {}{more}.", listed(named)));
         }
-        if self.unknown.is_empty() {
+        if self.tested.unknown.is_empty() {
             cautions.push("There are no unknown images, so rejecting them is not measured.".to_owned());
         }
         cautions
@@ -276,6 +281,7 @@ mod tests {
     use super::*;
     use crate::{
         data::Degradation,
+        eval::TestScores,
         metrics::Bootstrap,
         model::{Degraded, Manifest},
         page::content::Provenance,
@@ -300,8 +306,10 @@ mod tests {
             threshold,
             keep: Some(0.95),
             classes: Vec::new(),
-            known: scored("known", known),
-            unknown: unknown.iter().map(|(name, scores)| scored(name, scores)).collect(),
+            tested: TestScores {
+                known: scored("known", known),
+                unknown: unknown.iter().map(|(name, scores)| scored(name, scores)).collect(),
+            },
             report: Report::new(known, Some(&correct), unknown, &options).map_err(|error| error.to_string()),
             projection: None,
             origin: None,

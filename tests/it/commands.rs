@@ -13,7 +13,7 @@ use cac::{
     method::Variant,
     run::{CheckpointKind, RunFolder},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{checkpoint, errors::with_changed_bias, golden};
 
@@ -211,6 +211,12 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
         // Only the model's own score has a threshold; the classes do not depend on the score.
         assert!(lines[0]["threshold"].is_number() && lines[1].get("threshold").is_none());
         assert_eq!(lines[0]["accuracy"], lines[1]["accuracy"]);
+        assert_eq!(lines[0]["balanced_accuracy"], lines[1]["balanced_accuracy"]);
+        check_classes(&lines[0]);
+        assert_eq!(
+            lines[1]["classes"][0],
+            json!({ "class": "ant", "images": 1, "correct": lines[0]["classes"][0]["correct"] })
+        );
         tables = lines;
         for (table, column) in tables.iter().zip(["score", "energy"]) {
             let again = toolkit(at, &["metrics", file, "--column", column, "--json"]);
@@ -228,6 +234,13 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
             }
         }
     }
+    let balanced = 100.0 * tables[0]["balanced_accuracy"].as_f64().unwrap();
+    let text = toolkit(at, &data);
+    assert!(
+        stdout(&text).contains(&format!("balanced accuracy {balanced:.2} %, lowest for `")),
+        "{}",
+        stdout(&text)
+    );
     let names: Vec<&Value> = tables[0]["rows"].as_array().unwrap().iter().map(|row| &row["name"]).collect();
     assert_eq!(names, ["other", "uniform-noise", "far", "mean", "all"]);
     let unused = toolkit(at, &[&data[..], &["--score", "msp", "--threshold", "1"]].concat());
@@ -241,6 +254,26 @@ fn several_scores_are_evaluated_in_one_pass_and_written() {
     let own = toolkit(at, &[&["eval", "energy.onnx"], &data[2..], &["--json"]].concat());
     let own: Value = serde_json::from_str(stdout(&own)).unwrap();
     assert_eq!(own["rows"][0]["auroc"], tables[1]["rows"][0]["auroc"]);
+}
+
+/// Checks that the counts of the classes agree with the shares of all images.
+fn check_classes(line: &Value) {
+    let classes = line["classes"].as_array().unwrap();
+    let names: Vec<&Value> = classes.iter().map(|class| &class["class"]).collect();
+    assert_eq!(names, ["ant", "bee", "cow"]);
+    let counts = |field: &str| classes.iter().map(|class| class[field].as_f64().unwrap()).collect::<Vec<_>>();
+    let sum = |field: &str| counts(field).iter().sum::<f64>();
+    assert_eq!(sum("images"), line["known"]);
+    assert_eq!(sum("correct") / sum("images"), line["accuracy"]);
+    assert_eq!(sum("kept") / sum("images"), line["known_kept"]);
+    assert!(sum("kept_and_correct") <= sum("kept").min(sum("correct")));
+    let all = line["rows"].as_array().unwrap().last().unwrap();
+    assert_eq!(all["name"], "all");
+    let caught = all["unknown_caught"].as_f64().unwrap() * all["unknown"].as_f64().unwrap();
+    assert_eq!(sum("unknown_accepted"), all["unknown"].as_f64().unwrap() - caught.round());
+    let accuracies =
+        counts("correct").into_iter().zip(counts("images")).map(|(correct, images)| correct / images);
+    assert_eq!(accuracies.sum::<f64>() / 3.0, line["balanced_accuracy"]);
 }
 
 #[test]
@@ -626,7 +659,7 @@ fn one_bad_image_does_not_end_the_run() {
     assert!(table.status.success(), "{text}");
     assert!(text.contains("left out training images that cannot be read: 1\n"), "{text}");
     let features = FeatureFile::read(&at.join("f.npz")).unwrap();
-    assert_eq!((&features.training.labels, features.sets[0].labels.len()), (&vec![0, 1, 2], 3));
+    assert_eq!((&features.training.labels, features.known.labels.len()), (&vec![0, 1, 2], 3));
     let taken = [&data[..4], &["--unknown", "training=other", "--keep-features", "f.npz"]].concat();
     assert!(error(&toolkit(at, &taken)).contains("set name = `training`"));
 
@@ -636,7 +669,7 @@ fn one_bad_image_does_not_end_the_run() {
     stdout(&toolkit(at, &[&["eval", "plain.onnx"], &data[2..], &keeping].concat()));
     let plain = FeatureFile::read(&at.join("plain.npz")).unwrap();
     assert_eq!((plain.last_layer, plain.anchors), (features.last_layer, features.anchors));
-    for (plain, set) in plain.sets.iter().zip(&features.sets) {
+    for (plain, set) in [(&plain.known, &features.known), (&plain.unknown[0], &features.unknown[0])] {
         assert_eq!(plain.labels, set.labels);
         assert!(plain.features.iter().zip(&set.features).all(|(a, b)| (a - b).abs() < 1e-4));
     }

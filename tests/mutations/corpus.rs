@@ -302,8 +302,8 @@ fn evaluation() -> Evaluation {
         scores: vec![(0..truth.len()).map(|index| index as f32 / 7.0).collect()],
         ..ScoredSet::default()
     };
-    let sets = vec![set("known", &[0, 1, 1, 0]), set("a \"b\"", &[-1; 3])];
-    Evaluation { scores: vec![LogitScore::Cac.into()], decision: None, sets, skipped: 0 }
+    let (known, unknown) = (set("known", &[0, 1, 1, 0]), vec![set("a \"b\"", &[-1; 3])]);
+    Evaluation { scores: vec![LogitScore::Cac.into()], decision: None, known, unknown, skipped: 0 }
 }
 
 fn settings() -> Vec<Vec<u8>> {

@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
 use ndarray::Array4;
 
 use crate::{
-    commands::requirement::Requirement,
+    commands::eval::requirement::Requirement,
     terminal::{InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, weights::similar},
 };
 

@@ -1,6 +1,6 @@
 //! `toolkit metrics`
 
-use std::{collections::HashMap, io::Write, path::Path};
+use std::{io::Write, path::Path};
 
 use anyhow::anyhow;
 use cac::{
@@ -74,40 +74,19 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
         }
         return if args.json { print_json(&bounded) } else { Ok(write!(stdout(), "{bounded}")?) };
     }
-    let (mut known, mut verdicts): (Vec<f64>, Vec<bool>) = (Vec::new(), Vec::new());
-    let mut unknown: Vec<(String, Vec<f64>)> = Vec::new();
-    let mut indices: HashMap<String, usize> = HashMap::new();
-    score_file::read(file, &args.column, |entry| {
-        if entry.label >= 0 {
-            known.push(entry.score);
-            verdicts.extend(correct(&entry));
-            return Ok(());
-        }
-        let name = if entry.set.is_empty() { "unknown" } else { entry.set };
-        match indices.get(name) {
-            Some(&index) => unknown[index].1.push(entry.score),
-            None => {
-                indices.insert(name.to_owned(), unknown.len());
-                unknown.push((name.to_owned(), vec![entry.score]));
-            }
-        }
-        Ok(())
-    })?;
-    let correct = (verdicts.len() == known.len()).then_some(&verdicts[..]);
-    let unknown: Vec<(&str, &[f64])> =
-        unknown.iter().map(|(name, scores)| (&name[..], &scores[..])).collect();
+    let (tested, unjudged) = score_file::read_sets(file, &args.column)?;
     let options = args.report.options(args.threshold);
-    let names: Vec<&str> = unknown.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = tested.unknown.iter().map(|set| set.name.as_str()).collect();
     Report::check(&names, &options).map_err(|error| anyhow!("`{}`: {error}", file.display()))?;
-    let report = Report::new(&known, correct, &unknown, &options)?;
-    for row in report.rows.iter().take(unknown.len()).filter(|row| row.is_reversed()) {
+    let report = tested.report(&options)?;
+    for row in report.rows.iter().take(names.len()).filter(|row| row.is_reversed()) {
         say(format_args!(
             "the AUROC for `{}` is below 50 %: is the score the right way round? Larger must mean more likely unknown",
             on_one_line(&row.name)
         ));
     }
-    if correct.is_none() && !verdicts.is_empty() {
-        say(without_accuracy(known.len() - verdicts.len()));
+    if unjudged > 0 {
+        say(without_accuracy(unjudged));
     }
     if args.json { print_json(&report) } else { Ok(write!(stdout(), "{report}")?) }
 }

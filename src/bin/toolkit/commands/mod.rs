@@ -9,7 +9,6 @@ pub mod inspect;
 pub mod metrics;
 pub mod providers;
 pub mod report;
-pub mod requirement;
 pub mod score;
 pub mod train;
 pub mod verify;

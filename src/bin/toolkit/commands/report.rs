@@ -9,11 +9,11 @@ use std::{
 use anyhow::{anyhow, bail};
 use cac::{
     Error, Provider,
-    data::{KNOWN, TestImages},
+    data::TestImages,
     eval::{Evaluation, score_file},
     export::{self, ExportOptions, ThresholdRule},
     method::{KEEP, RejectionScore},
-    page::{Page, Projection, Provenance, RunLog, Scored, Subject, THUMBNAIL, Thumbnail},
+    page::{Page, Projection, Provenance, RunLog, Subject, THUMBNAIL, Thumbnail},
     report::Report,
     run::{Checkpoint, CheckpointKind, Event, RunFolder},
     text::{on_one_line, path_text},
@@ -172,40 +172,13 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
 
 /// A score file.
 fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject> {
-    let mut known = Scored { name: KNOWN.to_owned(), ..Scored::default() };
-    let mut unknown: Vec<Scored> = Vec::new();
-    let mut indices: HashMap<String, usize> = HashMap::new();
     let column = args.column.as_deref().unwrap_or(cli::SCORE_COLUMN);
-    score_file::read(path, column, |entry| {
-        let set = if entry.label >= 0 {
-            &mut known
-        } else {
-            let name = if entry.set.is_empty() { "unknown" } else { entry.set };
-            let index = indices.get(name).copied().unwrap_or_else(|| {
-                indices.insert(name.to_owned(), unknown.len());
-                unknown.push(Scored { name: name.to_owned(), ..Scored::default() });
-                unknown.len() - 1
-            });
-            &mut unknown[index]
-        };
-        set.images.push(entry.image.to_owned());
-        set.truth.push(entry.label);
-        set.predicted.extend(entry.prediction);
-        set.scores.push(entry.score);
-        Ok(())
-    })?;
-    let predicted = known.predicted.len();
-    if predicted > 0 && predicted < known.scores.len() {
-        say(format_args!("{name}: {}", without_accuracy(known.scores.len() - predicted)));
-    }
-    // Predictions for only some images cannot be assigned to them.
-    for set in std::iter::once(&mut known).chain(&mut unknown) {
-        if set.predicted.len() != set.scores.len() {
-            set.predicted.clear();
-        }
+    let (tested, unjudged) = score_file::read_sets(path, column)?;
+    if unjudged > 0 {
+        say(format_args!("{name}: {}", without_accuracy(unjudged)));
     }
     let options = args.options.report.options(args.options.scorer.threshold);
-    let subject = Subject::of_scores(name, column, known, unknown, &options);
+    let subject = Subject::of_scores(name, column, tested, &options);
     subject.map_err(|error| anyhow!("`{}`: {error}", path.display()))
 }
 
