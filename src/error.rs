@@ -287,17 +287,12 @@ pub enum Error {
     #[error("no metrics for these scores: {0}")]
     Scores(String),
     /// The outputs of an exported model differ from those of the trained network or the method.
-    #[error(
-        "self-check failed: the greatest difference of {what} is {}, allowed {tolerance:e}; nothing was written",
-        amount(*difference)
-    )]
+    #[error("self-check failed: {what} differ {difference} of the images; nothing was written")]
     SelfCheck {
-        /// The output that differs.
+        /// The outputs that differ.
         what: &'static str,
-        /// The largest difference found; for labels and verdicts, the number of images that differ.
-        difference: f64,
-        /// The largest difference allowed.
-        tolerance: f64,
+        /// How far they differ.
+        difference: Difference,
     },
     /// A file's signature is not valid for the key.
     #[error("the signature `{}` is refused: {reason}", shown(path))]
@@ -393,7 +388,7 @@ pub enum Error {
     },
 }
 
-/// How far the outputs for golden images differ.
+/// How far the outputs for some images differ.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Difference {
@@ -410,11 +405,6 @@ impl fmt::Display for Difference {
             Self::Images(count) => write!(f, "for {count}"),
         }
     }
-}
-
-/// A difference; the number of images that differ is a whole number.
-fn amount(difference: f64) -> String {
-    if difference.fract() == 0.0 { difference.to_string() } else { format!("{difference:.1e}") }
 }
 
 /// The error count, then one error per line.
@@ -442,9 +432,8 @@ impl Error {
     }
 
     /// Wraps an operating system error with the failed action and its path.
-    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |error| Self::Io { action, path, error }
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        move |error| Self::Io { action, path: path.to_owned(), error }
     }
 }
 

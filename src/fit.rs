@@ -308,7 +308,8 @@ fn residual(examples: &Examples, limit: Option<usize>) -> Result<Constants, Stri
     let length = mean_length(&centred.dot(&matrix.t()));
     if length <= MIN_RESIDUAL * mean_length(&centred) {
         return Err(format!(
-            "needs more training images: {principal} dimensions contain all {}",
+            "needs more training images: {} dimensions contain all {}",
+            width - kept,
             features.nrows()
         ));
     }

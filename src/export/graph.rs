@@ -8,7 +8,7 @@ use crate::{
     image::Input,
     model::{
         builder::Builder,
-        file::{LOGIT_MAP, NORMALIZED, RESIZED, VIEWS},
+        file::{FEATURES, LOGIT_MAP, NORMALIZED, RESIZED, VIEWS},
         proto::{Attribute, Graph, element},
         resize::resize,
     },
@@ -113,7 +113,7 @@ fn mean_of_views(graph: &mut Builder, features: &str, width: usize) -> String {
     graph.ints("cac/views/shape", &[2, -1, width as i64]);
     let views = graph.node("Reshape", "cac/views", &[features, "cac/views/shape"], vec![]);
     let mean = vec![Attribute::ints("axes", &[0]), Attribute::int("keepdims", 0)];
-    graph.node("ReduceMean", "features", &[&views], mean)
+    graph.node("ReduceMean", FEATURES, &[&views], mean)
 }
 
 /// Adds the layers from the normalised images to `features` and `logits`, with batch normalisation folded
@@ -137,7 +137,7 @@ fn network(
         let name = match index {
             _ if index + 1 == layers.len() => "logits",
             _ if index == features && has_both_views => VIEWS,
-            _ if index == features => "features",
+            _ if index == features => FEATURES,
             _ => &layer.name,
         };
         let inputs: Vec<&str> = layer.inputs.iter().map(|&input| outputs[input].as_str()).collect();

@@ -11,6 +11,7 @@ use crate::{
     model::{
         Threshold,
         builder::Builder,
+        file::{FEATURES, P_VALUE, UNKNOWN_AT},
         proto::{Attribute, element},
     },
 };
@@ -71,13 +72,13 @@ impl Head<'_> {
         graph.output("label", element::INT64, &[batch]);
         graph.output("unknown", element::BOOL, &[batch]);
         if !self.threshold.held_out_scores.is_empty() {
-            graph.output("p_value", element::FLOAT, &[batch]);
+            graph.output(P_VALUE, element::FLOAT, &[batch]);
         }
         if !self.threshold.operating_points.is_empty() {
-            graph.output("unknown_at", element::BOOL, &[batch, Some(self.threshold.operating_points.len())]);
+            graph.output(UNKNOWN_AT, element::BOOL, &[batch, Some(self.threshold.operating_points.len())]);
         }
         if options.features {
-            graph.output("features", element::FLOAT, &[batch, Some(self.features)]);
+            graph.output(FEATURES, element::FLOAT, &[batch, Some(self.features)]);
         }
     }
 
@@ -104,13 +105,13 @@ impl Head<'_> {
             graph.floats("cac/p/own", &[], &[1.0]);
             graph.node("Add", "cac/p/rank", &["cac/p/count", "cac/p/own"], vec![]);
             graph.floats("cac/p/all", &[], &[(held_out_scores.len() + 1) as f32]);
-            graph.node("Div", "p_value", &["cac/p/rank", "cac/p/all"], vec![]);
+            graph.node("Div", P_VALUE, &["cac/p/rank", "cac/p/all"], vec![]);
         }
         if !operating_points.is_empty() {
             let values: Vec<f32> = operating_points.iter().map(|point| point.threshold).collect();
             graph.floats("operating_points", &[values.len()], &values);
             graph.node("LessOrEqual", "cac/known_at", &["cac/score/column", "operating_points"], vec![]);
-            graph.node("Not", "unknown_at", &["cac/known_at"], vec![]);
+            graph.node("Not", UNKNOWN_AT, &["cac/known_at"], vec![]);
         }
     }
 }
@@ -213,7 +214,7 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
             graph.node("Sqrt", output, &[&square], vec![]);
         }
         Constants::Gaussians { is_unit, within, means, background } => {
-            let features = if *is_unit { directions(graph, prefix) } else { "features".to_owned() };
+            let features = if *is_unit { directions(graph, prefix) } else { FEATURES.to_owned() };
             let points = affine(graph, &part("within"), &features, within);
             let squares = squared_distances(graph, &part("means"), &points, means);
             let nearest = graph.node("ReduceMin", &part("means/nearest"), &[&squares], reduced());
@@ -240,7 +241,7 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
             let distances = graph.node("Div", &part("boundaries"), &[&behind, &own], vec![]);
             let sum = graph.node("ReduceSum", &part("boundaries/sum"), &[&distances, ROW], summed());
             graph.floats(average, &[mean.len()], &mean.to_vec());
-            let centred = graph.node("Sub", &part("centred"), &["features", average], vec![]);
+            let centred = graph.node("Sub", &part("centred"), &[FEATURES, average], vec![]);
             let distance = length(graph, &part("centred"), &centred, false);
             graph.floats(least, &[], &[MIN_DISTANCE]);
             let distance = graph.node("Max", &part("centred/divisor"), &[&distance, least], vec![]);
@@ -249,7 +250,7 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
             graph.node("Div", output, &[&sum, &divisor], vec![]);
         }
         Constants::Residual { residual, alpha } => {
-            let left = affine(graph, &part("residual"), "features", residual);
+            let left = affine(graph, &part("residual"), FEATURES, residual);
             let length = length(graph, &part("residual"), &left, false);
             let scale = part("alpha");
             graph.floats(&scale, &[], &[*alpha]);
@@ -263,11 +264,11 @@ fn score_of_features(graph: &mut Builder, prefix: &str, constants: &Constants, o
 /// Adds the features as vectors of length 1.
 fn directions(graph: &mut Builder, prefix: &str) -> String {
     let part = |name: &str| format!("{prefix}/{name}");
-    let length = length(graph, &part("features"), "features", true);
+    let length = length(graph, &part("features"), FEATURES, true);
     let least = part("features/least");
     graph.floats(&least, &[], &[MIN_NORM]);
     let length = graph.node("Max", &part("features/divisor"), &[&length, &least], vec![]);
-    graph.node("Div", &part("direction"), &["features", &length], vec![])
+    graph.node("Div", &part("direction"), &[FEATURES, &length], vec![])
 }
 
 /// Adds the map of points.

@@ -19,9 +19,10 @@ use prost::Message;
 use head::Head;
 use numbers::Numbers;
 
+pub use crate::model::InputForm;
 use crate::{
     arch,
-    error::{Error, Result},
+    error::{Difference, Error, Result},
     eval::{Agreement, Evaluation},
     files::atomic,
     fit::{self, Examples, Fitter},
@@ -30,7 +31,7 @@ use crate::{
     model::{
         Decision, Degraded, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, PlaceScore,
         Robustness, Threshold,
-        file::{LOGIT_MAP, max_batch},
+        file::max_batch,
         proto::{Graph, Model, Property},
     },
     report::ReportOptions,
@@ -107,26 +108,6 @@ pub enum ThresholdRule {
     Keep(f64),
     /// This value.
     Value(f32),
-}
-
-/// The input format of a model file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum InputForm {
-    /// float32 `[N, 3, H, W]`, values 0..=1.
-    #[serde(rename = "f32")]
-    Floats,
-    /// uint8 `[N, H, W, 3]`, values 0..=255.
-    #[serde(rename = "u8")]
-    Bytes,
-    /// uint8 `[N, H, W, 3]`, values 0..=255, of any height and width: the graph resizes as
-    /// [`image::pixels`](crate::image::pixels) does.
-    #[serde(rename = "any-size")]
-    AnySize,
-}
-
-impl InputForm {
-    /// All formats.
-    pub const ALL: [Self; 3] = [Self::Floats, Self::Bytes, Self::AnySize];
 }
 
 /// The result of an export.
@@ -532,7 +513,11 @@ fn check(checkpoint: &Checkpoint, head: &Head, scorer: &Scorer, precision: Model
     within("logits", if images.is_empty() { f64::INFINITY } else { difference }, tolerance(precision))?;
     if let Some(map) = &found.logit_map {
         let means = map.mean_axis(Axis(3)).and_then(|means| means.mean_axis(Axis(2))).expect("places");
-        within(LOGIT_MAP, difference_of_logits(means.view(), found.logits.view()), HEAD_TOLERANCE)?;
+        within(
+            "means of logit maps",
+            difference_of_logits(means.view(), found.logits.view()),
+            HEAD_TOLERANCE,
+        )?;
     }
     check_head(head, &found)?;
     Ok(difference)
@@ -563,15 +548,15 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
             relative(&mut scores, &labels, thresholds);
         }
         within(
-            "score",
+            "scores",
             difference_of_scores(head.score, &activations, &found.score, &scores),
             HEAD_TOLERANCE,
         )?;
     }
-    within("label", differing(&found.label, &labels), 0.0)?;
+    same("labels", &found.label, &labels)?;
     let Threshold { value, held_out_scores, .. } = head.threshold;
     let verdicts: Vec<bool> = found.score.iter().map(|&score| method::is_unknown(score, *value)).collect();
-    within("unknown", differing(&found.unknown, &verdicts), 0.0)?;
+    same("verdicts", &found.unknown, &verdicts)?;
     if let Some(found_at) = &found.unknown_at {
         let points = head.threshold.operating_points.iter().map(|point| point.threshold);
         let expected: Vec<bool> = found
@@ -579,12 +564,12 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
             .iter()
             .flat_map(|&score| points.clone().map(move |value| method::is_unknown(score, value)))
             .collect();
-        within("unknown_at", differing(found_at, &expected), 0.0)?;
+        same("verdicts at operating points", found_at, &expected)?;
     }
     // Without held-out scores there is no such output.
     let compared = found.score.iter().filter(|_| !held_out_scores.is_empty());
     let p_values: Vec<f32> = compared.map(|&score| method::p_value(held_out_scores, score)).collect();
-    within("p-value", greatest_difference(found.p_value.iter().flatten(), &p_values), HEAD_TOLERANCE)
+    within("p-values", greatest_difference(found.p_value.iter().flatten(), &p_values), HEAD_TOLERANCE)
 }
 
 /// The largest difference of a score, relative above 1, beyond what rounding can explain.
@@ -633,22 +618,24 @@ fn within(what: &'static str, difference: f64, tolerance: f64) -> Result<()> {
     if difference <= tolerance {
         return Ok(());
     }
-    Err(Error::SelfCheck { what, difference: greater(0.0, difference), tolerance })
+    Err(Error::SelfCheck { what, difference: Difference::Value(greater(0.0, difference)) })
+}
+
+/// Checks that no value differs, and that none is missing.
+fn same<'a, T: PartialEq + 'a>(
+    what: &'static str,
+    found: impl IntoIterator<Item = &'a T, IntoIter: ExactSizeIterator>,
+    expected: &'a [T],
+) -> Result<()> {
+    let found = found.into_iter();
+    let missing = found.len().abs_diff(expected.len());
+    match missing + found.zip(expected).filter(|(found, expected)| found != expected).count() {
+        0 => Ok(()),
+        differing => Err(Error::SelfCheck { what, difference: Difference::Images(differing) }),
+    }
 }
 
 /// The larger of two differences; NaN counts as infinite.
 fn greater(a: f64, b: f64) -> f64 {
     if b.is_nan() { f64::INFINITY } else { a.max(b) }
-}
-
-/// The number of values that differ; infinite if one of the two has more values.
-fn differing<'a, T: PartialEq + 'a>(
-    found: impl IntoIterator<Item = &'a T, IntoIter: ExactSizeIterator>,
-    expected: &'a [T],
-) -> f64 {
-    let found = found.into_iter();
-    if found.len() != expected.len() {
-        return f64::INFINITY;
-    }
-    found.zip(expected).filter(|(found, expected)| found != expected).count() as f64
 }

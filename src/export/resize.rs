@@ -51,7 +51,7 @@ pub(super) fn check(model: &Model, input: &Input, batch: Option<usize>) -> Resul
             greatest = greater(greatest, difference);
         }
     }
-    within("a resized byte", greatest, 0.0)?;
+    within("resized bytes", greatest, 0.0)?;
     Ok(checked)
 }
 
@@ -82,6 +82,7 @@ fn formula(height: usize, width: usize) -> RgbImage {
 mod tests {
     use super::*;
     use crate::{
+        error::Difference,
         image::{Filter, Resize},
         model::{
             builder::Builder,
@@ -128,6 +129,9 @@ mod tests {
         half.raw_data = 0.25_f32.to_le_bytes().to_vec().into();
         assert!(!resizes_to(&changed, &input));
         let error = check(&changed, &input, Some(2)).unwrap_err();
-        assert!(matches!(error, Error::SelfCheck { what: "a resized byte", difference: 2.0, .. }), "{error}");
+        assert!(
+            matches!(error, Error::SelfCheck { what: "resized bytes", difference: Difference::Value(2.0) }),
+            "{error}"
+        );
     }
 }

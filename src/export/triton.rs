@@ -8,7 +8,10 @@ use std::{
 use crate::{
     error::{Error, Result},
     files::atomic,
-    model::file::{LOGIT_MAP, ModelFile},
+    model::{
+        InputForm,
+        file::{FEATURES, LOGIT_MAP, ModelFile, P_VALUE, UNKNOWN_AT},
+    },
     text::on_one_line,
 };
 
@@ -112,12 +115,10 @@ fn config(name: &str, file: &ModelFile) -> [String; 3] {
         Some(batch) => (0, format!("{batch}, ")),
         None => (MAX_BATCH, String::new()),
     };
-    let (kind, image) = if file.manifest.decision.resizes {
-        ("UINT8", "-1, -1, 3".to_owned())
-    } else if file.takes_bytes {
-        ("UINT8", format!("{height}, {width}, 3"))
-    } else {
-        ("FP32", format!("3, {height}, {width}"))
+    let (kind, image) = match file.input {
+        InputForm::AnySize => ("UINT8", "-1, -1, 3".to_owned()),
+        InputForm::Bytes => ("UINT8", format!("{height}, {width}, 3")),
+        InputForm::Floats => ("FP32", format!("3, {height}, {width}")),
     };
     // Triton's tensors need an axis after the batch; these have none.
     let column = match file.batch {
@@ -127,13 +128,12 @@ fn config(name: &str, file: &ModelFile) -> [String; 3] {
     let further: String = file
         .outputs
         .iter()
-        .filter_map(|(name, width)| {
-            let width = width.map_or("-1".to_owned(), |width| width.to_string());
+        .filter_map(|name| {
             let (kind, dims) = match name.as_str() {
-                "p_value" => ("FP32", column.clone()),
-                "features" => ("FP32", format!("dims: [ {batch}{width} ]")),
-                LOGIT_MAP => ("FP32", format!("dims: [ {batch}{width}, -1, -1 ]")),
-                "unknown_at" => ("BOOL", format!("dims: [ {batch}{width} ]")),
+                P_VALUE => ("FP32", column.clone()),
+                FEATURES => ("FP32", format!("dims: [ {batch}{} ]", file.features?)),
+                LOGIT_MAP => ("FP32", format!("dims: [ {batch}{classes}, -1, -1 ]")),
+                UNKNOWN_AT => ("BOOL", format!("dims: [ {batch}{} ]", file.operating_points())),
                 _ => return None,
             };
             Some(format!(",\n  {{ name: \"{name}\" data_type: TYPE_{kind} {dims} }}"))

@@ -63,7 +63,7 @@ pub struct Unpacked {
 /// leads out of the folder, is not UTF-8, is not allowed on this system, or occurs twice; [`Error::Io`].
 /// Files unpacked before the error remain in the folder.
 pub fn unpack(archive: &Path, folder: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<Contents> {
-    let unreadable = |error| Error::Io { action: "read", path: archive.to_owned(), error };
+    let unreadable = Error::io("read", archive);
     let file = File::open(archive).map_err(unreadable)?;
     let length = file.metadata().map_err(unreadable)?.len();
     let mut unpacking = Unpacking {

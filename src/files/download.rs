@@ -179,11 +179,17 @@ pub(crate) fn verify(expected: &Expected, file: &Path, check: Check) -> Result<C
 /// The recorded SHA-256, unless one is published. `sha256sum` writes a name after it.
 ///
 /// # Errors
-/// [`Error::Checksum`] if the record holds none.
+/// [`Error::Checksum`] if the record holds none, [`Error::Io`] if it cannot be read.
 fn recorded(expected: &Expected, record: &Path) -> Result<Option<String>> {
-    let Some(text) = fs::read_to_string(record).ok().filter(|_| expected.sha256.is_none()) else {
+    if expected.sha256.is_some() {
         return Ok(None);
+    }
+    let text = match fs::read(record) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("read", record)(error)),
     };
+    let text = String::from_utf8_lossy(&text);
     let sum = text.split_whitespace().next().unwrap_or_default().to_lowercase();
     if sum.len() != 64 || !sum.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(Error::Checksum { path: record.to_owned(), reason: "it holds no SHA-256".to_owned() });
@@ -216,7 +222,7 @@ fn fetch_within(
     let mut is_other_than_recorded = false;
     let mut urls: VecDeque<&String> = remote.urls.iter().collect();
     while let Some(url) = urls.pop_front() {
-        let disk = |error| Error::Io { action: "write", path: part.clone(), error };
+        let disk = Error::io("write", &part);
         let is_resumed = match transfer(patience, url, remote, file, &mut open, observe) {
             Ok(is_resumed) => is_resumed,
             Err(Broken::Disk(error)) => return Err(disk(error)),

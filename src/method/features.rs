@@ -170,13 +170,13 @@ impl Constants {
     pub fn rejection(&self, features: ArrayView2<f32>, logits: ArrayView2<f32>) -> Array1<f32> {
         match self {
             Self::Neighbours { neighbours, bank } => {
-                let mut squares = squared_distances(directions(features).view(), bank.view());
-                let kth = |mut row: ndarray::ArrayViewMut1<f32>| {
-                    let row = row.as_slice_mut().expect("rows of a new array are contiguous");
+                let squares = squared_distances(directions(features).view(), bank.view());
+                let kth = |row: ArrayView1<f32>| {
+                    let mut row = row.to_vec();
                     // Rounding can leave a small square negative.
-                    *row.select_nth_unstable_by(neighbours - 1, f32::total_cmp).1
+                    row.select_nth_unstable_by(neighbours - 1, f32::total_cmp).1.abs().sqrt()
                 };
-                squares.rows_mut().into_iter().map(kth).map(|square| square.abs().sqrt()).collect()
+                squares.rows().into_iter().map(kth).collect()
             }
             Self::Gaussians { is_unit, within, means, background } => {
                 let units = is_unit.then(|| directions(features));

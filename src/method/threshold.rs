@@ -9,8 +9,11 @@ pub const KEEP: f64 = 0.95;
 /// With fewer, not even the largest of their scores keeps that share of further images. `keep` is 0 to below 1.
 #[must_use]
 pub fn needed(keep: f64) -> usize {
-    // The tolerance is for shares such as 0.9, which have no exact binary form.
-    ((keep / (1.0 - keep) - 1e-9).ceil() as usize).max(1)
+    // Rounding may move the quotient, but not below its predecessor.
+    let quotient = (keep / (1.0 - keep)) as usize;
+    (quotient.saturating_sub(1).max(1)..)
+        .find(|&count| rank(count, keep) <= count)
+        .expect("a larger count suffices")
 }
 
 /// The conformal threshold that keeps a new known image with a probability of at least `keep` (0 to below 1),
@@ -37,7 +40,7 @@ pub fn threshold(ascending: &[f32], keep: f64) -> Result<f32> {
 
 /// k, from 1.
 fn rank(count: usize, keep: f64) -> usize {
-    // The tolerance is that of `needed`.
+    // The tolerance is for shares such as 0.9, which have no exact binary form.
     (((count + 1) as f64 * keep - 1e-9).ceil() as usize).max(1)
 }
 
@@ -178,7 +181,16 @@ mod tests {
 
     #[test]
     fn a_threshold_needs_enough_images() {
-        for (keep, needed) in [(0.0, 1), (0.5, 1), (0.9, 9), (0.95, 19), (0.99, 99), (0.999, 999)] {
+        for (keep, needed) in [
+            (0.0, 1),
+            (0.5, 1),
+            (0.9, 9),
+            (0.95, 19),
+            (0.99, 99),
+            (0.999, 999),
+            (0.9999, 9999),
+            (0.99999, 99_999),
+        ] {
             assert_eq!(super::needed(keep), needed, "{keep}");
             assert!(threshold(&vec![0.0; needed], keep).is_ok());
             let error = threshold(&vec![0.0; needed - 1], keep).unwrap_err();

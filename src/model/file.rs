@@ -10,7 +10,7 @@ use prost::{Message, bytes::Buf};
 #[cfg(all(feature = "files", feature = "tract"))]
 use super::proto::Node;
 use super::{
-    Decision, Manifest,
+    Decision, InputForm, Manifest,
     proto::{Attribute, Graph, Model, Tensor, Value, element},
 };
 #[cfg(all(feature = "files", feature = "tract"))]
@@ -37,7 +37,13 @@ pub(crate) const VIEWS: &str = "cac/views/features";
 const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
 /// Optional outputs of a model, after the others, in any order.
-const FURTHER_OUTPUTS: [&str; 4] = ["p_value", "unknown_at", FEATURES, LOGIT_MAP];
+const FURTHER_OUTPUTS: [&str; 4] = [P_VALUE, UNKNOWN_AT, FEATURES, LOGIT_MAP];
+
+/// The p-values, `[N]`.
+pub(crate) const P_VALUE: &str = "p_value";
+
+/// The verdicts at the operating points, `[N, K]`.
+pub(crate) const UNKNOWN_AT: &str = "unknown_at";
 
 /// What the last layer reads, `[N, F]`.
 pub(crate) const FEATURES: &str = "features";
@@ -60,11 +66,12 @@ pub(crate) struct ModelFile {
     pub threshold: f32,
     /// The batch size of the graph, if it is fixed.
     pub batch: Option<usize>,
-    /// Whether `images` are bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`. A model that resizes takes
-    /// bytes.
-    pub takes_bytes: bool,
-    /// The names of the outputs, in order, each with its row length if it is a matrix.
-    pub outputs: Vec<(String, Option<usize>)>,
+    /// The form of `images`.
+    pub input: InputForm,
+    /// The names of the outputs, in order.
+    pub outputs: Vec<String>,
+    /// The number of features, if they are an output.
+    pub features: Option<usize>,
     /// The anchors, by which places are scored; `None` without the output [`LOGIT_MAP`].
     pub anchors: Option<Anchors>,
 }
@@ -79,43 +86,41 @@ impl ModelFile {
         let properties = model.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()));
         let manifest = Manifest::from_properties(properties, origin)?;
         check_tensors(&model, graph).map_err(broken)?;
-        let (batch, takes_bytes) = check(graph, &manifest.decision).map_err(broken)?;
+        let (input, batch) = check(graph, &manifest.decision).map_err(broken)?;
         let threshold = threshold(graph).map_err(broken)?;
         // `p_value` compares with the tensor, another threshold is chosen from the metadata.
         let held_out = values(graph, "held_out_scores").map(|(_, scores)| scores);
         if held_out.is_some_and(|scores| scores != manifest.decision.held_out_scores()) {
             return Err(broken("its tensor `held_out_scores` differs from its metadata".to_owned()));
         }
-        let outputs = graph.output.iter().map(|output| (output.name.clone(), width(output))).collect();
-        let decision = &manifest.decision;
-        let has_map = graph.output.iter().any(|output| output.name == LOGIT_MAP);
-        if has_map != decision.places.is_some() {
-            let reason = match has_map {
-                true => format!("it has the output `{LOGIT_MAP}`, but no metadata `cac.places`"),
-                false => format!("it has the metadata `cac.places`, but no output `{LOGIT_MAP}`"),
-            };
-            return Err(broken(reason));
-        }
-        let anchors = if has_map {
-            let missing = || broken("its anchors cannot be read".to_owned());
-            Some(anchors(graph, decision.classes.len()).ok_or_else(missing)?)
-        } else {
-            None
+        let named = |name: &str| graph.output.iter().find(|output| output.name == name);
+        let anchors = match named(LOGIT_MAP) {
+            Some(_) => {
+                let missing = || broken("its anchors cannot be read".to_owned());
+                Some(anchors(graph, manifest.decision.classes.len()).ok_or_else(missing)?)
+            }
+            None => None,
         };
+        let features = named(FEATURES).and_then(width);
+        let outputs = graph.output.iter().map(|output| output.name.clone()).collect();
         let origin = origin.to_owned();
-        Ok((Self { origin, manifest, threshold, batch, takes_bytes, outputs, anchors }, model))
+        Ok((Self { origin, manifest, threshold, batch, input, outputs, features, anchors }, model))
     }
 
     /// The index of an output; `None` if the model does not have it.
     #[cfg(feature = "tract")]
     pub fn output(&self, name: &str) -> Option<usize> {
-        self.outputs.iter().position(|(output, _)| output == name)
+        self.outputs.iter().position(|output| output == name)
     }
 
-    /// The row length of an output, 0 if it has none; `None` if the model does not have the output.
-    pub fn width(&self, name: &str) -> Option<usize> {
-        let output = self.outputs.iter().find(|(output, _)| output == name);
-        output.map(|(_, width)| width.unwrap_or(0))
+    /// Whether the model has an output.
+    pub fn has(&self, name: &str) -> bool {
+        self.outputs.iter().any(|output| output == name)
+    }
+
+    /// The number of operating points.
+    pub fn operating_points(&self) -> usize {
+        operating_points(&self.manifest.decision)
     }
 
     /// The error of a runtime that refuses this file.
@@ -169,13 +174,31 @@ fn width(output: &Value) -> Option<usize> {
     output.tensor()?.1.get(1).copied().flatten()
 }
 
-/// Checks inputs and outputs. Returns the batch size, if it is fixed, and whether the input is bytes.
-fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), String> {
+fn operating_points(decision: &Decision) -> usize {
+    decision.threshold.as_ref().map_or(0, |threshold| threshold.operating_points.len())
+}
+
+/// Checks inputs, outputs and nodes. Returns the form of the input, and the batch size if it is fixed.
+fn check(graph: &Graph, decision: &Decision) -> Result<(InputForm, Option<usize>), String> {
     // Of equal names, runtimes take the last.
     let mut names = HashSet::new();
     if let Some(twice) = graph.initializer.iter().find(|tensor| !names.insert(&tensor.name)) {
         return Err(format!("it has two tensors `{}`", twice.name));
     }
+    let computed: HashSet<&str> =
+        graph.node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+    let input = check_inputs(graph, decision, &computed)?;
+    check_outputs(graph, decision, &computed)?;
+    check_convolutions(graph)?;
+    Ok(input)
+}
+
+/// Checks the inputs, and what resizes them.
+fn check_inputs(
+    graph: &Graph,
+    decision: &Decision,
+    computed: &HashSet<&str>,
+) -> Result<(InputForm, Option<usize>), String> {
     // A threshold is optional: the tensor of this name is its default.
     let [images, further @ ..] = &graph.input[..] else { return Err("it has no input".to_owned()) };
     if further.iter().any(|input| input.name != "threshold") || further.len() > 1 {
@@ -183,12 +206,16 @@ fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), St
         return Err(format!("its inputs are {names:?}, expected \"images\" and at most \"threshold\""));
     }
     let (kind, shape) = images.tensor().ok_or("its input has no tensor type")?;
-    let takes_bytes = kind == element::UINT8;
-    let sides = [Some(decision.input.height), Some(decision.input.width)];
-    let (expected_kind, expected) = match takes_bytes {
-        _ if decision.resizes => (element::UINT8, [None, None, Some(3)]),
-        true => (element::UINT8, [sides[0], sides[1], Some(3)]),
-        false => (element::FLOAT, [Some(3), sides[0], sides[1]]),
+    let form = match kind {
+        _ if decision.resizes => InputForm::AnySize,
+        element::UINT8 => InputForm::Bytes,
+        _ => InputForm::Floats,
+    };
+    let [height, width] = [Some(decision.input.height), Some(decision.input.width)];
+    let (expected_kind, expected) = match form {
+        InputForm::AnySize => (element::UINT8, [None, None, Some(3)]),
+        InputForm::Bytes => (element::UINT8, [height, width, Some(3)]),
+        InputForm::Floats => (element::FLOAT, [Some(3), height, width]),
     };
     if images.name != "images" || kind != expected_kind || shape.get(1..) != Some(&expected[..]) {
         let found = format!("`{}` {} {}", images.name, element::name(kind), text(&shape));
@@ -198,6 +225,23 @@ fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), St
             element::name(expected_kind)
         ));
     }
+    if form == InputForm::AnySize {
+        if !computed.contains(RESIZED) {
+            return Err(format!("no node computes `{RESIZED}`"));
+        }
+        if Frame::of(&decision.input).is_none() {
+            return Err("it enlarges images to more pixels than an image may have".to_owned());
+        }
+    }
+    let most = max_batch(&decision.input);
+    match shape[0] {
+        Some(batch) if batch > most => Err(format!("its batch is fixed to {batch} images, more than {most}")),
+        batch => Ok((form, batch)),
+    }
+}
+
+/// Checks the names of the outputs and their numbers of columns.
+fn check_outputs(graph: &Graph, decision: &Decision, computed: &HashSet<&str>) -> Result<(), String> {
     let outputs: Vec<&str> = graph.output.iter().map(|output| output.name.as_str()).collect();
     let further = outputs.strip_prefix(&OUTPUTS);
     let is_known = |further: &[&str]| {
@@ -209,15 +253,20 @@ fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), St
             "its outputs are {outputs:?}, expected {OUTPUTS:?}, then any of {FURTHER_OUTPUTS:?}, each once"
         ));
     }
-    let computed: HashSet<&String> = graph.node.iter().flat_map(|node| &node.output).collect();
-    if let Some(missing) = graph.output.iter().find(|output| !computed.contains(&output.name)) {
-        return Err(format!("no node computes its output `{}`", missing.name));
+    if let Some(missing) = outputs.iter().find(|output| !computed.contains(*output)) {
+        return Err(format!("no node computes its output `{missing}`"));
     }
-    let points = decision.threshold.as_ref().map_or(0, |threshold| threshold.operating_points.len());
+    match (outputs.contains(&LOGIT_MAP), &decision.places) {
+        (true, None) => return Err(format!("it has the output `{LOGIT_MAP}`, but no metadata `cac.places`")),
+        (false, Some(_)) => {
+            return Err(format!("it has the metadata `cac.places`, but no output `{LOGIT_MAP}`"));
+        }
+        _ => {}
+    }
     for output in &graph.output {
         let expected = match output.name.as_str() {
             "logits" | "distances" | LOGIT_MAP => decision.classes.len(),
-            "unknown_at" => points,
+            UNKNOWN_AT => operating_points(decision),
             FEATURES if width(output).is_none() => {
                 return Err(format!("its output `{FEATURES}` does not state its number of columns"));
             }
@@ -230,18 +279,11 @@ fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), St
             ));
         }
     }
-    if decision.resizes {
-        if !computed.iter().any(|output| *output == RESIZED) {
-            return Err(format!("no node computes `{RESIZED}`"));
-        }
-        if Frame::of(&decision.input).is_none() {
-            return Err("it enlarges images to more pixels than an image may have".to_owned());
-        }
-    }
-    let most = max_batch(&decision.input);
-    if let Some(batch) = shape[0].filter(|&batch| batch > most) {
-        return Err(format!("its batch is fixed to {batch} images, more than {most}"));
-    }
+    Ok(())
+}
+
+/// Checks the sizes, strides and paddings of the convolutions.
+fn check_convolutions(graph: &Graph) -> Result<(), String> {
     let mut windows =
         graph.node.iter().filter(|node| node.op_type == "Conv").flat_map(|node| &node.attribute);
     let least = |attribute: &Attribute| if attribute.name == "pads" { 0 } else { 1 };
@@ -252,7 +294,7 @@ fn check(graph: &Graph, decision: &Decision) -> Result<(Option<usize>, bool), St
         let (name, sizes, least) = (&odd.name, &odd.ints, least(odd));
         return Err(format!("a convolution has `{name}` {sizes:?}, expected {least} to {MAX_WINDOW}"));
     }
-    Ok((shape[0], takes_bytes))
+    Ok(())
 }
 
 /// The anchors of a graph for this many classes, if they are in the toolkit's form.
@@ -305,7 +347,7 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
     let broken = |reason: String| Error::Model { origin: origin.to_owned(), reason };
     let graph = model.graph.unwrap_or_default();
     let last = last_layer(&graph, file.manifest.decision.classes.len());
-    if let Some(found) = file.width(FEATURES) {
+    if let Some(found) = file.features {
         return match last.map(|(layer, _)| layer.weight.ncols()).filter(|&width| width != found) {
             Some(width) => Err(broken(format!(
                 "its output `{FEATURES}` has {found} columns, but its last layer reads {width}"

@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use serde::Serialize;
 
 use super::{
-    Manifest, ModelPrecision, ResizeCheck,
+    InputForm, Manifest, ModelPrecision, ResizeCheck,
     file::{ModelFile, anchors, last_layer},
 };
 use crate::{
@@ -34,8 +34,8 @@ pub struct Inspection {
     /// Number of images in a batch, if it is fixed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch: Option<usize>,
-    /// Whether the input is bytes `[N, H, W, 3]` instead of floats `[N, 3, H, W]`.
-    pub takes_bytes: bool,
+    /// The form of the input.
+    pub input: InputForm,
     /// Whether the threshold is an optional input.
     pub takes_threshold: bool,
     /// Threshold in the graph; other tools may have edited it.
@@ -85,13 +85,13 @@ impl Inspection {
                 .map(|tensor| length(&tensor.dims))
                 .fold(0, usize::saturating_add),
             batch: file.batch,
-            takes_bytes: file.takes_bytes,
+            input: file.input,
             // The only other input allowed is the threshold.
             takes_threshold: graph.input.len() > 1,
             threshold: file.threshold,
             anchors: anchors(&graph, file.manifest.decision.classes.len()),
             last_layer: last_layer(&graph, file.manifest.decision.classes.len()).map(|(layer, _)| layer),
-            outputs: file.outputs.into_iter().map(|(name, _)| name).collect(),
+            outputs: file.outputs,
             manifest: file.manifest,
         })
     }
@@ -117,17 +117,16 @@ impl fmt::Display for Inspection {
         )?;
         let batch = self.batch.map_or("N".to_owned(), |batch| batch.to_string());
         let (height, width) = (input.height, input.width);
-        if decision.resizes {
-            line("input", &format_args!("images uint8 [{batch}, H, W, 3], RGB, of any height and width"))?;
-        } else if self.takes_bytes {
-            line("input", &format_args!("images uint8 [{batch}, {height}, {width}, 3], RGB"))?;
-        } else {
-            line("input", &format_args!("images float32 [{batch}, 3, {height}, {width}], RGB, 0 to 1"))?;
-        }
+        let images = match self.input {
+            InputForm::AnySize => format!("uint8 [{batch}, H, W, 3], RGB, of any height and width"),
+            InputForm::Bytes => format!("uint8 [{batch}, {height}, {width}, 3], RGB"),
+            InputForm::Floats => format!("float32 [{batch}, 3, {height}, {width}], RGB, 0 to 1"),
+        };
+        line("input", &format_args!("images {images}"))?;
         if self.takes_threshold {
             line("", &"threshold float32 [], optional")?;
         }
-        let place = if decision.resizes { ", in the graph" } else { "" };
+        let place = if self.input == InputForm::AnySize { ", in the graph" } else { "" };
         line("resize", &format_args!("{}{place}", input.resizing()))?;
         line("normalise", &format_args!("subtract {:?}, divide by {:?}", input.mean, input.std))?;
         line("outputs", &self.outputs.join(", "))?;

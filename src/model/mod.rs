@@ -44,6 +44,26 @@ pub const FORMAT_VERSION: u32 = 2;
 /// The prefix of the metadata properties in an ONNX file, one for each field, with JSON as the value.
 const PREFIX: &str = "cac.";
 
+/// The input format of a model file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum InputForm {
+    /// float32 `[N, 3, H, W]`, values 0..=1.
+    #[serde(rename = "f32")]
+    Floats,
+    /// uint8 `[N, H, W, 3]`, values 0..=255.
+    #[serde(rename = "u8")]
+    Bytes,
+    /// uint8 `[N, H, W, 3]`, values 0..=255, of any height and width: the graph resizes as
+    /// [`image::pixels`](crate::image::pixels) does.
+    #[serde(rename = "any-size")]
+    AnySize,
+}
+
+impl InputForm {
+    /// All formats.
+    pub const ALL: [Self; 3] = [Self::Floats, Self::Bytes, Self::AnySize];
+}
+
 /// The precision of the network in a model file. Anchors, distances and scores are always computed in
 /// float32.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -81,7 +81,7 @@ impl RunFolder {
     /// [`Error::HoldsRun`].
     pub fn check_holds_no_run(&self) -> Result<()> {
         let is_taken = match std::fs::read(self.log()) {
-            Ok(log) => !is_begun(&log),
+            Ok(log) => !has_no_epoch(&log),
             // A run opens its log before it writes anything else.
             Err(_) => self.settings().exists() || self.resolved().exists(),
         };
@@ -227,7 +227,7 @@ fn remove<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
 }
 
 /// Whether a log is that of a run without a finished epoch: events alone, the last one perhaps without its end.
-fn is_begun(log: &[u8]) -> bool {
+fn has_no_epoch(log: &[u8]) -> bool {
     let whole = log.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
     let mut lines = log[..whole].split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
     let is_event =

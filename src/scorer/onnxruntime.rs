@@ -18,10 +18,15 @@ use prost::{Message, bytes::Bytes};
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use super::{Images, Outputs, Provider, Returned};
+use super::{
+    Provider,
+    images::Images,
+    outputs::{Outputs, Returned},
+};
 use crate::{
     error::{Error, Result},
     model::{
+        InputForm,
         file::ModelFile,
         proto::{Graph, Model, Node, Value, element},
     },
@@ -207,10 +212,11 @@ fn session(
 fn run(session: &mut Session, images: Images, file: &ModelFile) -> Result<Outputs> {
     let failed = |error: ort::Error| Error::Runtime { runtime: NAME, reason: one_line(error) };
     let n = images.len();
-    let input: SessionInputValue = if file.takes_bytes {
-        Tensor::from_array(images.to_bytes()).map_err(failed)?.into()
-    } else {
-        Tensor::from_array(images.to_floats()).map_err(failed)?.into()
+    let input: SessionInputValue = match file.input {
+        InputForm::Floats => Tensor::from_array(images.to_floats()).map_err(failed)?.into(),
+        InputForm::Bytes | InputForm::AnySize => {
+            Tensor::from_array(images.to_bytes()).map_err(failed)?.into()
+        }
     };
     let outputs = session.run(ort::inputs!["images" => input]).map_err(failed)?;
     Outputs::read(&outputs, NAME, n, file)

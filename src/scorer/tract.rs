@@ -20,11 +20,15 @@ use tract_onnx::{
     },
 };
 
-use super::{Images, Outputs, Returned};
+use super::{
+    images::Images,
+    outputs::{Outputs, Returned},
+};
 use crate::{
     error::{Error, Result},
     image::Input,
     model::{
+        InputForm,
         file::{ModelFile, NORMALIZED, RESIZED, VIEWS},
         proto::{Graph, Model, Node, Value, element},
     },
@@ -272,13 +276,15 @@ impl Resizer {
     }
 }
 
-/// What resizes images of any size.
-enum Resizing {
-    /// The nodes of the graph, on tract.
-    Nodes(Resizer),
-    /// [`image::pixels`](crate::image::pixels), before the images get here: the nodes are those that this
-    /// toolkit writes, which compute the same bytes.
-    Pixels,
+/// What the network reads.
+enum Feed {
+    Floats,
+    Bytes,
+    /// What [`image::pixels`](crate::image::pixels) has resized before the images get here: the nodes are those
+    /// that this toolkit writes, which compute the same bytes.
+    Resized,
+    /// What the nodes of the graph resize.
+    ResizedBy(Resizer),
 }
 
 /// Whether nodes that resize are those of an export, which do what [`image::pixels`](crate::image::pixels)
@@ -295,8 +301,7 @@ fn resizes_as_written(_: &Model, _: &Input) -> bool {
 }
 
 pub(super) struct Tract {
-    /// Before the network, in a model that resizes.
-    resizing: Option<Resizing>,
+    feed: Feed,
     /// The network, after the resizing.
     plan: Plan,
     /// The number of images that the plan takes: the file's fixed batch, or 1.
@@ -314,24 +319,24 @@ impl Tract {
             by_view.and_then(Result::ok).map_or_else(|| Plan::new(bytes, input), Ok)
         };
         let floats = f32::fact([batch, 3, height, width]);
-        let (resizing, plan) = if file.manifest.decision.resizes {
-            let (resizing, rest) = cut(model, batch, [height, width]);
-            let is_ours = resizes_as_written(&resizing, &file.manifest.decision.input);
-            let resizing =
-                if is_ours { Resizing::Pixels } else { Resizing::Nodes(Resizer::new(&resizing, batch)) };
-            (Some(resizing), plan(&rest.encode_to_vec(), floats))
-        } else if file.takes_bytes {
-            (None, plan(bytes, u8::fact([batch, height, width, 3])))
-        } else {
-            (None, plan(bytes, floats))
+        let (feed, plan) = match file.input {
+            InputForm::Floats => (Feed::Floats, plan(bytes, floats)),
+            InputForm::Bytes => (Feed::Bytes, plan(bytes, u8::fact([batch, height, width, 3]))),
+            InputForm::AnySize => {
+                let (resizing, rest) = cut(model, batch, [height, width]);
+                let is_ours = resizes_as_written(&resizing, &file.manifest.decision.input);
+                let feed =
+                    if is_ours { Feed::Resized } else { Feed::ResizedBy(Resizer::new(&resizing, batch)) };
+                (feed, plan(&rest.encode_to_vec(), floats))
+            }
         };
         let plan = plan.map_err(|reason| file.unsupported(NAME, reason))?;
-        Ok(Self { resizing, plan, batch })
+        Ok(Self { feed, plan, batch })
     }
 
     /// Whether images are resized by the nodes of the graph.
     pub fn resizes(&self) -> bool {
-        matches!(self.resizing, Some(Resizing::Nodes(_)))
+        matches!(self.feed, Feed::ResizedBy(_))
     }
 
     pub fn run(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
@@ -345,11 +350,11 @@ impl Tract {
     fn run_plan(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
         let failed = |reason: String| Error::Runtime { runtime: NAME, reason };
         let n = images.len();
-        let input: Tensor = match &self.resizing {
-            Some(Resizing::Nodes(resizer)) => resizer.run(images.to_bytes()).map_err(failed)?,
-            Some(Resizing::Pixels) => images.to_resized().into(),
-            None if file.takes_bytes => images.to_bytes().into(),
-            None => images.to_floats().into(),
+        let input: Tensor = match &self.feed {
+            Feed::Floats => images.to_floats().into(),
+            Feed::Bytes => images.to_bytes().into(),
+            Feed::Resized => images.to_resized().into(),
+            Feed::ResizedBy(resizer) => resizer.run(images.to_bytes()).map_err(failed)?,
         };
         let outputs = self.plan.run(input).map_err(failed)?;
         Outputs::read(&Named { outputs: &outputs, file }, NAME, n, file)

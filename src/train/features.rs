@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek, SeekFrom, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     ops::ControlFlow::{self, Break, Continue},
     path::{Path, PathBuf},
     sync::{
@@ -146,14 +146,19 @@ impl FrozenFeatures {
         let (blocks, width) = (blocks(batches), layers.width);
         let path = run.features(&key(batches, &blocks, layers.weights));
         let open = |path: &Path| Self::open(path, blocks.clone(), width);
-        let found = open(&path).or_else(|| {
-            run.beside(&path).into_iter().find_map(|file| {
-                open(&file)?;
-                atomic::link(&file, &path).ok()?;
+        let mut found = open(&path)?;
+        if found.is_none() {
+            // Those of another run may be damaged or out of reach.
+            let is_whole = |file: &PathBuf| matches!(open(file), Ok(Some(_)));
+            let linked = run
+                .beside(&path)
+                .into_iter()
+                .find(|file| is_whole(file) && atomic::link(file, &path).is_ok());
+            if let Some(file) = linked {
                 observe(&Event::FeaturesFound { file });
-                open(&path)
-            })
-        });
+                found = open(&path)?;
+            }
+        }
         if let Some(features) = found {
             return features.measured(batches).map(Some);
         }
@@ -165,21 +170,28 @@ impl FrozenFeatures {
         if written.is_break() {
             return Ok(None);
         }
-        open(&path).map(|features| features.measured(batches)).transpose()
+        let damaged = || Error::io("read", &path)(io::ErrorKind::InvalidData.into());
+        open(&path)?.ok_or_else(damaged)?.measured(batches).map(Some)
     }
 
     /// Opens a complete file; `None` if it is missing or damaged.
-    fn open(path: &Path, blocks: Vec<Block>, width: usize) -> Option<Self> {
-        let mut file = File::open(path).ok()?;
-        let array = npy::open(&mut file).ok()?;
+    fn open(path: &Path, blocks: Vec<Block>, width: usize) -> Result<Option<Self>> {
+        let unreadable = Error::io("read", path);
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unreadable(error)),
+        };
+        let Ok(array) = npy::open(&mut file) else { return Ok(None) };
         let rows = blocks.last().map_or(0, |block| block.start + block.images * block.views.len());
         let is_meant = npy::kind(&array.dtype()) == ("f", 4) && array.shape() == [rows as u64, width as u64];
-        let start = file.stream_position().ok()?;
-        if !is_meant || file.metadata().ok()?.len() != start + 4 * (rows * width) as u64 {
-            return None;
+        let start = file.stream_position().map_err(unreadable)?;
+        let length = file.metadata().map_err(unreadable)?.len();
+        if !is_meant || length != start + 4 * (rows * width) as u64 {
+            return Ok(None);
         }
         let (path, file) = (path.to_owned(), Mutex::new(file));
-        Some(Self { path, file, start, blocks, mean: vec![0.0; width], deviation: vec![1.0; width] })
+        Ok(Some(Self { path, file, start, blocks, mean: vec![0.0; width], deviation: vec![1.0; width] }))
     }
 
     /// The row of an image in a set; `None` if it was not computed in this view.
@@ -285,7 +297,7 @@ impl Array<'_> {
         stop: &AtomicBool,
         observe: &mut dyn FnMut(&Event),
     ) -> Result<ControlFlow<()>> {
-        let of_file = |error| Error::io("write", self.path)(error);
+        let of_file = Error::io("write", self.path);
         let views = |block: &Block| block.images * block.views.len();
         let images: usize = blocks.iter().map(views).sum();
         let dtype = DType::Plain("<f4".parse().expect("a NumPy type"));

@@ -283,7 +283,7 @@ fn every_command_accepts_a_model_that_resizes() {
     let json: Value = serde_json::from_str(stdout(&json)).unwrap();
     assert_eq!(json["manifest"]["resizes"], true);
     assert_eq!(json["manifest"]["resize_check"]["differing"], 0);
-    assert_eq!(json["takes_bytes"], true);
+    assert_eq!(json["input"], "any-size");
     let config = fs::read_to_string(at.join("models/any/config.pbtxt")).unwrap();
     assert!(config.contains("data_type: TYPE_UINT8 dims: [ -1, -1, 3 ]"), "{config}");
 

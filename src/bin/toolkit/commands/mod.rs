@@ -57,9 +57,8 @@ impl std::error::Error for Unmet {}
 const KEY_LENGTH: usize = 56;
 
 /// The error of a file that cannot be read.
-fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |error| Error::Io { action: "read", path, error }
+fn unreadable(path: &Path) -> impl Fn(io::Error) -> Error {
+    move |error| Error::Io { action: "read", path: path.to_owned(), error }
 }
 
 /// The bytes of a model file, whose signature is checked if there is one, and its name in errors; by default
