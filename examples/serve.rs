@@ -162,18 +162,21 @@ fn begin(
     state: Option<&Path>,
 ) -> cac::Result<(Option<Monitor>, Option<StateFile>)> {
     let decision = scorer.decision();
-    let mut monitor = match Monitor::new(decision.held_out_scores(), ALPHA, 0) {
+    let monitor = match Monitor::new(decision.held_out_scores(), ALPHA, 0) {
         Err(cac::Error::NoHeldOutScores) if state.is_none() => None,
         monitor => Some(monitor?),
     };
     if let Some(doubt) = scorer.doubt_of_held_out().filter(|_| monitor.is_some()) {
         eprintln!("the rate of false alarms of drift has no guarantee: {doubt}");
     }
-    let open = |(path, monitor): (&Path, &mut Monitor)| {
-        StateFile::open(path, StreamOrigin { model, score: decision.score.to_string() }, monitor)
-    };
-    let file = state.zip(monitor.as_mut()).map(open).transpose()?;
-    Ok((monitor, file))
+    match (monitor, state) {
+        (Some(monitor), Some(path)) => {
+            let origin = StreamOrigin { model, score: decision.score.to_string() };
+            let (file, monitor) = StateFile::open(path, origin, monitor)?;
+            Ok((Some(monitor), Some(file)))
+        }
+        (monitor, _) => Ok((monitor, None)),
+    }
 }
 
 /// Completes on SIGTERM or Ctrl-C. The next such signal ends the program.

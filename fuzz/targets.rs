@@ -136,10 +136,10 @@ fn drift_state(bytes: &[u8]) -> bool {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("state");
     std::fs::write(&path, bytes).expect("space for the file");
-    let mut monitor = Monitor::new(&[0.0, 1.0], 0.01, 0).expect("held-out scores");
+    let monitor = Monitor::new(&[0.0, 1.0], 0.01, 0).expect("held-out scores");
     let origin = StreamOrigin { model: "fuzz".to_owned(), score: "cac".to_owned() };
-    let opened = StateFile::open(&path, origin, &mut monitor);
-    opened.is_ok_and(|file| file.write(&monitor).is_ok())
+    let opened = StateFile::open(&path, origin, monitor);
+    opened.is_ok_and(|(file, monitor)| file.write(&monitor).is_ok())
 }
 
 /// The test split of CIFAR-10's binary layout, with the names of the classes and the records.

@@ -102,9 +102,7 @@ impl Fitter<'_> {
     pub(crate) fn term(&self, term: Term) -> Result<FittedTerm> {
         Ok(match term {
             Term::Logits(score) => FittedTerm::Logits(score),
-            Term::Features(score) => {
-                FittedTerm::Features(score, Box::new(fit(score, &self.examples, self.limit)?))
-            }
+            Term::Features(score) => FittedTerm::Features(Box::new(fit(score, &self.examples, self.limit)?)),
         })
     }
 

@@ -2,8 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    hash::Hash,
+    hash::{DefaultHasher, Hash, Hasher},
 };
+
+use rayon::prelude::*;
+
+use super::{Dataset, Source};
+use crate::error::Result;
 
 /// Which images of a data set are copies of which: for each image, the index of the first one equal to it.
 pub(crate) struct Copies(Vec<usize>);
@@ -16,6 +21,12 @@ impl Copies {
             digest.map_or(index, |digest| *seen.entry(digest).or_insert(index))
         };
         Self(digests.into_iter().enumerate().map(first).collect())
+    }
+
+    /// Whether there are equal images.
+    #[cfg(feature = "train")]
+    pub fn any(&self) -> bool {
+        self.0.iter().enumerate().any(|(index, &first)| index != first)
     }
 
     /// The first of each set of equal images, ascending.
@@ -34,6 +45,41 @@ impl Copies {
     pub fn across<'a>(&'a self, labels: &'a [i64]) -> impl Iterator<Item = [usize; 2]> + 'a {
         let firsts = self.0.iter().zip(0..);
         firsts.filter(|&(&first, index)| labels[first] != labels[index]).map(|(&first, index)| [first, index])
+    }
+}
+
+impl Dataset {
+    /// Which images have equal [encoded](Self::encoded) bytes. Only files of the same length are read; one that
+    /// cannot be read equals no other.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system has no memory or open files left.
+    pub(super) fn copies(&self) -> Result<Copies> {
+        let length = |&position: &usize| match &*self.source {
+            Source::Files(files) => std::fs::metadata(&files[position]).map_or(0, |file| file.len()),
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.encoded(position).len() as u64,
+            // The images of arrays have one size.
+            Source::Arrays(_) | Source::Noise(_) => 0,
+        };
+        let lengths: Vec<u64> = self.positions.par_iter().map(length).collect();
+        let mut counts: HashMap<u64, usize> = HashMap::new();
+        lengths.iter().for_each(|&length| *counts.entry(length).or_default() += 1);
+        let digest = |index: usize| {
+            if counts[&lengths[index]] == 1 {
+                return Ok(None);
+            }
+            let bytes = match self.encoded(index) {
+                Ok(bytes) => bytes,
+                Err(error) if error.is_of_the_system() => return Err(error),
+                Err(_) => return Ok(None),
+            };
+            let mut hasher = DefaultHasher::new();
+            bytes.hash(&mut hasher);
+            Ok(Some((lengths[index], hasher.finish())))
+        };
+        let digests: Vec<Option<_>> = (0..self.len()).into_par_iter().map(digest).collect::<Result<_>>()?;
+        Ok(Copies::of(digests))
     }
 }
 

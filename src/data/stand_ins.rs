@@ -5,6 +5,10 @@ use image::{Rgb, RgbImage};
 use ndarray::{Array4, ArrayView4};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
+#[cfg(any(feature = "export", feature = "train"))]
+use super::Dataset;
+#[cfg(any(feature = "export", feature = "train"))]
+use crate::error::Result;
 use crate::image::{Filter, Input, Resize, pixels};
 
 /// A kind of stand-in.
@@ -85,6 +89,19 @@ pub(crate) fn in_chunks(images: &[usize]) -> impl Iterator<Item = &[usize]> {
     let parts = images.len().div_ceil(AT_ONCE);
     let start = move |part: usize| part * images.len() / parts;
     (0..parts).map(move |part| &images[start(part)..start(part + 1)])
+}
+
+#[cfg(any(feature = "export", feature = "train"))]
+impl Dataset {
+    /// Stand-ins of a kind, `[N, 3, H, W]`, for N images, such as one of [`in_chunks`](in_chunks).
+    ///
+    /// # Errors
+    /// Those of [`batch`](Self::batch).
+    pub(crate) fn stand_ins(&self, kind: StandIn, indices: &[usize]) -> Result<Array4<u8>> {
+        let labels: Vec<i64> = indices.iter().map(|&index| self.labels[index]).collect();
+        let seed = indices.first().map_or(0, |&index| index as u64);
+        Ok(kind.of(self.batch(indices)?.view(), &labels, seed))
+    }
 }
 
 #[cfg(test)]

@@ -61,22 +61,21 @@ pub struct StateFile {
 }
 
 impl StateFile {
-    /// Opens a state and restores it in a new monitor. Without a file, the monitor stays as it is. After an
-    /// error it may have images of the state: do not use it.
+    /// Opens a state and restores it in a new monitor. Without a file, the monitor stays as it is.
     ///
     /// # Errors
     /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of
     /// another origin or of another seed, or if the monitor has images already; [`Error::FormatVersion`] for
     /// a newer file; [`Error::Io`], also if the file could not be written.
-    pub fn open(path: &Path, origin: StreamOrigin, monitor: &mut Monitor) -> Result<Self> {
+    pub fn open(path: &Path, origin: StreamOrigin, mut monitor: Monitor) -> Result<(Self, Monitor)> {
         let lock = lock(path)?;
         match fs::read(path) {
-            Ok(bytes) => resume(path, &bytes, &origin, monitor)?,
+            Ok(bytes) => resume(path, &bytes, &origin, &mut monitor)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(Error::io("read", path)(error)),
         }
         check_writable(path)?;
-        Ok(Self { path: path.to_owned(), origin, _lock: lock })
+        Ok((Self { path: path.to_owned(), origin, _lock: lock }, monitor))
     }
 
     /// Replaces the file. After an error it is unchanged.
@@ -169,8 +168,7 @@ mod tests {
     }
 
     fn written(path: &Path, count: usize) -> Monitor {
-        let mut monitor = monitor(4);
-        let file = StateFile::open(path, origin(), &mut monitor).unwrap();
+        let (file, mut monitor) = StateFile::open(path, origin(), monitor(4)).unwrap();
         scores(count).chain([f32::NAN, f32::NEG_INFINITY]).for_each(|score| monitor.push(score));
         file.write(&monitor).unwrap();
         monitor
@@ -182,8 +180,7 @@ mod tests {
         let path = folder.path().join("drift.json");
         let mut whole = written(&path, 300);
         for _ in 0..3 {
-            let mut parts = monitor(4);
-            let file = StateFile::open(&path, origin(), &mut parts).unwrap();
+            let (file, mut parts) = StateFile::open(&path, origin(), monitor(4)).unwrap();
             for score in scores(50) {
                 parts.push(score);
                 whole.push(score);
@@ -203,7 +200,7 @@ mod tests {
         written(&path, 20);
         let before = fs::read(&path).unwrap();
         let refused = |origin: StreamOrigin, seed: u64, reason: &str| {
-            let error = StateFile::open(&path, origin, &mut monitor(seed)).unwrap_err();
+            let error = StateFile::open(&path, origin, monitor(seed)).unwrap_err();
             assert!(matches!(error, Error::DriftState { .. }), "{error}");
             assert!(error.to_string().ends_with(&format!("drift.json`: it belongs to {reason}")), "{error}");
         };
@@ -233,13 +230,13 @@ mod tests {
             (text.replace(third, "1.5"), "its scores give another martingale than it states"),
         ] {
             fs::write(&path, &damaged).unwrap();
-            let error = StateFile::open(&path, origin(), &mut monitor(4)).unwrap_err();
+            let error = StateFile::open(&path, origin(), monitor(4)).unwrap_err();
             assert!(matches!(error, Error::DriftState { .. }), "{error}");
             assert!(error.to_string().contains(&format!("it is damaged: {reason}")), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
         }
         fs::write(&path, r#"{"format_version":2,"of_tomorrow":true}"#).unwrap();
-        let error = StateFile::open(&path, origin(), &mut monitor(4)).unwrap_err();
+        let error = StateFile::open(&path, origin(), monitor(4)).unwrap_err();
         assert!(matches!(error, Error::FormatVersion { found: 2, supported: 1, .. }), "{error}");
     }
 
@@ -247,14 +244,14 @@ mod tests {
     fn a_state_cannot_be_opened_twice() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("drift.json");
-        let first = StateFile::open(&path, origin(), &mut monitor(4)).unwrap();
-        let error = StateFile::open(&path, origin(), &mut monitor(4)).unwrap_err();
+        let first = StateFile::open(&path, origin(), monitor(4)).unwrap();
+        let error = StateFile::open(&path, origin(), monitor(4)).unwrap_err();
         assert!(matches!(error, Error::StateInUse { .. }), "{error}");
         assert!(error.to_string().ends_with("drift.json` is in use by another process"), "{error}");
         drop(first);
-        StateFile::open(&path, origin(), &mut monitor(4)).unwrap();
+        StateFile::open(&path, origin(), monitor(4)).unwrap();
         assert!(!path.exists(), "nothing was written");
         let missing = folder.path().join("no/such/drift.json");
-        assert!(matches!(StateFile::open(&missing, origin(), &mut monitor(4)), Err(Error::Io { .. })));
+        assert!(matches!(StateFile::open(&missing, origin(), monitor(4)), Err(Error::Io { .. })));
     }
 }

@@ -142,7 +142,7 @@ fn score(graph: &mut Builder, score: &FittedScore, output: &str) {
 fn one_score(graph: &mut Builder, prefix: &str, term: &FittedTerm, output: &str) {
     match term {
         FittedTerm::Logits(score) => score_of_logits(graph, prefix, *score, output),
-        FittedTerm::Features(_, constants) => score_of_features(graph, prefix, constants, output),
+        FittedTerm::Features(constants) => score_of_features(graph, prefix, constants, output),
     }
 }
 

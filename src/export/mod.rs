@@ -485,7 +485,7 @@ fn relative(scores: &mut [f32], predicted: &[usize], thresholds: &[f32]) {
     scores.iter_mut().zip(predicted).for_each(|(score, &class)| *score -= thresholds[class]);
 }
 
-/// The logit scores `[N, C]`, for a logit score alone.
+/// The scores `[N]` of logits `[N, C]`, for a score that reads no features.
 fn of_logits(checkpoint: &Checkpoint, score: &FittedScore, logits: &Array2<f32>) -> Array1<f32> {
     let distances = checkpoint.anchors.distances(logits.view());
     score.rejection(&Activations { features: None, logits: logits.view(), distances: distances.view() })
@@ -598,7 +598,7 @@ fn difference_of_scores(
 /// How far rounding may move each score.
 fn rounding(term: &FittedTerm, activations: &Activations) -> Array1<f64> {
     match term {
-        FittedTerm::Features(_, constants) => {
+        FittedTerm::Features(constants) => {
             constants.rounding(activations.features()).mapv(|error| ROUNDINGS * f64::from(error))
         }
         // A float32 distance has seven digits. For a far image, its rounding error decides the softmin of two

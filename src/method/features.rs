@@ -162,6 +162,19 @@ pub(crate) const MIN_NORM: f32 = 1e-12;
 pub(crate) const MIN_DISTANCE: f32 = 1e-8;
 
 impl Constants {
+    /// The score that they are of.
+    #[must_use]
+    pub fn score(&self) -> FeatureScore {
+        match *self {
+            Self::Neighbours { neighbours, .. } => FeatureScore::Knn { neighbours },
+            Self::Gaussians { background: Some(_), .. } => FeatureScore::RelativeMahalanobis,
+            Self::Gaussians { is_unit: true, .. } => FeatureScore::UnitMahalanobis,
+            Self::Gaussians { .. } => FeatureScore::Mahalanobis,
+            Self::Boundaries { .. } => FeatureScore::Fdbd,
+            Self::Residual { .. } => FeatureScore::Vim,
+        }
+    }
+
     /// The scores `[N]` of features `[N, F]` and logits `[N, C]`.
     ///
     /// # Panics
@@ -298,6 +311,11 @@ mod tests {
         assert_eq!(of(3, &features), array![2.0, 1.0, 2.0]);
         // NaN does not become known.
         assert!(of(1, &arr2(&[[f32::NAN, 1.0]]))[0].is_nan());
+        // In any memory order, and of a single feature.
+        assert_eq!(of(1, &features.t().to_owned().reversed_axes()), of(1, &features));
+        let single = Constants::Neighbours { neighbours: 1, bank: arr2(&[[1.0], [1.0]]) };
+        let features = arr2(&[[2.0], [-3.0], [0.5]]);
+        assert_eq!(single.rejection(features.view(), Array2::zeros((3, 2)).view()), array![0.0, 2.0, 0.0]);
     }
 
     #[test]

@@ -199,7 +199,7 @@ pub enum FittedTerm {
     /// Of logits.
     Logits(LogitScore),
     /// Of features.
-    Features(FeatureScore, Box<Constants>),
+    Features(Box<Constants>),
 }
 
 /// Mean and standard deviation of a score among known images.
@@ -223,7 +223,7 @@ impl FittedTerm {
     pub fn term(&self) -> Term {
         match *self {
             Self::Logits(score) => Term::Logits(score),
-            Self::Features(score, _) => Term::Features(score),
+            Self::Features(ref constants) => Term::Features(constants.score()),
         }
     }
 
@@ -235,7 +235,7 @@ impl FittedTerm {
     pub fn rejection(&self, activations: &Activations) -> Array1<f32> {
         match self {
             Self::Logits(score) => score.rejection(activations.logits, activations.distances),
-            Self::Features(_, constants) => constants.rejection(activations.features(), activations.logits),
+            Self::Features(constants) => constants.rejection(activations.features(), activations.logits),
         }
     }
 }

@@ -711,7 +711,7 @@ struct RunPlot {
 impl RunCurves {
     fn of(run: &RunLog) -> Self {
         let planned = run.events.iter().find_map(|event| match event {
-            Event::Start { steps, .. } => Some(*steps),
+            Event::Start(started) => Some(started.steps),
             _ => None,
         });
         let seen = run.events.iter().filter_map(|event| match event {

@@ -638,7 +638,7 @@ fn run_section(run: &RunLog, number: usize) -> Markup {
     let figures = figures::of_run(run, number);
     let epochs = run.events.iter().filter(|event| matches!(event, Event::Epoch { .. })).count();
     let planned = run.events.iter().find_map(|event| match event {
-        Event::Start { epochs, .. } => Some(*epochs),
+        Event::Start(started) => Some(started.epochs),
         _ => None,
     });
     let is_finished = run.events.iter().any(|event| matches!(event, Event::Finished { .. }));

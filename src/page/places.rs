@@ -70,7 +70,7 @@ impl Places {
             match placement.at([share(y, shown.height()), share(x, shown.width())]) {
                 None => Rgb([(DIMMED * grey) as u8; 3]),
                 Some(at) => {
-                    let colour = ramp(1.0 - interpolated(&self.p_value, at));
+                    let colour = ramp(1.0 - interpolated(&self.p_values, at));
                     Rgb(colour.map(|channel| (OPACITY * channel + (1.0 - OPACITY) * grey) as u8))
                 }
             }
@@ -87,15 +87,15 @@ impl Places {
                 format!(r#"<rect x="{x}" y="14" width="1.5" height="12" fill="rgb({red},{green},{blue})"/>"#)
             })
             .collect();
-        let (mark, right) = (left as f32 + (1.0 - self.whole) * length as f32, left + length);
+        let (mark, right) = (left as f32 + (1.0 - self.whole_p_value) * length as f32, left + length);
         let svg = format!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 384 58" font-size="10"><rect width="384" height="58" fill="#fff"/>{steps}
             <path d="M{mark} 13l-4 -8h8z"/><text x="4" y="24">known</text><text x="{}" y="24">unknown</text>
             <text x="4" y="40">Share of {} held-out known images with a lower score</text>
             <text x="4" y="53">({}), from 0 to 100 %; the mark is the image as a whole</text></svg>"##,
             right + 6,
-            self.known,
-            self.rule,
+            self.held_out,
+            self.score,
         );
         let png = PlotFile { name: "legend".to_owned(), svg }.png();
         ::image::load_from_memory(&png).expect("a PNG").into_rgb8()
@@ -178,12 +178,12 @@ mod tests {
     #[test]
     fn a_picture_shows_the_photograph_the_places_and_what_is_left_out() {
         let places = Places {
-            rule: LogitScore::ENERGY,
-            score: arr2(&[[0.0, 1.0]]),
-            p_value: arr2(&[[1.0, 0.01]]),
-            label: arr2(&[[0, 1]]),
-            whole: 0.5,
-            known: 99,
+            score: LogitScore::ENERGY,
+            scores: arr2(&[[0.0, 1.0]]),
+            p_values: arr2(&[[1.0, 0.01]]),
+            labels: arr2(&[[0, 1]]),
+            whole_p_value: 0.5,
+            held_out: 99,
         };
         let grey = Rgb([120; 3]);
         let photograph = RgbImage::from_pixel(800, 400, grey);

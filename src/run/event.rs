@@ -20,49 +20,7 @@ use crate::{
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The data is open and training starts.
-    Start {
-        /// Images per epoch.
-        images: usize,
-        /// Steps per epoch.
-        steps: usize,
-        /// Number of epochs.
-        epochs: usize,
-        /// The rejection score of the tests; `None` in logs of earlier versions.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        score: Option<LogitScore>,
-        /// Left-out files in the folders of all sets: not images by their extension, or of no class.
-        #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
-        left_out: LeftOut,
-        /// Images of all sets that cannot be read and are left out.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        skipped: usize,
-        /// The number of held-out images that choose the epoch and the score, and of those that calibrate the
-        /// threshold; `None` in logs of earlier versions.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        held_out: Option<[usize; 2]>,
-        /// The classes without test images.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        untested: Vec<String>,
-        /// Known test images with the bytes of a training image.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        repeated: usize,
-        /// Known training images with the bytes of an earlier one. They are left out if that one is held out.
-        #[serde(default, skip_serializing_if = "is_zero")]
-        duplicates: usize,
-        /// The names of those among them whose earlier one is of another class, that one first.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        in_two_classes: Vec<[String; 2]>,
-        /// The number of images of each unknown set with the bytes of a known training image or an outlier.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        learned: BTreeMap<String, usize>,
-        /// The classes with fewer than ten training images, and their number.
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        scarce: BTreeMap<String, usize>,
-        /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold
-        /// chosen from them makes no promise.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        held_out_seen: bool,
-    },
+    Start(Started),
     /// The newest state cannot be used; the run resumes from the one before it.
     StateUnusable {
         /// The error of the newest state.
@@ -137,6 +95,52 @@ pub enum Event {
     },
 }
 
+/// What a run trains and is tested on.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// Images per epoch.
+    pub images: usize,
+    /// Steps per epoch.
+    pub steps: usize,
+    /// Number of epochs.
+    pub epochs: usize,
+    /// The rejection score of the tests; `None` in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<LogitScore>,
+    /// Left-out files in the folders of all sets: not images by their extension, or of no class.
+    #[serde(default, skip_serializing_if = "LeftOut::is_empty")]
+    pub left_out: LeftOut,
+    /// Images of all sets that cannot be read and are left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: usize,
+    /// The number of held-out images that choose the epoch and the score, and of those that calibrate the
+    /// threshold; `None` in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<[usize; 2]>,
+    /// The classes without test images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untested: Vec<String>,
+    /// Known test images with the bytes of a training image.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeated: usize,
+    /// Known training images with the bytes of an earlier one. They are left out if that one is held out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub duplicates: usize,
+    /// The names of those among them whose earlier one is of another class, that one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_two_classes: Vec<[String; 2]>,
+    /// The number of images of each unknown set with the bytes of a known training image or an outlier.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub learned: BTreeMap<String, usize>,
+    /// The classes with fewer than ten training images, and their number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scarce: BTreeMap<String, usize>,
+    /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold
+    /// chosen from them makes no promise.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held_out_seen: bool,
+}
+
 /// A path, which need not be UTF-8.
 fn as_text<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path_text(path))
@@ -176,7 +180,7 @@ mod tests {
         let path = folder.path().join("log.jsonl");
         let report = Report::new(&[0.0, 1.0], Some(&[true, false]), &[("far", &[2.0])], &Default::default());
         let events = [
-            Event::Start {
+            Event::Start(Started {
                 images: 7,
                 steps: 2,
                 epochs: 1,
@@ -191,7 +195,7 @@ mod tests {
                 learned: BTreeMap::from([("far".to_owned(), 4)]),
                 scarce: BTreeMap::from([("cat".to_owned(), 9)]),
                 held_out_seen: false,
-            },
+            }),
             Event::Step { epoch: 1, step: 1, loss: 0.5, learning_rate: 1e-3, images_per_second: 9.0 },
             Event::Epoch { epoch: 1, held_out_loss: None, best: true, seconds: 2.0, report: report.unwrap() },
         ];

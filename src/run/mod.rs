@@ -13,7 +13,7 @@ pub use checkpoint::{
     TestLogits,
 };
 pub use device::Device;
-pub use event::Event;
+pub use event::{Event, Started};
 pub use folder::{RUNS, RunFolder};
 #[cfg(feature = "train")]
 pub(crate) use recipe::orthogonal_share;

@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, fmt, ops::RangeInclusive, path::Path};
 
 use ndarray::{Array4, ArrayView4, Axis, Slice};
 use prost::bytes::Bytes;
+#[cfg(feature = "tract")]
 use rayon::prelude::*;
 
 use self::images::{Images, filled, resized};
@@ -193,10 +194,7 @@ impl Scorer {
     pub fn runtime(&self) -> String {
         match &self.runtime {
             #[cfg(feature = "tract")]
-            Runtime::Tract(_) => match rayon::current_num_threads() {
-                1 => "cpu: tract, 1 thread".to_owned(),
-                threads => format!("cpu: tract, {threads} threads"),
-            },
+            Runtime::Tract(_) => format!("{}: {}", self.provider, tract::description()),
             #[cfg(feature = "onnxruntime")]
             Runtime::OnnxRuntime(runtime) => format!("{}: {}", self.provider, runtime.describe()),
         }
@@ -261,8 +259,8 @@ impl Scorer {
         self.score_images(Images::Floats(images))
     }
 
-    /// Scores images given as bytes `[N, 3, H, W]`, the layout of [`image::pixels`]. A model that takes bytes
-    /// gets the same values. A model that resizes leaves them as they are.
+    /// Scores images given as bytes `[N, 3, H, W]`, the layout of [`image::pixels`](crate::image::pixels). A
+    /// model that takes bytes gets the same values. A model that resizes leaves them as they are.
     ///
     /// # Errors
     /// Those of [`score`](Self::score).
@@ -280,7 +278,8 @@ impl Scorer {
     }
 
     /// Scores decoded images of any size. A runtime that [resizes](Self::resizes) gets them as they are,
-    /// neighbours of the same size together; for others, [`image::pixels`] resizes them to the model's size.
+    /// neighbours of the same size together; for others, [`image::pixels`](crate::image::pixels) resizes them to
+    /// the model's size.
     ///
     /// # Errors
     /// [`Error::Runtime`] if the runtime fails.
@@ -313,7 +312,7 @@ impl Scorer {
 
     /// Whether the runtime resizes images by the nodes of the graph. If so, images are given
     /// [as they are](Self::score_originals), otherwise in the model's size. On tract the toolkit resizes even
-    /// if the graph could, unless its nodes differ from [`image::pixels`].
+    /// if the graph could, unless its nodes differ from [`image::pixels`](crate::image::pixels).
     #[must_use]
     pub fn resizes(&self) -> bool {
         self.decision().resizes

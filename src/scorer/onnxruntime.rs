@@ -111,7 +111,7 @@ impl OnnxRuntime {
     }
 
     pub fn describe(&self) -> String {
-        format!("{NAME}, `{}`", self.library.display())
+        description(&self.library)
     }
 
     pub fn run(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
@@ -325,7 +325,12 @@ pub(super) fn check(provider: Provider) -> Result<String> {
     let mut session = builder.commit_from_memory(&model.encode_to_vec()).map_err(unavailable)?;
     let input = Tensor::from_array(([1], vec![1.0_f32])).map_err(unavailable)?;
     session.run(ort::inputs!["x" => input]).map_err(unavailable)?;
-    Ok(format!("{NAME}, `{}`", library.display()))
+    Ok(description(&library))
+}
+
+/// The name of the runtime, and its library.
+fn description(library: &Path) -> String {
+    format!("{NAME}, `{}`", library.display())
 }
 
 /// An event of ONNX Runtime's profile.

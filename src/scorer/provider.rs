@@ -56,7 +56,7 @@ impl Provider {
     pub fn check(self) -> Result<String> {
         match self {
             #[cfg(feature = "tract")]
-            Self::Cpu => Ok(format!("tract, {} threads", rayon::current_num_threads())),
+            Self::Cpu => Ok(super::tract::description()),
             #[cfg(not(feature = "tract"))]
             Self::Cpu => Err(self.error_without("tract")),
             #[cfg(feature = "onnxruntime")]

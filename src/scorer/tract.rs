@@ -308,6 +308,14 @@ pub(super) struct Tract {
     batch: usize,
 }
 
+/// The name of the runtime, and its threads.
+pub(super) fn description() -> String {
+    match rayon::current_num_threads() {
+        1 => format!("{NAME}, 1 thread"),
+        threads => format!("{NAME}, {threads} threads"),
+    }
+}
+
 impl Tract {
     pub fn new(bytes: &[u8], model: &Model, file: &ModelFile) -> Result<Self> {
         let batch = file.batch.unwrap_or(1);

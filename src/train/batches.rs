@@ -4,43 +4,34 @@
 use std::{
     collections::{BTreeMap, HashSet},
     ptr,
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    sync::atomic::AtomicBool,
 };
 
 use ndarray::{Array2, Array4};
 use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
+pub(super) use super::sets::Set;
 use super::{
     Event, TrainSettings,
     augment::{augment, resized_crop},
     degrade::degrade,
+    division::{Division, HeldOutCounts},
     features::{FrozenFeatures, View},
     fractal::Fractals,
     pixmix::pixmix,
     scramble::scramble,
+    sets::{Contents, Sets},
 };
 use crate::{
-    data::{
-        Copies, Dataset, LeftOut, OTHER_CLASSES, Role, Split, TestImages, UnknownSet, add_counts,
-        fault_of_class, leaving_classes, prefetch, shuffled,
-    },
+    data::{Dataset, LeftOut, UnknownSet, add_counts, fault_of_class, prefetch, shuffled},
     error::{Error, Result},
-    files::checksum,
     image::Input,
-    method::{KEEP, needed},
-    run::Augment,
+    run::{Augment, Started},
 };
 
-/// Images read between progress checks.
-const READ_AT_ONCE: usize = 256;
 /// Fewer training images of a class than this are few.
 const SCARCE: usize = 10;
-/// Time between events while images are read.
-const REPORT_READING_EVERY: Duration = Duration::from_secs(1);
-
 /// The images of a run.
 pub struct Batches<'a> {
     pub(super) settings: &'a TrainSettings,
@@ -57,48 +48,9 @@ pub struct Batches<'a> {
     outliers: Option<Dataset>,
     /// Fractals to mix into images, if any.
     fractals: Option<Fractals>,
-    /// The numbers of images that cannot be read, in all sets and in the test sets.
-    pub(super) skipped: usize,
-    pub(super) skipped_in_tests: usize,
-    /// Known test images with the bytes of a known training image.
-    pub(super) repeated: usize,
-    /// Known training images with the bytes of an earlier one.
-    pub(super) duplicates: usize,
-    /// The names of known training images with the bytes of an earlier one of another class, that one first.
-    pub(super) in_two_classes: Vec<[String; 2]>,
-    /// The number of images of each unknown set with the bytes of a known training image or an outlier.
-    pub(super) learned: BTreeMap<String, usize>,
-    /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
-    /// outliers.
-    pub(super) checksum: String,
-    /// SHA-256, in hexadecimal, of the test sets: their sizes, labels, and the encoded images.
-    pub(super) tests_checksum: String,
+    pub(super) contents: Contents,
     /// The [names](Dataset::names_checksum) of the known test images, if these are held out.
     pub(super) test_names: Option<String>,
-}
-
-/// The SHA-256 of an encoded image.
-type Sum = [u8; 32];
-
-/// A data set of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Set {
-    /// The known training images, including held-out ones.
-    Known,
-    /// The known test images.
-    Test,
-    /// The unknown test set with this number.
-    Unknown(usize),
-    /// The outliers from a folder.
-    Outliers,
-}
-
-/// The data sets of a run.
-struct Sets {
-    known: Dataset,
-    known_test: Dataset,
-    unknown_tests: Vec<UnknownSet>,
-    outliers: Option<Dataset>,
 }
 
 /// The images of a step, known images first.
@@ -132,214 +84,6 @@ pub(super) enum Purpose {
     Outlier(usize),
 }
 
-impl Sets {
-    fn open(settings: &TrainSettings) -> Result<Self> {
-        let TrainSettings { known, input, data, recipe, .. } = settings;
-        let roles = [Split::Train, Split::Test].map(Role::Known);
-        let folder = data.resolve(&known.path, &roles)?;
-        let unknown = data.resolve_unknown(&settings.unknown)?;
-        let (known, tests) = known.at(&folder).both(&unknown, input)?;
-        let TestImages { known: known_test, unknown: unknown_tests } = tests;
-        let known_test = known_test.align(known.classes())?;
-        if settings.known.held_out_test.is_none() && known.shares_images_with(&known_test) {
-            let reason = "its training and test images are from the same files".to_owned();
-            return Err(Error::Dataset { path: folder, reason });
-        }
-        // With a protocol, the other classes of the training files are unknown.
-        for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
-            set.check_apart_from(&known)?;
-        }
-        let outliers = match recipe.outliers.folder() {
-            Some(folder) => {
-                let path = data.resolve(folder, &[Role::Unknown(Split::Train)])?;
-                let outliers = Dataset::unknown(&path, Split::Train, input)?;
-                let tests = unknown_tests.iter().map(|set| &set.images);
-                if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
-                    let reason = "holds known or test images";
-                    return Err(Error::setting("outliers", format!("`{}`", folder.display()), reason));
-                }
-                Some(outliers)
-            }
-            None => None,
-        };
-        Ok(Self { known, known_test, unknown_tests, outliers })
-    }
-
-    /// The data sets, the most frequently used first.
-    fn each(&mut self) -> impl Iterator<Item = (Set, &mut Dataset)> {
-        let outliers = self.outliers.as_mut().map(|images| (Set::Outliers, images));
-        let unknown = self.unknown_tests.iter_mut().enumerate();
-        let unknown = unknown.map(|(number, set)| (Set::Unknown(number), &mut set.images));
-        let known = [(Set::Known, &mut self.known)];
-        known.into_iter().chain(outliers).chain([(Set::Test, &mut self.known_test)]).chain(unknown)
-    }
-
-    /// Keeps decoded images up to a number of bytes.
-    fn keep(&mut self, mut memory: u64) {
-        for (_, set) in self.each() {
-            *set = set.clone().keep(&mut memory);
-        }
-    }
-
-    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set and no set loses
-    /// all of its images. `None` if asked to stop.
-    fn read(
-        &mut self,
-        skip: bool,
-        stop: &AtomicBool,
-        observe: &mut dyn FnMut(&Event),
-    ) -> Result<Option<Contents>> {
-        let images = self.each().map(|(_, set)| set.len()).sum();
-        let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
-        let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
-        let mut sums = [Sha256::new(), Sha256::new()];
-        // The digests of the known training images, in order and as a set, and of the outliers.
-        let mut trained: Vec<Sum> = Vec::new();
-        let (mut known, mut outliers): (HashSet<Sum>, HashSet<Sum>) = Default::default();
-        // How many images of the test sets are among them.
-        let (mut repeated, mut learned) = (0, vec![0; self.unknown_tests.len()]);
-        for (kind, set) in self.each() {
-            let is_test = matches!(kind, Set::Test | Set::Unknown(_));
-            let sum = &mut sums[usize::from(is_test)];
-            sum.update(set.classes().join("\0"));
-            let mut readable = Vec::with_capacity(set.len());
-            let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
-            match kind {
-                Set::Known => {
-                    trained.extend(digests.iter().flatten());
-                    known.extend(digests.iter().flatten());
-                }
-                Set::Outliers => outliers.extend(digests.iter().flatten()),
-                // Both come after the images to learn from.
-                Set::Test => {
-                    repeated = digests.iter().flatten().filter(|digest| known.contains(*digest)).count();
-                }
-                Set::Unknown(number) => {
-                    let is_learned = |digest: &&Sum| known.contains(*digest) || outliers.contains(*digest);
-                    learned[number] = digests.iter().flatten().filter(is_learned).count();
-                }
-            }
-            for (index, digest) in digests.into_iter().enumerate() {
-                match digest {
-                    Ok(digest) => {
-                        sum.update(set.labels()[index].to_le_bytes());
-                        sum.update(digest);
-                        readable.push(index);
-                    }
-                    Err(error) if error.is_of_the_system() => return Err(error),
-                    Err(error) => {
-                        skipped_in_tests += usize::from(is_test);
-                        errors.push(error);
-                    }
-                }
-            }
-            if is_test {
-                // Otherwise an image could move from the end of a set to the start of the next without
-                // changing the sum.
-                sum.update((readable.len() as u64).to_le_bytes());
-            }
-            if readable.len() < set.len() {
-                if let ([], Some(error)) = (&readable[..], errors.last()) {
-                    let reason = format!("none of its {} images can be read; {error}", set.len());
-                    emptied.get_or_insert(Error::Dataset { path: set.origin().to_owned(), reason });
-                }
-                *set = set.pick(&readable);
-            }
-        }
-        if !errors.is_empty() && !skip {
-            return Err(Error::BrokenImages { errors });
-        }
-        if let Some(error) = emptied {
-            return Err(error);
-        }
-        let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
-        let (skipped, copies) = (errors.len(), Copies::of(trained.into_iter().map(Some)));
-        let names = self.unknown_tests.iter().map(|set| set.name.clone());
-        let learned = names.zip(learned).filter(|&(_, count)| count > 0).collect();
-        Ok(Some(Contents { skipped, skipped_in_tests, repeated, learned, copies, checksum, tests_checksum }))
-    }
-}
-
-/// The result of reading all images.
-struct Contents {
-    /// Images that cannot be read, in all sets and in the test sets.
-    skipped: usize,
-    skipped_in_tests: usize,
-    /// Known test images with the bytes of a known training image.
-    repeated: usize,
-    /// As [`Batches::learned`].
-    learned: BTreeMap<String, usize>,
-    /// Known training images with the same bytes.
-    copies: Copies,
-    /// Of the training data and of the test images.
-    checksum: String,
-    tests_checksum: String,
-}
-
-/// Reads images for the first time.
-struct Reader<'a> {
-    /// The number of images in all sets, and how many have been read.
-    images: usize,
-    done: usize,
-    /// The time of the last event.
-    said: Instant,
-    stop: &'a AtomicBool,
-}
-
-impl Reader<'_> {
-    /// The SHA-256 of each encoded image of a set, decoding them on all threads; `None` if asked to stop.
-    fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<Sum>>> {
-        let indices: Vec<usize> = (0..set.len()).collect();
-        let mut digests = Vec::with_capacity(set.len());
-        for indices in indices.chunks(READ_AT_ONCE) {
-            if self.stop.load(Ordering::Relaxed) {
-                return None;
-            }
-            let digest = |&index: &usize| Ok(Sha256::digest(set.checked(index)?).into());
-            digests.par_extend(indices.par_iter().map(digest));
-            self.done += indices.len();
-            if self.said.elapsed() >= REPORT_READING_EVERY {
-                self.said = Instant::now();
-                observe(&Event::Reading { done: self.done, images: self.images });
-            }
-        }
-        Some(digests)
-    }
-}
-
-/// How many images are held out to choose the epoch and the score, and how many to calibrate the threshold; a
-/// share of 0 holds out none. A small share is raised to 58 images, so that the threshold is not the largest
-/// score. If 58 exceed a fifth of all images, it is raised to the 19 that a threshold needs, unless these
-/// exceed a fifth too. A third chooses if that is at least 19; otherwise all calibrate. `what` is counted.
-fn held_out(share: f64, images: usize, what: &str) -> Result<[usize; 2]> {
-    let (mut count, needed) = ((share * images as f64 - 1e-9).ceil() as usize, needed(KEEP));
-    if count == 0 {
-        return Ok([0, 0]);
-    }
-    if let Some(least) = [3 * needed + 1, needed].into_iter().find(|least| 5 * least <= images) {
-        count = count.max(least);
-    }
-    if count < needed {
-        let found = format!("{count} of {images} {what}");
-        return Err(Error::HoldsOutTooFew { share, found, needed, keep: KEEP });
-    }
-    // Too few would choose by chance.
-    let choosing = if count / 3 < needed { 0 } else { count / 3 };
-    Ok([choosing, count - choosing])
-}
-
-/// [`held_out`] for this many images of a data set; each class keeps one.
-fn held_out_of(known: &Dataset, share: f64, images: usize) -> Result<[usize; 2]> {
-    let what = if images < known.len() { "distinct images" } else { "images" };
-    let [choosing, calibrating] = held_out(share, images, what)?;
-    let count = choosing + calibrating;
-    if count + known.classes().len() > images {
-        let value = format!("{count} of {images} {what}");
-        return Err(Error::EmptiesClass { name: "held-out", value });
-    }
-    Ok([choosing, calibrating])
-}
-
 impl<'a> Batches<'a> {
     /// Opens all data sets of a run and decodes every image once. `observe` gets [`Event::Reading`]. Returns
     /// `None` if `stop` is set before all images are read.
@@ -361,36 +105,20 @@ impl<'a> Batches<'a> {
         }
         let test_names = settings.known.held_out_test.map(|_| sets.known_test.names_checksum());
         // Reading all images may take hours.
-        held_out_of(&sets.known, settings.recipe.held_out, sets.known.len())?;
+        HeldOutCounts::of(&sets.known, settings.recipe.held_out, sets.known.len())?;
         sets.keep(settings.memory);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
-        let Contents { skipped, skipped_in_tests, repeated, learned, copies, checksum, tests_checksum } =
-            contents;
-        if skipped > 0 {
+        if contents.skipped > 0 {
             sets.keep(settings.memory);
         }
         let Sets { known, known_test, unknown_tests, outliers } = sets;
-        let distinct = copies.distinct();
-        let duplicates = known.len() - distinct.len();
-        let [choosing, wanted] = held_out_of(&known, settings.recipe.held_out, distinct.len())?;
-        let seed = settings.recipe.seed;
-        // Of equal images the first may be held out; the others are left out then, because the network would
-        // learn it from them. Images that calibrate are drawn regardless of their classes, as new images arrive.
-        let labels: Vec<i64> = distinct.iter().map(|&index| known.labels()[index]).collect();
-        let drawn = leaving_classes(&labels, shuffled(distinct.len(), seed)).take(wanted);
-        let drawn: HashSet<usize> = drawn.map(|index| distinct[index]).collect();
-        let (calibrating, rest): (Vec<usize>, Vec<usize>) =
-            distinct.into_iter().partition(|index| drawn.contains(index));
-        let (choosing, training) = known.pick(&rest).hold_out(choosing, seed)?;
-        let choosing: Vec<usize> = choosing.into_iter().map(|index| rest[index]).collect();
-        let (training, _) = copies.divide(&training.into_iter().map(|index| rest[index]).collect());
-        let in_two_classes =
-            copies.across(known.labels()).map(|pair| pair.map(|index| known.name(index))).collect();
+        let Division { training, choosing, calibrating } =
+            Division::of(&known, &contents.copies, &settings.recipe)?;
         settings.recipe.check_step(training.len().min(settings.recipe.batch_size))?;
         let trained: HashSet<i64> = training.iter().map(|&index| known.labels()[index]).collect();
         if let Some((name, _)) = known.classes().iter().zip(0..).find(|(_, class)| !trained.contains(class)) {
-            let readable = if skipped > 0 { " that can be read" } else { "" };
-            let but = if duplicates > 0 { ", other than copies of held-out images" } else { "" };
+            let readable = if contents.skipped > 0 { " that can be read" } else { "" };
+            let but = if contents.copies.any() { ", other than copies of held-out images" } else { "" };
             let reason = format!("class `{name}` has no training image{readable}{but}");
             return Err(Error::Dataset { path: settings.known.path.clone(), reason });
         }
@@ -405,20 +133,35 @@ impl<'a> Batches<'a> {
             outliers,
             fractals: (settings.recipe.pixmix > 0.0)
                 .then(|| Fractals::for_images(settings.input.height, settings.input.width)),
-            skipped,
-            skipped_in_tests,
-            repeated,
-            duplicates,
-            in_two_classes,
-            learned,
-            checksum,
-            tests_checksum,
+            contents,
             test_names,
         }))
     }
 
+    /// What the run trains and is tested on, without what the backbone has seen.
+    pub(super) fn started(&self) -> Started {
+        let Contents { skipped, repeated, learned, copies, .. } = &self.contents;
+        let in_two_classes = copies.across(self.known.labels());
+        Started {
+            images: self.images(),
+            steps: self.steps(),
+            epochs: self.settings.recipe.epochs,
+            score: Some(self.settings.rejection_score()),
+            left_out: self.left_out(),
+            skipped: *skipped,
+            held_out: Some([self.choosing.len(), self.calibrating.len()]),
+            untested: self.known_test.classes_without_images().map(str::to_owned).collect(),
+            repeated: *repeated,
+            duplicates: self.known.len() - copies.distinct().len(),
+            in_two_classes: in_two_classes.map(|pair| pair.map(|index| self.known.name(index))).collect(),
+            learned: learned.clone(),
+            scarce: self.scarce(),
+            held_out_seen: false,
+        }
+    }
+
     /// The classes with few images to train on, and their number.
-    pub(super) fn scarce(&self) -> BTreeMap<String, usize> {
+    fn scarce(&self) -> BTreeMap<String, usize> {
         let mut counts = vec![0; self.known.classes().len()];
         self.training.iter().for_each(|&index| counts[self.known.labels()[index] as usize] += 1);
         let named = self.known.classes().iter().cloned().zip(counts);
@@ -448,14 +191,8 @@ impl<'a> Batches<'a> {
         self.training.len()
     }
 
-    /// The classes without test images.
-    pub(super) fn untested(&self) -> Vec<String> {
-        self.known_test.classes_without_images().map(str::to_owned).collect()
-    }
-
     /// Left-out files in the folders of all sets: not images by their extension, or of no class.
-    #[must_use]
-    pub fn left_out(&self) -> LeftOut {
+    fn left_out(&self) -> LeftOut {
         let unknown = self.unknown_tests.iter().map(|set| &set.images);
         // Parts of one data set share them.
         let test = Some(&self.known_test).filter(|test| !ptr::eq(test.left_out(), self.known.left_out()));
@@ -675,26 +412,6 @@ mod tests {
     }
 
     #[test]
-    fn held_out_images_suffice_for_a_threshold_or_are_refused() {
-        for (share, images, expected) in [
-            (0.0, 5, [0, 0]),
-            (0.02, 5000, [33, 67]),
-            (0.02, 500, [19, 39]),
-            (0.02, 95, [0, 19]),
-            (0.6, 36, [0, 22]),
-            (0.5, 112, [0, 56]),
-            (0.5, 114, [19, 38]),
-        ] {
-            assert_eq!(held_out(share, images, "images").unwrap(), expected, "{share} of {images}");
-        }
-        let error = held_out(0.02, 36, "images").unwrap_err().to_string();
-        assert!(
-            error.contains("held-out = 0.02: holds out 1 of 36 images") && error.ends_with("needs 19"),
-            "{error}"
-        );
-    }
-
-    #[test]
     fn copies_of_held_out_images_are_left_out() {
         let folder = tempfile::tempdir().unwrap();
         let image = |class: &str, name: &str, value: u8| {
@@ -718,7 +435,10 @@ mod tests {
         settings.recipe.held_out = 0.4;
         settings.recipe.batch_size = 8;
         let batches = open(&settings);
-        assert_eq!((batches.skipped, batches.duplicates, batches.calibrating.len()), (1, 20, 24));
+        assert_eq!(
+            (batches.contents.skipped, batches.started().duplicates, batches.calibrating.len()),
+            (1, 20, 24)
+        );
         // Of the copies, one at most calibrates; then none is trained on.
         let is_copy = |index: &&usize| **index == 0 || (20..40).contains(*index);
         let [calibrating, trained] =

@@ -118,8 +118,8 @@ fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
         "libtorch": option_env!("CAC_LIBTORCH"),
         "views": blocks.iter().map(|block| block.views.len()).collect::<Vec<_>>(),
         "scrambled": is_scrambled.then_some((scramble::VERSION, settings.recipe.seed)),
-        "training": batches.checksum,
-        "tests": batches.tests_checksum,
+        "training": batches.contents.checksum,
+        "tests": batches.contents.tests_checksum,
     });
     let mut sum = Sha256::new_with_prefix(facts.to_string());
     for name in weights.names() {

@@ -17,7 +17,7 @@ use super::{
     batches::{Images, Set},
     features::{FrozenFeatures, FrozenLayers, View, mirror},
     loss,
-    network::{self, Network},
+    network::{self, Mode, Network},
     record::Lineage,
     torch, torch_device,
 };
@@ -114,7 +114,7 @@ fn below_the_last(
     let (mut layers, weights) = folded(below, weights)?;
     layers.push(Layer { inputs: vec![layers.len() - 1], ..last.clone() });
     let mut network = Network::new(&nn::VarStore::new(device), layers, input).map_err(torch)?;
-    network.load(&weights, "", true)?;
+    network.load_backbone(&weights)?;
     Ok(network)
 }
 
@@ -253,7 +253,7 @@ impl<'a> Learner<'a> {
                 (None, None) => Lineage::default(),
             };
             match &mut self.frozen {
-                None => self.network.load(&weights, "", true)?,
+                None => self.network.load_backbone(&weights)?,
                 Some(frozen) => frozen.copy_from(&weights)?,
             }
         } else if self.network.has_whitening() {
@@ -311,7 +311,7 @@ impl<'a> Learner<'a> {
     fn evaluate(&self, network: &Network, images: &Array4<u8>) -> Result<Vec<f32>> {
         let mut values = Vec::new();
         for part in images.axis_chunks_iter(Axis(0), self.test_batch()) {
-            let features = || network::floats(&network.features(&self.to_tensor(part)?, None)?);
+            let features = || network::floats(&network.features(&self.to_tensor(part)?, Mode::Evaluation)?);
             values.extend(tch::no_grad(features).map_err(torch)?);
         }
         Ok(values)
@@ -401,7 +401,8 @@ impl<'a> Learner<'a> {
         let TrainSettings { loss, recipe, .. } = self.settings;
         let forward = || {
             let labels = self.on_device(Tensor::f_from_slice(&batch.labels)?)?;
-            let logits = self.network.forward(&self.input(&batch.images)?, Some(batch.seed))?;
+            let logits =
+                self.network.forward(&self.input(&batch.images)?, Mode::Training { seed: batch.seed })?;
             loss::of_step(loss, recipe, &logits, &labels)
         };
         forward().map_err(torch)
@@ -460,7 +461,8 @@ impl<'a> Learner<'a> {
         prefetch(indices.chunks(self.test_batch()), read, |batches| {
             for images in batches {
                 let images = images?;
-                let forward = || network::floats(&self.kept().forward(&self.input(&images)?, None)?);
+                let forward =
+                    || network::floats(&self.kept().forward(&self.input(&images)?, Mode::Evaluation)?);
                 logits.extend(tch::no_grad(forward).map_err(torch)?);
             }
             Ok(())
@@ -494,7 +496,7 @@ impl<'a> Learner<'a> {
             known: all(Set::Test)?,
             labels: known_test.labels().to_vec(),
             unknown: unknown.collect::<Result<Vec<_>>>()?,
-            skipped: self.batches.skipped_in_tests,
+            skipped: self.batches.contents.skipped_in_tests,
         };
         Ok(Tested { anchors: self.anchors()?, logits, held_out: self.held_out()? })
     }
@@ -532,9 +534,9 @@ impl<'a> Learner<'a> {
         if let Some(frozen) = &mut self.frozen {
             frozen.copy_from(tensors)?;
         }
-        self.network.load(tensors, "", false)?;
+        self.network.load(tensors, "")?;
         match &mut self.ema {
-            Some((_, ema)) => ema.load(tensors, EMA, false),
+            Some((_, ema)) => ema.load(tensors, EMA),
             None => Ok(()),
         }
     }
@@ -563,8 +565,9 @@ impl<'a> Learner<'a> {
 
     /// The record of the training after this many epochs.
     fn record(&self, epoch: usize) -> Training {
-        let Batches { known_test, skipped, test_names, .. } = self.batches;
-        let mut record = self.settings.record(self.batches.images(), known_test.len(), *skipped, epoch);
+        let Batches { known_test, contents, test_names, .. } = self.batches;
+        let mut record =
+            self.settings.record(self.batches.images(), known_test.len(), contents.skipped, epoch);
         if let Some(names) = test_names {
             record.insert(TEST_NAMES, names.as_str().into());
         }

@@ -81,7 +81,7 @@ impl Log {
                     }
                 }
             }
-            Event::Start { .. }
+            Event::Start(_)
             | Event::StateUnusable { .. }
             | Event::Reading { .. }
             | Event::Features { .. }

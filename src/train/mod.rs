@@ -6,6 +6,7 @@
 mod augment;
 mod batches;
 mod degrade;
+mod division;
 mod dropout;
 mod features;
 mod fractal;
@@ -18,6 +19,7 @@ mod pixmix;
 mod record;
 mod scramble;
 mod session;
+mod sets;
 mod state;
 mod tensorboard;
 

@@ -15,6 +15,16 @@ const ALIGNMENT: usize = 64;
 /// Added to the variances of whitened patches, as a share of their mean.
 const WHITEN_EPSILON: f64 = 5e-4;
 
+/// What a network is run for.
+#[derive(Clone, Copy)]
+pub(super) enum Mode {
+    Evaluation,
+    Training {
+        /// The seed of dropout.
+        seed: u64,
+    },
+}
+
 /// A network with its parameters in a [`nn::VarStore`].
 pub(super) struct Network {
     layers: Vec<Layer>,
@@ -127,13 +137,23 @@ impl Network {
         })
     }
 
-    /// Loads weights whose names have a prefix. `keep_last` leaves the last layer unchanged: a backbone has
-    /// different classes.
+    /// Loads weights whose names have a prefix.
     ///
     /// # Errors
     /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
-    pub fn load(&mut self, weights: &Weights, prefix: &str, keep_last: bool) -> Result<()> {
-        let count = self.layers.len() - usize::from(keep_last);
+    pub fn load(&mut self, weights: &Weights, prefix: &str) -> Result<()> {
+        self.load_layers(self.layers.len(), weights, prefix)
+    }
+
+    /// Loads the weights of a backbone. The last layer stays as it is, because a backbone has other classes.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load).
+    pub fn load_backbone(&mut self, weights: &Weights) -> Result<()> {
+        self.load_layers(self.layers.len() - 1, weights, "")
+    }
+
+    fn load_layers(&mut self, count: usize, weights: &Weights, prefix: &str) -> Result<()> {
         for (layer, tensors) in self.layers[..count].iter().zip(&mut self.tensors) {
             for ((name, shape), tensor) in layer.parameters().into_iter().zip(tensors) {
                 let values = weights.values(&format!("{prefix}{name}"), &shape)?;
@@ -144,30 +164,35 @@ impl Network {
     }
 
     /// The logits `[N, C]` of images given as bytes `[N, 3, H, W]` on the network's device; of features
-    /// `[N, F]` if the network is the last layer of another. `training` is the dropout seed, `None` in
-    /// evaluation.
-    pub fn forward(&self, images: &Tensor, training: Option<u64>) -> Result<Tensor, TchError> {
+    /// `[N, F]` if the network is the last layer of another.
+    pub fn forward(&self, images: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
         let features = if self.keeps_backbone {
-            tch::no_grad(|| self.features(images, training))?
+            tch::no_grad(|| self.features(images, mode))?
         } else {
-            self.features(images, training)?
+            self.features(images, mode)?
         };
         self.linear(&features, &self.tensors[self.layers.len() - 1])
+    }
+
+    /// The type of the stored parameters.
+    fn kind(&self) -> Kind {
+        self.mean.kind()
     }
 
     /// A fully connected layer, with the weight and the bias in `tensors`, in the type of the stored
     /// parameters.
     fn linear(&self, x: &Tensor, tensors: &[Tensor]) -> Result<Tensor, TchError> {
-        x.f_to_kind(self.mean.kind())?.f_linear(&tensors[0], Some(&tensors[1]))
+        x.f_to_kind(self.kind())?.f_linear(&tensors[0], Some(&tensors[1]))
     }
 
     /// The features of images (the last layer's input), as in [`forward`](Self::forward).
     ///
     /// An activation is freed or overwritten by its last reader: small networks are bound by memory traffic.
-    pub fn features(&self, images: &Tensor, training: Option<u64>) -> Result<Tensor, TchError> {
+    pub fn features(&self, images: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
         let below = &self.layers[..self.layers.len() - 1];
         let mut outputs: Vec<Option<Tensor>> = Vec::with_capacity(below.len());
-        let kind = if training.is_some() { self.training_kind } else { self.mean.kind() };
+        let is_training = matches!(mode, Mode::Training { .. });
+        let kind = if is_training { self.training_kind } else { self.kind() };
         for (index, (layer, tensors)) in below.iter().zip(&self.tensors).enumerate() {
             let mut inputs = layer.inputs.iter().map(|&input| {
                 let output = &mut outputs[input];
@@ -181,12 +206,12 @@ impl Network {
             let mut next = || inputs.next().expect("a layer has its inputs");
             let output = match layer.op {
                 Op::Input => self.normalised(images)?.f_to_kind(kind)?,
-                Op::Conv(conv) => convolution(next(), &conv, tensors, kind, training.is_some())?,
+                Op::Conv(conv) => convolution(next(), &conv, tensors, kind, is_training)?,
                 Op::BatchNorm { epsilon, momentum, .. } => {
                     let [weight, bias, mean, variance] = &tensors[..] else { unreachable!("four tensors") };
                     let [weight, bias, mean, variance] = [weight, bias, mean, variance].map(Some);
-                    let is_training = training.is_some() && !self.keeps_statistics;
-                    next().f_batch_norm(weight, bias, mean, variance, is_training, momentum, epsilon, true)?
+                    let updates = is_training && !self.keeps_statistics;
+                    next().f_batch_norm(weight, bias, mean, variance, updates, momentum, epsilon, true)?
                 }
                 Op::Relu if layer.in_place => next().f_relu_()?,
                 Op::Relu => next().f_relu()?,
@@ -196,8 +221,8 @@ impl Network {
                     let x = next();
                     x.f_maximum(&x.f_mul_scalar(slope)?)?
                 }
-                Op::Dropout(share) | Op::DropoutChannels(share) => match training {
-                    Some(seed) if share > 0.0 => {
+                Op::Dropout(share) | Op::DropoutChannels(share) => match mode {
+                    Mode::Training { seed } if share > 0.0 => {
                         let is_channels = matches!(layer.op, Op::DropoutChannels(_));
                         let unit = if is_channels { Unit::Channel } else { Unit::Activation };
                         dropout(&next(), share, unit, seed.wrapping_add(index as u64))?
@@ -225,7 +250,7 @@ impl Network {
     fn normalised(&self, images: &Tensor) -> Result<Tensor, TchError> {
         // Channels last in memory, which all later layers keep: convolutions are faster.
         let last = images.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])?;
-        last.f_to_kind(self.mean.kind())?.f_div_scalar(255.0)?.f_sub(&self.mean)?.f_div(&self.std)
+        last.f_to_kind(self.kind())?.f_div_scalar(255.0)?.f_sub(&self.mean)?.f_div(&self.std)
     }
 
     /// Whether the weights of the first convolution are those of [`whiten`](Self::whiten), and not learned.
@@ -455,7 +480,7 @@ mod tests {
         let layers = Architecture::new("wide-resnet", &settings).unwrap().layers(3, 32, 32).unwrap();
         let store = nn::VarStore::new(Device::Cpu);
         let mut network = Network::new(&store, layers, &Input::default()).unwrap();
-        network.load(&weights, "", false).unwrap();
+        network.load(&weights, "").unwrap();
         let bytes: Vec<u8> =
             weights.get("check.images").unwrap().values.iter().map(|v| (v * 255.0).round() as u8).collect();
         let images = Tensor::from_slice(&bytes).view([4, 3, 32, 32]);
@@ -466,7 +491,7 @@ mod tests {
     fn logits_match_pytorch() {
         for widen_factor in [1, 2] {
             let (_store, network, images, expected) = golden(widen_factor);
-            let logits = floats(&network.forward(&images, None).unwrap()).unwrap();
+            let logits = floats(&network.forward(&images, Mode::Evaluation).unwrap()).unwrap();
             for (found, expected) in logits.iter().zip(&expected) {
                 assert!((found - expected).abs() < 1e-5 * expected.abs().max(1.0), "{found} {expected}");
             }
@@ -543,7 +568,7 @@ mod tests {
         }
         let mut store = nn::VarStore::new(Device::Cpu);
         let mut network = Network::new(&store, layers, input).unwrap();
-        network.load(&weights, "", false).unwrap();
+        network.load(&weights, "").unwrap();
         store.set_kind(kind);
         network.all = join(&mut network.tensors).unwrap();
         network.mean = network.mean.to_kind(kind);
@@ -579,10 +604,10 @@ mod tests {
         for (kind, suffix, tolerance) in [(Kind::Float, "", 1e-5), (Kind::Double, "64", 1e-12)] {
             let (store, network) = filled(kind);
             let images = images(0..4);
-            let logits = tch::no_grad(|| network.forward(&images, None).unwrap());
+            let logits = tch::no_grad(|| network.forward(&images, Mode::Evaluation).unwrap());
             let found = difference(&logits, &method(&format!("wrn.logits.eval{suffix}")));
             assert!(found < tolerance, "eval {kind:?}: {found}");
-            let logits = tch::no_grad(|| network.forward(&images, Some(0)).unwrap());
+            let logits = tch::no_grad(|| network.forward(&images, Mode::Training { seed: 0 }).unwrap());
             let found = difference(&logits, &method(&format!("wrn.logits.train{suffix}")));
             assert!(found < tolerance, "train {kind:?}: {found}");
             let variables = store.variables();
@@ -602,7 +627,7 @@ mod tests {
             let (name, .., [height, width]) = case;
             let (_store, network) = filled_case(case, [height, width], Kind::Float);
             let images = sized_images([height, width]);
-            let logits = tch::no_grad(|| network.forward(&images, None).unwrap());
+            let logits = tch::no_grad(|| network.forward(&images, Mode::Evaluation).unwrap());
             let name = format!("{name}.{height}x{width}");
             let expected = &golden.iter().find(|(other, _)| *other == name).unwrap().1;
             let error = difference(&logits, expected);
@@ -618,7 +643,7 @@ mod tests {
             for (_, mut variable) in store.variables() {
                 variable.zero_grad();
             }
-            let logits = network.forward(&images, Some(0)).unwrap();
+            let logits = network.forward(&images, Mode::Training { seed: 0 }).unwrap();
             logits.square().sum(None::<Kind>).backward();
             (logits.detach(), store.variables()["block2.layer.0.conv1.weight"].grad().copy())
         };
@@ -632,10 +657,10 @@ mod tests {
         let cosine = (&slope * &found_slope).sum(None::<Kind>) / (slope.norm() * found_slope.norm());
         // PyTorch's autocast reaches 0.80 here: forty layers of random weights make the gradient noisy.
         assert!(cosine.double_value(&[]) > 0.75, "{cosine}");
-        let evaluated = tch::no_grad(|| network.forward(&images, None).unwrap());
+        let evaluated = tch::no_grad(|| network.forward(&images, Mode::Evaluation).unwrap());
         network.training_kind = Kind::Float;
         assert!(
-            evaluated == tch::no_grad(|| network.forward(&images, None).unwrap()),
+            evaluated == tch::no_grad(|| network.forward(&images, Mode::Evaluation).unwrap()),
             "evaluation is not in bf16"
         );
     }
@@ -674,7 +699,8 @@ mod tests {
                 let labels =
                     Tensor::arange_start(8 * step as i64, 8 * step as i64 + 8, (Kind::Int64, Device::Cpu))
                         .remainder(10);
-                let logits = network.forward(&images(8 * step..8 * step + 8), Some(0)).unwrap();
+                let logits =
+                    network.forward(&images(8 * step..8 * step + 8), Mode::Training { seed: 0 }).unwrap();
                 let loss = loss::losses(&settings, &logits, &labels).unwrap().mean(None::<Kind>);
                 let (found, expected) = (loss.double_value(&[]), losses.double_value(&[step as i64]));
                 let tolerance = if step == 0 { f64::min(tolerance, 1e-6) } else { tolerance };
@@ -692,7 +718,7 @@ mod tests {
         network.keeps_backbone = backbone_rate == 0.0;
         let recipe = Recipe { optimizer: algorithm, weight_decay: 0.1, backbone_rate, ..Recipe::default() };
         let mut optimizer = Optimizer::new(&network, &recipe, Variant::Paper).unwrap();
-        let logits = network.forward(&images(0..4), Some(0)).unwrap();
+        let logits = network.forward(&images(0..4), Mode::Training { seed: 0 }).unwrap();
         let loss = logits.square().mean(None::<Kind>);
         optimizer.step(&loss, run::ScheduledRates { learning_rate: 1e-4, momentum: 0.9 }).unwrap();
         store.variables().into_iter().map(|(name, tensor)| (name, floats(&tensor).unwrap())).collect()
@@ -743,7 +769,8 @@ mod tests {
                 ..Recipe::default()
             };
             let mut optimizer = Optimizer::new(&network, &recipe, Variant::Paper).unwrap();
-            let loss = network.forward(&images(0..4), Some(0)).unwrap().sum(None::<Kind>) * 0.0;
+            let loss =
+                network.forward(&images(0..4), Mode::Training { seed: 0 }).unwrap().sum(None::<Kind>) * 0.0;
             optimizer.step(&loss, run::ScheduledRates { learning_rate: 0.1, momentum: 0.9 }).unwrap();
             for (name, tensor) in store.variables() {
                 let factor = match tensor.dim() {
@@ -792,8 +819,8 @@ mod tests {
         assert!(running["bn1.weight"] != before("bn1.weight"));
         // With running statistics, a network computes the same in training and in evaluation.
         let network = Network { keeps_statistics: true, ..network };
-        let of = |training| tch::no_grad(|| network.forward(&images(0..2), training).unwrap());
-        assert!(of(Some(1)) == of(None));
+        let of = |mode| tch::no_grad(|| network.forward(&images(0..2), mode).unwrap());
+        assert!(of(Mode::Training { seed: 1 }) == of(Mode::Evaluation));
     }
 
     #[test]
@@ -804,10 +831,10 @@ mod tests {
         let store = nn::VarStore::new(Device::Cpu);
         let layers = found.architecture.layers(found.classes.unwrap(), 32, 32).unwrap();
         let mut network = Network::new(&store, layers, &Input::default()).unwrap();
-        network.load(&weights, "", false).unwrap();
+        network.load(&weights, "").unwrap();
         let expected = Weights::read(&folder.join("expected.safetensors")).unwrap();
         let expected = Tensor::from_slice(expected.values("cac.logits", &[4, 6]).unwrap()).view([4, 6]);
-        let found = tch::no_grad(|| network.forward(&images(0..4), None).unwrap());
+        let found = tch::no_grad(|| network.forward(&images(0..4), Mode::Evaluation).unwrap());
         assert!(difference(&found, &expected) < 1e-5);
     }
 
@@ -815,7 +842,7 @@ mod tests {
     fn gradients_are_correct_despite_overwritten_activations() {
         let (store, network, images, _) = golden(2);
         // In evaluation the network is a plain function of its weights.
-        let loss = || network.forward(&images, None).unwrap().square().sum(None::<Kind>);
+        let loss = || network.forward(&images, Mode::Evaluation).unwrap().square().sum(None::<Kind>);
         loss().backward();
         for name in
             ["conv1.weight", "block2.layer.0.bn2.bias", "block3.layer.0.convShortcut.weight", "bn1.weight"]
@@ -852,7 +879,8 @@ mod tests {
         for (case, names) in [(fill::CASES[0], &of_resnet[..]), (fill::CASES[3], &of_efficientnet_lite)] {
             let (store, network) = filled_case(case, [47, 64], Kind::Double);
             let images = sized_images([47, 64]);
-            let loss = || network.forward(&images, Some(0)).unwrap().square().sum(None::<Kind>);
+            let loss =
+                || network.forward(&images, Mode::Training { seed: 0 }).unwrap().square().sum(None::<Kind>);
             loss().backward();
             let variables = store.variables();
             for &name in names {

@@ -10,7 +10,7 @@ use tch::Tensor;
 
 use super::{
     Batch, Batches, Event, Outcome, TrainSettings, learner::Learner, log::Log, loss::smoothed,
-    optimizer::Optimizer, state::State, torch,
+    optimizer::Optimizer, sets::Contents, state::State, torch,
 };
 use crate::{
     error::{Error, Result},
@@ -18,7 +18,7 @@ use crate::{
     files::atomic,
     metrics::Bootstrap,
     report::{Report, ReportOptions},
-    run::{Checkpoint, CheckpointKind, RunFolder},
+    run::{Checkpoint, CheckpointKind, RunFolder, Started},
     weights::Weights,
 };
 
@@ -58,7 +58,7 @@ pub fn train(
     observe: impl FnMut(&Event),
 ) -> Result<Outcome> {
     run.check_holds_no_run()?;
-    run_to_the_end(settings, Start::New { given }, run, save_every, stop, observe)
+    run_from(Start::New { given }, settings, run, save_every, stop, observe)
 }
 
 /// Resumes the run in a folder from its newest state. On the CPU, with the same number of threads, the
@@ -86,7 +86,7 @@ pub fn resume(
     }
     let settings = state.settings.clone();
     let start = Start::Saved { log, state: Box::new(state), tensors };
-    run_to_the_end(&settings, start, run, save_every, stop, observe)
+    run_from(start, &settings, run, save_every, stop, observe)
 }
 
 /// Where a run starts.
@@ -98,9 +98,9 @@ enum Start<'a> {
 }
 
 /// Trains from `start` to the last epoch, and writes the result.
-fn run_to_the_end(
-    settings: &TrainSettings,
+fn run_from(
     start: Start,
+    settings: &TrainSettings,
     run: &RunFolder,
     save_every: Duration,
     stop: &AtomicBool,
@@ -113,83 +113,27 @@ fn run_to_the_end(
     let backbone = if is_new { read_backbone(settings)? } else { None };
     let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
     let mut session = Session::begin(settings, &batches, run, start, backbone)?;
-    let epochs = settings.recipe.epochs;
-    let (images, steps, left_out) = (batches.images(), batches.steps(), batches.left_out());
-    let started = Event::Start {
-        images,
-        steps,
-        epochs,
-        score: Some(settings.rejection_score()),
-        left_out,
-        skipped: batches.skipped,
-        held_out: Some([batches.choosing.len(), batches.calibrating.len()]),
-        untested: batches.untested(),
-        repeated: batches.repeated,
-        duplicates: batches.duplicates,
-        in_two_classes: batches.in_two_classes.clone(),
-        learned: batches.learned.clone(),
-        scarce: batches.scarce(),
-        held_out_seen: session.learner.lineage.held_out_seen,
-    };
+    let started =
+        Event::Start(Started { held_out_seen: session.learner.lineage.held_out_seen, ..batches.started() });
     if is_new {
         session.record(&started)?;
         session.save()?;
     }
     // From here on the run can be resumed.
     observe(&started);
-    let is_trained = session.state.epoch > epochs;
-    let has_features = |best: Checkpoint| best.features.is_some();
-    // A finished run no longer needs features of frozen layers.
-    let is_finished =
-        is_trained && Checkpoint::read(&run.checkpoint(CheckpointKind::Best)).is_ok_and(has_features);
-    if !is_finished && session.learner.find_features(run, stop, &mut observe)?.is_break() {
-        let epoch = session.state.epoch;
-        return Ok(if is_trained { Outcome::WithoutFeatures } else { Outcome::Interrupted { epoch } });
+    if session.is_finished() {
+        return session.finish(stop, &mut observe);
+    }
+    if session.learner.find_features(run, stop, &mut observe)?.is_break() {
+        return Ok(session.stopped());
     }
     session.saved = Instant::now();
-    let features = session.learner.features();
-    while session.state.epoch <= epochs {
-        let (epoch, first_step) = (session.state.epoch, session.state.step);
-        let begun = Instant::now();
-        let train_on = |batches: &mut dyn Iterator<Item = Result<Batch>>| {
-            session.epoch(batches, save_every, stop, &mut observe)
-        };
-        let trained = match &features {
-            Some(features) => batches.features_of_epoch(features, epoch, first_step, train_on),
-            None => batches.of_epoch(epoch, first_step, train_on),
-        }?;
-        if trained.is_break() {
-            return Ok(Outcome::Interrupted { epoch });
-        }
-        let tested = if session.is_tested(epoch) {
-            observe(&Event::Testing { epoch });
-            Some(session.test(begun)?)
-        } else {
-            None
-        };
-        (session.state.epoch, session.state.step) = (epoch + 1, 0);
-        if epoch == epochs || session.saved.elapsed() >= save_every {
-            session.save()?;
-        }
-        if let Some(event) = tested {
-            observe(&event);
+    while session.state.epoch <= settings.recipe.epochs {
+        if session.train_and_test(save_every, stop, &mut observe)?.is_break() {
+            return Ok(session.stopped());
         }
     }
-    // A run killed right after its last save has one state too many.
-    run.remove_states_but(STATES_KEPT, &session.state.path(run))?;
-    let mut best = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))?;
-    if best.features.is_none() {
-        if session.learner.add_features(&mut best, stop, &mut observe)?.is_break() {
-            return Ok(Outcome::WithoutFeatures);
-        }
-        best.write(&run.checkpoint(CheckpointKind::Best))?;
-    }
-    let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
-    let report = report(&best, &options)?;
-    let finished = Event::Finished { report: report.clone() };
-    session.record(&finished)?;
-    observe(&finished);
-    Ok(Outcome::Finished(report))
+    session.finish(stop, &mut observe)
 }
 
 /// Reads the weights that a new run starts from, if any, and checks that they fit its network.
@@ -235,7 +179,7 @@ impl<'a> Session<'a> {
         let mut learner = Learner::new(settings, batches)?;
         let mut optimizer =
             Optimizer::new(&learner.network, &settings.recipe, settings.loss.variant).map_err(torch)?;
-        let Batches { checksum, tests_checksum, .. } = batches;
+        let Contents { checksum, tests_checksum, .. } = &batches.contents;
         let (mut log, state, least_losses) = match start {
             Start::Saved { log, state, tensors } => {
                 // The best checkpoint has the outputs for the test images.
@@ -284,6 +228,80 @@ impl<'a> Session<'a> {
             log,
             saved,
         })
+    }
+
+    /// Whether the run has its result, so that it no longer needs features of frozen layers.
+    fn is_finished(&self) -> bool {
+        let best = || Checkpoint::read(&self.folder.checkpoint(CheckpointKind::Best));
+        self.is_trained() && best().is_ok_and(|best| best.features.is_some())
+    }
+
+    /// Whether all epochs are done.
+    fn is_trained(&self) -> bool {
+        self.state.epoch > self.settings.recipe.epochs
+    }
+
+    /// The outcome of a run that was asked to stop.
+    fn stopped(&self) -> Outcome {
+        match self.is_trained() {
+            true => Outcome::WithoutFeatures,
+            false => Outcome::Interrupted { epoch: self.state.epoch },
+        }
+    }
+
+    /// Trains what is left of the current epoch and tests the network; breaks if asked to stop.
+    fn train_and_test(
+        &mut self,
+        save_every: Duration,
+        stop: &AtomicBool,
+        observe: &mut impl FnMut(&Event),
+    ) -> Result<ControlFlow<()>> {
+        let (epoch, first_step) = (self.state.epoch, self.state.step);
+        let begun = Instant::now();
+        let (batches, features) = (self.batches, self.learner.features());
+        let train_on =
+            |batches: &mut dyn Iterator<Item = Result<Batch>>| self.epoch(batches, save_every, stop, observe);
+        let trained = match &features {
+            Some(features) => batches.features_of_epoch(features, epoch, first_step, train_on),
+            None => batches.of_epoch(epoch, first_step, train_on),
+        }?;
+        if trained.is_break() {
+            return Ok(Break(()));
+        }
+        let tested = if self.is_tested(epoch) {
+            observe(&Event::Testing { epoch });
+            Some(self.test(begun)?)
+        } else {
+            None
+        };
+        (self.state.epoch, self.state.step) = (epoch + 1, 0);
+        if self.is_trained() || self.saved.elapsed() >= save_every {
+            self.save()?;
+        }
+        if let Some(event) = tested {
+            observe(&event);
+        }
+        Ok(Continue(()))
+    }
+
+    /// Completes the best checkpoint with what an export needs, and writes the report.
+    fn finish(mut self, stop: &AtomicBool, observe: &mut impl FnMut(&Event)) -> Result<Outcome> {
+        // A run killed right after its last save has one state too many.
+        self.folder.remove_states_but(STATES_KEPT, &self.state.path(self.folder))?;
+        let path = self.folder.checkpoint(CheckpointKind::Best);
+        let mut best = Checkpoint::read(&path)?;
+        if best.features.is_none() {
+            if self.learner.add_features(&mut best, stop, observe)?.is_break() {
+                return Ok(Outcome::WithoutFeatures);
+            }
+            best.write(&path)?;
+        }
+        let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
+        let report = report(&best, &options)?;
+        let finished = Event::Finished { report: report.clone() };
+        self.record(&finished)?;
+        observe(&finished);
+        Ok(Outcome::Finished(report))
     }
 
     /// Writes an event to the log.

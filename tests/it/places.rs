@@ -104,13 +104,13 @@ fn places_are_scored_by_a_logit_score() {
         assert!(rule.held_out_scores.is_sorted() && rule.held_out_scores.len() == held_out.nrows());
         let outputs = scorer.score(checkpoint.check.images.view()).unwrap();
         let places = scorer.places(&outputs).unwrap();
-        assert_eq!((places.len(), places[0].score.dim()), (4, (8, 8)));
+        assert_eq!((places.len(), places[0].scores.dim()), (4, (8, 8)));
         // An image of only this place would get the same score.
         let map = outputs.logit_map.as_ref().unwrap();
         let logits = Array2::from_shape_fn((1, 3), |(_, class)| map[[2, class, 5, 3]]);
         let distances = checkpoint.anchors.distances(logits.view());
-        assert_eq!(places[2].score[[5, 3]], expected.rejection(logits.view(), distances.view())[0]);
-        assert_eq!(places[2].label[[5, 3]], nearest(distances.view())[0]);
+        assert_eq!(places[2].scores[[5, 3]], expected.rejection(logits.view(), distances.view())[0]);
+        assert_eq!(places[2].labels[[5, 3]], nearest(distances.view())[0]);
     }
 }
 

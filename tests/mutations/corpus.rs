@@ -18,7 +18,7 @@ use cac::{
     method::{LogitScore, Loss, Variant},
     model::{Inspection, ModelPrecision},
     report::{Report, ReportOptions},
-    run::{Checkpoint, Event, Features, HeldOut, Recipe, TestFeatures, TestLogits},
+    run::{Checkpoint, Event, Features, HeldOut, Recipe, Started, TestFeatures, TestLogits},
     weights::Weights,
 };
 use ndarray::{Array2, Array4};
@@ -36,9 +36,9 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "cifar" => vec![[0; 3073].to_vec(), [[1; 3073], [0; 3073]].concat()],
         "class-names" => vec![b"airplane\nautomobile\nbird\n\n".to_vec(), "häschen\r\nhund".into()],
         "drift-state" => vec![written(|path| {
-            let mut monitor = Monitor::new(&[0.0, 1.0], 0.01, 0)?;
+            let monitor = Monitor::new(&[0.0, 1.0], 0.01, 0)?;
             let origin = StreamOrigin { model: "fuzz".to_owned(), score: "cac".to_owned() };
-            let file = StateFile::open(path, origin, &mut monitor)?;
+            let (file, mut monitor) = StateFile::open(path, origin, monitor)?;
             [0.25, -1.5e-7, 3e38].into_iter().for_each(|score| monitor.push(score));
             file.write(&monitor)
         })],
@@ -267,7 +267,7 @@ fn log() -> Vec<u8> {
     let known = [0.0, 1.0, 2.0];
     let report =
         Report::new(&known, Some(&[true, true, false]), &[("far", &[1.5, 3.0])], &ReportOptions::default());
-    let mut events = vec![Event::Start {
+    let mut events = vec![Event::Start(Started {
         images: 9,
         steps: 1,
         epochs: 2,
@@ -282,7 +282,7 @@ fn log() -> Vec<u8> {
         learned: BTreeMap::from([("far".to_owned(), 4)]),
         scarce: BTreeMap::from([("cat".to_owned(), 9)]),
         held_out_seen: false,
-    }];
+    })];
     for epoch in 1..3 {
         let loss = 1.0 / epoch as f64;
         events.push(Event::Step { epoch, step: 1, loss, learning_rate: 0.1, images_per_second: 50.0 });

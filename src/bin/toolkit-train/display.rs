@@ -6,7 +6,11 @@ use std::{
 };
 
 use anyhow::Context;
-use cac::{run::RunFolder, text::on_one_line, train::Event};
+use cac::{
+    run::{RunFolder, Started},
+    text::on_one_line,
+    train::Event,
+};
 
 use crate::terminal::{Progress, say, say_classes, say_left_out, say_untested, stdout, stdout_is_closed};
 
@@ -52,73 +56,7 @@ impl Display {
             Event::FeaturesFound { file } => {
                 say(format_args!("features of the frozen layers: reused from `{}`", file.display()));
             }
-            Event::Start {
-                images,
-                steps,
-                epochs,
-                score,
-                left_out,
-                skipped,
-                held_out,
-                untested,
-                repeated,
-                duplicates,
-                in_two_classes,
-                learned,
-                scarce,
-                held_out_seen,
-            } => {
-                self.clear();
-                (self.epochs, self.steps) = (*epochs, *steps);
-                say_left_out(left_out);
-                if *skipped > 0 {
-                    say(format_args!("images that cannot be read and are left out: {skipped}"));
-                }
-                if let Some([0, calibrating]) = held_out.filter(|[_, calibrating]| *calibrating > 0) {
-                    say(format_args!(
-                        "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
-                         epoch counts as best"
-                    ));
-                }
-                say_untested(untested.iter().map(String::as_str));
-                if *repeated > 0 {
-                    say(format_args!("test images that are also training images: {repeated}"));
-                }
-                if *duplicates > 0 {
-                    say(format_args!(
-                        "training images that are copies of others: {duplicates}; copies of held-out images are left out"
-                    ));
-                }
-                if let [[first, second], ..] = &in_two_classes[..] {
-                    say(format_args!(
-                        "images in two classes: {}, such as `{}`, which is also `{}`",
-                        in_two_classes.len(),
-                        on_one_line(first),
-                        on_one_line(second)
-                    ));
-                }
-                for (set, count) in learned {
-                    say(format_args!(
-                        "images of the unknown set `{}` that are also training images: {count}",
-                        on_one_line(set)
-                    ));
-                }
-                let counted = scarce.iter().map(|(class, count)| format!("{} ({count})", on_one_line(class)));
-                say_classes("classes with few training images", counted);
-                if *held_out_seen {
-                    say("the backbone was trained on images that are now held out, so the threshold \
-                         carries no guarantee; to keep the guarantee, use the images, --seed and --held-out of its training");
-                }
-                let score = score.map_or(String::new(), |score| format!(", tested with the score {score}"));
-                say(format_args!(
-                    "training on {images} images{}{score}, results in `{}`",
-                    match held_out.map_or(0, |[choosing, calibrating]| choosing + calibrating) {
-                        0 => String::new(),
-                        count => format!(", {count} held out"),
-                    },
-                    self.folder.display()
-                ));
-            }
+            Event::Start(started) => self.started(started),
             Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
                 let message =
                     format!("loss {loss:.4}, lr {learning_rate:.2e}, {images_per_second:.1} images/s");
@@ -145,6 +83,76 @@ impl Display {
             // The table is printed by `main`.
             Event::Finished { .. } => self.clear(),
         }
+    }
+
+    /// Shows what the run trains and is tested on.
+    fn started(&mut self, started: &Started) {
+        let Started {
+            images,
+            steps,
+            epochs,
+            score,
+            left_out,
+            skipped,
+            held_out,
+            untested,
+            repeated,
+            duplicates,
+            in_two_classes,
+            learned,
+            scarce,
+            held_out_seen,
+        } = started;
+        self.clear();
+        (self.epochs, self.steps) = (*epochs, *steps);
+        say_left_out(left_out);
+        if *skipped > 0 {
+            say(format_args!("images that cannot be read and are left out: {skipped}"));
+        }
+        if let Some([0, calibrating]) = held_out.filter(|[_, calibrating]| *calibrating > 0) {
+            say(format_args!(
+                "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
+                 epoch counts as best"
+            ));
+        }
+        say_untested(untested.iter().map(String::as_str));
+        if *repeated > 0 {
+            say(format_args!("test images that are also training images: {repeated}"));
+        }
+        if *duplicates > 0 {
+            say(format_args!(
+                "training images that are copies of others: {duplicates}; copies of held-out images are left out"
+            ));
+        }
+        if let [[first, second], ..] = &in_two_classes[..] {
+            say(format_args!(
+                "images in two classes: {}, such as `{}`, which is also `{}`",
+                in_two_classes.len(),
+                on_one_line(first),
+                on_one_line(second)
+            ));
+        }
+        for (set, count) in learned {
+            say(format_args!(
+                "images of the unknown set `{}` that are also training images: {count}",
+                on_one_line(set)
+            ));
+        }
+        let counted = scarce.iter().map(|(class, count)| format!("{} ({count})", on_one_line(class)));
+        say_classes("classes with few training images", counted);
+        if *held_out_seen {
+            say("the backbone was trained on images that are now held out, so the threshold \
+                 carries no guarantee; to keep the guarantee, use the images, --seed and --held-out of its training");
+        }
+        let score = score.map_or(String::new(), |score| format!(", tested with the score {score}"));
+        say(format_args!(
+            "training on {images} images{}{score}, results in `{}`",
+            match held_out.map_or(0, |[choosing, calibrating]| choosing + calibrating) {
+                0 => String::new(),
+                count => format!(", {count} held out"),
+            },
+            self.folder.display()
+        ));
     }
 
     /// Removes the bar; fails if events were lost.

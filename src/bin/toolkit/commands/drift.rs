@@ -57,13 +57,16 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
             "`{origin}` has a threshold for each class, and no scores to compare with; export it without --per-class"
         );
     }
-    let mut monitor = Monitor::new(held_out, args.alpha, args.seed)?;
+    let monitor = Monitor::new(held_out, args.alpha, args.seed)?;
     // Before the images are scored, which takes long.
-    let file = args.state.as_deref().map(|path| {
-        let origin = StreamOrigin { model: inspection.sha256.clone(), score: decision.score.to_string() };
-        StateFile::open(path, origin, &mut monitor)
-    });
-    let file = file.transpose()?;
+    let (file, mut monitor) = match &args.state {
+        Some(path) => {
+            let origin = StreamOrigin { model: inspection.sha256.clone(), score: decision.score.to_string() };
+            let (file, monitor) = StateFile::open(path, origin, monitor)?;
+            (Some(file), monitor)
+        }
+        None => (None, monitor),
+    };
     let mut stream = match input {
         _ if is_stdin => Stream { scores: read_lines(stdin().lock())?, skipped: 0 },
         _ if is_folder => {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use cac::{
     Error, Scorer, Verdict,
     data::{Listing, images_below, prefetch},
@@ -169,6 +169,12 @@ fn decode(files: &[PathBuf], scorer: &Scorer, is_drawn: bool) -> Vec<Result<Imag
     files.par_iter().map(read).collect()
 }
 
+/// The verdict on an image, and its map if that is drawn.
+struct Judged {
+    verdict: Verdict,
+    map: Option<(Places, RgbImage)>,
+}
+
 /// Prints the verdicts of a batch and draws the maps. Images that cannot be scored get an error in place of a
 /// verdict; returns their number.
 fn show(
@@ -177,6 +183,40 @@ fn show(
     images: Vec<Result<Image, Error>>,
     output: &Output,
 ) -> anyhow::Result<usize> {
+    let judged = judge(scorer, files, images, !output.maps.is_empty())?;
+    (files, &judged).into_par_iter().try_for_each(|(image, judged)| {
+        let Some((places, photograph)) = judged.as_ref().ok().and_then(|judged| judged.map.as_ref()) else {
+            return Ok(());
+        };
+        let file = &output.maps[image];
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+        }
+        anyhow::Ok(places.write(file, photograph, &scorer.decision().input)?)
+    })?;
+    let mut broken = 0;
+    for (file, judged) in files.iter().zip(judged) {
+        match judged {
+            Ok(Judged { verdict, map }) => {
+                let map = map.as_ref().map(|(places, _)| (&output.maps[file], places));
+                print(file, &verdict, map, scorer.decision(), output.json)?;
+            }
+            Err(error) => {
+                broken += 1;
+                say(error);
+            }
+        }
+    }
+    Ok(broken)
+}
+
+/// Scores the images of a batch that were read.
+fn judge(
+    scorer: &Scorer,
+    files: &[PathBuf],
+    images: Vec<Result<Image, Error>>,
+    is_drawn: bool,
+) -> anyhow::Result<Vec<anyhow::Result<Judged>>> {
     let input = &scorer.decision().input;
     let (mut pixels, mut photographs, mut read) = (Vec::new(), Vec::new(), Vec::new());
     for image in images {
@@ -193,14 +233,15 @@ fn show(
             // One image may be too large for the runtime; the others get their verdicts.
             Err(Error::Runtime { .. }) if files.len() > 1 => {
                 let mut photographs = photographs.into_iter().map(Image::Original);
-                let mut image = |()| photographs.next().expect("an image for each file");
-                return (files.chunks(1).zip(read))
-                    .map(|(file, read)| show(scorer, file, vec![read.map(&mut image)], output))
-                    .sum();
+                let mut each = Vec::with_capacity(files.len());
+                for (file, read) in files.chunks(1).zip(read) {
+                    let image = read.map(|()| photographs.next().expect("an image for each file"));
+                    each.extend(judge(scorer, file, vec![image], is_drawn)?);
+                }
+                return Ok(each);
             }
             Err(error @ Error::Runtime { .. }) => {
-                say(format_args!("`{}`: {error}", files[0].display()));
-                return Ok(1);
+                return Ok(vec![Err(anyhow!("`{}`: {error}", files[0].display()))]);
             }
             scored => scored,
         }
@@ -208,33 +249,18 @@ fn show(
         let shape = (pixels.len() / input.values(), 3, input.height, input.width);
         scorer.score_u8(Array4::from_shape_vec(shape, pixels).expect("whole images").view())
     }?;
-    let mut verdicts = scorer.verdicts(&outputs).into_iter();
-    let places = if output.maps.is_empty() { Vec::new() } else { scorer.places(&outputs)? };
-    let good: Vec<&PathBuf> =
-        files.iter().zip(&read).filter(|(_, image)| image.is_ok()).map(|(file, _)| file).collect();
-    (&good, &places, &photographs).into_par_iter().try_for_each(|(image, places, photograph)| {
-        let file = &output.maps[*image];
-        if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
-        }
-        anyhow::Ok(places.write(file, photograph, input)?)
-    })?;
-    let mut places = places.iter();
-    let mut broken = 0;
-    for (file, image) in files.iter().zip(read) {
-        match image {
-            Ok(()) => {
-                let verdict = verdicts.next().expect("a verdict for each image");
-                let map = places.next().map(|places| (&output.maps[file], places));
-                print(file, &verdict, map, scorer.decision(), output.json)?;
-            }
-            Err(error) => {
-                broken += 1;
-                say(error);
-            }
-        }
-    }
-    Ok(broken)
+    let maps: Vec<Option<(Places, RgbImage)>> = if is_drawn {
+        scorer.places(&outputs)?.into_iter().zip(photographs).map(Some).collect()
+    } else {
+        vec![None; outputs.score.len()]
+    };
+    let mut judged = scorer.verdicts(&outputs).into_iter().zip(maps);
+    let of_image = |read: Result<(), Error>| {
+        read?;
+        let (verdict, map) = judged.next().expect("a verdict for each image");
+        Ok(Judged { verdict, map })
+    };
+    Ok(read.into_iter().map(of_image).collect())
 }
 
 fn print(
@@ -274,11 +300,11 @@ fn map_json(file: &Path, places: &Places, classes: &[String]) -> Value {
     }
     json!({
         "file": path_text(file),
-        "score": places.rule,
-        "scores": rows(&places.score),
-        "p_values": rows(&places.p_value),
-        "classes": rows(&places.label.map(|&label| &classes[label])),
-        "p_value": places.whole,
-        "known": places.known,
+        "score": places.score,
+        "scores": rows(&places.scores),
+        "p_values": rows(&places.p_values),
+        "classes": rows(&places.labels.map(|&label| &classes[label])),
+        "p_value": places.whole_p_value,
+        "known": places.held_out,
     })
 }

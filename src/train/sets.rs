@@ -1,0 +1,223 @@
+//! The data sets of a run, read once: every image is decoded, and equal images are found.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::{Event, TrainSettings};
+use crate::{
+    data::{Copies, Dataset, OTHER_CLASSES, Role, Split, TestImages, UnknownSet},
+    error::{Error, Result},
+    files::checksum,
+};
+
+/// Images read between progress checks.
+const READ_AT_ONCE: usize = 256;
+/// Time between events while images are read.
+const REPORT_READING_EVERY: Duration = Duration::from_secs(1);
+
+/// The SHA-256 of an encoded image.
+type Sum = [u8; 32];
+
+/// A data set of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Set {
+    /// The known training images, including held-out ones.
+    Known,
+    /// The known test images.
+    Test,
+    /// The unknown test set with this number.
+    Unknown(usize),
+    /// The outliers from a folder.
+    Outliers,
+}
+
+/// The data sets of a run.
+pub(super) struct Sets {
+    pub known: Dataset,
+    pub known_test: Dataset,
+    pub unknown_tests: Vec<UnknownSet>,
+    pub outliers: Option<Dataset>,
+}
+
+impl Sets {
+    pub fn open(settings: &TrainSettings) -> Result<Self> {
+        let TrainSettings { known, input, data, recipe, .. } = settings;
+        let roles = [Split::Train, Split::Test].map(Role::Known);
+        let folder = data.resolve(&known.path, &roles)?;
+        let unknown = data.resolve_unknown(&settings.unknown)?;
+        let (known, tests) = known.at(&folder).both(&unknown, input)?;
+        let TestImages { known: known_test, unknown: unknown_tests } = tests;
+        let known_test = known_test.align(known.classes())?;
+        if settings.known.held_out_test.is_none() && known.shares_images_with(&known_test) {
+            let reason = "its training and test images are from the same files".to_owned();
+            return Err(Error::Dataset { path: folder, reason });
+        }
+        // With a protocol, the other classes of the training files are unknown.
+        for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
+            set.check_apart_from(&known)?;
+        }
+        let outliers = match recipe.outliers.folder() {
+            Some(folder) => {
+                let path = data.resolve(folder, &[Role::Unknown(Split::Train)])?;
+                let outliers = Dataset::unknown(&path, Split::Train, input)?;
+                let tests = unknown_tests.iter().map(|set| &set.images);
+                if tests.chain([&known, &known_test]).any(|other| outliers.shares_images_with(other)) {
+                    let reason = "holds known or test images";
+                    return Err(Error::setting("outliers", format!("`{}`", folder.display()), reason));
+                }
+                Some(outliers)
+            }
+            None => None,
+        };
+        Ok(Self { known, known_test, unknown_tests, outliers })
+    }
+
+    /// The data sets, the most frequently used first.
+    fn each(&mut self) -> impl Iterator<Item = (Set, &mut Dataset)> {
+        let outliers = self.outliers.as_mut().map(|images| (Set::Outliers, images));
+        let unknown = self.unknown_tests.iter_mut().enumerate();
+        let unknown = unknown.map(|(number, set)| (Set::Unknown(number), &mut set.images));
+        let known = [(Set::Known, &mut self.known)];
+        known.into_iter().chain(outliers).chain([(Set::Test, &mut self.known_test)]).chain(unknown)
+    }
+
+    /// Keeps decoded images up to a number of bytes.
+    pub fn keep(&mut self, mut memory: u64) {
+        for (_, set) in self.each() {
+            *set = set.clone().keep(&mut memory);
+        }
+    }
+
+    /// Decodes every image once, and leaves out those that cannot be read if `skip` is set and no set loses
+    /// all of its images. `None` if asked to stop.
+    pub fn read(
+        &mut self,
+        skip: bool,
+        stop: &AtomicBool,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Result<Option<Contents>> {
+        let images = self.each().map(|(_, set)| set.len()).sum();
+        let mut reader = Reader { images, done: 0, said: Instant::now(), stop };
+        let (mut errors, mut skipped_in_tests, mut emptied) = (Vec::new(), 0, None);
+        let mut sums = [Sha256::new(), Sha256::new()];
+        // The digests of the known training images, in order and as a set, and of the outliers.
+        let mut trained: Vec<Sum> = Vec::new();
+        let (mut known, mut outliers): (HashSet<Sum>, HashSet<Sum>) = Default::default();
+        // How many images of the test sets are among them.
+        let (mut repeated, mut learned) = (0, vec![0; self.unknown_tests.len()]);
+        for (kind, set) in self.each() {
+            let is_test = matches!(kind, Set::Test | Set::Unknown(_));
+            let sum = &mut sums[usize::from(is_test)];
+            sum.update(set.classes().join("\0"));
+            let mut readable = Vec::with_capacity(set.len());
+            let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
+            match kind {
+                Set::Known => {
+                    trained.extend(digests.iter().flatten());
+                    known.extend(digests.iter().flatten());
+                }
+                Set::Outliers => outliers.extend(digests.iter().flatten()),
+                // Both come after the images to learn from.
+                Set::Test => {
+                    repeated = digests.iter().flatten().filter(|digest| known.contains(*digest)).count();
+                }
+                Set::Unknown(number) => {
+                    let is_learned = |digest: &&Sum| known.contains(*digest) || outliers.contains(*digest);
+                    learned[number] = digests.iter().flatten().filter(is_learned).count();
+                }
+            }
+            for (index, digest) in digests.into_iter().enumerate() {
+                match digest {
+                    Ok(digest) => {
+                        sum.update(set.labels()[index].to_le_bytes());
+                        sum.update(digest);
+                        readable.push(index);
+                    }
+                    Err(error) if error.is_of_the_system() => return Err(error),
+                    Err(error) => {
+                        skipped_in_tests += usize::from(is_test);
+                        errors.push(error);
+                    }
+                }
+            }
+            if is_test {
+                // Otherwise an image could move from the end of a set to the start of the next without
+                // changing the sum.
+                sum.update((readable.len() as u64).to_le_bytes());
+            }
+            if readable.len() < set.len() {
+                if let ([], Some(error)) = (&readable[..], errors.last()) {
+                    let reason = format!("none of its {} images can be read; {error}", set.len());
+                    emptied.get_or_insert(Error::Dataset { path: set.origin().to_owned(), reason });
+                }
+                *set = set.pick(&readable);
+            }
+        }
+        if !errors.is_empty() && !skip {
+            return Err(Error::BrokenImages { errors });
+        }
+        if let Some(error) = emptied {
+            return Err(error);
+        }
+        let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
+        let (skipped, copies) = (errors.len(), Copies::of(trained.into_iter().map(Some)));
+        let names = self.unknown_tests.iter().map(|set| set.name.clone());
+        let learned = names.zip(learned).filter(|&(_, count)| count > 0).collect();
+        Ok(Some(Contents { skipped, skipped_in_tests, repeated, learned, copies, checksum, tests_checksum }))
+    }
+}
+
+/// The result of reading all images.
+pub(super) struct Contents {
+    /// The numbers of images that cannot be read, in all sets and in the test sets.
+    pub skipped: usize,
+    pub skipped_in_tests: usize,
+    /// Known test images with the bytes of a known training image.
+    pub repeated: usize,
+    /// The number of images of each unknown set with the bytes of a known training image or an outlier.
+    pub learned: BTreeMap<String, usize>,
+    /// Known training images with the same bytes.
+    pub copies: Copies,
+    /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
+    /// outliers.
+    pub checksum: String,
+    /// SHA-256, in hexadecimal, of the test sets: their sizes, labels, and the encoded images.
+    pub tests_checksum: String,
+}
+
+/// Reads images for the first time.
+struct Reader<'a> {
+    /// The number of images in all sets, and how many have been read.
+    images: usize,
+    done: usize,
+    /// The time of the last event.
+    said: Instant,
+    stop: &'a AtomicBool,
+}
+
+impl Reader<'_> {
+    /// The SHA-256 of each encoded image of a set, decoding them on all threads; `None` if asked to stop.
+    fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<Sum>>> {
+        let indices: Vec<usize> = (0..set.len()).collect();
+        let mut digests = Vec::with_capacity(set.len());
+        for indices in indices.chunks(READ_AT_ONCE) {
+            if self.stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            let digest = |&index: &usize| Ok(Sha256::digest(set.checked(index)?).into());
+            digests.par_extend(indices.par_iter().map(digest));
+            self.done += indices.len();
+            if self.said.elapsed() >= REPORT_READING_EVERY {
+                self.said = Instant::now();
+                observe(&Event::Reading { done: self.done, images: self.images });
+            }
+        }
+        Some(digests)
+    }
+}
