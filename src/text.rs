@@ -49,6 +49,13 @@ pub fn not_counted(skipped: usize) -> Option<String> {
     }
 }
 
+/// A name whose letters have one form, Unicode's NFC: other systems write their marks apart.
+pub(crate) fn composed(name: &str) -> String {
+    #[cfg(feature = "files")]
+    let name: String = unicode_normalization::UnicodeNormalization::nfc(name).collect();
+    name.to_owned()
+}
+
 /// The first few names, and how many more there are.
 pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const FEW: usize = 8;

@@ -1,4 +1,4 @@
-//! Equal images of a data set.
+//! Equal images of data sets.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,7 +10,8 @@ use rayon::prelude::*;
 use super::{Dataset, Source};
 use crate::error::Result;
 
-/// Which images of a data set are copies of which: for each image, the index of the first one equal to it.
+/// Which images of one or more data sets, in their order, are copies of which: for each image, the index of the
+/// first one equal to it.
 pub(crate) struct Copies(Vec<usize>);
 
 impl Copies {
@@ -21,6 +22,34 @@ impl Copies {
             digest.map_or(index, |digest| *seen.entry(digest).or_insert(index))
         };
         Self(digests.into_iter().enumerate().map(first).collect())
+    }
+
+    /// Which images of data sets have equal [encoded](Dataset::encoded) bytes. Only files of the same length are
+    /// read; one that cannot be read equals no other.
+    ///
+    /// # Errors
+    /// [`Error::Io`](crate::Error::Io) if the system has no memory or open files left.
+    pub fn among(sets: &[&Dataset]) -> Result<Self> {
+        let images: Vec<(&Dataset, usize)> =
+            sets.iter().flat_map(|set| (0..set.len()).map(|index| (*set, index))).collect();
+        let lengths: Vec<u64> = images.par_iter().map(|(set, index)| set.encoded_len(*index)).collect();
+        let mut counts: HashMap<u64, usize> = HashMap::new();
+        lengths.iter().for_each(|&length| *counts.entry(length).or_default() += 1);
+        let digest = |(&(set, index), &length): (&(&Dataset, usize), &u64)| {
+            if counts[&length] == 1 {
+                return Ok(None);
+            }
+            let bytes = match set.encoded(index) {
+                Ok(bytes) => bytes,
+                Err(error) if error.is_of_the_system() => return Err(error),
+                Err(_) => return Ok(None),
+            };
+            let mut hasher = DefaultHasher::new();
+            bytes.hash(&mut hasher);
+            Ok(Some((length, hasher.finish())))
+        };
+        let digests = (&images, &lengths).into_par_iter().map(digest).collect::<Result<Vec<_>>>()?;
+        Ok(Self::of(digests))
     }
 
     /// Whether there are equal images.
@@ -49,43 +78,65 @@ impl Copies {
 }
 
 impl Dataset {
-    /// Which images have equal [encoded](Self::encoded) bytes. Only files of the same length are read; one that
-    /// cannot be read equals no other.
+    /// The number of images with the [encoded](Self::encoded) bytes of an earlier one.
     ///
     /// # Errors
-    /// [`Error::Io`] if the system has no memory or open files left.
-    pub(super) fn copies(&self) -> Result<Copies> {
-        let length = |&position: &usize| match &*self.source {
-            Source::Files(files) => std::fs::metadata(&files[position]).map_or(0, |file| file.len()),
-            #[cfg(feature = "parquet")]
-            Source::Rows(rows) => rows.encoded(position).len() as u64,
-            // The images of arrays have one size.
-            Source::Arrays(_) | Source::Noise(_) => 0,
-        };
-        let lengths: Vec<u64> = self.positions.par_iter().map(length).collect();
-        let mut counts: HashMap<u64, usize> = HashMap::new();
-        lengths.iter().for_each(|&length| *counts.entry(length).or_default() += 1);
-        let digest = |index: usize| {
-            if counts[&lengths[index]] == 1 {
-                return Ok(None);
+    /// [`Error::Io`](crate::Error::Io) if the system has no memory or open files left.
+    pub fn repeated_images(&self) -> Result<usize> {
+        Ok(self.len() - Copies::among(&[self])?.distinct().len())
+    }
+
+    /// The number of images with the [encoded](Self::encoded) bytes of an image of another data set.
+    ///
+    /// # Errors
+    /// Those of [`repeated_images`](Self::repeated_images).
+    pub fn images_also_in(&self, other: &Self) -> Result<usize> {
+        let Copies(firsts) = Copies::among(&[other, self])?;
+        Ok(firsts[other.len()..].iter().filter(|&&first| first < other.len()).count())
+    }
+
+    /// The length of the encoded bytes of an image, which is that of all images of an array.
+    fn encoded_len(&self, index: usize) -> u64 {
+        match &*self.source {
+            Source::Files(files) => {
+                std::fs::metadata(&files[self.positions[index]]).map_or(0, |file| file.len())
             }
-            let bytes = match self.encoded(index) {
-                Ok(bytes) => bytes,
-                Err(error) if error.is_of_the_system() => return Err(error),
-                Err(_) => return Ok(None),
-            };
-            let mut hasher = DefaultHasher::new();
-            bytes.hash(&mut hasher);
-            Ok(Some((lengths[index], hasher.finish())))
-        };
-        let digests: Vec<Option<_>> = (0..self.len()).into_par_iter().map(digest).collect::<Result<_>>()?;
-        Ok(Copies::of(digests))
+            #[cfg(feature = "parquet")]
+            Source::Rows(rows) => rows.encoded(self.positions[index]).len() as u64,
+            Source::Arrays(_) | Source::Noise(_) => 0,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        data::{Noise, Split},
+        image::Input,
+    };
+
+    #[test]
+    fn equal_images_are_counted_within_and_among_data_sets() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = |name: &str, shades: &[u8]| {
+            let at = folder.path().join(name);
+            std::fs::create_dir(&at).unwrap();
+            for (index, &shade) in shades.iter().enumerate() {
+                let image = image::RgbImage::from_pixel(8, 8, image::Rgb([shade; 3]));
+                image.save(at.join(format!("{index}.bmp"))).unwrap();
+            }
+            Dataset::unknown(&at, Split::Test, &Input::default()).unwrap()
+        };
+        let (a, b) = (set("a", &[1, 2, 3, 2, 2]), set("b", &[2, 9, 1, 9]));
+        assert_eq!([&a, &b].map(|set| set.repeated_images().unwrap()), [2, 1]);
+        assert_eq!((a.images_also_in(&b).unwrap(), b.images_also_in(&a).unwrap()), (4, 2));
+        let noise = Dataset::noise(Noise::uniform(3), &Input::default());
+        assert_eq!((noise.repeated_images().unwrap(), noise.images_also_in(&a).unwrap()), (0, 0));
+        // What cannot be read equals nothing.
+        std::fs::remove_file(folder.path().join("a/1.bmp")).unwrap();
+        assert_eq!((a.repeated_images().unwrap(), b.images_also_in(&a).unwrap()), (1, 2));
+    }
 
     #[test]
     fn equal_images_follow_the_first() {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     image::{EXTENSIONS, has_extension},
-    text::few,
+    text::{composed, few},
 };
 
 /// Image folders without other marks. Unknown images may lie in any folder.
@@ -153,7 +153,7 @@ pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
             let reason = "its name, which is that of a class, is not UTF-8".to_owned();
             return Err(Error::Dataset { path: class.clone(), reason });
         };
-        classes.push((name.to_owned(), class.clone()));
+        classes.push((composed(name), class.clone()));
     }
     if classes.len() < 2 {
         let names: Vec<String> = entries
@@ -290,6 +290,24 @@ pub mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
+    }
+
+    /// A Mac writes marks apart from their letters.
+    #[cfg(all(unix, feature = "files"))]
+    #[test]
+    fn names_of_classes_have_one_form() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let (whole, apart) = ("H\u{fc}te", "Hu\u{308}te");
+        touch(root, &["train/Schuhe/1.png", "test/Schuhe/1.png"]);
+        touch(root, &[&*format!("train/{whole}/1.png"), &*format!("test/{apart}/1.png")]);
+        for split in [Split::Train, Split::Test] {
+            assert_eq!(read(root, split).0, [whole, "Schuhe"]);
+        }
+        touch(root, &[&*format!("train/{apart}/2.png")]);
+        let input = crate::image::Input::default();
+        let error = crate::data::Dataset::known(root, Split::Train, &input).unwrap_err().to_string();
+        assert!(error.contains("its classes 0 and 1 are both called `H\u{fc}te`"), "{error}");
     }
 
     #[test]

@@ -41,11 +41,10 @@ pub use crate::files::download::FetchEvent;
 use crate::{
     error::{Error, Result},
     image::Input,
-    text::{few, on_one_line, path_text},
+    text::{composed, few, on_one_line, path_text},
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
-#[cfg(feature = "train")]
 pub(crate) use copies::Copies;
 pub use degradation::Degradation;
 #[cfg(any(feature = "export", feature = "train"))]
@@ -209,7 +208,7 @@ impl Dataset {
             return Err(Error::setting("held-out test", share, "must be a share above 0 and below 1"));
         }
         let whole = Self::with_classes(path, Wanted::Divided(share), input)?;
-        let copies = whole.copies()?;
+        let copies = Copies::among(&[&whole])?;
         let distinct = copies.distinct();
         let count = ((share * distinct.len() as f64).round() as usize).max(1);
         let emptied = || Error::EmptiesClass { name: "held-out test", value: share.to_string() };
@@ -342,9 +341,10 @@ impl Dataset {
     /// # Errors
     /// [`Error::Classes`] if the model lacks a class of the data set.
     pub fn align(mut self, classes: &[String]) -> Result<Self> {
-        let class_indices: HashMap<&String, i64> = classes.iter().zip(0..).collect();
+        let class_indices: HashMap<String, i64> =
+            classes.iter().map(|class| composed(class)).zip(0..).collect();
         let class_index = |class: &String| {
-            class_indices.get(class).copied().ok_or_else(|| Error::Classes {
+            class_indices.get(&composed(class)).copied().ok_or_else(|| Error::Classes {
                 path: self.origin.clone(),
                 reason: format!(
                     "`{}` is not one of the known classes: {}",

@@ -8,7 +8,7 @@ use std::{
 use rayon::prelude::*;
 
 use super::{Dataset, Source, Split, folder};
-use crate::files::atomic::folder_of;
+use crate::{files::atomic::folder_of, text::composed};
 
 impl Dataset {
     /// Whether the two have images from the same folder, file or array. A link to a file counts as that file.
@@ -83,7 +83,9 @@ impl Dataset {
     fn class_roots<'a>(&'a self, files: &'a [PathBuf]) -> impl Iterator<Item = &'a Path> {
         self.positions.iter().zip(&self.labels).filter_map(|(&position, &label)| {
             let class = self.classes.get(usize::try_from(label).ok()?)?;
-            let is_of_class = |folder: &&Path| folder.file_name().is_some_and(|name| name == class.as_str());
+            let is_of_class = |folder: &&Path| {
+                folder.file_name().is_some_and(|name| composed(&name.to_string_lossy()) == *class)
+            };
             folder_of(&files[position]).ancestors().find(is_of_class)?.parent()
         })
     }

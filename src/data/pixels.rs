@@ -6,6 +6,8 @@ use ndarray::Array4;
 use rayon::prelude::*;
 
 use super::{Dataset, Degradation, Source};
+#[cfg(feature = "train")]
+use crate::image::DifferenceHash;
 use crate::{
     error::{Error, Result},
     image::{self, Input, Region},
@@ -71,25 +73,26 @@ impl Dataset {
         Ok(self.altered(Cow::Borrowed(pixels)))
     }
 
-    /// Checks that one image can be decoded, and returns its [encoded](Self::encoded) bytes. Its pixels are
-    /// kept if there is room.
+    /// Checks that one image can be decoded, and returns its [encoded](Self::encoded) bytes and its difference
+    /// hash. Its pixels are kept if there is room.
     ///
     /// # Errors
     /// Those of [`pixels`](Self::pixels).
     #[cfg(feature = "train")]
-    pub(crate) fn checked(&self, index: usize) -> Result<Cow<'_, [u8]>> {
-        let encoded = self.encoded(index)?;
+    pub(crate) fn checked(&self, index: usize) -> Result<(Cow<'_, [u8]>, Option<DifferenceHash>)> {
+        let (encoded, position) = (self.encoded(index)?, self.positions[index]);
         let image = match &*self.source {
-            Source::Files(files) => image::of_file(&files[self.positions[index]], &encoded)?,
+            Source::Files(files) => image::of_file(&files[position], &encoded)?,
             #[cfg(feature = "parquet")]
-            Source::Rows(rows) => rows.image(self.positions[index])?,
+            Source::Rows(rows) => rows.image(position)?,
             // They need no decoder.
-            Source::Arrays(_) | Source::Noise(_) => return Ok(encoded),
+            Source::Arrays(arrays) => return Ok((encoded, DifferenceHash::of(&arrays.image(position)))),
+            Source::Noise(_) => return Ok((encoded, None)),
         };
         if let Some(kept) = self.kept.get(index) {
             kept.get_or_init(|| image::pixels(&image, &self.input).into_boxed_slice());
         }
-        Ok(encoded)
+        Ok((encoded, DifferenceHash::of(&image)))
     }
 
     /// Whether images are made here instead of being read as they are.

@@ -179,6 +179,8 @@ fn read_csv(
     let left = Cell::new(MAX_LINE);
     let mut header = Vec::new();
     file.by_ref().take(MAX_HEADER).read_until(b'\n', &mut header).map_err(Error::io("read", path))?;
+    // The reader leaves the second byte of a line's end to the next record, which counts it as another line.
+    let ahead = u64::from(header.ends_with(b"\r\n"));
     // Lines may end in a carriage return alone.
     let names = header.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
     let delimiter = [b',', b';', b'\t'].into_iter().find(|delimiter| names.contains(delimiter));
@@ -224,7 +226,7 @@ fn read_csv(
         let is_whole = !spans_lines(&record);
         record.trim();
         let at = |reason: &str| {
-            let line = record.position().map_or(0, csv::Position::line);
+            let line = record.position().map_or(0, csv::Position::line) + ahead;
             broken(path, format!("line {line}: {reason}"))
         };
         if !is_whole {
@@ -241,12 +243,17 @@ fn read_csv(
         if value.is_nan() {
             return Err(at("a score is NaN"));
         }
+        let set = set.map(text).transpose()?.unwrap_or_default();
+        let label = label.map_or(Ok(0), class)?;
+        if label < 0 && set == KNOWN {
+            return Err(at(&format!("the set is `{KNOWN}`, but the label is negative")));
+        }
         // Unknown images may have no prediction.
         let prediction = prediction.filter(|&prediction| !record[prediction].is_empty());
         take(Entry {
-            set: set.map(text).transpose()?.unwrap_or_default(),
+            set,
             image: image.and_then(|image| text(image).ok()).unwrap_or_default(),
-            label: label.map_or(Ok(0), class)?,
+            label,
             prediction: prediction.map(class).transpose()?,
             score: value,
         })?;
@@ -574,6 +581,11 @@ mod tests {
             (b"label;score\n1;0,5\n", "line 2: `0,5` is not a number"),
             (b"label;score\r1;0,5\r", "`0,5` is not a number"),
             (b"label,score\n1,nan\n", "line 2: a score is NaN"),
+            (
+                b"label,score,set\n1,2,known\n-1,2,known\n",
+                "line 3: the set is `known`, but the label is negative",
+            ),
+            (b"label,score\r\n1,2\r\n1,high\r\n", "line 3: `high` is not a number"),
             (b"label,score\n1.5,2\n", "line 2: `1.5` is not an integer"),
             (b"label,score\nnan,2\n", "line 2: `nan` is not an integer"),
             (b"label,score,prediction\n1,2,0.5\n", "line 2: `0.5` is not an integer"),

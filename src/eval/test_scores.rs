@@ -1,6 +1,9 @@
 //! One rejection score of the images of a test, whether from a model, a checkpoint or a score file.
 
-use std::{collections::BTreeMap, iter};
+use std::{
+    collections::{BTreeMap, HashSet},
+    iter,
+};
 
 use super::{Evaluation, ScoredSet};
 use crate::{
@@ -67,6 +70,20 @@ impl TestScores {
     /// The known and the unknown images.
     pub fn sets(&self) -> impl Iterator<Item = &Scored> {
         iter::once(&self.known).chain(&self.unknown)
+    }
+
+    /// Whether two tests have the same images, as far as their sets and their names say.
+    #[must_use]
+    pub fn has_images_of(&self, other: &Self) -> bool {
+        let is_same = |(one, other): (&Scored, &Scored)| {
+            let is_named = [one, other].map(|set| set.images.iter().any(|image| !image.is_empty()));
+            let has_same_names =
+                || one.images.iter().collect::<HashSet<_>>() == other.images.iter().collect();
+            one.name == other.name
+                && one.scores.len() == other.scores.len()
+                && (is_named != [true; 2] || has_same_names())
+        };
+        self.unknown.len() == other.unknown.len() && self.sets().zip(other.sets()).all(is_same)
     }
 
     /// Whether every known image has a prediction.

@@ -24,13 +24,13 @@ use crate::{
     arch,
     error::{Difference, Error, Result},
     eval::{Agreement, Evaluation},
-    files::atomic,
+    files::{atomic, sha256},
     fit::{self, Examples, Fitter},
-    method::{self, Activations, FittedScore, FittedTerm, LogitScore, RejectionScore, Term},
+    method::{self, Activations, FittedScore, FittedTerm, LastLayer, LogitScore, RejectionScore, Term},
     metrics::Bootstrap,
     model::{
-        Decision, Degraded, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint, PlaceScore,
-        Robustness, Threshold,
+        Choice, Decision, Degraded, FORMAT_VERSION, History, Manifest, ModelPrecision, OperatingPoint,
+        PlaceScore, Robustness, Threshold,
         file::max_batch,
         proto::{Graph, Model, Property},
     },
@@ -118,6 +118,8 @@ pub struct Exported {
     pub manifest: Manifest,
     /// The size of the file in bytes.
     pub bytes: usize,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: String,
     /// The largest difference of a logit from the trained network's on the check batch, relative above 1.
     pub difference: f64,
     /// The agreement with the float32 model on the calibration images; `None` for float32 or without images.
@@ -179,7 +181,8 @@ pub(crate) fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<
     manifest.history.golden = Some(scorer.golden_batch()?);
     model.metadata_props = properties(&manifest);
     let bytes = model.encode_to_vec();
-    Ok((Exported { manifest, bytes: bytes.len(), difference, agreement }, bytes))
+    let exported = Exported { manifest, bytes: bytes.len(), sha256: sha256(&bytes), difference, agreement };
+    Ok((exported, bytes))
 }
 
 /// The number format of the network.
@@ -215,21 +218,91 @@ fn describe(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifes
 }
 
 /// Chooses score and threshold. Returns the score, and the metadata that an export writes, without what it
-/// measures: metrics and golden batch.
+/// measures: metrics, golden batch and the check of resizing.
 ///
 /// # Errors
-/// [`Error::Setting`] and [`Error::TooFewHeldOut`] if score or threshold cannot be chosen,
-/// [`Error::NotFinite`] if a given threshold is not finite, [`Error::Weights`] if the last layer is missing.
+/// Those of [`without_threshold`]; [`Error::TooFewHeldOut`] and [`Error::Setting`] if the threshold cannot be
+/// chosen, [`Error::NotFinite`] if a given threshold is not finite.
 pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manifest, FittedScore)> {
-    let facts = &checkpoint.facts;
     let last_layer = checkpoint.last_layer()?;
-    let fitter = checkpoint.features.as_ref().map(|Features { training, labels, choosing, .. }| Fitter {
-        examples: Examples { features: training.view(), labels, last_layer: &last_layer },
+    let fitter = fitter(checkpoint, &last_layer, options);
+    let (mut manifest, score) = with_score(checkpoint, options, fitter.as_ref())?;
+    let Manifest { decision, history } = &mut manifest;
+    let threshold = threshold(checkpoint, options, &score, fitter.as_ref(), history)?;
+    if let (Some(fitter), Some(features)) = (&fitter, &checkpoint.features) {
+        history.robustness = robustness(features, &score, fitter, &threshold);
+    }
+    decision.threshold = Some(threshold);
+    Ok((manifest, score))
+}
+
+/// Chooses the score alone, for which there may be images enough even if there are too few for a threshold.
+/// Returns the score and the metadata as [`decide`] does, without what depends on the threshold.
+///
+/// # Errors
+/// [`Error::Setting`] if the score cannot be chosen, [`Error::Weights`] if the last layer is missing.
+pub fn without_threshold(
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+) -> Result<(Manifest, FittedScore)> {
+    let last_layer = checkpoint.last_layer()?;
+    with_score(checkpoint, options, fitter(checkpoint, &last_layer, options).as_ref())
+}
+
+/// What fits scores to the training images; `None` without their features.
+fn fitter<'a>(
+    checkpoint: &'a Checkpoint,
+    last_layer: &'a LastLayer,
+    options: &ExportOptions,
+) -> Option<Fitter<'a>> {
+    checkpoint.features.as_ref().map(|Features { training, labels, choosing, .. }| Fitter {
+        examples: Examples { features: training.view(), labels, last_layer },
         known: choosing,
         anchors: &checkpoint.anchors,
         limit: Some(options.limit),
-    });
-    let (score, choice) = match (options.score, &fitter, &checkpoint.features) {
+    })
+}
+
+fn with_score(
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+    fitter: Option<&Fitter>,
+) -> Result<(Manifest, FittedScore)> {
+    let facts = &checkpoint.facts;
+    let (score, choice) = chosen_score(checkpoint, options, fitter)?;
+    let history = History {
+        producer: Some(producer()),
+        architecture: Some(facts.architecture.clone()),
+        loss: Some(facts.loss),
+        anchors: Some(facts.anchors),
+        precision: Some(options.precision),
+        averages_views: facts.averages_views.then_some(true),
+        checked_with: Some(TRACT.to_owned()),
+        imported: facts.imported.clone(),
+        training: facts.training.clone(),
+        choice,
+        ..History::default()
+    };
+    let decision = Decision {
+        format_version: FORMAT_VERSION,
+        classes: facts.classes.clone(),
+        input: facts.input,
+        resizes: options.input == InputForm::AnySize,
+        score: score.score(),
+        threshold: None,
+        places: options.logit_map.then(|| place_score(checkpoint, &score)).transpose()?,
+    };
+    Ok((Manifest { decision, history }, score))
+}
+
+/// The score that is asked for, or else the one that the measurement chooses, with that measurement.
+fn chosen_score(
+    checkpoint: &Checkpoint,
+    options: &ExportOptions,
+    fitter: Option<&Fitter>,
+) -> Result<(FittedScore, Option<Choice>)> {
+    let facts = &checkpoint.facts;
+    Ok(match (options.score, fitter, &checkpoint.features) {
         (Some(RejectionScore::Single(Term::Logits(score))), ..) => (score.into(), None),
         (Some(score), Some(fitter), _) => (fitter.fit(score)?, None),
         (Some(score), None, _) => {
@@ -258,34 +331,7 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
             }
         }
         (None, ..) => (facts.score.into(), None),
-    };
-    let mut history = History {
-        producer: Some(producer()),
-        architecture: Some(facts.architecture.clone()),
-        loss: Some(facts.loss),
-        anchors: Some(facts.anchors),
-        precision: Some(options.precision),
-        averages_views: facts.averages_views.then_some(true),
-        checked_with: Some(TRACT.to_owned()),
-        imported: facts.imported.clone(),
-        training: facts.training.clone(),
-        choice,
-        ..History::default()
-    };
-    let threshold = threshold(checkpoint, options, &score, fitter.as_ref(), &history)?;
-    if let (Some(fitter), Some(features)) = (&fitter, &checkpoint.features) {
-        history.robustness = robustness(features, &score, fitter, &threshold);
-    }
-    let decision = Decision {
-        format_version: FORMAT_VERSION,
-        classes: facts.classes.clone(),
-        input: facts.input,
-        resizes: options.input == InputForm::AnySize,
-        score: score.score(),
-        threshold: Some(threshold),
-        places: options.logit_map.then(|| place_score(checkpoint, &score)).transpose()?,
-    };
-    Ok((Manifest { decision, history }, score))
+    })
 }
 
 /// Name and version of this toolkit, with the commit if it was built in a git checkout.

@@ -359,61 +359,44 @@ fn transfer(
     out: &mut File,
     observe: &mut dyn FnMut(FetchEvent),
 ) -> Result<bool, Broken> {
-    let part = &part_of(file);
-    let server = |error: &dyn std::fmt::Display| Broken::Server(error.to_string());
-    let mut done = out.metadata().map_err(Broken::Disk)?.len();
-    if done > 0 && remote.expected.bytes == Some(done) {
+    let (part, expected) = (&part_of(file), &remote.expected);
+    let mut here = out.metadata().map_err(Broken::Disk)?.len();
+    if here > 0 && expected.bytes == Some(here) {
         // The earlier process was killed between the transfer and the check.
         return Ok(true);
     }
-    if remote.expected.bytes.is_some_and(|bytes| done > bytes) {
+    if expected.bytes.is_some_and(|bytes| here > bytes) {
         // It is longer than the file, so it is part of another file.
         out.set_len(0).map_err(Broken::Disk)?;
-        done = 0;
+        here = 0;
     }
-    let origin = PartOrigin::read(part);
-    let is_here = |origin: &&PartOrigin| server_of(&origin.url) == server_of(url);
-    let of_here = origin.as_ref().filter(is_here);
+    let origin = PartOrigin::read(part).filter(|origin| server_of(&origin.url) == server_of(url));
     // Without a published checksum, a mix of two files would go unnoticed: only a part of the same version is
     // continued.
-    let is_checked = remote.expected.is_checked();
-    let version = of_here.filter(|origin| origin.url == url).map_or("", |origin| &origin.version);
-    let start = if is_checked || !version.is_empty() { done } else { 0 };
-    observe(FetchEvent::Downloading { url, file, done: start, bytes: remote.expected.bytes });
-    let agent: Agent = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(MAX_REDIRECTS)
-        .timeout_connect(Some(patience.answer))
-        .timeout_recv_response(Some(patience.answer))
-        .timeout_per_read(Some(patience.answer))
-        .proxy(if is_local(url) { None } else { Proxy::try_from_env() })
-        .build()
-        .into();
+    let version = origin.as_ref().filter(|origin| origin.url == url).map_or("", |origin| &origin.version);
+    let start = if expected.is_checked() || !version.is_empty() { here } else { 0 };
+    observe(FetchEvent::Downloading { url, file, done: start, bytes: expected.bytes });
+    let agent = agent(url, patience);
     let ask = |from: u64| {
         let mut request = agent.get(url);
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
             // The server sends the whole file if it has changed since.
-            if let Some(origin) = of_here.filter(|origin| !origin.version.is_empty()) {
+            if let Some(origin) = origin.as_ref().filter(|origin| !origin.version.is_empty()) {
                 request = request.header("If-Range", &origin.version);
             }
         }
-        request.call().map_err(|error| server(&error))
+        request.call().map_err(|error| Broken::Server(error.to_string()))
     };
     let mut response = ask(start)?;
-    // Start over if the server ignores ranges or the file has changed.
     let goes_on = start > 0
         && response.status() == 206
-        && header(&response, "content-range").starts_with(&format!("bytes {done}-"))
+        && header(&response, "content-range").starts_with(&format!("bytes {start}-"))
         // A server may leave out what `If-Range` has stated.
-        && (is_checked || ["", version].contains(&&*PartOrigin::of(url, &response).version));
-    let is_refused = !response.status().is_success() && response.status() != 416;
-    let old = if goes_on || is_refused { 0 } else { done };
-    if old > 0 {
-        done = 0;
-        if response.status() != 200 {
-            response = ask(0)?;
-        }
+        && (expected.is_checked() || ["", version].contains(&&*PartOrigin::of(url, &response).version));
+    // Another range was sent than the one that was asked for, or there is no such range.
+    if start > 0 && !goes_on && matches!(response.status().as_u16(), 206 | 416) {
+        response = ask(0)?;
     }
     if !response.status().is_success() {
         return Err(Broken::Server(format!("the server answered {}", response.status())));
@@ -421,21 +404,40 @@ fn transfer(
     if header(&response, "content-type").starts_with("text/html") {
         return Err(Broken::Server("the server sent an HTML page in place of the file".to_owned()));
     }
+    let kept = if goes_on { here } else { 0 };
     let rest: Option<u64> = header(&response, "content-length").parse().ok();
     let stated = header(&response, "content-range").rsplit('/').next().and_then(|total| total.parse().ok());
-    let total = stated.filter(|_| done > 0).or(rest.map(|rest| done.saturating_add(rest)));
-    let origin = PartOrigin::of(url, &response);
-    let incoming =
-        Incoming { part, origin, done, old, total, expected: remote.expected.bytes, most: remote.most };
+    let total = stated.filter(|_| goes_on).or(rest.map(|rest| kept.saturating_add(rest)));
+    let incoming = Incoming {
+        part,
+        origin: PartOrigin::of(url, &response),
+        done: kept,
+        old: here - kept,
+        total,
+        expected: expected.bytes,
+        most: remote.most,
+    };
     if let Some(total) = total.filter(|&total| total > incoming.most()) {
         return Err(incoming.too_long(total));
     }
-    if let Some(length) = total.or(remote.expected.bytes) {
-        room(part.parent().unwrap_or(Path::new(".")), length.saturating_sub(done.max(old)))
-            .map_err(Broken::Disk)?;
+    if let Some(length) = total.or(expected.bytes) {
+        room(part.parent().unwrap_or(Path::new(".")), length.saturating_sub(here)).map_err(Broken::Disk)?;
     }
     incoming.receive(response.into_body().into_reader(), out, patience, observe)?;
     Ok(goes_on)
+}
+
+/// What asks servers.
+fn agent(url: &str, patience: Patience) -> Agent {
+    Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(MAX_REDIRECTS)
+        .timeout_connect(Some(patience.answer))
+        .timeout_recv_response(Some(patience.answer))
+        .timeout_per_read(Some(patience.answer))
+        .proxy(if is_local(url) { None } else { Proxy::try_from_env() })
+        .build()
+        .into()
 }
 
 /// A file that a server sends.

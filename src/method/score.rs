@@ -83,13 +83,17 @@ impl fmt::Display for RejectionScore {
 impl FromStr for RejectionScore {
     type Err = Error;
 
+    /// Parses what `Display` writes. A sum has one order, whichever was written: that of its names.
     fn from_str(text: &str) -> Result<Self> {
         let score = match text.split_once('+') {
             None => Term::named(text).map(Self::Single),
             Some((one, other)) => Term::named(one)
                 .zip(Term::named(other))
                 .filter(|(one, other)| one != other)
-                .map(|(one, other)| Self::Sum(one, other)),
+                .map(|(one, other)| match one.to_string() < other.to_string() {
+                    true => Self::Sum(one, other),
+                    false => Self::Sum(other, one),
+                }),
         };
         let reason = || {
             format!(
@@ -316,6 +320,7 @@ mod tests {
             assert_eq!(score.terms().count(), 1 + text.matches('+').count());
             assert!(!score.formula().is_empty());
         }
+        assert_eq!("vim+cac".parse::<RejectionScore>().unwrap().to_string(), "cac+vim");
         assert_eq!("energy:1".parse::<RejectionScore>().unwrap(), LogitScore::ENERGY.into());
         assert_eq!("knn".parse::<RejectionScore>().unwrap(), FeatureScore::KNN.into());
         for text in [

@@ -15,6 +15,41 @@ use crate::{
     text::listed,
 };
 
+/// The field of a run whose backbone had learned from held-out images.
+pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
+
+/// The field of what the backbone and those before it were trained on: the [split](Training::split) of each.
+/// It is for training runs that start from this one, and is not shown.
+pub(crate) const ANCESTORS: &str = "ancestors";
+
+/// The field of the [names](crate::data::Dataset::names_checksum) of the test images, if they are held out:
+/// `eval` uses it to notice a different division of the data set. It is not shown.
+pub(crate) const TEST_NAMES: &str = "test_names";
+
+/// The fields that do not belong to the recipe.
+const DATA: [&str; 14] = [
+    "backbone",
+    "device",
+    "epoch",
+    HELD_OUT_SEEN,
+    "held_out_test",
+    "images",
+    "known",
+    "libtorch",
+    "loader_threads",
+    "protocol",
+    "skipped",
+    "test_images",
+    "threads",
+    "unknown",
+];
+
+/// The loss that is no weakness, as a share of all images: a fifth, and what rounding may add.
+const TOLERATED: f64 = 0.2 + 1e-9;
+
+/// The number of candidates that are shown.
+const SHOWN: usize = 5;
+
 /// How a model was made. A field is `None` if it is missing, or if this version cannot parse it; then `other`
 /// has it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -68,6 +103,30 @@ pub struct History {
 }
 
 impl History {
+    /// Parses the fields that the decision leaves, in a file of format version `version`.
+    pub(super) fn take(mut fields: Map<String, Value>, version: u32) -> Self {
+        if version == 1 {
+            translate_version_1(&mut fields);
+        }
+        Self {
+            producer: understood(&mut fields, "producer"),
+            architecture: understood(&mut fields, "architecture"),
+            loss: understood(&mut fields, "loss"),
+            anchors: understood(&mut fields, "anchors"),
+            precision: understood(&mut fields, "precision"),
+            averages_views: understood(&mut fields, "averages_views"),
+            checked_with: understood(&mut fields, "checked_with"),
+            resize_check: understood(&mut fields, "resize_check"),
+            imported: understood(&mut fields, "imported"),
+            training: understood(&mut fields, "training"),
+            golden: understood(&mut fields, "golden"),
+            choice: understood(&mut fields, "choice"),
+            robustness: understood(&mut fields, "robustness"),
+            metrics: understood(&mut fields, "metrics"),
+            other: fields.into_iter().collect(),
+        }
+    }
+
     /// [`Manifest::doubt_of_held_out`](super::Manifest::doubt_of_held_out) of a file of the current format.
     pub(crate) fn doubt_of_held_out(&self) -> Option<&'static str> {
         let is_seen = self.training.as_ref().and_then(|training| training.get(HELD_OUT_SEEN)) == Some(true);
@@ -79,6 +138,34 @@ impl History {
             Some("the held-out scores are those of the network in float32, not in int8")
         } else {
             None
+        }
+    }
+}
+
+/// Removes and returns a field if it can be parsed.
+fn understood<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Option<T> {
+    let read = T::deserialize(fields.get(name)?).ok()?;
+    fields.remove(name);
+    Some(read)
+}
+
+/// Renames the fields of format version 1 to the current names.
+fn translate_version_1(fields: &mut Map<String, Value>) {
+    if let Some(architecture) = fields.get_mut("architecture").and_then(Value::as_object_mut) {
+        if architecture.get("family") == Some(&json!("wide-res-net")) {
+            architecture.insert("family".to_owned(), json!("wide-resnet"));
+        }
+        // The input has it.
+        architecture.remove("size");
+    }
+    if let Some(training) = fields.get_mut("training").and_then(Value::as_object_mut) {
+        if let Some(Value::Object(recipe)) = training.remove("recipe") {
+            training.extend(recipe);
+        }
+        for (old, new) in [("pictures", "images"), ("anchor_pictures", "anchor_images"), ("average", "ema")] {
+            if let Some(value) = training.remove(old) {
+                training.insert(new.to_owned(), value);
+            }
         }
     }
 }
@@ -180,12 +267,6 @@ impl fmt::Display for Robustness {
     }
 }
 
-/// The loss that is no weakness, as a share of all images: a fifth, and what rounding may add.
-const TOLERATED: f64 = 0.2 + 1e-9;
-
-/// The number of candidates that are shown.
-const SHOWN: usize = 5;
-
 /// The comparison of a graph's resizing with the toolkit's, when the file was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResizeCheck {
@@ -201,60 +282,6 @@ pub struct ResizeCheck {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Training(Map<String, Value>);
-
-impl History {
-    /// Parses the fields that the decision leaves, in a file of format version `version`.
-    pub(super) fn take(mut fields: Map<String, Value>, version: u32) -> Self {
-        if version == 1 {
-            translate_version_1(&mut fields);
-        }
-        Self {
-            producer: understood(&mut fields, "producer"),
-            architecture: understood(&mut fields, "architecture"),
-            loss: understood(&mut fields, "loss"),
-            anchors: understood(&mut fields, "anchors"),
-            precision: understood(&mut fields, "precision"),
-            averages_views: understood(&mut fields, "averages_views"),
-            checked_with: understood(&mut fields, "checked_with"),
-            resize_check: understood(&mut fields, "resize_check"),
-            imported: understood(&mut fields, "imported"),
-            training: understood(&mut fields, "training"),
-            golden: understood(&mut fields, "golden"),
-            choice: understood(&mut fields, "choice"),
-            robustness: understood(&mut fields, "robustness"),
-            metrics: understood(&mut fields, "metrics"),
-            other: fields.into_iter().collect(),
-        }
-    }
-}
-
-/// Removes and returns a field if it can be parsed.
-fn understood<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Option<T> {
-    let read = T::deserialize(fields.get(name)?).ok()?;
-    fields.remove(name);
-    Some(read)
-}
-
-/// Renames the fields of format version 1 to the current names.
-fn translate_version_1(fields: &mut Map<String, Value>) {
-    if let Some(architecture) = fields.get_mut("architecture").and_then(Value::as_object_mut) {
-        if architecture.get("family") == Some(&json!("wide-res-net")) {
-            architecture.insert("family".to_owned(), json!("wide-resnet"));
-        }
-        // The input has it.
-        architecture.remove("size");
-    }
-    if let Some(training) = fields.get_mut("training").and_then(Value::as_object_mut) {
-        if let Some(Value::Object(recipe)) = training.remove("recipe") {
-            training.extend(recipe);
-        }
-        for (old, new) in [("pictures", "images"), ("anchor_pictures", "anchor_images"), ("average", "ema")] {
-            if let Some(value) = training.remove(old) {
-                training.insert(new.to_owned(), value);
-            }
-        }
-    }
-}
 
 impl Training {
     /// The record with these fields.
@@ -336,32 +363,3 @@ impl fmt::Display for Training {
         write!(f, "{data}\n{recipe}")
     }
 }
-
-/// The field of a run whose backbone had learned from held-out images.
-pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
-
-/// The field of what the backbone and those before it were trained on: the [split](Training::split) of each.
-/// It is for training runs that start from this one, and is not shown.
-pub(crate) const ANCESTORS: &str = "ancestors";
-
-/// The field of the [names](crate::data::Dataset::names_checksum) of the test images, if they are held out:
-/// `eval` uses it to notice a different division of the data set. It is not shown.
-pub(crate) const TEST_NAMES: &str = "test_names";
-
-/// The fields that do not belong to the recipe.
-const DATA: [&str; 14] = [
-    "backbone",
-    "device",
-    "epoch",
-    HELD_OUT_SEEN,
-    "held_out_test",
-    "images",
-    "known",
-    "libtorch",
-    "loader_threads",
-    "protocol",
-    "skipped",
-    "test_images",
-    "threads",
-    "unknown",
-];

@@ -193,7 +193,7 @@ impl Manifest {
     /// What a threshold for the share `keep` promises, in words; `None` if the file has no threshold. `doubt`
     /// is that of [`kept_at_least`](Self::kept_at_least).
     #[must_use]
-    pub fn promise(&self, keep: f64, doubt: Option<&str>) -> Option<String> {
+    pub fn promise(&self, keep: f64, doubt: Option<&'static str>) -> Option<String> {
         let rule = self.decision.threshold.as_ref()?;
         let data = &rule.data;
         let (of_class, of_one) = match rule.classes {
@@ -206,7 +206,11 @@ impl Manifest {
                 "{share} % of new known images{of_class}, and at least {:.1} % with a confidence of 95 %{of_one}; chosen from {data}",
                 100.0 * bound
             ),
-            None => format!("{share} % of {data}{of_class}"),
+            None => {
+                let doubt = self.doubt_of_held_out().or(doubt);
+                let doubt = doubt.map_or(String::new(), |doubt| format!("; without a guarantee: {doubt}"));
+                format!("{share} % of {data}{of_class}{doubt}")
+            }
         })
     }
 }

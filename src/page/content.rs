@@ -20,6 +20,7 @@ use crate::{
     report::{Report, ReportOptions},
     run::Event,
     scorer::Provider,
+    text::on_one_line,
 };
 
 /// The maximum number of thumbnails of a page.
@@ -62,6 +63,8 @@ pub struct Subject {
     pub agreement: Option<(String, Agreement)>,
     /// How its images were degraded.
     pub degradation: Option<Degradation>,
+    /// What is odd about its images, each in words without a full stop.
+    pub remarks: Vec<String>,
 }
 
 /// Where a subject comes from.
@@ -203,6 +206,19 @@ impl Subject {
             origin: None,
             agreement: None,
             degradation: None,
+            remarks: Vec::new(),
+        }
+    }
+
+    /// Notes on each result whose test images are not those of the first.
+    pub fn compare_images(subjects: &mut [Self]) {
+        let [first, others @ ..] = subjects else { return };
+        for other in others {
+            if !first.tested.has_images_of(&other.tested) {
+                other
+                    .remarks
+                    .push(format!("the test images are not those of `{}`", on_one_line(&first.name)));
+            }
         }
     }
 
@@ -537,6 +553,36 @@ mod tests {
         ] {
             assert_eq!((last_part(path), last_parts(path, 2)), (one, two), "{path}");
         }
+    }
+
+    #[test]
+    fn results_on_other_images_are_remarked_on() {
+        let subject = |images: &[&str], unknown: usize| {
+            let known = Scored {
+                images: images.iter().map(|&image| image.to_owned()).collect(),
+                truth: vec![0; images.len()],
+                scores: vec![0.0; images.len()],
+                ..Scored::default()
+            };
+            let unknown =
+                Scored { truth: vec![-1; unknown], scores: vec![1.0; unknown], ..Scored::default() };
+            let tested = TestScores { known, unknown: vec![unknown] };
+            Subject::of_scores("a", "score", tested, &ReportOptions::default()).unwrap()
+        };
+        let remarked = |others: Vec<Subject>| -> Vec<bool> {
+            let mut subjects = [vec![subject(&["1.png", "2.png"], 3)], others].concat();
+            Subject::compare_images(&mut subjects);
+            assert!(subjects[0].remarks.is_empty());
+            subjects[1..]
+                .iter()
+                .map(|other| other.remarks == ["the test images are not those of `a`"])
+                .collect()
+        };
+        let (same, unnamed) = (subject(&["2.png", "1.png"], 3), subject(&["", ""], 3));
+        assert_eq!(remarked(vec![same, unnamed]), [false; 2]);
+        let others =
+            [subject(&["1.png", "3.png"], 3), subject(&["1.png"], 3), subject(&["1.png", "2.png"], 4)];
+        assert_eq!(remarked(others.to_vec()), [true; 3]);
     }
 
     #[test]

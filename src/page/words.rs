@@ -17,6 +17,8 @@ type ShareOf = fn(&Row) -> Option<(f64, Option<Interval>)>;
 
 /// With fewer images a share is known to within ten per cent at best.
 const FEW: usize = 100;
+/// A class is weak if its accuracy, with its interval, is lower than that of all images by more than this.
+const WEAK: f64 = 0.1;
 /// The maximum number of unknown sets that the verdict or a kind of caution names.
 const NAMED: usize = 3;
 
@@ -63,6 +65,15 @@ pub(super) fn counted(count: usize, noun: &str) -> String {
 /// A name in a sentence.
 pub(super) fn quoted(name: &str) -> String {
     isolated(&elided(name, 40))
+}
+
+/// Words as a sentence.
+fn sentence(words: &str) -> String {
+    let mut sentence = format!("{words}.");
+    if sentence.is_char_boundary(1) {
+        sentence[..1].make_ascii_uppercase();
+    }
+    sentence
 }
 
 /// The row of each unknown set.
@@ -160,7 +171,7 @@ impl Subject {
     /// The cautions, each in a sentence or two.
     #[must_use]
     pub fn cautions(&self) -> Vec<String> {
-        let mut cautions = Vec::new();
+        let mut cautions: Vec<String> = self.remarks.iter().map(|remark| sentence(remark)).collect();
         let count =
             |set: &Scored, test: fn(f64) -> bool| set.scores.iter().filter(|&&score| test(score)).count();
         let nan: usize = self.tested.sets().map(|set| count(set, f64::is_nan)).sum();
@@ -216,9 +227,8 @@ impl Subject {
         if let Some(degradation) = self.degradation {
             cautions.push(format!("All test images are degraded: {}.", degradation.in_words()));
         }
-        if let Some(mut weakness) = self.robustness().and_then(Robustness::weakness) {
-            weakness[..1].make_ascii_uppercase();
-            cautions.push(weakness + ".");
+        if let Some(weakness) = self.robustness().and_then(Robustness::weakness) {
+            cautions.push(sentence(&weakness));
         }
         let Ok(report) = &self.report else { return cautions };
         cautions.extend(not_counted(report.skipped).map(|sentence| sentence + "."));
@@ -245,6 +255,26 @@ impl Subject {
                     "The accuracy, {}, may be no better than always predicting the most frequent class: {}.",
                     with_interval(accuracy, interval),
                     percent(majority)
+                ));
+            }
+        }
+        if let Some(accuracy) = report.accuracy {
+            let weak: Vec<String> = by_class
+                .iter()
+                .filter_map(|(&class, counts)| {
+                    let interval = Interval::of_share(counts.accuracy()?, counts.images as f64);
+                    let share = with_interval(counts.accuracy()?, Some(interval));
+                    let images = counted(counts.images, "image");
+                    let is_weak = interval.high < accuracy - WEAK;
+                    is_weak.then(|| format!("{} with {share} of {images}", quoted(&self.class(class))))
+                })
+                .collect();
+            if !weak.is_empty() {
+                let (named, more) = weak.split_at(weak.len().min(NAMED));
+                let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+                cautions.push(format!(
+                    "Some classes are classified far less accurately than all images together: {}{more}.",
+                    listed(named)
                 ));
             }
         }
@@ -315,7 +345,30 @@ mod tests {
             origin: None,
             agreement: None,
             degradation: None,
+            remarks: Vec::new(),
         }
+    }
+
+    #[test]
+    fn weak_classes_and_remarks_are_cautions() {
+        let known = vec![0.0; 400];
+        let mut of = subject(&known, &[], None);
+        // The accuracy is 75 %: that of class 0 is 25 % of 100 images, that of class 2 is 60 % of 10.
+        of.tested.known.truth =
+            (0..400).map(|index| if index < 100 { 0 } else { 1 + i64::from(index >= 390) }).collect();
+        let is_wrong = |index: &usize| (25..100).contains(index) || (394..398).contains(index);
+        let truth = of.tested.known.truth.clone();
+        of.tested.known.predicted =
+            (0..400).map(|index| if is_wrong(&index) { 9 } else { truth[index] }).collect();
+        of.remarks = vec!["images: 3".to_owned(), "élan".to_owned()];
+        let cautions = of.cautions();
+        assert_eq!(cautions[..2], ["Images: 3.", "élan."]);
+        assert!(
+            cautions.iter().any(|caution| caution
+                == "Some classes are classified far less accurately than all images together: 0 with 25.0 % \
+                    (17.5–34.3) of 100 images."),
+            "{cautions:?}"
+        );
     }
 
     #[test]

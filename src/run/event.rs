@@ -12,8 +12,11 @@ use crate::{
     error::{Error, Result},
     method::LogitScore,
     report::{Report, is_zero},
-    text::path_text,
+    text::{on_one_line, path_text},
 };
+
+/// The maximum number of classes that a remark names.
+const NAMED: usize = 8;
 
 /// An event of a run; the lines of `log.jsonl` are events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,6 +126,12 @@ pub struct Started {
     /// Known test images with the bytes of a training image.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub repeated: usize,
+    /// Other known test images that look almost like a training image.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub alike_in_tests: usize,
+    /// Held-out images that look almost like a training image.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub alike_held_out: usize,
     /// Known training images with the bytes of an earlier one. They are left out if that one is held out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub duplicates: usize,
@@ -132,6 +141,9 @@ pub struct Started {
     /// The number of images of each unknown set with the bytes of a known training image or an outlier.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub learned: BTreeMap<String, usize>,
+    /// The number of images of each unknown set with the bytes of a known test image.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub also_known: BTreeMap<String, usize>,
     /// The classes with fewer than ten training images, and their number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scarce: BTreeMap<String, usize>,
@@ -139,6 +151,61 @@ pub struct Started {
     /// chosen from them makes no promise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_out_seen: bool,
+}
+
+impl Started {
+    /// What is odd about the images, each in words without a full stop.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let mut count = |what: &str, count: usize, consequence: &str| {
+            if count > 0 {
+                remarks.push(format!("{what}: {count}{consequence}"));
+            }
+        };
+        count("test images that are also training images", self.repeated, "");
+        let frames = "if they are copies, or frames of one video,";
+        count(
+            "test images that look almost like a training image",
+            self.alike_in_tests,
+            &format!("; {frames} the accuracy is too high"),
+        );
+        count(
+            "held-out images that look almost like a training image",
+            self.alike_held_out,
+            &format!("; {frames} the threshold keeps fewer new images than guaranteed"),
+        );
+        count(
+            "training images that are copies of others",
+            self.duplicates,
+            "; copies of held-out images are left out",
+        );
+        if let [[first, second], ..] = &self.in_two_classes[..] {
+            remarks.push(format!(
+                "images in two classes: {}, such as `{}`, which is also `{}`",
+                self.in_two_classes.len(),
+                on_one_line(first),
+                on_one_line(second)
+            ));
+        }
+        for (sets, what) in [(&self.learned, "training"), (&self.also_known, "known test")] {
+            remarks.extend(sets.iter().map(|(set, count)| {
+                format!(
+                    "images of the unknown set `{}` that are also {what} images: {count}",
+                    on_one_line(set)
+                )
+            }));
+        }
+        if !self.scarce.is_empty() {
+            let named = self.scarce.iter().take(NAMED);
+            let named: Vec<String> =
+                named.map(|(class, count)| format!("{} ({count})", on_one_line(class))).collect();
+            let more = self.scarce.len() - named.len();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            remarks.push(format!("classes with few training images: {}{more}", named.join(", ")));
+        }
+        remarks
+    }
 }
 
 /// A path, which need not be UTF-8.
@@ -190,9 +257,12 @@ mod tests {
                 held_out: Some([2, 19]),
                 untested: vec!["cat".to_owned()],
                 repeated: 3,
+                alike_in_tests: 2,
+                alike_held_out: 1,
                 duplicates: 2,
                 in_two_classes: vec![["cat/1.png".to_owned(), "dog/7.png".to_owned()]],
                 learned: BTreeMap::from([("far".to_owned(), 4)]),
+                also_known: BTreeMap::new(),
                 scarce: BTreeMap::from([("cat".to_owned(), 9)]),
                 held_out_seen: false,
             }),

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     data::{Dataset, LeftOut, UnknownSet, add_counts, fault_of_class, prefetch, shuffled},
     error::{Error, Result},
-    image::Input,
+    image::{DifferenceHash, Input},
     run::{Augment, Started},
 };
 
@@ -140,7 +140,11 @@ impl<'a> Batches<'a> {
 
     /// What the run trains and is tested on, without what the backbone has seen.
     pub(super) fn started(&self) -> Started {
-        let Contents { skipped, repeated, learned, copies, .. } = &self.contents;
+        let Contents { skipped, repeated, learned, also_known, copies, hashes, test_hashes, .. } =
+            &self.contents;
+        let of = |indices: &[usize]| -> Vec<_> { indices.iter().map(|&index| hashes[index]).collect() };
+        let training = of(&self.training);
+        let held_out = of(&[&self.choosing[..], &self.calibrating].concat());
         let in_two_classes = copies.across(self.known.labels());
         Started {
             images: self.images(),
@@ -152,9 +156,13 @@ impl<'a> Batches<'a> {
             held_out: Some([self.choosing.len(), self.calibrating.len()]),
             untested: self.known_test.classes_without_images().map(str::to_owned).collect(),
             repeated: *repeated,
+            // Equal images are counted already.
+            alike_in_tests: DifferenceHash::alike(test_hashes, &training).saturating_sub(*repeated),
+            alike_held_out: DifferenceHash::alike(&held_out, &training),
             duplicates: self.known.len() - copies.distinct().len(),
             in_two_classes: in_two_classes.map(|pair| pair.map(|index| self.known.name(index))).collect(),
             learned: learned.clone(),
+            also_known: also_known.clone(),
             scarce: self.scarce(),
             held_out_seen: false,
         }

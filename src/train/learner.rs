@@ -551,15 +551,15 @@ impl<'a> Learner<'a> {
         weights.insert_from(&frozen.backbone);
         let mut trained = Weights::new(weights.path());
         self.kept().save(&mut trained, "").map_err(torch)?;
-        let [mut weight, mut bias] = [0, 1].map(|number| {
-            let (name, shape) = frozen.last().parameters().swap_remove(number);
-            let values = trained.get(&name).expect("a tensor of the last layer").values.clone();
-            (name, shape, values)
-        });
-        frozen.features().fold(&mut weight.2, &mut bias.2);
-        for (name, shape, values) in [weight, bias] {
-            weights.insert(&name, &shape, values);
-        }
+        let parameters = frozen.last().parameters();
+        let [(weight_name, weight_shape), (bias_name, bias_shape)] = &parameters[..] else {
+            unreachable!("a last layer has a weight and a bias")
+        };
+        let values = |name: &str| trained.get(name).expect("a tensor of the last layer").values.clone();
+        let (mut weight, mut bias) = (values(weight_name), values(bias_name));
+        frozen.features().fold(&mut weight, &mut bias);
+        weights.insert(weight_name, weight_shape, weight);
+        weights.insert(bias_name, bias_shape, bias);
         Ok(weights)
     }
 

@@ -24,8 +24,7 @@ const EPSILON: f64 = 1e-8;
 /// loss.
 const MUON_SHARE: f64 = 0.2;
 
-/// Names of the moments and of the number of steps in a state.
-const ORDERS: [&str; 2] = ["first", "second"];
+/// The name of the number of steps in a state.
 const STEPS: &str = "optimizer.steps";
 
 /// The optimizer of a network's parameters. Gradients and moments are one tensor each, like the parameters,
@@ -33,11 +32,18 @@ const STEPS: &str = "optimizer.steps";
 pub(super) struct Optimizer {
     parameters: Vec<Parameter>,
     groups: Vec<Group>,
-    /// Adam: the moving averages of the gradient and of its square. SGD and Muon: the velocity.
-    moments: Vec<Tensor>,
+    moments: Moments,
     weight_decay: f64,
     /// Number of finished steps.
     steps: i32,
+}
+
+/// What an optimizer remembers of the gradients.
+enum Moments {
+    /// The moving averages of the gradient and of its square, for Adam.
+    Averages { first: Tensor, second: Tensor },
+    /// The velocity, for SGD and Muon.
+    Velocity(Tensor),
 }
 
 /// Parameters with the same learning rate, as views.
@@ -49,7 +55,7 @@ struct Group {
     values: Tensor,
     /// Parameters of several dimensions: the weights of convolutions and the last layer.
     decayed: Tensor,
-    moments: Vec<Tensor>,
+    moments: Moments,
     /// Parameters with orthogonalised steps.
     orthogonal: Vec<Matrices>,
 }
@@ -86,8 +92,8 @@ impl Group {
         if weight_decay > 0.0 {
             let _ = self.decayed.f_mul_scalar_(1.0 - learning_rate * weight_decay)?;
         }
-        match &mut self.moments[..] {
-            [first, second] => {
+        match &mut self.moments {
+            Moments::Averages { first, second } => {
                 let corrections = (1.0 - rates.momentum.powi(steps), 1.0 - BETA.powi(steps));
                 let _ = first.f_lerp_(&gradient, 1.0 - rates.momentum)?;
                 let square = gradient.f_square()?.f_mul_scalar_(1.0 - BETA)?;
@@ -96,15 +102,36 @@ impl Group {
                 let step = first.f_mul_scalar(-learning_rate / corrections.0)?;
                 let _ = self.values.f_addcdiv_(&step, &divisor)?;
             }
-            [velocity] => {
+            Moments::Velocity(velocity) => {
                 let _ = velocity.f_mul_scalar_(rates.momentum)?.f_add_(&gradient)?;
                 let ahead = velocity.f_mul_scalar(rates.momentum)?.f_add_(&gradient)?;
                 self.orthogonal.iter().try_for_each(|matrices| matrices.orthogonalize(&ahead))?;
                 let _ = self.values.f_sub_(&ahead.f_mul_scalar(learning_rate)?)?;
             }
-            _ => unreachable!("one moment or two"),
         }
         Ok(())
+    }
+}
+
+impl Moments {
+    /// Each with its name in a state.
+    fn named(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
+        let (first, second) = match self {
+            Self::Averages { first, second } => (first, Some(second)),
+            Self::Velocity(velocity) => (velocity, None),
+        };
+        [("first", first)].into_iter().chain(second.map(|second| ("second", second)))
+    }
+
+    /// A view of those of some parameters.
+    fn narrow(&self, start: i64, length: i64) -> Result<Self, TchError> {
+        Ok(match self {
+            Self::Averages { first, second } => Self::Averages {
+                first: first.f_narrow(0, start, length)?,
+                second: second.f_narrow(0, start, length)?,
+            },
+            Self::Velocity(velocity) => Self::Velocity(velocity.f_narrow(0, start, length)?),
+        })
     }
 }
 
@@ -202,27 +229,27 @@ impl Optimizer {
         };
         let first = ranges[0].1;
         let view = |start: i64, end: i64| network.values().f_narrow(0, start, end - start);
-        let (count, hidden) = match optimizer {
-            run::Optimizer::Adam => (2, Vec::new()),
-            run::Optimizer::Sgd => (1, Vec::new()),
+        let zeros = || view(first, backbone + last)?.f_zeros_like();
+        let moments = match optimizer {
+            run::Optimizer::Adam => Moments::Averages { first: zeros()?, second: zeros()? },
+            run::Optimizer::Sgd | run::Optimizer::Muon => Moments::Velocity(zeros()?),
+        };
+        let hidden = match optimizer {
             run::Optimizer::Muon => {
                 let share = MUON_SHARE * orthogonal_share(variant);
-                (1, Matrices::hidden(&all, share, network.training_kind))
+                Matrices::hidden(&all, share, network.training_kind)
             }
+            run::Optimizer::Adam | run::Optimizer::Sgd => Vec::new(),
         };
-        let moments = (0..count)
-            .map(|_| view(first, backbone + last)?.f_zeros_like())
-            .collect::<Result<Vec<_>, TchError>>()?;
         let groups = ranges
             .into_iter()
             .map(|(share, start, end)| {
-                let of_moment = |moment: &Tensor| moment.f_narrow(0, start - first, end - start);
                 Ok(Group {
                     share,
                     start: start - first,
                     values: view(start, end)?,
                     decayed: view(matrices_start.max(start), matrices_end.min(end))?,
-                    moments: moments.iter().map(of_moment).collect::<Result<_, _>>()?,
+                    moments: moments.narrow(start - first, end - start)?,
                     orthogonal: hidden.iter().filter_map(|matrices| matrices.within(start, end)).collect(),
                 })
             })
@@ -265,10 +292,10 @@ impl Optimizer {
 
     /// Copies the optimizer state into the tensors of a file.
     pub fn save(&self, weights: &mut Weights) -> Result<(), TchError> {
-        for (moment, order) in self.moments.iter().zip(ORDERS) {
+        for (which, moment) in self.moments.named() {
             for part in self.parts(moment) {
                 let (name, shape, part) = part?;
-                weights.insert(&format!("optimizer.{order}.{name}"), shape, floats(&part)?);
+                weights.insert(&format!("optimizer.{which}.{name}"), shape, floats(&part)?);
             }
         }
         weights.insert(STEPS, &[], vec![self.steps as f32]);
@@ -280,10 +307,10 @@ impl Optimizer {
     /// # Errors
     /// [`Error::Weights`](crate::Error::Weights) naming a tensor that is missing or has another shape.
     pub fn load(&mut self, weights: &Weights) -> Result<()> {
-        for (moment, order) in self.moments.iter().zip(ORDERS) {
+        for (which, moment) in self.moments.named() {
             for part in self.parts(moment) {
                 let (name, shape, mut part) = part.map_err(torch)?;
-                let values = weights.values(&format!("optimizer.{order}.{name}"), shape)?;
+                let values = weights.values(&format!("optimizer.{which}.{name}"), shape)?;
                 copy(values, &mut part).map_err(torch)?;
             }
         }
@@ -299,13 +326,13 @@ mod tests {
     use super::*;
 
     /// The values of two parameters, 1 and 2 before, after one step and after another. The first one decays.
-    fn after_steps(moments: usize) -> [[f64; 2]; 2] {
+    fn after_steps(moments: fn(&Tensor) -> Moments) -> [[f64; 2]; 2] {
         let values = Tensor::from_slice(&[1.0, 2.0]);
         let mut group = Group {
             share: 1.0,
             start: 0,
             decayed: values.narrow(0, 0, 1),
-            moments: (0..moments).map(|_| values.zeros_like()).collect(),
+            moments: moments(&values),
             values,
             orthogonal: Vec::new(),
         };
@@ -322,12 +349,15 @@ mod tests {
     #[test]
     fn steps_follow_their_formulas() {
         // Worked out by hand: SGD with Nesterov's momentum, and AdamW.
+        let velocity: fn(&Tensor) -> Moments = |values| Moments::Velocity(values.zeros_like());
+        let averages: fn(&Tensor) -> Moments =
+            |values| Moments::Averages { first: values.zeros_like(), second: values.zeros_like() };
         for (moments, expected) in [
-            (1, [[0.855, 2.19], [0.58175, 2.081]]),
-            (2, [[0.850_000_002, 2.099_999_999], [0.710_981_800_5, 2.094_736_841_1]]),
+            (velocity, [[0.855, 2.19], [0.58175, 2.081]]),
+            (averages, [[0.850_000_002, 2.099_999_999], [0.710_981_800_5, 2.094_736_841_1]]),
         ] {
             for (found, expected) in after_steps(moments).iter().flatten().zip(expected.iter().flatten()) {
-                assert!((found - expected).abs() < 1e-9, "{moments}: {found}, expected {expected}");
+                assert!((found - expected).abs() < 1e-9, "{found}, expected {expected}");
             }
         }
     }

@@ -14,6 +14,7 @@ use crate::{
     data::{Copies, Dataset, OTHER_CLASSES, Role, Split, TestImages, UnknownSet},
     error::{Error, Result},
     files::checksum,
+    image::DifferenceHash,
 };
 
 /// Images read between progress checks.
@@ -110,31 +111,39 @@ impl Sets {
         let mut trained: Vec<Sum> = Vec::new();
         let (mut known, mut outliers): (HashSet<Sum>, HashSet<Sum>) = Default::default();
         // How many images of the test sets are among them.
-        let (mut repeated, mut learned) = (0, vec![0; self.unknown_tests.len()]);
+        let unknown = self.unknown_tests.len();
+        let (mut repeated, mut learned, mut also_known) = (0, vec![0; unknown], vec![0; unknown]);
+        let mut tested: HashSet<Sum> = HashSet::new();
+        let [mut hashes, mut test_hashes] = [Vec::new(), Vec::new()];
         for (kind, set) in self.each() {
             let is_test = matches!(kind, Set::Test | Set::Unknown(_));
             let sum = &mut sums[usize::from(is_test)];
             sum.update(set.classes().join("\0"));
             let mut readable = Vec::with_capacity(set.len());
-            let Some(digests) = reader.digests(set, observe) else { return Ok(None) };
+            let Some(seen) = reader.read(set, observe) else { return Ok(None) };
+            let digests = || seen.iter().flatten().map(|seen| seen.digest);
             match kind {
                 Set::Known => {
-                    trained.extend(digests.iter().flatten());
-                    known.extend(digests.iter().flatten());
+                    trained.extend(digests());
+                    known.extend(digests());
+                    hashes.extend(seen.iter().flatten().map(|seen| seen.hash));
                 }
-                Set::Outliers => outliers.extend(digests.iter().flatten()),
+                Set::Outliers => outliers.extend(digests()),
                 // Both come after the images to learn from.
                 Set::Test => {
-                    repeated = digests.iter().flatten().filter(|digest| known.contains(*digest)).count();
+                    repeated = digests().filter(|digest| known.contains(digest)).count();
+                    tested.extend(digests());
+                    test_hashes.extend(seen.iter().flatten().map(|seen| seen.hash));
                 }
                 Set::Unknown(number) => {
-                    let is_learned = |digest: &&Sum| known.contains(*digest) || outliers.contains(*digest);
-                    learned[number] = digests.iter().flatten().filter(is_learned).count();
+                    let is_learned = |digest: &Sum| known.contains(digest) || outliers.contains(digest);
+                    learned[number] = digests().filter(is_learned).count();
+                    also_known[number] = digests().filter(|digest| tested.contains(digest)).count();
                 }
             }
-            for (index, digest) in digests.into_iter().enumerate() {
-                match digest {
-                    Ok(digest) => {
+            for (index, seen) in seen.into_iter().enumerate() {
+                match seen {
+                    Ok(Seen { digest, .. }) => {
                         sum.update(set.labels()[index].to_le_bytes());
                         sum.update(digest);
                         readable.push(index);
@@ -167,9 +176,23 @@ impl Sets {
         }
         let [checksum, tests_checksum] = sums.map(checksum::hexadecimal);
         let (skipped, copies) = (errors.len(), Copies::of(trained.into_iter().map(Some)));
-        let names = self.unknown_tests.iter().map(|set| set.name.clone());
-        let learned = names.zip(learned).filter(|&(_, count)| count > 0).collect();
-        Ok(Some(Contents { skipped, skipped_in_tests, repeated, learned, copies, checksum, tests_checksum }))
+        let by_name = |counts: Vec<usize>| {
+            let names = self.unknown_tests.iter().map(|set| set.name.clone());
+            names.zip(counts).filter(|&(_, count)| count > 0).collect()
+        };
+        let (learned, also_known) = (by_name(learned), by_name(also_known));
+        Ok(Some(Contents {
+            skipped,
+            skipped_in_tests,
+            repeated,
+            learned,
+            also_known,
+            copies,
+            hashes,
+            test_hashes,
+            checksum,
+            tests_checksum,
+        }))
     }
 }
 
@@ -182,13 +205,24 @@ pub(super) struct Contents {
     pub repeated: usize,
     /// The number of images of each unknown set with the bytes of a known training image or an outlier.
     pub learned: BTreeMap<String, usize>,
+    /// The number of images of each unknown set with the bytes of a known test image.
+    pub also_known: BTreeMap<String, usize>,
     /// Known training images with the same bytes.
     pub copies: Copies,
+    /// The hashes of the known training images and of the known test images.
+    pub hashes: Vec<Option<DifferenceHash>>,
+    pub test_hashes: Vec<Option<DifferenceHash>>,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
     /// outliers.
     pub checksum: String,
     /// SHA-256, in hexadecimal, of the test sets: their sizes, labels, and the encoded images.
     pub tests_checksum: String,
+}
+
+/// What is kept of an image that was read.
+struct Seen {
+    digest: Sum,
+    hash: Option<DifferenceHash>,
 }
 
 /// Reads images for the first time.
@@ -202,22 +236,25 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The SHA-256 of each encoded image of a set, decoding them on all threads; `None` if asked to stop.
-    fn digests(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<Sum>>> {
+    /// Decodes the images of a set on all threads; `None` if asked to stop.
+    fn read(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<Seen>>> {
         let indices: Vec<usize> = (0..set.len()).collect();
-        let mut digests = Vec::with_capacity(set.len());
+        let mut all = Vec::with_capacity(set.len());
         for indices in indices.chunks(READ_AT_ONCE) {
             if self.stop.load(Ordering::Relaxed) {
                 return None;
             }
-            let digest = |&index: &usize| Ok(Sha256::digest(set.checked(index)?).into());
-            digests.par_extend(indices.par_iter().map(digest));
+            let see = |&index: &usize| {
+                let (encoded, hash) = set.checked(index)?;
+                Ok(Seen { digest: Sha256::digest(encoded).into(), hash })
+            };
+            all.par_extend(indices.par_iter().map(see));
             self.done += indices.len();
             if self.said.elapsed() >= REPORT_READING_EVERY {
                 self.said = Instant::now();
                 observe(&Event::Reading { done: self.done, images: self.images });
             }
         }
-        Some(digests)
+        Some(all)
     }
 }

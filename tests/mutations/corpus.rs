@@ -277,9 +277,12 @@ fn log() -> Vec<u8> {
         held_out: Some([2, 19]),
         untested: vec!["cat".to_owned()],
         repeated: 3,
+        alike_in_tests: 2,
+        alike_held_out: 1,
         duplicates: 1,
         in_two_classes: vec![["cat/1.png".to_owned(), "dog/2.png".to_owned()]],
         learned: BTreeMap::from([("far".to_owned(), 4)]),
+        also_known: BTreeMap::from([("far".to_owned(), 2)]),
         scarce: BTreeMap::from([("cat".to_owned(), 9)]),
         held_out_seen: false,
     })];

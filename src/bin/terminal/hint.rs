@@ -54,7 +54,7 @@ pub fn of(error: &Error) -> Option<String> {
             ));
         }
         Error::Io { action: "write", error, .. } if error.kind() == ErrorKind::StorageFull => {
-            "free some disk space; earlier files are intact, and `toolkit train --resume` resumes a run"
+            "free some disk space; earlier files are intact, and `toolkit train --resume` resumes a run that has a saved state"
         }
         Error::Io { action: "read", path, error }
             if error.kind() == ErrorKind::IsADirectory && RunFolder::new(path).holds_run() =>

@@ -8,11 +8,10 @@ use std::{
 use anyhow::Context;
 use cac::{
     run::{RunFolder, Started},
-    text::on_one_line,
     train::Event,
 };
 
-use crate::terminal::{Progress, say, say_classes, say_left_out, say_untested, stdout, stdout_is_closed};
+use crate::terminal::{Progress, say, say_left_out, say_untested, stdout, stdout_is_closed};
 
 /// Lines and a bar on stderr, and with `--json` the events on stdout.
 pub struct Display {
@@ -87,67 +86,32 @@ impl Display {
 
     /// Shows what the run trains and is tested on.
     fn started(&mut self, started: &Started) {
-        let Started {
-            images,
-            steps,
-            epochs,
-            score,
-            left_out,
-            skipped,
-            held_out,
-            untested,
-            repeated,
-            duplicates,
-            in_two_classes,
-            learned,
-            scarce,
-            held_out_seen,
-        } = started;
         self.clear();
-        (self.epochs, self.steps) = (*epochs, *steps);
-        say_left_out(left_out);
-        if *skipped > 0 {
-            say(format_args!("images that cannot be read and are left out: {skipped}"));
+        (self.epochs, self.steps) = (started.epochs, started.steps);
+        say_left_out(&started.left_out);
+        if started.skipped > 0 {
+            say(format_args!("images that cannot be read and are left out: {}", started.skipped));
         }
-        if let Some([0, calibrating]) = held_out.filter(|[_, calibrating]| *calibrating > 0) {
+        let held_out = started.held_out.unwrap_or_default();
+        if let [0, calibrating] = held_out
+            && calibrating > 0
+        {
             say(format_args!(
                 "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
                  epoch counts as best"
             ));
         }
-        say_untested(untested.iter().map(String::as_str));
-        if *repeated > 0 {
-            say(format_args!("test images that are also training images: {repeated}"));
-        }
-        if *duplicates > 0 {
-            say(format_args!(
-                "training images that are copies of others: {duplicates}; copies of held-out images are left out"
-            ));
-        }
-        if let [[first, second], ..] = &in_two_classes[..] {
-            say(format_args!(
-                "images in two classes: {}, such as `{}`, which is also `{}`",
-                in_two_classes.len(),
-                on_one_line(first),
-                on_one_line(second)
-            ));
-        }
-        for (set, count) in learned {
-            say(format_args!(
-                "images of the unknown set `{}` that are also training images: {count}",
-                on_one_line(set)
-            ));
-        }
-        let counted = scarce.iter().map(|(class, count)| format!("{} ({count})", on_one_line(class)));
-        say_classes("classes with few training images", counted);
-        if *held_out_seen {
+        say_untested(started.untested.iter().map(String::as_str));
+        started.remarks().iter().for_each(say);
+        if started.held_out_seen {
             say("the backbone was trained on images that are now held out, so the threshold \
                  carries no guarantee; to keep the guarantee, use the images, --seed and --held-out of its training");
         }
-        let score = score.map_or(String::new(), |score| format!(", tested with the score {score}"));
+        let score = started.score.map_or(String::new(), |score| format!(", tested with the score {score}"));
         say(format_args!(
-            "training on {images} images{}{score}, results in `{}`",
-            match held_out.map_or(0, |[choosing, calibrating]| choosing + calibrating) {
+            "training on {} images{}{score}, results in `{}`",
+            started.images,
+            match held_out.iter().sum() {
                 0 => String::new(),
                 count => format!(", {count} held out"),
             },

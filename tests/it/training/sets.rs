@@ -2,6 +2,47 @@
 
 use super::*;
 
+/// Writes images of different waves to the folder of a class.
+fn waves(class: &Path, first: u32, count: u32, brightness: f32) {
+    fs::create_dir_all(class).unwrap();
+    for number in first..first + count {
+        let [across, along] = [number % 8 + 1, number / 8 + 1].map(|k| k as f32 / 11.0);
+        let image = image::RgbImage::from_fn(32, 32, |x, y| {
+            let wave = (x as f32 * across).sin() + (y as f32 * along + x as f32 * along * across).cos();
+            image::Rgb([0.0, 20.0, 40.0].map(|more| (brightness + more + 40.0 * wave) as u8))
+        });
+        image.save(class.join(format!("{number}-{brightness}.png"))).unwrap();
+    }
+}
+
+#[test]
+fn images_that_look_like_training_images_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let train = |copies: &[f32]| {
+        for brightness in copies {
+            waves(&at.join("colours/train/a"), 0, 32, *brightness);
+            waves(&at.join("colours/train/b"), 32, 32, *brightness);
+        }
+        let output = toolkit(at, &[&SMALL[..], &["--epochs", "1", "--json"]].concat());
+        let start: Value = serde_json::from_str(stdout(&output).lines().next().unwrap()).unwrap();
+        (start, stderr(&output).to_owned())
+    };
+    // The test images are brighter copies of all known images, some of which are held out.
+    waves(&at.join("colours/test/a"), 0, 32, 110.0);
+    waves(&at.join("colours/test/b"), 32, 32, 110.0);
+    let (start, said) = train(&[100.0]);
+    assert_eq!((&start["alike_in_tests"], start.get("alike_held_out")), (&start["images"], None));
+    let images = &start["images"];
+    let expected =
+        format!("test images that look almost like a training image: {images}; if they are copies");
+    assert!(said.contains(&expected), "{said}");
+
+    let (start, said) = train(&[100.0, 120.0]);
+    assert!(start["alike_held_out"].as_u64().unwrap() > 0, "{start}");
+    assert!(said.contains("\nheld-out images that look almost like a training image: "), "{said}");
+}
+
 #[cfg(unix)]
 #[test]
 fn training_images_cannot_be_test_images() {
@@ -40,6 +81,8 @@ fn what_the_test_images_lack_is_said() {
     images(&at.join("colours/train"), "gold", [200, 200, 30], 2);
     images(at, "other", [99, 99, 99], 3);
     fs::copy(at.join("colours/train/red/5.png"), at.join("other/known.png")).unwrap();
+    fs::copy(at.join("colours/test/red/1.png"), at.join("other/tested.png")).unwrap();
+    fs::copy(at.join("colours/test/blue/0.png"), at.join("colours/test/blue/again.png")).unwrap();
     fs::create_dir(at.join("colours/val")).unwrap();
     images(&at.join("colours/val"), "red", [200, 30, 30], 1);
     fs::copy(at.join("colours/train/red/0.png"), at.join("colours/test/red/copy.png")).unwrap();
@@ -51,6 +94,7 @@ fn what_the_test_images_lack_is_said() {
     for part in [
         "not used: `colours/val`, because there is another folder of test images\n",
         "images of the unknown set `other` that are also training images: 1\n",
+        "images of the unknown set `other` that are also known test images: 1\n",
         "classes with few training images: gold (",
         "network WideResNet-10-1, images of 32 x 32 pixels, random weights\n",
         "only 29 images are held out: enough for the threshold, too few to choose an epoch or a score, so the last epoch",
@@ -86,12 +130,33 @@ fn what_the_test_images_lack_is_said() {
         "{}",
         stderr(&output)
     );
-    assert!(!stderr(&output).contains("been trained on"), "{}", stderr(&output));
+    for said in [
+        "known test images that are copies of others: 1\n",
+        "known test images that the model was trained or calibrated on: 1\n",
+    ] {
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    }
     let output = toolkit(at, &["eval", "model.onnx", "--known", "colours/train"]);
-    let said = "the model may have been trained on some of these known images\n";
+    let said = "known test images that the model was trained or calibrated on: 98\n";
     assert!(stderr(&output).contains(said), "{}", stderr(&output));
-    let output = toolkit(at, &["report", "model.onnx", "--known", "colours"]);
-    assert!(stdout(&output).contains("caution: There are no test images of"), "{}", stdout(&output));
+    let output = toolkit(at, &["eval", "model.onnx", "--known", "fresh", "--unknown", "a=colours/test/red"]);
+    assert!(!stderr(&output).contains("known test images that"), "{}", stderr(&output));
+
+    // What is odd about the images is in the report, too.
+    let output =
+        toolkit(at, &["report", "model.onnx", "runs/1", "--known", "colours", "--unknown", "other=other"]);
+    for caution in [
+        "There are no test images of gold and green.",
+        "Known test images that are copies of others: 1.",
+        "Known test images that the model was trained or calibrated on: 1.",
+        "Images of the unknown set `other` that are also known test images: 1.",
+        "Images of the unknown set `other` that are also training images: 1.",
+        "Test images that are also training images: 1.",
+        "Classes with few training images: gold (",
+        "The test images are not those of `model.onnx`.",
+    ] {
+        assert!(stdout(&output).contains(&format!("\ncaution: {caution}")), "{caution}: {}", stdout(&output));
+    }
 }
 
 #[test]
@@ -221,4 +286,26 @@ fn test_images_are_held_out_of_class_folders() {
     assert!(count == 17 && text.contains("`colours` has changed since the training"), "{text}");
     let changed = toolkit(at, &["train", "--resume", "run"]);
     assert!(stderr(&changed).contains("cannot resume `run`"));
+
+    // The images that were held out cannot be held out again.
+    let whole = toolkit(at, &["eval", "m.onnx", "--known", "colours"]);
+    let said = "the model may have been trained on some of these images, which `--held-out-test 0.2` would not leave out: \
+                `colours` has changed since the training\n";
+    assert!(stderr(&whole).contains(said), "{}", stderr(&whole));
+    let divided = toolkit(at, &["eval", "m.onnx", "--known", "colours", "--held-out-test", "0.2"]);
+    let said = "`colours` has changed since the training; the model may have been trained on some of its test images\n";
+    assert!(stderr(&divided).contains(said), "{}", stderr(&divided));
+    // A new model is not concerned, the old one is, in either order.
+    let new = ["--epochs", "1", "--held-out-test", "0.2", "--run", "new"];
+    stdout(&toolkit(at, &[&SMALL[..], &new].concat()));
+    stdout(&toolkit(at, &["export", "--run", "new", "new.onnx"]));
+    let both = toolkit(at, &["eval", "new.onnx", "m.onnx"]);
+    let text = stderr(&both);
+    let said: Vec<&str> = text.lines().filter(|line| line.contains("have been trained on")).collect();
+    assert_eq!(
+        said,
+        [
+            "`colours` has changed since the training; `m.onnx` may have been trained on some of its test images"
+        ]
+    );
 }

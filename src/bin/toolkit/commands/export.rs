@@ -12,7 +12,7 @@ use cac::{
     data::{Dataset, KnownData, Readable, Role, Split, exists},
     eval::Agreement,
     export::{self, InputForm, triton},
-    files::{check_writable_folder, sha256},
+    files::check_writable_folder,
     image::{Input, unit},
     model::{ModelPrecision, ResizeCheck},
     run::{Checkpoint, CheckpointKind, RUNS, RunFolder},
@@ -45,7 +45,15 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     if !file.exists() && run.is_of_version_0_1() {
         bail!("`{}` is a run of version 0.1; only that version can export it", run.path().display());
     }
-    let checkpoint = Checkpoint::read(&file)?;
+    let mut checkpoint = Checkpoint::read(&file)?;
+    // The last epoch may be the best one. Only the checkpoint of the best has features.
+    if args.last
+        && let Ok(best) = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))
+        && checkpoint.features.is_none()
+        && checkpoint.check == best.check
+    {
+        checkpoint = best;
+    }
     // The features of the best epoch are written at the end.
     if which == CheckpointKind::Best
         && checkpoint.features.is_none()
@@ -192,7 +200,7 @@ pub fn write(
             ", without features to choose another by".to_owned()
         }
         None if args.score.is_none() => match &checkpoint.features {
-            None => ", that of the training: the run has no features to choose another by".to_owned(),
+            None => ", that of the training: there are no features to choose another by".to_owned(),
             Some(features) => {
                 let from = if score.reads_features() {
                     "for a last layer trained without outliers"
@@ -208,14 +216,14 @@ pub fn write(
         },
         None => String::new(),
     };
-    let sha256 = sha256(&std::fs::read(model).with_context(|| format!("cannot read `{}`", model.display()))?);
     writeln!(
         stdout(),
-        "{}: {:.1} MB from `{}`\nSHA-256 {sha256}\nscore {score}{why}\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
+        "{}: {:.1} MB from `{}`\nSHA-256 {}\nscore {score}{why}\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
          original's; scores, classes and verdicts follow from them",
         model.display(),
         exported.bytes as f64 / 1e6,
         from.display(),
+        exported.sha256,
         threshold.value,
         exported.difference,
     )?;

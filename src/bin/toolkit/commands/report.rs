@@ -15,7 +15,7 @@ use cac::{
     method::{KEEP, RejectionScore},
     page::{Page, Projection, Provenance, RunLog, Subject, THUMBNAIL, Thumbnail},
     report::Report,
-    run::{Checkpoint, CheckpointKind, Event, RunFolder},
+    run::{Checkpoint, CheckpointKind, Event, RunFolder, Started},
     text::{on_one_line, path_text},
 };
 use serde_json::json;
@@ -94,6 +94,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
     if options.scorer.threshold.is_some() {
         check_one_score(&subjects)?;
     }
+    Subject::compare_images(&mut subjects);
     let results: Vec<Outcome> = subjects.iter().map(Outcome::of).collect();
     write(subjects, logs, images.as_ref(), Some(&args.output), options)?;
     if options.scorer.json {
@@ -191,6 +192,11 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
         bail!("`{}` is not a run folder: it has neither a log nor a checkpoint", path.display());
     }
     let (events, others) = if has_log { Event::read_log(&run.log())? } else { (Vec::new(), 0) };
+    let started = events.iter().rev().find_map(|event| match event {
+        Event::Start(started) => Some(started),
+        _ => None,
+    });
+    let remarks = started.map(Started::remarks).unwrap_or_default();
     let log = RunLog { name: name.to_owned(), events, others };
     let Some(file) = file else { return Ok((log, Vec::new())) };
     let checkpoint = Checkpoint::read(&file)?;
@@ -217,16 +223,13 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     };
     let mut subjects = Vec::new();
     for &score in &scores {
-        let export = |threshold| ExportOptions { score, threshold, ..ExportOptions::default() };
+        let options = ExportOptions { score, threshold: rule, ..ExportOptions::default() };
         // Without enough held-out images there is no threshold, unless one was asked for.
         let is_asked_for = args.scorer.keep.is_some() || args.scorer.threshold.is_some();
-        let (manifest, score) = match export::decide(&checkpoint, &export(rule)) {
+        let (manifest, score) = match export::decide(&checkpoint, &options) {
             Ok(decided) => decided,
             Err(Error::TooFewHeldOut { .. }) if !is_asked_for => {
-                let (mut manifest, score) = export::decide(&checkpoint, &export(ThresholdRule::Value(0.0)))?;
-                manifest.decision.threshold = None;
-                manifest.history.robustness = None;
-                (manifest, score)
+                export::without_threshold(&checkpoint, &options)?
             }
             Err(error) if args.score.contains(&ScoreArg::All) => {
                 say(format_args!("{name}: left out: {error}"));
@@ -252,6 +255,7 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
                 .then(|| Projection::new(&evaluation, &checkpoint.anchors))
                 .flatten(),
             origin: Some(Provenance { manifest, sha256: None, provider: None }),
+            remarks: remarks.clone(),
             ..Subject::of_evaluation(name, &evaluation, 0, &report)
         });
     }
@@ -260,9 +264,7 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
 
 /// The score that an export chooses.
 fn chosen_score(checkpoint: &Checkpoint) -> anyhow::Result<RejectionScore> {
-    // The choice does not depend on the threshold, for which there may be too few held-out images.
-    let options = ExportOptions { threshold: ThresholdRule::Value(0.0), ..ExportOptions::default() };
-    Ok(export::decide(checkpoint, &options)?.1.score())
+    Ok(export::without_threshold(checkpoint, &ExportOptions::default())?.1.score())
 }
 
 /// Writes the page and the plots of some results. Thumbnails are of the images that the models were measured

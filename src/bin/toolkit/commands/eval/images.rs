@@ -8,6 +8,7 @@ use cac::{
     data::{Dataset, KnownData, PublishedSet, Role, Split, TestImages, exists},
     model::{Manifest, Training},
     run::EXAMPLES,
+    text::on_one_line,
 };
 
 use crate::{
@@ -56,8 +57,12 @@ impl<'a> Source<'a> {
         Ok(Self { data, training, is_tutorial })
     }
 
-    /// The known and unknown test images.
-    pub fn test_images(&self, args: &EvaluationArgs, manifest: &Manifest) -> anyhow::Result<TestImages> {
+    /// The known and unknown test images, and what is odd about them, in words.
+    pub fn test_images(
+        &self,
+        args: &EvaluationArgs,
+        manifest: &Manifest,
+    ) -> anyhow::Result<(TestImages, Vec<String>)> {
         let &Self { data: ref known, training, is_tutorial } = self;
         let unknown = match &args.unknown[..] {
             [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
@@ -68,33 +73,69 @@ impl<'a> Source<'a> {
         let folder = dataset(&known.path, &data, &[Role::Known(Split::Test)])?;
         say_unused_splits(&folder);
         let unknown = unknown_datasets(&unknown, &data)?;
-        let trained_without = trained_without(&known.path, manifest);
-        if let Some(share) = trained_without.filter(|&share| known.held_out_test != Some(share)) {
-            say(format_args!(
-                "the model may have been trained on some of these images; `--held-out-test {share}` leaves them out"
-            ));
-        }
         let TestImages { known, unknown } = known.at(&folder).test(&unknown, &manifest.decision.input)?;
-        let tested: Option<String> = training.and_then(|training| training.get("test_names"));
-        let is_as_trained = args.held_out_test.is_none() && args.protocol.is_none();
-        if is_as_trained && tested.is_some_and(|tested| tested != known.names_checksum()) {
-            say(format_args!(
-                "`{}` has changed since the training; the model may have been trained on some of its test images",
-                folder.display()
-            ));
-        }
-        if args.known.is_some()
-            && trained_on(manifest).is_some_and(|trained| trained.shares_images_with(&known))
-        {
-            say("the model may have been trained on some of these known images");
-        }
         let known = known.align(&manifest.decision.classes)?;
         say_untested(known.classes_without_images());
         let images = TestImages { known, unknown };
         images.sets().for_each(|set| say_left_out(set.left_out()));
+        let remarks = remarks(&images)?;
+        remarks.iter().for_each(say);
         Ok(match args.degraded {
-            Some(degradation) => images.degraded(degradation),
-            None => images,
+            Some(degradation) => (images.degraded(degradation), remarks),
+            None => (images, remarks),
+        })
+    }
+
+    /// What a model may have learned of the known test images, in words; `None` if nothing is known of that.
+    pub fn learned(
+        &self,
+        args: &EvaluationArgs,
+        model: &str,
+        manifest: &Manifest,
+        known: &Dataset,
+    ) -> anyhow::Result<Option<String>> {
+        let record = manifest.history.training.as_ref();
+        let Some((record, trained)) = record.and_then(|record| Some((record, record.known_data()?))) else {
+            return Ok(None);
+        };
+        let path = self.data.path.display();
+        let is_same_data = trained.path.file_name() == self.data.path.file_name();
+        if let Some(share) =
+            trained.held_out_test.filter(|_| is_same_data && trained.protocol == self.data.protocol)
+        {
+            let tested: Option<String> = record.get("test_names");
+            // Earlier versions did not record the names.
+            let is_apart =
+                |names: &dyn Fn() -> String| tested.as_ref().is_none_or(|tested| *tested == names());
+            if self.data.held_out_test == Some(share) {
+                let is_apart = is_apart(&|| known.names_checksum());
+                return Ok((!is_apart).then(|| {
+                    format!(
+                        "`{path}` has changed since the training; {model} may have been trained on some of its test images"
+                    )
+                }));
+            }
+            let folder = dataset(&self.data.path, &args.data.folder(), &[Role::Known(Split::Test)])?;
+            let now = Dataset::divided(&folder, share, &manifest.decision.input);
+            let leaves_out = now.is_ok_and(|(_, test)| is_apart(&|| test.names_checksum()));
+            let advice = if leaves_out {
+                format!("; `--held-out-test {share}` leaves them out")
+            } else {
+                format!(
+                    ", which `--held-out-test {share}` would not leave out: `{path}` has changed since the training"
+                )
+            };
+            return Ok(Some(format!("{model} may have been trained on some of these images{advice}")));
+        }
+        // The splits of one data set have no image in common.
+        if is_same_data && args.known.is_none() {
+            return Ok(None);
+        }
+        // The data may be gone.
+        let Ok(trained) = trained.training(&manifest.decision.input) else { return Ok(None) };
+        Ok(match known.images_also_in(&trained)? {
+            0 => None,
+            count => Some(format!("known test images that {model} was trained or calibrated on: {count}")),
         })
     }
 
@@ -135,18 +176,22 @@ fn is_found(known: &Path) -> bool {
     exists(known) || PublishedSet::meant_by(known).is_some()
 }
 
-/// The images that a model was trained on, if they are still where its training found them. The images of
-/// data without a test split are those of [`trained_without`], in the same folders.
-fn trained_on(manifest: &Manifest) -> Option<Dataset> {
-    let recorded = manifest.history.training.as_ref()?.known_data()?;
-    if recorded.held_out_test.is_some() {
-        return None;
+/// What is odd about test images, each in words without a full stop.
+fn remarks(images: &TestImages) -> cac::Result<Vec<String>> {
+    let TestImages { known, unknown } = images;
+    let mut remarks = Vec::new();
+    let repeated = known.repeated_images()?;
+    if repeated > 0 {
+        remarks.push(format!("known test images that are copies of others: {repeated}"));
     }
-    recorded.training(&manifest.decision.input).ok()
-}
-
-/// The share of test images that the training held out of a data set with this name.
-fn trained_without(known: &Path, manifest: &Manifest) -> Option<f64> {
-    let recorded = manifest.history.training.as_ref()?.known_data()?;
-    recorded.held_out_test.filter(|_| recorded.path.file_name() == known.file_name())
+    for set in unknown {
+        let shared = set.images.images_also_in(known)?;
+        if shared > 0 {
+            let name = on_one_line(&set.name);
+            remarks.push(format!(
+                "images of the unknown set `{name}` that are also known test images: {shared}"
+            ));
+        }
+    }
+    Ok(remarks)
 }

@@ -30,6 +30,8 @@ pub struct Measured<'a> {
     pub operators: BTreeMap<String, usize>,
     /// How the images are degraded.
     pub degraded: Option<Degradation>,
+    /// What is odd about the images, each in words.
+    pub remarks: Vec<String>,
     /// Name and result of the first contender.
     pub against: Option<(&'a str, &'a Evaluation)>,
 }
@@ -57,6 +59,7 @@ impl Measured<'_> {
                 provider: Some(scorer.provider()),
             }),
             degradation: self.degraded,
+            remarks: self.remarks.clone(),
             agreement: self.agreement(score).map(|(first, agreement)| (first.to_owned(), agreement)),
             ..Subject::of_evaluation(&name, self.evaluation, score, report)
         };

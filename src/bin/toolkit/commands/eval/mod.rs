@@ -78,7 +78,7 @@ pub fn measure(
         }
     }
     let source = Source::of(args, manifest, first.model.is_none())?;
-    let images = source.test_images(args, manifest)?;
+    let (images, remarks) = source.test_images(args, manifest)?;
     check_sets(&images, page, args, required)?;
     let options = args.report.options(None);
 
@@ -88,6 +88,11 @@ pub fn measure(
     let mut of_first: Option<Evaluation> = None;
     for contender in &contenders {
         check_provider(contender);
+        let model = contender.model.filter(|_| models.len() > 1);
+        let model = model.map_or("the model".to_owned(), |model| format!("`{}`", model.display()));
+        let learned = source.learned(args, &model, contender.scorer.manifest(), &images.known)?;
+        // Once for all providers.
+        learned.iter().filter(|_| is_first_of_model(contender, &contenders)).for_each(say);
         let keeps = args.keep_features.as_ref().filter(|_| of_first.is_none());
         let training = training.as_ref().filter(|_| needs_fit(contender) || keeps.is_some());
         let features = training.map(|images| contender.features(images, args.skip_broken)).transpose()?;
@@ -112,11 +117,18 @@ pub fn measure(
             seconds,
             operators,
             degraded: args.degraded,
+            remarks: remarks.iter().cloned().chain(learned).collect(),
             against: of_first.as_ref().map(|of_first| (first.name.as_str(), of_first)),
         })?;
         of_first.get_or_insert(evaluation);
     }
     Ok(images)
+}
+
+/// Whether a contender is the first with its model.
+fn is_first_of_model(contender: &Contender, contenders: &[Contender]) -> bool {
+    let first = contenders.iter().find(|other| other.model == contender.model);
+    first.is_some_and(|first| std::ptr::eq(first, contender))
 }
 
 /// Writes the features of the training images and those that an evaluation kept.

@@ -1,0 +1,147 @@
+//! Difference hashes, by which changed copies of an image are found.
+
+use rayon::prelude::*;
+
+use super::{Filter, Region, RgbImage, of_planes, region};
+
+/// The rows of a hash, and the neighbours that are compared in each.
+const SIDE: usize = 16;
+/// The most bits in which the hashes of two images differ that look alike.
+const ALIKE: u32 = 20;
+/// Neighbours differ if one is brighter by more than this, in thousandths of a level of 0 to 255: less is noise.
+const NOISE: u32 = 3000;
+/// The pixels of a reduced one on each side from which on their plain mean is as good as a filter, and faster.
+const LARGE: usize = 4;
+/// Hashes with fewer bits of one kind are of images without structure, which would all look alike.
+const LEAST: u32 = 16;
+
+/// In which of the pairs of neighbours in an image of 16 rows the right one is brighter (dHash; Krawetz, 2013).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DifferenceHash([u64; SIDE * SIDE / 64]);
+
+impl DifferenceHash {
+    /// The hash of an image; `None` if it has too little structure.
+    pub fn of(image: &RgbImage) -> Option<Self> {
+        let luminances = reduced(image);
+        let mut bits = [0; SIDE * SIDE / 64];
+        for (y, row) in luminances.chunks_exact(SIDE + 1).enumerate() {
+            for (x, pair) in row.windows(2).enumerate() {
+                let place = y * SIDE + x;
+                bits[place / 64] |= u64::from(pair[1] > pair[0] + NOISE) << (place % 64);
+            }
+        }
+        let hash = Self(bits);
+        (LEAST..=(SIDE * SIDE) as u32 - LEAST).contains(&hash.ones()).then_some(hash)
+    }
+
+    /// The number of bits that are set.
+    fn ones(&self) -> u32 {
+        self.0.iter().map(|bits| bits.count_ones()).sum()
+    }
+
+    /// Whether two images look alike.
+    fn is_alike(&self, other: &Self) -> bool {
+        let mut left = ALIKE;
+        // Most hashes differ by more in the first bits already.
+        self.0.iter().zip(&other.0).all(|(a, b)| match left.checked_sub((a ^ b).count_ones()) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// How many images look like one of the others.
+    pub fn alike(images: &[Option<Self>], others: &[Option<Self>]) -> usize {
+        let mut others: Vec<(u32, Self)> = others.iter().flatten().map(|hash| (hash.ones(), *hash)).collect();
+        others.sort_unstable_by_key(|(ones, _)| *ones);
+        let is_alike = |image: &&Self| {
+            // Each bit that differs changes the number of set bits by one.
+            let ones = image.ones();
+            let start = others.partition_point(|(other, _)| other + ALIKE < ones);
+            let near = others[start..].iter().take_while(|(other, _)| *other <= ones + ALIKE);
+            near.map(|(_, other)| other).any(|other| image.is_alike(other))
+        };
+        images.par_iter().flatten().filter(is_alike).count()
+    }
+}
+
+/// The luminance of an image of 16 rows and 17 columns, in thousandths of a level of 0 to 255 (ITU-R BT.601).
+fn reduced(image: &RgbImage) -> Vec<u32> {
+    let luminance = |[red, green, blue]: &[u8; 3]| {
+        299 * u32::from(*red) + 587 * u32::from(*green) + 114 * u32::from(*blue)
+    };
+    let (height, width) = (image.height() as usize, image.width() as usize);
+    if height < LARGE * SIDE || width < LARGE * (SIDE + 1) {
+        let planes = region(image, Region::whole(image), (SIDE, SIDE + 1), Filter::Bilinear);
+        return of_planes(&planes, SIDE, SIDE + 1).as_raw().as_chunks().0.iter().map(luminance).collect();
+    }
+    let rows = image.as_raw().chunks_exact(3 * width);
+    let mut reduced = Vec::with_capacity(SIDE * (SIDE + 1));
+    for y in 0..SIDE {
+        let part = y * height / SIDE..(y + 1) * height / SIDE;
+        let mut columns = vec![0_u32; width];
+        for row in rows.clone().skip(part.start).take(part.len()) {
+            for (sum, pixel) in columns.iter_mut().zip(row.as_chunks().0) {
+                *sum += luminance(pixel);
+            }
+        }
+        for x in 0..=SIDE {
+            let columns = &columns[x * width / (SIDE + 1)..(x + 1) * width / (SIDE + 1)];
+            let sum: u64 = columns.iter().map(|&sum| u64::from(sum)).sum();
+            reduced.push((sum / (columns.len() * part.len()) as u64) as u32);
+        }
+    }
+    reduced
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, imageops};
+
+    use super::*;
+
+    /// An image of soft blobs.
+    fn image(seed: u32) -> RgbImage {
+        RgbImage::from_fn(120, 90, |x, y| {
+            let wave = |k: u32| ((x * (seed + k) + y * (3 * k + seed)) as f32 / 60.0).sin();
+            Rgb([0, 1, 2].map(|k| (127.0 + 100.0 * wave(k)) as u8))
+        })
+    }
+
+    #[test]
+    fn changed_copies_look_alike_and_other_images_do_not() {
+        let hash = |image: &RgbImage| DifferenceHash::of(image);
+        let whole = image(1);
+        let halved = imageops::resize(&whole, 60, 45, imageops::FilterType::Triangle);
+        let mut brightened = whole.clone();
+        brightened.iter_mut().for_each(|value| *value = value.saturating_add(10));
+        let others: Vec<_> = (2..9).map(|seed| hash(&image(seed))).collect();
+        for copy in [&whole, &halved, &brightened] {
+            assert_eq!(DifferenceHash::alike(&[hash(copy)], &[others[0], hash(&whole)]), 1);
+            assert_eq!(DifferenceHash::alike(&[hash(copy)], &others), 0);
+        }
+        // Small images are reduced by a filter, large ones by plain means.
+        let large = imageops::resize(&whole, 600, 450, imageops::FilterType::Triangle);
+        assert_eq!(DifferenceHash::alike(&[hash(&large)], &[others[0], hash(&whole)]), 1);
+        let mirrored = imageops::flip_horizontal(&whole);
+        assert_eq!(DifferenceHash::alike(&[hash(&mirrored)], &[hash(&whole)]), 0);
+    }
+
+    #[test]
+    fn images_without_structure_look_like_no_other() {
+        let plain = DifferenceHash::of(&RgbImage::from_pixel(40, 30, Rgb([9, 8, 7])));
+        assert_eq!(plain, None);
+        assert_eq!(DifferenceHash::alike(&[plain, plain], &[plain]), 0);
+    }
+
+    #[test]
+    fn at_most_twenty_bits_may_differ() {
+        let of = |bits: [u64; 4]| DifferenceHash(bits);
+        let one = of([0, u64::MAX, 0, 7]);
+        assert!(one.is_alike(&of([0xffff, u64::MAX, 0xf, 7])));
+        assert!(!one.is_alike(&of([0xffff, u64::MAX, 0xf, 6])));
+        assert!(!one.is_alike(&of([0x1f_ffff, u64::MAX, 0, 7])));
+    }
+}
