@@ -392,7 +392,7 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Difference {
-    /// By at most this; relative for values above 1.
+    /// By at most this; relative for values above 1, except for bytes.
     Value(f64),
     /// For so many images.
     Images(usize),
@@ -401,6 +401,7 @@ pub enum Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Value(bytes) if bytes.fract() == 0.0 => write!(f, "by {bytes} for some"),
             Self::Value(difference) => write!(f, "by {difference:.1e} for some"),
             Self::Images(count) => write!(f, "for {count}"),
         }

@@ -52,8 +52,10 @@ pub fn not_counted(skipped: usize) -> Option<String> {
 /// A name whose letters have one form, Unicode's NFC: other systems write their marks apart.
 pub(crate) fn composed(name: &str) -> String {
     #[cfg(feature = "files")]
-    let name: String = unicode_normalization::UnicodeNormalization::nfc(name).collect();
-    name.to_owned()
+    let composed = unicode_normalization::UnicodeNormalization::nfc(name).collect();
+    #[cfg(not(feature = "files"))]
+    let composed = name.to_owned();
+    composed
 }
 
 /// The first few names, and how many more there are.

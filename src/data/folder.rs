@@ -155,6 +155,8 @@ pub(super) fn class_folders(root: &Path) -> Result<Vec<(String, PathBuf)>> {
         };
         classes.push((composed(name), class.clone()));
     }
+    // In their one form, so that the order is the same on every system.
+    classes.sort_unstable();
     if classes.len() < 2 {
         let names: Vec<String> = entries
             .iter()
@@ -292,22 +294,22 @@ pub mod tests {
         }
     }
 
-    /// A Mac writes marks apart from their letters.
-    #[cfg(all(unix, feature = "files"))]
+    /// A Mac writes marks apart from their letters, and takes both forms for one name.
+    #[cfg(all(target_os = "linux", feature = "files"))]
     #[test]
     fn names_of_classes_have_one_form() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         let (whole, apart) = ("H\u{fc}te", "Hu\u{308}te");
-        touch(root, &["train/Schuhe/1.png", "test/Schuhe/1.png"]);
+        touch(root, &["train/Schuhe/1.png", "test/Schuhe/1.png", "train/Hz/1.png", "test/Hz/1.png"]);
         touch(root, &[&*format!("train/{whole}/1.png"), &*format!("test/{apart}/1.png")]);
         for split in [Split::Train, Split::Test] {
-            assert_eq!(read(root, split).0, [whole, "Schuhe"]);
+            assert_eq!(read(root, split).0, ["Hz", whole, "Schuhe"]);
         }
         touch(root, &[&*format!("train/{apart}/2.png")]);
         let input = crate::image::Input::default();
         let error = crate::data::Dataset::known(root, Split::Train, &input).unwrap_err().to_string();
-        assert!(error.contains("its classes 0 and 1 are both called `H\u{fc}te`"), "{error}");
+        assert!(error.contains("its classes 1 and 2 are both called `H\u{fc}te`"), "{error}");
     }
 
     #[test]

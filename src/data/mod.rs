@@ -41,7 +41,7 @@ pub use crate::files::download::FetchEvent;
 use crate::{
     error::{Error, Result},
     image::Input,
-    text::{composed, few, on_one_line, path_text},
+    text::{few, on_one_line, path_text},
 };
 use arrays::Arrays;
 pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
@@ -341,10 +341,9 @@ impl Dataset {
     /// # Errors
     /// [`Error::Classes`] if the model lacks a class of the data set.
     pub fn align(mut self, classes: &[String]) -> Result<Self> {
-        let class_indices: HashMap<String, i64> =
-            classes.iter().map(|class| composed(class)).zip(0..).collect();
+        let class_indices: HashMap<&String, i64> = classes.iter().zip(0..).collect();
         let class_index = |class: &String| {
-            class_indices.get(&composed(class)).copied().ok_or_else(|| Error::Classes {
+            class_indices.get(class).copied().ok_or_else(|| Error::Classes {
                 path: self.origin.clone(),
                 reason: format!(
                     "`{}` is not one of the known classes: {}",

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{Dataset, Degradation, Source};
 #[cfg(feature = "train")]
-use crate::image::DifferenceHash;
+use crate::image::{DifferenceHash, RgbImage};
 use crate::{
     error::{Error, Result},
     image::{self, Input, Region},
@@ -73,26 +73,32 @@ impl Dataset {
         Ok(self.altered(Cow::Borrowed(pixels)))
     }
 
-    /// Checks that one image can be decoded, and returns its [encoded](Self::encoded) bytes and its difference
-    /// hash. Its pixels are kept if there is room.
+    /// Checks that one image can be decoded, and returns its [encoded](Self::encoded) bytes and, if `is_hashed`, its
+    /// difference hash. Its pixels are kept if there is room.
     ///
     /// # Errors
     /// Those of [`pixels`](Self::pixels).
     #[cfg(feature = "train")]
-    pub(crate) fn checked(&self, index: usize) -> Result<(Cow<'_, [u8]>, Option<DifferenceHash>)> {
+    pub(crate) fn checked(
+        &self,
+        index: usize,
+        is_hashed: bool,
+    ) -> Result<(Cow<'_, [u8]>, Option<DifferenceHash>)> {
+        let hash = |image: &RgbImage| is_hashed.then(|| DifferenceHash::of(image)).flatten();
         let (encoded, position) = (self.encoded(index)?, self.positions[index]);
         let image = match &*self.source {
             Source::Files(files) => image::of_file(&files[position], &encoded)?,
             #[cfg(feature = "parquet")]
             Source::Rows(rows) => rows.image(position)?,
             // They need no decoder.
-            Source::Arrays(arrays) => return Ok((encoded, DifferenceHash::of(&arrays.image(position)))),
+            Source::Arrays(_) if !is_hashed => return Ok((encoded, None)),
+            Source::Arrays(arrays) => return Ok((encoded, hash(&arrays.image(position)))),
             Source::Noise(_) => return Ok((encoded, None)),
         };
         if let Some(kept) = self.kept.get(index) {
             kept.get_or_init(|| image::pixels(&image, &self.input).into_boxed_slice());
         }
-        Ok((encoded, DifferenceHash::of(&image)))
+        Ok((encoded, hash(&image)))
     }
 
     /// Whether images are made here instead of being read as they are.

@@ -93,7 +93,7 @@ pub(crate) fn in_chunks(images: &[usize]) -> impl Iterator<Item = &[usize]> {
 
 #[cfg(any(feature = "export", feature = "train"))]
 impl Dataset {
-    /// Stand-ins of a kind, `[N, 3, H, W]`, for N images, such as one of [`in_chunks`](in_chunks).
+    /// Stand-ins of a kind, `[N, 3, H, W]`, for N images, such as one of [`in_chunks`].
     ///
     /// # Errors
     /// Those of [`batch`](Self::batch).

@@ -221,7 +221,14 @@ fn read_csv(
     let image = find("image").ok().flatten();
     let mut record = csv::ByteRecord::new();
     left.set(MAX_LINE);
-    while reader.read_byte_record(&mut record).map_err(|error| broken(path, error))? {
+    let failed = |error: csv::Error| match error.kind() {
+        csv::ErrorKind::UnequalLengths { pos: Some(position), expected_len, len } => {
+            let line = position.line() + ahead;
+            broken(path, format!("line {line}: it has {len} values, expected {expected_len}"))
+        }
+        _ => broken(path, error),
+    };
+    while reader.read_byte_record(&mut record).map_err(failed)? {
         left.set(MAX_LINE);
         let is_whole = !spans_lines(&record);
         record.trim();
@@ -590,7 +597,8 @@ mod tests {
             (b"label,score\nnan,2\n", "line 2: `nan` is not an integer"),
             (b"label,score,prediction\n1,2,0.5\n", "line 2: `0.5` is not an integer"),
             (b"label,score,set\n1,2,K\xf6ln\n", "line 2: `K\u{fffd}ln` is not UTF-8"),
-            (b"label,score\n1\n", "line: 2"),
+            (b"label,score\n1\n", "line 2: it has 1 values, expected 2"),
+            (b"label,score\r\n1,2\r\n1,2,3\r\n", "line 3: it has 3 values, expected 2"),
             (b"\x1f\x8b\x08\0\0", "it is compressed with gzip"),
             (b"\x93NUMPY\x01\0", "it is a NumPy array (.npy), expected CSV or NPZ"),
             (b"\xff\xfel\0a\0b\0e\0l\0", "it is text in UTF-16, not UTF-8"),

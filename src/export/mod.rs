@@ -605,12 +605,10 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     same("verdicts", &found.unknown, &verdicts)?;
     if let Some(found_at) = &found.unknown_at {
         let points = head.threshold.operating_points.iter().map(|point| point.threshold);
-        let expected: Vec<bool> = found
-            .score
-            .iter()
-            .flat_map(|&score| points.clone().map(move |value| method::is_unknown(score, value)))
-            .collect();
-        same("verdicts at operating points", found_at, &expected)?;
+        let at_points = |&score: &f32| points.clone().map(|value| method::is_unknown(score, value)).collect();
+        let expected: Vec<Vec<bool>> = found.score.iter().map(at_points).collect();
+        let found_at: Vec<Vec<bool>> = found_at.rows().into_iter().map(|row| row.to_vec()).collect();
+        same("verdicts at operating points", &found_at, &expected)?;
     }
     // Without held-out scores there is no such output.
     let compared = found.score.iter().filter(|_| !held_out_scores.is_empty());

@@ -394,7 +394,7 @@ fn transfer(
         && header(&response, "content-range").starts_with(&format!("bytes {start}-"))
         // A server may leave out what `If-Range` has stated.
         && (expected.is_checked() || ["", version].contains(&&*PartOrigin::of(url, &response).version));
-    // Another range was sent than the one that was asked for, or there is no such range.
+    // There is no such range, another one was sent, or one of another version.
     if start > 0 && !goes_on && matches!(response.status().as_u16(), 206 | 416) {
         response = ask(0)?;
     }

@@ -10,7 +10,8 @@ const SIDE: usize = 16;
 const ALIKE: u32 = 20;
 /// Neighbours differ if one is brighter by more than this, in thousandths of a level of 0 to 255: less is noise.
 const NOISE: u32 = 3000;
-/// The pixels of a reduced one on each side from which on their plain mean is as good as a filter, and faster.
+/// If a reduced pixel covers at least this many pixels on each side, their plain mean is as good as a filter, and
+/// faster.
 const LARGE: usize = 4;
 /// Hashes with fewer bits of one kind are of images without structure, which would all look alike.
 const LEAST: u32 = 16;

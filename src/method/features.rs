@@ -312,7 +312,7 @@ mod tests {
         // NaN does not become known.
         assert!(of(1, &arr2(&[[f32::NAN, 1.0]]))[0].is_nan());
         // In any memory order, and of a single feature.
-        assert_eq!(of(1, &features.t().to_owned().reversed_axes()), of(1, &features));
+        assert_eq!(of(1, &features.t().as_standard_layout().into_owned().reversed_axes()), of(1, &features));
         let single = Constants::Neighbours { neighbours: 1, bank: arr2(&[[1.0], [1.0]]) };
         let features = arr2(&[[2.0], [-3.0], [0.5]]);
         assert_eq!(single.rejection(features.view(), Array2::zeros((3, 2)).view()), array![0.0, 2.0, 0.0]);

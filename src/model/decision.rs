@@ -10,6 +10,7 @@ use crate::{
     data::fault_of_class,
     image::{Input, SIZES},
     method::{LogitScore, RejectionScore},
+    text::composed,
 };
 
 /// Everything that scoring needs besides the graph.
@@ -138,7 +139,7 @@ impl Decision {
         if version > FORMAT_VERSION {
             return Err(Fault::Newer(version));
         }
-        let classes: Vec<String> = needed(fields, "classes")?;
+        let mut classes: Vec<String> = needed(fields, "classes")?;
         if classes.len() < 2 {
             return Err(Fault::Broken(format!(
                 "`{PREFIX}classes` has {} names, expected at least 2",
@@ -148,6 +149,11 @@ impl Decision {
         let mut names = HashSet::new();
         if let Some(twice) = classes.iter().find(|name| !names.insert(*name)) {
             return Err(Fault::Broken(format!("`{PREFIX}classes` has `{twice}` twice")));
+        }
+        // In the form of the names of folders, unless an earlier version took two forms for two classes.
+        let composed: Vec<String> = classes.iter().map(|name| composed(name)).collect();
+        if composed.iter().collect::<HashSet<_>>().len() == classes.len() {
+            classes = composed;
         }
         // Version 1 had no such rule.
         if let Some(reason) = classes.iter().find_map(|name| fault_of_class(name)).filter(|_| version > 1) {

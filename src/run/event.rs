@@ -98,7 +98,7 @@ pub enum Event {
     },
 }
 
-/// What a run trains and is tested on.
+/// What a run trains on and is tested on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     /// Images per epoch.

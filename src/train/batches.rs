@@ -138,7 +138,7 @@ impl<'a> Batches<'a> {
         }))
     }
 
-    /// What the run trains and is tested on, without what the backbone has seen.
+    /// What the run trains on and is tested on, without what the backbone has seen.
     pub(super) fn started(&self) -> Started {
         let Contents { skipped, repeated, learned, also_known, copies, hashes, test_hashes, .. } =
             &self.contents;
@@ -156,8 +156,7 @@ impl<'a> Batches<'a> {
             held_out: Some([self.choosing.len(), self.calibrating.len()]),
             untested: self.known_test.classes_without_images().map(str::to_owned).collect(),
             repeated: *repeated,
-            // Equal images are counted already.
-            alike_in_tests: DifferenceHash::alike(test_hashes, &training).saturating_sub(*repeated),
+            alike_in_tests: DifferenceHash::alike(test_hashes, &training),
             alike_held_out: DifferenceHash::alike(&held_out, &training),
             duplicates: self.known.len() - copies.distinct().len(),
             in_two_classes: in_two_classes.map(|pair| pair.map(|index| self.known.name(index))).collect(),

@@ -110,7 +110,7 @@ impl Sets {
         // The digests of the known training images, in order and as a set, and of the outliers.
         let mut trained: Vec<Sum> = Vec::new();
         let (mut known, mut outliers): (HashSet<Sum>, HashSet<Sum>) = Default::default();
-        // How many images of the test sets are among them.
+        // How many test images are among them, and how many unknown ones are also known test images.
         let unknown = self.unknown_tests.len();
         let (mut repeated, mut learned, mut also_known) = (0, vec![0; unknown], vec![0; unknown]);
         let mut tested: HashSet<Sum> = HashSet::new();
@@ -120,7 +120,8 @@ impl Sets {
             let sum = &mut sums[usize::from(is_test)];
             sum.update(set.classes().join("\0"));
             let mut readable = Vec::with_capacity(set.len());
-            let Some(seen) = reader.read(set, observe) else { return Ok(None) };
+            let is_hashed = matches!(kind, Set::Known | Set::Test);
+            let Some(seen) = reader.read(set, is_hashed, observe) else { return Ok(None) };
             let digests = || seen.iter().flatten().map(|seen| seen.digest);
             match kind {
                 Set::Known => {
@@ -133,7 +134,8 @@ impl Sets {
                 Set::Test => {
                     repeated = digests().filter(|digest| known.contains(digest)).count();
                     tested.extend(digests());
-                    test_hashes.extend(seen.iter().flatten().map(|seen| seen.hash));
+                    let other = seen.iter().flatten().filter(|seen| !known.contains(&seen.digest));
+                    test_hashes.extend(other.map(|seen| seen.hash));
                 }
                 Set::Unknown(number) => {
                     let is_learned = |digest: &Sum| known.contains(digest) || outliers.contains(digest);
@@ -209,7 +211,7 @@ pub(super) struct Contents {
     pub also_known: BTreeMap<String, usize>,
     /// Known training images with the same bytes.
     pub copies: Copies,
-    /// The hashes of the known training images and of the known test images.
+    /// The hashes of the known training images, and of the known test images that are none of them.
     pub hashes: Vec<Option<DifferenceHash>>,
     pub test_hashes: Vec<Option<DifferenceHash>>,
     /// SHA-256, in hexadecimal, of the training data: classes, labels, and the encoded known images and
@@ -236,8 +238,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Decodes the images of a set on all threads; `None` if asked to stop.
-    fn read(&mut self, set: &Dataset, observe: &mut dyn FnMut(&Event)) -> Option<Vec<Result<Seen>>> {
+    /// Decodes the images of a set on all threads, with their difference hashes if `is_hashed`; `None` if asked
+    /// to stop.
+    fn read(
+        &mut self,
+        set: &Dataset,
+        is_hashed: bool,
+        observe: &mut dyn FnMut(&Event),
+    ) -> Option<Vec<Result<Seen>>> {
         let indices: Vec<usize> = (0..set.len()).collect();
         let mut all = Vec::with_capacity(set.len());
         for indices in indices.chunks(READ_AT_ONCE) {
@@ -245,7 +253,7 @@ impl Reader<'_> {
                 return None;
             }
             let see = |&index: &usize| {
-                let (encoded, hash) = set.checked(index)?;
+                let (encoded, hash) = set.checked(index, is_hashed)?;
                 Ok(Seen { digest: Sha256::digest(encoded).into(), hash })
             };
             all.par_extend(indices.par_iter().map(see));

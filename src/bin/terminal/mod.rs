@@ -98,7 +98,7 @@ pub fn say_untested<'a>(classes: impl Iterator<Item = &'a str>) {
 }
 
 /// Prints what classes have in common, and the first of them, if there are any.
-pub fn say_classes(what: &str, mut classes: impl Iterator<Item = String>) {
+fn say_classes(what: &str, mut classes: impl Iterator<Item = String>) {
     const SHOWN: usize = 8;
     let shown: Vec<String> = classes.by_ref().take(SHOWN).collect();
     let more = classes.count();

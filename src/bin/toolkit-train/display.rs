@@ -84,7 +84,7 @@ impl Display {
         }
     }
 
-    /// Shows what the run trains and is tested on.
+    /// Shows what the run trains on and is tested on.
     fn started(&mut self, started: &Started) {
         self.clear();
         (self.epochs, self.steps) = (started.epochs, started.steps);

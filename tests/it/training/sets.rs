@@ -31,8 +31,13 @@ fn images_that_look_like_training_images_are_counted() {
     // The test images are brighter copies of all known images, some of which are held out.
     waves(&at.join("colours/test/a"), 0, 32, 110.0);
     waves(&at.join("colours/test/b"), 32, 32, 110.0);
+    // An equal image is not one that only looks alike, whether or not it is held out.
+    for number in [3, 4, 5, 6] {
+        waves(&at.join("colours/test/a"), number, 1, 100.0);
+    }
     let (start, said) = train(&[100.0]);
     assert_eq!((&start["alike_in_tests"], start.get("alike_held_out")), (&start["images"], None));
+    assert_eq!(start["repeated"], 4);
     let images = &start["images"];
     let expected =
         format!("test images that look almost like a training image: {images}; if they are copies");
@@ -114,6 +119,10 @@ fn what_the_test_images_lack_is_said() {
         "{}",
         stdout(&output)
     );
+    // The last epoch is the best one, so its export is the same.
+    stdout(&toolkit(at, &["export", "--last", "last.onnx"]));
+    assert!(fs::read(at.join("last.onnx")).unwrap() == fs::read(at.join("model.onnx")).unwrap());
+
     // Other scores are fitted to the images of the training if those that are tested have no others beside them.
     images(at, "fresh/red", [202, 30, 30], 3);
     images(at, "fresh/blue", [30, 30, 202], 3);

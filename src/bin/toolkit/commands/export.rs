@@ -48,8 +48,8 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let mut checkpoint = Checkpoint::read(&file)?;
     // The last epoch may be the best one. Only the checkpoint of the best has features.
     if args.last
-        && let Ok(best) = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))
         && checkpoint.features.is_none()
+        && let Ok(best) = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))
         && checkpoint.check == best.check
     {
         checkpoint = best;

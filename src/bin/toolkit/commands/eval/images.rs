@@ -98,27 +98,25 @@ impl<'a> Source<'a> {
         let Some((record, trained)) = record.and_then(|record| Some((record, record.known_data()?))) else {
             return Ok(None);
         };
-        let path = self.data.path.display();
-        let is_same_data = trained.path.file_name() == self.data.path.file_name();
+        let (path, data, input) = (self.data.path.display(), args.data.folder(), &manifest.decision.input);
+        let is_same_data = is_same(&trained.path, &self.data.path);
         if let Some(share) =
             trained.held_out_test.filter(|_| is_same_data && trained.protocol == self.data.protocol)
         {
             let tested: Option<String> = record.get("test_names");
             // Earlier versions did not record the names.
             let is_apart =
-                |names: &dyn Fn() -> String| tested.as_ref().is_none_or(|tested| *tested == names());
+                |known: &Dataset| tested.as_ref().is_none_or(|tested| *tested == known.names_checksum());
             if self.data.held_out_test == Some(share) {
-                let is_apart = is_apart(&|| known.names_checksum());
-                return Ok((!is_apart).then(|| {
+                return Ok((!is_apart(known)).then(|| {
                     format!(
                         "`{path}` has changed since the training; {model} may have been trained on some of its test images"
                     )
                 }));
             }
-            let folder = dataset(&self.data.path, &args.data.folder(), &[Role::Known(Split::Test)])?;
-            let now = Dataset::divided(&folder, share, &manifest.decision.input);
-            let leaves_out = now.is_ok_and(|(_, test)| is_apart(&|| test.names_checksum()));
-            let advice = if leaves_out {
+            let folder = data.resolve(&self.data.path, &[Role::Known(Split::Test)])?;
+            let divided = KnownData { held_out_test: Some(share), ..self.data.at(&folder) };
+            let advice = if divided.test(&[], input).is_ok_and(|test| is_apart(&test.known)) {
                 format!("; `--held-out-test {share}` leaves them out")
             } else {
                 format!(
@@ -131,8 +129,11 @@ impl<'a> Source<'a> {
         if is_same_data && args.known.is_none() {
             return Ok(None);
         }
+        let folder = data.resolve(&trained.path, &[Role::Known(Split::Train)]);
         // The data may be gone.
-        let Ok(trained) = trained.training(&manifest.decision.input) else { return Ok(None) };
+        let Ok(trained) = folder.and_then(|folder| trained.at(&folder).training(input)) else {
+            return Ok(None);
+        };
         Ok(match known.images_also_in(&trained)? {
             0 => None,
             count => Some(format!("known test images that {model} was trained or calibrated on: {count}")),
@@ -174,6 +175,14 @@ impl<'a> Source<'a> {
 /// Whether recorded data is where the record says, or is published.
 fn is_found(known: &Path) -> bool {
     exists(known) || PublishedSet::meant_by(known).is_some()
+}
+
+/// Whether two paths lead to one folder or, if one of them leads nowhere, end in the same name.
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one.file_name() == other.file_name(),
+    }
 }
 
 /// What is odd about test images, each in words without a full stop.

@@ -6,7 +6,7 @@ mod measured;
 pub mod requirement;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
 };
 
@@ -85,14 +85,20 @@ pub fn measure(
     let needs_fit = |contender: &Contender| fits_scores(&args.score, contender.own_score());
     let needs_training = contenders.iter().any(needs_fit) || args.keep_features.is_some();
     let training = needs_training.then(|| source.training_images(args, manifest)).transpose()?;
+    let mut learned: HashMap<Option<&Path>, Option<String>> = HashMap::new();
+    for Contender { model, scorer, .. } in &contenders {
+        if learned.contains_key(model) {
+            continue;
+        }
+        let named = model.filter(|_| models.len() > 1);
+        let named = named.map_or("the model".to_owned(), |model| format!("`{}`", model.display()));
+        let found = source.learned(args, &named, scorer.manifest(), &images.known)?;
+        found.iter().for_each(say);
+        learned.insert(*model, found);
+    }
     let mut of_first: Option<Evaluation> = None;
     for contender in &contenders {
         check_provider(contender);
-        let model = contender.model.filter(|_| models.len() > 1);
-        let model = model.map_or("the model".to_owned(), |model| format!("`{}`", model.display()));
-        let learned = source.learned(args, &model, contender.scorer.manifest(), &images.known)?;
-        // Once for all providers.
-        learned.iter().filter(|_| is_first_of_model(contender, &contenders)).for_each(say);
         let keeps = args.keep_features.as_ref().filter(|_| of_first.is_none());
         let training = training.as_ref().filter(|_| needs_fit(contender) || keeps.is_some());
         let features = training.map(|images| contender.features(images, args.skip_broken)).transpose()?;
@@ -117,18 +123,12 @@ pub fn measure(
             seconds,
             operators,
             degraded: args.degraded,
-            remarks: remarks.iter().cloned().chain(learned).collect(),
+            remarks: remarks.iter().cloned().chain(learned[&contender.model].clone()).collect(),
             against: of_first.as_ref().map(|of_first| (first.name.as_str(), of_first)),
         })?;
         of_first.get_or_insert(evaluation);
     }
     Ok(images)
-}
-
-/// Whether a contender is the first with its model.
-fn is_first_of_model(contender: &Contender, contenders: &[Contender]) -> bool {
-    let first = contenders.iter().find(|other| other.model == contender.model);
-    first.is_some_and(|first| std::ptr::eq(first, contender))
 }
 
 /// Writes the features of the training images and those that an evaluation kept.
