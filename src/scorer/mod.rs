@@ -325,11 +325,14 @@ impl Scorer {
     }
 
     /// The verdict on each image, from outputs of this model, by the threshold of this scorer.
+    ///
+    /// # Panics
+    /// If the outputs are those of a model with more classes.
     #[must_use]
     pub fn verdicts(&self, outputs: &Outputs) -> Vec<Verdict> {
         let classes = &self.decision().classes;
         let verdict = |index: usize| Verdict {
-            class: classes.get(outputs.label[index]).cloned().unwrap_or_default(),
+            class: classes[outputs.label[index]].clone(),
             unknown: method::is_unknown(outputs.score[index], self.threshold),
             score: outputs.score[index],
             threshold: self.threshold,

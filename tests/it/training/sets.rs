@@ -2,14 +2,13 @@
 
 use super::*;
 
-/// Writes images of different waves to the folder of a class.
-fn waves(class: &Path, first: u32, count: u32, brightness: f32) {
+/// Writes images of different squares to the folder of a class.
+fn squares(class: &Path, first: u32, count: u32, brightness: u32) {
     fs::create_dir_all(class).unwrap();
     for number in first..first + count {
-        let [across, along] = [number % 8 + 1, number / 8 + 1].map(|k| k as f32 / 11.0);
         let image = image::RgbImage::from_fn(32, 32, |x, y| {
-            let wave = (x as f32 * across).sin() + (y as f32 * along + x as f32 * along * across).cos();
-            image::Rgb([0.0, 20.0, 40.0].map(|more| (brightness + more + 40.0 * wave) as u8))
+            let square = (number * 64 + y / 4 * 8 + x / 4).wrapping_mul(0x9e37_79b1) >> 16;
+            image::Rgb([0, 20, 40].map(|more| (brightness + more + square % 80) as u8))
         });
         image.save(class.join(format!("{number}-{brightness}.png"))).unwrap();
     }
@@ -19,23 +18,23 @@ fn waves(class: &Path, first: u32, count: u32, brightness: f32) {
 fn images_that_look_like_training_images_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
-    let train = |copies: &[f32]| {
+    let train = |copies: &[u32]| {
         for brightness in copies {
-            waves(&at.join("colours/train/a"), 0, 32, *brightness);
-            waves(&at.join("colours/train/b"), 32, 32, *brightness);
+            squares(&at.join("colours/train/a"), 0, 32, *brightness);
+            squares(&at.join("colours/train/b"), 32, 32, *brightness);
         }
         let output = toolkit(at, &[&SMALL[..], &["--epochs", "1", "--json"]].concat());
         let start: Value = serde_json::from_str(stdout(&output).lines().next().unwrap()).unwrap();
         (start, stderr(&output).to_owned())
     };
     // The test images are brighter copies of all known images, some of which are held out.
-    waves(&at.join("colours/test/a"), 0, 32, 110.0);
-    waves(&at.join("colours/test/b"), 32, 32, 110.0);
+    squares(&at.join("colours/test/a"), 0, 32, 110);
+    squares(&at.join("colours/test/b"), 32, 32, 110);
     // An equal image is not one that only looks alike, whether or not it is held out.
     for number in [3, 4, 5, 6] {
-        waves(&at.join("colours/test/a"), number, 1, 100.0);
+        squares(&at.join("colours/test/a"), number, 1, 100);
     }
-    let (start, said) = train(&[100.0]);
+    let (start, said) = train(&[100]);
     assert_eq!((&start["alike_in_tests"], start.get("alike_held_out")), (&start["images"], None));
     assert_eq!(start["repeated"], 4);
     let images = &start["images"];
@@ -43,7 +42,7 @@ fn images_that_look_like_training_images_are_counted() {
         format!("test images that look almost like a training image: {images}; if they are copies");
     assert!(said.contains(&expected), "{said}");
 
-    let (start, said) = train(&[100.0, 120.0]);
+    let (start, said) = train(&[100, 120]);
     assert!(start["alike_held_out"].as_u64().unwrap() > 0, "{start}");
     assert!(said.contains("\nheld-out images that look almost like a training image: "), "{said}");
 }
