@@ -10,8 +10,7 @@ use rayon::prelude::*;
 use super::{Dataset, Source};
 use crate::error::Result;
 
-/// Which images of one or more data sets, in their order, are copies of which: for each image, the index of the
-/// first one equal to it.
+/// Which images of a data set are copies of which: for each image, the index of the first one equal to it.
 pub(crate) struct Copies(Vec<usize>);
 
 impl Copies {
@@ -24,31 +23,17 @@ impl Copies {
         Self(digests.into_iter().enumerate().map(first).collect())
     }
 
-    /// Which images of data sets have equal [encoded](Dataset::encoded) bytes. Only files of the same length are
-    /// read; one that cannot be read equals no other.
+    /// Which images have equal [encoded](Dataset::encoded) bytes. Only files of the same length are read; one
+    /// that cannot be read equals no other.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if the system has no memory or open files left.
-    pub fn among(sets: &[&Dataset]) -> Result<Self> {
-        let images: Vec<(&Dataset, usize)> =
-            sets.iter().flat_map(|set| (0..set.len()).map(|index| (*set, index))).collect();
-        let lengths: Vec<u64> = images.par_iter().map(|(set, index)| set.encoded_len(*index)).collect();
+    pub fn within(set: &Dataset) -> Result<Self> {
+        let lengths: Vec<u64> = (0..set.len()).into_par_iter().map(|index| set.encoded_len(index)).collect();
         let mut counts: HashMap<u64, usize> = HashMap::new();
         lengths.iter().for_each(|&length| *counts.entry(length).or_default() += 1);
-        let digest = |(&(set, index), &length): (&(&Dataset, usize), &u64)| {
-            if counts[&length] == 1 {
-                return Ok(None);
-            }
-            let bytes = match set.encoded(index) {
-                Ok(bytes) => bytes,
-                Err(error) if error.is_of_the_system() => return Err(error),
-                Err(_) => return Ok(None),
-            };
-            let mut hasher = DefaultHasher::new();
-            bytes.hash(&mut hasher);
-            Ok(Some((length, hasher.finish())))
-        };
-        let digests = (&images, &lengths).into_par_iter().map(digest).collect::<Result<Vec<_>>>()?;
+        let digest = |(index, length)| if counts[length] == 1 { Ok(None) } else { set.digest(index) };
+        let digests = lengths.par_iter().enumerate().map(digest).collect::<Result<Vec<_>>>()?;
         Ok(Self::of(digests))
     }
 
@@ -83,7 +68,7 @@ impl Dataset {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if the system has no memory or open files left.
     pub fn repeated_images(&self) -> Result<usize> {
-        Ok(self.len() - Copies::among(&[self])?.distinct().len())
+        Ok(self.len() - Copies::within(self)?.distinct().len())
     }
 
     /// The number of images with the [encoded](Self::encoded) bytes of an image of another data set.
@@ -91,8 +76,32 @@ impl Dataset {
     /// # Errors
     /// Those of [`repeated_images`](Self::repeated_images).
     pub fn images_also_in(&self, other: &Self) -> Result<usize> {
-        let Copies(firsts) = Copies::among(&[other, self])?;
-        Ok(firsts[other.len()..].iter().filter(|&&first| first < other.len()).count())
+        let [own, others] = [self, other].map(|set| -> Vec<u64> {
+            (0..set.len()).into_par_iter().map(|index| set.encoded_len(index)).collect()
+        });
+        let [own_lengths, lengths] = [&own, &others].map(|all| all.iter().collect::<HashSet<_>>());
+        // Only these can be equal.
+        let of_length = |(index, length): (usize, &u64)| {
+            (own_lengths.contains(length) && lengths.contains(length)).then_some(index)
+        };
+        let digests = |set: &Self, all: &[u64]| -> Result<Vec<_>> {
+            let indices: Vec<usize> = all.iter().enumerate().filter_map(of_length).collect();
+            indices.into_par_iter().map(|index| set.digest(index)).collect()
+        };
+        let known: HashSet<_> = digests(other, &others)?.into_iter().flatten().collect();
+        Ok(digests(self, &own)?.into_iter().flatten().filter(|digest| known.contains(digest)).count())
+    }
+
+    /// The length and a checksum of the [encoded](Self::encoded) bytes of an image; `None` if it cannot be read.
+    fn digest(&self, index: usize) -> Result<Option<(u64, u64)>> {
+        let bytes = match self.encoded(index) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_of_the_system() => return Err(error),
+            Err(_) => return Ok(None),
+        };
+        let mut hasher = DefaultHasher::new();
+        bytes.hash(&mut hasher);
+        Ok(Some((bytes.len() as u64, hasher.finish())))
     }
 
     /// The length of the encoded bytes of an image, which is that of all images of an array.

@@ -208,7 +208,7 @@ impl Dataset {
             return Err(Error::setting("held-out test", share, "must be a share above 0 and below 1"));
         }
         let whole = Self::with_classes(path, Wanted::Divided(share), input)?;
-        let copies = Copies::among(&[&whole])?;
+        let copies = Copies::within(&whole)?;
         let distinct = copies.distinct();
         let count = ((share * distinct.len() as f64).round() as usize).max(1);
         let emptied = || Error::EmptiesClass { name: "held-out test", value: share.to_string() };

@@ -13,8 +13,11 @@ const NOISE: u32 = 3000;
 /// If a reduced pixel covers at least this many pixels on each side, their plain mean is as good as a filter, and
 /// faster.
 const LARGE: usize = 4;
-/// Hashes with fewer bits of one kind are of images without structure, which would all look alike.
-const LEAST: u32 = 16;
+/// Hashes with fewer bits of one kind are of images with little structure, such as digits, which often look alike.
+const LEAST: u32 = 64;
+
+/// The maximum number of pairs of images that are compared.
+const MAX_PAIRS: usize = 1 << 30;
 
 /// In which of the pairs of neighbours in an image of 16 rows the right one is brighter (dHash; Krawetz, 2013).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,8 +56,11 @@ impl DifferenceHash {
         })
     }
 
-    /// How many images look like one of the others.
+    /// How many images look like one of the others; 0 if there are too many to compare in seconds.
     pub fn alike(images: &[Option<Self>], others: &[Option<Self>]) -> usize {
+        if images.len().saturating_mul(others.len()) > MAX_PAIRS {
+            return 0;
+        }
         let mut others: Vec<(u32, Self)> = others.iter().flatten().map(|hash| (hash.ones(), *hash)).collect();
         others.sort_unstable_by_key(|(ones, _)| *ones);
         let is_alike = |image: &&Self| {

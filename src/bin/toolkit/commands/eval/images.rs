@@ -86,57 +86,55 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// What a model may have learned of the known test images, in words; `None` if nothing is known of that.
+    /// What a model may have learned of the test images, each in words, as far as its training images are where
+    /// they were.
     pub fn learned(
         &self,
         args: &EvaluationArgs,
         model: &str,
         manifest: &Manifest,
-        known: &Dataset,
-    ) -> anyhow::Result<Option<String>> {
+        images: &TestImages,
+    ) -> anyhow::Result<Vec<String>> {
         let record = manifest.history.training.as_ref();
         let Some((record, trained)) = record.and_then(|record| Some((record, record.known_data()?))) else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
-        let (path, data, input) = (self.data.path.display(), args.data.folder(), &manifest.decision.input);
-        let is_same_data = is_same(&trained.path, &self.data.path);
-        if let Some(share) =
-            trained.held_out_test.filter(|_| is_same_data && trained.protocol == self.data.protocol)
-        {
-            let tested: Option<String> = record.get("test_names");
-            // Earlier versions did not record the names.
-            let is_apart =
-                |known: &Dataset| tested.as_ref().is_none_or(|tested| *tested == known.names_checksum());
-            if self.data.held_out_test == Some(share) {
-                return Ok((!is_apart(known)).then(|| {
-                    format!(
-                        "`{path}` has changed since the training; {model} may have been trained on some of its test images"
-                    )
-                }));
-            }
-            let folder = data.resolve(&self.data.path, &[Role::Known(Split::Test)])?;
-            let divided = KnownData { held_out_test: Some(share), ..self.data.at(&folder) };
-            let advice = if divided.test(&[], input).is_ok_and(|test| is_apart(&test.known)) {
-                format!("; `--held-out-test {share}` leaves them out")
-            } else {
-                format!(
-                    ", which `--held-out-test {share}` would not leave out: `{path}` has changed since the training"
-                )
+        let (data, input) = (args.data.folder(), &manifest.decision.input);
+        let place = |path: &Path, split| data.resolve(path, &[Role::Known(split)]).ok();
+        let recorded = place(&trained.path, Split::Train);
+        let Some(share) = trained.held_out_test else {
+            let training = recorded.and_then(|folder| trained.at(&folder).training(input).ok());
+            return Ok(training.map_or(Ok(Vec::new()), |training| shared(model, &training, images, ""))?);
+        };
+        // The images that were held out, by their names; earlier versions did not record them.
+        let tested: Option<String> = record.get("test_names");
+        let here = place(&self.data.path, Split::Test);
+        // The data may have been moved.
+        for folder in recorded.iter().chain(&here) {
+            let divided = trained.at(folder);
+            let (Ok(training), Ok(test)) = (divided.training(input), divided.test(&[], input)) else {
+                continue;
             };
-            return Ok(Some(format!("{model} may have been trained on some of these images{advice}")));
+            if tested.as_ref().is_none_or(|tested| *tested == test.known.names_checksum()) {
+                let is_here = here.as_ref().is_some_and(|here| is_same(here, folder));
+                let advice = format!("; `--held-out-test {share}` leaves them out");
+                return Ok(shared(model, &training, images, if is_here { &advice } else { "" })?);
+            }
         }
-        // The splits of one data set have no image in common.
-        if is_same_data && args.known.is_none() {
-            return Ok(None);
-        }
-        let folder = data.resolve(&trained.path, &[Role::Known(Split::Train)]);
-        // The data may be gone.
-        let Ok(trained) = folder.and_then(|folder| trained.at(&folder).training(input)) else {
-            return Ok(None);
-        };
-        Ok(match known.images_also_in(&trained)? {
-            0 => None,
-            count => Some(format!("known test images that {model} was trained or calibrated on: {count}")),
+        // It has changed: which images are for tests may have changed, too.
+        let Some(divided) = recorded.map(|folder| trained.at(&folder)) else { return Ok(Vec::new()) };
+        let Ok(training) = divided.training(input) else { return Ok(Vec::new()) };
+        let others = divided.test(&[], input).map(|test| test.known);
+        let all = [Some(training), others.ok()];
+        let is_among = all.iter().flatten().map(|all| images.known.images_also_in(all));
+        let count: usize = is_among.sum::<cac::Result<usize>>()?;
+        let path = trained.path.display();
+        Ok(if count == 0 {
+            Vec::new()
+        } else {
+            vec![format!(
+                "`{path}` has changed since the training; {model} may have been trained on some of its test images"
+            )]
         })
     }
 
@@ -177,12 +175,28 @@ fn is_found(known: &Path) -> bool {
     exists(known) || PublishedSet::meant_by(known).is_some()
 }
 
-/// Whether two paths lead to one folder or, if one of them leads nowhere, end in the same name.
+/// Whether two paths lead to one folder.
 fn is_same(one: &Path, other: &Path) -> bool {
-    match (one.canonicalize(), other.canonicalize()) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => one.file_name() == other.file_name(),
+    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
+/// How many test images are among the training images of a model, in words; `advice` is on the known ones.
+fn shared(model: &str, training: &Dataset, images: &TestImages, advice: &str) -> cac::Result<Vec<String>> {
+    let mut remarks = Vec::new();
+    let known = images.known.images_also_in(training)?;
+    if known > 0 {
+        remarks.push(format!("known test images that {model} was trained or calibrated on: {known}{advice}"));
     }
+    for set in &images.unknown {
+        let count = set.images.images_also_in(training)?;
+        if count > 0 {
+            let name = on_one_line(&set.name);
+            remarks.push(format!(
+                "images of the unknown set `{name}` that {model} was trained or calibrated on: {count}"
+            ));
+        }
+    }
+    Ok(remarks)
 }
 
 /// What is odd about test images, each in words without a full stop.

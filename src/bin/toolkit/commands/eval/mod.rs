@@ -85,14 +85,14 @@ pub fn measure(
     let needs_fit = |contender: &Contender| fits_scores(&args.score, contender.own_score());
     let needs_training = contenders.iter().any(needs_fit) || args.keep_features.is_some();
     let training = needs_training.then(|| source.training_images(args, manifest)).transpose()?;
-    let mut learned: HashMap<Option<&Path>, Option<String>> = HashMap::new();
+    let mut learned: HashMap<Option<&Path>, Vec<String>> = HashMap::new();
     for Contender { model, scorer, .. } in &contenders {
         if learned.contains_key(model) {
             continue;
         }
         let named = model.filter(|_| models.len() > 1);
         let named = named.map_or("the model".to_owned(), |model| format!("`{}`", model.display()));
-        let found = source.learned(args, &named, scorer.manifest(), &images.known)?;
+        let found = source.learned(args, &named, scorer.manifest(), &images)?;
         found.iter().for_each(say);
         learned.insert(*model, found);
     }
@@ -123,7 +123,7 @@ pub fn measure(
             seconds,
             operators,
             degraded: args.degraded,
-            remarks: remarks.iter().cloned().chain(learned[&contender.model].clone()).collect(),
+            remarks: [&remarks[..], &learned[&contender.model]].concat(),
             against: of_first.as_ref().map(|of_first| (first.name.as_str(), of_first)),
         })?;
         of_first.get_or_insert(evaluation);
