@@ -60,18 +60,24 @@ pub(crate) fn composed(name: &str) -> String {
 
 /// The first few names, and how many more there are.
 pub(crate) fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    const FEW: usize = 8;
     /// The maximum number of characters of a name.
     const LENGTH: usize = 100;
-    let mut names = names.map(|name| match name.char_indices().nth(LENGTH) {
+    let quoted = names.map(|name| match name.char_indices().nth(LENGTH) {
         Some((end, _)) => format!("`{}...`", on_one_line(&name[..end])),
         None => format!("`{}`", on_one_line(name)),
     });
-    let first: Vec<String> = names.by_ref().take(FEW).collect();
-    match (first.len(), names.count()) {
-        (0, _) => "nothing".to_owned(),
-        (_, 0) => first.join(", "),
-        (_, more) => format!("{} and {more} more", first.join(", ")),
+    let few = first_few(quoted);
+    if few.is_empty() { "nothing".to_owned() } else { few }
+}
+
+/// The first few texts of a list, and how many more there are; empty without any.
+#[must_use]
+pub fn first_few(mut texts: impl Iterator<Item = String>) -> String {
+    const FEW: usize = 8;
+    let first: Vec<String> = texts.by_ref().take(FEW).collect();
+    match texts.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
     }
 }
 

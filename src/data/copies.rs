@@ -29,7 +29,7 @@ impl Copies {
     /// # Errors
     /// [`Error::Io`](crate::Error::Io) if the system has no memory or open files left.
     pub fn within(set: &Dataset) -> Result<Self> {
-        let lengths: Vec<u64> = (0..set.len()).into_par_iter().map(|index| set.encoded_len(index)).collect();
+        let lengths = set.encoded_lens();
         let mut counts: HashMap<u64, usize> = HashMap::new();
         lengths.iter().for_each(|&length| *counts.entry(length).or_default() += 1);
         let digest = |(index, length)| if counts[length] == 1 { Ok(None) } else { set.digest(index) };
@@ -71,25 +71,28 @@ impl Dataset {
         Ok(self.len() - Copies::within(self)?.distinct().len())
     }
 
-    /// The number of images with the [encoded](Self::encoded) bytes of an image of another data set.
+    /// For each of other data sets, the number of its images with the [encoded](Self::encoded) bytes of an image of
+    /// this one.
     ///
     /// # Errors
     /// Those of [`repeated_images`](Self::repeated_images).
-    pub fn images_also_in(&self, other: &Self) -> Result<usize> {
-        let [own, others] = [self, other].map(|set| -> Vec<u64> {
-            (0..set.len()).into_par_iter().map(|index| set.encoded_len(index)).collect()
-        });
-        let [own_lengths, lengths] = [&own, &others].map(|all| all.iter().collect::<HashSet<_>>());
-        // Only these can be equal.
-        let of_length = |(index, length): (usize, &u64)| {
-            (own_lengths.contains(length) && lengths.contains(length)).then_some(index)
+    pub fn copies_in<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Result<Vec<usize>> {
+        let others: Vec<(&Self, Vec<u64>)> =
+            others.into_iter().map(|other| (other, other.encoded_lens())).collect();
+        let lengths = self.encoded_lens();
+        // Images of another length need not be read.
+        let digests = |set: &Self, all: &[u64], wanted: &HashSet<u64>| -> Result<Vec<_>> {
+            let indices = all.par_iter().enumerate().filter(|(_, length)| wanted.contains(length));
+            indices.map(|(index, _)| set.digest(index)).collect()
         };
-        let digests = |set: &Self, all: &[u64]| -> Result<Vec<_>> {
-            let indices: Vec<usize> = all.iter().enumerate().filter_map(of_length).collect();
-            indices.into_par_iter().map(|index| set.digest(index)).collect()
+        let of_others: HashSet<u64> = others.iter().flat_map(|(_, lengths)| lengths).copied().collect();
+        let own: HashSet<_> = digests(self, &lengths, &of_others)?.into_iter().flatten().collect();
+        let lengths: HashSet<u64> = lengths.into_iter().collect();
+        let count = |(other, all): &(&Self, Vec<u64>)| {
+            let found = digests(other, all, &lengths)?;
+            Ok(found.iter().flatten().filter(|digest| own.contains(*digest)).count())
         };
-        let known: HashSet<_> = digests(other, &others)?.into_iter().flatten().collect();
-        Ok(digests(self, &own)?.into_iter().flatten().filter(|digest| known.contains(digest)).count())
+        others.iter().map(count).collect()
     }
 
     /// The length and a checksum of the [encoded](Self::encoded) bytes of an image; `None` if it cannot be read.
@@ -104,7 +107,12 @@ impl Dataset {
         Ok(Some((bytes.len() as u64, hasher.finish())))
     }
 
-    /// The length of the encoded bytes of an image, which is that of all images of an array.
+    /// The [lengths](Self::encoded_len) of all images.
+    fn encoded_lens(&self) -> Vec<u64> {
+        (0..self.len()).into_par_iter().map(|index| self.encoded_len(index)).collect()
+    }
+
+    /// The length of the encoded bytes of an image; 0 for those of arrays, which have one length.
     fn encoded_len(&self, index: usize) -> u64 {
         match &*self.source {
             Source::Files(files) => {
@@ -139,12 +147,12 @@ mod tests {
         };
         let (a, b) = (set("a", &[1, 2, 3, 2, 2]), set("b", &[2, 9, 1, 9]));
         assert_eq!([&a, &b].map(|set| set.repeated_images().unwrap()), [2, 1]);
-        assert_eq!((a.images_also_in(&b).unwrap(), b.images_also_in(&a).unwrap()), (4, 2));
+        assert_eq!((b.copies_in([&a, &b]).unwrap(), a.copies_in([&b]).unwrap()), (vec![4, 4], vec![2]));
         let noise = Dataset::noise(Noise::uniform(3), &Input::default());
-        assert_eq!((noise.repeated_images().unwrap(), noise.images_also_in(&a).unwrap()), (0, 0));
+        assert_eq!((noise.repeated_images().unwrap(), a.copies_in([&noise]).unwrap()), (0, vec![0]));
         // What cannot be read equals nothing.
         std::fs::remove_file(folder.path().join("a/1.bmp")).unwrap();
-        assert_eq!((a.repeated_images().unwrap(), b.images_also_in(&a).unwrap()), (1, 2));
+        assert_eq!((a.repeated_images().unwrap(), a.copies_in([&b]).unwrap()), (1, vec![2]));
     }
 
     #[test]

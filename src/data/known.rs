@@ -114,8 +114,7 @@ impl KnownData {
     ///
     /// # Errors
     /// Those of the two.
-    #[cfg(feature = "train")]
-    pub(crate) fn both(&self, unknown: &[String], input: &Input) -> Result<(Dataset, TestImages)> {
+    pub fn both(&self, unknown: &[String], input: &Input) -> Result<(Dataset, TestImages)> {
         let (training, test) = match self.held_out_test {
             Some(share) => Dataset::divided(&self.path, share, input)?,
             None => (

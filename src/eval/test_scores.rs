@@ -151,7 +151,8 @@ pub fn balanced_accuracy<'a>(classes: impl IntoIterator<Item = &'a ClassCounts>)
 
 /// Whether a score exceeds the threshold. NaN does, as in [`method::is_unknown`](crate::method::is_unknown).
 pub(crate) fn is_rejected(score: f64, threshold: Option<f64>) -> bool {
-    threshold.is_some_and(|threshold| !matches!(score.partial_cmp(&threshold), Some(order) if order.is_le()))
+    let is_accepted = threshold.is_none_or(|threshold| score <= threshold);
+    !is_accepted
 }
 
 #[cfg(test)]

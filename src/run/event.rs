@@ -12,11 +12,8 @@ use crate::{
     error::{Error, Result},
     method::LogitScore,
     report::{Report, is_zero},
-    text::{on_one_line, path_text},
+    text::{first_few, on_one_line, path_text},
 };
-
-/// The maximum number of classes that a remark names.
-const NAMED: usize = 8;
 
 /// An event of a run; the lines of `log.jsonl` are events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -197,12 +194,9 @@ impl Started {
             }));
         }
         if !self.scarce.is_empty() {
-            let named = self.scarce.iter().take(NAMED);
-            let named: Vec<String> =
-                named.map(|(class, count)| format!("{} ({count})", on_one_line(class))).collect();
-            let more = self.scarce.len() - named.len();
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            remarks.push(format!("classes with few training images: {}{more}", named.join(", ")));
+            let classes =
+                self.scarce.iter().map(|(class, count)| format!("{} ({count})", on_one_line(class)));
+            remarks.push(format!("classes with few training images: {}", first_few(classes)));
         }
         remarks
     }

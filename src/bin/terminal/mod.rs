@@ -12,7 +12,7 @@ use std::{borrow::Cow, fmt, path::Path, process::ExitCode};
 
 use cac::{
     data::{LeftOut, unused_splits},
-    text::on_one_line,
+    text::{first_few, on_one_line},
 };
 pub use parsers::{InputArgs, by_variant, name_of, one_of};
 pub use progress::{Progress, say};
@@ -94,17 +94,9 @@ pub fn say_unused_splits(known: &Path) {
 
 /// Prints which known classes have no test images, if any.
 pub fn say_untested<'a>(classes: impl Iterator<Item = &'a str>) {
-    say_classes("known classes without test images", classes.map(on_one_line));
-}
-
-/// Prints what classes have in common, and the first of them, if there are any.
-fn say_classes(what: &str, mut classes: impl Iterator<Item = String>) {
-    const SHOWN: usize = 8;
-    let shown: Vec<String> = classes.by_ref().take(SHOWN).collect();
-    let more = classes.count();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    if !shown.is_empty() {
-        say(format_args!("{what}: {}{more}", shown.join(", ")));
+    let classes = first_few(classes.map(on_one_line));
+    if !classes.is_empty() {
+        say(format_args!("known classes without test images: {classes}"));
     }
 }
 

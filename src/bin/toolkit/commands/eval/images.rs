@@ -1,6 +1,6 @@
 //! The images of an evaluation: as given, or as the model records.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use cac::{
@@ -108,34 +108,37 @@ impl<'a> Source<'a> {
         };
         // The images that were held out, by their names; earlier versions did not record them.
         let tested: Option<String> = record.get("test_names");
+        let is_apart = |test: &Dataset| tested.as_ref().is_none_or(|tested| *tested == test.names_checksum());
+        let advice = format!("; `--held-out-test {share}` leaves them out");
         let here = place(&self.data.path, Split::Test);
+        let is_here = |folder: &PathBuf| here.as_ref().is_some_and(|here| is_same(here, folder));
+        let divided = |folder: &PathBuf| trained.at(folder).both(&[], input).ok();
+        let at_record = recorded.as_ref().and_then(divided);
+        if let Some((training, test)) = &at_record
+            && is_apart(&test.known)
+        {
+            let advice = if recorded.as_ref().is_some_and(is_here) { &advice } else { "" };
+            return Ok(shared(model, training, images, advice)?);
+        }
         // The data may have been moved.
-        for folder in recorded.iter().chain(&here) {
-            let divided = trained.at(folder);
-            let (Ok(training), Ok(test)) = (divided.training(input), divided.test(&[], input)) else {
-                continue;
-            };
-            if tested.as_ref().is_none_or(|tested| *tested == test.known.names_checksum()) {
-                let is_here = here.as_ref().is_some_and(|here| is_same(here, folder));
-                let advice = format!("; `--held-out-test {share}` leaves them out");
-                return Ok(shared(model, &training, images, if is_here { &advice } else { "" })?);
-            }
+        let moved =
+            here.as_ref().filter(|here| recorded.as_ref().is_none_or(|recorded| !is_same(here, recorded)));
+        if let Some((training, test)) = moved.and_then(divided)
+            && is_apart(&test.known)
+        {
+            return Ok(shared(model, &training, images, &advice)?);
         }
         // It has changed: which images are for tests may have changed, too.
-        let Some(divided) = recorded.map(|folder| trained.at(&folder)) else { return Ok(Vec::new()) };
-        let Ok(training) = divided.training(input) else { return Ok(Vec::new()) };
-        let others = divided.test(&[], input).map(|test| test.known);
-        let all = [Some(training), others.ok()];
-        let is_among = all.iter().flatten().map(|all| images.known.images_also_in(all));
-        let count: usize = is_among.sum::<cac::Result<usize>>()?;
+        let Some((training, test)) = at_record else { return Ok(Vec::new()) };
+        let known = &images.known;
+        let is_among = training.copies_in([known])? != [0] || test.known.copies_in([known])? != [0];
         let path = trained.path.display();
-        Ok(if count == 0 {
-            Vec::new()
-        } else {
-            vec![format!(
+        let remark = || {
+            format!(
                 "`{path}` has changed since the training; {model} may have been trained on some of its test images"
-            )]
-        })
+            )
+        };
+        Ok(is_among.then(remark).into_iter().collect())
     }
 
     /// Training images of the known classes: those beside the test images, or else those that the model records.
@@ -182,39 +185,33 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 /// How many test images are among the training images of a model, in words; `advice` is on the known ones.
 fn shared(model: &str, training: &Dataset, images: &TestImages, advice: &str) -> cac::Result<Vec<String>> {
+    let counts = training.copies_in(images.sets())?;
     let mut remarks = Vec::new();
-    let known = images.known.images_also_in(training)?;
-    if known > 0 {
-        remarks.push(format!("known test images that {model} was trained or calibrated on: {known}{advice}"));
+    if counts[0] > 0 {
+        let count = counts[0];
+        remarks.push(format!("known test images that {model} was trained or calibrated on: {count}{advice}"));
     }
-    for set in &images.unknown {
-        let count = set.images.images_also_in(training)?;
-        if count > 0 {
-            let name = on_one_line(&set.name);
-            remarks.push(format!(
-                "images of the unknown set `{name}` that {model} was trained or calibrated on: {count}"
-            ));
-        }
-    }
+    remarks.extend(of_unknown(images, &counts[1..], &format!("{model} was trained or calibrated on")));
     Ok(remarks)
 }
 
 /// What is odd about test images, each in words without a full stop.
 fn remarks(images: &TestImages) -> cac::Result<Vec<String>> {
-    let TestImages { known, unknown } = images;
     let mut remarks = Vec::new();
-    let repeated = known.repeated_images()?;
+    let repeated = images.known.repeated_images()?;
     if repeated > 0 {
         remarks.push(format!("known test images that are copies of others: {repeated}"));
     }
-    for set in unknown {
-        let shared = set.images.images_also_in(known)?;
-        if shared > 0 {
-            let name = on_one_line(&set.name);
-            remarks.push(format!(
-                "images of the unknown set `{name}` that are also known test images: {shared}"
-            ));
-        }
-    }
+    let counts = images.known.copies_in(images.unknown.iter().map(|set| &set.images))?;
+    remarks.extend(of_unknown(images, &counts, "are also known test images"));
     Ok(remarks)
+}
+
+/// How many images of each unknown set are odd, in words; `that` says how.
+fn of_unknown(images: &TestImages, counts: &[usize], that: &str) -> Vec<String> {
+    let odd = images.unknown.iter().zip(counts).filter(|(_, count)| **count > 0);
+    odd.map(|(set, count)| {
+        format!("images of the unknown set `{}` that {that}: {count}", on_one_line(&set.name))
+    })
+    .collect()
 }
