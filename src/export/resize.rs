@@ -3,7 +3,7 @@
 use image::{Rgb, RgbImage};
 use ndarray::Array4;
 
-use super::{greater, within};
+use super::self_check::{greater, within};
 use crate::{
     error::{Error, Result},
     image::{self as pixels, Fit, Frame, Input},
