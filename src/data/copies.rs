@@ -77,22 +77,43 @@ impl Dataset {
     /// # Errors
     /// Those of [`repeated_images`](Self::repeated_images).
     pub fn copies_in<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Result<Vec<usize>> {
+        Ok(self.copied_in(others)?.iter().map(Vec::len).collect())
+    }
+
+    /// The images whose [encoded](Self::encoded) bytes neither an earlier one has nor an image of another data set.
+    ///
+    /// # Errors
+    /// Those of [`repeated_images`](Self::repeated_images).
+    pub fn without_copies(&self, other: Option<&Self>) -> Result<Self> {
+        let copies: HashSet<usize> = match other {
+            Some(other) => other.copied_in([self])?.concat().into_iter().collect(),
+            None => HashSet::new(),
+        };
+        let mut kept = Copies::within(self)?.distinct();
+        kept.retain(|index| !copies.contains(index));
+        Ok(self.pick(&kept))
+    }
+
+    /// For each of other data sets, the indices of its images that equal one of this one.
+    fn copied_in<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Result<Vec<Vec<usize>>> {
         let others: Vec<(&Self, Vec<u64>)> =
             others.into_iter().map(|other| (other, other.encoded_lens())).collect();
         let lengths = self.encoded_lens();
         // Images of another length need not be read.
         let digests = |set: &Self, all: &[u64], wanted: &HashSet<u64>| -> Result<Vec<_>> {
             let indices = all.par_iter().enumerate().filter(|(_, length)| wanted.contains(length));
-            indices.map(|(index, _)| set.digest(index)).collect()
+            indices.map(|(index, _)| Ok((index, set.digest(index)?))).collect()
         };
         let of_others: HashSet<u64> = others.iter().flat_map(|(_, lengths)| lengths).copied().collect();
-        let own: HashSet<_> = digests(self, &lengths, &of_others)?.into_iter().flatten().collect();
+        let own: HashSet<_> =
+            digests(self, &lengths, &of_others)?.into_iter().filter_map(|(_, digest)| digest).collect();
         let lengths: HashSet<u64> = lengths.into_iter().collect();
-        let count = |(other, all): &(&Self, Vec<u64>)| {
-            let found = digests(other, all, &lengths)?;
-            Ok(found.iter().flatten().filter(|digest| own.contains(*digest)).count())
+        let copied = |(other, all): &(&Self, Vec<u64>)| {
+            let found = digests(other, all, &lengths)?.into_iter();
+            let is_own = |digest: Option<_>| digest.is_some_and(|digest| own.contains(&digest));
+            Ok(found.filter(|&(_, digest)| is_own(digest)).map(|(index, _)| index).collect())
         };
-        others.iter().map(count).collect()
+        others.iter().map(copied).collect()
     }
 
     /// The length and a checksum of the [encoded](Self::encoded) bytes of an image; `None` if it cannot be read.
@@ -150,6 +171,11 @@ mod tests {
         assert_eq!((b.copies_in([&a, &b]).unwrap(), a.copies_in([&b]).unwrap()), (vec![4, 4], vec![2]));
         let noise = Dataset::noise(Noise::uniform(3), &Input::default());
         assert_eq!((noise.repeated_images().unwrap(), a.copies_in([&noise]).unwrap()), (0, vec![0]));
+        let left = |other| {
+            let left = a.without_copies(other).unwrap();
+            (0..left.len()).map(|index| left.pixels(index).unwrap()[0]).collect::<Vec<_>>()
+        };
+        assert_eq!((left(None), left(Some(&b))), (vec![1, 2, 3], vec![3]));
         // What cannot be read equals nothing.
         std::fs::remove_file(folder.path().join("a/1.bmp")).unwrap();
         assert_eq!((a.repeated_images().unwrap(), a.copies_in([&b]).unwrap()), (1, vec![2]));

@@ -378,6 +378,10 @@ pub struct DatasetOutputs {
     pub indices: Vec<usize>,
     /// Logits `[N, C]`.
     pub logits: Array2<f32>,
+    /// Rejection scores `[N]`; larger = more likely unknown.
+    pub score: Vec<f32>,
+    /// The classes of the nearest anchors `[N]`.
+    pub label: Vec<usize>,
     /// Features `[N, F]`; `None` if the model does not have them as an output.
     pub features: Option<Array2<f32>>,
 }
@@ -396,10 +400,13 @@ pub fn outputs(
     mut progress: impl FnMut(usize),
 ) -> Result<DatasetOutputs> {
     let logits = Array2::zeros((0, scorer.decision().classes.len()));
-    let mut all = DatasetOutputs { indices: Vec::new(), logits, features: None };
+    let mut all =
+        DatasetOutputs { indices: Vec::new(), logits, score: Vec::new(), label: Vec::new(), features: None };
     let mut errors = Vec::new();
     run(scorer, images, |batch| {
         all.logits.append(Axis(0), batch.outputs.logits.view()).expect("one row per image");
+        all.score.extend(&batch.outputs.score);
+        all.label.extend(&batch.outputs.label);
         append(&mut all.features, batch.outputs.features.as_ref());
         progress(batch.indices.len() + batch.errors.len());
         all.indices.extend(batch.indices);

@@ -40,7 +40,7 @@ fn summed() -> Vec<Attribute> {
 }
 
 /// The axis of a row.
-const ROW: &str = "cac/row";
+pub(super) const ROW: &str = "cac/row";
 
 impl Head<'_> {
     /// Adds all nodes and outputs.
@@ -65,54 +65,50 @@ impl Head<'_> {
                 graph.node("Sub", "score", &["cac/score", "cac/thresholds/own"], vec![]);
             }
         }
-        self.verdict(graph, options);
         graph.output("logits", element::FLOAT, &[batch, Some(classes)]);
         graph.output("distances", element::FLOAT, &[batch, Some(classes)]);
         graph.output("score", element::FLOAT, &[batch]);
         graph.output("label", element::INT64, &[batch]);
-        graph.output("unknown", element::BOOL, &[batch]);
-        if !self.threshold.held_out_scores.is_empty() {
-            graph.output(P_VALUE, element::FLOAT, &[batch]);
-        }
-        if !self.threshold.operating_points.is_empty() {
-            graph.output(UNKNOWN_AT, element::BOOL, &[batch, Some(self.threshold.operating_points.len())]);
-        }
+        verdict(graph, self.threshold, batch, options.threshold_input);
         if options.features {
             graph.output(FEATURES, element::FLOAT, &[batch, Some(self.features)]);
         }
     }
+}
 
-    /// Adds what follows from the score.
-    fn verdict(&self, graph: &mut Builder, options: &ExportOptions) {
-        let Threshold { value, held_out_scores, operating_points, .. } = self.threshold;
-        graph.floats("threshold", &[], &[*value]);
-        if options.threshold_input {
-            graph.input("threshold", element::FLOAT, &[]);
-        }
-        // A NaN score must be unknown, so the comparison is negated.
-        graph.node("LessOrEqual", "cac/known", &["score", "threshold"], vec![]);
-        graph.node("Not", "unknown", &["cac/known"], vec![]);
-        if held_out_scores.is_empty() && operating_points.is_empty() {
-            return;
-        }
-        graph.node("Unsqueeze", "cac/score/column", &["score", ROW], vec![]);
-        if !held_out_scores.is_empty() {
-            graph.floats("held_out_scores", &[held_out_scores.len()], held_out_scores);
-            graph.node("GreaterOrEqual", "cac/p/larger", &["held_out_scores", "cac/score/column"], vec![]);
-            let to_float = vec![Attribute::int("to", element::FLOAT.into())];
-            graph.node("Cast", "cac/p/ones", &["cac/p/larger"], to_float);
-            graph.node("ReduceSum", "cac/p/count", &["cac/p/ones", ROW], summed());
-            graph.floats("cac/p/own", &[], &[1.0]);
-            graph.node("Add", "cac/p/rank", &["cac/p/count", "cac/p/own"], vec![]);
-            graph.floats("cac/p/all", &[], &[(held_out_scores.len() + 1) as f32]);
-            graph.node("Div", P_VALUE, &["cac/p/rank", "cac/p/all"], vec![]);
-        }
-        if !operating_points.is_empty() {
-            let values: Vec<f32> = operating_points.iter().map(|point| point.threshold).collect();
-            graph.floats("operating_points", &[values.len()], &values);
-            graph.node("LessOrEqual", "cac/known_at", &["cac/score/column", "operating_points"], vec![]);
-            graph.node("Not", UNKNOWN_AT, &["cac/known_at"], vec![]);
-        }
+/// Adds what follows from the score: the tensors of the threshold, the nodes, and their outputs.
+pub(super) fn verdict(graph: &mut Builder, threshold: &Threshold, batch: Option<usize>, is_input: bool) {
+    let Threshold { value, held_out_scores, operating_points, .. } = threshold;
+    graph.floats("threshold", &[], &[*value]);
+    if is_input {
+        graph.input("threshold", element::FLOAT, &[]);
+    }
+    // A NaN score must be unknown, so the comparison is negated.
+    graph.node("LessOrEqual", "cac/known", &["score", "threshold"], vec![]);
+    graph.node("Not", "unknown", &["cac/known"], vec![]);
+    graph.output("unknown", element::BOOL, &[batch]);
+    if held_out_scores.is_empty() && operating_points.is_empty() {
+        return;
+    }
+    graph.node("Unsqueeze", "cac/score/column", &["score", ROW], vec![]);
+    if !held_out_scores.is_empty() {
+        graph.floats("held_out_scores", &[held_out_scores.len()], held_out_scores);
+        graph.node("GreaterOrEqual", "cac/p/larger", &["held_out_scores", "cac/score/column"], vec![]);
+        let to_float = vec![Attribute::int("to", element::FLOAT.into())];
+        graph.node("Cast", "cac/p/ones", &["cac/p/larger"], to_float);
+        graph.node("ReduceSum", "cac/p/count", &["cac/p/ones", ROW], summed());
+        graph.floats("cac/p/own", &[], &[1.0]);
+        graph.node("Add", "cac/p/rank", &["cac/p/count", "cac/p/own"], vec![]);
+        graph.floats("cac/p/all", &[], &[(held_out_scores.len() + 1) as f32]);
+        graph.node("Div", P_VALUE, &["cac/p/rank", "cac/p/all"], vec![]);
+        graph.output(P_VALUE, element::FLOAT, &[batch]);
+    }
+    if !operating_points.is_empty() {
+        let values: Vec<f32> = operating_points.iter().map(|point| point.threshold).collect();
+        graph.floats("operating_points", &[values.len()], &values);
+        graph.node("LessOrEqual", "cac/known_at", &["cac/score/column", "operating_points"], vec![]);
+        graph.node("Not", UNKNOWN_AT, &["cac/known_at"], vec![]);
+        graph.output(UNKNOWN_AT, element::BOOL, &[batch, Some(values.len())]);
     }
 }
 

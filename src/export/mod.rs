@@ -8,6 +8,7 @@ mod graph;
 mod head;
 mod numbers;
 mod quantize;
+mod recalibrate;
 mod resize;
 mod self_check;
 mod threshold;
@@ -21,6 +22,7 @@ use prost::Message;
 use head::Head;
 use numbers::Numbers;
 
+pub use self::recalibrate::{RecalibrateOptions, Recalibrated, recalibrate};
 pub use crate::model::InputForm;
 use crate::{
     arch,

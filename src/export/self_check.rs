@@ -81,8 +81,17 @@ fn check_head(head: &Head, found: &Outputs) -> Result<()> {
     check_verdicts(head.threshold, found)
 }
 
+/// Compares the outputs of a file with those before it got this threshold, and with the method's functions.
+pub(super) fn check_threshold(threshold: &Threshold, found: &Outputs, before: &Outputs) -> Result<()> {
+    let difference = difference_of_logits(found.logits.view(), before.logits.view());
+    within("logits", difference, HEAD_TOLERANCE)?;
+    same("labels", &found.label, &before.label.to_vec())?;
+    within("scores", greatest_difference(&found.score, &before.score), HEAD_TOLERANCE)?;
+    check_verdicts(threshold, found)
+}
+
 /// Compares the outputs that follow from the score with the method's functions.
-pub(super) fn check_verdicts(threshold: &Threshold, found: &Outputs) -> Result<()> {
+fn check_verdicts(threshold: &Threshold, found: &Outputs) -> Result<()> {
     let Threshold { value, held_out_scores, operating_points, .. } = threshold;
     let verdicts: Vec<bool> = found.score.iter().map(|&score| method::is_unknown(score, *value)).collect();
     same("verdicts", &found.unknown, &verdicts)?;

@@ -7,10 +7,15 @@ use super::proto::{Attribute, Graph, Node, Tensor, Value, element};
 /// A graph under construction.
 #[derive(Default)]
 pub(crate) struct Builder {
-    graph: Graph,
+    pub(crate) graph: Graph,
 }
 
 impl Builder {
+    /// Continues a graph.
+    pub(crate) fn of(graph: Graph) -> Self {
+        Self { graph }
+    }
+
     /// Adds a node and returns its name, which is also that of its output.
     pub(crate) fn node(
         &mut self,
@@ -104,16 +109,20 @@ impl Builder {
         self.graph.output.push(Value::new(name, element, shape));
     }
 
+    /// The name that two tensors have, if there are such tensors.
+    pub(crate) fn clash(&self) -> Option<&str> {
+        let computed = self.graph.node.iter().flat_map(|node| &node.output);
+        let mut names = HashSet::new();
+        let mut all = self.graph.initializer.iter().map(|tensor| &tensor.name).chain(computed);
+        all.find(|name| !names.insert(*name)).map(String::as_str)
+    }
+
     /// The graph.
     ///
     /// # Panics
     /// If two tensors have the same name.
     pub(crate) fn finish(self, name: &str) -> Graph {
-        let computed = self.graph.node.iter().flat_map(|node| &node.output);
-        let mut names = HashSet::new();
-        for name in self.graph.initializer.iter().map(|tensor| &tensor.name).chain(computed) {
-            assert!(names.insert(name), "two tensors have the name `{name}`");
-        }
+        assert_eq!(self.clash(), None, "two tensors have this name");
         Graph { name: name.to_owned(), ..self.graph }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) const NORMALIZED: &str = "cac/input/normalized";
 pub(crate) const VIEWS: &str = "cac/views/features";
 
 /// The outputs of every model, in this order.
-const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
+pub(crate) const OUTPUTS: [&str; 5] = ["logits", "distances", "score", "label", "unknown"];
 
 /// Optional outputs of a model, after the others, in any order.
 const FURTHER_OUTPUTS: [&str; 4] = [P_VALUE, UNKNOWN_AT, FEATURES, LOGIT_MAP];
@@ -121,6 +121,12 @@ impl ModelFile {
     /// The number of operating points.
     pub fn operating_points(&self) -> usize {
         operating_points(&self.manifest.decision)
+    }
+
+    /// The error of this file.
+    #[cfg(feature = "export")]
+    pub fn broken(&self, reason: String) -> Error {
+        Error::Model { origin: self.origin.clone(), reason }
     }
 
     /// The error of a runtime that refuses this file.
@@ -306,8 +312,8 @@ pub(super) fn anchors(graph: &Graph, classes: usize) -> Option<Anchors> {
     Some(Anchors::Fixed { classes, magnitude })
 }
 
-/// The values of a float32 tensor, or of the float16 one that a node casts to it.
-fn values(graph: &Graph, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
+/// The shape and the values of a float32 tensor, or of the float16 one that a node casts to it.
+pub(crate) fn values(graph: &Graph, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
     let tensor = |name: &str| graph.initializer.iter().find(|tensor| tensor.name == name);
     let shape = |tensor: &Tensor| -> Option<Vec<usize>> {
         tensor.dims.iter().map(|&length| usize::try_from(length).ok()).collect()

@@ -75,6 +75,10 @@ pub struct History {
     /// Name and version of the runtime that the file was checked with when it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked_with: Option<String>,
+    /// Name and version of the toolkit that chose the threshold anew, by images that the network and the
+    /// earlier threshold did not know; `None` if the threshold is that of the export.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recalibrated_with: Option<String>,
     /// The comparison of the graph's resizing with [`image::pixels`](crate::image::pixels), if the graph
     /// resizes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,6 +120,7 @@ impl History {
             precision: understood(&mut fields, "precision"),
             averages_views: understood(&mut fields, "averages_views"),
             checked_with: understood(&mut fields, "checked_with"),
+            recalibrated_with: understood(&mut fields, "recalibrated_with"),
             resize_check: understood(&mut fields, "resize_check"),
             imported: understood(&mut fields, "imported"),
             training: understood(&mut fields, "training"),
@@ -129,6 +134,10 @@ impl History {
 
     /// [`Manifest::doubt_of_held_out`](super::Manifest::doubt_of_held_out) of a file of the current format.
     pub(crate) fn doubt_of_held_out(&self) -> Option<&'static str> {
+        // By the file itself, on new images.
+        if self.recalibrated_with.is_some() {
+            return None;
+        }
         let is_seen = self.training.as_ref().and_then(|training| training.get(HELD_OUT_SEEN)) == Some(true);
         if self.imported.is_some() {
             Some("the network may have learned from the images that were given to `import`")

@@ -108,7 +108,9 @@ impl fmt::Display for Inspection {
         };
         line("file", &format_args!("{:.1} MB, SHA-256 {}", self.bytes as f64 / 1e6, self.sha256))?;
         let producer = history.producer.as_deref().unwrap_or("an unknown program");
-        line("format", &format_args!("{}, written by {producer}", decision.format_version))?;
+        let again = history.recalibrated_with.as_ref();
+        let again = again.map_or(String::new(), |program| format!(", recalibrated by {program}"));
+        line("format", &format_args!("{}, written by {producer}{again}", decision.format_version))?;
         let (ir, opset, nodes, parameters) = (self.ir_version, self.opset, self.nodes, self.parameters);
         let precision = history.precision.map(|precision| format!(", {precision}")).unwrap_or_default();
         line(
@@ -176,7 +178,7 @@ impl fmt::Display for Inspection {
             line("recipe", &recipe)?;
         }
         if let Some(runtime) = &history.checked_with {
-            line("checked", &format_args!("with {runtime}, at export"))?;
+            line("checked", &format_args!("with {runtime}, when the file was written"))?;
         }
         if let Some(ResizeCheck { images, values, differing, .. }) = &history.resize_check {
             line(

@@ -42,7 +42,7 @@ pub use inspect::Inspection;
 pub const FORMAT_VERSION: u32 = 2;
 
 /// The prefix of the metadata properties in an ONNX file, one for each field, with JSON as the value.
-const PREFIX: &str = "cac.";
+pub(crate) const PREFIX: &str = "cac.";
 
 /// The input format of a model file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -606,6 +606,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 @if let Some(provider) = origin.provider { (row("run by", name(&provider.to_string()))) }
                 (row("format", html! { (origin.manifest.decision.format_version) }))
                 @if let Some(producer) = &history.producer { (row("written by", name(producer))) }
+                @if let Some(program) = &history.recalibrated_with { (row("recalibrated by", name(program))) }
                 @if let Some(runtime) = &history.checked_with { (row("checked with", name(runtime))) }
                 @if let Some(architecture) = &history.architecture { (row("network", text(architecture))) }
                 @if let Some(precision) = &history.precision { (row("precision", text(precision))) }

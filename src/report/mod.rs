@@ -91,6 +91,24 @@ pub struct Row {
     pub intervals: Option<RowIntervals>,
 }
 
+impl Report {
+    /// The metrics that need no threshold.
+    #[cfg(feature = "export")]
+    pub(crate) fn without_threshold(mut self) -> Self {
+        self.known_kept = None;
+        if let Some(intervals) = &mut self.intervals {
+            intervals.known_kept = None;
+        }
+        for row in &mut self.rows {
+            row.unknown_caught = None;
+            if let Some(intervals) = &mut row.intervals {
+                intervals.unknown_caught = None;
+            }
+        }
+        self
+    }
+}
+
 impl Row {
     /// Whether the unknown images score lower than the known ones, as if larger meant less likely unknown:
     /// the AUROC is below 50 %, with its interval if there is one.

@@ -19,6 +19,7 @@ mod numbers;
 mod pixels;
 mod places;
 mod programs;
+mod recalibrate;
 mod report;
 mod resize;
 #[cfg(feature = "train")]

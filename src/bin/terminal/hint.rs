@@ -148,18 +148,18 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
         Error::TooFewHeldOut { .. } => {
-            "hold out more images with `train --held-out`, give more to `import --known`, keep a smaller share with \
-             --keep, or set the threshold by hand with --threshold"
+            "hold out more images with `train --held-out`, give more with --known, keep a smaller share with --keep, or set \
+             the threshold by hand with --threshold"
         }
         Error::NoHeldOutScores => {
-            "export the model from a run that held images out, or import it with --known"
+            "export the model from a run that held images out, import it with --known, or give it scores with `recalibrate`"
         }
         Error::DriftState { .. } => {
             "continue a stream with the same model, score and seed, or start a new one with another --state"
         }
         Error::StateInUse { .. } => "wait until it has ended, or give another --state",
         Error::BrokenImages { .. } => {
-            "repair or remove the files; `train`, `eval` and `report` leave them out with --skip-broken"
+            "repair or remove the files; `train`, `eval`, `report` and `recalibrate` leave them out with --skip-broken"
         }
         Error::EmptiesClass { name: "held-out", .. } => {
             "hold out a smaller share with --held-out, or add images"

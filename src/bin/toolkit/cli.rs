@@ -75,6 +75,8 @@ pub enum Command {
     /// Check whether new images still resemble those that the threshold was chosen for; exit code 3 if not
     #[command(allow_negative_numbers = true)]
     Drift(DriftArgs),
+    /// Choose a new threshold for a model, from known images of the conditions that it works in
+    Recalibrate(RecalibrateArgs),
     /// Show the contents of a model file
     Inspect(InspectArgs),
     /// Check that a model file reproduces the results recorded at its export
@@ -679,6 +681,44 @@ pub fn begins_as_model(path: &Path) -> std::io::Result<bool> {
 /// Whether the name of a file is that of a model.
 pub fn is_model(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("onnx"))
+}
+
+/// `toolkit recalibrate`
+#[derive(Args)]
+#[command(after_help = format!("Published data sets: {}", set_names()))]
+pub struct RecalibrateArgs {
+    /// Model file
+    #[arg(value_name = "MODEL.onnx")]
+    pub model: PathBuf,
+    /// The file to write
+    #[arg(value_name = "NEW.onnx")]
+    pub output: PathBuf,
+    /// New images of the known classes: a folder of images, with or without class folders, or the name of a
+    /// published data set (see below). Of training and test images only the latter are used
+    #[arg(long, value_name = "DIR|NAME")]
+    pub known: PathBuf,
+    /// Where published data sets are
+    #[command(flatten)]
+    pub data: FolderArgs,
+    /// Share of further such images that the threshold keeps, 0 to below 1; by default that of the model or, if
+    /// its threshold was set by hand, 0.95
+    #[arg(long, value_name = "SHARE")]
+    pub keep: Option<f64>,
+    /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback
+    #[arg(long, default_value = "cpu")]
+    pub provider: Provider,
+    /// Leave out images that cannot be read
+    #[arg(long)]
+    pub skip_broken: bool,
+    /// Also add the file to this Triton model repository, as for `export`
+    #[arg(long, value_name = "DIR")]
+    pub triton: Option<PathBuf>,
+    /// The signature of the model file
+    #[command(flatten)]
+    pub signature: SignatureArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `toolkit inspect`

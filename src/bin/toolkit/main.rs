@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Weights(command) => commands::weights::run(&command),
         Command::Score(args) => commands::score::run(&args),
         Command::Drift(args) => commands::drift::run(&args),
+        Command::Recalibrate(args) => commands::recalibrate::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Providers(args) => commands::providers::run(&args),

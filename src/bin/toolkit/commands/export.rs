@@ -173,16 +173,7 @@ pub fn write(
     from: &Path,
 ) -> anyhow::Result<()> {
     let exported = export::export(checkpoint, &args.options(calibration), model)?;
-    let published = match &args.triton {
-        Some(repository) => {
-            let published = triton::publish(model, repository);
-            if published.is_err() {
-                say(format_args!("wrote the model to `{}`", model.display()));
-            }
-            Some(published?)
-        }
-        None => None,
-    };
+    let published = publish(args.triton.as_deref(), model)?;
     if args.json {
         return print_json(&exported.manifest);
     }
@@ -249,6 +240,21 @@ pub fn write(
             "compared with f32 on {images} training images: {label_flips} classes and {unknown_flips} verdicts differ"
         )?;
     }
+    print_published(published.as_ref())
+}
+
+/// Adds a model file to a repository for Triton, if one is given.
+pub fn publish(repository: Option<&Path>, model: &Path) -> anyhow::Result<Option<triton::Published>> {
+    let Some(repository) = repository else { return Ok(None) };
+    let published = triton::publish(model, repository);
+    if published.is_err() {
+        say(format_args!("wrote the model to `{}`", model.display()));
+    }
+    Ok(Some(published?))
+}
+
+/// Prints where a model was added to a repository.
+pub fn print_published(published: Option<&triton::Published>) -> anyhow::Result<()> {
     if let Some(triton::Published { folder, version, service, .. }) = published {
         writeln!(
             stdout(),

@@ -8,6 +8,7 @@ pub mod import;
 pub mod inspect;
 pub mod metrics;
 pub mod providers;
+pub mod recalibrate;
 pub mod report;
 pub mod score;
 pub mod train;

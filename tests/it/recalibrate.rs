@@ -1,0 +1,356 @@
+//! New thresholds for model files.
+
+use std::{fs, path::Path};
+
+use cac::{
+    Bytes, Error, Provider, Scorer,
+    data::{Dataset, Split},
+    eval,
+    export::{self, ExportOptions, InputForm, RecalibrateOptions, Recalibrated, ThresholdRule},
+    image::Input,
+    method::{self, Anchors, Variant, kept_at_least},
+    model::{Inspection, ModelPrecision},
+    run::TestLogits,
+    scorer::Outputs,
+};
+use ndarray::{Array4, Axis};
+use serde_json::Value;
+
+use crate::{
+    PROVIDERS, checkpoint,
+    commands::{error, stderr, stdout, toolkit, trained},
+    errors::with_changed_bias,
+    golden, model_file,
+};
+
+/// The number of images of [`photographs`].
+const COUNT: usize = 60;
+
+/// Different images in a folder for each class.
+fn photographs(folder: &Path) {
+    for number in 0..COUNT {
+        let class = folder.join(["ant", "bee", "cow"][number % 3]);
+        fs::create_dir_all(&class).unwrap();
+        let shade = |x: u32, y: u32, channel: u32| {
+            let wave = (x * (1 + number as u32 % 7) + y * (1 + number as u32 % 5)) * (channel + 2);
+            (wave * 5 + 11 * number as u32) as u8
+        };
+        let image = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([0, 1, 2].map(|c| shade(x, y, c))));
+        image.save(class.join(format!("{number:02}.png"))).unwrap();
+    }
+}
+
+fn unlabelled(folder: &Path) -> Dataset {
+    Dataset::unknown(folder, Split::Test, &Input::default()).unwrap()
+}
+
+fn recalibrated(
+    model: &[u8],
+    images: &Dataset,
+    options: RecalibrateOptions,
+) -> cac::Result<(Recalibrated, Vec<u8>)> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new.onnx");
+    let result = export::recalibrate(Bytes::copy_from_slice(model), "model", images, options, &path, |_| ());
+    assert_eq!(path.exists(), result.is_ok());
+    Ok((result?, fs::read(path).unwrap()))
+}
+
+/// The outputs of a model for all images of a data set.
+fn outputs(model: &[u8], provider: Provider, images: &Dataset) -> Outputs {
+    let all: Vec<usize> = (0..images.len()).collect();
+    let pixels = images.readable_batch(&all).images;
+    Scorer::from_bytes(model, provider).unwrap().score_u8(pixels.view()).unwrap()
+}
+
+/// The checkpoint with logits of the test, so that exports have metrics.
+fn tested() -> cac::run::Checkpoint {
+    let mut checkpoint = checkpoint(1, Variant::Paper);
+    let logits = checkpoint.held_out.calibrating.clone();
+    let labels = (0..logits.nrows()).map(|row| (row % 3) as i64).collect();
+    let unknown = vec![("far".to_owned(), logits.clone())];
+    checkpoint.test = Some(TestLogits { known: logits, labels, unknown, skipped: 0 });
+    checkpoint
+}
+
+#[test]
+fn only_what_depends_on_the_threshold_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    photographs(folder.path());
+    let images = unlabelled(folder.path());
+    let pixels = Array4::from_shape_fn((8, 3, 32, 32), |(n, c, y, x)| {
+        ((x * (n + 1) + y * (c + 2)) % 256) as f32 / 255.0
+    });
+    let checkpoint = tested();
+    let default = ExportOptions { score: Some("cac".parse().unwrap()), ..ExportOptions::default() };
+    for options in [
+        default.clone(),
+        ExportOptions { score: Some("energy+knn:5".parse().unwrap()), ..default.clone() },
+        ExportOptions { features: false, threshold_input: true, ..default.clone() },
+        ExportOptions { logit_map: true, input: InputForm::Bytes, batch: Some(7), ..default.clone() },
+        ExportOptions { input: InputForm::AnySize, threshold: ThresholdRule::Value(3.0), ..default.clone() },
+        ExportOptions { precision: ModelPrecision::Int8, calibration: Some(pixels), ..default.clone() },
+    ] {
+        let model = model_file(&checkpoint, &options);
+        let before = Inspection::of(&model, "before").unwrap();
+        for provider in PROVIDERS {
+            let asked = RecalibrateOptions { keep: Some(0.9), provider, ..RecalibrateOptions::default() };
+            let (found, new) = recalibrated(&model, &images, asked).unwrap();
+            let after = Inspection::of(&new, "after").unwrap();
+            assert_eq!((found.images, found.skipped, found.accuracy), (COUNT, 0, None));
+            assert_eq!((found.bytes, &found.sha256), (new.len(), &after.sha256));
+            assert_eq!(found.manifest, after.manifest);
+
+            // The threshold is the k-th smallest score, k = ⌈61 · 0.9⌉.
+            let [old, own] = [&model, &new].map(|bytes| outputs(bytes, provider, &images));
+            let mut scores = old.score.to_vec();
+            scores.sort_unstable_by(f32::total_cmp);
+            let threshold = after.manifest.decision.threshold.clone().unwrap();
+            assert_eq!((after.threshold, threshold.value), (scores[54], scores[54]), "{options:?}");
+            assert_eq!(threshold.held_out_scores, scores);
+            assert_eq!((threshold.keep, threshold.is_from_test), (Some(0.9), false));
+            assert_eq!(threshold.kept_at_least, Some(kept_at_least(COUNT, 0.9)));
+            assert_eq!(after.manifest.doubt_of_held_out(), None);
+            let kept = |threshold: f32| scores.iter().filter(|&&score| score <= threshold).count();
+            assert_eq!(found.kept_before, kept(before.threshold) as f64 / COUNT as f64);
+
+            // Everything else stays.
+            assert_eq!((&own.logits, &own.distances, &own.label), (&old.logits, &old.distances, &old.label));
+            assert_eq!(
+                (&own.score, &own.features, &own.logit_map),
+                (&old.score, &old.features, &old.logit_map)
+            );
+            assert_eq!(
+                (after.outputs, after.batch, after.input),
+                (before.outputs.clone(), before.batch, before.input)
+            );
+            assert_eq!((after.takes_threshold, after.nodes), (before.takes_threshold, before.nodes));
+            for (place, &score) in own.score.iter().enumerate() {
+                assert_eq!(own.unknown[place], score > scores[54]);
+                let p_value = own.p_value.as_ref().unwrap()[place];
+                assert!((p_value - method::p_value(&scores, score)).abs() < 1e-6);
+                let at = own.unknown_at.as_ref().unwrap();
+                assert_eq!((at[[place, 0]], at[[place, 1]]), (score > scores[54], score > scores[57]));
+            }
+            assert!(Scorer::from_bytes(&new, provider).unwrap().verify().unwrap() < 0.1);
+
+            // Metrics without the earlier threshold.
+            let history = &after.manifest.history;
+            if let Some(earlier) = &before.manifest.history.metrics {
+                let metrics = history.metrics.as_ref().unwrap();
+                assert!(earlier.known_kept.is_some() && earlier.rows[0].unknown_caught.is_some());
+                assert_eq!((metrics.known_kept, metrics.rows[0].unknown_caught), (None, None));
+                assert_eq!(metrics.accuracy, earlier.accuracy);
+                assert_eq!(metrics.rows[0].metrics, earlier.rows[0].metrics);
+            }
+            // The test has no features.
+            let reads_features = options.score.unwrap().reads_features();
+            assert_eq!(history.metrics.is_none(), reads_features);
+            assert!(history.recalibrated_with.as_ref().unwrap().starts_with("cac "));
+        }
+    }
+}
+
+#[test]
+fn places_are_compared_with_the_new_images() {
+    let folder = tempfile::tempdir().unwrap();
+    photographs(folder.path());
+    let images = unlabelled(folder.path());
+    let checkpoint = checkpoint(1, Variant::Paper);
+    let model = model_file(&checkpoint, &ExportOptions { logit_map: true, ..ExportOptions::default() });
+    let (found, new) = recalibrated(&model, &images, RecalibrateOptions::default()).unwrap();
+    let places = found.manifest.decision.places.unwrap();
+    let logits = outputs(&new, Provider::Cpu, &images).logits;
+    let distances = checkpoint.anchors.distances(logits.view());
+    let mut expected = places.score.rejection(logits.view(), distances.view()).to_vec();
+    expected.sort_unstable_by(f32::total_cmp);
+    assert_eq!(places.held_out_scores, expected);
+}
+
+#[test]
+fn each_class_gets_a_new_threshold_if_it_had_one() {
+    let folder = tempfile::tempdir().unwrap();
+    photographs(folder.path());
+    let images = unlabelled(folder.path());
+    let mut checkpoint = tested();
+    let (plain_options, per_class) =
+        (ExportOptions { score: Some("min-distance".parse().unwrap()), ..ExportOptions::default() }, true);
+    // Anchors among the logits, so that each class is predicted.
+    let logits = outputs(&model_file(&checkpoint, &plain_options), Provider::Cpu, &images).logits;
+    checkpoint.anchors = Anchors::Rows(logits.select(Axis(0), &[0, 1, 2]));
+    checkpoint.held_out.calibrating = logits;
+    let plain = model_file(&checkpoint, &plain_options);
+    let options = ExportOptions { per_class, threshold: ThresholdRule::Keep(0.5), ..plain_options };
+    let model = model_file(&checkpoint, &options);
+    for provider in PROVIDERS {
+        let asked = RecalibrateOptions { provider, ..RecalibrateOptions::default() };
+        let (found, new) = recalibrated(&model, &images, asked).unwrap();
+        let threshold = found.manifest.decision.threshold.clone().unwrap();
+        let raw = outputs(&plain, provider, &images);
+        let own = outputs(&new, provider, &images);
+        assert_eq!((threshold.value, threshold.keep), (0.0, Some(0.5)));
+        assert!(threshold.held_out_scores.is_empty() && own.p_value.is_none());
+        let mut least = 1.0_f64;
+        for (class, &chosen) in threshold.classes.as_ref().unwrap().iter().enumerate() {
+            let of_class = |place: &usize| raw.label[*place] == class;
+            let places: Vec<usize> = (0..COUNT).filter(of_class).collect();
+            let mut scores: Vec<f32> = places.iter().map(|&place| raw.score[place]).collect();
+            scores.sort_unstable_by(f32::total_cmp);
+            assert_eq!(chosen, method::threshold(&scores, 0.5).unwrap(), "{class}");
+            // Each image is compared with the threshold of its class exactly.
+            assert!(places.iter().all(|&place| own.unknown[place] == (raw.score[place] > chosen)));
+            least = least.min(kept_at_least(scores.len(), 0.5));
+        }
+        assert_eq!(threshold.kept_at_least, Some(least));
+        assert_eq!(found.manifest.history.metrics, None);
+        let before = outputs(&model, provider, &images);
+        let kept = before.unknown.iter().filter(|&&unknown| !unknown).count();
+        assert_eq!(found.kept_before, kept as f64 / COUNT as f64);
+    }
+    let too_many = RecalibrateOptions { keep: Some(0.99), ..RecalibrateOptions::default() };
+    let refused = recalibrated(&model, &images, too_many).unwrap_err().to_string();
+    assert!(refused.contains("needs 99 images to choose from to keep 99 %; it has "), "{refused}");
+}
+
+#[test]
+fn files_of_earlier_versions_get_the_outputs_of_today() {
+    let folder = tempfile::tempdir().unwrap();
+    photographs(folder.path());
+    let model = fs::read(golden("../../exported/cifar10-wrn-40-2.onnx")).unwrap();
+    let input = Inspection::of(&model, "old").unwrap().manifest.decision.input;
+    let images = Dataset::unknown(folder.path(), Split::Test, &input).unwrap();
+    let (found, new) = recalibrated(&model, &images, RecalibrateOptions::default()).unwrap();
+    let decision = &found.manifest.decision;
+    assert_eq!((decision.format_version, found.manifest.doubt_of_held_out()), (2, None));
+    // That of the file.
+    assert_eq!(decision.threshold.as_ref().unwrap().keep, Some(0.95));
+    let own = outputs(&new, Provider::Cpu, &images);
+    assert_eq!(own.unknown.iter().filter(|&&unknown| !unknown).count(), 58);
+    assert!(own.p_value.is_some() && own.unknown_at.unwrap().ncols() == 2);
+    Scorer::from_bytes(&new, Provider::OnnxRuntime).unwrap().verify().unwrap();
+}
+
+#[test]
+fn what_gives_no_sound_threshold_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    photographs(at);
+    let images = unlabelled(at);
+    let model = model_file(&checkpoint(1, Variant::Paper), &ExportOptions::default());
+    let refused = |model: &[u8], images: &Dataset, options| recalibrated(model, images, options).unwrap_err();
+    let options = RecalibrateOptions::default();
+    let few = refused(&model, &images.pick(&(0..18).collect::<Vec<_>>()), options);
+    assert!(matches!(few, Error::TooFewHeldOut { found: 18, needed: 19, .. }), "{few}");
+    let wrong = refused(&model, &images, RecalibrateOptions { keep: Some(1.0), ..options });
+    assert!(matches!(wrong, Error::Setting { name: "keep", .. }), "{wrong}");
+    let coarse = refused(&model, &images, RecalibrateOptions { provider: Provider::OpenVinoBf16, ..options });
+    assert!(matches!(coarse, Error::Setting { name: "provider", .. }), "{coarse}");
+    // A damage must not get a golden batch of its own.
+    let damaged = refused(&with_changed_bias(&model), &images, options);
+    assert!(matches!(damaged, Error::Differs { .. }), "{damaged}");
+    let other = Dataset::unknown(at, Split::Test, &Input::of_size(48, 48)).unwrap();
+    let other = refused(&model, &other, options);
+    assert!(matches!(other, Error::Setting { name: "images", .. }), "{other}");
+
+    fs::write(at.join("ant/00.png"), "no image").unwrap();
+    let broken = refused(&model, &images, options);
+    assert!(matches!(&broken, Error::BrokenImages { errors } if errors.len() == 1), "{broken}");
+    let (found, _) =
+        recalibrated(&model, &images, RecalibrateOptions { skip_broken: true, ..options }).unwrap();
+    assert_eq!((found.images, found.skipped), (COUNT - 1, 1));
+    let held_out = found.manifest.decision.threshold.unwrap().held_out_scores;
+    let mut scores = Vec::new();
+    let scorer = Scorer::from_bytes(&model, Provider::Cpu).unwrap();
+    eval::scores(&scorer, &images, |batch, _| scores.extend(batch)).unwrap();
+    scores.sort_unstable_by(f32::total_cmp);
+    assert_eq!(held_out, scores);
+}
+
+/// Replaces the record of the training in a model file.
+fn with_training(model: &Path, training: &Value) {
+    use prost::Message;
+    let mut proto = tract_onnx::pb::ModelProto::decode(&*fs::read(model).unwrap()).unwrap();
+    let properties = &mut proto.metadata_props;
+    properties.retain(|property| property.key != "cac.training");
+    let (key, value) = ("cac.training".to_owned(), training.to_string());
+    properties.push(tract_onnx::pb::StringStringEntryProto { key, value });
+    fs::write(model, proto.encode_to_vec()).unwrap();
+}
+
+#[test]
+fn the_command_says_what_the_earlier_threshold_kept() {
+    let folder = trained();
+    let at = folder.path();
+    photographs(&at.join("new"));
+    stdout(&toolkit(at, &["export", "model.onnx", "--score", "cac"]));
+    let before = fs::read(at.join("model.onnx")).unwrap();
+    let recalibrate = |args: &[&str]| toolkit(at, &[&["recalibrate", "model.onnx"], args].concat());
+    let output = recalibrate(&["new.onnx", "--known", "new", "--triton", "models"]);
+    let text = stdout(&output);
+    for part in [
+        "new.onnx: ",
+        " MB from `model.onnx`\nSHA-256 ",
+        "\naccuracy ",
+        " % of 60 images\nearlier threshold: keeps ",
+        " % of 60 images\nthreshold ",
+        " (keeps 95 % of new known images, and at least 89.9 % with a confidence of 95 %; chosen from 60 known \
+         images given at the recalibration)\nself-check with tract: ",
+        "\nfor Triton: version 1 in `models/new`\n",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(fs::read(at.join("model.onnx")).unwrap(), before);
+    let inspected = toolkit(at, &["inspect", "new.onnx"]);
+    assert!(stdout(&inspected).contains(", recalibrated by cac "), "{}", stdout(&inspected));
+    // The image that decides is kept, too.
+    let verdicts = toolkit(at, &["score", "new.onnx", "new"]);
+    assert_eq!(stdout(&verdicts).lines().filter(|line| line.contains("\tunknown\t")).count(), 2);
+
+    // Labels change nothing, nor do the names of other folders.
+    fs::create_dir(at.join("days")).unwrap();
+    for (class, day) in [("ant", "monday"), ("bee", "tuesday"), ("cow", "wednesday")] {
+        fs::rename(at.join("new").join(class), at.join("days").join(day)).unwrap();
+    }
+    let line = recalibrate(&["days.onnx", "--known", "days", "--json"]);
+    let line: Value = serde_json::from_str(stdout(&line)).unwrap();
+    assert_eq!((&line["images"], &line["skipped"], &line["accuracy"]), (&60.into(), &0.into(), &Value::Null));
+    assert!(line["kept_before"].is_number() && line["manifest"]["recalibrated_with"].is_string(), "{line}");
+    assert_eq!(line["sha256"], cac::files::sha256(&fs::read(at.join("days.onnx")).unwrap()));
+    assert_eq!(fs::read(at.join("days.onnx")).unwrap(), fs::read(at.join("new.onnx")).unwrap());
+    // A folder of another class beside those of the model is a mistake.
+    fs::rename(at.join("days/monday"), at.join("days/ant")).unwrap();
+    let refused = recalibrate(&["x.onnx", "--known", "days"]);
+    assert!(error(&refused).contains("`tuesday` is not one of the known classes"), "{}", stderr(&refused));
+    let same = error(&recalibrate(&["model.onnx", "--known", "days"]));
+    assert_eq!(same, "error: cannot write `model.onnx`: it is also an input");
+    let name = error(&recalibrate(&["new.bin", "--known", "days"]));
+    assert!(name.contains("it must end in .onnx"), "{name}");
+    assert!(!at.join("x.onnx").exists());
+}
+
+#[test]
+fn copies_and_training_images_are_left_out() {
+    let folder = trained();
+    let at = folder.path();
+    photographs(&at.join("known/train"));
+    photographs(&at.join("new"));
+    stdout(&toolkit(at, &["export", "model.onnx"]));
+    with_training(&at.join("model.onnx"), &serde_json::json!({ "known": "known" }));
+    // The model has learned from all but 20 of the images, of which one is there twice.
+    for number in 0..20 {
+        let class = ["ant", "bee", "cow"][number % 3];
+        fs::remove_file(at.join(format!("known/train/{class}/{number:02}.png"))).unwrap();
+    }
+    fs::copy(at.join("new/ant/00.png"), at.join("new/ant/copy.png")).unwrap();
+    let args = ["recalibrate", "model.onnx", "new.onnx", "--known", "new"];
+    let output = toolkit(at, &args);
+    assert!(stdout(&output).contains("chosen from 20 known images given"), "{}", stdout(&output));
+    let text = stderr(&output);
+    assert!(
+        text.starts_with("left out copies of other images: 1\nleft out training images of the model: 40\n"),
+        "{text}"
+    );
+    // Without the training images, they cannot be compared.
+    fs::rename(at.join("known"), at.join("moved")).unwrap();
+    assert!(stdout(&toolkit(at, &args)).contains("chosen from 60 known images given"));
+}
