@@ -114,6 +114,23 @@ impl Interval {
         })
     }
 
+    /// The interval of a difference of two values, from those of each and the correlation of their errors (Zou,
+    /// 2007). For uncorrelated shares with Wilson's intervals it is method 10 of Newcombe (1998).
+    pub(crate) fn of_difference(
+        (first, of_first): (f64, Self),
+        (second, of_second): (f64, Self),
+        correlation: f64,
+    ) -> Self {
+        let reach = |one: f64, other: f64| {
+            (one * one + other * other - 2.0 * correlation * one * other).max(0.0).sqrt()
+        };
+        let difference = second - first;
+        Self {
+            low: difference - reach(second - of_second.low, of_first.high - first),
+            high: difference + reach(of_second.high - second, first - of_first.low),
+        }
+    }
+
     /// The smallest interval that contains both.
     pub(crate) fn hull(self, other: Self) -> Self {
         Self { low: self.low.min(other.low), high: self.high.max(other.high) }
@@ -128,6 +145,11 @@ impl Draws {
     fn new(mut values: Vec<f64>) -> Self {
         values.sort_unstable_by(f64::total_cmp);
         Self(values)
+    }
+
+    /// The variance of the draws.
+    pub(crate) fn variance(&self) -> f64 {
+        self.0.len() as f64 * variance_of_mean(&self.0)
     }
 
     /// The middle 95 %, interpolated linearly.
@@ -159,8 +181,8 @@ impl Draws {
 
 /// One resample: how often each known image and each image of every unknown set was drawn, by rank.
 pub(crate) struct Resample {
-    known: Vec<u32>,
-    unknown: Vec<Vec<u32>>,
+    pub(super) known: Vec<u32>,
+    pub(super) unknown: Vec<Vec<u32>>,
 }
 
 impl Bootstrap {

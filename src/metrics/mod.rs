@@ -6,6 +6,7 @@
 #[cfg(feature = "page")]
 pub(crate) mod curve;
 mod interval;
+mod paired;
 mod stream;
 
 use rayon::prelude::*;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 pub use interval::{Bootstrap, Interval};
 pub(crate) use interval::{Draws, FprOfFew, Part, Resample, Share, auroc_interval};
+pub(crate) use paired::Placed;
 pub use stream::{Bounded, Stream};
 
 /// The metrics of known images against one set of unknown images: their values or, with `T = Interval`,

@@ -1,11 +1,13 @@
 //! The report: a table of metrics with their intervals.
 
+mod comparison;
 mod text;
 
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::comparison::{Change, ComparedRow, Comparison, ReportScores};
 use crate::{
     data::{ALL, MEAN, RESERVED_NAMES},
     error::{Error, Result},

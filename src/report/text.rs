@@ -17,7 +17,7 @@ fn percents(Interval { low, high }: Interval) -> String {
 }
 
 /// A line of the table, with a dash for each absent value.
-fn line<T: Copy>(
+pub(super) fn line<T: Copy>(
     first: [String; 2],
     metrics: Metrics<T>,
     caught: Option<T>,
@@ -26,6 +26,25 @@ fn line<T: Copy>(
     let values = Metric::ALL.map(|metric| metrics.get(metric)).into_iter().chain([caught]);
     let cells = values.map(|value| value.map_or_else(|| "-".to_owned(), text));
     first.into_iter().chain(cells).collect()
+}
+
+/// Writes a table: a head and its lines, if there are any.
+pub(super) fn table(f: &mut fmt::Formatter<'_>, mut lines: Vec<Vec<String>>) -> fmt::Result {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let heads = ["unknown set", "images"].into_iter().chain(Metric::ALL.map(Metric::title)).chain(["caught"]);
+    lines.insert(0, heads.map(str::to_owned).collect());
+    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
+    for line in &lines {
+        write!(f, "{:<1$}", line[0], widths[0])?;
+        for (cell, width) in line.iter().zip(&widths).skip(1) {
+            write!(f, "  {cell:>width$}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
 }
 
 impl fmt::Display for Report {
@@ -49,12 +68,7 @@ impl fmt::Display for Report {
         if let Some(sentence) = not_counted(self.skipped) {
             writeln!(f, "{sentence}")?;
         }
-        if self.rows.is_empty() {
-            return Ok(());
-        }
-        let heads =
-            ["unknown set", "images"].into_iter().chain(Metric::ALL.map(Metric::title)).chain(["caught"]);
-        let mut lines: Vec<Vec<String>> = vec![heads.map(str::to_owned).collect()];
+        let mut lines: Vec<Vec<String>> = Vec::new();
         for Row { name, unknown, unknown_caught, metrics, intervals } in &self.rows {
             // Names come from files.
             lines.push(line([on_one_line(name), unknown.to_string()], *metrics, *unknown_caught, percent));
@@ -63,16 +77,8 @@ impl fmt::Display for Report {
                 lines.push(line(first, *metrics, *unknown_caught, percents));
             }
         }
-        let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..lines[0].len()).map(width).collect();
-        for line in &lines {
-            write!(f, "{:<1$}", line[0], widths[0])?;
-            for (cell, width) in line.iter().zip(&widths).skip(1) {
-                write!(f, "  {cell:>width$}")?;
-            }
-            writeln!(f)?;
-        }
-        if f.alternate() {
+        table(f, lines)?;
+        if f.alternate() || self.rows.is_empty() {
             return Ok(());
         }
         for metric in [Metric::Fpr95Tpr, Metric::FprAt95KnownKept] {

@@ -384,6 +384,9 @@ fn lower_precisions_are_compared_with_f32() {
     let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let models: Vec<&str> = lines.iter().map(|line| line["model"].as_str().unwrap()).collect();
     assert_eq!(models, ["f32.onnx", "f32.onnx", "f16.onnx", "f16.onnx", "int8.onnx", "int8.onnx"]);
+    // Of models, not of providers.
+    let differs: Vec<bool> = lines.iter().map(|line| line["difference"].is_object()).collect();
+    assert_eq!(differs, [false, false, true, true, true, true]);
     let differences: Vec<f64> = lines[1..]
         .iter()
         .map(|line| line["agreement"]["greatest_score_difference"].as_f64().unwrap())
@@ -398,11 +401,34 @@ fn lower_precisions_are_compared_with_f32() {
     let own = lines(&[]);
     assert_eq!((&own[0]["score"], &own[1]["score"]), (&"cac".into(), &"energy".into()));
     assert!(own[1]["agreement"].is_null() && own[1]["threshold"].is_number());
+    // Each decides by its own score.
+    let difference = &own[1]["difference"];
+    for (change, name) in
+        [(difference, "accuracy"), (difference, "known_kept"), (&difference["rows"][0], "auroc")]
+    {
+        let of = |line: &Value| match name {
+            "auroc" => line["rows"][0][name].as_f64().unwrap(),
+            name => line[name].as_f64().unwrap(),
+        };
+        let (value, ends) = (change[name]["value"].as_f64().unwrap(), &change[name]["interval"]);
+        assert!((value - (of(&own[1]) - of(&own[0]))).abs() < 1e-12, "{difference}");
+        assert!(ends[0].as_f64().unwrap() <= value && value <= ends[1].as_f64().unwrap(), "{difference}");
+    }
+    assert!(own[0]["difference"].is_null());
+    assert!(lines(&["--resamples", "0"])[1]["difference"].is_null());
+    let output = toolkit(at, &[&["eval", "f32.onnx", "energy.onnx"], &data[..4]].concat());
+    let text = stdout(&output);
+    assert!(
+        text.contains("\ndifference from f32.onnx on cpu, in percentage points: accuracy +0.00 ("),
+        "{text}"
+    );
     let energy = lines(&["--score", "energy"]);
     assert!(energy.iter().all(|line| line["score"] == "energy"));
     let agreement = &energy[1]["agreement"];
     assert!(agreement["greatest_score_difference"].as_f64().unwrap() < 1e-4);
     assert_eq!(agreement["unknown_flips"], 0, "only one decides by the energy");
+    let difference = &energy[1]["difference"];
+    assert!(difference["known_kept"].is_null() && difference["rows"][0]["oscr"]["value"].is_number());
     let threshold = [&["eval", "f32.onnx", "energy.onnx", "--threshold", "3"], &data[..]].concat();
     let refused = error(&toolkit(at, &threshold)).to_owned();
     assert!(refused.contains("--threshold is for one score, but those of f32.onnx on cpu"), "{refused}");

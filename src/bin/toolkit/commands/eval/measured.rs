@@ -9,8 +9,9 @@ use std::{
 use cac::{
     data::Degradation,
     eval::{Agreement, ClassCounts, Evaluation, TestScores, balanced_accuracy},
+    method::RejectionScore,
     page::{Projection, Provenance, Subject},
-    report::Report,
+    report::{Comparison, Report, ReportOptions},
     text::{on_one_line, per_cent},
 };
 use serde_json::{Value, json};
@@ -23,7 +24,9 @@ pub struct Measured<'a> {
     pub contender: &'a Contender<'a>,
     pub evaluation: &'a Evaluation,
     /// The report of each score.
-    pub reports: Vec<cac::Result<Report>>,
+    pub reports: &'a [cac::Result<Report>],
+    /// The options of the reports.
+    pub options: &'a ReportOptions,
     /// The seconds that scoring took.
     pub seconds: f64,
     /// The operators that ran, by execution provider.
@@ -32,8 +35,16 @@ pub struct Measured<'a> {
     pub degraded: Option<Degradation>,
     /// What is odd about the images, each in words.
     pub remarks: Vec<String>,
-    /// Name and result of the first contender.
-    pub against: Option<(&'a str, &'a Evaluation)>,
+    /// The first contender and its result, unless this is it.
+    pub against: Option<First<'a>>,
+}
+
+/// The first contender and its result.
+#[derive(Clone, Copy)]
+pub struct First<'a> {
+    pub contender: &'a Contender<'a>,
+    pub evaluation: &'a Evaluation,
+    pub reports: &'a [cac::Result<Report>],
 }
 
 impl Measured<'_> {
@@ -97,8 +108,23 @@ impl Measured<'_> {
 
     /// The agreement with the first contender on a score, if both have it.
     fn agreement(&self, score: usize) -> Option<(&str, Agreement)> {
-        let (name, first) = self.against?;
-        Some((name, first.agreement(self.evaluation, self.evaluation.scores[score])?))
+        let First { contender, evaluation, .. } = self.against?;
+        Some((&contender.name, evaluation.agreement(self.evaluation, self.evaluation.scores[score])?))
+    }
+
+    /// The difference from the first contender, if that is another model: on the same score or, if it does not
+    /// have that, of the scores by which both decide.
+    fn comparison(&self, score: usize) -> cac::Result<Option<Comparison>> {
+        let is_other = |first: &First| first.contender.sha256 != self.contender.sha256;
+        let Some(first) = self.against.filter(is_other) else { return Ok(None) };
+        let (own, scores) = (self.evaluation.scores[score], &first.evaluation.scores);
+        let decides = |one: &RejectionScore| first.evaluation.decides_by(*one);
+        let same = scores.iter().position(|one| *one == own);
+        let of_first =
+            same.or_else(|| scores.iter().position(decides).filter(|_| self.evaluation.decides_by(own)));
+        let Some(of_first) = of_first else { return Ok(None) };
+        let (Ok(one), Ok(other)) = (&first.reports[of_first], &self.reports[score]) else { return Ok(None) };
+        first.evaluation.comparison((of_first, one), (self.evaluation, score, other), self.options)
     }
 
     /// The classes in order, with the counts of a score's verdicts.
@@ -139,6 +165,9 @@ impl Measured<'_> {
             if let Some((_, agreement)) = self.agreement(index) {
                 line["agreement"] = serde_json::to_value(agreement)?;
             }
+            if let Some(comparison) = self.comparison(index)? {
+                line["difference"] = serde_json::to_value(comparison)?;
+            }
             print_json(&line)?;
         }
         Ok(())
@@ -171,8 +200,8 @@ impl Measured<'_> {
             }
             if let Some((first, agreement)) = self.agreement(index) {
                 let Agreement { greatest_score_difference, label_flips, unknown_flips, .. } = agreement;
-                let decide =
-                    threshold.is_some() && self.against.is_some_and(|(_, first)| first.decides_by(*score));
+                let decide = threshold.is_some()
+                    && self.against.is_some_and(|first| first.evaluation.decides_by(*score));
                 let classes = if decide {
                     format!("{label_flips} classes and {unknown_flips} verdicts differ")
                 } else {
@@ -182,6 +211,10 @@ impl Measured<'_> {
                     out,
                     "compared with {first}: scores differ by at most {greatest_score_difference:.1e}, {classes}"
                 )?;
+            }
+            if let (Some(comparison), Some(first)) = (self.comparison(index)?, self.against) {
+                let first = &first.contender.name;
+                write!(out, "difference from {first}, in percentage points: {comparison}")?;
             }
         }
         let (images, seconds, runtime) = (self.evaluation.images(), self.seconds, scorer.runtime());

@@ -25,7 +25,7 @@ use cac::{
 };
 
 pub use self::measured::Measured;
-use self::{contender::Contender, images::Source, requirement::Requirement};
+use self::{contender::Contender, images::Source, measured::First, requirement::Requirement};
 use super::{Unmet, check_not_read, check_result_files, named_or_newest, names_apart, report};
 use crate::{
     cli::{self, EvalArgs, EvaluationArgs, ScoreArg},
@@ -96,7 +96,7 @@ pub fn measure(
         found.iter().for_each(say);
         learned.insert(*model, found);
     }
-    let mut of_first: Option<Evaluation> = None;
+    let mut of_first: Option<(Evaluation, Vec<cac::Result<Report>>)> = None;
     for contender in &contenders {
         check_provider(contender);
         let keeps = args.keep_features.as_ref().filter(|_| of_first.is_none());
@@ -116,17 +116,24 @@ pub fn measure(
             say(format_args!("cannot determine which provider ran the operators: {error}"));
             BTreeMap::new()
         });
+        let reports: Vec<_> =
+            (0..evaluation.scores.len()).map(|score| evaluation.report(score, &options)).collect();
         take(Measured {
             contender,
-            reports: (0..evaluation.scores.len()).map(|score| evaluation.report(score, &options)).collect(),
+            reports: &reports,
+            options: &options,
             evaluation: &evaluation,
             seconds,
             operators,
             degraded: args.degraded,
             remarks: [&remarks[..], &learned[&contender.model]].concat(),
-            against: of_first.as_ref().map(|of_first| (first.name.as_str(), of_first)),
+            against: of_first.as_ref().map(|(evaluation, reports)| First {
+                contender: first,
+                evaluation,
+                reports,
+            }),
         })?;
-        of_first.get_or_insert(evaluation);
+        of_first.get_or_insert((evaluation, reports));
     }
     Ok(images)
 }

@@ -1,0 +1,373 @@
+//! The differences between two reports on the same images, with their intervals.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Report, ReportOptions, Row, members, text};
+use crate::{
+    error::{Error, Result},
+    metrics::{Draws, Interval, Metrics, Placed, Resample},
+    text::on_one_line,
+};
+
+/// The scores of a model on the images of a report, from which it was computed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReportScores<'a, S> {
+    /// Those of the known images.
+    pub known: &'a [S],
+    /// Whether each known image was classified correctly, if that is known.
+    pub correct: Option<&'a [bool]>,
+    /// Those of each unknown set.
+    pub unknown: Vec<&'a [S]>,
+    /// The threshold of the report; `None` leaves the shares that it keeps and catches out of a comparison.
+    pub threshold: Option<f64>,
+}
+
+impl<S: PartialEq> ReportScores<'_, S> {
+    /// Whether the scores, and the images that are classified correctly, are the same.
+    fn has_scores_of(&self, other: &Self) -> bool {
+        self.known == other.known && self.correct == other.correct && self.unknown == other.unknown
+    }
+}
+
+/// How much the metrics of a second model differ from those of a first one on the same images, in the same order.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The difference of the [accuracies](Report::accuracy).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<Change>,
+    /// The difference of the shares that each keeps by [its threshold](Report::known_kept).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub known_kept: Option<Change>,
+    /// The differences of each row.
+    pub rows: Vec<ComparedRow>,
+}
+
+/// The differences of a row.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ComparedRow {
+    /// The row's name.
+    pub name: String,
+    /// The number of unknown images.
+    pub unknown: usize,
+    /// The difference of the shares that each catches by [its threshold](Row::unknown_caught).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_caught: Option<Change>,
+    /// The differences of the metrics.
+    #[serde(flatten)]
+    pub metrics: Metrics<Change>,
+}
+
+/// The second value minus the first, -1 to 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Change {
+    /// The difference.
+    pub value: f64,
+    /// Its 95 % interval: that of the difference of two values with their intervals (Zou, 2007). The correlation
+    /// of the two errors is that of the bootstrap, in which both models get the same images.
+    pub interval: Interval,
+}
+
+impl Comparison {
+    /// Compares two reports with intervals. The options are those of the reports; `None` without a bootstrap.
+    ///
+    /// # Errors
+    /// [`Error::Scores`] if the numbers of images, sets or rows differ; those of [`Report::new`].
+    pub fn new<S: Copy + Into<f64> + PartialEq>(
+        first: (&Report, &ReportScores<S>),
+        second: (&Report, &ReportScores<S>),
+        options: &ReportOptions,
+    ) -> Result<Option<Self>> {
+        let Some(bootstrap) = options.bootstrap.filter(|bootstrap| bootstrap.resamples > 1) else {
+            return Ok(None);
+        };
+        let (one, other) = (Side::new(first, options)?, Side::new(second, options)?);
+        let sizes = one.placed.counts();
+        if sizes != other.placed.counts() {
+            return Err(Error::Scores("the two results are not of the same images".to_owned()));
+        }
+        let [of_one, of_other] = [&one, &other].map(Side::values);
+        let names = |values: &[(String, f64, Interval)]| -> Vec<String> {
+            values.iter().map(|(name, ..)| name.clone()).collect()
+        };
+        if names(&of_one) != names(&of_other) {
+            return Err(Error::Scores("the two results have different metrics".to_owned()));
+        }
+        // For each value its draws for the one model, for the other, and those of the difference.
+        let measure = |drawn: &Resample| -> Vec<f64> {
+            let [a, b] = [&one, &other].map(|side| side.drawn(drawn));
+            a.into_iter().zip(b).flat_map(|(a, b)| [a, b, b - a]).collect()
+        };
+        let mut draws = bootstrap.draws(sizes.0, &sizes.1, measure);
+        let mut next = || draws.next().expect("the draws of each value");
+        // Of one network with two thresholds.
+        let is_same = first.1.has_scores_of(second.1);
+        let mut changes = of_one.iter().zip(&of_other).map(|((_, a, of_a), (_, b, of_b))| {
+            let correlation = correlation([next(), next(), next()]);
+            let interval = match is_same && a == b {
+                true => Interval::default(),
+                false => Interval::of_difference((*a, *of_a), (*b, *of_b), correlation),
+            };
+            Change { value: b - a, interval }
+        });
+        let mut change = || changes.next().expect("a change of each value");
+        let report = first.0;
+        let has_thresholds = one.threshold.is_some();
+        let accuracy = report.accuracy.map(|_| change());
+        let known_kept = has_thresholds.then(&mut change);
+        let row = |row: &Row| ComparedRow {
+            name: row.name.clone(),
+            unknown: row.unknown,
+            unknown_caught: has_thresholds.then(&mut change),
+            metrics: row.metrics.map(|_| change()),
+        };
+        Ok(Some(Self { accuracy, known_kept, rows: report.rows.iter().map(row).collect() }))
+    }
+}
+
+/// The correlation of two numbers from the draws of both and of their difference; 0 if one does not vary.
+fn correlation(draws: [Draws; 3]) -> f64 {
+    let [a, b, difference] = draws.map(|draws| draws.variance());
+    let correlation = (a + b - difference) / (2.0 * (a * b).sqrt());
+    if correlation.is_finite() { correlation.clamp(-1.0, 1.0) } else { 0.0 }
+}
+
+impl fmt::Display for Comparison {
+    /// A table in percentage points, as that of a [`Report`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shares = [("accuracy", self.accuracy), ("kept by the threshold", self.known_kept)];
+        let shares = shares.into_iter().filter_map(|(name, change)| Some((name, change?)));
+        let shares: Vec<String> =
+            shares.map(|(name, change)| format!("{name} {} ({})", points(change), ends(change))).collect();
+        writeln!(f, "{}", shares.join(", "))?;
+        let rows = self.rows.iter().flat_map(|row| {
+            let first = [on_one_line(&row.name), row.unknown.to_string()];
+            let second = ["  95 % interval".to_owned(), String::new()];
+            [
+                text::line(first, row.metrics, row.unknown_caught, points),
+                text::line(second, row.metrics, row.unknown_caught, ends),
+            ]
+        });
+        text::table(f, rows.collect())
+    }
+}
+
+/// In percentage points.
+fn points(change: Change) -> String {
+    format!("{:+.2}", 100.0 * change.value)
+}
+
+fn ends(Change { interval: Interval { low, high }, .. }: Change) -> String {
+    format!("{:+.1} to {:+.1}", 100.0 * low, 100.0 * high)
+}
+
+/// One of the two models.
+struct Side<'a> {
+    report: &'a Report,
+    placed: Placed,
+    threshold: Option<f64>,
+    /// The unknown sets that each row averages.
+    rows: Vec<Vec<usize>>,
+}
+
+impl<'a> Side<'a> {
+    fn new<S: Copy + Into<f64>>(
+        (report, scores): (&'a Report, &ReportScores<S>),
+        options: &ReportOptions,
+    ) -> Result<Self> {
+        let names: Vec<&str> =
+            report.rows.iter().take(scores.unknown.len()).map(|row| row.name.as_str()).collect();
+        let rows: Vec<Vec<usize>> =
+            members(&names, &options.groups)?.into_iter().map(|member| member.sets).collect();
+        if rows.len() != report.rows.len() {
+            return Err(Error::Scores("the report is not of these scores".to_owned()));
+        }
+        let all = scores.unknown.concat();
+        let mut sets = scores.unknown.clone();
+        if sets.len() > 1 {
+            sets.push(&all);
+        }
+        let placed = Placed::new(scores.known, scores.correct, &sets)?;
+        Ok(Self { report, placed, threshold: scores.threshold, rows })
+    }
+
+    /// The values of the report, each with its name and interval, in the order of [`drawn`](Self::drawn).
+    fn values(&self) -> Vec<(String, f64, Interval)> {
+        let mut values = Vec::new();
+        let mut add = |name: String, value: Option<f64>, interval: Option<Interval>| {
+            values.extend(value.zip(interval).map(|(value, interval)| (name, value, interval)));
+        };
+        let Report { accuracy, known_kept, intervals, .. } = self.report;
+        let of_known = intervals.unwrap_or_default();
+        add("accuracy".to_owned(), *accuracy, of_known.accuracy);
+        let with_threshold = |value: Option<f64>| value.filter(|_| self.threshold.is_some());
+        add("known_kept".to_owned(), with_threshold(*known_kept), of_known.known_kept);
+        for row in &self.report.rows {
+            let name = |metric: &str| format!("{metric} of {}", row.name);
+            let Some(intervals) = row.intervals else { continue };
+            add(name("unknown_caught"), with_threshold(row.unknown_caught), intervals.unknown_caught);
+            for ((metric, value), (_, interval)) in row.metrics.named().zip(intervals.metrics.named()) {
+                add(name(metric), Some(value), Some(interval));
+            }
+        }
+        values
+    }
+
+    /// The values of a resample by image.
+    fn drawn(&self, by_image: &Resample) -> Vec<f64> {
+        let drawn = self.placed.drawn(by_image);
+        let mut values: Vec<f64> = drawn.accuracy().into_iter().collect();
+        values.extend(self.threshold.map(|threshold| drawn.kept(threshold)));
+        let metrics = drawn.metrics();
+        for sets in &self.rows {
+            let mean = |threshold| {
+                sets.iter().map(|&set| drawn.caught(set, threshold)).sum::<f64>() / sets.len() as f64
+            };
+            values.extend(self.threshold.map(mean));
+            let of_sets: Vec<Metrics> = sets.iter().map(|&set| metrics[set]).collect();
+            values.extend(Metrics::mean(&of_sets).named().map(|(_, value)| value));
+        }
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::ChaCha8Rng};
+    use rand_distr::{Distribution, StandardNormal};
+
+    use super::*;
+    use crate::metrics::Bootstrap;
+
+    /// A model's scores and what it classifies correctly.
+    struct Tested {
+        known: Vec<f64>,
+        correct: Vec<bool>,
+        unknown: Vec<f64>,
+    }
+
+    impl Tested {
+        fn report(&self, options: &ReportOptions) -> Report {
+            Report::new(&self.known, Some(&self.correct), &[("far", &self.unknown)], options).unwrap()
+        }
+
+        fn scores(&self, options: &ReportOptions) -> ReportScores<'_, f64> {
+            ReportScores {
+                known: &self.known,
+                correct: Some(&self.correct),
+                unknown: vec![&self.unknown],
+                threshold: options.threshold,
+            }
+        }
+    }
+
+    fn options(resamples: u32) -> ReportOptions {
+        let bootstrap = Some(Bootstrap { resamples, seed: 0 });
+        ReportOptions { threshold: Some(1.0), bootstrap, ..ReportOptions::default() }
+    }
+
+    fn compared(one: &Tested, other: &Tested, options: &ReportOptions) -> Comparison {
+        let reports = [one, other].map(|tested| tested.report(options));
+        let scores = [one, other].map(|tested| tested.scores(options));
+        Comparison::new((&reports[0], &scores[0]), (&reports[1], &scores[1]), options).unwrap().unwrap()
+    }
+
+    /// Two models whose scores of an image share half of their variance. Those of unknown images are higher by
+    /// `shifts`; an image is classified correctly if another such number is below `levels`.
+    fn drawn(seed: u64, images: usize, shifts: [f64; 2], levels: [f64; 2]) -> [Tested; 2] {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut normal = || -> f64 { StandardNormal.sample(&mut random) };
+        let mut pairs = |shifts: [f64; 2]| -> [Vec<f64>; 2] {
+            let [mut one, mut other] = [Vec::new(), Vec::new()];
+            for _ in 0..images {
+                let common = normal();
+                one.push((common + normal()) / 2_f64.sqrt() + shifts[0]);
+                other.push((common + normal()) / 2_f64.sqrt() + shifts[1]);
+            }
+            [one, other]
+        };
+        let ([a, b], [far_a, far_b], [of_a, of_b]) = (pairs([0.0; 2]), pairs(shifts), pairs([0.0; 2]));
+        let tested = |known, unknown, of: Vec<f64>, level: f64| Tested {
+            known,
+            unknown,
+            correct: of.into_iter().map(|value| value < level).collect(),
+        };
+        [tested(a, far_a, of_a, levels[0]), tested(b, far_b, of_b, levels[1])]
+    }
+
+    #[test]
+    fn intervals_cover_the_true_difference() {
+        // The distribution function of the standard normal distribution at 0.5, 1, 1.5, 2 / √2 and 1 / √2.
+        let [half, one, more, second, first] = [0.691_462, 0.841_345, 0.933_193, 0.921_350, 0.760_250];
+        for images in [40, 200] {
+            let mut held = [0; 5];
+            for seed in 0..200 {
+                let [a, b] = drawn(seed, images, [1.0, 2.0], [1.0, 1.5]);
+                let found = compared(&a, &b, &options(100));
+                let row = &found.rows[0];
+                let checked = [
+                    (found.accuracy.unwrap(), more - one),
+                    (found.known_kept.unwrap(), 0.0),
+                    (row.unknown_caught.unwrap(), one - 0.5),
+                    (row.metrics.auroc, second - first),
+                    (row.metrics.detection_accuracy, one - half),
+                ];
+                for (held, (change, truth)) in held.iter_mut().zip(checked) {
+                    let Interval { low, high } = change.interval;
+                    assert!(low <= change.value && change.value <= high, "{change:?}");
+                    *held += u32::from(low <= truth && truth <= high);
+                }
+            }
+            // 95 % of 200 are 190, with a standard deviation of 3.1. The best of all thresholds is biased.
+            assert!(held[..4].iter().all(|&held| held >= 182) && held[4] >= 176, "{held:?}, {images} images");
+        }
+    }
+
+    #[test]
+    fn models_on_the_same_images_differ_by_less_than_their_intervals() {
+        let [a, b] = drawn(1, 400, [1.0, 1.0], [1.0, 1.0]);
+        let options = options(400);
+        let found = compared(&a, &b, &options);
+        let [of_a, of_b] =
+            [&a, &b].map(|tested| tested.report(&options).rows[0].intervals.unwrap().metrics.auroc);
+        let width = |interval: Interval| interval.high - interval.low;
+        let apart = (width(of_a).powi(2) + width(of_b).powi(2)).sqrt();
+        let paired = width(found.rows[0].metrics.auroc.interval);
+        // Half of the variance is common, and about as much of the errors: √(1 - 0.5) = 0.71.
+        assert!(paired > 0.6 * apart && paired < 0.85 * apart, "{paired} {apart}");
+        // The other way round all signs change.
+        let back = compared(&b, &a, &options);
+        let (one, other) = (found.rows[0].metrics.oscr.unwrap(), back.rows[0].metrics.oscr.unwrap());
+        assert_eq!(one.value, -other.value);
+        assert!((one.interval.low + other.interval.high).abs() < 1e-9, "{one:?} {other:?}");
+        // A model does not differ from itself.
+        let same = compared(&a, &a, &options);
+        let auroc = same.rows[0].metrics.auroc;
+        assert_eq!(auroc, Change::default());
+        let text = same.to_string();
+        assert!(text.starts_with("accuracy +0.00 (+0.0 to +0.0), kept by the threshold +0.00 ("), "{text}");
+        assert_eq!(text.lines().count(), 4, "{text}");
+    }
+
+    #[test]
+    fn only_results_on_the_same_images_are_compared() {
+        let [a, b] = drawn(2, 50, [1.0, 1.0], [1.0, 1.0]);
+        let options = options(50);
+        let [of_a, of_b] = [&a, &b].map(|tested| (tested.report(&options), tested.scores(&options)));
+        let fewer =
+            ReportScores { known: &a.known[1..], correct: Some(&a.correct[1..]), ..a.scores(&options) };
+        let compared = |scores: &ReportScores<f64>| {
+            Comparison::new((&of_a.0, scores), (&of_b.0, &of_b.1), &options)
+                .map_err(|error| error.to_string())
+        };
+        assert!(compared(&fewer).unwrap_err().contains("not of the same images"));
+        let unknown = vec![&a.unknown[..], &a.unknown];
+        assert!(compared(&ReportScores { unknown, ..a.scores(&options) }).is_err());
+        let unjudged = Report { accuracy: None, ..of_a.0.clone() };
+        let error = Comparison::new((&unjudged, &of_a.1), (&of_b.0, &of_b.1), &options).unwrap_err();
+        assert!(error.to_string().contains("different metrics"), "{error}");
+        let without = ReportOptions { bootstrap: None, ..options.clone() };
+        assert_eq!(Comparison::new((&of_a.0, &of_a.1), (&of_b.0, &of_b.1), &without).unwrap(), None);
+    }
+}
