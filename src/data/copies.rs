@@ -8,7 +8,7 @@ use std::{
 use rayon::prelude::*;
 
 use super::{Dataset, Source};
-use crate::error::Result;
+use crate::{error::Result, image::DifferenceHash};
 
 /// Which images of a data set are copies of which: for each image, the index of the first one equal to it.
 pub(crate) struct Copies(Vec<usize>);
@@ -80,18 +80,31 @@ impl Dataset {
         Ok(self.copied_in(others)?.iter().map(Vec::len).collect())
     }
 
-    /// The images whose [encoded](Self::encoded) bytes neither an earlier one has nor an image of another data set.
+    /// The images whose [encoded](Self::encoded) bytes are not those of an earlier one.
     ///
     /// # Errors
     /// Those of [`repeated_images`](Self::repeated_images).
-    pub fn without_copies(&self, other: Option<&Self>) -> Result<Self> {
-        let copies: HashSet<usize> = match other {
-            Some(other) => other.copied_in([self])?.concat().into_iter().collect(),
-            None => HashSet::new(),
-        };
-        let mut kept = Copies::within(self)?.distinct();
-        kept.retain(|index| !copies.contains(index));
+    pub fn distinct(&self) -> Result<Self> {
+        Ok(self.pick(&Copies::within(self)?.distinct()))
+    }
+
+    /// The images whose [encoded](Self::encoded) bytes are not those of an image of another data set.
+    ///
+    /// # Errors
+    /// Those of [`repeated_images`](Self::repeated_images).
+    pub fn without(&self, other: &Self) -> Result<Self> {
+        let copies: HashSet<usize> = other.copied_in([self])?.concat().into_iter().collect();
+        let kept: Vec<usize> = (0..self.len()).filter(|index| !copies.contains(index)).collect();
         Ok(self.pick(&kept))
+    }
+
+    /// The number of images that look like an earlier one, such as frames of a scene: changed copies, by their
+    /// difference hashes. Images that cannot be read are not counted; more than 2^15 are not compared.
+    #[must_use]
+    pub fn lookalikes(&self) -> usize {
+        let hash = |index| DifferenceHash::of(&self.original(index).ok()?);
+        let hashes: Vec<Option<DifferenceHash>> = (0..self.len()).into_par_iter().map(hash).collect();
+        DifferenceHash::repeated(&hashes)
     }
 
     /// For each of other data sets, the indices of its images that equal one of this one.
@@ -171,11 +184,10 @@ mod tests {
         assert_eq!((b.copies_in([&a, &b]).unwrap(), a.copies_in([&b]).unwrap()), (vec![4, 4], vec![2]));
         let noise = Dataset::noise(Noise::uniform(3), &Input::default());
         assert_eq!((noise.repeated_images().unwrap(), a.copies_in([&noise]).unwrap()), (0, vec![0]));
-        let left = |other| {
-            let left = a.without_copies(other).unwrap();
-            (0..left.len()).map(|index| left.pixels(index).unwrap()[0]).collect::<Vec<_>>()
-        };
-        assert_eq!((left(None), left(Some(&b))), (vec![1, 2, 3], vec![3]));
+        let shades =
+            |set: Dataset| (0..set.len()).map(|index| set.pixels(index).unwrap()[0]).collect::<Vec<_>>();
+        assert_eq!(shades(a.distinct().unwrap()), [1, 2, 3]);
+        assert_eq!(shades(a.without(&b).unwrap()), [3]);
         // What cannot be read equals nothing.
         std::fs::remove_file(folder.path().join("a/1.bmp")).unwrap();
         assert_eq!((a.repeated_images().unwrap(), a.copies_in([&b]).unwrap()), (1, vec![2]));

@@ -213,6 +213,9 @@ impl Check {
             Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 self.fault(&path, "is missing".to_owned());
             }
+            Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::IsADirectory => {
+                self.fault(&path, "is a folder".to_owned());
+            }
             Err(error) => return Err(error),
         }
         self.seen.insert(path);
@@ -227,7 +230,11 @@ impl Check {
             Err(error) => return Err(Error::io("read", list)(error)),
         };
         for line in BufReader::new(file).lines() {
-            let line = line.map_err(Error::io("read", list))?;
+            let line = match line {
+                // Not UTF-8.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => String::new(),
+                line => line.map_err(Error::io("read", list))?,
+            };
             match line.split_once("  ") {
                 Some((sum, path)) => {
                     let expected = Expected { sha256: Some(sum), ..Expected::default() };
@@ -356,7 +363,7 @@ fn install(
         return Ok(());
     }
     // The folder is locked until it is removed.
-    let (unfinished, _lock) =
+    let (_lock, unfinished) =
         atomic::unfinished_folder(folder).map_err(Error::io("create a folder in", folder))?;
     let mut progress = |done, total| observe(FetchEvent::Unpacked { file: &file, done, total });
     let contents = archive::unpack(&file, unfinished.path(), &mut progress)?;

@@ -102,7 +102,8 @@ impl StateFile {
 fn lock(path: &Path) -> Result<File> {
     let mut place = destination(path).into_os_string();
     place.push(LOCK);
-    let file = OpenOptions::new().create(true).append(true).open(&place);
+    // Windows cannot lock a file that is opened only for appending.
+    let file = OpenOptions::new().create(true).read(true).append(true).open(&place);
     let file = file.map_err(Error::io("write", path))?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(Error::StateInUse { path: path.to_owned() }),

@@ -39,6 +39,12 @@ fn summed() -> Vec<Attribute> {
     vec![Attribute::int("keepdims", 0)]
 }
 
+/// The tensor of the thresholds for each class.
+pub(super) const CLASS_THRESHOLDS: &str = "thresholds";
+
+/// The outputs that depend on the threshold.
+pub(super) const VERDICTS: [&str; 3] = ["unknown", P_VALUE, UNKNOWN_AT];
+
 /// The axis of a row.
 pub(super) const ROW: &str = "cac/row";
 
@@ -59,9 +65,9 @@ impl Head<'_> {
             None => score(graph, self.score, "score"),
             Some(thresholds) => {
                 score(graph, self.score, "cac/score");
-                graph.floats("thresholds", &[thresholds.len()], thresholds);
+                graph.floats(CLASS_THRESHOLDS, &[thresholds.len()], thresholds);
                 let rows = vec![Attribute::int("axis", 0)];
-                graph.node("Gather", "cac/thresholds/own", &["thresholds", "label"], rows);
+                graph.node("Gather", "cac/thresholds/own", &[CLASS_THRESHOLDS, "label"], rows);
                 graph.node("Sub", "score", &["cac/score", "cac/thresholds/own"], vec![]);
             }
         }

@@ -15,20 +15,14 @@ use crate::{
     files::{atomic, sha256},
     method,
     model::{
-        FORMAT_VERSION, History, Manifest, PREFIX, Threshold,
+        FORMAT_VERSION, History, Manifest, PREFIX, Recalibration, Threshold,
         builder::Builder,
-        file::{ModelFile, OUTPUTS, P_VALUE, UNKNOWN_AT, values},
+        file::{ModelFile, OUTPUTS, values},
         proto::{Graph, Model},
     },
     report::Report,
     scorer::{Provider, Scorer, tract::TRACT},
 };
-
-/// The outputs that depend on the threshold.
-const VERDICTS: [&str; 3] = ["unknown", P_VALUE, UNKNOWN_AT];
-
-/// The tensor of the thresholds for each class.
-const CLASS_THRESHOLDS: &str = "thresholds";
 
 /// The number of images of the self-check.
 const CHECKED: usize = 32;
@@ -67,17 +61,17 @@ pub struct Recalibrated {
 
 /// Writes a model file with a new [threshold](method::threshold), or new thresholds for each class if it had
 /// those. Held-out scores, operating points and the scores of places are those of the new images, too; the
-/// network and the score stay. The images must be of the known classes, and neither the network nor the score
-/// may have been chosen by them; their labels are not needed. `progress` receives the number of images of each
-/// finished batch.
+/// network and the score stay. The images must be of the known classes, and nothing in the file may have been
+/// chosen by them; their labels are not needed. `progress` receives the number of images of each finished
+/// batch. What this toolkit does not read in an ONNX file, such as doc strings, is left out.
 ///
 /// The result is checked on tract. If the check fails, nothing is written and `path` is unchanged.
 ///
 /// # Errors
 /// [`Error::Model`], [`Error::FormatVersion`], [`Error::Differs`] if the model is invalid or damaged;
-/// [`Error::TooFewHeldOut`] and [`Error::Setting`] if the threshold cannot be chosen, or the provider computes in
-/// lower precision than the file; [`Error::NotFinite`] if a score is not finite; [`Error::SelfCheck`];
-/// [`Error::Io`]; those of [`eval::outputs`].
+/// [`Error::TooFewHeldOut`] and [`Error::Setting`] if the threshold cannot be chosen; [`Error::Classes`] if
+/// the images have labels of other classes; [`Error::NotFinite`] if a score is not finite;
+/// [`Error::SelfCheck`]; [`Error::Io`]; those of [`eval::outputs`].
 pub fn recalibrate(
     bytes: Bytes,
     origin: &str,
@@ -86,39 +80,35 @@ pub fn recalibrate(
     path: &Path,
     progress: impl FnMut(usize),
 ) -> Result<Recalibrated> {
-    let provider = options.provider;
-    if let Some(doubt) = provider.doubt_of_held_out() {
-        return Err(Error::setting(
-            "provider",
-            provider,
-            format!("gives other scores than the file: {doubt}"),
-        ));
-    }
+    let earlier = sha256(&bytes);
     let (file, model) = ModelFile::parse(bytes.clone(), origin)?;
-    let scorer = Scorer::named(bytes, origin, Provider::Cpu)?;
-    // The new file has a golden batch of its own, which would hide a damage.
-    match scorer.verify() {
-        Ok(_) | Err(Error::NoGoldenBatch { .. }) => {}
-        Err(error) => return Err(error),
+    let decision = &file.manifest.decision;
+    let of_classes = decision.is_per_class().then(|| class_thresholds(&model, &file)).transpose()?;
+    check_images(images, decision.classes.as_slice())?;
+    let keep = options.keep.or(decision.threshold.as_ref().and_then(|rule| rule.keep));
+    let keep = keep.unwrap_or(method::KEEP);
+    if of_classes.is_none() {
+        // Before the images are scored, which takes long.
+        method::threshold(&vec![0.0; images.len()], keep)?;
     }
-    // Other tools may have edited the tensors.
-    let is_per_class = file.manifest.decision.is_per_class();
-    let of_classes = is_per_class.then(|| class_thresholds(&model, &file)).transpose()?;
+    verify(&bytes, &file, options.provider)?;
 
+    // Without thresholds for classes, the score is the raw one.
     let raw = match &of_classes {
-        Some(thresholds) => with_class_thresholds(model.clone(), &vec![0.0; thresholds.len()]),
-        None => model.clone(),
+        Some(thresholds) => {
+            with_class_thresholds(model.clone(), &vec![0.0; thresholds.len()]).encode_to_vec().into()
+        }
+        None => bytes,
     };
-    let raw = Scorer::named(raw.encode_to_vec().into(), origin, provider)?;
-    let outputs = eval::outputs(&raw, images, options.skip_broken, progress)?;
+    let scorer = Scorer::named(raw.clone(), origin, options.provider)?;
+    let outputs = eval::outputs(&scorer, images, options.skip_broken, progress)?;
     if let Some(&value) = outputs.score.iter().find(|score| !score.is_finite()) {
         return Err(Error::NotFinite { what: "a score", value });
     }
-    let count = outputs.indices.len();
     let kept_before = kept(&outputs, of_classes.as_deref(), file.threshold);
-    let accuracy = accuracy(&outputs, images.labels());
-
-    let manifest = manifest(&file, &outputs, options.keep)?;
+    let recalibration =
+        Recalibration { producer: producer(), provider: options.provider.to_string(), earlier };
+    let manifest = manifest(&file, &outputs, keep, recalibration)?;
     let threshold = manifest.decision.threshold.as_ref().expect("just chosen");
     let mut model = match &threshold.classes {
         Some(thresholds) => with_class_thresholds(model, thresholds),
@@ -126,15 +116,8 @@ pub fn recalibrate(
     };
     let graph = model.graph.take().unwrap_or_default();
     model.graph = Some(with_verdict(graph, threshold, &file)?);
-    let checked = images.readable_batch(&outputs.indices[..count.min(CHECKED)]).images;
-    let mut before = scorer.score_u8(checked.view())?;
-    if let (Some(earlier), Some(new)) = (&of_classes, &threshold.classes) {
-        for (score, &class) in before.score.iter_mut().zip(&before.label) {
-            *score += earlier[class] - new[class];
-        }
-    }
     let scorer = Scorer::named(with_metadata(&mut model, &manifest), origin, Provider::Cpu)?;
-    self_check::check_threshold(threshold, &scorer.score_u8(checked.view())?, &before)?;
+    check(&scorer, threshold, &Scorer::named(raw, origin, Provider::Cpu)?, images, &outputs.indices)?;
     let history = History { golden: Some(scorer.golden_batch()?), ..manifest.history };
     let manifest = Manifest { history, ..manifest };
     let bytes = with_metadata(&mut model, &manifest);
@@ -143,11 +126,58 @@ pub fn recalibrate(
         manifest,
         bytes: bytes.len(),
         sha256: sha256(&bytes),
-        images: count,
-        skipped: images.len() - count,
+        images: outputs.indices.len(),
+        skipped: images.len() - outputs.indices.len(),
         kept_before,
-        accuracy,
+        accuracy: accuracy(&outputs, images.labels()),
     })
+}
+
+/// Checks that labels, if there are any, are those of the model.
+fn check_images(images: &Dataset, classes: &[String]) -> Result<()> {
+    if images.labels().iter().all(|&label| label < 0) || images.classes() == classes {
+        return Ok(());
+    }
+    let reason = "its classes are not those of the model, in their order".to_owned();
+    Err(Error::Classes { path: images.origin().to_owned(), reason })
+}
+
+/// Checks that the file computes what it did when it was written: the new file has a golden batch of its own,
+/// which would hide damage. A provider of lower precision need not.
+fn verify(bytes: &Bytes, file: &ModelFile, provider: Provider) -> Result<()> {
+    let manifest = &file.manifest;
+    let is_exact = provider.doubt_of_held_out(manifest).is_none();
+    for provider in [Some(Provider::Cpu), Some(provider).filter(|one| *one != Provider::Cpu && is_exact)] {
+        let Some(provider) = provider else { continue };
+        match Scorer::named(bytes.clone(), &file.origin, provider)?.verify() {
+            Ok(_) | Err(Error::NoGoldenBatch { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Compares the new file on some of the images with the one that gives raw scores, and with the method.
+fn check(
+    new: &Scorer,
+    threshold: &Threshold,
+    raw: &Scorer,
+    images: &Dataset,
+    indices: &[usize],
+) -> Result<()> {
+    let step = indices.len().div_ceil(CHECKED).max(1);
+    let indices: Vec<usize> = indices.iter().copied().step_by(step).collect();
+    let pixels = images.readable_batch(&indices);
+    if let Some(error) = pixels.errors.into_iter().next() {
+        return Err(error);
+    }
+    let mut expected = raw.score_u8(pixels.images.view())?;
+    if let Some(thresholds) = &threshold.classes {
+        let labels = expected.label.to_vec();
+        let scores = expected.score.as_slice_mut().expect("in standard order");
+        relative(scores, &labels, thresholds);
+    }
+    self_check::check_threshold(threshold, &new.score_u8(pixels.images.view())?, &expected)
 }
 
 /// The share of images whose raw scores a threshold keeps.
@@ -170,14 +200,19 @@ fn accuracy(outputs: &DatasetOutputs, labels: &[i64]) -> Option<f64> {
 }
 
 /// The metadata with a threshold that is chosen from raw scores. The golden batch is still the earlier one.
-fn manifest(file: &ModelFile, outputs: &DatasetOutputs, keep: Option<f64>) -> Result<Manifest> {
+fn manifest(
+    file: &ModelFile,
+    outputs: &DatasetOutputs,
+    keep: f64,
+    recalibration: Recalibration,
+) -> Result<Manifest> {
     let Manifest { mut decision, mut history } = file.manifest.clone();
     let is_per_class = decision.is_per_class();
-    let keep = keep.or(decision.threshold.as_ref().and_then(|rule| rule.keep)).unwrap_or(method::KEEP);
+    let (count, provider) = (outputs.score.len(), &recalibration.provider);
     let set = CalibrationSet {
         scores: outputs.score.clone(),
         predicted: is_per_class.then(|| outputs.label.clone()),
-        data: format!("{} known images given at the recalibration", outputs.score.len()),
+        data: format!("{count} known images given at the recalibration on {provider}"),
         is_from_test: false,
         is_unseen: true,
     };
@@ -186,7 +221,11 @@ fn manifest(file: &ModelFile, outputs: &DatasetOutputs, keep: Option<f64>) -> Re
     if let (Some(places), Some(anchors)) = (&mut decision.places, &file.anchors) {
         *places = threshold::place_scores(places.score, anchors, &outputs.logits);
     }
-    history.recalibrated_with = Some(producer());
+    // What could not be parsed would hide what is written.
+    for field in ["recalibration", "checked_with", "golden", "robustness", "metrics"] {
+        history.other.remove(field);
+    }
+    history.recalibration = Some(recalibration);
     history.checked_with = Some(TRACT.to_owned());
     // What was measured with the earlier threshold. A score relative to thresholds has other metrics, too.
     history.robustness = None;
@@ -203,34 +242,38 @@ fn with_metadata(model: &mut Model, manifest: &Manifest) -> Bytes {
 
 /// The thresholds for each class in the graph.
 fn class_thresholds(model: &Model, file: &ModelFile) -> Result<Vec<f32>> {
-    let found = model.graph.as_ref().and_then(|graph| values(graph, CLASS_THRESHOLDS));
+    let found = model.graph.as_ref().and_then(|graph| values(graph, head::CLASS_THRESHOLDS));
     let found = found.map(|(_, thresholds)| thresholds);
     let classes = file.manifest.decision.classes.len();
     found.filter(|thresholds| thresholds.len() == classes).ok_or_else(|| {
-        file.broken(format!("it has no tensor `{CLASS_THRESHOLDS}` with a float32 for each class"))
+        file.broken(format!("it has no tensor `{}` with a float32 for each class", head::CLASS_THRESHOLDS))
     })
 }
 
 /// The model with other thresholds for each class.
 fn with_class_thresholds(mut model: Model, thresholds: &[f32]) -> Model {
-    let mut graph = model.graph.take().unwrap_or_default();
-    graph.initializer.retain(|tensor| tensor.name != CLASS_THRESHOLDS);
-    let mut builder = Builder::of(graph);
-    builder.floats(CLASS_THRESHOLDS, &[thresholds.len()], thresholds);
-    Model { graph: Some(builder.graph), ..model }
+    let tensors = model.graph.iter_mut().flat_map(|graph| &mut graph.initializer);
+    for tensor in tensors.filter(|tensor| tensor.name == head::CLASS_THRESHOLDS) {
+        tensor.raw_data = thresholds.iter().flat_map(|threshold| threshold.to_le_bytes()).collect();
+        tensor.float_data.clear();
+    }
+    model
 }
 
 /// The graph with the nodes, tensors and outputs of another threshold.
 fn with_verdict(mut graph: Graph, threshold: &Threshold, file: &ModelFile) -> Result<Graph> {
+    if let Some(node) = graph.node.iter().find(|node| !["", "ai.onnx"].contains(&node.domain.as_str())) {
+        return Err(file.broken(format!("it has an operator of `{}`, which another tool added", node.domain)));
+    }
     let takes_threshold = graph.input.len() > 1;
     graph.input.truncate(1);
-    graph.output.retain(|output| !VERDICTS.contains(&output.name.as_str()));
+    graph.output.retain(|output| !head::VERDICTS.contains(&output.name.as_str()));
     remove_unread(&mut graph);
-    // The verdict comes first of the outputs that are not in every model.
+    // `unknown` is the last output of every model; the optional ones follow.
     let further = graph.output.split_off(OUTPUTS.len() - 1);
-    let name = std::mem::take(&mut graph.name);
+    let name = graph.name.clone();
     let mut builder = Builder::of(graph);
-    if !builder.graph.initializer.iter().any(|tensor| tensor.name == head::ROW) {
+    if !builder.has_constant(head::ROW) {
         builder.ints(head::ROW, &[1]);
     }
     head::verdict(&mut builder, threshold, file.batch, takes_threshold);

@@ -212,10 +212,11 @@ fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: 
         method::threshold(&own, keep).map_err(|error| match error {
             Error::TooFewHeldOut { found, needed, .. } => {
                 let reason = format!(
-                    "class `{name}` needs {needed} images to choose from to keep {} %; it has {found}",
+                    "class `{name}` needs {needed} images that are predicted as it to keep {} % of them; there are \
+                     {found}",
                     per_cent(keep)
                 );
-                Error::setting("per class", true, reason)
+                Error::setting("keep", keep, reason)
             }
             error => error,
         })

@@ -40,9 +40,18 @@ pub struct Published {
 /// [`Error::Io`], and those of [`Scorer::from_bytes`](crate::scorer::Scorer::from_bytes) if it is not a model
 /// of this toolkit.
 pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
+    publish_version(model, model, repository)
+}
+
+/// Adds a model file to a model repository as [`publish`] does, but as the next version of another file, under
+/// whose name.
+///
+/// # Errors
+/// Those of [`publish`].
+pub fn publish_version(model: &Path, of: &Path, repository: &Path) -> Result<Published> {
     let bytes = fs::read(model).map_err(Error::io("read", model))?;
     let (file, _) = ModelFile::parse(&bytes[..], &model.display().to_string())?;
-    let name = name(model);
+    let name = name(of);
     let folder = repository.join(&name);
     let labels: String = file.manifest.decision.classes.iter().map(|name| on_one_line(name) + "\n").collect();
     let [head, interface, rest] = config(&name, &file);
@@ -62,7 +71,7 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
         atomic::write(&service_file, service(&name).as_bytes())?;
     }
     atomic::remove_unfinished(&folder);
-    let (new, _lock) =
+    let (_lock, new) =
         atomic::unfinished_folder(&folder).map_err(Error::io("create a folder in", &folder))?;
     atomic::write(&new.path().join("model.onnx"), &bytes)?;
     for (path, text) in [(&config_file, head + &interface + &rest), (&labels_file, labels)] {

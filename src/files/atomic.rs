@@ -201,16 +201,17 @@ fn unfinished(folder: &Path) -> io::Result<NamedTempFile> {
     }
 }
 
-/// A new folder with a temporary name, which is removed unless it is renamed. The file is its lock.
+/// A new folder with a temporary name, which is removed unless it is renamed. The file is its lock, which is to be dropped
+/// after it.
 #[cfg(feature = "files")]
-pub fn unfinished_folder(within: &Path) -> io::Result<(tempfile::TempDir, Option<File>)> {
+pub fn unfinished_folder(within: &Path) -> io::Result<(Option<File>, tempfile::TempDir)> {
     loop {
         let folder = Builder::new().prefix(UNFINISHED).rand_bytes(RANDOM).tempdir_in(within)?;
         // Only Unix can open folders.
         let opened = File::open(folder.path()).ok();
         opened.iter().for_each(lock);
         if folder.path().exists() {
-            return Ok((folder, opened));
+            return Ok((opened, folder));
         }
     }
 }

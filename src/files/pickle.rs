@@ -195,8 +195,11 @@ impl<'a> Pickle<'a> {
     ///
     /// Each container is entered once, by its shortest path, so neither a cycle nor a container shared many
     /// times takes long.
-    pub fn tensors(&self) -> Vec<(String, &View)> {
-        let mut tensors = Vec::new();
+    ///
+    /// # Errors
+    /// If the names have more than `most` bytes: a key that is shared has many paths.
+    pub fn tensors(&self, most: usize) -> Result<Vec<(String, &View)>> {
+        let (mut tensors, mut bytes) = (Vec::new(), 0);
         let mut entered = vec![false; self.nodes.len()];
         let mut queue = VecDeque::from([(String::new(), self.root)]);
         while let Some((path, container)) = queue.pop_front() {
@@ -210,16 +213,23 @@ impl<'a> Pickle<'a> {
                     _ => format!("{path}.{key}"),
                 };
                 match &self.nodes[child] {
-                    _ if path.len() > MAX_NAME => (),
-                    Node::Tensor(view) if !key.is_empty() => tensors.push((path, &**view)),
+                    _ if path.len() > MAX_NAME || bytes > most => (),
+                    Node::Tensor(view) if !key.is_empty() => {
+                        bytes += path.len();
+                        tensors.push((path, &**view));
+                    }
                     Node::Dict(_) | Node::List(_) | Node::Object(_) if !entered[child] => {
+                        bytes += path.len();
                         queue.push_back((path, child));
                     }
                     _ => (),
                 }
             });
         }
-        tensors
+        if bytes > most {
+            return Err(format!("the names of its tensors have more than {most} bytes"));
+        }
+        Ok(tensors)
     }
 
     /// Calls `take` with the key and the node of each child. A child without a key is a part of the

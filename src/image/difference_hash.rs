@@ -57,6 +57,7 @@ impl DifferenceHash {
     }
 
     /// How many images look like one of the others; 0 if there are too many to compare in seconds.
+    #[cfg(any(feature = "train", test))]
     pub fn alike(images: &[Option<Self>], others: &[Option<Self>]) -> usize {
         if images.len().saturating_mul(others.len()) > MAX_PAIRS {
             return 0;
@@ -71,6 +72,18 @@ impl DifferenceHash {
             near.map(|(_, other)| other).any(|other| image.is_alike(other))
         };
         images.par_iter().flatten().filter(is_alike).count()
+    }
+
+    /// How many images look like an earlier one; 0 if there are too many to compare in seconds.
+    pub fn repeated(images: &[Option<Self>]) -> usize {
+        if images.len().saturating_mul(images.len()) > MAX_PAIRS {
+            return 0;
+        }
+        let is_repeated = |&(place, image): &(usize, &Option<Self>)| {
+            let earlier = images[..place].iter().flatten();
+            image.as_ref().is_some_and(|image| earlier.into_iter().any(|other| image.is_alike(other)))
+        };
+        images.par_iter().enumerate().filter(is_repeated).count()
     }
 }
 
@@ -129,6 +142,8 @@ mod tests {
             assert_eq!(DifferenceHash::alike(&[hash(copy)], &[others[0], hash(&whole)]), 1);
             assert_eq!(DifferenceHash::alike(&[hash(copy)], &others), 0);
         }
+        let all = [&whole, &halved, &image(2), &brightened].map(hash);
+        assert_eq!((DifferenceHash::repeated(&all), DifferenceHash::repeated(&all[1..3])), (2, 0));
         // Small images are reduced by a filter, large ones by plain means.
         let large = imageops::resize(&whole, 600, 450, imageops::FilterType::Triangle);
         assert_eq!(DifferenceHash::alike(&[hash(&large)], &[others[0], hash(&whole)]), 1);

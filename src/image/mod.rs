@@ -2,7 +2,6 @@
 //! share this code.
 
 mod decode;
-#[cfg(feature = "train")]
 mod difference_hash;
 mod format;
 mod gif;
@@ -23,7 +22,6 @@ use crate::error::{Error, Result};
 pub(crate) use decode::of_file;
 pub(crate) use decode::{MAX_BYTES, MAX_SIDE, read};
 pub use decode::{from_bytes, open};
-#[cfg(feature = "train")]
 pub(crate) use difference_hash::DifferenceHash;
 #[cfg(feature = "page")]
 pub(crate) use resize::Placement;

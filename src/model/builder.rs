@@ -7,7 +7,7 @@ use super::proto::{Attribute, Graph, Node, Tensor, Value, element};
 /// A graph under construction.
 #[derive(Default)]
 pub(crate) struct Builder {
-    pub(crate) graph: Graph,
+    graph: Graph,
 }
 
 impl Builder {
@@ -30,8 +30,14 @@ impl Builder {
             name: name.to_owned(),
             op_type: op.to_owned(),
             attribute,
+            domain: String::new(),
         });
         name.to_owned()
+    }
+
+    /// Whether there is an initializer of this name.
+    pub(crate) fn has_constant(&self, name: &str) -> bool {
+        self.graph.initializer.iter().any(|tensor| tensor.name == name)
     }
 
     /// Whether there is a node of this name.

@@ -376,6 +376,7 @@ pub fn with_features(bytes: Bytes, origin: &str) -> Result<Bytes> {
             name: FEATURES.to_owned(),
             op_type: "Identity".to_owned(),
             attribute: Vec::new(),
+            domain: String::new(),
         });
     }
     // Protobuf readers merge concatenated messages, so the file keeps what is not decoded here.

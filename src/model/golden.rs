@@ -1,4 +1,4 @@
-//! The golden batch: a model's outputs, at export, for images from a formula. They travel in the file, so
+//! The golden batch: a model's outputs, when its file was written, for images from a formula. They travel in the file, so
 //! every runtime can be checked without further data.
 
 use ndarray::{Array4, ArrayView2};

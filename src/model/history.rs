@@ -75,10 +75,10 @@ pub struct History {
     /// Name and version of the runtime that the file was checked with when it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked_with: Option<String>,
-    /// Name and version of the toolkit that chose the threshold anew, by images that the network and the
-    /// earlier threshold did not know; `None` if the threshold is that of the export.
+    /// How the threshold was chosen anew, by images that nothing in the file had been chosen by, as the user
+    /// stated; `None` if the threshold is that of the export.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub recalibrated_with: Option<String>,
+    pub recalibration: Option<Recalibration>,
     /// The comparison of the graph's resizing with [`image::pixels`](crate::image::pixels), if the graph
     /// resizes.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +98,8 @@ pub struct History {
     /// What the threshold keeps of degraded known images; `None` if none were seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub robustness: Option<Robustness>,
-    /// Metrics of the test after training, for the file's score and threshold, in float32.
+    /// Metrics of the test after training, for the score and the threshold of the export, in float32; after a
+    /// recalibration those that need no threshold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Report>,
     /// Fields that this version does not know or cannot parse.
@@ -120,7 +121,7 @@ impl History {
             precision: understood(&mut fields, "precision"),
             averages_views: understood(&mut fields, "averages_views"),
             checked_with: understood(&mut fields, "checked_with"),
-            recalibrated_with: understood(&mut fields, "recalibrated_with"),
+            recalibration: understood(&mut fields, "recalibration"),
             resize_check: understood(&mut fields, "resize_check"),
             imported: understood(&mut fields, "imported"),
             training: understood(&mut fields, "training"),
@@ -134,8 +135,7 @@ impl History {
 
     /// [`Manifest::doubt_of_held_out`](super::Manifest::doubt_of_held_out) of a file of the current format.
     pub(crate) fn doubt_of_held_out(&self) -> Option<&'static str> {
-        // By the file itself, on new images.
-        if self.recalibrated_with.is_some() {
+        if self.recalibration.is_some() {
             return None;
         }
         let is_seen = self.training.as_ref().and_then(|training| training.get(HELD_OUT_SEEN)) == Some(true);
@@ -149,6 +149,17 @@ impl History {
             None
         }
     }
+}
+
+/// How the threshold of a file was chosen anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recalibration {
+    /// Name and version of the toolkit.
+    pub producer: String,
+    /// The provider that computed the held-out scores; those of int8 and bfloat16 differ on others.
+    pub provider: String,
+    /// SHA-256 of the file with the earlier threshold, in hexadecimal.
+    pub earlier: String,
 }
 
 /// Removes and returns a field if it can be parsed.

@@ -108,8 +108,8 @@ impl fmt::Display for Inspection {
         };
         line("file", &format_args!("{:.1} MB, SHA-256 {}", self.bytes as f64 / 1e6, self.sha256))?;
         let producer = history.producer.as_deref().unwrap_or("an unknown program");
-        let again = history.recalibrated_with.as_ref();
-        let again = again.map_or(String::new(), |program| format!(", recalibrated by {program}"));
+        let again = history.recalibration.as_ref();
+        let again = again.map_or(String::new(), |again| format!(", recalibrated by {}", again.producer));
         line("format", &format_args!("{}, written by {producer}{again}", decision.format_version))?;
         let (ir, opset, nodes, parameters) = (self.ir_version, self.opset, self.nodes, self.parameters);
         let precision = history.precision.map(|precision| format!(", {precision}")).unwrap_or_default();
@@ -197,8 +197,9 @@ impl fmt::Display for Inspection {
         let Some(report) = &history.metrics else { return Ok(()) };
         let precision = history.precision.filter(|precision| *precision != ModelPrecision::Float32);
         let before = precision.map(|precision| format!(" before conversion to {precision}"));
-        if before.is_some() || original.is_some() {
-            write!(f, "\nmetrics{}{with}:", before.unwrap_or_default())?;
+        let again = history.recalibration.as_ref().map(|_| " before the recalibration");
+        if before.is_some() || original.is_some() || again.is_some() {
+            write!(f, "\nmetrics{}{}{with}:", before.unwrap_or_default(), again.unwrap_or_default())?;
         }
         write!(f, "\n{report}")
     }

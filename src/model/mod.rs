@@ -34,7 +34,7 @@ pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 pub use file::with_features;
 #[cfg(feature = "train")]
 pub(crate) use history::{ANCESTORS, HELD_OUT_SEEN, TEST_NAMES};
-pub use history::{Candidate, Choice, Degraded, History, ResizeCheck, Robustness, Training};
+pub use history::{Candidate, Choice, Degraded, History, Recalibration, ResizeCheck, Robustness, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;
 

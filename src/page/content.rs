@@ -17,7 +17,7 @@ use crate::{
         curve::{Curve, bands},
     },
     model::{Manifest, Robustness},
-    report::{Report, ReportOptions},
+    report::{Comparison, Report, ReportOptions},
     run::Event,
     scorer::Provider,
     text::on_one_line,
@@ -61,6 +61,8 @@ pub struct Subject {
     pub origin: Option<Provenance>,
     /// The name of the first subject, and the agreement with it.
     pub agreement: Option<(String, Agreement)>,
+    /// The difference of its metrics from those of the first subject.
+    pub difference: Option<Comparison>,
     /// How its images were degraded.
     pub degradation: Option<Degradation>,
     /// What is odd about its images, each in words without a full stop.
@@ -81,7 +83,7 @@ pub struct Provenance {
 impl Provenance {
     /// Why the provider voids the guarantee, if it does.
     fn doubt(&self) -> Option<&'static str> {
-        self.provider.and_then(Provider::doubt_of_held_out)
+        self.provider?.doubt_of_held_out(&self.manifest)
     }
 }
 
@@ -205,6 +207,7 @@ impl Subject {
             projection: None,
             origin: None,
             agreement: None,
+            difference: None,
             degradation: None,
             remarks: Vec::new(),
         }

@@ -414,7 +414,10 @@ struct ConfusionRow {
 }
 
 fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
-    if !subject.tested.is_judged() || subject.tested.known.scores.is_empty() {
+    if subject.tested.known.scores.is_empty() {
+        return (Some("There are no known images, so there is no confusion matrix.".to_owned()), vec![]);
+    }
+    if !subject.tested.is_judged() {
         return (
             Some("Some known images have no prediction, so there is no confusion matrix.".to_owned()),
             vec![],
@@ -492,7 +495,13 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
             quoted(&columns[column])
         );
     }
-    let note = has_others.then(|| format!("The {CONFUSED} most confused of {all} classes."));
+    let sets = subject.tested.unknown.len();
+    let notes = [
+        has_others.then(|| format!("The {CONFUSED} most confused of {all} classes.")),
+        (sets > CONFUSED_SETS).then(|| format!("The first {CONFUSED_SETS} of {sets} unknown sets.")),
+    ];
+    let notes: Vec<String> = notes.into_iter().flatten().collect();
+    let note = (!notes.is_empty()).then(|| notes.join(" "));
     let id = format!("confusion-matrix-{section}");
     let title = "Confusion matrix";
     let svg = matrix(&id, &format!("{title}. {caption}"), &rows, &columns, unknown_column);

@@ -24,7 +24,7 @@ use crate::{
     method::RejectionScore,
     metrics::{Interval, Metric},
     model::Training,
-    report::{Report, Row},
+    report::{Change, Report, Row},
     run::Event,
 };
 
@@ -308,6 +308,21 @@ fn cell(share: Option<f64>, interval: Option<Interval>) -> Markup {
     }
 }
 
+/// A cell of a difference in percentage points.
+fn change(change: Option<Change>) -> Markup {
+    html! {
+        td {
+            @match change {
+                None => "–",
+                Some(Change { value, interval: Interval { low, high } }) => {
+                    (format!("{:+.2}", 100.0 * value))
+                    " " span.interval { (format!("{:+.1} to {:+.1}", 100.0 * low, 100.0 * high)) }
+                }
+            }
+        }
+    }
+}
+
 fn known_line(report: &Report) -> String {
     let intervals = report.intervals;
     let mut line = counted(report.known, "known image");
@@ -370,8 +385,8 @@ fn metrics_row(row: &Row, has_threshold: bool) -> Markup {
 }
 
 /// The row that stands for all unknown images: the mean of several sets, or the only set.
-fn overall(report: &Report) -> Option<&Row> {
-    report.rows.iter().find(|row| row.name == MEAN).or(report.rows.first())
+fn overall<T>(rows: &[T], name: impl Fn(&T) -> &str) -> Option<&T> {
+    rows.iter().find(|row| name(row) == MEAN).or(rows.first())
 }
 
 /// What a metric measures, and a note if smaller is better.
@@ -410,7 +425,7 @@ fn comparison_table(sections: &[Section]) -> Markup {
                         tr {
                             th scope="row" { (name(&figures::title(subject))) }
                             @if let Ok(report) = &subject.report {
-                                @let row = overall(report);
+                                @let row = overall(&report.rows, |row| &row.name);
                                 @let intervals = row.and_then(|row| row.intervals);
                                 (cell(report.accuracy, report.intervals.and_then(|of| of.accuracy)))
                                 (cell(report.known_kept, report.intervals.and_then(|of| of.known_kept)))
@@ -430,6 +445,17 @@ fn comparison_table(sections: &[Section]) -> Markup {
                                     }
                                     None => { td { "–" } td { "–" } td { "–" } }
                                 }
+                            }
+                        }
+                        @if let Some(difference) = &subject.difference {
+                            @let row = overall(&difference.rows, |row| &row.name);
+                            tr {
+                                th scope="row" { "difference from the first" }
+                                (change(difference.accuracy))
+                                (change(difference.known_kept))
+                                (change(row.and_then(|row| row.unknown_caught)))
+                                @for metric in Metric::ALL { (change(row.and_then(|row| row.metrics.get(metric)))) }
+                                @if has_agreement { td { "–" } td { "–" } td { "–" } }
                             }
                         }
                     }
@@ -606,7 +632,7 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 @if let Some(provider) = origin.provider { (row("run by", name(&provider.to_string()))) }
                 (row("format", html! { (origin.manifest.decision.format_version) }))
                 @if let Some(producer) = &history.producer { (row("written by", name(producer))) }
-                @if let Some(program) = &history.recalibrated_with { (row("recalibrated by", name(program))) }
+                @if let Some(again) = &history.recalibration { (row("recalibrated by", name(&again.producer))) }
                 @if let Some(runtime) = &history.checked_with { (row("checked with", name(runtime))) }
                 @if let Some(architecture) = &history.architecture { (row("network", text(architecture))) }
                 @if let Some(precision) = &history.precision { (row("precision", text(precision))) }

@@ -344,6 +344,7 @@ mod tests {
             projection: None,
             origin: None,
             agreement: None,
+            difference: None,
             degradation: None,
             remarks: Vec::new(),
         }

@@ -144,7 +144,7 @@ impl Scorer {
     /// [`Error::Setting`] if the file has a threshold for each class, and those of [`method::threshold`].
     pub fn with_keep(self, keep: f64) -> Result<Self> {
         if self.decision().is_per_class() {
-            let reason = "the model has a threshold for each class, chosen when it was exported";
+            let reason = "the model has a threshold for each class, chosen for one share";
             return Err(Error::setting("keep", keep, reason));
         }
         let threshold = method::threshold(self.decision().held_out_scores(), keep)?;
@@ -173,7 +173,8 @@ impl Scorer {
     /// if so.
     #[must_use]
     pub fn doubt_of_held_out(&self) -> Option<&'static str> {
-        self.manifest().doubt_of_held_out().or_else(|| self.provider.doubt_of_held_out())
+        let manifest = self.manifest();
+        manifest.doubt_of_held_out().or_else(|| self.provider.doubt_of_held_out(manifest))
     }
 
     /// The share of known images that the current threshold was chosen to keep, 0 to below 1; `None` if it

@@ -486,6 +486,7 @@ mod tests {
         let place = graph.node.iter().position(|node| node.output[0] == "cac/views").unwrap();
         let image = graph.input[0].name.clone();
         let extreme = Node {
+            domain: String::new(),
             op_type: "ReduceMin".to_owned(),
             name: "extreme".to_owned(),
             input: vec![image],
@@ -493,6 +494,7 @@ mod tests {
             attribute: vec![Attribute::int("keepdims", 0)],
         };
         let sum = Node {
+            domain: String::new(),
             op_type: "Add".to_owned(),
             name: "sum".to_owned(),
             input: vec![VIEWS.to_owned(), "extreme".to_owned()],

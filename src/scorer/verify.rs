@@ -1,4 +1,4 @@
-//! Verification: a runtime's outputs for golden images against those at export.
+//! Verification: a runtime's outputs for golden images against those in the file.
 
 use super::{Outputs, Provider, Scorer, images::resized};
 use crate::{

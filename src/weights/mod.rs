@@ -106,7 +106,10 @@ impl Weights {
         weights.note = head.metadata().as_ref().and_then(|metadata| metadata.get(NOTE).cloned());
         let tensor = |view: &TensorView| Some(Tensor { shape: view.shape().to_vec(), values: floats(view)? });
         let tensors = file.tensors().into_iter().filter_map(|(name, view)| Some((name, tensor(&view)?)));
-        weights.insert_all(tensors.collect());
+        let mut tensors: Vec<(String, Tensor)> = tensors.collect();
+        // They come in random order, and of two names for one tensor the first is taken.
+        tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
+        weights.insert_all(tensors);
         Ok(weights)
     }
 
@@ -136,8 +139,10 @@ impl Weights {
                 let (layer, parameter) = name.rsplit_once('.')?;
                 Some(format!("{}.{parameter}", synonyms.get(layer)?))
             };
+            let taken: BTreeSet<String> = self.tensors.keys().cloned().collect();
+            let usual = |name: String| renamed(&name).filter(|usual| !taken.contains(usual)).unwrap_or(name);
             let tensors = std::mem::take(&mut self.tensors).into_iter();
-            self.tensors = tensors.map(|(name, tensor)| (renamed(&name).unwrap_or(name), tensor)).collect();
+            self.tensors = tensors.map(|(name, tensor)| (usual(name), tensor)).collect();
         }
     }
 
@@ -440,6 +445,18 @@ mod tests {
         }
         assert!(weights.get("bn1.num_batches_tracked").is_none());
         assert!(weights.get("cac/test/unknown/0000/v1.module").is_some(), "the name of a data set");
+        // Of two wrapped names for one tensor, always the first.
+        let double = 0.5_f32.to_le_bytes();
+        let twice =
+            [("module.a", view(Dtype::F32, &single[..])), ("_orig_mod.a", view(Dtype::F32, &double[..]))];
+        std::fs::write(&path, safetensors::serialize(twice, None).unwrap()).unwrap();
+        for _ in 0..20 {
+            let both = Weights::read(&path).unwrap();
+            assert_eq!(
+                [both.values("a", &[1]), both.values("module.a", &[1])].map(Result::unwrap),
+                [[0.5], [0.25]]
+            );
+        }
 
         let weights = Weights { note: Some("a note".to_owned()), ..weights };
         weights.write(&path).unwrap();

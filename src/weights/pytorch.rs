@@ -11,6 +11,9 @@ use crate::files::{
     pickle::{ElementType, Pickle, Result, View},
 };
 
+/// The bytes that names may take in a small file.
+const NAMES: usize = 1 << 16;
+
 /// Whether the bytes are a PyTorch file in either format, or at least a ZIP archive.
 pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
     kind::is_zip(bytes) || kind::is_legacy_pytorch(bytes)
@@ -20,7 +23,7 @@ pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
 /// else is skipped.
 pub(super) fn read(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
     let (pickle, storages) = if kind::is_zip(bytes) { zip(bytes)? } else { legacy(bytes)? };
-    let tensors = pickle.tensors();
+    let tensors = pickle.tensors(4 * bytes.len() + NAMES)?;
     // Tensors may share storages, as in the official CAC checkpoints, but only up to a limit.
     let count = tensors.iter().try_fold(0_usize, |sum, (_, tensor)| sum.checked_add(tensor.count()?));
     if count.is_none_or(|count| count > 4 * bytes.len()) {
@@ -339,5 +342,10 @@ mod tests {
         // A tensor of 2^60 values, expanded from one by strides of 0.
         let huge = [b"}X\x01\0\0\0a", REBUILD, STORAGE, b"K\0J\0\0\0\x40J\0\0\0\x40\x86K\0K\0\x86tRs"];
         assert!(error(&legacy(&huge.concat())).contains("more values than the file can hold"));
+        // One tensor under the same long name ten thousand times.
+        let tensor = [REBUILD, STORAGE, b"K\0K\0\x85K\x01\x85tRq\x03"].concat();
+        let long = [b"X\xfa\0\0\0", &[b'n'; 250][..], b"q\x02"].concat();
+        let named = [&long[..], &tensor, b"}(", &b"h\x02h\x03".repeat(10_000), b"u"].concat();
+        assert!(error(&legacy(&named)).contains("the names of its tensors have more than "));
     }
 }

@@ -226,12 +226,19 @@ fn data_is_listed_found_and_verified() {
     assert!(text.contains("svhn: `sets/test_32x32.mat` is damaged: it has MD5 "), "{text}");
     assert!(!stderr(&output).contains("remove"), "{}", stderr(&output));
 
-    // As after a fetch.
     fs::remove_file(at.join("sets/test_32x32.mat")).unwrap();
+
+    // As after a fetch.
     let own = at.join("sets/svhn");
     fs::create_dir(&own).unwrap();
-    fs::write(own.join("train_32x32.mat"), "no matrix").unwrap();
     fs::write(own.join("train_32x32.mat.sha256"), "0").unwrap();
+    fs::write(own.join("test_32x32.mat"), "no matrix").unwrap();
+    fs::create_dir(own.join("train_32x32.mat")).unwrap();
+    let text = String::from_utf8(verify(&["svhn"]).stdout).unwrap();
+    assert!(text.contains("svhn: `sets/svhn/train_32x32.mat` is a folder\n"), "{text}");
+    fs::remove_dir(own.join("train_32x32.mat")).unwrap();
+    fs::remove_file(own.join("test_32x32.mat")).unwrap();
+    fs::write(own.join("train_32x32.mat"), "no matrix").unwrap();
     let output = verify(&["svhn", "textures"]);
     let hint = "hint: remove `sets/svhn` and run `toolkit data fetch svhn --data sets`; `sets/dtd/dtd/images` was not fetched \
                 by the toolkit: compare it with the original\n";

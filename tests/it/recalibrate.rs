@@ -146,7 +146,19 @@ fn only_what_depends_on_the_threshold_changes() {
             // The test has no features.
             let reads_features = options.score.unwrap().reads_features();
             assert_eq!(history.metrics.is_none(), reads_features);
-            assert!(history.recalibrated_with.as_ref().unwrap().starts_with("cac "));
+            let recalibration = history.recalibration.as_ref().unwrap();
+            assert!(recalibration.producer.starts_with("cac "));
+            assert_eq!(
+                (&recalibration.provider, &recalibration.earlier),
+                (&provider.to_string(), &before.sha256)
+            );
+            // Int8 gives other scores elsewhere.
+            for other in PROVIDERS {
+                let doubt = Scorer::from_bytes(&new, other).unwrap().doubt_of_held_out();
+                let is_int8 = options.precision == ModelPrecision::Int8;
+                assert_eq!(doubt.is_some(), is_int8 && other != provider, "{other} {provider} {doubt:?}");
+            }
+            assert!(Provider::OpenVinoBf16.doubt_of_held_out(&after.manifest).is_some());
         }
     }
 }
@@ -209,7 +221,10 @@ fn each_class_gets_a_new_threshold_if_it_had_one() {
     }
     let too_many = RecalibrateOptions { keep: Some(0.99), ..RecalibrateOptions::default() };
     let refused = recalibrated(&model, &images, too_many).unwrap_err().to_string();
-    assert!(refused.contains("needs 99 images to choose from to keep 99 %; it has "), "{refused}");
+    assert!(
+        refused.contains("needs 99 images that are predicted as it to keep 99 % of them; there are "),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -243,8 +258,10 @@ fn what_gives_no_sound_threshold_is_refused() {
     assert!(matches!(few, Error::TooFewHeldOut { found: 18, needed: 19, .. }), "{few}");
     let wrong = refused(&model, &images, RecalibrateOptions { keep: Some(1.0), ..options });
     assert!(matches!(wrong, Error::Setting { name: "keep", .. }), "{wrong}");
-    let coarse = refused(&model, &images, RecalibrateOptions { provider: Provider::OpenVinoBf16, ..options });
-    assert!(matches!(coarse, Error::Setting { name: "provider", .. }), "{coarse}");
+    let labelled = Dataset::known(at, Split::Test, &Input::default()).unwrap();
+    let other = labelled.align(&["bee", "ant", "cow"].map(str::to_owned)).unwrap();
+    let other = refused(&model, &other, options);
+    assert!(matches!(other, Error::Classes { .. }), "{other}");
     // A damage must not get a golden batch of its own.
     let damaged = refused(&with_changed_bias(&model), &images, options);
     assert!(matches!(damaged, Error::Differs { .. }), "{damaged}");
@@ -294,8 +311,8 @@ fn the_command_says_what_the_earlier_threshold_kept() {
         " % of 60 images\nearlier threshold: keeps ",
         " % of 60 images\nthreshold ",
         " (keeps 95 % of new known images, and at least 89.9 % with a confidence of 95 %; chosen from 60 known \
-         images given at the recalibration)\nself-check with tract: ",
-        "\nfor Triton: version 1 in `models/new`\n",
+         images given at the recalibration on cpu)\nself-check with tract: ",
+        "\nfor Triton: version 1 in `models/model`\n",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
@@ -312,9 +329,14 @@ fn the_command_says_what_the_earlier_threshold_kept() {
         fs::rename(at.join("new").join(class), at.join("days").join(day)).unwrap();
     }
     let line = recalibrate(&["days.onnx", "--known", "days", "--json"]);
+    let said = "the folders are not named after classes of the model, so the images have no labels: monday, ";
+    assert!(stderr(&line).contains(said), "{}", stderr(&line));
     let line: Value = serde_json::from_str(stdout(&line)).unwrap();
     assert_eq!((&line["images"], &line["skipped"], &line["accuracy"]), (&60.into(), &0.into(), &Value::Null));
-    assert!(line["kept_before"].is_number() && line["manifest"]["recalibrated_with"].is_string(), "{line}");
+    assert!(
+        line["kept_before"].is_number() && line["manifest"]["recalibration"]["provider"] == "cpu",
+        "{line}"
+    );
     assert_eq!(line["sha256"], cac::files::sha256(&fs::read(at.join("days.onnx")).unwrap()));
     assert_eq!(fs::read(at.join("days.onnx")).unwrap(), fs::read(at.join("new.onnx")).unwrap());
     // A folder of another class beside those of the model is a mistake.
@@ -352,5 +374,104 @@ fn copies_and_training_images_are_left_out() {
     );
     // Without the training images, they cannot be compared.
     fs::rename(at.join("known"), at.join("moved")).unwrap();
-    assert!(stdout(&toolkit(at, &args)).contains("chosen from 60 known images given"));
+    let output = toolkit(at, &args);
+    assert!(stdout(&output).contains("chosen from 60 known images given"));
+    let said = "cannot tell which images the model was trained on: `known` not found\n";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    // With a part held out as test images that is not that of the training, each of its images may be one.
+    let divided =
+        serde_json::json!({ "known": "new", "held_out_test": 0.5, "test_names": "of other images" });
+    with_training(&at.join("model.onnx"), &divided);
+    let output = toolkit(at, &args);
+    assert!(error(&output).contains("needs 19 images to choose from; there are 0"), "{}", stderr(&output));
+    let said = "left out images of `new`, the training data, which has changed since: 60\n";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    fs::create_dir(at.join("both")).unwrap();
+    fs::rename(at.join("new"), at.join("both/test")).unwrap();
+    fs::rename(at.join("moved/train"), at.join("both/train")).unwrap();
+    for name in ["test", "train"] {
+        for (from, to) in [("ant", "x"), ("bee", "y"), ("cow", "z")] {
+            let split = at.join("both").join(name);
+            fs::rename(split.join(from), split.join(to)).unwrap();
+        }
+    }
+    let refused = toolkit(at, &["recalibrate", "model.onnx", "new.onnx", "--known", "both"]);
+    assert_eq!(error(&refused), "error: `both` is divided into training and test images");
+}
+
+#[test]
+fn files_that_other_tools_changed_are_read_as_they_are_or_refused() {
+    use prost::Message;
+    use tract_onnx::pb::{ModelProto, StringStringEntryProto};
+    let folder = tempfile::tempdir().unwrap();
+    photographs(folder.path());
+    let images = unlabelled(folder.path());
+    let options = RecalibrateOptions::default();
+    // Its threshold was set by hand, so the default share is kept.
+    let by_hand = ExportOptions { threshold: ThresholdRule::Value(3.0), ..ExportOptions::default() };
+    let model = model_file(&checkpoint(1, Variant::Paper), &by_hand);
+    let changed = |change: &dyn Fn(&mut ModelProto)| {
+        let mut proto = ModelProto::decode(&*model).unwrap();
+        change(&mut proto);
+        proto.encode_to_vec()
+    };
+    let property =
+        |key: &str, value: &str| StringStringEntryProto { key: key.to_owned(), value: value.to_owned() };
+    let extended = changed(&|proto| {
+        let graph = proto.graph.as_mut().unwrap();
+        graph.name = "mine".to_owned();
+        let threshold = graph.initializer.iter_mut().find(|tensor| tensor.name == "threshold").unwrap();
+        threshold.raw_data = f32::NEG_INFINITY.to_le_bytes().to_vec();
+        // Fields in forms that this version does not know.
+        proto.metadata_props.extend([
+            property("author", "somebody"),
+            property("cac.recalibration", "true"),
+            property("cac.robustness", "[1]"),
+            property("cac.weather", "rain"),
+        ]);
+    });
+    let (found, new) = recalibrated(&extended, &images, options).unwrap();
+    assert_eq!(
+        (found.kept_before, found.manifest.decision.threshold.as_ref().unwrap().keep),
+        (0.0, Some(0.95))
+    );
+    let written = ModelProto::decode(&*new).unwrap();
+    assert_eq!(written.graph.unwrap().name, "mine");
+    let properties = written.metadata_props;
+    let value = |name: &str| properties.iter().find(|one| one.key == name).map(|one| one.value.as_str());
+    assert_eq!(
+        (value("author"), value("cac.weather"), value("cac.robustness")),
+        (Some("somebody"), Some("\"rain\""), None)
+    );
+    assert_eq!(Inspection::of(&new, "new").unwrap().manifest, found.manifest);
+    assert_eq!(found.manifest.doubt_of_held_out(), None);
+    // And once more.
+    let again = RecalibrateOptions { keep: Some(0.5), ..options };
+    let (again, _) = recalibrated(&new, &images, again).unwrap();
+    assert_eq!(again.manifest.history.recalibration.unwrap().earlier, found.sha256);
+    assert_eq!(again.kept_before, 58.0 / 60.0);
+
+    let refused = |model: &[u8]| recalibrated(model, &images, options).unwrap_err().to_string();
+    let foreign = changed(&|proto| proto.graph.as_mut().unwrap().node[0].domain = "com.example".to_owned());
+    assert!(refused(&foreign).contains("com.example"), "{}", refused(&foreign));
+    let clash = changed(&|proto| {
+        let graph = proto.graph.as_mut().unwrap();
+        // The network reads a tensor that has the name of one of the verdict.
+        let of = |graph: &mut tract_onnx::pb::GraphProto, name: &str| {
+            graph.initializer.iter().position(|tensor| tensor.name == name).unwrap()
+        };
+        let own = of(graph, "cac/p/own");
+        graph.initializer.remove(own);
+        let std = of(graph, "cac/input/std");
+        graph.initializer[std].name = "cac/p/own".to_owned();
+        for (node, input) in [("cac/input/normalized", "cac/p/own"), ("cac/p/rank", "cac/p/count")] {
+            graph.node.iter_mut().find(|one| one.output == [node]).unwrap().input[1] = input.to_owned();
+        }
+        proto.metadata_props.retain(|property| property.key != "cac.golden");
+    });
+    assert!(
+        refused(&clash).contains("`cac/p/own` has the name of one that this toolkit writes"),
+        "{}",
+        refused(&clash)
+    );
 }

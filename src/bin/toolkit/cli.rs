@@ -693,8 +693,8 @@ pub struct RecalibrateArgs {
     /// The file to write
     #[arg(value_name = "NEW.onnx")]
     pub output: PathBuf,
-    /// New images of the known classes: a folder of images, with or without class folders, or the name of a
-    /// published data set (see below). Of training and test images only the latter are used
+    /// New images of the known classes, on which the model was not trained: a folder of images, with or without
+    /// class folders, or the name of a published data set (see below), of which the test images are used
     #[arg(long, value_name = "DIR|NAME")]
     pub known: PathBuf,
     /// Where published data sets are
@@ -710,7 +710,7 @@ pub struct RecalibrateArgs {
     /// Leave out images that cannot be read
     #[arg(long)]
     pub skip_broken: bool,
-    /// Also add the file to this Triton model repository, as for `export`
+    /// Also add the file to this Triton model repository, as the next version of MODEL.onnx
     #[arg(long, value_name = "DIR")]
     pub triton: Option<PathBuf>,
     /// The signature of the model file

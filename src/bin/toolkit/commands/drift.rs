@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
-    Provider, Scorer,
+    Scorer,
     data::{Dataset, Split},
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
@@ -89,7 +89,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         held_out: monitor.held_out(),
         manifest: &inspection.manifest,
         doubt: (inspection.manifest.doubt_of_held_out())
-            .or_else(|| args.provider.and_then(Provider::doubt_of_held_out)),
+            .or_else(|| args.provider?.doubt_of_held_out(&inspection.manifest)),
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
     if args.json {
@@ -104,6 +104,8 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     match result.status.alarm {
         Some(_) => Err(Unmet(vec![
             "drift: the images no longer resemble those that the threshold was chosen for".to_owned(),
+            "hint: look at them; for known classes under new conditions, `toolkit recalibrate` chooses another threshold"
+                .to_owned(),
         ])
         .into()),
         None => Ok(()),

@@ -173,7 +173,7 @@ pub fn write(
     from: &Path,
 ) -> anyhow::Result<()> {
     let exported = export::export(checkpoint, &args.options(calibration), model)?;
-    let published = publish(args.triton.as_deref(), model)?;
+    let published = publish(model, model, args.triton.as_deref())?;
     if args.json {
         return print_json(&exported.manifest);
     }
@@ -243,10 +243,14 @@ pub fn write(
     print_published(published.as_ref())
 }
 
-/// Adds a model file to a repository for Triton, if one is given.
-pub fn publish(repository: Option<&Path>, model: &Path) -> anyhow::Result<Option<triton::Published>> {
+/// Adds a model file to a repository for Triton, if one is given, as the next version of a file.
+pub fn publish(
+    model: &Path,
+    of: &Path,
+    repository: Option<&Path>,
+) -> anyhow::Result<Option<triton::Published>> {
     let Some(repository) = repository else { return Ok(None) };
-    let published = triton::publish(model, repository);
+    let published = triton::publish_version(model, of, repository);
     if published.is_err() {
         say(format_args!("wrote the model to `{}`", model.display()));
     }

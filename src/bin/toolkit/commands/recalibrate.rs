@@ -3,11 +3,13 @@
 use std::{io::Write, path::Path};
 
 use cac::{
-    data::{DataFolder, Dataset, Role, Split},
+    Error,
+    data::{DataFolder, Dataset, PublishedSet, Role, Split, exists, is_divided},
     export::{self, RecalibrateOptions, Recalibrated},
     files::check_writable_folder,
+    method::needed,
     model::{Inspection, Manifest},
-    text::{not_counted, path_text},
+    text::{first_few, not_counted, on_one_line, path_text, per_cent},
 };
 use serde_json::json;
 
@@ -18,8 +20,11 @@ use super::{
 };
 use crate::{
     cli::RecalibrateArgs,
-    terminal::{Progress, data::dataset, say, say_left_out, stdout},
+    terminal::{Advice, Progress, data::dataset, say, say_left_out, stdout},
 };
+
+/// An earlier threshold that keeps a smaller share of the new images makes these doubtful.
+const FEW: f64 = 0.5;
 
 /// Writes a model with a threshold that is chosen from other known images.
 pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
@@ -32,10 +37,10 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     let Inspection { manifest, .. } = Inspection::of(&bytes, &origin)?;
     let data = args.data.folder();
     let folder = dataset(&args.known, &data, &[Role::Known(Split::Test)])?;
-    let images = open(&folder, &manifest)?;
+    let images = open(&args.known, &folder, &manifest)?;
     say_left_out(images.left_out());
     check_not_read(&args.output, [&images])?;
-    let images = without_learned(images, &manifest, &data)?;
+    let images = apart(images, &manifest, &data)?;
     let options =
         RecalibrateOptions { keep: args.keep, provider: args.provider, skip_broken: args.skip_broken };
     let mut bar = Progress::new(format!("scoring `{}`", path_text(&folder)), images.len());
@@ -46,7 +51,11 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     });
     bar.finish();
     let recalibrated = recalibrated?;
-    let published = publish(args.triton.as_deref(), &args.output)?;
+    if recalibrated.kept_before < FEW {
+        say("the earlier threshold keeps few of these images: make sure that they are of the known classes");
+    }
+    say_lost_points(&manifest, &recalibrated);
+    let published = publish(&args.output, &args.model, args.triton.as_deref())?;
     if args.json {
         let Recalibrated { manifest, images, skipped, kept_before, accuracy, sha256, .. } = recalibrated;
         return print_json(&json!({
@@ -62,37 +71,114 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     print_published(published.as_ref())
 }
 
-/// The images of known classes: in class folders those of the model, else of any folder.
-fn open(folder: &Path, manifest: &Manifest) -> anyhow::Result<Dataset> {
+/// The images of known classes: with labels, in folders of the model's classes or in a published set; else those
+/// of any folder.
+fn open(given: &Path, folder: &Path, manifest: &Manifest) -> anyhow::Result<Dataset> {
     let decision = &manifest.decision;
-    let labelled = Dataset::known(folder, Split::Test, &decision.input).ok().filter(|images| {
-        // Other folders are no classes, such as one for each day.
-        images.classes().iter().any(|class| decision.classes.contains(class))
-    });
-    Ok(match labelled {
-        Some(images) => images.align(&decision.classes)?,
-        None => Dataset::unknown(folder, Split::Test, &decision.input)?,
-    })
+    if let Ok(labelled) = Dataset::known(folder, Split::Test, &decision.input) {
+        let is_known = |class: &String| decision.classes.contains(class);
+        // Other folders are no classes, such as one for each day. Other labels are always of classes.
+        let are_folders = || labelled.classes().iter().all(|class| holds_folder(folder, class));
+        if labelled.classes().iter().any(is_known)
+            || PublishedSet::meant_by(given).is_some()
+            || !are_folders()
+        {
+            return Ok(labelled.align(&decision.classes)?);
+        }
+        let names = first_few(labelled.classes().iter().map(|class| on_one_line(class)));
+        say(format_args!(
+            "the folders are not named after classes of the model, so the images have no labels: {names}"
+        ));
+    }
+    if is_divided(folder) {
+        let message = format!("`{}` is divided into training and test images", folder.display());
+        return Err(Advice::new(message, "give the folder of the new images").into());
+    }
+    Ok(Dataset::unknown(folder, Split::Test, &decision.input)?)
 }
 
-/// The images without copies, and without those that the model learned from, as far as its training images are
-/// where they were.
-fn without_learned(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Dataset> {
-    let distinct = images.without_copies(None)?;
+/// Whether a folder holds one of this name, perhaps in another one.
+fn holds_folder(folder: &Path, name: &str) -> bool {
+    let below = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    folder.join(name).is_dir() || below.into_iter().any(|entry| entry.path().join(name).is_dir())
+}
+
+/// The images without copies, and without those that the model was trained on, as far as these are where they
+/// were. Says what a guarantee needs and this cannot check.
+fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Dataset> {
+    let distinct = images.distinct()?;
     if distinct.len() < images.len() {
         say(format_args!("left out copies of other images: {}", images.len() - distinct.len()));
     }
-    let trained = manifest.history.training.as_ref().and_then(|training| training.known_data());
-    let training = trained.and_then(|trained| {
-        let folder = data.resolve(&trained.path, &[Role::Known(Split::Train)]).ok()?;
-        trained.at(&folder).training(&manifest.decision.input).ok()
-    });
-    let Some(training) = training else { return Ok(distinct) };
-    let unseen = distinct.without_copies(Some(&training))?;
-    if unseen.len() < distinct.len() {
-        say(format_args!("left out training images of the model: {}", distinct.len() - unseen.len()));
+    let unseen = match training_images(manifest, data)? {
+        Ok((training, what)) => {
+            let unseen = distinct.without(&training)?;
+            if unseen.len() < distinct.len() {
+                say(format_args!("left out {what}: {}", distinct.len() - unseen.len()));
+            }
+            unseen
+        }
+        Err(reason) => {
+            say(format_args!("cannot tell which images the model was trained on: {reason}"));
+            distinct
+        }
+    };
+    let alike = unseen.lookalikes();
+    if alike > 0 {
+        say(format_args!("images that look like others: {alike}; the guarantee is for one of each scene"));
     }
     Ok(unseen)
+}
+
+/// The training images of a model and what they are, or why they are not known.
+fn training_images(
+    manifest: &Manifest,
+    data: &DataFolder,
+) -> anyhow::Result<Result<(Dataset, String), String>> {
+    let record = manifest.history.training.as_ref();
+    let Some((record, trained)) = record.and_then(|record| Some((record, record.known_data()?))) else {
+        return Ok(Err("it does not record that".to_owned()));
+    };
+    let input = &manifest.decision.input;
+    let path = trained.path.display();
+    let Some(folder) = data.resolve(&trained.path, &[Role::Known(Split::Train)]).ok().filter(|at| exists(at))
+    else {
+        return Ok(Err(format!("`{path}` not found")));
+    };
+    let opened = trained.at(&folder).training(input).and_then(|training| {
+        let tested: Option<String> = record.get("test_names");
+        let what = "training images of the model".to_owned();
+        if trained.held_out_test.is_none() || tested.is_none() {
+            return Ok((training, what));
+        }
+        let test = trained.at(&folder).test(&[], input)?.known;
+        if tested == Some(test.names_checksum()) {
+            return Ok((training, what));
+        }
+        // Any of its images may have been one.
+        let what = format!("images of `{path}`, the training data, which has changed since");
+        Ok((Dataset::unknown(&folder, Split::Train, input)?, what))
+    });
+    match opened {
+        Err(error @ Error::Io { .. }) => Err(error.into()),
+        opened => Ok(opened.map_err(|error| error.to_string())),
+    }
+}
+
+/// Prints which operating points the new images are too few for: the output `unknown_at` loses their columns.
+fn say_lost_points(before: &Manifest, recalibrated: &Recalibrated) {
+    let shares = |manifest: &Manifest| -> Vec<f64> {
+        let points = manifest.decision.threshold.iter().flat_map(|threshold| &threshold.operating_points);
+        points.map(|point| point.keep).collect()
+    };
+    let after = shares(&recalibrated.manifest);
+    for keep in shares(before).into_iter().filter(|keep| !after.contains(keep)) {
+        say(format_args!(
+            "the output `unknown_at` has no column for {} %, which needs {} images",
+            per_cent(keep),
+            needed(keep)
+        ));
+    }
 }
 
 fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated) -> anyhow::Result<()> {

@@ -25,8 +25,8 @@ pub struct Measured<'a> {
     pub evaluation: &'a Evaluation,
     /// The report of each score.
     pub reports: &'a [cac::Result<Report>],
-    /// The options of the reports.
-    pub options: &'a ReportOptions,
+    /// For each score, the difference from the first contender, if that is another model.
+    pub differences: Vec<Option<Comparison>>,
     /// The seconds that scoring took.
     pub seconds: f64,
     /// The operators that ran, by execution provider.
@@ -45,6 +45,32 @@ pub struct First<'a> {
     pub contender: &'a Contender<'a>,
     pub evaluation: &'a Evaluation,
     pub reports: &'a [cac::Result<Report>],
+}
+
+impl First<'_> {
+    /// How much another model differs, for each of its scores: on the same score or, without one, on the scores by
+    /// which both decide.
+    pub fn differences(
+        &self,
+        contender: &Contender,
+        evaluation: &Evaluation,
+        reports: &[cac::Result<Report>],
+        options: &ReportOptions,
+    ) -> cac::Result<Vec<Option<Comparison>>> {
+        let is_other = self.contender.sha256 != contender.sha256;
+        let place = |wanted: &dyn Fn(RejectionScore) -> bool| {
+            self.evaluation.scores.iter().position(|&score| wanted(score))
+        };
+        let difference = |(index, report): (usize, &cac::Result<Report>)| {
+            let score = evaluation.scores[index];
+            let decisive = || place(&|one| self.evaluation.decides_by(one) && evaluation.decides_by(score));
+            let of_first = place(&|one| one == score).or_else(decisive).filter(|_| is_other);
+            let Some(of_first) = of_first else { return Ok(None) };
+            let (Ok(first), Ok(report)) = (&self.reports[of_first], report) else { return Ok(None) };
+            self.evaluation.comparison((of_first, first), (evaluation, index, report), options)
+        };
+        reports.iter().enumerate().map(difference).collect()
+    }
 }
 
 impl Measured<'_> {
@@ -72,6 +98,7 @@ impl Measured<'_> {
             degradation: self.degraded,
             remarks: self.remarks.clone(),
             agreement: self.agreement(score).map(|(first, agreement)| (first.to_owned(), agreement)),
+            difference: self.differences[score].clone(),
             ..Subject::of_evaluation(&name, self.evaluation, score, report)
         };
         self.reports.iter().enumerate().map(subject).collect()
@@ -112,21 +139,6 @@ impl Measured<'_> {
         Some((&contender.name, evaluation.agreement(self.evaluation, self.evaluation.scores[score])?))
     }
 
-    /// The difference from the first contender, if that is another model: on the same score or, if it does not
-    /// have that, of the scores by which both decide.
-    fn comparison(&self, score: usize) -> cac::Result<Option<Comparison>> {
-        let is_other = |first: &First| first.contender.sha256 != self.contender.sha256;
-        let Some(first) = self.against.filter(is_other) else { return Ok(None) };
-        let (own, scores) = (self.evaluation.scores[score], &first.evaluation.scores);
-        let decides = |one: &RejectionScore| first.evaluation.decides_by(*one);
-        let same = scores.iter().position(|one| *one == own);
-        let of_first =
-            same.or_else(|| scores.iter().position(decides).filter(|_| self.evaluation.decides_by(own)));
-        let Some(of_first) = of_first else { return Ok(None) };
-        let (Ok(one), Ok(other)) = (&first.reports[of_first], &self.reports[score]) else { return Ok(None) };
-        first.evaluation.comparison((of_first, one), (self.evaluation, score, other), self.options)
-    }
-
     /// The classes in order, with the counts of a score's verdicts.
     fn by_class(&self, score: usize) -> Vec<(&str, ClassCounts)> {
         let threshold = self.evaluation.threshold(score).map(f64::from);
@@ -165,7 +177,7 @@ impl Measured<'_> {
             if let Some((_, agreement)) = self.agreement(index) {
                 line["agreement"] = serde_json::to_value(agreement)?;
             }
-            if let Some(comparison) = self.comparison(index)? {
+            if let Some(comparison) = &self.differences[index] {
                 line["difference"] = serde_json::to_value(comparison)?;
             }
             print_json(&line)?;
@@ -212,7 +224,7 @@ impl Measured<'_> {
                     "compared with {first}: scores differ by at most {greatest_score_difference:.1e}, {classes}"
                 )?;
             }
-            if let (Some(comparison), Some(first)) = (self.comparison(index)?, self.against) {
+            if let (Some(comparison), Some(first)) = (&self.differences[index], self.against) {
                 let first = &first.contender.name;
                 write!(out, "difference from {first}, in percentage points: {comparison}")?;
             }

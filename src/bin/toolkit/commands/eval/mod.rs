@@ -118,20 +118,22 @@ pub fn measure(
         });
         let reports: Vec<_> =
             (0..evaluation.scores.len()).map(|score| evaluation.report(score, &options)).collect();
+        let against =
+            of_first.as_ref().map(|(evaluation, reports)| First { contender: first, evaluation, reports });
+        let differences = match against {
+            Some(first) => first.differences(contender, &evaluation, &reports, &options)?,
+            None => vec![None; reports.len()],
+        };
         take(Measured {
             contender,
             reports: &reports,
-            options: &options,
+            differences,
             evaluation: &evaluation,
             seconds,
             operators,
             degraded: args.degraded,
             remarks: [&remarks[..], &learned[&contender.model]].concat(),
-            against: of_first.as_ref().map(|(evaluation, reports)| First {
-                contender: first,
-                evaluation,
-                reports,
-            }),
+            against,
         })?;
         of_first.get_or_insert((evaluation, reports));
     }
