@@ -458,13 +458,17 @@ fn append(all: &mut Option<Array2<f32>>, further: Option<&Array2<f32>>) {
 }
 
 /// The rejection scores of a data set's images, in order, except those that cannot be read. `take` receives
-/// the scores of each finished batch, and the errors of its other images.
+/// the indices and the scores of each finished batch, and the errors of its other images.
 ///
 /// # Errors
 /// [`Error::Setting`] if the set was opened with another input than the model's; those of [`Scorer::score`].
 #[cfg(any(feature = "tract", feature = "onnxruntime"))]
-pub fn scores(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(Vec<f32>, Vec<Error>)) -> Result<()> {
-    run(scorer, images, |batch| take(batch.outputs.score.to_vec(), batch.errors))
+pub fn scores(
+    scorer: &Scorer,
+    images: &Dataset,
+    mut take: impl FnMut(&[usize], Vec<f32>, Vec<Error>),
+) -> Result<()> {
+    run(scorer, images, |batch| take(&batch.indices, batch.outputs.score.to_vec(), batch.errors))
 }
 
 /// The outputs for the images of a batch that can be read.

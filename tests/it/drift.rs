@@ -327,6 +327,43 @@ fn folders_files_and_stdin_are_equivalent_streams() {
 }
 
 #[test]
+fn the_image_that_raises_the_alarm_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir(at.join("new")).unwrap();
+    for number in 0..40_u32 {
+        let shade = |x: u32, y: u32| ((x * (number + 3) + y * 7) * 37 % 256) as u8;
+        let image = image::RgbImage::from_fn(32, 32, |x, y| image::Rgb([shade(x, y), shade(y, x), 90]));
+        image.save(at.join(format!("new/{number:02}.png"))).unwrap();
+    }
+    fs::write(at.join("new/00.png"), "no image").unwrap();
+    let drifted = |args: &[&str]| {
+        let output = toolkit(at, &[&["drift", "new", "--state"], args].concat());
+        assert_eq!(output.status.code(), Some(UNMET), "{}", stderr(&output));
+        output
+    };
+    let line = json(&drifted(&["a.json", "--json"]));
+    // The first image is not counted.
+    let expected = format!("new/{:02}.png", line["alarm"].as_u64().unwrap());
+    assert_eq!(line["alarm_image"], expected);
+    // The alarm was in an earlier call.
+    assert_eq!(json(&drifted(&["a.json", "--json"]))["alarm_image"], Value::Null);
+    let text = drifted(&["b.json"]);
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(
+        text.starts_with(&format!("drift: alarm at image {} of 39, `{expected}`\n", line["alarm"])),
+        "{text}"
+    );
+    // The scores are shuffled with their names.
+    let shuffled = json(&drifted(&["c.json", "--json", "--shuffle"]));
+    let scored = toolkit(at, &["score", "--json", shuffled["alarm_image"].as_str().unwrap()]);
+    let score = &serde_json::from_str::<Value>(stdout(&scored)).unwrap()["verdict"]["score"];
+    let state: Value = serde_json::from_slice(&fs::read(at.join("c.json")).unwrap()).unwrap();
+    let raised = &state["scores"][shuffled["alarm"].as_u64().unwrap() as usize - 1];
+    assert!((raised.as_f64().unwrap() - score.as_f64().unwrap()).abs() < 1e-4, "{raised} {score}");
+}
+
+#[test]
 fn shuffling_is_reproducible_and_helps_if_images_are_sorted() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -278,7 +278,7 @@ fn what_gives_no_sound_threshold_is_refused() {
     let held_out = found.manifest.decision.threshold.unwrap().held_out_scores;
     let mut scores = Vec::new();
     let scorer = Scorer::from_bytes(&model, Provider::Cpu).unwrap();
-    eval::scores(&scorer, &images, |batch, _| scores.extend(batch)).unwrap();
+    eval::scores(&scorer, &images, |_, batch, _| scores.extend(batch)).unwrap();
     scores.sort_unstable_by(f32::total_cmp);
     assert_eq!(held_out, scores);
 }

@@ -13,7 +13,7 @@ use cac::{
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
     model::{Inspection, Manifest},
-    text::{not_counted, path_text},
+    text::{not_counted, on_one_line, path_text},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 
@@ -30,6 +30,8 @@ const STDIN: &str = "-";
 #[derive(Default)]
 struct Stream {
     scores: Vec<f32>,
+    /// The names of the images, or empty.
+    images: Vec<String>,
     /// Images that cannot be read.
     skipped: usize,
 }
@@ -68,22 +70,31 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         None => (None, monitor),
     };
     let mut stream = match input {
-        _ if is_stdin => Stream { scores: read_lines(stdin().lock())?, skipped: 0 },
+        _ if is_stdin => Stream { scores: read_lines(stdin().lock())?, ..Stream::default() },
         _ if is_folder => {
             score_images(&Scorer::named(bytes, &origin, args.provider.unwrap_or_default())?, input)?
         }
-        _ => Stream { scores: read_file(input, args.column.as_deref().unwrap_or(SCORE_COLUMN))?, skipped: 0 },
+        _ => Stream {
+            scores: read_file(input, args.column.as_deref().unwrap_or(SCORE_COLUMN))?,
+            ..Stream::default()
+        },
     };
+    let earlier = monitor.status().images;
     if args.shuffle {
         let mut random = ChaCha8Rng::seed_from_u64(args.seed);
         // The monitor draws from stream 0.
-        random.set_stream(1 + monitor.status().images as u64);
-        stream.scores.shuffle(&mut random);
+        random.set_stream(1 + earlier as u64);
+        let mut order: Vec<usize> = (0..stream.scores.len()).collect();
+        order.shuffle(&mut random);
+        stream.scores = order.iter().map(|&place| stream.scores[place]).collect();
+        stream.images = order.iter().filter_map(|&place| stream.images.get(place).cloned()).collect();
     }
     stream.scores.iter().for_each(|&score| monitor.push(score));
     let window = args.window.map_or(stream.scores.len(), std::num::NonZeroUsize::get);
+    let alarm = monitor.status().alarm.and_then(|alarm| alarm.checked_sub(earlier + 1));
     let result = Found {
         status: monitor.status(),
+        alarm: alarm.and_then(|place| stream.images.get(place).cloned()),
         recent: monitor.recent(window, inspection.threshold).context("there are no scores")?,
         stream,
         held_out: monitor.held_out(),
@@ -155,8 +166,9 @@ fn score_images(scorer: &Scorer, folder: &Path) -> anyhow::Result<Stream> {
     let start = Instant::now();
     let mut bar = Progress::new(format!("scoring `{}`", path_text(folder)), images.len());
     let mut stream = Stream::default();
-    let scored = eval::scores(scorer, &images, |scores, errors| {
+    let scored = eval::scores(scorer, &images, |indices, scores, errors| {
         stream.scores.extend(scores);
+        stream.images.extend(indices.iter().map(|&index| images.name(index)));
         stream.skipped += errors.len();
         errors.iter().for_each(say);
         let done = stream.scores.len() + stream.skipped;
@@ -173,6 +185,8 @@ fn score_images(scorer: &Scorer, folder: &Path) -> anyhow::Result<Stream> {
 /// What is printed.
 struct Found<'a> {
     status: Status,
+    /// The name of the image that raised the alarm, if it is one of this call.
+    alarm: Option<String>,
     recent: Recent,
     stream: Stream,
     held_out: usize,
@@ -198,6 +212,7 @@ impl Found<'_> {
     fn print_json(&self) -> anyhow::Result<()> {
         let mut line = serde_json::to_value(self.status)?;
         line["drift"] = self.status.alarm.is_some().into();
+        line["alarm_image"] = self.alarm.as_deref().into();
         line["guaranteed"] = self.is_guaranteed().into();
         line["new_images"] = self.stream.scores.len().into();
         line["skipped"] = self.stream.skipped.into();
@@ -213,7 +228,10 @@ impl Found<'_> {
         let mut out = stdout();
         let images = status.images;
         match status.alarm {
-            Some(alarm) => writeln!(out, "drift: alarm at image {alarm} of {images}")?,
+            Some(alarm) => {
+                let name = self.alarm.as_deref().map(|name| format!(", `{}`", on_one_line(name)));
+                writeln!(out, "drift: alarm at image {alarm} of {images}{}", name.unwrap_or_default())?;
+            }
             None => writeln!(out, "no alarm in {images} images")?,
         }
         let [now, greatest] = [status.log10_martingale, status.greatest_log10_martingale].map(power);
