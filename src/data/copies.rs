@@ -99,12 +99,13 @@ impl Dataset {
     }
 
     /// The number of images that look like an earlier one, such as frames of a scene: changed copies, by their
-    /// difference hashes. Images that cannot be read are not counted; more than 2^15 are not compared.
+    /// difference hashes. Images that cannot be read are not counted. `None` for more than 2^15 images: comparing
+    /// them would take long.
     #[must_use]
-    pub fn lookalikes(&self) -> usize {
+    pub fn lookalikes(&self) -> Option<usize> {
         let hash = |index| DifferenceHash::of(&self.original(index).ok()?);
-        let hashes: Vec<Option<DifferenceHash>> = (0..self.len()).into_par_iter().map(hash).collect();
-        DifferenceHash::repeated(&hashes)
+        let hashes = || (0..self.len()).into_par_iter().map(hash).collect::<Vec<_>>();
+        (self.len() <= 1 << 15).then(|| DifferenceHash::repeated(&hashes()))
     }
 
     /// For each of other data sets, the indices of its images that equal one of this one.

@@ -547,6 +547,11 @@ mod tests {
             ]) {
                 assert!(parts.iter().all(|part| fault.contains(part)), "{fault}");
             }
+            // A damaged list is one more fault.
+            fs::write(at(record[1]), b"\xff\xfe").unwrap();
+            let faults = data.verify(&set).unwrap().unwrap().faults;
+            let faults: Vec<String> = faults.iter().map(Fault::to_string).collect();
+            assert!(faults[0].ends_with("sha256sums` is damaged") && faults.len() == 2, "{faults:?}");
             fs::remove_dir_all(folder.path().join("tiny")).unwrap();
             assert_eq!(data.verify(&set).unwrap(), None);
         }

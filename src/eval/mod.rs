@@ -202,7 +202,7 @@ impl Evaluation {
         Ok(Report { skipped: *skipped, ..report })
     }
 
-    /// How much the metrics of a second model differ from those of this one on the same images, each with one of
+    /// How much the metrics of a second model differ from those of a first one on the same images, each with one of
     /// its scores and the report of that. What thresholds keep and catch is compared if both decide by their score.
     /// The options are those of both reports; `None` without a bootstrap.
     ///
@@ -212,24 +212,26 @@ impl Evaluation {
     /// # Panics
     /// If one has no such score.
     pub fn comparison(
-        &self,
-        (score, report): (usize, &Report),
+        first: (&Self, usize, &Report),
         second: (&Self, usize, &Report),
         options: &ReportOptions,
     ) -> Result<Option<Comparison>> {
-        let (other, other_score, other_report) = second;
-        let correct = [self, other].map(|evaluation| evaluation.known.correct());
-        let thresholds = self.threshold(score).zip(other.threshold(other_score)).map(|pair| pair.into());
-        let [of_one, of_other]: [Option<f32>; 2] =
-            thresholds.map_or([None; 2], |pair: [f32; 2]| pair.map(Some));
-        let scores = [(self, score, &correct[0], of_one), (other, other_score, &correct[1], of_other)];
-        let [one, two] = scores.map(|(evaluation, score, correct, threshold)| ReportScores {
-            known: &evaluation.known.scores[score],
-            correct: Some(correct),
-            unknown: evaluation.unknown.iter().map(|set| &set.scores[score][..]).collect(),
-            threshold: threshold.map(f64::from),
-        });
-        Comparison::new((report, &one), (other_report, &two), options)
+        let sides = [first, second];
+        let correct = sides.map(|(evaluation, ..)| evaluation.known.correct());
+        let mut thresholds = sides.map(|(evaluation, score, _)| evaluation.threshold(score));
+        if thresholds.contains(&None) {
+            thresholds = [None; 2];
+        }
+        let scores = |side: usize| {
+            let (evaluation, score, _) = sides[side];
+            ReportScores {
+                known: &evaluation.known.scores[score],
+                correct: Some(&correct[side]),
+                unknown: evaluation.unknown.iter().map(|set| &set.scores[score][..]).collect(),
+                threshold: thresholds[side].map(f64::from),
+            }
+        };
+        Comparison::new((first.2, &scores(0)), (second.2, &scores(1)), options)
     }
 
     /// Compares a score with that of another evaluation of the same images. Verdicts are compared only if

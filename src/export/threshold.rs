@@ -212,8 +212,7 @@ fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: 
         method::threshold(&own, keep).map_err(|error| match error {
             Error::TooFewHeldOut { found, needed, .. } => {
                 let reason = format!(
-                    "class `{name}` needs {needed} images that are predicted as it to keep {} % of them; there are \
-                     {found}",
+                    "class `{name}` needs {needed} images predicted as it to keep {} %; there are {found}",
                     per_cent(keep)
                 );
                 Error::setting("keep", keep, reason)

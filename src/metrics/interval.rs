@@ -131,6 +131,29 @@ impl Interval {
         }
     }
 
+    /// The interval of the difference of two shares of the same `images` by Bonett and Price (2012), from the numbers
+    /// of images that only the first and only the second has. It does not vanish if none differs.
+    pub(crate) fn of_paired_shares([first, second]: [usize; 2], images: usize) -> Self {
+        let n = images as f64 + 2.0;
+        let [p, q] = [first, second].map(|count| (count as f64 + 1.0) / n);
+        let (difference, reach) = (q - p, Z * ((p + q - (q - p).powi(2)) / n).sqrt());
+        Self { low: difference - reach, high: difference + reach }
+    }
+
+    /// The interval of the mean of independent differences, each with its interval, as
+    /// [`of_sum`](Self::of_sum).
+    pub(crate) fn of_mean_difference(parts: &[(f64, Self)]) -> Self {
+        let count = parts.len() as f64;
+        let mean = parts.iter().map(|(value, _)| value).sum::<f64>() / count;
+        let reach = |of: &dyn Fn(&(f64, Self)) -> f64| {
+            parts.iter().map(|part| (of(part) / count).powi(2)).sum::<f64>().sqrt()
+        };
+        Self {
+            low: mean - reach(&|(value, interval)| value - interval.low),
+            high: mean + reach(&|(value, interval)| interval.high - value),
+        }
+    }
+
     /// The smallest interval that contains both.
     pub(crate) fn hull(self, other: Self) -> Self {
         Self { low: self.low.min(other.low), high: self.high.max(other.high) }

@@ -349,6 +349,13 @@ impl Training {
         T::deserialize(self.0.get(name)?).ok()
     }
 
+    /// The [checksum](crate::data::Dataset::names_checksum) of the names of the test images, if they were held out
+    /// of the data set.
+    #[must_use]
+    pub fn test_names(&self) -> Option<String> {
+        self.get(TEST_NAMES)
+    }
+
     /// The data set of the known classes, if it is recorded.
     #[must_use]
     pub fn known_data(&self) -> Option<KnownData> {

@@ -905,6 +905,8 @@ mod tests {
         let sets = |count: usize| (0..count).map(|set| scored(&format!("set {set}"), 150, 0, 1.0)).collect();
         let text = html(&page(vec![subject(scored("known", 300, 10, 0.0), sets(15), Some(3.0), 20)]));
         assert!(text.contains("The first 10 of 15 unknown sets."));
+        // In the confusion matrix.
+        assert!(text.contains("The first 12 of 15 unknown sets."));
         assert!(text.contains("Bands are omitted because they would overlap"));
         let one = || subject(scored("known", 300, 10, 0.0), sets(1), Some(3.0), 20);
         let text = html(&page((0..12).map(|_| one()).collect()));

@@ -7,7 +7,8 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::comparison::{Change, ComparedRow, Comparison, ReportScores};
+pub(crate) use self::comparison::ReportScores;
+pub use self::comparison::{Change, ComparedRow, Comparison};
 use crate::{
     data::{ALL, MEAN, RESERVED_NAMES},
     error::{Error, Result},

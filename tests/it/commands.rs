@@ -416,7 +416,9 @@ fn lower_precisions_are_compared_with_f32() {
     }
     assert!(own[0]["difference"].is_null());
     assert!(lines(&["--resamples", "0"])[1]["difference"].is_null());
-    let output = toolkit(at, &[&["eval", "f32.onnx", "energy.onnx"], &data[..4]].concat());
+    let with_page = ["eval", "f32.onnx", "energy.onnx", "--report", "page.html"];
+    let output = toolkit(at, &[&with_page[..], &data[..4]].concat());
+    assert!(fs::read_to_string(at.join("page.html")).unwrap().contains("difference from the first"));
     let text = stdout(&output);
     assert!(
         text.contains("\ndifference from f32.onnx on cpu, in percentage points: accuracy +0.00 ("),

@@ -416,9 +416,7 @@ fn each_class_can_have_its_own_threshold() {
     let too_few = ExportOptions { threshold: ThresholdRule::Keep(0.97), ..options.clone() };
     let error = export::decide(&checkpoint, &too_few).unwrap_err();
     assert!(
-        error.to_string().contains(
-            "class `ant` needs 33 images that are predicted as it to keep 97 % of them; there are 30"
-        ),
+        error.to_string().contains("class `ant` needs 33 images predicted as it to keep 97 %; there are 30"),
         "{error}"
     );
     let by_hand = ExportOptions { threshold: ThresholdRule::Value(1.0), ..options };

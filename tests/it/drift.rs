@@ -299,6 +299,21 @@ fn folders_files_and_stdin_are_equivalent_streams() {
                 not in int8\n";
     assert!(stdout(&text).ends_with(note), "{}", stdout(&text));
 
+    // Until these are from the same provider.
+    fs::create_dir(at.join("new")).unwrap();
+    for number in 0..20_u8 {
+        let image = image::RgbImage::from_fn(32, 32, |x, y| {
+            image::Rgb([number * 9, x as u8 * 8, number.wrapping_mul(y as u8)])
+        });
+        image.save(at.join(format!("new/{number:02}.png"))).unwrap();
+    }
+    let known = ["recalibrate", "int8.onnx", "new.onnx", "--known", "new", "--provider", "onnxruntime"];
+    stdout(&toolkit(at, &known));
+    for (provider, guaranteed) in [(&[][..], false), (&["--provider", "onnxruntime"], true)] {
+        let line = toolkit(at, &[&["drift", "new.onnx", "known", "--json"], provider].concat());
+        assert_eq!(json(&line)["guaranteed"], guaranteed, "{provider:?}");
+    }
+
     // The same images scored by `score`, in the order of their names.
     let files = ["known/test/ant/a.png", "known/test/bee/b.png", "known/test/cow/c.png"];
     let scores = toolkit(at, &[&["score", "model.onnx", "--json"], &files[..]].concat());

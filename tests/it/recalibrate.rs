@@ -219,12 +219,15 @@ fn each_class_gets_a_new_threshold_if_it_had_one() {
         let kept = before.unknown.iter().filter(|&&unknown| !unknown).count();
         assert_eq!(found.kept_before, kept as f64 / COUNT as f64);
     }
-    let too_many = RecalibrateOptions { keep: Some(0.99), ..RecalibrateOptions::default() };
-    let refused = recalibrated(&model, &images, too_many).unwrap_err().to_string();
-    assert!(
-        refused.contains("needs 99 images that are predicted as it to keep 99 % of them; there are "),
-        "{refused}"
-    );
+    let refused = |keep: f64| {
+        let options = RecalibrateOptions { keep: Some(keep), ..RecalibrateOptions::default() };
+        recalibrated(&model, &images, options).unwrap_err()
+    };
+    let too_few = refused(0.98).to_string();
+    assert!(too_few.contains("needs 49 images predicted as it to keep 98 %; there are "), "{too_few}");
+    // Before anything is scored.
+    assert!(matches!(refused(0.99), Error::TooFewHeldOut { found: COUNT, needed: 99, .. }));
+    assert!(matches!(refused(1.0), Error::Setting { name: "keep", .. }));
 }
 
 #[test]
@@ -384,7 +387,7 @@ fn copies_and_training_images_are_left_out() {
     with_training(&at.join("model.onnx"), &divided);
     let output = toolkit(at, &args);
     assert!(error(&output).contains("needs 19 images to choose from; there are 0"), "{}", stderr(&output));
-    let said = "left out images of `new`, the training data, which has changed since: 60\n";
+    let said = "left out images of `new`, which has changed since the training: 60\n";
     assert!(stderr(&output).contains(said), "{}", stderr(&output));
     fs::create_dir(at.join("both")).unwrap();
     fs::rename(at.join("new"), at.join("both/test")).unwrap();

@@ -148,8 +148,8 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::NoState { .. } => "give `--resume` a run folder, such as runs/1",
         Error::TooFewHeldOut { .. } => {
-            "hold out more images with `train --held-out`, give more with --known, keep a smaller share with --keep, or set \
-             the threshold by hand with --threshold"
+            "use more known images (`train --held-out`; --known of `import` and `recalibrate`), or keep a smaller share with \
+             --keep"
         }
         Error::NoHeldOutScores => {
             "export the model from a run that held images out, import it with --known, or give it scores with `recalibrate`"

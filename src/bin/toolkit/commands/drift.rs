@@ -69,11 +69,10 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         }
         None => (None, monitor),
     };
+    let provider = is_folder.then(|| args.provider.unwrap_or_default());
     let mut stream = match input {
         _ if is_stdin => Stream { scores: read_lines(stdin().lock())?, ..Stream::default() },
-        _ if is_folder => {
-            score_images(&Scorer::named(bytes, &origin, args.provider.unwrap_or_default())?, input)?
-        }
+        _ if is_folder => score_images(&Scorer::named(bytes, &origin, provider.unwrap_or_default())?, input)?,
         _ => Stream {
             scores: read_file(input, args.column.as_deref().unwrap_or(SCORE_COLUMN))?,
             ..Stream::default()
@@ -100,7 +99,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         held_out: monitor.held_out(),
         manifest: &inspection.manifest,
         doubt: (inspection.manifest.doubt_of_held_out())
-            .or_else(|| args.provider?.doubt_of_held_out(&inspection.manifest)),
+            .or_else(|| provider?.doubt_of_held_out(&inspection.manifest)),
         keep: threshold.and_then(|threshold| threshold.share_kept_by(inspection.threshold)),
     };
     if args.json {
@@ -113,12 +112,11 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         file.write(&monitor)?;
     }
     match result.status.alarm {
-        Some(_) => Err(Unmet(vec![
-            "drift: the images no longer resemble those that the threshold was chosen for".to_owned(),
-            "hint: look at them; for known classes under new conditions, `toolkit recalibrate` chooses another threshold"
-                .to_owned(),
-        ])
-        .into()),
+        Some(_) => {
+            let finding = "drift: the images no longer resemble those that the threshold was chosen for";
+            let hint = "look at them; for known classes under new conditions, `toolkit recalibrate` chooses another threshold";
+            Err(Unmet { findings: vec![finding.to_owned()], hint: Some(hint) }.into())
+        }
         None => Ok(()),
     }
 }

@@ -42,13 +42,19 @@ const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-cifar-net.onnx
 /// The message if the built-in model is used because none is named.
 const BUILT_IN: &str = "model: built-in, with CIFAR-10's classes";
 
-/// The findings of exit code 3, one per line. They are not a failure, which has another code.
+/// What exit code 3 reports. It is not a failure, which has another code.
 #[derive(Debug)]
-pub struct Unmet(pub Vec<String>);
+pub struct Unmet {
+    /// Sentences, one per line.
+    pub findings: Vec<String>,
+    /// What the user can do.
+    pub hint: Option<&'static str>,
+}
 
 impl std::fmt::Display for Unmet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0.join("\n"))
+        f.write_str(&self.findings.join("\n"))?;
+        self.hint.map_or(Ok(()), |hint| write!(f, "\nhint: {hint}"))
     }
 }
 

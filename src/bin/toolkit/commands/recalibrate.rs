@@ -7,7 +7,7 @@ use cac::{
     data::{DataFolder, Dataset, PublishedSet, Role, Split, exists, is_divided},
     export::{self, RecalibrateOptions, Recalibrated},
     files::check_writable_folder,
-    method::needed,
+    method::{kept_at_least, needed},
     model::{Inspection, Manifest},
     text::{first_few, not_counted, on_one_line, path_text, per_cent},
 };
@@ -41,6 +41,11 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     say_left_out(images.left_out());
     check_not_read(&args.output, [&images])?;
     let images = apart(images, &manifest, &data)?;
+    let missing = first_few(images.classes_without_images().map(on_one_line));
+    if !missing.is_empty() {
+        say(format_args!("no images of some classes, for which there is no guarantee: {missing}"));
+    }
+    let lookalikes = images.lookalikes();
     let options =
         RecalibrateOptions { keep: args.keep, provider: args.provider, skip_broken: args.skip_broken };
     let mut bar = Progress::new(format!("scoring `{}`", path_text(&folder)), images.len());
@@ -55,6 +60,7 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
         say("the earlier threshold keeps few of these images: make sure that they are of the known classes");
     }
     say_lost_points(&manifest, &recalibrated);
+    say_lookalikes(lookalikes, &recalibrated);
     let published = publish(&args.output, &args.model, args.triton.as_deref())?;
     if args.json {
         let Recalibrated { manifest, images, skipped, kept_before, accuracy, sha256, .. } = recalibrated;
@@ -75,20 +81,23 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
 /// of any folder.
 fn open(given: &Path, folder: &Path, manifest: &Manifest) -> anyhow::Result<Dataset> {
     let decision = &manifest.decision;
-    if let Ok(labelled) = Dataset::known(folder, Split::Test, &decision.input) {
-        let is_known = |class: &String| decision.classes.contains(class);
-        // Other folders are no classes, such as one for each day. Other labels are always of classes.
-        let are_folders = || labelled.classes().iter().all(|class| holds_folder(folder, class));
-        if labelled.classes().iter().any(is_known)
-            || PublishedSet::meant_by(given).is_some()
-            || !are_folders()
-        {
-            return Ok(labelled.align(&decision.classes)?);
+    match Dataset::known(folder, Split::Test, &decision.input) {
+        Ok(labelled) => {
+            let is_known = |class: &String| decision.classes.contains(class);
+            // Other folders are no classes, such as one for each day. Other labels are always of classes.
+            let are_folders = || labelled.classes().iter().all(|class| holds_folder(folder, class));
+            let is_published = PublishedSet::meant_by(given).is_some();
+            if labelled.classes().iter().any(is_known) || is_published || !are_folders() {
+                return Ok(labelled.align(&decision.classes)?);
+            }
+            let names = first_few(labelled.classes().iter().map(|class| on_one_line(class)));
+            say(format_args!(
+                "the folders are not named after classes of the model, so the images have no labels: {names}"
+            ));
         }
-        let names = first_few(labelled.classes().iter().map(|class| on_one_line(class)));
-        say(format_args!(
-            "the folders are not named after classes of the model, so the images have no labels: {names}"
-        ));
+        Err(Error::NoLayout { .. }) => {}
+        Err(error @ Error::NoImages { .. }) => say(format_args!("the images have no labels: {error}")),
+        Err(error) => return Err(error.into()),
     }
     if is_divided(folder) {
         let message = format!("`{}` is divided into training and test images", folder.display());
@@ -104,7 +113,7 @@ fn holds_folder(folder: &Path, name: &str) -> bool {
 }
 
 /// The images without copies, and without those that the model was trained on, as far as these are where they
-/// were. Says what a guarantee needs and this cannot check.
+/// were. Says what it leaves out, and what it cannot tell.
 fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Result<Dataset> {
     let distinct = images.distinct()?;
     if distinct.len() < images.len() {
@@ -123,10 +132,6 @@ fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Res
             distinct
         }
     };
-    let alike = unseen.lookalikes();
-    if alike > 0 {
-        say(format_args!("images that look like others: {alike}; the guarantee is for one of each scene"));
-    }
     Ok(unseen)
 }
 
@@ -145,21 +150,20 @@ fn training_images(
     else {
         return Ok(Err(format!("`{path}` not found")));
     };
-    let opened = trained.at(&folder).training(input).and_then(|training| {
-        let tested: Option<String> = record.get("test_names");
+    let open = || -> cac::Result<(Dataset, String)> {
         let what = "training images of the model".to_owned();
-        if trained.held_out_test.is_none() || tested.is_none() {
-            return Ok((training, what));
-        }
-        let test = trained.at(&folder).test(&[], input)?.known;
-        if tested == Some(test.names_checksum()) {
+        let Some(tested) = record.test_names() else {
+            return Ok((trained.at(&folder).training(input)?, what));
+        };
+        let (training, test) = trained.at(&folder).both(&[], input)?;
+        if test.known.names_checksum() == tested {
             return Ok((training, what));
         }
         // Any of its images may have been one.
-        let what = format!("images of `{path}`, the training data, which has changed since");
+        let what = format!("images of `{path}`, which has changed since the training");
         Ok((Dataset::unknown(&folder, Split::Train, input)?, what))
-    });
-    match opened {
+    };
+    match open() {
         Err(error @ Error::Io { .. }) => Err(error.into()),
         opened => Ok(opened.map_err(|error| error.to_string())),
     }
@@ -181,6 +185,26 @@ fn say_lost_points(before: &Manifest, recalibrated: &Recalibrated) {
     }
 }
 
+/// Prints how many images look like others, and what is guaranteed without these.
+fn say_lookalikes(lookalikes: Option<usize>, recalibrated: &Recalibrated) {
+    let threshold = recalibrated.manifest.decision.threshold.as_ref();
+    let guaranteed =
+        threshold.filter(|threshold| threshold.classes.is_none()).and_then(|threshold| threshold.keep);
+    match lookalikes {
+        Some(0) => {}
+        Some(alike) => {
+            let without = guaranteed.map_or(String::new(), |keep| {
+                let share = 100.0 * kept_at_least(recalibrated.images.saturating_sub(alike).max(1), keep);
+                format!(
+                    "; if they are of the same scenes, only {share:.1} % are kept with a confidence of 95 %"
+                )
+            });
+            say(format_args!("images that look like others: {alike}{without}"));
+        }
+        None => say("too many images to find those that look alike"),
+    }
+}
+
 fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated) -> anyhow::Result<()> {
     let Recalibrated { manifest, bytes, sha256, images, skipped, kept_before, accuracy, .. } = recalibrated;
     let mut out = stdout();
@@ -199,7 +223,7 @@ fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated) -> anyhow::Result<
         let promise = threshold.keep.and_then(|keep| manifest.promise(keep, None)).unwrap_or_default();
         writeln!(out, "threshold {} (keeps {promise})", threshold.value)?;
     }
-    writeln!(out, "self-check with tract: verdicts and p-values follow from the scores")?;
+    writeln!(out, "self-check with tract: the verdicts follow from the scores")?;
     if let Some(sentence) = not_counted(*skipped) {
         writeln!(out, "{sentence}")?;
     }

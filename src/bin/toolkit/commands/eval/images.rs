@@ -107,7 +107,7 @@ impl<'a> Source<'a> {
             return Ok(training.map_or(Ok(Vec::new()), |training| shared(model, &training, images, ""))?);
         };
         // The images that were held out, by their names; earlier versions did not record them.
-        let tested: Option<String> = record.get("test_names");
+        let tested = record.test_names();
         let is_apart = |test: &Dataset| tested.as_ref().is_none_or(|tested| *tested == test.names_checksum());
         let advice = format!("; `--held-out-test {share}` leaves them out");
         let here = place(&self.data.path, Split::Test);

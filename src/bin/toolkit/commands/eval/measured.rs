@@ -67,7 +67,7 @@ impl First<'_> {
             let of_first = place(&|one| one == score).or_else(decisive).filter(|_| is_other);
             let Some(of_first) = of_first else { return Ok(None) };
             let (Ok(first), Ok(report)) = (&self.reports[of_first], report) else { return Ok(None) };
-            self.evaluation.comparison((of_first, first), (evaluation, index, report), options)
+            Evaluation::comparison((self.evaluation, of_first, first), (evaluation, index, report), options)
         };
         reports.iter().enumerate().map(difference).collect()
     }

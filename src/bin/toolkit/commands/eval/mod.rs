@@ -56,7 +56,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
         unmet.iter().for_each(say);
         bail!(faults.join("; "));
     }
-    if unmet.is_empty() { Ok(()) } else { Err(Unmet(unmet).into()) }
+    if unmet.is_empty() { Ok(()) } else { Err(Unmet { findings: unmet, hint: None }.into()) }
 }
 
 /// Evaluates models on every provider, and passes on each result as it comes. Returns the images. The caller
@@ -160,7 +160,7 @@ fn is_measured(score: RejectionScore, own: RejectionScore, args: &[ScoreArg]) ->
     }
 }
 
-/// Warns if the provider does not reproduce the model's results at export: the figures are then those of the
+/// Warns if the provider does not reproduce the results in the model's file: the figures are then those of the
 /// provider.
 fn check_provider(Contender { name, scorer, .. }: &Contender) {
     match scorer.verify() {
