@@ -195,9 +195,7 @@ fn say_lookalikes(lookalikes: Option<usize>, recalibrated: &Recalibrated) {
         Some(alike) => {
             let without = guaranteed.map_or(String::new(), |keep| {
                 let share = 100.0 * kept_at_least(recalibrated.images.saturating_sub(alike).max(1), keep);
-                format!(
-                    "; if they are of the same scenes, only {share:.1} % are kept with a confidence of 95 %"
-                )
+                format!("; if they show the same scenes, the guarantee is at least {share:.1} %")
             });
             say(format_args!("images that look like others: {alike}{without}"));
         }
