@@ -80,7 +80,8 @@ impl Dataset {
         Ok(self.copied_in(others)?.iter().map(Vec::len).collect())
     }
 
-    /// The images whose [encoded](Self::encoded) bytes are not those of an earlier one.
+    /// The images whose [encoded](Self::encoded) bytes are not those of an earlier one. Images that cannot be read
+    /// are kept.
     ///
     /// # Errors
     /// Those of [`repeated_images`](Self::repeated_images).
@@ -88,7 +89,8 @@ impl Dataset {
         Ok(self.pick(&Copies::within(self)?.distinct()))
     }
 
-    /// The images whose [encoded](Self::encoded) bytes are not those of an image of another data set.
+    /// The images whose [encoded](Self::encoded) bytes are not those of an image of another data set. Images that
+    /// cannot be read are kept.
     ///
     /// # Errors
     /// Those of [`repeated_images`](Self::repeated_images).
@@ -98,9 +100,9 @@ impl Dataset {
         Ok(self.pick(&kept))
     }
 
-    /// The number of images that look like an earlier one, such as frames of a scene: changed copies, by their
-    /// difference hashes. Images that cannot be read are not counted. `None` for more than 2^15 images: comparing
-    /// them would take long.
+    /// The number of images whose difference hash is close to that of an earlier image, as for changed copies and
+    /// frames of a video. Images that cannot be read are not counted. `None` for more than 2^15 images, which take
+    /// too long to compare.
     #[must_use]
     pub fn lookalikes(&self) -> Option<usize> {
         let hash = |index| DifferenceHash::of(&self.original(index).ok()?);
@@ -108,7 +110,7 @@ impl Dataset {
         (self.len() <= 1 << 15).then(|| DifferenceHash::repeated(&hashes()))
     }
 
-    /// For each of other data sets, the indices of its images that equal one of this one.
+    /// For each of `others`, the indices of its images that equal an image of this data set.
     fn copied_in<'a>(&self, others: impl IntoIterator<Item = &'a Self>) -> Result<Vec<Vec<usize>>> {
         let others: Vec<(&Self, Vec<u64>)> =
             others.into_iter().map(|other| (other, other.encoded_lens())).collect();

@@ -1,4 +1,4 @@
-//! A new threshold for a model file, from known images of the conditions that it works in.
+//! A new threshold for a model file, from new images of the known classes.
 
 use std::{collections::HashSet, path::Path};
 
@@ -30,7 +30,7 @@ const CHECKED: usize = 32;
 /// The options of a recalibration.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RecalibrateOptions {
-    /// The share of further known images that the threshold keeps, 0 to below 1; by default that of the file's
+    /// The share of new known images that the threshold keeps, 0 to below 1; by default that of the file's
     /// threshold or, if it was set by hand, [`method::KEEP`].
     pub keep: Option<f64>,
     /// The provider that computes the scores.
@@ -59,11 +59,11 @@ pub struct Recalibrated {
     pub accuracy: Option<f64>,
 }
 
-/// Writes a model file with a new [threshold](method::threshold), or new thresholds for each class if it had
-/// those. Held-out scores, operating points and the scores of places are those of the new images, too; the
-/// network and the score stay. The images must be of the known classes, and nothing in the file may have been
-/// chosen by them; their labels are not needed. `progress` receives the number of images of each finished
-/// batch. What this toolkit does not read in an ONNX file, such as doc strings, is left out.
+/// Writes a model file with a new [threshold](method::threshold), or with a new one for each class if the file has
+/// those. Held-out scores, operating points and the held-out scores of places are replaced where the file has them;
+/// the network and the score are unchanged. The images must be of the known classes and must have had no other use
+/// in the model. Labels are optional. `progress` receives the number of images of each finished batch. ONNX fields
+/// that this toolkit does not read, such as the doc strings of nodes, are lost.
 ///
 /// The result is checked on tract. If the check fails, nothing is written and `path` is unchanged.
 ///
@@ -71,7 +71,7 @@ pub struct Recalibrated {
 /// [`Error::Model`], [`Error::FormatVersion`], [`Error::Differs`] if the model is invalid or damaged;
 /// [`Error::TooFewHeldOut`] and [`Error::Setting`] if the threshold cannot be chosen; [`Error::Classes`] if
 /// the images have labels of other classes; [`Error::NotFinite`] if a score is not finite;
-/// [`Error::SelfCheck`]; [`Error::Io`]; those of [`eval::outputs`].
+/// [`Error::SelfCheck`]; [`Error::Io`]; those of [`Scorer::from_bytes`] and [`eval::outputs`].
 pub fn recalibrate(
     bytes: Bytes,
     origin: &str,

@@ -43,8 +43,7 @@ pub fn publish(model: &Path, repository: &Path) -> Result<Published> {
     publish_version(model, model, repository)
 }
 
-/// Adds a model file to a model repository as [`publish`] does, but as the next version of another file, under
-/// whose name.
+/// As [`publish`], but under the name of the file `of`: `model` becomes its next version.
 ///
 /// # Errors
 /// Those of [`publish`].

@@ -75,8 +75,8 @@ pub struct History {
     /// Name and version of the runtime that the file was checked with when it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked_with: Option<String>,
-    /// How the threshold was chosen anew, by images that nothing in the file had been chosen by, as the user
-    /// stated; `None` if the threshold is that of the export.
+    /// The recalibration that chose the threshold; `None` if the export chose it. That its images had no other use
+    /// in the model is the user's statement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recalibration: Option<Recalibration>,
     /// The comparison of the graph's resizing with [`image::pixels`](crate::image::pixels), if the graph
@@ -99,7 +99,7 @@ pub struct History {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub robustness: Option<Robustness>,
     /// Metrics of the test after training, for the score and the threshold of the export, in float32; after a
-    /// recalibration those that need no threshold.
+    /// recalibration without those of the threshold, and `None` with thresholds for each class.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Report>,
     /// Fields that this version does not know or cannot parse.
@@ -151,7 +151,7 @@ impl History {
     }
 }
 
-/// How the threshold of a file was chosen anew.
+/// A recalibration: a new threshold for an existing file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recalibration {
     /// Name and version of the toolkit.

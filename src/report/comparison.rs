@@ -64,8 +64,9 @@ pub struct ComparedRow {
 pub struct Change {
     /// The difference.
     pub value: f64,
-    /// Its 95 % interval: that of the difference of two values with their intervals (Zou, 2007). The correlation
-    /// of the two errors is that of the bootstrap, in which both models get the same images.
+    /// Its 95 % interval, from the intervals of both values (Zou, 2007) and the correlation of their errors in a
+    /// bootstrap that draws the same images for both models. That of a share also contains the interval of Bonett
+    /// and Price (2012). Both ends are 0 if the scores are the same.
     pub interval: Interval,
 }
 

@@ -67,8 +67,9 @@ impl Provider {
         }
     }
 
-    /// Why the scores of a model differ from the held-out ones in its file by more than rounding, if so: then
-    /// neither the threshold nor [`drift`](crate::drift) has a guarantee.
+    /// Why the scores on this provider differ from the held-out ones in the file by more than rounding, if they
+    /// do: then neither the threshold nor [`drift`](crate::drift) has a guarantee. Doubts that hold on every
+    /// provider are those of [`Manifest::doubt_of_held_out`].
     #[must_use]
     pub fn doubt_of_held_out(self, manifest: &Manifest) -> Option<&'static str> {
         let Some(recalibration) = &manifest.history.recalibration else {

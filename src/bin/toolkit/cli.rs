@@ -75,11 +75,11 @@ pub enum Command {
     /// Check whether new images still resemble those that the threshold was chosen for; exit code 3 if not
     #[command(allow_negative_numbers = true)]
     Drift(DriftArgs),
-    /// Choose a new threshold for a model, from known images of the conditions that it works in
+    /// Choose a new threshold for a model from new images of the known classes
     Recalibrate(RecalibrateArgs),
     /// Show the contents of a model file
     Inspect(InspectArgs),
-    /// Check that a model file reproduces the results recorded at its export
+    /// Check that a model file reproduces the results recorded when it was written
     Verify(VerifyArgs),
     /// List the providers that can run a model here, and why the others cannot
     Providers(ProvidersArgs),
@@ -700,8 +700,8 @@ pub struct RecalibrateArgs {
     /// Where published data sets are
     #[command(flatten)]
     pub data: FolderArgs,
-    /// Share of further such images that the threshold keeps, 0 to below 1; by default that of the model or, if
-    /// its threshold was set by hand, 0.95
+    /// Share of new known images that the threshold keeps, 0 to below 1; by default the model's, or 0.95 if its
+    /// threshold was set by hand
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,
     /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; there is no fallback

@@ -114,7 +114,7 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     match result.status.alarm {
         Some(_) => {
             let finding = "drift: the images no longer resemble those that the threshold was chosen for";
-            let hint = "look at them; for known classes under new conditions, `toolkit recalibrate` chooses another threshold";
+            let hint = "look at the images; if they show the known classes under new conditions, use `toolkit recalibrate`";
             Err(Unmet { findings: vec![finding.to_owned()], hint: Some(hint) }.into())
         }
         None => Ok(()),

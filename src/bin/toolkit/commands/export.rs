@@ -243,7 +243,7 @@ pub fn write(
     print_published(published.as_ref())
 }
 
-/// Adds a model file to a repository for Triton, if one is given, as the next version of a file.
+/// Adds `model` to a Triton model repository, if one is given, under the name of the file `of`.
 pub fn publish(
     model: &Path,
     of: &Path,

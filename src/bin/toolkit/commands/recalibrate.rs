@@ -23,7 +23,7 @@ use crate::{
     terminal::{Advice, Progress, data::dataset, say, say_left_out, stdout},
 };
 
-/// An earlier threshold that keeps a smaller share of the new images makes these doubtful.
+/// The share kept by the earlier threshold below which the images may not be of the known classes.
 const FEW: f64 = 0.5;
 
 /// Writes a model with a threshold that is chosen from other known images.
@@ -43,7 +43,7 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     let images = apart(images, &manifest, &data)?;
     let missing = first_few(images.classes_without_images().map(on_one_line));
     if !missing.is_empty() {
-        say(format_args!("no images of some classes, for which there is no guarantee: {missing}"));
+        say(format_args!("classes without images, which the guarantee does not cover: {missing}"));
     }
     let lookalikes = images.lookalikes();
     let options =
@@ -57,7 +57,10 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     bar.finish();
     let recalibrated = recalibrated?;
     if recalibrated.kept_before < FEW {
-        say("the earlier threshold keeps few of these images: make sure that they are of the known classes");
+        say(format_args!(
+            "the earlier threshold keeps only {:.1} % of these images: check that they are of the known classes",
+            100.0 * recalibrated.kept_before
+        ));
     }
     say_lost_points(&manifest, &recalibrated);
     say_lookalikes(lookalikes, &recalibrated);
@@ -128,7 +131,7 @@ fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Res
             unseen
         }
         Err(reason) => {
-            say(format_args!("cannot tell which images the model was trained on: {reason}"));
+            say(format_args!("training images among these cannot be left out: {reason}"));
             distinct
         }
     };
@@ -142,7 +145,7 @@ fn training_images(
 ) -> anyhow::Result<Result<(Dataset, String), String>> {
     let record = manifest.history.training.as_ref();
     let Some((record, trained)) = record.and_then(|record| Some((record, record.known_data()?))) else {
-        return Ok(Err("it does not record that".to_owned()));
+        return Ok(Err("the model does not record its training data".to_owned()));
     };
     let input = &manifest.decision.input;
     let path = trained.path.display();
@@ -185,19 +188,19 @@ fn say_lost_points(before: &Manifest, recalibrated: &Recalibrated) {
     }
 }
 
-/// Prints how many images look like others, and what is guaranteed without these.
+/// Prints how many images look like others, and what is guaranteed by the others alone.
 fn say_lookalikes(lookalikes: Option<usize>, recalibrated: &Recalibrated) {
     let threshold = recalibrated.manifest.decision.threshold.as_ref();
-    let guaranteed =
-        threshold.filter(|threshold| threshold.classes.is_none()).and_then(|threshold| threshold.keep);
+    let keep = threshold.filter(|threshold| threshold.classes.is_none()).and_then(|threshold| threshold.keep);
     match lookalikes {
         Some(0) => {}
         Some(alike) => {
-            let without = guaranteed.map_or(String::new(), |keep| {
-                let share = 100.0 * kept_at_least(recalibrated.images.saturating_sub(alike).max(1), keep);
-                format!("; if they show the same scenes, the guarantee is at least {share:.1} %")
+            let others = recalibrated.images.saturating_sub(alike);
+            let bound = keep.filter(|&keep| others >= needed(keep)).map_or(String::new(), |keep| {
+                let share = 100.0 * kept_at_least(others, keep);
+                format!("; counting only the others, the threshold keeps at least {share:.1} % with a confidence of 95 %")
             });
-            say(format_args!("images that look like others: {alike}{without}"));
+            say(format_args!("images that look like others: {alike}{bound}"));
         }
         None => say("too many images to find those that look alike"),
     }
@@ -221,7 +224,10 @@ fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated) -> anyhow::Result<
         let promise = threshold.keep.and_then(|keep| manifest.promise(keep, None)).unwrap_or_default();
         writeln!(out, "threshold {} (keeps {promise})", threshold.value)?;
     }
-    writeln!(out, "self-check with tract: the verdicts follow from the scores")?;
+    writeln!(
+        out,
+        "self-check with tract: logits and labels are unchanged, and the verdicts follow from the scores"
+    )?;
     if let Some(sentence) = not_counted(*skipped) {
         writeln!(out, "{sentence}")?;
     }
