@@ -207,7 +207,8 @@ impl Evaluation {
     /// The options are those of both reports; `None` without a bootstrap.
     ///
     /// # Errors
-    /// Those of [`Comparison::new`].
+    /// [`Error::Scores`] if a report is not of its evaluation, or the images or metrics differ; those of
+    /// [`Report::new`].
     ///
     /// # Panics
     /// If one has no such score.
