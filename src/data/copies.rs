@@ -107,7 +107,7 @@ impl Dataset {
     pub fn lookalikes(&self) -> Option<usize> {
         let hash = |index| DifferenceHash::of(&self.original(index).ok()?);
         let hashes = || (0..self.len()).into_par_iter().map(hash).collect::<Vec<_>>();
-        (self.len() <= 1 << 15).then(|| DifferenceHash::repeated(&hashes()))
+        DifferenceHash::can_compare(self.len(), self.len()).then(|| DifferenceHash::repeated(&hashes()))
     }
 
     /// For each of `others`, the indices of its images that equal an image of this data set.

@@ -343,10 +343,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let (decision, own) = (scorer.decision(), scorer.decision().score);
     let TestImages { known, unknown } = images;
-    if known.classes() != decision.classes {
-        let reason = "its classes are not those of the model, in their order".to_owned();
-        return Err(Error::Classes { path: known.origin().to_owned(), reason });
-    }
+    check_classes(known, &decision.classes)?;
     if decision.is_per_class()
         && scores.iter().any(|score| matches!(score, Evaluated::Other(other) if other.score() == own))
     {
@@ -402,6 +399,16 @@ pub fn evaluate(
     });
     let decision = Some((own, scorer.threshold()));
     Ok(Evaluation { scores: scores.collect(), decision, known, unknown, skipped: errors.len() })
+}
+
+/// Checks that the classes of labelled images are those of a model.
+#[cfg(any(feature = "tract", feature = "onnxruntime"))]
+pub(crate) fn check_classes(images: &Dataset, classes: &[String]) -> Result<()> {
+    if images.classes() == classes {
+        return Ok(());
+    }
+    let reason = "its classes are not those of the model, in their order".to_owned();
+    Err(Error::Classes { path: images.origin().to_owned(), reason })
 }
 
 /// A network's outputs for N images of a data set, in order.

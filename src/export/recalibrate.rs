@@ -84,28 +84,24 @@ pub fn recalibrate(
     let (file, model) = ModelFile::parse(bytes.clone(), origin)?;
     let decision = &file.manifest.decision;
     let of_classes = decision.is_per_class().then(|| class_thresholds(&model, &file)).transpose()?;
-    check_images(images, decision.classes.as_slice())?;
+    if images.labels().iter().any(|&label| label >= 0) {
+        eval::check_classes(images, &decision.classes)?;
+    }
     let keep = options.keep.or(decision.threshold.as_ref().and_then(|rule| rule.keep));
     let keep = keep.unwrap_or(method::KEEP);
     // Before the images are scored, which takes long. Each class needs as many.
     method::threshold(&vec![0.0; images.len()], keep)?;
-    let verified = verify(&bytes, origin, options.provider)?;
-
-    // Without thresholds for classes, the score is the raw one.
-    let (raw, on_cpu) = match &of_classes {
-        Some(thresholds) => {
-            let raw = with_class_thresholds(model.clone(), &vec![0.0; thresholds.len()]);
-            let raw = Bytes::from(raw.encode_to_vec());
-            (raw.clone(), Scorer::named(raw, origin, Provider::Cpu)?)
-        }
-        None => (bytes, verified),
-    };
-    let outputs = match options.provider {
-        Provider::Cpu => eval::outputs(&on_cpu, images, options.skip_broken, progress),
-        provider => {
-            eval::outputs(&Scorer::named(raw, origin, provider)?, images, options.skip_broken, progress)
-        }
-    }?;
+    let (mut on_cpu, mut on_provider) = verified(&bytes, origin, options.provider)?;
+    if let Some(thresholds) = &of_classes {
+        // Without thresholds for classes, the score is the raw one.
+        let raw = with_class_thresholds(model.clone(), &vec![0.0; thresholds.len()]);
+        let raw = Bytes::from(raw.encode_to_vec());
+        let open = |provider| Scorer::named(raw.clone(), origin, provider);
+        on_cpu = open(Provider::Cpu)?;
+        on_provider = on_provider.map(|_| open(options.provider)).transpose()?;
+    }
+    let scorer = on_provider.as_ref().unwrap_or(&on_cpu);
+    let outputs = eval::outputs(scorer, images, options.skip_broken, progress)?;
     if let Some(&value) = outputs.score.iter().find(|score| !score.is_finite()) {
         return Err(Error::NotFinite { what: "a score", value });
     }
@@ -137,29 +133,22 @@ pub fn recalibrate(
     })
 }
 
-/// Checks that labels, if there are any, are those of the model.
-fn check_images(images: &Dataset, classes: &[String]) -> Result<()> {
-    if images.labels().iter().all(|&label| label < 0) || images.classes() == classes {
-        return Ok(());
-    }
-    let reason = "its classes are not those of the model, in their order".to_owned();
-    Err(Error::Classes { path: images.origin().to_owned(), reason })
-}
-
-/// Checks that a provider and tract compute what the file says, and returns the scorer on tract. The new file has
-/// a golden batch of its own, which would hide damage. Bfloat16 computes something else.
-fn verify(bytes: &Bytes, origin: &str, provider: Provider) -> Result<Scorer> {
-    let verified = |provider| -> Result<Scorer> {
+/// Checks that tract and a provider compute what the file says, and returns the scorer on tract and, if that is
+/// another, on the provider. The new file has a golden batch of its own, which would hide damage.
+fn verified(bytes: &Bytes, origin: &str, provider: Provider) -> Result<(Scorer, Option<Scorer>)> {
+    let open = |provider| -> Result<Scorer> {
         let scorer = Scorer::named(bytes.clone(), origin, provider)?;
+        // Bfloat16 computes something else.
+        if provider == Provider::OpenVinoBf16 {
+            return Ok(scorer);
+        }
         match scorer.verify() {
             Ok(_) | Err(Error::NoGoldenBatch { .. }) => Ok(scorer),
             Err(error) => Err(error),
         }
     };
-    if ![Provider::Cpu, Provider::OpenVinoBf16].contains(&provider) {
-        verified(provider)?;
-    }
-    verified(Provider::Cpu)
+    let on_provider = (provider != Provider::Cpu).then(|| open(provider)).transpose()?;
+    Ok((open(Provider::Cpu)?, on_provider))
 }
 
 /// Compares the new file on some of the images with the one that gives raw scores, and with the method.

@@ -16,8 +16,7 @@ const LARGE: usize = 4;
 /// Hashes with fewer bits of one kind are of images with little structure, such as digits, which often look alike.
 const LEAST: u32 = 64;
 
-/// The maximum number of pairs of images of two sets that are compared.
-#[cfg(any(feature = "train", test))]
+/// The maximum number of pairs of images that are compared.
 const MAX_PAIRS: usize = 1 << 30;
 
 /// In which of the pairs of neighbours in an image of 16 rows the right one is brighter (dHash; Krawetz, 2013).
@@ -57,31 +56,49 @@ impl DifferenceHash {
         })
     }
 
-    /// How many images look like one of the others; 0 if there are too many to compare in seconds.
+    /// Whether so many images can be compared with so many others in seconds.
+    pub fn can_compare(images: usize, others: usize) -> bool {
+        images.saturating_mul(others) <= MAX_PAIRS
+    }
+
+    /// How many images look like one of the others; 0 if they are too many to [compare](Self::can_compare).
     #[cfg(any(feature = "train", test))]
     pub fn alike(images: &[Option<Self>], others: &[Option<Self>]) -> usize {
-        if images.len().saturating_mul(others.len()) > MAX_PAIRS {
+        if !Self::can_compare(images.len(), others.len()) {
             return 0;
         }
-        let mut others: Vec<(u32, Self)> = others.iter().flatten().map(|hash| (hash.ones(), *hash)).collect();
-        others.sort_unstable_by_key(|(ones, _)| *ones);
-        let is_alike = |image: &&Self| {
-            // Each bit that differs changes the number of set bits by one.
-            let ones = image.ones();
-            let start = others.partition_point(|(other, _)| other + ALIKE < ones);
-            let near = others[start..].iter().take_while(|(other, _)| *other <= ones + ALIKE);
-            near.map(|(_, other)| other).any(|other| image.is_alike(other))
-        };
-        images.par_iter().flatten().filter(is_alike).count()
+        let others = ByOnes::new(others);
+        images.par_iter().flatten().filter(|image| others.alike(image).next().is_some()).count()
     }
 
     /// How many images look like an earlier one.
     pub fn repeated(images: &[Option<Self>]) -> usize {
+        let all = ByOnes::new(images);
         let is_repeated = |&(place, image): &(usize, &Option<Self>)| {
-            let earlier = images[..place].iter().flatten();
-            image.as_ref().is_some_and(|image| earlier.into_iter().any(|other| image.is_alike(other)))
+            image.as_ref().is_some_and(|image| all.alike(image).any(|other| other < place))
         };
         images.par_iter().enumerate().filter(is_repeated).count()
+    }
+}
+
+/// Hashes with their numbers of set bits and their places, sorted.
+struct ByOnes(Vec<(u32, usize, DifferenceHash)>);
+
+impl ByOnes {
+    fn new(images: &[Option<DifferenceHash>]) -> Self {
+        let hashes = images.iter().enumerate().filter_map(|(place, hash)| Some((place, (*hash)?)));
+        let mut hashes: Vec<_> = hashes.map(|(place, hash)| (hash.ones(), place, hash)).collect();
+        hashes.sort_unstable_by_key(|&(ones, place, _)| (ones, place));
+        Self(hashes)
+    }
+
+    /// The places of the images that look like this one.
+    fn alike<'a>(&'a self, image: &'a DifferenceHash) -> impl Iterator<Item = usize> + 'a {
+        // Each bit that differs changes the number of set bits by one.
+        let ones = image.ones();
+        let start = self.0.partition_point(|&(other, ..)| other + ALIKE < ones);
+        let near = self.0[start..].iter().take_while(move |&&(other, ..)| other <= ones + ALIKE);
+        near.filter(|(.., other)| image.is_alike(other)).map(|&(_, place, _)| place)
     }
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Share {
     pub images: usize,
 }
 
-/// A value from 0 to 1 with its interval, as a part of a weighted sum whose weights sum to 1.
+/// A value with its interval, as a part of a weighted sum whose weights sum to 1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
     /// Its weight in the sum.
@@ -92,9 +92,15 @@ impl Interval {
         }))
     }
 
-    /// The interval of a weighted sum of independent values of 0 to 1 (Zou and Donner, 2008): the squares of
-    /// the distances to the ends add up.
+    /// The interval of a weighted sum of independent values of 0 to 1.
     pub(crate) fn of_sum(parts: impl IntoIterator<Item = Part>) -> Self {
+        let Self { low, high } = Self::of_independent(parts);
+        Self { low: low.max(0.0), high: high.min(1.0) }
+    }
+
+    /// The interval of a weighted sum of independent values (Zou and Donner, 2008): the squares of the distances to
+    /// the ends add up.
+    pub(crate) fn of_independent(parts: impl IntoIterator<Item = Part>) -> Self {
         let (mut sum, mut below, mut above) = (0.0, 0.0, 0.0);
         for Part { weight, value, interval: Self { low, high } } in parts {
             sum += weight * value;
@@ -103,7 +109,7 @@ impl Interval {
         }
         // The weights of several sets sum to almost 1.
         let sum = if (sum - sum.round()).abs() < 1e-12 { sum.round() } else { sum };
-        Self { low: (sum - below.sqrt()).max(0.0), high: (sum + above.sqrt()).min(1.0) }
+        Self { low: sum - below.sqrt(), high: sum + above.sqrt() }
     }
 
     /// The interval of a weighted sum of values whose errors do not cancel out: the sum of the ends.
@@ -138,20 +144,6 @@ impl Interval {
         let [p, q] = [first, second].map(|count| (count as f64 + 1.0) / n);
         let (difference, reach) = (q - p, Z * ((p + q - (q - p).powi(2)) / n).sqrt());
         Self { low: difference - reach, high: difference + reach }
-    }
-
-    /// The interval of the mean of independent differences, each with its interval, as
-    /// [`of_sum`](Self::of_sum).
-    pub(crate) fn of_mean_difference(parts: &[(f64, Self)]) -> Self {
-        let count = parts.len() as f64;
-        let mean = parts.iter().map(|(value, _)| value).sum::<f64>() / count;
-        let reach = |of: &dyn Fn(&(f64, Self)) -> f64| {
-            parts.iter().map(|part| (of(part) / count).powi(2)).sum::<f64>().sqrt()
-        };
-        Self {
-            low: mean - reach(&|(value, interval)| value - interval.low),
-            high: mean + reach(&|(value, interval)| interval.high - value),
-        }
     }
 
     /// The smallest interval that contains both.

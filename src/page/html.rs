@@ -314,9 +314,9 @@ fn change(change: Option<Change>) -> Markup {
         td {
             @match change {
                 None => "–",
-                Some(Change { value, interval: Interval { low, high } }) => {
-                    (format!("{:+.2}", 100.0 * value))
-                    " " span.interval { (format!("{:+.1} to {:+.1}", 100.0 * low, 100.0 * high)) }
+                Some(change) => {
+                    (change.points())
+                    " " span.interval { (change.ends()) }
                 }
             }
         }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Report, ReportOptions, Row, members, text};
 use crate::{
     error::{Error, Result},
-    metrics::{Draws, Interval, Metrics, Placed, Resample},
+    metrics::{Draws, Interval, Metrics, Part, Placed, Resample},
     text::on_one_line,
 };
 
@@ -70,6 +70,19 @@ pub struct Change {
     pub interval: Interval,
 }
 
+impl Change {
+    /// The difference in percentage points.
+    pub(crate) fn points(self) -> String {
+        format!("{:+.2}", 100.0 * self.value)
+    }
+
+    /// The interval in percentage points.
+    pub(crate) fn ends(self) -> String {
+        let Interval { low, high } = self.interval;
+        format!("{:+.1} to {:+.1}", 100.0 * low, 100.0 * high)
+    }
+}
+
 impl Comparison {
     /// Compares two reports with intervals. The options are those of the reports; `None` without a bootstrap of two
     /// resamples or more.
@@ -114,9 +127,9 @@ impl Comparison {
             let ends = (a.value, a.interval);
             let interval = Interval::of_difference(ends, (b.value, b.interval), correlation(draws));
             // The correlation of shares is not known if few images differ.
-            let paired = a.of_images.as_ref().zip(b.of_images.as_ref());
-            let interval = paired.map_or(interval, |(a, b)| interval.hull(of_paired(a, b)));
-            Change { value, interval }
+            let is_share = !a.of_images.is_empty();
+            let paired = is_share.then(|| of_paired(&a.of_images, &b.of_images));
+            Change { value, interval: paired.map_or(interval, |paired| interval.hull(paired)) }
         });
         let mut change = || changes.next().unwrap_or_default();
         let (report, has_thresholds) = (first.0, one.threshold.is_some());
@@ -133,14 +146,14 @@ impl Comparison {
 }
 
 /// The interval of the difference of a share, or of its mean over several sets of images.
-fn of_paired(first: &[Vec<bool>], second: &[Vec<bool>]) -> Interval {
-    let parts = first.iter().zip(second).map(|(first, second)| {
+fn of_paired(first: &[&[bool]], second: &[&[bool]]) -> Interval {
+    let weight = 1.0 / first.len() as f64;
+    Interval::of_independent(first.iter().zip(second).map(|(first, second)| {
         let only = |a: &[bool], b: &[bool]| a.iter().zip(b).filter(|&(&a, &b)| a && !b).count();
         let counts = [only(first, second), only(second, first)];
-        let difference = (counts[1] as f64 - counts[0] as f64) / first.len() as f64;
-        (difference, Interval::of_paired_shares(counts, first.len()))
-    });
-    Interval::of_mean_difference(&parts.collect::<Vec<_>>())
+        let value = (counts[1] as f64 - counts[0] as f64) / first.len() as f64;
+        Part { weight, value, interval: Interval::of_paired_shares(counts, first.len()) }
+    }))
 }
 
 /// The correlation of two numbers from the draws of both and of their difference; 0 if one does not vary.
@@ -156,27 +169,18 @@ impl fmt::Display for Comparison {
         let shares = [("accuracy", self.accuracy), ("kept by the threshold", self.known_kept)];
         let shares = shares.into_iter().filter_map(|(name, change)| Some((name, change?)));
         let shares: Vec<String> =
-            shares.map(|(name, change)| format!("{name} {} ({})", points(change), ends(change))).collect();
+            shares.map(|(name, change)| format!("{name} {} ({})", change.points(), change.ends())).collect();
         writeln!(f, "{}", shares.join(", "))?;
         let rows = self.rows.iter().flat_map(|row| {
             let first = [on_one_line(&row.name), row.unknown.to_string()];
             let second = ["  95 % interval".to_owned(), String::new()];
             [
-                text::line(first, row.metrics, row.unknown_caught, points),
-                text::line(second, row.metrics, row.unknown_caught, ends),
+                text::line(first, row.metrics, row.unknown_caught, Change::points),
+                text::line(second, row.metrics, row.unknown_caught, Change::ends),
             ]
         });
         text::table(f, rows.collect())
     }
-}
-
-/// In percentage points.
-fn points(change: Change) -> String {
-    format!("{:+.2}", 100.0 * change.value)
-}
-
-fn ends(Change { interval: Interval { low, high }, .. }: Change) -> String {
-    format!("{:+.1} to {:+.1}", 100.0 * low, 100.0 * high)
 }
 
 /// A value of a report.
@@ -188,8 +192,8 @@ struct Value<'a> {
     interval: Interval,
     /// Whether it depends on the threshold.
     has_threshold: bool,
-    /// Of a share: whether each image counts, in each of the sets that it averages.
-    of_images: Option<Vec<Vec<bool>>>,
+    /// Of a share: whether each image counts, in each of the sets that it averages; else empty.
+    of_images: Vec<&'a [bool]>,
 }
 
 impl Value<'_> {
@@ -207,8 +211,10 @@ struct Side<'a> {
     rows: Vec<Vec<usize>>,
     /// Which known images are classified correctly.
     correct: Vec<bool>,
-    /// Which images exceed the threshold: the known ones, and then those of each unknown set.
-    rejected: Vec<Vec<bool>>,
+    /// Which known images the threshold keeps; empty without one.
+    kept: Vec<bool>,
+    /// Which images of each unknown set it catches; empty without one.
+    caught: Vec<Vec<bool>>,
 }
 
 impl<'a> Side<'a> {
@@ -230,21 +236,19 @@ impl<'a> Side<'a> {
         }
         let placed = Placed::new(scores.known, scores.correct, &sets)?;
         let correct = scores.correct.unwrap_or_default().to_vec();
-        let rejected = match scores.threshold {
-            Some(threshold) => {
-                let is_rejected = |&score: &S| score.into() > threshold;
-                let all = [scores.known].into_iter().chain(sets.iter().copied());
-                all.map(|scores| scores.iter().map(is_rejected).collect()).collect()
-            }
-            None => Vec::new(),
-        };
-        Ok(Self { report, placed, threshold: scores.threshold, rows, correct, rejected })
+        let (mut kept, mut caught) = (Vec::new(), Vec::new());
+        if let Some(threshold) = scores.threshold {
+            let exceeds = |&score: &S| score.into() > threshold;
+            kept = scores.known.iter().map(|score| !exceeds(score)).collect();
+            caught = sets.iter().map(|set| set.iter().map(exceeds).collect()).collect();
+        }
+        Ok(Self { report, placed, threshold: scores.threshold, rows, correct, kept, caught })
     }
 
     /// The values of the report that have intervals, in the order of [`drawn`](Self::drawn).
     fn values(&self) -> Vec<Value<'_>> {
         let mut values = Vec::new();
-        let mut add = |row: &'a str, metric, measured: (Option<f64>, Option<Interval>), of_images| {
+        let mut add = |row, metric, measured: (Option<f64>, Option<Interval>), of_images| {
             let has_threshold = ["known_kept", "unknown_caught"].contains(&metric);
             let measured = measured.0.zip(measured.1).filter(|_| !has_threshold || self.threshold.is_some());
             values.extend(measured.map(|(value, interval)| Value {
@@ -258,16 +262,14 @@ impl<'a> Side<'a> {
         };
         let Report { accuracy, known_kept, intervals, rows, .. } = self.report;
         let of_known = intervals.unwrap_or_default();
-        add("", "accuracy", (*accuracy, of_known.accuracy), Some(vec![self.correct.clone()]));
-        let kept = self.rejected.first().map(|known| vec![known.iter().map(|rejected| !rejected).collect()]);
-        add("", "known_kept", (*known_kept, of_known.known_kept), kept);
+        add("", "accuracy", (*accuracy, of_known.accuracy), vec![self.correct.as_slice()]);
+        add("", "known_kept", (*known_kept, of_known.known_kept), vec![self.kept.as_slice()]);
         for (row, sets) in rows.iter().zip(&self.rows) {
             let Some(intervals) = row.intervals else { continue };
-            let of_sets = || sets.iter().map(|&set| self.rejected[1 + set].clone()).collect();
-            let caught = self.threshold.map(|_| of_sets());
+            let caught = sets.iter().filter_map(|&set| Some(self.caught.get(set)?.as_slice())).collect();
             add(&row.name, "unknown_caught", (row.unknown_caught, intervals.unknown_caught), caught);
             for ((metric, value), (_, interval)) in row.metrics.named().zip(intervals.metrics.named()) {
-                add(&row.name, metric, (Some(value), Some(interval)), None);
+                add(&row.name, metric, (Some(value), Some(interval)), Vec::new());
             }
         }
         values

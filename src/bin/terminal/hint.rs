@@ -152,7 +152,8 @@ pub fn of(error: &Error) -> Option<String> {
              --keep"
         }
         Error::NoHeldOutScores => {
-            "export the model from a run that held images out, import it with --known, or run `recalibrate` on images of the known classes"
+            "export the model from a run that held images out, import it with --known, or run `recalibrate` on images of the \
+             known classes"
         }
         Error::DriftState { .. } => {
             "continue a stream with the same model, score and seed, or start a new one with another --state"

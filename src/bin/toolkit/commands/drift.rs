@@ -39,7 +39,8 @@ struct Stream {
 /// Continues a stream with more images, and prints whether it has drifted.
 pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
     let (model, input) = args.model_and_input()?;
-    let (is_stdin, is_folder) = (input == Path::new(STDIN), input.is_dir());
+    let is_stdin = input == Path::new(STDIN);
+    let is_folder = !is_stdin && input.is_dir();
     if args.provider.is_some() && !is_folder && (is_stdin || input.exists()) {
         bail!("--provider is for a folder of images; scores are read as they are");
     }
@@ -70,10 +71,10 @@ pub fn run(args: &DriftArgs) -> anyhow::Result<()> {
         None => (None, monitor),
     };
     let provider = is_folder.then(|| args.provider.unwrap_or_default());
-    let mut stream = match input {
-        _ if is_stdin => Stream { scores: read_lines(stdin().lock())?, ..Stream::default() },
-        _ if is_folder => score_images(&Scorer::named(bytes, &origin, provider.unwrap_or_default())?, input)?,
-        _ => Stream {
+    let mut stream = match provider {
+        Some(provider) => score_images(&Scorer::named(bytes, &origin, provider)?, input)?,
+        None if is_stdin => Stream { scores: read_lines(stdin().lock())?, ..Stream::default() },
+        None => Stream {
             scores: read_file(input, args.column.as_deref().unwrap_or(SCORE_COLUMN))?,
             ..Stream::default()
         },

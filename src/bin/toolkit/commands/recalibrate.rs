@@ -45,7 +45,6 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
     if !missing.is_empty() {
         say(format_args!("classes without images, which the guarantee does not cover: {missing}"));
     }
-    let lookalikes = images.lookalikes();
     let options =
         RecalibrateOptions { keep: args.keep, provider: args.provider, skip_broken: args.skip_broken };
     let mut bar = Progress::new(format!("scoring `{}`", path_text(&folder)), images.len());
@@ -63,7 +62,7 @@ pub fn run(args: &RecalibrateArgs) -> anyhow::Result<()> {
         ));
     }
     say_lost_points(&manifest, &recalibrated);
-    say_lookalikes(lookalikes, &recalibrated);
+    say_lookalikes(images.lookalikes(), &recalibrated);
     let published = publish(&args.output, &args.model, args.triton.as_deref())?;
     if args.json {
         let Recalibrated { manifest, images, skipped, kept_before, accuracy, sha256, .. } = recalibrated;
