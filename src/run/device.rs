@@ -21,15 +21,23 @@ pub enum Device {
 }
 
 impl Device {
-    /// Whether it computes faster in bfloat16 than in float32: a CPU with AVX512-BF16. Not a GPU, which
-    /// trains in TF32.
+    /// Whether it trains faster in bfloat16 than in float32: a CPU with AMX, or AMD's with AVX512-BF16. Not
+    /// Intel's without AMX, where the instructions of AVX512-BF16 gain nothing, nor a GPU, which trains in TF32.
+    #[cfg(feature = "train")]
     #[must_use]
     pub fn is_faster_in_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        let has_bf16 = std::arch::is_x86_feature_detected!("avx512bf16");
+        let has_fast_bf16 = {
+            let processor = raw_cpuid::CpuId::new();
+            let has_amx =
+                processor.get_extended_feature_info().is_some_and(|features| features.has_amx_bf16());
+            let is_of_amd =
+                processor.get_vendor_info().is_some_and(|vendor| vendor.as_str() == "AuthenticAMD");
+            has_amx || is_of_amd && std::arch::is_x86_feature_detected!("avx512bf16")
+        };
         #[cfg(not(target_arch = "x86_64"))]
-        let has_bf16 = false;
-        self == Self::Cpu && has_bf16
+        let has_fast_bf16 = false;
+        self == Self::Cpu && has_fast_bf16
     }
 }
 

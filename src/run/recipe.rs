@@ -7,6 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "train")]
 use super::Device;
 use crate::{
     arch::Architecture,
@@ -202,7 +203,8 @@ impl TrainingPrecision {
     /// All precisions.
     pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
 
-    /// The faster precision: bf16 on a CPU with AVX512-BF16, f32 on other CPUs and on CUDA.
+    /// The faster precision; see [`Device::is_faster_in_bf16`].
+    #[cfg(feature = "train")]
     #[must_use]
     pub fn fastest_on(device: Device) -> Self {
         if device.is_faster_in_bf16() { Self::Bf16 } else { Self::F32 }

@@ -30,7 +30,6 @@ use crate::{
         file::ModelFile,
         proto::{Graph, Model, Node, Value, element},
     },
-    run::Device,
 };
 
 pub(super) const NAME: &str = "ONNX Runtime";
@@ -278,7 +277,11 @@ fn builder(provider: Provider) -> Result<(SessionBuilder, PathBuf)> {
         let name = provider.split(':').next().unwrap_or_default();
         return Err(unavailable(format!("`{library}` was built without {name}")));
     }
-    if provider == Provider::OpenVinoBf16 && !Device::Cpu.is_faster_in_bf16() {
+    #[cfg(target_arch = "x86_64")]
+    let has_bf16 = std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    let has_bf16 = false;
+    if provider == Provider::OpenVinoBf16 && !has_bf16 {
         // OpenVINO would silently compute in float32.
         return Err(unavailable("this processor has no AVX512-BF16".to_owned()));
     }

@@ -123,7 +123,7 @@ fn prepare(settings: &TrainSettings) -> anyhow::Result<()> {
         && settings.recipe.precision == TrainingPrecision::Bf16
         && !Device::Cpu.is_faster_in_bf16()
     {
-        say("--precision bf16 is slower than f32 on this processor, which has no AVX512-BF16");
+        say("--precision bf16 is slower than f32 on this processor");
     }
     settings::fetch_data(settings)?;
     if cac::data::PublishedSet::meant_by(&settings.known.path).is_none() {

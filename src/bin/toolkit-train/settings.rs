@@ -172,8 +172,8 @@ pub struct Settings {
     /// Training device: cpu, cuda or cuda:N
     #[arg(help_heading = RUN, long, default_value_t = Device::Cpu)]
     device: Device,
-    /// The precision of activations in training; auto is bf16 on a CPU with AVX512-BF16 unless --freeze is
-    /// given, else f32
+    /// The precision of activations in training; auto is bf16 on a CPU that is faster in it (AMX, or AMD's with
+    /// AVX512-BF16) unless --freeze is given, else f32
     #[arg(help_heading = RUN, long, value_enum, default_value_t = Precision::Auto)]
     precision: Precision,
     /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are
