@@ -635,13 +635,12 @@ impl PublishedSet {
         }
     }
 
-    /// The data set of known images: the one that is named, CIFAR's if the classes are its own, of which a
-    /// protocol uses only some, or Tiny ImageNet's if the folder is one.
+    /// The data set of known images: the one that is named, CIFAR's if the classes are its own, or some of them
+    /// where others are unknown, or Tiny ImageNet's if the folder is one.
     #[cfg(feature = "train")]
-    pub(crate) fn of_known(text: &Path, classes: &[String], has_protocol: bool) -> Option<&'static Self> {
+    pub(crate) fn of_known(text: &Path, classes: &[String], has_others: bool) -> Option<&'static Self> {
         let are_of = |all: &[&str]| {
-            classes.iter().all(|class| all.contains(&&**class))
-                && (has_protocol || classes.len() == all.len())
+            classes.iter().all(|class| all.contains(&&**class)) && (has_others || classes.len() == all.len())
         };
         Self::meant_by(text).or_else(|| {
             if are_of(&cifar::CLASSES) {
@@ -948,16 +947,16 @@ mod tests {
     #[cfg(feature = "train")]
     #[test]
     fn known_cifar_images_are_recognised_in_a_folder_too() {
-        let by_protocol = |text: &str, classes: &[&str], has_protocol: bool| {
+        let of_some = |text: &str, classes: &[&str], has_others: bool| {
             let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
-            PublishedSet::of_known(Path::new(text), &classes, has_protocol).map(|set| set.name)
+            PublishedSet::of_known(Path::new(text), &classes, has_others).map(|set| set.name)
         };
-        let of = |text: &str, classes: &[&str]| by_protocol(text, classes, false);
+        let of = |text: &str, classes: &[&str]| of_some(text, classes, false);
         assert_eq!(of("svhn", &["0", "1"]), Some("svhn"));
         assert_eq!(of("data/cifar-10-batches-bin", &cifar::CLASSES), Some("cifar10"));
         assert_eq!(of("data/cifar-100-binary", &cifar::FINE_CLASSES), Some("cifar100"));
         assert_eq!(of("photos", &["cat", "dog"]), None);
-        assert_eq!(by_protocol("data/cifar-10-batches-bin", &["cat", "dog"], true), Some("cifar10"));
+        assert_eq!(of_some("data/cifar-10-batches-bin", &["cat", "dog"], true), Some("cifar10"));
     }
 
     /// Creates everything that a layout needs in a folder.

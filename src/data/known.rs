@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{Dataset, Degradation, OTHER_CLASSES, Protocol, Split, UnknownSet};
-use crate::{error::Result, image::Input};
+use crate::{
+    error::{Error, Result},
+    image::Input,
+    text::{few, on_one_line},
+};
 
 /// The data set of the known classes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,9 +21,13 @@ pub struct KnownData {
     /// The share of its images that are test images, if it has no test split; see [`Dataset::divided`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_test: Option<f64>,
-    /// The protocol that selects the known classes; `None` if all classes are known.
+    /// The protocol that selects the known classes; `None` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// Classes among these that are unknown all the same. Their images in the test split are unknown images for
+    /// tests, all of their images if the test images are held out here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown_classes: Vec<String>,
 }
 
 /// The images that a network is tested on.
@@ -27,7 +35,7 @@ pub struct KnownData {
 pub struct TestImages {
     /// Those of the known classes.
     pub known: Dataset,
-    /// The unknown sets. With a protocol the first one is `other-classes`, the images of its unknown classes.
+    /// The unknown sets. If classes of the data set are unknown, the first one is `other-classes`, their images.
     pub unknown: Vec<UnknownSet>,
 }
 
@@ -64,40 +72,49 @@ impl KnownData {
     /// All classes of a data set, and the splits that it has.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), held_out_test: None, protocol: None }
+        Self { path: path.into(), held_out_test: None, protocol: None, unknown_classes: Vec::new() }
     }
 
     /// The same data in a folder.
     #[must_use]
     pub fn at(&self, folder: &Path) -> Self {
-        Self { path: folder.to_owned(), ..*self }
+        Self { path: folder.to_owned(), ..self.clone() }
+    }
+
+    /// Whether some classes of the data set are unknown.
+    #[must_use]
+    pub fn has_unknown_classes(&self) -> bool {
+        self.protocol.is_some() || !self.unknown_classes.is_empty()
     }
 
     /// Opens the training images of the known classes.
     ///
     /// # Errors
-    /// Those of [`Dataset::known`], [`Dataset::divided`] and [`Dataset::by_protocol`].
+    /// Those of [`Dataset::known`] and [`Dataset::divided`]; [`Error::Setting`] if the data set does not have the
+    /// ten classes of the protocol or lacks an unknown class, or if fewer than two classes are known.
     pub fn training(&self, input: &Input) -> Result<Dataset> {
-        let images = match self.held_out_test {
-            Some(share) => Dataset::divided(&self.path, share, input)?.0,
-            None => Dataset::known(&self.path, Split::Train, input)?,
-        };
-        self.limited(images)
+        match self.held_out_test {
+            Some(share) => Ok(self.divided(share, input)?.0),
+            None => Ok(self.split(Split::Train, input)?.0),
+        }
     }
 
     /// Opens the test images of the known classes, and the unknown sets.
     ///
     /// # Errors
-    /// Those of [`Dataset::known`], [`Dataset::divided`], [`Dataset::by_protocol`] and
-    /// [`UnknownSet::open_all`]; [`Error::Setting`](crate::Error::Setting) if an unknown set has known images,
-    /// including those to train on.
+    /// Those of [`training`](Self::training) and [`UnknownSet::open_all`]; [`Error::Dataset`] if the
+    /// unknown classes have no test images; [`Error::Setting`] if an unknown set has known images, including
+    /// those to train on.
     pub fn test(&self, unknown: &[String], input: &Input) -> Result<TestImages> {
-        let images = match self.held_out_test {
-            Some(share) => Dataset::divided(&self.path, share, input)?.1,
-            None => Dataset::known(&self.path, Split::Test, input)?,
+        let (known, others) = match self.held_out_test {
+            Some(share) => {
+                let (_, test, others) = self.divided(share, input)?;
+                (test, others)
+            }
+            None => self.split(Split::Test, input)?,
         };
-        let test = self.with_unknown(images, unknown, input)?;
-        // Images of the other classes of a protocol are from the same files.
+        let test = self.with_unknown(known, others, unknown, input)?;
+        // Images of the other classes are from the same files.
         let is_within = |set: &&UnknownSet| set.name != OTHER_CLASSES && set.images.lies_in(&self.path);
         let mut within = test.unknown.iter().filter(is_within).peekable();
         // There may be no training images.
@@ -115,29 +132,88 @@ impl KnownData {
     /// # Errors
     /// Those of the two.
     pub fn both(&self, unknown: &[String], input: &Input) -> Result<(Dataset, TestImages)> {
-        let (training, test) = match self.held_out_test {
-            Some(share) => Dataset::divided(&self.path, share, input)?,
-            None => (
-                Dataset::known(&self.path, Split::Train, input)?,
-                Dataset::known(&self.path, Split::Test, input)?,
-            ),
+        let (training, known, others) = match self.held_out_test {
+            Some(share) => self.divided(share, input)?,
+            None => {
+                let (training, _) = self.split(Split::Train, input)?;
+                let (known, others) = self.split(Split::Test, input)?;
+                (training, known, others)
+            }
         };
-        Ok((self.limited(training)?, self.with_unknown(test, unknown, input)?))
+        Ok((training, self.with_unknown(known, others, unknown, input)?))
     }
 
-    /// The images of the protocol's known classes.
-    fn limited(&self, images: Dataset) -> Result<Dataset> {
-        match &self.protocol {
-            Some(protocol) => Ok(images.by_protocol(protocol)?.0),
-            None => Ok(images),
+    /// The training and the test images of the known classes, and the images of the others, if there are others.
+    fn divided(&self, share: f64, input: &Input) -> Result<(Dataset, Dataset, Option<Dataset>)> {
+        let whole = Dataset::undivided(&self.path, share, input)?;
+        self.check_unknown_classes(whole.classes())?;
+        let (known, others) = self.by_class(whole, 2)?;
+        let (training, test) = known.divide(share)?;
+        Ok((training, test, others))
+    }
+
+    /// The images of a split: those of the known classes, and those of the others, if there are others.
+    fn split(&self, split: Split, input: &Input) -> Result<(Dataset, Option<Dataset>)> {
+        let images = Dataset::known(&self.path, split, input)?;
+        let lacks = |class: &String| !images.classes().contains(class);
+        if self.unknown_classes.iter().any(lacks) {
+            // A class may have images in one split only.
+            let mut classes = images.classes().to_vec();
+            if let Ok(other) = Dataset::known(&self.path, split.other(), input) {
+                classes.extend(other.classes.into_iter().filter(lacks));
+            }
+            self.check_unknown_classes(&classes)?;
+        }
+        let at_least = if split == Split::Train { 2 } else { 1 };
+        self.by_class(images, at_least)
+    }
+
+    fn check_unknown_classes(&self, classes: &[String]) -> Result<()> {
+        match self.unknown_classes.iter().find(|class| !classes.contains(class)) {
+            None => Ok(()),
+            Some(class) => {
+                let classes = few(classes.iter().map(String::as_str));
+                let reason = format!("must be a class of `{}`: {classes}", self.path.display());
+                Err(Error::setting("unknown class", format!("`{}`", on_one_line(class)), reason))
+            }
         }
     }
 
-    fn with_unknown(&self, mut known: Dataset, texts: &[String], input: &Input) -> Result<TestImages> {
+    /// The images of the known classes, of which there are `at_least` so many, and those of the others, if there
+    /// are others.
+    fn by_class(&self, images: Dataset, at_least: usize) -> Result<(Dataset, Option<Dataset>)> {
+        if !self.has_unknown_classes() {
+            return Ok((images, None));
+        }
+        let classes = images.classes();
+        let mut known: Vec<usize> = match &self.protocol {
+            Some(protocol) => protocol.known_of(&images)?.to_vec(),
+            None => (0..classes.len()).collect(),
+        };
+        known.retain(|&class| !self.unknown_classes.contains(&classes[class]));
+        if known.len() < at_least {
+            let given = few(self.unknown_classes.iter().map(String::as_str));
+            let (left, all) = (known.len(), classes.len());
+            let reason = format!("leaves {left} of {all} classes; at least {at_least} must be known");
+            return Err(Error::setting("unknown class", given, reason));
+        }
+        let (known, others) = images.by_class(&known);
+        Ok((known, Some(others)))
+    }
+
+    fn with_unknown(
+        &self,
+        known: Dataset,
+        others: Option<Dataset>,
+        texts: &[String],
+        input: &Input,
+    ) -> Result<TestImages> {
         let mut unknown = Vec::new();
-        if let Some(protocol) = &self.protocol {
-            let (chosen, images) = known.by_protocol(protocol)?;
-            known = chosen;
+        if let Some(images) = others {
+            if images.is_empty() {
+                let reason = "the unknown classes have no test images".to_owned();
+                return Err(Error::Dataset { path: self.path.clone(), reason });
+            }
             unknown.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
         }
         for set in UnknownSet::open_all(texts, input)? {
@@ -145,5 +221,110 @@ impl KnownData {
             unknown.push(set);
         }
         Ok(TestImages { known, unknown })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Images in class folders, named after the class and a number.
+    fn images(folder: &Path, class: &str, count: u8) {
+        let folder = folder.join(class);
+        std::fs::create_dir_all(&folder).unwrap();
+        for number in 0..count {
+            let colour = [number, class.len() as u8, class.as_bytes()[0]];
+            let image = ::image::RgbImage::from_pixel(4, 4, ::image::Rgb(colour));
+            image.save(folder.join(format!("{number}.bmp"))).unwrap();
+        }
+    }
+
+    fn data(path: &Path, unknown: &[&str]) -> KnownData {
+        let unknown_classes = unknown.iter().map(|&class| class.to_owned()).collect();
+        KnownData { unknown_classes, ..KnownData::new(path) }
+    }
+
+    fn input() -> Input {
+        Input::of_size(4, 4)
+    }
+
+    #[test]
+    fn an_unknown_class_is_tested_on_and_not_trained_on() {
+        let folder = tempfile::tempdir().unwrap();
+        for (class, count) in [("ants", 3), ("bees", 4), ("cats", 5)] {
+            images(&folder.path().join("train"), class, count);
+            images(&folder.path().join("test"), class, count - 2);
+        }
+        let data = data(folder.path(), &["bees"]);
+        let (training, test) = data.both(&[], &input()).unwrap();
+        assert_eq!((training.classes(), training.len()), (&["ants".to_owned(), "cats".to_owned()][..], 8));
+        assert_eq!((test.known.classes(), test.known.labels()), (training.classes(), &[0, 1, 1, 1][..]));
+        let [others] = &test.unknown[..] else { panic!("{:?}", test.unknown) };
+        assert_eq!((others.name.as_str(), others.images.len()), (OTHER_CLASSES, 2));
+        assert!(others.images.name(1).ends_with("test/bees/1.bmp"), "{}", others.images.name(1));
+        assert_eq!(data.training(&input()).unwrap().len(), 8);
+        assert_eq!(data.test(&[], &input()).unwrap().unknown[0].images.len(), 2);
+    }
+
+    #[test]
+    fn all_images_of_an_unknown_class_are_tested_on_if_nothing_is_trained_on_them() {
+        let folder = tempfile::tempdir().unwrap();
+        for (class, count) in [("ants", 10), ("bees", 7), ("cats", 10)] {
+            images(folder.path(), class, count);
+        }
+        let data = KnownData { held_out_test: Some(0.2), ..data(folder.path(), &["bees"]) };
+        let (training, test) = data.both(&[], &input()).unwrap();
+        assert_eq!((training.len(), test.known.len(), test.unknown[0].images.len()), (16, 4, 7));
+    }
+
+    #[test]
+    fn an_unknown_class_may_be_in_one_split_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let [train, test] = ["train", "test"].map(|split| folder.path().join(split));
+        for class in ["ants", "cats"] {
+            images(&train, class, 3);
+            images(&test, class, 2);
+        }
+        images(&test, "bees", 2);
+        let (training, tests) = data(folder.path(), &["bees"]).both(&[], &input()).unwrap();
+        assert_eq!((training.len(), tests.unknown[0].images.len()), (6, 2));
+        images(&train, "dogs", 2);
+        let error = data(folder.path(), &["dogs"]).both(&[], &input()).unwrap_err().to_string();
+        assert!(error.contains("the unknown classes have no test images"), "{error}");
+    }
+
+    #[test]
+    fn two_known_classes_must_be_left() {
+        let folder = tempfile::tempdir().unwrap();
+        for class in ["ants", "bees", "cats"] {
+            images(&folder.path().join("train"), class, 2);
+            images(&folder.path().join("test"), class, 2);
+        }
+        let path = folder.path().display();
+        for (unknown, message) in [
+            (
+                &["bee"][..],
+                format!("unknown class = `bee`: must be a class of `{path}`: `ants`, `bees`, `cats`"),
+            ),
+            (
+                &["cats", "bees"],
+                "unknown class = `cats`, `bees`: leaves 1 of 3 classes; at least 2 must be known".to_owned(),
+            ),
+        ] {
+            let data = data(folder.path(), unknown);
+            for error in [data.training(&input()).unwrap_err(), data.both(&[], &input()).unwrap_err()] {
+                assert_eq!(error.to_string(), message);
+            }
+        }
+        // Tests may have one.
+        assert!(matches!(data(folder.path(), &["bee"]).test(&[], &input()), Err(Error::Setting { .. })));
+        let one = data(folder.path(), &["cats", "bees"]).test(&[], &input()).unwrap();
+        assert_eq!((one.known.len(), one.unknown[0].images.len()), (2, 4));
+        let all = data(folder.path(), &["cats", "bees", "ants"]).test(&[], &input()).unwrap_err().to_string();
+        assert!(all.contains("leaves 0 of 3 classes; at least 1 must be known"), "{all}");
+        // Also together with a protocol.
+        let data = KnownData { protocol: "cac-2020/0".parse().ok(), ..data(folder.path(), &["ants"]) };
+        let error = data.training(&input()).unwrap_err().to_string();
+        assert!(error.contains("needs 10 classes"), "{error}");
     }
 }

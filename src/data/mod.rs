@@ -78,7 +78,7 @@ pub(crate) const ALL: &str = "all";
 /// Names that no unknown set and no group may have: those of rows, and that of the known images.
 pub(crate) const RESERVED_NAMES: [&str; 3] = [MEAN, ALL, KNOWN];
 
-/// The name of the unknown set made of the classes that a protocol leaves out.
+/// The name of the unknown set made of the [unknown classes](KnownData) of the data set.
 pub(crate) const OTHER_CLASSES: &str = "other-classes";
 
 /// A split of a data set.
@@ -204,20 +204,29 @@ impl Dataset {
     /// Those of [`known`](Self::known); [`Error::Setting`] if the data has a test split of its own, or the
     /// share is not above 0 and below 1; [`Error::EmptiesClass`] if it is too large.
     pub fn divided(path: &Path, share: f64, input: &Input) -> Result<(Self, Self)> {
+        Self::undivided(path, share, input)?.divide(share)
+    }
+
+    /// What [`divided`](Self::divided) divides.
+    fn undivided(path: &Path, share: f64, input: &Input) -> Result<Self> {
         if !(share > 0.0 && share < 1.0) {
             return Err(Error::setting("held-out test", share, "must be a share above 0 and below 1"));
         }
-        let whole = Self::with_classes(path, Wanted::Divided(share), input)?;
-        let copies = Copies::within(&whole)?;
+        Self::with_classes(path, Wanted::Divided(share), input)
+    }
+
+    /// Training and test images; see [`divided`](Self::divided).
+    fn divide(&self, share: f64) -> Result<(Self, Self)> {
+        let copies = Copies::within(self)?;
         let distinct = copies.distinct();
         let count = ((share * distinct.len() as f64).round() as usize).max(1);
         let emptied = || Error::EmptiesClass { name: "held-out test", value: share.to_string() };
-        let drawn = whole.pick(&distinct).hold_out(count, HELD_OUT_TEST_SEED);
+        let drawn = self.pick(&distinct).hold_out(count, HELD_OUT_TEST_SEED);
         let (test, _) = drawn.map_err(|_| emptied())?;
         let (test, training) = copies.divide(&test.into_iter().map(|index| distinct[index]).collect());
-        let (training, test) = (whole.pick(&training), whole.pick(&test));
+        let (training, test) = (self.pick(&training), self.pick(&test));
         // All images of a class may be copies of another's.
-        if training.classes_without_images().count() > whole.classes_without_images().count() {
+        if training.classes_without_images().count() > self.classes_without_images().count() {
             return Err(emptied());
         }
         Ok((training, test))
@@ -362,32 +371,25 @@ impl Dataset {
         Ok(self)
     }
 
-    /// Splits the images by a protocol: those of its known classes, renumbered from 0, and the rest as
-    /// unknown images.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] if the data set does not have ten classes.
-    pub fn by_protocol(&self, protocol: &Protocol) -> Result<(Self, Self)> {
-        if self.classes.len() != protocol::CLASSES {
-            let (found, wanted) = (self.classes.len(), protocol::CLASSES);
-            let reason = format!("needs {wanted} classes, `{}` has {found}", self.origin.display());
-            return Err(Error::setting("protocol", protocol, reason));
+    /// The images of these classes, renumbered from 0 in this order, and the others as unknown images.
+    fn by_class(&self, known: &[usize]) -> (Self, Self) {
+        let mut renumbered = vec![UNKNOWN; self.classes.len()];
+        for (number, &class) in (0..).zip(known) {
+            renumbered[class] = number;
         }
-        let class_index =
-            |label: i64| protocol.known.iter().position(|&class| i64::try_from(class) == Ok(label));
-        let class_indices: Vec<Option<usize>> = self.labels.iter().map(|&label| class_index(label)).collect();
-        let indices = |is_known: bool| -> Vec<usize> {
-            (0..self.len()).filter(|&index| class_indices[index].is_some() == is_known).collect()
-        };
-        let mut known = self.pick(&indices(true));
-        known.labels = class_indices.iter().flatten().map(|&class_index| class_index as i64).collect();
-        known.classes = protocol.known.iter().map(|&class| self.classes[class].clone()).collect();
-        let mut others = self.pick(&indices(false));
+        let label =
+            |index: &usize| usize::try_from(self.labels[*index]).map_or(UNKNOWN, |class| renumbered[class]);
+        let (of_known, of_others): (Vec<usize>, Vec<usize>) =
+            (0..self.len()).partition(|index| label(index) != UNKNOWN);
+        let mut images = self.pick(&of_known);
+        images.labels = of_known.iter().map(label).collect();
+        images.classes = known.iter().map(|&class| self.classes[class].clone()).collect();
+        let mut others = self.pick(&of_others);
         others.labels.fill(UNKNOWN);
         others.classes.clear();
         // The known images keep these counts.
         others.left_out = Arc::default();
-        Ok((known, others))
+        (images, others)
     }
 
     /// The images at these indices, in their order. No decoded image is kept.
@@ -448,12 +450,12 @@ mod tests {
     #[test]
     fn a_protocol_divides_ten_classes() {
         let dataset = numbered(&[9, 3, 0, 9, 8], &["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
-        let protocol = "cac-2021/0".parse().unwrap();
-        let (known, others) = dataset.by_protocol(&protocol).unwrap();
+        let protocol: Protocol = "cac-2021/0".parse().unwrap();
+        let (known, others) = dataset.by_class(&protocol.known_of(&dataset).unwrap());
         assert_eq!((known.labels(), known.classes()[5].as_str()), (&[5, 0, 5][..], "9"));
         assert_eq!((first_bytes(&known), first_bytes(&others)), (vec![0, 2, 3], vec![1, 4]));
         assert_eq!((others.labels(), others.classes().len()), (&[UNKNOWN; 2][..], 0));
-        let error = known.by_protocol(&protocol).unwrap_err().to_string();
+        let error = protocol.known_of(&known).unwrap_err().to_string();
         assert!(error.contains("needs 10 classes, `numbered` has 6"), "{error}");
     }
 

@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use super::Dataset;
 use crate::error::{Error, Result};
 
 /// One trial of a protocol.
@@ -34,7 +35,20 @@ const PROTOCOLS: [(&str, [[usize; 6]; 5]); 3] = [
 ];
 
 /// The number of classes in every protocol.
-pub(super) const CLASSES: usize = 10;
+const CLASSES: usize = 10;
+
+impl Protocol {
+    /// The indices of the known classes of a data set, which must have ten.
+    pub(super) fn known_of(&self, images: &Dataset) -> Result<[usize; 6]> {
+        let found = images.classes().len();
+        if found == CLASSES {
+            Ok(self.known)
+        } else {
+            let reason = format!("needs {CLASSES} classes, `{}` has {found}", images.origin.display());
+            Err(Error::setting("protocol", self, reason))
+        }
+    }
+}
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -27,7 +27,7 @@ pub(crate) const ANCESTORS: &str = "ancestors";
 pub(crate) const TEST_NAMES: &str = "test_names";
 
 /// The fields that do not belong to the recipe.
-const DATA: [&str; 14] = [
+const DATA: [&str; 15] = [
     "backbone",
     "device",
     "epoch",
@@ -42,6 +42,7 @@ const DATA: [&str; 14] = [
     "test_images",
     "threads",
     "unknown",
+    "unknown_classes",
 ];
 
 /// The loss that is no weakness, as a share of all images: a fifth, and what rounding may add.
@@ -313,7 +314,8 @@ impl Training {
     /// The fields that identify the training images, with only the last component of `known`. Equal fields
     /// mean the same images if the data sets are the same.
     pub(crate) fn split(&self) -> Self {
-        const SPLIT: [&str; 6] = ["known", "protocol", "held_out_test", "seed", "images", HELD_OUT_SEEN];
+        const SPLIT: [&str; 7] =
+            ["known", "protocol", "unknown_classes", "held_out_test", "seed", "images", HELD_OUT_SEEN];
         let mut fields = self.0.clone();
         fields.retain(|name, _| SPLIT.contains(&name.as_str()));
         let known = self.get::<String>("known");
@@ -338,7 +340,7 @@ impl Training {
     }
 
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
-    /// `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
+    /// `unknown_classes`, `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
     /// (the number of training images), `held_out_test` (the share of images to test on), `test_images`
     /// (their number), `test_names` (the checksum of their names), `skipped` (the number of images that could
     /// not be read), `held_out_seen` (whether the backbone had learned from held-out images), `ancestors`
@@ -359,8 +361,12 @@ impl Training {
     /// The data set of the known classes, if it is recorded.
     #[must_use]
     pub fn known_data(&self) -> Option<KnownData> {
-        let (held_out_test, protocol) = (self.get("held_out_test"), self.get("protocol"));
-        Some(KnownData { path: self.get("known")?, held_out_test, protocol })
+        Some(KnownData {
+            path: self.get("known")?,
+            held_out_test: self.get("held_out_test"),
+            protocol: self.get("protocol"),
+            unknown_classes: self.get("unknown_classes").unwrap_or_default(),
+        })
     }
 
     /// All fields with their values: first those of the data, then those of the recipe.

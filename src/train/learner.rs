@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     arch::{self, Layer},
-    data::{Degradation, KnownData, PublishedSet, StandIn, prefetch, shuffled, stand_ins::in_chunks},
+    data::{Degradation, PublishedSet, StandIn, prefetch, shuffled, stand_ins::in_chunks},
     error::Result,
     image::Input,
     method::{AnchorKind, Anchors},
@@ -245,9 +245,8 @@ impl<'a> Learner<'a> {
             self.lineage = match (weights.training(), published.and_then(PublishedWeights::named)) {
                 (Some(training), _) => Lineage::new(&self.record(0), &training, has_held_out),
                 (None, Some(published)) => {
-                    let KnownData { path, protocol, .. } = &self.settings.known;
-                    let classes = self.batches.known.classes();
-                    let known = PublishedSet::of_known(path, classes, protocol.is_some());
+                    let (data, classes) = (&self.settings.known, self.batches.known.classes());
+                    let known = PublishedSet::of_known(&data.path, classes, data.has_unknown_classes());
                     Lineage::of_published(published, known, has_held_out)
                 }
                 (None, None) => Lineage::default(),

@@ -50,6 +50,9 @@ impl TrainSettings {
         if let Some(protocol) = self.known.protocol {
             insert("protocol", json!(protocol));
         }
+        if !self.known.unknown_classes.is_empty() {
+            insert("unknown_classes", json!(self.known.unknown_classes));
+        }
         if let Some(backbone) = &self.backbone {
             insert("backbone", portable(Path::new(&backbone.name)).into());
         }
@@ -171,6 +174,7 @@ mod tests {
             ("seed", json!(2), true),
             ("images", json!(91), true),
             ("protocol", json!("cac-2020/0"), true),
+            ("unknown_classes", json!(["lions"]), true),
             (HELD_OUT_SEEN, json!(true), true),
         ] {
             let mut other = own.clone();

@@ -59,7 +59,7 @@ impl Sets {
             let reason = "its training and test images are from the same files".to_owned();
             return Err(Error::Dataset { path: folder, reason });
         }
-        // With a protocol, the other classes of the training files are unknown.
+        // Unknown classes of the data set are in its files.
         for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
             set.check_apart_from(&known)?;
         }

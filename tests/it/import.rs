@@ -5,7 +5,7 @@ use std::fs;
 use cac::{
     Provider, Scorer,
     arch::Architecture,
-    data::{Dataset, Split},
+    data::{Dataset, KnownData},
     eval::outputs,
     export::{ExportOptions, export},
     image::{self, Filter, Fit, Input, Resize},
@@ -268,12 +268,16 @@ fn known_images_give_names_class_means_and_threshold() {
     assert!(model() != mirrored);
 
     // The other four classes are the first unknown set.
-    let evaluation =
-        stdout(&toolkit(at, &["eval", "model.onnx", "--known", ".", "--protocol", "cac-2021/0", "--json"]))
-            .to_owned();
-    let evaluation: Value = serde_json::from_str(&evaluation).unwrap();
-    assert_eq!((&evaluation["known"], &evaluation["rows"][0]["unknown"]), (&12.into(), &8.into()));
-    assert_eq!(evaluation["rows"][0]["name"], "other-classes");
+    let by_protocol = ["--protocol", "cac-2021/0"];
+    let by_name = ["cat", "frog", "horse", "ship"].map(|class| ["--unknown-class", class]).concat();
+    for of_the_others in [&by_protocol[..], &by_name] {
+        let args = [&["eval", "model.onnx", "--known", ".", "--json"], of_the_others].concat();
+        let evaluation: Value = serde_json::from_str(stdout(&toolkit(at, &args))).unwrap();
+        assert_eq!((&evaluation["known"], &evaluation["rows"][0]["unknown"]), (&12.into(), &8.into()));
+        assert_eq!(evaluation["rows"][0]["name"], "other-classes");
+    }
+    let given = import(&[&["--images", "0"][..], &by_name[..]].concat());
+    assert_eq!(given["classes"], manifest["classes"], "unknown already by the protocol");
 }
 
 #[test]
@@ -311,8 +315,8 @@ fn enough_known_images_choose_a_score_and_show_what_degradations_do() {
         loss: Loss::new(Variant::Paper),
     };
     let mut checkpoint = import::checkpoint(&weights, &options).unwrap();
-    let images = Dataset::known(at, Split::Train, &checkpoint.facts.input).unwrap();
-    let (images, _) = images.by_protocol(&"cac-2021/0".parse().unwrap()).unwrap();
+    let known = KnownData { protocol: "cac-2021/0".parse().ok(), ..KnownData::new(at) };
+    let images = known.training(&checkpoint.facts.input).unwrap();
     let calibration = Calibration {
         images: &images,
         class_means: true,

@@ -64,6 +64,10 @@ pub struct Settings {
     /// cac-2021 or arpl-2021, each /0 to /4
     #[arg(help_heading = DATA, long, value_name = "NAME/TRIAL")]
     protocol: Option<Protocol>,
+    /// Class of --known to leave out of the training and to test on as unknown; repeatable
+    #[arg(help_heading = DATA, long, value_name = "CLASS")]
+    #[serde(default)]
+    unknown_class: Vec<String>,
     /// Starting weights: a file (safetensors, .pt or .pth), a run folder (its best checkpoint) or the name of
     /// published weights (see below); the last layer is replaced. By default random, or imagenet32-nocifar if
     /// neither --known nor --arch is given
@@ -461,6 +465,7 @@ impl Settings {
             path: self.known.clone().unwrap_or(TUTORIAL_KNOWN.into()),
             held_out_test: self.held_out_test,
             protocol: self.protocol,
+            unknown_classes: self.unknown_class.clone(),
         };
         let unknown = match &self.unknown[..] {
             [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],

@@ -115,6 +115,9 @@ pub struct ImportArgs {
     /// arpl-2021, each /0 to /4
     #[arg(long, value_name = "NAME/TRIAL", requires = "known")]
     pub protocol: Option<Protocol>,
+    /// Class of --known that the network does not know; repeatable
+    #[arg(long, value_name = "CLASS", requires = "known")]
+    pub unknown_class: Vec<String>,
     /// Names of the classes in the order of the network's outputs; by default those of --known, else numbers
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     pub classes: Vec<String>,
@@ -346,6 +349,10 @@ pub struct EvaluationArgs {
     /// default the split in the model file, if --known is not given
     #[arg(long, value_name = "NAME/TRIAL")]
     pub protocol: Option<Protocol>,
+    /// Class of the data set whose images are unknown; repeatable. By default those of the training, if --known is
+    /// not given
+    #[arg(long, value_name = "CLASS")]
+    pub unknown_class: Vec<String>,
     /// Degrade all test images: fewer pixels, noise, or JPEG compression
     #[arg(long, value_name = "NAME", value_parser = one_of(&Degradation::ALL))]
     pub degraded: Option<Degradation>,

@@ -389,6 +389,44 @@ fn the_official_network_trains_on_a_protocol() {
 }
 
 #[test]
+fn a_class_left_out_is_tested_on_as_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (class, colour) in [("red", [200, 30, 30]), ("green", [30, 200, 30]), ("blue", [30, 30, 200])] {
+        images(&at.join("colours"), class, colour, 20);
+    }
+    fs::write(at.join("settings.toml"), "unknown-class = [\"green\"]\nheld-out-test = 0.2\n").unwrap();
+    let args = ["train", "--config", "settings.toml", "--known", "colours", "--arch", "cac-net"];
+    let short = ["--epochs", "1", "--held-out", "0.6", "--run", "run", "--json"];
+    let log = toolkit(at, &[&args[..], &short].concat());
+    let report = lines(stdout(&log)).pop().unwrap()["report"].take();
+    let row = &report["rows"][0];
+    assert_eq!(
+        (&report["known"], &row["unknown"], &row["name"]),
+        (&8.into(), &20.into(), &"other-classes".into())
+    );
+    stdout(&toolkit(at, &["export", "--run", "run", "model.onnx"]));
+    let training = Inspection::open(&at.join("model.onnx")).unwrap().manifest.history.training.unwrap();
+    assert_eq!(training.get::<Vec<String>>("unknown_classes").unwrap(), ["green"]);
+
+    // `eval` finds the same images again, and the class by its name in other data.
+    let evaluation = |more: &[&str]| {
+        let output = toolkit(at, &[&["eval", "model.onnx", "--json"], more].concat());
+        serde_json::from_str::<Value>(stdout(&output)).unwrap()
+    };
+    let again = evaluation(&[]);
+    assert_eq!((&again["known"], &again["rows"][0]["unknown"]), (&8.into(), &20.into()));
+    images(&at.join("new"), "red", [201, 31, 31], 3);
+    images(&at.join("new"), "green", [31, 201, 31], 5);
+    images(&at.join("new"), "blue", [31, 31, 201], 3);
+    let new = evaluation(&["--known", "new", "--unknown-class", "green"]);
+    assert_eq!((&new["known"], &new["rows"][0]["unknown"]), (&6.into(), &5.into()));
+    let without = toolkit(at, &["eval", "model.onnx", "--known", "new"]);
+    assert!(error(&without).contains("`green` is not one of the known classes: `blue`, `red`"));
+    assert!(stderr(&without).contains("--unknown-class CLASS"));
+}
+
+#[test]
 fn a_cifar_net_learns_from_random_weights() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -138,10 +138,15 @@ pub fn calibration(
     let recorded = data.and_then(|data| data.held_out_test);
     let open = |held_out_test| {
         let whole = KnownData { held_out_test, ..KnownData::new(folder) };
-        let limited = KnownData { protocol: data.and_then(|data| data.protocol), ..whole.clone() };
+        let limited = match data {
+            Some(data) => KnownData { held_out_test, ..data.at(folder) },
+            None => whole.clone(),
+        };
         match limited.training(input) {
-            // Other images, of only the split's classes.
-            Err(Error::Setting { name: "protocol", .. }) if !is_same => whole.training(input),
+            // Other images, of only the known classes.
+            Err(Error::Setting { name: "protocol" | "unknown class", .. }) if !is_same => {
+                whole.training(input)
+            }
             opened => opened,
         }
     };

@@ -46,6 +46,7 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         path,
         held_out_test: args.held_out_test,
         protocol: args.protocol,
+        unknown_classes: args.unknown_class.clone(),
     });
     let mut known = None;
     if let Some(data) = &data {

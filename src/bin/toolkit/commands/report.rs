@@ -165,6 +165,7 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
         ("--degraded", args.degraded.is_some()),
         ("--unknown", !args.unknown.is_empty()),
         ("--protocol", args.protocol.is_some()),
+        ("--unknown-class", !args.unknown_class.is_empty()),
         ("--scores", args.scores.is_some()),
         ("--keep-features", args.keep_features.is_some()),
     ];

@@ -52,6 +52,10 @@ impl<'a> Source<'a> {
         let data = KnownData {
             held_out_test: args.held_out_test.or(recorded.held_out_test),
             protocol: args.protocol.or(recorded.protocol),
+            unknown_classes: match &args.unknown_class[..] {
+                [] => recorded.unknown_classes,
+                given => given.to_vec(),
+            },
             ..recorded
         };
         Ok(Self { data, training, is_tutorial })
