@@ -7,12 +7,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "train")]
+use super::{KnownData, cifar, tiny_imagenet};
 use super::{
     Split,
     folder::{TEXTURE_LABELS, images_below, is_hidden},
 };
-#[cfg(feature = "train")]
-use super::{cifar, tiny_imagenet};
 use crate::{
     error::{Error, Result},
     files::cache,
@@ -638,9 +638,11 @@ impl PublishedSet {
     /// The data set of known images: the one that is named, CIFAR's if the classes are its own, or some of them
     /// where others are unknown, or Tiny ImageNet's if the folder is one.
     #[cfg(feature = "train")]
-    pub(crate) fn of_known(text: &Path, classes: &[String], has_others: bool) -> Option<&'static Self> {
+    pub(crate) fn of_known(data: &KnownData, classes: &[String]) -> Option<&'static Self> {
+        let (text, unknown) = (&*data.path, &data.unknown_classes);
         let are_of = |all: &[&str]| {
-            classes.iter().all(|class| all.contains(&&**class)) && (has_others || classes.len() == all.len())
+            classes.iter().chain(unknown).all(|class| all.contains(&&**class))
+                && (data.protocol.is_some() || classes.len() + unknown.len() == all.len())
         };
         Self::meant_by(text).or_else(|| {
             if are_of(&cifar::CLASSES) {
@@ -947,16 +949,20 @@ mod tests {
     #[cfg(feature = "train")]
     #[test]
     fn known_cifar_images_are_recognised_in_a_folder_too() {
-        let of_some = |text: &str, classes: &[&str], has_others: bool| {
-            let classes: Vec<String> = classes.iter().map(|&class| class.to_owned()).collect();
-            PublishedSet::of_known(Path::new(text), &classes, has_others).map(|set| set.name)
+        let owned = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let name = |data: KnownData, classes: &[&str]| {
+            PublishedSet::of_known(&data, &owned(classes)).map(|set| set.name)
         };
-        let of = |text: &str, classes: &[&str]| of_some(text, classes, false);
+        let of = |text: &str, classes: &[&str]| name(KnownData::new(text), classes);
         assert_eq!(of("svhn", &["0", "1"]), Some("svhn"));
         assert_eq!(of("data/cifar-10-batches-bin", &cifar::CLASSES), Some("cifar10"));
         assert_eq!(of("data/cifar-100-binary", &cifar::FINE_CLASSES), Some("cifar100"));
         assert_eq!(of("photos", &["cat", "dog"]), None);
-        assert_eq!(of_some("data/cifar-10-batches-bin", &["cat", "dog"], true), Some("cifar10"));
+        let by_protocol = KnownData { protocol: "cac-2020/0".parse().ok(), ..KnownData::new("data") };
+        assert_eq!(name(by_protocol, &["cat", "dog"]), Some("cifar10"));
+        let without = |classes: &[&str]| KnownData::new("data").with_unknown_classes(&owned(classes));
+        assert_eq!(name(without(&cifar::CLASSES[..4]), &cifar::CLASSES[4..]), Some("cifar10"));
+        assert_eq!(name(without(&["truck"]), &["cat", "dog"]), None);
     }
 
     /// Creates everything that a layout needs in a folder.

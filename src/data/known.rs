@@ -1,6 +1,9 @@
 //! Where the images of the known classes are, and which of them are for training and for tests.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +11,7 @@ use super::{Dataset, Degradation, OTHER_CLASSES, Protocol, Split, UnknownSet};
 use crate::{
     error::{Error, Result},
     image::Input,
-    text::{few, on_one_line},
+    text::{composed, few, on_one_line},
 };
 
 /// The data set of the known classes.
@@ -24,8 +27,8 @@ pub struct KnownData {
     /// The protocol that selects the known classes; `None` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// Classes among these that are unknown all the same. Their images in the test split are unknown images for
-    /// tests, all of their images if the test images are held out here.
+    /// Classes among these that are unknown all the same, sorted. Their images in the test split are unknown
+    /// images for tests, all of their images if the test images are held out here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_classes: Vec<String>,
 }
@@ -35,7 +38,9 @@ pub struct KnownData {
 pub struct TestImages {
     /// Those of the known classes.
     pub known: Dataset,
-    /// The unknown sets. If classes of the data set are unknown, the first one is `other-classes`, their images.
+    /// The classes of the data set that are unknown.
+    pub other_classes: Vec<String>,
+    /// The unknown sets; the first one is `other-classes`, the images of these classes, if there are any.
     pub unknown: Vec<UnknownSet>,
 }
 
@@ -63,6 +68,7 @@ impl TestImages {
         let degraded = |set: UnknownSet| UnknownSet { images: set.images.degraded(degradation), ..set };
         Self {
             known: self.known.degraded(degradation),
+            other_classes: self.other_classes,
             unknown: self.unknown.into_iter().map(degraded).collect(),
         }
     }
@@ -73,6 +79,13 @@ impl KnownData {
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), held_out_test: None, protocol: None, unknown_classes: Vec::new() }
+    }
+
+    /// The same data with these unknown classes, in any order.
+    #[must_use]
+    pub fn with_unknown_classes(self, names: &[String]) -> Self {
+        let unknown: BTreeSet<String> = names.iter().map(|name| composed(name)).collect();
+        Self { unknown_classes: unknown.into_iter().collect(), ..self }
     }
 
     /// The same data in a folder.
@@ -93,27 +106,24 @@ impl KnownData {
     /// Those of [`Dataset::known`] and [`Dataset::divided`]; [`Error::Setting`] if the data set does not have the
     /// ten classes of the protocol or lacks an unknown class, or if fewer than two classes are known.
     pub fn training(&self, input: &Input) -> Result<Dataset> {
-        match self.held_out_test {
-            Some(share) => Ok(self.divided(share, input)?.0),
-            None => Ok(self.split(Split::Train, input)?.0),
-        }
+        self.to_train_on(match self.held_out_test {
+            Some(share) => self.divided(share, input)?.0,
+            None => self.split(Split::Train, input)?,
+        })
     }
 
     /// Opens the test images of the known classes, and the unknown sets.
     ///
     /// # Errors
     /// Those of [`training`](Self::training) and [`UnknownSet::open_all`]; [`Error::Dataset`] if the
-    /// unknown classes have no test images; [`Error::Setting`] if an unknown set has known images, including
+    /// known or the unknown classes have no test images; [`Error::Setting`] if an unknown set has known images, including
     /// those to train on.
     pub fn test(&self, unknown: &[String], input: &Input) -> Result<TestImages> {
-        let (known, others) = match self.held_out_test {
-            Some(share) => {
-                let (_, test, others) = self.divided(share, input)?;
-                (test, others)
-            }
+        let images = match self.held_out_test {
+            Some(share) => self.divided(share, input)?.1,
             None => self.split(Split::Test, input)?,
         };
-        let test = self.with_unknown(known, others, unknown, input)?;
+        let test = self.with_unknown(images, unknown, input)?;
         // Images of the other classes are from the same files.
         let is_within = |set: &&UnknownSet| set.name != OTHER_CLASSES && set.images.lies_in(&self.path);
         let mut within = test.unknown.iter().filter(is_within).peekable();
@@ -132,87 +142,94 @@ impl KnownData {
     /// # Errors
     /// Those of the two.
     pub fn both(&self, unknown: &[String], input: &Input) -> Result<(Dataset, TestImages)> {
-        let (training, known, others) = match self.held_out_test {
+        let (training, test) = match self.held_out_test {
             Some(share) => self.divided(share, input)?,
-            None => {
-                let (training, _) = self.split(Split::Train, input)?;
-                let (known, others) = self.split(Split::Test, input)?;
-                (training, known, others)
-            }
+            None => (self.split(Split::Train, input)?, self.split(Split::Test, input)?),
         };
-        Ok((training, self.with_unknown(known, others, unknown, input)?))
+        Ok((self.to_train_on(training)?, self.with_unknown(test, unknown, input)?))
     }
 
-    /// The training and the test images of the known classes, and the images of the others, if there are others.
-    fn divided(&self, share: f64, input: &Input) -> Result<(Dataset, Dataset, Option<Dataset>)> {
+    /// The training and the test images. A known image is the same of the two whichever classes are unknown.
+    fn divided(&self, share: f64, input: &Input) -> Result<(ByClass, ByClass)> {
         let whole = Dataset::undivided(&self.path, share, input)?;
         self.check_unknown_classes(whole.classes())?;
-        let (known, others) = self.by_class(whole, 2)?;
-        let (training, test) = known.divide(share)?;
-        Ok((training, test, others))
+        let (training, test) = whole.divide(share)?;
+        let test = ByClass { others: self.by_class(whole)?.others, ..self.by_class(test)? };
+        Ok((self.by_class(training)?, test))
     }
 
-    /// The images of a split: those of the known classes, and those of the others, if there are others.
-    fn split(&self, split: Split, input: &Input) -> Result<(Dataset, Option<Dataset>)> {
+    /// The images of a split.
+    fn split(&self, split: Split, input: &Input) -> Result<ByClass> {
         let images = Dataset::known(&self.path, split, input)?;
         let lacks = |class: &String| !images.classes().contains(class);
         if self.unknown_classes.iter().any(lacks) {
             // A class may have images in one split only.
-            let mut classes = images.classes().to_vec();
-            if let Ok(other) = Dataset::known(&self.path, split.other(), input) {
-                classes.extend(other.classes.into_iter().filter(lacks));
-            }
-            self.check_unknown_classes(&classes)?;
+            let of_other = match Dataset::known(&self.path, split.other(), input) {
+                Ok(other) => other.classes,
+                Err(Error::Undivided { .. }) => Vec::new(),
+                Err(error) => return Err(error),
+            };
+            let classes = images.classes().iter().cloned().chain(of_other.into_iter().filter(lacks));
+            self.check_unknown_classes(&classes.collect::<Vec<_>>())?;
         }
-        let at_least = if split == Split::Train { 2 } else { 1 };
-        self.by_class(images, at_least)
+        self.by_class(images)
     }
 
     fn check_unknown_classes(&self, classes: &[String]) -> Result<()> {
-        match self.unknown_classes.iter().find(|class| !classes.contains(class)) {
+        let is_absent = |name: &&String| !classes.iter().any(|class| composed(class) == **name);
+        match self.unknown_classes.iter().find(is_absent) {
             None => Ok(()),
-            Some(class) => {
+            Some(name) => {
                 let classes = few(classes.iter().map(String::as_str));
                 let reason = format!("must be a class of `{}`: {classes}", self.path.display());
-                Err(Error::setting("unknown class", format!("`{}`", on_one_line(class)), reason))
+                Err(Error::setting("unknown class", format!("`{}`", on_one_line(name)), reason))
             }
         }
     }
 
-    /// The images of the known classes, of which there are `at_least` so many, and those of the others, if there
-    /// are others.
-    fn by_class(&self, images: Dataset, at_least: usize) -> Result<(Dataset, Option<Dataset>)> {
+    fn by_class(&self, images: Dataset) -> Result<ByClass> {
         if !self.has_unknown_classes() {
-            return Ok((images, None));
+            return Ok(ByClass { known: images, other_classes: Vec::new(), others: None });
         }
         let classes = images.classes();
-        let mut known: Vec<usize> = match &self.protocol {
-            Some(protocol) => protocol.known_of(&images)?.to_vec(),
-            None => (0..classes.len()).collect(),
+        let of_protocol = self.protocol.as_ref().map(|protocol| protocol.known_of(&images)).transpose()?;
+        let is_known = |class: &usize| {
+            of_protocol.is_none_or(|known| known.contains(class))
+                && !self.unknown_classes.contains(&composed(&classes[*class]))
         };
-        known.retain(|&class| !self.unknown_classes.contains(&classes[class]));
-        if known.len() < at_least {
-            let given = few(self.unknown_classes.iter().map(String::as_str));
-            let (left, all) = (known.len(), classes.len());
-            let reason = format!("leaves {left} of {all} classes; at least {at_least} must be known");
-            return Err(Error::setting("unknown class", given, reason));
-        }
+        let (known, others): (Vec<usize>, Vec<usize>) = (0..classes.len()).partition(is_known);
+        let other_classes = others.into_iter().map(|class| classes[class].clone()).collect();
         let (known, others) = images.by_class(&known);
-        Ok((known, Some(others)))
+        Ok(ByClass { known, other_classes, others: Some(others) })
     }
 
-    fn with_unknown(
-        &self,
-        known: Dataset,
-        others: Option<Dataset>,
-        texts: &[String],
-        input: &Input,
-    ) -> Result<TestImages> {
+    /// The known images, if they have enough classes to train on.
+    fn to_train_on(&self, images: ByClass) -> Result<Dataset> {
+        let ByClass { known, other_classes, .. } = images;
+        let left = known.classes().len();
+        if left >= 2 {
+            return Ok(known);
+        }
+        let (given, all) = (few(self.unknown_classes.iter().map(String::as_str)), left + other_classes.len());
+        let reason = format!("leaves {left} of {all} classes; at least 2 must be known");
+        Err(Error::setting("unknown class", given, reason))
+    }
+
+    fn with_unknown(&self, images: ByClass, texts: &[String], input: &Input) -> Result<TestImages> {
+        let ByClass { known, other_classes, others } = images;
+        let empty = |what: &str| {
+            Err(Error::Dataset {
+                path: self.path.clone(),
+                reason: format!("{what} classes have no test images"),
+            })
+        };
+        if known.is_empty() {
+            return empty("the known");
+        }
         let mut unknown = Vec::new();
         if let Some(images) = others {
             if images.is_empty() {
-                let reason = "the unknown classes have no test images".to_owned();
-                return Err(Error::Dataset { path: self.path.clone(), reason });
+                return empty("the unknown");
             }
             unknown.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
         }
@@ -220,8 +237,16 @@ impl KnownData {
             set.check_apart_from(&known)?;
             unknown.push(set);
         }
-        Ok(TestImages { known, unknown })
+        Ok(TestImages { known, other_classes, unknown })
     }
+}
+
+/// The images of a data set or of a split.
+struct ByClass {
+    known: Dataset,
+    /// The other classes, and their images; without any, there is no set of them.
+    other_classes: Vec<String>,
+    others: Option<Dataset>,
 }
 
 #[cfg(test)]
@@ -240,8 +265,8 @@ mod tests {
     }
 
     fn data(path: &Path, unknown: &[&str]) -> KnownData {
-        let unknown_classes = unknown.iter().map(|&class| class.to_owned()).collect();
-        KnownData { unknown_classes, ..KnownData::new(path) }
+        KnownData::new(path)
+            .with_unknown_classes(&unknown.iter().map(|&class| class.to_owned()).collect::<Vec<_>>())
     }
 
     fn input() -> Input {
@@ -275,6 +300,16 @@ mod tests {
         let data = KnownData { held_out_test: Some(0.2), ..data(folder.path(), &["bees"]) };
         let (training, test) = data.both(&[], &input()).unwrap();
         assert_eq!((training.len(), test.known.len(), test.unknown[0].images.len()), (16, 4, 7));
+        assert_eq!(test.other_classes, ["bees"]);
+        // Whichever classes are unknown, the others have the same test images.
+        let names = |images: &Dataset, class: &str| -> Vec<String> {
+            let names = (0..images.len()).map(|index| images.name(index));
+            names.filter(|name| name.contains(class)).collect()
+        };
+        let whole = KnownData { unknown_classes: Vec::new(), ..data };
+        let (_, all) = whole.both(&[], &input()).unwrap();
+        assert_eq!(names(&test.known, "cats"), names(&all.known, "cats"));
+        assert!(all.unknown.is_empty() && all.other_classes.is_empty());
     }
 
     #[test]
@@ -308,7 +343,7 @@ mod tests {
             ),
             (
                 &["cats", "bees"],
-                "unknown class = `cats`, `bees`: leaves 1 of 3 classes; at least 2 must be known".to_owned(),
+                "unknown class = `bees`, `cats`: leaves 1 of 3 classes; at least 2 must be known".to_owned(),
             ),
         ] {
             let data = data(folder.path(), unknown);
@@ -321,7 +356,7 @@ mod tests {
         let one = data(folder.path(), &["cats", "bees"]).test(&[], &input()).unwrap();
         assert_eq!((one.known.len(), one.unknown[0].images.len()), (2, 4));
         let all = data(folder.path(), &["cats", "bees", "ants"]).test(&[], &input()).unwrap_err().to_string();
-        assert!(all.contains("leaves 0 of 3 classes; at least 1 must be known"), "{all}");
+        assert!(all.contains("the known classes have no test images"), "{all}");
         // Also together with a protocol.
         let data = KnownData { protocol: "cac-2020/0".parse().ok(), ..data(folder.path(), &["ants"]) };
         let error = data.training(&input()).unwrap_err().to_string();

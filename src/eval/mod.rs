@@ -22,7 +22,7 @@ use crate::{
     data::{Dataset, Readable, TestImages, prefetch},
     image::{Input, RgbImage},
     scorer::{Outputs, Scorer},
-    text::shown,
+    text::{on_one_line, shown},
 };
 use crate::{
     data::{KNOWN, UNKNOWN},
@@ -342,8 +342,12 @@ pub fn evaluate(
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation> {
     let (decision, own) = (scorer.decision(), scorer.decision().score);
-    let TestImages { known, unknown } = images;
+    let TestImages { known, other_classes, unknown } = images;
     check_classes(known, &decision.classes)?;
+    if let Some(class) = other_classes.iter().find(|class| decision.classes.contains(class)) {
+        let reason = format!("`{}` is a class of the model, not an unknown one", on_one_line(class));
+        return Err(Error::Classes { path: known.origin().to_owned(), reason });
+    }
     if decision.is_per_class()
         && scores.iter().any(|score| matches!(score, Evaluated::Other(other) if other.score() == own))
     {

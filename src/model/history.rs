@@ -340,8 +340,8 @@ impl Training {
     }
 
     /// A field, if it exists and has this type: a recipe setting by its name, `known`, `unknown`, `protocol`,
-    /// `unknown_classes`, `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version), `images`
-    /// (the number of training images), `held_out_test` (the share of images to test on), `test_images`
+    /// `unknown_classes`, `backbone`, `device`, `threads` (of libtorch), `loader_threads`, `libtorch` (its version),
+    /// `images` (the number of training images), `held_out_test` (the share of images to test on), `test_images`
     /// (their number), `test_names` (the checksum of their names), `skipped` (the number of images that could
     /// not be read), `held_out_seen` (whether the backbone had learned from held-out images), `ancestors`
     /// (what it and the backbones before it were trained on) or `epoch` (the number of finished epochs after
@@ -375,8 +375,9 @@ impl Training {
             let value = match value {
                 Value::String(text) => text.clone(),
                 Value::Array(texts) if texts.iter().all(Value::is_string) => {
-                    let texts: Vec<&str> = texts.iter().filter_map(Value::as_str).collect();
-                    texts.join(" ")
+                    let quoted =
+                        |text: &str| if text.contains(' ') { format!("`{text}`") } else { text.to_owned() };
+                    texts.iter().filter_map(Value::as_str).map(quoted).collect::<Vec<_>>().join(" ")
                 }
                 value => value.to_string(),
             };

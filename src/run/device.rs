@@ -21,8 +21,8 @@ pub enum Device {
 }
 
 impl Device {
-    /// Whether it trains faster in bfloat16 than in float32: a CPU with AMX, or AMD's with AVX512-BF16. Not
-    /// Intel's without AMX, where the instructions of AVX512-BF16 gain nothing, nor a GPU, which trains in TF32.
+    /// Whether it trains faster in bfloat16 than in float32: a CPU with AMX, or an AMD CPU with AVX512-BF16. On an
+    /// Intel CPU without AMX, AVX512-BF16 gains nothing; a GPU trains in TF32.
     #[cfg(feature = "train")]
     #[must_use]
     pub fn is_faster_in_bf16(self) -> bool {

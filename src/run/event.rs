@@ -148,6 +148,9 @@ pub struct Started {
     /// chosen from them makes no promise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_out_seen: bool,
+    /// Whether the backbone was trained on classes of the data set that are unknown now, as far as its file says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown_seen: bool,
 }
 
 impl Started {
@@ -192,6 +195,11 @@ impl Started {
                     on_one_line(set)
                 )
             }));
+        }
+        if self.unknown_seen {
+            let remark = "the backbone was trained on classes that are unknown now; their images are detected less well \
+                          without it";
+            remarks.push(remark.to_owned());
         }
         if !self.scarce.is_empty() {
             let classes =
@@ -259,6 +267,7 @@ mod tests {
                 also_known: BTreeMap::new(),
                 scarce: BTreeMap::from([("cat".to_owned(), 9)]),
                 held_out_seen: false,
+                unknown_seen: true,
             }),
             Event::Step { epoch: 1, step: 1, loss: 0.5, learning_rate: 1e-3, images_per_second: 9.0 },
             Event::Epoch { epoch: 1, held_out_loss: None, best: true, seconds: 2.0, report: report.unwrap() },

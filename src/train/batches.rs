@@ -164,6 +164,7 @@ impl<'a> Batches<'a> {
             also_known: also_known.clone(),
             scarce: self.scarce(),
             held_out_seen: false,
+            unknown_seen: false,
         }
     }
 

@@ -246,8 +246,8 @@ impl<'a> Learner<'a> {
                 (Some(training), _) => Lineage::new(&self.record(0), &training, has_held_out),
                 (None, Some(published)) => {
                     let (data, classes) = (&self.settings.known, self.batches.known.classes());
-                    let known = PublishedSet::of_known(&data.path, classes, data.has_unknown_classes());
-                    Lineage::of_published(published, known, has_held_out)
+                    let known = PublishedSet::of_known(data, classes);
+                    Lineage::of_published(published, known, has_held_out, data.has_unknown_classes())
                 }
                 (None, None) => Lineage::default(),
             };

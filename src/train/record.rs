@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::TrainSettings;
 use crate::{
-    data::{PublishedSet, UnknownSet},
+    data::{KnownData, PublishedSet, UnknownSet},
     model::{ANCESTORS, HELD_OUT_SEEN, Training},
     run::Outliers,
     weights::PublishedWeights,
@@ -66,6 +66,8 @@ impl TrainSettings {
 pub(super) struct Lineage {
     /// Whether it was trained on the run's held-out images.
     pub held_out_seen: bool,
+    /// Whether it was trained on classes of the data set that are unknown in this run.
+    pub unknown_seen: bool,
     /// What it was trained on, and the backbones before it.
     pub ancestors: Vec<Training>,
 }
@@ -74,7 +76,7 @@ impl Lineage {
     /// The lineage of a run with this record, from a backbone with that one.
     pub fn new(run: &Training, backbone: &Training, has_held_out: bool) -> Self {
         let held_out_seen = has_held_out && has_seen_held_out(run, backbone);
-        Self { held_out_seen, ancestors: ancestors(backbone) }
+        Self { held_out_seen, unknown_seen: has_seen_unknown(run, backbone), ancestors: ancestors(backbone) }
     }
 
     /// The lineage of a run on a published data set, if that is known, from published weights.
@@ -82,11 +84,13 @@ impl Lineage {
         weights: &PublishedWeights,
         known: Option<&PublishedSet>,
         has_held_out: bool,
+        has_unknown: bool,
     ) -> Self {
         let is_learned = known.is_some_and(|known| weights.learned.contains(&known.name));
         let record = |name: &&str| Training::new([("known".to_owned(), json!(name))].into_iter().collect());
         let ancestors = weights.learned.iter().map(record).collect();
-        Self { held_out_seen: has_held_out && is_learned, ancestors }
+        let [held_out_seen, unknown_seen] = [has_held_out, has_unknown].map(|has| has && is_learned);
+        Self { held_out_seen, unknown_seen, ancestors }
     }
 
     /// Adds it to the record of a run.
@@ -121,6 +125,19 @@ fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     is_unclear || ancestors(of_backbone).iter().any(|other| known(other) == known(&own) && *other != own)
 }
 
+/// Whether a backbone, or one of its ancestors, was trained on classes of the run's data set that are unknown in
+/// the run.
+fn has_seen_unknown(record: &Training, of_backbone: &Training) -> bool {
+    let Some(own) = record.known_data().filter(KnownData::has_unknown_classes) else { return false };
+    let known = |split: &Training| split.get::<String>("known");
+    let is_seen = |other: &KnownData| {
+        let leaves_out = |class| other.unknown_classes.contains(class);
+        other.protocol != own.protocol || !own.unknown_classes.iter().all(leaves_out)
+    };
+    let of_same = ancestors(of_backbone).into_iter().filter(|other| known(other) == known(&record.split()));
+    of_same.filter_map(|other| other.known_data()).any(|other| is_seen(&other))
+}
+
 /// A path as recorded in a model file: unchanged if it stays below the current folder, else its last
 /// component, so that a file reveals no home folder, cache or user. A folder named like a published data
 /// set, or like a kind of outliers, is recorded as `./NAME`, not to be mistaken for that.
@@ -138,28 +155,44 @@ fn portable(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        arch::FAMILIES,
-        data::{DataFolder, KnownData},
-        run::Recipe,
-        train::Backbone,
-    };
+    use crate::{arch::FAMILIES, data::DataFolder, run::Recipe, train::Backbone};
 
     #[test]
     fn published_weights_have_seen_the_data_set_they_were_trained_on() {
         let weights = PublishedWeights::named("cifar10-pt").unwrap();
         let of = |set: &str, has_held_out: bool| {
-            let lineage = Lineage::of_published(weights, PublishedSet::named(set), has_held_out);
+            let lineage = Lineage::of_published(weights, PublishedSet::named(set), has_held_out, true);
             assert_eq!(lineage.ancestors.len(), 1);
-            lineage.held_out_seen
+            [lineage.held_out_seen, lineage.unknown_seen]
         };
-        assert!(of("cifar10", true) && !of("cifar10", false) && !of("cifar100", true));
+        assert_eq!(of("cifar10", true), [true, true]);
+        assert_eq!(of("cifar10", false), [false, true]);
+        assert_eq!(of("cifar100", true), [false, false]);
         // Also with another training run in between.
-        let lineage = Lineage::of_published(weights, None, true);
+        let lineage = Lineage::of_published(weights, None, true, false);
+        assert!(!lineage.unknown_seen);
         let mut dogs = Training::new(json!({ "known": "dogs", "seed": 3 }).as_object().unwrap().clone());
         lineage.add_to(&mut dogs);
         let own = json!({ "known": "cifar10", "seed": 1, "images": 49_000 });
         assert!(has_seen_held_out(&Training::new(own.as_object().unwrap().clone()), &dogs));
+    }
+
+    #[test]
+    fn a_backbone_has_seen_the_unknown_classes_that_it_was_trained_on() {
+        let record = |fields: Value| Training::new(fields.as_object().unwrap().clone());
+        let own = record(json!({ "known": "pets", "unknown_classes": ["cat", "dog"] }));
+        for (backbone, is_seen) in [
+            (json!({ "known": "data/pets" }), true),
+            (json!({ "known": "pets", "unknown_classes": ["cat"] }), true),
+            (json!({ "known": "pets", "unknown_classes": ["bird", "cat", "dog"] }), false),
+            (json!({ "known": "pets", "unknown_classes": ["cat", "dog"], "protocol": "cac-2020/0" }), true),
+            (json!({ "known": "photos" }), false),
+            (json!({ "known": "photos", ANCESTORS: [{ "known": "pets" }] }), true),
+        ] {
+            assert_eq!(has_seen_unknown(&own, &record(backbone.clone())), is_seen, "{backbone}");
+        }
+        let all = record(json!({ "known": "pets" }));
+        assert!(!has_seen_unknown(&all, &all));
     }
 
     #[test]

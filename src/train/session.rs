@@ -10,7 +10,7 @@ use tch::Tensor;
 
 use super::{
     Batch, Batches, Event, Outcome, TrainSettings, learner::Learner, log::Log, loss::smoothed,
-    optimizer::Optimizer, sets::Contents, state::State, torch,
+    optimizer::Optimizer, record::Lineage, sets::Contents, state::State, torch,
 };
 use crate::{
     error::{Error, Result},
@@ -113,8 +113,8 @@ fn run_from(
     let backbone = if is_new { read_backbone(settings)? } else { None };
     let Some(batches) = Batches::open(settings, stop, &mut observe)? else { return Ok(Outcome::NotBegun) };
     let mut session = Session::begin(settings, &batches, run, start, backbone)?;
-    let started =
-        Event::Start(Started { held_out_seen: session.learner.lineage.held_out_seen, ..batches.started() });
+    let Lineage { held_out_seen, unknown_seen, .. } = session.learner.lineage;
+    let started = Event::Start(Started { held_out_seen, unknown_seen, ..batches.started() });
     if is_new {
         session.record(&started)?;
         session.save()?;

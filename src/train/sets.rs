@@ -53,7 +53,7 @@ impl Sets {
         let folder = data.resolve(&known.path, &roles)?;
         let unknown = data.resolve_unknown(&settings.unknown)?;
         let (known, tests) = known.at(&folder).both(&unknown, input)?;
-        let TestImages { known: known_test, unknown: unknown_tests } = tests;
+        let TestImages { known: known_test, unknown: unknown_tests, .. } = tests;
         let known_test = known_test.align(known.classes())?;
         if settings.known.held_out_test.is_none() && known.shares_images_with(&known_test) {
             let reason = "its training and test images are from the same files".to_owned();

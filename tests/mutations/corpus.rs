@@ -285,6 +285,7 @@ fn log() -> Vec<u8> {
         also_known: BTreeMap::from([("far".to_owned(), 2)]),
         scarce: BTreeMap::from([("cat".to_owned(), 9)]),
         held_out_seen: false,
+        unknown_seen: true,
     })];
     for epoch in 1..3 {
         let loss = 1.0 / epoch as f64;

@@ -128,7 +128,7 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::Classes { .. } => {
             "name the folders after the known classes: those that `toolkit inspect` lists or, for `train`, those of the \
-             training images; `train` and `eval` test on any other class as unknown with `--unknown-class CLASS`"
+             training images; for `train`, `eval`, `report` and `import`, name any other class with `--unknown-class CLASS`"
         }
         Error::Diverged { .. } => {
             "start again with a lower --learning-rate; the checkpoints and states written before are intact"

@@ -176,8 +176,8 @@ pub struct Settings {
     /// Training device: cpu, cuda or cuda:N
     #[arg(help_heading = RUN, long, default_value_t = Device::Cpu)]
     device: Device,
-    /// The precision of activations in training; auto is bf16 on a CPU that is faster in it (AMX, or AMD's with
-    /// AVX512-BF16) unless --freeze is given, else f32
+    /// The precision of activations in training; auto is bf16 on a CPU with AMX and on an AMD CPU with
+    /// AVX512-BF16 unless --freeze is given, else f32
     #[arg(help_heading = RUN, long, value_enum, default_value_t = Precision::Auto)]
     precision: Precision,
     /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are
@@ -462,11 +462,11 @@ impl Settings {
     fn resolve(&self) -> anyhow::Result<TrainSettings> {
         let is_tutorial = self.known.is_none();
         let known = KnownData {
-            path: self.known.clone().unwrap_or(TUTORIAL_KNOWN.into()),
             held_out_test: self.held_out_test,
             protocol: self.protocol,
-            unknown_classes: self.unknown_class.clone(),
-        };
+            ..KnownData::new(self.known.clone().unwrap_or(TUTORIAL_KNOWN.into()))
+        }
+        .with_unknown_classes(&self.unknown_class);
         let unknown = match &self.unknown[..] {
             [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
             given => given.to_vec(),

@@ -421,6 +421,15 @@ fn a_class_left_out_is_tested_on_as_unknown() {
     images(&at.join("new"), "blue", [31, 31, 201], 3);
     let new = evaluation(&["--known", "new", "--unknown-class", "green"]);
     assert_eq!((&new["known"], &new["rows"][0]["unknown"]), (&6.into(), &5.into()));
+    let known = toolkit(
+        at,
+        &["eval", "model.onnx", "--known", "new", "--unknown-class", "green", "--unknown-class", "red"],
+    );
+    assert!(
+        error(&known).contains("`red` is a class of the model, not an unknown one"),
+        "{}",
+        stderr(&known)
+    );
     let without = toolkit(at, &["eval", "model.onnx", "--known", "new"]);
     assert!(error(&without).contains("`green` is not one of the known classes: `blue`, `red`"));
     assert!(stderr(&without).contains("--unknown-class CLASS"));

@@ -138,15 +138,14 @@ pub fn calibration(
     let recorded = data.and_then(|data| data.held_out_test);
     let open = |held_out_test| {
         let whole = KnownData { held_out_test, ..KnownData::new(folder) };
-        let limited = match data {
-            Some(data) => KnownData { held_out_test, ..data.at(folder) },
-            None => whole.clone(),
-        };
+        let all = whole.training(input)?;
+        let Some(data) = data.filter(|data| data.has_unknown_classes()) else { return Ok(all) };
+        // Other images may be of only the known classes.
+        let is_there = |class: &&String| all.classes().contains(class);
+        let unknown_classes = data.unknown_classes.iter().filter(is_there).cloned().collect();
+        let limited = KnownData { protocol: data.protocol, unknown_classes, ..whole };
         match limited.training(input) {
-            // Other images, of only the known classes.
-            Err(Error::Setting { name: "protocol" | "unknown class", .. }) if !is_same => {
-                whole.training(input)
-            }
+            Err(Error::Setting { name: "protocol", .. }) if !is_same => Ok(all),
             opened => opened,
         }
     };

@@ -42,12 +42,15 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         (input.height, input.width) = (size, size);
     }
     let named = (!args.classes.is_empty()).then_some(&args.classes);
-    let data = args.known.clone().map(|path| KnownData {
-        path,
-        held_out_test: args.held_out_test,
-        protocol: args.protocol,
-        unknown_classes: args.unknown_class.clone(),
+    let data = args.known.as_ref().map(|path| {
+        let data =
+            KnownData { held_out_test: args.held_out_test, protocol: args.protocol, ..KnownData::new(path) };
+        data.with_unknown_classes(&args.unknown_class)
     });
+    let is_known = |class: &&String| args.classes.contains(class);
+    if let Some(class) = data.as_ref().and_then(|data| data.unknown_classes.iter().find(is_known)) {
+        bail!("--unknown-class {class}: it is one of --classes");
+    }
     let mut known = None;
     if let Some(data) = &data {
         let folder = dataset(&data.path, &args.file.data.folder(), &[Role::Known(Split::Train)])?;

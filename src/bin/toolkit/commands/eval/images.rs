@@ -16,7 +16,7 @@ use crate::{
     terminal::{
         Advice,
         data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, unknown_datasets},
-        say, say_left_out, say_untested, say_unused_splits,
+        quoted, say, say_left_out, say_untested, say_unused_splits,
     },
 };
 
@@ -44,19 +44,24 @@ impl<'a> Source<'a> {
                 recorded
             }
             (None, Some(recorded)) => bail!(
-                "cannot find the training data of the model, `{}`; give --known DIR and --unknown NAME=DIR",
-                recorded.path.display()
+                "cannot find the training data of the model, `{}`; give --known DIR{} and --unknown NAME=DIR",
+                recorded.path.display(),
+                recorded
+                    .unknown_classes
+                    .iter()
+                    .map(|class| format!(" --unknown-class {}", quoted(Path::new(class))))
+                    .collect::<String>()
             ),
             (None, None) => bail!("the model does not record its training data; give --known DIR"),
         };
         let data = KnownData {
             held_out_test: args.held_out_test.or(recorded.held_out_test),
             protocol: args.protocol.or(recorded.protocol),
-            unknown_classes: match &args.unknown_class[..] {
-                [] => recorded.unknown_classes,
-                given => given.to_vec(),
-            },
             ..recorded
+        };
+        let data = match &args.unknown_class[..] {
+            [] => data,
+            given => data.with_unknown_classes(given),
         };
         Ok(Self { data, training, is_tutorial })
     }
@@ -77,10 +82,9 @@ impl<'a> Source<'a> {
         let folder = dataset(&known.path, &data, &[Role::Known(Split::Test)])?;
         say_unused_splits(&folder);
         let unknown = unknown_datasets(&unknown, &data)?;
-        let TestImages { known, unknown } = known.at(&folder).test(&unknown, &manifest.decision.input)?;
-        let known = known.align(&manifest.decision.classes)?;
-        say_untested(known.classes_without_images());
-        let images = TestImages { known, unknown };
+        let mut images = known.at(&folder).test(&unknown, &manifest.decision.input)?;
+        images.known = images.known.align(&manifest.decision.classes)?;
+        say_untested(images.known.classes_without_images());
         images.sets().for_each(|set| say_left_out(set.left_out()));
         let remarks = remarks(&images)?;
         remarks.iter().for_each(say);

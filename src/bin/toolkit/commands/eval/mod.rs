@@ -208,10 +208,13 @@ fn check_sets(
         feature_file::check_names(&names)?;
     }
     if let Some(one) = required.iter().find(|one| one.needs_unknown() && unknown.is_empty()) {
-        bail!("`{}` is required, but there are no unknown images; give --unknown NAME=DIR", one.metric());
+        bail!(
+            "`{}` is required, but there are no unknown images; give --unknown NAME=DIR or --unknown-class CLASS",
+            one.metric()
+        );
     }
     if unknown.is_empty() {
-        say("without --unknown NAME=DIR only known images are evaluated");
+        say("without --unknown NAME=DIR or --unknown-class CLASS only known images are evaluated");
     }
     Ok(())
 }
