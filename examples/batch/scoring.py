@@ -26,6 +26,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 def opened(content: bytes) -> Image.Image:
     """The image upright, in RGB without transparency."""
     with Image.open(BytesIO(content), formats=FORMATS) as image:
+        if max(image.size) > 65_535:
+            raise ValueError("more than 65,535 pixels wide or high")
         # Pillow would clip grey values of 16 bits at 255.
         is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
         tags = image.tag_v2 if image.format == "TIFF" else {}
@@ -70,10 +72,18 @@ class Scorer:
     def __init__(self, model: str, threads: int = 1, provider: str = "CPUExecutionProvider") -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(model, options, providers=[provider])
+        if provider not in (available := onnxruntime.get_available_providers()):
+            raise ValueError(f"{provider} is not in this onnxruntime, which has {', '.join(available)}")
+        # By default CUDA rounds to TF32, and scores would differ in the third digit.
+        settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+        self.session = onnxruntime.InferenceSession(model, options, providers=[(provider, settings)])
         if (found := self.session.get_providers()[0]) != provider:
             raise RuntimeError(f"{provider} is not available: {found} would run the model")
         properties = self.session.get_modelmeta().custom_metadata_map
+        if "cac.format_version" not in properties:
+            raise ValueError(f"{model}: not a model file of this toolkit")
+        if int(properties["cac.format_version"]) > 2:
+            raise ValueError(f"{model}: its format is newer than this program")
         self.classes, self.input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
         self.resizes = json.loads(properties.get("cac.resizes", "false"))
         images = self.session.get_inputs()[0]

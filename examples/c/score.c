@@ -165,8 +165,12 @@ int main(int argc, char **argv) {
   check(ort->CreateSession(env, path, options, &session), path);
 
   OrtModelMetadata *metadata;
-  char *classes;
+  char *version, *classes;
   check(ort->SessionGetModelMetadata(session, &metadata), path);
+  check(ort->ModelMetadataLookupCustomMetadataMap(metadata, allocator, "cac.format_version", &version), path);
+  if (!version) FAIL("%s: not a model file of this toolkit", path);
+  if (atoi(version) > 2) FAIL("%s: its format is newer than this program", path);
+  check(ort->AllocatorFree(allocator, version), "ONNX Runtime");
   check(ort->ModelMetadataLookupCustomMetadataMap(metadata, allocator, "cac.classes", &classes), path);
   int64_t class_count = classes ? unpack(classes) : 0;
   if (!class_count) FAIL("%s: no list of classes in its metadata", path);
@@ -184,7 +188,9 @@ int main(int argc, char **argv) {
   ort->ReleaseTypeInfo(type);
   int64_t height = shape[2], width = shape[3];
   bool has_size = shape[1] == 3 && height > 0 && height < 10000 && width > 0 && width < 10000;
-  if (element != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || !has_size) FAIL("%s: takes no float32 [N, 3, H, W]", path);
+  if (element != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || !has_size || shape[0] > 1) {
+    FAIL("%s: takes no float32 [N, 3, H, W] with any N", path);
+  }
   shape[0] = 1;
 
   const char *inputs[] = {"images"}, *outputs[] = {"score", "label", "unknown", "p_value"};

@@ -27,6 +27,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 def opened(path: str) -> Image.Image:
     """The image upright, in RGB without transparency."""
     with Image.open(path, formats=FORMATS) as image:
+        if max(image.size) > 65_535:
+            raise ValueError("more than 65,535 pixels wide or high")
         # Pillow would clip grey values of 16 bits at 255.
         is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
         tags = image.tag_v2 if image.format == "TIFF" else {}
@@ -67,6 +69,10 @@ model, *paths = sys.argv[1:]
 try:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     properties = session.get_modelmeta().custom_metadata_map
+    if "cac.format_version" not in properties:
+        raise ValueError("not a model file of this toolkit")
+    if int(properties["cac.format_version"]) > 2:
+        raise ValueError("its format is newer than this program")
     classes, input = json.loads(properties["cac.classes"]), json.loads(properties["cac.input"])
 except Exception as error:  # ONNX Runtime raises many kinds
     sys.exit(f"{model}: {error}")

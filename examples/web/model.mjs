@@ -34,6 +34,7 @@ const all = (bytes, wanted) => [...fields(bytes)].filter(([number]) => number ==
 // ModelProto.metadata_props = 14, StringStringEntryProto.key = 1 and value = 2.
 export function metadata(model, name) {
   const property = all(model, 14).find((entry) => text(all(entry, 1)[0]) === name);
+  if (!property) throw new Error("not a model file of this toolkit");
   return JSON.parse(text(all(property, 2)[0]));
 }
 

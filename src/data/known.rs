@@ -235,6 +235,9 @@ impl KnownData {
         }
         for set in UnknownSet::open_all(texts, input)? {
             set.check_apart_from(&known)?;
+            if let Some(others) = unknown.first().filter(|_| !other_classes.is_empty()) {
+                set.check_apart_from(&others.images)?;
+            }
             unknown.push(set);
         }
         Ok(TestImages { known, other_classes, unknown })
@@ -288,6 +291,11 @@ mod tests {
         assert_eq!((others.name.as_str(), others.images.len()), (OTHER_CLASSES, 2));
         assert!(others.images.name(1).ends_with("test/bees/1.bmp"), "{}", others.images.name(1));
         assert_eq!(data.training(&input()).unwrap().len(), 8);
+        for (class, what) in [("bees", "holds images of `other-classes`"), ("ants", "holds known images")] {
+            let set = format!("x={}", folder.path().join("test").join(class).display());
+            let error = data.test(&[set], &input()).unwrap_err().to_string();
+            assert!(error.ends_with(what), "{error}");
+        }
         assert_eq!(data.test(&[], &input()).unwrap().unknown[0].images.len(), 2);
     }
 

@@ -56,7 +56,8 @@ impl UnknownSet {
         Ok(Self { name: noise.name().to_owned(), images: Dataset::noise(noise, input) })
     }
 
-    /// Checks that no image of the set comes from a folder or file of known images.
+    /// Checks that no image of the set comes from a folder or file of other images: of known ones, or of
+    /// `other-classes`.
     ///
     /// # Errors
     /// [`Error::Setting`] if one does.
@@ -66,7 +67,11 @@ impl UnknownSet {
             return Err(Error::setting(
                 "unknown set",
                 format!("`{}={origin}`", self.name),
-                "holds known images",
+                if known.classes().is_empty() {
+                    "holds images of `other-classes`"
+                } else {
+                    "holds known images"
+                },
             ));
         }
         Ok(())

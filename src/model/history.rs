@@ -17,6 +17,8 @@ use crate::{
 
 /// The field of a run whose backbone had learned from held-out images.
 pub(crate) const HELD_OUT_SEEN: &str = "held_out_seen";
+/// The field that says that the backbone has learned classes that are unknown here.
+pub(crate) const UNKNOWN_SEEN: &str = "unknown_seen";
 
 /// The field of what the backbone and those before it were trained on: the [split](Training::split) of each.
 /// It is for training runs that start from this one, and is not shown.
@@ -27,7 +29,7 @@ pub(crate) const ANCESTORS: &str = "ancestors";
 pub(crate) const TEST_NAMES: &str = "test_names";
 
 /// The fields that do not belong to the recipe.
-const DATA: [&str; 15] = [
+const DATA: [&str; 16] = [
     "backbone",
     "device",
     "epoch",
@@ -43,6 +45,7 @@ const DATA: [&str; 15] = [
     "threads",
     "unknown",
     "unknown_classes",
+    UNKNOWN_SEEN,
 ];
 
 /// The loss that is no weakness, as a share of all images: a fifth, and what rounding may add.
@@ -358,6 +361,12 @@ impl Training {
         self.get(TEST_NAMES)
     }
 
+    /// Whether the backbone was trained on classes that are unknown here, as far as its file said.
+    #[must_use]
+    pub fn unknown_seen(&self) -> bool {
+        self.get(UNKNOWN_SEEN) == Some(true)
+    }
+
     /// The data set of the known classes, if it is recorded.
     #[must_use]
     pub fn known_data(&self) -> Option<KnownData> {
@@ -375,8 +384,9 @@ impl Training {
             let value = match value {
                 Value::String(text) => text.clone(),
                 Value::Array(texts) if texts.iter().all(Value::is_string) => {
-                    let quoted =
-                        |text: &str| if text.contains(' ') { format!("`{text}`") } else { text.to_owned() };
+                    let quoted = |text: &str| {
+                        if text.contains([' ', ',']) { format!("`{text}`") } else { text.to_owned() }
+                    };
                     texts.iter().filter_map(Value::as_str).map(quoted).collect::<Vec<_>>().join(" ")
                 }
                 value => value.to_string(),
@@ -384,7 +394,9 @@ impl Training {
             format!("{} {value}", name.replace('_', " "))
         };
         let is_data = |name: &str| DATA.contains(&name);
-        let shown = self.0.iter().filter(|(name, _)| ![ANCESTORS, TEST_NAMES].contains(&name.as_str()));
+        let is_shown =
+            |name: &str, value: &Value| ![ANCESTORS, TEST_NAMES].contains(&name) && *value != json!([]);
+        let shown = self.0.iter().filter(|(name, value)| is_shown(name, value));
         let (data, recipe): (Vec<_>, Vec<_>) = shown.partition(|(name, _)| is_data(name));
         [data, recipe].map(|fields| fields.into_iter().map(text).collect::<Vec<_>>().join(", "))
     }

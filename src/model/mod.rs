@@ -33,7 +33,7 @@ pub use decision::{Decision, OperatingPoint, PlaceScore, Threshold};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use file::with_features;
 #[cfg(feature = "train")]
-pub(crate) use history::{ANCESTORS, HELD_OUT_SEEN, TEST_NAMES};
+pub(crate) use history::{ANCESTORS, HELD_OUT_SEEN, TEST_NAMES, UNKNOWN_SEEN};
 pub use history::{Candidate, Choice, Degraded, History, Recalibration, ResizeCheck, Robustness, Training};
 #[cfg(all(feature = "files", feature = "tract"))]
 pub use inspect::Inspection;

@@ -475,7 +475,9 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
         let counts = count(&mut set.predicted.iter().copied().zip(set.scores.iter().copied()));
         rows.push(ConfusionRow { name: set.name.clone(), is_known: false, counts });
     }
-    let mut caption = "The share of each row in per cent that gets each verdict.".to_owned();
+    let mut caption =
+        "The share of each row in per cent that gets each verdict; borders mark the right verdicts."
+            .to_owned();
     let worst = rows
         .iter()
         .enumerate()
@@ -611,11 +613,11 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
         marks.push(Mark::Label { at, text: subject.class(class as i64) });
     }
     let mut caption = format!(
-        "{} of {}, evenly spaced in each set. The plane explains {} of the variance of the known images and the \
-         anchors. The class names mark the anchors.",
+        "{} of {}, evenly spaced in each set. The plane explains {} of the variance of the known images{}.",
         grouped(shown),
         counted(*images, "image"),
-        percent(*explained)
+        percent(*explained),
+        if anchors.is_empty() { "" } else { " and the anchors. The class names mark the anchors" }
     );
     if shown < drawn {
         let out = drawn - shown;
@@ -634,37 +636,35 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
 
 /// The ROC curves of several subjects against all unknown images.
 pub(super) fn comparison(sections: &[Section]) -> Option<Figure> {
-    let shown: Vec<&Section> =
-        sections.iter().filter(|section| !section.roc.is_empty()).take(SERIES).collect();
+    let shown: Vec<&Section> = sections.iter().filter(|section| !section.roc.is_empty()).collect();
     if shown.len() < 2 {
         return None;
     }
+    let auroc = |section: &Section| {
+        let rows = &section.subject.report.as_ref().ok()?.rows;
+        rows.last().map(|row| row.metrics.auroc)
+    };
     let mut marks = vec![Mark::Guide { from: [0.0, 0.0], to: [1.0, 1.0] }];
     let mut legend = Vec::new();
-    let mut best: Option<(f64, &Subject)> = None;
     for (series, section) in shown.iter().enumerate() {
         marks.push(Mark::Line { points: section.roc.clone(), series });
-        let row = section.subject.report.as_ref().ok().and_then(|report| report.rows.last());
-        let auroc = row.map_or(0.0, |row| row.metrics.auroc);
-        legend.push((
-            Key::Line(series),
-            format!(
-                "{}  {}",
-                short(&title(&section.subject), if shown.len() > 4 { 12 } else { 32 }),
-                percent(auroc)
-            ),
-        ));
-        if best.is_none_or(|(most, _)| auroc > most) {
-            best = Some((auroc, &section.subject));
-        }
+        let name = short(&title(&section.subject), if shown.len() > 4 { 12 } else { 32 });
+        legend.push((Key::Line(series), format!("{name}  {}", percent(auroc(section).unwrap_or(0.0)))));
     }
-    let caption = best.map_or_else(String::new, |(auroc, subject)| {
+    // Also of those that are not drawn; the first of several equal ones.
+    let all: Vec<(f64, &Subject)> =
+        sections.iter().filter_map(|section| Some((auroc(section)?, &section.subject))).collect();
+    let best = all.iter().rev().max_by(|a, b| a.0.total_cmp(&b.0));
+    let mut caption = best.map_or_else(String::new, |(auroc, subject)| {
         format!(
             "The highest AUROC against all unknown images is {}, of {}.",
-            percent(auroc),
+            percent(*auroc),
             quoted(&title(subject))
         )
     });
+    if shown.len() < all.len() {
+        caption += &format!(" The first {} of {} results are drawn.", shown.len(), all.len());
+    }
     let plot = Plot {
         x: Axis::share("known images flagged (%)"),
         y: Axis::share("unknown images caught (%)"),
@@ -799,10 +799,10 @@ impl RunCurves {
         }
         let mut marks = Vec::new();
         let mut legend = Vec::new();
-        let of_sets = sets.iter().map(|(name, points)| (&name[..], points));
-        for (series, (name, points)) in
-            std::iter::once(("accuracy", accuracy)).chain(of_sets).take(SERIES).enumerate()
-        {
+        // The accuracy is a series, too.
+        let drawn = &sets[..sets.len().min(SERIES - 1)];
+        let of_sets = drawn.iter().map(|(name, points)| (&name[..], points));
+        for (series, (name, points)) in std::iter::once(("accuracy", accuracy)).chain(of_sets).enumerate() {
             marks.extend(line(points, series));
             let name = match series {
                 0 => name.to_owned(),
@@ -811,15 +811,18 @@ impl RunCurves {
             let value = last(points).map_or_else(String::new, |value| format!("  {}", percent(value)));
             legend.push((Key::Line(series), format!("{name}{value}")));
         }
-        let all = accuracy.iter().chain(sets.iter().flat_map(|(_, points)| points));
+        let all = accuracy.iter().chain(drawn.iter().flat_map(|(_, points)| points));
         let lowest = all.fold(1.0, |least: f64, point| least.min(point[1]));
         let y = Axis {
             from: ((lowest * 10.0 - 0.5).floor() / 10.0).max(0.0),
             ..Axis::share("test after each epoch (%)")
         };
-        let caption = last(accuracy).map_or_else(String::new, |accuracy| {
+        let mut caption = last(accuracy).map_or_else(String::new, |accuracy| {
             format!("The last epoch classifies {} of the known test images correctly.", percent(accuracy))
         });
+        if drawn.len() < sets.len() {
+            caption += &format!(" The first {} of {} sets are drawn.", drawn.len(), sets.len());
+        }
         let plot = self.plot(y, marks, legend);
         Some(RunPlot { id: "metrics", title: "Metrics", caption, plot })
     }

@@ -156,9 +156,11 @@ impl Page {
         html! {
             section id={ "result-" (number) } {
                 @if is_one_of_several {
-                    h2.result { (name(&figures::title(subject))) }
+                    h2.result id={ "name-" (number) } { (name(&figures::title(subject))) }
                     p.verdict { (sentence(&subject.verdict())) }
                     (cautions(subject))
+                } @else {
+                    h2.unseen id={ "name-" (number) } { "The result" }
                 }
                 (metrics_table(subject, number))
                 @for group in figures::of_section(section, number) { (group_element(&group)) }
@@ -264,7 +266,7 @@ fn figure_element(figure: &Figure) -> Markup {
         figure id=(figure.id) class=[figure.is_wide.then_some("wide")] {
             figcaption { strong { (figure.title) } " " (sentence(&figure.caption)) }
             div.plot tabindex=[figure.is_wide.then_some("0")] role=[figure.is_wide.then_some("region")]
-                aria-label=[figure.is_wide.then_some("plot")] { (figure.svg) }
+                aria-labelledby=[figure.is_wide.then(|| format!("{}-title", figure.id))] { (figure.svg) }
         }
     }
 }
@@ -348,7 +350,7 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
         h3 id={ "metrics-" (number) } { "Metrics" }
         p { (sentence(&known_line(report))) }
         @if !report.rows.is_empty() {
-            div.scroll tabindex="0" role="region" aria-label="metrics" {
+            div.scroll tabindex="0" role="region" aria-labelledby={ "name-" (number) " metrics-" (number) } {
                 table {
                     caption { span { "In per cent" @if report.intervals.is_some() { ", with 95 % intervals" } "." } }
                     thead { tr {
@@ -491,7 +493,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
     html! {
         h3 id={ "classes-" (number) } { "By class" }
         @if all > CLASSES { p.note { "The " (CLASSES) " weakest of " (all) " classes." } }
-        div.scroll tabindex="0" role="region" aria-label="classes" {
+        div.scroll tabindex="0" role="region" aria-labelledby={ "name-" (number) " classes-" (number) } {
             table.compact {
                 caption { span { "Known test images of each class, in per cent" @if has_unknown { "; and the number of unknown images that are accepted as this class" } "." } }
                 thead { tr {
@@ -516,12 +518,12 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
                 }
             }
         }
-        (set_table(subject))
+        (set_table(subject, number))
     }
 }
 
 /// For each unknown set, the classes predicted for its accepted images.
-fn set_table(subject: &Subject) -> Markup {
+fn set_table(subject: &Subject, number: usize) -> Markup {
     let judged = || subject.tested.unknown.iter().filter(|set| set.predicted.len() == set.scores.len());
     let (rows, all): (Vec<_>, usize) = (judged().take(ROWS).collect(), judged().count());
     let taken_for = |set: &Scored| {
@@ -537,9 +539,9 @@ fn set_table(subject: &Subject) -> Markup {
     };
     html! {
         @if !rows.is_empty() {
-            h3 { "By unknown set" }
+            h3 id={ "sets-" (number) } { "By unknown set" }
             @if all > ROWS { p.note { "The first " (ROWS) " of " (all) " sets." } }
-            div.scroll tabindex="0" role="region" aria-label="unknown sets" {
+            div.scroll tabindex="0" role="region" aria-labelledby={ "name-" (number) " sets-" (number) } {
                 table.compact {
                     caption { span { "What the accepted images of each set are taken for." } }
                     thead { tr {
@@ -908,10 +910,15 @@ mod tests {
         // In the confusion matrix.
         assert!(text.contains("The first 12 of 15 unknown sets."));
         assert!(text.contains("Bands are omitted because they would overlap"));
-        let one = || subject(scored("known", 300, 10, 0.0), sets(1), Some(3.0), 20);
-        let text = html(&page((0..12).map(|_| one()).collect()));
+        let one = |index: usize| {
+            let unknown = scored("far", 150, 0, if index == 11 { 4.5 } else { 1.0 });
+            subject(scored("known", 300, 10, 0.0), vec![unknown], Some(3.0), 20)
+        };
+        let text = html(&page((0..12).map(one).collect()));
         assert_eq!(text.matches("<section").count(), 6);
-        assert!(text.contains("Comparison"));
+        // The best one is not drawn.
+        assert!(text.contains("The highest AUROC against all unknown images is 100.0 %"), "{text}");
+        assert!(text.contains("The first 10 of 12 results are drawn."));
     }
 
     #[test]

@@ -5,10 +5,9 @@ use super::{
     name::{elided, isolated},
 };
 use crate::{
-    eval::Scored,
     metrics::Interval,
     model::{Robustness, Threshold},
-    report::Row,
+    report::{Report, Row},
     text::{listed, not_counted},
 };
 
@@ -172,51 +171,7 @@ impl Subject {
     #[must_use]
     pub fn cautions(&self) -> Vec<String> {
         let mut cautions: Vec<String> = self.remarks.iter().map(|remark| sentence(remark)).collect();
-        let count =
-            |set: &Scored, test: fn(f64) -> bool| set.scores.iter().filter(|&&score| test(score)).count();
-        let nan: usize = self.tested.sets().map(|set| count(set, f64::is_nan)).sum();
-        if nan > 0 {
-            cautions.push(format!(
-                "{} not a number. Such images count as unknown, and no metric can be computed.",
-                if nan == 1 { "One score is".to_owned() } else { format!("{} are", counted(nan, "score")) }
-            ));
-        }
-        let infinite: usize = self.tested.sets().map(|set| count(set, f64::is_infinite)).sum();
-        if infinite > 0 {
-            let verb = if infinite == 1 { "is" } else { "are" };
-            cautions.push(format!(
-                "{} {verb} infinite. The metrics include them; the histograms count them in the outermost bars.",
-                counted(infinite, "score")
-            ));
-        }
-        let mut all = self.tested.sets().flat_map(|set| &set.scores);
-        if let Some(first) = all.next()
-            && all.all(|score| score == first)
-        {
-            cautions.push("All scores are equal: they say nothing about any image.".to_owned());
-        }
-        let few: Vec<String> = self
-            .tested
-            .sets()
-            .enumerate()
-            .filter(|(_, set)| (1..FEW).contains(&set.scores.len()))
-            .map(|(index, set)| match index {
-                0 => counted(set.scores.len(), "known image"),
-                _ => format!("{} of {}", counted(set.scores.len(), "image"), quoted(&set.name)),
-            })
-            .collect();
-        if !few.is_empty() {
-            let (named, more) = few.split_at(few.len().min(NAMED));
-            let more = if more.is_empty() {
-                String::new()
-            } else {
-                format!(", and few images of {}", counted(more.len(), "more set"))
-            };
-            cautions.push(format!(
-                "There are only {}{more}: look at the intervals, not at the numbers alone.",
-                listed(named)
-            ));
-        }
+        cautions.extend(self.cautions_of_scores());
         if self.keep.is_some() && self.is_chosen_from_test() {
             cautions.push(
                 "The threshold was chosen on the known test images, because the training held none out: the share \
@@ -230,25 +185,84 @@ impl Subject {
         if let Some(weakness) = self.robustness().and_then(Robustness::weakness) {
             cautions.push(sentence(&weakness));
         }
-        let Ok(report) = &self.report else { return cautions };
-        cautions.extend(not_counted(report.skipped).map(|sentence| sentence + "."));
-        if let (Some(kept), Some(keep)) = (report.known_kept, self.keep) {
-            let interval = report.intervals.and_then(|intervals| intervals.known_kept);
-            // Fewer are kept if the images used to choose the threshold happened to score low.
-            let least = self.kept_at_least(keep).unwrap_or(keep);
-            if interval.map_or(kept, |interval| interval.high) < least {
-                cautions.push(format!(
-                    "The threshold was chosen to keep {} of the known images, but it keeps {}. These images may differ \
-                     from those that it was chosen on.",
-                    percent(keep),
-                    with_interval(kept, interval)
-                ));
-            }
+        if let Ok(report) = &self.report {
+            cautions.extend(not_counted(report.skipped).map(|sentence| sentence + "."));
+            cautions.extend(self.keeps_too_few(report));
+            cautions.extend(self.cautions_of_classes(report));
+            cautions.extend(self.cautions_of_unknown());
         }
+        cautions
+    }
+
+    /// Scores that are no numbers, tell nothing, or are few.
+    fn cautions_of_scores(&self) -> Vec<String> {
+        let mut cautions = Vec::new();
+        let count = |test: fn(f64) -> bool| -> usize {
+            self.tested.sets().map(|set| set.scores.iter().filter(|&&score| test(score)).count()).sum()
+        };
+        let nan = count(f64::is_nan);
+        if nan > 0 {
+            cautions.push(format!(
+                "{} not a number. Such images count as unknown, and no metric can be computed.",
+                if nan == 1 { "One score is".to_owned() } else { format!("{} are", counted(nan, "score")) }
+            ));
+        }
+        let infinite = count(f64::is_infinite);
+        if infinite > 0 {
+            let verb = if infinite == 1 { "is" } else { "are" };
+            cautions.push(format!(
+                "{} {verb} infinite. The metrics include them; the histograms count them in the outermost bars.",
+                counted(infinite, "score")
+            ));
+        }
+        let mut all = self.tested.sets().flat_map(|set| &set.scores);
+        if let Some(first) = all.next()
+            && all.all(|score| score == first)
+        {
+            cautions.push("All scores are equal: they say nothing about any image.".to_owned());
+        }
+        let few = self.tested.sets().enumerate().filter(|(_, set)| (1..FEW).contains(&set.scores.len()));
+        let few: Vec<String> = few
+            .map(|(index, set)| match index {
+                0 => counted(set.scores.len(), "known image"),
+                _ => format!("{} of {}", counted(set.scores.len(), "image"), quoted(&set.name)),
+            })
+            .collect();
+        if let Some((named, more)) = first_named(&few) {
+            let more = match more {
+                0 => String::new(),
+                more => format!(", and few images of {}", counted(more, "more set")),
+            };
+            cautions.push(format!(
+                "There are only {named}{more}: look at the intervals, not at the numbers alone."
+            ));
+        }
+        cautions
+    }
+
+    /// A threshold that keeps fewer known images than it was chosen for.
+    fn keeps_too_few(&self, report: &Report) -> Option<String> {
+        let (kept, keep) = (report.known_kept?, self.keep?);
+        let interval = report.intervals.and_then(|intervals| intervals.known_kept);
+        // Fewer are kept if the images used to choose the threshold happened to score low.
+        let least = self.kept_at_least(keep).unwrap_or(keep);
+        (interval.map_or(kept, |interval| interval.high) < least).then(|| {
+            format!(
+                "The threshold was chosen to keep {} of the known images, but it keeps {}. These images may differ \
+                 from those that it was chosen on.",
+                percent(keep),
+                with_interval(kept, interval)
+            )
+        })
+    }
+
+    /// A low accuracy, of all images or of some classes, and classes without images.
+    fn cautions_of_classes(&self, report: &Report) -> Vec<String> {
+        let mut cautions = Vec::new();
         let by_class = self.tested.by_class(self.threshold);
-        let most = by_class.values().map(|counts| counts.images).max().unwrap_or(0);
-        let majority = most as f64 / self.tested.known.truth.len().max(1) as f64;
         if let Some(accuracy) = report.accuracy {
+            let most = by_class.values().map(|counts| counts.images).max().unwrap_or(0);
+            let majority = most as f64 / self.tested.known.truth.len().max(1) as f64;
             let interval = report.intervals.and_then(|intervals| intervals.accuracy);
             if interval.map_or(accuracy, |interval| interval.low) <= majority {
                 cautions.push(format!(
@@ -257,27 +271,33 @@ impl Subject {
                     percent(majority)
                 ));
             }
-        }
-        if let Some(accuracy) = report.accuracy {
-            let weak: Vec<String> = by_class
-                .iter()
-                .filter_map(|(&class, counts)| {
-                    let interval = Interval::of_share(counts.accuracy()?, counts.images as f64);
-                    let share = with_interval(counts.accuracy()?, Some(interval));
-                    let images = counted(counts.images, "image");
-                    let is_weak = interval.high < accuracy - WEAK;
-                    is_weak.then(|| format!("{} with {share} of {images}", quoted(&self.class(class))))
-                })
-                .collect();
-            if !weak.is_empty() {
-                let (named, more) = weak.split_at(weak.len().min(NAMED));
-                let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+            let weak = by_class.iter().filter_map(|(&class, counts)| {
+                let interval = Interval::of_share(counts.accuracy()?, counts.images as f64);
+                let share = with_interval(counts.accuracy()?, Some(interval));
+                let images = counted(counts.images, "image");
+                let is_weak = interval.high < accuracy - WEAK;
+                is_weak.then(|| format!("{} with {share} of {images}", quoted(&self.class(class))))
+            });
+            if let Some((named, more)) = first_named(&weak.collect::<Vec<_>>()) {
+                let more = if more == 0 { String::new() } else { format!(", and {more} more") };
                 cautions.push(format!(
-                    "Some classes are classified far less accurately than all images together: {}{more}.",
-                    listed(named)
+                    "Some classes are classified far less accurately than all images together: {named}{more}."
                 ));
             }
         }
+        let is_tested = |class: &i64| by_class.get(class).is_some_and(|counts| counts.images > 0);
+        let untested = self.classes.iter().zip(0..).filter(|(_, class)| !is_tested(class));
+        if let Some((named, more)) = first_named(&untested.map(|(name, _)| quoted(name)).collect::<Vec<_>>())
+        {
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            cautions.push(format!("There are no test images of {named}{more}."));
+        }
+        cautions
+    }
+
+    /// Unknown sets that look known, or none at all.
+    fn cautions_of_unknown(&self) -> Vec<String> {
+        let mut cautions = Vec::new();
         let reversed: Vec<&Row> = set_rows(self).iter().filter(|row| row.is_reversed()).collect();
         let (named, more) = reversed.split_at(reversed.len().min(NAMED));
         for row in named {
@@ -291,14 +311,6 @@ impl Subject {
         if !more.is_empty() {
             cautions.push(format!("The AUROC for {} is below 50 %, too.", counted(more.len(), "more set")));
         }
-        let is_tested = |class: &i64| by_class.get(class).is_some_and(|counts| counts.images > 0);
-        let untested = self.classes.iter().zip(0..).filter(|(_, class)| !is_tested(class));
-        let untested: Vec<String> = untested.map(|(name, _)| quoted(name)).collect();
-        if !untested.is_empty() {
-            let (named, more) = untested.split_at(untested.len().min(NAMED));
-            let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
-            cautions.push(format!("There are no test images of {}{more}.", listed(named)));
-        }
         if self.tested.unknown.is_empty() {
             cautions.push("There are no unknown images, so rejecting them is not measured.".to_owned());
         }
@@ -306,16 +318,22 @@ impl Subject {
     }
 }
 
+/// The first few of some names as a list, and how many more there are; `None` without any.
+fn first_named(names: &[String]) -> Option<(String, usize)> {
+    let (named, more) = names.split_at(names.len().min(NAMED));
+    (!names.is_empty()).then(|| (listed(named), more.len()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         data::Degradation,
-        eval::TestScores,
+        eval::{Scored, TestScores},
         metrics::Bootstrap,
         model::{Degraded, Manifest},
         page::content::Provenance,
-        report::{Report, ReportOptions},
+        report::ReportOptions,
     };
 
     fn subject(known: &[f64], unknown: &[(&str, &[f64])], threshold: Option<f64>) -> Subject {

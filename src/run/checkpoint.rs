@@ -150,14 +150,15 @@ fn means<Kind: Clone>(
     one.iter().zip(other).map(|((kind, one), (_, other))| (kind.clone(), mean(one, other))).collect()
 }
 
-/// Those of the images that calibrate that are degraded: at most 1,000, evenly spaced.
+/// The most held-out images that are degraded.
+const DEGRADED: usize = 1000;
+
+/// Those of the images that calibrate that are degraded, evenly spaced.
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) fn degraded_among(calibrating: &[usize]) -> Vec<usize> {
     let count = calibrating.len().min(DEGRADED);
     (0..count).map(|number| calibrating[number * calibrating.len() / count]).collect()
 }
-
-const DEGRADED: usize = 1000;
 
 /// The most training images to whose features scores are fitted; at least one of each class.
 pub const EXAMPLES: usize = 5000;

@@ -117,7 +117,10 @@ pub struct Started {
     /// threshold; `None` in logs of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out: Option<[usize; 2]>,
-    /// The classes without test images.
+    /// The classes of the data set that are unknown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_classes: Vec<String>,
+    /// The known classes without test images.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub untested: Vec<String>,
     /// Known test images with the bytes of a training image.
@@ -197,9 +200,7 @@ impl Started {
             }));
         }
         if self.unknown_seen {
-            let remark = "the backbone was trained on classes that are unknown now; their images are detected less well \
-                          without it";
-            remarks.push(remark.to_owned());
+            remarks.push("the backbone was trained on some of the unknown classes".to_owned());
         }
         if !self.scarce.is_empty() {
             let classes =
@@ -257,6 +258,7 @@ mod tests {
                 left_out: LeftOut::new(),
                 skipped: 0,
                 held_out: Some([2, 19]),
+                other_classes: vec!["bird".to_owned()],
                 untested: vec!["cat".to_owned()],
                 repeated: 3,
                 alike_in_tests: 2,

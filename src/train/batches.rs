@@ -43,6 +43,8 @@ pub struct Batches<'a> {
     /// Held-out images from which the threshold is chosen.
     pub(super) calibrating: Vec<usize>,
     pub(super) known_test: Dataset,
+    /// The classes of the data set that are unknown.
+    pub(super) other_classes: Vec<String>,
     pub(super) unknown_tests: Vec<UnknownSet>,
     /// Outliers from a folder.
     outliers: Option<Dataset>,
@@ -111,7 +113,7 @@ impl<'a> Batches<'a> {
         if contents.skipped > 0 {
             sets.keep(settings.memory);
         }
-        let Sets { known, known_test, unknown_tests, outliers } = sets;
+        let Sets { known, known_test, other_classes, unknown_tests, outliers } = sets;
         let Division { training, choosing, calibrating } =
             Division::of(&known, &contents.copies, &settings.recipe)?;
         settings.recipe.check_step(training.len().min(settings.recipe.batch_size))?;
@@ -129,6 +131,7 @@ impl<'a> Batches<'a> {
             choosing,
             calibrating,
             known_test,
+            other_classes,
             unknown_tests,
             outliers,
             fractals: (settings.recipe.pixmix > 0.0)
@@ -154,6 +157,7 @@ impl<'a> Batches<'a> {
             left_out: self.left_out(),
             skipped: *skipped,
             held_out: Some([self.choosing.len(), self.calibrating.len()]),
+            other_classes: self.other_classes.clone(),
             untested: self.known_test.classes_without_images().map(str::to_owned).collect(),
             repeated: *repeated,
             alike_in_tests: DifferenceHash::alike(test_hashes, &training),

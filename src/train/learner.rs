@@ -243,7 +243,10 @@ impl<'a> Learner<'a> {
             let has_held_out = !self.batches.calibrating.is_empty();
             let published = self.settings.backbone.as_ref().map(|backbone| &*backbone.name);
             self.lineage = match (weights.training(), published.and_then(PublishedWeights::named)) {
-                (Some(training), _) => Lineage::new(&self.record(0), &training, has_held_out),
+                (Some(training), _) => {
+                    let (learned, unknown) = (weights.classes(), &self.batches.other_classes);
+                    Lineage::new(&self.record(0), &training, has_held_out, learned.as_deref(), unknown)
+                }
                 (None, Some(published)) => {
                     let (data, classes) = (&self.settings.known, self.batches.known.classes());
                     let known = PublishedSet::of_known(data, classes);

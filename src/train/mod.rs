@@ -139,7 +139,8 @@ fn torch_device(device: Device) -> Result<tch::Device> {
 
 impl TrainSettings {
     /// The settings of a run on the CPU from random weights, with the defaults of the network and no unknown
-    /// test sets. Change fields as needed: with a backbone, for example, also `input` and the recipe.
+    /// test sets. Change fields as needed: with a backbone, for example, also `input` and the recipe, and with a
+    /// recipe without outliers the anchors, by [`Loss::anchor_kind`].
     #[must_use]
     pub fn new(known: impl Into<PathBuf>, architecture: Architecture) -> Self {
         let loss = Loss::new(Variant::Paper);

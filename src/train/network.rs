@@ -12,7 +12,7 @@ use crate::{
 
 /// Values between the starts of tensors: cuDNN reads several at once, from aligned addresses.
 const ALIGNMENT: usize = 64;
-/// Added to the variances of whitened patches, as a share of their mean.
+/// Added to the mean squares of whitened patches, as a share of their mean.
 const WHITEN_EPSILON: f64 = 5e-4;
 
 /// What a network is run for.
@@ -266,18 +266,18 @@ impl Network {
         })
     }
 
-    /// Sets the filters of the first convolution to the principal components of patches of these images,
-    /// scaled to unit variance, each with both signs.
+    /// Sets the filters of the first convolution to the principal components of patches of these images, not
+    /// centred, scaled to a mean square of 1, each with both signs (airbench; Jordan, arXiv 2404.00498).
     pub fn whiten(&mut self, images: &Tensor) -> Result<(), TchError> {
         let Some((index, size)) = self.whitening() else { return Ok(()) };
         let patches = self.normalised(images)?.f_im2col(size, [1, 1], [0, 0], [1, 1])?;
         // `[N, values, positions]` to `[values, N positions]`.
         let patches = patches.f_transpose(0, 1)?.f_flatten(1, 2)?;
-        let covariance = patches.f_matmul(&patches.f_transpose(0, 1)?)?.f_div_scalar(patches.size()[1])?;
-        let (variances, components) = covariance.f_to_kind(Kind::Double)?.f_linalg_eigh("U")?;
-        // All variances are 0 in images without contrast.
-        let least = variances.f_mean(Kind::Double)?.f_mul_scalar(WHITEN_EPSILON)?.f_add_scalar(1e-12)?;
-        let components = components.f_div(&variances.f_add(&least)?.f_sqrt()?)?.f_transpose(0, 1)?;
+        let second_moment = patches.f_matmul(&patches.f_transpose(0, 1)?)?.f_div_scalar(patches.size()[1])?;
+        let (squares, components) = second_moment.f_to_kind(Kind::Double)?.f_linalg_eigh("U")?;
+        // All of them are 0 in images of the mean colour.
+        let least = squares.f_mean(Kind::Double)?.f_mul_scalar(WHITEN_EPSILON)?.f_add_scalar(1e-12)?;
+        let components = components.f_div(&squares.f_add(&least)?.f_sqrt()?)?.f_transpose(0, 1)?;
         let filters = Tensor::f_cat(&[&components, &components.f_neg()?], 0)?;
         copy(&floats(&filters)?, &mut self.tensors[index][0])
     }

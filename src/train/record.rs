@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::TrainSettings;
 use crate::{
     data::{KnownData, PublishedSet, UnknownSet},
-    model::{ANCESTORS, HELD_OUT_SEEN, Training},
+    model::{ANCESTORS, HELD_OUT_SEEN, Training, UNKNOWN_SEEN},
     run::Outliers,
     weights::PublishedWeights,
 };
@@ -73,10 +73,18 @@ pub(super) struct Lineage {
 }
 
 impl Lineage {
-    /// The lineage of a run with this record, from a backbone with that one.
-    pub fn new(run: &Training, backbone: &Training, has_held_out: bool) -> Self {
+    /// The lineage of a run with this record and these unknown classes, from a backbone with that record, which
+    /// has learned those classes, if they are known.
+    pub fn new(
+        run: &Training,
+        backbone: &Training,
+        has_held_out: bool,
+        learned: Option<&[String]>,
+        unknown: &[String],
+    ) -> Self {
         let held_out_seen = has_held_out && has_seen_held_out(run, backbone);
-        Self { held_out_seen, unknown_seen: has_seen_unknown(run, backbone), ancestors: ancestors(backbone) }
+        let unknown_seen = has_seen_unknown(run, backbone, learned, unknown);
+        Self { held_out_seen, unknown_seen, ancestors: ancestors(backbone) }
     }
 
     /// The lineage of a run on a published data set, if that is known, from published weights.
@@ -97,6 +105,9 @@ impl Lineage {
     pub fn add_to(&self, record: &mut Training) {
         if self.held_out_seen {
             record.insert(HELD_OUT_SEEN, true.into());
+        }
+        if self.unknown_seen {
+            record.insert(UNKNOWN_SEEN, true.into());
         }
         if !self.ancestors.is_empty() {
             record.insert(ANCESTORS, json!(self.ancestors));
@@ -125,17 +136,29 @@ fn has_seen_held_out(record: &Training, of_backbone: &Training) -> bool {
     is_unclear || ancestors(of_backbone).iter().any(|other| known(other) == known(&own) && *other != own)
 }
 
-/// Whether a backbone, or one of its ancestors, was trained on classes of the run's data set that are unknown in
-/// the run.
-fn has_seen_unknown(record: &Training, of_backbone: &Training) -> bool {
+/// Whether a backbone that has learned these classes, or one of its ancestors, was trained on classes that are
+/// unknown in the run. A file that does not name its classes, and an ancestor, has learned those of its data set.
+fn has_seen_unknown(
+    record: &Training,
+    of_backbone: &Training,
+    learned: Option<&[String]>,
+    unknown: &[String],
+) -> bool {
     let Some(own) = record.known_data().filter(KnownData::has_unknown_classes) else { return false };
-    let known = |split: &Training| split.get::<String>("known");
     let is_seen = |other: &KnownData| {
         let leaves_out = |class| other.unknown_classes.contains(class);
         other.protocol != own.protocol || !own.unknown_classes.iter().all(leaves_out)
     };
-    let of_same = ancestors(of_backbone).into_iter().filter(|other| known(other) == known(&record.split()));
-    of_same.filter_map(|other| other.known_data()).any(|other| is_seen(&other))
+    let known = |split: &Training| split.get::<String>("known");
+    let has_seen = |split: &Training| {
+        known(split) == known(&record.split()) && split.known_data().is_some_and(|other| is_seen(&other))
+    };
+    let before: Vec<Training> = of_backbone.get(ANCESTORS).unwrap_or_default();
+    before.iter().any(has_seen)
+        || match learned {
+            Some(learned) => unknown.iter().any(|class| learned.contains(class)),
+            None => has_seen(&of_backbone.split()),
+        }
 }
 
 /// A path as recorded in a model file: unchanged if it stays below the current folder, else its last
@@ -180,7 +203,8 @@ mod tests {
     #[test]
     fn a_backbone_has_seen_the_unknown_classes_that_it_was_trained_on() {
         let record = |fields: Value| Training::new(fields.as_object().unwrap().clone());
-        let own = record(json!({ "known": "pets", "unknown_classes": ["cat", "dog"] }));
+        let unknown = ["cat", "dog"].map(str::to_owned);
+        let own = record(json!({ "known": "pets", "unknown_classes": unknown }));
         for (backbone, is_seen) in [
             (json!({ "known": "data/pets" }), true),
             (json!({ "known": "pets", "unknown_classes": ["cat"] }), true),
@@ -189,10 +213,19 @@ mod tests {
             (json!({ "known": "photos" }), false),
             (json!({ "known": "photos", ANCESTORS: [{ "known": "pets" }] }), true),
         ] {
-            assert_eq!(has_seen_unknown(&own, &record(backbone.clone())), is_seen, "{backbone}");
+            assert_eq!(
+                has_seen_unknown(&own, &record(backbone.clone()), None, &unknown),
+                is_seen,
+                "{backbone}"
+            );
         }
-        let all = record(json!({ "known": "pets" }));
-        assert!(!has_seen_unknown(&all, &all));
+        // The classes say more than the name of the data.
+        let pets = record(json!({ "known": "pets" }));
+        for (learned, is_seen) in [(["bird", "dog"], true), (["bird", "wolf"], false)] {
+            let learned = learned.map(str::to_owned);
+            assert_eq!(has_seen_unknown(&own, &pets, Some(&learned), &unknown), is_seen, "{learned:?}");
+        }
+        assert!(!has_seen_unknown(&pets, &pets, None, &[]));
     }
 
     #[test]

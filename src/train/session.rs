@@ -121,8 +121,10 @@ fn run_from(
     }
     // From here on the run can be resumed.
     observe(&started);
-    if session.is_finished() {
-        return session.finish(stop, &mut observe);
+    // A complete one needs no features of frozen layers.
+    let best = if session.is_trained() { Some(session.best()?) } else { None };
+    if let Some(best) = best.filter(|best| best.features.is_some()) {
+        return session.finish(best, stop, &mut observe);
     }
     if session.learner.find_features(run, stop, &mut observe)?.is_break() {
         return Ok(session.stopped());
@@ -133,7 +135,8 @@ fn run_from(
             return Ok(session.stopped());
         }
     }
-    session.finish(stop, &mut observe)
+    let best = session.best()?;
+    session.finish(best, stop, &mut observe)
 }
 
 /// Reads the weights that a new run starts from, if any, and checks that they fit its network.
@@ -214,7 +217,8 @@ impl<'a> Session<'a> {
         log.rewind(state.log)?;
         atomic::remove_unfinished(folder.path());
         let device = learner.store.device();
-        let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).to_device(device));
+        let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).f_to_device(device));
+        let smoothed_loss = smoothed_loss.transpose().map_err(torch)?;
         let saved = Instant::now();
         Ok(Self {
             settings,
@@ -230,10 +234,14 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Whether the run has its result, so that it no longer needs features of frozen layers.
-    fn is_finished(&self) -> bool {
-        let best = || Checkpoint::read(&self.folder.checkpoint(CheckpointKind::Best));
-        self.is_trained() && best().is_ok_and(|best| best.features.is_some())
+    /// The checkpoint of the best epoch, which has its test.
+    fn best(&self) -> Result<Checkpoint> {
+        let path = self.folder.checkpoint(CheckpointKind::Best);
+        let best = Checkpoint::read(&path)?;
+        if best.test.is_none() {
+            return Err(Error::Checkpoint { path, reason: "it lacks the test of its epoch".to_owned() });
+        }
+        Ok(best)
     }
 
     /// Whether all epochs are done.
@@ -285,16 +293,19 @@ impl<'a> Session<'a> {
     }
 
     /// Completes the best checkpoint with what an export needs, and writes the report.
-    fn finish(mut self, stop: &AtomicBool, observe: &mut impl FnMut(&Event)) -> Result<Outcome> {
+    fn finish(
+        mut self,
+        mut best: Checkpoint,
+        stop: &AtomicBool,
+        observe: &mut impl FnMut(&Event),
+    ) -> Result<Outcome> {
         // A run killed right after its last save has one state too many.
         self.folder.remove_states_but(STATES_KEPT, &self.state.path(self.folder))?;
-        let path = self.folder.checkpoint(CheckpointKind::Best);
-        let mut best = Checkpoint::read(&path)?;
         if best.features.is_none() {
             if self.learner.add_features(&mut best, stop, observe)?.is_break() {
                 return Ok(Outcome::WithoutFeatures);
             }
-            best.write(&path)?;
+            best.write(&self.folder.checkpoint(CheckpointKind::Best))?;
         }
         let options = ReportOptions { bootstrap: Some(Bootstrap::default()), ..ReportOptions::default() };
         let report = report(&best, &options)?;

@@ -42,6 +42,8 @@ pub(super) enum Set {
 pub(super) struct Sets {
     pub known: Dataset,
     pub known_test: Dataset,
+    /// The classes of the data set that are unknown.
+    pub other_classes: Vec<String>,
     pub unknown_tests: Vec<UnknownSet>,
     pub outliers: Option<Dataset>,
 }
@@ -53,7 +55,7 @@ impl Sets {
         let folder = data.resolve(&known.path, &roles)?;
         let unknown = data.resolve_unknown(&settings.unknown)?;
         let (known, tests) = known.at(&folder).both(&unknown, input)?;
-        let TestImages { known: known_test, unknown: unknown_tests, .. } = tests;
+        let TestImages { known: known_test, other_classes, unknown: unknown_tests } = tests;
         let known_test = known_test.align(known.classes())?;
         if settings.known.held_out_test.is_none() && known.shares_images_with(&known_test) {
             let reason = "its training and test images are from the same files".to_owned();
@@ -76,7 +78,7 @@ impl Sets {
             }
             None => None,
         };
-        Ok(Self { known, known_test, unknown_tests, outliers })
+        Ok(Self { known, known_test, other_classes, unknown_tests, outliers })
     }
 
     /// The data sets, the most frequently used first.

@@ -149,12 +149,17 @@ impl Weights {
     /// Writes a safetensors file atomically.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], and [`Error::Weights`] if the file would be larger than [`read`](Self::read) takes.
     pub fn write(&self, path: &Path) -> Result<()> {
         let views = self.tensors.iter().map(|(name, tensor)| (name, Stored(tensor)));
         let metadata = self.note.as_ref().map(|note| HashMap::from([(NOTE.to_owned(), note.clone())]));
         let file = safetensors::serialize(views, metadata)
             .map_err(|error| self.error(format!("cannot be written: {error}")))?;
+        if file.len() as u64 > LARGEST {
+            let reason =
+                format!("it has {} bytes; files of more than {LARGEST} are not read again", file.len());
+            return Err(self.error(reason));
+        }
         atomic::write(path, &file)
     }
 
@@ -264,6 +269,13 @@ impl Weights {
     pub(crate) fn training(&self) -> Option<Training> {
         let note: serde_json::Value = serde_json::from_str(self.note.as_ref()?).ok()?;
         serde_json::from_value(note.get("training")?.clone()).ok()
+    }
+
+    /// The classes of a checkpoint.
+    #[cfg(feature = "train")]
+    pub(crate) fn classes(&self) -> Option<Vec<String>> {
+        let note: serde_json::Value = serde_json::from_str(self.note.as_ref()?).ok()?;
+        serde_json::from_value(note.get("classes")?.clone()).ok()
     }
 
     /// Recognises the network from the names and shapes of its tensors, after any prefix, as

@@ -215,6 +215,26 @@ def check(toolkit: Path, model: Path, images: list[Path], folder: Path) -> int:
     return failed
 
 
+def check_newer(model: Path, image: Path, newer: Path) -> int:
+    """Writes a model of a later format, which the Python examples must refuse; returns how many do not."""
+    changed = onnx.load(model)
+    for entry in changed.metadata_props:
+        if entry.key == "cac.format_version":
+            entry.value = "99"
+    onnx.save(changed, newer)
+    scripts = {
+        "python/score.py": [EXAMPLES / "python" / "score.py", newer, image],
+        "batch/scoring.py": ["-c", "import scoring, sys; scoring.Scorer(sys.argv[1])", newer],
+    }
+    failed = 0
+    for name, arguments in scripts.items():
+        run = subprocess.run([sys.executable, *arguments], cwd=EXAMPLES / "batch", capture_output=True, text=True)
+        is_refused = run.returncode != 0 and "its format is newer than this program" in run.stderr
+        failed += not is_refused
+        print(f"{name}: a newer format is {'refused' if is_refused else 'NOT REFUSED'}", flush=True)
+    return failed
+
+
 def main(toolkit: Path, *given_models: Path) -> int:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary).resolve()
@@ -234,7 +254,9 @@ def main(toolkit: Path, *given_models: Path) -> int:
         for name, form in zip(THREE, (["--input", "u8"], ["--resize"]), strict=True):
             models.append(folder / name)
             output(toolkit, "import", WEIGHTS, models[-1], "--threshold", "1", "--batch", "3", *form)
-        return 1 if sum(check(toolkit, model, images, folder / model.stem) for model in models) else 0
+        failed = sum(check(toolkit, model, images, folder / model.stem) for model in models)
+        failed += check_newer(given_models[0], images[0], folder / "newer.onnx")
+        return 1 if failed else 0
 
 
 if __name__ == "__main__":

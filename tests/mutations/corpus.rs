@@ -275,6 +275,7 @@ fn log() -> Vec<u8> {
         left_out: LeftOut::new(),
         skipped: 1,
         held_out: Some([2, 19]),
+        other_classes: vec!["dog".to_owned()],
         untested: vec!["cat".to_owned()],
         repeated: 3,
         alike_in_tests: 2,

@@ -416,6 +416,7 @@ fn a_class_left_out_is_tested_on_as_unknown() {
     };
     let again = evaluation(&[]);
     assert_eq!((&again["known"], &again["rows"][0]["unknown"]), (&8.into(), &20.into()));
+    assert_eq!(again["other_classes"], json!(["green"]));
     images(&at.join("new"), "red", [201, 31, 31], 3);
     images(&at.join("new"), "green", [31, 201, 31], 5);
     images(&at.join("new"), "blue", [31, 31, 201], 3);
@@ -426,13 +427,28 @@ fn a_class_left_out_is_tested_on_as_unknown() {
         &["eval", "model.onnx", "--known", "new", "--unknown-class", "green", "--unknown-class", "red"],
     );
     assert!(
-        error(&known).contains("`red` is a class of the model, not an unknown one"),
+        error(&known).contains("`red` is a class of the model, so its images are not unknown"),
         "{}",
         stderr(&known)
     );
     let without = toolkit(at, &["eval", "model.onnx", "--known", "new"]);
     assert!(error(&without).contains("`green` is not one of the known classes: `blue`, `red`"));
     assert!(stderr(&without).contains("--unknown-class CLASS"));
+
+    // A backbone that has learned the class is remarked on, also when the model is tested.
+    let train = |more: &[&str]| {
+        let data = ["train", "--known", "colours", "--held-out-test", "0.2", "--arch", "cac-net"];
+        toolkit(at, &[&data[..], &["--epochs", "1", "--held-out", "0.6"], more].concat())
+    };
+    stdout(&train(&["--run", "all"]));
+    let from_all = train(&["--unknown-class", "green", "--backbone", "all", "--run", "from-all"]);
+    stdout(&from_all);
+    assert!(stderr(&from_all).contains("the images of `other-classes` are those of green"));
+    assert!(stderr(&from_all).contains("the backbone was trained on some of the unknown classes"));
+    stdout(&toolkit(at, &["export", "--run", "from-all", "from-all.onnx"]));
+    let tested = toolkit(at, &["eval", "from-all.onnx"]);
+    stdout(&tested);
+    assert!(stderr(&tested).contains("the backbone of the model was trained on some of the unknown classes"));
 }
 
 #[test]

@@ -260,6 +260,12 @@ fn a_run_stopped_after_its_last_epoch_resumes_with_the_features() {
     assert!(best().test.is_some() && best().features.is_none());
 
     stop.store(false, Ordering::Relaxed);
+    let path = run.checkpoint(CheckpointKind::Best);
+    let tested = fs::read(&path).unwrap();
+    Checkpoint { test: None, ..best() }.write(&path).unwrap();
+    let untested = resume(&run, save_every, &stop, |_| ()).unwrap_err().to_string();
+    assert!(untested.ends_with("it lacks the test of its epoch"), "{untested}");
+    fs::write(&path, tested).unwrap();
     let mut finishing = Vec::new();
     let outcome = resume(&run, save_every, &stop, |event| {
         if let Event::Finishing { done, images } = event {

@@ -153,7 +153,16 @@ pub fn calibration(
         // The same data in another place.
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),
         // Other images need no labels.
-        Err(Error::Undivided { .. }) if !is_same => Dataset::unknown(folder, Split::Train, input),
+        Err(Error::Undivided { .. }) if !is_same => {
+            let of_all = KnownData::new(folder);
+            let limited = data.filter(|data| data.has_unknown_classes()).map(|data| data.at(folder));
+            let limited = limited.map(|data| KnownData { held_out_test: None, ..data }.test(&[], input));
+            match limited {
+                // Without splits, all images are test images.
+                Some(Ok(test)) => Ok(test.known),
+                _ => Dataset::unknown(&of_all.path, Split::Train, input),
+            }
+        }
         opened => opened,
     }?;
     check_not_read(model, [&images])?;

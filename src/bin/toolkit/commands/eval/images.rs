@@ -8,7 +8,7 @@ use cac::{
     data::{Dataset, KnownData, PublishedSet, Role, Split, TestImages, exists},
     model::{Manifest, Training},
     run::EXAMPLES,
-    text::on_one_line,
+    text::{first_few, on_one_line},
 };
 
 use crate::{
@@ -19,6 +19,15 @@ use crate::{
         quoted, say, say_left_out, say_untested, say_unused_splits,
     },
 };
+
+/// The flags of the recorded data, but `--known`.
+fn flags(data: &KnownData) -> String {
+    let share = data.held_out_test.map(|share| format!(" --held-out-test {share}"));
+    let protocol = data.protocol.map(|protocol| format!(" --protocol {protocol}"));
+    let class = |class: &String| format!(" --unknown-class={}", quoted(Path::new(class)));
+    let classes = data.unknown_classes.iter().map(class);
+    share.into_iter().chain(protocol).chain(classes).collect()
+}
 
 /// Where images come from: as given, or as the training recorded.
 pub struct Source<'a> {
@@ -46,11 +55,7 @@ impl<'a> Source<'a> {
             (None, Some(recorded)) => bail!(
                 "cannot find the training data of the model, `{}`; give --known DIR{} and --unknown NAME=DIR",
                 recorded.path.display(),
-                recorded
-                    .unknown_classes
-                    .iter()
-                    .map(|class| format!(" --unknown-class {}", quoted(Path::new(class))))
-                    .collect::<String>()
+                flags(&recorded)
             ),
             (None, None) => bail!("the model does not record its training data; give --known DIR"),
         };
@@ -63,6 +68,12 @@ impl<'a> Source<'a> {
             [] => data,
             given => data.with_unknown_classes(given),
         };
+        // Before a download, which takes long.
+        if let Some(class) =
+            data.unknown_classes.iter().find(|class| manifest.decision.classes.contains(class))
+        {
+            bail!("`{}` is a class of the model, so its images are not unknown", on_one_line(class));
+        }
         Ok(Self { data, training, is_tutorial })
     }
 
@@ -86,7 +97,11 @@ impl<'a> Source<'a> {
         images.known = images.known.align(&manifest.decision.classes)?;
         say_untested(images.known.classes_without_images());
         images.sets().for_each(|set| say_left_out(set.left_out()));
-        let remarks = remarks(&images)?;
+        let mut remarks = remarks(&images)?;
+        if !images.other_classes.is_empty() {
+            let classes = first_few(images.other_classes.iter().map(|class| on_one_line(class)));
+            remarks.insert(0, format!("the images of `other-classes` are those of {classes}"));
+        }
         remarks.iter().for_each(say);
         Ok(match args.degraded {
             Some(degradation) => (images.degraded(degradation), remarks),

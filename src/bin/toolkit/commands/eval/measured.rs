@@ -31,6 +31,8 @@ pub struct Measured<'a> {
     pub seconds: f64,
     /// The operators that ran, by execution provider.
     pub operators: BTreeMap<String, usize>,
+    /// The classes of the data set that are unknown.
+    pub other_classes: &'a [String],
     /// How the images are degraded.
     pub degraded: Option<Degradation>,
     /// What is odd about the images, each in words.
@@ -165,6 +167,9 @@ impl Measured<'_> {
             line["sha256"] = sha256.as_str().into();
             line["provider"] = scorer.runtime().into();
             line["images"] = self.evaluation.images().into();
+            if !self.other_classes.is_empty() {
+                line["other_classes"] = self.other_classes.into();
+            }
             if let Some(degradation) = self.degraded {
                 line["degraded"] = degradation.name().into();
             }

@@ -21,6 +21,7 @@ use cac::{
     },
     fit::LIMIT,
     method::{FittedScore, LogitScore, RejectionScore},
+    model::Training,
     report::Report,
 };
 
@@ -92,7 +93,11 @@ pub fn measure(
         }
         let named = model.filter(|_| models.len() > 1);
         let named = named.map_or("the model".to_owned(), |model| format!("`{}`", model.display()));
-        let found = source.learned(args, &named, scorer.manifest(), &images)?;
+        let mut found = source.learned(args, &named, scorer.manifest(), &images)?;
+        let training = scorer.manifest().history.training.as_ref();
+        if !images.other_classes.is_empty() && training.is_some_and(Training::unknown_seen) {
+            found.push(format!("the backbone of {named} was trained on some of the unknown classes"));
+        }
         found.iter().for_each(say);
         learned.insert(*model, found);
     }
@@ -132,6 +137,7 @@ pub fn measure(
             seconds,
             operators,
             degraded: args.degraded,
+            other_classes: &images.other_classes,
             remarks: [&remarks[..], &learned[&contender.model]].concat(),
             against,
         })?;
