@@ -435,6 +435,16 @@ fn a_class_left_out_is_tested_on_as_unknown() {
     assert!(error(&without).contains("`green` is not one of the known classes: `blue`, `red`"));
     assert!(stderr(&without).contains("--unknown-class CLASS"));
 
+    // Images of the class do not calibrate int8 either.
+    let calibrated_on = |folder: &str| {
+        let args = ["export", "--run", "run", "--precision", "int8", "--calibrate", folder, "int8.onnx"];
+        let output = toolkit(at, &args);
+        let text = stdout(&output);
+        let (_, count) = text.split_once("compared with f32 on ").unwrap();
+        count.split_once(' ').unwrap().0.parse::<usize>().unwrap()
+    };
+    assert_eq!(calibrated_on("new"), 5, "of six, without one to test on");
+
     // A backbone that has learned the class is remarked on, also when the model is tested.
     let train = |more: &[&str]| {
         let data = ["train", "--known", "colours", "--held-out-test", "0.2", "--arch", "cac-net"];

@@ -152,16 +152,13 @@ pub fn calibration(
     let images = match open(recorded.filter(|_| is_same)) {
         // The same data in another place.
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),
-        // Other images need no labels.
+        // Other images need no classes; images of those that are unknown are left out. Without splits, all images
+        // count as test images.
         Err(Error::Undivided { .. }) if !is_same => {
-            let of_all = KnownData::new(folder);
             let limited = data.filter(|data| data.has_unknown_classes()).map(|data| data.at(folder));
-            let limited = limited.map(|data| KnownData { held_out_test: None, ..data }.test(&[], input));
-            match limited {
-                // Without splits, all images are test images.
-                Some(Ok(test)) => Ok(test.known),
-                _ => Dataset::unknown(&of_all.path, Split::Train, input),
-            }
+            let test =
+                limited.and_then(|data| KnownData { held_out_test: None, ..data }.test(&[], input).ok());
+            test.map_or_else(|| Dataset::unknown(folder, Split::Train, input), |test| Ok(test.known))
         }
         opened => opened,
     }?;
