@@ -189,7 +189,7 @@ int main(int argc, char **argv) {
   int64_t height = shape[2], width = shape[3];
   bool has_size = shape[1] == 3 && height > 0 && height < 10000 && width > 0 && width < 10000;
   if (element != ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT || !has_size || shape[0] > 1) {
-    FAIL("%s: takes no float32 [N, 3, H, W] with any N", path);
+    FAIL("%s: does not take float32 [N, 3, H, W], or only with a fixed N above 1", path);
   }
   shape[0] = 1;
 

@@ -27,8 +27,8 @@ pub struct KnownData {
     /// The protocol that selects the known classes; `None` for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
-    /// Classes among these that are unknown all the same, sorted. Their images in the test split are unknown
-    /// images for tests, all of their images if the test images are held out here.
+    /// Further classes that are unknown, sorted. Their images in the test split are unknown test images; with
+    /// `held_out_test`, all their images are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unknown_classes: Vec<String>,
 }
@@ -149,7 +149,14 @@ impl KnownData {
         Ok((self.to_train_on(training)?, self.with_unknown(test, unknown, input)?))
     }
 
-    /// The training and the test images. A known image is the same of the two whichever classes are unknown.
+    /// Other images without those of unknown classes, as far as these are among their classes.
+    #[must_use]
+    pub fn without_unknown(&self, images: Dataset) -> Dataset {
+        let of_protocol = self.protocol.and_then(|protocol| protocol.known_of(&images).ok());
+        self.parted(images, of_protocol).known
+    }
+
+    /// The training and the test images. Which of the two a known image is does not depend on the unknown classes.
     fn divided(&self, share: f64, input: &Input) -> Result<(ByClass, ByClass)> {
         let whole = Dataset::undivided(&self.path, share, input)?;
         self.check_unknown_classes(whole.classes())?;
@@ -164,11 +171,8 @@ impl KnownData {
         let lacks = |class: &String| !images.classes().contains(class);
         if self.unknown_classes.iter().any(lacks) {
             // A class may have images in one split only.
-            let of_other = match Dataset::known(&self.path, split.other(), input) {
-                Ok(other) => other.classes,
-                Err(Error::Undivided { .. }) => Vec::new(),
-                Err(error) => return Err(error),
-            };
+            let other = Dataset::known(&self.path, split.other(), input);
+            let of_other = other.map_or_else(|_| Vec::new(), |other| other.classes);
             let classes = images.classes().iter().cloned().chain(of_other.into_iter().filter(lacks));
             self.check_unknown_classes(&classes.collect::<Vec<_>>())?;
         }
@@ -188,19 +192,23 @@ impl KnownData {
     }
 
     fn by_class(&self, images: Dataset) -> Result<ByClass> {
-        if !self.has_unknown_classes() {
-            return Ok(ByClass { known: images, other_classes: Vec::new(), others: None });
-        }
+        let of_protocol = self.protocol.map(|protocol| protocol.known_of(&images)).transpose()?;
+        Ok(self.parted(images, of_protocol))
+    }
+
+    fn parted(&self, images: Dataset, of_protocol: Option<[usize; 6]>) -> ByClass {
         let classes = images.classes();
-        let of_protocol = self.protocol.as_ref().map(|protocol| protocol.known_of(&images)).transpose()?;
         let is_known = |class: &usize| {
             of_protocol.is_none_or(|known| known.contains(class))
                 && !self.unknown_classes.contains(&composed(&classes[*class]))
         };
         let (known, others): (Vec<usize>, Vec<usize>) = (0..classes.len()).partition(is_known);
         let other_classes = others.into_iter().map(|class| classes[class].clone()).collect();
+        if !self.has_unknown_classes() {
+            return ByClass { known: images, other_classes, others: None };
+        }
         let (known, others) = images.by_class(&known);
-        Ok(ByClass { known, other_classes, others: Some(others) })
+        ByClass { known, other_classes, others: Some(others) }
     }
 
     /// The known images, if they have enough classes to train on.
@@ -334,6 +342,20 @@ mod tests {
         images(&train, "dogs", 2);
         let error = data(folder.path(), &["dogs"]).both(&[], &input()).unwrap_err().to_string();
         assert!(error.contains("the unknown classes have no test images"), "{error}");
+    }
+
+    #[test]
+    fn other_data_may_lack_unknown_classes() {
+        let folder = tempfile::tempdir().unwrap();
+        images(folder.path(), "ants", 2);
+        images(folder.path(), "bees", 3);
+        let other = Dataset::known(folder.path(), Split::Test, &input()).unwrap();
+        // A protocol is of ten classes.
+        let data =
+            KnownData { protocol: "cac-2020/0".parse().ok(), ..data(Path::new("x"), &["bees", "dogs"]) };
+        let left = data.without_unknown(other.clone());
+        assert_eq!((left.classes(), left.len()), (&["ants".to_owned()][..], 2));
+        assert_eq!(KnownData::new("x").without_unknown(other).len(), 5);
     }
 
     #[test]

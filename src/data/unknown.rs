@@ -56,18 +56,18 @@ impl UnknownSet {
         Ok(Self { name: noise.name().to_owned(), images: Dataset::noise(noise, input) })
     }
 
-    /// Checks that no image of the set comes from a folder or file of other images: of known ones, or of
-    /// `other-classes`.
+    /// Checks that no image of the set comes from a folder or file of `other`: known images, or those of
+    /// `other-classes`, which have no class names.
     ///
     /// # Errors
     /// [`Error::Setting`] if one does.
-    pub(crate) fn check_apart_from(&self, known: &Dataset) -> Result<()> {
-        if self.images.shares_images_with(known) {
+    pub(crate) fn check_apart_from(&self, other: &Dataset) -> Result<()> {
+        if self.images.shares_images_with(other) {
             let origin = self.images.origin.display();
             return Err(Error::setting(
                 "unknown set",
                 format!("`{}={origin}`", self.name),
-                if known.classes().is_empty() {
+                if other.classes().is_empty() {
                     "holds images of `other-classes`"
                 } else {
                     "holds known images"

@@ -161,6 +161,10 @@ impl Started {
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
+        if !self.other_classes.is_empty() {
+            let classes = first_few(self.other_classes.iter().map(|class| on_one_line(class)));
+            remarks.push(format!("the images of `other-classes` are those of {classes}"));
+        }
         let mut count = |what: &str, count: usize, consequence: &str| {
             if count > 0 {
                 remarks.push(format!("{what}: {count}{consequence}"));

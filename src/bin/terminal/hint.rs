@@ -128,7 +128,7 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::Classes { .. } => {
             "name the folders after the known classes: those that `toolkit inspect` lists or, for `train`, those of the \
-             training images; for `train`, `eval`, `report` and `import`, name any other class with `--unknown-class CLASS`"
+             training images; `train`, `eval`, `report` and `import` take any other class as `--unknown-class CLASS`"
         }
         Error::Diverged { .. } => {
             "start again with a lower --learning-rate; the checkpoints and states written before are intact"

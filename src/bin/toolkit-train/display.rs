@@ -8,7 +8,6 @@ use std::{
 use anyhow::Context;
 use cac::{
     run::{RunFolder, Started},
-    text::{first_few, on_one_line},
     train::Event,
 };
 
@@ -101,10 +100,6 @@ impl Display {
                 "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
                  epoch counts as best"
             ));
-        }
-        if !started.other_classes.is_empty() {
-            let classes = first_few(started.other_classes.iter().map(|class| on_one_line(class)));
-            say(format_args!("the images of `other-classes` are those of {classes}"));
         }
         say_untested(started.untested.iter().map(String::as_str));
         started.remarks().iter().for_each(say);

@@ -136,30 +136,22 @@ pub fn calibration(
     };
     let is_same = known.as_ref().is_some_and(|known| known == folder || is_same_place(known, folder));
     let recorded = data.and_then(|data| data.held_out_test);
+    let limited = |images| match data {
+        Some(data) => data.without_unknown(images),
+        None => images,
+    };
     let open = |held_out_test| {
         let whole = KnownData { held_out_test, ..KnownData::new(folder) };
-        let all = whole.training(input)?;
-        let Some(data) = data.filter(|data| data.has_unknown_classes()) else { return Ok(all) };
-        // Other images may be of only the known classes.
-        let is_there = |class: &&String| all.classes().contains(class);
-        let unknown_classes = data.unknown_classes.iter().filter(is_there).cloned().collect();
-        let limited = KnownData { protocol: data.protocol, unknown_classes, ..whole };
-        match limited.training(input) {
-            Err(Error::Setting { name: "protocol", .. }) if !is_same => Ok(all),
-            opened => opened,
-        }
+        whole.training(input).map(limited)
     };
     let images = match open(recorded.filter(|_| is_same)) {
         // The same data in another place.
         Err(Error::Undivided { .. }) if recorded.is_some() => open(recorded),
-        // Other images need no classes; images of those that are unknown are left out. Without splits, all images
-        // count as test images.
-        Err(Error::Undivided { .. }) if !is_same => {
-            let limited = data.filter(|data| data.has_unknown_classes()).map(|data| data.at(folder));
-            let test =
-                limited.and_then(|data| KnownData { held_out_test: None, ..data }.test(&[], input).ok());
-            test.map_or_else(|| Dataset::unknown(folder, Split::Train, input), |test| Ok(test.known))
-        }
+        // Other images need no classes. Without splits, all of them count as test images.
+        Err(Error::Undivided { .. }) if !is_same => match Dataset::known(folder, Split::Test, input) {
+            Ok(images) => Ok(limited(images)),
+            Err(_) => Dataset::unknown(folder, Split::Train, input),
+        },
         opened => opened,
     }?;
     check_not_read(model, [&images])?;

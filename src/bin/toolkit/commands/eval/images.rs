@@ -42,6 +42,8 @@ impl<'a> Source<'a> {
     pub fn of(args: &EvaluationArgs, manifest: &'a Manifest, is_built_in: bool) -> anyhow::Result<Self> {
         let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
         let is_tutorial = is_built_in && args.known.is_none();
+        let sets: Option<Vec<String>> = training.and_then(|training| training.get("unknown"));
+        let has_sets = sets.is_none_or(|sets| !sets.is_empty());
         let recorded = match (&args.known, training.and_then(Training::known_data)) {
             (Some(known), _) => KnownData::new(known),
             (None, recorded) if is_tutorial => match recorded {
@@ -53,9 +55,10 @@ impl<'a> Source<'a> {
                 recorded
             }
             (None, Some(recorded)) => bail!(
-                "cannot find the training data of the model, `{}`; give --known DIR{} and --unknown NAME=DIR",
+                "cannot find the training data of the model, `{}`; give --known DIR{}{}",
                 recorded.path.display(),
-                flags(&recorded)
+                flags(&recorded),
+                if has_sets { " and --unknown NAME=DIR" } else { "" }
             ),
             (None, None) => bail!("the model does not record its training data; give --known DIR"),
         };
