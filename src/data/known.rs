@@ -11,7 +11,7 @@ use super::{Dataset, Degradation, OTHER_CLASSES, Protocol, Split, UnknownSet};
 use crate::{
     error::{Error, Result},
     image::Input,
-    text::{composed, few, on_one_line},
+    text::{composed, few, first_few, on_one_line},
 };
 
 /// The data set of the known classes.
@@ -42,6 +42,13 @@ pub struct TestImages {
     pub other_classes: Vec<String>,
     /// The unknown sets; the first one is `other-classes`, the images of these classes, if there are any.
     pub unknown: Vec<UnknownSet>,
+}
+
+/// Which classes the images of `other-classes` are of, in words; `None` if all classes are known.
+#[must_use]
+pub fn other_classes_in_words(names: &[String]) -> Option<String> {
+    let classes = first_few(names.iter().map(|name| on_one_line(name)));
+    (!names.is_empty()).then(|| format!("the images of `other-classes` are those of {classes}"))
 }
 
 impl TestImages {
@@ -115,9 +122,9 @@ impl KnownData {
     /// Opens the test images of the known classes, and the unknown sets.
     ///
     /// # Errors
-    /// Those of [`training`](Self::training) and [`UnknownSet::open_all`]; [`Error::Dataset`] if the
-    /// known or the unknown classes have no test images; [`Error::Setting`] if an unknown set has known images, including
-    /// those to train on.
+    /// Those of [`training`](Self::training) and [`UnknownSet::open_all`]; [`Error::Dataset`] if the known or
+    /// the unknown classes have no test images; [`Error::Setting`] if an unknown set has known images, including
+    /// those to train on, or images of the unknown classes.
     pub fn test(&self, unknown: &[String], input: &Input) -> Result<TestImages> {
         let images = match self.held_out_test {
             Some(share) => self.divided(share, input)?.1,
@@ -197,6 +204,9 @@ impl KnownData {
     }
 
     fn parted(&self, images: Dataset, of_protocol: Option<[usize; 6]>) -> ByClass {
+        if !self.has_unknown_classes() {
+            return ByClass { known: images, other_classes: Vec::new(), others: None };
+        }
         let classes = images.classes();
         let is_known = |class: &usize| {
             of_protocol.is_none_or(|known| known.contains(class))
@@ -204,9 +214,6 @@ impl KnownData {
         };
         let (known, others): (Vec<usize>, Vec<usize>) = (0..classes.len()).partition(is_known);
         let other_classes = others.into_iter().map(|class| classes[class].clone()).collect();
-        if !self.has_unknown_classes() {
-            return ByClass { known: images, other_classes, others: None };
-        }
         let (known, others) = images.by_class(&known);
         ByClass { known, other_classes, others: Some(others) }
     }
@@ -225,30 +232,18 @@ impl KnownData {
 
     fn with_unknown(&self, images: ByClass, texts: &[String], input: &Input) -> Result<TestImages> {
         let ByClass { known, other_classes, others } = images;
-        let empty = |what: &str| {
-            Err(Error::Dataset {
-                path: self.path.clone(),
-                reason: format!("{what} classes have no test images"),
-            })
-        };
-        if known.is_empty() {
-            return empty("the known");
-        }
-        let mut unknown = Vec::new();
-        if let Some(images) = others {
-            if images.is_empty() {
-                return empty("the unknown");
+        for (images, which) in [(Some(&known), "known"), (others.as_ref(), "unknown")] {
+            if images.is_some_and(Dataset::is_empty) {
+                let reason = format!("the {which} classes have no test images");
+                return Err(Error::Dataset { path: self.path.clone(), reason });
             }
-            unknown.push(UnknownSet { name: OTHER_CLASSES.to_owned(), images });
         }
-        for set in UnknownSet::open_all(texts, input)? {
-            set.check_apart_from(&known)?;
-            if let Some(others) = unknown.first().filter(|_| !other_classes.is_empty()) {
-                set.check_apart_from(&others.images)?;
-            }
-            unknown.push(set);
+        let sets = UnknownSet::open_all(texts, input)?;
+        for set in &sets {
+            [&known].into_iter().chain(&others).try_for_each(|images| set.check_apart_from(images))?;
         }
-        Ok(TestImages { known, other_classes, unknown })
+        let others = others.map(|images| UnknownSet { name: OTHER_CLASSES.to_owned(), images });
+        Ok(TestImages { known, other_classes, unknown: others.into_iter().chain(sets).collect() })
     }
 }
 

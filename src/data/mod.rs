@@ -55,7 +55,7 @@ pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
 pub use folder::{LeftOut, Listing, images_below, is_divided};
-pub use known::{KnownData, TestImages};
+pub use known::{KnownData, TestImages, other_classes_in_words};
 use layout::{Part, Wanted};
 pub use layout::{exists, layouts, unused_splits};
 pub use loader::prefetch;

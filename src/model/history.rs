@@ -361,10 +361,14 @@ impl Training {
         self.get(TEST_NAMES)
     }
 
-    /// Whether the backbone was trained on classes that are unknown here, as far as its file said.
+    /// Whether the backbone was trained on classes that this training left out, as far as its file said, and some
+    /// of these classes are among them.
     #[must_use]
-    pub fn unknown_seen(&self) -> bool {
-        self.get(UNKNOWN_SEEN) == Some(true)
+    pub fn has_unknown_seen(&self, classes: &[String]) -> bool {
+        let Some(data) = self.known_data() else { return false };
+        // A protocol does not name its classes.
+        let is_left_out = |class| data.protocol.is_some() || data.unknown_classes.contains(class);
+        self.get(UNKNOWN_SEEN) == Some(true) && classes.iter().any(is_left_out)
     }
 
     /// The data set of the known classes, if it is recorded.

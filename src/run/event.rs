@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    data::LeftOut,
+    data::{LeftOut, other_classes_in_words},
     error::{Error, Result},
     method::LogitScore,
     report::{Report, is_zero},
@@ -160,11 +160,7 @@ impl Started {
     /// What is odd about the images, each in words without a full stop.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
-        let mut remarks = Vec::new();
-        if !self.other_classes.is_empty() {
-            let classes = first_few(self.other_classes.iter().map(|class| on_one_line(class)));
-            remarks.push(format!("the images of `other-classes` are those of {classes}"));
-        }
+        let mut remarks: Vec<String> = other_classes_in_words(&self.other_classes).into_iter().collect();
         let mut count = |what: &str, count: usize, consequence: &str| {
             if count > 0 {
                 remarks.push(format!("{what}: {count}{consequence}"));

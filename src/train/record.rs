@@ -150,9 +150,9 @@ fn has_seen_unknown(
         other.protocol != own.protocol || !own.unknown_classes.iter().all(leaves_out)
     };
     let known = |split: &Training| split.get::<String>("known");
-    let has_seen = |split: &Training| {
-        known(split) == known(&record.split()) && split.known_data().is_some_and(|other| is_seen(&other))
-    };
+    let of_run = known(&record.split());
+    let has_seen =
+        |split: &Training| known(split) == of_run && split.known_data().is_some_and(|other| is_seen(&other));
     let before: Vec<Training> = of_backbone.get(ANCESTORS).unwrap_or_default();
     before.iter().any(has_seen)
         || match learned {

@@ -21,6 +21,7 @@ use safetensors::{
     Dtype, SafeTensors,
     tensor::{TensorView, View},
 };
+use serde::de::DeserializeOwned;
 
 use crate::{
     arch::{Architecture, HEAD_PREFIX, Layer, Recognized},
@@ -260,22 +261,25 @@ impl Weights {
     /// The input of the network, if the file states it.
     #[must_use]
     pub fn input(&self) -> Option<Input> {
-        let note: serde_json::Value = serde_json::from_str(self.note.as_ref()?).ok()?;
-        serde_json::from_value(note.get("input")?.clone()).ok()
+        self.noted("input")
     }
 
     /// The record of the training, if the file has one.
     #[cfg(feature = "train")]
     pub(crate) fn training(&self) -> Option<Training> {
-        let note: serde_json::Value = serde_json::from_str(self.note.as_ref()?).ok()?;
-        serde_json::from_value(note.get("training")?.clone()).ok()
+        self.noted("training")
     }
 
     /// The classes of a checkpoint.
     #[cfg(feature = "train")]
     pub(crate) fn classes(&self) -> Option<Vec<String>> {
+        self.noted("classes")
+    }
+
+    /// A field of the note of a checkpoint or of exported weights.
+    fn noted<T: DeserializeOwned>(&self, field: &str) -> Option<T> {
         let note: serde_json::Value = serde_json::from_str(self.note.as_ref()?).ok()?;
-        serde_json::from_value(note.get("classes")?.clone()).ok()
+        serde_json::from_value(note.get(field)?.clone()).ok()
     }
 
     /// Recognises the network from the names and shapes of its tensors, after any prefix, as

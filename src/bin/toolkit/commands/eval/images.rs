@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use cac::{
     Error,
-    data::{Dataset, KnownData, PublishedSet, Role, Split, TestImages, exists},
+    data::{Dataset, KnownData, PublishedSet, Role, Split, TestImages, exists, other_classes_in_words},
     model::{Manifest, Training},
     run::EXAMPLES,
-    text::{first_few, on_one_line},
+    text::on_one_line,
 };
 
 use crate::{
@@ -42,8 +42,6 @@ impl<'a> Source<'a> {
     pub fn of(args: &EvaluationArgs, manifest: &'a Manifest, is_built_in: bool) -> anyhow::Result<Self> {
         let training = manifest.history.training.as_ref().filter(|_| args.known.is_none());
         let is_tutorial = is_built_in && args.known.is_none();
-        let sets: Option<Vec<String>> = training.and_then(|training| training.get("unknown"));
-        let has_sets = sets.is_none_or(|sets| !sets.is_empty());
         let recorded = match (&args.known, training.and_then(Training::known_data)) {
             (Some(known), _) => KnownData::new(known),
             (None, recorded) if is_tutorial => match recorded {
@@ -54,12 +52,16 @@ impl<'a> Source<'a> {
                 say(format_args!("known images: `{}`, as recorded in the model", recorded.path.display()));
                 recorded
             }
-            (None, Some(recorded)) => bail!(
-                "cannot find the training data of the model, `{}`; give --known DIR{}{}",
-                recorded.path.display(),
-                flags(&recorded),
-                if has_sets { " and --unknown NAME=DIR" } else { "" }
-            ),
+            (None, Some(recorded)) => {
+                let sets: Option<Vec<String>> = training.and_then(|training| training.get("unknown"));
+                let has_sets = sets.is_none_or(|sets| !sets.is_empty());
+                bail!(
+                    "cannot find the training data of the model, `{}`; give --known DIR{}{}",
+                    recorded.path.display(),
+                    flags(&recorded),
+                    if has_sets { " and --unknown NAME=DIR" } else { "" }
+                )
+            }
             (None, None) => bail!("the model does not record its training data; give --known DIR"),
         };
         let data = KnownData {
@@ -100,11 +102,8 @@ impl<'a> Source<'a> {
         images.known = images.known.align(&manifest.decision.classes)?;
         say_untested(images.known.classes_without_images());
         images.sets().for_each(|set| say_left_out(set.left_out()));
-        let mut remarks = remarks(&images)?;
-        if !images.other_classes.is_empty() {
-            let classes = first_few(images.other_classes.iter().map(|class| on_one_line(class)));
-            remarks.insert(0, format!("the images of `other-classes` are those of {classes}"));
-        }
+        let remarks: Vec<String> =
+            other_classes_in_words(&images.other_classes).into_iter().chain(remarks(&images)?).collect();
         remarks.iter().for_each(say);
         Ok(match args.degraded {
             Some(degradation) => (images.degraded(degradation), remarks),

@@ -21,7 +21,6 @@ use cac::{
     },
     fit::LIMIT,
     method::{FittedScore, LogitScore, RejectionScore},
-    model::Training,
     report::Report,
 };
 
@@ -95,13 +94,7 @@ pub fn measure(
         let named = named.map_or("the model".to_owned(), |model| format!("`{}`", model.display()));
         let mut found = source.learned(args, &named, scorer.manifest(), &images)?;
         let training = scorer.manifest().history.training.as_ref();
-        let leaves_out = |training: &&Training| {
-            let data = training.known_data();
-            let names = data.as_ref().map_or(&[][..], |data| &data.unknown_classes);
-            let is_same = images.other_classes.iter().any(|class| names.contains(class));
-            is_same || data.is_some_and(|data| data.protocol.is_some() && !images.other_classes.is_empty())
-        };
-        if training.filter(leaves_out).is_some_and(Training::unknown_seen) {
+        if training.is_some_and(|training| training.has_unknown_seen(&images.other_classes)) {
             found.push(format!("the backbone of {named} was trained on some of the unknown classes"));
         }
         found.iter().for_each(say);
