@@ -133,7 +133,7 @@ impl Fitter<'_> {
 ///
 /// # Errors
 /// [`Error::Setting`] if there are too few images for the score, the constants do not fit, a label is no class
-/// or missing, or `knn` is to have no neighbour.
+/// or missing, a feature or a weight is not finite, or `knn` is to have no neighbour.
 pub fn fit(score: FeatureScore, examples: &Examples, limit: Option<usize>) -> Result<Constants> {
     let refused = |reason: &str| Error::setting("score", format!("`{score}`"), reason);
     if examples.labels.is_empty() {
@@ -144,6 +144,10 @@ pub fn fit(score: FeatureScore, examples: &Examples, limit: Option<usize>) -> Re
         || examples.labels.iter().any(|label| !classes.contains(label))
     {
         return Err(refused("needs one of the classes as the label of each image"));
+    }
+    let LastLayer { weight, bias } = examples.last_layer;
+    if !examples.features.iter().chain(weight).chain(bias).all(|value| value.is_finite()) {
+        return Err(refused("needs finite features and weights"));
     }
     let constants = match score {
         FeatureScore::Knn { neighbours } => neighbours_of(examples, neighbours, limit),
@@ -404,6 +408,24 @@ mod tests {
         let Constants::Gaussians { within, .. } = fitted else { panic!("{fitted:?}") };
         // Two thirds of 20 - 8, fewer than half of 20.
         assert_eq!(within.matrix.dim(), (8, 30));
+    }
+
+    #[test]
+    fn features_and_weights_must_be_finite() {
+        let labels: Vec<i64> = (0..20).map(|i| i % 2).collect();
+        let refused = |weight: f32, feature: f32| {
+            let mut features =
+                Array2::from_shape_fn((20, 3), |(image, at)| ((image * (at + 3)) as f32).sin());
+            features[[7, 1]] = feature;
+            let last_layer = LastLayer { weight: Array2::from_elem((2, 3), weight), bias: vec![0.0; 2] };
+            let examples = Examples { features: features.view(), labels: &labels, last_layer: &last_layer };
+            fit(FeatureScore::Mahalanobis, &examples, None).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused(1.0, 0.5), None);
+        for (weight, feature) in [(1.0, f32::NAN), (f32::INFINITY, 0.5)] {
+            let error = refused(weight, feature).unwrap();
+            assert!(error.ends_with("needs finite features and weights"), "{error}");
+        }
     }
 
     #[test]

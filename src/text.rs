@@ -19,14 +19,18 @@ pub fn path_text(path: &Path) -> String {
 pub fn on_one_line(name: &str) -> String {
     let mut line = String::with_capacity(name.len());
     for letter in name.chars() {
-        let reorders = matches!(letter, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let reorders = matches!(
+            letter,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        );
         if letter.is_control() || reorders { line.extend(letter.escape_debug()) } else { line.push(letter) }
     }
     line
 }
 
-/// A path as a part of a line.
-pub(crate) fn shown(path: &Path) -> String {
+/// A path as a part of a line: [`path_text`], [`on_one_line`].
+#[must_use]
+pub fn shown(path: &Path) -> String {
     on_one_line(&path_text(path))
 }
 

@@ -183,7 +183,8 @@ def local_files(folder: str) -> list[Path] | None:
         seen.add(place)
         folders[:] = sorted(name for name in folders if is_new and is_shown(name))
         files += [Path(folder, name) for name in names if is_new and is_shown(name)]
-    found = sorted(file for file in files if file.is_file())
+    # A broken link is an image that cannot be read.
+    found = sorted(file for file in files if file.is_file() or not file.exists())
     if broken := [file for file in found if not is_text(file)]:
         print(f"files skipped because their names are not UTF-8: {len(broken)}, such as {str(broken[0])!r}", file=sys.stderr)
     if not (found := [file for file in found if is_text(file)]):

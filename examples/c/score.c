@@ -212,7 +212,7 @@ int main(int argc, char **argv) {
     if (label < 0 || label >= class_count) FAIL("%s: class %lld has no name", argv[i], (long long)label);
     const char *name = classes;
     while (label--) name += strlen(name) + 1;
-    printf("%s\t%s\t%.4f", argv[i], unknown ? "unknown" : name, score);
+    printf("%s\t%s\t%.6g", argv[i], unknown ? "unknown" : name, score);
     if (results[3]) printf("\t%.4f", *(const float *)value_of(results[3], ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT));
     putchar('\n');
     for (size_t k = 0; k < wanted; results[k++] = NULL) ort->ReleaseValue(results[k]);

@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import timm
@@ -44,7 +45,9 @@ DECAY = 5e-4
 
 def files(folder: Path) -> tuple[list[Path], list[int]]:
     """The images of train/CLASS/ folders, and their labels."""
-    classes = sorted(path for path in (folder / "train").iterdir() if path.is_dir() and is_shown(path.name))
+    classes = [path for path in (folder / "train").iterdir() if path.is_dir() and is_shown(path.name)]
+    # macOS decomposes letters such as ü, which would sort elsewhere.
+    classes.sort(key=lambda path: normalize("NFC", path.name))
     images: list[Path] = []
     labels: list[int] = []
     for label, path in enumerate(classes):
@@ -69,13 +72,17 @@ def images_below(folder: Path) -> list[Path]:
         seen.add(os.path.realpath(place))
         folders[:] = [name for name in folders if is_new and is_shown(name)]
         found += [Path(place, name) for name in names if is_new and is_shown(name)]
-    return sorted(file for file in found if file.suffix.lower() in IMAGES and file.is_file())
+    # A broken link is an image that cannot be read.
+    images = (file for file in found if file.suffix.lower() in IMAGES)
+    return sorted(file for file in images if file.is_file() or not file.exists())
 
 
 def opened(file: Path) -> Image.Image:
     """The image upright, in RGB without transparency."""
     try:
         with Image.open(file, formats=FORMATS) as image:
+            if max(image.size) > 65_535:
+                raise ValueError("more than 65,535 pixels wide or high")
             # Pillow would clip grey values of 16 bits at 255.
             is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
             tags = image.tag_v2 if image.format == "TIFF" else {}
@@ -185,7 +192,9 @@ def train(args: argparse.Namespace) -> None:
         tensors = {name: tensor.float() for name, tensor in load_file(args.backbone).items()}
         weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{last}.")}
         missing, unexpected = network.load_state_dict(weights, strict=False)
-        assert not unexpected and all(name.startswith(f"{last}.") or name.endswith("tracked") for name in missing), missing
+        missing = [name for name in missing if not name.startswith(f"{last}.") and not name.endswith("tracked")]
+        if unexpected or missing:
+            raise SystemExit(f"{args.backbone}: unexpected tensors {unexpected[:3]}, missing tensors {missing[:3]}")
     of_head = [parameter for name, parameter in network.named_parameters() if name.startswith(f"{last}.")]
     of_backbone = [parameter for name, parameter in network.named_parameters() if not name.startswith(f"{last}.")]
     rates = [args.backbone_rate * args.learning_rate, args.learning_rate]

@@ -97,6 +97,7 @@ for path in paths:
         continue
     name = "unknown" if found["unknown"][0] else classes[found["label"][0]]
     # Not every file has p-values.
-    numbers = [f"{found[output][0]:.4f}" for output in ("score", "p_value") if output in found]
-    print(path, name, *numbers, sep="\t")
+    p_value = [f"{found['p_value'][0]:.4f}"] if "p_value" in found else []
+    # A score of `cac` may be tiny.
+    print(path, name, f"{found['score'][0]:.6g}", *p_value, sep="\t")
 sys.exit(failed)

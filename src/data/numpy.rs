@@ -478,6 +478,12 @@ mod tests {
         );
         let endless = npy("|u1", "4294967296, 4294967296, 4294967296", &[0; 9]);
         assert!(with_images(endless).contains("is larger than any file"));
+        // Python's other literals, of which npyz would multiply the values.
+        for length in ["0x100000000", "4_611_686_018_427_387_905", "2+2"] {
+            let shape = format!("{length}, {length}");
+            let message = with_images(npy("|u1", &shape, &[0; 9]));
+            assert!(message.contains("has a length that is not a number"), "{message}");
+        }
         let named = |names: Vec<u8>| {
             error(&npz(&[images(), ("labels.npy", npy("|u1", "2,", &[0, 1])), ("class_names.npy", names)]))
         };

@@ -1,13 +1,14 @@
 //! Features of sets of images in an NPZ file, from which scores are computed without the model.
 //!
 //! `last_layer/weight` is `[C, F]`, `last_layer/bias` `[C]`, `anchors` `[C, C]`. Each set has `NAME/features`
-//! `[N, F]`, `NAME/logits` `[N, C]` and `NAME/label` `[N]`. The first set is `training`, to which scores are
-//! fitted; `known` and the unknown sets follow.
+//! `[N, F]`, `NAME/logits` `[N, C]` and `NAME/label` `[N]`. The sets are `training`, to which scores are fitted,
+//! `known`, and the unknown ones.
 
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Write},
+    ops::ControlFlow::Continue,
     path::Path,
 };
 
@@ -73,7 +74,7 @@ impl FeatureFile {
     /// unless it is the last of its class, is set aside to standardise a sum.
     ///
     /// # Errors
-    /// Those of [`fit`](crate::fit::fit), and [`Error::Setting`] if a term cannot be standardised.
+    /// Those of [`fit`](crate::fit::fit), and [`Error::Unstandardised`] if a term is the same for all images.
     pub fn fit(&self, score: RejectionScore, limit: Option<usize>) -> Result<FittedScore> {
         let (standardising, fitting) = self.divided();
         let rows = |indices: &[usize]| self.training.features.select(Axis(0), indices);
@@ -168,14 +169,13 @@ impl FeatureFile {
             let labels = labels.iter().map(|&label| label as i64).collect();
             sets.push(FeatureSet { name, features, labels });
         }
-        let is_whole = sets.len() >= 2 && sets[0].name == TRAINING && sets[1].name == KNOWN;
-        if !is_whole {
-            return Err(broken(path, format!("its sets do not begin with `{TRAINING}` and `{KNOWN}`")));
-        }
+        let mut take = |name: &str| match sets.iter().position(|set: &FeatureSet| set.name == name) {
+            Some(index) => Ok(sets.remove(index)),
+            None => Err(broken(path, format!("it has no set `{name}`"))),
+        };
+        let (training, known) = (take(TRAINING)?, take(KNOWN)?);
         let last_layer = LastLayer { weight, bias: bias.into_iter().collect() };
-        let unknown = sets.split_off(2);
-        let [training, known] = <[_; 2]>::try_from(sets).expect("two sets are left");
-        Ok(Self { last_layer, anchors: Anchors::from_rows(anchors), training, known, unknown })
+        Ok(Self { last_layer, anchors: Anchors::from_rows(anchors), training, known, unknown: sets })
     }
 
     /// Writes a file.
@@ -183,20 +183,20 @@ impl FeatureFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let bytes = self.bytes().map_err(Error::io("write", path))?;
-        atomic::write(path, &bytes)
+        let fill = |file: &mut dyn Write| self.write_to(file).map_err(Error::io("write", path)).map(Continue);
+        atomic::write_with(path, fill).map(drop)
     }
 
-    fn bytes(&self) -> io::Result<Vec<u8>> {
-        let mut archive = npz::Writer::new();
-        archive.add("last_layer/weight", &npz::matrix(self.last_layer.weight.view())?)?;
+    fn write_to(&self, file: impl Write) -> io::Result<()> {
+        let mut archive = npz::Writer::new(file);
+        archive.add_matrix("last_layer/weight", self.last_layer.weight.view())?;
         archive.add("last_layer/bias", &npz::vector(self.last_layer.bias.clone())?)?;
-        archive.add("anchors", &npz::matrix(self.anchors.to_rows().view())?)?;
+        archive.add_matrix("anchors", self.anchors.to_rows().view())?;
         let unknown = self.unknown.iter().map(|set| (set.name.as_str(), set));
         for (name, set) in [(TRAINING, &self.training), (KNOWN, &self.known)].into_iter().chain(unknown) {
-            archive.add(&format!("{name}/features"), &npz::matrix(set.features.view())?)?;
+            archive.add_matrix(&format!("{name}/features"), set.features.view())?;
             let logits = self.last_layer.logits(set.features.view());
-            archive.add(&format!("{name}/logits"), &npz::matrix(logits.view())?)?;
+            archive.add_matrix(&format!("{name}/logits"), logits.view())?;
             archive.add(&format!("{name}/label"), &npz::vector(set.labels.clone())?)?;
         }
         archive.finish()
@@ -305,8 +305,10 @@ mod tests {
         }
         // Files that this writer never writes.
         let replaced = |name: &str, array: Option<Vec<u8>>| {
-            let mut old = ZipArchive::new(io::Cursor::new(example().bytes().unwrap())).unwrap();
-            let mut new = npz::Writer::new();
+            let (mut old, mut written) = (Vec::new(), Vec::new());
+            example().write_to(&mut old).unwrap();
+            let mut old = ZipArchive::new(io::Cursor::new(old)).unwrap();
+            let mut new = npz::Writer::new(&mut written);
             for index in 0..old.len() {
                 let mut entry = old.by_index(index).unwrap();
                 let old_name = entry.name().trim_end_matches(".npy").to_owned();
@@ -318,13 +320,18 @@ mod tests {
                     _ => new.add(&old_name, &bytes).unwrap(),
                 }
             }
-            std::fs::write(&path, new.finish().unwrap()).unwrap();
+            new.finish().unwrap();
+            std::fs::write(&path, written).unwrap();
             FeatureFile::read(&path).unwrap_err().to_string()
         };
         for set in [TRAINING, KNOWN] {
-            assert!(replaced(set, None).contains("do not begin with `training` and `known`"));
+            assert!(replaced(set, None).contains(&format!("it has no set `{set}`")));
         }
-        let none = |rows: usize| Some(npz::matrix(Array2::zeros((rows, 0)).view()).unwrap());
+        let none = |rows: usize| {
+            let mut bytes = Vec::new();
+            npz::write::<f32>(&mut bytes, &[rows as u64, 0], []).unwrap();
+            Some(bytes)
+        };
         assert!(replaced("last_layer/weight", none(2)).contains("`last_layer/weight` does not fit"));
         assert!(replaced("known/features", none(2)).contains("`known/features` does not fit"));
         assert!(

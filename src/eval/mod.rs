@@ -315,7 +315,7 @@ impl Agreement {
     }
 }
 
-/// How [`evaluate`] treats images.
+/// How [`evaluate`] and [`outputs`] treat images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EvaluateOptions {
     /// Leave out images that cannot be read.
@@ -360,7 +360,7 @@ pub fn evaluate(
     let mut score_all = |name: &str, images: &Dataset| {
         let mut set = ScoredSet {
             name: name.to_owned(),
-            scores: vec![Vec::with_capacity(images.len()); scores.len()],
+            scores: scores.iter().map(|_| Vec::with_capacity(images.len())).collect(),
             logits: Array2::zeros((0, classes)),
             ..ScoredSet::default()
         };
@@ -426,7 +426,7 @@ pub struct DatasetOutputs {
     pub score: Vec<f32>,
     /// The classes of the nearest anchors `[N]`.
     pub label: Vec<usize>,
-    /// Features `[N, F]`; `None` if the model does not have them as an output.
+    /// Features `[N, F]`; `None` unless they are kept and an output of the model.
     pub features: Option<Array2<f32>>,
 }
 
@@ -440,7 +440,7 @@ pub struct DatasetOutputs {
 pub fn outputs(
     scorer: &Scorer,
     images: &Dataset,
-    skip_broken: bool,
+    options: EvaluateOptions,
     mut progress: impl FnMut(usize),
 ) -> Result<DatasetOutputs> {
     let logits = Array2::zeros((0, scorer.decision().classes.len()));
@@ -451,12 +451,14 @@ pub fn outputs(
         all.logits.append(Axis(0), batch.outputs.logits.view()).expect("one row per image");
         all.score.extend(&batch.outputs.score);
         all.label.extend(&batch.outputs.label);
-        append(&mut all.features, batch.outputs.features.as_ref());
+        if options.keep_features {
+            append(&mut all.features, batch.outputs.features.as_ref());
+        }
         progress(batch.indices.len() + batch.errors.len());
         all.indices.extend(batch.indices);
         errors.extend(batch.errors);
     })?;
-    if !errors.is_empty() && (!skip_broken || all.indices.is_empty()) {
+    if !errors.is_empty() && (!options.skip_broken || all.indices.is_empty()) {
         return Err(Error::BrokenImages { errors });
     }
     Ok(all)

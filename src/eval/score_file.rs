@@ -10,8 +10,9 @@ use std::{
     cell::Cell,
     collections::HashMap,
     fs::File,
-    io::{self, BufRead, BufReader, Cursor, Read},
+    io::{self, BufRead, BufReader, Cursor, Read, Write},
     iter,
+    ops::ControlFlow::Continue,
     path::Path,
 };
 
@@ -57,14 +58,19 @@ const MAX_LINE: u64 = 1 << 20;
 /// [`Error::Io`], those of `take`, and [`Error::ScoreFile`] if the file is malformed or something else, lacks
 /// a column or has it twice, if a score is NaN or a class not an integer, or, after the last entry, if no
 /// label is negative or every label is.
-pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+pub fn read(path: &Path, column: &str, take: impl FnMut(Entry) -> Result<()>) -> Result<()> {
+    read_labelled(path, column, take).map(drop)
+}
+
+/// [`read`]; returns whether the scores are in single precision.
+fn read_labelled(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>) -> Result<bool> {
     let (mut known, mut unknown) = (false, false);
-    read_entries(path, column, true, |entry| {
+    let is_single = read_entries(path, column, true, |entry| {
         *if entry.label < 0 { &mut unknown } else { &mut known } = true;
         take(entry)
     })?;
     let missing = match (known, unknown) {
-        (true, true) => return Ok(()),
+        (true, true) => return Ok(is_single),
         (true, false) => "no label is negative: no unknown images",
         (false, true) => "every label is negative: no known images",
         (false, false) => "the file has no entries",
@@ -72,17 +78,35 @@ pub fn read(path: &Path, column: &str, mut take: impl FnMut(Entry) -> Result<()>
     Err(broken(path, missing))
 }
 
-/// Reads a file into its known images and its unknown sets, in the order of their first images; images that
-/// are not in a named set are in `unknown`. Also returns the number of known images that lack a prediction
-/// although others have one: a set has predictions for all of its images, or none.
+/// The contents of a file.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ScoreSets {
+    /// The known images and the unknown sets, these in the order of their first images. Images that are not in a
+    /// named set are in `unknown`. A set has predictions for all of its images, or none.
+    pub tested: TestScores,
+    /// The known images that lack a prediction although others have one.
+    pub unjudged: usize,
+    /// Whether the scores are in single precision.
+    pub is_single: bool,
+}
+
+impl ScoreSets {
+    /// A threshold in the precision of the scores: a score that equals it is not above it, though both were rounded.
+    #[must_use]
+    pub fn threshold(&self, given: f64) -> f64 {
+        if self.is_single { (given as f32).into() } else { given }
+    }
+}
+
+/// Reads a whole file.
 ///
 /// # Errors
 /// Those of [`read`].
-pub fn read_sets(path: &Path, column: &str) -> Result<(TestScores, usize)> {
+pub fn read_sets(path: &Path, column: &str) -> Result<ScoreSets> {
     let empty = |name: &str| Scored { name: name.to_owned(), ..Scored::default() };
     let mut tested = TestScores { known: empty(KNOWN), unknown: Vec::new() };
     let mut indices: HashMap<String, usize> = HashMap::new();
-    read(path, column, |entry| {
+    let is_single = read_labelled(path, column, |entry| {
         let set = if entry.label >= 0 {
             &mut tested.known
         } else {
@@ -108,16 +132,17 @@ pub fn read_sets(path: &Path, column: &str) -> Result<(TestScores, usize)> {
             set.predicted.clear();
         }
     }
-    Ok((tested, unjudged))
+    Ok(ScoreSets { tested, unjudged, is_single })
 }
 
-/// Reads the entries, or only their scores if they are not labelled.
+/// Reads the entries, or only their scores if they are not labelled. Returns whether the scores are in single
+/// precision.
 fn read_entries(
     path: &Path,
     column: &str,
     is_labelled: bool,
     take: impl FnMut(Entry) -> Result<()>,
-) -> Result<()> {
+) -> Result<bool> {
     let file = File::open(path).map_err(Error::io("read", path))?;
     let mut file = BufReader::with_capacity(MAX_HEADER as usize, file);
     let start = file.fill_buf().map_err(Error::io("read", path))?;
@@ -126,7 +151,7 @@ fn read_entries(
     } else if let Some(what) = kind::of(start) {
         Err(broken(path, format!("it is {what}, expected CSV or NPZ")))
     } else {
-        read_csv(path, file, column, is_labelled, take)
+        read_csv(path, file, column, is_labelled, take).map(|()| false)
     }
 }
 
@@ -273,7 +298,7 @@ fn read_npz(
     column: &str,
     is_labelled: bool,
     mut take: impl FnMut(Entry) -> Result<()>,
-) -> Result<()> {
+) -> Result<bool> {
     // An archive reads one entry at a time, but three arrays are read in lockstep.
     let open = || {
         let file = File::open(path).map_err(Error::io("read", path))?;
@@ -304,6 +329,7 @@ fn read_npz(
         let shapes = format!("`{column}` {:?}, `{}` {:?}", scores.shape, other.name, other.shape);
         return Err(broken(path, format!("its arrays differ in shape: {shapes}")));
     }
+    let is_single = scores.is_single;
     // In the same order, all arrays have an image's values at the same place. Scores alone are in C order.
     let is_mixed = !is_labelled || others().any(|other| other.order != scores.order);
     let scores = scores.values(is_mixed).map_err(unreadable)?;
@@ -324,7 +350,7 @@ fn read_npz(
         let prediction = class("prediction", &mut predictions)?;
         take(Entry { set: "", image: "", label, prediction, score })?;
     }
-    Ok(())
+    Ok(is_single)
 }
 
 /// The number as an integer, if it is one.
@@ -343,35 +369,33 @@ pub fn write(path: &Path, evaluation: &Evaluation) -> Result<()> {
         _ => score.to_string(),
     };
     let names: Vec<String> = evaluation.scores.iter().enumerate().map(column).collect();
-    let bytes = if is_npz(path) {
-        npz(&names, evaluation).map_err(Error::io("write", path))?
-    } else {
-        csv(&names, evaluation)
+    let written = match is_npz(path) {
+        true => npz,
+        false => csv,
     };
-    atomic::write(path, &bytes)
+    let fill = |file: &mut dyn Write| written(file, &names, evaluation).map_err(Error::io("write", path));
+    atomic::write_with(path, |file| fill(file).map(Continue)).map(drop)
 }
 
-fn csv(names: &[String], evaluation: &Evaluation) -> Vec<u8> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let mut line = |cells: &mut dyn Iterator<Item = String>| {
-        writer.write_record(cells).expect("all lines have the same length");
-    };
+fn csv(file: &mut dyn Write, names: &[String], evaluation: &Evaluation) -> io::Result<()> {
+    let mut writer = csv::Writer::from_writer(file);
+    let mut line = |cells: &mut dyn Iterator<Item = String>| writer.write_record(cells);
     let heads = ["set", "image", "label", "prediction"].map(str::to_owned);
-    line(&mut heads.into_iter().chain(names.iter().cloned()));
+    line(&mut heads.into_iter().chain(names.iter().cloned()))?;
     for set in evaluation.sets() {
         for (index, (label, prediction)) in set.truth.iter().zip(&set.predicted).enumerate() {
             let image = set.images.get(index).cloned().unwrap_or_default();
             // One line per image, as the reader requires.
             let [name, image] = [&set.name, &image].map(|name| on_one_line(name));
             let first = [name, image, label.to_string(), prediction.to_string()];
-            line(&mut first.into_iter().chain(set.scores.iter().map(|scores| scores[index].to_string())));
+            line(&mut first.into_iter().chain(set.scores.iter().map(|scores| scores[index].to_string())))?;
         }
     }
-    writer.into_inner().expect("memory can be written")
+    writer.flush()
 }
 
-fn npz(names: &[String], evaluation: &Evaluation) -> io::Result<Vec<u8>> {
-    let mut archive = npz::Writer::new();
+fn npz(file: &mut dyn Write, names: &[String], evaluation: &Evaluation) -> io::Result<()> {
+    let mut archive = npz::Writer::new(file);
     let images: Vec<&String> = evaluation.sets().flat_map(|set| &set.images).collect();
     archive.add("image", &npz::texts(&images)?)?;
     let labels = evaluation.sets().flat_map(|set| set.truth.iter().copied());
@@ -439,6 +463,11 @@ mod tests {
             assert_eq!(scores, [0.1, f32::INFINITY, 0.25], "{name}");
             let others: Vec<f64> = all(&path, "max-logit").unwrap().iter().map(|entry| entry.3).collect();
             assert_eq!(others, [-1.0, -2.0, -0.5], "{name}");
+            // 0.1 in single precision is above 0.1 in double precision.
+            let sets = read_sets(&path, "score").unwrap();
+            let threshold = sets.threshold(0.1);
+            let kept: Vec<bool> = sets.tested.known.scores.iter().map(|&score| score <= threshold).collect();
+            assert_eq!(kept, [true, false], "{name}");
             if name.ends_with("csv") {
                 assert_eq!((entries[0].0.as_str(), entries[2].0.as_str()), ("known", "far, out"));
                 let text = std::fs::read_to_string(&path).unwrap();
@@ -465,7 +494,7 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             read_sets(&path, "score").unwrap()
         };
-        let (tested, unjudged) = sets(
+        let ScoreSets { tested, unjudged, is_single } = sets(
             "set,image,label,prediction,score\n\
              far,f1,-1,2,0.5\nknown,k1,2,2,0.25\n,u1,-1,,0.75\nfar,f2,-3,1,1\nknown,k2,0,1,0.125\n,,-1,0,2\n",
         );
@@ -483,10 +512,10 @@ mod tests {
                 scored("unknown", &["u1", ""], &[-1, -1], &[], &[0.75, 2.0]),
             ],
         };
-        assert_eq!((tested, unjudged), (expected, 0));
-        let (tested, unjudged) = sets("label,prediction,score\n1,1,0\n1,,0\n0,,0\n-1,,1\n");
+        assert_eq!((tested, unjudged, is_single), (expected, 0, false));
+        let ScoreSets { tested, unjudged, .. } = sets("label,prediction,score\n1,1,0\n1,,0\n0,,0\n-1,,1\n");
         assert_eq!((tested.known.predicted, unjudged), (vec![], 2));
-        let (tested, unjudged) = sets("label,score\n1,0\n-1,1\n");
+        let ScoreSets { tested, unjudged, .. } = sets("label,score\n1,0\n-1,1\n");
         assert_eq!((tested.known.predicted, unjudged), (vec![], 0), "nobody expects an accuracy");
     }
 

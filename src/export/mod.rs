@@ -46,7 +46,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportOptions {
     /// The rejection score; by default the one that best separates held-out known images from stand-ins for
-    /// unknown ones or, without features in the checkpoint, that of its training.
+    /// unknown ones. With too few held-out images for that it is `knn` if the last layer alone was trained, without
+    /// outliers; otherwise, as without features in the checkpoint, that of the training.
     pub score: Option<RejectionScore>,
     /// The size limit of a feature score's constants, in bytes; see [`fit::fit`].
     pub limit: usize,
@@ -122,7 +123,8 @@ pub struct Exported {
 ///
 /// # Errors
 /// [`Error::Weights`] and [`Error::Setting`] if the checkpoint or the options are invalid, those of
-/// [`decide`], [`Error::SelfCheck`] if the check fails, [`Error::Io`] if the file cannot be written.
+/// [`decide`], [`Report::new`](crate::report::Report::new) and [`Scorer::from_bytes`], [`Error::SelfCheck`] if the
+/// check fails, [`Error::Runtime`] if tract fails, [`Error::Io`] if the file cannot be written.
 pub fn export(checkpoint: &Checkpoint, options: &ExportOptions, path: &Path) -> Result<Exported> {
     let (exported, bytes) = build(checkpoint, options)?;
     atomic::write(path, &bytes)?;
@@ -230,7 +232,8 @@ pub fn decide(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Manif
 /// Returns the score and the metadata as [`decide`] does, without what depends on the threshold.
 ///
 /// # Errors
-/// [`Error::Setting`] if the score cannot be chosen, [`Error::Weights`] if the last layer is missing.
+/// [`Error::Weights`] if the last layer is missing, those of [`fit::fit`], [`Error::Unstandardised`] if a term of a sum
+/// is the same for all images, [`Error::Scores`] if a score of an image is NaN.
 pub fn without_threshold(
     checkpoint: &Checkpoint,
     options: &ExportOptions,

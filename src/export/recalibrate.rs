@@ -11,7 +11,7 @@ use super::{
 use crate::{
     data::Dataset,
     error::{Error, Result},
-    eval::{self, DatasetOutputs},
+    eval::{self, DatasetOutputs, EvaluateOptions},
     files::{atomic, sha256},
     method,
     model::{
@@ -90,7 +90,7 @@ pub fn recalibrate(
     let keep = options.keep.or(decision.threshold.as_ref().and_then(|rule| rule.keep));
     let keep = keep.unwrap_or(method::KEEP);
     // Before the images are scored, which takes long. Each class needs as many.
-    method::threshold(&vec![0.0; images.len()], keep)?;
+    method::check_enough(images.len(), keep)?;
     let (mut on_cpu, mut on_provider) = verified(&bytes, origin, options.provider)?;
     if let Some(thresholds) = &of_classes {
         // Without thresholds for classes, the score is the raw one.
@@ -101,7 +101,8 @@ pub fn recalibrate(
         on_provider = on_provider.map(|_| open(options.provider)).transpose()?;
     }
     let scorer = on_provider.as_ref().unwrap_or(&on_cpu);
-    let outputs = eval::outputs(scorer, images, options.skip_broken, progress)?;
+    let needed = EvaluateOptions { skip_broken: options.skip_broken, keep_features: false };
+    let outputs = eval::outputs(scorer, images, needed, progress)?;
     if let Some(&value) = outputs.score.iter().find(|score| !score.is_finite()) {
         return Err(Error::NotFinite { what: "a score", value });
     }

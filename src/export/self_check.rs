@@ -139,11 +139,17 @@ fn rounding(term: &FittedTerm, activations: &Activations) -> Array1<f64> {
         }
         // A float32 distance has seven digits. For a far image, its rounding error decides the softmin of two
         // similar distances, and the softmin is multiplied by the distance.
-        FittedTerm::Logits(score) => activations.distances.map_axis(Axis(1), |row| {
-            let is_of_squares = *score == LogitScore::PytorchOod;
-            let far = row.fold(0.0_f32, |most, &d| most.max(if is_of_squares { d * d } else { d }));
-            1e-3 * f64::from(far).powi(2) * HEAD_TOLERANCE
-        }),
+        FittedTerm::Logits(score @ (LogitScore::Cac | LogitScore::PytorchOod)) => {
+            activations.distances.map_axis(Axis(1), |row| {
+                let is_of_squares = *score == LogitScore::PytorchOod;
+                let far = row.fold(0.0_f32, |most, &d| most.max(if is_of_squares { d * d } else { d }));
+                1e-3 * f64::from(far).powi(2) * HEAD_TOLERANCE
+            })
+        }
+        FittedTerm::Logits(_) => {
+            let error = |score: f32| ROUNDINGS * f64::from(f32::EPSILON * score.abs());
+            term.rejection(activations).mapv(error)
+        }
     }
 }
 
@@ -174,4 +180,29 @@ fn same<'a, T: PartialEq + 'a>(
 /// The larger of two differences; NaN counts as infinite.
 pub(super) fn greater(a: f64, b: f64) -> f64 {
     if b.is_nan() { f64::INFINITY } else { a.max(b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::arr2;
+
+    use super::*;
+
+    #[test]
+    fn the_length_of_anchors_allows_no_other_score_than_those_of_distances_to_differ() {
+        let (logits, distances) = (arr2(&[[3000.0, 0.0]]), arr2(&[[1.0, 4242.0]]));
+        let activations = Activations { features: None, logits: logits.view(), distances: distances.view() };
+        for (score, is_tolerated) in [
+            (LogitScore::Cac, true),
+            (LogitScore::Msp, false),
+            (LogitScore::MinDistance, false),
+            (LogitScore::ENERGY, false),
+        ] {
+            let score = FittedScore::Single(FittedTerm::Logits(score));
+            let expected = score.rejection(&activations).to_vec();
+            let found = Array1::from_vec(expected.iter().map(|score| score + 0.5).collect());
+            let difference = difference_of_scores(&score, &activations, &found, &expected);
+            assert_eq!(difference <= HEAD_TOLERANCE, is_tolerated, "{score:?}: {difference}");
+        }
+    }
 }

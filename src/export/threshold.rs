@@ -203,13 +203,13 @@ fn by_class(classes: &[String], rule: ThresholdRule, scores: &[f32], predicted: 
     let ThresholdRule::Keep(keep) = rule else {
         return Err(Error::setting("per class", true, "needs a share to keep, not a threshold"));
     };
+    let mut by_class = vec![Vec::new(); classes.len()];
+    scores.iter().zip(predicted).for_each(|(&score, &class)| by_class[class].push(score));
     let mut least = 1.0_f64;
-    let thresholds = classes.iter().enumerate().map(|(class, name)| {
-        let own = scores.iter().zip(predicted).filter(|&(_, &predicted)| predicted == class);
-        let mut own: Vec<f32> = own.map(|(&score, _)| score).collect();
+    let thresholds = classes.iter().zip(&mut by_class).map(|(name, own)| {
         own.sort_unstable_by(f32::total_cmp);
         least = least.min(method::kept_at_least(own.len(), keep));
-        method::threshold(&own, keep).map_err(|error| match error {
+        method::threshold(own, keep).map_err(|error| match error {
             Error::TooFewHeldOut { found, needed, .. } => {
                 let reason = format!(
                     "class `{name}` needs {needed} images predicted as it to keep {} %; there are {found}",

@@ -1,7 +1,7 @@
 //! Publishes a model for Triton Inference Server and KServe: a model repository and an InferenceService.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -32,8 +32,8 @@ pub struct Published {
 
 /// Adds a model file to a model repository, as the next version under the file's name: `NAME/config.pbtxt`,
 /// `NAME/labels.txt` and `NAME/VERSION/model.onnx`. The version's folder appears atomically. Also writes
-/// `NAME.yaml`, a KServe InferenceService for the whole repository. Missing folders are created; what exists
-/// is left unchanged.
+/// `NAME.yaml`, a KServe InferenceService for the whole repository. Missing folders are created. Files that exist are
+/// left unchanged, unless they are for other classes, inputs or outputs and there is no version yet.
 ///
 /// # Errors
 /// [`Error::Setting`] if the repository has a model of this name with other classes, inputs or outputs,
@@ -56,11 +56,12 @@ pub fn publish_version(model: &Path, of: &Path, repository: &Path) -> Result<Pub
     let [head, interface, rest] = config(&name, &file);
     let (labels_file, config_file) = (folder.join("labels.txt"), folder.join("config.pbtxt"));
     // All versions share these files, and a user may have tuned the configuration.
-    let earlier = |path: &Path| fs::read_to_string(path).ok();
     let is_first = !folder.is_dir() || next_version(&folder)? == 1;
-    let differs = earlier(&labels_file).is_some_and(|earlier| earlier != labels)
-        || earlier(&config_file).is_some_and(|earlier| !earlier.contains(&interface));
-    if differs && !is_first {
+    let stale = [
+        is_stale(&labels_file, |earlier| earlier != labels)?,
+        is_stale(&config_file, |earlier| !earlier.contains(&interface))?,
+    ];
+    if stale.contains(&true) && !is_first {
         let reason = format!("`{}` has versions with other classes, inputs or outputs", folder.display());
         return Err(Error::setting("model of the repository", format!("`{name}`"), reason));
     }
@@ -73,8 +74,9 @@ pub fn publish_version(model: &Path, of: &Path, repository: &Path) -> Result<Pub
     let (_lock, new) =
         atomic::unfinished_folder(&folder).map_err(Error::io("create a folder in", &folder))?;
     atomic::write(&new.path().join("model.onnx"), &bytes)?;
-    for (path, text) in [(&config_file, head + &interface + &rest), (&labels_file, labels)] {
-        if is_first || !path.exists() {
+    let files = [(&labels_file, labels), (&config_file, head + &interface + &rest)];
+    for ((path, text), is_stale) in files.into_iter().zip(stale) {
+        if is_stale || !path.exists() {
             atomic::write(path, text.as_bytes())?;
         }
     }
@@ -104,6 +106,15 @@ fn name(model: &Path) -> String {
     }
     name.truncate(63);
     name.trim_end_matches('-').to_owned()
+}
+
+/// Whether a file exists and differs from what is to be written.
+fn is_stale(path: &Path, differs: impl FnOnce(&str) -> bool) -> Result<bool> {
+    match fs::read_to_string(path) {
+        Ok(earlier) => Ok(differs(&earlier)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("read", path)(error)),
+    }
 }
 
 /// One more than the highest existing version.

@@ -497,7 +497,7 @@ impl Incoming<'_> {
             }
             let piece = &buffer[..filled];
             if done == 0
-                && let Some(what) = kind::page(piece)
+                && let Some(what) = if piece.is_empty() { Some("an empty file") } else { kind::page(piece) }
             {
                 return Err(Broken::Server(format!("the server sent {what} in place of the file")));
             }
@@ -967,7 +967,7 @@ pub(crate) mod tests {
             Answer::Page(plain, ""),
         ];
         let (url, served) = server(file(), answers.to_vec());
-        for kind in ["an HTML page", "an HTML page", "an XML document", "a JSON document", "empty"] {
+        for kind in ["an HTML page", "an HTML page", "an XML document", "a JSON document", "an empty file"] {
             let reason = reason(fetch_to(cache.path(), &url));
             assert_eq!(reason, format!("the server sent {kind} in place of the file"));
             assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);

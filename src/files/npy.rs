@@ -27,8 +27,13 @@ pub(crate) fn open<R: Read>(mut reader: R) -> Result<NpyFile<R>, Refusal> {
     }
     let lengths =
         text.split_once('(').and_then(|(_, rest)| rest.split_once(')')).map_or("", |(shape, _)| shape);
-    let lengths = lengths.split(',').filter_map(|length| length.trim().parse::<u64>().ok());
-    if lengths.fold(1, |count: u64, length| count.saturating_mul(length.max(1))) > 1 << 48 {
+    let mut count: u64 = 1;
+    for length in lengths.split(',').map(str::trim).filter(|length| !length.is_empty()) {
+        // npyz reads other literals, such as 0x10, as Python does.
+        let length: u64 = length.parse().map_err(|_| Refusal::Unfit("has a length that is not a number"))?;
+        count = count.saturating_mul(length.max(1));
+    }
+    if count > 1 << 48 {
         return Err(Refusal::Unfit("is larger than any file"));
     }
     let header = NpyHeader::from_reader(&head[..]).map_err(Refusal::Broken)?;

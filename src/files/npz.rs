@@ -3,12 +3,16 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Cursor, Read, Write},
+    io::{self, BufReader, Read, Write},
 };
 
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use npyz::{AutoSerialize, Deserialize, NpyFile, Order, WriterBuilder};
-use zip::{ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
+use zip::{
+    CompressionMethod, ZipArchive, ZipWriter,
+    result::ZipError,
+    write::{SimpleFileOptions, StreamWriter},
+};
 
 use super::npy::{self, Refusal};
 
@@ -25,6 +29,8 @@ pub(crate) struct Array<'a> {
     pub name: &'a str,
     pub shape: Vec<u64>,
     pub order: Order,
+    /// Whether the values are in single precision.
+    pub is_single: bool,
     values: Numbers<'a>,
 }
 
@@ -44,7 +50,9 @@ impl<'a> Array<'a> {
             Refusal::Unfit(reason) => format!("array `{name}` {reason}"),
         })?;
         let (shape, order) = (file.shape().to_vec(), file.order());
-        let values = match npy::kind(&file.dtype()) {
+        let dtype = file.dtype();
+        let kind = npy::kind(&dtype);
+        let values = match kind {
             ("f", 8) => numbers(file, |value: f64| value),
             ("f", 4) => numbers(file, |value: f32| value.into()),
             ("f", 2) => numbers(file, |value: npyz::half::f16| value.into()),
@@ -62,7 +70,7 @@ impl<'a> Array<'a> {
                 file.dtype().descr()
             )),
         };
-        Ok(Some(Self { name, shape, order, values: values? }))
+        Ok(Some(Self { name, shape, order, is_single: kind == ("f", 4), values: values? }))
     }
 
     /// The values in memory order, or in C order, where the last axis varies fastest. For C order, an array
@@ -116,46 +124,58 @@ impl<R: Read> Read for ToEnd<R> {
     }
 }
 
-/// Writes an archive into memory.
-pub(crate) struct Writer(ZipWriter<Cursor<Vec<u8>>>);
+/// Writes an archive.
+pub(crate) struct Writer<W: Write>(ZipWriter<StreamWriter<W>>);
 
-impl Writer {
-    pub fn new() -> Self {
-        Self(ZipWriter::new(Cursor::new(Vec::new())))
+impl<W: Write> Writer<W> {
+    pub fn new(to: W) -> Self {
+        Self(ZipWriter::new_stream(to))
     }
 
     /// Adds an array, the bytes of an NPY file.
     pub fn add(&mut self, name: &str, array: &[u8]) -> io::Result<()> {
-        // An array of several GiB needs longer fields.
-        let options = SimpleFileOptions::default().large_file(array.len() >> 31 > 0);
-        self.0.start_file(format!("{name}.npy"), options)?;
+        self.begin(name, CompressionMethod::Deflated, array.len())?;
         self.0.write_all(array)
     }
 
-    /// The bytes of the archive.
-    pub fn finish(self) -> io::Result<Vec<u8>> {
-        Ok(self.0.finish()?.into_inner())
+    /// Adds a matrix. It is not compressed: that takes long, and saves a fifth of ReLU's features.
+    #[cfg(feature = "export")]
+    pub fn add_matrix(&mut self, name: &str, matrix: ndarray::ArrayView2<f32>) -> io::Result<()> {
+        self.begin(name, CompressionMethod::Stored, size_of::<f32>() * matrix.len())?;
+        let shape = [matrix.nrows() as u64, matrix.ncols() as u64];
+        write(&mut io::BufWriter::new(&mut self.0), &shape, matrix.iter().copied())
+    }
+
+    fn begin(&mut self, name: &str, method: CompressionMethod, bytes: usize) -> io::Result<()> {
+        // An array of several GiB needs longer fields.
+        let options = SimpleFileOptions::default().compression_method(method).large_file(bytes >> 31 > 0);
+        Ok(self.0.start_file(format!("{name}.npy"), options)?)
+    }
+
+    /// Writes the directory.
+    pub fn finish(self) -> io::Result<()> {
+        Ok(self.0.finish().map(drop)?)
     }
 }
 
 /// Numbers `[N]` as an NPY file.
 pub(crate) fn vector<T: AutoSerialize>(values: Vec<T>) -> io::Result<Vec<u8>> {
-    array(&[values.len() as u64], values)
-}
-
-/// A matrix as an NPY file.
-#[cfg(feature = "export")]
-pub(crate) fn matrix(matrix: ndarray::ArrayView2<f32>) -> io::Result<Vec<u8>> {
-    array(&[matrix.nrows() as u64, matrix.ncols() as u64], matrix.iter().copied())
-}
-
-fn array<T: AutoSerialize>(shape: &[u64], values: impl IntoIterator<Item = T>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
+    write(&mut bytes, &[values.len() as u64], values)?;
+    Ok(bytes)
+}
+
+/// Writes an NPY file.
+pub(crate) fn write<T: AutoSerialize>(
+    to: &mut impl Write,
+    shape: &[u64],
+    values: impl IntoIterator<Item = T>,
+) -> io::Result<()> {
     let options = npyz::WriteOptions::new().default_dtype().shape(shape);
-    let mut writer = options.writer(&mut bytes).begin_nd()?;
+    let mut writer = options.writer(&mut *to).begin_nd()?;
     writer.extend(values)?;
     writer.finish()?;
-    Ok(bytes)
+    to.flush()
 }
 
 /// Strings `[N]` as an NPY file, each padded to the longest.

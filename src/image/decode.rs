@@ -130,8 +130,9 @@ fn decoder(format: ImageFormat, bytes: &[u8]) -> Result<impl ImageDecoder, Reaso
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(reason)?;
-    // The decoder's own limit does not count its output.
-    let bytes_per_pixel = u64::from(decoder.color_type().bytes_per_pixel()).max(3);
+    // The decoder's own limit does not count its output. That of WebP holds four bytes of each pixel besides.
+    let fewest = if format == ImageFormat::WebP { 4 } else { 3 };
+    let bytes_per_pixel = u64::from(decoder.color_type().bytes_per_pixel()).max(fewest);
     check_size(decoder.dimensions(), bytes_per_pixel)?;
     check_length(decoder.dimensions(), bytes.len())?;
     Ok(decoder)

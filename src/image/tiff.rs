@@ -49,6 +49,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
     }
     let unsupported = || format!("TIFF with colours of the kind {colour:?} is not supported");
     let (bits, is_palette) = (colour.bit_depth(), indexes.is_some());
+    if ![1, 2, 4, 8, 16].contains(&bits) {
+        return Err(unsupported());
+    }
     let values = match read {
         DecodingResult::U8(values) if bits < 8 => unpack(&values, width as usize, bits, is_palette),
         DecodingResult::U8(values) => values,
@@ -117,6 +120,10 @@ fn check_jpegs(decoder: &mut Decoder<Cursor<&[u8]>>, bytes: &[u8]) -> Result<(),
     };
     let offsets = decoder.get_tag_u64_vec(offsets).map_err(reason)?;
     let lengths = decoder.get_tag_u64_vec(lengths).map_err(reason)?;
+    // Each is scanned and copied, so overlapping ones would take quadratic time.
+    if lengths.iter().fold(0, |sum: u64, &length| sum.saturating_add(length)) > bytes.len() as u64 {
+        return Err("its JPEGs overlap, or it is truncated".to_owned());
+    }
     for (offset, length) in offsets.into_iter().zip(lengths) {
         let range = usize::try_from(offset).ok().zip(usize::try_from(offset.saturating_add(length)).ok());
         let jpeg = range.and_then(|(start, end)| bytes.get(start..end)).ok_or("it is truncated")?;
@@ -163,8 +170,14 @@ fn interleave(values: Vec<u8>, layout: &BufferLayoutPreference) -> Vec<u8> {
     if layout.planes < 2 {
         return values;
     }
-    let size = values.len() / layout.planes;
-    (0..size).flat_map(|at| values.iter().skip(at).step_by(size)).copied().collect()
+    let size = (values.len() / layout.planes).max(1);
+    let mut interleaved = vec![0; values.len()];
+    for (plane, samples) in values.chunks_exact(size).enumerate() {
+        for (pixel, &sample) in interleaved.chunks_exact_mut(layout.planes).zip(samples) {
+            pixel[plane] = sample;
+        }
+    }
+    interleaved
 }
 
 /// A colour value with premultiplied alpha divided out.

@@ -10,7 +10,7 @@ use crate::{
     arch::Layer,
     data::{Dataset, Degradation, Noise, StandIn, fault_of_class, shuffled, stand_ins::in_chunks},
     error::{Error, Result},
-    eval::{self, DatasetOutputs},
+    eval::{self, DatasetOutputs, EvaluateOptions},
     export::{self, ExportOptions, ThresholdRule},
     image::{Input, SIZES},
     method::{self, AnchorKind, Anchors, KEEP, Loss, needed},
@@ -195,12 +195,20 @@ pub fn calibrate(
     let (_, bytes) = export::build(checkpoint, &any)?;
     let scorer = Scorer::from_bytes(&bytes, calibration.provider)?;
     let images = calibration.images;
-    let DatasetOutputs { logits, features, .. } = eval::outputs(&scorer, images, false, &mut progress)?;
+    let with_features = EvaluateOptions { skip_broken: false, keep_features: true };
+    let DatasetOutputs { logits, features, .. } =
+        eval::outputs(&scorer, images, with_features, &mut progress)?;
     let features = features.expect("the file has features");
     if calibration.class_means {
         let (mut all, mut truth) = (logits.clone(), images.labels().to_vec());
         if calibration.mirrored {
-            let mirrored = eval::outputs(&scorer, &images.clone().mirrored(), false, &mut progress)?.logits;
+            let mirrored = eval::outputs(
+                &scorer,
+                &images.clone().mirrored(),
+                EvaluateOptions::default(),
+                &mut progress,
+            )?
+            .logits;
             all.append(Axis(0), mirrored.view()).expect("one row per image");
             truth.extend(images.labels());
         }
@@ -227,7 +235,8 @@ pub fn calibrate(
         let undegraded = images.pick(&degraded_among(&calibrating));
         let degraded = Degradation::ALL.into_iter().map(|degradation| {
             let images = undegraded.clone().degraded(degradation);
-            let DatasetOutputs { features, .. } = eval::outputs(&scorer, &images, false, &mut progress)?;
+            let DatasetOutputs { features, .. } =
+                eval::outputs(&scorer, &images, with_features, &mut progress)?;
             Ok((degradation, features.expect("the file has features")))
         });
         let degraded = degraded.collect::<Result<_>>()?;

@@ -22,20 +22,31 @@ pub fn needed(keep: f64) -> usize {
 /// choice of its epoch and score (split conformal prediction; Vovk et al., 2005).
 ///
 /// # Errors
-/// [`Error::Setting`] if `keep` is out of range, [`Error::TooFewHeldOut`] with fewer scores than
-/// [`needed`], [`Error::Scores`] if they do not ascend or one is NaN.
+/// Those of [`check_enough`], and [`Error::Scores`] if a score is NaN or they do not ascend.
 pub fn threshold(ascending: &[f32], keep: f64) -> Result<f32> {
+    check_enough(ascending.len(), keep)?;
+    if ascending.iter().any(|score| score.is_nan()) {
+        return Err(Error::Scores("a held-out score is NaN".to_owned()));
+    }
+    if !ascending.is_sorted() {
+        return Err(Error::Scores("the held-out scores do not ascend".to_owned()));
+    }
+    Ok(ascending[rank(ascending.len(), keep) - 1])
+}
+
+/// Checks that a threshold for the share `keep` can be chosen from `count` scores.
+///
+/// # Errors
+/// [`Error::Setting`] if `keep` is not from 0 to below 1, [`Error::TooFewHeldOut`] if `count` is less than
+/// [`needed`].
+pub fn check_enough(count: usize, keep: f64) -> Result<()> {
     if !(0.0..1.0).contains(&keep) {
         return Err(Error::setting("keep", keep, "must be at least 0 and below 1"));
     }
-    let (found, needed) = (ascending.len(), needed(keep));
-    if found < needed {
-        return Err(Error::TooFewHeldOut { found, needed, keep });
+    match needed(keep) {
+        needed if count < needed => Err(Error::TooFewHeldOut { found: count, needed, keep }),
+        _ => Ok(()),
     }
-    if ascending.iter().any(|score| score.is_nan()) || !ascending.is_sorted() {
-        return Err(Error::Scores("the held-out scores do not ascend".to_owned()));
-    }
-    Ok(ascending[rank(found, keep) - 1])
 }
 
 /// k, from 1.

@@ -88,10 +88,15 @@ impl ModelFile {
         check_tensors(&model, graph).map_err(broken)?;
         let (input, batch) = check(graph, &manifest.decision).map_err(broken)?;
         let threshold = threshold(graph).map_err(broken)?;
-        // `p_value` compares with the tensor, another threshold is chosen from the metadata.
-        let held_out = values(graph, "held_out_scores").map(|(_, scores)| scores);
-        if held_out.is_some_and(|scores| scores != manifest.decision.held_out_scores()) {
-            return Err(broken("its tensor `held_out_scores` differs from its metadata".to_owned()));
+        // The graph reads the tensors; other thresholds, and what is printed, come from the metadata.
+        let points = manifest.decision.threshold.iter().flat_map(|threshold| &threshold.operating_points);
+        let points: Vec<f32> = points.map(|point| point.threshold).collect();
+        let recorded =
+            [("held_out_scores", manifest.decision.held_out_scores()), ("operating_points", &points)];
+        for (name, recorded) in recorded {
+            if values(graph, name).is_some_and(|(_, stored)| stored != recorded) {
+                return Err(broken(format!("its tensor `{name}` differs from its metadata")));
+            }
         }
         let named = |name: &str| graph.output.iter().find(|output| output.name == name);
         let anchors = match named(LOGIT_MAP) {
@@ -157,8 +162,11 @@ fn check_tensors(model: &Model, graph: &Graph) -> Result<(), String> {
             return Err(format!("its tensor `{}` is in another file", tensor.name));
         }
         // Runtimes differ in which of them they read.
-        if !tensor.raw_data.is_empty() && !tensor.float_data.is_empty() {
-            return Err(format!("its tensor `{}` has both `raw_data` and `float_data`", tensor.name));
+        if !tensor.raw_data.is_empty() && tensor.has_typed_data() {
+            return Err(format!(
+                "its tensor `{}` has values in `raw_data` and in another field",
+                tensor.name
+            ));
         }
         // A threshold that keeps every image is infinite.
         if tensor.name != "threshold" && tensor.has_non_finite() {

@@ -207,6 +207,16 @@ pub(crate) struct Tensor {
 }
 
 impl Tensor {
+    /// Whether a field other than `raw_data` has values.
+    pub(crate) fn has_typed_data(&self) -> bool {
+        let Self { float_data, int32_data, int64_data, double_data, uint64_data, .. } = self;
+        !float_data.is_empty()
+            || !int32_data.is_empty()
+            || !int64_data.is_empty()
+            || !double_data.is_empty()
+            || !uint64_data.is_empty()
+    }
+
     /// Whether a floating-point value is NaN or infinite.
     pub(crate) fn has_non_finite(&self) -> bool {
         fn any<const N: usize>(bytes: &[u8], is_finite: impl Fn([u8; N]) -> bool) -> bool {

@@ -59,8 +59,8 @@ pub struct Subject {
     pub projection: Option<Projection>,
     /// What the model file or the checkpoint records.
     pub origin: Option<Provenance>,
-    /// The name of the first subject, and the agreement with it.
-    pub agreement: Option<(String, Agreement)>,
+    /// The agreement with the first subject.
+    pub agreement: Option<Agreement>,
     /// The difference of its metrics from those of the first subject.
     pub difference: Option<Comparison>,
     /// How its images were degraded.

@@ -440,7 +440,7 @@ fn comparison_table(sections: &[Section]) -> Markup {
                             }
                             @if has_agreement {
                                 @match &subject.agreement {
-                                    Some((_, agreement)) => {
+                                    Some(agreement) => {
                                         td { (agreement.label_flips) }
                                         td { (agreement.unknown_flips) }
                                         td { (format!("{:.1e}", agreement.greatest_score_difference)) }

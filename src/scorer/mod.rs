@@ -216,8 +216,8 @@ impl Scorer {
         }
     }
 
-    /// The recommended number of images per call. Images of a large input come in smaller batches, as do those
-    /// that the runtime [resizes](Self::resizes); otherwise it does not bound the memory of decoded images.
+    /// The recommended number of images per call: fewer of a large input, and of those that the model
+    /// [resizes](Self::resizes). It does not bound the memory of the decoded originals.
     #[must_use]
     pub fn preferred_batch(&self) -> usize {
         let batch: usize = match &self.runtime {

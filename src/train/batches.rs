@@ -108,10 +108,10 @@ impl<'a> Batches<'a> {
         let test_names = settings.known.held_out_test.map(|_| sets.known_test.names_checksum());
         // Reading all images may take hours.
         HeldOutCounts::of(&sets.known, settings.recipe.held_out, sets.known.len())?;
-        sets.keep(settings.memory);
+        sets.keep(settings.memory, &settings.recipe);
         let Some(contents) = sets.read(settings.skip_broken, stop, &mut observe)? else { return Ok(None) };
         if contents.skipped > 0 {
-            sets.keep(settings.memory);
+            sets.keep(settings.memory, &settings.recipe);
         }
         let Sets { known, known_test, other_classes, unknown_tests, outliers } = sets;
         let Division { training, choosing, calibrating } =

@@ -112,6 +112,8 @@ fn key(batches: &Batches, blocks: &[Block], weights: &Weights) -> String {
     let is_scrambled = settings.recipe.outliers.are_scrambled();
     let facts = json!({
         "version": VERSION,
+        // Decoding and resizing may differ between releases.
+        "toolkit": env!("CARGO_PKG_VERSION"),
         "architecture": settings.architecture,
         "input": settings.input,
         "device": if settings.device == Device::Cpu { "cpu" } else { "cuda" },

@@ -54,11 +54,11 @@ const EMA: &str = "ema.";
 pub(super) struct Learner<'a> {
     settings: &'a TrainSettings,
     batches: &'a Batches<'a>,
-    pub store: nn::VarStore,
+    pub device: tch::Device,
     /// What is trained: the network, or its last layer if the others are frozen.
     pub network: Network,
-    /// EMA of the network's parameters and statistics, with the store that owns it.
-    ema: Option<(nn::VarStore, Network)>,
+    /// EMA of the network's parameters and statistics.
+    ema: Option<Network>,
     frozen: Option<Frozen>,
     /// What the backbone was trained on.
     pub lineage: Lineage,
@@ -167,6 +167,11 @@ impl Finishing<'_> {
         view: View,
         read: impl Fn(&[usize]) -> Result<Array4<u8>> + Send,
     ) -> Result<Array2<f32>> {
+        self.is_stopped |= self.stop.load(Ordering::Relaxed);
+        if self.is_stopped {
+            // No image is decoded.
+            return Ok(Array2::zeros((0, self.width)));
+        }
         let read = move |indices: &[usize]| -> Result<Array4<u8>> {
             let mut images = read(indices)?;
             if view == View::Mirrored {
@@ -215,26 +220,20 @@ impl<'a> Learner<'a> {
         let trained =
             if recipe.freeze { vec![Layer { inputs: Vec::new(), ..last.clone() }] } else { layers.clone() };
         tch::manual_seed(recipe.seed as i64);
-        let store = nn::VarStore::new(device);
-        let mut network = Network::new(&store, trained.clone(), input).map_err(torch)?;
+        let create = || Network::new(&nn::VarStore::new(device), trained.clone(), input).map_err(torch);
+        let mut network = create()?;
         network.keeps_statistics = recipe.batch_norm == BatchNorm::Running;
         network.keeps_backbone = recipe.backbone_rate == 0.0;
         if recipe.precision == TrainingPrecision::Bf16 {
             network.training_kind = Kind::BFloat16;
         }
-        let ema = (recipe.ema > 0.0)
-            .then(|| {
-                let store = nn::VarStore::new(device);
-                Network::new(&store, trained, input).map(|network| (store, network))
-            })
-            .transpose()
-            .map_err(torch)?;
+        let ema = (recipe.ema > 0.0).then(create).transpose()?;
         let frozen = recipe.freeze.then(|| Frozen {
             backbone: Weights::new(Path::new("backbone")),
             layers,
             features: None,
         });
-        Ok(Self { settings, batches, store, network, ema, frozen, lineage: Lineage::default() })
+        Ok(Self { settings, batches, device, network, ema, frozen, lineage: Lineage::default() })
     }
 
     /// Loads the backbone, if there is one.
@@ -268,7 +267,7 @@ impl<'a> Learner<'a> {
             tch::no_grad(|| self.network.whiten(&images)).map_err(torch)?;
         }
         match &mut self.ema {
-            Some((_, ema)) => ema.approach(&self.network, 1.0).map_err(torch),
+            Some(ema) => ema.approach(&self.network, 1.0).map_err(torch),
             None => Ok(()),
         }
     }
@@ -286,8 +285,8 @@ impl<'a> Learner<'a> {
         let Some(frozen) = &self.frozen else { return Ok(Continue(())) };
         let learner = &*self;
         let open = || {
-            let device = learner.store.device();
-            let network = below_the_last(&frozen.layers, &frozen.backbone, device, &learner.settings.input)?;
+            let Learner { device, settings, .. } = *learner;
+            let network = below_the_last(&frozen.layers, &frozen.backbone, device, &settings.input)?;
             Ok(move |images: &Array4<u8>| learner.evaluate(&network, images))
         };
         let layers = FrozenLayers { weights: &frozen.backbone, width: frozen.width(), open };
@@ -346,8 +345,7 @@ impl<'a> Learner<'a> {
         let check = self.check_images();
         let images = if mirrors { 2 * images + check.len() } else { images };
 
-        let (device, input) = (self.store.device(), &self.settings.input);
-        let network = below_the_last(&layers, &checkpoint.network, device, input)?;
+        let network = below_the_last(&layers, &checkpoint.network, self.device, &self.settings.input)?;
         let mut finishing =
             Finishing { learner: self, network, width, images, done: 0, stop, is_stopped: false, observe };
         let mut seen = |view: View| -> Result<run::Features> {
@@ -412,13 +410,13 @@ impl<'a> Learner<'a> {
 
     /// Updates the EMA after a step, counted from 0 over the whole run.
     pub fn update_ema(&mut self, step: usize) -> Result<()> {
-        let Some((_, ema)) = &mut self.ema else { return Ok(()) };
+        let Some(ema) = &mut self.ema else { return Ok(()) };
         ema.approach(&self.network, 1.0 - self.settings.recipe.ema_decay(step)).map_err(torch)
     }
 
     /// The network to test and save: the EMA, if there is one.
     fn kept(&self) -> &Network {
-        self.ema.as_ref().map_or(&self.network, |(_, ema)| ema)
+        self.ema.as_ref().unwrap_or(&self.network)
     }
 
     /// Copies images given as bytes `[N, 3, H, W]` to the device.
@@ -441,7 +439,7 @@ impl<'a> Learner<'a> {
 
     /// Copies a tensor to the device, without waiting for pending work of a GPU.
     fn on_device(&self, tensor: Tensor) -> Result<Tensor, TchError> {
-        let device = self.store.device();
+        let device = self.device;
         if !device.is_cuda() {
             return Ok(tensor);
         }
@@ -526,7 +524,7 @@ impl<'a> Learner<'a> {
         }
         self.network.save(tensors, "").map_err(torch)?;
         match &self.ema {
-            Some((_, ema)) => ema.save(tensors, EMA).map_err(torch),
+            Some(ema) => ema.save(tensors, EMA).map_err(torch),
             None => Ok(()),
         }
     }
@@ -538,7 +536,7 @@ impl<'a> Learner<'a> {
         }
         self.network.load(tensors, "")?;
         match &mut self.ema {
-            Some((_, ema)) => ema.load(tensors, EMA),
+            Some(ema) => ema.load(tensors, EMA),
             None => Ok(()),
         }
     }
@@ -546,18 +544,14 @@ impl<'a> Learner<'a> {
     /// The tensors of the network to test and save.
     fn kept_weights(&self) -> Result<Weights> {
         let mut weights = Weights::new(Path::new("checkpoint"));
-        let Some(frozen) = &self.frozen else {
-            self.kept().save(&mut weights, "").map_err(torch)?;
-            return Ok(weights);
-        };
+        self.kept().save(&mut weights, "").map_err(torch)?;
+        let Some(frozen) = &self.frozen else { return Ok(weights) };
         weights.insert_from(&frozen.backbone);
-        let mut trained = Weights::new(weights.path());
-        self.kept().save(&mut trained, "").map_err(torch)?;
         let parameters = frozen.last().parameters();
         let [(weight_name, weight_shape), (bias_name, bias_shape)] = &parameters[..] else {
             unreachable!("a last layer has a weight and a bias")
         };
-        let values = |name: &str| trained.get(name).expect("a tensor of the last layer").values.clone();
+        let values = |name: &str| weights.get(name).expect("a tensor of the last layer").values.clone();
         let (mut weight, mut bias) = (values(weight_name), values(bias_name));
         frozen.features().fold(&mut weight, &mut bias);
         weights.insert(weight_name, weight_shape, weight);

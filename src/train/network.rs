@@ -342,14 +342,13 @@ fn join(layers: &mut [Vec<Tensor>]) -> Result<Tensor, TchError> {
 
 /// The concatenated values of tensors, each zero-padded to a multiple of [`ALIGNMENT`].
 pub(super) fn concatenated(tensors: &[Tensor]) -> Result<Tensor, TchError> {
-    let mut parts = Vec::with_capacity(tensors.len());
+    let Some(first) = tensors.first() else { return Tensor::f_cat::<Tensor>(&[], 0) };
+    let zeros = Tensor::f_zeros([ALIGNMENT as i64], (first.kind(), first.device()))?;
+    let mut parts = Vec::with_capacity(2 * tensors.len());
     for tensor in tensors {
         let length = tensor.numel();
         parts.push(tensor.f_reshape([-1])?);
-        if padded(length) > length {
-            let missing = (padded(length) - length) as i64;
-            parts.push(Tensor::f_zeros([missing], (tensor.kind(), tensor.device()))?);
-        }
+        parts.push(zeros.f_narrow(0, 0, (padded(length) - length) as i64)?);
     }
     Tensor::f_cat(&parts, 0)
 }

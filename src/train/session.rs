@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
         };
         log.rewind(state.log)?;
         atomic::remove_unfinished(folder.path());
-        let device = learner.store.device();
+        let device = learner.device;
         let smoothed_loss = state.smoothed_loss.map(|loss| Tensor::from(loss as f32).f_to_device(device));
         let smoothed_loss = smoothed_loss.transpose().map_err(torch)?;
         let saved = Instant::now();
@@ -356,6 +356,8 @@ impl<'a> Session<'a> {
                 // Between two epochs the checkpoint of a tested epoch is current, and has its test.
                 let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
                 if !is_kept {
+                    // It needs the logits of held-out images and those of the class means.
+                    observe(&Event::Testing { epoch });
                     // `save` has checked the weights.
                     self.learner
                         .checkpoint(epoch - 1, None)?

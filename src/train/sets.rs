@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     files::checksum,
     image::DifferenceHash,
+    run::{Augment, Recipe},
 };
 
 /// Images read between progress checks.
@@ -91,8 +92,12 @@ impl Sets {
     }
 
     /// Keeps decoded images up to a number of bytes.
-    pub fn keep(&mut self, mut memory: u64) {
-        for (_, set) in self.each() {
+    pub fn keep(&mut self, mut memory: u64, recipe: &Recipe) {
+        // Then steps decode the originals anew.
+        let are_decoded_anew = recipe.augment == Augment::ResizedCrop && !recipe.outliers.are_scrambled();
+        let mut sets: Vec<_> = self.each().collect();
+        sets.sort_by_key(|(set, _)| are_decoded_anew && matches!(set, Set::Known | Set::Outliers));
+        for (_, set) in sets {
             *set = set.clone().keep(&mut memory);
         }
     }

@@ -24,21 +24,26 @@ pub(super) fn network(weights: &Weights) -> Result<(&str, Recognized)> {
         let shapes = |name: &str| weights.get(&format!("{prefix}{name}")).map(|tensor| &tensor.shape[..]);
         let body = match Architecture::recognize(&shapes) {
             // Neither the number of classes nor the size matters before the last layer.
-            Some(Ok(found)) => {
-                let body = body(&found.architecture, &found.architecture.default_input()).ok();
-                body.map(|body| (found, body))
-            }
-            Some(Err(reason)) => {
-                unsupported.push(reason);
-                None
-            }
-            None => None,
+            Some(Ok(found)) => body(&found.architecture, &found.architecture.default_input())
+                .map(|body| (found, body))
+                .map_err(|error| error.to_string()),
+            Some(Err(reason)) => Err(reason),
+            None => continue,
         };
-        let Some((found, body)) = body else { continue };
+        let (found, body) = match body {
+            Ok(body) => body,
+            Err(reason) => {
+                unsupported.push(reason);
+                continue;
+            }
+        };
         let present = body.iter().filter(|(name, shape)| shapes(name).is_some_and(|found| found == shape));
-        let share = present.count() as f64 / body.len() as f64;
+        let present = present.count();
+        let share = present as f64 / body.len() as f64;
         // A first layer of this name alone is no network.
         if share <= 0.5 {
+            let (count, network) = (body.len(), &found.architecture);
+            unsupported.push(format!("only {present} of {count} tensors are those of {network}"));
             continue;
         }
         match foreign(weights, prefix, &body) {

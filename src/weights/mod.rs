@@ -517,6 +517,11 @@ mod tests {
         assert!(error.contains("they match no known network: wide-resnet has `block1."), "{error}");
         assert!(error.contains("found `a`, `a\\u{1b}[31m`, `b`, "), "{error}");
         assert!(error.ends_with("`g` and 3 more"), "{error}");
+        // A WideResNet of a width that is none of the family's.
+        weights.insert("block1.layer.0.conv1.weight", &[24, 16, 3, 3], vec![0.0; 24 * 16 * 9]);
+        let error = message(&weights);
+        assert!(error.contains("they match no known network: only 0 of "), "{error}");
+        assert!(error.contains(" tensors are those of WideResNet-"), "{error}");
     }
 
     #[test]

@@ -469,6 +469,12 @@ fn export_writes_a_model_repository_for_triton() {
     assert!(stdout(&again).contains("version 2"));
     assert!(model("1") == first && model("2") != first);
     assert_eq!(read("my-model/config.pbtxt"), tuned);
+    // Also if all versions were removed.
+    for version in ["1", "2"] {
+        fs::remove_dir_all(at.join("models/my-model").join(version)).unwrap();
+    }
+    assert!(stdout(&toolkit(at, &export)).contains("version 1"));
+    assert_eq!(read("my-model/config.pbtxt"), tuned);
     // All versions share the configuration.
     let bytes = ["--input", "u8", "--batch", "4"];
     let refused = error(&toolkit(at, &[&export[..], &bytes].concat()));
@@ -476,7 +482,13 @@ fn export_writes_a_model_repository_for_triton() {
         refused.ends_with("`models/my-model` has versions with other classes, inputs or outputs"),
         "{refused}"
     );
-    assert!(!at.join("models/my-model/3").exists());
+    assert!(!at.join("models/my-model/2").exists());
+    // Without versions, that of another model is replaced.
+    fs::write(at.join("models/my-model/labels.txt"), "dog\n").unwrap();
+    assert!(!toolkit(at, &export).status.success());
+    fs::remove_dir_all(at.join("models/my-model/1")).unwrap();
+    stdout(&toolkit(at, &export));
+    assert_eq!(read("my-model/labels.txt"), "ant\nbee\ncow\n");
     stdout(&toolkit(at, &[&["export", "bytes.onnx", "--triton", "models"][..], &bytes].concat()));
     let config = read("bytes/config.pbtxt");
     assert!(config.contains("max_batch_size: 0") && !config.contains("dynamic_batching"), "{config}");

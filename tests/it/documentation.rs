@@ -50,6 +50,28 @@ fn anchors(page: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
+/// The texts in quotes of the first bracket after `name =` in a file.
+fn quoted(file: &str, name: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let (_, list) = text.split_once(&format!("{name} =")).expect(name);
+    let list = list.split_inclusive(['}', ')', ']']).next().unwrap();
+    list.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_examples_read_the_files_that_the_toolkit_reads() {
+    let extensions = quoted("examples/distributed/train.py", "IMAGES");
+    let ours = cac::image::EXTENSIONS.map(|end| format!(".{end}"));
+    assert_eq!(extensions, BTreeSet::from(ours));
+    let ours = quoted("src/data/folder.rs", "const OF_SYSTEMS: [&str; 6]");
+    let formats = quoted("examples/python/score.py", "FORMATS");
+    assert!(ours.len() == 6 && formats.len() == 7, "{ours:?} {formats:?}");
+    for example in ["examples/batch/scoring.py", "examples/distributed/train.py"] {
+        assert_eq!(quoted(example, "OF_SYSTEMS"), ours, "{example}");
+        assert_eq!(quoted(example, "FORMATS"), formats, "{example}");
+    }
+}
+
 #[test]
 fn links_lead_to_files_and_headings() {
     let pages = pages();

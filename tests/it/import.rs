@@ -6,7 +6,7 @@ use cac::{
     Provider, Scorer,
     arch::Architecture,
     data::{Dataset, KnownData},
-    eval::outputs,
+    eval::{EvaluateOptions, outputs},
     export::{ExportOptions, export},
     image::{self, Filter, Fit, Input, Resize},
     import::{self, Calibration, ImportOptions},
@@ -330,7 +330,8 @@ fn enough_known_images_choose_a_score_and_show_what_degradations_do() {
     let model = at.join("again.onnx");
     export(&checkpoint, &ExportOptions::default(), &model).unwrap();
     let scorer = Scorer::open(&model, Provider::Cpu).unwrap();
-    let computed = |images: &Dataset| outputs(&scorer, images, false, |_| {}).unwrap().features.unwrap();
+    let options = EvaluateOptions { keep_features: true, ..EvaluateOptions::default() };
+    let computed = |images: &Dataset| outputs(&scorer, images, options, |_| {}).unwrap().features.unwrap();
     let (plain, features) = (computed(&images), checkpoint.features.unwrap());
     for (degradation, found) in &features.degraded {
         let degraded = computed(&images.clone().degraded(*degradation));

@@ -169,6 +169,74 @@ fn unsupported_formats_are_named() {
     }
 }
 
+/// A TIFF of these entries, each with its tag and two values of 32 bits or one of 16, followed by `data` at 200.
+fn tiff(entries: &[(u16, &[u32])], data: &[u8]) -> Vec<u8> {
+    let mut file = [&b"II*\0\x08\0\0\0"[..], &(entries.len() as u16).to_le_bytes()].concat();
+    let mut values = Vec::new();
+    for &(tag, of_tag) in entries {
+        let is_long = of_tag.len() > 1;
+        let value = if is_long { 150 + values.len() as u32 } else { of_tag[0] };
+        file.extend(tag.to_le_bytes());
+        file.extend(if is_long { 4_u16 } else { 3 }.to_le_bytes());
+        file.extend((of_tag.len() as u32).to_le_bytes());
+        file.extend(value.to_le_bytes());
+        if is_long {
+            values.extend(of_tag.iter().flat_map(|value| value.to_le_bytes()));
+        }
+    }
+    file.resize(150, 0);
+    file.extend(values);
+    file.resize(200, 0);
+    file.extend(data);
+    file
+}
+
+#[test]
+fn odd_tiffs_are_refused() {
+    let mut jpeg = Vec::new();
+    let grey = ::image::GrayImage::new(8, 8);
+    grey.write_to(&mut std::io::Cursor::new(&mut jpeg), ::image::ImageFormat::Jpeg).unwrap();
+    let of_strips = |offsets: [u32; 2]| {
+        let length = jpeg.len() as u32;
+        let entries: [(u16, &[u32]); 9] = [
+            (256, &[8]),
+            (257, &[16]),
+            (258, &[8]),
+            (259, &[7]),
+            (262, &[1]),
+            (273, &offsets),
+            (277, &[1]),
+            (278, &[8]),
+            (279, &[length, length]),
+        ];
+        tiff(&entries, &jpeg.repeat(2))
+    };
+    let apart = of_strips([200, 200 + jpeg.len() as u32]);
+    assert_eq!(image::from_bytes(&apart).unwrap().dimensions(), (8, 16));
+    // Strips that overlap take quadratic time.
+    let mut overlapping = of_strips([200, 200]);
+    overlapping.truncate(200 + jpeg.len());
+    let bits: [(u16, &[u32]); 8] = [
+        (256, &[4]),
+        (257, &[1]),
+        (258, &[6]),
+        (262, &[1]),
+        (273, &[200]),
+        (277, &[1]),
+        (278, &[1]),
+        (279, &[3]),
+    ];
+    for (file, expected) in [
+        (overlapping, "its JPEGs overlap, or it is truncated"),
+        (tiff(&bits, &[0; 3]), "TIFF with colours of the kind Gray(6) is not supported"),
+    ] {
+        match image::from_bytes(&file) {
+            Err(Error::Image { reason, .. }) => assert_eq!(reason, expected),
+            other => panic!("{expected}: {other:?}"),
+        }
+    }
+}
+
 #[test]
 fn a_short_file_cannot_claim_a_large_image() {
     const SIDE: u16 = 13_000;

@@ -9,7 +9,7 @@ use std::{
 
 use cac::{
     method::Variant,
-    run::{CheckpointKind, RunFolder, TestLogits},
+    run::{Checkpoint, CheckpointKind, RunFolder, TestLogits},
 };
 use ndarray::Array2;
 use serde_json::Value;
@@ -297,7 +297,17 @@ fn results_are_named_by_as_many_folders_as_needed() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     images(at);
-    run(at);
+    // The test images are training images, which a remark on each model says.
+    let file = run(at).checkpoint(CheckpointKind::Best);
+    let mut checkpoint = Checkpoint::read(&file).unwrap();
+    checkpoint.facts.training =
+        Some(serde_json::from_value(serde_json::json!({ "known": "known" })).unwrap());
+    checkpoint.write(&file).unwrap();
+    for class in ["ant/a", "bee/b", "cow/c"] {
+        let [test, train] = ["test", "train"].map(|part| at.join(format!("known/{part}/{class}.png")));
+        fs::create_dir_all(train.parent().unwrap()).unwrap();
+        fs::copy(test, train).unwrap();
+    }
     fs::create_dir_all(at.join("other/runs")).unwrap();
     run(&at.join("other"));
     for folder in ["a/x", "b/x"] {
@@ -311,6 +321,7 @@ fn results_are_named_by_as_many_folders_as_needed() {
     let data = ["--known", "known", "--unknown", "uniform-noise:3", "--resamples", "0"];
     stdout(&toolkit(at, &[&["eval", "--report", "a.html"], &models[..], &data[..]].concat()));
     let text = page(at, "a.html");
+    assert!(text.contains("Known test images that `b/x/model.onnx` was trained or calibrated on: 3."));
     assert!(!text.contains(at.to_str().unwrap()), "a page names no folder of this machine");
     for name in ["a/x/model.onnx, cac", "b/x/model.onnx, cac", ">third.onnx, cac"] {
         assert!(text.contains(name), "{name}");

@@ -6,6 +6,7 @@ use anyhow::bail;
 use cac::{
     Error,
     data::{DataFolder, FetchEvent, PublishedSet, Role, SETS, Split, exists},
+    text::shown,
 };
 
 use super::{Progress, quoted, say};
@@ -27,15 +28,11 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
     let Some(set) = PublishedSet::meant_by(text) else {
         let is_word = text.components().eq([Component::Normal(text.as_os_str())]);
         if is_word && !exists(text) {
-            bail!(
-                "`{}` is neither a path nor one of the published data sets ({})",
-                text.display(),
-                set_names()
-            );
+            bail!("`{}` is neither a path nor one of the published data sets ({})", shown(text), set_names());
         }
         return Ok(text.to_owned());
     };
-    let name = text.display();
+    let name = shown(text);
     if text.exists() {
         say(format_args!("`{name}` is the published data set; for the folder, give `./{name}`"));
     }
@@ -46,7 +43,7 @@ pub fn dataset(text: &Path, data: &DataFolder, roles: &[Role]) -> anyhow::Result
         }
         found => found?,
     };
-    say(format_args!("`{name}` is the data set in `{}`", path.display()));
+    say(format_args!("`{name}` is the data set in `{}`", shown(&path)));
     Ok(path)
 }
 
@@ -104,10 +101,11 @@ impl FetchDisplay {
                     (None, None) => String::new(),
                 };
                 let rest = if done > 0 { format!(", after the first {}", size(done)) } else { String::new() };
-                say(format_args!("downloading {name}{length} from {url} to `{}`{rest}", file.display()));
+                say(format_args!("downloading {name}{length} from {url} to `{}`{rest}", shown(file)));
             }
             FetchEvent::Received { done, total } => {
-                let new = || Progress::new(format!("downloading {name}"), total.unwrap_or(0) as usize);
+                let total = total.map(|total| total as usize);
+                let new = || Progress::of_unknown_length(format!("downloading {name}"), total);
                 self.bar.get_or_insert_with(new).update(done as usize, "bytes");
             }
             FetchEvent::Unpacked { file, done, total } => {
@@ -121,7 +119,7 @@ impl FetchDisplay {
             }
             FetchEvent::LeftOut { file, entries } => {
                 self.finish();
-                say(format_args!("skipped {entries} links and devices in `{}`", file.display()));
+                say(format_args!("links and devices skipped in `{}`: {entries}", shown(file)));
             }
             _ => {}
         }

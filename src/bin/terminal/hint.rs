@@ -6,6 +6,7 @@ use cac::{
     Error,
     data::{images_below, is_divided, layouts},
     run::RunFolder,
+    text::shown,
 };
 
 use super::{
@@ -23,7 +24,7 @@ pub fn of(error: &Error) -> Option<String> {
             return Some(format!(
                 "run the command again to continue the download; without a network, put the file{size} at `{}`, or set \
                  {mirror} to the URL of a mirror{folder}",
-                path.display()
+                shown(path)
             ));
         }
         Error::NotFetched { name, folder, downloads } => {
@@ -39,13 +40,13 @@ pub fn of(error: &Error) -> Option<String> {
             ));
         }
         Error::Checksum { path, .. } if path.extension().is_some_and(|extension| extension == "sha256") => {
-            return Some(format!("remove `{}` to record the file as it is", path.display()));
+            return Some(format!("remove `{}` to record the file as it is", shown(path)));
         }
         Error::Checksum { path, .. } => {
-            return Some(format!("remove `{}` to fetch it again", path.display()));
+            return Some(format!("remove `{}` to fetch it again", shown(path)));
         }
         Error::Replaced { record, .. } => {
-            return Some(format!("remove `{}` to take the new file", record.display()));
+            return Some(format!("remove `{}` to take the new file", shown(record)));
         }
         Error::DataChanged { path } => {
             return Some(format!(

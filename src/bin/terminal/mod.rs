@@ -12,7 +12,7 @@ use std::{borrow::Cow, fmt, path::Path, process::ExitCode};
 
 use cac::{
     data::{LeftOut, unused_splits},
-    text::{first_few, on_one_line},
+    text::{first_few, on_one_line, shown},
 };
 pub use parsers::{InputArgs, by_variant, name_of, one_of};
 pub use progress::{Progress, say};
@@ -88,7 +88,7 @@ pub fn say_left_out(left_out: &LeftOut) {
 /// Prints which folders of test images are not used because another one is.
 pub fn say_unused_splits(known: &Path) {
     for folder in unused_splits(known) {
-        say(format_args!("not used: `{}`, because there is another folder of test images", folder.display()));
+        say(format_args!("not used: `{}`, because there is another folder of test images", shown(&folder)));
     }
 }
 

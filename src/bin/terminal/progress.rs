@@ -22,10 +22,11 @@ pub fn say(line: impl Display) {
 /// Minimum interval between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// The progress of a task of known length.
+/// The progress of a task.
 pub struct Progress {
     bar: Option<ProgressBar>,
-    total: usize,
+    /// The number of items, if it is known.
+    total: Option<usize>,
     label: String,
     last_line: Instant,
 }
@@ -33,10 +34,19 @@ pub struct Progress {
 impl Progress {
     /// Starts a task of `total` items.
     pub fn new(label: String, total: usize) -> Self {
+        Self::of_unknown_length(label, Some(total))
+    }
+
+    /// Starts a task whose number of items may be unknown.
+    pub fn of_unknown_length(label: String, total: Option<usize>) -> Self {
         let bar = stderr().is_terminal().then(|| {
-            let template = "{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed}<{eta}]";
+            let template = match total {
+                Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed}<{eta}]",
+                None => "{prefix} {spinner} {pos} {msg} [{elapsed}]",
+            };
             let style = ProgressStyle::with_template(template).expect("a valid template");
-            ProgressBar::new(total as u64).with_style(style).with_prefix(label.clone())
+            let bar = total.map_or_else(ProgressBar::no_length, |total| ProgressBar::new(total as u64));
+            bar.with_style(style).with_prefix(label.clone())
         });
         Self { bar, total, label, last_line: Instant::now() }
     }
@@ -46,9 +56,10 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_message(message.to_owned());
             bar.set_position(done as u64);
-        } else if self.last_line.elapsed() >= PLAIN_EVERY || done == self.total {
+        } else if self.last_line.elapsed() >= PLAIN_EVERY || Some(done) == self.total {
             self.last_line = Instant::now();
-            say(format_args!("{} {done}/{} {message}", self.label, self.total));
+            let of_total = self.total.map(|total| format!("/{total}")).unwrap_or_default();
+            say(format_args!("{} {done}{of_total} {message}", self.label));
         }
     }
 

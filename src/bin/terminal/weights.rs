@@ -6,6 +6,7 @@ use anyhow::bail;
 use cac::{
     image::Input,
     run::{CheckpointKind, RunFolder},
+    text::shown,
     weights::{PublishedWeights, Weights},
 };
 
@@ -39,7 +40,7 @@ impl StartingWeights {
         let (file, input) = match published {
             Some(published) => (fetch(published)?, Some(published.input)),
             None if !text.exists() && !is_file_name => {
-                let name = text.display();
+                let name = shown(text);
                 return Err(Advice::new(
                     format!("`{name}` is not a file, a run folder or the name of published weights"),
                     match &similar(&text.to_string_lossy())[..] {
@@ -55,7 +56,7 @@ impl StartingWeights {
                 let file = RunFolder::new(text).checkpoint(CheckpointKind::Best);
                 if !file.is_file() {
                     let name = file.file_name().unwrap_or_default().display();
-                    bail!("`{}` is a folder without `{name}`; give a file of weights", text.display());
+                    bail!("`{}` is a folder without `{name}`; give a file of weights", shown(text));
                 }
                 (file, None)
             }

@@ -8,6 +8,7 @@ use std::{
 use anyhow::Context;
 use cac::{
     run::{RunFolder, Started},
+    text::shown,
     train::Event,
 };
 
@@ -53,7 +54,7 @@ impl Display {
                 }
             }
             Event::FeaturesFound { file } => {
-                say(format_args!("features of the frozen layers: reused from `{}`", file.display()));
+                say(format_args!("features of the frozen layers: reused from `{}`", shown(file)));
             }
             Event::Start(started) => self.started(started),
             Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
@@ -115,7 +116,7 @@ impl Display {
                 0 => String::new(),
                 count => format!(", {count} held out"),
             },
-            self.folder.display()
+            shown(&self.folder)
         ));
     }
 

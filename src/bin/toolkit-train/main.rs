@@ -20,6 +20,7 @@ use anyhow::{Context, bail};
 use cac::{
     files::check_writable_folder,
     run::{CheckpointKind, Device, RUNS, RunFolder, TrainingPrecision},
+    text::shown,
     train::{Outcome, TrainSettings, resume, train},
 };
 use clap::{CommandFactory, Parser, error::ErrorKind};
@@ -96,7 +97,7 @@ fn run() -> anyhow::Result<()> {
         let run = RunFolder::new(folder);
         let own = run.settings().canonicalize().ok();
         if own.is_some() && own == cli.config.as_ref().and_then(|file| file.canonicalize().ok()) {
-            bail!("`{}` is the file of --config, and --run would replace it", run.settings().display());
+            bail!("`{}` is the file of --config, and --run would replace it", shown(&run.settings()));
         }
         run.check_holds_no_run()?;
     }
@@ -166,7 +167,7 @@ fn with_resume_hint(error: cac::Error, run: &RunFolder) -> anyhow::Error {
 }
 
 fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
-    let folder = run.path().display();
+    let folder = shown(run.path());
     let quoted = quoted(run.path());
     let resume = format!("resume with `toolkit train --resume {quoted}`");
     match outcome {

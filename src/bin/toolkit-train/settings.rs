@@ -16,7 +16,7 @@ use cac::{
     image::Input,
     method::{AnchorKind, Loss, Variant},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
-    text::on_one_line,
+    text::{on_one_line, shown},
     train::{Backbone, MEMORY, TrainSettings, check_device},
 };
 use clap::{
@@ -70,7 +70,7 @@ pub struct Settings {
     unknown_class: Vec<String>,
     /// Starting weights: a file (safetensors, .pt or .pth), a run folder (its best checkpoint) or the name of
     /// published weights (see below); the last layer is replaced. By default random, or imagenet32-nocifar if
-    /// neither --known nor --arch is given
+    /// neither --known nor a network is given
     #[arg(help_heading = NETWORK, long, value_name = "FILE|NAME")]
     backbone: Option<PathBuf>,
 
@@ -177,7 +177,7 @@ pub struct Settings {
     #[arg(help_heading = RUN, long, default_value_t = Device::Cpu)]
     device: Device,
     /// The precision of activations in training; auto is bf16 on a CPU with AMX and on an AMD CPU with
-    /// AVX512-BF16 unless --freeze is given, else f32
+    /// AVX512-BF16 unless only the last layer is trained, else f32
     #[arg(help_heading = RUN, long, value_enum, default_value_t = Precision::Auto)]
     precision: Precision,
     /// Memory for decoded images in MiB (2^20 bytes); images that do not fit are decoded whenever they are
@@ -185,8 +185,8 @@ pub struct Settings {
     #[arg(help_heading = DATA, long, value_name = "MiB", default_value_t = MEMORY >> 20)]
     memory: u64,
     /// Skip images that cannot be read; otherwise the run fails and lists them
-    #[arg(help_heading = DATA, long)]
-    skip_broken: bool,
+    #[arg(help_heading = DATA, long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    skip_broken: Option<bool>,
 }
 
 /// The help of the learning rate, whose default depends on the optimizer, the variant of the loss and the
@@ -358,9 +358,9 @@ fn read(file: &Path) -> anyhow::Result<Table> {
     }
     let mut text = String::new();
     let read = File::open(file).and_then(|opened| opened.take(LARGEST + 1).read_to_string(&mut text));
-    read.with_context(|| format!("cannot read `{}`", file.display()))?;
+    read.with_context(|| format!("cannot read `{}`", shown(file)))?;
     if text.len() as u64 > LARGEST {
-        bail!("`{}` is larger than {LARGEST} bytes, the limit of a settings file", file.display());
+        bail!("`{}` is larger than {LARGEST} bytes, the limit of a settings file", shown(file));
     }
     parse(&text, file)
 }
@@ -371,19 +371,19 @@ fn parse(text: &str, file: &Path) -> anyhow::Result<Table> {
     let not_toml = |error: toml::de::Error| {
         let start = error.span().map_or(0, |span| span.start);
         let line = 1 + text.bytes().take(start).filter(|&byte| byte == b'\n').count();
-        anyhow!("`{}` is not TOML: line {line}: {}", file.display(), error.message().replace('\n', " "))
+        anyhow!("`{}` is not TOML: line {line}: {}", shown(file), error.message().replace('\n', " "))
     };
     let table: Table = text.parse().map_err(not_toml)?;
     let command = Settings::augment_args(Command::new("settings"));
     for name in table.keys() {
         if !command.get_arguments().any(|arg| arg.get_long() == Some(name)) {
-            bail!("`{}`: `{name}` is not a setting; see `toolkit train --help`", file.display());
+            bail!("`{}`: `{name}` is not a setting; see `toolkit train --help`", shown(file));
         }
     }
     // Check the values here, so that an error names the file.
     with_defaults(&table).map_err(|error| {
         let reason = error.to_string().trim_end().replace('\n', " ");
-        anyhow!("`{}` does not hold usable settings: {reason}", file.display())
+        anyhow!("`{}` does not hold usable settings: {reason}", shown(file))
     })?;
     Ok(table)
 }
@@ -493,7 +493,7 @@ impl Settings {
             (_, Some(own)) => own,
             _ if !start.is_of_photographs() => Recipe::default(),
             (Some(false), _) => Recipe::fine_tuning(),
-            (None, _) if self.needs_all_layers() => Recipe::fine_tuning(),
+            (None, _) if self.needs_all_layers(&loss) => Recipe::fine_tuning(),
             (None, _) => choose_recipe(images.map_or_else(|| count_images(&known, &data), Ok)?),
         };
         let freeze = usual.freeze;
@@ -512,7 +512,7 @@ impl Settings {
             device: self.device,
             test_every: self.test_every.unwrap_or(test_every(freeze)),
             memory: self.memory.saturating_mul(1 << 20),
-            skip_broken: self.skip_broken,
+            skip_broken: self.skip_broken.unwrap_or(false),
         })
     }
 
@@ -568,7 +568,7 @@ impl Settings {
             anchor_images: self.anchor_images,
             seed: self.seed,
             precision: match self.precision {
-                Precision::Auto if usual.freeze => TrainingPrecision::F32,
+                Precision::Auto if backbone_rate == 0.0 => TrainingPrecision::F32,
                 Precision::Auto => TrainingPrecision::fastest_on(self.device),
                 Precision::F32 => TrainingPrecision::F32,
                 Precision::Bf16 => TrainingPrecision::Bf16,
@@ -597,15 +597,8 @@ impl Settings {
     }
 
     /// Whether a given setting asks for more than the last layer.
-    fn needs_all_layers(&self) -> bool {
-        let is_of_pixels = |augment| !matches!(augment, Augment::None | Augment::Flip);
-        self.backbone_rate.is_some_and(|rate| rate > 0.0)
-            || self.batch_norm == Some(BatchNorm::Batch)
-            || self.augment.is_some_and(is_of_pixels)
-            || self.degrade.is_some_and(|share| share > 0.0)
-            || self.pixmix > 0.0
-            || self.precision == Precision::Bf16
-            || self.optimizer == Some(Optimizer::Muon)
+    fn needs_all_layers(&self, loss: &Loss) -> bool {
+        self.recipe(Recipe::of_last_layer(), loss).check().is_err()
             || self.network.settings.get("dropout").is_some_and(|share| share.value() > 0.0)
     }
 

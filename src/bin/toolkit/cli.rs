@@ -19,6 +19,7 @@ use cac::{
     metrics::Bootstrap,
     model::ModelPrecision,
     report::{Group, ReportOptions},
+    text::shown,
     weights::PublishedWeights,
 };
 use clap::{Args, Parser, Subcommand, builder::PossibleValuesParser};
@@ -661,7 +662,7 @@ impl DriftArgs {
         match split_model(&self.inputs) {
             (model, [input]) => Ok((model, input)),
             (Some(_), _) => anyhow::bail!("give images or scores after the model"),
-            (None, _) => anyhow::bail!("`{}` is not a model file (.onnx)", self.inputs[0].display()),
+            (None, _) => anyhow::bail!("`{}` is not a model file (.onnx)", shown(&self.inputs[0])),
         }
     }
 }

@@ -18,7 +18,7 @@ use std::{
 use cac::{
     Error, Provider, Scorer,
     data::{Dataset, Degradation, Split},
-    eval::outputs,
+    eval::{EvaluateOptions, outputs},
     export::{self, ExportOptions},
     method::Anchors,
     model::Inspection,

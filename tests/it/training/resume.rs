@@ -282,7 +282,8 @@ fn a_run_stopped_after_its_last_epoch_resumes_with_the_features() {
     export::export(&checkpoint, &ExportOptions::default(), &model).unwrap();
     let scorer = Scorer::open(&model, Provider::Cpu).unwrap();
     let images = Dataset::known(Path::new(&known), Split::Train, &settings.input).unwrap();
-    let computed = |images: &Dataset| outputs(&scorer, images, false, |_| {}).unwrap().features.unwrap();
+    let options = EvaluateOptions { keep_features: true, ..EvaluateOptions::default() };
+    let computed = |images: &Dataset| outputs(&scorer, images, options, |_| {}).unwrap().features.unwrap();
     let differs = |one: ArrayView1<f32>, other: ArrayView1<f32>| {
         one.iter().zip(other).any(|(one, other)| (one - other).abs() > 1e-4 * other.abs().max(1.0))
     };

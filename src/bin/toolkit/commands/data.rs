@@ -5,6 +5,7 @@ use std::{io::Write, path::PathBuf};
 use cac::{
     Error,
     data::{DataFolder, Fault, PublishedSet, Role, SETS, Split},
+    text::shown,
 };
 use serde_json::json;
 
@@ -111,7 +112,7 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
             verified.faults.iter().partition(|fault| is_fetched(fault));
         if let Some(folder) = verified.fetched.as_ref().filter(|_| !fetched.is_empty()) {
             let command = fetch_command(set.name, &data.path()?);
-            to_fetch.push(format!("remove `{}` and run {command}", folder.display()));
+            to_fetch.push(format!("remove `{}` and run {command}", shown(folder)));
         }
         foreign.extend(others.into_iter().map(|fault| fault.path.clone()));
     }
@@ -133,8 +134,8 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
 fn of_foreign(paths: &[PathBuf]) -> Option<String> {
     let all = match paths {
         [] => return None,
-        [one] => format!("`{}` was", one.display()),
-        [first, others @ ..] => format!("`{}` and {} more were", first.display(), others.len()),
+        [one] => format!("`{}` was", shown(one)),
+        [first, others @ ..] => format!("`{}` and {} more were", shown(first), others.len()),
     };
     let original = if paths.len() == 1 { "it with the original" } else { "them with the originals" };
     Some(format!("{all} not fetched by the toolkit: compare {original}"))

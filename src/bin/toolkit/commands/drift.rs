@@ -13,7 +13,7 @@ use cac::{
     drift::{Monitor, Recent, StateFile, Status, StreamOrigin},
     eval::{self, score_file},
     model::{Inspection, Manifest},
-    text::{not_counted, on_one_line, path_text},
+    text::{not_counted, on_one_line, path_text, shown},
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng, seq::SliceRandom};
 
@@ -176,7 +176,7 @@ fn score_images(scorer: &Scorer, folder: &Path) -> anyhow::Result<Stream> {
     bar.finish();
     scored?;
     if stream.scores.is_empty() {
-        bail!("none of the {} images in `{}` can be read", stream.skipped, folder.display());
+        bail!("none of the {} images in `{}` can be read", stream.skipped, shown(folder));
     }
     Ok(stream)
 }

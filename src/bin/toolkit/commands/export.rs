@@ -16,6 +16,7 @@ use cac::{
     image::{Input, unit},
     model::{ModelPrecision, ResizeCheck},
     run::{Checkpoint, CheckpointKind, RUNS, RunFolder},
+    text::shown,
 };
 use ndarray::Array4;
 
@@ -32,7 +33,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         None => {
             let run = RunFolder::newest(Path::new(RUNS))
                 .with_context(|| format!("there is no run in `{RUNS}`; train one, or give --run"))?;
-            say(format_args!("run: `{}`, the newest with a checkpoint in `{RUNS}`", run.path().display()));
+            say(format_args!("run: `{}`, the newest with a checkpoint in `{RUNS}`", shown(run.path())));
             run
         }
     };
@@ -40,10 +41,10 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     let which = if args.last { CheckpointKind::Last } else { CheckpointKind::Best };
     let file = run.checkpoint(which);
     if which == CheckpointKind::Best && !file.exists() && run.checkpoint(CheckpointKind::Last).exists() {
-        bail!("`{}` has no finished epoch; export its last weights with --last", run.path().display());
+        bail!("`{}` has no finished epoch; export its last weights with --last", shown(run.path()));
     }
     if !file.exists() && run.is_of_version_0_1() {
-        bail!("`{}` is a run of version 0.1; only that version can export it", run.path().display());
+        bail!("`{}` is a run of version 0.1; only that version can export it", shown(run.path()));
     }
     let mut checkpoint = Checkpoint::read(&file)?;
     // The last epoch may be the best one. Only the checkpoint of the best has features.
@@ -64,10 +65,10 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
     }
     if args.model.extension().is_some_and(|end| end.eq_ignore_ascii_case("safetensors")) {
         if let Some(flag) = args.mirror.then_some("--mirror").or(args.file.given()) {
-            bail!("{flag} is for a model file, not for weights (`{}`)", args.model.display());
+            bail!("{flag} is for a model file, not for weights (`{}`)", shown(&args.model));
         }
         checkpoint.write_weights(&args.model)?;
-        writeln!(stdout(), "{}: weights from `{}`", args.model.display(), run.path().display())?;
+        writeln!(stdout(), "{}: weights from `{}`", shown(&args.model), shown(run.path()))?;
         return Ok(());
     }
     if args.file.precision == ModelPrecision::Float32 && args.file.data.is_given() {
@@ -83,7 +84,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
 /// Checks the name of a model file, by which other commands tell it from images.
 pub fn check_is_model(model: &Path) -> anyhow::Result<()> {
     if !is_model(model) {
-        bail!("`{}` is not a model name: it must end in .onnx", model.display());
+        bail!("`{}` is not a model name: it must end in .onnx", shown(model));
     }
     Ok(())
 }
@@ -129,7 +130,7 @@ pub fn calibration(
         if let Some(data) = data {
             say(format_args!(
                 "cannot calibrate or compare on the training images: `{}` not found",
-                data.path.display()
+                shown(&data.path)
             ));
         }
         return Ok(None);
@@ -213,9 +214,9 @@ pub fn write(
         stdout(),
         "{}: {:.1} MB from `{}`\nSHA-256 {}\nscore {score}{why}\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
          original's; scores, classes and verdicts follow from them",
-        model.display(),
+        shown(model),
         exported.bytes as f64 / 1e6,
-        from.display(),
+        shown(from),
         exported.sha256,
         threshold.value,
         exported.difference,
@@ -254,7 +255,7 @@ pub fn publish(
     let Some(repository) = repository else { return Ok(None) };
     let published = triton::publish_version(model, of, repository);
     if published.is_err() {
-        say(format_args!("wrote the model to `{}`", model.display()));
+        say(format_args!("wrote the model to `{}`", shown(model)));
     }
     Ok(Some(published?))
 }
@@ -265,8 +266,8 @@ pub fn print_published(published: Option<&triton::Published>) -> anyhow::Result<
         writeln!(
             stdout(),
             "for Triton: version {version} in `{}`\nfor KServe: `{}`, whose storageUri must be set",
-            folder.display(),
-            service.display()
+            shown(folder),
+            shown(service)
         )?;
     }
     Ok(())

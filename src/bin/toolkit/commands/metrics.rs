@@ -6,11 +6,11 @@ use anyhow::anyhow;
 use cac::{
     eval::{
         feature_file::FeatureFile,
-        score_file::{self, Entry},
+        score_file::{self, Entry, ScoreSets},
     },
     metrics::{Kind, Stream},
     report::Report,
-    text::on_one_line,
+    text::{on_one_line, shown},
 };
 
 use super::{eval::fitted, print_json};
@@ -74,10 +74,11 @@ fn of_scores(file: &Path, args: &MetricsArgs) -> anyhow::Result<()> {
         }
         return if args.json { print_json(&bounded) } else { Ok(write!(stdout(), "{bounded}")?) };
     }
-    let (tested, unjudged) = score_file::read_sets(file, &args.column)?;
-    let options = args.report.options(args.threshold);
+    let sets = score_file::read_sets(file, &args.column)?;
+    let options = args.report.options(args.threshold.map(|given| sets.threshold(given)));
+    let ScoreSets { tested, unjudged, .. } = sets;
     let names: Vec<&str> = tested.unknown.iter().map(|set| set.name.as_str()).collect();
-    Report::check(&names, &options).map_err(|error| anyhow!("`{}`: {error}", file.display()))?;
+    Report::check(&names, &options).map_err(|error| anyhow!("`{}`: {error}", shown(file)))?;
     let report = tested.report(&options)?;
     for row in report.rows.iter().take(names.len()).filter(|row| row.is_reversed()) {
         say(format_args!(

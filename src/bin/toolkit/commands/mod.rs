@@ -28,7 +28,7 @@ use cac::{
     data::Dataset,
     files::{check_writable, check_writable_folder, destination, signature},
     model::Inspection,
-    text::path_text,
+    text::{path_text, shown},
 };
 
 use crate::{
@@ -72,7 +72,7 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> Error {
 /// those of the built-in model.
 fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Bytes, String)> {
     let (bytes, origin) = match model {
-        Some(path) => (cac::model::read(path)?, path.display().to_string()),
+        Some(path) => (cac::model::read(path)?, shown(path).to_string()),
         None => (Bytes::from_static(MODEL), "the built-in model".to_owned()),
     };
     if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {
@@ -93,7 +93,7 @@ fn named_or_newest(named: &[PathBuf]) -> Vec<PathBuf> {
     }
     let newest = newest_model(Path::new("."));
     match &newest {
-        Some(model) => say(format_args!("model: `{}`, the newest in this folder", model.display())),
+        Some(model) => say(format_args!("model: `{}`, the newest in this folder", shown(model))),
         None => say(BUILT_IN),
     }
     newest.into_iter().collect()
@@ -190,7 +190,7 @@ fn check_not_read<'a>(file: &Path, images: impl IntoIterator<Item = &'a Dataset>
 /// Refuses an output that is also an input.
 fn refuse_if_read(file: &Path, is_read: bool) -> anyhow::Result<()> {
     if is_read {
-        bail!("cannot write `{}`: it is also an input", file.display());
+        bail!("cannot write `{}`: it is also an input", shown(file));
     }
     Ok(())
 }
@@ -211,10 +211,10 @@ fn check_place(file: &Path, inputs: &HashSet<PathBuf>) -> anyhow::Result<()> {
     refuse_if_read(file, file.canonicalize().is_ok_and(|place| inputs.contains(&place)))?;
     let folder = folder_of(file);
     if !folder.is_dir() {
-        bail!("cannot write `{}`: there is no folder `{}`", file.display(), folder.display());
+        bail!("cannot write `{}`: there is no folder `{}`", shown(file), shown(folder));
     }
     if file.is_dir() {
-        bail!("cannot write `{}`: it is a folder", file.display());
+        bail!("cannot write `{}`: it is a folder", shown(file));
     }
     Ok(())
 }
@@ -235,14 +235,14 @@ fn check_result_files<'a>(
         check_output(file, inputs.iter().map(PathBuf::as_path))?;
         let place = destination(file);
         if taken.contains(&place) {
-            bail!("cannot write `{}`: another output has this name", file.display());
+            bail!("cannot write `{}`: another output has this name", shown(file));
         }
         let is_like_a_plot = file
             .extension()
             .is_some_and(|end| ["svg", "png"].iter().any(|plot| end.eq_ignore_ascii_case(plot)));
         let is_among = |folder: &&PathBuf| place.parent().is_some_and(|above| is_same_place(above, folder));
         if let Some(folder) = args.plots.as_ref().filter(is_among).filter(|_| is_like_a_plot) {
-            bail!("cannot write `{}`: a plot in `{}` may have this name", file.display(), folder.display());
+            bail!("cannot write `{}`: a plot in `{}` may have this name", shown(file), shown(folder));
         }
         taken.push(place);
     }

@@ -9,7 +9,7 @@ use cac::{
     files::check_writable_folder,
     method::{kept_at_least, needed},
     model::{Inspection, Manifest},
-    text::{first_few, not_counted, on_one_line, path_text, per_cent},
+    text::{first_few, not_counted, on_one_line, path_text, per_cent, shown},
 };
 use serde_json::json;
 
@@ -102,7 +102,7 @@ fn open(given: &Path, folder: &Path, manifest: &Manifest) -> anyhow::Result<Data
         Err(error) => return Err(error.into()),
     }
     if is_divided(folder) {
-        let message = format!("`{}` is divided into training and test images", folder.display());
+        let message = format!("`{}` is divided into training and test images", shown(folder));
         return Err(Advice::new(message, "give the folder of the new images").into());
     }
     Ok(Dataset::unknown(folder, Split::Test, &decision.input)?)
@@ -147,7 +147,7 @@ fn training_images(
         return Ok(Err("the model does not record its training data".to_owned()));
     };
     let input = &manifest.decision.input;
-    let path = trained.path.display();
+    let path = shown(&trained.path);
     let Some(folder) = data.resolve(&trained.path, &[Role::Known(Split::Train)]).ok().filter(|at| exists(at))
     else {
         return Ok(Err(format!("`{path}` not found")));
@@ -211,9 +211,9 @@ fn print(args: &RecalibrateArgs, recalibrated: &Recalibrated) -> anyhow::Result<
     writeln!(
         out,
         "{}: {:.1} MB from `{}`\nSHA-256 {sha256}",
-        args.output.display(),
+        shown(&args.output),
         *bytes as f64 / 1e6,
-        args.model.display()
+        shown(&args.model)
     )?;
     if let Some(accuracy) = accuracy {
         writeln!(out, "accuracy {:.1} % of {images} images", 100.0 * accuracy)?;

@@ -16,7 +16,7 @@ use cac::{
     page::{Page, Projection, Provenance, RunLog, Subject, THUMBNAIL, Thumbnail},
     report::Report,
     run::{Checkpoint, CheckpointKind, Event, RunFolder, Started},
-    text::{on_one_line, path_text},
+    text::{on_one_line, path_text, shown},
 };
 use serde_json::json;
 
@@ -61,7 +61,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
         bail!("--score is for models and runs, and none is given; a score file has its own, see --column");
     }
     if let Some(file) = files.first().filter(|_| options.scorer.keep.is_some()) {
-        let file = file.display();
+        let file = shown(file);
         bail!("--keep needs held-out scores, which the score file `{file}` does not have; give --threshold");
     }
     if args.column.is_some() && files.is_empty() {
@@ -83,7 +83,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
             subjects.extend(measured.subjects(&names, options));
             Ok(())
         };
-        images = Some(measure(&models, options, &[], Some(&args.output), gather)?);
+        images = Some(measure(&models, &names, options, &[], Some(&args.output), gather)?);
     }
     subjects.extend(of_files);
     let mut logs = Vec::new();
@@ -110,7 +110,7 @@ pub fn run(args: &PageArgs) -> anyhow::Result<()> {
             writeln!(out, "caution: {caution}")?;
         }
     }
-    Ok(writeln!(out, "report: {}", args.output.display())?)
+    Ok(writeln!(out, "report: {}", shown(&args.output))?)
 }
 
 /// Checks that those of the subjects that a threshold applies to have one score. That of a score file is
@@ -175,13 +175,14 @@ fn needs_models(args: &EvaluationArgs) -> Option<&'static str> {
 /// A score file.
 fn of_scores(path: &Path, name: &str, args: &PageArgs) -> anyhow::Result<Subject> {
     let column = args.column.as_deref().unwrap_or(cli::SCORE_COLUMN);
-    let (tested, unjudged) = score_file::read_sets(path, column)?;
-    if unjudged > 0 {
-        say(format_args!("{name}: {}", without_accuracy(unjudged)));
+    let sets = score_file::read_sets(path, column)?;
+    if sets.unjudged > 0 {
+        say(format_args!("{name}: {}", without_accuracy(sets.unjudged)));
     }
-    let options = args.options.report.options(args.options.scorer.threshold);
-    let subject = Subject::of_scores(name, column, tested, &options);
-    subject.map_err(|error| anyhow!("`{}`: {error}", path.display()))
+    let threshold = args.options.scorer.threshold.map(|given| sets.threshold(given));
+    let options = args.options.report.options(threshold);
+    let subject = Subject::of_scores(name, column, sets.tested, &options);
+    subject.map_err(|error| anyhow!("`{}`: {error}", shown(path)))
 }
 
 /// The log of a run, and its test for each score.
@@ -190,7 +191,7 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     let has_log = run.log().exists();
     let file = CheckpointKind::ALL.into_iter().map(|which| run.checkpoint(which)).find(|file| file.exists());
     if !has_log && file.is_none() {
-        bail!("`{}` is not a run folder: it has neither a log nor a checkpoint", path.display());
+        bail!("`{}` is not a run folder: it has neither a log nor a checkpoint", shown(path));
     }
     let (events, others) = if has_log { Event::read_log(&run.log())? } else { (Vec::new(), 0) };
     let started = events.iter().rev().find_map(|event| match event {
@@ -202,7 +203,7 @@ fn of_run(path: &Path, name: &str, args: &EvaluationArgs) -> anyhow::Result<(Run
     let Some(file) = file else { return Ok((log, Vec::new())) };
     let checkpoint = Checkpoint::read(&file)?;
     let Some(test) = &checkpoint.test else {
-        say(format_args!("`{}` has no test: only the curves of the run are shown", file.display()));
+        say(format_args!("`{}` has no test: only the curves of the run are shown", shown(&file)));
         return Ok((log, Vec::new()));
     };
     let report_options = args.report.options(None);
@@ -286,7 +287,7 @@ pub fn write(
     }
     if let Some(folder) = &args.plots {
         let count = page.write_plots(folder)?;
-        say(format_args!("{count} plots as SVG and PNG: `{}`", folder.display()));
+        say(format_args!("{count} plots as SVG and PNG: `{}`", shown(folder)));
     }
     Ok(())
 }

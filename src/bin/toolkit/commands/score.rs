@@ -15,7 +15,7 @@ use cac::{
     image::{self, RgbImage},
     model::Decision,
     scorer::Places,
-    text::{on_one_line, path_text},
+    text::{on_one_line, path_text, shown},
 };
 use ndarray::{Array2, Array4};
 use rayon::prelude::*;
@@ -40,12 +40,12 @@ pub fn run(args: &ScoreArgs) -> anyhow::Result<()> {
         bail!("give images after the model");
     }
     if let Some(second) = images.iter().find(|image| is_model(image)) {
-        bail!("`{}` is a model; give one, before the images", second.display());
+        bail!("`{}` is a model; give one, before the images", shown(second));
     }
     if model.is_none() {
         let first = &images[0];
         if first.is_file() && begins_as_model(first).is_ok_and(|is_model| is_model) {
-            bail!("`{}` is a model; its name must end in .onnx", first.display());
+            bail!("`{}` is a model; its name must end in .onnx", shown(first));
         }
         say(BUILT_IN);
     }
@@ -108,11 +108,11 @@ fn check_apart(map: &Path, given: &[PathBuf]) -> anyhow::Result<()> {
         given.iter().map(PathBuf::as_path).partition(|path| path.is_dir());
     let place = place(map);
     if folders.iter().any(|folder| folder.canonicalize().is_ok_and(|folder| place.starts_with(folder))) {
-        bail!("cannot write maps to `{}`: it is in a folder of images that are scored", map.display());
+        bail!("cannot write maps to `{}`: it is in a folder of images that are scored", shown(map));
     }
     let folders: HashSet<&Path> = files.into_iter().map(folder_of).collect();
     if folders.iter().any(|folder| is_same_place(folder, map)) {
-        bail!("cannot write maps to `{}`: it holds images that are scored", map.display());
+        bail!("cannot write maps to `{}`: it holds images that are scored", shown(map));
     }
     Ok(())
 }
@@ -129,7 +129,7 @@ fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, 
     let is_png = map.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));
     if is_png && !map.is_dir() {
         let [image] = images else {
-            bail!("`{}` is one file for {} images; give a folder with --map", map.display(), images.len());
+            bail!("`{}` is one file for {} images; give a folder with --map", shown(map), images.len());
         };
         check_output(map, [image.as_path()])?;
         return Ok(HashMap::from([(image.clone(), map.to_owned())]));
@@ -137,7 +137,7 @@ fn map_files(map: &Path, images: &[PathBuf]) -> anyhow::Result<HashMap<PathBuf, 
     if image::has_extension(map) && !map.exists() {
         bail!(
             "cannot write `{}`: maps are PNG files; give a name that ends in .png, or a folder",
-            map.display()
+            shown(map)
         );
     }
     check_writable_folder(map)?;
@@ -190,7 +190,7 @@ fn show(
         };
         let file = &output.maps[image];
         if let Some(folder) = file.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
+            fs::create_dir_all(folder).with_context(|| format!("cannot create `{}`", shown(folder)))?;
         }
         anyhow::Ok(places.write(file, photograph, &scorer.decision().input)?)
     })?;
@@ -241,7 +241,7 @@ fn judge(
                 return Ok(each);
             }
             Err(error @ Error::Runtime { .. }) => {
-                return Ok(vec![Err(anyhow!("`{}`: {error}", files[0].display()))]);
+                return Ok(vec![Err(anyhow!("`{}`: {error}", shown(&files[0])))]);
             }
             scored => scored,
         }

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use cac::text::shown;
+
 use crate::{
     cli::TrainArgs,
     terminal::{Advice, VERSION_VARIABLE},
@@ -70,7 +72,7 @@ fn become_program(program: &Path, args: &[OsString]) -> anyhow::Result<()> {
     use anyhow::Context;
     use std::os::unix::process::CommandExt;
     let error = command(program, args).exec();
-    Err(error).with_context(|| format!("cannot run `{}`", program.display()))
+    Err(error).with_context(|| format!("cannot run `{}`", shown(program)))
 }
 
 #[cfg(not(unix))]
@@ -78,6 +80,6 @@ fn become_program(program: &Path, args: &[OsString]) -> anyhow::Result<()> {
     use anyhow::Context;
     // Ctrl-C reaches both processes; `toolkit-train` decides when to end.
     let status = command(program, args).status();
-    let status = status.with_context(|| format!("cannot run `{}`", program.display()))?;
+    let status = status.with_context(|| format!("cannot run `{}`", shown(&program)))?;
     std::process::exit(status.code().unwrap_or(1))
 }

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use cac::{Error, weights::PublishedWeights};
+use cac::{Error, text::shown, weights::PublishedWeights};
 use serde_json::json;
 
 use super::print_json;
@@ -92,19 +92,19 @@ fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
                 } else {
                     "has the recorded SHA-256; none is published in full"
                 };
-                writeln!(out, "{}: `{}` {state}", weights.name, path.display())?;
+                writeln!(out, "{}: `{}` {state}", weights.name, shown(&path))?;
             }
             Ok(None) if names.is_empty() => continue,
             Ok(None) => return Err(missing(weights)?.into()),
             Err(Error::Checksum { path, reason }) => {
-                writeln!(out, "{}: `{}` is damaged: {reason}", weights.name, path.display())?;
+                writeln!(out, "{}: `{}` is damaged: {reason}", weights.name, shown(&path))?;
                 let record = path.with_added_extension("sha256");
                 let fetch =
-                    format!("remove `{}` and run `toolkit weights fetch {}`", path.display(), weights.name);
+                    format!("remove `{}` and run `toolkit weights fetch {}`", shown(&path), weights.name);
                 damaged.push(if path.extension().is_some_and(|end| end == "sha256") {
-                    format!("remove `{}` to record the file as it is", path.display())
+                    format!("remove `{}` to record the file as it is", shown(&path))
                 } else if !weights.has_checksum() && record.exists() {
-                    format!("{fetch}, or remove `{}` if the file is the right one", record.display())
+                    format!("{fetch}, or remove `{}` if the file is the right one", shown(&record))
                 } else {
                     fetch
                 });
@@ -127,7 +127,7 @@ fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
 fn missing(weights: &PublishedWeights) -> cac::Result<Advice> {
     let (name, path) = (weights.name, weights.path()?);
     Ok(Advice::new(
-        format!("the weights `{name}` are not in `{}`", path.display()),
+        format!("the weights `{name}` are not in `{}`", shown(&path)),
         format!(
             "`toolkit weights fetch {name}` downloads them from {} (about {})",
             weights.url(),

@@ -15,6 +15,7 @@ use cac::{
     },
     method::{Anchors, LastLayer, RejectionScore},
     model::{Decision, Inspection, with_features},
+    text::shown,
 };
 
 use super::{
@@ -57,7 +58,7 @@ impl<'a> Contender<'a> {
             let bytes = if needs_features { with_features(bytes, &origin)? } else { bytes };
             for &provider in &args.provider {
                 let name = match model {
-                    Some(model) if models.len() > 1 => format!("{} on {provider}", model.display()),
+                    Some(model) if models.len() > 1 => format!("{} on {provider}", shown(model)),
                     _ => provider.to_string(),
                 };
                 let scorer =
@@ -99,7 +100,8 @@ impl<'a> Contender<'a> {
         };
         let mut bar = Progress::new("training images".to_owned(), images.len());
         let mut done = 0;
-        let outputs = eval::outputs(scorer, images, skip_broken, |more| {
+        let options = EvaluateOptions { skip_broken, keep_features: true };
+        let outputs = eval::outputs(scorer, images, options, |more| {
             done += more;
             bar.update(done, "");
         });

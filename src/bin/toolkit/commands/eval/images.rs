@@ -8,7 +8,7 @@ use cac::{
     data::{Dataset, KnownData, PublishedSet, Role, Split, TestImages, exists, other_classes_in_words},
     model::{Manifest, Training},
     run::EXAMPLES,
-    text::on_one_line,
+    text::{on_one_line, shown},
 };
 
 use crate::{
@@ -49,7 +49,7 @@ impl<'a> Source<'a> {
                 None => KnownData::new(TUTORIAL_KNOWN),
             },
             (None, Some(recorded)) if is_found(&recorded.path) => {
-                say(format_args!("known images: `{}`, as recorded in the model", recorded.path.display()));
+                say(format_args!("known images: `{}`, as recorded in the model", shown(&recorded.path)));
                 recorded
             }
             (None, Some(recorded)) => {
@@ -57,7 +57,7 @@ impl<'a> Source<'a> {
                 let has_sets = sets.is_none_or(|sets| !sets.is_empty());
                 bail!(
                     "cannot find the training data of the model, `{}`; give --known DIR{}{}",
-                    recorded.path.display(),
+                    shown(&recorded.path),
                     flags(&recorded),
                     if has_sets { " and --unknown NAME=DIR" } else { "" }
                 )
@@ -157,7 +157,7 @@ impl<'a> Source<'a> {
         let Some((training, test)) = at_record else { return Ok(Vec::new()) };
         let known = &images.known;
         let is_among = training.copies_in([known])? != [0] || test.known.copies_in([known])? != [0];
-        let path = trained.path.display();
+        let path = shown(&trained.path);
         let remark = || {
             format!(
                 "`{path}` has changed since the training; {model} may have been trained on some of its test images"
@@ -181,12 +181,12 @@ impl<'a> Source<'a> {
                 let Some(recorded) = recorded.filter(|data| is_found(&data.path)) else {
                     let message = format!(
                         "`{}` has no training images, which scores other than the model's and --keep-features need",
-                        self.data.path.display()
+                        shown(&self.data.path)
                     );
                     let hint = "give a folder with these images in `train` and the others in `test`";
                     return Err(Advice::new(message, hint).into());
                 };
-                say(format_args!("training images: `{}`, as recorded in the model", recorded.path.display()));
+                say(format_args!("training images: `{}`, as recorded in the model", shown(&recorded.path)));
                 open(&recorded)
             }
             opened => opened,

@@ -99,7 +99,7 @@ impl Measured<'_> {
             }),
             degradation: self.degraded,
             remarks: self.remarks.clone(),
-            agreement: self.agreement(score).map(|(first, agreement)| (first.to_owned(), agreement)),
+            agreement: self.agreement(score).map(|(_, agreement)| agreement),
             difference: self.differences[score].clone(),
             ..Subject::of_evaluation(&name, self.evaluation, score, report)
         };

@@ -22,6 +22,7 @@ use cac::{
     fit::LIMIT,
     method::{FittedScore, LogitScore, RejectionScore},
     report::Report,
+    text::{on_one_line, shown},
 };
 
 pub use self::measured::Measured;
@@ -41,7 +42,7 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let has_page = args.page.is_some() || options.plots.is_some();
     let names = names_apart(&models);
     let (mut subjects, mut faults, mut unmet) = (Vec::new(), Vec::new(), Vec::new());
-    let images = measure(&models, options, &args.require, args.page.as_deref(), |measured| {
+    let images = measure(&models, &names, options, &args.require, args.page.as_deref(), |measured| {
         if has_page {
             subjects.extend(measured.subjects(&names, options));
         }
@@ -60,9 +61,11 @@ pub fn run(args: &EvalArgs) -> anyhow::Result<()> {
 }
 
 /// Evaluates models on every provider, and passes on each result as it comes. Returns the images. The caller
-/// has checked the outputs; what is required is checked here.
+/// has checked the outputs; what is required is checked here. `names` are those of the models in remarks, which
+/// a page shows.
 pub fn measure(
     models: &[PathBuf],
+    names: &HashMap<PathBuf, String>,
     args: &EvaluationArgs,
     required: &[Requirement],
     page: Option<&Path>,
@@ -91,7 +94,7 @@ pub fn measure(
             continue;
         }
         let named = model.filter(|_| models.len() > 1);
-        let named = named.map_or("the model".to_owned(), |model| format!("`{}`", model.display()));
+        let named = named.map_or("the model".to_owned(), |model| format!("`{}`", on_one_line(&names[model])));
         let mut found = source.learned(args, &named, scorer.manifest(), &images)?;
         let training = scorer.manifest().history.training.as_ref();
         if training.is_some_and(|training| training.has_unknown_seen(&images.other_classes)) {
@@ -204,7 +207,7 @@ fn check_sets(
         check_not_read(output, images.sets())?;
     }
     if let Some(plots) = args.plots.as_ref().filter(|plots| images.sets().any(|set| set.would_read(plots))) {
-        bail!("cannot write plots to `{}`: they would be read as images of this data", plots.display());
+        bail!("cannot write plots to `{}`: they would be read as images of this data", shown(plots));
     }
     let unknown = &images.unknown;
     let names: Vec<&str> = unknown.iter().map(|set| set.name.as_str()).collect();
