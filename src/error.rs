@@ -90,12 +90,14 @@ pub enum Error {
     /// A download failed, or its result is not the published file.
     #[error("cannot fetch `{url}`: {reason}")]
     Download {
-        /// The source.
-        url: String,
+        /// The source, without a user's name and password.
+        url: Box<str>,
         /// The destination.
         path: PathBuf,
         /// The length of the file in bytes, if it is published.
         bytes: Option<u64>,
+        /// Whether a part of it is here, from which another attempt goes on.
+        is_begun: bool,
         /// The environment variable that names another source.
         mirror: &'static str,
         /// The published data set that the file belongs to, if any.

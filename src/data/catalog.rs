@@ -79,7 +79,7 @@ pub(super) struct PublishedLayout {
 pub(super) struct PublishedFile {
     pub file: &'static str,
     /// The split that it is needed for; `None` for both.
-    split: Option<Split>,
+    pub split: Option<Split>,
     /// Its MD5, if that is published.
     pub md5: Option<&'static str>,
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     DataFolder, Dataset, Download, PublishedSet, Role, Split,
-    catalog::{self, PublishedLayout, joined},
+    catalog::{self, PublishedFile, PublishedLayout, joined},
 };
 use crate::{
     error::{Error, Result},
@@ -81,7 +81,7 @@ impl DataFolder {
         keep_archives: bool,
         observe: &mut dyn FnMut(FetchEvent),
     ) -> Result<()> {
-        let mirror = std::env::var(MIRROR).ok().filter(|mirror| !mirror.is_empty());
+        let mirror = download::mirror(MIRROR)?;
         self.fetch_from(mirror.as_deref(), set, roles, keep_archives, observe)
     }
 
@@ -246,11 +246,20 @@ impl Check {
         Ok(())
     }
 
-    /// Compares the files of a layout whose MD5 is published, unless they are compared already.
+    /// Compares the files of a layout whose MD5 is published, unless they are compared already. A split of which
+    /// some files are here must have all.
     fn compare_parts(&mut self, layout: &PublishedLayout, base: &Path) -> Result<()> {
-        for part in layout.parts.iter().filter(|part| part.md5.is_some()) {
-            let path = joined(base, layout.folder).join(part.file);
-            if path.exists() && !self.seen.contains(&path) {
+        let folder = joined(base, layout.folder);
+        let is_here = |part: &&PublishedFile| fs::symlink_metadata(folder.join(part.file)).is_ok();
+        let begun: Vec<Split> = layout.parts.iter().filter(is_here).filter_map(|part| part.split).collect();
+        for part in layout.parts {
+            let path = folder.join(part.file);
+            if self.seen.contains(&path) {
+                continue;
+            }
+            if !path.exists() && part.split.is_some_and(|split| begun.contains(&split)) {
+                self.fault(&path, "is missing".to_owned());
+            } else if path.exists() && part.md5.is_some() {
                 self.compare(path, &Expected { md5: part.md5, ..Expected::default() })?;
             }
         }

@@ -2,20 +2,24 @@
 
 use std::{
     collections::VecDeque,
+    env,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Write},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use ureq::{Agent, Body, Proxy, http::Response};
+use ureq::{Agent, Body, Proxy, ProxyProtocol, http::Response};
 
 use super::{
     atomic,
     checksum::{BUFFER, Checksums, Expected},
     kind,
 };
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    text::shown,
+};
 
 /// The maximum number of redirects followed for a file.
 const MAX_REDIRECTS: u32 = 8;
@@ -43,11 +47,11 @@ pub(crate) struct Remote<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FetchEvent<'a> {
-    /// Waiting for another process that is fetching the same data set.
+    /// Waiting for another process that is fetching the same file or data set.
     Waiting,
     /// A request is sent for the bytes of a file from `done` on.
     Downloading {
-        /// The source.
+        /// The source, without a user's name and password.
         url: &'a str,
         /// The destination.
         file: &'a Path,
@@ -107,6 +111,20 @@ pub(crate) fn fetch(remote: &Remote, file: &Path, observe: &mut dyn FnMut(FetchE
     fetch_within(PATIENCE, remote, file, observe)
 }
 
+/// The URL of a mirror that an environment variable names, if any.
+///
+/// # Errors
+/// [`Error::Setting`] if it is not UTF-8: nothing else is asked instead.
+pub(crate) fn mirror(variable: &'static str) -> Result<Option<String>> {
+    match env::var(variable) {
+        Ok(mirror) => Ok(Some(mirror).filter(|mirror| !mirror.is_empty())),
+        Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(value)) => {
+            Err(Error::setting(variable, format!("`{}`", shown(Path::new(&value))), "must be UTF-8"))
+        }
+    }
+}
+
 /// Where the SHA-256 of a downloaded file is recorded.
 pub(crate) fn record_of(file: &Path) -> PathBuf {
     file.with_added_extension("sha256")
@@ -134,9 +152,12 @@ impl PartOrigin {
     fn read(part: &Path) -> Option<Self> {
         let text = fs::read_to_string(origin_of(part)).ok()?;
         let (url, version) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
+        // Of a damaged record, no header can be made.
+        let version = if version.contains(|c: char| !(' '..='~').contains(&c)) { "" } else { version };
         Some(Self { url: url.to_owned(), version: version.to_owned() })
     }
 
+    /// `url` is without a user's name and password.
     fn of(url: &str, response: &Response<Body>) -> Self {
         // A weak tag promises the same meaning, not the same bytes.
         let tag = Some(header(response, "etag")).filter(|tag| tag.starts_with('"'));
@@ -218,16 +239,25 @@ fn fetch_within(
         let _ = fs::remove_file(&part);
         return verify(&remote.expected, file, remote.fault);
     }
-    let mut faults: Vec<(&str, String)> = Vec::new();
+    let mut faults: Vec<(String, String)> = Vec::new();
     let mut is_other_than_recorded = false;
-    let mut urls: VecDeque<&String> = remote.urls.iter().collect();
+    let is_origin = |url: &String| PartOrigin::read(&part).is_some_and(|part| part.url == without_user(url));
+    let length = |open: &File| open.metadata().map_or(0, |part| part.len());
+    // First the address of what is here.
+    let (own, others): (Vec<_>, Vec<_>) = remote.urls.iter().partition(|url| is_origin(url));
+    let mut urls: VecDeque<&String> = own.into_iter().chain(others).collect();
     while let Some(url) = urls.pop_front() {
-        let disk = Error::io("write", &part);
+        let (disk, before) = (Error::io("write", &part), length(&open));
         let is_resumed = match transfer(patience, url, remote, file, &mut open, observe) {
             Ok(is_resumed) => is_resumed,
             Err(Broken::Disk(error)) => return Err(disk(error)),
             Err(Broken::Server(reason)) => {
-                faults.push((url, reason));
+                faults.push((without_user(url), reason));
+                let goes_on = before > 0 && length(&open) > before && is_origin(url);
+                // Another address would discard what has arrived from this one, again and again.
+                if goes_on && !remote.expected.is_checked() {
+                    break;
+                }
                 continue;
             }
         };
@@ -251,10 +281,11 @@ fn fetch_within(
             urls.push_front(url);
             continue;
         }
-        faults.push((url, fault));
+        faults.push((without_user(url), fault));
         is_other_than_recorded |= recorded.as_ref().is_some_and(|recorded| *recorded != found.sha256);
     }
-    if open.metadata().is_ok_and(|part| part.len() == 0) {
+    let kept = length(&open);
+    if kept == 0 {
         fs::remove_file(&part).map_err(Error::io("remove", &part))?;
         let _ = fs::remove_file(origin_of(&part));
     }
@@ -262,12 +293,14 @@ fn fetch_within(
         let faults: Vec<String> = faults.iter().map(|(url, fault)| format!("`{url}`: {fault}")).collect();
         return Err(Error::Replaced { record, reason: faults.join("; ") });
     }
-    let (url, reason) = faults.first().cloned().unwrap_or(("", "it has no address".to_owned()));
+    let nothing = || (String::new(), "it has no address".to_owned());
+    let (url, reason) = faults.first().cloned().unwrap_or_else(nothing);
     let others = faults.iter().skip(1).map(|(url, reason)| format!("; `{url}`: {reason}"));
     Err(Error::Download {
-        url: url.to_owned(),
+        url: url.into(),
         path: file.to_owned(),
         bytes: expected.bytes,
+        is_begun: kept > 0,
         mirror: remote.mirror,
         set: remote.set,
         reason: reason + &others.collect::<String>(),
@@ -370,13 +403,14 @@ fn transfer(
         out.set_len(0).map_err(Broken::Disk)?;
         here = 0;
     }
-    let origin = PartOrigin::read(part).filter(|origin| server_of(&origin.url) == server_of(url));
+    let named = &*without_user(url);
+    let origin = PartOrigin::read(part).filter(|origin| server_of(&origin.url) == server_of(named));
     // Without a published checksum, a mix of two files would go unnoticed: only a part of the same version is
     // continued.
-    let version = origin.as_ref().filter(|origin| origin.url == url).map_or("", |origin| &origin.version);
+    let version = origin.as_ref().filter(|origin| origin.url == named).map_or("", |origin| &origin.version);
     let start = if expected.is_checked() || !version.is_empty() { here } else { 0 };
-    observe(FetchEvent::Downloading { url, file, done: start, bytes: expected.bytes });
-    let agent = agent(url, patience);
+    observe(FetchEvent::Downloading { url: named, file, done: start, bytes: expected.bytes });
+    let agent = agent(url, patience)?;
     let ask = |from: u64| {
         let mut request = agent.get(url);
         if from > 0 {
@@ -393,7 +427,7 @@ fn transfer(
         && response.status() == 206
         && header(&response, "content-range").starts_with(&format!("bytes {start}-"))
         // A server may leave out what `If-Range` has stated.
-        && (expected.is_checked() || ["", version].contains(&&*PartOrigin::of(url, &response).version));
+        && (expected.is_checked() || ["", version].contains(&&*PartOrigin::of(named, &response).version));
     // There is no such range, another one was sent, or one of another version.
     if start > 0 && !goes_on && matches!(response.status().as_u16(), 206 | 416) {
         response = ask(0)?;
@@ -410,7 +444,7 @@ fn transfer(
     let total = stated.filter(|_| goes_on).or(rest.map(|rest| kept.saturating_add(rest)));
     let incoming = Incoming {
         part,
-        origin: PartOrigin::of(url, &response),
+        origin: PartOrigin::of(named, &response),
         done: kept,
         old: here - kept,
         total,
@@ -420,6 +454,12 @@ fn transfer(
     if let Some(total) = total.filter(|&total| total > incoming.most()) {
         return Err(incoming.too_long(total));
     }
+    // What is here may be part of the file, unlike this.
+    if let (Some(total), Some(bytes)) = (total, expected.bytes)
+        && total < bytes
+    {
+        return Err(Broken::Server(format!("the file has {total} bytes, expected {bytes}")));
+    }
     if let Some(length) = total.or(expected.bytes) {
         room(part.parent().unwrap_or(Path::new(".")), length.saturating_sub(here)).map_err(Broken::Disk)?;
     }
@@ -428,16 +468,30 @@ fn transfer(
 }
 
 /// What asks servers.
-fn agent(url: &str, patience: Patience) -> Agent {
-    Agent::config_builder()
+fn agent(url: &str, patience: Patience) -> Result<Agent, Broken> {
+    let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(MAX_REDIRECTS)
         .timeout_connect(Some(patience.answer))
         .timeout_recv_response(Some(patience.answer))
         .timeout_per_read(Some(patience.answer))
-        .proxy(if is_local(url) { None } else { Proxy::try_from_env() })
-        .build()
-        .into()
+        .proxy(if is_local(url) { None } else { proxy()? });
+    Ok(config.build().into())
+}
+
+/// The proxy that the environment names, if any.
+fn proxy() -> Result<Option<Proxy>, Broken> {
+    const NAMES: [&str; 6] =
+        ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
+    let is_given = |name: &&str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_usable = |proxy: &Proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https);
+    match (Proxy::try_from_env().filter(is_usable), NAMES.into_iter().find(is_given)) {
+        (Some(proxy), _) => Ok(Some(proxy)),
+        (None, None) => Ok(None),
+        (None, Some(name)) => Err(Broken::Server(format!(
+            "the proxy in {name} cannot be used: it must be the address of an HTTP proxy, such as http://proxy:8080"
+        ))),
+    }
 }
 
 /// A file that a server sends.
@@ -502,6 +556,10 @@ impl Incoming<'_> {
                 return Err(Broken::Server(format!("the server sent {what} in place of the file")));
             }
             if done + filled as u64 > self.most() {
+                // It is not part of the file.
+                if done > 0 {
+                    out.set_len(0).map_err(Broken::Disk)?;
+                }
                 return Err(self.too_long(done + filled as u64));
             }
             if done == 0 {
@@ -533,6 +591,17 @@ fn is_local(url: &str) -> bool {
     ["localhost", "127.0.0.1", "[::1]"]
         .iter()
         .any(|local| host.strip_prefix(local).is_some_and(|port| port.is_empty() || port.starts_with(':')))
+}
+
+/// A URL without the name and the password of a user.
+fn without_user(url: &str) -> String {
+    let shown = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (server, path) = rest.find('/').map_or((rest, ""), |end| rest.split_at(end));
+        let (_, server) = server.rsplit_once('@')?;
+        Some(format!("{scheme}://{server}{path}"))
+    };
+    shown().unwrap_or_else(|| url.to_owned())
 }
 
 /// The host and port in a URL.
@@ -974,8 +1043,18 @@ pub(crate) mod tests {
         }
         served.join().unwrap();
 
-        // The bytes of the file already received are kept.
+        // The bytes of the file already received are kept, also if another length is stated than the published one.
         let part = cache.path().join(format!("{NAME}.part"));
+        let (url, served) = server(file(), vec![Answer::Page(plain, "no such file")]);
+        fs::write(&part, &file()[..30_000]).unwrap();
+        let sum = sha256(&file());
+        let length = Some(file().len() as u64);
+        let expected = Expected { sha256: Some(&sum), bytes: length, ..Expected::default() };
+        let other = reason(fetch_expected(cache.path(), &url, expected));
+        assert_eq!(other, "the file has 12 bytes, expected 100000");
+        assert_eq!(fs::read(&part).unwrap().len(), 30_000);
+        served.join().unwrap();
+        fs::remove_file(&part).unwrap();
         fs::write(&part, &file()[..30_000]).unwrap();
         let (url, served) = server(file(), [&answers[..], &[Answer::Properly]].concat());
         for _ in &answers {
@@ -1077,5 +1156,28 @@ pub(crate) mod tests {
         let error = fetch_to(cache.path(), "http://127.0.0.1:1").unwrap_err();
         assert!(matches!(&error, Error::Download { path, .. } if path.ends_with(NAME)), "{error}");
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_name_and_the_password_of_a_user_are_not_shown() {
+        for (url, shown) in [
+            ("http://user:pass@host:80/a@b", "http://host:80/a@b"),
+            ("http://host/a@b", "http://host/a@b"),
+            ("https://user@host", "https://host"),
+            ("file", "file"),
+        ] {
+            assert_eq!(without_user(url), shown);
+        }
+    }
+
+    #[test]
+    fn a_damaged_record_of_the_origin_is_no_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = folder.path().join("a.part");
+        for (record, version) in [("u\n\"1\"\n", "\"1\""), ("u\n\"\u{1}\"\n", ""), ("u", "")] {
+            fs::write(origin_of(&part), record).unwrap();
+            let origin = PartOrigin::read(&part).unwrap();
+            assert_eq!((&*origin.url, &*origin.version), ("u", version));
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::{Outputs, Provider, Scorer, images::resized};
 use crate::{
     error::{Difference, Error, Result},
     image::{self, Input, RgbImage},
+    method,
     model::{
         ModelPrecision,
         golden::{self, GoldenBatch},
@@ -12,7 +13,7 @@ use crate::{
 
 impl Scorer {
     /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in
-    /// the file: class, score, and the norm of the logits. A runtime that [resizes](Self::resizes) must also
+    /// the file: class, score, and the norm of the logits. The verdicts must follow from the scores. A runtime that [resizes](Self::resizes) must also
     /// decide taller, wider and smaller golden images as if [`image::pixels`] had resized them. Returns the
     /// largest difference of a norm or score, relative above 1.
     ///
@@ -38,7 +39,13 @@ impl Scorer {
             difference,
         };
         let outputs = ["norms of the logits", "scores", "classes"];
-        let mut greatest = compared(&self.golden_batch()?, expected, outputs, tolerance).map_err(differs)?;
+        let found = self.golden_outputs()?;
+        let mut greatest =
+            compared(&compared_outputs(&found), expected, outputs, tolerance).map_err(differs)?;
+        match self.wrong_verdicts(&found) {
+            0 => {}
+            wrong => return Err(differs(("verdicts", Difference::Images(wrong)))),
+        }
         if !self.resizes() {
             return Ok(greatest);
         }
@@ -68,9 +75,29 @@ impl Scorer {
             .map(|outputs| compared_outputs(&outputs)))
     }
 
-    /// The outputs for the golden images.
+    /// The outputs for the golden images, which an export writes into the file.
+    #[cfg(feature = "export")]
     pub(crate) fn golden_batch(&self) -> Result<GoldenBatch> {
-        Ok(compared_outputs(&self.score_u8(golden::images(&self.decision().input).view())?))
+        Ok(compared_outputs(&self.golden_outputs()?))
+    }
+
+    /// The outputs for the golden images.
+    fn golden_outputs(&self) -> Result<Outputs> {
+        self.score_u8(golden::images(&self.decision().input).view())
+    }
+
+    /// The number of images for which a verdict of the model, or one at an operating point, contradicts the
+    /// score.
+    fn wrong_verdicts(&self, outputs: &Outputs) -> usize {
+        let points = self.decision().threshold.iter().flat_map(|threshold| &threshold.operating_points);
+        let points: Vec<f32> = points.map(|point| point.threshold).collect();
+        let is_wrong = |&image: &usize| {
+            let score = outputs.score[image];
+            let of_points = outputs.unknown_at.iter().flat_map(|at| at.row(image).to_vec());
+            outputs.unknown[image] != method::is_unknown(score, self.threshold())
+                || of_points.zip(&points).any(|(found, &point)| found != method::is_unknown(score, point))
+        };
+        (0..outputs.score.len()).filter(is_wrong).count()
     }
 }
 
@@ -143,5 +170,24 @@ mod tests {
         assert_eq!(greatest_difference(&[], &[]), 0.0);
         assert_eq!(greatest_difference(&[1.0], &[1.0, 2.0]), f64::INFINITY);
         assert_eq!(greatest_difference(&[1.0, 2.0], &[]), f64::INFINITY);
+    }
+
+    #[cfg(feature = "tract")]
+    #[test]
+    fn verdicts_that_contradict_the_score_are_found() {
+        use prost::Message;
+
+        let mut model =
+            crate::model::proto::Model::decode(&include_bytes!("../../exported/cifar10-cifar-net.onnx")[..])
+                .unwrap();
+        let nodes = &mut model.graph.as_mut().unwrap().node;
+        let verdict = nodes.iter_mut().find(|node| node.output.iter().any(|name| name == "unknown")).unwrap();
+        let compared = verdict.input[0].clone();
+        let comparison = nodes.iter_mut().find(|node| node.output.contains(&compared)).unwrap();
+        assert_eq!(comparison.op_type, "LessOrEqual");
+        comparison.op_type = "GreaterOrEqual".to_owned();
+        let scorer = Scorer::from_bytes(&model.encode_to_vec(), Provider::Cpu).unwrap();
+        let error = scorer.verify().unwrap_err();
+        assert!(matches!(error, Error::Differs { what: "verdicts", .. }), "{error}");
     }
 }

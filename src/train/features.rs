@@ -1,7 +1,7 @@
 //! Features of frozen layers: the last layer's input, computed once per image, in a file of the run folder.
 //!
-//! The file is a NumPy array, `[rows, features]` in float32. Its name has a checksum of everything that
-//! the features depend on, so a file with the name of a run's features holds them.
+//! The file is a NumPy array, `[rows, features]` in float32, and the SHA-256 of that. Its name has a checksum of
+//! everything that the features depend on, so an intact file with the name of a run's features holds them.
 
 use std::{
     fs::File,
@@ -33,8 +33,10 @@ use crate::{
     weights::Weights,
 };
 
-/// The version of the layout of the rows, and of what their checksum covers.
-const VERSION: u32 = 1;
+/// The version of the layout of the file, and of what its name's checksum covers.
+const VERSION: u32 = 2;
+/// The length of the SHA-256 at the end of the file, in bytes.
+const SUM: usize = 32;
 /// Images evaluated at once.
 const BATCH: usize = 16;
 /// Rows read at once.
@@ -166,8 +168,12 @@ impl FrozenFeatures {
         }
         let evaluate = (layers.open)()?;
         let written = atomic::write_with(&path, |file| {
-            let array = Array { path: &path, file };
-            array.compute(batches, &blocks, width, evaluate, stop, observe)
+            let mut summed = Summed { file, sum: Sha256::new() };
+            let array = Array { path: &path, file: &mut summed };
+            let computed = array.compute(batches, &blocks, width, evaluate, stop, observe)?;
+            let Summed { file, sum } = summed;
+            file.write_all(&sum.finalize()).map_err(Error::io("write", &path))?;
+            Ok(computed)
         })?;
         if written.is_break() {
             return Ok(None);
@@ -189,7 +195,8 @@ impl FrozenFeatures {
         let is_meant = npy::kind(&array.dtype()) == ("f", 4) && array.shape() == [rows as u64, width as u64];
         let start = file.stream_position().map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
-        if !is_meant || length != start + 4 * (rows * width) as u64 {
+        let is_whole = length == start + (4 * rows * width + SUM) as u64;
+        if !is_meant || !is_whole || !is_intact(&mut file, length).map_err(unreadable)? {
             return Ok(None);
         }
         let (path, file) = (path.to_owned(), Mutex::new(file));
@@ -279,6 +286,41 @@ impl FrozenFeatures {
             }
             *bias = (f64::from(*bias) - shift) as f32;
         }
+    }
+}
+
+/// Whether a file ends in the SHA-256 of all bytes before it.
+fn is_intact(file: &mut File, length: u64) -> io::Result<bool> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut sum = Sha256::new();
+    let mut buffer = vec![0; checksum::BUFFER];
+    let mut array = Read::by_ref(file).take(length.saturating_sub(SUM as u64));
+    loop {
+        match array.read(&mut buffer)? {
+            0 => break,
+            read => sum.update(&buffer[..read]),
+        }
+    }
+    let mut stated = [0; SUM];
+    file.read_exact(&mut stated)?;
+    Ok(sum.finalize()[..] == stated)
+}
+
+/// A file and the checksum of what is written to it.
+struct Summed<'a> {
+    file: &'a mut dyn Write,
+    sum: Sha256,
+}
+
+impl Write for Summed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.sum.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

@@ -36,7 +36,7 @@ use crate::model::Training;
 pub(crate) use fold::folded;
 #[cfg(feature = "files")]
 pub use published::PublishedWeights;
-#[cfg(feature = "train")]
+#[cfg(feature = "files")]
 use {
     crate::files::checksum,
     sha2::{Digest, Sha256},
@@ -67,6 +67,11 @@ const LARGEST: u64 = 4 << 30;
 
 /// The key of the note in a safetensors file's metadata.
 const NOTE: &str = "note";
+/// The last field of a note that is a JSON object, in a file: the checksum of the note without it, and of all
+/// tensors. A second entry of the metadata would be in random order.
+const CHECKSUM: &str = "\"sha256\":\"";
+/// The depth to which prefixes of names are considered.
+const DEPTH: usize = 16;
 
 impl Weights {
     /// An empty set; `path` names it in errors.
@@ -85,8 +90,14 @@ impl Weights {
     /// becomes `convShortcut`, as in pytorch-ood. The names of EfficientNet-PyTorch become those of timm.
     ///
     /// # Errors
-    /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or of another kind, which it names.
+    /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or of another kind, which it names, or if
+    /// it is one that [`write`](Self::write) wrote and has changed since.
     pub fn read(path: &Path) -> Result<Self> {
+        Self::read_sealed(path).map(|(weights, _)| weights)
+    }
+
+    /// [`read`](Self::read); also returns whether the file has a checksum.
+    pub(crate) fn read_sealed(path: &Path) -> Result<(Self, bool)> {
         let mut weights = Self::new(path);
         if path.is_dir() {
             return Err(weights.error("it is a folder, not a file".to_owned()));
@@ -98,20 +109,26 @@ impl Weights {
         if pytorch::is_pytorch(&bytes) {
             let tensors = pytorch::read(&bytes).map_err(|reason| weights.error(reason))?;
             weights.insert_all(tensors);
-            return Ok(weights);
+            return Ok((weights, false));
         }
         let broken =
             |error| weights.error(what(&bytes).unwrap_or(format!("not a safetensors file: {error}")));
         let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
         let (_, head) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-        weights.note = head.metadata().as_ref().and_then(|metadata| metadata.get(NOTE).cloned());
+        let note = head.metadata().as_ref().and_then(|metadata| metadata.get(NOTE));
+        let sealed = note.and_then(|note| unsealed(note));
+        weights.note = sealed.as_ref().map(|(note, _)| note).or(note).cloned();
         let tensor = |view: &TensorView| Some(Tensor { shape: view.shape().to_vec(), values: floats(view)? });
         let tensors = file.tensors().into_iter().filter_map(|(name, view)| Some((name, tensor(&view)?)));
         let mut tensors: Vec<(String, Tensor)> = tensors.collect();
         // They come in random order, and of two names for one tensor the first is taken.
         tensors.sort_by(|(one, _), (other, _)| one.cmp(other));
         weights.insert_all(tensors);
-        Ok(weights)
+        #[cfg(feature = "files")]
+        if sealed.as_ref().is_some_and(|(_, stated)| *stated != weights.checksum()) {
+            return Err(weights.error("it is damaged: its checksum is another one".to_owned()));
+        }
+        Ok((weights, sealed.is_some()))
     }
 
     /// Adds tensors under their usual names. A tensor whose usual name is taken keeps its own.
@@ -125,7 +142,7 @@ impl Weights {
             self.tensors.insert(name, tensor);
         }
         fn above(name: &str) -> impl Iterator<Item = &str> {
-            name.match_indices('.').map(move |(end, _)| &name[..=end])
+            name.match_indices('.').take(DEPTH).map(move |(end, _)| &name[..=end])
         }
         let prefixes: BTreeSet<&str> = self.tensors.keys().flat_map(|name| above(name)).chain([""]).collect();
         let mut synonyms = HashMap::new();
@@ -147,13 +164,13 @@ impl Weights {
         }
     }
 
-    /// Writes a safetensors file atomically.
+    /// Writes a safetensors file atomically, with a checksum if there is a note.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Weights`] if the file would be larger than [`read`](Self::read) takes.
     pub fn write(&self, path: &Path) -> Result<()> {
         let views = self.tensors.iter().map(|(name, tensor)| (name, Stored(tensor)));
-        let metadata = self.note.as_ref().map(|note| HashMap::from([(NOTE.to_owned(), note.clone())]));
+        let metadata = self.note.as_ref().map(|note| HashMap::from([(NOTE.to_owned(), self.sealed(note))]));
         let file = safetensors::serialize(views, metadata)
             .map_err(|error| self.error(format!("cannot be written: {error}")))?;
         if file.len() as u64 > LARGEST {
@@ -230,10 +247,20 @@ impl Weights {
         Ok(&tensor.values)
     }
 
-    /// SHA-256, in hexadecimal, of a text and of the names, shapes and values of all tensors.
-    #[cfg(feature = "train")]
-    pub(crate) fn checksum(&self, text: &str) -> String {
-        let mut sum = Sha256::new_with_prefix(text);
+    /// The note with the checksum, if it is a JSON object.
+    fn sealed(&self, note: &str) -> String {
+        #[cfg(feature = "files")]
+        if let Some(open) = note.strip_suffix('}') {
+            let comma = if open.ends_with('{') { "" } else { "," };
+            return format!("{open}{comma}{CHECKSUM}{}\"}}", self.checksum());
+        }
+        note.to_owned()
+    }
+
+    /// SHA-256, in hexadecimal, of the note and of the names, shapes and values of all tensors.
+    #[cfg(feature = "files")]
+    fn checksum(&self) -> String {
+        let mut sum = Sha256::new_with_prefix(self.note.as_deref().unwrap_or_default());
         for (name, tensor) in &self.tensors {
             sum.update(format!("\n{name} {:?}\n", tensor.shape));
             sum.update(Stored(tensor).data());
@@ -342,6 +369,13 @@ impl Weights {
     }
 }
 
+/// A note without its checksum, and that.
+fn unsealed(note: &str) -> Option<(String, String)> {
+    let (open, sum) = note.strip_suffix("\"}")?.rsplit_once(CHECKSUM)?;
+    let open = open.strip_suffix(',').unwrap_or(open);
+    Some((format!("{open}}}"), sum.to_owned()))
+}
+
 /// The parts that PyTorch's wrappers put into names: DataParallel, torch.compile, FullyShardedDataParallel,
 /// activation checkpointing and Opacus.
 const WRAPPERS: [&str; 5] =
@@ -434,6 +468,34 @@ mod tests {
             assert_eq!((found.architecture, found.classes), (network.clone(), Some(10)), "{prefix}");
             assert_eq!(weights.network().unwrap().prefix(), prefix);
         }
+    }
+
+    #[test]
+    #[cfg(feature = "files")]
+    fn a_file_with_a_note_that_has_changed_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let mut weights = Weights::new(&path);
+        weights.insert("a", &[2], vec![1.0, 2.0]);
+        weights.note = Some("{}".to_owned());
+        weights.write(&path).unwrap();
+        assert_eq!(Weights::read(&path).unwrap().get("a"), weights.get("a"));
+        let whole = std::fs::read(&path).unwrap();
+        let sum = whole.windows(6).position(|name| name == b"sha256").unwrap();
+        for place in [whole.len() - 1, sum + 20] {
+            let mut changed = whole.clone();
+            changed[place] ^= 1;
+            std::fs::write(&path, changed).unwrap();
+            let error = Weights::read(&path).unwrap_err().to_string();
+            assert!(error.contains("it is damaged: its checksum is another one"), "{error}");
+        }
+        // Without a note, as of another program, there is none.
+        weights.note = None;
+        weights.write(&path).unwrap();
+        let mut plain = std::fs::read(&path).unwrap();
+        *plain.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, plain).unwrap();
+        Weights::read(&path).unwrap();
     }
 
     #[test]

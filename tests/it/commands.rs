@@ -881,6 +881,21 @@ fn outputs_never_replace_inputs() {
     let before = kept.map(|file| fs::read(at.join(file)).unwrap());
     let data = ["eval", "model.onnx", "--known", "known", "--unknown", "other=other"];
     let [checkpoint, known, unknown] = kept;
+    // Training images are read for other scores only.
+    fs::create_dir_all(at.join("known/train")).unwrap();
+    for class in ["ant/a", "bee/b", "cow/c"] {
+        let [test, train] = ["test", "train"].map(|part| at.join(format!("known/{part}/{class}.png")));
+        fs::create_dir_all(train.parent().unwrap()).unwrap();
+        fs::copy(test, train).unwrap();
+    }
+    let train = "known/train/bee/b.png";
+    for (more, reason) in [
+        (&["--score", "max-logit"][..], "it is an image"),
+        (&["--score", "mahalanobis"], "it is also an input"),
+    ] {
+        let message = error(&toolkit(at, &[&data[..], &["--scores", train], more].concat())).to_owned();
+        assert_eq!(message, format!("error: cannot write `{train}`: {reason}"));
+    }
     for (args, file) in [
         (&["import", "runs/1", checkpoint, "--threshold", "1"][..], checkpoint),
         (&[&data[..], &["--scores", known]].concat(), known),

@@ -281,6 +281,32 @@ fn wrong_files_and_html_pages_are_not_kept() {
 }
 
 #[test]
+fn a_proxy_that_cannot_be_used_is_an_error_and_a_password_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // A proxy is not asked for addresses of this machine, of which these are the usual ones.
+    let fetch = |mirror: &str, [name, value]: [&str; 2]| {
+        Command::new(env!("CARGO_BIN_EXE_toolkit"))
+            .args(["weights", "fetch", "timm/resnet18.a1_in1k"])
+            .env("CAC_WEIGHTS_MIRROR", mirror)
+            .env("XDG_CACHE_HOME", at.join("cache"))
+            .env(name, value)
+            .output()
+            .unwrap()
+    };
+    for [name, value] in [["ALL_PROXY", "socks5://127.0.0.1:1"], ["HTTP_PROXY", "ht!tp://"]] {
+        let output = fetch("http://127.0.0.2:1/a", [name, value]);
+        let message = error(&output);
+        assert!(message.contains(&format!("the proxy in {name} cannot be used: it must be ")), "{message}");
+    }
+    let output = fetch("http://user:secret@127.0.0.1:1/a", ["ALL_PROXY", ""]);
+    let text = stderr(&output);
+    assert!(text.contains("from http://127.0.0.1:1/a/timm/") && !text.contains("secret"), "{text}");
+    let hint = "hint: without a network, put the file at `";
+    assert!(text.contains(hint), "{text}");
+}
+
+#[test]
 fn concurrent_fetches_download_once() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

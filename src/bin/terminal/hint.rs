@@ -17,13 +17,13 @@ use super::{
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
     let hint = match error {
-        Error::Download { path, bytes, mirror, set, .. } => {
+        Error::Download { path, bytes, is_begun, mirror, set, .. } => {
+            let again = if *is_begun { "run the command again to continue the download; " } else { "" };
             let size = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
             let folder =
                 set.map_or(String::new(), |set| format!(", or give a folder that has `{set}` with --data"));
             return Some(format!(
-                "run the command again to continue the download; without a network, put the file{size} at `{}`, or set \
-                 {mirror} to the URL of a mirror{folder}",
+                "{again}without a network, put the file{size} at `{}`, or set {mirror} to the URL of a mirror{folder}",
                 shown(path)
             ));
         }

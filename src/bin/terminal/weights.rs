@@ -10,7 +10,7 @@ use cac::{
     weights::{PublishedWeights, Weights},
 };
 
-use super::{Advice, data::FetchDisplay};
+use super::{Advice, data::FetchDisplay, say};
 
 /// For help texts.
 pub const SOME_WEIGHTS: &str = "Published weights: imagenet32-nocifar, timm/tf_efficientnet_lite0.in1k, timm/resnet50.a1_in1k, \
@@ -63,6 +63,16 @@ impl StartingWeights {
             None => (text.to_owned(), None),
         };
         let weights = Weights::read(&file)?;
+        // A file without a published checksum is trusted at the first download.
+        if let Some(published) = published
+            && let Ok(found) = weights.recognize()
+            && found.architecture.family().name != published.family
+        {
+            say(format_args!(
+                "the file of `{}` holds a {}, not a {}, whose input is used",
+                published.name, found.architecture, published.network
+            ));
+        }
         let input = weights.input().or(input);
         Ok(Self { weights, input })
     }

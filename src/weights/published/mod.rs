@@ -139,16 +139,17 @@ impl PublishedWeights {
     /// An interrupted transfer is resumed.
     ///
     /// # Errors
+    /// [`Error::Setting`] if the variable is not UTF-8 or the environment names no cache;
     /// [`Error::Download`] if the server cannot be reached, closes the connection early, or sends a file with
     /// another checksum or without weights; [`Error::Checksum`] if the cached file has another checksum;
     /// [`Error::Io`] if the cache cannot be written.
     pub fn fetch(&self, observe: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf> {
         let file = self.path()?;
-        let urls = match std::env::var(MIRROR) {
-            Ok(mirror) if !mirror.is_empty() => {
+        let urls = match download::mirror(MIRROR)? {
+            Some(mirror) => {
                 self.paths().map(|path| format!("{}/{path}", mirror.trim_end_matches('/'))).collect()
             }
-            _ => vec![self.url()],
+            None => vec![self.url()],
         };
         let expected = self.expected();
         let remote =

@@ -20,6 +20,7 @@ use cac::{
         score_file,
     },
     fit::LIMIT,
+    image::has_extension,
     method::{FittedScore, LogitScore, RejectionScore},
     report::Report,
     text::{on_one_line, shown},
@@ -88,6 +89,9 @@ pub fn measure(
     let needs_fit = |contender: &Contender| fits_scores(&args.score, contender.own_score());
     let needs_training = contenders.iter().any(needs_fit) || args.keep_features.is_some();
     let training = needs_training.then(|| source.training_images(args, manifest)).transpose()?;
+    for output in outputs(page, args) {
+        check_not_read(output, &training)?;
+    }
     let mut learned: HashMap<Option<&Path>, Vec<String>> = HashMap::new();
     for Contender { model, scorer, .. } in &contenders {
         if learned.contains_key(model) {
@@ -196,6 +200,11 @@ fn check_thresholds(
     Ok(())
 }
 
+/// The files that are written.
+fn outputs<'a>(page: Option<&'a Path>, args: &'a EvaluationArgs) -> impl Iterator<Item = &'a Path> {
+    [page, args.scores.as_deref(), args.keep_features.as_deref()].into_iter().flatten()
+}
+
 /// Checks that no output is an image, and that the unknown sets suit what is asked for.
 fn check_sets(
     images: &TestImages,
@@ -203,8 +212,12 @@ fn check_sets(
     args: &EvaluationArgs,
     required: &[Requirement],
 ) -> anyhow::Result<()> {
-    for output in [page, args.scores.as_deref(), args.keep_features.as_deref()].into_iter().flatten() {
+    for output in outputs(page, args) {
         check_not_read(output, images.sets())?;
+        // It may be of a data set that is not read here.
+        if output.exists() && has_extension(output) {
+            bail!("cannot write `{}`: it is an image", shown(output));
+        }
     }
     if let Some(plots) = args.plots.as_ref().filter(|plots| images.sets().any(|set| set.would_read(plots))) {
         bail!("cannot write plots to `{}`: they would be read as images of this data", shown(plots));
