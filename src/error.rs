@@ -97,7 +97,7 @@ pub enum Error {
         /// The length of the file in bytes, if it is published.
         bytes: Option<u64>,
         /// Whether a part of it is here, from which another attempt goes on.
-        is_begun: bool,
+        is_resumable: bool,
         /// The environment variable that names another source.
         mirror: &'static str,
         /// The published data set that the file belongs to, if any.
@@ -317,7 +317,8 @@ pub enum Error {
         origin: String,
     },
     /// A runtime's outputs for a model's golden images differ from those at export or, if the model resizes,
-    /// from those for the same images resized by the toolkit.
+    /// from those for the same images resized by the toolkit; or its verdicts differ from those that follow from
+    /// its scores.
     #[error(
         "`{}` fails its check on {runtime}: {what} differ {difference} of its golden images",
         on_one_line(origin)
@@ -350,7 +351,7 @@ pub enum Error {
     },
     /// The loss or a weight became NaN or infinite.
     #[error(
-        "training diverged: {what} is {value} after step {step} of epoch {epoch}, at learning rate {learning_rate:e}"
+        "training diverged: {what} is {value} after step {step} of epoch {epoch}, at learning rate {learning_rate:.2e}"
     )]
     Diverged {
         /// The loss, or the name of a tensor.

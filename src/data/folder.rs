@@ -63,6 +63,12 @@ pub(super) fn splits(folder: &Path, split: Split) -> Vec<PathBuf> {
     names.iter().filter_map(named).collect()
 }
 
+/// Whether a folder of this name holds the training or the test images, in upper or lower case.
+#[must_use]
+pub fn is_split_name(name: &str) -> bool {
+    TRAIN.iter().chain(&TEST).any(|split| split.eq_ignore_ascii_case(name))
+}
+
 /// Whether a folder has class folders of both splits.
 #[must_use]
 pub fn is_divided(folder: &Path) -> bool {

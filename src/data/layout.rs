@@ -151,13 +151,13 @@ pub fn exists(path: &Path) -> bool {
     path.exists() || MARKED.iter().any(|layout| (layout.is_here)(path))
 }
 
-/// The folders of test images that are not used because another one is.
+/// The folders of a split's images that are not used because another one is.
 #[must_use]
-pub fn unused_splits(path: &Path) -> Vec<PathBuf> {
+pub fn unused_splits(path: &Path, split: Split) -> Vec<PathBuf> {
     if MARKED.iter().any(|layout| layout.is_in(path)) {
         return Vec::new();
     }
-    folder::splits(path, Split::Test).into_iter().skip(1).collect()
+    folder::splits(path, split).into_iter().skip(1).collect()
 }
 
 /// Reads a data set in the layout that it has.

@@ -54,7 +54,7 @@ pub use draws::shuffled;
 pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
-pub use folder::{LeftOut, Listing, images_below, is_divided};
+pub use folder::{LeftOut, Listing, images_below, is_divided, is_split_name};
 pub use known::{KnownData, TestImages, other_classes_in_words};
 use layout::{Part, Wanted};
 pub use layout::{exists, layouts, unused_splits};
@@ -404,13 +404,16 @@ impl Dataset {
     }
 }
 
+/// Why no class may be called `unknown`, in any case.
+pub const NO_CLASS: &str =
+    "no class may be called `unknown`: that is the verdict on images of no known class";
+
 /// Why a text cannot be the name of a known class, if it cannot.
 pub(crate) fn fault_of_class(name: &str) -> Option<&'static str> {
     match name {
         "" => Some("a class needs a name"),
-        "unknown" => {
-            Some("no class may be called `unknown`: that is the verdict on images of no known class")
-        }
+        // A column of verdicts would have both, which look alike.
+        _ if name.trim().eq_ignore_ascii_case("unknown") => Some(NO_CLASS),
         _ => None,
     }
 }

@@ -78,7 +78,8 @@ impl UnknownSet {
     }
 
     /// Name and folder, if the text is `NAME=FOLDER`.
-    pub(crate) fn folder(text: &str) -> Option<(&str, &str)> {
+    #[must_use]
+    pub fn folder(text: &str) -> Option<(&str, &str)> {
         text.split_once('=').filter(|(name, folder)| !name.is_empty() && !folder.is_empty())
     }
 }

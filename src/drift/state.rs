@@ -41,6 +41,7 @@ struct State<'a> {
     model: Cow<'a, str>,
     score: Cow<'a, str>,
     seed: u64,
+    alpha: f64,
     images: usize,
     log10_martingale: f64,
     scores: Cow<'a, [f32]>,
@@ -65,7 +66,7 @@ impl StateFile {
     ///
     /// # Errors
     /// [`Error::StateInUse`] if another process has it open; [`Error::DriftState`] if it is damaged, of
-    /// another origin or of another seed, or if the monitor has images already; [`Error::FormatVersion`] for
+    /// another origin, seed or alpha, or if the monitor has images already; [`Error::FormatVersion`] for
     /// a newer file; [`Error::Io`], also if the file could not be written.
     pub fn open(path: &Path, origin: StreamOrigin, mut monitor: Monitor) -> Result<(Self, Monitor)> {
         let lock = lock(path)?;
@@ -88,6 +89,7 @@ impl StateFile {
             model: Cow::Borrowed(&self.origin.model),
             score: Cow::Borrowed(&self.origin.score),
             seed: monitor.seed,
+            alpha: monitor.alpha,
             images: monitor.scores.len(),
             log10_martingale: monitor.status().log10_martingale,
             scores: Cow::Borrowed(&monitor.scores),
@@ -126,6 +128,8 @@ fn resume(path: &Path, bytes: &[u8], origin: &StreamOrigin, monitor: &mut Monito
         ("the model with SHA-256", &*state.model, &*origin.model),
         ("the score", &*state.score, &*origin.score),
         ("the seed", &*state.seed.to_string(), &*monitor.seed.to_string()),
+        // One that is chosen after some images bounds nothing.
+        ("the alpha", &*state.alpha.to_string(), &*monitor.alpha.to_string()),
     ];
     if let Some((what, found, expected)) = pairs.into_iter().find(|(_, found, expected)| found != expected) {
         return Err(refused(format!("it belongs to {what} {found}, expected {expected}")));

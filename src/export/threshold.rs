@@ -112,6 +112,10 @@ impl CalibrationSet {
     /// Chooses the threshold by a rule.
     pub fn threshold(self, rule: ThresholdRule, classes: &[String]) -> Result<Threshold> {
         let Self { mut scores, predicted, data, is_from_test, is_unseen } = self;
+        // JSON has no such numbers.
+        if let Some(&value) = scores.iter().find(|score| !score.is_finite()) {
+            return Err(Error::NotFinite { what: "a held-out score", value });
+        }
         let by_class = predicted.map(|predicted| by_class(classes, rule, &scores, &predicted)).transpose()?;
         scores.sort_unstable_by(f32::total_cmp);
         let (value, keep) = match rule {

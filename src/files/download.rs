@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ureq::{Agent, Body, Proxy, ProxyProtocol, http::Response};
+use ureq::{Agent, Body, Proxy, ProxyBuilder, ProxyProtocol, http::Response};
 
 use super::{
     atomic,
@@ -293,6 +293,10 @@ fn fetch_within(
         let faults: Vec<String> = faults.iter().map(|(url, fault)| format!("`{url}`: {fault}")).collect();
         return Err(Error::Replaced { record, reason: faults.join("; ") });
     }
+    let is_resumable = || {
+        let origin = PartOrigin::read(&part);
+        remote.expected.is_checked() || origin.is_some_and(|origin| !origin.version.is_empty())
+    };
     let nothing = || (String::new(), "it has no address".to_owned());
     let (url, reason) = faults.first().cloned().unwrap_or_else(nothing);
     let others = faults.iter().skip(1).map(|(url, reason)| format!("; `{url}`: {reason}"));
@@ -300,7 +304,7 @@ fn fetch_within(
         url: url.into(),
         path: file.to_owned(),
         bytes: expected.bytes,
-        is_begun: kept > 0,
+        is_resumable: kept > 0 && is_resumable(),
         mirror: remote.mirror,
         set: remote.set,
         reason: reason + &others.collect::<String>(),
@@ -409,8 +413,8 @@ fn transfer(
     // continued.
     let version = origin.as_ref().filter(|origin| origin.url == named).map_or("", |origin| &origin.version);
     let start = if expected.is_checked() || !version.is_empty() { here } else { 0 };
-    observe(FetchEvent::Downloading { url: named, file, done: start, bytes: expected.bytes });
     let agent = agent(url, patience)?;
+    observe(FetchEvent::Downloading { url: named, file, done: start, bytes: expected.bytes });
     let ask = |from: u64| {
         let mut request = agent.get(url);
         if from > 0 {
@@ -475,23 +479,36 @@ fn agent(url: &str, patience: Patience) -> Result<Agent, Broken> {
         .timeout_connect(Some(patience.answer))
         .timeout_recv_response(Some(patience.answer))
         .timeout_per_read(Some(patience.answer))
-        .proxy(if is_local(url) { None } else { proxy()? });
+        .proxy(if is_local(url) { None } else { proxy(url)? });
     Ok(config.build().into())
 }
 
-/// The proxy that the environment names, if any.
-fn proxy() -> Result<Option<Proxy>, Broken> {
+/// The proxy that the environment names, if any: the first that can be used. Addresses in NO_PROXY need none.
+fn proxy(url: &str) -> Result<Option<Proxy>, Broken> {
     const NAMES: [&str; 6] =
         ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
-    let is_given = |name: &&str| env::var_os(name).is_some_and(|value| !value.is_empty());
-    let is_usable = |proxy: &Proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https);
-    match (Proxy::try_from_env().filter(is_usable), NAMES.into_iter().find(is_given)) {
-        (Some(proxy), _) => Ok(Some(proxy)),
-        (None, None) => Ok(None),
-        (None, Some(name)) => Err(Broken::Server(format!(
-            "the proxy in {name} cannot be used: it must be the address of an HTTP proxy, such as http://proxy:8080"
-        ))),
+    let value = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+    let given = NAMES.into_iter().filter_map(|name| Some((name, value(name)?)));
+    let given: Vec<(&str, String)> = given.collect();
+    let Some((first, _)) = given.first() else { return Ok(None) };
+    let is_http = |proxy: &Proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https);
+    let usable = given.iter().find_map(|(_, text)| Proxy::new(text).ok().filter(is_http));
+    let direct = value("NO_PROXY").or_else(|| value("no_proxy")).unwrap_or_default();
+    let builder = Proxy::builder(usable.as_ref().map_or(ProxyProtocol::Http, Proxy::protocol));
+    let mut builder = direct.split(',').map(str::trim).fold(builder, ProxyBuilder::no_proxy);
+    if let Some(proxy) = &usable {
+        builder = builder.host(proxy.host()).port(proxy.port());
+        builder = proxy.username().into_iter().fold(builder, ProxyBuilder::username);
+        builder = proxy.password().into_iter().fold(builder, ProxyBuilder::password);
     }
+    let proxy = builder.build().map_err(|error| Broken::Server(error.to_string()))?;
+    let is_direct = url.parse().is_ok_and(|url| proxy.is_no_proxy(&url));
+    if usable.is_none() && !is_direct {
+        return Err(Broken::Server(format!(
+            "the proxy in {first} cannot be used: it must be the address of an HTTP proxy, such as http://proxy:8080"
+        )));
+    }
+    Ok(usable.map(|_| proxy))
 }
 
 /// A file that a server sends.

@@ -243,10 +243,10 @@ impl Subject {
     /// A threshold that keeps fewer known images than it was chosen for.
     fn keeps_too_few(&self, report: &Report) -> Option<String> {
         let (kept, keep) = (report.known_kept?, self.keep?);
-        let interval = report.intervals.and_then(|intervals| intervals.known_kept);
         // Fewer are kept if the images used to choose the threshold happened to score low.
         let least = self.kept_at_least(keep).unwrap_or(keep);
-        (interval.map_or(kept, |interval| interval.high) < least).then(|| {
+        report.keeps_fewer_than(least).then(|| {
+            let interval = report.intervals.and_then(|intervals| intervals.known_kept);
             format!(
                 "The threshold was chosen to keep {} of the known images, but it keeps {}. These images may differ \
                  from those that it was chosen on.",

@@ -95,6 +95,13 @@ pub struct Row {
 }
 
 impl Report {
+    /// Whether the threshold keeps fewer known images than this share, 0 to 1, beyond what chance explains.
+    #[must_use]
+    pub fn keeps_fewer_than(&self, least: f64) -> bool {
+        let interval = self.intervals.and_then(|intervals| intervals.known_kept);
+        self.known_kept.is_some_and(|kept| interval.map_or(kept, |interval| interval.high) < least)
+    }
+
     /// The metrics that need no threshold.
     #[cfg(feature = "export")]
     pub(crate) fn without_threshold(mut self) -> Self {

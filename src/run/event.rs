@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
-    data::{LeftOut, other_classes_in_words},
+    data::{LeftOut, is_split_name, other_classes_in_words},
     error::{Error, Result},
     method::LogitScore,
     report::{Report, is_zero},
@@ -144,6 +144,9 @@ pub struct Started {
     /// The number of images of each unknown set with the bytes of a known test image.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub also_known: BTreeMap<String, usize>,
+    /// The number of training images of each class; empty in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub classes: BTreeMap<String, usize>,
     /// The classes with fewer than ten training images, and their number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scarce: BTreeMap<String, usize>,
@@ -201,6 +204,12 @@ impl Started {
         }
         if self.unknown_seen {
             remarks.push("the backbone was trained on some of the unknown classes".to_owned());
+        }
+        for class in self.classes.keys().filter(|class| is_split_name(class)) {
+            remarks.push(format!(
+                "the class `{}` has the name of a split: are its images sorted by class?",
+                on_one_line(class)
+            ));
         }
         if !self.scarce.is_empty() {
             let classes =
@@ -267,6 +276,7 @@ mod tests {
                 in_two_classes: vec![["cat/1.png".to_owned(), "dog/7.png".to_owned()]],
                 learned: BTreeMap::from([("far".to_owned(), 4)]),
                 also_known: BTreeMap::new(),
+                classes: BTreeMap::from([("cat".to_owned(), 9), ("dog".to_owned(), 12)]),
                 scarce: BTreeMap::from([("cat".to_owned(), 9)]),
                 held_out_seen: false,
                 unknown_seen: true,
@@ -283,6 +293,14 @@ mod tests {
         let (events, _) = Event::read_log(&path).unwrap();
         assert!(matches!(events[..], [Event::Step { loss, step: 1, .. }] if loss.is_nan()), "{events:?}");
         assert!(matches!(Event::read_log(folder.path()), Err(Error::Io { .. })));
+    }
+
+    #[test]
+    fn a_class_with_the_name_of_a_split_is_remarked() {
+        let classes = ["cat", "Test"].map(|class| (class.to_owned(), 12));
+        let started = Started { classes: BTreeMap::from(classes), ..Started::default() };
+        let remark = "the class `Test` has the name of a split: are its images sorted by class?";
+        assert_eq!(started.remarks(), [remark]);
     }
 
     #[cfg(unix)]

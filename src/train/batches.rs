@@ -149,6 +149,8 @@ impl<'a> Batches<'a> {
         let training = of(&self.training);
         let held_out = of(&[&self.choosing[..], &self.calibrating].concat());
         let in_two_classes = copies.across(self.known.labels());
+        let classes = self.classes();
+        let owned = |(class, &count): (&String, &usize)| (class.clone(), count);
         Started {
             images: self.images(),
             steps: self.steps(),
@@ -166,18 +168,18 @@ impl<'a> Batches<'a> {
             in_two_classes: in_two_classes.map(|pair| pair.map(|index| self.known.name(index))).collect(),
             learned: learned.clone(),
             also_known: also_known.clone(),
-            scarce: self.scarce(),
+            scarce: classes.iter().filter(|&(_, &count)| count < SCARCE).map(owned).collect(),
+            classes,
             held_out_seen: false,
             unknown_seen: false,
         }
     }
 
-    /// The classes with few images to train on, and their number.
-    fn scarce(&self) -> BTreeMap<String, usize> {
+    /// The number of images of each class to train on.
+    fn classes(&self) -> BTreeMap<String, usize> {
         let mut counts = vec![0; self.known.classes().len()];
         self.training.iter().for_each(|&index| counts[self.known.labels()[index] as usize] += 1);
-        let named = self.known.classes().iter().cloned().zip(counts);
-        named.filter(|&(_, count)| count < SCARCE).collect()
+        self.known.classes().iter().cloned().zip(counts).collect()
     }
 
     /// A data set.

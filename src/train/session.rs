@@ -356,8 +356,6 @@ impl<'a> Session<'a> {
                 // Between two epochs the checkpoint of a tested epoch is current, and has its test.
                 let is_kept = self.state.step == 0 && epoch > 1 && self.is_tested(epoch - 1);
                 if !is_kept {
-                    // It needs the logits of held-out images and those of the class means.
-                    observe(&Event::Testing { epoch });
                     // `save` has checked the weights.
                     self.learner
                         .checkpoint(epoch - 1, None)?

@@ -93,7 +93,7 @@ impl Sets {
 
     /// Keeps decoded images up to a number of bytes.
     pub fn keep(&mut self, mut memory: u64, recipe: &Recipe) {
-        // Then steps decode the originals anew.
+        // With resized crops steps decode the originals anew; scrambled outliers are made of what is kept.
         let are_decoded_anew = recipe.augment == Augment::ResizedCrop && !recipe.outliers.are_scrambled();
         let mut sets: Vec<_> = self.each().collect();
         sets.sort_by_key(|(set, _)| are_decoded_anew && matches!(set, Set::Known | Set::Outliers));

@@ -50,7 +50,7 @@ impl State {
         Self { version, settings, data, test_sets, epoch, step, smoothed_loss, log, lineage }
     }
 
-    /// Writes the state with its tensors, and a checksum of both.
+    /// Writes the state with its tensors; the file has a checksum of both.
     pub fn save(&self, mut tensors: Weights, run: &RunFolder) -> Result<()> {
         tensors.note = Some(serde_json::to_string(self).expect("a state is plain data"));
         tensors.write(&self.path(run))

@@ -70,7 +70,7 @@ const NOTE: &str = "note";
 /// The last field of a note that is a JSON object, in a file: the checksum of the note without it, and of all
 /// tensors. A second entry of the metadata would be in random order.
 const CHECKSUM: &str = "\"sha256\":\"";
-/// The depth to which prefixes of names are considered.
+/// The depth to which prefixes of names are considered: a name of many dots has as many prefixes.
 const DEPTH: usize = 16;
 
 impl Weights {
@@ -91,7 +91,7 @@ impl Weights {
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Weights`] if the file is malformed or of another kind, which it names, or if
-    /// it is one that [`write`](Self::write) wrote and has changed since.
+    /// its checksum, which [`write`](Self::write) adds, is another one.
     pub fn read(path: &Path) -> Result<Self> {
         Self::read_sealed(path).map(|(weights, _)| weights)
     }
@@ -164,7 +164,7 @@ impl Weights {
         }
     }
 
-    /// Writes a safetensors file atomically, with a checksum if there is a note.
+    /// Writes a safetensors file atomically, with a checksum if the note is a JSON object and the feature `files` is on.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Weights`] if the file would be larger than [`read`](Self::read) takes.

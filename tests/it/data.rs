@@ -212,6 +212,15 @@ fn data_is_listed_found_and_verified() {
     for fault in ["has 50 training images, expected 50000", "has 10 test images, expected 10000"] {
         assert!(text.contains(&format!("{place} {fault}\n")), "{text}");
     }
+    // Of a split that is here in part, the rest is missing.
+    let batch = at.join("sets/cifar-10-batches-bin/data_batch_3.bin");
+    let bytes = fs::read(&batch).unwrap();
+    fs::remove_file(&batch).unwrap();
+    let output = verify(&["cifar10"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("cifar10: `sets/cifar-10-batches-bin/data_batch_3.bin` is missing\n"), "{text}");
+    assert_eq!(error(&output), "error: 1 of 1 data sets are damaged or incomplete");
+    fs::write(&batch, bytes).unwrap();
     let output = verify(&[]);
     assert_eq!(error(&output), "error: 2 of 2 data sets are damaged or incomplete");
     let text = String::from_utf8_lossy(&output.stdout);

@@ -243,13 +243,18 @@ fn a_resumed_stream_matches_an_uninterrupted_one() {
     assert!(error(&output).contains("cannot continue the stream of `"), "{}", stderr(&output));
     assert!(error(&output).contains("it belongs to the seed 0, expected 1"), "{}", stderr(&output));
     assert!(stderr(&output).contains("hint: continue a stream with the same model"));
+    let output = drift(at, &[&args[..], &["--alpha", "0.5"]].concat(), &[1.0]);
+    assert!(error(&output).contains("it belongs to the alpha 0.01, expected 0.5"), "{}", stderr(&output));
     export::export(&checkpoint(1, Variant::Paper), &ExportOptions::default(), &at.join("other.onnx"))
         .unwrap();
     let output = drift(at, &[&["other.onnx"], &args[..]].concat(), &[1.0]);
     let expected = format!("it belongs to the model with SHA-256 {}, expected ", built_in().sha256);
     assert!(error(&output).contains(&expected), "{}", stderr(&output));
-    fs::write(at.join("drift.json"), &before[..before.len() / 2]).unwrap();
-    assert!(error(&drift(at, &args, &[1.0])).contains("it is damaged: EOF while parsing"));
+    // Between two numbers.
+    let half = before[..before.len() / 2].iter().rposition(|&byte| byte == b',').unwrap();
+    fs::write(at.join("drift.json"), &before[..half]).unwrap();
+    let output = drift(at, &args, &[1.0]);
+    assert!(error(&output).contains("it is damaged: EOF while parsing"), "{}", stderr(&output));
     let output = drift(at, &["-", "--state", "no/such/drift.json"], &[1.0]);
     assert!(error(&output).contains("cannot write `no/such/drift.json`"), "{}", stderr(&output));
 }

@@ -299,10 +299,20 @@ fn a_proxy_that_cannot_be_used_is_an_error_and_a_password_is_not_shown() {
         let message = error(&output);
         assert!(message.contains(&format!("the proxy in {name} cannot be used: it must be ")), "{message}");
     }
+    // An address that needs no proxy.
+    let output = Command::new(env!("CARGO_BIN_EXE_toolkit"))
+        .args(["weights", "fetch", "timm/resnet18.a1_in1k"])
+        .env("CAC_WEIGHTS_MIRROR", "http://127.0.0.2:1")
+        .env("XDG_CACHE_HOME", at.join("cache"))
+        .env("ALL_PROXY", "socks5://127.0.0.1:1")
+        .env("NO_PROXY", "example.org, 127.0.0.2")
+        .output()
+        .unwrap();
+    assert!(!error(&output).contains("proxy"), "{}", stderr(&output));
     let output = fetch("http://user:secret@127.0.0.1:1/a", ["ALL_PROXY", ""]);
     let text = stderr(&output);
     assert!(text.contains("from http://127.0.0.1:1/a/timm/") && !text.contains("secret"), "{text}");
-    let hint = "hint: without a network, put the file at `";
+    let hint = "hint: run the command again later; without a network, put the file at `";
     assert!(text.contains(hint), "{text}");
 }
 

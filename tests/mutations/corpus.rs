@@ -293,6 +293,7 @@ fn log() -> Vec<u8> {
         in_two_classes: vec![["cat/1.png".to_owned(), "dog/2.png".to_owned()]],
         learned: BTreeMap::from([("far".to_owned(), 4)]),
         also_known: BTreeMap::from([("far".to_owned(), 2)]),
+        classes: BTreeMap::from([("cat".to_owned(), 9), ("dog".to_owned(), 12)]),
         scarce: BTreeMap::from([("cat".to_owned(), 9)]),
         held_out_seen: false,
         unknown_seen: true,

@@ -105,7 +105,7 @@ impl FetchDisplay {
             }
             FetchEvent::Received { done, total } => {
                 let total = total.map(|total| total as usize);
-                let new = || Progress::of_unknown_length(format!("downloading {name}"), total);
+                let new = || Progress::of(format!("downloading {name}"), total);
                 self.bar.get_or_insert_with(new).update(done as usize, "bytes");
             }
             FetchEvent::Unpacked { file, done, total } => {

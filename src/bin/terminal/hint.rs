@@ -4,7 +4,7 @@ use std::{io::ErrorKind, path::Path};
 
 use cac::{
     Error,
-    data::{images_below, is_divided, layouts},
+    data::{NO_CLASS, images_below, is_divided, layouts},
     run::RunFolder,
     text::shown,
 };
@@ -17,13 +17,13 @@ use super::{
 /// The hint for an error, if there is one.
 pub fn of(error: &Error) -> Option<String> {
     let hint = match error {
-        Error::Download { path, bytes, is_begun, mirror, set, .. } => {
-            let again = if *is_begun { "run the command again to continue the download; " } else { "" };
+        Error::Download { path, bytes, is_resumable, mirror, set, .. } => {
+            let again = if *is_resumable { "to continue the download" } else { "later" };
             let size = bytes.map_or(String::new(), |bytes| format!(" ({})", size(bytes)));
             let folder =
                 set.map_or(String::new(), |set| format!(", or give a folder that has `{set}` with --data"));
             return Some(format!(
-                "{again}without a network, put the file{size} at `{}`, or set {mirror} to the URL of a mirror{folder}",
+                "run the command again {again}; without a network, put the file{size} at `{}`, or set {mirror} to the URL of a mirror{folder}",
                 shown(path)
             ));
         }
@@ -127,6 +127,9 @@ pub fn of(error: &Error) -> Option<String> {
             "hold out a share of each class to test on with `--held-out-test 0.2` of `train`, `eval` and `import`, or \
              sort the images into the folders train/CLASS and test/CLASS"
         }
+        Error::Classes { reason, .. } if reason == NO_CLASS => {
+            "move these images out of the known classes and test on them with `--unknown NAME=DIR`"
+        }
         Error::Classes { .. } => {
             "name the folders after the known classes: those that `toolkit inspect` lists or, for `train`, those of the \
              training images; `train`, `eval`, `report` and `import` take any other class as `--unknown-class CLASS`"
@@ -157,7 +160,7 @@ pub fn of(error: &Error) -> Option<String> {
              known classes"
         }
         Error::DriftState { .. } => {
-            "continue a stream with the same model, score and seed, or start a new one with another --state"
+            "continue a stream with the same model, score, seed and alpha, or start a new one with another --state"
         }
         Error::StateInUse { .. } => "wait until it has ended, or give another --state",
         Error::BrokenImages { .. } => {

@@ -11,7 +11,8 @@ pub mod weights;
 use std::{borrow::Cow, fmt, path::Path, process::ExitCode};
 
 use cac::{
-    data::{LeftOut, unused_splits},
+    data::{LeftOut, Split, unused_splits},
+    image::EXTENSIONS,
     text::{first_few, on_one_line, shown},
 };
 pub use parsers::{InputArgs, by_variant, name_of, one_of};
@@ -69,26 +70,32 @@ pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Prints which files were left out by their extension, if any.
+/// Prints which files were left out, if any: by their extension, or because they are in no class folder.
 pub fn say_left_out(left_out: &LeftOut) {
-    if left_out.is_empty() {
-        return;
-    }
+    let (images, others): (Vec<_>, Vec<_>) =
+        left_out.iter().partition(|(extension, _)| EXTENSIONS.contains(&extension.as_str()));
     let of = |(extension, count): (&String, &usize)| match extension.as_str() {
         "" => format!("{count} without an extension"),
         extension => format!("{count} .{extension}"),
     };
-    let list: Vec<String> = left_out.iter().map(of).collect();
-    say(format_args!("skipped files by extension: {}", list.join(", ")));
+    let list: Vec<String> = others.into_iter().map(of).collect();
+    if !list.is_empty() {
+        say(format_args!("skipped files by extension: {}", list.join(", ")));
+    }
+    let loose: usize = images.into_iter().map(|(_, count)| count).sum();
+    if loose > 0 {
+        say(format_args!("images in no class folder, which are not used: {loose}"));
+    }
     if ["heic", "heif", "avif"].iter().any(|&extension| left_out.contains_key(extension)) {
         say("HEIC and AVIF cannot be read: convert such photographs to JPEG or PNG");
     }
 }
 
-/// Prints which folders of test images are not used because another one is.
-pub fn say_unused_splits(known: &Path) {
-    for folder in unused_splits(known) {
-        say(format_args!("not used: `{}`, because there is another folder of test images", shown(&folder)));
+/// Prints which folders of a split's images are not used because another one is.
+pub fn say_unused_splits(known: &Path, split: Split) {
+    for folder in unused_splits(known, split) {
+        let folder = shown(&folder);
+        say(format_args!("not used: `{folder}`, because there is another folder of {split} images"));
     }
 }
 

@@ -34,11 +34,11 @@ pub struct Progress {
 impl Progress {
     /// Starts a task of `total` items.
     pub fn new(label: String, total: usize) -> Self {
-        Self::of_unknown_length(label, Some(total))
+        Self::of(label, Some(total))
     }
 
-    /// Starts a task whose number of items may be unknown.
-    pub fn of_unknown_length(label: String, total: Option<usize>) -> Self {
+    /// Starts a task of `total` items, if their number is known.
+    pub fn of(label: String, total: Option<usize>) -> Self {
         let bar = stderr().is_terminal().then(|| {
             let template = match total {
                 Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed}<{eta}]",

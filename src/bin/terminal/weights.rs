@@ -69,7 +69,7 @@ impl StartingWeights {
             && found.architecture.family().name != published.family
         {
             say(format_args!(
-                "the file of `{}` holds a {}, not a {}, whose input is used",
+                "the file of `{}` holds a {}; the input is that of a {}",
                 published.name, found.architecture, published.network
             ));
         }

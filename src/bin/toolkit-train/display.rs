@@ -1,23 +1,30 @@
 //! Shows the progress of a run.
 
 use std::{
+    collections::BTreeMap,
     io::{Error, Write},
     path::PathBuf,
 };
 
 use anyhow::Context;
 use cac::{
+    method::{KEEP, LogitScore, needed},
     run::{RunFolder, Started},
-    text::shown,
+    text::{on_one_line, shown},
     train::Event,
 };
 
 use crate::terminal::{Progress, say, say_left_out, say_untested, stdout, stdout_is_closed};
 
+/// The number of classes up to which all are listed.
+const LISTED: usize = 12;
+
 /// Lines and a bar on stderr, and with `--json` the events on stdout.
 pub struct Display {
     json: bool,
     folder: PathBuf,
+    /// The rejection score of the tests.
+    score: Option<LogitScore>,
     epochs: usize,
     /// Steps per epoch.
     steps: usize,
@@ -29,7 +36,8 @@ pub struct Display {
 
 impl Display {
     pub fn new(json: bool, run: &RunFolder) -> Self {
-        Self { json, folder: run.path().to_owned(), epochs: 0, steps: 0, bar: None, unwritten: None }
+        let folder = run.path().to_owned();
+        Self { json, folder, score: None, epochs: 0, steps: 0, bar: None, unwritten: None }
     }
 
     pub fn show(&mut self, event: &Event) {
@@ -81,14 +89,21 @@ impl Display {
                 }
             }
             // The table is printed by `main`.
-            Event::Finished { .. } => self.clear(),
+            Event::Finished { .. } => {
+                self.clear();
+                if let Some(score) = self.score.filter(|_| !self.json) {
+                    say(format_args!(
+                        "test of the best epoch with the score {score}; `toolkit export` may choose a better one:"
+                    ));
+                }
+            }
         }
     }
 
     /// Shows what the run trains on and is tested on.
     fn started(&mut self, started: &Started) {
         self.clear();
-        (self.epochs, self.steps) = (started.epochs, started.steps);
+        (self.epochs, self.steps, self.score) = (started.epochs, started.steps, started.score);
         say_left_out(&started.left_out);
         if started.skipped > 0 {
             say(format_args!("images that cannot be read and are left out: {}", started.skipped));
@@ -99,7 +114,11 @@ impl Display {
         {
             say(format_args!(
                 "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
-                 epoch counts as best"
+                 epoch counts as best{}",
+                share_of(3 * needed(KEEP), started.images + calibrating)
+                    .map_or(String::new(), |share| format!(
+                        "; with --held-out {share} or more they would be chosen"
+                    ))
             ));
         }
         say_untested(started.untested.iter().map(String::as_str));
@@ -107,6 +126,9 @@ impl Display {
         if started.held_out_seen {
             say("the backbone was trained on images that are now held out, so the threshold \
                  carries no guarantee; to keep the guarantee, use the images, --seed and --held-out of its training");
+        }
+        if !started.classes.is_empty() {
+            say(classes(&started.classes));
         }
         let score = started.score.map_or(String::new(), |score| format!(", tested with the score {score}"));
         say(format_args!(
@@ -141,4 +163,23 @@ impl Display {
         let new = || (label.clone(), Progress::new(label, total));
         self.bar.get_or_insert_with(new).1.update(done, message);
     }
+}
+
+/// The share of `count` images, rounded up to hundredths, that is at least `least` of them; `None` above 0.6.
+fn share_of(least: usize, count: usize) -> Option<f64> {
+    let hundredths = (100 * least).div_ceil(count.max(1));
+    (hundredths <= 60).then(|| hundredths as f64 / 100.0)
+}
+
+/// The classes and their numbers of training images; of many, the smallest and the largest.
+fn classes(counts: &BTreeMap<String, usize>) -> String {
+    let named = |(class, count): (&String, &usize)| format!("{} ({count})", on_one_line(class));
+    let count = counts.len();
+    if count <= LISTED {
+        return format!("{count} classes: {}", counts.iter().map(named).collect::<Vec<_>>().join(", "));
+    }
+    let of = |end: Option<(&String, &usize)>| end.map(named).unwrap_or_default();
+    let (least, most) =
+        (counts.iter().min_by_key(|&(_, count)| count), counts.iter().max_by_key(|&(_, count)| count));
+    format!("{count} classes, the smallest {}, the largest {}", of(least), of(most))
 }

@@ -18,6 +18,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use cac::{
+    data::Split,
     files::check_writable_folder,
     run::{CheckpointKind, Device, RUNS, RunFolder, TrainingPrecision},
     text::shown,
@@ -128,7 +129,9 @@ fn prepare(settings: &TrainSettings) -> anyhow::Result<()> {
     }
     settings::fetch_data(settings)?;
     if cac::data::PublishedSet::meant_by(&settings.known.path).is_none() {
-        say_unused_splits(&settings.known.path);
+        for split in [Split::Train, Split::Test] {
+            say_unused_splits(&settings.known.path, split);
+        }
     }
     say(settings::network(settings));
     if settings::shrinks_photographs(settings)? {

@@ -222,7 +222,7 @@ pub struct FileArgs {
     /// Where published data sets are
     #[command(flatten)]
     pub data: FolderArgs,
-    #[arg(long, value_name = "N", help = format!("Number of calibration images, drawn at random; by default {}", FileArgs::CALIBRATION_IMAGES))]
+    #[arg(long, value_name = "N", value_parser = positive, help = format!("Number of calibration images, drawn at random; by default {}", FileArgs::CALIBRATION_IMAGES))]
     pub calibration_images: Option<NonZeroUsize>,
     /// Also add the file to this Triton model repository as the next version, with a KServe InferenceService
     /// beside it; versions with other classes, inputs or outputs need another name
@@ -631,7 +631,7 @@ pub struct DriftArgs {
     pub shuffle: bool,
     /// Compare the last N images of the stream with the held-out ones; by default those of this call. The
     /// alarm depends on the whole stream
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub window: Option<NonZeroUsize>,
     /// Seed for ties and --shuffle; must be the one that the --state stream began with
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -789,6 +789,11 @@ pub struct ScorerArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// Parses a number of things, of which there must be one.
+fn positive(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "expected a whole number from 1 up".to_owned())
 }
 
 #[cfg(test)]

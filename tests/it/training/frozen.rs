@@ -56,6 +56,11 @@ fn the_last_layer_is_trained_on_features_that_are_computed_once() {
     // A damaged file is not used.
     fs::remove_file(&own[0]).unwrap();
     let bytes = fs::read(&shared[0]).unwrap();
+    let mut changed = bytes.clone();
+    changed[bytes.len() / 2] ^= 1;
+    fs::write(&shared[0], changed).unwrap();
+    assert!(!kinds(&frozen("runs/changed", &[])).contains(&"features-found".to_owned()));
+    fs::remove_dir_all(at.join("runs/changed")).unwrap();
     fs::write(&shared[0], &bytes[..bytes.len() - 4]).unwrap();
     let again = frozen("runs/again", &[]);
     assert!(kinds(&again).contains(&"features".to_owned()));

@@ -64,16 +64,22 @@ fn no_class_may_be_called_unknown() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
     two_colours(at);
-    for split in ["train", "test"] {
-        let at = at.join("colours").join(split);
-        fs::rename(at.join("red"), at.join("unknown")).unwrap();
+    let mut before = "red";
+    for name in ["unknown", "Unknown"] {
+        for split in ["train", "test"] {
+            let at = at.join("colours").join(split);
+            fs::rename(at.join(before), at.join(name)).unwrap();
+        }
+        before = name;
+        let output = toolkit(at, &[&SMALL[..], &["--run", "run"]].concat());
+        let refused = error(&output);
+        assert!(
+            refused.contains("the classes of `colours` do not match: no class may be called `unknown`"),
+            "{refused}"
+        );
+        assert!(stderr(&output).contains("hint: move these images out of the known classes"));
+        assert!(!at.join("run").exists());
     }
-    let refused = error(&toolkit(at, &[&SMALL[..], &["--run", "run"]].concat()));
-    assert!(
-        refused.contains("the classes of `colours` do not match: no class may be called `unknown`"),
-        "{refused}"
-    );
-    assert!(!at.join("run").exists());
 }
 
 #[test]

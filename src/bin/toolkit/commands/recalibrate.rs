@@ -90,7 +90,11 @@ fn open(given: &Path, folder: &Path, manifest: &Manifest) -> anyhow::Result<Data
             let are_folders = || labelled.classes().iter().all(|class| holds_folder(folder, class));
             let is_published = PublishedSet::meant_by(given).is_some();
             if labelled.classes().iter().any(is_known) || is_published || !are_folders() {
-                return Ok(labelled.align(&decision.classes)?);
+                return labelled.align(&decision.classes).map_err(|error| {
+                    let hint = "all images must be of known classes: remove the folders of others, or give the \
+                                images without class folders";
+                    Advice::new(error.to_string(), hint).into()
+                });
             }
             let names = first_few(labelled.classes().iter().map(|class| on_one_line(class)));
             say(format_args!(

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use cac::{
     Error,
-    data::{Dataset, KnownData, PublishedSet, Role, Split, TestImages, exists, other_classes_in_words},
+    data::{
+        Dataset, KnownData, PublishedSet, Role, Split, TestImages, UnknownSet, exists, other_classes_in_words,
+    },
     model::{Manifest, Training},
     run::EXAMPLES,
     text::{on_one_line, shown},
@@ -91,12 +93,12 @@ impl<'a> Source<'a> {
         let &Self { data: ref known, training, is_tutorial } = self;
         let unknown = match &args.unknown[..] {
             [] if is_tutorial => vec![TUTORIAL_UNKNOWN.to_owned()],
-            [] => training.and_then(|training| training.get("unknown")).unwrap_or_default(),
+            [] => recorded_sets(training)?,
             given => given.to_vec(),
         };
         let data = args.data.folder();
         let folder = dataset(&known.path, &data, &[Role::Known(Split::Test)])?;
-        say_unused_splits(&folder);
+        say_unused_splits(&folder, Split::Test);
         let unknown = unknown_datasets(&unknown, &data)?;
         let mut images = known.at(&folder).test(&unknown, &manifest.decision.input)?;
         images.known = images.known.align(&manifest.decision.classes)?;
@@ -126,10 +128,17 @@ impl<'a> Source<'a> {
         };
         let (data, input) = (args.data.folder(), &manifest.decision.input);
         let place = |path: &Path, split| data.resolve(path, &[Role::Known(split)]).ok();
-        let recorded = place(&trained.path, Split::Train);
+        let recorded = place(&trained.path, Split::Train).filter(|folder| exists(folder));
+        let lost = || {
+            let (path, why) =
+                (shown(&trained.path), if recorded.is_some() { "cannot be read" } else { "are not here" });
+            vec![format!(
+                "the training images of {model}, `{path}`, {why}: whether test images are among them is not known"
+            )]
+        };
         let Some(share) = trained.held_out_test else {
-            let training = recorded.and_then(|folder| trained.at(&folder).training(input).ok());
-            return Ok(training.map_or(Ok(Vec::new()), |training| shared(model, &training, images, ""))?);
+            let training = recorded.as_ref().and_then(|folder| trained.at(folder).training(input).ok());
+            return Ok(training.map_or(Ok(lost()), |training| shared(model, &training, images, ""))?);
         };
         // The images that were held out, by their names; earlier versions did not record them.
         let tested = record.test_names();
@@ -154,7 +163,7 @@ impl<'a> Source<'a> {
             return Ok(shared(model, &training, images, &advice)?);
         }
         // It has changed: which images are for tests may have changed, too.
-        let Some((training, test)) = at_record else { return Ok(Vec::new()) };
+        let Some((training, test)) = at_record else { return Ok(lost()) };
         let known = &images.known;
         let is_among = training.copies_in([known])? != [0] || test.known.copies_in([known])? != [0];
         let path = shown(&trained.path);
@@ -196,6 +205,20 @@ impl<'a> Source<'a> {
         drawn.sort_unstable();
         Ok(images.pick(&drawn))
     }
+}
+
+/// The unknown sets that a training recorded, which are said: a folder of the same name may be another one.
+fn recorded_sets(training: Option<&Training>) -> anyhow::Result<Vec<String>> {
+    let sets: Vec<String> = training.and_then(|training| training.get("unknown")).unwrap_or_default();
+    for (name, folder) in sets.iter().filter_map(|set| UnknownSet::folder(set)) {
+        let (set, folder) = (on_one_line(name), Path::new(folder));
+        if !is_found(folder) {
+            let message = format!("cannot find the unknown set `{set}` of the training, `{}`", shown(folder));
+            return Err(Advice::new(message, "give all unknown sets with --unknown NAME=DIR").into());
+        }
+        say(format_args!("unknown images: `{set}` in `{}`, as recorded in the model", shown(folder)));
+    }
+    Ok(sets)
 }
 
 /// Whether recorded data is where the record says, or is published.

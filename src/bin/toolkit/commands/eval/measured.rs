@@ -17,7 +17,10 @@ use cac::{
 use serde_json::{Value, json};
 
 use super::{super::print_json, contender::Contender, requirement::Requirement};
-use crate::{cli::EvaluationArgs, terminal::stdout};
+use crate::{
+    cli::EvaluationArgs,
+    terminal::{say, stdout},
+};
 
 /// The result of a contender.
 pub struct Measured<'a> {
@@ -205,6 +208,16 @@ impl Measured<'_> {
                 format!(", threshold {threshold}{}", keep.unwrap_or_default())
             });
             writeln!(out, "score {score}{threshold_text}\n{report}")?;
+            // Of degraded images that is to be expected.
+            if let Some(keep) = scorer.keep().filter(|_| self.degraded.is_none()) {
+                let doubt = scorer.provider().doubt_of_held_out(scorer.manifest());
+                let least = scorer.manifest().kept_at_least(keep, doubt).unwrap_or(keep);
+                if report.keeps_fewer_than(least) {
+                    say(format_args!(
+                        "the threshold keeps fewer known images than it was chosen to keep: these may differ from those that it was chosen on"
+                    ));
+                }
+            }
             let classes = self.by_class(index);
             let balanced = balanced_accuracy(classes.iter().map(|(_, counts)| counts));
             if let (Some(balanced), Some((class, accuracy, images))) = (balanced, weakest(&classes)) {

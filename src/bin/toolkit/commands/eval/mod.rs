@@ -91,6 +91,10 @@ pub fn measure(
     let training = needs_training.then(|| source.training_images(args, manifest)).transpose()?;
     for output in outputs(page, args) {
         check_not_read(output, &training)?;
+        // It may be of a data set that is not read here.
+        if output.exists() && has_extension(output) {
+            bail!("cannot write `{}`: it is an image", shown(output));
+        }
     }
     let mut learned: HashMap<Option<&Path>, Vec<String>> = HashMap::new();
     for Contender { model, scorer, .. } in &contenders {
@@ -214,10 +218,6 @@ fn check_sets(
 ) -> anyhow::Result<()> {
     for output in outputs(page, args) {
         check_not_read(output, images.sets())?;
-        // It may be of a data set that is not read here.
-        if output.exists() && has_extension(output) {
-            bail!("cannot write `{}`: it is an image", shown(output));
-        }
     }
     if let Some(plots) = args.plots.as_ref().filter(|plots| images.sets().any(|set| set.would_read(plots))) {
         bail!("cannot write plots to `{}`: they would be read as images of this data", shown(plots));
