@@ -7,7 +7,7 @@
 use std::{
     collections::HashSet,
     fs::File,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Seek, Write},
     ops::ControlFlow::Continue,
     path::Path,
 };
@@ -20,7 +20,8 @@ use crate::{
     data::{KNOWN, leaving_classes},
     error::{Error, Result},
     files::{
-        atomic, kind,
+        atomic::{self, Unfinished},
+        kind,
         npz::{self, Archive, Array},
     },
     fit::{Examples, Fitter, Sample},
@@ -183,11 +184,12 @@ impl FeatureFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let fill = |file: &mut dyn Write| self.write_to(file).map_err(Error::io("write", path)).map(Continue);
+        let fill =
+            |file: &mut Unfinished| self.write_to(file).map_err(Error::io("write", path)).map(Continue);
         atomic::write_with(path, fill).map(drop)
     }
 
-    fn write_to(&self, file: impl Write) -> io::Result<()> {
+    fn write_to(&self, file: impl Write + Seek) -> io::Result<()> {
         let mut archive = npz::Writer::new(file);
         archive.add_matrix("last_layer/weight", self.last_layer.weight.view())?;
         archive.add("last_layer/bias", &npz::vector(self.last_layer.bias.clone())?)?;
@@ -305,9 +307,9 @@ mod tests {
         }
         // Files that this writer never writes.
         let replaced = |name: &str, array: Option<Vec<u8>>| {
-            let (mut old, mut written) = (Vec::new(), Vec::new());
+            let (mut old, mut written) = (io::Cursor::new(Vec::new()), io::Cursor::new(Vec::new()));
             example().write_to(&mut old).unwrap();
-            let mut old = ZipArchive::new(io::Cursor::new(old)).unwrap();
+            let mut old = ZipArchive::new(old).unwrap();
             let mut new = npz::Writer::new(&mut written);
             for index in 0..old.len() {
                 let mut entry = old.by_index(index).unwrap();
@@ -321,7 +323,7 @@ mod tests {
                 }
             }
             new.finish().unwrap();
-            std::fs::write(&path, written).unwrap();
+            std::fs::write(&path, written.into_inner()).unwrap();
             FeatureFile::read(&path).unwrap_err().to_string()
         };
         for set in [TRAINING, KNOWN] {

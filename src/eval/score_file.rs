@@ -10,7 +10,7 @@ use std::{
     cell::Cell,
     collections::HashMap,
     fs::File,
-    io::{self, BufRead, BufReader, Cursor, Read, Write},
+    io::{self, BufRead, BufReader, Cursor, Read},
     iter,
     ops::ControlFlow::Continue,
     path::Path,
@@ -23,7 +23,8 @@ use crate::{
     data::KNOWN,
     error::{Error, Result},
     files::{
-        atomic, kind,
+        atomic::{self, Unfinished},
+        kind,
         npz::{self, Array, Numbers},
     },
     text::{few, on_one_line},
@@ -373,11 +374,11 @@ pub fn write(path: &Path, evaluation: &Evaluation) -> Result<()> {
         true => npz,
         false => csv,
     };
-    let fill = |file: &mut dyn Write| written(file, &names, evaluation).map_err(Error::io("write", path));
+    let fill = |file: &mut Unfinished| written(file, &names, evaluation).map_err(Error::io("write", path));
     atomic::write_with(path, |file| fill(file).map(Continue)).map(drop)
 }
 
-fn csv(file: &mut dyn Write, names: &[String], evaluation: &Evaluation) -> io::Result<()> {
+fn csv(file: &mut Unfinished, names: &[String], evaluation: &Evaluation) -> io::Result<()> {
     let mut writer = csv::Writer::from_writer(file);
     let mut line = |cells: &mut dyn Iterator<Item = String>| writer.write_record(cells);
     let heads = ["set", "image", "label", "prediction"].map(str::to_owned);
@@ -394,7 +395,7 @@ fn csv(file: &mut dyn Write, names: &[String], evaluation: &Evaluation) -> io::R
     writer.flush()
 }
 
-fn npz(file: &mut dyn Write, names: &[String], evaluation: &Evaluation) -> io::Result<()> {
+fn npz(file: &mut Unfinished, names: &[String], evaluation: &Evaluation) -> io::Result<()> {
     let mut archive = npz::Writer::new(file);
     let images: Vec<&String> = evaluation.sets().flat_map(|set| &set.images).collect();
     archive.add("image", &npz::texts(&images)?)?;

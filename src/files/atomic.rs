@@ -35,13 +35,16 @@ pub fn sync_folder(file: &Path) {
     }
 }
 
+/// A file that is being written.
+pub type Unfinished<'a> = BufWriter<&'a File>;
+
 /// Writes a file next to `path`, syncs it, and renames it into place. A link is kept and its target replaced.
 /// The first write to a folder also removes temporary files that killed writers left there.
 ///
 /// # Errors
 /// [`Error::Io`], including if `path` is something other than a file. After an error `path` is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fill = |file: &mut dyn Write| file.write_all(bytes).map_err(Error::io("write", path)).map(Continue);
+    let fill = |file: &mut Unfinished| file.write_all(bytes).map_err(Error::io("write", path)).map(Continue);
     write_with(path, fill).map(drop)
 }
 
@@ -51,7 +54,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Those of [`write`] and of `fill`.
 pub fn write_with(
     path: &Path,
-    fill: impl FnOnce(&mut dyn Write) -> Result<ControlFlow<()>>,
+    fill: impl FnOnce(&mut Unfinished) -> Result<ControlFlow<()>>,
 ) -> Result<ControlFlow<()>> {
     let begin = || {
         let (path, existing) = target(path)?;
@@ -90,7 +93,7 @@ pub fn link(file: &Path, path: &Path) -> Result<()> {
         sync_folder(path);
         return Ok(());
     }
-    let copy = |to: &mut dyn Write| {
+    let copy = |to: &mut Unfinished| {
         io::copy(&mut File::open(file)?, to)?;
         Ok(Continue(()))
     };

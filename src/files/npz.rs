@@ -3,16 +3,12 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{self, BufReader, Read, Seek, Write},
 };
 
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use npyz::{AutoSerialize, Deserialize, NpyFile, Order, WriterBuilder};
-use zip::{
-    CompressionMethod, ZipArchive, ZipWriter,
-    result::ZipError,
-    write::{SimpleFileOptions, StreamWriter},
-};
+use zip::{CompressionMethod, ZipArchive, ZipWriter, result::ZipError, write::SimpleFileOptions};
 
 use super::npy::{self, Refusal};
 
@@ -125,11 +121,11 @@ impl<R: Read> Read for ToEnd<R> {
 }
 
 /// Writes an archive.
-pub(crate) struct Writer<W: Write>(ZipWriter<StreamWriter<W>>);
+pub(crate) struct Writer<W: Write + Seek>(ZipWriter<W>);
 
-impl<W: Write> Writer<W> {
+impl<W: Write + Seek> Writer<W> {
     pub fn new(to: W) -> Self {
-        Self(ZipWriter::new_stream(to))
+        Self(ZipWriter::new(to))
     }
 
     /// Adds an array, the bytes of an NPY file.
