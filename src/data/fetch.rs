@@ -342,7 +342,7 @@ fn download_file(
 ) -> Result<PathBuf> {
     let file = folder.join(download.file);
     let urls = match mirror {
-        Some(mirror) => vec![format!("{}/{}/{}", mirror.trim_end_matches('/'), set.name, download.file)],
+        Some(mirror) => vec![format!("{mirror}/{}/{}", set.name, download.file)],
         None => download.urls.iter().map(|&url| url.to_owned()).collect(),
     };
     let (expected, name) = (download.expected(), Some(set.name));

@@ -8,7 +8,6 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{self, BufRead, BufReader, Seek, Write},
-    ops::ControlFlow::Continue,
     path::Path,
 };
 
@@ -20,8 +19,7 @@ use crate::{
     data::{KNOWN, leaving_classes},
     error::{Error, Result},
     files::{
-        atomic::{self, Unfinished},
-        kind,
+        atomic, kind,
         npz::{self, Archive, Array},
     },
     fit::{Examples, Fitter, Sample},
@@ -184,9 +182,7 @@ impl FeatureFile {
     /// # Errors
     /// [`Error::Io`].
     pub fn write(&self, path: &Path) -> Result<()> {
-        let fill =
-            |file: &mut Unfinished| self.write_to(file).map_err(Error::io("write", path)).map(Continue);
-        atomic::write_with(path, fill).map(drop)
+        atomic::stream(path, |file| self.write_to(file))
     }
 
     fn write_to(&self, file: impl Write + Seek) -> io::Result<()> {

@@ -12,7 +12,6 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Cursor, Read},
     iter,
-    ops::ControlFlow::Continue,
     path::Path,
 };
 
@@ -370,12 +369,10 @@ pub fn write(path: &Path, evaluation: &Evaluation) -> Result<()> {
         _ => score.to_string(),
     };
     let names: Vec<String> = evaluation.scores.iter().enumerate().map(column).collect();
-    let written = match is_npz(path) {
-        true => npz,
-        false => csv,
-    };
-    let fill = |file: &mut Unfinished| written(file, &names, evaluation).map_err(Error::io("write", path));
-    atomic::write_with(path, |file| fill(file).map(Continue)).map(drop)
+    atomic::stream(path, |file| match is_npz(path) {
+        true => npz(file, &names, evaluation),
+        false => csv(file, &names, evaluation),
+    })
 }
 
 fn csv(file: &mut Unfinished, names: &[String], evaluation: &Evaluation) -> io::Result<()> {

@@ -44,11 +44,18 @@ pub type Unfinished<'a> = BufWriter<&'a File>;
 /// # Errors
 /// [`Error::Io`], including if `path` is something other than a file. After an error `path` is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let fill = |file: &mut Unfinished| file.write_all(bytes).map_err(Error::io("write", path)).map(Continue);
-    write_with(path, fill).map(drop)
+    stream(path, |file| file.write_all(bytes))
 }
 
-/// [`write`] with contents that `fill` writes. If `fill` breaks off, `path` is unchanged.
+/// [`write`] with contents that `fill` writes.
+///
+/// # Errors
+/// Those of [`write`].
+pub fn stream(path: &Path, fill: impl FnOnce(&mut Unfinished) -> io::Result<()>) -> Result<()> {
+    write_with(path, |file| fill(file).map_err(Error::io("write", path)).map(Continue)).map(drop)
+}
+
+/// [`write`] with contents that `fill` writes, which may fail in other ways. If it breaks off, `path` is unchanged.
 ///
 /// # Errors
 /// Those of [`write`] and of `fill`.
@@ -93,11 +100,7 @@ pub fn link(file: &Path, path: &Path) -> Result<()> {
         sync_folder(path);
         return Ok(());
     }
-    let copy = |to: &mut Unfinished| {
-        io::copy(&mut File::open(file)?, to)?;
-        Ok(Continue(()))
-    };
-    write_with(path, |to| copy(to).map_err(Error::io("write", path))).map(drop)
+    stream(path, |to| io::copy(&mut File::open(file)?, to).map(drop))
 }
 
 /// Checks that a file can be written to `path`, as far as that can be known in advance: its folder takes a

@@ -111,13 +111,14 @@ pub(crate) fn fetch(remote: &Remote, file: &Path, observe: &mut dyn FnMut(FetchE
     fetch_within(PATIENCE, remote, file, observe)
 }
 
-/// The URL of a mirror that an environment variable names, if any.
+/// The URL of a mirror that an environment variable names, if any, without a slash at its end.
 ///
 /// # Errors
 /// [`Error::Setting`] if it is not UTF-8: nothing else is asked instead.
 pub(crate) fn mirror(variable: &'static str) -> Result<Option<String>> {
     match env::var(variable) {
-        Ok(mirror) => Ok(Some(mirror).filter(|mirror| !mirror.is_empty())),
+        Ok(mirror) if mirror.is_empty() => Ok(None),
+        Ok(mirror) => Ok(Some(mirror.trim_end_matches('/').to_owned())),
         Err(env::VarError::NotPresent) => Ok(None),
         Err(env::VarError::NotUnicode(value)) => {
             Err(Error::setting(variable, format!("`{}`", shown(Path::new(&value))), "must be UTF-8"))
@@ -293,10 +294,7 @@ fn fetch_within(
         let faults: Vec<String> = faults.iter().map(|(url, fault)| format!("`{url}`: {fault}")).collect();
         return Err(Error::Replaced { record, reason: faults.join("; ") });
     }
-    let is_resumable = || {
-        let origin = PartOrigin::read(&part);
-        remote.expected.is_checked() || origin.is_some_and(|origin| !origin.version.is_empty())
-    };
+    let version = PartOrigin::read(&part).map_or(String::new(), |origin| origin.version);
     let nothing = || (String::new(), "it has no address".to_owned());
     let (url, reason) = faults.first().cloned().unwrap_or_else(nothing);
     let others = faults.iter().skip(1).map(|(url, reason)| format!("; `{url}`: {reason}"));
@@ -304,7 +302,7 @@ fn fetch_within(
         url: url.into(),
         path: file.to_owned(),
         bytes: expected.bytes,
-        is_resumable: kept > 0 && is_resumable(),
+        is_resumable: kept > 0 && may_go_on(&remote.expected, &version),
         mirror: remote.mirror,
         set: remote.set,
         reason: reason + &others.collect::<String>(),
@@ -387,6 +385,12 @@ fn is_at(_file: &File, path: &Path) -> io::Result<bool> {
     Ok(path.exists())
 }
 
+/// Whether a part whose server stated this version can be continued. Without a published checksum, a mix of two
+/// files would go unnoticed: only a part of the same version is.
+fn may_go_on(expected: &Expected, version: &str) -> bool {
+    expected.is_checked() || !version.is_empty()
+}
+
 /// Downloads the rest of a partial file; returns whether what was already here is part of it.
 fn transfer(
     patience: Patience,
@@ -409,10 +413,8 @@ fn transfer(
     }
     let named = &*without_user(url);
     let origin = PartOrigin::read(part).filter(|origin| server_of(&origin.url) == server_of(named));
-    // Without a published checksum, a mix of two files would go unnoticed: only a part of the same version is
-    // continued.
     let version = origin.as_ref().filter(|origin| origin.url == named).map_or("", |origin| &origin.version);
-    let start = if expected.is_checked() || !version.is_empty() { here } else { 0 };
+    let start = if may_go_on(expected, version) { here } else { 0 };
     let agent = agent(url, patience)?;
     observe(FetchEvent::Downloading { url: named, file, done: start, bytes: expected.bytes });
     let ask = |from: u64| {

@@ -347,9 +347,8 @@ impl Training {
     /// `images` (the number of training images), `held_out_test` (the share of images to test on), `test_images`
     /// (their number), `test_names` (the checksum of their names), `skipped` (the number of images that could
     /// not be read), `held_out_seen` (whether the backbone had learned from held-out images), `unknown_seen` (whether
-    /// it had learned classes that are unknown here), `ancestors`
-    /// (what it and the backbones before it were trained on) or `epoch` (the number of finished epochs after
-    /// which the weights were taken).
+    /// it had learned classes that are unknown here), `ancestors` (what it and the backbones before it were
+    /// trained on) or `epoch` (the number of finished epochs after which the weights were taken).
     #[must_use]
     pub fn get<T: DeserializeOwned>(&self, name: &str) -> Option<T> {
         T::deserialize(self.0.get(name)?).ok()

@@ -13,9 +13,9 @@ use crate::{
 
 impl Scorer {
     /// Compares the outputs for the [golden images](golden::images) with those of the export, which are in
-    /// the file: class, score, and the norm of the logits. Verdicts must not contradict scores. A runtime that [resizes](Self::resizes) must also
-    /// decide taller, wider and smaller golden images as if [`image::pixels`] had resized them. Returns the
-    /// largest difference of a norm or score, relative above 1.
+    /// the file: class, score, and the norm of the logits. Verdicts must not contradict scores. A runtime that
+    /// [resizes](Self::resizes) must also decide taller, wider and smaller golden images as if
+    /// [`image::pixels`] had resized them. Returns the largest difference of a norm or score, relative above 1.
     ///
     /// # Errors
     /// [`Error::NoGoldenBatch`] if the file has none, [`Error::Model`] if it is damaged, [`Error::Differs`]

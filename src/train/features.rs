@@ -150,10 +150,14 @@ impl FrozenFeatures {
         let (blocks, width) = (blocks(batches), layers.width);
         let path = run.features(&key(batches, &blocks, layers.weights));
         let open = |path: &Path| Self::open(path, blocks.clone(), width);
-        let mut found = open(&path)?;
+        let intact = |path: &Path| match open(path)? {
+            Some(features) if features.is_intact()? => Ok(Some(features)),
+            _ => Result::Ok(None),
+        };
+        let mut found = intact(&path)?;
         if found.is_none() {
             // Those of another run may be damaged or out of reach.
-            let is_whole = |file: &PathBuf| matches!(open(file), Ok(Some(_)));
+            let is_whole = |file: &PathBuf| matches!(intact(file), Ok(Some(_)));
             let linked = run
                 .beside(&path)
                 .into_iter()
@@ -182,7 +186,7 @@ impl FrozenFeatures {
         open(&path)?.ok_or_else(damaged)?.measured(batches).map(Some)
     }
 
-    /// Opens a complete file; `None` if it is missing or damaged.
+    /// Opens a complete file, whose checksum is not compared; `None` if it is missing, or damaged otherwise.
     fn open(path: &Path, blocks: Vec<Block>, width: usize) -> Result<Option<Self>> {
         let unreadable = Error::io("read", path);
         let mut file = match File::open(path) {
@@ -196,11 +200,27 @@ impl FrozenFeatures {
         let start = file.stream_position().map_err(unreadable)?;
         let length = file.metadata().map_err(unreadable)?.len();
         let is_whole = length == start + (4 * rows * width + SUM) as u64;
-        if !is_meant || !is_whole || !is_intact(&mut file, length).map_err(unreadable)? {
+        if !is_meant || !is_whole {
             return Ok(None);
         }
         let (path, file) = (path.to_owned(), Mutex::new(file));
         Ok(Some(Self { path, file, start, blocks, mean: vec![0.0; width], deviation: vec![1.0; width] }))
+    }
+
+    /// Whether the file ends in the SHA-256 of all bytes before it.
+    fn is_intact(&self) -> Result<bool> {
+        let compare = || {
+            let mut file = self.file.lock().expect("no reader panics");
+            let length = file.metadata()?.len().saturating_sub(SUM as u64);
+            file.seek(SeekFrom::Start(0))?;
+            let mut nowhere = io::sink();
+            let mut summed = Summed { file: &mut nowhere, sum: Sha256::new() };
+            io::copy(&mut Read::by_ref(&mut *file).take(length), &mut summed)?;
+            let mut stated = [0; SUM];
+            file.read_exact(&mut stated)?;
+            Ok(summed.sum.finalize()[..] == stated)
+        };
+        compare().map_err(Error::io("read", &self.path))
     }
 
     /// The row of an image in a set; `None` if it was not computed in this view.
@@ -287,23 +307,6 @@ impl FrozenFeatures {
             *bias = (f64::from(*bias) - shift) as f32;
         }
     }
-}
-
-/// Whether a file ends in the SHA-256 of all bytes before it.
-fn is_intact(file: &mut File, length: u64) -> io::Result<bool> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut sum = Sha256::new();
-    let mut buffer = vec![0; checksum::BUFFER];
-    let mut array = Read::by_ref(file).take(length.saturating_sub(SUM as u64));
-    loop {
-        match array.read(&mut buffer)? {
-            0 => break,
-            read => sum.update(&buffer[..read]),
-        }
-    }
-    let mut stated = [0; SUM];
-    file.read_exact(&mut stated)?;
-    Ok(sum.finalize()[..] == stated)
 }
 
 /// A file and the checksum of what is written to it.

@@ -164,7 +164,8 @@ impl Weights {
         }
     }
 
-    /// Writes a safetensors file atomically, with a checksum if the note is a JSON object and the feature `files` is on.
+    /// Writes a safetensors file atomically, with a checksum if the note is a JSON object and the feature `files`
+    /// is on.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::Weights`] if the file would be larger than [`read`](Self::read) takes.

@@ -146,9 +146,7 @@ impl PublishedWeights {
     pub fn fetch(&self, observe: &mut dyn FnMut(FetchEvent)) -> Result<PathBuf> {
         let file = self.path()?;
         let urls = match download::mirror(MIRROR)? {
-            Some(mirror) => {
-                self.paths().map(|path| format!("{}/{path}", mirror.trim_end_matches('/'))).collect()
-            }
+            Some(mirror) => self.paths().map(|path| format!("{mirror}/{path}")).collect(),
             None => vec![self.url()],
         };
         let expected = self.expected();

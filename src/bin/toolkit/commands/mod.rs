@@ -72,7 +72,7 @@ fn unreadable(path: &Path) -> impl Fn(io::Error) -> Error {
 /// those of the built-in model.
 fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(Bytes, String)> {
     let (bytes, origin) = match model {
-        Some(path) => (cac::model::read(path)?, shown(path).to_string()),
+        Some(path) => (cac::model::read(path)?, shown(path)),
         None => (Bytes::from_static(MODEL), "the built-in model".to_owned()),
     };
     if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {

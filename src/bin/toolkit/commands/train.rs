@@ -80,6 +80,6 @@ fn become_program(program: &Path, args: &[OsString]) -> anyhow::Result<()> {
     use anyhow::Context;
     // Ctrl-C reaches both processes; `toolkit-train` decides when to end.
     let status = command(program, args).status();
-    let status = status.with_context(|| format!("cannot run `{}`", shown(&program)))?;
+    let status = status.with_context(|| format!("cannot run `{}`", shown(program)))?;
     std::process::exit(status.code().unwrap_or(1))
 }
