@@ -77,7 +77,7 @@ fn training(settings: &TrainSettings, folder: &Path) -> cac::Result<f64> {
     let run = RunFolder::new(folder.join(format!("run-{}", settings.input.height)));
     let stop = AtomicBool::new(false);
     let mut rate = 0.0;
-    train(settings, "", &run, Duration::from_secs(1000), &stop, |event| {
+    train(settings, None, &run, Duration::from_secs(1000), &stop, |event| {
         if let Event::Step { step, images_per_second, .. } = event {
             rate = *images_per_second;
             stop.store(*step >= STEPS, Ordering::Relaxed);

@@ -273,7 +273,7 @@ class Kills:
         counts["absent"] += sum(not (run / checkpoint).exists() for checkpoint in names)
 
     def compare(self, whole: Path, run: Path):
-        """A resumed run has the files of a whole one: the same checkpoints, states and events."""
+        """A resumed run has the files of a whole one: the same checkpoints and events, and states of the same names."""
         ours, theirs = tree(run), tree(whole)
         assert ours.keys() == theirs.keys(), f"files differ: {ours.keys() ^ theirs.keys()}"
         for name in ours:

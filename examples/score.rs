@@ -2,7 +2,12 @@
 //!
 //!     cargo run --release --no-default-features --features tract --example score MODEL.onnx IMAGE...
 
-use std::{error::Error, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    io::{Write, stdout},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use cac::{Provider, Scorer, image};
 
@@ -33,7 +38,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         let class = if verdict.unknown { "unknown" } else { &verdict.class };
         // Not every file has p-values.
         let p_value = verdict.p_value.map_or(String::new(), |p_value| format!("\t{p_value}"));
-        println!("{}\t{class}\t{}{p_value}", path.display(), verdict.score);
+        writeln!(stdout(), "{}\t{class}\t{}{p_value}", path.display(), verdict.score)?;
     }
     Ok(code)
 }

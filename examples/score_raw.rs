@@ -5,7 +5,14 @@
 //! The images are float32 in native byte order, `[N, 3, H, W]`, RGB in 0..=1. Outputs that the model
 //! lacks are empty. `make conformance` compares the output with that of other runtimes.
 
-use std::{error::Error, ffi::OsString, fs, num::NonZeroUsize, process::ExitCode};
+use std::{
+    error::Error,
+    ffi::OsString,
+    fs,
+    io::{Write, stdout},
+    num::NonZeroUsize,
+    process::ExitCode,
+};
 
 use cac::{Provider, Scorer};
 use ndarray::{Array4, Axis};
@@ -27,16 +34,24 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Err("usage: score_raw MODEL.onnx PROVIDER IMAGES.f32 BATCH".into());
     };
     let scorer = Scorer::open(model, provider.to_string_lossy().parse::<Provider>()?)?;
-    let batch: NonZeroUsize = batch.to_string_lossy().parse()?;
+    let batch: NonZeroUsize =
+        batch.to_string_lossy().parse().map_err(|_| "BATCH must be a whole number from 1 up")?;
     let input = &scorer.decision().input;
-    let bytes = fs::read(images)?;
+    let path = images.to_string_lossy();
+    let bytes = fs::read(images).map_err(|error| format!("cannot read `{path}`: {error}"))?;
     let (values, rest) = bytes.as_chunks();
-    if !rest.is_empty() {
-        return Err("the images end within a number".into());
-    }
     let values: Vec<f32> = values.iter().map(|&value| f32::from_ne_bytes(value)).collect();
     let count = values.len() / (3 * input.height * input.width);
-    let images = Array4::from_shape_vec((count, 3, input.height, input.width), values)?;
+    let images = Array4::from_shape_vec((count, 3, input.height, input.width), values);
+    let images = images.ok().filter(|images| rest.is_empty() && !images.is_empty());
+    let images = images.ok_or_else(|| {
+        format!(
+            "`{path}` has {} bytes, not those of images of 3 x {} x {} numbers",
+            bytes.len(),
+            input.height,
+            input.width
+        )
+    })?;
     let mut said = json!({});
     for batch in images.axis_chunks_iter(Axis(0), batch.get()) {
         let scores = scorer.score(batch)?;
@@ -59,6 +74,5 @@ fn run() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    println!("{said}");
-    Ok(())
+    Ok(writeln!(stdout(), "{said}")?)
 }

@@ -6,13 +6,14 @@
 //! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score, threshold and
 //! p-value as JSON; `GET /health` answers with provider, classes, threshold and whether the images have
 //! drifted; `GET /metrics` with the same in the Prometheus text format. `--state` keeps the state of the
-//! drift monitor in a file, as `toolkit drift` does. SIGTERM and Ctrl-C end the service after it has answered
-//! the requests that it accepted, or a little later if a client does not read its answers; a second signal
-//! ends it at once.
+//! drift monitor in a file, as `toolkit drift` does. SIGTERM, SIGHUP and Ctrl-C end the service after it has
+//! answered the requests that it accepted, or a little later if a client does not read its answers; a second
+//! signal ends it at once.
 
 use std::{
     error::Error,
     ffi::OsString,
+    io::{Write, stdout},
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
@@ -25,7 +26,10 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, EXPECT, RETRY_AFTER},
+    },
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -36,7 +40,7 @@ use cac::{
     image,
 };
 use http_body_util::BodyExt;
-use hyper::server::conn::http1;
+use hyper::{body::Body as _, server::conn::http1};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -59,7 +63,8 @@ use tokio::{
 const CONNECTIONS: usize = 512;
 /// The maximum size of a connection's buffer, in bytes.
 const BUFFER: usize = 64 << 10;
-/// The maximum time to read the head of a request, and its body. A connection may be idle for as long.
+/// The maximum time to read the head of a request, and its body. A connection may be idle for as long, so a
+/// proxy must close its idle connections earlier.
 const READ_TIME: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 10 });
 /// The maximum age of a connection: a client that does not read its answers must not keep a place for ever. A
 /// request that is being answered then has twice [`READ_TIME`].
@@ -86,6 +91,8 @@ struct Request {
 struct Seen {
     images: u64,
     unknown: u64,
+    /// Requests for a score that were refused or failed.
+    failed: u64,
     /// `None` if the model has no scores of held-out images.
     drift: Option<Drift>,
 }
@@ -100,6 +107,8 @@ fn drift(monitor: &Monitor, scorer: &Scorer) -> Drift {
 #[derive(Clone)]
 struct Service {
     scorer: Arc<Scorer>,
+    /// The SHA-256 of the model file.
+    model: Arc<str>,
     seen: Arc<Mutex<Seen>>,
     queue: mpsc::Sender<Request>,
     /// Has one permit per byte of [`BODIES_LIMIT`].
@@ -139,20 +148,24 @@ fn run() -> Result<(), Box<dyn Error>> {
     let bytes = Bytes::from(bytes);
     let scorer = Scorer::named(bytes.clone(), &origin, provider)?;
     scorer.warm_up(1)?;
-    let (monitor, state) = begin(&scorer, sha256(&bytes), state.as_deref())?;
+    let sha256 = sha256(&bytes);
+    let (monitor, state) = begin(&scorer, sha256.clone(), state.as_deref())?;
     drop(bytes);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // One thread scores. The others decode, one per core, because a decoder may take 1 GiB.
         .max_blocking_threads(1 + available_parallelism()?.get())
         .build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let listener = TcpListener::bind(&*address).await;
         let listener = listener.map_err(|error| format!("cannot listen on `{address}`: {error}"))?;
-        println!("http://{}/ on {}", listener.local_addr()?, scorer.runtime());
-        serve(listener, scorer, monitor, state, first_signal()).await;
-        Ok(())
-    })
+        // Without a reader the service is as useful.
+        let _ = writeln!(stdout(), "http://{}/ on {}", listener.local_addr()?, scorer.runtime());
+        Ok(serve(listener, (scorer, sha256), monitor, state, first_signal()).await?)
+    });
+    // An image that nobody waits for may still be decoded.
+    runtime.shutdown_background();
+    served
 }
 
 /// The monitor, resumed from the state file if there is one. It needs up to 16 bytes per image.
@@ -167,7 +180,7 @@ fn begin(
         monitor => Some(monitor?),
     };
     if let Some(doubt) = scorer.doubt_of_held_out().filter(|_| monitor.is_some()) {
-        eprintln!("the rate of false alarms of drift has no guarantee: {doubt}");
+        eprintln!("the probability of a false alarm of drift has no bound: {doubt}");
     }
     match (monitor, state) {
         (Some(monitor), Some(path)) => {
@@ -179,7 +192,7 @@ fn begin(
     }
 }
 
-/// Completes on SIGTERM or Ctrl-C. The next such signal ends the program.
+/// Completes on SIGTERM, SIGHUP or Ctrl-C. The next such signal ends the program.
 async fn first_signal() {
     next_signal().await;
     tokio::spawn(async {
@@ -191,9 +204,12 @@ async fn first_signal() {
 async fn next_signal() {
     #[cfg(unix)]
     {
-        let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate()).expect("a handler");
+        use signal::unix::{SignalKind, signal};
+        let [mut terminate, mut hangup] =
+            [SignalKind::terminate(), SignalKind::hangup()].map(|kind| signal(kind).expect("a handler"));
         tokio::select! {
             _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
             pressed = signal::ctrl_c() => pressed.expect("a handler"),
         }
     }
@@ -201,22 +217,28 @@ async fn next_signal() {
     signal::ctrl_c().await.expect("a handler");
 }
 
-/// Accepts connections until `stop` completes, then answers the requests that it has accepted.
+/// Accepts connections until `stop` completes, then answers the requests that it has accepted. A model comes with
+/// its SHA-256.
+///
+/// # Errors
+/// If the state cannot be written at the end.
 async fn serve(
     listener: TcpListener,
-    scorer: Scorer,
+    (scorer, model): (Scorer, String),
     monitor: Option<Monitor>,
     state: Option<StateFile>,
     stop: impl Future<Output = ()>,
-) {
-    let seen = Seen { images: 0, unknown: 0, drift: monitor.as_ref().map(|monitor| drift(monitor, &scorer)) };
+) -> cac::Result<()> {
+    let drift = monitor.as_ref().map(|monitor| drift(monitor, &scorer));
+    let seen = Seen { images: 0, unknown: 0, failed: 0, drift };
     let (scorer, seen) = (Arc::new(scorer), Arc::new(Mutex::new(seen)));
     let (queue, requests) = mpsc::channel(QUEUE);
     let scoring = spawn_blocking({
         let (scorer, seen) = (Arc::clone(&scorer), Arc::clone(&seen));
         move || score_all(&scorer, &seen, monitor, state.as_ref(), requests)
     });
-    let state = Service { scorer, seen, queue, memory: Arc::new(Semaphore::new(BODIES_LIMIT)) };
+    let memory = Arc::new(Semaphore::new(BODIES_LIMIT));
+    let state = Service { scorer, model: model.into(), seen, queue, memory };
     let app = Router::new()
         .route("/score", post(score))
         .route("/health", get(health))
@@ -268,11 +290,12 @@ async fn serve(
     while tasks.join_next().await.is_some() {}
     // Closes the queue.
     drop(service);
-    let _ = scoring.await;
+    scoring.await.unwrap_or(Ok(()))
 }
 
 async fn health(State(service): State<Service>) -> Response {
-    let (runtime, threshold) = (service.scorer.runtime(), service.scorer.threshold());
+    // Without the path of a library, which is nobody's business.
+    let (provider, threshold) = (service.scorer.provider().to_string(), service.scorer.threshold());
     let classes = &service.scorer.decision().classes;
     let seen = lock(&service.seen);
     let drift = seen.drift.as_ref().map(|(status, recent)| {
@@ -283,7 +306,7 @@ async fn health(State(service): State<Service>) -> Response {
     let (images, unknown) = (seen.images, seen.unknown);
     drop(seen);
     let health = json!({
-        "provider": runtime, "classes": classes, "threshold": threshold,
+        "model": *service.model, "provider": provider, "classes": classes, "threshold": threshold,
         "images": images, "unknown": unknown, "drift": drift,
     });
     answer_with(StatusCode::OK, health)
@@ -299,6 +322,12 @@ async fn metrics(State(service): State<Service>) -> Response {
             "counter",
             "Images called unknown since the start.",
             seen.unknown as f64,
+        ),
+        (
+            "cac_failed_requests_total",
+            "counter",
+            "Requests for a score without one since the start.",
+            seen.failed as f64,
         ),
     ];
     if let Some((status, recent)) = seen.drift {
@@ -335,46 +364,78 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn score(State(service): State<Service>, body: Body) -> Result<Response, Failure> {
-    let (bytes, memory) =
-        timeout(READ_TIME, read(body, service.memory)).await.map_err(|_| Failure::slow())??;
+async fn score(State(service): State<Service>, headers: HeaderMap, body: Body) -> Response {
+    let seen = Arc::clone(&service.seen);
+    match verdict(service, &headers, body).await {
+        Ok(verdict) => answer_with(StatusCode::OK, json!(verdict)),
+        Err(failure) => {
+            lock(&seen).failed += 1;
+            failure.into_response()
+        }
+    }
+}
+
+async fn verdict(service: Service, headers: &HeaderMap, body: Body) -> Result<Verdict, Failure> {
+    // This client sends a body only if it is told to.
+    if is_large(&body) && headers.contains_key(EXPECT) {
+        return Err(Failure::large());
+    }
+    let (bytes, memory) = read(body, service.memory).await?;
     // A place in the queue is reserved before decoding, so that decoded images are bounded too.
     let place = service.queue.try_reserve_owned().map_err(|error| match error {
-        TrySendError::Full(_) => Failure::busy(),
+        TrySendError::Full(_) => Failure::busy("images"),
         TrySendError::Closed(_) => Failure::stopped(),
     })?;
     let input = service.scorer.decision().input;
+    let (answer, verdict) = oneshot::channel();
+    // What it holds counts until it has run, even if the client disconnects.
     let decode = move || {
+        if answer.is_closed() {
+            return Ok(());
+        }
         let image = image::from_bytes(&bytes)?;
         drop((bytes, memory));
-        Ok::<_, cac::Error>(image::pixels(&image, &input))
+        place.send(Request { pixels: image::pixels(&image, &input), answer });
+        Ok::<_, cac::Error>(())
     };
-    let pixels = spawn_blocking(decode).await.map_err(|_| Failure::stopped())??;
-    let (answer, verdict) = oneshot::channel();
-    place.send(Request { pixels, answer });
-    let verdict = verdict.await.map_err(|_| Failure::stopped())?;
-    Ok(answer_with(StatusCode::OK, json!(verdict)))
+    spawn_blocking(decode).await.map_err(|_| Failure::stopped())??;
+    verdict.await.map_err(|_| Failure::stopped())
+}
+
+/// Whether a body is too long by its stated length.
+fn is_large(body: &Body) -> bool {
+    body.size_hint().lower() > BODY_LIMIT as u64
 }
 
 /// Reads a body, with one permit per byte. The rest of a refused body is read and dropped: a client reads its
 /// answer only after it has sent its request.
 async fn read(mut body: Body, memory: Arc<Semaphore>) -> Result<(Vec<u8>, OwnedSemaphorePermit), Failure> {
-    let permits = |count: usize| Arc::clone(&memory).try_acquire_many_owned(count as u32);
-    let mut whole = Ok((Vec::new(), permits(0).map_err(|_| Failure::busy())?));
-    while let Some(frame) = body.frame().await {
-        let Ok(part) = frame.map_err(|_| Failure::cut())?.into_data() else { continue };
-        if let Ok((bytes, held)) = &mut whole {
-            if bytes.len() + part.len() > BODY_LIMIT {
-                whole = Err(Failure::large());
-            } else if let Ok(permits) = permits(part.len()) {
-                bytes.extend_from_slice(&part);
-                held.merge(permits);
-            } else {
-                whole = Err(Failure::busy());
+    let permits = |count: usize| {
+        Arc::clone(&memory).try_acquire_many_owned(count as u32).map_err(|_| Failure::busy("bytes"))
+    };
+    let mut whole = if is_large(&body) { Err(Failure::large()) } else { Ok((Vec::new(), permits(0)?)) };
+    let receive = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(part) = frame.map_err(|_| Failure::cut())?.into_data() else { continue };
+            if let Ok((bytes, held)) = &mut whole {
+                if bytes.len() + part.len() > BODY_LIMIT {
+                    whole = Err(Failure::large());
+                    continue;
+                }
+                match permits(part.len()) {
+                    Ok(permits) => {
+                        bytes.extend_from_slice(&part);
+                        held.merge(permits);
+                    }
+                    Err(failure) => whole = Err(failure),
+                }
             }
         }
-    }
-    whole
+        Ok(())
+    };
+    let received = timeout(READ_TIME, receive).await.unwrap_or_else(|_| Err(Failure::slow()));
+    let whole = whole?;
+    received.map(|()| whole)
 }
 
 fn answer_with(status: StatusCode, json: Value) -> Response {
@@ -382,17 +443,19 @@ fn answer_with(status: StatusCode, json: Value) -> Response {
 }
 
 /// Scores the waiting images in batches until the queue is closed. While a batch runs, the next one gathers.
+///
+/// # Errors
+/// If the state cannot be written at the end.
 fn score_all(
     scorer: &Scorer,
     seen: &Mutex<Seen>,
     mut monitor: Option<Monitor>,
     state: Option<&StateFile>,
     mut requests: mpsc::Receiver<Request>,
-) {
-    let save = |monitor: &Option<Monitor>| {
-        if let (Some(file), Some(monitor)) = (state, monitor) {
-            let _ = file.write(monitor).inspect_err(|error| eprintln!("{error}"));
-        }
+) -> cac::Result<()> {
+    let save = |monitor: &Option<Monitor>| match (state, monitor) {
+        (Some(file), Some(monitor)) => file.write(monitor),
+        _ => Ok(()),
     };
     let (mut batch, mut saved) = (Vec::new(), Instant::now());
     while requests.blocking_recv_many(&mut batch, scorer.preferred_batch()) > 0 {
@@ -400,11 +463,11 @@ fn score_all(
         batch.retain(|request| !request.answer.is_closed());
         answer(scorer, seen, monitor.as_mut(), std::mem::take(&mut batch));
         if saved.elapsed() > SAVE_AFTER {
-            save(&monitor);
+            let _ = save(&monitor).inspect_err(|error| eprintln!("{error}"));
             saved = Instant::now();
         }
     }
-    save(&monitor);
+    save(&monitor)
 }
 
 fn answer(scorer: &Scorer, seen: &Mutex<Seen>, mut monitor: Option<&mut Monitor>, batch: Vec<Request>) {
@@ -450,8 +513,8 @@ impl Failure {
         Self(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {BODY_LIMIT} bytes"))
     }
 
-    fn busy() -> Self {
-        Self(StatusCode::SERVICE_UNAVAILABLE, "too many images are waiting".to_owned())
+    fn busy(what: &str) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, format!("too many {what} are waiting"))
     }
 
     fn stopped() -> Self {
@@ -461,17 +524,23 @@ impl Failure {
 
 impl From<cac::Error> for Failure {
     fn from(error: cac::Error) -> Self {
-        let status = match error {
-            cac::Error::Image { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self(status, error.to_string())
+        match error {
+            // Without the name of the image: it has none.
+            cac::Error::Image { reason, .. } => {
+                Self(StatusCode::UNPROCESSABLE_ENTITY, format!("the image cannot be read: {reason}"))
+            }
+            error => Self(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        answer_with(self.0, json!({ "error": self.1 }))
+        let mut response = answer_with(self.0, json!({ "error": self.1 }));
+        if self.0 == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
     }
 }
 
@@ -492,18 +561,20 @@ mod tests {
     }
 
     /// The address of a service, the sender that stops it, and its task.
-    async fn start() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    async fn start() -> (SocketAddr, oneshot::Sender<()>, JoinHandle<cac::Result<()>>) {
         start_with(None).await
     }
 
-    async fn start_with(state: Option<&Path>) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<()>) {
+    async fn start_with(
+        state: Option<&Path>,
+    ) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<cac::Result<()>>) {
         let scorer = scorer();
         let (monitor, state) = begin(&scorer, "abc".to_owned(), state).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let stopped = async { stopped.await.unwrap_or(()) };
-        (address, stop, tokio::spawn(serve(listener, scorer, monitor, state, stopped)))
+        (address, stop, tokio::spawn(serve(listener, (scorer, "abc".to_owned()), monitor, state, stopped)))
     }
 
     fn head(request: &str, length: usize) -> String {
@@ -570,7 +641,7 @@ mod tests {
         // Until the answers have filled all buffers.
         assert!(timeout(Duration::from_secs(2), asking).await.is_err());
         stop.send(()).unwrap();
-        timeout(4 * READ_TIME, end).await.expect("the service ends").unwrap();
+        timeout(4 * READ_TIME, end).await.expect("the service ends").unwrap().unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -587,14 +658,60 @@ mod tests {
         let (address, _stop, _) = start().await;
         let (status, health) = ask(address, "GET /health", b"").await;
         assert_eq!((status, health["classes"][3].as_str()), (200, Some("cat")));
-        assert!(health["provider"].as_str().unwrap().starts_with("cpu: tract"));
+        assert_eq!((&health["provider"], &health["model"]), (&json!("cpu"), &json!("abc")));
         let (status, error) = ask(address, "POST /score", b"no image").await;
         assert_eq!(status, 422);
-        assert!(error["error"].as_str().unwrap().contains("it is not BMP, "), "{error}");
+        let error = error["error"].as_str().unwrap();
+        assert!(error.starts_with("the image cannot be read: it is not BMP, "), "{error}");
         // The client sends the whole body before it reads the answer.
         let (status, error) = ask(address, "POST /score", &vec![0; BODY_LIMIT + 1]).await;
         assert_eq!((status, &error["error"]), (413, &json!("the body has more than 8388608 bytes")));
+        // This one waits to be told to.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let waiting = format!("{}expect: 100-continue\r\n\r\n", head("POST /score", BODY_LIMIT + 1));
+        stream.write_all(waiting.as_bytes()).await.unwrap();
+        assert_eq!(answer_from(stream).await.0, 413);
         assert_eq!(ask(address, "GET /nothing", b"").await.0, 404);
+        let (_, text) = ask(address, "GET /metrics", b"").await;
+        assert!(text.as_str().unwrap().contains("\ncac_failed_requests_total 3\n"), "{text}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn images_of_clients_that_left_are_not_decoded_and_keep_their_places() {
+        let (address, stop, end) = start().await;
+        // Each takes long to decode.
+        let mut slow = std::io::Cursor::new(Vec::new());
+        ::image::GrayImage::new(6000, 6000).write_to(&mut slow, ::image::ImageFormat::Png).unwrap();
+        let slow = slow.into_inner();
+        for _ in 0..QUEUE {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(format!("{}\r\n", head("POST /score", slow.len())).as_bytes()).await.unwrap();
+            stream.write_all(&slow).await.unwrap();
+        }
+        let (bytes, verdict) = &images()[0];
+        let asked = Instant::now();
+        loop {
+            match ask(address, "POST /score", bytes).await {
+                (503, _) => sleep(Duration::from_millis(50)).await,
+                (status, found) => {
+                    assert!(status == 200 && is_verdict(&found, verdict), "{found}");
+                    break;
+                }
+            }
+        }
+        // Decoding all of them would take minutes.
+        assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
+        stop.send(()).unwrap();
+        end.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_state_that_cannot_be_written_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, stop, end) = start_with(Some(&folder.path().join("drift.json"))).await;
+        folder.close().unwrap();
+        stop.send(()).unwrap();
+        assert!(matches!(end.await.unwrap(), Err(cac::Error::Io { .. })));
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -637,7 +754,7 @@ mod tests {
             }
             before = drift.clone();
             stop.send(()).unwrap();
-            end.await.unwrap();
+            end.await.unwrap().unwrap();
         }
     }
 
@@ -647,7 +764,8 @@ mod tests {
         let first = read(Body::from("123"), Arc::clone(&memory)).await.ok().unwrap();
         assert_eq!(first.0, b"123");
         let refused = read(Body::from("456"), Arc::clone(&memory)).await.err().unwrap();
-        assert_eq!(refused.0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.1, "too many bytes are waiting");
+        assert_eq!(refused.into_response().headers()[RETRY_AFTER], "1");
         drop(first);
         assert!(read(Body::from("456"), Arc::clone(&memory)).await.is_ok());
         assert_eq!(memory.available_permits(), 5);
@@ -690,6 +808,6 @@ mod tests {
             assert_eq!(status, 200, "{found}");
             assert!(is_verdict(&found, &verdict), "{found}, not {verdict:?}");
         }
-        end.await.unwrap();
+        end.await.unwrap().unwrap();
     }
 }

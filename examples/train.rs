@@ -40,7 +40,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let run = RunFolder::create_next(Path::new(RUNS))?;
     // A program with a user sets it, for example on Ctrl-C.
     let stop = AtomicBool::new(false);
-    let outcome = train(&settings, "", &run, Duration::from_secs(60), &stop, |event| {
+    let outcome = train(&settings, None, &run, Duration::from_secs(60), &stop, |event| {
         if let Event::Epoch { epoch, report, .. } = event {
             eprintln!("epoch {epoch}: accuracy {:.1} %", 100.0 * report.accuracy.unwrap_or_default());
         }

@@ -341,6 +341,14 @@ pub enum Error {
         /// Why it cannot be used.
         reason: String,
     },
+    /// The requested training device is not available.
+    #[error("device `{device}` is not available: {reason}")]
+    Device {
+        /// The requested device.
+        device: String,
+        /// Why it cannot be used.
+        reason: String,
+    },
     /// A runtime failed while running a model.
     #[error("{runtime} failed: {reason}")]
     Runtime {

@@ -66,6 +66,11 @@
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(all(feature = "tract", target_endian = "big"))]
+compile_error!(
+    "tract reads the tensors of a model in the processor's byte order, which must be little-endian"
+);
+
 pub mod arch;
 pub mod data;
 pub mod drift;

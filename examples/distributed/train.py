@@ -168,7 +168,7 @@ def train(args: argparse.Namespace) -> None:
     if cuda:
         # Also for the thread that pins memory.
         torch.cuda.set_device(device)
-    torch.manual_seed(args.seed + rank)
+    torch.manual_seed(args.seed)
     if args.model == WIDE_RESNET:
         data, mean, std = small_images(args.known), [0.5] * 3, [0.5] * 3
         network = WideResNet(num_classes=len(data.tensors[1].unique()), depth=40, widen_factor=2, drop_rate=0.0)
@@ -230,6 +230,8 @@ def train(args: argparse.Namespace) -> None:
 
     for epoch in range(first, args.epochs):
         sampler.set_epoch(epoch)
+        # A resumed run augments as a whole one would.
+        torch.manual_seed(hash((args.seed, epoch, rank)))
         total = torch.zeros(1, device=device)
         for images, labels in loader:
             images = augment(images).to(device, memory_format=torch.channels_last, non_blocking=True)

@@ -159,7 +159,11 @@ impl Release {
         check(count)?;
         let (mut labels, mut pixels, mut pieces) = (Vec::new(), Vec::new(), Vec::new());
         let sizes = paths[..count].iter().filter_map(|path| path.metadata().ok());
-        pixels.reserve_exact(sizes.map(|file| file.len() as usize).sum());
+        let bytes: u64 = sizes.map(|file| file.len()).sum();
+        if usize::try_from(bytes).map_or(true, |bytes| pixels.try_reserve_exact(bytes).is_err()) {
+            let reason = format!("no memory for its {bytes} bytes");
+            return Err(Error::Dataset { path: folder.to_owned(), reason });
+        }
         for path in &paths[..count] {
             let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
             let broken = |reason| Error::Dataset { path: path.clone(), reason };

@@ -66,7 +66,10 @@ impl FromStr for Degradation {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|one| one.name() == name);
-        found.ok_or_else(|| Error::setting("degradation", name, "must be reduced, noise or jpeg"))
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            Error::setting("degradation", format!("`{name}`"), format!("must be one of {names}"))
+        })
     }
 }
 
@@ -155,7 +158,8 @@ mod tests {
             assert_eq!(serde_json::to_value(degradation).unwrap(), degradation.name());
             assert_eq!(degradation.name().parse::<Degradation>().unwrap(), degradation);
         }
-        assert!("blur".parse::<Degradation>().unwrap_err().to_string().contains("reduced, noise or jpeg"));
+        let error = "blur".parse::<Degradation>().unwrap_err().to_string();
+        assert!(error.ends_with("`blur`: must be one of reduced, noise, jpeg"), "{error}");
     }
 
     #[test]

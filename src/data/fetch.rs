@@ -213,9 +213,7 @@ impl Check {
             Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 self.fault(&path, "is missing".to_owned());
             }
-            Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::IsADirectory => {
-                self.fault(&path, "is a folder".to_owned());
-            }
+            Err(_) if path.is_dir() => self.fault(&path, "is a folder".to_owned()),
             Err(error) => return Err(error),
         }
         self.seen.insert(path);

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    files::folder_of,
     text::{few, on_one_line},
 };
 
@@ -45,13 +46,12 @@ fn place(path: &Path) -> Option<(PathBuf, BTreeSet<String>)> {
         let prefixes = prefixes(path);
         return (!prefixes.is_empty()).then(|| (path.to_owned(), prefixes));
     }
-    let (folder, prefix) = (path.parent()?, format!("{}-", path.file_name()?.to_str()?));
+    let (folder, prefix) = (folder_of(path), format!("{}-", path.file_name()?.to_str()?));
     prefixes(folder).contains(&prefix).then(|| (folder.to_owned(), BTreeSet::from([prefix])))
 }
 
 /// The name prefixes of all sets in a folder.
 fn prefixes(folder: &Path) -> BTreeSet<String> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let Ok(entries) = folder.read_dir() else { return BTreeSet::new() };
     let prefix = |entry: std::fs::DirEntry| {
         let name = entry.file_name();

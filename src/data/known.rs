@@ -44,6 +44,18 @@ pub struct TestImages {
     pub unknown: Vec<UnknownSet>,
 }
 
+impl TestImages {
+    /// The unknown sets that are not of the data set itself.
+    fn given(&self) -> impl Iterator<Item = &UnknownSet> {
+        self.unknown.iter().filter(|set| set.name != OTHER_CLASSES)
+    }
+
+    /// Checks that no unknown set has images to train on. Those of `other-classes` are from the same files.
+    fn check_apart_from(&self, training: &Dataset) -> Result<()> {
+        self.given().try_for_each(|set| set.check_apart_from(training))
+    }
+}
+
 /// Which classes the images of `other-classes` are of, in words; `None` if all classes are known.
 #[must_use]
 pub fn other_classes_in_words(names: &[String]) -> Option<String> {
@@ -131,14 +143,13 @@ impl KnownData {
             None => self.split(Split::Test, input)?,
         };
         let test = self.with_unknown(images, unknown, input)?;
-        // Images of the other classes are from the same files.
-        let is_within = |set: &&UnknownSet| set.name != OTHER_CLASSES && set.images.lies_in(&self.path);
-        let mut within = test.unknown.iter().filter(is_within).peekable();
-        // There may be no training images.
-        if within.peek().is_some()
-            && let Ok(training) = self.training(input)
-        {
-            within.try_for_each(|set| set.check_apart_from(&training))?;
+        if test.given().any(|set| set.images.lies_in(&self.path)) {
+            match self.training(input) {
+                Ok(training) => test.check_apart_from(&training)?,
+                Err(error) if error.is_of_the_system() => return Err(error),
+                // There may be no training images.
+                Err(_) => {}
+            }
         }
         Ok(test)
     }
@@ -153,7 +164,9 @@ impl KnownData {
             Some(share) => self.divided(share, input)?,
             None => (self.split(Split::Train, input)?, self.split(Split::Test, input)?),
         };
-        Ok((self.to_train_on(training)?, self.with_unknown(test, unknown, input)?))
+        let (training, test) = (self.to_train_on(training)?, self.with_unknown(test, unknown, input)?);
+        test.check_apart_from(&training)?;
+        Ok((training, test))
     }
 
     /// Other images without those of unknown classes, as far as these are among their classes.

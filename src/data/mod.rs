@@ -78,6 +78,23 @@ pub(crate) const ALL: &str = "all";
 /// Names that no unknown set and no group may have: those of rows, and that of the known images.
 pub(crate) const RESERVED_NAMES: [&str; 3] = [MEAN, ALL, KNOWN];
 
+/// Checks that the names of unknown sets can be those of rows of a report.
+///
+/// # Errors
+/// [`Error::Setting`] if one is reserved, or is that of an earlier set.
+pub(crate) fn check_set_names<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let mut earlier = HashSet::new();
+    for name in names {
+        let reason = match name {
+            _ if RESERVED_NAMES.contains(&name) => "is reserved for a row of the report",
+            _ if !earlier.insert(name) => "is the name of another set",
+            _ => continue,
+        };
+        return Err(Error::setting("set name", format!("`{}`", on_one_line(name)), reason));
+    }
+    Ok(())
+}
+
 /// The name of the unknown set made of the [unknown classes](KnownData) of the data set.
 pub(crate) const OTHER_CLASSES: &str = "other-classes";
 

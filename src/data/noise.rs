@@ -80,7 +80,7 @@ impl FromStr for Noise {
             ("gaussian-noise", Some(count)) => Ok(Self::gaussian(count)),
             ("uniform-noise", Some(count)) => Ok(Self::uniform(count)),
             _ => {
-                let reason = "must be NAME=FOLDER, a published data set, gaussian-noise[:COUNT] or \
+                let reason = "must be NAME=DIR, a published data set, gaussian-noise[:COUNT] or \
                               uniform-noise[:COUNT], with COUNT from 1 to 1000000";
                 Err(Error::setting("unknown set", format!("`{text}`"), reason))
             }

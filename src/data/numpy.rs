@@ -95,7 +95,7 @@ mod with_files {
         },
         error::{Error, Result},
         files::{
-            kind,
+            folder_of, kind,
             npy::{self, Refusal},
         },
         text::few,
@@ -187,7 +187,7 @@ mod with_files {
                     let names = NpzArray::open(path, &mut archive, name)?.texts()?;
                     Some((0..).zip(names).collect())
                 }
-                None => named_classes(path.parent().unwrap_or(path))?,
+                None => named_classes(folder_of(path))?,
             };
             let all = own.iter().chain(&others).copied();
             let result = classified(&own, all, named);
@@ -227,7 +227,7 @@ mod with_files {
         let piece = Piece { file: path.to_owned(), array: None, first, count: form.count };
         let mut part = Part::unlabelled(Source::Arrays(Arrays::new(vec![piece], form, bytes)));
         if wanted.is_known() {
-            let folder = path.parent().unwrap_or(path);
+            let folder = folder_of(path);
             let file = folder.join(LABELS);
             let labels = NpyArray::open(&file)?.integers()?;
             if labels.len() != whole.count {
@@ -237,7 +237,9 @@ mod with_files {
                     format!("it has {found} labels for {images} images in `{}`", path.display()),
                 ));
             }
-            let of_archive: Option<&[&str]> = match folder.file_name().and_then(|name| name.to_str()) {
+            let folder_name = folder.canonicalize().ok();
+            let folder_name = folder_name.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+            let of_archive: Option<&[&str]> = match folder_name {
                 Some("CIFAR-10-C") => Some(&cifar::CLASSES),
                 Some("CIFAR-100-C") => Some(&cifar::FINE_CLASSES),
                 _ => None,

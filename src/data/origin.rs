@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashSet,
+    ffi::OsStr,
     path::{Path, PathBuf},
 };
 
 use rayon::prelude::*;
 
 use super::{Dataset, Source, Split, folder};
-use crate::{files::atomic::folder_of, text::composed};
+use crate::{files::folder_of, text::composed};
 
 impl Dataset {
     /// Whether the two have images from the same folder, file or array. A link to a file counts as that file.
@@ -94,9 +95,12 @@ impl Dataset {
     #[must_use]
     pub fn reads(&self, file: &Path) -> bool {
         let Ok(place) = file.canonicalize() else { return false };
-        let is_same = |other: &Path| {
-            other.file_name() == file.file_name() && other.canonicalize().is_ok_and(|other| other == place)
+        // Only links, and names that differ in case, can have another last part.
+        let may_be = |other: &Path| {
+            let same_name = |(one, other): (&OsStr, &OsStr)| one.eq_ignore_ascii_case(other);
+            other.file_name().zip(place.file_name()).is_some_and(same_name) || other.is_symlink()
         };
+        let is_same = |other: &Path| may_be(other) && other.canonicalize().is_ok_and(|other| other == place);
         match &*self.source {
             Source::Arrays(arrays) => arrays.places().any(|(path, _)| is_same(path)),
             Source::Files(files) => files.iter().any(|path| is_same(path)),

@@ -81,7 +81,8 @@ impl FromStr for Protocol {
             Some(Self { name, trial, known: *trials.get(trial)? })
         };
         find().ok_or_else(|| {
-            let reason = "must be cac-2020, cac-2021 or arpl-2021, and a trial from /0 to /4";
+            let names: Vec<&str> = PROTOCOLS.iter().map(|(name, _)| *name).collect();
+            let reason = format!("must be one of {}, and a trial from /0 to /4", names.join(", "));
             Error::setting("protocol", format!("`{text}`"), reason)
         })
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Dataset, Noise, OTHER_CLASSES, RESERVED_NAMES, Split};
+use super::{Dataset, Noise, OTHER_CLASSES, Split, check_set_names};
 use crate::{
     error::{Error, Result},
     image::Input,
@@ -31,18 +31,16 @@ impl UnknownSet {
             if set.name.trim() != set.name {
                 return setting("begins or ends with a space");
             }
-            if set.name == OTHER_CLASSES || RESERVED_NAMES.contains(&set.name.as_str()) {
-                return setting("is reserved for a row of the report");
-            }
-            if sets.iter().any(|other| other.name == set.name) {
-                return setting("is the name of another set");
+            if set.name == OTHER_CLASSES {
+                return setting("is that of the unknown classes of the known data set");
             }
             sets.push(set);
         }
+        check_set_names(sets.iter().map(|set| set.name.as_str()))?;
         Ok(sets)
     }
 
-    /// Opens an unknown set as a user wrote it: `NAME=FOLDER`, `gaussian-noise[:COUNT]` or
+    /// Opens an unknown set as a user wrote it: `NAME=DIR`, `gaussian-noise[:COUNT]` or
     /// `uniform-noise[:COUNT]`, with 1,000 images by default.
     ///
     /// # Errors
@@ -77,7 +75,7 @@ impl UnknownSet {
         Ok(())
     }
 
-    /// Name and folder, if the text is `NAME=FOLDER`.
+    /// Name and folder, if the text is `NAME=DIR`.
     #[must_use]
     pub fn folder(text: &str) -> Option<(&str, &str)> {
         text.split_once('=').filter(|(name, folder)| !name.is_empty() && !folder.is_empty())

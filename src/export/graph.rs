@@ -127,6 +127,7 @@ fn network(
     has_both_views: bool,
 ) -> Result<Option<String>> {
     let (layers, weights) = &weights::folded(layers, weights)?;
+    let mut writer = LayerWriter { graph, numbers, weights };
     let readers = arch::readers(layers);
     let features = arch::features(layers);
     // Convolutions whose output only a ReLU reads.
@@ -145,57 +146,52 @@ fn network(
             Op::Input => NORMALIZED.to_owned(),
             Op::Dropout(_) | Op::DropoutChannels(_) => inputs[0].to_owned(),
             Op::Conv(conv) => {
-                let output = convolution((graph, numbers), name, &conv, inputs[0], weights)?;
+                let output = writer.convolution(name, &conv, inputs[0])?;
                 // If only a ReLU follows, the output of the ReLU is quantised instead.
                 let is_rectified = |next: &Layer| next.inputs == [index] && is_rectifier(&next.op);
                 if layers.iter().any(is_rectified) && readers[index] == 1 {
                     rectified.push(index);
                     output
                 } else {
-                    numbers.narrow(graph, &output)
+                    writer.narrow(&output)
                 }
             }
             Op::BatchNorm { epsilon, .. } => {
                 let epsilon = Attribute::float("epsilon", epsilon as f32);
-                with_parameters(
-                    (graph, numbers),
-                    "BatchNormalization",
-                    name,
-                    layer,
-                    inputs[0],
-                    weights,
-                    epsilon,
-                )?
+                writer.with_parameters("BatchNormalization", name, layer, inputs[0], epsilon)?
             }
             Op::Linear { .. } => {
                 let transposed = Attribute::int("transB", 1);
-                with_parameters((graph, numbers), "Gemm", name, layer, inputs[0], weights, transposed)?
+                writer.with_parameters("Gemm", name, layer, inputs[0], transposed)?
             }
             Op::Relu | Op::Relu6 => {
-                let output = rectifier(graph, name, &layer.op, inputs[0]);
-                if rectified.contains(&layer.inputs[0]) { numbers.narrow(graph, &output) } else { output }
+                let output = rectifier(writer.graph, name, &layer.op, inputs[0]);
+                if rectified.contains(&layer.inputs[0]) { writer.narrow(&output) } else { output }
             }
             Op::LeakyRelu(slope) => {
-                graph.node("LeakyRelu", name, &inputs, vec![Attribute::float("alpha", slope as f32)])
+                writer.graph.node("LeakyRelu", name, &inputs, vec![Attribute::float("alpha", slope as f32)])
             }
-            Op::Add => graph.node("Add", name, &inputs, vec![]),
-            Op::Flatten => graph.node("Flatten", name, &inputs, vec![Attribute::int("axis", 1)]),
+            Op::Add => writer.graph.node("Add", name, &inputs, vec![]),
+            Op::Flatten => writer.graph.node("Flatten", name, &inputs, vec![Attribute::int("axis", 1)]),
             Op::MaxPool { kernel, stride, padding } => {
                 let attributes = vec![
                     Attribute::ints("kernel_shape", &[kernel as i64; 2]),
                     Attribute::ints("strides", &[stride as i64; 2]),
                     Attribute::ints("pads", &[padding as i64; 4]),
                 ];
-                graph.node("MaxPool", name, &inputs, attributes)
+                writer.graph.node("MaxPool", name, &inputs, attributes)
             }
             Op::GlobalAveragePool => {
-                let mean = graph.node("GlobalAveragePool", &format!("{name}.mean"), &inputs, vec![]);
-                graph.node("Flatten", name, &[&mean], vec![Attribute::int("axis", 1)])
+                let mean = writer.graph.node("GlobalAveragePool", &format!("{name}.mean"), &inputs, vec![]);
+                writer.graph.node("Flatten", name, &[&mean], vec![Attribute::int("axis", 1)])
             }
         };
         let is_averaged = index == features && has_both_views;
-        let output =
-            if is_averaged { mean_of_views(graph, &output, arch::feature_count(layers)) } else { output };
+        let output = if is_averaged {
+            mean_of_views(writer.graph, &output, arch::feature_count(layers))
+        } else {
+            output
+        };
         outputs.push(output);
     }
     Ok(arch::averages(layers).then(|| outputs.swap_remove(layers[features].inputs[0])))
@@ -219,49 +215,56 @@ fn rectifier(graph: &mut Builder, name: &str, op: &Op, input: &str) -> String {
     graph.node("Clip", name, &[input, &bounds[0], &bounds[1]], vec![])
 }
 
-/// Adds a node that reads `input` and the layer's parameters, in order.
-fn with_parameters(
-    (graph, numbers): (&mut Builder, &Numbers),
-    op: &str,
-    name: &str,
-    layer: &Layer,
-    input: &str,
-    weights: &Weights,
-    attribute: Attribute,
-) -> Result<String> {
-    let parameters = layer.parameters();
-    for (name, shape) in &parameters {
-        let values = weights.values(name, shape)?;
-        if shape.len() > 1 {
-            numbers.weights(graph, name, shape, values)
-        } else {
-            graph.floats(name, shape, values)
-        }
-    }
-    let parameters = parameters.iter().map(|(name, _)| name.as_str());
-    let tensors: Vec<&str> = [input].into_iter().chain(parameters).collect();
-    Ok(graph.node(op, name, &tensors, vec![attribute]))
+/// What writes layers with weights.
+struct LayerWriter<'a> {
+    graph: &'a mut Builder,
+    numbers: &'a mut Numbers,
+    weights: &'a Weights,
 }
 
-/// Adds a convolution. `name` names its output and prefixes its weights.
-fn convolution(
-    (graph, numbers): (&mut Builder, &mut Numbers),
-    name: &str,
-    conv: &Conv,
-    input: &str,
-    weights: &Weights,
-) -> Result<String> {
-    let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
-    let shape = conv.shape();
-    let kernels = weights.values(&weight, &shape)?;
-    let shifts = if conv.bias { Some(weights.values(&bias, &[conv.outputs])?) } else { None };
-    let mut attributes = vec![
-        Attribute::ints("kernel_shape", &[conv.kernel as i64; 2]),
-        Attribute::ints("strides", &[conv.stride as i64; 2]),
-        Attribute::ints("pads", &conv.padding.map(|size| size as i64)),
-    ];
-    if conv.groups > 1 {
-        attributes.push(Attribute::int("group", conv.groups as i64));
+impl LayerWriter<'_> {
+    /// [`Numbers::narrow`].
+    fn narrow(&mut self, tensor: &str) -> String {
+        self.numbers.narrow(self.graph, tensor)
     }
-    Ok(numbers.convolution(graph, name, input, (&weight, &shape, kernels), (&bias, shifts), attributes))
+
+    /// Adds a node that reads `input` and the layer's parameters, in order.
+    fn with_parameters(
+        &mut self,
+        op: &str,
+        name: &str,
+        layer: &Layer,
+        input: &str,
+        attribute: Attribute,
+    ) -> Result<String> {
+        let parameters = layer.parameters();
+        for (name, shape) in &parameters {
+            let values = self.weights.values(name, shape)?;
+            if shape.len() > 1 {
+                self.numbers.weights(self.graph, name, shape, values)
+            } else {
+                self.graph.floats(name, shape, values)
+            }
+        }
+        let parameters = parameters.iter().map(|(name, _)| name.as_str());
+        let tensors: Vec<&str> = [input].into_iter().chain(parameters).collect();
+        Ok(self.graph.node(op, name, &tensors, vec![attribute]))
+    }
+
+    /// Adds a convolution. `name` names its output and prefixes its weights.
+    fn convolution(&mut self, name: &str, conv: &Conv, input: &str) -> Result<String> {
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        let shape = conv.shape();
+        let kernels = (&*weight, &shape[..], self.weights.values(&weight, &shape)?);
+        let shifts = if conv.bias { Some(self.weights.values(&bias, &[conv.outputs])?) } else { None };
+        let mut attributes = vec![
+            Attribute::ints("kernel_shape", &[conv.kernel as i64; 2]),
+            Attribute::ints("strides", &[conv.stride as i64; 2]),
+            Attribute::ints("pads", &conv.padding.map(|size| size as i64)),
+        ];
+        if conv.groups > 1 {
+            attributes.push(Attribute::int("group", conv.groups as i64));
+        }
+        Ok(self.numbers.convolution(self.graph, name, input, kernels, (&bias, shifts), attributes))
+    }
 }

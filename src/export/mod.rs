@@ -30,7 +30,7 @@ use crate::{
     eval::{Agreement, Evaluation},
     files::{atomic, sha256},
     fit::{self, Examples, Fitter},
-    method::{self, FittedScore, LastLayer, RejectionScore, Term},
+    method::{self, FittedScore, LastLayer, RejectionScore, Term, Variant},
     metrics::Bootstrap,
     model::{
         Choice, Decision, FORMAT_VERSION, History, Manifest, ModelPrecision, Threshold,
@@ -334,10 +334,13 @@ fn producer() -> String {
 }
 
 fn model(graph: Graph, manifest: &Manifest) -> Model {
+    let is_cac = manifest.history.loss.is_some_and(|loss| loss.variant != Variant::CrossEntropy);
+    let loss = if is_cac { " trained with Class Anchor Clustering" } else { "" };
     Model {
-        doc_string: "Open-set image classifier trained with Class Anchor Clustering. `images` are RGB in \
-                     0..=1 (or bytes); `unknown` is `score` > `threshold`, `label` the nearest anchor."
-            .to_owned(),
+        doc_string: format!(
+            "Open-set image classifier{loss}. `images` are RGB in 0..=1 (or bytes); `unknown` is `score` > \
+             `threshold`, `label` the nearest anchor."
+        ),
         ..Model::new(graph, properties(manifest))
     }
 }

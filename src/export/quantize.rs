@@ -14,7 +14,7 @@ use tract_onnx::prelude::TValue;
 
 use crate::{
     error::{Error, Result},
-    scorer::tract::Plan,
+    scorer::tract::{self, Plan},
 };
 
 /// Statistics of tensors `[N, C, H, W]`, by name.
@@ -100,7 +100,7 @@ const BATCH: usize = 32;
 /// `observer` is a graph that maps one image to the minima, then the maxima, then the channel means of the
 /// tensors.
 pub(super) fn ranges(observer: &[u8], tensors: &[String], images: ArrayView4<f32>) -> Result<Ranges> {
-    let failed = |reason: String| Error::Runtime { runtime: "tract", reason };
+    let failed = |reason: String| Error::Runtime { runtime: tract::NAME, reason };
     let (count, channels, height, width) = images.dim();
     let plan = Plan::of_floats(observer, [1, channels, height, width]).map_err(failed)?;
     let of_image = |image: ArrayView4<f32>| -> Result<Vec<Observed>> {

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     image::{self as pixels, Fit, Frame, Input},
     model::{ResizeCheck, proto::Model},
-    scorer::tract::{Resizer, cut},
+    scorer::tract::{self, Resizer, cut},
 };
 
 /// Checks that a graph can resize to an input.
@@ -29,7 +29,7 @@ pub(super) fn check_input(input: &Input) -> Result<()> {
 /// # Errors
 /// [`Error::SelfCheck`] if a byte differs, [`Error::Runtime`] if tract fails.
 pub(super) fn check(model: &Model, input: &Input, batch: Option<usize>) -> Result<ResizeCheck> {
-    let failed = |reason| Error::Runtime { runtime: "tract", reason };
+    let failed = |reason| Error::Runtime { runtime: tract::NAME, reason };
     let (height, width) = (input.height, input.width);
     let batch = batch.unwrap_or(1);
     let resizer = Resizer::new(&cut(model, batch, [height, width]).0, batch);

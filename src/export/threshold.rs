@@ -198,7 +198,7 @@ pub(super) fn robustness(
 /// Thresholds by predicted class.
 struct ByClass {
     thresholds: Vec<f32>,
-    /// The least share of a class that is kept with a confidence of 95 %.
+    /// The least share of a class that is kept with 95 % confidence.
     kept_at_least: f64,
 }
 

@@ -23,6 +23,7 @@ const BUFFER: usize = 1 << 16;
 const BLOCK: usize = 4096;
 
 /// The folder of a file; the current one for a bare name.
+#[must_use]
 pub fn folder_of(file: &Path) -> &Path {
     file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -118,8 +119,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
 /// # Errors
 /// [`Error::Io`], including if `folder` is something other than a folder.
 pub fn check_writable_folder(folder: &Path) -> Result<()> {
-    let existing = folder.ancestors().find(|folder| folder.exists());
-    let existing = existing.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let existing = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let check = || {
         if !existing.is_dir() {
             let reason = format!("`{}` is not a folder", existing.display());

@@ -231,7 +231,7 @@ fn fetch_within(
     let (record, part) = (record_of(file), part_of(file));
     let recorded = recorded(&remote.expected, &record)?;
     let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
-    let folder = file.parent().unwrap_or(Path::new("."));
+    let folder = atomic::folder_of(file);
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
     let mut open = open_alone(&part, observe).map_err(Error::io("write", &part))?;
     if file.exists() {
@@ -467,7 +467,7 @@ fn transfer(
         return Err(Broken::Server(format!("the file has {total} bytes, expected {bytes}")));
     }
     if let Some(length) = total.or(expected.bytes) {
-        room(part.parent().unwrap_or(Path::new(".")), length.saturating_sub(here)).map_err(Broken::Disk)?;
+        room(atomic::folder_of(part), length.saturating_sub(here)).map_err(Broken::Disk)?;
     }
     incoming.receive(response.into_body().into_reader(), out, patience, observe)?;
     Ok(goes_on)

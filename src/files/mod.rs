@@ -32,11 +32,14 @@ pub(crate) fn read_at_most(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>
     if length > most {
         return Ok(None);
     }
-    let mut bytes = Vec::with_capacity(length as usize);
+    // Such a file may be larger than the memory.
+    let mut bytes = Vec::new();
+    let length = usize::try_from(length).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    bytes.try_reserve_exact(length)?;
     file.take(most + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= most).then_some(bytes))
 }
 
-pub use atomic::{check_writable, check_writable_folder, destination};
+pub use atomic::{check_writable, check_writable_folder, destination, folder_of};
 #[cfg(feature = "files")]
 pub use checksum::sha256;

@@ -7,6 +7,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, VecDeque},
+    mem::replace,
 };
 
 pub(crate) type Result<T> = std::result::Result<T, String>;
@@ -201,15 +202,13 @@ impl<'a> Pickle<'a> {
     pub fn tensors(&self, most: usize) -> Result<Vec<(String, &View)>> {
         let (mut tensors, mut bytes) = (Vec::new(), 0);
         let mut entered = vec![false; self.nodes.len()];
+        entered[self.root] = true;
         let mut queue = VecDeque::from([(String::new(), self.root)]);
         while let Some((path, container)) = queue.pop_front() {
-            if std::mem::replace(&mut entered[container], true) {
-                continue;
-            }
-            self.visit(container, &mut |key, child| {
-                let path = match key {
+            for (key, child) in self.children(container, &mut entered) {
+                let path = match &*key {
                     "" | "_modules" | "_parameters" | "_buffers" => path.clone(),
-                    _ if path.is_empty() => key.to_owned(),
+                    _ if path.is_empty() => key.to_string(),
                     _ => format!("{path}.{key}"),
                 };
                 match &self.nodes[child] {
@@ -218,13 +217,15 @@ impl<'a> Pickle<'a> {
                         bytes += path.len();
                         tensors.push((path, &**view));
                     }
-                    Node::Dict(_) | Node::List(_) | Node::Object(_) if !entered[child] => {
+                    Node::Dict(_) | Node::List(_) | Node::Object(_)
+                        if !replace(&mut entered[child], true) =>
+                    {
                         bytes += path.len();
                         queue.push_back((path, child));
                     }
                     _ => (),
                 }
-            });
+            }
         }
         if bytes > most {
             return Err(format!("the names of its tensors have more than {most} bytes"));
@@ -232,45 +233,43 @@ impl<'a> Pickle<'a> {
         Ok(tensors)
     }
 
-    /// Calls `take` with the key and the node of each child. A child without a key is a part of the
-    /// container.
-    fn visit(&self, container: usize, take: &mut dyn FnMut(&str, usize)) {
+    /// The keys and the nodes of the children of a container. A child without a key is a part of it. A list of
+    /// pairs is entered once, too.
+    fn children(&self, container: usize, entered: &mut [bool]) -> Vec<(Cow<'a, str>, usize)> {
+        let mut children = Vec::new();
         match &self.nodes[container] {
             Node::Dict(entries) => {
-                for &(key, child) in entries {
-                    match (self.text(key), self.integer(key)) {
-                        (Some(key), _) => take(key, child),
-                        (None, Some(key)) => take(&key.to_string(), child),
-                        (None, None) => (),
-                    }
-                }
+                let key = |node| {
+                    let text = self.text(node).map(Cow::Borrowed);
+                    text.or_else(|| Some(self.integer(node)?.to_string().into()))
+                };
+                children.extend(entries.iter().filter_map(|&(node, child)| Some((key(node)?, child))));
             }
             Node::List(items) => {
-                for (index, &child) in items.iter().enumerate() {
-                    take(&index.to_string(), child);
-                }
+                let key = |index: usize| Cow::from(index.to_string());
+                children.extend(items.iter().enumerate().map(|(index, &child)| (key(index), child)));
             }
             Node::Object(parts) => {
                 for &part in parts {
                     let Node::List(items) = &self.nodes[part] else {
-                        take("", part);
+                        children.push((Cow::default(), part));
                         continue;
                     };
-                    // The pairs of a mapping, or the state of an object with slots.
-                    for &item in items {
-                        match &self.nodes[item] {
-                            Node::List(pair) if pair.len() == 2 => {
-                                if let Some(key) = self.text(pair[0]) {
-                                    take(key, pair[1]);
-                                }
-                            }
-                            _ => take("", item),
-                        }
+                    if replace(&mut entered[part], true) {
+                        continue;
                     }
+                    // The pairs of a mapping, or the state of an object with slots.
+                    children.extend(items.iter().filter_map(|&item| match &self.nodes[item] {
+                        Node::List(pair) if pair.len() == 2 => {
+                            Some((Cow::Borrowed(self.text(pair[0])?), pair[1]))
+                        }
+                        _ => Some((Cow::default(), item)),
+                    }));
                 }
             }
             _ => (),
         }
+        children
     }
 
     /// A text that is short enough to be a name.

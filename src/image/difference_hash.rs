@@ -61,14 +61,14 @@ impl DifferenceHash {
         images.saturating_mul(others) <= MAX_PAIRS
     }
 
-    /// How many images look like one of the others; 0 if they are too many to [compare](Self::can_compare).
+    /// How many images look like one of the others; `None` if they are too many to
+    /// [compare](Self::can_compare).
     #[cfg(any(feature = "train", test))]
-    pub fn alike(images: &[Option<Self>], others: &[Option<Self>]) -> usize {
-        if !Self::can_compare(images.len(), others.len()) {
-            return 0;
-        }
-        let others = ByOnes::new(others);
-        images.par_iter().flatten().filter(|image| others.alike(image).next().is_some()).count()
+    pub fn alike(images: &[Option<Self>], others: &[Option<Self>]) -> Option<usize> {
+        Self::can_compare(images.len(), others.len()).then(|| {
+            let others = ByOnes::new(others);
+            images.par_iter().flatten().filter(|image| others.alike(image).next().is_some()).count()
+        })
     }
 
     /// How many images look like an earlier one.
@@ -154,23 +154,23 @@ mod tests {
         brightened.iter_mut().for_each(|value| *value = value.saturating_add(10));
         let others: Vec<_> = (2..9).map(|seed| hash(&image(seed))).collect();
         for copy in [&whole, &halved, &brightened] {
-            assert_eq!(DifferenceHash::alike(&[hash(copy)], &[others[0], hash(&whole)]), 1);
-            assert_eq!(DifferenceHash::alike(&[hash(copy)], &others), 0);
+            assert_eq!(DifferenceHash::alike(&[hash(copy)], &[others[0], hash(&whole)]), Some(1));
+            assert_eq!(DifferenceHash::alike(&[hash(copy)], &others), Some(0));
         }
         let all = [&whole, &halved, &image(2), &brightened].map(hash);
         assert_eq!((DifferenceHash::repeated(&all), DifferenceHash::repeated(&all[1..3])), (2, 0));
         // Small images are reduced by a filter, large ones by plain means.
         let large = imageops::resize(&whole, 600, 450, imageops::FilterType::Triangle);
-        assert_eq!(DifferenceHash::alike(&[hash(&large)], &[others[0], hash(&whole)]), 1);
+        assert_eq!(DifferenceHash::alike(&[hash(&large)], &[others[0], hash(&whole)]), Some(1));
         let mirrored = imageops::flip_horizontal(&whole);
-        assert_eq!(DifferenceHash::alike(&[hash(&mirrored)], &[hash(&whole)]), 0);
+        assert_eq!(DifferenceHash::alike(&[hash(&mirrored)], &[hash(&whole)]), Some(0));
     }
 
     #[test]
     fn images_without_structure_look_like_no_other() {
         let plain = DifferenceHash::of(&RgbImage::from_pixel(40, 30, Rgb([9, 8, 7])));
         assert_eq!(plain, None);
-        assert_eq!(DifferenceHash::alike(&[plain, plain], &[plain]), 0);
+        assert_eq!(DifferenceHash::alike(&[plain, plain], &[plain]), Some(0));
     }
 
     #[test]

@@ -160,7 +160,7 @@ impl Frame {
             Fit::Stretch | Fit::Pad => [input.height, input.width],
         };
         let most = MAX_SIDE as usize;
-        let has_room = height <= most && width <= most && (3 * height * width) as u64 <= MAX_BYTES;
+        let has_room = height <= most && width <= most && 3 * height as u64 * width as u64 <= MAX_BYTES;
         let [vertical, horizontal] = axes((height, width), input);
         has_room.then_some(Self { height, width, top: vertical.skipped, left: horizontal.skipped })
     }

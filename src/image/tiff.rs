@@ -49,7 +49,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
     }
     let unsupported = || format!("TIFF with colours of the kind {colour:?} is not supported");
     let (bits, is_palette) = (colour.bit_depth(), indexes.is_some());
-    if ![1, 2, 4, 8, 16].contains(&bits) {
+    // Samples of fewer than 8 bits are packed.
+    if ![1, 2, 4, 8, 16].contains(&bits) || (bits < 8 && colour.num_samples() > 1) {
         return Err(unsupported());
     }
     let values = match read {

@@ -13,10 +13,10 @@ use crate::{
     eval::{self, DatasetOutputs, EvaluateOptions},
     export::{self, ExportOptions, ThresholdRule},
     image::{Input, SIZES},
-    method::{self, AnchorKind, Anchors, KEEP, Loss, needed},
+    method::{self, AnchorKind, Anchors, KEEP, Loss, Variant, needed},
     run::{CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut, degraded_among},
     scorer::{Provider, Scorer},
-    weights::Weights,
+    weights::{Tensor, Weights},
 };
 
 /// The facts that weights do not contain.
@@ -105,7 +105,11 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
     options.loss.check()?;
     let weights = weights.network()?;
     let found = weights.recognize()?;
-    let count = found.classes.ok_or_else(|| weights.error("the last layer is missing".to_owned()))?;
+    let count = found.classes.ok_or_else(|| {
+        let layer = found.architecture.layers(2, options.input.height, options.input.width);
+        let layer = layer.ok().and_then(|layers| Some(format!(", `{}`,", layers.last()?.name)));
+        weights.error(format!("the last layer{} is missing", layer.unwrap_or_default()))
+    })?;
     let mut input = options.input;
     if let Some(size) = found.size {
         (input.height, input.width) = (size, size);
@@ -114,8 +118,7 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
     let layers = found.architecture.layers(count, input.height, input.width)?;
     let network = weights.of_layers(&layers)?;
     let classes = class_names(options.classes.as_deref(), count)?;
-    let given = ["anchors", "means"].into_iter().find(|name| weights.get(name).is_some());
-    let given = given.map(|name| weights.matrix(name, [count, count])).transpose()?;
+    let given = anchors_of(&weights, count).map(|name| weights.matrix(name, [count, count])).transpose()?;
     let is_set = |anchors: &Array2<f32>| anchors.iter().any(|&value| value != 0.0);
     let anchors = match given.filter(is_set) {
         Some(rows) => Anchors::from_rows(rows),
@@ -151,6 +154,47 @@ pub fn checkpoint(weights: &Weights, options: &ImportOptions) -> Result<Checkpoi
         test: None,
         check,
     })
+}
+
+/// The name of the anchors in weights for `count` classes, if there are any: `anchors`, or `means` in files of
+/// the paper's code. Other tensors may have these names, too.
+fn anchors_of(weights: &Weights, count: usize) -> Option<&'static str> {
+    let is_square = |name: &&str| weights.get(name).is_some_and(|tensor| tensor.shape == [count, count]);
+    ["anchors", "means"].into_iter().find(is_square)
+}
+
+/// The loss that the [network](Weights::network) of weights was probably trained with: the one that the file
+/// states, else the paper's for weights with anchors and for the network of its code, else cross-entropy.
+///
+/// # Errors
+/// [`Error::Weights`] if they match no known network.
+pub fn probable_loss(weights: &Weights) -> Result<Loss> {
+    let weights = weights.network()?;
+    let found = weights.recognize()?;
+    let has_anchors = found.classes.is_some_and(|count| anchors_of(&weights, count).is_some());
+    Ok(weights.loss().unwrap_or_else(|| {
+        let is_of_paper = has_anchors || found.architecture.family().name == "cac-net";
+        Loss::new(if is_of_paper { Variant::Paper } else { Variant::CrossEntropy })
+    }))
+}
+
+/// The tensors of the [network](Weights::network) of weights that a checkpoint made of them does not use: the
+/// original may compute with them. Files of this toolkit have none. Second names of tensors that are used do not
+/// count, nor do the statistics of classes in files of the paper's code.
+pub fn unused<'a>(weights: &'a Weights, checkpoint: &Checkpoint) -> Vec<&'a str> {
+    let (network, classes) = (&checkpoint.network, checkpoint.facts.classes.len());
+    let is_statistic = |name: &str, tensor: &Tensor| {
+        ["anchors", "means", "covars", "invcovars"].contains(&name)
+            && tensor.shape.iter().all(|&length| length == classes)
+    };
+    let is_used = |tensor: &Tensor| network.names().any(|name| network.get(name) == Some(tensor));
+    let is_unused = |name: &&str| {
+        weights.note.is_none()
+            && network.get(name).is_none()
+            && !name.ends_with(".num_batches_tracked")
+            && !weights.get(name).is_none_or(|tensor| is_statistic(name, tensor) || is_used(tensor))
+    };
+    weights.names().filter(is_unused).collect()
 }
 
 /// The first two images of a set, and their logits.
@@ -191,6 +235,9 @@ pub fn calibrate(
     calibration: &Calibration,
     mut progress: impl FnMut(usize),
 ) -> Result<f64> {
+    if calibration.images.is_empty() {
+        return Err(Error::setting("images", 0, "must be at least 1 to calibrate"));
+    }
     let any = ExportOptions { threshold: ThresholdRule::Value(f32::MAX), ..ExportOptions::default() };
     let (_, bytes) = export::build(checkpoint, &any)?;
     let scorer = Scorer::from_bytes(&bytes, calibration.provider)?;

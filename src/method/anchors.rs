@@ -2,8 +2,14 @@
 
 use std::ops::AddAssign;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
+use ndarray::{
+    Array1, Array2, ArrayView1, ArrayView2, Axis, Zip,
+    parallel::prelude::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator},
+};
 use serde::{Deserialize, Serialize};
+
+/// The number of images whose distances are computed together.
+const CHUNK: usize = 64;
 
 /// The origin of a model's anchors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,16 +93,33 @@ impl Anchors {
     pub fn distances(&self, logits: ArrayView2<f32>) -> Array2<f32> {
         assert_eq!(logits.ncols(), self.classes(), "logits and anchors must have the same width");
         let mut distances = Array2::zeros(logits.raw_dim());
-        Zip::from(distances.rows_mut()).and(logits.rows()).par_for_each(|mut distances, z| match self {
+        match self {
             Self::Fixed { magnitude, .. } => {
-                let squared = squared_to_fixed(z.iter().copied().map(f64::from), (*magnitude).into());
-                distances.iter_mut().zip(squared).for_each(|(d, squared)| *d = squared.sqrt() as f32);
+                Zip::from(distances.rows_mut()).and(logits.rows()).par_for_each(|mut distances, z| {
+                    let squared = squared_to_fixed(z.iter().copied().map(f64::from), (*magnitude).into());
+                    distances.iter_mut().zip(squared).for_each(|(d, squared)| *d = squared.sqrt() as f32);
+                });
             }
             Self::Rows(rows) => {
-                let to = |anchor| Zip::from(z).and(anchor).fold(0.0, |sum, z, a| sum + (z - a) * (z - a));
-                Zip::from(&mut distances).and(rows.rows()).for_each(|d, anchor| *d = f32::sqrt(to(anchor)));
+                let anchors = rows.mapv(f64::from);
+                let lengths = squared_lengths(&anchors);
+                let chunks = distances.axis_chunks_iter_mut(Axis(0), CHUNK).into_par_iter();
+                chunks.zip(logits.axis_chunks_iter(Axis(0), CHUNK)).for_each(|(mut distances, z)| {
+                    let z = z.mapv(f64::from);
+                    // |z - a|² = |z|² - 2 z·a + |a|². In double precision its cancellation does not matter.
+                    let products = z.dot(&anchors.t());
+                    for ((mut distances, products), length) in
+                        distances.rows_mut().into_iter().zip(products.rows()).zip(squared_lengths(&z))
+                    {
+                        Zip::from(&mut distances).and(products).and(&lengths).for_each(
+                            |d, product, anchor| {
+                                *d = (length - 2.0 * product + anchor).max(0.0).sqrt() as f32;
+                            },
+                        );
+                    }
+                });
             }
-        });
+        }
         distances
     }
 
@@ -128,6 +151,11 @@ impl Anchors {
         }
         Self::Rows(means)
     }
+}
+
+/// The squared length of each row.
+fn squared_lengths(rows: &Array2<f64>) -> Array1<f64> {
+    rows.map_axis(Axis(1), |row| row.dot(&row))
 }
 
 /// The squared distance of the logits z to each fixed anchor: the sum of z² without z_c², plus (z_c - m)².

@@ -127,8 +127,10 @@ impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { variant, magnitude, weight } = self;
         match variant {
-            Variant::Paper => write!(f, "CAC of the paper, magnitude {magnitude}, lambda {weight}"),
-            Variant::PytorchOod => write!(f, "CAC of pytorch-ood, magnitude {magnitude}, alpha {weight}"),
+            Variant::Paper => write!(f, "CAC of the paper, magnitude {magnitude}, anchor weight {weight}"),
+            Variant::PytorchOod => {
+                write!(f, "CAC of pytorch-ood, magnitude {magnitude}, anchor weight {weight}")
+            }
             Variant::CrossEntropy => f.write_str("cross-entropy"),
         }
     }

@@ -18,4 +18,6 @@ pub(crate) use features::{MIN_DISTANCE, MIN_NORM};
 pub use logits::LogitScore;
 pub use loss::{Loss, Variant};
 pub use score::{Activations, FittedScore, FittedTerm, RejectionScore, Standardisation, Term};
-pub use threshold::{KEEP, check_enough, is_unknown, kept_at_least, needed, p_value, threshold};
+pub use threshold::{
+    KEEP, check_enough, is_unknown, kept_at_least, needed, needed_to_choose, p_value, threshold,
+};

@@ -16,6 +16,13 @@ pub fn needed(keep: f64) -> usize {
         .expect("a larger count suffices")
 }
 
+/// The least number of held-out images of which a third choose the epoch and the score, while the others suffice
+/// for a threshold for [`KEEP`]: 57.
+#[must_use]
+pub fn needed_to_choose() -> usize {
+    3 * needed(KEEP)
+}
+
 /// The conformal threshold that keeps a new known image with a probability of at least `keep` (0 to below 1),
 /// given the scores of n known images in ascending order: the k-th, k = ⌈(n + 1) keep⌉. The promise holds for
 /// any network, if these images and the new one are exchangeable and had no part in its training or in the
@@ -55,7 +62,7 @@ fn rank(count: usize, keep: f64) -> usize {
     (((count + 1) as f64 * keep - 1e-9).ceil() as usize).max(1)
 }
 
-/// The share of new known images that the [`threshold`] of `count` scores keeps with a confidence of 95 %:
+/// The share of new known images that the [`threshold`] of `count` scores keeps with 95 % confidence:
 /// the 5 % quantile of Beta(k, n + 1 - k), for `keep` from 0 to below 1, the distribution of that share over
 /// all draws of the n scores.
 #[must_use]

@@ -146,6 +146,13 @@ impl Interval {
         Self { low: difference - reach, high: difference + reach }
     }
 
+    /// The interval of a value above 0 and below 1 with a normal error of this variance, on the logit scale.
+    fn on_the_logit_scale(value: f64, variance: f64) -> Self {
+        let (logit, reach) = ((value / (1.0 - value)).ln(), Z * variance.sqrt() / (value * (1.0 - value)));
+        let [low, high] = [logit - reach, logit + reach].map(|logit| 1.0 / (1.0 + (-logit).exp()));
+        Self { low, high }
+    }
+
     /// The smallest interval that contains both.
     pub(crate) fn hull(self, other: Self) -> Self {
         Self { low: self.low.min(other.low), high: self.high.max(other.high) }
@@ -177,20 +184,15 @@ impl Draws {
         Interval { low: at(0.025), high: at(0.975) }
     }
 
-    /// The interval around a value from the standard deviation of the draws, on the logit scale. At 0 or 1 it
-    /// has no width.
-    pub(crate) fn around(&self, value: f64) -> Interval {
-        // Resamples of few images may be perfect.
-        const LEAST: f64 = 1e-6;
-        let logit = |share: f64| (share / (1.0 - share)).ln();
-        if !(LEAST..=1.0 - LEAST).contains(&value) {
-            return Interval { low: value, high: value };
+    /// The interval around a value from the standard deviation of the draws, on the logit scale. Around 0 or 1,
+    /// where draws do not vary, it is Wilson's for this number of images.
+    pub(crate) fn around(&self, value: f64, images: usize) -> Interval {
+        let spread = value * (1.0 - value);
+        // The value may have been rounded.
+        if spread < 1e-12 {
+            return Interval::of_share(value.clamp(0.0, 1.0), images as f64);
         }
-        let logits: Vec<f64> = self.0.iter().map(|draw| logit(draw.clamp(LEAST, 1.0 - LEAST))).collect();
-        let count = logits.len() as f64;
-        let reach = Z * (count * variance_of_mean(&logits)).sqrt();
-        let at = |logit: f64| 1.0 / (1.0 + (-logit).exp());
-        Interval { low: at(logit(value) - reach), high: at(logit(value) + reach) }
+        Interval::on_the_logit_scale(value, self.variance())
     }
 }
 
@@ -303,15 +305,12 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
     if variance.is_nan() {
         return Interval { low: 0.0, high: 1.0 };
     }
-    let spread = auroc * (1.0 - auroc);
     let images = sets.iter().map(|set| set.len()).fold(known.len(), usize::min);
     // The sum may have been rounded.
-    if spread < 1e-12 {
+    if auroc * (1.0 - auroc) < 1e-12 {
         return Interval::of_share(auroc.clamp(0.0, 1.0), images as f64);
     }
-    let (logit, reach) = ((auroc / (1.0 - auroc)).ln(), Z * variance.sqrt() / spread);
-    let [low, high] = [logit - reach, logit + reach].map(|logit| 1.0 / (1.0 + (-logit).exp()));
-    let interval = Interval { low, high };
+    let interval = Interval::on_the_logit_scale(auroc, variance);
     // All sets share the known images, so their errors do not cancel out.
     if known.len() < FEW || effective_misplaced(&known_placements) < FEW_MISPLACED {
         interval.hull(Interval::of_ends(parts))
@@ -594,11 +593,12 @@ mod tests {
     #[test]
     fn draws_around_a_value_are_symmetric_in_logits() {
         let draws = Draws::new((1..100).map(|share| f64::from(share) / 100.0).collect());
-        let Interval { low, high } = draws.around(0.5);
-        assert!((low + high - 1.0).abs() < 1e-12 && (0.01..0.1).contains(&low), "{low}");
-        assert_eq!(draws.around(1.0), Interval { low: 1.0, high: 1.0 });
-        let perfect = Draws::new(vec![0.9, 1.0, 1.0]).around(0.99);
-        assert!(perfect.low < 0.9 && perfect.high < 1.0, "{perfect:?}");
+        let Interval { low, high } = draws.around(0.5, 9);
+        assert!((low + high - 1.0).abs() < 1e-12 && (0.05..0.1).contains(&low), "{low}");
+        // Perfect draws are as far away as they are, not infinitely far.
+        let perfect = Draws::new(vec![0.97, 0.99, 1.0, 1.0]).around(0.99, 9);
+        assert!((0.8..0.9).contains(&perfect.low) && perfect.high < 1.0, "{perfect:?}");
+        assert_eq!(draws.around(1.0, 9), Interval::wilson(9, 9));
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub struct Bounded {
 impl fmt::Display for Bounded {
     /// The metrics in percent, one per line, with their bounds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} known images, {} unknown", self.known, self.unknown)?;
+        let images = if self.known == 1 { "image" } else { "images" };
+        writeln!(f, "{} known {images}, {} unknown", self.known, self.unknown)?;
         if let Some(accuracy) = self.accuracy {
             writeln!(f, "{:<20} {:>9.4}", "accuracy", 100.0 * accuracy)?;
         }

@@ -54,7 +54,7 @@ pub struct Threshold {
     /// images that it was chosen from; `None` if the value was set by hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<f64>,
-    /// The share of new known images that it keeps with a confidence of 95 %; `None` without such a
+    /// The share of new known images that it keeps with 95 % confidence; `None` without such a
     /// [guarantee](crate::method::threshold).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_at_least: Option<f64>,

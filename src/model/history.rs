@@ -223,7 +223,7 @@ impl fmt::Display for Choice {
     /// The best score and the runners-up, in one line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (images, stand_ins) = (self.images, self.stand_ins.join(", "));
-        write!(f, "by AUROC of {images} known images against synthetic unknowns ({stand_ins}): ")?;
+        write!(f, "by AUROC of {images} held-out images against stand-ins for unknown ones ({stand_ins}): ")?;
         for (index, Candidate { score, mean, .. }) in self.candidates.iter().take(SHOWN).enumerate() {
             write!(f, "{}{score} {:.1} %", if index > 0 { ", " } else { "" }, 100.0 * mean)?;
             let rounded = |share: f64| (1000.0 * share).round();

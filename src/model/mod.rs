@@ -203,7 +203,7 @@ impl Manifest {
         let share = per_cent(keep);
         Some(match self.kept_at_least(keep, doubt) {
             Some(bound) => format!(
-                "{share} % of new known images{of_class}, and at least {:.1} % with a confidence of 95 %{of_one}; chosen from {data}",
+                "{share} % of new known images{of_class}, and at least {:.1} % with 95 % confidence{of_one}; chosen from {data}",
                 100.0 * bound
             ),
             None => {

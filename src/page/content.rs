@@ -18,7 +18,7 @@ use crate::{
     },
     model::{Manifest, Robustness},
     report::{Comparison, Report, ReportOptions},
-    run::Event,
+    run::{Event, Started},
     scorer::Provider,
     text::on_one_line,
 };
@@ -29,6 +29,8 @@ const THUMBNAILS: usize = 48;
 pub const THUMBNAIL: usize = 96;
 /// The maximum number of unknown sets whose curves have bands: more would hide each other.
 pub(super) const BANDS: usize = 3;
+/// The maximum number of unknown sets of a plot: its first series is that of the known images.
+pub(super) const SETS: usize = SERIES - 1;
 /// The maximum number of subjects that are shown in detail.
 pub(super) const DETAILED: usize = 6;
 /// The maximum number of classes whose anchors are drawn.
@@ -119,6 +121,16 @@ pub struct RunLog {
     pub others: usize,
 }
 
+impl RunLog {
+    /// The first event, if the log has it.
+    pub(super) fn started(&self) -> Option<&Started> {
+        self.events.iter().find_map(|event| match event {
+            Event::Start(started) => Some(started),
+            _ => None,
+        })
+    }
+}
+
 /// Everything that a page shows.
 #[derive(Debug, Clone)]
 pub struct Page {
@@ -132,14 +144,14 @@ pub struct Page {
 #[derive(Debug, Clone)]
 pub(super) struct Section {
     pub subject: Subject,
-    /// The curves of the first [`SERIES`] unknown sets; empty without metrics, or if the subject is not
+    /// The curves of the first [`SETS`] unknown sets; empty without metrics, or if the subject is not
     /// shown in detail.
     pub curves: Vec<Curves>,
     /// The ROC curve against all unknown images; empty without metrics, or if it is not compared with
     /// others.
     pub roc: Vec<[f64; 2]>,
-    /// The misjudged images, the most confident mistakes first.
-    pub mistakes: Vec<(MistakeKind, Vec<Mistake>)>,
+    /// The misjudged images of each kind.
+    pub mistakes: Vec<Mistakes>,
     /// For each set with such an image, the folder that is omitted from its image names.
     folders: HashMap<usize, String>,
 }
@@ -154,6 +166,16 @@ pub(super) enum MistakeKind {
     UnknownAccepted,
     KnownRejected,
     KnownMisnamed,
+}
+
+/// The misjudged images of a kind.
+#[derive(Debug, Clone)]
+pub(super) struct Mistakes {
+    pub kind: MistakeKind,
+    /// The most confident mistakes, the most confident first.
+    pub worst: Vec<Mistake>,
+    /// The number of all.
+    pub count: usize,
 }
 
 /// A misjudged image: its set, 0 for the known images, and its index there.
@@ -262,12 +284,12 @@ impl Subject {
 
     /// The most confident mistakes of each kind, at most `most` of each. Without a threshold these are the
     /// unknown images with the lowest scores, and the known ones with the highest.
-    fn mistakes(&self, most: usize) -> Vec<(MistakeKind, Vec<Mistake>)> {
+    fn mistakes(&self, most: usize) -> Vec<Mistakes> {
         let TestScores { known, unknown } = &self.tested;
         let has_threshold = self.threshold.is_some();
         let is_wrong =
             |index: usize| known.predicted.get(index).is_some_and(|class| *class != known.truth[index]);
-        let found = |kind: MistakeKind| -> Vec<Mistake> {
+        let found = |kind: MistakeKind| {
             let sets: Vec<usize> =
                 if kind == MistakeKind::UnknownAccepted { (1..=unknown.len()).collect() } else { vec![0] };
             let mut found: Vec<(f64, Mistake)> = Vec::new();
@@ -288,10 +310,16 @@ impl Subject {
                 MistakeKind::KnownRejected => found.sort_by(|(a, _), (b, _)| b.total_cmp(a)),
                 _ => found.sort_by(|(a, _), (b, _)| a.total_cmp(b)),
             }
-            found.into_iter().take(most).map(|(_, mistake)| mistake).collect()
+            let count = found.len();
+            Mistakes {
+                kind,
+                worst: found.into_iter().take(most).map(|(_, mistake)| mistake).collect(),
+                count,
+            }
         };
-        let kinds = [MistakeKind::UnknownAccepted, MistakeKind::KnownRejected, MistakeKind::KnownMisnamed];
-        kinds.into_iter().map(|kind| (kind, found(kind))).collect()
+        [MistakeKind::UnknownAccepted, MistakeKind::KnownRejected, MistakeKind::KnownMisnamed]
+            .map(found)
+            .to_vec()
     }
 }
 
@@ -395,7 +423,7 @@ impl Page {
     #[must_use]
     pub fn wanted(&self) -> HashSet<&str> {
         let mistakes = self.sections.iter().flat_map(|section| {
-            let all = section.mistakes.iter().flat_map(|(_, mistakes)| mistakes);
+            let all = section.mistakes.iter().flat_map(|mistakes| &mistakes.worst);
             all.filter_map(|mistake| section.image(*mistake))
         });
         mistakes.collect()
@@ -412,14 +440,9 @@ impl Page {
 }
 
 impl Section {
-    fn new(
-        subject: Subject,
-        curves: Vec<Curves>,
-        roc: Vec<[f64; 2]>,
-        mistakes: Vec<(MistakeKind, Vec<Mistake>)>,
-    ) -> Self {
+    fn new(subject: Subject, curves: Vec<Curves>, roc: Vec<[f64; 2]>, mistakes: Vec<Mistakes>) -> Self {
         let mut folders = HashMap::new();
-        for mistake in mistakes.iter().flat_map(|(_, mistakes)| mistakes) {
+        for mistake in mistakes.iter().flat_map(|mistakes| &mistakes.worst) {
             let folder = || common_folder(&subject.set(mistake.set).images).to_owned();
             folders.entry(mistake.set).or_insert_with(folder);
         }
@@ -511,11 +534,11 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The curves of the first [`SERIES`] unknown sets, with bands if there is a bootstrap and few sets.
+/// The curves of the first [`SETS`] unknown sets, with bands if there is a bootstrap and few sets.
 fn curves(subject: &Subject, bootstrap: Option<Bootstrap>) -> Result<Vec<Curves>> {
     let correct = subject.tested.correct();
     let known = RankedKnown::new(&subject.tested.known.scores, correct.as_deref())?;
-    let shown = subject.tested.unknown.iter().take(SERIES);
+    let shown = subject.tested.unknown.iter().take(SETS);
     let sets = shown.map(|set| Ranked::new(&set.scores)).collect::<Result<Vec<_>>>()?;
     let kinds: Vec<Curve> =
         Curve::ALL.into_iter().filter(|&curve| correct.is_some() || curve != Curve::Oscr).collect();
@@ -607,7 +630,7 @@ mod tests {
             let of = |section: &Section| [section.curves.len(), usize::from(!section.roc.is_empty())];
             Page::new(subjects, Vec::new(), None).sections.iter().map(of).collect()
         };
-        assert_eq!(kept(vec![subject(SERIES + 5)]), [[SERIES, 0]]);
+        assert_eq!(kept(vec![subject(SERIES + 5)]), [[SETS, 0]]);
         let mut subjects = vec![subject(2); SERIES + DETAILED];
         subjects[0] = subject(0);
         let found = kept(subjects);
@@ -630,11 +653,8 @@ mod tests {
             let tested = TestScores { known, unknown: vec![unknown] };
             let subject = Subject::of_scores("a", "score", tested, &ReportOptions::default());
             let page = Page::new(vec![subject.unwrap()], Vec::new(), None);
-            let (_, mistakes) = &page.sections[0].mistakes[0];
-            mistakes
-                .iter()
-                .map(|&mistake| page.sections[0].shown_image(mistake).unwrap().to_owned())
-                .collect()
+            let Mistakes { worst, .. } = &page.sections[0].mistakes[0];
+            worst.iter().map(|&mistake| page.sections[0].shown_image(mistake).unwrap().to_owned()).collect()
         };
         for (images, expected) in [
             (

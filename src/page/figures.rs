@@ -3,8 +3,8 @@
 use maud::{Markup, html};
 
 use super::{
-    content::{BANDS, Curves, Projection, RunLog, Section, Subject},
-    name::{MAX_NAME, elided, isolated},
+    content::{BANDS, Curves, Projection, RunLog, SETS, Section, Subject},
+    name::{MAX_NAME, elided, isolated, told_apart},
     plot::{Axis, INNER, Key, Mark, Plot, SERIES, Unit, coordinate},
     words::{counted, grouped, number, percent, quoted, set_rows, with_interval},
 };
@@ -52,6 +52,12 @@ impl Figure {
         let svg = plot.svg(&format!("{id}-title"), &format!("{title}. {caption}"));
         Self { id, title: title.to_owned(), caption, svg, is_wide: false }
     }
+}
+
+/// A class in a sentence.
+pub(super) fn class_in_words(name: &str) -> String {
+    let is_number = !name.is_empty() && name.bytes().all(|digit| digit.is_ascii_digit());
+    if is_number { format!("class {name}") } else { quoted(name) }
 }
 
 /// A name in a legend.
@@ -138,8 +144,8 @@ fn scores(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     if sets > HISTOGRAMS {
         notes.push(format!("Histograms are of the first {HISTOGRAMS} of {sets} unknown sets."));
     }
-    if sets >= SERIES {
-        notes.push(format!("Thresholds are shown for the first {} unknown sets.", SERIES - 1));
+    if sets > SETS {
+        notes.push(format!("Thresholds are shown for the first {SETS} unknown sets."));
     }
     (Some(notes.join(" ")), figures)
 }
@@ -204,9 +210,13 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         return (Some(reason), Vec::new());
     }
     let mut notes = Vec::new();
-    if subject.tested.unknown.len() > SERIES {
-        notes.push(format!("The first {SERIES} of {} unknown sets.", subject.tested.unknown.len()));
+    if subject.tested.unknown.len() > SETS {
+        notes.push(format!("The first {SETS} of {} unknown sets.", subject.tested.unknown.len()));
     }
+    let names = told_apart(
+        rows.iter().take(SETS).map(|row| row.name.as_str()),
+        if section.curves.len() > BANDS { 12 } else { 22 },
+    );
     let has_bands =
         section.curves.iter().any(|Curves(curves)| curves.iter().any(|(.., band)| !band.is_empty()));
     if section.curves.len() > BANDS {
@@ -222,7 +232,8 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         if kind == Curve::Roc {
             marks.push(Mark::Guide { from: [0.0, 0.0], to: [1.0, 1.0] });
         }
-        let shown = || section.curves.iter().take(SERIES).map(|Curves(curves)| &curves[index]).enumerate();
+        // As in the histograms, series 0 is that of the known images.
+        let shown = || (1..).zip(section.curves.iter().take(SETS).map(|Curves(curves)| &curves[index]));
         for (series, (.., band)) in shown().filter(|(_, (.., band))| !band.is_empty()) {
             let ends = places().zip(band).map(|(x, interval)| (x, interval.low, interval.high)).collect();
             marks.push(Mark::Band { ends, series });
@@ -231,15 +242,15 @@ fn curves(section: &Section, number: usize) -> (Option<String>, Vec<Figure>) {
         let mut values = Vec::new();
         for (series, (_, points, _)) in shown() {
             marks.push(Mark::Line { points: points.clone(), series });
-            let Some(row) = rows.get(series) else { continue };
+            let (Some(row), Some(name)) = (rows.get(series - 1), names.get(series - 1)) else { continue };
             let interval = row.intervals.and_then(|intervals| intervals.metrics.get(area));
             let area = row.metrics.get(area).unwrap_or_default();
             let value = with_interval(area, interval);
             // With many sets, names are short to fit in two columns; the table has the intervals.
             let text = if section.curves.len() > BANDS {
-                format!("{} {}", short(&row.name, 12), percent(area))
+                format!("{name} {}", percent(area))
             } else {
-                format!("{} {value}", short(&row.name, 22))
+                format!("{name} {value}")
             };
             legend.push((Key::Line(series), text));
             values.push(format!("{} for {}", percent(area), quoted(&row.name)));
@@ -322,13 +333,11 @@ fn accepted_by_threshold(subject: &Subject, section: usize) -> Figure {
     let x = Axis { label: "threshold on the score".to_owned(), ..score_axis(subject) };
     let mut marks: Vec<Mark> = Vec::new();
     let mut legend = Vec::new();
-    for (series, set) in subject.tested.sets().take(SERIES).enumerate() {
+    let sets = subject.tested.unknown.iter().take(SETS).map(|set| set.name.as_str());
+    let names = told_apart(sets, if subject.tested.unknown.len() > BANDS { 18 } else { 30 });
+    let names = std::iter::once("known images".to_owned()).chain(names);
+    for (series, (set, name)) in subject.tested.sets().zip(names).enumerate() {
         marks.push(Mark::Line { points: accepted(set, &x), series });
-        let name = if series == 0 {
-            "known images".to_owned()
-        } else {
-            short(&set.name, if subject.tested.unknown.len() > BANDS { 18 } else { 30 })
-        };
         legend.push((Key::Line(series), name));
     }
     marks.extend(threshold_rule(subject));
@@ -356,7 +365,7 @@ fn kept(subject: &Subject) -> Option<(f64, Option<Interval>)> {
 /// The shares that thresholds should keep, against the shares that they keep.
 fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     if subject.is_chosen_from_test() {
-        return Err("Thresholds are chosen on the test images: there are no others to check them on.");
+        return Err("Thresholds are chosen from the test images: there are no others to check them on.");
     }
     let chosen_from = subject.chosen().filter(|threshold| !threshold.held_out_scores.is_empty());
     let (Some(chosen_from), Some(_)) = (chosen_from, subject.threshold) else {
@@ -389,11 +398,12 @@ fn promises(subject: &Subject, section: usize) -> Result<Figure, &'static str> {
     let data = isolated(&elided(&chosen_from.data, 2 * MAX_NAME));
     let caption = match chosen {
         Some((keep, (kept, interval))) => format!(
-            "The threshold was chosen to keep {} and keeps {}. It was chosen on {data}.",
+            "The threshold was chosen from {data} to keep {} and keeps {}{}.",
             percent(keep),
             with_interval(kept, interval),
+            if drawn.is_none() && keep < MIN_KEPT { ", which is outside the plot" } else { "" },
         ),
-        None => format!("Thresholds are chosen on {data}."),
+        None => format!("What thresholds chosen from {data} would keep. The one in use was not chosen so."),
     };
     let legend = vec![(Key::Line(0), "share of the test images that is kept".to_owned())];
     let plot = Plot {
@@ -418,10 +428,9 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
         return (Some("There are no known images, so there is no confusion matrix.".to_owned()), vec![]);
     }
     if !subject.tested.is_judged() {
-        return (
-            Some("Some known images have no prediction, so there is no confusion matrix.".to_owned()),
-            vec![],
-        );
+        let which = if subject.tested.known.predicted.is_empty() { "The" } else { "Some" };
+        let note = format!("{which} known images have no prediction, so there is no confusion matrix.");
+        return (Some(note), vec![]);
     }
     // How often each class is mistaken for another, or another for it.
     let mut mistaken: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
@@ -443,7 +452,7 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
     let has_others = all > classes.len();
     let mut columns: Vec<String> = classes.iter().map(|&class| subject.class(class)).collect();
     if has_others {
-        columns.push(format!("{} others", all - classes.len()));
+        columns.push(counted(all - classes.len(), "other"));
     }
     let unknown_column = subject.threshold.map(|_| columns.len());
     columns.extend(unknown_column.map(|_| "“unknown”".to_owned()));
@@ -493,8 +502,8 @@ fn confusion(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>)
         caption += &format!(
             " The most common confusion: {} of {} is called {}.",
             percent(share),
-            quoted(&rows[row].name),
-            quoted(&columns[column])
+            class_in_words(&rows[row].name),
+            class_in_words(&columns[column])
         );
     }
     let sets = subject.tested.unknown.len();
@@ -532,15 +541,15 @@ fn matrix(
         svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (coordinate(width)) " " (coordinate(bottom)) }
             role="img" class=[(columns.len() > 16).then_some("many")] aria-labelledby={ (id) "-title" } {
             title id={ (id) "-title" } { (description) }
-            text.axis x="4" y=(coordinate(HEADS - 8.0)) { "true class or set" }
+            text.axis x="4" y=(coordinate(HEADS - 8.0)) { "row: truth, column: verdict" }
             @for (column, name) in columns.iter().enumerate() {
                 @let at = format!("translate({} {}) rotate(-50)", coordinate(x(column) + side / 2.0 + 3.0), coordinate(HEADS - 7.0));
-                text class=(text_class) transform=(at) { (isolated(&elided(name, 16))) }
+                text class=(text_class) transform=(at) { (short(name, 13)) }
             }
             @for (index, row) in rows.iter().enumerate() {
                 @let all = row.counts.iter().sum::<usize>();
                 text class=(text_class) x=(coordinate(NAMES - 6.0)) y=(coordinate(y(index) + height / 2.0 + 4.0))
-                    text-anchor="end" { (isolated(&elided(&row.name, 18))) }
+                    text-anchor="end" { (short(&row.name, 15)) }
                 @for (column, &count) in row.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
                     @let share = count as f64 / all as f64;
                     @let is_right = if row.is_known { index == column } else { Some(column) == unknown_column };
@@ -550,7 +559,7 @@ fn matrix(
                         fill-opacity=(format!("{:.2}", 0.06 + 0.94 * share)) {
                         title { (isolated(&elided(&row.name, 40))) " as " (isolated(&elided(&columns[column], 40))) ": " (count) " of " (all) }
                     }
-                    text class={ (text_class) (turned(share)) } text-anchor="middle"
+                    text class={ (text_class) (number_classes(share, Some(column) == unknown_column)) } text-anchor="middle"
                         x=(coordinate(x(column) + side / 2.0)) y=(coordinate(y(index) + height / 2.0 + 4.0)) {
                         @if share < 0.01 { "<1" } @else { (format!("{:.0}", 100.0 * share)) }
                     }
@@ -560,19 +569,20 @@ fn matrix(
     }
 }
 
-/// The CSS class of the number in a cell with this share: its colour turns if that is easier to read, in the
-/// dark scheme earlier than in the light one.
-fn turned(share: f64) -> &'static str {
+/// The CSS classes of the number in a cell with this share: black or white, whichever contrasts more, which is
+/// by at least 4.5 to 1.
+fn number_classes(share: f64, is_unknown: bool) -> &'static str {
+    let [turned, turned_in_dark] = if is_unknown { [0.98, 0.58] } else { [0.94, 0.6] };
     match share {
-        0.86.. => " turned",
-        0.58.. => " turned-in-dark",
-        _ => "",
+        _ if share >= turned => " on-cell turned",
+        _ if share >= turned_in_dark => " on-cell turned-in-dark",
+        _ => " on-cell",
     }
 }
 
 fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
     let Some(projection) = &subject.projection else {
-        return (Some("Logits are unavailable, or are shown with the first score.".to_owned()), Vec::new());
+        return (None, Vec::new());
     };
     let Projection { known, unknown, anchors, explained, images } = projection;
     let sets = &unknown[..unknown.len().min(MAPPED)];
@@ -613,9 +623,10 @@ fn logits(subject: &Subject, section: usize) -> (Option<String>, Vec<Figure>) {
         marks.push(Mark::Label { at, text: subject.class(class as i64) });
     }
     let mut caption = format!(
-        "{} of {}, evenly spaced in each set. The plane explains {} of the variance of the known images{}.",
+        "{} of {}{}. The plane explains {} of the variance of the known images{}.",
         grouped(shown),
         counted(*images, "image"),
+        if drawn < *images { ", evenly spaced in each set" } else { "" },
         percent(*explained),
         if anchors.is_empty() { "" } else { " and the anchors. The class names mark the anchors" }
     );
@@ -646,9 +657,10 @@ pub(super) fn comparison(sections: &[Section]) -> Option<Figure> {
     };
     let mut marks = vec![Mark::Guide { from: [0.0, 0.0], to: [1.0, 1.0] }];
     let mut legend = Vec::new();
-    for (series, section) in shown.iter().enumerate() {
+    let titles: Vec<String> = shown.iter().map(|section| title(&section.subject)).collect();
+    let names = told_apart(titles.iter().map(String::as_str), if shown.len() > 4 { 14 } else { 32 });
+    for (series, (section, name)) in shown.iter().zip(names).enumerate() {
         marks.push(Mark::Line { points: section.roc.clone(), series });
-        let name = short(&title(&section.subject), if shown.len() > 4 { 12 } else { 32 });
         legend.push((Key::Line(series), format!("{name}  {}", percent(auroc(section).unwrap_or(0.0)))));
     }
     // Also of those that are not drawn; the first of several equal ones.
@@ -702,6 +714,8 @@ struct RunCurves {
     loss: Points,
     held_out: Points,
     accuracy: Points,
+    /// The AUROC and its rejection score, in words.
+    score: String,
     /// The AUROC of each unknown set.
     sets: Vec<(String, Points)>,
     rate: Points,
@@ -719,17 +733,17 @@ struct RunPlot {
 
 impl RunCurves {
     fn of(run: &RunLog) -> Self {
-        let planned = run.events.iter().find_map(|event| match event {
-            Event::Start(started) => Some(started.steps),
-            _ => None,
-        });
+        let started = run.started();
+        let planned = started.map(|started| started.steps);
         let seen = run.events.iter().filter_map(|event| match event {
             Event::Step { step, .. } => Some(*step),
             _ => None,
         });
         // Steps as fractions of an epoch; a log without its first event counts those it has.
         let steps = planned.or_else(|| seen.max()).unwrap_or(1).max(1) as f64;
-        let mut curves = Self::default();
+        let score = started.and_then(|started| started.score);
+        let score = score.map_or("AUROC".to_owned(), |score| format!("AUROC ({score})"));
+        let mut curves = Self { score, ..Self::default() };
         for event in &run.events {
             match event {
                 Event::Step { epoch, step, loss, learning_rate, images_per_second } => {
@@ -801,13 +815,12 @@ impl RunCurves {
         let mut legend = Vec::new();
         // The accuracy is a series, too.
         let drawn = &sets[..sets.len().min(SERIES - 1)];
-        let of_sets = drawn.iter().map(|(name, points)| (&name[..], points));
-        for (series, (name, points)) in std::iter::once(("accuracy", accuracy)).chain(of_sets).enumerate() {
+        let names =
+            told_apart(drawn.iter().map(|(name, _)| name.as_str()), if sets.len() > 3 { 14 } else { 28 });
+        let of_sets = names.into_iter().zip(drawn.iter().map(|(_, points)| points));
+        let all = std::iter::once(("accuracy".to_owned(), accuracy)).chain(of_sets);
+        for (series, (name, points)) in all.enumerate() {
             marks.extend(line(points, series));
-            let name = match series {
-                0 => name.to_owned(),
-                _ => format!("AUROC for {}", short(name, if sets.len() > 3 { 8 } else { 24 })),
-            };
             let value = last(points).map_or_else(String::new, |value| format!("  {}", percent(value)));
             legend.push((Key::Line(series), format!("{name}{value}")));
         }
@@ -815,11 +828,14 @@ impl RunCurves {
         let lowest = all.fold(1.0, |least: f64, point| least.min(point[1]));
         let y = Axis {
             from: ((lowest * 10.0 - 0.5).floor() / 10.0).max(0.0),
-            ..Axis::share("test after each epoch (%)")
+            ..Axis::share("accuracy and AUROC in tests (%)")
         };
         let mut caption = last(accuracy).map_or_else(String::new, |accuracy| {
-            format!("The last epoch classifies {} of the known test images correctly.", percent(accuracy))
+            format!("The last epoch classifies {} of the known test images correctly. ", percent(accuracy))
         });
+        if !drawn.is_empty() {
+            caption += &format!("For unknown sets, the {} is drawn.", self.score);
+        }
         if drawn.len() < sets.len() {
             caption += &format!(" The first {} of {} sets are drawn.", drawn.len(), sets.len());
         }

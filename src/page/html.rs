@@ -9,7 +9,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
     content::{
-        Mistake, MistakeKind, Page, RunLog, Section, Subject, THUMBNAIL, Thumbnail, last_parts, shareable,
+        DETAILED, Mistake, MistakeKind, Mistakes, Page, RunLog, Section, Subject, THUMBNAIL, Thumbnail,
+        last_parts, shareable,
     },
     figures::{self, Figure, Group},
     name::{MAX_IN_FULL, MAX_NAME, elided, name, visible},
@@ -19,7 +20,7 @@ use super::{
 use crate::{
     data::MEAN,
     error::{Error, Result},
-    eval::{ClassCounts, Scored},
+    eval::{ClassCounts, Scored, balanced_accuracy},
     files::atomic,
     method::RejectionScore,
     metrics::{Interval, Metric},
@@ -74,7 +75,10 @@ impl Page {
                         }
                         @for (number, run) in self.runs.iter().enumerate() { (run_section(run, number + 1)) }
                     }
-                    footer { p { "Made by toolkit " (env!("CARGO_PKG_VERSION")) ". All numbers are measured on the images counted here; intervals are 95 %." } }
+                    footer { p {
+                        "Made by toolkit " (env!("CARGO_PKG_VERSION")) ". All numbers are measured on the images counted here"
+                        @if self.sections.iter().any(|section| has_intervals(&section.subject)) { "; intervals are 95 %" } "."
+                    } }
                 }
             }
         }
@@ -84,10 +88,9 @@ impl Page {
     /// All plots of the page as files.
     #[must_use]
     pub fn plots(&self) -> Vec<PlotFile> {
-        let of_sections =
-            self.sections.iter().take(super::content::DETAILED).enumerate().flat_map(|(number, section)| {
-                figures::of_section(section, number + 1).into_iter().flat_map(|group| group.figures)
-            });
+        let of_sections = self.sections.iter().take(DETAILED).enumerate().flat_map(|(number, section)| {
+            figures::of_section(section, number + 1).into_iter().flat_map(|group| group.figures)
+        });
         let of_runs = self.runs.iter().enumerate().flat_map(|(number, run)| figures::of_run(run, number + 1));
         figures::comparison(&self.sections)
             .into_iter()
@@ -125,21 +128,28 @@ impl Page {
         html! {
             @if let [section] = &sections[..] {
                 p.verdict { (sentence(&section.subject.verdict())) }
-                (cautions(&section.subject))
+                (cautions(section.subject.cautions()))
             }
             @if sections.len() > 1 {
+                @let of_each: Vec<Vec<String>> = sections.iter().map(|section| section.subject.cautions()).collect();
+                @let is_of_all = |caution: &String| of_each.iter().all(|of_one| of_one.contains(caution));
+                (cautions(of_each[0].iter().filter(|caution| is_of_all(caution)).cloned().collect()))
                 ul.verdicts {
-                    @for (number, section) in sections.iter().enumerate() {
+                    @for (number, (section, of_one)) in sections.iter().zip(&of_each).enumerate() {
                         li {
                             @let title = figures::title(&section.subject);
-                            @if number < super::content::DETAILED {
+                            @if number < DETAILED {
                                 a href={ "#result-" (number + 1) } { (name(&title)) }
                             } @else {
                                 (name(&title))
                             }
                             ": " (sentence(&section.subject.verdict()))
+                            (cautions(of_one.iter().filter(|caution| !is_of_all(caution)).cloned().collect()))
                         }
                     }
+                }
+                @if sections.len() > DETAILED {
+                    p.note { "The first " (DETAILED) " of " (sections.len()) " results are described in detail." }
                 }
                 (comparison_table(sections))
                 @if let Some(figure) = figures::comparison(sections) { div.figures { (figure_element(&figure)) } }
@@ -148,7 +158,7 @@ impl Page {
     }
 
     fn section(&self, section: &Section, number: usize) -> Markup {
-        if number > super::content::DETAILED {
+        if number > DETAILED {
             return html! {};
         }
         let subject = &section.subject;
@@ -158,7 +168,6 @@ impl Page {
                 @if is_one_of_several {
                     h2.result id={ "name-" (number) } { (name(&figures::title(subject))) }
                     p.verdict { (sentence(&subject.verdict())) }
-                    (cautions(subject))
                 } @else {
                     h2.unseen id={ "name-" (number) } { "The result" }
                 }
@@ -171,23 +180,23 @@ impl Page {
         }
     }
 
-    /// The most confident mistakes.
+    /// The most confident mistakes or, without a threshold, the most extreme scores.
     fn contact_sheet(&self, section: &Section, number: usize) -> Markup {
         let subject = &section.subject;
         let has_threshold = subject.threshold.is_some();
-        let all: usize = section.mistakes.iter().map(|(_, mistakes)| mistakes.len()).sum();
-        let with_image = section
-            .mistakes
-            .iter()
-            .flat_map(|(_, mistakes)| mistakes)
-            .any(|mistake| section.image(*mistake).is_some_and(|image| self.thumbnail(image).is_some()));
+        let shown = || section.mistakes.iter().flat_map(|mistakes| mistakes.worst.iter().copied());
+        let with_image = shown()
+            .any(|mistake| section.image(mistake).is_some_and(|image| self.thumbnail(image).is_some()));
+        let with_name = shown().any(|mistake| section.shown_image(mistake).is_some());
         html! {
-            h3 id={ "mistakes-" (number) } { "The most confident mistakes" }
-            @if all == 0 { p { "There are none." } }
-            @else if !with_image {
-                p.note { "The images are not available here, only their names and scores." }
+            h3 id={ "mistakes-" (number) } {
+                @if has_threshold { "The most confident mistakes" } @else { "The most extreme scores" }
             }
-            @for (kind, mistakes) in section.mistakes.iter().filter(|(_, mistakes)| !mistakes.is_empty()) {
+            @if shown().next().is_none() { p { "There are none." } }
+            @else if !with_image {
+                p.note { "The images are not available here, only their " @if with_name { "names and " } "scores." }
+            }
+            @for Mistakes { kind, worst, count } in section.mistakes.iter().filter(|mistakes| mistakes.count > 0) {
                 h4 {
                     @match (kind, has_threshold) {
                         (MistakeKind::UnknownAccepted, true) => "Accepted unknown images, lowest scores first",
@@ -197,8 +206,9 @@ impl Page {
                         (MistakeKind::KnownMisnamed, true) => "Accepted known images with a wrong class, lowest scores first",
                         (MistakeKind::KnownMisnamed, false) => "Known images with a wrong class, lowest scores first",
                     }
+                    " (" @if worst.len() < *count { (worst.len()) " of " } (grouped(*count)) ")"
                 }
-                ul.sheet { @for mistake in mistakes { (self.card(section, *kind, *mistake, with_image)) } }
+                ul.sheet { @for mistake in worst { (self.card(section, *kind, *mistake, with_image)) } }
             }
         }
     }
@@ -214,7 +224,7 @@ impl Page {
         html! {
             li {
                 @match image.and_then(|image| self.thumbnail(image)) {
-                    Some(thumbnail) => (thumbnail_element(thumbnail, label)),
+                    Some(thumbnail) => (thumbnail_element(thumbnail)),
                     None if with_image => span.placeholder { "cannot be shown" },
                     None => {},
                 }
@@ -233,7 +243,7 @@ impl Page {
                         " called " strong { (name(&elided(&called, 24))) }
                     }
                 }
-                p.score { (number(set.scores[mistake.index])) }
+                p.score { "score " (number(set.scores[mistake.index])) }
                 p.file title=(elided(label, MAX_IN_FULL)) { bdi { (elided(last_parts(label, 2), 28)) } }
             }
         }
@@ -251,13 +261,14 @@ fn sentence(text: &str) -> Markup {
     }
 }
 
-fn thumbnail_element(thumbnail: &Thumbnail, label: &str) -> Markup {
+/// An image, which the text below it describes.
+fn thumbnail_element(thumbnail: &Thumbnail) -> Markup {
     let Thumbnail { kind, bytes, width, height } = thumbnail;
     // Small images are enlarged by an integer factor.
     let scale = (THUMBNAIL as u32 / width.max(height)).max(1);
     html! {
         img src={ "data:image/" (kind) ";base64," (STANDARD.encode(bytes)) } width=(width * scale) height=(height * scale)
-            class=[(scale > 1).then_some("pixels")] alt=(elided(label, MAX_NAME));
+            class=[(scale > 1).then_some("pixels")] alt="";
     }
 }
 
@@ -281,8 +292,7 @@ fn group_element(group: &Group) -> Markup {
     }
 }
 
-fn cautions(subject: &Subject) -> Markup {
-    let cautions = subject.cautions();
+fn cautions(cautions: Vec<String>) -> Markup {
     html! {
         @if !cautions.is_empty() {
             div.cautions role="note" {
@@ -340,6 +350,21 @@ fn known_line(report: &Report) -> String {
     line + "."
 }
 
+/// The balanced accuracy, and the class with the lowest accuracy.
+fn classes_line(subject: &Subject) -> Option<String> {
+    let classes = subject.tested.by_class(subject.threshold);
+    let balanced = balanced_accuracy(classes.values()).filter(|_| subject.tested.is_judged())?;
+    let accuracies = classes.iter().filter_map(|(&class, of)| Some((of.accuracy()?, class, of.images)));
+    let (lowest, class, images) = accuracies.min_by(|(a, ..), (b, ..)| a.total_cmp(b))?;
+    let interval = has_intervals(subject).then(|| Interval::of_share(lowest, images as f64));
+    let class = figures::class_in_words(&subject.class(class));
+    Some(format!(
+        "Balanced accuracy {}, lowest for {class}: {}.",
+        percent(balanced),
+        with_interval(lowest, interval)
+    ))
+}
+
 fn metrics_table(subject: &Subject, number: usize) -> Markup {
     let Ok(report) = &subject.report else { return html! {} };
     let has_threshold = report.known_kept.is_some();
@@ -349,6 +374,7 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
     html! {
         h3 id={ "metrics-" (number) } { "Metrics" }
         p { (sentence(&known_line(report))) }
+        @if let Some(line) = classes_line(subject) { p { (sentence(&line)) } }
         @if !report.rows.is_empty() {
             div.scroll tabindex="0" role="region" aria-labelledby={ "name-" (number) " metrics-" (number) } {
                 table {
@@ -356,8 +382,8 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
                     thead { tr {
                         th scope="col" { "unknown set" }
                         th scope="col" { "images" }
-                        @for metric in Metric::ALL { th scope="col" title=(note(metric)) { (metric.title()) } }
-                        @if has_threshold { th scope="col" title="share of unknown images that the threshold catches" { "caught" } }
+                        @for metric in Metric::ALL { th scope="col" { (metric.title()) } }
+                        @if has_threshold { th scope="col" { "caught" } }
                     } }
                     tbody {
                         @for row in of_sets.iter().take(ROWS).chain(others) { (metrics_row(row, has_threshold)) }
@@ -366,8 +392,9 @@ fn metrics_table(subject: &Subject, number: usize) -> Markup {
             }
             @if sets > ROWS { p.note { "The first " (ROWS) " of " (sets) " unknown sets." } }
             p.note {
-                "FPR95TPR: share of known flagged where 95 % of the unknown are caught. FPR@95%kept: share of unknown \
-                 accepted where 95 % of the known are kept. For both smaller is better, for the others larger."
+                @for metric in Metric::ALL { (metric.title()) ": " (note(metric)) ". " }
+                @if has_threshold { "Caught: share of unknown images that the threshold catches. " }
+                @if sets > 1 { "The row mean has the means over the unknown sets, the row all treats them as one set." }
             }
         }
     }
@@ -397,18 +424,21 @@ fn note(metric: Metric) -> String {
     format!("{}{smaller}", metric.description())
 }
 
+/// Whether the metrics have intervals.
+fn has_intervals(subject: &Subject) -> bool {
+    subject.report.as_ref().is_ok_and(|report| report.intervals.is_some())
+}
+
 fn comparison_table(sections: &[Section]) -> Markup {
     let has_agreement = sections.iter().any(|section| section.subject.agreement.is_some());
-    let has_intervals = sections
-        .iter()
-        .any(|section| section.subject.report.as_ref().is_ok_and(|report| report.intervals.is_some()));
+    let has_intervals = sections.iter().any(|section| has_intervals(&section.subject));
     html! {
         h2 { "Comparison" }
         div.scroll tabindex="0" role="region" aria-label="comparison" {
             table {
                 caption { span {
-                    "Shares in per cent" @if has_intervals { ", with 95 % intervals" } ". Metrics of several unknown \
-                     sets are their mean."
+                    "Shares in per cent, differences in percentage points" @if has_intervals { ", with 95 % intervals" }
+                    ". Metrics of several unknown sets are their mean."
                 } }
                 thead { tr {
                     th scope="col" { "result" }
@@ -471,7 +501,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
     let classes = subject.tested.by_class(subject.threshold);
     let is_judged = subject.tested.is_judged();
     let has_threshold = subject.threshold.is_some();
-    let has_unknown = subject.tested.unknown.iter().any(|set| !set.predicted.is_empty());
+    let has_accepted = has_threshold && subject.tested.unknown.iter().any(|set| !set.predicted.is_empty());
     let mut rows: Vec<_> = classes.into_iter().collect();
     let all = rows.len();
     let share = |count: usize, of: usize| count as f64 / of.max(1) as f64;
@@ -489,20 +519,24 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
         });
         rows.truncate(CLASSES);
     }
-    let cell = |count: usize, of: usize| html! { td { @if of == 0 { "–" } @else { (format!("{:.1}", 100.0 * share(count, of))) } } };
+    let has_intervals = has_intervals(subject);
+    let cell = |count: usize, of: usize| match of {
+        0 => cell(None, None),
+        _ => cell(Some(share(count, of)), has_intervals.then(|| Interval::wilson(count, of))),
+    };
     html! {
         h3 id={ "classes-" (number) } { "By class" }
         @if all > CLASSES { p.note { "The " (CLASSES) " weakest of " (all) " classes." } }
         div.scroll tabindex="0" role="region" aria-labelledby={ "name-" (number) " classes-" (number) } {
             table.compact {
-                caption { span { "Known test images of each class, in per cent" @if has_unknown { "; and the number of unknown images that are accepted as this class" } "." } }
+                caption { span { "Known test images of each class, in per cent" @if has_accepted { "; and the number of unknown images that are accepted as this class" } "." } }
                 thead { tr {
                     th scope="col" { "class" }
                     th scope="col" { "images" }
                     @if is_judged { th scope="col" { "accuracy" } }
                     @if has_threshold { th scope="col" { "kept" } }
                     @if is_judged && has_threshold { th scope="col" { "kept and correct" } }
-                    @if has_unknown { th scope="col" { "unknown accepted" } }
+                    @if has_accepted { th scope="col" { "unknown accepted" } }
                 } }
                 tbody {
                     @for (class, of) in &rows {
@@ -512,7 +546,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
                             @if is_judged { (cell(of.correct, of.images)) }
                             @if has_threshold { (cell(of.kept, of.images)) }
                             @if is_judged && has_threshold { (cell(of.kept_and_correct, of.images)) }
-                            @if has_unknown { td { (grouped(of.unknown_accepted)) } }
+                            @if has_accepted { td { (grouped(of.unknown_accepted)) } }
                         }
                     }
                 }
@@ -526,6 +560,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
 fn set_table(subject: &Subject, number: usize) -> Markup {
     let judged = || subject.tested.unknown.iter().filter(|set| set.predicted.len() == set.scores.len());
     let (rows, all): (Vec<_>, usize) = (judged().take(ROWS).collect(), judged().count());
+    let has_threshold = subject.threshold.is_some();
     let taken_for = |set: &Scored| {
         let mut counts: std::collections::BTreeMap<i64, usize> = std::collections::BTreeMap::new();
         for (&class, &score) in set.predicted.iter().zip(&set.scores) {
@@ -543,12 +578,12 @@ fn set_table(subject: &Subject, number: usize) -> Markup {
             @if all > ROWS { p.note { "The first " (ROWS) " of " (all) " sets." } }
             div.scroll tabindex="0" role="region" aria-labelledby={ "name-" (number) " sets-" (number) } {
                 table.compact {
-                    caption { span { "What the accepted images of each set are taken for." } }
+                    caption { span { "The classes of the " @if has_threshold { "accepted " } "images of each set." } }
                     thead { tr {
                         th scope="col" { "unknown set" }
                         th scope="col" { "images" }
-                        th scope="col" { "accepted" }
-                        th.text scope="col" { "most often taken for" }
+                        @if has_threshold { th scope="col" { "accepted" } }
+                        th.text scope="col" { "most frequent classes" }
                     } }
                     tbody { @for set in rows {
                         @let counts = taken_for(set);
@@ -556,11 +591,11 @@ fn set_table(subject: &Subject, number: usize) -> Markup {
                         tr {
                             th scope="row" { (name(&set.name)) }
                             td { (grouped(set.scores.len())) }
-                            td { (grouped(accepted)) }
+                            @if has_threshold { td { (grouped(accepted)) } }
                             td.text {
                                 @for (index, (class, count)) in counts.iter().take(3).enumerate() {
                                     @if index > 0 { ", " }
-                                    (name(&elided(&subject.class(*class), 24))) " (" (count) ")"
+                                    (name(&elided(&subject.class(*class), 24))) " (" (grouped(*count)) ")"
                                 }
                             }
                         }
@@ -583,12 +618,12 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
                 @let decision = &manifest.decision;
                 @let (height, width) = (decision.input.height, decision.input.width);
                 (row("classes", html! {
-                    (decision.classes.len()) ": "
+                    (grouped(decision.classes.len())) ": "
                     @for (index, class) in decision.classes.iter().take(CLASSES).enumerate() {
                         @if index > 0 { ", " }
                         (name(class))
                     }
-                    @if decision.classes.len() > CLASSES { ", and " (decision.classes.len() - CLASSES) " more" }
+                    @if decision.classes.len() > CLASSES { ", and " (grouped(decision.classes.len() - CLASSES)) " more" }
                 }))
                 (row("input", html! { "RGB, " (height) " × " (width) " pixels" }))
                 (row("resizing", html! { (decision.input.resizing()) "; antialiased, identical to Pillow 13"
@@ -605,7 +640,12 @@ fn about(subject: &Subject, number_of_section: usize) -> Markup {
             }))
             (row("threshold", html! {
                 @match subject.threshold {
-                    Some(threshold) => { (number(threshold)) "; an image is unknown where its score is above it, or is not a number" }
+                    Some(threshold) => {
+                        (number(threshold)) "; an image is unknown if its score is above it, or is not a number"
+                        @if let Some(chosen) = subject.chosen().filter(|chosen| f64::from(chosen.value) != threshold) {
+                            "; the model file has " (number(chosen.value.into()))
+                        }
+                    }
                     None => "none is known for this score",
                 }
             }))
@@ -666,19 +706,16 @@ fn shareable_training(training: &Training) -> Option<Training> {
 fn run_section(run: &RunLog, number: usize) -> Markup {
     let figures = figures::of_run(run, number);
     let epochs = run.events.iter().filter(|event| matches!(event, Event::Epoch { .. })).count();
-    let planned = run.events.iter().find_map(|event| match event {
-        Event::Start(started) => Some(started.epochs),
-        _ => None,
-    });
+    let planned = run.started().map(|started| started.epochs);
     let is_finished = run.events.iter().any(|event| matches!(event, Event::Finished { .. }));
     html! {
         section id={ "run-" (number) } {
             h2 { "Training of " (name(&run.name)) }
             p {
                 @if run.events.is_empty() { "There is no log of the training." } @else {
-                    (counted(epochs, "epoch")) " tested"
-                    @if let Some(planned) = planned { " of " (planned) }
-                    @if is_finished { "; the run is finished." } @else { "; the run is not finished." }
+                    @if is_finished { "Finished" } @else { "Not finished" }
+                    @if let Some(planned) = planned { ": " (counted(planned, "epoch")) ", tested after " (epochs) " of them." }
+                    @else { "; tested after " (counted(epochs, "epoch")) "." }
                 }
                 @if run.others > 0 { " " (counted(run.others, "line")) " of the log cannot be read." }
             }
@@ -884,7 +921,7 @@ mod tests {
                 of(&[1.0, 2.0], &[&[]], Some(1.5)),
                 "There are no metrics: `set -1`: there are no unknown images.",
             ),
-            (of(&[f64::MAX, f64::MIN], &[&[0.0]], Some(0.0)), "only 2 known images"),
+            (of(&[f64::MAX, f64::MIN], &[&[0.0]], Some(0.0)), "Few images: 2 known images"),
             (of(&[1.0; 6], &[&[0.5; 6], &[3.0]], Some(f64::MAX)), "The AUROC for set -1 is"),
             (of(&[], &[], None), "There are no metrics"),
         ] {
@@ -906,7 +943,7 @@ mod tests {
     fn many_sets_and_results_are_bounded() {
         let sets = |count: usize| (0..count).map(|set| scored(&format!("set {set}"), 150, 0, 1.0)).collect();
         let text = html(&page(vec![subject(scored("known", 300, 10, 0.0), sets(15), Some(3.0), 20)]));
-        assert!(text.contains("The first 10 of 15 unknown sets."));
+        assert!(text.contains("The first 9 of 15 unknown sets."));
         // In the confusion matrix.
         assert!(text.contains("The first 12 of 15 unknown sets."));
         assert!(text.contains("Bands are omitted because they would overlap"));
@@ -916,6 +953,7 @@ mod tests {
         };
         let text = html(&page((0..12).map(one).collect()));
         assert_eq!(text.matches("<section").count(), 6);
+        assert!(text.contains("The first 6 of 12 results are described in detail."));
         // The best one is not drawn.
         assert!(text.contains("The highest AUROC against all unknown images is 100.0 %"), "{text}");
         assert!(text.contains("The first 10 of 12 results are drawn."));
@@ -954,7 +992,7 @@ mod tests {
             let svg = &plots.iter().find(|plot| plot.name == name).unwrap().svg;
             let document = resvg::usvg::roxmltree::Document::parse(svg).unwrap();
             let line =
-                document.descendants().find(|node| node.attribute("class") == Some("line l0")).unwrap();
+                document.descendants().find(|node| node.attribute("class") == Some("line l1")).unwrap();
             let points: Vec<[f64; 2]> = line.attribute("d").unwrap()[1..]
                 .split('L')
                 .map(|point| {

@@ -41,6 +41,30 @@ pub(super) fn elided(text: &str, most: usize) -> String {
     format!("{head}…{tail}")
 }
 
+/// Names of a legend, shortened to `most` characters. If one is longer, what all begin and end with is left
+/// out: it tells none of them from the others.
+pub(super) fn told_apart<'a>(names: impl IntoIterator<Item = &'a str>, most: usize) -> Vec<String> {
+    let names: Vec<Vec<char>> = names.into_iter().map(|name| visible(name).chars().collect()).collect();
+    let shortest = names.iter().map(Vec::len).min().unwrap_or_default();
+    let are_equal = |at: &dyn Fn(&[char]) -> char| names.windows(2).all(|pair| at(&pair[0]) == at(&pair[1]));
+    let (mut start, mut end) = (0, 0);
+    if names.len() > 1 && names.iter().any(|name| name.len() > most) {
+        // Whole words; one letter at least stays.
+        let is_border = |c: char| !c.is_alphanumeric();
+        let common = (1..shortest).take_while(|&count| are_equal(&|name: &[char]| name[count - 1]));
+        start = common.filter(|&count| is_border(names[0][count - 1])).last().unwrap_or(0);
+        let common =
+            (1..shortest - start).take_while(|&count| are_equal(&|name: &[char]| name[name.len() - count]));
+        end = common.filter(|&count| is_border(names[0][names[0].len() - count])).last().unwrap_or(0);
+    }
+    let shown = |name: &Vec<char>| {
+        let middle: String = name[start..name.len() - end].iter().collect();
+        let [before, after] = [start, end].map(|cut| if cut > 0 { "…" } else { "" });
+        isolated(&elided(&format!("{before}{middle}{after}"), most))
+    };
+    names.iter().map(shown).collect()
+}
+
 /// A text that does not change the direction of its surroundings, for SVG and plain text, which have no
 /// `bdi`.
 pub(super) fn isolated(text: &str) -> String {
@@ -78,5 +102,18 @@ mod tests {
         assert!(shown.starts_with(&format!("<bdi title=\"{long}\">éé")) && shown.contains('…'), "{shown}");
         assert_eq!(isolated("plain, häschen…"), "plain, häschen…");
         assert_eq!(isolated("שלום"), "\u{2068}שלום\u{2069}");
+    }
+
+    #[test]
+    fn long_names_of_a_legend_differ() {
+        assert_eq!(told_apart(["clothes", "textures"], 12), ["clothes", "textures"]);
+        let fogs = ["cifar10-c-fog-1", "cifar10-c-frost-1"];
+        assert_eq!(told_apart(fogs, 12), ["…fog…", "…frost…"]);
+        assert_eq!(told_apart(fogs, 20), fogs);
+        let scores = ["model.onnx, energy:5", "model.onnx, energy"];
+        assert_eq!(told_apart(scores, 12), ["…energy:5", "…energy"]);
+        assert_eq!(told_apart(["the same long name"; 2], 12), ["…name", "…name"]);
+        assert_eq!(told_apart(["a rather long name"], 12), [elided("a rather long name", 12)]);
+        assert_eq!(told_apart([], 12), [""; 0]);
     }
 }

@@ -32,7 +32,7 @@ const ONE_COLUMN: usize = 4;
 
 /// The colours of both schemes by name: Okabe and Ito's, safe for colour-blind people, darker and
 /// lighter for contrast.
-const COLOURS: [(&str, &str, &str); 11] = [
+const COLOURS: [(&str, &str, &str); 13] = [
     ("--paper", "#ffffff", "#16191d"),
     ("--ink", "#1b1f24", "#e8eaed"),
     ("--faint", "#5b636e", "#a4acb6"),
@@ -44,6 +44,8 @@ const COLOURS: [(&str, &str, &str); 11] = [
     ("--c4", "#8a6d00", "#e6cf45"),
     ("--c5", "#5a4fcf", "#b3a8ff"),
     ("--alarm", "#b3261e", "#ff8a80"),
+    ("--on-cell", "#000000", "#ffffff"),
+    ("--turned", "#ffffff", "#000000"),
 ];
 
 /// The dashes of the series.
@@ -453,7 +455,7 @@ pub(super) fn page_style() -> String {
     let light = list(|(name, light, _)| format!("{name}:{light};"));
     let dark = list(|(name, _, dark)| format!("{name}:{dark};"));
     format!(
-        ":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}svg .turned-in-dark{{fill:var(--paper)}}}}\n{}",
+        ":root{{color-scheme:light dark;{light}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}svg .turned-in-dark{{fill:var(--turned)}}}}\n{}",
         rules()
     )
 }

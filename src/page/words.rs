@@ -89,7 +89,7 @@ impl Subject {
         self.origin.as_ref()?.manifest.decision.threshold.as_ref()
     }
 
-    /// Whether thresholds are chosen on the test images.
+    /// Whether thresholds are chosen from the test images.
     pub(super) fn is_chosen_from_test(&self) -> bool {
         self.chosen().is_some_and(|threshold| threshold.is_from_test)
     }
@@ -148,10 +148,10 @@ impl Subject {
         );
         let decided = match (kept, caught, separated) {
             (Some(kept), Some(caught), _) => {
-                Some(format!("at a threshold that keeps {kept} of them it {caught}"))
+                Some(format!("at a threshold that keeps {kept} of them, it {caught}"))
             }
             (Some(kept), None, _) => Some(format!("its threshold keeps {kept} of them")),
-            (None, _, Some(separated)) => Some(format!("without a threshold it {separated}")),
+            (None, _, Some(separated)) => Some(format!("without a threshold, it {separated}")),
             (None, _, None) => None,
         };
         let mut sentence = match (named, decided) {
@@ -174,13 +174,13 @@ impl Subject {
         cautions.extend(self.cautions_of_scores());
         if self.keep.is_some() && self.is_chosen_from_test() {
             cautions.push(
-                "The threshold was chosen on the known test images, because the training held none out: the share \
+                "The threshold was chosen from the known test images, because the training held none out: the share \
                  of them that it keeps does not estimate the share of new images."
                     .to_owned(),
             );
         }
         if let Some(degradation) = self.degradation {
-            cautions.push(format!("All test images are degraded: {}.", degradation.in_words()));
+            cautions.push(format!("All test images are degraded ({}).", degradation.in_words()));
         }
         if let Some(weakness) = self.robustness().and_then(Robustness::weakness) {
             cautions.push(sentence(&weakness));
@@ -233,8 +233,14 @@ impl Subject {
                 0 => String::new(),
                 more => format!(", and few images of {}", counted(more, "more set")),
             };
+            let has_intervals = self.report.as_ref().is_ok_and(|report| report.intervals.is_some());
             cautions.push(format!(
-                "There are only {named}{more}: look at the intervals, not at the numbers alone."
+                "Few images: {named}{more}. {}",
+                if has_intervals {
+                    "Look at the intervals, not at the numbers alone."
+                } else {
+                    "The numbers are uncertain, and no intervals were computed."
+                }
             ));
         }
         cautions
@@ -248,8 +254,8 @@ impl Subject {
         report.keeps_fewer_than(least).then(|| {
             let interval = report.intervals.and_then(|intervals| intervals.known_kept);
             format!(
-                "The threshold was chosen to keep {} of the known images, but it keeps {}. These images may differ \
-                 from those that it was chosen on.",
+                "The threshold was chosen to keep {} of the known images, but it keeps {}. The test images may differ \
+                 from the images that it was chosen from.",
                 percent(keep),
                 with_interval(kept, interval)
             )
@@ -289,8 +295,8 @@ impl Subject {
         let untested = self.classes.iter().zip(0..).filter(|(_, class)| !is_tested(class));
         if let Some((named, more)) = first_named(&untested.map(|(name, _)| quoted(name)).collect::<Vec<_>>())
         {
-            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-            cautions.push(format!("There are no test images of {named}{more}."));
+            let more = if more == 0 { String::new() } else { format!(", and of {more} more") };
+            cautions.push(format!("Classes without test images: {named}{more}."));
         }
         cautions
     }
@@ -397,19 +403,19 @@ mod tests {
         let both = subject(&known, &[("far", &far), ("near", &known)], Some(179.0));
         assert_eq!(
             both.verdict(),
-            "Classifies 75.0 % of the known images correctly; at a threshold that keeps 90.0 % of them it catches 60.0 % of \
+            "Classifies 75.0 % of the known images correctly; at a threshold that keeps 90.0 % of them, it catches 60.0 % of \
              far and 10.0 % of near."
         );
         assert_eq!(
             both.cautions(),
             [
-                "The threshold was chosen to keep 95.0 % of the known images, but it keeps 90.0 %. These images may differ \
-              from those that it was chosen on."
+                "The threshold was chosen to keep 95.0 % of the known images, but it keeps 90.0 %. The test images may \
+              differ from the images that it was chosen from."
             ]
         );
         let without = subject(&known, &[("far", &far)], None);
         assert!(without.verdict().ends_with(
-            "without a threshold it separates known images from unknown ones with an AUROC of 87.5 % for far."
+            "without a threshold, it separates known images from unknown ones with an AUROC of 87.5 % for far."
         ));
         let many: Vec<(&str, &[f64])> = ["a", "b", "c", "d"].map(|name| (name, &far[..])).to_vec();
         assert!(
@@ -459,7 +465,7 @@ mod tests {
             assert_eq!(unaffected.cautions(), [""; 0]);
         }
         subject.degradation = Some(Degradation::Jpeg);
-        assert_eq!(subject.cautions(), ["All test images are degraded: as JPEG."]);
+        assert_eq!(subject.cautions(), ["All test images are degraded (as JPEG)."]);
     }
 
     #[test]
@@ -472,7 +478,7 @@ mod tests {
         caution(&[1.0, f64::NAN], &[2.0], "One score is not a number");
         caution(&[1.0, f64::INFINITY], &[f64::NEG_INFINITY], "2 scores are infinite");
         caution(&[1.0; 3], &[1.0; 3], "All scores are equal");
-        caution(&[1.0, 2.0], &[0.0], "only 2 known images");
+        caution(&[1.0, 2.0], &[0.0], "Few images: 2 known images");
         caution(&[1.0, 2.0], &[0.0], "The AUROC for x is 0.0 %");
         // 48 % is no sign of reversed scores if other images might have had 50 %.
         let scores: Vec<f64> = (0..100).map(f64::from).collect();

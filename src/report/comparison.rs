@@ -25,9 +25,9 @@ pub(crate) struct ReportScores<'a, S> {
 }
 
 impl<S: PartialEq> ReportScores<'_, S> {
-    /// Whether the scores, and the images that are classified correctly, are the same.
+    /// Whether the scores are the same.
     fn has_scores_of(&self, other: &Self) -> bool {
-        self.known == other.known && self.correct == other.correct && self.unknown == other.unknown
+        self.known == other.known && self.unknown == other.unknown
     }
 }
 
@@ -66,7 +66,7 @@ pub struct Change {
     pub value: f64,
     /// Its 95 % interval, from the intervals of both values (Zou, 2007) and the correlation of their errors in a
     /// bootstrap that draws the same images for both models. That of a share also contains the interval of Bonett
-    /// and Price (2012). Both ends are 0 if the scores are the same.
+    /// and Price (2012). Both ends are 0 if the scores, and what else it depends on, are the same.
     pub interval: Interval,
 }
 
@@ -116,12 +116,14 @@ impl Comparison {
         if draws.len() != 3 * of_one.len() {
             return Err(Error::Scores("the report is not of these scores".to_owned()));
         }
-        // Of one network with two thresholds.
-        let (is_same, has_same_threshold) =
-            (first.1.has_scores_of(second.1), first.1.threshold == second.1.threshold);
+        // Of one network with two thresholds, or with other anchors.
+        let is_same = first.1.has_scores_of(second.1);
+        let has_same_threshold = first.1.threshold == second.1.threshold;
+        let has_same_classes = first.1.correct == second.1.correct;
         let mut changes = of_one.iter().zip(&of_other).zip(draws.as_chunks().0).map(|((a, b), draws)| {
             let value = b.value - a.value;
-            if is_same && (has_same_threshold || !a.has_threshold) {
+            let is_fixed = (has_same_threshold || !a.has_threshold) && (has_same_classes || !a.has_classes);
+            if is_same && is_fixed {
                 return Change { value, interval: Interval::default() };
             }
             let ends = (a.value, a.interval);
@@ -192,6 +194,8 @@ struct Value<'a> {
     interval: Interval,
     /// Whether it depends on the threshold.
     has_threshold: bool,
+    /// Whether it depends on the predicted classes.
+    has_classes: bool,
     /// Of a share: whether each image counts, in each of the sets that it averages; else empty.
     of_images: Vec<&'a [bool]>,
 }
@@ -257,6 +261,7 @@ impl<'a> Side<'a> {
                 value,
                 interval,
                 has_threshold,
+                has_classes: ["accuracy", "oscr"].contains(&metric),
                 of_images,
             }));
         };

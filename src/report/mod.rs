@@ -3,14 +3,12 @@
 mod comparison;
 mod text;
 
-use std::collections::HashSet;
-
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::comparison::ReportScores;
 pub use self::comparison::{Change, ComparedRow, Comparison};
 use crate::{
-    data::{ALL, MEAN, RESERVED_NAMES},
+    data::{ALL, MEAN, RESERVED_NAMES, check_set_names},
     error::{Error, Result},
     metrics::{
         Balance, Bootstrap, Draws, FprOfFew, Interval, Metrics, Part, Ranked, RankedKnown, Resample, Share,
@@ -263,10 +261,11 @@ impl Report {
         let mut draws = bootstrap.draws(known.len(), &counts, measure);
         let of_few: &Vec<FprOfFew> = &sets.iter().map(|set| FprOfFew::new(known, set)).collect();
         for (row, member) in self.rows.iter_mut().zip(members) {
+            let images = member.sets.iter().map(|&set| counts[set]).fold(known.len(), usize::min);
             let drawn = row.metrics.map(|value| {
                 let draws: Draws = draws.next().expect("the draws of each number");
                 let middle = draws.middle();
-                Drawn { middle, wide: middle.hull(draws.around(value)) }
+                Drawn { middle, wide: middle.hull(draws.around(value, images)) }
             });
             let part = 1.0 / member.sets.len() as f64;
             let mean = |share: &dyn Fn(&Measured) -> f64| -> Vec<Share> {
@@ -322,13 +321,7 @@ impl Member<'_> {
 /// The rows of a report: the sets, the groups and, with several sets, `mean` and `all`. The set of `all`
 /// comes after the others.
 fn members<'a>(names: &[&'a str], groups: &'a [Group]) -> Result<Vec<Member<'a>>> {
-    let mut taken = HashSet::from(RESERVED_NAMES);
-    if let Some(name) = names.iter().find(|&&name| !taken.insert(name)) {
-        let is_reserved = RESERVED_NAMES.contains(name);
-        let reason =
-            if is_reserved { "is reserved for a row of the report" } else { "is the name of another set" };
-        return Err(Error::setting("set name", format!("`{name}`"), reason));
-    }
+    check_set_names(names.iter().copied())?;
     let mut members: Vec<Member> =
         names.iter().enumerate().map(|(index, name)| Member { name, sets: vec![index] }).collect();
     let setting = |value: &str, reason: String| Error::setting("group", value, reason);

@@ -81,7 +81,7 @@ impl fmt::Display for Report {
         if f.alternate() || self.rows.is_empty() {
             return Ok(());
         }
-        for metric in [Metric::Fpr95Tpr, Metric::FprAt95KnownKept] {
+        for metric in Metric::ALL.into_iter().filter(|metric| metric.is_smaller_better()) {
             writeln!(f, "{}: {}", metric.title(), metric.description())?;
         }
         Ok(())

@@ -517,14 +517,21 @@ impl Weights {
     }
 
     /// The matrices with `columns` columns whose names are `prefix`, a number and a name of their own, in
-    /// the order of the numbers: tensors are sorted by name.
+    /// the order of the numbers.
     fn listed(&self, prefix: &str, columns: usize) -> Result<Vec<(String, Array2<f32>)>> {
-        let named =
-            self.names().filter_map(|name| Some((name, name.strip_prefix(prefix)?.split_once('/')?.1)));
-        named
-            .filter(|(_, own)| !own.is_empty())
-            .map(|(name, own)| Ok((own.to_owned(), self.matrix(name, [self.rows(name), columns])?)))
-            .collect()
+        let mut found = Vec::new();
+        for name in self.names() {
+            if let Some((number, own)) = name.strip_prefix(prefix).and_then(|rest| rest.split_once('/'))
+                && let Ok(number) = number.parse::<usize>()
+            {
+                found.push((number, name, own));
+            }
+        }
+        found.sort_unstable();
+        let matrix = |(_, name, own): (usize, &str, &str)| {
+            Ok((own.to_owned(), self.matrix(name, [self.rows(name), columns])?))
+        };
+        found.into_iter().filter(|(.., own)| !own.is_empty()).map(matrix).collect()
     }
 
     /// Adds matrices for [`listed`](Self::listed).

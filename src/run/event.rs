@@ -95,6 +95,9 @@ pub enum Event {
     },
 }
 
+/// A class with fewer training images is remarked on.
+const SCARCE: usize = 10;
+
 /// What a run trains on and is tested on.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Started {
@@ -132,6 +135,9 @@ pub struct Started {
     /// Held-out images that look almost like a training image.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub alike_held_out: usize,
+    /// Whether there are too many images to find those that look alike.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uncompared: bool,
     /// Known training images with the bytes of an earlier one. They are left out if that one is held out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub duplicates: usize,
@@ -147,9 +153,6 @@ pub struct Started {
     /// The number of training images of each class; empty in logs of earlier versions.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub classes: BTreeMap<String, usize>,
-    /// The classes with fewer than ten training images, and their number.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub scarce: BTreeMap<String, usize>,
     /// Whether the backbone was trained on held-out images, as far as its file says; then a threshold
     /// chosen from them makes no promise.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -186,6 +189,9 @@ impl Started {
             self.duplicates,
             "; copies of held-out images are left out",
         );
+        if self.uncompared {
+            remarks.push("too many images to find those that look alike".to_owned());
+        }
         if let [[first, second], ..] = &self.in_two_classes[..] {
             remarks.push(format!(
                 "images in two classes: {}, such as `{}`, which is also `{}`",
@@ -211,10 +217,10 @@ impl Started {
                 on_one_line(class)
             ));
         }
-        if !self.scarce.is_empty() {
-            let classes =
-                self.scarce.iter().map(|(class, count)| format!("{} ({count})", on_one_line(class)));
-            remarks.push(format!("classes with few training images: {}", first_few(classes)));
+        let scarce = self.classes.iter().filter(|&(_, &count)| count < SCARCE);
+        let mut scarce = scarce.map(|(class, count)| format!("{} ({count})", on_one_line(class))).peekable();
+        if scarce.peek().is_some() {
+            remarks.push(format!("classes with few training images: {}", first_few(scarce)));
         }
         remarks
     }
@@ -272,12 +278,12 @@ mod tests {
                 repeated: 3,
                 alike_in_tests: 2,
                 alike_held_out: 1,
+                uncompared: true,
                 duplicates: 2,
                 in_two_classes: vec![["cat/1.png".to_owned(), "dog/7.png".to_owned()]],
                 learned: BTreeMap::from([("far".to_owned(), 4)]),
                 also_known: BTreeMap::new(),
                 classes: BTreeMap::from([("cat".to_owned(), 9), ("dog".to_owned(), 12)]),
-                scarce: BTreeMap::from([("cat".to_owned(), 9)]),
                 held_out_seen: false,
                 unknown_seen: true,
             }),

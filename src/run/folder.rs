@@ -145,7 +145,7 @@ impl RunFolder {
     /// The files with the same name as one of this folder, in its sibling folders.
     #[cfg(feature = "train")]
     pub(crate) fn beside(&self, file: &Path) -> Vec<PathBuf> {
-        let runs = self.0.parent().filter(|runs| !runs.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let runs = atomic::folder_of(&self.0);
         let mut folders = entries(runs).unwrap_or_default();
         folders.sort_unstable();
         let files = folders.into_iter().filter_map(|folder| Some(folder.join(file.file_name()?)));

@@ -301,7 +301,7 @@ pub enum Outliers {
     /// No outliers.
     #[default]
     None,
-    /// Known training images, scrambled anew for every step: pieces shuffled, one piece repeated, blended into
+    /// Known training images, scrambled anew for every step, or once if the backbone is frozen: pieces shuffled, one piece repeated, blended into
     /// a texture, or warped (negative data augmentation; Sinha et al., arXiv 2102.05113). For classes that
     /// differ in shape.
     Scrambled,

@@ -362,7 +362,7 @@ fn environment() -> Result<(Environment, PathBuf), String> {
         Ok(builder) => builder
             // Failures are returned as errors; do not print them as well.
             .with_logger(std::sync::Arc::new(|_, _, _, _, _| {}))
-            .with_global_thread_pool(GlobalThreadPoolOptions::default())
+            .with_global_thread_pool(threads()?)
             .with_telemetry(false)
             .build()
             .map_err(|error| format!("`{path}`: {}", one_line(error))),
@@ -373,6 +373,15 @@ fn environment() -> Result<(Environment, PathBuf), String> {
         Err(error) => Err(one_line(error)),
     }?;
     Ok(environment.insert((loaded, library)).clone())
+}
+
+/// The threads of all sessions: one for each physical core, or as many as rayon has if its variable limits these.
+fn threads() -> Result<GlobalThreadPoolOptions, String> {
+    let threads = GlobalThreadPoolOptions::default();
+    match std::env::var_os("RAYON_NUM_THREADS").filter(|limit| !limit.is_empty()) {
+        Some(_) => threads.with_intra_threads(rayon::current_num_threads()).map_err(one_line),
+        None => Ok(threads),
+    }
 }
 
 /// Path of the library: the environment variable, else the file next to the program, else the bare name for

@@ -35,7 +35,7 @@ use crate::{
     panics::caught,
 };
 
-pub(super) const NAME: &str = "tract";
+pub(crate) const NAME: &str = "tract";
 /// Name and version, for the history of a model.
 #[cfg(feature = "export")]
 pub(crate) const TRACT: &str = "tract 0.23.9";

@@ -30,8 +30,6 @@ use crate::{
     run::{Augment, Started},
 };
 
-/// Fewer training images of a class than this are few.
-const SCARCE: usize = 10;
 /// The images of a run.
 pub struct Batches<'a> {
     pub(super) settings: &'a TrainSettings,
@@ -149,8 +147,8 @@ impl<'a> Batches<'a> {
         let training = of(&self.training);
         let held_out = of(&[&self.choosing[..], &self.calibrating].concat());
         let in_two_classes = copies.across(self.known.labels());
-        let classes = self.classes();
-        let owned = |(class, &count): (&String, &usize)| (class.clone(), count);
+        let [alike_in_tests, alike_held_out] =
+            [test_hashes, &held_out].map(|hashes| DifferenceHash::alike(hashes, &training));
         Started {
             images: self.images(),
             steps: self.steps(),
@@ -162,14 +160,14 @@ impl<'a> Batches<'a> {
             other_classes: self.other_classes.clone(),
             untested: self.known_test.classes_without_images().map(str::to_owned).collect(),
             repeated: *repeated,
-            alike_in_tests: DifferenceHash::alike(test_hashes, &training),
-            alike_held_out: DifferenceHash::alike(&held_out, &training),
+            alike_in_tests: alike_in_tests.unwrap_or_default(),
+            alike_held_out: alike_held_out.unwrap_or_default(),
+            uncompared: alike_in_tests.is_none() || alike_held_out.is_none(),
             duplicates: self.known.len() - copies.distinct().len(),
             in_two_classes: in_two_classes.map(|pair| pair.map(|index| self.known.name(index))).collect(),
             learned: learned.clone(),
             also_known: also_known.clone(),
-            scarce: classes.iter().filter(|&(_, &count)| count < SCARCE).map(owned).collect(),
-            classes,
+            classes: self.classes(),
             held_out_seen: false,
             unknown_seen: false,
         }
@@ -642,6 +640,7 @@ mod tests {
         labels.sort_unstable();
         assert_eq!(labels, expected);
     }
+
     #[test]
     fn no_step_has_a_single_image() {
         let mut settings = settings(0);

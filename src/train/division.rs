@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::{
     data::{Copies, Dataset, leaving_classes, shuffled},
     error::{Error, Result},
-    method::{KEEP, needed},
+    method::{KEEP, needed, needed_to_choose},
     run::Recipe,
 };
 
@@ -72,7 +72,7 @@ impl HeldOutCounts {
         if count == 0 {
             return Ok(Self { choosing: 0, calibrating: 0 });
         }
-        if let Some(least) = [3 * needed + 1, needed].into_iter().find(|least| 5 * least <= images) {
+        if let Some(least) = [needed_to_choose() + 1, needed].into_iter().find(|least| 5 * least <= images) {
             count = count.max(least);
         }
         if count < needed {
@@ -80,7 +80,7 @@ impl HeldOutCounts {
             return Err(Error::HoldsOutTooFew { share, found, needed, keep: KEEP });
         }
         // Too few would choose by chance.
-        let choosing = if count / 3 < needed { 0 } else { count / 3 };
+        let choosing = if count < needed_to_choose() { 0 } else { count / 3 };
         Ok(Self { choosing, calibrating: count - choosing })
     }
 }

@@ -70,9 +70,9 @@ impl Log {
             }
             Event::Epoch { epoch, held_out_loss, report, .. } => {
                 let step = epoch * steps;
-                for (name, value) in [("held-out loss", held_out_loss), ("accuracy", &report.accuracy)] {
+                for (tag, value) in [("held-out/loss", held_out_loss), ("test/accuracy", &report.accuracy)] {
                     if let Some(value) = value {
-                        scalar(&format!("test/{name}"), step, *value);
+                        scalar(tag, step, *value);
                     }
                 }
                 for row in &report.rows {
@@ -149,6 +149,7 @@ impl Appended {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     fn step(step: usize, loss: f64) -> Event {
         Event::Step { epoch: 2, step, loss, learning_rate: 0.5, images_per_second: 7.0 }
     }

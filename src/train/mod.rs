@@ -128,7 +128,7 @@ pub fn check_device(device: Device) -> Result<()> {
 /// [`Error::Provider`] if there is none, [`Error::Setting`] if its number is too large.
 fn torch_device(device: Device) -> Result<tch::Device> {
     let Device::Cuda(number) = device else { return Ok(tch::Device::Cpu) };
-    let unavailable = |reason: String| Err(Error::Provider { provider: device.to_string(), reason });
+    let unavailable = |reason: String| Err(Error::Device { device: device.to_string(), reason });
     match u32::try_from(tch::Cuda::device_count()).unwrap_or(0) {
         0 if tch::utils::has_cudart() => unavailable("libtorch finds no CUDA device".to_owned()),
         0 => unavailable("this libtorch was built without CUDA".to_owned()),
@@ -171,7 +171,7 @@ impl TrainSettings {
     /// Checks the settings and the device, as far as possible without the data.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a value out of range, or one that does not fit another; [`Error::Provider`] if
+    /// [`Error::Setting`] for a value out of range, or one that does not fit another; [`Error::Device`] if
     /// the device is not available.
     pub fn check(&self) -> Result<()> {
         torch_device(self.device)?;

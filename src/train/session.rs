@@ -38,20 +38,19 @@ const STATES_KEPT: usize = 2;
 /// within the standard error of the difference. Of few known images none are held out to choose, and the
 /// last epoch counts as best. Test sets do not influence the choice. `stop` is checked while images are read
 /// and before every step. The state is saved every `save_every`, and at the end. `given` is the text of the
-/// settings as the user gave them, for
-/// [`RunFolder::settings`].
+/// settings as a user gave them, for [`RunFolder::settings`]; without it there is no such file.
 ///
 /// Published data sets and weights must be there: nothing is downloaded. Paths are kept as given, so a run is
 /// resumed from the same folder. libtorch's generator of random numbers, which all threads of the process
 /// share, is seeded: train one network at a time.
 ///
 /// # Errors
-/// Those of reading data and weights, [`Error::Setting`], [`Error::Provider`] for the device,
+/// Those of reading data and weights, [`Error::Setting`], [`Error::Device`],
 /// [`Error::HoldsRun`] or [`Error::Locked`] if the folder has a run or another process trains in it,
 /// [`Error::Diverged`], [`Error::Runtime`] if libtorch fails, [`Error::Io`] if the folder cannot be written.
 pub fn train(
     settings: &TrainSettings,
-    given: &str,
+    given: Option<&str>,
     run: &RunFolder,
     save_every: Duration,
     stop: &AtomicBool,
@@ -91,8 +90,8 @@ pub fn resume(
 
 /// Where a run starts.
 enum Start<'a> {
-    /// From the settings; `given` is their text.
-    New { given: &'a str },
+    /// From the settings; `given` is the text in which a user gave them.
+    New { given: Option<&'a str> },
     /// From a saved state, with the open log.
     Saved { log: Log, state: Box<State>, tensors: Weights },
 }
@@ -209,7 +208,7 @@ impl<'a> Session<'a> {
                 folder.check_holds_no_run()?;
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
-                folder.write_settings(given)?;
+                given.map_or(Ok(()), |given| folder.write_settings(given))?;
                 let state = State::new(settings.clone(), checksum.clone(), tests_checksum.clone());
                 (log, State { lineage: learner.lineage.clone(), ..state }, Vec::new())
             }

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Event, TrainSettings};
 use crate::{
-    data::{Copies, Dataset, OTHER_CLASSES, Role, Split, TestImages, UnknownSet},
+    data::{Copies, Dataset, Role, Split, TestImages, UnknownSet},
     error::{Error, Result},
     files::checksum,
     image::DifferenceHash,
@@ -61,10 +61,6 @@ impl Sets {
         if settings.known.held_out_test.is_none() && known.shares_images_with(&known_test) {
             let reason = "its training and test images are from the same files".to_owned();
             return Err(Error::Dataset { path: folder, reason });
-        }
-        // Unknown classes of the data set are in its files.
-        for set in unknown_tests.iter().filter(|set| set.name != OTHER_CLASSES) {
-            set.check_apart_from(&known)?;
         }
         let outliers = match recipe.outliers.folder() {
             Some(folder) => {

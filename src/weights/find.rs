@@ -85,23 +85,26 @@ pub(super) fn body(network: &Architecture, input: &Input) -> Result<Vec<(String,
     Ok(layers[..layers.len() - 1].iter().flat_map(Layer::parameters).collect())
 }
 
-/// The first tensor, without the prefix, within the blocks of a network but not part of it: the weights
-/// are those of another network with the same layers and more, such as squeeze-and-excite.
+/// The first tensor, without the prefix, within the blocks or the layers of a network but not part of it: the
+/// weights are those of another network with the same layers and more, such as squeeze-and-excite or a bias.
 pub(super) fn foreign<'a>(
     weights: &'a Weights,
     prefix: &str,
     body: &[(String, Vec<usize>)],
 ) -> Option<&'a str> {
     let own: HashSet<&str> = body.iter().map(|(name, _)| name.as_str()).collect();
-    // In `layer1.0.conv1.weight` the blocks are below `layer1.`.
+    // In `layer1.0.conv1.weight` the blocks are below `layer1.`, and `conv1.weight` is in the layer `conv1`.
     let blocks: HashSet<&str> = own
         .iter()
         .filter(|name| name.matches('.').count() > 2)
         .filter_map(|name| name.split_inclusive('.').next())
         .collect();
+    let layers: HashSet<&str> =
+        own.iter().filter_map(|name| name.rsplit_once('.').map(|(layer, _)| layer)).collect();
     weights.names().filter_map(|name| name.strip_prefix(prefix)).find(|name| {
-        let is_within = name.split_inclusive('.').next().is_some_and(|first| blocks.contains(first));
-        is_within && !own.contains(name) && !name.ends_with(".num_batches_tracked")
+        let is_in_block = name.split_inclusive('.').next().is_some_and(|first| blocks.contains(first));
+        let is_in_layer = name.rsplit_once('.').is_some_and(|(layer, _)| layers.contains(layer));
+        (is_in_block || is_in_layer) && !own.contains(name) && !name.ends_with(".num_batches_tracked")
     })
 }
 

@@ -28,6 +28,7 @@ use crate::{
     error::{Error, Result},
     files::{atomic, kind, read_at_most},
     image::Input,
+    method::Loss,
 };
 
 #[cfg(feature = "train")]
@@ -290,6 +291,12 @@ impl Weights {
     #[must_use]
     pub fn input(&self) -> Option<Input> {
         self.noted("input")
+    }
+
+    /// The training loss, if the file states it, as those of this toolkit do.
+    #[must_use]
+    pub fn loss(&self) -> Option<Loss> {
+        self.noted("loss")
     }
 
     /// The record of the training, if the file has one.

@@ -326,6 +326,10 @@ mod tests {
         // A list and an object that contain themselves, and a rebuilt type of itself.
         assert_eq!(read(&legacy(b"]q\x01h\x01a")).unwrap().len(), 0);
         assert!(error(&legacy(b"cx\ny\n)Rq\x01h\x01b")).contains("no tensors"));
+        // An object with the same ten thousand parts ten thousand times.
+        let parts = [b"}q\x020](", &b"h\x02".repeat(10_000)[..], b"eq\x030cx\ny\n)R"].concat();
+        let object = [parts, b"h\x03b".repeat(10_000)].concat();
+        assert!(error(&legacy(&object)).contains("no tensors"));
         let typed = b"ctorch._tensor\n_rebuild_from_type_v2\nq\x02h\x02]q\x01(h\x02Nh\x01eR";
         assert_eq!(read(&legacy(typed)).unwrap().len(), 0);
         // Each tensor has a copy of its shape, so the number of axes is limited.

@@ -88,7 +88,7 @@ fn inspect_shows_the_contents_of_a_model() {
         "input      images uint8 [4, 32, 32, 3], RGB\n",
         "classes    3: ant, bee, cow\n",
         "network    WideResNet-10-2\n",
-        "loss       CAC of the paper, magnitude 10, lambda 0.1\n",
+        "loss       CAC of the paper, magnitude 10, anchor weight 0.1\n",
         "threshold  1.5, set by hand\n",
     ] {
         assert!(text.contains(line), "{line}: {text}");
@@ -339,7 +339,7 @@ fn eval_degrades_all_test_images() {
     let json: Value = serde_json::from_str(stdout(&json)).unwrap();
     assert_eq!(json["degraded"], "jpeg");
     let page = fs::read_to_string(at.join("page.html")).unwrap();
-    assert!(page.contains("All test images are degraded: as JPEG."));
+    assert!(page.contains("All test images are degraded (as JPEG)."));
     let unmet = toolkit(at, &[&args[..], &["--require", "accuracy=1"]].concat());
     assert!(stderr(&unmet).contains("score cac, images degraded: jpeg)"), "{}", stderr(&unmet));
 }
@@ -374,7 +374,7 @@ fn lower_precisions_are_compared_with_f32() {
     assert!(stderr(&output).contains(left_out));
     fs::remove_file(broken).unwrap();
     let onto = ["export", "known/train/ant/a.png", "--precision", "f16", "--calibrate", "known"];
-    assert!(error(&toolkit(at, &onto)).contains("cannot write `known/train/ant/a.png`: it is also an input"));
+    assert!(error(&toolkit(at, &onto)).contains("`known/train/ant/a.png` is not a model name"));
     assert!(error(&toolkit(at, &["export", "x.onnx", "--precision", "int8"])).contains("needs known images"));
     fs::rename(at.join("known/train"), at.join("known/test")).unwrap();
     let data = ["--known", "known", "--unknown", "other=other", "--json"];

@@ -120,11 +120,11 @@ fn unrecognised_data_names_are_errors() {
     copies(&at.join("sets"));
     let data = ["eval", "--data", "sets", "--known", "cifar10", "--unknown"];
     let output = toolkit(at, &[&data[..], &["texture"]].concat());
-    assert!(error(&output).contains("unknown set = `texture`: must be NAME=FOLDER"), "{}", stderr(&output));
+    assert!(error(&output).contains("unknown set = `texture`: must be NAME=DIR"), "{}", stderr(&output));
     assert!(stderr(&output).contains("hint: `toolkit data list` lists "), "{}", stderr(&output));
     // An empty path is not the current folder.
     let output = toolkit(at, &[&data[..], &["texture="]].concat());
-    assert!(error(&output).contains("unknown set = `texture=`: must be NAME=FOLDER"), "{}", stderr(&output));
+    assert!(error(&output).contains("unknown set = `texture=`: must be NAME=DIR"), "{}", stderr(&output));
     assert_eq!(toolkit(at, &["data", "fetch", "cifar-10"]).status.code(), Some(2));
 }
 
@@ -293,7 +293,7 @@ fn eval_uses_the_newest_model() {
     let first_line = |output: &Output| stderr(output).lines().next().unwrap_or_default().to_owned();
     // Even without the data, `eval` prints which model it would evaluate.
     let offline = eval(&[]);
-    assert_eq!(first_line(&offline), "model: built-in, with CIFAR-10's classes");
+    assert_eq!(first_line(&offline), "model: the built-in CIFAR-10 model");
     for part in ["cifar10", "MB", "CAC_DATA_MIRROR"] {
         assert!(stderr(&offline).contains(part), "{part}: {}", stderr(&offline));
     }
@@ -394,12 +394,12 @@ mod training {
             // A given threshold was not chosen on any images.
             let given = ["eval", "--resamples", "0", "--threshold", "1", "--report", "given.html"];
             let given = toolkit(at, &given);
-            assert!(!stdout(&given).contains("chosen on"), "{}", stdout(&given));
+            assert!(!stdout(&given).contains("chosen to keep"), "{}", stdout(&given));
             assert!(
-                !fs::read_to_string(at.join("given.html")).unwrap().contains("was chosen on the known test")
+                !fs::read_to_string(at.join("given.html")).unwrap().contains("chosen from the known test")
             );
             let page = fs::read_to_string(at.join("page.html")).unwrap();
-            assert_eq!(page.contains("chosen on the known test images"), is_from_test);
+            assert_eq!(page.contains("chosen from the known test images"), is_from_test);
             assert!(eval.status.success(), "{}", stderr(&eval));
             assert!(
                 stderr(&eval).starts_with("model: `model.onnx`, the newest in this folder\n"),

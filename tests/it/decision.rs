@@ -56,7 +56,7 @@ fn the_score_that_best_separates_stand_ins_is_chosen() {
     assert!(
         inspection
             .to_string()
-            .contains("choice     by AUROC of 40 known images against synthetic unknowns (far): ")
+            .contains("choice     by AUROC of 40 held-out images against stand-ins for unknown ones (far): ")
     );
     // A given score overrides it.
     let given = ExportOptions { score: Some("cac".parse().unwrap()), ..options };
@@ -151,7 +151,7 @@ fn the_threshold_has_a_bound_and_operating_points() {
             assert_eq!(unknown, outputs.score[image] > threshold, "{provider}, {image}, {threshold}");
         }
     }
-    assert!(inspection.to_string().contains("with a confidence of 95 %"), "{inspection}");
+    assert!(inspection.to_string().contains("with 95 % confidence"), "{inspection}");
     // Another share has another bound, and the verdicts are those of another threshold.
     assert_eq!(inspection.manifest.kept_at_least(0.8, None), Some(kept_at_least(n, 0.8)));
     assert_eq!(inspection.manifest.kept_at_least(0.8, Some("bfloat16")), None);
@@ -383,7 +383,7 @@ fn each_class_can_have_its_own_threshold() {
         promise.starts_with("90 % of new known images of each predicted class, and at least "),
         "{promise}"
     );
-    assert!(promise.contains(" with a confidence of 95 % for each class alone; chosen from "), "{promise}");
+    assert!(promise.contains(" with 95 % confidence for each class alone; chosen from "), "{promise}");
     // Scores relative to thresholds that were chosen from them say nothing about new images.
     assert!(threshold.held_out_scores.is_empty() && threshold.operating_points.is_empty());
     // 19 images of a class promise less than 18.

@@ -4,12 +4,12 @@ use std::{fs, path::Path};
 
 use cac::{
     Bytes, Error, Scorer,
+    files::sha256,
     model::{Inspection, with_features},
     weights::Weights,
 };
 use ndarray::Array4;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::{
     commands::{stdout, toolkit},
@@ -21,10 +21,6 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const MODEL: &str = "exported/cifar10-cifar-net.onnx";
 const MODELS: [&str; 3] =
     [MODEL, "exported/cifar10-wrn-40-2.onnx", "exported/clothes-efficientnet-lite0.onnx"];
-
-fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 #[test]
 fn the_cards_match_the_committed_files() {

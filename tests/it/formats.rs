@@ -57,7 +57,7 @@ fn files_of_every_version_can_be_inspected() {
         for part in [
             &format!("format     {version}, written by cac 0."),
             "network    CAC network with 4 channels\n",
-            "loss       CAC of the paper, magnitude 10, lambda 0.1\n",
+            "loss       CAC of the paper, magnitude 10, anchor weight 0.1\n",
             "score      energy:5; larger = more likely unknown\n",
             "known examples/demo",
             "images 1440,",

@@ -43,6 +43,7 @@ fn checkpoints_of_every_layout_become_equivalent_models() {
         let args = ["import", path.to_str().unwrap(), "model.onnx", "--threshold", "3.5"];
         let output = toolkit(folder.path(), &args);
         assert!(stdout(&output).contains("threshold 3.5 (set by hand)"), "{file}");
+        assert!(!stderr(&output).contains("does not use"), "{file}: {}", stderr(&output));
         let (images, logits) = expected(logits, classes);
         for provider in crate::PROVIDERS {
             let scorer = Scorer::open(folder.path().join("model.onnx"), provider).unwrap();
@@ -278,6 +279,46 @@ fn known_images_give_names_class_means_and_threshold() {
     }
     let given = import(&[&["--images", "0"][..], &by_name[..]].concat());
     assert_eq!(given["classes"], manifest["classes"], "unknown already by the protocol");
+}
+
+#[test]
+fn a_plain_classifier_keeps_its_classes() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    small_cifar(at, 140);
+    let architecture = Architecture::new("wide-resnet", &[("depth", 10.0), ("widen_factor", 1.0)]).unwrap();
+    let mut weights = Weights::new(std::path::Path::new("w"));
+    for (name, shape) in architecture.layers(10, 32, 32).unwrap().iter().flat_map(|layer| layer.parameters())
+    {
+        weights.insert(&name, &shape, fill::values_scaled(&name, &shape, fill::Scale::Inputs));
+    }
+    // A buffer of this name is no anchors.
+    weights.insert("means", &[3, 1, 1], vec![0.5; 3]);
+    weights.insert("neck.weight", &[4], vec![1.0; 4]);
+    weights.write(&at.join("w.safetensors")).unwrap();
+    let import = |more: &[&str]| {
+        toolkit(at, &[&["import", "w.safetensors", "m.onnx", "--known", ".", "--json"], more].concat())
+    };
+    let manifest = |more: &[&str]| -> Value { serde_json::from_str(stdout(&import(more))).unwrap() };
+    let plain = manifest(&[]);
+    assert_eq!(
+        (plain["loss"]["variant"].as_str(), plain["anchors"].as_str()),
+        (Some("cross-entropy"), Some("fixed"))
+    );
+    let scorer = Scorer::open(at.join("m.onnx"), Provider::Cpu).unwrap();
+    let images = Array4::from_shape_vec((20, 3, 32, 32), fill::images(20)).unwrap();
+    let outputs = scorer.score_u8(images.view()).unwrap();
+    for (logits, &label) in outputs.logits.rows().into_iter().zip(&outputs.label) {
+        assert!(logits.iter().all(|&logit| logit <= logits[label]), "{label}: {logits}");
+    }
+    let said = "tensors that the network does not use: means, neck.weight; if the original";
+    assert!(stderr(&import(&[])).contains(said));
+    assert_eq!(manifest(&["--variant", "paper"])["anchors"], "class-means");
+    // A network with another tensor in one of its layers is another network.
+    weights.insert("conv1.bias", &[16], vec![1.0; 16]);
+    weights.write(&at.join("w.safetensors")).unwrap();
+    let refused = error(&import(&[])).to_owned();
+    assert!(refused.contains("`conv1.bias` is not in "), "{refused}");
 }
 
 #[test]

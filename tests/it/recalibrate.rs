@@ -313,7 +313,7 @@ fn the_command_says_what_the_earlier_threshold_kept() {
         "\naccuracy ",
         " % of 60 images\nearlier threshold: keeps ",
         " % of 60 images\nthreshold ",
-        " (keeps 95 % of new known images, and at least 89.9 % with a confidence of 95 %; chosen from 60 known \
+        " (keeps 95 % of new known images, and at least 89.9 % with 95 % confidence; chosen from 60 known \
          images given at the recalibration on cpu)\nself-check with tract: ",
         "\nfor Triton: version 1 in `models/model`\n",
     ] {
@@ -379,7 +379,7 @@ fn copies_and_training_images_are_left_out() {
     fs::rename(at.join("known"), at.join("moved")).unwrap();
     let output = toolkit(at, &args);
     assert!(stdout(&output).contains("chosen from 60 known images given"));
-    let said = "training images among these cannot be left out: `known` not found\n";
+    let said = "cannot leave out training images of the model: `known` not found\n";
     assert!(stderr(&output).contains(said), "{}", stderr(&output));
     // With a part held out as test images that is not that of the training, each of its images may be one.
     let divided =

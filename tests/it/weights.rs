@@ -208,7 +208,7 @@ fn interrupted_downloads_are_resumed() {
     let fetch = || toolkit(at, &["weights", "fetch", "timm/resnet34.a1_in1k"], &url);
     assert!(error(&fetch()).starts_with(&format!("error: cannot fetch `{url}/timm/resnet34.a1_in1k")));
     let output = fetch();
-    assert!(stderr(&output).contains(", after the first 5 kB\n"), "{}", stderr(&output));
+    assert!(stderr(&output).contains(", resuming at 5 kB\n"), "{}", stderr(&output));
     let place = cache(at).join("timm/resnet34.a1_in1k.safetensors");
     assert!(fs::read(&place).unwrap() == file);
     let path = "GET /timm/resnet34.a1_in1k.safetensors";
@@ -218,13 +218,13 @@ fn interrupted_downloads_are_resumed() {
     // What was downloaded first must stay the same.
     let verify = |args: &[&str]| toolkit(at, &[&["weights", "verify"], args].concat(), NOWHERE);
     let line = format!(
-        "timm/resnet34.a1_in1k: `{}` has the recorded SHA-256; none is published in full\n",
+        "timm/resnet34.a1_in1k: `{}` matches the recorded SHA-256; none is published in full\n",
         place.display()
     );
     assert_eq!((stdout(&verify(&[])), stdout(&verify(&["resnet34.a1_in1k"]))), (&*line, &*line));
     fs::write(&place, &file[1..]).unwrap();
     let output = verify(&[]);
-    assert_eq!(error(&output), "error: 1 of 1 files of weights are damaged");
+    assert_eq!(error(&output), "error: damaged weight files: 1 of 1");
     let hint = format!(
         "hint: remove `{file}` and run `toolkit weights fetch timm/resnet34.a1_in1k`, or remove `{file}.sha256` if the \
          file is the right one\n",

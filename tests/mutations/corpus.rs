@@ -289,12 +289,12 @@ fn log() -> Vec<u8> {
         repeated: 3,
         alike_in_tests: 2,
         alike_held_out: 1,
+        uncompared: true,
         duplicates: 1,
         in_two_classes: vec![["cat/1.png".to_owned(), "dog/2.png".to_owned()]],
         learned: BTreeMap::from([("far".to_owned(), 4)]),
         also_known: BTreeMap::from([("far".to_owned(), 2)]),
         classes: BTreeMap::from([("cat".to_owned(), 9), ("dog".to_owned(), 12)]),
-        scarce: BTreeMap::from([("cat".to_owned(), 9)]),
         held_out_seen: false,
         unknown_seen: true,
     })];

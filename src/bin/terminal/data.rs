@@ -100,13 +100,12 @@ impl FetchDisplay {
                     (None, Some(about)) => format!(" (about {})", size(about)),
                     (None, None) => String::new(),
                 };
-                let rest = if done > 0 { format!(", after the first {}", size(done)) } else { String::new() };
+                let rest = if done > 0 { format!(", resuming at {}", size(done)) } else { String::new() };
                 say(format_args!("downloading {name}{length} from {url} to `{}`{rest}", shown(file)));
             }
             FetchEvent::Received { done, total } => {
-                let total = total.map(|total| total as usize);
-                let new = || Progress::of(format!("downloading {name}"), total);
-                self.bar.get_or_insert_with(new).update(done as usize, "bytes");
+                let new = || Progress::of_bytes(format!("downloading {name}"), total);
+                self.bar.get_or_insert_with(new).update(done as usize, "");
             }
             FetchEvent::Unpacked { file, done, total } => {
                 if self.unpacking.as_deref() != Some(file) {
@@ -114,8 +113,8 @@ impl FetchDisplay {
                     self.finish();
                 }
                 let file = file.file_name().unwrap_or_default().display();
-                let new = || Progress::new(format!("unpacking {file}"), total as usize);
-                self.bar.get_or_insert_with(new).update(done as usize, "bytes");
+                let new = || Progress::of_bytes(format!("unpacking {file}"), Some(total));
+                self.bar.get_or_insert_with(new).update(done as usize, "");
             }
             FetchEvent::LeftOut { file, entries } => {
                 self.finish();

@@ -5,13 +5,15 @@ use std::{io::ErrorKind, path::Path};
 use cac::{
     Error,
     data::{NO_CLASS, images_below, is_divided, layouts},
+    files::folder_of,
+    method::{KEEP, needed, needed_to_choose},
     run::RunFolder,
     text::shown,
 };
 
 use super::{
     data::{fetch_command, size},
-    folder_of, quoted,
+    quoted,
 };
 
 /// The hint for an error, if there is one.
@@ -49,21 +51,26 @@ pub fn of(error: &Error) -> Option<String> {
             return Some(format!("remove `{}` to take the new file", shown(record)));
         }
         Error::DataChanged { path } => {
-            return Some(format!(
-                "restore the data, or start a new run with `--config {}`",
-                quoted(&path.join("settings.toml"))
-            ));
+            let settings = RunFolder::new(path).settings();
+            // A run of another program has none.
+            let with = if settings.exists() {
+                format!(" with `--config {}`", quoted(&settings))
+            } else {
+                String::new()
+            };
+            return Some(format!("restore the data, or start a new run{with}"));
         }
         Error::Io { action: "write", error, .. } if error.kind() == ErrorKind::StorageFull => {
             "free some disk space; earlier files are intact, and `toolkit train --resume` resumes a run that has a saved state"
         }
-        Error::Io { action: "read", path, error }
-            if error.kind() == ErrorKind::IsADirectory && RunFolder::new(path).holds_run() =>
-        {
+        Error::Io { action: "read", path, .. } if RunFolder::new(path).holds_run() => {
             return Some(format!(
                 "it is a run folder; `toolkit export --run {} model.onnx` writes its model",
                 quoted(path)
             ));
+        }
+        Error::Device { .. } => {
+            "install libtorch for NVIDIA GPUs with `make native CUDA=1`, and a driver, or train with --device cpu"
         }
         Error::Provider { provider, .. } if provider.starts_with("cuda") => {
             "install the CUDA libraries with `make native CUDA=1` and an NVIDIA driver, or use `cpu`"
@@ -170,8 +177,11 @@ pub fn of(error: &Error) -> Option<String> {
             "hold out a smaller share with --held-out, or add images"
         }
         Error::HoldsOutTooFew { .. } => {
-            "add images, or hold out a larger share with --held-out; with `--held-out 0`, `export` takes the threshold from \
-             the test images, 19 or more, or from --threshold"
+            return Some(format!(
+                "add images, or hold out a larger share with --held-out; with `--held-out 0`, `export` takes the threshold \
+                 from the test images, {} or more, or from --threshold",
+                needed(KEEP)
+            ));
         }
         Error::Setting { name: "freeze", .. } => "give a backbone with --backbone",
         Error::EmptiesClass { .. } => {
@@ -179,10 +189,15 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::Setting { name: "held-out test", .. } => "change --held-out-test, or leave it out",
         Error::ClassCount { .. } => {
-            "to train on other classes, start from the weights with `toolkit train --backbone`"
+            "leave classes out with --unknown-class, or name those of the weights with --classes; to train on other classes, \
+             start from the weights with `toolkit train --backbone`"
         }
         Error::Unstandardised { .. } => {
-            "hold out more images with `train --held-out` (of 57 or more, a third choose the score), or take a score that is not a sum"
+            return Some(format!(
+                "hold out more images with `train --held-out` (of {} or more, a third choose the score), or take a score that \
+                 is not a sum",
+                needed_to_choose()
+            ));
         }
         Error::Setting { name: "unknown set", value, .. } if Path::new(value.trim_matches('`')).is_dir() => {
             let folder = value.trim_matches('`');

@@ -15,7 +15,7 @@ use cac::{
     image::EXTENSIONS,
     text::{first_few, on_one_line, shown},
 };
-pub use parsers::{InputArgs, by_variant, name_of, one_of};
+pub use parsers::{InputArgs, by_variant, name_of, one_of, setting};
 pub use progress::{Progress, say};
 pub use standard_output::{stdout, stdout_is_closed};
 pub use weights::{SOME_WEIGHTS, StartingWeights};
@@ -63,11 +63,6 @@ pub fn report_file_limits() {
         use std::sync::{Arc, atomic::AtomicBool};
         let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::<AtomicBool>::default());
     }
-}
-
-/// The folder of a file, which is the current one for a bare name.
-pub fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Prints which files were left out, if any: by their extension, or because they are in no class folder.

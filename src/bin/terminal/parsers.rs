@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use cac::{
+    Error,
     image::{Filter, Fit, Input, Resize},
     method::{Loss, Variant},
 };
@@ -27,6 +28,14 @@ pub fn name_of(value: &impl Serialize) -> String {
         Ok(Value::String(name)) => name,
         other => unreachable!("a value without a name: {other:?}"),
     }
+}
+
+/// Parses a value of the library, whose name clap states.
+pub fn setting<T: FromStr<Err = Error>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error| match error {
+        Error::Setting { reason, .. } => reason,
+        other => other.to_string(),
+    })
 }
 
 /// What a default is for each variant of the loss.
@@ -95,7 +104,7 @@ impl FromStr for FitText {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map(Self).map_err(|error: cac::Error| error.to_string())
+        setting(text).map(Self)
     }
 }
 
@@ -122,7 +131,7 @@ pub struct InputArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<usize>,
     /// How to fit images of another aspect ratio to the input: stretch distorts them; crop cuts out the
-    /// centre, with this share (0.875) of the short side; pad fills the rest with the mean. By default that
+    /// centre, SHARE of the short side (0.875 if not given); pad fills the rest with the mean. By default that
     /// of the weights, else of the network family
     #[arg(long, value_name = "stretch|crop[:SHARE]|pad")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,30 +3,45 @@
 use std::{
     fmt::Display,
     io::{IsTerminal, Write, stderr},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Writes one or more lines to stderr. Control characters, which file names may contain, are escaped. A
-/// closed stderr is not an error.
+use super::data::size;
+
+/// The bar on the terminal, which lines must not tear.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Writes one or more lines to stderr, above the progress bar. Control characters, which file names may contain,
+/// are escaped. A closed stderr is not an error.
 pub fn say(line: impl Display) {
     let escaped = |text: &str| -> String {
         let shown =
             |c: char| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() };
         text.chars().map(shown).collect()
     };
-    let _ = writeln!(stderr(), "{}", escaped(&line.to_string()));
+    let text = escaped(&line.to_string());
+    let write = || {
+        let _ = writeln!(stderr(), "{text}");
+    };
+    match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some(bar) => bar.suspend(write),
+        None => write(),
+    }
 }
 
 /// Minimum interval between plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// The progress of a task.
+/// The progress of a task. One task at a time has a bar, which is removed when this is dropped.
 pub struct Progress {
     bar: Option<ProgressBar>,
     /// The number of items, if it is known.
-    total: Option<usize>,
+    total: Option<u64>,
+    /// The number of items in words.
+    amount: fn(u64) -> String,
     label: String,
     last_line: Instant,
 }
@@ -39,33 +54,61 @@ impl Progress {
 
     /// Starts a task of `total` items, if their number is known.
     pub fn of(label: String, total: Option<usize>) -> Self {
+        let templates = [
+            "{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed}<{eta}]",
+            "{prefix} {spinner} {pos} {msg} [{elapsed}]",
+        ];
+        Self::start(label, total.map(|total| total as u64), |count| count.to_string(), templates)
+    }
+
+    /// Starts a task of `total` bytes, if their number is known.
+    pub fn of_bytes(label: String, total: Option<u64>) -> Self {
+        let templates = [
+            "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes} [{elapsed}<{eta}]",
+            "{prefix} {spinner} {decimal_bytes} [{elapsed}]",
+        ];
+        Self::start(label, total, size, templates)
+    }
+
+    fn start(
+        label: String,
+        total: Option<u64>,
+        amount: fn(u64) -> String,
+        [with_total, without]: [&str; 2],
+    ) -> Self {
         let bar = stderr().is_terminal().then(|| {
-            let template = match total {
-                Some(_) => "{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed}<{eta}]",
-                None => "{prefix} {spinner} {pos} {msg} [{elapsed}]",
-            };
+            let template = if total.is_some() { with_total } else { without };
             let style = ProgressStyle::with_template(template).expect("a valid template");
-            let bar = total.map_or_else(ProgressBar::no_length, |total| ProgressBar::new(total as u64));
+            let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
             bar.with_style(style).with_prefix(label.clone())
         });
-        Self { bar, total, label, last_line: Instant::now() }
+        BAR.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&bar);
+        Self { bar, total, amount, label, last_line: Instant::now() }
     }
 
     /// Shows the number of finished items and a message.
     pub fn update(&mut self, done: usize, message: &str) {
+        let done = done as u64;
         if let Some(bar) = &self.bar {
+            bar.set_position(done);
             bar.set_message(message.to_owned());
-            bar.set_position(done as u64);
         } else if self.last_line.elapsed() >= PLAIN_EVERY || Some(done) == self.total {
             self.last_line = Instant::now();
-            let of_total = self.total.map(|total| format!("/{total}")).unwrap_or_default();
-            say(format_args!("{} {done}{of_total} {message}", self.label));
+            let done = (self.amount)(done);
+            let of_total = self.total.map(|total| format!("/{}", (self.amount)(total))).unwrap_or_default();
+            let message = if message.is_empty() { String::new() } else { format!(" {message}") };
+            say(format_args!("{} {done}{of_total}{message}", self.label));
         }
     }
 
     /// Removes the bar.
-    pub fn finish(self) {
-        if let Some(bar) = self.bar {
+    pub fn finish(self) {}
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            *BAR.lock().unwrap_or_else(PoisonError::into_inner) = None;
             bar.finish_and_clear();
         }
     }

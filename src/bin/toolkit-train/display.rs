@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use cac::{
-    method::{KEEP, LogitScore, needed},
+    method::{LogitScore, needed_to_choose},
     run::{RunFolder, Started},
     text::{on_one_line, shown},
     train::Event,
@@ -115,9 +115,9 @@ impl Display {
             say(format_args!(
                 "only {calibrating} images are held out: enough for the threshold, too few to choose an epoch or a score, so the last \
                  epoch counts as best{}",
-                share_of(3 * needed(KEEP), started.images + calibrating)
+                share_of(needed_to_choose(), started.images + calibrating)
                     .map_or(String::new(), |share| format!(
-                        "; with --held-out {share} or more they would be chosen"
+                        "; --held-out {share} or more holds out enough for both"
                     ))
             ));
         }

@@ -80,7 +80,7 @@ fn run() -> anyhow::Result<()> {
     let save_every = Duration::from_secs_f64(cli.save_every);
     if let Some(folder) = &cli.resume {
         if let Some(name) = settings::given(&matches, None)?.typed().first() {
-            let message = format!("the argument '--{name}' cannot be used with '--resume <DIR>'\n");
+            let message = format!("the argument '--{name}' cannot be used with '--resume <DIR>'");
             Cli::command().error(ErrorKind::ArgumentConflict, message).exit();
         }
         let run = RunFolder::new(folder);
@@ -153,7 +153,7 @@ fn begin(
 ) -> anyhow::Result<Outcome> {
     let stop = stop_on_signals()?;
     let mut display = Display::new(json, run);
-    let outcome = train(settings, given, run, save_every, &stop, |event| display.show(event))?;
+    let outcome = train(settings, Some(given), run, save_every, &stop, |event| display.show(event))?;
     display.finish()?;
     Ok(outcome)
 }
@@ -183,7 +183,7 @@ fn report(outcome: Outcome, run: &RunFolder, json: bool) -> anyhow::Result<()> {
         }
         Outcome::Finished(_) => Ok(()),
         Outcome::NotBegun => {
-            let message = "interrupted while images were read";
+            let message = "interrupted while reading images";
             if run.holds_run() { Err(Advice::new(message, resume).into()) } else { bail!(message) }
         }
         Outcome::WithoutFeatures => {

@@ -14,7 +14,7 @@ use cac::{
     arch::{Architecture, FAMILIES, Family},
     data::{DataFolder, KnownData, Protocol, PublishedSet, Role, Split},
     image::Input,
-    method::{AnchorKind, Loss, Variant},
+    method::{AnchorKind, KEEP, Loss, Variant, needed, needed_to_choose},
     run::{Augment, BatchNorm, Device, FEW_IMAGES, Optimizer, Outliers, Recipe, Schedule, TrainingPrecision},
     text::{on_one_line, shown},
     train::{Backbone, MEMORY, TrainSettings, check_device},
@@ -28,7 +28,7 @@ use toml::Table;
 use crate::terminal::{
     InputArgs, SOME_WEIGHTS, StartingWeights, by_variant,
     data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, set_names, unknown_datasets},
-    name_of, one_of, say,
+    name_of, one_of, say, setting,
 };
 
 /// The headings of the flags in `--help`.
@@ -62,7 +62,7 @@ pub struct Settings {
     data: Option<PathBuf>,
     /// Published split of ten classes, to train on six and test on the other four as unknown: cac-2020,
     /// cac-2021 or arpl-2021, each /0 to /4
-    #[arg(help_heading = DATA, long, value_name = "NAME/TRIAL")]
+    #[arg(help_heading = DATA, long, value_name = "NAME/TRIAL", value_parser = setting::<Protocol>)]
     protocol: Option<Protocol>,
     /// Class of --known to leave out of the training and to test on as unknown; repeatable
     #[arg(help_heading = DATA, long, value_name = "CLASS")]
@@ -96,10 +96,10 @@ pub struct Settings {
     /// Weight of the outlier term in the loss
     #[arg(help_heading = LOSS, long, value_name = "X", default_value_t = Recipe::default().outlier_weight)]
     outlier_weight: f64,
-    /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0
-    /// to below 1; raised to 58 images, or to 19 if 58 are over a fifth of all; with 0 the last epoch counts
-    /// as best
-    #[arg(help_heading = DATA, long, value_name = "SHARE", default_value_t = Recipe::default().held_out)]
+    #[arg(help_heading = DATA, long, value_name = "SHARE", default_value_t = Recipe::default().held_out,
+        help = format!("Share of the known training images held out to choose the threshold, the score and the best epoch, 0 \
+        to below 1; raised to {0} images, or to {1} if {0} are over a fifth of all; with 0 the last epoch counts as best",
+        needed_to_choose() + 1, needed(KEEP)))]
     held_out: f64,
     /// Anchors for testing and export; by default class-means for paper without outliers, else fixed
     #[arg(help_heading = LOSS, long, value_parser = one_of(&AnchorKind::ALL))]
@@ -174,7 +174,7 @@ pub struct Settings {
     #[arg(help_heading = RUN, long, value_name = "N", default_value_t = Recipe::default().seed, value_parser = value_parser!(u64).range(..=i64::MAX as u64))]
     seed: u64,
     /// Training device: cpu, cuda or cuda:N
-    #[arg(help_heading = RUN, long, default_value_t = Device::Cpu)]
+    #[arg(help_heading = RUN, long, default_value_t = Device::Cpu, value_parser = setting::<Device>)]
     device: Device,
     /// The precision of activations in training; auto is bf16 on a CPU with AMX and on an AMD CPU with
     /// AVX512-BF16 unless only the last layer is trained, else f32

@@ -27,7 +27,9 @@ use ndarray::Array4;
 
 use crate::{
     commands::eval::requirement::Requirement,
-    terminal::{InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, weights::similar},
+    terminal::{
+        InputArgs, SOME_WEIGHTS, by_variant, data::set_names, name_of, one_of, setting, weights::similar,
+    },
 };
 
 /// Open-set image classifiers: networks that classify images of known classes and reject all others as
@@ -82,7 +84,7 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Check that a model file reproduces the results recorded when it was written
     Verify(VerifyArgs),
-    /// List the providers that can run a model here, and why the others cannot
+    /// Try each provider, and print what runs a model or why it cannot
     Providers(ProvidersArgs),
 }
 
@@ -114,7 +116,7 @@ pub struct ImportArgs {
     pub held_out_test: Option<f64>,
     /// Published split that selects the known classes: cac-2020 (that of the authors' weights), cac-2021 or
     /// arpl-2021, each /0 to /4
-    #[arg(long, value_name = "NAME/TRIAL", requires = "known")]
+    #[arg(long, value_name = "NAME/TRIAL", requires = "known", value_parser = setting::<Protocol>)]
     pub protocol: Option<Protocol>,
     /// Class of --known that the network does not know; repeatable
     #[arg(long, value_name = "CLASS", requires = "known")]
@@ -125,7 +127,7 @@ pub struct ImportArgs {
     /// Number of training images to use, drawn at random; 0 for all
     #[arg(long, value_name = "N", default_value_t = 5000, requires = "known")]
     pub images: usize,
-    /// Keep the anchors of the file, or fixed ones, instead of class means
+    /// Keep the anchors of the file, or fixed ones, instead of class means of --known
     #[arg(long, requires = "known")]
     pub keep_anchors: bool,
     /// Leave mirrored training images out of the class means, as for digits; the default for `mnist` and
@@ -136,9 +138,10 @@ pub struct ImportArgs {
     #[arg(long, default_value = "cpu", requires = "known")]
     pub provider: Provider,
 
-    /// Definition of the CAC loss that the network was trained with
-    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod]), default_value = "paper")]
-    pub variant: Variant,
+    /// Loss that the network was trained with; by default paper for weights with anchors and for the network of
+    /// the official CAC code, else cross-entropy. Only paper takes class means as anchors
+    #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod, Variant::CrossEntropy]))]
+    pub variant: Option<Variant>,
     #[arg(long, value_name = "X", help = format!("Length of the anchors if the file has none; by default {}", by_variant(|loss| loss.magnitude)))]
     pub magnitude: Option<f64>,
     /// The input of the network
@@ -172,7 +175,7 @@ pub struct ExportArgs {
 /// How a model file is written.
 #[derive(Args)]
 pub struct FileArgs {
-    #[arg(long, value_name = "NAME", help = format!("Rejection score: {}, or the sum A+B of two. By default the one that best separates held-out known images from stand-ins for unknown ones", RejectionScore::names()))]
+    #[arg(long, value_name = "NAME", value_parser = setting::<RejectionScore>, help = format!("Rejection score: {}, or the sum A+B of two. By default the one that best separates held-out known images from stand-ins for unknown ones", RejectionScore::names()))]
     pub score: Option<RejectionScore>,
     #[arg(long, value_name = "MB", value_parser = megabytes, help = format!("Size limit for a feature score's constants in the file; by default {:.1}", LIMIT as f64 / 1e6))]
     pub score_limit: Option<f64>,
@@ -304,7 +307,7 @@ pub struct EvalArgs {
 pub struct PageArgs {
     /// Model files, evaluated as by `eval`; score files, as for `metrics`; run folders, with their test
     /// results and training curves. By default the newest model in the current folder, else the
-    /// built-in one of CIFAR-10's classes
+    /// built-in CIFAR-10 model
     #[arg(value_name = "MODEL.onnx|SCORES.csv|RUN")]
     pub inputs: Vec<PathBuf>,
     /// The file to write
@@ -329,7 +332,7 @@ pub struct EvaluationArgs {
     pub plots: Option<PathBuf>,
     /// What runs the model: cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`, without
     /// fallback. Repeatable; each further provider is compared with the first
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", value_parser = setting::<Provider>)]
     pub provider: Vec<Provider>,
     /// Known classes: the name of a published data set (see below), test/CLASS/*.png, CLASS/*.png, or an
     /// unpacked data set, as for `train`; by default the training data
@@ -348,7 +351,7 @@ pub struct EvaluationArgs {
     pub data: FolderArgs,
     /// Published split into known and unknown classes: cac-2020, cac-2021 or arpl-2021, each /0 to /4; by
     /// default the split in the model file, if --known is not given
-    #[arg(long, value_name = "NAME/TRIAL")]
+    #[arg(long, value_name = "NAME/TRIAL", value_parser = setting::<Protocol>)]
     pub protocol: Option<Protocol>,
     /// Class of the data set whose images are unknown; repeatable. By default those of the training, if --known is
     /// not given
@@ -441,7 +444,7 @@ pub enum DataCommand {
     },
     /// Download data sets that are missing, and print their paths
     Fetch {
-        /// Their names
+        /// Names of the data sets
         #[arg(required = true, value_name = "NAME", value_parser = set_name())]
         names: Vec<String>,
         /// Where they are
@@ -453,7 +456,7 @@ pub enum DataCommand {
     },
     /// Print the path of a local data set
     Path {
-        /// Its name
+        /// Name of the data set
         #[arg(value_name = "NAME", value_parser = set_name())]
         name: String,
         /// Where it is
@@ -462,7 +465,7 @@ pub enum DataCommand {
     },
     /// Read data sets and compare them with their recorded or published checksums
     Verify {
-        /// Their names; by default all local ones
+        /// Names of the data sets; by default all local ones
         #[arg(value_name = "NAME", value_parser = set_name())]
         names: Vec<String>,
         /// Where they are
@@ -482,19 +485,19 @@ pub enum WeightsCommand {
     },
     /// Download weights that are missing, and print their paths
     Fetch {
-        /// Their names
+        /// Names of the weights; `toolkit weights list` lists them
         #[arg(required = true, value_name = "NAME", value_parser = published)]
         names: Vec<&'static PublishedWeights>,
     },
     /// Print the path of local weights
     Path {
-        /// Their name
+        /// Name of the weights
         #[arg(value_name = "NAME", value_parser = published)]
         name: &'static PublishedWeights,
     },
     /// Read weights and compare them with their published or recorded checksums
     Verify {
-        /// Their names; by default all local ones
+        /// Names of the weights; by default all local ones
         #[arg(value_name = "NAME", value_parser = published)]
         names: Vec<&'static PublishedWeights>,
     },
@@ -639,9 +642,9 @@ pub struct DriftArgs {
     /// The column or array of scores in a score file; by default score
     #[arg(long, value_name = "NAME")]
     pub column: Option<String>,
-    /// For a folder of images: cpu (tract), by default, onnxruntime, cuda[:N] or another of `toolkit
-    /// providers`; there is no fallback
-    #[arg(long)]
+    /// For a folder of images: cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`, without
+    /// fallback; by default cpu
+    #[arg(long, value_parser = setting::<Provider>)]
     pub provider: Option<Provider>,
     /// The signature of the model file
     #[command(flatten)]
@@ -747,7 +750,7 @@ pub struct VerifyArgs {
     #[arg(value_name = "MODEL.onnx")]
     pub model: PathBuf,
     /// cpu (tract), onnxruntime, cuda[:N] or another of `toolkit providers`; repeatable
-    #[arg(long, default_value = "cpu")]
+    #[arg(long, default_value = "cpu", value_parser = setting::<Provider>)]
     pub provider: Vec<Provider>,
     /// The signature of the file
     #[command(flatten)]
@@ -780,7 +783,7 @@ pub struct ProvidersArgs {
 #[derive(Args)]
 pub struct ScorerArgs {
     /// Choose the threshold that keeps this share of new known images, 0 to below 1, from the held-out scores
-    /// in the file; by default, use its own
+    /// in the file; by default the threshold in the file
     #[arg(long, value_name = "SHARE")]
     pub keep: Option<f64>,
     /// Threshold on the score; by default that of the file

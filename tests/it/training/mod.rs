@@ -30,6 +30,7 @@ use ndarray::ArrayView1;
 use serde_json::{Value, json};
 
 use crate::commands::{error, stderr, stdout, toolkit};
+
 fn demo() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/demo")
 }

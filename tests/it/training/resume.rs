@@ -233,7 +233,7 @@ fn a_run_is_not_replaced() {
     // Nor by the library.
     let settings: TrainSettings = serde_json::from_slice(&before[&at.join("a run/resolved.json")]).unwrap();
     let run = RunFolder::new(at.join("a run"));
-    let refused = train(&settings, "", &run, Duration::from_secs(60), &AtomicBool::new(false), |_| {});
+    let refused = train(&settings, None, &run, Duration::from_secs(60), &AtomicBool::new(false), |_| {});
     assert!(matches!(refused, Err(Error::HoldsRun { .. })), "{refused:?}");
     assert!(files() == before);
 }
@@ -250,12 +250,13 @@ fn a_run_stopped_after_its_last_epoch_resumes_with_the_features() {
     let settings: TrainSettings = serde_json::from_slice(&settings).unwrap();
     let run = RunFolder::new(at.join("run"));
     let (stop, save_every) = (AtomicBool::new(false), Duration::from_secs(60));
-    let outcome = train(&settings, "", &run, save_every, &stop, |event| {
+    let outcome = train(&settings, None, &run, save_every, &stop, |event| {
         if matches!(event, Event::Finishing { .. }) {
             stop.store(true, Ordering::Relaxed);
         }
     });
     assert_eq!(outcome.unwrap(), Outcome::WithoutFeatures);
+    assert!(!run.settings().exists(), "no user gave any");
     let best = || Checkpoint::read(&run.checkpoint(CheckpointKind::Best)).unwrap();
     assert!(best().test.is_some() && best().features.is_none());
 

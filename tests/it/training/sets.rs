@@ -161,7 +161,7 @@ fn what_the_test_images_lack_is_said() {
     let output =
         toolkit(at, &["report", "model.onnx", "runs/1", "--known", "colours", "--unknown", "other=other"]);
     for caution in [
-        "There are no test images of gold and green.",
+        "Classes without test images: gold and green.",
         "Known test images that are copies of others: 1.",
         "Known test images that the model was trained or calibrated on: 1.",
         "Images of the unknown set `other` that are also known test images: 1.",

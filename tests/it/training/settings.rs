@@ -1,5 +1,7 @@
 //! The settings of a run: their defaults, files and limits.
 
+use cac::{Error, run::Device, train::check_device};
+
 use super::*;
 
 #[test]
@@ -232,7 +234,7 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         (["--held-out", "0.02"], "held-out = 0.02: holds out 2 of 64 images; a threshold that keeps 95 % of"),
         (["--unknown", "red=colours/train/red"], "unknown set = `red=colours/train/red`: holds known images"),
         (["--depth", "11"], "depth = 11"),
-        (["--device", "cuda:99"], "provider `cuda:99` is not available"),
+        (["--device", "cuda:99"], "device `cuda:99` is not available"),
         (["--unknown", "nothing"], "unknown set = `nothing`"),
         (["--magnitude", "0"], "magnitude = 0"),
         (["--std", "1,0,1"], "std ="),
@@ -256,4 +258,11 @@ fn invalid_settings_are_refused_before_anything_is_written() {
         assert!(text.contains(message), "{wrong:?}: {text}");
         assert!(!at.join("run").exists(), "{wrong:?}");
     }
+}
+
+#[test]
+fn an_unavailable_device_is_an_error() {
+    let error = check_device(Device::Cuda(99)).unwrap_err();
+    // Where there is a GPU, the number is too large.
+    assert!(matches!(error, Error::Device { .. } | Error::Setting { name: "device", .. }), "{error}");
 }

@@ -102,7 +102,7 @@ fn verify(names: &[String], data: &DataFolder) -> anyhow::Result<()> {
         checked += 1;
         damaged += usize::from(!verified.faults.is_empty());
         let images = verified.images.map_or(String::new(), |images| format!(", {images} images"));
-        writeln!(out, "{}: {} files with their checksum{images}", set.name, verified.files)?;
+        writeln!(out, "{}: {} files match their checksums{images}", set.name, verified.files)?;
         for fault in &verified.faults {
             writeln!(out, "{}: {fault}", set.name)?;
         }

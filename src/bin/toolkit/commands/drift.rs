@@ -203,7 +203,7 @@ impl Found<'_> {
         self.manifest.kept_at_least(self.keep?, self.doubt)
     }
 
-    /// Whether the rate of false alarms has a guarantee.
+    /// Whether alpha bounds the probability of a false alarm.
     fn is_guaranteed(&self) -> bool {
         self.doubt.is_none()
     }
@@ -244,10 +244,10 @@ impl Found<'_> {
                 Some(bound) => {
                     let most = percent(1.0 - bound);
                     format!(
-                        "; the threshold guarantees at most {share} on average, at most {most} with 95 % confidence"
+                        "; of known images, at most {share} on average, and at most {most} with 95 % confidence"
                     )
                 }
-                None => format!("; at most {share} of the images that the threshold was chosen from"),
+                None => format!("; of the images that the threshold was chosen from, at most {share}"),
             }
         });
         writeln!(
@@ -267,7 +267,7 @@ impl Found<'_> {
             writeln!(out, "{sentence}")?;
         }
         if let Some(doubt) = self.doubt {
-            writeln!(out, "note: the rate of false alarms has no guarantee: {doubt}")?;
+            writeln!(out, "note: alpha does not bound the probability of a false alarm: {doubt}")?;
         }
         Ok(())
     }

@@ -71,13 +71,13 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<()> {
         writeln!(stdout(), "{}: weights from `{}`", shown(&args.model), shown(run.path()))?;
         return Ok(());
     }
+    check_is_model(&args.model)?;
     if args.file.precision == ModelPrecision::Float32 && args.file.data.is_given() {
         bail!("--data is for the calibration images of --precision f16 and int8");
     }
     let checkpoint = if args.mirror { checkpoint.of_both_views()? } else { checkpoint };
     let calibration =
         calibration(&args.file, &args.model, checkpoint.facts.data.as_ref(), &checkpoint.facts.input)?;
-    check_is_model(&args.model)?;
     write(&checkpoint, &args.file, calibration, &args.model, run.path())
 }
 
@@ -188,18 +188,22 @@ pub fn write(
     };
     let score = exported.manifest.decision.score;
     let choice = exported.manifest.history.choice.as_ref();
+    let is_imported = checkpoint.facts.imported.is_some();
+    let default = if is_imported { "that of the loss" } else { "that of the training" };
+    // An import has no logits of the original to compare with.
+    let original = match is_imported {
+        true => format!("those that the toolkit computes for {}", checkpoint.facts.architecture),
+        false => "the original's".to_owned(),
+    };
     let why = match choice {
         Some(choice) => format!(", chosen {choice}"),
-        None if args.score.is_none() && checkpoint.facts.imported.is_some() => {
-            ", without features to choose another by".to_owned()
-        }
         None if args.score.is_none() => match &checkpoint.features {
-            None => ", that of the training: there are no features to choose another by".to_owned(),
+            None => format!(", {default}: there are no features to choose another by"),
             Some(features) => {
                 let from = if score.reads_features() {
                     "for a last layer trained without outliers"
                 } else {
-                    "that of the training"
+                    default
                 };
                 let why = match features.choosing.is_empty() {
                     true => "too few images were held out to choose by measurement",
@@ -212,8 +216,8 @@ pub fn write(
     };
     writeln!(
         stdout(),
-        "{}: {:.1} MB from `{}`\nSHA-256 {}\nscore {score}{why}\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of the \
-         original's; scores, classes and verdicts follow from them",
+        "{}: {:.1} MB from `{}`\nSHA-256 {}\nscore {score}{why}\nthreshold {} ({rule})\nself-check with tract: logits within {:.1e} of \
+         {original}; scores, classes and verdicts follow from them",
         shown(model),
         exported.bytes as f64 / 1e6,
         shown(from),

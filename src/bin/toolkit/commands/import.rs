@@ -8,13 +8,13 @@ use cac::{
     import::{self, Calibration, ImportOptions},
     method::{AnchorKind, Loss},
     run::RunFolder,
-    text::on_one_line,
+    text::{first_few, on_one_line},
 };
 
 use super::{check_not_read, export};
 use crate::{
     cli::ImportArgs,
-    terminal::{Progress, StartingWeights, data::dataset, say, say_left_out},
+    terminal::{Advice, Progress, StartingWeights, data::dataset, say, say_left_out},
 };
 
 /// Converts weights that were trained elsewhere to a model file.
@@ -62,7 +62,10 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             None => images,
         });
     }
-    let defaults = Loss::new(args.variant);
+    let defaults = match args.variant {
+        Some(variant) => Loss::new(variant),
+        None => import::probable_loss(&weights)?,
+    };
     let options = ImportOptions {
         name: args.weights.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         classes: known.as_ref().map(Dataset::classes).or(named.map(Vec::as_slice)).map(<[String]>::to_vec),
@@ -70,15 +73,27 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
         loss: Loss { magnitude: args.magnitude.unwrap_or(defaults.magnitude), ..defaults },
     };
     let mut checkpoint = import::checkpoint(&weights, &options)?;
+    let unused = first_few(import::unused(&weights, &checkpoint).into_iter().map(on_one_line));
+    if !unused.is_empty() {
+        say(format_args!(
+            "tensors that the network does not use: {unused}; if the original computes with them, its results differ"
+        ));
+    }
     let calibration = export::calibration(&args.file, &args.model, data.as_ref(), &checkpoint.facts.input)?;
     if let Some(known) = known {
         let of_digits = args.known.as_deref().and_then(PublishedSet::meant_by);
         let is_of_digits = of_digits.is_some_and(PublishedSet::is_of_digits);
         let count = if args.images == 0 { known.len() } else { args.images };
         let known = known.pick(&known.draw(count, 0).0);
+        let class_means = options.loss.anchor_kind(false) == AnchorKind::ClassMeans && !args.keep_anchors;
+        if let Some(class) = known.classes_without_images().next().filter(|_| class_means) {
+            let message =
+                format!("there are no images of `{}`, whose mean is to be an anchor", on_one_line(class));
+            return Err(Advice::new(message, "give images of every class, or --keep-anchors").into());
+        }
         let calibration = Calibration {
             images: &known,
-            class_means: options.loss.anchor_kind(false) == AnchorKind::ClassMeans && !args.keep_anchors,
+            class_means,
             mirrored: !args.no_mirror && !is_of_digits,
             keep: args.file.keep,
             provider: args.provider,
@@ -90,8 +105,13 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
             bar.update(done, "images");
         })?;
         bar.finish();
-        let count = known.len();
+        let (count, classes) = (known.len(), known.classes().len());
         say(format_args!("{:.2} % of {count} training images are classified correctly", 100.0 * correct));
+        if correct < 1.5 / classes as f64 {
+            say(
+                "this is little more than chance: are the classes in the order of the network's outputs (--classes)?",
+            );
+        }
     }
     export::write(&checkpoint, &args.file, calibration, &args.model, &args.weights)
 }

@@ -26,21 +26,21 @@ use anyhow::bail;
 use cac::{
     Bytes, Error, Scorer,
     data::Dataset,
-    files::{check_writable, check_writable_folder, destination, signature},
+    files::{check_writable, check_writable_folder, destination, folder_of, signature},
     model::Inspection,
     text::{path_text, shown},
 };
 
 use crate::{
     cli::{EvaluationArgs, ScorerArgs, SignatureArgs, is_model},
-    terminal::{folder_of, say, stdout},
+    terminal::{say, stdout},
 };
 
 /// The built-in model.
 const MODEL: &[u8] = include_bytes!("../../../../exported/cifar10-cifar-net.onnx");
 
 /// The message if the built-in model is used because none is named.
-const BUILT_IN: &str = "model: built-in, with CIFAR-10's classes";
+const BUILT_IN: &str = "model: the built-in CIFAR-10 model";
 
 /// What exit code 3 reports. It is not a failure, which has another code.
 #[derive(Debug)]
@@ -77,9 +77,15 @@ fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(B
     };
     if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {
         let path = Path::new(key);
-        let is_key = key.len() == KEY_LENGTH && !path.exists();
-        let text =
-            if is_key { key.clone() } else { std::fs::read_to_string(path).map_err(unreadable(path))? };
+        let text = match path.exists() {
+            true => std::fs::read_to_string(path).map_err(unreadable(path))?,
+            false if key.len() == KEY_LENGTH => key.clone(),
+            false => {
+                let reason =
+                    format!("must be a file or a minisign public key, {KEY_LENGTH} characters of base64");
+                return Err(Error::Setting { name: "public key", value: format!("`{key}`"), reason });
+            }
+        };
         signature::check(&bytes, file, &text)?;
     }
     Ok((bytes, origin))
@@ -141,22 +147,23 @@ fn names_apart(paths: &[PathBuf]) -> HashMap<PathBuf, String> {
         }
         let last = |parts: &[String]| parts[parts.len().saturating_sub(count)..].join("/");
         let mut users: HashMap<String, usize> = HashMap::new();
-        left.values().for_each(|parts| *users.entry(last(parts)).or_default() += 1);
+        // Names may become those of files, whose case does not count everywhere.
+        left.values().for_each(|parts| *users.entry(last(parts).to_lowercase()).or_default() += 1);
         left.retain(|place, parts| {
             let name = last(parts);
-            let is_told_apart = users[&name] == 1 || count >= parts.len();
+            let is_told_apart = users[&name.to_lowercase()] == 1 || count >= parts.len();
             if is_told_apart {
                 names.insert(*place, name);
             }
             !is_told_apart
         });
     }
-    let mut users: HashMap<&str, usize> = HashMap::new();
+    let mut users: HashMap<String, usize> = HashMap::new();
     let mut numbered: HashMap<&PathBuf, String> = HashMap::new();
     for place in &places {
         numbered.entry(place).or_insert_with(|| {
             let name = &names[place];
-            let number = users.entry(name).or_default();
+            let number = users.entry(name.to_lowercase()).or_default();
             *number += 1;
             if *number == 1 { name.clone() } else { format!("{name} ({number})") }
         });

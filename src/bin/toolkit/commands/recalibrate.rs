@@ -134,7 +134,7 @@ fn apart(images: Dataset, manifest: &Manifest, data: &DataFolder) -> anyhow::Res
             unseen
         }
         Err(reason) => {
-            say(format_args!("training images among these cannot be left out: {reason}"));
+            say(format_args!("cannot leave out training images of the model: {reason}"));
             distinct
         }
     };
@@ -201,9 +201,9 @@ fn say_lookalikes(lookalikes: Option<usize>, recalibrated: &Recalibrated) {
             let others = recalibrated.images.saturating_sub(alike);
             let bound = keep.filter(|&keep| others >= needed(keep)).map_or(String::new(), |keep| {
                 let share = 100.0 * kept_at_least(others, keep);
-                format!("; counting only the others, the threshold keeps at least {share:.1} % with a confidence of 95 %")
+                format!("; without them, the threshold keeps at least {share:.1} % with 95 % confidence")
             });
-            say(format_args!("images that look like others: {alike}{bound}"));
+            say(format_args!("images that look almost like another one: {alike}{bound}"));
         }
         None => say("too many images to find those that look alike"),
     }

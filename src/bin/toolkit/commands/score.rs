@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use cac::{
     Error, Scorer, Verdict,
     data::{Listing, images_below, prefetch},
-    files::check_writable_folder,
+    files::{check_writable_folder, folder_of},
     image::{self, RgbImage},
     model::Decision,
     scorer::Places,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     cli::{ScoreArgs, begins_as_model, is_model},
-    terminal::{folder_of, say, say_left_out, stdout, stdout_is_closed},
+    terminal::{say, say_left_out, stdout, stdout_is_closed},
 };
 
 /// The number of photographs in memory whose maps are drawn side by side.
@@ -203,6 +203,9 @@ fn show(
             }
             Err(error) => {
                 broken += 1;
+                if output.json {
+                    print_json(&json!({ "image": path_text(file), "error": error.to_string() }))?;
+                }
                 say(error);
             }
         }

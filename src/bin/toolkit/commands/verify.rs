@@ -33,7 +33,8 @@ pub fn run(args: &VerifyArgs) -> anyhow::Result<()> {
         } else {
             writeln!(
                 stdout(),
-                "{runtime}: same classes for {images} golden images; scores and norms of the logits within {difference:.1e}"
+                "{runtime}: same classes for {images} golden images; scores and norms of the logits {}",
+                if difference == 0.0 { "are equal".to_owned() } else { format!("within {difference:.1e}") }
             )?;
         }
     }

@@ -88,9 +88,9 @@ fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
         match weights.verify() {
             Ok(Some(path)) => {
                 let state = if weights.has_checksum() {
-                    "has its checksum"
+                    "matches its published checksum"
                 } else {
-                    "has the recorded SHA-256; none is published in full"
+                    "matches the recorded SHA-256; none is published in full"
                 };
                 writeln!(out, "{}: `{}` {state}", weights.name, shown(&path))?;
             }
@@ -114,7 +114,7 @@ fn verify(names: &[&'static PublishedWeights]) -> anyhow::Result<()> {
         checked += 1;
     }
     if !damaged.is_empty() {
-        let message = format!("{} of {checked} files of weights are damaged", damaged.len());
+        let message = format!("damaged weight files: {} of {checked}", damaged.len());
         return Err(Advice::new(message, damaged.join("; ")).into());
     }
     if checked == 0 {

@@ -15,6 +15,7 @@ use cac::{
 
 use crate::{
     cli::EvaluationArgs,
+    commands::is_same_place,
     terminal::{
         Advice,
         data::{TUTORIAL_KNOWN, TUTORIAL_UNKNOWN, dataset, unknown_datasets},
@@ -131,9 +132,9 @@ impl<'a> Source<'a> {
         let recorded = place(&trained.path, Split::Train).filter(|folder| exists(folder));
         let lost = || {
             let (path, why) =
-                (shown(&trained.path), if recorded.is_some() { "cannot be read" } else { "are not here" });
+                (shown(&trained.path), if recorded.is_some() { "cannot be read" } else { "were not found" });
             vec![format!(
-                "the training images of {model}, `{path}`, {why}: whether test images are among them is not known"
+                "cannot check whether {model} was trained on test images: its training images, `{path}`, {why}"
             )]
         };
         let Some(share) = trained.held_out_test else {
@@ -145,7 +146,7 @@ impl<'a> Source<'a> {
         let is_apart = |test: &Dataset| tested.as_ref().is_none_or(|tested| *tested == test.names_checksum());
         let advice = format!("; `--held-out-test {share}` leaves them out");
         let here = place(&self.data.path, Split::Test);
-        let is_here = |folder: &PathBuf| here.as_ref().is_some_and(|here| is_same(here, folder));
+        let is_here = |folder: &PathBuf| here.as_ref().is_some_and(|here| is_same_place(here, folder));
         let divided = |folder: &PathBuf| trained.at(folder).both(&[], input).ok();
         let at_record = recorded.as_ref().and_then(divided);
         if let Some((training, test)) = &at_record
@@ -155,8 +156,9 @@ impl<'a> Source<'a> {
             return Ok(shared(model, training, images, advice)?);
         }
         // The data may have been moved.
-        let moved =
-            here.as_ref().filter(|here| recorded.as_ref().is_none_or(|recorded| !is_same(here, recorded)));
+        let moved = here
+            .as_ref()
+            .filter(|here| recorded.as_ref().is_none_or(|recorded| !is_same_place(here, recorded)));
         if let Some((training, test)) = moved.and_then(divided)
             && is_apart(&test.known)
         {
@@ -224,11 +226,6 @@ fn recorded_sets(training: Option<&Training>) -> anyhow::Result<Vec<String>> {
 /// Whether recorded data is where the record says, or is published.
 fn is_found(known: &Path) -> bool {
     exists(known) || PublishedSet::meant_by(known).is_some()
-}
-
-/// Whether two paths lead to one folder.
-fn is_same(one: &Path, other: &Path) -> bool {
-    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 /// How many test images are among the training images of a model, in words; `advice` is on the known ones.

@@ -214,7 +214,7 @@ impl Measured<'_> {
                 let least = scorer.manifest().kept_at_least(keep, doubt).unwrap_or(keep);
                 if report.keeps_fewer_than(least) {
                     say(format_args!(
-                        "the threshold keeps fewer known images than it was chosen to keep: these may differ from those that it was chosen on"
+                        "the threshold keeps fewer known images than it was chosen to keep: the test images may differ from the images that it was chosen from"
                     ));
                 }
             }
