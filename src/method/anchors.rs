@@ -3,7 +3,7 @@
 use std::ops::AddAssign;
 
 use ndarray::{
-    Array1, Array2, ArrayView1, ArrayView2, Axis, Zip,
+    Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Zip,
     parallel::prelude::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator},
 };
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,7 @@ pub enum Anchors {
         /// The length of an anchor.
         magnitude: f32,
     },
-    /// Any anchors, one per row: `[C, C]`. Distances take O(C²) time per image.
+    /// Any anchors, one per row: `[C, C]`. Distances take O(C²) time per image, as a product of matrices.
     Rows(Array2<f32>),
 }
 
@@ -104,19 +104,8 @@ impl Anchors {
                 let anchors = rows.mapv(f64::from);
                 let lengths = squared_lengths(&anchors);
                 let chunks = distances.axis_chunks_iter_mut(Axis(0), CHUNK).into_par_iter();
-                chunks.zip(logits.axis_chunks_iter(Axis(0), CHUNK)).for_each(|(mut distances, z)| {
-                    let z = z.mapv(f64::from);
-                    // |z - a|² = |z|² - 2 z·a + |a|². In double precision its cancellation does not matter.
-                    let products = z.dot(&anchors.t());
-                    for ((mut distances, products), length) in
-                        distances.rows_mut().into_iter().zip(products.rows()).zip(squared_lengths(&z))
-                    {
-                        Zip::from(&mut distances).and(products).and(&lengths).for_each(
-                            |d, product, anchor| {
-                                *d = (length - 2.0 * product + anchor).max(0.0).sqrt() as f32;
-                            },
-                        );
-                    }
+                chunks.zip(logits.axis_chunks_iter(Axis(0), CHUNK)).for_each(|(distances, z)| {
+                    distances_to_rows(&z.mapv(f64::from), &anchors, &lengths, distances);
                 });
             }
         }
@@ -150,6 +139,31 @@ impl Anchors {
             mean.zip_mut_with(&sum, |mean, sum| *mean = (sum / members.len() as f64) as f32);
         }
         Self::Rows(means)
+    }
+}
+
+/// The distances of logits `[N, C]` to anchors `[C, C]` with these squared lengths.
+fn distances_to_rows(
+    logits: &Array2<f64>,
+    anchors: &Array2<f64>,
+    lengths: &Array1<f64>,
+    mut distances: ArrayViewMut2<f32>,
+) {
+    // |z - a|² = |z|² - 2 z·a + |a|². In double precision its cancellation does not matter.
+    let products = logits.dot(&anchors.t());
+    for (index, z) in logits.rows().into_iter().enumerate() {
+        let (length, mut distances) = (z.dot(&z), distances.row_mut(index));
+        if length.is_finite() {
+            Zip::from(&mut distances).and(products.row(index)).and(lengths).for_each(|d, product, anchor| {
+                *d = (length - 2.0 * product + anchor).max(0.0).sqrt() as f32;
+            });
+        } else {
+            // A difference of infinite sums would be no number.
+            Zip::from(&mut distances).and(anchors.rows()).for_each(|d, anchor| {
+                let squared = Zip::from(z).and(anchor).fold(0.0, |sum, z, a| sum + (z - a) * (z - a));
+                *d = squared.sqrt() as f32;
+            });
+        }
     }
 }
 
@@ -216,6 +230,20 @@ mod tests {
         Zip::from(&found).and(&expected).for_each(|found, expected| {
             assert!((found - expected).abs() <= 1e-6 * expected, "{found} {expected}");
         });
+    }
+
+    #[test]
+    fn logits_that_are_not_finite_are_near_no_anchor() {
+        let logits = arr2(&[[f32::INFINITY, 0.0], [0.0, f32::NEG_INFINITY], [f32::NAN, 0.0], [3e38, -3e38]]);
+        for anchors in [Anchors::fixed(2, 10.0), Anchors::Rows(arr2(&[[1.0, 2.0], [3.0, 5.0]]))] {
+            let distances = anchors.distances(logits.view());
+            assert!(
+                distances.rows().into_iter().take(2).flatten().all(|d| *d == f32::INFINITY),
+                "{distances}"
+            );
+            assert!(distances.row(2).iter().all(|d| d.is_nan()), "{distances}");
+            assert!(distances.row(3).iter().all(|&d| d > 3e38), "{distances}");
+        }
     }
 
     #[test]
