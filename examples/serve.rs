@@ -6,9 +6,9 @@
 //! `POST /score` takes an image of at most 8 MiB and answers with class, verdict, score, threshold and
 //! p-value as JSON; `GET /health` answers with provider, classes, threshold and whether the images have
 //! drifted; `GET /metrics` with the same in the Prometheus text format. `--state` keeps the state of the
-//! drift monitor in a file, as `toolkit drift` does. SIGTERM, SIGHUP and Ctrl-C end the service after it has
-//! answered the requests that it accepted, or a little later if a client does not read its answers; a second
-//! signal ends it at once.
+//! drift monitor in a file, as `toolkit drift` does. SIGTERM and Ctrl-C end the service after it has answered
+//! the requests that it accepted, or a little later if a client does not read its answers; a second signal
+//! ends it at once.
 
 use std::{
     error::Error,
@@ -163,7 +163,6 @@ fn run() -> Result<(), Box<dyn Error>> {
         let _ = writeln!(stdout(), "http://{}/ on {}", listener.local_addr()?, scorer.runtime());
         Ok(serve(listener, (scorer, sha256), monitor, state, first_signal()).await?)
     });
-    // An image that nobody waits for may still be decoded.
     runtime.shutdown_background();
     served
 }
@@ -192,7 +191,7 @@ fn begin(
     }
 }
 
-/// Completes on SIGTERM, SIGHUP or Ctrl-C. The next such signal ends the program.
+/// Completes on SIGTERM or Ctrl-C. The next such signal ends the program.
 async fn first_signal() {
     next_signal().await;
     tokio::spawn(async {
@@ -204,12 +203,9 @@ async fn first_signal() {
 async fn next_signal() {
     #[cfg(unix)]
     {
-        use signal::unix::{SignalKind, signal};
-        let [mut terminate, mut hangup] =
-            [SignalKind::terminate(), SignalKind::hangup()].map(|kind| signal(kind).expect("a handler"));
+        let mut terminate = signal::unix::signal(signal::unix::SignalKind::terminate()).expect("a handler");
         tokio::select! {
             _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
             pressed = signal::ctrl_c() => pressed.expect("a handler"),
         }
     }
@@ -290,7 +286,7 @@ async fn serve(
     while tasks.join_next().await.is_some() {}
     // Closes the queue.
     drop(service);
-    scoring.await.unwrap_or(Ok(()))
+    scoring.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 async fn health(State(service): State<Service>) -> Response {

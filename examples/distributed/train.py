@@ -3,7 +3,7 @@
 
     torchrun --nproc-per-node 8 train.py --known DIR --backbone FILE --results DIR
     torchrun --nproc-per-node 8 train.py --known DIR --backbone FILE --results DIR --model tf_efficientnet_lite0
-    toolkit import DIR/weights.pt model.onnx --known DIR
+    toolkit import DIR/weights.pt model.onnx --known DIR --variant paper
 
 The network is a WideResNet-40-2 for images of 32 pixels, or one of timm's ResNets and EfficientNet-Lites for
 photographs. Data, weights, loss and recipe are those of

@@ -93,7 +93,13 @@ def main() -> None:
     names = args.classes.read_text().splitlines() if args.classes else [str(k) for k in range(network.num_classes)]
     if len(names) != network.num_classes:
         raise SystemExit(f"{args.classes}: {len(names)} names for {network.num_classes} classes")
-    resize = {"fit": "crop", "share": data["crop_pct"], "filter": data["interpolation"]}
+    match data["crop_mode"], data["crop_pct"]:
+        case "center", share:
+            resize = {"fit": "crop", "share": share, "filter": data["interpolation"]}
+        case "squash", 1.0:
+            resize = {"fit": "stretch", "filter": data["interpolation"]}
+        case mode, share:
+            raise SystemExit(f"{args.network}: its images are fitted by `{mode}` with {share}, which a model file cannot state")
     write(network, args.model, names, data["input_size"][1:], data["mean"], data["std"], resize)
 
 

@@ -133,7 +133,7 @@ const HELD_OUT_TEST_SEED: u64 = 0;
 /// [kept](Dataset::keep).
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    origin: PathBuf,
+    pub(crate) origin: PathBuf,
     classes: Vec<String>,
     labels: Vec<i64>,
     input: Input,

@@ -237,13 +237,15 @@ mod with_files {
                     format!("it has {found} labels for {images} images in `{}`", path.display()),
                 ));
             }
-            let folder_name = folder.canonicalize().ok();
-            let folder_name = folder_name.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-            let of_archive: Option<&[&str]> = match folder_name {
-                Some("CIFAR-10-C") => Some(&cifar::CLASSES),
-                Some("CIFAR-100-C") => Some(&cifar::FINE_CLASSES),
-                _ => None,
+            let of_archive = |folder: &Path| -> Option<&[&str]> {
+                match folder.file_name()?.to_str()? {
+                    "CIFAR-10-C" => Some(&cifar::CLASSES),
+                    "CIFAR-100-C" => Some(&cifar::FINE_CLASSES),
+                    _ => None,
+                }
             };
+            // The name may be that of a link, or of the current folder.
+            let of_archive = of_archive(folder).or_else(|| of_archive(&folder.canonicalize().ok()?));
             let names = match (named_classes(folder)?, of_archive) {
                 (None, Some(names)) => Some((0..).zip(names.iter().map(|&name| name.to_owned())).collect()),
                 (names, _) => names,

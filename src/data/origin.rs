@@ -103,7 +103,8 @@ impl Dataset {
         let is_same = |other: &Path| may_be(other) && other.canonicalize().is_ok_and(|other| other == place);
         match &*self.source {
             Source::Arrays(arrays) => arrays.places().any(|(path, _)| is_same(path)),
-            Source::Files(files) => files.iter().any(|path| is_same(path)),
+            // A link must be looked up, which takes long for many files.
+            Source::Files(files) => files.par_iter().any(|path| is_same(path)),
             #[cfg(feature = "parquet")]
             Source::Rows(rows) => rows.files().any(is_same),
             Source::Noise(_) => false,

@@ -68,8 +68,11 @@ pub(super) fn reason(error: impl Display) -> Reason {
 pub(super) fn check_size((width, height): (u32, u32), bytes_per_pixel: u64) -> Result<(), Reason> {
     match u64::from(width) * u64::from(height) * bytes_per_pixel {
         0 => Err("it has no pixels".to_owned()),
-        size if width > MAX_SIDE || height > MAX_SIDE || size > MAX_BYTES => {
-            Err(format!("its {width} x {height} pixels need too much memory"))
+        _ if width > MAX_SIDE || height > MAX_SIDE => {
+            Err(format!("its {width} x {height} pixels are more than {MAX_SIDE} a side"))
+        }
+        size if size > MAX_BYTES => {
+            Err(format!("its {width} x {height} pixels take more than {} MiB", MAX_BYTES >> 20))
         }
         _ => Ok(()),
     }

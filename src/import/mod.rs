@@ -16,7 +16,7 @@ use crate::{
     method::{self, AnchorKind, Anchors, KEEP, Loss, Variant, needed},
     run::{CheckBatch, Checkpoint, EXAMPLES, Facts, Features, HeldOut, degraded_among},
     scorer::{Provider, Scorer},
-    weights::{Tensor, Weights},
+    weights::{Tensor, Weights, is_counter},
 };
 
 /// The facts that weights do not contain.
@@ -191,7 +191,7 @@ pub fn unused<'a>(weights: &'a Weights, checkpoint: &Checkpoint) -> Vec<&'a str>
     let is_unused = |name: &&str| {
         weights.note.is_none()
             && network.get(name).is_none()
-            && !name.ends_with(".num_batches_tracked")
+            && !is_counter(name)
             && !weights.get(name).is_none_or(|tensor| is_statistic(name, tensor) || is_used(tensor))
     };
     weights.names().filter(is_unused).collect()

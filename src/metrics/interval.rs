@@ -184,15 +184,17 @@ impl Draws {
         Interval { low: at(0.025), high: at(0.975) }
     }
 
-    /// The interval around a value from the standard deviation of the draws, on the logit scale. Around 0 or 1,
-    /// where draws do not vary, it is Wilson's for this number of images.
+    /// The interval around a value from the standard deviation of the draws, on the logit scale. Closer to 0 or 1
+    /// than an image's share, where draws hardly vary, it covers Wilson's for this number of images.
     pub(crate) fn around(&self, value: f64, images: usize) -> Interval {
         let spread = value * (1.0 - value);
+        let of_share = || Interval::of_share(value.clamp(0.0, 1.0), images as f64);
         // The value may have been rounded.
         if spread < 1e-12 {
-            return Interval::of_share(value.clamp(0.0, 1.0), images as f64);
+            return of_share();
         }
-        Interval::on_the_logit_scale(value, self.variance())
+        let interval = Interval::on_the_logit_scale(value, self.variance());
+        if value.min(1.0 - value) < 1.0 / images as f64 { interval.hull(of_share()) } else { interval }
     }
 }
 
@@ -596,9 +598,12 @@ mod tests {
         let Interval { low, high } = draws.around(0.5, 9);
         assert!((low + high - 1.0).abs() < 1e-12 && (0.05..0.1).contains(&low), "{low}");
         // Perfect draws are as far away as they are, not infinitely far.
-        let perfect = Draws::new(vec![0.97, 0.99, 1.0, 1.0]).around(0.99, 9);
+        let perfect = Draws::new(vec![0.97, 0.99, 1.0, 1.0]).around(0.99, 1000);
         assert!((0.8..0.9).contains(&perfect.low) && perfect.high < 1.0, "{perfect:?}");
         assert_eq!(draws.around(1.0, 9), Interval::wilson(9, 9));
+        // A result that is a little worse is not far more certain.
+        let nearly = Draws::new(vec![0.9999; 9]).around(0.9999, 100);
+        assert!((nearly.low - Interval::wilson(100, 100).low).abs() < 1e-3, "{nearly:?}");
     }
 
     #[test]

@@ -537,19 +537,21 @@ fn matrix(
     let y = |row: usize| HEADS + height * row as f64 + if row >= known { 8.0 } else { 0.0 };
     let (width, bottom) = (x(columns.len() - 1) + side + 44.0, y(rows.len() - 1) + height + 4.0);
     let text_class = if columns.len() > 16 { "small" } else { "cell-text" };
+    let heads = told_apart(columns.iter().map(String::as_str), 13);
+    let names = told_apart(rows.iter().map(|row| row.name.as_str()), 15);
     html! {
         svg xmlns="http://www.w3.org/2000/svg" viewBox={ "0 0 " (coordinate(width)) " " (coordinate(bottom)) }
             role="img" class=[(columns.len() > 16).then_some("many")] aria-labelledby={ (id) "-title" } {
             title id={ (id) "-title" } { (description) }
             text.axis x="4" y=(coordinate(HEADS - 8.0)) { "row: truth, column: verdict" }
-            @for (column, name) in columns.iter().enumerate() {
+            @for (column, head) in heads.iter().enumerate() {
                 @let at = format!("translate({} {}) rotate(-50)", coordinate(x(column) + side / 2.0 + 3.0), coordinate(HEADS - 7.0));
-                text class=(text_class) transform=(at) { (short(name, 13)) }
+                text class=(text_class) transform=(at) { (head) }
             }
-            @for (index, row) in rows.iter().enumerate() {
+            @for (index, (row, name)) in rows.iter().zip(&names).enumerate() {
                 @let all = row.counts.iter().sum::<usize>();
                 text class=(text_class) x=(coordinate(NAMES - 6.0)) y=(coordinate(y(index) + height / 2.0 + 4.0))
-                    text-anchor="end" { (short(&row.name, 15)) }
+                    text-anchor="end" { (name) }
                 @for (column, &count) in row.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
                     @let share = count as f64 / all as f64;
                     @let is_right = if row.is_known { index == column } else { Some(column) == unknown_column };

@@ -283,6 +283,9 @@ fn figure_element(figure: &Figure) -> Markup {
 }
 
 fn group_element(group: &Group) -> Markup {
+    if group.note.is_none() && group.figures.is_empty() {
+        return html! {};
+    }
     html! {
         h3 id=(group.id) { (group.title) }
         @if let Some(note) = &group.note { p.note { (note) } }
@@ -356,6 +359,9 @@ fn classes_line(subject: &Subject) -> Option<String> {
     let balanced = balanced_accuracy(classes.values()).filter(|_| subject.tested.is_judged())?;
     let accuracies = classes.iter().filter_map(|(&class, of)| Some((of.accuracy()?, class, of.images)));
     let (lowest, class, images) = accuracies.min_by(|(a, ..), (b, ..)| a.total_cmp(b))?;
+    if lowest == balanced {
+        return Some(format!("Balanced accuracy {}, the same for each class.", percent(balanced)));
+    }
     let interval = has_intervals(subject).then(|| Interval::of_share(lowest, images as f64));
     let class = figures::class_in_words(&subject.class(class));
     Some(format!(
@@ -714,8 +720,8 @@ fn run_section(run: &RunLog, number: usize) -> Markup {
             p {
                 @if run.events.is_empty() { "There is no log of the training." } @else {
                     @if is_finished { "Finished" } @else { "Not finished" }
-                    @if let Some(planned) = planned { ": " (counted(planned, "epoch")) ", tested after " (epochs) " of them." }
-                    @else { "; tested after " (counted(epochs, "epoch")) "." }
+                    @if let Some(planned) = planned { ": " (epochs) " of " (counted(planned, "epoch")) " tested." }
+                    @else { ": " (counted(epochs, "epoch")) " tested." }
                 }
                 @if run.others > 0 { " " (counted(run.others, "line")) " of the log cannot be read." }
             }

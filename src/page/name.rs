@@ -41,28 +41,54 @@ pub(super) fn elided(text: &str, most: usize) -> String {
     format!("{head}…{tail}")
 }
 
-/// Names of a legend, shortened to `most` characters. If one is longer, what all begin and end with is left
-/// out: it tells none of them from the others.
+/// Names of a legend or of the rows of a plot, shortened to `most` characters. If one is longer, what all begin
+/// and end with is left out: it tells none of them from the others. Those that are equal then are treated so among
+/// themselves and, as a last resort, numbered.
 pub(super) fn told_apart<'a>(names: impl IntoIterator<Item = &'a str>, most: usize) -> Vec<String> {
-    let names: Vec<Vec<char>> = names.into_iter().map(|name| visible(name).chars().collect()).collect();
+    let names: Vec<String> = names.into_iter().map(|name| visible(name).into_owned()).collect();
+    let is_long = names.iter().any(|name| name.chars().count() > most);
+    let whole: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut shown = if is_long { without_common_parts(&whole) } else { names.clone() };
+    shown.iter_mut().for_each(|name| *name = elided(name, most));
+    let alike = |shown: &[String], name: &str| -> Vec<usize> {
+        (0..shown.len()).filter(|&index| shown[index] == name).collect()
+    };
+    for first in 0..names.len() {
+        let group = alike(&shown, &shown[first]);
+        if group.iter().all(|&index| names[index] == names[first]) {
+            continue;
+        }
+        let rest = without_common_parts(&group.iter().map(|&index| whole[index]).collect::<Vec<_>>());
+        for (&index, rest) in group.iter().zip(rest) {
+            shown[index] = elided(&rest, most);
+        }
+        let still = alike(&shown, &shown[first]);
+        if still.iter().any(|&index| names[index] != names[first]) {
+            for (number, index) in (1..).zip(still) {
+                shown[index] = format!("{} {number}", elided(&shown[index], most.saturating_sub(4)));
+            }
+        }
+    }
+    shown.iter().map(|name| isolated(name)).collect()
+}
+
+/// The names without the whole words that all begin and end with; at least a character of each stays.
+fn without_common_parts(names: &[&str]) -> Vec<String> {
+    let names: Vec<Vec<char>> = names.iter().map(|name| name.chars().collect()).collect();
     let shortest = names.iter().map(Vec::len).min().unwrap_or_default();
     let are_equal = |at: &dyn Fn(&[char]) -> char| names.windows(2).all(|pair| at(&pair[0]) == at(&pair[1]));
+    let is_border = |c: char| !c.is_alphanumeric();
     let (mut start, mut end) = (0, 0);
-    if names.len() > 1 && names.iter().any(|name| name.len() > most) {
-        // Whole words; one letter at least stays.
-        let is_border = |c: char| !c.is_alphanumeric();
+    if names.len() > 1 {
         let common = (1..shortest).take_while(|&count| are_equal(&|name: &[char]| name[count - 1]));
         start = common.filter(|&count| is_border(names[0][count - 1])).last().unwrap_or(0);
         let common =
             (1..shortest - start).take_while(|&count| are_equal(&|name: &[char]| name[name.len() - count]));
         end = common.filter(|&count| is_border(names[0][names[0].len() - count])).last().unwrap_or(0);
     }
-    let shown = |name: &Vec<char>| {
-        let middle: String = name[start..name.len() - end].iter().collect();
-        let [before, after] = [start, end].map(|cut| if cut > 0 { "…" } else { "" });
-        isolated(&elided(&format!("{before}{middle}{after}"), most))
-    };
-    names.iter().map(shown).collect()
+    let [before, after] = [start, end].map(|cut| if cut > 0 { "…" } else { "" });
+    let middle = |name: &Vec<char>| name[start..name.len() - end].iter().collect::<String>();
+    names.iter().map(|name| format!("{before}{}{after}", middle(name))).collect()
 }
 
 /// A text that does not change the direction of its surroundings, for SVG and plain text, which have no
@@ -113,6 +139,10 @@ mod tests {
         let scores = ["model.onnx, energy:5", "model.onnx, energy"];
         assert_eq!(told_apart(scores, 12), ["…energy:5", "…energy"]);
         assert_eq!(told_apart(["the same long name"; 2], 12), ["…name", "…name"]);
+        let noises = ["cifar10-c-gaussian_noise-5", "cifar10-c-shot_noise-5", "textures"];
+        assert_eq!(told_apart(noises, 12), ["…gaussian…", "…shot…", "textures"]);
+        let alike = [1, 2].map(|k| format!("{}{k}{}", "a".repeat(30), "b".repeat(30)));
+        assert_eq!(told_apart(alike.iter().map(String::as_str), 12), ["aaaaa…bb 1", "aaaaa…bb 2"]);
         assert_eq!(told_apart(["a rather long name"], 12), [elided("a rather long name", 12)]);
         assert_eq!(told_apart([], 12), [""; 0]);
     }

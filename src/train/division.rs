@@ -54,6 +54,10 @@ impl HeldOutCounts {
     /// [`Error::HoldsOutTooFew`] and [`Error::EmptiesClass`].
     pub fn of(known: &Dataset, share: f64, images: usize) -> Result<Self> {
         let what = if images < known.len() { "distinct images" } else { "images" };
+        if images < known.classes().len() {
+            let reason = format!("it has {images} {what} for {} classes", known.classes().len());
+            return Err(Error::Dataset { path: known.origin.clone(), reason });
+        }
         let held_out = Self::share(share, images, what)?;
         let count = held_out.choosing + held_out.calibrating;
         if count + known.classes().len() > images {

@@ -117,7 +117,7 @@ fn torch(error: TchError) -> Error {
 /// Checks that a device is available.
 ///
 /// # Errors
-/// [`Error::Provider`] if there is none, [`Error::Setting`] if its number is too large.
+/// [`Error::Device`] if there is none, [`Error::Setting`] if its number is too large.
 pub fn check_device(device: Device) -> Result<()> {
     torch_device(device).map(drop)
 }
@@ -125,7 +125,7 @@ pub fn check_device(device: Device) -> Result<()> {
 /// The device of libtorch.
 ///
 /// # Errors
-/// [`Error::Provider`] if there is none, [`Error::Setting`] if its number is too large.
+/// [`Error::Device`] if there is none, [`Error::Setting`] if its number is too large.
 fn torch_device(device: Device) -> Result<tch::Device> {
     let Device::Cuda(number) = device else { return Ok(tch::Device::Cpu) };
     let unavailable = |reason: String| Err(Error::Device { device: device.to_string(), reason });

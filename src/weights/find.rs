@@ -104,8 +104,13 @@ pub(super) fn foreign<'a>(
     weights.names().filter_map(|name| name.strip_prefix(prefix)).find(|name| {
         let is_in_block = name.split_inclusive('.').next().is_some_and(|first| blocks.contains(first));
         let is_in_layer = name.rsplit_once('.').is_some_and(|(layer, _)| layers.contains(layer));
-        (is_in_block || is_in_layer) && !own.contains(name) && !name.ends_with(".num_batches_tracked")
+        (is_in_block || is_in_layer) && !own.contains(name) && !is_counter(name)
     })
+}
+
+/// Whether a tensor counts batches, or operations as a profiler does, and takes no part in a network.
+pub(crate) fn is_counter(name: &str) -> bool {
+    [".num_batches_tracked", ".total_ops", ".total_params"].iter().any(|end| name.ends_with(end))
 }
 
 /// Whether a prefix names averaged weights.

@@ -33,6 +33,8 @@ use crate::{
 
 #[cfg(feature = "train")]
 use crate::model::Training;
+#[cfg(feature = "export")]
+pub(crate) use find::is_counter;
 #[cfg(any(feature = "export", feature = "train"))]
 pub(crate) use fold::folded;
 #[cfg(feature = "files")]

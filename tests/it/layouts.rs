@@ -394,6 +394,13 @@ fn one_severity_of_a_corruption_can_be_chosen() {
         error.contains("labels.npy` is not a usable data set: it has 50000 labels for 10 images"),
         "{error}"
     );
+    // The name of a link counts, too.
+    #[cfg(unix)]
+    {
+        std::fs::rename(&place, folder.path().join("store")).unwrap();
+        std::os::unix::fs::symlink("store", &place).unwrap();
+        assert_eq!(open("fog.npy:1").unwrap().classes()[9], "truck");
+    }
 }
 
 #[cfg(feature = "parquet")]

@@ -195,6 +195,7 @@ fn a_report_shows_scores() {
             !name.to_string_lossy().starts_with(".unfinished") && name != "large.html"
         }));
     }
+    assert!(!page_text.contains(">Logits<"), "there are none");
     for part in ["&lt;i&gt;far&lt;/i&gt;", "images are not available here", "u/4"] {
         assert!(page_text.contains(part), "{part}");
     }
@@ -272,7 +273,7 @@ fn a_report_shows_a_run() {
     let text = page(at, "report.html");
     for part in [
         "Training of <bdi>1</bdi>",
-        "Not finished: 2 epochs, tested after 1 of them.",
+        "Not finished: 1 of 2 epochs tested.",
         "1 line of the log cannot be read.",
         "The best weights are those after epoch 1, with 1.5 on held-out images.",
         "Learning rate",

@@ -127,7 +127,7 @@ pub struct ImportArgs {
     /// Number of training images to use, drawn at random; 0 for all
     #[arg(long, value_name = "N", default_value_t = 5000, requires = "known")]
     pub images: usize,
-    /// Keep the anchors of the file, or fixed ones, instead of class means of --known
+    /// With the paper's loss, keep the anchors of the file, or fixed ones, instead of class means of --known
     #[arg(long, requires = "known")]
     pub keep_anchors: bool,
     /// Leave mirrored training images out of the class means, as for digits; the default for `mnist` and
@@ -138,8 +138,8 @@ pub struct ImportArgs {
     #[arg(long, default_value = "cpu", requires = "known")]
     pub provider: Provider,
 
-    /// Loss that the network was trained with; by default paper for weights with anchors and for the network of
-    /// the official CAC code, else cross-entropy. Only paper takes class means as anchors
+    /// Loss that the network was trained with; by default that of the file, paper for weights with anchors and for
+    /// the network of the official CAC code, else cross-entropy. Only paper takes class means as anchors
     #[arg(long, value_parser = one_of(&[Variant::Paper, Variant::PytorchOod, Variant::CrossEntropy]))]
     pub variant: Option<Variant>,
     #[arg(long, value_name = "X", help = format!("Length of the anchors if the file has none; by default {}", by_variant(|loss| loss.magnitude)))]
@@ -654,7 +654,7 @@ pub struct DriftArgs {
     pub json: bool,
     /// A folder of images, in path order; a CSV or NPZ score file, as for `metrics` but with labels
     /// optional; or - for one score per line on standard input. A first name that ends in .onnx is the model
-    /// file; by default the built-in model of CIFAR-10's classes
+    /// file; by default the built-in CIFAR-10 model
     #[arg(required = true, num_args = 1..=2, value_name = "[MODEL.onnx] DIR|SCORES|-")]
     inputs: Vec<PathBuf>,
 }
@@ -735,7 +735,7 @@ pub struct RecalibrateArgs {
 /// `toolkit inspect`
 #[derive(Args)]
 pub struct InspectArgs {
-    /// Model file; by default the built-in model of CIFAR-10's classes
+    /// Model file; by default the built-in CIFAR-10 model
     #[arg(value_name = "MODEL.onnx")]
     pub model: Option<PathBuf>,
     /// Print JSON

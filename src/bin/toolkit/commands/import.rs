@@ -6,7 +6,7 @@ use anyhow::bail;
 use cac::{
     data::{Dataset, KnownData, PublishedSet, Role, Split},
     import::{self, Calibration, ImportOptions},
-    method::{AnchorKind, Loss},
+    method::{AnchorKind, Loss, Variant},
     run::RunFolder,
     text::{first_few, on_one_line},
 };
@@ -64,7 +64,13 @@ pub fn run(args: &ImportArgs) -> anyhow::Result<()> {
     }
     let defaults = match args.variant {
         Some(variant) => Loss::new(variant),
-        None => import::probable_loss(&weights)?,
+        None => {
+            let loss = import::probable_loss(&weights)?;
+            if loss.variant == Variant::CrossEntropy {
+                say("loss: cross-entropy, because the weights have no anchors; for CAC, give --variant");
+            }
+            loss
+        }
     };
     let options = ImportOptions {
         name: args.weights.file_name().unwrap_or_default().to_string_lossy().into_owned(),
