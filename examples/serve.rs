@@ -161,7 +161,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         let listener = listener.map_err(|error| format!("cannot listen on `{address}`: {error}"))?;
         // Without a reader the service is as useful.
         let _ = writeln!(stdout(), "http://{}/ on {}", listener.local_addr()?, scorer.runtime());
-        Ok(serve(listener, (scorer, sha256), monitor, state, first_signal()).await?)
+        Ok(serve(listener, scorer, sha256, monitor, state, first_signal()).await?)
     });
     runtime.shutdown_background();
     served
@@ -213,14 +213,15 @@ async fn next_signal() {
     signal::ctrl_c().await.expect("a handler");
 }
 
-/// Accepts connections until `stop` completes, then answers the requests that it has accepted. A model comes with
-/// its SHA-256.
+/// Accepts connections until `stop` completes, then answers the requests that it has accepted. `model` is the
+/// SHA-256 of the model file.
 ///
 /// # Errors
 /// If the state cannot be written at the end.
 async fn serve(
     listener: TcpListener,
-    (scorer, model): (Scorer, String),
+    scorer: Scorer,
+    model: String,
     monitor: Option<Monitor>,
     state: Option<StateFile>,
     stop: impl Future<Output = ()>,
@@ -570,7 +571,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let stopped = async { stopped.await.unwrap_or(()) };
-        (address, stop, tokio::spawn(serve(listener, (scorer, "abc".to_owned()), monitor, state, stopped)))
+        (address, stop, tokio::spawn(serve(listener, scorer, "abc".to_owned(), monitor, state, stopped)))
     }
 
     fn head(request: &str, length: usize) -> String {

@@ -9,7 +9,7 @@ mod test_scores;
 
 #[cfg(feature = "page")]
 pub(crate) use test_scores::is_rejected;
-pub use test_scores::{ClassCounts, Scored, TestScores, balanced_accuracy};
+pub use test_scores::{ClassCounts, Scored, TestScores, balanced_accuracy, weakest};
 
 use std::iter;
 

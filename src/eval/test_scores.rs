@@ -149,6 +149,14 @@ pub fn balanced_accuracy<'a>(classes: impl IntoIterator<Item = &'a ClassCounts>)
     (!accuracies.is_empty()).then(|| accuracies.iter().sum::<f64>() / accuracies.len() as f64)
 }
 
+/// The class with the lowest accuracy, that accuracy, and the number of its images; the first of several, `None` if
+/// no class has images.
+#[must_use]
+pub fn weakest<'a, C>(classes: impl IntoIterator<Item = (C, &'a ClassCounts)>) -> Option<(C, f64, usize)> {
+    let tested = classes.into_iter().filter_map(|(class, of)| Some((class, of.accuracy()?, of.images)));
+    tested.min_by(|(_, a, _), (_, b, _)| a.total_cmp(b))
+}
+
 /// Whether a score exceeds the threshold. NaN does, as in [`method::is_unknown`](crate::method::is_unknown).
 pub(crate) fn is_rejected(score: f64, threshold: Option<f64>) -> bool {
     let is_accepted = threshold.is_none_or(|threshold| score <= threshold);

@@ -163,15 +163,14 @@ fn anchors_of(weights: &Weights, count: usize) -> Option<&'static str> {
     ["anchors", "means"].into_iter().find(is_square)
 }
 
-/// The loss that the [network](Weights::network) of weights was probably trained with: the one that the file
+/// The loss that weights, those of [`Weights::network`], were probably trained with: the one that the file
 /// states, else the paper's for weights with anchors and for the network of its code, else cross-entropy.
 ///
 /// # Errors
 /// [`Error::Weights`] if they match no known network.
 pub fn probable_loss(weights: &Weights) -> Result<Loss> {
-    let weights = weights.network()?;
     let found = weights.recognize()?;
-    let has_anchors = found.classes.is_some_and(|count| anchors_of(&weights, count).is_some());
+    let has_anchors = found.classes.is_some_and(|count| anchors_of(weights, count).is_some());
     Ok(weights.loss().unwrap_or_else(|| {
         let is_of_paper = has_anchors || found.architecture.family().name == "cac-net";
         Loss::new(if is_of_paper { Variant::Paper } else { Variant::CrossEntropy })

@@ -146,8 +146,12 @@ impl Interval {
         Self { low: difference - reach, high: difference + reach }
     }
 
-    /// The interval of a value above 0 and below 1 with a normal error of this variance, on the logit scale.
-    fn on_the_logit_scale(value: f64, variance: f64) -> Self {
+    /// The interval of a value with a normal error of this variance, on the logit scale. At 0 or 1, where it has no
+    /// variance, it is Wilson's for this number of images.
+    fn on_the_logit_scale(value: f64, variance: f64, images: usize) -> Self {
+        if is_perfect(value) {
+            return Self::of_share(value.clamp(0.0, 1.0), images as f64);
+        }
         let (logit, reach) = ((value / (1.0 - value)).ln(), Z * variance.sqrt() / (value * (1.0 - value)));
         let [low, high] = [logit - reach, logit + reach].map(|logit| 1.0 / (1.0 + (-logit).exp()));
         Self { low, high }
@@ -157,6 +161,11 @@ impl Interval {
     pub(crate) fn hull(self, other: Self) -> Self {
         Self { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
+}
+
+/// Whether a value is 0 or 1, but for rounding.
+fn is_perfect(value: f64) -> bool {
+    value * (1.0 - value) < 1e-12
 }
 
 /// The values measured on the resamples, in ascending order.
@@ -187,14 +196,13 @@ impl Draws {
     /// The interval around a value from the standard deviation of the draws, on the logit scale. Closer to 0 or 1
     /// than an image's share, where draws hardly vary, it covers Wilson's for this number of images.
     pub(crate) fn around(&self, value: f64, images: usize) -> Interval {
-        let spread = value * (1.0 - value);
-        let of_share = || Interval::of_share(value.clamp(0.0, 1.0), images as f64);
-        // The value may have been rounded.
-        if spread < 1e-12 {
-            return of_share();
+        let interval = Interval::on_the_logit_scale(value, self.variance(), images);
+        let is_extreme = value.min(1.0 - value) < 1.0 / images as f64;
+        if is_extreme {
+            interval.hull(Interval::of_share(value.clamp(0.0, 1.0), images as f64))
+        } else {
+            interval
         }
-        let interval = Interval::on_the_logit_scale(value, self.variance());
-        if value.min(1.0 - value) < 1.0 / images as f64 { interval.hull(of_share()) } else { interval }
     }
 }
 
@@ -308,11 +316,10 @@ pub(crate) fn auroc_interval(known: &RankedKnown, sets: &[&Ranked]) -> Interval 
         return Interval { low: 0.0, high: 1.0 };
     }
     let images = sets.iter().map(|set| set.len()).fold(known.len(), usize::min);
-    // The sum may have been rounded.
-    if auroc * (1.0 - auroc) < 1e-12 {
-        return Interval::of_share(auroc.clamp(0.0, 1.0), images as f64);
+    let interval = Interval::on_the_logit_scale(auroc, variance, images);
+    if is_perfect(auroc) {
+        return interval;
     }
-    let interval = Interval::on_the_logit_scale(auroc, variance);
     // All sets share the known images, so their errors do not cancel out.
     if known.len() < FEW || effective_misplaced(&known_placements) < FEW_MISPLACED {
         interval.hull(Interval::of_ends(parts))

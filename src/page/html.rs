@@ -20,7 +20,7 @@ use super::{
 use crate::{
     data::MEAN,
     error::{Error, Result},
-    eval::{ClassCounts, Scored, balanced_accuracy},
+    eval::{ClassCounts, Scored, balanced_accuracy, weakest},
     files::atomic,
     method::RejectionScore,
     metrics::{Interval, Metric},
@@ -77,7 +77,7 @@ impl Page {
                     }
                     footer { p {
                         "Made by toolkit " (env!("CARGO_PKG_VERSION")) ". All numbers are measured on the images counted here"
-                        @if self.sections.iter().any(|section| has_intervals(&section.subject)) { "; intervals are 95 %" } "."
+                        @if self.sections.iter().any(|section| section.subject.has_intervals()) { "; intervals are 95 %" } "."
                     } }
                 }
             }
@@ -357,12 +357,11 @@ fn known_line(report: &Report) -> String {
 fn classes_line(subject: &Subject) -> Option<String> {
     let classes = subject.tested.by_class(subject.threshold);
     let balanced = balanced_accuracy(classes.values()).filter(|_| subject.tested.is_judged())?;
-    let accuracies = classes.iter().filter_map(|(&class, of)| Some((of.accuracy()?, class, of.images)));
-    let (lowest, class, images) = accuracies.min_by(|(a, ..), (b, ..)| a.total_cmp(b))?;
+    let (class, lowest, images) = weakest(classes.iter().map(|(&class, of)| (class, of)))?;
     if lowest == balanced {
         return Some(format!("Balanced accuracy {}, the same for each class.", percent(balanced)));
     }
-    let interval = has_intervals(subject).then(|| Interval::of_share(lowest, images as f64));
+    let interval = subject.has_intervals().then(|| Interval::of_share(lowest, images as f64));
     let class = figures::class_in_words(&subject.class(class));
     Some(format!(
         "Balanced accuracy {}, lowest for {class}: {}.",
@@ -430,14 +429,9 @@ fn note(metric: Metric) -> String {
     format!("{}{smaller}", metric.description())
 }
 
-/// Whether the metrics have intervals.
-fn has_intervals(subject: &Subject) -> bool {
-    subject.report.as_ref().is_ok_and(|report| report.intervals.is_some())
-}
-
 fn comparison_table(sections: &[Section]) -> Markup {
     let has_agreement = sections.iter().any(|section| section.subject.agreement.is_some());
-    let has_intervals = sections.iter().any(|section| has_intervals(&section.subject));
+    let has_intervals = sections.iter().any(|section| section.subject.has_intervals());
     html! {
         h2 { "Comparison" }
         div.scroll tabindex="0" role="region" aria-label="comparison" {
@@ -525,7 +519,7 @@ fn class_table(subject: &Subject, number: usize) -> Markup {
         });
         rows.truncate(CLASSES);
     }
-    let has_intervals = has_intervals(subject);
+    let has_intervals = subject.has_intervals();
     let cell = |count: usize, of: usize| match of {
         0 => cell(None, None),
         _ => cell(Some(share(count, of)), has_intervals.then(|| Interval::wilson(count, of))),

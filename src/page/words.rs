@@ -89,6 +89,11 @@ impl Subject {
         self.origin.as_ref()?.manifest.decision.threshold.as_ref()
     }
 
+    /// Whether its metrics have intervals.
+    pub(super) fn has_intervals(&self) -> bool {
+        self.report.as_ref().is_ok_and(|report| report.intervals.is_some())
+    }
+
     /// Whether thresholds are chosen from the test images.
     pub(super) fn is_chosen_from_test(&self) -> bool {
         self.chosen().is_some_and(|threshold| threshold.is_from_test)
@@ -233,10 +238,9 @@ impl Subject {
                 0 => String::new(),
                 more => format!(", and few images of {}", counted(more, "more set")),
             };
-            let has_intervals = self.report.as_ref().is_ok_and(|report| report.intervals.is_some());
             cautions.push(format!(
                 "Few images: {named}{more}. {}",
-                if has_intervals {
+                if self.has_intervals() {
                     "Look at the intervals, not at the numbers alone."
                 } else {
                     "The numbers are uncertain, and no intervals were computed."

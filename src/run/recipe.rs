@@ -301,9 +301,9 @@ pub enum Outliers {
     /// No outliers.
     #[default]
     None,
-    /// Known training images, scrambled anew for every step, or once if the backbone is frozen: pieces shuffled, one piece repeated, blended into
-    /// a texture, or warped (negative data augmentation; Sinha et al., arXiv 2102.05113). For classes that
-    /// differ in shape.
+    /// Known training images, scrambled anew for every step, or once if the backbone is frozen: pieces shuffled,
+    /// one piece repeated, blended into a texture, or warped (negative data augmentation; Sinha et al., arXiv
+    /// 2102.05113). For classes that differ in shape.
     Scrambled,
     /// The images of a folder, or the training images of a data set with splits or of a
     /// [published one](crate::data::PublishedSet) by name.

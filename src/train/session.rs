@@ -208,7 +208,9 @@ impl<'a> Session<'a> {
                 folder.check_holds_no_run()?;
                 let resolved = serde_json::to_vec_pretty(settings).expect("settings are plain data");
                 atomic::write(&folder.resolved(), &resolved)?;
-                given.map_or(Ok(()), |given| folder.write_settings(given))?;
+                if let Some(given) = given {
+                    folder.write_settings(given)?;
+                }
                 let state = State::new(settings.clone(), checksum.clone(), tests_checksum.clone());
                 (log, State { lineage: learner.lineage.clone(), ..state }, Vec::new())
             }

@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     io::{IsTerminal, Write, stderr},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -13,6 +13,10 @@ use super::data::size;
 
 /// The bar on the terminal, which lines must not tear.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn live_bar() -> MutexGuard<'static, Option<ProgressBar>> {
+    BAR.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Writes one or more lines to stderr, above the progress bar. Control characters, which file names may contain,
 /// are escaped. A closed stderr is not an error.
@@ -26,7 +30,7 @@ pub fn say(line: impl Display) {
     let write = || {
         let _ = writeln!(stderr(), "{text}");
     };
-    match &*BAR.lock().unwrap_or_else(PoisonError::into_inner) {
+    match &*live_bar() {
         Some(bar) => bar.suspend(write),
         None => write(),
     }
@@ -49,40 +53,26 @@ pub struct Progress {
 impl Progress {
     /// Starts a task of `total` items.
     pub fn new(label: String, total: usize) -> Self {
-        Self::of(label, Some(total))
-    }
-
-    /// Starts a task of `total` items, if their number is known.
-    pub fn of(label: String, total: Option<usize>) -> Self {
-        let templates = [
-            "{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed}<{eta}]",
-            "{prefix} {spinner} {pos} {msg} [{elapsed}]",
-        ];
-        Self::start(label, total.map(|total| total as u64), |count| count.to_string(), templates)
+        let template = "{prefix} {wide_bar} {pos}/{len} {msg} [{elapsed}<{eta}]";
+        Self::start(label, Some(total as u64), |count| count.to_string(), template)
     }
 
     /// Starts a task of `total` bytes, if their number is known.
     pub fn of_bytes(label: String, total: Option<u64>) -> Self {
-        let templates = [
-            "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes} [{elapsed}<{eta}]",
-            "{prefix} {spinner} {decimal_bytes} [{elapsed}]",
-        ];
-        Self::start(label, total, size, templates)
+        let template = match total {
+            Some(_) => "{prefix} {wide_bar} {decimal_bytes}/{decimal_total_bytes} [{elapsed}<{eta}]",
+            None => "{prefix} {spinner} {decimal_bytes} [{elapsed}]",
+        };
+        Self::start(label, total, size, template)
     }
 
-    fn start(
-        label: String,
-        total: Option<u64>,
-        amount: fn(u64) -> String,
-        [with_total, without]: [&str; 2],
-    ) -> Self {
+    fn start(label: String, total: Option<u64>, amount: fn(u64) -> String, template: &str) -> Self {
         let bar = stderr().is_terminal().then(|| {
-            let template = if total.is_some() { with_total } else { without };
             let style = ProgressStyle::with_template(template).expect("a valid template");
             let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
             bar.with_style(style).with_prefix(label.clone())
         });
-        BAR.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&bar);
+        live_bar().clone_from(&bar);
         Self { bar, total, amount, label, last_line: Instant::now() }
     }
 
@@ -108,7 +98,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if let Some(bar) = self.bar.take() {
-            *BAR.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *live_bar() = None;
             bar.finish_and_clear();
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use cac::{
     data::Degradation,
-    eval::{Agreement, ClassCounts, Evaluation, TestScores, balanced_accuracy},
+    eval::{Agreement, ClassCounts, Evaluation, TestScores, balanced_accuracy, weakest},
     method::RejectionScore,
     page::{Projection, Provenance, Subject},
     report::{Comparison, Report, ReportOptions},
@@ -213,14 +213,16 @@ impl Measured<'_> {
                 let doubt = scorer.provider().doubt_of_held_out(scorer.manifest());
                 let least = scorer.manifest().kept_at_least(keep, doubt).unwrap_or(keep);
                 if report.keeps_fewer_than(least) {
-                    say(format_args!(
-                        "the threshold keeps fewer known images than it was chosen to keep: the test images may differ from the images that it was chosen from"
-                    ));
+                    say(
+                        "the threshold keeps fewer known images than it was chosen to keep: the test images may differ from the images that it was chosen from",
+                    );
                 }
             }
             let classes = self.by_class(index);
             let balanced = balanced_accuracy(classes.iter().map(|(_, counts)| counts));
-            if let (Some(balanced), Some((class, accuracy, images))) = (balanced, weakest(&classes)) {
+            if let (Some(balanced), Some((class, accuracy, images))) =
+                (balanced, weakest(classes.iter().map(|(name, counts)| (*name, counts))))
+            {
                 let [balanced, accuracy] = [balanced, accuracy].map(|share| 100.0 * share);
                 writeln!(
                     out,
@@ -275,10 +277,4 @@ fn of_class(name: &str, counts: &ClassCounts, threshold: Option<f32>) -> Value {
         "kept_and_correct": kept_and_correct,
         "unknown_accepted": unknown_accepted,
     })
-}
-
-/// The class with the lowest accuracy: its name, its accuracy and the number of its images.
-fn weakest<'a>(classes: &[(&'a str, ClassCounts)]) -> Option<(&'a str, f64, usize)> {
-    let tested = classes.iter().filter_map(|(name, counts)| Some((*name, counts.accuracy()?, counts.images)));
-    tested.min_by(|(_, a, _), (_, b, _)| a.total_cmp(b))
 }
