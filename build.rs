@@ -15,10 +15,8 @@ fn main() {
 fn commit() {
     let git = |arguments: &[&str]| Command::new("git").args(arguments).output().ok();
     // Git appends to this file whenever HEAD moves. In a worktree it is in the main checkout.
-    let moves = match Path::new(".git").exists() {
-        true => git(&["rev-parse", "--git-path", "logs/HEAD"]),
-        false => None,
-    };
+    let moves =
+        if Path::new(".git").exists() { git(&["rev-parse", "--git-path", "logs/HEAD"]) } else { None };
     let moves = moves.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let Some(moves) = moves.filter(|moves| Path::new(moves).exists()) else { return };
     println!("cargo::rerun-if-changed={moves}");

@@ -329,9 +329,10 @@ fn origin(last_layer: &LastLayer) -> Array1<f64> {
     let bias: Array1<f64> = last_layer.bias.iter().map(|&value| f64::from(value)).collect();
     // In the space of the classes or of the features, whichever is smaller.
     let has_more_classes = weight.nrows() > weight.ncols();
-    let (matrix, point) = match has_more_classes {
-        true => (weight.t().dot(&weight), weight.t().dot(&bias)),
-        false => (weight.dot(&weight.t()), bias),
+    let (matrix, point) = if has_more_classes {
+        (weight.t().dot(&weight), weight.t().dot(&bias))
+    } else {
+        (weight.dot(&weight.t()), bias)
     };
     let (values, vectors) = eigen(&matrix);
     let most = values.last().copied().unwrap_or(0.0);

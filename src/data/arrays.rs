@@ -90,9 +90,10 @@ impl Form {
             size = size.checked_mul(shape[axis])?;
             Some(())
         };
-        let is_countable = match is_fortran {
-            true => (0..shape.len()).try_for_each(&mut stride),
-            false => (0..shape.len()).rev().try_for_each(&mut stride),
+        let is_countable = if is_fortran {
+            (0..shape.len()).try_for_each(&mut stride)
+        } else {
+            (0..shape.len()).rev().try_for_each(&mut stride)
         };
         let length = |axis: Option<usize>| axis.map_or(1, |axis| shape[axis]);
         let distance = |axis: Option<usize>| axis.map_or(0, |axis| strides[axis]);
@@ -236,9 +237,10 @@ pub(super) fn check_end(reader: &mut impl Read) -> Reasoned<()> {
 pub(super) fn integers(bytes: &[u8], kind: &str, size: usize, is_big_endian: bool) -> Option<Vec<i64>> {
     let read = |item: &[u8]| {
         let mut word = [0; 8];
-        match is_big_endian {
-            true => item.iter().rev().zip(&mut word).for_each(|(byte, place)| *place = *byte),
-            false => word[..size].copy_from_slice(item),
+        if is_big_endian {
+            item.iter().rev().zip(&mut word).for_each(|(byte, place)| *place = *byte)
+        } else {
+            word[..size].copy_from_slice(item)
         }
         let bits = u64::from_le_bytes(word);
         let unused = 64 - 8 * size as u32;

@@ -140,9 +140,10 @@ fn read(path: &Path, axes: usize) -> Result<(Vec<usize>, Vec<u8>)> {
     let size = file.metadata().map_err(Error::io("read", path))?.len();
     let file = BufReader::new(file);
     let is_compressed = path.extension().is_some_and(|extension| extension == "gz");
-    let result = match is_compressed {
-        true => read_from(&mut MultiGzDecoder::new(file), axes, size.saturating_mul(MAX_INFLATED)),
-        false => read_from(&mut { file }, axes, size),
+    let result = if is_compressed {
+        read_from(&mut MultiGzDecoder::new(file), axes, size.saturating_mul(MAX_INFLATED))
+    } else {
+        read_from(&mut { file }, axes, size)
     };
     result.map_err(|reason| Error::Dataset { path: path.to_owned(), reason })
 }

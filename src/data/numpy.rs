@@ -61,17 +61,17 @@ fn place(path: &Path) -> Option<Place> {
             }
         });
     }
-    match path.is_file() {
-        true if ends_in(path, &["npz"]) => Some(Place::Archive(path.to_owned())),
-        true if ends_in(path, &["npy"]) => Some(Place::Array(path.to_owned(), None)),
-        true => None,
-        false => {
-            let (file, severity) = path.to_str()?.rsplit_once(':')?;
-            let (file, severity) = (Path::new(file), severity.parse().ok()?);
-            let is_severity = (1..=5).contains(&severity) && ends_in(file, &["npy"]) && file.is_file();
-            is_severity.then(|| Place::Array(file.to_owned(), Some(severity)))
-        }
+    if path.is_file() {
+        return if ends_in(path, &["npz"]) {
+            Some(Place::Archive(path.to_owned()))
+        } else {
+            ends_in(path, &["npy"]).then(|| Place::Array(path.to_owned(), None))
+        };
     }
+    let (file, severity) = path.to_str()?.rsplit_once(':')?;
+    let (file, severity) = (Path::new(file), severity.parse().ok()?);
+    let is_severity = (1..=5).contains(&severity) && ends_in(file, &["npy"]) && file.is_file();
+    is_severity.then(|| Place::Array(file.to_owned(), Some(severity)))
 }
 
 #[cfg(feature = "files")]
@@ -372,9 +372,8 @@ mod with_files {
             let is_big_endian = self.is_big_endian();
             let text = |item: &[u8]| match kind {
                 "U" => {
-                    let code = |word: &[u8; 4]| match is_big_endian {
-                        true => u32::from_be_bytes(*word),
-                        false => u32::from_le_bytes(*word),
+                    let code = |word: &[u8; 4]| {
+                        if is_big_endian { u32::from_be_bytes(*word) } else { u32::from_le_bytes(*word) }
                     };
                     let characters: Option<String> =
                         item.as_chunks().0.iter().map(|word| char::from_u32(code(word))).collect();

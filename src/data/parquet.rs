@@ -73,9 +73,10 @@ fn check_whole(files: &[&Path]) -> Result<(), String> {
         missing.map(move |number| format!("{beginning}-{number:05}-of-{count:05}.parquet"))
     });
     let missing: Vec<String> = missing.collect();
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(format!("it lacks {}", few(missing.iter().map(String::as_str)))),
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("it lacks {}", few(missing.iter().map(String::as_str))))
     }
 }
 
@@ -424,16 +425,15 @@ mod with_parquet {
         let missing =
             |what: &str| format!("its columns are {}: none has {what}", few(schema.iter().copied()));
         let image = first("Image", &["image", "img"]).ok_or_else(|| missing("images"))?.to_owned();
-        let label = match is_known {
-            true => {
-                let column = first("ClassLabel", &["label", "labels", "fine_label"])
-                    .ok_or_else(|| missing("labels"))?;
-                let names = features[column]["names"].as_array().map(|names| {
-                    names.iter().map(|name| name.as_str().unwrap_or_default().to_owned()).collect()
-                });
-                Some((column.to_owned(), names))
-            }
-            false => None,
+        let label = if is_known {
+            let column =
+                first("ClassLabel", &["label", "labels", "fine_label"]).ok_or_else(|| missing("labels"))?;
+            let names = features[column]["names"]
+                .as_array()
+                .map(|names| names.iter().map(|name| name.as_str().unwrap_or_default().to_owned()).collect());
+            Some((column.to_owned(), names))
+        } else {
+            None
         };
         Ok(Columns { image, label })
     }

@@ -26,9 +26,12 @@ pub(super) const LAYOUT: Layout = Layout {
     about: "SVHN's cropped digits (`train_32x32.mat`, `test_32x32.mat`)",
     nested: &[],
     ignores_images: false,
-    is_here: |path| match path.is_dir() {
-        true => [TRAIN, TEST].iter().any(|name| path.join(name).is_file()),
-        false => path.is_file() && path.extension().is_some_and(|extension| extension == "mat"),
+    is_here: |path| {
+        if path.is_dir() {
+            [TRAIN, TEST].iter().any(|name| path.join(name).is_file())
+        } else {
+            path.is_file() && path.extension().is_some_and(|extension| extension == "mat")
+        }
     },
     open,
 };
@@ -39,13 +42,17 @@ const ZERO: i64 = 10;
 /// A single file, such as `extra_32x32.mat`, has no splits.
 fn open(path: &Path, wanted: Wanted) -> Result<Part> {
     let file = |name: &str| Some(path.join(name)).filter(|file| file.is_file());
-    let splits = match path.is_dir() {
-        true => Splits { train: file(TRAIN), test: file(TEST), all: None },
-        false => Splits { train: None, test: None, all: Some(path.to_owned()) },
+    let splits = if path.is_dir() {
+        Splits { train: file(TRAIN), test: file(TEST), all: None }
+    } else {
+        Splits { train: None, test: None, all: Some(path.to_owned()) }
     };
-    let found = || match path.is_dir() {
-        true => few([TRAIN, TEST].into_iter().filter(|name| file(name).is_some())),
-        false => "one set of images".to_owned(),
+    let found = || {
+        if path.is_dir() {
+            few([TRAIN, TEST].into_iter().filter(|name| file(name).is_some()))
+        } else {
+            "one set of images".to_owned()
+        }
     };
     let file = splits.choose(wanted, path, found)?;
     let broken = |reason| Error::Dataset { path: file.clone(), reason };

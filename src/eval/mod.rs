@@ -515,9 +515,12 @@ fn run(scorer: &Scorer, images: &Dataset, mut take: impl FnMut(ScoredBatch)) -> 
     let indices: Vec<usize> = (0..images.len()).collect();
     let batches = indices.chunks(scorer.preferred_batch());
     // Nodes that resize get the images as they are.
-    let read = |batch: &[usize]| match scorer.resizes() {
-        true => images.readable_originals(batch).map(Read::Originals),
-        false => images.readable_batch(batch).map(Read::Pixels),
+    let read = |batch: &[usize]| {
+        if scorer.resizes() {
+            images.readable_originals(batch).map(Read::Originals)
+        } else {
+            images.readable_batch(batch).map(Read::Pixels)
+        }
     };
     prefetch(
         batches,

@@ -369,9 +369,8 @@ pub fn write(path: &Path, evaluation: &Evaluation) -> Result<()> {
         _ => score.to_string(),
     };
     let names: Vec<String> = evaluation.scores.iter().enumerate().map(column).collect();
-    atomic::stream(path, |file| match is_npz(path) {
-        true => npz(file, &names, evaluation),
-        false => csv(file, &names, evaluation),
+    atomic::stream(path, |file| {
+        if is_npz(path) { npz(file, &names, evaluation) } else { csv(file, &names, evaluation) }
     })
 }
 

@@ -69,9 +69,12 @@ pub(super) fn of_checkpoint(
     let scores = if !score.score().reads_features() {
         of_logits(checkpoint, score, logits)
     } else {
-        let features = checkpoint.features.as_ref().and_then(|features| match is_from_test {
-            false => Some(&features.calibrating),
-            true => features.test.as_ref().map(|features| &features.known),
+        let features = checkpoint.features.as_ref().and_then(|features| {
+            if is_from_test {
+                features.test.as_ref().map(|features| &features.known)
+            } else {
+                Some(&features.calibrating)
+            }
         });
         let (Some(fitter), Some(features)) = (fitter, features) else {
             let reason = "needs held-out images, or features of the test images";

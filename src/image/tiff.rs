@@ -72,10 +72,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(RgbImage, u16), Reason> {
             let palette = palette(&decoder.get_tag_u16_vec(Tag::ColorMap).map_err(reason)?);
             pixels.flat_map(|pixel| palette.get(usize::from(pixel[0])).copied().unwrap_or_default()).collect()
         }
-        ColorType::Gray(_) | ColorType::Multiband { .. } => match is_multiplied && samples > 1 {
-            true => pixels.flat_map(|pixel| [divided(pixel[0], pixel[1]); 3]).collect(),
-            false => pixels.flat_map(|pixel| [pixel[0]; 3]).collect(),
-        },
+        ColorType::Gray(_) | ColorType::Multiband { .. } => {
+            if is_multiplied && samples > 1 {
+                pixels.flat_map(|pixel| [divided(pixel[0], pixel[1]); 3]).collect()
+            } else {
+                pixels.flat_map(|pixel| [pixel[0]; 3]).collect()
+            }
+        }
         ColorType::RGBA(_) if is_multiplied => {
             pixels.flat_map(|pixel| [0, 1, 2].map(|at| divided(pixel[at], pixel[3]))).collect()
         }

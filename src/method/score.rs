@@ -90,9 +90,12 @@ impl FromStr for RejectionScore {
             Some((one, other)) => Term::named(one)
                 .zip(Term::named(other))
                 .filter(|(one, other)| one != other)
-                .map(|(one, other)| match one.to_string() < other.to_string() {
-                    true => Self::Sum(one, other),
-                    false => Self::Sum(other, one),
+                .map(|(one, other)| {
+                    if one.to_string() < other.to_string() {
+                        Self::Sum(one, other)
+                    } else {
+                        Self::Sum(other, one)
+                    }
                 }),
         };
         let reason = || {

@@ -143,9 +143,8 @@ impl Outputs {
         let failed = |reason: String| Error::Runtime { runtime, reason };
         let differ = |what: &str| failed(format!("the model returned {what}"));
         let floats = |name: &str| Ok(returned.floats(name).map_err(failed)?.1);
-        let rows = |values: usize| match values == n {
-            true => Ok(()),
-            false => Err(differ("outputs for a different number of images")),
+        let rows = |values: usize| {
+            if values == n { Ok(()) } else { Err(differ("outputs for a different number of images")) }
         };
         let matrix = |name: &str| {
             Array2::from_shape_vec((n, classes), floats(name)?)

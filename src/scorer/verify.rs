@@ -24,9 +24,10 @@ impl Scorer {
         let history = &self.manifest().history;
         let origin = || self.file.origin.clone();
         let Some(expected) = history.golden.as_ref().filter(|golden| golden.is_complete()) else {
-            return Err(match history.golden.is_some() || history.other.contains_key("golden") {
-                true => Error::Model { origin: origin(), reason: "its `cac.golden` is damaged".to_owned() },
-                false => Error::NoGoldenBatch { origin: origin() },
+            return Err(if history.golden.is_some() || history.other.contains_key("golden") {
+                Error::Model { origin: origin(), reason: "its `cac.golden` is damaged".to_owned() }
+            } else {
+                Error::NoGoldenBatch { origin: origin() }
             });
         };
         let is_coarse =

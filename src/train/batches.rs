@@ -361,9 +361,8 @@ impl<'a> Batches<'a> {
         known: &[usize],
     ) -> Result<Images> {
         let is_flipped = self.settings.recipe.mirrors();
-        let view = |random: &mut ChaCha8Rng| match is_flipped && random.random() {
-            true => View::Mirrored,
-            false => View::Plain,
+        let view = |random: &mut ChaCha8Rng| {
+            if is_flipped && random.random() { View::Mirrored } else { View::Plain }
         };
         let known = known.iter().map(|&index| {
             let mut random = self.random(epoch, &Purpose::Known(index));

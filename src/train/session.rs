@@ -252,9 +252,10 @@ impl<'a> Session<'a> {
 
     /// The outcome of a run that was asked to stop.
     fn stopped(&self) -> Outcome {
-        match self.is_trained() {
-            true => Outcome::WithoutFeatures,
-            false => Outcome::Interrupted { epoch: self.state.epoch },
+        if self.is_trained() {
+            Outcome::WithoutFeatures
+        } else {
+            Outcome::Interrupted { epoch: self.state.epoch }
         }
     }
 

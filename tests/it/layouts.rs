@@ -232,9 +232,10 @@ fn idx_files_are_recognised() {
                 ("labels", 1, idx(&[10], labels(numbers.clone()))),
             ] {
                 let name = format!("{split}-{what}{dot}idx{axes}-ubyte");
-                match is_packed {
-                    true => write(&folder.path().join(place), &format!("{name}.gz"), &gzip(&bytes)),
-                    false => write(&folder.path().join(place), &name, &bytes),
+                if is_packed {
+                    write(&folder.path().join(place), &format!("{name}.gz"), &gzip(&bytes))
+                } else {
+                    write(&folder.path().join(place), &name, &bytes)
                 }
             }
         }

@@ -260,10 +260,11 @@ fn damage(bytes: &mut Vec<u8>, corpus: &[Vec<u8>], random: &mut ChaCha8Rng) {
         8 => {
             let size = SIZES[random.random_range(0..SIZES.len())];
             let width = [1, 2, 4, 8][random.random_range(0..4)];
-            let size = match random.random() {
-                true => size.to_le_bytes()[..width].to_vec(),
+            let size = if random.random() {
+                size.to_le_bytes()[..width].to_vec()
+            } else {
                 // The low bytes, or the high ones of a value with bits there.
-                false => size.to_be_bytes()[8 - width..].to_vec(),
+                size.to_be_bytes()[8 - width..].to_vec()
             };
             let end = (at + width).min(bytes.len());
             bytes[at..end].copy_from_slice(&size[..end - at]);

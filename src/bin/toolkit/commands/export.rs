@@ -191,9 +191,10 @@ pub fn write(
     let is_imported = checkpoint.facts.imported.is_some();
     let default = if is_imported { "that of the loss" } else { "that of the training" };
     // An import has no logits of the original to compare with.
-    let original = match is_imported {
-        true => format!("those that the toolkit computes for {}", checkpoint.facts.architecture),
-        false => "the original's".to_owned(),
+    let original = if is_imported {
+        format!("those that the toolkit computes for {}", checkpoint.facts.architecture)
+    } else {
+        "the original's".to_owned()
     };
     let why = match choice {
         Some(choice) => format!(", chosen {choice}"),
@@ -205,9 +206,10 @@ pub fn write(
                 } else {
                     default
                 };
-                let why = match features.choosing.is_empty() {
-                    true => "too few images were held out to choose by measurement",
-                    false => "no other fits",
+                let why = if features.choosing.is_empty() {
+                    "too few images were held out to choose by measurement"
+                } else {
+                    "no other fits"
                 };
                 format!(", {from}: {why}")
             }

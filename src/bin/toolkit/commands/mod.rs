@@ -77,14 +77,14 @@ fn read_model(model: Option<&Path>, signature: &SignatureArgs) -> cac::Result<(B
     };
     if let (Some(file), Some(key)) = (&signature.signature, &signature.public_key) {
         let path = Path::new(key);
-        let text = match path.exists() {
-            true => std::fs::read_to_string(path).map_err(unreadable(path))?,
-            false if key.len() == KEY_LENGTH => key.clone(),
-            false => {
-                let reason =
-                    format!("must be a file or a minisign public key, {KEY_LENGTH} characters of base64");
-                return Err(Error::Setting { name: "public key", value: format!("`{key}`"), reason });
-            }
+        let text = if path.exists() {
+            std::fs::read_to_string(path).map_err(unreadable(path))?
+        } else if key.len() == KEY_LENGTH {
+            key.clone()
+        } else {
+            let reason =
+                format!("must be a file or a minisign public key, {KEY_LENGTH} characters of base64");
+            return Err(Error::Setting { name: "public key", value: format!("`{key}`"), reason });
         };
         signature::check(&bytes, file, &text)?;
     }

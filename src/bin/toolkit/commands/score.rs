@@ -161,9 +161,10 @@ fn decode(files: &[PathBuf], scorer: &Scorer, is_drawn: bool) -> Vec<Result<Imag
     let input = &scorer.decision().input;
     let read = |file: &PathBuf| {
         let image = image::open(file)?;
-        Ok(match scorer.resizes() {
-            true => Image::Original(image),
-            false => Image::Pixels(image::pixels(&image, input), is_drawn.then_some(image)),
+        Ok(if scorer.resizes() {
+            Image::Original(image)
+        } else {
+            Image::Pixels(image::pixels(&image, input), is_drawn.then_some(image))
         })
     };
     files.par_iter().map(read).collect()
