@@ -62,6 +62,15 @@ fn none<T>() -> Option<T> {
     None
 }
 
+/// Two that are both present, or both absent; `None` if only one is.
+pub(crate) fn both<T, U>(one: Option<T>, other: Option<U>) -> Option<Option<(T, U)>> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(Some((one, other))),
+        (None, None) => Some(None),
+        _ => None,
+    }
+}
+
 /// The share of images at which both FPR metrics are read.
 const OPERATING_RATE: f64 = 0.95;
 
@@ -216,6 +225,19 @@ impl<T> Metrics<T> {
             oscr: self.oscr.map(&mut f),
             detection_accuracy: f(self.detection_accuracy),
         }
+    }
+
+    /// Pairs each metric with another's; `None` if one has an OSCR that the other lacks.
+    pub(crate) fn zip<U>(self, other: Metrics<U>) -> Option<Metrics<(T, U)>> {
+        Some(Metrics {
+            auroc: (self.auroc, other.auroc),
+            aupr_in: (self.aupr_in, other.aupr_in),
+            aupr_out: (self.aupr_out, other.aupr_out),
+            fpr95_tpr: (self.fpr95_tpr, other.fpr95_tpr),
+            fpr_at_95_known_kept: (self.fpr_at_95_known_kept, other.fpr_at_95_known_kept),
+            oscr: both(self.oscr, other.oscr)?,
+            detection_accuracy: (self.detection_accuracy, other.detection_accuracy),
+        })
     }
 
     /// A metric; `None` if it is absent.

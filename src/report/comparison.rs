@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Report, ReportOptions, Row, members, text};
 use crate::{
     error::{Error, Result},
-    metrics::{Draws, Interval, Metrics, Part, Placed, Resample},
+    metrics::{Draws, Interval, Metrics, Part, Placed, Resample, both},
     text::on_one_line,
 };
 
@@ -103,24 +103,25 @@ impl Comparison {
         if sizes != other.placed.counts() {
             return Err(Error::Scores("the two results are not of the same images".to_owned()));
         }
-        let [of_one, of_other] = [&one, &other].map(Side::values);
-        if !of_one.iter().map(Value::what).eq(of_other.iter().map(Value::what)) {
-            return Err(Error::Scores("the two results have different metrics".to_owned()));
-        }
+        let of_one = one.values().ok_or_else(not_of_scores)?;
+        let of_other = other.values().ok_or_else(not_of_scores)?;
+        let values = of_one
+            .zip(of_other)
+            .filter(|_| one.names().eq(other.names()))
+            .ok_or_else(|| Error::Scores("the two results have different metrics".to_owned()))?;
         // For each value its draws for the one model, for the other, and those of the difference.
         let measure = |drawn: &Resample| -> Vec<f64> {
-            let [a, b] = [&one, &other].map(|side| side.drawn(drawn));
+            let [a, b] = [&one, &other].map(|side| side.drawn(drawn).in_order());
             a.into_iter().zip(b).flat_map(|(a, b)| [a, b, b - a]).collect()
         };
         let draws: Vec<Draws> = bootstrap.draws(sizes.0, &sizes.1, measure).collect();
-        if draws.len() != 3 * of_one.len() {
-            return Err(Error::Scores("the report is not of these scores".to_owned()));
-        }
+        let mut draws = draws.as_chunks().0.iter();
         // Of one network with two thresholds, or with other anchors.
         let is_same = first.1.has_scores_of(second.1);
         let has_same_threshold = first.1.threshold == second.1.threshold;
         let has_same_classes = first.1.correct == second.1.correct;
-        let mut changes = of_one.iter().zip(&of_other).zip(draws.as_chunks().0).map(|((a, b), draws)| {
+        let changes = values.map(|(a, b)| {
+            let draws = draws.next().expect("three draws for each value");
             let value = b.value - a.value;
             let is_fixed = (has_same_threshold || !a.has_threshold) && (has_same_classes || !a.has_classes);
             if is_same && is_fixed {
@@ -133,18 +134,19 @@ impl Comparison {
             let paired = is_share.then(|| of_paired(&a.of_images, &b.of_images));
             Change { value, interval: paired.map_or(interval, |paired| interval.hull(paired)) }
         });
-        let mut change = || changes.next().unwrap_or_default();
-        let (report, has_thresholds) = (first.0, one.threshold.is_some());
-        let accuracy = report.accuracy.map(|_| change());
-        let known_kept = has_thresholds.then(&mut change);
-        let row = |row: &Row| ComparedRow {
+        let rows = first.0.rows.iter().zip(changes.rows).map(|(row, changes)| ComparedRow {
             name: row.name.clone(),
             unknown: row.unknown,
-            unknown_caught: has_thresholds.then(&mut change),
-            metrics: row.metrics.map(|_| change()),
-        };
-        Ok(Some(Self { accuracy, known_kept, rows: report.rows.iter().map(row).collect() }))
+            unknown_caught: changes.unknown_caught,
+            metrics: changes.metrics,
+        });
+        let rows = rows.collect();
+        Ok(Some(Self { accuracy: changes.accuracy, known_kept: changes.known_kept, rows }))
     }
+}
+
+fn not_of_scores() -> Error {
+    Error::Scores("the report is not of these scores".to_owned())
 }
 
 /// The interval of the difference of a share, or of its mean over several sets of images.
@@ -185,11 +187,56 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// One `T` for each value of a report that has an interval.
+struct PerValue<T> {
+    accuracy: Option<T>,
+    known_kept: Option<T>,
+    rows: Vec<PerRowValue<T>>,
+}
+
+/// One `T` for each value of a row.
+struct PerRowValue<T> {
+    unknown_caught: Option<T>,
+    metrics: Metrics<T>,
+}
+
+impl<T> PerValue<T> {
+    /// Applies a function to each, always in the same order.
+    fn map<U>(self, mut f: impl FnMut(T) -> U) -> PerValue<U> {
+        let (accuracy, known_kept) = (self.accuracy.map(&mut f), self.known_kept.map(&mut f));
+        let row = |row: PerRowValue<T>| PerRowValue {
+            unknown_caught: row.unknown_caught.map(&mut f),
+            metrics: row.metrics.map(&mut f),
+        };
+        PerValue { accuracy, known_kept, rows: self.rows.into_iter().map(row).collect() }
+    }
+
+    /// In the order of [`map`](Self::map).
+    fn in_order(self) -> Vec<T> {
+        let mut all = Vec::new();
+        self.map(|one| all.push(one));
+        all
+    }
+
+    /// Pairs each with that of another report; `None` if one of them has a value that the other lacks.
+    fn zip<U>(self, other: PerValue<U>) -> Option<PerValue<(T, U)>> {
+        if self.rows.len() != other.rows.len() {
+            return None;
+        }
+        let rows = self.rows.into_iter().zip(other.rows).map(|(a, b)| {
+            let unknown_caught = both(a.unknown_caught, b.unknown_caught)?;
+            Some(PerRowValue { unknown_caught, metrics: a.metrics.zip(b.metrics)? })
+        });
+        Some(PerValue {
+            accuracy: both(self.accuracy, other.accuracy)?,
+            known_kept: both(self.known_kept, other.known_kept)?,
+            rows: rows.collect::<Option<_>>()?,
+        })
+    }
+}
+
 /// A value of a report.
 struct Value<'a> {
-    /// The row's name; empty for those of the known images.
-    row: &'a str,
-    metric: &'a str,
     value: f64,
     interval: Interval,
     /// Whether it depends on the threshold.
@@ -200,30 +247,30 @@ struct Value<'a> {
     of_images: Vec<&'a [bool]>,
 }
 
-impl Value<'_> {
-    fn what(&self) -> (&str, &str) {
-        (self.row, self.metric)
-    }
-}
-
 /// One of the two models.
 struct Side<'a> {
     report: &'a Report,
     placed: Placed,
-    threshold: Option<f64>,
     /// The unknown sets that each row averages.
     rows: Vec<Vec<usize>>,
-    /// Which known images are classified correctly.
-    correct: Vec<bool>,
-    /// Which known images the threshold keeps; empty without one.
+    /// Which known images are classified correctly, if that is known.
+    correct: Option<&'a [bool]>,
+    /// What the threshold decides, if there is one.
+    decided: Option<Decided>,
+}
+
+/// What a threshold decides.
+struct Decided {
+    threshold: f64,
+    /// Which known images it keeps.
     kept: Vec<bool>,
-    /// Which images of each unknown set it catches; empty without one.
+    /// Which images of each unknown set it catches.
     caught: Vec<Vec<bool>>,
 }
 
 impl<'a> Side<'a> {
     fn new<S: Copy + Into<f64>>(
-        (report, scores): (&'a Report, &ReportScores<S>),
+        (report, scores): (&'a Report, &ReportScores<'a, S>),
         options: &ReportOptions,
     ) -> Result<Self> {
         let names: Vec<&str> =
@@ -231,7 +278,7 @@ impl<'a> Side<'a> {
         let rows: Vec<Vec<usize>> =
             members(&names, &options.groups)?.into_iter().map(|member| member.sets).collect();
         if rows.len() != report.rows.len() {
-            return Err(Error::Scores("the report is not of these scores".to_owned()));
+            return Err(not_of_scores());
         }
         let all = scores.unknown.concat();
         let mut sets = scores.unknown.clone();
@@ -239,62 +286,84 @@ impl<'a> Side<'a> {
             sets.push(&all);
         }
         let placed = Placed::new(scores.known, scores.correct, &sets)?;
-        let correct = scores.correct.unwrap_or_default().to_vec();
-        let (mut kept, mut caught) = (Vec::new(), Vec::new());
-        if let Some(threshold) = scores.threshold {
+        let decided = scores.threshold.map(|threshold| {
             let exceeds = |&score: &S| score.into() > threshold;
-            kept = scores.known.iter().map(|score| !exceeds(score)).collect();
-            caught = sets.iter().map(|set| set.iter().map(exceeds).collect()).collect();
-        }
-        Ok(Self { report, placed, threshold: scores.threshold, rows, correct, kept, caught })
+            let kept = scores.known.iter().map(|score| !exceeds(score)).collect();
+            let caught = sets.iter().map(|set| set.iter().map(exceeds).collect()).collect();
+            Decided { threshold, kept, caught }
+        });
+        Ok(Self { report, placed, rows, correct: scores.correct, decided })
     }
 
-    /// The values of the report that have intervals, in the order of [`drawn`](Self::drawn).
-    fn values(&self) -> Vec<Value<'_>> {
-        let mut values = Vec::new();
-        let mut add = |row, metric, measured: (Option<f64>, Option<Interval>), of_images| {
-            let has_threshold = ["known_kept", "unknown_caught"].contains(&metric);
-            let measured = measured.0.zip(measured.1).filter(|_| !has_threshold || self.threshold.is_some());
-            values.extend(measured.map(|(value, interval)| Value {
-                row,
-                metric,
-                value,
-                interval,
-                has_threshold,
-                has_classes: ["accuracy", "oscr"].contains(&metric),
-                of_images,
-            }));
+    /// The names of the rows.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.report.rows.iter().map(|row| row.name.as_str())
+    }
+
+    /// The values of the report, those that [`drawn`](Self::drawn) measures; `None` if it lacks one.
+    fn values(&self) -> Option<PerValue<Value<'_>>> {
+        let value = |value, interval| Value {
+            value,
+            interval,
+            has_threshold: false,
+            has_classes: false,
+            of_images: Vec::new(),
         };
-        let Report { accuracy, known_kept, intervals, rows, .. } = self.report;
-        let of_known = intervals.unwrap_or_default();
-        add("", "accuracy", (*accuracy, of_known.accuracy), vec![self.correct.as_slice()]);
-        add("", "known_kept", (*known_kept, of_known.known_kept), vec![self.kept.as_slice()]);
-        for (row, sets) in rows.iter().zip(&self.rows) {
-            let Some(intervals) = row.intervals else { continue };
-            let caught = sets.iter().filter_map(|&set| Some(self.caught.get(set)?.as_slice())).collect();
-            add(&row.name, "unknown_caught", (row.unknown_caught, intervals.unknown_caught), caught);
-            for ((metric, value), (_, interval)) in row.metrics.named().zip(intervals.metrics.named()) {
-                add(&row.name, metric, (Some(value), Some(interval)), Vec::new());
-            }
-        }
-        values
+        let of_known = self.report.intervals?;
+        let accuracy = match &self.correct {
+            Some(correct) => Some(Value {
+                has_classes: true,
+                of_images: vec![correct],
+                ..value(self.report.accuracy?, of_known.accuracy?)
+            }),
+            None => None,
+        };
+        let known_kept = match &self.decided {
+            Some(Decided { kept, .. }) => Some(Value {
+                has_threshold: true,
+                of_images: vec![kept],
+                ..value(self.report.known_kept?, of_known.known_kept?)
+            }),
+            None => None,
+        };
+        let row = |(row, sets): (&Row, &Vec<usize>)| {
+            let of_row = row.intervals?;
+            let unknown_caught = match &self.decided {
+                Some(Decided { caught, .. }) => Some(Value {
+                    has_threshold: true,
+                    of_images: sets.iter().map(|&set| &caught[set][..]).collect(),
+                    ..value(row.unknown_caught?, of_row.unknown_caught?)
+                }),
+                None => None,
+            };
+            let mut metrics =
+                row.metrics.zip(of_row.metrics)?.map(|(metric, interval)| value(metric, interval));
+            metrics.oscr = metrics.oscr.map(|oscr| Value { has_classes: true, ..oscr });
+            let is_judged = metrics.oscr.is_some() == self.correct.is_some();
+            is_judged.then_some(PerRowValue { unknown_caught, metrics })
+        };
+        let rows = self.report.rows.iter().zip(&self.rows).map(row).collect::<Option<_>>()?;
+        Some(PerValue { accuracy, known_kept, rows })
     }
 
     /// The values of a resample by image.
-    fn drawn(&self, by_image: &Resample) -> Vec<f64> {
+    fn drawn(&self, by_image: &Resample) -> PerValue<f64> {
         let drawn = self.placed.drawn(by_image);
-        let mut values: Vec<f64> = drawn.accuracy().into_iter().collect();
-        values.extend(self.threshold.map(|threshold| drawn.kept(threshold)));
         let metrics = drawn.metrics();
-        for sets in &self.rows {
-            let mean = |threshold| {
-                sets.iter().map(|&set| drawn.caught(set, threshold)).sum::<f64>() / sets.len() as f64
-            };
-            values.extend(self.threshold.map(mean));
+        let threshold = self.decided.as_ref().map(|decided| decided.threshold);
+        let rows = self.rows.iter().map(|sets| {
+            let caught = |threshold| sets.iter().map(|&set| drawn.caught(set, threshold)).sum::<f64>();
             let of_sets: Vec<Metrics> = sets.iter().map(|&set| metrics[set]).collect();
-            values.extend(Metrics::mean(&of_sets).named().map(|(_, value)| value));
+            PerRowValue {
+                unknown_caught: threshold.map(|threshold| caught(threshold) / sets.len() as f64),
+                metrics: Metrics::mean(&of_sets),
+            }
+        });
+        PerValue {
+            accuracy: drawn.accuracy(),
+            known_kept: threshold.map(|threshold| drawn.kept(threshold)),
+            rows: rows.collect(),
         }
-        values
     }
 }
 
@@ -496,6 +565,10 @@ mod tests {
         assert!(compared(&ReportScores { unknown, ..a.scores(&options) }).is_err());
         let unjudged = Report { accuracy: None, ..of_a.0.clone() };
         let error = Comparison::new((&unjudged, &of_a.1), (&of_b.0, &of_b.1), &options).unwrap_err();
+        assert!(error.to_string().contains("the report is not of these scores"), "{error}");
+        let without_classes = ReportScores { correct: None, ..a.scores(&options) };
+        let unjudged = Report::new(&a.known, None, &[("far", &a.unknown)], &options).unwrap();
+        let error = Comparison::new((&unjudged, &without_classes), (&of_b.0, &of_b.1), &options).unwrap_err();
         assert!(error.to_string().contains("different metrics"), "{error}");
         let error = Comparison::new((&unjudged, &of_a.1), (&unjudged, &of_b.1), &options).unwrap_err();
         assert!(error.to_string().contains("the report is not of these scores"), "{error}");
