@@ -1,28 +1,29 @@
 //! Downloads: fetched once, verified and kept.
 
+mod part;
+mod server;
+
 use std::{
     collections::VecDeque,
     env,
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
-use ureq::{Agent, Body, Proxy, ProxyBuilder, ProxyProtocol, http::Response};
-
+use self::{
+    part::Part,
+    server::{Broken, PATIENCE, Patience, transfer, without_user},
+};
 use super::{
     atomic,
-    checksum::{BUFFER, Checksums, Expected},
+    checksum::{Checksums, Expected},
     kind,
 };
 use crate::{
     error::{Error, Result},
     text::shown,
 };
-
-/// The maximum number of redirects followed for a file.
-const MAX_REDIRECTS: u32 = 8;
 
 /// Checks the content of a file and returns what is wrong with it, if anything.
 type Check = fn(&Path) -> Result<Option<String>>;
@@ -85,19 +86,6 @@ pub enum FetchEvent<'a> {
     },
 }
 
-/// How long a server may take.
-#[derive(Clone, Copy)]
-struct Patience {
-    /// The timeout for connecting, for a response and for each read.
-    answer: Duration,
-    /// The time in which at least `least` bytes must arrive.
-    window: Duration,
-    least: u64,
-}
-
-const PATIENCE: Patience =
-    Patience { answer: Duration::from_secs(30), window: Duration::from_secs(60), least: 60 * 1024 };
-
 /// Downloads a file unless it exists, and verifies it against what is published. The SHA-256 of the file is
 /// recorded in `FILE.sha256` when it is first seen, and must stay the same. An
 /// interrupted transfer is resumed.
@@ -129,46 +117,6 @@ pub(crate) fn mirror(variable: &'static str) -> Result<Option<String>> {
 /// Where the SHA-256 of a downloaded file is recorded.
 pub(crate) fn record_of(file: &Path) -> PathBuf {
     file.with_added_extension("sha256")
-}
-
-/// The path of a file while it is downloaded.
-fn part_of(file: &Path) -> PathBuf {
-    file.with_added_extension("part")
-}
-
-/// The file that records the origin of a partial download.
-fn origin_of(part: &Path) -> PathBuf {
-    part.with_added_extension("origin")
-}
-
-/// The URL and the version of a partial download.
-struct PartOrigin {
-    url: String,
-    /// The server's version of the file, for `If-Range`; empty if the server states none.
-    version: String,
-}
-
-impl PartOrigin {
-    /// The record, if there is one.
-    fn read(part: &Path) -> Option<Self> {
-        let text = fs::read_to_string(origin_of(part)).ok()?;
-        let (url, version) = text.trim_end().split_once('\n').unwrap_or((text.trim_end(), ""));
-        // Of a damaged record, no header can be made.
-        let version = if version.contains(|c: char| !(' '..='~').contains(&c)) { "" } else { version };
-        Some(Self { url: url.to_owned(), version: version.to_owned() })
-    }
-
-    /// `url` is without a user's name and password.
-    fn of(url: &str, response: &Response<Body>) -> Self {
-        // A weak tag promises the same meaning, not the same bytes.
-        let tag = Some(header(response, "etag")).filter(|tag| tag.starts_with('"'));
-        let version = tag.unwrap_or(header(response, "last-modified"));
-        Self { url: url.to_owned(), version: version.to_owned() }
-    }
-
-    fn write(&self, part: &Path) -> io::Result<()> {
-        fs::write(origin_of(part), format!("{}\n{}\n", self.url, self.version))
-    }
 }
 
 /// Verifies an existing file. Its SHA-256 is recorded next to it if none is yet; if none is published
@@ -228,33 +176,34 @@ fn fetch_within(
     if file.exists() {
         return verify(&remote.expected, file, remote.fault);
     }
-    let (record, part) = (record_of(file), part_of(file));
+    let record = record_of(file);
     let recorded = recorded(&remote.expected, &record)?;
     let expected = Expected { sha256: remote.expected.sha256.or(recorded.as_deref()), ..remote.expected };
     let folder = atomic::folder_of(file);
     fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    let mut open = open_alone(&part, observe).map_err(Error::io("write", &part))?;
+    let path = Part::path_for(file);
+    let disk = Error::io("write", &path);
+    let mut part = Part::open(file, observe).map_err(&disk)?;
     if file.exists() {
         // Another process has downloaded the file and renamed its part. The part that was just created is a
         // leftover.
-        let _ = fs::remove_file(&part);
+        let _ = part.remove();
         return verify(&remote.expected, file, remote.fault);
     }
     let mut faults: Vec<(String, String)> = Vec::new();
     let mut is_other_than_recorded = false;
-    let is_origin = |url: &String| PartOrigin::read(&part).is_some_and(|part| part.url == without_user(url));
-    let length = |open: &File| open.metadata().map_or(0, |part| part.len());
+    let is_of = |part: &Part, url: &str| part.origin().is_some_and(|origin| origin.url == without_user(url));
     // First the address of what is here.
-    let (own, others): (Vec<_>, Vec<_>) = remote.urls.iter().partition(|url| is_origin(url));
+    let (own, others): (Vec<_>, Vec<_>) = remote.urls.iter().partition(|url| is_of(&part, url));
     let mut urls: VecDeque<&String> = own.into_iter().chain(others).collect();
     while let Some(url) = urls.pop_front() {
-        let (disk, before) = (Error::io("write", &part), length(&open));
-        let is_resumed = match transfer(patience, url, remote, file, &mut open, observe) {
+        let before = part.len().map_err(&disk)?;
+        let is_resumed = match transfer(patience, url, remote, file, &mut part, observe) {
             Ok(is_resumed) => is_resumed,
             Err(Broken::Disk(error)) => return Err(disk(error)),
             Err(Broken::Server(reason)) => {
                 faults.push((without_user(url), reason));
-                let goes_on = before > 0 && length(&open) > before && is_origin(url);
+                let goes_on = before > 0 && part.len().map_err(&disk)? > before && is_of(&part, url);
                 // Another address would discard what has arrived from this one, again and again.
                 if goes_on && !remote.expected.is_checked() {
                     break;
@@ -262,21 +211,19 @@ fn fetch_within(
                 continue;
             }
         };
-        let found = Checksums::of_file(&part)?;
+        let found = Checksums::of_file(&path)?;
         let fault = match expected.fault(&found) {
-            Some(fault) => Some(format!("{fault}{}", described(&part)?)),
+            Some(fault) => Some(format!("{fault}{}", described(&path)?)),
             None if expected.sha256.is_some() => None,
-            None => (remote.fault)(&part)?,
+            None => (remote.fault)(&path)?,
         };
         let Some(fault) = fault else {
             atomic::write(&record, format!("{}\n", found.sha256).as_bytes())?;
-            fs::rename(&part, file).map_err(Error::io("write", file))?;
-            let _ = fs::remove_file(origin_of(&part));
-            atomic::sync_folder(file);
+            part.finish(file).map_err(Error::io("write", file))?;
             return Ok(found);
         };
         // Resuming would not repair it.
-        open.set_len(0).map_err(disk)?;
+        part.clear().map_err(&disk)?;
         if is_resumed {
             // What was here may be of another file: the whole one is asked for.
             urls.push_front(url);
@@ -285,16 +232,15 @@ fn fetch_within(
         faults.push((without_user(url), fault));
         is_other_than_recorded |= recorded.as_ref().is_some_and(|recorded| *recorded != found.sha256);
     }
-    let kept = length(&open);
-    if kept == 0 {
-        fs::remove_file(&part).map_err(Error::io("remove", &part))?;
-        let _ = fs::remove_file(origin_of(&part));
+    let is_empty = part.len().map_err(&disk)? == 0;
+    let has_version = part.origin().is_some_and(|origin| !origin.version.is_empty());
+    if is_empty {
+        part.remove().map_err(Error::io("remove", &path))?;
     }
     if is_other_than_recorded {
         let faults: Vec<String> = faults.iter().map(|(url, fault)| format!("`{url}`: {fault}")).collect();
         return Err(Error::Replaced { record, reason: faults.join("; ") });
     }
-    let version = PartOrigin::read(&part).map_or(String::new(), |origin| origin.version);
     let nothing = || (String::new(), "it has no address".to_owned());
     let (url, reason) = faults.first().cloned().unwrap_or_else(nothing);
     let others = faults.iter().skip(1).map(|(url, reason)| format!("; `{url}`: {reason}"));
@@ -302,7 +248,7 @@ fn fetch_within(
         url: url.into(),
         path: file.to_owned(),
         bytes: expected.bytes,
-        is_resumable: kept > 0 && may_go_on(&remote.expected, &version),
+        is_resumable: !is_empty && (remote.expected.is_checked() || has_version),
         mirror: remote.mirror,
         set: remote.set,
         reason: reason + &others.collect::<String>(),
@@ -317,7 +263,7 @@ fn described(path: &Path) -> Result<String> {
 
 /// The number of bytes of a file already on disk, from earlier downloads too.
 pub(crate) fn bytes_here(file: &Path) -> u64 {
-    file.metadata().or_else(|_| part_of(file).metadata()).map_or(0, |here| here.len())
+    file.metadata().or_else(|_| Part::path_for(file).metadata()).map_or(0, |here| here.len())
 }
 
 /// Checks that a folder's disk has room for this many bytes, if that is known.
@@ -350,297 +296,17 @@ fn free(_folder: &Path) -> Option<u64> {
     None
 }
 
-/// Why a transfer ended early.
-enum Broken {
-    Server(String),
-    Disk(io::Error),
-}
-
-/// Opens a file for appending under an exclusive lock; waits for other processes.
-fn open_alone(path: &Path, observe: &mut dyn FnMut(FetchEvent)) -> io::Result<File> {
-    loop {
-        // Windows cannot lock a file that is opened only for appending.
-        let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-            observe(FetchEvent::Waiting);
-            atomic::lock(&file);
-        }
-        // The process that held the lock may have renamed or removed it.
-        if is_at(&file, path)? {
-            return Ok(file);
-        }
-    }
-}
-
-/// Whether an open file is the one at a path.
-#[cfg(unix)]
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt;
-    let opened = file.metadata()?;
-    Ok(path.metadata().is_ok_and(|there| (there.dev(), there.ino()) == (opened.dev(), opened.ino())))
-}
-
-#[cfg(not(unix))]
-fn is_at(_file: &File, path: &Path) -> io::Result<bool> {
-    Ok(path.exists())
-}
-
-/// Whether a part whose server stated this version can be continued. Without a published checksum, a mix of two
-/// files would go unnoticed: only a part of the same version is.
-fn may_go_on(expected: &Expected, version: &str) -> bool {
-    expected.is_checked() || !version.is_empty()
-}
-
-/// Downloads the rest of a partial file; returns whether what was already here is part of it.
-fn transfer(
-    patience: Patience,
-    url: &str,
-    remote: &Remote,
-    file: &Path,
-    out: &mut File,
-    observe: &mut dyn FnMut(FetchEvent),
-) -> Result<bool, Broken> {
-    let (part, expected) = (&part_of(file), &remote.expected);
-    let mut here = out.metadata().map_err(Broken::Disk)?.len();
-    if here > 0 && expected.bytes == Some(here) {
-        // The earlier process was killed between the transfer and the check.
-        return Ok(true);
-    }
-    if expected.bytes.is_some_and(|bytes| here > bytes) {
-        // It is longer than the file, so it is part of another file.
-        out.set_len(0).map_err(Broken::Disk)?;
-        here = 0;
-    }
-    let named = &*without_user(url);
-    let origin = PartOrigin::read(part).filter(|origin| server_of(&origin.url) == server_of(named));
-    let version = origin.as_ref().filter(|origin| origin.url == named).map_or("", |origin| &origin.version);
-    let start = if may_go_on(expected, version) { here } else { 0 };
-    let agent = agent(url, patience)?;
-    observe(FetchEvent::Downloading { url: named, file, done: start, bytes: expected.bytes });
-    let ask = |from: u64| {
-        let mut request = agent.get(url);
-        if from > 0 {
-            request = request.header("Range", format!("bytes={from}-"));
-            // The server sends the whole file if it has changed since.
-            if let Some(origin) = origin.as_ref().filter(|origin| !origin.version.is_empty()) {
-                request = request.header("If-Range", &origin.version);
-            }
-        }
-        request.call().map_err(|error| Broken::Server(error.to_string()))
-    };
-    let mut response = ask(start)?;
-    let goes_on = start > 0
-        && response.status() == 206
-        && header(&response, "content-range").starts_with(&format!("bytes {start}-"))
-        // A server may leave out what `If-Range` has stated.
-        && (expected.is_checked() || ["", version].contains(&&*PartOrigin::of(named, &response).version));
-    // There is no such range, another one was sent, or one of another version.
-    if start > 0 && !goes_on && matches!(response.status().as_u16(), 206 | 416) {
-        response = ask(0)?;
-    }
-    if !response.status().is_success() {
-        return Err(Broken::Server(format!("the server answered {}", response.status())));
-    }
-    if header(&response, "content-type").starts_with("text/html") {
-        return Err(Broken::Server("the server sent an HTML page in place of the file".to_owned()));
-    }
-    let kept = if goes_on { here } else { 0 };
-    let rest: Option<u64> = header(&response, "content-length").parse().ok();
-    let stated = header(&response, "content-range").rsplit('/').next().and_then(|total| total.parse().ok());
-    let total = stated.filter(|_| goes_on).or(rest.map(|rest| kept.saturating_add(rest)));
-    let incoming = Incoming {
-        part,
-        origin: PartOrigin::of(named, &response),
-        done: kept,
-        old: here - kept,
-        total,
-        expected: expected.bytes,
-        most: remote.most,
-    };
-    if let Some(total) = total.filter(|&total| total > incoming.most()) {
-        return Err(incoming.too_long(total));
-    }
-    // What is here may be part of the file, unlike this.
-    if let (Some(total), Some(bytes)) = (total, expected.bytes)
-        && total < bytes
-    {
-        return Err(Broken::Server(format!("the file has {total} bytes, expected {bytes}")));
-    }
-    if let Some(length) = total.or(expected.bytes) {
-        room(atomic::folder_of(part), length.saturating_sub(here)).map_err(Broken::Disk)?;
-    }
-    incoming.receive(response.into_body().into_reader(), out, patience, observe)?;
-    Ok(goes_on)
-}
-
-/// What asks servers.
-fn agent(url: &str, patience: Patience) -> Result<Agent, Broken> {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(MAX_REDIRECTS)
-        .timeout_connect(Some(patience.answer))
-        .timeout_recv_response(Some(patience.answer))
-        .timeout_per_read(Some(patience.answer))
-        .proxy(if is_local(url) { None } else { proxy(url)? });
-    Ok(config.build().into())
-}
-
-/// The proxy that the environment names, if any: the first that can be used. Addresses in NO_PROXY need none.
-fn proxy(url: &str) -> Result<Option<Proxy>, Broken> {
-    const NAMES: [&str; 6] =
-        ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"];
-    let value = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-    let given = NAMES.into_iter().filter_map(|name| Some((name, value(name)?)));
-    let given: Vec<(&str, String)> = given.collect();
-    let Some((first, _)) = given.first() else { return Ok(None) };
-    let is_http = |proxy: &Proxy| matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https);
-    let usable = given.iter().find_map(|(_, text)| Proxy::new(text).ok().filter(is_http));
-    let direct = value("NO_PROXY").or_else(|| value("no_proxy")).unwrap_or_default();
-    let builder = Proxy::builder(usable.as_ref().map_or(ProxyProtocol::Http, Proxy::protocol));
-    let mut builder = direct.split(',').map(str::trim).fold(builder, ProxyBuilder::no_proxy);
-    if let Some(proxy) = &usable {
-        builder = builder.host(proxy.host()).port(proxy.port());
-        builder = proxy.username().into_iter().fold(builder, ProxyBuilder::username);
-        builder = proxy.password().into_iter().fold(builder, ProxyBuilder::password);
-    }
-    let proxy = builder.build().map_err(|error| Broken::Server(error.to_string()))?;
-    let is_direct = url.parse().is_ok_and(|url| proxy.is_no_proxy(&url));
-    if usable.is_none() && !is_direct {
-        return Err(Broken::Server(format!(
-            "the proxy in {first} cannot be used: it must be the address of an HTTP proxy, such as http://proxy:8080"
-        )));
-    }
-    Ok(usable.map(|_| proxy))
-}
-
-/// A file that a server sends.
-struct Incoming<'a> {
-    /// Where it is written.
-    part: &'a Path,
-    origin: PartOrigin,
-    /// The bytes already there, to which the rest is appended.
-    done: u64,
-    /// Bytes that cannot be resumed from, kept until the first bytes of the new transfer arrive.
-    old: u64,
-    /// The length of the whole file in bytes, if the server states it.
-    total: Option<u64>,
-    /// The length of the whole file in bytes, if it is published.
-    expected: Option<u64>,
-    /// The maximum bytes of a file whose length is not published.
-    most: u64,
-}
-
-impl Incoming<'_> {
-    fn most(&self) -> u64 {
-        self.expected.unwrap_or(self.most)
-    }
-
-    fn too_long(&self, length: u64) -> Broken {
-        Broken::Server(match self.expected {
-            Some(bytes) => format!("the file has {length} bytes or more, expected {bytes}"),
-            None => format!("the file has more than {} bytes", self.most),
-        })
-    }
-
-    fn receive(
-        self,
-        mut body: impl Read,
-        out: &mut File,
-        patience: Patience,
-        observe: &mut dyn FnMut(FetchEvent),
-    ) -> Result<(), Broken> {
-        let mut done = self.done;
-        let (mut buffer, mut filled) = (vec![0; BUFFER], 0);
-        let (mut since, mut in_window) = (Instant::now(), 0);
-        loop {
-            let length =
-                body.read(&mut buffer[filled..]).map_err(|error| Broken::Server(error.to_string()))?;
-            filled += length;
-            in_window += length as u64;
-            if since.elapsed() > patience.window {
-                if in_window < patience.least {
-                    let rate = patience.least / patience.window.as_secs().max(1);
-                    return Err(Broken::Server(format!("the server sends less than {rate} bytes a second")));
-                }
-                (since, in_window) = (Instant::now(), 0);
-            }
-            // The first bytes show whether the server sends a page.
-            if done == 0 && filled < kind::START && length > 0 {
-                continue;
-            }
-            let piece = &buffer[..filled];
-            if done == 0
-                && let Some(what) = if piece.is_empty() { Some("an empty file") } else { kind::page(piece) }
-            {
-                return Err(Broken::Server(format!("the server sent {what} in place of the file")));
-            }
-            if done + filled as u64 > self.most() {
-                // It is not part of the file.
-                if done > 0 {
-                    out.set_len(0).map_err(Broken::Disk)?;
-                }
-                return Err(self.too_long(done + filled as u64));
-            }
-            if done == 0 {
-                if self.old > 0 {
-                    out.set_len(0).map_err(Broken::Disk)?;
-                }
-                self.origin.write(self.part).map_err(Broken::Disk)?;
-            }
-            out.write_all(piece).map_err(Broken::Disk)?;
-            done += piece.len() as u64;
-            if !piece.is_empty() {
-                observe(FetchEvent::Received { done, total: self.total.or(self.expected) });
-            }
-            filled = 0;
-            if length == 0 {
-                break;
-            }
-        }
-        if let Some(total) = self.total.or(self.expected).filter(|&total| done < total) {
-            return Err(Broken::Server(format!("the connection closed after {done} of {total} bytes")));
-        }
-        out.sync_all().map_err(Broken::Disk)
-    }
-}
-
-/// Whether a URL is of this machine, for which a proxy is not asked.
-fn is_local(url: &str) -> bool {
-    let host = server_of(url).unwrap_or_default();
-    ["localhost", "127.0.0.1", "[::1]"]
-        .iter()
-        .any(|local| host.strip_prefix(local).is_some_and(|port| port.is_empty() || port.starts_with(':')))
-}
-
-/// A URL without the name and the password of a user.
-fn without_user(url: &str) -> String {
-    let shown = || {
-        let (scheme, rest) = url.split_once("://")?;
-        let (server, path) = rest.find('/').map_or((rest, ""), |end| rest.split_at(end));
-        let (_, server) = server.rsplit_once('@')?;
-        Some(format!("{scheme}://{server}{path}"))
-    };
-    shown().unwrap_or_else(|| url.to_owned())
-}
-
-/// The host and port in a URL.
-fn server_of(url: &str) -> Option<&str> {
-    url.split('/').nth(2)
-}
-
-fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
-    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::*;
-    use crate::files::sha256;
     use std::{
-        io::{BufRead, BufReader},
+        io::{BufRead, BufReader, Read, Write},
         net::TcpListener,
         thread::{self, JoinHandle},
+        time::Duration,
     };
+
+    use super::{server::MAX_REDIRECTS, *};
+    use crate::files::sha256;
 
     const NAME: &str = "weights.pt";
 
@@ -1175,28 +841,5 @@ pub(crate) mod tests {
         let error = fetch_to(cache.path(), "http://127.0.0.1:1").unwrap_err();
         assert!(matches!(&error, Error::Download { path, .. } if path.ends_with(NAME)), "{error}");
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn the_name_and_the_password_of_a_user_are_not_shown() {
-        for (url, shown) in [
-            ("http://user:pass@host:80/a@b", "http://host:80/a@b"),
-            ("http://host/a@b", "http://host/a@b"),
-            ("https://user@host", "https://host"),
-            ("file", "file"),
-        ] {
-            assert_eq!(without_user(url), shown);
-        }
-    }
-
-    #[test]
-    fn a_damaged_record_of_the_origin_is_no_version() {
-        let folder = tempfile::tempdir().unwrap();
-        let part = folder.path().join("a.part");
-        for (record, version) in [("u\n\"1\"\n", "\"1\""), ("u\n\"\u{1}\"\n", ""), ("u", "")] {
-            fs::write(origin_of(&part), record).unwrap();
-            let origin = PartOrigin::read(&part).unwrap();
-            assert_eq!((&*origin.url, &*origin.version), ("u", version));
-        }
     }
 }
