@@ -6,27 +6,23 @@
 //! (`numpy.savez`) has them as arrays of one shape and any numeric type. Files written here also have the
 //! name of each image as `image`, in NPZ as UTF-8 bytes.
 
+mod csv;
+mod npz;
+
 use std::{
-    cell::Cell,
     collections::HashMap,
     fs::File,
-    io::{self, BufRead, BufReader, Cursor, Read},
+    io::{BufRead, BufReader},
     iter,
     path::Path,
 };
-
-use zip::ZipArchive;
 
 use super::{Evaluation, Scored, TestScores};
 use crate::{
     data::KNOWN,
     error::{Error, Result},
-    files::{
-        atomic::{self, Unfinished},
-        kind,
-        npz::{self, Array, Numbers},
-    },
-    text::{few, on_one_line},
+    files::{atomic, kind},
+    method::RejectionScore,
 };
 
 /// The entry of one image.
@@ -48,8 +44,6 @@ pub struct Entry<'a> {
 const UNNAMED: &str = "unknown";
 /// The longest CSV header, in bytes.
 const MAX_HEADER: u64 = 1 << 16;
-/// The longest CSV line, in bytes.
-const MAX_LINE: u64 = 1 << 20;
 
 /// Reads a file entry by entry, in constant memory unless arrays of several axes differ in memory order. NPZ
 /// and CSV are told apart by content. `column` names the column or array of scores.
@@ -147,11 +141,11 @@ fn read_entries(
     let mut file = BufReader::with_capacity(MAX_HEADER as usize, file);
     let start = file.fill_buf().map_err(Error::io("read", path))?;
     if kind::is_zip(start) {
-        read_npz(path, column, is_labelled, take)
+        npz::read(path, column, is_labelled, take)
     } else if let Some(what) = kind::of(start) {
         Err(broken(path, format!("it is {what}, expected CSV or NPZ")))
     } else {
-        read_csv(path, file, column, is_labelled, take).map(|()| false)
+        csv::read(path, file, column, is_labelled, take).map(|()| false)
     }
 }
 
@@ -176,183 +170,6 @@ fn broken(path: &Path, reason: impl ToString) -> Error {
     Error::ScoreFile { path: path.to_owned(), reason: reason.to_string() }
 }
 
-/// Fails once more bytes are read than a line may have; `left` is reset for each line.
-struct Limited<'a, R> {
-    inner: R,
-    left: &'a Cell<u64>,
-}
-
-impl<R: Read> Read for Limited<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left.get() == 0 {
-            let reason = format!("a line has more than {MAX_LINE} bytes: is a quote unclosed?");
-            return Err(io::Error::other(reason));
-        }
-        let count = self.inner.read(buffer)?;
-        self.left.set(self.left.get().saturating_sub(count as u64));
-        Ok(count)
-    }
-}
-
-fn read_csv(
-    path: &Path,
-    mut file: impl BufRead,
-    column: &str,
-    is_labelled: bool,
-    mut take: impl FnMut(Entry) -> Result<()>,
-) -> Result<()> {
-    let left = Cell::new(MAX_LINE);
-    let mut header = Vec::new();
-    file.by_ref().take(MAX_HEADER).read_until(b'\n', &mut header).map_err(Error::io("read", path))?;
-    // The reader leaves the second byte of a line's end to the next record, which counts it as another line.
-    let ahead = u64::from(header.ends_with(b"\r\n"));
-    // Lines may end in a carriage return alone.
-    let names = header.split(|byte| b"\r\n".contains(byte)).next().unwrap_or_default();
-    let delimiter = [b',', b';', b'\t'].into_iter().find(|delimiter| names.contains(delimiter));
-    let mut reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter.unwrap_or(b','))
-        .from_reader(Limited { inner: Cursor::new(header).chain(file), left: &left });
-    // An unclosed quote would silently swallow lines.
-    let spans_lines = |values: &csv::ByteRecord| values.iter().flatten().any(|byte| b"\r\n".contains(byte));
-    let unclosed = "a value continues on the next line: is a quote unclosed?";
-    let mut heads = reader.byte_headers().map_err(|error| broken(path, error))?.clone();
-    if spans_lines(&heads) {
-        return Err(broken(path, format!("line 1: {unclosed}")));
-    }
-    heads.trim();
-    let heads: Vec<String> = heads.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect();
-    let find = |name: &str| {
-        let mut found = (0..heads.len()).filter(|&column_index| heads[column_index] == name);
-        match (found.next(), found.next()) {
-            (_, Some(_)) => Err(broken(path, format!("it has several columns `{name}`"))),
-            (column_index, None) => Ok(column_index),
-        }
-    };
-    let needed = |name: &str| {
-        find(name)?.ok_or_else(|| {
-            let found = if heads.iter().all(|head| head.parse::<f64>().is_ok()) {
-                "numbers: the line of names is missing".to_owned()
-            } else {
-                few(heads.iter().map(String::as_str))
-            };
-            broken(path, format!("it has no column `{name}`, only {found}"))
-        })
-    };
-    let score = needed(column)?;
-    let labelled = |name: &str| if is_labelled { find(name) } else { Ok(None) };
-    let label = is_labelled.then(|| needed("label")).transpose()?;
-    let (prediction, set) = (labelled("prediction")?, labelled("set")?);
-    // Names are for people: the scores are read whatever is wrong with them.
-    let image = find("image").ok().flatten();
-    let mut record = csv::ByteRecord::new();
-    left.set(MAX_LINE);
-    let failed = |error: csv::Error| match error.kind() {
-        csv::ErrorKind::UnequalLengths { pos: Some(position), expected_len, len } => {
-            let line = position.line() + ahead;
-            broken(path, format!("line {line}: it has {len} values, expected {expected_len}"))
-        }
-        _ => broken(path, error),
-    };
-    while reader.read_byte_record(&mut record).map_err(failed)? {
-        left.set(MAX_LINE);
-        let is_whole = !spans_lines(&record);
-        record.trim();
-        let at = |reason: &str| {
-            let line = record.position().map_or(0, csv::Position::line) + ahead;
-            broken(path, format!("line {line}: {reason}"))
-        };
-        if !is_whole {
-            return Err(at(unclosed));
-        }
-        let wrong = |column: usize, what: &str| {
-            let text = String::from_utf8_lossy(&record[column]);
-            at(&format!("`{}` is not {what}", on_one_line(&text)))
-        };
-        let text = |column: usize| str::from_utf8(&record[column]).map_err(|_| wrong(column, "UTF-8"));
-        let number = |column: usize| text(column).ok()?.parse::<f64>().ok();
-        let class = |column: usize| number(column).and_then(whole).ok_or_else(|| wrong(column, "an integer"));
-        let value = number(score).ok_or_else(|| wrong(score, "a number"))?;
-        if value.is_nan() {
-            return Err(at("a score is NaN"));
-        }
-        let set = set.map(text).transpose()?.unwrap_or_default();
-        let label = label.map_or(Ok(0), class)?;
-        if label < 0 && set == KNOWN {
-            return Err(at(&format!("the set is `{KNOWN}`, but the label is negative")));
-        }
-        // Unknown images may have no prediction.
-        let prediction = prediction.filter(|&prediction| !record[prediction].is_empty());
-        take(Entry {
-            set,
-            image: image.and_then(|image| text(image).ok()).unwrap_or_default(),
-            label,
-            prediction: prediction.map(class).transpose()?,
-            score: value,
-        })?;
-    }
-    Ok(())
-}
-
-fn read_npz(
-    path: &Path,
-    column: &str,
-    is_labelled: bool,
-    mut take: impl FnMut(Entry) -> Result<()>,
-) -> Result<bool> {
-    // An archive reads one entry at a time, but three arrays are read in lockstep.
-    let open = || {
-        let file = File::open(path).map_err(Error::io("read", path))?;
-        ZipArchive::new(BufReader::new(file)).map_err(|error| broken(path, error))
-    };
-    let mut archives = [open()?, open()?, open()?];
-    let names: Vec<&str> = archives[0].file_names().collect();
-    let mut arrays: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".npy")).collect();
-    if arrays.is_empty() {
-        return Err(broken(path, format!("it is {}, expected CSV or NPZ", kind::of_archive(&names))));
-    }
-    arrays.sort_unstable();
-    let found = few(arrays.into_iter());
-    let [scores, labels, predictions] = &mut archives;
-    let unreadable = |reason| broken(path, reason);
-    let needed = |archive, name| {
-        let array = Array::open(archive, name).map_err(unreadable)?;
-        array.ok_or_else(|| broken(path, format!("it has no array `{name}`, only {found}")))
-    };
-    let scores = needed(scores, column)?;
-    let (mut label, mut prediction) = (None, None);
-    if is_labelled {
-        label = Some(needed(labels, "label")?);
-        prediction = Array::open(predictions, "prediction").map_err(unreadable)?;
-    }
-    let others = || label.iter().chain(&prediction);
-    if let Some(other) = others().find(|other| other.shape != scores.shape) {
-        let shapes = format!("`{column}` {:?}, `{}` {:?}", scores.shape, other.name, other.shape);
-        return Err(broken(path, format!("its arrays differ in shape: {shapes}")));
-    }
-    let is_single = scores.is_single;
-    // In the same order, all arrays have an image's values at the same place. Scores alone are in C order.
-    let is_mixed = !is_labelled || others().any(|other| other.order != scores.order);
-    let scores = scores.values(is_mixed).map_err(unreadable)?;
-    let mut labels = label.map(|array| array.values(is_mixed)).transpose().map_err(unreadable)?;
-    let mut predictions = prediction.map(|array| array.values(is_mixed)).transpose().map_err(unreadable)?;
-    for (index, score) in scores.enumerate() {
-        let class = |name: &str, values: &mut Option<Numbers>| {
-            let value = values.as_mut().and_then(Iterator::next).transpose().map_err(unreadable)?;
-            let wrong =
-                |value| broken(path, format!("value {index} of `{name}`: `{value}` is not an integer"));
-            value.map(|value| whole(value).ok_or_else(|| wrong(value))).transpose()
-        };
-        let score = score.map_err(unreadable)?;
-        if score.is_nan() {
-            return Err(broken(path, format!("value {index} of `{column}`: a score is NaN")));
-        }
-        let label = class("label", &mut labels)?.unwrap_or_default();
-        let prediction = class("prediction", &mut predictions)?;
-        take(Entry { set: "", image: "", label, prediction, score })?;
-    }
-    Ok(is_single)
-}
-
 /// The number as an integer, if it is one.
 fn whole(number: f64) -> Option<i64> {
     (number.fract() == 0.0 && number.abs() < 9e15).then_some(number as i64)
@@ -364,57 +181,25 @@ fn whole(number: f64) -> Option<i64> {
 /// # Errors
 /// [`Error::Io`].
 pub fn write(path: &Path, evaluation: &Evaluation) -> Result<()> {
-    let column = |(index, score): (usize, &crate::method::RejectionScore)| match index {
+    let column = |(index, score): (usize, &RejectionScore)| match index {
         0 => "score".to_owned(),
         _ => score.to_string(),
     };
     let names: Vec<String> = evaluation.scores.iter().enumerate().map(column).collect();
     atomic::stream(path, |file| {
-        if is_npz(path) { npz(file, &names, evaluation) } else { csv(file, &names, evaluation) }
+        if is_npz(path) { npz::write(file, &names, evaluation) } else { csv::write(file, &names, evaluation) }
     })
-}
-
-fn csv(file: &mut Unfinished, names: &[String], evaluation: &Evaluation) -> io::Result<()> {
-    let mut writer = csv::Writer::from_writer(file);
-    let mut line = |cells: &mut dyn Iterator<Item = String>| writer.write_record(cells);
-    let heads = ["set", "image", "label", "prediction"].map(str::to_owned);
-    line(&mut heads.into_iter().chain(names.iter().cloned()))?;
-    for set in evaluation.sets() {
-        for (index, (label, prediction)) in set.truth.iter().zip(&set.predicted).enumerate() {
-            let image = set.images.get(index).cloned().unwrap_or_default();
-            // One line per image, as the reader requires.
-            let [name, image] = [&set.name, &image].map(|name| on_one_line(name));
-            let first = [name, image, label.to_string(), prediction.to_string()];
-            line(&mut first.into_iter().chain(set.scores.iter().map(|scores| scores[index].to_string())))?;
-        }
-    }
-    writer.flush()
-}
-
-fn npz(file: &mut Unfinished, names: &[String], evaluation: &Evaluation) -> io::Result<()> {
-    let mut archive = npz::Writer::new(file);
-    let images: Vec<&String> = evaluation.sets().flat_map(|set| &set.images).collect();
-    archive.add("image", &npz::texts(&images)?)?;
-    let labels = evaluation.sets().flat_map(|set| set.truth.iter().copied());
-    archive.add("label", &npz::vector(labels.collect::<Vec<i64>>())?)?;
-    let predictions = evaluation.sets().flat_map(|set| set.predicted.iter().map(|&class| class as i64));
-    archive.add("prediction", &npz::vector(predictions.collect::<Vec<i64>>())?)?;
-    for (index, name) in names.iter().enumerate() {
-        let scores = evaluation.sets().flat_map(|set| set.scores[index].iter().copied());
-        archive.add(name, &npz::vector(scores.collect::<Vec<f32>>())?)?;
-    }
-    archive.finish()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Cursor, Write};
 
     use npyz::NpyFile;
-    use zip::{ZipWriter, write::SimpleFileOptions};
+    use zip::{ZipArchive, ZipWriter, write::SimpleFileOptions};
 
     use super::{super::ScoredSet, *};
-    use crate::method::{LogitScore, RejectionScore};
+    use crate::{files::npz, method::LogitScore};
 
     type Owned = (String, i64, Option<i64>, f64);
 
