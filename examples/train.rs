@@ -45,9 +45,10 @@ fn run() -> Result<(), Box<dyn Error>> {
             eprintln!("epoch {epoch}: accuracy {:.1} %", 100.0 * report.accuracy.unwrap_or_default());
         }
     })?;
-    if let Outcome::Finished(report) = outcome {
-        println!("{report}");
-    }
+    let Outcome::Finished(report) = outcome else {
+        return Err(format!("`{}` is not finished; `resume` goes on with it", run.path().display()).into());
+    };
+    println!("{report}");
 
     let checkpoint = Checkpoint::read(&run.checkpoint(CheckpointKind::Best))?;
     let exported = export(&checkpoint, &ExportOptions::default(), model)?;

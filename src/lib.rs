@@ -59,6 +59,13 @@
 //!
 //! A program that only scores needs `default-features = false, features = ["tract"]`, or `["onnxruntime"]` with
 //! [`Provider::OnnxRuntime`] in place of [`Provider::Cpu`], which is tract.
+//!
+//! # Versions
+//!
+//! Before 1.0.0 a new minor version may break what the previous one had, as may a new version of a dependency
+//! whose types are in signatures: [`ndarray`], `image` ([`image::RgbImage`]), `serde_json` (values of metadata that
+//! this version does not know) and `bytes` ([`Bytes`]). `ort`, `tract-onnx` and `tch` are not in signatures, but
+//! pinned: a program that depends on one of them needs the same version.
 #![cfg_attr(
     not(all(feature = "cli", feature = "train")),
     allow(rustdoc::broken_intra_doc_links, reason = "the table links to items that may not be built")

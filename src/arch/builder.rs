@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Conv, Init, Layer, Op};
 
 /// Tensor names of an exported graph that no layer may have.
-pub const RESERVED: [&str; 16] = [
+pub(crate) const RESERVED: [&str; 16] = [
     "images",
     "anchors",
     "magnitude",
@@ -25,7 +25,7 @@ pub const RESERVED: [&str; 16] = [
 ];
 
 /// The prefix of all other tensor names in an exported graph that do not belong to a layer.
-pub const HEAD_PREFIX: &str = "cac/";
+pub(crate) const HEAD_PREFIX: &str = "cac/";
 
 /// Appends layers and returns their indices.
 #[derive(Default)]

@@ -22,7 +22,9 @@ use crate::{
     image::Input,
 };
 use builder::Builder;
-pub use builder::{HEAD_PREFIX, RESERVED};
+pub(crate) use builder::HEAD_PREFIX;
+#[cfg(test)]
+pub(crate) use builder::RESERVED;
 
 /// All network families.
 pub static FAMILIES: [Family; 5] =

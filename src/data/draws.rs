@@ -80,7 +80,7 @@ pub(crate) fn leaving_classes(
 
 /// A permutation of 0..count that depends only on the seed.
 #[must_use]
-pub fn shuffled(count: usize, seed: u64) -> Vec<usize> {
+pub(crate) fn shuffled(count: usize, seed: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     order

@@ -65,9 +65,8 @@ impl DataFolder {
     /// Downloads and unpacks what some roles of a data set need into its folder `NAME`, unless it is there.
     /// Each file comes from the published URL, or from `$CAC_DATA_MIRROR/NAME/FILE`, and must have the
     /// published length and checksums. Interrupted downloads are resumed. An archive is unpacked next to its
-    /// destination and renamed into place, then removed unless it is kept; then that of a set that is here is
-    /// downloaded, too. `FILE.sha256` records its SHA-256,
-    /// and `FILE.sha256sums` those of its contents.
+    /// destination, renamed into place, and removed. To keep archives means to download those of a set that is
+    /// here, too. `FILE.sha256` records the SHA-256 of an archive, and `FILE.sha256sums` those of its contents.
     ///
     /// # Errors
     /// [`Error::Download`] if no server can be reached, a connection is closed early, or a different file

@@ -65,7 +65,7 @@ pub(super) fn splits(folder: &Path, split: Split) -> Vec<PathBuf> {
 
 /// Whether a folder of this name holds the training or the test images, in upper or lower case.
 #[must_use]
-pub fn is_split_name(name: &str) -> bool {
+pub(crate) fn is_split_name(name: &str) -> bool {
     TRAIN.iter().chain(&TEST).any(|split| split.eq_ignore_ascii_case(name))
 }
 

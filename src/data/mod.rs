@@ -48,13 +48,13 @@ pub use catalog::{DataFolder, Download, PublishedSet, Role, SETS};
 pub(crate) use copies::Copies;
 pub use degradation::Degradation;
 #[cfg(any(feature = "export", feature = "train"))]
-pub(crate) use draws::leaving_classes;
-pub use draws::shuffled;
+pub(crate) use draws::{leaving_classes, shuffled};
 #[cfg(feature = "files")]
 pub use fetch::{Fault, Verified};
 #[cfg(feature = "train")]
 pub(crate) use folder::add_counts;
-pub use folder::{LeftOut, Listing, images_below, is_divided, is_split_name};
+pub(crate) use folder::is_split_name;
+pub use folder::{LeftOut, Listing, images_below, is_divided};
 pub use known::{KnownData, TestImages, other_classes_in_words};
 use layout::{Part, Wanted};
 pub use layout::{exists, layouts, unused_splits};

@@ -50,7 +50,7 @@ impl<T> Readable<T> {
 impl Dataset {
     /// The number of bytes of an image: 3 x height x width.
     #[must_use]
-    pub fn image_len(&self) -> usize {
+    pub(crate) fn image_len(&self) -> usize {
         self.input.values()
     }
 

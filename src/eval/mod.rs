@@ -160,7 +160,7 @@ impl Evaluation {
         iter::once(&self.known).chain(&self.unknown)
     }
 
-    /// The same, to change them.
+    /// Mutable access to the sets, in the same order.
     pub fn sets_mut(&mut self) -> impl Iterator<Item = &mut ScoredSet> {
         iter::once(&mut self.known).chain(&mut self.unknown)
     }

@@ -45,9 +45,10 @@ use crate::{
 /// The options of an export.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExportOptions {
-    /// The rejection score; by default the one that best separates held-out known images from stand-ins for
-    /// unknown ones. With too few held-out images for that it is `knn` if the last layer alone was trained, without
-    /// outliers; otherwise, as without features in the checkpoint, that of the training.
+    /// The rejection score. By default:
+    /// - the one that best separates held-out known images from stand-ins for unknown ones;
+    /// - with too few held-out images for that, `knn` if the last layer alone was trained, without outliers;
+    /// - otherwise, and without features in the checkpoint, that of the training.
     pub score: Option<RejectionScore>,
     /// The size limit of a feature score's constants, in bytes; see [`fit::fit`].
     pub limit: usize,
@@ -123,16 +124,19 @@ pub struct Exported {
 ///
 /// # Errors
 /// [`Error::Weights`] and [`Error::Setting`] if the checkpoint or the options are invalid, those of
-/// [`decide`], [`Report::new`](crate::report::Report::new) and [`Scorer::from_bytes`], [`Error::SelfCheck`] if the
-/// check fails, [`Error::Runtime`] if tract fails, [`Error::Io`] if the file cannot be written.
+/// [`decide`], [`Report::new`](crate::report::Report::new), [`Scorer::from_bytes`] and, for the calibration images,
+/// [`Scorer::score`], [`Error::SelfCheck`] if the check fails, [`Error::Runtime`] if tract fails, [`Error::Io`] if the file cannot be written.
 pub fn export(checkpoint: &Checkpoint, options: &ExportOptions, path: &Path) -> Result<Exported> {
     let (exported, bytes) = build(checkpoint, options)?;
     atomic::write(path, &bytes)?;
     Ok(exported)
 }
 
-/// Builds and checks the file in memory.
-pub(crate) fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Exported, Vec<u8>)> {
+/// [`export`] into memory: the result, and the bytes of the file.
+///
+/// # Errors
+/// Those of [`export`], except [`Error::Io`].
+pub fn build(checkpoint: &Checkpoint, options: &ExportOptions) -> Result<(Exported, Vec<u8>)> {
     let most = max_batch(&checkpoint.facts.input);
     if let Some(batch) = options.batch.filter(|batch| !(1..=most).contains(batch)) {
         return Err(Error::setting("batch", batch, format!("must be 1 to {most}")));

@@ -49,7 +49,7 @@ pub(super) fn table(f: &mut fmt::Formatter<'_>, mut lines: Vec<Vec<String>>) -> 
 
 impl fmt::Display for Report {
     /// A table in percent with one line per row, followed by its 95 % intervals if there are any, and by the
-    /// meaning of two metrics, without it as `{:#}`.
+    /// meaning of two metrics. `{:#}` omits the meaning.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} known image{}", self.known, if self.known == 1 { "" } else { "s" })?;
         let intervals = self.intervals.as_ref();

@@ -141,7 +141,7 @@ pub struct Started {
     /// Known training images with the bytes of an earlier one. They are left out if that one is held out.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub duplicates: usize,
-    /// The names of those among them whose earlier one is of another class, that one first.
+    /// Pairs of identical images in different classes, by name: the earlier image, then the later one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub in_two_classes: Vec<[String; 2]>,
     /// The number of images of each unknown set with the bytes of a known training image or an outlier.
@@ -163,7 +163,7 @@ pub struct Started {
 }
 
 impl Started {
-    /// What is odd about the images, each in words without a full stop.
+    /// Warnings about the images, one phrase each, without a full stop.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks: Vec<String> = other_classes_in_words(&self.other_classes).into_iter().collect();

@@ -188,8 +188,8 @@ impl RunFolder {
         files
     }
 
-    /// Removes all states but `count`: this one and those before it. Later ones are of a run that could not
-    /// be resumed from them.
+    /// Keeps the state `newest` and the `count - 1` before it, and removes all others. Later ones are of a run
+    /// that could not be resumed from them.
     ///
     /// # Errors
     /// [`Error::Io`].

@@ -68,7 +68,7 @@ pub struct Recipe {
     /// Weight of the outlier term in the loss; positive if there are outliers.
     pub outlier_weight: f64,
     /// Share of the known training images held out to choose the threshold, the score and the best epoch, 0
-    /// to below 1.
+    /// to below 1; 0 holds out none. A small share is raised to 58 images, or to 19 if 58 exceed a fifth of all.
     pub held_out: f64,
     /// Number of training images for the class means, drawn at random, at least one of each class; 0 for all.
     pub anchor_images: usize,

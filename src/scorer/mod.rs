@@ -18,6 +18,8 @@ use prost::bytes::Bytes;
 use rayon::prelude::*;
 
 use self::images::{Images, filled, resized};
+#[cfg(feature = "onnxruntime")]
+pub use self::onnxruntime::load_onnxruntime;
 #[cfg(feature = "export")]
 pub(crate) use self::verify::greatest_difference;
 pub use self::{outputs::Outputs, places::Places, provider::Provider};
@@ -34,8 +36,11 @@ const ORIGINALS: usize = 8;
 /// The maximum bytes of the images of a preferred batch.
 const BATCH_BYTES: usize = 64 << 20;
 
-/// A model that is ready to score. Threads that share it run concurrently: no lock is held while the network
-/// runs.
+/// A model that is ready to score.
+///
+/// Threads may share it: no lock is held while the network runs. On tract the calls of all threads share rayon's
+/// global pool. On ONNX Runtime up to four calls run at once, and further ones wait; they share ONNX Runtime's
+/// threads, one for each physical core, or as many as rayon's global pool has if that is smaller than the machine.
 pub struct Scorer {
     file: ModelFile,
     threshold: f32,
@@ -53,11 +58,13 @@ enum Runtime {
 }
 
 /// The decision of a model on one image.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Verdict {
     /// The name of the class with the nearest anchor, even if the image is unknown.
     pub class: String,
+    /// The index of that class, as in [`Outputs::label`].
+    pub label: usize,
     /// Whether the image belongs to none of the known classes.
     pub unknown: bool,
     /// The rejection score, as in [`Outputs::score`]; larger = more likely unknown.
@@ -65,7 +72,7 @@ pub struct Verdict {
     /// The score above which an image is unknown.
     pub threshold: f32,
     /// The p-value; see [`Outputs::p_value`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p_value: Option<f32>,
 }
 
@@ -127,28 +134,30 @@ impl Scorer {
     /// Replaces the threshold of the file.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if it is NaN or infinite.
-    pub fn with_threshold(mut self, threshold: f32) -> Result<Self> {
+    /// [`Error::NotFinite`] if it is NaN or infinite; the threshold is then unchanged.
+    pub fn set_threshold(&mut self, threshold: f32) -> Result<()> {
         if !threshold.is_finite() {
             return Err(Error::NotFinite { what: "the threshold", value: threshold });
         }
         self.threshold = threshold;
         self.keep = None;
-        Ok(self)
+        Ok(())
     }
 
     /// Replaces the threshold with the one that keeps a share (0 to below 1) of new known images, chosen from
     /// the held-out scores in the file.
     ///
     /// # Errors
-    /// [`Error::Setting`] if the file has a threshold for each class, and those of [`method::threshold`].
-    pub fn with_keep(self, keep: f64) -> Result<Self> {
+    /// [`Error::Setting`] if the file has a threshold for each class, and those of [`method::threshold`]; the
+    /// threshold is then unchanged.
+    pub fn set_keep(&mut self, keep: f64) -> Result<()> {
         if self.decision().is_per_class() {
             let reason = "the model has a threshold for each class, chosen for one share";
             return Err(Error::setting("keep", keep, reason));
         }
-        let threshold = method::threshold(self.decision().held_out_scores(), keep)?;
-        Ok(Self { keep: Some(keep), ..self.with_threshold(threshold)? })
+        self.set_threshold(method::threshold(self.decision().held_out_scores(), keep)?)?;
+        self.keep = Some(keep);
+        Ok(())
     }
 
     /// The metadata of the file.
@@ -246,12 +255,12 @@ impl Scorer {
     }
 
     /// Scores images `[N, 3, H, W]` of the model's size, RGB in 0..=1. A model that resizes leaves them as
-    /// they are.
+    /// they are. The network runs on [`preferred_batch`](Self::preferred_batch) images at a time.
     ///
     /// # Errors
     /// [`Error::Shape`] if the images do not have the model's size, [`Error::PixelRange`] if a value is
-    /// farther out of range than resizing makes it, such as a byte, or NaN, [`Error::Runtime`] if the runtime
-    /// fails.
+    /// outside -0.5..=1.5, farther out of range than bicubic resizing makes it, or NaN, [`Error::Runtime`] if the
+    /// runtime fails.
     pub fn score(&self, images: ArrayView4<f32>) -> Result<Outputs> {
         // In some runtimes max(0, NaN) is 0, which could make such an image known.
         if let Some(&value) = images.iter().find(|value| !PIXELS.contains(value)) {
@@ -328,18 +337,19 @@ impl Scorer {
     /// The verdict on each image, from outputs of this model, by the threshold of this scorer.
     ///
     /// # Panics
-    /// If the outputs are those of a model with more classes.
+    /// If the outputs are those of a model with more classes, or their arrays differ in length.
     #[must_use]
     pub fn verdicts(&self, outputs: &Outputs) -> Vec<Verdict> {
         let classes = &self.decision().classes;
         let verdict = |index: usize| Verdict {
             class: classes[outputs.label[index]].clone(),
+            label: outputs.label[index],
             unknown: method::is_unknown(outputs.score[index], self.threshold),
             score: outputs.score[index],
             threshold: self.threshold,
             p_value: outputs.p_value.as_ref().map(|values| values[index]),
         };
-        (0..outputs.score.len()).map(verdict).collect()
+        (0..outputs.len()).map(verdict).collect()
     }
 
     fn score_images(&self, images: Images) -> Result<Outputs> {
@@ -385,7 +395,7 @@ impl Scorer {
             #[cfg(feature = "tract")]
             Runtime::Tract(runtime) => runtime.run(images, &self.file),
             #[cfg(feature = "onnxruntime")]
-            Runtime::OnnxRuntime(runtime) => runtime.run(images, &self.file),
+            Runtime::OnnxRuntime(runtime) => runtime.run(images, self.preferred_batch(), &self.file),
         }
     }
 }

@@ -113,11 +113,12 @@ impl OnnxRuntime {
         description(&self.library)
     }
 
-    pub fn run(&self, images: Images, file: &ModelFile) -> Result<Outputs> {
+    /// Runs the network on at most `most` images at a time, whose activations must fit into memory.
+    pub fn run(&self, images: Images, most: usize, file: &ModelFile) -> Result<Outputs> {
         let mut lease = self.take(file)?;
         let ModelSession { session, profile } = lease.session.as_mut().expect("a lease has a session");
         // With a fixed batch the images are already padded to whole batches.
-        let batch = file.batch.unwrap_or(images.len().max(1));
+        let batch = file.batch.unwrap_or(most);
         let parts = (0..images.len()).step_by(batch).map(|start| images.part(start, batch));
         let outputs = parts.map(|part| {
             let outputs = run(session, part, file);
@@ -350,8 +351,31 @@ struct ProfileArgs {
     provider: Option<String>,
 }
 
-/// Loads the library on first use; after a failure the next use tries again.
+/// Loads ONNX Runtime from a file, before the first model: else the variable `ORT_DYLIB_PATH` names the library, or
+/// it is next to the program, or where the system looks for libraries. A process has one.
+///
+/// # Errors
+/// [`Error::Provider`] if the library cannot be loaded, or another one is.
+pub fn load_onnxruntime(library: &Path) -> Result<()> {
+    let provider = Provider::OnnxRuntime.to_string();
+    let unavailable = |reason: String| Error::Provider { provider, reason };
+    let library = library.canonicalize().unwrap_or(library.to_owned());
+    match environment_of(|| library.clone()) {
+        Ok((_, loaded)) if loaded.canonicalize().unwrap_or(loaded.clone()) == library => Ok(()),
+        Ok((_, loaded)) => {
+            let (library, loaded) = (library.display(), loaded.display());
+            Err(unavailable(format!("cannot load `{library}`: the process has loaded `{loaded}`")))
+        }
+        Err(reason) => Err(unavailable(reason)),
+    }
+}
+
 fn environment() -> Result<(Environment, PathBuf), String> {
+    environment_of(library)
+}
+
+/// Loads the library on first use; after a failure the next use tries again.
+fn environment_of(library: impl FnOnce() -> PathBuf) -> Result<(Environment, PathBuf), String> {
     let mut environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = &*environment {
         return Ok(loaded.clone());
@@ -375,13 +399,12 @@ fn environment() -> Result<(Environment, PathBuf), String> {
     Ok(environment.insert((loaded, library)).clone())
 }
 
-/// The threads of all sessions: one for each physical core, or as many as rayon has if its variable limits these.
+/// The threads of all sessions: one for each physical core, or as many as rayon's pool has if that is limited.
 fn threads() -> Result<GlobalThreadPoolOptions, String> {
     let threads = GlobalThreadPoolOptions::default();
-    match std::env::var_os("RAYON_NUM_THREADS").filter(|limit| !limit.is_empty()) {
-        Some(_) => threads.with_intra_threads(rayon::current_num_threads()).map_err(one_line),
-        None => Ok(threads),
-    }
+    let limit = rayon::current_num_threads();
+    let is_limited = std::thread::available_parallelism().is_ok_and(|all| limit < all.get());
+    if is_limited { threads.with_intra_threads(limit).map_err(one_line) } else { Ok(threads) }
 }
 
 /// Path of the library: the environment variable, else the file next to the program, else the bare name for

@@ -47,6 +47,18 @@ pub(super) trait Returned {
 }
 
 impl Outputs {
+    /// The number of images.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.score.len()
+    }
+
+    /// Whether there are no images.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The input of other scores.
     pub(crate) fn activations(&self) -> Activations<'_> {
         Activations {

@@ -32,7 +32,7 @@ pub struct Places {
 }
 
 impl Scorer {
-    /// Whether the model outputs the logits of places.
+    /// Checks that the model outputs the logits of places.
     ///
     /// # Errors
     /// [`Error::NoMap`] if it does not.

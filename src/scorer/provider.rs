@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// The runtime and device that run a network.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Provider {
     /// tract: pure Rust, on all CPU cores.

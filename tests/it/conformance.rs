@@ -1,5 +1,7 @@
 //! The same model on every runtime, with the same cases and tolerances.
 
+use std::path::Path;
+
 use cac::{
     Outputs, Provider, Scorer,
     arch::Architecture,
@@ -9,6 +11,7 @@ use cac::{
     method::{Activations, Anchors, Loss, RejectionScore, Variant, is_unknown, nearest, p_value},
     model::ModelPrecision,
     run::Checkpoint,
+    scorer::load_onnxruntime,
 };
 use ndarray::{Array2, Array4, Axis};
 
@@ -239,19 +242,31 @@ fn an_image_scores_the_same_alone_and_in_a_batch() {
 }
 
 #[test]
+fn a_process_has_one_library_of_onnxruntime() {
+    let runtime = Provider::OnnxRuntime.check().unwrap();
+    let loaded = runtime.split('`').nth(1).unwrap();
+    load_onnxruntime(Path::new(loaded)).unwrap();
+    let error = load_onnxruntime(Path::new("other.so")).unwrap_err().to_string();
+    assert!(error.contains("cannot load `other.so`") && error.contains(loaded), "{error}");
+}
+
+#[test]
 fn the_threshold_can_be_changed_when_scoring() {
     let checkpoint = checkpoint(2, Variant::Paper);
     let bytes = model_file(&checkpoint, &ExportOptions::default());
     let images = images(&checkpoint);
     for provider in PROVIDERS {
-        let open = || Scorer::from_bytes(&bytes, provider).unwrap();
-        let strict = open().with_threshold(-1.0).unwrap().score(images.view()).unwrap();
-        assert!(strict.unknown.iter().all(|&unknown| unknown));
-        let lenient = open().with_threshold(f32::MAX).unwrap().score(images.view()).unwrap();
-        assert!(!lenient.unknown.iter().any(|&unknown| unknown));
-        let held_out = &open().decision().threshold.as_ref().unwrap().held_out_scores.clone();
-        assert_eq!(open().with_keep(0.5).unwrap().threshold(), held_out[held_out.len() / 2]);
-        assert!(open().with_keep(1.0).is_err() && open().with_threshold(f32::NAN).is_err());
+        let mut scorer = Scorer::from_bytes(&bytes, provider).unwrap();
+        scorer.set_threshold(-1.0).unwrap();
+        assert!(scorer.score(images.view()).unwrap().unknown.iter().all(|&unknown| unknown));
+        scorer.set_threshold(f32::MAX).unwrap();
+        assert!(!scorer.score(images.view()).unwrap().unknown.iter().any(|&unknown| unknown));
+        scorer.set_keep(0.5).unwrap();
+        let held_out = &scorer.decision().threshold.as_ref().unwrap().held_out_scores;
+        let median = held_out[held_out.len() / 2];
+        // After an error the threshold is as before.
+        assert!(scorer.set_keep(1.0).is_err() && scorer.set_threshold(f32::NAN).is_err());
+        assert_eq!((scorer.threshold(), scorer.keep()), (median, Some(0.5)));
     }
 }
 

@@ -155,9 +155,9 @@ fn the_threshold_has_a_bound_and_operating_points() {
     // Another share has another bound, and the verdicts are those of another threshold.
     assert_eq!(inspection.manifest.kept_at_least(0.8, None), Some(kept_at_least(n, 0.8)));
     assert_eq!(inspection.manifest.kept_at_least(0.8, Some("bfloat16")), None);
-    let scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
+    let mut scorer = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap();
     let outputs = scorer.score(checkpoint.check.images.view()).unwrap();
-    let scorer = scorer.with_threshold(outputs.score[0] - 1.0).unwrap();
+    scorer.set_threshold(outputs.score[0] - 1.0).unwrap();
     assert!(scorer.verdicts(&outputs)[0].unknown);
     // Set by hand, for other scores, or without held-out images of its own: no promise.
     let by_hand = ExportOptions { threshold: ThresholdRule::Value(1.0), ..ExportOptions::default() };
@@ -406,7 +406,7 @@ fn each_class_can_have_its_own_threshold() {
             assert!((own.score[place] - expected).abs() < 1e-5, "{provider}");
         }
     }
-    let kept = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap().with_keep(0.5);
+    let kept = Scorer::from_bytes(&bytes, Provider::Cpu).unwrap().set_keep(0.5);
     assert!(matches!(kept, Err(Error::Setting { name: "keep", .. })), "{kept:?}");
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("model.onnx"), &bytes).unwrap();

@@ -564,8 +564,8 @@ fn a_sum_without_images_to_standardise_it_is_refused() {
 
 #[test]
 fn non_finite_thresholds_are_refused() {
-    let scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
-    let error = scorer.with_threshold(f32::NAN).unwrap_err();
+    let mut scorer = Scorer::from_bytes(&model(), Provider::Cpu).unwrap();
+    let error = scorer.set_threshold(f32::NAN).unwrap_err();
     assert_eq!(error.to_string(), "the threshold is NaN, expected a finite number");
     let options =
         ExportOptions { threshold: ThresholdRule::Value(f32::INFINITY), ..ExportOptions::default() };

@@ -31,7 +31,8 @@ fn assert_scores_as_recorded(bytes: &[u8], version: u32) {
             assert_eq!(found.class, expected["class"], "v{version} {provider} {name}");
             assert_eq!(found.unknown, expected["unknown"], "v{version} {provider} {name}");
         }
-        let lenient = Scorer::from_bytes(bytes, provider).unwrap().with_keep(0.9).unwrap();
+        let mut lenient = Scorer::from_bytes(bytes, provider).unwrap();
+        lenient.set_keep(0.9).unwrap();
         assert!(lenient.threshold() > scorer.threshold());
     }
 }

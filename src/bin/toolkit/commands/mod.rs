@@ -125,12 +125,13 @@ fn newest_model(folder: &Path) -> Option<PathBuf> {
 }
 
 /// The scorer with the threshold from the flags.
-fn with_threshold(scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
+fn with_threshold(mut scorer: Scorer, args: &ScorerArgs) -> cac::Result<Scorer> {
     match (args.keep, args.threshold) {
-        (Some(keep), _) => scorer.with_keep(keep),
-        (None, Some(threshold)) => scorer.with_threshold(threshold as f32),
-        (None, None) => Ok(scorer),
+        (Some(keep), _) => scorer.set_keep(keep)?,
+        (None, Some(threshold)) => scorer.set_threshold(threshold as f32)?,
+        (None, None) => {}
     }
+    Ok(scorer)
 }
 
 /// The names of inputs, safe to share: the last part of each path, with as many parent folders as make it
